@@ -1,0 +1,1 @@
+"""The home: its private appliances and preferences, and the answers it gives to a price."""

@@ -1,0 +1,305 @@
+"""What the home solves in the user-oriented pricing game: its schedule at a price, and how the schedule bends.
+
+Customer i (equations 6 and 10; satisfaction of what appliances consume, bill for what the meter draws):
+
+    max over x, r   sum_t [ sum_a v_a x_max,a S(x_a,t / x_max,a) - p_t draw_t ] - D(r)
+    draw_t = fixed_t + sum_a x_a,t + sum_s r_s,t,      X_min <= draw_t <= X_max
+    x_min <= x <= x_max                                                                 (2)
+    -r_dis <= r <= r_ch,  b_t = b_0 + sum_{tau<=t} r_tau,  0 <= b_t <= B,  b_end >= need  (3)
+    D(r) = fast sum r_t^2 + deep sum min(b_t - depth B, 0)^2                            (4)
+
+While the draw limits are slack the problem falls apart: each appliance and slot has the closed form (10), each storage
+is a small QP whose matrix never changes. Where a limit binds, what is left is solved as a sequence of QPs (exactly one
+for quadratic satisfaction), warm from the slot-by-slot solution. Either way the answer meets the KKT conditions to
+1e-9 and the active constraints give the sensitivity dL/dp. Units: kW, kWh, money as in the price.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import daqp
+import numpy as np
+from numpy.typing import NDArray
+
+from emc_node.elastic import ElasticLoad
+from emc_node.home import Array, Home, Storage
+
+_TOLERANCE = 1e-10
+_PASSES = 100
+
+
+class InfeasibleHomeError(ValueError):
+    """No schedule satisfies the home's constraints; the message names the home and what cannot be met."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A home's best answer to a price.
+
+    `x` (A, T) rates of the elastic appliances, `r` (S, T) net charging, `level` (S, T) stored energy at the end of
+    each slot, `load` (T,) what the meter draws, `sensitivity` (T, T) dL/dp symmetric and negative semidefinite (or
+    (T,), its diagonal, when no storage couples the slots).
+    """
+
+    price: Array
+    x: Array
+    r: Array
+    level: Array
+    load: Array
+    sensitivity: Array
+
+
+class StorageModel:
+    """One storage as matrices over z = (r, s): net charging in its slots and the depth s below the wear threshold.
+
+    lower <= rows @ z <= upper after the simple bounds of r; cost 1/2 z' diag(weight) z.
+    """
+
+    def __init__(self, storage: Storage, horizon: int) -> None:
+        self.slots = storage.slots(horizon)
+        self.initial = storage.initial_kwh
+        n = len(self.slots)
+        deep = storage.wear.deep > 0 and storage.wear.depth > 0 and storage.capacity_kwh > 0
+        self.size = 2 * n if deep else n
+        self.weight = np.full(self.size, 2 * storage.wear.fast)
+        self.weight[n:] = 2 * storage.wear.deep
+        cumulative = np.tril(np.ones((n, n)))
+        levels = np.hstack([cumulative, np.zeros((n, self.size - n))])
+        self.lower = np.full(n, -storage.initial_kwh)
+        self.lower[-1] = storage.needed_kwh - storage.initial_kwh
+        self.upper = np.full(n, storage.capacity_kwh - storage.initial_kwh)
+        self.rows = levels
+        if deep:
+            threshold = storage.wear.depth * storage.capacity_kwh - storage.initial_kwh
+            self.rows = np.vstack([levels, np.hstack([cumulative, np.eye(n)])])
+            self.lower = np.concatenate([self.lower, np.full(n, threshold)])
+            self.upper = np.concatenate([self.upper, np.full(n, np.inf)])
+        unbounded = np.full(self.size - n, np.inf)
+        self.r_min = np.concatenate([np.full(n, -storage.discharge_kw), -unbounded])
+        self.r_max = np.concatenate([np.full(n, storage.charge_kw), unbounded])
+
+    def wear(self, z: Array) -> float:
+        """D(r), equation (4), money."""
+        return float(0.5 * self.weight @ z**2)
+
+
+class _Program:
+    """A strictly convex QP min 1/2 z'Wz + f'z in DAQP, W diagonal; each solve starts from the last active set."""
+
+    def __init__(self, rows: Array, lower: Array, upper: Array) -> None:
+        self.rows, self._lower, self._upper = rows, lower, upper
+        self._bounded = len(lower) - len(rows)
+        self._model = daqp.Model()
+        self._model.settings = {"primal_tol": 1e-11, "dual_tol": 1e-12}
+        self._weight: Array | None = None
+
+    def solve(self, weight: Array, linear: Array) -> tuple[Array, NDArray[np.bool_]]:
+        """The optimal z and which constraints are active. Raises `InfeasibleHomeError` (without a home's name)."""
+        if self._weight is None:
+            self._model.setup(np.diag(weight), linear, self.rows, self._upper, self._lower)
+        elif weight is self._weight:
+            self._model.update(f=linear)
+        else:
+            self._model.update(H=np.diag(weight), f=linear)
+        self._weight = weight
+        z, _, flag, info = self._model.solve()
+        if flag <= 0:
+            self._weight = None
+            raise InfeasibleHomeError(f"no schedule satisfies the constraints (DAQP exit {flag})")
+        return z, info["lam"] != 0
+
+    def price_response(self, weight: Array, active: NDArray[np.bool_], into: Array) -> Array:
+        """-into' M into, (T, T): M is the inverse of W on the face of the active constraints, `into` (n, T)."""
+        scaled = into / weight[:, None]
+        response = -(into.T @ scaled)
+        bounds = np.flatnonzero(active[: self._bounded])
+        general = self.rows[np.flatnonzero(active[self._bounded :])]
+        face = np.zeros((len(bounds) + len(general), len(weight)))
+        face[np.arange(len(bounds)), bounds] = 1.0
+        face[len(bounds) :] = general
+        if not len(face):
+            return response
+        crossing = face @ scaled
+        gram = (face / weight) @ face.T
+        try:
+            solved = np.linalg.solve(gram, crossing)
+        except np.linalg.LinAlgError:  # a degenerate vertex: more active rows than dimensions
+            solved = np.linalg.lstsq(gram, crossing, rcond=None)[0]
+        return np.asarray(response + crossing.T @ solved)
+
+
+class HomeProblem:
+    """The problem of one home, set up once and solved for each price.
+
+    Raises `InfeasibleHomeError` from the constructor when no schedule exists at any price.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.horizon = home.horizon
+        self.fixed = np.sum([np.zeros(home.horizon), *(load.load_kw for load in home.inelastic)], axis=0)
+        self.elastic = ElasticLoad(home.elastic, home.horizon)
+        self.stores = [StorageModel(storage, home.horizon) for storage in home.storage]
+        self.draw_min = home.draw_limit.min_kw
+        self.draw_max = np.inf if home.draw_limit.max_kw is None else home.draw_limit.max_kw
+        self._programs = [
+            _Program(
+                store.rows,
+                np.concatenate([store.r_min, store.lower]),
+                np.concatenate([store.r_max, store.upper]),
+            )
+            for store in self.stores
+        ]
+        self._into = [self._price_columns(store) for store in self.stores]
+        self._require_feasible()
+
+    @property
+    def couples_slots(self) -> bool:
+        """Whether a price in one slot moves the load in another."""
+        return bool(self.stores)
+
+    def answer(self, price: Array) -> Schedule:
+        """The unique optimum at `price` (T,), any finite numbers."""
+        x = self.elastic.demand(price)
+        solved = [
+            program.solve(store.weight, into @ price)
+            for store, program, into in zip(self.stores, self._programs, self._into, strict=True)
+        ]
+        charging = [z for z, _ in solved]
+        load = self._load(x, charging)
+        if np.any(load > self.draw_max + _TOLERANCE) or np.any(load < self.draw_min - _TOLERANCE):
+            return self._answer_within_draw_limits(price, x)
+        slope = self.elastic.demand_slope(price, x).sum(axis=0)
+        if not self.stores:
+            return self._schedule(price, x, charging, slope)
+        sensitivity = np.diag(slope)
+        for store, program, into, (_, active) in zip(
+            self.stores, self._programs, self._into, solved, strict=True
+        ):
+            sensitivity += program.price_response(store.weight, active, into)
+        return self._schedule(price, x, charging, sensitivity)
+
+    def utility(self, schedule: Schedule) -> float:
+        """Satisfaction less wear, money; the bill not yet paid."""
+        return float(self.elastic.utility(schedule.x).sum()) - self.wear(schedule)
+
+    def wear(self, schedule: Schedule) -> float:
+        """D(r), equation (4), money."""
+        total = 0.0
+        for storage, level, r in zip(self.home.storage, schedule.level, schedule.r, strict=True):
+            slots = storage.slots(self.horizon)
+            below = np.minimum(level[slots] - storage.wear.depth * storage.capacity_kwh, 0)
+            total += storage.wear.fast * float(r @ r) + storage.wear.deep * float(below @ below)
+        return total
+
+    # --- one storage ---
+
+    def _price_columns(self, store: StorageModel) -> Array:
+        """(size, T): which price each variable of the storage pays."""
+        columns = np.zeros((store.size, self.horizon))
+        columns[np.arange(len(store.slots)), store.slots] = 1.0
+        return columns
+
+    def _load(self, x: Array, charging: list[Array]) -> Array:
+        load = self.fixed + x.sum(axis=0)
+        for store, z in zip(self.stores, charging, strict=True):
+            load[store.slots] += z[: len(store.slots)]
+        return np.asarray(load)
+
+    def _schedule(self, price: Array, x: Array, charging: list[Array], sensitivity: Array) -> Schedule:
+        r = np.zeros((len(self.stores), self.horizon))
+        level = np.zeros_like(r)
+        for row, (store, z) in enumerate(zip(self.stores, charging, strict=True)):
+            r[row, store.slots] = z[: len(store.slots)]
+            level[row] = store.initial
+            level[row, store.slots] = store.initial + np.cumsum(z[: len(store.slots)])
+        return Schedule(price, x, r, level, self._load(x, charging), sensitivity)
+
+    # --- with draw limits that bind ---
+
+    def _require_feasible(self) -> None:
+        least, most = self.fixed + self.elastic.lo.sum(axis=0), self.fixed + self.elastic.hi.sum(axis=0)
+        for store in self.stores:
+            n = len(store.slots)
+            least[store.slots] += store.r_min[:n]
+            most[store.slots] += store.r_max[:n]
+        for slot in np.flatnonzero((least > self.draw_max + 1e-9) | (most < self.draw_min - 1e-9)):
+            raise InfeasibleHomeError(
+                f"home {self.home.id}: in slot {slot + 1} it draws between {least[slot]:g} and {most[slot]:g} kW, "
+                f"outside its draw_limit {self.draw_min:g}..{self.draw_max:g} kW; widen draw_limit"
+            )
+        try:
+            self.answer(np.ones(self.horizon))
+        except InfeasibleHomeError as error:
+            raise InfeasibleHomeError(
+                f"home {self.home.id}: storage needs and draw_limit {self.draw_min:g}..{self.draw_max:g} kW cannot be "
+                f"met together ({error}); widen draw_limit or lower final_kwh"
+            ) from None
+
+    def _curtailed(self, x: Array) -> Array:
+        """`x` moved towards its bounds in proportion, so that the elastic load alone keeps the draw limits."""
+        drawn = self.fixed + x.sum(axis=0)
+        give, take = x - self.elastic.lo, self.elastic.hi - x
+        with np.errstate(divide="ignore", invalid="ignore"):
+            down = np.where(drawn > self.draw_max, (drawn - self.draw_max) / give.sum(axis=0), 0.0)
+            up = np.where(drawn < self.draw_min, (self.draw_min - drawn) / take.sum(axis=0), 0.0)
+        return x - np.clip(np.nan_to_num(down), 0, 1) * give + np.clip(np.nan_to_num(up), 0, 1) * take
+
+    @cached_property
+    def _whole(self) -> tuple[_Program, Array, Array]:
+        """The program over (x, z) with draw limits as rows, the price columns of its variables, the wear weights."""
+        rates = self.elastic.lo.size
+        into = np.zeros((rates, self.horizon))
+        into[np.arange(rates), np.tile(np.arange(self.horizon), len(self.elastic.lo))] = 1.0
+        into = np.vstack([into, *self._into])
+        levels = np.zeros((sum(len(store.rows) for store in self.stores), len(into)))
+        row, column = 0, rates
+        for store in self.stores:
+            levels[row : row + len(store.rows), column : column + store.size] = store.rows
+            row, column = row + len(store.rows), column + store.size
+        stores = self.stores
+        lower = [self.elastic.lo.ravel(), *(s.r_min for s in stores), *(s.lower for s in stores)]
+        upper = [self.elastic.hi.ravel(), *(s.r_max for s in stores), *(s.upper for s in stores)]
+        program = _Program(
+            np.vstack([levels, into.T]),
+            np.concatenate([*lower, self.draw_min - self.fixed]),
+            np.concatenate([*upper, self.draw_max - self.fixed]),
+        )
+        return program, into, np.concatenate([np.zeros(0), *(store.weight for store in stores)])
+
+    def _answer_within_draw_limits(self, price: Array, demand: Array) -> Schedule:
+        """Newton's method on the active set: a QP per pass, exact in one pass when satisfaction is quadratic."""
+        program, into, wear = self._whole
+        shape, rates = demand.shape, demand.size
+        paid = into @ price
+
+        def cost(z: Array) -> float:
+            x = z[:rates].reshape(shape)
+            return float(paid @ z - self.elastic.utility(x).sum() + 0.5 * wear @ z[rates:] ** 2)
+
+        z = np.concatenate([self._curtailed(demand).ravel(), np.zeros(len(wear))])
+        for passes in range(_PASSES):
+            x = z[:rates].reshape(shape)
+            gradient = paid + np.concatenate([-self.elastic.marginal(x).ravel(), wear * z[rates:]])
+            weight = np.concatenate([-self.elastic.curvature(x).ravel(), wear])
+            target, active = program.solve(weight, gradient - weight * z)
+            step = target - z
+            if np.max(np.abs(step)) <= 1e-12 * (1 + np.max(np.abs(target))):
+                break
+            # The start may violate the storage's constraints; the first full step mends that, later ones descend.
+            length = 1.0
+            while passes and cost(z + length * step) > cost(z) + 1e-4 * length * (gradient @ step) + 1e-13 * abs(cost(z)):
+                length /= 2
+            z = z + length * step
+        else:
+            raise ArithmeticError(f"home {self.home.id}: the schedule did not settle in {_PASSES} passes")
+        sizes = np.cumsum([store.size for store in self.stores])[:-1]
+        sensitivity = program.price_response(weight, active, into)
+        return self._schedule(
+            price,
+            target[:rates].reshape(shape),
+            np.split(target[rates:], sizes) if self.stores else [],
+            sensitivity if self.stores else np.diag(sensitivity).copy(),
+        )
