@@ -1,0 +1,50 @@
+# The project's commands. Each sets up .venv first, from pinned and hash-checked packages.
+
+PYTHON ?= python3
+VENV := .venv
+UV_VERSION := 0.13.9
+UV := $(VENV)/bin/uv
+UV_READY := $(VENV)/.uv-$(UV_VERSION)
+INSTALLED := $(VENV)/.installed
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+.PHONY: help run test check bench lock clean
+
+help:  ## Say what each command does (the default)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+run: $(INSTALLED)  ## Play the user-oriented pricing game over MQTT; its folder appears under runs/
+	$(VENV)/bin/stackelgrid run user_oriented
+
+test: $(INSTALLED)  ## Run the tests
+	$(VENV)/bin/pytest
+
+check: $(INSTALLED)  ## Check format, style, types and who may import whom
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(INSTALLED)  ## Run the benchmarks
+	$(VENV)/bin/python -m benchmarks
+
+lock: $(UV_READY)  ## Bring both lock files in line with pyproject.toml, keeping the versions that still fit
+	$(COMPILE) --all-extras --output-file requirements.lock pyproject.toml
+	$(COMPILE) --constraints requirements.lock --output-file requirements-emc.lock pyproject.toml
+
+clean:  ## Remove the environment, builds and caches; runs/ stays
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(UV_READY):
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Stackelgrid needs Python 3.11 or newer, \
+	but $(PYTHON) is %d.%d: name a newer one, as in make PYTHON=python3.12" % sys.version_info[:2])'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+$(INSTALLED): pyproject.toml requirements.lock $(UV_READY)
+	$(UV) pip sync --quiet --python $(VENV)/bin/python --require-hashes requirements.lock
+	$(UV) pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@

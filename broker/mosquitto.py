@@ -1,0 +1,82 @@
+"""Mosquitto, tied to the life of whoever started it.
+
+`python -m broker.mosquitto --port PORT --folder FOLDER` runs Mosquitto with the configuration beside this file,
+prints its process id once it listens and ends it when standard input ends: Mosquitto itself would not notice the
+death of its parent. What Mosquitto logs goes to standard error, which the caller has directed to `FOLDER/broker.log`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import shutil
+import signal
+import string
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+USUAL_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
+"""Where packages put Mosquitto, which is not on every user's PATH."""
+LOG = "broker.log"
+PR_SET_PDEATHSIG = 1
+
+
+def find() -> str | None:
+    """The path of the Mosquitto program, or None."""
+    folders = [*os.environ.get("PATH", os.defpath).split(os.pathsep), *USUAL_FOLDERS]
+    return shutil.which("mosquitto", path=os.pathsep.join(folders))
+
+
+def configuration(port: int) -> str:
+    """The text of the configuration file for a broker on 127.0.0.1:`port`."""
+    return string.Template(Path(__file__).with_suffix(".conf").read_text()).substitute(port=port)
+
+
+def main() -> None:
+    """Run Mosquitto until it ends or standard input does."""
+    arguments = argparse.ArgumentParser(prog="python -m broker.mosquitto")
+    arguments.add_argument("--port", type=int, required=True)
+    arguments.add_argument("--folder", type=Path, required=True)
+    given = arguments.parse_args()
+
+    program = find()
+    if program is None:
+        sys.exit("Mosquitto is not installed")
+    settings = given.folder / "mosquitto.conf"
+    settings.write_text(configuration(given.port))
+    broker = subprocess.Popen(
+        [program, "-c", str(settings)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=_end_with_parent(),  # noqa: PLW1509  (no other thread runs yet)
+    )
+    threading.Thread(target=_end_with_input, args=(broker,), daemon=True).start()
+    while broker.poll() is None:
+        if b" running" in (given.folder / LOG).read_bytes():
+            print(broker.pid, flush=True)
+            break
+        time.sleep(0.01)
+    sys.exit(broker.wait())
+
+
+def _end_with_input(broker: subprocess.Popen[bytes]) -> None:
+    while os.read(0, 1024):
+        pass
+    broker.terminate()
+
+
+def _end_with_parent() -> Callable[[], object] | None:
+    """For Linux: what makes the kernel end Mosquitto should this very process be killed."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the nodes of a Stackelberg demand-response game share, and the testbed they are run on."""

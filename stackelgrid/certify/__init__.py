@@ -1,0 +1,1 @@
+"""Centralised references and equilibrium certificates, computed on a desk with everybody's secrets."""

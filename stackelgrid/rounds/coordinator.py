@@ -1,0 +1,302 @@
+"""The side that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stackelgrid.transport.base import Publish
+from stackelgrid.wire.codec import Link
+from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
+
+
+@dataclass(frozen=True)
+class RoundPolicy:
+    """How long a coordinator waits, how often it asks again, and what it does without those still missing.
+
+    `deadline_s` is the wait per try; after `tries` tries the missing are handled by `missing`: `hold` takes a member's
+    last answer (a member that never answered is excluded), `exclude` leaves it out, `fail` ends the run. `gather_s` is
+    how long members may take to appear before the first round.
+    """
+
+    deadline_s: float = 5.0
+    tries: int = 3
+    missing: Literal["hold", "exclude", "fail"] = "hold"
+    gather_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Every member is there, or `absent` had not come in time: the first round may be asked."""
+
+    absent: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A finished round: what each member answered, and who did not.
+
+    `answers` holds fresh and held answers in the order of the members; `held` and `excluded` name the missing by what
+    was done about them; `again` counts the members asked again.
+    """
+
+    number: int
+    body: Body
+    answers: dict[str, Body]
+    held: tuple[str, ...]
+    excluded: tuple[str, ...]
+    again: int
+    opened_at: float
+    closed_at: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether every member gave a fresh answer."""
+        return not self.held and not self.excluded
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """The settlement is known to every member but `missing`, names of members or of members below them."""
+
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The round cannot go on without `members` (policy `fail`, or nobody left)."""
+
+    members: tuple[str, ...]
+    round: int
+
+
+Step = Publish | Gathered | Round | Acknowledged | Lost
+Verdict = Callable[[str, Body], str | None]
+
+
+@dataclass
+class _Asking:
+    number: int
+    body: Body
+    opened_at: float
+    deadline: float
+    tries: int = 1
+    again: int = 0
+    answers: dict[str, Body] = field(default_factory=dict)
+
+
+@dataclass
+class _Settling:
+    message: Settlement[Body]
+    deadline: float
+    tries: int = 1
+    receipts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class Coordinator:
+    """A node's part as coordinator of its members.
+
+    Gathers them, asks rounds numbered from 1, and makes its settlement known. A message is keyed by round and sender:
+    the first answer counts, later ones and those of other rounds are counted in `repeated` and `stale` and ignored.
+    `refuses(member, body)` may reject an answer with a reason; it is then as if it had not come.
+    """
+
+    def __init__(
+        self, link: Link, members: Sequence[str], policy: RoundPolicy, refuses: Verdict = lambda member, body: None
+    ) -> None:
+        self.link = link
+        self.members = tuple(members)
+        self.policy = policy
+        self.stale = 0
+        self.repeated = 0
+        self.refused: dict[str, str] = {}
+        self._refuses = refuses
+        self._online: set[str] = set()
+        self._gathering_until: float | None = None
+        self._asking: _Asking | None = None
+        self._settling: _Settling | None = None
+        self._rounds = 0
+        self._latest: dict[str, Body] = {}
+
+    @property
+    def subscriptions(self) -> tuple[str, ...]:
+        """The topics a coordinator listens to."""
+        return self.link.from_members()
+
+    def start(self, now: float) -> list[Step]:
+        """Connected: gather the members; after a reconnect, say again what is current."""
+        if self._settling is not None:
+            return [self._publish(self._settling.message, qos=1)]
+        if self._asking is not None:
+            return [self._publish(self._signal(self._asking, again=[]))]
+        if self._rounds == 0 and self._gathering_until is None:
+            self._gathering_until = now + self.policy.gather_s
+        return []
+
+    def ask(self, body: Body, now: float) -> list[Step]:
+        """Open the next round."""
+        self._rounds += 1
+        self._asking = _Asking(self._rounds, body, now, now + self.policy.deadline_s)
+        return [self._publish(self._signal(self._asking, again=[]))]
+
+    def settle(self, body: Body, *, settled: bool, complete: bool, now: float) -> list[Step]:
+        """Make the last word known and collect receipts."""
+        message = Settlement[type(body)](  # type: ignore[misc]
+            run=self.link.run,
+            sender=self.link.coordinator,
+            round=max(self._rounds, 1),
+            settled=settled,
+            complete=complete,
+            body=body,
+        )
+        self._asking = None
+        self._settling = _Settling(message, now + self.policy.deadline_s)
+        return [self._publish(message, qos=1), *self._acknowledged_if_all()]
+
+    def leave(self) -> list[Step]:
+        """Clear the retained signal: this conversation is over. The settlement stays for those who were away."""
+        return [Publish(f"{self.link.root}/signal", b"", qos=1, retain=True)]
+
+    def receive(self, message: Message, now: float) -> list[Step]:
+        """A message of a member; one from a node that is not a member is counted as stale."""
+        if message.sender not in self.members:
+            self.stale += 1
+            return []
+        if isinstance(message, Answer):
+            return self._on_answer(message, now)
+        if isinstance(message, Receipt):
+            return self._on_receipt(message)
+        if isinstance(message, Presence):
+            return self._on_presence(message, now)
+        return []
+
+    def next_deadline(self) -> float | None:
+        """When `tick` is wanted, on the clock of `now`."""
+        if self._settling is not None:
+            return self._settling.deadline
+        if self._asking is not None:
+            return self._asking.deadline
+        return self._gathering_until
+
+    def tick(self, now: float) -> list[Step]:
+        """Time has passed: ask again, or go on without the missing."""
+        deadline = self.next_deadline()
+        if deadline is None or now < deadline:
+            return []
+        if self._settling is not None:
+            return self._settlement_overdue(self._settling, now)
+        if self._asking is not None:
+            return self._round_overdue(self._asking, now)
+        return self._gathered()
+
+    # --- gathering ---
+
+    def _on_presence(self, presence: Presence, now: float) -> list[Step]:
+        if presence.state == "offline":
+            self._online.discard(presence.sender)
+            return self._close_if_only_gone(now)
+        back = presence.sender not in self._online
+        self._online.add(presence.sender)
+        if self._gathering_until is not None:
+            return self._gathered() if len(self._online) == len(self.members) else []
+        if back and self._asking is not None and presence.sender not in self._asking.answers:
+            # It finds the signal retained; said again in case that was lost.
+            return [self._publish(self._signal(self._asking, again=[presence.sender]))]
+        return []
+
+    def _gathered(self) -> list[Step]:
+        self._gathering_until = None
+        return [Gathered(tuple(member for member in self.members if member not in self._online))]
+
+    # --- a round ---
+
+    def _signal(self, asking: _Asking, again: list[str]) -> Signal[Body]:
+        return Signal[type(asking.body)](  # type: ignore[misc]
+            run=self.link.run, sender=self.link.coordinator, round=asking.number, again=again, body=asking.body
+        )
+
+    def _on_answer(self, answer: Answer[Body], now: float) -> list[Step]:
+        asking = self._asking
+        if asking is None or answer.round != asking.number:
+            self.stale += 1
+            return []
+        if answer.sender in asking.answers:
+            self.repeated += 1
+            return []
+        objection = self._refuses(answer.sender, answer.body)
+        if objection is not None:
+            self.refused[answer.sender] = objection
+            return []
+        self._online.add(answer.sender)
+        asking.answers[answer.sender] = answer.body
+        if len(asking.answers) == len(self.members):
+            return self._close(asking, now)
+        return self._close_if_only_gone(now)
+
+    def _missing(self, asking: _Asking) -> list[str]:
+        return [member for member in self.members if member not in asking.answers]
+
+    def _close_if_only_gone(self, now: float) -> list[Step]:
+        """A member that has left is not waited for, unless the run cannot go on without it."""
+        asking = self._asking
+        if asking is None or not asking.answers or self.policy.missing == "fail":
+            return []
+        return [] if any(member in self._online for member in self._missing(asking)) else self._close(asking, now)
+
+    def _round_overdue(self, asking: _Asking, now: float) -> list[Step]:
+        missing = self._missing(asking)
+        if asking.tries < self.policy.tries:
+            asking.tries += 1
+            asking.again += len(missing)
+            asking.deadline = now + self.policy.deadline_s
+            return [self._publish(self._signal(asking, again=missing))]
+        if self.policy.missing == "fail" or not (asking.answers or self._latest):
+            self._asking = None
+            return [Lost(tuple(missing), asking.number)]
+        return self._close(asking, now)
+
+    def _close(self, asking: _Asking, now: float) -> list[Step]:
+        missing = self._missing(asking)
+        held = [name for name in missing if self.policy.missing == "hold" and name in self._latest]
+        answers = {
+            member: asking.answers.get(member) or self._latest[member]
+            for member in self.members
+            if member in asking.answers or member in held
+        }
+        self._latest.update(asking.answers)
+        self._asking = None
+        excluded = tuple(name for name in missing if name not in held)
+        return [
+            Round(asking.number, asking.body, answers, tuple(held), excluded, asking.again, asking.opened_at, now)
+        ]
+
+    # --- the settlement ---
+
+    def _on_receipt(self, receipt: Receipt) -> list[Step]:
+        if self._settling is None or receipt.round != self._settling.message.round:
+            self.stale += 1
+            return []
+        self._settling.receipts[receipt.sender] = tuple(receipt.missing)
+        return self._acknowledged_if_all()
+
+    def _acknowledged_if_all(self) -> list[Step]:
+        assert self._settling is not None
+        return self._acknowledged() if len(self._settling.receipts) == len(self.members) else []
+
+    def _settlement_overdue(self, settling: _Settling, now: float) -> list[Step]:
+        if settling.tries < self.policy.tries:
+            settling.tries += 1
+            settling.deadline = now + self.policy.deadline_s
+            return [self._publish(settling.message, qos=1)]
+        return self._acknowledged()
+
+    def _acknowledged(self) -> list[Step]:
+        assert self._settling is not None
+        settling, self._settling = self._settling, None
+        untold = [member for member in self.members if member not in settling.receipts]
+        below = [name for names in settling.receipts.values() for name in names]
+        return [Acknowledged((*untold, *below))]
+
+    def _publish(self, message: Message, *, qos: int = 0) -> Publish:
+        return Publish(self.link.topic(message), self.link.write(message), qos=qos, retain=True)

@@ -1,0 +1,1 @@
+"""Scenario files, launching and supervising processes, fault plans and the run store."""

@@ -1,0 +1,1 @@
+"""Who carries messages between nodes: the base class, virtual time in memory, MQTT."""

@@ -1,0 +1,370 @@
+"""Nodes over MQTT 3.1.1: one broker connection per node, all of them driven by one asyncio event loop.
+
+Each connection is a paho-mqtt client without a thread of its own. The loop says when a socket can be read or
+written, paho parses and frames, and the node is called between two such events, never inside a paho callback.
+Subscriptions are made at QoS 0: within one connection nothing is lost, a lost connection ends in `start`, and
+a sender's order holds even when it mixes QoS 0 and 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+
+from stackelgrid.transport.base import (
+    Action,
+    BrokerUnreachableError,
+    Carried,
+    Compute,
+    Finish,
+    Node,
+    Publish,
+    Traffic,
+    Transport,
+)
+
+KEEPALIVE_S = 20
+"""Idle seconds before a ping; the broker takes a silent node for dead after one and a half times this."""
+ATTEMPT_S = 5.0
+"""How long one attempt waits for TCP, and then again for CONNACK and SUBACK."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+"""Back-off between attempts: doubled each time, each pause drawn between half and the whole of it."""
+
+
+class MqttTransport(Transport):
+    """Carries nodes over the broker at `url` (`mqtt://host:port`).
+
+    `connect_timeout_s` is how long the first connection may take, `reconnect_s` how long a lost one may stay
+    away; beyond either, `run` raises `BrokerUnreachableError`. Raises `ValueError` for another form of
+    address.
+
+    While a connection is away, what its node publishes at QoS 0 is lost and what it publishes at QoS 1 waits;
+    the latter may arrive twice. A node's client id is its name and a random suffix, so that runs can share a
+    broker.
+    """
+
+    def __init__(self, url: str, *, connect_timeout_s: float = 20, reconnect_s: float = 60) -> None:
+        self.url = url
+        self.host, self.port = _host_and_port(url)
+        self.connect_timeout_s = connect_timeout_s
+        self.reconnect_s = reconnect_s
+        self._stopping = False
+        self._leave: Callable[[], object] | None = None
+
+    def run(self, nodes: Sequence[Node]) -> Carried:
+        """Drive the nodes until each has finished or crashed, or `stop` is called. See `Transport.run`."""
+        return asyncio.run(self.serve(nodes))
+
+    async def serve(self, nodes: Sequence[Node]) -> Carried:
+        """`run` for a caller with an event loop of its own. Raises `ValueError` if two nodes share a name."""
+        carried = Carried({node.name: Traffic() for node in nodes})
+        if len(carried.traffic) < len(nodes):
+            raise ValueError(
+                f"two nodes share a name: give each its own, not {[node.name for node in nodes]}"
+            )
+        links = [asyncio.create_task(_Link(node, self, carried).drive()) for node in nodes]
+        everyone = asyncio.gather(*links)
+        self._leave = partial(asyncio.get_running_loop().call_soon_threadsafe, everyone.cancel)
+        if self._stopping:
+            everyone.cancel()
+        try:
+            await everyone
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+        finally:
+            self._leave = None
+            for link in links:
+                link.cancel()
+            await asyncio.gather(*links, return_exceptions=True)
+        return carried
+
+    def stop(self) -> None:
+        """End the run now and for good, from any thread or a signal handler; a later `run` ends at once.
+
+        This is for SIGTERM: the process leaves in good order, but its nodes have not finished. The
+        connections close without DISCONNECT, so the broker publishes the last wills and the other nodes know.
+        A running computation is not interrupted; its result is dropped, but the process cannot end before it.
+        """
+        self._stopping = True
+        if self._leave is not None:
+            with suppress(RuntimeError):  # the loop closed meanwhile: nothing is left to stop
+                self._leave()
+
+
+class _Link:
+    """One node's connection, with the node's clock and its computations."""
+
+    def __init__(self, node: Node, transport: MqttTransport, carried: Carried) -> None:
+        self._node = node
+        self._transport = transport
+        self._carried = carried
+        self._traffic = carried.traffic[node.name]
+        self._loop = asyncio.get_running_loop()
+        self._socket: socket.socket | None = None  # the one the loop watches
+        self._watched_for_writing = False
+        self._lost = asyncio.Event()
+        self._answer: asyncio.Future[str] = self._loop.create_future()  # why the broker refuses, or ""
+        self._up = False  # the subscriptions are in force
+        self._ended = False  # the node has finished or crashed: it is not called any more
+        self._inbox: deque[tuple[str, bytes]] = deque()
+        self._held: list[Publish] = []  # at QoS 1, asked for while the connection was away
+        self._unacknowledged: set[int] = set()  # message ids at QoS 1
+        self._due: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._worker: ThreadPoolExecutor | None = None
+        self._computations: set[asyncio.Future[Any]] = set()
+
+        client_id = f"{node.name}-{secrets.token_hex(4)}"
+        self._jitter = random.Random(client_id)
+        self._client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            clean_session=True,
+            protocol=MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        self._client.max_inflight_messages_set(
+            0
+        )  # no limit: else QoS 0 would overtake QoS 1 waiting its turn
+        if node.last_will is not None:
+            will = node.last_will
+            self._client.will_set(will.topic, will.payload, will.qos, will.retain)
+        self._client.on_connect = self._on_connect
+        self._client.on_subscribe = self._on_subscribe
+        self._client.on_message = self._on_message
+        self._client.on_publish = self._on_publish
+        self._client.on_socket_close = self._on_socket_close
+
+    # The connection's life.
+
+    async def drive(self) -> None:
+        """Hold the connection until the node has ended. When cancelled, leave without DISCONNECT."""
+        patience_s = self._transport.connect_timeout_s
+        try:
+            while not self._done():
+                await self._connect(patience_s)
+                while self._socket is not None:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._lost.wait(), KEEPALIVE_S / 4)
+                    self._client.loop_misc()
+                    self._settle()
+                patience_s = self._transport.reconnect_s
+        finally:
+            self._end()
+            for computation in self._computations:
+                computation.cancel()
+            if self._worker is not None:
+                self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def _done(self) -> bool:
+        return self._ended and not self._unacknowledged and not self._held
+
+    async def _connect(self, patience_s: float) -> None:
+        give_up = self._loop.time() + patience_s
+        pause = FIRST_PAUSE_S
+        while not self._done():
+            try:
+                await self._attempt(min(ATTEMPT_S, max(give_up - self._loop.time(), FIRST_PAUSE_S)))
+                return
+            except OSError as error:
+                self._cut()
+                wait = pause * self._jitter.uniform(0.5, 1.0)
+                if self._loop.time() + wait >= give_up:
+                    raise BrokerUnreachableError(self._transport.url, patience_s, str(error)) from error
+            await asyncio.sleep(wait)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    async def _attempt(self, seconds: float) -> None:
+        """Connect and subscribe once; raises `OSError` (`ConnectionError`, `TimeoutError`) on failure."""
+        self._answer = self._loop.create_future()
+        self._lost.clear()
+        self._inbox.clear()
+        self._client.connect_timeout = seconds
+        # In a thread, because it waits for the name service and for TCP.
+        await asyncio.to_thread(self._client.connect, self._transport.host, self._transport.port, KEEPALIVE_S)
+        self._socket = cast("socket.socket | None", self._client.socket())
+        if self._socket is None:
+            raise ConnectionResetError("the broker closed the connection as soon as it was made")
+        # Else the kernel may keep a small message back until an earlier one is acknowledged: 40 ms and more.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._loop.add_reader(self._socket, self._on_readable)
+        self._settle()
+        answered, _ = await asyncio.wait([self._answer], timeout=seconds)
+        if not answered:
+            raise TimeoutError(f"no answer to CONNECT and SUBSCRIBE within {seconds:.1f} s")
+        if self._answer.result():
+            raise ConnectionRefusedError(self._answer.result())
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._socket is None:
+            return  # lost again already
+        self._up = True
+        held, self._held = self._held, []
+        for publish in held:
+            self._publish(publish)
+        self._step(self._node.start)
+        self._settle()
+
+    def _cut(self) -> None:
+        """Close the connection without DISCONNECT, so that the broker publishes the last will."""
+        if self._socket is not None:
+            with suppress(OSError):  # the other side was faster
+                self._socket.shutdown(socket.SHUT_RDWR)
+        while self._socket is not None:
+            self._client.loop_read()  # what had arrived, then the end of the stream, at which paho closes
+
+    def _on_readable(self) -> None:
+        self._client.loop_read()
+        self._settle()
+
+    # What paho reports, from within `loop_read`, `loop_write` and `loop_misc`.
+
+    def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            self._answered(f"the broker refused the connection: {reason}")
+        elif self._node.subscriptions:
+            self._client.subscribe([(topic_filter, 0) for topic_filter in self._node.subscriptions])
+        else:
+            self._answered("")
+
+    def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
+        asked = zip(self._node.subscriptions, reasons, strict=True)
+        refused = [topic_filter for topic_filter, reason in asked if reason.is_failure]
+        self._answered(f"the broker refused the subscriptions {refused}" if refused else "")
+
+    def _answered(self, refusal: str) -> None:
+        if not self._answer.done():
+            self._answer.set_result(refusal)
+
+    def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        self._inbox.append((message.topic, bytes(message.payload)))
+
+    def _on_publish(self, _client: Any, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
+        self._unacknowledged.discard(mid)
+
+    def _on_socket_close(self, _client: Any, _data: Any, closed: Any) -> None:
+        if self._socket is None or closed is not self._socket:
+            return  # closed in the connecting thread, before the loop watched it
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._socket = None
+        self._watched_for_writing = False
+        self._up = False
+        self._lost.set()
+        self._answered("the broker closed the connection without an answer")
+
+    # The node.
+
+    def _settle(self) -> None:
+        """After every event: hand over what arrived, leave if it is time, write what the socket accepts."""
+        while self._up and self._inbox:
+            topic, payload = self._inbox.popleft()
+            if not self._ended:
+                self._traffic.received += 1
+                self._traffic.received_bytes += len(payload)
+                self._step(partial(self._node.receive, topic, payload))
+        if self._up and self._done():
+            self._up = False
+            self._client.disconnect()  # queued behind all that was published; paho closes once it is written
+        if self._client.want_write():
+            self._client.loop_write()
+        if self._socket is not None and self._client.want_write() != self._watched_for_writing:
+            self._watched_for_writing = not self._watched_for_writing
+            if self._watched_for_writing:
+                self._loop.add_writer(self._socket, self._settle)
+            else:
+                self._loop.remove_writer(self._socket)
+
+    def _step(self, call: Callable[[float], Sequence[Action]], not_before: float = 0.0) -> None:
+        """Call into the node and do what it asks; whatever it raises is its own end and nobody else's."""
+        if self._ended:
+            return
+        try:
+            for action in call(max(self._loop.time(), not_before)):
+                match action:
+                    case Publish():
+                        self._publish(action)
+                    case Compute():
+                        self._compute(action)
+                    case Finish():
+                        self._ended = True
+                        break
+            self._arm()
+        except Exception as error:
+            self._carried.crashed[self._node.name] = error
+            self._end()
+
+    def _end(self) -> None:
+        """The node is over without `Finish`: what it had still to send is void."""
+        self._ended = True
+        self._held.clear()
+        self._unacknowledged.clear()
+        self._arm()
+        self._cut()
+
+    def _publish(self, publish: Publish) -> None:
+        if not self._up:
+            if publish.qos > 0:
+                self._held.append(publish)
+            return
+        sent = self._client.publish(publish.topic, publish.payload, publish.qos, publish.retain)
+        if sent.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+            raise OverflowError("65535 messages await the broker's acknowledgement: publish some at QoS 0")
+        if publish.qos > 0:
+            self._unacknowledged.add(sent.mid)
+        self._traffic.sent += 1
+        self._traffic.sent_bytes += len(publish.payload)
+
+    def _compute(self, compute: Compute) -> None:
+        if self._worker is None:
+            self._worker = ThreadPoolExecutor(1, thread_name_prefix=self._node.name)
+        computation = self._loop.run_in_executor(self._worker, compute.job)
+        self._computations.add(computation)
+        computation.add_done_callback(partial(self._on_computed, compute))
+
+    def _on_computed(self, compute: Compute, computation: asyncio.Future[Any]) -> None:
+        self._computations.discard(computation)
+        self._step(lambda now: compute.then(computation.result(), now))
+        self._settle()
+
+    def _arm(self) -> None:
+        """Set the timer to the node's next deadline, or clear it when the node has ended."""
+        due = None if self._ended else self._node.next_deadline()
+        if due == self._due:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        self._timer = None if due is None else self._loop.call_at(due, self._on_due, due)
+
+    def _on_due(self, due: float) -> None:
+        self._due = None
+        self._step(self._node.tick, not_before=due)
+        self._settle()
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:  # a port that is no number
+        host, port = None, None
+    if not host or not port or "@" in url or url != f"mqtt://{parts.netloc}":
+        raise ValueError(
+            f"broker address {url!r} is not of the form mqtt://host:port, as mqtt://127.0.0.1:1883"
+        )
+    return host, port

@@ -1,0 +1,51 @@
+"""Arrays on the wire: JSON numbers that a person can read, or packed binary for matrices and batches."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Array = NDArray[np.float64]
+
+MAX_SLOTS = 1000
+MAX_CELLS = 1_000_000
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Vector = Annotated[list[Finite], Field(min_length=1, max_length=MAX_SLOTS)]
+"""One finite number per slot, as a JSON list."""
+
+
+class Packed(BaseModel):
+    """An array of finite numbers: `float64` is base64 of little-endian IEEE doubles, row by row, of `shape`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=MAX_CELLS)]], Field(min_length=1, max_length=2)]
+    float64: Annotated[str, Field(max_length=4 * (8 * MAX_CELLS // 3 + 1))]
+
+    @classmethod
+    def of(cls, array: Array) -> Self:
+        """Pack an array of one or two dimensions."""
+        data = np.ascontiguousarray(array, "<f8").tobytes()
+        return cls.model_construct(shape=list(array.shape), float64=base64.b64encode(data).decode())
+
+    def array(self) -> Array:
+        """The numbers, of shape `shape`."""
+        return np.frombuffer(base64.b64decode(self.float64), "<f8").reshape(self.shape).astype(float)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        try:
+            data = base64.b64decode(self.float64, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ValueError(f"float64 is not base64: {error}") from None
+        if len(data) != 8 * int(np.prod(self.shape)):
+            raise ValueError(f"float64 holds {len(data)} bytes, shape {self.shape} wants {8 * int(np.prod(self.shape))}")
+        if not np.all(np.isfinite(np.frombuffer(data, "<f8"))):
+            raise ValueError("float64 holds a number that is not finite")
+        return self

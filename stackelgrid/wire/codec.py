@@ -1,0 +1,107 @@
+"""Between messages and bytes, and which topic carries what.
+
+    stackelgrid/RUN/COORDINATOR/signal               a coordinator asks; retained
+    stackelgrid/RUN/COORDINATOR/settlement           its last word; retained
+    stackelgrid/RUN/COORDINATOR/MEMBER/answer        a member answers
+    stackelgrid/RUN/COORDINATOR/MEMBER/receipt       a member has the settlement
+    stackelgrid/RUN/COORDINATOR/MEMBER/presence      a member is there, or gone; retained, last will
+
+A topic names the run, the sender and the purpose, so a broker's access rules can bind a node to its own; a
+coordinator hears only its own members and a member only its own coordinator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
+
+ROOT = "stackelgrid"
+MAX_BYTES = 16 * 1024 * 1024
+"""A longer payload is refused unread."""
+
+
+class BadMessageError(Exception):
+    """A payload that is no message for this node. `reason` is one word to count it by, `detail` says more."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Link:
+    """One coordinator's conversation with its members: who talks, in which run, the game's bodies and horizon."""
+
+    run: str
+    coordinator: str
+    signal: type[Body]
+    answer: type[Body]
+    settlement: type[Body]
+    slots: int
+
+    @property
+    def root(self) -> str:
+        """Where the conversation's topics begin."""
+        return f"{ROOT}/{self.run}/{self.coordinator}"
+
+    def topic(self, message: Message) -> str:
+        """The topic that carries `message`."""
+        if isinstance(message, Signal | Settlement):
+            return f"{self.root}/{message.purpose}"
+        return f"{self.root}/{message.sender}/{message.purpose}"
+
+    def from_coordinator(self) -> tuple[str, ...]:
+        """What a member subscribes to."""
+        return tuple(f"{self.root}/{purpose}" for purpose in ("signal", "settlement"))
+
+    def from_members(self) -> tuple[str, ...]:
+        """What a coordinator subscribes to."""
+        return tuple(f"{self.root}/+/{p}" for p in ("answer", "receipt", "presence"))
+
+    def write(self, message: Message) -> bytes:
+        """A message as compact JSON; floats keep all their digits."""
+        return message.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+    def read(self, topic: str, payload: bytes) -> Message:
+        """The message of a payload that arrived on `topic`.
+
+        Raises `BadMessageError` with reason `foreign` (another run, topic or sender than it claims), `oversized`, or
+        `malformed` (not JSON, unknown or missing keys, wrong types or lengths, numbers that are not finite).
+        """
+        parts = topic.split("/")
+        if parts[:3] != [ROOT, self.run, self.coordinator] or len(parts) not in (4, 5):
+            raise BadMessageError("foreign", f"topic {topic!r} is not of this conversation")
+        model = self._model(parts[-1], len(parts))
+        if model is None:
+            raise BadMessageError("foreign", f"topic {topic!r} has no known purpose")
+        if len(payload) > MAX_BYTES:
+            raise BadMessageError("oversized", f"{len(payload)} bytes on {topic}, at most {MAX_BYTES} are read")
+        try:
+            message = model.model_validate_json(payload)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(step) for step in first["loc"]) or "payload"
+            raise BadMessageError("malformed", f"{topic}: {where}: {first['msg']}") from None
+        sender = parts[3] if len(parts) == 5 else self.coordinator
+        body = getattr(message, "body", None)
+        if body is not None and body.slots not in (None, self.slots):
+            raise BadMessageError("malformed", f"{topic}: body is for {body.slots} slots, the run has {self.slots}")
+        if message.run != self.run or message.sender != sender:
+            raise BadMessageError("foreign", f"{topic} carries a message of {message.sender} in run {message.run}")
+        return message
+
+    def _model(self, purpose: str, levels: int) -> type[Message] | None:
+        known: dict[tuple[str, int], Any] = {
+            ("signal", 4): Signal[self.signal],  # type: ignore[name-defined]
+            ("settlement", 4): Settlement[self.settlement],  # type: ignore[name-defined]
+            ("answer", 5): Answer[self.answer],  # type: ignore[name-defined]
+            ("receipt", 5): Receipt,
+            ("presence", 5): Presence,
+        }
+        model: type[Message] | None = known.get((purpose, levels))
+        return model

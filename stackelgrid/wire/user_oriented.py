@@ -1,0 +1,58 @@
+"""What the user-oriented pricing game puts into the messages, on both levels of the tree."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from stackelgrid.wire.arrays import Array, Packed, Vector
+from stackelgrid.wire.messages import Body
+
+
+class Price(Body):
+    """Down, in signals and settlements: the price of each slot, money per kWh."""
+
+    price: Vector
+
+    @property
+    def slots(self) -> int:
+        """The horizon priced."""
+        return len(self.price)
+
+
+class LoadResponse(Body):
+    """Up: what the sender's homes draw at the price, and how that bends.
+
+    `load_kw` is one number per slot, kW; from a process that hosts several homes a packed matrix, a row per home.
+    `slope` is the part of dL/dp within a slot that elastic appliances cause, summed over the homes, kW per money per
+    kWh; `coupling` the rest of dL/dp, (slots, slots), absent where nothing is stored. `homes` is how many homes
+    are behind the answer.
+    """
+
+    homes: Annotated[int, Field(ge=1, le=1_000_000)]
+    load_kw: Vector | Packed
+    slope: Vector
+    coupling: Packed | None = None
+
+    @property
+    def slots(self) -> int:
+        """The horizon the answer is for."""
+        return len(self.slope)
+
+    def loads(self) -> Array:
+        """The load, (rows, slots), kW: a row per home from a host of homes, else one row."""
+        return self.load_kw.array() if isinstance(self.load_kw, Packed) else np.array([self.load_kw])
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        slots = len(self.slope)
+        if isinstance(self.load_kw, Packed):
+            if self.load_kw.shape != [self.homes, slots]:
+                raise ValueError(f"load_kw has shape {self.load_kw.shape}, not {[self.homes, slots]}")
+        elif len(self.load_kw) != slots:
+            raise ValueError(f"load_kw has {len(self.load_kw)} numbers, slope {slots}")
+        if self.coupling is not None and self.coupling.shape != [slots, slots]:
+            raise ValueError(f"coupling has shape {self.coupling.shape}, not {[slots, slots]}")
+        return self
