@@ -1,1 +1,1 @@
-"""The aggregator's process: it answers its leader by playing rounds with its homes."""
+"""The demand response aggregator: it speaks for its homes and keeps their numbers to itself."""

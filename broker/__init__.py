@@ -1,14 +1,16 @@
 """Brokers run as our own processes: Mosquitto where it is installed, else the embedded one.
 
 Both are started the same way: a Python process of ours (`broker.mosquitto`, which runs Mosquitto, or
-`broker.embedded`) that ends when its standard input does, so no broker outlives whoever started it, however that
-ended. It prints the broker's process id once the broker listens.
+`broker.embedded`) that ends when its standard input does, so no broker outlives whoever started it, however
+that ended. It prints the broker's process id once the broker listens.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,8 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-from broker import mosquitto
-
+MOSQUITTO_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
+"""Where packages put Mosquitto, which is not on every user's PATH."""
+LOG = "broker.log"
 START_S = 20.0
 """How long a broker may take to listen and answer."""
 PORT_ATTEMPTS = 5
@@ -43,8 +46,8 @@ class BrokerStartError(Exception):
 class RunningBroker:
     """A broker on the loopback interface; a context manager that stops it.
 
-    Attributes: `kind` ("mosquitto" or "embedded"), `url` (`mqtt://127.0.0.1:PORT`), `pid` of the broker itself,
-    and `log`, the file it writes to.
+    Attributes: `kind` ("mosquitto" or "embedded"), `url` (`mqtt://127.0.0.1:PORT`), `pid` of the broker
+    itself, and `log`, the file it writes to.
     """
 
     def __init__(self, kind: str, port: int, pid: int, log: Path, process: subprocess.Popen[bytes]) -> None:
@@ -87,15 +90,21 @@ def start(kind: Kind, folder: Path, port: int | None = None) -> RunningBroker:
     )
 
 
+def find_mosquitto() -> str | None:
+    """The path of the Mosquitto program, or None."""
+    folders = [*os.environ.get("PATH", os.defpath).split(os.pathsep), *MOSQUITTO_FOLDERS]
+    return shutil.which("mosquitto", path=os.pathsep.join(folders))
+
+
 def _available(kind: Kind) -> Literal["mosquitto", "embedded"]:
-    if kind == "mosquitto" and mosquitto.find() is None:
+    if kind == "mosquitto" and find_mosquitto() is None:
         raise BrokerStartError(
             "Mosquitto is not installed",
-            "looked on PATH and in " + ", ".join(mosquitto.USUAL_FOLDERS),
+            "looked on PATH and in " + ", ".join(MOSQUITTO_FOLDERS),
             'install it (Debian, Ubuntu: "apt install mosquitto") or ask for the embedded broker',
         )
     if kind == "auto":
-        kind = "mosquitto" if mosquitto.find() else "embedded"
+        kind = "mosquitto" if find_mosquitto() else "embedded"
     if kind == "embedded" and importlib.util.find_spec("amqtt") is None:
         raise BrokerStartError(
             "the embedded broker needs the package amqtt",
@@ -114,7 +123,7 @@ def _free_port() -> int:
 
 def _launch(kind: str, folder: Path, port: int) -> RunningBroker | None:
     """Start one broker and wait until it answers; None when the port is taken."""
-    log = folder / mosquitto.LOG
+    log = folder / LOG
     files = ["--folder", str(folder)] if kind == "mosquitto" else []
     with log.open("wb") as errors:
         process = subprocess.Popen(

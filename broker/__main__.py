@@ -15,7 +15,7 @@ from broker import BrokerStartError, Kind, start
 
 def main() -> None:
     """Start the broker, print its address, wait for Ctrl-C or SIGTERM."""
-    arguments = argparse.ArgumentParser(prog="python -m broker", description="Start an MQTT broker on 127.0.0.1.")
+    arguments = argparse.ArgumentParser(prog="python -m broker", description="An MQTT broker on 127.0.0.1.")
     arguments.add_argument("--kind", choices=get_args(Kind), default="auto", help="default: auto")
     arguments.add_argument("--port", type=int, help="default: a free one")
     given = arguments.parse_args()

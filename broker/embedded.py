@@ -1,8 +1,8 @@
 """The embedded broker: amqtt in a process of its own, for machines without Mosquitto.
 
-`python -m broker.embedded --port PORT` listens on 127.0.0.1, prints its process id once it does, and ends when
-standard input ends. Slower than Mosquitto, equal in what a transport needs; three defects of amqtt 0.12.1 are
-worked around below.
+`python -m broker.embedded --port PORT` listens on 127.0.0.1, prints its process id once it does, and ends
+when standard input ends. Slower than Mosquitto, equal in what a transport needs; three defects of amqtt
+0.12.1 are worked around below.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import sys
 from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig, ListenerConfig
 from amqtt.errors import BrokerError
+from amqtt.mqtt.disconnect import DisconnectPacket
+from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
+from amqtt.session import Session
 
 
 def main() -> None:
@@ -43,10 +46,38 @@ async def _serve(port: int) -> None:
     ended = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(ended), sys.stdin)
     await ended.read()
+    os._exit(0)  # nothing is to be saved, and amqtt's own shutdown waits for its clients
 
 
 class _RepairedBroker(Broker):  # type: ignore[misc]  # amqtt is published without types
-    pass
+    async def _publish_retained_messages_for_subscription(
+        self, subscription: tuple[str, int], session: Session
+    ) -> None:
+        """Send what is retained for a subscription to a session that holds it.
+
+        amqtt calls this for every newcomer with everybody's subscriptions. Newcomers so received what they had not
+        asked for; and when somebody subscribed at that moment, the newcomer's connection was never served
+        ("dictionary changed size during iteration").
+        """
+        holders = self.subscriptions.get(subscription[0], [])
+        if any(holder is session for holder, _ in holders):
+            await super()._publish_retained_messages_for_subscription(subscription, session)
+
+    async def _xcl(self, client_session: Session, handler: BrokerProtocolHandler) -> None:
+        """Serve a client until it is gone and everything it published is passed on.
+
+        amqtt forgets what a client sent shortly before it disconnected, acknowledged messages included.
+        """
+        wait_disconnect = handler.wait_disconnect
+
+        async def wait_disconnect_and_delivery() -> DisconnectPacket | None:
+            packet = await wait_disconnect()
+            while not client_session.delivered_message_queue.empty():
+                await asyncio.sleep(0)
+            return packet
+
+        handler.wait_disconnect = wait_disconnect_and_delivery
+        await super()._client_message_loop(client_session, handler)
 
 
 if __name__ == "__main__":

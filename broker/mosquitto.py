@@ -1,8 +1,9 @@
 """Mosquitto, tied to the life of whoever started it.
 
-`python -m broker.mosquitto --port PORT --folder FOLDER` runs Mosquitto with the configuration beside this file,
-prints its process id once it listens and ends it when standard input ends: Mosquitto itself would not notice the
-death of its parent. What Mosquitto logs goes to standard error, which the caller has directed to `FOLDER/broker.log`.
+`python -m broker.mosquitto --port PORT --folder FOLDER` runs Mosquitto with the configuration beside this
+file, prints its process id once it listens and ends it when standard input ends: Mosquitto itself would not
+notice the death of its parent. What Mosquitto logs goes to standard error, which `broker.start` directs to
+`FOLDER/broker.log`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
-import shutil
 import signal
 import string
 import subprocess
@@ -20,16 +20,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-USUAL_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
-"""Where packages put Mosquitto, which is not on every user's PATH."""
-LOG = "broker.log"
+from broker import LOG, find_mosquitto
+
 PR_SET_PDEATHSIG = 1
-
-
-def find() -> str | None:
-    """The path of the Mosquitto program, or None."""
-    folders = [*os.environ.get("PATH", os.defpath).split(os.pathsep), *USUAL_FOLDERS]
-    return shutil.which("mosquitto", path=os.pathsep.join(folders))
 
 
 def configuration(port: int) -> str:
@@ -44,7 +37,7 @@ def main() -> None:
     arguments.add_argument("--folder", type=Path, required=True)
     given = arguments.parse_args()
 
-    program = find()
+    program = find_mosquitto()
     if program is None:
         sys.exit("Mosquitto is not installed")
     settings = given.folder / "mosquitto.conf"

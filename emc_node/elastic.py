@@ -28,18 +28,14 @@ class _Form:
 _LOG = _Form(
     utility=lambda x, x_max, v, omega, alpha: v * x_max * np.log1p(alpha * x / x_max) / omega,
     marginal=lambda x, x_max, v, omega, alpha: v * alpha / (omega * (1 + alpha * x / x_max)),
-    curvature=lambda x, x_max, v, omega, alpha: (
-        -v * alpha**2 / (omega * x_max * (1 + alpha * x / x_max) ** 2)
-    ),
+    curvature=lambda x, x_max, v, omega, alpha: -v * alpha**2 / (omega * x_max * (1 + alpha * x / x_max) ** 2),
     demand=lambda e, x_max, v, omega, alpha: x_max * (v / (omega * e) - 1 / alpha),
     demand_slope=lambda e, x_max, v, omega, alpha: -x_max * v / (omega * e**2),
 )
 _POWER = _Form(
     utility=lambda x, x_max, v, omega, alpha: v * x_max * (x / x_max) ** alpha / omega,
     marginal=lambda x, x_max, v, omega, alpha: v * alpha * (x / x_max) ** (alpha - 1) / omega,
-    curvature=lambda x, x_max, v, omega, alpha: (
-        v * alpha * (alpha - 1) * (x / x_max) ** (alpha - 2) / (omega * x_max)
-    ),
+    curvature=lambda x, x_max, v, omega, alpha: v * alpha * (alpha - 1) * (x / x_max) ** (alpha - 2) / (omega * x_max),
     demand=lambda e, x_max, v, omega, alpha: x_max * (omega * e / (v * alpha)) ** (1 / (alpha - 1)),
     demand_slope=lambda e, x_max, v, omega, alpha: (
         x_max / ((alpha - 1) * e) * (omega * e / (v * alpha)) ** (1 / (alpha - 1))

@@ -16,8 +16,10 @@ for quadratic satisfaction), warm from the slot-by-slot solution. Either way the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import daqp
 import numpy as np
@@ -25,6 +27,9 @@ from numpy.typing import NDArray
 
 from emc_node.elastic import ElasticLoad
 from emc_node.home import Array, Home, Storage
+from stackelgrid.wire.arrays import Packed
+from stackelgrid.wire.messages import Body
+from stackelgrid.wire.user_oriented import LoadResponse, Price
 
 _TOLERANCE = 1e-10
 _PASSES = 100
@@ -39,8 +44,8 @@ class Schedule:
     """A home's best answer to a price.
 
     `x` (A, T) rates of the elastic appliances, `r` (S, T) net charging, `level` (S, T) stored energy at the end of
-    each slot, `load` (T,) what the meter draws, `sensitivity` (T, T) dL/dp symmetric and negative semidefinite (or
-    (T,), its diagonal, when no storage couples the slots).
+    each slot, `load` (T,) what the meter draws. dL/dp = diag(slope) + coupling is symmetric and negative semidefinite:
+    `slope` (T,) is what elastic appliances cause within a slot, `coupling` (T, T) the rest, None without storage.
     """
 
     price: Array
@@ -48,7 +53,14 @@ class Schedule:
     r: Array
     level: Array
     load: Array
-    sensitivity: Array
+    slope: Array
+    coupling: Array | None
+
+    @property
+    def sensitivity(self) -> Array:
+        """dL/dp, (T, T), kW per money per kWh."""
+        diagonal = np.diag(self.slope)
+        return diagonal if self.coupling is None else diagonal + self.coupling
 
 
 class StorageModel:
@@ -139,7 +151,7 @@ class HomeProblem:
     def __init__(self, home: Home) -> None:
         self.home = home
         self.horizon = home.horizon
-        self.fixed = np.sum([np.zeros(home.horizon), *(load.load_kw for load in home.inelastic)], axis=0)
+        self.fixed = np.sum([np.zeros(home.horizon), *(np.array(load.load_kw) for load in home.inelastic)], axis=0)
         self.elastic = ElasticLoad(home.elastic, home.horizon)
         self.stores = [StorageModel(storage, home.horizon) for storage in home.storage]
         self.draw_min = home.draw_limit.min_kw
@@ -172,14 +184,12 @@ class HomeProblem:
         if np.any(load > self.draw_max + _TOLERANCE) or np.any(load < self.draw_min - _TOLERANCE):
             return self._answer_within_draw_limits(price, x)
         slope = self.elastic.demand_slope(price, x).sum(axis=0)
-        if not self.stores:
-            return self._schedule(price, x, charging, slope)
-        sensitivity = np.diag(slope)
-        for store, program, into, (_, active) in zip(
-            self.stores, self._programs, self._into, solved, strict=True
-        ):
-            sensitivity += program.price_response(store.weight, active, into)
-        return self._schedule(price, x, charging, sensitivity)
+        coupling = None
+        if self.stores:
+            coupling = np.zeros((self.horizon, self.horizon))
+            for store, program, into, (_, active) in zip(self.stores, self._programs, self._into, solved, strict=True):
+                coupling += program.price_response(store.weight, active, into)
+        return self._schedule(price, x, charging, slope, coupling)
 
     def utility(self, schedule: Schedule) -> float:
         """Satisfaction less wear, money; the bill not yet paid."""
@@ -193,6 +203,12 @@ class HomeProblem:
             below = np.minimum(level[slots] - storage.wear.depth * storage.capacity_kwh, 0)
             total += storage.wear.fast * float(r @ r) + storage.wear.deep * float(below @ below)
         return total
+
+    def account(self, schedule: Schedule) -> dict[str, Any]:
+        """What the owner is told: `utility` is satisfaction less wear less bill."""
+        bill = float(schedule.price @ schedule.load)
+        told = {"load_kw": schedule.load.tolist(), "bill": bill, "utility": self.utility(schedule) - bill}
+        return told | ({"storage_kwh": schedule.level.sum(axis=0).tolist()} if self.stores else {})
 
     # --- one storage ---
 
@@ -208,14 +224,16 @@ class HomeProblem:
             load[store.slots] += z[: len(store.slots)]
         return np.asarray(load)
 
-    def _schedule(self, price: Array, x: Array, charging: list[Array], sensitivity: Array) -> Schedule:
+    def _schedule(
+        self, price: Array, x: Array, charging: list[Array], slope: Array, coupling: Array | None
+    ) -> Schedule:
         r = np.zeros((len(self.stores), self.horizon))
         level = np.zeros_like(r)
         for row, (store, z) in enumerate(zip(self.stores, charging, strict=True)):
             r[row, store.slots] = z[: len(store.slots)]
             level[row] = store.initial
             level[row, store.slots] = store.initial + np.cumsum(z[: len(store.slots)])
-        return Schedule(price, x, r, level, self._load(x, charging), sensitivity)
+        return Schedule(price, x, r, level, self._load(x, charging), slope, coupling)
 
     # --- with draw limits that bind ---
 
@@ -245,7 +263,8 @@ class HomeProblem:
         with np.errstate(divide="ignore", invalid="ignore"):
             down = np.where(drawn > self.draw_max, (drawn - self.draw_max) / give.sum(axis=0), 0.0)
             up = np.where(drawn < self.draw_min, (self.draw_min - drawn) / take.sum(axis=0), 0.0)
-        return x - np.clip(np.nan_to_num(down), 0, 1) * give + np.clip(np.nan_to_num(up), 0, 1) * take
+        curtailed = x - np.clip(np.nan_to_num(down), 0, 1) * give + np.clip(np.nan_to_num(up), 0, 1) * take
+        return np.asarray(curtailed)
 
     @cached_property
     def _whole(self) -> tuple[_Program, Array, Array]:
@@ -290,16 +309,46 @@ class HomeProblem:
                 break
             # The start may violate the storage's constraints; the first full step mends that, later ones descend.
             length = 1.0
-            while passes and cost(z + length * step) > cost(z) + 1e-4 * length * (gradient @ step) + 1e-13 * abs(cost(z)):
+            while passes and cost(z + length * step) > cost(z) + 1e-4 * length * (gradient @ step) + 1e-13 * abs(
+                cost(z)
+            ):
                 length /= 2
             z = z + length * step
         else:
             raise ArithmeticError(f"home {self.home.id}: the schedule did not settle in {_PASSES} passes")
-        sizes = np.cumsum([store.size for store in self.stores])[:-1]
-        sensitivity = program.price_response(weight, active, into)
-        return self._schedule(
-            price,
-            target[:rates].reshape(shape),
-            np.split(target[rates:], sizes) if self.stores else [],
-            sensitivity if self.stores else np.diag(sensitivity).copy(),
+        response = program.price_response(weight, active, into)
+        x = target[:rates].reshape(shape)
+        if not self.stores:
+            return self._schedule(price, x, [], np.diag(response).copy(), None)
+        charging = np.split(target[rates:], np.cumsum([store.size for store in self.stores])[:-1])
+        # Where the draw limit binds the appliances bend with the storage, not with the price of their slot.
+        drawn = self._load(x, charging)
+        free = (drawn < self.draw_max - _TOLERANCE) & (drawn > self.draw_min + _TOLERANCE)
+        slope = np.where(free, self.elastic.demand_slope(price, x).sum(axis=0), 0.0)
+        return self._schedule(price, x, charging, slope, response - np.diag(slope))
+
+
+class UserOrientedHomes:
+    """The EMC's strategy for the homes of one process: between the bodies on the wire and their problems."""
+
+    def __init__(self, homes: Sequence[Home]) -> None:
+        self._problems = [HomeProblem(home) for home in homes]
+
+    def answer(self, signal: Body) -> LoadResponse:
+        """Load and sensitivity of the homes at a price: of one home as numbers, of several a row each, packed."""
+        assert isinstance(signal, Price)
+        schedules = [problem.answer(np.array(signal.price)) for problem in self._problems]
+        loads = np.array([schedule.load for schedule in schedules])
+        couplings = [schedule.coupling for schedule in schedules if schedule.coupling is not None]
+        return LoadResponse(
+            homes=len(schedules),
+            load_kw=loads[0].tolist() if len(schedules) == 1 else Packed.of(loads),
+            slope=np.sum([schedule.slope for schedule in schedules], axis=0).tolist(),
+            coupling=Packed.of(np.sum(couplings, axis=0)) if couplings else None,
         )
+
+    def settle(self, settlement: Body) -> dict[str, Any]:
+        """Each home's schedule at the settled price: load and stored energy per slot, bill and utility, money."""
+        assert isinstance(settlement, Price)
+        price = np.array(settlement.price)
+        return {problem.home.id: problem.account(problem.answer(price)) for problem in self._problems}

@@ -21,12 +21,17 @@ size of the system (derived; the paper multiplies mu by kW^2).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import daqp
 import numpy as np
+
 from leader_node.local_response import Array, LocalResponse, Observation, learnt_bend
+from stackelgrid.rounds.strategy import Decision
+from stackelgrid.wire.messages import Body
+from stackelgrid.wire.user_oriented import LoadResponse, Price
 
 Objective = Literal["stackelberg", "welfare"]
 
@@ -300,3 +305,79 @@ def _convex(hessian: Array) -> Array:
     values, vectors = np.linalg.eigh(hessian)
     size = np.abs(values)
     return np.asarray((vectors * np.maximum(size, 1e-6 * float(np.max(size)))) @ vectors.T)
+
+
+class UserOrientedLeader:
+    """The leader's strategy: between the bodies on the wire and the negotiation.
+
+    `balance` turns the baseline load, (T,) kW, into the charge mu on deviation, (T,) money per kWh per kW; it is known
+    once the flat `baseline_price` (T,) has been answered.
+    """
+
+    def __init__(
+        self,
+        company: UtilityCompany,
+        objective: Objective,
+        baseline_price: Array,
+        balance: Callable[[Array], Array],
+        tolerance: float = 1e-6,
+    ) -> None:
+        self._baseline_price = baseline_price
+        self._balance = balance
+        self._company = company
+        self._negotiation = Negotiation(company, objective, tolerance)
+        self._baseline_load: Array | None = None
+
+    def open(self) -> Price:
+        """The flat price, whose answer is the baseline."""
+        return Price(price=self._baseline_price.tolist())
+
+    def decide(self, signal: Body, answers: Mapping[str, Body]) -> Decision:
+        """Sum the aggregators' answers to a price, find the next one."""
+        assert isinstance(signal, Price)
+        seen = observation(np.array(signal.price), answers)
+        if self._baseline_load is None:
+            self._baseline_load = seen.load
+            self._company = replace(self._company, mu=self._balance(seen.load))
+            self._negotiation.company = self._company
+        verdict = self._negotiation.next(seen)
+        price = verdict.price if isinstance(verdict, Ask) else seen.price
+        account = {
+            "price": seen.price.tolist(),
+            "load_kw": seen.load.tolist(),
+            "peak_kw": float(seen.load.max()),
+            "par": float(seen.load.max() / seen.load.mean()),
+            "leader_utility": self._company.utility(seen.price, seen.load),
+            "homes": seen.homes,
+        }
+        return Decision(Price(price=price.tolist()), isinstance(verdict, Settle), self._negotiation.residual, account)
+
+
+def observation(price: Array, answers: Mapping[str, Body]) -> Observation:
+    """What a round taught, summed over the answers in the order of the members."""
+    load, slope = np.zeros(len(price)), np.zeros(len(price))
+    coupling = np.zeros((len(price), len(price)))
+    homes = 0
+    for body in answers.values():
+        assert isinstance(body, LoadResponse)
+        load += body.loads().sum(axis=0)
+        slope += body.slope
+        homes += body.homes
+        if body.coupling is not None:
+            coupling += body.coupling.array()
+    return Observation(price, load, slope, coupling, homes)
+
+
+def fixed_balance(mu: float, baseline_load: Array) -> Array:
+    """mu per mean kW of the baseline, the same in every slot."""
+    return np.full(len(baseline_load), mu / baseline_load.mean())
+
+
+def adaptive_balance(mu_high: float, mu_low: float, threshold: float, baseline_load: Array) -> Array:
+    """A larger mu where the baseline is far from its mean, peak or deep off-peak, a smaller one elsewhere (4.4).
+
+    Far is a deviation of more than `threshold` times the mean (reading).
+    """
+    mean = baseline_load.mean()
+    far = np.abs(baseline_load - mean) > threshold * mean
+    return np.asarray(np.where(far, mu_high, mu_low) / mean)

@@ -1,1 +1,1 @@
-"""The shipped case studies: one YAML file each, with its data and the data's notices beside it."""
+"""The shipped case studies: one YAML each, with its data and the data's notices beside it."""

@@ -142,7 +142,7 @@ class Coordinator:
 
     def settle(self, body: Body, *, settled: bool, complete: bool, now: float) -> list[Step]:
         """Make the last word known and collect receipts."""
-        message = Settlement[type(body)](  # type: ignore[misc]
+        message = Settlement[Body](
             run=self.link.run,
             sender=self.link.coordinator,
             round=max(self._rounds, 1),
@@ -212,7 +212,7 @@ class Coordinator:
     # --- a round ---
 
     def _signal(self, asking: _Asking, again: list[str]) -> Signal[Body]:
-        return Signal[type(asking.body)](  # type: ignore[misc]
+        return Signal[Body](
             run=self.link.run, sender=self.link.coordinator, round=asking.number, again=again, body=asking.body
         )
 
@@ -267,9 +267,7 @@ class Coordinator:
         self._latest.update(asking.answers)
         self._asking = None
         excluded = tuple(name for name in missing if name not in held)
-        return [
-            Round(asking.number, asking.body, answers, tuple(held), excluded, asking.again, asking.opened_at, now)
-        ]
+        return [Round(asking.number, asking.body, answers, tuple(held), excluded, asking.again, asking.opened_at, now)]
 
     # --- the settlement ---
 

@@ -101,9 +101,7 @@ class _Run:
         self.seats = [_Seat(node, node.name, node.last_will, Traffic()) for node in self.nodes]
         self.carried.traffic = {seat.name: seat.traffic for seat in self.seats}
         if len(self.carried.traffic) < len(self.seats):
-            raise ValueError(
-                f"two nodes share a name among {[seat.name for seat in self.seats]}: give each its own"
-            )
+            raise ValueError(f"two nodes share a name among {[seat.name for seat in self.seats]}: give each its own")
         self.events: list[tuple[float, int, _Seat, Call]] = []
         self.order = itertools.count()
         self.subscribers: dict[str, list[_Seat]] = {}  # topic -> seats, found once per topic
@@ -202,6 +200,4 @@ def topic_matches(topic_filter: str, topic: str) -> bool:
     if wanted[-1] == "#":
         wanted.pop()
         levels = levels[: len(wanted)]
-    return len(wanted) == len(levels) and all(
-        w in ("+", level) for w, level in zip(wanted, levels, strict=True)
-    )
+    return len(wanted) == len(levels) and all(w in ("+", level) for w, level in zip(wanted, levels, strict=True))

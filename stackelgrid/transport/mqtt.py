@@ -71,9 +71,7 @@ class MqttTransport(Transport):
         """`run` for a caller with an event loop of its own. Raises `ValueError` if two nodes share a name."""
         carried = Carried({node.name: Traffic() for node in nodes})
         if len(carried.traffic) < len(nodes):
-            raise ValueError(
-                f"two nodes share a name: give each its own, not {[node.name for node in nodes]}"
-            )
+            raise ValueError(f"two nodes share a name: give each its own, not {[node.name for node in nodes]}")
         links = [asyncio.create_task(_Link(node, self, carried).drive()) for node in nodes]
         everyone = asyncio.gather(*links)
         self._leave = partial(asyncio.get_running_loop().call_soon_threadsafe, everyone.cancel)
@@ -136,9 +134,8 @@ class _Link:
             protocol=MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
         )
-        self._client.max_inflight_messages_set(
-            0
-        )  # no limit: else QoS 0 would overtake QoS 1 waiting its turn
+        self._client.connect_timeout = min(ATTEMPT_S, transport.connect_timeout_s)
+        self._client.max_inflight_messages_set(0)  # no limit: else QoS 0 would overtake QoS 1 waiting its turn
         if node.last_will is not None:
             will = node.last_will
             self._client.will_set(will.topic, will.payload, will.qos, will.retain)
@@ -192,7 +189,6 @@ class _Link:
         self._answer = self._loop.create_future()
         self._lost.clear()
         self._inbox.clear()
-        self._client.connect_timeout = seconds
         # In a thread, because it waits for the name service and for TCP.
         await asyncio.to_thread(self._client.connect, self._transport.host, self._transport.port, KEEPALIVE_S)
         self._socket = cast("socket.socket | None", self._client.socket())
@@ -364,7 +360,5 @@ def _host_and_port(url: str) -> tuple[str, int]:
     except ValueError:  # a port that is no number
         host, port = None, None
     if not host or not port or "@" in url or url != f"mqtt://{parts.netloc}":
-        raise ValueError(
-            f"broker address {url!r} is not of the form mqtt://host:port, as mqtt://127.0.0.1:1883"
-        )
+        raise ValueError(f"broker address {url!r} is not of the form mqtt://host:port, as mqtt://127.0.0.1:1883")
     return host, port

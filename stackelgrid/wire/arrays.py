@@ -45,7 +45,9 @@ class Packed(BaseModel):
         except (binascii.Error, ValueError) as error:
             raise ValueError(f"float64 is not base64: {error}") from None
         if len(data) != 8 * int(np.prod(self.shape)):
-            raise ValueError(f"float64 holds {len(data)} bytes, shape {self.shape} wants {8 * int(np.prod(self.shape))}")
+            raise ValueError(
+                f"float64 holds {len(data)} bytes, shape {self.shape} wants {8 * int(np.prod(self.shape))}"
+            )
         if not np.all(np.isfinite(np.frombuffer(data, "<f8"))):
             raise ValueError("float64 holds a number that is not finite")
         return self

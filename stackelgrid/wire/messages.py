@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
-
-SCHEMA = 1
-"""Version of everything on the wire; a message of another version is refused."""
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
 MAX_ROUND = 1_000_000
 MAX_NAMES = 10_000
@@ -28,6 +25,11 @@ class Body(BaseModel):
         """The horizon the body is made for; None when it has none."""
         return None
 
+    @property
+    def fresh(self) -> bool:
+        """Whether every number in it answers the round it is sent in."""
+        return True
+
 
 SignalBody = TypeVar("SignalBody", bound=Body)
 AnswerBody = TypeVar("AnswerBody", bound=Body)
@@ -35,13 +37,13 @@ SettlementBody = TypeVar("SettlementBody", bound=Body)
 
 
 class Message(BaseModel):
-    """What every message says of itself; `run` and `sender` must agree with the topic it came on."""
+    """What every message says of itself. One of another `schema` is refused; `run` and `sender` must agree with the topic it came on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     purpose: ClassVar[str]
 
-    schema_version: Annotated[Literal[1], Field(alias="schema")] = SCHEMA
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
     run: Name
     sender: Name
 
@@ -56,7 +58,7 @@ class Signal(Message, Generic[SignalBody]):
 
     round: Round
     again: Annotated[list[Name], Field(max_length=MAX_NAMES)] = []
-    body: SignalBody
+    body: SerializeAsAny[SignalBody]
 
 
 class Answer(Message, Generic[AnswerBody]):
@@ -65,7 +67,7 @@ class Answer(Message, Generic[AnswerBody]):
     purpose = "answer"
 
     round: Round
-    body: AnswerBody
+    body: SerializeAsAny[AnswerBody]
 
 
 class Settlement(Message, Generic[SettlementBody]):
@@ -79,7 +81,7 @@ class Settlement(Message, Generic[SettlementBody]):
     round: Round
     settled: bool
     complete: bool
-    body: SettlementBody
+    body: SerializeAsAny[SettlementBody]
 
 
 class Receipt(Message):

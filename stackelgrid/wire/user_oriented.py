@@ -28,10 +28,12 @@ class LoadResponse(Body):
     `load_kw` is one number per slot, kW; from a process that hosts several homes a packed matrix, a row per home.
     `slope` is the part of dL/dp within a slot that elastic appliances cause, summed over the homes, kW per money per
     kWh; `coupling` the rest of dL/dp, (slots, slots), absent where nothing is stored. `homes` is how many homes
-    are behind the answer.
+    are behind the answer; of these, `held` stand in it with an earlier answer. `excluded` homes are not in it.
     """
 
     homes: Annotated[int, Field(ge=1, le=1_000_000)]
+    held: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    excluded: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     load_kw: Vector | Packed
     slope: Vector
     coupling: Packed | None = None
@@ -40,6 +42,11 @@ class LoadResponse(Body):
     def slots(self) -> int:
         """The horizon the answer is for."""
         return len(self.slope)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether every home behind it answered this very round."""
+        return self.held == 0 and self.excluded == 0
 
     def loads(self) -> Array:
         """The load, (rows, slots), kW: a row per home from a host of homes, else one row."""

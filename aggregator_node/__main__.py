@@ -1,0 +1,15 @@
+"""`aggregator-node --config FILE`: one demand response aggregator."""
+
+import sys
+
+from aggregator_node.config import AggregatorConfig, build
+from stackelgrid.node import process
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the node; returns the exit code."""
+    return process.main("aggregator-node", AggregatorConfig, build, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""The aggregator as a state machine: member of the leader, coordinator of its homes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from stackelgrid.node.mailbox import Mailbox
+from stackelgrid.rounds import Acknowledged, Asked, Coordinator, Gathered, Lost, Member, Round, RoundPolicy, Settled
+from stackelgrid.rounds.strategy import AggregatorStrategy
+from stackelgrid.transport.base import Action, Compute, Finish, Publish
+from stackelgrid.wire.codec import Link
+from stackelgrid.wire.messages import Body
+
+_LOG = logging.getLogger("aggregator_node")
+
+Journal = Callable[[Mapping[str, Any]], None]
+
+
+class AggregatorNode:
+    """Answers each of the leader's signals by a round with its homes.
+
+    `homes` gives the number of homes behind each member; `journal` gets one record per finished round. It says that it is online once its members have gathered.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        up: Link,
+        down: Link,
+        homes: Mapping[str, int],
+        policy: RoundPolicy,
+        strategy: AggregatorStrategy,
+        *,
+        journal: Journal,
+    ) -> None:
+        self.name = name
+        self.mailbox = Mailbox(up, down)
+        self._up, self._homes, self._policy = up, homes, policy
+        self._strategy, self._journal = strategy, journal
+        self._member = Member(name, up)
+        self._coordinator = Coordinator(down, list(homes), policy, self._refuses)
+        self._gathered = False
+        self._answering = 0
+        self._acknowledged_until: float | None = None
+
+    @property
+    def subscriptions(self) -> Sequence[str]:
+        """The leader's signals and settlement, and what the homes send."""
+        return [*self._member.subscriptions, *self._coordinator.subscriptions]
+
+    @property
+    def last_will(self) -> Publish:
+        """Tells the leader that the aggregator is gone."""
+        return self._member.last_will
+
+    def start(self, now: float) -> Sequence[Action]:
+        """Connected."""
+        presence = self._member.start() if self._gathered else []
+        return self._act([*presence, *self._coordinator.start(now)], now)
+
+    def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
+        """A payload from the broker."""
+        if not payload:
+            over = topic == f"{self._up.root}/signal" and self._acknowledged_until is not None
+            return self._leave() if over else []
+        read = self.mailbox.read(topic, payload)
+        if read is None:
+            return []
+        link, message = read
+        if link is self._up:
+            return self._act(self._member.receive(message), now)
+        return self._act(self._coordinator.receive(message, now), now)
+
+    def next_deadline(self) -> float | None:
+        """When the coordinator wants a tick, or the leader's farewell is overdue."""
+        if self._acknowledged_until is not None:
+            return self._acknowledged_until
+        return self._coordinator.next_deadline()
+
+    def tick(self, now: float) -> Sequence[Action]:
+        """The deadline has come."""
+        if self._acknowledged_until is not None:
+            return self._leave() if now >= self._acknowledged_until else []
+        return self._act(self._coordinator.tick(now), now)
+
+    def _refuses(self, member: str, body: Body) -> str | None:
+        homes = getattr(body, "homes", self._homes[member])
+        return None if homes == self._homes[member] else f"answers for {homes} homes, not {self._homes[member]}"
+
+    def _act(self, steps: Sequence[object], now: float) -> list[Action]:
+        actions: list[Action] = []
+        for step in steps:
+            match step:
+                case Publish():
+                    actions.append(step)
+                case Gathered():
+                    self._gathered = True
+                    if step.absent:
+                        _LOG.warning("homes absent at the start", extra={"data": {"absent": step.absent}})
+                    actions += self._act(self._member.start(), now)
+                case Asked():
+                    self._answering = step.round
+                    actions += self._act(self._coordinator.ask(step.body, now), now)
+                case Round():
+                    actions.append(self._combine(step, self._answering))
+                case Lost():
+                    _LOG.error("homes lost", extra={"data": {"members": step.members, "round": self._answering}})
+                case Settled():
+                    settle = self._coordinator.settle
+                    actions += self._act(settle(step.body, settled=step.settled, complete=step.complete, now=now), now)
+                case Acknowledged():
+                    self._acknowledged_until = now + (self._policy.tries + 1) * self._policy.deadline_s
+                    actions += self._act(self._member.acknowledge(list(step.missing)), now)
+        return actions
+
+    def _combine(self, finished: Round, answering: int) -> Compute:
+        held = sum(self._homes[name] for name in finished.held)
+        excluded = sum(self._homes[name] for name in finished.excluded)
+        self._journal(
+            {
+                "round": answering,
+                "answered": len(finished.answers) - len(finished.held),
+                "held": list(finished.held),
+                "excluded": list(finished.excluded),
+                "again": finished.again,
+                "ms": round(1000 * (finished.closed_at - finished.opened_at), 3),
+            }
+        )
+
+        def then(body: Any, now: float) -> Sequence[Action]:
+            return self._act(self._member.answer(answering, body), now)
+
+        return Compute(lambda: self._strategy.combine(finished.answers, held, excluded), then)
+
+    def _leave(self) -> list[Action]:
+        actions: list[Action] = []
+        for step in (*self._coordinator.leave(), *self._member.leave()):
+            if isinstance(step, Publish):
+                actions.append(step)
+        return [*actions, Finish()]

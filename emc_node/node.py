@@ -1,0 +1,89 @@
+"""The EMC as a state machine: member of its aggregator, answering for the homes of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from stackelgrid.node.mailbox import Mailbox
+from stackelgrid.rounds import Asked, Member, Settled
+from stackelgrid.rounds.strategy import HomeStrategy
+from stackelgrid.transport.base import Action, Compute, Finish, Publish
+from stackelgrid.wire.codec import Link
+
+LINGER_S = 60.0
+"""How long an EMC stays for its aggregator's farewell after it has acknowledged the settlement."""
+
+
+class EmcNode:
+    """Answers each signal with what its homes would do, and acts on the settlement alone.
+
+    `act` gets, once, what each home will do; it stays in the home (or on the desk, for verification).
+    """
+
+    def __init__(self, name: str, link: Link, strategy: HomeStrategy, act: Callable[[Mapping[str, Any]], None]) -> None:
+        self.name = name
+        self.mailbox = Mailbox(link)
+        self._link, self._strategy, self._act_on = link, strategy, act
+        self._member = Member(name, link)
+        self._leaving_at: float | None = None
+
+    @property
+    def subscriptions(self) -> Sequence[str]:
+        """The aggregator's signals and settlement."""
+        return self._member.subscriptions
+
+    @property
+    def last_will(self) -> Publish:
+        """Tells the aggregator that the home is gone."""
+        return self._member.last_will
+
+    def start(self, now: float) -> Sequence[Action]:
+        """Connected."""
+        return self._act(self._member.start())
+
+    def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
+        """A payload from the broker."""
+        if not payload:
+            over = topic == f"{self._link.root}/signal" and self._leaving_at is not None
+            return self._leave() if over else []
+        read = self.mailbox.read(topic, payload)
+        return [] if read is None else self._act(self._member.receive(read[1]))
+
+    def next_deadline(self) -> float | None:
+        """When the aggregator's farewell is overdue."""
+        return self._leaving_at
+
+    def tick(self, now: float) -> Sequence[Action]:
+        """The deadline has come."""
+        return self._leave() if self._leaving_at is not None and now >= self._leaving_at else []
+
+    def _act(self, steps: Sequence[object]) -> list[Action]:
+        actions: list[Action] = []
+        for step in steps:
+            match step:
+                case Publish():
+                    actions.append(step)
+                case Asked():
+                    actions.append(self._answer(step))
+                case Settled():
+                    actions.append(self._settle(step))
+        return actions
+
+    def _answer(self, asked: Asked) -> Compute:
+        def then(body: Any, now: float) -> Sequence[Action]:
+            return self._act(self._member.answer(asked.round, body))
+
+        return Compute(lambda: self._strategy.answer(asked.body), then)
+
+    def _settle(self, settled: Settled) -> Compute:
+        def then(homes: Any, now: float) -> Sequence[Action]:
+            self._act_on(homes)
+            self._leaving_at = now + LINGER_S
+            return self._act(self._member.acknowledge([]))
+
+        return Compute(lambda: self._strategy.settle(settled.body), then)
+
+    def _leave(self) -> list[Action]:
+        self._leaving_at = None
+        return [*self._act(self._member.leave()), Finish()]

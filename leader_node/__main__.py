@@ -1,0 +1,15 @@
+"""`leader-node --config FILE`: one utility company."""
+
+import sys
+
+from leader_node.config import LeaderConfig, build
+from stackelgrid.node import process
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the node; returns the exit code."""
+    return process.main("leader-node", LeaderConfig, build, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

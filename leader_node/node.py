@@ -1,0 +1,135 @@
+"""The leader as a state machine: gather, ask, decide, ask again, settle."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from stackelgrid.node.mailbox import Mailbox
+from stackelgrid.rounds import Acknowledged, Coordinator, Gathered, Lost, Round, RoundPolicy
+from stackelgrid.rounds.strategy import Decision, LeaderStrategy
+from stackelgrid.transport.base import Action, Compute, Finish, Publish
+from stackelgrid.wire.codec import Link
+
+_LOG = logging.getLogger("leader_node")
+_PATIENCE = 2
+"""How often a price that could be settled is asked again because an answer to it was not fresh."""
+
+Journal = Callable[[Mapping[str, Any]], None]
+
+
+class LeaderNode:
+    """Coordinator of the aggregators. `journal` gets one record per finished round, `conclude` one of the end."""
+
+    def __init__(
+        self,
+        name: str,
+        link: Link,
+        members: Sequence[str],
+        policy: RoundPolicy,
+        strategy: LeaderStrategy,
+        *,
+        max_rounds: int,
+        journal: Journal,
+        conclude: Journal,
+    ) -> None:
+        self.name = name
+        self.mailbox = Mailbox(link)
+        self.last_will: Publish | None = None
+        self._coordinator = Coordinator(link, members, policy)
+        self._strategy = strategy
+        self._max_rounds = max_rounds
+        self._journal = journal
+        self._conclude = conclude
+        self._confirmations = 0
+        self._ending: dict[str, Any] = {}
+
+    @property
+    def subscriptions(self) -> Sequence[str]:
+        """The members' answers, receipts and presence."""
+        return self._coordinator.subscriptions
+
+    def start(self, now: float) -> Sequence[Action]:
+        """Connected."""
+        return self._act(self._coordinator.start(now), now)
+
+    def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
+        """A payload from the broker."""
+        if not payload:
+            return []  # a retained message was cleared
+        read = self.mailbox.read(topic, payload)
+        return [] if read is None else self._act(self._coordinator.receive(read[1], now), now)
+
+    def next_deadline(self) -> float | None:
+        """When the coordinator wants a tick."""
+        return self._coordinator.next_deadline()
+
+    def tick(self, now: float) -> Sequence[Action]:
+        """The deadline has come."""
+        return self._act(self._coordinator.tick(now), now)
+
+    def _act(self, steps: Sequence[object], now: float) -> list[Action]:
+        actions: list[Action] = []
+        for step in steps:
+            match step:
+                case Publish():
+                    actions.append(step)
+                case Gathered():
+                    actions.append(Compute(self._strategy.open, self._opened))
+                    if step.absent:
+                        _LOG.warning("members absent at the start", extra={"data": {"absent": step.absent}})
+                case Round():
+                    actions.append(self._decide(step))
+                case Lost():
+                    _LOG.error("members lost", extra={"data": {"members": step.members, "round": step.round}})
+                    self._ending = {"lost": list(step.members)}
+                    actions += self._act(self._give_up(now), now)
+                case Acknowledged():
+                    self._conclude({**self._ending, "unacknowledged": list(step.missing)})
+                    actions += [*self._act(self._coordinator.leave(), now), Finish()]
+        return actions
+
+    def _opened(self, body: Any, now: float) -> Sequence[Action]:
+        self._signal = body
+        return self._act(self._coordinator.ask(body, now), now)
+
+    def _decide(self, finished: Round) -> Compute:
+        def then(decision: Decision, now: float) -> Sequence[Action]:
+            return self._act(self._follow(finished, decision, now), now)
+
+        return Compute(lambda: self._strategy.decide(finished.body, finished.answers), then)
+
+    def _follow(self, finished: Round, decision: Decision, now: float) -> Sequence[object]:
+        complete = finished.complete and all(body.fresh for body in finished.answers.values())
+        self._journal(
+            {
+                "round": finished.number,
+                **decision.account,
+                "residual": decision.residual,
+                "answered": len(finished.answers) - len(finished.held),
+                "held": list(finished.held),
+                "excluded": list(finished.excluded),
+                "again": finished.again,
+                "complete": complete,
+                "ms": round(1000 * (now - finished.opened_at), 3),
+            }
+        )
+        confirmed = complete or self._confirmations >= _PATIENCE
+        if decision.settle and confirmed:
+            return self._settle(decision, settled=True, complete=complete, now=now)
+        if finished.number >= self._max_rounds:
+            return self._settle(decision, settled=False, complete=complete, now=now)
+        if decision.settle:
+            self._confirmations += 1
+        self._signal = decision.body
+        return self._coordinator.ask(decision.body, now)
+
+    def _settle(self, decision: Decision, *, settled: bool, complete: bool, now: float) -> Sequence[object]:
+        # What is settled is the last price that was answered, even when a better one is still wanted.
+        self._ending = {"settled": settled, "complete": complete, "residual": decision.residual}
+        return self._coordinator.settle(self._signal, settled=settled, complete=complete, now=now)
+
+    def _give_up(self, now: float) -> Sequence[object]:
+        self._ending |= {"settled": False, "complete": False, "residual": None}
+        return self._coordinator.settle(self._signal, settled=False, complete=False, now=now)

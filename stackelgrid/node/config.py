@@ -1,0 +1,80 @@
+"""A node's configuration file: JSON, checked before anything is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stackelgrid.rounds import RoundPolicy
+from stackelgrid.wire.messages import Name
+
+
+class Rounds(BaseModel):
+    """How a coordinator treats members whose answer is missing; see `stackelgrid.rounds.RoundPolicy`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    deadline_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 5.0
+    tries: Annotated[int, Field(ge=1, le=100)] = 3
+    missing: Literal["hold", "exclude", "fail"] = "hold"
+    gather_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 60.0
+
+    def policy(self) -> RoundPolicy:
+        """The same, for a coordinator."""
+        return RoundPolicy(self.deadline_s, self.tries, self.missing, self.gather_s)
+
+
+class Members(BaseModel):
+    """One member of a coordinator: a node's name and how many homes are behind it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    homes: Annotated[int, Field(ge=1)] = 1
+
+
+class NodeConfig(BaseModel):
+    """What every node needs to know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: Name
+    name: Name
+    game: Literal["user_oriented"]
+    slots: Annotated[int, Field(ge=1, le=1000)]
+    broker: str = "mqtt://127.0.0.1:1883"
+
+
+class ConfigError(Exception):
+    """A configuration file that cannot be used; the message names file, key, value and mend."""
+
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def load(path: Path, model: type[Config]) -> Config:
+    """Read and check a configuration file. Raises `ConfigError`."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name an existing file with --config") from None
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise ConfigError(explain(str(path), error)) from None
+
+
+def explain(source: str, error: ValidationError) -> str:
+    """One line per mistake: file, key, what is wrong, the value found."""
+    lines = []
+    for mistake in error.errors(include_url=False):
+        key = ".".join(str(step) for step in mistake["loc"]) or "(whole file)"
+        message = mistake["msg"].removeprefix("Value error, ")
+        if mistake["type"] == "extra_forbidden":
+            message = "unknown key; remove it or correct its spelling"
+        shown = repr(mistake["input"])
+        value = f" (found {shown})" if len(shown) <= 80 and mistake["type"] != "missing" else ""
+        lines.append(f"{source}: {key}: {message}{value}")
+    return "\n".join(dict.fromkeys(lines))

@@ -1,0 +1,47 @@
+"""Structured logs: one JSON object a line for machines, or plain lines for a person at a console."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Literal, TextIO
+
+
+class _JsonLines(logging.Formatter):
+    def __init__(self, run: str, node: str) -> None:
+        super().__init__()
+        self._origin = {"run": run, "node": node}
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            **self._origin,
+            "event": record.getMessage(),
+            **getattr(record, "data", {}),
+        }
+        if record.exc_info:
+            entry["error"] = self.formatException(record.exc_info)
+        return json.dumps(entry, allow_nan=False, default=str)
+
+
+class _Console(logging.Formatter):
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self._node = node
+
+    def format(self, record: logging.LogRecord) -> str:
+        details = " ".join(f"{key}={value}" for key, value in getattr(record, "data", {}).items())
+        line = f"{record.levelname.lower():7} {self._node}: {record.getMessage()} {details}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def set_up(style: Literal["json", "console"], run: str, node: str, stream: TextIO | None = None) -> None:
+    """Send this process's log to `stream` (stderr when None). Replaces what was set up before."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_JsonLines(run, node) if style == "json" else _Console(node))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)

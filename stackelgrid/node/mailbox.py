@@ -1,0 +1,41 @@
+"""A node's post: every payload becomes a message, or is counted, logged once and ignored."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from stackelgrid.wire.codec import BadMessageError, Link
+from stackelgrid.wire.messages import Message
+
+_LOG = logging.getLogger("stackelgrid.mailbox")
+
+
+class Mailbox:
+    """Reads what arrives on a node's links.
+
+    `rejected` counts by reason what could not be read; the first of each reason and topic kind is logged.
+    """
+
+    def __init__(self, *links: Link) -> None:
+        self._links: Sequence[Link] = links
+        self._logged: set[tuple[str, str]] = set()
+        self.rejected: Counter[str] = Counter()
+
+    def read(self, topic: str, payload: bytes) -> tuple[Link, Message] | None:
+        """The message and the link it came on, or None when it was none."""
+        link = next((link for link in self._links if topic.startswith(f"{link.root}/")), self._links[0])
+        try:
+            return link, link.read(topic, payload)
+        except BadMessageError as error:
+            self.reject(error.reason, topic, error.detail)
+            return None
+
+    def reject(self, reason: str, topic: str, detail: str) -> None:
+        """Count a message that is not to be acted on; log the first of its kind."""
+        self.rejected[reason] += 1
+        kind = (reason, topic.rsplit("/", 1)[-1])
+        if kind not in self._logged:
+            self._logged.add(kind)
+            _LOG.warning("message ignored", extra={"data": {"reason": reason, "detail": detail[:500]}})

@@ -1,0 +1,91 @@
+"""A node as a process: read the configuration, connect, play, leave.
+
+Exit codes: 0 the node finished, 2 bad usage or configuration, 4 the broker was lost for good or the node crashed,
+143 stopped by SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from stackelgrid.node.config import Config, ConfigError, NodeConfig, load
+from stackelgrid.node.log import set_up
+from stackelgrid.node.mailbox import Mailbox
+from stackelgrid.transport.base import BrokerUnreachableError, Node
+from stackelgrid.transport.mqtt import MqttTransport
+
+_LOG = logging.getLogger("stackelgrid.node")
+
+SETTLED, BAD_INPUT, LOST, STOPPED = 0, 2, 4, 143
+
+
+class MailedNode(Node, Protocol):
+    """A node that reads its post through a mailbox."""
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """Where bad messages are counted."""
+
+
+def main(kind: str, model: type[Config], build: Callable[[Config], MailedNode], arguments: list[str] | None) -> int:
+    """The command line of one node; returns the exit code."""
+    parser = argparse.ArgumentParser(prog=kind, description=f"One {kind.replace('-', ' ')} of a Stackelgrid run.")
+    parser.add_argument("--config", type=Path, required=True, help="the node's configuration, a JSON file")
+    parser.add_argument("--broker", help="mqtt://HOST:PORT, instead of the one in the configuration")
+    parser.add_argument("--log", choices=["json", "console"], default="console", help="form of the log on stderr")
+    options = parser.parse_args(arguments)
+    try:
+        config = load(options.config, model)
+        assert isinstance(config, NodeConfig)
+        node = build(config)
+        transport = MqttTransport(options.broker or config.broker)
+    except (ConfigError, ValueError) as error:
+        print(f"{kind}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    set_up(options.log, config.run, config.name)
+    return serve(node, transport)
+
+
+def serve(node: MailedNode, transport: MqttTransport) -> int:
+    """Drive one node until it has finished, the broker is lost, or a signal stops it."""
+    stopped = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+        transport.stop()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    _LOG.info("started", extra={"data": {"pid": os.getpid(), "broker": transport.url}})
+    try:
+        carried = transport.run([node])
+    except BrokerUnreachableError as error:
+        _LOG.error("broker lost", extra={"data": {"error": str(error)}})
+        return LOST
+    traffic = carried.traffic[node.name]
+    _LOG.info(
+        "ended",
+        extra={
+            "data": {
+                "messages": traffic.sent,
+                "bytes": traffic.sent_bytes,
+                "received": traffic.received,
+                "rejected": dict(node.mailbox.rejected),
+                "stopped": stopped.is_set(),
+            }
+        },
+    )
+    if carried.crashed:
+        crash = carried.crashed[node.name]
+        _LOG.error("crashed", exc_info=(type(crash), crash, crash.__traceback__))
+        return LOST
+    return STOPPED if stopped.is_set() else SETTLED

@@ -1,0 +1,26 @@
+"""Files that others read while or after a node writes them: never half a file, never half a line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, content: Any) -> None:
+    """Write `content` as JSON so that a reader sees the old file or the new one, nothing between."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content, allow_nan=False))
+    draft.replace(path)
+
+
+class JsonLines:
+    """Appends one JSON object a line, each flushed when written."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", buffering=1)
+
+    def __call__(self, record: Any) -> None:
+        """Append `record`."""
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")

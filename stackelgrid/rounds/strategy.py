@@ -1,0 +1,50 @@
+"""What a game brings to each role. Plain, pure methods on bodies; they know nothing of topics, rounds or clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from stackelgrid.wire.messages import Body
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a leader wants after a round: ask `body`, or settle on it.
+
+    `residual` is the largest relative change still wanted; `account` says in numbers, for the journal, what the round
+    brought.
+    """
+
+    body: Body
+    settle: bool
+    residual: float
+    account: Mapping[str, Any] = field(default_factory=dict)
+
+
+class LeaderStrategy(Protocol):
+    """The leader's part of a game."""
+
+    def open(self) -> Body:
+        """The first signal."""
+
+    def decide(self, signal: Body, answers: Mapping[str, Body]) -> Decision:
+        """The next signal, or the settlement, given each aggregator's answer to `signal`."""
+
+
+class AggregatorStrategy(Protocol):
+    """The aggregator's part of a game in which it forwards the leader's signal and sums up."""
+
+    def combine(self, answers: Mapping[str, Body], held: int, excluded: int) -> Body:
+        """The answer to the leader, given the homes' answers; `held` and `excluded` count homes by what was done."""
+
+
+class HomeStrategy(Protocol):
+    """The part of a game of the homes behind one EMC process."""
+
+    def answer(self, signal: Body) -> Body:
+        """What the homes do at this signal."""
+
+    def settle(self, settlement: Body) -> Mapping[str, Any]:
+        """What the homes will do, by home: private, for their owners and for verification on a desk."""

@@ -1,0 +1,43 @@
+"""A whole run in one process under a virtual clock: the same nodes, the same messages, no broker."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import aggregator_node.config
+import emc_node.config
+import leader_node.config
+from stackelgrid.testbed.cast import cast
+from stackelgrid.testbed.played import Played, missing_in
+from stackelgrid.testbed.scenario import Scenario
+from stackelgrid.transport.memory import MemoryTransport
+
+
+def play(scenario: Scenario, watch: Callable[[dict[str, Any]], None] = lambda record: None) -> Played:
+    """Run `scenario` to its end; `watch` sees each finished round of the leader."""
+    began = time.perf_counter()
+    everyone = cast(scenario, run="memory")
+    played = Played("memory", "none", 1)
+    below: list[dict[str, Any]] = []
+
+    def journal(record: Any) -> None:
+        played.rounds.append(dict(record))
+        watch(played.rounds[-1])
+
+    nodes: list[Any] = [leader_node.config.assemble(everyone.leader, journal, played.conclusion.update)]
+    nodes += [
+        aggregator_node.config.assemble(config, lambda record: below.append(dict(record)))
+        for config in everyone.aggregators
+    ]
+    nodes += [emc_node.config.assemble(config, played.homes.update) for config in everyone.homes]
+    carried = MemoryTransport(scenario.seed).run(nodes)
+    played.messages = sum(traffic.sent for traffic in carried.traffic.values())
+    played.bytes = sum(traffic.sent_bytes for traffic in carried.traffic.values())
+    played.failures = {name: repr(error) for name, error in carried.crashed.items()}
+    played.rejected = dict(sum((node.mailbox.rejected for node in nodes), Counter()))
+    played.missing = sorted(missing_in([*played.rounds, *below]), key=lambda entry: (entry["round"], entry["node"]))
+    played.elapsed_s = time.perf_counter() - began
+    return played

@@ -1,0 +1,49 @@
+"""What a run left behind, whatever carried it: the raw material of result.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Played:
+    """A run that has ended.
+
+    `rounds` is the leader's journal, `conclusion` how the leader ended ({} when it did not), `homes` each home's
+    settled schedule, `missing` who was held or excluded when, `failures` nodes that died, by name.
+    """
+
+    transport: str
+    broker: str
+    processes: int
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    conclusion: dict[str, Any] = field(default_factory=dict)
+    homes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    missing: list[dict[str, Any]] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)
+    messages: int = 0
+    bytes: int = 0
+    elapsed_s: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether the leader declared a settlement."""
+        return bool(self.conclusion.get("settled"))
+
+    @property
+    def lost(self) -> bool:
+        """Whether the run ended because a node or the broker was lost for good."""
+        return not self.interrupted and (not self.conclusion or bool(self.conclusion.get("lost")))
+
+
+def missing_in(node_rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The members that a coordinator's rounds went on without, and what was done about each."""
+    return [
+        {"round": record["round"], "node": node, "action": action}
+        for record in node_rounds
+        for action in ("held", "excluded")
+        for node in record[action]
+    ]
