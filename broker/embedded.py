@@ -63,7 +63,7 @@ class _RepairedBroker(Broker):  # type: ignore[misc]  # amqtt is published witho
         if any(holder is session for holder, _ in holders):
             await super()._publish_retained_messages_for_subscription(subscription, session)
 
-    async def _xcl(self, client_session: Session, handler: BrokerProtocolHandler) -> None:
+    async def _client_message_loop(self, client_session: Session, handler: BrokerProtocolHandler) -> None:
         """Serve a client until it is gone and everything it published is passed on.
 
         amqtt forgets what a client sent shortly before it disconnected, acknowledged messages included.
