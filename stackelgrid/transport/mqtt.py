@@ -37,6 +37,8 @@ from stackelgrid.transport.base import (
 
 KEEPALIVE_S = 20
 """Idle seconds before a ping; the broker takes a silent node for dead after one and a half times this."""
+FAREWELL_S = 5.0
+"""How long to wait for the broker to close its side after DISCONNECT."""
 ATTEMPT_S = 5.0
 """How long one attempt waits for TCP, and then again for CONNACK and SUBACK."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
@@ -113,9 +115,11 @@ class _Link:
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None  # the one the loop watches
         self._watched_for_writing = False
+        self._farewell: socket.socket | None = None  # the connection after DISCONNECT
         self._lost = asyncio.Event()
         self._answer: asyncio.Future[str] = self._loop.create_future()  # why the broker refuses, or ""
         self._up = False  # the subscriptions are in force
+        self._leaving = False  # DISCONNECT is on its way
         self._ended = False  # the node has finished or crashed: it is not called any more
         self._inbox: deque[tuple[str, bytes]] = deque()
         self._held: list[Publish] = []  # at QoS 1, asked for while the connection was away
@@ -135,7 +139,8 @@ class _Link:
             reconnect_on_failure=False,
         )
         self._client.connect_timeout = min(ATTEMPT_S, transport.connect_timeout_s)
-        self._client.max_inflight_messages_set(0)  # no limit: else QoS 0 would overtake QoS 1 waiting its turn
+        # No limit in flight, else messages at QoS 0 would overtake those at QoS 1 that wait their turn.
+        self._client.max_inflight_messages_set(0)
         if node.last_will is not None:
             will = node.last_will
             self._client.will_set(will.topic, will.payload, will.qos, will.retain)
@@ -159,8 +164,11 @@ class _Link:
                     self._client.loop_misc()
                     self._settle()
                 patience_s = self._transport.reconnect_s
+            await self._see_off()
         finally:
             self._end()
+            if self._farewell is not None:
+                self._farewell.close()
             for computation in self._computations:
                 computation.cancel()
             if self._worker is not None:
@@ -223,6 +231,18 @@ class _Link:
         while self._socket is not None:
             self._client.loop_read()  # what had arrived, then the end of the stream, at which paho closes
 
+    async def _see_off(self) -> None:
+        """After DISCONNECT, read until the broker closes its side.
+
+        Closing a socket while messages still come in makes the kernel reset the connection, and a broker may
+        then drop what it has not read yet: the last messages, even the DISCONNECT.
+        """
+        if self._farewell is not None:
+            with suppress(OSError):  # TimeoutError among them: the broker has had its time
+                async with asyncio.timeout(FAREWELL_S):
+                    while await self._loop.sock_recv(self._farewell, 65536):
+                        pass
+
     def _on_readable(self) -> None:
         self._client.loop_read()
         self._settle()
@@ -257,6 +277,10 @@ class _Link:
             return  # closed in the connecting thread, before the loop watched it
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
+        if self._leaving:
+            self._farewell = self._socket.dup()  # outlives paho's close
+            with suppress(OSError):  # the broker was faster
+                self._farewell.shutdown(socket.SHUT_WR)
         self._socket = None
         self._watched_for_writing = False
         self._up = False
@@ -274,7 +298,7 @@ class _Link:
                 self._traffic.received_bytes += len(payload)
                 self._step(partial(self._node.receive, topic, payload))
         if self._up and self._done():
-            self._up = False
+            self._up, self._leaving = False, True
             self._client.disconnect()  # queued behind all that was published; paho closes once it is written
         if self._client.want_write():
             self._client.loop_write()
@@ -360,5 +384,5 @@ def _host_and_port(url: str) -> tuple[str, int]:
     except ValueError:  # a port that is no number
         host, port = None, None
     if not host or not port or "@" in url or url != f"mqtt://{parts.netloc}":
-        raise ValueError(f"broker address {url!r} is not of the form mqtt://host:port, as mqtt://127.0.0.1:1883")
+        raise ValueError(f"broker address {url!r} is not of the form mqtt://host:port: write mqtt://127.0.0.1:1883")
     return host, port

@@ -1,0 +1,268 @@
+"""The command line of the testbed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from typer.exceptions import TyperException
+
+from broker import BrokerStartError
+from stackelgrid.certify import CertificateError
+from stackelgrid.node.config import ConfigError
+from stackelgrid.node.record import write_whole
+from stackelgrid.report import ReportError, write
+from stackelgrid.report.tables import summary
+from stackelgrid.testbed import in_memory, processes, store
+from stackelgrid.testbed.played import Played
+from stackelgrid.testbed.result import outcome, result
+from stackelgrid.testbed.scenario import Scenario, load, shipped
+from stackelgrid.transport.base import BrokerUnreachableError
+
+SETTLED, BAD_INPUT, NOT_SETTLED, LOST, INTERRUPTED = 0, 2, 3, 4, 130
+CERTIFIED_UP_TO = 200
+"""Homes up to which every run is certified; above, `stackelgrid certify DIR` does it."""
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Demand response games between a utility, aggregators and homes, played by separate processes over MQTT.",
+)
+say = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class TransportName(StrEnum):
+    """How messages travel."""
+
+    mqtt = "mqtt"
+    memory = "memory"
+
+
+Source = Annotated[str, typer.Argument(metavar="SCENARIO", help="A YAML file or the name of a shipped case study.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a value of the scenario; may be repeated."),
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything drawn at random.", min=0)]
+
+
+class Failure(Exception):
+    """Ends the command with one message and a code."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@app.command()
+def run(
+    scenario: Source,
+    transport: Annotated[TransportName, typer.Option(help="mqtt: a process per node; memory: all in one.")]
+    = TransportName.mqtt,
+    broker: Annotated[
+        str, typer.Option(metavar="auto|embedded|mosquitto|mqtt://HOST:PORT", help="Our own broker, or one there is.")
+    ] = "auto",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run's folder; a new one under runs/.")] = None,
+    seed: Seed = None,
+    sets: Sets = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print result.json, and nothing else, on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option(help="No progress, no summary; errors only.")] = False,
+) -> None:
+    """Play a scenario to its end and write its folder: result, rounds, logs, report."""
+    checked = load(scenario, sets, seed)
+    _check_broker(broker)
+    began = datetime.now(UTC)
+    folder = store.create(out, Path(scenario).stem)
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in folder.name)[:64]
+    with _Show(checked, quiet or as_json and not sys.stderr.isatty()) as show:
+        try:
+            store.write_scenario(folder, checked)
+            if transport is TransportName.memory:
+                played = in_memory.play(checked, show.round)
+                store.write_rounds(folder, played)
+            else:
+                played = processes.play(checked, folder, broker, name, show.round)
+        except (BrokerStartError, BrokerUnreachableError, ValueError) as error:
+            shutil.rmtree(folder)
+            raise Failure(LOST if isinstance(error, BrokerUnreachableError) else BAD_INPUT, str(error)) from None
+        certificate = None
+        if played.rounds and not played.lost and not played.interrupted and len(checked.everyone) <= CERTIFIED_UP_TO:
+            show.doing("certifying")
+            certificate = _certificate(checked, outcome(checked, played))
+        finished = result(checked, played, certificate)
+        store.write_result(folder, finished, began)
+        show.doing("drawing")
+        write(folder)
+    if as_json:
+        print(json.dumps(finished, allow_nan=False))
+    _conclude(folder, finished, played, quiet or as_json)
+
+
+def _check_broker(broker: str) -> None:
+    if broker not in ("auto", "mosquitto", "embedded") and not broker.startswith("mqtt://"):
+        raise Failure(BAD_INPUT, f"--broker {broker}: give auto, mosquitto, embedded or mqtt://HOST:PORT")
+
+
+def _certificate(scenario: Scenario, found: dict[str, Any]) -> dict[str, Any]:
+    from stackelgrid.certify import certify
+
+    return certify(scenario.everyone, scenario.leader, scenario.slots, found, seed=scenario.seed)
+
+
+def _conclude(folder: Path, finished: dict[str, Any], played: Played, quiet: bool) -> None:
+    """The summary, and the exit code."""
+    if not quiet:
+        _print_summary(finished)
+    for node, why in played.failures.items():
+        say.print(f"[red]{node}[/red] {why}")
+    if not quiet:
+        print(f"report: {folder / 'report.html'}")
+    if played.interrupted:
+        raise Failure(INTERRUPTED, f"interrupted; what was found so far is in {folder}")
+    if played.lost:
+        lost = ", ".join(played.conclusion.get("lost", [])) or "the leader"
+        raise Failure(LOST, f"the run ended without {lost}; see {folder / 'logs'}")
+    if not played.settled:
+        raise Failure(NOT_SETTLED, f"not settled within {finished['rounds']} rounds; raise leader.max_rounds")
+
+
+def _print_summary(finished: dict[str, Any]) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for label, value in summary(finished):
+        table.add_row(label, value)
+    Console(highlight=False).print(table)
+
+
+class _Show:
+    """Progress on stderr: rounds, the residual, who answered."""
+
+    def __init__(self, scenario: Scenario, quiet: bool) -> None:
+        self._scenario = scenario
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            console=say,
+            disable=quiet,
+            transient=True,
+        )
+        self._task = self._progress.add_task("starting", total=scenario.leader.max_rounds, state="")
+
+    def __enter__(self) -> _Show:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def round(self, record: dict[str, Any]) -> None:
+        """A round is finished."""
+        missing = len(record["held"]) + len(record["excluded"])
+        state = f"price change {record['residual']:.1e}, {record['answered']} answers" + (
+            f", {missing} missing" if missing else ""
+        )
+        self._progress.update(self._task, completed=record["round"], description=f"round {record['round']}", state=state)
+
+    def doing(self, what: str) -> None:
+        """Something other than rounds."""
+        self._progress.update(self._task, description=what)
+
+
+@app.command()
+def check(scenario: Source, sets: Sets = None, seed: Seed = None) -> None:
+    """Validate a scenario, run nothing."""
+    checked = load(scenario, sets, seed)
+    print(
+        f"{scenario}: a {checked.game} game of {len(checked.everyone)} homes, {checked.aggregators} aggregators and "
+        f"{checked.slots} slots; nothing to object to"
+    )
+
+
+@app.command()
+def certify(
+    source: Annotated[str, typer.Argument(metavar="DIR|SCENARIO", help="A run's folder, or a scenario to play first.")],
+    sets: Sets = None,
+    seed: Seed = None,
+) -> None:
+    """Compare with the centralised reference and print the certificate; of a folder, also written to result.json."""
+    folder = Path(source)
+    if folder.is_dir():
+        checked = load(str(folder / "scenario.yaml"))
+        finished = _read_result(folder)
+        if not finished["outcome"]:
+            raise Failure(BAD_INPUT, f"{folder / 'result.json'}: the run finished no round, there is nothing to certify")
+        finished["certificate"] = _certificate(checked, finished["outcome"])
+        write_whole(folder / "result.json", finished)
+    else:
+        checked = load(source, sets, seed)
+        finished = result(checked, in_memory.play(checked), None)
+        finished["certificate"] = _certificate(checked, finished["outcome"])
+    print(json.dumps(finished["certificate"], indent=2, allow_nan=False))
+
+
+def _read_result(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / "result.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise Failure(BAD_INPUT, f"{folder / 'result.json'}: {error}; name the folder of a finished run") from None
+    if not isinstance(content, dict) or not {"outcome", "certificate"} <= content.keys():
+        raise Failure(BAD_INPUT, f"{folder / 'result.json'}: not a result of stackelgrid run")
+    return content
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder.")]) -> None:
+    """Write report.html and the figures again."""
+    print(write(folder))
+
+
+@app.command()
+def scenarios() -> None:
+    """List the shipped case studies."""
+    for name in shipped():
+        print(f"{name:16} {load(name).title}")
+
+
+@app.command()
+def schema(game: Annotated[str, typer.Argument(metavar="GAME", help="user_oriented")]) -> None:
+    """Print the JSON Schema of a scenario of a game."""
+    if game != "user_oriented":
+        raise Failure(BAD_INPUT, f"{game}: no such game; there is user_oriented")
+    print(json.dumps(Scenario.model_json_schema(), indent=2))
+
+
+def main() -> int:
+    """Entry point: every expected failure becomes one message and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite stop is an interrupt
+    try:
+        return app(standalone_mode=False) or SETTLED
+    except TyperException as error:  # bad usage
+        error.show()
+        return BAD_INPUT
+    except Failure as failure:
+        say.print(str(failure), markup=False)
+        return failure.code
+    except (ConfigError, ReportError) as error:
+        say.print(str(error), markup=False)
+        return BAD_INPUT
+    except CertificateError as error:
+        say.print(f"the certificate could not be made: {error}", markup=False)
+        return NOT_SETTLED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""A run's folder: what is written where. See docs/interface.md for the contract."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from stackelgrid.node.record import JsonLines, write_whole
+from stackelgrid.testbed.played import Played
+from stackelgrid.testbed.scenario import Scenario, ScenarioError, dump
+
+
+def create(out: Path | None, name: str) -> Path:
+    """Make the run's folder: `out`, or a fresh one under runs/. Raises `ScenarioError` when it is there already."""
+    if out is None:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        out = Path("runs") / f"{name}-{stamp}"
+        number = 1
+        while out.exists():
+            number += 1
+            out = Path("runs") / f"{name}-{stamp}-{number}"
+    try:
+        out.mkdir(parents=True)
+    except FileExistsError:
+        raise ScenarioError(f"--out {out}: it exists already; name a new folder, or remove this one") from None
+    except OSError as error:
+        raise ScenarioError(f"--out {out}: cannot be made ({error.strerror}); name a folder you may write") from None
+    return out
+
+
+def write_scenario(folder: Path, scenario: Scenario) -> None:
+    """scenario.yaml: as run, overrides and seed included."""
+    (folder / "scenario.yaml").write_text(dump(scenario))
+
+
+def write_rounds(folder: Path, played: Played) -> None:
+    """rounds.jsonl, for a run whose leader did not write it itself."""
+    write = JsonLines(folder / "rounds.jsonl")
+    for record in played.rounds:
+        write(record)
+
+
+def write_result(folder: Path, result: dict[str, Any], began: datetime) -> None:
+    """result.json and manifest.json."""
+    write_whole(folder / "result.json", result)
+    packages = ("stackelgrid", "numpy", "daqp", "pydantic", "paho-mqtt", "cvxpy", "clarabel", "amqtt")
+    manifest = {
+        "schema": 1,
+        "began": began.isoformat(timespec="milliseconds"),
+        "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "transport": result["transport"],
+        "broker": result["broker"],
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in packages},
+        "machine": {"system": platform.platform(), "architecture": platform.machine()},
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+    write_whole(folder / "manifest.json", manifest)
