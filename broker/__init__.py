@@ -81,7 +81,7 @@ def start(kind: Kind, folder: Path, port: int | None = None) -> RunningBroker:
     folder.mkdir(parents=True, exist_ok=True)
     chosen_kind = _available(kind)
     for _ in range(PORT_ATTEMPTS if port is None else 1):
-        chosen_port = _free_port() if port is None else port
+        chosen_port = free_port() if port is None else port
         running = _launch(chosen_kind, folder, chosen_port)
         if running is not None:
             return running
@@ -114,7 +114,8 @@ def _available(kind: Kind) -> Literal["mosquitto", "embedded"]:
     return kind
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -135,7 +136,7 @@ def _launch(kind: str, folder: Path, port: int) -> RunningBroker | None:
             start_new_session=True,
         )
     pid = _announced_pid(process)
-    if pid is not None and _answers(port):
+    if pid is not None and answers(port):
         return RunningBroker(kind, port, pid, log, process)
     _end(process)
     said = log.read_text(errors="replace").strip()
@@ -157,7 +158,7 @@ def _announced_pid(process: subprocess.Popen[bytes]) -> int | None:
     return int(line) if line else None
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
     """Whether an MQTT broker accepts a connection on the port."""
     give_up = time.monotonic() + START_S
     while time.monotonic() < give_up:

@@ -63,7 +63,7 @@ def test_a_started_broker_answers_and_a_stopped_one_is_gone(kind: broker.Kind, t
         assert started.kind == kind
         assert started.url.startswith("mqtt://127.0.0.1:")
         assert alive(started.pid)
-        assert broker._answers(port_of(started))
+        assert broker.answers(port_of(started))
     assert_ends(started.pid)
     started.stop()  # harmless
     with pytest.raises(ConnectionRefusedError):
@@ -129,7 +129,7 @@ def test_mosquitto_is_found_outside_the_path(tmp_path: Path, monkeypatch: pytest
 
 def test_a_missing_mosquitto_is_an_error_with_its_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broker, "find_mosquitto", lambda: None)
-    with pytest.raises(broker.BrokerStartError, match="not installed .*apt install mosquitto"):
+    with pytest.raises(broker.BrokerStartError, match=r"not installed .*apt install mosquitto"):
         broker.start("mosquitto", tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_a_broker_that_fails_is_an_error_with_the_end_of_its_log(
     program.write_text("#!/bin/sh\necho out of paper >&2\nexit 3\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    with pytest.raises(broker.BrokerStartError, match="mosquitto broker did not start.*out of paper"):
+    with pytest.raises(broker.BrokerStartError, match=r"mosquitto broker did not start.*out of paper"):
         broker.start("mosquitto", tmp_path / "folder")
 
 
@@ -155,9 +155,9 @@ def test_a_chosen_port_that_somebody_takes_meanwhile_is_replaced(
     kind: broker.Kind, running: broker.RunningBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even when that somebody is another broker, which would answer in place of ours."""
-    free_port = broker._free_port
-    choices = iter([port_of(running), free_port()])
-    monkeypatch.setattr(broker, "_free_port", lambda: next(choices))
+    choose = broker.free_port
+    choices = iter([port_of(running), choose()])
+    monkeypatch.setattr(broker, "free_port", lambda: next(choices))
     with broker.start(kind, tmp_path / "second") as started:
         assert started.url != running.url
         assert started.pid != running.pid

@@ -1,0 +1,292 @@
+"""The figures of a report, as a paper would print them: one style, units on the axes, the caption left to the page.
+
+The only module that imports Matplotlib, which is slow to import. Colours are Okabe and Ito's, told apart by the
+colour-blind; line styles differ too, for print without colour.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from numpy.typing import NDArray
+
+from stackelgrid.report.finished import RoundRecord
+
+Array = NDArray[np.float64]
+
+INK, GREY, BLUE, GREEN, VERMILION, ORANGE = "#1a1a1a", "#808080", "#0072b2", "#009e73", "#d55e00", "#e69f00"
+_THEMED = {
+    INK: "currentColor",
+    GREY: "var(--grey)",
+    BLUE: "var(--blue)",
+    GREEN: "var(--green)",
+    VERMILION: "var(--vermilion)",
+    ORANGE: "var(--orange)",
+}
+"""What stands for each colour on the page, so that a figure follows its dark or light scheme."""
+
+WIDTH = 6.3
+"""Of a figure as wide as a page's text, inches."""
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8,
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": INK,
+    "grid.alpha": 0.12,
+    "grid.linewidth": 0.5,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "lines.linewidth": 1.4,
+    "patch.linewidth": 1.4,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "legend.borderaxespad": 0.0,
+    "figure.constrained_layout.h_pad": 0.03,
+    "figure.constrained_layout.w_pad": 0.03,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "stackelgrid",
+}
+_TICKS_EVERY = (1, 2, 3, 4, 6, 12, 24, 48, 72, 96, 168)
+
+
+def price(
+    settled: Sequence[float], baseline_price: float, wholesale: Sequence[float], money: str, name: str
+) -> Figure:
+    """The price per slot beside the flat baseline price and the wholesale price, money per kWh."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _slots_figure(len(settled), 2.3)
+        _steps(axes, np.full(len(settled), baseline_price), color=GREY, linestyle="--", label="Flat baseline price")
+        _steps(axes, wholesale, color=GREEN, linestyle=":", label="Wholesale price")
+        _steps(axes, settled, color=BLUE, label=name)
+        axes.set_ylabel(f"Price ({money}/kWh)")
+        _from_zero(axes, [*settled, *wholesale, baseline_price])
+        _legend(figure)
+    return figure
+
+
+def load(
+    settled: Sequence[float], baseline: Sequence[float], min_kw: float, max_kw: float | None, name: str
+) -> Figure:
+    """Total load per slot before and after, kW, the peaks marked; the leader's capacity where it has one."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _slots_figure(len(settled), 2.6)
+        _steps(axes, baseline, color=GREY, linestyle="--", label="At the flat baseline price")
+        _steps(axes, settled, color=BLUE, label=name)
+        limits = [limit for limit in (min_kw, max_kw) if limit]
+        for number, limit in enumerate(limits):
+            axes.axhline(limit, color=VERMILION, linestyle="-.", linewidth=1, label="" if number else "Capacity")
+        axes.set_ylabel("Total load (kW)")
+        _from_zero(axes, [*settled, *baseline, *limits])
+        lower, upper = sorted(((settled, BLUE), (baseline, GREY)), key=lambda curve: max(curve[0]))
+        _mark_peak(axes, *lower, above=False)
+        _mark_peak(axes, *upper, above=True)
+        _legend(figure)
+    return figure
+
+
+def convergence(
+    rounds: Sequence[RoundRecord], tolerance: float, money: str, marked: Mapping[str, Sequence[int]]
+) -> Figure:
+    """Residual, leader utility and peak over the rounds; `marked` gives the rounds to mark, by what happened."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH, 2.2), layout="constrained")
+        panels = figure.subplots(1, 3)
+        # A residual of zero has no place on a log scale, one of rounding size would flatten all others.
+        floor = tolerance / 100
+        residual = np.maximum([record.residual for record in rounds], floor)
+        curves = (
+            (residual, "Price change still wanted (relative)"),
+            (np.array([record.leader_utility for record in rounds]), f"Leader utility ({money})"),
+            (np.array([record.peak_kw for record in rounds]), "Peak load (kW)"),
+        )
+        numbers = np.array([record.round for record in rounds])
+        for letter, panel, (values, label) in zip("abc", panels, curves, strict=True):
+            panel.plot(numbers, values, color=BLUE, marker="o" if len(numbers) <= 60 else "", markersize=3)
+            _mark_rounds(panel, numbers, values, marked)
+            panel.set_xlabel("Round")
+            panel.set_ylabel(label)
+            panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+            panel.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
+            panel.set_title(f"({letter})", loc="left", fontsize=8)
+        for panel in panels[1:]:
+            panel.yaxis.set_major_locator(MaxNLocator(5))
+            panel.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+        panels[0].set_yscale("log")
+        panels[0].set_ylim(floor / 2, max(2 * residual.max(), 10 * tolerance))
+        panels[0].axhline(tolerance, color=VERMILION, linestyle="--", linewidth=1, label="Tolerance")
+        below = np.array([record.residual < floor for record in rounds])
+        if below.any():
+            style = {"color": BLUE, "marker": "v", "linestyle": "", "markersize": 5}
+            panels[0].plot(numbers[below], residual[below], **style, label="Below the axis")
+        _legend(figure, panels[0])
+    return figure
+
+
+def storage(levels: Mapping[str, Sequence[float]], price: Sequence[float]) -> Figure:
+    """Stored energy of a few homes over the slots, kWh; slots with a price below its mean are shaded."""
+    with mpl.rc_context(_STYLE):
+        columns = min(3, len(levels))
+        rows = -(-len(levels) // columns)
+        figure = Figure(figsize=(WIDTH, 0.45 + 1.35 * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        cheap = np.array(price) < np.mean(price) - 1e-9 * np.max(np.abs(price))
+        ends = np.arange(1, len(price) + 1) + 0.5
+        for panel, (home, level) in zip(panels.flat, levels.items(), strict=False):
+            panel.stairs(cheap, _edges(len(cheap)), fill=True, color=INK, alpha=0.08, linewidth=0,
+                         transform=panel.get_xaxis_transform())
+            panel.plot(ends, level, color=BLUE)
+            panel.set_title(home, loc="left", fontsize=8)
+            _slot_ticks(panel, len(price), 6)
+        for panel in panels.flat[len(levels) :]:
+            panel.set_visible(False)
+        _from_zero(panels[0, 0], [number for level in levels.values() for number in level])
+        figure.supxlabel("Time slot (1 h each)", fontsize=8)
+        figure.supylabel("Stored energy (kWh)", fontsize=8)
+    return figure
+
+
+def savings(with_storage: Sequence[float], without_storage: Sequence[float], money: str) -> Figure:
+    """Box plots of the homes' bill savings, with and without storage; a group without homes is left out."""
+    groups = {"With storage": with_storage, "Without storage": without_storage}
+    groups = {f"{name}\n({len(group)} homes)": group for name, group in groups.items() if group}
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH / 2, 2.4), layout="constrained")
+        axes = figure.add_subplot()
+        line = {"color": INK, "linewidth": 0.8}
+        axes.boxplot(
+            list(groups.values()),
+            tick_labels=list(groups),
+            widths=0.45,
+            boxprops=line,
+            whiskerprops=line,
+            capprops=line,
+            medianprops={"color": BLUE, "linewidth": 1.6},
+            flierprops={"marker": "o", "markersize": 2.5, "markeredgecolor": GREY},
+        )
+        axes.axhline(0, color=INK, linewidth=0.6)
+        axes.set_ylabel(f"Bill saved ({money} per home)")
+    return figure
+
+
+def welfare(settled: Sequence[float], welfare_price: Sequence[float], money: str, name: str) -> Figure:
+    """The price that was played beside the one best for the system as a whole, money per kWh."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _slots_figure(len(settled), 2.3)
+        _steps(axes, welfare_price, color=VERMILION, linestyle="--", label="Welfare price")
+        _steps(axes, settled, color=BLUE, label=name)
+        axes.set_ylabel(f"Price ({money}/kWh)")
+        _from_zero(axes, [*settled, *welfare_price])
+        _legend(figure)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> str:
+    """Write `figure` as PNG to `path`; return it as SVG for the page, which wants no file and no font beside it."""
+    with mpl.rc_context(_STYLE):
+        FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+        drawn = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
+    return _inline(drawn.getvalue(), path.stem, figure.get_figwidth() / WIDTH)
+
+
+def _inline(svg: str, name: str, share: float) -> str:
+    """An SVG file as an element of a page: no prologue, its colours the page's, its ids apart from other figures'."""
+    opening = re.search(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', svg)
+    assert opening is not None
+    body = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{name}-", svg[opening.end() :])
+    for colour, themed in _THEMED.items():
+        body = body.replace(colour, themed)
+    return f'<svg viewBox="{opening[1]}" style="width: {share:.0%}" role="img" aria-labelledby="{name}">{body}'
+
+
+# --- the parts of a figure ---
+
+
+def _slots_figure(slots: int, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_xlabel("Time slot (1 h each)")
+    _slot_ticks(axes, slots, 12)
+    return figure, axes
+
+
+def _slot_ticks(axes: Axes, slots: int, at_most: int) -> None:
+    every = next((step for step in _TICKS_EVERY if slots <= step * at_most), _TICKS_EVERY[-1])
+    axes.set_xticks(np.arange(every, slots + 1, every))
+    axes.set_xlim(0.5, slots + 0.5)
+
+
+def _edges(slots: int) -> Array:
+    """Slot t reaches from t - 1/2 to t + 1/2, so that its number stands under its middle."""
+    return np.arange(slots + 1) + 0.5
+
+
+def _steps(axes: Axes, values: Sequence[float] | Array, *, color: str, label: str, linestyle: str = "-") -> None:
+    axes.stairs(values, _edges(len(values)), baseline=None, color=color, linestyle=linestyle, label=label)
+
+
+def _from_zero(axes: Axes, values: Sequence[float]) -> None:
+    """Let the axis start at zero, or below where a value does, so that heights can be compared."""
+    low, high = min(0.0, *values), max(0.0, *values)
+    room = 0.08 * ((high - low) or 1.0)
+    axes.set_ylim(low - room if low < 0 else 0.0, high + room)
+
+
+def _mark_peak(axes: Axes, curve: Sequence[float], color: str, *, above: bool) -> None:
+    slot, peak = int(np.argmax(curve)) + 1, max(curve)
+    axes.plot([slot], [peak], marker="o", markersize=4, color=color)
+    axes.annotate(
+        f"{peak:,.1f} kW",
+        (slot, peak),
+        xytext=(0, 4 if above else -5),
+        textcoords="offset points",
+        ha="center",
+        va="bottom" if above else "top",
+        color=color,
+    )
+
+
+_MARKS = {
+    "Members held": {"marker": "s", "color": ORANGE},
+    "Members excluded": {"marker": "X", "color": VERMILION},
+    "Members asked again": {"marker": "^", "color": GREEN},
+}
+
+
+def _mark_rounds(axes: Axes, numbers: Array, values: Array, marked: Mapping[str, Sequence[int]]) -> None:
+    for what, rounds in marked.items():
+        chosen = np.isin(numbers, list(rounds))
+        if chosen.any():
+            axes.plot(numbers[chosen], values[chosen], linestyle="", markersize=5, label=what, **_MARKS[what])
+
+
+def _legend(figure: Figure, axes: Axes | None = None) -> None:
+    """Above the axes, where it hides nothing."""
+    handles, labels = (axes or figure.axes[0]).get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
