@@ -21,7 +21,8 @@ Journal = Callable[[Mapping[str, Any]], None]
 class AggregatorNode:
     """Answers each of the leader's signals by a round with its homes.
 
-    `homes` gives the number of homes behind each member; `journal` gets one record per finished round. It says that it is online once its members have gathered.
+    `homes` gives the number of homes behind each member; `journal` gets one record per finished round. It says that it
+    is online once its members have gathered.
     """
 
     def __init__(
@@ -87,7 +88,11 @@ class AggregatorNode:
 
     def _refuses(self, member: str, body: Body) -> str | None:
         homes = getattr(body, "homes", self._homes[member])
-        return None if homes == self._homes[member] else f"answers for {homes} homes, not {self._homes[member]}"
+        if homes == self._homes[member]:
+            return None
+        objection = f"{member} answers for {homes} homes, it has {self._homes[member]}"
+        self.mailbox.reject("refused", f"{member}/answer", objection)
+        return objection
 
     def _act(self, steps: Sequence[object], now: float) -> list[Action]:
         actions: list[Action] = []
@@ -116,7 +121,6 @@ class AggregatorNode:
         return actions
 
     def _combine(self, finished: Round, answering: int) -> Compute:
-        held = sum(self._homes[name] for name in finished.held)
         excluded = sum(self._homes[name] for name in finished.excluded)
         self._journal(
             {
@@ -132,7 +136,7 @@ class AggregatorNode:
         def then(body: Any, now: float) -> Sequence[Action]:
             return self._act(self._member.answer(answering, body), now)
 
-        return Compute(lambda: self._strategy.combine(finished.answers, held, excluded), then)
+        return Compute(lambda: self._strategy.combine(finished.answers, finished.held, excluded), then)
 
     def _leave(self) -> list[Action]:
         actions: list[Action] = []

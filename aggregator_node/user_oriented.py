@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -14,16 +14,25 @@ from stackelgrid.wire.user_oriented import LoadResponse
 class UserOrientedAggregator:
     """Adds up load and sensitivity over the homes, in the order of the members."""
 
-    def combine(self, answers: Mapping[str, Body], held: int, excluded: int) -> LoadResponse:
-        """One answer for all homes: load (T,) kW, slope (T,), coupling (T, T)."""
-        bodies = [body for body in answers.values() if isinstance(body, LoadResponse)]
-        load = np.sum([body.loads().sum(axis=0) for body in bodies], axis=0)
-        slope = np.sum([body.slope for body in bodies], axis=0)
-        couplings = [body.coupling.array() for body in bodies if body.coupling is not None]
+    def combine(self, answers: Mapping[str, Body], held: Collection[str], excluded_homes: int) -> LoadResponse:
+        """One answer for all homes: load (T,) kW, slope (T,), coupling (T, T).
+
+        A held answer counts with its load alone: a home that does not answer bends with no price.
+        """
+        bodies = {name: body for name, body in answers.items() if isinstance(body, LoadResponse)}
+        load = np.sum([body.loads().sum(axis=0) for body in bodies.values()], axis=0)
+        slope = np.zeros(len(load))
+        couplings = []
+        for name, body in bodies.items():
+            if name in held:
+                continue
+            slope += body.slope
+            if body.coupling is not None:
+                couplings.append(body.coupling.array())
         return LoadResponse(
-            homes=sum(body.homes for body in bodies),
-            held=held,
-            excluded=excluded,
+            homes=sum(body.homes for body in bodies.values()),
+            held=sum(bodies[name].homes for name in held),
+            excluded=excluded_homes,
             load_kw=load.tolist(),
             slope=slope.tolist(),
             coupling=Packed.of(np.sum(couplings, axis=0)) if couplings else None,

@@ -1,8 +1,8 @@
 """The embedded broker: amqtt in a process of its own, for machines without Mosquitto.
 
-`python -m broker.embedded --port PORT` listens on 127.0.0.1, prints its process id once it does, and ends
-when standard input ends. Slower than Mosquitto, equal in what a transport needs; three defects of amqtt
-0.12.1 are worked around below.
+`python -m broker.embedded --port PORT` listens on 127.0.0.1, prints its process id once it does, and ends when
+standard input ends. Slower than Mosquitto, and equal in all that a transport needs once the two defects of amqtt
+0.12.1 described below are repaired. (Its sockets have TCP_NODELAY: asyncio sets it on every TCP connection.)
 """
 
 from __future__ import annotations

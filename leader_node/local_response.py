@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Observation:
-    """What one round taught: the total load of `homes` homes at a price, and how it bends there.
+    """What one round taught: the total load at a price, and how it bends there; `homes` homes answered afresh.
 
     `slope` (T,) is the part of dL/dp that acts within a slot, `coupling` (T, T) the rest.
     """

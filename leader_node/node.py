@@ -98,7 +98,7 @@ class LeaderNode:
         def then(decision: Decision, now: float) -> Sequence[Action]:
             return self._act(self._follow(finished, decision, now), now)
 
-        return Compute(lambda: self._strategy.decide(finished.body, finished.answers), then)
+        return Compute(lambda: self._strategy.decide(finished.body, finished.answers, finished.held), then)
 
     def _follow(self, finished: Round, decision: Decision, now: float) -> Sequence[object]:
         complete = finished.complete and all(body.fresh for body in finished.answers.values())

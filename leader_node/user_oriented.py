@@ -21,7 +21,7 @@ size of the system (derived; the paper multiplies mu by kW^2).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -332,10 +332,10 @@ class UserOrientedLeader:
         """The flat price, whose answer is the baseline."""
         return Price(price=self._baseline_price.tolist())
 
-    def decide(self, signal: Body, answers: Mapping[str, Body]) -> Decision:
+    def decide(self, signal: Body, answers: Mapping[str, Body], held: Collection[str]) -> Decision:
         """Sum the aggregators' answers to a price, find the next one."""
         assert isinstance(signal, Price)
-        seen = observation(np.array(signal.price), answers)
+        seen = observation(np.array(signal.price), answers, held)
         if self._baseline_load is None:
             self._baseline_load = seen.load
             self._company = replace(self._company, mu=self._balance(seen.load))
@@ -353,16 +353,18 @@ class UserOrientedLeader:
         return Decision(Price(price=price.tolist()), isinstance(verdict, Settle), self._negotiation.residual, account)
 
 
-def observation(price: Array, answers: Mapping[str, Body]) -> Observation:
-    """What a round taught, summed over the answers in the order of the members."""
+def observation(price: Array, answers: Mapping[str, Body], held: Collection[str] = ()) -> Observation:
+    """What a round taught, summed over the answers in the order of the members; those `held` do not bend."""
     load, slope = np.zeros(len(price)), np.zeros(len(price))
     coupling = np.zeros((len(price), len(price)))
     homes = 0
-    for body in answers.values():
+    for name, body in answers.items():
         assert isinstance(body, LoadResponse)
         load += body.loads().sum(axis=0)
+        if name in held:
+            continue
+        homes += body.homes - body.held
         slope += body.slope
-        homes += body.homes
         if body.coupling is not None:
             coupling += body.coupling.array()
     return Observation(price, load, slope, coupling, homes)

@@ -15,7 +15,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from typer.exceptions import TyperException
 
 from broker import BrokerStartError
 from stackelgrid.certify import CertificateError
@@ -57,7 +56,7 @@ Sets = Annotated[
 Seed = Annotated[int | None, typer.Option(help="Seed of everything drawn at random.", min=0)]
 
 
-class Failure(Exception):
+class CommandError(Exception):
     """Ends the command with one message and a code."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -68,8 +67,9 @@ class Failure(Exception):
 @app.command()
 def run(
     scenario: Source,
-    transport: Annotated[TransportName, typer.Option(help="mqtt: a process per node; memory: all in one.")]
-    = TransportName.mqtt,
+    transport: Annotated[
+        TransportName, typer.Option(help="mqtt: a process per node; memory: all in one.")
+    ] = TransportName.mqtt,
     broker: Annotated[
         str, typer.Option(metavar="auto|embedded|mosquitto|mqtt://HOST:PORT", help="Our own broker, or one there is.")
     ] = "auto",
@@ -85,7 +85,7 @@ def run(
     began = datetime.now(UTC)
     folder = store.create(out, Path(scenario).stem)
     name = "".join(c if c.isalnum() or c in "-_" else "-" for c in folder.name)[:64]
-    with _Show(checked, quiet or as_json and not sys.stderr.isatty()) as show:
+    with _Show(checked, quiet or (as_json and not sys.stderr.isatty())) as show:
         try:
             store.write_scenario(folder, checked)
             if transport is TransportName.memory:
@@ -95,7 +95,7 @@ def run(
                 played = processes.play(checked, folder, broker, name, show.round)
         except (BrokerStartError, BrokerUnreachableError, ValueError) as error:
             shutil.rmtree(folder)
-            raise Failure(LOST if isinstance(error, BrokerUnreachableError) else BAD_INPUT, str(error)) from None
+            raise CommandError(LOST if isinstance(error, BrokerUnreachableError) else BAD_INPUT, str(error)) from None
         certificate = None
         if played.rounds and not played.lost and not played.interrupted and len(checked.everyone) <= CERTIFIED_UP_TO:
             show.doing("certifying")
@@ -111,7 +111,7 @@ def run(
 
 def _check_broker(broker: str) -> None:
     if broker not in ("auto", "mosquitto", "embedded") and not broker.startswith("mqtt://"):
-        raise Failure(BAD_INPUT, f"--broker {broker}: give auto, mosquitto, embedded or mqtt://HOST:PORT")
+        raise CommandError(BAD_INPUT, f"--broker {broker}: give auto, mosquitto, embedded or mqtt://HOST:PORT")
 
 
 def _certificate(scenario: Scenario, found: dict[str, Any]) -> dict[str, Any]:
@@ -129,12 +129,12 @@ def _conclude(folder: Path, finished: dict[str, Any], played: Played, quiet: boo
     if not quiet:
         print(f"report: {folder / 'report.html'}")
     if played.interrupted:
-        raise Failure(INTERRUPTED, f"interrupted; what was found so far is in {folder}")
+        raise CommandError(INTERRUPTED, f"interrupted; what was found so far is in {folder}")
     if played.lost:
         lost = ", ".join(played.conclusion.get("lost", [])) or "the leader"
-        raise Failure(LOST, f"the run ended without {lost}; see {folder / 'logs'}")
+        raise CommandError(LOST, f"the run ended without {lost}; see {folder / 'logs'}")
     if not played.settled:
-        raise Failure(NOT_SETTLED, f"not settled within {finished['rounds']} rounds; raise leader.max_rounds")
+        raise CommandError(NOT_SETTLED, f"not settled within {finished['rounds']} rounds; raise leader.max_rounds")
 
 
 def _print_summary(finished: dict[str, Any]) -> None:
@@ -173,7 +173,9 @@ class _Show:
         state = f"price change {record['residual']:.1e}, {record['answered']} answers" + (
             f", {missing} missing" if missing else ""
         )
-        self._progress.update(self._task, completed=record["round"], description=f"round {record['round']}", state=state)
+        self._progress.update(
+            self._task, completed=record["round"], description=f"round {record['round']}", state=state
+        )
 
     def doing(self, what: str) -> None:
         """Something other than rounds."""
@@ -202,7 +204,9 @@ def certify(
         checked = load(str(folder / "scenario.yaml"))
         finished = _read_result(folder)
         if not finished["outcome"]:
-            raise Failure(BAD_INPUT, f"{folder / 'result.json'}: the run finished no round, there is nothing to certify")
+            raise CommandError(
+                BAD_INPUT, f"{folder / 'result.json'}: the run finished no round, there is nothing to certify"
+            )
         finished["certificate"] = _certificate(checked, finished["outcome"])
         write_whole(folder / "result.json", finished)
     else:
@@ -216,9 +220,9 @@ def _read_result(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / "result.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise Failure(BAD_INPUT, f"{folder / 'result.json'}: {error}; name the folder of a finished run") from None
+        raise CommandError(BAD_INPUT, f"{folder / 'result.json'}: {error}; name the folder of a finished run") from None
     if not isinstance(content, dict) or not {"outcome", "certificate"} <= content.keys():
-        raise Failure(BAD_INPUT, f"{folder / 'result.json'}: not a result of stackelgrid run")
+        raise CommandError(BAD_INPUT, f"{folder / 'result.json'}: not a result of stackelgrid run")
     return content
 
 
@@ -239,7 +243,7 @@ def scenarios() -> None:
 def schema(game: Annotated[str, typer.Argument(metavar="GAME", help="user_oriented")]) -> None:
     """Print the JSON Schema of a scenario of a game."""
     if game != "user_oriented":
-        raise Failure(BAD_INPUT, f"{game}: no such game; there is user_oriented")
+        raise CommandError(BAD_INPUT, f"{game}: no such game; there is user_oriented")
     print(json.dumps(Scenario.model_json_schema(), indent=2))
 
 
@@ -247,11 +251,10 @@ def main() -> int:
     """Entry point: every expected failure becomes one message and an exit code."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite stop is an interrupt
     try:
-        return app(standalone_mode=False) or SETTLED
-    except TyperException as error:  # bad usage
-        error.show()
-        return BAD_INPUT
-    except Failure as failure:
+        app()
+    except SystemExit as ended:  # typer's own way out: 0, 2 for bad usage, 130 for Ctrl-C
+        return ended.code if isinstance(ended.code, int) else BAD_INPUT
+    except CommandError as failure:
         say.print(str(failure), markup=False)
         return failure.code
     except (ConfigError, ReportError) as error:
@@ -262,6 +265,7 @@ def main() -> int:
         return NOT_SETTLED
     except KeyboardInterrupt:
         return INTERRUPTED
+    return SETTLED
 
 
 if __name__ == "__main__":

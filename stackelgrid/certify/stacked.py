@@ -174,7 +174,9 @@ class StackedHomes:
 
     def utility(self, x: Array, level: Array) -> Array:
         """Satisfaction less wear of each home, (H,) money, at rates (A, T) and levels (M,); the bill not yet paid."""
-        return np.asarray(self.per_home(self.appliances.satisfaction(x)).sum(1) - self.placed(self.stores.wear(level)).sum(1))
+        return np.asarray(
+            self.per_home(self.appliances.satisfaction(x)).sum(1) - self.placed(self.stores.wear(level)).sum(1)
+        )
 
     def utility_of(self, draw: Array, stored: Array) -> Array:
         """Satisfaction less wear (H,), money, that a draw (H, T) kW and stored energy (H, T) kWh can give at most.
@@ -194,7 +196,9 @@ class StackedHomes:
         least, most = self.per_home(self.appliances.lo), self.per_home(self.appliances.hi)
         outside = np.maximum(least - elastic, elastic - most)[self.single]
         limits = np.maximum(self.draw_min[:, None] - draw, draw - self.draw_max[:, None])
-        return float(max(0.0, *(np.max(part, initial=0.0) for part in (outside, limits, self.stores.violation(level)[single]))))
+        return float(
+            max(0.0, *(np.max(part, initial=0.0) for part in (outside, limits, self.stores.violation(level)[single])))
+        )
 
     def _split(self, elastic: Array) -> Array:
         """Rates (A, T) that add up to `elastic` (H, T) at equal marginal satisfaction, found by halving the price."""

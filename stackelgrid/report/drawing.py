@@ -14,9 +14,9 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from stackelgrid.report.finished import RoundRecord
@@ -36,6 +36,9 @@ _THEMED = {
 
 WIDTH = 6.3
 """Of a figure as wide as a page's text, inches."""
+_LEFT = 0.68
+"""Room for the labels of a y-axis, inches."""
+SLOT = "Time slot (1 h each)"
 _STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -66,45 +69,41 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "legend.borderaxespad": 0.0,
-    "figure.constrained_layout.h_pad": 0.03,
-    "figure.constrained_layout.w_pad": 0.03,
     "savefig.dpi": 200,
     "svg.hashsalt": "stackelgrid",
 }
 _TICKS_EVERY = (1, 2, 3, 4, 6, 12, 24, 48, 72, 96, 168)
 
 
-def price(
-    settled: Sequence[float], baseline_price: float, wholesale: Sequence[float], money: str, name: str
-) -> Figure:
+def price(settled: Sequence[float], baseline_price: float, wholesale: Sequence[float], money: str, name: str) -> Figure:
     """The price per slot beside the flat baseline price and the wholesale price, money per kWh."""
     with mpl.rc_context(_STYLE):
         figure, axes = _slots_figure(len(settled), 2.3)
         _steps(axes, np.full(len(settled), baseline_price), color=GREY, linestyle="--", label="Flat baseline price")
         _steps(axes, wholesale, color=GREEN, linestyle=":", label="Wholesale price")
         _steps(axes, settled, color=BLUE, label=name)
-        axes.set_ylabel(f"Price ({money}/kWh)")
+        _label_y(axes, f"Price ({money}/kWh)")
         _from_zero(axes, [*settled, *wholesale, baseline_price])
         _legend(figure)
     return figure
 
 
-def load(
-    settled: Sequence[float], baseline: Sequence[float], min_kw: float, max_kw: float | None, name: str
-) -> Figure:
+def load(settled: Sequence[float], baseline: Sequence[float], min_kw: float, max_kw: float | None, name: str) -> Figure:
     """Total load per slot before and after, kW, the peaks marked; the leader's capacity where it has one."""
     with mpl.rc_context(_STYLE):
         figure, axes = _slots_figure(len(settled), 2.6)
-        _steps(axes, baseline, color=GREY, linestyle="--", label="At the flat baseline price")
-        _steps(axes, settled, color=BLUE, label=name)
+        for curve, when, color, linestyle in (
+            (baseline, "flat baseline price", GREY, "--"),
+            (settled, name[0].lower() + name[1:], BLUE, "-"),
+        ):
+            peak = max(curve)
+            _steps(axes, curve, color=color, linestyle=linestyle, label=f"At the {when}, peak {peak:,.1f} kW")
+            axes.plot(curve.index(peak) + 1, peak, marker="v", markersize=6, color=color)
         limits = [limit for limit in (min_kw, max_kw) if limit]
         for number, limit in enumerate(limits):
             axes.axhline(limit, color=VERMILION, linestyle="-.", linewidth=1, label="" if number else "Capacity")
-        axes.set_ylabel("Total load (kW)")
+        _label_y(axes, "Total load (kW)")
         _from_zero(axes, [*settled, *baseline, *limits])
-        lower, upper = sorted(((settled, BLUE), (baseline, GREY)), key=lambda curve: max(curve[0]))
-        _mark_peak(axes, *lower, above=False)
-        _mark_peak(axes, *upper, above=True)
         _legend(figure)
     return figure
 
@@ -114,13 +113,12 @@ def convergence(
 ) -> Figure:
     """Residual, leader utility and peak over the rounds; `marked` gives the rounds to mark, by what happened."""
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH, 2.2), layout="constrained")
-        panels = figure.subplots(1, 3)
+        figure, (panels,) = _panels(2.1, 1, 3, top=0.42, between=0.8)
         # A residual of zero has no place on a log scale, one of rounding size would flatten all others.
         floor = tolerance / 100
         residual = np.maximum([record.residual for record in rounds], floor)
         curves = (
-            (residual, "Price change still wanted (relative)"),
+            (residual, "Relative price change"),
             (np.array([record.leader_utility for record in rounds]), f"Leader utility ({money})"),
             (np.array([record.peak_kw for record in rounds]), "Peak load (kW)"),
         )
@@ -129,7 +127,7 @@ def convergence(
             panel.plot(numbers, values, color=BLUE, marker="o" if len(numbers) <= 60 else "", markersize=3)
             _mark_rounds(panel, numbers, values, marked)
             panel.set_xlabel("Round")
-            panel.set_ylabel(label)
+            _label_y(panel, label)
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
             panel.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
             panel.set_title(f"({letter})", loc="left", fontsize=8)
@@ -152,21 +150,24 @@ def storage(levels: Mapping[str, Sequence[float]], price: Sequence[float]) -> Fi
     with mpl.rc_context(_STYLE):
         columns = min(3, len(levels))
         rows = -(-len(levels) // columns)
-        figure = Figure(figsize=(WIDTH, 0.45 + 1.35 * rows), layout="constrained")
-        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        figure, panels = _panels(0.42 + 1.3 * rows, rows, columns, top=0.3, between=0.4)
         cheap = np.array(price) < np.mean(price) - 1e-9 * np.max(np.abs(price))
+        shade = {"fill": True, "color": INK, "alpha": 0.08, "linewidth": 0}
         ends = np.arange(1, len(price) + 1) + 0.5
-        for panel, (home, level) in zip(panels.flat, levels.items(), strict=False):
-            panel.stairs(cheap, _edges(len(cheap)), fill=True, color=INK, alpha=0.08, linewidth=0,
-                         transform=panel.get_xaxis_transform())
-            panel.plot(ends, level, color=BLUE)
+        for number, panel in enumerate(panels.flat):
+            panel.set_visible(number < len(levels))
+        for number, (panel, (home, level)) in enumerate(zip(panels.flat, levels.items(), strict=False)):
+            panel.stairs(cheap, _edges(len(cheap)), transform=panel.get_xaxis_transform(), **shade)
+            panel.plot(ends, level, color=BLUE, marker="o" if len(ends) == 1 else "")
             panel.set_title(home, loc="left", fontsize=8)
             _slot_ticks(panel, len(price), 6)
-        for panel in panels.flat[len(levels) :]:
-            panel.set_visible(False)
-        _from_zero(panels[0, 0], [number for level in levels.values() for number in level])
-        figure.supxlabel("Time slot (1 h each)", fontsize=8)
-        figure.supylabel("Stored energy (kWh)", fontsize=8)
+            _from_zero(panel, level)
+            if number + columns < len(levels):
+                panel.tick_params(labelbottom=False)
+            else:
+                panel.set_xlabel(SLOT)
+        for panel in panels[:, 0]:
+            _label_y(panel, "Stored (kWh)")
     return figure
 
 
@@ -175,8 +176,7 @@ def savings(with_storage: Sequence[float], without_storage: Sequence[float], mon
     groups = {"With storage": with_storage, "Without storage": without_storage}
     groups = {f"{name}\n({len(group)} homes)": group for name, group in groups.items() if group}
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH / 2, 2.4), layout="constrained")
-        axes = figure.add_subplot()
+        figure, ((axes,),) = _panels(2.4, 1, 1, width=WIDTH / 2, top=0.1)
         line = {"color": INK, "linewidth": 0.8}
         axes.boxplot(
             list(groups.values()),
@@ -189,7 +189,7 @@ def savings(with_storage: Sequence[float], without_storage: Sequence[float], mon
             flierprops={"marker": "o", "markersize": 2.5, "markeredgecolor": GREY},
         )
         axes.axhline(0, color=INK, linewidth=0.6)
-        axes.set_ylabel(f"Bill saved ({money} per home)")
+        _label_y(axes, f"Bill saved ({money} per home)")
     return figure
 
 
@@ -199,7 +199,7 @@ def welfare(settled: Sequence[float], welfare_price: Sequence[float], money: str
         figure, axes = _slots_figure(len(settled), 2.3)
         _steps(axes, welfare_price, color=VERMILION, linestyle="--", label="Welfare price")
         _steps(axes, settled, color=BLUE, label=name)
-        axes.set_ylabel(f"Price ({money}/kWh)")
+        _label_y(axes, f"Price ({money}/kWh)")
         _from_zero(axes, [*settled, *welfare_price])
         _legend(figure)
     return figure
@@ -208,7 +208,7 @@ def welfare(settled: Sequence[float], welfare_price: Sequence[float], money: str
 def save(figure: Figure, path: Path) -> str:
     """Write `figure` as PNG to `path`; return it as SVG for the page, which wants no file and no font beside it."""
     with mpl.rc_context(_STYLE):
-        FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+        figure.savefig(path, format="png", metadata={"Software": None})
         drawn = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
@@ -228,12 +228,43 @@ def _inline(svg: str, name: str, share: float) -> str:
 # --- the parts of a figure ---
 
 
+def _panels(
+    height: float,
+    rows: int,
+    columns: int,
+    *,
+    top: float,
+    between: float = 0.0,
+    width: float = WIDTH,
+) -> tuple[Figure, NDArray[np.object_]]:
+    """Axes in `rows` and `columns`, all lengths in inches: figures one below the other line up at the left."""
+    figure = Figure(figsize=(width, height))
+    bottom, right = 0.42, 0.08
+    panel_width = (width - _LEFT - right - (columns - 1) * between) / columns
+    panel_height = (height - bottom - top * rows) / rows
+    places = {
+        "left": _LEFT / width,
+        "right": 1 - right / width,
+        "bottom": bottom / height,
+        "top": 1 - top / height,
+        "wspace": between / panel_width,
+        "hspace": top / panel_height,
+    }
+    return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=places)
+
+
 def _slots_figure(slots: int, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel("Time slot (1 h each)")
+    figure, ((axes,),) = _panels(height, 1, 1, top=0.3)
+    axes.set_xlabel(SLOT)
     _slot_ticks(axes, slots, 12)
     return figure, axes
+
+
+def _label_y(axes: Axes, label: str) -> None:
+    """At the same distance from every axis, whatever its tick labels."""
+    axes.set_ylabel(label)
+    to_left = ScaledTranslation(-(_LEFT - 0.17), 0, axes.figure.dpi_scale_trans)
+    axes.yaxis.set_label_coords(0, 0.5, axes.transAxes + to_left)
 
 
 def _slot_ticks(axes: Axes, slots: int, at_most: int) -> None:
@@ -258,24 +289,10 @@ def _from_zero(axes: Axes, values: Sequence[float]) -> None:
     axes.set_ylim(low - room if low < 0 else 0.0, high + room)
 
 
-def _mark_peak(axes: Axes, curve: Sequence[float], color: str, *, above: bool) -> None:
-    slot, peak = int(np.argmax(curve)) + 1, max(curve)
-    axes.plot([slot], [peak], marker="o", markersize=4, color=color)
-    axes.annotate(
-        f"{peak:,.1f} kW",
-        (slot, peak),
-        xytext=(0, 4 if above else -5),
-        textcoords="offset points",
-        ha="center",
-        va="bottom" if above else "top",
-        color=color,
-    )
-
-
 _MARKS = {
-    "Members held": {"marker": "s", "color": ORANGE},
-    "Members excluded": {"marker": "X", "color": VERMILION},
-    "Members asked again": {"marker": "^", "color": GREEN},
+    "Held": {"marker": "s", "color": ORANGE},
+    "Excluded": {"marker": "X", "color": VERMILION},
+    "Asked again": {"marker": "^", "color": GREEN},
 }
 
 
@@ -289,4 +306,5 @@ def _mark_rounds(axes: Axes, numbers: Array, values: Array, marked: Mapping[str,
 def _legend(figure: Figure, axes: Axes | None = None) -> None:
     """Above the axes, where it hides nothing."""
     handles, labels = (axes or figure.axes[0]).get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
+    place = (_LEFT / figure.get_figwidth(), 1 - 0.02 / figure.get_figheight())
+    figure.legend(handles, labels, loc="upper left", bbox_to_anchor=place, ncols=len(labels))

@@ -66,12 +66,13 @@ def _rendered(finished: Finished) -> str:
         "verdict": verdict(finished),
         "fine": result.settled and result.complete and not result.failures,
         "objective": _OBJECTIVES[leader.objective],
-        "headline": tables.headline(result)[1:],
+        "headline": tables.headline(result)[2:],  # the title and the verdict say the first two
         "key_figures": tables.key_figures(result, leader.baseline_price),
         "figures": {},
         "homes": None,
         "certificate": result.certificate,
-        "checks": checks,
+        "checks": [check for check in checks if check.value is not None],
+        "not_computed": [check.label for check in checks if check.value is None],
         "missing": _missing(result),
         "failures": list(result.failures.items()),
         "lines": _LINES,
@@ -94,6 +95,8 @@ def verdict(finished: Finished) -> str:
     """How the run ended, in a sentence."""
     result, limit = finished.result, finished.scenario.leader.max_rounds
     rounds = tables.counted(result.rounds, "round")
+    if result.settled and result.complete and result.failures:
+        return f"Settled in {rounds}, though {tables.counted(len(result.failures), 'node')} failed on the way."
     if result.settled and result.complete:
         return f"Settled in {rounds}."
     if result.settled:
@@ -131,7 +134,7 @@ def _figures(finished: Finished, outcome: Outcome) -> Iterable[Drawn]:
             outcome.baseline_load_kw,
             capacity.min_kw,
             capacity.max_kw,
-            f"At the {name[0].lower()}{name[1:]}",
+            name,
         ),
         f"Total load of the homes before and after, each peak marked.{limited}",
     )
@@ -139,7 +142,8 @@ def _figures(finished: Finished, outcome: Outcome) -> Iterable[Drawn]:
         "convergence",
         drawing.convergence(finished.rounds, leader.tolerance, money, _marked(finished)),
         "Round by round: (a) the relative price change the leader still wanted, with the tolerance below which it "
-        "settles; (b) its utility; (c) the peak load.",
+        "settles; (b) its utility; (c) the peak load. Marked are rounds in which members were held, excluded or asked "
+        "again.",
     )
     stores = {name: home.storage_kwh for name, home in outcome.homes.items() if home.storage_kwh}
     if stores:
@@ -152,16 +156,20 @@ def _figures(finished: Finished, outcome: Outcome) -> Iterable[Drawn]:
             "a price below its mean.",
         )
     saved = [
-        [home.baseline_bill - home.bill for home in outcome.homes.values()
-         if home.baseline_bill is not None and bool(home.storage_kwh) is storing]
+        [
+            home.baseline_bill - home.bill
+            for home in outcome.homes.values()
+            if home.baseline_bill is not None and bool(home.storage_kwh) is storing
+        ]
         for storing in (True, False)
     ]
     if any(saved):
         yield drawn(
             "savings",
             drawing.savings(*saved, money),
-            "Saved on the bill against the flat baseline price. Box: middle half of the homes with the median; "
-            "whiskers: 1.5 times its height.",
+            "What each home saves on its bill against the flat baseline price; below zero it pays more, as a home may "
+            "that uses more at a lower price. Box: the middle half of the homes and the median; whiskers: up to 1.5 "
+            "times the box beyond it.",
         )
     if result.certificate and result.certificate.welfare_price:
         yield drawn(
@@ -177,9 +185,9 @@ def _marked(finished: Finished) -> dict[str, list[int]]:
     held = [record.round for record in rounds if record.held]
     excluded = [record.round for record in rounds if record.excluded]
     return {
-        "Members held": [*held, *(entry.round for entry in missing if entry.action == "held")],
-        "Members excluded": [*excluded, *(entry.round for entry in missing if entry.action == "excluded")],
-        "Members asked again": [record.round for record in rounds if record.again],
+        "Held": [*held, *(entry.round for entry in missing if entry.action == "held")],
+        "Excluded": [*excluded, *(entry.round for entry in missing if entry.action == "excluded")],
+        "Asked again": [record.round for record in rounds if record.again],
     }
 
 

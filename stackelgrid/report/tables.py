@@ -29,8 +29,8 @@ def headline(result: Result) -> list[Row]:
     carried = "memory, no broker" if result.transport == "memory" else f"{result.transport}, broker {result.broker}"
     return [
         ("Scenario", result.scenario or "untitled"),
-        ("Game", f"{_GAMES[result.game]}, seed {result.seed}"),
         ("Settled", _settled(result)),
+        ("Game", f"{_GAMES[result.game]}, seed {result.seed}"),
         ("Players", f"{counted(result.homes, 'home')} in {counted(result.processes, 'process', 'processes')}"),
         ("Time", f"{number(result.elapsed_s)} s"),
         ("Transport", f"{carried}; {counted(result.messages, 'message')}, {volume(result.bytes)}"),
@@ -75,11 +75,11 @@ def _system_utility(result: Result, outcome: Outcome) -> str:
 
 @dataclass(frozen=True)
 class Check:
-    """A line of the certificate. `passed` is None for a number that is told, not judged."""
+    """A line of the certificate: `value` is None when not computed, `passed` for a number told but not judged."""
 
     key: str
     label: str
-    value: str
+    value: str | None
     limit: str
     passed: bool | None
     meaning: str
@@ -149,7 +149,7 @@ _LIMITED: list[tuple[_Judged, str, float, str]] = [
 
 
 def checks(certificate: Certificate, money: str) -> list[Check]:
-    """The certificate's numbers in plain words, judged where there is a limit; those not computed say so."""
+    """The certificate's numbers in plain words, judged where there is a limit."""
     lines = [_judged(certificate, *line) for line in _LIMITED]
     feasible = certificate.feasible
     lines.insert(
@@ -157,15 +157,16 @@ def checks(certificate: Certificate, money: str) -> list[Check]:
         Check(
             "feasible",
             "Feasible",
-            "not computed" if feasible is None else "yes" if feasible else "no",
+            None if feasible is None else "yes" if feasible else "no",
             "yes",
             feasible,
             "Whether every home's schedule and the total load keep every limit.",
         ),
     )
+    meaning = "How far the settled price is from the welfare price, the one best for the system as a whole."
     for key, distance in (certificate.price_distance or {}).items():
-        meaning = "How far the settled price is from the welfare price, the one best for the system as a whole."
         lines.append(_told(f"price_distance.{key}", f"Distance to the welfare price, {key}", distance, "", meaning))
+        meaning = ""
     for key, label, value, meaning in (
         ("system_utility", "System utility", certificate.system_utility, "What leader and homes get together."),
         (
@@ -175,21 +176,20 @@ def checks(certificate: Certificate, money: str) -> list[Check]:
             "The most they could get together; the difference is what the leader's own interest costs.",
         ),
     ):
-        if value is not None:
-            lines.append(_told(key, label, value, money, meaning))
+        lines.append(_told(key, label, value, money, meaning))
     return lines
 
 
 def _judged(certificate: Certificate, key: _Judged, label: str, limit: float, meaning: str) -> Check:
     value: float | None = getattr(certificate, key)
-    shown = "not computed" if value is None else f"{value:.1e}" if value else "0"
+    shown = None if value is None else f"{value:.1e}" if value else "0"
     # A gap or a residual counts either way; a negative regret, violation or overclaim is none.
     size = None if value is None else abs(value) if key.endswith(("gap", "residual")) else value
     return Check(key, label, shown, f"{limit:.0e}", None if size is None else size <= limit, meaning)
 
 
 def _told(key: str, label: str, value: float | None, unit: str, meaning: str) -> Check:
-    shown = "not computed" if value is None else f"{number(value)} {unit}".strip()
+    shown = None if value is None else f"{number(value)} {unit}".strip()
     return Check(key, label, shown, "", None, meaning)
 
 

@@ -98,7 +98,8 @@ class Coordinator:
     """A node's part as coordinator of its members.
 
     Gathers them, asks rounds numbered from 1, and makes its settlement known. A message is keyed by round and sender:
-    the first answer counts, later ones and those of other rounds are counted in `repeated` and `stale` and ignored.
+    the first answer counts, later ones and those of other rounds are counted in `repeated` and `stale` and ignored. A
+    member that missed a round altogether gets one try, not all, in the rounds after, until it answers again.
     `refuses(member, body)` may reject an answer with a reason; it is then as if it had not come.
     """
 
@@ -118,6 +119,7 @@ class Coordinator:
         self._settling: _Settling | None = None
         self._rounds = 0
         self._latest: dict[str, Body] = {}
+        self._silent: set[str] = set()
 
     @property
     def subscriptions(self) -> tuple[str, ...]:
@@ -195,7 +197,7 @@ class Coordinator:
     def _on_presence(self, presence: Presence, now: float) -> list[Step]:
         if presence.state == "offline":
             self._online.discard(presence.sender)
-            return self._close_if_only_gone(now)
+            return self._acknowledged_if_all() if self._settling is not None else self._close_if_only_gone(now)
         back = presence.sender not in self._online
         self._online.add(presence.sender)
         if self._gathering_until is not None:
@@ -246,7 +248,7 @@ class Coordinator:
 
     def _round_overdue(self, asking: _Asking, now: float) -> list[Step]:
         missing = self._missing(asking)
-        if asking.tries < self.policy.tries:
+        if asking.tries < self.policy.tries and not self._silent.issuperset(missing):
             asking.tries += 1
             asking.again += len(missing)
             asking.deadline = now + self.policy.deadline_s
@@ -265,6 +267,7 @@ class Coordinator:
             if member in asking.answers or member in held
         }
         self._latest.update(asking.answers)
+        self._silent = set(missing)
         self._asking = None
         excluded = tuple(name for name in missing if name not in held)
         return [Round(asking.number, asking.body, answers, tuple(held), excluded, asking.again, asking.opened_at, now)]
@@ -280,7 +283,9 @@ class Coordinator:
 
     def _acknowledged_if_all(self) -> list[Step]:
         assert self._settling is not None
-        return self._acknowledged() if len(self._settling.receipts) == len(self.members) else []
+        # A member that has left is not waited for: it finds the settlement retained when it returns.
+        waiting = [name for name in self.members if name in self._online and name not in self._settling.receipts]
+        return [] if waiting else self._acknowledged()
 
     def _settlement_overdue(self, settling: _Settling, now: float) -> list[Step]:
         if settling.tries < self.policy.tries:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -29,15 +29,21 @@ class LeaderStrategy(Protocol):
     def open(self) -> Body:
         """The first signal."""
 
-    def decide(self, signal: Body, answers: Mapping[str, Body]) -> Decision:
-        """The next signal, or the settlement, given each aggregator's answer to `signal`."""
+    def decide(self, signal: Body, answers: Mapping[str, Body], held: Collection[str]) -> Decision:
+        """The next signal, or the settlement, given each aggregator's answer to `signal`.
+
+        The answers of those `held` are of an earlier round: they stand, and bend with no price.
+        """
 
 
 class AggregatorStrategy(Protocol):
     """The aggregator's part of a game in which it forwards the leader's signal and sums up."""
 
-    def combine(self, answers: Mapping[str, Body], held: int, excluded: int) -> Body:
-        """The answer to the leader, given the homes' answers; `held` and `excluded` count homes by what was done."""
+    def combine(self, answers: Mapping[str, Body], held: Collection[str], excluded_homes: int) -> Body:
+        """The answer to the leader, given the homes' answers, those `held` of an earlier round.
+
+        `excluded_homes` counts the homes that are in none of them.
+        """
 
 
 class HomeStrategy(Protocol):

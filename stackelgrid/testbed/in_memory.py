@@ -38,6 +38,6 @@ def play(scenario: Scenario, watch: Callable[[dict[str, Any]], None] = lambda re
     played.bytes = sum(traffic.sent_bytes for traffic in carried.traffic.values())
     played.failures = {name: repr(error) for name, error in carried.crashed.items()}
     played.rejected = dict(sum((node.mailbox.rejected for node in nodes), Counter()))
-    played.missing = sorted(missing_in([*played.rounds, *below]), key=lambda entry: (entry["round"], entry["node"]))
+    played.missing = missing_in(played.rounds, below)
     played.elapsed_s = time.perf_counter() - began
     return played

@@ -39,11 +39,17 @@ class Played:
         return not self.interrupted and (not self.conclusion or bool(self.conclusion.get("lost")))
 
 
-def missing_in(node_rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The members that a coordinator's rounds went on without, and what was done about each."""
-    return [
+def missing_in(leader_rounds: list[dict[str, Any]], below: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The members that a round went on without, and what was done about each: of the leader, then of those `below`.
+
+    A round that the leader did not finish does not count.
+    """
+    finished = {record["round"] for record in leader_rounds}
+    missing = [
         {"round": record["round"], "node": node, "action": action}
-        for record in node_rounds
+        for record in [*leader_rounds, *below]
+        if record["round"] in finished
         for action in ("held", "excluded")
         for node in record[action]
     ]
+    return sorted(missing, key=lambda entry: (entry["round"], entry["node"]))

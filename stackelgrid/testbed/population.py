@@ -11,14 +11,22 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from emc_node.home import Array, Availability, Elastic, Home, Inelastic, Satisfaction, Storage, Wear
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Between = Annotated[list[Positive], Field(min_length=2, max_length=2)]
+
+
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the lower bound {bounds[0]:g} comes first, then the upper {bounds[1]:g}; swap them")
+    return bounds
+
+
+Between = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 """Bounds of a uniform draw, low and high."""
 
 
@@ -29,7 +37,7 @@ class Part(BaseModel):
 
 
 class Alpha(Part):
-    """Bounds of the sensitivity alpha, per satisfaction form; for `quadratic` in units of baseline price / valuation."""
+    """Bounds of the sensitivity alpha, per satisfaction form; of `quadratic` in baseline price over valuation."""
 
     log: Between
     power: Between
@@ -65,7 +73,7 @@ class EvShare(Part):
 
     share: Share
     capacity_kwh: Positive = 40.0
-    need_kwh: Between = [6.0, 12.0]
+    need_kwh: Between = (6.0, 12.0)
     charge_kw: Positive = 3.7
     first: int = 18
     last: int = 7
@@ -79,7 +87,7 @@ class Population(Part):
     profiles: Path
     day: date
     satisfaction: Literal["log", "power", "quadratic"] = "log"
-    size: Between = [0.7, 1.3]
+    size: Between = (0.7, 1.3)
     own_profile: Share = 0.7
     inelastic_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
     headroom: Annotated[float, Field(gt=1)] = 1.5
@@ -118,9 +126,8 @@ class Population(Part):
         storage = []
         if _has(among_its_kind, self.storage.share):
             storage.append(self._battery(float(load.mean()), baseline_price))
-        elif self.ev is not None and segment_name == "residential":
-            if _has(among_its_kind, min(1.0, self.ev.share / max(1 - self.storage.share, 1e-9))):
-                storage.append(self._ev(random, baseline_price))
+        elif segment_name == "residential" and self._has_ev(among_its_kind):
+            storage.append(self._ev(random, baseline_price))
         limit = {} if self.draw_limit is None else {"draw_limit": {"max_kw": self.draw_limit * float(load.max())}}
         return Home.model_validate(
             {
@@ -162,6 +169,11 @@ class Population(Part):
             discharge_kw=kind.rate * capacity,
             wear=wear,
         )
+
+    def _has_ev(self, number: int) -> bool:
+        """EVs go to homes without a battery, as many of these as make up the share."""
+        without = 1 - self.storage.share
+        return self.ev is not None and without > 0 and _has(number, min(1.0, self.ev.share / without))
 
     def _ev(self, random: np.random.Generator, price: float) -> Storage:
         assert self.ev is not None

@@ -17,14 +17,13 @@ from typing import Any
 from pydantic import BaseModel
 
 import broker
-from stackelgrid.node.config import ConfigError
 from stackelgrid.testbed.cast import LEADER, cast
 from stackelgrid.testbed.played import Played, missing_in
 from stackelgrid.testbed.scenario import Scenario
 from stackelgrid.transport.base import Action, Finish, Publish
 from stackelgrid.transport.mqtt import MqttTransport
 
-_FAREWELL_S = 10.0
+_FAREWELL_S = 5.0
 """How long nodes may take to leave once the leader has."""
 _KNOCK_S = 5.0
 """How long a broker that should be there already may take to answer."""
@@ -162,13 +161,17 @@ class _Supervisor:
         return path
 
     def wait(self, look: Callable[[], None]) -> None:
-        """Until every node has left, or the leader has and the others had time to."""
+        """Until every node has left, or the leader has and the others had time to; at once when the leader died."""
         farewell: float | None = None
         while self._running and (farewell is None or time.monotonic() < farewell):
             self._listen()
             look()
+            if LEADER in self._played.failures:
+                return
             if LEADER not in self._running and farewell is None:
                 farewell = time.monotonic() + _FAREWELL_S
+        for name in self._running:
+            self._played.failures[name] = f"had not heard of the settlement, see logs/{name}.jsonl"
 
     def _listen(self) -> None:
         for key, _ in self._selector.select(_LOOK_S):
@@ -199,7 +202,7 @@ class _Supervisor:
 
     def stop(self) -> None:
         """End every process. A node that is still there leaves in good order or is killed."""
-        running, self._running = self._running, set()
+        self._running.clear()
         for nursery in self._nurseries:
             assert nursery.stdin is not None
             nursery.stdin.close()
@@ -209,9 +212,6 @@ class _Supervisor:
             nursery.stdout.close()
             nursery.wait()
         self._nurseries.clear()
-        if running and not self._played.interrupted:
-            for name in running:
-                self._played.failures.setdefault(name, f"had to be stopped, see logs/{name}.jsonl")
 
 
 def _gather(played: Played, nodes: Path, logs: Path, aggregators: list[str]) -> None:
@@ -232,7 +232,7 @@ def _gather(played: Played, nodes: Path, logs: Path, aggregators: list[str]) -> 
             elif entry.get("event") == "round" and path.stem in aggregators:
                 below.append(entry)
     played.rejected = dict(rejected)
-    played.missing = sorted(missing_in([*played.rounds, *below]), key=lambda entry: (entry["round"], entry["node"]))
+    played.missing = missing_in(played.rounds, below)
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

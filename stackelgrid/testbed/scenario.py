@@ -137,10 +137,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     *parents, last = match[1].strip().split(".")
     place: Any = raw
     for key in parents:
-        if isinstance(place, list):
-            place = _item(place, key, override)
-        else:
-            place = place.setdefault(key, {})
+        place = _item(place, key, override) if isinstance(place, list) else place.setdefault(key, {})
         if not isinstance(place, dict | list):
             raise ScenarioError(f"--set {override}: {key} is a value, it has no keys below it")
     try:

@@ -37,7 +37,10 @@ SettlementBody = TypeVar("SettlementBody", bound=Body)
 
 
 class Message(BaseModel):
-    """What every message says of itself. One of another `schema` is refused; `run` and `sender` must agree with the topic it came on."""
+    """What every message says of itself.
+
+    One of another `schema` is refused; `run` and `sender` must agree with the topic it came on.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
