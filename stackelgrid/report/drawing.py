@@ -20,6 +20,7 @@ from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from stackelgrid.report.finished import RoundRecord
+from stackelgrid.report.tables import number
 
 Array = NDArray[np.float64]
 
@@ -92,16 +93,13 @@ def load(settled: Sequence[float], baseline: Sequence[float], min_kw: float, max
     """Total load per slot before and after, kW, the peaks marked; the leader's capacity where it has one."""
     with mpl.rc_context(_STYLE):
         figure, axes = _slots_figure(len(settled), 2.6)
-        for curve, when, color, linestyle in (
-            (baseline, "flat baseline price", GREY, "--"),
-            (settled, name[0].lower() + name[1:], BLUE, "-"),
-        ):
+        for curve, when, color, linestyle in ((baseline, "Baseline", GREY, "--"), (settled, name, BLUE, "-")):
             peak = max(curve)
-            _steps(axes, curve, color=color, linestyle=linestyle, label=f"At the {when}, peak {peak:,.1f} kW")
+            _steps(axes, curve, color=color, linestyle=linestyle, label=f"{when} (peak {number(peak)} kW)")
             axes.plot(curve.index(peak) + 1, peak, marker="v", markersize=6, color=color)
         limits = [limit for limit in (min_kw, max_kw) if limit]
-        for number, limit in enumerate(limits):
-            axes.axhline(limit, color=VERMILION, linestyle="-.", linewidth=1, label="" if number else "Capacity")
+        for line, limit in enumerate(limits):
+            axes.axhline(limit, color=VERMILION, linestyle="-.", linewidth=1, label="" if line else "Capacity")
         _label_y(axes, "Total load (kW)")
         _from_zero(axes, [*settled, *baseline, *limits])
         _legend(figure)
@@ -117,10 +115,12 @@ def convergence(
         # A residual of zero has no place on a log scale, one of rounding size would flatten all others.
         floor = tolerance / 100
         residual = np.maximum([record.residual for record in rounds], floor)
+        utility, unit = _scaled(np.array([record.leader_utility for record in rounds]), money)
+        peak, kilowatts = _scaled(np.array([record.peak_kw for record in rounds]), "kW")
         curves = (
             (residual, "Relative price change"),
-            (np.array([record.leader_utility for record in rounds]), f"Leader utility ({money})"),
-            (np.array([record.peak_kw for record in rounds]), "Peak load (kW)"),
+            (utility, f"Leader utility ({unit})"),
+            (peak, f"Peak load ({kilowatts})"),
         )
         numbers = np.array([record.round for record in rounds])
         for letter, panel, (values, label) in zip("abc", panels, curves, strict=True):
@@ -154,15 +154,15 @@ def storage(levels: Mapping[str, Sequence[float]], price: Sequence[float]) -> Fi
         cheap = np.array(price) < np.mean(price) - 1e-9 * np.max(np.abs(price))
         shade = {"fill": True, "color": INK, "alpha": 0.08, "linewidth": 0}
         ends = np.arange(1, len(price) + 1) + 0.5
-        for number, panel in enumerate(panels.flat):
-            panel.set_visible(number < len(levels))
-        for number, (panel, (home, level)) in enumerate(zip(panels.flat, levels.items(), strict=False)):
+        for place, panel in enumerate(panels.flat):
+            panel.set_visible(place < len(levels))
+        for place, (panel, (home, level)) in enumerate(zip(panels.flat, levels.items(), strict=False)):
             panel.stairs(cheap, _edges(len(cheap)), transform=panel.get_xaxis_transform(), **shade)
-            panel.plot(ends, level, color=BLUE, marker="o" if len(ends) == 1 else "")
+            panel.plot(ends, level, color=BLUE, marker="o" if len(ends) == 1 else "", clip_on=False)
             panel.set_title(home, loc="left", fontsize=8)
             _slot_ticks(panel, len(price), 6)
             _from_zero(panel, level)
-            if number + columns < len(levels):
+            if place + columns < len(levels):
                 panel.tick_params(labelbottom=False)
             else:
                 panel.set_xlabel(SLOT)
@@ -287,6 +287,14 @@ def _from_zero(axes: Axes, values: Sequence[float]) -> None:
     low, high = min(0.0, *values), max(0.0, *values)
     room = 0.08 * ((high - low) or 1.0)
     axes.set_ylim(low - room if low < 0 else 0.0, high + room)
+
+
+def _scaled(values: Array, unit: str) -> tuple[Array, str]:
+    """In thousands, or thousands of thousands, of a unit where the tick labels would not fit otherwise."""
+    scale = 1
+    while np.max(np.abs(values)) >= 1e5 * scale:
+        scale *= 1000
+    return values / scale, unit if scale == 1 else f"{scale:,} {unit}"
 
 
 _MARKS = {

@@ -73,14 +73,15 @@ def _rendered(finished: Finished) -> str:
         "certificate": result.certificate,
         "checks": [check for check in checks if check.value is not None],
         "not_computed": [check.label for check in checks if check.value is None],
+        "rounds": result.rounds,
         "missing": _missing(result),
         "failures": list(result.failures.items()),
         "lines": _LINES,
         "judged": len(judged),
         "failed": judged.count(False),
         "rejected": result.rejected,
-        "tolerance": f"{leader.tolerance:.0e}",
         "run_again": _command("run", finished.folder / "scenario.yaml", *in_memory),
+        "certifiable": result.outcome is not None and len(result.outcome.homes) == result.homes,
         "certify": _command("certify", finished.folder),
         "report": _command("report", finished.folder),
         "manifest": _described(finished.manifest),
@@ -134,16 +135,17 @@ def _figures(finished: Finished, outcome: Outcome) -> Iterable[Drawn]:
             outcome.baseline_load_kw,
             capacity.min_kw,
             capacity.max_kw,
-            name,
+            "Settled" if result.settled else "Last round",
         ),
         f"Total load of the homes before and after, each peak marked.{limited}",
     )
+    marked = _marked(finished)
+    marks = " Marked are rounds in which members were held, excluded or asked again." if any(marked.values()) else ""
     yield drawn(
         "convergence",
-        drawing.convergence(finished.rounds, leader.tolerance, money, _marked(finished)),
+        drawing.convergence(finished.rounds, leader.tolerance, money, marked),
         "Round by round: (a) the relative price change the leader still wanted, with the tolerance below which it "
-        "settles; (b) its utility; (c) the peak load. Marked are rounds in which members were held, excluded or asked "
-        "again.",
+        f"settles; (b) its utility; (c) the peak load.{marks}",
     )
     stores = {name: home.storage_kwh for name, home in outcome.homes.items() if home.storage_kwh}
     if stores:
@@ -151,7 +153,7 @@ def _figures(finished: Finished, outcome: Outcome) -> Iterable[Drawn]:
         yield drawn(
             "storage",
             drawing.storage(shown, outcome.price),
-            f"Energy stored at the end of each slot, battery and electric vehicle together, in {len(shown)} of the "
+            f"Energy stored at the end of each slot, battery and electric vehicle together, in {len(shown)} of "
             f"{tables.counted(len(stores), 'home')} with storage, from the smallest to the largest. Shaded: slots with "
             "a price below its mean.",
         )

@@ -51,7 +51,7 @@ class Node(Protocol):
 
     @property
     def name(self) -> str:
-        """The node's id, unique in its run; also its client id on a broker."""
+        """The node's id, unique in its run."""
 
     @property
     def subscriptions(self) -> Sequence[str]:
