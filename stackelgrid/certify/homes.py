@@ -4,6 +4,8 @@ Two programmes over the same variables, every home at once: each home's best ans
 which falls apart by home, and the centralised programme (proof of Theorem 1), in which a planner runs every home and
 pays the leader's cost within its capacity. Units as in `stacked`.
 """
+# cvxpy hands its atoms on by star imports, which its types do not tell.
+# mypy: disable-error-code="attr-defined"
 
 from __future__ import annotations
 
@@ -15,12 +17,15 @@ import numpy as np
 import scipy.sparse as sp
 
 from emc_node.home import Array
+from stackelgrid.certify import CertificateError
 from stackelgrid.certify.stacked import StackedHomes
 
 _OPTIONS = {
     **dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), 3e-10),
-    # What Clarabel may still call "almost solved" when rounding stops it before that.
-    **dict.fromkeys(("reduced_tol_gap_abs", "reduced_tol_gap_rel", "reduced_tol_feas"), 1e-7),
+    # What Clarabel may still call "almost solved" when rounding stops it before that. Its gap means little where the
+    # residuals are not small, so those stay strict.
+    **dict.fromkeys(("reduced_tol_gap_abs", "reduced_tol_gap_rel"), 1e-7),
+    "reduced_tol_feas": 1e-9,
 }
 # Exponential and power cones stall at a gap of 1e-7 with the usual 1e-8; with the first of these they nearly always
 # reach 1e-10, else one of the others does.
@@ -28,13 +33,9 @@ _REGULARISATIONS = (1e-5, 1e-6, 1e-8)
 _ANSWERED = ("Solved", "AlmostSolved")
 
 
-class CertificateError(RuntimeError):
-    """No certificate could be issued; the message says which reference failed or what the outcome lacks."""
-
-
 @dataclass(frozen=True)
 class Answers:
-    """What suits each home best: `load` (H, T) kW, `utility` (H,) satisfaction less wear, money; `solver` its account."""
+    """What is best: `load` (H, T) kW, `utility` (H,) satisfaction less wear, money; `solver`, Clarabel's account of it."""
 
     load: Array
     utility: Array
@@ -92,7 +93,7 @@ class _Programme:
         self._free = (homes.appliances.hi > homes.appliances.lo).ravel()
         self._ratio = cp.Variable(int(self._free.sum()))
         self._level = cp.Variable(len(homes.stores.slot))
-        self._terms: list[cp.Expression] = []
+        self._terms: list[Any] = []
         self._constraints: list[cp.Constraint] = []
         self.draw = cp.Constant(homes.fixed.ravel())
         if homes.appliances.home.size:
@@ -158,7 +159,7 @@ class _Programme:
         if len(high):
             self._constraints.append(self.draw[high] <= homes.draw_max[high // homes.slots])
 
-    def solve(self, further: cp.Expression, constraints: list[cp.Constraint], what: str) -> dict[str, Any]:
+    def solve(self, further: Any, constraints: list[cp.Constraint], what: str) -> dict[str, Any]:
         """Maximise satisfaction less wear plus `further`; Clarabel's own account of how exact the answer is."""
         problem = cp.Problem(cp.Maximize(sum(self._terms) + further), self._constraints + constraints)
         data, chain, inverse = problem.get_problem_data(cp.CLARABEL, solver_opts=_OPTIONS)
@@ -185,11 +186,14 @@ class _Programme:
     def schedule(self) -> tuple[Array, Array]:
         """Loads (H, T) kW and utilities before the bill (H,) at the solution."""
         homes = self._homes
-        x = homes.appliances.lo.ravel().copy()
-        if x.size:
-            bounds = homes.appliances.lo.ravel()[self._free], homes.appliances.hi.ravel()[self._free]
-            x[self._free] = np.clip(self._ratio.value * homes.appliances.x_max.ravel()[self._free], *bounds)
-        x = x.reshape(homes.appliances.x_max.shape)
-        level = self._level.value if homes.stores.slot.size else np.zeros(0)
-        load = homes.fixed + homes.per_home(x) + homes.placed(homes.stores.charging(level))
-        return load, homes.utility(x, level)
+        x_max, lo, hi = (rates.ravel() for rates in (homes.appliances.x_max, homes.appliances.lo, homes.appliances.hi))
+        x, free = lo.copy(), self._free
+        x[free] = np.clip(_value(self._ratio) * x_max[free], lo[free], hi[free])
+        rates, level = x.reshape(homes.appliances.lo.shape), _value(self._level)
+        load = homes.fixed + homes.per_home(rates) + homes.placed(homes.stores.charging(level))
+        return load, homes.utility(rates, level)
+
+
+def _value(variable: cp.Variable) -> Array:
+    """The variable at the solution; of one without entries, which no solver sees, nothing."""
+    return np.zeros(0) if variable.size == 0 else np.asarray(variable.value, float)

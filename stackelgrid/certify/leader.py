@@ -172,7 +172,7 @@ class Search:
             direction[random.integers(len(settled))] = random.choice([-1.0, 1.0])
         else:
             direction = random.standard_normal(len(settled)) if kind == 1 else _smooth(len(settled), random)
-        return settled + distance * direction / np.max(np.abs(direction))
+        return np.asarray(settled + distance * direction / np.max(np.abs(direction)))
 
     def _far(self, settled: Array, random: np.random.Generator) -> Array:
         kind = random.integers(3)

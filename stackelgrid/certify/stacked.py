@@ -8,7 +8,6 @@ of the user-oriented pricing paper. Written apart from the nodes' own solvers, w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,7 +138,8 @@ class Stores:
     def violation(self, level: Array) -> Array:
         """How far each entry is outside its limits, (M,), kWh or kW; not below zero."""
         r = self.charging(level)
-        return np.max([0 * r, self.least - level, level - self.capacity, r - self.charge, -self.discharge - r], axis=0)
+        over = [0 * r, self.least - level, level - self.capacity, r - self.charge, -self.discharge - r]
+        return np.asarray(np.max(over, axis=0))
 
 
 class StackedHomes:

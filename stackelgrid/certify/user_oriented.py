@@ -17,45 +17,24 @@ import numpy as np
 from emc_node.home import Array, Home
 from leader_node.config import AdaptiveBalance, UtilitySettings
 from leader_node.user_oriented import adaptive_balance, fixed_balance
-from stackelgrid.certify.homes import CertificateError, best_answers, centralised
+from stackelgrid.certify import CertificateError
+from stackelgrid.certify.homes import best_answers, centralised
 from stackelgrid.certify.leader import Account, Response, Search
 from stackelgrid.certify.stacked import StackedHomes
 
 _FEASIBLE = 1e-6
 
 
-def certify(
+def certificate(
     homes: Sequence[Home],
     settings: UtilitySettings,
     slots: int,
     outcome: Mapping[str, Any],
     *,
     seed: int,
-    samples: int = 200,
+    samples: int,
 ) -> dict[str, Any]:
-    """The certificate of `outcome` (as in result.json) for these homes and leader, ready for JSON.
-
-    | key | meaning |
-    |---|---|
-    | `method` | what was done, in words |
-    | `gap` | `welfare`: how far the run's system utility is below the centralised optimum, relative (below zero only by the reference's tolerance, or where limits are violated); `stackelberg`: `leader_regret` |
-    | `max_regret` | largest relative gain of a player from deviating alone |
-    | `max_home_regret` | the same among homes, relative to max(1, abs(utility)), utility less bill |
-    | `leader_regret` | the leader's relative gain from the best price found; null for `welfare` |
-    | `price_residual` | `welfare`: largest distance of the price from marginal cost plus capacity multipliers, money per kWh; else null |
-    | `overclaim` | largest relative excess of a utility claimed over the one worked out anew |
-    | `bill_residual` | largest relative error of a bill |
-    | `load_residual` | largest difference of a home's load from its best answer, kW |
-    | `balance_residual` | largest difference of the leader's load from the sum of the homes', kW |
-    | `violation`, `feasible` | worst violation of a home's limits or the capacity, kW or kWh; whether it is below 1e-6 of the peak and a `stackelberg` price within its bounds |
-    | `system_utility` | of the run, worked out anew, money |
-    | `welfare_system_utility`, `welfare_price` | the centralised optimum and the price that brings it about |
-    | `price_distance` | `rms` and `relative` distance of the run's price from the welfare price |
-    | `solver_status` | Clarabel's status, duality gap and residuals for `homes` and `centralised`; the gap bounds the error of `max_home_regret` and of `gap` |
-    | `prices_tried` | by the search; 0 for `welfare` |
-
-    `seed` and `samples` (prices to try at random) are the search's. Raises `CertificateError`.
-    """
+    """What `stackelgrid.certify.certify` promises."""
     run = _Run.read(homes, slots, outcome)
     account = _account(settings, run.baseline)
     stacked = StackedHomes(homes, slots)
@@ -119,7 +98,7 @@ def certify(
 
 @dataclass(frozen=True)
 class _Run:
-    """What the outcome reports: `price`, total `load`, `baseline` (T,); per home `loads`, `stored` (H, T), money (H,)."""
+    """What the outcome reports: `price`, total `load` and `baseline` (T,); per home `loads` and `stored` (H, T), money."""
 
     price: Array
     load: Array
@@ -151,10 +130,7 @@ class _Run:
             baseline=_numbers(outcome, "baseline_load_kw", slots),
             loads=np.array([_numbers(told[home.id], "load_kw", slots, home.id) for home in homes]),
             stored=np.array(
-                [
-                    _numbers(told[home.id], "storage_kwh", slots, home.id) if home.storage else nothing
-                    for home in homes
-                ]
+                [_numbers(told[home.id], "storage_kwh", slots, home.id) if home.storage else nothing for home in homes]
             ),
             bills=np.array([_numbers(told[home.id], "bill", None, home.id) for home in homes]),
             claimed=np.array([_numbers(told[home.id], "utility", None, home.id) for home in homes]),

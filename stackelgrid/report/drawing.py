@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 
 from stackelgrid.report.finished import RoundRecord
 from stackelgrid.report.tables import number
+
+__all__ = ["Figure", "convergence", "load", "price", "save", "savings", "storage", "welfare"]
 
 Array = NDArray[np.float64]
 
@@ -40,7 +43,7 @@ WIDTH = 6.3
 _LEFT = 0.68
 """Room for the labels of a y-axis, inches."""
 SLOT = "Time slot (1 h each)"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8,
@@ -152,7 +155,7 @@ def storage(levels: Mapping[str, Sequence[float]], price: Sequence[float]) -> Fi
         rows = -(-len(levels) // columns)
         figure, panels = _panels(0.42 + 1.3 * rows, rows, columns, top=0.3, between=0.4)
         cheap = np.array(price) < np.mean(price) - 1e-9 * np.max(np.abs(price))
-        shade = {"fill": True, "color": INK, "alpha": 0.08, "linewidth": 0}
+        shade: dict[str, Any] = {"fill": True, "color": INK, "alpha": 0.08, "linewidth": 0}
         ends = np.arange(1, len(price) + 1) + 0.5
         for place, panel in enumerate(panels.flat):
             panel.set_visible(place < len(levels))
@@ -197,8 +200,8 @@ def welfare(settled: Sequence[float], welfare_price: Sequence[float], money: str
     """The price that was played beside the one best for the system as a whole, money per kWh."""
     with mpl.rc_context(_STYLE):
         figure, axes = _slots_figure(len(settled), 2.3)
-        _steps(axes, welfare_price, color=VERMILION, linestyle="--", label="Welfare price")
         _steps(axes, settled, color=BLUE, label=name)
+        _steps(axes, welfare_price, color=VERMILION, linestyle="--", label="Welfare price")
         _label_y(axes, f"Price ({money}/kWh)")
         _from_zero(axes, [*settled, *welfare_price])
         _legend(figure)
@@ -236,7 +239,7 @@ def _panels(
     top: float,
     between: float = 0.0,
     width: float = WIDTH,
-) -> tuple[Figure, NDArray[np.object_]]:
+) -> tuple[Figure, NDArray[Any]]:
     """Axes in `rows` and `columns`, all lengths in inches: figures one below the other line up at the left."""
     figure = Figure(figsize=(width, height))
     bottom, right = 0.42, 0.08
@@ -291,13 +294,13 @@ def _from_zero(axes: Axes, values: Sequence[float]) -> None:
 
 def _scaled(values: Array, unit: str) -> tuple[Array, str]:
     """In thousands, or thousands of thousands, of a unit where the tick labels would not fit otherwise."""
-    scale = 1
+    scale = 1.0
     while np.max(np.abs(values)) >= 1e5 * scale:
         scale *= 1000
-    return values / scale, unit if scale == 1 else f"{scale:,} {unit}"
+    return values / scale, unit if scale == 1 else f"{scale:,.0f} {unit}"
 
 
-_MARKS = {
+_MARKS: dict[str, dict[str, Any]] = {
     "Held": {"marker": "s", "color": ORANGE},
     "Excluded": {"marker": "X", "color": VERMILION},
     "Asked again": {"marker": "^", "color": GREEN},

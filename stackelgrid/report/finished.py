@@ -63,7 +63,7 @@ class Outcome(Part):
 
 
 class Certificate(Part):
-    """What `stackelgrid certify` found. Every number may be missing: not every method computes every one."""
+    """What `stackelgrid certify` found. Any number may be missing: each objective and method has its own."""
 
     method: str | None = None
     gap: Finite | None = None
@@ -73,8 +73,10 @@ class Certificate(Part):
     price_residual: Finite | None = None
     feasible: bool | None = None
     violation: Finite | None = None
-    load_residual: Finite | None = None
     overclaim: Finite | None = None
+    bill_residual: Finite | None = None
+    balance_residual: Finite | None = None
+    load_residual: Finite | None = None
     welfare_price: Vector | None = None
     price_distance: dict[str, Finite | None] | None = None
     welfare_system_utility: Finite | None = None

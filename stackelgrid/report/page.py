@@ -59,7 +59,7 @@ def _rendered(finished: Finished) -> str:
     )
     result, leader = finished.result, finished.scenario.leader
     in_memory = ["--transport", "memory"] if result.transport == "memory" else []
-    checks = tables.checks(result.certificate, result.money) if result.certificate else []
+    checks = tables.checks(result)
     judged = [check.passed for check in checks if check.passed is not None]
     content: dict[str, Any] = {
         "title": result.scenario or "User-oriented pricing",
@@ -157,18 +157,13 @@ def _figures(finished: Finished, outcome: Outcome) -> Iterable[Drawn]:
             f"{tables.counted(len(stores), 'home')} with storage, from the smallest to the largest. Shaded: slots with "
             "a price below its mean.",
         )
-    saved = [
-        [
-            home.baseline_bill - home.bill
-            for home in outcome.homes.values()
-            if home.baseline_bill is not None and bool(home.storage_kwh) is storing
-        ]
-        for storing in (True, False)
-    ]
-    if any(saved):
+    compared = [home for home in outcome.homes.values() if home.baseline_bill is not None]
+    if compared:
+        with_storage = [_saved(home) for home in compared if home.storage_kwh]
+        without_storage = [_saved(home) for home in compared if not home.storage_kwh]
         yield drawn(
             "savings",
-            drawing.savings(*saved, money),
+            drawing.savings(with_storage, without_storage, money),
             "What each home saves on its bill against the flat baseline price; below zero it pays more, as a home may "
             "that uses more at a lower price. Box: the middle half of the homes and the median; whiskers: up to 1.5 "
             "times the box beyond it.",
@@ -213,9 +208,10 @@ def _homes(outcome: Outcome, money: str) -> dict[str, Any]:
     columns: dict[str, Measure] = {"Energy (kWh)": lambda home: sum(home.load_kw)}
     if any(home.baseline_bill is not None for home in everyone):
         columns[f"Bill before ({money})"] = lambda home: home.baseline_bill
-    columns[f"Bill ({money})"] = lambda home: home.bill
-    if any(home.baseline_bill is not None for home in everyone):
-        columns[f"Saved ({money})"] = _saved
+        columns[f"Bill ({money})"] = lambda home: home.bill
+        columns[f"Saved ({money})"] = lambda home: None if home.baseline_bill is None else _saved(home)
+    else:
+        columns[f"Bill ({money})"] = lambda home: home.bill
     columns[f"Paid ({money}/kWh)"] = _paid_per_kwh
     columns[f"Utility ({money})"] = lambda home: home.utility
     groups = {
@@ -234,8 +230,8 @@ def _homes(outcome: Outcome, money: str) -> dict[str, Any]:
     }
 
 
-def _saved(home: HomeAccount) -> float | None:
-    return None if home.baseline_bill is None else home.baseline_bill - home.bill
+def _saved(home: HomeAccount) -> float:
+    return (home.baseline_bill or 0.0) - home.bill
 
 
 def _paid_per_kwh(home: HomeAccount) -> float | None:
@@ -279,8 +275,9 @@ def _described(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     lines = []
     for key, value in manifest.items():
         if isinstance(value, dict):
-            value = ", ".join(f"{name} {version}" for name, version in value.items())
+            lines.append((key, ", ".join(f"{name} {each}" for name, each in value.items())))
         elif isinstance(value, list):
-            value = shlex.join(map(str, value))
-        lines.append((key, str(value)))
+            lines.append((key, shlex.join(map(str, value))))
+        else:
+            lines.append((key, str(value)))
     return lines

@@ -10,10 +10,10 @@ from stackelgrid.report.finished import Certificate, Outcome, Result
 Row = tuple[str, str]
 """A label and a formatted value."""
 
-OPTIMAL_WITHIN = 1e-6
-"""Relative: below it a regret, a gap or a residual of an optimality condition is rounding."""
-FEASIBLE_WITHIN = 1e-7
-"""Below it a broken constraint, or a difference to what was recomputed, is rounding."""
+EQUILIBRIUM_WITHIN = 1e-6
+"""Relative: below it a regret, a gap or a broken limit is the solvers' tolerance."""
+BOOKS_WITHIN = 1e-7
+"""Relative: below it a difference between what was told and what is worked out anew is rounding."""
 
 _GAMES = {"user_oriented": "user-oriented pricing"}
 
@@ -75,122 +75,158 @@ def _system_utility(result: Result, outcome: Outcome) -> str:
 
 @dataclass(frozen=True)
 class Check:
-    """A line of the certificate: `value` is None when not computed, `passed` for a number told but not judged."""
+    """A line of the certificate: `value` is None when not part of it, `passed` for a number told but not judged."""
 
     key: str
     label: str
-    value: str | None
-    limit: str
-    passed: bool | None
     meaning: str
+    value: str | None
+    limit: str = ""
+    passed: bool | None = None
 
 
-_Judged = Literal[
-    "gap",
-    "max_regret",
-    "max_home_regret",
-    "leader_regret",
-    "price_residual",
-    "violation",
-    "load_residual",
-    "overclaim",
-]
+@dataclass(frozen=True)
+class _Rule:
+    """How a number is judged: at most `within` times the largest price or load, or `within` itself."""
 
-_LIMITED: list[tuple[_Judged, str, float, str]] = [
-    (
-        "gap",
-        "Gap to the central reference",
-        OPTIMAL_WITHIN,
-        "How far the outcome is from what one solver finds that knows everybody's data; relative.",
-    ),
-    (
+    key: str
+    label: str
+    meaning: str
+    within: float
+    of: Literal["itself", "price", "load"] = "itself"
+
+
+_RULES = (
+    _Rule(
         "max_regret",
         "Largest regret",
-        OPTIMAL_WITHIN,
-        "The most that any one player could still gain by deviating alone; relative. Zero is an equilibrium.",
+        "The most that any one player could still gain by deviating alone, relative. Zero is an equilibrium.",
+        EQUILIBRIUM_WITHIN,
     ),
-    (
+    _Rule(
         "max_home_regret",
         "Largest regret of a home",
-        OPTIMAL_WITHIN,
-        "What a home's best schedule at the settled price would bring more than the one it reported; relative.",
+        "What a home's best schedule at this price would bring it beyond the one it has, relative.",
+        EQUILIBRIUM_WITHIN,
     ),
-    (
+    _Rule(
         "leader_regret",
         "Regret of the leader",
-        OPTIMAL_WITHIN,
-        "What the best other price found would bring the leader, the homes answering it; relative.",
+        "What the best price found would bring the leader beyond this one, the homes answering it, relative.",
+        EQUILIBRIUM_WITHIN,
     ),
-    (
+    _Rule(
+        "gap",
+        "Gap to the reference",
+        "How far the run falls short of the reference, relative: for a welfare leader the optimum of a planner who "
+        "knows everybody's data, for a Stackelberg leader the best price found.",
+        EQUILIBRIUM_WITHIN,
+    ),
+    _Rule(
         "price_residual",
         "Price residual",
-        OPTIMAL_WITHIN,
-        "How far the price is from the leader's own optimality condition; relative.",
+        "The largest distance of the price from the marginal cost of the load, which is a welfare leader's price.",
+        EQUILIBRIUM_WITHIN,
+        "price",
     ),
-    (
+    _Rule(
         "violation",
-        "Constraint violation",
-        FEASIBLE_WITHIN,
-        "The worst breach of any limit: appliances, storage, connections, capacity.",
+        "Broken limits",
+        "The worst breach of any limit of a home, a storage or the leader's capacity, kW or kWh.",
+        EQUILIBRIUM_WITHIN,
+        "load",
     ),
-    (
-        "load_residual",
-        "Load residual",
-        FEASIBLE_WITHIN,
-        "How far the total load the leader saw is from the sum of what the homes would draw.",
-    ),
-    (
+    _Rule(
         "overclaim",
         "Overclaimed utility",
-        FEASIBLE_WITHIN,
-        "How much more utility was reported than the schedules are worth when recomputed.",
+        "How much more utility a home claims than its schedule is worth, relative.",
+        BOOKS_WITHIN,
     ),
-]
+    _Rule(
+        "bill_residual",
+        "Error of a bill",
+        "The largest difference of a bill from price times load, relative.",
+        BOOKS_WITHIN,
+    ),
+    _Rule(
+        "balance_residual",
+        "Error of the balance",
+        "The largest difference of the load the leader saw from the sum of the homes' loads.",
+        BOOKS_WITHIN,
+        "load",
+    ),
+)
 
 
-def checks(certificate: Certificate, money: str) -> list[Check]:
-    """The certificate's numbers in plain words, judged where there is a limit."""
-    lines = [_judged(certificate, *line) for line in _LIMITED]
-    feasible = certificate.feasible
-    lines.insert(
-        5,
-        Check(
-            "feasible",
-            "Feasible",
-            None if feasible is None else "yes" if feasible else "no",
-            "yes",
-            feasible,
-            "Whether every home's schedule and the total load keep every limit.",
+def checks(result: Result) -> list[Check]:
+    """The certificate's numbers in plain words, judged where there is a limit. Empty without a certificate."""
+    certificate, outcome = result.certificate, result.outcome
+    if certificate is None or outcome is None:
+        return []
+    rate = f"{result.money}/kWh"
+    scales = {
+        "itself": (1.0, ""),
+        "price": (max(map(abs, outcome.price)), rate),
+        "load": (max(1.0, *map(abs, outcome.load_kw)), "kW"),
+    }
+    lines = [_judged(rule, getattr(certificate, rule.key), *scales[rule.of]) for rule in _RULES]
+    return [_feasible(certificate.feasible), *lines, *_told(certificate, result.money, rate)]
+
+
+def _feasible(feasible: bool | None) -> Check:
+    value = None if feasible is None else "yes" if feasible else "no"
+    return Check("feasible", "Feasible", "Whether every limit of every player is kept.", value, "yes", feasible)
+
+
+def _judged(rule: _Rule, value: float | None, scale: float, unit: str) -> Check:
+    if value is None:
+        return Check(rule.key, rule.label, rule.meaning, None)
+    limit = rule.within * scale
+    # A gap below zero is no fault of the run: the reference is exact to its own tolerance only.
+    return Check(rule.key, rule.label, rule.meaning, _tiny(value, unit), _tiny(limit, unit), value <= limit)
+
+
+def _told(certificate: Certificate, money: str, rate: str) -> list[Check]:
+    """What there is no right or wrong about."""
+    lines = [
+        (
+            "load_residual",
+            "Distance from the reference's loads",
+            "The largest difference of a home's load from the one the reference finds best for it. Storage schedules "
+            "that differ a little are worth almost the same, so this is not judged.",
+            certificate.load_residual,
+            "kW",
         ),
-    )
-    meaning = "How far the settled price is from the welfare price, the one best for the system as a whole."
-    for key, distance in (certificate.price_distance or {}).items():
-        lines.append(_told(f"price_distance.{key}", f"Distance to the welfare price, {key}", distance, "", meaning))
-        meaning = ""
-    for key, label, value, meaning in (
-        ("system_utility", "System utility", certificate.system_utility, "What leader and homes get together."),
+        (
+            "system_utility",
+            "System utility",
+            "What leader and homes get together, worked out anew.",
+            certificate.system_utility,
+            money,
+        ),
         (
             "welfare_system_utility",
             "System utility at the welfare price",
+            "The most they could get together. A Stackelberg leader's own interest costs the difference.",
             certificate.welfare_system_utility,
-            "The most they could get together; the difference is what the leader's own interest costs.",
+            money,
         ),
-    ):
-        lines.append(_told(key, label, value, money, meaning))
-    return lines
+    ]
+    distance_meaning = "How far the price is from the welfare price, the one best for the system as a whole."
+    for key, distance in (certificate.price_distance or {}).items():
+        unit = "" if key == "relative" else rate
+        label = f"Distance from the welfare price, {key}"
+        lines.append((f"price_distance.{key}", label, distance_meaning, distance, unit))
+        distance_meaning = ""
+    return [
+        Check(key, label, meaning, None if value is None else f"{number(value)} {unit}".strip())
+        for key, label, meaning, value, unit in lines
+    ]
 
 
-def _judged(certificate: Certificate, key: _Judged, label: str, limit: float, meaning: str) -> Check:
-    value: float | None = getattr(certificate, key)
-    shown = None if value is None else f"{value:.1e}" if value else "0"
-    # A gap or a residual counts either way; a negative regret, violation or overclaim is none.
-    size = None if value is None else abs(value) if key.endswith(("gap", "residual")) else value
-    return Check(key, label, shown, f"{limit:.0e}", None if size is None else size <= limit, meaning)
-
-
-def _told(key: str, label: str, value: float | None, unit: str, meaning: str) -> Check:
-    shown = None if value is None else f"{number(value)} {unit}".strip()
-    return Check(key, label, shown, "", None, meaning)
+def _tiny(value: float, unit: str) -> str:
+    shown = f"{abs(value):.1e} {unit}".strip() if value else "0"
+    return f"−{shown}" if value < 0 else shown
 
 
 def number(value: float) -> str:

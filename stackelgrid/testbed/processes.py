@@ -139,14 +139,15 @@ class _Supervisor:
         for config in configs:
             path = self._write(config)
             orders.append(json.dumps({"config": str(path), "log": str(self._logs / f"{config.name}.jsonl")}))
-        nursery = subprocess.Popen(
-            [sys.executable, "-m", "stackelgrid.node.nursery", package],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(self._logs / f"{package}.nursery.log").open("wb"),
-            start_new_session=True,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        )
+        with (self._logs / f"{package}.nursery.log").open("wb") as log:
+            nursery = subprocess.Popen(
+                [sys.executable, "-m", "stackelgrid.node.nursery", package],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )
         assert nursery.stdin is not None and nursery.stdout is not None
         nursery.stdin.write("".join(order + "\n" for order in orders).encode())
         nursery.stdin.flush()
@@ -177,7 +178,7 @@ class _Supervisor:
         for key, _ in self._selector.select(_LOOK_S):
             nursery: subprocess.Popen[bytes] = key.data
             assert nursery.stdout is not None
-            read = os.read(nursery.stdout.fileno(), 65536)
+            read = os.read(key.fd, 65536)
             if not read:
                 self._selector.unregister(nursery.stdout)
                 self._nursery_gone(nursery)
@@ -212,6 +213,7 @@ class _Supervisor:
             nursery.stdout.close()
             nursery.wait()
         self._nurseries.clear()
+        self._selector.close()
 
 
 def _gather(played: Played, nodes: Path, logs: Path, aggregators: list[str]) -> None:

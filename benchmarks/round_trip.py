@@ -1,0 +1,197 @@
+"""One round of an aggregator and a hundred homes, beside paho-mqtt echoing the very same messages.
+
+A round goes from the leader's signal to the aggregator's answer: the aggregator asks, a hundred homes answer, one
+connection each, all in this process on one event loop. `OurRound` plays it with the nodes that a run plays it with;
+their homes have their answers ready, so nothing is solved. `BareRound` sends the bytes that `OurRound` was seen to
+send, on the same topics but for the run's name, and reads nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, Protocol
+
+import paho.mqtt.client as paho
+
+import broker
+from aggregator_node.node import AggregatorNode
+from aggregator_node.user_oriented import UserOrientedAggregator
+from benchmarks.client_choice import BarePaho
+from benchmarks.figures import Figure
+from emc_node.node import EmcNode
+from emc_node.user_oriented import UserOrientedHomes
+from stackelgrid.rounds import RoundPolicy
+from stackelgrid.testbed.scenario import load
+from stackelgrid.transport.mqtt import MqttTransport
+from stackelgrid.wire.codec import Link
+from stackelgrid.wire.messages import Body, Signal
+from stackelgrid.wire.user_oriented import LoadResponse, Price
+
+TITLE = "one round of an aggregator and 100 homes, nothing solved"
+HOMES, WARM_UP, ROUNDS = 100, 10, 60
+TARGET = 1.5
+OURS, BARE = "ours", "bare"
+"""The names of the two runs: equally long, so the messages are too."""
+
+
+class Prepared:
+    """A home that has its answer ready."""
+
+    def __init__(self, answer: LoadResponse) -> None:
+        self._answer = answer
+
+    def answer(self, signal: Body) -> Body:
+        """The answer, whatever the price."""
+        return self._answer
+
+    def settle(self, settlement: Body) -> Mapping[str, Any]:
+        """Never asked: no round is the last."""
+        return {}
+
+
+class Played(Protocol):
+    """A way of playing rounds."""
+
+    async def connect(self) -> None:
+        """Open and subscribe every connection."""
+
+    async def round(self) -> float:
+        """Play one round; seconds."""
+
+    async def close(self) -> None:
+        """Leave the broker."""
+
+
+class OurRound(BarePaho):
+    """`AggregatorNode` and `EmcNode` on `MqttTransport`; the leader is a bare client, as in `BareRound`."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, f"stackelgrid/{OURS}", qos=0)
+        scenario = load("user_oriented", [f"population.homes={HOMES}"])
+        self.price = Price(price=[scenario.leader.baseline_price] * scenario.slots)
+        self.up = Link(OURS, "leader", Price, LoadResponse, Price, scenario.slots)
+        down = Link(OURS, "a1", Price, LoadResponse, Price, scenario.slots)
+        homes = {home.id: Prepared(UserOrientedHomes([home]).answer(self.price)) for home in scenario.everyone}
+        one_each = dict.fromkeys(homes, 1)
+        self.nodes = [
+            AggregatorNode(
+                "a1", self.up, down, one_each, RoundPolicy(), UserOrientedAggregator(), journal=lambda record: None
+            ),
+            *(EmcNode(name, down, strategy, lambda homes: None) for name, strategy in homes.items()),
+        ]
+        self.transport = MqttTransport(url)
+        self.number = 0
+        self.seen: dict[str, bytes] = {}
+
+    async def connect(self) -> None:
+        """Start the nodes; the aggregator says that it is there once its homes have gathered."""
+        self.online = asyncio.get_running_loop().create_future()
+        self.leader = await self._client(f"{self.prefix}/leader/a1/+", self._from_aggregator)
+        self.run = asyncio.create_task(self.transport.serve(self.nodes))
+        await self.online
+
+    async def round(self) -> float:
+        """Ask a price in a round of the next number."""
+        self.number += 1
+        signal = Signal[Price](run=OURS, sender="leader", round=self.number, body=self.price)
+        payload = self.up.write(signal)
+        self.complete = asyncio.get_running_loop().create_future()
+        began = time.perf_counter()
+        self.leader.publish(self.up.topic(signal), payload, retain=True)
+        await self.complete
+        return time.perf_counter() - began
+
+    async def record(self) -> dict[str, bytes]:
+        """What one round puts on the wire, by topic."""
+        seen: dict[str, bytes] = {}
+        recorder = await self._client(
+            f"{self.prefix}/+/+/answer", lambda _client, _data, message: seen.update({message.topic: message.payload})
+        )
+        seen.clear()  # of what was retained
+        await self.round()
+        await asyncio.sleep(0.2)
+        recorder.disconnect()
+        return seen
+
+    async def close(self) -> None:
+        """Stop the nodes."""
+        self.transport.stop()
+        await self.run
+        await super().close()
+
+    def _from_aggregator(self, _client: Any, _data: Any, message: Any) -> None:
+        if message.topic.endswith("/presence"):
+            if not self.online.done():
+                self.online.set_result(None)
+        else:
+            self.complete.set_result(None)
+
+
+class BareRound(BarePaho):
+    """paho-mqtt alone: whoever hears a message sends the next one, without a look into it."""
+
+    def __init__(self, url: str, messages: dict[str, bytes]) -> None:
+        super().__init__(url, f"stackelgrid/{BARE}", qos=0)
+        self.messages = {topic.replace(OURS, BARE, 1): payload for topic, payload in messages.items()}
+
+    async def connect(self) -> None:
+        """Open and subscribe every connection."""
+        root = self.prefix
+        self.leader = await self._client(f"{root}/leader/a1/answer", lambda *_: self.complete.set_result(None))
+        self.aggregator = await self._client([(f"{root}/leader/signal", 0), (f"{root}/a1/+/answer", 0)], self._relay)
+        for topic in self.messages:
+            if topic.startswith(f"{root}/a1/") and topic.endswith("/answer"):
+                await self._client(f"{root}/a1/signal", partial(self._send, topic))
+
+    async def round(self) -> float:
+        """Play one round; seconds."""
+        self.missing = HOMES
+        self.complete = asyncio.get_running_loop().create_future()
+        began = time.perf_counter()
+        self._send(f"{self.prefix}/leader/signal", self.leader)
+        await self.complete
+        return time.perf_counter() - began
+
+    def _relay(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+        if message.topic.endswith("/signal"):
+            self._send(f"{self.prefix}/a1/signal", client)
+            return
+        self.missing -= 1
+        if self.missing == 0:
+            self._send(f"{self.prefix}/leader/a1/answer", client)
+
+    def _send(self, topic: str, client: paho.Client, *_: Any) -> None:
+        client.publish(topic, self.messages[topic], retain=topic.endswith("/signal"))
+
+
+async def rounds(url: str) -> dict[str, list[float]]:
+    """Seconds of each kind's rounds, played in turn."""
+    ours = OurRound(url)
+    await ours.connect()
+    bare = BareRound(url, await ours.record())
+    await bare.connect()
+    print(len(bare.messages), sum(map(len, bare.messages.values())))
+    seconds = {OURS: [], BARE: []}
+    for _ in range(WARM_UP + ROUNDS):
+        seconds[OURS].append(await ours.round())
+        seconds[BARE].append(await bare.round())
+    await bare.close()
+    await ours.close()
+    return {kind: took[WARM_UP:] for kind, took in seconds.items()}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, broker.start("mosquitto", Path(folder)) as running:
+        s = asyncio.run(rounds(running.url))
+    for k, v in s.items():
+        print(k, 1e3*median(v))
+    print(median(s[OURS])/median(s[BARE]))
+
+if __name__ == "__main__": main()

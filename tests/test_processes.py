@@ -1,0 +1,246 @@
+"""Whole runs over MQTT: every node a process of its own, on real brokers; nodes that die; messages that are none."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import numpy as np
+import psutil
+import pytest
+
+from stackelgrid.testbed import in_memory, processes
+from stackelgrid.testbed.result import outcome
+from stackelgrid.testbed.scenario import Scenario, load
+
+KINDS = ["mosquitto", "embedded"]
+SMALL = ["population.homes=8", "aggregators=2", "rounds.deadline_s=1"]
+
+
+@pytest.fixture(params=KINDS)
+def broker_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+def pid_of(folder: Path, node: str) -> int:
+    entries = [json.loads(line) for line in (folder / "logs" / f"{node}.jsonl").read_text().splitlines()]
+    return int(next(entry["pid"] for entry in entries if entry["event"] == "started"))
+
+
+def play(
+    scenario: Scenario,
+    folder: Path,
+    url: str,
+    after_first_round: Callable[[], None] = lambda: None,
+) -> Any:
+    """Play and call `after_first_round` once the leader has finished its first round."""
+    folder.mkdir()
+
+    def watch(record: dict[str, Any]) -> None:
+        if record["round"] == 1:
+            after_first_round()
+
+    return processes.play(scenario, folder, url, folder.name, watch)
+
+
+@pytest.mark.parametrize("homes_per_process", [1, 3])
+def test_mqtt_and_memory_agree(broker_url: str, tmp_path: Path, homes_per_process: int) -> None:
+    scenario = load("user_oriented", [*SMALL, f"homes_per_process={homes_per_process}"])
+    over_mqtt = play(scenario, tmp_path / f"agree{homes_per_process}", broker_url)
+    in_one = in_memory.play(scenario)
+    assert over_mqtt.settled
+    assert over_mqtt.conclusion["complete"]
+    assert over_mqtt.conclusion["unacknowledged"] == []
+    assert over_mqtt.failures == {}
+    found, expected = outcome(scenario, over_mqtt), outcome(scenario, in_one)
+    for key in ("price", "load_kw", "baseline_load_kw"):
+        np.testing.assert_allclose(found[key], expected[key], rtol=1e-9)
+    assert found["homes"].keys() == {home.id for home in scenario.everyone}
+    assert over_mqtt.messages == in_one.messages
+
+
+@pytest.mark.parametrize(
+    ("who", "policy"), [("h3", "hold"), ("h3", "exclude"), ("a1", "hold"), ("a1", "fail"), ("leader", "hold")]
+)
+def test_a_node_that_dies_is_reported_and_not_waited_for(
+    broker_url: str, tmp_path: Path, who: str, policy: str
+) -> None:
+    # A home that stands still keeps the second round open until the other has died.
+    scenario = load("user_oriented", [*SMALL, f"rounds.missing={policy}"])
+    folder = tmp_path / f"dies-{who}-{policy}"
+
+    def kill() -> None:
+        os.kill(pid_of(folder, who), signal.SIGKILL)
+
+    played = play(scenario, folder, broker_url, kill)
+    assert "killed by signal 9" in played.failures[who]
+    if who == "leader":
+        assert played.lost
+    elif policy == "fail":
+        assert played.lost
+        assert played.conclusion["lost"] == [who]
+    elif played.missing:  # it may have answered every round before it died
+        assert {entry["node"] for entry in played.missing} == {who}
+        assert {entry["action"] for entry in played.missing} == {"held" if policy == "hold" else "excluded"}
+        assert played.settled
+        assert not played.conclusion["complete"]
+
+
+def test_a_home_that_stands_still_is_held_and_the_rest_settles(broker_url: str, tmp_path: Path) -> None:
+    scenario = load("user_oriented", [*SMALL, "rounds.deadline_s=0.4"])
+    folder = tmp_path / "still"
+    played = play(scenario, folder, broker_url, lambda: os.kill(pid_of(folder, "h3"), signal.SIGSTOP))
+    assert played.settled
+    assert "h3" in played.conclusion["unacknowledged"]
+    assert {entry["node"] for entry in played.missing} <= {"h3"}
+
+
+PAYLOADS = [
+    b"",
+    b"{",
+    b"\xff\xfe\x00",
+    b"null",
+    b"[]" * 50,
+    b"[" * 5000,
+    b'{"schema":1}',
+    b'{"schema":2,"run":"RUN","sender":"WHO","round":1,"body":{"price":[1]}}',
+    b'{"schema":1,"run":"other","sender":"WHO","round":1,"body":{"price":PRICE}}',
+    b'{"schema":1,"run":"RUN","sender":"mallory","round":1,"body":{"price":PRICE}}',
+    b'{"schema":1,"run":"RUN","sender":"WHO","round":1,"body":{"price":[NaN]}}',
+    b'{"schema":1,"run":"RUN","sender":"WHO","round":1,"body":{"price":[1,2,3]}}',
+    b'{"schema":1,"run":"RUN","sender":"WHO","round":1e400,"body":{"price":PRICE}}',
+    b'{"schema":1,"run":"RUN","sender":"WHO","round":1,"body":{"price":PRICE,"extra":1}}',
+    b'{"schema":1,"run":"RUN","sender":"WHO","round":1,"body":{"homes":1,"load_kw":[1],"slope":[0]}}',
+    b'{"schema":1,"run":"RUN","sender":"WHO","round":1,"body":{"homes":1,"load_kw":{"shape":[9,9],"float64":"AAAA"},'
+    b'"slope":[0]}}',
+    b'{"schema":1,"run":"RUN","sender":"WHO","state":"gone"}',
+]
+
+
+def topics(scenario: Scenario, run: str) -> Iterator[tuple[str, str]]:
+    """Every topic of a run, with the node that may write there."""
+    conversations = {"leader": list(scenario.households())} | {
+        name: [homes[0].id for homes in group] for name, group in scenario.households().items()
+    }
+    for coordinator, members in conversations.items():
+        for purpose in ("signal", "settlement"):
+            yield f"stackelgrid/{run}/{coordinator}/{purpose}", coordinator
+        for member in members:
+            for purpose in ("answer", "receipt", "presence"):
+                yield f"stackelgrid/{run}/{coordinator}/{member}/{purpose}", member
+
+
+async def flood(url: str, scenario: Scenario, run: str, count: int, stop: asyncio.Event) -> int:
+    """Publish `count` messages that are none, over all topics of the run, until told to stop."""
+    random = np.random.default_rng(7)
+    targets = list(topics(scenario, run))
+    host, port = url.removeprefix("mqtt://").split(":")
+    price = json.dumps([9.24] * scenario.slots).encode()
+    sent = 0
+    async with aiomqtt.Client(host, int(port)) as client:
+        while sent < count:
+            topic, who = targets[int(random.integers(len(targets)))]
+            kind = int(random.integers(len(PAYLOADS) + 1))
+            if kind < len(PAYLOADS):
+                payload = PAYLOADS[kind].replace(b"RUN", run.encode()).replace(b"WHO", who.encode())
+                payload = payload.replace(b"PRICE", price)
+            else:
+                payload = random.bytes(int(random.integers(1, 2000)))
+            await client.publish(topic, payload, qos=0)
+            sent += 1
+            if sent % 200 == 0:
+                await asyncio.sleep(0)
+    stop.set()
+    return sent
+
+
+async def test_ten_thousand_messages_that_are_none_change_nothing(mosquitto_url: str, tmp_path: Path) -> None:
+    scenario = load("user_oriented", SMALL)
+    expected = outcome(scenario, in_memory.play(scenario))
+    folder = tmp_path / "flooded"
+    flooded = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def hold_until_flooded() -> None:
+        # Keep one home standing still, so that the game is in its second round while the flood is on.
+        pid = pid_of(folder, "h3")
+        os.kill(pid, signal.SIGSTOP)
+        asyncio.run_coroutine_threadsafe(_wait(flooded), loop).result(60)
+        os.kill(pid, signal.SIGCONT)
+
+    async def _wait(event: asyncio.Event) -> None:
+        started.set()
+        await event.wait()
+
+    started = asyncio.Event()
+    run = asyncio.create_task(asyncio.to_thread(play, scenario, folder, mosquitto_url, hold_until_flooded))
+    await asyncio.wait_for(started.wait(), 60)
+    sent = await flood(mosquitto_url, scenario, "flooded", 10_000, flooded)
+    played = await run
+    done.set()
+    assert sent == 10_000
+    assert played.failures == {}
+    assert played.settled
+    found = outcome(scenario, played)
+    for key in ("price", "load_kw"):
+        np.testing.assert_allclose(found[key], expected[key], rtol=1e-9)
+    assert sum(played.rejected.values()) > 1_000
+    warnings = [
+        line
+        for path in (folder / "logs").glob("*.jsonl")
+        for line in path.read_text().splitlines()
+        if '"message ignored"' in line
+    ]
+    assert 0 < len(warnings) <= 11 * 3 * 5  # nodes x reasons x kinds of topic: logged once each, not ten thousand times
+
+
+def children(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_the_command_no_process_stays(tmp_path: Path, how: signal.Signals) -> None:
+    folder = tmp_path / "ended"
+    command = [sys.executable, "-m", "stackelgrid.cli", "run", "user_oriented", "--out", str(folder), "--quiet"]
+    for setting in [*SMALL, "rounds.deadline_s=30"]:
+        command += ["--set", setting]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE)
+    try:
+        wait_for(lambda: (folder / "rounds.jsonl").exists() or (folder / "logs" / "leader.jsonl").exists())
+        family = children(psutil.Process(running.pid))
+        assert len(family) >= 1 + 3
+        running.send_signal(how)
+        running.wait(30)
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert alive == []
+        if how != signal.SIGKILL:
+            assert running.returncode in (130, 0)  # it may have settled in the same moment
+            assert (folder / "result.json").exists()
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+
+
+def test_an_emc_is_light() -> None:
+    code = (
+        "import sys, emc_node.__main__; "
+        "print([m for m in ('cvxpy', 'scipy', 'matplotlib', 'typer', 'rich', 'yaml') if m in sys.modules])"
+    )
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert seen.stdout.strip() == "[]"
