@@ -112,13 +112,13 @@ class OurRound(BarePaho):
         """What one round puts on the wire, by topic."""
         seen: dict[str, bytes] = {}
         recorder = await self._client(
-            f"{self.prefix}/+/+/answer", lambda _client, _data, message: seen.update({message.topic: message.payload})
+            f"{self.prefix}/#", lambda _client, _data, message: seen.update({message.topic: message.payload})
         )
         seen.clear()  # of what was retained
         await self.round()
         await asyncio.sleep(0.2)
         recorder.disconnect()
-        return seen
+        return {topic: payload for topic, payload in seen.items() if not topic.endswith("/presence")}
 
     async def close(self) -> None:
         """Stop the nodes."""
@@ -145,7 +145,9 @@ class BareRound(BarePaho):
         """Open and subscribe every connection."""
         root = self.prefix
         self.leader = await self._client(f"{root}/leader/a1/answer", lambda *_: self.complete.set_result(None))
-        self.aggregator = await self._client([(f"{root}/leader/signal", 0), (f"{root}/a1/+/answer", 0)], self._relay)
+        aggregator = await self._client(f"{root}/a1/+/answer", self._relay)
+        aggregator.on_subscribe = None
+        aggregator.subscribe(f"{root}/leader/signal")
         for topic in self.messages:
             if topic.startswith(f"{root}/a1/") and topic.endswith("/answer"):
                 await self._client(f"{root}/a1/signal", partial(self._send, topic))

@@ -27,6 +27,7 @@ from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.result import outcome, result
 from stackelgrid.testbed.scenario import Scenario, load, shipped
 from stackelgrid.transport.base import BrokerUnreachableError
+from stackelgrid.transport.mqtt import MqttTransport
 
 SETTLED, BAD_INPUT, NOT_SETTLED, LOST, INTERRUPTED = 0, 2, 3, 4, 130
 CERTIFIED_UP_TO = 200
@@ -93,7 +94,7 @@ def run(
                 store.write_rounds(folder, played)
             else:
                 played = processes.play(checked, folder, broker, name, show.round)
-        except (BrokerStartError, BrokerUnreachableError, ValueError) as error:
+        except (BrokerStartError, BrokerUnreachableError) as error:
             shutil.rmtree(folder)
             raise CommandError(LOST if isinstance(error, BrokerUnreachableError) else BAD_INPUT, str(error)) from None
         certificate = None
@@ -110,8 +111,13 @@ def run(
 
 
 def _check_broker(broker: str) -> None:
-    if broker not in ("auto", "mosquitto", "embedded") and not broker.startswith("mqtt://"):
-        raise CommandError(BAD_INPUT, f"--broker {broker}: give auto, mosquitto, embedded or mqtt://HOST:PORT")
+    if broker in ("auto", "mosquitto", "embedded"):
+        return
+    try:
+        MqttTransport(broker)
+    except ValueError as error:
+        message = f"--broker {broker}: give auto, mosquitto, embedded or mqtt://HOST:PORT ({error})"
+        raise CommandError(BAD_INPUT, message) from None
 
 
 def _certificate(scenario: Scenario, found: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,8 @@ def certify(
     - `violation`: the worst violation of a limit of a home or of the capacity, kW or kWh.
     - `feasible`: whether that is within 1e-6 of the peak, and a `stackelberg` price within its bounds.
     - `system_utility`: of the run, worked out anew, money.
-    - `welfare_system_utility`, `welfare_price`: the centralised optimum, money, and the price that brings it about.
+    - `welfare_system_utility`, `welfare_price`: the centralised optimum, money, and the price that brings it about;
+      like all that is measured by it None where no schedule of the homes keeps the capacity.
     - `price_distance`: `rms`, money per kWh, and `relative` distance of the run's price from the welfare price.
     - `solver_status`: of the references `homes` and `centralised`, Clarabel's status, iterations, residuals and duality
       gap, which bounds the error of `max_home_regret` and of `gap`.

@@ -33,9 +33,13 @@ _REGULARISATIONS = (1e-5, 1e-6, 1e-8)
 _ANSWERED = ("Solved", "AlmostSolved")
 
 
+class InfeasibleError(CertificateError):
+    """No schedule keeps every limit."""
+
+
 @dataclass(frozen=True)
 class Answers:
-    """What is best: `load` (H, T) kW, `utility` (H,) satisfaction less wear, money; `solver`, Clarabel's account of it."""
+    """What is best: `load` (H, T) kW, `utility` (H,) satisfaction less wear, money; `solver` is Clarabel's account."""
 
     load: Array
     utility: Array
@@ -64,7 +68,7 @@ def centralised(homes: StackedHomes, wholesale: Array, mu: Array, capacity: tupl
     """Max of sum_i U_i - D_i less c.L + sum mu_t (L_t - mean L)^2 with capacity[0] <= L <= capacity[1].
 
     Arrays (T,); infinite bounds are none; `scale` is the size of the optimum to expect, money. Raises
-    `CertificateError`, also when no schedule keeps the capacity.
+    `CertificateError`, `InfeasibleError` when no schedule of the homes keeps the capacity.
     """
     programme = _Programme(homes, np.full(len(homes.ids), 1 / scale))
     total = cp.Variable(homes.slots)
@@ -162,6 +166,9 @@ class _Programme:
     def solve(self, further: Any, constraints: list[cp.Constraint], what: str) -> dict[str, Any]:
         """Maximise satisfaction less wear plus `further`; Clarabel's own account of how exact the answer is."""
         problem = cp.Problem(cp.Maximize(sum(self._terms) + further), self._constraints + constraints)
+        if not problem.variables():  # nobody has anything to decide
+            exact = dict.fromkeys(("gap", "primal_residual", "dual_residual"), 0.0)
+            return {"status": "Solved", **exact, "iterations": 0}
         data, chain, inverse = problem.get_problem_data(cp.CLARABEL, solver_opts=_OPTIONS)
         best: tuple[Any, dict[str, Any]] | None = None
         for regularisation in _REGULARISATIONS:
@@ -178,6 +185,8 @@ class _Programme:
                 best = raw, account
             if account["status"] == "Solved":
                 break
+            if account["status"] == "PrimalInfeasible":
+                raise InfeasibleError(f"{what}: no schedule keeps every limit; widen the capacity or the homes' limits")
         if best is None:
             raise CertificateError(f"{what}: Clarabel ended with {account}; without this reference no certificate")
         problem.unpack(chain.invert(best[0], inverse))

@@ -18,7 +18,7 @@ from emc_node.home import Array, Home
 from leader_node.config import AdaptiveBalance, UtilitySettings
 from leader_node.user_oriented import adaptive_balance, fixed_balance
 from stackelgrid.certify import CertificateError
-from stackelgrid.certify.homes import best_answers, centralised
+from stackelgrid.certify.homes import InfeasibleError, best_answers, centralised
 from stackelgrid.certify.leader import Account, Response, Search
 from stackelgrid.certify.stacked import StackedHomes
 
@@ -49,29 +49,22 @@ def certificate(
     overclaim = (run.claimed - np.where(np.isnan(recomputed), optimum, recomputed)) / size
 
     load = run.loads.sum(axis=0)
-    leader_utility = account.utility(run.price, load)
-    system_utility = leader_utility + float(utility.sum())
-    scale = max(1.0, abs(system_utility))
-    plan = centralised(stacked, account.wholesale, account.mu, (account.load_min, account.load_max), scale)
-    planned = plan.load.sum(axis=0)
-    welfare = float(plan.utility.sum()) - account.cost(planned)
-    welfare_price = account.marginal_cost(planned) + plan.shadow
-    distance = _rms(run.price - welfare_price)
-
+    system_utility = account.utility(run.price, load) + float(utility.sum())
+    welfare = _welfare(stacked, account, run.price, system_utility)
     violation = max(stacked.violation_of(run.loads, run.stored), account.violation(load))
     feasible = violation <= _FEASIBLE * max(1.0, float(np.max(np.abs(load))))
+
     method = "Homes and the centralised programme: cvxpy with Clarabel, all homes at once. "
     leader_regret, price_residual, tried = None, None, 0
     if settings.objective == "stackelberg":
-        respond = Response(homes, slots).answer
-        search = Search(account, respond, settings.price_min, settings.price_max)
+        search = Search(account, Response(homes, slots).answer, settings.price_min, settings.price_max)
         found = search.run(run.price, samples, np.random.default_rng(seed))
-        gap = leader_regret = max(0.0, (found.utility - leader_utility) / max(1.0, abs(leader_utility)))
-        tried = found.tried
+        earned, tried = account.utility(run.price, load), found.tried
+        gap = leader_regret = max(0.0, (found.utility - earned) / max(1.0, abs(earned)))
         feasible &= bool(np.all((run.price >= settings.price_min) & (run.price <= settings.price_max)))
         method += f"Leader: the best of {tried} prices, {samples} near the settled one or anywhere, the rest on climbs."
     else:
-        gap = (welfare - system_utility) / max(1.0, abs(welfare))
+        gap = welfare["gap"]
         price_residual = account.price_residual(run.price, load)
         method += "Leader: its price against marginal cost plus capacity multipliers."
     return {
@@ -85,20 +78,41 @@ def certificate(
         "bill_residual": float(np.max(np.abs(run.bills - bills) / np.maximum(1, np.abs(bills)))),
         "load_residual": float(np.max(np.abs(run.loads - best.load))),
         "balance_residual": float(np.max(np.abs(run.load - load))),
-        "feasible": feasible,
         "violation": violation,
+        "feasible": feasible,
         "system_utility": system_utility,
-        "welfare_system_utility": welfare,
-        "welfare_price": welfare_price.tolist(),
-        "price_distance": {"rms": distance, "relative": distance / max(_rms(welfare_price), 1e-12)},
-        "solver_status": {"homes": best.solver, "centralised": plan.solver},
+        "welfare_system_utility": welfare["system_utility"],
+        "welfare_price": welfare["price"],
+        "price_distance": welfare["distance"],
+        "solver_status": {"homes": best.solver, "centralised": welfare["solver"]},
         "prices_tried": tried,
+    }
+
+
+def _welfare(homes: StackedHomes, account: Account, price: Array, system_utility: float) -> dict[str, Any]:
+    """The centralised optimum, and how far a price and a system utility are from it; None where there is none."""
+    capacity = account.load_min, account.load_max
+    try:
+        plan = centralised(homes, account.wholesale, account.mu, capacity, max(1.0, abs(system_utility)))
+    except InfeasibleError as error:
+        nothing = dict.fromkeys(("gap", "system_utility", "price", "distance"))
+        return {**nothing, "solver": {"status": str(error)}}
+    load = plan.load.sum(axis=0)
+    optimum = float(plan.utility.sum()) - account.cost(load)
+    best_price = account.marginal_cost(load) + plan.shadow
+    distance = _rms(price - best_price)
+    return {
+        "gap": (optimum - system_utility) / max(1.0, abs(optimum)),
+        "system_utility": optimum,
+        "price": best_price.tolist(),
+        "distance": {"rms": distance, "relative": distance / max(_rms(best_price), 1e-12)},
+        "solver": plan.solver,
     }
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What the outcome reports: `price`, total `load` and `baseline` (T,); per home `loads` and `stored` (H, T), money."""
+    """What the outcome reports: `price`, total `load` and `baseline` (T,); per home `loads`, `stored` (H, T), money."""
 
     price: Array
     load: Array

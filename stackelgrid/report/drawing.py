@@ -278,7 +278,7 @@ def _slot_ticks(axes: Axes, slots: int, at_most: int) -> None:
 
 def _edges(slots: int) -> Array:
     """Slot t reaches from t - 1/2 to t + 1/2, so that its number stands under its middle."""
-    return np.arange(slots + 1) + 0.5
+    return np.linspace(0.5, slots + 0.5, slots + 1)
 
 
 def _steps(axes: Axes, values: Sequence[float] | Array, *, color: str, label: str, linestyle: str = "-") -> None:

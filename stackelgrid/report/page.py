@@ -72,7 +72,7 @@ def _rendered(finished: Finished) -> str:
         "homes": None,
         "certificate": result.certificate,
         "checks": [check for check in checks if check.value is not None],
-        "not_computed": [check.label for check in checks if check.value is None],
+        "left_out": [check.label for check in checks if check.value is None],
         "rounds": result.rounds,
         "missing": _missing(result),
         "failures": list(result.failures.items()),

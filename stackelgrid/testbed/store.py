@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stackelgrid.node.record import JsonLines, write_whole
+from stackelgrid.node.record import write_whole
 from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.scenario import Scenario, ScenarioError, dump
 
@@ -39,9 +40,8 @@ def write_scenario(folder: Path, scenario: Scenario) -> None:
 
 def write_rounds(folder: Path, played: Played) -> None:
     """rounds.jsonl, for a run whose leader did not write it itself."""
-    write = JsonLines(folder / "rounds.jsonl")
-    for record in played.rounds:
-        write(record)
+    lines = [json.dumps(record, allow_nan=False) + "\n" for record in played.rounds]
+    (folder / "rounds.jsonl").write_text("".join(lines))
 
 
 def write_result(folder: Path, result: dict[str, Any], began: datetime) -> None:

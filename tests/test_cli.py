@@ -1,0 +1,207 @@
+"""The command line: exit codes, and one message that names file, key, value and mend for whatever is wrong."""
+
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stackelgrid import cli
+
+SMALL = ["--set", "population.homes=6", "--set", "aggregators=2"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Run one command in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["stackelgrid", *words])
+    code = cli.main()
+    out, err = capfd.readouterr()
+    return code, out, err
+
+
+def scenario(**changes: Any) -> dict[str, Any]:
+    home = {
+        "id": "flat",
+        "horizon": 4,
+        "inelastic": [{"load_kw": [1, 1, 2, 1]}],
+        "elastic": [{"max_kw": 3, "valuation": 10}],
+        "storage": [{"capacity_kwh": 5, "initial_kwh": 2, "charge_kw": 2, "discharge_kw": 2, "wear": {"fast": 0.3}}],
+    }
+    leader = {"objective": "welfare", "baseline_price": 9, "wholesale_price": 3, "mu": 1, "price_max": 30}
+    return {"schema": 1, "game": "user_oriented", "slots": 4, "leader": leader, "homes": [home], **changes}
+
+
+def with_home(**changes: Any) -> dict[str, Any]:
+    whole = scenario()
+    whole["homes"][0].update(changes)
+    return whole
+
+
+def with_leader(**changes: Any) -> dict[str, Any]:
+    whole = scenario()
+    whole["leader"].update(changes)
+    return whole
+
+
+STORAGE = {"capacity_kwh": 5, "initial_kwh": 2, "charge_kw": 2, "discharge_kw": 2, "wear": {"fast": 0.3}}
+EV_IN_A_HURRY = {**STORAGE, "capacity_kwh": 40, "final_kwh": 30, "available": {"first": 2, "last": 3}}
+
+BAD = {
+    "unknown key": (with_leader(colour="red"), ["leader.colour", "unknown key", "red"]),
+    "wrong length": (with_leader(wholesale_price=[1, 2]), ["leader.wholesale_price", "2", "4 slots"]),
+    "wrong load length": (with_home(inelastic=[{"load_kw": [1, 2]}]), ["homes.0", "load_kw has 2 numbers", "4 slots"]),
+    "negative capacity": (with_home(storage=[{**STORAGE, "capacity_kwh": -1}]), ["capacity_kwh", "-1"]),
+    "negative capacity of supply": (with_leader(capacity={"max_kw": -5}), ["leader.capacity.max_kw", "-5"]),
+    "energy need out of reach": (
+        with_home(storage=[EV_IN_A_HURRY]),
+        ["homes.0", "final_kwh 30", "lengthen the window"],
+    ),
+    "draw limit too tight": (
+        with_home(draw_limit={"max_kw": 1.5}, storage=[]),
+        ["home flat", "slot 3", "draw_limit", "widen"],
+    ),
+    "a home twice": (scenario(homes=[scenario()["homes"][0]] * 2), ["homes.1.id", "'flat'", "own id"]),
+    "no homes": (scenario(homes=None), ["population or homes"]),
+    "not a number": (with_leader(mu="much"), ["leader.mu", "much"]),
+    "not finite": (with_leader(mu=float("nan")), ["leader.mu"]),
+    "another schema": (scenario(schema=2), ["schema", "2"]),
+    "another game": (scenario(game="chess"), ["game", "chess"]),
+    "no wear": (with_home(storage=[{**STORAGE, "wear": {"fast": 0}}]), ["wear.fast", "0"]),
+    "price outside its bounds": (with_leader(price_max=5), ["baseline_price 9", "5"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_scenario_gets_one_message_and_leaves_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content, expected = BAD[name]
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(content))
+    for words in (["run", str(path), "--out", "out"], ["check", str(path)]):
+        code, out, err = command(monkeypatch, capfd, *words)
+        assert code == 2
+        assert out == ""
+        assert str(path) in err
+        for part in expected:
+            assert part in err, err
+        assert "Traceback" not in err
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["run", "no_such"], ["no_such", "user_oriented"]),
+        (["run", "user_oriented", "--set", "leader.mu"], ["leader.mu", "KEY.PATH=VALUE"]),
+        (["run", "user_oriented", "--set", "leader.mu.x=1"], ["leader.mu.x", "no keys below"]),
+        (["run", "user_oriented", "--set", "seed=-1"], ["seed", "-1"]),
+        (["run", "user_oriented", "--set", "population.day=2016-01-01"], ["population.day", "2016-06-14"]),
+        (["run", "user_oriented", "--set", "population.profiles=none.csv"], ["none.csv", "cannot be read"]),
+        (["run", "user_oriented", "--set", "aggregators=100"], ["aggregators", "100"]),
+        (["run", "user_oriented", "--broker", "http://x"], ["--broker", "http://x", "mqtt://HOST:PORT"]),
+        (["run", "user_oriented", "--broker", "mqtt://nowhere"], ["mqtt://nowhere", "mqtt://host:port"]),
+        (["report", "nowhere"], ["nowhere"]),
+        (["schema", "chess"], ["chess", "user_oriented"]),
+        (["dance"], ["dance"]),
+        (["run", "user_oriented", "--sed", "1"], ["--sed"]),
+    ],
+)
+def test_bad_usage(
+    words: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = command(monkeypatch, capfd, *words)
+    assert code == 2
+    assert out == ""
+    for part in expected:
+        assert part in err, err
+    assert not Path("runs").exists()
+
+
+def test_not_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    for content in (b"a: [1", b"- 1", b"\xff\xfe", b""):
+        (tmp_path / "bad.yaml").write_bytes(content)
+        code, _, err = command(monkeypatch, capfd, "check", "bad.yaml")
+        assert code == 2
+        assert "bad.yaml" in err
+
+
+def test_a_broker_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, not listening: nobody answers there
+        address = f"mqtt://127.0.0.1:{taken.getsockname()[1]}"
+        code, _, err = command(monkeypatch, capfd, "run", "user_oriented", *SMALL, "--broker", address, "--out", "out")
+    assert code == 4
+    assert address in err
+    assert not Path("out").exists()
+
+
+def test_an_output_folder_that_exists_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine").mkdir()
+    Path("mine/notes").write_text("precious")
+    code, _, err = command(monkeypatch, capfd, "run", "user_oriented", *SMALL, "--out", "mine")
+    assert code == 2
+    assert "mine" in err
+    assert "exists" in err
+    assert [path.name for path in Path("mine").iterdir()] == ["notes"]
+
+
+def test_a_run_leaves_its_folder_and_can_be_repeated(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    memory = ["--transport", "memory", "--json"]
+    code, out, _ = command(monkeypatch, capfd, "run", "user_oriented", *SMALL, *memory, "--out", "a")
+    assert code == 0
+    result = json.loads(out)
+    assert result == json.loads(Path("a/result.json").read_text())
+    assert {"schema", "game", "scenario", "seed", "transport", "broker", "settled", "rounds", "elapsed_s"} <= set(
+        result
+    )
+    assert {"messages", "bytes", "homes", "processes", "outcome", "certificate", "missing"} <= set(result)
+    assert {path.name for path in Path("a").iterdir()} >= {
+        "result.json",
+        "rounds.jsonl",
+        "scenario.yaml",
+        "manifest.json",
+        "report.html",
+        "figures",
+    }
+    assert len(Path("a/rounds.jsonl").read_text().splitlines()) == result["rounds"]
+    code, out, _ = command(monkeypatch, capfd, "run", "a/scenario.yaml", *memory, "--out", "b")
+    assert code == 0
+    assert json.dumps(json.loads(out)["outcome"]) == json.dumps(result["outcome"])
+    code, out, _ = command(monkeypatch, capfd, "certify", "a")
+    assert code == 0
+    assert json.loads(out)["max_regret"] == pytest.approx(result["certificate"]["max_regret"], abs=1e-9)
+
+
+def test_rounds_that_run_out_are_not_settled(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "user_oriented", *SMALL, "--set", "leader.max_rounds=1", "--transport", "memory", "--out", "short"]
+    code, _, err = command(monkeypatch, capfd, *words)
+    assert code == 3
+    assert "leader.max_rounds" in err
+    assert json.loads(Path("short/result.json").read_text())["settled"] is False
+
+
+def test_listing_and_schema(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = command(monkeypatch, capfd, "scenarios")
+    assert code == 0
+    assert out.startswith("user_oriented")
+    code, out, _ = command(monkeypatch, capfd, "schema", "user_oriented")
+    assert code == 0
+    assert "leader" in json.loads(out)["properties"]
+    code, out, _ = command(monkeypatch, capfd, "check", "user_oriented")
+    assert code == 0
+    assert "60 homes" in out
