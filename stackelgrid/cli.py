@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from broker import BrokerStartError
-from stackelgrid.certify import CertificateError
+from stackelgrid import certify as equilibrium
 from stackelgrid.node.config import ConfigError
 from stackelgrid.node.record import write_whole
 from stackelgrid.report import ReportError, write
@@ -120,10 +120,9 @@ def _check_broker(broker: str) -> None:
         raise CommandError(BAD_INPUT, message) from None
 
 
-def _certificate(scenario: Scenario, found: dict[str, Any]) -> dict[str, Any]:
-    from stackelgrid.certify import certify
-
-    return certify(scenario.everyone, scenario.leader, scenario.slots, found, seed=scenario.seed)
+def _certificate(scenario: Scenario, found: dict[str, Any], samples: int = 200) -> dict[str, Any]:
+    leader, slots = scenario.leader, scenario.slots
+    return equilibrium.certify(scenario.everyone, leader, slots, found, seed=scenario.seed, samples=samples)
 
 
 def _conclude(folder: Path, finished: dict[str, Any], played: Played, quiet: bool) -> None:
@@ -203,6 +202,7 @@ def certify(
     source: Annotated[str, typer.Argument(metavar="DIR|SCENARIO", help="A run's folder, or a scenario to play first.")],
     sets: Sets = None,
     seed: Seed = None,
+    samples: Annotated[int, typer.Option(help="Prices tried at random in search of a better one.", min=1)] = 200,
 ) -> None:
     """Compare with the centralised reference and print the certificate; of a folder, also written to result.json."""
     folder = Path(source)
@@ -213,12 +213,12 @@ def certify(
             raise CommandError(
                 BAD_INPUT, f"{folder / 'result.json'}: the run finished no round, there is nothing to certify"
             )
-        finished["certificate"] = _certificate(checked, finished["outcome"])
+        finished["certificate"] = _certificate(checked, finished["outcome"], samples)
         write_whole(folder / "result.json", finished)
     else:
         checked = load(source, sets, seed)
         finished = result(checked, in_memory.play(checked), None)
-        finished["certificate"] = _certificate(checked, finished["outcome"])
+        finished["certificate"] = _certificate(checked, finished["outcome"], samples)
     print(json.dumps(finished["certificate"], indent=2, allow_nan=False))
 
 
@@ -266,7 +266,7 @@ def main() -> int:
     except (ConfigError, ReportError) as error:
         say.print(str(error), markup=False)
         return BAD_INPUT
-    except CertificateError as error:
+    except equilibrium.CertificateError as error:
         say.print(f"the certificate could not be made: {error}", markup=False)
         return NOT_SETTLED
     except KeyboardInterrupt:

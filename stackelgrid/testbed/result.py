@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from emc_node.user_oriented import HomeProblem
 from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.scenario import Scenario
 
@@ -40,11 +41,17 @@ def outcome(scenario: Scenario, played: Played) -> dict[str, Any]:
     """The user-oriented pricing game's outcome.
 
     Prices in money per kWh, loads in kW, one number per slot. `deviation` is sum (L_t - mean L)^2, kW^2;
-    `leader_utility` equation (7); `system_utility` adds what the homes get: satisfaction less wear less bill.
+    `leader_utility` equation (7); `system_utility` adds what the homes get: satisfaction less wear less bill. A home's
+    `baseline_bill` is what it would pay at the flat price, worked out on the desk.
     """
     first, last = played.rounds[0], played.rounds[-1]
     price, load, baseline = (np.array(x) for x in (last["price"], last["load_kw"], first["load_kw"]))
-    homes = {home.id: played.homes[home.id] for home in scenario.everyone if home.id in played.homes}
+    flat = np.full(scenario.slots, scenario.leader.baseline_price)
+    homes = {
+        home.id: {**played.homes[home.id], "baseline_bill": float(flat @ HomeProblem(home).answer(flat).load)}
+        for home in scenario.everyone
+        if home.id in played.homes
+    }
     return {
         "price": price.tolist(),
         "load_kw": load.tolist(),
