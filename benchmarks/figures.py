@@ -1,47 +1,62 @@
-"""What the benchmarks print: one line per figure, its target beside it where it has one."""
+"""What the benchmarks print: a line on the machine, then one line per figure, its target beside it."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 import broker
-
-CONSOLE = Console(highlight=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """`value` is printed as it stands; `at_most` is the target of `measured`, a bare number of the unit in `value`."""
+    """One line: `value` in `unit`, and `at_most` where there is a target."""
 
     what: str
-    value: str
-    measured: float | None = None
+    value: float
+    unit: str
     at_most: float | None = None
 
-    @property
-    def verdict(self) -> str:
-        """The target and whether it is met, or nothing."""
-        if self.measured is None or self.at_most is None:
-            return ""
-        return f"target <= {self.at_most:g}: {'met' if self.measured <= self.at_most else 'MISSED'}"
+    def __str__(self) -> str:
+        digits = 2 if self.unit == "x" and self.value < 10 else 1 if 0 < self.value < 100 else 0
+        line = f"  {self.what:<76}{self.value:>10.{digits}f} {self.unit:<3}"
+        if self.at_most is None:
+            return line.rstrip()
+        return f"{line}  target {self.at_most:g}: {'met' if self.value <= self.at_most else 'missed'}"
 
 
 def show(title: str, figures: Sequence[Figure]) -> None:
     """Print one benchmark's figures."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
-    table.add_column(min_width=62)
-    table.add_column(justify="right", min_width=18)
-    table.add_column()
-    for figure in figures:
-        table.add_row(f"  {figure.what}", figure.value, figure.verdict)
-    CONSOLE.print(f"\n{title}", markup=False)
-    CONSOLE.print(table)
+    print(f"\n{title}", *figures, sep="\n", flush=True)
+
+
+def machine() -> str:
+    """Date, cores, how busy they are, Python, broker."""
+    busy = os.getloadavg()[0]
+    return (
+        f"{date.today().isoformat()}, {os.cpu_count()} cores ({_processor()}), load average {busy:.1f} at the start, "
+        f"Python {platform.python_version()}, {_mosquitto()}"
+    )
+
+
+def _processor() -> str:
+    """The processor's name where Linux tells it, else the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except FileNotFoundError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
+
+
+def _mosquitto() -> str:
+    program = broker.find_mosquitto()
+    if program is None:
+        return "no Mosquitto"
+    told = subprocess.run([program, "-h"], capture_output=True, text=True, check=False).stdout
+    return told.splitlines()[0].replace("mosquitto version", "Mosquitto")

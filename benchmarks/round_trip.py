@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 import paho.mqtt.client as paho
 
@@ -54,19 +53,6 @@ class Prepared:
     def settle(self, settlement: Body) -> Mapping[str, Any]:
         """Never asked: no round is the last."""
         return {}
-
-
-class Played(Protocol):
-    """A way of playing rounds."""
-
-    async def connect(self) -> None:
-        """Open and subscribe every connection."""
-
-    async def round(self) -> float:
-        """Play one round; seconds."""
-
-    async def close(self) -> None:
-        """Leave the broker."""
 
 
 class OurRound(BarePaho):
@@ -173,27 +159,24 @@ class BareRound(BarePaho):
         client.publish(topic, self.messages[topic], retain=topic.endswith("/signal"))
 
 
-async def rounds(url: str) -> dict[str, list[float]]:
-    """Seconds of each kind's rounds, played in turn."""
+def measure() -> list[Figure]:
+    """Milliseconds, and ours over the bare echo."""
+    with tempfile.TemporaryDirectory() as folder, broker.start("mosquitto", Path(folder)) as running:
+        bare, ours = asyncio.run(in_turn(running.url))
+    return [
+        Figure("bare paho-mqtt on asyncio, the same messages", 1e3 * bare, "ms"),
+        Figure("AggregatorNode and EmcNode on MqttTransport", 1e3 * ours, "ms"),
+        Figure("ours over the bare echo", ours / bare, "x", TARGET),
+    ]
+
+
+async def in_turn(url: str) -> tuple[float, float]:
+    """Median seconds of the bare and of our rounds, played in turn."""
     ours = OurRound(url)
     await ours.connect()
     bare = BareRound(url, await ours.record())
     await bare.connect()
-    print(len(bare.messages), sum(map(len, bare.messages.values())))
-    seconds = {OURS: [], BARE: []}
-    for _ in range(WARM_UP + ROUNDS):
-        seconds[OURS].append(await ours.round())
-        seconds[BARE].append(await bare.round())
+    took = [(await bare.round(), await ours.round()) for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
     await bare.close()
     await ours.close()
-    return {kind: took[WARM_UP:] for kind, took in seconds.items()}
-
-
-def main() -> None:
-    with tempfile.TemporaryDirectory() as folder, broker.start("mosquitto", Path(folder)) as running:
-        s = asyncio.run(rounds(running.url))
-    for k, v in s.items():
-        print(k, 1e3*median(v))
-    print(median(s[OURS])/median(s[BARE]))
-
-if __name__ == "__main__": main()
+    return median(bare_s for bare_s, _ in took), median(ours_s for _, ours_s in took)

@@ -42,7 +42,9 @@ _POWER = _Form(
     ),
 )
 _QUADRATIC = _Form(
-    utility=lambda x, x_max, v, omega, alpha: v * (omega * x - alpha * x**2 / (2 * x_max)),
+    utility=lambda x, x_max, v, omega, alpha: (
+        v * x_max * (omega**2 - np.maximum(omega - alpha * x / x_max, 0) ** 2) / (2 * alpha)  # flat from satiation on
+    ),
     marginal=lambda x, x_max, v, omega, alpha: v * (omega - alpha * x / x_max),
     curvature=lambda x, x_max, v, omega, alpha: -v * alpha / x_max + 0 * x,
     demand=lambda e, x_max, v, omega, alpha: x_max * (omega - e / v) / alpha,
@@ -108,13 +110,13 @@ class ElasticLoad:
     def demand(self, price: Array) -> Array:
         """x* = x_max (S')^-1(p / v) clipped to the bounds (equation 10), (A, T) kW; at p <= 0 the upper bound."""
         positive = price > 0
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", divide="ignore"):
             inner = self._evaluate("demand", np.where(positive, price, 1.0))
         return np.where(positive, np.clip(inner, self.lo, self.hi), self.hi)
 
     def demand_slope(self, price: Array, demand: Array) -> Array:
         """dx*/dp at `demand(price)`, (A, T) kW per money per kWh; zero where the rate is at a bound."""
         inside = (demand > self.lo) & (demand < self.hi)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", divide="ignore"):
             slope = self._evaluate("demand_slope", np.where(price > 0, price, 1.0))
         return np.where(inside, slope, 0.0)

@@ -9,9 +9,10 @@ Customer i (equations 6 and 10; satisfaction of what appliances consume, bill fo
     D(r) = fast sum r_t^2 + deep sum min(b_t - depth B, 0)^2                            (4)
 
 While the draw limits are slack the problem falls apart: each appliance and slot has the closed form (10), each storage
-is a small QP whose matrix never changes. Where a limit binds, what is left is solved as a sequence of QPs (exactly one
-for quadratic satisfaction), warm from the slot-by-slot solution. Either way the answer meets the KKT conditions to
-1e-9 and the active constraints give the sensitivity dL/dp. Units: kW, kWh, money as in the price.
+is a small QP whose matrix never changes. Where a limit binds, a sequence of QPs moves what each slot draws, and within
+a slot the closed form at one effective price, limit's multiplier included, shares it among the appliances. Either way
+the answer meets the KKT conditions to 1e-9 and the active constraints give the sensitivity dL/dp. Units: kW, kWh, money
+as in the price.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ from stackelgrid.wire.user_oriented import LoadResponse, Price
 
 _TOLERANCE = 1e-10
 _PASSES = 100
+_PRIMAL_TOLERANCES = (1e-11, 1e-9, 1e-7, 1e-5)
+"""Where wear is slight, -price / (2 fast) lies so far outside the bounds that rounding it exceeds the finest of these,
+and DAQP takes that for infeasibility. A coarser one finds the active constraints, onto which the answer is moved."""
+_STIFFEST = 1e10
+"""DAQP may fail when curvatures differ by more. A rate that is stiffer against price than that hardly moves anyway."""
 
 
 class InfeasibleHomeError(ValueError):
@@ -104,23 +110,41 @@ class _Program:
         self.rows, self._lower, self._upper = rows, lower, upper
         self._bounded = len(lower) - len(rows)
         self._model = daqp.Model()
-        self._model.settings = {"primal_tol": 1e-11, "dual_tol": 1e-12}
         self._weight: Array | None = None
 
     def solve(self, weight: Array, linear: Array) -> tuple[Array, NDArray[np.bool_]]:
         """The optimal z and which constraints are active. Raises `InfeasibleHomeError` (without a home's name)."""
-        if self._weight is None:
-            self._model.setup(np.diag(weight), linear, self.rows, self._upper, self._lower)
-        elif weight is self._weight:
+        if weight is self._weight:
             self._model.update(f=linear)
-        else:
-            self._model.update(H=np.diag(weight), f=linear)
-        self._weight = weight
-        z, _, flag, info = self._model.solve()
-        if flag <= 0:
-            self._weight = None
-            raise InfeasibleHomeError(f"no schedule satisfies the constraints (DAQP exit {flag})")
-        return z, info["lam"] != 0
+            z, _, flag, info = self._model.solve()
+            if flag > 0 and self._satisfies(z):
+                return z, info["lam"] != 0
+        for tolerance in _PRIMAL_TOLERANCES:
+            self._model.settings = {"primal_tol": tolerance, "dual_tol": 1e-12, "iter_limit": 10 * len(self._upper)}
+            flag, _ = self._model.setup(np.diag(weight), linear, self.rows, self._upper, self._lower)
+            if flag < 0:
+                break
+            z, _, flag, info = self._model.solve()
+            if flag > 0 and not self._satisfies(z):
+                z = self._onto_active(z, weight, info["lam"])
+            if flag > 0 and self._satisfies(z):
+                self._weight = weight if tolerance == _PRIMAL_TOLERANCES[0] else None
+                return z, info["lam"] != 0
+        self._weight = None
+        raise InfeasibleHomeError(f"no schedule satisfies the constraints (DAQP exit {flag})")
+
+    def _satisfies(self, z: Array) -> bool:
+        """Whether z keeps bounds and rows to 1e-9: DAQP also reports success when the constraints contradict."""
+        drawn = np.concatenate([z[: self._bounded], self.rows @ z])
+        return bool(np.all(drawn <= self._upper + 1e-9) and np.all(drawn >= self._lower - 1e-9))
+
+    def _onto_active(self, z: Array, weight: Array, multipliers: Array) -> Array:
+        """z moved, at least cost, onto its active constraints, which it misses by up to the primal tolerance."""
+        active = np.flatnonzero(multipliers)
+        face = np.vstack([np.eye(self._bounded, len(z)), self.rows])[active]
+        missed = np.where(multipliers > 0, self._upper, self._lower)[active] - face @ z
+        pull = np.linalg.lstsq((face / weight) @ face.T, missed, rcond=None)[0]
+        return np.asarray(z + face.T @ pull / weight)
 
     def price_response(self, weight: Array, active: NDArray[np.bool_], into: Array) -> Array:
         """-into' M into, (T, T): M is the inverse of W on the face of the active constraints, `into` (n, T)."""
@@ -256,15 +280,29 @@ class HomeProblem:
                 f"met together ({error}); widen draw_limit or lower final_kwh"
             ) from None
 
-    def _curtailed(self, x: Array) -> Array:
-        """`x` moved towards its bounds in proportion, so that the elastic load alone keeps the draw limits."""
-        drawn = self.fixed + x.sum(axis=0)
-        give, take = x - self.elastic.lo, self.elastic.hi - x
-        with np.errstate(divide="ignore", invalid="ignore"):
-            down = np.where(drawn > self.draw_max, (drawn - self.draw_max) / give.sum(axis=0), 0.0)
-            up = np.where(drawn < self.draw_min, (self.draw_min - drawn) / take.sum(axis=0), 0.0)
-        curtailed = x - np.clip(np.nan_to_num(down), 0, 1) * give + np.clip(np.nan_to_num(up), 0, 1) * take
-        return np.asarray(curtailed)
+    def _shared(self, total: Array) -> Array:
+        """The best rates, (A, T), that add up to `total` (T,) kW: demand at the price where it does, found by Newton
+        steps, by bisection where those do not halve the error."""
+        elastic = self.elastic
+        if len(elastic.lo) < 2:
+            return np.clip(total, elastic.lo, elastic.hi)
+        total = np.clip(total, elastic.lo.sum(axis=0), elastic.hi.sum(axis=0))
+        low = np.maximum(elastic.marginal(elastic.hi).min(axis=0), 0)
+        high = np.maximum(elastic.marginal(elastic.lo).max(axis=0), low)
+        price, error = high, np.full(self.horizon, np.inf)
+        for _ in range(_PASSES):
+            x = elastic.demand(price)
+            excess = x.sum(axis=0) - total
+            slope = elastic.demand_slope(price, x).sum(axis=0)
+            found = np.abs(excess) <= 1e-15 * (total - slope * price)
+            if np.all(found):
+                break
+            low, high = np.where(excess > 0, price, low), np.where(excess > 0, high, price)
+            newton = price - excess / np.where(slope < 0, slope, -np.inf)
+            between = np.where(high > 4 * low, np.sqrt(np.maximum(low, 1e-15 * high) * high), (low + high) / 2)
+            sound = (np.abs(excess) <= error / 2) & (newton > low) & (newton < high)
+            price, error = np.where(found, price, np.where(sound, newton, between)), np.abs(excess)
+        return x
 
     @cached_property
     def _whole(self) -> tuple[_Program, Array, Array]:
@@ -289,7 +327,7 @@ class HomeProblem:
         return program, into, np.concatenate([np.zeros(0), *(store.weight for store in stores)])
 
     def _answer_within_draw_limits(self, price: Array, demand: Array) -> Schedule:
-        """Newton's method on the active set: a QP per pass, exact in one pass when satisfaction is quadratic."""
+        """Newton's method on what each slot draws: a QP per pass, then each slot's total shared among appliances."""
         program, into, wear = self._whole
         shape, rates = demand.shape, demand.size
         paid = into @ price
@@ -298,12 +336,21 @@ class HomeProblem:
             x = z[:rates].reshape(shape)
             return float(paid @ z - self.elastic.utility(x).sum() + 0.5 * wear @ z[rates:] ** 2)
 
-        z = np.concatenate([self._curtailed(demand).ravel(), np.zeros(len(wear))])
+        def within_limits(load: Array) -> Array:
+            return np.clip(load, self.draw_min, self.draw_max)
+
+        start = self._shared(within_limits(self.fixed + demand.sum(axis=0)) - self.fixed)
+        z = np.concatenate([start.ravel(), np.zeros(len(wear))])
         for passes in range(_PASSES):
             x = z[:rates].reshape(shape)
             gradient = paid + np.concatenate([-self.elastic.marginal(x).ravel(), wear * z[rates:]])
             weight = np.concatenate([-self.elastic.curvature(x).ravel(), wear])
-            target, active = program.solve(weight, gradient - weight * z)
+            try:
+                target, active = program.solve(weight, gradient - weight * z)
+            except InfeasibleHomeError:
+                weight = np.minimum(weight, _STIFFEST * weight.min())
+                target, active = program.solve(weight, gradient - weight * z)
+            target[:rates] = np.clip(target[:rates], self.elastic.lo.ravel(), self.elastic.hi.ravel())
             step = target - z
             if np.max(np.abs(step)) <= 1e-12 * (1 + np.max(np.abs(target))):
                 break
@@ -314,16 +361,21 @@ class HomeProblem:
             ):
                 length /= 2
             z = z + length * step
+            z[:rates] = self._shared(z[:rates].reshape(shape).sum(axis=0)).ravel()
         else:
             raise ArithmeticError(f"home {self.home.id}: the schedule did not settle in {_PASSES} passes")
+        ends = np.cumsum([rates, *(store.size for store in self.stores)])
+        charging = np.split(target, ends)[1:-1]
+        # Slots away from the limits take the closed form itself; where one binds the appliances share what it leaves
+        # and bend with the storage, not with the price of their slot.
+        drawn = self._load(target[:rates].reshape(shape), charging)
+        free = (drawn < self.draw_max - _TOLERANCE) & (drawn > self.draw_min + _TOLERANCE)
+        left = within_limits(drawn) - self._load(np.zeros(shape), charging)
+        x = np.where(free, demand, self._shared(left))
+        weight = np.concatenate([-self.elastic.curvature(x).ravel(), wear])
         response = program.price_response(weight, active, into)
-        x = target[:rates].reshape(shape)
         if not self.stores:
             return self._schedule(price, x, [], np.diag(response).copy(), None)
-        charging = np.split(target[rates:], np.cumsum([store.size for store in self.stores])[:-1])
-        # Where the draw limit binds the appliances bend with the storage, not with the price of their slot.
-        drawn = self._load(x, charging)
-        free = (drawn < self.draw_max - _TOLERANCE) & (drawn > self.draw_min + _TOLERANCE)
         slope = np.where(free, self.elastic.demand_slope(price, x).sum(axis=0), 0.0)
         return self._schedule(price, x, charging, slope, response - np.diag(slope))
 

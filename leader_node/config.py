@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from leader_node.node import Journal, LeaderNode
-from leader_node.user_oriented import UserOrientedLeader, UtilityCompany, adaptive_balance, fixed_balance
+from leader_node.user_oriented import UserOrientedLeader, adaptive_balance, fixed_balance
+from leader_node.utility_company import UtilityCompany
 from stackelgrid.node.config import Members, NodeConfig, Rounds
 from stackelgrid.node.record import JsonLines, write_whole
 from stackelgrid.wire.arrays import Finite, Vector

@@ -142,7 +142,11 @@ def odd_homes(random: np.random.Generator) -> list[Home]:
             "storage": [storage(initial_kwh=1, final_kwh=10, charge_kw=1.5, **night)],
         },
         "full": {"elastic": [elastic("quadratic")], "storage": [storage(initial_kwh=10, discharge_kw=0)]},
-        "bounded": {"elastic": [elastic("log", max_kw=2, min_kw=2), elastic("power", max_kw=3, min_kw=least)]},
+        "bounded": {
+            "elastic": [elastic("log", max_kw=2, min_kw=2), elastic("power", max_kw=3, min_kw=least)],
+            "storage": [storage()],
+            "draw_limit": {"min_kw": 2.2},
+        },
         "two-stores": {
             "elastic": [elastic("log")],
             "storage": [storage(), storage(initial_kwh=2, final_kwh=8, available={"first": 18, "last": 7})],
@@ -277,6 +281,18 @@ def test_a_settled_run_is_certified(objective: str, form: str) -> None:
     json.dumps(certificate, allow_nan=False)
     assert certificate["system_utility"] == pytest.approx(json.loads(found)["system_utility"], rel=1e-12)
     assert certificate["welfare_system_utility"] >= certificate["system_utility"] * (1 - 1e-9)
+
+
+def test_search_climbs_back_from_a_shifted_price() -> None:
+    scenario, text = played("leader.objective=stackelberg", "leader.mu=8")
+    found, leader = json.loads(text), scenario.leader
+    mu = np.full(SLOTS, leader.mu / np.mean(found["baseline_load_kw"]))
+    account = Account(np.full(SLOTS, leader.wholesale_price), mu, *UNBOUNDED)
+    search = Search(account, Response(scenario.everyone, SLOTS).answer, leader.price_min, leader.price_max)
+    price = np.array(found["price"])
+    back = search.run(price * np.linspace(0.9, 1.1, SLOTS), 0, np.random.default_rng(1))
+    assert back.utility == pytest.approx(found["leader_utility"], rel=1e-7)
+    assert back.price == pytest.approx(price, rel=1e-2)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,11 @@ import pytest
 
 from emc_node.user_oriented import HomeProblem
 from leader_node.local_response import LocalResponse, Observation, learnt_bend
-from leader_node.user_oriented import Negotiation, Settle, UtilityCompany, adaptive_balance, fixed_balance
+from leader_node.search import Settle
+from leader_node.stackelberg import StackelbergSearch
+from leader_node.user_oriented import adaptive_balance, fixed_balance
+from leader_node.utility_company import UtilityCompany
+from leader_node.welfare import WelfareSearch
 from stackelgrid.testbed.in_memory import play
 from stackelgrid.testbed.scenario import load
 
@@ -34,10 +38,10 @@ def answer(problems: list[HomeProblem], price: np.ndarray) -> Observation:
 
 
 def negotiate(problems: list[HomeProblem], leader: UtilityCompany, objective: str, start: float) -> Observation:
-    negotiation = Negotiation(leader, objective)
+    search = StackelbergSearch(leader) if objective == "stackelberg" else WelfareSearch(leader)
     seen = answer(problems, np.full(SLOTS, start))
     for _ in range(40):
-        verdict = negotiation.next(seen)
+        verdict = search.next(seen)
         if isinstance(verdict, Settle):
             return seen
         seen = answer(problems, verdict.price)

@@ -166,31 +166,7 @@ class _Programme:
     def solve(self, further: Any, constraints: list[cp.Constraint], what: str) -> dict[str, Any]:
         """Maximise satisfaction less wear plus `further`; Clarabel's own account of how exact the answer is."""
         problem = cp.Problem(cp.Maximize(sum(self._terms) + further), self._constraints + constraints)
-        if not problem.variables():  # nobody has anything to decide
-            exact = dict.fromkeys(("gap", "primal_residual", "dual_residual"), 0.0)
-            return {"status": "Solved", **exact, "iterations": 0}
-        data, chain, inverse = problem.get_problem_data(cp.CLARABEL, solver_opts=_OPTIONS)
-        best: tuple[Any, dict[str, Any]] | None = None
-        for regularisation in _REGULARISATIONS:
-            options = _OPTIONS | {"static_regularization_constant": regularisation}
-            raw = chain.solve_via_data(problem, data, solver_opts=options)
-            account = {
-                "status": str(raw.status),
-                "gap": abs(raw.obj_val - raw.obj_val_dual),
-                "primal_residual": raw.r_prim,
-                "dual_residual": raw.r_dual,
-                "iterations": raw.iterations,
-            }
-            if account["status"] in _ANSWERED and (best is None or account["gap"] < best[1]["gap"]):
-                best = raw, account
-            if account["status"] == "Solved":
-                break
-            if account["status"] == "PrimalInfeasible":
-                raise InfeasibleError(f"{what}: no schedule keeps every limit; widen the capacity or the homes' limits")
-        if best is None:
-            raise CertificateError(f"{what}: Clarabel ended with {account}; without this reference no certificate")
-        problem.unpack(chain.invert(best[0], inverse))
-        return best[1]
+        return _solve(problem, what)
 
     def schedule(self) -> tuple[Array, Array]:
         """Loads (H, T) kW and utilities before the bill (H,) at the solution."""
@@ -206,3 +182,31 @@ class _Programme:
 def _value(variable: cp.Variable) -> Array:
     """The variable at the solution; of one without entries, which no solver sees, nothing."""
     return np.zeros(0) if variable.size == 0 else np.asarray(variable.value, float)
+
+
+def _solve(problem: cp.Problem, what: str) -> dict[str, Any]:
+    if not problem.variables():  # nobody has anything to decide
+        exact = dict.fromkeys(("gap", "primal_residual", "dual_residual"), 0.0)
+        return {"status": "Solved", **exact, "iterations": 0}
+    data, chain, inverse = problem.get_problem_data(cp.CLARABEL, solver_opts=_OPTIONS)
+    best: tuple[Any, dict[str, Any]] | None = None
+    for regularisation in _REGULARISATIONS:
+        options = _OPTIONS | {"static_regularization_constant": regularisation}
+        raw = chain.solve_via_data(problem, data, solver_opts=options)
+        account = {
+            "status": str(raw.status),
+            "gap": abs(raw.obj_val - raw.obj_val_dual),
+            "primal_residual": raw.r_prim,
+            "dual_residual": raw.r_dual,
+            "iterations": raw.iterations,
+        }
+        if account["status"] == "PrimalInfeasible":
+            raise InfeasibleError(f"{what}: no schedule keeps every limit; widen the capacity or the homes' limits")
+        if account["status"] in _ANSWERED and (best is None or account["gap"] < best[1]["gap"]):
+            best = raw, account
+        if account["status"] == "Solved":
+            break
+    if best is None:
+        raise CertificateError(f"{what}: Clarabel ended with {account}; without this reference no certificate")
+    problem.unpack(chain.invert(best[0], inverse))
+    return best[1]

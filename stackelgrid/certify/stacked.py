@@ -80,7 +80,7 @@ class Appliances:
         """The rates (A, T) kW that suit a price, (T,) or (A, T), best: equation (10), clipped to the bounds."""
         positive = np.broadcast_to(price, self.v.shape) > 0
         relative = np.where(positive, price, 1.0) / self.v
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", divide="ignore"):
             wanted = self.x_max * self._each(_RATIO_WANTED, relative)
         return np.where(positive, np.clip(wanted, self.lo, self.hi), self.hi)
 
@@ -88,7 +88,7 @@ class Appliances:
         """d demand / d price, (A, T), at a price (T,); zero where a bound holds."""
         demand = self.demand(price)
         relative = np.where(price > 0, price, 1.0) / self.v
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", divide="ignore"):
             slope = self.x_max / self.v * self._each(_RATIO_SLOPE, relative)
         return np.where((demand > self.lo) & (demand < self.hi), slope, 0.0)
 
@@ -209,7 +209,4 @@ class StackedHomes:
             price = np.sqrt(low * high)
             too_much = self.per_home(self.appliances.demand(price[home])) > elastic
             low, high = np.where(too_much, price, low), np.where(too_much, high, price)
-        x = self.appliances.demand(high[home])
-        rest = elastic - self.per_home(x)
-        share = np.maximum(np.bincount(home, minlength=len(elastic)), 1)
-        return np.clip(x + (rest / share[:, None])[home], self.appliances.lo, self.appliances.hi)
+        return self.appliances.demand(high[home])

@@ -16,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.markers import CARETDOWN, CARETUP
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
@@ -99,7 +100,9 @@ def load(settled: Sequence[float], baseline: Sequence[float], min_kw: float, max
         for curve, when, color, linestyle in ((baseline, "Baseline", GREY, "--"), (settled, name, BLUE, "-")):
             peak = max(curve)
             _steps(axes, curve, color=color, linestyle=linestyle, label=f"{when} (peak {number(peak)} kW)")
-            axes.plot(curve.index(peak) + 1, peak, marker="v", markersize=6, color=color)
+            # The tip is the peak; the lower one points up, so that two in one slot keep apart.
+            tip = CARETDOWN if peak == max(*settled, *baseline) else CARETUP
+            axes.plot(curve.index(peak) + 1, peak, marker=tip, markersize=6, color=color)
         limits = [limit for limit in (min_kw, max_kw) if limit]
         for line, limit in enumerate(limits):
             axes.axhline(limit, color=VERMILION, linestyle="-.", linewidth=1, label="" if line else "Capacity")
@@ -177,21 +180,14 @@ def storage(levels: Mapping[str, Sequence[float]], price: Sequence[float]) -> Fi
 def savings(with_storage: Sequence[float], without_storage: Sequence[float], money: str) -> Figure:
     """Box plots of the homes' bill savings, with and without storage; a group without homes is left out."""
     groups = {"With storage": with_storage, "Without storage": without_storage}
-    groups = {f"{name}\n({len(group)} homes)": group for name, group in groups.items() if group}
+    groups = {name: group for name, group in groups.items() if group}
     with mpl.rc_context(_STYLE):
         figure, ((axes,),) = _panels(2.4, 1, 1, width=WIDTH / 2, top=0.1)
-        line = {"color": INK, "linewidth": 0.8}
-        axes.boxplot(
-            list(groups.values()),
-            tick_labels=list(groups),
-            widths=0.45,
-            boxprops=line,
-            whiskerprops=line,
-            capprops=line,
-            medianprops={"color": BLUE, "linewidth": 1.6},
-            flierprops={"marker": "o", "markersize": 2.5, "markeredgecolor": GREY},
-        )
+        for place, group in enumerate(groups.values()):
+            _box(axes, place, np.array(group))
         axes.axhline(0, color=INK, linewidth=0.6)
+        axes.set_xticks(range(len(groups)), [f"{name}\n({len(group):,})" for name, group in groups.items()])
+        axes.set_xlim(-0.6, len(groups) - 0.4)
         _label_y(axes, f"Bill saved ({money} per home)")
     return figure
 
@@ -290,6 +286,17 @@ def _from_zero(axes: Axes, values: Sequence[float]) -> None:
     low, high = min(0.0, *values), max(0.0, *values)
     room = 0.08 * ((high - low) or 1.0)
     axes.set_ylim(low - room if low < 0 else 0.0, high + room)
+
+
+def _box(axes: Axes, place: float, values: Array) -> None:
+    """Quartiles as a box, the median a line in it, whiskers to the last value within 1.5 times its height."""
+    first, middle, third = np.quantile(values, [0.25, 0.5, 0.75])
+    far = (values < first - 1.5 * (third - first)) | (values > third + 1.5 * (third - first))
+    low, high = values[~far].min(), values[~far].max()
+    axes.bar(place, third - first, 0.45, bottom=first, fill=False, edgecolor=INK, linewidth=0.8)
+    axes.vlines([place, place], [low, third], [first, high], color=INK, linewidth=0.8)
+    axes.hlines(middle, place - 0.225, place + 0.225, color=BLUE, linewidth=1.8)
+    axes.plot(np.full(far.sum(), place), values[far], linestyle="", marker="o", markersize=2, color=GREY)
 
 
 def _scaled(values: Array, unit: str) -> tuple[Array, str]:
