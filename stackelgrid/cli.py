@@ -137,7 +137,7 @@ def _conclude(folder: Path, finished: dict[str, Any], played: Played, quiet: boo
         raise CommandError(INTERRUPTED, f"interrupted; what was found so far is in {folder}")
     if played.lost:
         lost = ", ".join(played.conclusion.get("lost", [])) or "the leader"
-        raise CommandError(LOST, f"the run ended without {lost}; see {folder / 'logs'}")
+        raise CommandError(LOST, f"the run ended without {lost}; what was found so far is in {folder}")
     if not played.settled:
         raise CommandError(NOT_SETTLED, f"not settled within {finished['rounds']} rounds; raise leader.max_rounds")
 

@@ -13,7 +13,7 @@ import leader_node.config
 from stackelgrid.testbed.cast import cast
 from stackelgrid.testbed.played import Played, missing_in
 from stackelgrid.testbed.scenario import Scenario
-from stackelgrid.transport.memory import MemoryTransport
+from stackelgrid.transport.memory import DeadlockError, MemoryTransport
 
 
 def play(scenario: Scenario, watch: Callable[[dict[str, Any]], None] = lambda record: None) -> Played:
@@ -33,7 +33,12 @@ def play(scenario: Scenario, watch: Callable[[dict[str, Any]], None] = lambda re
         for config in everyone.aggregators
     ]
     nodes += [emc_node.config.assemble(config, played.homes.update) for config in everyone.homes]
-    carried = MemoryTransport(scenario.seed).run(nodes)
+    try:
+        carried = MemoryTransport(scenario.seed).run(nodes)
+    except DeadlockError as stuck:
+        carried = stuck.carried
+        if not carried.crashed:
+            raise
     played.messages = sum(traffic.sent for traffic in carried.traffic.values())
     played.bytes = sum(traffic.sent_bytes for traffic in carried.traffic.values())
     played.failures = {name: repr(error) for name, error in carried.crashed.items()}

@@ -21,16 +21,18 @@ from stackelgrid.transport.base import Action, Carried, Compute, Finish, Node, P
 class DeadlockError(Exception):
     """Every node that is left waits for a message, and none is on its way.
 
-    Attributes: `waiting`, the nodes' names; `now`, the virtual time in seconds.
+    Attributes: `waiting`, the nodes' names; `now`, the virtual time in seconds; `carried`, the run so far, with the
+    exceptions of the nodes that crashed, if that is why the others wait.
     """
 
-    def __init__(self, waiting: Sequence[str], now: float) -> None:
+    def __init__(self, waiting: Sequence[str], now: float, carried: Carried) -> None:
         super().__init__(
             f"deadlock at {now:.3f} s: no message is under way and no deadline is set, "
             f"but these nodes have not finished: {', '.join(waiting)}; give each a deadline or a Finish"
         )
         self.waiting = list(waiting)
         self.now = now
+        self.carried = carried
 
 
 class MemoryTransport(Transport):
@@ -120,7 +122,7 @@ class _Run:
                 self._step(seat, call, now)
         waiting = [seat.name for seat in self.seats if not seat.ended]
         if waiting:
-            raise DeadlockError(waiting, now)
+            raise DeadlockError(waiting, now, self.carried)
         return self.carried
 
     def _schedule(self, at: float, seat: _Seat, call: Call) -> None:
