@@ -124,8 +124,15 @@ def _ask(url: str, config: EmcConfig, price: Price) -> None:
     signal = Signal[Price](run=config.run, sender=config.aggregator, round=1, body=price)
     answered = threading.Event()
     aggregator = paho.Client(CallbackAPIVersion.VERSION2)
-    aggregator.on_connect = lambda *_: aggregator.subscribe(f"{link.root}/+/answer")
-    aggregator.on_subscribe = lambda *_: aggregator.publish(link.topic(signal), link.write(signal), retain=True)
+
+    def listen(*_: Any) -> None:
+        aggregator.subscribe(f"{link.root}/+/answer")
+
+    def ask(*_: Any) -> None:
+        aggregator.publish(link.topic(signal), link.write(signal), retain=True)
+
+    aggregator.on_connect = listen
+    aggregator.on_subscribe = ask
     aggregator.on_message = lambda *_: answered.set()
     aggregator.connect("127.0.0.1", int(url.rpartition(":")[2]))
     aggregator.loop_start()

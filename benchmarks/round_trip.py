@@ -28,6 +28,7 @@ from emc_node.node import EmcNode
 from emc_node.user_oriented import UserOrientedHomes
 from stackelgrid.rounds import RoundPolicy
 from stackelgrid.testbed.scenario import load
+from stackelgrid.transport.base import Node
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Body, Signal
@@ -56,7 +57,7 @@ class Prepared:
 
 
 class OurRound(BarePaho):
-    """`AggregatorNode` and `EmcNode` on `MqttTransport`; the leader is a bare client, as in `BareRound`."""
+    """`AggregatorNode` and `EmcNode` on `MqttTransport`; the leader alone is a bare client, as in `BareRound`."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, f"stackelgrid/{OURS}", qos=0)
@@ -66,7 +67,7 @@ class OurRound(BarePaho):
         down = Link(OURS, "a1", Price, LoadResponse, Price, scenario.slots)
         homes = {home.id: Prepared(UserOrientedHomes([home]).answer(self.price)) for home in scenario.everyone}
         one_each = dict.fromkeys(homes, 1)
-        self.nodes = [
+        self.nodes: list[Node] = [
             AggregatorNode(
                 "a1", self.up, down, one_each, RoundPolicy(), UserOrientedAggregator(), journal=lambda record: None
             ),
@@ -74,7 +75,6 @@ class OurRound(BarePaho):
         ]
         self.transport = MqttTransport(url)
         self.number = 0
-        self.seen: dict[str, bytes] = {}
 
     async def connect(self) -> None:
         """Start the nodes; the aggregator says that it is there once its homes have gathered."""
@@ -95,16 +95,19 @@ class OurRound(BarePaho):
         return time.perf_counter() - began
 
     async def record(self) -> dict[str, bytes]:
-        """What one round puts on the wire, by topic."""
+        """What one round puts on the wire, by topic: two signals, the homes' answers and the aggregator's."""
         seen: dict[str, bytes] = {}
-        recorder = await self._client(
-            f"{self.prefix}/#", lambda _client, _data, message: seen.update({message.topic: message.payload})
-        )
-        seen.clear()  # of what was retained
+
+        def record(_client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+            if message.topic.endswith(("/signal", "/answer")):
+                seen[message.topic] = bytes(message.payload)
+
+        recorder = await self._client(f"{self.prefix}/#", record)
         await self.round()
-        await asyncio.sleep(0.2)
+        while len(seen) < HOMES + 3:
+            await asyncio.sleep(0.01)
         recorder.disconnect()
-        return {topic: payload for topic, payload in seen.items() if not topic.endswith("/presence")}
+        return seen
 
     async def close(self) -> None:
         """Stop the nodes."""
@@ -176,7 +179,10 @@ async def in_turn(url: str) -> tuple[float, float]:
     await ours.connect()
     bare = BareRound(url, await ours.record())
     await bare.connect()
-    took = [(await bare.round(), await ours.round()) for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
+    took: dict[BarePaho, list[float]] = {bare: [], ours: []}
+    for number in range(WARM_UP + ROUNDS):
+        for contender in (bare, ours) if number % 2 else (ours, bare):
+            took[contender].append(await contender.round())
     await bare.close()
     await ours.close()
-    return median(bare_s for bare_s, _ in took), median(ours_s for _, ours_s in took)
+    return median(took[bare][WARM_UP:]), median(took[ours][WARM_UP:])

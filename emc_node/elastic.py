@@ -81,17 +81,17 @@ class ElasticLoad:
         flat_at = np.array([[form == "quadratic"] for form in forms], bool).reshape(-1, 1)
         satiation = np.where(flat_at, self.x_max * self.omega / self.alpha, np.inf)
         self.hi = np.maximum(np.minimum(self.x_max, satiation), self.lo)
-        self._blocks = [
-            (_FORMS[form], slice(forms.index(form), forms.index(form) + forms.count(form)))
-            for form in sorted(set(forms))
-        ]
+        self._blocks = []
+        for form in sorted(set(forms)):
+            rows = slice(forms.index(form), forms.index(form) + forms.count(form))
+            parameters = [array[rows] for array in (self.x_max, self.v, self.omega, self.alpha)]
+            self._blocks.append((_FORMS[form], rows, parameters))
 
     def _evaluate(self, formula: str, at: Array) -> Array:
         """`formula` of each form at `at`, (A, T) or (T,)."""
         result = np.empty_like(self.x_max)
-        for form, rows in self._blocks:
+        for form, rows, parameters in self._blocks:
             value = at if at.ndim == 1 else at[rows]
-            parameters = (self.x_max[rows], self.v[rows], self.omega[rows], self.alpha[rows])
             result[rows] = getattr(form, formula)(value, *parameters)
         return result
 
@@ -112,7 +112,7 @@ class ElasticLoad:
         positive = price > 0
         with np.errstate(over="ignore", divide="ignore"):
             inner = self._evaluate("demand", np.where(positive, price, 1.0))
-        return np.where(positive, np.clip(inner, self.lo, self.hi), self.hi)
+        return np.where(positive, np.minimum(np.maximum(inner, self.lo), self.hi), self.hi)
 
     def demand_slope(self, price: Array, demand: Array) -> Array:
         """dx*/dp at `demand(price)`, (A, T) kW per money per kWh; zero where the rate is at a bound."""

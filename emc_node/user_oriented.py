@@ -108,7 +108,7 @@ class _Program:
 
     def __init__(self, rows: Array, lower: Array, upper: Array) -> None:
         self.rows, self._lower, self._upper = rows, lower, upper
-        self._bounded = len(lower) - len(rows)
+        self._faces = np.vstack([np.eye(len(lower) - len(rows), rows.shape[1]), rows])  # bounds as rows, then rows
         self._model = daqp.Model()
         self._weight: Array | None = None
 
@@ -135,13 +135,13 @@ class _Program:
 
     def _satisfies(self, z: Array) -> bool:
         """Whether z keeps bounds and rows to 1e-9: DAQP also reports success when the constraints contradict."""
-        drawn = np.concatenate([z[: self._bounded], self.rows @ z])
-        return bool(np.all(drawn <= self._upper + 1e-9) and np.all(drawn >= self._lower - 1e-9))
+        drawn = self._faces @ z
+        return bool((drawn <= self._upper + 1e-9).all() and (drawn >= self._lower - 1e-9).all())
 
     def _onto_active(self, z: Array, weight: Array, multipliers: Array) -> Array:
         """z moved, at least cost, onto its active constraints, which it misses by up to the primal tolerance."""
-        active = np.flatnonzero(multipliers)
-        face = np.vstack([np.eye(self._bounded, len(z)), self.rows])[active]
+        active = multipliers != 0
+        face = self._faces[active]
         missed = np.where(multipliers > 0, self._upper, self._lower)[active] - face @ z
         pull = np.linalg.lstsq((face / weight) @ face.T, missed, rcond=None)[0]
         return np.asarray(z + face.T @ pull / weight)
@@ -149,21 +149,14 @@ class _Program:
     def price_response(self, weight: Array, active: NDArray[np.bool_], into: Array) -> Array:
         """-into' M into, (T, T): M is the inverse of W on the face of the active constraints, `into` (n, T)."""
         scaled = into / weight[:, None]
-        response = -(into.T @ scaled)
-        bounds = np.flatnonzero(active[: self._bounded])
-        general = self.rows[np.flatnonzero(active[self._bounded :])]
-        face = np.zeros((len(bounds) + len(general), len(weight)))
-        face[np.arange(len(bounds)), bounds] = 1.0
-        face[len(bounds) :] = general
-        if not len(face):
-            return response
+        face = self._faces[active]
         crossing = face @ scaled
         gram = (face / weight) @ face.T
         try:
             solved = np.linalg.solve(gram, crossing)
         except np.linalg.LinAlgError:  # a degenerate vertex: more active rows than dimensions
             solved = np.linalg.lstsq(gram, crossing, rcond=None)[0]
-        return np.asarray(response + crossing.T @ solved)
+        return np.asarray(crossing.T @ solved - into.T @ scaled)
 
 
 class HomeProblem:
@@ -189,6 +182,7 @@ class HomeProblem:
             for store in self.stores
         ]
         self._into = [self._price_columns(store) for store in self.stores]
+        self._bent: list[tuple[bytes, Array]] = [(b"", np.zeros(0))] * len(self.stores)
         self._require_feasible()
 
     @property
@@ -205,15 +199,15 @@ class HomeProblem:
         ]
         charging = [z for z, _ in solved]
         load = self._load(x, charging)
-        if np.any(load > self.draw_max + _TOLERANCE) or np.any(load < self.draw_min - _TOLERANCE):
+        if load.max() > self.draw_max + _TOLERANCE or load.min() < self.draw_min - _TOLERANCE:
             return self._answer_within_draw_limits(price, x)
         slope = self.elastic.demand_slope(price, x).sum(axis=0)
         coupling = None
         if self.stores:
             coupling = np.zeros((self.horizon, self.horizon))
-            for store, program, into, (_, active) in zip(self.stores, self._programs, self._into, solved, strict=True):
-                coupling += program.price_response(store.weight, active, into)
-        return self._schedule(price, x, charging, slope, coupling)
+            for number, (_, active) in enumerate(solved):
+                coupling += self._storage_response(number, active)
+        return self._schedule(price, x, charging, load, slope, coupling)
 
     def utility(self, schedule: Schedule) -> float:
         """Satisfaction less wear, money; the bill not yet paid."""
@@ -242,6 +236,13 @@ class HomeProblem:
         columns[np.arange(len(store.slots)), store.slots] = 1.0
         return columns
 
+    def _storage_response(self, number: int, active: NDArray[np.bool_]) -> Array:
+        """dr/dp of one storage, (T, T), worked out anew when other constraints are active than at the last price."""
+        if self._bent[number][0] != active.tobytes():
+            response = self._programs[number].price_response(self.stores[number].weight, active, self._into[number])
+            self._bent[number] = (active.tobytes(), response)
+        return self._bent[number][1]
+
     def _load(self, x: Array, charging: list[Array]) -> Array:
         load = self.fixed + x.sum(axis=0)
         for store, z in zip(self.stores, charging, strict=True):
@@ -249,7 +250,7 @@ class HomeProblem:
         return np.asarray(load)
 
     def _schedule(
-        self, price: Array, x: Array, charging: list[Array], slope: Array, coupling: Array | None
+        self, price: Array, x: Array, charging: list[Array], load: Array, slope: Array, coupling: Array | None
     ) -> Schedule:
         r = np.zeros((len(self.stores), self.horizon))
         level = np.zeros_like(r)
@@ -257,7 +258,7 @@ class HomeProblem:
             r[row, store.slots] = z[: len(store.slots)]
             level[row] = store.initial
             level[row, store.slots] = store.initial + np.cumsum(z[: len(store.slots)])
-        return Schedule(price, x, r, level, self._load(x, charging), slope, coupling)
+        return Schedule(price, x, r, level, load, slope, coupling)
 
     # --- with draw limits that bind ---
 
@@ -356,9 +357,9 @@ class HomeProblem:
                 break
             # The start may violate the storage's constraints; the first full step mends that, later ones descend.
             length = 1.0
-            while passes and cost(z + length * step) > cost(z) + 1e-4 * length * (gradient @ step) + 1e-13 * abs(
-                cost(z)
-            ):
+            now = cost(z)
+            allowed = now + 1e-13 * abs(now)
+            while passes and cost(z + length * step) > allowed + 1e-4 * length * (gradient @ step):
                 length /= 2
             z = z + length * step
             z[:rates] = self._shared(z[:rates].reshape(shape).sum(axis=0)).ravel()
@@ -374,10 +375,11 @@ class HomeProblem:
         x = np.where(free, demand, self._shared(left))
         weight = np.concatenate([-self.elastic.curvature(x).ravel(), wear])
         response = program.price_response(weight, active, into)
+        load = self._load(x, charging)
         if not self.stores:
-            return self._schedule(price, x, [], np.diag(response).copy(), None)
+            return self._schedule(price, x, [], load, np.diag(response).copy(), None)
         slope = np.where(free, self.elastic.demand_slope(price, x).sum(axis=0), 0.0)
-        return self._schedule(price, x, charging, slope, response - np.diag(slope))
+        return self._schedule(price, x, charging, load, slope, response - np.diag(slope))
 
 
 class UserOrientedHomes:

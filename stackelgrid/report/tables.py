@@ -19,9 +19,21 @@ _GAMES = {"user_oriented": "user-oriented pricing"}
 
 
 def summary(result: dict[str, Any]) -> list[Row]:
-    """The content of a result.json as rows of label and value: what was played, then what came out."""
+    """The content of a result.json as rows of label and value: what was played, what came out, how good it is."""
     checked = Result.model_validate(result)
-    return [*headline(checked), *key_figures(checked)]
+    return [*headline(checked), *key_figures(checked), *verdict(checked)]
+
+
+def verdict(result: Result) -> list[Row]:
+    """The certificate in a line: which checks passed, and the two numbers to read first. Empty without one."""
+    judged = [check for check in checks(result) if check.passed is not None]
+    if result.certificate is None or not judged:
+        return []
+    failed = [check.label.lower() for check in judged if not check.passed]
+    outcome = f"not passed: {', '.join(failed)}" if failed else f"all {len(judged)} checks passed"
+    gap, regret = result.certificate.gap, result.certificate.max_regret
+    numbers = [f"{name} {value:.1e}" for name, value in (("gap", gap), ("largest regret", regret)) if value is not None]
+    return [("Certificate", "; ".join([outcome, *numbers]))]
 
 
 def headline(result: Result) -> list[Row]:
