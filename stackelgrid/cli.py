@@ -24,7 +24,7 @@ from stackelgrid.report import ReportError, write
 from stackelgrid.report.tables import summary
 from stackelgrid.testbed import in_memory, processes, store
 from stackelgrid.testbed.played import Played
-from stackelgrid.testbed.result import outcome, result
+from stackelgrid.testbed.result import result
 from stackelgrid.testbed.scenario import Scenario, load, shipped
 from stackelgrid.transport.base import BrokerUnreachableError
 from stackelgrid.transport.mqtt import MqttTransport
@@ -97,12 +97,12 @@ def run(
         except (BrokerStartError, BrokerUnreachableError) as error:
             shutil.rmtree(folder)
             raise CommandError(LOST if isinstance(error, BrokerUnreachableError) else BAD_INPUT, str(error)) from None
-        certificate = None
+        finished = result(checked, played, None)
+        store.write_result(folder, finished, began)
         if played.rounds and not played.lost and not played.interrupted and len(checked.everyone) <= CERTIFIED_UP_TO:
             show.doing("certifying")
-            certificate = _certificate(checked, outcome(checked, played))
-        finished = result(checked, played, certificate)
-        store.write_result(folder, finished, began)
+            finished["certificate"] = _certificate(checked, finished["outcome"])
+            store.write_result(folder, finished, began)
         show.doing("drawing")
         write(folder)
     if as_json:

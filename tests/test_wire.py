@@ -197,6 +197,12 @@ def test_an_answer_is_fresh_when_every_home_answered_this_round() -> None:
 
 # --- nothing else is read ---
 
+
+@pytest.mark.parametrize(("content", "kind"), [(signal(), Signal), (settlement(), Settlement), (answer(), Answer)])
+def test_what_the_cases_below_spoil_is_sound(content: dict[str, Any], kind: type[Message]) -> None:
+    assert isinstance(read(content), kind)
+
+
 MALFORMED: dict[str, Any] = {
     "empty": b"",
     "not JSON": b"price is 9.24",
@@ -247,7 +253,7 @@ MALFORMED: dict[str, Any] = {
     "load and slope of different lengths": answer(load_kw=[1.0, 2.0]),
     "slope of another horizon": answer(slope=[0.0, 0.0], load_kw=[0.0, 0.0]),
     "no home": answer(homes=0),
-    "homes below nothing held": answer(held=-1),
+    "held below zero": answer(held=-1),
     "a row too few": answer(homes=2, load_kw=packed([1.0] * 3, [1, 3])),
     "a column too few": answer(homes=2, load_kw=packed([1.0] * 4, [2, 2])),
     "packed flat": answer(load_kw=packed([1.0] * 3, [3])),

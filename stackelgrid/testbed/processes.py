@@ -54,14 +54,11 @@ def play(
         played = Played("mqtt", kind, everyone.processes)
         supervisor = _Supervisor(nodes, logs, played)
         stack.callback(supervisor.stop)
-        for package, configs in (
-            ("emc_node", everyone.homes),
-            ("aggregator_node", everyone.aggregators),
-            ("leader_node", [everyone.leader]),
-        ):
-            supervisor.launch(package, configs)
         journal = _Journal(folder / "rounds.jsonl", played, watch)
         try:
+            supervisor.launch("emc_node", everyone.homes)
+            supervisor.launch("aggregator_node", everyone.aggregators)
+            supervisor.launch("leader_node", [everyone.leader])
             supervisor.wait(journal.look)
         except KeyboardInterrupt:
             played.interrupted = True

@@ -107,6 +107,7 @@ def load(source: str, overrides: list[str] | None = None, seed: int | None = Non
     if seed is not None:
         raw["seed"] = seed
     _anchor(raw, path.parent)
+    _share_horizon(raw)
     try:
         scenario = Scenario.model_validate(raw)
     except ValidationError as error:
@@ -162,6 +163,14 @@ def _anchor(raw: dict[str, Any], folder: Path) -> None:
     population = raw.get("population")
     if isinstance(population, dict) and isinstance(population.get("profiles"), str):
         population["profiles"] = str((folder / population["profiles"]).resolve())
+
+
+def _share_horizon(raw: dict[str, Any]) -> None:
+    """A home in a scenario lives over the scenario's slots; only a home file of its own has to say so."""
+    homes = raw.get("homes")
+    for home in homes if isinstance(homes, list) else []:
+        if isinstance(home, dict):
+            home.setdefault("horizon", raw.get("slots", Scenario.model_fields["slots"].default))
 
 
 def dump(scenario: Scenario) -> str:
