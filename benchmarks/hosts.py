@@ -1,8 +1,9 @@
 """A thousand homes in four processes: what a round costs beyond solving the homes.
 
 The run's processes share the cores with each other, so the homes are solved once more as the run solved them, four
-processes at once and at the run's own prices, but with nobody asking: no messages, no aggregator, no leader. A
-round's time is the leader's, from asking to having decided what to ask next.
+processes at once and at the run's own prices, but with nobody asking: no messages, no aggregator, no leader. Runs and
+solving alternate, so that what else the machine does falls on both. A round's time is the leader's, from asking to
+having decided what to ask next.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from stackelgrid.testbed.scenario import Scenario, load
 from stackelgrid.wire.user_oriented import Price
 
 TITLE = "1,000 homes in four EMC processes, an aggregator and a leader over Mosquitto"
-HOMES, PER_PROCESS, RUNS = 1000, 250, 3
+HOMES, PER_PROCESS, RUNS = 1000, 250, 5
 BEYOND_MS = 50
 
 
@@ -40,12 +41,11 @@ def measure() -> list[Figure]:
         took += milliseconds
         alone += solving(shares[:1], prices)
         together += solving(shares, prices)
-    beyond = median(whole - part for whole, part in zip(took, together, strict=True))
     return [
         Figure("a round", median(took), "ms"),
         Figure(f"solving {PER_PROCESS} homes, one process alone", median(alone), "ms"),
         Figure(f"solving them all, {len(shares)} processes at once on these cores", median(together), "ms"),
-        Figure("a round beyond solving", beyond, "ms", at_most=BEYOND_MS),
+        Figure("a round beyond solving", median(took) - median(together), "ms", BEYOND_MS),
     ]
 
 

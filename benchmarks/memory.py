@@ -47,10 +47,10 @@ def measure() -> list[Figure]:
         Figure(f"proportional set of {len(forked)} EMCs in a run, median", median(proportional), "MB"),
         Figure("    largest", max(proportional), "MB"),
         Figure("resident set of the same, median", median(resident), "MB"),
-        Figure("    largest", max(resident), "MB", at_most=RESIDENT_MB),
+        Figure("    largest", max(resident), "MB", RESIDENT_MB),
         Figure("python -m emc_node started alone: proportional set", alone["Pss"], "MB"),
-        Figure("    resident set", alone["Rss"], "MB", at_most=RESIDENT_MB),
-        Figure(f"imported of {', '.join(HEAVY)}", len(heavy_imports()), "", at_most=0),
+        Figure("    resident set", alone["Rss"], "MB", RESIDENT_MB),
+        Figure(f"imported of {', '.join(HEAVY)}", len(heavy_imports()), "", 0),
     ]
 
 

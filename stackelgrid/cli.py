@@ -99,7 +99,7 @@ def run(
             raise CommandError(LOST if isinstance(error, BrokerUnreachableError) else BAD_INPUT, str(error)) from None
         finished = result(checked, played, None)
         store.write_result(folder, finished, began)
-        if played.rounds and not played.lost and not played.interrupted and len(checked.everyone) <= CERTIFIED_UP_TO:
+        if _whole(finished) and finished["homes"] <= CERTIFIED_UP_TO:
             show.doing("certifying")
             finished["certificate"] = _certificate(checked, finished["outcome"])
             store.write_result(folder, finished, began)
@@ -118,6 +118,11 @@ def _check_broker(broker: str) -> None:
     except ValueError as error:
         message = f"--broker {broker}: give auto, mosquitto, embedded or mqtt://HOST:PORT ({error})"
         raise CommandError(BAD_INPUT, message) from None
+
+
+def _whole(finished: dict[str, Any]) -> bool:
+    """Whether every home is in the outcome; a reference without some of them would certify another game."""
+    return bool(finished["complete"]) and len(finished["outcome"].get("homes", {})) == finished["homes"]
 
 
 def _certificate(scenario: Scenario, found: dict[str, Any], samples: int = 200) -> dict[str, Any]:
@@ -209,10 +214,9 @@ def certify(
     if folder.is_dir():
         checked = load(str(folder / "scenario.yaml"))
         finished = _read_result(folder)
-        if not finished["outcome"]:
-            raise CommandError(
-                BAD_INPUT, f"{folder / 'result.json'}: the run finished no round, there is nothing to certify"
-            )
+        if not _whole(finished):
+            message = "not every home answered the last round, so there is no equilibrium of all to certify"
+            raise CommandError(BAD_INPUT, f"{folder / 'result.json'}: {message}")
         finished["certificate"] = _certificate(checked, finished["outcome"], samples)
         write_whole(folder / "result.json", finished)
     else:
@@ -227,7 +231,7 @@ def _read_result(folder: Path) -> dict[str, Any]:
         content = json.loads((folder / "result.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise CommandError(BAD_INPUT, f"{folder / 'result.json'}: {error}; name the folder of a finished run") from None
-    if not isinstance(content, dict) or not {"outcome", "certificate"} <= content.keys():
+    if not isinstance(content, dict) or not {"outcome", "certificate", "complete", "homes"} <= content.keys():
         raise CommandError(BAD_INPUT, f"{folder / 'result.json'}: not a result of stackelgrid run")
     return content
 

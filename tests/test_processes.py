@@ -6,15 +6,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import aiomqtt
 import numpy as np
+import paho.mqtt.client as paho
 import psutil
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 from stackelgrid.testbed import in_memory, processes
 from stackelgrid.testbed.result import outcome
@@ -67,39 +72,87 @@ def test_mqtt_and_memory_agree(broker_url: str, tmp_path: Path, homes_per_proces
     assert over_mqtt.messages == in_one.messages
 
 
+class Ear:
+    """Listens in on a run and knows which topics have carried a message."""
+
+    def __init__(self, url: str, run: str) -> None:
+        host, port = url.removeprefix("mqtt://").split(":")
+        self._root = f"stackelgrid/{run}/"
+        self._heard: dict[str, threading.Event] = defaultdict(threading.Event)
+        self._client = paho.Client(CallbackAPIVersion.VERSION2)
+        self._client.on_message = lambda _client, _data, message: self._heard[message.topic].set()
+        self._client.connect(host, int(port))
+        self._client.subscribe(f"{self._root}#")
+
+    def __enter__(self) -> "Ear":
+        self._client.loop_start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def wait(self, topic: str) -> None:
+        assert self._heard[self._root + topic].wait(30), f"nothing was said on {topic}"
+
+
 @pytest.mark.parametrize(
-    ("who", "policy"), [("h3", "hold"), ("h3", "exclude"), ("a1", "hold"), ("a1", "fail"), ("leader", "hold")]
+    ("who", "answer", "policy"),
+    [
+        ("h3", "a1/h3/answer", "hold"),
+        ("h3", "a1/h3/answer", "exclude"),
+        ("a1", "leader/a1/answer", "hold"),
+        ("a1", "leader/a1/answer", "fail"),
+        ("leader", "leader/a1/answer", "hold"),
+    ],
 )
 def test_a_node_that_dies_is_reported_and_not_waited_for(
-    broker_url: str, tmp_path: Path, who: str, policy: str
+    broker_url: str, tmp_path: Path, who: str, answer: str, policy: str
 ) -> None:
     scenario = load("user_oriented", [*SMALL, f"rounds.missing={policy}"])
     folder = tmp_path / f"dies-{who}-{policy}"
 
-    def kill() -> None:
+    def kill_after_its_first_answer(ear: Ear) -> None:
+        # A home of the other aggregator stands still meanwhile, so that the game cannot be over first.
+        ear.wait("a2/h4/presence")
+        still = pid_of(folder, "h4")
+        os.kill(still, signal.SIGSTOP)
+        ear.wait(answer)
         os.kill(pid_of(folder, who), signal.SIGKILL)
+        os.kill(still, signal.SIGCONT)
 
-    played = play(scenario, folder, broker_url, kill)
+    with Ear(broker_url, folder.name) as ear, ThreadPoolExecutor(1) as killer:
+        killed = killer.submit(kill_after_its_first_answer, ear)
+        played = play(scenario, folder, broker_url)
+        killed.result(30)
     assert "killed by signal 9" in played.failures[who]
     if who == "leader":
         assert played.lost
     elif policy == "fail":
         assert played.lost
         assert played.conclusion["lost"] == [who]
-    elif played.missing:  # it may have answered every round before it died
-        assert {entry["node"] for entry in played.missing} == {who}
-        assert {entry["action"] for entry in played.missing} == {"held" if policy == "hold" else "excluded"}
+    else:
         assert played.settled
         assert not played.conclusion["complete"]
+        assert {entry["node"] for entry in played.missing} == {who}
+        assert {entry["action"] for entry in played.missing} == {"held" if policy == "hold" else "excluded"}
 
 
 def test_a_home_that_stands_still_is_held_and_the_rest_settles(broker_url: str, tmp_path: Path) -> None:
     scenario = load("user_oriented", [*SMALL, "rounds.deadline_s=0.4"])
     folder = tmp_path / "still"
-    played = play(scenario, folder, broker_url, lambda: os.kill(pid_of(folder, "h3"), signal.SIGSTOP))
+
+    def stop_once_it_is_there(ear: Ear) -> None:
+        ear.wait("a1/h3/presence")
+        os.kill(pid_of(folder, "h3"), signal.SIGSTOP)
+
+    with Ear(broker_url, folder.name) as ear, ThreadPoolExecutor(1) as stopper:
+        stopped = stopper.submit(stop_once_it_is_there, ear)
+        played = play(scenario, folder, broker_url)
+        stopped.result(30)
     assert played.settled
     assert "h3" in played.conclusion["unacknowledged"]
-    assert {entry["node"] for entry in played.missing} <= {"h3"}
+    assert {entry["node"] for entry in played.missing} == {"h3"}
 
 
 PAYLOADS = [
@@ -241,3 +294,22 @@ def test_an_emc_is_light() -> None:
     )
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert seen.stdout.strip() == "[]"
+
+
+def test_a_run_that_lost_a_home_ends_with_a_result_and_a_report(tmp_path: Path) -> None:
+    folder = tmp_path / "lost"
+    command = [sys.executable, "-m", "stackelgrid.cli", "run", "user_oriented", "--out", str(folder), "--json"]
+    for setting in SMALL:
+        command += ["--set", setting]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(
+        lambda: (folder / "logs" / "h3.jsonl").exists() and "started" in (folder / "logs" / "h3.jsonl").read_text()
+    )
+    os.kill(pid_of(folder, "h3"), signal.SIGKILL)
+    out, err = running.communicate(timeout=100)
+    result = json.loads(out)
+    assert running.returncode == 0, err
+    assert "h3" in err.decode()
+    assert "killed by signal 9" in result["failures"]["h3"]
+    assert result["settled"]
+    assert (folder / "report.html").exists()

@@ -114,6 +114,7 @@ class Coordinator:
         self.refused: dict[str, str] = {}
         self._refuses = refuses
         self._online: set[str] = set()
+        self._gone: set[str] = set()
         self._gathering_until: float | None = None
         self._asking: _Asking | None = None
         self._settling: _Settling | None = None
@@ -197,15 +198,23 @@ class Coordinator:
     def _on_presence(self, presence: Presence, now: float) -> list[Step]:
         if presence.state == "offline":
             self._online.discard(presence.sender)
+            self._gone.add(presence.sender)
+            if self._gathering_until is not None:
+                return self._gathered_if_all()
             return self._acknowledged_if_all() if self._settling is not None else self._close_if_only_gone(now)
         back = presence.sender not in self._online
         self._online.add(presence.sender)
+        self._gone.discard(presence.sender)
         if self._gathering_until is not None:
-            return self._gathered() if len(self._online) == len(self.members) else []
+            return self._gathered_if_all()
         if back and self._asking is not None and presence.sender not in self._asking.answers:
             # It finds the signal retained; said again in case that was lost.
             return [self._publish(self._signal(self._asking, again=[presence.sender]))]
         return []
+
+    def _gathered_if_all(self) -> list[Step]:
+        """Everybody is there or is known to have gone."""
+        return self._gathered() if len(self._online | self._gone) == len(self.members) else []
 
     def _gathered(self) -> list[Step]:
         self._gathering_until = None

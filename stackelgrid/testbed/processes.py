@@ -17,11 +17,14 @@ from typing import Any
 from pydantic import BaseModel
 
 import broker
-from stackelgrid.testbed.cast import LEADER, cast
+from stackelgrid.rounds import Member
+from stackelgrid.testbed.cast import LEADER, Cast, cast
 from stackelgrid.testbed.played import Played, missing_in
 from stackelgrid.testbed.scenario import Scenario
 from stackelgrid.transport.base import Action, Finish, Publish
 from stackelgrid.transport.mqtt import MqttTransport
+from stackelgrid.wire.codec import Link
+from stackelgrid.wire.messages import Body
 
 _FAREWELL_S = 5.0
 """How long nodes may take to leave once the leader has."""
@@ -52,7 +55,7 @@ def play(
         url, kind = _broker(broker_kind, logs, stack)
         everyone = cast(scenario, run, url, nodes)
         played = Played("mqtt", kind, everyone.processes)
-        supervisor = _Supervisor(nodes, logs, played)
+        supervisor = _Supervisor(nodes, logs, url, _last_wills(everyone), played)
         stack.callback(supervisor.stop)
         journal = _Journal(folder / "rounds.jsonl", played, watch)
         try:
@@ -74,19 +77,22 @@ def _broker(kind: str, logs: Path, stack: ExitStack) -> tuple[str, str]:
     if kind in ("auto", "mosquitto", "embedded"):
         own = stack.enter_context(broker.start(kind, logs))  # type: ignore[arg-type]
         return own.url, own.kind
-    MqttTransport(kind, connect_timeout_s=_KNOCK_S).run([_Knock()])
+    MqttTransport(kind, connect_timeout_s=_KNOCK_S).run([_Visit()])
     return kind, kind
 
 
-class _Knock:
-    """Connects and leaves: is the broker there?"""
+class _Visit:
+    """Connects, says what it came to say, and leaves."""
 
     name = "testbed"
     subscriptions: Sequence[str] = ()
     last_will: Publish | None = None
 
+    def __init__(self, *messages: Publish) -> None:
+        self._messages = messages
+
     def start(self, now: float) -> Sequence[Action]:
-        return [Finish()]
+        return [*self._messages, Finish()]
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         return []
@@ -96,6 +102,14 @@ class _Knock:
 
     def next_deadline(self) -> float | None:
         return None
+
+
+def _last_wills(everyone: Cast) -> dict[str, Publish]:
+    """What says of each member that it is gone."""
+    members = [(config.name, config.aggregator) for config in everyone.homes]
+    members += [(config.name, config.leader) for config in everyone.aggregators]
+    run, slots = everyone.leader.run, everyone.leader.slots
+    return {name: Member(name, Link(run, above, Body, Body, Body, slots)).last_will for name, above in members}
 
 
 class _Journal:
@@ -122,8 +136,9 @@ class _Journal:
 class _Supervisor:
     """The node processes: started in nurseries, a node that dies is reported and not waited for."""
 
-    def __init__(self, nodes: Path, logs: Path, played: Played) -> None:
-        self._nodes, self._logs, self._played = nodes, logs, played
+    def __init__(self, nodes: Path, logs: Path, url: str, last_wills: dict[str, Publish], played: Played) -> None:
+        self._nodes, self._logs, self._url, self._played = nodes, logs, url, played
+        self._last_wills = last_wills
         self._nurseries: dict[subprocess.Popen[bytes], set[str]] = {}
         self._running: set[str] = set()
         self._unread: dict[int, bytes] = {}
@@ -192,6 +207,9 @@ class _Supervisor:
         if code != 0:
             how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
             self._played.failures[name] = f"{how}, see logs/{name}.jsonl"
+            if not self._played.rounds and name in self._last_wills:
+                # It may have died before it could leave a last will with the broker: nobody is to wait for it.
+                MqttTransport(self._url).run([_Visit(self._last_wills[name])])
 
     def _nursery_gone(self, nursery: subprocess.Popen[bytes]) -> None:
         for name in self._running & self._nurseries[nursery]:
