@@ -106,6 +106,7 @@ def _stop(children: dict[int, str]) -> None:
     for number, patience in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S)):
         for pid in children:
             os.kill(pid, number)
+            os.kill(pid, signal.SIGCONT)  # one that was stopped wakes up to it
         deadline = time.monotonic() + patience
         while children and time.monotonic() < deadline:
             _report_ended(children)
