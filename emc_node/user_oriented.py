@@ -329,6 +329,17 @@ class HomeProblem:
 
     def _answer_within_draw_limits(self, price: Array, demand: Array) -> Schedule:
         """Newton's method on what each slot draws: a QP per pass, then each slot's total shared among appliances."""
+
+        def within_limits(load: Array) -> Array:
+            return np.clip(load, self.draw_min, self.draw_max)
+
+        wanted = self.fixed + demand.sum(axis=0)
+        start = self._shared(within_limits(wanted) - self.fixed)
+        if not self.stores:
+            free = within_limits(wanted) == wanted
+            x = np.where(free, demand, start)
+            slope = np.where(free, self.elastic.demand_slope(price, x).sum(axis=0), 0.0)
+            return self._schedule(price, x, [], self._load(x, []), slope, None)
         program, into, wear = self._whole
         shape, rates = demand.shape, demand.size
         paid = into @ price
@@ -337,10 +348,6 @@ class HomeProblem:
             x = z[:rates].reshape(shape)
             return float(paid @ z - self.elastic.utility(x).sum() + 0.5 * wear @ z[rates:] ** 2)
 
-        def within_limits(load: Array) -> Array:
-            return np.clip(load, self.draw_min, self.draw_max)
-
-        start = self._shared(within_limits(self.fixed + demand.sum(axis=0)) - self.fixed)
         z = np.concatenate([start.ravel(), np.zeros(len(wear))])
         for passes in range(_PASSES):
             x = z[:rates].reshape(shape)
@@ -375,11 +382,8 @@ class HomeProblem:
         x = np.where(free, demand, self._shared(left))
         weight = np.concatenate([-self.elastic.curvature(x).ravel(), wear])
         response = program.price_response(weight, active, into)
-        load = self._load(x, charging)
-        if not self.stores:
-            return self._schedule(price, x, [], load, np.diag(response).copy(), None)
         slope = np.where(free, self.elastic.demand_slope(price, x).sum(axis=0), 0.0)
-        return self._schedule(price, x, charging, load, slope, response - np.diag(slope))
+        return self._schedule(price, x, charging, self._load(x, charging), slope, response - np.diag(slope))
 
 
 class UserOrientedHomes:
