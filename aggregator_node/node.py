@@ -9,7 +9,7 @@ from typing import Any
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.rounds import Acknowledged, Asked, Coordinator, Gathered, Lost, Member, Round, RoundPolicy, Settled
 from stackelgrid.rounds.strategy import AggregatorStrategy
-from stackelgrid.transport.base import Action, Compute, Finish, Publish
+from stackelgrid.transport.base import Action, Finish, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Body
 
@@ -109,7 +109,7 @@ class AggregatorNode:
                     self._answering = step.round
                     actions += self._act(self._coordinator.ask(step.body, now), now)
                 case Round():
-                    actions.append(self._combine(step, self._answering))
+                    actions += self._combine(step, self._answering)
                 case Lost():
                     _LOG.error("homes lost", extra={"data": {"members": step.members, "round": self._answering}})
                 case Settled():
@@ -120,7 +120,7 @@ class AggregatorNode:
                     actions += self._act(self._member.acknowledge(list(step.missing)), now)
         return actions
 
-    def _combine(self, finished: Round, answering: int) -> Compute:
+    def _combine(self, finished: Round, answering: int) -> list[Action]:
         excluded = sum(self._homes[name] for name in finished.excluded)
         self._journal(
             {
@@ -133,10 +133,8 @@ class AggregatorNode:
             }
         )
 
-        def then(body: Any, now: float) -> Sequence[Action]:
-            return self._act(self._member.answer(answering, body), now)
-
-        return Compute(lambda: self._strategy.combine(finished.answers, finished.held, excluded), then)
+        body = self._strategy.combine(finished.answers, finished.held, excluded)
+        return self._act(self._member.answer(answering, body), finished.closed_at)
 
     def _leave(self) -> list[Action]:
         actions: list[Action] = []

@@ -20,15 +20,10 @@ class UserOrientedAggregator:
         A held answer counts with its load alone: a home that does not answer bends with no price.
         """
         bodies = {name: body for name, body in answers.items() if isinstance(body, LoadResponse)}
-        load = np.sum([body.loads().sum(axis=0) for body in bodies.values()], axis=0)
-        slope = np.zeros(len(load))
-        couplings = []
-        for name, body in bodies.items():
-            if name in held:
-                continue
-            slope += body.slope
-            if body.coupling is not None:
-                couplings.append(body.coupling.array())
+        fresh = [body for name, body in bodies.items() if name not in held]
+        load = np.concatenate([body.loads() for body in bodies.values()]).sum(axis=0)
+        slope = np.sum([body.slope for body in fresh], axis=0) if fresh else np.zeros(len(load))
+        couplings = [body.coupling.array() for body in fresh if body.coupling is not None]
         return LoadResponse(
             homes=sum(body.homes for body in bodies.values()),
             held=sum(bodies[name].homes for name in held),

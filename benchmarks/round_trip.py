@@ -44,6 +44,8 @@ OURS, BARE = "ours", "bare"
 class Prepared:
     """A home that has its answer ready."""
 
+    brief = True
+
     def __init__(self, answer: LoadResponse) -> None:
         self._answer = answer
 

@@ -65,16 +65,18 @@ class EmcNode:
                 case Publish():
                     actions.append(step)
                 case Asked():
-                    actions.append(self._answer(step))
+                    actions += self._answer(step)
                 case Settled():
                     actions.append(self._settle(step))
         return actions
 
-    def _answer(self, asked: Asked) -> Compute:
-        def then(body: Any, now: float) -> Sequence[Action]:
+    def _answer(self, asked: Asked) -> list[Action]:
+        def then(body: Any, now: float) -> list[Action]:
             return self._act(self._member.answer(asked.round, body))
 
-        return Compute(lambda: self._strategy.answer(asked.body), then)
+        if self._strategy.brief:
+            return then(self._strategy.answer(asked.body), 0.0)
+        return [Compute(lambda: self._strategy.answer(asked.body), then)]
 
     def _settle(self, settled: Settled) -> Compute:
         def then(homes: Any, now: float) -> Sequence[Action]:

@@ -32,6 +32,8 @@ from stackelgrid.wire.arrays import Packed
 from stackelgrid.wire.messages import Body
 from stackelgrid.wire.user_oriented import LoadResponse, Price
 
+_FEW_HOMES = 4
+"""Homes whose answers, a millisecond or less together, are worked out between two messages."""
 _TOLERANCE = 1e-10
 _PASSES = 100
 _PRIMAL_TOLERANCES = (1e-11, 1e-9, 1e-7, 1e-5)
@@ -262,13 +264,21 @@ class HomeProblem:
 
     # --- with draw limits that bind ---
 
-    def _require_feasible(self) -> None:
-        least, most = self.fixed + self.elastic.lo.sum(axis=0), self.fixed + self.elastic.hi.sum(axis=0)
+    @cached_property
+    def _least(self) -> Array:
+        """What each slot draws at least, (T,) kW."""
+        least = self.fixed + self.elastic.lo.sum(axis=0)
         for store in self.stores:
-            n = len(store.slots)
-            least[store.slots] += store.r_min[:n]
-            most[store.slots] += store.r_max[:n]
-        for slot in np.flatnonzero((least > self.draw_max + 1e-9) | (most < self.draw_min - 1e-9)):
+            least[store.slots] += store.r_min[: len(store.slots)]
+        return np.asarray(least)
+
+    def _require_feasible(self) -> None:
+        least, most = self._least, self.fixed + self.elastic.hi.sum(axis=0)
+        for store in self.stores:
+            most[store.slots] += store.r_max[: len(store.slots)]
+        # In parts of what it may draw: the floor of a power satisfaction is no draw to be refused for.
+        hair = 2e-9 * (1 + np.abs(most))
+        for slot in np.flatnonzero((least > self.draw_max + hair) | (most < self.draw_min - hair)):
             raise InfeasibleHomeError(
                 f"home {self.home.id}: in slot {slot + 1} it draws between {least[slot]:g} and {most[slot]:g} kW, "
                 f"outside its draw_limit {self.draw_min:g}..{self.draw_max:g} kW; widen draw_limit"
@@ -323,7 +333,7 @@ class HomeProblem:
         program = _Program(
             np.vstack([levels, into.T]),
             np.concatenate([*lower, self.draw_min - self.fixed]),
-            np.concatenate([*upper, self.draw_max - self.fixed]),
+            np.concatenate([*upper, np.maximum(self.draw_max, self._least) - self.fixed]),
         )
         return program, into, np.concatenate([np.zeros(0), *(store.weight for store in stores)])
 
@@ -391,6 +401,7 @@ class UserOrientedHomes:
 
     def __init__(self, homes: Sequence[Home]) -> None:
         self._problems = [HomeProblem(home) for home in homes]
+        self.brief = len(homes) <= _FEW_HOMES
 
     def answer(self, signal: Body) -> LoadResponse:
         """Load and sensitivity of the homes at a price: of one home as numbers, of several a row each, packed."""

@@ -21,6 +21,7 @@ size of the system (derived; the paper multiplies mu by kW^2).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Literal
@@ -37,6 +38,8 @@ from stackelgrid.wire.messages import Body
 from stackelgrid.wire.user_oriented import LoadResponse, Price
 
 Objective = Literal["stackelberg", "welfare"]
+
+_LOG = logging.getLogger("leader_node")
 
 
 class UserOrientedLeader:
@@ -73,8 +76,6 @@ class UserOrientedLeader:
             self._baseline_load = seen.load
             self._company = replace(self._company, mu=self._balance(seen.load))
             self._search.company = self._company
-        verdict = self._search.next(seen)
-        price = verdict.price if isinstance(verdict, Ask) else seen.price
         account = {
             "price": seen.price.tolist(),
             "load_kw": seen.load.tolist(),
@@ -83,6 +84,13 @@ class UserOrientedLeader:
             "leader_utility": self._company.utility(seen.price, seen.load),
             "homes": seen.homes,
         }
+        try:
+            verdict = self._search.next(seen)
+        except (ArithmeticError, np.linalg.LinAlgError) as error:
+            # Answers that no customers would give: ask again, they may come to their senses before the rounds run out.
+            _LOG.error("no price could be worked out", extra={"data": {"error": str(error)}})
+            return Decision(signal, settle=False, residual=None, account=account)
+        price = verdict.price if isinstance(verdict, Ask) else seen.price
         return Decision(Price(price=price.tolist()), isinstance(verdict, Settle), self._search.residual, account)
 
 

@@ -180,9 +180,8 @@ class _Show:
     def round(self, record: dict[str, Any]) -> None:
         """A round is finished."""
         missing = len(record["held"]) + len(record["excluded"])
-        state = f"price change {record['residual']:.1e}, {record['answered']} answers" + (
-            f", {missing} missing" if missing else ""
-        )
+        wanted = "unknown" if record["residual"] is None else f"{record['residual']:.1e}"
+        state = f"price change {wanted}, {record['answered']} answers" + (f", {missing} missing" if missing else "")
         self._progress.update(
             self._task, completed=record["round"], description=f"round {record['round']}", state=state
         )

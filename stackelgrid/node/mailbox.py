@@ -25,7 +25,10 @@ class Mailbox:
 
     def read(self, topic: str, payload: bytes) -> tuple[Link, Message] | None:
         """The message and the link it came on, or None when it was none."""
-        link = next((link for link in self._links if topic.startswith(f"{link.root}/")), self._links[0])
+        link = self._links[0]
+        for candidate in self._links[1:]:
+            if topic.startswith(f"{candidate.root}/"):
+                link = candidate
         try:
             return link, link.read(topic, payload)
         except BadMessageError as error:

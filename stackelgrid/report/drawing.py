@@ -120,7 +120,8 @@ def convergence(
         figure, (panels,) = _panels(2.1, 1, 3, top=0.42, between=0.8)
         # A residual of zero has no place on a log scale, one of rounding size would flatten all others.
         floor = tolerance / 100
-        residual = np.maximum([record.residual for record in rounds], floor)
+        wanted = np.array([np.nan if record.residual is None else record.residual for record in rounds])
+        residual = np.maximum(wanted, floor)
         utility, unit = _scaled(np.array([record.leader_utility for record in rounds]), money)
         peak, kilowatts = _scaled(np.array([record.peak_kw for record in rounds]), "kW")
         curves = (
@@ -141,9 +142,9 @@ def convergence(
             panel.yaxis.set_major_locator(MaxNLocator(5))
             panel.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
         panels[0].set_yscale("log")
-        panels[0].set_ylim(floor / 2, max(2 * residual.max(), 10 * tolerance))
+        panels[0].set_ylim(floor / 2, np.nanmax([*(2 * residual), 10 * tolerance]))
         panels[0].axhline(tolerance, color=VERMILION, linestyle="--", linewidth=1, label="Tolerance")
-        below = np.array([record.residual < floor for record in rounds])
+        below = wanted < floor
         if below.any():
             style = {"color": BLUE, "marker": "v", "linestyle": "", "markersize": 5}
             panels[0].plot(numbers[below], residual[below], **style, label="Below the axis")

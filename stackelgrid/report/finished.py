@@ -137,12 +137,15 @@ class Result(Part):
 
 
 class RoundRecord(Part):
-    """A line of rounds.jsonl, as far as the report shows it. `residual` is the relative price change still wanted."""
+    """A line of rounds.jsonl, as far as the report shows it.
+
+    `residual` is the relative price change still wanted, None when none could be worked out.
+    """
 
     round: int
     peak_kw: Finite
     leader_utility: Finite
-    residual: Finite
+    residual: Finite | None
     held: list[str]
     excluded: list[str]
     again: int

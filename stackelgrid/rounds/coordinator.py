@@ -145,7 +145,7 @@ class Coordinator:
 
     def settle(self, body: Body, *, settled: bool, complete: bool, now: float) -> list[Step]:
         """Make the last word known and collect receipts."""
-        message = Settlement[Body](
+        message = Settlement(
             run=self.link.run,
             sender=self.link.coordinator,
             round=max(self._rounds, 1),
@@ -223,7 +223,7 @@ class Coordinator:
     # --- a round ---
 
     def _signal(self, asking: _Asking, again: list[str]) -> Signal[Body]:
-        return Signal[Body](
+        return Signal(
             run=self.link.run, sender=self.link.coordinator, round=asking.number, again=again, body=asking.body
         )
 
@@ -253,7 +253,8 @@ class Coordinator:
         asking = self._asking
         if asking is None or not asking.answers or self.policy.missing == "fail":
             return []
-        return [] if any(member in self._online for member in self._missing(asking)) else self._close(asking, now)
+        gone = len(self._online) < len(self.members)
+        return self._close(asking, now) if gone and self._online.isdisjoint(self._missing(asking)) else []
 
     def _round_overdue(self, asking: _Asking, now: float) -> list[Step]:
         missing = self._missing(asking)

@@ -73,7 +73,7 @@ class Member:
         if round_number != self._round or self._settlement is not None:
             self.stale += 1
             return []
-        answer = Answer[Body](run=self.link.run, sender=self.name, round=round_number, body=body)
+        answer = Answer(run=self.link.run, sender=self.name, round=round_number, body=body)
         self._answer = self._publish(answer, qos=0)
         return [self._answer]
 

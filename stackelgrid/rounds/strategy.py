@@ -13,13 +13,13 @@ from stackelgrid.wire.messages import Body
 class Decision:
     """What a leader wants after a round: ask `body`, or settle on it.
 
-    `residual` is the largest relative change still wanted; `account` says in numbers, for the journal, what the round
-    brought.
+    `residual` is the largest relative change still wanted, None when none could be worked out; `account` says in
+    numbers, for the journal, what the round brought.
     """
 
     body: Body
     settle: bool
-    residual: float
+    residual: float | None
     account: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -48,6 +48,10 @@ class AggregatorStrategy(Protocol):
 
 class HomeStrategy(Protocol):
     """The part of a game of the homes behind one EMC process."""
+
+    @property
+    def brief(self) -> bool:
+        """Whether an answer takes no longer than receiving a message, so that it may as well be worked out at once."""
 
     def answer(self, signal: Body) -> Body:
         """What the homes do at this signal."""

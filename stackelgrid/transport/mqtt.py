@@ -14,7 +14,6 @@ import secrets
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, cast
@@ -34,6 +33,7 @@ from stackelgrid.transport.base import (
     Traffic,
     Transport,
 )
+from stackelgrid.transport.worker import Worker
 
 KEEPALIVE_S = 20
 """Idle seconds before a ping; the broker takes a silent node for dead after one and a half times this."""
@@ -74,7 +74,8 @@ class MqttTransport(Transport):
         carried = Carried({node.name: Traffic() for node in nodes})
         if len(carried.traffic) < len(nodes):
             raise ValueError(f"two nodes share a name: give each its own, not {[node.name for node in nodes]}")
-        links = [asyncio.create_task(_Link(node, self, carried).drive()) for node in nodes]
+        worker = Worker(asyncio.get_running_loop())
+        links = [asyncio.create_task(_Link(node, self, worker, carried).drive()) for node in nodes]
         everyone = asyncio.gather(*links)
         self._leave = partial(asyncio.get_running_loop().call_soon_threadsafe, everyone.cancel)
         if self._stopping:
@@ -89,6 +90,7 @@ class MqttTransport(Transport):
             for link in links:
                 link.cancel()
             await asyncio.gather(*links, return_exceptions=True)
+            worker.close()
         return carried
 
     def stop(self) -> None:
@@ -96,7 +98,7 @@ class MqttTransport(Transport):
 
         This is for SIGTERM: the process leaves in good order, but its nodes have not finished. The
         connections close without DISCONNECT, so the broker publishes the last wills and the other nodes know.
-        A running computation is not interrupted; its result is dropped, but the process cannot end before it.
+        A running computation is not interrupted; its result is dropped.
         """
         self._stopping = True
         if self._leave is not None:
@@ -107,7 +109,7 @@ class MqttTransport(Transport):
 class _Link:
     """One node's connection, with the node's clock and its computations."""
 
-    def __init__(self, node: Node, transport: MqttTransport, carried: Carried) -> None:
+    def __init__(self, node: Node, transport: MqttTransport, worker: Worker, carried: Carried) -> None:
         self._node = node
         self._transport = transport
         self._carried = carried
@@ -126,8 +128,7 @@ class _Link:
         self._unacknowledged: set[int] = set()  # message ids at QoS 1
         self._due: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._worker: ThreadPoolExecutor | None = None
-        self._computations: set[asyncio.Future[Any]] = set()
+        self._worker = worker
 
         client_id = f"{node.name}-{secrets.token_hex(4)}"
         self._jitter = random.Random(client_id)
@@ -169,10 +170,6 @@ class _Link:
             self._end()
             if self._farewell is not None:
                 self._farewell.close()
-            for computation in self._computations:
-                computation.cancel()
-            if self._worker is not None:
-                self._worker.shutdown(wait=False, cancel_futures=True)
 
     def _done(self) -> bool:
         return self._ended and not self._unacknowledged and not self._held
@@ -350,16 +347,16 @@ class _Link:
         self._traffic.sent_bytes += len(publish.payload)
 
     def _compute(self, compute: Compute) -> None:
-        if self._worker is None:
-            self._worker = ThreadPoolExecutor(1, thread_name_prefix=self._node.name)
-        computation = self._loop.run_in_executor(self._worker, compute.job)
-        self._computations.add(computation)
-        computation.add_done_callback(partial(self._on_computed, compute))
+        def done(result: Any, failure: BaseException | None) -> None:
+            def then(now: float) -> Sequence[Action]:
+                if failure is not None:
+                    raise failure
+                return compute.then(result, now)
 
-    def _on_computed(self, compute: Compute, computation: asyncio.Future[Any]) -> None:
-        self._computations.discard(computation)
-        self._step(lambda now: compute.then(computation.result(), now))
-        self._settle()
+            self._step(then)
+            self._settle()
+
+        self._worker.submit(compute.job, done)
 
     def _arm(self) -> None:
         """Set the timer to the node's next deadline, or clear it when the node has ended."""

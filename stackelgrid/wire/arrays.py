@@ -15,7 +15,10 @@ Array = NDArray[np.float64]
 MAX_SLOTS = 1000
 MAX_CELLS = 1_000_000
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+LARGEST = 1e12
+"""No price, load or sensitivity on the wire is larger: sums and squares of what is read stay finite."""
+
+Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Vector = Annotated[list[Finite], Field(min_length=1, max_length=MAX_SLOTS)]
 """One finite number per slot, as a JSON list."""
 
@@ -23,7 +26,7 @@ Vector = Annotated[list[Finite], Field(min_length=1, max_length=MAX_SLOTS)]
 class Packed(BaseModel):
     """An array of finite numbers: `float64` is base64 of little-endian IEEE doubles, row by row, of `shape`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     shape: Annotated[list[Annotated[int, Field(ge=1, le=MAX_CELLS)]], Field(min_length=1, max_length=2)]
     float64: Annotated[str, Field(max_length=4 * (8 * MAX_CELLS // 3 + 1))]
@@ -35,19 +38,17 @@ class Packed(BaseModel):
         return cls.model_construct(shape=list(array.shape), float64=base64.b64encode(data).decode())
 
     def array(self) -> Array:
-        """The numbers, of shape `shape`."""
-        return np.frombuffer(base64.b64decode(self.float64), "<f8").reshape(self.shape).astype(float)
+        """The numbers, of shape `shape`; not to be written to."""
+        return np.frombuffer(base64.b64decode(self.float64), "<f8").reshape(self.shape)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         try:
-            data = base64.b64decode(self.float64, validate=True)
+            numbers = np.frombuffer(base64.b64decode(self.float64, validate=True), "<f8")
         except (binascii.Error, ValueError) as error:
-            raise ValueError(f"float64 is not base64: {error}") from None
-        if len(data) != 8 * int(np.prod(self.shape)):
-            raise ValueError(
-                f"float64 holds {len(data)} bytes, shape {self.shape} wants {8 * int(np.prod(self.shape))}"
-            )
-        if not np.all(np.isfinite(np.frombuffer(data, "<f8"))):
-            raise ValueError("float64 holds a number that is not finite")
+            raise ValueError(f"float64 is not base64 of doubles: {error}") from None
+        if numbers.size != np.prod(self.shape):
+            raise ValueError(f"float64 holds {numbers.size} numbers, shape {self.shape} wants {np.prod(self.shape)}")
+        if not (np.abs(numbers) <= LARGEST).all():
+            raise ValueError(f"float64 holds a number that is not finite or above {LARGEST:g}")
         return self

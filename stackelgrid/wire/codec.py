@@ -13,7 +13,7 @@ coordinator hears only its own members and a member only its own coordinator.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 from pydantic import ValidationError
 
@@ -44,7 +44,7 @@ class Link:
     settlement: type[Body]
     slots: int
 
-    @property
+    @cached_property
     def root(self) -> str:
         """Where the conversation's topics begin."""
         return f"{ROOT}/{self.run}/{self.coordinator}"
@@ -76,7 +76,7 @@ class Link:
         parts = topic.split("/")
         if parts[:3] != [ROOT, self.run, self.coordinator] or len(parts) not in (4, 5):
             raise BadMessageError("foreign", f"topic {topic!r} is not of this conversation")
-        model = self._model(parts[-1], len(parts))
+        model = self._models.get((parts[-1], len(parts)))
         if model is None:
             raise BadMessageError("foreign", f"topic {topic!r} has no known purpose")
         if len(payload) > MAX_BYTES:
@@ -95,13 +95,16 @@ class Link:
             raise BadMessageError("foreign", f"{topic} carries a message of {message.sender} in run {message.run}")
         return message
 
-    def _model(self, purpose: str, levels: int) -> type[Message] | None:
-        known: dict[tuple[str, int], Any] = {
+    @cached_property
+    def _models(self) -> dict[tuple[str, int], type[Message]]:
+        """What to read a payload as, by its topic's purpose and levels.
+
+        Kept, because pydantic forgets a parametrised class that nobody holds and builds it anew, in milliseconds.
+        """
+        return {
             ("signal", 4): Signal[self.signal],  # type: ignore[name-defined]
             ("settlement", 4): Settlement[self.settlement],  # type: ignore[name-defined]
             ("answer", 5): Answer[self.answer],  # type: ignore[name-defined]
             ("receipt", 5): Receipt,
             ("presence", 5): Presence,
         }
-        model: type[Message] | None = known.get((purpose, levels))
-        return model

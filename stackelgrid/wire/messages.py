@@ -18,7 +18,7 @@ Round = Annotated[int, Field(ge=1, le=MAX_ROUND)]
 class Body(BaseModel):
     """Base of what a game puts into a message: unknown keys, wrong types and non-finite numbers are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @property
     def slots(self) -> int | None:

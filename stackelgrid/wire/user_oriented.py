@@ -7,8 +7,11 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from stackelgrid.wire.arrays import Array, Packed, Vector
+from stackelgrid.wire.arrays import LARGEST, MAX_SLOTS, Array, Packed, Vector
 from stackelgrid.wire.messages import Body
+
+Falling = Annotated[float, Field(ge=-LARGEST, le=0)]
+"""A load never grows with the price of its own slot."""
 
 
 class Price(Body):
@@ -35,7 +38,7 @@ class LoadResponse(Body):
     held: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     excluded: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     load_kw: Vector | Packed
-    slope: Vector
+    slope: Annotated[list[Falling], Field(min_length=1, max_length=MAX_SLOTS)]
     coupling: Packed | None = None
 
     @property
