@@ -121,6 +121,19 @@ def test_the_first_round_waits_no_longer_than_gather_s() -> None:
     assert coordinator.tick(61.0) == []
 
 
+def test_one_who_is_known_to_have_gone_does_not_hold_up_the_first_round() -> None:
+    coordinator = Coordinator(LINK, ["a", "b"], POLICY)
+    coordinator.start(0.0)
+    assert coordinator.receive(is_("b", "offline"), 1.0) == []
+    assert coordinator.receive(is_("a", "online"), 2.0) == [Gathered(absent=("b",))]
+
+    coordinator = Coordinator(LINK, ["a", "b"], POLICY)
+    coordinator.start(0.0)
+    coordinator.receive(is_("b", "offline"), 1.0)
+    coordinator.receive(is_("b", "online"), 2.0)
+    assert coordinator.receive(is_("a", "online"), 3.0) == [Gathered(absent=())]
+
+
 def test_a_reconnect_while_gathering_does_not_start_the_wait_again() -> None:
     coordinator = Coordinator(LINK, ["a"], POLICY)
     coordinator.start(0.0)
@@ -395,6 +408,16 @@ def test_one_who_comes_back_is_waited_for_in_the_next_round() -> None:
     assert finish(coordinator, 2, "b").complete
 
 
+def test_one_who_answers_is_there_even_if_it_did_not_say_so() -> None:
+    coordinator = Coordinator(LINK, ["a", "b"], POLICY)
+    coordinator.receive(is_("b", "online"), 0.0)
+    coordinator.ask(Question(text="?"), 0.0)
+    finish(coordinator, 1, "a", "b")
+    coordinator.ask(Question(text="?"), 1.0)
+    assert coordinator.receive(says("b", 2), 1.0) == []  # a is waited for
+    assert finish(coordinator, 2, "a").complete
+
+
 def test_after_a_reconnect_the_coordinator_says_again_what_is_current() -> None:
     coordinator = asking("a", "b")
     coordinator.receive(says("a", 1), 1.0)
@@ -512,6 +535,14 @@ def test_a_member_does_not_send_an_answer_that_has_been_overtaken() -> None:
     assert member.answer(1, Reply(text="one")) == []
     assert member.stale == 1
     assert sent(member.answer(2, Reply(text="two"))) == [says("a", 2, "two")]
+
+
+def test_a_member_does_not_repeat_the_answer_to_a_round_that_is_over() -> None:
+    member = Member("a", LINK)
+    member.receive(asks(1))
+    member.answer(1, Reply(text="one"))
+    member.receive(asks(2))
+    assert member.receive(asks(2, again=["a"])) == []  # still working it out
 
 
 def test_a_member_that_missed_a_round_answers_when_named() -> None:

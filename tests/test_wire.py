@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from stackelgrid.wire.arrays import MAX_SLOTS, Packed
 from stackelgrid.wire.codec import MAX_BYTES, BadMessageError, Link
@@ -259,7 +260,6 @@ MALFORMED: dict[str, Any] = {
     "a price missing": signal(body={"price": [1.0, 2.0]}),
     "a price too many": signal(body={"price": [1.0, 2.0, 3.0, 4.0]}),
     "no price": signal(body={"price": []}),
-    "more prices than any horizon": signal(body={"price": [1.0] * (MAX_SLOTS + 1)}),
     "a null price": signal(body={"price": [1.0, None, 3.0]}),
     "a nested price": signal(body={"price": [[1.0, 2.0, 3.0]]}),
     "a price beyond all bounds": signal(body={"price": [1e13, 1.0, 1.0]}),
@@ -314,6 +314,12 @@ def test_a_body_with_a_number_of_another_type_is_refused(content: Any) -> None:
         read(content)
 
 
+def test_no_horizon_is_longer_than_max_slots() -> None:
+    Price(price=[1.0] * MAX_SLOTS)
+    with pytest.raises(ValidationError, match="at most 1000"):
+        Price(price=[1.0] * (MAX_SLOTS + 1))
+
+
 def test_a_duplicate_key_counts_as_last_written() -> None:
     payload = json.dumps(signal()).encode()
     seen = read(payload.replace(b'"round": 7', b'"round": 7, "round": 8'))
@@ -334,6 +340,7 @@ def test_a_payload_that_is_too_long_is_refused_unread() -> None:
 FOREIGN: dict[str, tuple[str, Any]] = {
     "another run's topic": ("stackelgrid/run-2/leader/signal", signal(run="run-2")),
     "another coordinator's topic": ("stackelgrid/run-1/a1/signal", signal(sender="a1")),
+    "an answer to another coordinator": ("stackelgrid/run-1/a2/a1/answer", answer()),
     "another run in the message": ("stackelgrid/run-1/leader/signal", signal(run="run-2")),
     "another coordinator in the message": ("stackelgrid/run-1/leader/signal", signal(sender="a1")),
     "another member in the message": ("stackelgrid/run-1/leader/a2/answer", answer()),

@@ -7,6 +7,8 @@ Exit codes: 0 the node finished, 2 bad usage or configuration, 4 the broker was 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import logging
 import os
 import signal
@@ -52,7 +54,16 @@ def main(kind: str, model: type[Config], build: Callable[[Config], MailedNode], 
         print(f"{kind}: {error}", file=sys.stderr)
         return BAD_INPUT
     set_up(options.log, config.run, config.name)
+    _give_back_memory()
     return serve(node, transport)
+
+
+def _give_back_memory() -> None:
+    """Return to the system what importing left behind, a tenth of a small EMC; where libc is not glibc, nothing."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def serve(node: MailedNode, transport: MqttTransport) -> int:
