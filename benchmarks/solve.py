@@ -25,7 +25,8 @@ import numpy as np
 from benchmarks.figures import Figure
 from emc_node.elastic import ElasticLoad
 from emc_node.home import Array, DrawLimit, Home
-from emc_node.user_oriented import HomeProblem, _Program
+from emc_node.program import Program
+from emc_node.user_oriented import HomeProblem
 from stackelgrid.testbed.scenario import load
 
 TITLE = "one home's answer to a fresh price, within a tenth of the baseline price"
@@ -104,7 +105,7 @@ def closed_form(home: Home) -> Callable[[Array], Array]:
 class Qp:
     """min 1/2 z'Hz + linear'z within the program's constraints."""
 
-    program: _Program
+    program: Program
     weight: Array
     hessian: Array
     linear: Array
@@ -112,14 +113,14 @@ class Qp:
 
 def recorded(problem: HomeProblem, prices: list[Array]) -> list[list[Qp]]:
     """The QPs that the answer to each price had solved."""
-    solve = _Program.solve
+    solve = Program.solve
     told: list[list[Qp]] = []
 
-    def record(program: _Program, weight: Array, linear: Array) -> object:
+    def record(program: Program, weight: Array, linear: Array) -> object:
         told[-1].append(Qp(program, weight, np.diag(weight), linear.copy()))
         return solve(program, weight, linear)
 
-    with patch.object(_Program, "solve", record):
+    with patch.object(Program, "solve", record):
         for price in prices:
             told.append([])
             problem.answer(price)
@@ -131,12 +132,12 @@ class Alone:
 
     def __init__(self, qps: list[list[Qp]]) -> None:
         self._qps = iter(qps)
-        self._models: dict[_Program, daqp.Model] = {}
-        self._weights: dict[_Program, Array] = {}
+        self._models: dict[Program, daqp.Model] = {}
+        self._weights: dict[Program, Array] = {}
         for qp in {qp.program: qp for of_a_price in qps for qp in of_a_price}.values():
             model = daqp.Model()
             model.settings = {"primal_tol": 1e-11, "dual_tol": 1e-12}
-            model.setup(qp.hessian, qp.linear, qp.program.rows, qp.program._upper, qp.program._lower)
+            model.setup(qp.hessian, qp.linear, qp.program.rows, qp.program.upper, qp.program.lower)
             self._models[qp.program], self._weights[qp.program] = model, qp.weight
 
     def __call__(self, price: Array) -> None:

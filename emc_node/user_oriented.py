@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import daqp
 import numpy as np
 from numpy.typing import NDArray
 
 from emc_node.elastic import ElasticLoad
-from emc_node.home import Array, Home, Storage
+from emc_node.home import Array, Home
+from emc_node.program import InfeasibleHomeError, Program
+from emc_node.storage import StorageModel
 from stackelgrid.wire.arrays import Packed
 from stackelgrid.wire.messages import Body
 from stackelgrid.wire.user_oriented import LoadResponse, Price
@@ -36,15 +37,8 @@ _FEW_HOMES = 4
 """Homes whose answers, a millisecond or less together, are worked out between two messages."""
 _TOLERANCE = 1e-10
 _PASSES = 100
-_PRIMAL_TOLERANCES = (1e-11, 1e-9, 1e-7, 1e-5)
-"""Where wear is slight, -price / (2 fast) lies so far outside the bounds that rounding it exceeds the finest of these,
-and DAQP takes that for infeasibility. A coarser one finds the active constraints, onto which the answer is moved."""
 _STIFFEST = 1e10
 """DAQP may fail when curvatures differ by more. A rate that is stiffer against price than that hardly moves anyway."""
-
-
-class InfeasibleHomeError(ValueError):
-    """No schedule satisfies the home's constraints; the message names the home and what cannot be met."""
 
 
 @dataclass(frozen=True)
@@ -71,96 +65,6 @@ class Schedule:
         return diagonal if self.coupling is None else diagonal + self.coupling
 
 
-class StorageModel:
-    """One storage as matrices over z = (r, s): net charging in its slots and the depth s below the wear threshold.
-
-    lower <= rows @ z <= upper after the simple bounds of r; cost 1/2 z' diag(weight) z.
-    """
-
-    def __init__(self, storage: Storage, horizon: int) -> None:
-        self.slots = storage.slots(horizon)
-        self.initial = storage.initial_kwh
-        n = len(self.slots)
-        deep = storage.wear.deep > 0 and storage.wear.depth > 0 and storage.capacity_kwh > 0
-        self.size = 2 * n if deep else n
-        self.weight = np.full(self.size, 2 * storage.wear.fast)
-        self.weight[n:] = 2 * storage.wear.deep
-        cumulative = np.tril(np.ones((n, n)))
-        levels = np.hstack([cumulative, np.zeros((n, self.size - n))])
-        self.lower = np.full(n, -storage.initial_kwh)
-        self.lower[-1] = storage.needed_kwh - storage.initial_kwh
-        self.upper = np.full(n, storage.capacity_kwh - storage.initial_kwh)
-        self.rows = levels
-        if deep:
-            threshold = storage.wear.depth * storage.capacity_kwh - storage.initial_kwh
-            self.rows = np.vstack([levels, np.hstack([cumulative, np.eye(n)])])
-            self.lower = np.concatenate([self.lower, np.full(n, threshold)])
-            self.upper = np.concatenate([self.upper, np.full(n, np.inf)])
-        unbounded = np.full(self.size - n, np.inf)
-        self.r_min = np.concatenate([np.full(n, -storage.discharge_kw), -unbounded])
-        self.r_max = np.concatenate([np.full(n, storage.charge_kw), unbounded])
-
-    def wear(self, z: Array) -> float:
-        """D(r), equation (4), money."""
-        return float(0.5 * self.weight @ z**2)
-
-
-class _Program:
-    """A strictly convex QP min 1/2 z'Wz + f'z in DAQP, W diagonal; each solve starts from the last active set."""
-
-    def __init__(self, rows: Array, lower: Array, upper: Array) -> None:
-        self.rows, self._lower, self._upper = rows, lower, upper
-        self._faces = np.vstack([np.eye(len(lower) - len(rows), rows.shape[1]), rows])  # bounds as rows, then rows
-        self._model = daqp.Model()
-        self._weight: Array | None = None
-
-    def solve(self, weight: Array, linear: Array) -> tuple[Array, NDArray[np.bool_]]:
-        """The optimal z and which constraints are active. Raises `InfeasibleHomeError` (without a home's name)."""
-        if weight is self._weight:
-            self._model.update(f=linear)
-            z, _, flag, info = self._model.solve()
-            if flag > 0 and self._satisfies(z):
-                return z, info["lam"] != 0
-        for tolerance in _PRIMAL_TOLERANCES:
-            self._model.settings = {"primal_tol": tolerance, "dual_tol": 1e-12, "iter_limit": 10 * len(self._upper)}
-            flag, _ = self._model.setup(np.diag(weight), linear, self.rows, self._upper, self._lower)
-            if flag < 0:
-                break
-            z, _, flag, info = self._model.solve()
-            if flag > 0 and not self._satisfies(z):
-                z = self._onto_active(z, weight, info["lam"])
-            if flag > 0 and self._satisfies(z):
-                self._weight = weight if tolerance == _PRIMAL_TOLERANCES[0] else None
-                return z, info["lam"] != 0
-        self._weight = None
-        raise InfeasibleHomeError(f"no schedule satisfies the constraints (DAQP exit {flag})")
-
-    def _satisfies(self, z: Array) -> bool:
-        """Whether z keeps bounds and rows to 1e-9: DAQP also reports success when the constraints contradict."""
-        drawn = self._faces @ z
-        return bool((drawn <= self._upper + 1e-9).all() and (drawn >= self._lower - 1e-9).all())
-
-    def _onto_active(self, z: Array, weight: Array, multipliers: Array) -> Array:
-        """z moved, at least cost, onto its active constraints, which it misses by up to the primal tolerance."""
-        active = multipliers != 0
-        face = self._faces[active]
-        missed = np.where(multipliers > 0, self._upper, self._lower)[active] - face @ z
-        pull = np.linalg.lstsq((face / weight) @ face.T, missed, rcond=None)[0]
-        return np.asarray(z + face.T @ pull / weight)
-
-    def price_response(self, weight: Array, active: NDArray[np.bool_], into: Array) -> Array:
-        """-into' M into, (T, T): M is the inverse of W on the face of the active constraints, `into` (n, T)."""
-        scaled = into / weight[:, None]
-        face = self._faces[active]
-        crossing = face @ scaled
-        gram = (face / weight) @ face.T
-        try:
-            solved = np.linalg.solve(gram, crossing)
-        except np.linalg.LinAlgError:  # a degenerate vertex: more active rows than dimensions
-            solved = np.linalg.lstsq(gram, crossing, rcond=None)[0]
-        return np.asarray(crossing.T @ solved - into.T @ scaled)
-
-
 class HomeProblem:
     """The problem of one home, set up once and solved for each price.
 
@@ -176,7 +80,7 @@ class HomeProblem:
         self.draw_min = home.draw_limit.min_kw
         self.draw_max = np.inf if home.draw_limit.max_kw is None else home.draw_limit.max_kw
         self._programs = [
-            _Program(
+            Program(
                 store.rows,
                 np.concatenate([store.r_min, store.lower]),
                 np.concatenate([store.r_max, store.upper]),
@@ -316,7 +220,7 @@ class HomeProblem:
         return x
 
     @cached_property
-    def _whole(self) -> tuple[_Program, Array, Array]:
+    def _whole(self) -> tuple[Program, Array, Array]:
         """The program over (x, z) with draw limits as rows, the price columns of its variables, the wear weights."""
         rates = self.elastic.lo.size
         into = np.zeros((rates, self.horizon))
@@ -330,7 +234,7 @@ class HomeProblem:
         stores = self.stores
         lower = [self.elastic.lo.ravel(), *(s.r_min for s in stores), *(s.lower for s in stores)]
         upper = [self.elastic.hi.ravel(), *(s.r_max for s in stores), *(s.upper for s in stores)]
-        program = _Program(
+        program = Program(
             np.vstack([levels, into.T]),
             np.concatenate([*lower, self.draw_min - self.fixed]),
             np.concatenate([*upper, np.maximum(self.draw_max, self._least) - self.fixed]),

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from scipy.optimize import nnls
 
 from emc_node.home import Availability, DrawLimit, Elastic, Home, Inelastic, Storage, Wear
-from emc_node.user_oriented import HomeProblem, InfeasibleHomeError, Schedule, UserOrientedHomes
+from emc_node.program import InfeasibleHomeError
+from emc_node.user_oriented import HomeProblem, Schedule, UserOrientedHomes
 from stackelgrid.wire.arrays import Packed
 from stackelgrid.wire.user_oriented import Price
 

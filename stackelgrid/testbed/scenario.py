@@ -12,7 +12,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from emc_node.home import Home
-from emc_node.user_oriented import HomeProblem, InfeasibleHomeError
+from emc_node.program import InfeasibleHomeError
+from emc_node.user_oriented import HomeProblem
 from leader_node.config import UtilitySettings
 from stackelgrid.node.config import ConfigError, Rounds, explain
 from stackelgrid.testbed.population import Population
