@@ -28,7 +28,7 @@ class Program:
 
     def solve(self, weight: Array, linear: Array) -> tuple[Array, NDArray[np.bool_]]:
         """The optimal z and which constraints are active. Raises `InfeasibleHomeError` (without a home's name)."""
-        if weight is self._weight:
+        if weight is self._weight or (self._weight is not None and np.array_equal(weight, self._weight)):
             self._model.update(f=linear)
             z, _, flag, info = self._model.solve()
             if flag > 0 and self._satisfies(z):

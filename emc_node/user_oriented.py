@@ -195,21 +195,25 @@ class HomeProblem:
                 f"met together ({error}); widen draw_limit or lower final_kwh"
             ) from None
 
-    def _shared(self, total: Array) -> Array:
+    def _shared(self, total: Array, near: Array) -> Array:
         """The best rates, (A, T), that add up to `total` (T,) kW: demand at the price where it does, found by Newton
-        steps, by bisection where those do not halve the error."""
+        steps from what a kWh is worth at the rates `near`, by bisection where those do not halve the error."""
         elastic = self.elastic
         if len(elastic.lo) < 2:
             return np.clip(total, elastic.lo, elastic.hi)
         total = np.clip(total, elastic.lo.sum(axis=0), elastic.hi.sum(axis=0))
         low = np.maximum(elastic.marginal(elastic.hi).min(axis=0), 0)
         high = np.maximum(elastic.marginal(elastic.lo).max(axis=0), low)
-        price, error = high, np.full(self.horizon, np.inf)
+        between_bounds = (near > elastic.lo) & (near < elastic.hi)
+        worth = np.where(between_bounds, elastic.marginal(near), 0.0).sum(axis=0)
+        counted = between_bounds.sum(axis=0)
+        price = np.where(counted > 0, np.clip(worth / np.maximum(counted, 1), low, high), high)
+        error = np.full(self.horizon, np.inf)
         for _ in range(_PASSES):
             x = elastic.demand(price)
             excess = x.sum(axis=0) - total
             slope = elastic.demand_slope(price, x).sum(axis=0)
-            found = np.abs(excess) <= 1e-15 * (total - slope * price)
+            found = np.abs(excess) <= 1e-13 * (total - slope * price)
             if np.all(found):
                 break
             low, high = np.where(excess > 0, price, low), np.where(excess > 0, high, price)
@@ -248,7 +252,7 @@ class HomeProblem:
             return np.clip(load, self.draw_min, self.draw_max)
 
         wanted = self.fixed + demand.sum(axis=0)
-        start = self._shared(within_limits(wanted) - self.fixed)
+        start = self._shared(within_limits(wanted) - self.fixed, demand)
         if not self.stores:
             free = within_limits(wanted) == wanted
             x = np.where(free, demand, start)
@@ -283,7 +287,8 @@ class HomeProblem:
             while passes and cost(z + length * step) > allowed + 1e-4 * length * (gradient @ step):
                 length /= 2
             z = z + length * step
-            z[:rates] = self._shared(z[:rates].reshape(shape).sum(axis=0)).ravel()
+            rates_now = z[:rates].reshape(shape)
+            z[:rates] = self._shared(rates_now.sum(axis=0), rates_now).ravel()
         else:
             raise ArithmeticError(f"home {self.home.id}: the schedule did not settle in {_PASSES} passes")
         ends = np.cumsum([rates, *(store.size for store in self.stores)])
@@ -293,7 +298,7 @@ class HomeProblem:
         drawn = self._load(target[:rates].reshape(shape), charging)
         free = (drawn < self.draw_max - _TOLERANCE) & (drawn > self.draw_min + _TOLERANCE)
         left = within_limits(drawn) - self._load(np.zeros(shape), charging)
-        x = np.where(free, demand, self._shared(left))
+        x = np.where(free, demand, self._shared(left, target[:rates].reshape(shape)))
         weight = np.concatenate([-self.elastic.curvature(x).ravel(), wear])
         response = program.price_response(weight, active, into)
         slope = np.where(free, self.elastic.demand_slope(price, x).sum(axis=0), 0.0)
