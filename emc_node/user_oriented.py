@@ -9,10 +9,10 @@ Customer i (equations 6 and 10; satisfaction of what appliances consume, bill fo
     D(r) = fast sum r_t^2 + deep sum min(b_t - depth B, 0)^2                            (4)
 
 While the draw limits are slack the problem falls apart: each appliance and slot has the closed form (10), each storage
-is a small QP whose matrix never changes. Where a limit binds, a sequence of QPs moves what each slot draws, and within
-a slot the closed form at one effective price, limit's multiplier included, shares it among the appliances. Either way
-the answer meets the KKT conditions to 1e-9 and the active constraints give the sensitivity dL/dp. Units: kW, kWh, money
-as in the price.
+is a small QP whose matrix never changes. Where a limit binds, the closed form at one effective price a slot, with the
+limit's multiplier in it, shares among the appliances what may be drawn; with storage, Newton's method goes on from
+there, a QP per pass. Either way the answer meets the KKT conditions to 1e-9 and the active constraints give the
+sensitivity dL/dp. Units: kW, kWh, money as in the price.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ class HomeProblem:
         return program, into, np.concatenate([np.zeros(0), *(store.weight for store in stores)])
 
     def _answer_within_draw_limits(self, price: Array, demand: Array) -> Schedule:
-        """Newton's method on what each slot draws: a QP per pass, then each slot's total shared among appliances."""
+        """Newton's method, a QP per pass, from the elastic load that keeps the limits by itself."""
 
         def within_limits(load: Array) -> Array:
             return np.clip(load, self.draw_min, self.draw_max)
@@ -287,8 +287,6 @@ class HomeProblem:
             while passes and cost(z + length * step) > allowed + 1e-4 * length * (gradient @ step):
                 length /= 2
             z = z + length * step
-            rates_now = z[:rates].reshape(shape)
-            z[:rates] = self._shared(rates_now.sum(axis=0), rates_now).ravel()
         else:
             raise ArithmeticError(f"home {self.home.id}: the schedule did not settle in {_PASSES} passes")
         ends = np.cumsum([rates, *(store.size for store in self.stores)])

@@ -11,12 +11,15 @@ not. A model that is proved wrong at the best price is dropped.
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from leader_node.local_response import Array, LocalResponse, Observation
 from leader_node.search import Ask, Bend, Settle, relative_change, solve_qp
 from leader_node.utility_company import UtilityCompany
 
+_LOG = logging.getLogger("leader_node")
 _NEWTON_STEPS = 60
 _LEAST_LENGTH = 1e-6
 _SETTLED = 1e-13
@@ -171,18 +174,22 @@ class StackelbergSearch:
             hessian = np.zeros((size + 1, size + 1))
             hessian[:size, :size] = _convex(np.asarray(concavity)) * unit**2 / worth
             hessian[size, size] = 1e-4
-            solved, multipliers = solve_qp(
-                company,
-                hessian,
-                np.append(np.zeros(size), -1.0),
-                (np.append((lower - price) / unit, -_FAR), np.append((upper - price) / unit, _FAR)),
-                (
-                    np.hstack([-rise * unit / worth, np.ones((len(models), 1))]),
-                    np.full(len(models), -np.inf),
-                    (utility - utility.min()) / worth,
-                ),
-                (np.hstack([bends[0] * unit, np.zeros((size, 1))]), loads[0]),
-            )
+            try:
+                solved, multipliers = solve_qp(
+                    company,
+                    hessian,
+                    np.append(np.zeros(size), -1.0),
+                    (np.append((lower - price) / unit, -_FAR), np.append((upper - price) / unit, _FAR)),
+                    (
+                        np.hstack([-rise * unit / worth, np.ones((len(models), 1))]),
+                        np.full(len(models), -np.inf),
+                        (utility - utility.min()) / worth,
+                    ),
+                    (np.hstack([bends[0] * unit, np.zeros((size, 1))]), loads[0]),
+                )
+            except ArithmeticError as error:
+                _LOG.warning("a step could not be worked out", extra={"data": {"error": str(error)}})
+                break
             step = unit * solved[:size]
             weights = np.abs(multipliers[size + 1 : size + 1 + len(models)])
             if weights.sum() > 0:

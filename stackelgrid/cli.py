@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import secrets
 import shutil
 import signal
 import sys
@@ -85,7 +87,8 @@ def run(
     _check_broker(broker)
     began = datetime.now(UTC)
     folder = store.create(out, Path(scenario).stem)
-    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in folder.name)[:64]
+    # Unique, so that runs which share a broker never hear each other, nor what an earlier one left retained.
+    name = f"{re.sub('[^A-Za-z0-9_-]', '-', folder.name)[:50]}-{secrets.token_hex(3)}"
     with _Show(checked, quiet or (as_json and not sys.stderr.isatty())) as show:
         try:
             store.write_scenario(folder, checked)
@@ -99,12 +102,18 @@ def run(
             raise CommandError(LOST if isinstance(error, BrokerUnreachableError) else BAD_INPUT, str(error)) from None
         finished = result(checked, played, None)
         store.write_result(folder, finished, began)
-        if _whole(finished) and finished["homes"] <= CERTIFIED_UP_TO:
-            show.doing("certifying")
-            finished["certificate"] = _certificate(checked, finished["outcome"])
-            store.write_result(folder, finished, began)
-        show.doing("drawing")
-        write(folder)
+        try:
+            if _whole(finished) and finished["homes"] <= CERTIFIED_UP_TO:
+                show.doing("certifying")
+                finished["certificate"] = _certificate(checked, finished["outcome"])
+                store.write_result(folder, finished, began)
+            show.doing("drawing")
+            write(folder)
+        except KeyboardInterrupt:
+            message = (
+                f"interrupted after the last round; the result is in {folder}, stackelgrid certify and report go on"
+            )
+            raise CommandError(INTERRUPTED, message) from None
     if as_json:
         print(json.dumps(finished, allow_nan=False))
     _conclude(folder, finished, played, quiet or as_json)
@@ -134,6 +143,8 @@ def _conclude(folder: Path, finished: dict[str, Any], played: Played, quiet: boo
     """The summary, and the exit code."""
     if not quiet:
         _print_summary(finished)
+    if _whole(finished) and finished["certificate"] is None:
+        say.print(f"not certified, with more than {CERTIFIED_UP_TO} homes: stackelgrid certify {folder}", markup=False)
     for node, why in played.failures.items():
         say.print(f"[red]{node}[/red] {why}")
     if not quiet:

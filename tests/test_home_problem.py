@@ -510,14 +510,15 @@ def test_no_solver_finds_a_better_schedule(seed: int) -> None:
 # --- homes that were once answered wrongly or not at all ---
 
 
-def test_a_car_that_comes_home_full_stays_as_it_is_whatever_the_price() -> None:
+@pytest.mark.parametrize("fast", [1e-3, 1e-4, 1e-6])
+def test_a_car_that_comes_home_full_stays_as_it_is_whatever_the_price(fast: float) -> None:
     car = battery(
         capacity_kwh=40.0,
         initial_kwh=40.0,
         charge_kw=3.7,
         discharge_kw=0.0,
         available=Availability(first=18, last=7),
-        wear={"fast": 1e-4},
+        wear={"fast": fast},
     )
     problem = HomeProblem(home(24, inelastic=[Inelastic(load_kw=[1.0] * 24)], storage=[car]))
     random = np.random.default_rng(8)
@@ -540,6 +541,45 @@ def test_appliances_of_very_different_size_share_a_draw_limit() -> None:
         violated, unexplained = kkt_violation(one, price, HomeProblem(one).answer(price))
         assert violated <= 1e-9
         assert unexplained <= 1e-9
+
+
+def test_an_appliance_that_is_all_but_off_keeps_its_share_of_a_draw_limit() -> None:
+    one = home(
+        3,
+        inelastic=[Inelastic(load_kw=[0.0111, 0.285, 0.227])],
+        elastic=[appliance("power", max_kw=0.01, valuation=1.21, alpha=0.828, omega=[0.586, 1.23, 1.85])],
+        storage=[
+            battery(
+                initial_kwh=0.36,
+                charge_kw=2.18,
+                discharge_kw=1.69,
+                wear={"fast": 1e-4, "deep": 0.01, "depth": 1.0},
+            )
+        ],
+        draw_limit=DrawLimit(min_kw=0.2, max_kw=1.58),
+    )
+    price = np.array([2.68, 5.5, 17.0])
+    violated, unexplained = kkt_violation(one, price, HomeProblem(one).answer(price))
+    assert violated <= 1e-9
+    assert unexplained <= 1e-9
+
+
+@pytest.mark.parametrize("max_kw", [1.0, 50.0])
+@pytest.mark.parametrize("storage", [[], [battery(discharge_kw=0.0)]], ids=["alone", "with a battery"])
+def test_an_appliance_stays_off_where_the_other_load_takes_all_that_may_be_drawn(
+    max_kw: float, storage: list[Storage]
+) -> None:
+    one = home(
+        2,
+        inelastic=[Inelastic(load_kw=[1.0, 0.0])],
+        elastic=[appliance("power", max_kw=max_kw, alpha=0.5), appliance("log", alpha=3.0)],
+        storage=storage,
+        draw_limit=DrawLimit(max_kw=1.0),
+    )
+    for price in ([0.0, 0.0], [1.0, 8.0], [-1.0, 20.0]):
+        schedule = answer(one, price)
+        np.testing.assert_allclose(schedule.x[:, 0], 0.0, atol=1e-7)
+        assert schedule.load[0] == pytest.approx(1.0, abs=1e-7)
 
 
 # --- what an EMC says ---

@@ -116,6 +116,12 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert (first.messages, first.bytes) == (second.messages, second.bytes)
 
 
+def test_a_run_leaves_nothing_on_the_broker_but_its_settlements() -> None:
+    scenario, _, tap = tapped()
+    coordinators = ["leader", *scenario.households()]
+    assert set(tap._retained) == {f"stackelgrid/memory/{name}/settlement" for name in coordinators}
+
+
 def test_another_seed_gives_another_outcome() -> None:
     scenario, first = played()
     other, second = played("seed=7")

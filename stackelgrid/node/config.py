@@ -55,15 +55,17 @@ Config = TypeVar("Config", bound=BaseModel)
 
 
 def load(path: Path, model: type[Config]) -> Config:
-    """Read and check a configuration file. Raises `ConfigError`."""
+    """Read and check a configuration file; files it names are relative to its own folder. Raises `ConfigError`."""
     try:
         text = path.read_text()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); name an existing file with --config") from None
     try:
-        return model.model_validate_json(text)
+        config = model.model_validate_json(text)
     except ValidationError as error:
         raise ConfigError(explain(str(path), error)) from None
+    files = {name: path.parent / value for name, value in config if isinstance(value, Path)}
+    return config.model_copy(update=files)
 
 
 def explain(source: str, error: ValidationError) -> str:

@@ -53,6 +53,9 @@ def main(kind: str, model: type[Config], build: Callable[[Config], MailedNode], 
     except (ConfigError, ValueError) as error:
         print(f"{kind}: {error}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:
+        print(f"{kind}: {error.filename}: {error.strerror}; move it away or change {options.config}", file=sys.stderr)
+        return BAD_INPUT
     set_up(options.log, config.run, config.name)
     _give_back_memory()
     return serve(node, transport)

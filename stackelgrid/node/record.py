@@ -16,10 +16,10 @@ def write_whole(path: Path, content: Any) -> None:
 
 
 class JsonLines:
-    """Appends one JSON object a line, each flushed when written."""
+    """Writes one JSON object a line, each flushed when written. Raises `FileExistsError` rather than mix two runs."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", buffering=1)
+        self._file = path.open("x", buffering=1)
 
     def __call__(self, record: Any) -> None:
         """Append `record`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from aggregator_node.config import AggregatorConfig
 from emc_node.config import EmcConfig
@@ -28,8 +27,8 @@ class Cast:
         return 1 + len(self.aggregators) + len(self.homes)
 
 
-def cast(scenario: Scenario, run: str, broker: str = "", folder: Path | None = None) -> Cast:
-    """One configuration per node. With a `folder`, nodes leave there what the desk gathers."""
+def cast(scenario: Scenario, run: str, broker: str = "", *, written: bool = False) -> Cast:
+    """One configuration per node. When they are `written` to files, nodes leave beside these what the desk gathers."""
     common = {"run": run, "game": scenario.game, "slots": scenario.slots, "broker": broker}
     aggregators, homes = [], []
     for aggregator, processes in scenario.households().items():
@@ -44,7 +43,7 @@ def cast(scenario: Scenario, run: str, broker: str = "", folder: Path | None = N
                         "name": name,
                         "aggregator": aggregator,
                         "homes": households,
-                        "schedule_file": folder and folder / f"{name}.schedule.json",
+                        "schedule_file": f"{name}.schedule.json" if written else None,
                     }
                 )
             )
@@ -62,8 +61,8 @@ def cast(scenario: Scenario, run: str, broker: str = "", folder: Path | None = N
             "utility": scenario.leader,
             "members": [Members(name=a.name, homes=sum(member.homes for member in a.members)) for a in aggregators],
             "rounds": patient.model_copy(update={"gather_s": scenario.rounds.gather_s + scenario.rounds.deadline_s}),
-            "journal_file": folder and folder.parent / "rounds.jsonl",
-            "conclusion_file": folder and folder / "leader.conclusion.json",
+            "journal_file": "../rounds.jsonl" if written else None,
+            "conclusion_file": "leader.conclusion.json" if written else None,
         }
     )
     return Cast(leader, aggregators, homes)

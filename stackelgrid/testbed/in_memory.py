@@ -13,6 +13,7 @@ import leader_node.config
 from stackelgrid.testbed.cast import cast
 from stackelgrid.testbed.played import Played, missing_in
 from stackelgrid.testbed.scenario import Scenario
+from stackelgrid.transport.base import Carried
 from stackelgrid.transport.memory import DeadlockError, MemoryTransport
 
 
@@ -39,6 +40,9 @@ def play(scenario: Scenario, watch: Callable[[dict[str, Any]], None] = lambda re
         carried = stuck.carried
         if not carried.crashed:
             raise
+    except KeyboardInterrupt:
+        carried = Carried()
+        played.interrupted = True
     played.messages = sum(traffic.sent for traffic in carried.traffic.values())
     played.bytes = sum(traffic.sent_bytes for traffic in carried.traffic.values())
     played.failures = {name: repr(error) for name, error in carried.crashed.items()}

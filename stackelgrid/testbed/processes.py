@@ -53,7 +53,7 @@ def play(
     nodes.mkdir(mode=0o700)
     with ExitStack() as stack:
         url, kind = _broker(broker_kind, logs, stack)
-        everyone = cast(scenario, run, url, nodes)
+        everyone = cast(scenario, run, url, written=True)
         played = Played("mqtt", kind, everyone.processes)
         supervisor = _Supervisor(nodes, logs, url, _last_wills(everyone), played)
         stack.callback(supervisor.stop)

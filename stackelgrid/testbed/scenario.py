@@ -58,6 +58,8 @@ class Scenario(BaseModel):
             if home.id in seen:
                 raise ValueError(f"homes.{number}.id: {home.id!r} is there twice; give each home its own id")
             seen.add(home.id)
+            if re.fullmatch(r"leader|a\d+(-p\d+)?", home.id):
+                raise ValueError(f"homes.{number}.id: {home.id!r} is a name of other nodes; give the home another id")
             if home.horizon != self.slots:
                 raise ValueError(f"homes.{number}.horizon is {home.horizon}, slots is {self.slots}; make them equal")
         count = len(self.homes) if self.homes is not None else self.population.homes if self.population else 0
@@ -101,6 +103,8 @@ def load(source: str, overrides: list[str] | None = None, seed: int | None = Non
         raise ScenarioError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except UnicodeDecodeError:
         raise ScenarioError(f"{path}: not a text file; a scenario is YAML in UTF-8") from None
+    except ValueError as error:  # a date that does not exist
+        raise ScenarioError(f"{path}: {error}") from None
     if not isinstance(raw, dict):
         raise ScenarioError(f"{path}: a scenario is a mapping of keys, not {type(raw).__name__}")
     for override in overrides or []:
@@ -144,7 +148,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
             raise ScenarioError(f"--set {override}: {key} is a value, it has no keys below it")
     try:
         value = yaml.safe_load(match[2])
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise ScenarioError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from None
     if isinstance(place, list):
         _item(place, last, override)

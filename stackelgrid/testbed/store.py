@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -34,7 +35,14 @@ def create(out: Path | None, name: str) -> Path:
 
 
 def write_scenario(folder: Path, scenario: Scenario) -> None:
-    """scenario.yaml: as run, overrides and seed included."""
+    """scenario.yaml: as run, overrides and seed included; the profiles it draws on, with their notice, beside it."""
+    if scenario.population is not None:
+        profiles = scenario.population.profiles
+        for path in (profiles, profiles.with_suffix(".LICENSE.md")):
+            if path.exists():
+                shutil.copy(path, folder / path.name)
+        beside = scenario.population.model_copy(update={"profiles": Path(profiles.name)})
+        scenario = scenario.model_copy(update={"population": beside})
     (folder / "scenario.yaml").write_text(dump(scenario))
 
 
