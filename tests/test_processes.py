@@ -287,6 +287,18 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
+def test_runs_of_one_name_share_a_broker_without_hearing_each_other(broker_url: str, tmp_path: Path) -> None:
+    for number in (1, 2):
+        folder = tmp_path / str(number) / "same"
+        command = [sys.executable, "-m", "stackelgrid", "run", "user_oriented", "--out", str(folder), "--json"]
+        for setting in [*SMALL, f"leader.mu={number}"]:
+            command += ["--set", setting]
+        ended = subprocess.run([*command, "--broker", broker_url], capture_output=True, text=True, check=True)
+        result = json.loads(ended.stdout)
+        assert result["complete"]
+        assert result["rejected"] == {}
+
+
 def test_an_emc_is_light() -> None:
     code = (
         "import sys, emc_node.__main__; "
