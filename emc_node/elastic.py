@@ -74,7 +74,7 @@ class ElasticLoad:
         self.omega = stack([appliance.satisfaction.omega for appliance in ordered])
         self.alpha = stack([appliance.satisfaction.alpha for appliance in ordered])
         forms = [appliance.satisfaction.form for appliance in ordered]
-        # A power satisfaction is infinitely steep at zero: its rate stays positive, so the floor is never the answer.
+        # A power satisfaction is infinitely steep at zero: a floor far below any real rate keeps it finite.
         steep = np.array([[form == "power"] for form in forms], bool).reshape(-1, 1)
         floor = np.where(steep, _POWER_FLOOR * self.x_max, 0.0)
         self.lo = np.maximum(stack([appliance.min_kw for appliance in ordered]), floor)

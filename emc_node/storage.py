@@ -35,7 +35,3 @@ class StorageModel:
         unbounded = np.full(self.size - n, np.inf)
         self.r_min = np.concatenate([np.full(n, -storage.discharge_kw), -unbounded])
         self.r_max = np.concatenate([np.full(n, storage.charge_kw), unbounded])
-
-    def wear(self, z: Array) -> float:
-        """D(r), equation (4), money."""
-        return float(0.5 * self.weight @ z**2)

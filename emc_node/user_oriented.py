@@ -91,11 +91,6 @@ class HomeProblem:
         self._bent: list[tuple[bytes, Array]] = [(b"", np.zeros(0))] * len(self.stores)
         self._require_feasible()
 
-    @property
-    def couples_slots(self) -> bool:
-        """Whether a price in one slot moves the load in another."""
-        return bool(self.stores)
-
     def answer(self, price: Array) -> Schedule:
         """The unique optimum at `price` (T,), any finite numbers."""
         x = self.elastic.demand(price)
