@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from emc_node.home import Array, Storage
+from emc_node.home import Storage
 
 
 class StorageModel:
