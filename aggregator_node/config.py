@@ -1,39 +1,68 @@
-"""An aggregator's configuration."""
+"""An aggregator's configuration: whom it answers, its members, its settings in the game it plays."""
 
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Field
 
 from aggregator_node.node import AggregatorNode, Journal
-from aggregator_node.user_oriented import UserOrientedAggregator
+from aggregator_node.settings import AggregatorSettings
+from stackelgrid.games import Game, find, part
 from stackelgrid.node.config import Members, NodeConfig, Rounds
+from stackelgrid.node.record import write_whole
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Name
-from stackelgrid.wire.user_oriented import LoadResponse, Price
 
 _LOG = logging.getLogger("aggregator_node")
 
+Settings = TypeVar("Settings", bound=AggregatorSettings)
 
-class AggregatorConfig(NodeConfig):
-    """Its `leader`, its `members` (EMC processes and the number of homes behind each), how rounds are kept."""
+
+class AggregatorConfig(NodeConfig, Generic[Settings]):
+    """Its `leader`, its `members` (EMC processes and the number of homes behind each), how rounds are kept.
+
+    `account_file` gets what the aggregator makes of the settlement, if that is a file's name.
+    """
 
     leader: Name
+    settings: Settings
     members: Annotated[list[Members], Field(min_length=1)]
     rounds: Rounds = Rounds()
+    account_file: Path | None = None
 
 
-def assemble(config: AggregatorConfig, journal: Journal) -> AggregatorNode:
-    """The node of a configuration, its journal kept by the caller."""
-    up = Link(config.run, config.leader, Price, LoadResponse, Price, config.slots)
-    down = Link(config.run, config.name, Price, LoadResponse, Price, config.slots)
+def of_game(game: Game) -> type[AggregatorConfig[Any]]:
+    """The configuration of an aggregator in a game."""
+    settings: Any = part(game.aggregator)
+    return AggregatorConfig[settings]
+
+
+def assemble(config: AggregatorConfig[Any], journal: Journal, conclude: Journal) -> AggregatorNode:
+    """The node of a configuration, its journal kept and its account of the settlement taken by the caller."""
+    game = find(config.game)
     homes = {member.name: member.homes for member in config.members}
-    policy = config.rounds.policy()
-    return AggregatorNode(config.name, up, down, homes, policy, UserOrientedAggregator(), journal=journal)
+    return AggregatorNode(
+        config.name,
+        Link(config.run, config.leader, game.upper, config.slots),
+        Link(config.run, config.name, game.lower, config.slots),
+        homes,
+        config.rounds.policy(),
+        config.settings.strategy(config.slots, homes),
+        journal=journal,
+        conclude=conclude,
+    )
 
 
-def build(config: AggregatorConfig) -> AggregatorNode:
-    """The node of a configuration, its journal in the process's log."""
-    return assemble(config, lambda record: _LOG.info("round", extra={"data": dict(record)}))
+def build(config: AggregatorConfig[Any]) -> AggregatorNode:
+    """The node of a configuration: its journal in the process's log, its account where the configuration says."""
+    conclude = _nowhere if config.account_file is None else partial(write_whole, config.account_file)
+    return assemble(config, lambda record: _LOG.info("round", extra={"data": dict(record)}), conclude)
+
+
+def _nowhere(record: Mapping[str, Any]) -> None:
+    """No file was named: the log has to do."""

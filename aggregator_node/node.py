@@ -8,7 +8,7 @@ from typing import Any
 
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.rounds import Acknowledged, Asked, Coordinator, Gathered, Lost, Member, Round, RoundPolicy, Settled
-from stackelgrid.rounds.strategy import AggregatorStrategy
+from stackelgrid.rounds.strategy import AggregatorStrategy, Ask, Reply, Said
 from stackelgrid.transport.base import Action, Finish, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Body
@@ -19,10 +19,10 @@ Journal = Callable[[Mapping[str, Any]], None]
 
 
 class AggregatorNode:
-    """Answers each of the leader's signals by a round with its homes.
+    """Answers each of the leader's signals by rounds with its homes, as many as its strategy wants.
 
-    `homes` gives the number of homes behind each member; `journal` gets one record per finished round. It says that it
-    is online once its members have gathered.
+    `homes` gives the number of homes behind each member; `journal` gets one record per finished round with them,
+    `conclude` what the strategy makes of the settlement. It says that it is online once its members have gathered.
     """
 
     def __init__(
@@ -35,15 +35,16 @@ class AggregatorNode:
         strategy: AggregatorStrategy,
         *,
         journal: Journal,
+        conclude: Journal,
     ) -> None:
         self.name = name
         self.mailbox = Mailbox(up, down)
         self._up, self._homes, self._policy = up, homes, policy
-        self._strategy, self._journal = strategy, journal
+        self._strategy, self._journal, self._conclude = strategy, journal, conclude
         self._member = Member(name, up)
         self._coordinator = Coordinator(down, list(homes), policy, self._refuses)
         self._gathered = False
-        self._answering = 0
+        self._answering = self._inner = 0
         self._acknowledged_until: float | None = None
 
     @property
@@ -64,7 +65,7 @@ class AggregatorNode:
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """A payload from the broker."""
         if not payload:
-            over = topic == f"{self._up.root}/signal" and self._acknowledged_until is not None
+            over = topic == self._up.to_member("signal", self.name) and self._acknowledged_until is not None
             return self._leave() if over else []
         read = self.mailbox.read(topic, payload)
         if read is None:
@@ -106,25 +107,34 @@ class AggregatorNode:
                         _LOG.warning("homes absent at the start", extra={"data": {"absent": step.absent}})
                     actions += self._act(self._member.start(), now)
                 case Asked():
-                    self._answering = step.round
-                    actions += self._act(self._coordinator.ask(step.body, now), now)
+                    self._answering, self._inner = step.round, 0
+                    actions += self._go_on(self._strategy.open(step.body), now)
                 case Round():
-                    actions += self._combine(step, self._answering)
+                    actions += self._follow(step)
                 case Lost():
                     _LOG.error("homes lost", extra={"data": {"members": step.members, "round": self._answering}})
                 case Settled():
-                    settle = self._coordinator.settle
-                    actions += self._act(settle(step.body, settled=step.settled, complete=step.complete, now=now), now)
+                    ending = self._strategy.settle(step.body)
+                    self._conclude(ending.account)
+                    actions += self._act(self._settle(step, ending.body, now), now)
                 case Acknowledged():
                     self._acknowledged_until = now + (self._policy.tries + 1) * self._policy.deadline_s
                     actions += self._act(self._member.acknowledge(list(step.missing)), now)
         return actions
 
-    def _combine(self, finished: Round, answering: int) -> list[Action]:
-        excluded = sum(self._homes[name] for name in finished.excluded)
+    def _go_on(self, wanted: Ask | Reply, now: float) -> list[Action]:
+        if isinstance(wanted, Reply):
+            return self._act(self._member.answer(self._answering, wanted.body), now)
+        self._inner += 1
+        return self._act(self._coordinator.ask(wanted.body, now), now)
+
+    def _follow(self, finished: Round) -> list[Action]:
+        wanted = self._strategy.follow(finished.body, finished.answers, finished.held, finished.excluded)
         self._journal(
             {
-                "round": answering,
+                "round": self._answering,
+                "inner": self._inner,
+                **wanted.account,
                 "answered": len(finished.answers) - len(finished.held),
                 "held": list(finished.held),
                 "excluded": list(finished.excluded),
@@ -132,9 +142,10 @@ class AggregatorNode:
                 "ms": round(1000 * (finished.closed_at - finished.opened_at), 3),
             }
         )
+        return self._go_on(wanted, finished.closed_at)
 
-        body = self._strategy.combine(finished.answers, finished.held, excluded)
-        return self._act(self._member.answer(answering, body), finished.closed_at)
+    def _settle(self, heard: Settled, body: Said, now: float) -> Sequence[object]:
+        return self._coordinator.settle(body, settled=heard.settled, complete=heard.complete, now=now)
 
     def _leave(self) -> list[Action]:
         actions: list[Action] = []

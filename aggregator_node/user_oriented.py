@@ -6,15 +6,26 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from aggregator_node import settings
+from stackelgrid.rounds.strategy import Ask, Ending, Reply, Said
 from stackelgrid.wire.arrays import Packed
 from stackelgrid.wire.messages import Body
 from stackelgrid.wire.user_oriented import LoadResponse
 
 
 class UserOrientedAggregator:
-    """Adds up load and sensitivity over the homes, in the order of the members."""
+    """Hands the price on and adds up load and sensitivity over the homes, in the order of the members."""
 
-    def combine(self, answers: Mapping[str, Body], held: Collection[str], excluded_homes: int) -> LoadResponse:
+    def __init__(self, homes: Mapping[str, int]) -> None:
+        self._homes = homes
+
+    def open(self, signal: Body) -> Ask:
+        """The price is the homes' price."""
+        return Ask(signal)
+
+    def follow(
+        self, asked: Said, answers: Mapping[str, Body], held: Collection[str], excluded: Collection[str]
+    ) -> Reply:
         """One answer for all homes: load (T,) kW, slope (T,), coupling (T, T).
 
         A held answer counts with its load alone: a home that does not answer bends with no price.
@@ -24,11 +35,25 @@ class UserOrientedAggregator:
         load = np.concatenate([body.loads() for body in bodies.values()]).sum(axis=0)
         slope = np.sum([body.slope for body in fresh], axis=0) if fresh else np.zeros(len(load))
         couplings = [body.coupling.array() for body in fresh if body.coupling is not None]
-        return LoadResponse(
-            homes=sum(body.homes for body in bodies.values()),
-            held=sum(bodies[name].homes for name in held),
-            excluded=excluded_homes,
-            load_kw=load.tolist(),
-            slope=slope.tolist(),
-            coupling=Packed.of(np.sum(couplings, axis=0)) if couplings else None,
+        return Reply(
+            LoadResponse(
+                homes=sum(body.homes for body in bodies.values()),
+                held=sum(bodies[name].homes for name in held),
+                excluded=sum(self._homes[name] for name in excluded),
+                load_kw=load.tolist(),
+                slope=slope.tolist(),
+                coupling=Packed.of(np.sum(couplings, axis=0)) if couplings else None,
+            )
         )
+
+    def settle(self, settlement: Body) -> Ending:
+        """The settled price is the homes' price."""
+        return Ending(settlement)
+
+
+class AggregatorSettings(settings.AggregatorSettings):
+    """Nothing to set: it adds up."""
+
+    def strategy(self, slots: int, homes: Mapping[str, int]) -> UserOrientedAggregator:
+        """The aggregator's part, for `homes` behind each member."""
+        return UserOrientedAggregator(homes)

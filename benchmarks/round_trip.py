@@ -26,6 +26,7 @@ from benchmarks.client_choice import BarePaho
 from benchmarks.figures import Figure
 from emc_node.node import EmcNode
 from emc_node.user_oriented import UserOrientedHomes
+from stackelgrid.games.user_oriented import GAME
 from stackelgrid.rounds import RoundPolicy
 from stackelgrid.testbed.scenario import load
 from stackelgrid.transport.base import Node
@@ -65,13 +66,20 @@ class OurRound(BarePaho):
         super().__init__(url, f"stackelgrid/{OURS}", qos=0)
         scenario = load("user_oriented", [f"population.homes={HOMES}"])
         self.price = Price(price=[scenario.leader.baseline_price] * scenario.slots)
-        self.up = Link(OURS, "leader", Price, LoadResponse, Price, scenario.slots)
-        down = Link(OURS, "a1", Price, LoadResponse, Price, scenario.slots)
+        self.up = Link(OURS, "leader", GAME.upper, scenario.slots)
+        down = Link(OURS, "a1", GAME.lower, scenario.slots)
         homes = {home.id: Prepared(UserOrientedHomes([home]).answer(self.price)) for home in scenario.everyone}
         one_each = dict.fromkeys(homes, 1)
         self.nodes: list[Node] = [
             AggregatorNode(
-                "a1", self.up, down, one_each, RoundPolicy(), UserOrientedAggregator(), journal=lambda record: None
+                "a1",
+                self.up,
+                down,
+                one_each,
+                RoundPolicy(),
+                UserOrientedAggregator(one_each),
+                journal=lambda record: None,
+                conclude=lambda record: None,
             ),
             *(EmcNode(name, down, strategy, lambda homes: None) for name, strategy in homes.items()),
         ]

@@ -2,13 +2,13 @@
 
 import sys
 
-from emc_node.config import EmcConfig, build
+from emc_node.config import build, of_game
 from stackelgrid.node import process
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node; returns the exit code."""
-    return process.main("emc-node", EmcConfig, build, arguments)
+    return process.main("emc-node", of_game, build, arguments)
 
 
 if __name__ == "__main__":

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from emc_node.home import Home
 from emc_node.node import EmcNode
-from emc_node.user_oriented import UserOrientedHomes
+from stackelgrid.games import Game, find, part
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.record import write_whole
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Name
-from stackelgrid.wire.user_oriented import LoadResponse, Price
+
+Home = TypeVar("Home", bound=BaseModel)
 
 
-class EmcConfig(NodeConfig):
+class EmcConfig(NodeConfig, Generic[Home]):
     """`homes` behind this process, its `aggregator`, and the file where the settled schedules are written, if any."""
 
     aggregator: Name
@@ -27,13 +27,20 @@ class EmcConfig(NodeConfig):
     schedule_file: Path | None = None
 
 
-def assemble(config: EmcConfig, act: Callable[[Mapping[str, Any]], None]) -> EmcNode:
-    """The node of a configuration; `act` gets the settled schedules. Raises `InfeasibleHomeError`."""
-    link = Link(config.run, config.aggregator, Price, LoadResponse, Price, config.slots)
-    return EmcNode(config.name, link, UserOrientedHomes(config.homes), act)
+def of_game(game: Game) -> type[EmcConfig[Any]]:
+    """The configuration of an EMC in a game."""
+    home: Any = part(game.home)
+    return EmcConfig[home]
 
 
-def build(config: EmcConfig) -> EmcNode:
+def assemble(config: EmcConfig[Any], act: Callable[[Mapping[str, Any]], None]) -> EmcNode:
+    """The node of a configuration; `act` gets the settled schedules. Raises `ValueError` for homes that cannot live."""
+    game = find(config.game)
+    link = Link(config.run, config.aggregator, game.lower, config.slots)
+    return EmcNode(config.name, link, part(game.homes)(config.homes), act)
+
+
+def build(config: EmcConfig[Any]) -> EmcNode:
     """The node of a configuration, writing its settled schedules where the configuration says."""
     if config.schedule_file is None:
         return assemble(config, lambda homes: None)

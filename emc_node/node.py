@@ -45,7 +45,7 @@ class EmcNode:
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """A payload from the broker."""
         if not payload:
-            over = topic == f"{self._link.root}/signal" and self._leaving_at is not None
+            over = topic == self._link.to_member("signal", self.name) and self._leaving_at is not None
             return self._leave() if over else []
         read = self.mailbox.read(topic, payload)
         return [] if read is None else self._act(self._member.receive(read[1]))

@@ -14,7 +14,7 @@ from stackelgrid.wire.codec import Link
 
 _LOG = logging.getLogger("leader_node")
 _PATIENCE = 2
-"""How often a price that could be settled is asked again because an answer to it was not fresh."""
+"""How often a decision that could be settled is asked again because an answer to it was not fresh."""
 
 Journal = Callable[[Mapping[str, Any]], None]
 
@@ -43,6 +43,7 @@ class LeaderNode:
         self._journal = journal
         self._conclude = conclude
         self._confirmations = 0
+        self._decision: Decision
         self._ending: dict[str, Any] = {}
 
     @property
@@ -84,15 +85,15 @@ class LeaderNode:
                 case Lost():
                     _LOG.error("members lost", extra={"data": {"members": step.members, "round": step.round}})
                     self._ending = {"lost": list(step.members)}
-                    actions += self._act(self._give_up(now), now)
+                    actions += self._act(self._settle(settled=False, complete=False, now=now), now)
                 case Acknowledged():
                     self._conclude({**self._ending, "unacknowledged": list(step.missing)})
                     actions += [*self._act(self._coordinator.leave(), now), Finish()]
         return actions
 
-    def _opened(self, body: Any, now: float) -> Sequence[Action]:
-        self._signal = body
-        return self._act(self._coordinator.ask(body, now), now)
+    def _opened(self, decision: Decision, now: float) -> Sequence[Action]:
+        self._decision = decision
+        return self._act(self._coordinator.ask(decision.ask, now), now)
 
     def _decide(self, finished: Round) -> Compute:
         def then(decision: Decision, now: float) -> Sequence[Action]:
@@ -101,6 +102,7 @@ class LeaderNode:
         return Compute(lambda: self._strategy.decide(finished.body, finished.answers, finished.held), then)
 
     def _follow(self, finished: Round, decision: Decision, now: float) -> Sequence[object]:
+        self._decision = decision
         complete = finished.complete and all(body.fresh for body in finished.answers.values())
         self._journal(
             {
@@ -117,19 +119,14 @@ class LeaderNode:
         )
         confirmed = complete or self._confirmations >= _PATIENCE
         if decision.settle and confirmed:
-            return self._settle(decision, settled=True, complete=complete, now=now)
+            return self._settle(settled=True, complete=complete, now=now)
         if finished.number >= self._max_rounds:
-            return self._settle(decision, settled=False, complete=complete, now=now)
+            return self._settle(settled=False, complete=complete, now=now)
         if decision.settle:
             self._confirmations += 1
-        self._signal = decision.body
-        return self._coordinator.ask(decision.body, now)
+        return self._coordinator.ask(decision.ask, now)
 
-    def _settle(self, decision: Decision, *, settled: bool, complete: bool, now: float) -> Sequence[object]:
-        # What is settled is the last price that was answered, even when a better one is still wanted.
-        self._ending = {"settled": settled, "complete": complete, "residual": decision.residual}
-        return self._coordinator.settle(self._signal, settled=settled, complete=complete, now=now)
-
-    def _give_up(self, now: float) -> Sequence[object]:
-        self._ending |= {"settled": False, "complete": False, "residual": None}
-        return self._coordinator.settle(self._signal, settled=False, complete=False, now=now)
+    def _settle(self, *, settled: bool, complete: bool, now: float) -> Sequence[object]:
+        decision = self._decision
+        self._ending |= {"settled": settled, "complete": complete, "residual": decision.residual}
+        return self._coordinator.settle(decision.settlement, settled=settled, complete=complete, now=now)

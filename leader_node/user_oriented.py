@@ -24,16 +24,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Literal
+from functools import partial
+from typing import Literal, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from leader_node.local_response import Array, Observation
 from leader_node.search import Ask, Search, Settle
+from leader_node.settings import LeaderSettings, NonNegative, Part, Positive
 from leader_node.stackelberg import StackelbergSearch
 from leader_node.utility_company import UtilityCompany
 from leader_node.welfare import WelfareSearch
-from stackelgrid.rounds.strategy import Decision
+from stackelgrid.rounds.strategy import Decision, Said
+from stackelgrid.wire.arrays import Finite, Vector
 from stackelgrid.wire.messages import Body
 from stackelgrid.wire.user_oriented import LoadResponse, Price
 
@@ -64,11 +68,12 @@ class UserOrientedLeader:
         self._search: Search = search(company, tolerance)
         self._baseline_load: Array | None = None
 
-    def open(self) -> Price:
+    def open(self) -> Decision:
         """The flat price, whose answer is the baseline."""
-        return Price(price=self._baseline_price.tolist())
+        flat = Price(price=self._baseline_price.tolist())
+        return Decision(flat, flat)
 
-    def decide(self, signal: Body, answers: Mapping[str, Body], held: Collection[str]) -> Decision:
+    def decide(self, signal: Said, answers: Mapping[str, Body], held: Collection[str]) -> Decision:
         """Sum the aggregators' answers to a price, find the next one."""
         assert isinstance(signal, Price)
         seen = observation(np.array(signal.price), answers, held)
@@ -89,9 +94,10 @@ class UserOrientedLeader:
         except (ArithmeticError, np.linalg.LinAlgError) as error:
             # Answers that no customers would give: ask again, they may come to their senses before the rounds run out.
             _LOG.error("no price could be worked out", extra={"data": {"error": str(error)}})
-            return Decision(signal, settle=False, residual=None, account=account)
-        price = verdict.price if isinstance(verdict, Ask) else seen.price
-        return Decision(Price(price=price.tolist()), isinstance(verdict, Settle), self._search.residual, account)
+            return Decision(signal, signal, account=account)
+        # What is settled is the price that was answered, even when a better one is still wanted.
+        wanted = Price(price=verdict.price.tolist()) if isinstance(verdict, Ask) else signal
+        return Decision(wanted, signal, isinstance(verdict, Settle), self._search.residual, account)
 
 
 def observation(price: Array, answers: Mapping[str, Body], held: Collection[str] = ()) -> Observation:
@@ -124,3 +130,85 @@ def adaptive_balance(mu_high: float, mu_low: float, threshold: float, baseline_l
     mean = baseline_load.mean()
     far = np.abs(baseline_load - mean) > threshold * mean
     return np.asarray(np.where(far, mu_high, mu_low) / mean)
+
+
+class FixedBalance(Part):
+    """The same charge on deviation in every slot: `mu` of the leader's settings."""
+
+    kind: Literal["fixed"] = "fixed"
+
+
+class AdaptiveBalance(Part):
+    """`high` times mu in slots whose baseline load is more than `threshold` of the mean away from it, else `low`."""
+
+    kind: Literal["adaptive"]
+    high: NonNegative = 2.0
+    low: NonNegative = 0.5
+    threshold: NonNegative = 0.15
+
+
+class Capacity(Part):
+    """Bounds on the total load, kW."""
+
+    min_kw: NonNegative = 0.0
+    max_kw: Positive | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_kw is not None and self.min_kw > self.max_kw:
+            raise ValueError(f"min_kw {self.min_kw:g} is above max_kw {self.max_kw:g}")
+        return self
+
+
+class UtilitySettings(LeaderSettings):
+    """The utility company of the user-oriented pricing game.
+
+    `baseline_price` is the flat price before the game, `wholesale_price` c_t a number or one per slot, both in money
+    per kWh. `mu` is the charge on deviation in money per kWh per mean kW of the baseline load. `price_min` and
+    `price_max` bound the price of a `stackelberg` leader, as a regulator would; a `welfare` price follows cost alone.
+    """
+
+    objective: Literal["stackelberg", "welfare"] = "stackelberg"
+    baseline_price: Positive
+    wholesale_price: Finite | Vector
+    mu: NonNegative
+    balance: FixedBalance | AdaptiveBalance = Field(default=FixedBalance(), discriminator="kind")
+    capacity: Capacity = Capacity()
+    price_min: NonNegative = 0.0
+    price_max: Positive
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        if not self.price_min <= self.baseline_price <= self.price_max:
+            raise ValueError(
+                f"baseline_price {self.baseline_price:g} is outside price_min {self.price_min:g} .. "
+                f"price_max {self.price_max:g}"
+            )
+        return self
+
+    def fits(self, slots: int) -> None:
+        """Raises `ValueError` when there is a wholesale price per slot, but not for each slot."""
+        price = self.wholesale_price
+        if isinstance(price, list) and len(price) != slots:
+            raise ValueError(f"wholesale_price has {len(price)} numbers, the horizon has {slots} slots")
+
+    def company(self, slots: int) -> UtilityCompany:
+        """The same as arrays, the charge on deviation still unknown (zero)."""
+        return UtilityCompany(
+            wholesale_price=np.broadcast_to(np.array(self.wholesale_price, float), (slots,)).copy(),
+            mu=np.zeros(slots),
+            load_min=np.full(slots, self.capacity.min_kw or -np.inf),
+            load_max=np.full(slots, self.capacity.max_kw or np.inf),
+            price_min=self.price_min,
+            price_max=self.price_max,
+        )
+
+    def strategy(self, slots: int) -> UserOrientedLeader:
+        """The leader's strategy over a horizon of `slots`."""
+        if isinstance(self.balance, AdaptiveBalance):
+            kind = self.balance
+            balance = partial(adaptive_balance, kind.high * self.mu, kind.low * self.mu, kind.threshold)
+        else:
+            balance = partial(fixed_balance, self.mu)
+        flat = np.full(slots, self.baseline_price)
+        return UserOrientedLeader(self.company(slots), self.objective, flat, balance, self.tolerance)

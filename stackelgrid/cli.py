@@ -20,6 +20,7 @@ from rich.table import Table
 
 from broker import BrokerStartError
 from stackelgrid import certify as equilibrium
+from stackelgrid.games import UnknownGameError, find, part
 from stackelgrid.node.config import ConfigError
 from stackelgrid.node.record import write_whole
 from stackelgrid.report import ReportError, write
@@ -34,6 +35,8 @@ from stackelgrid.transport.mqtt import MqttTransport
 SETTLED, BAD_INPUT, NOT_SETTLED, LOST, INTERRUPTED = 0, 2, 3, 4, 130
 CERTIFIED_UP_TO = 200
 """Homes up to which every run is certified; above, `stackelgrid certify DIR` does it."""
+SAMPLES = 200
+"""How many deviations a certificate tries at random, unless told otherwise."""
 
 app = typer.Typer(
     add_completion=False,
@@ -105,7 +108,7 @@ def run(
         try:
             if _whole(finished) and finished["homes"] <= CERTIFIED_UP_TO:
                 show.doing("certifying")
-                finished["certificate"] = _certificate(checked, finished["outcome"])
+                finished["certificate"] = checked.certificate(finished["outcome"], SAMPLES)
                 store.write_result(folder, finished, began)
             show.doing("drawing")
             write(folder)
@@ -131,12 +134,7 @@ def _check_broker(broker: str) -> None:
 
 def _whole(finished: dict[str, Any]) -> bool:
     """Whether every home is in the outcome; a reference without some of them would certify another game."""
-    return bool(finished["complete"]) and len(finished["outcome"].get("homes", {})) == finished["homes"]
-
-
-def _certificate(scenario: Scenario, found: dict[str, Any], samples: int = 200) -> dict[str, Any]:
-    leader, slots = scenario.leader, scenario.slots
-    return equilibrium.certify(scenario.everyone, leader, slots, found, seed=scenario.seed, samples=samples)
+    return bool(finished["complete"]) and finished["heard_of"] == finished["homes"]
 
 
 def _conclude(folder: Path, finished: dict[str, Any], played: Played, quiet: bool) -> None:
@@ -192,7 +190,7 @@ class _Show:
         """A round is finished."""
         missing = len(record["held"]) + len(record["excluded"])
         wanted = "unknown" if record["residual"] is None else f"{record['residual']:.1e}"
-        state = f"price change {wanted}, {record['answered']} answers" + (f", {missing} missing" if missing else "")
+        state = f"change {wanted}, {record['answered']} answers" + (f", {missing} missing" if missing else "")
         self._progress.update(
             self._task, completed=record["round"], description=f"round {record['round']}", state=state
         )
@@ -217,7 +215,9 @@ def certify(
     source: Annotated[str, typer.Argument(metavar="DIR|SCENARIO", help="A run's folder, or a scenario to play first.")],
     sets: Sets = None,
     seed: Seed = None,
-    samples: Annotated[int, typer.Option(help="Prices tried at random in search of a better one.", min=1)] = 200,
+    samples: Annotated[
+        int, typer.Option(help="Deviations tried at random in search of a better one.", min=1)
+    ] = SAMPLES,
 ) -> None:
     """Compare with the centralised reference and print the certificate; of a folder, also written to result.json."""
     folder = Path(source)
@@ -227,12 +227,12 @@ def certify(
         if not _whole(finished):
             message = "not every home answered the last round, so there is no equilibrium of all to certify"
             raise CommandError(BAD_INPUT, f"{folder / 'result.json'}: {message}")
-        finished["certificate"] = _certificate(checked, finished["outcome"], samples)
+        finished["certificate"] = checked.certificate(finished["outcome"], samples)
         write_whole(folder / "result.json", finished)
     else:
         checked = load(source, sets, seed)
         finished = result(checked, in_memory.play(checked), None)
-        finished["certificate"] = _certificate(checked, finished["outcome"], samples)
+        finished["certificate"] = checked.certificate(finished["outcome"], samples)
     print(json.dumps(finished["certificate"], indent=2, allow_nan=False))
 
 
@@ -241,7 +241,10 @@ def _read_result(folder: Path) -> dict[str, Any]:
         content = json.loads((folder / "result.json").read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise CommandError(BAD_INPUT, f"{folder / 'result.json'}: {error}; name the folder of a finished run") from None
-    if not isinstance(content, dict) or not {"outcome", "certificate", "complete", "homes"} <= content.keys():
+    if (
+        not isinstance(content, dict)
+        or not {"outcome", "certificate", "complete", "homes", "heard_of"} <= content.keys()
+    ):
         raise CommandError(BAD_INPUT, f"{folder / 'result.json'}: not a result of stackelgrid run")
     return content
 
@@ -260,11 +263,13 @@ def scenarios() -> None:
 
 
 @app.command()
-def schema(game: Annotated[str, typer.Argument(metavar="GAME", help="user_oriented")]) -> None:
+def schema(game: Annotated[str, typer.Argument(metavar="GAME", help="One of `stackelgrid scenarios`.")]) -> None:
     """Print the JSON Schema of a scenario of a game."""
-    if game != "user_oriented":
-        raise CommandError(BAD_INPUT, f"{game}: no such game; there is user_oriented")
-    print(json.dumps(Scenario.model_json_schema(), indent=2))
+    try:
+        model: type[Scenario] = part(find(game).scenario)
+    except UnknownGameError as error:
+        raise CommandError(BAD_INPUT, str(error)) from None
+    print(json.dumps(model.model_json_schema(), indent=2))
 
 
 def main() -> int:

@@ -10,13 +10,13 @@ import pytest
 
 from emc_node.home import Home
 from emc_node.user_oriented import HomeProblem
-from leader_node.config import UtilitySettings
-from stackelgrid.certify import CertificateError, certify
+from leader_node.user_oriented import UtilitySettings
+from stackelgrid.certify import CertificateError
 from stackelgrid.certify.homes import InfeasibleError, best_answers, centralised
 from stackelgrid.certify.leader import Account, Response, Search
 from stackelgrid.certify.stacked import StackedHomes
+from stackelgrid.certify.user_oriented import certificate as certify
 from stackelgrid.testbed.in_memory import play
-from stackelgrid.testbed.result import outcome
 from stackelgrid.testbed.scenario import Scenario, load
 
 SLOTS = 24
@@ -249,7 +249,7 @@ def played(*overrides: str) -> tuple[Scenario, str]:
     scenario = load("user_oriented", [*SMALL, *overrides])
     finished = play(scenario)
     assert finished.settled
-    return scenario, json.dumps(outcome(scenario, finished))
+    return scenario, json.dumps(scenario.outcome(finished))
 
 
 def certified(scenario: Scenario, found: dict[str, Any], **options: Any) -> dict[str, Any]:

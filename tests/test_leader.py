@@ -13,7 +13,6 @@ from leader_node.user_oriented import adaptive_balance, fixed_balance
 from leader_node.utility_company import UtilityCompany
 from leader_node.welfare import WelfareSearch
 from stackelgrid.testbed.in_memory import play
-from stackelgrid.testbed.result import outcome
 from stackelgrid.testbed.scenario import load
 
 SLOTS = 24
@@ -132,7 +131,7 @@ def test_adaptive_balance_trades_a_little_utility_for_a_lower_par() -> None:
     found = []
     for settings in ([], ["leader.balance={kind: adaptive, high: 2, low: 0.5}"]):
         chosen = load("user_oriented", settings)
-        found.append(outcome(chosen, play(chosen)))
+        found.append(chosen.outcome(play(chosen)))
     fixed, adaptive = found
     assert adaptive["par"] < fixed["par"]
     assert 0.99 * fixed["system_utility"] < adaptive["system_utility"] < fixed["system_utility"]

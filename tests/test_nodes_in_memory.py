@@ -14,7 +14,6 @@ from emc_node.home import Home
 from emc_node.user_oriented import HomeProblem, UserOrientedHomes
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.played import Played
-from stackelgrid.testbed.result import outcome
 from stackelgrid.testbed.scenario import Scenario, load
 from stackelgrid.transport.base import Publish
 from stackelgrid.transport.memory import MemoryTransport
@@ -111,7 +110,7 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     scenario, first = played()
     again = load("user_oriented", SMALL)
     second = in_memory.play(again)
-    assert json.dumps(outcome(scenario, first)).encode() == json.dumps(outcome(again, second)).encode()
+    assert json.dumps(scenario.outcome(first)).encode() == json.dumps(again.outcome(second)).encode()
     assert first.rounds == second.rounds
     assert (first.messages, first.bytes) == (second.messages, second.bytes)
 
@@ -125,7 +124,7 @@ def test_a_run_leaves_nothing_on_the_broker_but_its_settlements() -> None:
 def test_another_seed_gives_another_outcome() -> None:
     scenario, first = played()
     other, second = played("seed=7")
-    assert outcome(scenario, first)["price"] != outcome(other, second)["price"]
+    assert scenario.outcome(first)["price"] != other.outcome(second)["price"]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +133,7 @@ def test_another_seed_gives_another_outcome() -> None:
 def test_who_shares_an_aggregator_or_a_process_changes_nothing(shape: list[str]) -> None:
     scenario, end = played()
     other_scenario, other_end = played(*shape)
-    one, other = outcome(scenario, end), outcome(other_scenario, other_end)
+    one, other = scenario.outcome(end), other_scenario.outcome(other_end)
     np.testing.assert_allclose(other["price"], one["price"], rtol=1e-9)
     np.testing.assert_allclose(other["load_kw"], one["load_kw"], rtol=1e-9)
     assert set(other["homes"]) == set(one["homes"])
@@ -148,7 +147,7 @@ def test_an_unreliable_network_changes_nothing_but_how_often_is_asked(monkeypatc
     assert lossy.missing == []
     assert lossy.messages > end.messages
     np.testing.assert_array_equal(lossy.rounds[-1]["price"], end.rounds[-1]["price"])
-    assert outcome(scenario, lossy)["homes"] == outcome(scenario, end)["homes"]
+    assert scenario.outcome(lossy)["homes"] == scenario.outcome(end)["homes"]
 
 
 # --- what one home can do to the others ---

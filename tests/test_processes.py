@@ -22,7 +22,6 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from stackelgrid.testbed import in_memory, processes
-from stackelgrid.testbed.result import outcome
 from stackelgrid.testbed.scenario import Scenario, load
 
 KINDS = ["mosquitto", "embedded"]
@@ -65,7 +64,7 @@ def test_mqtt_and_memory_agree(broker_url: str, tmp_path: Path, homes_per_proces
     assert over_mqtt.conclusion["complete"]
     assert over_mqtt.conclusion["unacknowledged"] == []
     assert over_mqtt.failures == {}
-    found, expected = outcome(scenario, over_mqtt), outcome(scenario, in_one)
+    found, expected = scenario.outcome(over_mqtt), scenario.outcome(in_one)
     for key in ("price", "load_kw", "baseline_load_kw"):
         np.testing.assert_allclose(found[key], expected[key], rtol=1e-9)
     assert found["homes"].keys() == {home.id for home in scenario.everyone}
@@ -216,7 +215,7 @@ async def flood(url: str, scenario: Scenario, run: str, count: int, stop: asynci
 
 async def test_ten_thousand_messages_that_are_none_change_nothing(broker_url: str, tmp_path: Path) -> None:
     scenario = load("user_oriented", SMALL)
-    expected = outcome(scenario, in_memory.play(scenario))
+    expected = scenario.outcome(in_memory.play(scenario))
     folder = tmp_path / "flooded"
     flooded = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -240,7 +239,7 @@ async def test_ten_thousand_messages_that_are_none_change_nothing(broker_url: st
     assert sent == 10_000
     assert played.failures == {}
     assert played.settled
-    found = outcome(scenario, played)
+    found = scenario.outcome(played)
     for key in ("price", "load_kw"):
         np.testing.assert_allclose(found[key], expected[key], rtol=1e-9)
     assert sum(played.rejected.values()) > 1_000

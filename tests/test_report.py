@@ -20,6 +20,7 @@ from stackelgrid.testbed.in_memory import play
 from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.result import result
 from stackelgrid.testbed.scenario import Scenario, dump, load
+from stackelgrid.testbed.user_oriented import UserOrientedScenario
 
 CERTIFICATE = {
     "method": "A reference and a search.",
@@ -67,7 +68,7 @@ def run(slots: int = 24, homes: int = 6, **leader: Any) -> tuple[Scenario, Playe
     scenario = load("user_oriented", overrides)
     if slots != 24:
         everyone = [home(number, slots) for number in range(homes)]
-        scenario = Scenario.model_validate(
+        scenario = UserOrientedScenario.model_validate(
             scenario.model_dump(by_alias=True, exclude={"population"}) | {"slots": slots, "homes": everyone}
         )
     return scenario, play(scenario)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stackelgrid.rounds import Acknowledged, Asked, Coordinator, Gathered, Lost, Member, Round, RoundPolicy, Settled
 from stackelgrid.transport.base import Publish
-from stackelgrid.wire.codec import Link
+from stackelgrid.wire.codec import Bodies, Link
 from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
 
 
@@ -27,7 +27,7 @@ class Reply(Body):
     text: str
 
 
-LINK = Link("run-1", "c", Question, Reply, Question, slots=1)
+LINK = Link("run-1", "c", Bodies(Question, Reply, Question), slots=1)
 POLICY = RoundPolicy(deadline_s=5.0, tries=3, missing="hold", gather_s=60.0)
 
 

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stackelgrid.wire.arrays import MAX_SLOTS, Packed
-from stackelgrid.wire.codec import MAX_BYTES, BadMessageError, Link
+from stackelgrid.wire.codec import MAX_BYTES, BadMessageError, Bodies, Link
 from stackelgrid.wire.messages import Answer, Message, Presence, Receipt, Settlement, Signal
 from stackelgrid.wire.user_oriented import LoadResponse, Price
 
 SLOTS = 3
-LINK = Link("run-1", "leader", Price, LoadResponse, Price, SLOTS)
+LINK = Link("run-1", "leader", Bodies(Price, LoadResponse, Price), SLOTS)
 DOWN = {"run": "run-1", "sender": "leader"}
 UP = {"run": "run-1", "sender": "a1"}
 

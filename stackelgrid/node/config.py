@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from stackelgrid.games import Game, UnknownGameError, find
 from stackelgrid.rounds import RoundPolicy
 from stackelgrid.wire.messages import Name
 
@@ -42,7 +44,7 @@ class NodeConfig(BaseModel):
 
     run: Name
     name: Name
-    game: Literal["user_oriented"]
+    game: str
     slots: Annotated[int, Field(ge=1, le=1000)]
     broker: str = "mqtt://127.0.0.1:1883"
 
@@ -51,17 +53,26 @@ class ConfigError(Exception):
     """A configuration file that cannot be used; the message names file, key, value and mend."""
 
 
-Config = TypeVar("Config", bound=BaseModel)
+class _Played(BaseModel):
+    game: str
 
 
-def load(path: Path, model: type[Config]) -> Config:
-    """Read and check a configuration file; files it names are relative to its own folder. Raises `ConfigError`."""
+Config = TypeVar("Config", bound=NodeConfig)
+
+
+def load(path: Path, of_game: Callable[[Game], type[Config]]) -> Config:
+    """Read and check a configuration file, by the model that `of_game` has for the game it names.
+
+    Files it names are relative to its own folder. Raises `ConfigError`.
+    """
     try:
         text = path.read_text()
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); name an existing file with --config") from None
     try:
-        config = model.model_validate_json(text)
+        config = of_game(find(_Played.model_validate_json(text).game)).model_validate_json(text)
+    except UnknownGameError as error:
+        raise ConfigError(f"{path}: game: {error}") from None
     except ValidationError as error:
         raise ConfigError(explain(str(path), error)) from None
     files = {name: path.parent / value for name, value in config if isinstance(value, Path)}

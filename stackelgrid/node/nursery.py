@@ -1,8 +1,9 @@
 """Many node processes of one kind for the price of one import.
 
-`python -m stackelgrid.node.nursery emc_node` imports the package once and forks a process per line of its standard
-input, `{"config": FILE, "log": FILE}`. It says on standard output, one JSON object a line, which process started and
-how each ended. When its input ends, it stops what is left and goes: no node outlives the one who launched it.
+`python -m stackelgrid.node.nursery emc_node user_oriented` imports the package, and its part of the game, once and
+forks a process per line of its standard input, `{"config": FILE, "log": FILE}`. It says on standard output, one JSON
+object a line, which process started and how each ended. When its input ends, it stops what is left and goes: no node
+outlives the one who launched it.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from stackelgrid.games import find
+
 _GRACE_S = 5.0
 """How long a node may take to leave in good order before it is killed."""
 _PR_SET_PDEATHSIG = 1
 
 
-def main(package: str) -> int:
+def main(package: str, game: str) -> int:
     """Serve until standard input ends."""
     node_main: Callable[[list[str]], int] = importlib.import_module(f"{package}.__main__").main
+    importlib.import_module(f"{package}.config").of_game(find(game))
     gc.collect()
     gc.freeze()  # what is shared now stays shared: no collection writes to it in the children
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
@@ -115,4 +119,4 @@ def _stop(children: dict[int, str]) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

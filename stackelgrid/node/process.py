@@ -19,7 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from stackelgrid.node.config import Config, ConfigError, NodeConfig, load
+from stackelgrid.games import Game
+from stackelgrid.node.config import Config, ConfigError, load
 from stackelgrid.node.log import set_up
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.transport.base import BrokerUnreachableError, Node
@@ -38,7 +39,12 @@ class MailedNode(Node, Protocol):
         """Where bad messages are counted."""
 
 
-def main(kind: str, model: type[Config], build: Callable[[Config], MailedNode], arguments: list[str] | None) -> int:
+def main(
+    kind: str,
+    of_game: Callable[[Game], type[Config]],
+    build: Callable[[Config], MailedNode],
+    arguments: list[str] | None,
+) -> int:
     """The command line of one node; returns the exit code."""
     parser = argparse.ArgumentParser(prog=kind, description=f"One {kind.replace('-', ' ')} of a Stackelgrid run.")
     parser.add_argument("--config", type=Path, required=True, help="the node's configuration, a JSON file")
@@ -46,8 +52,7 @@ def main(kind: str, model: type[Config], build: Callable[[Config], MailedNode], 
     parser.add_argument("--log", choices=["json", "console"], default="console", help="form of the log on stderr")
     options = parser.parse_args(arguments)
     try:
-        config = load(options.config, model)
-        assert isinstance(config, NodeConfig)
+        config = load(options.config, of_game)
         node = build(config)
         transport = MqttTransport(options.broker or config.broker)
     except (ConfigError, ValueError) as error:

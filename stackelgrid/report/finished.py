@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from leader_node.config import UtilitySettings
+from leader_node.user_oriented import UtilitySettings
 from stackelgrid.node.config import explain
 from stackelgrid.wire.arrays import Finite, Vector
 

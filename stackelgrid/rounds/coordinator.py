@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from stackelgrid.rounds.strategy import Said
 from stackelgrid.transport.base import Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
@@ -35,14 +36,14 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A finished round: what each member answered, and who did not.
+    """A finished round: what each member answered to `body`, and who did not.
 
     `answers` holds fresh and held answers in the order of the members; `held` and `excluded` name the missing by what
     was done about them; `again` counts the members asked again.
     """
 
     number: int
-    body: Body
+    body: Said
     answers: dict[str, Body]
     held: tuple[str, ...]
     excluded: tuple[str, ...]
@@ -78,7 +79,7 @@ Verdict = Callable[[str, Body], str | None]
 @dataclass
 class _Asking:
     number: int
-    body: Body
+    body: Said
     opened_at: float
     deadline: float
     tries: int = 1
@@ -88,7 +89,10 @@ class _Asking:
 
 @dataclass
 class _Settling:
-    message: Settlement[Body]
+    round: int
+    settled: bool
+    complete: bool
+    body: Said
     deadline: float
     tries: int = 1
     receipts: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -130,36 +134,29 @@ class Coordinator:
     def start(self, now: float) -> list[Step]:
         """Connected: gather the members; after a reconnect, say again what is current."""
         if self._settling is not None:
-            return [self._publish(self._settling.message, qos=1)]
+            return self._settlements(self._settling)
         if self._asking is not None:
-            return [self._publish(self._signal(self._asking, again=[]))]
+            return self._signals(self._asking, again=[])
         if self._rounds == 0 and self._gathering_until is None:
             self._gathering_until = now + self.policy.gather_s
         return []
 
-    def ask(self, body: Body, now: float) -> list[Step]:
+    def ask(self, body: Said, now: float) -> list[Step]:
         """Open the next round."""
         self._rounds += 1
         self._asking = _Asking(self._rounds, body, now, now + self.policy.deadline_s)
-        return [self._publish(self._signal(self._asking, again=[]))]
+        return self._signals(self._asking, again=[])
 
-    def settle(self, body: Body, *, settled: bool, complete: bool, now: float) -> list[Step]:
+    def settle(self, body: Said, *, settled: bool, complete: bool, now: float) -> list[Step]:
         """Make the last word known and collect receipts."""
-        message = Settlement(
-            run=self.link.run,
-            sender=self.link.coordinator,
-            round=max(self._rounds, 1),
-            settled=settled,
-            complete=complete,
-            body=body,
-        )
         self._asking = None
-        self._settling = _Settling(message, now + self.policy.deadline_s)
-        return [self._publish(message, qos=1), *self._acknowledged_if_all()]
+        self._settling = _Settling(max(self._rounds, 1), settled, complete, body, now + self.policy.deadline_s)
+        return [*self._settlements(self._settling), *self._acknowledged_if_all()]
 
     def leave(self) -> list[Step]:
-        """Clear the retained signal: this conversation is over. The settlement stays for those who were away."""
-        return [Publish(f"{self.link.root}/signal", b"", qos=1, retain=True)]
+        """Clear the retained signals: this conversation is over. The settlement stays for those who were away."""
+        topics = dict.fromkeys(self.link.to_member("signal", member) for member in self.members)
+        return [Publish(topic, b"", qos=1, retain=True) for topic in topics]
 
     def receive(self, message: Message, now: float) -> list[Step]:
         """A message of a member; one from a node that is not a member is counted as stale."""
@@ -209,7 +206,7 @@ class Coordinator:
             return self._gathered_if_all()
         if back and self._asking is not None and presence.sender not in self._asking.answers:
             # It finds the signal retained; said again in case that was lost.
-            return [self._publish(self._signal(self._asking, again=[presence.sender]))]
+            return self._signals(self._asking, again=[presence.sender])
         return []
 
     def _gathered_if_all(self) -> list[Step]:
@@ -222,10 +219,13 @@ class Coordinator:
 
     # --- a round ---
 
-    def _signal(self, asking: _Asking, again: list[str]) -> Signal[Body]:
-        return Signal(
-            run=self.link.run, sender=self.link.coordinator, round=asking.number, again=again, body=asking.body
-        )
+    def _signals(self, asking: _Asking, again: list[str]) -> list[Step]:
+        """To all, naming those asked `again`; on an addressed link to these alone, if there are any."""
+
+        def signal(body: Body) -> Signal[Body]:
+            return Signal(run=self.link.run, sender=self.link.coordinator, round=asking.number, again=again, body=body)
+
+        return self._publish(signal, asking.body, again or self.members, qos=0)
 
     def _on_answer(self, answer: Answer[Body], now: float) -> list[Step]:
         asking = self._asking
@@ -262,7 +262,7 @@ class Coordinator:
             asking.tries += 1
             asking.again += len(missing)
             asking.deadline = now + self.policy.deadline_s
-            return [self._publish(self._signal(asking, again=missing))]
+            return self._signals(asking, again=missing)
         if self.policy.missing == "fail" or not (asking.answers or self._latest):
             self._asking = None
             return [Lost(tuple(missing), asking.number)]
@@ -284,8 +284,21 @@ class Coordinator:
 
     # --- the settlement ---
 
+    def _settlements(self, settling: _Settling) -> list[Step]:
+        def settlement(body: Body) -> Settlement[Body]:
+            return Settlement(
+                run=self.link.run,
+                sender=self.link.coordinator,
+                round=settling.round,
+                settled=settling.settled,
+                complete=settling.complete,
+                body=body,
+            )
+
+        return self._publish(settlement, settling.body, self.members, qos=1)
+
     def _on_receipt(self, receipt: Receipt) -> list[Step]:
-        if self._settling is None or receipt.round != self._settling.message.round:
+        if self._settling is None or receipt.round != self._settling.round:
             self.stale += 1
             return []
         self._settling.receipts[receipt.sender] = tuple(receipt.missing)
@@ -301,7 +314,7 @@ class Coordinator:
         if settling.tries < self.policy.tries:
             settling.tries += 1
             settling.deadline = now + self.policy.deadline_s
-            return [self._publish(settling.message, qos=1)]
+            return self._settlements(settling)
         return self._acknowledged()
 
     def _acknowledged(self) -> list[Step]:
@@ -311,5 +324,15 @@ class Coordinator:
         below = [name for names in settling.receipts.values() for name in names]
         return [Acknowledged((*untold, *below))]
 
-    def _publish(self, message: Message, *, qos: int = 0) -> Publish:
-        return Publish(self.link.topic(message), self.link.write(message), qos=qos, retain=True)
+    def _publish(
+        self, message: Callable[[Body], Message], said: Said, members: Sequence[str], *, qos: int
+    ) -> list[Step]:
+        """What is said, as one message to all or as one to each of `members`."""
+        if isinstance(said, Body):
+            one = message(said)
+            return [Publish(self.link.topic(one), self.link.write(one), qos=qos, retain=True)]
+        return [
+            Publish(self.link.topic(one, member), self.link.write(one), qos=qos, retain=True)
+            for member in members
+            if (one := message(said[member]))
+        ]

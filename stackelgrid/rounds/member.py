@@ -49,7 +49,7 @@ class Member:
     @property
     def subscriptions(self) -> tuple[str, ...]:
         """The topics a member listens to."""
-        return self.link.from_coordinator()
+        return self.link.from_coordinator(self.name)
 
     @property
     def last_will(self) -> Publish:

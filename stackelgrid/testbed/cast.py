@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import aggregator_node.config
+import emc_node.config
+import leader_node.config
 from aggregator_node.config import AggregatorConfig
 from emc_node.config import EmcConfig
 from leader_node.config import LeaderConfig
+from stackelgrid.games import find
 from stackelgrid.node.config import Members
 from stackelgrid.testbed.scenario import Scenario
 
@@ -17,9 +23,9 @@ LEADER = "leader"
 class Cast:
     """The nodes of a run."""
 
-    leader: LeaderConfig
-    aggregators: list[AggregatorConfig]
-    homes: list[EmcConfig]
+    leader: LeaderConfig[Any]
+    aggregators: list[AggregatorConfig[Any]]
+    homes: list[EmcConfig[Any]]
 
     @property
     def processes(self) -> int:
@@ -29,40 +35,52 @@ class Cast:
 
 def cast(scenario: Scenario, run: str, broker: str = "", *, written: bool = False) -> Cast:
     """One configuration per node. When they are `written` to files, nodes leave beside these what the desk gathers."""
+    game = find(scenario.game)
+    leader_config, aggregator_config, emc_config = (
+        room.config.of_game(game) for room in (leader_node, aggregator_node, emc_node)
+    )
     common = {"run": run, "game": scenario.game, "slots": scenario.slots, "broker": broker}
-    aggregators, homes = [], []
+    aggregators: list[AggregatorConfig[Any]] = []
+    homes: list[EmcConfig[Any]] = []
     for aggregator, processes in scenario.households().items():
-        members = []
+        members: dict[str, list[Any]] = {}
         for number, households in enumerate(processes, start=1):
             name = households[0].id if scenario.homes_per_process == 1 else f"{aggregator}-p{number}"
-            members.append(Members(name=name, homes=len(households)))
+            members[name] = households
             homes.append(
-                EmcConfig.model_validate(
-                    {
-                        **common,
-                        "name": name,
-                        "aggregator": aggregator,
-                        "homes": households,
-                        "schedule_file": f"{name}.schedule.json" if written else None,
-                    }
+                emc_config(
+                    **common,
+                    name=name,
+                    aggregator=aggregator,
+                    homes=households,
+                    schedule_file=Path(f"{name}.schedule.json") if written else None,
                 )
             )
         aggregators.append(
-            AggregatorConfig.model_validate(
-                {**common, "name": aggregator, "leader": LEADER, "members": members, "rounds": scenario.rounds}
+            aggregator_config(
+                **common,
+                name=aggregator,
+                leader=LEADER,
+                settings=scenario.aggregator_settings(aggregator, members),
+                members=[Members(name=name, homes=len(households)) for name, households in members.items()],
+                rounds=scenario.rounds,
+                account_file=Path(f"{aggregator}.account.json") if written else None,
             )
         )
-    # An aggregator may use up all its tries before it answers: the leader waits longer than that.
-    patient = scenario.rounds.model_copy(update={"tries": 2 * scenario.rounds.tries + 1})
-    leader = LeaderConfig.model_validate(
-        {
-            **common,
-            "name": LEADER,
-            "utility": scenario.leader,
-            "members": [Members(name=a.name, homes=sum(member.homes for member in a.members)) for a in aggregators],
-            "rounds": patient.model_copy(update={"gather_s": scenario.rounds.gather_s + scenario.rounds.deadline_s}),
-            "journal_file": "../rounds.jsonl" if written else None,
-            "conclusion_file": "leader.conclusion.json" if written else None,
+    # An aggregator may use up all its tries, and more in an inner game, before it answers: the leader waits longer.
+    patient = scenario.rounds.model_copy(
+        update={
+            "tries": 2 * scenario.rounds.tries + scenario.inner_rounds,
+            "gather_s": scenario.rounds.gather_s + scenario.rounds.deadline_s,
         }
+    )
+    leader = leader_config(
+        **common,
+        name=LEADER,
+        utility=scenario.leader,
+        members=[Members(name=a.name, homes=sum(member.homes for member in a.members)) for a in aggregators],
+        rounds=patient,
+        journal_file=Path("../rounds.jsonl") if written else None,
+        conclusion_file=Path("leader.conclusion.json") if written else None,
     )
     return Cast(leader, aggregators, homes)

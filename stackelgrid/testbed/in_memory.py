@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import aggregator_node.config
@@ -22,17 +23,16 @@ def play(scenario: Scenario, watch: Callable[[dict[str, Any]], None] = lambda re
     began = time.perf_counter()
     everyone = cast(scenario, run="memory")
     played = Played("memory", "none", 1)
-    below: list[dict[str, Any]] = []
 
-    def journal(record: Any) -> None:
+    def journal(record: Mapping[str, Any]) -> None:
         played.rounds.append(dict(record))
         watch(played.rounds[-1])
 
     nodes: list[Any] = [leader_node.config.assemble(everyone.leader, journal, played.conclusion.update)]
-    nodes += [
-        aggregator_node.config.assemble(config, lambda record: below.append(dict(record)))
-        for config in everyone.aggregators
-    ]
+    for config in everyone.aggregators:
+        account: dict[str, Any] = played.aggregators.setdefault(config.name, {})
+        below = partial(_add_to, played.below, config.name)
+        nodes.append(aggregator_node.config.assemble(config, below, account.update))
     nodes += [emc_node.config.assemble(config, played.homes.update) for config in everyone.homes]
     try:
         carried = MemoryTransport(scenario.seed).run(nodes)
@@ -47,6 +47,10 @@ def play(scenario: Scenario, watch: Callable[[dict[str, Any]], None] = lambda re
     played.bytes = sum(traffic.sent_bytes for traffic in carried.traffic.values())
     played.failures = {name: repr(error) for name, error in carried.crashed.items()}
     played.rejected = dict(sum((node.mailbox.rejected for node in nodes), Counter()))
-    played.missing = missing_in(played.rounds, below)
+    played.missing = missing_in(played.rounds, played.below)
     played.elapsed_s = time.perf_counter() - began
     return played
+
+
+def _add_to(below: list[dict[str, Any]], aggregator: str, record: Mapping[str, Any]) -> None:
+    below.append({"aggregator": aggregator, **record})

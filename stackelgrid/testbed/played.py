@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,15 +11,18 @@ from typing import Any
 class Played:
     """A run that has ended.
 
-    `rounds` is the leader's journal, `conclusion` how the leader ended ({} when it did not), `homes` each home's
-    settled schedule, `missing` who was held or excluded when, `failures` nodes that died, by name.
+    `rounds` is the leader's journal, `below` the aggregators' (each record with its `aggregator`), `conclusion` how the
+    leader ended ({} when it did not), `aggregators` what each made of the settlement, `homes` each home's settled
+    schedule, `missing` who was held or excluded when, `failures` nodes that died, by name.
     """
 
     transport: str
     broker: str
     processes: int
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    below: list[dict[str, Any]] = field(default_factory=list)
     conclusion: dict[str, Any] = field(default_factory=dict)
+    aggregators: dict[str, dict[str, Any]] = field(default_factory=dict)
     homes: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
@@ -37,6 +41,11 @@ class Played:
     def lost(self) -> bool:
         """Whether the run ended because a node or the broker was lost for good."""
         return not self.interrupted and (not self.conclusion or bool(self.conclusion.get("lost")))
+
+    @property
+    def inner_rounds(self) -> int:
+        """The rounds that aggregators played with their homes, of the aggregator that played most."""
+        return max(Counter(record["aggregator"] for record in self.below).values(), default=0)
 
 
 def missing_in(leader_rounds: list[dict[str, Any]], below: list[dict[str, Any]]) -> list[dict[str, Any]]:

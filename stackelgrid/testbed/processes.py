@@ -23,7 +23,7 @@ from stackelgrid.testbed.played import Played, missing_in
 from stackelgrid.testbed.scenario import Scenario
 from stackelgrid.transport.base import Action, Finish, Publish
 from stackelgrid.transport.mqtt import MqttTransport
-from stackelgrid.wire.codec import Link
+from stackelgrid.wire.codec import Bodies, Link
 from stackelgrid.wire.messages import Body
 
 _FAREWELL_S = 5.0
@@ -55,7 +55,7 @@ def play(
         url, kind = _broker(broker_kind, logs, stack)
         everyone = cast(scenario, run, url, written=True)
         played = Played("mqtt", kind, everyone.processes)
-        supervisor = _Supervisor(nodes, logs, url, _last_wills(everyone), played)
+        supervisor = _Supervisor(scenario.game, nodes, logs, url, _last_wills(everyone), played)
         stack.callback(supervisor.stop)
         journal = _Journal(folder / "rounds.jsonl", played, watch)
         try:
@@ -108,8 +108,8 @@ def _last_wills(everyone: Cast) -> dict[str, Publish]:
     """What says of each member that it is gone."""
     members = [(config.name, config.aggregator) for config in everyone.homes]
     members += [(config.name, config.leader) for config in everyone.aggregators]
-    run, slots = everyone.leader.run, everyone.leader.slots
-    return {name: Member(name, Link(run, above, Body, Body, Body, slots)).last_will for name, above in members}
+    run, slots, any_body = everyone.leader.run, everyone.leader.slots, Bodies(Body, Body, Body)
+    return {name: Member(name, Link(run, above, any_body, slots)).last_will for name, above in members}
 
 
 class _Journal:
@@ -136,7 +136,10 @@ class _Journal:
 class _Supervisor:
     """The node processes: started in nurseries, a node that dies is reported and not waited for."""
 
-    def __init__(self, nodes: Path, logs: Path, url: str, last_wills: dict[str, Publish], played: Played) -> None:
+    def __init__(
+        self, game: str, nodes: Path, logs: Path, url: str, last_wills: dict[str, Publish], played: Played
+    ) -> None:
+        self._game = game
         self._nodes, self._logs, self._url, self._played = nodes, logs, url, played
         self._last_wills = last_wills
         self._nurseries: dict[subprocess.Popen[bytes], set[str]] = {}
@@ -153,7 +156,7 @@ class _Supervisor:
             orders.append(json.dumps({"config": str(path), "log": str(self._logs / f"{config.name}.jsonl")}))
         with (self._logs / f"{package}.nursery.log").open("wb") as log:
             nursery = subprocess.Popen(
-                [sys.executable, "-m", "stackelgrid.node.nursery", package],
+                [sys.executable, "-m", "stackelgrid.node.nursery", package, self._game],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -232,13 +235,16 @@ class _Supervisor:
 
 
 def _gather(played: Played, nodes: Path, logs: Path, aggregators: list[str]) -> None:
-    """Collect what the nodes left: the leader's conclusion, the homes' schedules, counts, who was missing."""
+    """Collect what the nodes left: conclusion, accounts, schedules, counts, who was missing."""
     conclusion = nodes / "leader.conclusion.json"
     if conclusion.exists():
         played.conclusion = json.loads(conclusion.read_text())
     for path in sorted(nodes.glob("*.schedule.json")):
         played.homes.update(json.loads(path.read_text()))
-    below: list[dict[str, Any]] = []
+    for name in aggregators:
+        account = nodes / f"{name}.account.json"
+        if account.exists():
+            played.aggregators[name] = json.loads(account.read_text())
     rejected: Counter[str] = Counter()
     for path in sorted(logs.glob("*.jsonl")):
         for entry in _entries(path):
@@ -247,9 +253,9 @@ def _gather(played: Played, nodes: Path, logs: Path, aggregators: list[str]) -> 
                 played.bytes += entry["bytes"]
                 rejected.update(entry["rejected"])
             elif entry.get("event") == "round" and path.stem in aggregators:
-                below.append(entry)
+                played.below.append({"aggregator": path.stem, **entry})
     played.rejected = dict(rejected)
-    played.missing = missing_in(played.rounds, below)
+    played.missing = missing_in(played.rounds, played.below)
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

@@ -6,17 +6,18 @@ import re
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from emc_node.home import Home
-from emc_node.program import InfeasibleHomeError
-from emc_node.user_oriented import HomeProblem
-from leader_node.config import UtilitySettings
+from aggregator_node.settings import AggregatorSettings
+from leader_node.settings import LeaderSettings
+from stackelgrid.games import UnknownGameError, find, part
 from stackelgrid.node.config import ConfigError, Rounds, explain
-from stackelgrid.testbed.population import Population
+
+if TYPE_CHECKING:
+    from stackelgrid.testbed.played import Played
 
 
 class ScenarioError(ConfigError):
@@ -24,65 +25,77 @@ class ScenarioError(ConfigError):
 
 
 class Scenario(BaseModel):
-    """A user-oriented pricing game, ready to run.
+    """Base of a game's scenario: what all games have in common, and what a game has to say.
 
-    Either `population` or `homes` says who lives there. `aggregators` share the homes in turn; `homes_per_process`
-    homes share a process and its connection, and answer in one message.
+    `aggregators` share the homes in turn; `homes_per_process` homes share a process and its connection, and answer in
+    one message. `inner_rounds` is how many rounds an aggregator may play with its homes before it answers its leader.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ignored_types=(cached_property,))
 
+    inner_rounds: ClassVar[int] = 1
+
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
-    game: Literal["user_oriented"]
+    game: str
     title: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     money: str = "cents"
     slots: Annotated[int, Field(ge=1, le=1000)] = 24
-    leader: UtilitySettings
+    leader: LeaderSettings
     aggregators: Annotated[int, Field(ge=1, le=10_000)] = 1
     homes_per_process: Annotated[int, Field(ge=1, le=100_000)] = 1
     rounds: Rounds = Rounds()
-    population: Population | None = None
-    homes: list[Home] | None = None
     calibrated: dict[str, str] = {}
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if (self.population is None) == (self.homes is None):
-            raise ValueError("give either population or homes, not both and not neither")
-        price = self.leader.wholesale_price
-        if isinstance(price, list) and len(price) != self.slots:
-            raise ValueError(f"leader.wholesale_price has {len(price)} numbers, the horizon has {self.slots} slots")
+    @classmethod
+    def prepare(cls, raw: dict[str, Any], folder: Path) -> None:
+        """Complete the content of a file in `folder` before it is checked."""
+
+    @cached_property
+    def everyone(self) -> list[Any]:
+        """Every home of the scenario, drawn or listed. Raises `ValueError`."""
+        raise NotImplementedError
+
+    def verify(self) -> None:
+        """Raises `ValueError` with key, value and mend for what each part for itself could not know to be wrong."""
+        try:
+            self.leader.fits(self.slots)
+        except ValueError as error:
+            raise ValueError(f"leader.{error}") from None
         seen: set[str] = set()
-        for number, home in enumerate(self.homes or []):
+        for number, home in enumerate(self.everyone):
             if home.id in seen:
                 raise ValueError(f"homes.{number}.id: {home.id!r} is there twice; give each home its own id")
             seen.add(home.id)
             if re.fullmatch(r"leader|a\d+(-p\d+)?", home.id):
                 raise ValueError(f"homes.{number}.id: {home.id!r} is a name of other nodes; give the home another id")
-            if home.horizon != self.slots:
-                raise ValueError(f"homes.{number}.horizon is {home.horizon}, slots is {self.slots}; make them equal")
-        count = len(self.homes) if self.homes is not None else self.population.homes if self.population else 0
-        if count < self.aggregators:
-            raise ValueError(f"aggregators: {self.aggregators} for {count} homes; there must be a home for each")
-        return self
+        if len(seen) < self.aggregators:
+            raise ValueError(f"aggregators: {self.aggregators} for {len(seen)} homes; there must be a home for each")
 
-    @cached_property
-    def everyone(self) -> list[Home]:
-        """Every home of the scenario, drawn or listed."""
-        if self.homes is not None:
-            return list(self.homes)
-        assert self.population is not None
-        return self.population.draw(self.seed, self.leader.baseline_price, self.slots)
-
-    def households(self) -> dict[str, list[list[Home]]]:
+    def households(self) -> dict[str, list[list[Any]]]:
         """The homes by aggregator and process."""
-        share: dict[str, list[list[Home]]] = {}
+        share: dict[str, list[list[Any]]] = {}
         for number in range(self.aggregators):
             mine = self.everyone[number :: self.aggregators]
             size = self.homes_per_process
             share[f"a{number + 1}"] = [mine[start : start + size] for start in range(0, len(mine), size)]
         return share
+
+    def aggregator_settings(self, name: str, members: dict[str, list[Any]]) -> AggregatorSettings:
+        """What the aggregator `name` is told of the game; `members` are the homes behind each of its EMC processes."""
+        raise NotImplementedError
+
+    def beside(self, folder: Path) -> Self:
+        """The same scenario with the data files it names copied into `folder`."""
+        return self
+
+    def outcome(self, played: Played) -> dict[str, Any]:
+        """`outcome` of result.json, of a run in which at least one round was finished."""
+        raise NotImplementedError
+
+    def certificate(self, outcome: dict[str, Any], samples: int) -> dict[str, Any]:
+        """How far a complete outcome is from an equilibrium; see `stackelgrid.certify`. Raises `CertificateError`."""
+        raise NotImplementedError
 
 
 def shipped() -> dict[str, Path]:
@@ -111,16 +124,17 @@ def load(source: str, overrides: list[str] | None = None, seed: int | None = Non
         _override(raw, override)
     if seed is not None:
         raw["seed"] = seed
-    _anchor(raw, path.parent)
-    _share_horizon(raw)
     try:
-        scenario = Scenario.model_validate(raw)
+        model: type[Scenario] = part(find(str(raw.get("game"))).scenario)
+    except UnknownGameError as error:
+        raise ScenarioError(f"{path}: game: {error}") from None
+    model.prepare(raw, path.parent)
+    try:
+        scenario = model.model_validate(raw)
+        scenario.verify()
     except ValidationError as error:
         raise ScenarioError(explain(str(path), error)) from None
-    try:
-        for home in scenario.everyone:
-            HomeProblem(home)
-    except (InfeasibleHomeError, ValueError) as error:
+    except ValueError as error:
         raise ScenarioError(f"{path}: {error}") from None
     return scenario
 
@@ -161,21 +175,6 @@ def _item(place: list[Any], key: str, override: str) -> Any:
     if not key.isdigit() or int(key) >= len(place):
         raise ScenarioError(f"--set {override}: {key} is no index of a list of {len(place)}; they count from 0")
     return place[int(key)]
-
-
-def _anchor(raw: dict[str, Any], folder: Path) -> None:
-    """Make the path of the profiles independent of where the command is run."""
-    population = raw.get("population")
-    if isinstance(population, dict) and isinstance(population.get("profiles"), str):
-        population["profiles"] = str((folder / population["profiles"]).resolve())
-
-
-def _share_horizon(raw: dict[str, Any]) -> None:
-    """A home in a scenario lives over the scenario's slots; only a home file of its own has to say so."""
-    homes = raw.get("homes")
-    for home in homes if isinstance(homes, list) else []:
-        if isinstance(home, dict):
-            home.setdefault("horizon", raw.get("slots", Scenario.model_fields["slots"].default))
 
 
 def dump(scenario: Scenario) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -35,15 +34,8 @@ def create(out: Path | None, name: str) -> Path:
 
 
 def write_scenario(folder: Path, scenario: Scenario) -> None:
-    """scenario.yaml: as run, overrides and seed included; the profiles it draws on, with their notice, beside it."""
-    if scenario.population is not None:
-        profiles = scenario.population.profiles
-        for path in (profiles, profiles.with_suffix(".LICENSE.md")):
-            if path.exists():
-                shutil.copy(path, folder / path.name)
-        beside = scenario.population.model_copy(update={"profiles": Path(profiles.name)})
-        scenario = scenario.model_copy(update={"population": beside})
-    (folder / "scenario.yaml").write_text(dump(scenario))
+    """scenario.yaml: as run, overrides and seed included; the data it draws on, with its notice, beside it."""
+    (folder / "scenario.yaml").write_text(dump(scenario.beside(folder)))
 
 
 def write_rounds(folder: Path, played: Played) -> None:

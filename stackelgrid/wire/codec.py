@@ -1,7 +1,9 @@
 """Between messages and bytes, and which topic carries what.
 
-    stackelgrid/RUN/COORDINATOR/signal               a coordinator asks; retained
+    stackelgrid/RUN/COORDINATOR/signal               a coordinator asks all its members; retained
     stackelgrid/RUN/COORDINATOR/settlement           its last word; retained
+    stackelgrid/RUN/COORDINATOR/MEMBER/signal        the same where each member is asked something of its own,
+    stackelgrid/RUN/COORDINATOR/MEMBER/settlement    on an addressed link; retained
     stackelgrid/RUN/COORDINATOR/MEMBER/answer        a member answers
     stackelgrid/RUN/COORDINATOR/MEMBER/receipt       a member has the settlement
     stackelgrid/RUN/COORDINATOR/MEMBER/presence      a member is there, or gone; retained, last will
@@ -34,14 +36,25 @@ class BadMessageError(Exception):
 
 
 @dataclass(frozen=True)
+class Bodies:
+    """What a game puts into a conversation's messages.
+
+    On an `addressed` link each member has a signal and a settlement of its own that no other member hears.
+    """
+
+    signal: type[Body]
+    answer: type[Body]
+    settlement: type[Body]
+    addressed: bool = False
+
+
+@dataclass(frozen=True)
 class Link:
     """One coordinator's conversation with its members: who talks, in which run, the game's bodies and horizon."""
 
     run: str
     coordinator: str
-    signal: type[Body]
-    answer: type[Body]
-    settlement: type[Body]
+    bodies: Bodies
     slots: int
 
     @cached_property
@@ -49,15 +62,19 @@ class Link:
         """Where the conversation's topics begin."""
         return f"{ROOT}/{self.run}/{self.coordinator}"
 
-    def topic(self, message: Message) -> str:
-        """The topic that carries `message`."""
+    def topic(self, message: Message, member: str | None = None) -> str:
+        """The topic that carries `message`; of a coordinator's on an addressed link, to `member`."""
         if isinstance(message, Signal | Settlement):
-            return f"{self.root}/{message.purpose}"
+            return self.to_member(message.purpose, member)
         return f"{self.root}/{message.sender}/{message.purpose}"
 
-    def from_coordinator(self) -> tuple[str, ...]:
-        """What a member subscribes to."""
-        return tuple(f"{self.root}/{purpose}" for purpose in ("signal", "settlement"))
+    def to_member(self, purpose: str, member: str | None) -> str:
+        """Where `member` hears its coordinator's signals or settlement."""
+        return f"{self.root}/{member}/{purpose}" if self.bodies.addressed else f"{self.root}/{purpose}"
+
+    def from_coordinator(self, member: str) -> tuple[str, ...]:
+        """What `member` subscribes to."""
+        return tuple(self.to_member(purpose, member) for purpose in ("signal", "settlement"))
 
     def from_members(self) -> tuple[str, ...]:
         """What a coordinator subscribes to."""
@@ -87,7 +104,7 @@ class Link:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(step) for step in first["loc"]) or "payload"
             raise BadMessageError("malformed", f"{topic}: {where}: {first['msg']}") from None
-        sender = parts[3] if len(parts) == 5 else self.coordinator
+        sender = parts[3] if isinstance(message, Answer | Receipt | Presence) else self.coordinator
         body = getattr(message, "body", None)
         if body is not None and body.slots not in (None, self.slots):
             raise BadMessageError("malformed", f"{topic}: body is for {body.slots} slots, the run has {self.slots}")
@@ -101,10 +118,11 @@ class Link:
 
         Kept, because pydantic forgets a parametrised class that nobody holds and builds it anew, in milliseconds.
         """
+        down = 5 if self.bodies.addressed else 4
         return {
-            ("signal", 4): Signal[self.signal],  # type: ignore[name-defined]
-            ("settlement", 4): Settlement[self.settlement],  # type: ignore[name-defined]
-            ("answer", 5): Answer[self.answer],  # type: ignore[name-defined]
+            ("signal", down): Signal[self.bodies.signal],  # type: ignore[name-defined]
+            ("settlement", down): Settlement[self.bodies.settlement],  # type: ignore[name-defined]
+            ("answer", 5): Answer[self.bodies.answer],  # type: ignore[name-defined]
             ("receipt", 5): Receipt,
             ("presence", 5): Presence,
         }

@@ -1,0 +1,114 @@
+"""A scenario of the user-oriented pricing game, and what comes out of it."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import model_validator
+
+from aggregator_node.user_oriented import AggregatorSettings
+from emc_node.home import Home
+from emc_node.user_oriented import HomeProblem
+from leader_node.user_oriented import UtilitySettings
+from stackelgrid.testbed.played import Played
+from stackelgrid.testbed.population import Population
+from stackelgrid.testbed.scenario import Scenario
+
+
+class UserOrientedScenario(Scenario):
+    """A user-oriented pricing game, ready to run. Either `population` or `homes` says who lives there."""
+
+    game: Literal["user_oriented"]
+    leader: UtilitySettings
+    population: Population | None = None
+    homes: list[Home] | None = None
+
+    @classmethod
+    def prepare(cls, raw: dict[str, Any], folder: Path) -> None:
+        """Profiles are found from wherever the command is run; homes live over the scenario's slots."""
+        population = raw.get("population")
+        if isinstance(population, dict) and isinstance(population.get("profiles"), str):
+            population["profiles"] = str((folder / population["profiles"]).resolve())
+        homes = raw.get("homes")
+        for home in homes if isinstance(homes, list) else []:
+            if isinstance(home, dict):
+                home.setdefault("horizon", raw.get("slots", cls.model_fields["slots"].default))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.population is None) == (self.homes is None):
+            raise ValueError("give either population or homes, not both and not neither")
+        for number, home in enumerate(self.homes or []):
+            if home.horizon != self.slots:
+                raise ValueError(f"homes.{number}.horizon is {home.horizon}, slots is {self.slots}; make them equal")
+        return self
+
+    @cached_property
+    def everyone(self) -> list[Home]:
+        """Every home of the scenario, drawn or listed."""
+        if self.homes is not None:
+            return list(self.homes)
+        assert self.population is not None
+        return self.population.draw(self.seed, self.leader.baseline_price, self.slots)
+
+    def verify(self) -> None:
+        """Besides what holds for all games: every home can live within its limits."""
+        super().verify()
+        for home in self.everyone:
+            HomeProblem(home)
+
+    def aggregator_settings(self, name: str, members: dict[str, list[Home]]) -> AggregatorSettings:
+        """Aggregators are told nothing."""
+        return AggregatorSettings()
+
+    def beside(self, folder: Path) -> Self:
+        """With the profiles, and their notice, copied into `folder`."""
+        if self.population is None:
+            return self
+        profiles = self.population.profiles
+        for path in (profiles, profiles.with_suffix(".LICENSE.md")):
+            if path.exists():
+                shutil.copy(path, folder / path.name)
+        return self.model_copy(
+            update={"population": self.population.model_copy(update={"profiles": Path(profiles.name)})}
+        )
+
+    def outcome(self, played: Played) -> dict[str, Any]:
+        """The user-oriented pricing game's outcome.
+
+        Prices in money per kWh, loads in kW, one number per slot. `deviation` is sum (L_t - mean L)^2, kW^2;
+        `leader_utility` equation (7); `system_utility` adds what the homes get: satisfaction less wear less bill. A
+        home's `baseline_bill` is what it would pay at the flat price, worked out on the desk.
+        """
+        first, last = played.rounds[0], played.rounds[-1]
+        price, load, baseline = (np.array(x) for x in (last["price"], last["load_kw"], first["load_kw"]))
+        flat = np.full(self.slots, self.leader.baseline_price)
+        homes = {
+            home.id: {**played.homes[home.id], "baseline_bill": float(flat @ HomeProblem(home).answer(flat).load)}
+            for home in self.everyone
+            if home.id in played.homes
+        }
+        return {
+            "price": price.tolist(),
+            "load_kw": load.tolist(),
+            "baseline_load_kw": baseline.tolist(),
+            "peak_kw": float(load.max()),
+            "par": float(load.max() / load.mean()),
+            "baseline_peak_kw": float(baseline.max()),
+            "baseline_par": float(baseline.max() / baseline.mean()),
+            "leader_utility": last["leader_utility"],
+            "system_utility": last["leader_utility"] + sum(home["utility"] for home in homes.values()),
+            "revenue": float(price @ load),
+            "deviation": float(np.sum((load - load.mean()) ** 2)),
+            "homes": homes,
+        }
+
+    def certificate(self, outcome: dict[str, Any], samples: int) -> dict[str, Any]:
+        """See `stackelgrid.certify.user_oriented.certificate`."""
+        from stackelgrid.certify.user_oriented import certificate
+
+        return certificate(self.everyone, self.leader, self.slots, outcome, seed=self.seed, samples=samples)
