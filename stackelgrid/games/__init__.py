@@ -35,7 +35,7 @@ class Game:
     - `home`: what a home keeps to itself, a model with `id`;
     - `homes`: from a list of such homes to the `HomeStrategy` of one EMC process;
     - `scenario`: the model of a scenario file, a `stackelgrid.testbed.scenario.Scenario`;
-    - `report`: a `stackelgrid.report.game.GameReport`.
+    - `report`: a `stackelgrid.report.game.GameReport`, unless a plain page will do.
     """
 
     title: str
@@ -46,7 +46,7 @@ class Game:
     home: str
     homes: str
     scenario: str
-    report: str
+    report: str = "stackelgrid.report.game:PLAIN"
 
 
 @cache

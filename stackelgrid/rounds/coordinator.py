@@ -333,6 +333,5 @@ class Coordinator:
             return [Publish(self.link.topic(one), self.link.write(one), qos=qos, retain=True)]
         return [
             Publish(self.link.topic(one, member), self.link.write(one), qos=qos, retain=True)
-            for member in members
-            if (one := message(said[member]))
+            for member, one in ((member, message(said[member])) for member in members)
         ]
