@@ -14,7 +14,9 @@ from aggregator_node.node import AggregatorNode, Journal
 from aggregator_node.settings import AggregatorSettings
 from stackelgrid.games import Game, find, part
 from stackelgrid.node.config import Members, NodeConfig, Rounds
+from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import write_whole
+from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Name
 
@@ -26,7 +28,8 @@ Settings = TypeVar("Settings", bound=AggregatorSettings)
 class AggregatorConfig(NodeConfig, Generic[Settings]):
     """Its `leader`, its `members` (EMC processes and the number of homes behind each), how rounds are kept.
 
-    `account_file` gets what the aggregator makes of the settlement, if that is a file's name.
+    `account_file` gets what the aggregator makes of the settlement. From `ledger_file` it goes on after a restart;
+    without one it begins anew.
     """
 
     leader: Name
@@ -34,6 +37,7 @@ class AggregatorConfig(NodeConfig, Generic[Settings]):
     members: Annotated[list[Members], Field(min_length=1)]
     rounds: Rounds = Rounds()
     account_file: Path | None = None
+    ledger_file: Path | None = None
 
 
 def of_game(game: Game) -> type[AggregatorConfig[Any]]:
@@ -42,8 +46,8 @@ def of_game(game: Game) -> type[AggregatorConfig[Any]]:
     return AggregatorConfig[settings]
 
 
-def assemble(config: AggregatorConfig[Any], journal: Journal, conclude: Journal) -> AggregatorNode:
-    """The node of a configuration, its journal kept and its account of the settlement taken by the caller."""
+def assemble(config: AggregatorConfig[Any], journal: Journal, conclude: Journal, ledger: Ledger) -> AggregatorNode:
+    """The node of a configuration, its journal, its account of the settlement and its ledger kept by the caller."""
     game = find(config.game)
     homes = {member.name: member.homes for member in config.members}
     return AggregatorNode(
@@ -55,13 +59,18 @@ def assemble(config: AggregatorConfig[Any], journal: Journal, conclude: Journal)
         config.settings.strategy(config.slots, homes),
         journal=journal,
         conclude=conclude,
+        ledger=ledger,
     )
 
 
 def build(config: AggregatorConfig[Any]) -> AggregatorNode:
-    """The node of a configuration: its journal in the process's log, its account where the configuration says."""
+    """The node of a configuration: its journal in the process's log, the rest where the configuration says.
+
+    Raises `ConfigError` for a ledger of another run.
+    """
+    ledger: Ledger = [] if config.ledger_file is None else SqliteLedger(config.ledger_file, config.run, config.name)
     conclude = _nowhere if config.account_file is None else partial(write_whole, config.account_file)
-    return assemble(config, lambda record: _LOG.info("round", extra={"data": dict(record)}), conclude)
+    return assemble(config, lambda record: _LOG.info("round", extra={"data": dict(record)}), conclude, ledger)
 
 
 def _nowhere(record: Mapping[str, Any]) -> None:

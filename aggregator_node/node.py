@@ -8,6 +8,8 @@ from typing import Any
 
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.rounds import Acknowledged, Asked, Coordinator, Gathered, Lost, Member, Round, RoundPolicy, Settled
+from stackelgrid.rounds import ledger as ledgers
+from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.strategy import AggregatorStrategy, Ask, Reply, Said
 from stackelgrid.transport.base import Action, Finish, Publish
 from stackelgrid.wire.codec import Link
@@ -23,6 +25,7 @@ class AggregatorNode:
 
     `homes` gives the number of homes behind each member; `journal` gets one record per finished round with them,
     `conclude` what the strategy makes of the settlement. It says that it is online once its members have gathered.
+    Rounds that are in the `ledger` are not played again: it goes on from there.
     """
 
     def __init__(
@@ -36,16 +39,20 @@ class AggregatorNode:
         *,
         journal: Journal,
         conclude: Journal,
+        ledger: Ledger,
     ) -> None:
         self.name = name
         self.mailbox = Mailbox(up, down)
-        self._up, self._homes, self._policy = up, homes, policy
+        self._up, self._down, self._homes, self._policy = up, down, homes, policy
         self._strategy, self._journal, self._conclude = strategy, journal, conclude
         self._member = Member(name, up)
         self._coordinator = Coordinator(down, list(homes), policy, self._refuses)
         self._gathered = False
         self._answering = self._inner = 0
         self._acknowledged_until: float | None = None
+        self._ledger = ledger
+        self._unasked: Ask | None = None
+        self._recall()
 
     @property
     def subscriptions(self) -> Sequence[str]:
@@ -106,8 +113,11 @@ class AggregatorNode:
                     if step.absent:
                         _LOG.warning("homes absent at the start", extra={"data": {"absent": step.absent}})
                     actions += self._act(self._member.start(), now)
+                    if self._unasked is not None:
+                        actions += self._go_on(self._unasked, now)
                 case Asked():
-                    self._answering, self._inner = step.round, 0
+                    self._answering, self._inner, self._unasked = step.round, 0, None
+                    self._ledger.append({"round": step.round, "signal": step.body.model_dump(mode="json")})
                     actions += self._go_on(self._strategy.open(step.body), now)
                 case Round():
                     actions += self._follow(step)
@@ -128,8 +138,26 @@ class AggregatorNode:
         self._inner += 1
         return self._act(self._coordinator.ask(wanted.body, now), now)
 
+    def _recall(self) -> None:
+        """Live through the rounds of before a restart, up to the question or the answer that comes next."""
+        wanted: Ask | Reply | None = None
+        for entry in self._ledger:
+            if "signal" in entry:
+                self._answering, self._inner = entry["round"], 0
+                wanted = self._strategy.open(self._up.bodies.signal.model_validate(entry["signal"]))
+            else:
+                finished = ledgers.read(entry, self._down.bodies)
+                self._inner += 1
+                self._coordinator.resume(finished)
+                wanted = self._strategy.follow(finished.body, finished.answers, finished.held, finished.excluded)
+        if wanted is None:
+            return
+        self._member.resume(self._answering, wanted.body if isinstance(wanted, Reply) else None)
+        self._unasked = wanted if isinstance(wanted, Ask) else None
+
     def _follow(self, finished: Round) -> list[Action]:
         wanted = self._strategy.follow(finished.body, finished.answers, finished.held, finished.excluded)
+        self._ledger.append({"round": self._answering, **ledgers.entered(finished)})
         self._journal(
             {
                 "round": self._answering,

@@ -80,6 +80,7 @@ class OurRound(BarePaho):
                 UserOrientedAggregator(one_each),
                 journal=lambda record: None,
                 conclude=lambda record: None,
+                ledger=[],
             ),
             *(EmcNode(name, down, strategy, lambda homes: None) for name, strategy in homes.items()),
         ]

@@ -13,7 +13,9 @@ from leader_node.node import Journal, LeaderNode
 from leader_node.settings import LeaderSettings
 from stackelgrid.games import Game, find, part
 from stackelgrid.node.config import Members, NodeConfig, Rounds
+from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines, write_whole
+from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.wire.codec import Link
 
 Settings = TypeVar("Settings", bound=LeaderSettings)
@@ -22,7 +24,8 @@ Settings = TypeVar("Settings", bound=LeaderSettings)
 class LeaderConfig(NodeConfig, Generic[Settings]):
     """The utility's settings, its `members` (aggregators), how rounds are kept.
 
-    `journal_file` gets a line per round, `conclusion_file` how it ended.
+    `journal_file` gets a line per round, `conclusion_file` how it ended. From `ledger_file` it goes on after a restart;
+    without one it begins anew.
     """
 
     utility: Settings
@@ -30,6 +33,7 @@ class LeaderConfig(NodeConfig, Generic[Settings]):
     rounds: Rounds = Rounds()
     journal_file: Path | None = None
     conclusion_file: Path | None = None
+    ledger_file: Path | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -46,8 +50,8 @@ def of_game(game: Game) -> type[LeaderConfig[Any]]:
     return LeaderConfig[settings]
 
 
-def assemble(config: LeaderConfig[Any], journal: Journal, conclude: Journal) -> LeaderNode:
-    """The node of a configuration, its journal kept by the caller."""
+def assemble(config: LeaderConfig[Any], journal: Journal, conclude: Journal, ledger: Ledger) -> LeaderNode:
+    """The node of a configuration, its journal, its conclusion and its ledger kept by the caller."""
     return LeaderNode(
         config.name,
         Link(config.run, config.name, find(config.game).upper, config.slots),
@@ -57,14 +61,21 @@ def assemble(config: LeaderConfig[Any], journal: Journal, conclude: Journal) -> 
         max_rounds=config.utility.max_rounds,
         journal=journal,
         conclude=conclude,
+        ledger=ledger,
     )
 
 
 def build(config: LeaderConfig[Any]) -> LeaderNode:
-    """The node of a configuration, writing its journal where the configuration says."""
-    journal: Journal = _nowhere if config.journal_file is None else JsonLines(config.journal_file)
+    """The node of a configuration, writing where the configuration says.
+
+    Raises `ConfigError` for a ledger of another run, `FileExistsError` for a journal that is not this ledger's.
+    """
+    ledger: Ledger = [] if config.ledger_file is None else SqliteLedger(config.ledger_file, config.run, config.name)
+    journal: Journal = _nowhere
+    if config.journal_file is not None:
+        journal = JsonLines(config.journal_file, [entry["account"] for entry in ledger])
     conclude = _nowhere if config.conclusion_file is None else partial(write_whole, config.conclusion_file)
-    return assemble(config, journal, conclude)
+    return assemble(config, journal, conclude, ledger)
 
 
 def _nowhere(record: Mapping[str, Any]) -> None:

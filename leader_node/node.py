@@ -8,6 +8,8 @@ from typing import Any
 
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.rounds import Acknowledged, Coordinator, Gathered, Lost, Round, RoundPolicy
+from stackelgrid.rounds import ledger as ledgers
+from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.strategy import Decision, LeaderStrategy
 from stackelgrid.transport.base import Action, Compute, Finish, Publish
 from stackelgrid.wire.codec import Link
@@ -20,7 +22,10 @@ Journal = Callable[[Mapping[str, Any]], None]
 
 
 class LeaderNode:
-    """Coordinator of the aggregators. `journal` gets one record per finished round, `conclude` one of the end."""
+    """Coordinator of the aggregators. `journal` gets one record per finished round, `conclude` one of the end.
+
+    Rounds that are in the `ledger` are not played again: it goes on from there.
+    """
 
     def __init__(
         self,
@@ -33,6 +38,7 @@ class LeaderNode:
         max_rounds: int,
         journal: Journal,
         conclude: Journal,
+        ledger: Ledger,
     ) -> None:
         self.name = name
         self.mailbox = Mailbox(link)
@@ -42,9 +48,13 @@ class LeaderNode:
         self._max_rounds = max_rounds
         self._journal = journal
         self._conclude = conclude
+        self._ledger = ledger
         self._confirmations = 0
-        self._decision: Decision
+        self._decision: Decision | None = None
+        self._last: Round | None = None
         self._ending: dict[str, Any] = {}
+        for entry in ledger:
+            self._recall(ledgers.read(entry, link.bodies))
 
     @property
     def subscriptions(self) -> Sequence[str]:
@@ -77,7 +87,7 @@ class LeaderNode:
                 case Publish():
                     actions.append(step)
                 case Gathered():
-                    actions.append(Compute(self._strategy.open, self._opened))
+                    actions += self._begin(now)
                     if step.absent:
                         _LOG.warning("members absent at the start", extra={"data": {"absent": step.absent}})
                 case Round():
@@ -91,9 +101,22 @@ class LeaderNode:
                     actions += [*self._act(self._coordinator.leave(), now), Finish()]
         return actions
 
+    def _begin(self, now: float) -> Sequence[Action]:
+        if self._decision is None:
+            return [Compute(self._strategy.open, self._opened)]
+        _LOG.info("going on", extra={"data": {"round": self._last.number if self._last else 0}})
+        return self._act(self._go_on(now), now)
+
     def _opened(self, decision: Decision, now: float) -> Sequence[Action]:
         self._decision = decision
         return self._act(self._coordinator.ask(decision.ask, now), now)
+
+    def _recall(self, finished: Round) -> None:
+        """Live through a round of before a restart."""
+        if self._decision is None:
+            self._decision = self._strategy.open()
+        self._coordinator.resume(finished)
+        self._take(finished, self._strategy.decide(finished.body, finished.answers, finished.held))
 
     def _decide(self, finished: Round) -> Compute:
         def then(decision: Decision, now: float) -> Sequence[Action]:
@@ -102,31 +125,39 @@ class LeaderNode:
         return Compute(lambda: self._strategy.decide(finished.body, finished.answers, finished.held), then)
 
     def _follow(self, finished: Round, decision: Decision, now: float) -> Sequence[object]:
-        self._decision = decision
-        complete = finished.complete and all(body.fresh for body in finished.answers.values())
-        self._journal(
-            {
-                "round": finished.number,
-                **decision.account,
-                "residual": decision.residual,
-                "answered": len(finished.answers) - len(finished.held),
-                "held": list(finished.held),
-                "excluded": list(finished.excluded),
-                "again": finished.again,
-                "complete": complete,
-                "ms": round(1000 * (now - finished.opened_at), 3),
-            }
-        )
-        confirmed = complete or self._confirmations >= _PATIENCE
-        if decision.settle and confirmed:
-            return self._settle(settled=True, complete=complete, now=now)
-        if finished.number >= self._max_rounds:
-            return self._settle(settled=False, complete=complete, now=now)
-        if decision.settle:
-            self._confirmations += 1
-        return self._coordinator.ask(decision.ask, now)
+        self._take(finished, decision)
+        account = {
+            "round": finished.number,
+            **decision.account,
+            "residual": decision.residual,
+            "answered": len(finished.answers) - len(finished.held),
+            "held": list(finished.held),
+            "excluded": list(finished.excluded),
+            "again": finished.again,
+            "complete": self._complete,
+            "ms": round(1000 * (now - finished.opened_at), 3),
+        }
+        self._ledger.append({**ledgers.entered(finished), "account": account})
+        self._journal(account)
+        return self._go_on(now)
+
+    def _take(self, finished: Round, decision: Decision) -> None:
+        self._last, self._decision = finished, decision
+        self._complete = finished.complete and all(body.fresh for body in finished.answers.values())
+        self._confirmations += decision.settle and not self._complete
+
+    def _go_on(self, now: float) -> Sequence[object]:
+        """Ask on, or settle: on a round that everybody answered, or when that does not come."""
+        assert self._decision is not None and self._last is not None
+        confirmed = self._complete or self._confirmations > _PATIENCE
+        if self._decision.settle and confirmed:
+            return self._settle(settled=True, complete=self._complete, now=now)
+        if self._last.number >= self._max_rounds:
+            return self._settle(settled=False, complete=self._complete, now=now)
+        return self._coordinator.ask(self._decision.ask, now)
 
     def _settle(self, *, settled: bool, complete: bool, now: float) -> Sequence[object]:
         decision = self._decision
+        assert decision is not None
         self._ending |= {"settled": settled, "complete": complete, "residual": decision.residual}
         return self._coordinator.settle(decision.settlement, settled=settled, complete=complete, now=now)

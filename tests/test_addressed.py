@@ -182,6 +182,7 @@ def play(transport: MemoryTransport) -> dict[str, Any]:
                 max_rounds=5,
                 journal=lambda record: found["rounds"].append(dict(record)),
                 conclude=found["conclusion"].update,
+                ledger=[],
             ),
             AggregatorNode(
                 "a1",
@@ -192,6 +193,7 @@ def play(transport: MemoryTransport) -> dict[str, Any]:
                 Counter(),
                 journal=lambda record: found["inner"].append(dict(record)),
                 conclude=found["account"].update,
+                ledger=[],
             ),
             *(EmcNode(name, down, Obliging(name), found["homes"].update) for name in ("h1", "h2")),
         ]

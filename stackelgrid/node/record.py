@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,18 @@ def write_whole(path: Path, content: Any) -> None:
 
 
 class JsonLines:
-    """Writes one JSON object a line, each flushed when written. Raises `FileExistsError` rather than mix two runs."""
+    """Writes one JSON object a line, each flushed when written.
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("x", buffering=1)
+    `before` is what a node that goes on after a restart had written; any other content is not overwritten: raises
+    `FileExistsError` rather than mix two runs.
+    """
+
+    def __init__(self, path: Path, before: Sequence[Any] = ()) -> None:
+        if before:
+            draft = path.with_name(f".{path.name}.{os.getpid()}")
+            draft.write_text("".join(json.dumps(record, allow_nan=False) + "\n" for record in before))
+            draft.replace(path)
+        self._file = path.open("a" if before else "x", buffering=1)
 
     def __call__(self, record: Any) -> None:
         """Append `record`."""

@@ -120,6 +120,7 @@ class Coordinator:
         self._online: set[str] = set()
         self._gone: set[str] = set()
         self._gathering_until: float | None = None
+        self._has_gathered = False
         self._asking: _Asking | None = None
         self._settling: _Settling | None = None
         self._rounds = 0
@@ -137,9 +138,15 @@ class Coordinator:
             return self._settlements(self._settling)
         if self._asking is not None:
             return self._signals(self._asking, again=[])
-        if self._rounds == 0 and self._gathering_until is None:
+        if not self._has_gathered and self._gathering_until is None:
             self._gathering_until = now + self.policy.gather_s
         return []
+
+    def resume(self, finished: Round) -> None:
+        """Remember a round that was finished before a restart; to be called before `start`, round by round."""
+        self._rounds = finished.number
+        missing = {*finished.held, *finished.excluded}
+        self._latest.update({name: body for name, body in finished.answers.items() if name not in missing})
 
     def ask(self, body: Said, now: float) -> list[Step]:
         """Open the next round."""
@@ -214,7 +221,7 @@ class Coordinator:
         return self._gathered() if len(self._online | self._gone) == len(self.members) else []
 
     def _gathered(self) -> list[Step]:
-        self._gathering_until = None
+        self._gathering_until, self._has_gathered = None, True
         return [Gathered(tuple(member for member in self.members if member not in self._online))]
 
     # --- a round ---

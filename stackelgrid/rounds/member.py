@@ -60,6 +60,13 @@ class Member:
         """Connected, for the first time or again: say so."""
         return [self._publish(self._presence("online"), retain=True)]
 
+    def resume(self, round_number: int, body: Body | None) -> None:
+        """Remember the round that was asked last before a restart, and its answer if there was one."""
+        self._round = round_number
+        self._answer = None
+        if body is not None:
+            self.answer(round_number, body)
+
     def receive(self, message: Message) -> list[Step]:
         """A message of the coordinator."""
         if isinstance(message, Signal):

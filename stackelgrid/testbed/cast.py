@@ -65,6 +65,7 @@ def cast(scenario: Scenario, run: str, broker: str = "", *, written: bool = Fals
                 members=[Members(name=name, homes=len(households)) for name, households in members.items()],
                 rounds=scenario.rounds,
                 account_file=Path(f"{aggregator}.account.json") if written else None,
+                ledger_file=Path(f"{aggregator}.ledger") if written else None,
             )
         )
     # An aggregator may use up all its tries, and more in an inner game, before it answers: the leader waits longer.
@@ -82,5 +83,6 @@ def cast(scenario: Scenario, run: str, broker: str = "", *, written: bool = Fals
         rounds=patient,
         journal_file=Path("../rounds.jsonl") if written else None,
         conclusion_file=Path("leader.conclusion.json") if written else None,
+        ledger_file=Path("leader.ledger") if written else None,
     )
     return Cast(leader, aggregators, homes)

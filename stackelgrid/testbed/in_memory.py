@@ -28,11 +28,11 @@ def play(scenario: Scenario, watch: Callable[[dict[str, Any]], None] = lambda re
         played.rounds.append(dict(record))
         watch(played.rounds[-1])
 
-    nodes: list[Any] = [leader_node.config.assemble(everyone.leader, journal, played.conclusion.update)]
+    nodes: list[Any] = [leader_node.config.assemble(everyone.leader, journal, played.conclusion.update, [])]
     for config in everyone.aggregators:
         account: dict[str, Any] = played.aggregators.setdefault(config.name, {})
         below = partial(_add_to, played.below, config.name)
-        nodes.append(aggregator_node.config.assemble(config, below, account.update))
+        nodes.append(aggregator_node.config.assemble(config, below, account.update, []))
     nodes += [emc_node.config.assemble(config, played.homes.update) for config in everyone.homes]
     try:
         carried = MemoryTransport(scenario.seed).run(nodes)
