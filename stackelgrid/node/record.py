@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ def write_whole(path: Path, content: Any) -> None:
 
 
 class JsonLines:
-    """Writes one JSON object a line, each flushed when written.
+    """Appends one JSON object a line to a file.
 
     `before` is what a node that goes on after a restart had written; any other content is not overwritten: raises
     `FileExistsError` rather than mix two runs.
@@ -28,8 +29,13 @@ class JsonLines:
             draft = path.with_name(f".{path.name}.{os.getpid()}")
             draft.write_text("".join(json.dumps(record, allow_nan=False) + "\n" for record in before))
             draft.replace(path)
-        self._file = path.open("a" if before else "x", buffering=1)
+        elif path.exists() and path.stat().st_size:
+            raise FileExistsError(errno.EEXIST, "there is another run's journal", str(path))
+        else:
+            path.touch()
+        self._path = path
 
     def __call__(self, record: Any) -> None:
         """Append `record`."""
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        with self._path.open("a") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
