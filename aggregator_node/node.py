@@ -11,7 +11,7 @@ from stackelgrid.rounds import Acknowledged, Asked, Coordinator, Gathered, Lost,
 from stackelgrid.rounds import ledger as ledgers
 from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.strategy import AggregatorStrategy, Ask, Reply, Said
-from stackelgrid.transport.base import Action, Finish, Publish
+from stackelgrid.transport.base import Action, Finish, Look, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Body
 
@@ -66,6 +66,7 @@ class AggregatorNode:
 
     def start(self, now: float) -> Sequence[Action]:
         """Connected."""
+        self._member.heard(now)
         presence = self._member.start() if self._gathered else []
         return self._act([*presence, *self._coordinator.start(now)], now)
 
@@ -79,20 +80,23 @@ class AggregatorNode:
             return []
         link, message = read
         if link is self._up:
-            return self._act(self._member.receive(message), now)
+            steps = self._member.receive(message)
+            self._member.heard(now)
+            return self._act(steps, now)
         return self._act(self._coordinator.receive(message, now), now)
 
     def next_deadline(self) -> float | None:
         """When the coordinator wants a tick, or the leader's farewell is overdue."""
         if self._acknowledged_until is not None:
             return self._acknowledged_until
-        return self._coordinator.next_deadline()
+        known = (self._coordinator.next_deadline(), self._member.next_deadline())
+        return min((deadline for deadline in known if deadline is not None), default=None)
 
     def tick(self, now: float) -> Sequence[Action]:
         """The deadline has come."""
         if self._acknowledged_until is not None:
             return self._leave() if now >= self._acknowledged_until else []
-        return self._act(self._coordinator.tick(now), now)
+        return self._act([*self._coordinator.tick(now), *self._member.tick(now)], now)
 
     def _refuses(self, member: str, body: Body) -> str | None:
         homes = getattr(body, "homes", self._homes[member])
@@ -106,7 +110,7 @@ class AggregatorNode:
         actions: list[Action] = []
         for step in steps:
             match step:
-                case Publish():
+                case Publish() | Look():
                     actions.append(step)
                 case Gathered():
                     self._gathered = True

@@ -8,7 +8,7 @@ from typing import Any
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.rounds import Asked, Member, Settled
 from stackelgrid.rounds.strategy import HomeStrategy
-from stackelgrid.transport.base import Action, Compute, Finish, Publish
+from stackelgrid.transport.base import Action, Compute, Finish, Look, Publish
 from stackelgrid.wire.codec import Link
 
 LINGER_S = 60.0
@@ -40,6 +40,7 @@ class EmcNode:
 
     def start(self, now: float) -> Sequence[Action]:
         """Connected."""
+        self._member.heard(now)
         return self._act(self._member.start())
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
@@ -48,21 +49,27 @@ class EmcNode:
             over = topic == self._link.to_member("signal", self.name) and self._leaving_at is not None
             return self._leave() if over else []
         read = self.mailbox.read(topic, payload)
-        return [] if read is None else self._act(self._member.receive(read[1]))
+        if read is None:
+            return []
+        steps = self._member.receive(read[1])
+        self._member.heard(now)
+        return self._act(steps)
 
     def next_deadline(self) -> float | None:
-        """When the aggregator's farewell is overdue."""
-        return self._leaving_at
+        """When the aggregator has been silent for long, or its farewell is overdue."""
+        return self._leaving_at if self._leaving_at is not None else self._member.next_deadline()
 
     def tick(self, now: float) -> Sequence[Action]:
         """The deadline has come."""
-        return self._leave() if self._leaving_at is not None and now >= self._leaving_at else []
+        if self._leaving_at is None:
+            return self._act(self._member.tick(now))
+        return self._leave() if now >= self._leaving_at else []
 
     def _act(self, steps: Sequence[object]) -> list[Action]:
         actions: list[Action] = []
         for step in steps:
             match step:
-                case Publish():
+                case Publish() | Look():
                     actions.append(step)
                 case Asked():
                     actions += self._answer(step)

@@ -23,9 +23,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -64,9 +65,14 @@ class UserOrientedLeader:
         self._baseline_price = baseline_price
         self._balance = balance
         self._company = company
-        search = StackelbergSearch if objective == "stackelberg" else WelfareSearch
-        self._search: Search = search(company, tolerance)
+        self._kind: type[StackelbergSearch] | type[WelfareSearch]
+        self._kind = StackelbergSearch if objective == "stackelberg" else WelfareSearch
+        self._tolerance = tolerance
         self._baseline_load: Array | None = None
+        self._everyone = 0
+        self._search: Search
+        self._wanted = Price(price=baseline_price.tolist())
+        self._makeshift: tuple[int, Search] | None = None
 
     def open(self) -> Decision:
         """The flat price, whose answer is the baseline."""
@@ -74,30 +80,61 @@ class UserOrientedLeader:
         return Decision(flat, flat)
 
     def decide(self, signal: Said, answers: Mapping[str, Body], held: Collection[str]) -> Decision:
-        """Sum the aggregators' answers to a price, find the next one."""
+        """Sum the aggregators' answers to a price, find the next one.
+
+        While some homes do not answer, the search goes on for the others on the side; once all are back it goes on
+        where it was, so that a run which lost members on its way ends where it would have without.
+        """
         assert isinstance(signal, Price)
         seen = observation(np.array(signal.price), answers, held)
-        if self._baseline_load is None:
-            self._baseline_load = seen.load
-            self._company = replace(self._company, mu=self._balance(seen.load))
-            self._search.company = self._company
-        account = {
-            "price": seen.price.tolist(),
-            "load_kw": seen.load.tolist(),
-            "peak_kw": float(seen.load.max()),
-            "par": float(seen.load.max() / seen.load.mean()),
-            "leader_utility": self._company.utility(seen.price, seen.load),
-            "homes": seen.homes,
-        }
+        if seen.homes > self._everyone:
+            if signal.price != self._baseline_price.tolist():  # the baseline was of fewer homes: begin again
+                return Decision(self.open().ask, signal, account=self._account(seen))
+            self._begin(seen)
+        account = self._account(seen)
+        if seen.homes == self._everyone:
+            if signal != self._wanted:
+                return Decision(self._wanted, signal, account=account)
+            self._makeshift = None
+        search = self._searching(seen.homes)
         try:
-            verdict = self._search.next(seen)
+            verdict = search.next(seen)
         except (ArithmeticError, np.linalg.LinAlgError) as error:
             # Answers that no customers would give: ask again, they may come to their senses before the rounds run out.
             _LOG.error("no price could be worked out", extra={"data": {"error": str(error)}})
             return Decision(signal, signal, account=account)
         # What is settled is the price that was answered, even when a better one is still wanted.
         wanted = Price(price=verdict.price.tolist()) if isinstance(verdict, Ask) else signal
-        return Decision(wanted, signal, isinstance(verdict, Settle), self._search.residual, account)
+        if search is self._search:
+            self._wanted = wanted
+        return Decision(wanted, signal, isinstance(verdict, Settle), search.residual, account)
+
+    def _begin(self, seen: Observation) -> None:
+        """The answer to the flat price: the baseline, and with it the charge on deviation."""
+        self._everyone, self._baseline_load = seen.homes, seen.load
+        self._company = replace(self._company, mu=self._balance(seen.load))
+        self._search = self._kind(self._company, self._tolerance)
+        self._wanted, self._makeshift = Price(price=seen.price.tolist()), None
+
+    def _searching(self, homes: int) -> Search:
+        """The search, or while only so many `homes` answer, one of their own that begins with what it knows."""
+        if homes == self._everyone:
+            return self._search
+        if self._makeshift is None or self._makeshift[0] != homes:
+            self._makeshift = homes, deepcopy(self._search)
+        return self._makeshift[1]
+
+    def _account(self, seen: Observation) -> dict[str, Any]:
+        baseline = seen.load if self._baseline_load is None else self._baseline_load
+        return {
+            "price": seen.price.tolist(),
+            "load_kw": seen.load.tolist(),
+            "baseline_load_kw": baseline.tolist(),
+            "peak_kw": float(seen.load.max()),
+            "par": float(seen.load.max() / seen.load.mean()),
+            "leader_utility": self._company.utility(seen.price, seen.load),
+            "homes": seen.homes,
+        }
 
 
 def observation(price: Array, answers: Mapping[str, Body], held: Collection[str] = ()) -> Observation:

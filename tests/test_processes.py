@@ -25,7 +25,7 @@ from stackelgrid.testbed import in_memory, processes
 from stackelgrid.testbed.scenario import Scenario, load
 
 KINDS = ["mosquitto", "embedded"]
-SMALL = ["population.homes=8", "aggregators=2", "rounds.deadline_s=1"]
+SMALL = ["population.homes=8", "aggregators=2", "rounds.deadline_s=1", "rounds.return_s=0.5"]
 
 
 @pytest.fixture(params=KINDS)

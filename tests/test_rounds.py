@@ -465,8 +465,31 @@ def test_the_settlement_is_repeated_until_receipts_come() -> None:
 def test_those_who_do_not_acknowledge_are_named_in_the_end() -> None:
     coordinator = settling("a", "b", "c")
     coordinator.receive(has_it("b", 1, "b-home-3", "b-home-7"), 11.0)
-    assert [sent(coordinator.tick(now)) for now in (15.0, 20.0)] == [[settles(1)], [settles(1)]]
-    assert coordinator.tick(25.0) == [Acknowledged(missing=("a", "c", "b-home-3", "b-home-7"))]
+    patience = [10.0 + 5.0 * asked for asked in range(1, 10 * POLICY.tries)]
+    assert all(sent(coordinator.tick(now)) == [settles(1)] for now in patience)
+    assert coordinator.tick(160.0) == [Acknowledged(missing=("a", "c", "b-home-3", "b-home-7"))]
+
+
+def test_one_who_has_left_may_come_back_in_time() -> None:
+    coordinator = asking("a", "b", policy=replace(POLICY, return_s=3.0))
+    coordinator.receive(says("a", 1), 1.0)
+    assert coordinator.receive(is_("b", "offline"), 1.5) == []
+    assert coordinator.next_deadline() == 4.5
+    assert sent(coordinator.receive(is_("b", "online"), 4.0)) == [asks(1, again=["b"])]
+    assert coordinator.next_deadline() == 5.0
+    finished = one(coordinator.receive(says("b", 1), 4.1), Round)
+    assert isinstance(finished, Round) and finished.complete
+
+
+def test_one_who_does_not_come_back_is_given_up_once_for_all() -> None:
+    coordinator = asking("a", "b", policy=replace(POLICY, return_s=3.0))
+    coordinator.receive(says("a", 1), 1.0)
+    coordinator.receive(is_("b", "offline"), 1.5)
+    finished = one(coordinator.tick(4.5), Round)
+    assert isinstance(finished, Round) and finished.excluded == ("b",)
+    coordinator.ask(Question(text="?"), 5.0)
+    again = one(coordinator.receive(says("a", 2), 5.1), Round)
+    assert isinstance(again, Round) and again.excluded == ("b",)
 
 
 def test_one_who_is_gone_is_not_waited_for_to_acknowledge() -> None:

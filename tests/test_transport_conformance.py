@@ -19,6 +19,7 @@ from stackelgrid.transport.base import (
     Carried,
     Compute,
     Finish,
+    Look,
     Publish,
     Transport,
 )
@@ -239,6 +240,17 @@ def test_a_retained_message_awaits_newcomers_and_arrives_after_start(transport: 
     kept = [Publish(f"{root}/kept/{n}", str(n).encode(), qos=1, retain=True) for n in range(20)]
     transport.run([Scripted("sender", start=answer(*kept, Finish()))])
     assert sorted(heard(transport, root, f"{root}/kept/+")) == sorted((k.topic, k.payload) for k in kept)
+
+
+def test_who_looks_again_receives_what_is_retained_again(transport: Transport, root: str) -> None:
+    def look_then_finish(topic: str, payload: bytes, now: float) -> list[Action]:
+        return [Look()] if len(node.received) == 1 else [Finish()]
+
+    node = Scripted(
+        "node", [f"{root}/kept"], start=answer(Publish(f"{root}/kept", b"1", retain=True)), receive=look_then_finish
+    )
+    transport.run([node])
+    assert node.received == [(f"{root}/kept", b"1")] * 2
 
 
 def test_what_is_not_retained_does_not_await_newcomers(transport: Transport, root: str) -> None:
@@ -648,7 +660,7 @@ def test_jitter_does_not_reorder_one_topic() -> None:
 
 def test_nodes_that_wait_for_each_other_are_a_deadlock() -> None:
     waiting = [Scripted("a", ["x"]), Scripted("b", ["x"])]
-    with pytest.raises(DeadlockError, match="have not finished: a, b;") as caught:
+    with pytest.raises(DeadlockError, match="these nodes have not finished, and nothing .*: a, b;") as caught:
         MemoryTransport().run([*waiting, Scripted("c", start=finish)])
     assert caught.value.waiting == ["a", "b"]
 

@@ -22,10 +22,11 @@ class Rounds(BaseModel):
     tries: Annotated[int, Field(ge=1, le=100)] = 3
     missing: Literal["hold", "exclude", "fail"] = "hold"
     gather_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 60.0
+    return_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 10.0
 
     def policy(self) -> RoundPolicy:
         """The same, for a coordinator."""
-        return RoundPolicy(self.deadline_s, self.tries, self.missing, self.gather_s)
+        return RoundPolicy(self.deadline_s, self.tries, self.missing, self.gather_s, self.return_s)
 
 
 class Members(BaseModel):

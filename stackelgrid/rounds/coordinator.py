@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,6 +12,9 @@ from stackelgrid.transport.base import Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
 
+_SETTLING_TRIES = 10
+"""How many times as often as an answer a receipt is asked for: one who is there will have heard it in the end."""
+
 
 @dataclass(frozen=True)
 class RoundPolicy:
@@ -18,13 +22,15 @@ class RoundPolicy:
 
     `deadline_s` is the wait per try; after `tries` tries the missing are handled by `missing`: `hold` takes a member's
     last answer (a member that never answered is excluded), `exclude` leaves it out, `fail` ends the run. `gather_s` is
-    how long members may take to appear before the first round.
+    how long members may take to appear before the first round, `return_s` how long one that has left may take to
+    come back before rounds go on without it.
     """
 
     deadline_s: float = 5.0
     tries: int = 3
     missing: Literal["hold", "exclude", "fail"] = "hold"
     gather_s: float = 60.0
+    return_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +124,7 @@ class Coordinator:
         self.refused: dict[str, str] = {}
         self._refuses = refuses
         self._online: set[str] = set()
-        self._gone: set[str] = set()
+        self._gone: dict[str, float] = {}  # when each left that is not there
         self._gathering_until: float | None = None
         self._has_gathered = False
         self._asking: _Asking | None = None
@@ -183,7 +189,7 @@ class Coordinator:
         if self._settling is not None:
             return self._settling.deadline
         if self._asking is not None:
-            return self._asking.deadline
+            return min(self._asking.deadline, self._closes_at(self._asking))
         return self._gathering_until
 
     def tick(self, now: float) -> list[Step]:
@@ -193,6 +199,8 @@ class Coordinator:
             return []
         if self._settling is not None:
             return self._settlement_overdue(self._settling, now)
+        if self._asking is not None and now < self._asking.deadline:
+            return self._close_if_only_gone(now)
         if self._asking is not None:
             return self._round_overdue(self._asking, now)
         return self._gathered()
@@ -202,13 +210,13 @@ class Coordinator:
     def _on_presence(self, presence: Presence, now: float) -> list[Step]:
         if presence.state == "offline":
             self._online.discard(presence.sender)
-            self._gone.add(presence.sender)
+            self._gone[presence.sender] = now
             if self._gathering_until is not None:
                 return self._gathered_if_all()
             return self._acknowledged_if_all() if self._settling is not None else self._close_if_only_gone(now)
         back = presence.sender not in self._online
         self._online.add(presence.sender)
-        self._gone.discard(presence.sender)
+        self._gone.pop(presence.sender, None)
         if self._gathering_until is not None:
             return self._gathered_if_all()
         if back and self._asking is not None and presence.sender not in self._asking.answers:
@@ -218,7 +226,7 @@ class Coordinator:
 
     def _gathered_if_all(self) -> list[Step]:
         """Everybody is there or is known to have gone."""
-        return self._gathered() if len(self._online | self._gone) == len(self.members) else []
+        return self._gathered() if len(self._online | self._gone.keys()) == len(self.members) else []
 
     def _gathered(self) -> list[Step]:
         self._gathering_until, self._has_gathered = None, True
@@ -256,12 +264,26 @@ class Coordinator:
         return [member for member in self.members if member not in asking.answers]
 
     def _close_if_only_gone(self, now: float) -> list[Step]:
-        """A member that has left is not waited for, unless the run cannot go on without it."""
+        """A member that has left, and is not back in time, is not waited for, unless the run cannot go on without."""
         asking = self._asking
         if asking is None or not asking.answers or self.policy.missing == "fail":
             return []
         gone = len(self._online) < len(self.members)
-        return self._close(asking, now) if gone and self._online.isdisjoint(self._missing(asking)) else []
+        missing = self._missing(asking)
+        awaited = not self._online.isdisjoint(missing) or now < self._back_by(missing)
+        return self._close(asking, now) if gone and not awaited else []
+
+    def _closes_at(self, asking: _Asking) -> float:
+        """When the round closes because the missing have left and are not back; inf when it is not left to them."""
+        missing = self._missing(asking)
+        left_to_them = asking.answers and self.policy.missing != "fail" and self._online.isdisjoint(missing)
+        back_by = self._back_by(missing)
+        return back_by if left_to_them and back_by > -math.inf else math.inf
+
+    def _back_by(self, missing: Collection[str]) -> float:
+        """Until when one of `missing` that has left may come back, on the clock of `now`; -inf when none has."""
+        left = [self._gone[name] for name in missing if name in self._gone]
+        return max(left) + self.policy.return_s if left else -math.inf
 
     def _round_overdue(self, asking: _Asking, now: float) -> list[Step]:
         missing = self._missing(asking)
@@ -270,6 +292,9 @@ class Coordinator:
             asking.again += len(missing)
             asking.deadline = now + self.policy.deadline_s
             return self._signals(asking, again=missing)
+        if now < self._back_by(missing):
+            asking.deadline = self._back_by(missing)
+            return []
         if self.policy.missing == "fail" or not (asking.answers or self._latest):
             self._asking = None
             return [Lost(tuple(missing), asking.number)]
@@ -318,7 +343,7 @@ class Coordinator:
         return [] if waiting else self._acknowledged()
 
     def _settlement_overdue(self, settling: _Settling, now: float) -> list[Step]:
-        if settling.tries < self.policy.tries:
+        if settling.tries < _SETTLING_TRIES * self.policy.tries:
             settling.tries += 1
             settling.deadline = now + self.policy.deadline_s
             return self._settlements(settling)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stackelgrid.transport.base import Publish
+from stackelgrid.transport.base import Look, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
 
@@ -27,7 +27,7 @@ class Settled:
     body: Body
 
 
-Step = Publish | Asked | Settled
+Step = Publish | Look | Asked | Settled
 
 
 class Member:
@@ -37,9 +37,11 @@ class Member:
     signal twice is receiving it once. A signal of an earlier round is counted in `stale` and ignored.
     """
 
-    def __init__(self, name: str, link: Link) -> None:
+    def __init__(self, name: str, link: Link, silence_s: float = 30.0) -> None:
         self.name = name
         self.link = link
+        self.silence_s = silence_s
+        self._look_at: float | None = None
         self.stale = 0
         self._round = 0
         self._answer: Publish | None = None
@@ -66,6 +68,21 @@ class Member:
         self._answer = None
         if body is not None:
             self.answer(round_number, body)
+
+    def heard(self, now: float) -> None:
+        """The coordinator was heard, or there was a new connection: after `silence_s` without that, look again."""
+        self._look_at = None if self._settlement is not None else now + self.silence_s
+
+    def next_deadline(self) -> float | None:
+        """When `tick` is wanted, on the clock of `now`."""
+        return self._look_at
+
+    def tick(self, now: float) -> list[Step]:
+        """What the coordinator said last may have been lost on its way here: look at what is retained."""
+        if self._look_at is None or now < self._look_at:
+            return []
+        self._look_at = now + self.silence_s
+        return [Look()]
 
     def receive(self, message: Message) -> list[Step]:
         """A message of the coordinator."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,12 @@ def cast(scenario: Scenario, run: str, broker: str = "", *, written: bool = Fals
                 ledger_file=Path(f"{aggregator}.ledger") if written else None,
             )
         )
-    # An aggregator may use up all its tries, and more in an inner game, before it answers: the leader waits longer.
-    patient = scenario.rounds.model_copy(
+    # An aggregator may use up all its tries, wait for one to return, and more in an inner game, before it answers.
+    rounds = scenario.rounds
+    patient = rounds.model_copy(
         update={
-            "tries": 2 * scenario.rounds.tries + scenario.inner_rounds,
-            "gather_s": scenario.rounds.gather_s + scenario.rounds.deadline_s,
+            "tries": 2 * rounds.tries + scenario.inner_rounds + ceil(rounds.return_s / rounds.deadline_s),
+            "gather_s": rounds.gather_s + rounds.deadline_s,
         }
     )
     leader = leader_config(

@@ -13,7 +13,8 @@ class Played:
 
     `rounds` is the leader's journal, `below` the aggregators' (each record with its `aggregator`), `conclusion` how the
     leader ended ({} when it did not), `aggregators` what each made of the settlement, `homes` each home's settled
-    schedule, `missing` who was held or excluded when, `failures` nodes that died, by name.
+    schedule, `missing` who was held or excluded when, `faults` what of a plan happened, `failures` nodes that died, by
+    name.
     """
 
     transport: str
@@ -25,6 +26,7 @@ class Played:
     aggregators: dict[str, dict[str, Any]] = field(default_factory=dict)
     homes: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: list[dict[str, Any]] = field(default_factory=list)
+    faults: list[dict[str, Any]] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=dict)
     messages: int = 0

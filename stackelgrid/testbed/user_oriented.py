@@ -84,8 +84,8 @@ class UserOrientedScenario(Scenario):
         `leader_utility` equation (7); `system_utility` adds what the homes get: satisfaction less wear less bill. A
         home's `baseline_bill` is what it would pay at the flat price, worked out on the desk.
         """
-        first, last = played.rounds[0], played.rounds[-1]
-        price, load, baseline = (np.array(x) for x in (last["price"], last["load_kw"], first["load_kw"]))
+        last = played.rounds[-1]
+        price, load, baseline = (np.array(last[key]) for key in ("price", "load_kw", "baseline_load_kw"))
         flat = np.full(self.slots, self.leader.baseline_price)
         homes = {
             home.id: {**played.homes[home.id], "baseline_bill": float(flat @ HomeProblem(home).answer(flat).load)}

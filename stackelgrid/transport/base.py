@@ -39,11 +39,16 @@ class Compute:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Have what is retained on the node's subscriptions sent again: a message may have been lost on its way here."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The node has nothing left to do: send what is queued, leave the broker cleanly (no last will), stop."""
 
 
-Action = Publish | Compute | Finish
+Action = Publish | Compute | Look | Finish
 
 
 class Node(Protocol):

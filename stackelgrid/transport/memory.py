@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from stackelgrid.transport.base import Action, Carried, Compute, Finish, Node, Publish, Traffic, Transport
+from stackelgrid.transport.base import Action, Carried, Compute, Finish, Look, Node, Publish, Traffic, Transport
 
 
 class DeadlockError(Exception):
@@ -27,12 +27,20 @@ class DeadlockError(Exception):
 
     def __init__(self, waiting: Sequence[str], now: float, carried: Carried) -> None:
         super().__init__(
-            f"deadlock at {now:.3f} s: no message is under way and no deadline is set, "
-            f"but these nodes have not finished: {', '.join(waiting)}; give each a deadline or a Finish"
+            f"deadlock at {now:.3f} s: these nodes have not finished, and nothing is under way that could end them: "
+            f"{', '.join(waiting)}; give each a deadline or a Finish"
         )
         self.waiting = list(waiting)
         self.now = now
         self.carried = carried
+
+
+@dataclass(frozen=True)
+class Outage:
+    """The broker is away for `seconds`; what it had retained outlives that, or does not."""
+
+    seconds: float
+    keep_retained: bool = True
 
 
 class MemoryTransport(Transport):
@@ -40,11 +48,14 @@ class MemoryTransport(Transport):
 
     A message takes `latency_s` seconds plus up to `jitter_s` more, drawn uniformly from the link's own
     stream, which depends on `seed`, the sender's and the receiver's names only. A `Compute` job runs inline
-    and takes no virtual time.
+    and takes no virtual time. A run that has not ended after `horizon_s` seconds never will.
     """
 
-    def __init__(self, seed: int = 0, latency_s: float = 0.001, jitter_s: float = 0.0) -> None:
+    def __init__(
+        self, seed: int = 0, latency_s: float = 0.001, jitter_s: float = 0.0, horizon_s: float = 100_000.0
+    ) -> None:
         self.seed = seed
+        self.horizon_s = horizon_s
         self.latency_s = latency_s
         self.jitter_s = jitter_s
         self._retained: dict[str, tuple[str, Publish]] = {}  # topic -> sender's name and message
@@ -61,13 +72,22 @@ class MemoryTransport(Transport):
             return (self.latency_s,)
         return (self.latency_s + self.jitter_s * self._stream(sender, receiver).random(),)
 
+    def reborn(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
+        """What becomes of a node whose code raised: after so many seconds another takes its place; here, none does."""
+        return None
+
+    def outage(self, sender: str, publish: Publish, now: float) -> Outage | None:
+        """Whether the broker fails before it takes in `publish`: here, it never does."""
+        return None
+
     def run(self, nodes: Sequence[Node]) -> Carried:
         """Drive the nodes until each has finished or crashed. See `Transport.run`.
 
-        Raises `DeadlockError` when nothing can happen any more, `ValueError` when two nodes share a name.
+        Raises `DeadlockError` when nothing can happen any more or the horizon is reached, `ValueError` when two nodes
+        share a name.
         """
         self._streams.clear()
-        return _Run(nodes, self.delays, self._retained).carry()
+        return _Run(nodes, self, self._retained).carry()
 
     def _stream(self, sender: str, receiver: str) -> np.random.Generator:
         link = (sender, receiver)
@@ -95,7 +115,7 @@ Call = Callable[[float], Sequence[Action]]
 @dataclass
 class _Run:
     nodes: Sequence[Node]
-    delays: Callable[[str, str, Publish, float], Sequence[float]]
+    world: MemoryTransport
     retained: dict[str, tuple[str, Publish]]
     carried: Carried = field(default_factory=Carried)
 
@@ -104,28 +124,52 @@ class _Run:
         self.carried.traffic = {seat.name: seat.traffic for seat in self.seats}
         if len(self.carried.traffic) < len(self.seats):
             raise ValueError(f"two nodes share a name among {[seat.name for seat in self.seats]}: give each its own")
-        self.events: list[tuple[float, int, _Seat, Call]] = []
+        self.events: list[tuple[float, int, _Seat | None, Call]] = []
         self.order = itertools.count()
-        self.subscribers: dict[str, list[_Seat]] = {}  # topic -> seats, found once per topic
+        self._seat_subscriptions()
         self.last_arrival: dict[tuple[str, str, str], float] = {}  # sender, receiver, topic -> seconds
+        self.broker_away = False
+        self.held: list[tuple[str, Publish]] = []  # at QoS 1, while the broker is away
+
+    def _seat_subscriptions(self) -> None:
+        self.subscribers: dict[str, list[_Seat]] = {}  # topic -> seats, found once per topic
+        self.by_topic: dict[str, list[_Seat]] = {}  # filter without wildcards -> seats
+        self.by_pattern: list[tuple[str, _Seat]] = []
+        for seat in self.seats:
+            for topic_filter in seat.node.subscriptions:
+                if "+" in topic_filter or "#" in topic_filter:
+                    self.by_pattern.append((topic_filter, seat))
+                else:
+                    self.by_topic.setdefault(topic_filter, []).append(seat)
 
     def carry(self) -> Carried:
         for seat in self.seats:
-            self._schedule(0.0, seat, seat.node.start)
-            for sender, publish in self.retained.values():
-                if seat in self._subscribers(publish.topic):
-                    self._send(sender, seat, publish, 0.0)
+            self._connect(seat, 0.0)
         now = 0.0
-        while self.events:
-            now, _, seat, call = heapq.heappop(self.events)
-            if not seat.ended:
-                self._step(seat, call, now)
+        while self.events and now <= self.world.horizon_s:
+            now, _, concerned, call = heapq.heappop(self.events)
+            if concerned is None:
+                call(now)
+            elif not concerned.ended:
+                self._step(concerned, call, now)
         waiting = [seat.name for seat in self.seats if not seat.ended]
         if waiting:
             raise DeadlockError(waiting, now, self.carried)
         return self.carried
 
-    def _schedule(self, at: float, seat: _Seat, call: Call) -> None:
+    def _connect(self, seat: _Seat, now: float) -> None:
+        """The connection stands: the node starts, then hears what was retained."""
+        self._schedule(now, seat, seat.node.start)
+        self._look(seat, now)
+
+    def _look(self, seat: _Seat, now: float) -> None:
+        if self.broker_away:
+            return
+        for sender, publish in self.retained.values():
+            if seat in self._subscribers(publish.topic):
+                self._send(sender, seat, publish, now)
+
+    def _schedule(self, at: float, seat: _Seat | None, call: Call) -> None:
         heapq.heappush(self.events, (at, next(self.order), seat, call))
 
     def _step(self, seat: _Seat, call: Call, now: float) -> None:
@@ -139,6 +183,8 @@ class _Run:
                         self._route(seat.name, action, now)
                     case Compute():
                         self._schedule(now, seat, partial(_compute, action))
+                    case Look():
+                        self._look(seat, now)
                     case Finish():
                         seat.ended = True
                         return
@@ -148,12 +194,38 @@ class _Run:
                 if due is not None:
                     self._schedule(max(due, now), seat, partial(_tick, seat, due))
         except Exception as error:
+            self._crash(seat, error, now)
+
+    def _crash(self, seat: _Seat, error: Exception, now: float) -> None:
+        seat.ended = True
+        after = self.world.reborn(seat.name, error, now)
+        if after is None:
             self.carried.crashed[seat.name] = error
-            seat.ended = True
-            if seat.last_will is not None:
-                self._route(seat.name, seat.last_will, now)
+        else:
+            self._schedule(now + after[0], None, partial(self._replace, seat, after[1]))
+        if seat.last_will is not None:
+            self._route(seat.name, seat.last_will, now)
+
+    def _replace(self, seat: _Seat, node: Node, now: float) -> Sequence[Action]:
+        """A node takes the place of one that crashed."""
+        newcomer = _Seat(node, seat.name, node.last_will, seat.traffic)
+        self.seats[self.seats.index(seat)] = newcomer
+        self._seat_subscriptions()
+        if not self.broker_away:
+            self._connect(newcomer, now)
+        return ()
 
     def _route(self, sender: str, publish: Publish, now: float) -> None:
+        outage = None if self.broker_away else self.world.outage(sender, publish, now)
+        if outage is not None:
+            self.broker_away = True
+            if not outage.keep_retained:
+                self.retained.clear()
+            self._schedule(now + outage.seconds, None, self._broker_back)
+        if self.broker_away:
+            if publish.qos > 0:
+                self.held.append((sender, publish))
+            return
         if publish.retain and publish.payload:
             self.retained[publish.topic] = (sender, publish)
         elif publish.retain:
@@ -162,18 +234,28 @@ class _Run:
             if not seat.ended:
                 self._send(sender, seat, publish, now)
 
+    def _broker_back(self, now: float) -> Sequence[Action]:
+        """Everybody connects again; what was to be sent with guarantee is sent now."""
+        self.broker_away = False
+        for seat in self.seats:
+            if not seat.ended:
+                self._connect(seat, now)
+        held, self.held = self.held, []
+        for sender, publish in held:
+            self._route(sender, publish, now)
+        return ()
+
     def _send(self, sender: str, seat: _Seat, publish: Publish, now: float) -> None:
         way = (sender, seat.name, publish.topic)
-        for delay in self.delays(sender, seat.name, publish, now):
+        for delay in self.world.delays(sender, seat.name, publish, now):
             arrival = max(now + delay, self.last_arrival.get(way, 0.0))
             self.last_arrival[way] = arrival
             self._schedule(arrival, seat, partial(_receive, seat, publish))
 
     def _subscribers(self, topic: str) -> list[_Seat]:
         if topic not in self.subscribers:
-            self.subscribers[topic] = [
-                seat for seat in self.seats if any(topic_matches(f, topic) for f in seat.node.subscriptions)
-            ]
+            matching = [seat for pattern, seat in self.by_pattern if topic_matches(pattern, topic)]
+            self.subscribers[topic] = list(dict.fromkeys([*self.by_topic.get(topic, []), *matching]))
         return self.subscribers[topic]
 
 

@@ -28,6 +28,7 @@ from stackelgrid.transport.base import (
     Carried,
     Compute,
     Finish,
+    Look,
     Node,
     Publish,
     Traffic,
@@ -317,6 +318,8 @@ class _Link:
                         self._publish(action)
                     case Compute():
                         self._compute(action)
+                    case Look():
+                        self._look()
                     case Finish():
                         self._ended = True
                         break
@@ -345,6 +348,11 @@ class _Link:
             self._unacknowledged.add(sent.mid)
         self._traffic.sent += 1
         self._traffic.sent_bytes += len(publish.payload)
+
+    def _look(self) -> None:
+        """Subscribe again, upon which the broker sends what it has retained."""
+        if self._up and self._node.subscriptions:
+            self._client.subscribe([(topic_filter, 0) for topic_filter in self._node.subscriptions])
 
     def _compute(self, compute: Compute) -> None:
         def done(result: Any, failure: BaseException | None) -> None:

@@ -1,0 +1,390 @@
+"""A node to which the faults of a plan happen, itself a node: what it hears, says and lives through.
+
+The same wrapper is carried by every transport, so a fault is the same in memory and on MQTT. Messages are harmed on
+their way from the broker to the receiver, lies are told on the way out. What only the world can do to a node, kill it
+or stop it, is asked of its `Fate`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import itertools
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from stackelgrid.faults.plan import (
+    Bandwidth,
+    Corruption,
+    Crash,
+    Delay,
+    Duplication,
+    FaultPlan,
+    Lie,
+    Loss,
+    OnLink,
+    Partition,
+    Reordering,
+    Slow,
+    Stall,
+)
+from stackelgrid.node.mailbox import Mailbox
+from stackelgrid.transport.base import Action, Compute, Finish, Publish
+
+_ROUND = re.compile(rb'"round":(\d+)')
+_SAID_BY_COORDINATOR = ("signal", "settlement")
+
+Call = Callable[[float], Sequence[Action]]
+Happened = Callable[[dict[str, Any]], None]
+
+
+@dataclass(order=True, slots=True)
+class _Coming:
+    """Something that happens at a time, in the order in which it was put off."""
+
+    at: float
+    order: int
+    call: Call = field(compare=False)
+
+
+class Fate(Protocol):
+    """What the world does to a node: real signals on a real process, or their like under a virtual clock."""
+
+    def kill(self, number: int, crash: Crash) -> None:
+        """End the node at once, by fault `number` of the plan. Does not return."""
+
+    def stop(self, seconds: float) -> bool:
+        """Stop the node for so long. Returns whether it is left to the node to stand still."""
+
+
+class Impaired:
+    """`node` under `plan`.
+
+    `spent` are the numbers of the faults that it lived through before a restart, `began` when it began. `happened` gets
+    a record of each fault as it happens: its number in the plan, its kind, and where and when.
+    """
+
+    def __init__(
+        self,
+        node: Any,
+        plan: FaultPlan,
+        fate: Fate,
+        happened: Happened,
+        spent: Sequence[int] = (),
+        began: float | None = None,
+    ) -> None:
+        self.node = node
+        self.name: str = node.name
+        self.mailbox: Mailbox = node.mailbox
+        self._plan, self._fate, self._happened = plan, fate, happened
+        self._began = began
+        self._streams: dict[tuple[int, str], np.random.Generator] = {}
+        self._bad: set[tuple[int, str]] = set()  # links in the bad state of a burst
+        self._free_at: dict[tuple[int, str], float] = {}  # when a narrow link has carried what it was given
+        self._latest: dict[str, float] = defaultdict(float)  # topic -> arrival of its last message
+        self._coming: list[_Coming] = []
+        self._order = itertools.count()
+        self._still_until: float | None = None
+        self._said: dict[str, bytes] = {}  # topic -> the answer before
+        self._moments = [
+            (number, fault)
+            for number, fault in enumerate(plan.faults)
+            if isinstance(fault, Stall | Crash) and fault.concerns(self.name) and number not in spent
+        ]
+
+    @property
+    def last_will(self) -> Publish | None:
+        """The node's own."""
+        return self.node.last_will  # type: ignore[no-any-return]
+
+    @property
+    def subscriptions(self) -> Sequence[str]:
+        """The node's own."""
+        return self.node.subscriptions  # type: ignore[no-any-return]
+
+    def start(self, now: float) -> Sequence[Action]:
+        """Connected; the seconds of the plan begin with the first connection."""
+        if self._began is None:
+            self._began = now
+        return self._live(self.node.start, now)
+
+    def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
+        """A payload has left the broker: it may come late, harmed, often or not at all."""
+        actions: list[Action] = []
+        for arrival, harmed in self._fates(topic, payload, now):
+            hear = partial(self._hear, topic, harmed)
+            if arrival <= now:
+                actions += self._live(hear, now)
+            else:
+                self._later(arrival, hear)
+        return actions
+
+    def next_deadline(self) -> float | None:
+        """The node's own, or when something that was held up arrives."""
+        if self._still_until is not None:
+            return self._still_until
+        known = [self.node.next_deadline(), self._coming[0].at if self._coming else None, self._next_moment()]
+        return min((at for at in known if at is not None), default=None)
+
+    def tick(self, now: float) -> Sequence[Action]:
+        """Time has passed."""
+        if self._still_until is not None:
+            if now < self._still_until:
+                return []
+            self._still_until = None
+        actions: list[Action] = []
+        self._meet(None, now)
+        while self._coming and self._coming[0].at <= now and self._still_until is None:
+            call = heapq.heappop(self._coming).call
+            actions += call(now) if isinstance(call, _Saying) else self._live(call, now)
+        due = self.node.next_deadline()
+        if due is not None and due <= now:
+            actions += self._live(self.node.tick, now)
+        return actions
+
+    def _later(self, at: float, call: Call) -> None:
+        heapq.heappush(self._coming, _Coming(at, next(self._order), call))
+
+    # --- what reaches the node ---
+
+    def _live(self, call: Call, now: float) -> list[Action]:
+        """Do something now or, standing still, when it moves again."""
+        if self._still_until is not None:
+            self._later(self._still_until, call)
+            return []
+        return self._send(call(now), now)
+
+    def _hear(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
+        if topic.endswith("/signal") and payload:
+            self._meet(_round_of(payload), now)
+            if self._still_until is not None:
+                self._later(self._still_until, partial(self._hear, topic, payload))
+                return []
+        return self.node.receive(topic, payload, now)  # type: ignore[no-any-return]
+
+    def _fates(self, topic: str, payload: bytes, now: float) -> list[tuple[float, bytes]]:
+        """When each copy of a message arrives, and what is left of it."""
+        sender, round_number = _sender(topic), _round_of(payload)
+        copies = [(now, payload, False)]  # arrival, content, whether later ones may overtake it
+        for number, fault in enumerate(self._plan.faults):
+            if not isinstance(fault, OnLink | Partition) or not fault.concerns(sender, self.name):
+                continue
+            if not fault.during.holds(round_number, self._age(now)):
+                continue
+            harmed = self._harm(number, fault, sender, copies)
+            if harmed != copies:
+                self._happened(
+                    {"fault": number, "kind": fault.kind, "from": sender, "to": self.name, "round": round_number}
+                )
+            copies = harmed
+        arrivals = []
+        for arrival, content, loose in copies:
+            in_order = arrival if loose else max(arrival, self._latest[topic])
+            if not loose:
+                self._latest[topic] = in_order
+            arrivals.append((in_order, content))
+        return arrivals
+
+    def _harm(
+        self, number: int, fault: OnLink | Partition, sender: str, copies: list[tuple[float, bytes, bool]]
+    ) -> list[tuple[float, bytes, bool]]:
+        draw = self._stream(number, sender)
+        harmed = []
+        for arrival, content, loose in copies:
+            match fault:
+                case Partition():
+                    continue
+                case Loss() if self._is_lost(number, fault, sender):
+                    continue
+                case Delay():
+                    late = fault.seconds + fault.jitter_s * (draw.random() if fault.jitter_s else 0.0)
+                    harmed.append((arrival + late, content, loose))
+                case Duplication():
+                    times = 1 + (fault.copies if draw.random() < fault.probability else 0)
+                    harmed += [(arrival, content, loose)] * times
+                case Reordering() if draw.random() < fault.probability:
+                    harmed.append((arrival + fault.seconds, content, True))
+                case Corruption() if content and draw.random() < fault.probability:
+                    harmed.append((arrival, _flipped(content, fault.bits, draw), loose))
+                case Bandwidth():
+                    begun = max(arrival, self._free_at.get((number, sender), 0.0))
+                    through = self._free_at[number, sender] = begun + len(content) / fault.bytes_per_s
+                    harmed.append((through, content, loose))
+                case _:
+                    harmed.append((arrival, content, loose))
+        return harmed
+
+    def _is_lost(self, number: int, loss: Loss, sender: str) -> bool:
+        draw = self._stream(number, sender)
+        if loss.burst is None:
+            return draw.random() < (loss.probability or 0.0)
+        link = (number, sender)
+        if draw.random() < (loss.burst.leave if link in self._bad else loss.burst.enter):
+            self._bad ^= {link}
+        lost = loss.burst.lost_when_bad if link in self._bad else loss.burst.lost_when_good
+        return draw.random() < lost
+
+    # --- what the node says ---
+
+    def _send(self, actions: Sequence[Action], now: float) -> list[Action]:
+        sent: list[Action] = []
+        for action in actions:
+            match action:
+                case Publish():
+                    sent += self._say(action, now)
+                case Compute():
+                    sent.append(Compute(action.job, partial(self._then, action)))
+                case Finish():
+                    sent += [late.call.publish for late in sorted(self._coming) if isinstance(late.call, _Saying)]
+                    sent.append(action)
+        return sent
+
+    def _then(self, compute: Compute, result: Any, now: float) -> Sequence[Action]:
+        return self._live(lambda later: compute.then(result, later), now)
+
+    def _say(self, publish: Publish, now: float) -> list[Action]:
+        if not publish.payload:
+            return [publish]
+        purpose, round_number = publish.topic.rsplit("/", 1)[-1], _round_of(publish.payload)
+        if purpose == "signal" and self.last_will is None:
+            self._meet(round_number, now)
+        said = self._lied(publish, round_number, now) if purpose == "answer" else [publish]
+        slow = sum(
+            fault.seconds
+            for fault in self._plan.faults
+            if isinstance(fault, Slow)
+            and fault.concerns(self.name)
+            and fault.during.holds(round_number, self._age(now))
+            and purpose in ("answer", "signal")
+        )
+        if slow == 0 and self._still_until is None:
+            return [*said]
+        at = max(now + slow, self._still_until or 0.0)
+        for one in said:
+            self._later(at, _Saying(one))
+        return []
+
+    def _lied(self, publish: Publish, round_number: int | None, now: float) -> list[Publish]:
+        said = [publish]
+        for number, fault in enumerate(self._plan.faults):
+            if not isinstance(fault, Lie) or not fault.concerns(self.name):
+                continue
+            if not fault.during.holds(round_number, self._age(now)):
+                continue
+            if self._stream(number, self.name).random() >= fault.probability:
+                continue
+            self._happened({"fault": number, "kind": "lie", "node": self.name, "round": round_number})
+            said = _lie(fault, publish, self._said.get(publish.topic))
+        self._said[publish.topic] = publish.payload
+        return said
+
+    # --- what happens to the node ---
+
+    def _next_moment(self) -> float | None:
+        began = self._began or 0.0
+        return min(
+            (began + fault.at.seconds for _, fault in self._moments if fault.at.seconds is not None), default=None
+        )
+
+    def _meet(self, round_number: int | None, now: float) -> None:
+        """What was to happen in this round, or by now."""
+        for number, fault in list(self._moments):
+            at = fault.at
+            by_now = at.seconds is not None and self._age(now) >= at.seconds
+            if by_now or (round_number is not None and at.round is not None and round_number >= at.round):
+                self._moments.remove((number, fault))
+                record = {"fault": number, "kind": fault.kind, "node": self.name, "round": round_number}
+                self._happened(record)
+                if isinstance(fault, Crash):
+                    self._fate.kill(number, fault)
+                elif self._fate.stop(fault.seconds):
+                    self._still_until = now + fault.seconds
+
+    def _age(self, now: float) -> float:
+        return now - (self._began if self._began is not None else now)
+
+    def _stream(self, number: int, sender: str) -> np.random.Generator:
+        if (number, sender) not in self._streams:
+            digest = hashlib.sha256(repr((self._plan.seed, number, sender, self.name)).encode()).digest()
+            self._streams[number, sender] = np.random.default_rng(int.from_bytes(digest[:16]))
+        return self._streams[number, sender]
+
+
+class _Saying:
+    """Something said late."""
+
+    def __init__(self, publish: Publish) -> None:
+        self.publish = publish
+
+    def __call__(self, now: float) -> Sequence[Action]:
+        return [self.publish]
+
+
+def _sender(topic: str) -> str:
+    levels = topic.split("/")
+    if levels[-1] in _SAID_BY_COORDINATOR:
+        return levels[2] if len(levels) > 2 else ""
+    return levels[3] if len(levels) > 3 else ""
+
+
+def _round_of(payload: bytes) -> int | None:
+    found = _ROUND.search(payload)
+    return int(found[1]) if found else None
+
+
+def _flipped(payload: bytes, bits: int, draw: np.random.Generator) -> bytes:
+    harmed = bytearray(payload)
+    for at in draw.integers(8 * len(payload), size=bits):
+        harmed[at // 8] ^= 1 << (at % 8)
+    return bytes(harmed)
+
+
+def _lie(lie: Lie, publish: Publish, before: bytes | None) -> list[Publish]:
+    """What a liar publishes instead of an answer."""
+    message = json.loads(publish.payload)
+
+    def instead(content: Any) -> list[Publish]:
+        return [Publish(publish.topic, json.dumps(content).encode(), publish.qos, publish.retain)]
+
+    match lie.how:
+        case "shape":
+            return instead({**message, "body": _changed(message["body"], lambda numbers: numbers[:-1])})
+        case "nan":
+            return instead({**message, "body": _changed(message["body"], lambda numbers: [float("nan"), *numbers[1:]])})
+        case "beyond":
+            return instead({**message, "body": _changed(message["body"], partial(_times, 1e6))})
+        case "scaled":
+            return instead({**message, "body": _changed(message["body"], partial(_times, lie.factor))})
+        case "stale":
+            return [publish] if before is None else [Publish(publish.topic, before, publish.qos, publish.retain)]
+        case "impersonate":
+            *above, _, purpose = publish.topic.split("/")
+            topic = "/".join([*above, lie.as_ or "", purpose])
+            forged = json.dumps({**message, "sender": lie.as_}).encode()
+            return [publish, Publish(topic, forged, publish.qos, publish.retain)]
+
+
+def _times(factor: float, numbers: list[float]) -> list[float]:
+    return [factor * number for number in numbers]
+
+
+def _changed(body: Any, change: Callable[[list[float]], list[float]]) -> Any:
+    """A body with every list of numbers, plain or packed, changed."""
+    import base64
+
+    if isinstance(body, dict) and body.keys() == {"shape", "float64"}:
+        numbers = np.frombuffer(base64.b64decode(body["float64"]), "<f8").tolist()
+        packed = np.array(change(numbers), "<f8")
+        return {**body, "float64": base64.b64encode(packed.tobytes()).decode()}
+    if isinstance(body, dict):
+        return {key: _changed(value, change) for key, value in body.items()}
+    if isinstance(body, list) and body and all(isinstance(each, float | int) for each in body):
+        return change(body)
+    return body

@@ -1,0 +1,234 @@
+"""A fault plan: what goes wrong, where, when. Checked like a scenario.
+
+`from`, `to` and `node` are names of nodes, in which `*` and `?` stand for any letters: `a*` is every aggregator of a
+shipped case. A window says when: in `rounds` [first, last] of the conversation that a message belongs to, or in
+`seconds` [first, last] since the node's start; without one, always. Every link and every node draws from a stream of
+its own, derived from the plan's seed, so that one fault does not change what another draws.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
+
+
+class Part(BaseModel):
+    """Base of a plan's parts: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Window(Part):
+    """When a fault is in force: in some rounds, or in some seconds, both ends included; without either, always."""
+
+    rounds: tuple[int, int] | None = None
+    seconds: tuple[Seconds, Seconds] | None = None
+
+    def holds(self, round_number: int | None, seconds: float) -> bool:
+        """Whether it is open for a message of a round (None: of no round) that arrives after so many seconds."""
+        if self.rounds is not None:
+            return round_number is not None and self.rounds[0] <= round_number <= self.rounds[1]
+        return self.seconds is None or self.seconds[0] <= seconds <= self.seconds[1]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.rounds is not None and self.seconds is not None:
+            raise ValueError("give rounds or seconds, not both")
+        for name, bounds in (("rounds", self.rounds), ("seconds", self.seconds)):
+            if bounds is not None and bounds[0] > bounds[1]:
+                raise ValueError(f"{name}: the first, {bounds[0]:g}, comes before the last, {bounds[1]:g}; swap them")
+        return self
+
+
+class Moment(Part):
+    """When something happens to a node: as it first hears (the leader: asks) `round`, or after so many `seconds`."""
+
+    round: Annotated[int, Field(ge=1)] | None = None
+    seconds: Seconds | None = None
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if (self.round is None) == (self.seconds is None):
+            raise ValueError("give round or seconds, one of them")
+        return self
+
+
+class OnLink(Part):
+    """Base of what happens to messages between two nodes, on their way from the broker to the receiver."""
+
+    kind: str
+    from_: Annotated[str, Field(alias="from")] = "*"
+    to: str = "*"
+    during: Window = Window()
+
+    def concerns(self, sender: str, receiver: str) -> bool:
+        """Whether messages of `sender` to `receiver` are concerned."""
+        return fnmatchcase(sender, self.from_) and fnmatchcase(receiver, self.to)
+
+
+class Burst(Part):
+    """Gilbert and Elliott's two states: a link turns bad with `enter` and good with `leave`, per message."""
+
+    enter: Probability
+    leave: Annotated[float, Field(gt=0, le=1)]
+    lost_when_good: Probability = 0.0
+    lost_when_bad: Probability = 1.0
+
+
+class Loss(OnLink):
+    """Messages are lost: each with `probability`, or in bursts."""
+
+    kind: Literal["loss"]
+    probability: Probability | None = None
+    burst: Burst | None = None
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        if (self.probability is None) == (self.burst is None):
+            raise ValueError("give probability or burst, one of them")
+        return self
+
+
+class Delay(OnLink):
+    """Messages are late by `seconds` and up to `jitter_s` more; those on one topic stay in order."""
+
+    kind: Literal["delay"]
+    seconds: Seconds
+    jitter_s: Seconds = 0.0
+
+
+class Duplication(OnLink):
+    """A message arrives `copies` times more, with `probability`."""
+
+    kind: Literal["duplication"]
+    probability: Probability
+    copies: Annotated[int, Field(ge=1, le=100)] = 1
+
+
+class Reordering(OnLink):
+    """A message is held back for `seconds`, with `probability`, and later ones overtake it."""
+
+    kind: Literal["reordering"]
+    probability: Probability
+    seconds: Seconds = 0.05
+
+
+class Corruption(OnLink):
+    """`bits` of a message are flipped, with `probability`."""
+
+    kind: Literal["corruption"]
+    probability: Probability
+    bits: Annotated[int, Field(ge=1, le=1000)] = 1
+
+
+class Bandwidth(OnLink):
+    """A link carries so many bytes a second, one message after the other."""
+
+    kind: Literal["bandwidth"]
+    bytes_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Partition(Part):
+    """No message passes between a node of one group and a node of another."""
+
+    kind: Literal["partition"]
+    groups: Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(min_length=2)]
+    during: Window = Window()
+
+    def concerns(self, sender: str, receiver: str) -> bool:
+        """Whether the two are in different groups."""
+        of = [
+            {number for number, group in enumerate(self.groups) if any(fnmatchcase(name, known) for known in group)}
+            for name in (sender, receiver)
+        ]
+        return bool(of[0] and of[1] and of[0].isdisjoint(of[1]))
+
+
+class OnNode(Part):
+    """Base of what happens to nodes."""
+
+    node: str
+
+    def concerns(self, name: str) -> bool:
+        """Whether it happens to `name`."""
+        return fnmatchcase(name, self.node)
+
+
+class Stall(OnNode):
+    """The node stands still for `seconds`, as by SIGSTOP and SIGCONT."""
+
+    kind: Literal["stall"]
+    at: Moment
+    seconds: Seconds
+
+
+class Crash(OnNode):
+    """The node is killed, as by SIGKILL, and restarted after so many seconds if at all, with or without its disk."""
+
+    kind: Literal["crash"]
+    at: Moment
+    restart_after_s: Seconds | None = None
+    lose_state: bool = False
+
+
+class Slow(OnNode):
+    """The node takes `seconds` longer for each answer or question."""
+
+    kind: Literal["slow"]
+    seconds: Seconds
+    during: Window = Window()
+
+
+class Lie(OnNode):
+    """The node is dishonest, in each answer with `probability`.
+
+    | how | what it sends |
+    |---|---|
+    | `shape` | one slot too few |
+    | `nan` | a number that is none |
+    | `beyond` | numbers a million times too large |
+    | `stale` | the answer to an earlier round, as it was |
+    | `impersonate` | its answer once more under the name of the member `as` |
+    | `scaled` | numbers `factor` times as large: a lie within bounds |
+    """
+
+    kind: Literal["lie"]
+    how: Literal["shape", "nan", "beyond", "stale", "impersonate", "scaled"]
+    probability: Probability = 1.0
+    factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    as_: Annotated[str | None, Field(alias="as")] = None
+    during: Window = Window()
+
+    @model_validator(mode="after")
+    def _whom(self) -> Self:
+        if (self.how == "impersonate") != (self.as_ is not None):
+            raise ValueError("as names the member to impersonate: give it with how: impersonate and only then")
+        return self
+
+
+class BrokerOutage(Part):
+    """The broker is killed and comes back after `seconds`, with what it had retained or without."""
+
+    kind: Literal["broker"]
+    at: Moment
+    seconds: Seconds
+    keep_retained: bool = True
+
+
+MessageFault = Loss | Delay | Duplication | Reordering | Corruption | Bandwidth | Partition
+NodeFault = Stall | Crash | Slow | Lie
+Fault = Annotated[MessageFault | NodeFault | BrokerOutage, Field(discriminator="kind")]
+
+
+class FaultPlan(Part):
+    """A plan: its faults in the order in which they are met by a message."""
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
+    title: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    faults: list[Fault] = []
