@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import shutil
@@ -25,7 +26,10 @@ from stackelgrid.node.config import ConfigError
 from stackelgrid.node.record import write_whole
 from stackelgrid.report import ReportError, write
 from stackelgrid.report.tables import summary
+from stackelgrid.study import grid, table
+from stackelgrid.study import sweep as study
 from stackelgrid.testbed import in_memory, processes, store
+from stackelgrid.testbed.measured import with_data
 from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.result import result
 from stackelgrid.testbed.scenario import Scenario, load, shipped
@@ -44,7 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Demand response games between a utility, aggregators and homes, played by separate processes over MQTT.",
 )
-say = Console(stderr=True, highlight=False, soft_wrap=True)
+say = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 class TransportName(StrEnum):
@@ -250,6 +254,55 @@ def _read_result(folder: Path) -> dict[str, Any]:
 
 
 @app.command()
+def sweep(
+    scenario: Source,
+    over: Annotated[
+        list[str],
+        typer.Option(metavar="KEY.PATH=A:B:STEP", help="Values of a parameter, A to B inclusive, or V1,V2,V3; repeat."),
+    ],
+    jobs: Annotated[int | None, typer.Option(help="Processes side by side; as many as there are cores.", min=1)] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The sweep's folder; one begun before is gone on with.")
+    ] = None,
+    seed: Seed = None,
+    sets: Sets = None,
+    certified: Annotated[bool, typer.Option("--certify", help="Certify every point.")] = False,
+    quiet: Annotated[bool, typer.Option(help="No progress, no summary; errors only.")] = False,
+) -> None:
+    """Play a scenario over a grid, in memory and in parallel; write a table and a figure. Resumable."""
+    overrides = [*(sets or []), *([f"seed={seed}"] if seed is not None else [])]
+    planned = study.Study(scenario, tuple(overrides), grid.parse(over), SAMPLES if certified else 0)
+    folder = study.begin(planned, out)
+    points = study.Sweep(planned, folder)
+    wanted = len(planned.grid.points)
+    try:
+        with Progress(console=say, disable=quiet, transient=True) as progress:
+            task = progress.add_task(f"{wanted} points", total=wanted, completed=len(points.rows))
+            for _ in points.play(jobs or len(os.sched_getaffinity(0))):
+                progress.advance(task)
+        table.write(folder, planned.grid, points.rows)
+        _draw(folder, planned, points)
+    except KeyboardInterrupt:
+        table.write(folder, planned.grid, points.rows)
+        message = (
+            f"interrupted; {len(points.rows)} of {wanted} points are kept, the command with --out {folder} goes on"
+        )
+        raise CommandError(INTERRUPTED, message) from None
+    if not quiet:
+        print(f"table: {folder / 'table.csv'}\nfigure: {folder / 'figure.png'}")
+    problems = [row["problem"] for row in points.rows if row["problem"] is not None]
+    if problems:
+        message = f"{len(problems)} of {wanted} points did not settle without a problem; the first: {problems[0]}"
+        raise CommandError(NOT_SETTLED, message)
+
+
+def _draw(folder: Path, planned: study.Study, points: study.Sweep) -> None:
+    from stackelgrid.study import drawing
+
+    drawing.write(folder / "figure.png", planned.grid, points.rows)
+
+
+@app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder.")]) -> None:
     """Write report.html and the figures again."""
     print(write(folder))
@@ -269,7 +322,7 @@ def schema(game: Annotated[str, typer.Argument(metavar="GAME", help="One of `sta
         model: type[Scenario] = part(find(game).scenario)
     except UnknownGameError as error:
         raise CommandError(BAD_INPUT, str(error)) from None
-    print(json.dumps(model.model_json_schema(), indent=2))
+    print(json.dumps(with_data(model.model_json_schema()), indent=2))
 
 
 def main() -> int:

@@ -660,7 +660,7 @@ def test_jitter_does_not_reorder_one_topic() -> None:
 
 def test_nodes_that_wait_for_each_other_are_a_deadlock() -> None:
     waiting = [Scripted("a", ["x"]), Scripted("b", ["x"])]
-    with pytest.raises(DeadlockError, match="these nodes have not finished, and nothing .*: a, b;") as caught:
+    with pytest.raises(DeadlockError, match=r"these nodes have not finished, and nothing .*: a, b;") as caught:
         MemoryTransport().run([*waiting, Scripted("c", start=finish)])
     assert caught.value.waiting == ["a", "b"]
 

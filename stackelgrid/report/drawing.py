@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,12 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
-from stackelgrid.report.finished import RoundRecord
-from stackelgrid.report.tables import number
-
-__all__ = ["Figure", "convergence", "load", "price", "save", "savings", "storage", "welfare"]
+__all__ = ["Curve", "Figure", "bars", "boxes", "convergence", "levels", "many", "members", "save", "stack", "steps"]
 
 Array = NDArray[np.float64]
 
 INK, GREY, BLUE, GREEN, VERMILION, ORANGE = "#1a1a1a", "#808080", "#0072b2", "#009e73", "#d55e00", "#e69f00"
+SKY, PURPLE, YELLOW = "#56b4e9", "#cc79a7", "#f0e442"
 _THEMED = {
     INK: "currentColor",
     GREY: "var(--grey)",
@@ -36,6 +35,9 @@ _THEMED = {
     GREEN: "var(--green)",
     VERMILION: "var(--vermilion)",
     ORANGE: "var(--orange)",
+    SKY: "var(--sky)",
+    PURPLE: "var(--purple)",
+    YELLOW: "var(--yellow)",
 }
 """What stands for each colour on the page, so that a figure follows its dark or light scheme."""
 
@@ -80,107 +82,228 @@ _STYLE: dict[Any, Any] = {
 _TICKS_EVERY = (1, 2, 3, 4, 6, 12, 24, 48, 72, 96, 168)
 
 
-def price(settled: Sequence[float], baseline_price: float, wholesale: Sequence[float], money: str, name: str) -> Figure:
-    """The price per slot beside the flat baseline price and the wholesale price, money per kWh."""
+@dataclass(frozen=True)
+class Curve:
+    """A number per slot. The curve's colour and line style are its place's unless given."""
+
+    label: str
+    values: Sequence[float]
+    color: str | None = None
+    linestyle: str | None = None
+
+
+_COLORS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY)
+_LINESTYLES = ("-", "--", "-.", ":")
+
+
+def steps(
+    curves: Sequence[Curve],
+    label: str,
+    *,
+    limits: Mapping[str, Sequence[float]] | None = None,
+    peaks: bool = False,
+    shaded: Sequence[bool] | None = None,
+    above: float | None = None,
+    height: float = 2.3,
+) -> Figure:
+    """Curves over the slots; each peak marked where `peaks`, a level line for each of the `limits`, some slots shaded.
+
+    Slots without a value (NaN) are left open. The axis starts at zero, unless only what is `above` is to be seen.
+    """
+    slots = len(curves[0].values)
     with mpl.rc_context(_STYLE):
-        figure, axes = _slots_figure(len(settled), 2.3)
-        _steps(axes, np.full(len(settled), baseline_price), color=GREY, linestyle="--", label="Flat baseline price")
-        _steps(axes, wholesale, color=GREEN, linestyle=":", label="Wholesale price")
-        _steps(axes, settled, color=BLUE, label=name)
-        _label_y(axes, f"Price ({money}/kWh)")
-        _from_zero(axes, [*settled, *wholesale, baseline_price])
+        figure, axes = _slots_figure(slots, height)
+        if shaded is not None:
+            _shade(axes, shaded)
+        highest = max(max(curve.values) for curve in curves)
+        for place, curve in enumerate(curves):
+            color = curve.color or _COLORS[place % len(_COLORS)]
+            linestyle = curve.linestyle or _LINESTYLES[place % len(_LINESTYLES)]
+            _steps(axes, curve.values, color=color, linestyle=linestyle, label=curve.label)
+            if peaks:
+                # The tip is the peak; the lower one points up, so that two in one slot keep apart.
+                peak = max(curve.values)
+                tip = CARETDOWN if peak == highest else CARETUP
+                axes.plot(curve.values.index(peak) + 1, peak, marker=tip, markersize=6, color=color)
+        for name, values in (limits or {}).items():
+            for line, limit in enumerate(values):
+                axes.axhline(limit, color=VERMILION, linestyle="-.", linewidth=1, label="" if line else name)
+        _label_y(axes, label)
+        lines = [value for values in (limits or {}).values() for value in values]
+        _from_zero(axes, [*(value for curve in curves for value in curve.values), *lines])
+        if above is not None:
+            axes.set_ylim(bottom=above)
         _legend(figure)
     return figure
 
 
-def load(settled: Sequence[float], baseline: Sequence[float], min_kw: float, max_kw: float | None, name: str) -> Figure:
-    """Total load per slot before and after, kW, the peaks marked; the leader's capacity where it has one."""
+def stack(layers: Mapping[str, Sequence[float]], lines: Sequence[Curve], label: str, *, height: float = 2.9) -> Figure:
+    """Layers over the slots, the first at the bottom, and curves drawn over them."""
+    slots = len(next(iter(layers.values())))
     with mpl.rc_context(_STYLE):
-        figure, axes = _slots_figure(len(settled), 2.6)
-        for curve, when, color, linestyle in ((baseline, "Baseline", GREY, "--"), (settled, name, BLUE, "-")):
-            peak = max(curve)
-            _steps(axes, curve, color=color, linestyle=linestyle, label=f"{when} (peak {number(peak)} kW)")
-            # The tip is the peak; the lower one points up, so that two in one slot keep apart.
-            tip = CARETDOWN if peak == max(*settled, *baseline) else CARETUP
-            axes.plot(curve.index(peak) + 1, peak, marker=tip, markersize=6, color=color)
-        limits = [limit for limit in (min_kw, max_kw) if limit]
-        for line, limit in enumerate(limits):
-            axes.axhline(limit, color=VERMILION, linestyle="-.", linewidth=1, label="" if line else "Capacity")
-        _label_y(axes, "Total load (kW)")
-        _from_zero(axes, [*settled, *baseline, *limits])
+        figure, axes = _slots_figure(slots, height, top=0.46)
+        bottom = np.zeros(slots)
+        for place, (name, values) in enumerate(layers.items()):
+            top = bottom + np.array(values)
+            color = _STACKED[place % len(_STACKED)]
+            filled: dict[str, Any] = {"fill": True, "color": color, "alpha": 0.75, "linewidth": 0}
+            axes.stairs(top, _edges(slots), baseline=bottom, label=name, **filled)
+            bottom = top
+        for place, curve in enumerate(lines):
+            linestyle = curve.linestyle or _LINESTYLES[place % len(_LINESTYLES)]
+            _steps(axes, curve.values, color=curve.color or INK, linestyle=linestyle, label=curve.label)
+        _label_y(axes, label)
+        _from_zero(axes, [*bottom, *(value for curve in lines for value in curve.values)])
+        _legend(figure, columns=5)
+    return figure
+
+
+_STACKED = (BLUE, SKY, GREEN, YELLOW, ORANGE, PURPLE, GREY, VERMILION)
+
+
+def few(curves: Mapping[str, Sequence[float]]) -> bool:
+    """Whether `many` draws each curve."""
+    return len(curves) <= len(_COLORS)
+
+
+def many(curves: Mapping[str, Sequence[float]], label: str, *, shaded: Sequence[bool] | None = None) -> Figure:
+    """Curves by name: each its own colour where they are few, else how they spread, slot by slot."""
+    if few(curves):
+        each = [Curve(name, values, linestyle="-" if len(curves) > 4 else None) for name, values in curves.items()]
+        return steps(each, label, shaded=shaded)
+    values = np.array(list(curves.values()), float)
+    slots = values.shape[1]
+    low, first, middle, third, high = np.quantile(values, [0, 0.25, 0.5, 0.75, 1], axis=0)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _slots_figure(slots, 2.3)
+        if shaded is not None:
+            _shade(axes, shaded)
+        band: dict[str, Any] = {"fill": True, "color": BLUE, "linewidth": 0}
+        axes.stairs(high, _edges(slots), baseline=low, alpha=0.15, label=f"All {len(values):,}", **band)
+        axes.stairs(third, _edges(slots), baseline=first, alpha=0.3, label="Middle half", **band)
+        _steps(axes, middle, color=BLUE, label="Median")
+        _label_y(axes, label)
+        _from_zero(axes, [*low, *high])
+        _legend(figure)
+    return figure
+
+
+_BARS_AT_MOST = 24
+
+
+def named(values: Mapping[str, float]) -> bool:
+    """Whether `members` draws a bar for each name."""
+    return len(values) <= _BARS_AT_MOST
+
+
+def members(series: Mapping[str, Mapping[str, float]], label: str, *, who: str = "Member") -> Figure:
+    """A number by name, one or more series of it: bars where names are few, else ranked by the first series."""
+    first = next(iter(series.values()))
+    if named(first):
+        return bars(series, label)
+    # Where the first series has ties, the others rise among them.
+    ranked = sorted(first, key=lambda name: [values[name] for values in series.values()])
+    with mpl.rc_context(_STYLE):
+        figure, ((axes,),) = _panels(2.3, 1, 1, top=0.3)
+        places = np.arange(1, len(ranked) + 1)
+        for color, (name, values) in zip(_COLORS, series.items(), strict=False):
+            axes.plot(places, [values[each] for each in ranked], color=color, linewidth=1, label=name)
+        axes.set_xlabel(f"{who}, ranked by {next(iter(series)).lower()}")
+        axes.set_xlim(0, 1.02 * len(ranked))
+        _label_y(axes, label)
+        _from_zero(axes, [value for values in series.values() for value in values.values()])
+        _legend(figure)
+    return figure
+
+
+def bars(series: Mapping[str, Mapping[str, float]], label: str, *, height: float = 2.3) -> Figure:
+    """Bars by category, side by side one of each series; the categories are the first series'."""
+    categories = list(next(iter(series.values())))
+    thickness = 0.8 / len(series)
+    with mpl.rc_context(_STYLE):
+        figure, ((axes,),) = _panels(height, 1, 1, top=0.3)
+        for place, (color, (name, values)) in enumerate(zip(_COLORS, series.items(), strict=False)):
+            middle = np.arange(len(categories)) + (place - (len(series) - 1) / 2) * thickness
+            heights = [values.get(category, np.nan) for category in categories]
+            axes.bar(middle, heights, 0.92 * thickness, color=color, linewidth=0, label=name)
+        axes.axhline(0, color=INK, linewidth=0.6)
+        axes.set_xticks(range(len(categories)), categories)
+        axes.set_xlim(-0.6, len(categories) - 0.4)
+        axes.tick_params(axis="x", length=0)
+        _label_y(axes, label)
+        _from_zero(axes, [value for values in series.values() for value in values.values()])
         _legend(figure)
     return figure
 
 
 def convergence(
-    rounds: Sequence[RoundRecord], tolerance: float, money: str, marked: Mapping[str, Sequence[int]]
+    numbers: Sequence[int],
+    residual: tuple[str, Sequence[float]],
+    tolerance: float,
+    traces: Mapping[str, Sequence[float]],
+    marked: Mapping[str, Sequence[int]],
 ) -> Figure:
-    """Residual, leader utility and peak over the rounds; `marked` gives the rounds to mark, by what happened."""
+    """The residual, and `traces` beside it, over the rounds `numbers`; `marked` gives those to mark, by what happened.
+
+    NaN stands for what could not be worked out. `residual` is the axis's label and the values.
+    """
     with mpl.rc_context(_STYLE):
-        figure, (panels,) = _panels(2.1, 1, 3, top=0.42, between=0.8)
+        figure, (panels,) = _panels(2.1, 1, 1 + len(traces), top=0.42, between=0.8)
         # A residual of zero has no place on a log scale, one of rounding size would flatten all others.
         floor = tolerance / 100
-        wanted = np.array([np.nan if record.residual is None else record.residual for record in rounds])
-        residual = np.maximum(wanted, floor)
-        utility, unit = _scaled(np.array([record.leader_utility for record in rounds]), money)
-        peak, kilowatts = _scaled(np.array([record.peak_kw for record in rounds]), "kW")
-        curves = (
-            (residual, "Relative price change"),
-            (utility, f"Leader utility ({unit})"),
-            (peak, f"Peak load ({kilowatts})"),
-        )
-        numbers = np.array([record.round for record in rounds])
-        for letter, panel, (values, label) in zip("abc", panels, curves, strict=True):
-            panel.plot(numbers, values, color=BLUE, marker="o" if len(numbers) <= 60 else "", markersize=3)
-            _mark_rounds(panel, numbers, values, marked)
+        wanted = np.array(residual[1], float)
+        shown = np.maximum(wanted, floor)
+        curves = [(residual[0], shown), *(_in_thousands(*trace) for trace in traces.items())]
+        rounds = np.array(numbers)
+        for letter, panel, (label, values) in zip("abcdef", panels, curves, strict=False):
+            panel.plot(rounds, values, color=BLUE, marker="o" if len(rounds) <= 60 else "", markersize=3)
+            _mark_rounds(panel, rounds, values, marked)
             panel.set_xlabel("Round")
             _label_y(panel, label)
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-            panel.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
+            panel.set_xlim(min(rounds) - 0.5, max(rounds) + 0.5)
             panel.set_title(f"({letter})", loc="left", fontsize=8)
         for panel in panels[1:]:
             panel.yaxis.set_major_locator(MaxNLocator(5))
             panel.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
         panels[0].set_yscale("log")
-        panels[0].set_ylim(floor / 2, np.nanmax([*(2 * residual), 10 * tolerance]))
+        panels[0].set_ylim(floor / 2, np.nanmax([*(2 * shown), 10 * tolerance]))
         panels[0].axhline(tolerance, color=VERMILION, linestyle="--", linewidth=1, label="Tolerance")
         below = wanted < floor
         if below.any():
             style = {"color": BLUE, "marker": "v", "linestyle": "", "markersize": 5}
-            panels[0].plot(numbers[below], residual[below], **style, label="Below the axis")
+            panels[0].plot(rounds[below], shown[below], **style, label="Below the axis")
         _legend(figure, panels[0])
     return figure
 
 
-def storage(levels: Mapping[str, Sequence[float]], price: Sequence[float]) -> Figure:
-    """Stored energy of a few homes over the slots, kWh; slots with a price below its mean are shaded."""
+def levels(stored: Mapping[str, Sequence[float]], shaded: Sequence[bool], label: str) -> Figure:
+    """What a few stores hold at the end of each slot, a panel each; some slots shaded."""
+    slots = len(shaded)
     with mpl.rc_context(_STYLE):
-        columns = min(3, len(levels))
-        rows = -(-len(levels) // columns)
+        columns = min(3, len(stored))
+        rows = -(-len(stored) // columns)
         figure, panels = _panels(0.42 + 1.3 * rows, rows, columns, top=0.3, between=0.4)
-        cheap = np.array(price) < np.mean(price) - 1e-9 * np.max(np.abs(price))
-        shade: dict[str, Any] = {"fill": True, "color": INK, "alpha": 0.08, "linewidth": 0}
-        ends = np.arange(1, len(price) + 1) + 0.5
+        ends = np.arange(1, slots + 1) + 0.5
         for place, panel in enumerate(panels.flat):
-            panel.set_visible(place < len(levels))
-        for place, (panel, (home, level)) in enumerate(zip(panels.flat, levels.items(), strict=False)):
-            panel.stairs(cheap, _edges(len(cheap)), transform=panel.get_xaxis_transform(), **shade)
+            panel.set_visible(place < len(stored))
+        for place, (panel, (name, level)) in enumerate(zip(panels.flat, stored.items(), strict=False)):
+            _shade(panel, shaded)
             panel.plot(ends, level, color=BLUE, marker="o" if len(ends) == 1 else "", clip_on=False)
-            panel.set_title(home, loc="left", fontsize=8)
-            _slot_ticks(panel, len(price), 6)
+            panel.set_title(name, loc="left", fontsize=8)
+            _slot_ticks(panel, slots, 6)
             _from_zero(panel, level)
-            if place + columns < len(levels):
+            if place + columns < len(stored):
                 panel.tick_params(labelbottom=False)
             else:
                 panel.set_xlabel(SLOT)
         for panel in panels[:, 0]:
-            _label_y(panel, "Stored (kWh)")
+            _label_y(panel, label)
     return figure
 
 
-def savings(with_storage: Sequence[float], without_storage: Sequence[float], money: str) -> Figure:
-    """Box plots of the homes' bill savings, with and without storage; a group without homes is left out."""
-    groups = {"With storage": with_storage, "Without storage": without_storage}
+def boxes(groups: Mapping[str, Sequence[float]], label: str) -> Figure:
+    """Box plots of groups; one without members is left out."""
     groups = {name: group for name, group in groups.items() if group}
     with mpl.rc_context(_STYLE):
         figure, ((axes,),) = _panels(2.4, 1, 1, width=WIDTH / 2, top=0.1)
@@ -189,19 +312,7 @@ def savings(with_storage: Sequence[float], without_storage: Sequence[float], mon
         axes.axhline(0, color=INK, linewidth=0.6)
         axes.set_xticks(range(len(groups)), [f"{name}\n({len(group):,})" for name, group in groups.items()])
         axes.set_xlim(-0.6, len(groups) - 0.4)
-        _label_y(axes, f"Bill saved ({money} per home)")
-    return figure
-
-
-def welfare(settled: Sequence[float], welfare_price: Sequence[float], money: str, name: str) -> Figure:
-    """The price that was played beside the one best for the system as a whole, money per kWh."""
-    with mpl.rc_context(_STYLE):
-        figure, axes = _slots_figure(len(settled), 2.3)
-        _steps(axes, settled, color=BLUE, label=name)
-        _steps(axes, welfare_price, color=VERMILION, linestyle="--", label="Welfare price")
-        _label_y(axes, f"Price ({money}/kWh)")
-        _from_zero(axes, [*settled, *welfare_price])
-        _legend(figure)
+        _label_y(axes, label)
     return figure
 
 
@@ -253,8 +364,8 @@ def _panels(
     return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=places)
 
 
-def _slots_figure(slots: int, height: float) -> tuple[Figure, Axes]:
-    figure, ((axes,),) = _panels(height, 1, 1, top=0.3)
+def _slots_figure(slots: int, height: float, top: float = 0.3) -> tuple[Figure, Axes]:
+    figure, ((axes,),) = _panels(height, 1, 1, top=top)
     axes.set_xlabel(SLOT)
     _slot_ticks(axes, slots, 12)
     return figure, axes
@@ -282,9 +393,14 @@ def _steps(axes: Axes, values: Sequence[float] | Array, *, color: str, label: st
     axes.stairs(values, _edges(len(values)), baseline=None, color=color, linestyle=linestyle, label=label)
 
 
+def _shade(axes: Axes, shaded: Sequence[bool]) -> None:
+    shade: dict[str, Any] = {"fill": True, "color": INK, "alpha": 0.08, "linewidth": 0}
+    axes.stairs(np.array(shaded, float), _edges(len(shaded)), transform=axes.get_xaxis_transform(), **shade)
+
+
 def _from_zero(axes: Axes, values: Sequence[float]) -> None:
     """Let the axis start at zero, or below where a value does, so that heights can be compared."""
-    low, high = min(0.0, *values), max(0.0, *values)
+    low, high = min(0.0, float(np.nanmin(values))), max(0.0, float(np.nanmax(values)))
     room = 0.08 * ((high - low) or 1.0)
     axes.set_ylim(low - room if low < 0 else 0.0, high + room)
 
@@ -300,12 +416,12 @@ def _box(axes: Axes, place: float, values: Array) -> None:
     axes.plot(np.full(far.sum(), place), values[far], linestyle="", marker="o", markersize=2, color=GREY)
 
 
-def _scaled(values: Array, unit: str) -> tuple[Array, str]:
-    """In thousands, or thousands of thousands, of a unit where the tick labels would not fit otherwise."""
-    scale = 1.0
-    while np.max(np.abs(values)) >= 1e5 * scale:
+def _in_thousands(label: str, values: Sequence[float]) -> tuple[str, Array]:
+    """In thousands, or thousands of thousands, of the unit where the tick labels would not fit otherwise."""
+    shown, scale = np.array(values, float), 1.0
+    while np.max(np.abs(shown[np.isfinite(shown)]), initial=0.0) >= 1e5 * scale:
         scale *= 1000
-    return values / scale, unit if scale == 1 else f"{scale:,.0f} {unit}"
+    return label if scale == 1 else re.sub(r"\((.*)\)$", rf"({scale:,.0f} \1)", label), shown / scale
 
 
 _MARKS: dict[str, dict[str, Any]] = {
@@ -322,8 +438,8 @@ def _mark_rounds(axes: Axes, numbers: Array, values: Array, marked: Mapping[str,
             axes.plot(numbers[chosen], values[chosen], linestyle="", markersize=5, label=what, **_MARKS[what])
 
 
-def _legend(figure: Figure, axes: Axes | None = None) -> None:
+def _legend(figure: Figure, axes: Axes | None = None, columns: int | None = None) -> None:
     """Above the axes, where it hides nothing."""
     handles, labels = (axes or figure.axes[0]).get_legend_handles_labels()
     place = (_LEFT / figure.get_figwidth(), 1 - 0.02 / figure.get_figheight())
-    figure.legend(handles, labels, loc="upper left", bbox_to_anchor=place, ncols=len(labels))
+    figure.legend(handles, labels, loc="upper left", bbox_to_anchor=place, ncols=columns or len(labels))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from leader_node.user_oriented import UtilitySettings
+from stackelgrid.games import find, part
 from stackelgrid.node.config import explain
-from stackelgrid.wire.arrays import Finite, Vector
+from stackelgrid.wire.arrays import Finite
+
+if TYPE_CHECKING:
+    from stackelgrid.report.game import GameReport
 
 
 class ReportError(Exception):
@@ -25,62 +29,34 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class HomeAccount(Part):
-    """A home at the last price: kW and stored kWh per slot, money. `baseline_bill` is its bill at the flat price."""
+class Anything(Part):
+    """Whatever there is, in `model_extra`."""
 
-    load_kw: Vector
-    bill: Finite
-    utility: Finite
-    storage_kwh: Vector | None = None
-    baseline_bill: Finite | None = None
+    model_config = ConfigDict(extra="allow")
 
 
-class Outcome(Part):
-    """What the user-oriented pricing game came to; see `stackelgrid.testbed.result.outcome`."""
-
-    price: Vector
-    load_kw: Vector
-    baseline_load_kw: Vector
-    peak_kw: Finite
-    par: Finite
-    baseline_peak_kw: Finite
-    baseline_par: Finite
-    leader_utility: Finite
-    system_utility: Finite
-    revenue: Finite
-    homes: dict[str, HomeAccount]
-
-    @model_validator(mode="after")
-    def _lengths(self) -> Self:
-        slots = len(self.price)
-        arrays = {"load_kw": self.load_kw, "baseline_load_kw": self.baseline_load_kw}
-        for name, home in self.homes.items():
-            arrays |= {f"homes.{name}.load_kw": home.load_kw, f"homes.{name}.storage_kwh": home.storage_kwh or []}
-        for key, array in arrays.items():
-            if array and len(array) != slots:
-                raise ValueError(f"{key} has {len(array)} numbers, price has {slots}")
-        return self
-
-
-class Certificate(Part):
-    """What `stackelgrid certify` found. Any number may be missing: each objective and method has its own."""
+class Certificate(Anything):
+    """What `stackelgrid certify` found. Any number may be missing: each game and method has its own."""
 
     method: str | None = None
-    gap: Finite | None = None
-    max_regret: Finite | None = None
-    max_home_regret: Finite | None = None
-    leader_regret: Finite | None = None
-    price_residual: Finite | None = None
     feasible: bool | None = None
-    violation: Finite | None = None
-    overclaim: Finite | None = None
-    bill_residual: Finite | None = None
-    balance_residual: Finite | None = None
-    load_residual: Finite | None = None
-    welfare_price: Vector | None = None
-    price_distance: dict[str, Finite | None] | None = None
-    welfare_system_utility: Finite | None = None
-    system_utility: Finite | None = None
+
+    def number(self, key: str) -> float | None:
+        """The number that `key` leads to, with dots into what is nested. Raises `ValueError` for what is no number."""
+        value: Any = self.model_extra or {}
+        for step in key.split("."):
+            value = value.get(step) if isinstance(value, dict) else None
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"certificate.{key} is {value!r}, not a finite number")
+        return float(value)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Every number in it that is not nested, by key."""
+        content = (self.model_extra or {}).items()
+        return {key: value for key, value in content if isinstance(value, int | float) and not isinstance(value, bool)}
 
 
 class Missing(Part):
@@ -91,8 +67,11 @@ class Missing(Part):
     action: str
 
 
-class Result(Part):
-    """result.json of the user-oriented pricing game. `outcome` is None when not a single round was finished."""
+Found = TypeVar("Found")
+
+
+class Result(Part, Generic[Found]):
+    """result.json. `outcome` is None when not a single round was finished."""
 
     game: str
     scenario: str
@@ -102,14 +81,16 @@ class Result(Part):
     settled: bool
     complete: bool
     rounds: int
+    inner_rounds: int
     elapsed_s: Finite
     messages: int
     bytes: int
     rejected: dict[str, int] = {}
     homes: int
+    heard_of: int
     processes: int
     money: str
-    outcome: Outcome | None
+    outcome: Found | None
     certificate: Certificate | None
     missing: list[Missing] = []
     failures: dict[str, str] = {}
@@ -117,8 +98,7 @@ class Result(Part):
     @field_validator("game")
     @classmethod
     def _known(cls, game: str) -> str:
-        if game != "user_oriented":
-            raise ValueError("there is a report of user_oriented only")
+        find(game)
         return game
 
     @field_validator("outcome", mode="before")
@@ -126,78 +106,102 @@ class Result(Part):
     def _nothing_found(cls, outcome: Any) -> Any:
         return outcome or None
 
-    @model_validator(mode="after")
-    def _welfare_length(self) -> Self:
-        welfare = self.certificate and self.certificate.welfare_price
-        if welfare and self.outcome and len(welfare) != len(self.outcome.price):
-            raise ValueError(
-                f"certificate.welfare_price has {len(welfare)} numbers, outcome.price has {len(self.outcome.price)}"
-            )
-        return self
+    @property
+    def certifiable(self) -> bool:
+        """Whether every home is in the outcome."""
+        return self.complete and self.heard_of == self.homes
 
 
-class RoundRecord(Part):
-    """A line of rounds.jsonl, as far as the report shows it.
+def of_game(name: str) -> GameReport:
+    """What the game of a name brings to its report."""
+    report: GameReport = part(find(name).report)
+    return report
 
-    `residual` is the relative price change still wanted, None when none could be worked out.
+
+def checked(content: Any) -> Result[Any]:
+    """The content of a result.json, its outcome by the game's own model. Raises `ValidationError`, `ValueError`."""
+    report = of_game(Result[Any].model_validate(content).game)
+    model: Any = Result
+    result: Result[Any] = model[report.outcome].model_validate(content)
+    if result.certificate:
+        for rule in report.rules:
+            result.certificate.number(rule.key)
+    return result
+
+
+class RoundRecord(Anything):
+    """A line of rounds.jsonl: what all games have, and the game's own account in `model_extra`.
+
+    `residual` is the relative change still wanted, None when none could be worked out.
     """
 
     round: int
-    peak_kw: Finite
-    leader_utility: Finite
     residual: Finite | None
     held: list[str]
     excluded: list[str]
     again: int
 
+    def number(self, key: str) -> float | None:
+        """A number of the game's account, None where there is none."""
+        value = (self.model_extra or {}).get(key)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+class Leader(Part):
+    """The leader's settings, as far as all games have them."""
+
+    tolerance: float = 1e-6
+    max_rounds: int = 40
+
 
 class PlayedScenario(Part):
-    """scenario.yaml, as far as the report shows it: the homes are left alone."""
+    """scenario.yaml, as far as the report of any game needs it."""
 
-    leader: UtilitySettings
-    aggregators: int = 1
+    leader: Leader = Leader()
+    slots: int = 24
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run's folder. `manifest` is {} where there is none."""
+    """A run's folder, outcome and scenario by the models of the game's `report`.
+
+    `manifest` is {} where there is none.
+    """
 
     folder: Path
-    result: Result
+    report: GameReport
+    result: Result[Any]
     rounds: list[RoundRecord]
-    scenario: PlayedScenario
+    scenario: Any
     manifest: dict[str, Any]
-
-    @property
-    def wholesale_price(self) -> list[float]:
-        """c_t, money per kWh, one number per slot of the outcome."""
-        price = self.scenario.leader.wholesale_price
-        slots = len(self.result.outcome.price) if self.result.outcome else 1
-        return price if isinstance(price, list) else [price] * slots
 
 
 def read(folder: Path) -> Finished:
     """Read the folder of a run that has ended. Raises `ReportError`."""
     result = _read_result(folder / "result.json")
+    report = of_game(result.game)
     finished = Finished(
         folder,
+        report,
         result,
         _read_rounds(folder / "rounds.jsonl", result.rounds),
-        _read_scenario(folder / "scenario.yaml"),
+        _read_scenario(folder / "scenario.yaml", report.scenario),
         _read_manifest(folder / "manifest.json"),
     )
-    if result.outcome and len(finished.wholesale_price) != len(result.outcome.price):
-        raise ReportError(
-            f"{folder / 'scenario.yaml'}: leader.wholesale_price has {len(finished.wholesale_price)} numbers, "
-            f"result.json has {len(result.outcome.price)} slots; put back the scenario that was played"
-        )
+    report.check(finished)
     return finished
 
 
-def _read_result(path: Path) -> Result:
+def _read_result(path: Path) -> Result[Any]:
     if not path.is_file():
         raise ReportError(f"{path}: there is no such file; name the folder of a finished `stackelgrid run`")
-    return _checked(path, _parsed(path, _text(path)), Result)
+    content = _parsed(path, _text(path))
+    try:
+        return checked(content)
+    except ValidationError as error:
+        raise ReportError(f"{explain(str(path), error)}\n{path}: put the file back or run again") from None
+    except ValueError as error:
+        raise ReportError(f"{path}: {error}; put the file back or run again") from None
 
 
 def _read_rounds(path: Path, expected: int) -> list[RoundRecord]:
@@ -210,12 +214,12 @@ def _read_rounds(path: Path, expected: int) -> list[RoundRecord]:
     ]
 
 
-def _read_scenario(path: Path) -> PlayedScenario:
+def _read_scenario(path: Path, model: type[PlayedScenario]) -> PlayedScenario:
     try:
         content = yaml.safe_load(_text(path))
     except yaml.YAMLError as error:
         raise ReportError(f"{path}: not YAML: {' '.join(str(error).split())}; put back the scenario played") from None
-    return _checked(path, content, PlayedScenario)
+    return _checked(path, content, model)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
+from math import nan
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from stackelgrid.report import tables
-from stackelgrid.report.finished import Finished, HomeAccount, Outcome, ReportError, Result, read
+from stackelgrid.games import find
+from stackelgrid.report import tables, words
+from stackelgrid.report.finished import Finished, ReportError, Result, read
+from stackelgrid.report.parts import Plot, Section, Table, Trace
 
-FEW = 6
-"""Homes shown one by one, however many there are."""
 _LINES = 20
 """Members or failures listed before the rest is left to result.json."""
-
-_OBJECTIVES = {
-    "stackelberg": "its own utility, knowing how the homes answer",
-    "welfare": "the utility of the system as a whole, a price at marginal cost",
-}
+_UNTRACED = {"residual", "round", "homes", "answered", "again", "ms"}
+"""What every journal has beside the game's own numbers."""
 
 
 @dataclass(frozen=True)
 class Drawn:
     """A figure on the page: `svg` is the element itself."""
 
+    number: int
     name: str
     svg: str
     caption: str
@@ -57,19 +56,19 @@ def _rendered(finished: Finished) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    result, leader = finished.result, finished.scenario.leader
+    result, title = finished.result, find(finished.result.game).title
     in_memory = ["--transport", "memory"] if result.transport == "memory" else []
     checks = tables.checks(result)
     judged = [check.passed for check in checks if check.passed is not None]
     content: dict[str, Any] = {
-        "title": result.scenario or "User-oriented pricing",
+        "title": result.scenario or title[:1].upper() + title[1:],
         "verdict": verdict(finished),
         "fine": result.settled and result.complete and not result.failures,
-        "objective": _OBJECTIVES[leader.objective],
+        "opening": finished.report.opening(finished),
         "headline": tables.headline(result)[2:],  # the title and the verdict say the first two
-        "key_figures": tables.key_figures(result, leader.baseline_price),
-        "figures": {},
-        "homes": None,
+        "key_figures": tables.key_figures(result),
+        "key_note": finished.report.key_note,
+        "sections": list(_drawn(finished, _sections(finished))),
         "certificate": result.certificate,
         "checks": [check for check in checks if check.value is not None],
         "left_out": [check.label for check in checks if check.value is None],
@@ -81,23 +80,20 @@ def _rendered(finished: Finished) -> str:
         "failed": judged.count(False),
         "rejected": result.rejected,
         "run_again": _command("run", finished.folder / "scenario.yaml", *in_memory),
-        "certifiable": result.outcome is not None and len(result.outcome.homes) == result.homes,
+        "certifiable": result.certifiable,
         "certify": _command("certify", finished.folder),
         "report": _command("report", finished.folder),
         "manifest": _described(finished.manifest),
     }
-    if result.outcome:
-        content["figures"] = {drawn.name: drawn for drawn in _figures(finished, result.outcome)}
-        content["homes"] = _homes(result.outcome, result.money)
     return environment.get_template("report.html.jinja").render(content)
 
 
 def verdict(finished: Finished) -> str:
     """How the run ended, in a sentence."""
     result, limit = finished.result, finished.scenario.leader.max_rounds
-    rounds = tables.counted(result.rounds, "round")
+    rounds = tables.rounds(result)
     if result.settled and result.complete and result.failures:
-        return f"Settled in {rounds}, though {tables.counted(len(result.failures), 'node')} failed on the way."
+        return f"Settled in {rounds}, though {words.counted(len(result.failures), 'node')} failed on the way."
     if result.settled and result.complete:
         return f"Settled in {rounds}."
     if result.settled:
@@ -109,71 +105,78 @@ def verdict(finished: Finished) -> str:
     return f"Not settled: the run ended after {rounds} of at most {limit}, interrupted or without a node it needed."
 
 
-# --- figures ---
+# --- what a game brings, and how it converged ---
 
 
-def _figures(finished: Finished, outcome: Outcome) -> Iterable[Drawn]:
+def _sections(finished: Finished) -> Iterator[Section]:
+    if finished.result.outcome is None:
+        return
+    yield from finished.report.sections(finished, finished.result.outcome)
+    yield Section("Convergence", [_convergence(finished) if len(finished.rounds) > 1 else _one_round(finished)])
+
+
+def _drawn(finished: Finished, sections: Iterable[Section]) -> Iterator[dict[str, Any]]:
+    """The sections as the page takes them: figures saved and numbered."""
     from stackelgrid.report import drawing
 
-    result, leader, money = finished.result, finished.scenario.leader, finished.result.money
-    name = "Settled price" if result.settled else "Price of the last round"
+    numbers = count(1)
 
-    def drawn(key: str, figure: drawing.Figure, caption: str) -> Drawn:
-        return Drawn(key, drawing.save(figure, finished.folder / "figures" / f"{key}.png"), caption)
+    def drawn(part: Plot | Table | str) -> tuple[str, Drawn | Table | str]:
+        if isinstance(part, Plot):
+            svg = drawing.save(part.figure, finished.folder / "figures" / f"{part.name}.png")
+            return "figure", Drawn(next(numbers), part.name, svg, part.caption)
+        return ("table", part) if isinstance(part, Table) else ("words", part)
 
-    yield drawn(
-        "price",
-        drawing.price(outcome.price, leader.baseline_price, finished.wholesale_price, money, name),
-        f"{name} in each slot, with the flat price before the game and what the leader pays for its energy.",
-    )
-    capacity = leader.capacity
-    limited = " The leader's capacity limits are drawn." if capacity.max_kw or capacity.min_kw else ""
-    yield drawn(
-        "load",
-        drawing.load(
-            outcome.load_kw,
-            outcome.baseline_load_kw,
-            capacity.min_kw,
-            capacity.max_kw,
-            "Settled" if result.settled else "Last round",
-        ),
-        f"Total load of the homes before and after, each peak marked.{limited}",
-    )
+    for section in sections:
+        yield {"title": section.title, "parts": [drawn(part) for part in section.parts]}
+
+
+def _convergence(finished: Finished) -> Plot:
+    from stackelgrid.report import drawing
+
+    rounds, report, money = finished.rounds, finished.report, finished.result.money
+    traces = _traces(finished) if report.traces is None else report.traces
     marked = _marked(finished)
     marks = " Marked are rounds in which members were held, excluded or asked again." if any(marked.values()) else ""
-    yield drawn(
+    meanings = [f"({letter}) {trace.meaning}" for letter, trace in zip("bcdef", traces, strict=False)]
+    told = f"(a) {report.residual.meaning}, with the tolerance below which it settles"
+    return Plot(
         "convergence",
-        drawing.convergence(finished.rounds, leader.tolerance, money, marked),
-        "Round by round: (a) the relative price change the leader still wanted, with the tolerance below which it "
-        f"settles; (b) its utility; (c) the peak load.{marks}",
+        drawing.convergence(
+            [record.round for record in rounds],
+            (_axis(report.residual, money), [nan if each.residual is None else each.residual for each in rounds]),
+            finished.scenario.leader.tolerance,
+            {_axis(trace, money): [_or_nan(record.number(trace.key)) for record in rounds] for trace in traces},
+            marked,
+        ),
+        f"Round by round: {'; '.join([told, *meanings])}.{marks}",
     )
-    stores = {name: home.storage_kwh for name, home in outcome.homes.items() if home.storage_kwh}
-    if stores:
-        shown = {name: stores[name] for name in _spread(stores, lambda name: max(stores[name]))}
-        yield drawn(
-            "storage",
-            drawing.storage(shown, outcome.price),
-            f"Energy stored at the end of each slot, battery and electric vehicle together, in {len(shown)} of "
-            f"{tables.counted(len(stores), 'home')} with storage, from the smallest to the largest. Shaded: slots with "
-            "a price below its mean.",
-        )
-    compared = [home for home in outcome.homes.values() if home.baseline_bill is not None]
-    if compared:
-        with_storage = [_saved(home) for home in compared if home.storage_kwh]
-        without_storage = [_saved(home) for home in compared if not home.storage_kwh]
-        yield drawn(
-            "savings",
-            drawing.savings(with_storage, without_storage, money),
-            "What each home saves on its bill against the flat baseline price; below zero it pays more, as a home may "
-            "that uses more at a lower price. Box: the middle half of the homes and the median; whiskers: up to 1.5 "
-            "times the box beyond it.",
-        )
-    if result.certificate and result.certificate.welfare_price:
-        yield drawn(
-            "welfare",
-            drawing.welfare(outcome.price, result.certificate.welfare_price, money, name),
-            f"{name} beside the welfare price, at which selfish homes maximise the utility of the whole system.",
-        )
+
+
+def _one_round(finished: Finished) -> str:
+    residual, meaning = finished.rounds[0].residual, finished.report.residual.meaning
+    told = "not known" if residual is None else words.tiny(residual, "")
+    tolerance = finished.scenario.leader.tolerance
+    return f"There was one round. Its residual, {meaning}, is {told}; the tolerance is {tolerance:g}."
+
+
+def _traces(finished: Finished) -> Sequence[Trace]:
+    """The first two numbers that the journal has in every round."""
+    everywhere = [
+        key
+        for key in finished.rounds[0].model_extra or {}
+        if key not in _UNTRACED and all(record.number(key) is not None for record in finished.rounds)
+    ]
+    return [Trace(key, words.spelled(key)[0], key, words.spelled(key)[1]) for key in everywhere[:2]]
+
+
+def _axis(trace: Trace, money: str) -> str:
+    unit = trace.unit.format(money=money)
+    return f"{trace.label} ({unit})" if unit else trace.label
+
+
+def _or_nan(value: float | None) -> float:
+    return nan if value is None else value
 
 
 def _marked(finished: Finished) -> dict[str, list[int]]:
@@ -188,66 +191,10 @@ def _marked(finished: Finished) -> dict[str, list[int]]:
     }
 
 
-# --- homes ---
-
-
-def _spread(names: Iterable[str], size: Callable[[str], float]) -> list[str]:
-    """Up to `FEW` names, evenly from the smallest to the largest."""
-    ranked = sorted(names, key=size)
-    if len(ranked) <= FEW:
-        return ranked
-    return [ranked[round(step * (len(ranked) - 1) / (FEW - 1))] for step in range(FEW)]
-
-
-Measure = Callable[[HomeAccount], float | None]
-
-
-def _homes(outcome: Outcome, money: str) -> dict[str, Any]:
-    """One table: medians by group, then a few homes from the smallest bill to the largest."""
-    everyone = list(outcome.homes.values())
-    columns: dict[str, Measure] = {"Energy (kWh)": lambda home: sum(home.load_kw)}
-    if any(home.baseline_bill is not None for home in everyone):
-        columns[f"Bill before ({money})"] = lambda home: home.baseline_bill
-        columns[f"Bill ({money})"] = lambda home: home.bill
-        columns[f"Saved ({money})"] = lambda home: None if home.baseline_bill is None else _saved(home)
-    else:
-        columns[f"Bill ({money})"] = lambda home: home.bill
-    columns[f"Paid ({money}/kWh)"] = _paid_per_kwh
-    columns[f"Utility ({money})"] = lambda home: home.utility
-    groups = {
-        "All homes": everyone,
-        "With storage": [home for home in everyone if home.storage_kwh],
-        "Without storage": [home for home in everyone if not home.storage_kwh],
-    }
-    few = _spread(outcome.homes, lambda name: outcome.homes[name].bill)
-    return {
-        "columns": list(columns),
-        "groups": [
-            [f"{name} ({len(homes):,})", *_medians(homes, columns.values())] for name, homes in groups.items() if homes
-        ],
-        "few": [[name, *_medians([outcome.homes[name]], columns.values())] for name in few],
-        "everyone": len(few) == len(everyone),
-    }
-
-
-def _saved(home: HomeAccount) -> float:
-    return (home.baseline_bill or 0.0) - home.bill
-
-
-def _paid_per_kwh(home: HomeAccount) -> float | None:
-    energy = sum(home.load_kw)
-    return home.bill / energy if energy > 0 else None
-
-
-def _medians(homes: list[HomeAccount], measures: Iterable[Measure]) -> list[str]:
-    found = [[value for home in homes if (value := measure(home)) is not None] for measure in measures]
-    return [tables.number(median(values)) if values else "–" for values in found]
-
-
 # --- the rest of the page ---
 
 
-def _missing(result: Result) -> list[tuple[str, str, str]]:
+def _missing(result: Result[Any]) -> list[tuple[str, str, str]]:
     """Who was held or excluded, and in which rounds."""
     rounds: dict[tuple[str, str], set[int]] = {}
     for entry in result.missing:

@@ -360,6 +360,8 @@ class Coordinator:
         self, message: Callable[[Body], Message], said: Said, members: Sequence[str], *, qos: int
     ) -> list[Step]:
         """What is said, as one message to all or as one to each of `members`."""
+        if isinstance(said, Body) and self.link.bodies.addressed:
+            said = dict.fromkeys(members, said)
         if isinstance(said, Body):
             one = message(said)
             return [Publish(self.link.topic(one), self.link.write(one), qos=qos, retain=True)]

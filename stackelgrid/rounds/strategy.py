@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from stackelgrid.wire.messages import Body
 
 Said = Body | Mapping[str, Body]
-"""What a coordinator says: one body for all its members or, on an addressed link, a body for each by name."""
+"""What a coordinator says: one body for all its members or, on an addressed link, also a body for each by name."""
 
 
 @dataclass(frozen=True)

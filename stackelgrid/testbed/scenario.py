@@ -15,6 +15,7 @@ from aggregator_node.settings import AggregatorSettings
 from leader_node.settings import LeaderSettings
 from stackelgrid.games import UnknownGameError, find, part
 from stackelgrid.node.config import ConfigError, Rounds, explain
+from stackelgrid.testbed.measured import spell_out
 
 if TYPE_CHECKING:
     from stackelgrid.testbed.played import Played
@@ -128,8 +129,9 @@ def load(source: str, overrides: list[str] | None = None, seed: int | None = Non
         model: type[Scenario] = part(find(str(raw.get("game"))).scenario)
     except UnknownGameError as error:
         raise ScenarioError(f"{path}: game: {error}") from None
-    model.prepare(raw, path.parent)
     try:
+        raw = spell_out(raw, path.parent, model)
+        model.prepare(raw, path.parent)
         scenario = model.model_validate(raw)
         scenario.verify()
     except ValidationError as error:

@@ -1,0 +1,114 @@
+"""What a page is made of: sections of figures, tables and words, and the rules by which a certificate is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stackelgrid.report.drawing import Figure
+    from stackelgrid.report.finished import Certificate
+
+Row = tuple[str, str]
+"""A label and a formatted value."""
+
+EQUILIBRIUM_WITHIN = 1e-6
+"""Relative: below it a regret, a gap or a broken limit is the solvers' tolerance."""
+BOOKS_WITHIN = 1e-7
+"""Relative: below it a difference between what was told and what is worked out anew is rounding."""
+
+FEW = 6
+"""Members shown one by one, however many there are."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure that `stackelgrid.report.drawing` drew; written to figures/`name`.png, a name of its own on the page."""
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a name and then a formatted value for each of `columns`; `groups` of rows are set apart by a line."""
+
+    caption: str
+    columns: Sequence[str]
+    groups: Sequence[Sequence[Sequence[str]]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it; a string is a paragraph."""
+
+    title: str
+    parts: Sequence[Plot | Table | str]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A number of the leader's journal, drawn round by round.
+
+    `key` is its key in rounds.jsonl, `label` the axis's, `meaning` continues "(b) ..." in the caption. In `unit`,
+    {money} stands for the scenario's.
+    """
+
+    key: str
+    label: str
+    meaning: str
+    unit: str = ""
+
+
+RESIDUAL = Trace("residual", "Relative change", "the relative change the leader still wanted")
+
+Scale = Callable[[Any, "Certificate"], float]
+"""From an outcome and a certificate to a number."""
+
+
+def itself(outcome: Any, certificate: Certificate) -> float:
+    """The scale of a number that is relative already."""
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a number of the certificate means, and how it is judged.
+
+    `key` leads to it, with dots into what is nested. It passes when it is at most `within` times the scale `of`; where
+    `within` is None, it is told and not judged. In `unit`, {money} stands for the scenario's.
+    """
+
+    key: str
+    label: str
+    meaning: str
+    within: float | None = None
+    of: Scale = itself
+    unit: str = ""
+
+
+REGRET = Rule(
+    "max_regret",
+    "Largest regret",
+    "The most that any one player could still gain by deviating alone, relative. Zero is an equilibrium.",
+    EQUILIBRIUM_WITHIN,
+)
+GAP = Rule("gap", "Gap to the reference", "How far the run falls short of the reference, relative.", EQUILIBRIUM_WITHIN)
+VIOLATION = Rule("violation", "Broken limits", "The worst breach of any limit of any player.")
+
+
+def spread(sizes: Mapping[str, float]) -> list[str]:
+    """Up to `FEW` names, evenly from the smallest size to the largest."""
+    ranked = sorted(sizes, key=lambda name: sizes[name])
+    if len(ranked) <= FEW:
+        return ranked
+    return [ranked[round(step * (len(ranked) - 1) / (FEW - 1))] for step in range(FEW)]
+
+
+def same_length(numbers: Iterable[tuple[str, Sequence[float]]], slots: int, of: str) -> None:
+    """Raises `ValueError` for an array with another length than `of`, which has `slots` numbers."""
+    for key, array in numbers:
+        if len(array) != slots:
+            raise ValueError(f"{key} has {len(array)} numbers, {of} has {slots}")

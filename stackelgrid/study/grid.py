@@ -1,0 +1,100 @@
+"""The grid of a sweep: what `--over KEY.PATH=A:B:STEP` and `--over KEY.PATH=V1,V2,V3` mean."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+
+from stackelgrid.node.config import ConfigError
+
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_LARGEST = 100_000
+"""Points of a grid; more are a slip of the keyboard."""
+
+
+class GridError(ConfigError):
+    """A grid that cannot be read; the message names the option, its value and the mend."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One parameter and the values it takes, written as `--set` reads them."""
+
+    key: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cartesian product of axes; the last one changes fastest."""
+
+    axes: tuple[Axis, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The parameters."""
+        return tuple(axis.key for axis in self.axes)
+
+    @property
+    def points(self) -> list[tuple[str, ...]]:
+        """Every point: a value per parameter."""
+        return list(itertools.product(*(axis.values for axis in self.axes)))
+
+    def overrides(self, point: tuple[str, ...]) -> list[str]:
+        """The point as `KEY.PATH=VALUE`, to be put over a scenario."""
+        return [f"{key}={value}" for key, value in zip(self.keys, point, strict=True)]
+
+
+def parse(words: list[str]) -> Grid:
+    """The grid of the `--over` options, in their order. Raises `GridError`."""
+    axes = tuple(_axis(word) for word in words)
+    keys = [axis.key for axis in axes]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise GridError(f"--over {key}: given {keys.count(key)} times; name all its values in one --over")
+    points = math.prod(len(axis.values) for axis in axes)
+    if points > _LARGEST:
+        raise GridError(f"--over: {points} points are more than {_LARGEST}; widen a step")
+    return Grid(axes)
+
+
+def _axis(word: str) -> Axis:
+    key, equals, text = (part.strip() for part in word.partition("="))
+    if not (key and equals and text):
+        raise GridError(
+            f"--over {word}: write KEY.PATH=A:B:STEP or KEY.PATH=V1,V2,V3, as in --over leader.mu=0.2:2:0.2"
+        )
+    span = re.fullmatch(f"({_NUMBER}):({_NUMBER}):({_NUMBER})", text)
+    values = _range(word, *map(Decimal, span.groups())) if span else _list(text)
+    for value in values:
+        if not value:
+            raise GridError(f"--over {word}: a value is missing between two commas")
+        if values.count(value) > 1:
+            raise GridError(f"--over {word}: {value} is there twice; name it once")
+    return Axis(key, tuple(values))
+
+
+def _range(word: str, first: Decimal, last: Decimal, step: Decimal) -> list[str]:
+    """First, first + step, ... up to and including last. Decimal, so that 0.2:2:0.2 ends with 2 and not before it."""
+    if step == 0 or (last - first) * step < 0:
+        raise GridError(f"--over {word}: steps of {step} do not lead from {first} to {last}; change its sign or size")
+    steps = int((last - first) / step)
+    if steps >= _LARGEST:
+        raise GridError(f"--over {word}: {steps + 1} values are more than {_LARGEST}; widen the step")
+    return [_plain(first + number * step) for number in range(steps + 1)]
+
+
+def _plain(number: Decimal) -> str:
+    """Without an exponent, which YAML would not take for a number, and without zeros at the end."""
+    text = format(number, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _list(text: str) -> list[str]:
+    """Split at the commas that are inside no brackets, braces or quotes."""
+    parts = re.findall(r"""((?:"[^"]*"|'[^']*'|\[[^\]]*\]|\{[^}]*\}|[^,])*)(?:,|$)""", text)
+    # The pattern also matches the empty string after a last part that no comma follows.
+    return [part.strip() for part in (parts if text.endswith(",") else parts[:-1])]

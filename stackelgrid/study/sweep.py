@@ -1,0 +1,184 @@
+"""A sweep: one scenario over a grid, in parallel and resumable. Its folder holds
+
+    study.json      the scenario as run, the grid, the versions: what must be the same for a sweep to go on
+    scenario.yaml   the scenario, with its data, before any point of the grid is put over it
+    points/         the result.json of each finished point, by its number in the grid
+    table.csv, table.parquet, figure.png
+
+Every file is written whole or not at all, so that a sweep may be stopped in any way at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stackelgrid.node.config import ConfigError
+from stackelgrid.node.record import write_whole
+from stackelgrid.study import table
+from stackelgrid.study.grid import Grid
+from stackelgrid.study.point import Point
+from stackelgrid.study.worker import play_all
+from stackelgrid.testbed import store
+from stackelgrid.testbed.scenario import Scenario, ScenarioError, dump, load
+
+_COMPUTED_BY = ("stackelgrid", "numpy", "daqp", "pydantic")
+_CERTIFIED_BY = ("cvxpy", "clarabel", "scipy")
+
+
+class StudyError(ConfigError):
+    """A folder that a sweep cannot go on in; the message says what differs, and the mend."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is to be played: a scenario with `overrides` (KEY.PATH=VALUE) over a grid.
+
+    `samples` is how many deviations each point's certificate tries at random; 0: no certificates.
+    """
+
+    source: str
+    overrides: tuple[str, ...]
+    grid: Grid
+    samples: int = 0
+
+    def scenario(self) -> Scenario:
+        """The scenario without any point put over it. Raises `ScenarioError`."""
+        return load(self.source, list(self.overrides))
+
+    def points(self, folder: Path) -> list[Point]:
+        """Every point of the grid, in order."""
+        return [
+            Point(self.source, (*self.overrides, *self.grid.overrides(point)), self.samples, _file(folder, number))
+            for number, point in enumerate(self.grid.points, start=1)
+        ]
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / "points" / f"{number:05}.json"
+
+
+def begin(study: Study, out: Path | None) -> Path:
+    """The folder of a sweep, a new one or the one it goes on in.
+
+    Raises `ScenarioError` when the scenario, or every point of the grid, is refused, and `StudyError` when `out` holds
+    something else.
+    """
+    scenario = study.scenario()
+    description = _describe(study, scenario)
+    if out is not None and out.exists():
+        _check_same(out, description)
+        return out
+    _some_point_can_be_played(study)
+    folder = store.create(out, f"{Path(study.source).stem}-sweep")
+    (folder / "points").mkdir()
+    store.write_scenario(folder, scenario)
+    write_whole(folder / "study.json", description)
+    return folder
+
+
+def _some_point_can_be_played(study: Study) -> None:
+    """A misspelt key is bad usage, not a table full of refusals."""
+    refusals = []
+    for point in study.grid.points:
+        try:
+            load(study.source, [*study.overrides, *study.grid.overrides(point)])
+        except ScenarioError as error:
+            refusals.append(error)
+        else:
+            return
+    raise refusals[0]
+
+
+def _describe(study: Study, scenario: Scenario) -> dict[str, Any]:
+    """The content of study.json. Data files count by what is in them, not by where they are."""
+    with tempfile.TemporaryDirectory() as copies:
+        as_run = yaml.safe_load(dump(scenario.beside(Path(copies))))
+        data = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(copies).iterdir())}
+    packages = _COMPUTED_BY + (_CERTIFIED_BY if study.samples else ())
+    description = {
+        "schema": 1,
+        "scenario": as_run,
+        "data": data,
+        "grid": {axis.key: list(axis.values) for axis in study.grid.axes},
+        "samples": study.samples,
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+    }
+    restored: dict[str, Any] = json.loads(json.dumps(description, default=str))
+    return restored
+
+
+def _check_same(folder: Path, description: dict[str, Any]) -> None:
+    try:
+        before = json.loads((folder / "study.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        raise StudyError(
+            f"--out {folder}: it exists and holds no sweep; name a new folder, or remove this one"
+        ) from None
+    differences = list(_differences("", before, description))
+    if list(before.get("grid", {})) != list(description["grid"]):
+        differences.append(f"the order of --over is {', '.join(description['grid'])}, was {', '.join(before['grid'])}")
+    if differences:
+        shown = "; ".join(differences[:3]) + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
+        raise StudyError(f"--out {folder}: another sweep than the one begun there: {shown}; name a new folder")
+
+
+def _differences(path: str, before: Any, now: Any) -> Iterator[str]:
+    """What is no longer the same, in words, by key."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*before, *(key for key in now if key not in before)]:
+            yield from _differences(f"{path}.{key}" if path else key, before.get(key), now.get(key))
+    elif isinstance(before, list) and isinstance(now, list) and (set(map(str, before)) ^ set(map(str, now))):
+        more, gone = ([value for value in one if value not in other] for one, other in ((now, before), (before, now)))
+        yield f"{path}: new are {_short(more)}, gone are {_short(gone)}"
+    elif before != now:
+        yield f"{path} is {_short(now)}, was {_short(before)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class Sweep:
+    """The points of a study that are finished, as rows of the table, and how the rest get played."""
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        self._grid = study.grid
+        self._values = dict(zip(study.points(folder), study.grid.points, strict=True))
+        self._rows = {point: self._row(point, _read(point.file)) for point in self._values if point.file.exists()}
+
+    @property
+    def rows(self) -> list[table.Row]:
+        """Of the finished points, in the order of the grid."""
+        return [self._rows[point] for point in self._values if point in self._rows]
+
+    def play(self, jobs: int) -> Iterator[table.Row]:
+        """Play what is not finished in `jobs` processes; the row of each point as it ends.
+
+        A point whose process died leaves no file: going on in the folder tries it again.
+        """
+        for point, death in play_all([point for point in self._values if point not in self._rows], jobs):
+            finished = {"settled": False, "problem": death} if death else _read(point.file)
+            self._rows[point] = self._row(point, finished)
+            yield self._rows[point]
+
+    def _row(self, point: Point, finished: dict[str, Any]) -> table.Row:
+        return table.row(self._grid, self._values[point], finished)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise StudyError(f"{file}: cannot be read ({error}); remove it, and the point is played again") from None
+    return content

@@ -1,0 +1,351 @@
+"""A sweep is its single runs, put in a table: whatever the number of processes, however often it was stopped."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stackelgrid import cli
+from stackelgrid.study import drawing, table
+from stackelgrid.study.grid import GridError, parse
+from stackelgrid.testbed.in_memory import play
+from stackelgrid.testbed.result import result
+from stackelgrid.testbed.scenario import load
+
+GRID = ["--over", "leader.mu=0.5:1.5:0.5", "--over", "leader.objective=stackelberg,welfare"]
+LONG = ["user_oriented", "--over", "leader.mu=0.25:2:0.25", "--over", "population.homes=45", "--quiet"]
+"""Long enough to be stopped on the way."""
+WRITTEN = ("table.csv", "table.parquet", "figure.png")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = {
+        "elastic": [{"max_kw": 3, "valuation": 10}],
+        "storage": [{"capacity_kwh": 5, "initial_kwh": 2, "charge_kw": 2, "discharge_kw": 2, "wear": {"fast": 0.3}}],
+    }
+    small = {
+        "game": "user_oriented",
+        "slots": 4,
+        "leader": {"baseline_price": 9, "wholesale_price": [2, 3, 5, 3], "mu": 1, "price_max": 30},
+        "homes": [{"id": "flat", **home}, {"id": "bakery", **home, "inelastic": [{"load_kw": [1, 1, 2, 1]}]}],
+    }
+    Path("small.yaml").write_text(yaml.safe_dump(small))
+
+
+Sweep = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def sweep(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Sweep:
+    """Run the command in this process: exit code and stderr."""
+
+    def run(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["stackelgrid", "sweep", *words])
+        code = cli.main()
+        return code, capfd.readouterr().err
+
+    return run
+
+
+def rows(folder: str) -> list[dict[str, str]]:
+    with Path(folder, "table.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def contents(folder: str) -> list[bytes]:
+    return [Path(folder, name).read_bytes() for name in WRITTEN]
+
+
+def values(word: str) -> list[str]:
+    (axis,) = parse([word]).axes
+    return list(axis.values)
+
+
+def test_a_range_is_inclusive_and_printed_as_written() -> None:
+    assert values("mu=0.2:2:0.2") == ["0.2", "0.4", "0.6", "0.8", "1", "1.2", "1.4", "1.6", "1.8", "2"]
+    assert values("mu=0:1:0.3") == ["0", "0.3", "0.6", "0.9"]
+    assert values("mu=3:1:-1") == ["3", "2", "1"]
+    assert values("mu=1e-4:3e-4:1e-4") == ["0.0001", "0.0002", "0.0003"]  # YAML would take 1e-4 for a word
+
+
+@given(
+    first=st.decimals(-1000, 1000, places=3),
+    step=st.decimals("0.001", 50, places=3),
+    steps=st.integers(0, 60),
+    rest=st.decimals(0, "0.999", places=3),
+)
+def test_a_range_has_every_step_and_nothing_beyond(first: Any, step: Any, steps: int, rest: Any) -> None:
+    found = [Fraction(value) for value in values(f"x={first}:{first + step * steps + step * rest}:{step}")]
+    assert found == [Fraction(first) + number * Fraction(step) for number in range(steps + 1)]
+
+
+def test_a_list_is_split_where_a_reader_would() -> None:
+    assert values("x=[1, 2],[3,4]") == ["[1, 2]", "[3,4]"]
+    assert values("x={kind: adaptive, high: 2},{kind: fixed}") == ["{kind: adaptive, high: 2}", "{kind: fixed}"]
+    assert values('x="a,b", c') == ['"a,b"', "c"]
+    assert values("day=2016-06-14") == ["2016-06-14"]
+
+
+def test_the_last_parameter_changes_fastest() -> None:
+    grid = parse(["a=1,2", "b=x,y"])
+    assert grid.points == [("1", "x"), ("1", "y"), ("2", "x"), ("2", "y")]
+    assert grid.overrides(("1", "y")) == ["a=1", "b=y"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["a"], "KEY.PATH=A:B:STEP"),
+        (["=1"], "KEY.PATH=A:B:STEP"),
+        (["a=1:2:0"], "steps of 0"),
+        (["a=2:1:1"], "from 2 to 1"),
+        (["a=1,,2"], "missing between two commas"),
+        (["a=1,2,"], "missing between two commas"),
+        (["a=1,1"], "1 is there twice"),
+        (["a=1", "a=2"], "given 2 times"),
+        (["a=0:1:1e-9"], "widen the step"),
+        (["a=0:999:1", "b=0:999:1"], "1000000 points"),
+    ],
+)
+def test_a_grid_that_cannot_be_read(words: list[str], expected: str, sweep: Sweep) -> None:
+    with pytest.raises(GridError, match=expected):
+        parse(words)
+    code, err = sweep("small.yaml", *(part for word in words for part in ("--over", word)))
+    assert code == 2
+    assert expected in err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--over", "leader.muu=1,2"], "leader.muu: unknown key"),
+        (["--over", "leader.mu=-2,-1"], "leader.mu"),
+        (["--over", "leader.mu=1", "--set", "slots=0"], "slots"),
+        (["--over", "leader.mu=1", "--jobs", "0"], "--jobs"),
+        ([], "--over"),
+    ],
+)
+def test_a_sweep_without_a_single_point_to_play_is_bad_usage(words: list[str], expected: str, sweep: Sweep) -> None:
+    code, err = sweep("small.yaml", *words, "--out", "out")
+    assert code == 2
+    assert expected in err
+    assert "Traceback" not in err
+    assert not Path("out").exists()
+
+
+def test_each_row_is_the_single_run_and_the_bytes_do_not_depend_on_the_processes(sweep: Sweep) -> None:
+    assert sweep("small.yaml", *GRID, "--jobs", "1", "--out", "one", "--seed", "5", "--quiet") == (0, "")
+    assert sweep("small.yaml", *GRID, "--jobs", "3", "--out", "three", "--seed", "5")[0] == 0
+    assert contents("one") == contents("three")
+    found = rows("one")
+    assert [(row["leader.mu"], row["leader.objective"]) for row in found] == [
+        (mu, objective) for mu in ("0.5", "1", "1.5") for objective in ("stackelberg", "welfare")
+    ]
+    for row in found:
+        single = load("small.yaml", [f"leader.{key}={row[f'leader.{key}']}" for key in ("mu", "objective")], seed=5)
+        alone = result(single, play(single), None)
+        assert [int(row[name]) for name in ("rounds", "inner_rounds", "messages")] == [
+            alone["rounds"],
+            alone["inner_rounds"],
+            alone["messages"],
+        ]
+        assert row["settled"] == "true"
+        assert row["problem"] == ""
+        for name in ("peak_kw", "par", "leader_utility", "system_utility"):
+            assert float(row[f"outcome.{name}"]) == pytest.approx(alone["outcome"][name], rel=1e-12)
+        assert float(row["outcome.homes.flat.bill"]) == pytest.approx(alone["outcome"]["homes"]["flat"]["bill"])
+    assert list(json.loads(Path("one/study.json").read_text())["grid"]) == ["leader.mu", "leader.objective"]
+
+
+def test_a_certificate_is_that_of_the_single_run(sweep: Sweep) -> None:
+    assert sweep("small.yaml", "--over", "leader.objective=welfare", "--certify", "--out", "out")[0] == 0
+    (row,) = rows("out")
+    single = load("small.yaml", ["leader.objective=welfare"])
+    certificate = single.certificate(result(single, play(single), None)["outcome"], cli.SAMPLES)
+    assert row["certificate.feasible"] == "true"
+    for name in ("gap", "max_regret", "system_utility"):
+        assert float(row[f"certificate.{name}"]) == pytest.approx(certificate[name], rel=1e-9, abs=1e-12)
+    assert "certificate.method" not in row
+
+
+def test_a_point_that_fails_is_a_row_that_says_so(sweep: Sweep) -> None:
+    over = ["leader.balance={kind: fixed},{kind: none}", "leader.max_rounds=1,40"]
+    code, err = sweep("small.yaml", "--over", over[0], "--over", over[1], "--out", "out")
+    assert code == 3
+    assert "3 of 4 points" in err
+    found = rows("out")
+    assert [row["settled"] for row in found] == ["false", "true", "false", "false"]
+    assert found[0]["problem"].startswith("not settled within 1 rounds")
+    assert float(found[0]["outcome.peak_kw"]) == float(found[0]["outcome.baseline_peak_kw"])
+    assert found[1]["problem"] == ""
+    assert found[2]["problem"].startswith("refused: ")
+    assert "leader.balance" in found[2]["problem"]
+    assert found[2]["outcome.peak_kw"] == ""
+    the_two_tables_are_one("out")
+
+
+def the_two_tables_are_one(folder: str) -> None:
+    parquet = pq.read_table(f"{folder}/table.parquet")
+    kinds = dict(zip(parquet.column_names, map(str, parquet.schema.types), strict=True))
+    assert [kinds[name] for name in ("leader.balance", "settled", "problem", "rounds", "outcome.par")] == [
+        "string",
+        "bool",
+        "string",
+        "int64",
+        "double",
+    ]
+    printed = rows(folder)
+    assert parquet.column_names == list(printed[0])
+    for row, other in zip(parquet.to_pylist(), printed, strict=True):
+        for name, cell in row.items():
+            as_printed = "" if cell is None else str(cell).lower() if isinstance(cell, bool) else str(cell)
+            assert as_printed == other[name]
+
+
+def test_a_sweep_goes_on_where_it_stopped(sweep: Sweep) -> None:
+    assert sweep("small.yaml", *GRID, "--out", "out")[0] == 0
+    whole = contents("out")
+    for name in WRITTEN:
+        Path("out", name).unlink()
+    Path("out/points/00004.json").unlink()
+    kept = {path: path.stat().st_ino for path in Path("out/points").iterdir()}
+    assert sweep("small.yaml", *GRID, "--out", "out")[0] == 0
+    assert contents("out") == whole
+    assert {path: path.stat().st_ino for path in kept} == kept
+
+
+def test_another_sweep_is_refused_with_what_differs(sweep: Sweep) -> None:
+    over = ["--over", "leader.mu=1,2"]
+    assert sweep("small.yaml", *over, "--out", "out")[0] == 0
+    before = contents("out")
+    scenario = Path("small.yaml").read_text()
+    for words, expected in (
+        (["--over", "leader.mu=1:3:1"], ['leader.mu: new are ["3"]', "gone are []"]),
+        (["--over", "leader.mu=2,1"], ["grid.leader.mu"]),
+        ([*over, "--set", "leader.baseline_price=8"], ["leader.baseline_price is 8.0, was 9.0"]),
+        ([*over, "--seed", "3"], ["scenario.seed is 3, was 0"]),
+        ([*over, "--certify"], ["samples is 200, was 0"]),
+        ([*over, "--over", "seed=1,2"], ['grid.seed is ["1", "2"], was null']),
+    ):
+        code, err = sweep("small.yaml", *words, "--out", "out")
+        assert code == 2
+        for part in [*expected, "--out out", "name a new folder"]:
+            assert part in err, err
+    Path("small.yaml").write_text(scenario.replace("max_kw: 3", "max_kw: 4"))
+    code, err = sweep("small.yaml", *over, "--out", "out")
+    assert code == 2
+    assert "homes" in err
+    assert contents("out") == before
+
+
+def test_changed_data_is_another_sweep(sweep: Sweep) -> None:
+    shipped = Path(cli.__file__).parent.parent / "scenarios"
+    for name in ("user_oriented.yaml", "simbench_2016_days.csv"):
+        shutil.copy(shipped / name, name)
+    words = ["user_oriented.yaml", "--over", "leader.mu=1", "--set", "population.homes=4", "--out", "out"]
+    assert sweep(*words)[0] == 0
+    data = Path("simbench_2016_days.csv")
+    *rest, digit = data.read_text().rstrip()
+    data.write_text(f"{''.join(rest)}{9 - int(digit)}\n")
+    code, err = sweep(*words)
+    assert code == 2
+    assert "data.simbench_2016_days.csv" in err
+
+
+def test_a_folder_that_holds_no_sweep_is_left_alone(sweep: Sweep) -> None:
+    Path("mine").mkdir()
+    Path("mine/notes").write_text("precious")
+    code, err = sweep("small.yaml", "--over", "leader.mu=1", "--out", "mine")
+    assert code == 2
+    assert "holds no sweep" in err
+    assert [path.name for path in Path("mine").iterdir()] == ["notes"]
+
+
+def begun(*words: str) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
+    """A sweep in a process of its own into `out`, with its workers, once at least one of its points is finished."""
+    main = subprocess.Popen(
+        [sys.executable, "-m", "stackelgrid", "sweep", *words, "--out", "out"], start_new_session=True
+    )
+    points = Path("out/points")
+    while not (points.exists() and any(points.glob("0*.json"))):
+        assert main.poll() is None
+        time.sleep(0.02)
+    return main, psutil.Process(main.pid).children()
+
+
+def test_killed_in_the_middle_it_leaves_no_process_and_goes_on(sweep: Sweep) -> None:
+    main, workers = begun(*LONG, "--jobs", "2")
+    main.kill()
+    main.wait()
+    assert len(workers) == 2
+    assert not psutil.wait_procs(workers, timeout=20)[1]
+    finished = len(list(Path("out/points").glob("0*.json")))
+    assert finished < 8
+    assert not Path("out/table.csv").exists()
+    assert sweep(*LONG, "--out", "out") == (0, "")
+    assert len(rows("out")) == 8
+
+
+def test_interrupted_it_keeps_what_is_finished(sweep: Sweep) -> None:
+    main, workers = begun(*LONG, "--jobs", "2")
+    os.killpg(main.pid, signal.SIGINT)  # as a terminal does
+    assert main.wait() == 130
+    assert not psutil.wait_procs(workers, timeout=20)[1]
+    kept = rows("out")
+    assert 1 <= len(kept) < 8
+    assert all(row["settled"] == "true" for row in kept)
+
+
+def test_a_process_that_dies_takes_only_its_point_with_it(sweep: Sweep) -> None:
+    words = ["user_oriented", "--over", "population.homes=6,3000,7", "--set", "aggregators=1", "--jobs", "1", "--quiet"]
+    main, (worker,) = begun(*words)
+    worker.kill()  # at work on the long one
+    assert main.wait() == 3
+    found = rows("out")
+    assert [row["settled"] for row in found] == ["true", "false", "true"]
+    assert "died of signal 9" in found[1]["problem"]
+    assert [path.name for path in sorted(Path("out/points").iterdir())] == ["00001.json", "00003.json"]
+
+
+def test_numbers_of_single_homes_have_columns_only_where_homes_are_few() -> None:
+    grid = parse(["x=1"])
+    for homes in (12, 13):
+        outcome = {"peak": 2, "calls": {f"h{n}": 1.5 for n in range(homes)}, "curve": [1, 2], "cost": {"valley": 3}}
+        row = table.row(grid, ("1",), {"settled": True, "homes": homes, "outcome": outcome})
+        assert row["outcome.cost.valley"] == 3
+        assert "outcome.curve" not in row
+        assert ("outcome.calls.h0" in row) == (homes == 12)
+
+
+def test_the_figure_draws_what_the_table_says() -> None:
+    grid = parse(["x=1,2,3", "y=a,b"])
+    outcome = iter(range(6))
+    found = [
+        table.row(grid, point, {"settled": point != ("2", "b"), "outcome": {"peak_kw": next(outcome), "same": 1}})
+        for point in grid.points
+    ]
+    assert drawing.shown(grid, found) == ["outcome.peak_kw"]
+    figure = drawing.draw(grid, found)
+    (axes,) = figure.axes
+    assert axes.get_title() == "peak (kW)"
+    assert [list(line.get_ydata()) for line in axes.lines] == [[0, 2, 4], [], [1, 3, 5], [3]]
+    assert [list(line.get_xdata()) for line in axes.lines][2:] == [[1, 2, 3], [2]]
+    assert axes.lines[3].get_markerfacecolor() == "white"
