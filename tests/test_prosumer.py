@@ -18,7 +18,7 @@ from aggregator_node.prosumer import DrProvider, ProviderSettings, others, pv_pr
 from emc_node.prosumer import Prosumer, Prosumers, best_dr, cost
 from leader_node.prosumer import UtilitySettings, dr_price
 from stackelgrid.certify import CertificateError
-from stackelgrid.rounds.strategy import Ask, Decision, Reply
+from stackelgrid.rounds.strategy import Ask, Decision, Reply, Said
 from stackelgrid.testbed.in_memory import play
 from stackelgrid.testbed.prosumer import ProsumerScenario
 from stackelgrid.testbed.scenario import ScenarioError, load
@@ -100,20 +100,25 @@ class Bargain:
         }
 
 
+def told(said: Said, provider: str) -> Body:
+    """What a provider hears of it."""
+    return said if isinstance(said, Body) else said[provider]
+
+
 def bargain(homes: Sequence[Prosumer], company: UtilitySettings, strategy: DrProvider | None = None) -> Bargain:
     """One provider with all the prosumers in one process."""
     leader, emc = company.strategy(24), Prosumers(homes)
     middle = strategy or ProviderSettings().strategy(24, {"p": len(homes)})
     decision, made = leader.open(), Bargain(False)
     while not made.settled and len(made.rounds) < 60:
-        step: Ask | Reply = middle.open(heard(decision.ask["a1"]))
+        step: Ask | Reply = middle.open(heard(told(decision.ask, "a1")))
         while isinstance(step, Ask):
             made.game_rounds += 1
             step = middle.follow(step.body, {"p": heard(emc.answer(heard(step.body["p"])))}, (), ())
         decision = leader.decide(decision.ask, {"a1": heard(step.body)}, ())
         made.rounds.append(decision)
         made.settled = decision.settle
-    ending = middle.settle(heard(decision.settlement["a1"]))
+    ending = middle.settle(heard(told(decision.settlement, "a1")))
     made.accounts["a1"] = ending.account
     made.homes = dict(emc.settle(heard(ending.body["p"])))
     return made
@@ -586,10 +591,10 @@ def test_a_provider_survives_the_largest_numbers_there_are() -> None:
     middle, leader = ProviderSettings().strategy(24, {"a": 1, "b": 1}), utility().strategy(24)
     decision = leader.open()
     for _ in range(5):
-        reply = heard(ask(middle, decision.ask["a1"], emcs, set(), {}).body)
+        reply = heard(ask(middle, told(decision.ask, "a1"), emcs, set(), {}).body)
         decision = leader.decide(decision.ask, {"a1": reply}, ())
         json.dumps(dict(decision.account), allow_nan=False)
-        heard(decision.ask["a1"])
+        heard(told(decision.ask, "a1"))
 
 
 @dataclass
