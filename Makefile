@@ -9,10 +9,10 @@ INSTALLED := $(VENV)/.installed
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help run test check bench lock clean
+.PHONY: help run test check reproduction bench lock clean
 
 help:  ## Say what each command does (the default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: $(INSTALLED)  ## Play the user-oriented pricing game over MQTT; its folder appears under runs/
 	$(VENV)/bin/stackelgrid run user_oriented
@@ -25,6 +25,9 @@ check: $(INSTALLED)  ## Check format, style, types and who may import whom
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+reproduction: $(INSTALLED)  ## Write docs/reproduction.md: what the papers publish beside what comes out here
+	$(VENV)/bin/python -m stackelgrid.study.reproduction docs/reproduction.md
 
 bench: $(INSTALLED)  ## Run the benchmarks
 	$(VENV)/bin/python -m benchmarks
