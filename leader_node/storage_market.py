@@ -24,8 +24,8 @@ the part `step` of the way to the best responses, 4/(n + 2) for n DRAs to begin 
 of the price and a = 0), halves whenever bids turn back by more than half of their last move.
 
 **Theta.** The leader minimises J = C(N) + lambda(N) . Q, supply cost and net purchases, what DRAs pay for charging
-taken off (derived: at gross purchases J is least without any market). J <= C(D) at every theta, by convexity. It
-doubles or halves theta as long as J falls by more than a millionth.
+taken off (derived: at gross purchases all that charging costs would be a loss). J <= C(D) at every theta, by convexity.
+It doubles or halves theta as long as J falls by more than a millionth.
 
 Homes may want to move at the new price. The leader then doubles the inertia, goes through schedule and market again
 with theta as it is, and settles once a market has left nobody wanting to move. The inertia bounds how often (derived).

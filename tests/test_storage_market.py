@@ -766,6 +766,16 @@ def written(tmp_path: Path, **changes: Any) -> str:
     return str(path)
 
 
+def test_the_scenario_of_the_documentation_plays(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs/games/storage_market.md").read_text()
+    path = tmp_path / "documented.yaml"
+    path.write_text(text.split("```yaml\n")[1].split("```")[0])
+    scenario = load(str(path))
+    end = in_memory.play(scenario)
+    assert end.settled
+    assert scenario.outcome(end)["supply_cost"] < scenario.outcome(end)["baseline_supply_cost"]
+
+
 def test_a_dra_without_energy_plays_and_sells_nothing(tmp_path: Path) -> None:
     scenario = load(written(tmp_path))
     end = in_memory.play(scenario)

@@ -130,9 +130,10 @@ def steps(
                 axes.axhline(limit, color=VERMILION, linestyle="-.", linewidth=1, label="" if line else name)
         _label_y(axes, label)
         lines = [value for values in (limits or {}).values() for value in values]
-        _from_zero(axes, [*(value for curve in curves for value in curve.values), *lines])
+        shown = [*(value for curve in curves for value in curve.values), *lines]
+        _from_zero(axes, shown)
         if above is not None:
-            axes.set_ylim(bottom=above)
+            axes.set_ylim(above, above + 1.08 * (np.nanmax(shown) - above))
         _legend(figure)
     return figure
 

@@ -123,6 +123,9 @@ class LoadCallScenario(Scenario):
             "squared_deviation": last["squared_deviation"],
             "aggregator_utility": last["commission"] - self.aggregator.fairness * last["squared_deviation"],
             "call_rounds": last["call_rounds"],
+            "call_journal": [
+                {key: record[key] for key in ("called_kwh", "shifted_kwh", "gap", "shown")} for record in played.below
+            ],
             "rewards": each("reward"),
             "bills": each("bill"),
             "baseline_bills": each("baseline_bill"),
