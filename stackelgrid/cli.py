@@ -283,10 +283,9 @@ def sweep(
         table.write(folder, planned.grid, points.rows)
         _draw(folder, planned, points)
     except KeyboardInterrupt:
-        table.write(folder, planned.grid, points.rows)
-        message = (
-            f"interrupted; {len(points.rows)} of {wanted} points are kept, the command with --out {folder} goes on"
-        )
+        kept = study.Sweep(planned, folder).rows  # some may have been finished and not yet heard of
+        table.write(folder, planned.grid, kept)
+        message = f"interrupted; {len(kept)} of {wanted} points are kept, the command with --out {folder} goes on"
         raise CommandError(INTERRUPTED, message) from None
     if not quiet:
         print(f"table: {folder / 'table.csv'}\nfigure: {folder / 'figure.png'}")

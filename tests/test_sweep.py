@@ -280,19 +280,26 @@ def test_a_folder_that_holds_no_sweep_is_left_alone(sweep: Sweep) -> None:
 
 
 def begun(*words: str) -> tuple[subprocess.Popen[bytes], list[psutil.Process]]:
-    """A sweep in a process of its own into `out`, with its workers, once at least one of its points is finished."""
+    """A sweep in a process of its own into `out`, with its workers, once these are there."""
     main = subprocess.Popen(
         [sys.executable, "-m", "stackelgrid", "sweep", *words, "--out", "out"], start_new_session=True
     )
-    points = Path("out/points")
-    while not (points.exists() and any(points.glob("0*.json"))):
+    jobs = int(words[words.index("--jobs") + 1])
+    while len(workers := psutil.Process(main.pid).children()) < jobs:
         assert main.poll() is None
         time.sleep(0.02)
-    return main, psutil.Process(main.pid).children()
+    return main, workers
+
+
+def some_point_is_finished(main: subprocess.Popen[bytes]) -> None:
+    while not any(Path("out/points").glob("0*.json")):
+        assert main.poll() is None
+        time.sleep(0.02)
 
 
 def test_killed_in_the_middle_it_leaves_no_process_and_goes_on(sweep: Sweep) -> None:
     main, workers = begun(*LONG, "--jobs", "2")
+    some_point_is_finished(main)
     main.kill()
     main.wait()
     assert len(workers) == 2
@@ -306,6 +313,7 @@ def test_killed_in_the_middle_it_leaves_no_process_and_goes_on(sweep: Sweep) -> 
 
 def test_interrupted_it_keeps_what_is_finished(sweep: Sweep) -> None:
     main, workers = begun(*LONG, "--jobs", "2")
+    some_point_is_finished(main)
     os.killpg(main.pid, signal.SIGINT)  # as a terminal does
     assert main.wait() == 130
     assert not psutil.wait_procs(workers, timeout=20)[1]
@@ -315,14 +323,14 @@ def test_interrupted_it_keeps_what_is_finished(sweep: Sweep) -> None:
 
 
 def test_a_process_that_dies_takes_only_its_point_with_it(sweep: Sweep) -> None:
-    words = ["user_oriented", "--over", "population.homes=6,3000,7", "--set", "aggregators=1", "--jobs", "1", "--quiet"]
+    words = ["user_oriented", "--over", "population.homes=300,6,7", "--set", "aggregators=1", "--jobs", "1", "--quiet"]
     main, (worker,) = begun(*words)
-    worker.kill()  # at work on the long one
+    worker.kill()  # long before the first point is finished
     assert main.wait() == 3
     found = rows("out")
-    assert [row["settled"] for row in found] == ["true", "false", "true"]
-    assert "died of signal 9" in found[1]["problem"]
-    assert [path.name for path in sorted(Path("out/points").iterdir())] == ["00001.json", "00003.json"]
+    assert [row["settled"] for row in found] == ["false", "true", "true"]
+    assert "died of signal 9" in found[0]["problem"]
+    assert [path.name for path in sorted(Path("out/points").iterdir())] == ["00002.json", "00003.json"]
 
 
 def test_numbers_of_single_homes_have_columns_only_where_homes_are_few() -> None:

@@ -168,7 +168,8 @@ class Sweep:
         A point whose process died leaves no file: going on in the folder tries it again.
         """
         for point, death in play_all([point for point in self._values if point not in self._rows], jobs):
-            finished = {"settled": False, "problem": death} if death else _read(point.file)
+            lost = death is not None and not point.file.exists()
+            finished = {"settled": False, "problem": death} if lost else _read(point.file)
             self._rows[point] = self._row(point, finished)
             yield self._rows[point]
 
