@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from stackelgrid.node.config import Members
+from stackelgrid.node.limits import refusals
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.rounds import Acknowledged, Asked, Coordinator, Gathered, Lost, Member, Round, RoundPolicy, Settled
 from stackelgrid.rounds import ledger as ledgers
@@ -13,7 +15,6 @@ from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.strategy import AggregatorStrategy, Ask, Reply, Said
 from stackelgrid.transport.base import Action, Finish, Look, Publish
 from stackelgrid.wire.codec import Link
-from stackelgrid.wire.messages import Body
 
 _LOG = logging.getLogger("aggregator_node")
 
@@ -23,7 +24,7 @@ Journal = Callable[[Mapping[str, Any]], None]
 class AggregatorNode:
     """Answers each of the leader's signals by rounds with its homes, as many as its strategy wants.
 
-    `homes` gives the number of homes behind each member; `journal` gets one record per finished round with them,
+    `members` are its homes' processes; `journal` gets one record per finished round with them,
     `conclude` what the strategy makes of the settlement. It says that it is online once its members have gathered.
     Rounds that are in the `ledger` are not played again: it goes on from there.
     """
@@ -33,7 +34,7 @@ class AggregatorNode:
         name: str,
         up: Link,
         down: Link,
-        homes: Mapping[str, int],
+        members: Sequence[Members],
         policy: RoundPolicy,
         strategy: AggregatorStrategy,
         *,
@@ -43,10 +44,11 @@ class AggregatorNode:
     ) -> None:
         self.name = name
         self.mailbox = Mailbox(up, down)
-        self._up, self._down, self._homes, self._policy = up, down, homes, policy
+        self._up, self._down, self._policy = up, down, policy
+        self._homes = {member.name: member.homes for member in members}
         self._strategy, self._journal, self._conclude = strategy, journal, conclude
         self._member = Member(name, up)
-        self._coordinator = Coordinator(down, list(homes), policy, self._refuses)
+        self._coordinator = Coordinator(down, list(self._homes), policy, refusals(members, self.mailbox))
         self._gathered = False
         self._answering = self._inner = 0
         self._acknowledged_until: float | None = None
@@ -98,14 +100,6 @@ class AggregatorNode:
             return self._leave() if now >= self._acknowledged_until else []
         return self._act([*self._coordinator.tick(now), *self._member.tick(now)], now)
 
-    def _refuses(self, member: str, body: Body) -> str | None:
-        homes = getattr(body, "homes", self._homes[member])
-        if homes == self._homes[member]:
-            return None
-        objection = f"{member} answers for {homes} homes, it has {self._homes[member]}"
-        self.mailbox.reject("refused", f"{member}/answer", objection)
-        return objection
-
     def _act(self, steps: Sequence[object], now: float) -> list[Action]:
         actions: list[Action] = []
         for step in steps:
@@ -121,12 +115,14 @@ class AggregatorNode:
                         actions += self._go_on(self._unasked, now)
                 case Asked():
                     self._answering, self._inner, self._unasked = step.round, 0, None
-                    self._ledger.append({"round": step.round, "signal": step.body.model_dump(mode="json")})
+                    signal = step.body.model_dump(mode="json")
+                    self._ledger.append({"round": step.round, "signal": signal, "asked": self._coordinator.rounds})
                     actions += self._go_on(self._strategy.open(step.body), now)
-                case Round():
+                case Round() if step.answers:
                     actions += self._follow(step)
-                case Lost():
-                    _LOG.error("homes lost", extra={"data": {"members": step.members, "round": self._answering}})
+                case Round() | Lost():
+                    # Nobody is left to answer for: nor does the aggregator, and its leader's policy takes effect.
+                    _LOG.error("homes lost", extra={"data": {"round": self._answering}})
                 case Settled():
                     ending = self._strategy.settle(step.body)
                     self._conclude(ending.account)
@@ -148,6 +144,7 @@ class AggregatorNode:
         for entry in self._ledger:
             if "signal" in entry:
                 self._answering, self._inner = entry["round"], 0
+                self._coordinator.pass_over(entry["asked"])
                 wanted = self._strategy.open(self._up.bodies.signal.model_validate(entry["signal"]))
             else:
                 finished = ledgers.read(entry, self._down.bodies)
@@ -169,7 +166,8 @@ class AggregatorNode:
                 **wanted.account,
                 "answered": len(finished.answers) - len(finished.held),
                 "held": list(finished.held),
-                "excluded": list(finished.excluded),
+                "excluded": [name for name in finished.excluded if name not in finished.quarantined],
+                "quarantined": list(finished.quarantined),
                 "again": finished.again,
                 "ms": round(1000 * (finished.closed_at - finished.opened_at), 3),
             }

@@ -27,6 +27,7 @@ from benchmarks.figures import Figure
 from emc_node.node import EmcNode
 from emc_node.user_oriented import UserOrientedHomes
 from stackelgrid.games.user_oriented import GAME
+from stackelgrid.node.config import Members
 from stackelgrid.rounds import RoundPolicy
 from stackelgrid.testbed.scenario import load
 from stackelgrid.transport.base import Node
@@ -75,7 +76,7 @@ class OurRound(BarePaho):
                 "a1",
                 self.up,
                 down,
-                one_each,
+                [Members(name=name) for name in homes],
                 RoundPolicy(),
                 UserOrientedAggregator(one_each),
                 journal=lambda record: None,

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from typing import Literal
 MOSQUITTO_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 """Where packages put Mosquitto, which is not on every user's PATH."""
 LOG = "broker.log"
+RETAINED = "mosquitto.db"
+"""Where a persistent Mosquitto keeps what is retained, in its folder."""
 START_S = 20.0
 """How long a broker may take to listen and answer."""
 PORT_ATTEMPTS = 5
@@ -46,20 +49,44 @@ class BrokerStartError(Exception):
 class RunningBroker:
     """A broker on the loopback interface; a context manager that stops it.
 
-    Attributes: `kind` ("mosquitto" or "embedded"), `url` (`mqtt://127.0.0.1:PORT`), `pid` of the broker
-    itself, and `log`, the file it writes to.
+    Attributes: `kind` ("mosquitto" or "embedded"), `port`, `url` (`mqtt://127.0.0.1:PORT`), `pid` of the broker
+    itself, `log`, the file it writes to, and `persistent`, whether what it retains outlives `kill`.
     """
 
-    def __init__(self, kind: str, port: int, pid: int, log: Path, process: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self, kind: str, port: int, pid: int, log: Path, process: subprocess.Popen[bytes], persistent: bool
+    ) -> None:
         self.kind = kind
+        self.port = port
         self.url = f"mqtt://127.0.0.1:{port}"
         self.pid = pid
         self.log = log
+        self.persistent = persistent
         self._process = process
 
     def stop(self) -> None:
         """End the broker and wait until it is gone; harmless when it is gone already."""
         _end(self._process)
+
+    def kill(self) -> None:
+        """As a power cut would: no farewell to its clients. `restart` brings it back."""
+        os.kill(self.pid, signal.SIGKILL)
+        _end(self._process)
+
+    def restart(self, *, keep_retained: bool) -> None:
+        """After `kill`: listen on the same port again, with what was retained or without.
+
+        Raises `BrokerStartError`, among others when somebody has taken the port, `ValueError` when a broker that is
+        not `persistent` is to keep what it retained.
+        """
+        if keep_retained and not self.persistent:
+            raise ValueError("the broker was not started persistent: it has kept nothing")
+        if not keep_retained:
+            (self.log.parent / RETAINED).unlink(missing_ok=True)
+        again = _launch(self.kind, self.log.parent, self.port, self.persistent, afresh=False)
+        if again is None:
+            raise _taken(self.port)
+        self.pid, self._process = again.pid, again._process
 
     def __enter__(self) -> RunningBroker:
         return self
@@ -70,24 +97,30 @@ class RunningBroker:
         self.stop()
 
 
-def start(kind: Kind, folder: Path, port: int | None = None) -> RunningBroker:
+def start(kind: Kind, folder: Path, port: int | None = None, *, persistent: bool = False) -> RunningBroker:
     """Start a broker that listens on 127.0.0.1 and return once it answers MQTT.
 
     `auto` is Mosquitto if it is found, else the embedded broker. `folder` receives its log and configuration;
     `port` is a free one unless given. The broker is in a session of its own, out of reach of the terminal's
-    Ctrl-C. Raises `BrokerStartError`.
+    Ctrl-C. A `persistent` one writes what it retains to its folder at once. Raises `BrokerStartError`.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     chosen_kind = _available(kind)
+    if persistent and chosen_kind == "embedded":
+        raise BrokerStartError(
+            "the embedded broker keeps nothing over a restart", "persistent", "take Mosquitto, or do without"
+        )
     for _ in range(PORT_ATTEMPTS if port is None else 1):
         chosen_port = free_port() if port is None else port
-        running = _launch(chosen_kind, folder, chosen_port)
+        running = _launch(chosen_kind, folder, chosen_port, persistent)
         if running is not None:
             return running
-    raise BrokerStartError(
-        f"the port {chosen_port} is taken", "127.0.0.1", "choose another port, or stop what listens there"
-    )
+    raise _taken(chosen_port)
+
+
+def _taken(port: int) -> BrokerStartError:
+    return BrokerStartError(f"the port {port} is taken", "127.0.0.1", "choose another port, or stop what listens there")
 
 
 def find_mosquitto() -> str | None:
@@ -122,11 +155,12 @@ def free_port() -> int:
         return port
 
 
-def _launch(kind: str, folder: Path, port: int) -> RunningBroker | None:
-    """Start one broker and wait until it answers; None when the port is taken."""
+def _launch(kind: str, folder: Path, port: int, persistent: bool, afresh: bool = True) -> RunningBroker | None:
+    """Start one broker and wait until it answers; None when the port is taken. Its log begins `afresh` or goes on."""
     log = folder / LOG
-    files = ["--folder", str(folder)] if kind == "mosquitto" else []
-    with log.open("wb") as errors:
+    files = ["--folder", str(folder), *(["--persistent"] if persistent else [])] if kind == "mosquitto" else []
+    with log.open("wb" if afresh else "ab") as errors:
+        before = errors.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", f"broker.{kind}", "--port", str(port), *files],
             stdin=subprocess.PIPE,
@@ -137,9 +171,9 @@ def _launch(kind: str, folder: Path, port: int) -> RunningBroker | None:
         )
     pid = _announced_pid(process)
     if pid is not None and answers(port):
-        return RunningBroker(kind, port, pid, log, process)
+        return RunningBroker(kind, port, pid, log, process, persistent)
     _end(process)
-    said = log.read_text(errors="replace").strip()
+    said = log.read_bytes()[before:].decode(errors="replace").strip()
     if "address already in use" in said.lower():
         return None
     raise BrokerStartError(

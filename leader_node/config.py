@@ -55,7 +55,7 @@ def assemble(config: LeaderConfig[Any], journal: Journal, conclude: Journal, led
     return LeaderNode(
         config.name,
         Link(config.run, config.name, find(config.game).upper, config.slots),
-        [member.name for member in config.members],
+        config.members,
         config.rounds.policy(),
         config.utility.strategy(config.slots),
         max_rounds=config.utility.max_rounds,

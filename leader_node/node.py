@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from stackelgrid.node.config import Members
+from stackelgrid.node.limits import refusals
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.rounds import Acknowledged, Coordinator, Gathered, Lost, Round, RoundPolicy
 from stackelgrid.rounds import ledger as ledgers
@@ -31,7 +33,7 @@ class LeaderNode:
         self,
         name: str,
         link: Link,
-        members: Sequence[str],
+        members: Sequence[Members],
         policy: RoundPolicy,
         strategy: LeaderStrategy,
         *,
@@ -43,7 +45,8 @@ class LeaderNode:
         self.name = name
         self.mailbox = Mailbox(link)
         self.last_will: Publish | None = None
-        self._coordinator = Coordinator(link, members, policy)
+        names = [member.name for member in members]
+        self._coordinator = Coordinator(link, names, policy, refusals(members, self.mailbox))
         self._strategy = strategy
         self._max_rounds = max_rounds
         self._journal = journal
@@ -116,13 +119,19 @@ class LeaderNode:
         if self._decision is None:
             self._decision = self._strategy.open()
         self._coordinator.resume(finished)
-        self._take(finished, self._strategy.decide(finished.body, finished.answers, finished.held))
+        self._take(finished, self._decided(finished))
 
     def _decide(self, finished: Round) -> Compute:
         def then(decision: Decision, now: float) -> Sequence[Action]:
             return self._act(self._follow(finished, decision, now), now)
 
-        return Compute(lambda: self._strategy.decide(finished.body, finished.answers, finished.held), then)
+        return Compute(lambda: self._decided(finished), then)
+
+    def _decided(self, finished: Round) -> Decision:
+        """What follows from a round; from one that nobody answered nothing does, and the same is asked again."""
+        if not finished.answers and self._decision is not None:
+            return self._decision
+        return self._strategy.decide(finished.body, finished.answers, finished.held)
 
     def _follow(self, finished: Round, decision: Decision, now: float) -> Sequence[object]:
         self._take(finished, decision)
@@ -132,7 +141,8 @@ class LeaderNode:
             "residual": decision.residual,
             "answered": len(finished.answers) - len(finished.held),
             "held": list(finished.held),
-            "excluded": list(finished.excluded),
+            "excluded": [name for name in finished.excluded if name not in finished.quarantined],
+            "quarantined": list(finished.quarantined),
             "again": finished.again,
             "complete": self._complete,
             "ms": round(1000 * (now - finished.opened_at), 3),

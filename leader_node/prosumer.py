@@ -96,8 +96,12 @@ class ProsumerLeader:
         return Decision(self._offer, self._offer)
 
     def decide(self, signal: Said, answers: Mapping[str, Body], held: Collection[str]) -> Decision:
-        """Price what the providers offer. The residual is how far the worst of them is from agreeing with itself."""
+        """Price what the providers offer. The residual is how far the worst of them is from agreeing with itself.
+
+        Those `held` stand with what they provided, and neither change nor come any closer to agreeing.
+        """
         provisions = {name: body for name, body in answers.items() if isinstance(body, Provision)}
+        fresh = [body for name, body in provisions.items() if name not in held]
         offers = self._offers(provisions)
         load, pv, dr, profit = (
             np.sum([getattr(body, key) for body in provisions.values()] or [np.zeros(self._offer.slots)], axis=0)
@@ -111,9 +115,9 @@ class ProsumerLeader:
         # The first round is held against the world without demand response.
         last = self._last or {"provider_profit": np.zeros_like(profit), "utility_saving": saving - saving_dr_only}
         self._last = profits
-        changes = {"dr_kw_change": max((body.dr_change_kw for body in provisions.values()), default=0.0)}
+        changes = {"dr_kw_change": max((body.dr_change_kw for body in fresh), default=0.0)}
         changes |= {f"{key}_change": float(np.max(np.abs(profits[key] - last[key]))) for key in profits}
-        residual = max((body.residual for body in provisions.values()), default=0.0)
+        residual = max((body.residual for body in fresh), default=None)
         account: dict[str, Any] = {
             "load_kw": load.tolist(),
             "pv_kw": pv.tolist(),
@@ -125,7 +129,7 @@ class ProsumerLeader:
             "game_rounds": max((body.game_rounds for body in provisions.values()), default=0),
             "homes": sum(body.homes for body in provisions.values()),
         }
-        settle = residual <= self._tolerance and self._epsilon.holds(changes)
+        settle = (residual or 0.0) <= self._tolerance and self._epsilon.holds(changes)
         return Decision(offers, offers, settle, residual, account)
 
     def _offers(self, provisions: Mapping[str, Provision]) -> Mapping[str, Offer]:

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from broker import BrokerStartError
 from stackelgrid import certify as equilibrium
+from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.games import UnknownGameError, find, part
 from stackelgrid.node.config import ConfigError
 from stackelgrid.node.record import write_whole
@@ -28,7 +29,7 @@ from stackelgrid.report import ReportError, write
 from stackelgrid.report.tables import summary
 from stackelgrid.study import grid, table
 from stackelgrid.study import sweep as study
-from stackelgrid.testbed import in_memory, processes, store
+from stackelgrid.testbed import fault_plans, in_memory, processes, store
 from stackelgrid.testbed.measured import with_data
 from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.result import result
@@ -63,6 +64,9 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a value of the scenario; may be repeated."),
 ]
+Faults = Annotated[
+    str | None, typer.Option(metavar="PLAN", help="What goes wrong: a YAML file or the name of a shipped fault plan.")
+]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything drawn at random.", min=0)]
 
 
@@ -86,24 +90,28 @@ def run(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run's folder; a new one under runs/.")] = None,
     seed: Seed = None,
     sets: Sets = None,
+    faults: Faults = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json, and nothing else, on stdout.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress, no summary; errors only.")] = False,
 ) -> None:
     """Play a scenario to its end and write its folder: result, rounds, logs, report."""
     checked = load(scenario, sets, seed)
     _check_broker(broker)
+    plan = None if faults is None else fault_plans.fitted(faults, checked, broker)
     began = datetime.now(UTC)
     folder = store.create(out, Path(scenario).stem)
     # Unique, so that runs which share a broker never hear each other, nor what an earlier one left retained.
     name = f"{re.sub('[^A-Za-z0-9_-]', '-', folder.name)[:50]}-{secrets.token_hex(3)}"
-    with _Show(checked, quiet or (as_json and not sys.stderr.isatty())) as show:
+    with _Show(checked, quiet, quiet or (as_json and not sys.stderr.isatty())) as show:
         try:
             store.write_scenario(folder, checked)
+            if plan is not None:
+                store.write_faults(folder, plan)
             if transport is TransportName.memory:
-                played = in_memory.play(checked, show.round)
+                played = in_memory.play(checked, show.round, plan, show.fault)
                 store.write_rounds(folder, played)
             else:
-                played = processes.play(checked, folder, broker, name, show.round)
+                played = processes.play(checked, folder, broker, name, show.round, plan, show.fault)
         except (BrokerStartError, BrokerUnreachableError) as error:
             shutil.rmtree(folder)
             raise CommandError(LOST if isinstance(error, BrokerUnreachableError) else BAD_INPUT, str(error)) from None
@@ -168,17 +176,19 @@ def _print_summary(finished: dict[str, Any]) -> None:
 
 
 class _Show:
-    """Progress on stderr: rounds, the residual, who answered."""
+    """Progress on stderr: rounds, the residual, who answered; and what of a fault plan happens."""
 
-    def __init__(self, scenario: Scenario, quiet: bool) -> None:
+    def __init__(self, scenario: Scenario, quiet: bool, still: bool) -> None:
         self._scenario = scenario
+        self._quiet = quiet
+        self._told: set[tuple[Any, ...]] = set()
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(),
             console=say,
-            disable=quiet,
+            disable=still,
             transient=True,
         )
         self._task = self._progress.add_task("starting", total=scenario.leader.max_rounds, state="")
@@ -199,19 +209,44 @@ class _Show:
             self._task, completed=record["round"], description=f"round {record['round']}", state=state
         )
 
+    def fault(self, record: dict[str, Any]) -> None:
+        """A fault has happened: a line, of faults on messages one per fault, link and round."""
+        where = f"{record['from']} to {record['to']}" if "to" in record else record.get("node", "")
+        told = (record["fault"], where, record["round"])
+        if self._quiet or told in self._told:
+            return
+        self._told.add(told)
+        when = f"{record['seconds']:7.2f} s" + (f", round {record['round']}" if record["round"] is not None else "")
+        of_whom = f" {where}" if record["kind"] != "broker" and where else ""
+        say.print(f"{when}: {record['kind']}{of_whom}", markup=False)
+
     def doing(self, what: str) -> None:
         """Something other than rounds."""
         self._progress.update(self._task, description=what)
 
 
 @app.command()
-def check(scenario: Source, sets: Sets = None, seed: Seed = None) -> None:
-    """Validate a scenario, run nothing."""
-    checked = load(scenario, sets, seed)
-    print(
-        f"{scenario}: a {checked.game} game of {len(checked.everyone)} homes, {checked.aggregators} aggregators and "
-        f"{checked.slots} slots; nothing to object to"
-    )
+def check(
+    source: Annotated[str, typer.Argument(metavar="SCENARIO|PLAN", help="A scenario or a fault plan: file or name.")],
+    sets: Sets = None,
+    seed: Seed = None,
+    faults: Faults = None,
+) -> None:
+    """Validate a scenario, a fault plan, or (with --faults) the one with the other; run nothing."""
+    if fault_plans.is_plan(source):
+        plan = fault_plans.load(source)
+        print(f"{source}: a fault plan with {_counted(plan)}; nothing to object to")
+        return
+    checked = load(source, sets, seed)
+    told = f"{source}: a {checked.game} game of {len(checked.everyone)} homes, {checked.aggregators} aggregators and "
+    told += f"{checked.slots} slots"
+    if faults is not None:
+        told += f", with {_counted(fault_plans.fitted(faults, checked))} of {faults}"
+    print(f"{told}; nothing to object to")
+
+
+def _counted(plan: FaultPlan) -> str:
+    return f"{len(plan.faults)} fault{'' if len(plan.faults) == 1 else 's'}"
 
 
 @app.command()
@@ -302,6 +337,19 @@ def _draw(folder: Path, planned: study.Study, points: study.Sweep) -> None:
 
 
 @app.command()
+def replay(
+    what: Annotated[str, typer.Argument(metavar="SEED|DIR", help="A seed of the soak test, or a run's folder.")],
+) -> None:
+    """Tell a run under faults message by message, played again in memory: who said what to whom, which fault did what.
+
+    Over MQTT the same plan meets other timings; the replay of such a run is one that could have been.
+    """
+    from stackelgrid.faults.soak.replay import replay as told
+
+    print(told(what))
+
+
+@app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder.")]) -> None:
     """Write report.html and the figures again."""
     print(write(folder))
@@ -309,9 +357,12 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's f
 
 @app.command()
 def scenarios() -> None:
-    """List the shipped case studies."""
+    """List the shipped case studies, and the fault plans for `run --faults`."""
     for name in shipped():
         print(f"{name:16} {load(name).title}")
+    print("\nfault plans, for run --faults:")
+    for name in fault_plans.shipped():
+        print(f"{name:16} {fault_plans.load(name).title}")
 
 
 @app.command()

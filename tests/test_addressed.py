@@ -10,6 +10,7 @@ import pytest
 from aggregator_node.node import AggregatorNode
 from emc_node.node import EmcNode
 from leader_node.node import LeaderNode
+from stackelgrid.node.config import Members
 from stackelgrid.rounds import Acknowledged, Asked, Coordinator, Member, Round, RoundPolicy, Settled
 from stackelgrid.rounds.strategy import Ask, Decision, Ending, Reply, Said
 from stackelgrid.transport.base import Publish
@@ -176,7 +177,7 @@ def play(transport: MemoryTransport) -> dict[str, Any]:
             LeaderNode(
                 "leader",
                 up,
-                ["a1"],
+                [Members(name="a1", homes=2)],
                 patient,
                 Leader(),
                 max_rounds=5,
@@ -188,7 +189,7 @@ def play(transport: MemoryTransport) -> dict[str, Any]:
                 "a1",
                 up,
                 down,
-                {"h1": 1, "h2": 1},
+                [Members(name="h1"), Members(name="h2")],
                 RoundPolicy(deadline_s=0.2, tries=20, missing="hold", gather_s=10.0),
                 Counter(),
                 journal=lambda record: found["inner"].append(dict(record)),

@@ -226,12 +226,45 @@ def test_a_refused_answer_is_as_if_it_had_not_come() -> None:
     coordinator.ask(Question(text="?"), 0.0)
     coordinator.receive(says("b", 1), 0.0)
     assert coordinator.receive(says("a", 1, ""), 1.0) == []
-    assert coordinator.refused == {"a": "too short"}
+    assert coordinator.refused == {"a": 1}
     assert sent(coordinator.tick(5.0)) == [asks(1, again=["a"])]
     assert finish(coordinator, 1, "a").answers["a"] == Reply(text="a1")
 
 
 # --- deadlines ---
+
+
+def test_one_who_keeps_breaking_the_rules_is_quarantined() -> None:
+    policy = replace(POLICY, quarantine_after=2)
+    coordinator = Coordinator(LINK, ["a", "b"], policy, lambda member, body: "too short" if not body.text else None)
+    coordinator.start(0.0)
+    for member in ("a", "b"):
+        coordinator.receive(is_(member, "online"), 0.0)
+    coordinator.ask(Question(text="?"), 0.0)
+    coordinator.receive(says("b", 1), 1.0)
+    assert coordinator.receive(says("a", 1, ""), 1.0) == []
+    finished = one(coordinator.receive(says("a", 1, ""), 2.0), Round)
+    assert isinstance(finished, Round)
+    assert finished.excluded == finished.quarantined == ("a",)
+    assert coordinator.quarantined == {"a": "too short"}
+    coordinator.ask(Question(text="?"), 3.0)
+    assert coordinator.receive(says("a", 2, "true now"), 3.0) == []  # nobody listens any more
+    assert coordinator.receive(is_("a", "online"), 3.0) == []
+    again = one(coordinator.receive(says("b", 2), 3.1), Round)
+    assert isinstance(again, Round) and again.quarantined == ("a",)
+    coordinator.settle(Question(text="!"), settled=True, complete=False, now=4.0)
+    assert coordinator.receive(has_it("b", 2), 4.1) == [Acknowledged(missing=("a",))]
+
+
+def test_a_good_answer_does_not_make_up_for_bad_ones() -> None:
+    policy = replace(POLICY, quarantine_after=2)
+    coordinator = Coordinator(LINK, ["a"], policy, lambda member, body: "too short" if not body.text else None)
+    coordinator.start(0.0)
+    for number in (1, 2):
+        coordinator.ask(Question(text="?"), 0.0)
+        coordinator.receive(says("a", number, ""), 1.0)
+        coordinator.receive(says("a", number), 1.0)
+    assert set(coordinator.quarantined) == {"a"}
 
 
 def test_after_the_deadline_only_the_missing_are_asked_again_and_no_more_often_than_agreed() -> None:

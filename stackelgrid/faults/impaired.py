@@ -22,13 +22,18 @@ import numpy as np
 
 from stackelgrid.faults.plan import (
     Bandwidth,
+    BrokerOutage,
     Corruption,
     Crash,
+    Cut,
     Delay,
     Duplication,
     FaultPlan,
+    Hang,
     Lie,
     Loss,
+    Narrow,
+    OnConnection,
     OnLink,
     Partition,
     Reordering,
@@ -36,7 +41,7 @@ from stackelgrid.faults.plan import (
     Stall,
 )
 from stackelgrid.node.mailbox import Mailbox
-from stackelgrid.transport.base import Action, Compute, Finish, Publish
+from stackelgrid.transport.base import Action, Compute, Finish, Look, Publish
 
 _ROUND = re.compile(rb'"round":(\d+)')
 _SAID_BY_COORDINATOR = ("signal", "settlement")
@@ -57,18 +62,25 @@ class _Coming:
 class Fate(Protocol):
     """What the world does to a node: real signals on a real process, or their like under a virtual clock."""
 
+    def met(self, number: int) -> None:
+        """Fault `number` of the plan happens now; not again after a restart."""
+
     def kill(self, number: int, crash: Crash) -> None:
         """End the node at once, by fault `number` of the plan. Does not return."""
 
     def stop(self, seconds: float) -> bool:
         """Stop the node for so long. Returns whether it is left to the node to stand still."""
 
+    def disturb(self, number: int, fault: OnConnection | BrokerOutage) -> bool:
+        """Harm the node's connection, or the broker itself. Returns whether it is left to the node to act cut off."""
+
 
 class Impaired:
     """`node` under `plan`.
 
     `spent` are the numbers of the faults that it lived through before a restart, `began` when it began. `happened` gets
-    a record of each fault as it happens: its number in the plan, its kind, and where and when.
+    a record of each fault as it happens: its number in the plan, its kind, where, in which round and after how many
+    seconds.
     """
 
     def __init__(
@@ -93,10 +105,16 @@ class Impaired:
         self._order = itertools.count()
         self._still_until: float | None = None
         self._said: dict[str, bytes] = {}  # topic -> the answer before
+        self._cut_until: float | None = None
+        self._hung_until = 0.0
+        self._narrow: dict[str, list[_Pipe]] = {"in": [], "out": []}
+        self._held: list[Publish] = []  # at QoS 1, while the connection is cut
         self._moments = [
             (number, fault)
             for number, fault in enumerate(plan.faults)
-            if isinstance(fault, Stall | Crash) and fault.concerns(self.name) and number not in spent
+            if isinstance(fault, Stall | Crash | OnConnection | BrokerOutage)
+            and self._meets(fault)
+            and number not in spent
         ]
 
     @property
@@ -109,6 +127,11 @@ class Impaired:
         """The node's own."""
         return self.node.subscriptions  # type: ignore[no-any-return]
 
+    @property
+    def pending(self) -> int:
+        """How many messages and calls are held up."""
+        return len(self._coming)
+
     def start(self, now: float) -> Sequence[Action]:
         """Connected; the seconds of the plan begin with the first connection."""
         if self._began is None:
@@ -118,6 +141,8 @@ class Impaired:
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """A payload has left the broker: it may come late, harmed, often or not at all."""
         actions: list[Action] = []
+        if self._cut_until is not None:
+            return actions
         for arrival, harmed in self._fates(topic, payload, now):
             hear = partial(self._hear, topic, harmed)
             if arrival <= now:
@@ -143,7 +168,13 @@ class Impaired:
         self._meet(None, now)
         while self._coming and self._coming[0].at <= now and self._still_until is None:
             call = heapq.heappop(self._coming).call
-            actions += call(now) if isinstance(call, _Saying) else self._live(call, now)
+            match call:
+                case _Departed():
+                    actions.append(call.publish)
+                case _Saying():
+                    actions += self._depart(call.publish, now)
+                case _:
+                    actions += self._live(call, now)
         due = self.node.next_deadline()
         if due is not None and due <= now:
             actions += self._live(self.node.tick, now)
@@ -172,7 +203,7 @@ class Impaired:
     def _fates(self, topic: str, payload: bytes, now: float) -> list[tuple[float, bytes]]:
         """When each copy of a message arrives, and what is left of it."""
         sender, round_number = _sender(topic), _round_of(payload)
-        copies = [(now, payload, False)]  # arrival, content, whether later ones may overtake it
+        copies = [(self._through("in", payload, now), payload, False)]  # arrival, content, whether it may be overtaken
         for number, fault in enumerate(self._plan.faults):
             if not isinstance(fault, OnLink | Partition) or not fault.concerns(sender, self.name):
                 continue
@@ -180,9 +211,7 @@ class Impaired:
                 continue
             harmed = self._harm(number, fault, sender, copies)
             if harmed != copies:
-                self._happened(
-                    {"fault": number, "kind": fault.kind, "from": sender, "to": self.name, "round": round_number}
-                )
+                self._tell(number, now, round_number, {"from": sender, "to": self.name})
             copies = harmed
         arrivals = []
         for arrival, content, loose in copies:
@@ -241,6 +270,10 @@ class Impaired:
                     sent += self._say(action, now)
                 case Compute():
                     sent.append(Compute(action.job, partial(self._then, action)))
+                case Look() if self._cut_until is None:
+                    sent.append(action)
+                case Finish() if self._cut_until is not None:
+                    self._later(self._cut_until, lambda later: [Finish()])
                 case Finish():
                     sent += [late.call.publish for late in sorted(self._coming) if isinstance(late.call, _Saying)]
                     sent.append(action)
@@ -251,7 +284,7 @@ class Impaired:
 
     def _say(self, publish: Publish, now: float) -> list[Action]:
         if not publish.payload:
-            return [publish]
+            return self._depart(publish, now)
         purpose, round_number = publish.topic.rsplit("/", 1)[-1], _round_of(publish.payload)
         if purpose == "signal" and self.last_will is None:
             self._meet(round_number, now)
@@ -265,7 +298,7 @@ class Impaired:
             and purpose in ("answer", "signal")
         )
         if slow == 0 and self._still_until is None:
-            return [*said]
+            return [action for one in said for action in self._depart(one, now)]
         at = max(now + slow, self._still_until or 0.0)
         for one in said:
             self._later(at, _Saying(one))
@@ -280,10 +313,52 @@ class Impaired:
                 continue
             if self._stream(number, self.name).random() >= fault.probability:
                 continue
-            self._happened({"fault": number, "kind": "lie", "node": self.name, "round": round_number})
+            self._tell(number, now, round_number, {"node": self.name})
             said = _lie(fault, publish, self._said.get(publish.topic))
         self._said[publish.topic] = publish.payload
         return said
+
+    # --- the node's connection, where no real one is harmed ---
+
+    def _disturb(self, fault: OnConnection | BrokerOutage, now: float) -> None:
+        match fault:
+            case Hang():
+                self._hung_until = max(self._hung_until, now + fault.seconds)
+            case Narrow():
+                for pipes in self._narrow.values():
+                    pipes.append(_Pipe(fault.bytes_per_s, now + fault.seconds))
+            case Cut():
+                if self.last_will is not None:
+                    self._later(now, _Departed(self.last_will))
+                self._cut_until = max(self._cut_until or 0.0, now + fault.seconds)
+                self._later(self._cut_until, self._reconnected)
+
+    def _reconnected(self, now: float) -> Sequence[Action]:
+        """As a transport does it: what was held goes first, the node starts, what is retained comes after."""
+        if self._cut_until is None or now < self._cut_until:
+            return []  # cut again meanwhile
+        self._cut_until = None
+        held, self._held = self._held, []
+        return [*held, *self.node.start(now), Look()]
+
+    def _depart(self, publish: Publish, now: float) -> list[Action]:
+        """Out into the connection, whatever state that is in."""
+        if self._cut_until is not None:
+            if publish.qos > 0:
+                self._held.append(publish)
+            return []
+        through = self._through("out", publish.payload, now)
+        if through <= now:
+            return [publish]
+        self._later(through, _Departed(publish))
+        return []
+
+    def _through(self, way: str, payload: bytes, now: float) -> float:
+        """When the connection has carried what it is given now."""
+        at = max(now, self._hung_until)
+        for pipe in self._narrow[way]:
+            at = pipe.carry(len(payload), at)
+        return at
 
     # --- what happens to the node ---
 
@@ -300,12 +375,25 @@ class Impaired:
             by_now = at.seconds is not None and self._age(now) >= at.seconds
             if by_now or (round_number is not None and at.round is not None and round_number >= at.round):
                 self._moments.remove((number, fault))
-                record = {"fault": number, "kind": fault.kind, "node": self.name, "round": round_number}
-                self._happened(record)
-                if isinstance(fault, Crash):
-                    self._fate.kill(number, fault)
-                elif self._fate.stop(fault.seconds):
-                    self._still_until = now + fault.seconds
+                self._tell(number, now, round_number, {"node": self.name})
+                self._fate.met(number)
+                match fault:
+                    case Crash():
+                        self._fate.kill(number, fault)
+                    case Stall() if self._fate.stop(fault.seconds):
+                        self._still_until = now + fault.seconds
+                    case OnConnection() | BrokerOutage() if self._fate.disturb(number, fault):
+                        self._disturb(fault, now)
+
+    def _meets(self, fault: Stall | Crash | OnConnection | BrokerOutage) -> bool:
+        """Whether it happens to this node; what a round brings upon the broker happens as the leader asks it."""
+        if isinstance(fault, BrokerOutage):
+            return self.last_will is None and fault.at.round is not None
+        return fault.concerns(self.name)
+
+    def _tell(self, number: int, now: float, round_number: int | None, where: dict[str, str]) -> None:
+        kind = self._plan.faults[number].kind
+        self._happened({"fault": number, "kind": kind, **where, "round": round_number, "seconds": self._age(now)})
 
     def _age(self, now: float) -> float:
         return now - (self._began if self._began is not None else now)
@@ -317,6 +405,22 @@ class Impaired:
         return self._streams[number, sender]
 
 
+@dataclass(slots=True)
+class _Pipe:
+    """A narrow stretch of a connection, one way, until a time."""
+
+    bytes_per_s: float
+    until: float
+    free_at: float = 0.0
+
+    def carry(self, size: int, now: float) -> float:
+        """When so many bytes, one message after the other, are through."""
+        if now >= self.until:
+            return max(now, self.free_at)
+        self.free_at = max(now, self.free_at) + size / self.bytes_per_s
+        return self.free_at
+
+
 class _Saying:
     """Something said late."""
 
@@ -325,6 +429,10 @@ class _Saying:
 
     def __call__(self, now: float) -> Sequence[Action]:
         return [self.publish]
+
+
+class _Departed(_Saying):
+    """Something that only its connection holds up, or that the broker says."""
 
 
 def _sender(topic: str) -> str:

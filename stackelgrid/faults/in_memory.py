@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from stackelgrid.faults.impaired import Happened, Impaired
-from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan
+from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, OnConnection
 from stackelgrid.transport.base import Node, Publish
 from stackelgrid.transport.memory import MemoryTransport, Outage
-from stackelgrid.wire.codec import ROOT
 
 Build = Callable[[bool], Any]
 """Makes a node; told whether what it wrote before is lost."""
@@ -24,7 +23,17 @@ class KilledError(Exception):
 
 
 class VirtualFate:
-    """Kills by an exception that nobody catches before the transport; a stop is left to the node."""
+    """Kills by an exception that nobody catches before the transport; most else is left to the node.
+
+    `spent` gets the number of each fault that the node has met, `fail_broker` those of the broker.
+    """
+
+    def __init__(self, spent: list[int], fail_broker: Callable[[BrokerOutage], None]) -> None:
+        self._spent, self._fail_broker = spent, fail_broker
+
+    def met(self, number: int) -> None:
+        """Remember."""
+        self._spent.append(number)
 
     def kill(self, number: int, crash: Crash) -> None:
         """Raises `KilledError`."""
@@ -32,6 +41,13 @@ class VirtualFate:
 
     def stop(self, seconds: float) -> bool:
         """The node stands still by itself."""
+        return True
+
+    def disturb(self, number: int, fault: OnConnection | BrokerOutage) -> bool:
+        """The node acts cut off by itself; the broker is the transport's."""
+        if isinstance(fault, BrokerOutage):
+            self._fail_broker(fault)
+            return False
         return True
 
 
@@ -42,37 +58,37 @@ class FaultyMemory(MemoryTransport):
         super().__init__(seed, jitter_s=0.001)
         self._plan, self._builds, self._happened = plan, builds, happened
         self._spent: dict[str, list[int]] = {}
-        self._outages = [(number, fault) for number, fault in enumerate(plan.faults) if isinstance(fault, BrokerOutage)]
+        self._failing: list[BrokerOutage] = []
+        self._outages = [
+            (number, fault)
+            for number, fault in enumerate(plan.faults)
+            if isinstance(fault, BrokerOutage) and fault.at.seconds is not None
+        ]
 
     def nodes(self) -> Sequence[Node]:
         """The nodes, under the plan."""
-        return [Impaired(build(False), self._plan, VirtualFate(), self._happened) for build in self._builds.values()]
+        return [self._impaired(name, build(False), None) for name, build in self._builds.items()]
+
+    def _impaired(self, name: str, node: Any, began: float | None) -> Impaired:
+        spent = self._spent.setdefault(name, [])
+        fate = VirtualFate(spent, self._failing.append)
+        return Impaired(node, self._plan, fate, self._happened, tuple(spent), began)
 
     def reborn(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
         """A node that the plan killed comes back if the plan says so; one that failed by itself does not."""
-        if not isinstance(error, KilledError) or error.crash.restart_after_s is None:
+        if not isinstance(error, KilledError) or not error.crash.returns(name):
             return None
-        spent = self._spent.setdefault(name, [])
-        spent.append(error.number)
         node = self._builds[name](error.crash.lose_state)
-        return error.crash.restart_after_s, Impaired(node, self._plan, VirtualFate(), self._happened, spent, 0.0)
+        return error.crash.restart_after_s or 0.0, self._impaired(name, node, 0.0)
 
     def outage(self, sender: str, publish: Publish, now: float) -> Outage | None:
         """The broker fails before it takes in the leader's question of a round, or the first message after a time."""
         for number, fault in self._outages:
-            asked = _leaders_round(publish)
-            by_now = fault.at.seconds is not None and now >= fault.at.seconds
-            if by_now or (asked is not None and fault.at.round is not None and asked >= fault.at.round):
+            if fault.at.seconds is not None and now >= fault.at.seconds:
                 self._outages.remove((number, fault))
-                self._happened({"fault": number, "kind": "broker", "round": asked})
-                return Outage(fault.seconds, fault.keep_retained)
-        return None
-
-
-def _leaders_round(publish: Publish) -> int | None:
-    import re
-
-    if not re.match(rf"{ROOT}/[^/]+/leader(/[^/]+)?/signal$", publish.topic):
-        return None
-    found = re.search(rb'"round":(\d+)', publish.payload)
-    return int(found[1]) if found else None
+                self._happened({"fault": number, "kind": "broker", "round": None, "seconds": now})
+                self._failing.append(fault)
+        if not self._failing:
+            return None
+        fault = self._failing.pop(0)
+        return Outage(fault.seconds, fault.keep_retained)

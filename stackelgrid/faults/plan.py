@@ -168,12 +168,19 @@ class Stall(OnNode):
 
 
 class Crash(OnNode):
-    """The node is killed, as by SIGKILL, and restarted after so many seconds if at all, with or without its disk."""
+    """The node is killed, as by SIGKILL, and restarted after so many seconds if at all, with or without its disk.
+
+    A leader does not come back without its disk: the rounds that it would ask are over for its members.
+    """
 
     kind: Literal["crash"]
     at: Moment
     restart_after_s: Seconds | None = None
     lose_state: bool = False
+
+    def returns(self, name: str) -> bool:
+        """Whether `name` comes back."""
+        return self.restart_after_s is not None and not (self.lose_state and name == "leader")
 
 
 class Slow(OnNode):
@@ -220,9 +227,41 @@ class BrokerOutage(Part):
     keep_retained: bool = True
 
 
+class OnConnection(OnNode):
+    """Base of what happens to a node's connection to the broker, from a moment on, for `seconds`."""
+
+    kind: str
+    at: Moment
+    seconds: Seconds
+
+
+class Cut(OnConnection):
+    """The connection is reset, and every new one refused: the broker says the last will, the node starts again."""
+
+    kind: Literal["cut"]
+
+
+class Hang(OnConnection):
+    """The connection stays and carries nothing, either way; what was said meanwhile arrives afterwards.
+
+    No longer than the keep-alive of a connection allows; what takes longer is a `cut`.
+    """
+
+    kind: Literal["hang"]
+    seconds: Annotated[float, Field(ge=0, le=15, allow_inf_nan=False)]
+
+
+class Narrow(OnConnection):
+    """The connection carries so many bytes a second, each way."""
+
+    kind: Literal["narrow"]
+    bytes_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 MessageFault = Loss | Delay | Duplication | Reordering | Corruption | Bandwidth | Partition
 NodeFault = Stall | Crash | Slow | Lie
-Fault = Annotated[MessageFault | NodeFault | BrokerOutage, Field(discriminator="kind")]
+ConnectionFault = Cut | Hang | Narrow
+Fault = Annotated[MessageFault | NodeFault | ConnectionFault | BrokerOutage, Field(discriminator="kind")]
 
 
 class FaultPlan(Part):

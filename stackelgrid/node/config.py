@@ -23,19 +23,21 @@ class Rounds(BaseModel):
     missing: Literal["hold", "exclude", "fail"] = "hold"
     gather_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 60.0
     return_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 10.0
+    quarantine_after: Annotated[int, Field(ge=0, le=1000)] = 3
 
     def policy(self) -> RoundPolicy:
         """The same, for a coordinator."""
-        return RoundPolicy(self.deadline_s, self.tries, self.missing, self.gather_s, self.return_s)
+        return RoundPolicy(**self.model_dump())
 
 
 class Members(BaseModel):
-    """One member of a coordinator: a node's name and how many homes are behind it."""
+    """One member of a coordinator: a node's name, how many homes are behind it and what their connections carry."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     homes: Annotated[int, Field(ge=1)] = 1
+    max_kw: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
 
 
 class NodeConfig(BaseModel):

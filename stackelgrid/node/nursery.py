@@ -1,7 +1,8 @@
 """Many node processes of one kind for the price of one import.
 
 `python -m stackelgrid.node.nursery emc_node user_oriented` imports the package, and its part of the game, once and
-forks a process per line of its standard input, `{"config": FILE, "log": FILE}`. It says on standard output, one JSON
+forks a process per line of its standard input, `{"config": FILE, "log": FILE}`, with `"faults": FILE` under a fault
+plan and `"broker": URL` to have it connect elsewhere than its configuration says. It says on standard output, one JSON
 object a line, which process started and how each ended. When its input ends, it stops what is left and goes: no node
 outlives the one who launched it.
 """
@@ -57,6 +58,9 @@ def main(package: str, game: str) -> int:
 
 
 def _fork(order: dict[str, str], node_main: Callable[[list[str]], int], children: dict[int, str]) -> None:
+    options = [word for key in ("broker", "faults") if key in order for word in (f"--{key}", order[key])]
+    if "faults" in order:
+        importlib.import_module("stackelgrid.faults.on_process")  # once for all children
     parent = os.getpid()
     pid = os.fork()
     if pid:
@@ -66,7 +70,7 @@ def _fork(order: dict[str, str], node_main: Callable[[list[str]], int], children
     code = 70
     try:
         _become_node(order["log"], parent)
-        code = node_main(["--config", order["config"], "--log", "json"])
+        code = node_main(["--config", order["config"], "--log", "json", *options])
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else 70
     except BaseException:

@@ -50,10 +50,15 @@ def main(
     parser.add_argument("--config", type=Path, required=True, help="the node's configuration, a JSON file")
     parser.add_argument("--broker", help="mqtt://HOST:PORT, instead of the one in the configuration")
     parser.add_argument("--log", choices=["json", "console"], default="console", help="form of the log on stderr")
+    parser.add_argument("--faults", type=Path, help="a fault plan that the node lives under, a JSON file")
     options = parser.parse_args(arguments)
     try:
         config = load(options.config, of_game)
         node = build(config)
+        if options.faults is not None:
+            from stackelgrid.faults.on_process import under
+
+            node = under(options.faults, node, options.config)
         transport = MqttTransport(options.broker or config.broker)
     except (ConfigError, ValueError) as error:
         print(f"{kind}: {error}", file=sys.stderr)

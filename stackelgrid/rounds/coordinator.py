@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,7 +24,8 @@ class RoundPolicy:
     `deadline_s` is the wait per try; after `tries` tries the missing are handled by `missing`: `hold` takes a member's
     last answer (a member that never answered is excluded), `exclude` leaves it out, `fail` ends the run. `gather_s` is
     how long members may take to appear before the first round, `return_s` how long one that has left may take to
-    come back before rounds go on without it.
+    come back before rounds go on without it. A member with `quarantine_after` refused answers is not listened to any
+    more, unless that is 0.
     """
 
     deadline_s: float = 5.0
@@ -31,6 +33,7 @@ class RoundPolicy:
     missing: Literal["hold", "exclude", "fail"] = "hold"
     gather_s: float = 60.0
     return_s: float = 0.0
+    quarantine_after: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ class Round:
     """A finished round: what each member answered to `body`, and who did not.
 
     `answers` holds fresh and held answers in the order of the members; `held` and `excluded` name the missing by what
-    was done about them; `again` counts the members asked again.
+    was done about them, `quarantined` those of the excluded that are not listened to any more; `again` counts the
+    members asked again.
     """
 
     number: int
@@ -56,6 +60,7 @@ class Round:
     again: int
     opened_at: float
     closed_at: float
+    quarantined: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -121,7 +126,8 @@ class Coordinator:
         self.policy = policy
         self.stale = 0
         self.repeated = 0
-        self.refused: dict[str, str] = {}
+        self.refused: Counter[str] = Counter()
+        self.quarantined: dict[str, str] = {}  # and why
         self._refuses = refuses
         self._online: set[str] = set()
         self._gone: dict[str, float] = {}  # when each left that is not there
@@ -148,11 +154,20 @@ class Coordinator:
             self._gathering_until = now + self.policy.gather_s
         return []
 
+    @property
+    def rounds(self) -> int:
+        """The number of the round that was asked last, 0 before the first."""
+        return self._rounds
+
     def resume(self, finished: Round) -> None:
         """Remember a round that was finished before a restart; to be called before `start`, round by round."""
-        self._rounds = finished.number
+        self.pass_over(finished.number)
         missing = {*finished.held, *finished.excluded}
         self._latest.update({name: body for name, body in finished.answers.items() if name not in missing})
+
+    def pass_over(self, number: int) -> None:
+        """Rounds up to `number` were asked before a restart, finished or not: members know them as something else."""
+        self._rounds = max(self._rounds, number)
 
     def ask(self, body: Said, now: float) -> list[Step]:
         """Open the next round."""
@@ -173,7 +188,9 @@ class Coordinator:
 
     def receive(self, message: Message, now: float) -> list[Step]:
         """A message of a member; one from a node that is not a member is counted as stale."""
-        if message.sender not in self.members:
+        if message.sender not in self.members or (
+            message.sender in self.quarantined and not isinstance(message, Receipt)
+        ):
             self.stale += 1
             return []
         if isinstance(message, Answer):
@@ -252,12 +269,21 @@ class Coordinator:
             return []
         objection = self._refuses(answer.sender, answer.body)
         if objection is not None:
-            self.refused[answer.sender] = objection
-            return []
+            return self._on_refused(answer.sender, objection, now)
         self._online.add(answer.sender)
         asking.answers[answer.sender] = answer.body
         if len(asking.answers) == len(self.members):
             return self._close(asking, now)
+        return self._close_if_only_gone(now)
+
+    def _on_refused(self, member: str, objection: str, now: float) -> list[Step]:
+        """As if it had not answered; one that keeps at it is treated as gone, for good."""
+        self.refused[member] += 1
+        if not self.policy.quarantine_after or self.refused[member] < self.policy.quarantine_after:
+            return []
+        self.quarantined[member] = objection
+        self._online.discard(member)
+        self._latest.pop(member, None)
         return self._close_if_only_gone(now)
 
     def _missing(self, asking: _Asking) -> list[str]:
@@ -312,7 +338,20 @@ class Coordinator:
         self._silent = set(missing)
         self._asking = None
         excluded = tuple(name for name in missing if name not in held)
-        return [Round(asking.number, asking.body, answers, tuple(held), excluded, asking.again, asking.opened_at, now)]
+        quarantined = tuple(name for name in excluded if name in self.quarantined)
+        return [
+            Round(
+                asking.number,
+                asking.body,
+                answers,
+                tuple(held),
+                excluded,
+                asking.again,
+                asking.opened_at,
+                now,
+                quarantined,
+            )
+        ]
 
     # --- the settlement ---
 

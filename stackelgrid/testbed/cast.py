@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -63,7 +64,10 @@ def cast(scenario: Scenario, run: str, broker: str = "", *, written: bool = Fals
                 name=aggregator,
                 leader=LEADER,
                 settings=scenario.aggregator_settings(aggregator, members),
-                members=[Members(name=name, homes=len(households)) for name, households in members.items()],
+                members=[
+                    Members(name=name, homes=len(households), max_kw=_carried(scenario, households))
+                    for name, households in members.items()
+                ],
                 rounds=scenario.rounds,
                 account_file=Path(f"{aggregator}.account.json") if written else None,
                 ledger_file=Path(f"{aggregator}.ledger") if written else None,
@@ -81,10 +85,29 @@ def cast(scenario: Scenario, run: str, broker: str = "", *, written: bool = Fals
         **common,
         name=LEADER,
         utility=scenario.leader,
-        members=[Members(name=a.name, homes=sum(member.homes for member in a.members)) for a in aggregators],
+        members=[
+            Members(
+                name=aggregator.name,
+                homes=sum(member.homes for member in aggregator.members),
+                max_kw=_sum(member.max_kw for member in aggregator.members),
+            )
+            for aggregator in aggregators
+        ],
         rounds=patient,
         journal_file=Path("../rounds.jsonl") if written else None,
         conclusion_file=Path("leader.conclusion.json") if written else None,
         ledger_file=Path("leader.ledger") if written else None,
     )
     return Cast(leader, aggregators, homes)
+
+
+def _carried(scenario: Scenario, homes: list[Any]) -> float | None:
+    """What the connections of some homes carry together, kW."""
+    return _sum(scenario.connection_kw(home) for home in homes)
+
+
+def _sum(limits: Iterable[float | None]) -> float | None:
+    """The sum of limits, where there are any, all known and above zero."""
+    known = list(limits)
+    total = sum(limit for limit in known if limit is not None)
+    return total if None not in known and total > 0 else None

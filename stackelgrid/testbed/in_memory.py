@@ -13,6 +13,7 @@ import emc_node.config
 import leader_node.config
 from aggregator_node.config import AggregatorConfig
 from emc_node.config import EmcConfig
+from leader_node.config import LeaderConfig
 from stackelgrid.faults.in_memory import Build, FaultyMemory
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.rounds.ledger import Entry
@@ -33,23 +34,18 @@ def play(
 
     `watch` sees each finished round of the leader, `tell` each fault as it happens.
     """
-    began = time.perf_counter()
-    played = Played("memory", "none", 1)
-
-    def journal(record: Mapping[str, Any]) -> None:
-        played.rounds.append(dict(record))
-        watch(played.rounds[-1])
+    stage = Stage(scenario, watch)
+    played = stage.played
 
     def happened(record: dict[str, Any]) -> None:
         played.faults.append(record)
         tell(record)
 
-    builds, rejected = _builds(scenario, played, journal)
     try:
         if plan is None:
-            carried = MemoryTransport(scenario.seed).run([build(False) for build in builds.values()])
+            carried = MemoryTransport(scenario.seed).run([build(False) for build in stage.builds.values()])
         else:
-            transport = FaultyMemory(plan, builds, happened, scenario.seed)
+            transport = FaultyMemory(plan, stage.builds, happened, scenario.seed)
             carried = transport.run(transport.nodes())
     except DeadlockError as stuck:
         carried = stuck.carried
@@ -58,45 +54,69 @@ def play(
     except KeyboardInterrupt:
         carried = Carried()
         played.interrupted = True
-    played.messages = sum(traffic.sent for traffic in carried.traffic.values())
-    played.bytes = sum(traffic.sent_bytes for traffic in carried.traffic.values())
-    played.failures = {name: repr(error) for name, error in carried.crashed.items()}
-    played.rejected = dict(sum(rejected, Counter()))
-    played.missing = missing_in(played.rounds, played.below)
-    played.elapsed_s = time.perf_counter() - began
-    return played
+    return stage.cleared(carried)
 
 
-def _builds(
-    scenario: Scenario, played: Played, journal: Callable[[Mapping[str, Any]], None]
-) -> tuple[dict[str, Build], list[Counter[str]]]:
-    """What makes each node, at first and when it comes back, and what all that were made have rejected."""
-    everyone = cast(scenario, run="memory")
-    ledgers: dict[str, list[Entry]] = {}
-    rejected: list[Counter[str]] = []
+class Stage:
+    """A run before it is carried: `builds` makes each of its nodes, at first and when it comes back from a crash.
 
-    def build(name: str, assemble: Callable[[list[Entry]], Any], lose_state: bool) -> Any:
-        if lose_state:
-            ledgers.pop(name, None)
-        node = assemble(ledgers.setdefault(name, []))
-        rejected.append(node.mailbox.rejected)
+    `played` fills up as the nodes play, `ledgers` are what coordinators remember, by name. `watch` sees each finished
+    round of the leader.
+    """
+
+    def __init__(self, scenario: Scenario, watch: Callable[[dict[str, Any]], None] = lambda record: None) -> None:
+        self.played = Played("memory", "none", 1)
+        self.ledgers: dict[str, list[Entry]] = {}
+        self._watch = watch
+        self._began = time.perf_counter()
+        self._rejected: list[Counter[str]] = []  # of each node that was made
+        everyone = cast(scenario, run="memory")
+        self.builds: dict[str, Build] = {everyone.leader.name: partial(self._leader, everyone.leader)}
+        self.builds |= {config.name: partial(self._aggregator, config) for config in everyone.aggregators}
+        self.builds |= {config.name: partial(self._home, config) for config in everyone.homes}
+
+    def cleared(self, carried: Carried) -> Played:
+        """What is left when all is over."""
+        played = self.played
+        played.messages = sum(traffic.sent for traffic in carried.traffic.values())
+        played.bytes = sum(traffic.sent_bytes for traffic in carried.traffic.values())
+        played.failures = {name: repr(error) for name, error in carried.crashed.items()}
+        played.rejected = dict(sum(self._rejected, Counter()))
+        played.missing = missing_in(played.rounds, played.below)
+        played.elapsed_s = time.perf_counter() - self._began
+        return played
+
+    def _leader(self, config: LeaderConfig[Any], lose_state: bool) -> Any:
+        ledger = self._ledger(config.name, lose_state)
+        return self._made(leader_node.config.assemble(config, self._journal, self.played.conclusion.update, ledger))
+
+    def _aggregator(self, config: AggregatorConfig[Any], lose_state: bool) -> Any:
+        def conclude(account: Mapping[str, Any]) -> None:
+            self.played.aggregators[config.name] = dict(account)
+
+        below = partial(_add_to, self.played.below, config.name)
+        ledger = self._ledger(config.name, lose_state)
+        return self._made(aggregator_node.config.assemble(config, below, conclude, ledger))
+
+    def _home(self, config: EmcConfig[Any], lose_state: bool) -> Any:
+        return self._made(emc_node.config.assemble(config, self.played.homes.update))
+
+    def _made(self, node: Any) -> Any:
+        self._rejected.append(node.mailbox.rejected)
         return node
 
-    def leader(ledger: list[Entry]) -> Any:
-        return leader_node.config.assemble(everyone.leader, journal, played.conclusion.update, ledger)
+    def _ledger(self, name: str, lose_state: bool) -> list[Entry]:
+        if lose_state:
+            self.ledgers.pop(name, None)
+        return self.ledgers.setdefault(name, [])
 
-    def aggregator(config: AggregatorConfig[Any], ledger: list[Entry]) -> Any:
-        account = played.aggregators.setdefault(config.name, {})
-        below = partial(_add_to, played.below, config.name)
-        return aggregator_node.config.assemble(config, below, account.update, ledger)
+    def _journal(self, record: Mapping[str, Any]) -> None:
+        self.played.rounds.append(dict(record))
+        self._watch(self.played.rounds[-1])
 
-    def home(config: EmcConfig[Any], ledger: list[Entry]) -> Any:
-        return emc_node.config.assemble(config, played.homes.update)
 
-    builds: dict[str, Build] = {everyone.leader.name: partial(build, everyone.leader.name, leader)}
-    builds |= {config.name: partial(build, config.name, partial(aggregator, config)) for config in everyone.aggregators}
-    builds |= {config.name: partial(build, config.name, partial(home, config)) for config in everyone.homes}
-    return builds, rejected
+def _keep(accounts: dict[str, dict[str, Any]], aggregator: str, account: Mapping[str, Any]) -> None:
+    accounts[aggregator] = dict(account)
 
 
 def _add_to(below: list[dict[str, Any]], aggregator: str, record: Mapping[str, Any]) -> None:

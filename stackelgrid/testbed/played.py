@@ -60,7 +60,7 @@ def missing_in(leader_rounds: list[dict[str, Any]], below: list[dict[str, Any]])
         {"round": record["round"], "node": node, "action": action}
         for record in [*leader_rounds, *below]
         if record["round"] in finished
-        for action in ("held", "excluded")
-        for node in record[action]
+        for action in ("held", "excluded", "quarantined")
+        for node in record.get(action, [])
     ]
     return sorted(missing, key=lambda entry: (entry["round"], entry["node"]))

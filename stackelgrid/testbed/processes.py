@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ from typing import Any
 from pydantic import BaseModel
 
 import broker
+from stackelgrid.faults.desk import Desk
+from stackelgrid.faults.plan import BrokerOutage, FaultPlan
 from stackelgrid.rounds import Member
 from stackelgrid.testbed.cast import LEADER, Cast, cast
 from stackelgrid.testbed.played import Played, missing_in
@@ -40,22 +43,29 @@ def play(
     broker_kind: str,
     run: str,
     watch: Callable[[dict[str, Any]], None] = lambda record: None,
+    plan: FaultPlan | None = None,
+    tell: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> Played:
     """Run `scenario` with its nodes as processes; `folder` gets configurations, logs and the journal.
 
-    `broker_kind` is auto, mosquitto, embedded or the address of a broker that is there already. Raises
-    `broker.BrokerStartError` or `BrokerUnreachableError` before any node is started. On KeyboardInterrupt everything
-    is stopped and what was found so far is returned as interrupted.
+    `broker_kind` is auto, mosquitto, embedded or the address of a broker that is there already. Under a fault plan
+    nodes and broker are killed and come back; `tell` sees each fault as it happens. Raises `broker.BrokerStartError`
+    or `BrokerUnreachableError` before any node is started. On KeyboardInterrupt everything is stopped and what was
+    found so far is returned as interrupted.
     """
     began = time.perf_counter()
     logs, nodes = folder / "logs", folder / "nodes"
     logs.mkdir()
     nodes.mkdir(mode=0o700)
     with ExitStack() as stack:
-        url, kind = _broker(broker_kind, logs, stack)
+        own = _own_broker(broker_kind, logs, stack, plan)
+        url, kind = (own.url, own.kind) if own is not None else (broker_kind, broker_kind)
         everyone = cast(scenario, run, url, written=True)
         played = Played("mqtt", kind, everyone.processes)
-        supervisor = _Supervisor(scenario.game, nodes, logs, url, _last_wills(everyone), played)
+        desk = None
+        if plan is not None:
+            desk = stack.enter_context(_desk(plan, everyone, nodes, logs, url, own, played, tell))
+        supervisor = _Supervisor(scenario.game, nodes, logs, url, _last_wills(everyone), played, desk)
         stack.callback(supervisor.stop)
         journal = _Journal(folder / "rounds.jsonl", played, watch)
         try:
@@ -67,18 +77,39 @@ def play(
             played.interrupted = True
         supervisor.stop()
         journal.look()
+        if desk is not None:
+            desk.look()
     _gather(played, nodes, logs, [config.name for config in everyone.aggregators])
     played.elapsed_s = time.perf_counter() - began
     return played
 
 
-def _broker(kind: str, logs: Path, stack: ExitStack) -> tuple[str, str]:
-    """The broker's address and its name in the result."""
+def _own_broker(kind: str, logs: Path, stack: ExitStack, plan: FaultPlan | None) -> broker.RunningBroker | None:
+    """A broker of the run's own; None when there is one already, which then answers."""
     if kind in ("auto", "mosquitto", "embedded"):
-        own = stack.enter_context(broker.start(kind, logs))  # type: ignore[arg-type]
-        return own.url, own.kind
+        outages = [] if plan is None else [fault for fault in plan.faults if isinstance(fault, BrokerOutage)]
+        persistent = any(outage.keep_retained for outage in outages)
+        return stack.enter_context(broker.start(kind, logs, persistent=persistent))  # type: ignore[arg-type]
     MqttTransport(kind, connect_timeout_s=_KNOCK_S).run([_Visit()])
-    return kind, kind
+    return None
+
+
+def _desk(
+    plan: FaultPlan,
+    everyone: Cast,
+    nodes: Path,
+    logs: Path,
+    url: str,
+    own: broker.RunningBroker | None,
+    played: Played,
+    tell: Callable[[dict[str, Any]], None],
+) -> Desk:
+    def happened(record: dict[str, Any]) -> None:
+        played.faults.append(record)
+        tell(record)
+
+    names = [config.name for config in (everyone.leader, *everyone.aggregators, *everyone.homes)]
+    return Desk(plan, names, nodes, logs, url, own, happened)
 
 
 class _Visit:
@@ -134,14 +165,26 @@ class _Journal:
 
 
 class _Supervisor:
-    """The node processes: started in nurseries, a node that dies is reported and not waited for."""
+    """The node processes: started in nurseries, a node that dies is reported and not waited for.
+
+    One that a fault plan killed is started again when the plan says so; `desk` is where its faults are dealt with.
+    """
 
     def __init__(
-        self, game: str, nodes: Path, logs: Path, url: str, last_wills: dict[str, Publish], played: Played
+        self,
+        game: str,
+        nodes: Path,
+        logs: Path,
+        url: str,
+        last_wills: dict[str, Publish],
+        played: Played,
+        desk: Desk | None,
     ) -> None:
         self._game = game
         self._nodes, self._logs, self._url, self._played = nodes, logs, url, played
         self._last_wills = last_wills
+        self._desk = desk
+        self._returning: dict[str, float] = {}  # when each that the plan killed is started again
         self._nurseries: dict[subprocess.Popen[bytes], set[str]] = {}
         self._running: set[str] = set()
         self._unread: dict[int, bytes] = {}
@@ -149,11 +192,9 @@ class _Supervisor:
 
     def launch(self, package: str, configs: list[Any]) -> None:
         """Start a process per configuration."""
-        orders = []
         names = {config.name for config in configs}
         for config in configs:
-            path = self._write(config)
-            orders.append(json.dumps({"config": str(path), "log": str(self._logs / f"{config.name}.jsonl")}))
+            self._write(config)
         with (self._logs / f"{package}.nursery.log").open("wb") as log:
             nursery = subprocess.Popen(
                 [sys.executable, "-m", "stackelgrid.node.nursery", package, self._game],
@@ -164,17 +205,25 @@ class _Supervisor:
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
         assert nursery.stdin is not None and nursery.stdout is not None
-        nursery.stdin.write("".join(order + "\n" for order in orders).encode())
-        nursery.stdin.flush()
         self._running |= names
         self._nurseries[nursery] = names
         self._selector.register(nursery.stdout, selectors.EVENT_READ, nursery)
+        for config in configs:
+            self._start(config.name)
 
-    def _write(self, config: BaseModel) -> Path:
+    def _write(self, config: BaseModel) -> None:
         path = self._nodes / f"{config.name}.json"  # type: ignore[attr-defined]
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(config.model_dump_json(exclude_none=True))
-        return path
+
+    def _start(self, name: str) -> None:
+        nursery = next(nursery for nursery, names in self._nurseries.items() if name in names)
+        order = {"config": str(self._nodes / f"{name}.json"), "log": str(self._logs / f"{name}.jsonl")}
+        if self._desk is not None:
+            order |= self._desk.order(name)
+        assert nursery.stdin is not None
+        nursery.stdin.write((json.dumps(order) + "\n").encode())
+        nursery.stdin.flush()
 
     def wait(self, look: Callable[[], None]) -> None:
         """Until every node has left, or the leader has and the others had time to; at once when the leader died."""
@@ -182,12 +231,27 @@ class _Supervisor:
         while self._running and (farewell is None or time.monotonic() < farewell):
             self._listen()
             look()
+            self._follow_plan()
             if LEADER in self._played.failures:
                 return
             if LEADER not in self._running and farewell is None:
-                farewell = time.monotonic() + _FAREWELL_S
-        for name in self._running:
+                farewell = max([time.monotonic(), *self._returning.values()]) + _FAREWELL_S
+        for name in self._running - self._told():
             self._played.failures[name] = f"had not heard of the settlement, see logs/{name}.jsonl"
+
+    def _follow_plan(self) -> None:
+        """Have the desk do what is due, and start again who is to come back by now."""
+        if self._desk is not None:
+            self._desk.look()
+        for name, due in list(self._returning.items()):
+            if time.monotonic() >= due:
+                del self._returning[name]
+                self._start(name)
+
+    def _told(self) -> set[str]:
+        """Who has left on the desk what it makes of the settlement, whether it has taken its leave or not."""
+        left = [*self._nodes.glob("*.schedule.json"), *self._nodes.glob("*.account.json")]
+        return {path.name.split(".")[0] for path in left}
 
     def _listen(self) -> None:
         for key, _ in self._selector.select(_LOOK_S):
@@ -206,11 +270,19 @@ class _Supervisor:
                     self._ended(Path(record["ended"]).stem, record["code"])
 
     def _ended(self, name: str, code: int) -> None:
+        crash = self._desk.killed(name) if self._desk is not None and code == -signal.SIGKILL else None
+        if crash is not None and crash.returns(name):
+            if crash.lose_state:
+                for path in self._nodes.glob(f"{name}.ledger*"):
+                    path.unlink()
+            self._returning[name] = time.monotonic() + (crash.restart_after_s or 0.0)
+            return
         self._running.discard(name)
         if code != 0:
             how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
             self._played.failures[name] = f"{how}, see logs/{name}.jsonl"
-            if not self._played.rounds and name in self._last_wills:
+            away = self._desk is not None and self._desk.broker_is_away  # it says nobody's last will
+            if not self._played.rounds and name in self._last_wills and not away:
                 # It may have died before it could leave a last will with the broker: nobody is to wait for it.
                 MqttTransport(self._url).run([_Visit(self._last_wills[name])])
 

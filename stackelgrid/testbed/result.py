@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from stackelgrid.testbed.played import Played
@@ -32,5 +33,6 @@ def result(scenario: Scenario, played: Played, certificate: dict[str, Any] | Non
         "outcome": scenario.outcome(played) if played.rounds else {},
         "certificate": certificate,
         "missing": played.missing,
+        "faults": dict(Counter(record["kind"] for record in played.faults)),
         "failures": played.failures,
     }

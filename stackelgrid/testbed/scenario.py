@@ -82,6 +82,10 @@ class Scenario(BaseModel):
             share[f"a{number + 1}"] = [mine[start : start + size] for start in range(0, len(mine), size)]
         return share
 
+    def connection_kw(self, home: Any) -> float | None:
+        """What a home's connection carries, kW: what its aggregator checks its answers against; None when unknown."""
+        return None
+
     def aggregator_settings(self, name: str, members: dict[str, list[Any]]) -> AggregatorSettings:
         """What the aggregator `name` is told of the game; `members` are the homes behind each of its EMC processes."""
         raise NotImplementedError

@@ -10,7 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.node.record import write_whole
+from stackelgrid.testbed import fault_plans
 from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.scenario import Scenario, ScenarioError, dump
 
@@ -36,6 +38,11 @@ def create(out: Path | None, name: str) -> Path:
 def write_scenario(folder: Path, scenario: Scenario) -> None:
     """scenario.yaml: as run, overrides and seed included; the data it draws on, with its notice, beside it."""
     (folder / "scenario.yaml").write_text(dump(scenario.beside(folder)))
+
+
+def write_faults(folder: Path, plan: FaultPlan) -> None:
+    """faults.yaml: the plan as played, nodes by name, seed included."""
+    (folder / "faults.yaml").write_text(fault_plans.dump(plan))
 
 
 def write_rounds(folder: Path, played: Played) -> None:

@@ -61,6 +61,15 @@ class UserOrientedScenario(Scenario):
         for home in self.everyone:
             HomeProblem(home)
 
+    def connection_kw(self, home: Home) -> float:
+        """The draw limit or, without one, the rated power of all that is behind the meter."""
+        if home.draw_limit.max_kw is not None:
+            return home.draw_limit.max_kw
+        rated = sum(max(load.load_kw) for load in home.inelastic)
+        rated += sum(float(np.max(appliance.max_kw)) for appliance in home.elastic)
+        rated += sum(max(store.charge_kw, store.discharge_kw) for store in home.storage)
+        return rated
+
     def aggregator_settings(self, name: str, members: dict[str, list[Home]]) -> AggregatorSettings:
         """Aggregators are told nothing."""
         return AggregatorSettings()

@@ -26,6 +26,11 @@ class Body(BaseModel):
         return None
 
     @property
+    def power_kw(self) -> float | None:
+        """The most that the homes behind it draw or feed in, in any slot, kW; None when it does not tell."""
+        return None
+
+    @property
     def fresh(self) -> bool:
         """Whether every number in it answers the round it is sent in."""
         return True

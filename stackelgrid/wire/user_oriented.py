@@ -47,6 +47,11 @@ class LoadResponse(Body):
         return len(self.slope)
 
     @property
+    def power_kw(self) -> float:
+        """The largest total load, kW."""
+        return float(np.max(np.abs(self.loads().sum(axis=0))))
+
+    @property
     def fresh(self) -> bool:
         """Whether every home behind it answered this very round."""
         return self.held == 0 and self.excluded == 0

@@ -1,0 +1,153 @@
+"""A TCP proxy between nodes and their broker, with a port for each node: its connection is cut, hangs or is narrow."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+from stackelgrid.faults.plan import Cut, Hang, Narrow, OnConnection
+
+_CHUNK = 4096
+"""Bytes carried at a time: what a narrow connection may be ahead or behind."""
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER on and zero: closing resets."""
+
+
+class Proxy:
+    """Listens on 127.0.0.1 for each of `nodes` and carries to the broker at `host`:`port`; a context manager.
+
+    It runs in a thread of its own. Nobody listens on the broker's port while it is away, so a connection is refused
+    here as it would be there.
+    """
+
+    def __init__(self, host: str, port: int, nodes: Collection[str]) -> None:
+        self._lines = {name: _Line(host, port) for name in nodes}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="stackelgrid-proxy", daemon=True)
+
+    def __enter__(self) -> Proxy:
+        self._thread.start()
+        for line in self._lines.values():
+            asyncio.run_coroutine_threadsafe(line.listen(), self._loop).result()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for line in self._lines.values():
+            asyncio.run_coroutine_threadsafe(line.close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def url(self, name: str) -> str | None:
+        """Where a node finds its broker; None for a node that is not proxied."""
+        return f"mqtt://127.0.0.1:{self._lines[name].port}" if name in self._lines else None
+
+    def disturb(self, name: str, fault: OnConnection) -> None:
+        """Begin a fault on a node's connection. When this returns, it is in force."""
+        line = self._lines[name]
+
+        async def begin() -> None:
+            now = asyncio.get_running_loop().time()
+            match fault:
+                case Cut():
+                    line.cut(now + fault.seconds)
+                case Hang():
+                    line.hung_until = max(line.hung_until, now + fault.seconds)
+                case Narrow():
+                    line.narrow.append((fault.bytes_per_s, now + fault.seconds))
+
+        asyncio.run_coroutine_threadsafe(begin(), self._loop).result()
+
+
+class _Line:
+    """A node's way to the broker, over as many connections as it makes."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host, self._port = host, port
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.port = 0
+        self.refused_until = self.hung_until = 0.0
+        self.narrow: list[tuple[float, float]] = []  # bytes a second, until when
+
+    async def listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        self._reset()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self, until: float) -> None:
+        """Reset what is open, refuse what comes."""
+        self.refused_until = max(self.refused_until, until)
+        self._reset()
+
+    def _reset(self) -> None:
+        for writer in list(self._writers):
+            _reset(writer)
+        self._writers.clear()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task: asyncio.Task[Any] | None = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if asyncio.get_running_loop().time() < self.refused_until:
+            _reset(writer)
+            return
+        try:
+            far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
+        except OSError:
+            _reset(writer)
+            return
+        ends = {writer, far_writer}
+        self._writers |= ends
+        with suppress(OSError):  # the other side, or a cut, has reset it
+            async with asyncio.TaskGroup() as ways:
+                ways.create_task(self._carry(reader, far_writer, far_writer.write_eof))
+                ways.create_task(self._carry(far_reader, writer, writer.write_eof))
+        self._writers -= ends
+        for end in ends:
+            end.close()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, end: Callable[[], None]) -> None:
+        """One way, until its sender ends."""
+        free_at = 0.0
+        with suppress(OSError):
+            while content := await reader.read(_CHUNK):
+                free_at = await self._pace(len(content), free_at)
+                writer.write(content)
+                await writer.drain()
+            end()
+
+    async def _pace(self, size: int, free_at: float) -> float:
+        """Wait until the line has carried so many bytes; it is free again at the time returned."""
+        loop = asyncio.get_running_loop()
+        while (wait := self.hung_until - loop.time()) > 0:
+            await asyncio.sleep(wait)
+        for bytes_per_s, until in self.narrow:
+            if loop.time() < until:
+                free_at = max(free_at, loop.time()) + size / bytes_per_s
+                await asyncio.sleep(free_at - loop.time())
+        return free_at
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    end: socket.socket | None = writer.get_extra_info("socket")
+    if end is not None and not writer.is_closing():
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    writer.transport.abort()

@@ -1,0 +1,37 @@
+"""What no member can truthfully say: checked before an answer enters a sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stackelgrid.node.config import Members
+from stackelgrid.node.mailbox import Mailbox
+from stackelgrid.rounds.coordinator import Verdict
+from stackelgrid.wire.messages import Body
+
+_ROUNDING = 1 + 1e-9
+
+
+def refusals(members: Sequence[Members], mailbox: Mailbox) -> Verdict:
+    """What a coordinator objects to in an answer of one of `members`: another number of homes than it was registered
+    with, or more power than their connections carry. Objections are counted in `mailbox` and logged once.
+    """
+    registered = {member.name: member for member in members}
+
+    def objection(name: str, body: Body) -> str | None:
+        member = registered[name]
+        homes = getattr(body, "homes", member.homes)
+        if homes + getattr(body, "excluded", 0) != member.homes:
+            return f"{name} answers for {homes} homes, it has {member.homes}"
+        power = body.power_kw
+        if power is not None and member.max_kw is not None and power > member.max_kw * _ROUNDING:
+            return f"{name} answers with {power:g} kW, its connections carry {member.max_kw:g}"
+        return None
+
+    def refuses(name: str, body: Body) -> str | None:
+        found = objection(name, body)
+        if found is not None:
+            mailbox.reject("refused", f"{name}/answer", found)
+        return found
+
+    return refuses

@@ -1,0 +1,126 @@
+"""Fault plans in YAML: shipped ones by name, or a file. Checked like a scenario, and against the one they meet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from stackelgrid.faults.plan import BrokerOutage, FaultPlan, Lie, OnLink, OnNode, Partition
+from stackelgrid.node.config import ConfigError, explain
+from stackelgrid.testbed.cast import cast
+from stackelgrid.testbed.scenario import Scenario
+
+OWN_BROKERS = ("auto", "mosquitto", "embedded")
+
+
+class FaultPlanError(ConfigError):
+    """A fault plan that cannot be used; the message names file, key, value and mend."""
+
+
+def shipped() -> dict[str, Path]:
+    """The plans that come with the package, by name."""
+    folder = Path(str(resources.files("scenarios"))) / "faults"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def is_plan(source: str) -> bool:
+    """Whether `source` is a fault plan rather than a scenario: a shipped one, or a file with `faults`."""
+    if source in shipped():
+        return True
+    path = Path(source)
+    if not path.is_file():
+        return False
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, ValueError):
+        return False  # whoever reads it as a scenario says what is wrong with it
+    return isinstance(content, dict) and "faults" in content and "game" not in content
+
+
+def load(source: str) -> FaultPlan:
+    """Read a plan: a shipped name or a YAML file. Raises `FaultPlanError`."""
+    path = _find(source)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise FaultPlanError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except ValueError:
+        raise FaultPlanError(f"{path}: not a text file; a fault plan is YAML in UTF-8") from None
+    if not isinstance(content, dict):
+        raise FaultPlanError(f"{path}: a fault plan is a mapping of keys, not {type(content).__name__}")
+    try:
+        return FaultPlan.model_validate(content)
+    except ValidationError as error:
+        raise FaultPlanError(explain(str(path), error)) from None
+
+
+def _find(source: str) -> Path:
+    known = shipped()
+    if source in known:
+        return known[source]
+    path = Path(source)
+    if not path.is_file():
+        raise FaultPlanError(f"{source}: no such file, and no shipped fault plan; those are {', '.join(known)}")
+    return path
+
+
+def fitted(source: str, scenario: Scenario, broker: str = OWN_BROKERS[0]) -> FaultPlan:
+    """The plan of `source` for a scenario: `home:N` and `aggregator:N` are the N-th of them, by name.
+
+    Refused are names of nodes that the scenario does not have, faults of a broker that is not the run's own, and of the
+    embedded one what it cannot do. Raises `FaultPlanError`.
+    """
+    everyone = cast(scenario, "check")
+    named = {f"home:{number}": home.name for number, home in enumerate(everyone.homes, start=1)}
+    named |= {f"aggregator:{number}": each.name for number, each in enumerate(everyone.aggregators, start=1)}
+    plan = FaultPlan.model_validate(_renamed(load(source).model_dump(by_alias=True), named))
+    names = [config.name for config in (everyone.leader, *everyone.aggregators, *everyone.homes)]
+    for number, fault in enumerate(plan.faults):
+        where = f"{source}: faults.{number}"
+        match fault:
+            case OnLink():
+                _known(f"{where}.from", [fault.from_], names)
+                _known(f"{where}.to", [fault.to], names)
+            case Partition():
+                for group, members in enumerate(fault.groups):
+                    _known(f"{where}.groups.{group}", members, names)
+            case OnNode():
+                _known(f"{where}.node", [fault.node], names)
+                if isinstance(fault, Lie) and fault.as_ is not None:
+                    _known(f"{where}.as", [fault.as_], names)
+            case BrokerOutage() if broker not in OWN_BROKERS:
+                raise FaultPlanError(f"{where}: the broker at {broker} is not ours to kill; leave --broker away")
+            case BrokerOutage() if broker == "embedded" and fault.keep_retained:
+                raise FaultPlanError(
+                    f"{where}.keep_retained: the embedded broker keeps nothing over a restart; "
+                    "set keep_retained: false or take --broker mosquitto"
+                )
+    return plan
+
+
+def _renamed(content: Any, named: Mapping[str, str]) -> Any:
+    """Content with every text that is a key of `named` replaced."""
+    if isinstance(content, dict):
+        return {key: _renamed(value, named) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_renamed(value, named) for value in content]
+    return named.get(content, content) if isinstance(content, str) else content
+
+
+def dump(plan: FaultPlan) -> str:
+    """The plan as YAML, every value spelled out."""
+    content = plan.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _known(key: str, patterns: Sequence[str], names: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            shown = ", ".join(names if len(names) <= 6 else [*names[:5], "…", names[-1]])
+            raise FaultPlanError(f"{key}: no node of this scenario is called {pattern!r}; there are {shown}")
