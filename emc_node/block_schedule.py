@@ -48,6 +48,11 @@ class Interruptible(Private):
         """What it needs."""
         return self.blocks * self.block_kwh
 
+    @property
+    def most_kw(self) -> float:
+        """Its full rate."""
+        return min(self.blocks, self.per_hour) * self.block_kwh
+
     def preferred_schedule(self, slots: int) -> Array:
         """What it draws before there is a price, (T,) kWh."""
         drawn = np.zeros(slots)
@@ -98,6 +103,11 @@ class Uninterruptible(Private):
     def energy_kwh(self) -> float:
         """What it needs."""
         return self.hours * self.kw
+
+    @property
+    def most_kw(self) -> float:
+        """Its rate."""
+        return self.kw
 
     def preferred_schedule(self, slots: int) -> Array:
         """What it draws before there is a price, (T,) kWh."""

@@ -173,6 +173,10 @@ class ProsumerScenario(Scenario):
                 f"the prosumers at bus {bus} draw {{:g}} kW in slot {{}}, feeder.load_kw.{bus} gives {{:g}}; raise it",
             )
 
+    def connection_kw(self, home: Prosumer) -> float:
+        """What it may draw or feed in: its peak load or, if that is more, what its PV gives at most."""
+        return max(*home.load_kw, *home.pv_kw)
+
     def aggregator_settings(self, name: str, members: dict[str, list[Prosumer]]) -> ProviderSettings:
         """The same for every provider."""
         return self.aggregator

@@ -189,6 +189,10 @@ class StorageMarketScenario(Scenario):
             share[f"a{number}"] = [mine[first : first + size] for first in range(0, len(mine), size)]
         return share
 
+    def connection_kw(self, home: MarketHome) -> float:
+        """The power of all its appliances at once."""
+        return sum(appliance.most_kw for appliance in home.appliances)
+
     def aggregator_settings(self, name: str, members: dict[str, list[MarketHome]]) -> DraCosts:
         """A DRA's own costs."""
         dra = self.dras[int(name.removeprefix("a")) - 1]

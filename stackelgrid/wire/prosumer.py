@@ -146,6 +146,11 @@ class Prosumption(Body):
         """The horizon the answer is for."""
         return shape(self.dr_kw)[1]
 
+    @property
+    def power_kw(self) -> float:
+        """The largest total of loads or of PV output, kW."""
+        return float(max(matrix(self.load_kw).sum(axis=0).max(), matrix(self.pv_kw).sum(axis=0).max()))
+
     @model_validator(mode="after")
     def _shapes(self) -> Self:
         if len(self.tariff) != self.homes:

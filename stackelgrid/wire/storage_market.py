@@ -156,6 +156,11 @@ class HomesAnswer(Body):
         """The horizon the answer is for."""
         return len(self.load_kw)
 
+    @property
+    def power_kw(self) -> float:
+        """The largest load of the appliances, kW."""
+        return max(*self.load_kw, *self.usual_kw)
+
     @model_validator(mode="after")
     def _lengths(self) -> Self:
         _same_length(self, "load_kw", "usual_kw")
