@@ -15,7 +15,7 @@ coordinator hears only its own members and a member only its own coordinator.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from pydantic import ValidationError
 
@@ -93,7 +93,7 @@ class Link:
         parts = topic.split("/")
         if parts[:3] != [ROOT, self.run, self.coordinator] or len(parts) not in (4, 5):
             raise BadMessageError("foreign", f"topic {topic!r} is not of this conversation")
-        model = self._models.get((parts[-1], len(parts)))
+        model = _models(self.bodies).get((parts[-1], len(parts)))
         if model is None:
             raise BadMessageError("foreign", f"topic {topic!r} has no known purpose")
         if len(payload) > MAX_BYTES:
@@ -112,17 +112,18 @@ class Link:
             raise BadMessageError("foreign", f"{topic} carries a message of {message.sender} in run {message.run}")
         return message
 
-    @cached_property
-    def _models(self) -> dict[tuple[str, int], type[Message]]:
-        """What to read a payload as, by its topic's purpose and levels.
 
-        Kept, because pydantic forgets a parametrised class that nobody holds and builds it anew, in milliseconds.
-        """
-        down = 5 if self.bodies.addressed else 4
-        return {
-            ("signal", down): Signal[self.bodies.signal],  # type: ignore[name-defined]
-            ("settlement", down): Settlement[self.bodies.settlement],  # type: ignore[name-defined]
-            ("answer", 5): Answer[self.bodies.answer],  # type: ignore[name-defined]
-            ("receipt", 5): Receipt,
-            ("presence", 5): Presence,
-        }
+@cache
+def _models(bodies: Bodies) -> dict[tuple[str, int], type[Message]]:
+    """What to read a payload as, by its topic's purpose and levels.
+
+    Kept, because pydantic forgets a parametrised class that nobody holds and builds it anew, in milliseconds.
+    """
+    down = 5 if bodies.addressed else 4
+    return {
+        ("signal", down): Signal[bodies.signal],  # type: ignore[name-defined]
+        ("settlement", down): Settlement[bodies.settlement],  # type: ignore[name-defined]
+        ("answer", 5): Answer[bodies.answer],  # type: ignore[name-defined]
+        ("receipt", 5): Receipt,
+        ("presence", 5): Presence,
+    }
