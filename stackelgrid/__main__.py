@@ -7,6 +7,8 @@ def main() -> int:
     """Run the command line; returns the exit code."""
     try:
         from stackelgrid import cli
+    except KeyboardInterrupt:
+        return 130
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.startswith("stackelgrid"):
             raise

@@ -26,7 +26,7 @@ from stackelgrid.games import UnknownGameError, find, part
 from stackelgrid.node.config import ConfigError
 from stackelgrid.node.record import write_whole
 from stackelgrid.report import ReportError, write
-from stackelgrid.report.tables import summary
+from stackelgrid.report.tables import judged, summary
 from stackelgrid.study import grid, table
 from stackelgrid.study import sweep as study
 from stackelgrid.testbed import fault_plans, in_memory, processes, store
@@ -121,6 +121,7 @@ def run(
             if _whole(finished) and finished["homes"] <= CERTIFIED_UP_TO:
                 show.doing("certifying")
                 finished["certificate"] = checked.certificate(finished["outcome"], SAMPLES)
+                finished["certificate"] = judged(finished)
                 store.write_result(folder, finished, began)
             show.doing("drawing")
             write(folder)
@@ -267,11 +268,13 @@ def certify(
             message = "not every home answered the last round, so there is no equilibrium of all to certify"
             raise CommandError(BAD_INPUT, f"{folder / 'result.json'}: {message}")
         finished["certificate"] = checked.certificate(finished["outcome"], samples)
+        finished["certificate"] = judged(finished)
         write_whole(folder / "result.json", finished)
     else:
         checked = load(source, sets, seed)
         finished = result(checked, in_memory.play(checked), None)
         finished["certificate"] = checked.certificate(finished["outcome"], samples)
+        finished["certificate"] = judged(finished)
     print(json.dumps(finished["certificate"], indent=2, allow_nan=False))
 
 

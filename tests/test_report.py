@@ -478,10 +478,10 @@ def edit_scenario(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Non
     [
         (lambda f: (f / "result.json").unlink(), "result.json", "no such file", "name the folder of a finished"),
         (rewrite("result.json", lambda text: text[:-9]), "result.json", "not JSON", "run the scenario again"),
-        (rewrite("result.json", lambda text: "[]"), "result.json", "dictionary", "run again"),
-        (rewrite("result.json", lambda text: "{}"), "result.json", "settled: Field required", "run again"),
+        (rewrite("result.json", lambda text: "[]"), "result.json", "mapping of keys", "run again"),
+        (rewrite("result.json", lambda text: "{}"), "result.json", "settled: missing; add it", "run again"),
         (edit_result(lambda c: c.update(game="chess")), "result.json", "'chess' is not a game", "again"),
-        (edit_result(lambda c: c["outcome"].pop("par")), "result.json", "outcome.par: Field required", "run again"),
+        (edit_result(lambda c: c["outcome"].pop("par")), "result.json", "outcome.par: missing; add it", "run again"),
         (
             edit_result(lambda c: c["outcome"].update(par=float("nan"))),
             "result.json",

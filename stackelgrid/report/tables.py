@@ -17,6 +17,13 @@ def summary(result: dict[str, Any]) -> list[Row]:
     return [*headline(content), *key_figures(content), *verdict(content)]
 
 
+def judged(result: dict[str, Any]) -> dict[str, Any]:
+    """The certificate of a result.json with its verdict: `passed`, null when nothing in it is judged, and `failed`."""
+    found = [check for check in checks(checked(result)) if check.passed is not None]
+    failed = [check.key for check in found if not check.passed]
+    return {**result["certificate"], "passed": not failed if found else None, "failed": failed}
+
+
 def verdict(result: Result[Any]) -> list[Row]:
     """The certificate in a line: which checks passed, and the two numbers to read first. Empty without one."""
     judged = [check for check in checks(result) if check.passed is not None]

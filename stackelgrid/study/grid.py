@@ -67,6 +67,8 @@ def _axis(word: str) -> Axis:
         raise GridError(
             f"--over {word}: write KEY.PATH=A:B:STEP or KEY.PATH=V1,V2,V3, as in --over leader.mu=0.2:2:0.2"
         )
+    if re.fullmatch(f"{_NUMBER}:{_NUMBER}", text):
+        raise GridError(f"--over {word}: the step is missing; write {key}={text}:STEP")
     span = re.fullmatch(f"({_NUMBER}):({_NUMBER}):({_NUMBER})", text)
     values = _range(word, *map(Decimal, span.groups())) if span else _list(text)
     for value in values:

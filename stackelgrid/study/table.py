@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stackelgrid.study.grid import Grid
+from stackelgrid.testbed.yaml_text import parse
 
 Cell = bool | int | float | str | None
 Row = dict[str, Cell]
@@ -31,7 +30,7 @@ def row(grid: Grid, point: tuple[str, ...], finished: Mapping[str, Any]) -> Row:
 
 
 def _value(text: str) -> Cell:
-    value = yaml.safe_load(text)
+    value = parse(text)
     return value if isinstance(value, bool | int | float) else text
 
 

@@ -15,6 +15,7 @@ from stackelgrid.faults.plan import BrokerOutage, FaultPlan, Lie, OnLink, OnNode
 from stackelgrid.node.config import ConfigError, explain
 from stackelgrid.testbed.cast import cast
 from stackelgrid.testbed.scenario import Scenario
+from stackelgrid.testbed.yaml_text import parse
 
 OWN_BROKERS = ("auto", "mosquitto", "embedded")
 
@@ -37,7 +38,7 @@ def is_plan(source: str) -> bool:
     if not path.is_file():
         return False
     try:
-        content = yaml.safe_load(path.read_text())
+        content = parse(path.read_text())
     except (yaml.YAMLError, ValueError):
         return False  # whoever reads it as a scenario says what is wrong with it
     return isinstance(content, dict) and "faults" in content and "game" not in content
@@ -47,7 +48,7 @@ def load(source: str) -> FaultPlan:
     """Read a plan: a shipped name or a YAML file. Raises `FaultPlanError`."""
     path = _find(source)
     try:
-        content = yaml.safe_load(path.read_text())
+        content = parse(path.read_text())
     except yaml.YAMLError as error:
         raise FaultPlanError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except ValueError:

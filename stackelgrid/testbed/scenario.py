@@ -16,6 +16,7 @@ from leader_node.settings import LeaderSettings
 from stackelgrid.games import UnknownGameError, find, part
 from stackelgrid.node.config import ConfigError, Rounds, explain
 from stackelgrid.testbed.measured import spell_out
+from stackelgrid.testbed.yaml_text import parse
 
 if TYPE_CHECKING:
     from stackelgrid.testbed.played import Played
@@ -103,6 +104,13 @@ class Scenario(BaseModel):
         raise NotImplementedError
 
 
+def _named(content: Any) -> str:
+    """What a YAML document is that is no mapping."""
+    if content is None:
+        return "an empty file"
+    return "a list" if isinstance(content, list) else "a single value"
+
+
 def shipped() -> dict[str, Path]:
     """The case studies that come with the package, by name."""
     folder = Path(str(resources.files("scenarios")))
@@ -116,7 +124,7 @@ def load(source: str, overrides: list[str] | None = None, seed: int | None = Non
     """
     path = _find(source)
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = parse(path.read_text())
     except yaml.YAMLError as error:
         raise ScenarioError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except UnicodeDecodeError:
@@ -124,7 +132,7 @@ def load(source: str, overrides: list[str] | None = None, seed: int | None = Non
     except ValueError as error:  # a date that does not exist
         raise ScenarioError(f"{path}: {error}") from None
     if not isinstance(raw, dict):
-        raise ScenarioError(f"{path}: a scenario is a mapping of keys, not {type(raw).__name__}")
+        raise ScenarioError(f"{path}: a scenario is a mapping of keys; this is {_named(raw)}")
     for override in overrides or []:
         _override(raw, override)
     if seed is not None:
@@ -137,12 +145,25 @@ def load(source: str, overrides: list[str] | None = None, seed: int | None = Non
         raw = spell_out(raw, path.parent, model)
         model.prepare(raw, path.parent)
         scenario = model.model_validate(raw)
+        _refuse_coerced(raw, scenario.model_dump(by_alias=True))
         scenario.verify()
     except ValidationError as error:
         raise ScenarioError(explain(str(path), error)) from None
     except ValueError as error:
         raise ScenarioError(f"{path}: {error}") from None
     return scenario
+
+
+def _refuse_coerced(raw: Any, checked: Any, *above: str) -> None:
+    """Raises `ValueError` where the models took a text or a truth value for a number."""
+    if isinstance(raw, dict) and isinstance(checked, dict):
+        for key in raw.keys() & checked.keys():
+            _refuse_coerced(raw[key], checked[key], *above, str(key))
+    elif isinstance(raw, list) and isinstance(checked, list | tuple) and len(raw) == len(checked):
+        for number, pair in enumerate(zip(raw, checked, strict=True)):
+            _refuse_coerced(*pair, *above, str(number))
+    elif isinstance(raw, bool | str) and isinstance(checked, int | float) and type(checked) is not type(raw):
+        raise ValueError(f"{'.'.join(above)}: give a number, without quotes (found {raw!r})")
 
 
 def _find(source: str) -> Path:
@@ -167,7 +188,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         if not isinstance(place, dict | list):
             raise ScenarioError(f"--set {override}: {key} is a value, it has no keys below it")
     try:
-        value = yaml.safe_load(match[2])
+        value = parse(match[2])
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise ScenarioError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from None
     if isinstance(place, list):

@@ -1,0 +1,84 @@
+"""What a scenario file must not say, in any game: one clear message, and which."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stackelgrid.testbed.scenario import ScenarioError, load
+from stackelgrid.testbed.yaml_text import parse
+
+
+@pytest.mark.parametrize(
+    ("game", "override", "message"),
+    [
+        ("load_call", "leader.target_kwh=true", "leader.target_kwh: give a number, without quotes (found True)"),
+        ("load_call", 'leader.target_kwh="800"', "leader.target_kwh: give a number, without quotes (found '800')"),
+        ("load_call", "leader.target_kwh=1:30", "leader.target_kwh: give a number (found '1:30')"),
+        ("load_call", "homes.0.alpha=yes", "homes.0.alpha: give a number (found 'yes')"),
+        ("prosumer", "homes.0.pv_cost=0", "homes.0.pv_cost: It must be greater than 0 (found 0)"),
+        (
+            "prosumer",
+            "homes.0.pv_cost=x",
+            "homes.0.pv_cost: give a number, or a list of numbers, one per slot (found 'x')",
+        ),
+        ("prosumer", "leader=5", "leader: give a mapping of keys (found 5)"),
+        ("prosumer", "homes.0.pv_kw=20", "homes.0.pv_kw: give a list (found 20)"),
+        ("storage_market", "leader.generators.0.max_mw=-1", "leader.generators.0.max_mw: It must be greater than 0"),
+        ("user_oriented", "rounds.tries=0", "rounds.tries: It must be greater than or equal to 1 (found 0)"),
+        ("user_oriented", "leader.baseline_price=null", "leader.baseline_price: give a number (found None)"),
+    ],
+)
+def test_one_mistake_is_one_line(game: str, override: str, message: str) -> None:
+    with pytest.raises(ScenarioError) as told:
+        load(game, [override])
+    assert message in str(told.value)
+    assert str(told.value).count("\n") == 0
+
+
+def test_many_of_a_kind_are_told_in_a_few_lines() -> None:
+    with pytest.raises(ScenarioError) as told:
+        load("prosumer", [f"homes.0.pv_kw={[-1] * 24}"])
+    lines = str(told.value).splitlines()
+    assert len(lines) == 4
+    assert lines[-1].endswith("homes.0.pv_kw: and 21 more like it")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("schema: 1\nschema: 1\n", "the key 'schema' is there twice, again in line 2; remove one"),
+        ("leader:\n  mu: 1\n  mu: 2\n", "the key 'mu' is there twice, again in line 3; remove one"),
+        ("", "a scenario is a mapping of keys; this is an empty file"),
+        ("- 1\n", "a scenario is a mapping of keys; this is a list"),
+    ],
+)
+def test_a_file_that_is_no_scenario(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ScenarioError) as told:
+        load(str(path))
+    assert message in str(told.value) and str(path) in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1:30", "1:30"),
+        ("1e-3", 1e-3),
+        ("-.5", -0.5),
+        ("007", 7),
+        ("0o7", "0o7"),
+        ("1_000", "1_000"),
+        ("yes", "yes"),
+        ("on", "on"),
+        ("true", True),
+        ("~", None),
+        ("[1, 2.0, a]", [1, 2.0, "a"]),
+        ("{a: {b: 1}}", {"a": {"b": 1}}),
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    found = parse(text)
+    assert found == value and type(found) is type(value)
