@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help run test check reproduction bench lock clean
+.PHONY: help run test check soak reproduction bench lock clean
 
 help:  ## Say what each command does (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,9 @@ check: $(INSTALLED)  ## Check format, style, types and who may import whom
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+soak: $(INSTALLED)  ## Play 10,000 seeded runs under random faults and hold each to what the round protocol promises
+	$(VENV)/bin/python -m stackelgrid.faults.soak --runs 10000 --seconds 600 --jobs 2
 
 reproduction: $(INSTALLED)  ## Write docs/reproduction.md: what the papers publish beside what comes out here
 	$(VENV)/bin/python -m stackelgrid.study.reproduction docs/reproduction.md

@@ -170,8 +170,8 @@ class LoadCallAggregator:
             return Ask(self._call(play), account)
         return Reply(
             Achieved(
-                homes=len(self._baseline),
-                held=int(self._of(held).sum()),
+                homes=int((~play.deaf).sum()),
+                held=int((self._of(held) & ~play.deaf).sum()),
                 excluded=int(play.deaf.sum()),
                 called_kwh=account["called_kwh"],
                 shifted_kwh=account["shifted_kwh"],

@@ -175,7 +175,9 @@ class AggregatorNode:
         return self._go_on(wanted, finished.closed_at)
 
     def _settle(self, heard: Settled, body: Said, now: float) -> Sequence[object]:
-        return self._coordinator.settle(body, settled=heard.settled, complete=heard.complete, now=now)
+        # One that lost its memory of the round that is settled cannot say what it means for its homes.
+        complete = heard.complete and heard.round == self._answering
+        return self._coordinator.settle(body, settled=heard.settled, complete=complete, now=now)
 
     def _leave(self) -> list[Action]:
         actions: list[Action] = []

@@ -30,13 +30,13 @@ their cap stay where they are), and asks what it arrives at. A step ahead that d
 by a plain one, after the third such there are only plain ones, whose convergence is proved above.
 
 Arrays are (n, T), a row per prosumer in the order of the members and their homes, a column per slot: kW, S in 1/kW,
-money per kWh.
+money per kWh. The utility is told rows in another order, see `Places`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
@@ -188,6 +188,31 @@ class Footprint:
         return sum(self.rows[name].stop - self.rows[name].start for name in members)
 
 
+class Places:
+    """In which row of what the utility is told a prosumer stands: in none that its place among the members shows.
+
+    Who is heard for the first time takes the next row; those heard at once stand by what is first told of them, so that
+    their order says nothing that their rows do not. A row once taken is kept: the utility may hold an earlier answer
+    and price that one. Those never heard share the rows that are left, which are zeros.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._heard: list[int] = []
+
+    def take(self, there: NDArray[np.bool_], tariff: Sequence[str], told: Array) -> NDArray[np.intp]:
+        """For each row told the prosumer in it, (n,); `told` (n, ..) is what the rows of those `there` hold."""
+        new = set(np.flatnonzero(there).tolist()) - set(self._heard)
+        self._heard += sorted(new, key=lambda row: (tariff[row], *told[row].tolist()))
+        return self.order
+
+    @property
+    def order(self) -> NDArray[np.intp]:
+        """For each row told so far the prosumer in it, (n,)."""
+        heard = np.array(self._heard, np.intp)
+        return np.concatenate([heard, np.setdiff1d(np.arange(self._count), heard)])
+
+
 class Foresight:
     """Whether the next step looks ahead, judged by what steps ahead have left to settle so far."""
 
@@ -220,6 +245,7 @@ class DrProvider:
     def __init__(self, terms: ProviderSettings, slots: int, homes: Mapping[str, int]) -> None:
         self._terms = terms
         self._footprint = Footprint(homes, slots)
+        self._places = Places(len(self._footprint.there))
         nothing = np.zeros_like(self._footprint.load)
         self._offer: Offer
         self._retail = nothing
@@ -267,7 +293,7 @@ class DrProvider:
         return Ask(self._bodies(game.price, game.others), account)
 
     def settle(self, settlement: Body) -> Ending:
-        """To each prosumer the price and S at which it provides what it last said; the account has rows as `Provision`.
+        """To each prosumer the price and S at which it provides what it last said; the account has them as members are.
 
         Those that were not there in the last round are offered nothing: the others have not reckoned with them.
         """
@@ -300,13 +326,15 @@ class DrProvider:
         self._pricing.judge(mispriced, self._terms.tolerance)
         change = float(np.max(np.abs(dr - self._provided)))
         self._provided = dr
+        sdr = supply_demand_ratio(mine.load, mine.pv, dr)
+        order = self._places.take(mine.there, mine.tariff, np.hstack([price, sdr]))
         return Provision(
             homes=int(mine.there.sum()),
             held=mine.count(held),
             excluded=mine.count(excluded),
-            tariff=mine.tariff,
-            pv_price=rows(price),
-            sdr=rows(supply_demand_ratio(mine.load, mine.pv, dr)),
+            tariff=[mine.tariff[row] for row in order],
+            pv_price=rows(price[order]),
+            sdr=rows(sdr[order]),
             load_kw=mine.load.sum(axis=0).tolist(),
             pv_kw=mine.pv.sum(axis=0).tolist(),
             dr_kw=dr.sum(axis=0).tolist(),
@@ -323,12 +351,13 @@ class DrProvider:
         return np.asarray((margin * (mine.pv - mine.load + dr)).sum(axis=0))
 
     def _dr_price(self, offer: Offer) -> Array:
-        """(n, T); zero while there is none, or when it is for another number of prosumers."""
-        nothing = np.zeros_like(self._footprint.load)
+        """lambda_DR of each prosumer, (n, T); zero while there is none, or when it is for another number of them."""
+        mine = np.zeros_like(self._footprint.load)
         if offer.dr_price is None:
-            return nothing
-        price = matrix(offer.dr_price)
-        if price.shape == nothing.shape:
-            return price
-        _LOG.error("a DR price for other prosumers", extra={"data": {"rows": len(price), "prosumers": len(nothing)}})
-        return nothing
+            return mine
+        told = matrix(offer.dr_price)
+        if told.shape == mine.shape:
+            mine[self._places.order] = told
+        else:
+            _LOG.error("a DR price for other prosumers", extra={"data": {"rows": len(told), "prosumers": len(mine)}})
+        return mine

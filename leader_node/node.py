@@ -13,7 +13,7 @@ from stackelgrid.rounds import Acknowledged, Coordinator, Gathered, Lost, Round,
 from stackelgrid.rounds import ledger as ledgers
 from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.strategy import Decision, LeaderStrategy
-from stackelgrid.transport.base import Action, Compute, Finish, Publish
+from stackelgrid.transport.base import Action, Compute, Finish, Look, Publish
 from stackelgrid.wire.codec import Link
 
 _LOG = logging.getLogger("leader_node")
@@ -87,7 +87,7 @@ class LeaderNode:
         actions: list[Action] = []
         for step in steps:
             match step:
-                case Publish():
+                case Publish() | Look():
                     actions.append(step)
                 case Gathered():
                     actions += self._begin(now)

@@ -373,12 +373,12 @@ class UtilitySettings(LeaderSettings):
         if len(self.shape) != slots:
             raise ValueError(f"shape has {len(self.shape)} numbers, the horizon has {slots} slots")
         capacity = sum(unit.max_mw for unit in self.generators)
-        for hour, demand in enumerate(self.expected, start=1):
-            if demand > capacity:
-                raise ValueError(
-                    f"peak_mw: in hour {hour} demand is {demand:g} MW, {demand - capacity:g} MW above what generators "
-                    "have; lower it or add max_mw"
-                )
+        peak, hour = float(self.expected.max()), int(self.expected.argmax()) + 1
+        if peak > capacity:
+            raise ValueError(
+                f"peak_mw: demand is highest in hour {hour}, {peak:g} MW, {peak - capacity:g} MW above what generators "
+                "have; lower it or add max_mw"
+            )
         dispatch = self.economic_dispatch().solve(self.expected)
         for what, missed in (("short", dispatch.short), ("left over", dispatch.spilt)):
             if missed.max() > 1e-6:

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from stackelgrid import cli
+from stackelgrid import cli, games
 from stackelgrid.node.config import explain
 from stackelgrid.testbed.in_memory import play
-from stackelgrid.testbed.measured import per_slot, spell_out, unit_named, with_data
+from stackelgrid.testbed.measured import Kind, per_slot, spell_out, unit_named, with_data, with_origins
 from stackelgrid.testbed.scenario import Scenario, dump, load
 from stackelgrid.testbed.user_oriented import UserOrientedScenario
 
@@ -147,7 +147,7 @@ def test_numbers_written_come_back(
         writer.writerow(["time", "h1"])
         writer.writerows(zip(stamps(len(values)), [repr(x).replace(".", decimal) for x in values], strict=True))
     data = {**A_DAY, "decimal": decimal, "delimiter": delimiter}
-    assert read(folder, data, len(values)) == values
+    assert read(folder, data, len(values), "net_kw") == values
 
 
 def test_the_hours_are_those_of_the_day_in_its_time_zone(tmp_path: Path) -> None:
@@ -324,7 +324,173 @@ def test_a_bad_price_is_named(tmp_path: Path) -> None:
     assert "data.meters.unit: prices are in EUR, the scenario's money is cents; give exchange, how many cents" in told
     told = refusal(tmp_path, {**A_DAY, "unit": "cents/MWh", "exchange": 100}, 2, key="wholesale_price")
     assert "leave exchange out" in told
-    assert "wholesale_price is a price, the data in kW" in refusal(tmp_path, A_DAY, 2, key="wholesale_price")
+
+
+# What a key takes: prices where money per kWh belongs, powers elsewhere
+
+
+def column(path: str, **more: Any) -> dict[str, Any]:
+    """A scenario with a column at the end of a path of keys and indices."""
+    content: Any = {"from": "meters", "column": "h1", **more}
+    for step in reversed(path.split(".")):
+        content = [content] if step.isdigit() else {step: content}
+    return {"slots": 2, "money": "cents", **content}
+
+
+PRICES = (
+    "leader.wholesale_price",  # user_oriented
+    "leader.tariffs.residential",  # prosumer
+    "homes.0.pv_cost",
+    "leader.peak_price",  # load_call
+    "leader.lost_load_price",  # storage_market
+    "home.energy_cost",  # a game that nobody knows
+    "home.price_per_kwh",
+)
+POWERS = (
+    "homes.0.inelastic.0.load_kw",
+    "homes.0.elastic.0.max_kw",
+    "leader.system_load_kw",
+    "homes.0.pv_kw",
+    "homes.0.baseline_kwh",
+    "leader.shape",
+    "population.load_shape",
+    "leader.cost.from_kw",  # what an inner key says counts
+)
+
+
+@pytest.mark.parametrize("path", PRICES)
+def test_no_power_is_taken_for_a_price(path: str, tmp_path: Path) -> None:
+    export(tmp_path, stamps(2), h1=[1, -2])
+    for unit in ("W", "kW", "kWh", "MWh"):
+        with pytest.raises(ValueError, match=rf"{path}: \w+ takes prices, the data in {unit}; .*data.meters.unit"):
+            spell_out({**column(path), "data": {"meters": {**A_DAY, "unit": unit}}}, tmp_path, AnyGame)
+    for unit, factor in (("cents/kWh", 1), ("cents/MWh", 0.001), ("pu", 1)):
+        made = spell_out({**column(path), "data": {"meters": {**A_DAY, "unit": unit}}}, tmp_path, AnyGame)
+        assert at(made, path) == [factor, -2 * factor]
+
+
+@pytest.mark.parametrize("path", POWERS)
+def test_no_price_is_taken_for_a_power_and_none_is_below_zero(path: str, tmp_path: Path) -> None:
+    export(tmp_path, stamps(2), h1=[1, 2])
+    with pytest.raises(ValueError, match=rf"{path}: \w+ is .*, the data in cents/kWh; .*data.meters.unit"):
+        spell_out({**column(path), "data": {"meters": {**A_DAY, "unit": "cents/kWh"}}}, tmp_path, AnyGame)
+    export(tmp_path, stamps(8, 15), h1=[1, 1, 1, 1, 1, 1, -0.25, 1])  # the mean of the hour is not below zero
+    for unit in ("kW", "kWh", "pu"):
+        data = {"meters": {**A_DAY, "unit": unit, "interval": "15min"}}
+        with pytest.raises(ValueError, match=rf"{path}: .*meters.csv, row 8, column h1: '-0.25' is below zero") as told:
+            spell_out({**column(path), "data": data}, tmp_path, AnyGame)
+        assert "give scale: -1" in str(told.value)
+
+
+def test_a_meter_that_counts_the_other_way(tmp_path: Path) -> None:
+    export(tmp_path, stamps(2), h1=[-1, -2])
+    assert read(tmp_path, A_DAY, 2, "pv_kw", scale=-1) == [1, 2]
+    assert read(tmp_path, A_DAY, 2, "net_kw") == [-1, -2]
+    assert read(tmp_path, A_DAY, 2, "omega") == [-1, -2]  # says nothing: the model decides
+    export(tmp_path, stamps(2), h1=[-1, 2])
+    told = refusal(tmp_path, A_DAY, 2, key="pv_kw", scale=-1)
+    assert "row 3, column h1: '2' times the scale is below zero, pv_kw never is" in told
+
+
+def at(content: Any, path: str) -> Any:
+    for step in path.split("."):
+        content = content[int(step) if step.isdigit() else step]
+    return content
+
+
+KINDS_OF_LISTS = {
+    "user_oriented": {"wholesale_price": "price", "load_kw": "power", "max_kw": "power", "min_kw": "power"},
+    "prosumer": {
+        "tariffs": "price", "pv_cost": "price", "load_kw": "power", "pv_kw": "power", "system_load_kw": "power",
+        "load_shape": "shape", "pv_shape": "shape",
+    },
+    "load_call": {},
+    "storage_market": {"shape": "shape"},
+}  # fmt: skip
+SAY_NOTHING = {"alpha", "omega"}
+"""Of satisfaction: neither powers nor prices."""
+
+
+@pytest.mark.parametrize("game", KINDS_OF_LISTS)
+def test_every_key_of_every_game_that_takes_a_column_says_its_kind(game: str) -> None:
+    schema = with_data(games.part(games.find(game).scenario).model_json_schema())
+    models = [schema, *(model for name, model in schema["$defs"].items() if name != "EachColumn")]
+    kinds = {}
+    for key, taken in (item for model in models for item in model.get("properties", {}).items()):
+        if '"#/$defs/Column"' in json.dumps(taken):
+            kind = Kind(key)
+            said = {"power": kind.unit is not None, "price": kind.of_price, "shape": kind.of_shape}
+            kinds[key] = next((name for name, true in said.items() if true), None)
+    assert {key: kind for key, kind in kinds.items() if key not in SAY_NOTHING} == KINDS_OF_LISTS[game]
+    assert all(kinds[key] is None for key in SAY_NOTHING & kinds.keys())
+
+
+# What the model refuses
+
+
+def refused(raw: dict[str, Any], folder: Path) -> str:
+    """What is told of a scenario whose references are right, and which its game does not take."""
+    model = games.part(games.find(raw["game"]).scenario)
+    content = spell_out(raw, folder, model)
+    model.prepare(content, folder)
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(content)
+    return explain("street.yaml", with_origins(caught.value, content))
+
+
+def test_what_the_model_refuses_is_told_with_file_and_rows(tmp_path: Path) -> None:
+    quarters = {**A_DAY, "interval": "15min", "unit": "kWh"}
+    export(tmp_path, stamps(16, 15), h07=[1] * 8 + [0] * 4 + [1] * 4, h08=[0] * 8 + [1] * 8, spot=[5] * 16)
+    spot = {**quarters, "unit": "cents/kWh"}
+    raw = street(slots=4, data={"meters": quarters, "spot": spot})
+    told = refused(raw, tmp_path).splitlines()
+    assert len(told) == 2
+    key = "street.yaml: homes.{}.elastic.0.max_kw: "
+    place = f"{tmp_path / 'meters.csv'}, rows 10-13, column h07, hour 3: the number must be greater than 0"
+    assert told[0].startswith(key.format(0) + place)
+    assert told[0].endswith("(found 0.0)")
+    assert told[1].startswith(key.format(1))
+    assert "rows 2-5, column h08, hour 1, one of 2 such hours: " in told[1]
+
+
+def test_what_no_column_made_is_told_as_before(tmp_path: Path) -> None:
+    export(tmp_path, stamps(6), h0=[1] * 6, spot=[5] * 6)
+    raw = street(slots=6, seed="x")
+    raw["leader"]["mu"] = [1, {"y": 2}]
+    raw["homes"]["home"]["lod_kw"] = {"column": "own"}
+    model = games.part(games.find(raw["game"]).scenario)
+    content = spell_out(raw, tmp_path, model)
+    with pytest.raises(ValidationError) as caught:
+        model.model_validate(content)
+    plain = explain("street.yaml", caught.value)
+    assert "homes.0.lod_kw: unknown key" in plain
+    assert explain("street.yaml", with_origins(caught.value, content)) == plain
+
+
+def test_a_number_or_a_column_at_any_depth(tmp_path: Path) -> None:
+    export(tmp_path, stamps(24), h1=[1] * 23 + [-7], h2=[3] * 24)
+    prosumers = yaml.safe_load((Path(__file__).parents[1] / "scenarios/prosumer.yaml").read_text())
+    prosumers["data"] = {"meters": {**A_DAY, "unit": "cents/kWh"}}
+    prosumers["homes"][1]["pv_cost"] = {"from": "meters", "column": "h1"}
+    place = f"{tmp_path / 'meters.csv'}, row 25, column h1, hour 24: the number must be greater than 0"
+    assert refused(prosumers, tmp_path).startswith(f"street.yaml: homes.1.pv_cost: {place}")
+
+    satisfaction = {"form": "power", "alpha": 0.5, "omega": {"from": "meters", "column": "h1"}}
+    appliance = {"max_kw": {"from": "meters", "column": "h2"}, "valuation": 1, "satisfaction": satisfaction}
+    raw = street(slots=24, homes=[{"id": "h1", "elastic": [appliance]}], data={"meters": A_DAY})
+    raw["leader"]["wholesale_price"] = 3
+    assert refused(raw, tmp_path).startswith(f"street.yaml: homes.0.elastic.0.satisfaction.omega: {place}")
+
+
+def test_a_game_of_single_numbers_takes_no_column(tmp_path: Path) -> None:
+    export(tmp_path, stamps(1), h1=[90])
+    raw = yaml.safe_load((Path(__file__).parents[1] / "scenarios/load_call.yaml").read_text())
+    raw["data"] = {"meters": A_DAY}
+    home = {"baseline_kwh": {"column": "own"}, "alpha": 1, "beta": 1}
+    raw["homes"] = {"each_column_of": "meters", "home": home}
+    told = refused(raw, tmp_path)
+    assert told.startswith("street.yaml: homes.0.baseline_kwh: this key takes a single value, a column gives one per")
+    assert "write the value" in told
 
 
 def test_a_system_without_time_zones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

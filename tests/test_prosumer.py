@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from aggregator_node.prosumer import DrProvider, ProviderSettings, others, pv_pr
 from emc_node.prosumer import Prosumer, Prosumers, best_dr, cost
 from leader_node.prosumer import UtilitySettings, dr_price
 from stackelgrid.certify import CertificateError
+from stackelgrid.report.finished import Result
+from stackelgrid.report.prosumer import Outcome, key_figures
 from stackelgrid.rounds.strategy import Ask, Decision, Reply, Said
 from stackelgrid.testbed.in_memory import play
 from stackelgrid.testbed.prosumer import ProsumerScenario
@@ -513,7 +516,7 @@ def test_an_excluded_prosumer_is_reckoned_without_and_comes_back() -> None:
         reply = ask(middle, offer, emcs, {"p2"}, {}).body
     assert (reply.homes, reply.excluded, reply.held, reply.fresh) == (5, 1, 0, False)
     assert reply.residual <= 1e-9
-    assert not matrix(reply.pv_price)[2].any()
+    assert not matrix(reply.pv_price)[-1].any()  # never heard, so it has taken no row yet
     ending = middle.settle(offer)
     assert not any(ending.body["p2"].price) and not any(ending.body["p2"].others)
     without = bargain([home for home in homes if home.id != "p2"], utility())
@@ -566,6 +569,51 @@ def test_a_dr_price_for_other_prosumers_earns_nothing() -> None:
     wrong = offer.model_copy(update={"dr_price": rows(np.full((3, 24), 40.0))})
     reply = ask(middle, wrong, emcs, set(), {}).body
     assert max(reply.profit) <= 0 and max(reply.dr_kw) > 0
+
+
+def provisions(homes: Sequence[Prosumer], silent: set[str] = frozenset()) -> tuple[list[Any], list[dict[str, Any]]]:
+    """What the utility is told in six answers, the first without those `silent`; what the provider then accounts for.
+
+    Each prosumer has an EMC of its own; the accounts are by prosumer, not by place.
+    """
+    emcs = {home.id: Prosumers([home]) for home in homes}
+    middle = ProviderSettings().strategy(24, dict.fromkeys(emcs, 1))
+    leader = utility().strategy(24)
+    decision, answers = leader.open(), []
+    for number in range(6):
+        answers.append(heard(ask(middle, told(decision.ask, "a1"), emcs, silent if number == 0 else set(), {}).body))
+        decision = leader.decide(decision.ask, {"a1": answers[-1]}, ())
+    account = middle.settle(told(decision.settlement, "a1")).account
+    keys = ("pv_price", "dr_price", "dr_kw")
+    return answers, [{key: dict(zip(emcs, account[key], strict=True)) for key in keys}]
+
+
+@pytest.mark.parametrize("silent", [set(), {"p1", "p4"}], ids=["all heard at once", "two heard later"])
+def test_the_order_of_rows_does_not_tell_the_utility_who_is_who(silent: set[str]) -> None:
+    """However the provider's members are ordered, the utility is told the same rows, and each is paid the same."""
+    homes = population(9, seed=6)
+    answers, accounts = provisions(homes, silent)
+    shuffled = [homes[place] for place in (4, 7, 1, 8, 0, 6, 3, 5, 2)]
+    others_answers, others_accounts = provisions(shuffled, silent)
+    for one, other in zip(answers, others_answers, strict=True):
+        assert one.tariff == other.tariff
+        np.testing.assert_allclose(matrix(one.pv_price), matrix(other.pv_price), rtol=1e-9)
+        np.testing.assert_array_equal(matrix(one.sdr) > 0, matrix(other.sdr) > 0)
+    for mine, other in zip(accounts, others_accounts, strict=True):
+        for key, by_home in mine.items():
+            for name, numbers in by_home.items():
+                np.testing.assert_allclose(numbers, other[key][name], rtol=1e-7, atol=1e-12)
+
+
+def test_a_row_once_taken_is_kept() -> None:
+    """The utility may hold an earlier answer: prices for that one still reach whom they are for."""
+    places = provider.Places(4)
+    there = np.array([True, False, True, True])
+    tariff = ["b", "unknown", "a", "a"]
+    told = np.array([[1.0, 2.0], [0.0, 0.0], [7.0, 1.0], [7.0, 0.0]])
+    assert places.take(there, tariff, told).tolist() == [3, 2, 0, 1]
+    assert places.take(~there, ["b", "a", "a", "a"], -told).tolist() == [3, 2, 0, 1]
+    assert provider.Places(4).take(~there, tariff, told).tolist() == [1, 0, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -624,6 +672,11 @@ class _Boaster:
         (["leader.event.last=30"], "leader.event.last is 30, the horizon has 24 slots"),
         (["leader.event.first=22"], "first 22 is after last 21"),
         (["leader.tariffs.business=[1, 2]"], "leader.tariffs.business has 2 numbers"),
+        (["feeder.lines.0.start=7"], "feeder.lines: bus 2 is not connected to the substation, bus 1, nor are 32 more;"),
+        (
+            ["feeder.lines.32.start=40"],
+            "feeder.lines: bus 34 is not connected to the substation, bus 1, nor are 1 more",
+        ),
         (["feeder.load_kw.23=100"], "leader.system_load_kw is not the sum of feeder.load_kw"),
         (["leader.epsilon.kw=1"], "unknown key"),
         (["population={}"], "population"),
@@ -633,6 +686,19 @@ def test_a_scenario_that_does_not_fit_is_refused(changes: list[str], message: st
     with pytest.raises(ScenarioError) as refused:
         load("prosumer", changes)
     assert message in str(refused.value)
+
+
+def test_the_scenario_of_the_documentation_plays(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs/games/prosumer.md").read_text()
+    path = tmp_path / "documented.yaml"
+    path.write_text(text.split("```yaml\n")[1].split("```")[0])
+    scenario = load(str(path))
+    played = play(scenario)
+    outcome = scenario.outcome(played)
+    assert played.settled and len(played.rounds) == 5
+    np.testing.assert_allclose(outcome["dr_kw"]["mill"], [0, 3.28, 5.41, 0], atol=0.005)
+    np.testing.assert_allclose(outcome["dr_kw"]["farm"], [0, 4.35, 7.63, 0], atol=0.005)
+    assert scenario.certificate(outcome, samples=0)["gap"] <= 1e-9
 
 
 def test_prosumers_draw_no_more_than_the_whole_feeder() -> None:
@@ -679,6 +745,30 @@ def test_the_certificate_sees_what_is_not_an_equilibrium(case: Any) -> None:
         assert scenario.certificate({**outcome, key: [2 * x for x in outcome[key]]}, 0)[residual] > 0.1
     with pytest.raises(CertificateError, match=r"outcome\.dr_kw is not of the scenario's prosumers: bus23"):
         scenario.certificate({**outcome, "dr_kw": {"bus27": outcome["dr_kw"]["bus27"]}}, 0)
+
+
+# --- key figures ---
+
+
+def test_a_price_at_which_nothing_is_provided_is_no_key_figure(case: Any) -> None:
+    _, outcome, _ = case
+    told = Outcome.model_validate({key: outcome[key] for key in Outcome.model_fields})
+    trade = [
+        [price for name in told.dr_kw for price, dr in zip(prices[name], told.dr_kw[name], strict=True) if dr > 0]
+        for prices in (told.pv_price, told.dr_price)
+    ]
+    idle = {name: [0.0] * 24 for name in told.dr_kw}
+    result = Result.model_construct(money="cents")
+
+    def rows_of(told: Outcome) -> dict[str, str]:
+        return dict(key_figures(result, told))
+
+    assert rows_of(told)["PV price, highest"] == f"{max(trade[0]):.2f} cents/kWh"
+    assert rows_of(told)["DR price, highest"] == f"{max(trade[1]):.2f} cents/kWh"
+    dear = {name: [99.0, *prices[1:]] for name, prices in told.dr_price.items()}  # at night nobody provides anything
+    assert rows_of(told.model_copy(update={"dr_price": dear})) == rows_of(told)
+    nothing = rows_of(told.model_copy(update={"dr_kw": idle}))
+    assert nothing["Demand response"] == "0 kWh" and "DR price, highest" not in nothing
 
 
 # --- the feeder ---

@@ -23,6 +23,8 @@ from emc_node.storage_market import Battery, HomeSchedule, MarketHome, StorageMa
 from leader_node.dispatch import EconomicDispatch, GeneratingUnit
 from leader_node.storage_market import StorageMarketLeader
 from stackelgrid.certify.storage_market import cheapest_cost
+from stackelgrid.report.finished import Result
+from stackelgrid.report.storage_market import Outcome, key_figures
 from stackelgrid.rounds.strategy import Ask, Reply
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.played import Played
@@ -183,6 +185,16 @@ def test_where_a_bid_has_come_to_rest_it_sells_above_marginal_cost_by_its_market
     assert (k >= 1 - 1e-9).all()
     np.testing.assert_allclose((k * marginal)[inside], on.price[inside], atol=1e-9)
     assert (k[bid.sold == 0] == 1).all()
+
+
+def test_where_losses_eat_what_prices_differ_by_nothing_at_all_is_bid() -> None:
+    """Prices within 30 to 50 pay for no battery that returns a quarter: the bid is zero, not the solver's rounding."""
+    lossy = BatteryMarket(Fleet(20, 20, 5, 7.5, 0.5), 0.15, 2, 24)
+    for number in range(5):
+        bid = lossy.best_response(terms(number), Bid.nothing(24))
+        assert not bid.charge.any()
+        empty = BatteryMarket(Fleet(20, 20, 0, 7.5, 0.5), 0.15, 2, 24).best_response(terms(number), Bid.nothing(24))
+        assert not empty.sold.any() and not empty.charge.any()
 
 
 def test_no_batteries_no_bid() -> None:
@@ -846,7 +858,7 @@ def test_the_certificate_notices(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("leader.peak_mw=60", r"leader.peak_mw: in hour 4 demand is 60 MW, 10 MW above"),
+        ("leader.peak_mw=60", r"leader.peak_mw: demand is highest in hour 4, 60 MW, 10 MW above"),
         (
             "leader.generators.0.ramp_mw=3",
             r"leader.generators: in hour \d ramps leave [\d.]+ MW left over; raise ramp_mw",
@@ -854,7 +866,7 @@ def test_the_certificate_notices(
         ("leader.shape=[1, 0.5]", r"leader.shape has 2 numbers, the horizon has 6 slots"),
         ("leader.shape.3=0.8", r"shape has the maximum 0.9, it is to be 1"),
         ("leader.lost_load_price=20", r"lost_load_price 20 is not above 60"),
-        ("dras.0.homes=2", r"dras have 3 homes together, there are 2"),
+        ("dras.0.homes=2", r"yaml: dras: their homes are 3 together, the scenario has 2; make them equal"),
         ("homes.1.appliances.0.last=7", r"appliances.0.last is 7, the horizon has 6 hours"),
         ("homes.1.appliances.0.preferred=6", r"preferred 6 is outside 1..5"),
         ("homes.1.appliances.0.per_hour=1", r"preferred 4 is outside 1..1"),
@@ -867,6 +879,21 @@ def test_the_certificate_notices(
 def test_what_cannot_be_played_is_refused(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ScenarioError, match=message):
         load(written(tmp_path), [override])
+
+
+def test_the_change_of_a_key_figure_is_said_to_be_the_markets() -> None:
+    _, _, outcome = played()
+    told = Outcome.model_validate({key: outcome[key] for key in Outcome.model_fields})
+    rows = dict(key_figures(Result.model_construct(money="dollars"), told))
+    change = 100 * (outcome["supply_cost"] / outcome["supply_cost_without"] - 1)
+    assert rows["Supply cost"].endswith(f"dollars (market: −{-change:.2f} %)")
+
+
+def test_the_shares_of_the_kinds_of_appliances_are_1_together() -> None:
+    with pytest.raises(
+        ScenarioError, match=r"population.kinds: the shares of the kinds are 1.55 together; make them 1"
+    ):
+        load("storage_market", ["population.kinds.0.share=0.9"])
 
 
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])

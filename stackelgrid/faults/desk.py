@@ -21,7 +21,7 @@ from stackelgrid.faults.on_process import done_file, read_spent
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, OnConnection
 from stackelgrid.faults.proxy import Proxy
 
-PLAN = "faults.json"
+PLAN = "fault.plan.json"
 _RECORD = ("fault", "kind", "node", "from", "to", "round", "seconds")
 
 Tell = Callable[[dict[str, Any]], None]
@@ -96,12 +96,12 @@ class Desk(AbstractContextManager["Desk"]):
         if self._away is not None and now >= self._away[0]:
             self._restore_broker()
 
-    def killed(self, name: str) -> Crash | None:
+    def killed(self, name: str) -> tuple[int, Crash] | None:
         """By which fault of the plan a node that SIGKILL ended was killed; None when it was somebody else."""
-        met = read_spent(self._nodes / f"{name}.json")
+        met = [entry["fault"] for entry in read_spent(self._nodes / f"{name}.json")]
         known, self._killed[name] = self._killed[name], len(met)
-        fault = self._plan.faults[met[-1]["fault"]] if len(met) > known else None
-        return fault if isinstance(fault, Crash) else None
+        fault = self._plan.faults[met[-1]] if len(met) > known else None
+        return (met[-1], fault) if isinstance(fault, Crash) else None
 
     def _begin(self, name: str, number: int) -> None:
         fault = self._plan.faults[number]

@@ -106,6 +106,7 @@ class Impaired:
         self._still_until: float | None = None
         self._said: dict[str, bytes] = {}  # topic -> the answer before
         self._cut_until: float | None = None
+        self._over = False  # the node has finished, and only waits for its connection to say so
         self._hung_until = 0.0
         self._narrow: dict[str, list[_Pipe]] = {"in": [], "out": []}
         self._held: list[Publish] = []  # at QoS 1, while the connection is cut
@@ -155,7 +156,8 @@ class Impaired:
         """The node's own, or when something that was held up arrives."""
         if self._still_until is not None:
             return self._still_until
-        known = [self.node.next_deadline(), self._coming[0].at if self._coming else None, self._next_moment()]
+        coming = self._coming[0].at if self._coming else None
+        known = [coming] if self._over else [self.node.next_deadline(), coming, self._next_moment()]
         return min((at for at in known if at is not None), default=None)
 
     def tick(self, now: float) -> Sequence[Action]:
@@ -175,7 +177,7 @@ class Impaired:
                     actions += self._depart(call.publish, now)
                 case _:
                     actions += self._live(call, now)
-        due = self.node.next_deadline()
+        due = None if self._over else self.node.next_deadline()
         if due is not None and due <= now:
             actions += self._live(self.node.tick, now)
         return actions
@@ -273,6 +275,7 @@ class Impaired:
                 case Look() if self._cut_until is None:
                     sent.append(action)
                 case Finish() if self._cut_until is not None:
+                    self._over = True
                     self._later(self._cut_until, lambda later: [Finish()])
                 case Finish():
                     sent += [late.call.publish for late in sorted(self._coming) if isinstance(late.call, _Saying)]
@@ -339,6 +342,8 @@ class Impaired:
             return []  # cut again meanwhile
         self._cut_until = None
         held, self._held = self._held, []
+        if self._over:
+            return held
         return [*held, *self.node.start(now), Look()]
 
     def _depart(self, publish: Publish, now: float) -> list[Action]:
@@ -459,7 +464,7 @@ def _lie(lie: Lie, publish: Publish, before: bytes | None) -> list[Publish]:
     message = json.loads(publish.payload)
 
     def instead(content: Any) -> list[Publish]:
-        return [Publish(publish.topic, json.dumps(content).encode(), publish.qos, publish.retain)]
+        return [Publish(publish.topic, _written(content), publish.qos, publish.retain)]
 
     match lie.how:
         case "shape":
@@ -475,8 +480,13 @@ def _lie(lie: Lie, publish: Publish, before: bytes | None) -> list[Publish]:
         case "impersonate":
             *above, _, purpose = publish.topic.split("/")
             topic = "/".join([*above, lie.as_ or "", purpose])
-            forged = json.dumps({**message, "sender": lie.as_}).encode()
+            forged = _written({**message, "sender": lie.as_})
             return [publish, Publish(topic, forged, publish.qos, publish.retain)]
+
+
+def _written(content: Any) -> bytes:
+    """As compact as messages are, so that the round of a lie is found as that of a message is."""
+    return json.dumps(content, separators=(",", ":")).encode()
 
 
 def _times(factor: float, numbers: list[float]) -> list[float]:

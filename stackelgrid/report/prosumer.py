@@ -115,14 +115,14 @@ def opening(run: Finished) -> str:
 
 
 def key_figures(result: Result[Outcome], outcome: Outcome) -> list[Row]:
-    """How much demand response there is, when, at which prices, and what it brings."""
+    """How much demand response there is, and where there is any when, at which prices; what it brings."""
     money, total = result.money, _total(outcome)
     most = max(total, default=0.0)
     rows = [("Demand response", measured(sum(total), "kWh"))]
     if most > 0:
         rows.append(("Most in an hour", f"{number(most)} kW in hour {total.index(most) + 1}"))
-    for label, prices in (("PV price, highest", outcome.pv_price), ("DR price, highest", outcome.dr_price)):
-        rows.append((label, measured(max((max(each) for each in prices.values()), default=0.0), f"{money}/kWh")))
+        for label, prices in (("PV price, highest", outcome.pv_price), ("DR price, highest", outcome.dr_price)):
+            rows.append((label, measured(_highest(prices, outcome.dr_kw), f"{money}/kWh")))
     return [
         *rows,
         ("Providers' profit", measured(sum(outcome.provider_profit), money)),
@@ -130,6 +130,13 @@ def key_figures(result: Result[Outcome], outcome: Outcome) -> list[Row]:
         ("of it by demand response", measured(sum(outcome.utility_saving_dr_only), money)),
         ("Peak of the system", change(max(outcome.system_load_kw), max(outcome.net_load_kw), "kW")),
     ]
+
+
+def _highest(prices: Mapping[str, list[float]], dr_kw: Mapping[str, list[float]]) -> float:
+    """The highest price at which any prosumer provides something."""
+    return max(
+        price for name, provided in dr_kw.items() for price, dr in zip(prices[name], provided, strict=True) if dr > 0
+    )
 
 
 def _total(outcome: Outcome) -> list[float]:

@@ -20,7 +20,7 @@ from stackelgrid.report.parts import (
     Trace,
     same_length,
 )
-from stackelgrid.report.words import change, measured, number, percent, relative
+from stackelgrid.report.words import measured, number, percent, relative
 from stackelgrid.wire.arrays import Finite, Vector
 
 _PERIODS = {"valley": "Valley", "off_peak": "Off-peak", "peak": "Peak"}
@@ -94,7 +94,9 @@ def key_figures(result: Result[Outcome], outcome: Outcome) -> list[Row]:
 
 
 def _three(baseline: float, without: float, value: float, unit: str = "") -> str:
-    return f"{number(baseline)} → {change(without, value, unit)}"
+    """Before anything, without the market, with it; the change is what the market makes."""
+    told = f"{number(baseline)} → {number(without)} → {measured(value, unit)}"
+    return f"{told} (market: {relative(value / without - 1)})" if without > 0 else told
 
 
 # --- figures ---

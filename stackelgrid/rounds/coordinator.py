@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stackelgrid.rounds.strategy import Said
-from stackelgrid.transport.base import Publish
+from stackelgrid.transport.base import Look, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
 
@@ -83,7 +83,7 @@ class Lost:
     round: int
 
 
-Step = Publish | Gathered | Round | Acknowledged | Lost
+Step = Publish | Look | Gathered | Round | Acknowledged | Lost
 Verdict = Callable[[str, Body], str | None]
 
 
@@ -133,6 +133,7 @@ class Coordinator:
         self._gone: dict[str, float] = {}  # when each left that is not there
         self._gathering_until: float | None = None
         self._has_gathered = False
+        self._look_at = math.inf  # while gathering: a presence may have been lost on its way here
         self._asking: _Asking | None = None
         self._settling: _Settling | None = None
         self._rounds = 0
@@ -152,6 +153,7 @@ class Coordinator:
             return self._signals(self._asking, again=[])
         if not self._has_gathered and self._gathering_until is None:
             self._gathering_until = now + self.policy.gather_s
+            self._look_at = now + self.policy.deadline_s
         return []
 
     @property
@@ -207,7 +209,7 @@ class Coordinator:
             return self._settling.deadline
         if self._asking is not None:
             return min(self._asking.deadline, self._closes_at(self._asking))
-        return self._gathering_until
+        return None if self._gathering_until is None else min(self._gathering_until, self._look_at)
 
     def tick(self, now: float) -> list[Step]:
         """Time has passed: ask again, or go on without the missing."""
@@ -220,6 +222,9 @@ class Coordinator:
             return self._close_if_only_gone(now)
         if self._asking is not None:
             return self._round_overdue(self._asking, now)
+        if self._gathering_until is not None and now < self._gathering_until:
+            self._look_at = now + self.policy.deadline_s
+            return [Look()]
         return self._gathered()
 
     # --- gathering ---

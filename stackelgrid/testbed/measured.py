@@ -8,7 +8,8 @@
 
 `spell_out` puts the numbers in place of the references before a game's model checks the scenario, so that every game
 can use them and a run's scenario.yaml needs no CSV. Nothing is guessed or filled in: unit and time zone are required,
-and what is missing, twice, out of order or not a number is refused with file, row, column, value and mend.
+and what is missing, twice, out of order or not a number is refused with file, row, column, value and mend. What the
+model refuses afterwards is told with file, row and column by `with_origins`.
 
 A slot is an hour. Powers, prices and numbers per unit are averaged over it, energies summed. The scenario gets kW (the
 same number as kWh per slot) and money per kWh; see `target_unit`.
@@ -20,7 +21,7 @@ import csv
 import itertools
 import re
 import zoneinfo
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from fractions import Fraction
@@ -31,6 +32,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from stackelgrid.node.config import explain
 from stackelgrid.wire.arrays import LARGEST
@@ -70,6 +72,8 @@ _UNITS = {
     "pu": Unit("pu", "pu", Fraction(1)),
 }
 _KEY_ENDS_IN = {"_kw": "kW", "_kwh": "kWh", "_mw": "MW", "_mwh": "MWh"}
+_OF_PRICES = {"price", "prices", "cost", "costs", "tariff", "tariffs"}
+_OF_SHAPES = {"shape", "shapes"}
 
 
 def unit_named(name: str) -> Unit:
@@ -84,22 +88,75 @@ def unit_named(name: str) -> Unit:
     )
 
 
-def target_unit(key: str, given: Unit, money: str) -> Unit:
-    """The unit that a scenario's `key` takes, in which numbers `given` in another are to be written.
+# What a key takes
 
-    A key that ends in _kw, _kwh, _mw or _mwh says so itself; otherwise it is kW for powers and energies, `money` per
-    kWh for prices. Numbers per unit stay as they are. Raises `ValueError` when the key and the unit contradict.
+
+@dataclass(frozen=True)
+class Kind:
+    """What a scenario's `key` takes, read from the words between its underscores; the same rule for every game.
+
+    A unit at its end says power or energy; otherwise price, cost or tariff says a price, and shape numbers relative to
+    some power. A key that says none of this takes powers and prices alike.
+    """
+
+    key: str
+
+    @classmethod
+    def at(cls, path: Sequence[str]) -> Kind:
+        """That of the innermost key on a path that says one: below leader.tariffs, every class is a price."""
+        keys = [cls(step) for step in reversed(path) if not step.isdigit()]
+        return next((kind for kind in keys if kind.is_said), keys[0])
+
+    @cached_property
+    def _words(self) -> set[str]:
+        return set(self.key.split("_"))
+
+    @property
+    def unit(self) -> Unit | None:
+        """The unit of power or energy at its end, unless something is told per unit."""
+        if "per" in self._words:
+            return None
+        return next((_UNITS[name] for end, name in _KEY_ENDS_IN.items() if self.key.endswith(end)), None)
+
+    @property
+    def of_price(self) -> bool:
+        """Whether it takes money per energy."""
+        return self.unit is None and bool(self._words & _OF_PRICES)
+
+    @property
+    def of_shape(self) -> bool:
+        """Whether it takes numbers relative to some power."""
+        return self.unit is None and not self.of_price and bool(self._words & _OF_SHAPES)
+
+    @property
+    def is_said(self) -> bool:
+        """Whether it says any kind."""
+        return self.unit is not None or self.of_price or self.of_shape
+
+    @property
+    def from_zero_up(self) -> bool:
+        """Whether a reading below zero is a mistake: of a load, an output, a limit or a shape, unless it is `net`."""
+        return (self.unit is not None or self.of_shape) and "net" not in self._words
+
+
+def target_unit(kind: Kind, given: Unit, money: str) -> Unit:
+    """The unit that a scenario's key takes, in which numbers `given` in another are to be written.
+
+    That at the key's end; otherwise kW for powers and energies, `money` per kWh for prices. Numbers per unit stay as
+    they are. Raises `ValueError` when the key and the unit contradict.
     """
     if given.quantity == "pu":
         return given
-    said = next((_UNITS[name] for end, name in _KEY_ENDS_IN.items() if key.endswith(end)), None)
-    if said is not None and given.of_price:
-        raise ValueError(f"{key} is in {said.name}, the data in {given.name}; name other data, or correct their unit")
-    if key.endswith("price") and not given.of_price:
-        raise ValueError(f"{key} is a price, the data in {given.name}; name other data, or correct their unit")
+    mend = f"the data in {given.name}; name other data, or correct their unit"
+    if kind.unit is not None and given.of_price:
+        raise ValueError(f"{kind.key} is in {kind.unit.name}, {mend}")
+    if kind.of_shape and given.of_price:
+        raise ValueError(f"{kind.key} is relative to a power, {mend}")
+    if kind.of_price and not given.of_price:
+        raise ValueError(f"{kind.key} takes prices, {mend}")
     if given.of_price:
         return Unit(f"{money}/kWh", "price", Fraction(1), money)
-    return said or _UNITS["kW"]
+    return kind.unit or _UNITS["kW"]
 
 
 def per_slot(values: Sequence[float], rows: int, given: Unit, target: Unit) -> NDArray[np.float64]:
@@ -240,6 +297,22 @@ class _DataSection(BaseModel):
 # From references to numbers
 
 
+class FromColumn(list[float]):
+    """A number per slot that knows where it is from: `file`, `column`, and the first and last of each slot's `rows`."""
+
+    def __init__(self, numbers: Iterable[float], file: Path, column: str, rows: Sequence[tuple[int, int]]) -> None:
+        super().__init__(numbers)
+        self.file = file
+        self.column = column
+        self.rows = rows
+
+    def origin(self, slot: int) -> str:
+        """In words, where the number of `slot` (from 0) is from; hours count from 1, rows as in a spreadsheet."""
+        first, last = self.rows[slot]
+        rows = f"row {first}" if first == last else f"rows {first}-{last}"
+        return f"{self.file}, {rows}, column {self.column}, hour {slot + 1}"
+
+
 def spell_out(raw: Mapping[str, Any], folder: Path, model: type[BaseModel]) -> dict[str, Any]:
     """The content of a scenario file in `folder` with numbers in place of references, homes listed, `data` gone.
 
@@ -256,11 +329,10 @@ def spell_out(raw: Mapping[str, Any], folder: Path, model: type[BaseModel]) -> d
     if isinstance(content.get("homes"), dict) and "each_column_of" in content["homes"]:
         content["homes"] = list(_homes(content["homes"], files))
 
-    def numbers(reference: dict[str, Any], path: tuple[str, ...]) -> list[float]:
+    def numbers(reference: dict[str, Any], path: tuple[str, ...]) -> FromColumn:
         wanted = _checked(Reference, reference, ".".join(path))
-        key = next(step for step in reversed(path) if not step.isdigit())
         try:
-            return _find(files, wanted.source).numbers(wanted, key)
+            return _find(files, wanted.source).numbers(wanted, Kind.at(path))
         except ValueError as error:
             raise ValueError(f"{'.'.join(path)}: {error}") from None
 
@@ -337,14 +409,14 @@ class _File:
         header, _ = self._content
         return [name for name in header if name not in (self._series.time, *excluded)]
 
-    def numbers(self, wanted: Reference, key: str) -> list[float]:
-        """A number per slot for the scenario's `key`, in its unit."""
+    def numbers(self, wanted: Reference, kind: Kind) -> FromColumn:
+        """A number per slot for a scenario's key of this `kind`, in its unit."""
         given = unit_named(self._series.unit)
         try:
-            target = target_unit(key, given, self._money)
+            target = target_unit(kind, given, self._money)
         except ValueError as error:
             raise ValueError(f"{error} ({self._name}.unit)") from None
-        values = per_slot(self._cells(wanted.column), self._series.rows_per_slot, given, target)
+        values = per_slot(self._cells(wanted, kind), self._series.rows_per_slot, given, target)
         values = values * self._exchange(given)
         if wanted.scale == "1/peak":
             peak = float(values.max())
@@ -355,7 +427,10 @@ class _File:
             values = values / peak
         else:
             values = values * wanted.scale
-        return [float(value) for value in values]
+        rows = [row for row, _ in self._horizon]
+        step = self._series.rows_per_slot
+        slots = list(zip(rows[::step], rows[step - 1 :: step], strict=True))
+        return FromColumn(map(float, values), self._path, wanted.column, slots)
 
     def _exchange(self, given: Unit) -> float:
         """The scenario's money for one of the file's."""
@@ -369,13 +444,17 @@ class _File:
             )
         return 1.0 if exchange is None else exchange
 
-    def _cells(self, column: str) -> list[float]:
+    def _cells(self, wanted: Reference, kind: Kind) -> list[float]:
         """The numbers of a column over the horizon, one per interval."""
-        index = self._index(column)
+        column, index = wanted.column, self._index(wanted.column)
+        sign = -1 if wanted.scale != "1/peak" and wanted.scale < 0 else 1
         values = []
         for row, cells in self._horizon:
             try:
                 values.append(_number(cells[index].strip(), self._series.decimal))
+                # Each reading by itself: in the mean of an hour, one below zero would not be seen.
+                if kind.from_zero_up and sign * values[-1] < 0:
+                    raise ValueError(_below_zero(kind.key, cells[index].strip(), sign))
             except ValueError as error:
                 raise ValueError(f"{self._path}, row {row}, column {column}: {error}") from None
         return values
@@ -541,6 +620,18 @@ def _number(text: str, decimal: str) -> float:
     return number
 
 
+def _below_zero(key: str, text: str, sign: int) -> str:
+    """What is said of a reading that, times its scale, is below zero."""
+    if sign > 0:
+        scaled, turned = "is below zero", "scale: -1"
+    else:
+        scaled, turned = "times the scale is below zero", "a scale above zero"
+    return (
+        f"{text!r} {scaled}, {key} never is; correct it, choose another day, or give {turned} if the column counts the "
+        "other way"
+    )
+
+
 def _offset(at: datetime) -> timedelta:
     return at.utcoffset() or timedelta()
 
@@ -558,6 +649,63 @@ def _change(start: datetime, end: datetime) -> str:
     day = at.astimezone(zone).date()
     midnights = [datetime.combine(day + timedelta(days=n), time(), zone).astimezone(UTC) for n in (0, 1)]
     return f"the clocks of {zone} change on {day}, a day of {(midnights[1] - midnights[0]) / _HOUR:g} hours"
+
+
+# What a model refuses
+
+
+def with_origins(error: ValidationError, content: Mapping[str, Any]) -> ValidationError:
+    """The same mistakes in a scenario's `content`, as `spell_out` made it; those in a column say file, row and column.
+
+    Of a column's numbers that are refused, the first is told. A mistake that no column made stays as it is.
+    """
+    mistakes = [(mistake, _Place.of(mistake["loc"], content)) for mistake in error.errors(include_url=False)]
+    slots: dict[tuple[int | str, ...], list[int]] = {}
+    for _, place in mistakes:
+        if place.slot is not None:
+            slots.setdefault(place.path, []).append(place.slot)
+    told = [
+        _told(mistake, place, len(slots.get(place.path, [])))
+        for mistake, place in mistakes
+        if place.slot is None or place.slot == slots[place.path][0]
+    ]
+    return ValidationError.from_exception_data(error.title, told)
+
+
+def _told(mistake: ErrorDetails, place: _Place, hours: int) -> InitErrorDetails:
+    """A mistake at its place; `hours` are how many of its column are refused."""
+    kind, message, where = mistake["type"], mistake["msg"], mistake["loc"]
+    if place.column is not None and place.slot is not None:
+        others = f", one of {hours} such hours" if hours > 1 else ""
+        message = message.removeprefix("Value error, ").replace("Input should", "the number must", 1)
+        message = f"{place.column.origin(place.slot)}{others}: {message}; correct the file, or write numbers"
+        kind, where = "from_column", place.path
+    elif place.column is not None and kind.endswith("_type") and where == place.path:
+        kind = "from_column"
+        message = "this key takes a single value, a column gives one per slot; write the value"
+    return InitErrorDetails(type=PydanticCustomError(kind, message), loc=where, input=mistake["input"])
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in a scenario a mistake is: its `path` to a key and, if that has a `column`, in which `slot` of it."""
+
+    path: tuple[int | str, ...]
+    column: FromColumn | None = None
+    slot: int | None = None
+
+    @classmethod
+    def of(cls, loc: Sequence[int | str], content: Any) -> _Place:
+        """That of pydantic's `loc`, which names alternatives of a union too: steps that the content does not have."""
+        path: list[int | str] = []
+        for step in loc:
+            if isinstance(content, FromColumn) and isinstance(step, int):
+                return cls(tuple(path), content, step)
+            keys: Container[object] = range(len(content)) if isinstance(content, list) else ()
+            if step in (content if isinstance(content, dict) else keys):
+                content = content[step]
+                path.append(step)
+        return cls(tuple(path), content if isinstance(content, FromColumn) else None)
 
 
 # For editors

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 import broker
 from stackelgrid.faults.desk import Desk
-from stackelgrid.faults.plan import BrokerOutage, FaultPlan
+from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan
 from stackelgrid.rounds import Member
 from stackelgrid.testbed.cast import LEADER, Cast, cast
 from stackelgrid.testbed.played import Played, missing_in
@@ -270,21 +270,27 @@ class _Supervisor:
                     self._ended(Path(record["ended"]).stem, record["code"])
 
     def _ended(self, name: str, code: int) -> None:
-        crash = self._desk.killed(name) if self._desk is not None and code == -signal.SIGKILL else None
-        if crash is not None and crash.returns(name):
-            if crash.lose_state:
-                for path in self._nodes.glob(f"{name}.ledger*"):
-                    path.unlink()
-            self._returning[name] = time.monotonic() + (crash.restart_after_s or 0.0)
+        planned = self._desk.killed(name) if self._desk is not None and code == -signal.SIGKILL else None
+        if planned is not None and planned[1].returns(name):
+            self._put_off(name, planned[1])
             return
         self._running.discard(name)
         if code != 0:
             how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            if planned is not None:
+                how = f"killed by fault {planned[0]} of the plan"
             self._played.failures[name] = f"{how}, see logs/{name}.jsonl"
             away = self._desk is not None and self._desk.broker_is_away  # it says nobody's last will
             if not self._played.rounds and name in self._last_wills and not away:
                 # It may have died before it could leave a last will with the broker: nobody is to wait for it.
                 MqttTransport(self._url).run([_Visit(self._last_wills[name])])
+
+    def _put_off(self, name: str, crash: Crash) -> None:
+        """The plan killed it, and will have it back."""
+        if crash.lose_state:
+            for path in self._nodes.glob(f"{name}.ledger*"):
+                path.unlink()
+        self._returning[name] = time.monotonic() + (crash.restart_after_s or 0.0)
 
     def _nursery_gone(self, nursery: subprocess.Popen[bytes]) -> None:
         for name in self._running & self._nurseries[nursery]:

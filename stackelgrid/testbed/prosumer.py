@@ -94,6 +94,16 @@ class Feeder(Part):
     load_kvar: dict[Bus, NonNegative]
     lines: list[Line]
 
+    def unconnected(self) -> list[int]:
+        """The buses with a load, or at a line, that no lines connect to the substation."""
+        ends = [{line.start, line.end} for line in self.lines]
+        connected, grown = {1}, True
+        while grown:
+            reached = set().union(*(both for both in ends if both & connected))
+            grown = not reached <= connected
+            connected |= reached
+        return sorted({*self.load_kw, *self.load_kvar}.union(*ends) - connected)
+
     def load(self) -> Array:
         """What the feeder draws without the event, (T,) kW."""
         return sum(self.load_kw.values()) * np.array(self.load_shape)
@@ -159,6 +169,12 @@ class ProsumerScenario(Scenario):
         if not np.allclose(feeder.load(), self.leader.system_load_kw, rtol=1e-6, atol=0):
             raise ValueError(
                 "leader.system_load_kw is not the sum of feeder.load_kw times feeder.load_shape; make it so"
+            )
+        if unconnected := feeder.unconnected():
+            more = f", nor are {len(unconnected) - 1} more" if len(unconnected) > 1 else ""
+            raise ValueError(
+                f"feeder.lines: bus {unconnected[0]} is not connected to the substation, bus 1{more}; add or mend the "
+                "line that leads there"
             )
         at_bus: dict[int, Array] = {}
         for number, home in enumerate(self.everyone):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from aggregator_node.storage_market import DraCosts
 from emc_node.block_schedule import Appliance, Interruptible, Uninterruptible
@@ -101,20 +101,27 @@ class Population(Part):
     kinds: Annotated[list[Kind], Field(min_length=1)]
     battery: Battery | None = None
 
+    @field_validator("kinds")
+    @classmethod
+    def _whole(cls, kinds: list[Kind]) -> list[Kind]:
+        together = sum(kind.share for kind in kinds)
+        if abs(together - 1) > 1e-9:
+            raise ValueError(f"the shares of the kinds are {together:g} together; make them 1")
+        return kinds
+
     def draw(self, seed: int, expected: Array) -> list[MarketHome]:
         """The homes; home n has the random stream [seed, n]. `expected` (T,) MW."""
         streams = [np.random.default_rng([seed, number]) for number in range(self.homes)]
         sizes = np.array([random.uniform(*self.size) for random in streams])
         energy = self.flexible_share * _MEGA * expected.sum() * sizes / sizes.sum()
-        shares = np.array([kind.share for kind in self.kinds]) / sum(kind.share for kind in self.kinds)
         width = len(str(self.homes))
         return [
             MarketHome(
                 id=f"h{number + 1:0{width}d}",
                 horizon=len(expected),
                 appliances=[
-                    kind.draw(float(share * energy[number]), self.blocks_per_hour, len(expected), random)
-                    for kind, share in zip(self.kinds, shares, strict=True)
+                    kind.draw(float(kind.share * energy[number]), self.blocks_per_hour, len(expected), random)
+                    for kind in self.kinds
                 ],
                 battery=self.battery,
             )
@@ -152,11 +159,6 @@ class StorageMarketScenario(Scenario):
         for number, home in enumerate(self.homes or []):
             if home.horizon != self.slots:
                 raise ValueError(f"homes.{number}.horizon is {home.horizon}, slots is {self.slots}; make them equal")
-        there = len(self.homes) if self.homes is not None else self.population.homes if self.population else 0
-        if sum(dra.homes for dra in self.dras) != there:
-            raise ValueError(
-                f"dras have {sum(dra.homes for dra in self.dras)} homes together, there are {there}; make them equal"
-            )
         return self
 
     @cached_property
@@ -168,8 +170,13 @@ class StorageMarketScenario(Scenario):
         return self.population.draw(self.seed, self.leader.expected)
 
     def verify(self) -> None:
-        """Besides what holds for all games: homes' appliances are part of the demand expected."""
+        """Besides what holds for all games: every home is a DRA's, and its appliances part of the demand expected."""
         super().verify()
+        shared = sum(dra.homes for dra in self.dras)
+        if shared != len(self.everyone):
+            raise ValueError(
+                f"dras: their homes are {shared} together, the scenario has {len(self.everyone)}; make them equal"
+            )
         usual = sum((home.preferred_load() for home in self.everyone), np.zeros(self.slots)) / _MEGA
         above = usual - self.leader.expected
         if above.max() > 1e-9 * self.leader.peak_mw:

@@ -50,8 +50,8 @@ def the_run_ends(evidence: Evidence) -> Iterator[str]:
 def the_leader_settles(evidence: Evidence) -> Iterator[str]:
     """A leader that lives settles.
 
-    It may lose its members under policy `fail` or when none of them has ever answered; it may run out of rounds while
-    faults go on or nobody answers, or when a liar has led it astray for so long that too few are left.
+    It may lose its members under policy `fail`, when none of them has ever answered, or when those who did are in
+    quarantine for what they or the network made of it; it may run out of rounds while faults go on or nobody answers.
     """
     conclusion, case = evidence.played.conclusion, evidence.case
     if _LEADER in evidence.crashed:
@@ -60,13 +60,19 @@ def the_leader_settles(evidence: Evidence) -> Iterator[str]:
         yield "it came to no end"
     elif conclusion.get("lost"):
         nobody = not evidence.ledgers.get(_LEADER)
-        if case.scenario.rounds.missing != "fail" and not nobody:
+        if case.scenario.rounds.missing != "fail" and not nobody and not _any(evidence, Lie, Corruption):
             yield f"it lost {conclusion['lost']}, policy {case.scenario.rounds.missing}"
     elif not conclusion["settled"]:
         rounds, in_peace = len(evidence.ledgers[_LEADER]), _rounds_in_peace(evidence)
         unanswered = not evidence.ledgers[_LEADER][-1]["answers"]
         if rounds < case.scenario.leader.max_rounds or (in_peace > _ROUNDS_IN_PEACE and not unanswered):
             yield f"not settled after {rounds} rounds, {in_peace} of them after the last fault"
+
+
+def nobody_honest_is_refused(evidence: Evidence) -> Iterator[str]:
+    """Nodes that tell the truth over links that change nothing understand each other, whatever else goes wrong."""
+    if evidence.played.rejected and not _any(evidence, Lie, Corruption):
+        yield f"{evidence.played.rejected}"
 
 
 def a_round_counts_every_member_once(evidence: Evidence) -> Iterator[str]:
@@ -117,11 +123,11 @@ def whoever_is_missing_is_recorded(evidence: Evidence) -> Iterator[str]:
     if [record["round"] for record in journal] != [entry["number"] for entry in entries]:
         yield f"the journal has rounds {[record['round'] for record in journal]}, the ledger {len(entries)}"
         return
-    recorded = {(each["round"], each["node"], each["action"]) for each in evidence.played.missing}
+    recorded = {(each["round"], each["node"]): each["action"] for each in evidence.played.missing}
     for record, entry in zip(journal, entries, strict=True):
-        for action in ("held", "excluded"):
+        for action, said in (("held", ("held",)), ("excluded", ("excluded", "quarantined"))):
             for node in entry[action]:
-                if (entry["number"], node, action) not in recorded:
+                if recorded.get((entry["number"], node)) not in said:
                     yield f"{node} was {action} in round {entry['number']}"
         if record["answered"] != len(entry["answers"]) - len(entry["held"]):
             yield f"round {entry['number']} says that {record['answered']} answered"
@@ -172,7 +178,8 @@ def a_complete_result_is_that_of_no_faults(evidence: Evidence) -> Iterator[str]:
     """
     played, case = evidence.played, evidence.case
     everybody = {home.id for home in case.scenario.everyone}
-    if not played.conclusion.get("complete") or _any(evidence, Lie, Corruption):
+    clueless = any(not evidence.ledgers.get(name) for name in _without_disk(evidence))
+    if not played.conclusion.get("complete") or clueless or _any(evidence, Lie, Corruption):
         return
     if played.homes.keys() != everybody:
         return
@@ -201,6 +208,7 @@ PROMISES: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     nodes_die_of_the_plan_alone,
     the_run_ends,
     the_leader_settles,
+    nobody_honest_is_refused,
     a_round_counts_every_member_once,
     an_answer_is_what_the_member_said_in_that_round,
     whoever_is_missing_is_recorded,

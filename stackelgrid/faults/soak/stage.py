@@ -19,6 +19,12 @@ from stackelgrid.transport.memory import DeadlockError
 
 HORIZON_S = 40_000.0
 """Virtual seconds that no run needs: rounds run out before."""
+MOST_CALLS = 300_000
+"""Calls into nodes that no run needs; one that does turns in circles, perhaps without any time passing."""
+
+
+class EndlessError(Exception):
+    """A run turns in circles."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Evidence:
     stuck: list[str] = field(default_factory=list)
     ended_s: dict[str, float] = field(default_factory=dict)
     most_pending: int = 0
+    calls: int = 0
 
     @cached_property
     def happened(self) -> list[tuple[Any, str]]:
@@ -122,6 +129,9 @@ class _Overheard:
 
     def _hear(self, actions: Sequence[Action], now: float) -> list[Action]:
         evidence = self._evidence
+        evidence.calls += 1
+        if evidence.calls > MOST_CALLS:
+            raise EndlessError(f"{evidence.calls} calls into nodes, {now:.3f} s of virtual time")
         evidence.most_pending = max(evidence.most_pending, self.node.pending)
         return [self._noted(action, now) for action in actions]
 

@@ -17,7 +17,7 @@ from stackelgrid.faults.soak.cases import GAMES, draw
 from stackelgrid.faults.soak.promises import broken
 from stackelgrid.faults.soak.stage import play
 
-_BATCH = 25
+_BATCH = 10
 """Seeds that a process is given at a time."""
 _ENDINGS = ("settled", "incomplete", "lost", "unsettled")
 

@@ -102,7 +102,7 @@ def _by_period(hourly: Array) -> dict[str, float]:
 
 
 def _paid(outcome: Outcome) -> tuple[Array, Array]:
-    """What homes' consumption costs at the real-time price without and with the market, (24,) dollars."""
+    """What all demand but charging costs at the real-time price without and with the market, (24,) dollars."""
     without = np.multiply(outcome["price_without"], outcome["load_without_mw"])
     return without, np.multiply(outcome["price"], outcome["load_mw"])
 
@@ -133,12 +133,19 @@ def _demand_cost(runs: Runs) -> Seen:
     return Seen(f"{without:.0f} to {after:.0f} dollars a day, {100 * (after / without - 1):+.2f} %", after < without)
 
 
+def _homes_bills(outcome: Outcome) -> tuple[float, float]:
+    """What homes pay for their appliances without and with the market, dollars; no other demand moves with it."""
+    appliances = np.sum([home["load_kw"] for home in outcome["homes"].values()], axis=0) / 1000
+    appliances_without = appliances + np.subtract(outcome["load_without_mw"], outcome["load_mw"])
+    return float(outcome["price_without"] @ appliances_without), float(outcome["price"] @ appliances)
+
+
 def _all_gain(runs: Runs) -> Seen:
     outcome = runs.outcome(GAME)
     utility = outcome["supply_cost_without"] - outcome["total_cost"]
-    without, after = (float(paid.sum()) for paid in _paid(outcome))
+    without, after = _homes_bills(outcome)
     payoffs = sum(outcome["payoff"].values())
-    here = f"utility {utility:+.2f}, DRAs {payoffs:+.2f}, homes {without - after:+.2f} dollars a day"
+    here = f"utility {utility:+.2f}, DRAs {payoffs:+.2f}, homes' bills {after - without:+.2f} dollars a day"
     return Seen(here, utility > 0 and min(outcome["payoff"].values()) > 0 and after < without)
 
 
@@ -197,7 +204,7 @@ PAPER = Paper(
             "abstract",
             "the demand side's cost of electricity falls at all times (valley, peak, off-peak)",
             "paper",
-            f"{_WITHOUT}, consumption at the real-time price",
+            f"{_WITHOUT}, all consumption at the real-time price",
             _demand_cost_by_period,
             "Batteries charge in the valley, which raises the marginal price there for everybody.",
         ),
@@ -205,7 +212,7 @@ PAPER = Paper(
             "abstract",
             "the demand side's cost of electricity falls over the day",
             "reading",
-            f"{_WITHOUT}, consumption at the real-time price",
+            f"{_WITHOUT}, all consumption at the real-time price",
             _demand_cost,
         ),
         Trend("abstract", "the market is mutually advantageous", "paper", _WITHOUT, _all_gain),
