@@ -48,10 +48,11 @@ class Mission(_OneSlot):
 class Achieved(_OneSlot):
     """Up to the utility: what became of the mission, summed over the consumers.
 
-    `homes` is how many are behind the answer; of these, `held` count with what they answered to an earlier call. Besides
-    them, `excluded` ones were called for nothing. `called_kwh` is below the target where the baselines of the others do not
-    reach it. `squared_deviation` of the calls from their mean, kWh^2. `call_rounds` is how often the aggregator called
-    to find the calls, `gap` how far its utility is below the bound that it knows, money; 0 when the calls are optimal.
+    `homes` is how many are behind the answer; of these, `held` count with what they answered to an earlier call.
+    Besides them, `excluded` ones were called for nothing. `called_kwh` is below the target where the baselines of the
+    others do not reach it. `squared_deviation` of the calls from their mean, kWh^2. `call_rounds` is how often the
+    aggregator called to find the calls, `gap` how far its utility is below the bound that it knows, money; 0 when the
+    calls are optimal.
     """
 
     homes: Annotated[int, Field(ge=0, le=1_000_000)]
