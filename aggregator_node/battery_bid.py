@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 _PRIMAL_TOLERANCES = (1e-11, 1e-9, 1e-7)
-_NOTHING = 1e-9
-"""A bid below this part of the power, milliwatts of megawatts, is the solver's rounding, and no bid."""
+_ROUNDING = 1e-12
+"""A bid below this part of the power, microwatts of megawatts, is the solver's rounding, and no bid."""
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,12 @@ class BatteryMarket:
         equilibrium k >= 1: nobody sells below cost.
         """
         marginal = 2 * self.quadratic * bid.sold + self.wear + bid.energy_value / self.fleet.efficiency
-        sells = (bid.sold > _NOTHING * self.fleet.power) & (marginal > 1e-6 * np.abs(price))
+        sells = (bid.sold > 1e-9 * self.fleet.power) & (marginal > 1e-6 * np.abs(price))
         return np.asarray(np.where(sells, np.maximum(price, 0) / np.where(sells, marginal, 1.0), 1.0))
 
     def _within_limits(self, z: Array, cap: Array, multipliers: Array) -> Bid:
         """The bid with the solver's rounding taken off, and what the limits on the level say a stored MWh is worth."""
         power = self.fleet.power
         bids = np.clip(z[: self.slots], 0, cap), np.clip(z[self.slots :], 0, power)
-        sold, charge = (np.where(bid > _NOTHING * power, bid, 0.0) for bid in bids)
+        sold, charge = (np.where(bid > _ROUNDING * power, bid, 0.0) for bid in bids)
         return Bid(charge, sold, np.asarray(-np.cumsum(multipliers[::-1])[::-1]))

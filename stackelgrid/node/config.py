@@ -22,10 +22,10 @@ class Rounds(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    deadline_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 5.0
-    tries: Annotated[int, Field(ge=1, le=100)] = 3
+    deadline_s: Annotated[float, Field(ge=0.01, le=3600, allow_inf_nan=False)] = 5.0
+    tries: Annotated[int, Field(ge=1, le=1_000_000)] = 3
     missing: Literal["hold", "exclude", "fail"] = "hold"
-    gather_s: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] = 60.0
+    gather_s: Annotated[float, Field(gt=0, le=7200, allow_inf_nan=False)] = 60.0
     return_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 10.0
     quarantine_after: Annotated[int, Field(ge=0, le=1000)] = 3
 

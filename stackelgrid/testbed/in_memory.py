@@ -115,9 +115,5 @@ class Stage:
         self._watch(self.played.rounds[-1])
 
 
-def _keep(accounts: dict[str, dict[str, Any]], aggregator: str, account: Mapping[str, Any]) -> None:
-    accounts[aggregator] = dict(account)
-
-
 def _add_to(below: list[dict[str, Any]], aggregator: str, record: Mapping[str, Any]) -> None:
     below.append({"aggregator": aggregator, **record})

@@ -15,7 +15,7 @@ from aggregator_node.settings import AggregatorSettings
 from leader_node.settings import LeaderSettings
 from stackelgrid.games import UnknownGameError, find, part
 from stackelgrid.node.config import ConfigError, Rounds, explain
-from stackelgrid.testbed.measured import spell_out
+from stackelgrid.testbed.measured import spell_out, with_origins
 from stackelgrid.testbed.yaml_text import parse
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def load(source: str, overrides: list[str] | None = None, seed: int | None = Non
         _refuse_coerced(raw, scenario.model_dump(by_alias=True))
         scenario.verify()
     except ValidationError as error:
-        raise ScenarioError(explain(str(path), error)) from None
+        raise ScenarioError(explain(str(path), with_origins(error, raw))) from None
     except ValueError as error:
         raise ScenarioError(f"{path}: {error}") from None
     return scenario
@@ -190,7 +190,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
     try:
         value = parse(match[2])
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-        raise ScenarioError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}") from None
+        why = " ".join(str(error).split())
+        raise ScenarioError(f"--set {override}: the value is not YAML ({why}); put it in quotes") from None
     if isinstance(place, list):
         _item(place, last, override)
         place[int(last)] = value

@@ -114,14 +114,16 @@ class Population(Part):
         streams = [np.random.default_rng([seed, number]) for number in range(self.homes)]
         sizes = np.array([random.uniform(*self.size) for random in streams])
         energy = self.flexible_share * _MEGA * expected.sum() * sizes / sizes.sum()
+        shares = np.array([kind.share for kind in self.kinds])
+        shares /= sum(shares)  # 1 but for rounding
         width = len(str(self.homes))
         return [
             MarketHome(
                 id=f"h{number + 1:0{width}d}",
                 horizon=len(expected),
                 appliances=[
-                    kind.draw(float(kind.share * energy[number]), self.blocks_per_hour, len(expected), random)
-                    for kind in self.kinds
+                    kind.draw(float(share * energy[number]), self.blocks_per_hour, len(expected), random)
+                    for kind, share in zip(self.kinds, shares, strict=True)
                 ],
                 battery=self.battery,
             )
