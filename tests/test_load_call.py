@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -606,3 +607,15 @@ def test_no_certificate_of_homes_that_did_not_settle() -> None:
     del outcome["calls_kwh"]["c5"]
     with pytest.raises(CertificateError, match=r"outcome.calls_kwh lacks c5"):
         scenario.certificate(outcome, samples=0)
+
+
+def test_the_scenario_of_the_documentation_plays(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs/games/load_call.md").read_text()
+    path = tmp_path / "documented.yaml"
+    path.write_text(text.split("```yaml\n")[1].split("```")[0])
+    scenario = load(str(path))
+    played = play(scenario)
+    outcome = scenario.outcome(played)
+    assert played.settled and outcome["call_rounds"] == 2
+    assert outcome["calls_kwh"] == pytest.approx({"shop": 70, "flat": 20})
+    assert outcome["shifted_kwh"] == pytest.approx({"shop": 70, "flat": 8.75})

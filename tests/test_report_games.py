@@ -130,7 +130,7 @@ def test_what_a_game_brings_stands_in_place_of_the_plain(fifth: Path) -> None:
 @own
 def test_an_outcome_is_checked_by_the_model_that_the_game_brings(fifth: Path) -> None:
     (fifth / "result.json").write_text(json.dumps(content(fifth) | {"outcome": {"price": "high"}}))
-    with pytest.raises(ReportError, match=r"result\.json: outcome\.price: .*valid list.*\(found 'high'\)"):
+    with pytest.raises(ReportError, match=r"result\.json: outcome\.price: .*give a list.*\(found 'high'\)"):
         write(fifth)
 
 

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from stackelgrid.study.claims import Figure, Paper, Runs, Seen, Trend, load_call, prosumer, user_oriented
+from stackelgrid.study.claims import (
+    Figure,
+    Paper,
+    Runs,
+    Seen,
+    Trend,
+    load_call,
+    prosumer,
+    storage_market,
+    user_oriented,
+)
 from stackelgrid.study.reproduction import FITTED, NOT, REPRODUCED, document, figure_verdict, papers, section
 
 COMMITTED = Path(__file__).parent.parent / "docs" / "reproduction.md"
@@ -48,6 +58,28 @@ def test_the_summary_counts_the_verdicts_and_lists_the_misses() -> None:
     listed = text.split("## What does not reproduce")[1].split("\n## ")[0]
     assert len(re.findall(r"^- ", listed, re.MULTILINE)) == verdicts.count(NOT)
     assert "Not explained." not in listed
+
+
+def seen(paper: Paper, says: str) -> Seen:
+    """What runs show of a trend."""
+    return next(trend for trend in paper.trends if trend.says == says).look(Runs())
+
+
+def test_homes_gain_what_their_own_bills_fall_by() -> None:
+    """Without batteries there is no market: homes end where the schedules without the market do."""
+    with_market, without = (
+        sum(home["bill"] for home in Runs().outcome("storage_market", *batteries)["homes"].values())
+        for batteries in ((), ("population.battery=null",))
+    )
+    told = seen(storage_market.PAPER, "the market is mutually advantageous").here
+    assert f"homes' bills {with_market - without:+.2f} dollars" in told
+
+
+def test_fairness_that_rests_at_some_steps_does_not_fall_throughout() -> None:
+    assert not seen(load_call.PAPER, "calls are less fair the smaller λ").holds
+    assert seen(
+        load_call.PAPER, "calls are never fairer with a smaller λ, and less fair until the limit is reached"
+    ).holds
 
 
 def test_generated_twice_it_is_the_same() -> None:

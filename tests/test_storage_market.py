@@ -712,7 +712,7 @@ def test_homes_that_share_a_process_change_nothing() -> None:
     _, end, outcome = played()
     _, other_end, other = played("homes_per_process=6")
     assert len(other_end.rounds) == len(end.rounds)
-    np.testing.assert_allclose(other["price"], outcome["price"], rtol=1e-9)
+    np.testing.assert_allclose(other["price"], outcome["price"], rtol=1e-7)  # bids come to rest within that
     assert other["homes"].keys() == outcome["homes"].keys()
 
 
