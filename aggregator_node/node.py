@@ -112,8 +112,11 @@ class AggregatorNode:
                         _LOG.warning("homes absent at the start", extra={"data": {"absent": step.absent}})
                     actions += self._act(self._member.start(), now)
                     if self._unasked is not None:
-                        actions += self._go_on(self._unasked, now)
+                        wanted, self._unasked = self._unasked, None
+                        actions += self._go_on(wanted, now)
                 case Asked():
+                    if self._unasked is not None:  # it was asked before the restart, under this number
+                        self._coordinator.pass_over(self._coordinator.rounds + 1)
                     self._answering, self._inner, self._unasked = step.round, 0, None
                     signal = step.body.model_dump(mode="json")
                     self._ledger.append({"round": step.round, "signal": signal, "asked": self._coordinator.rounds})

@@ -63,6 +63,8 @@ _LEAST_POWER = 1e-9
 _MOST_GROUPS = 1024
 _MOST_INERTIA = 1024.0
 _LEAST_STEP = 1e-9
+_STEADY = 10
+"""Rounds in which bids do not turn back, after which they may move further again."""
 
 
 @dataclass(frozen=True)
@@ -212,14 +214,20 @@ class StorageMarketLeader:
         """Bids and prices, until bids repeat."""
         self._announce(theta, seen)
         bidders = max(len(seen.sold), 1)
-        self._step, moved = min(4 / (bidders + 2), 1.0), np.zeros(0)
+        longest = self._step = min(4 / (bidders + 2), 1.0)
+        moved, steady = np.zeros(0), 0
         while True:
             before, seen = seen, (yield Wish("market", bid=True))
             if seen.bid_change <= tolerance * self._step:
                 return seen
             last, moved = moved, seen.moved_since(before)
-            if last.shape == moved.shape and moved @ last < -0.5 * (last @ last):
+            turned = last.shape == moved.shape and moved @ last < -0.5 * (last @ last)
+            steady = 0 if turned else steady + 1
+            if turned:
                 self._step = max(self._step / 2, _LEAST_STEP)
+            elif steady % _STEADY == 0:
+                # What turned them back may have passed, as a lie does: a short step would take for ever from here.
+                self._step = min(2 * self._step, longest)
 
     def _announce(self, theta: float, seen: Seen) -> None:
         """What DRAs may sell, and how the price falls with it: by the chord of the price over theta D."""

@@ -530,7 +530,7 @@ def test_a_run_outlives_its_broker(game: str, keep_retained: bool) -> None:
         ({"kind": "crash", "node": "a1", "at": {"round": 1, "seconds": 1}}, "give round or seconds, one of them"),
         ({"kind": "lie", "node": "h1", "how": "impersonate"}, "as names the member to impersonate"),
         ({"kind": "lie", "node": "h1", "how": "nan", "as": "h2"}, "as names the member to impersonate"),
-        ({"kind": "lie", "node": "h1", "how": "white"}, "It must be"),
+        ({"kind": "lie", "node": "h1", "how": "white"}, "Input should be"),
         ({"kind": "gremlin"}, "does not match any of the expected tags"),
     ],
 )
