@@ -63,8 +63,8 @@ _LEAST_POWER = 1e-9
 _MOST_GROUPS = 1024
 _MOST_INERTIA = 1024.0
 _LEAST_STEP = 1e-9
-_STEADY = 10
-"""Rounds in which bids do not turn back, after which they may move further again."""
+_STEADY = 3
+"""Rounds in which bids do not turn back, after which they may move further from round to round."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ class StorageMarketLeader:
             steady = 0 if turned else steady + 1
             if turned:
                 self._step = max(self._step / 2, _LEAST_STEP)
-            elif steady % _STEADY == 0:
+            elif steady > _STEADY:
                 # What turned them back may have passed, as a lie does: a short step would take for ever from here.
                 self._step = min(2 * self._step, longest)
 

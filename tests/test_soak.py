@@ -32,6 +32,8 @@ FOUND = {
     112: "the same, the loss on other links",
     80088: "an aggregator that left while its connection was cut turned in circles",
     1795312528032: "an aggregator whose consumers were excluded was refused for telling so",
+    1795314384220: "an aggregator that came back gave the number of an unfinished question to another",
+    1795314384067: "bids that a lie had turned back crept for ever after",
 }
 
 
