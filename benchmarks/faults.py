@@ -1,6 +1,6 @@
 """`python -m benchmarks.faults`: what each fault costs a run on real processes, and where the run ends.
 
-Every line is a run of eight homes under two aggregators over Mosquitto: how many rounds and seconds more than without
+Every line is a run of eight homes under two aggregators over a broker: how many rounds and seconds more than without
 the fault, how often it struck, and whether the run settled to the same prices. The last line is of a coordinator that
 stands still while thousands of answers come in.
 """
@@ -80,23 +80,29 @@ def main() -> None:
     """Print the table."""
     arguments = argparse.ArgumentParser(prog="python -m benchmarks.faults")
     arguments.add_argument("words", nargs="*", metavar="WORD", help="only the cases whose name has all of these")
-    words = arguments.parse_args().words
+    arguments.add_argument("--broker", choices=["mosquitto", "embedded"], default="mosquitto")
+    options = arguments.parse_args()
+    words, broker = options.words, options.broker
     scenario = load("user_oriented", SETTINGS)
     expected = np.array(scenario.outcome(in_memory.play(scenario))["price"])
     print(machine())
-    usual = sorted((played(scenario, []) for _ in range(TIMES)), key=lambda run: run.elapsed_s)
+    usual = sorted((played(scenario, [], broker) for _ in range(TIMES)), key=lambda run: run.elapsed_s)
     undisturbed = usual[TIMES // 2]
     took = ", ".join(f"{run.elapsed_s:.1f}" for run in usual)
     print(f"without a fault: {len(undisturbed.rounds)} rounds; {took} s, of which the middle one is compared with\n")
     print(f"{'fault':<68}{'struck':>7}{'rounds':>8}{'s':>8}  result")
     for name, faults in cases():
         if all(word in name for word in words):
-            run = played(scenario, faults)
+            if broker == "embedded" and any(fault.get("keep_retained") for fault in faults):
+                continue  # it keeps nothing over a restart
+            run = played(scenario, faults, broker)
             rounds, seconds = len(run.rounds) - len(undisturbed.rounds), run.elapsed_s - undisturbed.elapsed_s
             print(
                 f"{name:<68}{len(run.faults):>7}{rounds:>+8}{seconds:>+8.1f}  {end(scenario, run, expected)}",
                 flush=True,
             )
+    if broker == "embedded":
+        return
     with tempfile.TemporaryDirectory() as folder:
         found = answers_to_a_stalled_coordinator(STALLED, STALL_S, Path(folder))
     whole = "all in the sum" if found.total == STALLED * (STALLED + 1) / 2 else f"sum {found.total:g}"
@@ -106,11 +112,11 @@ def main() -> None:
     )
 
 
-def played(scenario: Scenario, faults: list[Fault]) -> Played:
-    """A run over Mosquitto."""
+def played(scenario: Scenario, faults: list[Fault], broker: str) -> Played:
+    """A run over a broker of our own."""
     plan = FaultPlan.model_validate({"seed": 1, "faults": faults})
     with tempfile.TemporaryDirectory() as folder:
-        return processes.play(scenario, Path(folder), "mosquitto", "faults", plan=plan)
+        return processes.play(scenario, Path(folder), broker, "faults", plan=plan)
 
 
 def end(scenario: Scenario, run: Played, expected: np.ndarray) -> str:
