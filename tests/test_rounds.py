@@ -579,6 +579,15 @@ def test_a_member_asked_again_repeats_the_same_bytes() -> None:
     assert member.receive(asks(1, again=["b"])) == []
 
 
+def test_a_member_asked_something_else_under_the_same_number_answers_that() -> None:
+    member = Member("a", LINK)
+    member.receive(asks(1, "how much?"))
+    member.answer(1, Reply(text="three"))
+    assert member.receive(asks(1, "how much now?")) == [Asked(1, Question(text="how much now?"))]
+    assert sent(member.answer(1, Reply(text="four"))) == [says("a", 1, "four")]
+    assert sent(member.receive(asks(1, "how much now?"))) == [says("a", 1, "four")]
+
+
 def test_a_member_ignores_rounds_that_are_over() -> None:
     member = Member("a", LINK)
     member.receive(asks(2))

@@ -44,6 +44,7 @@ class Member:
         self._look_at: float | None = None
         self.stale = 0
         self._round = 0
+        self._question: Body | None = None
         self._answer: Publish | None = None
         self._settlement: Settlement[Body] | None = None
         self._receipt: Publish | None = None
@@ -117,8 +118,10 @@ class Member:
         if self._settlement is not None or signal.round < self._round:
             self.stale += 1
             return []
-        if signal.round > self._round:
-            self._round, self._answer = signal.round, None
+        # The same number for another question: a coordinator that lost all it knew counts from one again.
+        another = signal.round == self._round and self._question is not None and signal.body != self._question
+        if signal.round > self._round or another:
+            self._round, self._question, self._answer = signal.round, signal.body, None
             return [Asked(signal.round, signal.body)]
         if self._answer is not None and (not signal.again or self.name in signal.again):
             return [self._answer]
