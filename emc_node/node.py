@@ -25,7 +25,7 @@ class EmcNode:
         self.name = name
         self.mailbox = Mailbox(link)
         self._link, self._strategy, self._act_on = link, strategy, act
-        self._member = Member(name, link)
+        self._member = Member(name, link, renumbered=True)  # an aggregator may come back without its disk
         self._leaving_at: float | None = None
 
     @property

@@ -580,7 +580,7 @@ def test_a_member_asked_again_repeats_the_same_bytes() -> None:
 
 
 def test_a_member_asked_something_else_under_the_same_number_answers_that() -> None:
-    member = Member("a", LINK)
+    member = Member("a", LINK, renumbered=True)
     member.receive(asks(1, "how much?"))
     member.answer(1, Reply(text="three"))
     assert member.receive(asks(1, "how much now?")) == [Asked(1, Question(text="how much now?"))]

@@ -34,13 +34,16 @@ class Member:
     """A node's part as member of one coordinator.
 
     It answers each round once; asked again for a round it has answered, it repeats the same answer, so receiving a
-    signal twice is receiving it once. A signal of an earlier round is counted in `stale` and ignored.
+    signal twice is receiving it once. A signal of an earlier round is counted in `stale` and ignored. With `renumbered`
+    the same number with another question is another question: of a coordinator that may have lost all it knew, and then
+    counts from one again.
     """
 
-    def __init__(self, name: str, link: Link, silence_s: float = 30.0) -> None:
+    def __init__(self, name: str, link: Link, silence_s: float = 30.0, *, renumbered: bool = False) -> None:
         self.name = name
         self.link = link
         self.silence_s = silence_s
+        self._renumbered = renumbered
         self._look_at: float | None = None
         self.stale = 0
         self._round = 0
@@ -118,8 +121,7 @@ class Member:
         if self._settlement is not None or signal.round < self._round:
             self.stale += 1
             return []
-        # The same number for another question: a coordinator that lost all it knew counts from one again.
-        another = signal.round == self._round and self._question is not None and signal.body != self._question
+        another = self._renumbered and signal.round == self._round and signal.body != self._question
         if signal.round > self._round or another:
             self._round, self._question, self._answer = signal.round, signal.body, None
             return [Asked(signal.round, signal.body)]
