@@ -266,7 +266,9 @@ class DrProvider:
             dr = answered.equilibrium(self._price)
             self._game = _Game(self._price(dr), others(dr))
         else:
-            price = np.sqrt(answered.price * self._price(answered.dr))
+            wanted = self._price(answered.dr)
+            # One that was away while others were priced has no price to start from: half-way from nothing is nothing.
+            price = np.where(answered.price > 0, np.sqrt(answered.price * wanted), wanted)
             self._game = _Game(price, others(answered.equilibrium(lambda dr: price)))
         return Ask(self._bodies(self._game.price, self._game.others))
 

@@ -65,8 +65,6 @@ def the_leader_settles(evidence: Evidence) -> Iterator[str]:
     elif not conclusion["settled"]:
         rounds, in_peace = len(evidence.ledgers[_LEADER]), _rounds_in_peace(evidence)
         unanswered = not evidence.ledgers[_LEADER][-1]["answers"]
-        # Open: a lie may leave a prosumer provider that never again agrees with itself (seed 1795316053217).
-        unanswered |= case.scenario.game == "prosumer" and _any(evidence, Lie, Corruption)
         if rounds < case.scenario.leader.max_rounds or (in_peace > _ROUNDS_IN_PEACE and not unanswered):
             yield f"not settled after {rounds} rounds, {in_peace} of them after the last fault"
 
