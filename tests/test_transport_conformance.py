@@ -25,6 +25,7 @@ from stackelgrid.transport.base import (
 )
 from stackelgrid.transport.memory import DeadlockError, MemoryTransport, topic_matches
 from stackelgrid.transport.mqtt import MqttTransport
+from stackelgrid.transport.tls import Tls
 
 MEBIBYTE = 1 << 20
 runs = itertools.count()
@@ -503,13 +504,16 @@ def test_a_computation_does_not_hold_up_reception(mqtt: MqttTransport, root: str
     "url",
     [
         "127.0.0.1:1884",
-        "mqtts://127.0.0.1:1884",
+        "https://127.0.0.1:1884",
         "mqtt://127.0.0.1",
         "mqtt://:1884",
         "mqtt://127.0.0.1:port",
         "mqtt://127.0.0.1:99999",
         "mqtt://user@127.0.0.1:1884",
         "mqtt://127.0.0.1:1884/path",
+        "mqtt://127.0.0.1:1884,",
+        "mqtt://127.0.0.1:1884,127.0.0.1",
+        "mqtt://[::1:1884",
     ],
 )
 def test_an_address_of_another_form_is_refused(url: str) -> None:
@@ -526,6 +530,25 @@ def test_an_unreachable_broker_is_an_error_that_says_so() -> None:
     assert caught.value.url == url
     assert caught.value.seconds == 0.3
     assert "refused" in caught.value.cause.lower()
+
+
+def test_of_several_servers_one_that_listens_is_enough(mosquitto_url: str) -> None:
+    with socket.socket() as bound:  # but not listening
+        bound.bind(("127.0.0.1", 0))
+        url = f"mqtt://127.0.0.1:{bound.getsockname()[1]},{mosquitto_url.removeprefix('mqtt://')}"
+        for _ in range(8):  # whichever it begins with
+            carried = MqttTransport(url).run([Scripted("node", start=finish)])
+            assert carried.traffic["node"].connections == 1
+
+
+def test_an_encrypted_address_and_what_to_prove_oneself_with_go_together(tmp_path: Path) -> None:
+    tls = Tls(ca=tmp_path / "ca.crt", certificate=tmp_path / "node.crt", key=tmp_path / "node.key")
+    with pytest.raises(ValueError, match="give tls"):
+        MqttTransport("mqtts://127.0.0.1:8883")
+    with pytest.raises(ValueError, match="write mqtts://127.0.0.1:1883"):
+        MqttTransport("mqtt://127.0.0.1:1883", tls=tls)
+    with pytest.raises(ValueError, match=r"tls\.ca: .*ca\.crt cannot be read"):
+        MqttTransport("mqtts://127.0.0.1:8883", tls=tls)
 
 
 def test_a_port_that_accepts_but_never_answers_is_an_unreachable_broker() -> None:
@@ -585,7 +608,7 @@ def test_after_a_reconnect_the_node_starts_again_and_qos_1_is_sent_after_all(
         assert started.acquire(timeout=30)
         first.stop()
         gone.set()
-        with broker.start(kind, tmp_path, port=transport.port):
+        with broker.start(kind, tmp_path, port=first.port):
             assert started.acquire(timeout=30)
             assert running.result(30).crashed == {}
     assert node.calls.count("start") == 2

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from stackelgrid.games import Game, UnknownGameError, find
 from stackelgrid.rounds import RoundPolicy
+from stackelgrid.transport.tls import Tls
 from stackelgrid.wire.messages import Name
 
 
@@ -45,7 +46,11 @@ class Members(BaseModel):
 
 
 class NodeConfig(BaseModel):
-    """What every node needs to know."""
+    """What every node needs to know.
+
+    `tls` is what it proves itself with to a broker at `mqtts://`. `reconnect_s` is how long a lost connection may stay
+    away; null is for ever, and the first one may then take as long too.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,6 +59,8 @@ class NodeConfig(BaseModel):
     game: str
     slots: Annotated[int, Field(ge=1, le=1000)]
     broker: str = "mqtt://127.0.0.1:1883"
+    tls: Tls | None = None
+    reconnect_s: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = 60.0
 
 
 class ConfigError(Exception):
@@ -82,7 +89,9 @@ def load(path: Path, of_game: Callable[[Game], type[Config]]) -> Config:
         raise ConfigError(f"{path}: game: {error}") from None
     except ValidationError as error:
         raise ConfigError(explain(str(path), error)) from None
-    files = {name: path.parent / value for name, value in config if isinstance(value, Path)}
+    files: dict[str, Any] = {name: path.parent / value for name, value in config if isinstance(value, Path)}
+    if config.tls is not None:
+        files["tls"] = config.tls.beside(path.parent)
     return config.model_copy(update=files)
 
 

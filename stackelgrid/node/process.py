@@ -15,12 +15,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
 from stackelgrid.games import Game
-from stackelgrid.node.config import Config, ConfigError, load
+from stackelgrid.node.config import Config, ConfigError, NodeConfig, load
 from stackelgrid.node.log import set_up
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.transport.base import BrokerUnreachableError, Node
@@ -59,7 +60,7 @@ def main(
             from stackelgrid.faults.on_process import under
 
             node = under(options.faults, node, options.config)
-        transport = MqttTransport(options.broker or config.broker)
+        transport = _transport(config, options.broker or config.broker)
     except (ConfigError, ValueError) as error:
         print(f"{kind}: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -69,6 +70,12 @@ def main(
     set_up(options.log, config.run, config.name)
     _give_back_memory()
     return serve(node, transport)
+
+
+def _transport(config: NodeConfig, url: str) -> MqttTransport:
+    if config.reconnect_s is None:
+        return MqttTransport(url, tls=config.tls, connect_timeout_s=inf, reconnect_s=inf)
+    return MqttTransport(url, tls=config.tls, reconnect_s=config.reconnect_s)
 
 
 def _give_back_memory() -> None:

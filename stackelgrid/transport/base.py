@@ -81,12 +81,17 @@ class Node(Protocol):
 
 @dataclass
 class Traffic:
-    """What one node put on the wire and took from it (application payloads, protocol framing not counted)."""
+    """What one node put on the wire and took from it (application payloads, protocol framing not counted).
+
+    `connections` is how often its connection was made, `connected` whether it stands now.
+    """
 
     sent: int = 0
     sent_bytes: int = 0
     received: int = 0
     received_bytes: int = 0
+    connections: int = 0
+    connected: bool = False
 
 
 @dataclass

@@ -9,19 +9,22 @@ a sender's order holds even when it mixes QoS 0 and 1.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import random
 import secrets
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
+from stackelgrid.transport.address import Address
 from stackelgrid.transport.base import (
     Action,
     BrokerUnreachableError,
@@ -34,7 +37,10 @@ from stackelgrid.transport.base import (
     Traffic,
     Transport,
 )
+from stackelgrid.transport.tls import Tls
 from stackelgrid.transport.worker import Worker
+
+_LOG = logging.getLogger("stackelgrid.transport")
 
 KEEPALIVE_S = 20
 """Idle seconds before a ping; the broker takes a silent node for dead after one and a half times this."""
@@ -42,27 +48,38 @@ FAREWELL_S = 5.0
 """How long to wait for the broker to close its side after DISCONNECT."""
 ATTEMPT_S = 5.0
 """How long one attempt waits for TCP, and then again for CONNACK and SUBACK."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 60.0
 """Back-off between attempts: doubled each time, each pause drawn between half and the whole of it."""
+PATIENT_PAUSE_S, PATIENT_SHARE = 5.0, 0.1
+"""In the first minute of an outage no pause is longer than this; after it none than this share of the outage."""
 
 
 class MqttTransport(Transport):
-    """Carries nodes over the broker at `url` (`mqtt://host:port`).
+    """Carries nodes over the broker at `url`: `mqtt://host:port`, or `mqtts://host:port` with `tls`.
 
-    `connect_timeout_s` is how long the first connection may take, `reconnect_s` how long a lost one may stay
-    away; beyond either, `run` raises `BrokerUnreachableError`. Raises `ValueError` for another form of
-    address.
+    Of several servers, `mqtt://a:1883,b:1883`, each connection begins at one of its own choice and goes on to the next
+    when that is lost. `connect_timeout_s` is how long the first connection may take, `reconnect_s` how long a lost one
+    may stay away; beyond either, `run` raises `BrokerUnreachableError`, never when it is infinite. Raises `ValueError`
+    for another form of address, and for `tls` that is missing, unusable, or would not be used.
 
     While a connection is away, what its node publishes at QoS 0 is lost and what it publishes at QoS 1 waits;
     the latter may arrive twice. A node's client id is its name and a random suffix, so that runs can share a
     broker.
     """
 
-    def __init__(self, url: str, *, connect_timeout_s: float = 20, reconnect_s: float = 60) -> None:
+    def __init__(
+        self, url: str, *, tls: Tls | None = None, connect_timeout_s: float = 20, reconnect_s: float = 60
+    ) -> None:
         self.url = url
-        self.host, self.port = _host_and_port(url)
+        self.address = Address.parse(url)
+        if self.address.encrypted and tls is None:
+            raise ValueError(f"{url} is reached over TLS: give tls, with ca, certificate and key")
+        if tls is not None and not self.address.encrypted:
+            raise ValueError(f"{url} is not encrypted, and tls is given: write {url.replace('mqtt:', 'mqtts:', 1)}")
+        self.tls = None if tls is None else tls.context()
         self.connect_timeout_s = connect_timeout_s
         self.reconnect_s = reconnect_s
+        self.traffic: dict[str, Traffic] = {}
         self._stopping = False
         self._leave: Callable[[], object] | None = None
 
@@ -75,6 +92,7 @@ class MqttTransport(Transport):
         carried = Carried({node.name: Traffic() for node in nodes})
         if len(carried.traffic) < len(nodes):
             raise ValueError(f"two nodes share a name: give each its own, not {[node.name for node in nodes]}")
+        self.traffic = carried.traffic
         worker = Worker(asyncio.get_running_loop())
         links = [asyncio.create_task(_Link(node, self, worker, carried).drive()) for node in nodes]
         everyone = asyncio.gather(*links)
@@ -133,6 +151,8 @@ class _Link:
 
         client_id = f"{node.name}-{secrets.token_hex(4)}"
         self._jitter = random.Random(client_id)
+        servers = transport.address.servers
+        self._server = self._jitter.randrange(len(servers))  # so that a cluster's servers share the nodes
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2,
             client_id,
@@ -141,6 +161,8 @@ class _Link:
             reconnect_on_failure=False,
         )
         self._client.connect_timeout = min(ATTEMPT_S, transport.connect_timeout_s)
+        if transport.tls is not None:
+            self._client.tls_set_context(transport.tls)
         # No limit in flight, else messages at QoS 0 would overtake those at QoS 1 that wait their turn.
         self._client.max_inflight_messages_set(0)
         if node.last_will is not None:
@@ -165,6 +187,8 @@ class _Link:
                         await asyncio.wait_for(self._lost.wait(), KEEPALIVE_S / 4)
                     self._client.loop_misc()
                     self._settle()
+                if not self._done():
+                    _LOG.warning("connection lost", extra={"data": {"server": self._at()}})
                 patience_s = self._transport.reconnect_s
             await self._see_off()
         finally:
@@ -172,23 +196,45 @@ class _Link:
             if self._farewell is not None:
                 self._farewell.close()
 
+    def _at(self) -> str:
+        """The server of now, for a log."""
+        host, port = self._transport.address.servers[self._server]
+        return f"{host}:{port}"
+
     def _done(self) -> bool:
         return self._ended and not self._unacknowledged and not self._held
 
     async def _connect(self, patience_s: float) -> None:
-        give_up = self._loop.time() + patience_s
+        """Connect to the first server that accepts; `patience_s` is how long to try."""
+        began = self._loop.time()
+        give_up = began + patience_s
         pause = FIRST_PAUSE_S
+        servers = self._transport.address.servers
+        attempts, cause = 0, ""
         while not self._done():
             try:
                 await self._attempt(min(ATTEMPT_S, max(give_up - self._loop.time(), FIRST_PAUSE_S)))
+                if attempts or self._traffic.connections > 1:
+                    told = {"server": self._at(), "seconds": round(self._loop.time() - began, 1)}
+                    _LOG.info("connected", extra={"data": {**told, "attempts": attempts + 1}})
                 return
             except OSError as error:
                 self._cut()
+                attempts += 1
+                if str(error) != cause:
+                    cause = str(error)
+                    told = {"server": self._at(), "cause": cause}
+                    _LOG.warning("no connection", extra={"data": told})
+                self._server = (self._server + 1) % len(servers)
                 wait = pause * self._jitter.uniform(0.5, 1.0)
-                if self._loop.time() + wait >= give_up:
-                    raise BrokerUnreachableError(self._transport.url, patience_s, str(error)) from error
+                if attempts % len(servers):
+                    wait = 0.0  # the next of the cluster at once
+                elif self._loop.time() + wait >= give_up:
+                    raise BrokerUnreachableError(self._transport.url, patience_s, cause) from error
+                else:
+                    patient = max(PATIENT_PAUSE_S, PATIENT_SHARE * (self._loop.time() - began))
+                    pause = min(2 * pause, LONGEST_PAUSE_S, patient)
             await asyncio.sleep(wait)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
 
     async def _attempt(self, seconds: float) -> None:
         """Connect and subscribe once; raises `OSError` (`ConnectionError`, `TimeoutError`) on failure."""
@@ -196,7 +242,8 @@ class _Link:
         self._lost.clear()
         self._inbox.clear()
         # In a thread, because it waits for the name service and for TCP.
-        await asyncio.to_thread(self._client.connect, self._transport.host, self._transport.port, KEEPALIVE_S)
+        host, port = self._transport.address.servers[self._server]
+        await asyncio.to_thread(self._client.connect, host, port, KEEPALIVE_S)
         self._socket = cast("socket.socket | None", self._client.socket())
         if self._socket is None:
             raise ConnectionResetError("the broker closed the connection as soon as it was made")
@@ -215,6 +262,8 @@ class _Link:
         if self._socket is None:
             return  # lost again already
         self._up = True
+        self._traffic.connections += 1
+        self._traffic.connected = True
         held, self._held = self._held, []
         for publish in held:
             self._publish(publish)
@@ -243,7 +292,12 @@ class _Link:
 
     def _on_readable(self) -> None:
         self._client.loop_read()
+        while self._socket is not None and self._transport.tls is not None and self._pending():
+            self._client.loop_read()  # TLS decrypts record by record: the rest of one does not show on the socket
         self._settle()
+
+    def _pending(self) -> int:
+        return cast("ssl.SSLSocket", self._socket).pending()
 
     # What paho reports, from within `loop_read`, `loop_write` and `loop_misc`.
 
@@ -276,12 +330,13 @@ class _Link:
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         if self._leaving:
-            self._farewell = self._socket.dup()  # outlives paho's close
+            self._farewell = socket.socket(fileno=os.dup(self._socket.fileno()))  # outlives paho's close
             with suppress(OSError):  # the broker was faster
                 self._farewell.shutdown(socket.SHUT_WR)
         self._socket = None
         self._watched_for_writing = False
         self._up = False
+        self._traffic.connected = False
         self._lost.set()
         self._answered("the broker closed the connection without an answer")
 
@@ -380,14 +435,3 @@ class _Link:
         self._due = None
         self._step(self._node.tick, not_before=due)
         self._settle()
-
-
-def _host_and_port(url: str) -> tuple[str, int]:
-    parts = urlsplit(url)
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:  # a port that is no number
-        host, port = None, None
-    if not host or not port or "@" in url or url != f"mqtt://{parts.netloc}":
-        raise ValueError(f"broker address {url!r} is not of the form mqtt://host:port: write mqtt://127.0.0.1:1883")
-    return host, port
