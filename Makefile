@@ -9,16 +9,20 @@ INSTALLED := $(VENV)/.installed
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help run test check soak reproduction bench lock clean
+.PHONY: help run test test-arm64 check soak reproduction bench lock clean
 
 help:  ## Say what each command does (the default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 run: $(INSTALLED)  ## Play the user-oriented pricing game over MQTT; its folder appears under runs/
 	$(VENV)/bin/stackelgrid run user_oriented
 
-test: $(INSTALLED)  ## Run the tests
-	$(VENV)/bin/pytest
+test: $(INSTALLED)  ## Run the tests, a worker a core
+	$(VENV)/bin/pytest --numprocesses logical --dist worksteal
+
+test-arm64: $(INSTALLED)  ## Have an emulated arm64 home take part in a run, as a Raspberry Pi would; needs root
+	scripts/arm64/make-root build/arm64
+	$(VENV)/bin/pytest tests/arm64/emulated_home.py
 
 check: $(INSTALLED)  ## Check format, style, types and who may import whom
 	$(VENV)/bin/ruff format --check
