@@ -1,5 +1,8 @@
 """Brokers run as our own processes: Mosquitto where it is installed, else the embedded one.
 
+Either serves this machine alone and lets in everybody on it. With certificates (`broker.authority`) Mosquitto lets in
+those who have one, from elsewhere too, and each may do what `broker.access` says.
+
 Both are started the same way: a Python process of ours (`broker.mosquitto`, which runs Mosquitto, or
 `broker.embedded`) that ends when its standard input does, so no broker outlives whoever started it, however
 that ended. It prints the broker's process id once the broker listens.
@@ -13,16 +16,21 @@ import select
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 MOSQUITTO_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 """Where packages put Mosquitto, which is not on every user's PATH."""
-LOG = "broker.log"
+LOOPBACK = "127.0.0.1"
+ANYWHERE = ("0.0.0.0", "::")
+"""Every interface of the machine."""
+LOG, REFUSALS = "broker.log", "refusals.json"
 RETAINED = "mosquitto.db"
 """Where a persistent Mosquitto keeps what is retained, in its folder."""
 START_S = 20.0
@@ -46,22 +54,49 @@ class BrokerStartError(Exception):
         self.mend = mend
 
 
-class RunningBroker:
-    """A broker on the loopback interface; a context manager that stops it.
+@dataclass(frozen=True)
+class Place:
+    """Where a broker listens, where it writes, and the certificates by which it lets in only who may."""
 
-    Attributes: `kind` ("mosquitto" or "embedded"), `port`, `url` (`mqtt://127.0.0.1:PORT`), `pid` of the broker
-    itself, `log`, the file it writes to, and `persistent`, whether what it retains outlives `kill`.
+    port: int
+    folder: Path
+    host: str = LOOPBACK
+    certificates: Path | None = None
+
+    @property
+    def log(self) -> Path:
+        """The file it writes to."""
+        return self.folder / LOG
+
+    @property
+    def reached(self) -> str:
+        """The address to reach it by from this machine."""
+        return LOOPBACK if self.host in ANYWHERE else self.host
+
+    @property
+    def url(self) -> str:
+        """The same with scheme and port."""
+        host = f"[{self.reached}]" if ":" in self.reached else self.reached
+        return f"{'mqtt' if self.certificates is None else 'mqtts'}://{host}:{self.port}"
+
+
+class RunningBroker:
+    """A broker that listens; a context manager that stops it.
+
+    Attributes: `kind` ("mosquitto" or "embedded"), `port`, `url` (`mqtt://127.0.0.1:PORT`, with certificates
+    `mqtts://...`), `pid` of the broker itself, `log`, the file it writes to, `refusals`, the file in which one with
+    certificates counts whom it refused what (None without), and `persistent`, whether what it retains outlives `kill`.
     """
 
-    def __init__(
-        self, kind: str, port: int, pid: int, log: Path, process: subprocess.Popen[bytes], persistent: bool
-    ) -> None:
+    def __init__(self, kind: str, place: Place, pid: int, process: subprocess.Popen[bytes], persistent: bool) -> None:
         self.kind = kind
-        self.port = port
-        self.url = f"mqtt://127.0.0.1:{port}"
+        self.port = place.port
+        self.url = place.url
         self.pid = pid
-        self.log = log
+        self.log = place.log
+        self.refusals = None if place.certificates is None else place.folder / REFUSALS
         self.persistent = persistent
+        self._place = place
         self._process = process
 
     def stop(self) -> None:
@@ -83,9 +118,9 @@ class RunningBroker:
             raise ValueError("the broker was not started persistent: it has kept nothing")
         if not keep_retained:
             (self.log.parent / RETAINED).unlink(missing_ok=True)
-        again = _launch(self.kind, self.log.parent, self.port, self.persistent, afresh=False)
+        again = _launch(self.kind, self._place, self.persistent, afresh=False)
         if again is None:
-            raise _taken(self.port)
+            raise _taken(self._place)
         self.pid, self._process = again.pid, again._process
 
     def __enter__(self) -> RunningBroker:
@@ -97,30 +132,62 @@ class RunningBroker:
         self.stop()
 
 
-def start(kind: Kind, folder: Path, port: int | None = None, *, persistent: bool = False) -> RunningBroker:
-    """Start a broker that listens on 127.0.0.1 and return once it answers MQTT.
+def start(
+    kind: Kind,
+    folder: Path,
+    port: int | None = None,
+    *,
+    persistent: bool = False,
+    certificates: Path | None = None,
+    host: str = LOOPBACK,
+) -> RunningBroker:
+    """Start a broker and return once it answers MQTT.
 
     `auto` is Mosquitto if it is found, else the embedded broker. `folder` receives its log and configuration;
     `port` is a free one unless given. The broker is in a session of its own, out of reach of the terminal's
-    Ctrl-C. A `persistent` one writes what it retains to its folder at once. Raises `BrokerStartError`.
+    Ctrl-C. A `persistent` one writes what it retains to its folder: at once, or every ten seconds with certificates.
+
+    With `certificates`, an authority's folder `broker`, it is Mosquitto with mutual TLS and access rules, which follows
+    every change that the authority makes there; such a one may listen on another `host`, 0.0.0.0 being every
+    interface. Raises `BrokerStartError`.
     """
     folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    chosen_kind = _available(kind)
+    chosen_kind = _available("mosquitto" if kind == "auto" and certificates is not None else kind)
+    if certificates is not None and chosen_kind == "embedded":
+        raise BrokerStartError(
+            "the embedded broker has no encryption and no access rules", "certificates", "take Mosquitto"
+        )
     if persistent and chosen_kind == "embedded":
         raise BrokerStartError(
             "the embedded broker keeps nothing over a restart", "persistent", "take Mosquitto, or do without"
         )
+    if certificates is not None:
+        certificates = certificates.resolve()
+        if not (certificates / "node.crt").is_file():
+            raise BrokerStartError(
+                "there is no broker's certificate",
+                str(certificates),
+                "name the folder broker of stackelgrid certs init",
+            )
+    elif host != LOOPBACK:
+        raise BrokerStartError(
+            "a broker without certificates lets in everybody, so it listens on this machine's loopback interface only",
+            f"host {host}",
+            "make certificates (stackelgrid certs init) and start it with them, or do without a host",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     for _ in range(PORT_ATTEMPTS if port is None else 1):
-        chosen_port = free_port() if port is None else port
-        running = _launch(chosen_kind, folder, chosen_port, persistent)
+        place = Place(free_port() if port is None else port, folder, host, certificates)
+        running = _launch(chosen_kind, place, persistent)
         if running is not None:
             return running
-    raise _taken(chosen_port)
+    raise _taken(place)
 
 
-def _taken(port: int) -> BrokerStartError:
-    return BrokerStartError(f"the port {port} is taken", "127.0.0.1", "choose another port, or stop what listens there")
+def _taken(place: Place) -> BrokerStartError:
+    return BrokerStartError(
+        f"the port {place.port} is taken", place.host, "choose another port, or stop what listens there"
+    )
 
 
 def find_mosquitto() -> str | None:
@@ -155,14 +222,17 @@ def free_port() -> int:
         return port
 
 
-def _launch(kind: str, folder: Path, port: int, persistent: bool, afresh: bool = True) -> RunningBroker | None:
+def _launch(kind: str, place: Place, persistent: bool, afresh: bool = True) -> RunningBroker | None:
     """Start one broker and wait until it answers; None when the port is taken. Its log begins `afresh` or goes on."""
-    log = folder / LOG
-    files = ["--folder", str(folder), *(["--persistent"] if persistent else [])] if kind == "mosquitto" else []
-    with log.open("wb" if afresh else "ab") as errors:
+    options = ["--port", str(place.port)]
+    if kind == "mosquitto":
+        options += ["--folder", str(place.folder), *(["--persistent"] if persistent else [])]
+    if place.certificates is not None:
+        options += ["--certificates", str(place.certificates), "--host", place.host]
+    with place.log.open("wb" if afresh else "ab") as errors:
         before = errors.tell()
         process = subprocess.Popen(
-            [sys.executable, "-m", f"broker.{kind}", "--port", str(port), *files],
+            [sys.executable, "-m", f"broker.{kind}", *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -170,16 +240,16 @@ def _launch(kind: str, folder: Path, port: int, persistent: bool, afresh: bool =
             start_new_session=True,
         )
     pid = _announced_pid(process)
-    if pid is not None and answers(port):
-        return RunningBroker(kind, port, pid, log, process, persistent)
+    if pid is not None and answers(place.port, place.reached, place.certificates):
+        return RunningBroker(kind, place, pid, process, persistent)
     _end(process)
-    said = log.read_bytes()[before:].decode(errors="replace").strip()
+    said = place.log.read_bytes()[before:].decode(errors="replace").strip()
     if "address already in use" in said.lower():
         return None
     raise BrokerStartError(
         f"the {kind} broker " + ("did not start" if pid is None else "does not answer MQTT"),
-        f"127.0.0.1:{port}",
-        f"see the end of its log {log}: {said[-500:] or '(empty)'}",
+        f"{place.host}:{place.port}",
+        f"see the end of its log {place.log}: {said[-500:] or '(empty)'}",
     )
 
 
@@ -192,12 +262,13 @@ def _announced_pid(process: subprocess.Popen[bytes]) -> int | None:
     return int(line) if line else None
 
 
-def answers(port: int) -> bool:
-    """Whether an MQTT broker accepts a connection on the port."""
+def answers(port: int, host: str = LOOPBACK, certificates: Path | None = None) -> bool:
+    """Whether an MQTT broker accepts a connection on the port; with the broker's own certificate where it wants one."""
+    context = None if certificates is None else _context(certificates)
     give_up = time.monotonic() + START_S
     while time.monotonic() < give_up:
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            with _connected(host, port, context) as connection:
                 connection.sendall(CONNECT)
                 answer = connection.recv(len(CONNACK))
                 connection.sendall(DISCONNECT)
@@ -205,6 +276,17 @@ def answers(port: int) -> bool:
         except OSError:
             time.sleep(0.05)
     return False
+
+
+def _connected(host: str, port: int, context: ssl.SSLContext | None) -> socket.socket:
+    plain = socket.create_connection((host, port), timeout=1)
+    return plain if context is None else context.wrap_socket(plain, server_hostname="localhost")
+
+
+def _context(certificates: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=certificates / "ca.crt")
+    context.load_cert_chain(certificates / "node.crt", certificates / "node.key")
+    return context
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

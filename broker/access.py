@@ -1,0 +1,159 @@
+"""Who may write and read what on a broker with access rules: from roles to topics, as text for Mosquitto.
+
+Whoever has no rule for a topic may do nothing there, so the rules are all there is to know (RUN is any run, `+`):
+
+| who | writes | reads |
+|---|---|---|
+| home h of aggregator a | RUN/a/h/answer, receipt, presence | RUN/a/signal, settlement; RUN/a/h/signal, settlement |
+| aggregator a of leader l | the same towards l; RUN/a/signal, settlement; RUN/a/HOME/signal, settlement of its homes | the same from l; RUN/a/+/answer, receipt, presence |
+| leader l | RUN/l/signal, settlement; RUN/l/AGGREGATOR/signal, settlement of its aggregators | RUN/l/+/answer, receipt, presence |
+| observer | nothing | every signal, settlement, receipt and presence; of the answers those to a leader |
+| the broker itself | nothing | $SYS, for health checks |
+
+What a coordinator reads below its own name needs no list of its members: only they may write there.
+"""  # noqa: E501  (a table)
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+UP, DOWN = ("answer", "receipt", "presence"), ("signal", "settlement")
+"""The purposes of what a member says to its coordinator and of what it hears from it, as `docs/wire.md` has them."""
+
+
+class Role(StrEnum):
+    """What a certificate's owner is."""
+
+    leader = "leader"
+    aggregator = "aggregator"
+    home = "home"
+    observer = "observer"
+    broker = "broker"
+
+
+@dataclass(frozen=True)
+class Node:
+    """Somebody with a certificate: `above` is a home's aggregator, an aggregator's leader, None for the others."""
+
+    name: str
+    role: Role
+    above: str | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Topic filters by name: what each may write, and what it may read."""
+
+    write: Mapping[str, tuple[str, ...]]
+    read: Mapping[str, tuple[str, ...]]
+
+    def may_write(self, name: str, topic: str) -> bool:
+        """Whether what `name` publishes on `topic`, also as a last will, is passed on."""
+        return any(covers(rule, topic) for rule in self.write.get(name, ()))
+
+    def may_read(self, name: str, topic_filter: str) -> bool:
+        """Whether `name` receives everything that a subscription to `topic_filter` asks for."""
+        if topic_filter.startswith("$share/"):
+            topic_filter = topic_filter.split("/", 2)[-1]
+        return any(covers(rule, topic_filter) for rule in self.read.get(name, ()))
+
+    def text(self) -> str:
+        """The rules as Mosquitto's `acl_file`."""
+        lines = ["# Who may do what; everything else is refused. Written by stackelgrid certs, which writes it anew."]
+        for name in dict.fromkeys((*self.write, *self.read)):
+            lines += ["", f"user {name}"]
+            lines += [f"topic write {topic}" for topic in self.write.get(name, ())]
+            lines += [f"topic read {topic}" for topic in self.read.get(name, ())]
+        return "\n".join(lines) + "\n"
+
+    @classmethod
+    def parse(cls, text: str) -> Rules:
+        """The rules that `text` has written down. Raises `ValueError` for a line it would not have written."""
+        write: dict[str, tuple[str, ...]] = {}
+        read: dict[str, tuple[str, ...]] = {}
+        name = ""
+        for line in filter(None, text.splitlines()):
+            match line.split(" "):
+                case ["#", *_]:
+                    pass
+                case ["user", user]:
+                    name, write[user], read[user] = user, (), ()
+                case ["topic", "write", topic] if name:
+                    write[name] += (topic,)
+                case ["topic", "read", topic] if name:
+                    read[name] += (topic,)
+                case _:
+                    raise ValueError(f"{line!r} is no access rule")
+        if not write:
+            raise ValueError("there is no rule in it")
+        return cls(write, read)
+
+
+def covers(rule: str, topic_filter: str) -> bool:
+    """Whether every topic that `topic_filter` matches, in MQTT's sense, is one that `rule` matches too.
+
+    A topic without wildcards is a filter that matches itself.
+    """
+    allowed, asked = rule.split("/"), topic_filter.split("/")
+    if asked[0].startswith("$") and allowed[0] in ("+", "#"):
+        return False  # wildcards do not reach the broker's own topics
+    for number, level in enumerate(allowed):
+        if level == "#":
+            return True
+        if number == len(asked) or asked[number] == "#" or level not in ("+", asked[number]):
+            return False
+    return len(asked) == len(allowed)
+
+
+def rules(nodes: Iterable[Node]) -> Rules:
+    """The rules for `nodes`, each of which has a name of its own."""
+    everyone = list(nodes)
+    members: dict[str | None, list[str]] = {}
+    for node in everyone:
+        members.setdefault(node.above, []).append(node.name)
+    leaders = [node.name for node in everyone if node.role is Role.leader]
+    granted = {node.name: _granted(node, members.get(node.name, []), leaders) for node in everyone}
+    return Rules(
+        {name: topics.write for name, topics in granted.items()},
+        {name: topics.read for name, topics in granted.items()},
+    )
+
+
+@dataclass(frozen=True)
+class _Topics:
+    write: tuple[str, ...]
+    read: tuple[str, ...]
+
+
+def _granted(node: Node, members: list[str], leaders: list[str]) -> _Topics:
+    match node.role:
+        case Role.home:
+            return _as_member(node)
+        case Role.aggregator:
+            up, down = _as_member(node), _as_coordinator(node, members)
+            return _Topics(up.write + down.write, up.read + down.read)
+        case Role.leader:
+            return _as_coordinator(node, members)
+        case Role.observer:
+            of_all = _below("+/+", DOWN) + _below("+/+/+", (*DOWN, "receipt", "presence"))
+            return _Topics(
+                (), of_all + tuple(topic for leader in leaders for topic in _below(f"+/{leader}/+", ["answer"]))
+            )
+        case Role.broker:
+            return _Topics((), ("$SYS/#",))
+
+
+def _as_member(node: Node) -> _Topics:
+    own = f"+/{node.above}/{node.name}"
+    return _Topics(_below(own, UP), _below(f"+/{node.above}", DOWN) + _below(own, DOWN))
+
+
+def _as_coordinator(node: Node, members: list[str]) -> _Topics:
+    addressed = tuple(topic for member in members for topic in _below(f"+/{node.name}/{member}", DOWN))
+    return _Topics(_below(f"+/{node.name}", DOWN) + addressed, _below(f"+/{node.name}/+", UP))
+
+
+def _below(root: str, purposes: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"stackelgrid/{root}/{purpose}" for purpose in purposes)

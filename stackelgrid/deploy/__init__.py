@@ -1,0 +1,1 @@
+"""From a scenario on a desk to nodes on machines of their own: certificates, configurations, containers."""

@@ -1,0 +1,1018 @@
+"""Real Mosquitto with the shipped rules, and those who try what is not theirs: refused and counted, the run goes on.
+
+Honest are `leader`, its aggregators `a1` and `a2`, the homes `h1`, `h3`, `h5` of the first and `h2`, `h4`, `h6` of the
+second. `mole` is a home of `a1` with a valid certificate, `rogue` an aggregator, `stray` its home, `desk` the observer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import queue
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
+
+import aggregator_node.config
+import broker
+import emc_node.config
+import leader_node.config
+from broker.access import Node, Role, Rules, covers, rules
+from broker.authority import Authority
+from broker.refusals import UNKNOWN, Refusals
+from stackelgrid.games import find
+from stackelgrid.testbed import in_memory
+from stackelgrid.testbed.cast import cast
+from stackelgrid.testbed.scenario import Scenario, load
+from stackelgrid.transport.base import Node as Driven
+from stackelgrid.transport.mqtt import MqttTransport
+from stackelgrid.transport.tls import Tls
+from stackelgrid.wire.codec import Link
+
+ADOPTED = "revocations and certificate are those in"
+PATIENCE_S = 20.0
+"""How long to wait for what must happen."""
+LEADER, A1, A2 = (
+    Node("leader", Role.leader),
+    Node("a1", Role.aggregator, "leader"),
+    Node("a2", Role.aggregator, "leader"),
+)
+MOLE, ROGUE, DESK = Node("mole", Role.home, "a1"), Node("rogue", Role.aggregator, "leader"), Node("desk", Role.observer)
+HOMES = [Node(f"h{number}", Role.home, "a1" if number % 2 else "a2") for number in range(1, 7)]
+EVERYONE = [LEADER, A1, A2, ROGUE, *HOMES, MOLE, Node("stray", Role.home, "rogue"), DESK]
+
+
+# The rules, before any broker has them.
+
+LEVELS = st.sampled_from(["a", "b", "$SYS", ""])
+FILTERS = st.builds(
+    lambda levels, end: "/".join([*levels, *end]),
+    st.lists(st.one_of(LEVELS, st.just("+")), min_size=1, max_size=3),
+    st.sampled_from([(), (), ("#",)]),
+).filter(bool)
+TOPICS = [
+    "/".join(t)
+    for depth in range(1, 5)
+    for t in itertools.product(["a", "b", "$SYS", "", "z"], repeat=depth)
+    if t != ("",)
+]
+
+
+def matched(topic_filter: str) -> set[str]:
+    """Of `TOPICS`, by another implementation; `z` and a fourth level are in no filter but by wildcard."""
+    return {topic for topic in TOPICS if paho.topic_matches_sub(topic_filter, topic)}
+
+
+@given(FILTERS, FILTERS)
+def test_a_rule_covers_a_filter_when_it_matches_every_topic_that_the_filter_does(rule: str, asked: str) -> None:
+    within = matched(asked) <= matched(rule)
+    if covers(rule, asked):
+        assert within
+    elif not rule.endswith("+/#"):  # the one form in which a rule says the same in two ways, and no rule of ours
+        assert not within or not matched(asked)
+
+
+@given(FILTERS, st.sampled_from(TOPICS))
+def test_a_topic_is_covered_when_it_is_matched(rule: str, topic: str) -> None:
+    assert covers(rule, topic) == (topic in matched(rule))
+
+
+def test_the_rules_are_read_back_as_they_were_written() -> None:
+    made = rules(EVERYONE)
+    assert Rules.parse(made.text()) == made
+    for bad in (
+        "",
+        "# nothing\n",
+        "topic read a\n",
+        "user a\ntopic readwrite b\n",
+        "user a\ntopic deny #\n",
+        "user a b\n",
+    ):
+        with pytest.raises(ValueError, match=r"no (access )?rule"):
+            Rules.parse(bad)
+
+
+@pytest.mark.parametrize("game", ["user_oriented", "prosumer", "load_call", "storage_market"])
+def test_the_rules_let_every_game_be_played_and_nobody_hear_or_say_anything_beside(game: str) -> None:
+    """Each conversation's topics as the codec has them, against everybody: who may is a party to it, or observes."""
+    granted = rules(EVERYONE)
+    for coordinator, bodies in ((LEADER, find(game).upper), (A1, find(game).lower), (A2, find(game).lower)):
+        link = Link("run", coordinator.name, bodies, 24)
+        members = [node for node in EVERYONE if node.above == coordinator.name]
+        for member in members:
+            down = link.from_coordinator(member.name)
+            up = [f"{link.root}/{member.name}/{purpose}" for purpose in ("answer", "receipt", "presence")]
+            hear = {member.name, DESK.name} | (set() if bodies.addressed else {node.name for node in members})
+            for topic in down:
+                assert {node.name for node in EVERYONE if granted.may_write(node.name, topic)} == {coordinator.name}
+                assert {node.name for node in EVERYONE if granted.may_read(node.name, topic)} == hear
+            for topic in up:
+                assert {node.name for node in EVERYONE if granted.may_write(node.name, topic)} == {member.name}
+                private = topic.endswith("answer") and member.role is Role.home
+                hear_up = {coordinator.name} | (set() if private else {DESK.name})
+                assert {node.name for node in EVERYONE if granted.may_read(node.name, topic)} == hear_up
+        assert all(granted.may_read(coordinator.name, asked) for asked in link.from_members())
+
+
+# Counting, from what Mosquitto logs.
+
+
+LOG = """03:28:11: mosquitto version 2.0.11 running
+03:28:13: New connection from 127.0.0.1:48821 on port 18990.
+03:28:13: New client connected from 127.0.0.1:48821 as mole (p2, c1, k60, u'mole').
+03:28:13: Will message specified (7 bytes) (r1, q1).
+03:28:13: \tstackelgrid/r/a1/h1/presence
+03:28:13: Sending CONNACK to mole (0, 0)
+03:28:12: Received SUBSCRIBE from mole
+03:28:12: \t# (QoS 0)
+03:28:12: mole 0 #
+03:28:12: mole 0 stackelgrid/r/a1/signal
+03:28:12: mole 1 $share/g/stackelgrid/+/a1/signal
+03:28:12: mole 1 $share/g/stackelgrid/#
+03:28:12: Sending SUBACK to mole
+03:28:12: Received PUBLISH from h1 (d0, q0, r0, m0, 'stackelgrid/r/a1/h1/answer', ... (1 bytes))
+03:28:12: Sending PUBLISH to a1 (d0, q0, r0, m0, 'stackelgrid/r/a1/h1/answer', ... (1 bytes))
+03:28:13: Denied PUBLISH from mole (d0, q1, r0, m2, 'stackelgrid/r/a1/h1/answer', ... (6 bytes))
+03:28:13: Denied PUBLISH from mole (d0, q1, r0, m3, 'a/Denied PUBLISH from h1 (d0, q1', ... (6 bytes))
+03:28:13: Client mole already connected, closing old connection.
+03:28:13: OpenSSL Error[0]: error:0A000126:SSL routines::unexpected eof while reading
+03:28:13: Client mole closed its connection.
+03:28:14: OpenSSL Error[0]: error:0A000086:SSL routines::certificate verify failed
+03:28:14: Client <unknown> disconnected: Protocol error.
+03:28:15: OpenSSL Error[0]: error:0A0000C7:SSL routines::peer did not return a certificate
+03:28:15: Client connection from 127.0.0.1 failed: error:0A00010B:SSL routines::wrong version number.
+03:28:15: Client connection from 127.0.0.1 failed: error:0A00009C:SSL routines::http request.
+03:28:52: OpenSSL Error[0]: error:0A000102:SSL routines::unsupported protocol
+03:28:53: OpenSSL Error[0]: error:0A0000C1:SSL routines::no shared cipher
+03:28:20: Error: Unable to load certificate revocation file "crl.pem". Check crlfile."""
+
+
+def test_refusals_are_counted_by_name_and_kind_and_told_once() -> None:
+    """Lines of Mosquitto 2.0.11, chatter among them."""
+    lines = LOG.split("\n")
+    refusals = Refusals(rules(EVERYONE))
+    kept = [told for line in lines if (told := refusals.read(line.encode())) is not None]
+    assert json.loads(refusals.text()) == {
+        "mole": {"will": 1, "subscribe": 2, "publish": 2, "taken over": 1},
+        UNKNOWN: {"certificate": 1, "no certificate": 1, "no tls": 2, "old tls": 1, "handshake": 1},
+    }
+    told = b"\n".join(kept).decode()
+    assert [line for line in told.split("\n") if "Refused" not in line] == [
+        lines[0],
+        lines[2],
+        "03:28:13: Client mole closed its connection.",
+        lines[-1],
+    ]
+    assert told.count("Refused to mole: publish, stackelgrid/r/a1/h1/answer") == 1
+    assert len(kept) == 4 + 4 + 5  # one line for each kind of each name
+
+
+@given(st.lists(st.binary(max_size=80)))
+def test_whatever_is_logged_can_be_read(lines: list[bytes]) -> None:
+    refusals = Refusals(rules(EVERYONE))
+    for line in lines:
+        refusals.read(line)
+        refusals.read(b"03:28:13: " + line)
+    json.loads(refusals.text())
+
+
+# Visitors, with a real broker.
+
+
+class RefusedError(Exception):
+    """The broker did not let somebody in."""
+
+
+def knock(port: int, context: ssl.SSLContext | None, session: ssl.SSLSession | None = None) -> ssl.SSLSession | None:
+    """Connect by hand, in the clear or over TLS, there also with an earlier handshake's session; what came of it."""
+    try:
+        with ExitStack() as stack:
+            connection: socket.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+            stack.enter_context(connection)
+            if context is not None:
+                connection = context.wrap_socket(connection, server_hostname="localhost", session=session)
+                stack.enter_context(connection)
+            connection.sendall(broker.CONNECT)
+            if connection.recv(4) != broker.CONNACK:
+                raise RefusedError("no CONNACK")
+            connection.sendall(broker.DISCONNECT)
+            if isinstance(connection, ssl.SSLSocket):
+                assert connection.session_reused == (session is not None)
+                return connection.session
+            return None
+    except OSError as error:
+        raise RefusedError(str(error)) from error
+
+
+class Visitor:
+    """One connection of paho's own, with whatever certificate, will and client id."""
+
+    def __init__(
+        self,
+        port: int,
+        context: ssl.SSLContext,
+        client_id: str = "",
+        user: str | None = None,
+        will: str | None = None,
+    ) -> None:
+        self.received: queue.Queue[tuple[str, bytes]] = queue.Queue()
+        self.gone = threading.Event()
+        self._answers: queue.Queue[str] = queue.Queue()
+        self._client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id, reconnect_on_failure=False)
+        self._client.tls_set_context(context)
+        if will is not None:
+            self._client.will_set(will, b"forged", 1)
+        if user is not None:
+            self._client.username_pw_set(user, "secret")
+        self._client.on_connect = lambda *given: self._answers.put(str(given[3]))
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_subscribe = lambda *given: self._answers.put("subscribed")
+        self._client.on_message = lambda _c, _d, message: self.received.put((message.topic, message.payload))
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        assert self._answers.get(timeout=PATIENCE_S) == "Success"
+
+    def _on_disconnect(self, *given: Any) -> None:
+        self.gone.set()
+        self._answers.put(str(given[3]))
+
+    def subscribe(self, *topic_filters: str) -> None:
+        """Returns once the broker has answered."""
+        self._client.subscribe([(topic_filter, 0) for topic_filter in topic_filters])
+        assert self._answers.get(timeout=PATIENCE_S) == "subscribed"
+
+    def publish(self, topic: str, payload: bytes = b"forged", retain: bool = False) -> None:
+        """Returns once the broker has acknowledged it, which says nothing of whether it passes it on."""
+        self._client.publish(topic, payload, 1, retain).wait_for_publish(PATIENCE_S)
+
+    def heard_until(self, payload: bytes) -> list[tuple[str, bytes]]:
+        """What came before a message with `payload`."""
+        heard = []
+        while (message := self.received.get(timeout=PATIENCE_S))[1] != payload:
+            heard.append(message)
+        return heard
+
+    def __enter__(self) -> Visitor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@dataclass
+class Site:
+    """A broker with access rules, its authority, and one lasting connection for each name that is asked for."""
+
+    authority: Authority
+    running: broker.RunningBroker
+    stack: ExitStack
+
+    def __post_init__(self) -> None:
+        self._connections: dict[str, Visitor] = {}
+        self._marks = itertools.count()
+
+    def tls(self, name: str) -> Tls:
+        place = self.authority.place(self.authority.register.in_force[name].node)
+        return Tls(ca=place / "ca.crt", certificate=place / "node.crt", key=place / "node.key")
+
+    def visit(self, name: str, **given: Any) -> Visitor:
+        """A new connection, which ends any other of the name."""
+        return Visitor(self.running.port, self.tls(name).context(), **given)
+
+    def __getitem__(self, name: str) -> Visitor:
+        if name not in self._connections:
+            self._connections[name] = self.stack.enter_context(self.visit(name))
+        return self._connections[name]
+
+    def forget(self, name: str) -> None:
+        """Its connection has ended."""
+        self._connections.pop(name)
+
+    @contextmanager
+    def reloaded(self) -> Iterator[None]:
+        """What changes inside is in force after it."""
+        before = self.log().count(ADOPTED)
+        yield
+
+        def in_force() -> bool:
+            source, copies = self.authority.folder / "broker", self.running.log.parent
+            same = all(
+                (source / name).read_bytes() == (copies / name).read_bytes() for name in ("access.acl", "crl.pem")
+            )
+            log = self.log()
+            return same and log.count(ADOPTED) > before and log.rfind("Reloading config.") > log.rfind(ADOPTED)
+
+        until(in_force)
+        assert in_force()
+
+    def log(self) -> str:
+        return self.running.log.read_text()
+
+    def mark(self) -> bytes:
+        """A payload that nothing else has."""
+        return f"mark {next(self._marks)}".encode()
+
+    def counts(self) -> Counter[tuple[str, str]]:
+        assert self.running.refusals is not None
+        found = json.loads(self.running.refusals.read_text())
+        return Counter({(name, kind): count for name, kinds in found.items() for kind, count in kinds.items()})
+
+    @contextmanager
+    def counted(self, *refused: tuple[str, str]) -> Iterator[None]:
+        """What happens inside is counted as these refusals and no others."""
+        before, expected = self.counts(), Counter(refused)
+        yield
+        until(lambda: self.counts() - before >= expected)
+        assert self.counts() - before == expected
+
+
+def until(happened: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + PATIENCE_S
+    while not happened() and time.monotonic() < give_up:
+        time.sleep(0.01)
+
+
+@contextmanager
+def opened(folder: Path, nodes: list[Node]) -> Iterator[Site]:
+    if broker.find_mosquitto() is None:
+        pytest.skip("Mosquitto is not installed")
+    authority = Authority.init(folder / "certs")
+    authority.add(*nodes)
+    running = broker.start("mosquitto", folder / "broker", certificates=authority.folder / "broker")
+    with running, ExitStack() as stack:
+        assert running.url == f"mqtts://127.0.0.1:{running.port}"
+        yield Site(authority, running, stack)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with opened(tmp_path_factory.mktemp("access"), EVERYONE) as made:
+        yield made
+
+
+# Listening.
+
+TOLD = {
+    "mole": ("a1", "stackelgrid/run/a1/mole/signal"),
+    "rogue": ("leader", "stackelgrid/run/leader/rogue/signal"),
+    "leader": ("a2", "stackelgrid/run/leader/a2/presence"),
+    "desk": ("leader", "stackelgrid/run/leader/a2/signal"),
+    "h1": ("a1", "stackelgrid/run/a1/h1/settlement"),
+    "a1": ("leader", "stackelgrid/run/leader/a1/settlement"),
+    "a2": ("leader", "stackelgrid/run/leader/a2/settlement"),
+}
+"""For each who listens, somebody who may tell it something, and where."""
+
+SPIES = {
+    "a home, its neighbour's answers": ("mole", "stackelgrid/+/a1/h1/answer", "h1", "run/a1/h1/answer"),
+    "a home, all answers of its street": ("mole", "stackelgrid/+/a1/+/answer", "h1", "run/a1/h1/answer"),
+    "a home, its neighbour's presence": ("mole", "stackelgrid/run/a1/h1/presence", "h1", "run/a1/h1/presence"),
+    "a home, what its neighbour is asked": ("mole", "stackelgrid/run/a1/h1/signal", "a1", "run/a1/h1/signal"),
+    "a home, what its neighbour is told": ("mole", "stackelgrid/run/a1/+/settlement", "a1", "run/a1/h1/settlement"),
+    "a home, another street's signal": ("mole", "stackelgrid/run/a2/signal", "a2", "run/a2/signal"),
+    "a home, the leader's signal": ("mole", "stackelgrid/run/leader/signal", "leader", "run/leader/signal"),
+    "a home, its aggregator's answer": ("mole", "stackelgrid/+/leader/+/answer", "a1", "run/leader/a1/answer"),
+    "a home, everything": ("mole", "#", "h1", "run/a1/h1/answer"),
+    "a home, everything of ours": ("mole", "stackelgrid/#", "h1", "run/a1/h1/answer"),
+    "a home, everything by levels": ("mole", "+/+/+/+/+", "h1", "run/a1/h1/answer"),
+    "a home, by a shared subscription": ("mole", "$share/g/stackelgrid/#", "h1", "run/a1/h1/answer"),
+    "an aggregator, another's homes": ("rogue", "stackelgrid/+/a1/+/answer", "h1", "run/a1/h1/answer"),
+    "an aggregator, another's answer": ("rogue", "stackelgrid/+/leader/+/answer", "a1", "run/leader/a1/answer"),
+    "an aggregator, another's signal": ("rogue", "stackelgrid/+/a1/signal", "a1", "run/a1/signal"),
+    "an aggregator, what another is asked": (
+        "rogue",
+        "stackelgrid/+/leader/a1/signal",
+        "leader",
+        "run/leader/a1/signal",
+    ),
+    "an aggregator, everything": ("rogue", "#", "h1", "run/a1/h1/answer"),
+    "the leader, the homes' answers": ("leader", "stackelgrid/+/a1/+/answer", "h1", "run/a1/h1/answer"),
+    "the observer, the homes' answers": ("desk", "stackelgrid/+/a1/+/answer", "h1", "run/a1/h1/answer"),
+    "the observer, everything": ("desk", "stackelgrid/#", "h1", "run/a1/h1/answer"),
+}
+
+
+@pytest.mark.parametrize("case", SPIES)
+def test_nobody_hears_what_is_not_for_them(site: Site, case: str) -> None:
+    """Neither what was retained before they asked, nor what is said after."""
+    spy, topic_filter, author, topic = SPIES[case]
+    friend, allowed = TOLD[spy]
+    before, after, mark = site.mark(), site.mark(), site.mark()
+    site[author].publish(f"stackelgrid/{topic}", before, retain=True)
+    with site.counted((spy, "subscribe")):
+        site[spy].subscribe(allowed, topic_filter)
+        site[author].publish(f"stackelgrid/{topic}", after)
+        site[friend].publish(allowed, mark)
+        heard = [payload for _, payload in site[spy].heard_until(mark)]
+    assert before not in heard and after not in heard
+    site[author].publish(f"stackelgrid/{topic}", b"", retain=True)
+
+
+def test_nobody_but_a_health_check_hears_of_the_broker(site: Site) -> None:
+    friend, allowed = TOLD["mole"]
+    mark = site.mark()
+    with site.counted(("mole", "subscribe"), ("mole", "subscribe")):
+        site["mole"].subscribe(allowed, "$SYS/#", "$SYS/broker/version")  # retained there from the start
+        site[friend].publish(allowed, mark)
+        assert not [topic for topic, _ in site["mole"].heard_until(mark) if topic.startswith("$SYS")]
+    with site.counted(), site.visit("broker") as health:
+        health.subscribe("$SYS/broker/version")
+        assert health.received.get(timeout=PATIENCE_S)[0] == "$SYS/broker/version"
+
+
+# Speaking.
+
+FORGERS = {
+    "a home, its neighbour's answer": ("mole", "run/a1/h1/answer", "a1"),
+    "a home, its neighbour's receipt": ("mole", "run/a1/h1/receipt", "a1"),
+    "a home, its neighbour's presence": ("mole", "run/a1/h1/presence", "a1"),
+    "a home, the answer of a home that is not there": ("mole", "run/a1/h9/answer", "a1"),
+    "a home, an answer in another street": ("mole", "run/a2/mole/answer", "a2"),
+    "a home, a signal": ("mole", "run/a1/signal", "h1"),
+    "a home, a settlement": ("mole", "run/a1/settlement", "h1"),
+    "a home, a signal to its neighbour": ("mole", "run/a1/h1/signal", "h1"),
+    "a home, a settlement to itself": ("mole", "run/a1/mole/settlement", "desk"),
+    "a home, its aggregator's answer": ("mole", "run/leader/a1/answer", "leader"),
+    "a home, the leader's signal": ("mole", "run/leader/signal", "a1"),
+    "an aggregator, a receipt of its own home": ("rogue", "run/rogue/stray/receipt", "desk"),
+    "an aggregator, an answer of another's home": ("rogue", "run/a1/h1/answer", "a1"),
+    "an aggregator, its leader's signal": ("rogue", "run/leader/signal", "a1"),
+    "an aggregator, its leader's settlement to it": ("rogue", "run/leader/rogue/settlement", "desk"),
+    "an aggregator, another's signal": ("rogue", "run/a1/signal", "h1"),
+    "an aggregator, a settlement to another's home": ("rogue", "run/a1/h1/settlement", "h1"),
+    "an aggregator, a signal to another's home as if its own": ("rogue", "run/rogue/h1/signal", "desk"),
+    "an aggregator, another's answer": ("rogue", "run/leader/a1/answer", "leader"),
+    "an aggregator, another's presence": ("rogue", "run/leader/a1/presence", "leader"),
+    "the leader, an aggregator's signal": ("leader", "run/a1/signal", "h1"),
+    "the leader, an aggregator's answer": ("leader", "run/leader/a1/answer", "desk"),
+    "the observer, an answer": ("desk", "run/a1/h1/answer", "a1"),
+    "the observer, a presence of its own": ("desk", "run/leader/desk/presence", "leader"),
+    "the observer, a signal": ("desk", "run/a1/signal", "h1"),
+    "the observer, a settlement": ("desk", "run/leader/settlement", "a1"),
+}
+
+
+@pytest.mark.parametrize("case", FORGERS)
+def test_nobody_says_what_is_not_theirs_to_say(site: Site, case: str) -> None:
+    forger, topic, reader = FORGERS[case]
+    friend, allowed = TOLD[reader]
+    mark = site.mark()
+    site[reader].subscribe(f"stackelgrid/{topic}", allowed)
+    with site.counted((forger, "publish"), (forger, "publish")):
+        site[forger].publish(f"stackelgrid/{topic}")
+        site[forger].publish(f"stackelgrid/{topic}", retain=True)
+        site[friend].publish(allowed, mark)
+        assert b"forged" not in [payload for _, payload in site[reader].heard_until(mark)]
+
+
+@pytest.mark.parametrize(
+    ("topic", "own"),
+    [
+        ("run/rogue/stray/presence", True),
+        ("run/a1/h1/presence", False),
+        ("run/rogue/signal", False),
+        ("run/leader/a1/presence", False),
+    ],
+)
+def test_nobodys_last_will_says_what_is_not_theirs_to_say(site: Site, topic: str, own: bool) -> None:
+    """A last will is accepted whatever its topic; what counts is that it is not carried out."""
+    mark = site.mark()
+    friend, allowed = TOLD["desk"]
+    site["desk"].subscribe(f"stackelgrid/{topic}", allowed)
+    taken_over = ("stray", "taken over")
+    with site.counted(taken_over, *([] if own else [("stray", "will")])):
+        with site.visit("stray", will=f"stackelgrid/{topic}") as gone, site.visit("stray"):
+            assert gone.gone.wait(PATIENCE_S)
+        site[friend].publish(allowed, mark)
+        heard = [payload for _, payload in site["desk"].heard_until(mark)]
+    assert (b"forged" in heard) == own
+
+
+# Coming in.
+
+
+def signed(
+    site: Site,
+    folder: Path,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: x509.Name,
+    since_days: int = -1,
+    until_days: int = 1,
+) -> ssl.SSLContext:
+    """A certificate for h1 by `key`, and a context that shows it."""
+    own = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "h1")]))
+        .issuer_name(issuer)
+        .public_key(own.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + timedelta(days=since_days))
+        .not_valid_after(now + timedelta(days=until_days))
+        .add_extension(x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = own.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "forged.pem").write_bytes(private + certificate.public_bytes(pem))
+    context = ssl.create_default_context(cafile=site.authority.folder / "authority" / "ca.crt")
+    context.load_cert_chain(folder / "forged.pem")
+    return context
+
+
+def private_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return key
+
+
+def strangers(site: Site, folder: Path) -> dict[str, Callable[[], ssl.SSLContext | None]]:
+    """What those who are not let in show; all of them know the broker."""
+    own = site.authority.folder / "authority"
+    name = x509.load_pem_x509_certificate((own / "ca.crt").read_bytes()).subject
+    mole = site.tls("mole")
+
+    def foreign() -> ssl.SSLContext:
+        other = Authority.init(folder / "foreign")
+        other.add(LEADER, A1, HOMES[0])
+        place = other.place(HOMES[0])
+        return Tls(ca=own / "ca.crt", certificate=place / "node.crt", key=place / "node.key").context()
+
+    def nothing() -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=own / "ca.crt")
+
+    def self_signed() -> ssl.SSLContext:
+        return signed(site, folder, ec.generate_private_key(ec.SECP256R1()), name)
+
+    def expired() -> ssl.SSLContext:
+        return signed(site, folder, private_key(own / "ca.key"), name, -9, -1)
+
+    def not_yet() -> ssl.SSLContext:
+        return signed(site, folder, private_key(own / "ca.key"), name, 1, 9)
+
+    def signed_by_a_home() -> ssl.SSLContext:
+        home = x509.load_pem_x509_certificate(mole.certificate.read_bytes())
+        context = signed(site, folder, private_key(mole.key), home.subject)
+        chain = (folder / "forged.pem").read_bytes() + mole.certificate.read_bytes()
+        (folder / "forged.pem").write_bytes(chain)
+        context.load_cert_chain(folder / "forged.pem")
+        return context
+
+    def old_tls() -> ssl.SSLContext:
+        context = mole.context()
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        return context
+
+    return {
+        "of a foreign authority": foreign,
+        "signed by itself": self_signed,
+        "expired": expired,
+        "not valid yet": not_yet,
+        "signed by a home": signed_by_a_home,
+        "without a certificate": nothing,
+        "without TLS": lambda: None,
+        "with TLS 1.2": old_tls,
+    }
+
+
+@pytest.mark.parametrize(
+    ("who", "kind"),
+    [
+        ("of a foreign authority", "certificate"),
+        ("signed by itself", "certificate"),
+        ("expired", "certificate"),
+        ("not valid yet", "certificate"),
+        ("signed by a home", "certificate"),
+        ("without a certificate", "no certificate"),
+        ("without TLS", "no tls"),
+        ("with TLS 1.2", "old tls"),
+    ],
+)
+def test_a_stranger_is_not_let_in(site: Site, tmp_path: Path, who: str, kind: str) -> None:
+    context = strangers(site, tmp_path)[who]()
+    with site.counted((UNKNOWN, kind)), pytest.raises(RefusedError):
+        knock(site.running.port, context)
+
+
+def test_a_certificate_of_the_authority_is_let_in_by_the_same_way(site: Site, tmp_path: Path) -> None:
+    """So the refusals above are for what they say they are."""
+    own = site.authority.folder / "authority"
+    name = x509.load_pem_x509_certificate((own / "ca.crt").read_bytes()).subject
+    context = signed(site, tmp_path, private_key(own / "ca.key"), name)
+    with site.counted(("h1", "taken over")):
+        site["h1"].publish("stackelgrid/run/a1/h1/answer")
+        with Visitor(site.running.port, context):
+            assert site["h1"].gone.wait(PATIENCE_S)
+    site.forget("h1")
+
+
+def test_another_ones_client_id_takes_over_nothing(site: Site) -> None:
+    """Nor does another's name as user name: the broker knows a node by its certificate alone."""
+    victim, mark = site["h1"], site.mark()
+    friend, allowed = TOLD["h1"]
+    victim.subscribe(allowed)
+    with site.counted(("stray", "publish")), site.visit("stray", client_id="h1", user="h1") as thief:
+        thief.publish("stackelgrid/run/a1/h1/answer")
+        site[friend].publish(allowed, mark)
+        victim.heard_until(mark)
+    assert not victim.gone.is_set()
+
+
+def test_of_two_with_one_certificate_the_newer_stays_and_it_shows(site: Site) -> None:
+    with site.counted(("stray", "taken over")), site.visit("stray") as first, site.visit("stray"):
+        assert first.gone.wait(PATIENCE_S)
+
+
+def test_a_home_cannot_pose_as_the_broker(site: Site) -> None:
+    """Its certificate is not for being connected to, so nodes do not talk to it."""
+    mole, h1 = site.tls("mole"), site.tls("h1").context()
+    posing = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    posing.load_cert_chain(mole.certificate, mole.key)
+    h1.check_hostname = False  # not for that its name is another
+    near, far = socket.socketpair()
+    with near, far:
+        far.settimeout(PATIENCE_S)
+
+        def pose() -> None:
+            with suppress(OSError):
+                posing.wrap_socket(far, server_side=True)
+
+        server = threading.Thread(target=pose)
+        server.start()
+        with pytest.raises(ssl.SSLCertVerificationError, match="purpose"):
+            h1.wrap_socket(near)
+        near.close()
+        server.join()
+
+
+# Going out.
+
+
+def test_the_revoked_are_shut_out_while_all_others_stay_connected(site: Site) -> None:
+    """Connected or not, with the session of an earlier handshake, and when the name has another certificate."""
+    fired, signal, others = Node("fired", Role.home, "a1"), "stackelgrid/run/a1/signal", [site["h1"], site["a1"]]
+    with site.reloaded():
+        site.authority.add(fired)
+    context, marks = site.tls("fired").context(), [site.mark() for _ in range(3)]
+    session = knock(site.running.port, context)
+    knock(site.running.port, context, session)
+    with site.visit("fired") as inside:
+        inside.subscribe(signal)
+        site["a1"].publish(signal, marks[0])
+        assert inside.heard_until(marks[0]) == []
+        inside.publish("stackelgrid/run/a1/fired/answer")
+
+        with site.reloaded():
+            site.authority.revoke("fired")
+        with site.counted(("fired", "publish"), ("fired", "subscribe")):
+            inside.publish("stackelgrid/run/a1/fired/answer")
+            site["a1"].publish(signal, marks[1])
+            inside.subscribe(signal)  # whose answer comes after all that was on its way
+            assert inside.received.empty()
+        with site.counted((UNKNOWN, "certificate")), pytest.raises(RefusedError):
+            knock(site.running.port, context)
+        with site.counted((UNKNOWN, "certificate")), pytest.raises(RefusedError):
+            knock(site.running.port, context, session)
+
+        with site.reloaded():
+            site.authority.add(fired)
+        with site.counted(("fired", "taken over")), site.visit("fired") as back:
+            assert inside.gone.wait(PATIENCE_S)
+            back.subscribe(signal)
+            site["a1"].publish(signal, marks[2])
+            assert back.heard_until(marks[2]) == []
+    with site.counted((UNKNOWN, "certificate")), pytest.raises(RefusedError):
+        knock(site.running.port, context)
+    assert not any(other.gone.is_set() for other in others)
+
+
+@pytest.mark.parametrize("damaged", ["access.acl", "crl.pem", "node.key"])
+@pytest.mark.parametrize("content", [b"rubbish\n", b""])
+def test_damaged_files_open_no_door(site: Site, damaged: str, content: bytes) -> None:
+    """Mosquitto itself would go on without rules, or without revocations; so it is not told to read such files."""
+    if "fired" not in site.authority.register.in_force:
+        with site.reloaded():
+            site.authority.add(Node("fired", Role.home, "a1"))
+    context = site.tls("fired").context()
+    with site.reloaded():
+        site.authority.revoke("fired")
+    told = f"{damaged} cannot be used"
+    before = site.log().count(told)
+    (site.authority.folder / "broker" / damaged).write_bytes(content)
+    until(lambda: site.log().count(told) > before)
+    assert site.log().count(told) == before + 1
+    with site.counted(("mole", "publish"), (UNKNOWN, "certificate")):
+        site["mole"].publish("stackelgrid/run/a1/h1/answer")
+        with pytest.raises(RefusedError):
+            knock(site.running.port, context)
+    with site.reloaded():
+        site.authority.serve_as()
+    place = site.authority.folder / "broker"
+    with socket.create_connection(("127.0.0.1", site.running.port)) as plain:
+        asked = site.tls("mole").context()
+        with asked.wrap_socket(plain, server_hostname="localhost") as connection:
+            shown = connection.getpeercert(binary_form=True)
+    assert shown == ssl.PEM_cert_to_DER_cert((place / "node.crt").read_text())
+
+
+def test_a_damaged_folder_is_told_at_the_start(site: Site, tmp_path: Path) -> None:
+    other = Authority.init(tmp_path / "certs").folder / "broker"
+    (other / "access.acl").write_text("user a\ntopic readwrite #\n")
+    with pytest.raises(broker.BrokerStartError, match=r"access.acl cannot be used .*readwrite.*no access rule"):
+        broker.start("mosquitto", tmp_path / "broker", certificates=other)
+
+
+@pytest.mark.parametrize("kind", ["auto", "mosquitto", "embedded"])
+def test_a_broker_that_lets_everybody_in_stays_on_the_loopback_interface(kind: broker.Kind, tmp_path: Path) -> None:
+    with pytest.raises(broker.BrokerStartError, match=r"loopback interface only \(host 0.0.0.0\).*certs init"):
+        broker.start(kind, tmp_path / "broker", host="0.0.0.0")
+    with pytest.raises(broker.BrokerStartError, match=r"no broker's certificate.*certs init"):
+        broker.start("auto", tmp_path / "broker", certificates=tmp_path)
+    with pytest.raises(broker.BrokerStartError, match="no encryption and no access rules"):
+        broker.start("embedded", tmp_path / "broker", certificates=tmp_path)
+    assert not (tmp_path / "broker").exists()
+
+
+def by_hand(*arguments: str, **given: Any) -> subprocess.Popen[str]:
+    project = Path(broker.__file__).parents[1]
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=project,
+        **given,
+    )
+
+
+def test_a_broker_started_by_hand_lets_in_who_has_a_certificate(site: Site, tmp_path: Path) -> None:
+    port = broker.free_port()
+    for folder in (site.authority.folder, site.authority.folder / "broker"):
+        with by_hand("broker", "--certs", str(folder), "--port", str(port), "--host", "0.0.0.0") as started:
+            assert started.stdout is not None
+            assert started.stdout.readline().startswith(f"mosquitto at mqtts://127.0.0.1:{port}, process")
+            knock(port, site.tls("h1").context())
+            with pytest.raises(RefusedError):
+                knock(port, None)
+            started.send_signal(signal.SIGTERM)
+            assert started.wait(PATIENCE_S) == 0
+        state = site.authority.folder / "broker" / "state"
+        assert json.loads((state / "refusals.json").read_text()) == {UNKNOWN: {"no tls": 1}}
+        assert stat.S_IMODE((state / "node.key").stat().st_mode) == 0o600
+    for arguments in (["--host", "0.0.0.0"], ["--host", "0.0.0.0", "--kind", "embedded"]):
+        with by_hand("broker", *arguments) as refusing:
+            told, mend = refusing.communicate(timeout=PATIENCE_S)
+        assert refusing.returncode == 1 and not told
+        assert "loopback interface only" in mend and "certs init" in mend and "Traceback" not in mend
+
+
+def test_what_a_broker_elsewhere_has_logged_can_be_counted(site: Site, tmp_path: Path) -> None:
+    where = str(site.authority.folder / "broker" / "access.acl")
+    with by_hand("broker.refusals", "--rules", where, stdin=subprocess.PIPE) as counting:
+        told, problems = counting.communicate(LOG, timeout=PATIENCE_S)
+    assert counting.returncode == 0 and not problems
+    assert json.loads(told)["mole"] == {"will": 1, "subscribe": 2, "publish": 2, "taken over": 1}
+    with by_hand("broker.refusals", "--rules", str(tmp_path / "none"), stdin=subprocess.PIPE) as counting:
+        _, problems = counting.communicate("", timeout=PATIENCE_S)
+    assert counting.returncode == 1 and "name the access.acl" in problems and "Traceback" not in problems
+
+
+def test_the_configuration_for_a_container_is_one_that_mosquitto_starts_with(site: Site, tmp_path: Path) -> None:
+    """The file the authority writes beside the rules, with the container's folders put where they are here."""
+    source, port = site.authority.folder / "broker", broker.free_port()
+    text = (source / "mosquitto.conf").read_text()
+    for name in ("ca.crt", "node.crt", "node.key", "crl.pem", "access.acl"):
+        assert f" /mosquitto/config/{name}\n" in text
+    text = text.replace("/mosquitto/config", str(source)).replace("/mosquitto/data", str(tmp_path))
+    text = (
+        text.replace("listener 8883", f"listener {port} 127.0.0.1") + "user root\n"
+    )  # whom the key belongs to, if root
+    (tmp_path / "mosquitto.conf").write_text(text)
+    program = broker.find_mosquitto()
+    assert program is not None
+    with subprocess.Popen([program, "-c", tmp_path / "mosquitto.conf"], stderr=subprocess.DEVNULL) as started:
+        assert broker.answers(port, certificates=source)
+        with pytest.raises(RefusedError):
+            knock(port, None)
+        started.terminate()
+        assert started.wait(PATIENCE_S) == 0
+
+
+# A run, with all of them at work.
+
+
+def nodes_of(scenario: Scenario, folder: Path) -> list[Driven]:
+    """The nodes of a run, which leave what they found in `folder`."""
+    everyone = cast(scenario, "run", written=True)
+    leader = everyone.leader.model_copy(
+        update={"journal_file": folder / "rounds.jsonl", "conclusion_file": None, "ledger_file": None}
+    )
+    aggregators = [
+        config.model_copy(update={"account_file": None, "ledger_file": None}) for config in everyone.aggregators
+    ]
+    homes = [
+        config.model_copy(update={"schedule_file": folder / f"{config.name}.schedule.json"})
+        for config in everyone.homes
+    ]
+    return [
+        leader_node.config.build(leader),
+        *map(aggregator_node.config.build, aggregators),
+        *map(emc_node.config.build, homes),
+    ]
+
+
+def certified(scenario: Scenario) -> list[Node]:
+    """Who needs a certificate for a run."""
+    everyone = cast(scenario, "run")
+    aggregators = [Node(config.name, Role.aggregator, config.leader) for config in everyone.aggregators]
+    return [LEADER, *aggregators, *(Node(config.name, Role.home, config.aggregator) for config in everyone.homes)]
+
+
+def play(site: Site, scenario: Scenario, folder: Path) -> None:
+    """The run over the site's broker, each node by a connection and with a certificate of its own."""
+
+    async def together() -> None:
+        carried = [
+            MqttTransport(site.running.url, tls=site.tls(node.name)).serve([node])
+            for node in nodes_of(scenario, folder)
+        ]
+        for one in await asyncio.gather(*carried):
+            assert one.crashed == {}
+
+    asyncio.run(together())
+
+
+def assert_as_in_memory(scenario: Scenario, folder: Path) -> None:
+    expected = in_memory.play(scenario)
+    rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    assert len(rounds) == len(expected.rounds)
+    for ours, theirs in zip(rounds, expected.rounds, strict=True):
+        assert ours["load_kw"] == pytest.approx(theirs["load_kw"], rel=1e-9)
+        assert ours["answered"] == theirs["answered"] and ours["held"] == theirs["held"] == []
+    homes: dict[str, Any] = {}
+    for path in folder.glob("*.schedule.json"):
+        homes |= json.loads(path.read_text())
+    assert homes.keys() == expected.homes.keys()
+    for name, account in homes.items():
+        assert numbers(account) == pytest.approx(numbers(json.loads(json.dumps(expected.homes[name]))), rel=1e-9)
+
+
+def numbers(found: Any) -> list[float]:
+    """Every number in it, by the order of its keys."""
+    if isinstance(found, dict):
+        return [number for key in sorted(found) for number in numbers(found[key])]
+    if isinstance(found, list):
+        return [number for one in found for number in numbers(one)]
+    return [found] if isinstance(found, int | float) else []
+
+
+class Attack:
+    """Somebody who does the same over and over while a run is on, in a thread of its own."""
+
+    def __init__(self, once: Callable[[], object]) -> None:
+        self.times = 0
+        self.failure: BaseException | None = None
+        self._once, self._over = once, threading.Event()
+        self._thread = threading.Thread(target=self._go_on)
+
+    def _go_on(self) -> None:
+        try:
+            while not self._over.is_set():
+                self._once()
+                self.times += 1
+        except BaseException as error:  # pytest's own among them
+            self.failure = error
+
+    def __enter__(self) -> Attack:
+        self._thread.start()
+        until(lambda: self.times > 0 or self.failure is not None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def forgeries() -> list[tuple[str, bytes]]:
+    """What would end or bend the run, if anybody heard it."""
+    lie = {"homes": 1, "held": 0, "excluded": 0, "load_kw": [9.0] * 24, "slope": [0.0] * 24}
+    over = {"settled": True, "complete": True, "body": {"price": [1.0] * 24}}
+    said: list[tuple[str, dict[str, Any] | None]] = [
+        ("leader/signal", None),  # the conversation is over
+        ("a1/signal", None),
+        ("leader/settlement", {"sender": "leader", "round": 1, **over}),
+        ("a1/settlement", {"sender": "a1", "round": 1, **over}),
+        ("a1/h1/presence", {"sender": "h1", "state": "offline"}),
+        ("leader/a1/presence", {"sender": "a1", "state": "offline"}),
+        *(("a1/h1/answer", {"sender": "h1", "round": number, "body": lie}) for number in (1, 2, 3)),
+        *(("leader/a1/answer", {"sender": "a1", "round": number, "body": lie}) for number in (1, 2, 3)),
+    ]
+    return [
+        (f"stackelgrid/run/{topic}", b"" if what is None else json.dumps({"schema": 1, "run": "run", **what}).encode())
+        for topic, what in said
+    ]
+
+
+def test_a_run_with_all_of_them_at_work_settles_as_in_memory(tmp_path: Path) -> None:
+    scenario = load("user_oriented", ["population.homes=6", "aggregators=2"])
+    honest = certified(scenario)
+    assert set(honest) <= set(EVERYONE)
+    with opened(tmp_path, EVERYONE) as site:
+        with site.reloaded():
+            site.authority.add(Node("fired", Role.home, "a1"))
+        others = strangers(site, tmp_path)
+        outside = {
+            site.tls("fired").context(): "certificate",
+            others["of a foreign authority"](): "certificate",
+            others["without a certificate"](): "no certificate",
+            None: "no tls",
+        }
+        with site.reloaded():
+            site.authority.revoke("fired")
+
+        def from_inside(name: str) -> None:
+            for topic, payload in forgeries():
+                site[name].publish(topic, payload, retain=True)
+            site[name].subscribe("#", "stackelgrid/run/+/+/answer")
+
+        knocks, turns = Counter[tuple[str, str]](), itertools.cycle(outside.items())
+
+        def from_outside() -> None:
+            context, kind = next(turns)
+            with pytest.raises(RefusedError):
+                knock(site.running.port, context)
+            knocks[UNKNOWN, kind] += 1
+
+        names = itertools.cycle(("h1", "a1", "leader"))
+
+        def as_others() -> None:
+            name = next(names)
+            with site.visit("stray", client_id=name, will=f"stackelgrid/run/a1/{name}/presence"):
+                pass
+
+        inside = {name: Attack(partial(from_inside, name)) for name in ("mole", "rogue", "desk")}
+        knocking, posing = Attack(from_outside), Attack(as_others)
+        attacks = [*inside.values(), knocking, posing]
+        for name in inside:
+            site[name].subscribe("#")
+        with ExitStack() as stack:
+            for attack in attacks:
+                stack.enter_context(attack)
+            before = [attack.times for attack in attacks]
+            play(site, scenario, tmp_path)
+            after = [attack.times for attack in attacks]
+        assert [attack.failure for attack in attacks] == [None] * len(attacks)
+        assert all(late > early for early, late in zip(before, after, strict=True)), (before, after)
+        assert_as_in_memory(scenario, tmp_path)
+
+        tried = {
+            **{(name, "publish"): len(forgeries()) * attack.times for name, attack in inside.items()},
+            **{(name, "subscribe"): 1 + 2 * attack.times for name, attack in inside.items()},
+            ("stray", "will"): posing.times,
+            **knocks,
+        }
+        until(lambda: site.counts() == Counter(tried))
+        assert site.counts() == Counter(tried)
+        for name in ("mole", "rogue"):
+            heard = [topic for topic, _ in list(site[name].received.queue)]
+            own = (
+                ("run/a1/signal", "run/a1/settlement")
+                if name == "mole"
+                else ("run/leader/signal", "run/leader/settlement")
+            )
+            assert set(heard) == {f"stackelgrid/{topic}" for topic in own}
+        observed = {topic for topic, _ in list(site["desk"].received.queue)}
+        assert {"stackelgrid/run/leader/settlement", "stackelgrid/run/a1/h1/presence"} <= observed
+        assert not [topic for topic in observed if topic.endswith("/answer") and "/leader/" not in topic]
+
+
+def test_a_game_in_which_everybody_is_addressed_is_played_and_nobody_refused(tmp_path: Path) -> None:
+    scenario = load("prosumer")
+    with opened(tmp_path, certified(scenario)) as site:
+        play(site, scenario, tmp_path)
+        assert_as_in_memory(scenario, tmp_path)
+        assert site.counts() == Counter()
