@@ -9,6 +9,7 @@ from typing import Any
 from stackelgrid.node.config import Members
 from stackelgrid.node.limits import refusals
 from stackelgrid.node.mailbox import Mailbox
+from stackelgrid.node.progress import Progress
 from stackelgrid.rounds import Acknowledged, Asked, Coordinator, Gathered, Lost, Member, Round, RoundPolicy, Settled
 from stackelgrid.rounds import ledger as ledgers
 from stackelgrid.rounds.ledger import Ledger
@@ -44,6 +45,7 @@ class AggregatorNode:
     ) -> None:
         self.name = name
         self.mailbox = Mailbox(up, down)
+        self.progress = Progress()
         self._up, self._down, self._policy = up, down, policy
         self._homes = {member.name: member.homes for member in members}
         self._strategy, self._journal, self._conclude = strategy, journal, conclude
@@ -120,15 +122,17 @@ class AggregatorNode:
                     self._answering, self._inner, self._unasked = step.round, 0, None
                     signal = step.body.model_dump(mode="json")
                     self._ledger.append({"round": step.round, "signal": signal, "asked": self._coordinator.rounds})
-                    actions += self._go_on(self._strategy.open(step.body), now)
+                    self.progress.asked(step.round)
+                    actions += self._go_on(self.progress.work(self._strategy.open, step.body), now)
                 case Round() if step.answers:
                     actions += self._follow(step)
                 case Round() | Lost():
                     # Nobody is left to answer for: nor does the aggregator, and its leader's policy takes effect.
                     _LOG.error("homes lost", extra={"data": {"round": self._answering}})
                 case Settled():
-                    ending = self._strategy.settle(step.body)
+                    ending = self.progress.work(self._strategy.settle, step.body)
                     self._conclude(ending.account)
+                    self.progress.settled()
                     actions += self._act(self._settle(step, ending.body, now), now)
                 case Acknowledged():
                     self._acknowledged_until = now + (self._policy.tries + 1) * self._policy.deadline_s
@@ -137,7 +141,10 @@ class AggregatorNode:
 
     def _go_on(self, wanted: Ask | Reply, now: float) -> list[Action]:
         if isinstance(wanted, Reply):
-            return self._act(self._member.answer(self._answering, wanted.body), now)
+            said = self._act(self._member.answer(self._answering, wanted.body), now)
+            if said:
+                self.progress.answered()
+            return said
         self._inner += 1
         return self._act(self._coordinator.ask(wanted.body, now), now)
 
@@ -160,21 +167,22 @@ class AggregatorNode:
         self._unasked = wanted if isinstance(wanted, Ask) else None
 
     def _follow(self, finished: Round) -> list[Action]:
-        wanted = self._strategy.follow(finished.body, finished.answers, finished.held, finished.excluded)
+        told = (finished.body, finished.answers, finished.held, finished.excluded)
+        wanted = self.progress.work(self._strategy.follow, *told)
         self._ledger.append({"round": self._answering, **ledgers.entered(finished)})
-        self._journal(
-            {
-                "round": self._answering,
-                "inner": self._inner,
-                **wanted.account,
-                "answered": len(finished.answers) - len(finished.held),
-                "held": list(finished.held),
-                "excluded": [name for name in finished.excluded if name not in finished.quarantined],
-                "quarantined": list(finished.quarantined),
-                "again": finished.again,
-                "ms": round(1000 * (finished.closed_at - finished.opened_at), 3),
-            }
-        )
+        account = {
+            "round": self._answering,
+            "inner": self._inner,
+            **wanted.account,
+            "answered": len(finished.answers) - len(finished.held),
+            "held": list(finished.held),
+            "excluded": [name for name in finished.excluded if name not in finished.quarantined],
+            "quarantined": list(finished.quarantined),
+            "again": finished.again,
+            "ms": round(1000 * (finished.closed_at - finished.opened_at), 3),
+        }
+        self._journal(account)
+        self.progress.finished(account)
         return self._go_on(wanted, finished.closed_at)
 
     def _settle(self, heard: Settled, body: Said, now: float) -> Sequence[object]:

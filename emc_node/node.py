@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from stackelgrid.node.mailbox import Mailbox
+from stackelgrid.node.progress import Progress
 from stackelgrid.rounds import Asked, Member, Settled
 from stackelgrid.rounds.strategy import HomeStrategy
 from stackelgrid.transport.base import Action, Compute, Finish, Look, Publish
@@ -24,6 +26,7 @@ class EmcNode:
     def __init__(self, name: str, link: Link, strategy: HomeStrategy, act: Callable[[Mapping[str, Any]], None]) -> None:
         self.name = name
         self.mailbox = Mailbox(link)
+        self.progress = Progress()
         self._link, self._strategy, self._act_on = link, strategy, act
         self._member = Member(name, link, renumbered=True)  # an aggregator may come back without its disk
         self._leaving_at: float | None = None
@@ -79,19 +82,23 @@ class EmcNode:
 
     def _answer(self, asked: Asked) -> list[Action]:
         def then(body: Any, now: float) -> list[Action]:
-            return self._act(self._member.answer(asked.round, body))
+            said = self._act(self._member.answer(asked.round, body))
+            if said:
+                self.progress.answered()
+            return said
 
-        if self._strategy.brief:
-            return then(self._strategy.answer(asked.body), 0.0)
-        return [Compute(lambda: self._strategy.answer(asked.body), then)]
+        self.progress.asked(asked.round)
+        solve = partial(self.progress.work, self._strategy.answer, asked.body)
+        return then(solve(), 0.0) if self._strategy.brief else [Compute(solve, then)]
 
     def _settle(self, settled: Settled) -> Compute:
         def then(homes: Any, now: float) -> Sequence[Action]:
             self._act_on(homes)
+            self.progress.settled()
             self._leaving_at = now + LINGER_S
             return self._act(self._member.acknowledge([]))
 
-        return Compute(lambda: self._strategy.settle(settled.body), then)
+        return Compute(partial(self.progress.work, self._strategy.settle, settled.body), then)
 
     def _leave(self) -> list[Action]:
         self._leaving_at = None

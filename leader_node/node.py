@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from stackelgrid.node.config import Members
 from stackelgrid.node.limits import refusals
 from stackelgrid.node.mailbox import Mailbox
+from stackelgrid.node.progress import Progress
 from stackelgrid.rounds import Acknowledged, Coordinator, Gathered, Lost, Round, RoundPolicy
 from stackelgrid.rounds import ledger as ledgers
 from stackelgrid.rounds.ledger import Ledger
@@ -44,6 +46,7 @@ class LeaderNode:
     ) -> None:
         self.name = name
         self.mailbox = Mailbox(link)
+        self.progress = Progress()
         self.last_will: Publish | None = None
         names = [member.name for member in members]
         self._coordinator = Coordinator(link, names, policy, refusals(members, self.mailbox))
@@ -106,13 +109,18 @@ class LeaderNode:
 
     def _begin(self, now: float) -> Sequence[Action]:
         if self._decision is None:
-            return [Compute(self._strategy.open, self._opened)]
+            return [Compute(partial(self.progress.work, self._strategy.open), self._opened)]
         _LOG.info("going on", extra={"data": {"round": self._last.number if self._last else 0}})
         return self._act(self._go_on(now), now)
 
     def _opened(self, decision: Decision, now: float) -> Sequence[Action]:
         self._decision = decision
-        return self._act(self._coordinator.ask(decision.ask, now), now)
+        return self._act(self._ask(decision, now), now)
+
+    def _ask(self, decision: Decision, now: float) -> Sequence[object]:
+        steps = self._coordinator.ask(decision.ask, now)
+        self.progress.asked(self._coordinator.rounds)
+        return steps
 
     def _recall(self, finished: Round) -> None:
         """Live through a round of before a restart."""
@@ -131,7 +139,7 @@ class LeaderNode:
         """What follows from a round; from one that nobody answered nothing does, and the same is asked again."""
         if not finished.answers and self._decision is not None:
             return self._decision
-        return self._strategy.decide(finished.body, finished.answers, finished.held)
+        return self.progress.work(self._strategy.decide, finished.body, finished.answers, finished.held)
 
     def _follow(self, finished: Round, decision: Decision, now: float) -> Sequence[object]:
         self._take(finished, decision)
@@ -149,6 +157,7 @@ class LeaderNode:
         }
         self._ledger.append({**ledgers.entered(finished), "account": account})
         self._journal(account)
+        self.progress.finished(account)
         return self._go_on(now)
 
     def _take(self, finished: Round, decision: Decision) -> None:
@@ -164,10 +173,11 @@ class LeaderNode:
             return self._settle(settled=True, complete=self._complete, now=now)
         if self._last.number >= self._max_rounds:
             return self._settle(settled=False, complete=self._complete, now=now)
-        return self._coordinator.ask(self._decision.ask, now)
+        return self._ask(self._decision, now)
 
     def _settle(self, *, settled: bool, complete: bool, now: float) -> Sequence[object]:
         decision = self._decision
         assert decision is not None
         self._ending |= {"settled": settled, "complete": complete, "residual": decision.residual}
+        self.progress.settled()
         return self._coordinator.settle(decision.settlement, settled=settled, complete=complete, now=now)

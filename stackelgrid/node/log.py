@@ -8,17 +8,21 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
+from stackelgrid.node.progress import Progress
+
 
 class _JsonLines(logging.Formatter):
-    def __init__(self, run: str, node: str) -> None:
+    def __init__(self, run: str, node: str, progress: Progress | None) -> None:
         super().__init__()
         self._origin = {"run": run, "node": node}
+        self._progress = progress
 
     def format(self, record: logging.LogRecord) -> str:
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             **self._origin,
+            **({"round": self._progress.round} if self._progress and self._progress.round else {}),
             "event": record.getMessage(),
             **getattr(record, "data", {}),
         }
@@ -38,10 +42,19 @@ class _Console(logging.Formatter):
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
-def set_up(style: Literal["json", "console"], run: str, node: str, stream: TextIO | None = None) -> None:
-    """Send this process's log to `stream` (stderr when None). Replaces what was set up before."""
+def set_up(
+    style: Literal["json", "console"],
+    run: str,
+    node: str,
+    progress: Progress | None = None,
+    stream: TextIO | None = None,
+) -> None:
+    """Send this process's log to `stream` (stderr when None), each line with the node's round once there is one.
+
+    Replaces what was set up before.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(_JsonLines(run, node) if style == "json" else _Console(node))
+    handler.setFormatter(_JsonLines(run, node, progress) if style == "json" else _Console(node))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)

@@ -1,0 +1,39 @@
+"""Which of many equal processes is which node: replicas of a container share out the configurations of a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from stackelgrid.node.config import ConfigError
+
+
+def claim(folder: Path) -> Path:
+    """The first `folder/*/config.json`, by name, that no other process has; it is this process's until it ends.
+
+    What is locked is the folder that the configuration is in: that needs no right to write, it lasts when the file in
+    it is replaced, and the system lets go of it however the process ends. Raises `ConfigError` when none is free.
+    """
+    found = sorted(folder.glob("*/config.json"))
+    for config in found:
+        if _locked(config.parent):
+            return config
+    if found:
+        raise ConfigError(
+            f"{folder}: all {len(found)} nodes are taken by other processes; start fewer, or provision more of them"
+        )
+    raise ConfigError(f"{folder}: there is no NODE/config.json in it; name a folder of nodes with --claim")
+
+
+def _locked(folder: Path) -> bool:
+    try:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # never closed: the lock is held as long as we live
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be opened ({error.strerror}); let this user read it") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return False
+    return True

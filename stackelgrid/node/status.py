@@ -1,0 +1,163 @@
+"""A node's process as others see it: a small file that says how it is, and by its age whether it lives at all.
+
+The heartbeat is a task of the event loop that also drives the node. While the broker is away the loop goes round and
+the file stays fresh; when the node hangs in its own code, in the loop or in a computation that does not end, the file
+grows old and systemd's watchdog is not fed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from stackelgrid.node.config import ConfigError
+from stackelgrid.node.mailbox import Mailbox
+from stackelgrid.node.progress import Progress
+from stackelgrid.node.record import write_whole
+from stackelgrid.transport.base import Traffic
+from stackelgrid.transport.mqtt import MqttTransport
+
+_LOG = logging.getLogger("stackelgrid.node")
+
+GLANCE_S = 0.5
+"""How soon a change is shown."""
+REFRESH_S = 10.0
+"""How old the file grows when nothing changes."""
+HANG_S = 300.0
+"""A computation that takes longer than this is taken for one that never ends."""
+
+State = Literal["connecting", "waiting", "round", "settled", "over", "lost"]
+STATES: tuple[State, ...] = ("connecting", "waiting", "round", "settled", "over", "lost")
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a node's process is at this moment."""
+
+    run: str
+    node: str
+    progress: Progress
+    mailbox: Mailbox
+    transport: MqttTransport
+
+    @property
+    def state(self) -> State:
+        """`connecting` until the first connection, then what the node says, `over` or `lost` at its end."""
+        ended = self.progress.state in ("over", "lost")
+        return self.progress.state if ended or self.traffic.connections else "connecting"
+
+    @property
+    def traffic(self) -> Traffic:
+        """What the node's connection has carried so far."""
+        return self.transport.traffic.get(self.node) or Traffic()
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was made again."""
+        return max(0, self.traffic.connections - 1)
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the node's computation does not come to an end."""
+        since = self.progress.working_since
+        return since is not None and time.monotonic() - since > HANG_S
+
+    def record(self) -> dict[str, Any]:
+        """The same as JSON."""
+        return {
+            "node": self.node,
+            "run": self.run,
+            "state": self.state,
+            "round": self.progress.round,
+            "broker": self.transport.url,
+            "connected": self.traffic.connected,
+            "reconnects": self.reconnects,
+            "rejected": dict(self.mailbox.rejected),
+        }
+
+
+class Outlet(Protocol):
+    """Where a status is shown."""
+
+    def show(self, status: Status) -> None:
+        """Show it, if it is time. Raises `OSError` when that cannot be done now."""
+
+    def close(self) -> None:
+        """The process is about to end."""
+
+
+class StatusFile:
+    """The status as a JSON object in a file, a whole one at any time.
+
+    `since` is when the state, or the round, was first seen, `updated` when the file was written. Raises `ConfigError`
+    for a file that cannot be written.
+    """
+
+    def __init__(self, path: Path, status: Status) -> None:
+        self._path = path
+        self._record: dict[str, Any] = {}
+        self._since = ""
+        self._written_at = 0.0
+        try:
+            self.show(status)
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot be written ({error.strerror}); name a file in a folder that is there with --status"
+            ) from None
+
+    def show(self, status: Status) -> None:
+        """Write it when it has changed, or the file is as old as it may be."""
+        record, now = status.record(), datetime.now(UTC).isoformat(timespec="milliseconds")
+        changed = record != self._record
+        if not changed and time.monotonic() - self._written_at < REFRESH_S:
+            return
+        if any(record[key] != self._record.get(key) for key in ("state", "round")):
+            self._since = now
+        self._record = record
+        write_whole(self._path, {**record, "since": self._since, "updated": now})
+        self._written_at = time.monotonic()
+
+    def close(self) -> None:
+        """The file stays and tells the end."""
+
+
+class Heartbeat:
+    """Shows a status as long as the event loop goes round."""
+
+    def __init__(self, status: Status, outlets: Sequence[Outlet]) -> None:
+        self._status, self._outlets = status, outlets
+        self._complained = False
+
+    async def beat(self) -> None:
+        """For ever, from within the loop."""
+        while True:
+            if self._status.hangs:
+                self._complain("a computation does not end", f"longer than {HANG_S:.0f} s")
+            else:
+                self.show()
+            await asyncio.sleep(GLANCE_S)
+
+    def show(self) -> None:
+        """Now, and once."""
+        for outlet in self._outlets:
+            try:
+                outlet.show(self._status)
+            except OSError as error:  # no reason to end a node: whoever looks sees that nothing new comes
+                self._complain("status cannot be shown", str(error))
+
+    def close(self) -> None:
+        """The last word."""
+        self.show()
+        for outlet in self._outlets:
+            outlet.close()
+
+    def _complain(self, event: str, why: str) -> None:
+        if not self._complained:
+            self._complained = True
+            _LOG.error(event, extra={"data": {"error": why}})
