@@ -17,6 +17,7 @@ BENCHMARKS = {
     "case": "benchmarks.case",
     "memory": "benchmarks.memory",
     "startup": "benchmarks.startup",
+    "meter": "benchmarks.meter",
 }
 
 

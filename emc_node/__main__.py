@@ -1,13 +1,25 @@
-"""`emc-node --config FILE`: one home energy management controller."""
+"""`emc-node --config FILE`: one home energy management controller; and what sets it up and looks after it."""
 
 import sys
+from importlib import import_module
 
 from emc_node.config import build, of_game
 from stackelgrid.node import process
 
+COMMANDS = {
+    "init": "emc_node.init",
+    "install-service": "emc_node.service",
+    "status": "emc_node.status",
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node; returns the exit code."""
+    """Run the node, or one of `COMMANDS`; returns the exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] in COMMANDS:
+        return int(import_module(COMMANDS[words[0]]).main(words[1:]))
+    if words and words[0] in ("-h", "--help"):
+        print(f"other commands: {', '.join(f'emc-node {name}' for name in COMMANDS)}; each tells more with --help\n")
     return process.main("emc-node", of_game, build, arguments)
 
 

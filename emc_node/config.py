@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
+from emc_node.devices import Devices, HomeDevices, SteeredHome, begin
 from emc_node.node import EmcNode
 from stackelgrid.games import Game, find, part
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.record import write_whole
+from stackelgrid.rounds.strategy import HomeStrategy
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Name
 
@@ -20,11 +22,22 @@ Home = TypeVar("Home", bound=BaseModel)
 
 
 class EmcConfig(NodeConfig, Generic[Home]):
-    """`homes` behind this process, its `aggregator`, and the file where the settled schedules are written, if any."""
+    """`homes` behind this process, its `aggregator`, and the file where the settled schedules are written, if any.
+
+    `devices` binds a home's storage and meter to what is settled; `plan_file` keeps that over a power cut.
+    """
 
     aggregator: Name
     homes: Annotated[list[Home], Field(min_length=1)]
     schedule_file: Path | None = None
+    devices: Devices | None = None
+    plan_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _devices_fit(self) -> Self:
+        if self.devices is not None:
+            self.devices.require_fit(self.homes, self.slots, self.broker)
+        return self
 
 
 def of_game(game: Game) -> type[EmcConfig[Any]]:
@@ -35,13 +48,34 @@ def of_game(game: Game) -> type[EmcConfig[Any]]:
 
 def assemble(config: EmcConfig[Any], act: Callable[[Mapping[str, Any]], None]) -> EmcNode:
     """The node of a configuration; `act` gets the settled schedules. Raises `ValueError` for homes that cannot live."""
-    game = find(config.game)
-    link = Link(config.run, config.aggregator, game.lower, config.slots)
-    return EmcNode(config.name, link, part(game.homes)(config.homes), act)
+    return _node(config, part(find(config.game).homes)(config.homes), act)
 
 
 def build(config: EmcConfig[Any]) -> EmcNode:
-    """The node of a configuration, writing its settled schedules where the configuration says."""
-    if config.schedule_file is None:
-        return assemble(config, lambda homes: None)
-    return assemble(config, partial(write_whole, config.schedule_file))
+    """The node of a configuration, writing its settled schedules where the configuration says.
+
+    Its devices, if it has any, are served from now on, as long as the process lives. Raises `ValueError` for homes
+    that cannot live and for files in folders that are not there.
+    """
+    for key in ("schedule_file", "plan_file"):
+        file: Path | None = getattr(config, key)
+        if file is not None and not file.parent.is_dir():
+            raise ValueError(f"{key}: {file.parent} is no folder; make it, or name a file in another")
+    homes = part(find(config.game).homes)
+    if config.devices is None:
+        strategy = homes(config.homes)
+    else:
+        home = config.homes[0]
+        devices = HomeDevices(config.name, config.devices, home, config.plan_file)
+        strategy = SteeredHome(home, homes, devices, config.run)
+        begin(devices, config.devices)
+    return _node(config, strategy, _written(config.schedule_file))
+
+
+def _node(config: EmcConfig[Any], strategy: HomeStrategy, act: Callable[[Mapping[str, Any]], None]) -> EmcNode:
+    link = Link(config.run, config.aggregator, find(config.game).lower, config.slots)
+    return EmcNode(config.name, link, strategy, act)
+
+
+def _written(file: Path | None) -> Callable[[Mapping[str, Any]], None]:
+    return (lambda homes: None) if file is None else partial(write_whole, file)

@@ -1,0 +1,100 @@
+"""`emc-node status`: what the status file of a running EMC says, in plain words.
+
+Exit codes: 0 the EMC is in order, 1 it is not, or nobody keeps the file any more, 2 there is no such file to read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ValidationError
+
+FILE = Path("/run/stackelgrid/status.json")
+"""Where the service that `emc-node install-service` sets up keeps it."""
+STALE = timedelta(seconds=30)
+"""A process that lives writes its status every ten seconds."""
+IN_ORDER, NOT_IN_ORDER, UNREADABLE = 0, 1, 2
+
+
+class Told(BaseModel):
+    """A status file, as `stackelgrid.node.status` writes it."""
+
+    node: str
+    run: str
+    state: Literal["connecting", "waiting", "round", "settled", "over", "lost"]
+    round: int
+    since: AwareDatetime
+    broker: str
+    connected: bool
+    reconnects: int
+    rejected: dict[str, int]
+    updated: AwareDatetime
+
+    def words(self, now: datetime) -> str:
+        """A line on the run, one on the connection, one on each thing that is not as it should be."""
+        lines = [f"{self.node}: {self._doing()} (for {_duration(now - self.since)})."]
+        again = {0: "", 1: ", made again once"}.get(self.reconnects, f", made again {self.reconnects} times")
+        if self.connected:
+            lines.append(f"Connected to {self.broker}{again}.")
+        elif self.state != "over":
+            lines.append(f"No connection to {self.broker}; it keeps trying{again}.")
+        if self.rejected:
+            counted = ", ".join(f"{count} {reason}" for reason, count in sorted(self.rejected.items()))
+            lines.append(f"Messages it ignored: {counted}.")
+        if self.is_stale(now):
+            lines.append(
+                f"This is {_duration(now - self.updated)} old: the process hangs or has ended; "
+                "see journalctl --unit emc-node."
+            )
+        return "\n".join(lines)
+
+    def is_stale(self, now: datetime) -> bool:
+        """Whether nobody writes it any more."""
+        return now - self.updated > STALE
+
+    def _doing(self) -> str:
+        return {
+            "connecting": f"looks for the broker of run {self.run}",
+            "waiting": f"takes part in run {self.run} and waits for its first question",
+            "round": f"takes part in run {self.run}, round {self.round}",
+            "settled": f"run {self.run} is settled, and its plan is in force",
+            "over": f"run {self.run} is over; the plan it settled, if it did, stays in force",
+            "lost": f"run {self.run} is lost; see journalctl --unit emc-node",
+        }[self.state]
+
+
+def main(arguments: list[str]) -> int:
+    """Tell; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="emc-node status", description="How the EMC on this machine is.")
+    parser.add_argument("--file", type=Path, default=FILE, help="its status file (default: %(default)s)")
+    file: Path = parser.parse_args(arguments).file
+    try:
+        told = Told.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return _unreadable(file, "is not there; is the service running (systemctl status emc-node)?")
+    except PermissionError:
+        return _unreadable(file, "may not be read; try sudo emc-node status")
+    except OSError as error:
+        return _unreadable(file, f"cannot be read ({error.strerror}); name a status file with --file")
+    except ValidationError:
+        return _unreadable(file, "is no status file; name the one that emc-node --status writes with --file")
+    now = datetime.now(UTC)
+    print(told.words(now))
+    return NOT_IN_ORDER if told.is_stale(now) or told.state == "lost" else IN_ORDER
+
+
+def _unreadable(file: Path, why: str) -> int:
+    print(f"emc-node status: {file} {why}", file=sys.stderr)
+    return UNREADABLE
+
+
+def _duration(span: timedelta) -> str:
+    seconds = max(0, round(span.total_seconds()))
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} seconds"
