@@ -1,10 +1,29 @@
-"""Brokers for the tests: real processes on free ports of the loopback interface, one of each kind per session."""
+"""Brokers for the tests: real processes on free ports of the loopback interface, one of each kind per session, which
+each worker of a parallel run has of its own."""
 
+import os
+import signal
+import string
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import broker
+from broker import nats
+from broker.access import Node, Role, Rules
+from broker.authority import Authority
+from stackelgrid.deploy.enrolment import certificate_in
+from stackelgrid.transport.tls import Tls
+
+
+def pytest_configure() -> None:
+    """What every process that the tests start inherits, the workers of a parallel run among them."""
+    # One BLAS thread, as the testbed gives its nodes.
+    os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
+    # A shell has what it starts in the background ignore Ctrl-C: what the tests interrupt would ignore it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +38,30 @@ def mosquitto_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def embedded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with broker.start("embedded", tmp_path_factory.mktemp("embedded")) as running:
         yield running.url
+
+
+@pytest.fixture(scope="session")
+def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A cluster of three servers."""
+    with nats.start(tmp_path_factory.mktemp("nats")) as running:
+        yield running.url
+
+
+@pytest.fixture(scope="session")
+def tls_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Tls]]:
+    """Mosquitto over mutual TLS, as shipped but that one certificate may do everything, over many connections."""
+    mosquitto = broker.find_mosquitto()
+    if mosquitto is None:
+        pytest.skip("Mosquitto is not installed")
+    folder, port = tmp_path_factory.mktemp("tls"), broker.free_port()
+    authority, node = Authority.init(folder / "certs"), Node("anybody", Role.leader)
+    authority.add(node)
+    files = authority.folder / "broker"
+    (files / "access.acl").write_text(Rules({"anybody": ("#",)}, {"anybody": ("#",), "broker": ("$SYS/#",)}).text())
+    shipped = Path(broker.__file__).with_name("mosquitto-tls.conf").read_text()
+    settings = string.Template(shipped).substitute(listener=f"{port} {broker.LOOPBACK}", files=files)
+    (folder / "mosquitto.conf").write_text(settings.replace("use_username_as_clientid true", "user root"))
+    with subprocess.Popen([mosquitto, "-c", str(folder / "mosquitto.conf")], stderr=subprocess.DEVNULL) as running:
+        assert broker.answers(port, certificates=files)
+        yield f"mqtts://{broker.LOOPBACK}:{port}", certificate_in(authority.place(node))
+        running.terminate()

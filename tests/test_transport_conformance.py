@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -87,16 +89,27 @@ def answer(*actions: Action) -> Callable[..., list[Action]]:
     return lambda *_: list(actions)
 
 
-@pytest.fixture(params=["memory", "mosquitto", "embedded"])
+def over(kind: str, request: pytest.FixtureRequest) -> MqttTransport:
+    if kind == "tls":
+        url, tls = request.getfixturevalue("tls_url")
+        return MqttTransport(url, tls=tls)
+    return MqttTransport(request.getfixturevalue(f"{kind}_url"))
+
+
+@pytest.fixture(params=["memory", "mosquitto", "tls", "embedded", "nats"])
 def transport(request: pytest.FixtureRequest) -> Transport:
-    if request.param == "memory":
-        return MemoryTransport()
-    return MqttTransport(request.getfixturevalue(f"{request.param}_url"))
+    return MemoryTransport() if request.param == "memory" else over(request.param, request)
 
 
-@pytest.fixture(params=["mosquitto", "embedded"])
-def mqtt(request: pytest.FixtureRequest) -> MqttTransport:
-    return MqttTransport(request.getfixturevalue(f"{request.param}_url"))
+@pytest.fixture(params=["mosquitto", "tls", "embedded", "nats"])
+def another(request: pytest.FixtureRequest) -> Callable[[], MqttTransport]:
+    """Makes transports to one broker."""
+    return lambda: over(request.param, request)
+
+
+@pytest.fixture
+def mqtt(another: Callable[[], MqttTransport]) -> MqttTransport:
+    return another()
 
 
 @pytest.fixture
@@ -545,7 +558,7 @@ def test_an_encrypted_address_and_what_to_prove_oneself_with_go_together(tmp_pat
     tls = Tls(ca=tmp_path / "ca.crt", certificate=tmp_path / "node.crt", key=tmp_path / "node.key")
     with pytest.raises(ValueError, match="give tls"):
         MqttTransport("mqtts://127.0.0.1:8883")
-    with pytest.raises(ValueError, match="write mqtts://127.0.0.1:1883"):
+    with pytest.raises(ValueError, match=r"write mqtts://127\.0\.0\.1:1883"):
         MqttTransport("mqtt://127.0.0.1:1883", tls=tls)
     with pytest.raises(ValueError, match=r"tls\.ca: .*ca\.crt cannot be read"):
         MqttTransport("mqtts://127.0.0.1:8883", tls=tls)
@@ -559,7 +572,10 @@ def test_a_port_that_accepts_but_never_answers_is_an_unreachable_broker() -> Non
 
 
 @pytest.mark.parametrize("stopper", ["before", "thread"])
-def test_stop_ends_the_run_and_leaves_the_last_wills(mqtt: MqttTransport, root: str, stopper: str) -> None:
+def test_stop_ends_the_run_and_leaves_the_last_wills(
+    another: Callable[[], MqttTransport], root: str, stopper: str
+) -> None:
+    mqtt = another()
     will = Publish(f"{root}/will", b"gone", qos=1, retain=True)
     busy, release = threading.Event(), threading.Event()
 
@@ -580,7 +596,7 @@ def test_stop_ends_the_run_and_leaves_the_last_wills(mqtt: MqttTransport, root: 
         assert running.result(30).crashed == {}
         release.set()
     witness = Scripted("witness", [f"{root}/will"], receive=finish)
-    MqttTransport(mqtt.url).run([witness])
+    another().run([witness])
     assert witness.received == [(f"{root}/will", b"gone")]
 
 
@@ -703,3 +719,23 @@ def test_nodes_that_wait_for_each_other_are_a_deadlock() -> None:
 )
 def test_topic_filters_follow_the_standard(subscription: str, topic: str, matches: bool) -> None:
     assert topic_matches(subscription, topic) is matches
+
+
+def test_a_broker_that_wants_a_login_gets_it(tmp_path: Path) -> None:
+    mosquitto = broker.find_mosquitto()
+    if mosquitto is None or shutil.which("mosquitto_passwd") is None:
+        pytest.skip("Mosquitto is not installed")
+    port = broker.free_port()
+    subprocess.run(["mosquitto_passwd", "-b", "-c", str(tmp_path / "users"), "emc", "right"], check=True)
+    settings = f"listener {port} 127.0.0.1\nallow_anonymous false\npassword_file {tmp_path / 'users'}\nuser root\n"
+    (tmp_path / "mosquitto.conf").write_text(settings)
+    url = f"mqtt://127.0.0.1:{port}"
+    with subprocess.Popen([mosquitto, "-c", str(tmp_path / "mosquitto.conf")], stderr=subprocess.DEVNULL) as running:
+        try:
+            carried = MqttTransport(url, login=("emc", "right")).run([Scripted("emc", start=finish)])
+            assert carried.traffic["emc"].connections == 1
+            for login in (None, ("emc", "wrong")):
+                with pytest.raises(BrokerUnreachableError, match="Not authorized"):
+                    MqttTransport(url, login=login, connect_timeout_s=0.3).run([Scripted("emc", start=finish)])
+        finally:
+            running.terminate()

@@ -58,9 +58,10 @@ class MqttTransport(Transport):
     """Carries nodes over the broker at `url`: `mqtt://host:port`, or `mqtts://host:port` with `tls`.
 
     Of several servers, `mqtt://a:1883,b:1883`, each connection begins at one of its own choice and goes on to the next
-    when that is lost. `connect_timeout_s` is how long the first connection may take, `reconnect_s` how long a lost one
-    may stay away; beyond either, `run` raises `BrokerUnreachableError`, never when it is infinite. Raises `ValueError`
-    for another form of address, and for `tls` that is missing, unusable, or would not be used.
+    when that is lost. `login` is a user and a password, for a broker that wants one. `connect_timeout_s` is how long
+    the first connection may take, `reconnect_s` how long a lost one may stay away; beyond either, `run` raises
+    `BrokerUnreachableError`, never when it is infinite. Raises `ValueError` for another form of address, and for `tls`
+    that is missing, unusable, or would not be used.
 
     While a connection is away, what its node publishes at QoS 0 is lost and what it publishes at QoS 1 waits;
     the latter may arrive twice. A node's client id is its name and a random suffix, so that runs can share a
@@ -68,7 +69,13 @@ class MqttTransport(Transport):
     """
 
     def __init__(
-        self, url: str, *, tls: Tls | None = None, connect_timeout_s: float = 20, reconnect_s: float = 60
+        self,
+        url: str,
+        *,
+        tls: Tls | None = None,
+        login: tuple[str, str] | None = None,
+        connect_timeout_s: float = 20,
+        reconnect_s: float = 60,
     ) -> None:
         self.url = url
         self.address = Address.parse(url)
@@ -77,6 +84,7 @@ class MqttTransport(Transport):
         if tls is not None and not self.address.encrypted:
             raise ValueError(f"{url} is not encrypted, and tls is given: write {url.replace('mqtt:', 'mqtts:', 1)}")
         self.tls = None if tls is None else tls.context()
+        self.login = login
         self.connect_timeout_s = connect_timeout_s
         self.reconnect_s = reconnect_s
         self.traffic: dict[str, Traffic] = {}
@@ -163,6 +171,8 @@ class _Link:
         self._client.connect_timeout = min(ATTEMPT_S, transport.connect_timeout_s)
         if transport.tls is not None:
             self._client.tls_set_context(transport.tls)
+        if transport.login is not None:
+            self._client.username_pw_set(*transport.login)
         # No limit in flight, else messages at QoS 0 would overtake those at QoS 1 that wait their turn.
         self._client.max_inflight_messages_set(0)
         if node.last_will is not None:
@@ -179,9 +189,11 @@ class _Link:
     async def drive(self) -> None:
         """Hold the connection until the node has ended. When cancelled, leave without DISCONNECT."""
         patience_s = self._transport.connect_timeout_s
+        pause = FIRST_PAUSE_S
         try:
             while not self._done():
                 await self._connect(patience_s)
+                stands_since = self._loop.time()
                 while self._socket is not None:
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._lost.wait(), KEEPALIVE_S / 4)
@@ -189,6 +201,11 @@ class _Link:
                     self._settle()
                 if not self._done():
                     _LOG.warning("connection lost", extra={"data": {"server": self._at()}})
+                    # A broker that accepts a connection and ends it at once is not asked again and again.
+                    fleeting = self._loop.time() - stands_since < PATIENT_PAUSE_S
+                    pause = min(2 * pause, PATIENT_PAUSE_S) if fleeting else FIRST_PAUSE_S
+                    if fleeting:
+                        await asyncio.sleep(pause * self._jitter.uniform(0.25, 0.5))
                 patience_s = self._transport.reconnect_s
             await self._see_off()
         finally:
@@ -210,7 +227,7 @@ class _Link:
         give_up = began + patience_s
         pause = FIRST_PAUSE_S
         servers = self._transport.address.servers
-        attempts, cause = 0, ""
+        attempts, told_of = 0, set[str]()
         while not self._done():
             try:
                 await self._attempt(min(ATTEMPT_S, max(give_up - self._loop.time(), FIRST_PAUSE_S)))
@@ -221,10 +238,10 @@ class _Link:
             except OSError as error:
                 self._cut()
                 attempts += 1
-                if str(error) != cause:
-                    cause = str(error)
-                    told = {"server": self._at(), "cause": cause}
-                    _LOG.warning("no connection", extra={"data": told})
+                cause = str(error)
+                if cause not in told_of:  # each once in an outage, which may last for days
+                    told_of.add(cause)
+                    _LOG.warning("no connection", extra={"data": {"server": self._at(), "cause": cause}})
                 self._server = (self._server + 1) % len(servers)
                 wait = pause * self._jitter.uniform(0.5, 1.0)
                 if attempts % len(servers):

