@@ -20,7 +20,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from broker import BrokerStartError
+from broker.authority import AuthorityError
 from stackelgrid import certify as equilibrium
+from stackelgrid.deploy import scenario_commands
+from stackelgrid.deploy.commands import certs
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.games import UnknownGameError, find, part
 from stackelgrid.node.config import ConfigError
@@ -34,8 +37,8 @@ from stackelgrid.testbed.measured import with_data
 from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.result import result
 from stackelgrid.testbed.scenario import Scenario, load, shipped
+from stackelgrid.transport.address import Address
 from stackelgrid.transport.base import BrokerUnreachableError
-from stackelgrid.transport.mqtt import MqttTransport
 
 SETTLED, BAD_INPUT, NOT_SETTLED, LOST, INTERRUPTED = 0, 2, 3, 4, 130
 CERTIFIED_UP_TO = 200
@@ -50,6 +53,8 @@ app = typer.Typer(
     help="Demand response games between a utility, aggregators and homes, played by separate processes over MQTT.",
 )
 say = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+app.add_typer(certs, name="certs")
+scenario_commands.register(app)
 
 
 class TransportName(StrEnum):
@@ -85,8 +90,13 @@ def run(
         TransportName, typer.Option(help="mqtt: a process per node; memory: all in one.")
     ] = TransportName.mqtt,
     broker: Annotated[
-        str, typer.Option(metavar="auto|embedded|mosquitto|mqtt://HOST:PORT", help="Our own broker, or one there is.")
+        str,
+        typer.Option(metavar="auto|embedded|mosquitto|mqtt[s]://HOST:PORT", help="Our own broker, or one there is."),
     ] = "auto",
+    certificates: Annotated[
+        Path | None,
+        typer.Option("--certs", metavar="DIR", help="For mqtts://: the authority that has certified the nodes."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run's folder; a new one under runs/.")] = None,
     seed: Seed = None,
     sets: Sets = None,
@@ -96,7 +106,7 @@ def run(
 ) -> None:
     """Play a scenario to its end and write its folder: result, rounds, logs, report."""
     checked = load(scenario, sets, seed)
-    _check_broker(broker)
+    _check_broker(broker, certificates)
     plan = None if faults is None else fault_plans.fitted(faults, checked, broker)
     began = datetime.now(UTC)
     folder = store.create(out, Path(scenario).stem)
@@ -111,8 +121,8 @@ def run(
                 played = in_memory.play(checked, show.round, plan, show.fault)
                 store.write_rounds(folder, played)
             else:
-                played = processes.play(checked, folder, broker, name, show.round, plan, show.fault)
-        except (BrokerStartError, BrokerUnreachableError) as error:
+                played = processes.play(checked, folder, broker, name, show.round, plan, show.fault, certificates)
+        except (BrokerStartError, BrokerUnreachableError, AuthorityError) as error:
             shutil.rmtree(folder)
             raise CommandError(LOST if isinstance(error, BrokerUnreachableError) else BAD_INPUT, str(error)) from None
         finished = result(checked, played, None)
@@ -135,19 +145,25 @@ def run(
     _conclude(folder, finished, played, quiet or as_json)
 
 
-def _check_broker(broker: str) -> None:
-    if broker in ("auto", "mosquitto", "embedded"):
-        return
-    try:
-        MqttTransport(broker)
-    except ValueError as error:
-        message = f"--broker {broker}: give auto, mosquitto, embedded or mqtt://HOST:PORT ({error})"
-        raise CommandError(BAD_INPUT, message) from None
+def _check_broker(broker: str, certificates: Path | None) -> None:
+    encrypted = False
+    if broker not in ("auto", "mosquitto", "embedded"):
+        try:
+            encrypted = Address.parse(broker).encrypted
+        except ValueError as error:
+            message = f"--broker {broker}: give auto, mosquitto, embedded or mqtt://HOST:PORT ({error})"
+            raise CommandError(BAD_INPUT, message) from None
+    if encrypted and certificates is None:
+        message = f"--broker {broker}: nodes prove themselves there; give --certs DIR, what stackelgrid provision wrote"
+        raise CommandError(BAD_INPUT, message)
+    if certificates is not None and not encrypted:
+        message = f"--certs {certificates}: nothing is encrypted on --broker {broker}; give --broker mqtts://HOST:PORT"
+        raise CommandError(BAD_INPUT, message)
 
 
 def _whole(finished: dict[str, Any]) -> bool:
     """Whether every home is in the outcome; a reference without some of them would certify another game."""
-    return bool(finished["complete"]) and finished["heard_of"] == finished["homes"]
+    return bool(finished["complete"]) and finished["homes_settled"] == finished["homes"]
 
 
 def _conclude(folder: Path, finished: dict[str, Any], played: Played, quiet: bool) -> None:
@@ -285,7 +301,7 @@ def _read_result(folder: Path) -> dict[str, Any]:
         raise CommandError(BAD_INPUT, f"{folder / 'result.json'}: {error}; name the folder of a finished run") from None
     if (
         not isinstance(content, dict)
-        or not {"outcome", "certificate", "complete", "homes", "heard_of"} <= content.keys()
+        or not {"outcome", "certificate", "complete", "homes", "homes_settled"} <= content.keys()
     ):
         raise CommandError(BAD_INPUT, f"{folder / 'result.json'}: not a result of stackelgrid run")
     return content

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from stackelgrid import cli
+from stackelgrid.testbed import processes
 
 SMALL = ["--set", "population.homes=6", "--set", "aggregators=2"]
 
@@ -111,6 +112,8 @@ def test_a_bad_scenario_gets_one_message_and_leaves_nothing(
         (["run", "user_oriented", "--set", "aggregators=100"], ["aggregators", "100"]),
         (["run", "user_oriented", "--broker", "http://x"], ["--broker", "http://x", "mqtt://HOST:PORT"]),
         (["run", "user_oriented", "--broker", "mqtt://nowhere"], ["mqtt://nowhere", "mqtt://host:port"]),
+        (["run", "user_oriented", "--broker", "mqtts://127.0.0.1:8883"], ["mqtts://127.0.0.1:8883", "--certs DIR"]),
+        (["run", "user_oriented", "--certs", "certs"], ["--certs certs", "--broker mqtts://HOST:PORT"]),
         (["report", "nowhere"], ["nowhere"]),
         (["schema", "chess"], ["chess", "user_oriented"]),
         (["dance"], ["dance"]),
@@ -137,6 +140,7 @@ def test_not_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest
 
 
 def test_a_broker_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(processes, "_KNOCK_S", 0.3)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: nobody answers there
         address = f"mqtt://127.0.0.1:{taken.getsockname()[1]}"

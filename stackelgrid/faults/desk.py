@@ -14,12 +14,12 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
 
 from broker import RunningBroker
 from stackelgrid.faults.on_process import done_file, read_spent
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, OnConnection
 from stackelgrid.faults.proxy import Proxy
+from stackelgrid.transport.address import Address
 
 PLAN = "fault.plan.json"
 _RECORD = ("fault", "kind", "node", "from", "to", "round", "seconds")
@@ -48,9 +48,7 @@ class Desk(AbstractContextManager["Desk"]):
         self._killed: dict[str, int] = dict.fromkeys(names, 0)  # how many faults each had met when it was last killed
         disturbed = [fault for fault in plan.faults if isinstance(fault, OnConnection)]
         proxied = [name for name in names if any(fault.concerns(name) for fault in disturbed)]
-        address = urlsplit(url)
-        assert address.hostname is not None and address.port is not None
-        self._proxy = Proxy(address.hostname, address.port, proxied)
+        self._proxy = Proxy(Address.parse(url), proxied)
         self._due = {
             number: fault.at.seconds
             for number, fault in enumerate(plan.faults)
@@ -91,7 +89,7 @@ class Desk(AbstractContextManager["Desk"]):
         for number, seconds in list(self._due.items()):
             if now - self._began >= seconds and self._away is None:
                 del self._due[number]
-                self._tell({"fault": number, "kind": "broker", "round": None, "seconds": now - self._began})
+                self._tell({"fault": number, "kind": "broker", "round": self._round(), "seconds": now - self._began})
                 self._fail_broker(self._plan.faults[number])
         if self._away is not None and now >= self._away[0]:
             self._restore_broker()
@@ -102,6 +100,11 @@ class Desk(AbstractContextManager["Desk"]):
         known, self._killed[name] = self._killed[name], len(met)
         fault = self._plan.faults[met[-1]] if len(met) > known else None
         return (met[-1], fault) if isinstance(fault, Crash) else None
+
+    def _round(self) -> int:
+        """The round that the leader is in: one more than it has finished."""
+        journal = self._nodes.parent / "rounds.jsonl"
+        return 1 + (journal.read_bytes().count(b"\n") if journal.exists() else 0)
 
     def _begin(self, name: str, number: int) -> None:
         fault = self._plan.faults[number]

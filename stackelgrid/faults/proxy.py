@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from stackelgrid.faults.plan import Cut, Hang, Narrow, OnConnection
+from stackelgrid.transport.address import Address
 
 _CHUNK = 4096
 """Bytes carried at a time: what a narrow connection may be ahead or behind."""
@@ -20,14 +21,15 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Listens on 127.0.0.1 for each of `nodes` and carries to the broker at `host`:`port`; a context manager.
+    """Listens on 127.0.0.1 for each of `nodes` and carries to the broker, the first server of its address.
 
-    It runs in a thread of its own. Nobody listens on the broker's port while it is away, so a connection is refused
-    here as it would be there.
+    A context manager; it runs in a thread of its own. Nobody listens on the broker's port while it is away, so a
+    connection is refused here as it would be there.
     """
 
-    def __init__(self, host: str, port: int, nodes: Collection[str]) -> None:
-        self._lines = {name: _Line(host, port) for name in nodes}
+    def __init__(self, broker: Address, nodes: Collection[str]) -> None:
+        self._scheme = broker.scheme
+        self._lines = {name: _Line(*broker.servers[0]) for name in nodes}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="stackelgrid-proxy", daemon=True)
 
@@ -48,7 +50,7 @@ class Proxy:
 
     def url(self, name: str) -> str | None:
         """Where a node finds its broker; None for a node that is not proxied."""
-        return f"mqtt://127.0.0.1:{self._lines[name].port}" if name in self._lines else None
+        return f"{self._scheme}://127.0.0.1:{self._lines[name].port}" if name in self._lines else None
 
     def disturb(self, name: str, fault: OnConnection) -> None:
         """Begin a fault on a node's connection. When this returns, it is in force."""

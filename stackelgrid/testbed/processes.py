@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 
 import broker
+from stackelgrid.deploy.enrolment import proven
 from stackelgrid.faults.desk import Desk
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan
 from stackelgrid.rounds import Member
@@ -26,6 +27,7 @@ from stackelgrid.testbed.played import Played, missing_in
 from stackelgrid.testbed.scenario import Scenario
 from stackelgrid.transport.base import Action, Finish, Publish
 from stackelgrid.transport.mqtt import MqttTransport
+from stackelgrid.transport.tls import Tls
 from stackelgrid.wire.codec import Bodies, Link
 from stackelgrid.wire.messages import Body
 
@@ -45,13 +47,15 @@ def play(
     watch: Callable[[dict[str, Any]], None] = lambda record: None,
     plan: FaultPlan | None = None,
     tell: Callable[[dict[str, Any]], None] = lambda record: None,
+    certificates: Path | None = None,
 ) -> Played:
     """Run `scenario` with its nodes as processes; `folder` gets configurations, logs and the journal.
 
-    `broker_kind` is auto, mosquitto, embedded or the address of a broker that is there already. Under a fault plan
-    nodes and broker are killed and come back; `tell` sees each fault as it happens. Raises `broker.BrokerStartError`
-    or `BrokerUnreachableError` before any node is started. On KeyboardInterrupt everything is stopped and what was
-    found so far is returned as interrupted.
+    `broker_kind` is auto, mosquitto, embedded or the address of a broker that is there already; to one at `mqtts://`
+    the nodes prove themselves with what the authority in the folder `certificates` has given them. Under a fault plan
+    nodes and broker are killed and come back; `tell` sees each fault as it happens. Raises `broker.BrokerStartError`,
+    `broker.authority.AuthorityError` or `BrokerUnreachableError` before any node is started. On KeyboardInterrupt
+    everything is stopped and what was found so far is returned as interrupted.
     """
     began = time.perf_counter()
     logs, nodes = folder / "logs", folder / "nodes"
@@ -61,6 +65,10 @@ def play(
         own = _own_broker(broker_kind, logs, stack, plan)
         url, kind = (own.url, own.kind) if own is not None else (broker_kind, broker_kind)
         everyone = cast(scenario, run, url, written=True)
+        if certificates is not None:
+            everyone = proven(everyone, certificates)
+        if own is None:
+            MqttTransport(url, tls=everyone.leader.tls, connect_timeout_s=_KNOCK_S).run([_Visit()])
         played = Played("mqtt", kind, everyone.processes)
         desk = None
         if plan is not None:
@@ -85,12 +93,11 @@ def play(
 
 
 def _own_broker(kind: str, logs: Path, stack: ExitStack, plan: FaultPlan | None) -> broker.RunningBroker | None:
-    """A broker of the run's own; None when there is one already, which then answers."""
+    """A broker of the run's own; None when there is one already."""
     if kind in ("auto", "mosquitto", "embedded"):
         outages = [] if plan is None else [fault for fault in plan.faults if isinstance(fault, BrokerOutage)]
         persistent = any(outage.keep_retained for outage in outages)
         return stack.enter_context(broker.start(kind, logs, persistent=persistent))  # type: ignore[arg-type]
-    MqttTransport(kind, connect_timeout_s=_KNOCK_S).run([_Visit()])
     return None
 
 
@@ -135,12 +142,12 @@ class _Visit:
         return None
 
 
-def _last_wills(everyone: Cast) -> dict[str, Publish]:
-    """What says of each member that it is gone."""
-    members = [(config.name, config.aggregator) for config in everyone.homes]
-    members += [(config.name, config.leader) for config in everyone.aggregators]
+def _last_wills(everyone: Cast) -> dict[str, tuple[Publish, Tls | None]]:
+    """What says of each member that it is gone, and what proves that it may be said."""
+    members = [(config.name, config.aggregator, config.tls) for config in everyone.homes]
+    members += [(config.name, config.leader, config.tls) for config in everyone.aggregators]
     run, slots, any_body = everyone.leader.run, everyone.leader.slots, Bodies(Body, Body, Body)
-    return {name: Member(name, Link(run, above, any_body, slots)).last_will for name, above in members}
+    return {name: (Member(name, Link(run, above, any_body, slots)).last_will, tls) for name, above, tls in members}
 
 
 class _Journal:
@@ -176,7 +183,7 @@ class _Supervisor:
         nodes: Path,
         logs: Path,
         url: str,
-        last_wills: dict[str, Publish],
+        last_wills: dict[str, tuple[Publish, Tls | None]],
         played: Played,
         desk: Desk | None,
     ) -> None:
@@ -283,7 +290,8 @@ class _Supervisor:
             away = self._desk is not None and self._desk.broker_is_away  # it says nobody's last will
             if not self._played.rounds and name in self._last_wills and not away:
                 # It may have died before it could leave a last will with the broker: nobody is to wait for it.
-                MqttTransport(self._url).run([_Visit(self._last_wills[name])])
+                will, tls = self._last_wills[name]
+                MqttTransport(self._url, tls=tls).run([_Visit(will)])
 
     def _put_off(self, name: str, crash: Crash) -> None:
         """The plan killed it, and will have it back."""
