@@ -3,7 +3,7 @@
 It lives in a folder, on the desk of whoever runs the testbed:
 
     authority/   ca.key, ca.crt, crl.pem, register.json       stays where it is
-    broker/      ca.crt, crl.pem, node.crt, node.key, access.acl, mosquitto.conf         for the broker's machine
+    broker/      ca.crt, crl.pem, node.crt, node.key, access.acl, mosquitto.conf, nats.conf     for the broker's machine
     leaders/NAME/, aggregators/NAME/, homes/NAME/, observers/NAME/     ca.crt, node.crt, node.key, for the node's
 
 Certificates are X.509, keys ECDSA on P-256, signatures with SHA-256. Private keys have mode 0600, in folders of mode
@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from broker import mosquitto
+from broker import mosquitto, nats
 from broker.access import Node, Role, rules
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -382,6 +382,7 @@ def _conclude(folder: Path, signer: _Signer, register: Register) -> None:
     granted = rules(entry.node for entry in register.in_force.values())
     _write(folder / "broker" / "access.acl", granted.text().encode())
     _write(folder / "broker" / "mosquitto.conf", mosquitto.in_container().encode())
+    _write(folder / "broker" / "nats.conf", nats.in_container(granted).encode())
     _write(_register_of(folder), register.model_dump_json(by_alias=True, indent=1).encode())
 
 

@@ -24,12 +24,16 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from broker import BrokerStartError, answers, free_port
+from broker import LOOPBACK, BrokerStartError, answers, free_port
 from broker.access import Rules
 from broker.tether import end_with_input, end_with_parent
 
 SERVERS = ("n1", "n2", "n3")
 """The fewest that go on without losing anything when one of them is lost."""
+
+
+MOUNTED, KEPT = Path("/nats/config"), Path("/nats/data")
+"""Where a container has its configuration and what it keeps."""
 
 
 class RunningCluster:
@@ -100,6 +104,7 @@ def start(folder: Path, certificates: Path | None = None) -> RunningCluster:
         )
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    certificates = None if certificates is None else certificates.resolve()
     ports = {name: free_port() for name in SERVERS}
     routes = {name: free_port() for name in SERVERS}
     settings = {}
@@ -125,27 +130,48 @@ def find_nats_server() -> str | None:
 
 
 def _configuration(name: str, port: int, routes: Mapping[str, int], store: Path, certificates: Path | None) -> str:
-    template = string.Template(Path(__file__).with_suffix(".conf").read_text())
-    others = ", ".join(f'"nats://127.0.0.1:{other}"' for other in routes.values())
-    settings = template.substitute(
+    text = _filled(
         name=name,
-        port=port,
-        client_port=free_port(),
-        route=routes[name],
-        routes=others,
+        own=free_port(),
+        listen=f"{LOOPBACK}:{port}",
+        route=f"{LOOPBACK}:{routes[name]}",
+        routes=[f"nats://{LOOPBACK}:{other}" for other in routes.values()],
         store=store,
-        servers=len(routes),
-        tls="" if certificates is None else _tls(certificates),
+        certificates=certificates,
     )
     if certificates is None:
-        return settings
-    return settings + authorization(Rules.parse((certificates / "access.acl").read_text()))
+        return text
+    return text + authorization(Rules.parse((certificates / "access.acl").read_text()))
+
+
+def in_container(rules: Rules) -> str:
+    """The configuration of a server in a container, which is told its name by SERVER_NAME.
+
+    The servers are called nats-1, nats-2 and nats-3; each has the broker's folder of an authority at `MOUNTED`.
+    """
+    text = _filled(
+        name="$SERVER_NAME",
+        own=4222,
+        listen="0.0.0.0:8883",
+        route="0.0.0.0:6222",
+        routes=[f"nats://nats-{number}:6222" for number in range(1, len(SERVERS) + 1)],
+        store=KEPT,
+        certificates=MOUNTED,
+    )
+    return f"{text}http: 127.0.0.1:8222\n\n{authorization(rules)}"
+
+
+def _filled(*, routes: Sequence[str], certificates: Path | None, **values: object) -> str:
+    template = string.Template(Path(__file__).with_suffix(".conf").read_text())
+    others = ", ".join(f'"{route}"' for route in routes)
+    tls = "" if certificates is None else _tls(certificates)
+    return template.substitute(values, routes=others, servers=len(routes), tls=tls)
 
 
 def _tls(certificates: Path) -> str:
     """Who comes without a certificate of the authority is refused; who has one is the user of its name."""
     files = {"ca_file": "ca.crt", "cert_file": "node.crt", "key_file": "node.key"}
-    lines = [f'{key}: "{certificates.resolve() / name}"' for key, name in files.items()]
+    lines = [f'{key}: "{certificates / name}"' for key, name in files.items()]
     return "tls { " + ", ".join([*lines, "verify_and_map: true"]) + " }"
 
 
