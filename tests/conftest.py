@@ -14,7 +14,7 @@ import broker
 from broker import nats
 from broker.access import Node, Role, Rules
 from broker.authority import Authority
-from stackelgrid.deploy.enrolment import certificate_in
+from stackelgrid.testbed.enrolment import certificate_in
 from stackelgrid.transport.tls import Tls
 
 

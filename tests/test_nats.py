@@ -1,4 +1,4 @@
-"""A cluster of three NATS servers, one of which is killed. (What one promises as a transport: the conformance suite.)"""
+"""A cluster of three NATS servers, one of which is killed. (As a transport it is held to the conformance suite.)"""
 
 import time
 from collections.abc import Iterator

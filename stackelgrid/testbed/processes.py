@@ -18,11 +18,11 @@ from typing import Any
 from pydantic import BaseModel
 
 import broker
-from stackelgrid.deploy.enrolment import proven
 from stackelgrid.faults.desk import Desk
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan
 from stackelgrid.rounds import Member
 from stackelgrid.testbed.cast import LEADER, Cast, cast
+from stackelgrid.testbed.enrolment import proven
 from stackelgrid.testbed.played import Played, missing_in
 from stackelgrid.testbed.scenario import Scenario
 from stackelgrid.transport.base import Action, Finish, Publish

@@ -1,0 +1,45 @@
+"""A scenario as a Docker Compose file: a service per role with replicas, or one per home."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from stackelgrid.deploy.scenario_commands import run_name
+from stackelgrid.testbed.cast import cast
+from stackelgrid.testbed.scenario import load, shipped
+
+_MOUNTED = Path("/scenario")
+"""Where the folder of a scenario of one's own is in the containers of the desk."""
+
+
+def compose(source: str, sets: Sequence[str] = (), *, per_home: bool = False) -> str:
+    """The text of a Compose file that brings up the scenario `source` with the overrides `sets`.
+
+    A shipped scenario comes with the image; the folder of any other is mounted. Raises `ScenarioError`.
+    """
+    scenario = load(source, list(sets))
+    processes = [home.name for home in cast(scenario, run_name(source)).homes]
+    own = None if source in shipped() else Path(source).resolve()
+    options = [*(["--per-home"] if per_home else []), *(word for value in sets for word in ("--set", value))]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("compose.yaml.jinja").render(
+        title=scenario.title or scenario.game,
+        command=shlex.join(["stackelgrid", "compose", source, *options]),
+        run=run_name(source),
+        source=source if own is None else str(_MOUNTED / own.name),
+        folder=None if own is None else str(own.parent),
+        sets=sets,
+        homes=scenario.everyone,
+        aggregators=scenario.aggregators,
+        processes=processes,
+        replicas=len(processes),
+        per_home=per_home,
+    )

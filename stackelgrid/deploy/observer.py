@@ -1,0 +1,196 @@
+"""The observer of a deployed run: hears who is there and how far it has come, and gathers the run's folder.
+
+Over the broker it hears what an observer's certificate lets it: questions, settlements, receipts, presence; no home's
+answer. What the nodes will do it reads on the desk, folders to which `stackelgrid provision --desk` has them write.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from stackelgrid import certify
+from stackelgrid.deploy.provision import AGGREGATORS, HOMES, LEADERS
+from stackelgrid.games import find
+from stackelgrid.node.config import NodeConfig
+from stackelgrid.node.mailbox import Mailbox
+from stackelgrid.node.progress import Progress
+from stackelgrid.report import write
+from stackelgrid.report.tables import judged
+from stackelgrid.testbed import store
+from stackelgrid.testbed.cast import LEADER, cast
+from stackelgrid.testbed.played import Played, missing_in
+from stackelgrid.testbed.result import result
+from stackelgrid.testbed.scenario import Scenario
+from stackelgrid.transport.base import Action, Compute, Finish, Publish
+from stackelgrid.wire.codec import ROOT, Link
+from stackelgrid.wire.messages import Message, Presence, Receipt, Settlement, Signal
+
+_LOG = logging.getLogger("stackelgrid.observer")
+
+LOOK_S = 1.0
+"""How often the desk is looked at."""
+GRACE_S = 10.0
+"""How long homes may take to leave their schedules on the desk once the leader has concluded."""
+CERTIFIED_UP_TO = 200
+"""Homes up to which a run is certified; above, `stackelgrid certify DIR` does it."""
+SAMPLES = 200
+"""How many deviations a certificate tries at random."""
+
+
+class Observer:
+    """The run as a node that says nothing: heard over the broker, gathered from the desk, written to `out`.
+
+    It finishes when the leader has concluded and every home has left its schedule on the desk, or had the time to.
+    """
+
+    last_will: Publish | None = None
+
+    def __init__(self, scenario: Scenario, config: NodeConfig, desk: Path, out: Path) -> None:
+        game, everyone = find(config.game), cast(scenario, config.run)
+        up = Link(config.run, LEADER, game.upper, config.slots)
+        down = [Link(config.run, aggregator.name, game.lower, config.slots) for aggregator in everyone.aggregators]
+        self.name = config.name
+        self.mailbox = Mailbox(up, *down)
+        self.progress = Progress()
+        self.there: dict[str, bool] = {}
+        self.subscriptions = _heard_by_observers(config.run)
+        self._scenario, self._desk, self._out = scenario, desk, out
+        self._run, self._broker, self._processes = config.run, config.broker, everyone.processes
+        self._schedules = {home.name for home in everyone.homes}
+        self._heard = self._bytes = 0
+        self._began = datetime.now(UTC)
+        self._first: float | None = None
+        self._look_at: float | None = 0.0
+        self._concluded_at: float | None = None
+
+    def start(self, now: float) -> Sequence[Action]:
+        """Connected."""
+        return []
+
+    def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
+        """Something was said."""
+        if not payload:
+            return []  # a retained message was cleared
+        read = self.mailbox.read(topic, payload)
+        if read is not None:
+            self._heard += 1
+            self._bytes += len(payload)
+            self._note(*read, now)
+        return []
+
+    def _note(self, link: Link, message: Message, now: float) -> None:
+        match message:
+            case Signal() if link.coordinator == LEADER and message.round > self.progress.round:
+                self._first = now if self._first is None else self._first
+                self.progress.asked(message.round)
+                _tell("round", link.coordinator)
+            case Presence():
+                before = self.there.get(message.sender)
+                self.there[message.sender] = message.state == "online"
+                if message.state == "offline":
+                    _tell("gone", message.sender)
+                elif before is False:
+                    _tell("back", message.sender)
+            case Settlement():
+                _tell("settlement", link.coordinator, settled=message.settled, complete=message.complete)
+            case Receipt() if message.missing:
+                _tell("not told of the settlement", *message.missing)
+
+    def next_deadline(self) -> float | None:
+        """When to look at the desk."""
+        return self._look_at
+
+    def tick(self, now: float) -> Sequence[Action]:
+        """Look at the desk: the run may be over."""
+        self._look_at = now + LOOK_S
+        if self._concluded_at is None and self._file(LEADERS, f"{LEADER}.conclusion.json").exists():
+            self._concluded_at = now
+        if self._concluded_at is None:
+            return []
+        late = now >= self._concluded_at + GRACE_S
+        if not late and not all(self._file(HOMES, f"{name}.schedule.json").exists() for name in self._schedules):
+            return []
+        self._look_at = None
+        elapsed = 0.0 if self._first is None else self._concluded_at - self._first
+        return [Compute(lambda: self._conclude(elapsed), self._concluded)]
+
+    def _concluded(self, settled: bool, now: float) -> Sequence[Action]:
+        if settled:
+            self.progress.settled()
+        return [Finish()]
+
+    def _conclude(self, elapsed_s: float) -> bool:
+        """Write the run's folder; whether the run has settled. A folder that is there already has been written so."""
+        if (self._out / "result.json").exists():
+            return bool(json.loads((self._out / "result.json").read_text())["settled"])
+        played = self._gather()
+        played.elapsed_s = elapsed_s
+        self._out.mkdir(parents=True, exist_ok=True)
+        store.write_scenario(self._out, self._scenario)
+        store.write_rounds(self._out, played)
+        finished = result(self._scenario, played, None)
+        if played.conclusion.get("complete") and len(played.homes) == len(self._scenario.everyone) <= CERTIFIED_UP_TO:
+            self._certify(finished)
+        store.write_result(self._out, finished, self._began)
+        write(self._out)
+        _tell("written", str(self._out), settled=played.settled)
+        return played.settled
+
+    def _certify(self, finished: dict[str, Any]) -> None:
+        try:
+            finished["certificate"] = self._scenario.certificate(finished["outcome"], SAMPLES)
+            finished["certificate"] = judged(finished)
+        except certify.CertificateError as error:
+            _LOG.error("no certificate", extra={"data": {"error": str(error)}})
+
+    def _gather(self) -> Played:
+        """What the nodes left on the desk, and who was gone at the end."""
+        played = Played("mqtt", self._broker, self._processes, messages=self._heard, bytes=self._bytes)
+        played.rounds = _lines(self._file(LEADERS, "rounds.jsonl"))
+        played.conclusion = json.loads(self._file(LEADERS, f"{LEADER}.conclusion.json").read_text())
+        for path in self._left(AGGREGATORS, ".rounds.jsonl"):
+            played.below += [{"aggregator": _node(path), **record} for record in _lines(path)]
+        for path in self._left(AGGREGATORS, ".account.json"):
+            played.aggregators[_node(path)] = json.loads(path.read_text())
+        told = set(played.aggregators)
+        for path in self._left(HOMES, ".schedule.json"):
+            played.homes.update(json.loads(path.read_text()))
+            told.add(_node(path))
+        gone = {name for name, there in self.there.items() if not there}
+        played.failures = dict.fromkeys(sorted(gone - told), "was gone at the end, see its container's log")
+        played.rejected = dict(self.mailbox.rejected)
+        played.missing = missing_in(played.rounds, played.below)
+        return played
+
+    def _file(self, room: str, name: str) -> Path:
+        return self._desk / room / self._run / name
+
+    def _left(self, room: str, ending: str) -> list[Path]:
+        return sorted((self._desk / room / self._run).glob(f"*{ending}"))
+
+
+def _heard_by_observers(run: str) -> tuple[str, ...]:
+    """What an observer may hear of a run: see `broker.access`."""
+    to_all = tuple(f"{ROOT}/{run}/+/{purpose}" for purpose in ("signal", "settlement"))
+    of_each = ("signal", "settlement", "receipt", "presence")
+    return (*to_all, *(f"{ROOT}/{run}/+/+/{purpose}" for purpose in of_each), f"{ROOT}/{run}/{LEADER}/+/answer")
+
+
+def _tell(event: str, *of: str, **more: object) -> None:
+    _LOG.info(event, extra={"data": {"of": list(of), **more}})
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a journal, none if there is no journal."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _node(path: Path) -> str:
+    return path.name.split(".", 1)[0]
