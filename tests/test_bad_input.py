@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from stackelgrid.testbed import fault_plans
+from stackelgrid.testbed.fault_plans import FaultPlanError
 from stackelgrid.testbed.scenario import ScenarioError, load
 from stackelgrid.testbed.yaml_text import parse
 
@@ -59,6 +61,24 @@ def test_a_file_that_is_no_scenario(text: str, message: str, tmp_path: Path) -> 
     path.write_text(text)
     with pytest.raises(ScenarioError) as told:
         load(str(path))
+    assert message in str(told.value) and str(path) in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"schema: 1\nschema: 1\n", "the key 'schema' is there twice, again in line 2; remove one"),
+        (b"", "a fault plan is a mapping of keys; this is an empty file"),
+        (b"title: 2020-13-44\n", "month must be in 1..12"),
+        (b"\xff\xfe", "not a text file; a fault plan is YAML in UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_fault_plan(content: bytes, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    assert not fault_plans.is_plan(str(path))
+    with pytest.raises(FaultPlanError) as told:
+        fault_plans.load(str(path))
     assert message in str(told.value) and str(path) in str(told.value)
 
 

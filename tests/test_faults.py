@@ -253,6 +253,47 @@ def test_what_happened_is_told() -> None:
     assert harmed.faults == [{"fault": 1, "kind": "loss", "from": "leader", "to": "a1", "round": 4, "seconds": 1.5}]
 
 
+KILLED = {"kind": "crash", "node": "*", "at": {"round": 2}, "restart_after_s": 1}
+
+
+@pytest.mark.parametrize("purpose", ["signal", "settlement"])
+def test_a_node_that_is_back_says_so_once_in_the_first_round_that_it_hears_of(purpose: str) -> None:
+    faults: list[dict[str, Any]] = []
+    node = Impaired(Sink(), plan_of(KILLED), NoFate(), faults.append, spent=[0], began=0.0)
+    node.start(3.0)
+    node.receive(TO_A1.format("h1"), message(0, 9), 4.0)  # its own conversation is another
+    assert faults == []
+    for at, number in ((5.0, 2), (6.0, 3)):
+        node.receive(f"stackelgrid/run/leader/{purpose}", message(0, number), at)
+    assert faults == [{"fault": 0, "kind": "restart", "node": "a1", "round": 2, "seconds": 5.0}]
+
+
+@pytest.mark.parametrize("purpose", ["signal", "settlement"])
+def test_a_leader_that_is_back_says_so_with_the_round_that_it_asks_or_settles(purpose: str) -> None:
+    faults: list[dict[str, Any]] = []
+    leader = Sink("leader", lambda payload: [Publish(f"stackelgrid/run/leader/{purpose}", payload)])
+    leader.last_will = None  # type: ignore[assignment]
+    node = Impaired(leader, plan_of(KILLED), NoFate(), faults.append, spent=[0], began=0.0)
+    for number in (3, 4):
+        node.receive("stackelgrid/run/leader/a1/answer", message(0, number), 5.0)
+    assert faults == [{"fault": 0, "kind": "restart", "node": "leader", "round": 3, "seconds": 5.0}]
+
+
+def test_a_node_that_comes_back_from_nothing_says_nothing() -> None:
+    faults: list[dict[str, Any]] = []
+    stall = {"kind": "stall", "node": "*", "at": {"round": 1}, "seconds": 1}
+    Impaired(Sink(), plan_of(stall), NoFate(), faults.append, spent=[0], began=0.0).receive(SIGNAL, message(0, 2), 5.0)
+    assert faults == []
+
+
+def test_what_happens_by_the_clock_is_told_with_the_round_that_the_node_was_in() -> None:
+    harmed = Harmed(plan_of({"kind": "stall", "node": "a1", "at": {"seconds": 2.5}, "seconds": 1}))
+    for number in (1, 2, 3):
+        harmed.send(float(number), message(number, number))
+    harmed.let_pass(10.0)
+    assert [(fault["round"], fault["seconds"]) for fault in harmed.faults] == [(2, 2.5)]
+
+
 # --- streams ---
 
 

@@ -33,6 +33,7 @@ from stackelgrid.faults.proxy import Proxy
 from stackelgrid.testbed import fault_plans, in_memory, processes
 from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.scenario import Scenario, load
+from stackelgrid.transport.address import Address
 
 WHOLE = bool(os.environ.get("STACKELGRID_ALL_FAULTS"))
 SMALL = [
@@ -171,7 +172,8 @@ def test_kill_9_in_any_round_changes_nothing(mosquitto_url: str, tmp_path: Path,
     folder = tmp_path / f"{node}-{number}"
     folder.mkdir()
     played = processes.play(scenario(), folder, mosquitto_url, folder.name, plan=plan)
-    assert [(record["node"], record["round"]) for record in played.faults] == [(node, number)]
+    struck = [(record["kind"], record["node"], record["round"]) for record in played.faults]
+    assert struck == [("crash", node, number), ("restart", node, number)]
     assert [entry["fault"] for entry in read_spent(folder / "nodes" / f"{node}.json")] == [0]
     assert_undisturbed(played)
     assert [record["round"] for record in played.rounds] == list(range(1, len(played.rounds) + 1))
@@ -226,6 +228,10 @@ def echo() -> Iterator[int]:
     thread.join()
 
 
+def at(port: int) -> Address:
+    return Address.parse(f"mqtt://127.0.0.1:{port}")
+
+
 def connect(proxy: Proxy, name: str) -> socket.socket:
     url = proxy.url(name)
     assert url is not None
@@ -243,7 +249,7 @@ AT_ONCE: dict[str, Any] = {"node": "*", "at": {"seconds": 0}}
 
 
 def test_a_cut_resets_one_nodes_connection_and_refuses_it_until_it_heals(echo: int) -> None:
-    with Proxy("127.0.0.1", echo, ["h1", "h2"]) as proxy, connect(proxy, "h1") as first, connect(proxy, "h2") as other:
+    with Proxy(at(echo), ["h1", "h2"]) as proxy, connect(proxy, "h1") as first, connect(proxy, "h2") as other:
         assert proxy.url("h3") is None
         first.sendall(b"hello")
         assert receive(first, 5) == b"hello"
@@ -270,7 +276,7 @@ def test_a_cut_resets_one_nodes_connection_and_refuses_it_until_it_heals(echo: i
 
 
 def test_a_connection_that_hangs_delivers_afterwards_in_order(echo: int) -> None:
-    with Proxy("127.0.0.1", echo, ["h1"]) as proxy, connect(proxy, "h1") as connection:
+    with Proxy(at(echo), ["h1"]) as proxy, connect(proxy, "h1") as connection:
         connection.sendall(b"a")
         assert receive(connection, 1) == b"a"
         began = time.monotonic()
@@ -282,7 +288,7 @@ def test_a_connection_that_hangs_delivers_afterwards_in_order(echo: int) -> None
 
 
 def test_a_narrow_connection_takes_as_long_as_its_bytes(echo: int) -> None:
-    with Proxy("127.0.0.1", echo, ["h1"]) as proxy, connect(proxy, "h1") as connection:
+    with Proxy(at(echo), ["h1"]) as proxy, connect(proxy, "h1") as connection:
         proxy.disturb("h1", Narrow(kind="narrow", seconds=60, bytes_per_s=10_000, **AT_ONCE))
         began = time.monotonic()
         connection.sendall(bytes(5_000))
@@ -402,13 +408,13 @@ def test_a_run_tells_each_fault_once_per_link_and_round_and_can_be_repeated(
     code, out, err = command(monkeypatch, capfd, *words, "--out", "a")
     result = json.loads(out)
     assert code == 0
-    assert result["faults"] == {"crash": 1, "loss": 3}  # every try
+    assert result["faults"] == {"crash": 1, "loss": 3, "restart": 1}  # every try
     told = sorted(line.split(": ", 1)[1].strip() for line in err.splitlines() if " s, round " in line)
     assert told == ["crash leader", "loss h1 to a1"]
     again = load("a/scenario.yaml")
     repeated = in_memory.play(again, plan=fault_plans.fitted("a/faults.yaml", again))
     assert again.outcome(repeated) == result["outcome"]
-    assert len(repeated.faults) == 4
+    assert len(repeated.faults) == 5
 
 
 def test_a_leader_that_is_killed_for_good_ends_the_run_with_4(

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ValidationError
 from stackelgrid import cli, games
 from stackelgrid.node.config import explain
 from stackelgrid.testbed.in_memory import play
-from stackelgrid.testbed.measured import Kind, per_slot, spell_out, unit_named, with_data, with_origins
+from stackelgrid.testbed.measured import spell_out, with_data, with_origins
+from stackelgrid.testbed.measured.units import Kind, per_slot, unit_named
 from stackelgrid.testbed.scenario import Scenario, dump, load
 from stackelgrid.testbed.user_oriented import UserOrientedScenario
 

@@ -535,6 +535,30 @@ def test_an_excluded_prosumer_is_reckoned_without_and_comes_back() -> None:
     assert not any(middle.settle(offer).body["p2"].price)
 
 
+def test_a_prosumer_that_comes_back_while_prices_go_half_way_is_priced_as_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half-way, in ratio, from the price that it does not have yet would be no price for ever."""
+    monkeypatch.setattr(provider.Foresight, "judge", _never_ahead)
+    homes = population(6, seed=4)
+    emcs = {home.id: Prosumers([home]) for home in homes}
+    middle = ProviderSettings().strategy(24, dict.fromkeys(emcs, 1))
+    offer = offer_of(utility())
+    for _ in range(4):
+        away = ask(middle, offer, emcs, {"p2"}, {}).body
+    assert not any(middle.settle(offer).body["p2"].price)
+    for _ in range(50):
+        reply = ask(middle, offer, emcs, set(), {}).body
+    assert away.excluded == 1 and reply.fresh and reply.residual <= 1e-9
+    ending = middle.settle(offer)
+    monkeypatch.undo()
+    everybody = bargain(homes, utility())
+    assert any(everybody.homes["p2"]["dr_kw"])
+    for name, told in everybody.homes.items():
+        mine = emcs[name].settle(ending.body[name])[name]
+        np.testing.assert_allclose(mine["dr_kw"], told["dr_kw"], rtol=1e-7, atol=1e-12)
+
+
 def test_a_held_prosumer_counts_with_what_it_last_provided() -> None:
     homes = population(6, seed=4)
     emcs = {home.id: Prosumers([home]) for home in homes}

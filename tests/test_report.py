@@ -13,10 +13,11 @@ import pytest
 import yaml
 from matplotlib.image import imread
 
-from stackelgrid.report import ReportError, drawing, write
-from stackelgrid.report.finished import checked
+from stackelgrid.report import ReportError, drawing, page, write
+from stackelgrid.report.finished import checked, read
 from stackelgrid.report.tables import checks, summary
 from stackelgrid.report.words import change, number
+from stackelgrid.testbed import fault_plans
 from stackelgrid.testbed.in_memory import play
 from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.result import result
@@ -343,8 +344,9 @@ def test_who_was_missing(folder: Path, found: dict[str, Any]) -> None:
     found["rejected"] = {"malformed": 4}
     keep(folder, found)
     text = Page(write(folder)).text
-    assert "h3 held: its last answer stood in 2–4" in text
-    assert "a2 excluded: left out 1" in text
+    assert "held: its last answer stood in h3 2–4 3" in text
+    assert "excluded: left out a2 1 1" in text
+    assert "No round went on without a member." not in text
     assert "h3 exit code -9" in text
     assert "Messages refused: 4 malformed" in text
     assert "Marked are rounds in which members were held" in text
@@ -358,6 +360,98 @@ def test_rounds_without_all_members_are_marked() -> None:
         assert drawn["Held"] == [2]
         assert drawn["Asked again"] == [1, 3]
         assert "Excluded" not in drawn
+
+
+# --- what went wrong ---
+
+
+def of_messages(fault: int, round_number: int | None, times: int, senders: list[str], to: list[str]) -> dict[str, Any]:
+    return {"fault": fault, "kind": "loss", "round": round_number, "times": times, "from": senders, "to": to}
+
+
+def of_node(fault: int, kind: str, round_number: int, node: str, times: int = 1) -> dict[str, Any]:
+    return {"fault": fault, "kind": kind, "round": round_number, "times": times, "node": node}
+
+
+STRUCK = [
+    of_messages(0, None, 1, ["h1"], ["a1"]),
+    of_messages(0, 1, 1000, [f"h{n}" for n in range(900)], ["a1", "a2"]),
+    of_node(1, "crash", 2, "a1"),
+    of_node(1, "restart", 3, "a1"),
+    of_node(2, "crash", 3, "leader"),
+    {"fault": 3, "kind": "broker", "round": 3, "times": 1},
+    of_messages(0, 3, 2000, ["h1"], ["a1"]),
+]
+
+
+def test_the_page_tells_what_struck_whom_in_which_rounds(folder: Path, found: dict[str, Any]) -> None:
+    found["struck"] = STRUCK
+    found["asked_again"] = [{"round": n, "by": "a1", "members": 2} for n in (1, 2, 3)]
+    found["missing"] = [{"round": 2, "node": f"h{n}", "action": "held"} for n in range(4)]
+    keep(folder, found)
+    text = Page(write(folder)).text
+    for row in (
+        "loss 900 nodes → a1, a2 1, 3, between rounds 3,001",
+        "crash a1 2 1",
+        "restart: back from its crash a1 3 1",
+        "crash leader 3 1",
+        "broker killed, and back 3 1",
+        "held: its last answer stood in 4 nodes 2 4",
+        "asked members again a1 1–3 6",
+    ):
+        assert row in text
+    assert "No round went on without a member." not in text
+    assert "(d) what went wrong" in text
+
+
+def test_a_run_under_a_plan_is_drawn_again_from_its_folder(tmp_path: Path) -> None:
+    scenario = load("user_oriented", ["population.homes=4", "aggregators=2"])
+    played = play(scenario, plan=fault_plans.fitted("leader-restarts", scenario))
+    fill(tmp_path, scenario, played, result(scenario, played, None))
+    first = write(tmp_path)
+    text, drawn = first.read_bytes(), (tmp_path / "figures" / "convergence.png").read_bytes()
+    assert "crash leader 2–3 2" in Page(first).text
+    assert "restart: back from its crash leader 2–3 2" in Page(first).text
+    assert write(tmp_path).read_bytes() == text
+    assert (tmp_path / "figures" / "convergence.png").read_bytes() == drawn
+
+
+def lanes_of(numbers: list[int], *lanes: drawing.Lane) -> tuple[list[str], set[tuple[int, int, str]]]:
+    """The labels of the strip below the panels, and what stands in it: lane, round, a number or a dot."""
+    residual = ("Change", [1e-3] * len(numbers))
+    strip = drawing.convergence(numbers, residual, 1e-6, {}, {}, lanes).axes[-1]
+    marks = {(int(text.get_position()[1]), int(text.get_position()[0]), text.get_text()) for text in strip.texts}
+    dots = {(int(line.get_ydata()[0]), int(line.get_xdata()[0]), "dot") for line in strip.lines}
+    return [label.get_text() for label in strip.get_yticklabels()], marks | dots
+
+
+def test_each_lane_has_its_rounds() -> None:
+    lanes = [drawing.Lane("crash a1", {2: 1}, drawing.VERMILION), drawing.Lane("loss", {1: 3, 3: 1}, drawing.VERMILION)]
+    assert lanes_of([1, 2, 3], *lanes) == (["crash a1", "loss"], {(0, 2, "dot"), (1, 1, "3"), (1, 3, "dot")})
+
+
+def test_numbers_become_dots_where_they_have_no_room() -> None:
+    lane = drawing.Lane("loss", dict.fromkeys(range(1, 101), 1234), drawing.VERMILION)
+    assert lanes_of(list(range(1, 101)), lane)[1] == {(0, number, "dot") for number in range(1, 101)}
+
+
+def test_a_plan_with_a_fault_for_everybody_is_drawn_by_kind(folder: Path, found: dict[str, Any]) -> None:
+    kinds = ("crash", "restart", "stall", "lie", "cut")
+    found["struck"] = [of_node(n, kind, 1 + n % 2, f"h{n % 3}") for n in range(30) for kind in kinds]
+    keep(folder, found)
+    assert [lane.label for lane in page.lanes(read(folder))] == [f"{kind} 3 nodes" for kind in kinds]
+    found["struck"] = [each for each in found["struck"] if each["kind"] in kinds[:4]]
+    keep(folder, found)
+    assert len(page.lanes(read(folder))) == 12
+
+
+def test_only_finished_rounds_are_drawn(folder: Path, found: dict[str, Any]) -> None:
+    found["struck"] = [of_node(0, "crash", 99, "leader"), of_messages(1, None, 5, ["h1"], ["a1"])]
+    keep(folder, found)
+    assert page.lanes(read(folder)) == []
+    text = Page(write(folder)).text
+    assert "crash leader 99 1" in text
+    assert "loss h1 → a1 between rounds 5" in text
 
 
 # --- the certificate ---

@@ -67,7 +67,7 @@ def fifth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     result = {
         "schema": 1, "game": name, "scenario": "", "seed": 4, "transport": "memory", "broker": "none",
         "settled": True, "complete": True, "rounds": 3, "inner_rounds": 12, "elapsed_s": 1.5, "messages": 20,
-        "bytes": 2000, "homes": 2, "heard_of": 2, "processes": 1, "money": "euro", "outcome": OUTCOME,
+        "bytes": 2000, "homes": 2, "homes_settled": 2, "processes": 1, "money": "euro", "outcome": OUTCOME,
         "certificate": {"method": "By hand.", "gap": 1e-9, "max_regret": 2e-3, "feasible": True, "prices": 5},
     }  # fmt: skip
     (folder / "result.json").write_text(json.dumps(result))
@@ -331,7 +331,7 @@ def test_a_thousand_consumers_stay_readable(folders: dict[str, Path]) -> None:
     told = content(folders["load_call"])
     for key in ("calls_kwh", "shifted_kwh", "rewards", "bills", "baseline_bills"):
         told["outcome"][key] = {f"n{n}": float(n) for n in range(1000)}
-    keep(folders["load_call"], told | {"homes": 1000, "heard_of": 1000})
+    keep(folders["load_call"], told | {"homes": 1000, "homes_settled": 1000})
     page = Page(write(folders["load_call"]))
     assert "Consumers are ranked by what they are called for." in page.text
     assert "All consumers (1,000)" in page.text
@@ -372,7 +372,7 @@ def test_many_prosumers_are_drawn_by_how_they_spread(folders: dict[str, Path]) -
     told = content(folders["prosumer"])
     for key in ("dr_kw", "pv_price", "dr_price", "cost"):
         told["outcome"][key] = {f"h{n}": told["outcome"][key]["bus23"] for n in range(40)}
-    keep(folders["prosumer"], told | {"homes": 40, "heard_of": 40})
+    keep(folders["prosumer"], told | {"homes": 40, "homes_settled": 40})
     figure = drawn(folders["prosumer"])
     assert {"demand_response_sum", "retail", "pv_price", "dr_price"} < figure.keys()
     assert np.allclose(

@@ -84,7 +84,7 @@ def test_a_plan_is_built_from_keywords_or_dicts(testbed: Testbed, fault_plan: Ca
     with pytest.raises(FaultPlanError, match="no node of this scenario is called 'h99'"):
         testbed("user_oriented", FOUR, faults=fault_plan(kind="stall", node="h99", at={"round": 1}, seconds=1))
     shipped = testbed("user_oriented", FOUR, faults="aggregator-dies")
-    assert [fault["kind"] for fault in shipped.faults] == ["crash"] and shipped.complete
+    assert [fault["kind"] for fault in shipped.faults] == ["crash", "restart"] and shipped.complete
 
 
 def test_a_run_that_does_not_settle_is_a_run(testbed: Testbed, fault_plan: Callable[..., FaultPlan]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import heapq
 import itertools
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from stackelgrid.faults import lies
 from stackelgrid.faults.plan import (
     Bandwidth,
     BrokerOutage,
@@ -80,7 +80,7 @@ class Impaired:
 
     `spent` are the numbers of the faults that it lived through before a restart, `began` when it began. `happened` gets
     a record of each fault as it happens: its number in the plan, its kind, where, in which round and after how many
-    seconds.
+    seconds. A node that is back from a crash tells that too, as `restart`, in the first round that it hears of.
     """
 
     def __init__(
@@ -97,6 +97,9 @@ class Impaired:
         self.mailbox: Mailbox = node.mailbox
         self._plan, self._fate, self._happened = plan, fate, happened
         self._began = began
+        self._round: int | None = None  # the last that it was asked, or as the leader asked itself
+        killed = spent[-1] if spent and isinstance(plan.faults[spent[-1]], Crash) else None
+        self._back_from = killed  # the crash after which it has not yet heard of a round
         self._streams: dict[tuple[int, str], np.random.Generator] = {}
         self._bad: set[tuple[int, str]] = set()  # links in the bad state of a burst
         self._free_at: dict[tuple[int, str], float] = {}  # when a narrow link has carried what it was given
@@ -167,7 +170,7 @@ class Impaired:
                 return []
             self._still_until = None
         actions: list[Action] = []
-        self._meet(None, now)
+        self._meet(now)
         while self._coming and self._coming[0].at <= now and self._still_until is None:
             call = heapq.heappop(self._coming).call
             match call:
@@ -195,8 +198,11 @@ class Impaired:
         return self._send(call(now), now)
 
     def _hear(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
-        if topic.endswith("/signal") and payload:
-            self._meet(_round_of(payload), now)
+        if payload and topic.endswith(_SAID_BY_COORDINATOR):
+            self._be_back(round_of(payload), now)
+        if payload and topic.endswith("/signal"):
+            self._round = round_of(payload)
+            self._meet(now)
             if self._still_until is not None:
                 self._later(self._still_until, partial(self._hear, topic, payload))
                 return []
@@ -204,7 +210,7 @@ class Impaired:
 
     def _fates(self, topic: str, payload: bytes, now: float) -> list[tuple[float, bytes]]:
         """When each copy of a message arrives, and what is left of it."""
-        sender, round_number = _sender(topic), _round_of(payload)
+        sender, round_number = _sender(topic), round_of(payload)
         copies = [(self._through("in", payload, now), payload, False)]  # arrival, content, whether it may be overtaken
         for number, fault in enumerate(self._plan.faults):
             if not isinstance(fault, OnLink | Partition) or not fault.concerns(sender, self.name):
@@ -288,9 +294,12 @@ class Impaired:
     def _say(self, publish: Publish, now: float) -> list[Action]:
         if not publish.payload:
             return self._depart(publish, now)
-        purpose, round_number = publish.topic.rsplit("/", 1)[-1], _round_of(publish.payload)
+        purpose, round_number = publish.topic.rsplit("/", 1)[-1], round_of(publish.payload)
+        if purpose in _SAID_BY_COORDINATOR and self.last_will is None:
+            self._be_back(round_number, now)
         if purpose == "signal" and self.last_will is None:
-            self._meet(round_number, now)
+            self._round = round_number
+            self._meet(now)
         said = self._lied(publish, round_number, now) if purpose == "answer" else [publish]
         slow = sum(
             fault.seconds
@@ -317,7 +326,7 @@ class Impaired:
             if self._stream(number, self.name).random() >= fault.probability:
                 continue
             self._tell(number, now, round_number, {"node": self.name})
-            said = _lie(fault, publish, self._said.get(publish.topic))
+            said = lies.told(fault, publish, self._said.get(publish.topic))
         self._said[publish.topic] = publish.payload
         return said
 
@@ -373,14 +382,20 @@ class Impaired:
             (began + fault.at.seconds for _, fault in self._moments if fault.at.seconds is not None), default=None
         )
 
-    def _meet(self, round_number: int | None, now: float) -> None:
+    def _be_back(self, round_number: int | None, now: float) -> None:
+        """After a crash, this is the first that the node hears, or as the leader says, of a round."""
+        if self._back_from is not None:
+            self._happened({**self._record(self._back_from, now, round_number, {"node": self.name}), "kind": "restart"})
+            self._back_from = None
+
+    def _meet(self, now: float) -> None:
         """What was to happen in this round, or by now."""
         for number, fault in list(self._moments):
             at = fault.at
             by_now = at.seconds is not None and self._age(now) >= at.seconds
-            if by_now or (round_number is not None and at.round is not None and round_number >= at.round):
+            if by_now or (self._round is not None and at.round is not None and self._round >= at.round):
                 self._moments.remove((number, fault))
-                self._tell(number, now, round_number, {"node": self.name})
+                self._tell(number, now, self._round, {"node": self.name})
                 self._fate.met(number)
                 match fault:
                     case Crash():
@@ -397,8 +412,11 @@ class Impaired:
         return fault.concerns(self.name)
 
     def _tell(self, number: int, now: float, round_number: int | None, where: dict[str, str]) -> None:
+        self._happened(self._record(number, now, round_number, where))
+
+    def _record(self, number: int, now: float, round_number: int | None, where: dict[str, str]) -> dict[str, Any]:
         kind = self._plan.faults[number].kind
-        self._happened({"fault": number, "kind": kind, **where, "round": round_number, "seconds": self._age(now)})
+        return {"fault": number, "kind": kind, **where, "round": round_number, "seconds": self._age(now)}
 
     def _age(self, now: float) -> float:
         return now - (self._began if self._began is not None else now)
@@ -447,7 +465,8 @@ def _sender(topic: str) -> str:
     return levels[3] if len(levels) > 3 else ""
 
 
-def _round_of(payload: bytes) -> int | None:
+def round_of(payload: bytes) -> int | None:
+    """The round that a message belongs to, None for one of no round."""
     found = _ROUND.search(payload)
     return int(found[1]) if found else None
 
@@ -457,52 +476,3 @@ def _flipped(payload: bytes, bits: int, draw: np.random.Generator) -> bytes:
     for at in draw.integers(8 * len(payload), size=bits):
         harmed[at // 8] ^= 1 << (at % 8)
     return bytes(harmed)
-
-
-def _lie(lie: Lie, publish: Publish, before: bytes | None) -> list[Publish]:
-    """What a liar publishes instead of an answer."""
-    message = json.loads(publish.payload)
-
-    def instead(content: Any) -> list[Publish]:
-        return [Publish(publish.topic, _written(content), publish.qos, publish.retain)]
-
-    match lie.how:
-        case "shape":
-            return instead({**message, "body": _changed(message["body"], lambda numbers: numbers[:-1])})
-        case "nan":
-            return instead({**message, "body": _changed(message["body"], lambda numbers: [float("nan"), *numbers[1:]])})
-        case "beyond":
-            return instead({**message, "body": _changed(message["body"], partial(_times, 1e6))})
-        case "scaled":
-            return instead({**message, "body": _changed(message["body"], partial(_times, lie.factor))})
-        case "stale":
-            return [publish] if before is None else [Publish(publish.topic, before, publish.qos, publish.retain)]
-        case "impersonate":
-            *above, _, purpose = publish.topic.split("/")
-            topic = "/".join([*above, lie.as_ or "", purpose])
-            forged = _written({**message, "sender": lie.as_})
-            return [publish, Publish(topic, forged, publish.qos, publish.retain)]
-
-
-def _written(content: Any) -> bytes:
-    """As compact as messages are, so that the round of a lie is found as that of a message is."""
-    return json.dumps(content, separators=(",", ":")).encode()
-
-
-def _times(factor: float, numbers: list[float]) -> list[float]:
-    return [factor * number for number in numbers]
-
-
-def _changed(body: Any, change: Callable[[list[float]], list[float]]) -> Any:
-    """A body with every list of numbers, plain or packed, changed."""
-    import base64
-
-    if isinstance(body, dict) and body.keys() == {"shape", "float64"}:
-        numbers = np.frombuffer(base64.b64decode(body["float64"]), "<f8").tolist()
-        packed = np.array(change(numbers), "<f8")
-        return {**body, "float64": base64.b64encode(packed.tobytes()).decode()}
-    if isinstance(body, dict):
-        return {key: _changed(value, change) for key, value in body.items()}
-    if isinstance(body, list) and body and all(isinstance(each, float | int) for each in body):
-        return change(body)
-    return body

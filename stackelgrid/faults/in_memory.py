@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stackelgrid.faults.impaired import Happened, Impaired
+from stackelgrid.faults.impaired import Happened, Impaired, round_of
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, OnConnection
 from stackelgrid.transport.base import Node, Publish
 from stackelgrid.transport.memory import MemoryTransport, Outage
@@ -59,6 +59,7 @@ class FaultyMemory(MemoryTransport):
         self._plan, self._builds, self._happened = plan, builds, happened
         self._spent: dict[str, list[int]] = {}
         self._failing: list[BrokerOutage] = []
+        self._round = 1  # the leader's, the first before it has asked that
         self._outages = [
             (number, fault)
             for number, fault in enumerate(plan.faults)
@@ -83,10 +84,12 @@ class FaultyMemory(MemoryTransport):
 
     def outage(self, sender: str, publish: Publish, now: float) -> Outage | None:
         """The broker fails before it takes in the leader's question of a round, or the first message after a time."""
+        if sender == "leader" and publish.topic.endswith("/signal") and publish.payload:
+            self._round = round_of(publish.payload) or self._round
         for number, fault in self._outages:
             if fault.at.seconds is not None and now >= fault.at.seconds:
                 self._outages.remove((number, fault))
-                self._happened({"fault": number, "kind": "broker", "round": None, "seconds": now})
+                self._happened({"fault": number, "kind": "broker", "round": self._round, "seconds": now})
                 self._failing.append(fault)
         if not self._failing:
             return None

@@ -92,6 +92,15 @@ class Curve:
     linestyle: str | None = None
 
 
+@dataclass(frozen=True)
+class Lane:
+    """How often something happened, by round."""
+
+    label: str
+    times: Mapping[int, int]
+    color: str
+
+
 _COLORS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY)
 _LINESTYLES = ("-", "--", "-.", ":")
 
@@ -243,13 +252,15 @@ def convergence(
     tolerance: float,
     traces: Mapping[str, Sequence[float]],
     marked: Mapping[str, Sequence[int]],
+    lanes: Sequence[Lane] = (),
 ) -> Figure:
     """The residual, and `traces` beside it, over the rounds `numbers`; `marked` gives those to mark, by what happened.
 
-    NaN stands for what could not be worked out. `residual` is the axis's label and the values.
+    NaN stands for what could not be worked out. `residual` is the axis's label and the values. Below them are `lanes`.
     """
     with mpl.rc_context(_STYLE):
-        figure, (panels,) = _panels(2.1, 1, 1 + len(traces), top=0.42, between=0.8)
+        room = _LANE_HEAD + _LANE * len(lanes) if lanes else 0.0
+        figure, (panels,) = _panels(2.1 + room, 1, 1 + len(traces), top=0.42, between=0.8, below=room)
         # A residual of zero has no place on a log scale, one of rounding size would flatten all others.
         floor = tolerance / 100
         wanted = np.array(residual[1], float)
@@ -275,6 +286,8 @@ def convergence(
             style = {"color": BLUE, "marker": "v", "linestyle": "", "markersize": 5}
             panels[0].plot(rounds[below], shown[below], **style, label="Below the axis")
         _legend(figure, panels[0])
+        if lanes:
+            _draw_lanes(figure, lanes, numbers, "abcdef"[len(panels)])
     return figure
 
 
@@ -348,10 +361,14 @@ def _panels(
     top: float,
     between: float = 0.0,
     width: float = WIDTH,
+    below: float = 0.0,
 ) -> tuple[Figure, NDArray[Any]]:
-    """Axes in `rows` and `columns`, all lengths in inches: figures one below the other line up at the left."""
+    """Axes in `rows` and `columns`, all lengths in inches: figures one below the other line up at the left.
+
+    Room is left `below` them.
+    """
     figure = Figure(figsize=(width, height))
-    bottom, right = 0.42, 0.08
+    bottom, right = 0.42 + below, 0.08
     panel_width = (width - _LEFT - right - (columns - 1) * between) / columns
     panel_height = (height - bottom - top * rows) / rows
     places = {
@@ -437,6 +454,49 @@ def _mark_rounds(axes: Axes, numbers: Array, values: Array, marked: Mapping[str,
         chosen = np.isin(numbers, list(rounds))
         if chosen.any():
             axes.plot(numbers[chosen], values[chosen], linestyle="", markersize=5, label=what, **_MARKS[what])
+
+
+_LANE, _LANE_HEAD = 0.17, 0.72
+"""The height of a lane, and of what lanes have above and below them, inches."""
+_LABEL, _LETTERS = 1.9, 34
+"""Room for what a lane is called, inches, and how many letters that is."""
+
+
+def _shortened(label: str) -> str:
+    """As much of a lane's label as there is room for."""
+    return label if len(label) <= _LETTERS else f"{label[: _LETTERS - 1]}…"
+
+
+def _draw_lanes(figure: Figure, lanes: Sequence[Lane], numbers: Sequence[int], letter: str) -> None:
+    """At the bottom of a figure, a line for each lane: a dot in each round, or how often where that is more than once.
+
+    Where rounds are too narrow for digits, the size of a dot tells how often.
+    """
+    height, width = figure.get_figheight(), figure.get_figwidth()
+    room = width - _LABEL - 0.08
+    axes = figure.add_axes((_LABEL / width, 0.42 / height, room / width, _LANE * len(lanes) / height))
+    digits = max(len(str(count)) for lane in lanes for count in lane.times.values())
+    spelled_out = 0.07 * digits + 0.05 < room / (max(numbers) - min(numbers) + 1)
+    for place, lane in enumerate(lanes):
+        if place % 2 == 0:
+            axes.axhspan(place - 0.5, place + 0.5, color=INK, alpha=0.06, linewidth=0)
+        most = max(lane.times.values())
+        for number, count in lane.times.items():
+            if count > 1 and spelled_out:
+                middle: dict[str, Any] = {"ha": "center", "va": "center_baseline"}
+                axes.text(number, place, str(count), color=lane.color, fontsize=7, fontweight="bold", **middle)
+            else:
+                size = 4.5 * (count / most) ** 0.5 if most > 1 and not spelled_out else 4.5
+                axes.plot(number, place, marker="o", markersize=max(size, 1.5), color=lane.color)
+    axes.set_yticks(range(len(lanes)), [_shortened(lane.label) for lane in lanes])
+    axes.set_ylim(len(lanes) - 0.5, -0.5)
+    axes.grid(visible=False)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlim(min(numbers) - 0.5, max(numbers) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(20, integer=True, min_n_ticks=1))
+    axes.set_xlabel("Round")
+    axes.spines["left"].set_visible(False)
+    figure.text(_LEFT / width, (0.42 + _LANE * len(lanes) + 0.06) / height, f"({letter})", fontsize=8)
 
 
 def _legend(figure: Figure, axes: Axes | None = None, columns: int | None = None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from stackelgrid.games import find, part
 from stackelgrid.node.config import explain
@@ -67,6 +67,29 @@ class Missing(Part):
     action: str
 
 
+class AskedAgain(Part):
+    """How many members a coordinator asked again in a round of the leader."""
+
+    round: int
+    by: str
+    members: int
+
+
+class Strike(Part):
+    """How often a fault of the plan struck in a round, None for between rounds.
+
+    `fault` is its number in the plan. It struck a `node`, or messages `from_` some `to` others, or else the broker.
+    """
+
+    fault: int
+    kind: str
+    round: int | None
+    times: int
+    node: str = ""
+    from_: list[str] = Field(default=[], alias="from")
+    to: list[str] = []
+
+
 Found = TypeVar("Found")
 
 
@@ -87,12 +110,14 @@ class Result(Part, Generic[Found]):
     bytes: int
     rejected: dict[str, int] = {}
     homes: int
-    heard_of: int
+    homes_settled: int
     processes: int
     money: str
     outcome: Found | None
     certificate: Certificate | None
     missing: list[Missing] = []
+    asked_again: list[AskedAgain] = []
+    struck: list[Strike] = []
     failures: dict[str, str] = {}
 
     @field_validator("game")
@@ -109,7 +134,7 @@ class Result(Part, Generic[Found]):
     @property
     def certifiable(self) -> bool:
         """Whether every home is in the outcome."""
-        return self.complete and self.heard_of == self.homes
+        return self.complete and self.homes_settled == self.homes
 
 
 def of_game(name: str) -> GameReport:

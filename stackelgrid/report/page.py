@@ -8,15 +8,21 @@ from dataclasses import dataclass
 from itertools import count
 from math import nan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stackelgrid.games import find
 from stackelgrid.report import tables, words
-from stackelgrid.report.finished import Finished, ReportError, Result, read
+from stackelgrid.report.finished import Finished, ReportError, read
+from stackelgrid.report.mishaps import NAMED, mishaps
 from stackelgrid.report.parts import Plot, Section, Table, Trace
 
+if TYPE_CHECKING:
+    from stackelgrid.report import drawing
+
 _LINES = 20
-"""Members or failures listed before the rest is left to result.json."""
+"""Failures listed before the rest is left to result.json."""
+_LANES = 12
+"""Of what went wrong, as many as a figure has room for."""
 _UNTRACED = {"residual", "round", "homes", "answered", "again", "ms"}
 """What every journal has beside the game's own numbers."""
 
@@ -73,7 +79,8 @@ def _rendered(finished: Finished) -> str:
         "checks": [check for check in checks if check.value is not None],
         "left_out": [check.label for check in checks if check.value is None],
         "rounds": result.rounds,
-        "missing": _missing(result),
+        "mishaps": mishaps(result),
+        "missing": bool(result.missing),
         "failures": list(result.failures.items()),
         "lines": _LINES,
         "judged": len(judged),
@@ -136,10 +143,13 @@ def _convergence(finished: Finished) -> Plot:
 
     rounds, report, money = finished.rounds, finished.report, finished.result.money
     traces = _traces(finished) if report.traces is None else report.traces
+    below = lanes(finished)
+    meanings = [f"{report.residual.meaning}, with the tolerance below which it settles"]
+    meanings += [trace.meaning for trace in traces]
+    meanings += ["what went wrong and, below, what was done about it; a number says how often"] if below else []
+    told = "; ".join(f"({letter}) {meaning}" for letter, meaning in zip("abcdef", meanings, strict=False))
     marked = _marked(finished)
     marks = " Marked are rounds in which members were held, excluded or asked again." if any(marked.values()) else ""
-    meanings = [f"({letter}) {trace.meaning}" for letter, trace in zip("bcdef", traces, strict=False)]
-    told = f"(a) {report.residual.meaning}, with the tolerance below which it settles"
     return Plot(
         "convergence",
         drawing.convergence(
@@ -148,8 +158,9 @@ def _convergence(finished: Finished) -> Plot:
             finished.scenario.leader.tolerance,
             {_axis(trace, money): [_or_nan(record.number(trace.key)) for record in rounds] for trace in traces},
             marked,
+            below,
         ),
-        f"Round by round: {'; '.join([told, *meanings])}.{marks}",
+        f"Round by round: {told}.{marks}",
     )
 
 
@@ -191,26 +202,27 @@ def _marked(finished: Finished) -> dict[str, list[int]]:
     }
 
 
+def lanes(finished: Finished) -> list[drawing.Lane]:
+    """What went wrong in finished rounds; where there is too much of it to name nodes, by kind alone."""
+    from stackelgrid.report import drawing
+
+    drawn = {record.round for record in finished.rounds}
+    for named in (NAMED, 0):
+        found = [
+            drawing.Lane(
+                each.label,
+                {number: count for number, count in each.times.items() if number in drawn},
+                drawing.VERMILION if each.planned else drawing.BLUE,
+            )
+            for each in mishaps(finished.result, named)
+            if drawn & each.times.keys()
+        ]
+        if len(found) <= _LANES:
+            break
+    return found
+
+
 # --- the rest of the page ---
-
-
-def _missing(result: Result[Any]) -> list[tuple[str, str, str]]:
-    """Who was held or excluded, and in which rounds."""
-    rounds: dict[tuple[str, str], set[int]] = {}
-    for entry in result.missing:
-        rounds.setdefault((entry.node, entry.action), set()).add(entry.round)
-    return [(node, action, _ranges(sorted(numbers))) for (node, action), numbers in rounds.items()]
-
-
-def _ranges(numbers: list[int]) -> str:
-    """1, 2, 3, 7 as "1–3, 7"."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}–{last}" for first, last in runs)
 
 
 def _command(verb: str, path: Path, *options: str) -> str:

@@ -52,7 +52,7 @@ def _play(point: Point, finished: dict[str, Any]) -> str | None:
         return f"failed: {node} died of {why}"
     if not finished["settled"]:
         return f"not settled within {finished['rounds']} rounds; raise leader.max_rounds"
-    if not finished["complete"] or finished["heard_of"] != finished["homes"]:
+    if not finished["complete"] or finished["homes_settled"] != finished["homes"]:
         return "incomplete: not every home answered the last round"
     if point.samples:
         finished["certificate"] = scenario.certificate(finished["outcome"], point.samples)

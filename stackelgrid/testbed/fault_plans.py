@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from stackelgrid.faults.plan import BrokerOutage, FaultPlan, Lie, OnLink, OnNode, Partition
 from stackelgrid.node.config import ConfigError, explain
+from stackelgrid.testbed import yaml_text
 from stackelgrid.testbed.cast import cast
 from stackelgrid.testbed.scenario import Scenario
-from stackelgrid.testbed.yaml_text import parse
 
 OWN_BROKERS = ("auto", "mosquitto", "embedded")
 
@@ -26,49 +24,29 @@ class FaultPlanError(ConfigError):
 
 def shipped() -> dict[str, Path]:
     """The plans that come with the package, by name."""
-    folder = Path(str(resources.files("scenarios"))) / "faults"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return yaml_text.shipped("faults")
 
 
 def is_plan(source: str) -> bool:
     """Whether `source` is a fault plan rather than a scenario: a shipped one, or a file with `faults`."""
     if source in shipped():
         return True
-    path = Path(source)
-    if not path.is_file():
-        return False
     try:
-        content = parse(path.read_text())
-    except (yaml.YAMLError, ValueError):
+        content = yaml_text.read(Path(source), "fault plan")
+    except ValueError:
         return False  # whoever reads it as a scenario says what is wrong with it
-    return isinstance(content, dict) and "faults" in content and "game" not in content
+    return "faults" in content and "game" not in content
 
 
 def load(source: str) -> FaultPlan:
     """Read a plan: a shipped name or a YAML file. Raises `FaultPlanError`."""
-    path = _find(source)
     try:
-        content = parse(path.read_text())
-    except yaml.YAMLError as error:
-        raise FaultPlanError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    except ValueError:
-        raise FaultPlanError(f"{path}: not a text file; a fault plan is YAML in UTF-8") from None
-    if not isinstance(content, dict):
-        raise FaultPlanError(f"{path}: a fault plan is a mapping of keys, not {type(content).__name__}")
-    try:
-        return FaultPlan.model_validate(content)
+        path = yaml_text.find(source, shipped(), "fault plan")
+        return FaultPlan.model_validate(yaml_text.read(path, "fault plan"))
     except ValidationError as error:
         raise FaultPlanError(explain(str(path), error)) from None
-
-
-def _find(source: str) -> Path:
-    known = shipped()
-    if source in known:
-        return known[source]
-    path = Path(source)
-    if not path.is_file():
-        raise FaultPlanError(f"{source}: no such file, and no shipped fault plan; those are {', '.join(known)}")
-    return path
+    except ValueError as error:
+        raise FaultPlanError(str(error)) from None
 
 
 def fitted(source: str, scenario: Scenario, broker: str = OWN_BROKERS[0]) -> FaultPlan:
@@ -116,8 +94,7 @@ def _renamed(content: Any, named: Mapping[str, str]) -> Any:
 
 def dump(plan: FaultPlan) -> str:
     """The plan as YAML, every value spelled out."""
-    content = plan.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    return yaml_text.dump(plan)
 
 
 def _known(key: str, patterns: Sequence[str], names: Sequence[str]) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from aggregator_node.load_call import AggregatorSettings, Terms
 from emc_node.load_call import Consumer
 from leader_node.load_call import UtilitySettings
 from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.population import Between, Part, Positive
-from stackelgrid.testbed.scenario import Scenario
+from stackelgrid.testbed.scenario import PopulatedScenario
 
 
 class LargeConsumer(Part):
@@ -49,7 +48,7 @@ class ConsumerPopulation(Part):
         return Consumer(id=name, baseline_kwh=baseline, alpha=alpha, beta=beta)
 
 
-class LoadCallScenario(Scenario):
+class LoadCallScenario(PopulatedScenario[ConsumerPopulation, Consumer]):
     """A load call game, ready to run. Either `population` or `homes` says who may be called."""
 
     # Three or four rounds of calls are usual, five the most seen of 10,000 consumers.
@@ -59,22 +58,10 @@ class LoadCallScenario(Scenario):
     slots: Annotated[int, Field(ge=1, le=1000)] = 1
     leader: UtilitySettings
     aggregator: Terms
-    population: ConsumerPopulation | None = None
-    homes: Annotated[list[Consumer], Field(min_length=1)] | None = None
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if (self.population is None) == (self.homes is None):
-            raise ValueError("give either population or homes, not both and not neither")
-        return self
-
-    @cached_property
-    def everyone(self) -> list[Consumer]:
-        """Every consumer of the scenario, drawn or listed."""
-        if self.homes is not None:
-            return list(self.homes)
-        assert self.population is not None
-        return self.population.draw(self.seed)
+    def draw(self, population: ConsumerPopulation) -> list[Consumer]:
+        """The consumers of a population."""
+        return population.draw(self.seed)
 
     def verify(self) -> None:
         """Besides what holds for all games: there is one aggregator, and consumption enough to be shifted."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -13,7 +12,7 @@ from emc_node.prosumer import Prosumer
 from leader_node.prosumer import UtilitySettings
 from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.population import Between, NonNegative, Part, Positive
-from stackelgrid.testbed.scenario import Scenario
+from stackelgrid.testbed.scenario import PopulatedScenario
 from stackelgrid.wire.arrays import Array
 from stackelgrid.wire.messages import Name
 
@@ -109,7 +108,7 @@ class Feeder(Part):
         return sum(self.load_kw.values()) * np.array(self.load_shape)
 
 
-class ProsumerScenario(Scenario):
+class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
     """A prosumer game, ready to run: a utility, its DR providers (`aggregators`) and the prosumers of each.
 
     Either `population` or `homes` says who the prosumers are; `aggregator` holds for every provider.
@@ -121,14 +120,10 @@ class ProsumerScenario(Scenario):
     game: Literal["prosumer"]
     leader: UtilitySettings
     aggregator: ProviderSettings = ProviderSettings()
-    population: ProsumerPopulation | None = None
-    homes: list[Prosumer] | None = None
     feeder: Feeder | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if (self.population is None) == (self.homes is None):
-            raise ValueError("give either population or homes, not both and not neither")
+    def _shapes(self) -> Self:
         if self.population is not None:
             for key in ("load_shape", "pv_shape"):
                 there = len(getattr(self.population, key))
@@ -136,13 +131,9 @@ class ProsumerScenario(Scenario):
                     raise ValueError(f"population.{key} has {there} numbers, slots is {self.slots}; give one per slot")
         return self
 
-    @cached_property
-    def everyone(self) -> list[Prosumer]:
-        """Every prosumer of the scenario, drawn or listed."""
-        if self.homes is not None:
-            return list(self.homes)
-        assert self.population is not None
-        return self.population.draw(self.seed)
+    def draw(self, population: ProsumerPopulation) -> list[Prosumer]:
+        """The prosumers of a population."""
+        return population.draw(self.seed)
 
     def verify(self) -> None:
         """Besides what holds for all games: horizons, tariffs and loads fit each other."""

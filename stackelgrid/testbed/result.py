@@ -7,6 +7,7 @@ from typing import Any
 
 from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.scenario import Scenario
+from stackelgrid.testbed.struck import asked_again, struck
 
 
 def result(scenario: Scenario, played: Played, certificate: dict[str, Any] | None) -> dict[str, Any]:
@@ -27,12 +28,14 @@ def result(scenario: Scenario, played: Played, certificate: dict[str, Any] | Non
         "bytes": played.bytes,
         "rejected": played.rejected,
         "homes": len(scenario.everyone),
-        "heard_of": len(played.homes),
+        "homes_settled": len(played.homes),
         "processes": played.processes,
         "money": scenario.money,
         "outcome": scenario.outcome(played) if played.rounds else {},
         "certificate": certificate,
         "missing": played.missing,
+        "asked_again": asked_again(played),
         "faults": dict(Counter(record["kind"] for record in played.faults)),
+        "struck": struck(scenario, played),
         "failures": played.failures,
     }

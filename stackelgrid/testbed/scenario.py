@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from aggregator_node.settings import AggregatorSettings
+from emc_node.home import Private
 from leader_node.settings import LeaderSettings
 from stackelgrid.games import UnknownGameError, find, part
 from stackelgrid.node.config import ConfigError, Rounds, explain
+from stackelgrid.testbed import yaml_text
 from stackelgrid.testbed.measured import spell_out, with_origins
-from stackelgrid.testbed.yaml_text import parse
 
 if TYPE_CHECKING:
     from stackelgrid.testbed.played import Played
@@ -104,17 +103,55 @@ class Scenario(BaseModel):
         raise NotImplementedError
 
 
-def _named(content: Any) -> str:
-    """What a YAML document is that is no mapping."""
-    if content is None:
-        return "an empty file"
-    return "a list" if isinstance(content, list) else "a single value"
+Drawn = TypeVar("Drawn", bound=BaseModel)
+Resident = TypeVar("Resident", bound=Private)
+
+
+class PopulatedScenario(Scenario, Generic[Drawn, Resident]):
+    """Base of a scenario whose homes are either drawn from a `population` or listed as `homes`.
+
+    With `horizons`, a listed home has as its horizon the number of slots, whether it says so or not.
+    """
+
+    horizons: ClassVar[bool] = False
+
+    population: Drawn | None = None
+    homes: list[Resident] | None = None
+
+    @classmethod
+    def prepare(cls, raw: dict[str, Any], folder: Path) -> None:
+        """Give each listed home the scenario's slots as its horizon."""
+        homes = raw.get("homes")
+        for home in homes if cls.horizons and isinstance(homes, list) else []:
+            if isinstance(home, dict):
+                home.setdefault("horizon", raw.get("slots", cls.model_fields["slots"].default))
+
+    @model_validator(mode="after")
+    def _populated(self) -> Self:
+        if (self.population is None) == (self.homes is None):
+            raise ValueError("give either population or homes, not both and not neither")
+        for number, home in enumerate(self.homes or []):
+            horizon = getattr(home, "horizon", self.slots)
+            if horizon != self.slots:
+                raise ValueError(f"homes.{number}.horizon is {horizon}, slots is {self.slots}; make them equal")
+        return self
+
+    def draw(self, population: Drawn) -> list[Resident]:
+        """The homes of a population."""
+        raise NotImplementedError
+
+    @cached_property
+    def everyone(self) -> list[Resident]:
+        """Every home of the scenario, drawn or listed."""
+        if self.homes is not None:
+            return list(self.homes)
+        assert self.population is not None
+        return self.draw(self.population)
 
 
 def shipped() -> dict[str, Path]:
     """The case studies that come with the package, by name."""
-    folder = Path(str(resources.files("scenarios")))
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return yaml_text.shipped()
 
 
 def load(source: str, overrides: list[str] | None = None, seed: int | None = None) -> Scenario:
@@ -122,17 +159,11 @@ def load(source: str, overrides: list[str] | None = None, seed: int | None = Non
 
     Paths inside it are relative to the file. Raises `ScenarioError`.
     """
-    path = _find(source)
     try:
-        raw = parse(path.read_text())
-    except yaml.YAMLError as error:
-        raise ScenarioError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    except UnicodeDecodeError:
-        raise ScenarioError(f"{path}: not a text file; a scenario is YAML in UTF-8") from None
-    except ValueError as error:  # a date that does not exist
-        raise ScenarioError(f"{path}: {error}") from None
-    if not isinstance(raw, dict):
-        raise ScenarioError(f"{path}: a scenario is a mapping of keys; this is {_named(raw)}")
+        path = yaml_text.find(source, shipped(), "scenario")
+        raw = yaml_text.read(path, "scenario")
+    except ValueError as error:
+        raise ScenarioError(str(error)) from None
     for override in overrides or []:
         _override(raw, override)
     if seed is not None:
@@ -166,16 +197,6 @@ def _refuse_coerced(raw: Any, checked: Any, *above: str) -> None:
         raise ValueError(f"{'.'.join(above)}: give a number, without quotes (found {raw!r})")
 
 
-def _find(source: str) -> Path:
-    known = shipped()
-    if source in known:
-        return known[source]
-    path = Path(source)
-    if not path.is_file():
-        raise ScenarioError(f"{source}: no such file, and no shipped scenario; those are {', '.join(known)}")
-    return path
-
-
 def _override(raw: dict[str, Any], override: str) -> None:
     """Apply one `KEY.PATH=VALUE`; the value is read as YAML, list indices are numbers."""
     match = re.fullmatch(r"([^=]+)=(.*)", override, re.DOTALL)
@@ -188,9 +209,9 @@ def _override(raw: dict[str, Any], override: str) -> None:
         if not isinstance(place, dict | list):
             raise ScenarioError(f"--set {override}: {key} is a value, it has no keys below it")
     try:
-        value = parse(match[2])
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-        why = " ".join(str(error).split())
+        value = yaml_text.parse(match[2])
+    except ValueError as error:
+        why = str(error).removeprefix("not YAML: ")
         raise ScenarioError(f"--set {override}: the value is not YAML ({why}); put it in quotes") from None
     if isinstance(place, list):
         _item(place, last, override)
@@ -207,5 +228,4 @@ def _item(place: list[Any], key: str, override: str) -> Any:
 
 def dump(scenario: Scenario) -> str:
     """The scenario as YAML, every value spelled out."""
-    content = scenario.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    return yaml_text.dump(scenario)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -16,7 +15,7 @@ from emc_node.home import Array, NonNegative, Positive
 from emc_node.storage_market import Battery, MarketHome
 from leader_node.storage_market import UtilitySettings
 from stackelgrid.testbed.played import Played
-from stackelgrid.testbed.scenario import Scenario
+from stackelgrid.testbed.scenario import PopulatedScenario
 
 _MEGA = 1000.0
 Hour = Annotated[int, Field(ge=1, le=1000)]
@@ -131,45 +130,33 @@ class Population(Part):
         ]
 
 
-class StorageMarketScenario(Scenario):
+class StorageMarketScenario(PopulatedScenario[Population, MarketHome]):
     """A storage market, ready to run. Either `population` or `homes` says who lives there, `dras` whose they are."""
+
+    horizons: ClassVar[bool] = True
 
     game: Literal["storage_market"]
     money: str = "dollars"
     leader: UtilitySettings
     dras: Annotated[list[Dra], Field(min_length=1)]
     periods: Periods = Periods()
-    population: Population | None = None
-    homes: list[MarketHome] | None = None
 
     @classmethod
     def prepare(cls, raw: dict[str, Any], folder: Path) -> None:
-        """As many aggregators as DRAs; homes live over the scenario's slots."""
+        """As many aggregators as DRAs."""
+        super().prepare(raw, folder)
         if isinstance(raw.get("dras"), list):
             raw.setdefault("aggregators", len(raw["dras"]))
-        homes = raw.get("homes")
-        for home in homes if isinstance(homes, list) else []:
-            if isinstance(home, dict):
-                home.setdefault("horizon", raw.get("slots", cls.model_fields["slots"].default))
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if (self.population is None) == (self.homes is None):
-            raise ValueError("give either population or homes, not both and not neither")
+    def _one_each(self) -> Self:
         if self.aggregators != len(self.dras):
             raise ValueError(f"aggregators is {self.aggregators}, there are {len(self.dras)} dras; leave it out")
-        for number, home in enumerate(self.homes or []):
-            if home.horizon != self.slots:
-                raise ValueError(f"homes.{number}.horizon is {home.horizon}, slots is {self.slots}; make them equal")
         return self
 
-    @cached_property
-    def everyone(self) -> list[MarketHome]:
-        """Every home of the scenario, drawn or listed."""
-        if self.homes is not None:
-            return list(self.homes)
-        assert self.population is not None
-        return self.population.draw(self.seed, self.leader.expected)
+    def draw(self, population: Population) -> list[MarketHome]:
+        """Homes whose appliances are part of the demand expected."""
+        return population.draw(self.seed, self.leader.expected)
 
     def verify(self) -> None:
         """Besides what holds for all games: every home is a DRA's, and its appliances part of the demand expected."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import model_validator
 
 from aggregator_node.user_oriented import AggregatorSettings
 from emc_node.home import Home
@@ -16,44 +14,28 @@ from emc_node.user_oriented import HomeProblem
 from leader_node.user_oriented import UtilitySettings
 from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.population import Population
-from stackelgrid.testbed.scenario import Scenario
+from stackelgrid.testbed.scenario import PopulatedScenario
 
 
-class UserOrientedScenario(Scenario):
+class UserOrientedScenario(PopulatedScenario[Population, Home]):
     """A user-oriented pricing game, ready to run. Either `population` or `homes` says who lives there."""
+
+    horizons: ClassVar[bool] = True
 
     game: Literal["user_oriented"]
     leader: UtilitySettings
-    population: Population | None = None
-    homes: list[Home] | None = None
 
     @classmethod
     def prepare(cls, raw: dict[str, Any], folder: Path) -> None:
-        """Profiles are found from wherever the command is run; homes live over the scenario's slots."""
+        """Profiles are found from wherever the command is run."""
+        super().prepare(raw, folder)
         population = raw.get("population")
         if isinstance(population, dict) and isinstance(population.get("profiles"), str):
             population["profiles"] = str((folder / population["profiles"]).resolve())
-        homes = raw.get("homes")
-        for home in homes if isinstance(homes, list) else []:
-            if isinstance(home, dict):
-                home.setdefault("horizon", raw.get("slots", cls.model_fields["slots"].default))
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if (self.population is None) == (self.homes is None):
-            raise ValueError("give either population or homes, not both and not neither")
-        for number, home in enumerate(self.homes or []):
-            if home.horizon != self.slots:
-                raise ValueError(f"homes.{number}.horizon is {home.horizon}, slots is {self.slots}; make them equal")
-        return self
-
-    @cached_property
-    def everyone(self) -> list[Home]:
-        """Every home of the scenario, drawn or listed."""
-        if self.homes is not None:
-            return list(self.homes)
-        assert self.population is not None
-        return self.population.draw(self.seed, self.leader.baseline_price, self.slots)
+    def draw(self, population: Population) -> list[Home]:
+        """Homes around measured profiles, which a flat price makes draw as measured."""
+        return population.draw(self.seed, self.leader.baseline_price, self.slots)
 
     def verify(self) -> None:
         """Besides what holds for all games: every home can live within its limits."""

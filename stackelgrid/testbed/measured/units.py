@@ -1,0 +1,136 @@
+"""Units of measurements, what a scenario's keys take, and numbers per interval as numbers per slot.
+
+A slot is an hour. Powers, prices and numbers per unit are averaged over it, energies summed. The scenario gets kW (the
+same number as kWh per slot) and money per kWh; see `target_unit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit by `name`: `size` is how many kW, kWh per slot or `money` per kWh it is; "pu" has neither."""
+
+    name: str
+    quantity: Literal["power", "energy", "price", "pu"]
+    size: Fraction
+    money: str = ""
+
+    @property
+    def of_price(self) -> bool:
+        """Whether it is money per energy."""
+        return self.quantity == "price"
+
+
+_UNITS = {
+    "W": Unit("W", "power", Fraction(1, 1000)),
+    "kW": Unit("kW", "power", Fraction(1)),
+    "MW": Unit("MW", "power", Fraction(1000)),
+    "Wh": Unit("Wh", "energy", Fraction(1, 1000)),
+    "kWh": Unit("kWh", "energy", Fraction(1)),
+    "MWh": Unit("MWh", "energy", Fraction(1000)),
+    "pu": Unit("pu", "pu", Fraction(1)),
+}
+_KEY_ENDS_IN = {"_kw": "kW", "_kwh": "kWh", "_mw": "MW", "_mwh": "MWh"}
+_OF_PRICES = {"price", "prices", "cost", "costs", "tariff", "tariffs"}
+_OF_SHAPES = {"shape", "shapes"}
+
+
+def unit_named(name: str) -> Unit:
+    """The unit of a name. Raises `ValueError` listing those that there are."""
+    if name in _UNITS:
+        return _UNITS[name]
+    money, slash, energy = name.rpartition("/")
+    if money.strip() and slash and energy in ("kWh", "MWh"):
+        return Unit(name, "price", 1 / _UNITS[energy].size, money.strip())
+    raise ValueError(
+        f"{name!r} is no unit here; write {', '.join(_UNITS)} (per unit, taken as it is), or a price as in EUR/MWh"
+    )
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a scenario's `key` takes, read from the words between its underscores; the same rule for every game.
+
+    A unit at its end says power or energy; otherwise price, cost or tariff says a price, and shape numbers relative to
+    some power. A key that says none of this takes powers and prices alike.
+    """
+
+    key: str
+
+    @classmethod
+    def at(cls, path: Sequence[str]) -> Kind:
+        """That of the innermost key on a path that says one: below leader.tariffs, every class is a price."""
+        keys = [cls(step) for step in reversed(path) if not step.isdigit()]
+        return next((kind for kind in keys if kind.is_said), keys[0])
+
+    @cached_property
+    def _words(self) -> set[str]:
+        return set(self.key.split("_"))
+
+    @property
+    def unit(self) -> Unit | None:
+        """The unit of power or energy at its end, unless something is told per unit."""
+        if "per" in self._words:
+            return None
+        return next((_UNITS[name] for end, name in _KEY_ENDS_IN.items() if self.key.endswith(end)), None)
+
+    @property
+    def of_price(self) -> bool:
+        """Whether it takes money per energy."""
+        return self.unit is None and bool(self._words & _OF_PRICES)
+
+    @property
+    def of_shape(self) -> bool:
+        """Whether it takes numbers relative to some power."""
+        return self.unit is None and not self.of_price and bool(self._words & _OF_SHAPES)
+
+    @property
+    def is_said(self) -> bool:
+        """Whether it says any kind."""
+        return self.unit is not None or self.of_price or self.of_shape
+
+    @property
+    def from_zero_up(self) -> bool:
+        """Whether a reading below zero is a mistake: of a load, an output, a limit or a shape, unless it is `net`."""
+        return (self.unit is not None or self.of_shape) and "net" not in self._words
+
+
+def target_unit(kind: Kind, given: Unit, money: str) -> Unit:
+    """The unit that a scenario's key takes, in which numbers `given` in another are to be written.
+
+    That at the key's end; otherwise kW for powers and energies, `money` per kWh for prices. Numbers per unit stay as
+    they are. Raises `ValueError` when the key and the unit contradict.
+    """
+    if given.quantity == "pu":
+        return given
+    mend = f"the data in {given.name}; name other data, or correct their unit"
+    if kind.unit is not None and given.of_price:
+        raise ValueError(f"{kind.key} is in {kind.unit.name}, {mend}")
+    if kind.of_shape and given.of_price:
+        raise ValueError(f"{kind.key} is relative to a power, {mend}")
+    if kind.of_price and not given.of_price:
+        raise ValueError(f"{kind.key} takes prices, {mend}")
+    if given.of_price:
+        return Unit(f"{money}/kWh", "price", Fraction(1), money)
+    return kind.unit or _UNITS["kW"]
+
+
+def per_slot(values: Sequence[float], rows: int, given: Unit, target: Unit) -> NDArray[np.float64]:
+    """Numbers per interval, (T rows,) in the unit `given`, as numbers per slot of `rows` intervals, (T,) in `target`.
+
+    Energies are summed, all else is averaged; energy per slot of one hour is mean power (definition).
+    """
+    by_slot = np.array(values, float).reshape(-1, rows)
+    whole = by_slot.sum(axis=1) if given.quantity == "energy" else by_slot.sum(axis=1) / rows
+    ratio = given.size / target.size
+    return np.asarray(whole * ratio.numerator / ratio.denominator)

@@ -1,0 +1,82 @@
+"""Scenarios of all games: homes are listed or drawn, and told what is wrong when they are neither."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stackelgrid.testbed.scenario import Scenario, ScenarioError, dump, load, shipped
+
+GAMES = ("user_oriented", "prosumer", "load_call", "storage_market")
+WITH_HORIZON = ("user_oriented", "storage_market")
+
+
+def shipped_content(game: str) -> dict[str, Any]:
+    """The shipped case as its file has it, readable from anywhere."""
+    content: dict[str, Any] = yaml.safe_load(dump(load(game)))
+    return content
+
+
+def listed(game: str) -> dict[str, Any]:
+    """The shipped case with the homes that would be drawn, or are listed, spelled out."""
+    content = shipped_content(game)
+    content.pop("population", None)
+    content["homes"] = [home.model_dump(mode="json", exclude_none=True) for home in load(game).everyone]
+    return content
+
+
+def read(tmp_path: Path, content: dict[str, Any]) -> Scenario:
+    path = tmp_path / "case.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return load(str(path))
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_homes_are_the_same_whether_drawn_or_listed(game: str, tmp_path: Path) -> None:
+    content = listed(game)
+    for home in content["homes"]:
+        home.pop("horizon", None)
+    assert read(tmp_path, content).everyone == load(game).everyone
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_homes_that_are_neither_drawn_nor_listed_are_missing(game: str, tmp_path: Path) -> None:
+    content = {key: value for key, value in listed(game).items() if key != "homes"}
+    with pytest.raises(ScenarioError, match="give either population or homes, not both and not neither"):
+        read(tmp_path, content)
+
+
+@pytest.mark.parametrize("game", ["user_oriented", "storage_market"])
+def test_homes_that_are_both_drawn_and_listed_are_too_many(game: str, tmp_path: Path) -> None:
+    content = {**shipped_content(game), "homes": listed(game)["homes"]}
+    assert "population" in content
+    with pytest.raises(ScenarioError, match="give either population or homes, not both and not neither"):
+        read(tmp_path, content)
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_nobody_is_no_population(game: str, tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="for 0 homes; there must be a home for each"):
+        read(tmp_path, {**listed(game), "homes": []})
+
+
+def test_a_home_lives_over_all_slots(tmp_path: Path) -> None:
+    content = listed("user_oriented")
+    tenant = {"id": "tenant", "horizon": 5, "elastic": [{"max_kw": 1.0, "valuation": 9, "satisfaction": {"alpha": 1}}]}
+    with pytest.raises(ScenarioError, match=r"homes\.60\.horizon is 5, slots is 24; make them equal"):
+        read(tmp_path, {**content, "homes": [*content["homes"], tenant]})
+
+
+@pytest.mark.parametrize("game", sorted(set(GAMES) - set(WITH_HORIZON)))
+def test_a_home_without_a_horizon_is_given_none(game: str, tmp_path: Path) -> None:
+    content = listed(game)
+    content["homes"][0]["horizon"] = content["slots"]
+    with pytest.raises(ScenarioError, match=r"homes\.0\.horizon: unknown key"):
+        read(tmp_path, content)
+
+
+def test_every_shipped_case_is_one_of_these() -> None:
+    assert {load(name).game for name in shipped()} == set(GAMES)
