@@ -229,7 +229,7 @@ class _Show:
     def fault(self, record: dict[str, Any]) -> None:
         """A fault has happened: a line, of faults on messages one per fault, link and round."""
         where = f"{record['from']} to {record['to']}" if "to" in record else record.get("node", "")
-        told = (record["fault"], where, record["round"])
+        told = (record["fault"], record["kind"], where, record["round"])
         if self._quiet or told in self._told:
             return
         self._told.add(told)
