@@ -10,8 +10,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import get_args
 
-from broker import LOOPBACK, BrokerStartError, Kind, start
+from broker import LOOPBACK, BrokerStartError, Kind, RunningBroker, nats, start
 
+NATS = "nats"
 TLS_PORT = 8883
 """Where MQTT over TLS is expected."""
 
@@ -19,7 +20,9 @@ TLS_PORT = 8883
 def main() -> None:
     """Start the broker, print its address, wait for Ctrl-C or SIGTERM."""
     arguments = argparse.ArgumentParser(prog="python -m broker", description="An MQTT broker of one's own.")
-    arguments.add_argument("--kind", choices=get_args(Kind), default="auto", help="default: auto")
+    arguments.add_argument(
+        "--kind", choices=(*get_args(Kind), NATS), default="auto", help="default: auto; nats is a cluster of three"
+    )
     arguments.add_argument("--port", type=int, help=f"default: a free one; with --certs {TLS_PORT}")
     arguments.add_argument(
         "--certs",
@@ -32,28 +35,32 @@ def main() -> None:
         "--host", default=LOOPBACK, help=f"default: {LOOPBACK}; another, 0.0.0.0 for all, with --certs only"
     )
     given = arguments.parse_args()
+    if given.kind == NATS and (given.port is not None or given.host != LOOPBACK):
+        arguments.error(f"a cluster of --kind {NATS} is on {LOOPBACK}, on free ports; leave out --port and --host")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         try:
             if given.certs is None:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stackelgrid-broker-")))
-                running = start(given.kind, folder, given.port, host=given.host)
+                running = _start(given, folder, None)
             else:
                 whole = (given.certs / "authority").is_dir()
                 certificates = given.certs / "broker" if whole else given.certs
-                running = start(
-                    given.kind,
-                    certificates / "state",
-                    given.port or TLS_PORT,
-                    persistent=True,
-                    certificates=certificates,
-                    host=given.host,
-                )
+                running = _start(given, certificates / "state", certificates)
         except BrokerStartError as error:
             sys.exit(str(error))
         with running:
-            print(f"{running.kind} at {running.url}, process {running.pid}; Ctrl-C ends it", flush=True)
+            process = f", process {running.pid}" if isinstance(running, RunningBroker) else ""
+            print(f"{running.kind} at {running.url}{process}; Ctrl-C ends it", flush=True)
             signal.pause()
+
+
+def _start(given: argparse.Namespace, folder: Path, certificates: Path | None) -> RunningBroker | nats.RunningCluster:
+    if given.kind == NATS:
+        return nats.start(folder, certificates)
+    port = given.port if certificates is None else given.port or TLS_PORT
+    persistent = certificates is not None
+    return start(given.kind, folder, port, persistent=persistent, certificates=certificates, host=given.host)
 
 
 if __name__ == "__main__":

@@ -39,10 +39,12 @@ MOUNTED, KEPT = Path("/nats/config"), Path("/nats/data")
 class RunningCluster:
     """Servers on the loopback interface; a context manager that stops them.
 
-    Attributes: `url` (`mqtt://127.0.0.1:PORT,...`, or `mqtts`), `ports` on which each server speaks MQTT, by its name.
+    Attributes: `kind` ("nats"), `url` (`mqtt://127.0.0.1:PORT,...`, or `mqtts`), `ports` on which each server speaks
+    MQTT, by its name.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Path], ports: Mapping[str, int], scheme: str) -> None:
+        self.kind = "nats"
         self.ports = ports
         self.url = f"{scheme}://" + ",".join(f"127.0.0.1:{port}" for port in ports.values())
         self._folder, self._settings = folder, settings

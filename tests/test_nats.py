@@ -1,7 +1,7 @@
 """A cluster of three NATS servers, one of which is killed. (As a transport it is held to the conformance suite.)"""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,12 @@ import pytest
 from test_transport_conformance import Scripted, answer, finish, heard
 
 from broker import answers, nats
+from broker.access import Node, Role
+from broker.authority import Authority
 from stackelgrid.testbed import in_memory, processes
+from stackelgrid.testbed.enrolment import certificate_in
 from stackelgrid.testbed.scenario import load
-from stackelgrid.transport.base import Publish
+from stackelgrid.transport.base import Action, BrokerUnreachableError, Publish
 from stackelgrid.transport.mqtt import MqttTransport
 
 SETTINGS = ["population.homes=12", "aggregators=2", "rounds.deadline_s=1"]
@@ -28,12 +31,99 @@ def at(cluster: nats.RunningCluster, *servers: str) -> MqttTransport:
     return MqttTransport("mqtt://" + ",".join(f"127.0.0.1:{cluster.ports[name]}" for name in servers))
 
 
-def eventually_heard(transport: MqttTransport) -> set[tuple[str, bytes]]:
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[nats.RunningCluster, Authority]]:
+    authority = Authority.init(tmp_path_factory.mktemp("certs") / "certs")
+    names = ("leader", None, Role.leader), ("a1", "leader", Role.aggregator), ("observer", None, Role.observer)
+    homes = [(name, "a1", Role.home) for name in ("h1", "h2")]
+    authority.add(*(Node(name, role, above) for name, above, role in (*names, *homes)))
+    with nats.start(tmp_path_factory.mktemp("guarded"), authority.folder / "broker") as running:
+        yield running, authority
+
+
+def as_node(guarded: tuple[nats.RunningCluster, Authority], name: str) -> MqttTransport:
+    cluster, authority = guarded
+    place = authority.place(authority.register.in_force[name].node)
+    return MqttTransport(cluster.url, tls=certificate_in(place), connect_timeout_s=0.5, reconnect_s=0.5)
+
+
+def say(guarded: tuple[nats.RunningCluster, Authority], name: str, topic: str) -> None:
+    said = answer(Publish(topic, name.encode(), qos=1, retain=True), *finish())
+    as_node(guarded, name).run([Scripted(name, start=said)])
+
+
+def hear(guarded: tuple[nats.RunningCluster, Authority], name: str, topic_filter: str) -> set[tuple[str, bytes]]:
+    """What is retained for `name`, by half a second after it has subscribed."""
+    node = Scripted(name, [topic_filter], tick=finish)
+
+    def start(now: float) -> list[Action]:
+        node.deadline = now + 0.5
+        return []
+
+    node._start = start
+    as_node(guarded, name).run([node])
+    return set(node.received)
+
+
+@pytest.mark.parametrize(
+    ("name", "topic_filter"),
+    [
+        ("h1", "#"),
+        ("h1", "stackelgrid/#"),
+        ("h1", "$SYS/#"),
+        ("h1", "stackelgrid/r/a1/h2/answer"),
+        ("h1", "stackelgrid/r/a1/+/presence"),
+        ("h1", "stackelgrid/r/leader/signal"),
+        ("a1", "stackelgrid/r/leader/+/answer"),
+        ("observer", "stackelgrid/r/a1/h1/answer"),
+    ],
+)
+def test_nobody_subscribes_beyond_the_access_rules(
+    guarded: tuple[nats.RunningCluster, Authority], name: str, topic_filter: str
+) -> None:
+    with pytest.raises(BrokerUnreachableError, match="refused the subscriptions"):
+        hear(guarded, name, topic_filter)
+
+
+def test_nobody_publishes_beyond_the_access_rules(guarded: tuple[nats.RunningCluster, Authority]) -> None:
+    say(guarded, "a1", "stackelgrid/r/a1/signal")
+    say(guarded, "h1", "stackelgrid/r/a1/h1/presence")
+    for name, topic in (
+        ("h1", "stackelgrid/r/a1/signal"),
+        ("h1", "stackelgrid/r/a1/h2/presence"),
+        ("a1", "stackelgrid/r/leader/signal"),
+        ("observer", "stackelgrid/r/a1/signal"),
+    ):
+        say(guarded, name, topic)
+    for name, topic_filter, said in (
+        ("h2", "stackelgrid/r/a1/signal", ("stackelgrid/r/a1/signal", b"a1")),
+        ("a1", "stackelgrid/r/a1/+/presence", ("stackelgrid/r/a1/h1/presence", b"h1")),
+    ):
+        assert eventually(partial(hear, guarded, name, topic_filter)) == {said}
+    assert hear(guarded, "a1", "stackelgrid/r/leader/signal") == set()
+
+
+def test_without_a_certificate_of_the_authority_nobody_is_let_in(
+    guarded: tuple[nats.RunningCluster, Authority], tmp_path: Path
+) -> None:
+    cluster, authority = guarded
+    foreign, node = Authority.init(tmp_path / "foreign"), Node("leader", Role.leader)
+    foreign.add(node)
+    borrowed = certificate_in(foreign.place(node)).model_copy(update={"ca": authority.folder / "broker" / "ca.crt"})
+    for transport in (
+        MqttTransport(cluster.url, tls=borrowed, connect_timeout_s=0.5),
+        MqttTransport(cluster.url.replace("mqtts", "mqtt"), connect_timeout_s=0.5),
+    ):
+        with pytest.raises(BrokerUnreachableError):
+            transport.run([Scripted("leader", start=finish)])
+
+
+def eventually(look: Callable[[], Iterable[tuple[str, bytes]]]) -> set[tuple[str, bytes]]:
     """What is retained. While the servers left elect who keeps it, a newcomer hears nothing of it: look again."""
     give_up = time.monotonic() + 30
-    while not (found := heard(transport, "cluster", "told/+")) and time.monotonic() < give_up:
+    while not (found := set(look())) and time.monotonic() < give_up:
         time.sleep(0.1)
-    return set(found)
+    return found
 
 
 def test_a_run_goes_on_when_one_of_three_servers_is_killed(tmp_path: Path, cluster: nats.RunningCluster) -> None:
@@ -58,7 +148,7 @@ def test_what_is_retained_outlives_the_server_that_took_it(cluster: nats.Running
         tell = partial(answer, Publish(topic, payload, qos=1, retain=True))
         at(cluster, payload.decode()).run([Scripted("teller", start=tell(*finish()))])
     cluster.kill("n2")
-    assert eventually_heard(at(cluster, "n1", "n3")) == told
+    assert eventually(partial(heard, at(cluster, "n1", "n3"), "cluster", "told/+")) == told
     cluster.restart("n2")
     assert answers(cluster.ports["n2"])
-    assert eventually_heard(at(cluster, "n2")) == told
+    assert eventually(partial(heard, at(cluster, "n2"), "cluster", "told/+")) == told
