@@ -52,7 +52,7 @@ class AggregatorNode:
         self._member = Member(name, up)
         self._coordinator = Coordinator(down, list(self._homes), policy, refusals(members, self.mailbox))
         self._gathered = False
-        self._answering = self._inner = 0
+        self._answering = self._replied = self._inner = 0
         self._acknowledged_until: float | None = None
         self._ledger = ledger
         self._unasked: Ask | None = None
@@ -141,6 +141,7 @@ class AggregatorNode:
 
     def _go_on(self, wanted: Ask | Reply, now: float) -> list[Action]:
         if isinstance(wanted, Reply):
+            self._replied = self._answering
             said = self._act(self._member.answer(self._answering, wanted.body), now)
             if said:
                 self.progress.answered()
@@ -163,6 +164,8 @@ class AggregatorNode:
                 wanted = self._strategy.follow(finished.body, finished.answers, finished.held, finished.excluded)
         if wanted is None:
             return
+        if isinstance(wanted, Reply):
+            self._replied = self._answering
         self._member.resume(self._answering, wanted.body if isinstance(wanted, Reply) else None)
         self._unasked = wanted if isinstance(wanted, Ask) else None
 
@@ -186,8 +189,8 @@ class AggregatorNode:
         return self._go_on(wanted, finished.closed_at)
 
     def _settle(self, heard: Settled, body: Said, now: float) -> Sequence[object]:
-        # One that lost its memory of the round that is settled cannot say what it means for its homes.
-        complete = heard.complete and heard.round == self._answering
+        # One that does not remember its answer to the round that is settled cannot say what it means for its homes.
+        complete = heard.complete and heard.round == self._replied
         return self._coordinator.settle(body, settled=heard.settled, complete=complete, now=now)
 
     def _leave(self) -> list[Action]:

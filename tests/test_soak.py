@@ -35,6 +35,7 @@ FOUND = {
     1795314384220: "an aggregator that came back gave the number of an unfinished question to another",
     1795315379293: "homes repeated their answer to an aggregator that had lost its disk and asked anew from one",
     1795316053217: "a prosumer that came back while prices went half-way kept the price of nothing",
+    1795321827101: "an aggregator that had lost its disk vouched for calls that nobody had answered",
     1795314384067: "bids that a lie had turned back crept for ever after",
 }
 

@@ -178,8 +178,7 @@ def a_complete_result_is_that_of_no_faults(evidence: Evidence) -> Iterator[str]:
     """
     played, case = evidence.played, evidence.case
     everybody = {home.id for home in case.scenario.everyone}
-    clueless = any(not evidence.ledgers.get(name) for name in _without_disk(evidence))
-    if not played.conclusion.get("complete") or clueless or _any(evidence, Lie, Corruption):
+    if not played.conclusion.get("complete") or _clueless(evidence) or _any(evidence, Lie, Corruption):
         return
     if played.homes.keys() != everybody:
         return
@@ -259,6 +258,13 @@ def _without_disk(evidence: Evidence) -> set[str]:
     """Coordinators that came back without their disk."""
     lost = {node for fault, node in evidence.happened if isinstance(fault, Crash) and fault.lose_state}
     return lost & _members(evidence).keys()
+
+
+def _clueless(evidence: Evidence) -> bool:
+    """Whether an aggregator without its disk told its homes a last word that it does not vouch for."""
+    said = [spoken for spoken in evidence.spoken if spoken.purpose == "settlement" and spoken.payload]
+    without_disk = _without_disk(evidence)
+    return any(spoken.sender in without_disk and not spoken.content["complete"] for spoken in said)
 
 
 def _forgotten_by_broker(evidence: Evidence) -> bool:
