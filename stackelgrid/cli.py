@@ -35,16 +35,12 @@ from stackelgrid.study import sweep as study
 from stackelgrid.testbed import fault_plans, in_memory, processes, store
 from stackelgrid.testbed.measured import with_data
 from stackelgrid.testbed.played import Played
-from stackelgrid.testbed.result import result
+from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, result, whole
 from stackelgrid.testbed.scenario import Scenario, load, shipped
 from stackelgrid.transport.address import Address
 from stackelgrid.transport.base import BrokerUnreachableError
 
 SETTLED, BAD_INPUT, NOT_SETTLED, LOST, INTERRUPTED = 0, 2, 3, 4, 130
-CERTIFIED_UP_TO = 200
-"""Homes up to which every run is certified; above, `stackelgrid certify DIR` does it."""
-SAMPLES = 200
-"""How many deviations a certificate tries at random, unless told otherwise."""
 
 app = typer.Typer(
     add_completion=False,
@@ -128,7 +124,7 @@ def run(
         finished = result(checked, played, None)
         store.write_result(folder, finished, began)
         try:
-            if _whole(finished) and finished["homes"] <= CERTIFIED_UP_TO:
+            if whole(finished) and finished["homes"] <= CERTIFIED_UP_TO:
                 show.doing("certifying")
                 finished["certificate"] = checked.certificate(finished["outcome"], SAMPLES)
                 finished["certificate"] = judged(finished)
@@ -161,16 +157,11 @@ def _check_broker(broker: str, certificates: Path | None) -> None:
         raise CommandError(BAD_INPUT, message)
 
 
-def _whole(finished: dict[str, Any]) -> bool:
-    """Whether every home is in the outcome; a reference without some of them would certify another game."""
-    return bool(finished["complete"]) and finished["homes_settled"] == finished["homes"]
-
-
 def _conclude(folder: Path, finished: dict[str, Any], played: Played, quiet: bool) -> None:
     """The summary, and the exit code."""
     if not quiet:
         _print_summary(finished)
-    if _whole(finished) and finished["certificate"] is None:
+    if whole(finished) and finished["certificate"] is None:
         say.print(f"not certified, with more than {CERTIFIED_UP_TO} homes: stackelgrid certify {folder}", markup=False)
     for node, why in played.failures.items():
         say.print(f"[red]{node}[/red] {why}")
@@ -280,7 +271,7 @@ def certify(
     if folder.is_dir():
         checked = load(str(folder / "scenario.yaml"))
         finished = _read_result(folder)
-        if not _whole(finished):
+        if not whole(finished):
             message = "not every home answered the last round, so there is no equilibrium of all to certify"
             raise CommandError(BAD_INPUT, f"{folder / 'result.json'}: {message}")
         finished["certificate"] = checked.certificate(finished["outcome"], samples)

@@ -24,7 +24,7 @@ from stackelgrid.report.tables import judged
 from stackelgrid.testbed import store
 from stackelgrid.testbed.cast import LEADER, cast
 from stackelgrid.testbed.played import Played, missing_in
-from stackelgrid.testbed.result import result
+from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, result, whole
 from stackelgrid.testbed.scenario import Scenario
 from stackelgrid.transport.base import Action, Compute, Finish, Publish
 from stackelgrid.wire.codec import ROOT, Link
@@ -36,10 +36,6 @@ LOOK_S = 1.0
 """How often the desk is looked at."""
 GRACE_S = 10.0
 """How long homes may take to leave their schedules on the desk once the leader has concluded."""
-CERTIFIED_UP_TO = 200
-"""Homes up to which a run is certified; above, `stackelgrid certify DIR` does it."""
-SAMPLES = 200
-"""How many deviations a certificate tries at random."""
 
 
 class Observer:
@@ -134,7 +130,7 @@ class Observer:
         store.write_scenario(self._out, self._scenario)
         store.write_rounds(self._out, played)
         finished = result(self._scenario, played, None)
-        if played.conclusion.get("complete") and len(played.homes) == len(self._scenario.everyone) <= CERTIFIED_UP_TO:
+        if whole(finished) and finished["homes"] <= CERTIFIED_UP_TO:
             self._certify(finished)
         store.write_result(self._out, finished, self._began)
         write(self._out)

@@ -9,6 +9,11 @@ from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.scenario import Scenario
 from stackelgrid.testbed.struck import asked_again, struck
 
+CERTIFIED_UP_TO = 200
+"""Homes up to which every run is certified; above, `stackelgrid certify DIR` does it."""
+SAMPLES = 200
+"""How many deviations a certificate tries at random, unless told otherwise."""
+
 
 def result(scenario: Scenario, played: Played, certificate: dict[str, Any] | None) -> dict[str, Any]:
     """The content of result.json. `outcome` is {} when not a single round was finished."""
@@ -39,3 +44,8 @@ def result(scenario: Scenario, played: Played, certificate: dict[str, Any] | Non
         "struck": struck(scenario, played),
         "failures": played.failures,
     }
+
+
+def whole(finished: dict[str, Any]) -> bool:
+    """Whether every home is in the outcome; a reference without some of them would certify another game."""
+    return bool(finished["complete"]) and finished["homes_settled"] == finished["homes"]

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,7 +111,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 
 def write_compose(scenario: str, file: Path, sets: list[str], *options: str) -> None:
     words = [word for value in sets for word in ("--set", value)]
-    subprocess.run(["stackelgrid", "compose", scenario, "--out", str(file), *words, *options], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "stackelgrid", "compose", scenario, "--out", str(file), *words, *options], check=True
+    )
 
 
 def in_one_process(scenario: str, sets: list[str]) -> dict[str, Any]:
