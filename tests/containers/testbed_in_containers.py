@@ -165,6 +165,24 @@ def test_the_shipped_case_comes_up_and_settles() -> None:
         project("down", "--volumes", "--timeout", "2")
 
 
+def test_a_nats_cluster_carries_the_shipped_case_and_loses_a_server() -> None:
+    project = Project("stackelgrid-test-nats", CLONE / "compose.yaml", CLONE / "deploy/compose.nats.yaml", OVERLAY)
+    project.run = "nats"
+    try:
+        project("up", "--detach")
+        project.wait_for_round(2)
+        (server,) = project.containers("nats-2")
+        docker("kill", server)
+        gathered = project.wait_for_the_end()
+    finally:
+        project("down", "--volumes", "--timeout", "2")
+    told = {key: gathered[key] for key in ("settled", "complete", "rounds", "missing", "failures", "elapsed_s")}
+    print(f"\n{project.run}: {told}")
+    assert gathered["settled"] and gathered["complete"] and gathered["certificate"]["passed"]
+    alone = in_one_process("user_oriented", [])
+    assert gathered["outcome"]["price"] == pytest.approx(alone["outcome"]["price"], rel=1e-6)
+
+
 def assert_contained(container: dict[str, Any]) -> None:
     """Health check, restart policy, limits, no root, nothing writable, no privileges, no secret."""
     host, config, name = container["HostConfig"], container["Config"], container["Name"]
