@@ -9,10 +9,10 @@ INSTALLED := $(VENV)/.installed
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help run test test-arm64 check soak reproduction bench lock clean
+.PHONY: help run test test-arm64 test-containers check soak reproduction bench lock clean
 
 help:  ## Say what each command does (the default)
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
 run: $(INSTALLED)  ## Play the user-oriented pricing game over MQTT; its folder appears under runs/
 	$(VENV)/bin/stackelgrid run user_oriented
@@ -23,6 +23,9 @@ test: $(INSTALLED)  ## Run the tests, a worker a core
 test-arm64: $(INSTALLED)  ## Have an emulated arm64 home take part in a run, as a Raspberry Pi would; needs root
 	scripts/arm64/make-root build/arm64
 	$(VENV)/bin/pytest tests/arm64/emulated_home.py
+
+test-containers: $(INSTALLED)  ## Bring the testbed up in containers and harm them; starts an engine where it may
+	scripts/containers/with-engine $(VENV)/bin/pytest -s tests/containers/testbed_in_containers.py
 
 check: $(INSTALLED)  ## Check format, style, types and who may import whom
 	$(VENV)/bin/ruff format --check

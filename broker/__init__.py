@@ -25,11 +25,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
+from broker.tether import end
+
 MOSQUITTO_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 """Where packages put Mosquitto, which is not on every user's PATH."""
 LOOPBACK = "127.0.0.1"
-ANYWHERE = ("0.0.0.0", "::")
-"""Every interface of the machine."""
+ANYWHERE = {"0.0.0.0": LOOPBACK, "::": "::1"}
+"""Every interface of the machine, and where a broker there is reached from it: `::` is IPv6 alone."""
 LOG, REFUSALS = "broker.log", "refusals.json"
 RETAINED = "mosquitto.db"
 """Where a persistent Mosquitto keeps what is retained, in its folder."""
@@ -71,7 +73,7 @@ class Place:
     @property
     def reached(self) -> str:
         """The address to reach it by from this machine."""
-        return LOOPBACK if self.host in ANYWHERE else self.host
+        return ANYWHERE.get(self.host, self.host)
 
     @property
     def url(self) -> str:
@@ -101,12 +103,12 @@ class RunningBroker:
 
     def stop(self) -> None:
         """End the broker and wait until it is gone; harmless when it is gone already."""
-        _end(self._process)
+        end(self._process)
 
     def kill(self) -> None:
         """As a power cut would: no farewell to its clients. `restart` brings it back."""
         os.kill(self.pid, signal.SIGKILL)
-        _end(self._process)
+        end(self._process)
 
     def restart(self, *, keep_retained: bool) -> None:
         """After `kill`: listen on the same port again, with what was retained or without.
@@ -163,12 +165,7 @@ def start(
         )
     if certificates is not None:
         certificates = certificates.resolve()
-        if not (certificates / "node.crt").is_file():
-            raise BrokerStartError(
-                "there is no broker's certificate",
-                str(certificates),
-                "name the folder broker of stackelgrid certs init",
-            )
+        require_certificates(certificates)
     elif host != LOOPBACK:
         raise BrokerStartError(
             "a broker without certificates lets in everybody, so it listens on this machine's loopback interface only",
@@ -182,6 +179,19 @@ def start(
         if running is not None:
             return running
     raise _taken(place)
+
+
+def require_certificates(folder: Path) -> None:
+    """Raises `BrokerStartError` unless `folder` is one that an authority wrote for a broker, and readable."""
+    try:
+        for name in ("node.crt", "node.key", "access.acl"):
+            (folder / name).read_bytes()
+    except PermissionError as error:
+        mend = "start the broker as the user who made it, or give that user's folder to this one"
+        raise BrokerStartError("the broker's certificate may not be read", str(error.filename), mend) from None
+    except OSError:
+        mend = "name the folder broker of stackelgrid certs init"
+        raise BrokerStartError("there is no broker's certificate", str(folder), mend) from None
 
 
 def _taken(place: Place) -> BrokerStartError:
@@ -242,7 +252,7 @@ def _launch(kind: str, place: Place, persistent: bool, afresh: bool = True) -> R
     pid = _announced_pid(process)
     if pid is not None and answers(place.port, place.reached, place.certificates):
         return RunningBroker(kind, place, pid, process, persistent)
-    _end(process)
+    end(process)
     said = place.log.read_bytes()[before:].decode(errors="replace").strip()
     if "address already in use" in said.lower():
         return None
@@ -287,13 +297,3 @@ def _context(certificates: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=certificates / "ca.crt")
     context.load_cert_chain(certificates / "node.crt", certificates / "node.key")
     return context
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    process.stdin.close()  # the process ends when its standard input does
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
@@ -44,7 +45,7 @@ def main() -> None:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stackelgrid-broker-")))
                 running = _start(given, folder, None)
             else:
-                whole = (given.certs / "authority").is_dir()
+                whole = os.path.isdir(given.certs / "broker")  # not a Path's is_dir, which raises where it may not look
                 certificates = given.certs / "broker" if whole else given.certs
                 running = _start(given, certificates / "state", certificates)
         except BrokerStartError as error:

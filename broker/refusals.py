@@ -29,7 +29,7 @@ _DENIED = re.compile(rb"^Denied PUBLISH from " + _NAME + rb" \(.*?, '(.*)', \.\.
 _SUBSCRIBED = re.compile(rb"^" + _NAME + rb" [0-2] (.+)$")
 _CONNECTED = re.compile(rb"^New client connected from .* as " + _NAME + rb" \(")
 _TAKEN_OVER = re.compile(rb"^Client " + _NAME + rb" already connected, closing old connection\.$")
-_HANDSHAKE = re.compile(rb"SSL routines::?:(.*?)\.?$")
+_HANDSHAKE = re.compile(rb"^(?:OpenSSL Error|Client connection from ).*SSL routines::?:(.*?)\.?$")
 _CHATTER = re.compile(
     rb"^(\t|Received |Sending |No will message |Will message |New connection from |OpenSSL Error.*SSL routines"
     rb"|Client connection from |Client <unknown> |Saving in-memory database|$)"
@@ -99,7 +99,7 @@ class Refusals:
             return None if self.rules.may_write(name, topic) else (name, "will", topic)
         elif found := _TAKEN_OVER.match(said):
             return found[1].decode(), "taken over", "a second connection"
-        elif found := _HANDSHAKE.search(said):
+        elif found := _HANDSHAKE.match(said):
             why = _shown(found[1])
             return None if why == _NOBODY else (UNKNOWN, _STRANGERS.get(why, "handshake"), why)
         return None

@@ -20,6 +20,17 @@ def end_with_parent() -> Callable[[], object] | None:
     return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def end(tied: subprocess.Popen[bytes]) -> None:
+    """End a process that ends when its standard input does, and wait until it is gone."""
+    assert tied.stdin is not None
+    tied.stdin.close()
+    try:
+        tied.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        tied.kill()
+        tied.wait()
+
+
 def end_with_input(program: subprocess.Popen[bytes]) -> None:
     """Wait until standard input ends, then end the program."""
     while os.read(0, 1024):

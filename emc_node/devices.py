@@ -244,7 +244,12 @@ class HomeDevices:
         self._look_at: float | None = None
 
     def carry_out(self, plan: Plan) -> None:
-        """From now on. Called by the thread that settles."""
+        """From now on. Called by the thread that settles; the plan is kept before the settlement is acknowledged."""
+        if self._plan_file is not None:
+            try:
+                write_whole(self._plan_file, plan.model_dump(mode="json"))
+            except OSError as error:
+                _LOG.error("the plan is not kept", extra={"data": {"file": str(self._plan_file), "cause": str(error)}})
         self._settled.put(plan)
 
     @property
@@ -269,9 +274,10 @@ class HomeDevices:
 
     @property
     def subscriptions(self) -> Sequence[str]:
-        """The meter's topics."""
+        """The meter's topics, and what is said of us."""
         meter = self._settings.meter
-        return [topic for topic in (meter.state_of_charge, meter.load) if topic is not None]
+        topics = (meter.state_of_charge, meter.load, self.last_will.topic)
+        return [topic for topic in topics if topic is not None]
 
     @property
     def last_will(self) -> Publish:
@@ -281,7 +287,7 @@ class HomeDevices:
     def start(self, now: float) -> Sequence[Action]:
         """Connected: all of it, also what the broker may have forgotten."""
         self._told.clear()
-        actions: list[Action] = [Publish(self.last_will.topic, b"online", qos=0, retain=True)]
+        actions: list[Action] = [self._here()]
         if self._settings.home_assistant is not None:
             from emc_node.home_assistant import discovery
 
@@ -293,7 +299,13 @@ class HomeDevices:
         return [*actions, *self._tell(now)]
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
-        """A measurement; what is no number is ignored, and the first of its topic logged."""
+        """A measurement; what is no number is ignored, and the first of its topic logged.
+
+        Or that nobody is here: the last will of a connection from before a power cut, which the broker took for alive
+        until now. It is put right.
+        """
+        if topic == self.last_will.topic:
+            return [self._here()] if payload == self.last_will.payload else []
         measured = _number(payload)
         if measured is None:
             if topic not in self._unreadable:
@@ -315,16 +327,14 @@ class HomeDevices:
         """The clock may show another hour."""
         return self._tell(now)
 
+    def _here(self) -> Publish:
+        return Publish(self.last_will.topic, b"online", retain=True)
+
     def _next(self) -> Compute:
         return Compute(self._settled.get, self._begin)
 
     def _begin(self, plan: Plan, now: float) -> Sequence[Action]:
         self._plan = plan
-        if self._plan_file is not None:
-            try:
-                write_whole(self._plan_file, plan.model_dump(mode="json"))
-            except OSError as error:
-                _LOG.error("the plan is not kept", extra={"data": {"file": str(self._plan_file), "cause": str(error)}})
         return [*self._tell(now), self._next()]
 
     def _tell(self, now: float) -> list[Publish]:

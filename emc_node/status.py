@@ -40,7 +40,7 @@ class Told(BaseModel):
         again = {0: "", 1: ", made again once"}.get(self.reconnects, f", made again {self.reconnects} times")
         if self.connected:
             lines.append(f"Connected to {self.broker}{again}.")
-        elif self.state != "over":
+        elif self.state not in ("over", "lost"):
             lines.append(f"No connection to {self.broker}; it keeps trying{again}.")
         if self.rejected:
             counted = ", ".join(f"{count} {reason}" for reason, count in sorted(self.rejected.items()))

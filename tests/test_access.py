@@ -710,6 +710,41 @@ def test_the_revoked_are_shut_out_while_all_others_stay_connected(site: Site) ->
     assert not any(other.gone.is_set() for other in others)
 
 
+def test_nobody_ends_the_broker_by_a_topic_that_reads_like_its_log(site: Site) -> None:
+    for topic in ("x running", "mosquitto version 2 running", "2026-11-22T00:00:00: mosquitto version 2 running"):
+        with site.counted(("mole", "subscribe")):
+            site["mole"].subscribe(topic)
+    with site.counted(("mole", "subscribe")):  # a stranger's failed handshake it is not either
+        site["mole"].subscribe("SSL routines::certificate verify failed")
+    knock(site.running.port, site.tls("h1").context())
+
+
+def test_a_full_disk_does_not_end_the_broker(site: Site, tmp_path: Path) -> None:
+    port, files = broker.free_port(), str(site.authority.folder / "broker")
+    (tmp_path / broker.REFUSALS).mkdir()  # so that the file can never be written
+    options = ["--port", str(port), "--folder", str(tmp_path), "--certificates", files]
+    with open("/dev/full", "wb") as full:
+        tied = subprocess.Popen(
+            [sys.executable, "-m", "broker.mosquitto", *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=full,
+            cwd=Path(broker.__file__).parents[1],
+        )
+    with tied:
+        assert tied.stdout is not None and tied.stdin is not None
+        assert tied.stdout.readline().strip().isdigit()
+        with pytest.raises(RefusedError):
+            knock(port, None)
+        (tmp_path / broker.REFUSALS).rmdir()  # there is room again
+        until((tmp_path / broker.REFUSALS).exists)
+        until(lambda: (tmp_path / broker.REFUSALS).read_text() != "{}")
+        assert json.loads((tmp_path / broker.REFUSALS).read_text()) == {UNKNOWN: {"no tls": 1}}
+        knock(port, site.tls("h1").context())
+        tied.stdin.close()
+        assert tied.wait(PATIENCE_S) == 0
+
+
 @pytest.mark.parametrize("damaged", ["access.acl", "crl.pem", "node.key"])
 @pytest.mark.parametrize("content", [b"rubbish\n", b""])
 def test_damaged_files_open_no_door(site: Site, damaged: str, content: bytes) -> None:

@@ -256,6 +256,24 @@ def test_a_plan_outlives_a_power_cut_and_a_broken_file_does_no_harm(
     assert "the plan kept is not used" in caplog.messages
 
 
+def test_a_plan_is_kept_while_the_own_broker_is_away(tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    HomeDevices("h1", Devices.model_validate(BOUND), HOME, file, Clock()).carry_out(settled(HOME))
+    after_a_power_cut = HomeDevices("h1", Devices.model_validate(BOUND), HOME, file, Clock())
+    assert after_a_power_cut.planned_run == "demo"
+
+
+def test_a_last_will_that_comes_late_is_put_right() -> None:
+    """After a short power cut the broker has the old connection for alive, until half a minute later."""
+    home_devices, _ = begun(settled(HOME), Clock())
+    will = home_devices.last_will
+    assert will.topic in home_devices.subscriptions
+    (again,) = home_devices.receive(will.topic, will.payload, 30.0)
+    assert isinstance(again, Publish)
+    assert (again.topic, again.payload, again.retain) == (will.topic, b"online", True)
+    assert not home_devices.receive(will.topic, again.payload, 30.0), "no echo of its own"
+
+
 def test_a_full_disk_does_not_keep_the_plan_from_being_carried_out(tmp_path: Path) -> None:
     home_devices = HomeDevices("h1", Devices.model_validate(BOUND), HOME, tmp_path / "gone" / "plan.json", Clock())
     (waits,) = [action for action in home_devices.start(0.0) if isinstance(action, Compute)]

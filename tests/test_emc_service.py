@@ -215,13 +215,15 @@ def test_the_home_that_the_guide_describes_is_one(
     tmp_path: Path, certificates: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     guide = (Path(__file__).parents[1] / "docs" / "raspberry-pi.md").read_text()
-    home, devices = re.findall(r"```json\n(.*?)```", guide, re.DOTALL)
+    home, devices, login = re.findall(r"```json\n(.*?),?\n```", guide, re.DOTALL)
+    bound = json.loads(f"{{{devices}}}")
+    bound["devices"] |= json.loads(f"{{{login}}}")
     described = tmp_path / "home.json"
-    described.write_text(json.dumps(json.loads(home) | json.loads(f"{{{devices}}}")))
+    described.write_text(json.dumps(json.loads(home) | bound))
     assert init(from_flags(described, certificates, tmp_path / "etc")) == 0, capsys.readouterr().err
     config = configuration(tmp_path / "etc")
     assert config.devices is not None
-    assert config.devices.home_assistant is not None
+    assert config.devices.home_assistant is not None and config.devices.login is not None
 
 
 # --- the unit ---
@@ -375,11 +377,12 @@ def test_status_in_plain_words(
     assert [word for word in words if word not in told] == []
 
 
-def test_an_emc_that_is_over_is_not_said_to_look_for_its_broker(
+def test_an_emc_that_has_ended_is_not_said_to_look_for_its_broker(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    __main__.main(["status", "--file", str(status_file(tmp_path, state="over", connected=False))])
-    assert "No connection" not in capsys.readouterr().out
+    for state in ("over", "lost"):
+        __main__.main(["status", "--file", str(status_file(tmp_path, state=state, connected=False))])
+        assert "No connection" not in capsys.readouterr().out
 
 
 def test_no_status_is_no_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from test_transport_conformance import Scripted, answer, finish, heard
 
-from broker import answers, nats
+from broker import BrokerStartError, answers, nats
 from broker.access import Node, Role
 from broker.authority import Authority
 from stackelgrid.testbed import in_memory, processes
@@ -101,6 +101,17 @@ def test_nobody_publishes_beyond_the_access_rules(guarded: tuple[nats.RunningClu
     ):
         assert eventually(partial(hear, guarded, name, topic_filter)) == {said}
     assert hear(guarded, "a1", "stackelgrid/r/leader/signal") == set()
+
+
+def test_a_folder_without_certificates_is_refused_and_nothing_made(tmp_path: Path) -> None:
+    with pytest.raises(BrokerStartError, match=r"no broker's certificate.*certs init"):
+        nats.start(tmp_path / "state", tmp_path / "certs")
+    (tmp_path / "damaged").mkdir()
+    for name in ("node.crt", "node.key", "access.acl"):
+        (tmp_path / "damaged" / name).write_text("rubbish\n")
+    with pytest.raises(BrokerStartError, match=r"access\.acl cannot be used: 'rubbish' is no access rule"):
+        nats.start(tmp_path / "again", tmp_path / "damaged")
+    assert not (tmp_path / "state").exists()
 
 
 def test_without_a_certificate_of_the_authority_nobody_is_let_in(

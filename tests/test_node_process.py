@@ -437,6 +437,23 @@ signal.pause()
 
 def test_a_folder_without_nodes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{tmp_path}: there is no NODE/config.json in it" in run_emc(capsys, "--claim", str(tmp_path))
+    nowhere = tmp_path / "nowhere"
+    told = run_emc(capsys, "--claim", str(nowhere))
+    assert f"{nowhere}: cannot be looked for" in told and "--claim" in told
+
+
+def test_a_configuration_that_is_no_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe{}")
+    assert f"{tmp_path / 'config.json'}: is not UTF-8" in run_emc(capsys, "--config", str(tmp_path / "config.json"))
+
+
+@pytest.mark.parametrize("host", ["grid..example", "x" * 64 + ".example"])
+def test_a_host_that_can_be_nobodys_name_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], host: str
+) -> None:
+    folder = folder_of(small(NOWHERE).homes[0], tmp_path)
+    told = run_emc(capsys, "--config", str(folder / "config.json"), "--broker", f"mqtt://{host}:1883")
+    assert f"mqtt://{host}:1883" in told and "is not of the form" in told
 
 
 # --- the status file ---

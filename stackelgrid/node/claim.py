@@ -15,7 +15,11 @@ def claim(folder: Path) -> Path:
     What is locked is the folder that the configuration is in: that needs no right to write, it lasts when the file in
     it is replaced, and the system lets go of it however the process ends. Raises `ConfigError` when none is free.
     """
-    found = sorted(folder.glob("*/config.json"))
+    try:
+        found = sorted(node / "config.json" for node in folder.iterdir() if (node / "config.json").is_file())
+    except OSError as error:
+        mend = "name a folder of nodes with --claim, which this user may read"
+        raise ConfigError(f"{error.filename}: cannot be looked for ({error.strerror}); {mend}") from None
     for config in found:
         if _locked(config.parent):
             return config

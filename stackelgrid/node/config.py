@@ -80,9 +80,11 @@ def load(path: Path, of_game: Callable[[Game], type[Config]]) -> Config:
     Files it names are relative to its own folder. Raises `ConfigError`.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); name an existing file with --config") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason}); write it anew, as JSON") from None
     try:
         config = of_game(find(_Played.model_validate_json(text).game)).model_validate_json(text)
     except UnknownGameError as error:

@@ -36,7 +36,8 @@ def _server(text: str) -> tuple[str, int] | None:
     try:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname, parts.port
-    except ValueError:  # a port that is no number, a bracket that is not closed
+        (host or "").encode("idna")  # as it is on its way to the name service
+    except ValueError:  # a port that is no number, a bracket that is not closed, a host that can be nobody's name
         return None
     if not host or not port or "@" in text or parts.netloc != text:
         return None
