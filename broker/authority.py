@@ -387,7 +387,8 @@ def _conclude(folder: Path, signer: _Signer, register: Register) -> None:
     granted = rules(entry.node for entry in register.in_force.values())
     _write(folder / "broker" / "access.acl", granted.text().encode())
     _write(folder / "broker" / "mosquitto.conf", mosquitto.in_container().encode())
-    _write(folder / "broker" / "nats.conf", nats.in_container(granted).encode())
+    key = (folder / "broker" / "node.key").read_bytes()
+    _write(folder / "broker" / "nats.conf", nats.in_container(granted, key).encode(), mode=0o600)
     _write(_register_of(folder), register.model_dump_json(by_alias=True, indent=1).encode())
 
 

@@ -11,6 +11,7 @@ it prints its process id and ends when standard input does.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -114,6 +115,7 @@ def start(folder: Path, certificates: Path | None = None) -> RunningCluster:
     settings = {}
     for name in SERVERS:
         settings[name] = folder / f"{name}.conf"
+        settings[name].touch(mode=0o600)
         settings[name].write_text(_configuration(name, ports[name], routes, folder / name, certificates))
     cluster = RunningCluster(folder, settings, ports, "mqtt" if certificates is None else "mqtts")
     try:
@@ -135,12 +137,14 @@ def find_nats_server() -> str | None:
 
 
 def _configuration(name: str, port: int, routes: Mapping[str, int], store: Path, certificates: Path | None) -> str:
+    password = "" if certificates is None else password_of_servers((certificates / "node.key").read_bytes())
     text = _filled(
         name=name,
         own=free_port(),
         listen=f"{LOOPBACK}:{port}",
         route=f"{LOOPBACK}:{routes[name]}",
-        routes=[f"nats://{LOOPBACK}:{other}" for other in routes.values()],
+        others=[f"{LOOPBACK}:{other}" for other in routes.values()],
+        password=password,
         store=store,
         certificates=certificates,
     )
@@ -154,8 +158,8 @@ def _configuration(name: str, port: int, routes: Mapping[str, int], store: Path,
     return text + authorization(rules)
 
 
-def in_container(rules: Rules) -> str:
-    """The configuration of a server in a container, which is told its name by SERVER_NAME.
+def in_container(rules: Rules, key: bytes) -> str:
+    """The configuration of a server in a container, which is told its name by SERVER_NAME; `key` is the broker's.
 
     The servers are called nats-1, nats-2 and nats-3; each has the broker's folder of an authority at `MOUNTED`.
     """
@@ -164,18 +168,26 @@ def in_container(rules: Rules) -> str:
         own=4222,
         listen="0.0.0.0:8883",
         route="0.0.0.0:6222",
-        routes=[f"nats://nats-{number}:6222" for number in range(1, len(SERVERS) + 1)],
+        others=[f"nats-{number}:6222" for number in range(1, len(SERVERS) + 1)],
+        password=password_of_servers(key),
         store=KEPT,
         certificates=MOUNTED,
     )
     return f"{text}http: 127.0.0.1:8222\n\n{authorization(rules)}"
 
 
-def _filled(*, routes: Sequence[str], certificates: Path | None, **values: object) -> str:
+def password_of_servers(key: bytes) -> str:
+    """By which a cluster's servers know each other: all of them have the broker's private key, and nobody else."""
+    return hashlib.sha256(b"routes between NATS servers\n" + key).hexdigest()
+
+
+def _filled(*, others: Sequence[str], password: str, certificates: Path | None, **values: object) -> str:
     template = string.Template(Path(__file__).with_suffix(".conf").read_text())
-    others = ", ".join(f'"{route}"' for route in routes)
+    user = f"server:{password}@" if password else ""
+    routes = ", ".join(f'"nats://{user}{other}"' for other in others)
     tls = "" if certificates is None else _tls(certificates)
-    return template.substitute(values, routes=others, servers=len(routes), tls=tls)
+    known = f'authorization {{ user: server, password: "{password}" }}' if password else ""
+    return template.substitute(values, routes=routes, known=known, servers=len(others), tls=tls)
 
 
 def _tls(certificates: Path) -> str:

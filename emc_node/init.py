@@ -150,8 +150,9 @@ def _answers(
 
 
 def _handed_over(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
-    """The configuration in an operator's folder, and the files it names."""
+    """The configuration in an operator's folder, and the files it names. Which devices it binds is the owner's word."""
     configuration = _json(folder / CONFIG, "name the folder that the operator made for this home with --from")
+    configuration.pop("devices", None)
     files = configuration.pop("tls", None) or {}
     if not isinstance(files, dict) or not set(files) <= set(TLS):
         raise InitError(f"{folder / CONFIG}: tls: give ca, certificate and key")

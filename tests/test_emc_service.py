@@ -108,6 +108,7 @@ def handed_over(folder: Path, certificates: Path) -> Path:
     scenario = scenarios.load("user_oriented", ["population.homes=2", "aggregators=1"])
     given = json.loads(cast(scenario, "demo", "mqtts://grid:8883", written=True).homes[0].model_dump_json())
     given["tls"] = {"ca": "ca.crt", "certificate": "node.crt", "key": "node.key"}
+    given["devices"] = {"storage_setpoint": "the/operators/wish"}
     (folder / "config.json").write_text(json.dumps(given))
     return folder
 
@@ -120,6 +121,7 @@ def test_what_the_operator_gave_is_taken_and_the_owner_describes_the_home(
     as_given = configuration(tmp_path / "as_given")
     before = load(given / "config.json", of_game)
     assert (as_given.homes, as_given.run, as_given.broker) == (before.homes, before.run, before.broker)
+    assert as_given.devices is None, "devices are bound by whom they belong to"
     home_file.write_text(json.dumps(HOME | {"devices": {"storage_setpoint": "battery/set"}}))
     to = tmp_path / "described"
     assert init(["--from", str(given), "--home", str(home_file), "--to", str(to), "--state", "/var/lib/mine"]) == 0

@@ -132,7 +132,7 @@ class Heartbeat:
 
     def __init__(self, status: Status, outlets: Sequence[Outlet]) -> None:
         self._status, self._outlets = status, outlets
-        self._complained = False
+        self._complaints: set[str] = set()
 
     async def beat(self) -> None:
         """For ever, from within the loop."""
@@ -158,6 +158,6 @@ class Heartbeat:
             outlet.close()
 
     def _complain(self, event: str, why: str) -> None:
-        if not self._complained:
-            self._complained = True
+        if event not in self._complaints:
+            self._complaints.add(event)
             _LOG.error(event, extra={"data": {"error": why}})
