@@ -108,7 +108,7 @@ def handed_over(folder: Path, certificates: Path) -> Path:
     scenario = scenarios.load("user_oriented", ["population.homes=2", "aggregators=1"])
     given = json.loads(cast(scenario, "demo", "mqtts://grid:8883", written=True).homes[0].model_dump_json())
     given["tls"] = {"ca": "ca.crt", "certificate": "node.crt", "key": "node.key"}
-    given["devices"] = {"storage_setpoint": "the/operators/wish"}
+    given["devices"] = {"home_assistant": {"name": "the operator's wish"}}
     (folder / "config.json").write_text(json.dumps(given))
     return folder
 

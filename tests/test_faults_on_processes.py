@@ -410,7 +410,7 @@ def test_a_run_tells_each_fault_once_per_link_and_round_and_can_be_repeated(
     assert code == 0
     assert result["faults"] == {"crash": 1, "loss": 3, "restart": 1}  # every try
     told = sorted(line.split(": ", 1)[1].strip() for line in err.splitlines() if " s, round " in line)
-    assert told == ["crash leader", "loss h1 to a1"]
+    assert told == ["crash leader", "loss h1 to a1", "restart leader"]
     again = load("a/scenario.yaml")
     repeated = in_memory.play(again, plan=fault_plans.fitted("a/faults.yaml", again))
     assert again.outcome(repeated) == result["outcome"]
