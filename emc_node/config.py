@@ -9,7 +9,8 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel, Field, model_validator
 
-from emc_node.devices import Devices, HomeDevices, SteeredHome, begin
+from emc_node.binding import Devices
+from emc_node.devices import HomeDevices, SteeredHome, begin
 from emc_node.node import EmcNode
 from stackelgrid.games import Game, find, part
 from stackelgrid.node.config import NodeConfig

@@ -16,108 +16,28 @@ from datetime import datetime
 from math import inf, isfinite
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
-from emc_node.home import Finite, Home, Private, Storage
+from emc_node.binding import HOURS, Devices, storage_of
+from emc_node.home import Finite, Home, Storage
 from stackelgrid.node.record import write_whole
 from stackelgrid.rounds.strategy import HomeStrategy
-from stackelgrid.transport.address import Address
 from stackelgrid.transport.base import Action, Compute, Publish
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.wire.messages import Body
 
 _LOG = logging.getLogger("emc_node.devices")
 
-HOURS = 24
 READING_S = 5.0
 """How long after the start the first answer may have to wait for a reading of the state of charge."""
 _LOOK_S = 60.0
 """How often the clock is looked at, which may be set while we wait, and a measured load is told."""
 _SOON_S = 0.01
 
-
-def _own_broker(address: str) -> str:
-    if Address.parse(address).encrypted:
-        raise ValueError(f"{address} is encrypted, and a home's own broker is spoken to in the clear: write mqtt://")
-    return address
-
-
-Topic = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^+#\x00]+$")]
-OwnBroker = Annotated[str, AfterValidator(_own_broker)]
 Day = Annotated[list[Finite], Field(min_length=HOURS, max_length=HOURS)]
-
-
-class Meter(Private):
-    """Topics on which the home measures, a plain number each: `state_of_charge` in its `unit`, `load` in kW."""
-
-    state_of_charge: Topic | None = None
-    unit: Literal["%", "kWh"] = "%"
-    load: Topic | None = None
-
-
-class HomeAssistant(Private):
-    """How the plan appears in Home Assistant: as device `name`, the price in `price_unit`."""
-
-    discovery_prefix: Topic = "homeassistant"
-    name: str | None = None
-    price_unit: str | None = None
-
-
-class Login(Private):
-    """What the home's own broker wants to know; Home Assistant's does."""
-
-    user: Annotated[str, Field(min_length=1)]
-    password: Annotated[str, Field(repr=False)]
-
-
-class Devices(Private):
-    """What a home binds to its plan, on its own `broker`; `storage_setpoint` gets the storage's power of each hour."""
-
-    broker: OwnBroker = "mqtt://localhost:1883"
-    login: Login | None = None
-    storage_setpoint: Topic | None = None
-    meter: Meter = Meter()
-    home_assistant: HomeAssistant | None = None
-
-    def require_fit(self, homes: Sequence[Any], slots: int, grid: str) -> None:
-        """Raises `ValueError` unless these devices can carry out what such homes settle with the broker at `grid`."""
-        if len(homes) != 1:
-            raise ValueError(f"devices: they are those of one home, and there are {len(homes)}; give each its own EMC")
-        if slots != HOURS:
-            raise ValueError(f"devices: a day of {HOURS} hours can be carried out, the game has {slots} slots")
-        if not _places(self.broker).isdisjoint(_places(grid)):
-            raise ValueError(
-                f"devices.broker: {self.broker} is the grid's broker, which must not hear what a home keeps to itself; "
-                "name the home's own"
-            )
-        steered = self.storage_setpoint or self.meter.state_of_charge
-        if storage_of(homes[0]) is None and steered is not None:
-            raise ValueError(f"devices: {steered} belongs to a storage, of which the home must have exactly one")
-
-
-def _places(broker: str) -> set[tuple[str, int]]:
-    return {("127.0.0.1" if host == "localhost" else host, port) for host, port in Address.parse(broker).servers}
-
-
-# --- homes and their storage ---
-
-
-def storage_of(home: Any) -> Any:
-    """The one storage or battery of a home, None when there is none or more than one.
-
-    Raises `ValueError` for the home of a game that schedules no storage.
-    """
-    from emc_node.storage_market import MarketHome
-
-    match home:
-        case Home():
-            return home.storage[0] if len(home.storage) == 1 else None
-        case MarketHome():
-            return home.battery
-    raise ValueError(f"devices: the game of a {type(home).__name__} schedules no storage; leave devices out")
 
 
 def with_level(home: Any, kwh: float) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from emc_node.devices import Devices
+from emc_node.binding import Devices
 
 _POWER = {"device_class": "power", "state_class": "measurement", "unit_of_measurement": "kW"}
 _ENERGY = {"device_class": "energy_storage", "state_class": "measurement", "unit_of_measurement": "kWh"}

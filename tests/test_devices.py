@@ -27,8 +27,9 @@ from pydantic import ValidationError
 
 import broker
 from emc_node import devices as module
+from emc_node.binding import Devices
 from emc_node.config import EmcConfig, build, of_game
-from emc_node.devices import Devices, HomeDevices, Plan, SteeredHome, plan_of, with_level
+from emc_node.devices import HomeDevices, Plan, SteeredHome, plan_of, with_level
 from emc_node.home import Home
 from emc_node.home_assistant import discovery
 from emc_node.storage_market import MarketHome, StorageMarketHomes

@@ -12,6 +12,7 @@ import typer
 from stackelgrid.node.config import ConfigError, NodeConfig
 from stackelgrid.node.config import load as load_config
 from stackelgrid.testbed.scenario import load
+from stackelgrid.testbed.store import run_name
 
 Source = Annotated[str, typer.Argument(metavar="SCENARIO", help="A YAML file or the name of a shipped case study.")]
 Sets = Annotated[
@@ -48,11 +49,6 @@ def provision(
         raise ConfigError(f"--run {name}: a run's name is 1 to 64 letters, digits, - and _")
     done = deal_out(load(scenario, sets), out, broker, name, desk)
     print(f"{out}: {done.nodes} nodes of run {name} are configured; {len(done.added)} certificates were given")
-
-
-def run_name(scenario: str) -> str:
-    """What a run is called that nobody gave a name: as its scenario."""
-    return re.sub("[^A-Za-z0-9_-]", "-", Path(scenario).stem)[:64]
 
 
 def compose(

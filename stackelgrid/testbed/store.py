@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -33,6 +34,11 @@ def create(out: Path | None, name: str) -> Path:
     except OSError as error:
         raise ScenarioError(f"--out {out}: cannot be made ({error.strerror}); name a folder you may write") from None
     return out
+
+
+def run_name(scenario: str) -> str:
+    """What a run is called that nobody gave a name: as its scenario."""
+    return re.sub("[^A-Za-z0-9_-]", "-", Path(scenario).stem)[:64]
 
 
 def write_scenario(folder: Path, scenario: Scenario) -> None:
