@@ -1,6 +1,7 @@
 # The project's commands. Each sets up .venv first, from pinned and hash-checked packages.
 
 PYTHON ?= python3
+SOAK_RUNS ?= 10000
 VENV := .venv
 UV_VERSION := 0.13.9
 UV := $(VENV)/bin/uv
@@ -33,8 +34,8 @@ check: $(INSTALLED)  ## Check format, style, types and who may import whom
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-soak: $(INSTALLED)  ## Play 10,000 seeded runs under random faults and hold each to what the round protocol promises
-	$(VENV)/bin/python -m stackelgrid.faults.soak --runs 10000 --seconds 600 --jobs 2
+soak: $(INSTALLED)  ## Play 10,000 seeded runs (or SOAK_RUNS) under random faults and hold each to what the round protocol promises
+	$(VENV)/bin/python -m stackelgrid.faults.soak --runs $(SOAK_RUNS) --seconds 600 --jobs 2
 
 reproduction: $(INSTALLED)  ## Write docs/reproduction.md: what the papers publish beside what comes out here
 	$(VENV)/bin/python -m stackelgrid.study.reproduction docs/reproduction.md

@@ -24,7 +24,7 @@ from stackelgrid.node.config import ConfigError
 from stackelgrid.testbed import fault_plans
 from stackelgrid.testbed.scenario import dump
 
-FRESH, FRESH_S = 500, 30.0
+FRESH, FRESH_S = 100, 30.0
 
 FOUND = {
     51: "a provider that was held, half-way to its equilibrium, kept the leader from settling",
