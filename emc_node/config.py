@@ -66,6 +66,7 @@ def build(config: EmcConfig[Any]) -> EmcNode:
     if config.devices is None:
         strategy = homes(config.homes)
     else:
+        config.devices.require_fit(config.homes, config.slots, config.broker)  # --broker may name another
         home = config.homes[0]
         devices = HomeDevices(config.name, config.devices, home, config.plan_file)
         strategy = SteeredHome(home, homes, devices, config.run)

@@ -26,6 +26,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from pydantic import ValidationError
 
 import broker
+import emc_node.__main__
 from emc_node import devices as module
 from emc_node.binding import Devices
 from emc_node.config import EmcConfig, build, of_game
@@ -623,3 +624,11 @@ def test_without_its_own_broker_a_home_plays_all_the_same_and_stays_to_carry_out
             emc.wait()
     kept = json.loads((tmp_path / "plan.json").read_text())
     assert kept["run"] == "alone"
+
+
+def test_devices_stay_off_the_grids_broker_whoever_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configured("devices", "mqtt://grid.example.org:1883", devices=BOUND | {"broker": "mqtt://localhost:1884"})
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    arguments = ["--config", str(tmp_path / "config.json"), "--broker", "mqtt://127.0.0.1:1884"]
+    assert emc_node.__main__.main(arguments) == 2
+    assert "is the grid's broker" in capsys.readouterr().err

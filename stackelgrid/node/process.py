@@ -77,10 +77,12 @@ def main(
     try:
         file = file or _claim(options.claim)
         config = load(file, of_game)
+        if options.broker is not None:
+            config = config.model_copy(update={"broker": options.broker})
         set_up(options.log, config.run, config.name)
         built = build(config)
         node = built if options.faults is None else _under(options.faults, built, file)
-        transport = _transport(config, options.broker or config.broker)
+        transport = _transport(config)
         set_up(options.log, config.run, config.name, built.progress)  # from here on with its round
         heartbeat = _watched(kind, config, built, transport, options.status, options.metrics)
     except (ConfigError, ValueError) as error:
@@ -105,10 +107,10 @@ def _under(plan: Path, node: MailedNode, config: Path) -> MailedNode:
     return under(plan, node, config)
 
 
-def _transport(config: NodeConfig, url: str) -> MqttTransport:
+def _transport(config: NodeConfig) -> MqttTransport:
     if config.reconnect_s is None:
-        return MqttTransport(url, tls=config.tls, connect_timeout_s=inf, reconnect_s=inf)
-    return MqttTransport(url, tls=config.tls, reconnect_s=config.reconnect_s)
+        return MqttTransport(config.broker, tls=config.tls, connect_timeout_s=inf, reconnect_s=inf)
+    return MqttTransport(config.broker, tls=config.tls, reconnect_s=config.reconnect_s)
 
 
 def _watched(
