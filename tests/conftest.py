@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import broker
-from broker import nats
 from broker.access import Node, Role, Rules
 from broker.authority import Authority
 from stackelgrid.testbed.enrolment import certificate_in
@@ -37,13 +36,6 @@ def mosquitto_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def embedded_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with broker.start("embedded", tmp_path_factory.mktemp("embedded")) as running:
-        yield running.url
-
-
-@pytest.fixture(scope="session")
-def nats_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A cluster of three servers."""
-    with nats.start(tmp_path_factory.mktemp("nats")) as running:
         yield running.url
 
 

@@ -16,12 +16,15 @@ import pytest
 import yaml
 
 import broker
+from aggregator_node.config import build
 from broker.authority import Authority
 from stackelgrid import cli
 from stackelgrid.deploy.compose import compose
 from stackelgrid.deploy.provision import provision
 from stackelgrid.node.config import ConfigError
+from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.testbed import in_memory
+from stackelgrid.testbed.cast import cast
 from stackelgrid.testbed.scenario import load, shipped
 
 CLONE = Path(__file__).parents[1]
@@ -135,6 +138,21 @@ def test_an_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {"report.html", "rounds.jsonl", "scenario.yaml"}
     refused = json.loads((tmp_path / "broker/refusals.json").read_text())
     assert refused == {}
+
+
+def test_an_aggregators_journal_goes_on_after_a_restart_and_is_mixed_with_no_other(tmp_path: Path) -> None:
+    aggregator = cast(load("user_oriented", SETTINGS), "r1").aggregators[0]
+    journal, ledger = tmp_path / "a1.rounds.jsonl", tmp_path / "a1.ledger"
+    config = aggregator.model_copy(update={"journal_file": journal, "ledger_file": ledger})
+    build(config)
+    assert journal.read_text() == ""
+    journal.write_text('{"round": 1, "inner": 1}\n{"round": 2, "in')  # the power went while it wrote
+    with pytest.raises(FileExistsError):
+        build(config)
+    question = {"round": 1, "signal": {"price": [5.0] * config.slots}, "asked": 0}
+    SqliteLedger(ledger, config.run, config.name).append(question)
+    build(config)
+    assert journal.read_text() == '{"round": 1, "inner": 1}\n'
 
 
 # Compose files.

@@ -1,4 +1,8 @@
-"""A cluster of three NATS servers, one of which is killed. (As a transport it is held to the conformance suite.)"""
+"""A cluster of three NATS servers, one of which is killed, and its access rules.
+
+It is not held to the conformance suite, and passes it most of the time: who subscribes in the very moment in which
+something is published, on another server, or retained, misses it. Rounds live with that.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -99,7 +103,7 @@ def test_nobody_publishes_beyond_the_access_rules(guarded: tuple[nats.RunningClu
         ("h2", "stackelgrid/r/a1/signal", ("stackelgrid/r/a1/signal", b"a1")),
         ("a1", "stackelgrid/r/a1/+/presence", ("stackelgrid/r/a1/h1/presence", b"h1")),
     ):
-        assert eventually(partial(hear, guarded, name, topic_filter)) == {said}
+        assert eventually({said}, partial(hear, guarded, name, topic_filter)) == {said}
     assert hear(guarded, "a1", "stackelgrid/r/leader/signal") == set()
 
 
@@ -129,10 +133,12 @@ def test_without_a_certificate_of_the_authority_nobody_is_let_in(
             transport.run([Scripted("leader", start=finish)])
 
 
-def eventually(look: Callable[[], Iterable[tuple[str, bytes]]]) -> set[tuple[str, bytes]]:
+def eventually(
+    wanted: set[tuple[str, bytes]], look: Callable[[], Iterable[tuple[str, bytes]]]
+) -> set[tuple[str, bytes]]:
     """What is retained. While the servers left elect who keeps it, a newcomer hears nothing of it: look again."""
     give_up = time.monotonic() + 30
-    while not (found := set(look())) and time.monotonic() < give_up:
+    while (found := set(look())) != wanted and time.monotonic() < give_up:
         time.sleep(0.1)
     return found
 
@@ -159,7 +165,7 @@ def test_what_is_retained_outlives_the_server_that_took_it(cluster: nats.Running
         tell = partial(answer, Publish(topic, payload, qos=1, retain=True))
         at(cluster, payload.decode()).run([Scripted("teller", start=tell(*finish()))])
     cluster.kill("n2")
-    assert eventually(partial(heard, at(cluster, "n1", "n3"), "cluster", "told/+")) == told
+    assert eventually(told, partial(heard, at(cluster, "n1", "n3"), "cluster", "told/+")) == told
     cluster.restart("n2")
     assert answers(cluster.ports["n2"])
-    assert eventually(partial(heard, at(cluster, "n2"), "cluster", "told/+")) == told
+    assert eventually(told, partial(heard, at(cluster, "n2"), "cluster", "told/+")) == told

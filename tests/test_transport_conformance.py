@@ -96,12 +96,12 @@ def over(kind: str, request: pytest.FixtureRequest) -> MqttTransport:
     return MqttTransport(request.getfixturevalue(f"{kind}_url"))
 
 
-@pytest.fixture(params=["memory", "mosquitto", "tls", "embedded", "nats"])
+@pytest.fixture(params=["memory", "mosquitto", "tls", "embedded"])
 def transport(request: pytest.FixtureRequest) -> Transport:
     return MemoryTransport() if request.param == "memory" else over(request.param, request)
 
 
-@pytest.fixture(params=["mosquitto", "tls", "embedded", "nats"])
+@pytest.fixture(params=["mosquitto", "tls", "embedded"])
 def another(request: pytest.FixtureRequest) -> Callable[[], MqttTransport]:
     """Makes transports to one broker."""
     return lambda: over(request.param, request)
