@@ -25,14 +25,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
-from broker import LOOPBACK, BrokerStartError, answers, free_port, require_certificates
+from broker import LOOPBACK, PORT_ATTEMPTS, BrokerStartError, answers, free_port, require_certificates
 from broker.access import Rules
 from broker.tether import end, end_with_input, end_with_parent
 
 SERVERS = ("n1", "n2", "n3")
 """The fewest that go on without losing anything when one of them is lost."""
-
-
+_PATIENCE = 3
+"""How often as long as a single broker a cluster may take to answer."""
 MOUNTED, KEPT = Path("/nats/config"), Path("/nats/data")
 """Where a container has its configuration and what it keeps."""
 
@@ -110,6 +110,20 @@ def start(folder: Path, certificates: Path | None = None) -> RunningCluster:
     if certificates is not None:
         require_certificates(certificates)
     folder.mkdir(parents=True, exist_ok=True)
+    for _ in range(PORT_ATTEMPTS - 1):
+        try:
+            return _start(folder, certificates)
+        except BrokerStartError:
+            logs = (folder / f"{name}.log" for name in SERVERS)
+            if not any(b"address already in use" in log.read_bytes() for log in logs if log.exists()):
+                raise
+    return _start(folder, certificates)
+
+
+def _start(folder: Path, certificates: Path | None) -> RunningCluster:
+    """One attempt: a port that was free may be taken before a server has it."""
+    for name in SERVERS:
+        (folder / f"{name}.log").unlink(missing_ok=True)
     ports = {name: free_port() for name in SERVERS}
     routes = {name: free_port() for name in SERVERS}
     settings = {}
@@ -122,7 +136,8 @@ def start(folder: Path, certificates: Path | None = None) -> RunningCluster:
         for name in SERVERS:
             cluster.restart(name)
         for name, port in ports.items():
-            if not answers(port, certificates=certificates):
+            # A cluster forms before it answers, which takes seconds, on a busy machine tens of them.
+            if not any(answers(port, certificates=certificates) for _ in range(_PATIENCE)):
                 raise BrokerStartError("a NATS server does not answer MQTT", name, f"see {folder / f'{name}.log'}")
     except BaseException:
         cluster.stop()
@@ -140,7 +155,7 @@ def _configuration(name: str, port: int, routes: Mapping[str, int], store: Path,
     password = "" if certificates is None else password_of_servers((certificates / "node.key").read_bytes())
     text = _filled(
         name=name,
-        own=free_port(),
+        own=-1,  # whichever is free
         listen=f"{LOOPBACK}:{port}",
         route=f"{LOOPBACK}:{routes[name]}",
         others=[f"{LOOPBACK}:{other}" for other in routes.values()],
