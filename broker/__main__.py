@@ -49,7 +49,8 @@ def main() -> None:
                 certificates = given.certs / "broker" if whole else given.certs
                 running = _start(given, certificates / "state", certificates)
         except BrokerStartError as error:
-            sys.exit(str(error))
+            print(error, file=sys.stderr)
+            sys.exit(2)
         with running:
             process = f", process {running.pid}" if isinstance(running, RunningBroker) else ""
             print(f"{running.kind} at {running.url}{process}; Ctrl-C ends it", flush=True)

@@ -119,9 +119,9 @@ def _gathered(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Pa
     if isinstance(configuration["slots"], str) and configuration["slots"].isdigit():
         configuration["slots"] = int(configuration["slots"])
     configuration["reconnect_s"] = None  # a meter at home waits for its broker as long as it takes
-    configuration["schedule_file"] = str(options.state / "schedule.json")
+    configuration["schedule_file"] = str(options.state.absolute() / "schedule.json")
     if configuration.get("devices") is not None:
-        configuration["plan_file"] = str(options.state / "plan.json")
+        configuration["plan_file"] = str(options.state.absolute() / "plan.json")
     return configuration, files
 
 

@@ -821,7 +821,7 @@ def test_a_broker_started_by_hand_lets_in_who_has_a_certificate(site: Site, tmp_
     for arguments in (["--host", "0.0.0.0"], ["--host", "0.0.0.0", "--kind", "embedded"]):
         with by_hand("broker", *arguments) as refusing:
             told, mend = refusing.communicate(timeout=PATIENCE_S)
-        assert refusing.returncode == 1 and not told
+        assert refusing.returncode == 2 and not told
         assert "loopback interface only" in mend and "certs init" in mend and "Traceback" not in mend
 
 

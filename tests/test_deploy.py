@@ -62,6 +62,24 @@ def test_another_run_keeps_the_certificates_and_writes_the_configurations_anew(t
     assert json.loads((tmp_path / "homes/h1/config.json").read_text())["run"] == "r2"
 
 
+def test_who_is_revoked_stays_so_and_who_is_not_in_the_run_can_be_claimed_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certs = tmp_path / "certs"
+    provision(load("user_oriented", SETTINGS), certs, "mqtts://127.0.0.1:8883", "r1")
+    authority = Authority(certs)
+    authority.revoke("h2")
+    words = ["provision", "user_oriented", "--broker", "mqtts://grid.example.org:8883", "--out", str(certs)]
+    smaller = ["--set", "population.homes=3", "--set", "aggregators=2"]
+    monkeypatch.setattr(sys, "argv", ["stackelgrid", *words, *smaller])
+    assert cli.main() == 0
+    said = capsys.readouterr().out
+    assert "0 certificates were given" in said and "h2 stays revoked" in said
+    assert "without a configuration now: h4" in said and f"take {certs / 'broker'} to it again" in said
+    assert "h2" not in authority.register.in_force and "h4" in authority.register.in_force
+    assert [path.parent.name for path in sorted((certs / "homes").glob("*/config.json"))] == ["h1", "h2", "h3"]
+
+
 def test_who_is_somebody_else_already_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     provision(load("user_oriented", SETTINGS), tmp_path, "mqtts://127.0.0.1:8883", "r1")
     with pytest.raises(ConfigError, match="'h2' is the home of a2 there, and the home of a1 here"):

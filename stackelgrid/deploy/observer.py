@@ -66,6 +66,7 @@ class Observer:
 
     def start(self, now: float) -> Sequence[Action]:
         """Connected."""
+        _tell("waiting", str(self._file(LEADERS, f"{LEADER}.conclusion.json")))
         return []
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:

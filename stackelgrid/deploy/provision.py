@@ -13,7 +13,7 @@ to DESK/leaders/RUN, DESK/aggregators/RUN and DESK/homes/RUN where there is a de
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from broker.access import Node, Role
 from broker.authority import Authority, AuthorityError
 from stackelgrid.node.config import ConfigError, NodeConfig
 from stackelgrid.testbed.cast import Cast, cast
-from stackelgrid.testbed.enrolment import missing, nodes
+from stackelgrid.testbed.enrolment import missing, nodes, revoked
 from stackelgrid.testbed.scenario import Scenario
 from stackelgrid.testbed.store import write_scenario
 from stackelgrid.transport.address import Address
@@ -35,28 +35,40 @@ _TLS = Tls(ca=Path("ca.crt"), certificate=Path("node.crt"), key=Path("node.key")
 
 @dataclass(frozen=True)
 class Provisioned:
-    """What was done: how many nodes have a configuration, and who of them was given a certificate now."""
+    """What was done: how many nodes have a configuration, and who of them was `added`, given a certificate now.
+
+    `revoked` are those that stay without one; `withdrawn` those of earlier runs that are not in this one. `renewed`
+    says that the broker has another certificate, which has to be taken to it.
+    """
 
     nodes: int
     added: Sequence[str]
+    revoked: Sequence[str]
+    withdrawn: Sequence[str]
+    renewed: bool
 
 
 def provision(scenario: Scenario, folder: Path, broker: str, run: str, desk: Path | None = None) -> Provisioned:
     """Make or complete the authority in `folder` and write everybody's configuration for `run` on `broker`.
 
-    Who has a certificate keeps it; configurations are written anew. Raises `ConfigError`, also for a certificate that
-    somebody has in another role or below somebody else than in the scenario.
+    Who has a certificate keeps it, and whose was revoked stays without; configurations are written anew, and those of
+    nodes that are not in the run are taken away, so that nobody claims them. Raises `ConfigError`, also for a
+    certificate that somebody has in another role or below somebody else than in the scenario.
     """
     address = _encrypted(broker)
     everyone = cast(scenario, run, broker, written=True)
     try:
-        authority = _authority(folder, [host for host, _ in address.servers])
+        authority, renewed = _authority(folder, [host for host, _ in address.servers])
+        out_of_it = revoked(authority)
         lacking = missing(everyone, authority)
         if OBSERVER.name not in authority.register.in_force:
             lacking.append(OBSERVER)
-        if lacking:
-            authority.add(*lacking)
-        for node, config in zip([*nodes(everyone), OBSERVER], _configurations(everyone, run, desk), strict=True):
+        added = [node for node in lacking if node.name not in out_of_it]
+        if added:
+            authority.add(*added)
+        taking_part = [*nodes(everyone), OBSERVER]
+        withdrawn = _withdraw(authority.folder, {authority.place(node) for node in taking_part})
+        for node, config in zip(taking_part, _configurations(everyone, run, desk), strict=True):
             _hand_over(authority.place(node), config)
         (authority.folder / "scenario").mkdir(mode=0o700, exist_ok=True)
         write_scenario(authority.folder / "scenario", scenario)
@@ -64,7 +76,17 @@ def provision(scenario: Scenario, folder: Path, broker: str, run: str, desk: Pat
         raise ConfigError(str(error)) from None
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}; name a folder you may write") from None
-    return Provisioned(everyone.processes, [node.name for node in lacking])
+    stays_out = [node.name for node in lacking if node.name in out_of_it]
+    return Provisioned(everyone.processes, [node.name for node in added], stays_out, withdrawn, renewed)
+
+
+def _withdraw(folder: Path, taking_part: Collection[Path]) -> list[str]:
+    """Take away the configurations of all others; their certificates stay."""
+    others = [path for room in ROOMS for path in sorted(folder.glob(f"{room}/*/config.json"))]
+    withdrawn = [path for path in others if path.parent not in taking_part]
+    for path in withdrawn:
+        path.unlink()
+    return [path.parent.name for path in withdrawn]
 
 
 def _encrypted(broker: str) -> Address:
@@ -77,14 +99,15 @@ def _encrypted(broker: str) -> Address:
     return address
 
 
-def _authority(folder: Path, hosts: Sequence[str]) -> Authority:
-    """The authority in `folder`, made if there is none, whose broker is also called `hosts`."""
+def _authority(folder: Path, hosts: Sequence[str]) -> tuple[Authority, bool]:
+    """The authority in `folder`, made if there is none, and whether its broker is only now also called `hosts`."""
     if not (folder / "authority" / "register.json").exists():
-        return Authority.init(folder, *hosts)
+        return Authority.init(folder, *hosts), False
     authority = Authority(folder)
-    if not set(hosts) <= set(authority.register.hosts):
+    renewed = not set(hosts) <= set(authority.register.hosts)
+    if renewed:
         authority.serve_as(*hosts)
-    return authority
+    return authority, renewed
 
 
 def _configurations(everyone: Cast, run: str, desk: Path | None) -> Iterator[NodeConfig]:

@@ -47,8 +47,14 @@ def provision(
     name = run or run_name(scenario)
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
         raise ConfigError(f"--run {name}: a run's name is 1 to 64 letters, digits, - and _")
-    done = deal_out(load(scenario, sets), out, broker, name, desk)
+    done = deal_out(load(scenario, sets), out, broker, name, None if desk is None else desk.resolve())
     print(f"{out}: {done.nodes} nodes of run {name} are configured; {len(done.added)} certificates were given")
+    for node in done.revoked:
+        print(f"{node} stays revoked; stackelgrid certs add {node} gives it another certificate")
+    if done.withdrawn:
+        print(f"not in this run, and without a configuration now: {', '.join(done.withdrawn)}")
+    if done.renewed:
+        print(f"the broker is called something more and has another certificate: take {out / 'broker'} to it again")
 
 
 def compose(

@@ -66,7 +66,7 @@ def main(
     whose.add_argument(
         "--claim", type=Path, metavar="FOLDER", help="be the first FOLDER/*/config.json that no other process is"
     )
-    parser.add_argument("--broker", help="mqtt://HOST:PORT, instead of the one in the configuration")
+    parser.add_argument("--broker", help="mqtt[s]://HOST:PORT, instead of the one in the configuration")
     parser.add_argument("--log", choices=["json", "console"], default="console", help="form of the log on stderr")
     parser.add_argument("--faults", type=Path, help="a fault plan that the node lives under, a JSON file")
     parser.add_argument("--stay", action="store_true", help="when the run is over, stay until told to stop")

@@ -38,6 +38,12 @@ def missing(everyone: Cast, authority: Authority) -> list[Node]:
     return [node for node in nodes(everyone) if node.name not in in_force]
 
 
+def revoked(authority: Authority) -> set[str]:
+    """The names that had a certificate and have none any more."""
+    register = authority.register
+    return {entry.name for entry in register.certified} - register.in_force.keys()
+
+
 def proven(everyone: Cast, folder: Path) -> Cast:
     """The same nodes with the certificates that the authority in `folder` has given them, by absolute paths.
 
@@ -50,7 +56,8 @@ def proven(everyone: Cast, folder: Path) -> Cast:
         raise AuthorityError(
             f"{len(lacking)} nodes of this run have no certificate: {names}",
             str(authority.folder),
-            f"give them all one: stackelgrid provision SCENARIO --out {folder}",
+            f"stackelgrid provision SCENARIO --broker mqtts://HOST:PORT --out {folder} gives one to all that are not "
+            "revoked, stackelgrid certs add to anybody",
         )
     places = {node.name: authority.place(node) for node in nodes(everyone)}
 
