@@ -177,11 +177,7 @@ class AggregatorNode:
             "round": self._answering,
             "inner": self._inner,
             **wanted.account,
-            "answered": len(finished.answers) - len(finished.held),
-            "held": list(finished.held),
-            "excluded": [name for name in finished.excluded if name not in finished.quarantined],
-            "quarantined": list(finished.quarantined),
-            "again": finished.again,
+            **finished.attendance,
             "ms": round(1000 * (finished.closed_at - finished.opened_at), 3),
         }
         self._journal(account)

@@ -147,11 +147,7 @@ class LeaderNode:
             "round": finished.number,
             **decision.account,
             "residual": decision.residual,
-            "answered": len(finished.answers) - len(finished.held),
-            "held": list(finished.held),
-            "excluded": [name for name in finished.excluded if name not in finished.quarantined],
-            "quarantined": list(finished.quarantined),
-            "again": finished.again,
+            **finished.attendance,
             "complete": self._complete,
             "ms": round(1000 * (now - finished.opened_at), 3),
         }

@@ -7,8 +7,10 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -719,6 +721,30 @@ def test_nodes_that_wait_for_each_other_are_a_deadlock() -> None:
 )
 def test_topic_filters_follow_the_standard(subscription: str, topic: str, matches: bool) -> None:
     assert topic_matches(subscription, topic) is matches
+
+
+def test_a_broker_that_hangs_up_on_whom_it_let_in_is_not_asked_again_and_again() -> None:
+    """Every connection stands for a moment: pauses grow all the same, from a twentieth of a second on."""
+    times: list[float] = []
+
+    def hang_up(listening: socket.socket) -> None:
+        with suppress(OSError):  # closed: the test is over
+            while True:
+                with listening.accept()[0] as connection:
+                    connection.recv(1000)
+                    connection.sendall(broker.CONNACK)
+                    times.append(time.monotonic())
+                if len(times) == 5:
+                    transport.stop()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        transport = MqttTransport(f"mqtt://127.0.0.1:{listening.getsockname()[1]}")
+        threading.Thread(target=hang_up, args=(listening,), daemon=True).start()
+        transport.run([Scripted("node")])
+        listening.shutdown(socket.SHUT_RDWR)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    least = [min(0.05 * 2**n, 1.25) for n in range(len(pauses))]  # a quarter of 0.2, 0.4, ... 5 s
+    assert all(pause >= shortest for pause, shortest in zip(pauses, least, strict=True)), pauses
 
 
 def test_a_broker_that_wants_a_login_gets_it(tmp_path: Path) -> None:

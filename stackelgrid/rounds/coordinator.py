@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from stackelgrid.rounds.strategy import Said
 from stackelgrid.transport.base import Look, Publish
@@ -66,6 +66,17 @@ class Round:
     def complete(self) -> bool:
         """Whether every member gave a fresh answer."""
         return not self.held and not self.excluded
+
+    @property
+    def attendance(self) -> dict[str, Any]:
+        """Who answered and who did not, as a journal has it."""
+        return {
+            "answered": len(self.answers) - len(self.held),
+            "held": list(self.held),
+            "excluded": [name for name in self.excluded if name not in self.quarantined],
+            "quarantined": list(self.quarantined),
+            "again": self.again,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,6 +192,17 @@ def a_complete_result_is_that_of_no_faults(evidence: Evidence) -> Iterator[str]:
     yield from _differences(outcome, _outcome_in_peace(case), "")
 
 
+def who_remembers_vouches(evidence: Evidence) -> Iterator[str]:
+    """What the leader settled as complete every aggregator that kept its disk tells its homes as complete."""
+    if not evidence.played.conclusion.get("complete") or _any(evidence, Corruption):
+        return
+    aggregators = _processes(evidence).keys() - _without_disk(evidence)
+    for spoken in evidence.spoken:
+        last_word = spoken.purpose == "settlement" and spoken.payload and spoken.sender in aggregators
+        if last_word and not spoken.content["complete"]:
+            yield f"{spoken.sender} does not vouch for what was settled, at {spoken.seconds:.3f} s"
+
+
 def memory_is_bounded(evidence: Evidence) -> Iterator[str]:
     """Ledgers grow by one entry a round, and one for each question of the leader; queues stay short."""
     if evidence.most_pending > _MOST_PENDING:
@@ -214,6 +225,7 @@ PROMISES: tuple[Callable[[Evidence], Iterator[str]], ...] = (
     a_question_is_asked_in_one_way,
     a_settlement_is_known_to_those_alive,
     a_complete_result_is_that_of_no_faults,
+    who_remembers_vouches,
     memory_is_bounded,
 )
 
