@@ -19,7 +19,6 @@ COPY aggregator_node aggregator_node
 COPY emc_node emc_node
 COPY broker broker
 COPY stackelgrid stackelgrid
-COPY scenarios scenarios
 RUN uv build --quiet --wheel --require-hashes --build-constraints requirements.lock --out-dir /wheel
 
 # ---- The packages of a node: they change seldom, so that the layers with our code stay small. The folders are where

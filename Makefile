@@ -35,7 +35,7 @@ check: $(INSTALLED)  ## Check format, style, types and who may import whom
 	$(VENV)/bin/lint-imports
 
 soak: $(INSTALLED)  ## Play 10,000 seeded runs (or SOAK_RUNS) under random faults and hold each to what the round protocol promises
-	$(VENV)/bin/python -m stackelgrid.faults.soak --runs $(SOAK_RUNS) --seconds 600 --jobs 2
+	$(VENV)/bin/python -m stackelgrid.soak --runs $(SOAK_RUNS) --seconds 600 --jobs 2
 
 reproduction: $(INSTALLED)  ## Write docs/reproduction.md: what the papers publish beside what comes out here
 	$(VENV)/bin/python -m stackelgrid.study.reproduction docs/reproduction.md

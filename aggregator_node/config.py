@@ -12,12 +12,12 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import Field
 
 from aggregator_node.node import AggregatorNode, Journal
-from aggregator_node.settings import AggregatorSettings
-from stackelgrid.games import Game, find, part
 from stackelgrid.node.config import Members, NodeConfig, Rounds
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines, write_whole
+from stackelgrid.registry import Game, find
 from stackelgrid.rounds.ledger import Ledger
+from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Name
 
@@ -44,7 +44,7 @@ class AggregatorConfig(NodeConfig, Generic[Settings]):
 
 def of_game(game: Game) -> type[AggregatorConfig[Any]]:
     """The configuration of an aggregator in a game."""
-    settings: Any = part(game.aggregator)
+    settings: Any = game.load("aggregator")
     return AggregatorConfig[settings]
 
 
@@ -54,8 +54,8 @@ def assemble(config: AggregatorConfig[Any], journal: Journal, conclude: Journal,
     homes = {member.name: member.homes for member in config.members}
     return AggregatorNode(
         config.name,
-        Link(config.run, config.leader, game.upper, config.slots),
-        Link(config.run, config.name, game.lower, config.slots),
+        Link(config.run, config.leader, game.bodies("upper"), config.slots),
+        Link(config.run, config.name, game.bodies("lower"), config.slots),
         config.members,
         config.rounds.policy(),
         config.settings.strategy(config.slots, homes),

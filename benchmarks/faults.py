@@ -18,9 +18,9 @@ import numpy as np
 from benchmarks.figures import machine
 from benchmarks.stalled_coordinator import answers_to_a_stalled_coordinator
 from stackelgrid.faults.plan import FaultPlan
+from stackelgrid.run_record import Played
+from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import in_memory, processes
-from stackelgrid.testbed.played import Played
-from stackelgrid.testbed.scenario import Scenario, load
 
 SETTINGS = [
     "population.homes=8",

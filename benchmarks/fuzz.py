@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stackelgrid.games import find, names
+from stackelgrid.registry import find, names
 from stackelgrid.rounds import Coordinator, Member, RoundPolicy
+from stackelgrid.scenarios.scenario import load
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.scenario import load
 from stackelgrid.transport.base import Publish
 from stackelgrid.transport.memory import MemoryTransport
 from stackelgrid.wire.codec import BadMessageError, Link
@@ -47,7 +47,10 @@ def recorded(game: str) -> tuple[list[Publish], list[Link]]:
         in_memory.play(scenario)
     finally:
         in_memory.MemoryTransport = original  # type: ignore[misc]
-    coordinators = {"leader": find(game).upper, **dict.fromkeys(scenario.households(), find(game).lower)}
+    coordinators = {
+        "leader": find(game).bodies("upper"),
+        **dict.fromkeys(scenario.households(), find(game).bodies("lower")),
+    }
     links = [Link("memory", name, bodies, scenario.slots) for name, bodies in coordinators.items()]
     return list(_Tap.kept.values()), links
 

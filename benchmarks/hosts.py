@@ -17,11 +17,10 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.figures import Figure
-from emc_node.home import Home
-from emc_node.user_oriented import UserOrientedHomes
+from stackelgrid.games.user_oriented.home import Home, UserOrientedHomes
+from stackelgrid.games.user_oriented.messages import Price
+from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import processes
-from stackelgrid.testbed.scenario import Scenario, load
-from stackelgrid.wire.user_oriented import Price
 
 TITLE = "1,000 homes in four EMC processes, an aggregator and a leader over Mosquitto"
 HOMES, PER_PROCESS, RUNS = 1000, 250, 5

@@ -24,13 +24,13 @@ import broker
 from benchmarks.case import command
 from benchmarks.figures import Figure
 from emc_node.config import EmcConfig
-from emc_node.home import Home
 from stackelgrid.games.user_oriented import GAME
-from stackelgrid.testbed.cast import cast
-from stackelgrid.testbed.scenario import load
+from stackelgrid.games.user_oriented.home import Home
+from stackelgrid.games.user_oriented.messages import Price
+from stackelgrid.scenarios.scenario import load
+from stackelgrid.testbed.topology import cast
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Signal
-from stackelgrid.wire.user_oriented import Price
 
 TITLE = "what an EMC weighs, and what it must not import"
 RESIDENT_MB = 60
@@ -122,7 +122,7 @@ def _emcs(logs: Path) -> list[int]:
 
 def _ask(url: str, config: EmcConfig[Home], price: Price) -> None:
     """Put a price to the EMC and wait for its answer. Raises `TimeoutError`."""
-    link = Link(config.run, config.aggregator, GAME.lower, config.slots)
+    link = Link(config.run, config.aggregator, GAME.bodies("lower"), config.slots)
     signal = Signal[Price](run=config.run, sender=config.aggregator, round=1, body=price)
     answered = threading.Event()
     aggregator = paho.Client(CallbackAPIVersion.VERSION2)

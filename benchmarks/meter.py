@@ -30,12 +30,12 @@ from broker.access import Node, Role
 from broker.authority import Authority
 from emc_node.config import EmcConfig
 from stackelgrid.games.user_oriented import GAME
-from stackelgrid.testbed.cast import cast
-from stackelgrid.testbed.scenario import load
+from stackelgrid.games.user_oriented.messages import Price
+from stackelgrid.scenarios.scenario import load
+from stackelgrid.testbed.topology import cast
 from stackelgrid.transport.tls import Tls
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Signal
-from stackelgrid.wire.user_oriented import Price
 
 TITLE = "an EMC on its own, over TLS: memory, start, ten thousand rounds"
 RESIDENT_MB, FIRST_ANSWER_S, GROWTH_MB = 64, 3, 0.5
@@ -123,7 +123,7 @@ class Aggregator:
     """Asks prices around the day's, no two alike, and hears the answers of one home."""
 
     def __init__(self, running: broker.RunningBroker, tls: Tls, home: EmcConfig[Any]) -> None:
-        self._link = Link(home.run, home.aggregator, GAME.lower, home.slots)
+        self._link = Link(home.run, home.aggregator, GAME.bodies("lower"), home.slots)
         self._drawn = np.random.default_rng([16, 0])
         self._heard = threading.Condition()
         self._round = 0

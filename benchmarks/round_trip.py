@@ -21,20 +21,20 @@ import paho.mqtt.client as paho
 
 import broker
 from aggregator_node.node import AggregatorNode
-from aggregator_node.user_oriented import UserOrientedAggregator
 from benchmarks.client_choice import BarePaho
 from benchmarks.figures import Figure
 from emc_node.node import EmcNode
-from emc_node.user_oriented import UserOrientedHomes
 from stackelgrid.games.user_oriented import GAME
+from stackelgrid.games.user_oriented.aggregator import UserOrientedAggregator
+from stackelgrid.games.user_oriented.home import UserOrientedHomes
+from stackelgrid.games.user_oriented.messages import LoadResponse, Price
 from stackelgrid.node.config import Members
 from stackelgrid.rounds import RoundPolicy
-from stackelgrid.testbed.scenario import load
+from stackelgrid.scenarios.scenario import load
 from stackelgrid.transport.base import Node
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Body, Signal
-from stackelgrid.wire.user_oriented import LoadResponse, Price
 
 TITLE = "one round of an aggregator and 100 homes, nothing solved"
 HOMES, WARM_UP, ROUNDS = 100, 10, 60
@@ -67,8 +67,8 @@ class OurRound(BarePaho):
         super().__init__(url, f"stackelgrid/{OURS}", qos=0)
         scenario = load("user_oriented", [f"population.homes={HOMES}"])
         self.price = Price(price=[scenario.leader.baseline_price] * scenario.slots)
-        self.up = Link(OURS, "leader", GAME.upper, scenario.slots)
-        down = Link(OURS, "a1", GAME.lower, scenario.slots)
+        self.up = Link(OURS, "leader", GAME.bodies("upper"), scenario.slots)
+        down = Link(OURS, "a1", GAME.bodies("lower"), scenario.slots)
         homes = {home.id: Prepared(UserOrientedHomes([home]).answer(self.price)) for home in scenario.everyone}
         one_each = dict.fromkeys(homes, 1)
         self.nodes: list[Node] = [

@@ -23,11 +23,10 @@ import daqp
 import numpy as np
 
 from benchmarks.figures import Figure
-from emc_node.elastic import ElasticLoad
-from emc_node.home import Array, DrawLimit, Home
-from emc_node.program import Program
-from emc_node.user_oriented import HomeProblem
-from stackelgrid.testbed.scenario import load
+from stackelgrid.games.user_oriented.home import DrawLimit, Home, HomeProblem, Program
+from stackelgrid.games.user_oriented.home.elastic import ElasticLoad
+from stackelgrid.scenarios.scenario import load
+from stackelgrid.wire.arrays import Array
 
 TITLE = "one home's answer to a fresh price, within a tenth of the baseline price"
 PRICES, MODELLED = 300, 15

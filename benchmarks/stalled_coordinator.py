@@ -22,13 +22,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 from aggregator_node.config import of_game
 from broker import answers, find_mosquitto, free_port
 from stackelgrid.games.user_oriented import GAME
+from stackelgrid.games.user_oriented.messages import LoadResponse, Price
 from stackelgrid.node.config import Members, Rounds
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Answer, Presence, Signal
-from stackelgrid.wire.user_oriented import LoadResponse, Price
 
 RUN, LEADER, AGGREGATOR, SLOTS = "stalled", "leader", "a1", 24
-UP, DOWN = Link(RUN, LEADER, GAME.upper, SLOTS), Link(RUN, AGGREGATOR, GAME.lower, SLOTS)
+UP, DOWN = Link(RUN, LEADER, GAME.bodies("upper"), SLOTS), Link(RUN, AGGREGATOR, GAME.bodies("lower"), SLOTS)
 PRICE = Price(price=[9.0] * SLOTS)
 PATIENCE_S = 90.0
 

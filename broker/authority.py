@@ -27,10 +27,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from broker import mosquitto, nats
 from broker.access import Node, Role, rules
+from stackelgrid.model import StrictModel
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 """A node's name: a level of a topic, and a certificate's common name, which ends at 64 characters."""
@@ -60,10 +61,8 @@ class AuthorityError(Exception):
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 
 
-class Certified(BaseModel):
+class Certified(StrictModel):
     """A certificate in the register: whose it is, its serial number in hexadecimal, from when until when it holds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     role: Role
@@ -79,10 +78,8 @@ class Certified(BaseModel):
         return Node(self.name, self.role, self.above)
 
 
-class Register(BaseModel):
+class Register(StrictModel):
     """Every certificate the authority ever gave, and what the broker's machine is called."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
     hosts: tuple[str, ...]

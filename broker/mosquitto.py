@@ -30,8 +30,8 @@ from typing import TypeVar
 
 from broker import REFUSALS, RETAINED, find_mosquitto
 from broker.access import Rules
+from broker.child_process import end_with_parent
 from broker.refusals import Refusals
-from broker.tether import end_with_parent
 
 LOOK_S = 0.1
 """How often the certificates' folder is looked at; what has changed has to be at rest for as long."""

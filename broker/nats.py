@@ -27,7 +27,7 @@ from types import TracebackType
 
 from broker import LOOPBACK, PORT_ATTEMPTS, BrokerStartError, answers, free_port, require_certificates
 from broker.access import Rules
-from broker.tether import end, end_with_input, end_with_parent
+from broker.child_process import end, end_with_input, end_with_parent
 
 SERVERS = ("n1", "n2", "n3")
 """The fewest that go on without losing anything when one of them is lost."""

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from emc_node.home import Home, Private
+from stackelgrid.games.user_oriented.home import Home
+from stackelgrid.rounds.settings import PrivateModel
 from stackelgrid.transport.address import Address
 
 HOURS = 24
@@ -24,7 +25,7 @@ Topic = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^+#\x00]+
 OwnBroker = Annotated[str, AfterValidator(_own_broker)]
 
 
-class Meter(Private):
+class Meter(PrivateModel):
     """Topics on which the home measures, a plain number each: `state_of_charge` in its `unit`, `load` in kW."""
 
     state_of_charge: Topic | None = None
@@ -32,7 +33,7 @@ class Meter(Private):
     load: Topic | None = None
 
 
-class HomeAssistant(Private):
+class HomeAssistant(PrivateModel):
     """How the plan appears in Home Assistant: as device `name`, the price in `price_unit`."""
 
     discovery_prefix: Topic = "homeassistant"
@@ -40,14 +41,14 @@ class HomeAssistant(Private):
     price_unit: str | None = None
 
 
-class Login(Private):
+class Login(PrivateModel):
     """What the home's own broker wants to know; Home Assistant's does."""
 
     user: Annotated[str, Field(min_length=1)]
     password: Annotated[str, Field(repr=False)]
 
 
-class Devices(Private):
+class Devices(PrivateModel):
     """What a home binds to its plan, on its own `broker`; `storage_setpoint` gets the storage's power of each hour."""
 
     broker: OwnBroker = "mqtt://localhost:1883"
@@ -81,7 +82,7 @@ def storage_of(home: Any) -> Any:
 
     Raises `ValueError` for the home of a game that schedules no storage.
     """
-    from emc_node.storage_market import MarketHome
+    from stackelgrid.games.storage_market.home import MarketHome
 
     match home:
         case Home():

@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field, model_validator
 from emc_node.binding import Devices
 from emc_node.devices import HomeDevices, SteeredHome, begin
 from emc_node.node import EmcNode
-from stackelgrid.games import Game, find, part
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.record import write_whole
+from stackelgrid.registry import Game, find
 from stackelgrid.rounds.strategy import HomeStrategy
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Name
@@ -43,13 +43,13 @@ class EmcConfig(NodeConfig, Generic[Home]):
 
 def of_game(game: Game) -> type[EmcConfig[Any]]:
     """The configuration of an EMC in a game."""
-    home: Any = part(game.home)
+    home: Any = game.load("home")
     return EmcConfig[home]
 
 
 def assemble(config: EmcConfig[Any], act: Callable[[Mapping[str, Any]], None]) -> EmcNode:
     """The node of a configuration; `act` gets the settled schedules. Raises `ValueError` for homes that cannot live."""
-    return _node(config, part(find(config.game).homes)(config.homes), act)
+    return _node(config, find(config.game).load("homes")(config.homes), act)
 
 
 def build(config: EmcConfig[Any]) -> EmcNode:
@@ -62,7 +62,7 @@ def build(config: EmcConfig[Any]) -> EmcNode:
         file: Path | None = getattr(config, key)
         if file is not None and not file.parent.is_dir():
             raise ValueError(f"{key}: {file.parent} is no folder; make it, or name a file in another")
-    homes = part(find(config.game).homes)
+    homes = find(config.game).load("homes")
     if config.devices is None:
         strategy = homes(config.homes)
     else:
@@ -75,7 +75,7 @@ def build(config: EmcConfig[Any]) -> EmcNode:
 
 
 def _node(config: EmcConfig[Any], strategy: HomeStrategy, act: Callable[[Mapping[str, Any]], None]) -> EmcNode:
-    link = Link(config.run, config.aggregator, find(config.game).lower, config.slots)
+    link = Link(config.run, config.aggregator, find(config.game).bodies("lower"), config.slots)
     return EmcNode(config.name, link, strategy, act)
 
 

@@ -22,7 +22,8 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from emc_node.binding import HOURS, Devices, storage_of
-from emc_node.home import Finite, Home, Storage
+from stackelgrid.games.user_oriented.home import Home, Storage
+from stackelgrid.model import Finite
 from stackelgrid.node.record import write_whole
 from stackelgrid.rounds.strategy import HomeStrategy
 from stackelgrid.transport.base import Action, Compute, Publish

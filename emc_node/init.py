@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from emc_node.config import assemble, of_game
-from stackelgrid.games import names
 from stackelgrid.node.config import ConfigError, load
+from stackelgrid.registry import names
 from stackelgrid.transport.mqtt import MqttTransport
 
 FOLDER = Path("/etc/stackelgrid")

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 from pydantic import Field, model_validator
 
 from leader_node.node import Journal, LeaderNode
-from leader_node.settings import LeaderSettings
-from stackelgrid.games import Game, find, part
 from stackelgrid.node.config import Members, NodeConfig, Rounds
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines, write_whole
+from stackelgrid.registry import Game, find
 from stackelgrid.rounds.ledger import Ledger
+from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.wire.codec import Link
 
 Settings = TypeVar("Settings", bound=LeaderSettings)
@@ -46,7 +46,7 @@ class LeaderConfig(NodeConfig, Generic[Settings]):
 
 def of_game(game: Game) -> type[LeaderConfig[Any]]:
     """The configuration of a leader in a game."""
-    settings: Any = part(game.leader)
+    settings: Any = game.load("leader")
     return LeaderConfig[settings]
 
 
@@ -54,7 +54,7 @@ def assemble(config: LeaderConfig[Any], journal: Journal, conclude: Journal, led
     """The node of a configuration, its journal, its conclusion and its ledger kept by the caller."""
     return LeaderNode(
         config.name,
-        Link(config.run, config.name, find(config.game).upper, config.slots),
+        Link(config.run, config.name, find(config.game).bodies("upper"), config.slots),
         config.members,
         config.rounds.policy(),
         config.utility.strategy(config.slots),

@@ -25,18 +25,19 @@ from stackelgrid import certify as equilibrium
 from stackelgrid.deploy import scenario_commands
 from stackelgrid.deploy.commands import certs
 from stackelgrid.faults.plan import FaultPlan
-from stackelgrid.games import UnknownGameError, find, part
 from stackelgrid.node.config import ConfigError
 from stackelgrid.node.record import write_whole
+from stackelgrid.registry import UnknownGameError, find
 from stackelgrid.report import ReportError, write
 from stackelgrid.report.tables import judged, summary
+from stackelgrid.run_record import Played
+from stackelgrid.scenarios.measured import with_data
+from stackelgrid.scenarios.scenario import Scenario, load, shipped
 from stackelgrid.study import grid, table
 from stackelgrid.study import sweep as study
-from stackelgrid.testbed import fault_plans, in_memory, processes, store
-from stackelgrid.testbed.measured import with_data
-from stackelgrid.testbed.played import Played
+from stackelgrid.testbed import fault_plans, in_memory, processes
+from stackelgrid.testbed import run_folder as store
 from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, result, whole
-from stackelgrid.testbed.scenario import Scenario, load, shipped
 from stackelgrid.transport.address import Address
 from stackelgrid.transport.base import BrokerUnreachableError
 
@@ -354,7 +355,7 @@ def replay(
 
     Over MQTT the same plan meets other timings; the replay of such a run is one that could have been.
     """
-    from stackelgrid.faults.soak.replay import replay as told
+    from stackelgrid.soak.replay import replay as told
 
     print(told(what))
 
@@ -379,7 +380,7 @@ def scenarios() -> None:
 def schema(game: Annotated[str, typer.Argument(metavar="GAME", help="One of `stackelgrid scenarios`.")]) -> None:
     """Print the JSON Schema of a scenario of a game."""
     try:
-        model: type[Scenario] = part(find(game).scenario)
+        model: type[Scenario] = find(game).load("scenario")
     except UnknownGameError as error:
         raise CommandError(BAD_INPUT, str(error)) from None
     print(json.dumps(with_data(model.model_json_schema()), indent=2))

@@ -25,8 +25,8 @@ import pytest
 if TYPE_CHECKING:
     from broker import RunningBroker
     from stackelgrid.faults.plan import FaultPlan
-    from stackelgrid.testbed.played import Played
-    from stackelgrid.testbed.scenario import Scenario
+    from stackelgrid.run_record import Played
+    from stackelgrid.scenarios.scenario import Scenario
 
 Transport = Literal["memory", "mqtt"]
 
@@ -101,8 +101,9 @@ class Testbed:
         A run that does not settle, or that loses nodes, is returned like any other. Raises `ScenarioError` and
         `FaultPlanError` for what cannot be played, `BrokerStartError` when no broker starts.
         """
-        from stackelgrid.testbed import in_memory, processes, store
-        from stackelgrid.testbed.scenario import load
+        from stackelgrid.scenarios.scenario import load
+        from stackelgrid.testbed import in_memory, processes
+        from stackelgrid.testbed import run_folder as store
 
         folder = self._folders.mktemp("stackelgrid-run")
         checked = load(_file(scenario, folder), _overrides(settings or {}), seed)

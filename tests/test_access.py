@@ -41,9 +41,9 @@ import leader_node.config
 from broker.access import Node, Role
 from broker.authority import Authority
 from broker.refusals import UNKNOWN
+from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.cast import cast
-from stackelgrid.testbed.scenario import Scenario, load
+from stackelgrid.testbed.topology import cast
 from stackelgrid.transport.base import Node as Driven
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.transport.tls import Tls

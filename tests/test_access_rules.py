@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from broker.access import Node, Role, Rules, covers, rules
 from broker.refusals import UNKNOWN, Refusals
-from stackelgrid.games import find
+from stackelgrid.registry import find
 from stackelgrid.wire.codec import Link
 
 LEADER, A1, A2 = (
@@ -79,7 +79,11 @@ def test_the_rules_are_read_back_as_they_were_written() -> None:
 def test_the_rules_let_every_game_be_played_and_nobody_hear_or_say_anything_beside(game: str) -> None:
     """Each conversation's topics as the codec has them, against everybody: who may is a party to it, or observes."""
     granted = rules(EVERYONE)
-    for coordinator, bodies in ((LEADER, find(game).upper), (A1, find(game).lower), (A2, find(game).lower)):
+    for coordinator, bodies in (
+        (LEADER, find(game).bodies("upper")),
+        (A1, find(game).bodies("lower")),
+        (A2, find(game).bodies("lower")),
+    ):
         link = Link("run", coordinator.name, bodies, 24)
         members = [node for node in EVERYONE if node.above == coordinator.name]
         for member in members:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from stackelgrid.scenarios.scenario import ScenarioError, load
+from stackelgrid.scenarios.yaml_file import parse
 from stackelgrid.testbed import fault_plans
 from stackelgrid.testbed.fault_plans import FaultPlanError
-from stackelgrid.testbed.scenario import ScenarioError, load
-from stackelgrid.testbed.yaml_text import parse
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 import aggregator_node.config
 import emc_node.config
 import leader_node.config
-from stackelgrid.games import find, names
-from stackelgrid.testbed.cast import cast
-from stackelgrid.testbed.scenario import load
+from stackelgrid.registry import find, names
+from stackelgrid.scenarios.scenario import load
+from stackelgrid.testbed.topology import cast
 
 
 @pytest.mark.parametrize("game", names())

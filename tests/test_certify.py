@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emc_node.home import Home
-from emc_node.user_oriented import HomeProblem
-from leader_node.user_oriented import UtilitySettings
 from stackelgrid.certify import CertificateError
-from stackelgrid.certify.homes import InfeasibleError, best_answers, centralised
-from stackelgrid.certify.leader import Account, Response, Search
-from stackelgrid.certify.stacked import StackedHomes
-from stackelgrid.certify.user_oriented import certificate as certify
+from stackelgrid.games.user_oriented.certificate import certificate as certify
+from stackelgrid.games.user_oriented.home import Home, HomeProblem
+from stackelgrid.games.user_oriented.leader import UtilitySettings
+from stackelgrid.games.user_oriented.reference.central_programme import InfeasibleError, best_answers, centralised
+from stackelgrid.games.user_oriented.reference.price_search import Account, Response, Search
+from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
+from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed.in_memory import play
-from stackelgrid.testbed.scenario import Scenario, load
 
 SLOTS = 24
 FORMS = ("log", "power", "quadratic")

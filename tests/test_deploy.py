@@ -23,9 +23,9 @@ from stackelgrid.deploy.compose import compose
 from stackelgrid.deploy.provision import provision
 from stackelgrid.node.config import ConfigError
 from stackelgrid.node.ledger import SqliteLedger
+from stackelgrid.scenarios.scenario import load, shipped
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.cast import cast
-from stackelgrid.testbed.scenario import load, shipped
+from stackelgrid.testbed.topology import cast
 
 CLONE = Path(__file__).parents[1]
 SETTINGS = ["population.homes=4", "aggregators=2"]

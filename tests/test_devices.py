@@ -31,19 +31,18 @@ from emc_node import devices as module
 from emc_node.binding import Devices
 from emc_node.config import EmcConfig, build, of_game
 from emc_node.devices import HomeDevices, Plan, SteeredHome, plan_of, with_level
-from emc_node.home import Home
 from emc_node.home_assistant import discovery
-from emc_node.storage_market import MarketHome, StorageMarketHomes
-from emc_node.user_oriented import HomeProblem, UserOrientedHomes
-from stackelgrid.games import find
+from stackelgrid.games.storage_market.home import MarketHome, StorageMarketHomes
+from stackelgrid.games.storage_market.messages import FleetPlan, Tariff, Turn
 from stackelgrid.games.user_oriented import GAME
-from stackelgrid.testbed import scenario as scenarios
+from stackelgrid.games.user_oriented.home import Home, HomeProblem, UserOrientedHomes
+from stackelgrid.games.user_oriented.messages import Price
+from stackelgrid.registry import find
+from stackelgrid.scenarios import scenario as scenarios
 from stackelgrid.transport.base import Action, Compute, Publish
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Settlement, Signal
-from stackelgrid.wire.storage_market import FleetPlan, Tariff, Turn
-from stackelgrid.wire.user_oriented import Price
 
 PRICE = Price(price=[8.0 + 4 * math.sin(hour / 3) for hour in range(24)])
 BATTERY = {"capacity_kwh": 5, "initial_kwh": 2, "charge_kw": 2, "discharge_kw": 2, "wear": {"fast": 0.3}}
@@ -495,7 +494,7 @@ class Coordinator:
 
     def __init__(self, grid: Ear, run: str) -> None:
         self._grid, self._run = grid, run
-        self._link = Link(run, "a1", GAME.lower, 24)
+        self._link = Link(run, "a1", GAME.bodies("lower"), 24)
 
     def ask(self, number: int) -> dict[str, Any]:
         """The body of h1's answer."""

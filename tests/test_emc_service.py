@@ -29,20 +29,20 @@ from emc_node import __main__, service, status
 from emc_node.config import EmcConfig, assemble, of_game
 from emc_node.init import main as init
 from emc_node.service import ServiceError, unit
-from emc_node.user_oriented import UserOrientedHomes
 from stackelgrid.faults.plan import Cut, FaultPlan
 from stackelgrid.faults.proxy import Proxy
-from stackelgrid.games import find
 from stackelgrid.games.user_oriented import GAME
+from stackelgrid.games.user_oriented.home import UserOrientedHomes
+from stackelgrid.games.user_oriented.messages import Price
 from stackelgrid.node.config import ConfigError, load
+from stackelgrid.registry import find
+from stackelgrid.scenarios import scenario as scenarios
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed import scenario as scenarios
-from stackelgrid.testbed.cast import cast
+from stackelgrid.testbed.topology import cast
 from stackelgrid.transport.address import Address
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Settlement, Signal
-from stackelgrid.wire.user_oriented import Price
 
 HOME: dict[str, Any] = {
     "id": "flat",
@@ -478,7 +478,7 @@ def test_on_a_real_broker_too_with_a_clock_that_runs_fast(mosquitto_url: str, ca
     )
     carried_out: dict[str, Any] = {}
     node = assemble(config, carried_out.update)
-    link, price = Link(run, "a1", GAME.lower, 24), Price(price=[9.0 + hour / 4 for hour in range(24)])
+    link, price = Link(run, "a1", GAME.bodies("lower"), 24), Price(price=[9.0 + hour / 4 for hour in range(24)])
     loop = Hurried(pace)
 
     def lose_the_network(proxy: Proxy, aggregator: Aggregator) -> None:

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from stackelgrid.faults.impaired import Impaired
 from stackelgrid.faults.in_memory import FaultyMemory, KilledError
+from stackelgrid.faults.injection import Impaired
 from stackelgrid.faults.plan import Crash, FaultPlan, Window
-from stackelgrid.faults.soak import cases
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.rounds import Coordinator, RoundPolicy
+from stackelgrid.run_record import Played
+from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.soak import cases
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.in_memory import Stage
-from stackelgrid.testbed.played import Played
-from stackelgrid.testbed.scenario import Scenario
 from stackelgrid.transport.base import Action, Finish, Publish
 from stackelgrid.transport.memory import DeadlockError, MemoryTransport
 from stackelgrid.wire.codec import Link

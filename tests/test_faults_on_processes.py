@@ -30,9 +30,9 @@ from stackelgrid import cli
 from stackelgrid.faults.on_process import RealFate, read_spent
 from stackelgrid.faults.plan import BrokerOutage, Crash, Cut, FaultPlan, Hang, Narrow
 from stackelgrid.faults.proxy import Proxy
+from stackelgrid.run_record import Played
+from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import fault_plans, in_memory, processes
-from stackelgrid.testbed.played import Played
-from stackelgrid.testbed.scenario import Scenario, load
 from stackelgrid.transport.address import Address
 
 WHOLE = bool(os.environ.get("STACKELGRID_ALL_FAULTS"))
@@ -326,7 +326,7 @@ def test_faults_met_are_remembered_over_a_restart(tmp_path: Path) -> None:
 
 def test_a_node_without_a_plan_imports_nothing_of_faults_and_one_with_it_nothing_of_the_desk() -> None:
     code = "import sys, {}; print(sorted(name for name in sys.modules if name.startswith({!r})))"
-    desk = ("broker", "stackelgrid.testbed", "stackelgrid.faults.desk", "stackelgrid.faults.proxy", "yaml")
+    desk = ("broker", "stackelgrid.testbed", "stackelgrid.faults.controller", "stackelgrid.faults.proxy", "yaml")
     for module, prefixes in (
         ("emc_node.__main__", ("stackelgrid.faults",)),
         ("stackelgrid.faults.on_process", desk),

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from stackelgrid import cli
+from stackelgrid.scenarios.scenario import load
 from stackelgrid.testbed import in_memory, processes
-from stackelgrid.testbed.scenario import load
 
 GAMES = {
     "prosumer": [],

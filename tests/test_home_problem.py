@@ -15,11 +15,21 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy.optimize import nnls
 
-from emc_node.home import Availability, DrawLimit, Elastic, Home, Inelastic, Storage, Wear
-from emc_node.program import InfeasibleHomeError
-from emc_node.user_oriented import HomeProblem, Schedule, UserOrientedHomes
+from stackelgrid.games.user_oriented.home import (
+    Availability,
+    DrawLimit,
+    Elastic,
+    Home,
+    HomeProblem,
+    Inelastic,
+    InfeasibleHomeError,
+    Schedule,
+    Storage,
+    UserOrientedHomes,
+    Wear,
+)
+from stackelgrid.games.user_oriented.messages import Price
 from stackelgrid.wire.arrays import Packed
-from stackelgrid.wire.user_oriented import Price
 
 Array = NDArray[np.float64]
 

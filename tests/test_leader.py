@@ -5,15 +5,15 @@ import itertools
 import numpy as np
 import pytest
 
-from emc_node.user_oriented import HomeProblem
-from leader_node.local_response import LocalResponse, Observation, learnt_bend
-from leader_node.search import Settle
-from leader_node.stackelberg import StackelbergSearch
-from leader_node.user_oriented import adaptive_balance, fixed_balance
-from leader_node.utility_company import UtilityCompany
-from leader_node.welfare import WelfareSearch
+from stackelgrid.games.user_oriented.home import HomeProblem
+from stackelgrid.games.user_oriented.leader import adaptive_balance, fixed_balance
+from stackelgrid.games.user_oriented.local_response import LocalResponse, Observation, learnt_bend
+from stackelgrid.games.user_oriented.search import Settle
+from stackelgrid.games.user_oriented.stackelberg import StackelbergSearch
+from stackelgrid.games.user_oriented.utility_company import UtilityCompany
+from stackelgrid.games.user_oriented.welfare import WelfareSearch
+from stackelgrid.scenarios.scenario import load
 from stackelgrid.testbed.in_memory import play
-from stackelgrid.testbed.scenario import load
 
 SLOTS = 24
 

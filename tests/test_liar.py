@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import yaml
 
-from emc_node.user_oriented import HomeProblem
 from stackelgrid.faults.plan import FaultPlan
-from stackelgrid.study import liar
-from stackelgrid.study.liar import NOTHING, OBJECTIVES, Case, Effect, Findings
+from stackelgrid.games.user_oriented import lying_home as liar
+from stackelgrid.games.user_oriented.home import HomeProblem
+from stackelgrid.games.user_oriented.lying_home import NOTHING, OBJECTIVES, Case, Effect, Findings
+from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.scenario import Scenario, load
 
 DOC = Path(__file__).parent.parent / "docs" / "lying-home.md"
 SIX = ("population.homes=6", "aggregators=2", "population.headroom=4", "leader.wholesale_price=8")

@@ -14,20 +14,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.optimize import minimize_scalar
 
-from aggregator_node.load_call import AggregatorSettings, LoadCallAggregator, Terms, best_calls
-from emc_node.load_call import Consumer, Consumers
-from leader_node.load_call import UtilitySettings
 from stackelgrid.certify import CertificateError
-from stackelgrid.certify.load_call import certificate, mpcc, planner, willing
+from stackelgrid.games.load_call.aggregator import LoadCallAggregator, LoadCallSettings, Terms, best_calls
+from stackelgrid.games.load_call.certificate import certificate, mpcc, planner, willing
+from stackelgrid.games.load_call.home import Consumer, Consumers
+from stackelgrid.games.load_call.leader import UtilitySettings
+from stackelgrid.games.load_call.messages import Achieved, Call, Mission, Shift
+from stackelgrid.games.load_call.scenario import LoadCallScenario
 from stackelgrid.rounds.strategy import Ask, Reply
+from stackelgrid.scenarios.scenario import ScenarioError, load
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.in_memory import play
-from stackelgrid.testbed.load_call import LoadCallScenario
-from stackelgrid.testbed.scenario import ScenarioError, load
 from stackelgrid.transport.base import Publish
 from stackelgrid.transport.memory import MemoryTransport
 from stackelgrid.wire.arrays import Packed
-from stackelgrid.wire.load_call import Achieved, Call, Mission, Shift
 
 BASELINE = [90, 800, 80, 115, 95, 105, 118, 112, 110, 100]
 SAVING = 5.7982 - 2.6369 + 1
@@ -193,7 +193,7 @@ def drive(
 
 
 def aggregator_of(baseline: Mapping[str, list[float]], terms: Terms) -> LoadCallAggregator:
-    told = AggregatorSettings(fairness=terms.fairness, reward=terms.reward, baseline_kwh=dict(baseline))
+    told = LoadCallSettings(fairness=terms.fairness, reward=terms.reward, baseline_kwh=dict(baseline))
     return told.strategy(1, {name: len(numbers) for name, numbers in baseline.items()})
 
 
@@ -539,7 +539,7 @@ def test_a_scenario_that_cannot_be_played_is_refused(override: str, message: str
 
 
 def test_baselines_are_those_of_the_members() -> None:
-    told = AggregatorSettings(fairness=1, reward=1, baseline_kwh={"m1": [1.0, 2.0]})
+    told = LoadCallSettings(fairness=1, reward=1, baseline_kwh={"m1": [1.0, 2.0]})
     with pytest.raises(ValueError, match=r"settings.baseline_kwh.m1 has 2 numbers, m1 has 1 homes"):
         told.strategy(1, {"m1": 1})
     with pytest.raises(ValueError, match=r"settings.baseline_kwh.m2 has 0 numbers, m2 has 1 homes"):

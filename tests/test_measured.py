@@ -18,13 +18,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from stackelgrid import cli, games
+from stackelgrid import cli, registry
+from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.node.config import explain
+from stackelgrid.scenarios.measured import spell_out, with_data, with_origins
+from stackelgrid.scenarios.measured.units import Kind, per_slot, unit_named
+from stackelgrid.scenarios.scenario import Scenario, dump, load
 from stackelgrid.testbed.in_memory import play
-from stackelgrid.testbed.measured import spell_out, with_data, with_origins
-from stackelgrid.testbed.measured.units import Kind, per_slot, unit_named
-from stackelgrid.testbed.scenario import Scenario, dump, load
-from stackelgrid.testbed.user_oriented import UserOrientedScenario
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 METERS = {"csv": "meters.csv", "time": "time", "timezone": "Europe/Berlin", "unit": "kW", "interval": "1h"}
@@ -414,7 +414,7 @@ SAY_NOTHING = {"alpha", "omega"}
 
 @pytest.mark.parametrize("game", KINDS_OF_LISTS)
 def test_every_key_of_every_game_that_takes_a_column_says_its_kind(game: str) -> None:
-    schema = with_data(games.part(games.find(game).scenario).model_json_schema())
+    schema = with_data(registry.find(game).load("scenario").model_json_schema())
     models = [schema, *(model for name, model in schema["$defs"].items() if name != "EachColumn")]
     kinds = {}
     for key, taken in (item for model in models for item in model.get("properties", {}).items()):
@@ -431,7 +431,7 @@ def test_every_key_of_every_game_that_takes_a_column_says_its_kind(game: str) ->
 
 def refused(raw: dict[str, Any], folder: Path) -> str:
     """What is told of a scenario whose references are right, and which its game does not take."""
-    model = games.part(games.find(raw["game"]).scenario)
+    model = registry.find(raw["game"]).load("scenario")
     content = spell_out(raw, folder, model)
     model.prepare(content, folder)
     with pytest.raises(ValidationError) as caught:
@@ -459,7 +459,7 @@ def test_what_no_column_made_is_told_as_before(tmp_path: Path) -> None:
     raw = street(slots=6, seed="x")
     raw["leader"]["mu"] = [1, {"y": 2}]
     raw["homes"]["home"]["lod_kw"] = {"column": "own"}
-    model = games.part(games.find(raw["game"]).scenario)
+    model = registry.find(raw["game"]).load("scenario")
     content = spell_out(raw, tmp_path, model)
     with pytest.raises(ValidationError) as caught:
         model.model_validate(content)
@@ -470,7 +470,7 @@ def test_what_no_column_made_is_told_as_before(tmp_path: Path) -> None:
 
 def test_a_number_or_a_column_at_any_depth(tmp_path: Path) -> None:
     export(tmp_path, stamps(24), h1=[1] * 23 + [-7], h2=[3] * 24)
-    prosumers = yaml.safe_load((Path(__file__).parents[1] / "scenarios/prosumer.yaml").read_text())
+    prosumers = yaml.safe_load((Path(__file__).parents[1] / "stackelgrid/scenarios/cases/prosumer.yaml").read_text())
     prosumers["data"] = {"meters": {**A_DAY, "unit": "cents/kWh"}}
     prosumers["homes"][1]["pv_cost"] = {"from": "meters", "column": "h1"}
     place = f"{tmp_path / 'meters.csv'}, row 25, column h1, hour 24: the number must be greater than 0"
@@ -485,7 +485,7 @@ def test_a_number_or_a_column_at_any_depth(tmp_path: Path) -> None:
 
 def test_a_game_of_single_numbers_takes_no_column(tmp_path: Path) -> None:
     export(tmp_path, stamps(1), h1=[90])
-    raw = yaml.safe_load((Path(__file__).parents[1] / "scenarios/load_call.yaml").read_text())
+    raw = yaml.safe_load((Path(__file__).parents[1] / "stackelgrid/scenarios/cases/load_call.yaml").read_text())
     raw["data"] = {"meters": A_DAY}
     home = {"baseline_kwh": {"column": "own"}, "alpha": 1, "beta": 1}
     raw["homes"] = {"each_column_of": "meters", "home": home}
@@ -629,7 +629,7 @@ def test_check_says_what_is_wrong(
 
 def test_the_shipped_week(tmp_path: Path) -> None:
     """Half hours of a real meter: its days hold the energies of the source, in kWh."""
-    folder = Path(__file__).parents[1] / "scenarios"
+    folder = Path(__file__).parents[1] / "stackelgrid" / "scenarios" / "cases"
     data = {"csv": "ausgrid_customer12_week.csv", "time": "time", "timezone": "Australia/Sydney", "unit": "kW"}
     for day, load_kwh, pv_kwh in (("2011-07-04", 12.466, 2.212), ("2011-07-08", 12.203, 3.690)):
         home = {"load_kw": {"from": "m", "column": "GC"}, "pv_kw": {"from": "m", "column": "GG"}}
@@ -686,7 +686,7 @@ def test_an_editor_takes_what_the_program_takes(a_street: dict[str, list[float]]
     column = {"from": "meters", "column": "h1"}
     listed = [{"id": "h1", "inelastic": [{"load_kw": column}], "elastic": [{"max_kw": column, "valuation": 1}]}]
     numbers = [{"id": "h1", "inelastic": [{"load_kw": [1, 2]}]}]
-    shipped = yaml.safe_load((Path(__file__).parents[1] / "scenarios/user_oriented.yaml").read_text())
+    shipped = yaml.safe_load((Path(__file__).parents[1] / "stackelgrid/scenarios/cases/user_oriented.yaml").read_text())
     for good in (street(), street(homes=listed), street(homes=numbers), shipped):
         assert valid(good, schema, schema)
     assert not valid(street(), plain, plain)

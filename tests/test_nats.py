@@ -16,9 +16,9 @@ from test_transport_conformance import Scripted, answer, finish, heard
 from broker import BrokerStartError, answers, nats
 from broker.access import Node, Role
 from broker.authority import Authority
+from stackelgrid.scenarios.scenario import load
 from stackelgrid.testbed import in_memory, processes
 from stackelgrid.testbed.enrolment import certificate_in
-from stackelgrid.testbed.scenario import load
 from stackelgrid.transport.base import Action, BrokerUnreachableError, Publish
 from stackelgrid.transport.mqtt import MqttTransport
 

@@ -34,9 +34,9 @@ from stackelgrid.node.metrics import registry, serve
 from stackelgrid.node.progress import Progress
 from stackelgrid.node.status import REFRESH_S, Heartbeat, Status, StatusFile
 from stackelgrid.node.systemd import Systemd
+from stackelgrid.scenarios.scenario import load
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.cast import Cast, cast
-from stackelgrid.testbed.scenario import load
+from stackelgrid.testbed.topology import Cast, cast
 from stackelgrid.transport.base import Traffic
 from stackelgrid.transport.mqtt import MqttTransport
 

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emc_node.home import Home
-from emc_node.user_oriented import HomeProblem, UserOrientedHomes
+from stackelgrid.games.user_oriented.home import Home, HomeProblem, UserOrientedHomes
+from stackelgrid.games.user_oriented.messages import LoadResponse
+from stackelgrid.run_record import Played
+from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.played import Played
-from stackelgrid.testbed.scenario import Scenario, load
 from stackelgrid.transport.base import Publish
 from stackelgrid.transport.memory import MemoryTransport
 from stackelgrid.wire.arrays import Packed
 from stackelgrid.wire.messages import Body
-from stackelgrid.wire.user_oriented import LoadResponse
 
 SMALL = ["population.homes=6", "aggregators=2"]
 

@@ -22,8 +22,8 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from stackelgrid import cli
+from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import in_memory, processes
-from stackelgrid.testbed.scenario import Scenario, load
 
 KINDS = ["mosquitto", "embedded"]
 SMALL = ["population.homes=8", "aggregators=2", "rounds.deadline_s=1", "rounds.return_s=0.5"]

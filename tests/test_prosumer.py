@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.optimize import brentq, minimize_scalar, root
 
-from aggregator_node import prosumer as provider
-from aggregator_node.prosumer import DrProvider, ProviderSettings, others, pv_price, supply_demand_ratio
-from emc_node.prosumer import Prosumer, Prosumers, best_dr, cost
-from leader_node.prosumer import UtilitySettings, dr_price
 from stackelgrid.certify import CertificateError
-from stackelgrid.report.finished import Result
-from stackelgrid.report.prosumer import Outcome, key_figures
+from stackelgrid.games.prosumer import aggregator as provider
+from stackelgrid.games.prosumer.aggregator import DrProvider, ProviderSettings, others, pv_price, supply_demand_ratio
+from stackelgrid.games.prosumer.home import Prosumer, Prosumers, best_dr, cost
+from stackelgrid.games.prosumer.leader import UtilitySettings, dr_price
+from stackelgrid.games.prosumer.messages import Offer, Prosumption, PvPrice, matrix, rows
+from stackelgrid.games.prosumer.report import Outcome, key_figures
+from stackelgrid.games.prosumer.scenario import ProsumerScenario
+from stackelgrid.report.run_folder import Result
 from stackelgrid.rounds.strategy import Ask, Decision, Reply, Said
+from stackelgrid.scenarios.scenario import ScenarioError, load
 from stackelgrid.testbed.in_memory import play
-from stackelgrid.testbed.prosumer import ProsumerScenario
-from stackelgrid.testbed.scenario import ScenarioError, load
 from stackelgrid.wire.messages import Body
-from stackelgrid.wire.prosumer import Offer, Prosumption, PvPrice, matrix, rows
 
 LOAD_SHAPE = np.array(
     [0.6] * 5 + [0.65, 0.68, 0.70, 0.72, 0.74, 0.76, 0.78, 0.80, 0.83, 0.88, 0.95, 0.98, 1, 1, 1, 0.98]
@@ -806,7 +806,7 @@ def feeder(**changes: Any) -> dict[str, Any]:
 def flow(grid: dict[str, Any]) -> dict[str, Any]:
     """The feeder with nobody on it."""
     pytest.importorskip("power_grid_model")
-    from stackelgrid.report.feeder import power_flow
+    from stackelgrid.games.prosumer.feeder import power_flow
 
     scenario = ProsumerScenario(game="prosumer", leader=utility(), homes=[prosumer("h", 1, 1)], feeder=grid)
     return power_flow(scenario, {"dr_kw": {"h": [0.0] * 24}})["before"]
@@ -832,7 +832,7 @@ def test_the_feeder_has_the_published_losses_and_voltage(case: Any) -> None:
 
 def test_power_is_conserved_and_dr_lifts_the_voltage(case: Any) -> None:
     pytest.importorskip("power_grid_model")
-    from stackelgrid.report.feeder import power_flow
+    from stackelgrid.games.prosumer.feeder import power_flow
 
     scenario, outcome, _ = case
     told = power_flow(scenario, outcome)

@@ -13,16 +13,16 @@ import pytest
 import yaml
 from matplotlib.image import imread
 
+from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.report import ReportError, drawing, page, write
-from stackelgrid.report.finished import checked, read
+from stackelgrid.report.run_folder import checked, read
 from stackelgrid.report.tables import checks, summary
 from stackelgrid.report.words import change, number
+from stackelgrid.run_record import Played
+from stackelgrid.scenarios.scenario import Scenario, dump, load
 from stackelgrid.testbed import fault_plans
 from stackelgrid.testbed.in_memory import play
-from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.result import result
-from stackelgrid.testbed.scenario import Scenario, dump, load
-from stackelgrid.testbed.user_oriented import UserOrientedScenario
 
 CERTIFICATE = {
     "method": "A reference and a search.",

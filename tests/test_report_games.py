@@ -13,22 +13,19 @@ import yaml
 from test_report import Page, figures, fill, keep
 
 from stackelgrid.report import ReportError, drawing, write
-from stackelgrid.report.finished import checked, of_game, read
 from stackelgrid.report.game import __doc__ as documentation
 from stackelgrid.report.parts import Plot
+from stackelgrid.report.run_folder import checked, of_game, read
 from stackelgrid.report.tables import checks, summary
+from stackelgrid.run_record import Played
+from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed.in_memory import play
-from stackelgrid.testbed.played import Played
 from stackelgrid.testbed.result import result
-from stackelgrid.testbed.scenario import Scenario, load
 
 FIFTH = """
-from stackelgrid.games import Game
-from stackelgrid.wire.codec import Bodies
-from stackelgrid.wire.messages import Body
+from stackelgrid.registry import Game
 
-BODIES = Bodies(Body, Body, Body)
-GAME = Game("fifth game", BODIES, BODIES, *5 * [""], report="{report}")
+GAME = Game(__name__, "fifth game", report={report})
 """
 EXAMPLE = "".join(line for line in (documentation or "").splitlines(True) if line.startswith("    ") or line == "\n")
 """What the documentation tells a game's author to write."""
@@ -46,7 +43,7 @@ OUTCOME = {
 @pytest.fixture
 def fifth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
     """A run of a game that somebody else installed."""
-    from stackelgrid.games import find
+    from stackelgrid.registry import find
 
     name, report = request.param
     site, folder = tmp_path / "site", tmp_path / "run"
@@ -74,8 +71,8 @@ def fifth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     return folder
 
 
-plain = pytest.mark.parametrize("fifth", [("fifth_plain", "stackelgrid.report.game:PLAIN")], indirect=True)
-own = pytest.mark.parametrize("fifth", [("fifth_own", "fifth_own:REPORT")], indirect=True)
+plain = pytest.mark.parametrize("fifth", [("fifth_plain", None)], indirect=True)
+own = pytest.mark.parametrize("fifth", [("fifth_own", "':REPORT'")], indirect=True)
 
 
 def content(folder: Path) -> dict[str, Any]:
@@ -390,12 +387,12 @@ def test_feeder_is_drawn_where_its_power_flow_can_be_solved(
         state = {"voltage": {1: [1.0] * 24, 2: [0.99, 0.98] * 12}, "losses_kw": [3.0] * 24, "substation_kw": [9.0] * 24}
         return dict.fromkeys(("before", "pv", "after"), state)
 
-    monkeypatch.setattr("stackelgrid.report.prosumer.find_spec", lambda name: name)
-    monkeypatch.setattr("stackelgrid.report.feeder.power_flow", flow)
+    monkeypatch.setattr("stackelgrid.games.prosumer.report.find_spec", lambda name: name)
+    monkeypatch.setattr("stackelgrid.games.prosumer.feeder.power_flow", flow)
     figure = drawn(folders["prosumer"])
     assert curves(figure["voltage"])["Without the event"].tolist() == [0.99, 0.98] * 12
     assert curves(figure["losses"])["and demand response"].tolist() == [3.0] * 24
-    monkeypatch.setattr("stackelgrid.report.prosumer.find_spec", lambda name: None)
+    monkeypatch.setattr("stackelgrid.games.prosumer.report.find_spec", lambda name: None)
     assert "pip install 'stackelgrid[grid]'" in Page(write(folders["prosumer"])).text
 
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from stackelgrid.study.claims import (
+from stackelgrid.claims import (
     Figure,
     Paper,
     Runs,
     Seen,
     Trend,
-    load_call,
-    prosumer,
-    storage_market,
-    user_oriented,
 )
+from stackelgrid.games.load_call import published as load_call
+from stackelgrid.games.prosumer import published as prosumer
+from stackelgrid.games.storage_market import published as storage_market
+from stackelgrid.games.user_oriented import published as user_oriented
 from stackelgrid.study.reproduction import FITTED, NOT, REPRODUCED, document, figure_verdict, papers, section
 
 COMMITTED = Path(__file__).parent.parent / "docs" / "reproduction.md"

@@ -15,8 +15,8 @@ import leader_node.config
 from stackelgrid.node.config import ConfigError
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines
-from stackelgrid.testbed.cast import Cast, cast
-from stackelgrid.testbed.scenario import Scenario, load
+from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.testbed.topology import Cast, cast
 from stackelgrid.transport.memory import MemoryTransport
 
 Ledgers = dict[str, list[dict[str, Any]]]

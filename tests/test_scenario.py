@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stackelgrid.testbed.scenario import Scenario, ScenarioError, dump, load, shipped
+from stackelgrid.scenarios.scenario import Scenario, ScenarioError, dump, load, shipped
 
 GAMES = ("user_oriented", "prosumer", "load_call", "storage_market")
 WITH_HORIZON = ("user_oriented", "storage_market")

@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 from stackelgrid.cli import app
 from stackelgrid.faults.plan import Crash, FaultPlan
-from stackelgrid.faults.soak import cases, promises, stage
-from stackelgrid.faults.soak.cases import Case, draw
-from stackelgrid.faults.soak.replay import replay
-from stackelgrid.faults.soak.stage import Evidence, Spoken, play
-from stackelgrid.faults.soak.tally import judge, soak
 from stackelgrid.node.config import ConfigError
+from stackelgrid.scenarios.scenario import dump
+from stackelgrid.soak import cases, promises, stage
+from stackelgrid.soak.cases import Case, draw
+from stackelgrid.soak.replay import replay
+from stackelgrid.soak.stage import Evidence, Spoken, play
+from stackelgrid.soak.tally import judge, soak
 from stackelgrid.testbed import fault_plans
-from stackelgrid.testbed.scenario import dump
 
 FRESH, FRESH_S = 100, 30.0
 
@@ -227,7 +227,7 @@ def test_a_run_that_turns_in_circles_is_cut_short(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_command_counts_what_it_played() -> None:
-    command = [sys.executable, "-m", "stackelgrid.faults.soak", "--runs", "10", "--from", "0", "--jobs", "1"]
+    command = [sys.executable, "-m", "stackelgrid.soak", "--runs", "10", "--from", "0", "--jobs", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"10 runs, .* 0 broken", done.stdout)

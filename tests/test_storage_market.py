@@ -16,22 +16,36 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from aggregator_node.battery_bid import BatteryMarket, Bid, Fleet, Terms
-from aggregator_node.storage_market import DraCosts, StorageMarketDra
-from emc_node.block_schedule import Appliance, Interruptible, Uninterruptible
-from emc_node.storage_market import Battery, HomeSchedule, MarketHome, StorageMarketHomes, follow
-from leader_node.dispatch import EconomicDispatch, GeneratingUnit
-from leader_node.storage_market import StorageMarketLeader
-from stackelgrid.certify.storage_market import cheapest_cost
-from stackelgrid.report.finished import Result
-from stackelgrid.report.storage_market import Outcome, key_figures
+from stackelgrid.games.storage_market.aggregator import DraCosts, StorageMarketDra
+from stackelgrid.games.storage_market.battery_bid import BatteryMarket, Bid, Fleet, Terms
+from stackelgrid.games.storage_market.certificate import cheapest_cost
+from stackelgrid.games.storage_market.dispatch import EconomicDispatch, GeneratingUnit
+from stackelgrid.games.storage_market.home import Appliance, Interruptible, Uninterruptible
+from stackelgrid.games.storage_market.home.market_home import (
+    Battery,
+    HomeSchedule,
+    MarketHome,
+    StorageMarketHomes,
+    follow,
+)
+from stackelgrid.games.storage_market.leader import StorageMarketLeader
+from stackelgrid.games.storage_market.messages import (
+    Clearing,
+    DraAnswer,
+    FleetPlan,
+    HomesAnswer,
+    MarketSignal,
+    Tariff,
+    Turn,
+)
+from stackelgrid.games.storage_market.report import Outcome, key_figures
+from stackelgrid.report.run_folder import Result
 from stackelgrid.rounds.strategy import Ask, Reply
+from stackelgrid.run_record import Played
+from stackelgrid.scenarios.scenario import Scenario, ScenarioError, load
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.played import Played
-from stackelgrid.testbed.scenario import Scenario, ScenarioError, load
 from stackelgrid.transport.base import Publish
 from stackelgrid.transport.memory import MemoryTransport
-from stackelgrid.wire.storage_market import Clearing, DraAnswer, FleetPlan, HomesAnswer, MarketSignal, Tariff, Turn
 
 RTS = 3.0 * np.array(
     [64, 60, 58, 56, 56, 58, 64, 76, 87, 95, 99, 100, 99, 100, 100, 97, 96, 96, 93, 92, 92, 93, 87, 72], float

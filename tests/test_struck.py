@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from stackelgrid.faults.plan import FaultPlan
-from stackelgrid.faults.soak import cases
-from stackelgrid.faults.soak.cases import Case
-from stackelgrid.faults.soak.stage import Evidence, play
+from stackelgrid.run_record import Played
+from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.soak import cases
+from stackelgrid.soak.cases import Case
+from stackelgrid.soak.stage import Evidence, play
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.played import Played
+from stackelgrid.testbed.fault_log import asked_again, struck
 from stackelgrid.testbed.result import result
-from stackelgrid.testbed.scenario import Scenario
-from stackelgrid.testbed.struck import asked_again, struck
 
 
 def plan_of(*faults: dict[str, Any]) -> FaultPlan:

@@ -21,11 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stackelgrid import cli
+from stackelgrid.scenarios.scenario import load
 from stackelgrid.study import drawing, table
 from stackelgrid.study.grid import GridError, parse
 from stackelgrid.testbed.in_memory import play
 from stackelgrid.testbed.result import result
-from stackelgrid.testbed.scenario import load
 
 GRID = ["--over", "leader.mu=0.5:1.5:0.5", "--over", "leader.objective=stackelberg,welfare"]
 LONG = ["user_oriented", "--over", "leader.mu=0.25:2:0.25", "--over", "population.homes=45", "--quiet"]
@@ -257,7 +257,7 @@ def test_another_sweep_is_refused_with_what_differs(sweep: Sweep) -> None:
 
 
 def test_changed_data_is_another_sweep(sweep: Sweep) -> None:
-    shipped = Path(cli.__file__).parent.parent / "scenarios"
+    shipped = Path(cli.__file__).parent / "scenarios" / "cases"
     for name in ("user_oriented.yaml", "simbench_2016_days.csv"):
         shutil.copy(shipped / name, name)
     words = ["user_oriented.yaml", "--over", "leader.mu=1", "--set", "population.homes=4", "--out", "out"]

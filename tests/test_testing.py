@@ -19,8 +19,8 @@ import pytest
 import broker
 from stackelgrid.certify import CertificateError
 from stackelgrid.faults.plan import FaultPlan
+from stackelgrid.scenarios.scenario import ScenarioError
 from stackelgrid.testbed.fault_plans import FaultPlanError
-from stackelgrid.testbed.scenario import ScenarioError
 from stackelgrid.testing import Run, Testbed, assert_certified
 
 pytest_plugins = ["stackelgrid.testing"]

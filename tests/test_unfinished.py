@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from stackelgrid.faults.plan import FaultPlan
-from stackelgrid.games import names
+from stackelgrid.registry import names
 from stackelgrid.report import write
 from stackelgrid.report.tables import summary
-from stackelgrid.testbed import in_memory, store
-from stackelgrid.testbed.played import Played
+from stackelgrid.run_record import Played
+from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.testbed import in_memory
+from stackelgrid.testbed import run_folder as store
 from stackelgrid.testbed.result import result
-from stackelgrid.testbed.scenario import Scenario, load
 
 SMALL = {"user_oriented": ["population.homes=6"], "storage_market": ["homes_per_process=10"]}
 

@@ -13,10 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from stackelgrid.games.user_oriented.messages import LoadResponse, Price
 from stackelgrid.wire.arrays import MAX_SLOTS, Packed
 from stackelgrid.wire.codec import MAX_BYTES, BadMessageError, Bodies, Link
 from stackelgrid.wire.messages import Answer, Message, Presence, Receipt, Settlement, Signal
-from stackelgrid.wire.user_oriented import LoadResponse, Price
 
 SLOTS = 3
 LINK = Link("run-1", "leader", Bodies(Price, LoadResponse, Price), SLOTS)

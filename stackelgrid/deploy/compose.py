@@ -8,9 +8,9 @@ from pathlib import Path
 
 import jinja2
 
-from stackelgrid.testbed.cast import cast
-from stackelgrid.testbed.scenario import load, shipped
-from stackelgrid.testbed.store import run_name
+from stackelgrid.scenarios.scenario import load, shipped
+from stackelgrid.testbed.run_folder import run_name
+from stackelgrid.testbed.topology import cast
 
 _MOUNTED = Path("/scenario")
 """Where the folder of a scenario of one's own is in the containers of the desk."""

@@ -15,17 +15,17 @@ from typing import Any
 
 from stackelgrid import certify
 from stackelgrid.deploy.provision import AGGREGATORS, HOMES, LEADERS
-from stackelgrid.games import find
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
+from stackelgrid.registry import find
 from stackelgrid.report import write
 from stackelgrid.report.tables import judged
-from stackelgrid.testbed import store
-from stackelgrid.testbed.cast import LEADER, cast
-from stackelgrid.testbed.played import Played, missing_in
+from stackelgrid.run_record import Played, missing_in
+from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.testbed import run_folder as store
 from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, result, whole
-from stackelgrid.testbed.scenario import Scenario
+from stackelgrid.testbed.topology import LEADER, cast
 from stackelgrid.transport.base import Action, Compute, Finish, Publish
 from stackelgrid.wire.codec import ROOT, Link
 from stackelgrid.wire.messages import Message, Presence, Receipt, Settlement, Signal
@@ -48,8 +48,10 @@ class Observer:
 
     def __init__(self, scenario: Scenario, config: NodeConfig, desk: Path, out: Path) -> None:
         game, everyone = find(config.game), cast(scenario, config.run)
-        up = Link(config.run, LEADER, game.upper, config.slots)
-        down = [Link(config.run, aggregator.name, game.lower, config.slots) for aggregator in everyone.aggregators]
+        up = Link(config.run, LEADER, game.bodies("upper"), config.slots)
+        down = [
+            Link(config.run, aggregator.name, game.bodies("lower"), config.slots) for aggregator in everyone.aggregators
+        ]
         self.name = config.name
         self.mailbox = Mailbox(up, *down)
         self.progress = Progress()

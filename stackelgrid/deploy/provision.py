@@ -20,10 +20,10 @@ from pathlib import Path
 from broker.access import Node, Role
 from broker.authority import Authority, AuthorityError
 from stackelgrid.node.config import ConfigError, NodeConfig
-from stackelgrid.testbed.cast import Cast, cast
+from stackelgrid.scenarios.scenario import Scenario
 from stackelgrid.testbed.enrolment import missing, nodes, revoked
-from stackelgrid.testbed.scenario import Scenario
-from stackelgrid.testbed.store import write_scenario
+from stackelgrid.testbed.run_folder import write_scenario
+from stackelgrid.testbed.topology import Cast, cast
 from stackelgrid.transport.address import Address
 from stackelgrid.transport.tls import Tls
 

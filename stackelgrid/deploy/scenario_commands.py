@@ -11,8 +11,8 @@ import typer
 
 from stackelgrid.node.config import ConfigError, NodeConfig
 from stackelgrid.node.config import load as load_config
-from stackelgrid.testbed.scenario import load
-from stackelgrid.testbed.store import run_name
+from stackelgrid.scenarios.scenario import load
+from stackelgrid.testbed.run_folder import run_name
 
 Source = Annotated[str, typer.Argument(metavar="SCENARIO", help="A YAML file or the name of a shipped case study.")]
 Sets = Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stackelgrid.faults.impaired import Happened, Impaired, round_of
+from stackelgrid.faults.injection import Happened, Impaired, round_of
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, OnConnection
 from stackelgrid.transport.base import Node, Publish
 from stackelgrid.transport.memory import MemoryTransport, Outage

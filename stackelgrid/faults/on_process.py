@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stackelgrid.faults.impaired import Impaired
+from stackelgrid.faults.injection import Impaired
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, OnConnection
 from stackelgrid.node.config import ConfigError, explain
 

@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from stackelgrid.games import Game, UnknownGameError, find
+from stackelgrid.model import StrictModel
+from stackelgrid.registry import Game, UnknownGameError, find
 from stackelgrid.rounds import RoundPolicy
 from stackelgrid.transport.tls import Tls
 from stackelgrid.wire.messages import Name
 
 
-class Rounds(BaseModel):
+class Rounds(StrictModel):
     """How a coordinator treats members whose answer is missing; see `stackelgrid.rounds.RoundPolicy`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     deadline_s: Annotated[float, Field(ge=0.01, le=3600, allow_inf_nan=False)] = 5.0
     tries: Annotated[int, Field(ge=1, le=1_000_000)] = 3
@@ -35,24 +34,20 @@ class Rounds(BaseModel):
         return RoundPolicy(**self.model_dump())
 
 
-class Members(BaseModel):
+class Members(StrictModel):
     """One member of a coordinator: a node's name, how many homes are behind it and what their connections carry."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     homes: Annotated[int, Field(ge=1)] = 1
     max_kw: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
 
 
-class NodeConfig(BaseModel):
+class NodeConfig(StrictModel):
     """What every node needs to know.
 
     `tls` is what it proves itself with to a broker at `mqtts://`. `reconnect_s` is how long a lost connection may stay
     away; null is for ever, and the first one may then take as long too.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     run: Name
     name: Name

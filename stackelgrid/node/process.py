@@ -21,11 +21,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from stackelgrid.games import Game
 from stackelgrid.node.config import Config, ConfigError, NodeConfig, load
 from stackelgrid.node.log import set_up
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
+from stackelgrid.registry import Game
 from stackelgrid.transport.base import BrokerUnreachableError, Node
 from stackelgrid.transport.mqtt import MqttTransport
 

@@ -1,6 +1,6 @@
 """Tables, figures and the HTML report of a run."""
 
-from stackelgrid.report.finished import ReportError
 from stackelgrid.report.page import write
+from stackelgrid.report.run_folder import ReportError
 
 __all__ = ["ReportError", "write"]

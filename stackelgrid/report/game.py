@@ -4,7 +4,7 @@
 
     from collections.abc import Iterator
 
-    from stackelgrid.report.finished import Finished, Result
+    from stackelgrid.report.run_folder import Finished, Result
     from stackelgrid.report.game import GameReport, Part, Plot, Row, Section
     from stackelgrid.report.words import number
     from stackelgrid.wire.arrays import Vector
@@ -38,8 +38,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stackelgrid.report import plain
-from stackelgrid.report.finished import Anything, Finished, Part, PlayedScenario, Result
 from stackelgrid.report.parts import GAP, REGRET, RESIDUAL, VIOLATION, Plot, Row, Rule, Section, Table, Trace
+from stackelgrid.report.run_folder import Anything, Finished, Part, PlayedScenario, Result
 
 __all__ = ["PLAIN", "GameReport", "Part", "Plot", "Row", "Rule", "Section", "Table", "Trace"]
 

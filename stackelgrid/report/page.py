@@ -10,11 +10,11 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stackelgrid.games import find
+from stackelgrid.registry import find
 from stackelgrid.report import tables, words
-from stackelgrid.report.finished import Finished, ReportError, read
-from stackelgrid.report.mishaps import NAMED, mishaps
+from stackelgrid.report.incidents import NAMED, mishaps
 from stackelgrid.report.parts import Plot, Section, Table, Trace
+from stackelgrid.report.run_folder import Finished, ReportError, read
 
 if TYPE_CHECKING:
     from stackelgrid.report import drawing

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stackelgrid.report.drawing import Figure
-    from stackelgrid.report.finished import Certificate
+    from stackelgrid.report.run_folder import Certificate
 
 Row = tuple[str, str]
 """A label and a formatted value."""

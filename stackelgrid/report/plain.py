@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from stackelgrid.report.finished import Anything, Finished, Result
 from stackelgrid.report.parts import Plot, Row, Section
+from stackelgrid.report.run_folder import Anything, Finished, Result
 from stackelgrid.report.words import measured, spelled
 
 

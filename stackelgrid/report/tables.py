@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from stackelgrid.games import find
-from stackelgrid.report.finished import Certificate, Result, checked, of_game
+from stackelgrid.registry import find
 from stackelgrid.report.parts import Row, Rule
+from stackelgrid.report.run_folder import Certificate, Result, checked, of_game
 from stackelgrid.report.words import counted, measured, number, tiny, volume
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from stackelgrid.certify import CertificateError
 from stackelgrid.node.record import write_whole
+from stackelgrid.scenarios.scenario import ScenarioError, load
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.result import result
-from stackelgrid.testbed.scenario import ScenarioError, load
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ import yaml
 
 from stackelgrid.node.config import ConfigError
 from stackelgrid.node.record import write_whole
+from stackelgrid.scenarios.scenario import Scenario, ScenarioError, dump, load
 from stackelgrid.study import table
 from stackelgrid.study.grid import Grid
 from stackelgrid.study.point import Point
 from stackelgrid.study.worker import play_all
-from stackelgrid.testbed import store
-from stackelgrid.testbed.scenario import Scenario, ScenarioError, dump, load
+from stackelgrid.testbed import run_folder as store
 
 _COMPUTED_BY = ("stackelgrid", "numpy", "daqp", "pydantic")
 _CERTIFIED_BY = ("cvxpy", "clarabel", "scipy")

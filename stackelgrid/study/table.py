@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stackelgrid.scenarios.yaml_file import parse
 from stackelgrid.study.grid import Grid
-from stackelgrid.testbed.yaml_text import parse
 
 Cell = bool | int | float | str | None
 Row = dict[str, Cell]

@@ -9,7 +9,7 @@ from typing import TypeVar
 from broker.access import Node, Role
 from broker.authority import Authority, AuthorityError
 from stackelgrid.node.config import NodeConfig
-from stackelgrid.testbed.cast import Cast
+from stackelgrid.testbed.topology import Cast
 from stackelgrid.transport.tls import Tls
 
 Config = TypeVar("Config", bound=NodeConfig)

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from stackelgrid.faults.plan import BrokerOutage, FaultPlan, Lie, OnLink, OnNode, Partition
 from stackelgrid.node.config import ConfigError, explain
-from stackelgrid.testbed import yaml_text
-from stackelgrid.testbed.cast import cast
-from stackelgrid.testbed.scenario import Scenario
+from stackelgrid.scenarios import yaml_file
+from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.testbed.topology import cast
 
 OWN_BROKERS = ("auto", "mosquitto", "embedded")
 
@@ -24,7 +24,7 @@ class FaultPlanError(ConfigError):
 
 def shipped() -> dict[str, Path]:
     """The plans that come with the package, by name."""
-    return yaml_text.shipped("faults")
+    return yaml_file.shipped("faults")
 
 
 def is_plan(source: str) -> bool:
@@ -32,7 +32,7 @@ def is_plan(source: str) -> bool:
     if source in shipped():
         return True
     try:
-        content = yaml_text.read(Path(source), "fault plan")
+        content = yaml_file.read(Path(source), "fault plan")
     except ValueError:
         return False  # whoever reads it as a scenario says what is wrong with it
     return "faults" in content and "game" not in content
@@ -41,8 +41,8 @@ def is_plan(source: str) -> bool:
 def load(source: str) -> FaultPlan:
     """Read a plan: a shipped name or a YAML file. Raises `FaultPlanError`."""
     try:
-        path = yaml_text.find(source, shipped(), "fault plan")
-        return FaultPlan.model_validate(yaml_text.read(path, "fault plan"))
+        path = yaml_file.find(source, shipped(), "fault plan")
+        return FaultPlan.model_validate(yaml_file.read(path, "fault plan"))
     except ValidationError as error:
         raise FaultPlanError(explain(str(path), error)) from None
     except ValueError as error:
@@ -94,7 +94,7 @@ def _renamed(content: Any, named: Mapping[str, str]) -> Any:
 
 def dump(plan: FaultPlan) -> str:
     """The plan as YAML, every value spelled out."""
-    return yaml_text.dump(plan)
+    return yaml_file.dump(plan)
 
 
 def _known(key: str, patterns: Sequence[str], names: Sequence[str]) -> None:

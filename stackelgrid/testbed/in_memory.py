@@ -17,9 +17,9 @@ from leader_node.config import LeaderConfig
 from stackelgrid.faults.in_memory import Build, FaultyMemory
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.rounds.ledger import Entry
-from stackelgrid.testbed.cast import cast
-from stackelgrid.testbed.played import Played, missing_in
-from stackelgrid.testbed.scenario import Scenario
+from stackelgrid.run_record import Played, missing_in
+from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.testbed.topology import cast
 from stackelgrid.transport.base import Carried
 from stackelgrid.transport.memory import DeadlockError, MemoryTransport
 

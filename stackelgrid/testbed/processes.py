@@ -18,13 +18,13 @@ from typing import Any
 from pydantic import BaseModel
 
 import broker
-from stackelgrid.faults.desk import Desk
+from stackelgrid.faults.controller import Desk
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan
 from stackelgrid.rounds import Member
-from stackelgrid.testbed.cast import LEADER, Cast, cast
+from stackelgrid.run_record import Played, missing_in
+from stackelgrid.scenarios.scenario import Scenario
 from stackelgrid.testbed.enrolment import proven
-from stackelgrid.testbed.played import Played, missing_in
-from stackelgrid.testbed.scenario import Scenario
+from stackelgrid.testbed.topology import LEADER, Cast, cast
 from stackelgrid.transport.base import Action, Finish, Publish
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.transport.tls import Tls
@@ -204,7 +204,7 @@ class _Supervisor:
             self._write(config)
         with (self._logs / f"{package}.nursery.log").open("wb") as log:
             nursery = subprocess.Popen(
-                [sys.executable, "-m", "stackelgrid.node.nursery", package, self._game],
+                [sys.executable, "-m", "stackelgrid.node.forkserver", package, self._game],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from stackelgrid.testbed.played import Played
-from stackelgrid.testbed.scenario import Scenario
-from stackelgrid.testbed.struck import asked_again, struck
+from stackelgrid.run_record import Played
+from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.testbed.fault_log import asked_again, struck
 
 CERTIFIED_UP_TO = 200
 """Homes up to which every run is certified; above, `stackelgrid certify DIR` does it."""

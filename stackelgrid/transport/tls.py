@@ -5,13 +5,11 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from stackelgrid.model import StrictModel
 
 
-class Tls(BaseModel):
+class Tls(StrictModel):
     """What a node proves itself with, as PEM files: the authority's certificate `ca`, its own and its private key."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     ca: Path
     certificate: Path

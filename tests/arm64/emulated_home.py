@@ -33,9 +33,9 @@ from broker.access import Node, Role
 from broker.authority import Authority
 from emc_node.config import EmcConfig
 from leader_node.config import LeaderConfig
+from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.cast import LEADER, Cast, cast
-from stackelgrid.testbed.scenario import Scenario, load
+from stackelgrid.testbed.topology import LEADER, Cast, cast
 from stackelgrid.transport.tls import Tls
 
 pytestmark = pytest.mark.timeout(300)
@@ -278,7 +278,7 @@ def listening(door: Door, run: str) -> Iterator[Callable[[], str]]:
 def nursery(package: str, game: str, configurations: list[Path]) -> Iterator[Callable[[], None]]:
     """A native process per configuration; waits until all have left, each in good order."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "stackelgrid.node.nursery", package, game],
+        [sys.executable, "-m", "stackelgrid.node.forkserver", package, game],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

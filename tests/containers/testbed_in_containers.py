@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
+from stackelgrid.scenarios.scenario import load
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.result import result
-from stackelgrid.testbed.scenario import load
 
 CLONE = Path(__file__).parents[2]
 OVERLAY = CLONE / "deploy/faults/compose.slow.yaml"

@@ -1,0 +1,87 @@
+"""What the utility does in the load call game: it gives a mission and hears what became of it.
+
+The utility wants R kWh shifted out of the on-peak hours and pays the aggregator kappa per kWh (paper, II-A; the tariff
+p_on, p_off is public). Whom to call, and for how much, is the aggregator's business; the utility learns sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from stackelgrid.games.load_call.messages import Achieved, Mission
+from stackelgrid.rounds.settings import LeaderSettings
+from stackelgrid.rounds.strategy import Decision, Said
+from stackelgrid.wire.arrays import LARGEST, Finite
+from stackelgrid.wire.messages import Body
+
+Target = Annotated[float, Field(ge=0, le=LARGEST / 2, allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
+
+
+class LoadCallLeader:
+    """Asks for `mission` and settles on it; the node asks again while an answer does not cover every consumer."""
+
+    def __init__(self, mission: Mission) -> None:
+        self._mission = mission
+
+    def open(self) -> Decision:
+        """The mission. If nobody ever answers it, nobody is called."""
+        return Decision(self._mission, self._mission.model_copy(update={"target_kwh": 0.0}))
+
+    def decide(self, signal: Said, answers: Mapping[str, Body], held: Collection[str]) -> Decision:
+        """Settle. The residual is the money that the aggregators' calls may fall short of their optimum, relative."""
+        achieved = [body for body in answers.values() if isinstance(body, Achieved)]
+        shifted = sum(body.shifted_kwh for body in achieved)
+        commission = self._mission.commission * shifted
+        gap = sum(body.gap for body in achieved)
+        account = {
+            "target_kwh": self._mission.target_kwh,
+            "called_kwh": sum(body.called_kwh for body in achieved),
+            "shifted_kwh": shifted,
+            "commission": commission,
+            "squared_deviation": sum(body.squared_deviation for body in achieved),
+            "call_rounds": max((body.call_rounds for body in achieved), default=0),
+            "gap": gap,
+            "homes": sum(body.homes for body in achieved),
+        }
+        return Decision(self._mission, self._mission, True, gap / max(1.0, commission), account)
+
+
+class UtilitySettings(LeaderSettings):
+    """The utility of the load call game.
+
+    `target_kwh` is R, what is to be shifted out of the on-peak hours; `peak_price` p_on and `off_peak_price` p_off are
+    the tariff, `commission` kappa is what the aggregator earns, all three in money per kWh.
+    """
+
+    target_kwh: Target
+    peak_price: Finite
+    off_peak_price: Finite
+    commission: Price = 1.0
+
+    @model_validator(mode="after")
+    def _peaked(self) -> Self:
+        if self.peak_price < self.off_peak_price:
+            raise ValueError(
+                f"peak_price {self.peak_price:g} is below off_peak_price {self.off_peak_price:g}; swap them"
+            )
+        return self
+
+    def fits(self, slots: int) -> None:
+        """Raises `ValueError` for more than one slot."""
+        if slots != 1:
+            raise ValueError(f"target_kwh is for one on-peak period, the horizon has {slots} slots; set slots to 1")
+
+    def strategy(self, slots: int) -> LoadCallLeader:
+        """The leader's part of the game."""
+        return LoadCallLeader(
+            Mission(
+                target_kwh=self.target_kwh,
+                peak_price=self.peak_price,
+                off_peak_price=self.off_peak_price,
+                commission=self.commission,
+            )
+        )

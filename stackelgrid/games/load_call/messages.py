@@ -1,0 +1,133 @@
+"""What the load call game puts into the messages.
+
+Between the utility and the aggregator the mission travels, and what became of it in sums. Between the aggregator and
+its consumers, on an addressed link, each consumer hears its own call and nobody else's. The game has one slot, the
+on-peak hours; energies are kWh shifted out of it, prices money per kWh.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from stackelgrid.wire.arrays import LARGEST, Array, Finite, Packed
+from stackelgrid.wire.codec import Bodies
+from stackelgrid.wire.messages import Body
+
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
+Product = Annotated[float, Field(ge=0, le=LARGEST**2)]
+"""A square of an energy, or an energy times a price: at most that of the largest ones."""
+
+Rows = Annotated[list[NonNegative], Field(min_length=1, max_length=1)] | Packed
+"""Of one home a list of its one number; of several in a process a packed matrix (homes, 1), a row per home."""
+
+
+class _OneSlot(Body):
+    """Base of the game's bodies."""
+
+    @property
+    def slots(self) -> int:
+        """The horizon: the on-peak hours are one slot."""
+        return 1
+
+
+class Mission(_OneSlot):
+    """Down from the utility, in signals and settlements: how much is to be shifted, at which prices.
+
+    `commission` is what the aggregator earns per kWh shifted.
+    """
+
+    # Half of what fits: however calls round, their sum fits too.
+    target_kwh: Annotated[float, Field(ge=0, le=LARGEST / 2)]
+    peak_price: Finite
+    off_peak_price: Finite
+    commission: NonNegative
+
+
+class Achieved(_OneSlot):
+    """Up to the utility: what became of the mission, summed over the consumers.
+
+    `homes` is how many are behind the answer; of these, `held` count with what they answered to an earlier call.
+    Besides them, `excluded` ones were called for nothing. `called_kwh` is below the target where the baselines of the
+    others do not reach it. `squared_deviation` of the calls from their mean, kWh^2. `call_rounds` is how often the
+    aggregator called to find the calls, `gap` how far its utility is below the bound that it knows, money; 0 when the
+    calls are optimal.
+    """
+
+    homes: Annotated[int, Field(ge=0, le=1_000_000)]
+    held: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    excluded: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    called_kwh: NonNegative
+    shifted_kwh: NonNegative
+    squared_deviation: Product
+    call_rounds: Annotated[int, Field(ge=0, le=1_000_000_000)]
+    gap: Product
+
+    @property
+    def fresh(self) -> bool:
+        """Whether every consumer was called and answered."""
+        return self.held == 0 and self.excluded == 0
+
+
+class Call(_OneSlot):
+    """Down to one member, in signals and settlements: what each of its homes is called for, kWh, and what that pays.
+
+    A home saves `peak_price` less `off_peak_price` per kWh shifted and is paid `reward` on top.
+    """
+
+    call_kwh: Rows
+    peak_price: Finite
+    off_peak_price: Finite
+    reward: NonNegative
+
+    def calls(self) -> Array:
+        """The calls, (homes,) kWh."""
+        return _column(self.call_kwh)
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        _check(self.call_kwh, "call_kwh")
+        return self
+
+
+class Shift(_OneSlot):
+    """Up from one member: what each of its `homes` shifts when called like that, kWh."""
+
+    homes: Annotated[int, Field(ge=1, le=1_000_000)]
+    shifted_kwh: Rows
+
+    def shifts(self) -> Array:
+        """What is shifted, (homes,) kWh."""
+        return _column(self.shifted_kwh)
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        _check(self.shifted_kwh, "shifted_kwh")
+        if len(self.shifts()) != self.homes:
+            raise ValueError(f"shifted_kwh has {len(self.shifts())} rows for {self.homes} homes; give a row per home")
+        return self
+
+
+def rows(numbers: Array) -> list[float] | Packed:
+    """One number per home, (homes,), as `Rows`."""
+    return numbers.tolist() if len(numbers) == 1 else Packed.of(numbers[:, None])
+
+
+def _column(numbers: list[float] | Packed) -> Array:
+    return numbers.array()[:, 0] if isinstance(numbers, Packed) else np.array(numbers)
+
+
+def _check(numbers: list[float] | Packed, key: str) -> None:
+    if isinstance(numbers, Packed):
+        if len(numbers.shape) != 2 or numbers.shape[1] != 1:
+            raise ValueError(f"{key} has shape {numbers.shape}; give a row per home and one slot")
+        if (numbers.array() < 0).any():
+            raise ValueError(f"{key} has a number below 0; energies called and shifted are not negative")
+
+
+UPPER = Bodies(Mission, Achieved, Mission)
+"""Between the leader and the aggregators."""
+LOWER = Bodies(Call, Shift, Call, addressed=True)
+"""Between an aggregator and its homes."""

@@ -1,0 +1,17 @@
+"""A Game Theoretic Approach for Demand Response Allocation among Strategic Prosumers in Regulated Utilities."""
+
+from stackelgrid.registry import Game
+
+GAME = Game(
+    package=__name__,
+    title="prosumers",
+    upper="messages:UPPER",
+    lower="messages:LOWER",
+    leader="leader:UtilitySettings",
+    aggregator="aggregator:ProviderSettings",
+    home="home:Prosumer",
+    homes="home:Prosumers",
+    scenario="scenario:ProsumerScenario",
+    report="report:REPORT",
+    published="published:PAPER",
+)

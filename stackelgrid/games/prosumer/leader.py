@@ -1,0 +1,188 @@
+"""What the utility does in the prosumer game: it prices demand response by what it is worth, and ends the bargaining.
+
+The DR price that it pays a provider for prosumer i (equation 17), r the retail price and lambda the PV price,
+
+    lambda_DR = r lambda SDR / (r SDR + lambda - r)  if SDR > 1, else 0,
+
+lies between lambda, which it approaches as SDR grows, and r at SDR = 1. What the event earns the utility is operating
+cost saved (18 to 20), P the feeder's load without the event, Q = P - PV - dr with it:
+
+    profit = cost(P) - cost(Q),      cost(P) = c0 + c1 P + c2 P^2
+
+(20) credits the utility with PV output even where nobody provides any demand response; the part that is due to that
+alone, cost(P - PV) - cost(Q), is worked out besides (derived). Hours outside the event earn nothing (reading).
+
+It ends the bargaining when nothing changes any more (21) and the providers' prices and quantities agree with each
+other, which small steps alone would not show. Arrays are (T,) or, a row per prosumer, (n, T): kW, money per kWh, money.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from stackelgrid.games.prosumer.messages import Offer, Provision, Slot, matrix, rows
+from stackelgrid.model import NonNegative, StrictModel
+from stackelgrid.rounds.settings import LeaderSettings
+from stackelgrid.rounds.strategy import Decision, Said
+from stackelgrid.wire.arrays import Array, Finite, Vector
+from stackelgrid.wire.messages import Body, Name
+
+
+def dr_price(pv_price: Array, sdr: Array, retail: Array) -> Array:
+    """lambda_DR (17), money per kWh, for arrays of one shape; zero where there is no PV price (paper)."""
+    trade = (pv_price > 0) & (sdr >= 1) & (retail > 0)
+    return np.where(trade, retail * pv_price * sdr, 0.0) / np.where(trade, retail * sdr + pv_price - retail, 1.0)
+
+
+class Event(StrictModel):
+    """The hours of the DR event, first and last included, counted from 1."""
+
+    first: Slot
+    last: Slot
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.first > self.last:
+            raise ValueError(f"first {self.first} is after last {self.last}; swap them")
+        return self
+
+
+class OperatingCost(StrictModel):
+    """cost(P) = c0 + c1 P + c2 P^2, money per slot of a load P in kW (18)."""
+
+    c0: Finite
+    c1: Finite
+    c2: NonNegative
+
+    def of(self, load: Array) -> Array:
+        """(18) or (19), of loads in kW."""
+        return np.asarray(self.c0 + self.c1 * load + self.c2 * load**2)
+
+
+class Epsilon(StrictModel):
+    """The thresholds of (21): of a prosumer's DR quantity, kW, and of both profits in a slot, money."""
+
+    dr_kw: NonNegative = 1e-6
+    provider_profit: NonNegative = 1e-4
+    utility_saving: NonNegative = 1e-4
+
+    def holds(self, changes: Mapping[str, float]) -> bool:
+        """Whether (21) holds for the `changes` of a round."""
+        return all(changes[f"{key}_change"] <= threshold for key, threshold in self)
+
+
+class ProsumerLeader:
+    """The utility's strategy: a DR price for each provider's prosumers, until (21) holds.
+
+    `offer` has the tariff and the event; `system_load` is P (T,) kW; `epsilon` the thresholds of (21).
+    """
+
+    def __init__(
+        self, offer: Offer, system_load: Array, cost: OperatingCost, tolerance: float, epsilon: Epsilon
+    ) -> None:
+        self._offer = offer
+        self._system_load, self._cost = system_load, cost
+        self._tolerance, self._epsilon = tolerance, epsilon
+        hours = np.arange(1, offer.slots + 1)
+        self._event = (offer.first <= hours) & (hours <= offer.last)
+        self._last: dict[str, Array] | None = None
+
+    def open(self) -> Decision:
+        """The tariff and the event, no DR price yet."""
+        return Decision(self._offer, self._offer)
+
+    def decide(self, signal: Said, answers: Mapping[str, Body], held: Collection[str]) -> Decision:
+        """Price what the providers offer. The residual is how far the worst of them is from agreeing with itself.
+
+        Those `held` stand with what they provided, and neither change nor come any closer to agreeing.
+        """
+        provisions = {name: body for name, body in answers.items() if isinstance(body, Provision)}
+        fresh = [body for name, body in provisions.items() if name not in held]
+        offers = self._offers(provisions)
+        load, pv, dr, profit = (
+            np.sum([getattr(body, key) for body in provisions.values()] or [np.zeros(self._offer.slots)], axis=0)
+            for key in ("load_kw", "pv_kw", "dr_kw", "profit")
+        )
+        before = np.where(self._event, self._system_load - pv, self._system_load)
+        after = np.where(self._event, before - dr, before)
+        saving_dr_only = self._cost.of(before) - self._cost.of(after)
+        saving = self._cost.of(self._system_load) - self._cost.of(after)
+        profits = {"provider_profit": profit, "utility_saving": saving}
+        # The first round is held against the world without demand response.
+        last = self._last or {"provider_profit": np.zeros_like(profit), "utility_saving": saving - saving_dr_only}
+        self._last = profits
+        changes = {"dr_kw_change": max((body.dr_change_kw for body in fresh), default=0.0)}
+        changes |= {f"{key}_change": float(np.max(np.abs(profits[key] - last[key]))) for key in profits}
+        residual = max((body.residual for body in fresh), default=None)
+        account: dict[str, Any] = {
+            "load_kw": load.tolist(),
+            "pv_kw": pv.tolist(),
+            "dr_kw": dr.tolist(),
+            "provider_profit": profit.tolist(),
+            "utility_saving": saving.tolist(),
+            "utility_saving_dr_only": saving_dr_only.tolist(),
+            **changes,
+            "game_rounds": max((body.game_rounds for body in provisions.values()), default=0),
+            "homes": sum(body.homes for body in provisions.values()),
+        }
+        settle = (residual or 0.0) <= self._tolerance and self._epsilon.holds(changes)
+        return Decision(offers, offers, settle, residual, account)
+
+    def _offers(self, provisions: Mapping[str, Provision]) -> Mapping[str, Offer]:
+        """An offer to each provider with its own DR prices; to one not heard of the tariff and the event."""
+        offers: defaultdict[str, Offer] = defaultdict(lambda: self._offer)
+        for name, body in provisions.items():
+            price = dr_price(matrix(body.pv_price), matrix(body.sdr), self._retail(body.tariff))
+            offers[name] = self._offer.model_copy(update={"dr_price": rows(price)})
+        return offers
+
+    def _retail(self, tariff: list[str]) -> Array:
+        """lambda_ret of each prosumer, (n, T); zero for a tariff that there is not."""
+        nothing = [0.0] * self._offer.slots
+        return np.array([self._offer.retail_price.get(name, nothing) for name in tariff])
+
+
+class UtilitySettings(LeaderSettings):
+    """The utility of the prosumer game.
+
+    `tariffs` are the retail prices of each class, money per kWh, one per slot; `system_load_kw` is P, what the whole
+    feeder draws without the event, prosumers included. Besides the thresholds `epsilon` of (21), prices and quantities
+    have to agree with each other to the relative `tolerance`.
+    """
+
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-9
+    tariffs: Annotated[dict[Name, Vector], Field(min_length=1, max_length=100)]
+    event: Event
+    cost: OperatingCost
+    system_load_kw: Vector
+    epsilon: Epsilon = Epsilon()
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        for name, prices in self.tariffs.items():
+            if min(prices) < 0:
+                raise ValueError(f"tariffs.{name} has {min(prices):g}; a retail price is not below 0")
+        if min(self.system_load_kw) < 0:
+            raise ValueError(f"system_load_kw has {min(self.system_load_kw):g}; a load is not below 0")
+        return self
+
+    def fits(self, slots: int) -> None:
+        """Raises `ValueError` when a tariff, the event or the load has another horizon."""
+        for key, numbers in (
+            *((f"tariffs.{name}", prices) for name, prices in self.tariffs.items()),
+            ("system_load_kw", self.system_load_kw),
+        ):
+            if len(numbers) != slots:
+                raise ValueError(f"{key} has {len(numbers)} numbers, the horizon has {slots} slots")
+        if self.event.last > slots:
+            raise ValueError(f"event.last is {self.event.last}, the horizon has {slots} slots")
+
+    def strategy(self, slots: int) -> ProsumerLeader:
+        """The utility's part of the game."""
+        offer = Offer(retail_price=self.tariffs, first=self.event.first, last=self.event.last)
+        return ProsumerLeader(offer, np.array(self.system_load_kw), self.cost, self.tolerance, self.epsilon)

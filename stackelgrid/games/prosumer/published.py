@@ -1,0 +1,243 @@
+"""Claims of *A Game Theoretic Approach for Demand Response Allocation among Strategic Prosumers*."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from stackelgrid.claims import Outcome, Paper, Runs, Seen, Trend, within
+from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.wire.arrays import Array
+
+GAME = "prosumer"
+EVENT = slice(11, 21)
+"""Noon to 21 h, hours 12 to 21 counted from 1."""
+PEAK = (16, 17)
+"""Hours of 4 and 5 pm."""
+
+
+def _hours(outcome: Outcome, key: str) -> dict[str, Array]:
+    """By prosumer, (24,)."""
+    return {name: np.array(values) for name, values in outcome[key].items()}
+
+
+def _homes() -> list[Any]:
+    return load(GAME).everyone
+
+
+def _share_of_peak(outcome: Outcome) -> dict[str, Array]:
+    return {home.id: np.array(outcome["dr_kw"][home.id]) / max(home.load_kw) for home in _homes()}
+
+
+def _at(values: Array, hours: tuple[int, ...]) -> str:
+    return " and ".join(f"{values[hour - 1]:.2f}" for hour in hours)
+
+
+def _highest_at_peak(runs: Runs) -> Seen:
+    dr = _hours(runs.outcome(GAME), "dr_kw")
+    here = "; ".join(
+        f"{name} {_at(values, PEAK)} kW, before at most {values[:15].max():.2f}" for name, values in dr.items()
+    )
+    return Seen(here, all(min(v[h - 1] for h in PEAK) > np.delete(v, [15, 16]).max() for v in dr.values()))
+
+
+def _zero_from_six(runs: Runs) -> Seen:
+    dr = _hours(runs.outcome(GAME), "dr_kw")
+    last = {name: int(np.flatnonzero(values)[-1]) + 1 for name, values in dr.items()}
+    here = "; ".join(f"{name} last at {hour} h" for name, hour in last.items())
+    return Seen(
+        here,
+        all(values[17:].max() == 0 and hour == 17 for values, hour in zip(dr.values(), last.values(), strict=True)),
+    )
+
+
+def _within_a_tenth(runs: Runs) -> Seen:
+    share = _share_of_peak(runs.outcome(GAME))
+    here = "; ".join(f"{name} up to {100 * values.max():.1f} %" for name, values in share.items())
+    return Seen(here, all(values.min() >= 0 and 0.01 < values.max() <= 0.1 for values in share.values()))
+
+
+def _prices_highest(runs: Runs) -> Seen:
+    outcome = runs.outcome(GAME)
+    parts, holds = [], True
+    for label, key in (("PV", "pv_price"), ("DR", "dr_price")):
+        for name, price in _hours(outcome, key).items():
+            parts.append(f"{name} {label} {_at(price, PEAK)}, before at most {price[:15].max():.2f}")
+            holds &= bool(min(price[hour - 1] for hour in PEAK) > price[:15].max())
+    return Seen("; ".join(parts) + " cents/kWh", holds)
+
+
+def _retail(scenario: Scenario) -> dict[str, Array]:
+    leader: Any = scenario.leader
+    return {home.id: np.array(leader.tariffs[home.tariff]) for home in scenario.everyone}
+
+
+def _price_order(runs: Runs) -> Seen:
+    outcome, scenario = runs.outcome(GAME), load(GAME)
+    pv, dr, quantity = (_hours(outcome, key) for key in ("pv_price", "dr_price", "dr_kw"))
+    retail = _retail(scenario)
+    hours = holding = 0
+    for home in scenario.everyone:
+        there = quantity[home.id] > 0
+        order = (
+            (home.pv_cost < pv[home.id]) & (pv[home.id] < dr[home.id]) & (dr[home.id] <= retail[home.id] * (1 + 1e-12))
+        )
+        hours, holding = hours + int(there.sum()), holding + int((order & there).sum())
+    return Seen(f"in {holding} of {hours} hours with DR, both prosumers", holding == hours > 0)
+
+
+def _parts_of_profit(runs: Runs) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Profit of each prosumer in each hour, cents: of all (6) less (5), and of the DR alone."""
+    outcome = runs.outcome(GAME)
+    whole = {name: -values for name, values in _hours(outcome, "cost").items()}
+    pv = _hours(outcome, "pv_price")
+    quantity = _hours(outcome, "dr_kw")
+    surplus = {home.id: np.subtract(home.pv_kw, home.load_kw) for home in _homes()}
+    return whole, {name: whole[name] - pv[name] * np.where(quantity[name] > 0, surplus[name], 0) for name in whole}
+
+
+def _profit_at(profit: dict[str, Array]) -> Seen:
+    best = {name: np.sort(np.argsort(values)[-2:] + 1) for name, values in profit.items()}
+    here = "; ".join(
+        f"{name} most at {' and '.join(map(str, hours))} h, {profit[name].max():.0f} cents"
+        for name, hours in best.items()
+    )
+    return Seen(here, all(tuple(hours) == PEAK for hours in best.values()))
+
+
+def _most_profit(runs: Runs) -> Seen:
+    return _profit_at(_parts_of_profit(runs)[0])
+
+
+def _most_dr_profit(runs: Runs) -> Seen:
+    return _profit_at(_parts_of_profit(runs)[1])
+
+
+def _utility_saves(runs: Runs) -> Seen:
+    outcome = runs.outcome(GAME)
+    saving, dr_only = (np.array(outcome[key])[EVENT] for key in ("utility_saving", "utility_saving_dr_only"))
+    here = f"{saving.sum():.0f} cents in the event, positive in {int((saving > 0).sum())} of its {len(saving)} hours"
+    return Seen(here, bool(saving.min() >= 0 and saving.sum() > 0 and dr_only.min() >= 0))
+
+
+def _due_to_dr(runs: Runs) -> Seen:
+    outcome = runs.outcome(GAME)
+    saving, dr_only = (float(np.sum(outcome[key])) for key in ("utility_saving", "utility_saving_dr_only"))
+    here = f"{dr_only:.0f} of {saving:.0f} cents, {100 * dr_only / saving:.1f} %; the rest (20) credits to PV output"
+    return Seen(here, dr_only > saving / 2)
+
+
+def _provider_earns(runs: Runs) -> Seen:
+    profit = np.array(runs.outcome(GAME)["provider_profit"])
+    return Seen(
+        f"{profit.sum():.0f} cents in the event, in no hour below {profit.min():.0f}",
+        bool(profit.min() >= 0 < profit.sum()),
+    )
+
+
+def _nobody_gains(runs: Runs) -> Seen:
+    regret = runs.certificate(GAME)["max_regret"]
+    return Seen(f"largest relative gain from another quantity {within(regret, 1e-9)}", regret < 1e-9)
+
+
+def _in_dollars(runs: Runs) -> Seen:
+    scenario = load(GAME)
+    leader: Any = scenario.leader
+    tariffs = {name: [price / 100 for price in prices] for name, prices in leader.tariffs.items()}
+    costs = [f"homes.{number}.pv_cost={home.pv_cost / 100}" for number, home in enumerate(scenario.everyone)]
+    share = _share_of_peak(runs.outcome(GAME, f"leader.tariffs={json.dumps(tariffs)}", *costs))
+    here = "; ".join(
+        f"{name} up to {100 * values.max():.2f} % of its peak in dollars" for name, values in share.items()
+    )
+    return Seen(here, all(values.max() < 0.01 for values in share.values()))
+
+
+def _other_feeder(runs: Runs) -> Seen:
+    loads = []
+    for number, (home, peak) in enumerate(zip(_homes(), (230, 137), strict=True)):
+        loads.append(f"homes.{number}.load_kw={json.dumps([peak * x / max(home.load_kw) for x in home.load_kw])}")
+    # The feeder's own description would have to change with the loads; only its total enters the game.
+    dr = _hours(runs.outcome(GAME, *loads, "feeder=null"), "dr_kw")
+    here = "; ".join(f"{name} {_at(values, PEAK)} kW of DR at 16 and 17 h" for name, values in dr.items())
+    return Seen(here, all(values[hour - 1] == 0 for values in dr.values() for hour in PEAK))
+
+
+PAPER = Paper(
+    GAME,
+    "A Game Theoretic Approach for Demand Response Allocation among Strategic Prosumers in Regulated Distribution "
+    "Utilities",
+    "All formulas are in the text; its results are curves without printed numbers. Tariffs, PV costs and the load's "
+    "shape are our reading of the sources that it names.",
+    (),
+    (
+        Trend("V, fig. 4", "DR is highest at 4 and 5 pm", "paper", "shipped case", _highest_at_peak),
+        Trend("V, fig. 4", "DR is zero from 6 pm, where PV is below the load", "paper", "shipped case", _zero_from_six),
+        Trend("V", "DR is within 0 to 10 % of the peak load", "paper", "shipped case", _within_a_tenth),
+        Trend(
+            "V, fig. 5",
+            "PV and DR prices are higher at 4 and 5 pm than before",
+            "paper",
+            "shipped case",
+            _prices_highest,
+        ),
+        Trend(
+            "III, (8), (16)",
+            "PV cost < PV price < DR price ≤ retail price wherever there is DR",
+            "paper",
+            "shipped case",
+            _price_order,
+        ),
+        Trend(
+            "V",
+            "prosumers have the most profit at 4 and 5 pm",
+            "paper",
+            "shipped case, (6) less (5) by hour",
+            _most_profit,
+            "Prices are highest at 4 and 5 pm, but PV output, and with it what is sold, is highest around noon.",
+        ),
+        Trend(
+            "V",
+            "the profit that is due to DR, λ dr less (5), is highest at 4 and 5 pm",
+            "derived",
+            "shipped case, by hour",
+            _most_dr_profit,
+        ),
+        Trend(
+            "V, fig. 6", "the utility's operating cost falls during the event", "paper", "shipped case", _utility_saves
+        ),
+        Trend(
+            "V, fig. 6",
+            "the utility's profit (20) is due to DR",
+            "derived",
+            "shipped case, (20) with and without PV credited",
+            _due_to_dr,
+            "(20) credits the utility with all PV output of the prosumers, even in hours without DR, as if it were "
+            "there because of the event.",
+        ),
+        Trend("III-B, (15)", "the DR provider earns in the event", "paper", "shipped case", _provider_earns),
+        Trend(
+            "III-A, IV",
+            "at the end no prosumer gains from another quantity alone",
+            "paper",
+            "certificate of the shipped case",
+            _nobody_gains,
+        ),
+        Trend(
+            "V",
+            "prices are in cents: in dollars DR would be far below the range stated",
+            "derived",
+            "shipped case, all prices divided by 100",
+            _in_dollars,
+        ),
+        Trend(
+            "V",
+            "buses 23 and 27 draw 142.5 and 85 kW: with the feeder's other published loads, 230 and 137 kW, there "
+            "would be no surplus and no DR at 4 and 5 pm",
+            "derived",
+            "shipped case with these loads",
+            _other_feeder,
+        ),
+    ),
+)

@@ -1,0 +1,380 @@
+"""The report of the prosumer game: demand response, prices and profits over the event."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from math import nan
+from typing import TYPE_CHECKING, Self, cast
+
+from pydantic import model_validator
+
+from stackelgrid.report.game import GameReport
+from stackelgrid.report.parts import (
+    EQUILIBRIUM_WITHIN,
+    FEW,
+    REGRET,
+    Plot,
+    Row,
+    Rule,
+    Section,
+    Table,
+    Trace,
+    same_length,
+    spread,
+)
+from stackelgrid.report.run_folder import Anything, Finished, Leader, Part, PlayedScenario, ReportError, Result
+from stackelgrid.report.words import change, measured, number
+from stackelgrid.wire.arrays import Vector
+from stackelgrid.wire.messages import Name
+
+if TYPE_CHECKING:
+    from stackelgrid.games.prosumer.scenario import ProsumerScenario
+
+_PRICED_EACH = 3
+"""Prosumers up to which each has a figure of its own prices."""
+
+
+class Outcome(Part):
+    """What the game came to, a number per slot: kW, money per kWh, money; see `stackelgrid.games.prosumer.scenario`."""
+
+    dr_kw: dict[Name, Vector]
+    pv_price: dict[str, Vector]
+    dr_price: dict[str, Vector]
+    provider_profit: Vector
+    utility_saving: Vector
+    utility_saving_dr_only: Vector
+    system_load_kw: Vector
+    net_load_kw: Vector
+    cost: dict[str, Vector]
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        arrays = [(key, getattr(self, key)) for key in ("utility_saving", "utility_saving_dr_only", "net_load_kw")]
+        arrays += [("provider_profit", self.provider_profit)]
+        for key in ("dr_kw", "pv_price", "dr_price", "cost"):
+            arrays += [(f"{key}.{name}", values) for name, values in getattr(self, key).items()]
+        same_length(arrays, len(self.system_load_kw), "system_load_kw")
+        return self
+
+
+class Event(Part):
+    """The hours of the DR event, counted from 1, both included."""
+
+    first: int
+    last: int
+
+
+class Utility(Leader):
+    """The utility's settings: retail prices by tariff class, money per kWh."""
+
+    tariffs: dict[str, Vector]
+    event: Event
+
+
+class Prosumer(Part):
+    """A prosumer that the scenario lists: its load without the event and its PV output, kW."""
+
+    id: Name
+    tariff: str
+    load_kw: Vector
+    pv_kw: Vector
+
+
+class ProsumerGame(PlayedScenario):
+    """The scenario, as far as the page shows it; prosumers that are drawn at random are not in it."""
+
+    leader: Utility
+    homes: list[Prosumer] | None = None
+    feeder: Anything | None = None
+
+
+def check(run: Finished) -> None:
+    """Tariffs and prosumers have as many slots as the outcome."""
+    outcome: Outcome | None = run.result.outcome
+    if outcome is None:
+        return
+    scenario: ProsumerGame = run.scenario
+    arrays = [(f"leader.tariffs.{name}", prices) for name, prices in scenario.leader.tariffs.items()]
+    for home in scenario.homes or []:
+        arrays += [(f"{home.id}.load_kw", home.load_kw), (f"{home.id}.pv_kw", home.pv_kw)]
+    try:
+        same_length(arrays, len(outcome.system_load_kw), "result.json")
+    except ValueError as error:
+        path = run.folder / "scenario.yaml"
+        raise ReportError(f"{path}: {error}; put back the scenario that was played") from None
+
+
+def opening(run: Finished) -> str:
+    """The event."""
+    event: Event = run.scenario.leader.event
+    return (
+        f"In the demand response event, hours {event.first} to {event.last}, the DR providers buy surplus PV output "
+        "and demand response from their prosumers at the PV price, and sell it to the utility at the DR price."
+    )
+
+
+def key_figures(result: Result[Outcome], outcome: Outcome) -> list[Row]:
+    """How much demand response there is, and where there is any when, at which prices; what it brings."""
+    money, total = result.money, _total(outcome)
+    most = max(total, default=0.0)
+    rows = [("Demand response", measured(sum(total), "kWh"))]
+    if most > 0:
+        rows.append(("Most in an hour", f"{number(most)} kW in hour {total.index(most) + 1}"))
+        for label, prices in (("PV price, highest", outcome.pv_price), ("DR price, highest", outcome.dr_price)):
+            rows.append((label, measured(_highest(prices, outcome.dr_kw), f"{money}/kWh")))
+    return [
+        *rows,
+        ("Providers' profit", measured(sum(outcome.provider_profit), money)),
+        ("Utility's saving", measured(sum(outcome.utility_saving), money)),
+        ("of it by demand response", measured(sum(outcome.utility_saving_dr_only), money)),
+        ("Peak of the system", change(max(outcome.system_load_kw), max(outcome.net_load_kw), "kW")),
+    ]
+
+
+def _highest(prices: Mapping[str, list[float]], dr_kw: Mapping[str, list[float]]) -> float:
+    """The highest price at which any prosumer provides something."""
+    return max(
+        price for name, provided in dr_kw.items() for price, dr in zip(prices[name], provided, strict=True) if dr > 0
+    )
+
+
+def _total(outcome: Outcome) -> list[float]:
+    """DR of all prosumers, (T,) kW."""
+    return [sum(provided) for provided in zip(*outcome.dr_kw.values(), strict=True)]
+
+
+# --- figures and the table of prosumers ---
+
+
+def sections(run: Finished, outcome: Outcome) -> Iterator[Section]:
+    """Demand response, prices, profits, prosumers."""
+    event = _event(run, outcome)
+    if not outcome.dr_kw:
+        nobody = "No prosumer reported what it provides: they act on a settlement, and none reached them."
+        yield Section("Demand response", [nobody])
+    else:
+        yield Section("Demand response", list(_quantities(outcome, event)))
+        yield Section("Prices", list(_prices(run, outcome, event)))
+    yield Section("Profits", list(_profits(run.result.money, outcome, event)))
+    yield Section("PV and load", list(_loads(run, outcome, event)))
+    if run.scenario.feeder is not None and {home.id for home in run.scenario.homes or []} == outcome.dr_kw.keys():
+        yield Section("Feeder", list(_feeder(run, outcome, event)))
+    if outcome.dr_kw:
+        yield Section("Prosumers", [_prosumers(outcome, run.result.money)])
+
+
+def _event(run: Finished, outcome: Outcome) -> list[bool]:
+    """Whether a slot is within the event, (T,)."""
+    event: Event = run.scenario.leader.event
+    return [event.first <= hour <= event.last for hour in range(1, len(outcome.system_load_kw) + 1)]
+
+
+_SHADED = "Shaded: the event."
+
+
+def _quantities(outcome: Outcome, event: list[bool]) -> Iterator[Plot]:
+    from stackelgrid.report import drawing
+
+    yield Plot(
+        "demand_response",
+        drawing.many(outcome.dr_kw, "DR quantity (kW)", shaded=event),
+        f"What each of the {len(outcome.dr_kw):,} prosumers provides, hour by hour. {_SHADED}"
+        if drawing.few(outcome.dr_kw)
+        else f"How what the {len(outcome.dr_kw):,} prosumers provide spreads over them, hour by hour. {_SHADED}",
+    )
+    if not drawing.few(outcome.dr_kw):
+        yield Plot(
+            "demand_response_sum",
+            drawing.steps([drawing.Curve("All prosumers", _total(outcome))], "DR quantity (kW)", shaded=event),
+            f"What all prosumers provide together. {_SHADED}",
+        )
+
+
+def _prices(run: Finished, outcome: Outcome, event: list[bool]) -> Iterator[Plot]:
+    from stackelgrid.report import drawing
+
+    scenario: ProsumerGame = run.scenario
+    label = f"Price ({run.result.money}/kWh)"
+    tariff = {home.id: home.tariff for home in scenario.homes or []}
+    if tariff.keys() >= outcome.dr_kw.keys() and len(outcome.dr_kw) <= _PRICED_EACH:
+        for name in outcome.dr_kw:
+            curves = [
+                drawing.Curve("Retail rate", scenario.leader.tariffs[tariff[name]], drawing.GREY, "--"),
+                drawing.Curve("DR price", _traded(outcome.dr_price[name]), drawing.VERMILION, "-"),
+                drawing.Curve("PV price", _traded(outcome.pv_price[name]), drawing.BLUE, "-"),
+            ]
+            yield Plot(
+                f"prices_{name}",
+                drawing.steps(curves, label, shaded=event),
+                f"Prices of {name} ({tariff[name]}): what the utility pays its provider and what the provider pays it, "
+                f"in the hours in which there is trade, below the retail rate. {_SHADED}",
+            )
+        return
+    retail = [drawing.Curve(name, prices) for name, prices in scenario.leader.tariffs.items()]
+    yield Plot("retail", drawing.steps(retail, label, shaded=event), f"Retail rates of the tariff classes. {_SHADED}")
+    for key, of_all, whose in (
+        ("pv_price", outcome.pv_price, "PV prices, which the providers pay"),
+        ("dr_price", outcome.dr_price, "DR prices, which the utility pays for"),
+    ):
+        yield Plot(
+            key,
+            drawing.many(of_all, label, shaded=event),
+            f"{whose} the prosumers; zero where there is no trade. {_SHADED}",
+        )
+
+
+def _traded(price: list[float]) -> list[float]:
+    """A price of zero is none."""
+    return [each if each > 0 else nan for each in price]
+
+
+def _profits(money: str, outcome: Outcome, event: list[bool]) -> Iterator[Plot]:
+    from stackelgrid.report import drawing
+
+    curves = [
+        drawing.Curve("With PV output credited", outcome.utility_saving, drawing.BLUE, "-"),
+        drawing.Curve("Due to demand response alone", outcome.utility_saving_dr_only, drawing.VERMILION, "-"),
+    ]
+    yield Plot(
+        "saving",
+        drawing.steps(curves, f"Saving ({money} an hour)", shaded=event),
+        "The utility's operating cost without the event less that with it, hour by hour. Equation (20) of the paper "
+        f"credits the event with all PV output in it, demand response or not. {_SHADED}",
+    )
+    profit = [drawing.Curve("All DR providers", outcome.provider_profit)]
+    yield Plot(
+        "profit",
+        drawing.steps(profit, f"Profit ({money} an hour)", shaded=event),
+        f"What the DR providers are paid by the utility less what they pay their prosumers. {_SHADED}",
+    )
+
+
+def _loads(run: Finished, outcome: Outcome, event: list[bool]) -> Iterator[Plot]:
+    from stackelgrid.report import drawing
+
+    homes: list[Prosumer] = run.scenario.homes or []
+    if 0 < len(homes) <= _PRICED_EACH:
+        curves = []
+        for home, color in zip(homes, (drawing.BLUE, drawing.VERMILION, drawing.GREEN), strict=False):
+            curves.append(drawing.Curve(f"PV, {home.id}", home.pv_kw, color, "-"))
+            curves.append(drawing.Curve(f"load, {home.id}", home.load_kw, color, "--"))
+        yield Plot(
+            "pv",
+            drawing.steps(curves, "Power (kW)", shaded=event),
+            "PV output and load without the event of each prosumer. There is trade where PV output is above load. "
+            + _SHADED,
+        )
+    curves = [
+        drawing.Curve("Without the event", outcome.system_load_kw, drawing.GREY, "--"),
+        drawing.Curve("With it", outcome.net_load_kw, drawing.BLUE, "-"),
+    ]
+    yield Plot(
+        "system",
+        drawing.steps(curves, "System load (kW)", shaded=event),
+        f"What the utility has to supply: without the event, and less PV output and demand response in it. {_SHADED}",
+    )
+
+
+def _feeder(run: Finished, outcome: Outcome, event: list[bool]) -> Iterator[Plot | str]:
+    """Voltages and losses by a power flow of the scenario's feeder, where there is what solves one."""
+    if find_spec("power_grid_model") is None:
+        yield "Voltages and losses take a power flow: pip install 'stackelgrid[grid]', then write this page again."
+        return
+    from stackelgrid.games.prosumer.feeder import power_flow
+    from stackelgrid.report import drawing
+    from stackelgrid.scenarios.scenario import load
+
+    flow = power_flow(cast("ProsumerScenario", load(str(run.folder / "scenario.yaml"))), outcome.model_dump())
+    states = {
+        "Without the event": flow["before"],
+        "With PV credited": flow["pv"],
+        "and demand response": flow["after"],
+    }
+    styles = ((drawing.GREY, "--"), (drawing.GREEN, ":"), (drawing.BLUE, "-"))
+    lowest = [
+        drawing.Curve(name, [min(at_bus) for at_bus in zip(*state["voltage"].values(), strict=True)], *style)
+        for (name, state), style in zip(states.items(), styles, strict=True)
+    ]
+    yield Plot(
+        "voltage",
+        drawing.steps(lowest, "Lowest voltage (p.u.)", shaded=event, above=min(min(c.values) for c in lowest) - 0.002),
+        "The lowest voltage of any bus, hour by hour, by a power flow of the feeder with loads of constant power. The "
+        f"axis does not start at zero. {_SHADED}",
+    )
+    losses = [
+        drawing.Curve(name, state["losses_kw"], *style)
+        for (name, state), style in zip(states.items(), styles, strict=True)
+    ]
+    yield Plot(
+        "losses",
+        drawing.steps(losses, "Losses (kW)", shaded=event),
+        f"What is lost in the feeder's lines, hour by hour. {_SHADED}",
+    )
+
+
+def _prosumers(outcome: Outcome, money: str) -> Table:
+    energy = {name: sum(provided) for name, provided in outcome.dr_kw.items()}
+    paid = {
+        name: sum(price * provided for price, provided in zip(outcome.pv_price[name], dr_kw, strict=True))
+        for name, dr_kw in outcome.dr_kw.items()
+    }
+    few = spread(energy)
+    which = "Each prosumer" if len(few) == len(energy) else f"{FEW} prosumers of {len(energy):,}"
+    columns: dict[str, Mapping[str, float]] = {
+        "DR (kWh)": energy,
+        "Most (kW)": {name: max(provided) for name, provided in outcome.dr_kw.items()},
+        "Highest PV price": {name: max(prices) for name, prices in outcome.pv_price.items()},
+        f"Paid for DR ({money})": paid,
+        f"Net cost ({money})": {name: sum(hourly) for name, hourly in outcome.cost.items()},
+    }
+    return Table(
+        f"{which}, from the least demand response to the most. Prices in {money}/kWh; the net cost is inconvenience "
+        "less what surplus PV output and demand response are paid, below zero where that is more.",
+        list(columns),
+        [[[name, *(number(column[name]) for column in columns.values())] for name in few]],
+    )
+
+
+_RULES = (
+    REGRET,
+    Rule(
+        "gap",
+        "Largest residual",
+        "The largest of the regrets and of the errors below, relative: the game has no planner to compare with.",
+        EQUILIBRIUM_WITHIN,
+    ),
+    Rule("pv_price_residual", "Error of a PV price", "Against the price rule (13), relative.", EQUILIBRIUM_WITHIN),
+    Rule("dr_price_residual", "Error of a DR price", "Against the price rule (17), relative.", EQUILIBRIUM_WITHIN),
+    Rule(
+        "profit_residual",
+        "Error of the providers' profit",
+        "Against (15), relative to the largest of the event.",
+        EQUILIBRIUM_WITHIN,
+    ),
+    Rule(
+        "saving_residual",
+        "Error of the utility's saving",
+        "Against (20), relative to the largest of the event.",
+        EQUILIBRIUM_WITHIN,
+    ),
+    Rule("violation", "Broken limits", "By how much a DR quantity is below zero or above its cap.", 1e-9, unit="kW"),
+)
+
+REPORT = GameReport(
+    outcome=Outcome,
+    scenario=ProsumerGame,
+    check=check,
+    opening=opening,
+    key_figures=key_figures,
+    key_note="Peak before → after: without the event, and with it.",
+    sections=sections,
+    residual=Trace(
+        "residual", "Relative disagreement", "how far prices and quantities are from agreeing with each other, relative"
+    ),
+    traces=(
+        Trace("dr_kw_change", "Change of DR", "the largest change of a prosumer's DR quantity", "kW"),
+        Trace("utility_saving_change", "Change of saving", "that of the utility's saving in an hour", "{money}"),
+    ),
+    rules=_RULES,
+)

@@ -1,0 +1,156 @@
+"""What a DRA does in the storage market: it adds up its homes' load, and trades what their batteries can hold.
+
+The homes are asked whenever the leader wants to know what they would draw; while the leader clears the market they
+hold, and a DRA answers alone with its bid (`battery_bid`). Its costs and its homes' batteries stay
+with it: the leader sees the bid, (q, u), the slope k of the supply function on which it lies, and the rated power. MW.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from stackelgrid.games.storage_market.battery_bid import Array, BatteryMarket, Bid, Fleet, Terms
+from stackelgrid.games.storage_market.messages import Clearing, DraAnswer, FleetPlan, HomesAnswer, MarketSignal, Tariff
+from stackelgrid.rounds.settings import AggregatorSettings
+from stackelgrid.rounds.strategy import Ask, Ending, Reply, Said
+from stackelgrid.wire.arrays import LARGEST
+from stackelgrid.wire.messages import Body
+
+_LOG = logging.getLogger("aggregator_node")
+_KILO = 1000.0
+
+_OF_HOMES = ("homes", "held", "excluded", "load", "usual", "wanted")
+"""What an answer says of the homes, good for as long as they hold."""
+
+
+class DraCosts(AggregatorSettings):
+    """What selling costs a DRA besides the energy: `quadratic` a in $/MW^2h, `wear` in $/MWh."""
+
+    quadratic: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+    wear: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 0.0
+
+    def strategy(self, slots: int, homes: Mapping[str, int]) -> StorageMarketDra:
+        """The DRA's part of the game."""
+        return StorageMarketDra(self.quadratic, self.wear, slots, homes)
+
+
+class StorageMarketDra:
+    """The DRA's strategy: between the leader's terms, its homes and its best response.
+
+    `homes` is the number of homes behind each member. Batteries count once their home has been heard, from then on
+    with what it first disclosed; a home that is held or excluded goes on following the plan.
+    """
+
+    def __init__(self, quadratic: float, wear: float, slots: int, homes: Mapping[str, int]) -> None:
+        self._quadratic, self._wear, self._slots, self._homes = quadratic, wear, slots, homes
+        self._fleets: dict[str, Fleet] = {}
+        self._market = BatteryMarket(Fleet.none(), quadratic, wear, slots)
+        self._bid = Bid.nothing(slots)
+        self._signal: MarketSignal | None = None
+        self._heard: DraAnswer | None = None
+
+    def open(self, signal: Body) -> Ask | Reply:
+        """A bid needs no homes, once they have been heard; a turn does."""
+        assert isinstance(signal, MarketSignal)
+        self._signal = signal
+        if signal.bid and self._heard is not None:
+            return self._reply({key: getattr(self._heard, key) for key in _OF_HOMES} | {"moved": 0.0})
+        return Ask(Tariff(price=signal.price, turn=signal.turn))
+
+    def follow(
+        self, asked: Said, answers: Mapping[str, Body], held: Collection[str], excluded: Collection[str]
+    ) -> Reply:
+        """The homes' loads added up, and the bid."""
+        bodies = {name: body for name, body in answers.items() if isinstance(body, HomesAnswer)}
+        self._disclosed(bodies)
+        fresh = [body for name, body in bodies.items() if name not in held]
+        return self._reply(
+            {
+                "homes": sum(self._homes[name] for name in bodies),
+                "held": sum(self._homes[name] for name in held),
+                "excluded": sum(self._homes[name] for name in excluded),
+                "load": self._sum(body.load_kw for body in bodies.values()),
+                "usual": self._sum(body.usual_kw for body in bodies.values()),
+                "moved": min(sum(body.moved_kwh for body in fresh) / _KILO, LARGEST),
+                "wanted": min(sum(body.wanted_kwh for body in fresh) / _KILO, LARGEST),
+            }
+        )
+
+    def settle(self, settlement: Body) -> Ending:
+        """The bid that stands, shared among the homes by battery capacity."""
+        assert isinstance(settlement, Clearing)
+        bid, fleet = self._bid, self._market.fleet
+        share = 1 / fleet.installed if fleet.installed > 0 else 0.0
+        plan = FleetPlan(price=settlement.price, charge=(share * bid.charge).tolist(), sold=(share * bid.sold).tolist())
+        account = {
+            "charge_mw": bid.charge.tolist(),
+            "sold_mw": bid.sold.tolist(),
+            "level_mwh": fleet.level(bid.charge, bid.sold).tolist(),
+            "fleet": vars(fleet),
+        }
+        return Ending(plan, account)
+
+    def _sum(self, loads: Iterable[Sequence[float]]) -> list[float]:
+        """Homes' loads in kW added up, MW."""
+        total = sum((np.array(load) for load in loads), np.zeros(self._slots)) / _KILO
+        return [float(each) for each in np.minimum(total, LARGEST)]
+
+    def _disclosed(self, bodies: Mapping[str, HomesAnswer]) -> None:
+        """Take in the batteries of homes heard for the first time; what was bid without them is void."""
+        new = {
+            name: Fleet(
+                b.capacity / _KILO,
+                (b.initial + b.headroom) * b.capacity / _KILO,
+                b.initial * b.capacity / _KILO,
+                b.power * b.capacity / _KILO,
+                b.efficiency,
+            )
+            for name, body in bodies.items()
+            if name not in self._fleets and (b := body.batteries) is not None
+        }
+        if new:
+            self._fleets |= new
+            fleet = Fleet.of([self._fleets[name] for name in self._homes if name in self._fleets])
+            self._market = BatteryMarket(fleet, self._quadratic, self._wear, self._slots)
+            self._bid = Bid.nothing(self._slots)
+
+    def _reply(self, heard: dict[str, Any]) -> Reply:
+        """What was heard of the homes, with the bid, moved first when the leader asks for that."""
+        assert self._signal is not None
+        signal, change = self._signal, 0.0
+        cap = np.array(signal.sales_cap) * self._market.fleet.power
+        terms = Terms(np.array(signal.price), np.array(signal.slope), cap)
+        if signal.bid:
+            change = self._move(terms, signal.step)
+        bid = self._bid
+        self._heard = DraAnswer(
+            **heard,
+            charge=bid.charge.tolist(),
+            sold=bid.sold.tolist(),
+            supply_slope=self._market.supply_slope(terms.price, bid).tolist(),
+            bid_change=change,
+            rated_power=self._market.fleet.power,
+        )
+        return Reply(self._heard)
+
+    def _move(self, terms: Terms, step: float) -> float:
+        """Towards the best response, all the way where the bid as it stands is above its caps; returns how far, MW."""
+        last = self._bid
+        try:
+            best = self._market.best_response(terms, last)
+        except ArithmeticError as error:
+            # Terms that no market has: the bid stands, the leader may come to its senses.
+            _LOG.error("no bid could be worked out", extra={"data": {"error": str(error)}})
+            return 0.0
+        above = bool((last.sold > terms.sales_cap).any())
+        self._bid = last.towards(best, 1.0 if above else step)
+        return _largest(self._bid.charge - last.charge, self._bid.sold - last.sold)
+
+
+def _largest(*changes: Sequence[float] | Array) -> float:
+    return max(float(np.max(np.abs(change))) for change in changes)

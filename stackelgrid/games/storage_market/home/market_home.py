@@ -1,0 +1,200 @@
+"""What the home does in the storage market: it reschedules its appliances when that pays, its battery follows the DRA.
+
+At a price lambda_t each appliance has a cheapest schedule (`block_schedule`, a dynamic program). A home takes
+it over where that saves more than `inertia` of what the present one costs, and only when the appliance's group has the
+turn: homes that all move at one stale price move the peak instead of flattening it (reading). Where they did, the
+leader asks the group to go back. The battery is known to the home's own DRA, which settles what each kWh of capacity
+charges (u) and delivers (q):
+
+    e_t = e_{t-1} + eta u_t - q_t / eta - spilt_t,      0 <= e_t <= E,  0 <= u_t, q_t,  u_t + q_t <= P
+
+`spilt` is zero unless a battery is charged that is full already. kW and kWh per slot of an hour, dollars per MWh.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from stackelgrid.games.storage_market.home.block_schedule import Appliance
+from stackelgrid.games.storage_market.messages import Batteries, FleetPlan, HomesAnswer, Tariff, Turn
+from stackelgrid.model import NonNegative
+from stackelgrid.rounds.settings import HomeModel, PrivateModel
+from stackelgrid.wire.arrays import Array
+from stackelgrid.wire.messages import Body
+
+_FEW_APPLIANCES = 40
+"""Appliances whose schedules, a millisecond or two together, are worked out between two messages."""
+_PER_MWH = 1000.0
+_FASTEST = 100.0
+"""No battery has more kW to a kWh: what travels is bounded."""
+
+
+class Battery(PrivateModel):
+    """`capacity_kwh`, of which `initial_kwh` is stored at the start; at most `power_kw`; `efficiency` each way."""
+
+    capacity_kwh: Annotated[float, Field(gt=0, le=1e6)]
+    power_kw: NonNegative
+    initial_kwh: NonNegative
+    efficiency: Annotated[float, Field(gt=0, le=1)] = 0.95
+
+    @model_validator(mode="after")
+    def _levels(self) -> Self:
+        if self.initial_kwh > self.capacity_kwh:
+            raise ValueError(f"initial_kwh {self.initial_kwh:g} is above capacity_kwh {self.capacity_kwh:g}; lower it")
+        if self.power_kw > _FASTEST * self.capacity_kwh:
+            raise ValueError(
+                f"power_kw {self.power_kw:g} is above {_FASTEST:g} times capacity_kwh {self.capacity_kwh:g}; lower it"
+            )
+        return self
+
+
+class MarketHome(HomeModel):
+    """One home, or a street of them under one controller: `appliances` that can be scheduled, and a battery."""
+
+    horizon: Annotated[int, Field(ge=1, le=1000)] = 24
+    appliances: list[Appliance] = Field(default_factory=list)
+    battery: Battery | None = None
+
+    def preferred_load(self) -> Array:
+        """What its appliances draw before there is a price, (T,) kWh."""
+        drawn = (appliance.preferred_schedule(self.horizon) for appliance in self.appliances)
+        return sum(drawn, np.zeros(self.horizon))
+
+    @model_validator(mode="after")
+    def _within_horizon(self) -> Self:
+        for number, appliance in enumerate(self.appliances):
+            if appliance.last > self.horizon:
+                raise ValueError(
+                    f"appliances.{number}.last is {appliance.last}, the horizon has {self.horizon} hours; "
+                    "end its window within the horizon"
+                )
+        return self
+
+
+@dataclass(frozen=True)
+class BatteryDay:
+    """A battery's day, all (T,) kWh an hour: `charge` and `sold` at the meter, `level` at the end, `spilt` as heat."""
+
+    charge: Array
+    sold: Array
+    level: Array
+    spilt: Array
+
+
+def follow(battery: Battery, charge: Array, sold: Array) -> BatteryDay:
+    """A plan for each kWh of capacity, kW (T,), as far as the battery goes: its power, its capacity, what it holds."""
+    eta, level = battery.efficiency, battery.initial_kwh
+    hours = []
+    for planned_charge, planned_sold in zip(charge * battery.capacity_kwh, sold * battery.capacity_kwh, strict=True):
+        u = min(planned_charge, battery.power_kw)
+        q = min(planned_sold, battery.power_kw - u, eta * (level + eta * u))
+        full = level + eta * u - q / eta
+        level = min(max(full, 0.0), battery.capacity_kwh)
+        hours.append((u, q, level, max(full - battery.capacity_kwh, 0.0)))
+    return BatteryDay(*np.array(hours).T)
+
+
+class HomeSchedule:
+    """A home's present schedule: where it starts, how it changes with a price."""
+
+    def __init__(self, home: MarketHome) -> None:
+        self.home = home
+        self.appliances = [appliance.preferred_schedule(home.horizon) for appliance in home.appliances]
+        self._before = list(self.appliances)
+        self._places = [zlib.crc32(f"{home.id}/{number}".encode()) for number in range(len(home.appliances))]
+
+    @property
+    def load(self) -> Array:
+        """What the appliances draw, (T,) kWh."""
+        return sum(self.appliances, np.zeros(self.home.horizon))
+
+    def answer(self, price: Array, turn: Turn) -> tuple[float, float]:
+        """The energy, kWh, that it moved at `price` (T,), and that it would move if it had the turn."""
+        moved = wanted = 0.0
+        for number, place in enumerate(self._places):
+            now = self.appliances[number]
+            mine = turn.turn is not None and place % turn.groups == turn.turn % turn.groups
+            target = self._before[number] if mine and turn.back else self._worthwhile(number, price, turn.inertia)
+            shifted = float(np.abs(now - target).sum()) / 2
+            if mine:
+                self.appliances[number], self._before[number] = target, target if turn.back else now
+                moved += shifted
+            else:
+                wanted += shifted
+        return moved, wanted
+
+    def _worthwhile(self, number: int, price: Array, inertia: float) -> Array:
+        """The cheapest schedule of an appliance where it saves enough, else the present one, (T,) kWh."""
+        now, cheapest = self.appliances[number], self.home.appliances[number].cheapest_schedule(price)
+        saving, rounding = float(price @ (now - cheapest)), 1e-12 * float(np.abs(price) @ now)
+        return cheapest if saving > inertia * abs(float(price @ now)) + rounding else now
+
+
+class StorageMarketHomes:
+    """The strategy of the homes behind one process. They start from their preferred schedules, also after a restart."""
+
+    def __init__(self, homes: Sequence[MarketHome]) -> None:
+        self._schedules = [HomeSchedule(home) for home in homes]
+
+    @property
+    def brief(self) -> bool:
+        """Whether the dynamic programs take no longer than a message."""
+        return sum(len(schedule.appliances) for schedule in self._schedules) <= _FEW_APPLIANCES
+
+    def answer(self, signal: Body) -> HomesAnswer:
+        """What the appliances draw once those that have the turn have moved, and the batteries there are."""
+        assert isinstance(signal, Tariff)
+        price = np.array(signal.price)
+        shifted = [schedule.answer(price, signal.turn) for schedule in self._schedules]
+        load = np.sum([schedule.load for schedule in self._schedules], axis=0)
+        return HomesAnswer(
+            homes=len(self._schedules),
+            load_kw=load.tolist(),
+            usual_kw=np.sum([schedule.home.preferred_load() for schedule in self._schedules], axis=0).tolist(),
+            moved_kwh=sum(moved for moved, _ in shifted),
+            wanted_kwh=sum(wanted for _, wanted in shifted),
+            batteries=_together([s.home.battery for s in self._schedules if s.home.battery is not None]),
+        )
+
+    def settle(self, settlement: Body) -> Mapping[str, Any]:
+        """Each home's day: appliances and battery, what the energy of its appliances costs."""
+        assert isinstance(settlement, FleetPlan)
+        price = np.array(settlement.price)
+        plan = np.array(settlement.charge), np.array(settlement.sold)
+        return {schedule.home.id: _account(schedule, price, plan) for schedule in self._schedules}
+
+
+def _together(batteries: Sequence[Battery]) -> Batteries | None:
+    """What the batteries of the process disclose to their DRA."""
+    if not batteries:
+        return None
+    return Batteries(
+        capacity=sum(battery.capacity_kwh for battery in batteries),
+        power=min(_FASTEST, *(battery.power_kw / battery.capacity_kwh for battery in batteries)),
+        initial=min(battery.initial_kwh / battery.capacity_kwh for battery in batteries),
+        headroom=min(1 - battery.initial_kwh / battery.capacity_kwh for battery in batteries),
+        efficiency=min(battery.efficiency for battery in batteries),
+    )
+
+
+def _account(schedule: HomeSchedule, price: Array, plan: tuple[Array, Array]) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "load_kw": schedule.load.tolist(),
+        "appliances_kwh": [drawn.tolist() for drawn in schedule.appliances],
+        "bill": float(price @ schedule.load) / _PER_MWH,
+    }
+    if schedule.home.battery is not None:
+        day = follow(schedule.home.battery, *plan)
+        told |= {
+            "charge_kw": day.charge.tolist(),
+            "sold_kw": day.sold.tolist(),
+            "battery_kwh": day.level.tolist(),
+            "spilt_kwh": day.spilt.tolist(),
+        }
+    return told

@@ -1,0 +1,200 @@
+"""What the storage market puts into the messages: MW between leader and DRA, kW between a DRA and its homes.
+
+A DRA is a demand response aggregator; a home's batteries are known to its own DRA alone, its appliances to nobody.
+Prices are dollars per MWh, one number per slot of an hour.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from stackelgrid.wire.arrays import LARGEST, MAX_SLOTS, Vector
+from stackelgrid.wire.codec import Bodies
+from stackelgrid.wire.messages import Body
+
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0, le=1_000_000)]
+Amounts = Annotated[list[NonNegative], Field(min_length=1, max_length=MAX_SLOTS)]
+"""One number per slot that is not negative."""
+
+
+class Turn(Body):
+    """Which appliances may be rescheduled: those whose group, of `groups`, has its `turn` (none: nobody's).
+
+    A home changes an appliance's schedule when that saves more than `inertia` of what it costs at the price. Where
+    `back`, appliances that moved in their last turn go back to where they were instead.
+    """
+
+    groups: Annotated[int, Field(ge=1, le=1_000_000)]
+    turn: Count | None = None
+    inertia: NonNegative
+    back: bool = False
+
+
+class MarketSignal(Body):
+    """Leader to the DRAs: the real-time `price`, whose turn it is, and the terms on which batteries are traded.
+
+    The price that a DRA faces is price - slope (x - x_now), x what it sells less what it charges, MW, x_now as its bid
+    stands; `slope` is in $/MWh per MW. For each MW of its rated power it may sell `sales_cap` MW. Where `bid`, it is to
+    move its bid by the part `step` towards its best response; else the bid stands.
+    """
+
+    price: Vector
+    slope: Amounts
+    sales_cap: Amounts
+    bid: bool = False
+    step: Annotated[float, Field(gt=0, le=1)] = 1.0
+    turn: Turn
+
+    @property
+    def slots(self) -> int:
+        """The horizon priced."""
+        return len(self.price)
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        _same_length(self, "price", "slope", "sales_cap")
+        return self
+
+
+class DraAnswer(Body):
+    """DRA to leader: what its homes draw and what it bids, MW.
+
+    Appliances draw `load`, and drew `usual` before there was a price. The bid is `charge` and `sold`; `supply_slope` is
+    k of the supply function on which it lies, price over marginal cost, 1 where nothing is sold; `bid_change` is how
+    far the bid moved in this round. The batteries can do `rated_power` at most. Homes rescheduled `moved` MWh in this
+    round, others would reschedule `wanted` MWh, had they the turn. `homes` are behind the answer, `held` of them with
+    an earlier one; `excluded` homes are not in it.
+    """
+
+    homes: Count
+    held: Count = 0
+    excluded: Count = 0
+    load: Amounts
+    usual: Amounts
+    charge: Amounts
+    sold: Amounts
+    supply_slope: Amounts
+    bid_change: NonNegative
+    rated_power: NonNegative
+    moved: NonNegative
+    wanted: NonNegative
+
+    @property
+    def slots(self) -> int:
+        """The horizon the answer is for."""
+        return len(self.load)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether every home behind it answered when last asked."""
+        return self.held == 0 and self.excluded == 0
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        _same_length(self, "load", "usual", "charge", "sold", "supply_slope")
+        return self
+
+
+class Clearing(Body):
+    """Leader to the DRAs, at the end: the clearing `price` of the bids that stand."""
+
+    price: Vector
+
+    @property
+    def slots(self) -> int:
+        """The horizon cleared."""
+        return len(self.price)
+
+
+class Tariff(Body):
+    """DRA to homes: the price, and who may reschedule at it."""
+
+    price: Vector
+    turn: Turn
+
+    @property
+    def slots(self) -> int:
+        """The horizon priced."""
+        return len(self.price)
+
+
+class Batteries(BaseModel):
+    """What a process's batteries can do together, disclosed to its own DRA: `capacity` kWh.
+
+    Of each kWh of capacity, the least that any of them has of `power` kW, stored energy at the start (`initial`) and
+    room above it (`headroom`); `efficiency` each way is that of the worst. Bounds are such that sums may travel too.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    capacity: Annotated[float, Field(gt=0, le=1e9)]
+    power: Annotated[float, Field(ge=0, le=100)]
+    initial: Share
+    headroom: Share
+    efficiency: Annotated[float, Field(gt=0, le=1)]
+
+
+class HomesAnswer(Body):
+    """Homes of one process to their DRA: what their appliances draw, `load_kw`, and their `batteries`, if any.
+
+    `usual_kw` is what they drew before there was a price, `moved_kwh` what they rescheduled in this round, `wanted_kwh`
+    what they would reschedule, had they the turn.
+    """
+
+    homes: Annotated[int, Field(ge=1, le=1_000_000)]
+    load_kw: Amounts
+    usual_kw: Amounts
+    moved_kwh: NonNegative
+    wanted_kwh: NonNegative
+    batteries: Batteries | None = None
+
+    @property
+    def slots(self) -> int:
+        """The horizon the answer is for."""
+        return len(self.load_kw)
+
+    @property
+    def power_kw(self) -> float:
+        """The largest load of the appliances, kW."""
+        return max(*self.load_kw, *self.usual_kw)
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        _same_length(self, "load_kw", "usual_kw")
+        return self
+
+
+class FleetPlan(Body):
+    """DRA to homes, at the end: the price, and what each kWh of battery capacity charges and delivers, kW."""
+
+    price: Vector
+    charge: Amounts
+    sold: Amounts
+
+    @property
+    def slots(self) -> int:
+        """The horizon planned."""
+        return len(self.price)
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        _same_length(self, "price", "charge", "sold")
+        return self
+
+
+def _same_length(body: Body, *keys: str) -> None:
+    first, *others = keys
+    slots = len(getattr(body, first))
+    for key in others:
+        if len(getattr(body, key)) != slots:
+            raise ValueError(f"{key} has {len(getattr(body, key))} numbers, {first} has {slots}")
+
+
+UPPER = Bodies(MarketSignal, DraAnswer, Clearing)
+"""Between the leader and the aggregators."""
+LOWER = Bodies(Tariff, HomesAnswer, FleetPlan)
+"""Between an aggregator and its homes."""

@@ -1,0 +1,17 @@
+"""A User-Oriented Pricing Design for Demand Response in Smart Grid."""
+
+from stackelgrid.registry import Game
+
+GAME = Game(
+    package=__name__,
+    title="user-oriented pricing",
+    upper="messages:UPPER",
+    lower="messages:LOWER",
+    leader="leader:UtilitySettings",
+    aggregator="aggregator:UserOrientedSettings",
+    home="home:Home",
+    homes="home:UserOrientedHomes",
+    scenario="scenario:UserOrientedScenario",
+    report="report:REPORT",
+    published="published:PAPER",
+)

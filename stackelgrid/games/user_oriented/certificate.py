@@ -1,0 +1,210 @@
+"""The equilibrium certificate of the user-oriented pricing game: what a run settled on, against independent references.
+
+Each home's settled schedule is held against the optimum of its own problem and the whole run against the centralised
+programme, both in cvxpy; the leader against a search for a better price (`stackelberg`) or against the rule that its
+price equals marginal cost (`welfare`). A home's utility is worked out anew from the load and stored energy it
+reported; what it claims is only compared. Money as in the price, loads kW, per slot of one hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stackelgrid.certify import CertificateError
+from stackelgrid.games.user_oriented.home import Home
+from stackelgrid.games.user_oriented.leader import AdaptiveBalance, UtilitySettings, adaptive_balance, fixed_balance
+from stackelgrid.games.user_oriented.reference.central_programme import InfeasibleError, best_answers, centralised
+from stackelgrid.games.user_oriented.reference.price_search import Account, Response, Search
+from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
+from stackelgrid.wire.arrays import Array
+
+_FEASIBLE = 1e-6
+
+
+def certificate(
+    homes: Sequence[Home],
+    settings: UtilitySettings,
+    slots: int,
+    outcome: Mapping[str, Any],
+    *,
+    seed: int,
+    samples: int = 200,
+) -> dict[str, Any]:
+    """The certificate of a user-oriented pricing game's `outcome` (as in result.json), ready for JSON.
+
+    - `method`: what was done, in words.
+    - `gap`, relative: of a `welfare` run, how far its system utility is below the centralised optimum (below zero only
+      by the reference's tolerance, or where limits are violated); of a `stackelberg` run, `leader_regret`.
+    - `max_regret`: the largest relative gain that any player has from deviating alone, of the two that follow.
+    - `max_home_regret`: of the homes, relative to max(1, |utility|), utility being satisfaction less wear less bill.
+    - `leader_regret`: the leader's from the best price found, relative to max(1, |utility|); None for `welfare`.
+    - `price_residual`: of a `welfare` run, the largest distance of the price from marginal cost plus capacity
+      multipliers, money per kWh; None for `stackelberg`.
+    - `overclaim`: the largest relative excess of a utility claimed by a home over the one worked out anew, or, of homes
+      with several storages, whose schedules their reports do not tell, over the optimum.
+    - `bill_residual`: the largest relative error of a bill.
+    - `load_residual`: the largest difference of a home's load from its best answer to the price, kW.
+    - `balance_residual`: the largest difference of the leader's load from the sum of the homes', kW.
+    - `violation`: the worst violation of a limit of a home or of the capacity, kW or kWh.
+    - `feasible`: whether that is within 1e-6 of the peak, and a `stackelberg` price within its bounds.
+    - `system_utility`: of the run, worked out anew, money.
+    - `welfare_system_utility`, `welfare_price`: the centralised optimum, money, and the price that brings it about;
+      like all that is measured by it None where no schedule of the homes keeps the capacity.
+    - `price_distance`: `rms`, money per kWh, and `relative` distance of the run's price from the welfare price.
+    - `solver_status`: of the references `homes` and `centralised`, Clarabel's status, iterations, residuals and duality
+      gap, which bounds the error of `max_home_regret` and of `gap`.
+    - `prices_tried`: by the search for a better price; 0 for `welfare`.
+
+    `seed` and `samples`, how many prices to try at random, are the search's. `homes` are those that settled, all of
+    them and no others. Raises `CertificateError`.
+    """
+    run = _Run.read(homes, slots, outcome)
+    account = _account(settings, run.baseline)
+    stacked = StackedHomes(homes, slots)
+
+    bills = run.loads @ run.price
+    recomputed = stacked.utility_of(run.loads, run.stored) - bills
+    utility = np.where(np.isnan(recomputed), run.claimed, recomputed)
+    size = np.maximum(1, np.abs(utility))
+    best = best_answers(stacked, run.price, size)
+    optimum = best.utility - best.load @ run.price
+    home_regret = max(0.0, float(np.max((optimum - utility) / size)))
+    overclaim = (run.claimed - np.where(np.isnan(recomputed), optimum, recomputed)) / size
+
+    load = run.loads.sum(axis=0)
+    system_utility = account.utility(run.price, load) + float(utility.sum())
+    welfare = _welfare(stacked, account, run.price, system_utility)
+    violation = max(stacked.violation_of(run.loads, run.stored), account.violation(load))
+    feasible = violation <= _FEASIBLE * max(1.0, float(np.max(np.abs(load))))
+
+    method = "Homes and the centralised programme: cvxpy with Clarabel, all homes at once. "
+    leader_regret, price_residual, tried = None, None, 0
+    if settings.objective == "stackelberg":
+        search = Search(account, Response(homes, slots).answer, settings.price_min, settings.price_max)
+        found = search.run(run.price, samples, np.random.default_rng(seed))
+        earned, tried = account.utility(run.price, load), found.tried
+        gap = leader_regret = max(0.0, (found.utility - earned) / max(1.0, abs(earned)))
+        feasible &= bool(np.all((run.price >= settings.price_min) & (run.price <= settings.price_max)))
+        method += f"Leader: the best of {tried} prices, {samples} near the settled one or anywhere, the rest on climbs."
+    else:
+        gap = welfare["gap"]
+        price_residual = account.price_residual(run.price, load)
+        method += "Leader: its price against marginal cost plus capacity multipliers."
+    return {
+        "method": method,
+        "gap": gap,
+        "max_regret": max(home_regret, leader_regret or 0.0),
+        "max_home_regret": home_regret,
+        "leader_regret": leader_regret,
+        "price_residual": price_residual,
+        "overclaim": max(0.0, float(np.max(overclaim))),
+        "bill_residual": float(np.max(np.abs(run.bills - bills) / np.maximum(1, np.abs(bills)))),
+        "load_residual": float(np.max(np.abs(run.loads - best.load))),
+        "balance_residual": float(np.max(np.abs(run.load - load))),
+        "violation": violation,
+        "feasible": feasible,
+        "system_utility": system_utility,
+        "welfare_system_utility": welfare["system_utility"],
+        "welfare_price": welfare["price"],
+        "price_distance": welfare["distance"],
+        "solver_status": {"homes": best.solver, "centralised": welfare["solver"]},
+        "prices_tried": tried,
+    }
+
+
+def _welfare(homes: StackedHomes, account: Account, price: Array, system_utility: float) -> dict[str, Any]:
+    """The centralised optimum, and how far a price and a system utility are from it; None where there is none."""
+    capacity = account.load_min, account.load_max
+    try:
+        plan = centralised(homes, account.wholesale, account.mu, capacity, max(1.0, abs(system_utility)))
+    except InfeasibleError as error:
+        nothing = dict.fromkeys(("gap", "system_utility", "price", "distance"))
+        return {**nothing, "solver": {"status": str(error)}}
+    load = plan.load.sum(axis=0)
+    optimum = float(plan.utility.sum()) - account.cost(load)
+    best_price = account.marginal_cost(load) + plan.shadow
+    distance = _rms(price - best_price)
+    return {
+        "gap": (optimum - system_utility) / max(1.0, abs(optimum)),
+        "system_utility": optimum,
+        "price": best_price.tolist(),
+        "distance": {"rms": distance, "relative": distance / max(_rms(best_price), 1e-12)},
+        "solver": plan.solver,
+    }
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the outcome reports: `price`, total `load` and `baseline` (T,); per home `loads`, `stored` (H, T), money."""
+
+    price: Array
+    load: Array
+    baseline: Array
+    loads: Array
+    stored: Array
+    bills: Array
+    claimed: Array
+
+    @classmethod
+    def read(cls, homes: Sequence[Home], slots: int, outcome: Mapping[str, Any]) -> _Run:
+        """Raises `CertificateError` where the outcome lacks something or is not of these homes."""
+        told: Mapping[str, Any] = outcome.get("homes", {})
+        ids = {home.id for home in homes}
+        missing, unknown = sorted(ids - told.keys()), sorted(told.keys() - ids)
+        if not ids:
+            raise CertificateError("there is no home to certify")
+        if missing:
+            raise CertificateError(
+                f"outcome.homes lacks {', '.join(missing)}: no certificate of homes that did not settle; "
+                "certify the run of those that did"
+            )
+        if unknown:
+            raise CertificateError(f"outcome.homes has {', '.join(unknown)}, unknown to the scenario")
+        nothing = np.zeros(slots)
+        return cls(
+            price=_numbers(outcome, "price", slots),
+            load=_numbers(outcome, "load_kw", slots),
+            baseline=_numbers(outcome, "baseline_load_kw", slots),
+            loads=np.array([_numbers(told[home.id], "load_kw", slots, home.id) for home in homes]),
+            stored=np.array(
+                [_numbers(told[home.id], "storage_kwh", slots, home.id) if home.storage else nothing for home in homes]
+            ),
+            bills=np.array([_numbers(told[home.id], "bill", None, home.id) for home in homes]),
+            claimed=np.array([_numbers(told[home.id], "utility", None, home.id) for home in homes]),
+        )
+
+
+def _numbers(record: Mapping[str, Any], key: str, slots: int | None, home: str | None = None) -> Array:
+    """`slots` finite numbers of the outcome, or a single one."""
+    where = f"outcome.{key}" if home is None else f"outcome.homes.{home}.{key}"
+    if key not in record:
+        raise CertificateError(f"{where} is missing")
+    numbers = np.array(record[key], float)
+    shape = () if slots is None else (slots,)
+    if numbers.shape != shape or not np.all(np.isfinite(numbers)):
+        wanted = "a finite number" if slots is None else f"{slots} finite numbers"
+        raise CertificateError(f"{where} must be {wanted}, it is {record[key]}")
+    return numbers
+
+
+def _account(settings: UtilitySettings, baseline: Array) -> Account:
+    if isinstance(settings.balance, AdaptiveBalance):
+        kind = settings.balance
+        mu = adaptive_balance(kind.high * settings.mu, kind.low * settings.mu, kind.threshold, baseline)
+    else:
+        mu = fixed_balance(settings.mu, baseline)
+    slots = len(baseline)
+    return Account(
+        wholesale=np.broadcast_to(np.array(settings.wholesale_price, float), (slots,)),
+        mu=mu,
+        load_min=np.full(slots, settings.capacity.min_kw or -np.inf),
+        load_max=np.full(slots, settings.capacity.max_kw or np.inf),
+    )
+
+
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.mean(values**2)))

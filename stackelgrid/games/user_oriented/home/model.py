@@ -1,0 +1,176 @@
+"""A home as its owner describes it: appliances, preferences, storage, the limits of its connection.
+
+This is the private half of the game. Nothing in this file is ever sent: what leaves a home is its answer. The three
+appliance classes are those of the user-oriented pricing paper, section 3.1; a slot is one hour, so kW and kWh per slot
+are the same number.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from stackelgrid.model import Finite, NonNegative, PerSlot, Positive, PositivePerSlot
+from stackelgrid.rounds.settings import HomeModel, PrivateModel
+
+
+class Inelastic(PrivateModel):
+    """Class A1: draws `load_kw[t]` in slot t whatever the price (paper, equation 1)."""
+
+    name: str = "inelastic"
+    load_kw: list[NonNegative]
+
+
+class Satisfaction(PrivateModel):
+    """How content a home is with an appliance that runs at the ratio q = x / x_max in [0, 1].
+
+    | form | S(q) | mark |
+    |---|---|---|
+    | `log` | ln(1 + alpha q) / omega | reading, the default |
+    | `power` | q^alpha / omega, 0 < alpha < 1 | reading |
+    | `quadratic` | omega q - alpha q^2 / 2 up to q = omega / alpha, flat beyond | reading (Samadi et al.) |
+
+    `omega` ranks customers (in `log` and `power` a smaller one earns more), `alpha` is the sensitivity at low rates.
+    Both may be given per slot. An appliance never runs above the rate at which its satisfaction goes flat, not even
+    when the price is negative.
+    """
+
+    form: Literal["log", "power", "quadratic"] = "log"
+    omega: PositivePerSlot = 1.0
+    alpha: PositivePerSlot = 1.0
+
+    @model_validator(mode="after")
+    def _concave(self) -> Self:
+        if self.form == "power" and np.any(np.asarray(self.alpha) >= 1):
+            raise ValueError("alpha of a power satisfaction must be below 1, else it is not strictly concave")
+        return self
+
+
+class Elastic(PrivateModel):
+    """Class A2: any rate between `min_kw` and `max_kw`, and only the rate now counts (paper, equation 2).
+
+    `valuation` is v, what a kWh at full rate is worth, in money per kWh.
+    """
+
+    name: str = "elastic"
+    max_kw: PositivePerSlot
+    min_kw: PerSlot = 0.0
+    valuation: Positive
+    satisfaction: Satisfaction = Satisfaction()
+
+
+class Wear(PrivateModel):
+    """What using a storage costs its owner: fast * sum r_t^2 + deep * sum min(b_t - depth * B, 0)^2 (reading of 4).
+
+    `fast` in money per kWh^2 is above zero, which makes the home's best schedule unique and its answer a function of
+    the price; `deep` in money per kWh^2; `depth` is the share of the capacity below which a discharge counts as deep.
+    """
+
+    fast: Positive
+    deep: NonNegative = 0.0
+    depth: Annotated[float, Field(ge=0, le=1)] = 0.2
+
+
+class Availability(PrivateModel):
+    """The hours in which an EV is plugged in, first and last included, counted from 1.
+
+    With `first` above `last` the car stays over midnight: the schedule of the day repeats.
+    """
+
+    first: Annotated[int, Field(ge=1)]
+    last: Annotated[int, Field(ge=1)]
+
+
+class Storage(PrivateModel):
+    """Class A3: a battery or an EV; level b_t = b_0 + sum r, 0 <= b_t <= B, -discharge <= r_t <= charge (paper, 3).
+
+    `final_kwh` is the least level after the last slot in which the storage is available: for an EV the energy needed
+    at departure; when omitted, the initial level (reading: a day does not live on stored energy of the day before).
+    """
+
+    name: str = "storage"
+    capacity_kwh: NonNegative
+    initial_kwh: NonNegative
+    charge_kw: NonNegative
+    discharge_kw: NonNegative
+    final_kwh: NonNegative | None = None
+    available: Availability | None = None
+    wear: Wear
+
+    @property
+    def needed_kwh(self) -> float:
+        """Least level at the end, kWh."""
+        return self.initial_kwh if self.final_kwh is None else self.final_kwh
+
+    def slots(self, horizon: int) -> NDArray[np.intp]:
+        """Slot indices (from 0) in which it may run, in the order in which it lives through them."""
+        if self.available is None:
+            return np.arange(horizon)
+        first, last = self.available.first - 1, self.available.last - 1
+        return (first + np.arange((last - first) % horizon + 1)) % horizon
+
+    @model_validator(mode="after")
+    def _levels(self) -> Self:
+        if self.initial_kwh > self.capacity_kwh:
+            raise ValueError(f"initial_kwh {self.initial_kwh} is above capacity_kwh {self.capacity_kwh}")
+        if self.needed_kwh > self.capacity_kwh:
+            raise ValueError(f"final_kwh {self.needed_kwh} is above capacity_kwh {self.capacity_kwh}")
+        return self
+
+
+class DrawLimit(PrivateModel):
+    """Bounds on what the meter draws in a slot, kW; `min_kw` of zero means that nothing is exported."""
+
+    min_kw: Finite = 0.0
+    max_kw: Positive | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_kw is not None and self.min_kw > self.max_kw:
+            raise ValueError(f"min_kw {self.min_kw} is above max_kw {self.max_kw}")
+        return self
+
+
+class Home(HomeModel):
+    """One customer i with everything behind its meter."""
+
+    segment: str = "residential"
+    horizon: Annotated[int, Field(ge=1, le=1000)] = 24
+    inelastic: list[Inelastic] = []
+    elastic: list[Elastic] = []
+    storage: list[Storage] = []
+    draw_limit: DrawLimit = DrawLimit()
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        for load in self.inelastic:
+            _require_length(f"inelastic '{load.name}': load_kw", load.load_kw, self.horizon)
+        for appliance in self.elastic:
+            for key, value in (
+                ("max_kw", appliance.max_kw),
+                ("min_kw", appliance.min_kw),
+                ("satisfaction.omega", appliance.satisfaction.omega),
+                ("satisfaction.alpha", appliance.satisfaction.alpha),
+            ):
+                _require_length(f"elastic '{appliance.name}': {key}", value, self.horizon)
+            if np.any(np.asarray(appliance.min_kw) > np.asarray(appliance.max_kw)):
+                raise ValueError(f"elastic '{appliance.name}': min_kw is above max_kw")
+        for store in self.storage:
+            if store.available and max(store.available.first, store.available.last) > self.horizon:
+                raise ValueError(f"storage '{store.name}': available lies outside hours 1..{self.horizon}")
+            reachable = store.initial_kwh + store.charge_kw * len(store.slots(self.horizon))
+            if store.needed_kwh > reachable + 1e-9:
+                raise ValueError(
+                    f"storage '{store.name}': final_kwh {store.needed_kwh:g} cannot be reached, "
+                    f"charging in its {len(store.slots(self.horizon))} hours gives at most {reachable:g}; "
+                    "lengthen the window, raise charge_kw or lower final_kwh"
+                )
+        return self
+
+
+def _require_length(what: str, value: float | list[float], horizon: int) -> None:
+    if isinstance(value, list) and len(value) != horizon:
+        raise ValueError(f"{what} has {len(value)} numbers, the horizon has {horizon} slots")

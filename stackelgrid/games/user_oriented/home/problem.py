@@ -1,0 +1,325 @@
+"""What the home solves in the user-oriented pricing game: its schedule at a price, and how the schedule bends.
+
+Customer i (equations 6 and 10; satisfaction of what appliances consume, bill for what the meter draws):
+
+    max over x, r   sum_t [ sum_a v_a x_max,a S(x_a,t / x_max,a) - p_t draw_t ] - D(r)
+    draw_t = fixed_t + sum_a x_a,t + sum_s r_s,t,      X_min <= draw_t <= X_max
+    x_min <= x <= x_max                                                                 (2)
+    -r_dis <= r <= r_ch,  b_t = b_0 + sum_{tau<=t} r_tau,  0 <= b_t <= B,  b_end >= need  (3)
+    D(r) = fast sum r_t^2 + deep sum min(b_t - depth B, 0)^2                            (4)
+
+While the draw limits are slack the problem falls apart: each appliance and slot has the closed form (10), each storage
+is a small QP whose matrix never changes. Where a limit binds, the closed form at one effective price a slot, with the
+limit's multiplier in it, shares among the appliances what may be drawn; with storage, Newton's method goes on from
+there, a QP per pass. Either way the answer meets the KKT conditions to 1e-9 and the active constraints give the
+sensitivity dL/dp. Units: kW, kWh, money as in the price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stackelgrid.games.user_oriented.home.elastic import ElasticLoad
+from stackelgrid.games.user_oriented.home.model import Home
+from stackelgrid.games.user_oriented.home.program import InfeasibleHomeError, Program
+from stackelgrid.games.user_oriented.home.storage import StorageModel
+from stackelgrid.games.user_oriented.messages import LoadResponse, Price
+from stackelgrid.wire.arrays import Array, Packed
+from stackelgrid.wire.messages import Body
+
+_FEW_HOMES = 4
+"""Homes whose answers, a millisecond or less together, are worked out between two messages."""
+_TOLERANCE = 1e-10
+_PASSES = 100
+_STIFFEST = 1e10
+"""DAQP may fail when curvatures differ by more. A rate that is stiffer against price than that hardly moves anyway."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A home's best answer to a price.
+
+    `x` (A, T) rates of the elastic appliances, `r` (S, T) net charging, `level` (S, T) stored energy at the end of
+    each slot, `load` (T,) what the meter draws. dL/dp = diag(slope) + coupling is symmetric and negative semidefinite:
+    `slope` (T,) is what elastic appliances cause within a slot, `coupling` (T, T) the rest, None without storage.
+    """
+
+    price: Array
+    x: Array
+    r: Array
+    level: Array
+    load: Array
+    slope: Array
+    coupling: Array | None
+
+    @property
+    def sensitivity(self) -> Array:
+        """dL/dp, (T, T), kW per money per kWh."""
+        diagonal = np.diag(self.slope)
+        return diagonal if self.coupling is None else diagonal + self.coupling
+
+
+class HomeProblem:
+    """The problem of one home, set up once and solved for each price.
+
+    Raises `InfeasibleHomeError` from the constructor when no schedule exists at any price.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.horizon = home.horizon
+        self.fixed = np.sum([np.zeros(home.horizon), *(np.array(load.load_kw) for load in home.inelastic)], axis=0)
+        self.elastic = ElasticLoad(home.elastic, home.horizon)
+        self.stores = [StorageModel(storage, home.horizon) for storage in home.storage]
+        self.draw_min = home.draw_limit.min_kw
+        self.draw_max = np.inf if home.draw_limit.max_kw is None else home.draw_limit.max_kw
+        self._programs = [
+            Program(
+                store.rows,
+                np.concatenate([store.r_min, store.lower]),
+                np.concatenate([store.r_max, store.upper]),
+            )
+            for store in self.stores
+        ]
+        self._into = [self._price_columns(store) for store in self.stores]
+        self._bent: list[tuple[bytes, Array]] = [(b"", np.zeros(0))] * len(self.stores)
+        self._require_feasible()
+
+    def answer(self, price: Array) -> Schedule:
+        """The unique optimum at `price` (T,), any finite numbers."""
+        x = self.elastic.demand(price)
+        solved = [
+            program.solve(store.weight, into @ price)
+            for store, program, into in zip(self.stores, self._programs, self._into, strict=True)
+        ]
+        charging = [z for z, _ in solved]
+        load = self._load(x, charging)
+        if load.max() > self.draw_max + _TOLERANCE or load.min() < self.draw_min - _TOLERANCE:
+            return self._answer_within_draw_limits(price, x)
+        slope = self.elastic.demand_slope(price, x).sum(axis=0)
+        coupling = None
+        if self.stores:
+            coupling = np.zeros((self.horizon, self.horizon))
+            for number, (_, active) in enumerate(solved):
+                coupling += self._storage_response(number, active)
+        return self._schedule(price, x, charging, load, slope, coupling)
+
+    def utility(self, schedule: Schedule) -> float:
+        """Satisfaction less wear, money; the bill not yet paid."""
+        return float(self.elastic.utility(schedule.x).sum()) - self.wear(schedule)
+
+    def wear(self, schedule: Schedule) -> float:
+        """D(r), equation (4), money."""
+        total = 0.0
+        for storage, level, r in zip(self.home.storage, schedule.level, schedule.r, strict=True):
+            slots = storage.slots(self.horizon)
+            below = np.minimum(level[slots] - storage.wear.depth * storage.capacity_kwh, 0)
+            total += storage.wear.fast * float(r @ r) + storage.wear.deep * float(below @ below)
+        return total
+
+    def account(self, schedule: Schedule) -> dict[str, Any]:
+        """What the owner is told: `utility` is satisfaction less wear less bill."""
+        bill = float(schedule.price @ schedule.load)
+        told = {"load_kw": schedule.load.tolist(), "bill": bill, "utility": self.utility(schedule) - bill}
+        return told | ({"storage_kwh": schedule.level.sum(axis=0).tolist()} if self.stores else {})
+
+    # --- one storage ---
+
+    def _price_columns(self, store: StorageModel) -> Array:
+        """(size, T): which price each variable of the storage pays."""
+        columns = np.zeros((store.size, self.horizon))
+        columns[np.arange(len(store.slots)), store.slots] = 1.0
+        return columns
+
+    def _storage_response(self, number: int, active: NDArray[np.bool_]) -> Array:
+        """dr/dp of one storage, (T, T), worked out anew when other constraints are active than at the last price."""
+        if self._bent[number][0] != active.tobytes():
+            response = self._programs[number].price_response(self.stores[number].weight, active, self._into[number])
+            self._bent[number] = (active.tobytes(), response)
+        return self._bent[number][1]
+
+    def _load(self, x: Array, charging: list[Array]) -> Array:
+        load = self.fixed + x.sum(axis=0)
+        for store, z in zip(self.stores, charging, strict=True):
+            load[store.slots] += z[: len(store.slots)]
+        return np.asarray(load)
+
+    def _schedule(
+        self, price: Array, x: Array, charging: list[Array], load: Array, slope: Array, coupling: Array | None
+    ) -> Schedule:
+        r = np.zeros((len(self.stores), self.horizon))
+        level = np.zeros_like(r)
+        for row, (store, z) in enumerate(zip(self.stores, charging, strict=True)):
+            r[row, store.slots] = z[: len(store.slots)]
+            level[row] = store.initial
+            level[row, store.slots] = store.initial + np.cumsum(z[: len(store.slots)])
+        return Schedule(price, x, r, level, load, slope, coupling)
+
+    # --- with draw limits that bind ---
+
+    @cached_property
+    def _least(self) -> Array:
+        """What each slot draws at least, (T,) kW."""
+        least = self.fixed + self.elastic.lo.sum(axis=0)
+        for store in self.stores:
+            least[store.slots] += store.r_min[: len(store.slots)]
+        return np.asarray(least)
+
+    def _require_feasible(self) -> None:
+        least, most = self._least, self.fixed + self.elastic.hi.sum(axis=0)
+        for store in self.stores:
+            most[store.slots] += store.r_max[: len(store.slots)]
+        # In parts of what it may draw: the floor of a power satisfaction is no draw to be refused for.
+        hair = 2e-9 * (1 + np.abs(most))
+        for slot in np.flatnonzero((least > self.draw_max + hair) | (most < self.draw_min - hair)):
+            raise InfeasibleHomeError(
+                f"home {self.home.id}: in slot {slot + 1} it draws between {least[slot]:g} and {most[slot]:g} kW, "
+                f"outside its draw_limit {self.draw_min:g}..{self.draw_max:g} kW; widen draw_limit"
+            )
+        try:
+            self.answer(np.ones(self.horizon))
+        except InfeasibleHomeError as error:
+            raise InfeasibleHomeError(
+                f"home {self.home.id}: storage needs and draw_limit {self.draw_min:g}..{self.draw_max:g} kW cannot be "
+                f"met together ({error}); widen draw_limit or lower final_kwh"
+            ) from None
+
+    def _shared(self, total: Array, near: Array) -> Array:
+        """The best rates, (A, T), that add up to `total` (T,) kW: demand at the price where it does, found by Newton
+        steps from what a kWh is worth at the rates `near`, by bisection where those do not halve the error."""
+        elastic = self.elastic
+        if len(elastic.lo) < 2:
+            return np.clip(total, elastic.lo, elastic.hi)
+        total = np.clip(total, elastic.lo.sum(axis=0), elastic.hi.sum(axis=0))
+        low = np.maximum(elastic.marginal(elastic.hi).min(axis=0), 0)
+        high = np.maximum(elastic.marginal(elastic.lo).max(axis=0), low)
+        between_bounds = (near > elastic.lo) & (near < elastic.hi)
+        worth = np.where(between_bounds, elastic.marginal(near), 0.0).sum(axis=0)
+        counted = between_bounds.sum(axis=0)
+        price = np.where(counted > 0, np.clip(worth / np.maximum(counted, 1), low, high), high)
+        error = np.full(self.horizon, np.inf)
+        for _ in range(_PASSES):
+            x = elastic.demand(price)
+            excess = x.sum(axis=0) - total
+            slope = elastic.demand_slope(price, x).sum(axis=0)
+            found = np.abs(excess) <= 1e-13 * (total - slope * price)
+            if np.all(found):
+                break
+            low, high = np.where(excess > 0, price, low), np.where(excess > 0, high, price)
+            newton = price - excess / np.where(slope < 0, slope, -np.inf)
+            between = np.where(high > 4 * low, np.sqrt(np.maximum(low, 1e-15 * high) * high), (low + high) / 2)
+            sound = (np.abs(excess) <= error / 2) & (newton > low) & (newton < high)
+            price, error = np.where(found, price, np.where(sound, newton, between)), np.abs(excess)
+        return x
+
+    @cached_property
+    def _whole(self) -> tuple[Program, Array, Array]:
+        """The program over (x, z) with draw limits as rows, the price columns of its variables, the wear weights."""
+        rates = self.elastic.lo.size
+        into = np.zeros((rates, self.horizon))
+        into[np.arange(rates), np.tile(np.arange(self.horizon), len(self.elastic.lo))] = 1.0
+        into = np.vstack([into, *self._into])
+        levels = np.zeros((sum(len(store.rows) for store in self.stores), len(into)))
+        row, column = 0, rates
+        for store in self.stores:
+            levels[row : row + len(store.rows), column : column + store.size] = store.rows
+            row, column = row + len(store.rows), column + store.size
+        stores = self.stores
+        lower = [self.elastic.lo.ravel(), *(s.r_min for s in stores), *(s.lower for s in stores)]
+        upper = [self.elastic.hi.ravel(), *(s.r_max for s in stores), *(s.upper for s in stores)]
+        program = Program(
+            np.vstack([levels, into.T]),
+            np.concatenate([*lower, self.draw_min - self.fixed]),
+            np.concatenate([*upper, np.maximum(self.draw_max, self._least) - self.fixed]),
+        )
+        return program, into, np.concatenate([np.zeros(0), *(store.weight for store in stores)])
+
+    def _answer_within_draw_limits(self, price: Array, demand: Array) -> Schedule:
+        """Newton's method, a QP per pass, from the elastic load that keeps the limits by itself."""
+
+        def within_limits(load: Array) -> Array:
+            return np.clip(load, self.draw_min, self.draw_max)
+
+        wanted = self.fixed + demand.sum(axis=0)
+        start = self._shared(within_limits(wanted) - self.fixed, demand)
+        if not self.stores:
+            free = within_limits(wanted) == wanted
+            x = np.where(free, demand, start)
+            slope = np.where(free, self.elastic.demand_slope(price, x).sum(axis=0), 0.0)
+            return self._schedule(price, x, [], self._load(x, []), slope, None)
+        program, into, wear = self._whole
+        shape, rates = demand.shape, demand.size
+        paid = into @ price
+
+        def cost(z: Array) -> float:
+            x = z[:rates].reshape(shape)
+            return float(paid @ z - self.elastic.utility(x).sum() + 0.5 * wear @ z[rates:] ** 2)
+
+        z = np.concatenate([start.ravel(), np.zeros(len(wear))])
+        for passes in range(_PASSES):
+            x = z[:rates].reshape(shape)
+            gradient = paid + np.concatenate([-self.elastic.marginal(x).ravel(), wear * z[rates:]])
+            weight = np.concatenate([-self.elastic.curvature(x).ravel(), wear])
+            try:
+                target, active = program.solve(weight, gradient - weight * z)
+            except InfeasibleHomeError:
+                weight = np.minimum(weight, _STIFFEST * weight.min())
+                target, active = program.solve(weight, gradient - weight * z)
+            target[:rates] = np.clip(target[:rates], self.elastic.lo.ravel(), self.elastic.hi.ravel())
+            step = target - z
+            if np.max(np.abs(step)) <= 1e-12 * (1 + np.max(np.abs(target))):
+                break
+            # The start may violate the storage's constraints; the first full step mends that, later ones descend.
+            length = 1.0
+            now = cost(z)
+            allowed = now + 1e-13 * abs(now)
+            while passes and cost(z + length * step) > allowed + 1e-4 * length * (gradient @ step):
+                length /= 2
+            z = z + length * step
+        else:
+            raise ArithmeticError(f"home {self.home.id}: the schedule did not settle in {_PASSES} passes")
+        ends = np.cumsum([rates, *(store.size for store in self.stores)])
+        charging = np.split(target, ends)[1:-1]
+        # Slots away from the limits take the closed form itself; where one binds the appliances share what it leaves
+        # and bend with the storage, not with the price of their slot.
+        drawn = self._load(target[:rates].reshape(shape), charging)
+        free = (drawn < self.draw_max - _TOLERANCE) & (drawn > self.draw_min + _TOLERANCE)
+        left = within_limits(drawn) - self._load(np.zeros(shape), charging)
+        x = np.where(free, demand, self._shared(left, target[:rates].reshape(shape)))
+        weight = np.concatenate([-self.elastic.curvature(x).ravel(), wear])
+        response = program.price_response(weight, active, into)
+        slope = np.where(free, self.elastic.demand_slope(price, x).sum(axis=0), 0.0)
+        return self._schedule(price, x, charging, self._load(x, charging), slope, response - np.diag(slope))
+
+
+class UserOrientedHomes:
+    """The EMC's strategy for the homes of one process: between the bodies on the wire and their problems."""
+
+    def __init__(self, homes: Sequence[Home]) -> None:
+        self._problems = [HomeProblem(home) for home in homes]
+        self.brief = len(homes) <= _FEW_HOMES
+
+    def answer(self, signal: Body) -> LoadResponse:
+        """Load and sensitivity of the homes at a price: of one home as numbers, of several a row each, packed."""
+        assert isinstance(signal, Price)
+        schedules = [problem.answer(np.array(signal.price)) for problem in self._problems]
+        loads = np.array([schedule.load for schedule in schedules])
+        couplings = [schedule.coupling for schedule in schedules if schedule.coupling is not None]
+        return LoadResponse(
+            homes=len(schedules),
+            load_kw=loads[0].tolist() if len(schedules) == 1 else Packed.of(loads),
+            slope=np.sum([schedule.slope for schedule in schedules], axis=0).tolist(),
+            coupling=Packed.of(np.sum(couplings, axis=0)) if couplings else None,
+        )
+
+    def settle(self, settlement: Body) -> dict[str, Any]:
+        """Each home's schedule at the settled price: load and stored energy per slot, bill and utility, money."""
+        assert isinstance(settlement, Price)
+        price = np.array(settlement.price)
+        return {problem.home.id: problem.account(problem.answer(price)) for problem in self._problems}

@@ -1,0 +1,37 @@
+"""A home's storage as a quadratic program: levels, charging limits and wear (equations 3 and 4)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from stackelgrid.games.user_oriented.home.model import Storage
+
+
+class StorageModel:
+    """One storage as matrices over z = (r, s): net charging in its slots and the depth s below the wear threshold.
+
+    lower <= rows @ z <= upper after the simple bounds of r; cost 1/2 z' diag(weight) z.
+    """
+
+    def __init__(self, storage: Storage, horizon: int) -> None:
+        self.slots = storage.slots(horizon)
+        self.initial = storage.initial_kwh
+        n = len(self.slots)
+        deep = storage.wear.deep > 0 and storage.wear.depth > 0 and storage.capacity_kwh > 0
+        self.size = 2 * n if deep else n
+        self.weight = np.full(self.size, 2 * storage.wear.fast)
+        self.weight[n:] = 2 * storage.wear.deep
+        cumulative = np.tril(np.ones((n, n)))
+        levels = np.hstack([cumulative, np.zeros((n, self.size - n))])
+        self.lower = np.full(n, -storage.initial_kwh)
+        self.lower[-1] = storage.needed_kwh - storage.initial_kwh
+        self.upper = np.full(n, storage.capacity_kwh - storage.initial_kwh)
+        self.rows = levels
+        if deep:
+            threshold = storage.wear.depth * storage.capacity_kwh - storage.initial_kwh
+            self.rows = np.vstack([levels, np.hstack([cumulative, np.eye(n)])])
+            self.lower = np.concatenate([self.lower, np.full(n, threshold)])
+            self.upper = np.concatenate([self.upper, np.full(n, np.inf)])
+        unbounded = np.full(self.size - n, np.inf)
+        self.r_min = np.concatenate([np.full(n, -storage.discharge_kw), -unbounded])
+        self.r_max = np.concatenate([np.full(n, storage.charge_kw), unbounded])

@@ -1,0 +1,80 @@
+"""What the user-oriented pricing game puts into the messages, on both levels of the tree."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from stackelgrid.wire.arrays import LARGEST, MAX_SLOTS, Array, Packed, Vector
+from stackelgrid.wire.codec import Bodies
+from stackelgrid.wire.messages import Body
+
+Falling = Annotated[float, Field(ge=-LARGEST, le=0)]
+"""A load never grows with the price of its own slot."""
+
+
+class Price(Body):
+    """Down, in signals and settlements: the price of each slot, money per kWh."""
+
+    price: Vector
+
+    @property
+    def slots(self) -> int:
+        """The horizon priced."""
+        return len(self.price)
+
+
+class LoadResponse(Body):
+    """Up: what the sender's homes draw at the price, and how that bends.
+
+    `load_kw` is one number per slot, kW; from a process that hosts several homes a packed matrix, a row per home.
+    `slope` is the part of dL/dp within a slot that elastic appliances cause, summed over the homes, kW per money per
+    kWh; `coupling` the rest of dL/dp, (slots, slots), absent where nothing is stored. `homes` is how many homes
+    are behind the answer; of these, `held` stand in it with an earlier answer. `excluded` homes are not in it.
+    """
+
+    homes: Annotated[int, Field(ge=1, le=1_000_000)]
+    held: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    excluded: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    load_kw: Vector | Packed
+    slope: Annotated[list[Falling], Field(min_length=1, max_length=MAX_SLOTS)]
+    coupling: Packed | None = None
+
+    @property
+    def slots(self) -> int:
+        """The horizon the answer is for."""
+        return len(self.slope)
+
+    @property
+    def power_kw(self) -> float:
+        """The largest total load, kW."""
+        return float(np.max(np.abs(self.loads().sum(axis=0))))
+
+    @property
+    def fresh(self) -> bool:
+        """Whether every home behind it answered this very round."""
+        return self.held == 0 and self.excluded == 0
+
+    def loads(self) -> Array:
+        """The load, (rows, slots), kW: a row per home from a host of homes, else one row."""
+        return self.load_kw.array() if isinstance(self.load_kw, Packed) else np.array([self.load_kw])
+
+    @model_validator(mode="after")
+    def _shapes(self) -> Self:
+        slots = len(self.slope)
+        if isinstance(self.load_kw, Packed):
+            if self.load_kw.shape != [self.homes, slots]:
+                raise ValueError(f"load_kw has shape {self.load_kw.shape}, not {[self.homes, slots]}")
+        elif len(self.load_kw) != slots:
+            raise ValueError(f"load_kw has {len(self.load_kw)} numbers, slope {slots}")
+        if self.coupling is not None and self.coupling.shape != [slots, slots]:
+            raise ValueError(f"coupling has shape {self.coupling.shape}, not {[slots, slots]}")
+        return self
+
+
+UPPER = Bodies(Price, LoadResponse, Price)
+"""Between the leader and the aggregators."""
+LOWER = Bodies(Price, LoadResponse, Price)
+"""Between an aggregator and its homes."""

@@ -1,0 +1,199 @@
+"""Homes drawn at random around measured load profiles, so that a flat price calls forth the measured load.
+
+Every home has its own random stream, derived from the scenario's seed and its number: home 7 of 60 is home 7 of 600.
+"""
+
+from __future__ import annotations
+
+import csv
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from stackelgrid.games.user_oriented.home import Availability, Elastic, Home, Inelastic, Satisfaction, Storage, Wear
+from stackelgrid.model import NonNegative, Positive, StrictModel
+from stackelgrid.scenarios.scenario import Between
+from stackelgrid.wire.arrays import Array
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Alpha(StrictModel):
+    """Bounds of the sensitivity alpha, per satisfaction form; of `quadratic` in baseline price over valuation."""
+
+    log: Between
+    power: Between
+    quadratic: Between
+
+
+class Segment(StrictModel):
+    """One type of customer: the profile `columns` it draws from, its mean load, its preferences."""
+
+    columns: Annotated[list[str], Field(min_length=1)]
+    mean_load_kw: Positive
+    valuation: Between
+    alpha: Alpha
+
+
+class StorageShare(StrictModel):
+    """Batteries: which `share` of the homes has one, sized by the home's mean load.
+
+    `hours` of mean load fit in; full power charges `rate` of the capacity in an hour; wear in units of the baseline
+    price, `fast` and `deep` per kWh^2 times mean load.
+    """
+
+    share: Share
+    hours: Positive = 3.0
+    rate: Share = 0.3
+    fast: Positive = 0.1
+    deep: NonNegative = 0.05
+    depth: Share = 0.2
+
+
+class EvShare(StrictModel):
+    """Electric vehicles among residential homes: plugged in from `first` to `last`, needing `need_kwh` by departure."""
+
+    share: Share
+    capacity_kwh: Positive = 40.0
+    need_kwh: Between = (6.0, 12.0)
+    charge_kw: Positive = 3.7
+    first: int = 18
+    last: int = 7
+    fast: Positive = 0.02
+
+
+class Population(StrictModel):
+    """How the homes of a scenario are drawn."""
+
+    homes: Annotated[int, Field(ge=1, le=100_000)]
+    profiles: Path
+    day: date
+    satisfaction: Literal["log", "power", "quadratic"] = "log"
+    size: Between = (0.7, 1.3)
+    own_profile: Share = 0.7
+    inelastic_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    headroom: Annotated[float, Field(gt=1)] = 1.5
+    draw_limit: Annotated[float, Field(gt=1)] | None = None
+    segments: Annotated[dict[str, Segment], Field(min_length=1)]
+    storage: StorageShare
+    ev: EvShare | None = None
+
+    def draw(self, seed: int, baseline_price: float, slots: int) -> list[Home]:
+        """The homes. Raises `ValueError` naming file, column or day when the profiles do not fit."""
+        shapes = _day(self.profiles, self.day, slots)
+        for name, segment in self.segments.items():
+            unknown = [column for column in segment.columns if column not in shapes]
+            if unknown:
+                raise ValueError(f"population.segments.{name}.columns: {self.profiles} has no column {unknown[0]!r}")
+        width = len(str(self.homes))
+        return [
+            self._home(
+                f"h{number + 1:0{width}d}", number, np.random.default_rng([seed, number]), shapes, baseline_price
+            )
+            for number in range(self.homes)
+        ]
+
+    def _home(
+        self, name: str, number: int, random: np.random.Generator, shapes: dict[str, Array], baseline_price: float
+    ) -> Home:
+        segment_name = list(self.segments)[number % len(self.segments)]
+        segment = self.segments[segment_name]
+        among_its_kind = number // len(self.segments)
+        common = np.mean([shapes[column] for column in segment.columns], axis=0)
+        own = shapes[segment.columns[random.integers(len(segment.columns))]]
+        shape = self.own_profile * own + (1 - self.own_profile) * common
+        load = segment.mean_load_kw * random.uniform(*self.size) * shape
+        fixed = np.full(len(load), self.inelastic_share * load.min())
+        elastic = self._elastic(load - fixed, segment, random, baseline_price)
+        storage = []
+        if _has(among_its_kind, self.storage.share):
+            storage.append(self._battery(float(load.mean()), baseline_price))
+        elif segment_name == "residential" and self._has_ev(among_its_kind):
+            storage.append(self._ev(random, baseline_price))
+        limit = {} if self.draw_limit is None else {"draw_limit": {"max_kw": self.draw_limit * float(load.max())}}
+        return Home.model_validate(
+            {
+                "id": name,
+                "segment": segment_name,
+                "horizon": len(load),
+                "inelastic": [Inelastic(load_kw=fixed.tolist())],
+                "elastic": [elastic],
+                "storage": storage,
+                **limit,
+            }
+        )
+
+    def _elastic(self, load: Array, segment: Segment, random: np.random.Generator, price: float) -> Elastic:
+        """An appliance whose omega_t makes it draw `load` (T,) kW at the flat price (first-order condition of 10)."""
+        x_max = self.headroom * float(load.max())
+        ratio = load / x_max
+        v = random.uniform(*segment.valuation)
+        alpha = random.uniform(*getattr(segment.alpha, self.satisfaction))
+        if self.satisfaction == "log":
+            omega = v * alpha / (price * (1 + alpha * ratio))
+        elif self.satisfaction == "power":
+            omega = v * alpha * ratio ** (alpha - 1) / price
+        else:
+            alpha *= price / v
+            omega = price / v + alpha * ratio
+        satisfaction = Satisfaction(form=self.satisfaction, omega=omega.tolist(), alpha=alpha)
+        return Elastic(max_kw=x_max, valuation=v, satisfaction=satisfaction)
+
+    def _battery(self, mean_load: float, price: float) -> Storage:
+        kind = self.storage
+        capacity = kind.hours * mean_load
+        wear = Wear(fast=kind.fast * price / mean_load, deep=kind.deep * price / mean_load, depth=kind.depth)
+        return Storage(
+            name="battery",
+            capacity_kwh=capacity,
+            initial_kwh=capacity / 2,
+            charge_kw=kind.rate * capacity,
+            discharge_kw=kind.rate * capacity,
+            wear=wear,
+        )
+
+    def _has_ev(self, number: int) -> bool:
+        """EVs go to homes without a battery, as many of these as make up the share."""
+        without = 1 - self.storage.share
+        return self.ev is not None and without > 0 and _has(number, min(1.0, self.ev.share / without))
+
+    def _ev(self, random: np.random.Generator, price: float) -> Storage:
+        assert self.ev is not None
+        kind = self.ev
+        need = random.uniform(*kind.need_kwh)
+        return Storage(
+            name="ev",
+            capacity_kwh=kind.capacity_kwh,
+            initial_kwh=kind.capacity_kwh - need,
+            final_kwh=kind.capacity_kwh,
+            charge_kw=kind.charge_kw,
+            discharge_kw=0.0,
+            available=Availability(first=kind.first, last=kind.last),
+            wear=Wear(fast=kind.fast * price),
+        )
+
+
+def _has(number: int, share: float) -> bool:
+    """Spreads a share evenly over consecutive numbers."""
+    return int((number + 1) * share + 1e-9) > int(number * share + 1e-9)
+
+
+def _day(path: Path, day: date, slots: int) -> dict[str, Array]:
+    """The profiles of one day, each scaled to mean 1. Raises `ValueError` naming the file and what is missing."""
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise ValueError(f"population.profiles: {path} cannot be read ({error.strerror})") from None
+    of_day = [row for row in rows if row["time"].startswith(day.isoformat())]
+    if len(of_day) != slots:
+        known = sorted({row["time"][:10] for row in rows})
+        raise ValueError(
+            f"population.day: {path} has {len(of_day)} of {slots} hours of {day}; it holds the days {', '.join(known)}"
+        )
+    columns = [column for column in of_day[0] if column != "time"]
+    shapes = {column: np.array([float(row[column]) for row in of_day]) for column in columns}
+    return {column: shape / shape.mean() for column, shape in shapes.items() if shape.mean() > 0}

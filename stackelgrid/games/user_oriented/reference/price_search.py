@@ -1,0 +1,192 @@
+"""The leader's account and a search for a price that serves it better, apart from the leader's own algorithm.
+
+Arrays are (T,); prices in money per kWh, loads in kW. Equation numbers are those of the user-oriented pricing paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import Bounds, minimize
+
+from stackelgrid.games.user_oriented.home import Home, HomeProblem
+from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
+from stackelgrid.wire.arrays import Array
+
+_STARTS = 3
+_CLIMB = {"maxiter": 60, "maxfun": 90, "ftol": 1e-15, "gtol": 1e-12}
+_CLIMB_WITHIN = {"maxiter": 60, "ftol": 1e-14}
+_WITHIN = 1e-6
+
+
+@dataclass(frozen=True)
+class Account:
+    """The leader's costs: wholesale price c, charge mu on deviation in money per kWh per kW, the capacity."""
+
+    wholesale: Array
+    mu: Array
+    load_min: Array
+    load_max: Array
+
+    def cost(self, load: Array) -> float:
+        """C(L) = c.L + sum mu_t (L_t - mean L)^2, money."""
+        return float(self.wholesale @ load + self.mu @ (load - load.mean()) ** 2)
+
+    def utility(self, price: Array, load: Array) -> float:
+        """Equation (7), money."""
+        return float(price @ load) - self.cost(load)
+
+    def marginal_cost(self, load: Array) -> Array:
+        """grad C(L), the mean's own derivative included, money per kWh."""
+        pull = 2 * self.mu * (load - load.mean())
+        return np.asarray(self.wholesale + pull - pull.mean())
+
+    def violation(self, load: Array) -> float:
+        """How far the load is outside the capacity, kW, in the worst slot."""
+        return float(np.max([np.zeros_like(load), load - self.load_max, self.load_min - load]))
+
+    def price_residual(self, price: Array, load: Array) -> float:
+        """Largest distance of `price` from grad C(L) plus capacity multipliers, money per kWh.
+
+        The natural residual of that complementarity problem: where the capacity is slack the difference itself, where
+        it binds only what has the wrong sign.
+        """
+        per_kw = max(float(np.max(np.abs(price))), 1e-12) / max(float(np.max(np.abs(load))), 1e-12)
+        wanted = np.clip(load + (price - self.marginal_cost(load)) / per_kw, self.load_min, self.load_max)
+        return per_kw * float(np.max(np.abs(load - wanted)))
+
+
+class Response:
+    """The true answer L(p) of the homes: closed form without storage, else `HomeProblem`, itself under certificate."""
+
+    def __init__(self, homes: Sequence[Home], slots: int) -> None:
+        self._plain = StackedHomes([home for home in homes if not home.storage], slots)
+        self._storing = [HomeProblem(home) for home in homes if home.storage]
+
+    def answer(self, price: Array) -> tuple[Array, Array]:
+        """Total load (T,) and its derivative (T, T) at a price."""
+        plain = self._plain
+        wanted = plain.fixed + plain.per_home(plain.appliances.demand(price))
+        # Without storage a slot stands alone and its worth is concave in the draw: the limits simply cut it off.
+        draw = np.clip(wanted, plain.draw_min[:, None], plain.draw_max[:, None])
+        slope = np.where(draw == wanted, plain.per_home(plain.appliances.demand_slope(price)), 0.0)
+        load, bend = draw.sum(axis=0), np.diag(slope.sum(axis=0))
+        for problem in self._storing:
+            schedule = problem.answer(price)
+            load, bend = load + schedule.load, bend + schedule.sensitivity
+        return load, bend
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best price found, its load and its worth to the leader, money; how many prices were `tried`."""
+
+    price: Array
+    load: Array
+    utility: float
+    tried: int
+
+
+class Search:
+    """Looks for a better price than the settled one between `low` and `high`, money per kWh.
+
+    `samples` prices first, three of four near the settled one at distances from a hundred-thousandth to a third of it,
+    along single slots, rough and smooth directions, the others anywhere: rough, smooth, the settled price scaled. Then
+    it climbs along the gradient L + J'(p - grad C(L)) from the settled price and from the best ones anywhere, by
+    L-BFGS-B, or by SLSQP where there is a capacity to keep. A price counts only if its load keeps the capacity.
+    """
+
+    def __init__(
+        self, account: Account, respond: Callable[[Array], tuple[Array, Array]], low: float, high: float
+    ) -> None:
+        self._account, self._respond = account, respond
+        self._low, self._high = low, high
+        self._tried = 0
+        self._at: Array | None = None
+
+    def run(self, settled: Array, samples: int, random: np.random.Generator) -> Found:
+        """The best price found, the settled one at least. Deterministic for a generator's state."""
+        start = np.clip(settled, self._low, self._high)
+        load, _ = self._answer(start)
+        self._best = start, load, self._account.utility(start, load)
+        elsewhere = samples // 4
+        for _ in range(samples - elsewhere):
+            self._worth(np.clip(self._near(start, random), self._low, self._high))
+        far = [np.clip(self._far(start, random), self._low, self._high) for _ in range(elsewhere)]
+        worth = [self._worth(price) for price in far]
+        promising = [far[index] for index in np.argsort(worth)[::-1][: _STARTS - 1]]
+        for price in [start, *promising]:
+            self._climb(price)
+        return Found(*self._best, self._tried)
+
+    def _answer(self, price: Array) -> tuple[Array, Array]:
+        """Load and derivative at a price; the last one asked is remembered, and the best that keeps the capacity."""
+        if self._at is None or not np.array_equal(price, self._at):
+            self._at, self._seen = price.copy(), self._respond(price)
+            self._tried += 1
+            load, account = self._seen[0], self._account
+            kept = account.violation(load) <= _WITHIN * float(np.max(np.abs(load)))
+            if kept and self._tried > 1 and account.utility(price, load) > self._best[2]:
+                self._best = self._at, load, account.utility(price, load)
+        return self._seen
+
+    def _worth(self, price: Array) -> float:
+        """The leader's utility, less a penalty where the capacity is not kept."""
+        load, _ = self._answer(price)
+        return self._account.utility(price, load) - 10 * self._high * self._account.violation(load)
+
+    def _climb(self, start: Array) -> None:
+        account = self._account
+        load, _ = self._answer(start)
+        money, kw = max(1.0, abs(account.utility(start, load))), max(1.0, float(np.max(np.abs(load))))
+
+        def descent(price: Array) -> tuple[float, Array]:
+            load, bend = self._answer(price)
+            rise = load + bend.T @ (price - account.marginal_cost(load))
+            return -account.utility(price, load) / money, -rise / money
+
+        bounds = Bounds(self._low, self._high)
+        low, high = np.flatnonzero(np.isfinite(account.load_min)), np.flatnonzero(np.isfinite(account.load_max))
+        if not len(low) + len(high):
+            minimize(descent, start, jac=True, method="L-BFGS-B", bounds=bounds, options=_CLIMB)
+            return
+
+        def room(price: Array) -> Array:
+            load, _ = self._answer(price)
+            return np.concatenate([(load - account.load_min)[low], (account.load_max - load)[high]]) / kw
+
+        def room_slope(price: Array) -> Array:
+            _, bend = self._answer(price)
+            return np.vstack([bend[low], -bend[high]]) / kw
+
+        kept = {"type": "ineq", "fun": room, "jac": room_slope}
+        minimize(descent, start, jac=True, method="SLSQP", bounds=bounds, constraints=kept, options=_CLIMB_WITHIN)
+
+    def _near(self, settled: Array, random: np.random.Generator) -> Array:
+        distance = 10 ** random.uniform(-5, -0.5) * float(np.max(np.abs(settled)))
+        kind = random.integers(3)
+        if kind == 0:
+            direction = np.zeros_like(settled)
+            direction[random.integers(len(settled))] = random.choice([-1.0, 1.0])
+        else:
+            direction = random.standard_normal(len(settled)) if kind == 1 else _smooth(len(settled), random)
+        return np.asarray(settled + distance * direction / np.max(np.abs(direction)))
+
+    def _far(self, settled: Array, random: np.random.Generator) -> Array:
+        kind = random.integers(3)
+        if kind == 0:
+            return random.uniform(self._low, self._high, len(settled))
+        if kind == 1:
+            return settled * random.uniform(0.3, 3.0)
+        middle, swing = random.uniform(self._low, self._high), random.uniform(0, (self._high - self._low) / 2)
+        return middle + swing * _smooth(len(settled), random)
+
+
+def _smooth(slots: int, random: np.random.Generator) -> Array:
+    """A curve (slots,) of a few slow waves, at most 1 in size."""
+    hours = np.arange(slots) / slots
+    waves = np.array([np.cos(2 * np.pi * (k * hours + random.uniform())) for k in range(1, 4)])
+    curve = random.standard_normal(3) @ waves
+    return np.asarray(curve / np.max(np.abs(curve)))

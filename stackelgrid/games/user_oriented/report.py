@@ -1,0 +1,394 @@
+"""The report of the user-oriented pricing game."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from statistics import median
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from stackelgrid.report.game import GameReport
+from stackelgrid.report.parts import (
+    BOOKS_WITHIN,
+    EQUILIBRIUM_WITHIN,
+    REGRET,
+    Plot,
+    Row,
+    Rule,
+    Section,
+    Table,
+    Trace,
+    same_length,
+    spread,
+)
+from stackelgrid.report.run_folder import Certificate, Finished, Leader, Part, PlayedScenario, ReportError, Result
+from stackelgrid.report.words import change, counted, number
+from stackelgrid.wire.arrays import Finite, Vector
+
+
+class HomeAccount(Part):
+    """A home at the last price: kW and stored kWh per slot, money. `baseline_bill` is its bill at the flat price."""
+
+    load_kw: Vector
+    bill: Finite
+    utility: Finite
+    storage_kwh: Vector | None = None
+    baseline_bill: Finite | None = None
+
+
+class Outcome(Part):
+    """What the game came to; see `stackelgrid.games.user_oriented.scenario`."""
+
+    price: Vector
+    load_kw: Vector
+    baseline_load_kw: Vector
+    peak_kw: Finite
+    par: Finite
+    baseline_peak_kw: Finite
+    baseline_par: Finite
+    leader_utility: Finite
+    system_utility: Finite
+    revenue: Finite
+    homes: dict[str, HomeAccount]
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        arrays = [("load_kw", self.load_kw), ("baseline_load_kw", self.baseline_load_kw)]
+        for name, home in self.homes.items():
+            arrays.append((f"homes.{name}.load_kw", home.load_kw))
+            if home.storage_kwh:
+                arrays.append((f"homes.{name}.storage_kwh", home.storage_kwh))
+        same_length(arrays, len(self.price), "price")
+        return self
+
+
+class Capacity(Part):
+    """What the leader may be asked to supply, kW."""
+
+    min_kw: float = 0.0
+    max_kw: float | None = None
+
+
+class Utility(Leader):
+    """The utility company's settings: prices in money per kWh."""
+
+    objective: Literal["stackelberg", "welfare"] = "stackelberg"
+    baseline_price: Finite
+    wholesale_price: Finite | Vector
+    capacity: Capacity = Capacity()
+
+
+class UserOriented(PlayedScenario):
+    """The scenario, as far as the page shows it: the homes are left alone."""
+
+    leader: Utility
+
+
+def _wholesale_price(scenario: UserOriented, slots: int) -> list[float]:
+    """c_t, money per kWh, (T,)."""
+    price = scenario.leader.wholesale_price
+    return price if isinstance(price, list) else [price] * slots
+
+
+def check(run: Finished) -> None:
+    """Every price has as many slots as the outcome."""
+    outcome: Outcome | None = run.result.outcome
+    if outcome is None:
+        return
+    slots, wholesale = len(outcome.price), _wholesale_price(run.scenario, len(outcome.price))
+    if len(wholesale) != slots:
+        raise ReportError(
+            f"{run.folder / 'scenario.yaml'}: leader.wholesale_price has {len(wholesale)} numbers, "
+            f"result.json has {slots} slots; put back the scenario that was played"
+        )
+    welfare = _welfare_price(run.result.certificate)
+    if welfare and len(welfare) != slots:
+        raise ReportError(
+            f"{run.folder / 'result.json'}: certificate.welfare_price has {len(welfare)} numbers, outcome.price has "
+            f"{slots}; put the file back or run again"
+        )
+
+
+def _welfare_price(certificate: Certificate | None) -> list[float] | None:
+    return (certificate.model_extra or {}).get("welfare_price") if certificate else None
+
+
+_OBJECTIVES = {
+    "stackelberg": "its own utility, knowing how the homes answer",
+    "welfare": "the utility of the system as a whole, a price at marginal cost",
+}
+
+
+def opening(run: Finished) -> str:
+    """What the leader was after, and from where it set out."""
+    leader: Utility = run.scenario.leader
+    flat = f"{number(leader.baseline_price)} {run.result.money}/kWh"
+    return f"The leader sought {_OBJECTIVES[leader.objective]}. Before the game its price was flat, {flat}."
+
+
+def key_figures(result: Result[Outcome], outcome: Outcome) -> list[Row]:
+    """Peak, PAR, price, utilities and revenue, before -> after where the value before is known."""
+    rate = f"{result.money}/kWh"
+    mean_price = sum(outcome.price) / len(outcome.price)
+    return [
+        ("Peak load", change(outcome.baseline_peak_kw, outcome.peak_kw, "kW")),
+        ("Peak-to-average ratio", change(outcome.baseline_par, outcome.par)),
+        ("Mean price", f"{number(mean_price)} {rate}"),
+        ("Leader utility", f"{number(outcome.leader_utility)} {result.money}"),
+        ("System utility", _system_utility(result, outcome)),
+        ("Revenue", f"{number(outcome.revenue)} {result.money}"),
+    ]
+
+
+def _system_utility(result: Result[Outcome], outcome: Outcome) -> str:
+    if len(outcome.homes) < result.homes:
+        return f"not known: {len(outcome.homes)} of {counted(result.homes, 'home')} reported a schedule"
+    return f"{number(outcome.system_utility)} {result.money}"
+
+
+# --- figures and the table of homes ---
+
+
+def sections(run: Finished, outcome: Outcome) -> Iterator[Section]:
+    """Price, load and homes."""
+    yield Section("Price", list(_prices(run, outcome)))
+    yield Section("Load", [_load(run, outcome)])
+    if not outcome.homes:
+        yield Section("Homes", ["No home reported a schedule: homes act on a settlement, and none reached them."])
+    else:
+        yield Section("Homes", [_homes(outcome, run.result.money), *_of_homes(outcome, run.result.money)])
+
+
+def _prices(run: Finished, outcome: Outcome) -> Iterator[Plot]:
+    from stackelgrid.report import drawing
+
+    leader: Utility = run.scenario.leader
+    slots, money = len(outcome.price), run.result.money
+    name = "Settled price" if run.result.settled else "Price of the last round"
+    curves = [
+        drawing.Curve("Flat baseline price", [leader.baseline_price] * slots, drawing.GREY, "--"),
+        drawing.Curve("Wholesale price", _wholesale_price(run.scenario, slots), drawing.GREEN, ":"),
+        drawing.Curve(name, outcome.price, drawing.BLUE, "-"),
+    ]
+    yield Plot(
+        "price",
+        drawing.steps(curves, f"Price ({money}/kWh)"),
+        f"{name} in each slot, with the flat price before the game and what the leader pays for its energy.",
+    )
+    welfare = _welfare_price(run.result.certificate)
+    if welfare:
+        curves = [drawing.Curve(name, outcome.price), drawing.Curve("Welfare price", welfare)]
+        yield Plot(
+            "welfare",
+            drawing.steps(curves, f"Price ({money}/kWh)"),
+            f"{name} beside the welfare price, at which selfish homes maximise the utility of the whole system.",
+        )
+
+
+def _load(run: Finished, outcome: Outcome) -> Plot:
+    from stackelgrid.report import drawing
+
+    capacity = run.scenario.leader.capacity
+    limits = [limit for limit in (capacity.min_kw, capacity.max_kw) if limit]
+    name = "Settled" if run.result.settled else "Last round"
+
+    def peaked(when: str, load_kw: list[float]) -> str:
+        return f"{when} (peak {number(max(load_kw))} kW)"
+
+    curves = [
+        drawing.Curve(peaked("Baseline", outcome.baseline_load_kw), outcome.baseline_load_kw, drawing.GREY, "--"),
+        drawing.Curve(peaked(name, outcome.load_kw), outcome.load_kw, drawing.BLUE, "-"),
+    ]
+    limited = " The leader's capacity limits are drawn." if limits else ""
+    return Plot(
+        "load",
+        drawing.steps(curves, "Total load (kW)", limits={"Capacity": limits}, peaks=True, height=2.6),
+        f"Total load of the homes before and after, each peak marked.{limited}",
+    )
+
+
+def _of_homes(outcome: Outcome, money: str) -> Iterator[Plot]:
+    from stackelgrid.report import drawing
+
+    stores = {name: home.storage_kwh for name, home in outcome.homes.items() if home.storage_kwh}
+    if stores:
+        shown = {name: stores[name] for name in spread({name: max(level) for name, level in stores.items()})}
+        mean = sum(outcome.price) / len(outcome.price)
+        below_mean = mean - 1e-9 * max(map(abs, outcome.price))
+        yield Plot(
+            "storage",
+            drawing.levels(shown, [price < below_mean for price in outcome.price], "Stored (kWh)"),
+            f"Energy stored at the end of each slot, battery and electric vehicle together, in {len(shown)} of "
+            f"{counted(len(stores), 'home')} with storage, from the smallest to the largest. Shaded: slots with "
+            "a price below its mean.",
+        )
+    compared = [home for home in outcome.homes.values() if home.baseline_bill is not None]
+    if compared:
+        groups = {
+            "With storage": [_saved(home) for home in compared if home.storage_kwh],
+            "Without storage": [_saved(home) for home in compared if not home.storage_kwh],
+        }
+        yield Plot(
+            "savings",
+            drawing.boxes(groups, f"Bill saved ({money} per home)"),
+            "What each home saves on its bill against the flat baseline price; below zero it pays more, as a home may "
+            "that uses more at a lower price. Box: the middle half of the homes and the median; whiskers: up to 1.5 "
+            "times the box beyond it.",
+        )
+
+
+Measure = Callable[[HomeAccount], float | None]
+
+
+def _homes(outcome: Outcome, money: str) -> Table:
+    """Medians by group, then a few homes from the smallest bill to the largest."""
+    everyone = list(outcome.homes.values())
+    columns: dict[str, Measure] = {"Energy (kWh)": lambda home: sum(home.load_kw)}
+    if any(home.baseline_bill is not None for home in everyone):
+        columns[f"Bill before ({money})"] = lambda home: home.baseline_bill
+        columns[f"Bill ({money})"] = lambda home: home.bill
+        columns[f"Saved ({money})"] = lambda home: None if home.baseline_bill is None else _saved(home)
+    else:
+        columns[f"Bill ({money})"] = lambda home: home.bill
+    columns[f"Paid ({money}/kWh)"] = _paid_per_kwh
+    columns[f"Utility ({money})"] = lambda home: home.utility
+    groups = {
+        "All homes": everyone,
+        "With storage": [home for home in everyone if home.storage_kwh],
+        "Without storage": [home for home in everyone if not home.storage_kwh],
+    }
+    few = spread({name: home.bill for name, home in outcome.homes.items()})
+    shown = "every home" if len(few) == len(everyone) else "a few homes"
+    return Table(
+        f"Medians of each group, then {shown} from the smallest bill to the largest. Utility is satisfaction less wear "
+        "less bill.",
+        list(columns),
+        [
+            [[f"{name} ({len(some):,})", *_medians(some, columns.values())] for name, some in groups.items() if some],
+            [[name, *_medians([outcome.homes[name]], columns.values())] for name in few],
+        ],
+    )
+
+
+def _saved(home: HomeAccount) -> float:
+    return (home.baseline_bill or 0.0) - home.bill
+
+
+def _paid_per_kwh(home: HomeAccount) -> float | None:
+    energy = sum(home.load_kw)
+    return home.bill / energy if energy > 0 else None
+
+
+def _medians(homes: list[HomeAccount], measures: Iterable[Measure]) -> list[str]:
+    found = [[value for home in homes if (value := measure(home)) is not None] for measure in measures]
+    return [number(median(values)) if values else "–" for values in found]
+
+
+# --- the certificate ---
+
+
+def _price(outcome: Outcome, certificate: Certificate) -> float:
+    return max(map(abs, outcome.price))
+
+
+def _largest_load(outcome: Outcome, certificate: Certificate) -> float:
+    return max(1.0, *map(abs, outcome.load_kw))
+
+
+_DISTANCE = "How far the price is from the welfare price, the one best for the system as a whole."
+_RULES = (
+    REGRET,
+    Rule(
+        "max_home_regret",
+        "Largest regret of a home",
+        "What a home's best schedule at this price would bring it beyond the one it has, relative.",
+        EQUILIBRIUM_WITHIN,
+    ),
+    Rule(
+        "leader_regret",
+        "Regret of the leader",
+        "What the best price found would bring the leader beyond this one, the homes answering it, relative.",
+        EQUILIBRIUM_WITHIN,
+    ),
+    Rule(
+        "gap",
+        "Gap to the reference",
+        "How far the run falls short of the reference, relative: for a welfare leader the optimum of a planner who "
+        "knows everybody's data, for a Stackelberg leader the best price found.",
+        EQUILIBRIUM_WITHIN,
+    ),
+    Rule(
+        "price_residual",
+        "Price residual",
+        "The largest distance of the price from the marginal cost of the load, which is a welfare leader's price.",
+        EQUILIBRIUM_WITHIN,
+        _price,
+        "{money}/kWh",
+    ),
+    Rule(
+        "violation",
+        "Broken limits",
+        "The worst breach of any limit of a home, a storage or the leader's capacity, kW or kWh.",
+        EQUILIBRIUM_WITHIN,
+        _largest_load,
+        "kW",
+    ),
+    Rule(
+        "overclaim",
+        "Overclaimed utility",
+        "How much more utility a home claims than its schedule is worth, relative.",
+        BOOKS_WITHIN,
+    ),
+    Rule(
+        "bill_residual",
+        "Error of a bill",
+        "The largest difference of a bill from price times load, relative.",
+        BOOKS_WITHIN,
+    ),
+    Rule(
+        "balance_residual",
+        "Error of the balance",
+        "The largest difference of the load the leader saw from the sum of the homes' loads.",
+        BOOKS_WITHIN,
+        _largest_load,
+        "kW",
+    ),
+    Rule(
+        "load_residual",
+        "Distance from the reference's loads",
+        "The largest difference of a home's load from the one the reference finds best for it. Storage schedules "
+        "that differ a little are worth almost the same, so this is not judged.",
+        unit="kW",
+    ),
+    Rule(
+        "system_utility",
+        "System utility",
+        "What leader and homes get together, worked out anew.",
+        unit="{money}",
+    ),
+    Rule(
+        "welfare_system_utility",
+        "System utility at the welfare price",
+        "The most they could get together. A Stackelberg leader's own interest costs the difference.",
+        unit="{money}",
+    ),
+    Rule("price_distance.rms", "Distance from the welfare price, rms", _DISTANCE, unit="{money}/kWh"),
+    Rule("price_distance.relative", "Distance from the welfare price, relative", ""),
+)
+
+REPORT = GameReport(
+    outcome=Outcome,
+    scenario=UserOriented,
+    check=check,
+    opening=opening,
+    key_figures=key_figures,
+    key_note="Before → after: the first round, at the flat baseline price, and the last.",
+    sections=sections,
+    residual=Trace("residual", "Relative price change", "the relative price change the leader still wanted"),
+    traces=(
+        Trace("leader_utility", "Leader utility", "its utility", "{money}"),
+        Trace("peak_kw", "Peak load", "the peak load", "kW"),
+    ),
+    rules=_RULES,
+)

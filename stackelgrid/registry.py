@@ -1,0 +1,91 @@
+"""The games, found by name: those in the folders of `stackelgrid.games` and those that other packages bring.
+
+A game is an object `GAME` of class `Game`, in the `__init__` of its folder or under an entry point of the group
+`stackelgrid.games` of any package that is installed. It names its parts as "module:attribute"; each is imported by
+whoever plays it and by nobody else, so that a meter never imports a leader, nor a leader what a home keeps to itself.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+import stackelgrid.games
+from stackelgrid.wire.codec import Bodies
+
+GROUP = "stackelgrid.games"
+
+
+class UnknownGameError(ValueError):
+    """There is no game of that name; the message lists those that there are."""
+
+
+@dataclass(frozen=True)
+class Game:
+    """A Stackelberg game between a leader, aggregators and homes, its parts named as "module:attribute".
+
+    A module is named as seen from the game's `package`: "leader:UtilitySettings" is in
+    `package.leader`, ":REPORT" in the package itself.
+
+    - `upper`: the bodies that travel between the leader and the aggregators, `lower` those between an aggregator and
+      its homes, each a `stackelgrid.wire.codec.Bodies`;
+    - `leader`: the leader's settings, a `stackelgrid.rounds.settings.LeaderSettings`;
+    - `aggregator`: an aggregator's settings, a `stackelgrid.rounds.settings.AggregatorSettings`;
+    - `home`: what a home keeps to itself, a `stackelgrid.rounds.settings.HomeModel`;
+    - `homes`: from a list of such homes to the `HomeStrategy` of one EMC process;
+    - `scenario`: the model of a scenario file, a `stackelgrid.scenarios.scenario.Scenario`;
+    - `report`: a `stackelgrid.report.game.GameReport`, unless a plain page will do;
+    - `published`: a `stackelgrid.claims.Paper`, the figures that the game's paper prints, if there is one.
+    """
+
+    package: str
+    title: str
+    upper: str = "messages:UPPER"
+    lower: str = "messages:LOWER"
+    leader: str = "leader:UtilitySettings"
+    aggregator: str = "aggregator:AggregatorSettings"
+    home: str = "home:Home"
+    homes: str = "home:Homes"
+    scenario: str = "scenario:Scenario"
+    report: str | None = None
+    published: str | None = None
+
+    def load(self, part: str) -> Any:
+        """Import a part by its name in this class: `game.load("leader")`."""
+        module, _, attribute = getattr(self, part).partition(":")
+        return getattr(import_module(f"{self.package}.{module}" if module else self.package), attribute)
+
+    def bodies(self, level: str) -> Bodies:
+        """The bodies that travel on the `upper` or the `lower` level."""
+        bodies: Bodies = self.load(level)
+        return bodies
+
+
+@cache
+def find(name: str) -> Game:
+    """Find the game of a name. Raises `UnknownGameError`."""
+    if name in _folders():
+        found = import_module(f"{stackelgrid.games.__name__}.{name}").GAME
+        where = f"{stackelgrid.games.__name__}.{name}:GAME"
+    else:
+        points = tuple(entry_points(group=GROUP, name=name))
+        if not points:
+            raise UnknownGameError(f"{name!r} is not a game that is installed; those are {', '.join(names())}")
+        found, where = points[0].load(), points[0].value
+    if not isinstance(found, Game):
+        raise UnknownGameError(f"{name}: {where} is not a stackelgrid.registry.Game")
+    return found
+
+
+def names() -> list[str]:
+    """List the games that there are."""
+    return sorted({*_folders(), *(point.name for point in entry_points(group=GROUP))})
+
+
+@cache
+def _folders() -> frozenset[str]:
+    return frozenset(each.name for each in pkgutil.iter_modules(stackelgrid.games.__path__) if each.ispkg)

@@ -1,0 +1,290 @@
+"""A finished run as its folder tells it, checked before anything is drawn."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from stackelgrid.node.config import explain
+from stackelgrid.registry import find
+from stackelgrid.wire.arrays import Finite
+
+if TYPE_CHECKING:
+    from stackelgrid.report.game import GameReport
+
+
+class ReportError(Exception):
+    """A folder that cannot be reported on; the message names the file, what is wrong with it and the mend."""
+
+
+class Part(BaseModel):
+    """Base of what is read: keys that the report has no use for are left alone."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Anything(Part):
+    """Whatever there is, in `model_extra`."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Certificate(Anything):
+    """What `stackelgrid certify` found. Any number may be missing: each game and method has its own."""
+
+    method: str | None = None
+    feasible: bool | None = None
+
+    def number(self, key: str) -> float | None:
+        """The number that `key` leads to, with dots into what is nested. Raises `ValueError` for what is no number."""
+        value: Any = self.model_extra or {}
+        for step in key.split("."):
+            value = value.get(step) if isinstance(value, dict) else None
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"certificate.{key} is {value!r}, not a finite number")
+        return float(value)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Every number in it that is not nested, by key."""
+        content = (self.model_extra or {}).items()
+        return {key: value for key, value in content if isinstance(value, int | float) and not isinstance(value, bool)}
+
+
+class Missing(Part):
+    """A member that a round went on without."""
+
+    round: int
+    node: str
+    action: str
+
+
+class AskedAgain(Part):
+    """How many members a coordinator asked again in a round of the leader."""
+
+    round: int
+    by: str
+    members: int
+
+
+class Strike(Part):
+    """How often a fault of the plan struck in a round, None for between rounds.
+
+    `fault` is its number in the plan. It struck a `node`, or messages `from_` some `to` others, or else the broker.
+    """
+
+    fault: int
+    kind: str
+    round: int | None
+    times: int
+    node: str = ""
+    from_: list[str] = Field(default=[], alias="from")
+    to: list[str] = []
+
+
+Found = TypeVar("Found")
+
+
+class Result(Part, Generic[Found]):
+    """result.json. `outcome` is None when not a single round was finished."""
+
+    game: str
+    scenario: str
+    seed: int
+    transport: str
+    broker: str
+    settled: bool
+    complete: bool
+    rounds: int
+    inner_rounds: int
+    elapsed_s: Finite
+    messages: int
+    bytes: int
+    rejected: dict[str, int] = {}
+    homes: int
+    homes_settled: int
+    processes: int
+    money: str
+    outcome: Found | None
+    certificate: Certificate | None
+    missing: list[Missing] = []
+    asked_again: list[AskedAgain] = []
+    struck: list[Strike] = []
+    failures: dict[str, str] = {}
+
+    @field_validator("game")
+    @classmethod
+    def _known(cls, game: str) -> str:
+        find(game)
+        return game
+
+    @field_validator("outcome", mode="before")
+    @classmethod
+    def _nothing_found(cls, outcome: Any) -> Any:
+        return outcome or None
+
+    @property
+    def certifiable(self) -> bool:
+        """Whether every home is in the outcome."""
+        return self.complete and self.homes_settled == self.homes
+
+
+def of_game(name: str) -> GameReport:
+    """What the game of a name brings to its report."""
+    game = find(name)
+    if game.report is None:
+        from stackelgrid.report.game import PLAIN
+
+        return PLAIN
+    report: GameReport = game.load("report")
+    return report
+
+
+def checked(content: Any) -> Result[Any]:
+    """The content of a result.json, its outcome by the game's own model. Raises `ValidationError`, `ValueError`."""
+    report = of_game(Result[Any].model_validate(content).game)
+    model: Any = Result
+    result: Result[Any] = model[report.outcome].model_validate(content)
+    if result.certificate:
+        for rule in report.rules:
+            result.certificate.number(rule.key)
+    return result
+
+
+class RoundRecord(Anything):
+    """A line of rounds.jsonl: what all games have, and the game's own account in `model_extra`.
+
+    `residual` is the relative change still wanted, None when none could be worked out.
+    """
+
+    round: int
+    residual: Finite | None
+    held: list[str]
+    excluded: list[str]
+    again: int
+
+    def number(self, key: str) -> float | None:
+        """A number of the game's account, None where there is none."""
+        value = (self.model_extra or {}).get(key)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+class Leader(Part):
+    """The leader's settings, as far as all games have them."""
+
+    tolerance: float = 1e-6
+    max_rounds: int = 40
+
+
+class PlayedScenario(Part):
+    """scenario.yaml, as far as the report of any game needs it."""
+
+    leader: Leader = Leader()
+    slots: int = 24
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run's folder, outcome and scenario by the models of the game's `report`.
+
+    `manifest` is {} where there is none.
+    """
+
+    folder: Path
+    report: GameReport
+    result: Result[Any]
+    rounds: list[RoundRecord]
+    scenario: Any
+    manifest: dict[str, Any]
+
+
+def read(folder: Path) -> Finished:
+    """Read the folder of a run that has ended. Raises `ReportError`."""
+    result = _read_result(folder / "result.json")
+    report = of_game(result.game)
+    finished = Finished(
+        folder,
+        report,
+        result,
+        _read_rounds(folder / "rounds.jsonl", result.rounds),
+        _read_scenario(folder / "scenario.yaml", report.scenario),
+        _read_manifest(folder / "manifest.json"),
+    )
+    report.check(finished)
+    return finished
+
+
+def _read_result(path: Path) -> Result[Any]:
+    if not path.is_file():
+        raise ReportError(f"{path}: there is no such file; name the folder of a finished `stackelgrid run`")
+    content = _parsed(path, _text(path))
+    try:
+        return checked(content)
+    except ValidationError as error:
+        raise ReportError(f"{explain(str(path), error)}\n{path}: put the file back or run again") from None
+    except ValueError as error:
+        raise ReportError(f"{path}: {error}; put the file back or run again") from None
+
+
+def _read_rounds(path: Path, expected: int) -> list[RoundRecord]:
+    lines = _text(path).splitlines() if expected or path.is_file() else []
+    if len(lines) != expected:
+        raise ReportError(f"{path}: {len(lines)} rounds, but result.json counts {expected}; run the scenario again")
+    return [
+        _checked(f"{path}, line {number}", _parsed(f"{path}, line {number}", line), RoundRecord)
+        for number, line in enumerate(lines, start=1)
+    ]
+
+
+def _read_scenario(path: Path, model: type[PlayedScenario]) -> PlayedScenario:
+    try:
+        content = yaml.safe_load(_text(path))
+    except yaml.YAMLError as error:
+        raise ReportError(f"{path}: not YAML: {' '.join(str(error).split())}; put back the scenario played") from None
+    return _checked(path, content, model)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    content = _parsed(path, _text(path))
+    if not isinstance(content, dict):
+        raise ReportError(f"{path}: not a mapping of keys; remove the file")
+    return content
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be read ({error.strerror}); name the folder of a finished run") from None
+    except UnicodeDecodeError:
+        raise ReportError(f"{path}: not a text file in UTF-8; run the scenario again") from None
+
+
+def _parsed(source: Path | str, text: str) -> Any:
+    def refuse(constant: str) -> NoReturn:
+        raise ReportError(f"{source}: {constant} is no number of JSON; run the scenario again")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        raise ReportError(f"{source}: not JSON ({error}); run the scenario again") from None
+
+
+Read = TypeVar("Read", bound=Part)
+
+
+def _checked(source: Path | str, content: Any, model: type[Read]) -> Read:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ReportError(f"{explain(str(source), error)}\n{source}: put the file back or run again") from None

@@ -1,0 +1,44 @@
+"""The settings of each role, whatever the game: base models that a game's own settings extend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
+
+from stackelgrid.model import StrictModel
+from stackelgrid.rounds.strategy import AggregatorStrategy, LeaderStrategy
+from stackelgrid.wire.names import Name
+
+
+class LeaderSettings(StrictModel):
+    """Base of a game's `leader` settings: the leader settles on a relative change below `tolerance`, or gives up."""
+
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
+    max_rounds: Annotated[int, Field(ge=1, le=10_000)] = 40
+
+    def fits(self, slots: int) -> None:
+        """Raise `ValueError` when something in it has another length than the horizon."""
+
+    def strategy(self, slots: int) -> LeaderStrategy:
+        """The leader's part of the game over `slots`."""
+        raise NotImplementedError
+
+
+class AggregatorSettings(StrictModel):
+    """Base of an aggregator's settings in a game."""
+
+    def strategy(self, slots: int, homes: Mapping[str, int]) -> AggregatorStrategy:
+        """The aggregator's part of the game over `slots`; `homes` is the number of homes behind each member."""
+        raise NotImplementedError
+
+
+class PrivateModel(StrictModel):
+    """Base of everything that stays in the home."""
+
+
+class HomeModel(PrivateModel):
+    """Base of a game's home: what one customer keeps to itself, under the name `id`."""
+
+    id: Name

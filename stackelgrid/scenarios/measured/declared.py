@@ -1,0 +1,131 @@
+"""What a scenario says about its data: CSV files, a column in place of a number per slot, a home for each column."""
+
+from __future__ import annotations
+
+import re
+import zoneinfo
+from datetime import date, datetime, timedelta
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
+
+from stackelgrid.model import StrictModel
+from stackelgrid.scenarios.measured.units import unit_named
+
+OWN = "own"
+"""In `homes.home`, the column from which the home is made."""
+_INTERVAL = re.compile(r"(\d+) ?(min|h)")
+
+
+def _named(value: Any) -> Any:
+    """A name in a CSV's header; YAML reads 0123 and `on` as something else."""
+    if not isinstance(value, str):
+        raise ValueError("a column's name is text; put it in quotes, just as it is written in the file")
+    return value
+
+
+def _dated(value: Any) -> Any:
+    """A date or time, not a number of seconds."""
+    if not isinstance(value, str | date):
+        raise ValueError("write a day as 2016-06-14, a time as 2016-06-14 00:00")
+    return value
+
+
+def _known_unit(name: str) -> str:
+    return unit_named(name).name
+
+
+def _known_interval(text: str) -> str:
+    _minutes(text)
+    return text
+
+
+def _minutes(text: str) -> int:
+    match = _INTERVAL.fullmatch(text)
+    minutes = int(match[1]) * (60 if match[2] == "h" else 1) if match else 0
+    if minutes == 0 or 60 % minutes:
+        raise ValueError(f"{text!r} is no part of an hour; write 1h, 30min, 15min or what else divides an hour")
+    return minutes
+
+
+def _known_timezone(name: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        if not zoneinfo.available_timezones():
+            raise ValueError(f"{name}: this system knows no time zones; install them with pip install tzdata") from None
+        raise ValueError(f"{name!r} is no time zone; write it as in Europe/Berlin, or UTC") from None
+    return name
+
+
+Header = Annotated[str, BeforeValidator(_named)]
+
+
+class TimeSeries(StrictModel):
+    """A CSV file with a row per interval: whose column `time` is the time, in which `timezone`, and which `unit` has.
+
+    The scenario's slots begin on `day` at 00:00 local time, or at `first`. Rows are stamped with the `start` of their
+    interval or its `end`, with or without UTC offset, as ISO 8601 or in strptime's `format`. Prices in another money
+    than the scenario's need `exchange`: how much of the scenario's money one of the file's is worth.
+    """
+
+    csv: Annotated[str, Field(min_length=1)]
+    time: Header
+    timezone: Annotated[str, AfterValidator(_known_timezone), Field(examples=["Europe/Berlin", "UTC"])]
+    unit: Annotated[str, AfterValidator(_known_unit), Field(examples=["kW", "kWh", "Wh", "pu", "EUR/MWh"])]
+    interval: Annotated[str, AfterValidator(_known_interval), Field(examples=["15min", "30min", "1h"])]
+    day: Annotated[date, BeforeValidator(_dated)] | None = None
+    first: Annotated[datetime, BeforeValidator(_dated)] | None = None
+    stamp: Literal["start", "end"] = "start"
+    format: str | None = None
+    delimiter: Literal[",", ";", "\t", "|"] = ","
+    decimal: Literal[".", ","] = "."
+    exchange: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @property
+    def rows_per_slot(self) -> int:
+        """How many intervals make a slot."""
+        return 60 // _minutes(self.interval)
+
+    @property
+    def step(self) -> timedelta:
+        """The length of an interval."""
+        return timedelta(minutes=_minutes(self.interval))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.day is None) == (self.first is None):
+            raise ValueError("give either day or first, where the scenario's slots begin; not both and not neither")
+        if self.exchange is not None and not unit_named(self.unit).of_price:
+            raise ValueError(f"exchange is for prices, the unit is {self.unit}; leave it out")
+        return self
+
+
+class Reference(StrictModel):
+    """A column in place of a number per slot: `column` of the data `from`, times `scale`.
+
+    The scale `1/peak` makes the largest number of the horizon 1.
+    """
+
+    source: Annotated[str, Field(alias="from")]
+    column: Header
+    scale: Annotated[float, Field(allow_inf_nan=False)] | Literal["1/peak"] = 1.0
+
+
+class EachColumn(StrictModel):
+    """In place of a list of homes: one like `home` for each column of some data but those in `except`.
+
+    A home's id is its column's name, every run of characters that an id cannot have replaced by a hyphen.
+    """
+
+    each_column_of: str
+    excluded: Annotated[list[Header], Field(alias="except")] = []
+    home: dict[str, Any]
+
+
+class DataSection(BaseModel):
+    """What a scenario says of its data, and what its columns have to fit."""
+
+    slots: Annotated[int, Field(ge=1, le=1000)]
+    money: str
+    data: dict[str, TimeSeries] = {}

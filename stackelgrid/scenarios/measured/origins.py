@@ -1,0 +1,66 @@
+"""What a game's model refuses in a scenario, told with file, row and column where a column made it."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+from stackelgrid.scenarios.measured.csv_file import FromColumn
+
+
+def with_origins(error: ValidationError, content: Mapping[str, Any]) -> ValidationError:
+    """The same mistakes in a scenario's `content`, as `spell_out` made it; those in a column say file, row and column.
+
+    Of a column's numbers that are refused, the first is told. A mistake that no column made stays as it is.
+    """
+    mistakes = [(mistake, _Place.of(mistake["loc"], content)) for mistake in error.errors(include_url=False)]
+    slots: dict[tuple[int | str, ...], list[int]] = {}
+    for _, place in mistakes:
+        if place.slot is not None:
+            slots.setdefault(place.path, []).append(place.slot)
+    told = [
+        _told(mistake, place, len(slots.get(place.path, [])))
+        for mistake, place in mistakes
+        if place.slot is None or place.slot == slots[place.path][0]
+    ]
+    return ValidationError.from_exception_data(error.title, told)
+
+
+def _told(mistake: ErrorDetails, place: _Place, hours: int) -> InitErrorDetails:
+    """A mistake at its place; `hours` are how many of its column are refused."""
+    kind, message, where = mistake["type"], mistake["msg"], mistake["loc"]
+    if place.column is not None and place.slot is not None:
+        others = f", one of {hours} such hours" if hours > 1 else ""
+        message = message.removeprefix("Value error, ").replace("Input should", "the number must", 1)
+        message = f"{place.column.origin(place.slot)}{others}: {message}; correct the file, or write numbers"
+        kind, where = "from_column", place.path
+    elif place.column is not None and kind.endswith("_type") and where == place.path:
+        kind = "from_column"
+        message = "this key takes a single value, a column gives one per slot; write the value"
+    return InitErrorDetails(type=PydanticCustomError(kind, message), loc=where, input=mistake["input"])
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in a scenario a mistake is: its `path` to a key and, if that has a `column`, in which `slot` of it."""
+
+    path: tuple[int | str, ...]
+    column: FromColumn | None = None
+    slot: int | None = None
+
+    @classmethod
+    def of(cls, loc: Sequence[int | str], content: Any) -> _Place:
+        """That of pydantic's `loc`, which names alternatives of a union too: steps that the content does not have."""
+        path: list[int | str] = []
+        for step in loc:
+            if isinstance(content, FromColumn) and isinstance(step, int):
+                return cls(tuple(path), content, step)
+            keys: Container[object] = range(len(content)) if isinstance(content, list) else ()
+            if step in (content if isinstance(content, dict) else keys):
+                content = content[step]
+                path.append(step)
+        return cls(tuple(path), content if isinstance(content, FromColumn) else None)

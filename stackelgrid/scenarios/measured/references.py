@@ -1,0 +1,94 @@
+"""From references to numbers: whatever a scenario takes per slot may name a column, and homes may be one per column."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from stackelgrid.model import StrictModel
+from stackelgrid.node.config import explain
+from stackelgrid.scenarios.measured.csv_file import CsvFile, FromColumn
+from stackelgrid.scenarios.measured.declared import OWN, DataSection, EachColumn, Reference
+from stackelgrid.scenarios.measured.units import Kind
+
+Said = TypeVar("Said", bound=StrictModel)
+
+
+def spell_out(raw: Mapping[str, Any], folder: Path, model: type[BaseModel]) -> dict[str, Any]:
+    """The content of a scenario file in `folder` with numbers in place of references, homes listed, `data` gone.
+
+    `model` is the game's, for the defaults of `slots` and `money`. Raises `ValueError` (pydantic's for a key of `data`
+    that is wrong) naming key, file, row, column, value and mend.
+    """
+    defaults = {name: model.model_fields[name].default for name in ("slots", "money")}
+    content = {key: value for key, value in raw.items() if key != "data"}
+    if "data" in raw:
+        declared = DataSection.model_validate({**defaults, **raw})
+        files = {name: CsvFile(name, series, folder, declared) for name, series in declared.data.items()}
+    else:
+        files = {}
+    if isinstance(content.get("homes"), dict) and "each_column_of" in content["homes"]:
+        content["homes"] = list(_homes(content["homes"], files))
+
+    def numbers(reference: dict[str, Any], path: tuple[str, ...]) -> FromColumn:
+        wanted = _checked(Reference, reference, ".".join(path))
+        try:
+            return _find(files, wanted.source).numbers(wanted, Kind.at(path))
+        except ValueError as error:
+            raise ValueError(f"{'.'.join(path)}: {error}") from None
+
+    return {key: _replaced(value, (str(key),), numbers) for key, value in content.items()}
+
+
+def _replaced(node: Any, path: tuple[str, ...], numbers: Callable[[dict[str, Any], tuple[str, ...]], Any]) -> Any:
+    """`node` with every reference below it replaced by its `numbers`."""
+    if isinstance(node, dict):
+        if "from" in node or "column" in node:
+            return numbers(node, path)
+        return {key: _replaced(value, (*path, str(key)), numbers) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_replaced(value, (*path, str(number)), numbers) for number, value in enumerate(node)]
+    return node
+
+
+def _homes(content: dict[str, Any], files: Mapping[str, CsvFile]) -> Iterator[dict[str, Any]]:
+    """A home per column, its own column named in the place of `own`."""
+    each = _checked(EachColumn, content, "homes")
+    if "id" in each.home:
+        raise ValueError("homes.home.id: each home takes its id from its column; leave it out")
+    try:
+        columns = _find(files, each.each_column_of).columns(each.excluded)
+    except ValueError as error:
+        raise ValueError(f"homes.each_column_of: {error}") from None
+    named: dict[str, str] = {}
+    for column in columns:
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", column).strip("-")[:64]
+        if not name or name in named:
+            other = f"that of column {named[name]!r}" if name else "empty"
+            raise ValueError(f"homes.each_column_of: the id of column {column!r} would be {other}; rename the column")
+        named[name] = column
+
+        def own(reference: dict[str, Any], _: object, column: str = column) -> dict[str, Any]:
+            if reference.get("column") != OWN:
+                return reference
+            return {"from": each.each_column_of, **reference, "column": column}
+
+        yield {"id": name, **_replaced(each.home, (), own)}
+
+
+def _find(files: Mapping[str, CsvFile], name: str) -> CsvFile:
+    if name not in files:
+        there = f"those are {', '.join(files)}" if files else "there is no key `data`"
+        raise ValueError(f"no data are called {name!r}, {there}; declare data.{name}")
+    return files[name]
+
+
+def _checked(model: type[Said], content: dict[str, Any], where: str) -> Said:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(explain(where, error)) from None

@@ -1,0 +1,60 @@
+"""For editors: a game's JSON Schema that also admits what stands in place of numbers and homes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stackelgrid.scenarios.measured.declared import OWN, EachColumn, Reference, TimeSeries
+
+
+def with_data(schema: dict[str, Any]) -> dict[str, Any]:
+    """A game's JSON Schema that also admits `data`, references in place of numbers per slot, and homes from columns."""
+    numbers_or_column = _admitting(schema)
+    definitions = dict(numbers_or_column.get("$defs", {}))
+    properties = dict(numbers_or_column["properties"])
+    definitions["Column"] = {
+        **Reference.model_json_schema(),
+        "required": ["column"],
+        "anyOf": [{"required": ["from"]}, {"properties": {"column": {"const": OWN}}}],
+    }
+    definitions["TimeSeries"] = TimeSeries.model_json_schema()
+    properties["data"] = {
+        "description": "CSV files, by the name under which `from` refers to them.",
+        "type": "object",
+        "additionalProperties": {"$ref": "#/$defs/TimeSeries"},
+    }
+    home = _listed(properties.get("homes", {}), definitions)
+    if home is not None:
+        template = {key: value for key, value in home.get("properties", {}).items() if key != "id"}
+        required = [key for key in home.get("required", []) if key != "id"]
+        each = EachColumn.model_json_schema()
+        each["properties"]["home"] = {**home, "properties": template, "required": required}
+        definitions["EachColumn"] = each
+        listed = properties["homes"]
+        if "anyOf" not in listed:
+            listed = {"anyOf": [listed]}
+        properties["homes"] = {**listed, "anyOf": [*listed["anyOf"], {"$ref": "#/$defs/EachColumn"}]}
+    return {**numbers_or_column, "properties": properties, "$defs": definitions}
+
+
+def _admitting(node: Any) -> Any:
+    """A schema in which whatever takes a list of numbers takes a reference too."""
+    if isinstance(node, list):
+        return [_admitting(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    inside = {key: _admitting(value) for key, value in node.items()}
+    of = node.get("items")
+    if node.get("type") == "array" and isinstance(of, dict) and of.get("type") == "number":
+        return {"anyOf": [inside, {"$ref": "#/$defs/Column"}]}
+    return inside
+
+
+def _listed(homes: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any] | None:
+    """The schema of one home, when a scenario lists them."""
+    for choice in homes.get("anyOf", [homes]):
+        reference = choice.get("items", {}).get("$ref", "")
+        if reference:
+            home: dict[str, Any] = definitions[reference.rpartition("/")[2]]
+            return home
+    return None

@@ -1,0 +1,78 @@
+"""What of a fault plan happened, told by the leader's rounds: the conversation that all others serve."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stackelgrid.run_record import Played
+from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.testbed.topology import LEADER, cast
+
+
+def struck(scenario: Scenario, played: Played) -> list[dict[str, Any]]:
+    """Each round that a fault of the plan struck in, and how often: {`fault`, `kind`, `round`, `times`} and where.
+
+    `fault` is its number in the plan, `round` the leader's, None for what struck between rounds. What happened to nodes
+    has an entry for each `node`, what happened to messages one with all whom they were `from` and `to`. A node that is
+    back from a crash is of kind `restart`.
+    """
+    if not played.faults:
+        return []
+    rounds = _Rounds(scenario, played)
+    found: dict[tuple[int, int, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for record in played.faults:
+        number = rounds.of(record)
+        found[number or 0, record["fault"], record["kind"], record.get("node", "")].append({**record, "round": number})
+    return [_entry(found[key]) for key in sorted(found)]
+
+
+def _entry(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Records of one fault in one round as an entry."""
+    first = records[0]
+    where = {"node": first["node"]} if _is_of_node(first) else {}
+    ends = {end: sorted({record[end] for record in records}) for end in ("from", "to") if end in first}
+    told = {key: first[key] for key in ("fault", "kind", "round")}
+    return {**told, "times": len(records), **where, **ends}
+
+
+def _is_of_node(record: Mapping[str, Any]) -> bool:
+    """The leader says when the broker fails in a round, and is none the worse for it."""
+    return "node" in record and record["kind"] != "broker"
+
+
+def asked_again(played: Played) -> list[dict[str, Any]]:
+    """How many members were asked again, by whom and in which round of the leader: {`round`, `by`, `members`}."""
+    counted: dict[tuple[int, str], int] = defaultdict(int)
+    for record in [*played.rounds, *played.below]:
+        if record.get("again"):
+            counted[record["round"], record.get("aggregator", LEADER)] += record["again"]
+    return [{"round": number, "by": name, "members": counted[number, name]} for number, name in sorted(counted)]
+
+
+class _Rounds:
+    """Which round of the leader a record is of: its own number is that of the conversation that it happened in."""
+
+    def __init__(self, scenario: Scenario, played: Played) -> None:
+        self._above = {home.name: home.aggregator for home in cast(scenario, run="struck").homes}
+        self._served: dict[str, list[int]] = defaultdict(list)  # by aggregator, what each round with homes was for
+        for record in played.below:
+            self._served[record["aggregator"]].append(record["round"])
+        self._asked = len(played.rounds) + (not played.settled)
+
+    def of(self, record: Mapping[str, Any]) -> int | None:
+        """The leader's round; None for what is of no round."""
+        number: int | None = record["round"]
+        if number is None:
+            return None
+        coordinator = self._coordinator([record[key] for key in ("node", "from", "to") if key in record])
+        served = list(range(1, self._asked + 1)) if coordinator == LEADER else self._served[coordinator]
+        if number <= len(served):
+            return served[number - 1]
+        # Asked and never finished: of the round that came next, if the leader asked one.
+        return min(self._asked, (served[-1] if served else 0) + number - len(served))
+
+    def _coordinator(self, names: Sequence[str]) -> str:
+        """Whose conversation a fault of these nodes belongs to: an aggregator's with its homes, or the leader's."""
+        return next((self._above[name] for name in names if name in self._above), LEADER)

@@ -1,0 +1,75 @@
+"""A run's folder: what is written where. See docs/interface.md for the contract."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from stackelgrid.faults.plan import FaultPlan
+from stackelgrid.node.record import write_whole
+from stackelgrid.run_record import Played
+from stackelgrid.scenarios.scenario import Scenario, ScenarioError, dump
+from stackelgrid.testbed import fault_plans
+
+
+def create(out: Path | None, name: str) -> Path:
+    """Make the run's folder: `out`, or a fresh one under runs/. Raises `ScenarioError` when it is there already."""
+    if out is None:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        out = Path("runs") / f"{name}-{stamp}"
+        number = 1
+        while out.exists():
+            number += 1
+            out = Path("runs") / f"{name}-{stamp}-{number}"
+    try:
+        out.mkdir(parents=True)
+    except FileExistsError:
+        raise ScenarioError(f"--out {out}: it exists already; name a new folder, or remove this one") from None
+    except OSError as error:
+        raise ScenarioError(f"--out {out}: cannot be made ({error.strerror}); name a folder you may write") from None
+    return out
+
+
+def run_name(scenario: str) -> str:
+    """What a run is called that nobody gave a name: as its scenario."""
+    return re.sub("[^A-Za-z0-9_-]", "-", Path(scenario).stem)[:64]
+
+
+def write_scenario(folder: Path, scenario: Scenario) -> None:
+    """scenario.yaml: as run, overrides and seed included; the data it draws on, with its notice, beside it."""
+    (folder / "scenario.yaml").write_text(dump(scenario.beside(folder)))
+
+
+def write_faults(folder: Path, plan: FaultPlan) -> None:
+    """faults.yaml: the plan as played, nodes by name, seed included."""
+    (folder / "faults.yaml").write_text(fault_plans.dump(plan))
+
+
+def write_rounds(folder: Path, played: Played) -> None:
+    """rounds.jsonl, for a run whose leader did not write it itself."""
+    lines = [json.dumps(record, allow_nan=False) + "\n" for record in played.rounds]
+    (folder / "rounds.jsonl").write_text("".join(lines))
+
+
+def write_result(folder: Path, result: dict[str, Any], began: datetime) -> None:
+    """result.json and manifest.json."""
+    write_whole(folder / "result.json", result)
+    packages = ("stackelgrid", "numpy", "daqp", "pydantic", "paho-mqtt", "cvxpy", "clarabel", "amqtt")
+    manifest = {
+        "schema": 1,
+        "began": began.isoformat(timespec="milliseconds"),
+        "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "transport": result["transport"],
+        "broker": result["broker"],
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in packages},
+        "machine": {"system": platform.platform(), "architecture": platform.machine()},
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+    write_whole(folder / "manifest.json", manifest)

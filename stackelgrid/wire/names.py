@@ -1,0 +1,24 @@
+"""Names of runs and nodes. A name is a level of a topic, so it has no slashes, wildcards or spaces."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import Field
+
+NAME = r"[A-Za-z0-9_-]{1,64}"
+"""A name as a regular expression."""
+
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+"""The name of a run or a node, in a model."""
+
+
+def is_name(text: str) -> bool:
+    """Say whether `text` may name a run or a node."""
+    return re.fullmatch(NAME, text) is not None
+
+
+def name_from(text: str, length: int = 64) -> str:
+    """Make a name of a text: a hyphen for what a name may not contain, at most `length` characters."""
+    return re.sub("[^A-Za-z0-9_-]", "-", text)[:length]
