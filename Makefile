@@ -23,10 +23,10 @@ test: $(INSTALLED)  ## Run the tests, a worker a core
 
 test-arm64: $(INSTALLED)  ## Have an emulated arm64 home take part in a run, as a Raspberry Pi would; needs root
 	scripts/arm64/make-root build/arm64
-	$(VENV)/bin/pytest tests/arm64/emulated_home.py
+	$(VENV)/bin/pytest tests/deploy/arm64/emulated_home.py
 
 test-containers: $(INSTALLED)  ## Bring the testbed up in containers and harm them; starts an engine where it may
-	scripts/containers/with-engine $(VENV)/bin/pytest -s tests/containers/testbed_in_containers.py
+	scripts/containers/with-engine $(VENV)/bin/pytest -s tests/deploy/containers/testbed_in_containers.py
 
 check: $(INSTALLED)  ## Check format, style, types and who may import whom
 	$(VENV)/bin/ruff format --check

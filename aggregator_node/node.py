@@ -10,10 +10,20 @@ from stackelgrid.node.config import Members
 from stackelgrid.node.limits import refusals
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
-from stackelgrid.rounds import Acknowledged, Asked, Coordinator, Gathered, Lost, Member, Round, RoundPolicy, Settled
+from stackelgrid.rounds import (
+    Coordinator,
+    Member,
+    MembersGathered,
+    MembersLost,
+    QuestionReceived,
+    Round,
+    RoundPolicy,
+    SettlementAcknowledged,
+    SettlementReceived,
+)
 from stackelgrid.rounds import ledger as ledgers
 from stackelgrid.rounds.ledger import Ledger
-from stackelgrid.rounds.strategy import AggregatorStrategy, Ask, Reply, Said
+from stackelgrid.rounds.strategy import AggregatorStrategy, Ask, Question, Reply
 from stackelgrid.transport.base import Action, Finish, Look, Publish
 from stackelgrid.wire.codec import Link
 
@@ -37,7 +47,7 @@ class AggregatorNode:
         down: Link,
         members: Sequence[Members],
         policy: RoundPolicy,
-        strategy: AggregatorStrategy,
+        strategy: AggregatorStrategy[Any, Any, Any, Any, Any, Any],
         *,
         journal: Journal,
         conclude: Journal,
@@ -55,7 +65,7 @@ class AggregatorNode:
         self._answering = self._replied = self._inner = 0
         self._acknowledged_until: float | None = None
         self._ledger = ledger
-        self._unasked: Ask | None = None
+        self._unasked: Ask[Any] | None = None
         self._recall()
 
     @property
@@ -70,7 +80,7 @@ class AggregatorNode:
 
     def start(self, now: float) -> Sequence[Action]:
         """Connected."""
-        self._member.heard(now)
+        self._member.note_contact(now)
         presence = self._member.start() if self._gathered else []
         return self._act([*presence, *self._coordinator.start(now)], now)
 
@@ -85,7 +95,7 @@ class AggregatorNode:
         link, message = read
         if link is self._up:
             steps = self._member.receive(message)
-            self._member.heard(now)
+            self._member.note_contact(now)
             return self._act(steps, now)
         return self._act(self._coordinator.receive(message, now), now)
 
@@ -108,7 +118,7 @@ class AggregatorNode:
             match step:
                 case Publish() | Look():
                     actions.append(step)
-                case Gathered():
+                case MembersGathered():
                     self._gathered = True
                     if step.absent:
                         _LOG.warning("homes absent at the start", extra={"data": {"absent": step.absent}})
@@ -116,7 +126,7 @@ class AggregatorNode:
                     if self._unasked is not None:
                         wanted, self._unasked = self._unasked, None
                         actions += self._go_on(wanted, now)
-                case Asked():
+                case QuestionReceived():
                     if self._unasked is not None:  # it was asked before the restart, under this number
                         self._coordinator.pass_over(self._coordinator.rounds + 1)
                     self._answering, self._inner, self._unasked = step.round, 0, None
@@ -126,20 +136,20 @@ class AggregatorNode:
                     actions += self._go_on(self.progress.work(self._strategy.open, step.body), now)
                 case Round() if step.answers:
                     actions += self._follow(step)
-                case Round() | Lost():
+                case Round() | MembersLost():
                     # Nobody is left to answer for: nor does the aggregator, and its leader's policy takes effect.
                     _LOG.error("homes lost", extra={"data": {"round": self._answering}})
-                case Settled():
+                case SettlementReceived():
                     ending = self.progress.work(self._strategy.settle, step.body)
                     self._conclude(ending.account)
                     self.progress.settled()
                     actions += self._act(self._settle(step, ending.body, now), now)
-                case Acknowledged():
+                case SettlementAcknowledged():
                     self._acknowledged_until = now + (self._policy.tries + 1) * self._policy.deadline_s
                     actions += self._act(self._member.acknowledge(list(step.missing)), now)
         return actions
 
-    def _go_on(self, wanted: Ask | Reply, now: float) -> list[Action]:
+    def _go_on(self, wanted: Ask[Any] | Reply[Any], now: float) -> list[Action]:
         if isinstance(wanted, Reply):
             self._replied = self._answering
             said = self._act(self._member.answer(self._answering, wanted.body), now)
@@ -151,7 +161,7 @@ class AggregatorNode:
 
     def _recall(self) -> None:
         """Live through the rounds of before a restart, up to the question or the answer that comes next."""
-        wanted: Ask | Reply | None = None
+        wanted: Ask[Any] | Reply[Any] | None = None
         for entry in self._ledger:
             if "signal" in entry:
                 self._answering, self._inner = entry["round"], 0
@@ -161,7 +171,7 @@ class AggregatorNode:
                 finished = ledgers.read(entry, self._down.bodies)
                 self._inner += 1
                 self._coordinator.resume(finished)
-                wanted = self._strategy.follow(finished.body, finished.answers, finished.held, finished.excluded)
+                wanted = self._strategy.on_answers(finished.body, finished.answers, finished.held, finished.excluded)
         if wanted is None:
             return
         if isinstance(wanted, Reply):
@@ -171,7 +181,7 @@ class AggregatorNode:
 
     def _follow(self, finished: Round) -> list[Action]:
         told = (finished.body, finished.answers, finished.held, finished.excluded)
-        wanted = self.progress.work(self._strategy.follow, *told)
+        wanted = self.progress.work(self._strategy.on_answers, *told)
         self._ledger.append({"round": self._answering, **ledgers.entered(finished)})
         account = {
             "round": self._answering,
@@ -184,10 +194,10 @@ class AggregatorNode:
         self.progress.finished(account)
         return self._go_on(wanted, finished.closed_at)
 
-    def _settle(self, heard: Settled, body: Said, now: float) -> Sequence[object]:
+    def _settle(self, note_contact: SettlementReceived, body: Question, now: float) -> Sequence[object]:
         # One that does not remember its answer to the round that is settled cannot say what it means for its homes.
-        complete = heard.complete and heard.round == self._replied
-        return self._coordinator.settle(body, settled=heard.settled, complete=complete, now=now)
+        complete = note_contact.complete and note_contact.round == self._replied
+        return self._coordinator.settle(body, settled=note_contact.settled, complete=complete, now=now)
 
     def _leave(self) -> list[Action]:
         actions: list[Action] = []

@@ -18,8 +18,8 @@ TARGET_S = 20
 
 def command(folder: Path) -> list[str]:
     """The command that plays the case into `folder`."""
-    played = ["run", "user_oriented", "--broker", "mosquitto", "--out", str(folder), "--quiet"]
-    return [sys.executable, "-m", "stackelgrid.cli", *played]
+    options = ["run", "user_oriented", "--broker", "mosquitto", "--out", str(folder), "--quiet"]
+    return [sys.executable, "-m", "stackelgrid.cli", *options]
 
 
 def measure() -> list[Figure]:

@@ -283,11 +283,11 @@ async def measure(candidates: dict[str, Candidate], rounds: int) -> dict[str, li
         await candidate.connect()
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     in_turn = deque(candidates.items())
-    for played in range(WARM_UP + rounds):
+    for run_record in range(WARM_UP + rounds):
         in_turn.rotate()  # nobody always follows the same other one
         for name, candidate in in_turn:
             took = await candidate.round()
-            if played >= WARM_UP:
+            if run_record >= WARM_UP:
                 seconds[name].append(took)
     for candidate in candidates.values():
         await candidate.close()

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.figures import machine
 from benchmarks.stalled_coordinator import answers_to_a_stalled_coordinator
 from stackelgrid.faults.plan import FaultPlan
-from stackelgrid.run_record import Played
+from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import in_memory, processes
 
@@ -86,7 +86,7 @@ def main() -> None:
     scenario = load("user_oriented", SETTINGS)
     expected = np.array(scenario.outcome(in_memory.play(scenario))["price"])
     print(machine())
-    usual = sorted((played(scenario, [], broker) for _ in range(TIMES)), key=lambda run: run.elapsed_s)
+    usual = sorted((run_record(scenario, [], broker) for _ in range(TIMES)), key=lambda run: run.elapsed_s)
     undisturbed = usual[TIMES // 2]
     took = ", ".join(f"{run.elapsed_s:.1f}" for run in usual)
     print(f"without a fault: {len(undisturbed.rounds)} rounds; {took} s, of which the middle one is compared with\n")
@@ -95,7 +95,7 @@ def main() -> None:
         if all(word in name for word in words):
             if broker == "embedded" and any(fault.get("keep_retained") for fault in faults):
                 continue  # it keeps nothing over a restart
-            run = played(scenario, faults, broker)
+            run = run_record(scenario, faults, broker)
             struck = sum(record["kind"] != "restart" for record in run.faults)
             rounds, seconds = len(run.rounds) - len(undisturbed.rounds), run.elapsed_s - undisturbed.elapsed_s
             print(
@@ -113,14 +113,14 @@ def main() -> None:
     )
 
 
-def played(scenario: Scenario, faults: list[Fault], broker: str) -> Played:
+def run_record(scenario: Scenario, faults: list[Fault], broker: str) -> RunRecord:
     """A run over a broker of our own."""
     plan = FaultPlan.model_validate({"seed": 1, "faults": faults})
     with tempfile.TemporaryDirectory() as folder:
         return processes.play(scenario, Path(folder), broker, "faults", plan=plan)
 
 
-def end(scenario: Scenario, run: Played, expected: np.ndarray) -> str:
+def end(scenario: Scenario, run: RunRecord, expected: np.ndarray) -> str:
     """How a run ended."""
     if run.lost:
         return "lost: " + ", ".join(run.conclusion.get("lost", []) or run.failures)

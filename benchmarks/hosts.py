@@ -51,10 +51,10 @@ def measure() -> list[Figure]:
 def rounds(scenario: Scenario) -> tuple[list[float], list[Price]]:
     """A run's milliseconds and price of each round; without the first, in which processes still start."""
     with tempfile.TemporaryDirectory() as folder:
-        played = processes.play(scenario, Path(folder), "mosquitto", "hosts")
-    if not played.settled:
-        raise RuntimeError(f"the run did not settle: {played.failures}")
-    after = played.rounds[1:]
+        run_record = processes.play(scenario, Path(folder), "mosquitto", "hosts")
+    if not run_record.settled:
+        raise RuntimeError(f"the run did not settle: {run_record.failures}")
+    after = run_record.rounds[1:]
     return [record["ms"] for record in after], [Price(price=record["price"]) for record in after]
 
 

@@ -74,7 +74,9 @@ def build(config: EmcConfig[Any]) -> EmcNode:
     return _node(config, strategy, _written(config.schedule_file))
 
 
-def _node(config: EmcConfig[Any], strategy: HomeStrategy, act: Callable[[Mapping[str, Any]], None]) -> EmcNode:
+def _node(
+    config: EmcConfig[Any], strategy: HomeStrategy[Any, Any, Any], act: Callable[[Mapping[str, Any]], None]
+) -> EmcNode:
     link = Link(config.run, config.aggregator, find(config.game).bodies("lower"), config.slots)
     return EmcNode(config.name, link, strategy, act)
 

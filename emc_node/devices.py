@@ -85,7 +85,7 @@ class SteeredHome:
     """
 
     def __init__(
-        self, home: Any, homes: Callable[[Sequence[Any]], HomeStrategy], devices: HomeDevices, run: str
+        self, home: Any, homes: Callable[[Sequence[Any]], HomeStrategy[Any, Any, Any]], devices: HomeDevices, run: str
     ) -> None:
         self._home, self._homes, self._devices, self._run = home, homes, devices, run
         self._strategy = homes([home])
@@ -102,7 +102,8 @@ class SteeredHome:
             self._asked = True
             if self._devices.measure_level:
                 self._start_from(self._devices.measured_level())
-        return self._strategy.answer(signal)
+        answer: Body = self._strategy.answer(signal)
+        return answer
 
     def settle(self, settlement: Body) -> Mapping[str, Any]:
         """What the home will do; its devices begin with it, unless a restart only heard again what they do already."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
-from stackelgrid.rounds import Asked, Member, Settled
+from stackelgrid.rounds import Member, QuestionReceived, SettlementReceived
 from stackelgrid.rounds.strategy import HomeStrategy
 from stackelgrid.transport.base import Action, Compute, Finish, Look, Publish
 from stackelgrid.wire.codec import Link
@@ -23,7 +23,9 @@ class EmcNode:
     `act` gets, once, what each home will do; it stays in the home (or on the desk, for verification).
     """
 
-    def __init__(self, name: str, link: Link, strategy: HomeStrategy, act: Callable[[Mapping[str, Any]], None]) -> None:
+    def __init__(
+        self, name: str, link: Link, strategy: HomeStrategy[Any, Any, Any], act: Callable[[Mapping[str, Any]], None]
+    ) -> None:
         self.name = name
         self.mailbox = Mailbox(link)
         self.progress = Progress()
@@ -43,7 +45,7 @@ class EmcNode:
 
     def start(self, now: float) -> Sequence[Action]:
         """Connected."""
-        self._member.heard(now)
+        self._member.note_contact(now)
         return self._act(self._member.start())
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
@@ -55,7 +57,7 @@ class EmcNode:
         if read is None:
             return []
         steps = self._member.receive(read[1])
-        self._member.heard(now)
+        self._member.note_contact(now)
         return self._act(steps)
 
     def next_deadline(self) -> float | None:
@@ -74,13 +76,13 @@ class EmcNode:
             match step:
                 case Publish() | Look():
                     actions.append(step)
-                case Asked():
+                case QuestionReceived():
                     actions += self._answer(step)
-                case Settled():
+                case SettlementReceived():
                     actions.append(self._settle(step))
         return actions
 
-    def _answer(self, asked: Asked) -> list[Action]:
+    def _answer(self, asked: QuestionReceived) -> list[Action]:
         def then(body: Any, now: float) -> list[Action]:
             said = self._act(self._member.answer(asked.round, body))
             if said:
@@ -91,7 +93,7 @@ class EmcNode:
         solve = partial(self.progress.work, self._strategy.answer, asked.body)
         return then(solve(), 0.0) if self._strategy.brief else [Compute(solve, then)]
 
-    def _settle(self, settled: Settled) -> Compute:
+    def _settle(self, settled: SettlementReceived) -> Compute:
         def then(homes: Any, now: float) -> Sequence[Action]:
             self._act_on(homes)
             self.progress.settled()

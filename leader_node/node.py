@@ -11,7 +11,7 @@ from stackelgrid.node.config import Members
 from stackelgrid.node.limits import refusals
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
-from stackelgrid.rounds import Acknowledged, Coordinator, Gathered, Lost, Round, RoundPolicy
+from stackelgrid.rounds import Coordinator, MembersGathered, MembersLost, Round, RoundPolicy, SettlementAcknowledged
 from stackelgrid.rounds import ledger as ledgers
 from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.strategy import Decision, LeaderStrategy
@@ -37,7 +37,7 @@ class LeaderNode:
         link: Link,
         members: Sequence[Members],
         policy: RoundPolicy,
-        strategy: LeaderStrategy,
+        strategy: LeaderStrategy[Any, Any, Any],
         *,
         max_rounds: int,
         journal: Journal,
@@ -56,7 +56,7 @@ class LeaderNode:
         self._conclude = conclude
         self._ledger = ledger
         self._confirmations = 0
-        self._decision: Decision | None = None
+        self._decision: Decision[Any, Any] | None = None
         self._last: Round | None = None
         self._ending: dict[str, Any] = {}
         for entry in ledger:
@@ -92,17 +92,17 @@ class LeaderNode:
             match step:
                 case Publish() | Look():
                     actions.append(step)
-                case Gathered():
+                case MembersGathered():
                     actions += self._begin(now)
                     if step.absent:
                         _LOG.warning("members absent at the start", extra={"data": {"absent": step.absent}})
                 case Round():
                     actions.append(self._decide(step))
-                case Lost():
+                case MembersLost():
                     _LOG.error("members lost", extra={"data": {"members": step.members, "round": step.round}})
                     self._ending = {"lost": list(step.members)}
                     actions += self._act(self._settle(settled=False, complete=False, now=now), now)
-                case Acknowledged():
+                case SettlementAcknowledged():
                     self._conclude({**self._ending, "unacknowledged": list(step.missing)})
                     actions += [*self._act(self._coordinator.leave(), now), Finish()]
         return actions
@@ -113,11 +113,11 @@ class LeaderNode:
         _LOG.info("going on", extra={"data": {"round": self._last.number if self._last else 0}})
         return self._act(self._go_on(now), now)
 
-    def _opened(self, decision: Decision, now: float) -> Sequence[Action]:
+    def _opened(self, decision: Decision[Any, Any], now: float) -> Sequence[Action]:
         self._decision = decision
         return self._act(self._ask(decision, now), now)
 
-    def _ask(self, decision: Decision, now: float) -> Sequence[object]:
+    def _ask(self, decision: Decision[Any, Any], now: float) -> Sequence[object]:
         steps = self._coordinator.ask(decision.ask, now)
         self.progress.asked(self._coordinator.rounds)
         return steps
@@ -130,18 +130,18 @@ class LeaderNode:
         self._take(finished, self._decided(finished))
 
     def _decide(self, finished: Round) -> Compute:
-        def then(decision: Decision, now: float) -> Sequence[Action]:
+        def then(decision: Decision[Any, Any], now: float) -> Sequence[Action]:
             return self._act(self._follow(finished, decision, now), now)
 
         return Compute(lambda: self._decided(finished), then)
 
-    def _decided(self, finished: Round) -> Decision:
+    def _decided(self, finished: Round) -> Decision[Any, Any]:
         """What follows from a round; from one that nobody answered nothing does, and the same is asked again."""
         if not finished.answers and self._decision is not None:
             return self._decision
         return self.progress.work(self._strategy.decide, finished.body, finished.answers, finished.held)
 
-    def _follow(self, finished: Round, decision: Decision, now: float) -> Sequence[object]:
+    def _follow(self, finished: Round, decision: Decision[Any, Any], now: float) -> Sequence[object]:
         self._take(finished, decision)
         account = {
             "round": finished.number,
@@ -156,7 +156,7 @@ class LeaderNode:
         self.progress.finished(account)
         return self._go_on(now)
 
-    def _take(self, finished: Round, decision: Decision) -> None:
+    def _take(self, finished: Round, decision: Decision[Any, Any]) -> None:
         self._last, self._decision = finished, decision
         self._complete = finished.complete and all(body.fresh for body in finished.answers.values())
         self._confirmations += decision.settle and not self._complete

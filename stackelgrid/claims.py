@@ -44,10 +44,10 @@ class Runs:
         run = (game, *overrides)
         if run not in self._runs:
             scenario = load(game, list(overrides))
-            played = in_memory.play(scenario)
-            if not played.settled:
-                raise ArithmeticError(f"{' '.join(run)}: not settled in {len(played.rounds)} rounds")
-            self._runs[run] = scenario, scenario.outcome(played)
+            run_record = in_memory.play(scenario)
+            if not run_record.settled:
+                raise ArithmeticError(f"{' '.join(run)}: not settled in {len(run_record.rounds)} rounds")
+            self._runs[run] = scenario, scenario.outcome(run_record)
         return self._runs[run]
 
 

@@ -30,7 +30,7 @@ from stackelgrid.node.record import write_whole
 from stackelgrid.registry import UnknownGameError, find
 from stackelgrid.report import ReportError, write
 from stackelgrid.report.tables import judged, summary
-from stackelgrid.run_record import Played
+from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.measured import with_data
 from stackelgrid.scenarios.scenario import Scenario, load, shipped
 from stackelgrid.study import grid, table
@@ -115,14 +115,14 @@ def run(
             if plan is not None:
                 store.write_faults(folder, plan)
             if transport is TransportName.memory:
-                played = in_memory.play(checked, show.round, plan, show.fault)
-                store.write_rounds(folder, played)
+                run_record = in_memory.play(checked, show.round, plan, show.fault)
+                store.write_rounds(folder, run_record)
             else:
-                played = processes.play(checked, folder, broker, name, show.round, plan, show.fault, certificates)
+                run_record = processes.play(checked, folder, broker, name, show.round, plan, show.fault, certificates)
         except (BrokerStartError, BrokerUnreachableError, AuthorityError) as error:
             shutil.rmtree(folder)
             raise CommandError(LOST if isinstance(error, BrokerUnreachableError) else BAD_INPUT, str(error)) from None
-        finished = result(checked, played, None)
+        finished = result(checked, run_record, None)
         store.write_result(folder, finished, began)
         try:
             if whole(finished) and finished["homes"] <= CERTIFIED_UP_TO:
@@ -139,7 +139,7 @@ def run(
             raise CommandError(INTERRUPTED, message) from None
     if as_json:
         print(json.dumps(finished, allow_nan=False))
-    _conclude(folder, finished, played, quiet or as_json)
+    _conclude(folder, finished, run_record, quiet or as_json)
 
 
 def _check_broker(broker: str, certificates: Path | None) -> None:
@@ -158,22 +158,22 @@ def _check_broker(broker: str, certificates: Path | None) -> None:
         raise CommandError(BAD_INPUT, message)
 
 
-def _conclude(folder: Path, finished: dict[str, Any], played: Played, quiet: bool) -> None:
+def _conclude(folder: Path, finished: dict[str, Any], run_record: RunRecord, quiet: bool) -> None:
     """The summary, and the exit code."""
     if not quiet:
         _print_summary(finished)
     if whole(finished) and finished["certificate"] is None:
         say.print(f"not certified, with more than {CERTIFIED_UP_TO} homes: stackelgrid certify {folder}", markup=False)
-    for node, why in played.failures.items():
+    for node, why in run_record.failures.items():
         say.print(f"[red]{node}[/red] {why}")
     if not quiet:
         print(f"report: {folder / 'report.html'}")
-    if played.interrupted:
+    if run_record.interrupted:
         raise CommandError(INTERRUPTED, f"interrupted; what was found so far is in {folder}")
-    if played.lost:
-        lost = ", ".join(played.conclusion.get("lost", [])) or "the leader"
+    if run_record.lost:
+        lost = ", ".join(run_record.conclusion.get("lost", [])) or "the leader"
         raise CommandError(LOST, f"the run ended without {lost}; what was found so far is in {folder}")
-    if not played.settled:
+    if not run_record.settled:
         raise CommandError(NOT_SETTLED, f"not settled within {finished['rounds']} rounds; raise leader.max_rounds")
 
 

@@ -38,6 +38,8 @@ class Game:
     - `home`: what a home keeps to itself, a `stackelgrid.rounds.settings.HomeModel`;
     - `homes`: from a list of such homes to the `HomeStrategy` of one EMC process;
     - `scenario`: the model of a scenario file, a `stackelgrid.scenarios.scenario.Scenario`;
+    - `outcome`: the model of what comes out of a run, a `stackelgrid.run_record.Outcome`;
+    - `certificate`: from a scenario, an outcome and a number of samples to how far that is from an equilibrium;
     - `report`: a `stackelgrid.report.game.GameReport`, unless a plain page will do;
     - `published`: a `stackelgrid.claims.Paper`, the figures that the game's paper prints, if there is one.
     """
@@ -51,6 +53,8 @@ class Game:
     home: str = "home:Home"
     homes: str = "home:Homes"
     scenario: str = "scenario:Scenario"
+    outcome: str | None = None
+    certificate: str | None = None
     report: str | None = None
     published: str | None = None
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
+
+from stackelgrid.model import StrictModel
 
 
 @dataclass
-class Played:
+class RunRecord:
     """A run that has ended.
 
     `rounds` is the leader's journal, `below` the aggregators' (each record with its `aggregator`), `conclusion` how the
@@ -64,3 +66,16 @@ def missing_in(leader_rounds: list[dict[str, Any]], below: list[dict[str, Any]])
         for node in record.get(action, [])
     ]
     return sorted(missing, key=lambda entry: (entry["round"], entry["node"]))
+
+
+class Outcome(StrictModel):
+    """Base of what comes out of a run of a game, `outcome` in result.json. Built once, by `of`; then only read."""
+
+    @classmethod
+    def of(cls, scenario: Any, run_record: RunRecord) -> Self:
+        """Build it from a run of `scenario`, a game's own, in which at least one round was finished."""
+        raise NotImplementedError
+
+    def content(self) -> dict[str, Any]:
+        """The same as JSON has it; keys that were not given stay away."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)

@@ -25,7 +25,7 @@ import pytest
 if TYPE_CHECKING:
     from broker import RunningBroker
     from stackelgrid.faults.plan import FaultPlan
-    from stackelgrid.run_record import Played
+    from stackelgrid.run_record import RunRecord
     from stackelgrid.scenarios.scenario import Scenario
 
 Transport = Literal["memory", "mqtt"]
@@ -112,15 +112,15 @@ class Testbed:
         if plan is not None:
             store.write_faults(folder, plan)
         if transport == "memory":
-            played = in_memory.play(checked, plan=plan)
-            store.write_rounds(folder, played)
+            run_record = in_memory.play(checked, plan=plan)
+            store.write_rounds(folder, run_record)
         elif transport == "mqtt":
-            played = processes.play(checked, folder, self._broker(plan), f"test-{secrets.token_hex(4)}", plan=plan)
+            run_record = processes.play(checked, folder, self._broker(plan), f"test-{secrets.token_hex(4)}", plan=plan)
         else:
             raise ValueError(f"transport is {transport!r}; give memory or mqtt")
-        if played.interrupted:
+        if run_record.interrupted:
             raise KeyboardInterrupt  # a run ends in good order on it; pytest is to end too
-        return Run(checked, played, folder)
+        return Run(checked, run_record, folder)
 
     def _broker(self, plan: FaultPlan | None) -> str:
         from stackelgrid.faults.plan import BrokerOutage
@@ -134,51 +134,51 @@ class Run:
     """A run that has ended. `folder` is what `stackelgrid run` leaves but for the result and the report."""
 
     scenario: Scenario
-    played: Played
+    run_record: RunRecord
     folder: Path
     _certificates: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def settled(self) -> bool:
         """Whether the leader declared a settlement."""
-        return self.played.settled
+        return self.run_record.settled
 
     @property
     def complete(self) -> bool:
         """Whether everybody answered the round on which the run ended."""
-        return bool(self.played.conclusion.get("complete"))
+        return bool(self.run_record.conclusion.get("complete"))
 
     @property
     def rounds(self) -> list[dict[str, Any]]:
         """The leader's journal, a record per finished round, as in rounds.jsonl: round 3 is `rounds[2]`."""
-        return self.played.rounds
+        return self.run_record.rounds
 
     @property
     def outcome(self) -> dict[str, Any]:
         """As in result.json, by game; {} when no round was finished."""
-        return self.scenario.outcome(self.played) if self.played.rounds else {}
+        return self.scenario.outcome(self.run_record) if self.run_record.rounds else {}
 
     @property
     def missing(self) -> list[dict[str, Any]]:
         """Whom a round went on without: {`round`, `node`, `action`: held, excluded or quarantined}."""
-        return self.played.missing
+        return self.run_record.missing
 
     @property
     def faults(self) -> list[dict[str, Any]]:
         """What of the plan happened, in order: {`fault`: its number in the plan, `kind`, where, `round`, `seconds`}."""
-        return self.played.faults
+        return self.run_record.faults
 
     @property
     def failures(self) -> dict[str, str]:
         """Nodes that died, by name, and why."""
-        return self.played.failures
+        return self.run_record.failures
 
     @property
     def result(self) -> dict[str, Any]:
         """All of result.json, without a certificate."""
         from stackelgrid.testbed.result import result
 
-        return result(self.scenario, self.played, None)
+        return result(self.scenario, self.run_record, None)
 
     def certificate(self, samples: int = _SAMPLES) -> dict[str, Any]:
         """How far the outcome is from an equilibrium; `samples` deviations are tried at random.
@@ -188,7 +188,7 @@ class Run:
         """
         from stackelgrid.certify import CertificateError
 
-        silent = {home.id for home in self.scenario.everyone} - self.played.homes.keys()
+        silent = {home.id for home in self.scenario.everyone} - self.run_record.homes.keys()
         if not self.complete or silent:
             raise CertificateError(f"not every home answered the last round of {self}: nothing to certify")
         if samples not in self._certificates:
@@ -198,7 +198,7 @@ class Run:
     def __repr__(self) -> str:
         how = "settled" if self.settled else "not settled"
         how += ", complete" if self.complete else ", not complete"
-        told = f"{self.scenario.game} on {self.played.transport}: {how}, {len(self.rounds)} rounds"
+        told = f"{self.scenario.game} on {self.run_record.transport}: {how}, {len(self.rounds)} rounds"
         for name, entries in (("missing", self.missing), ("failures", self.failures)):
             told += f", {name} {_shortened(entries)}" if entries else ""
         return f"<Run {told}, in {self.folder}>"

@@ -21,7 +21,7 @@ from stackelgrid.node.progress import Progress
 from stackelgrid.registry import find
 from stackelgrid.report import write
 from stackelgrid.report.tables import judged
-from stackelgrid.run_record import Played, missing_in
+from stackelgrid.run_record import RunRecord, missing_in
 from stackelgrid.scenarios.scenario import Scenario
 from stackelgrid.testbed import run_folder as store
 from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, result, whole
@@ -127,18 +127,18 @@ class Observer:
         """Write the run's folder; whether the run has settled. A folder that is there already has been written so."""
         if (self._out / "result.json").exists():
             return bool(json.loads((self._out / "result.json").read_text())["settled"])
-        played = self._gather()
-        played.elapsed_s = elapsed_s
+        run_record = self._gather()
+        run_record.elapsed_s = elapsed_s
         self._out.mkdir(parents=True, exist_ok=True)
         store.write_scenario(self._out, self._scenario)
-        store.write_rounds(self._out, played)
-        finished = result(self._scenario, played, None)
+        store.write_rounds(self._out, run_record)
+        finished = result(self._scenario, run_record, None)
         if whole(finished) and finished["homes"] <= CERTIFIED_UP_TO:
             self._certify(finished)
         store.write_result(self._out, finished, self._began)
         write(self._out)
-        _tell("written", str(self._out), settled=played.settled)
-        return played.settled
+        _tell("written", str(self._out), settled=run_record.settled)
+        return run_record.settled
 
     def _certify(self, finished: dict[str, Any]) -> None:
         try:
@@ -147,24 +147,24 @@ class Observer:
         except certify.CertificateError as error:
             _LOG.error("no certificate", extra={"data": {"error": str(error)}})
 
-    def _gather(self) -> Played:
+    def _gather(self) -> RunRecord:
         """What the nodes left on the desk, and who was gone at the end."""
-        played = Played("mqtt", self._broker, self._processes, messages=self._heard, bytes=self._bytes)
-        played.rounds = _lines(self._file(LEADERS, "rounds.jsonl"))
-        played.conclusion = json.loads(self._file(LEADERS, f"{LEADER}.conclusion.json").read_text())
+        run_record = RunRecord("mqtt", self._broker, self._processes, messages=self._heard, bytes=self._bytes)
+        run_record.rounds = _lines(self._file(LEADERS, "rounds.jsonl"))
+        run_record.conclusion = json.loads(self._file(LEADERS, f"{LEADER}.conclusion.json").read_text())
         for path in self._left(AGGREGATORS, ".rounds.jsonl"):
-            played.below += [{"aggregator": _node(path), **record} for record in _lines(path)]
+            run_record.below += [{"aggregator": _node(path), **record} for record in _lines(path)]
         for path in self._left(AGGREGATORS, ".account.json"):
-            played.aggregators[_node(path)] = json.loads(path.read_text())
-        told = set(played.aggregators)
+            run_record.aggregators[_node(path)] = json.loads(path.read_text())
+        told = set(run_record.aggregators)
         for path in self._left(HOMES, ".schedule.json"):
-            played.homes.update(json.loads(path.read_text()))
+            run_record.homes.update(json.loads(path.read_text()))
             told.add(_node(path))
         gone = {name for name, there in self.there.items() if not there}
-        played.failures = dict.fromkeys(sorted(gone - told), "was gone at the end, see its container's log")
-        played.rejected = dict(self.mailbox.rejected)
-        played.missing = missing_in(played.rounds, played.below)
-        return played
+        run_record.failures = dict.fromkeys(sorted(gone - told), "was gone at the end, see its container's log")
+        run_record.rejected = dict(self.mailbox.rejected)
+        run_record.missing = missing_in(run_record.rounds, run_record.below)
+        return run_record
 
     def _file(self, room: str, name: str) -> Path:
         return self._desk / room / self._run / name

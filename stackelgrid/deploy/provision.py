@@ -23,7 +23,7 @@ from stackelgrid.node.config import ConfigError, NodeConfig
 from stackelgrid.scenarios.scenario import Scenario
 from stackelgrid.testbed.enrolment import missing, nodes, revoked
 from stackelgrid.testbed.run_folder import write_scenario
-from stackelgrid.testbed.topology import Cast, cast
+from stackelgrid.testbed.topology import RunTopology, cast
 from stackelgrid.transport.address import Address
 from stackelgrid.transport.tls import Tls
 
@@ -110,7 +110,7 @@ def _authority(folder: Path, hosts: Sequence[str]) -> tuple[Authority, bool]:
     return authority, renewed
 
 
-def _configurations(everyone: Cast, run: str, desk: Path | None) -> Iterator[NodeConfig]:
+def _configurations(everyone: RunTopology, run: str, desk: Path | None) -> Iterator[NodeConfig]:
     """What each node is told, from the leader down, and then the observer; files are named for where the node runs."""
     own = Path(run)
     leaders, aggregators, homes = (own if desk is None else desk / room / run for room in ROOMS)

@@ -27,7 +27,7 @@ _RECORD = ("fault", "kind", "node", "from", "to", "round", "seconds")
 Tell = Callable[[dict[str, Any]], None]
 
 
-class Desk(AbstractContextManager["Desk"]):
+class FaultController(AbstractContextManager["FaultController"]):
     """The desk of one run. `nodes` and `logs` are its folders, `own` is its broker unless that belongs to others.
 
     `tell` gets a record of each fault, as it is under the virtual clock.
@@ -58,7 +58,7 @@ class Desk(AbstractContextManager["Desk"]):
         self._away: tuple[float, bool] | None = None  # until when the broker is, and whether it keeps what it retained
         self._stack = ExitStack()
 
-    def __enter__(self) -> Desk:
+    def __enter__(self) -> FaultController:
         (self._nodes / PLAN).write_text(self._plan.model_dump_json(by_alias=True, exclude_none=True))
         self._stack.enter_context(self._proxy)
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stackelgrid.faults.injection import Happened, Impaired, round_of
+from stackelgrid.faults.injection import FaultInjectingNode, OnFault, round_of
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, OnConnection
 from stackelgrid.transport.base import Node, Publish
 from stackelgrid.transport.memory import MemoryTransport, Outage
@@ -22,7 +22,7 @@ class KilledError(Exception):
         self.number, self.crash = number, crash
 
 
-class VirtualFate:
+class SimulatedActuator:
     """Kills by an exception that nobody catches before the transport; most else is left to the node.
 
     `spent` gets the number of each fault that the node has met, `fail_broker` those of the broker.
@@ -54,7 +54,7 @@ class VirtualFate:
 class FaultyMemory(MemoryTransport):
     """Carries nodes under a plan. `builds` makes each node, by name, at first and after a crash."""
 
-    def __init__(self, plan: FaultPlan, builds: dict[str, Build], happened: Happened, seed: int = 0) -> None:
+    def __init__(self, plan: FaultPlan, builds: dict[str, Build], happened: OnFault, seed: int = 0) -> None:
         super().__init__(seed, jitter_s=0.001)
         self._plan, self._builds, self._happened = plan, builds, happened
         self._spent: dict[str, list[int]] = {}
@@ -68,19 +68,19 @@ class FaultyMemory(MemoryTransport):
 
     def nodes(self) -> Sequence[Node]:
         """The nodes, under the plan."""
-        return [self._impaired(name, build(False), None) for name, build in self._builds.items()]
+        return [self._injecting(name, build(False), None) for name, build in self._builds.items()]
 
-    def _impaired(self, name: str, node: Any, began: float | None) -> Impaired:
+    def _injecting(self, name: str, node: Any, began: float | None) -> FaultInjectingNode:
         spent = self._spent.setdefault(name, [])
-        fate = VirtualFate(spent, self._failing.append)
-        return Impaired(node, self._plan, fate, self._happened, tuple(spent), began)
+        fate = SimulatedActuator(spent, self._failing.append)
+        return FaultInjectingNode(node, self._plan, fate, self._happened, tuple(spent), began)
 
-    def reborn(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
+    def restarted_node(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
         """A node that the plan killed comes back if the plan says so; one that failed by itself does not."""
         if not isinstance(error, KilledError) or not error.crash.returns(name):
             return None
         node = self._builds[name](error.crash.lose_state)
-        return error.crash.restart_after_s or 0.0, self._impaired(name, node, 0.0)
+        return error.crash.restart_after_s or 0.0, self._injecting(name, node, 0.0)
 
     def outage(self, sender: str, publish: Publish, now: float) -> Outage | None:
         """The broker fails before it takes in the leader's question of a round, or the first message after a time."""

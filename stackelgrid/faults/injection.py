@@ -2,7 +2,7 @@
 
 The same wrapper is carried by every transport, so a fault is the same in memory and on MQTT. Messages are harmed on
 their way from the broker to the receiver, lies are told on the way out. What only the world can do to a node, kill it
-or stop it, is asked of its `Fate`.
+or stop it, is asked of its `FaultActuator`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ROUND = re.compile(rb'"round":(\d+)')
 _SAID_BY_COORDINATOR = ("signal", "settlement")
 
 Call = Callable[[float], Sequence[Action]]
-Happened = Callable[[dict[str, Any]], None]
+OnFault = Callable[[dict[str, Any]], None]
 
 
 @dataclass(order=True, slots=True)
@@ -59,7 +59,7 @@ class _Coming:
     call: Call = field(compare=False)
 
 
-class Fate(Protocol):
+class FaultActuator(Protocol):
     """What the world does to a node: real signals on a real process, or their like under a virtual clock."""
 
     def met(self, number: int) -> None:
@@ -75,7 +75,7 @@ class Fate(Protocol):
         """Harm the node's connection, or the broker itself. Returns whether it is left to the node to act cut off."""
 
 
-class Impaired:
+class FaultInjectingNode:
     """`node` under `plan`.
 
     `spent` are the numbers of the faults that it lived through before a restart, `began` when it began. `happened` gets
@@ -87,8 +87,8 @@ class Impaired:
         self,
         node: Any,
         plan: FaultPlan,
-        fate: Fate,
-        happened: Happened,
+        fate: FaultActuator,
+        happened: OnFault,
         spent: Sequence[int] = (),
         began: float | None = None,
     ) -> None:

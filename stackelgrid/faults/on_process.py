@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from stackelgrid.faults.injection import Impaired
+from stackelgrid.faults.injection import FaultInjectingNode
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, OnConnection
 from stackelgrid.node.config import ConfigError, explain
 
@@ -32,7 +32,7 @@ _WAKE = "sleep {seconds}; while kill -CONT {pid}; do sleep 0.1; done"
 """Again and again, in case that the first comes before the node stands still."""
 
 
-def under(plan_file: Path, node: Any, config: Path) -> Impaired:
+def under(plan_file: Path, node: Any, config: Path) -> FaultInjectingNode:
     """`node`, configured by `config`, under the plan of a JSON file. Raises `ConfigError`."""
     try:
         plan = FaultPlan.model_validate_json(plan_file.read_bytes())
@@ -40,8 +40,8 @@ def under(plan_file: Path, node: Any, config: Path) -> Impaired:
         raise ConfigError(f"{plan_file}: cannot be read ({error.strerror}); name an existing file") from None
     except ValidationError as error:
         raise ConfigError(explain(str(plan_file), error)) from None
-    fate = RealFate(config)
-    return Impaired(node, plan, fate, _log, fate.spent, fate.began)
+    fate = ProcessActuator(config)
+    return FaultInjectingNode(node, plan, fate, _log, fate.spent, fate.began)
 
 
 def spent_file(config: Path) -> Path:
@@ -60,7 +60,7 @@ def read_spent(config: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-class RealFate:
+class ProcessActuator:
     """SIGKILL and SIGSTOP to this very process; what is beyond a process is left to the desk.
 
     `spent` are the faults met before a restart, `began` when the node was first started, on the monotonic clock.

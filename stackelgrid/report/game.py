@@ -4,7 +4,7 @@
 
     from collections.abc import Iterator
 
-    from stackelgrid.report.run_folder import Finished, Result
+    from stackelgrid.report.run_folder import Result, RunFolder
     from stackelgrid.report.game import GameReport, Part, Plot, Row, Section
     from stackelgrid.report.words import number
     from stackelgrid.wire.arrays import Vector
@@ -18,7 +18,7 @@
         return [("Highest price", f"{number(max(outcome.price))} {result.money}/kWh")]
 
 
-    def sections(run: Finished, outcome: Outcome) -> Iterator[Section]:
+    def sections(run: RunFolder, outcome: Outcome) -> Iterator[Section]:
         from stackelgrid.report import drawing  # slow to import, so here
 
         figure = drawing.steps([drawing.Curve("Price", outcome.price)], f"Price ({run.result.money}/kWh)")
@@ -39,16 +39,16 @@ from typing import Any
 
 from stackelgrid.report import plain
 from stackelgrid.report.parts import GAP, REGRET, RESIDUAL, VIOLATION, Plot, Row, Rule, Section, Table, Trace
-from stackelgrid.report.run_folder import Anything, Finished, Part, PlayedScenario, Result
+from stackelgrid.report.run_folder import Anything, Part, PlayedScenario, Result, RunFolder
 
 __all__ = ["PLAIN", "GameReport", "Part", "Plot", "Row", "Rule", "Section", "Table", "Trace"]
 
 
-def _nothing_to_say(run: Finished) -> str:
+def _nothing_to_say(run: RunFolder) -> str:
     return ""
 
 
-def _nothing_to_check(run: Finished) -> None:
+def _nothing_to_check(run: RunFolder) -> None:
     pass
 
 
@@ -69,11 +69,11 @@ class GameReport:
 
     outcome: type[Part] = Anything
     scenario: type[PlayedScenario] = PlayedScenario
-    check: Callable[[Finished], None] = _nothing_to_check
-    opening: Callable[[Finished], str] = _nothing_to_say
+    check: Callable[[RunFolder], None] = _nothing_to_check
+    opening: Callable[[RunFolder], str] = _nothing_to_say
     key_figures: Callable[[Result[Any], Any], list[Row]] = plain.key_figures
     key_note: str = ""
-    sections: Callable[[Finished, Any], Iterable[Section]] = plain.sections
+    sections: Callable[[RunFolder, Any], Iterable[Section]] = plain.sections
     residual: Trace = RESIDUAL
     traces: Sequence[Trace] | None = None
     rules: Sequence[Rule] = (REGRET, GAP, VIOLATION)

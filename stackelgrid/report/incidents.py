@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stackelgrid.report.run_folder import Result, Strike
+from stackelgrid.report.run_folder import FaultOccurrence, Result
 from stackelgrid.report.words import counted
 
 NAMED = 3
@@ -22,7 +22,7 @@ _MEANINGS = {
     "asked again by": "asked members again",
 }
 
-Happened = tuple[int | None, str, int]
+OnFault = tuple[int | None, str, int]
 """In which round of the leader, None for between rounds; to whom; how often."""
 
 
@@ -55,14 +55,14 @@ class Mishap:
         return ", ".join([*numbers, *(["between rounds"] if None in self.times else [])])
 
 
-def mishaps(result: Result[Any], named: int = NAMED) -> list[Mishap]:
+def incidents(result: Result[Any], named: int = NAMED) -> list[Mishap]:
     """What struck, in the order of its first round, and what was done; up to `named` nodes are told one by one."""
     return [*_of_nodes(result.struck, named), *_of_messages(result.struck, named), *_done(result, named)]
 
 
-def _of_nodes(strikes: Sequence[Strike], named: int) -> Iterator[Mishap]:
+def _of_nodes(strikes: Sequence[FaultOccurrence], named: int) -> Iterator[Mishap]:
     """Of each kind, whatever fault of the plan it was."""
-    kinds: dict[str, list[Happened]] = {}
+    kinds: dict[str, list[OnFault]] = {}
     for strike in strikes:
         if not strike.from_:
             kinds.setdefault(strike.kind, []).append((strike.round, strike.node, strike.times))
@@ -70,9 +70,9 @@ def _of_nodes(strikes: Sequence[Strike], named: int) -> Iterator[Mishap]:
         yield from _by_node(kind, happened, named)
 
 
-def _of_messages(strikes: Sequence[Strike], named: int) -> Iterator[Mishap]:
+def _of_messages(strikes: Sequence[FaultOccurrence], named: int) -> Iterator[Mishap]:
     """Of each fault of the plan, whose messages to whom."""
-    faults: dict[int, list[Strike]] = {}
+    faults: dict[int, list[FaultOccurrence]] = {}
     for strike in strikes:
         if strike.from_:
             faults.setdefault(strike.fault, []).append(strike)
@@ -91,7 +91,7 @@ def _done(result: Result[Any], named: int) -> Iterator[Mishap]:
     yield from _by_node("asked again by", again, named, planned=False)
 
 
-def _by_node(what: str, happened: Sequence[Happened], named: int, *, planned: bool = True) -> Iterator[Mishap]:
+def _by_node(what: str, happened: Sequence[OnFault], named: int, *, planned: bool = True) -> Iterator[Mishap]:
     """One for each node where they are few, else one for all."""
     nodes = sorted({node for _, node, _ in happened})
     groups = [[node] for node in nodes] if len(nodes) <= named else [nodes]

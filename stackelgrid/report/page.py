@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from stackelgrid.registry import find
 from stackelgrid.report import tables, words
-from stackelgrid.report.incidents import NAMED, mishaps
+from stackelgrid.report.incidents import NAMED, incidents
 from stackelgrid.report.parts import Plot, Section, Table, Trace
-from stackelgrid.report.run_folder import Finished, ReportError, read
+from stackelgrid.report.run_folder import ReportError, RunFolder, read
 
 if TYPE_CHECKING:
     from stackelgrid.report import drawing
@@ -52,7 +52,7 @@ def write(folder: Path) -> Path:
     return page
 
 
-def _rendered(finished: Finished) -> str:
+def _rendered(finished: RunFolder) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -79,7 +79,7 @@ def _rendered(finished: Finished) -> str:
         "checks": [check for check in checks if check.value is not None],
         "left_out": [check.label for check in checks if check.value is None],
         "rounds": result.rounds,
-        "mishaps": mishaps(result),
+        "mishaps": incidents(result),
         "missing": bool(result.missing),
         "failures": list(result.failures.items()),
         "lines": _LINES,
@@ -95,7 +95,7 @@ def _rendered(finished: Finished) -> str:
     return environment.get_template("report.html.jinja").render(content)
 
 
-def verdict(finished: Finished) -> str:
+def verdict(finished: RunFolder) -> str:
     """How the run ended, in a sentence."""
     result, limit = finished.result, finished.scenario.leader.max_rounds
     rounds = tables.rounds(result)
@@ -115,14 +115,14 @@ def verdict(finished: Finished) -> str:
 # --- what a game brings, and how it converged ---
 
 
-def _sections(finished: Finished) -> Iterator[Section]:
+def _sections(finished: RunFolder) -> Iterator[Section]:
     if finished.result.outcome is None:
         return
     yield from finished.report.sections(finished, finished.result.outcome)
     yield Section("Convergence", [_convergence(finished) if len(finished.rounds) > 1 else _one_round(finished)])
 
 
-def _drawn(finished: Finished, sections: Iterable[Section]) -> Iterator[dict[str, Any]]:
+def _drawn(finished: RunFolder, sections: Iterable[Section]) -> Iterator[dict[str, Any]]:
     """The sections as the page takes them: figures saved and numbered."""
     from stackelgrid.report import drawing
 
@@ -138,7 +138,7 @@ def _drawn(finished: Finished, sections: Iterable[Section]) -> Iterator[dict[str
         yield {"title": section.title, "parts": [drawn(part) for part in section.parts]}
 
 
-def _convergence(finished: Finished) -> Plot:
+def _convergence(finished: RunFolder) -> Plot:
     from stackelgrid.report import drawing
 
     rounds, report, money = finished.rounds, finished.report, finished.result.money
@@ -164,14 +164,14 @@ def _convergence(finished: Finished) -> Plot:
     )
 
 
-def _one_round(finished: Finished) -> str:
+def _one_round(finished: RunFolder) -> str:
     residual, meaning = finished.rounds[0].residual, finished.report.residual.meaning
     told = "not known" if residual is None else words.tiny(residual, "")
     tolerance = finished.scenario.leader.tolerance
     return f"There was one round. Its residual, {meaning}, is {told}; the tolerance is {tolerance:g}."
 
 
-def _traces(finished: Finished) -> Sequence[Trace]:
+def _traces(finished: RunFolder) -> Sequence[Trace]:
     """The first two numbers that the journal has in every round."""
     everywhere = [
         key
@@ -190,7 +190,7 @@ def _or_nan(value: float | None) -> float:
     return nan if value is None else value
 
 
-def _marked(finished: Finished) -> dict[str, list[int]]:
+def _marked(finished: RunFolder) -> dict[str, list[int]]:
     """The rounds that some member did not answer at once, by what was done about it."""
     missing, rounds = finished.result.missing, finished.rounds
     held = [record.round for record in rounds if record.held]
@@ -202,7 +202,7 @@ def _marked(finished: Finished) -> dict[str, list[int]]:
     }
 
 
-def lanes(finished: Finished) -> list[drawing.Lane]:
+def lanes(finished: RunFolder) -> list[drawing.Lane]:
     """What went wrong in finished rounds; where there is too much of it to name nodes, by kind alone."""
     from stackelgrid.report import drawing
 
@@ -214,7 +214,7 @@ def lanes(finished: Finished) -> list[drawing.Lane]:
                 {number: count for number, count in each.times.items() if number in drawn},
                 drawing.VERMILION if each.planned else drawing.BLUE,
             )
-            for each in mishaps(finished.result, named)
+            for each in incidents(finished.result, named)
             if drawn & each.times.keys()
         ]
         if len(found) <= _LANES:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from stackelgrid.report.parts import Plot, Row, Section
-from stackelgrid.report.run_folder import Anything, Finished, Result
+from stackelgrid.report.run_folder import Anything, Result, RunFolder
 from stackelgrid.report.words import measured, spelled
 
 
@@ -24,7 +24,7 @@ def key_figures(result: Result[Any], outcome: Anything) -> list[Row]:
     return rows
 
 
-def sections(run: Finished, outcome: Anything) -> Iterator[Section]:
+def sections(run: RunFolder, outcome: Anything) -> Iterator[Section]:
     """What has a number per slot as steps, alone or by name; what has one number per name as bars or ranked."""
     from stackelgrid.report import drawing
 

@@ -75,7 +75,7 @@ class AskedAgain(Part):
     members: int
 
 
-class Strike(Part):
+class FaultOccurrence(Part):
     """How often a fault of the plan struck in a round, None for between rounds.
 
     `fault` is its number in the plan. It struck a `node`, or messages `from_` some `to` others, or else the broker.
@@ -117,7 +117,7 @@ class Result(Part, Generic[Found]):
     certificate: Certificate | None
     missing: list[Missing] = []
     asked_again: list[AskedAgain] = []
-    struck: list[Strike] = []
+    struck: list[FaultOccurrence] = []
     failures: dict[str, str] = {}
 
     @field_validator("game")
@@ -150,9 +150,11 @@ def of_game(name: str) -> GameReport:
 
 def checked(content: Any) -> Result[Any]:
     """The content of a result.json, its outcome by the game's own model. Raises `ValidationError`, `ValueError`."""
-    report = of_game(Result[Any].model_validate(content).game)
+    name = Result[Any].model_validate(content).game
+    report, game = of_game(name), find(name)
     model: Any = Result
-    result: Result[Any] = model[report.outcome].model_validate(content)
+    outcome: Any = report.outcome if game.outcome is None else game.load("outcome")
+    result: Result[Any] = model[outcome].model_validate(content)
     if result.certificate:
         for rule in report.rules:
             result.certificate.number(rule.key)
@@ -192,7 +194,7 @@ class PlayedScenario(Part):
 
 
 @dataclass(frozen=True)
-class Finished:
+class RunFolder:
     """A run's folder, outcome and scenario by the models of the game's `report`.
 
     `manifest` is {} where there is none.
@@ -206,11 +208,11 @@ class Finished:
     manifest: dict[str, Any]
 
 
-def read(folder: Path) -> Finished:
+def read(folder: Path) -> RunFolder:
     """Read the folder of a run that has ended. Raises `ReportError`."""
     result = _read_result(folder / "result.json")
     report = of_game(result.game)
-    finished = Finished(
+    finished = RunFolder(
         folder,
         report,
         result,

@@ -59,8 +59,8 @@ def _settled(result: Result[Any]) -> str:
 
 def rounds(result: Result[Any]) -> str:
     """How many rounds the leader played, and the aggregators where they played more of their own."""
-    played = counted(result.rounds, "round")
-    return f"{played} ({result.inner_rounds:,} among the homes)" if result.inner_rounds > result.rounds else played
+    rounds = counted(result.rounds, "round")
+    return f"{rounds} ({result.inner_rounds:,} among the homes)" if result.inner_rounds > result.rounds else rounds
 
 
 def key_figures(result: Result[Any]) -> list[Row]:

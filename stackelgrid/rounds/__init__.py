@@ -4,17 +4,24 @@
 read no clock and know no game.
 """
 
-from stackelgrid.rounds.coordinator import Acknowledged, Coordinator, Gathered, Lost, Round, RoundPolicy
-from stackelgrid.rounds.member import Asked, Member, Settled
+from stackelgrid.rounds.coordinator import (
+    Coordinator,
+    MembersGathered,
+    MembersLost,
+    Round,
+    RoundPolicy,
+    SettlementAcknowledged,
+)
+from stackelgrid.rounds.member import Member, QuestionReceived, SettlementReceived
 
 __all__ = [
-    "Acknowledged",
-    "Asked",
     "Coordinator",
-    "Gathered",
-    "Lost",
     "Member",
+    "MembersGathered",
+    "MembersLost",
+    "QuestionReceived",
     "Round",
     "RoundPolicy",
-    "Settled",
+    "SettlementAcknowledged",
+    "SettlementReceived",
 ]

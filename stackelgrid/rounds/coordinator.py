@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from stackelgrid.rounds.strategy import Said
+from stackelgrid.rounds.strategy import Question
 from stackelgrid.transport.base import Look, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
@@ -37,7 +37,7 @@ class RoundPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
+class MembersGathered:
     """Every member is there, or `absent` had not come in time: the first round may be asked."""
 
     absent: tuple[str, ...]
@@ -53,7 +53,7 @@ class Round:
     """
 
     number: int
-    body: Said
+    body: Question
     answers: dict[str, Body]
     held: tuple[str, ...]
     excluded: tuple[str, ...]
@@ -80,28 +80,28 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class Acknowledged:
+class SettlementAcknowledged:
     """The settlement is known to every member but `missing`, names of members or of members below them."""
 
     missing: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class MembersLost:
     """The round cannot go on without `members` (policy `fail`, or nobody left)."""
 
     members: tuple[str, ...]
     round: int
 
 
-Step = Publish | Look | Gathered | Round | Acknowledged | Lost
+Step = Publish | Look | MembersGathered | Round | SettlementAcknowledged | MembersLost
 Verdict = Callable[[str, Body], str | None]
 
 
 @dataclass
 class _Asking:
     number: int
-    body: Said
+    body: Question
     opened_at: float
     deadline: float
     tries: int = 1
@@ -114,7 +114,7 @@ class _Settling:
     round: int
     settled: bool
     complete: bool
-    body: Said
+    body: Question
     deadline: float
     tries: int = 1
     receipts: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -182,13 +182,13 @@ class Coordinator:
         """Rounds up to `number` were asked before a restart, finished or not: members know them as something else."""
         self._rounds = max(self._rounds, number)
 
-    def ask(self, body: Said, now: float) -> list[Step]:
+    def ask(self, body: Question, now: float) -> list[Step]:
         """Open the next round."""
         self._rounds += 1
         self._asking = _Asking(self._rounds, body, now, now + self.policy.deadline_s)
         return self._signals(self._asking, again=[])
 
-    def settle(self, body: Said, *, settled: bool, complete: bool, now: float) -> list[Step]:
+    def settle(self, body: Question, *, settled: bool, complete: bool, now: float) -> list[Step]:
         """Make the last word known and collect receipts."""
         self._asking = None
         self._settling = _Settling(max(self._rounds, 1), settled, complete, body, now + self.policy.deadline_s)
@@ -263,7 +263,7 @@ class Coordinator:
 
     def _gathered(self) -> list[Step]:
         self._gathering_until, self._has_gathered = None, True
-        return [Gathered(tuple(member for member in self.members if member not in self._online))]
+        return [MembersGathered(tuple(member for member in self.members if member not in self._online))]
 
     # --- a round ---
 
@@ -339,7 +339,7 @@ class Coordinator:
             return []
         if self.policy.missing == "fail" or not (asking.answers or self._latest):
             self._asking = None
-            return [Lost(tuple(missing), asking.number)]
+            return [MembersLost(tuple(missing), asking.number)]
         return self._close(asking, now)
 
     def _close(self, asking: _Asking, now: float) -> list[Step]:
@@ -409,10 +409,10 @@ class Coordinator:
         settling, self._settling = self._settling, None
         untold = [member for member in self.members if member not in settling.receipts]
         below = [name for names in settling.receipts.values() for name in names]
-        return [Acknowledged((*untold, *below))]
+        return [SettlementAcknowledged((*untold, *below))]
 
     def _publish(
-        self, message: Callable[[Body], Message], said: Said, members: Sequence[str], *, qos: int
+        self, message: Callable[[Body], Message], said: Question, members: Sequence[str], *, qos: int
     ) -> list[Step]:
         """What is said, as one message to all or as one to each of `members`."""
         if isinstance(said, Body) and self.link.bodies.addressed:

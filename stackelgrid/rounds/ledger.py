@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from stackelgrid.rounds.coordinator import Round
-from stackelgrid.rounds.strategy import Said
+from stackelgrid.rounds.strategy import Question
 from stackelgrid.wire.codec import Bodies
 from stackelgrid.wire.messages import Body
 
@@ -42,18 +42,18 @@ def entered(finished: Round) -> dict[str, Any]:
 def read(entry: Entry, bodies: Bodies) -> Round:
     """The round of an entry. How long it took is forgotten."""
     answers = {name: bodies.answer.model_validate(body) for name, body in entry["answers"].items()}
-    body = heard(entry["said"], bodies.signal)
+    body = note_contact(entry["said"], bodies.signal)
     return Round(entry["number"], body, answers, tuple(entry["held"]), tuple(entry["excluded"]), 0, 0.0, 0.0)
 
 
-def said(body: Said) -> dict[str, Any]:
+def said(body: Question) -> dict[str, Any]:
     """What was said, to all or to each, as part of an entry."""
     if isinstance(body, Body):
         return {"all": body.model_dump(mode="json")}
     return {"each": {name: each.model_dump(mode="json") for name, each in body.items()}}
 
 
-def heard(content: Mapping[str, Any], model: type[Body]) -> Said:
+def note_contact(content: Mapping[str, Any], model: type[Body]) -> Question:
     """The opposite of `said`."""
     if "all" in content:
         return model.model_validate(content["all"])

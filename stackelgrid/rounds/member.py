@@ -10,7 +10,7 @@ from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, 
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class QuestionReceived:
     """Work out an answer to `body` and hand it to `Member.answer` with the same round."""
 
     round: int
@@ -18,7 +18,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class SettlementReceived:
     """The coordinator's last word, seen for the first time; acknowledge it with `Member.acknowledge`."""
 
     round: int
@@ -27,7 +27,7 @@ class Settled:
     body: Body
 
 
-Step = Publish | Look | Asked | Settled
+Step = Publish | Look | QuestionReceived | SettlementReceived
 
 
 class Member:
@@ -73,7 +73,7 @@ class Member:
         if body is not None:
             self.answer(round_number, body)
 
-    def heard(self, now: float) -> None:
+    def note_contact(self, now: float) -> None:
         """The coordinator was heard, or there was a new connection: after `silence_s` without that, look again."""
         self._look_at = None if self._settlement is not None else now + self.silence_s
 
@@ -124,7 +124,7 @@ class Member:
         another = self._renumbered and signal.round == self._round and signal.body != self._question
         if signal.round > self._round or another:
             self._round, self._question, self._answer = signal.round, signal.body, None
-            return [Asked(signal.round, signal.body)]
+            return [QuestionReceived(signal.round, signal.body)]
         if self._answer is not None and (not signal.again or self.name in signal.again):
             return [self._answer]
         return []
@@ -132,7 +132,7 @@ class Member:
     def _on_settlement(self, settlement: Settlement[Body]) -> list[Step]:
         if self._settlement is None:
             self._settlement = settlement
-            return [Settled(settlement.round, settlement.settled, settlement.complete, settlement.body)]
+            return [SettlementReceived(settlement.round, settlement.settled, settlement.complete, settlement.body)]
         return [self._receipt] if self._receipt is not None else []
 
     def _presence(self, state: str) -> Presence:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ class LeaderSettings(StrictModel):
     def fits(self, slots: int) -> None:
         """Raise `ValueError` when something in it has another length than the horizon."""
 
-    def strategy(self, slots: int) -> LeaderStrategy:
+    def strategy(self, slots: int) -> LeaderStrategy[Any, Any, Any]:
         """The leader's part of the game over `slots`."""
         raise NotImplementedError
 
@@ -29,7 +29,7 @@ class LeaderSettings(StrictModel):
 class AggregatorSettings(StrictModel):
     """Base of an aggregator's settings in a game."""
 
-    def strategy(self, slots: int, homes: Mapping[str, int]) -> AggregatorStrategy:
+    def strategy(self, slots: int, homes: Mapping[str, int]) -> AggregatorStrategy[Any, Any, Any, Any, Any, Any]:
         """The aggregator's part of the game over `slots`; `homes` is the number of homes behind each member."""
         raise NotImplementedError
 

@@ -17,7 +17,7 @@ from stackelgrid.scenarios import yaml_file
 from stackelgrid.scenarios.measured import spell_out, with_origins
 
 if TYPE_CHECKING:
-    from stackelgrid.run_record import Played
+    from stackelgrid.run_record import RunRecord
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -103,13 +103,17 @@ class Scenario(StrictModel):
         """The same scenario with the data files it names copied into `folder`."""
         return self
 
-    def outcome(self, played: Played) -> dict[str, Any]:
+    def outcome(self, run_record: RunRecord) -> Any:
         """`outcome` of result.json, of a run in which at least one round was finished."""
-        raise NotImplementedError
+        outcome: Any = find(self.game).load("outcome").of(self, run_record)
+        return outcome
 
-    def certificate(self, outcome: dict[str, Any], samples: int) -> dict[str, Any]:
+    def certificate(self, outcome: Any, samples: int) -> dict[str, Any]:
         """How far a complete outcome is from an equilibrium; see `stackelgrid.certify`. Raises `CertificateError`."""
-        raise NotImplementedError
+        game = find(self.game)
+        known = game.load("outcome").model_validate(outcome) if isinstance(outcome, dict) else outcome
+        certificate: dict[str, Any] = game.load("certificate")(self, known, samples)
+        return certificate
 
 
 Drawn = TypeVar("Drawn", bound=BaseModel)

@@ -53,7 +53,7 @@ def the_leader_settles(evidence: Evidence) -> Iterator[str]:
     It may lose its members under policy `fail`, when none of them has ever answered, or when those who did are in
     quarantine for what they or the network made of it; it may run out of rounds while faults go on or nobody answers.
     """
-    conclusion, case = evidence.played.conclusion, evidence.case
+    conclusion, case = evidence.run_record.conclusion, evidence.case
     if _LEADER in evidence.crashed:
         return
     if not conclusion:
@@ -71,8 +71,8 @@ def the_leader_settles(evidence: Evidence) -> Iterator[str]:
 
 def nobody_honest_is_refused(evidence: Evidence) -> Iterator[str]:
     """Nodes that tell the truth over links that change nothing understand each other, whatever else goes wrong."""
-    if evidence.played.rejected and not _any(evidence, Lie, Corruption):
-        yield f"{evidence.played.rejected}"
+    if evidence.run_record.rejected and not _any(evidence, Lie, Corruption):
+        yield f"{evidence.run_record.rejected}"
 
 
 def a_round_counts_every_member_once(evidence: Evidence) -> Iterator[str]:
@@ -119,11 +119,11 @@ def an_answer_is_what_the_member_said_in_that_round(evidence: Evidence) -> Itera
 def whoever_is_missing_is_recorded(evidence: Evidence) -> Iterator[str]:
     """The journal and `missing` of the result name those whom a round went on without."""
     entries = _rounds(evidence, _LEADER)
-    journal = evidence.played.rounds
+    journal = evidence.run_record.rounds
     if [record["round"] for record in journal] != [entry["number"] for entry in entries]:
         yield f"the journal has rounds {[record['round'] for record in journal]}, the ledger {len(entries)}"
         return
-    recorded = {(each["round"], each["node"]): each["action"] for each in evidence.played.missing}
+    recorded = {(each["round"], each["node"]): each["action"] for each in evidence.run_record.missing}
     for record, entry in zip(journal, entries, strict=True):
         for action, said in (("held", ("held",)), ("excluded", ("excluded", "quarantined"))):
             for node in entry[action]:
@@ -155,16 +155,16 @@ def a_settlement_is_known_to_those_alive(evidence: Evidence) -> Iterator[str]:
     Not so where no coordinator lives to tell it, nor where the broker forgot it while a home was away. Of homes that
     never heard of it the leader says that they did not acknowledge.
     """
-    played = evidence.played
-    untold = set(played.conclusion.get("unacknowledged", []))
+    run_record = evidence.run_record
+    untold = set(run_record.conclusion.get("unacknowledged", []))
     for aggregator, processes in _processes(evidence).items():
         for name, homes in processes.items():
-            if homes <= played.homes.keys():
+            if homes <= run_record.homes.keys():
                 continue
             nobody = evidence.crashed.keys() & ({name} | _above(evidence, name))
             if not nobody and not _forgotten_by_broker(evidence):
                 yield f"{name} does not know"
-            if played.conclusion and not untold & {name, aggregator}:
+            if run_record.conclusion and not untold & {name, aggregator}:
                 yield f"{name} does not know, the leader believes it does"
 
 
@@ -176,25 +176,25 @@ def a_complete_result_is_that_of_no_faults(evidence: Evidence) -> Iterator[str]:
     that a round which some of them missed leads elsewhere: there the result is the same as without faults when nobody
     missed any and nobody forgot anything; if not, it still is about the very schedules that homes ended with.
     """
-    played, case = evidence.played, evidence.case
+    run_record, case = evidence.run_record, evidence.case
     everybody = {home.id for home in case.scenario.everyone}
-    if not played.conclusion.get("complete") or _clueless(evidence) or _any(evidence, Lie, Corruption):
+    if not run_record.conclusion.get("complete") or _clueless(evidence) or _any(evidence, Lie, Corruption):
         return
-    if played.homes.keys() != everybody:
+    if run_record.homes.keys() != everybody:
         return
-    outcome = case.scenario.outcome(played)
+    outcome = case.scenario.outcome(run_record)
     if case.scenario.game == "storage_market":
         forgot = any(isinstance(fault, Crash) and node in _all_processes(evidence) for fault, node in evidence.happened)
         if not forgot:
-            yield from _adds_up(case.scenario, played.homes, outcome)
-        if forgot or played.missing:
+            yield from _adds_up(case.scenario, run_record.homes, outcome)
+        if forgot or run_record.missing:
             return
     yield from _differences(outcome, _outcome_in_peace(case), "")
 
 
 def who_remembers_vouches(evidence: Evidence) -> Iterator[str]:
     """What the leader settled as complete every aggregator that kept its disk tells its homes as complete."""
-    if not evidence.played.conclusion.get("complete") or _any(evidence, Corruption):
+    if not evidence.run_record.conclusion.get("complete") or _any(evidence, Corruption):
         return
     aggregators = _processes(evidence).keys() - _without_disk(evidence)
     for spoken in evidence.spoken:
@@ -285,7 +285,7 @@ def _forgotten_by_broker(evidence: Evidence) -> bool:
 
 def _rounds_in_peace(evidence: Evidence) -> int:
     """How many rounds the leader asked after the last fault had begun to do what it does."""
-    begun = [record["seconds"] for record in evidence.played.faults if record["kind"] != "restart"]
+    begun = [record["seconds"] for record in evidence.run_record.faults if record["kind"] != "restart"]
     over = max(begun, default=0.0)
     said = (spoken for spoken in evidence.spoken if spoken.sender == _LEADER and spoken.purpose == "signal")
     return len({spoken.content["round"] for spoken in said if spoken.payload and spoken.seconds > over})
@@ -303,7 +303,7 @@ def _told(body: Mapping[str, Any]) -> dict[str, Any]:
 # --- the result ---
 
 
-def _outcome_in_peace(case: Case) -> dict[str, Any]:
+def _outcome_in_peace(case: Case) -> Any:
     """The outcome without faults; of a drawn scenario, which many cases share, worked out once."""
     if case.number is None:
         return case.scenario.outcome(in_memory.play(case.scenario))
@@ -311,7 +311,7 @@ def _outcome_in_peace(case: Case) -> dict[str, Any]:
 
 
 @cache
-def _outcome_of_drawn(game: str, number: int) -> dict[str, Any]:
+def _outcome_of_drawn(game: str, number: int) -> Any:
     drawn = scenario(game, number)
     return drawn.outcome(in_memory.play(drawn))
 

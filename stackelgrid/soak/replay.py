@@ -34,7 +34,7 @@ def _drawn(case: Case) -> Iterator[str]:
 
 def _told(evidence: Evidence) -> Iterator[str]:
     story = [(spoken.seconds, _message(spoken)) for spoken in evidence.spoken]
-    story += [(record["seconds"], _fault(record)) for record in evidence.played.faults]
+    story += [(record["seconds"], _fault(record)) for record in evidence.run_record.faults]
     story += [(seconds, f"{name} leaves") for name, seconds in evidence.ended_s.items()]
     for seconds, what in sorted(story, key=lambda each: each[0]):
         yield f"{seconds:12.6f}  {what}"
@@ -62,15 +62,15 @@ def _fault(record: dict[str, Any]) -> str:
 
 
 def _end(evidence: Evidence) -> Iterator[str]:
-    played = evidence.played
-    yield "end: " + (", ".join(f"{key} {value}" for key, value in played.conclusion.items()) or "none")
-    for missing in played.missing:
+    run_record = evidence.run_record
+    yield "end: " + (", ".join(f"{key} {value}" for key, value in run_record.conclusion.items()) or "none")
+    for missing in run_record.missing:
         yield f"  round {missing['round']} went on without {missing['node']}: {missing['action']}"
     for name, error in evidence.crashed.items():
         yield f"  {name} did not come back: {error}"
     for name in evidence.stuck:
         yield f"  {name} waits for ever"
-    untold = [home.id for home in evidence.case.scenario.everyone if home.id not in played.homes]
+    untold = [home.id for home in evidence.case.scenario.everyone if home.id not in run_record.homes]
     yield f"  the settlement is known to {'all but ' + ', '.join(untold) if untold else 'all homes'}"
     for what in broken(evidence):
         yield f"BROKEN {what}"

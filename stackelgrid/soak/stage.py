@@ -9,11 +9,11 @@ from functools import cached_property, partial
 from typing import Any
 
 from stackelgrid.faults.in_memory import FaultyMemory
-from stackelgrid.faults.injection import Impaired
+from stackelgrid.faults.injection import FaultInjectingNode
 from stackelgrid.node.mailbox import Mailbox
-from stackelgrid.run_record import Played
+from stackelgrid.run_record import RunRecord
 from stackelgrid.soak.cases import Case
-from stackelgrid.testbed.in_memory import Stage
+from stackelgrid.testbed.in_memory import MemoryRun
 from stackelgrid.transport.base import Action, Compute, Finish, Node, Publish
 from stackelgrid.transport.memory import DeadlockError
 
@@ -56,7 +56,7 @@ class Evidence:
     """
 
     case: Case
-    played: Played
+    run_record: RunRecord
     ledgers: dict[str, list[Any]]
     spoken: list[Spoken] = field(default_factory=list)
     crashed: dict[str, Exception] = field(default_factory=dict)
@@ -69,14 +69,14 @@ class Evidence:
     def happened(self) -> list[tuple[Any, str]]:
         """The faults of the plan that did anything, each with the node that it was done to."""
         faults = self.case.plan.faults
-        done = dict.fromkeys((each["fault"], each.get("node", each.get("to", ""))) for each in self.played.faults)
+        done = dict.fromkeys((each["fault"], each.get("node", each.get("to", ""))) for each in self.run_record.faults)
         return [(faults[number], node) for number, node in done]
 
 
 def play(case: Case) -> Evidence:
     """The case from beginning to end."""
-    stage = Stage(case.scenario)
-    evidence = Evidence(case, stage.played, stage.ledgers)
+    stage = MemoryRun(case.scenario)
+    evidence = Evidence(case, stage.run_record, stage.ledgers)
     transport = _Witnessed(case, stage, evidence)
     try:
         carried = transport.run(transport.nodes())
@@ -90,16 +90,16 @@ def play(case: Case) -> Evidence:
 class _Witnessed(FaultyMemory):
     """Carries the nodes of a case, and listens to what leaves each of them."""
 
-    def __init__(self, case: Case, stage: Stage, evidence: Evidence) -> None:
-        super().__init__(case.plan, stage.builds, stage.played.faults.append, case.scenario.seed)
+    def __init__(self, case: Case, stage: MemoryRun, evidence: Evidence) -> None:
+        super().__init__(case.plan, stage.builds, stage.run_record.faults.append, case.scenario.seed)
         self.horizon_s = HORIZON_S
         self._evidence = evidence
 
     def nodes(self) -> Sequence[Node]:
         return [_Overheard(node, self._evidence) for node in super().nodes()]
 
-    def reborn(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
-        born = super().reborn(name, error, now)
+    def restarted_node(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
+        born = super().restarted_node(name, error, now)
         return born and (born[0], _Overheard(born[1], self._evidence))
 
 
@@ -107,7 +107,7 @@ class _Overheard:
     """A node as it was, what it says written down."""
 
     def __init__(self, node: Any, evidence: Evidence) -> None:
-        self.node: Impaired = node
+        self.node: FaultInjectingNode = node
         self.name = self.node.name
         self.last_will = self.node.last_will
         self.subscriptions = self.node.subscriptions

@@ -38,11 +38,11 @@ def judge(seed: int) -> Verdict:
     case = draw(seed)
     try:
         evidence = play(case)
-        conclusion = evidence.played.conclusion
-        ending = "lost" if evidence.played.lost else "unsettled"
+        conclusion = evidence.run_record.conclusion
+        ending = "lost" if evidence.run_record.lost else "unsettled"
         if conclusion.get("settled"):
             ending = "settled" if conclusion["complete"] else "incomplete"
-        return Verdict(seed, case.scenario.game, ending, len(evidence.played.rounds), tuple(broken(evidence)))
+        return Verdict(seed, case.scenario.game, ending, len(evidence.run_record.rounds), tuple(broken(evidence)))
     except Exception:
         return Verdict(seed, case.scenario.game, "lost", 0, (traceback.format_exc(),))
 

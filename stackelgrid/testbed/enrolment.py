@@ -9,13 +9,13 @@ from typing import TypeVar
 from broker.access import Node, Role
 from broker.authority import Authority, AuthorityError
 from stackelgrid.node.config import NodeConfig
-from stackelgrid.testbed.topology import Cast
+from stackelgrid.testbed.topology import RunTopology
 from stackelgrid.transport.tls import Tls
 
 Config = TypeVar("Config", bound=NodeConfig)
 
 
-def nodes(everyone: Cast) -> list[Node]:
+def nodes(everyone: RunTopology) -> list[Node]:
     """The nodes of a run as an authority knows them, whoever is above another before it."""
     leader = Node(everyone.leader.name, Role.leader)
     aggregators = [Node(config.name, Role.aggregator, config.leader) for config in everyone.aggregators]
@@ -23,7 +23,7 @@ def nodes(everyone: Cast) -> list[Node]:
     return [leader, *aggregators, *homes]
 
 
-def missing(everyone: Cast, authority: Authority) -> list[Node]:
+def missing(everyone: RunTopology, authority: Authority) -> list[Node]:
     """Who of the run has no certificate yet. Raises `AuthorityError` for one that is somebody else to the authority."""
     in_force = authority.register.in_force
     for node in nodes(everyone):
@@ -44,7 +44,7 @@ def revoked(authority: Authority) -> set[str]:
     return {entry.name for entry in register.certified} - register.in_force.keys()
 
 
-def proven(everyone: Cast, folder: Path) -> Cast:
+def with_certificates(everyone: RunTopology, folder: Path) -> RunTopology:
     """The same nodes with the certificates that the authority in `folder` has given them, by absolute paths.
 
     Raises `AuthorityError` when it has not given them all.

@@ -6,23 +6,23 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stackelgrid.run_record import Played
+from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import Scenario
 from stackelgrid.testbed.topology import LEADER, cast
 
 
-def struck(scenario: Scenario, played: Played) -> list[dict[str, Any]]:
+def fault_log(scenario: Scenario, run_record: RunRecord) -> list[dict[str, Any]]:
     """Each round that a fault of the plan struck in, and how often: {`fault`, `kind`, `round`, `times`} and where.
 
     `fault` is its number in the plan, `round` the leader's, None for what struck between rounds. What happened to nodes
     has an entry for each `node`, what happened to messages one with all whom they were `from` and `to`. A node that is
     back from a crash is of kind `restart`.
     """
-    if not played.faults:
+    if not run_record.faults:
         return []
-    rounds = _Rounds(scenario, played)
+    rounds = _Rounds(scenario, run_record)
     found: dict[tuple[int, int, str, str], list[dict[str, Any]]] = defaultdict(list)
-    for record in played.faults:
+    for record in run_record.faults:
         number = rounds.of(record)
         found[number or 0, record["fault"], record["kind"], record.get("node", "")].append({**record, "round": number})
     return [_entry(found[key]) for key in sorted(found)]
@@ -42,10 +42,10 @@ def _is_of_node(record: Mapping[str, Any]) -> bool:
     return "node" in record and record["kind"] != "broker"
 
 
-def asked_again(played: Played) -> list[dict[str, Any]]:
+def asked_again(run_record: RunRecord) -> list[dict[str, Any]]:
     """How many members were asked again, by whom and in which round of the leader: {`round`, `by`, `members`}."""
     counted: dict[tuple[int, str], int] = defaultdict(int)
-    for record in [*played.rounds, *played.below]:
+    for record in [*run_record.rounds, *run_record.below]:
         if record.get("again"):
             counted[record["round"], record.get("aggregator", LEADER)] += record["again"]
     return [{"round": number, "by": name, "members": counted[number, name]} for number, name in sorted(counted)]
@@ -54,12 +54,12 @@ def asked_again(played: Played) -> list[dict[str, Any]]:
 class _Rounds:
     """Which round of the leader a record is of: its own number is that of the conversation that it happened in."""
 
-    def __init__(self, scenario: Scenario, played: Played) -> None:
+    def __init__(self, scenario: Scenario, run_record: RunRecord) -> None:
         self._above = {home.name: home.aggregator for home in cast(scenario, run="struck").homes}
         self._served: dict[str, list[int]] = defaultdict(list)  # by aggregator, what each round with homes was for
-        for record in played.below:
+        for record in run_record.below:
             self._served[record["aggregator"]].append(record["round"])
-        self._asked = len(played.rounds) + (not played.settled)
+        self._asked = len(run_record.rounds) + (not run_record.settled)
 
     def of(self, record: Mapping[str, Any]) -> int | None:
         """The leader's round; None for what is of no round."""

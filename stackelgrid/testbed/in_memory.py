@@ -17,10 +17,10 @@ from leader_node.config import LeaderConfig
 from stackelgrid.faults.in_memory import Build, FaultyMemory
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.rounds.ledger import Entry
-from stackelgrid.run_record import Played, missing_in
+from stackelgrid.run_record import RunRecord, missing_in
 from stackelgrid.scenarios.scenario import Scenario
 from stackelgrid.testbed.topology import cast
-from stackelgrid.transport.base import Carried
+from stackelgrid.transport.base import TransportResult
 from stackelgrid.transport.memory import DeadlockError, MemoryTransport
 
 
@@ -29,16 +29,16 @@ def play(
     watch: Callable[[dict[str, Any]], None] = lambda record: None,
     plan: FaultPlan | None = None,
     tell: Callable[[dict[str, Any]], None] = lambda record: None,
-) -> Played:
+) -> RunRecord:
     """Run `scenario` to its end, under a fault plan if there is one.
 
     `watch` sees each finished round of the leader, `tell` each fault as it happens.
     """
-    stage = Stage(scenario, watch)
-    played = stage.played
+    stage = MemoryRun(scenario, watch)
+    run_record = stage.run_record
 
     def happened(record: dict[str, Any]) -> None:
-        played.faults.append(record)
+        run_record.faults.append(record)
         tell(record)
 
     try:
@@ -52,20 +52,20 @@ def play(
         if not carried.crashed:
             raise
     except KeyboardInterrupt:
-        carried = Carried()
-        played.interrupted = True
+        carried = TransportResult()
+        run_record.interrupted = True
     return stage.cleared(carried)
 
 
-class Stage:
+class MemoryRun:
     """A run before it is carried: `builds` makes each of its nodes, at first and when it comes back from a crash.
 
-    `played` fills up as the nodes play, `ledgers` are what coordinators remember, by name. `watch` sees each finished
-    round of the leader.
+    `run_record` fills up as the nodes play, `ledgers` are what coordinators remember, by name. `watch` sees each
+    finished round of the leader.
     """
 
     def __init__(self, scenario: Scenario, watch: Callable[[dict[str, Any]], None] = lambda record: None) -> None:
-        self.played = Played("memory", "none", 1)
+        self.run_record = RunRecord("memory", "none", 1)
         self.ledgers: dict[str, list[Entry]] = {}
         self._watch = watch
         self._began = time.perf_counter()
@@ -75,31 +75,31 @@ class Stage:
         self.builds |= {config.name: partial(self._aggregator, config) for config in everyone.aggregators}
         self.builds |= {config.name: partial(self._home, config) for config in everyone.homes}
 
-    def cleared(self, carried: Carried) -> Played:
+    def cleared(self, carried: TransportResult) -> RunRecord:
         """What is left when all is over."""
-        played = self.played
-        played.messages = sum(traffic.sent for traffic in carried.traffic.values())
-        played.bytes = sum(traffic.sent_bytes for traffic in carried.traffic.values())
-        played.failures = {name: repr(error) for name, error in carried.crashed.items()}
-        played.rejected = dict(sum(self._rejected, Counter()))
-        played.missing = missing_in(played.rounds, played.below)
-        played.elapsed_s = time.perf_counter() - self._began
-        return played
+        run_record = self.run_record
+        run_record.messages = sum(traffic.sent for traffic in carried.traffic.values())
+        run_record.bytes = sum(traffic.sent_bytes for traffic in carried.traffic.values())
+        run_record.failures = {name: repr(error) for name, error in carried.crashed.items()}
+        run_record.rejected = dict(sum(self._rejected, Counter()))
+        run_record.missing = missing_in(run_record.rounds, run_record.below)
+        run_record.elapsed_s = time.perf_counter() - self._began
+        return run_record
 
     def _leader(self, config: LeaderConfig[Any], lose_state: bool) -> Any:
         ledger = self._ledger(config.name, lose_state)
-        return self._made(leader_node.config.assemble(config, self._journal, self.played.conclusion.update, ledger))
+        return self._made(leader_node.config.assemble(config, self._journal, self.run_record.conclusion.update, ledger))
 
     def _aggregator(self, config: AggregatorConfig[Any], lose_state: bool) -> Any:
         def conclude(account: Mapping[str, Any]) -> None:
-            self.played.aggregators[config.name] = dict(account)
+            self.run_record.aggregators[config.name] = dict(account)
 
-        below = partial(_add_to, self.played.below, config.name)
+        below = partial(_add_to, self.run_record.below, config.name)
         ledger = self._ledger(config.name, lose_state)
         return self._made(aggregator_node.config.assemble(config, below, conclude, ledger))
 
     def _home(self, config: EmcConfig[Any], lose_state: bool) -> Any:
-        return self._made(emc_node.config.assemble(config, self.played.homes.update))
+        return self._made(emc_node.config.assemble(config, self.run_record.homes.update))
 
     def _made(self, node: Any) -> Any:
         self._rejected.append(node.mailbox.rejected)
@@ -111,8 +111,8 @@ class Stage:
         return self.ledgers.setdefault(name, [])
 
     def _journal(self, record: Mapping[str, Any]) -> None:
-        self.played.rounds.append(dict(record))
-        self._watch(self.played.rounds[-1])
+        self.run_record.rounds.append(dict(record))
+        self._watch(self.run_record.rounds[-1])
 
 
 def _add_to(below: list[dict[str, Any]], aggregator: str, record: Mapping[str, Any]) -> None:

@@ -18,13 +18,13 @@ from typing import Any
 from pydantic import BaseModel
 
 import broker
-from stackelgrid.faults.controller import Desk
+from stackelgrid.faults.controller import FaultController
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan
 from stackelgrid.rounds import Member
-from stackelgrid.run_record import Played, missing_in
+from stackelgrid.run_record import RunRecord, missing_in
 from stackelgrid.scenarios.scenario import Scenario
-from stackelgrid.testbed.enrolment import proven
-from stackelgrid.testbed.topology import LEADER, Cast, cast
+from stackelgrid.testbed.enrolment import with_certificates
+from stackelgrid.testbed.topology import LEADER, RunTopology, cast
 from stackelgrid.transport.base import Action, Finish, Publish
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.transport.tls import Tls
@@ -48,7 +48,7 @@ def play(
     plan: FaultPlan | None = None,
     tell: Callable[[dict[str, Any]], None] = lambda record: None,
     certificates: Path | None = None,
-) -> Played:
+) -> RunRecord:
     """Run `scenario` with its nodes as processes; `folder` gets configurations, logs and the journal.
 
     `broker_kind` is auto, mosquitto, embedded or the address of a broker that is there already; to one at `mqtts://`
@@ -66,30 +66,30 @@ def play(
         url, kind = (own.url, own.kind) if own is not None else (broker_kind, broker_kind)
         everyone = cast(scenario, run, url, written=True)
         if certificates is not None:
-            everyone = proven(everyone, certificates)
+            everyone = with_certificates(everyone, certificates)
         if own is None:
             MqttTransport(url, tls=everyone.leader.tls, connect_timeout_s=_KNOCK_S).run([_Visit()])
-        played = Played("mqtt", kind, everyone.processes)
+        run_record = RunRecord("mqtt", kind, everyone.processes)
         desk = None
         if plan is not None:
-            desk = stack.enter_context(_desk(plan, everyone, nodes, logs, url, own, played, tell))
-        supervisor = _Supervisor(scenario.game, nodes, logs, url, _last_wills(everyone), played, desk)
+            desk = stack.enter_context(_desk(plan, everyone, nodes, logs, url, own, run_record, tell))
+        supervisor = _Supervisor(scenario.game, nodes, logs, url, _last_wills(everyone), run_record, desk)
         stack.callback(supervisor.stop)
-        journal = _Journal(folder / "rounds.jsonl", played, watch)
+        journal = _Journal(folder / "rounds.jsonl", run_record, watch)
         try:
             supervisor.launch("emc_node", everyone.homes)
             supervisor.launch("aggregator_node", everyone.aggregators)
             supervisor.launch("leader_node", [everyone.leader])
             supervisor.wait(journal.look)
         except KeyboardInterrupt:
-            played.interrupted = True
+            run_record.interrupted = True
         supervisor.stop()
         journal.look()
         if desk is not None:
             desk.look()
-    _gather(played, nodes, logs, [config.name for config in everyone.aggregators])
-    played.elapsed_s = time.perf_counter() - began
-    return played
+    _gather(run_record, nodes, logs, [config.name for config in everyone.aggregators])
+    run_record.elapsed_s = time.perf_counter() - began
+    return run_record
 
 
 def _own_broker(kind: str, logs: Path, stack: ExitStack, plan: FaultPlan | None) -> broker.RunningBroker | None:
@@ -103,20 +103,20 @@ def _own_broker(kind: str, logs: Path, stack: ExitStack, plan: FaultPlan | None)
 
 def _desk(
     plan: FaultPlan,
-    everyone: Cast,
+    everyone: RunTopology,
     nodes: Path,
     logs: Path,
     url: str,
     own: broker.RunningBroker | None,
-    played: Played,
+    run_record: RunRecord,
     tell: Callable[[dict[str, Any]], None],
-) -> Desk:
+) -> FaultController:
     def happened(record: dict[str, Any]) -> None:
-        played.faults.append(record)
+        run_record.faults.append(record)
         tell(record)
 
     names = [config.name for config in (everyone.leader, *everyone.aggregators, *everyone.homes)]
-    return Desk(plan, names, nodes, logs, url, own, happened)
+    return FaultController(plan, names, nodes, logs, url, own, happened)
 
 
 class _Visit:
@@ -142,7 +142,7 @@ class _Visit:
         return None
 
 
-def _last_wills(everyone: Cast) -> dict[str, tuple[Publish, Tls | None]]:
+def _last_wills(everyone: RunTopology) -> dict[str, tuple[Publish, Tls | None]]:
     """What says of each member that it is gone, and what proves that it may be said."""
     members = [(config.name, config.aggregator, config.tls) for config in everyone.homes]
     members += [(config.name, config.leader, config.tls) for config in everyone.aggregators]
@@ -153,8 +153,8 @@ def _last_wills(everyone: Cast) -> dict[str, tuple[Publish, Tls | None]]:
 class _Journal:
     """Reads the leader's journal as it grows."""
 
-    def __init__(self, path: Path, played: Played, watch: Callable[[dict[str, Any]], None]) -> None:
-        self._path, self._played, self._watch = path, played, watch
+    def __init__(self, path: Path, run_record: RunRecord, watch: Callable[[dict[str, Any]], None]) -> None:
+        self._path, self._played, self._watch = path, run_record, watch
         self._offset = 0
 
     def look(self) -> None:
@@ -184,15 +184,15 @@ class _Supervisor:
         logs: Path,
         url: str,
         last_wills: dict[str, tuple[Publish, Tls | None]],
-        played: Played,
-        desk: Desk | None,
+        run_record: RunRecord,
+        desk: FaultController | None,
     ) -> None:
         self._game = game
-        self._nodes, self._logs, self._url, self._played = nodes, logs, url, played
+        self._nodes, self._logs, self._url, self._played = nodes, logs, url, run_record
         self._last_wills = last_wills
         self._desk = desk
         self._returning: dict[str, float] = {}  # when each that the plan killed is started again
-        self._nurseries: dict[subprocess.Popen[bytes], set[str]] = {}
+        self._forkservers: dict[subprocess.Popen[bytes], set[str]] = {}
         self._running: set[str] = set()
         self._unread: dict[int, bytes] = {}
         self._selector = selectors.DefaultSelector()
@@ -203,7 +203,7 @@ class _Supervisor:
         for config in configs:
             self._write(config)
         with (self._logs / f"{package}.nursery.log").open("wb") as log:
-            nursery = subprocess.Popen(
+            forkserver = subprocess.Popen(
                 [sys.executable, "-m", "stackelgrid.node.forkserver", package, self._game],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -211,10 +211,10 @@ class _Supervisor:
                 start_new_session=True,
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
-        assert nursery.stdin is not None and nursery.stdout is not None
+        assert forkserver.stdin is not None and forkserver.stdout is not None
         self._running |= names
-        self._nurseries[nursery] = names
-        self._selector.register(nursery.stdout, selectors.EVENT_READ, nursery)
+        self._forkservers[forkserver] = names
+        self._selector.register(forkserver.stdout, selectors.EVENT_READ, forkserver)
         for config in configs:
             self._start(config.name)
 
@@ -224,13 +224,13 @@ class _Supervisor:
             file.write(config.model_dump_json(exclude_none=True))
 
     def _start(self, name: str) -> None:
-        nursery = next(nursery for nursery, names in self._nurseries.items() if name in names)
+        forkserver = next(forkserver for forkserver, names in self._forkservers.items() if name in names)
         order = {"config": str(self._nodes / f"{name}.json"), "log": str(self._logs / f"{name}.jsonl")}
         if self._desk is not None:
             order |= self._desk.order(name)
-        assert nursery.stdin is not None
-        nursery.stdin.write((json.dumps(order) + "\n").encode())
-        nursery.stdin.flush()
+        assert forkserver.stdin is not None
+        forkserver.stdin.write((json.dumps(order) + "\n").encode())
+        forkserver.stdin.flush()
 
     def wait(self, look: Callable[[], None]) -> None:
         """Until every node has left, or the leader has and the others had time to; at once when the leader died."""
@@ -262,12 +262,12 @@ class _Supervisor:
 
     def _listen(self) -> None:
         for key, _ in self._selector.select(_LOOK_S):
-            nursery: subprocess.Popen[bytes] = key.data
-            assert nursery.stdout is not None
+            forkserver: subprocess.Popen[bytes] = key.data
+            assert forkserver.stdout is not None
             read = os.read(key.fd, 65536)
             if not read:
-                self._selector.unregister(nursery.stdout)
-                self._nursery_gone(nursery)
+                self._selector.unregister(forkserver.stdout)
+                self._forkserver_gone(forkserver)
                 continue
             *lines, rest = (self._unread.get(key.fd, b"") + read).split(b"\n")
             self._unread[key.fd] = rest
@@ -300,48 +300,48 @@ class _Supervisor:
                 path.unlink()
         self._returning[name] = time.monotonic() + (crash.restart_after_s or 0.0)
 
-    def _nursery_gone(self, nursery: subprocess.Popen[bytes]) -> None:
-        for name in self._running & self._nurseries[nursery]:
+    def _forkserver_gone(self, forkserver: subprocess.Popen[bytes]) -> None:
+        for name in self._running & self._forkservers[forkserver]:
             self._running.discard(name)
             self._played.failures[name] = "its process was lost with its nursery, see logs/*.nursery.log"
 
     def stop(self) -> None:
         """End every process. A node that is still there leaves in good order or is killed."""
         self._running.clear()
-        for nursery in self._nurseries:
-            assert nursery.stdin is not None
-            nursery.stdin.close()
-        for nursery in self._nurseries:
-            assert nursery.stdout is not None
-            nursery.stdout.read()  # what it still reports, until it is gone
-            nursery.stdout.close()
-            nursery.wait()
-        self._nurseries.clear()
+        for forkserver in self._forkservers:
+            assert forkserver.stdin is not None
+            forkserver.stdin.close()
+        for forkserver in self._forkservers:
+            assert forkserver.stdout is not None
+            forkserver.stdout.read()  # what it still reports, until it is gone
+            forkserver.stdout.close()
+            forkserver.wait()
+        self._forkservers.clear()
         self._selector.close()
 
 
-def _gather(played: Played, nodes: Path, logs: Path, aggregators: list[str]) -> None:
+def _gather(run_record: RunRecord, nodes: Path, logs: Path, aggregators: list[str]) -> None:
     """Collect what the nodes left: conclusion, accounts, schedules, counts, who was missing."""
     conclusion = nodes / "leader.conclusion.json"
     if conclusion.exists():
-        played.conclusion = json.loads(conclusion.read_text())
+        run_record.conclusion = json.loads(conclusion.read_text())
     for path in sorted(nodes.glob("*.schedule.json")):
-        played.homes.update(json.loads(path.read_text()))
+        run_record.homes.update(json.loads(path.read_text()))
     for name in aggregators:
         account = nodes / f"{name}.account.json"
         if account.exists():
-            played.aggregators[name] = json.loads(account.read_text())
+            run_record.aggregators[name] = json.loads(account.read_text())
     rejected: Counter[str] = Counter()
     for path in sorted(logs.glob("*.jsonl")):
         for entry in _entries(path):
             if entry.get("event") == "ended":
-                played.messages += entry["messages"]
-                played.bytes += entry["bytes"]
+                run_record.messages += entry["messages"]
+                run_record.bytes += entry["bytes"]
                 rejected.update(entry["rejected"])
             elif entry.get("event") == "round" and path.stem in aggregators:
-                played.below.append({"aggregator": path.stem, **entry})
-    played.rejected = dict(rejected)
-    played.missing = missing_in(played.rounds, played.below)
+                run_record.below.append({"aggregator": path.stem, **entry})
+    run_record.rejected = dict(rejected)
+    run_record.missing = missing_in(run_record.rounds, run_record.below)
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

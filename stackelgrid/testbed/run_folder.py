@@ -13,7 +13,7 @@ from typing import Any
 
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.node.record import write_whole
-from stackelgrid.run_record import Played
+from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import Scenario, ScenarioError, dump
 from stackelgrid.testbed import fault_plans
 
@@ -51,9 +51,9 @@ def write_faults(folder: Path, plan: FaultPlan) -> None:
     (folder / "faults.yaml").write_text(fault_plans.dump(plan))
 
 
-def write_rounds(folder: Path, played: Played) -> None:
+def write_rounds(folder: Path, run_record: RunRecord) -> None:
     """rounds.jsonl, for a run whose leader did not write it itself."""
-    lines = [json.dumps(record, allow_nan=False) + "\n" for record in played.rounds]
+    lines = [json.dumps(record, allow_nan=False) + "\n" for record in run_record.rounds]
     (folder / "rounds.jsonl").write_text("".join(lines))
 
 

@@ -22,7 +22,7 @@ LEADER = "leader"
 
 
 @dataclass(frozen=True)
-class Cast:
+class RunTopology:
     """The nodes of a run."""
 
     leader: LeaderConfig[Any]
@@ -35,7 +35,7 @@ class Cast:
         return 1 + len(self.aggregators) + len(self.homes)
 
 
-def cast(scenario: Scenario, run: str, broker: str = "", *, written: bool = False) -> Cast:
+def cast(scenario: Scenario, run: str, broker: str = "", *, written: bool = False) -> RunTopology:
     """One configuration per node. When they are `written` to files, nodes leave beside these what the desk gathers."""
     game = find(scenario.game)
     leader_config, aggregator_config, emc_config = (
@@ -98,7 +98,7 @@ def cast(scenario: Scenario, run: str, broker: str = "", *, written: bool = Fals
         conclusion_file=Path("leader.conclusion.json") if written else None,
         ledger_file=Path("leader.ledger") if written else None,
     )
-    return Cast(leader, aggregators, homes)
+    return RunTopology(leader, aggregators, homes)
 
 
 def _carried(scenario: Scenario, homes: list[Any]) -> float | None:

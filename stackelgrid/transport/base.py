@@ -95,7 +95,7 @@ class Traffic:
 
 
 @dataclass
-class Carried:
+class TransportResult:
     """How a transport's run ended: traffic per node, and the exception of each node whose code raised."""
 
     traffic: dict[str, Traffic] = field(default_factory=dict)
@@ -125,12 +125,12 @@ class Transport(ABC):
     - A node receives its own messages only if it subscribes to them.
     - `receive`, `tick`, `start` and `then` are never called concurrently for one node; a `Compute` job may run
       meanwhile.
-    - A node whose code raises is cut off: its last will is delivered, the others go on, and `Carried.crashed` has the
-      exception.
+    - A node whose code raises is cut off: its last will is delivered, the others go on, and `TransportResult.crashed`
+      has the exception.
     """
 
     @abstractmethod
-    def run(self, nodes: Sequence[Node]) -> Carried:
+    def run(self, nodes: Sequence[Node]) -> TransportResult:
         """Drive the nodes until each has finished or crashed.
 
         Raises `BrokerUnreachableError` when the transport itself is lost for good.

@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from stackelgrid.transport.base import Action, Carried, Compute, Finish, Look, Node, Publish, Traffic, Transport
+from stackelgrid.transport.base import Action, Compute, Finish, Look, Node, Publish, Traffic, Transport, TransportResult
 
 
 class DeadlockError(Exception):
@@ -25,7 +25,7 @@ class DeadlockError(Exception):
     exceptions of the nodes that crashed, if that is why the others wait.
     """
 
-    def __init__(self, waiting: Sequence[str], now: float, carried: Carried) -> None:
+    def __init__(self, waiting: Sequence[str], now: float, carried: TransportResult) -> None:
         super().__init__(
             f"deadlock at {now:.3f} s: these nodes have not finished, and nothing is under way that could end them: "
             f"{', '.join(waiting)}; give each a deadline or a Finish"
@@ -72,7 +72,7 @@ class MemoryTransport(Transport):
             return (self.latency_s,)
         return (self.latency_s + self.jitter_s * self._stream(sender, receiver).random(),)
 
-    def reborn(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
+    def restarted_node(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
         """What becomes of a node whose code raised: after so many seconds another takes its place; here, none does."""
         return None
 
@@ -80,7 +80,7 @@ class MemoryTransport(Transport):
         """Whether the broker fails before it takes in `publish`: here, it never does."""
         return None
 
-    def run(self, nodes: Sequence[Node]) -> Carried:
+    def run(self, nodes: Sequence[Node]) -> TransportResult:
         """Drive the nodes until each has finished or crashed. See `Transport.run`.
 
         Raises `DeadlockError` when nothing can happen any more or the horizon is reached, `ValueError` when two nodes
@@ -117,7 +117,7 @@ class _Run:
     nodes: Sequence[Node]
     world: MemoryTransport
     retained: dict[str, tuple[str, Publish]]
-    carried: Carried = field(default_factory=Carried)
+    carried: TransportResult = field(default_factory=TransportResult)
 
     def __post_init__(self) -> None:
         self.seats = [_Seat(node, node.name, node.last_will, Traffic()) for node in self.nodes]
@@ -142,7 +142,7 @@ class _Run:
                 else:
                     self.by_topic.setdefault(topic_filter, []).append(seat)
 
-    def carry(self) -> Carried:
+    def carry(self) -> TransportResult:
         for seat in self.seats:
             self._connect(seat, 0.0)
         now = 0.0
@@ -198,7 +198,7 @@ class _Run:
 
     def _crash(self, seat: _Seat, error: Exception, now: float) -> None:
         seat.ended = True
-        after = self.world.reborn(seat.name, error, now)
+        after = self.world.restarted_node(seat.name, error, now)
         if after is None:
             self.carried.crashed[seat.name] = error
         else:

@@ -28,7 +28,6 @@ from stackelgrid.transport.address import Address
 from stackelgrid.transport.base import (
     Action,
     BrokerUnreachableError,
-    Carried,
     Compute,
     Finish,
     Look,
@@ -36,6 +35,7 @@ from stackelgrid.transport.base import (
     Publish,
     Traffic,
     Transport,
+    TransportResult,
 )
 from stackelgrid.transport.tls import Tls
 from stackelgrid.transport.worker import Worker
@@ -91,13 +91,13 @@ class MqttTransport(Transport):
         self._stopping = False
         self._leave: Callable[[], object] | None = None
 
-    def run(self, nodes: Sequence[Node]) -> Carried:
+    def run(self, nodes: Sequence[Node]) -> TransportResult:
         """Drive the nodes until each has finished or crashed, or `stop` is called. See `Transport.run`."""
         return asyncio.run(self.serve(nodes))
 
-    async def serve(self, nodes: Sequence[Node]) -> Carried:
+    async def serve(self, nodes: Sequence[Node]) -> TransportResult:
         """`run` for a caller with an event loop of its own. Raises `ValueError` if two nodes share a name."""
-        carried = Carried({node.name: Traffic() for node in nodes})
+        carried = TransportResult({node.name: Traffic() for node in nodes})
         if len(carried.traffic) < len(nodes):
             raise ValueError(f"two nodes share a name: give each its own, not {[node.name for node in nodes]}")
         self.traffic = carried.traffic
@@ -136,7 +136,7 @@ class MqttTransport(Transport):
 class _Link:
     """One node's connection, with the node's clock and its computations."""
 
-    def __init__(self, node: Node, transport: MqttTransport, worker: Worker, carried: Carried) -> None:
+    def __init__(self, node: Node, transport: MqttTransport, worker: Worker, carried: TransportResult) -> None:
         self._node = node
         self._transport = transport
         self._carried = carried

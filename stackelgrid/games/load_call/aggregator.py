@@ -39,9 +39,9 @@ from pydantic import Field, field_validator
 from stackelgrid.games.load_call.messages import Achieved, Call, Mission, Shift, rows
 from stackelgrid.model import StrictModel
 from stackelgrid.rounds.settings import AggregatorSettings
-from stackelgrid.rounds.strategy import Ask, Ending, Reply, Said
+from stackelgrid.rounds.strategy import Ask, Ending, Reply
 from stackelgrid.wire.arrays import LARGEST, Array
-from stackelgrid.wire.messages import Body, Name
+from stackelgrid.wire.messages import Name
 
 Energy = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 
@@ -144,17 +144,16 @@ class LoadCallAggregator:
         self._baseline = np.concatenate(list(baseline.values()))
         self._play: _Play | None = None
 
-    def open(self, signal: Body) -> Ask:
+    def open(self, signal: Mission) -> Ask[dict[str, Call]]:
         """A mission: call as if every consumer would shift all of its baseline."""
-        assert isinstance(signal, Mission)
         n = len(self._baseline)
         nobody = np.zeros(n, bool)
         self._play = _Play(signal, self._baseline.copy(), nobody, nobody, np.zeros(n))
         return Ask(self._call(self._play))
 
-    def follow(
-        self, asked: Said, answers: Mapping[str, Body], held: Collection[str], excluded: Collection[str]
-    ) -> Ask | Reply:
+    def on_answers(
+        self, asked: dict[str, Call], answers: Mapping[str, Shift], held: Collection[str], excluded: Collection[str]
+    ) -> Ask[dict[str, Call]] | Reply[Achieved]:
         """The consumers have answered: call again for what they have shown, or tell the utility what was achieved."""
         play = self._play
         assert play is not None
@@ -181,9 +180,8 @@ class LoadCallAggregator:
             account,
         )
 
-    def settle(self, settlement: Body) -> Ending:
+    def settle(self, settlement: Mission) -> Ending[dict[str, Call]]:
         """The calls last made, if it is for their mission; else nobody ever answered that, and nobody is called."""
-        assert isinstance(settlement, Mission)
         play = self._play
         calls = play.calls if play is not None and play.mission == settlement else np.zeros(len(self._baseline))
         return Ending(self._bodies(settlement, calls), {"called_kwh": float(calls.sum())})
@@ -208,12 +206,11 @@ class LoadCallAggregator:
         }
 
     def _heard(
-        self, play: _Play, answers: Mapping[str, Body], held: Collection[str]
+        self, play: _Play, answers: Mapping[str, Shift], held: Collection[str]
     ) -> tuple[Array, NDArray[np.bool_]]:
         """What each consumer shifts, (n,) kWh, never more than it is called for, and who says so of this very call."""
         shifted, fresh = np.zeros(len(self._baseline)), np.zeros(len(self._baseline), bool)
         for name, body in answers.items():
-            assert isinstance(body, Shift)
             shifted[self._rows[name]] = body.shifts()
             fresh[self._rows[name]] = name not in held
         return np.minimum(shifted, play.calls), fresh

@@ -24,7 +24,6 @@ from stackelgrid.games.load_call.messages import Call, Shift, rows
 from stackelgrid.model import NonNegative, Positive
 from stackelgrid.rounds.settings import HomeModel
 from stackelgrid.wire.arrays import Array
-from stackelgrid.wire.messages import Body
 
 _LOG = logging.getLogger("emc_node")
 _FEW_HOMES = 1000
@@ -57,18 +56,16 @@ class Consumers:
         self._homes = homes
         self.brief = len(homes) <= _FEW_HOMES
 
-    def answer(self, signal: Body) -> Shift:
+    def answer(self, signal: Call) -> Shift:
         """y*(c) of each consumer, kWh."""
-        assert isinstance(signal, Call)
         return Shift(homes=len(self._homes), shifted_kwh=rows(self._shifts(signal)))
 
-    def settle(self, settlement: Body) -> dict[str, Any]:
+    def settle(self, settlement: Call) -> dict[str, Any]:
         """Each consumer's call and shift, kWh, its reward and bill and the bill without a call, money.
 
         `bill` is p_on (d - y) + p_off y; the reward is paid besides. `cost` is the objective: bill and dissatisfaction
         less reward.
         """
-        assert isinstance(settlement, Call)
         told = {}
         for home, called, shifted in zip(
             self._homes, self._calls(settlement).tolist(), self._shifts(settlement).tolist(), strict=True

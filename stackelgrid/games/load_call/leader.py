@@ -13,9 +13,8 @@ from pydantic import Field, model_validator
 
 from stackelgrid.games.load_call.messages import Achieved, Mission
 from stackelgrid.rounds.settings import LeaderSettings
-from stackelgrid.rounds.strategy import Decision, Said
+from stackelgrid.rounds.strategy import Decision
 from stackelgrid.wire.arrays import LARGEST, Finite
-from stackelgrid.wire.messages import Body
 
 Target = Annotated[float, Field(ge=0, le=LARGEST / 2, allow_inf_nan=False)]
 Price = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
@@ -27,13 +26,15 @@ class LoadCallLeader:
     def __init__(self, mission: Mission) -> None:
         self._mission = mission
 
-    def open(self) -> Decision:
+    def open(self) -> Decision[Mission, Mission]:
         """The mission. If nobody ever answers it, nobody is called."""
         return Decision(self._mission, self._mission.model_copy(update={"target_kwh": 0.0}))
 
-    def decide(self, signal: Said, answers: Mapping[str, Body], held: Collection[str]) -> Decision:
+    def decide(
+        self, signal: Mission, answers: Mapping[str, Achieved], held: Collection[str]
+    ) -> Decision[Mission, Mission]:
         """Settle. The residual is the money that the aggregators' calls may fall short of their optimum, relative."""
-        achieved = [body for body in answers.values() if isinstance(body, Achieved)]
+        achieved = answers.values()
         shifted = sum(body.shifted_kwh for body in achieved)
         commission = self._mission.commission * shifted
         gap = sum(body.gap for body in achieved)

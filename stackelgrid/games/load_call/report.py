@@ -21,7 +21,7 @@ from stackelgrid.report.parts import (
     Trace,
     spread,
 )
-from stackelgrid.report.run_folder import Certificate, Finished, Leader, Part, PlayedScenario, Result
+from stackelgrid.report.run_folder import Certificate, Leader, Part, PlayedScenario, Result, RunFolder
 from stackelgrid.report.words import change, counted, measured, number, percent
 from stackelgrid.wire.arrays import Finite
 
@@ -86,7 +86,7 @@ class LoadCall(PlayedScenario):
     leader: Utility
 
 
-def opening(run: Finished) -> str:
+def opening(run: RunFolder) -> str:
     """The mission, and the tariff."""
     leader: Utility = run.scenario.leader
     rate = f"{run.result.money}/kWh"
@@ -114,7 +114,7 @@ def key_figures(result: Result[Outcome], outcome: Outcome) -> list[Row]:
     ]
 
 
-def sections(run: Finished, outcome: Outcome) -> Iterator[Section]:
+def sections(run: RunFolder, outcome: Outcome) -> Iterator[Section]:
     """Calls, money, consumers, and what each round of calls taught."""
     from stackelgrid.report import drawing
 

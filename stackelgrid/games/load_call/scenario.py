@@ -11,7 +11,7 @@ from stackelgrid.games.load_call.aggregator import LoadCallSettings, Terms
 from stackelgrid.games.load_call.home import Consumer
 from stackelgrid.games.load_call.leader import UtilitySettings
 from stackelgrid.model import Positive, StrictModel
-from stackelgrid.run_record import Played
+from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import Between, PopulatedScenario
 
 
@@ -85,7 +85,7 @@ class LoadCallScenario(PopulatedScenario[ConsumerPopulation, Consumer]):
             baseline_kwh={member: [home.baseline_kwh for home in homes] for member, homes in members.items()},
         )
 
-    def outcome(self, played: Played) -> dict[str, Any]:
+    def outcome(self, run_record: RunRecord) -> dict[str, Any]:
         """The load call game's outcome; energies kWh.
 
         By home: `calls_kwh`, `shifted_kwh`, `rewards`, `bills` (rewards not deducted) and `baseline_bills` without a
@@ -93,9 +93,9 @@ class LoadCallScenario(PopulatedScenario[ConsumerPopulation, Consumer]):
         of 0), `commission` what is paid for it. `squared_deviation` is that of the calls from their mean, kWh^2, and
         `aggregator_utility` the commission less fairness times that. `call_rounds` is how often the aggregator called.
         """
-        last = played.rounds[-1]
+        last = run_record.rounds[-1]
         target, achieved = self.leader.target_kwh, last["shifted_kwh"]
-        by_home = {home.id: played.homes[home.id] for home in self.everyone if home.id in played.homes}
+        by_home = {home.id: run_record.homes[home.id] for home in self.everyone if home.id in run_record.homes}
 
         def each(key: str) -> dict[str, float]:
             return {name: account[key] for name, account in by_home.items()}
@@ -111,7 +111,8 @@ class LoadCallScenario(PopulatedScenario[ConsumerPopulation, Consumer]):
             "aggregator_utility": last["commission"] - self.aggregator.fairness * last["squared_deviation"],
             "call_rounds": last["call_rounds"],
             "call_journal": [
-                {key: record[key] for key in ("called_kwh", "shifted_kwh", "gap", "shown")} for record in played.below
+                {key: record[key] for key in ("called_kwh", "shifted_kwh", "gap", "shown")}
+                for record in run_record.below
             ],
             "rewards": each("reward"),
             "bills": each("bill"),

@@ -47,9 +47,8 @@ from pydantic import Field
 
 from stackelgrid.games.prosumer.messages import Offer, Prosumption, Provision, PvPrice, matrix, rows
 from stackelgrid.rounds.settings import AggregatorSettings
-from stackelgrid.rounds.strategy import Ask, Ending, Reply, Said
+from stackelgrid.rounds.strategy import Ask, Ending, Reply
 from stackelgrid.wire.arrays import LARGEST, Array
-from stackelgrid.wire.messages import Body
 
 _LOG = logging.getLogger("aggregator_node")
 _LEAST_KW = 1e-9
@@ -158,13 +157,12 @@ class Footprint:
         self.tariff = ["unknown"] * count
         self.load, self.pv, self.pv_cost = np.zeros((3, count, slots))
 
-    def read(self, answers: Mapping[str, Body]) -> Array:
+    def read(self, answers: Mapping[str, Prosumption]) -> Array:
         """Take down who is there; returns what they provide, (n, T) kW."""
         dr = np.zeros_like(self.load)
         for column in (self.there, self.load, self.pv, self.pv_cost):
             column[:] = 0
         for name, body in answers.items():
-            assert isinstance(body, Prosumption)
             mine = self.rows[name]
             self.there[mine], self.tariff[mine] = True, body.tariff
             self.load[mine], self.pv[mine] = matrix(body.load_kw), matrix(body.pv_kw)
@@ -254,9 +252,8 @@ class DrProvider:
         self._pricing = Foresight()
         self._provided = nothing
 
-    def open(self, signal: Body) -> Ask:
+    def open(self, signal: Offer) -> Ask[dict[str, PvPrice]]:
         """At first ask what there is, at no price (the paper's step 1); then price it and play (steps 2 to 4)."""
-        assert isinstance(signal, Offer)
         self._offer, self._retail = signal, self._footprint.retail(signal)
         answered = self._answered
         if answered is None:
@@ -272,9 +269,13 @@ class DrProvider:
             self._game = _Game(price, others(answered.equilibrium(lambda dr: price)))
         return Ask(self._bodies(self._game.price, self._game.others))
 
-    def follow(
-        self, asked: Said, answers: Mapping[str, Body], held: Collection[str], excluded: Collection[str]
-    ) -> Ask | Reply:
+    def on_answers(
+        self,
+        asked: dict[str, PvPrice],
+        answers: Mapping[str, Prosumption],
+        held: Collection[str],
+        excluded: Collection[str],
+    ) -> Ask[dict[str, PvPrice]] | Reply[Provision]:
         """A round of the simultaneous game: ask on until S agrees with the answers to it, then tell the utility."""
         dr = self._footprint.read(answers)
         self._retail = self._footprint.retail(self._offer)
@@ -294,12 +295,11 @@ class DrProvider:
         game.others = others(dr)
         return Ask(self._bodies(game.price, game.others), account)
 
-    def settle(self, settlement: Body) -> Ending:
+    def settle(self, settlement: Offer) -> Ending[dict[str, PvPrice]]:
         """To each prosumer the price and S at which it provides what it last said; the account has them as members are.
 
         Those that were not there in the last round are offered nothing: the others have not reckoned with them.
         """
-        assert isinstance(settlement, Offer)
         there = self._footprint.there[:, None]
         price, told = np.where(there, self._game.price, 0.0), np.where(there, self._game.others, 0.0)
         account = {

@@ -28,7 +28,7 @@ from stackelgrid.games.prosumer.messages import Prosumption, PvPrice, matrix, ro
 from stackelgrid.model import NonNegative, PositivePerSlot
 from stackelgrid.rounds.settings import HomeModel
 from stackelgrid.wire.arrays import Array
-from stackelgrid.wire.messages import Body, Name
+from stackelgrid.wire.messages import Name
 
 _LOG = logging.getLogger("emc_node")
 _FEW_HOMES = 1000
@@ -91,7 +91,7 @@ class Prosumers:
         self._alpha = np.array([[home.alpha] for home in homes], float)
         self._cap = np.array([home.most_kw() for home in homes])
 
-    def answer(self, signal: Body) -> Prosumption:
+    def answer(self, signal: PvPrice) -> Prosumption:
         """What each prosumer has, and dr* at its price."""
         price, others = self._heard(signal)
         return Prosumption(
@@ -103,7 +103,7 @@ class Prosumers:
             dr_kw=rows(best_dr(price, others, self._alpha, self._cap)),
         )
 
-    def settle(self, settlement: Body) -> dict[str, Any]:
+    def settle(self, settlement: PvPrice) -> dict[str, Any]:
         """What each prosumer provides, kW, at the price it is paid; `cost` is its objective, money per slot.
 
         `others` is S, what it was told of the others, 1/kW.
@@ -123,9 +123,8 @@ class Prosumers:
             for row, home in enumerate(self._homes)
         }
 
-    def _heard(self, body: Body) -> tuple[Array, Array]:
+    def _heard(self, body: PvPrice) -> tuple[Array, Array]:
         """Price and S, (homes, T). What is not for as many prosumers as there are is an offer to none of them."""
-        assert isinstance(body, PvPrice)
         price, others = matrix(body.price), matrix(body.others)
         if price.shape == self._load.shape:
             return price, others

@@ -28,9 +28,9 @@ from pydantic import Field, model_validator
 from stackelgrid.games.prosumer.messages import Offer, Provision, Slot, matrix, rows
 from stackelgrid.model import NonNegative, StrictModel
 from stackelgrid.rounds.settings import LeaderSettings
-from stackelgrid.rounds.strategy import Decision, Said
+from stackelgrid.rounds.strategy import Decision
 from stackelgrid.wire.arrays import Array, Finite, Vector
-from stackelgrid.wire.messages import Body, Name
+from stackelgrid.wire.messages import Name
 
 
 def dr_price(pv_price: Array, sdr: Array, retail: Array) -> Array:
@@ -76,6 +76,10 @@ class Epsilon(StrictModel):
         return all(changes[f"{key}_change"] <= threshold for key, threshold in self)
 
 
+Offers = Offer | Mapping[str, Offer]
+"""One offer to all providers, or one to each by name."""
+
+
 class ProsumerLeader:
     """The utility's strategy: a DR price for each provider's prosumers, until (21) holds.
 
@@ -92,20 +96,21 @@ class ProsumerLeader:
         self._event = (offer.first <= hours) & (hours <= offer.last)
         self._last: dict[str, Array] | None = None
 
-    def open(self) -> Decision:
+    def open(self) -> Decision[Offers, Offers]:
         """The tariff and the event, no DR price yet."""
         return Decision(self._offer, self._offer)
 
-    def decide(self, signal: Said, answers: Mapping[str, Body], held: Collection[str]) -> Decision:
+    def decide(
+        self, signal: Offers, answers: Mapping[str, Provision], held: Collection[str]
+    ) -> Decision[Offers, Offers]:
         """Price what the providers offer. The residual is how far the worst of them is from agreeing with itself.
 
         Those `held` stand with what they provided, and neither change nor come any closer to agreeing.
         """
-        provisions = {name: body for name, body in answers.items() if isinstance(body, Provision)}
-        fresh = [body for name, body in provisions.items() if name not in held]
-        offers = self._offers(provisions)
+        fresh = [body for name, body in answers.items() if name not in held]
+        offers = self._offers(answers)
         load, pv, dr, profit = (
-            np.sum([getattr(body, key) for body in provisions.values()] or [np.zeros(self._offer.slots)], axis=0)
+            np.sum([getattr(body, key) for body in answers.values()] or [np.zeros(self._offer.slots)], axis=0)
             for key in ("load_kw", "pv_kw", "dr_kw", "profit")
         )
         before = np.where(self._event, self._system_load - pv, self._system_load)
@@ -127,16 +132,16 @@ class ProsumerLeader:
             "utility_saving": saving.tolist(),
             "utility_saving_dr_only": saving_dr_only.tolist(),
             **changes,
-            "game_rounds": max((body.game_rounds for body in provisions.values()), default=0),
-            "homes": sum(body.homes for body in provisions.values()),
+            "game_rounds": max((body.game_rounds for body in answers.values()), default=0),
+            "homes": sum(body.homes for body in answers.values()),
         }
         settle = (residual or 0.0) <= self._tolerance and self._epsilon.holds(changes)
         return Decision(offers, offers, settle, residual, account)
 
-    def _offers(self, provisions: Mapping[str, Provision]) -> Mapping[str, Offer]:
+    def _offers(self, answers: Mapping[str, Provision]) -> Mapping[str, Offer]:
         """An offer to each provider with its own DR prices; to one not heard of the tariff and the event."""
         offers: defaultdict[str, Offer] = defaultdict(lambda: self._offer)
-        for name, body in provisions.items():
+        for name, body in answers.items():
             price = dr_price(matrix(body.pv_price), matrix(body.sdr), self._retail(body.tariff))
             offers[name] = self._offer.model_copy(update={"dr_price": rows(price)})
         return offers

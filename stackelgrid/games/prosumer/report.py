@@ -23,7 +23,7 @@ from stackelgrid.report.parts import (
     same_length,
     spread,
 )
-from stackelgrid.report.run_folder import Anything, Finished, Leader, Part, PlayedScenario, ReportError, Result
+from stackelgrid.report.run_folder import Anything, Leader, Part, PlayedScenario, ReportError, Result, RunFolder
 from stackelgrid.report.words import change, measured, number
 from stackelgrid.wire.arrays import Vector
 from stackelgrid.wire.messages import Name
@@ -89,7 +89,7 @@ class ProsumerGame(PlayedScenario):
     feeder: Anything | None = None
 
 
-def check(run: Finished) -> None:
+def check(run: RunFolder) -> None:
     """Tariffs and prosumers have as many slots as the outcome."""
     outcome: Outcome | None = run.result.outcome
     if outcome is None:
@@ -105,7 +105,7 @@ def check(run: Finished) -> None:
         raise ReportError(f"{path}: {error}; put back the scenario that was played") from None
 
 
-def opening(run: Finished) -> str:
+def opening(run: RunFolder) -> str:
     """The event."""
     event: Event = run.scenario.leader.event
     return (
@@ -147,7 +147,7 @@ def _total(outcome: Outcome) -> list[float]:
 # --- figures and the table of prosumers ---
 
 
-def sections(run: Finished, outcome: Outcome) -> Iterator[Section]:
+def sections(run: RunFolder, outcome: Outcome) -> Iterator[Section]:
     """Demand response, prices, profits, prosumers."""
     event = _event(run, outcome)
     if not outcome.dr_kw:
@@ -164,7 +164,7 @@ def sections(run: Finished, outcome: Outcome) -> Iterator[Section]:
         yield Section("Prosumers", [_prosumers(outcome, run.result.money)])
 
 
-def _event(run: Finished, outcome: Outcome) -> list[bool]:
+def _event(run: RunFolder, outcome: Outcome) -> list[bool]:
     """Whether a slot is within the event, (T,)."""
     event: Event = run.scenario.leader.event
     return [event.first <= hour <= event.last for hour in range(1, len(outcome.system_load_kw) + 1)]
@@ -191,7 +191,7 @@ def _quantities(outcome: Outcome, event: list[bool]) -> Iterator[Plot]:
         )
 
 
-def _prices(run: Finished, outcome: Outcome, event: list[bool]) -> Iterator[Plot]:
+def _prices(run: RunFolder, outcome: Outcome, event: list[bool]) -> Iterator[Plot]:
     from stackelgrid.report import drawing
 
     scenario: ProsumerGame = run.scenario
@@ -250,7 +250,7 @@ def _profits(money: str, outcome: Outcome, event: list[bool]) -> Iterator[Plot]:
     )
 
 
-def _loads(run: Finished, outcome: Outcome, event: list[bool]) -> Iterator[Plot]:
+def _loads(run: RunFolder, outcome: Outcome, event: list[bool]) -> Iterator[Plot]:
     from stackelgrid.report import drawing
 
     homes: list[Prosumer] = run.scenario.homes or []
@@ -276,7 +276,7 @@ def _loads(run: Finished, outcome: Outcome, event: list[bool]) -> Iterator[Plot]
     )
 
 
-def _feeder(run: Finished, outcome: Outcome, event: list[bool]) -> Iterator[Plot | str]:
+def _feeder(run: RunFolder, outcome: Outcome, event: list[bool]) -> Iterator[Plot | str]:
     """Voltages and losses by a power flow of the scenario's feeder, where there is what solves one."""
     if find_spec("power_grid_model") is None:
         yield "Voltages and losses take a power flow: pip install 'stackelgrid[grid]', then write this page again."

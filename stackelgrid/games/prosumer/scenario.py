@@ -11,7 +11,7 @@ from stackelgrid.games.prosumer.aggregator import ProviderSettings
 from stackelgrid.games.prosumer.home import Prosumer
 from stackelgrid.games.prosumer.leader import UtilitySettings
 from stackelgrid.model import NonNegative, Positive, StrictModel
-from stackelgrid.run_record import Played
+from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import Between, PopulatedScenario
 from stackelgrid.wire.arrays import Array
 from stackelgrid.wire.messages import Name
@@ -188,7 +188,7 @@ class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
         """The same for every provider."""
         return self.aggregator
 
-    def outcome(self, played: Played) -> dict[str, Any]:
+    def outcome(self, run_record: RunRecord) -> dict[str, Any]:
         """The prosumer game's outcome; a number per slot, kW, money per kWh, money.
 
         Of each prosumer `dr_kw`, what it is paid (`pv_price`), what the provider is paid for it (`dr_price`), what it
@@ -196,18 +196,20 @@ class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
         together, `providers` of each; `utility_saving` is (20), `utility_saving_dr_only` the part of it that is not due
         to PV. `net_load_kw` is Q (19). `trade` says whether anybody provides anything at all.
         """
-        last = played.rounds[-1]
-        homes = {home.id: played.homes[home.id] for home in self.everyone if home.id in played.homes}
+        last = run_record.rounds[-1]
+        homes = {home.id: run_record.homes[home.id] for home in self.everyone if home.id in run_record.homes}
         dr_price = {
             home.id: price
             for name, processes in self.households().items()
-            if name in played.aggregators
+            if name in run_record.aggregators
             for home, price in zip(
-                [home for process in processes for home in process], played.aggregators[name]["dr_price"], strict=True
+                [home for process in processes for home in process],
+                run_record.aggregators[name]["dr_price"],
+                strict=True,
             )
             if home.id in homes
         }
-        profits = {name: account["profit"] for name, account in played.aggregators.items()}
+        profits = {name: account["profit"] for name, account in run_record.aggregators.items()}
         hours = np.arange(1, self.slots + 1)
         event = (self.leader.event.first <= hours) & (hours <= self.leader.event.last)
         local = np.where(event, np.add(last["pv_kw"], last["dr_kw"]), 0.0)

@@ -17,9 +17,8 @@ from pydantic import Field
 from stackelgrid.games.storage_market.battery_bid import Array, BatteryMarket, Bid, Fleet, Terms
 from stackelgrid.games.storage_market.messages import Clearing, DraAnswer, FleetPlan, HomesAnswer, MarketSignal, Tariff
 from stackelgrid.rounds.settings import AggregatorSettings
-from stackelgrid.rounds.strategy import Ask, Ending, Reply, Said
+from stackelgrid.rounds.strategy import Ask, Ending, Reply
 from stackelgrid.wire.arrays import LARGEST
-from stackelgrid.wire.messages import Body
 
 _LOG = logging.getLogger("aggregator_node")
 _KILO = 1000.0
@@ -54,36 +53,33 @@ class StorageMarketDra:
         self._signal: MarketSignal | None = None
         self._heard: DraAnswer | None = None
 
-    def open(self, signal: Body) -> Ask | Reply:
+    def open(self, signal: MarketSignal) -> Ask[Tariff] | Reply[DraAnswer]:
         """A bid needs no homes, once they have been heard; a turn does."""
-        assert isinstance(signal, MarketSignal)
         self._signal = signal
         if signal.bid and self._heard is not None:
             return self._reply({key: getattr(self._heard, key) for key in _OF_HOMES} | {"moved": 0.0})
         return Ask(Tariff(price=signal.price, turn=signal.turn))
 
-    def follow(
-        self, asked: Said, answers: Mapping[str, Body], held: Collection[str], excluded: Collection[str]
-    ) -> Reply:
+    def on_answers(
+        self, asked: Tariff, answers: Mapping[str, HomesAnswer], held: Collection[str], excluded: Collection[str]
+    ) -> Reply[DraAnswer]:
         """The homes' loads added up, and the bid."""
-        bodies = {name: body for name, body in answers.items() if isinstance(body, HomesAnswer)}
-        self._disclosed(bodies)
-        fresh = [body for name, body in bodies.items() if name not in held]
+        self._disclosed(answers)
+        fresh = [body for name, body in answers.items() if name not in held]
         return self._reply(
             {
-                "homes": sum(self._homes[name] for name in bodies),
+                "homes": sum(self._homes[name] for name in answers),
                 "held": sum(self._homes[name] for name in held),
                 "excluded": sum(self._homes[name] for name in excluded),
-                "load": self._sum(body.load_kw for body in bodies.values()),
-                "usual": self._sum(body.usual_kw for body in bodies.values()),
+                "load": self._sum(body.load_kw for body in answers.values()),
+                "usual": self._sum(body.usual_kw for body in answers.values()),
                 "moved": min(sum(body.moved_kwh for body in fresh) / _KILO, LARGEST),
                 "wanted": min(sum(body.wanted_kwh for body in fresh) / _KILO, LARGEST),
             }
         )
 
-    def settle(self, settlement: Body) -> Ending:
+    def settle(self, settlement: Clearing) -> Ending[FleetPlan]:
         """The bid that stands, shared among the homes by battery capacity."""
-        assert isinstance(settlement, Clearing)
         bid, fleet = self._bid, self._market.fleet
         share = 1 / fleet.installed if fleet.installed > 0 else 0.0
         plan = FleetPlan(price=settlement.price, charge=(share * bid.charge).tolist(), sold=(share * bid.sold).tolist())
@@ -119,7 +115,7 @@ class StorageMarketDra:
             self._market = BatteryMarket(fleet, self._quadratic, self._wear, self._slots)
             self._bid = Bid.nothing(self._slots)
 
-    def _reply(self, heard: dict[str, Any]) -> Reply:
+    def _reply(self, heard: dict[str, Any]) -> Reply[DraAnswer]:
         """What was heard of the homes, with the bid, moved first when the leader asks for that."""
         assert self._signal is not None
         signal, change = self._signal, 0.0

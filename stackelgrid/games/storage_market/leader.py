@@ -46,9 +46,9 @@ from stackelgrid.games.storage_market.dispatch import Array, Dispatch, EconomicD
 from stackelgrid.games.storage_market.messages import Clearing, DraAnswer, MarketSignal, Turn
 from stackelgrid.model import NonNegative, Positive, StrictModel
 from stackelgrid.rounds.settings import LeaderSettings
-from stackelgrid.rounds.strategy import Decision, Said
+from stackelgrid.rounds.strategy import Decision
 from stackelgrid.wire.arrays import LARGEST
-from stackelgrid.wire.messages import Body, Name
+from stackelgrid.wire.messages import Name
 
 _LOG = logging.getLogger("leader_node")
 
@@ -138,16 +138,17 @@ class StorageMarketLeader:
         self._wish = next(self._play)
         self._last = self._see({}, ())
 
-    def open(self) -> Decision:
+    def open(self) -> Decision[MarketSignal, Clearing]:
         """The price of the demand expected, at which nobody moves yet."""
         price = _on_the_wire(self._last.dispatch.price)
         return Decision(self._signal(price), Clearing(price=price))
 
-    def decide(self, signal: Said, answers: Mapping[str, Body], held: Collection[str]) -> Decision:
+    def decide(
+        self, signal: MarketSignal, answers: Mapping[str, DraAnswer], held: Collection[str]
+    ) -> Decision[MarketSignal, Clearing]:
         """Dispatch for what was answered, go on with the play."""
-        assert isinstance(signal, MarketSignal)
         try:
-            seen = self._see({name: body for name, body in answers.items() if isinstance(body, DraAnswer)}, held)
+            seen = self._see(answers, held)
         except ArithmeticError as error:
             # Answers that no homes would give: ask again, they may come to their senses before the rounds run out.
             _LOG.error("no dispatch could be worked out", extra={"data": {"error": str(error)}})

@@ -19,7 +19,7 @@ from stackelgrid.report.parts import (
     Trace,
     same_length,
 )
-from stackelgrid.report.run_folder import Certificate, Finished, Part, Result
+from stackelgrid.report.run_folder import Certificate, Part, Result, RunFolder
 from stackelgrid.report.words import measured, number, percent, relative
 from stackelgrid.wire.arrays import Finite, Vector
 
@@ -70,7 +70,7 @@ class Outcome(Part):
         return self
 
 
-def opening(run: Finished) -> str:
+def opening(run: RunFolder) -> str:
     """Who does what."""
     return (
         "Homes moved appliances to cheaper hours; then their aggregators, the DRAs, bid energy stored in the homes' "
@@ -102,7 +102,7 @@ def _three(baseline: float, without: float, value: float, unit: str = "") -> str
 # --- figures ---
 
 
-def sections(run: Finished, outcome: Outcome) -> Iterator[Section]:
+def sections(run: RunFolder, outcome: Outcome) -> Iterator[Section]:
     """Dispatch, prices, batteries, costs by period."""
     money = run.result.money
     yield Section("Dispatch", list(_dispatch(outcome)))

@@ -13,7 +13,7 @@ from stackelgrid.games.storage_market.aggregator import DraCosts
 from stackelgrid.games.storage_market.home import Appliance, Battery, Interruptible, MarketHome, Uninterruptible
 from stackelgrid.games.storage_market.leader import UtilitySettings
 from stackelgrid.model import NonNegative, Positive, StrictModel
-from stackelgrid.run_record import Played
+from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import PopulatedScenario
 from stackelgrid.wire.arrays import Array
 
@@ -188,14 +188,14 @@ class StorageMarketScenario(PopulatedScenario[Population, MarketHome]):
         dra = self.dras[int(name.removeprefix("a")) - 1]
         return DraCosts(quadratic=dra.quadratic, wear=dra.wear)
 
-    def outcome(self, played: Played) -> dict[str, Any]:
+    def outcome(self, run_record: RunRecord) -> dict[str, Any]:
         """The storage market's outcome: MW, MWh, dollars, $/MWh; docs/games/storage_market.md says what each key is.
 
         `..._without` is the state without the market, when homes had rescheduled and no DRA had bid yet; `baseline_...`
         that before anybody did anything.
         """
-        first, last = played.rounds[0], played.rounds[-1]
-        without = list(takewhile(lambda record: record["phase"] == "schedule", played.rounds))[-1]
+        first, last = run_record.rounds[0], run_record.rounds[-1]
+        without = list(takewhile(lambda record: record["phase"] == "schedule", run_record.rounds))[-1]
         price, demand, net = (np.array(last[key]) for key in ("price", "demand_mw", "net_demand_mw"))
         charge = {name: np.array(bid) for name, bid in last["charge_mw"].items()}
         sold = {name: np.array(bid) for name, bid in last["sold_mw"].items()}
@@ -218,10 +218,10 @@ class StorageMarketScenario(PopulatedScenario[Population, MarketHome]):
             "charge_mw": last["charge_mw"],
             "supply_slope": last["supply_slope"],
             "slope": last["slope"],
-            "sales_cap_mw": {name: self._cap(last, played, name) for name in sold},
-            "fleet": {name: account["fleet"] for name, account in played.aggregators.items()},
-            "level_mwh": {name: account["level_mwh"] for name, account in played.aggregators.items()},
-            "losses_mwh": {name: self._losses(account) for name, account in played.aggregators.items()},
+            "sales_cap_mw": {name: self._cap(last, run_record, name) for name in sold},
+            "fleet": {name: account["fleet"] for name, account in run_record.aggregators.items()},
+            "level_mwh": {name: account["level_mwh"] for name, account in run_record.aggregators.items()},
+            "losses_mwh": {name: self._losses(account) for name, account in run_record.aggregators.items()},
             "payoff": {name: self._payoff(name, price, sold[name], charge[name]) for name in sold},
             "purchases": float(purchased),
             "net_purchases": float(purchased - charged),
@@ -244,7 +244,7 @@ class StorageMarketScenario(PopulatedScenario[Population, MarketHome]):
             "cost_by_period": self._by_period(last["hourly_cost"]),
             "cost_by_period_without": self._by_period(without["hourly_cost"]),
             "baseline_cost_by_period": self._by_period(first["hourly_cost"]),
-            "homes": {home.id: played.homes[home.id] for home in self.everyone if home.id in played.homes},
+            "homes": {home.id: run_record.homes[home.id] for home in self.everyone if home.id in run_record.homes},
         }
 
     def certificate(self, outcome: dict[str, Any], samples: int) -> dict[str, Any]:
@@ -255,9 +255,9 @@ class StorageMarketScenario(PopulatedScenario[Population, MarketHome]):
         costs = {name: self.aggregator_settings(name, {}) for name in homes}
         return certificate(homes, costs, self.leader, outcome, seed=self.seed, samples=samples)
 
-    def _cap(self, record: dict[str, Any], played: Played, name: str) -> list[float]:
+    def _cap(self, record: dict[str, Any], run_record: RunRecord, name: str) -> list[float]:
         """What a DRA might sell, (T,) MW; nothing when it never told how much power it has."""
-        power = played.aggregators.get(name, {}).get("fleet", {}).get("power", 0.0)
+        power = run_record.aggregators.get(name, {}).get("fleet", {}).get("power", 0.0)
         return [cap * power for cap in record["sales_cap"]]
 
     @staticmethod

@@ -6,11 +6,10 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from stackelgrid.games.user_oriented.messages import LoadResponse
+from stackelgrid.games.user_oriented.messages import LoadResponse, Price
 from stackelgrid.rounds.settings import AggregatorSettings
-from stackelgrid.rounds.strategy import Ask, Ending, Reply, Said
+from stackelgrid.rounds.strategy import Ask, Ending, Reply
 from stackelgrid.wire.arrays import Packed
-from stackelgrid.wire.messages import Body
 
 
 class UserOrientedAggregator:
@@ -19,26 +18,25 @@ class UserOrientedAggregator:
     def __init__(self, homes: Mapping[str, int]) -> None:
         self._homes = homes
 
-    def open(self, signal: Body) -> Ask:
+    def open(self, signal: Price) -> Ask[Price]:
         """The price is the homes' price."""
         return Ask(signal)
 
-    def follow(
-        self, asked: Said, answers: Mapping[str, Body], held: Collection[str], excluded: Collection[str]
-    ) -> Reply:
+    def on_answers(
+        self, asked: Price, answers: Mapping[str, LoadResponse], held: Collection[str], excluded: Collection[str]
+    ) -> Reply[LoadResponse]:
         """One answer for all homes: load (T,) kW, slope (T,), coupling (T, T).
 
         A held answer counts with its load alone: a home that does not answer bends with no price.
         """
-        bodies = {name: body for name, body in answers.items() if isinstance(body, LoadResponse)}
-        fresh = [body for name, body in bodies.items() if name not in held]
-        load = np.concatenate([body.loads() for body in bodies.values()]).sum(axis=0)
+        fresh = [body for name, body in answers.items() if name not in held]
+        load = np.concatenate([body.loads() for body in answers.values()]).sum(axis=0)
         slope = np.sum([body.slope for body in fresh], axis=0) if fresh else np.zeros(len(load))
         couplings = [body.coupling.array() for body in fresh if body.coupling is not None]
         return Reply(
             LoadResponse(
-                homes=sum(body.homes for body in bodies.values()),
-                held=sum(bodies[name].homes for name in held),
+                homes=sum(body.homes for body in answers.values()),
+                held=sum(answers[name].homes for name in held),
                 excluded=sum(self._homes[name] for name in excluded),
                 load_kw=load.tolist(),
                 slope=slope.tolist(),
@@ -46,7 +44,7 @@ class UserOrientedAggregator:
             )
         )
 
-    def settle(self, settlement: Body) -> Ending:
+    def settle(self, settlement: Price) -> Ending[Price]:
         """The settled price is the homes' price."""
         return Ending(settlement)
 

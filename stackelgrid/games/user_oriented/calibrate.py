@@ -27,8 +27,8 @@ SEGMENTS = ("residential", "commercial", "industrial")
 
 def figures(settings: list[str], rounds: int) -> list[float]:
     """Peak (kW) and peak-to-average ratio before and after, with the scenario's values so changed."""
-    played = play(load("user_oriented", [*settings, f"leader.max_rounds={rounds}"]))
-    first, last = played.rounds[0], played.rounds[-1]
+    run_record = play(load("user_oriented", [*settings, f"leader.max_rounds={rounds}"]))
+    first, last = run_record.rounds[0], run_record.rounds[-1]
     return [first["peak_kw"], first["par"], last["peak_kw"], last["par"]]
 
 

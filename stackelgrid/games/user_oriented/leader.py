@@ -39,9 +39,8 @@ from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 from stackelgrid.games.user_oriented.welfare import WelfareSearch
 from stackelgrid.model import NonNegative, Positive, StrictModel
 from stackelgrid.rounds.settings import LeaderSettings
-from stackelgrid.rounds.strategy import Decision, Said
+from stackelgrid.rounds.strategy import Decision
 from stackelgrid.wire.arrays import Finite, Vector
-from stackelgrid.wire.messages import Body
 
 Objective = Literal["stackelberg", "welfare"]
 
@@ -75,18 +74,19 @@ class UserOrientedLeader:
         self._wanted = Price(price=baseline_price.tolist())
         self._makeshift: tuple[int, Search] | None = None
 
-    def open(self) -> Decision:
+    def open(self) -> Decision[Price, Price]:
         """The flat price, whose answer is the baseline."""
         flat = Price(price=self._baseline_price.tolist())
         return Decision(flat, flat)
 
-    def decide(self, signal: Said, answers: Mapping[str, Body], held: Collection[str]) -> Decision:
+    def decide(
+        self, signal: Price, answers: Mapping[str, LoadResponse], held: Collection[str]
+    ) -> Decision[Price, Price]:
         """Sum the aggregators' answers to a price, find the next one.
 
         While some homes do not answer, the search goes on for the others on the side; once all are back it goes on
         where it was, so that a run which lost members on its way ends where it would have without.
         """
-        assert isinstance(signal, Price)
         seen = observation(np.array(signal.price), answers, held)
         if seen.homes > self._everyone:
             if signal.price != self._baseline_price.tolist():  # the baseline was of fewer homes: begin again
@@ -138,13 +138,12 @@ class UserOrientedLeader:
         }
 
 
-def observation(price: Array, answers: Mapping[str, Body], held: Collection[str] = ()) -> Observation:
+def observation(price: Array, answers: Mapping[str, LoadResponse], held: Collection[str] = ()) -> Observation:
     """What a round taught, summed over the answers in the order of the members; those `held` do not bend."""
     load, slope = np.zeros(len(price)), np.zeros(len(price))
     coupling = np.zeros((len(price), len(price)))
     homes = 0
     for name, body in answers.items():
-        assert isinstance(body, LoadResponse)
         load += body.loads().sum(axis=0)
         if name in held:
             continue

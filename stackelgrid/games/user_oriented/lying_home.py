@@ -31,7 +31,7 @@ import numpy as np
 from stackelgrid.faults.plan import FaultPlan, Lie
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import UtilitySettings, fixed_balance
-from stackelgrid.run_record import Played
+from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import in_memory
 from stackelgrid.wire.arrays import Array
@@ -157,17 +157,17 @@ class Case:
     def told(self, home: str, factor: float) -> Effect:
         """What comes of it when `home` answers `factor` times what is true."""
         plan = FaultPlan(faults=[Lie(kind="lie", node=home, how="scaled", factor=factor)])
-        played = in_memory.play(self.scenario, plan=plan)
-        price = np.array(played.rounds[-1]["price"])
-        bills = {name: played.homes[name]["bill"] / self.truth.homes[name]["bill"] - 1 for name in self.homes}
-        gains = {name: played.homes[name]["utility"] - self.truth.homes[name]["utility"] for name in self.homes}
+        run_record = in_memory.play(self.scenario, plan=plan)
+        price = np.array(run_record.rounds[-1]["price"])
+        bills = {name: run_record.homes[name]["bill"] / self.truth.homes[name]["bill"] - 1 for name in self.homes}
+        gains = {name: run_record.homes[name]["utility"] - self.truth.homes[name]["utility"] for name in self.homes}
         others = [name for name in self.homes if name != home]
-        leader = self.leader_utility(price, played) - self.leader_utility(self.price, self.truth)
+        leader = self.leader_utility(price, run_record) - self.leader_utility(self.price, self.truth)
         return Effect(
             home=home,
             factor=factor,
-            refused=played.rejected.get("refused", 0),
-            quarantined=any(entry["action"] == "quarantined" for entry in played.missing),
+            refused=run_record.rejected.get("refused", 0),
+            quarantined=any(entry["action"] == "quarantined" for entry in run_record.missing),
             price_mean=float(np.mean(price / self.price - 1)),
             price_max=float(np.max(np.abs(price / self.price - 1))),
             bill=bills[home],
@@ -179,9 +179,9 @@ class Case:
             system=leader + sum(gains.values()),
         )
 
-    def leader_utility(self, price: Array, played: Played) -> float:
+    def leader_utility(self, price: Array, run_record: RunRecord) -> float:
         """U_c, equation (7), cents, of what homes really draw at `price` (T,), whatever the leader was told."""
-        drawn = np.sum([played.homes[name]["load_kw"] for name in self.homes], axis=0)
+        drawn = np.sum([run_record.homes[name]["load_kw"] for name in self.homes], axis=0)
         return float((price - self._wholesale) @ drawn - self._mu @ (drawn - drawn.mean()) ** 2)
 
     def at_most(self, home: str) -> Effect:

@@ -22,7 +22,7 @@ from stackelgrid.report.parts import (
     same_length,
     spread,
 )
-from stackelgrid.report.run_folder import Certificate, Finished, Leader, Part, PlayedScenario, ReportError, Result
+from stackelgrid.report.run_folder import Certificate, Leader, Part, PlayedScenario, ReportError, Result, RunFolder
 from stackelgrid.report.words import change, counted, number
 from stackelgrid.wire.arrays import Finite, Vector
 
@@ -91,7 +91,7 @@ def _wholesale_price(scenario: UserOriented, slots: int) -> list[float]:
     return price if isinstance(price, list) else [price] * slots
 
 
-def check(run: Finished) -> None:
+def check(run: RunFolder) -> None:
     """Every price has as many slots as the outcome."""
     outcome: Outcome | None = run.result.outcome
     if outcome is None:
@@ -120,7 +120,7 @@ _OBJECTIVES = {
 }
 
 
-def opening(run: Finished) -> str:
+def opening(run: RunFolder) -> str:
     """What the leader was after, and from where it set out."""
     leader: Utility = run.scenario.leader
     flat = f"{number(leader.baseline_price)} {run.result.money}/kWh"
@@ -150,7 +150,7 @@ def _system_utility(result: Result[Outcome], outcome: Outcome) -> str:
 # --- figures and the table of homes ---
 
 
-def sections(run: Finished, outcome: Outcome) -> Iterator[Section]:
+def sections(run: RunFolder, outcome: Outcome) -> Iterator[Section]:
     """Price, load and homes."""
     yield Section("Price", list(_prices(run, outcome)))
     yield Section("Load", [_load(run, outcome)])
@@ -160,7 +160,7 @@ def sections(run: Finished, outcome: Outcome) -> Iterator[Section]:
         yield Section("Homes", [_homes(outcome, run.result.money), *_of_homes(outcome, run.result.money)])
 
 
-def _prices(run: Finished, outcome: Outcome) -> Iterator[Plot]:
+def _prices(run: RunFolder, outcome: Outcome) -> Iterator[Plot]:
     from stackelgrid.report import drawing
 
     leader: Utility = run.scenario.leader
@@ -186,7 +186,7 @@ def _prices(run: Finished, outcome: Outcome) -> Iterator[Plot]:
         )
 
 
-def _load(run: Finished, outcome: Outcome) -> Plot:
+def _load(run: RunFolder, outcome: Outcome) -> Plot:
     from stackelgrid.report import drawing
 
     capacity = run.scenario.leader.capacity

@@ -12,7 +12,7 @@ from stackelgrid.games.user_oriented.aggregator import UserOrientedSettings
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import UtilitySettings
 from stackelgrid.games.user_oriented.population import Population
-from stackelgrid.run_record import Played
+from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import PopulatedScenario
 
 
@@ -67,20 +67,20 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
             update={"population": self.population.model_copy(update={"profiles": Path(profiles.name)})}
         )
 
-    def outcome(self, played: Played) -> dict[str, Any]:
+    def outcome(self, run_record: RunRecord) -> dict[str, Any]:
         """The user-oriented pricing game's outcome.
 
         Prices in money per kWh, loads in kW, one number per slot. `deviation` is sum (L_t - mean L)^2, kW^2;
         `leader_utility` equation (7); `system_utility` adds what the homes get: satisfaction less wear less bill. A
         home's `baseline_bill` is what it would pay at the flat price, worked out on the desk.
         """
-        last = played.rounds[-1]
+        last = run_record.rounds[-1]
         price, load, baseline = (np.array(last[key]) for key in ("price", "load_kw", "baseline_load_kw"))
         flat = np.full(self.slots, self.leader.baseline_price)
         homes = {
-            home.id: {**played.homes[home.id], "baseline_bill": float(flat @ HomeProblem(home).answer(flat).load)}
+            home.id: {**run_record.homes[home.id], "baseline_bill": float(flat @ HomeProblem(home).answer(flat).load)}
             for home in self.everyone
-            if home.id in played.homes
+            if home.id in run_record.homes
         }
         return {
             "price": price.tolist(),

@@ -26,7 +26,6 @@ from stackelgrid.games.storage_market.messages import Batteries, FleetPlan, Home
 from stackelgrid.model import NonNegative
 from stackelgrid.rounds.settings import HomeModel, PrivateModel
 from stackelgrid.wire.arrays import Array
-from stackelgrid.wire.messages import Body
 
 _FEW_APPLIANCES = 40
 """Appliances whose schedules, a millisecond or two together, are worked out between two messages."""
@@ -147,9 +146,8 @@ class StorageMarketHomes:
         """Whether the dynamic programs take no longer than a message."""
         return sum(len(schedule.appliances) for schedule in self._schedules) <= _FEW_APPLIANCES
 
-    def answer(self, signal: Body) -> HomesAnswer:
+    def answer(self, signal: Tariff) -> HomesAnswer:
         """What the appliances draw once those that have the turn have moved, and the batteries there are."""
-        assert isinstance(signal, Tariff)
         price = np.array(signal.price)
         shifted = [schedule.answer(price, signal.turn) for schedule in self._schedules]
         load = np.sum([schedule.load for schedule in self._schedules], axis=0)
@@ -162,9 +160,8 @@ class StorageMarketHomes:
             batteries=_together([s.home.battery for s in self._schedules if s.home.battery is not None]),
         )
 
-    def settle(self, settlement: Body) -> Mapping[str, Any]:
+    def settle(self, settlement: FleetPlan) -> Mapping[str, Any]:
         """Each home's day: appliances and battery, what the energy of its appliances costs."""
-        assert isinstance(settlement, FleetPlan)
         price = np.array(settlement.price)
         plan = np.array(settlement.charge), np.array(settlement.sold)
         return {schedule.home.id: _account(schedule, price, plan) for schedule in self._schedules}

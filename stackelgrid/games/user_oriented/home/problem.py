@@ -31,7 +31,6 @@ from stackelgrid.games.user_oriented.home.program import InfeasibleHomeError, Pr
 from stackelgrid.games.user_oriented.home.storage import StorageModel
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
 from stackelgrid.wire.arrays import Array, Packed
-from stackelgrid.wire.messages import Body
 
 _FEW_HOMES = 4
 """Homes whose answers, a millisecond or less together, are worked out between two messages."""
@@ -305,9 +304,8 @@ class UserOrientedHomes:
         self._problems = [HomeProblem(home) for home in homes]
         self.brief = len(homes) <= _FEW_HOMES
 
-    def answer(self, signal: Body) -> LoadResponse:
+    def answer(self, signal: Price) -> LoadResponse:
         """Load and sensitivity of the homes at a price: of one home as numbers, of several a row each, packed."""
-        assert isinstance(signal, Price)
         schedules = [problem.answer(np.array(signal.price)) for problem in self._problems]
         loads = np.array([schedule.load for schedule in schedules])
         couplings = [schedule.coupling for schedule in schedules if schedule.coupling is not None]
@@ -318,8 +316,7 @@ class UserOrientedHomes:
             coupling=Packed.of(np.sum(couplings, axis=0)) if couplings else None,
         )
 
-    def settle(self, settlement: Body) -> dict[str, Any]:
+    def settle(self, settlement: Price) -> dict[str, Any]:
         """Each home's schedule at the settled price: load and stored energy per slot, bill and utility, money."""
-        assert isinstance(settlement, Price)
         price = np.array(settlement.price)
         return {problem.home.id: problem.account(problem.answer(price)) for problem in self._problems}

@@ -1,0 +1,271 @@
+"""The testbed in real containers: it comes up and settles, and ends as the policy says when a container is harmed.
+
+Needs an engine and Compose 2, and for a crash the right to kill processes: `make test-containers` finds or starts them.
+Plain `pytest` does not collect this file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackelgrid.scenarios.scenario import load
+from stackelgrid.testbed import in_memory
+from stackelgrid.testbed.result import result
+
+CLONE = Path(__file__).parents[3]
+OVERLAY = CLONE / "deploy/faults/compose.slow.yaml"
+SMALL = ["population.homes=8", "aggregators=2", "population.satisfaction=power"]
+"""Eight rounds of the leader, which the overlay makes last two seconds each."""
+IMPATIENT = ["rounds.deadline_s=3", "rounds.return_s=5"]
+BASE_IMAGE = os.environ.get("PYTHON_IMAGE", "python:3.12-slim-bookworm")
+
+pytestmark = [pytest.mark.timeout(1200)]
+
+
+def docker(*arguments: str, check: bool = True) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, cwd=CLONE, check=False)
+    if check and done.returncode:
+        pytest.fail(f"docker {' '.join(arguments)} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+class Project:
+    """A Compose project, and what its containers say."""
+
+    def __init__(self, name: str, *files: Path) -> None:
+        self.run = ""
+        self._compose = ["compose", "-p", name]
+        for file in files:
+            self._compose += ["-f", str(file)]
+
+    def __call__(self, *arguments: str) -> str:
+        environment = {**os.environ, "STACKELGRID_SOURCE": str(CLONE)} | (
+            {"STACKELGRID_RUN": self.run} if self.run else {}
+        )
+        done = subprocess.run(
+            ["docker", *self._compose, *arguments], capture_output=True, text=True, env=environment, check=False
+        )
+        if done.returncode:
+            pytest.fail(f"compose {' '.join(arguments)} ended with {done.returncode}: {done.stderr[-2000:]}")
+        return done.stdout
+
+    def containers(self, service: str = "") -> list[str]:
+        return self("ps", "--quiet", *([service] if service else [])).split()
+
+    def container_of(self, node: str, service: str) -> str:
+        """Which of a service's replicas has claimed a node."""
+        for container in self.containers(service):
+            if json.loads(docker("exec", container, "cat", "/run/stackelgrid/status.json"))["node"] == node:
+                return container
+        raise AssertionError(f"no container of {service} is {node}")
+
+    def wait_for_round(self, number: int) -> None:
+        """Until the observer has heard the leader ask this round."""
+        self._wait(f'"run": "{self.run}", "node": "observer", "round": {number},')
+
+    def wait_for_the_end(self) -> dict[str, Any]:
+        """Until the observer has written the run's folder; its result."""
+        self._wait('"event": "written"')
+        written: dict[str, Any] = json.loads(self("exec", "-T", "observer", "cat", f"/runs/{self.run}/result.json"))
+        return written
+
+    def _wait(self, wanted: str, seconds: float = 300) -> None:
+        give_up = time.monotonic() + seconds
+        while wanted not in self("logs", "--no-log-prefix", "observer"):
+            assert time.monotonic() < give_up, f"the observer has not said {wanted}"
+            time.sleep(0.3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def images() -> None:
+    if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("no Docker with Compose 2 here: scripts/containers/start-engine may start one")
+    if not docker("version", "--format", "{{.Server.Version}}", check=False).strip():
+        pytest.skip("no Docker engine answers here: scripts/containers/start-engine may start one")
+    began = time.perf_counter()
+    for target in ("emc", "testbed"):
+        arguments = ["--build-arg", f"PYTHON_IMAGE={BASE_IMAGE}", "--target", target, "--tag", f"stackelgrid-{target}"]
+        docker("build", "--quiet", *arguments, ".")
+    print(f"\nboth images built in {time.perf_counter() - began:.0f} s")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """Eight homes below two aggregators, slowed down."""
+    file = tmp_path_factory.mktemp("compose") / "small.yaml"
+    write_compose("user_oriented", file, SMALL + IMPATIENT)
+    project = Project("stackelgrid-test-small", file, OVERLAY)
+    yield project
+    project("down", "--volumes", "--timeout", "2")
+
+
+def write_compose(scenario: str, file: Path, sets: list[str], *options: str) -> None:
+    words = [word for value in sets for word in ("--set", value)]
+    subprocess.run(
+        [sys.executable, "-m", "stackelgrid", "compose", scenario, "--out", str(file), *words, *options], check=True
+    )
+
+
+def in_one_process(scenario: str, sets: list[str]) -> dict[str, Any]:
+    loaded = load(scenario, sets)
+    return result(loaded, in_memory.play(loaded), None)
+
+
+def test_images_are_small() -> None:
+    size = {
+        name: int(docker("image", "inspect", "--format", "{{.Size}}", name)) for name in ("stackelgrid-emc", BASE_IMAGE)
+    }
+    added_mb = (size["stackelgrid-emc"] - size[BASE_IMAGE]) / 1e6
+    print(f"emc: {added_mb:.0f} MB on top of {size[BASE_IMAGE] / 1e6:.0f} MB")
+    assert added_mb < 150
+    modules = "cvxpy", "scipy", "matplotlib", "yaml", "typer", "cryptography"
+    told = docker(
+        "run",
+        "--rm",
+        "stackelgrid-emc",
+        "python",
+        "-c",
+        f"""if True:
+        import importlib.util as u
+        print([name for name in {modules!r} if u.find_spec(name)])""",
+    )
+    assert told.strip() == "[]"
+
+
+def test_the_shipped_case_comes_up_and_settles() -> None:
+    project = Project("stackelgrid-test-shipped", CLONE / "compose.yaml")
+    project.run = "user_oriented"
+    began = time.perf_counter()
+    try:
+        project("up", "--wait")
+        print(f"\nup and settled in {time.perf_counter() - began:.0f} s")
+        gathered = json.loads(project("exec", "-T", "observer", "cat", "/runs/user_oriented/result.json"))
+        assert (gathered["settled"], gathered["complete"], gathered["failures"]) == (True, True, {})
+        assert gathered["certificate"]["passed"] is True
+        alone = in_one_process("user_oriented", [])
+        assert gathered["outcome"]["price"] == pytest.approx(alone["outcome"]["price"], rel=1e-9)
+        assert (gathered["rounds"], gathered["inner_rounds"]) == (alone["rounds"], alone["inner_rounds"])
+        assert len(project.containers("homes")) == 60
+        for container in project.containers():
+            assert_contained(json.loads(docker("inspect", container))[0])
+        certificate = project("run", "--rm", "testbed", "stackelgrid", "certify", "runs/user_oriented")
+        assert json.loads(certificate)["passed"] is True
+        project("run", "--rm", "testbed", "stackelgrid", "certs", "revoke", "h01")  # and the desk runs the authority
+    finally:
+        project("down", "--volumes", "--timeout", "2")
+
+
+def test_a_nats_cluster_carries_the_shipped_case_and_loses_a_server() -> None:
+    project = Project("stackelgrid-test-nats", CLONE / "compose.yaml", CLONE / "deploy/compose.nats.yaml", OVERLAY)
+    project.run = "nats"
+    try:
+        project("up", "--detach")
+        project.wait_for_round(2)
+        (server,) = project.containers("nats-2")
+        docker("kill", server)
+        gathered = project.wait_for_the_end()
+    finally:
+        project("down", "--volumes", "--timeout", "2")
+    told = {key: gathered[key] for key in ("settled", "complete", "rounds", "missing", "failures", "elapsed_s")}
+    print(f"\n{project.run}: {told}")
+    assert gathered["settled"] and gathered["complete"] and gathered["certificate"]["passed"]
+    alone = in_one_process("user_oriented", [])
+    assert gathered["outcome"]["price"] == pytest.approx(alone["outcome"]["price"], rel=1e-6)
+
+
+def assert_contained(container: dict[str, Any]) -> None:
+    """Health check, restart policy, limits, no root, nothing writable, no privileges, no secret."""
+    host, config, name = container["HostConfig"], container["Config"], container["Name"]
+    assert container["State"]["Health"]["Status"] == "healthy", name
+    assert host["RestartPolicy"]["Name"] == "unless-stopped", name
+    assert host["Memory"] > 0 and host["NanoCpus"] > 0 and host["PidsLimit"] > 0, name
+    assert config["User"] == "10001:10001", name
+    assert host["ReadonlyRootfs"] and host["CapDrop"] == ["ALL"] and not host["CapAdd"] and not host["Privileged"], name
+    assert host["SecurityOpt"] == ["no-new-privileges:true"], name
+    assert not [word for word in config["Env"] if "PRIVATE" in word or "PASSWORD" in word or "KEY" in word], name
+
+
+def test_the_homes_images_hold_no_certificates() -> None:
+    for image in ("stackelgrid-emc", "stackelgrid-testbed"):
+        found = docker("run", "--rm", image, "find", "/certs", "/desk", "/runs", "/kept", "-type", "f")
+        assert found == ""
+
+
+def test_a_service_per_home_and_another_game(tmp_path: Path) -> None:
+    write_compose("load_call", tmp_path / "load_call.yaml", [], "--per-home")
+    project = Project("stackelgrid-test-each", tmp_path / "load_call.yaml")
+    project.run = "each"
+    try:
+        project("up", "--wait")
+        gathered = json.loads(project("exec", "-T", "observer", "cat", "/runs/each/result.json"))
+    finally:
+        project("down", "--volumes", "--timeout", "2")
+    alone = in_one_process("load_call", [])
+    assert gathered["certificate"]["passed"] is True
+    assert gathered["outcome"]["call_journal"] == alone["outcome"]["call_journal"]
+
+
+def crash(container: str) -> None:
+    """As by a fault of its own, so that the restart policy has it back; `docker kill` would keep it down."""
+    pid = int(docker("inspect", "--format", "{{.State.Pid}}", container))
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (PermissionError, ProcessLookupError):
+        pytest.skip("the engine's processes are not this user's to kill")
+
+
+def pause(container: str) -> None:
+    docker("pause", container)
+    time.sleep(8)
+    docker("unpause", container)
+
+
+def cut(container: str) -> None:
+    (network,) = json.loads(docker("inspect", container))[0]["NetworkSettings"]["Networks"]
+    docker("network", "disconnect", network, container)
+    time.sleep(8)
+    docker("network", "connect", network, container)
+
+
+@pytest.mark.parametrize("harm", [crash, pause, cut])
+@pytest.mark.parametrize(("service", "node"), [("aggregators", "a1"), ("homes", "h3")])
+def test_what_comes_back_plays_on(small: Project, harm: Callable[[str], None], service: str, node: str) -> None:
+    small.run = f"{harm.__name__}-{node}"
+    small("up", "--detach")
+    small.wait_for_round(3)
+    container = small.container_of(node, service)
+    harm(container)
+    gathered = small.wait_for_the_end()
+    told = {key: gathered[key] for key in ("settled", "complete", "rounds", "missing", "failures", "elapsed_s")}
+    print(f"\n{small.run}: {told}")
+    assert gathered["settled"] and gathered["failures"] == {}
+    restarts = int(docker("inspect", "--format", "{{.RestartCount}}", container))
+    assert restarts == (1 if harm is crash else 0)
+    assert {entry["node"] for entry in gathered["missing"]} <= {node, "a1"}
+    assert gathered["complete"] and gathered["certificate"]["passed"]
+    alone = in_one_process("user_oriented", SMALL)
+    assert gathered["outcome"]["price"] == pytest.approx(alone["outcome"]["price"], rel=1e-4)
+
+
+@pytest.mark.parametrize(("service", "node"), [("aggregators", "a2"), ("homes", "h4")])
+def test_what_stays_away_is_held(small: Project, service: str, node: str) -> None:
+    small.run = f"killed-{node}"
+    small("up", "--detach")
+    small.wait_for_round(3)
+    docker("kill", small.container_of(node, service))
+    gathered = small.wait_for_the_end()
+    told = {key: gathered[key] for key in ("settled", "complete", "rounds", "missing", "failures", "elapsed_s")}
+    print(f"\n{small.run}: {told}")
+    assert gathered["settled"] and not gathered["complete"] and gathered["certificate"] is None
+    assert {(entry["node"], entry["action"]) for entry in gathered["missing"]} == {(node, "held")}
+    assert node in gathered["failures"]

@@ -1,0 +1,208 @@
+"""From a scenario to machines: folders for nodes, a Compose file, and an observer that gathers what they leave."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import broker
+from aggregator_node.config import build
+from broker.authority import Authority
+from stackelgrid import cli
+from stackelgrid.deploy.compose import compose
+from stackelgrid.deploy.provision import provision
+from stackelgrid.node.config import ConfigError
+from stackelgrid.node.ledger import SqliteLedger
+from stackelgrid.scenarios.scenario import load, shipped
+from stackelgrid.testbed import in_memory
+from stackelgrid.testbed.topology import cast
+
+CLONE = Path(__file__).parents[2]
+SETTINGS = ["population.homes=4", "aggregators=2"]
+PACKAGES = {"leaders": "leader_node", "aggregators": "aggregator_node", "homes": "emc_node"}
+
+
+# Folders for nodes.
+
+
+def test_each_node_gets_a_folder_of_its_own_that_nobody_else_may_read(tmp_path: Path) -> None:
+    scenario = load("user_oriented", SETTINGS)
+    done = provision(scenario, tmp_path / "certs", "mqtts://grid.example.org:8883", "r1")
+    assert (done.nodes, len(done.added)) == (7, 8)  # and the observer
+    places = sorted(path.parent for path in (tmp_path / "certs").glob("*/*/config.json"))
+    assert [place.name for place in places] == ["a1", "a2", "h1", "h2", "h3", "h4", "leader", "observer"]
+    for place in places:
+        assert {"ca.crt", "node.crt", "node.key", "config.json"} <= {path.name for path in place.iterdir()}
+        for secret in (place / "node.key", place / "config.json"):
+            assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+        told = json.loads((place / "config.json").read_text())
+        assert (told["run"], told["broker"], told["reconnect_s"]) == ("r1", "mqtts://grid.example.org:8883", None)
+    private = {place.name: (place / "config.json").read_text() for place in places}
+    assert [name for name, text in private.items() if '"elastic"' in text] == ["h1", "h2", "h3", "h4"]
+    assert "grid.example.org" in Authority(tmp_path / "certs").register.hosts
+
+
+def test_another_run_keeps_the_certificates_and_writes_the_configurations_anew(tmp_path: Path) -> None:
+    scenario = load("user_oriented", SETTINGS)
+    provision(scenario, tmp_path, "mqtts://127.0.0.1:8883", "r1")
+    key = (tmp_path / "homes/h1/node.key").read_bytes()
+    done = provision(load("user_oriented", ["population.homes=5", *SETTINGS[1:]]), tmp_path, "mqtts://b:8883", "r2")
+    assert done.added == ["h5"]
+    assert (tmp_path / "homes/h1/node.key").read_bytes() == key
+    assert json.loads((tmp_path / "homes/h1/config.json").read_text())["run"] == "r2"
+
+
+def test_who_is_revoked_stays_so_and_who_is_not_in_the_run_can_be_claimed_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certs = tmp_path / "certs"
+    provision(load("user_oriented", SETTINGS), certs, "mqtts://127.0.0.1:8883", "r1")
+    authority = Authority(certs)
+    authority.revoke("h2")
+    words = ["provision", "user_oriented", "--broker", "mqtts://grid.example.org:8883", "--out", str(certs)]
+    smaller = ["--set", "population.homes=3", "--set", "aggregators=2"]
+    monkeypatch.setattr(sys, "argv", ["stackelgrid", *words, *smaller])
+    assert cli.main() == 0
+    said = capsys.readouterr().out
+    assert "0 certificates were given" in said and "h2 stays revoked" in said
+    assert "without a configuration now: h4" in said and f"take {certs / 'broker'} to it again" in said
+    assert "h2" not in authority.register.in_force and "h4" in authority.register.in_force
+    assert [path.parent.name for path in sorted((certs / "homes").glob("*/config.json"))] == ["h1", "h2", "h3"]
+
+
+def test_who_is_somebody_else_already_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    provision(load("user_oriented", SETTINGS), tmp_path, "mqtts://127.0.0.1:8883", "r1")
+    with pytest.raises(ConfigError, match="'h2' is the home of a2 there, and the home of a1 here"):
+        provision(load("user_oriented", [SETTINGS[0], "aggregators=1"]), tmp_path, "mqtts://127.0.0.1:8883", "r2")
+    assert json.loads((tmp_path / "homes/h1/config.json").read_text())["run"] == "r1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--broker", "mqtt://127.0.0.1:1883"], ["--broker mqtt://127.0.0.1:1883", "write mqtts://"]),
+        (["--broker", "mqtts://127.0.0.1"], ["--broker", "of the form"]),
+        (["--broker", "mqtts://127.0.0.1:8883", "--run", "a b"], ["--run a b", "letters"]),
+        (["--broker", "mqtts://127.0.0.1:8883", "--out", "/dev/null/x"], ["/dev/null", "folder"]),
+    ],
+)
+def test_bad_wishes_are_told(
+    arguments: list[str],
+    told: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["stackelgrid", "provision", "user_oriented", *arguments])
+    assert cli.main() == cli.BAD_INPUT
+    said = capsys.readouterr().err
+    assert all(word in said for word in told), said
+    assert not (tmp_path / "certs").exists()
+
+
+# A run of nodes that know nothing but their folders.
+
+
+@contextmanager
+def deployed(certs: Path, logs: Path) -> Iterator[None]:
+    """Every node that has a folder, as a process; all are told to stop at the end."""
+    with ExitStack() as stack:
+        for room, package in PACKAGES.items():
+            for place in sorted((certs / room).iterdir()):
+                arguments = [sys.executable, "-m", package, "--config", str(place / "config.json"), "--log", "json"]
+                log = stack.enter_context((logs / f"{place.name}.jsonl").open("wb"))
+                stack.callback(subprocess.Popen(arguments, stderr=log).wait)
+        yield
+
+
+def test_an_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
+    if broker.find_mosquitto() is None:
+        pytest.skip("Mosquitto is not installed")
+    scenario, certs, desk = load("user_oriented", SETTINGS), tmp_path / "certs", tmp_path / "desk"
+    port = broker.free_port()
+    provision(scenario, certs, f"mqtts://127.0.0.1:{port}", "deployed", desk)
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    with (
+        broker.start("mosquitto", tmp_path / "broker", port, certificates=certs / "broker"),
+        deployed(certs, logs),
+    ):
+        observe = [sys.executable, "-m", "stackelgrid", "observe", str(certs / "scenario/scenario.yaml")]
+        observe += ["--config", str(certs / "observers/observer/config.json")]
+        observe += ["--desk", str(desk), "--out", str(tmp_path / "run")]
+        done = subprocess.run(observe, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads((tmp_path / "run/result.json").read_text())
+    run_record = in_memory.play(scenario)
+    assert (found["settled"], found["complete"], found["failures"], found["rejected"]) == (True, True, {}, {})
+    assert found["certificate"]["passed"]
+    assert found["rounds"] == len(run_record.rounds)
+    expected = scenario.outcome(run_record)
+    for key in ("price", "load_kw", "leader_utility"):
+        assert found["outcome"][key] == pytest.approx(expected[key], rel=1e-9)
+    for home, schedule in expected["homes"].items():
+        assert found["outcome"]["homes"][home]["load_kw"] == pytest.approx(schedule["load_kw"], rel=1e-9)
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"report.html", "rounds.jsonl", "scenario.yaml"}
+    refused = json.loads((tmp_path / "broker/refusals.json").read_text())
+    assert refused == {}
+
+
+def test_an_aggregators_journal_goes_on_after_a_restart_and_is_mixed_with_no_other(tmp_path: Path) -> None:
+    aggregator = cast(load("user_oriented", SETTINGS), "r1").aggregators[0]
+    journal, ledger = tmp_path / "a1.rounds.jsonl", tmp_path / "a1.ledger"
+    config = aggregator.model_copy(update={"journal_file": journal, "ledger_file": ledger})
+    build(config)
+    assert journal.read_text() == ""
+    journal.write_text('{"round": 1, "inner": 1}\n{"round": 2, "in')  # the power went while it wrote
+    with pytest.raises(FileExistsError):
+        build(config)
+    question = {"round": 1, "signal": {"price": [5.0] * config.slots}, "asked": 0}
+    SqliteLedger(ledger, config.run, config.name).append(question)
+    build(config)
+    assert journal.read_text() == '{"round": 1, "inner": 1}\n'
+
+
+# Compose files.
+
+
+def test_the_compose_file_of_the_repository_is_that_of_the_shipped_case() -> None:
+    assert (CLONE / "compose.yaml").read_text() == compose("user_oriented"), (
+        "stackelgrid compose user_oriented --out compose.yaml writes it anew"
+    )
+
+
+@pytest.mark.parametrize("game", shipped())
+@pytest.mark.parametrize("per_home", [False, True])
+def test_every_service_is_watched_and_contained(game: str, per_home: bool) -> None:
+    described = yaml.safe_load(compose(game, per_home=per_home))
+    services, scenario = described["services"], load(game)
+    homes = {name: each for name, each in services.items() if "emc-node" in each.get("command", [])}
+    processes = sum(each["deploy"].get("replicas", 1) for each in homes.values())
+    assert processes == len(scenario.everyone)
+    assert len(homes) == (processes if per_home else 1)
+    assert services["aggregators"]["deploy"]["replicas"] == scenario.aggregators
+    for name, service in services.items():
+        assert service["read_only"] and service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["restart"] == ("no" if name in ("setup", "testbed") else "unless-stopped"), name
+        assert {"memory", "cpus", "pids"} <= service["deploy"]["resources"]["limits"].keys(), name
+        assert "healthcheck" in service, name
+
+
+def test_compose_takes_its_files_with_the_overlays() -> None:
+    if shutil.which("docker") is None or subprocess.run(["docker", "compose", "version"], check=False).returncode:
+        pytest.skip("no Docker with Compose 2 here")
+    for overlay in ("deploy/compose.nats.yaml", "deploy/faults/compose.slow.yaml"):
+        files = ["-f", str(CLONE / "compose.yaml"), "-f", str(CLONE / overlay)]
+        subprocess.run(["docker", "compose", *files, "config", "--quiet"], check=True)

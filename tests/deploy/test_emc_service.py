@@ -1,0 +1,509 @@
+"""An EMC at home: set up once, run by systemd, told of in plain words, back by itself after hours without a broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import selectors
+import shutil
+import stat
+import subprocess
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from broker.access import Node, Role
+from broker.authority import Authority
+from emc_node import __main__, service, status
+from emc_node.config import EmcConfig, assemble, of_game
+from emc_node.init import main as init
+from emc_node.service import ServiceError, unit
+from stackelgrid.faults.plan import Cut, FaultPlan
+from stackelgrid.faults.proxy import Proxy
+from stackelgrid.games.user_oriented import GAME
+from stackelgrid.games.user_oriented.home import UserOrientedHomes
+from stackelgrid.games.user_oriented.messages import Price
+from stackelgrid.node.config import ConfigError, load
+from stackelgrid.registry import find
+from stackelgrid.scenarios import scenario as scenarios
+from stackelgrid.testbed import in_memory
+from stackelgrid.testbed.topology import cast
+from stackelgrid.transport.address import Address
+from stackelgrid.transport.mqtt import MqttTransport
+from stackelgrid.wire.codec import Link
+from stackelgrid.wire.messages import Settlement, Signal
+
+HOME: dict[str, Any] = {
+    "id": "flat",
+    "elastic": [{"max_kw": 3, "valuation": 10}],
+    "storage": [{"capacity_kwh": 5, "initial_kwh": 2, "charge_kw": 2, "discharge_kw": 2, "wear": {"fast": 0.3}}],
+}
+BOOKED = ["--run", "demo", "--name", "h1", "--aggregator", "a1", "--game", "user_oriented", "--slots", "24"]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an authority gives to the home h1, in the folder of that home."""
+    folder = tmp_path_factory.mktemp("certs")
+    authority = Authority.init(folder)
+    authority.add(Node("l", Role.leader), Node("a1", Role.aggregator, "l"), Node("h1", Role.home, "a1"))
+    return authority.place(Node("h1", Role.home, "a1"))
+
+
+@pytest.fixture
+def home_file(tmp_path: Path) -> Path:
+    file = tmp_path / "home.json"
+    file.write_text(json.dumps(HOME))
+    return file
+
+
+def from_flags(home_file: Path, certificates: Path, to: Path, *more: str) -> list[str]:
+    files = {"ca": "ca.crt", "certificate": "node.crt", "key": "node.key"}
+    named = [word for key, name in files.items() for word in (f"--{key}", str(certificates / name))]
+    return ["--broker", "mqtts://grid:8883", *BOOKED, "--home", str(home_file), *named, "--to", str(to), *more]
+
+
+def configuration(folder: Path) -> EmcConfig[Any]:
+    return load(folder / "config.json", of_game)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+
+
+# --- init ---
+
+
+def test_flags_become_a_folder_that_only_its_owner_reads(tmp_path: Path, home_file: Path, certificates: Path) -> None:
+    to = tmp_path / "etc" / "stackelgrid"
+    assert init(from_flags(home_file, certificates, to)) == 0
+    config = configuration(to)
+    assert (config.run, config.name, config.aggregator, config.slots) == ("demo", "h1", "a1", 24)
+    assert config.reconnect_s is None
+    assert config.homes[0].storage[0].capacity_kwh == 5
+    assert config.schedule_file == Path("/var/lib/stackelgrid/schedule.json")
+    assert config.plan_file is None
+    assert config.tls is not None
+    config.tls.context()
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in to.iterdir()} == dict.fromkeys(
+        ("config.json", "ca.crt", "node.crt", "node.key"), 0o600
+    )
+    assert stat.S_IMODE(to.stat().st_mode) == 0o700
+
+
+def handed_over(folder: Path, certificates: Path) -> Path:
+    """What an operator gives to a home: a configuration as the testbed writes them, beside certificate and key."""
+    shutil.copytree(certificates, folder)
+    scenario = scenarios.load("user_oriented", ["population.homes=2", "aggregators=1"])
+    given = json.loads(cast(scenario, "demo", "mqtts://grid:8883", written=True).homes[0].model_dump_json())
+    given["tls"] = {"ca": "ca.crt", "certificate": "node.crt", "key": "node.key"}
+    given["devices"] = {"home_assistant": {"name": "the operator's wish"}}
+    (folder / "config.json").write_text(json.dumps(given))
+    return folder
+
+
+def test_what_the_operator_gave_is_taken_and_the_owner_describes_the_home(
+    tmp_path: Path, certificates: Path, home_file: Path
+) -> None:
+    given = handed_over(tmp_path / "given", certificates)
+    assert init(["--from", str(given), "--to", str(tmp_path / "as_given")]) == 0
+    as_given = configuration(tmp_path / "as_given")
+    before = load(given / "config.json", of_game)
+    assert (as_given.homes, as_given.run, as_given.broker) == (before.homes, before.run, before.broker)
+    assert as_given.devices is None, "devices are bound by whom they belong to"
+    home_file.write_text(json.dumps(HOME | {"devices": {"storage_setpoint": "battery/set"}}))
+    to = tmp_path / "described"
+    assert init(["--from", str(given), "--home", str(home_file), "--to", str(to), "--state", "/var/lib/mine"]) == 0
+    config = configuration(to)
+    assert config.homes[0].id == "flat"
+    assert config.devices is not None
+    assert config.devices.storage_setpoint == "battery/set"
+    assert config.plan_file == Path("/var/lib/mine/plan.json")
+    assert (to / "node.key").read_bytes() == (given / "node.key").read_bytes()
+
+
+def test_on_a_terminal_it_asks_for_what_is_not_given(
+    tmp_path: Path, home_file: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to = tmp_path / "etc"
+    replies = iter(["", "mqtts://grid:8883", "demo", "", "h1", str(home_file)])
+    replies_tls = iter([str(certificates / name) for name in ("ca.crt", "node.crt", "node.key")])
+    asked: list[str] = []
+
+    def reply(question: str) -> str:
+        asked.append(question)
+        return next(replies_tls if "(ca.crt)" in question or "(node." in question else replies)
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", reply)
+    assert init(["--aggregator", "a1", "--game", "user_oriented", "--slots", "24", "--to", str(to)]) == 0
+    assert configuration(to).name == "h1"  # the empty reply was not taken: it asked again
+    assert not any("aggregator" in question for question in asked)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"slots": "many"}, r"slots: give a whole number \(found 'many'\)"),
+        ({"name": "h/1"}, "name: "),
+        ({"game": "chess"}, "chess.*not a game that is installed"),
+        ({"broker": "grid:8883"}, "mqtt://host:port"),
+        ({"broker": "mqtt://grid:1883"}, "not encrypted"),
+        ({"key": "{certificates}/ca.crt"}, "the unencrypted private key that belongs to it"),
+        ({"key": "{certificates}/nobody.key"}, "nobody.key: cannot be read"),
+        ({"home": "{certificates}/node.crt"}, "node.crt: is not JSON"),
+    ],
+)
+def test_mistakes_are_told_and_nothing_is_written(
+    tmp_path: Path,
+    home_file: Path,
+    certificates: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, str],
+    told: str,
+) -> None:
+    to = tmp_path / "etc"
+    words = from_flags(home_file, certificates, to)
+    for key, value in change.items():
+        words[words.index(f"--{key}") + 1] = value.format(certificates=certificates)
+    assert init(words) == 2
+    assert re.search(told, capsys.readouterr().err)
+    assert not to.exists()
+    assert init(from_flags(home_file, certificates, to)) == 0
+    before = contents(to)
+    assert init([*words, "--force"]) == 2
+    assert contents(to) == before
+
+
+def test_a_home_that_cannot_live_is_refused(
+    tmp_path: Path, home_file: Path, certificates: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home_file.write_text(json.dumps(HOME | {"inelastic": [{"load_kw": [9] * 24}], "draw_limit": {"max_kw": 5}}))
+    assert init(from_flags(home_file, certificates, tmp_path / "etc")) == 2
+    assert "widen draw_limit" in capsys.readouterr().err
+
+
+def test_a_configuration_is_replaced_only_when_told_to(
+    tmp_path: Path, home_file: Path, certificates: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "etc"
+    assert init(from_flags(home_file, certificates, to)) == 0
+    before = contents(to)
+    other = [word if word != "h1" else "h2" for word in from_flags(home_file, certificates, to)]
+    assert init(other) == 2
+    assert "replace it with --force" in capsys.readouterr().err
+    assert contents(to) == before
+    assert init([*other, "--force"]) == 0
+    assert configuration(to).name == "h2"
+
+
+def test_without_a_terminal_missing_flags_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main(["init", "--run", "demo", "--to", str(tmp_path / "etc")]) == 2
+    assert "--broker, --name, --aggregator, --game, --slots, --home missing" in capsys.readouterr().err
+
+
+def test_the_home_that_the_guide_describes_is_one(
+    tmp_path: Path, certificates: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "raspberry-pi.md").read_text()
+    home, devices, login = re.findall(r"```json\n(.*?),?\n```", guide, re.DOTALL)
+    bound = json.loads(f"{{{devices}}}")
+    bound["devices"] |= json.loads(f"{{{login}}}")
+    described = tmp_path / "home.json"
+    described.write_text(json.dumps(json.loads(home) | bound))
+    assert init(from_flags(described, certificates, tmp_path / "etc")) == 0, capsys.readouterr().err
+    config = configuration(tmp_path / "etc")
+    assert config.devices is not None
+    assert config.devices.home_assistant is not None and config.devices.login is not None
+
+
+# --- the unit ---
+
+
+@pytest.fixture
+def installed(tmp_path: Path, home_file: Path, certificates: Path) -> Path:
+    """The configuration that `init` wrote."""
+    folder = tmp_path / "etc"
+    assert init(from_flags(home_file, certificates, folder)) == 0
+    return folder / "config.json"
+
+
+def analysed(text: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not on this machine")
+    told = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
+    if int(told.split()[1]) < 252:
+        pytest.skip("this systemd is older than that of Raspberry Pi OS Bookworm, 252")
+    file = folder / "emc-node.service"
+    file.write_text(text)
+    return subprocess.run(["systemd-analyze", *words, str(file)], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("user", [None, "daemon"])
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, installed: Path, user: str | None) -> None:
+    verified = analysed(unit(installed, Path("/bin/true"), 252, user), tmp_path, "verify", "--man=no")
+    assert (verified.returncode, verified.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("user", [None, "daemon"])
+def test_the_unit_is_exposed_to_little(tmp_path: Path, installed: Path, user: str | None) -> None:
+    text = unit(installed, Path("/bin/true"), 252, user)
+    told = analysed(text, tmp_path, "security", "--offline=true", "--no-pager", "--threshold=20")
+    exposure = re.search(r"Overall exposure level for emc-node.service: ([\d.]+)", told.stdout)
+    assert exposure is not None
+    assert float(exposure[1]) <= 2.0
+    assert told.returncode == 0
+
+
+def settings(text: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if "=" in line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def test_the_service_is_handed_the_files_of_root_and_names_them_as_the_configuration_does(installed: Path) -> None:
+    found = settings(unit(installed, Path("/opt/stackelgrid/bin/emc-node"), 252))
+    handed = dict(entry.split(":", 1) for entry in found["LoadCredential"])
+    assert handed == {name: str(installed.parent / name) for name in ("config.json", "ca.crt", "node.crt", "node.key")}
+    written = json.loads(installed.read_text())
+    assert set(written["tls"].values()) < handed.keys()  # in the folder %d they are found by these names
+    assert found["DynamicUser"] == ["yes"]
+    words = found["ExecStart"][0].split()
+    assert words[:3] == ["/opt/stackelgrid/bin/emc-node", "--config", "%d/config.json"]
+    assert "--stay" in words
+    assert words[words.index("--status") + 1].replace("%t", "/run") == str(status.FILE)
+
+
+def test_restarts_wait_longer_each_time_where_systemd_can(installed: Path) -> None:
+    program = Path("/opt/stackelgrid/bin/emc-node")
+    assert settings(unit(installed, program, 252))["RestartSec"] == ["30"]
+    newer = settings(unit(installed, program, 254))
+    assert newer["RestartSteps"] == ["6"]
+    assert newer["RestartMaxDelaySec"] == ["300"]
+
+
+def test_what_a_service_could_not_use_is_refused(tmp_path: Path, installed: Path) -> None:
+    program = Path("/opt/stackelgrid/bin/emc-node")
+    with pytest.raises(ServiceError, match="which the service does not see"):
+        unit(installed, Path("/home/pi/venv/bin/emc-node"), 252)
+    with pytest.raises(ServiceError, match="there is no such user"):
+        unit(installed, program, 252, "nobody-at-all")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        unit(tmp_path / "nothing.json", program, 252)
+    written = json.loads(installed.read_text())
+    installed.write_text(json.dumps(written | {"schedule_file": "schedule.json"}))
+    with pytest.raises(ServiceError, match="schedule_file: the service writes in /var/lib/stackelgrid only"):
+        unit(installed, program, 252)
+    installed.write_text(json.dumps(written | {"tls": written["tls"] | {"key": "keys/node.key"}}))
+    with pytest.raises(ServiceError, match="put it beside the configuration"):
+        unit(installed, program, 252)
+
+
+def test_the_unit_is_shown_written_and_started(
+    tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called = tmp_path / "called"
+    systemctl = tmp_path / "bin" / "systemctl"
+    systemctl.parent.mkdir()
+    systemctl.write_text(f'#!/bin/sh\necho "$*" >> {called}\n[ "$1" != --version ] || echo "systemd 252 (252.38)"\n')
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{systemctl.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(service, "UNIT", tmp_path / "emc-node.service")
+    monkeypatch.setattr(service, "program", lambda: Path("/opt/stackelgrid/bin/emc-node"))
+    assert __main__.main(["install-service", "--config", str(installed), "--print"]) == 0
+    assert capsys.readouterr().out == unit(installed, service.program(), 252)
+    assert not service.UNIT.exists()
+    assert __main__.main(["install-service", "--config", str(installed)]) == 0
+    assert service.UNIT.read_text() == unit(installed, service.program(), 252)
+    asked = [line for line in called.read_text().splitlines() if line != "--version"]
+    assert asked == ["daemon-reload", "enable emc-node.service", "restart emc-node.service"]
+    systemctl.write_text(systemctl.read_text() + '[ "$1" != restart ]\n')
+    assert __main__.main(["install-service", "--config", str(installed)]) == 1
+
+
+# --- status ---
+
+
+def status_file(folder: Path, *, age_s: float = 3, **changes: Any) -> Path:
+    now = datetime.now(UTC)
+    told = {
+        "node": "h1",
+        "run": "demo",
+        "state": "round",
+        "round": 4,
+        "broker": "mqtts://grid:8883",
+        "connected": True,
+        "reconnects": 0,
+        "rejected": {},
+        "since": (now - timedelta(seconds=90 + age_s)).isoformat(),
+        "updated": (now - timedelta(seconds=age_s)).isoformat(),
+    }
+    file = folder / "status.json"
+    file.write_text(json.dumps(told | changes))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "words"),
+    [
+        ({}, 0, ["takes part in run demo, round 4 (for 93 seconds)", "Connected to mqtts://grid:8883."]),
+        ({"state": "settled", "reconnects": 2}, 0, ["is settled", "made again 2 times"]),
+        ({"state": "connecting", "round": 0, "connected": False}, 0, ["looks for the broker", "it keeps trying"]),
+        ({"connected": False, "reconnects": 1}, 0, ["No connection to mqtts://grid:8883; it keeps trying"]),
+        ({"state": "over", "connected": False}, 0, ["is over"]),
+        ({"rejected": {"schema": 2, "json": 1}}, 0, ["ignored: 1 json, 2 schema"]),
+        ({"state": "lost", "connected": False}, 1, ["is lost", "journalctl --unit emc-node"]),
+        ({"age_s": 40}, 1, ["40 seconds old", "hangs or has ended"]),
+        ({"age_s": 7300}, 1, ["2 hours old"]),
+    ],
+)
+def test_status_in_plain_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], code: int, words: list[str]
+) -> None:
+    assert __main__.main(["status", "--file", str(status_file(tmp_path, **changes))]) == code
+    told = capsys.readouterr().out
+    assert [word for word in words if word not in told] == []
+
+
+def test_an_emc_that_has_ended_is_not_said_to_look_for_its_broker(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for state in ("over", "lost"):
+        __main__.main(["status", "--file", str(status_file(tmp_path, state=state, connected=False))])
+        assert "No connection" not in capsys.readouterr().out
+
+
+def test_no_status_is_no_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main(["status", "--file", str(tmp_path / "status.json")]) == 2
+    assert "is the service running" in capsys.readouterr().err
+    (tmp_path / "status.json").write_text("{}")
+    assert __main__.main(["status", "--file", str(tmp_path / "status.json")]) == 2
+    assert "is no status file" in capsys.readouterr().err
+
+
+# --- half an hour without the network ---
+
+HALF_AN_HOUR = 1800
+
+
+@pytest.mark.parametrize("how", ["cut", "crash"])
+def test_an_emc_away_for_half_an_hour_applies_the_settlement_it_missed(how: str) -> None:
+    scenario = scenarios.load("user_oriented", ["population.homes=4", "aggregators=1"])
+    seconds = {"cut": "seconds", "crash": "restart_after_s"}[how]
+    fault = {"kind": how, "node": "h1", "at": {"round": 2}, seconds: HALF_AN_HOUR}
+    run_record = in_memory.play(scenario, plan=FaultPlan.model_validate({"faults": [fault]}))
+    assert run_record.settled
+    assert run_record.conclusion["unacknowledged"] == ["h1"]  # the run did not wait for it
+    assert run_record.failures == {}
+    settled = Price(price=scenario.outcome(run_record)["price"])
+    home = next(home for home in scenario.everyone if home.id == "h1")
+    expected = UserOrientedHomes([home]).settle(settled)["h1"]
+    np.testing.assert_allclose(run_record.homes["h1"]["load_kw"], expected["load_kw"], rtol=1e-9)
+
+
+class _Impatient(selectors.DefaultSelector):
+    def __init__(self, pace: float) -> None:
+        super().__init__()
+        self._pace = pace
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        return super().select(None if timeout is None else timeout / self._pace)
+
+
+class Hurried(asyncio.SelectorEventLoop):
+    """An event loop whose clock runs `pace` times as fast; sockets, threads and the broker are as slow as ever."""
+
+    def __init__(self, pace: float) -> None:
+        self._pace, self._zero = pace, 0.0
+        super().__init__(_Impatient(pace))
+        self._zero = super().time()
+
+    def time(self) -> float:
+        return self._zero + (super().time() - self._zero) * self._pace
+
+
+class Aggregator:
+    """Asks one question, and says the last word whenever it is told to."""
+
+    def __init__(self, url: str, link: Link, sender: str, price: Price) -> None:
+        self._link, self._sender, self._price = link, sender, price
+        self.answered, self.acknowledged = threading.Event(), threading.Event()
+        self._client = paho.Client(CallbackAPIVersion.VERSION2)
+        self._client.on_connect = lambda *_: self._client.subscribe(f"{link.root}/+/+")
+        self._client.on_subscribe = lambda *_: self._say(
+            Signal[Price](run=link.run, sender=sender, round=1, body=price), 0
+        )
+        self._client.on_message = self._heard
+        self._client.connect("127.0.0.1", int(url.rpartition(":")[2]))
+        self._client.loop_start()
+
+    def settle(self) -> None:
+        told = {"run": self._link.run, "sender": self._sender, "settled": True, "complete": False}
+        self._say(Settlement[Price].model_validate({**told, "round": 2, "body": self._price}), 1)
+
+    def leave(self) -> None:
+        for kind in ("signal", "settlement"):
+            self._client.publish(f"{self._link.root}/{kind}", b"", qos=1, retain=True).wait_for_publish(5)
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _say(self, message: Any, qos: int) -> None:
+        self._client.publish(self._link.topic(message), self._link.write(message), qos, retain=True)
+
+    def _heard(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+        if message.topic.endswith("/answer"):
+            self.answered.set()
+        elif message.topic.endswith("/receipt"):
+            self.acknowledged.set()
+
+
+def test_on_a_real_broker_too_with_a_clock_that_runs_fast(mosquitto_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    pace, run = 400.0, "outage"
+    config = of_game(find("user_oriented")).model_validate(
+        {"run": run, "name": "h1", "game": "user_oriented", "slots": 24, "aggregator": "a1", "homes": [HOME]}
+    )
+    carried_out: dict[str, Any] = {}
+    node = assemble(config, carried_out.update)
+    link, price = Link(run, "a1", GAME.bodies("lower"), 24), Price(price=[9.0 + hour / 4 for hour in range(24)])
+    loop = Hurried(pace)
+
+    def lose_the_network(proxy: Proxy, aggregator: Aggregator) -> None:
+        assert aggregator.answered.wait(30)
+        cut = {"kind": "cut", "node": "h1", "at": {"round": 1}, "seconds": HALF_AN_HOUR / pace}
+        proxy.disturb("h1", Cut.model_validate(cut))
+        aggregator.settle()
+
+    with Proxy(Address.parse(mosquitto_url), ["h1"]) as proxy:
+        url = proxy.url("h1")
+        assert url is not None
+        transport = MqttTransport(url, connect_timeout_s=inf, reconnect_s=inf)
+        aggregator = Aggregator(mosquitto_url, link, "a1", price)
+        trouble = threading.Thread(target=lose_the_network, args=(proxy, aggregator))
+        trouble.start()
+        with caplog.at_level(logging.INFO):
+            loop.run_until_complete(transport.serve([node]))
+        trouble.join()
+        assert aggregator.acknowledged.wait(10)
+        aggregator.leave()
+    loop.close()
+    expected = UserOrientedHomes(config.homes).settle(price)
+    np.testing.assert_allclose(carried_out["flat"]["load_kw"], expected["flat"]["load_kw"], rtol=1e-9)
+    told = [record for record in caplog.records if record.name == "stackelgrid.transport"]
+    back: Callable[[str], Any] = told[-1].__dict__["data"].get
+    assert told[-1].getMessage() == "connected"
+    assert HALF_AN_HOUR - 100 < back("seconds") < HALF_AN_HOUR + 600
+    assert 30 <= back("attempts") <= 110  # neither in a frenzy nor asleep

@@ -1,0 +1,428 @@
+"""The certificate: its references against closed forms, and whether it tells an equilibrium from what is not one."""
+
+import copy
+import json
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stackelgrid.certify import CertificateError
+from stackelgrid.games.user_oriented.certificate import certificate as certify
+from stackelgrid.games.user_oriented.home import Home, HomeProblem
+from stackelgrid.games.user_oriented.leader import UtilitySettings
+from stackelgrid.games.user_oriented.reference.central_programme import InfeasibleError, best_answers, centralised
+from stackelgrid.games.user_oriented.reference.price_search import Account, Response, Search
+from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
+from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.testbed.in_memory import play
+
+SLOTS = 24
+FORMS = ("log", "power", "quadratic")
+UNBOUNDED = np.full(SLOTS, -np.inf), np.full(SLOTS, np.inf)
+SMALL = ["population.homes=6", "aggregators=2", "population.ev.share=0.5"]
+
+
+# --- the references against closed forms ---
+
+
+def two_homes() -> list[Home]:
+    """x = x_max (v / (omega p) - 1 / alpha): 4 (10 / p - 0.5) and 3 (16 / (0.8 p) - 0.25)."""
+    first = {"max_kw": 4.0, "valuation": 10.0, "satisfaction": {"alpha": 2.0}}
+    second = {"max_kw": 3.0, "valuation": 16.0, "satisfaction": {"omega": 0.8, "alpha": 4.0}}
+    return [
+        Home.model_validate({"id": "a", "inelastic": [{"load_kw": [0.5] * SLOTS}], "elastic": [first]}),
+        Home.model_validate({"id": "b", "elastic": [second]}),
+    ]
+
+
+def drawn_by_two(price: np.ndarray) -> np.ndarray:
+    first = np.clip(4 * (10 / price - 0.5), 0, 4)
+    second = np.clip(3 * (20 / price - 0.25), 0, 3)
+    return np.array([0.5 + first, second])
+
+
+def test_best_answers_are_the_closed_form() -> None:
+    homes, price = StackedHomes(two_homes(), SLOTS), np.linspace(5, 25, SLOTS)
+    answers = best_answers(homes, price, np.full(2, 100.0))
+    expected = drawn_by_two(price)
+    first, second = expected[0] - 0.5, expected[1]
+    worth = [
+        np.sum(10 * 4 * np.log1p(2 * first / 4)),
+        np.sum(16 * 3 * np.log1p(4 * second / 3) / 0.8),
+    ]
+    assert answers.load == pytest.approx(expected, abs=1e-5)
+    assert answers.utility == pytest.approx(worth, rel=1e-6)
+    reached, best = answers.utility - answers.load @ price, np.array(worth) - expected @ price
+    assert reached == pytest.approx(best, abs=100 * answers.solver["gap"] + 1e-9)
+    assert answers.solver["gap"] < 1e-8
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_best_answer_of_each_form_meets_its_first_order_condition(form: str) -> None:
+    satisfaction = {"form": form, "omega": 1.2, "alpha": 0.7}
+    appliance = {"max_kw": 4.0, "valuation": 10.0, "satisfaction": satisfaction}
+    home = Home.model_validate({"id": "a", "elastic": [appliance]})
+    price = np.linspace(3.5, 11.5, SLOTS)
+    q = best_answers(StackedHomes([home], SLOTS), price, np.ones(1)).load[0] / 4
+    at = np.clip(q, 1e-9, 1)
+    marginal = {
+        "log": 10 * 0.7 / (1.2 * (1 + 0.7 * at)),
+        "power": 10 * 0.7 * at ** (0.7 - 1) / 1.2,
+        "quadratic": 10 * (1.2 - 0.7 * at),
+    }[form]
+    none, full = q < 1e-4, q > 1 - 1e-4
+    inside = ~none & ~full
+    assert inside.sum() > 2
+    assert marginal[inside] == pytest.approx(price[inside], rel=1e-4)
+    assert np.all(marginal[full] >= price[full] - 1e-3)
+    assert np.all(marginal[none] <= price[none] + 1e-3)
+
+
+def test_without_a_charge_on_deviation_the_welfare_price_is_the_wholesale_price() -> None:
+    wholesale = np.linspace(3, 12, SLOTS)
+    plan = centralised(StackedHomes(two_homes(), SLOTS), wholesale, np.zeros(SLOTS), UNBOUNDED, 1000.0)
+    account = Account(wholesale, np.zeros(SLOTS), *UNBOUNDED)
+    assert account.marginal_cost(plan.load.sum(axis=0)) + plan.shadow == pytest.approx(wholesale, abs=1e-12)
+    assert plan.load == pytest.approx(drawn_by_two(wholesale), abs=1e-4)
+
+
+def test_with_a_charge_the_homes_answer_the_welfare_price_with_the_planned_load() -> None:
+    wholesale, mu = np.linspace(4, 9, SLOTS), np.linspace(0.05, 0.4, SLOTS)
+    plan = centralised(StackedHomes(two_homes(), SLOTS), wholesale, mu, UNBOUNDED, 100.0)
+    planned = plan.load.sum(axis=0)
+    price = Account(wholesale, mu, *UNBOUNDED).marginal_cost(planned)
+    assert np.ptp(price - wholesale) > 0.1
+    assert drawn_by_two(price).sum(axis=0) == pytest.approx(planned, abs=1e-4)
+
+
+def test_the_welfare_price_clears_a_capacity() -> None:
+    wholesale, capacity = np.full(SLOTS, 5.0), (np.full(SLOTS, -np.inf), np.full(SLOTS, 4.0))
+    plan = centralised(StackedHomes(two_homes(), SLOTS), wholesale, np.zeros(SLOTS), capacity, 1000.0)
+    # 0.5 + 4 (10 / p - 0.5) + 3 (20 / p - 0.25) = 4 at p = 100 / 6.25 = 16, where both are inside their bounds.
+    assert wholesale + plan.shadow == pytest.approx(np.full(SLOTS, 16.0), rel=1e-5)
+    account = Account(wholesale, np.zeros(SLOTS), *capacity)
+    assert account.price_residual(np.full(SLOTS, 16.0), np.full(SLOTS, 4.0)) == pytest.approx(0, abs=1e-9)
+    assert account.price_residual(np.full(SLOTS, 4.5), np.full(SLOTS, 4.0)) == pytest.approx(0.5, rel=1e-9)
+    assert account.price_residual(np.full(SLOTS, 5.5), np.full(SLOTS, 3.0)) == pytest.approx(0.5, rel=1e-9)
+
+
+def test_an_unreachable_capacity_is_said_to_be_infeasible() -> None:
+    capacity = np.full(SLOTS, -np.inf), np.full(SLOTS, 0.4)
+    with pytest.raises(InfeasibleError, match="widen the capacity"):
+        centralised(StackedHomes(two_homes(), SLOTS), np.full(SLOTS, 5.0), np.zeros(SLOTS), capacity, 1000.0)
+
+
+def storage(**changes: Any) -> dict[str, Any]:
+    wear = {"fast": 0.1, "deep": 0.3, "depth": 0.4}
+    return {"capacity_kwh": 10, "initial_kwh": 5, "charge_kw": 3, "discharge_kw": 3, "wear": wear} | changes
+
+
+def odd_homes(random: np.random.Generator) -> list[Home]:
+    """Every kind of appliance and every corner of the limits that a scenario may describe."""
+
+    def elastic(form: str, **changes: Any) -> dict[str, Any]:
+        omega, alpha = random.uniform(0.5, 1.5, SLOTS).tolist(), random.uniform(0.2, 0.8, SLOTS).tolist()
+        satisfaction = {"form": form, "omega": omega, "alpha": alpha}
+        rates = random.uniform(1, 4, SLOTS).tolist()
+        return {"max_kw": rates, "valuation": random.uniform(8, 20), "satisfaction": satisfaction} | changes
+
+    night = {"available": {"first": 22, "last": 3}, "discharge_kw": 0}
+    least = [3.0] * 12 + [0.5] * 12
+    described: dict[str, dict[str, Any]] = {
+        "nothing": {},
+        "inelastic": {"inelastic": [{"load_kw": random.uniform(0, 2, SLOTS).tolist()}]},
+        "three-forms": {"elastic": [elastic(form) for form in FORMS]},
+        "no-capacity": {"elastic": [elastic("log")], "storage": [storage(capacity_kwh=0, initial_kwh=0)]},
+        "no-power": {"elastic": [elastic("log")], "storage": [storage(charge_kw=0, discharge_kw=0)]},
+        "just-in-time": {
+            "elastic": [elastic("power")],
+            "storage": [storage(initial_kwh=1, final_kwh=10, charge_kw=1.5, **night)],
+        },
+        "full": {"elastic": [elastic("quadratic")], "storage": [storage(initial_kwh=10, discharge_kw=0)]},
+        "bounded": {
+            "elastic": [elastic("log", max_kw=2, min_kw=2), elastic("power", max_kw=3, min_kw=least)],
+            "storage": [storage()],
+            "draw_limit": {"min_kw": 2.2},
+        },
+        "two-stores": {
+            "elastic": [elastic("log")],
+            "storage": [storage(), storage(initial_kwh=2, final_kwh=8, available={"first": 18, "last": 7})],
+            "draw_limit": {"min_kw": -5},
+        },
+        "tight": {
+            "elastic": [elastic("log"), elastic("quadratic")],
+            "storage": [storage()],
+            "draw_limit": {"max_kw": 1.5},
+        },
+        "tight-elastic": {"elastic": [elastic("log"), elastic("power")], "draw_limit": {"min_kw": 1, "max_kw": 1.5}},
+    }
+    return [Home.model_validate({"id": name, **home}) for name, home in described.items()]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_nodes_and_reference_agree_on_homes_of_every_kind(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    homes, price = odd_homes(random), random.uniform(-2, 20, SLOTS)
+    schedules = [HomeProblem(home).answer(price) for home in homes]
+    load = np.array([schedule.load for schedule in schedules])
+    stored = np.array([schedule.level.sum(axis=0) for schedule in schedules])
+    utility = np.array([HomeProblem(home).utility(s) for home, s in zip(homes, schedules, strict=True)])
+    size = np.maximum(1, np.abs(utility - load @ price))
+
+    stacked = StackedHomes(homes, SLOTS)
+    best = best_answers(stacked, price, size)
+    assert np.abs(((best.utility - best.load @ price) - (utility - load @ price)) / size) == pytest.approx(0, abs=1e-9)
+    assert best.load == pytest.approx(load, abs=1e-5)
+
+    recomputed = stacked.utility_of(load, stored)
+    several = np.array([len(home.storage) > 1 for home in homes])
+    assert recomputed[~several] == pytest.approx(utility[~several], rel=1e-12)
+    assert np.all(np.isnan(recomputed[several]))
+    assert stacked.violation_of(load, stored) < 1e-9
+
+
+def test_violation_sees_each_limit() -> None:
+    limits = {"draw_limit": {"min_kw": 0.0, "max_kw": 2.0}}
+    appliance = {"max_kw": 2.0, "min_kw": 0.5, "valuation": 10.0}
+    home = Home.model_validate({"id": "a", "elastic": [appliance], "storage": [storage()], **limits})
+    stacked = StackedHomes([home], SLOTS)
+    draw, stored = np.ones((1, SLOTS)), np.full((1, SLOTS), 5.0)
+    assert stacked.violation_of(draw, stored) == 0
+
+    def worst(load: dict[int, float], level: dict[int, float]) -> float:
+        changed_draw, changed_stored = draw.copy(), stored.copy()
+        changed_draw[0, list(load)] = list(load.values())
+        changed_stored[0, list(level)] = list(level.values())
+        return stacked.violation_of(changed_draw, changed_stored)
+
+    assert worst({3: 2.25}, {}) == pytest.approx(0.25)
+    assert worst({3: 0.4}, {}) == pytest.approx(0.1)  # below min_kw
+    assert worst({23: 0.7}, {23: 4.7}) == pytest.approx(0.3)  # less at the end than at the start
+    assert worst({0: 2.0, 1: 2.0}, dict.fromkeys(range(SLOTS), 9.5)) == pytest.approx(3.0)  # nothing left for min_kw
+
+
+# --- the leader's search ---
+
+
+def test_search_finds_the_monopoly_price() -> None:
+    appliance = {"max_kw": 5.0, "valuation": 12.0, "satisfaction": {"omega": 0.9, "alpha": 3.0}}
+    home = Home.model_validate({"id": "a", "horizon": 4, "elastic": [appliance]})
+    wholesale = np.array([4.0, 6.0, 9.0, 12.0])
+    account = Account(wholesale, np.zeros(4), np.full(4, -np.inf), np.full(4, np.inf))
+    search = Search(account, Response([home], 4).answer, 1.0, 60.0)
+    found = search.run(np.full(4, 20.0), 40, np.random.default_rng(1))
+    # (p - c) x_max (v / (omega p) - 1 / alpha) is largest at p = sqrt(c v alpha / omega).
+    assert found.price == pytest.approx(np.sqrt(wholesale * 12 * 3 / 0.9), rel=1e-5)
+    assert found.utility == pytest.approx(account.utility(found.price, found.load), rel=1e-12)
+
+
+def test_search_keeps_the_capacity() -> None:
+    appliance = {"max_kw": 5.0, "valuation": 12.0, "satisfaction": {"omega": 0.9, "alpha": 3.0}}
+    home = Home.model_validate({"id": "a", "horizon": 4, "elastic": [appliance]})
+    account = Account(np.full(4, 4.0), np.zeros(4), np.full(4, -np.inf), np.full(4, 2.0))
+    found = Search(account, Response([home], 4).answer, 1.0, 60.0).run(np.full(4, 35.0), 40, np.random.default_rng(1))
+    # At sqrt(4 * 40) the home would draw 3.6 kW; 2 kW are drawn at 12 / (0.9 (2 / 5 + 1 / 3)).
+    assert found.price == pytest.approx(np.full(4, 12 / (0.9 * (2 / 5 + 1 / 3))), rel=1e-5)
+    assert account.violation(found.load) < 1e-5
+
+
+def test_response_is_the_sum_of_best_answers_and_its_derivative() -> None:
+    random = np.random.default_rng(4)
+    homes, price = odd_homes(random), random.uniform(5, 15, SLOTS)
+    respond = Response(homes, SLOTS).answer
+    load, bend = respond(price)
+    assert load == pytest.approx(best_answers(StackedHomes(homes, SLOTS), price, np.ones(len(homes))).load.sum(axis=0))
+    direction = random.standard_normal(SLOTS)
+    ahead, behind = respond(price + 1e-6 * direction)[0], respond(price - 1e-6 * direction)[0]
+    assert (ahead - behind) / 2e-6 == pytest.approx(bend @ direction, abs=1e-5)
+
+
+# --- the certificate ---
+
+
+@cache
+def run_record(*overrides: str) -> tuple[Scenario, str]:
+    """A small run in memory and its outcome as JSON."""
+    scenario = load("user_oriented", [*SMALL, *overrides])
+    finished = play(scenario)
+    assert finished.settled
+    return scenario, json.dumps(scenario.outcome(finished))
+
+
+def certified(scenario: Scenario, found: dict[str, Any], **options: Any) -> dict[str, Any]:
+    options = {"seed": 1, "samples": 40} | options
+    return certify(scenario.everyone, scenario.leader, scenario.slots, found, **options)
+
+
+def sound(certificate: dict[str, Any]) -> bool:
+    residual = certificate["price_residual"]
+    return bool(
+        certificate["feasible"]
+        and certificate["gap"] <= 1e-6
+        and certificate["max_regret"] <= 1e-7
+        and certificate["overclaim"] <= 1e-9
+        and certificate["bill_residual"] <= 1e-9
+        and certificate["balance_residual"] <= 1e-9
+        and certificate["load_residual"] <= 1e-3
+        and (residual is None or residual <= 1e-4)
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("objective", ["welfare", "stackelberg"])
+def test_a_settled_run_is_certified(objective: str, form: str) -> None:
+    scenario, found = run_record(f"leader.objective={objective}", f"population.satisfaction={form}")
+    assert any(home.storage for home in scenario.everyone)
+    certificate = certified(scenario, json.loads(found))
+    assert sound(certificate), certificate
+    json.dumps(certificate, allow_nan=False)
+    assert certificate["system_utility"] == pytest.approx(json.loads(found)["system_utility"], rel=1e-12)
+    assert certificate["welfare_system_utility"] >= certificate["system_utility"] * (1 - 1e-9)
+
+
+def test_search_climbs_back_from_a_shifted_price() -> None:
+    scenario, text = run_record("leader.objective=stackelberg", "leader.mu=8")
+    found, leader = json.loads(text), scenario.leader
+    mu = np.full(SLOTS, leader.mu / np.mean(found["baseline_load_kw"]))
+    account = Account(np.full(SLOTS, leader.wholesale_price), mu, *UNBOUNDED)
+    search = Search(account, Response(scenario.everyone, SLOTS).answer, leader.price_min, leader.price_max)
+    price = np.array(found["price"])
+    back = search.run(price * np.linspace(0.9, 1.1, SLOTS), 0, np.random.default_rng(1))
+    assert back.utility == pytest.approx(found["leader_utility"], rel=1e-7)
+    assert back.price == pytest.approx(price, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["leader.capacity.max_kw=38", "population.draw_limit=1.05", "leader.balance.kind=adaptive", "leader.mu=0"],
+)
+def test_a_settled_welfare_run_is_certified_within_limits(override: str) -> None:
+    scenario, found = run_record("leader.objective=welfare", override)
+    certificate = certified(scenario, json.loads(found))
+    assert sound(certificate), certificate
+    assert certificate["price_distance"]["relative"] < 1e-6
+    assert certificate["welfare_price"] == pytest.approx(json.loads(found)["price"], rel=1e-5)
+
+
+def test_neither_objective_passes_for_the_other() -> None:
+    welfare, welfare_found = run_record("leader.objective=welfare")
+    leading, leading_found = run_record("leader.objective=stackelberg")
+    as_leading = certified(leading, json.loads(welfare_found))
+    as_welfare = certified(welfare, json.loads(leading_found))
+    assert as_leading["leader_regret"] > 0.1
+    assert as_leading["max_home_regret"] < 1e-7
+    assert as_welfare["gap"] > 0.01
+    assert as_welfare["price_residual"] > 0.1
+    assert as_welfare["price_distance"]["rms"] > 1
+
+
+@pytest.mark.parametrize("objective", ["welfare", "stackelberg"])
+def test_a_price_shifted_by_a_hundredth_is_refused(objective: str) -> None:
+    scenario, found = run_record(f"leader.objective={objective}")
+    shifted = json.loads(found)
+    shifted["price"] = [1.01 * price for price in shifted["price"]]
+    certificate = certified(scenario, shifted)
+    assert not sound(certificate)
+    assert certificate["max_home_regret"] > 1e-6
+    assert certificate["bill_residual"] == pytest.approx(0.01 / 1.01, rel=1e-6)
+
+
+def test_homes_that_answer_a_shifted_price_leave_the_leader_with_the_regret() -> None:
+    scenario, found = run_record("leader.objective=stackelberg")
+    shifted = json.loads(found)
+    price = 1.01 * np.array(shifted["price"])
+    for home in scenario.everyone:
+        problem = HomeProblem(home)
+        shifted["homes"][home.id] = problem.account(problem.answer(price))
+    shifted["price"] = price.tolist()
+    shifted["load_kw"] = np.sum([home["load_kw"] for home in shifted["homes"].values()], axis=0).tolist()
+    certificate = certified(scenario, shifted)
+    assert certificate["max_home_regret"] <= 1e-7
+    assert certificate["leader_regret"] > 1e-6
+    assert not sound(certificate)
+
+
+def test_a_home_with_another_load_is_refused() -> None:
+    scenario, found = run_record("leader.objective=welfare")
+    changed = json.loads(found)
+    home = changed["homes"][scenario.everyone[0].id]
+    home["load_kw"][17] *= 1.01
+    certificate = certified(scenario, changed)
+    assert not sound(certificate)
+    assert certificate["balance_residual"] == pytest.approx(home["load_kw"][17] * (1 - 1 / 1.01), rel=1e-6)
+    assert certificate["load_residual"] > 1e-3
+    assert certificate["max_home_regret"] > 1e-9
+    assert certificate["overclaim"] > 1e-9
+
+
+def test_a_home_that_claims_more_than_its_load_gives_is_refused() -> None:
+    scenario, found = run_record("leader.objective=welfare")
+    changed = json.loads(found)
+    home = changed["homes"][scenario.everyone[0].id]
+    home["utility"] += 0.01
+    certificate = certified(scenario, changed)
+    assert not sound(certificate)
+    assert certificate["overclaim"] == pytest.approx(0.01 / max(1, abs(home["utility"])), rel=1e-3)
+    # The claim changes nothing of what the home has.
+    assert certificate["system_utility"] == pytest.approx(json.loads(found)["system_utility"], rel=1e-12)
+
+
+def test_an_unkept_capacity_and_an_unreachable_one_are_told() -> None:
+    scenario, found = run_record("leader.objective=welfare")
+    peak = max(json.loads(found)["load_kw"])
+
+    def bounded(most: float) -> UtilitySettings:
+        return UtilitySettings.model_validate(scenario.leader.model_dump() | {"capacity": {"max_kw": most}})
+
+    tight = certify(scenario.everyone, bounded(peak - 1), SLOTS, json.loads(found), seed=1)
+    assert not tight["feasible"]
+    assert tight["violation"] == pytest.approx(1, rel=1e-6)
+    hopeless = certify(scenario.everyone, bounded(0.1), SLOTS, json.loads(found), seed=1)
+    assert not hopeless["feasible"]
+    assert hopeless["gap"] is None
+    assert hopeless["welfare_price"] is None
+    assert "widen the capacity" in hopeless["solver_status"]["centralised"]["status"]
+
+
+def test_a_stackelberg_price_outside_its_bounds_is_not_feasible() -> None:
+    scenario, found = run_record("leader.objective=stackelberg")
+    settings = scenario.leader.model_dump() | {"price_max": max(json.loads(found)["price"]) - 0.1}
+    settings["baseline_price"] = settings["price_max"]
+    bounded = UtilitySettings.model_validate(settings)
+    certificate = certify(scenario.everyone, bounded, SLOTS, json.loads(found), seed=1, samples=20)
+    assert not certificate["feasible"]
+
+
+def test_ten_thousand_prices_find_nothing_better() -> None:
+    scenario, found = run_record("leader.objective=stackelberg", "population.storage.share=0", "population.ev=null")
+    certificate = certified(scenario, json.loads(found), samples=10_000)
+    assert certificate["prices_tried"] > 10_000
+    assert certificate["leader_regret"] <= 1e-9
+
+
+def test_the_same_seed_gives_the_same_certificate() -> None:
+    scenario, found = run_record("leader.objective=stackelberg")
+    certificates = [certified(scenario, json.loads(found), seed=seed) for seed in (1, 1)]
+    assert certificates[0] == certificates[1]
+
+
+def test_an_outcome_that_lacks_something_is_refused_with_a_reason() -> None:
+    scenario, text = run_record("leader.objective=welfare")
+    found = json.loads(text)
+    name = scenario.everyone[0].id
+
+    def changed(**changes: Any) -> dict[str, Any]:
+        return copy.deepcopy(found) | changes
+
+    rest = {other: home for other, home in found["homes"].items() if other != name}
+    for wrong, told in (
+        (changed(homes=rest), f"lacks {name}"),
+        (changed(homes=found["homes"] | {"stranger": found["homes"][name]}), "stranger, unknown"),
+        (changed(price=found["price"][:-1]), "outcome.price must be 24 finite numbers"),
+        (changed(homes=rest | {name: {"load_kw": found["homes"][name]["load_kw"]}}), f"{name}.storage_kwh is missing"),
+        (changed(homes=rest | {name: found["homes"][name] | {"bill": float("nan")}}), "must be a finite number"),
+    ):
+        with pytest.raises(CertificateError, match=told):
+            certified(scenario, wrong)

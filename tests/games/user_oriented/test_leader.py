@@ -1,0 +1,189 @@
+"""The leader's mathematics: marginal cost, the local model, and how many rounds it takes to the price."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from stackelgrid.games.user_oriented.home import HomeProblem
+from stackelgrid.games.user_oriented.leader import adaptive_balance, fixed_balance
+from stackelgrid.games.user_oriented.local_response import LocalResponse, Observation, learnt_bend
+from stackelgrid.games.user_oriented.search import Settle
+from stackelgrid.games.user_oriented.stackelberg import StackelbergSearch
+from stackelgrid.games.user_oriented.utility_company import UtilityCompany
+from stackelgrid.games.user_oriented.welfare import WelfareSearch
+from stackelgrid.scenarios.scenario import load
+from stackelgrid.testbed.in_memory import play
+
+SLOTS = 24
+
+
+def company(random: np.random.Generator, **bounds: float) -> UtilityCompany:
+    return UtilityCompany(
+        wholesale_price=random.uniform(1, 5, SLOTS),
+        mu=random.uniform(0, 0.01, SLOTS),
+        load_min=np.full(SLOTS, bounds.get("load_min", -np.inf)),
+        load_max=np.full(SLOTS, bounds.get("load_max", np.inf)),
+        price_min=0.1,
+        price_max=30.0,
+    )
+
+
+def answer(problems: list[HomeProblem], price: np.ndarray) -> Observation:
+    schedules = [problem.answer(price) for problem in problems]
+    coupling = sum((s.coupling for s in schedules if s.coupling is not None), np.zeros((SLOTS, SLOTS)))
+    return Observation(
+        price, sum(s.load for s in schedules), sum(s.slope for s in schedules), coupling, homes=len(schedules)
+    )
+
+
+def negotiate(problems: list[HomeProblem], leader: UtilityCompany, objective: str, start: float) -> Observation:
+    search = StackelbergSearch(leader) if objective == "stackelberg" else WelfareSearch(leader)
+    seen = answer(problems, np.full(SLOTS, start))
+    for _ in range(40):
+        verdict = search.next(seen)
+        if isinstance(verdict, Settle):
+            return seen
+        seen = answer(problems, verdict.price)
+    raise AssertionError("did not settle in 40 rounds")
+
+
+def test_marginal_cost_is_the_gradient_of_what_supply_costs() -> None:
+    random = np.random.default_rng(1)
+    leader, at = company(random), random.uniform(100, 400, SLOTS)
+
+    def cost(x: np.ndarray) -> float:
+        return float(leader.wholesale_price @ x) + leader.deviation_charge(x)
+
+    step = 1e-3
+    numeric = [(cost(at + step * unit) - cost(at - step * unit)) / (2 * step) for unit in np.eye(SLOTS)]
+    np.testing.assert_allclose(leader.marginal_cost(at), numeric, atol=1e-7)
+    moved = at + random.normal(size=SLOTS)
+    np.testing.assert_allclose(
+        leader.marginal_cost(moved) - leader.marginal_cost(at), leader.cost_curvature @ (moved - at), atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("form", ["log", "power", "quadratic"])
+def test_local_model_is_exact_for_one_unclipped_appliance(form: str) -> None:
+    setting = {"population.satisfaction": form, "population.homes": 3, "population.storage.share": 0}
+    chosen = load("user_oriented", [*(f"{k}={v}" for k, v in setting.items()), "population.ev=null", "aggregators=1"])
+    problem = HomeProblem(chosen.everyone[0])
+    before, now = (answer([problem], np.full(SLOTS, price)) for price in (9.24, 9.0))
+    model = LocalResponse(now, learnt_bend(before, now, np.ones(SLOTS)))
+    there = answer([problem], np.full(SLOTS, 8.8))
+    np.testing.assert_allclose(model.load(there.price), there.load, rtol=1e-9)
+    np.testing.assert_allclose(np.diag(model.jacobian(there.price)), there.slope, rtol=1e-7)
+    step = 1e-4
+    slopes = [np.diag(model.jacobian(there.price + sign * step)) for sign in (1, -1)]
+    np.testing.assert_allclose(model.curvature(there.price), (slopes[0] - slopes[1]) / (2 * step), rtol=1e-4, atol=1e-6)
+
+
+def test_stackelberg_price_of_log_customers_has_its_closed_form() -> None:
+    # L_t = K_t / p_t - A_t without storage or bounds, mu = 0: p* = sqrt(K c / A).
+    chosen = load("user_oriented", ["population.homes=6", "population.storage.share=0", "population.ev=null"])
+    problems = [HomeProblem(home) for home in chosen.everyone]
+    leader = UtilityCompany(np.full(SLOTS, 3.2), np.zeros(SLOTS), *np.full((2, SLOTS), [[-np.inf], [np.inf]]), 0.1, 30)
+    settled = negotiate(problems, leader, "stackelberg", 9.24)
+    seen = [answer(problems, np.full(SLOTS, price)).load for price in (9.0, 9.2)]
+    k = (seen[0] - seen[1]) / (1 / 9.0 - 1 / 9.2)
+    a = k / 9.0 - seen[0]
+    np.testing.assert_allclose(settled.price, np.sqrt(k * 3.2 / a), rtol=1e-9)
+
+
+@pytest.mark.parametrize("objective", ["stackelberg", "welfare"])
+def test_capacity_holds_where_it_can(objective: str) -> None:
+    chosen = load("user_oriented", ["population.homes=12"])
+    problems = [HomeProblem(home) for home in chosen.everyone]
+    free = answer(problems, np.full(SLOTS, 9.24))
+    mean = free.load.mean()
+    bounds = {"load_min": 0.75 * mean, "load_max": 1.1 * mean}
+    random = np.random.default_rng(3)
+    leader = UtilityCompany(
+        random.uniform(7, 9, SLOTS) if objective == "welfare" else np.full(SLOTS, 3.2),
+        fixed_balance(0.9, free.load),
+        np.full(SLOTS, bounds["load_min"]),
+        np.full(SLOTS, bounds["load_max"]),
+        0.1,
+        60.0,
+    )
+    settled = negotiate(problems, leader, objective, 9.24)
+    assert leader.violation(settled.load) <= 1e-6 * mean
+    at_bound = np.isclose(settled.load, bounds["load_max"], rtol=1e-6) | np.isclose(
+        settled.load, bounds["load_min"], rtol=1e-6
+    )
+    assert at_bound.any()
+    if objective == "welfare":  # price = marginal cost + multiplier, which is zero off the bounds and signed on them
+        multiplier = settled.price - leader.marginal_cost(settled.load)
+        np.testing.assert_allclose(multiplier[~at_bound], 0, atol=1e-5)
+        high = np.isclose(settled.load, bounds["load_max"], rtol=1e-6)
+        assert (multiplier[high] >= -1e-5).all()
+        assert (multiplier[at_bound & ~high] <= 1e-5).all()
+
+
+def test_balance() -> None:
+    baseline = np.array([1.0, 2.0, 2.0, 3.0])
+    np.testing.assert_allclose(fixed_balance(0.8, baseline), 0.4)
+    np.testing.assert_allclose(adaptive_balance(2, 1, 0.15, baseline), [1.0, 0.5, 0.5, 1.0])
+
+
+def test_adaptive_balance_trades_a_little_utility_for_a_lower_par() -> None:
+    found = []
+    for settings in ([], ["leader.balance={kind: adaptive, high: 2, low: 0.5}"]):
+        chosen = load("user_oriented", settings)
+        found.append(chosen.outcome(play(chosen)))
+    fixed, adaptive = found
+    assert adaptive["par"] < fixed["par"]
+    assert 0.99 * fixed["system_utility"] < adaptive["system_utility"] < fixed["system_utility"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "form", "storage"),
+    list(itertools.product(["stackelberg", "welfare"], ["log", "power", "quadratic"], [0, 0.5])),
+)
+@pytest.mark.parametrize("homes", [6, 60])
+def test_at_most_twelve_rounds_from_a_cold_start(objective: str, form: str, storage: float, homes: int) -> None:
+    overrides = [
+        f"leader.objective={objective}",
+        f"population.satisfaction={form}",
+        f"population.homes={homes}",
+        f"population.storage.share={storage}",
+        *([] if storage else ["population.ev=null"]),
+    ]
+    run_record = play(load("user_oriented", overrides))
+    assert run_record.settled
+    assert len(run_record.rounds) <= 12
+    assert run_record.rounds[-1]["residual"] <= 1e-6
+
+
+def test_no_sampled_price_earns_the_leader_more() -> None:
+    chosen = load("user_oriented", ["population.homes=9", "aggregators=1"])
+    run_record = play(chosen)
+    problems = [HomeProblem(home) for home in chosen.everyone]
+    baseline, last = run_record.rounds[0], run_record.rounds[-1]
+    mu = fixed_balance(chosen.leader.mu, np.array(baseline["load_kw"]))
+    leader = UtilityCompany(
+        np.full(SLOTS, chosen.leader.wholesale_price), mu, *np.full((2, SLOTS), [[-np.inf], [np.inf]]), 1, 30
+    )
+    price, random = np.array(last["price"]), np.random.default_rng(5)
+    for scale in (1e-4, 1e-3, 1e-2, 0.1, 0.3):
+        for _ in range(60):
+            tried = np.clip(price * (1 + scale * random.normal(size=SLOTS)), 1, 30)
+            earned = leader.utility(tried, answer(problems, tried).load)
+            assert earned <= last["leader_utility"] * (1 + 1e-6)
+
+
+def test_shipped_case_has_the_papers_four_figures() -> None:
+    run_record = play(load("user_oriented"))
+    first, last = run_record.rounds[0], run_record.rounds[-1]
+    found = [first["peak_kw"], first["par"], last["peak_kw"], last["par"]]
+    np.testing.assert_allclose(found, [447.04, 1.377, 433.99, 1.134], rtol=5e-3)
+
+
+def test_a_dearer_deviation_lowers_par_and_raises_the_mean_price() -> None:
+    calibrated = load("user_oriented").leader.mu
+    ends = [
+        play(load("user_oriented", [f"leader.mu={factor * calibrated}"])).rounds[-1] for factor in (0.2, 0.6, 1, 1.5, 2)
+    ]
+    assert np.all(np.diff([end["par"] for end in ends]) < 0)
+    assert np.all(np.diff([np.mean(end["price"]) for end in ends]) > 0)

@@ -1,0 +1,502 @@
+"""Fault plans on real processes and brokers: what happens there is what happens under the virtual clock.
+
+With STACKELGRID_ALL_FAULTS=1 every case of the matrix is played, else a few of each kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import broker
+from benchmarks.stalled_coordinator import answers_to_a_stalled_coordinator
+from stackelgrid import cli
+from stackelgrid.faults.on_process import ProcessActuator, read_spent
+from stackelgrid.faults.plan import BrokerOutage, Crash, Cut, FaultPlan, Hang, Narrow
+from stackelgrid.faults.proxy import Proxy
+from stackelgrid.run_record import RunRecord
+from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.testbed import fault_plans, in_memory, processes
+from stackelgrid.transport.address import Address
+
+WHOLE = bool(os.environ.get("STACKELGRID_ALL_FAULTS"))
+SMALL = [
+    "population.homes=4",
+    "aggregators=2",
+    "leader.objective=welfare",  # six rounds
+    "rounds.deadline_s=0.8",
+    "rounds.return_s=2",
+]
+ANSWERED = {"rounds": [1, 1_000]}
+"""While rounds are on: presence is of no round, and spared."""
+
+Fault = dict[str, Any]
+
+PRIMITIVES: dict[str, list[Fault]] = {
+    "messages": [
+        {"kind": "loss", "from": "h1", "to": "a1", "probability": 1, "during": {"rounds": [2, 2]}},
+        {"kind": "duplication", "from": "h?", "to": "a?", "probability": 1, "copies": 2, "during": ANSWERED},
+        {"kind": "delay", "from": "a?", "to": "h?", "seconds": 0.02, "jitter_s": 0.02, "during": ANSWERED},
+        {"kind": "reordering", "from": "h2", "to": "a2", "probability": 1, "seconds": 0.03, "during": ANSWERED},
+        {"kind": "bandwidth", "from": "a?", "to": "leader", "bytes_per_s": 100_000, "during": ANSWERED},
+        {"kind": "corruption", "from": "h4", "to": "a2", "probability": 1, "bits": 50, "during": {"rounds": [3, 3]}},
+    ],
+    "partition": [{"kind": "partition", "groups": [["leader"], ["a1"]], "during": {"rounds": [2, 2]}}],
+    "crashes": [
+        {"kind": "crash", "node": "h3", "at": {"round": 2}, "restart_after_s": 0.5},
+        {"kind": "crash", "node": "a1", "at": {"round": 3}, "restart_after_s": 0.5},
+        {"kind": "crash", "node": "leader", "at": {"round": 4}, "restart_after_s": 0.5},
+    ],
+    "leader loses its disk": [
+        {"kind": "crash", "node": "leader", "at": {"round": 3}, "restart_after_s": 0.5, "lose_state": True}
+    ],
+    "still, slow and lying": [
+        {"kind": "slow", "node": "h2", "seconds": 0.1},
+        {"kind": "lie", "node": "h1", "how": "nan", "during": {"rounds": [2, 2]}},
+        {"kind": "lie", "node": "h4", "how": "impersonate", "as": "h2", "during": {"rounds": [3, 3]}},
+        {"kind": "stall", "node": "h3", "at": {"round": 4}, "seconds": 1.6},
+    ],
+    "broker": [
+        {"kind": "broker", "at": {"round": 2}, "seconds": 0.5},
+        {"kind": "broker", "at": {"round": 4}, "seconds": 0.5, "keep_retained": False},
+    ],
+    "connection": [
+        {"kind": "cut", "node": "a1", "at": {"round": 2}, "seconds": 0.4},
+        {"kind": "hang", "node": "a1", "at": {"round": 3}, "seconds": 0.5},
+        {"kind": "narrow", "node": "h3", "at": {"round": 4}, "seconds": 60, "bytes_per_s": 50_000},
+    ],
+    "crashes, broker without a disk": [
+        {"kind": "crash", "node": "h3", "at": {"round": 2}, "restart_after_s": 0.5},
+        {"kind": "broker", "at": {"round": 3}, "seconds": 0.5, "keep_retained": False},
+        {"kind": "crash", "node": "a1", "at": {"round": 4}, "restart_after_s": 0.5},
+    ],
+}
+ENDS = {"leader loses its disk"}
+ON_EMBEDDED = ["crashes, broker without a disk"]
+ON_MOSQUITTO = [name for name in PRIMITIVES if name not in ON_EMBEDDED]
+
+
+@functools.cache
+def scenario() -> Scenario:
+    return load("user_oriented", SMALL)
+
+
+@functools.cache
+def undisturbed() -> dict[str, Any]:
+    return scenario().outcome(in_memory.play(scenario()))
+
+
+def assert_undisturbed(run_record: RunRecord) -> None:
+    """It has settled on a round that everybody answered, where it would have without the faults."""
+    assert run_record.failures == {}
+    assert run_record.settled
+    assert run_record.conclusion["complete"]
+    assert run_record.conclusion["unacknowledged"] == []
+    found = scenario().outcome(run_record)
+    for key in ("price", "load_kw"):
+        np.testing.assert_allclose(found[key], undisturbed()[key], rtol=1e-6)
+    assert found["homes"].keys() == undisturbed()["homes"].keys()
+
+
+def observed(run_record: RunRecord) -> set[tuple[Any, ...]]:
+    """The faults, by number, where, and round. Not how often: a slow machine asks again more often."""
+    keys = ("fault", "kind", "node", "from", "to", "round")
+    return {tuple(record.get(key) for key in keys) for record in run_record.faults}
+
+
+def assert_real(plan: FaultPlan, logs: Path, *, on_mosquitto: bool) -> None:
+    """Processes and broker have started as often as the plan has them killed and come back, connections as cut."""
+    for fault in plan.faults:
+        if isinstance(fault, Crash):
+            log = (logs / f"{fault.node}.jsonl").read_text()
+            assert log.count('"event": "started"') == 1 + fault.returns(fault.node)
+    if on_mosquitto:
+        log = (logs / broker.LOG).read_text()
+        assert log.count(" running\n") == 1 + sum(isinstance(fault, BrokerOutage) for fault in plan.faults)
+        for fault in plan.faults:
+            if isinstance(fault, Cut):
+                assert len(re.findall(rf"New client connected from .* as {fault.node}-", log)) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [*(("mosquitto", name) for name in ON_MOSQUITTO), *(("embedded", name) for name in ON_EMBEDDED)]
+)
+def test_a_fault_is_the_same_on_processes_as_under_the_virtual_clock(kind: str, name: str, tmp_path: Path) -> None:
+    if kind == "mosquitto" and broker.find_mosquitto() is None:
+        pytest.skip("Mosquitto is not installed")
+    plan = FaultPlan.model_validate({"faults": PRIMITIVES[name]})
+    told: list[dict[str, Any]] = []
+    virtual = in_memory.play(scenario(), plan=plan)
+    real = processes.play(scenario(), tmp_path, kind, "faults", plan=plan, tell=told.append)
+    assert observed(real) == observed(virtual)
+    assert_real(plan, tmp_path / "logs", on_mosquitto=kind == "mosquitto")
+    assert {record["fault"] for record in real.faults} >= {
+        number for number, fault in enumerate(plan.faults) if fault.kind != "slow"
+    }
+    assert told == real.faults
+    assert real.missing == virtual.missing
+    assert real.failures.keys() == virtual.failures.keys()
+    if name in ENDS:
+        assert real.lost
+        assert virtual.lost
+        assert len(real.rounds) == len(virtual.rounds) == 2
+    else:
+        assert_undisturbed(virtual)
+        assert_undisturbed(real)
+
+
+KILLS = [(node, number) for node in ("leader", "a2", "h1") for number in range(1, 6)]
+A_FEW = [("leader", 1), ("a2", 5)]
+
+
+@pytest.mark.parametrize(("node", "number"), KILLS if WHOLE else A_FEW)
+def test_kill_9_in_any_round_changes_nothing(mosquitto_url: str, tmp_path: Path, node: str, number: int) -> None:
+    crash = {"kind": "crash", "node": node, "at": {"round": number}, "restart_after_s": 0.3}
+    plan = FaultPlan.model_validate({"faults": [crash]})
+    folder = tmp_path / f"{node}-{number}"
+    folder.mkdir()
+    run_record = processes.play(scenario(), folder, mosquitto_url, folder.name, plan=plan)
+    fault_log = [(record["kind"], record["node"], record["round"]) for record in run_record.faults]
+    assert fault_log == [("crash", node, number), ("restart", node, number)]
+    assert [entry["fault"] for entry in read_spent(folder / "nodes" / f"{node}.json")] == [0]
+    assert_undisturbed(run_record)
+    assert [record["round"] for record in run_record.rounds] == list(range(1, len(run_record.rounds) + 1))
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.3, 0.5] if WHOLE else [0.3])
+def test_lost_messages_cost_time_and_nothing_else(mosquitto_url: str, tmp_path: Path, probability: float) -> None:
+    lost = {"kind": "loss", "probability": probability, "during": {"rounds": [1, 3]}}
+    plan = FaultPlan.model_validate({"seed": 1, "faults": [lost]})
+    run_record = processes.play(scenario(), tmp_path, mosquitto_url, f"loss{100 * probability:.0f}", plan=plan)
+    assert run_record.faults
+    assert_undisturbed(run_record)
+
+
+def test_answers_to_a_coordinator_that_stands_still_are_all_in_the_sum(tmp_path: Path) -> None:
+    if broker.find_mosquitto() is None:
+        pytest.skip("Mosquitto is not installed")
+    found = answers_to_a_stalled_coordinator(3_000, 1.0, tmp_path)  # of which the broker usually drops a thousand
+    assert found.counted == 3_000
+    assert found.total == pytest.approx(3_000 * 3_001 / 2, rel=1e-12)
+
+
+# --- the parts ---
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    """A server that sends back what it gets; its port."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            threading.Thread(target=send_back, args=(connection,), daemon=True).start()
+
+    def send_back(connection: socket.socket) -> None:
+        with connection:
+            try:
+                while content := connection.recv(65536):
+                    connection.sendall(content)
+            except OSError:
+                return
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield server.getsockname()[1]
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    thread.join()
+
+
+def at(port: int) -> Address:
+    return Address.parse(f"mqtt://127.0.0.1:{port}")
+
+
+def connect(proxy: Proxy, name: str) -> socket.socket:
+    url = proxy.url(name)
+    assert url is not None
+    return socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=10)
+
+
+def receive(connection: socket.socket, size: int) -> bytes:
+    content = b""
+    while len(content) < size:
+        content += connection.recv(65536)
+    return content
+
+
+AT_ONCE: dict[str, Any] = {"node": "*", "at": {"seconds": 0}}
+
+
+def test_a_cut_resets_one_nodes_connection_and_refuses_it_until_it_heals(echo: int) -> None:
+    with Proxy(at(echo), ["h1", "h2"]) as proxy, connect(proxy, "h1") as first, connect(proxy, "h2") as other:
+        assert proxy.url("h3") is None
+        first.sendall(b"hello")
+        assert receive(first, 5) == b"hello"
+        other.sendall(b"hi")
+        assert receive(other, 2) == b"hi"
+        began = time.monotonic()
+        proxy.disturb("h1", Cut(kind="cut", seconds=1.0, **AT_ONCE))
+        with pytest.raises(ConnectionResetError):
+            first.recv(1)
+        other.sendall(b"still")
+        assert receive(other, 5) == b"still"
+        refused = 0
+        while True:
+            try:
+                with connect(proxy, "h1") as again:
+                    again.sendall(b"x")
+                    assert receive(again, 1) == b"x"
+                break
+            except OSError:
+                refused += 1
+                time.sleep(0.05)
+        assert refused > 0
+        assert time.monotonic() - began >= 1.0
+
+
+def test_a_connection_that_hangs_delivers_afterwards_in_order(echo: int) -> None:
+    with Proxy(at(echo), ["h1"]) as proxy, connect(proxy, "h1") as connection:
+        connection.sendall(b"a")
+        assert receive(connection, 1) == b"a"
+        began = time.monotonic()
+        proxy.disturb("h1", Hang(kind="hang", seconds=0.5, **AT_ONCE))
+        connection.sendall(b"bc")
+        connection.sendall(b"d")
+        assert receive(connection, 3) == b"bcd"
+        assert time.monotonic() - began >= 0.5
+
+
+def test_a_narrow_connection_takes_as_long_as_its_bytes(echo: int) -> None:
+    with Proxy(at(echo), ["h1"]) as proxy, connect(proxy, "h1") as connection:
+        proxy.disturb("h1", Narrow(kind="narrow", seconds=60, bytes_per_s=10_000, **AT_ONCE))
+        began = time.monotonic()
+        connection.sendall(bytes(5_000))
+        receive(connection, 5_000)
+        assert time.monotonic() - began >= 0.5  # each way, the second overlapping the first
+
+
+def test_a_process_that_stops_itself_goes_on_when_the_time_is_over_or_somebody_says_so(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from stackelgrid.faults.on_process import ProcessActuator; "
+        "print('before', flush=True); ProcessActuator(pathlib.Path(sys.argv[1])).stop(float(sys.argv[2])); print('after')"
+    )
+    for seconds, awaited in (("0", True), ("0.3", True), ("600", False)):
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "h1.json"), seconds], stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == "before\n"
+        if not awaited:
+            _, status = os.waitpid(child.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status)
+            os.kill(child.pid, signal.SIGCONT)
+        assert child.communicate(timeout=30)[0] == "after\n"
+
+
+def test_faults_met_are_remembered_over_a_restart(tmp_path: Path) -> None:
+    fate = ProcessActuator(tmp_path / "a1.json")
+    assert fate.spent == []
+    fate.met(3)
+    fate.met(0)
+    again = ProcessActuator(tmp_path / "a1.json")
+    assert again.spent == [3, 0]
+    assert again.began == fate.began
+
+
+def test_a_node_without_a_plan_imports_nothing_of_faults_and_one_with_it_nothing_of_the_desk() -> None:
+    code = "import sys, {}; print(sorted(name for name in sys.modules if name.startswith({!r})))"
+    desk = ("broker", "stackelgrid.testbed", "stackelgrid.faults.controller", "stackelgrid.faults.proxy", "yaml")
+    for module, prefixes in (
+        ("emc_node.__main__", ("stackelgrid.faults",)),
+        ("stackelgrid.faults.on_process", desk),
+    ):
+        seen = subprocess.run(
+            [sys.executable, "-c", code.format(module, prefixes)], capture_output=True, text=True, check=True
+        )
+        assert seen.stdout.strip() == "[]"
+
+
+def test_a_broker_that_was_killed_is_back_on_its_port_with_what_it_retained_or_without(tmp_path: Path) -> None:
+    if broker.find_mosquitto() is None:
+        pytest.skip("Mosquitto is not installed")
+
+    async def retained(url: str, publish: str | None = None) -> list[str]:
+        import aiomqtt
+
+        found: list[str] = []
+        host, port = url.removeprefix("mqtt://").split(":")
+        async with aiomqtt.Client(host, int(port)) as client:
+            if publish is not None:
+                await client.publish(publish, b"x", qos=1, retain=True)
+            await client.subscribe("t/#")
+            await client.publish("t/end", b"", qos=1)
+            async for message in client.messages:
+                if str(message.topic) == "t/end":
+                    return found
+                found.append(str(message.topic))
+        raise AssertionError
+
+    with broker.start("mosquitto", tmp_path, persistent=True) as running:
+        url, pid = running.url, running.pid
+        assert asyncio.run(retained(url, "t/kept")) == ["t/kept"]
+        wait_for_file(tmp_path / broker.RETAINED)
+        for keep_retained, expected in ((True, ["t/kept"]), (False, [])):
+            running.kill()
+            running.restart(keep_retained=keep_retained)
+            assert running.url == url
+            assert running.pid != pid
+            assert asyncio.run(retained(url)) == expected
+    with broker.start("mosquitto", tmp_path / "forgetful") as running:
+        running.kill()
+        with pytest.raises(ValueError, match="not started persistent"):
+            running.restart(keep_retained=True)
+        running.restart(keep_retained=False)
+
+
+def wait_for_file(path: Path) -> None:
+    give_up = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < give_up, f"{path} was not written"
+        time.sleep(0.01)
+
+
+# --- the command line ---
+
+
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """A command without its certificate and drawings, which take longer than the run."""
+    monkeypatch.setattr(cli, "CERTIFIED_UP_TO", 0)
+    monkeypatch.setattr(cli, "write", lambda folder: None)
+    monkeypatch.setattr(sys, "argv", ["stackelgrid", *words])
+    code = cli.main()
+    return code, *capfd.readouterr()
+
+
+def settings() -> list[str]:
+    return [word for setting in SMALL for word in ("--set", setting)]
+
+
+def test_a_run_tells_each_fault_once_per_link_and_round_and_can_be_repeated(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lost = {"kind": "loss", "from": "home:1", "to": "aggregator:1", "probability": 1, "during": {"rounds": [2, 2]}}
+    killed = {"kind": "crash", "node": "leader", "at": {"round": 2}, "restart_after_s": 0.5}
+    Path("plan.yaml").write_text(yaml.safe_dump({"faults": [lost, killed]}))
+    words = ["run", "user_oriented", *settings(), "--transport", "memory", "--json", "--faults", "plan.yaml"]
+    code, out, err = command(monkeypatch, capfd, *words, "--out", "a")
+    result = json.loads(out)
+    assert code == 0
+    assert result["faults"] == {"crash": 1, "loss": 3, "restart": 1}  # every try
+    told = sorted(line.split(": ", 1)[1].strip() for line in err.splitlines() if " s, round " in line)
+    assert told == ["crash leader", "loss h1 to a1", "restart leader"]
+    again = load("a/scenario.yaml")
+    repeated = in_memory.play(again, plan=fault_plans.fitted("a/faults.yaml", again))
+    assert again.outcome(repeated) == result["outcome"]
+    assert len(repeated.faults) == 5
+
+
+def test_a_leader_that_is_killed_for_good_ends_the_run_with_4(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("plan.yaml").write_text(yaml.safe_dump({"faults": [{"kind": "crash", "node": "leader", "at": {"round": 3}}]}))
+    words = ["run", "user_oriented", *settings(), "--faults", "plan.yaml", "--quiet", "--broker", "embedded"]
+    code, _, err = command(monkeypatch, capfd, *words)
+    assert code == 4
+    assert "killed by fault 0 of the plan" in err
+
+
+def test_every_shipped_plan_fits_every_shipped_case(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, listed, _ = command(monkeypatch, capfd, "scenarios")
+    assert code == 0
+    assert {"lossy-wifi", "split-brain", "sleepy-home", "byzantine-home"} <= fault_plans.shipped().keys()
+    for name in fault_plans.shipped():
+        plan = fault_plans.load(name)
+        assert f"{name} " in listed
+        assert plan.title and plan.title in listed
+        assert plan.faults
+        assert command(monkeypatch, capfd, "check", name)[0] == 0
+        for game in ("user_oriented", "load_call", "prosumer", "storage_market"):
+            assert command(monkeypatch, capfd, "check", game, "--faults", name)[0] == 0
+
+
+BAD: dict[str, tuple[Any, list[str]]] = {
+    "unknown kind": ([{"kind": "flood"}], ["faults.0", "flood"]),
+    "no node": ([{"kind": "stall", "node": "h9", "at": {"round": 1}, "seconds": 1}], ["faults.0.node", "'h9'", "h4"]),
+    "no home of that number": (
+        [{"kind": "stall", "node": "home:9", "at": {"round": 1}, "seconds": 1}],
+        ["faults.0.node", "'home:9'"],
+    ),
+    "no group": ([{"kind": "partition", "groups": [["leader"], ["b*"]]}], ["faults.0.groups.1", "'b*'"]),
+    "impersonates nobody": ([{"kind": "lie", "node": "h1", "how": "impersonate", "as": "h0"}], ["faults.0.as", "'h0'"]),
+    "round and seconds": (
+        [{"kind": "broker", "at": {"round": 1, "seconds": 1}, "seconds": 1}],
+        ["faults.0", "at", "round or seconds"],
+    ),
+    "probability above one": ([{"kind": "loss", "probability": 1.5}], ["faults.0", "probability", "1.5"]),
+    "a hang beyond the keep-alive": (
+        [{"kind": "hang", "node": "a1", "at": {"round": 1}, "seconds": 20}],
+        ["faults.0", "seconds", "20"],
+    ),
+    "not a list": ("loss", ["faults", "loss"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_plan_gets_one_message_and_leaves_nothing(
+    name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    faults, expected = BAD[name]
+    Path("bad.yaml").write_text(yaml.safe_dump({"faults": faults}))
+    words = ["run", "user_oriented", *settings(), "--faults", "bad.yaml", "--out", "out"]
+    code, out, err = command(monkeypatch, capfd, *words)
+    assert code == 2
+    assert out == ""
+    for part in ["bad.yaml", *expected]:
+        assert part in err, err
+    assert not Path("out").exists()
+
+
+def test_a_broker_of_others_or_without_a_disk_is_not_promised_what_it_cannot(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = ["run", "user_oriented", *settings(), "--faults", "broker-bounces", "--out", "out", "--broker"]
+    for address, expected in (("mqtt://127.0.0.1:1", "not ours to kill"), ("embedded", "keep_retained")):
+        code, _, err = command(monkeypatch, capfd, *run, address)
+        assert code == 2
+        assert "broker-bounces: faults.0" in err
+        assert expected in err
+    assert not Path("out").exists()
+
+
+def test_no_such_plan(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    code, _, err = command(monkeypatch, capfd, "run", "user_oriented", *settings(), "--faults", "meteor")
+    assert code == 2
+    assert "meteor" in err
+    assert "lossy-wifi" in err

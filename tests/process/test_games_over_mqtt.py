@@ -1,0 +1,78 @@
+"""Every game with a process per node over a real broker: the same outcome as in memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackelgrid import cli
+from stackelgrid.scenarios.scenario import load
+from stackelgrid.testbed import in_memory, processes
+
+GAMES = {
+    "prosumer": [],
+    "load_call": [],
+    "storage_market": [],
+}
+
+
+def differences(one: Any, other: Any, where: str = "") -> list[str]:
+    """Where two outcomes differ by more than 1e-9 of the larger number, or of 1."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [line for key in one for line in differences(one[key], other[key], f"{where}.{key}")]
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [
+            line
+            for key, pair in enumerate(zip(one, other, strict=True))
+            for line in differences(*pair, f"{where}.{key}")
+        ]
+    if isinstance(one, float | int) and isinstance(other, float | int) and not isinstance(one, bool):
+        return [] if abs(one - other) <= 1e-9 * max(1, abs(one), abs(other)) else [f"{where}: {one} {other}"]
+    return [] if one == other else [f"{where}: {one!r} {other!r}"]
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_over_mqtt_as_in_memory(game: str, tmp_path: Path, mosquitto_url: str) -> None:
+    scenario = load(game, GAMES[game])
+    over_mqtt = processes.play(scenario, tmp_path, mosquitto_url, f"test-{game}-{tmp_path.name}")
+    in_one = in_memory.play(scenario)
+    assert over_mqtt.settled and not over_mqtt.failures and over_mqtt.missing == []
+    assert over_mqtt.processes == 1 + scenario.aggregators + len(scenario.everyone)
+    assert len(over_mqtt.rounds) == len(in_one.rounds)
+    assert differences(scenario.outcome(over_mqtt), scenario.outcome(in_one)) == []
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_twice_in_memory_the_same_bytes(game: str) -> None:
+    scenario = load(game, GAMES[game])
+    first, second = (json.dumps(scenario.outcome(in_memory.play(scenario))) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_on_the_embedded_broker(game: str, tmp_path: Path, embedded_url: str) -> None:
+    scenario = load(game, GAMES[game])
+    run_record = processes.play(scenario, tmp_path, embedded_url, f"test-{game}-{tmp_path.name}")
+    assert run_record.settled and not run_record.failures
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_from_command_to_report(
+    game: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    monkeypatch.setattr("sys.argv", ["stackelgrid", "run", game, "--transport", "memory", "--out", out, "--json"])
+    assert cli.main() == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["settled"] and result["complete"] and result["certificate"]["feasible"]
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+    monkeypatch.setattr("sys.argv", ["stackelgrid", "run", f"{out}/scenario.yaml", "--transport", "memory", "--json"])
+    monkeypatch.chdir(tmp_path)
+    # Certified and drawn once: the second time only what is played counts.
+    monkeypatch.setattr(cli, "CERTIFIED_UP_TO", 0)
+    monkeypatch.setattr(cli, "write", lambda folder: None)
+    assert cli.main() == 0
+    assert json.loads(capsys.readouterr().out)["outcome"] == result["outcome"]

@@ -1,0 +1,333 @@
+"""Whole runs over MQTT: every node a process of its own, on real brokers; nodes that die; messages that are none."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import numpy as np
+import paho.mqtt.client as paho
+import psutil
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from stackelgrid import cli
+from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.testbed import in_memory, processes
+
+KINDS = ["mosquitto", "embedded"]
+SMALL = ["population.homes=8", "aggregators=2", "rounds.deadline_s=1", "rounds.return_s=0.5"]
+
+
+@pytest.fixture(params=KINDS)
+def broker_url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+def pid_of(folder: Path, node: str) -> int:
+    entries = [json.loads(line) for line in (folder / "logs" / f"{node}.jsonl").read_text().splitlines()]
+    return int(next(entry["pid"] for entry in entries if entry["event"] == "started"))
+
+
+def play(
+    scenario: Scenario,
+    folder: Path,
+    url: str,
+    after_first_round: Callable[[], None] = lambda: None,
+) -> Any:
+    """Play and call `after_first_round` once the leader has finished its first round."""
+    folder.mkdir()
+
+    def watch(record: dict[str, Any]) -> None:
+        if record["round"] == 1:
+            after_first_round()
+
+    return processes.play(scenario, folder, url, folder.name, watch)
+
+
+@pytest.mark.parametrize("homes_per_process", [1, 3])
+def test_mqtt_and_memory_agree(broker_url: str, tmp_path: Path, homes_per_process: int) -> None:
+    scenario = load("user_oriented", [*SMALL, f"homes_per_process={homes_per_process}"])
+    over_mqtt = play(scenario, tmp_path / f"agree{homes_per_process}", broker_url)
+    in_one = in_memory.play(scenario)
+    assert over_mqtt.settled
+    assert over_mqtt.conclusion["complete"]
+    assert over_mqtt.conclusion["unacknowledged"] == []
+    assert over_mqtt.failures == {}
+    found, expected = scenario.outcome(over_mqtt), scenario.outcome(in_one)
+    for key in ("price", "load_kw", "baseline_load_kw"):
+        np.testing.assert_allclose(found[key], expected[key], rtol=1e-9)
+    assert found["homes"].keys() == {home.id for home in scenario.everyone}
+    assert over_mqtt.messages == in_one.messages
+
+
+class Ear:
+    """Listens in on a run and knows which topics have carried a message."""
+
+    def __init__(self, url: str, run: str) -> None:
+        host, port = url.removeprefix("mqtt://").split(":")
+        self._root = f"stackelgrid/{run}/"
+        self._heard: dict[str, threading.Event] = defaultdict(threading.Event)
+        self._client = paho.Client(CallbackAPIVersion.VERSION2)
+        self._client.on_message = lambda _client, _data, message: self._heard[message.topic].set()
+        self._client.connect(host, int(port))
+        self._client.subscribe(f"{self._root}#")
+
+    def __enter__(self) -> "Ear":
+        self._client.loop_start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def wait(self, topic: str) -> None:
+        assert self._heard[self._root + topic].wait(30), f"nothing was said on {topic}"
+
+
+@pytest.mark.parametrize(
+    ("who", "answer", "policy"),
+    [
+        ("h3", "a1/h3/answer", "hold"),
+        ("h3", "a1/h3/answer", "exclude"),
+        ("a1", "leader/a1/answer", "hold"),
+        ("a1", "leader/a1/answer", "fail"),
+        ("leader", "leader/a1/answer", "hold"),
+    ],
+)
+def test_a_node_that_dies_is_reported_and_not_waited_for(
+    broker_url: str, tmp_path: Path, who: str, answer: str, policy: str
+) -> None:
+    scenario = load("user_oriented", [*SMALL, f"rounds.missing={policy}"])
+    folder = tmp_path / f"dies-{who}-{policy}"
+
+    def kill_after_its_first_answer(ear: Ear) -> None:
+        # A home of the other aggregator stands still meanwhile, so that the game cannot be over first.
+        ear.wait("a2/h4/presence")
+        still = pid_of(folder, "h4")
+        os.kill(still, signal.SIGSTOP)
+        ear.wait(answer)
+        os.kill(pid_of(folder, who), signal.SIGKILL)
+        os.kill(still, signal.SIGCONT)
+
+    with Ear(broker_url, folder.name) as ear, ThreadPoolExecutor(1) as killer:
+        killed = killer.submit(kill_after_its_first_answer, ear)
+        run_record = play(scenario, folder, broker_url)
+        killed.result(30)
+    assert "killed by signal 9" in run_record.failures[who]
+    if who == "leader":
+        assert run_record.lost
+    elif policy == "fail":
+        assert run_record.lost
+        assert run_record.conclusion["lost"] == [who]
+    else:
+        assert run_record.settled
+        assert not run_record.conclusion["complete"]
+        assert {entry["node"] for entry in run_record.missing} == {who}
+        assert {entry["action"] for entry in run_record.missing} == {"held" if policy == "hold" else "excluded"}
+
+
+def test_a_home_that_stands_still_is_held_and_the_rest_settles(broker_url: str, tmp_path: Path) -> None:
+    scenario = load("user_oriented", [*SMALL, "rounds.deadline_s=0.4"])
+    folder = tmp_path / "still"
+
+    def stop_once_it_is_there(ear: Ear) -> None:
+        ear.wait("a1/h3/presence")
+        os.kill(pid_of(folder, "h3"), signal.SIGSTOP)
+
+    with Ear(broker_url, folder.name) as ear, ThreadPoolExecutor(1) as stopper:
+        stopped = stopper.submit(stop_once_it_is_there, ear)
+        run_record = play(scenario, folder, broker_url)
+        stopped.result(30)
+    assert run_record.settled
+    assert "h3" in run_record.conclusion["unacknowledged"]
+    assert {entry["node"] for entry in run_record.missing} == {"h3"}
+
+
+PAYLOADS = [
+    b"",
+    b"{",
+    b"\xff\xfe\x00",
+    b"null",
+    b"[]" * 50,
+    b"[" * 5000,
+    b'{"schema":1}',
+    b'{"schema":2,"run":"RUN","sender":"WHO","round":1,"body":{"price":[1]}}',
+    b'{"schema":1,"run":"other","sender":"WHO","round":1,"body":{"price":PRICE}}',
+    b'{"schema":1,"run":"RUN","sender":"mallory","round":1,"body":{"price":PRICE}}',
+    b'{"schema":1,"run":"RUN","sender":"WHO","round":1,"body":{"price":[NaN]}}',
+    b'{"schema":1,"run":"RUN","sender":"WHO","round":1,"body":{"price":[1,2,3]}}',
+    b'{"schema":1,"run":"RUN","sender":"WHO","round":1e400,"body":{"price":PRICE}}',
+    b'{"schema":1,"run":"RUN","sender":"WHO","round":1,"body":{"price":PRICE,"extra":1}}',
+    b'{"schema":1,"run":"RUN","sender":"WHO","round":1,"body":{"homes":1,"load_kw":[1],"slope":[0]}}',
+    b'{"schema":1,"run":"RUN","sender":"WHO","round":1,"body":{"homes":1,"load_kw":{"shape":[9,9],"float64":"AAAA"},'
+    b'"slope":[0]}}',
+    b'{"schema":1,"run":"RUN","sender":"WHO","state":"gone"}',
+]
+
+
+def topics(scenario: Scenario, run: str) -> Iterator[tuple[str, str]]:
+    """Every topic of a run, with the node that may write there."""
+    conversations = {"leader": list(scenario.households())} | {
+        name: [homes[0].id for homes in group] for name, group in scenario.households().items()
+    }
+    for coordinator, members in conversations.items():
+        for purpose in ("signal", "settlement"):
+            yield f"stackelgrid/{run}/{coordinator}/{purpose}", coordinator
+        for member in members:
+            for purpose in ("answer", "receipt", "presence"):
+                yield f"stackelgrid/{run}/{coordinator}/{member}/{purpose}", member
+
+
+async def flood(url: str, scenario: Scenario, run: str, count: int, stop: asyncio.Event) -> int:
+    """Publish `count` messages that are none, over all topics of the run, until told to stop."""
+    random = np.random.default_rng(7)
+    targets = list(topics(scenario, run))
+    host, port = url.removeprefix("mqtt://").split(":")
+    price = json.dumps([9.24] * scenario.slots).encode()
+    sent = 0
+    async with aiomqtt.Client(host, int(port)) as client:
+        while sent < count:
+            topic, who = targets[int(random.integers(len(targets)))]
+            kind = int(random.integers(len(PAYLOADS) + 1))
+            if kind < len(PAYLOADS):
+                payload = PAYLOADS[kind].replace(b"RUN", run.encode()).replace(b"WHO", who.encode())
+                payload = payload.replace(b"PRICE", price)
+            else:
+                payload = random.bytes(int(random.integers(1, 2000)))
+            await client.publish(topic, payload, qos=0)
+            sent += 1
+            if sent % 200 == 0:
+                await asyncio.sleep(0)
+    stop.set()
+    return sent
+
+
+async def test_ten_thousand_messages_that_are_none_change_nothing(broker_url: str, tmp_path: Path) -> None:
+    scenario = load("user_oriented", SMALL)
+    expected = scenario.outcome(in_memory.play(scenario))
+    folder = tmp_path / "flooded"
+    flooded = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hold_until_flooded() -> None:
+        # Keep one home standing still, so that the game is in its second round while the flood is on.
+        pid = pid_of(folder, "h3")
+        os.kill(pid, signal.SIGSTOP)
+        asyncio.run_coroutine_threadsafe(_wait(flooded), loop).result(60)
+        os.kill(pid, signal.SIGCONT)
+
+    async def _wait(event: asyncio.Event) -> None:
+        started.set()
+        await event.wait()
+
+    started = asyncio.Event()
+    run = asyncio.create_task(asyncio.to_thread(play, scenario, folder, broker_url, hold_until_flooded))
+    await asyncio.wait_for(started.wait(), 60)
+    sent = await flood(broker_url, scenario, "flooded", 10_000, flooded)
+    run_record = await run
+    assert sent == 10_000
+    assert run_record.failures == {}
+    assert run_record.settled
+    found = scenario.outcome(run_record)
+    for key in ("price", "load_kw"):
+        np.testing.assert_allclose(found[key], expected[key], rtol=1e-9)
+    assert sum(run_record.rejected.values()) > 1_000
+    warnings = [
+        line
+        for path in (folder / "logs").glob("*.jsonl")
+        for line in path.read_text().splitlines()
+        if '"message ignored"' in line
+    ]
+    assert 0 < len(warnings) <= 11 * 3 * 5  # nodes x reasons x kinds of topic: logged once each, not ten thousand times
+
+
+def children(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_the_command_no_process_stays(tmp_path: Path, how: signal.Signals) -> None:
+    folder = tmp_path / "ended"
+    command = [sys.executable, "-m", "stackelgrid.cli", "run", "user_oriented", "--out", str(folder), "--quiet"]
+    for setting in [*SMALL, "rounds.deadline_s=30"]:
+        command += ["--set", setting]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE)
+    try:
+        wait_for(lambda: (folder / "rounds.jsonl").exists() or (folder / "logs" / "leader.jsonl").exists())
+        family = children(psutil.Process(running.pid))
+        assert len(family) >= 1 + 3
+        running.send_signal(how)
+        running.wait(30)
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert alive == []
+        if how != signal.SIGKILL:
+            assert running.returncode in (130, 0)  # it may have settled in the same moment
+            assert (folder / "result.json").exists()
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.02)
+
+
+def test_runs_of_one_name_share_a_broker_without_hearing_each_other(
+    broker_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Certificate and drawings take longer than the run.
+    monkeypatch.setattr(cli, "CERTIFIED_UP_TO", 0)
+    monkeypatch.setattr(cli, "write", lambda folder: None)
+    for number in (1, 2):
+        folder = tmp_path / str(number) / "same"
+        command = ["stackelgrid", "run", "user_oriented", "--out", str(folder), "--json", "--broker", broker_url]
+        for setting in [*SMALL, f"leader.mu={number}"]:
+            command += ["--set", setting]
+        monkeypatch.setattr(sys, "argv", command)
+        assert cli.main() == 0
+        result = json.loads(capfd.readouterr().out)
+        assert result["complete"]
+        assert result["rejected"] == {}
+
+
+def test_an_emc_is_light() -> None:
+    code = (
+        "import sys, emc_node.__main__; "
+        "print([m for m in ('cvxpy', 'scipy', 'matplotlib', 'typer', 'rich', 'yaml') if m in sys.modules])"
+    )
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert seen.stdout.strip() == "[]"
+
+
+def test_a_run_that_lost_a_home_ends_with_a_result_and_a_report(tmp_path: Path) -> None:
+    folder = tmp_path / "lost"
+    command = [sys.executable, "-m", "stackelgrid.cli", "run", "user_oriented", "--out", str(folder), "--json"]
+    for setting in SMALL:
+        command += ["--set", setting]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(
+        lambda: (folder / "logs" / "h3.jsonl").exists() and "started" in (folder / "logs" / "h3.jsonl").read_text()
+    )
+    os.kill(pid_of(folder, "h3"), signal.SIGKILL)
+    out, err = running.communicate(timeout=100)
+    result = json.loads(out)
+    assert running.returncode == 0, err
+    assert "h3" in err.decode()
+    assert "killed by signal 9" in result["failures"]["h3"]
+    assert result["settled"]
+    assert (folder / "report.html").exists()

@@ -1,0 +1,260 @@
+"""Conversations in which each member is asked something of its own, and aggregators that ask more than once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from aggregator_node.node import AggregatorNode
+from emc_node.node import EmcNode
+from leader_node.node import LeaderNode
+from stackelgrid.node.config import Members
+from stackelgrid.rounds import (
+    Coordinator,
+    Member,
+    QuestionReceived,
+    Round,
+    RoundPolicy,
+    SettlementAcknowledged,
+    SettlementReceived,
+)
+from stackelgrid.rounds.strategy import Ask, Decision, Ending, Question, Reply
+from stackelgrid.transport.base import Publish
+from stackelgrid.transport.memory import MemoryTransport
+from stackelgrid.wire.codec import BadMessageError, Bodies, Link
+from stackelgrid.wire.messages import Answer, Body, Presence, Receipt, Settlement, Signal
+
+
+class Secret(Body):
+    text: str
+
+
+class Count(Body):
+    number: int
+
+
+LINK = Link("run-1", "c", Bodies(Secret, Count, Secret, addressed=True), slots=1)
+POLICY = RoundPolicy(deadline_s=1.0, tries=2, missing="hold", gather_s=10.0)
+BOTH = {"ann": Secret(text="for ann"), "bob": Secret(text="for bob")}
+
+
+def answer(member: str, number: int) -> Answer[Count]:
+    return Answer(run="run-1", sender=member, round=number, body=Count(number=7))
+
+
+def asking() -> Coordinator:
+    coordinator = Coordinator(LINK, ["ann", "bob"], POLICY)
+    coordinator.start(0.0)
+    for member in BOTH:
+        coordinator.receive(Presence(run="run-1", sender=member, state="online"), 0.0)
+    coordinator.ask(BOTH, 0.0)
+    return coordinator
+
+
+def topics(steps: Sequence[object]) -> dict[str, str]:
+    return {step.topic: step.payload.decode() for step in steps if isinstance(step, Publish)}
+
+
+def test_each_member_is_asked_on_a_topic_of_its_own() -> None:
+    coordinator = Coordinator(LINK, ["ann", "bob"], POLICY)
+    asked = topics(coordinator.ask(BOTH, 0.0))
+    assert sorted(asked) == ["stackelgrid/run-1/c/ann/signal", "stackelgrid/run-1/c/bob/signal"]
+    assert "for ann" in asked["stackelgrid/run-1/c/ann/signal"]
+    assert "for bob" not in asked["stackelgrid/run-1/c/ann/signal"]
+
+
+def test_a_member_listens_to_its_own_topics_and_to_no_others() -> None:
+    assert Member("ann", LINK).subscriptions == (
+        "stackelgrid/run-1/c/ann/signal",
+        "stackelgrid/run-1/c/ann/settlement",
+    )
+
+
+def test_only_those_missing_are_asked_again() -> None:
+    coordinator = asking()
+    coordinator.receive(answer("ann", 1), 0.1)
+    assert list(topics(coordinator.tick(1.0))) == ["stackelgrid/run-1/c/bob/signal"]
+
+
+def test_one_who_comes_back_hears_what_it_was_asked() -> None:
+    coordinator = asking()
+    coordinator.receive(Presence(run="run-1", sender="bob", state="offline"), 0.1)
+    again = topics(coordinator.receive(Presence(run="run-1", sender="bob", state="online"), 0.2))
+    assert list(again) == ["stackelgrid/run-1/c/bob/signal"] and "for bob" in again["stackelgrid/run-1/c/bob/signal"]
+
+
+def test_a_round_and_a_settlement_carry_what_each_was_told() -> None:
+    coordinator = asking()
+    coordinator.receive(answer("ann", 1), 0.1)
+    (finished,) = coordinator.receive(answer("bob", 1), 0.1)
+    assert isinstance(finished, Round) and finished.body == BOTH
+    settled = topics(coordinator.settle(BOTH, settled=True, complete=True, now=0.2))
+    assert sorted(settled) == ["stackelgrid/run-1/c/ann/settlement", "stackelgrid/run-1/c/bob/settlement"]
+    for member in BOTH:
+        steps = coordinator.receive(Receipt(run="run-1", sender=member, round=1), 0.3)
+    assert steps == [SettlementAcknowledged(())]
+    assert list(topics(coordinator.leave())) == ["stackelgrid/run-1/c/ann/signal", "stackelgrid/run-1/c/bob/signal"]
+
+
+def test_a_member_answers_and_settles_on_what_it_was_told() -> None:
+    member = Member("ann", LINK)
+    signal = Signal[Secret](run="run-1", sender="c", round=1, body=BOTH["ann"])
+    heard = LINK.read("stackelgrid/run-1/c/ann/signal", LINK.write(signal))
+    assert member.receive(heard) == [QuestionReceived(1, BOTH["ann"])]
+    settlement = Settlement[Secret](run="run-1", sender="c", round=1, settled=True, complete=True, body=BOTH["ann"])
+    told = LINK.read("stackelgrid/run-1/c/ann/settlement", LINK.write(settlement))
+    assert member.receive(told) == [SettlementReceived(1, True, True, BOTH["ann"])]
+
+
+@pytest.mark.parametrize("topic", ["stackelgrid/run-1/c/signal", "stackelgrid/run-1/c/settlement"])
+def test_nobody_is_told_in_public(topic: str) -> None:
+    signal = Signal[Secret](run="run-1", sender="c", round=1, body=BOTH["ann"])
+    with pytest.raises(BadMessageError, match="foreign"):
+        LINK.read(topic, LINK.write(signal))
+
+
+def test_a_signal_by_another_than_the_coordinator_is_foreign() -> None:
+    forged = Signal[Secret](run="run-1", sender="bob", round=1, body=BOTH["ann"])
+    with pytest.raises(BadMessageError, match="foreign"):
+        LINK.read("stackelgrid/run-1/c/ann/signal", LINK.write(forged))
+
+
+# --- whole runs: an aggregator that counts its homes up, one inner round at a time ---
+
+UPPER = Bodies(Count, Count, Count)
+LOWER = Bodies(Count, Count, Count, addressed=True)
+
+
+class Leader:
+    """Wants ten, then settles."""
+
+    def open(self) -> Decision:
+        return Decision(Count(number=10), Count(number=0))
+
+    def decide(self, signal: Question, answers: Mapping[str, Body], held: Collection[str]) -> Decision:
+        reached = sum(body.number for body in answers.values() if isinstance(body, Count))
+        return Decision(Count(number=10), Count(number=reached), settle=True, residual=0.0, account={"sum": reached})
+
+
+class Counter:
+    """Asks each home for one more than it gave, until together they give what the leader wants."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+
+    def open(self, signal: Body) -> Ask:
+        assert isinstance(signal, Count)
+        self.wanted, self.opened = signal.number, self.opened + 1
+        return Ask({"h1": Count(number=1), "h2": Count(number=2)})
+
+    def on_answers(
+        self, asked: Question, answers: Mapping[str, Body], held: Collection[str], excluded: Collection[str]
+    ) -> Ask | Reply:
+        given = {name: body.number for name, body in answers.items() if isinstance(body, Count)}
+        self.given = given
+        if sum(given.values()) >= self.wanted:
+            return Reply(Count(number=sum(given.values())), {"given": given})
+        return Ask({name: Count(number=number + 1) for name, number in given.items()}, {"given": given})
+
+    def settle(self, settlement: Body) -> Ending:
+        return Ending({name: Count(number=number) for name, number in self.given.items()}, {"final": self.given})
+
+
+class Obliging:
+    brief = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def answer(self, signal: Body) -> Body:
+        return signal
+
+    def settle(self, settlement: Body) -> Mapping[str, Any]:
+        assert isinstance(settlement, Count)
+        return {self.name: {"number": settlement.number}}
+
+
+def play(transport: MemoryTransport) -> dict[str, Any]:
+    found: dict[str, Any] = {"rounds": [], "inner": [], "account": {}, "homes": {}, "conclusion": {}}
+    up, down = Link("run-1", "leader", UPPER, 1), Link("run-1", "a1", LOWER, 1)
+    patient = RoundPolicy(deadline_s=1.0, tries=50, missing="hold", gather_s=10.0)
+    transport.run(
+        [
+            LeaderNode(
+                "leader",
+                up,
+                [Members(name="a1", homes=2)],
+                patient,
+                Leader(),
+                max_rounds=5,
+                journal=lambda record: found["rounds"].append(dict(record)),
+                conclude=found["conclusion"].update,
+                ledger=[],
+            ),
+            AggregatorNode(
+                "a1",
+                up,
+                down,
+                [Members(name="h1"), Members(name="h2")],
+                RoundPolicy(deadline_s=0.2, tries=20, missing="hold", gather_s=10.0),
+                Counter(),
+                journal=lambda record: found["inner"].append(dict(record)),
+                conclude=found["account"].update,
+                ledger=[],
+            ),
+            *(EmcNode(name, down, Obliging(name), found["homes"].update) for name in ("h1", "h2")),
+        ]
+    )
+    return found
+
+
+def test_an_aggregator_plays_as_many_inner_rounds_as_it_wants() -> None:
+    found = play(MemoryTransport(1))
+    assert [record["given"] for record in found["inner"]] == [
+        {"h1": 1, "h2": 2},
+        {"h1": 2, "h2": 3},
+        {"h1": 3, "h2": 4},
+        {"h1": 4, "h2": 5},
+        {"h1": 5, "h2": 6},
+    ]
+    assert [(record["round"], record["inner"]) for record in found["inner"]] == [(1, n) for n in range(1, 6)]
+    assert [record["sum"] for record in found["rounds"]] == [11]
+    assert found["account"] == {"final": {"h1": 5, "h2": 6}}
+    assert found["homes"] == {"h1": {"number": 5}, "h2": {"number": 6}}
+    assert found["conclusion"]["settled"] and found["conclusion"]["complete"]
+
+
+class Lossy(MemoryTransport):
+    """Loses two of five messages that are sent without guarantee."""
+
+    def delays(self, sender: str, receiver: str, publish: Publish, now: float) -> Sequence[float]:
+        once = super().delays(sender, receiver, publish, now)
+        lost = publish.qos == 0 and self._stream(sender, receiver).random() < 0.4
+        return [] if lost else once
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_inner_rounds_survive_loss(seed: int) -> None:
+    found = play(Lossy(seed))
+    assert found["homes"] == {"h1": {"number": 5}, "h2": {"number": 6}}
+
+
+class Wiretap(MemoryTransport):
+    """Who was told what."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.told: dict[str, set[str]] = {}
+
+    def delays(self, sender: str, receiver: str, publish: Publish, now: float) -> Sequence[float]:
+        self.told.setdefault(receiver, set()).add(publish.topic)
+        return super().delays(sender, receiver, publish, now)
+
+
+def test_no_home_hears_what_another_is_told() -> None:
+    tap = Wiretap(1)
+    play(tap)
+    assert tap.told["h1"] == {"stackelgrid/run-1/a1/h1/signal", "stackelgrid/run-1/a1/h1/settlement"}
+    assert tap.told["h2"] == {"stackelgrid/run-1/a1/h2/signal", "stackelgrid/run-1/a1/h2/settlement"}

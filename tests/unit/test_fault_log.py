@@ -1,0 +1,116 @@
+"""What of a plan struck in which of the leader's rounds: held against what was said at that time."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from stackelgrid.faults.plan import FaultPlan
+from stackelgrid.run_record import RunRecord
+from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.soak import cases
+from stackelgrid.soak.cases import Case
+from stackelgrid.soak.stage import Evidence, play
+from stackelgrid.testbed import in_memory
+from stackelgrid.testbed.fault_log import asked_again, fault_log
+from stackelgrid.testbed.result import result
+
+
+def plan_of(*faults: dict[str, Any]) -> FaultPlan:
+    return FaultPlan.model_validate({"seed": 7, "faults": list(faults)})
+
+
+def drawn(game: str) -> Scenario:
+    """A scenario with an aggregator of several homes, each a process of its own."""
+    every = (cases.scenario(game, number) for number in range(40))
+    return next(each for each in every if each.homes_per_process == 1 and len(each.everyone) >= 3 * each.aggregators)
+
+
+def asked_by_leader(evidence: Evidence, seconds: float) -> int:
+    """The round whose question the leader had said last."""
+    said = (spoken for spoken in evidence.spoken if (spoken.sender, spoken.purpose) == ("leader", "signal"))
+    return max(spoken.content["round"] for spoken in said if spoken.payload and spoken.seconds <= seconds)
+
+
+@pytest.mark.parametrize("game", cases.GAMES)
+def test_a_fault_is_of_the_round_that_the_leader_had_asked_when_it_struck(game: str) -> None:
+    """Whatever the number of the conversation that it struck: an aggregator may play several rounds for one."""
+    scenario = drawn(game)
+    lost = {"kind": "loss", "probability": 0.15, "during": {"rounds": [1, 1000]}}
+    killed = {"kind": "crash", "node": scenario.everyone[0].id, "at": {"round": 2}, "restart_after_s": 1}
+    evidence = play(Case("by hand", scenario, plan_of(lost, killed), None))
+    # A settlement is of the round that was asked last; so is the question that a node finds when it is back.
+    expected = Counter(
+        (record["kind"], asked_by_leader(evidence, record["seconds"])) for record in evidence.run_record.faults
+    )
+    found: Counter[tuple[str, int]] = Counter()
+    for entry in fault_log(scenario, evidence.run_record):
+        found[entry["kind"], entry["round"]] += entry["times"]
+    assert found == expected
+    assert {"loss", "crash", "restart"} == {kind for kind, _ in found}
+
+
+def test_entries_are_few_where_losses_are_many() -> None:
+    scenario = drawn("user_oriented")
+    run_record = in_memory.play(scenario, plan=plan_of({"kind": "delay", "seconds": 0.001}))
+    entries = fault_log(scenario, run_record)
+    assert sum(entry["times"] for entry in entries) == len(run_record.faults) > 100
+    assert [entry["round"] for entry in entries] == [None, *range(1, len(run_record.rounds) + 1)]
+    everyone = {home.id for home in scenario.everyone} | {"leader", *scenario.households()}
+    assert set(entries[1]["from"]) == set(entries[1]["to"]) == everyone
+
+
+def test_who_was_struck_is_told_and_the_broker_is_nobody() -> None:
+    scenario = drawn("user_oriented")
+    first, second = (home.id for home in scenario.everyone[:2])
+    lie = {"kind": "lie", "how": "stale", "during": {"rounds": [1, 1]}}  # and there was no answer before
+    lies = [{**lie, "node": name} for name in (first, second)]
+    assert fault_log(scenario, in_memory.play(scenario, plan=plan_of(*lies))) == [
+        {"fault": 0, "kind": "lie", "round": 1, "times": 1, "node": first},
+        {"fault": 1, "kind": "lie", "round": 1, "times": 1, "node": second},
+    ]
+    broker = {"kind": "broker", "at": {"round": 2}, "seconds": 1}
+    run_record = in_memory.play(scenario, plan=plan_of(broker))
+    assert fault_log(scenario, run_record) == [{"fault": 0, "kind": "broker", "round": 2, "times": 1}]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.02])
+def test_a_broker_that_fails_by_the_clock_fails_in_a_round_too(seconds: float) -> None:
+    scenario = drawn("user_oriented")
+    broker = {"kind": "broker", "at": {"seconds": seconds}, "seconds": 1}
+    evidence = play(Case("by hand", scenario, plan_of(broker), None))
+    (entry,) = fault_log(scenario, evidence.run_record)
+    assert entry["round"] == (asked_by_leader(evidence, evidence.run_record.faults[0]["seconds"]) if seconds else 1)
+
+
+def test_a_fault_of_a_round_that_never_ended_is_of_the_one_after_the_last() -> None:
+    scenario = drawn("user_oriented")
+    run_record = in_memory.play(scenario, plan=plan_of({"kind": "crash", "node": "leader", "at": {"round": 3}}))
+    assert len(run_record.rounds) == 2
+    assert [(entry["kind"], entry["round"]) for entry in fault_log(scenario, run_record)] == [("crash", 3)]
+
+
+def test_who_asked_how_many_again() -> None:
+    run_record = RunRecord("memory", "none", 1)
+    run_record.rounds = [{"round": 1, "again": 0}, {"round": 2, "again": 3}]
+    run_record.below = [
+        {"aggregator": "a2", "round": 2, "again": 1},
+        {"aggregator": "a1", "round": 2, "again": 2},
+        {"aggregator": "a1", "round": 2, "again": 5},
+        {"aggregator": "a1", "round": 1, "again": 0},
+    ]
+    assert asked_again(run_record) == [
+        {"round": 2, "by": "a1", "members": 7},
+        {"round": 2, "by": "a2", "members": 1},
+        {"round": 2, "by": "leader", "members": 3},
+    ]
+
+
+def test_a_run_in_peace_has_none_of_it() -> None:
+    scenario = drawn("user_oriented")
+    found = json.loads(json.dumps(result(scenario, in_memory.play(scenario), None)))
+    assert found["faults"] == {}
+    assert found["struck"] == found["asked_again"] == []

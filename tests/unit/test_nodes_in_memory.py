@@ -1,0 +1,293 @@
+"""Leader, aggregators and homes together, under a virtual clock: the outcome, and what leaves a home."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stackelgrid.games.user_oriented.home import Home, HomeProblem, UserOrientedHomes
+from stackelgrid.games.user_oriented.messages import LoadResponse
+from stackelgrid.run_record import RunRecord
+from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.testbed import in_memory
+from stackelgrid.transport.base import Publish
+from stackelgrid.transport.memory import MemoryTransport
+from stackelgrid.wire.arrays import Packed
+from stackelgrid.wire.messages import Body
+
+SMALL = ["population.homes=6", "aggregators=2"]
+
+
+class Wiretap(MemoryTransport):
+    """Keeps what goes from whom to whom."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.seen: list[tuple[str, str, Publish]] = []
+
+    def delays(self, sender: str, receiver: str, publish: Publish, now: float) -> Sequence[float]:
+        self.seen.append((sender, receiver, publish))
+        return super().delays(sender, receiver, publish, now)
+
+    def bodies(self, purpose: str, *, sender: str = "", receiver: str = "") -> list[tuple[str, int, dict[str, Any]]]:
+        """Sender, round and body of the messages of one purpose, each once."""
+        found: dict[tuple[str, bytes], tuple[str, int, dict[str, Any]]] = {}
+        for who, whom, publish in self.seen:
+            asked_for = publish.topic.endswith(f"/{purpose}") and sender in ("", who) and receiver in ("", whom)
+            if asked_for and publish.payload:
+                message = json.loads(publish.payload)
+                found[publish.topic, publish.payload] = (who, message["round"], message["body"])
+        return list(found.values())
+
+
+class Lossy(MemoryTransport):
+    """Loses a third of what is sent without guarantee, and repeats another third."""
+
+    def delays(self, sender: str, receiver: str, publish: Publish, now: float) -> Sequence[float]:
+        once = super().delays(sender, receiver, publish, now)
+        if publish.qos > 0:
+            return once
+        return [(), once, (*once, *once)][self._stream(sender, receiver).integers(3)]
+
+
+@functools.cache
+def run_record(*overrides: str) -> tuple[Scenario, RunRecord]:
+    scenario = load("user_oriented", [*SMALL, *overrides])
+    return scenario, in_memory.play(scenario)
+
+
+@functools.cache
+def tapped(*overrides: str) -> tuple[Scenario, RunRecord, Wiretap]:
+    """A run that was listened to."""
+    scenario = load("user_oriented", [*SMALL, *overrides])
+    taps: list[Wiretap] = []
+
+    def tap(seed: int) -> Wiretap:
+        taps.append(Wiretap(seed))
+        return taps[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(in_memory, "MemoryTransport", tap)
+        end = in_memory.play(scenario)
+    return scenario, end, taps[0]
+
+
+# --- the outcome ---
+
+
+@pytest.mark.parametrize("objective", ["stackelberg", "welfare"])
+def test_a_run_settles_with_every_home(objective: str) -> None:
+    scenario, end = run_record(f"leader.objective={objective}")
+    assert end.settled
+    assert end.conclusion["complete"]
+    assert end.conclusion["unacknowledged"] == []
+    assert (end.failures, end.rejected, end.missing) == ({}, {}, [])
+    assert set(end.homes) == {home.id for home in scenario.everyone}
+
+
+def test_the_load_reported_is_what_the_homes_will_draw_at_the_settled_price() -> None:
+    scenario, end = run_record()
+    price = np.array(end.rounds[-1]["price"])
+    alone = {home.id: HomeProblem(home).answer(price) for home in scenario.everyone}
+    for name, schedule in alone.items():
+        np.testing.assert_allclose(end.homes[name]["load_kw"], schedule.load, rtol=1e-12)
+        assert end.homes[name]["bill"] == pytest.approx(price @ schedule.load, rel=1e-12)
+    np.testing.assert_allclose(end.rounds[-1]["load_kw"], sum(s.load for s in alone.values()), rtol=1e-12)
+
+
+def test_the_leader_gains_by_leading() -> None:
+    _, end = run_record()
+    assert end.rounds[-1]["leader_utility"] > end.rounds[0]["leader_utility"]
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    scenario, first = run_record()
+    again = load("user_oriented", SMALL)
+    second = in_memory.play(again)
+    assert json.dumps(scenario.outcome(first)).encode() == json.dumps(again.outcome(second)).encode()
+    assert first.rounds == second.rounds
+    assert (first.messages, first.bytes) == (second.messages, second.bytes)
+
+
+def test_a_run_leaves_nothing_on_the_broker_but_its_settlements() -> None:
+    scenario, _, tap = tapped()
+    coordinators = ["leader", *scenario.households()]
+    assert set(tap._retained) == {f"stackelgrid/memory/{name}/settlement" for name in coordinators}
+
+
+def test_another_seed_gives_another_outcome() -> None:
+    scenario, first = run_record()
+    other, second = run_record("seed=7")
+    assert scenario.outcome(first)["price"] != other.outcome(second)["price"]
+
+
+@pytest.mark.parametrize(
+    "shape", [["aggregators=1"], ["aggregators=6"], ["homes_per_process=3"], ["aggregators=1", "homes_per_process=3"]]
+)
+def test_who_shares_an_aggregator_or_a_process_changes_nothing(shape: list[str]) -> None:
+    scenario, end = run_record()
+    other_scenario, other_end = run_record(*shape)
+    one, other = scenario.outcome(end), other_scenario.outcome(other_end)
+    np.testing.assert_allclose(other["price"], one["price"], rtol=1e-9)
+    np.testing.assert_allclose(other["load_kw"], one["load_kw"], rtol=1e-9)
+    assert set(other["homes"]) == set(one["homes"])
+
+
+def test_an_unreliable_network_changes_nothing_but_how_often_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario, end = run_record()
+    monkeypatch.setattr(in_memory, "MemoryTransport", Lossy)
+    lossy = in_memory.play(load("user_oriented", [*SMALL, "rounds.tries=30"]))
+    assert lossy.settled
+    assert lossy.missing == []
+    assert lossy.messages > end.messages
+    np.testing.assert_array_equal(lossy.rounds[-1]["price"], end.rounds[-1]["price"])
+    assert scenario.outcome(lossy)["homes"] == scenario.outcome(end)["homes"]
+
+
+# --- what one home can do to the others ---
+
+
+def misled(monkeypatch: pytest.MonkeyPatch, spoil: Any) -> tuple[Scenario, RunRecord]:
+    """A run in which the first home answers what `spoil` makes of its answer."""
+    scenario = load("user_oriented", [*SMALL, "leader.max_rounds=8"])
+    first = scenario.everyone[0].id
+    honest = UserOrientedHomes.answer
+
+    def answer(self: UserOrientedHomes, signal: Body) -> LoadResponse:
+        given = honest(self, signal)
+        return spoil(given) if self._problems[0].home.id == first else given
+
+    monkeypatch.setattr(UserOrientedHomes, "answer", answer)
+    return scenario, in_memory.play(scenario)
+
+
+def test_a_home_that_crashes_is_left_out_and_the_others_settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(given: LoadResponse) -> LoadResponse:
+        raise RuntimeError("out of memory")
+
+    scenario, end = misled(monkeypatch, crash)
+    first = scenario.everyone[0].id
+    assert list(end.failures) == [first]
+    assert end.settled
+    assert not end.conclusion["complete"]
+    assert end.conclusion["unacknowledged"] == [first]
+    assert end.missing
+    assert {(entry["node"], entry["action"]) for entry in end.missing} == {(first, "excluded")}
+    assert set(end.homes) == {home.id for home in scenario.everyone} - {first}
+
+
+ABSURD = {
+    "a load that overflows": {"load_kw": [1e308] * 24},
+    "a load whose square overflows": {"load_kw": [1e200] * 24},
+    "a load that grows with the price": {"slope": [1e6] * 24},
+    "a slope that overflows": {"slope": [-1e300] * 24},
+    "a coupling that overflows": {"coupling": Packed.of(np.full((24, 24), 1e300))},
+}
+
+
+@pytest.mark.parametrize("lie", ABSURD.values(), ids=ABSURD)
+def test_no_node_dies_of_an_absurd_answer(monkeypatch: pytest.MonkeyPatch, lie: dict[str, Any]) -> None:
+    _, end = misled(monkeypatch, lambda given: given.model_copy(update=lie))
+    assert end.failures == {}
+
+
+# --- what leaves a home ---
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """Every number in a message, packed ones included."""
+    if isinstance(value, dict) and set(value) == {"shape", "float64"}:
+        yield from Packed(**value).array().ravel().tolist()
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from numbers(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield float(value)
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a message, packed numbers left out."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from texts(item) if key != "float64" else ()
+    elif isinstance(value, list):
+        for item in value:
+            yield from texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def telling(home: Home) -> set[float]:
+    """The home's private numbers that nobody could have guessed: those that are not round."""
+    return {number for number in numbers(home.model_dump()) if round(number, 4) != number}
+
+
+STORED = "population.storage.share=1.0"
+
+
+@pytest.mark.parametrize("shape", [(), ("homes_per_process=3",), (STORED,)])
+def test_no_private_number_of_a_home_is_ever_sent(shape: tuple[str, ...]) -> None:
+    scenario, end, tap = tapped(*shape)
+    assert end.settled
+    sent = np.array(
+        sorted({n for _, _, publish in tap.seen if publish.payload for n in numbers(json.loads(publish.payload))})
+    )
+    for home in scenario.everyone:
+        private = telling(home)
+        assert len(private) > 24  # an omega per slot, and more
+        for number in private:
+            nearest = sent[np.argmin(np.abs(sent - number))]
+            assert abs(nearest - number) > 1e-9 * abs(number), f"{home.id} gives {number} away"
+
+
+def test_a_home_answers_with_load_and_sensitivity_and_not_a_key_more() -> None:
+    scenario, _, tap = tapped(STORED)
+    for home in scenario.everyone:
+        answers = tap.bodies("answer", sender=home.id)
+        assert answers
+        for _, _, body in answers:
+            assert set(body) <= {"homes", "held", "excluded", "load_kw", "slope", "coupling"}
+        said = [json.loads(publish.payload) for sender, _, publish in tap.seen if sender == home.id and publish.payload]
+        assert {word for message in said for word in texts(message)} == {"memory", home.id, "online"}
+
+
+def test_a_home_is_heard_by_its_own_aggregator_alone() -> None:
+    scenario, _, tap = tapped()
+    aggregator_of = {
+        home.id: name for name, processes in scenario.households().items() for homes in processes for home in homes
+    }
+    for sender, receiver, publish in tap.seen:
+        if sender in aggregator_of:
+            assert receiver == aggregator_of[sender], publish.topic
+
+
+def test_the_leader_sees_aggregators_only_and_sums_only() -> None:
+    scenario, _, tap = tapped(STORED)
+    share = {
+        name: [home.id for homes in processes for home in homes] for name, processes in scenario.households().items()
+    }
+    heard = {(sender, publish.topic) for sender, receiver, publish in tap.seen if receiver == "leader"}
+    assert {sender for sender, _ in heard} == set(share)
+    assert all(topic.startswith(f"stackelgrid/memory/leader/{sender}/") for sender, topic in heard)
+
+    of_homes: dict[tuple[str, int], dict[str, Any]] = {
+        (sender, number): body for sender, number, body in tap.bodies("answer") if sender not in share
+    }
+    summed = tap.bodies("answer", receiver="leader")
+    assert len(summed) == 2 * len({number for _, number, _ in summed})
+    for aggregator, number, body in summed:
+        homes = [of_homes[name, number] for name in share[aggregator]]
+        assert body["homes"] == len(homes) == 3
+        for key in ("load_kw", "slope"):
+            np.testing.assert_allclose(body[key], np.sum([home[key] for home in homes], axis=0), rtol=1e-12)
+            assert all(body[key] != home[key] for home in homes)
+        couplings = [Packed(**home["coupling"]).array() for home in homes]
+        np.testing.assert_allclose(Packed(**body["coupling"]).array(), np.sum(couplings, axis=0), rtol=1e-9, atol=1e-12)

@@ -1,0 +1,627 @@
+"""The report of a run: what is on the page, what is drawn, and what a broken folder is told."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from matplotlib.image import imread
+
+from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
+from stackelgrid.report import ReportError, drawing, page, write
+from stackelgrid.report.run_folder import checked, read
+from stackelgrid.report.tables import checks, summary
+from stackelgrid.report.words import change, number
+from stackelgrid.run_record import RunRecord
+from stackelgrid.scenarios.scenario import Scenario, dump, load
+from stackelgrid.testbed import fault_plans
+from stackelgrid.testbed.in_memory import play
+from stackelgrid.testbed.result import result
+
+CERTIFICATE = {
+    "method": "A reference and a search.",
+    "gap": -3e-11,
+    "max_regret": 2e-9,
+    "max_home_regret": 2e-9,
+    "leader_regret": 0.0,
+    "price_residual": None,
+    "overclaim": 1e-15,
+    "load_residual": 3e-5,
+    "feasible": True,
+    "violation": 1e-9,
+    "system_utility": 4321.0,
+    "welfare_system_utility": 5432.0,
+    "price_distance": {"rms": 1.25, "relative": 0.5},
+}
+BASIC = {"price", "load", "convergence", "storage", "savings"}
+
+
+class Page(HTMLParser):
+    """A page as a reader has it: its text, its tags and their attributes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.parts: list[str] = []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.text = " ".join(" ".join(self.parts).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag != "style":
+            self.parts.append(data)
+
+
+def run(slots: int = 24, homes: int = 6, **leader: Any) -> tuple[Scenario, RunRecord]:
+    overrides = [
+        f"population.homes={homes}",
+        "aggregators=2",
+        *(f"leader.{key}={value}" for key, value in leader.items()),
+    ]
+    scenario = load("user_oriented", overrides)
+    if slots != 24:
+        everyone = [home(number, slots) for number in range(homes)]
+        scenario = UserOrientedScenario.model_validate(
+            scenario.model_dump(by_alias=True, exclude={"population"}) | {"slots": slots, "homes": everyone}
+        )
+    return scenario, play(scenario)
+
+
+def home(number: int, slots: int) -> dict[str, Any]:
+    store = {"capacity_kwh": 6, "initial_kwh": 2, "charge_kw": 2, "discharge_kw": 2, "wear": {"fast": 0.1}}
+    return {
+        "id": f"h{number}",
+        "horizon": slots,
+        "inelastic": [{"load_kw": [1.0 + (t + number) % 3 for t in range(slots)]}],
+        "elastic": [{"max_kw": 5.0, "valuation": 14.0 + number, "satisfaction": {"alpha": 3.0}}],
+        "storage": [store] if number % 2 else [],
+    }
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[Scenario, RunRecord]:
+    return run()
+
+
+@pytest.fixture
+def found(small: tuple[Scenario, RunRecord]) -> dict[str, Any]:
+    """The content of result.json, a fresh copy for each test."""
+    return json.loads(json.dumps(result(*small, None)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, small: tuple[Scenario, RunRecord], found: dict[str, Any]) -> Path:
+    fill(tmp_path, *small, found)
+    return tmp_path
+
+
+def fill(folder: Path, scenario: Scenario, run_record: RunRecord, content: dict[str, Any]) -> None:
+    (folder / "scenario.yaml").write_text(dump(scenario))
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(record) + "\n" for record in run_record.rounds))
+    keep(folder, content)
+
+
+def keep(folder: Path, content: dict[str, Any]) -> None:
+    (folder / "result.json").write_text(json.dumps(content, allow_nan=False))
+
+
+def figures(folder: Path) -> set[str]:
+    return {path.stem for path in (folder / "figures").iterdir()}
+
+
+# --- the page ---
+
+
+def test_page_needs_nothing_but_itself(folder: Path) -> None:
+    page = Page(write(folder))
+    assert "http" not in page.source
+    assert "@import" not in page.source
+    assert not {"img", "script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        assert "src" not in attributes
+        for key in ("href", "xlink:href"):
+            assert (attributes.get(key) or "#").startswith("#")
+    assert page.source.count("url(") == page.source.count("url(#")
+
+
+def test_ids_are_unique_and_references_lead_somewhere(folder: Path) -> None:
+    page = Page(write(folder))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = [attributes["xlink:href"] for _, attributes in page.tags if "xlink:href" in attributes]
+    assert targets
+    assert {(target or "")[1:] for target in targets} <= set(ids)
+
+
+def test_page_has_the_numbers_of_the_result(folder: Path, found: dict[str, Any]) -> None:
+    text = Page(write(folder)).text
+    outcome = found["outcome"]
+    assert f"{outcome['baseline_peak_kw']:.2f} → {outcome['peak_kw']:.2f} kW" in text
+    assert f"{outcome['baseline_par']:.3f} → {outcome['par']:.3f}" in text
+    assert f"{np.mean(outcome['price']):.3f} cents/kWh" in text
+    assert "9.240 cents/kWh" in text  # the flat price of the shipped scenario
+    assert f"{outcome['leader_utility']:,.0f} cents" in text
+    assert f"{outcome['system_utility']:,.0f} cents" in text
+    assert f"{outcome['revenue']:,.0f} cents" in text
+    assert f"Settled in {found['rounds']} rounds." in text
+    for name, account in outcome["homes"].items():
+        assert name in text
+        assert number(account["bill"]) in text
+
+
+def test_page_and_command_line_tell_the_same(folder: Path, found: dict[str, Any]) -> None:
+    text = Page(write(folder)).text
+    for label, value in summary(found):
+        assert label == "Settled" or value in text
+
+
+def test_writing_again_gives_the_same_page(folder: Path) -> None:
+    first = write(folder).read_bytes()
+    assert write(folder).read_bytes() == first
+
+
+def test_what_nodes_wrote_cannot_become_markup(folder: Path, found: dict[str, Any]) -> None:
+    found["failures"] = {"a1": "<script>alert(1)</script>"}
+    keep(folder, found)
+    page = Page(write(folder))
+    assert "<script>" not in page.source
+    assert "<script>alert(1)</script>" in page.text
+
+
+def test_the_run_can_be_repeated(folder: Path) -> None:
+    (folder / "manifest.json").write_text(json.dumps({"python": "3.11.7", "packages": {"numpy": "2.3.1"}}))
+    text = Page(write(folder)).text
+    assert f"stackelgrid run {folder / 'scenario.yaml'} --transport memory" in text
+    assert "numpy 2.3.1" in text
+
+
+# --- figures ---
+
+
+def test_figures_are_drawn_for_print(folder: Path) -> None:
+    write(folder)
+    assert figures(folder) == BASIC
+    for name in BASIC - {"savings"}:
+        picture = imread(folder / "figures" / f"{name}.png")
+        assert picture.shape[1] == round(200 * drawing.WIDTH)
+        assert 0.001 < np.mean(picture[..., :3].min(axis=2) < 0.9) < 0.5  # ink on paper
+
+
+def test_savings_are_drawn_when_bills_before_are_known(folder: Path, found: dict[str, Any]) -> None:
+    for account in found["outcome"]["homes"].values():
+        account["baseline_bill"] = account["bill"] + 7.125
+    keep(folder, found)
+    text = Page(write(folder)).text
+    assert "Bill before" in text
+    assert "7.125" in text
+
+
+def test_bills_stand_alone_where_bills_before_are_not_known(folder: Path, found: dict[str, Any]) -> None:
+    for account in found["outcome"]["homes"].values():
+        account.pop("baseline_bill", None)
+    keep(folder, found)
+    text = Page(write(folder)).text
+    assert figures(folder) == BASIC - {"savings"}
+    assert "Bill (cents)" in text
+    assert "Bill before" not in text
+
+
+def test_welfare_price_is_drawn_beside_the_settled_one(folder: Path, found: dict[str, Any]) -> None:
+    found["certificate"] = {**CERTIFICATE, "welfare_price": [4.0] * 24}
+    keep(folder, found)
+    write(folder)
+    assert figures(folder) == BASIC | {"welfare"}
+
+
+def test_capacity_is_drawn_where_there_is_one() -> None:
+    def levels(*limits: float) -> set[float]:
+        curves = [drawing.Curve("Settled", [1.0, 3.0]), drawing.Curve("Baseline", [2.0, 4.0])]
+        axes = drawing.steps(curves, "Total load (kW)", limits={"Capacity": limits}).axes[0]
+        return {line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "-."}
+
+    assert levels() == set()
+    assert levels(5.5) == {5.5}
+    assert levels(0.5, 5.5) == {0.5, 5.5}
+
+
+def test_peaks_are_marked_where_they_are() -> None:
+    curves = [drawing.Curve("Settled", [1.0, 3.0, 2.0]), drawing.Curve("Baseline", [2.0, 1.0, 4.0])]
+    axes = drawing.steps(curves, "Total load (kW)", peaks=True).axes[0]
+    marks = {(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines}
+    assert marks == {(2, 3.0), (3, 4.0)}
+
+
+def test_box_plot_shows_quartiles_and_what_is_far() -> None:
+    groups = {"With storage": [1.0, 2.0, 3.0, 4.0, 5.0, 90.0], "Without storage": []}
+    axes = drawing.boxes(groups, "Bill saved (cents per home)").axes[0]
+    (box,) = axes.patches
+    assert (box.get_y(), box.get_height()) == (2.25, 2.5)
+    whiskers, middle = (collection.get_segments() for collection in axes.collections)
+    assert [segment[:, 1].tolist() for segment in whiskers] == [[1.0, 2.25], [4.75, 5.0]]
+    assert middle[0][:, 1].tolist() == [3.5, 3.5]
+    assert axes.lines[0].get_ydata().tolist() == [90.0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["With storage\n(6)"]
+
+
+def test_report_is_quick_to_import() -> None:
+    """The command line imports it for every command."""
+    code = "import sys, stackelgrid.report; sys.exit('matplotlib' in sys.modules or 'jinja2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_drawing_leaves_no_global_state(folder: Path) -> None:
+    code = f"""
+import pathlib, sys, matplotlib, stackelgrid.report
+params = [key for key in matplotlib.rcParams if key != "backend"]  # reading that one imports pyplot
+before = [matplotlib.rcParams[key] for key in params]
+stackelgrid.report.write(pathlib.Path({str(folder)!r}))
+sys.exit("matplotlib.pyplot" in sys.modules or before != [matplotlib.rcParams[key] for key in params])
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- runs that are not like the others ---
+
+
+def test_not_settled(tmp_path: Path) -> None:
+    scenario, run_record = run(max_rounds=2)
+    fill(tmp_path, scenario, run_record, result(scenario, run_record, None))
+    text = Page(write(tmp_path)).text
+    assert "Not settled within the limit of 2 rounds; raise leader.max_rounds" in text
+    assert "Price of the last round" in text
+
+
+def test_interrupted(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> None:
+    scenario, whole = small
+    run_record = RunRecord("mqtt", "mosquitto", 9, rounds=whole.rounds[:2], interrupted=True)
+    fill(tmp_path, scenario, run_record, result(scenario, run_record, None))
+    text = Page(write(tmp_path)).text
+    assert "Not settled: the run ended after 2 rounds of at most 40" in text
+    assert "not known: 0 of 6 homes reported a schedule" in text
+    assert "No home reported a schedule" in text
+    assert "stackelgrid certify" not in text
+    assert "mqtt, broker mosquitto" in text
+
+
+def test_not_a_single_round(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> None:
+    run_record = RunRecord("mqtt", "mosquitto", 9)
+    fill(tmp_path, small[0], run_record, result(small[0], run_record, None))
+    (tmp_path / "rounds.jsonl").unlink()
+    text = Page(write(tmp_path)).text
+    assert "not a single round was finished" in text
+    assert "Key figures" not in text
+    assert figures(tmp_path) == set()
+
+
+def test_a_single_round(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> None:
+    scenario, whole = small
+    run_record = RunRecord("memory", "none", 1, rounds=whole.rounds[:1], homes=whole.homes)
+    fill(tmp_path, scenario, run_record, result(scenario, run_record, None))
+    text = Page(write(tmp_path)).text
+    assert "after 1 round of at most 40" in text
+    assert "There was one round." in text
+    assert figures(tmp_path) == BASIC - {"convergence"}
+
+
+@pytest.mark.parametrize("slots", [1, 7, 100])
+def test_other_numbers_of_slots(tmp_path: Path, slots: int) -> None:
+    scenario, run_record = run(slots, homes=4, wholesale_price=3.0)
+    fill(tmp_path, scenario, run_record, result(scenario, run_record, None))
+    text = Page(write(tmp_path)).text
+    assert figures(tmp_path) == BASIC
+    assert "nan" not in text.lower().split()
+
+
+def test_a_thousand_homes_stay_readable(folder: Path, found: dict[str, Any]) -> None:
+    accounts = list(found["outcome"]["homes"].values())
+    found["homes"] = 1000
+    found["outcome"]["homes"] = {f"n{n}": {**accounts[n % 6], "bill": 100.0 + n} for n in range(1000)}
+    found["failures"] = {f"n{n}": "killed" for n in range(300)}
+    found["missing"] = [{"round": 2, "node": f"n{n}", "action": "held"} for n in range(300)]
+    keep(folder, found)
+    page = Page(write(folder))
+    assert "All homes (1,000)" in page.text
+    assert "And 280 more" in page.text
+    assert sum(tag == "tr" for tag, _ in page.tags) < 100
+    assert {"n0", "n999"} <= set(page.text.split())  # the smallest and the largest bill
+    assert len(page.source) < 600_000
+
+
+def test_who_was_missing(folder: Path, found: dict[str, Any]) -> None:
+    assert "No round went on without a member." in Page(write(folder)).text
+    found["missing"] = [{"round": n, "node": "h3", "action": "held"} for n in (2, 3, 4)]
+    found["missing"] += [{"round": 1, "node": "a2", "action": "excluded"}]
+    found["failures"] = {"h3": "exit code -9"}
+    found["rejected"] = {"malformed": 4}
+    keep(folder, found)
+    text = Page(write(folder)).text
+    assert "held: its last answer stood in h3 2–4 3" in text
+    assert "excluded: left out a2 1 1" in text
+    assert "No round went on without a member." not in text
+    assert "h3 exit code -9" in text
+    assert "Messages refused: 4 malformed" in text
+    assert "Marked are rounds in which members were held" in text
+
+
+def test_rounds_without_all_members_are_marked() -> None:
+    marked = {"Held": [2], "Excluded": [], "Asked again": [1, 3]}
+    traces = {"Peak load (kW)": [9.0, 8.0, 7.0]}
+    for panel in drawing.convergence([1, 2, 3], ("Change", [np.nan, 1e-2, 1e-7]), 1e-6, traces, marked).axes:
+        drawn = {line.get_label(): list(line.get_xdata()) for line in panel.lines}
+        assert drawn["Held"] == [2]
+        assert drawn["Asked again"] == [1, 3]
+        assert "Excluded" not in drawn
+
+
+# --- what went wrong ---
+
+
+def of_messages(fault: int, round_number: int | None, times: int, senders: list[str], to: list[str]) -> dict[str, Any]:
+    return {"fault": fault, "kind": "loss", "round": round_number, "times": times, "from": senders, "to": to}
+
+
+def of_node(fault: int, kind: str, round_number: int, node: str, times: int = 1) -> dict[str, Any]:
+    return {"fault": fault, "kind": kind, "round": round_number, "times": times, "node": node}
+
+
+STRUCK = [
+    of_messages(0, None, 1, ["h1"], ["a1"]),
+    of_messages(0, 1, 1000, [f"h{n}" for n in range(900)], ["a1", "a2"]),
+    of_node(1, "crash", 2, "a1"),
+    of_node(1, "restart", 3, "a1"),
+    of_node(2, "crash", 3, "leader"),
+    {"fault": 3, "kind": "broker", "round": 3, "times": 1},
+    of_messages(0, 3, 2000, ["h1"], ["a1"]),
+]
+
+
+def test_the_page_tells_what_struck_whom_in_which_rounds(folder: Path, found: dict[str, Any]) -> None:
+    found["struck"] = STRUCK
+    found["asked_again"] = [{"round": n, "by": "a1", "members": 2} for n in (1, 2, 3)]
+    found["missing"] = [{"round": 2, "node": f"h{n}", "action": "held"} for n in range(4)]
+    keep(folder, found)
+    text = Page(write(folder)).text
+    for row in (
+        "loss 900 nodes → a1, a2 1, 3, between rounds 3,001",
+        "crash a1 2 1",
+        "restart: back from its crash a1 3 1",
+        "crash leader 3 1",
+        "broker killed, and back 3 1",
+        "held: its last answer stood in 4 nodes 2 4",
+        "asked members again a1 1–3 6",
+    ):
+        assert row in text
+    assert "No round went on without a member." not in text
+    assert "(d) what went wrong" in text
+
+
+def test_a_run_under_a_plan_is_drawn_again_from_its_folder(tmp_path: Path) -> None:
+    scenario = load("user_oriented", ["population.homes=4", "aggregators=2"])
+    run_record = play(scenario, plan=fault_plans.fitted("leader-restarts", scenario))
+    fill(tmp_path, scenario, run_record, result(scenario, run_record, None))
+    first = write(tmp_path)
+    text, drawn = first.read_bytes(), (tmp_path / "figures" / "convergence.png").read_bytes()
+    assert "crash leader 2–3 2" in Page(first).text
+    assert "restart: back from its crash leader 2–3 2" in Page(first).text
+    assert write(tmp_path).read_bytes() == text
+    assert (tmp_path / "figures" / "convergence.png").read_bytes() == drawn
+
+
+def lanes_of(numbers: list[int], *lanes: drawing.Lane) -> tuple[list[str], set[tuple[int, int, str]]]:
+    """The labels of the strip below the panels, and what stands in it: lane, round, a number or a dot."""
+    residual = ("Change", [1e-3] * len(numbers))
+    strip = drawing.convergence(numbers, residual, 1e-6, {}, {}, lanes).axes[-1]
+    marks = {(int(text.get_position()[1]), int(text.get_position()[0]), text.get_text()) for text in strip.texts}
+    dots = {(int(line.get_ydata()[0]), int(line.get_xdata()[0]), "dot") for line in strip.lines}
+    return [label.get_text() for label in strip.get_yticklabels()], marks | dots
+
+
+def test_each_lane_has_its_rounds() -> None:
+    lanes = [drawing.Lane("crash a1", {2: 1}, drawing.VERMILION), drawing.Lane("loss", {1: 3, 3: 1}, drawing.VERMILION)]
+    assert lanes_of([1, 2, 3], *lanes) == (["crash a1", "loss"], {(0, 2, "dot"), (1, 1, "3"), (1, 3, "dot")})
+
+
+def test_numbers_become_dots_where_they_have_no_room() -> None:
+    lane = drawing.Lane("loss", dict.fromkeys(range(1, 101), 1234), drawing.VERMILION)
+    assert lanes_of(list(range(1, 101)), lane)[1] == {(0, number, "dot") for number in range(1, 101)}
+
+
+def test_a_plan_with_a_fault_for_everybody_is_drawn_by_kind(folder: Path, found: dict[str, Any]) -> None:
+    kinds = ("crash", "restart", "stall", "lie", "cut")
+    found["struck"] = [of_node(n, kind, 1 + n % 2, f"h{n % 3}") for n in range(30) for kind in kinds]
+    keep(folder, found)
+    assert [lane.label for lane in page.lanes(read(folder))] == [f"{kind} 3 nodes" for kind in kinds]
+    found["struck"] = [each for each in found["struck"] if each["kind"] in kinds[:4]]
+    keep(folder, found)
+    assert len(page.lanes(read(folder))) == 12
+
+
+def test_only_finished_rounds_are_drawn(folder: Path, found: dict[str, Any]) -> None:
+    found["struck"] = [of_node(0, "crash", 99, "leader"), of_messages(1, None, 5, ["h1"], ["a1"])]
+    keep(folder, found)
+    assert page.lanes(read(folder)) == []
+    text = Page(write(folder)).text
+    assert "crash leader 99 1" in text
+    assert "loss h1 → a1 between rounds 5" in text
+
+
+# --- the certificate ---
+
+
+def test_without_a_certificate_the_page_says_how_to_get_one(folder: Path) -> None:
+    text = Page(write(folder)).text
+    assert "has not been certified" in text
+    assert f"stackelgrid certify {folder} stackelgrid report {folder}" in text
+
+
+def test_certificate_is_told_in_plain_words(folder: Path, found: dict[str, Any]) -> None:
+    found["certificate"] = CERTIFICATE
+    keep(folder, found)
+    text = Page(write(folder)).text
+    assert "All 7 checks passed." in text
+    assert "Not part of it: price residual, error of a bill, error of the balance." in text
+    assert "4,321 cents" in text
+    assert "1.250 cents/kWh" in text
+    found["certificate"] = {**CERTIFICATE, "max_regret": 2e-6, "feasible": False}
+    keep(folder, found)
+    assert "2 of 7 checks failed." in Page(write(folder)).text
+
+
+@pytest.mark.parametrize(
+    ("key", "passing", "failing"),
+    [
+        ("max_regret", 1e-6, 1.1e-6),
+        ("max_home_regret", 1e-6, 1.1e-6),
+        ("leader_regret", 1e-6, 1.1e-6),
+        ("gap", -1.0, 1.1e-6),
+        ("price_residual", 1e-6 * 8, 1.1e-6 * 8),
+        ("violation", 1e-6 * 50, 1.1e-6 * 50),
+        ("overclaim", 1e-7, 1.1e-7),
+        ("bill_residual", 1e-7, 1.1e-7),
+        ("balance_residual", 1e-7 * 50, 1.1e-7 * 50),
+        ("feasible", True, False),
+    ],
+)
+def test_each_number_has_its_limit(found: dict[str, Any], key: str, passing: Any, failing: Any) -> None:
+    found["outcome"] |= {"price": [8.0] * 24, "load_kw": [50.0] * 24}
+
+    def judged(value: Any) -> bool | None:
+        lines = checks(checked(found | {"certificate": {key: value}}))
+        assert [line.key for line in lines if line.value is not None] == ([] if value is None else [key])
+        return next(line.passed for line in lines if line.key == key)
+
+    assert judged(passing) is True
+    assert judged(failing) is False
+    assert judged(None) is None
+
+
+# --- numbers ---
+
+
+def test_summary_of_a_result(found: dict[str, Any]) -> None:
+    found |= {
+        "elapsed_s": 1.25,
+        "messages": 1234,
+        "bytes": 5_600_000,
+        "scenario": "Six homes",
+        "rounds": 1,
+        "inner_rounds": 1,
+    }
+    found["outcome"] |= {"peak_kw": 30.0, "baseline_peak_kw": 40.0, "par": 1.5, "baseline_par": 1.25}
+    found["outcome"] |= {"price": [1.0, 2.0] * 12, "leader_utility": -1234.5, "system_utility": 0.0, "revenue": 9e6}
+    assert summary(found) == [
+        ("Scenario", "Six homes"),
+        ("Settled", "yes, in 1 round"),
+        ("Game", "user-oriented pricing, seed 2016"),
+        ("Players", "6 homes in 1 process"),
+        ("Time", "1.250 s"),
+        ("Transport", "memory, no broker; 1,234 messages, 5.6 MB"),
+        ("Peak load", "40.00 → 30.00 kW (−25.0 %)"),
+        ("Peak-to-average ratio", "1.250 → 1.500 (+20.0 %)"),
+        ("Mean price", "1.500 cents/kWh"),
+        ("Leader utility", "−1,234 cents"),
+        ("System utility", "0 cents"),
+        ("Revenue", "9,000,000 cents"),
+    ]
+
+
+def test_a_change_from_nothing_has_no_percentage() -> None:
+    assert change(0.0, 2.0, "kW") == "0 → 2.000 kW"
+
+
+# --- broken folders ---
+
+
+def rewrite(name: str, edit: Callable[[str], str]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = folder / name
+        path.write_text(edit(path.read_text()))
+
+    return apply
+
+
+def edit_result(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def apply(text: str) -> str:
+        content = json.loads(text)
+        edit(content)
+        return json.dumps(content)
+
+    return rewrite("result.json", apply)
+
+
+def edit_scenario(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def apply(text: str) -> str:
+        content = yaml.safe_load(text)
+        edit(content)
+        return yaml.safe_dump(content)
+
+    return rewrite("scenario.yaml", apply)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "file", "what", "mend"),
+    [
+        (lambda f: (f / "result.json").unlink(), "result.json", "no such file", "name the folder of a finished"),
+        (rewrite("result.json", lambda text: text[:-9]), "result.json", "not JSON", "run the scenario again"),
+        (rewrite("result.json", lambda text: "[]"), "result.json", "mapping of keys", "run again"),
+        (rewrite("result.json", lambda text: "{}"), "result.json", "settled: missing; add it", "run again"),
+        (edit_result(lambda c: c.update(game="chess")), "result.json", "'chess' is not a game", "again"),
+        (edit_result(lambda c: c["outcome"].pop("par")), "result.json", "outcome.par: missing; add it", "run again"),
+        (
+            edit_result(lambda c: c["outcome"].update(par=float("nan"))),
+            "result.json",
+            "NaN is no number of JSON",
+            "run the scenario again",
+        ),
+        (
+            edit_result(lambda c: c["outcome"]["load_kw"].pop()),
+            "result.json",
+            "load_kw has 23 numbers, price has 24",
+            "run again",
+        ),
+        (
+            edit_result(lambda c: c.update(certificate={"welfare_price": [1.0]})),
+            "result.json",
+            "certificate.welfare_price has 1 numbers, outcome.price has 24",
+            "run again",
+        ),
+        (lambda f: (f / "rounds.jsonl").unlink(), "rounds.jsonl", "No such file", "finished run"),
+        (rewrite("rounds.jsonl", lambda text: text + "{}\n"), "rounds.jsonl", "result.json counts", "again"),
+        (rewrite("rounds.jsonl", lambda text: text[:-9]), "rounds.jsonl, line", "not JSON", "run the scenario again"),
+        (lambda f: (f / "scenario.yaml").unlink(), "scenario.yaml", "No such file", "finished run"),
+        (rewrite("scenario.yaml", lambda text: "a: [1"), "scenario.yaml", "not YAML", "put back the scenario"),
+        (
+            edit_scenario(lambda c: c["leader"].update(wholesale_price=[1.0, 2.0])),
+            "scenario.yaml",
+            "leader.wholesale_price has 2 numbers, result.json has 24 slots",
+            "put back the scenario",
+        ),
+        (lambda f: (f / "manifest.json").write_text("[1]"), "manifest.json", "not a mapping", "remove the file"),
+        (lambda f: (f / "figures").write_text(""), "figures", "cannot be written", "writable"),
+    ],
+)
+def test_a_broken_folder_is_told_what_to_mend(
+    folder: Path, spoil: Callable[[Path], Any], file: str, what: str, mend: str
+) -> None:
+    spoil(folder)
+    with pytest.raises(ReportError) as told:
+        write(folder)
+    message = str(told.value)
+    assert str(folder / file) in message
+    assert what in message
+    assert mend in message
+    assert "Traceback" not in message
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="name the folder of a finished"):
+        write(tmp_path / "nowhere")

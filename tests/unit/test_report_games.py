@@ -1,0 +1,442 @@
+"""The report of any game: one that brings nothing, one that brings a little, and those that are shipped."""
+
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from test_report import Page, figures, fill, keep
+
+from stackelgrid.report import ReportError, drawing, write
+from stackelgrid.report.game import __doc__ as documentation
+from stackelgrid.report.parts import Plot
+from stackelgrid.report.run_folder import checked, of_game, read
+from stackelgrid.report.tables import checks, summary
+from stackelgrid.run_record import RunRecord
+from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.testbed.in_memory import play
+from stackelgrid.testbed.result import result
+
+FIFTH = """
+from stackelgrid.registry import Game
+
+GAME = Game(__name__, "fifth game", report={report})
+"""
+EXAMPLE = "".join(line for line in (documentation or "").splitlines(True) if line.startswith("    ") or line == "\n")
+"""What the documentation tells a game's author to write."""
+OUTCOME = {
+    "peak_kw": 12.5,
+    "price": [1.0, 2.0, 4.0],
+    "sold_mw": {"north": [0.0, 1.0, 2.0], "south": [3.0, 1.0, 0.0]},
+    "calls_kwh": {"c1": 5.0, "c2": 7.0},
+    "settled_early": True,
+    "homes": {"h1": {"load_kw": [1.0, 2.0, 1.0], "bill": 7.0}, "h2": {"load_kw": [0.0, 2.0, 1.0], "bill": 5.0}},
+    "note": "not a number",
+}
+
+
+@pytest.fixture
+def fifth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    """A run of a game that somebody else installed."""
+    from stackelgrid.registry import find
+
+    name, report = request.param
+    site, folder = tmp_path / "site", tmp_path / "run"
+    distribution = site / f"{name}-1.0.dist-info"
+    distribution.mkdir(parents=True)
+    (site / f"{name}.py").write_text(FIFTH.format(report=report) + dedent(EXAMPLE))
+    (distribution / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (distribution / "entry_points.txt").write_text(f"[stackelgrid.games]\n{name} = {name}:GAME\n")
+    monkeypatch.syspath_prepend(site)
+    find.cache_clear()
+    folder.mkdir()
+    (folder / "scenario.yaml").write_text("slots: 3\nleader: {tolerance: 1.0e-4, max_rounds: 9}\n")
+    rounds = [
+        {"round": n, "residual": 0.1**n, "held": [], "excluded": [], "again": 0, "price": [1.0], "cost": 50.0 - n}
+        for n in (1, 2, 3)
+    ]
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rounds))
+    result = {
+        "schema": 1, "game": name, "scenario": "", "seed": 4, "transport": "memory", "broker": "none",
+        "settled": True, "complete": True, "rounds": 3, "inner_rounds": 12, "elapsed_s": 1.5, "messages": 20,
+        "bytes": 2000, "homes": 2, "homes_settled": 2, "processes": 1, "money": "euro", "outcome": OUTCOME,
+        "certificate": {"method": "By hand.", "gap": 1e-9, "max_regret": 2e-3, "feasible": True, "prices": 5},
+    }  # fmt: skip
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+plain = pytest.mark.parametrize("fifth", [("fifth_plain", None)], indirect=True)
+own = pytest.mark.parametrize("fifth", [("fifth_own", "':REPORT'")], indirect=True)
+
+
+def content(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+# --- a game that brings nothing ---
+
+
+@plain
+def test_a_game_that_brings_nothing_gets_its_page(fifth: Path) -> None:
+    text = Page(write(fifth)).text
+    assert text.startswith("Fifth game – Stackelgrid report Fifth game Settled in 3 rounds (12 among the homes).")
+    assert "Peak 12.50 kW" in text
+    assert "Settled early" not in text
+    assert "1 of 3 checks failed." in text
+    assert "Largest regret" in text
+    assert "Prices prices 5" in text  # what no rule names
+    assert figures(fifth) == {
+        "price", "sold_mw", "calls_kwh", "homes-load_kw", "homes-bill", "convergence",
+    }  # fmt: skip
+
+
+@plain
+def test_the_summary_of_a_game_that_brings_nothing(fifth: Path) -> None:
+    rows = dict(summary(content(fifth)))
+    assert rows["Game"] == "fifth game, seed 4"
+    assert rows["Peak"] == "12.50 kW"
+    assert rows["Certificate"] == "not passed: largest regret; gap 1.0e-09; largest regret 2.0e-03"
+
+
+@plain
+def test_a_certificate_of_other_things_than_numbers_is_refused(fifth: Path) -> None:
+    told = content(fifth) | {"certificate": {"gap": "small"}}
+    (fifth / "result.json").write_text(json.dumps(told))
+    with pytest.raises(ReportError, match=r"certificate\.gap is 'small', not a finite number; put the file back"):
+        write(fifth)
+
+
+# --- a game that brings a little ---
+
+
+@own
+def test_what_a_game_brings_stands_in_place_of_the_plain(fifth: Path) -> None:
+    assert ("Highest price", "4.000 euro/kWh") in summary(content(fifth))
+    text = Page(write(fifth)).text
+    assert "Highest price 4.000 euro/kWh" in text
+    assert "Figure 1. The price that was settled." in text
+    assert figures(fifth) == {"price", "convergence"}
+
+
+@own
+def test_an_outcome_is_checked_by_the_model_that_the_game_brings(fifth: Path) -> None:
+    (fifth / "result.json").write_text(json.dumps(content(fifth) | {"outcome": {"price": "high"}}))
+    with pytest.raises(ReportError, match=r"result\.json: outcome\.price: .*give a list.*\(found 'high'\)"):
+        write(fifth)
+
+
+# --- figures ---
+
+
+def test_layers_stand_on_one_another() -> None:
+    axes = drawing.stack({"a": [1.0, 2.0], "b": [3.0, 1.0]}, [drawing.Curve("sum", [4.0, 3.0])], "MW").axes[0]
+    bottom, top, line = axes.patches
+    assert bottom.get_data().values.tolist() == [1.0, 2.0]
+    assert (top.get_data().baseline.tolist(), top.get_data().values.tolist()) == ([1.0, 2.0], [4.0, 3.0])
+    assert line.get_data().values.tolist() == [4.0, 3.0]
+
+
+def test_few_members_are_bars_and_many_are_ranked() -> None:
+    few = drawing.members({"Called": {"x": 2.0, "y": 1.0}, "Shifted": {"x": 1.5, "y": 1.0}}, "kWh").axes[0]
+    assert [bar.get_height() for bar in few.patches] == [2.0, 1.0, 1.5, 1.0]
+    called = {f"c{n}": float((7 * n) % 40) for n in range(40)}
+    axes = drawing.members({"Called": called, "Shifted": {n: x / 2 for n, x in called.items()}}, "kWh").axes[0]
+    first, second = axes.lines[0].get_ydata(), axes.lines[1].get_ydata()
+    assert list(first) == sorted(called.values())
+    assert np.array_equal(second, np.array(first) / 2)  # each member's own, under its place
+
+
+def test_many_curves_are_drawn_by_how_they_spread() -> None:
+    curves = {f"h{n}": [float(n), 10.0] for n in range(101)}
+    everyone, half, median = drawing.many(curves, "kW").axes[0].patches
+    assert (everyone.get_data().baseline.tolist(), everyone.get_data().values.tolist()) == ([0, 10], [100, 10])
+    assert (half.get_data().baseline.tolist(), half.get_data().values.tolist()) == ([25, 10], [75, 10])
+    assert median.get_data().values.tolist() == [50, 10]
+
+
+# --- the shipped games ---
+
+SHIPPED = ("load_call", "prosumer", "storage_market")
+DRAWN = {
+    "load_call": {"calls", "earnings"},
+    "prosumer": {
+        "demand_response", "prices_bus23", "prices_bus27", "saving", "profit", "pv", "system", "convergence",
+    },
+    "storage_market": {
+        "dispatch", "net_demand", "price", "bids", "level", "supply_slope", "cost_by_period", "convergence",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, tuple[Scenario, RunRecord, dict[str, Any]]]:
+    """Each shipped case, played and certified once, with its result.json."""
+    found = {}
+    for game in SHIPPED:
+        scenario = load(game)
+        run_record = play(scenario)
+        certificate = scenario.certificate(result(scenario, run_record, None)["outcome"], 3)
+        found[game] = scenario, run_record, result(scenario, run_record, certificate)
+    return found
+
+
+@pytest.fixture(scope="module")
+def shipped(
+    tmp_path_factory: pytest.TempPathFactory, runs: dict[str, tuple[Scenario, RunRecord, dict[str, Any]]]
+) -> dict[str, Path]:
+    """A run's folder of each shipped case, its page written; not to be changed."""
+    above = tmp_path_factory.mktemp("shipped")
+    folders = {game: above / game for game in runs}
+    for game, (scenario, run_record, told) in runs.items():
+        folders[game].mkdir()
+        fill(folders[game], scenario, run_record, told)
+        write(folders[game])
+    return folders
+
+
+@pytest.fixture
+def folders(tmp_path: Path, shipped: dict[str, Path]) -> dict[str, Path]:
+    """The same, to be changed."""
+    shutil.copytree(shipped["load_call"].parent, tmp_path, dirs_exist_ok=True)
+    return {game: tmp_path / folder.name for game, folder in shipped.items()}
+
+
+def drawn(folder: Path) -> dict[str, Any]:
+    """The figures of a game's own sections, by name, before they are saved."""
+    run = read(folder)
+    sections = run.report.sections(run, run.result.outcome)
+    return {part.name: part.figure for section in sections for part in section.parts if isinstance(part, Plot)}
+
+
+def curves(figure: Any) -> dict[str, np.ndarray]:
+    return {step.get_label(): step.get_data().values for step in figure.axes[0].patches if hasattr(step, "get_data")}
+
+
+@pytest.mark.parametrize("game", SHIPPED)
+def test_page_of_a_game_needs_nothing_but_itself(shipped: dict[str, Path], game: str) -> None:
+    page = Page(shipped[game] / "report.html")
+    solved = {"voltage", "losses"} if game == "prosumer" and find_spec("power_grid_model") else set()
+    assert figures(shipped[game]) == DRAWN[game] | solved
+    assert "http" not in page.source
+    assert not {"img", "script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert page.source.count("url(") == page.source.count("url(#")
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert not {"nan", "none", "inf"} & set(page.text.lower().replace(",", " ").split())
+    for label, value in summary(content(shipped[game])):  # the command line tells the same
+        assert label in ("Settled", "Certificate") or value in page.text
+
+
+@pytest.mark.parametrize("game", SHIPPED)
+def test_every_number_of_a_certificate_is_explained_and_passes(shipped: dict[str, Path], game: str) -> None:
+    lines = checks(checked(content(shipped[game])))
+    assert {line.key for line in lines} == {"feasible", *(rule.key for rule in of_game(game).rules)}
+    for line in lines:
+        assert line.label
+        assert line.passed is not False, line
+    judged = {line.key for line in lines if line.passed}
+    assert {"feasible", "gap", "max_regret", "violation"} <= judged
+
+
+@pytest.mark.parametrize(
+    ("game", "key", "passing", "failing"),
+    [
+        ("load_call", "max_home_regret", 1e-6, 1.1e-6),
+        ("load_call", "aggregator_regret", 1e-6, 1.1e-6),
+        ("load_call", "violation", 799e-6, 801e-6),
+        ("load_call", "balance_residual", 79e-6, 81e-6),
+        ("prosumer", "gap", 1e-6, 1.1e-6),
+        ("prosumer", "dr_price_residual", 1e-6, 1.1e-6),
+        ("prosumer", "violation", 1e-9, 1.1e-9),
+        ("storage_market", "max_home_regret", 0.004, 0.0041),  # the inertia
+        ("storage_market", "max_regret", 0.004, 0.0041),
+        ("storage_market", "max_dra_regret", 1e-6, 1.1e-6),
+        ("storage_market", "leader_regret", 1e-6, 1.1e-6),
+        ("storage_market", "gap", -1.0, 1.1e-6),
+        ("storage_market", "battery_residual", 1e-9, 1.1e-9),
+    ],
+)
+def test_numbers_of_a_game_have_their_limits(
+    shipped: dict[str, Path], game: str, key: str, passing: float, failing: float
+) -> None:
+    told = content(shipped[game])
+
+    def judged(value: float) -> bool | None:
+        certificate = told["certificate"] | {"inertia": 0.004, key: value}
+        return next(line.passed for line in checks(checked(told | {"certificate": certificate})) if line.key == key)
+
+    assert judged(passing) is True
+    assert judged(failing) is False
+
+
+@pytest.mark.parametrize(("game", "limit"), [("prosumer", 2), ("storage_market", 2)])
+def test_a_game_that_has_not_settled(tmp_path: Path, game: str, limit: int) -> None:
+    scenario = load(game, [f"leader.max_rounds={limit}"])
+    run_record = play(scenario)
+    fill(tmp_path, scenario, run_record, result(scenario, run_record, None))
+    assert "Not settled within the limit of 2 rounds" in Page(write(tmp_path)).text
+
+
+@pytest.mark.parametrize("game", SHIPPED)
+def test_a_game_of_which_nobody_heard_the_end(
+    tmp_path: Path, runs: dict[str, tuple[Scenario, RunRecord, dict[str, Any]]], game: str
+) -> None:
+    scenario, whole, _ = runs[game]
+    run_record = RunRecord("mqtt", "mosquitto", 9, rounds=whole.rounds[:2], interrupted=True)
+    fill(tmp_path, scenario, run_record, result(scenario, run_record, None))
+    text = Page(write(tmp_path)).text
+    assert "Not settled: the run ended after" in text
+    assert "stackelgrid certify" not in text
+
+
+# --- load calls ---
+
+
+def test_load_call_page_has_the_papers_figures(shipped: dict[str, Path]) -> None:
+    text = Page(shipped["load_call"] / "report.html").text
+    assert "84.0 % of the target" in text
+    assert "Complied in full 4 of 10 consumers" in text
+    assert "c1 90.00 52.43 7.550" in text
+    assert "c2 800.0 152.4 152.4" in text
+    assert "There was one round." in text
+
+
+def test_bars_are_the_calls_and_the_shifts(shipped: dict[str, Path]) -> None:
+    outcome = content(shipped["load_call"])["outcome"]
+    called, shifted = drawn(shipped["load_call"])["calls"].axes[0].containers
+    assert [bar.get_height() for bar in called] == list(outcome["calls_kwh"].values())
+    assert [bar.get_height() for bar in shifted] == list(outcome["shifted_kwh"].values())
+
+
+def test_what_each_round_of_calls_taught(folders: dict[str, Path]) -> None:
+    told = content(folders["load_call"])
+    told["outcome"]["call_journal"] = [
+        {"called_kwh": 800.0, "shifted_kwh": 640.0, "gap": 9.5, "shown": 5},
+        {"called_kwh": 800.0, "shifted_kwh": 672.0, "gap": 0.0, "shown": 6},
+    ]
+    keep(folders["load_call"], told)
+    assert "Round 1 800.0 640.0 5 9.500 Round 2 800.0 672.0 6 0" in Page(write(folders["load_call"])).text
+
+
+def test_a_thousand_consumers_stay_readable(folders: dict[str, Path]) -> None:
+    told = content(folders["load_call"])
+    for key in ("calls_kwh", "shifted_kwh", "rewards", "bills", "baseline_bills"):
+        told["outcome"][key] = {f"n{n}": float(n) for n in range(1000)}
+    keep(folders["load_call"], told | {"homes": 1000, "homes_settled": 1000})
+    page = Page(write(folders["load_call"]))
+    assert "Consumers are ranked by what they are called for." in page.text
+    assert "All consumers (1,000)" in page.text
+    assert sum(tag == "tr" for tag, _ in page.tags) < 100
+    assert len(page.source) < 400_000
+
+
+def test_consumers_of_two_lists_are_refused(folders: dict[str, Path]) -> None:
+    told = content(folders["load_call"])
+    told["outcome"]["bills"].pop("c3")
+    keep(folders["load_call"], told)
+    with pytest.raises(ReportError, match=r"outcome: bills is of other consumers than calls_kwh"):
+        write(folders["load_call"])
+
+
+# --- prosumers ---
+
+
+def test_prices_lie_between_each_other_where_there_is_trade(shipped: dict[str, Path]) -> None:
+    outcome = content(shipped["prosumer"])["outcome"]
+    for name in ("bus23", "bus27"):
+        price = curves(drawn(shipped["prosumer"])[f"prices_{name}"])
+        traded = np.array(outcome["dr_kw"][name]) > 0
+        assert np.array_equal(np.isfinite(price["PV price"]), np.array(outcome["pv_price"][name]) > 0)
+        assert np.flatnonzero(traded).tolist() == [11, 12, 13, 14, 15, 16]
+        assert (price["PV price"][traded] < price["DR price"][traded]).all()
+        assert (price["DR price"][traded] <= price["Retail rate"][traded]).all()
+
+
+def test_prosumer_page_has_the_papers_figures(shipped: dict[str, Path]) -> None:
+    text = Page(shipped["prosumer"] / "report.html").text
+    assert "Most in an hour 13.74 kW in hour 17" in text
+    assert "bus23 23.78 6.035" in text
+    assert "hours 12 to 21" in text
+
+
+def test_many_prosumers_are_drawn_by_how_they_spread(folders: dict[str, Path]) -> None:
+    told = content(folders["prosumer"])
+    for key in ("dr_kw", "pv_price", "dr_price", "cost"):
+        told["outcome"][key] = {f"h{n}": told["outcome"][key]["bus23"] for n in range(40)}
+    keep(folders["prosumer"], told | {"homes": 40, "homes_settled": 40})
+    figure = drawn(folders["prosumer"])
+    assert {"demand_response_sum", "retail", "pv_price", "dr_price"} < figure.keys()
+    assert np.allclose(
+        curves(figure["demand_response_sum"])["All prosumers"], 40 * np.array(told["outcome"]["dr_kw"]["h0"])
+    )
+    assert "6 prosumers of 40" in Page(write(folders["prosumer"])).text
+
+
+def test_feeder_is_drawn_where_its_power_flow_can_be_solved(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flow(scenario: Scenario, outcome: dict[str, Any]) -> dict[str, Any]:
+        assert scenario.game == "prosumer"
+        assert outcome["dr_kw"].keys() == {"bus23", "bus27"}
+        state = {"voltage": {1: [1.0] * 24, 2: [0.99, 0.98] * 12}, "losses_kw": [3.0] * 24, "substation_kw": [9.0] * 24}
+        return dict.fromkeys(("before", "pv", "after"), state)
+
+    monkeypatch.setattr("stackelgrid.games.prosumer.report.find_spec", lambda name: name)
+    monkeypatch.setattr("stackelgrid.games.prosumer.feeder.power_flow", flow)
+    figure = drawn(folders["prosumer"])
+    assert curves(figure["voltage"])["Without the event"].tolist() == [0.99, 0.98] * 12
+    assert curves(figure["losses"])["and demand response"].tolist() == [3.0] * 24
+    monkeypatch.setattr("stackelgrid.games.prosumer.report.find_spec", lambda name: None)
+    assert "pip install 'stackelgrid[grid]'" in Page(write(folders["prosumer"])).text
+
+
+def test_tariffs_of_another_horizon_are_refused(folders: dict[str, Path]) -> None:
+    path = folders["prosumer"] / "scenario.yaml"
+    scenario = yaml.safe_load(path.read_text())
+    scenario["leader"]["tariffs"]["business"].pop()
+    path.write_text(yaml.safe_dump(scenario))
+    with pytest.raises(ReportError, match=r"scenario\.yaml: leader\.tariffs\.business has 23 numbers"):
+        write(folders["prosumer"])
+
+
+# --- the storage market ---
+
+
+def test_generators_and_sales_add_up_to_the_demand(shipped: dict[str, Path]) -> None:
+    layers = curves(drawn(shipped["storage_market"])["dispatch"])
+    assert list(layers) == [
+        *(f"g{n}" for n in range(1, 7)), "sold by a1", "sold by a2", "Demand, charging included",
+        "Load without the market",
+    ]  # fmt: skip
+    assert layers["sold by a2"] == pytest.approx(layers["Demand, charging included"], rel=1e-9)
+
+
+def test_bids_are_sales_less_charging(shipped: dict[str, Path]) -> None:
+    outcome = content(shipped["storage_market"])["outcome"]
+    for name, bid in curves(drawn(shipped["storage_market"])["bids"]).items():
+        assert bid == pytest.approx(np.subtract(outcome["sold_mw"][name], outcome["charge_mw"][name]))
+        assert bid.min() < 0 < bid.max()
+
+
+def test_periods_add_up_to_the_day(shipped: dict[str, Path]) -> None:
+    outcome = content(shipped["storage_market"])["outcome"]
+    moved, market = (
+        [bar.get_height() for bar in bars]
+        for bars in drawn(shipped["storage_market"])["cost_by_period"].axes[0].containers
+    )
+    assert sum(moved) == pytest.approx(outcome["supply_cost_without"] - outcome["baseline_supply_cost"])
+    assert sum(market) == pytest.approx(outcome["supply_cost"] - outcome["baseline_supply_cost"])
+
+
+def test_hours_of_two_lengths_are_refused(folders: dict[str, Path]) -> None:
+    told = content(folders["storage_market"])
+    told["outcome"]["level_mwh"]["a2"].pop()
+    keep(folders["storage_market"], told)
+    with pytest.raises(ReportError, match=r"level_mwh\.a2 has 23 numbers, price has 24"):
+        write(folders["storage_market"])

@@ -1,0 +1,132 @@
+"""A coordinator that was killed goes on from its ledger, and the members do not notice."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aggregator_node.config
+import emc_node.config
+import leader_node.config
+from stackelgrid.node.config import ConfigError
+from stackelgrid.node.ledger import SqliteLedger
+from stackelgrid.node.record import JsonLines
+from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.testbed.topology import RunTopology, cast
+from stackelgrid.transport.memory import MemoryTransport
+
+Ledgers = dict[str, list[dict[str, Any]]]
+GAMES = {
+    "user_oriented": ["population.homes=6", "aggregators=2"],
+    "prosumer": [],
+    "load_call": [],
+}
+
+
+@functools.cache
+def scenario(game: str) -> tuple[Scenario, RunTopology]:
+    chosen = load(game, GAMES[game])
+    return chosen, cast(chosen, "memory")
+
+
+def play(game: str, ledgers: Ledgers) -> dict[str, Any]:
+    """Play with what the coordinators remember; `ledgers` is what they remember in the end."""
+    _, everyone = scenario(game)
+    found: dict[str, Any] = {"rounds": [], "homes": {}, "conclusion": {}}
+    nodes: list[Any] = [
+        leader_node.config.assemble(
+            everyone.leader, found["rounds"].append, found["conclusion"].update, ledgers.setdefault("leader", [])
+        ),
+        *(
+            aggregator_node.config.assemble(
+                config, lambda record: None, lambda record: None, ledgers.setdefault(config.name, [])
+            )
+            for config in everyone.aggregators
+        ),
+        *(emc_node.config.assemble(config, found["homes"].update) for config in everyone.homes),
+    ]
+    MemoryTransport(1).run(nodes)
+    return found
+
+
+def on_disk(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As they come back from a file."""
+    return json.loads(json.dumps(entries))
+
+
+@functools.cache
+def uninterrupted(game: str) -> tuple[str, str]:
+    ledgers: Ledgers = {}
+    found = play(game, ledgers)
+    return json.dumps(found), json.dumps(ledgers)
+
+
+def numbers(found: dict[str, Any]) -> Any:
+    """A run's journal without how long things took."""
+    return [{key: value for key, value in record.items() if key not in ("ms", "again")} for record in found["rounds"]]
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_a_leader_goes_on_after_any_round(game: str) -> None:
+    whole, remembered = (json.loads(text) for text in uninterrupted(game))
+    for known in range(1, len(remembered["leader"]) + 1):
+        ledgers: Ledgers = {
+            name: on_disk([entry for entry in entries if entry.get("round", entry.get("number")) <= known])
+            for name, entries in remembered.items()
+        }
+        found = play(game, ledgers)
+        assert numbers(found) == numbers(whole)[known:]
+        assert [entry["number"] for entry in ledgers["leader"]] == list(range(1, len(whole["rounds"]) + 1))
+        assert found["homes"] == whole["homes"]
+        assert found["conclusion"] == whole["conclusion"]
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_an_aggregator_goes_on_in_the_middle_of_its_inner_game(game: str) -> None:
+    whole, remembered = (json.loads(text) for text in uninterrupted(game))
+    entries = remembered["a1"]
+    for known in range(1, len(entries) + 1):
+        current = entries[known - 1]["round"]
+        leader = [entry for entry in remembered["leader"] if entry["number"] < current]
+        ledgers: Ledgers = {"leader": on_disk(leader), "a1": on_disk(entries[:known])}
+        found = play(game, ledgers)
+        assert numbers(found) == numbers(whole)[current - 1 :]
+        assert found["homes"] == whole["homes"]
+        assert ledgers["a1"] == entries  # nothing was asked twice
+
+
+def test_a_ledger_on_disk_returns_what_it_was_given(tmp_path: Path) -> None:
+    remembered = json.loads(uninterrupted("user_oriented")[1])["leader"]
+    ledger = SqliteLedger(tmp_path / "leader.ledger", "run-1", "leader")
+    for entry in remembered:
+        ledger.append(entry)
+    assert list(SqliteLedger(tmp_path / "leader.ledger", "run-1", "leader")) == remembered
+    assert (tmp_path / "leader.ledger").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_ledger_of_another_run_is_refused(tmp_path: Path) -> None:
+    SqliteLedger(tmp_path / "leader.ledger", "run-1", "leader")
+    with pytest.raises(ConfigError, match="the ledger of leader in run run-1, not of leader in run run-2; move it"):
+        SqliteLedger(tmp_path / "leader.ledger", "run-2", "leader")
+
+
+def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "leader.ledger").write_text("price,load\n" * 100)
+    with pytest.raises(ConfigError, match="not a ledger"):
+        SqliteLedger(tmp_path / "leader.ledger", "run-1", "leader")
+
+
+def test_a_journal_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "rounds.jsonl"
+    JsonLines(path)({"round": 1})
+    with path.open("a") as file:
+        file.write('{"round": 2, "pri')  # cut off by the kill
+    journal = JsonLines(path, [{"round": 1}, {"round": 2}])
+    journal({"round": 3})
+    assert path.read_text() == '{"round": 1}\n{"round": 2}\n{"round": 3}\n'
+    with pytest.raises(FileExistsError):
+        JsonLines(path)

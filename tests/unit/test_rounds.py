@@ -1,0 +1,816 @@
+"""The round protocol as pure state machines: no network, no clock but the numbers handed in."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stackelgrid.rounds import (
+    Coordinator,
+    Member,
+    MembersGathered,
+    MembersLost,
+    QuestionReceived,
+    Round,
+    RoundPolicy,
+    SettlementAcknowledged,
+    SettlementReceived,
+)
+from stackelgrid.transport.base import Look, Publish
+from stackelgrid.wire.codec import Bodies, Link
+from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
+
+
+class Question(Body):
+    text: str
+
+
+class Reply(Body):
+    text: str
+
+
+LINK = Link("run-1", "c", Bodies(Question, Reply, Question), slots=1)
+POLICY = RoundPolicy(deadline_s=5.0, tries=3, missing="hold", gather_s=60.0)
+
+
+def says(member: str, round_number: int, text: str = "yes") -> Answer[Reply]:
+    return Answer[Reply](run="run-1", sender=member, round=round_number, body=Reply(text=text))
+
+
+def is_(member: str, state: Literal["online", "offline"]) -> Presence:
+    return Presence(run="run-1", sender=member, state=state)
+
+
+def has_it(member: str, round_number: int, *missing: str) -> Receipt:
+    return Receipt(run="run-1", sender=member, round=round_number, missing=list(missing))
+
+
+def asks(round_number: int, text: str = "?", again: Iterable[str] = ()) -> Signal[Question]:
+    return Signal[Question](run="run-1", sender="c", round=round_number, again=list(again), body=Question(text=text))
+
+
+def settles(round_number: int, text: str = "!") -> Settlement[Question]:
+    return Settlement[Question](
+        run="run-1", sender="c", round=round_number, settled=True, complete=True, body=Question(text=text)
+    )
+
+
+def sent(steps: Iterable[object]) -> list[Message]:
+    """The messages that the steps publish, read back from their bytes."""
+    return [LINK.read(step.topic, step.payload) for step in steps if isinstance(step, Publish)]
+
+
+def one(steps: Iterable[object], kind: type) -> object:
+    (step,) = [step for step in steps if isinstance(step, kind)]
+    return step
+
+
+def gathered(*members: str, policy: RoundPolicy = POLICY) -> Coordinator:
+    coordinator = Coordinator(LINK, members, policy)
+    coordinator.start(0.0)
+    for member in members:
+        coordinator.receive(is_(member, "online"), 0.0)
+    return coordinator
+
+
+def asking(*members: str, policy: RoundPolicy = POLICY) -> Coordinator:
+    """A coordinator that has asked round 1 at time 0."""
+    coordinator = gathered(*members, policy=policy)
+    coordinator.ask(Question(text="?"), 0.0)
+    return coordinator
+
+
+def give_up(coordinator: Coordinator) -> list[object]:
+    """Let every deadline pass until something else than asking again comes of it."""
+    for _ in range(coordinator.policy.tries):
+        deadline = coordinator.next_deadline()
+        assert deadline is not None
+        steps = list(coordinator.tick(deadline))
+        if not steps or not isinstance(steps[0], Publish):
+            return steps
+    raise AssertionError("the coordinator asks on for ever")
+
+
+def finish(coordinator: Coordinator, round_number: int, *members: str) -> Round:
+    for member in members:
+        steps = coordinator.receive(says(member, round_number, f"{member}{round_number}"), 0.5)
+    finished = one(steps, Round)
+    assert isinstance(finished, Round)
+    return finished
+
+
+# --- gathering ---
+
+
+def test_the_first_round_waits_until_every_member_is_there() -> None:
+    coordinator = Coordinator(LINK, ["a", "b"], POLICY)
+    assert coordinator.start(10.0) == []
+    assert coordinator.next_deadline() == 15.0
+    assert coordinator.tick(15.0) == [Look()]  # a presence may have been lost: what is retained says it again
+    assert coordinator.next_deadline() == 20.0
+    assert coordinator.receive(is_("b", "online"), 11.0) == []
+    assert coordinator.receive(is_("b", "online"), 12.0) == []
+    assert coordinator.receive(is_("a", "online"), 13.0) == [MembersGathered(absent=())]
+    assert coordinator.next_deadline() is None
+
+
+def test_the_first_round_waits_no_longer_than_gather_s() -> None:
+    coordinator = Coordinator(LINK, ["a", "b", "c"], POLICY)
+    coordinator.start(0.0)
+    coordinator.receive(is_("b", "online"), 1.0)
+    coordinator.receive(is_("c", "online"), 1.0)
+    coordinator.receive(is_("c", "offline"), 2.0)
+    assert coordinator.tick(59.9) == [Look()]
+    assert coordinator.tick(60.0) == [MembersGathered(absent=("a", "c"))]
+    assert coordinator.tick(61.0) == []
+
+
+def test_one_who_is_known_to_have_gone_does_not_hold_up_the_first_round() -> None:
+    coordinator = Coordinator(LINK, ["a", "b"], POLICY)
+    coordinator.start(0.0)
+    assert coordinator.receive(is_("b", "offline"), 1.0) == []
+    assert coordinator.receive(is_("a", "online"), 2.0) == [MembersGathered(absent=("b",))]
+
+    coordinator = Coordinator(LINK, ["a", "b"], POLICY)
+    coordinator.start(0.0)
+    coordinator.receive(is_("b", "offline"), 1.0)
+    coordinator.receive(is_("b", "online"), 2.0)
+    assert coordinator.receive(is_("a", "online"), 3.0) == [MembersGathered(absent=())]
+
+
+def test_a_reconnect_while_gathering_does_not_start_the_wait_again() -> None:
+    coordinator = Coordinator(LINK, ["a"], POLICY)
+    coordinator.start(0.0)
+    assert coordinator.start(58.0) == []
+    assert coordinator.tick(58.0) == [Look()]
+    assert coordinator.next_deadline() == 60.0
+
+
+# --- a round ---
+
+
+def test_a_round_closes_with_the_last_answer_and_keeps_the_members_order() -> None:
+    coordinator = gathered("a", "b", "c")
+    (signal,) = steps = coordinator.ask(Question(text="how much?"), 100.0)
+    assert sent(steps) == [asks(1, "how much?")]
+    assert isinstance(signal, Publish)
+    assert signal.retain
+    assert signal.topic == "stackelgrid/run-1/c/signal"
+    assert coordinator.next_deadline() == 105.0
+
+    assert coordinator.receive(says("c", 1, "3"), 101.0) == []
+    assert coordinator.receive(says("a", 1, "1"), 102.0) == []
+    assert coordinator.receive(says("b", 1, "2"), 103.0) == [
+        Round(
+            number=1,
+            body=Question(text="how much?"),
+            answers={"a": Reply(text="1"), "b": Reply(text="2"), "c": Reply(text="3")},
+            held=(),
+            excluded=(),
+            again=0,
+            opened_at=100.0,
+            closed_at=103.0,
+        )
+    ]
+    assert coordinator.next_deadline() is None
+    assert (coordinator.stale, coordinator.repeated) == (0, 0)
+
+
+def test_a_round_names_answers_in_the_order_of_the_members_however_they_come() -> None:
+    coordinator = asking("a", "b", "c")
+    finished = finish(coordinator, 1, "c", "b", "a")
+    assert list(finished.answers) == ["a", "b", "c"]
+    assert finished.complete
+
+
+def test_the_first_answer_counts_and_a_second_one_does_not() -> None:
+    coordinator = asking("a", "b")
+    coordinator.receive(says("a", 1, "first"), 1.0)
+    assert coordinator.receive(says("a", 1, "second"), 2.0) == []
+    assert coordinator.repeated == 1
+    finished = one(coordinator.receive(says("b", 1), 3.0), Round)
+    assert isinstance(finished, Round)
+    assert finished.answers["a"] == Reply(text="first")
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_an_answer_to_another_round_is_stale(number: int) -> None:
+    coordinator = asking("a", "b")
+    finish(coordinator, 1, "a", "b")
+    coordinator.ask(Question(text="?"), 1.0)
+    assert coordinator.receive(says("a", number, "of another round"), 2.0) == []
+    assert coordinator.stale == 1
+    assert finish(coordinator, 2, "a", "b").answers["a"] == Reply(text="a2")
+
+
+def test_an_answer_when_nothing_is_asked_is_stale() -> None:
+    coordinator = gathered("a")
+    assert coordinator.receive(says("a", 1), 1.0) == []
+    assert coordinator.stale == 1
+
+
+def test_one_who_is_no_member_is_ignored() -> None:
+    coordinator = Coordinator(LINK, ["a", "b"], POLICY)
+    coordinator.start(0.0)
+    coordinator.receive(is_("a", "online"), 0.0)
+    assert coordinator.receive(is_("stranger", "online"), 0.0) == []
+    coordinator.receive(is_("b", "online"), 0.0)
+    coordinator.ask(Question(text="?"), 0.0)
+    coordinator.receive(says("a", 1), 1.0)
+    assert coordinator.receive(says("stranger", 1), 1.0) == []
+    assert coordinator.stale == 2
+    assert set(finish(coordinator, 1, "b").answers) == {"a", "b"}
+
+
+def test_a_refused_answer_is_as_if_it_had_not_come() -> None:
+    def refuses(member: str, body: Body) -> str | None:
+        return "too short" if body == Reply(text="") else None
+
+    coordinator = Coordinator(LINK, ["a", "b"], POLICY, refuses)
+    coordinator.receive(is_("a", "online"), 0.0)
+    coordinator.ask(Question(text="?"), 0.0)
+    coordinator.receive(says("b", 1), 0.0)
+    assert coordinator.receive(says("a", 1, ""), 1.0) == []
+    assert coordinator.refused == {"a": 1}
+    assert sent(coordinator.tick(5.0)) == [asks(1, again=["a"])]
+    assert finish(coordinator, 1, "a").answers["a"] == Reply(text="a1")
+
+
+# --- deadlines ---
+
+
+def test_one_who_keeps_breaking_the_rules_is_quarantined() -> None:
+    policy = replace(POLICY, quarantine_after=2)
+    coordinator = Coordinator(LINK, ["a", "b"], policy, lambda member, body: "too short" if not body.text else None)
+    coordinator.start(0.0)
+    for member in ("a", "b"):
+        coordinator.receive(is_(member, "online"), 0.0)
+    coordinator.ask(Question(text="?"), 0.0)
+    coordinator.receive(says("b", 1), 1.0)
+    assert coordinator.receive(says("a", 1, ""), 1.0) == []
+    finished = one(coordinator.receive(says("a", 1, ""), 2.0), Round)
+    assert isinstance(finished, Round)
+    assert finished.excluded == finished.quarantined == ("a",)
+    assert coordinator.quarantined == {"a": "too short"}
+    coordinator.ask(Question(text="?"), 3.0)
+    assert coordinator.receive(says("a", 2, "true now"), 3.0) == []  # nobody listens any more
+    assert coordinator.receive(is_("a", "online"), 3.0) == []
+    again = one(coordinator.receive(says("b", 2), 3.1), Round)
+    assert isinstance(again, Round) and again.quarantined == ("a",)
+    coordinator.settle(Question(text="!"), settled=True, complete=False, now=4.0)
+    assert coordinator.receive(has_it("b", 2), 4.1) == [SettlementAcknowledged(missing=("a",))]
+
+
+def test_a_good_answer_does_not_make_up_for_bad_ones() -> None:
+    policy = replace(POLICY, quarantine_after=2)
+    coordinator = Coordinator(LINK, ["a"], policy, lambda member, body: "too short" if not body.text else None)
+    coordinator.start(0.0)
+    for number in (1, 2):
+        coordinator.ask(Question(text="?"), 0.0)
+        coordinator.receive(says("a", number, ""), 1.0)
+        coordinator.receive(says("a", number), 1.0)
+    assert set(coordinator.quarantined) == {"a"}
+
+
+def test_after_the_deadline_only_the_missing_are_asked_again_and_no_more_often_than_agreed() -> None:
+    coordinator = asking("a", "b", "c")
+    coordinator.receive(says("b", 1), 1.0)
+    assert coordinator.tick(4.9) == []
+    assert sent(coordinator.tick(5.0)) == [asks(1, again=["a", "c"])]
+    assert coordinator.next_deadline() == 10.0
+    coordinator.receive(says("c", 1), 6.0)
+    assert sent(coordinator.tick(10.0)) == [asks(1, again=["a"])]
+    (finished,) = coordinator.tick(15.0)
+    assert isinstance(finished, Round)
+    assert (finished.again, finished.closed_at) == (3, 15.0)
+    assert coordinator.tick(20.0) == []
+
+
+@pytest.mark.parametrize(("missing", "held", "excluded"), [("hold", ("b",), ()), ("exclude", (), ("b",))])
+def test_the_policy_says_what_becomes_of_the_missing(
+    missing: Literal["hold", "exclude"], held: tuple[str, ...], excluded: tuple[str, ...]
+) -> None:
+    coordinator = asking("a", "b", policy=replace(POLICY, missing=missing))
+    finish(coordinator, 1, "a", "b")
+    coordinator.ask(Question(text="?"), 1.0)
+    coordinator.receive(says("a", 2, "a2"), 2.0)
+    (finished,) = give_up(coordinator)
+    assert isinstance(finished, Round)
+    assert (finished.held, finished.excluded) == (held, excluded)
+    assert finished.answers == {"a": Reply(text="a2")} | ({"b": Reply(text="b1")} if held else {})
+    assert not finished.complete
+
+
+def test_one_who_never_answered_cannot_be_held_and_is_excluded() -> None:
+    coordinator = asking("a", "b")
+    coordinator.receive(says("a", 1), 1.0)
+    (finished,) = give_up(coordinator)
+    assert isinstance(finished, Round)
+    assert (finished.held, finished.excluded) == ((), ("b",))
+    assert set(finished.answers) == {"a"}
+
+
+def test_a_held_answer_is_the_latest_and_stays_held() -> None:
+    coordinator = asking("a", "b")
+    finish(coordinator, 1, "a", "b")
+    coordinator.ask(Question(text="?"), 0.0)
+    finish(coordinator, 2, "a", "b")
+    for number in (3, 4):
+        coordinator.ask(Question(text="?"), 0.0)
+        coordinator.receive(says("a", number), 0.0)
+        (finished,) = give_up(coordinator)
+        assert isinstance(finished, Round)
+        assert finished.answers["b"] == Reply(text="b2")
+        assert finished.held == ("b",)
+
+
+def test_when_the_missing_must_answer_the_run_is_lost() -> None:
+    coordinator = asking("a", "b", policy=replace(POLICY, missing="fail"))
+    coordinator.receive(says("a", 1), 1.0)
+    assert give_up(coordinator) == [MembersLost(members=("b",), round=1)]
+    assert coordinator.next_deadline() is None
+    assert coordinator.receive(says("b", 1), 30.0) == []
+
+
+@pytest.mark.parametrize("missing", ["hold", "exclude", "fail"])
+def test_when_nobody_ever_answered_the_run_is_lost(missing: Literal["hold", "exclude", "fail"]) -> None:
+    coordinator = asking("a", "b", policy=replace(POLICY, missing=missing))
+    assert give_up(coordinator) == [MembersLost(members=("a", "b"), round=1)]
+
+
+def test_when_nobody_answers_any_more_everybody_is_held() -> None:
+    coordinator = asking("a", "b")
+    finish(coordinator, 1, "a", "b")
+    coordinator.ask(Question(text="?"), 0.0)
+    (finished,) = give_up(coordinator)
+    assert isinstance(finished, Round)
+    assert finished.held == ("a", "b")
+    assert finished.answers == {"a": Reply(text="a1"), "b": Reply(text="b1")}
+
+
+def test_one_who_was_silent_for_a_round_gets_one_try_until_it_answers_again() -> None:
+    coordinator = asking("a", "b")
+    coordinator.receive(says("a", 1), 0.0)
+    give_up(coordinator)
+    coordinator.ask(Question(text="?"), 100.0)
+    coordinator.receive(says("a", 2), 100.0)
+    (finished,) = coordinator.tick(105.0)
+    assert isinstance(finished, Round)
+    assert (finished.excluded, finished.again) == (("b",), 0)
+
+    coordinator.ask(Question(text="?"), 200.0)
+    finish(coordinator, 3, "a", "b")
+    coordinator.ask(Question(text="?"), 300.0)
+    coordinator.receive(says("a", 4), 300.0)
+    assert sent(coordinator.tick(305.0)) == [asks(4, again=["b"])]
+
+
+def test_a_late_answer_to_a_round_that_was_given_up_is_dropped_and_not_held_later() -> None:
+    coordinator = asking("a", "b")
+    finish(coordinator, 1, "a", "b")
+    coordinator.ask(Question(text="?"), 0.0)
+    coordinator.receive(says("a", 2), 0.0)
+    give_up(coordinator)
+    assert coordinator.receive(says("b", 2, "late"), 50.0) == []
+    assert coordinator.stale == 1
+    coordinator.ask(Question(text="?"), 60.0)
+    assert coordinator.receive(says("b", 2, "late"), 60.0) == []
+    coordinator.receive(says("a", 3), 60.0)
+    (finished,) = give_up(coordinator)
+    assert isinstance(finished, Round)
+    assert finished.answers["b"] == Reply(text="b1")
+
+
+# --- presence ---
+
+
+def test_one_who_is_gone_is_not_waited_for() -> None:
+    coordinator = asking("a", "b", "c")
+    coordinator.receive(says("a", 1), 1.0)
+    assert coordinator.receive(is_("b", "offline"), 2.0) == []
+    (finished,) = coordinator.receive(says("c", 1), 3.0)
+    assert isinstance(finished, Round)
+    assert (finished.excluded, finished.closed_at) == (("b",), 3.0)
+
+
+def test_a_round_closes_when_the_last_one_missing_goes() -> None:
+    coordinator = asking("a", "b")
+    coordinator.receive(says("a", 1), 1.0)
+    (finished,) = coordinator.receive(is_("b", "offline"), 2.0)
+    assert isinstance(finished, Round)
+    assert finished.excluded == ("b",)
+
+
+def test_the_answer_of_one_who_goes_afterwards_counts() -> None:
+    coordinator = asking("a", "b")
+    coordinator.receive(says("a", 1, "a1"), 1.0)
+    assert coordinator.receive(is_("a", "offline"), 2.0) == []
+    assert finish(coordinator, 1, "b").complete
+
+
+def test_one_who_must_answer_is_waited_for_even_when_gone() -> None:
+    coordinator = asking("a", "b", policy=replace(POLICY, missing="fail"))
+    coordinator.receive(says("a", 1), 1.0)
+    assert coordinator.receive(is_("b", "offline"), 2.0) == []
+    assert coordinator.next_deadline() == 5.0
+    assert finish(coordinator, 1, "b").complete
+
+
+def test_nobody_is_given_up_before_anybody_answered() -> None:
+    coordinator = asking("a", "b")
+    assert coordinator.receive(is_("a", "offline"), 1.0) == []
+    assert coordinator.receive(is_("b", "offline"), 1.0) == []
+    assert coordinator.next_deadline() == 5.0
+
+
+def test_one_who_comes_back_is_asked_again_unless_it_has_answered() -> None:
+    coordinator = asking("a", "b")
+    coordinator.receive(says("a", 1), 1.0)
+    for member in ("a", "b"):
+        assert coordinator.receive(is_(member, "online"), 1.0) == []  # it was never away
+    coordinator = asking("a", "b", policy=replace(POLICY, missing="fail"))
+    coordinator.receive(says("a", 1), 1.0)
+    for member in ("a", "b"):
+        coordinator.receive(is_(member, "offline"), 2.0)
+    assert coordinator.receive(is_("a", "online"), 3.0) == []
+    assert sent(coordinator.receive(is_("b", "online"), 3.0)) == [asks(1, again=["b"])]
+
+
+def test_one_who_comes_back_is_waited_for_in_the_next_round() -> None:
+    coordinator = asking("a", "b")
+    coordinator.receive(is_("b", "offline"), 1.0)
+    coordinator.receive(says("a", 1), 1.0)
+    coordinator.receive(is_("b", "online"), 2.0)
+    coordinator.ask(Question(text="?"), 3.0)
+    assert coordinator.receive(says("a", 2), 4.0) == []
+    assert finish(coordinator, 2, "b").complete
+
+
+def test_one_who_answers_is_there_even_if_it_did_not_say_so() -> None:
+    coordinator = Coordinator(LINK, ["a", "b"], POLICY)
+    coordinator.receive(is_("b", "online"), 0.0)
+    coordinator.ask(Question(text="?"), 0.0)
+    finish(coordinator, 1, "a", "b")
+    coordinator.ask(Question(text="?"), 1.0)
+    assert coordinator.receive(says("b", 2), 1.0) == []  # a is waited for
+    assert finish(coordinator, 2, "a").complete
+
+
+def test_after_a_reconnect_the_coordinator_says_again_what_is_current() -> None:
+    coordinator = asking("a", "b")
+    coordinator.receive(says("a", 1), 1.0)
+    assert sent(coordinator.start(2.0)) == [asks(1)]
+    assert coordinator.next_deadline() == 5.0
+    finish(coordinator, 1, "b")
+    assert coordinator.start(3.0) == []
+    coordinator.settle(Question(text="!"), settled=True, complete=True, now=4.0)
+    assert sent(coordinator.start(5.0)) == [settles(1)]
+
+
+# --- the settlement ---
+
+
+def settling(*members: str) -> Coordinator:
+    """A coordinator that has settled on round 1 at time 10."""
+    coordinator = asking(*members)
+    finish(coordinator, 1, *members)
+    coordinator.settle(Question(text="!"), settled=True, complete=True, now=10.0)
+    return coordinator
+
+
+def test_the_settlement_is_retained_and_acknowledged_by_all() -> None:
+    coordinator = asking("a", "b")
+    finish(coordinator, 1, "a", "b")
+    (publish,) = steps = coordinator.settle(Question(text="!"), settled=True, complete=True, now=10.0)
+    assert sent(steps) == [settles(1)]
+    assert isinstance(publish, Publish)
+    assert (publish.retain, publish.qos, publish.topic) == (True, 1, "stackelgrid/run-1/c/settlement")
+    assert coordinator.receive(has_it("b", 1), 11.0) == []
+    assert coordinator.receive(has_it("b", 1), 11.0) == []
+    assert coordinator.receive(has_it("a", 1), 12.0) == [SettlementAcknowledged(missing=())]
+    assert coordinator.next_deadline() is None
+
+
+def test_the_settlement_is_repeated_until_receipts_come() -> None:
+    coordinator = settling("a", "b")
+    coordinator.receive(has_it("a", 1), 11.0)
+    assert coordinator.tick(14.9) == []
+    assert sent(coordinator.tick(15.0)) == [settles(1)]
+    assert coordinator.receive(has_it("b", 1), 16.0) == [SettlementAcknowledged(missing=())]
+    assert coordinator.tick(20.0) == []
+
+
+def test_those_who_do_not_acknowledge_are_named_in_the_end() -> None:
+    coordinator = settling("a", "b", "c")
+    coordinator.receive(has_it("b", 1, "b-home-3", "b-home-7"), 11.0)
+    patience = [10.0 + 5.0 * asked for asked in range(1, 10 * POLICY.tries)]
+    assert all(sent(coordinator.tick(now)) == [settles(1)] for now in patience)
+    assert coordinator.tick(160.0) == [SettlementAcknowledged(missing=("a", "c", "b-home-3", "b-home-7"))]
+
+
+def test_one_who_has_left_may_come_back_in_time() -> None:
+    coordinator = asking("a", "b", policy=replace(POLICY, return_s=3.0))
+    coordinator.receive(says("a", 1), 1.0)
+    assert coordinator.receive(is_("b", "offline"), 1.5) == []
+    assert coordinator.next_deadline() == 4.5
+    assert sent(coordinator.receive(is_("b", "online"), 4.0)) == [asks(1, again=["b"])]
+    assert coordinator.next_deadline() == 5.0
+    finished = one(coordinator.receive(says("b", 1), 4.1), Round)
+    assert isinstance(finished, Round) and finished.complete
+
+
+def test_one_who_does_not_come_back_is_given_up_once_for_all() -> None:
+    coordinator = asking("a", "b", policy=replace(POLICY, return_s=3.0))
+    coordinator.receive(says("a", 1), 1.0)
+    coordinator.receive(is_("b", "offline"), 1.5)
+    finished = one(coordinator.tick(4.5), Round)
+    assert isinstance(finished, Round) and finished.excluded == ("b",)
+    coordinator.ask(Question(text="?"), 5.0)
+    again = one(coordinator.receive(says("a", 2), 5.1), Round)
+    assert isinstance(again, Round) and again.excluded == ("b",)
+
+
+def test_one_who_is_gone_is_not_waited_for_to_acknowledge() -> None:
+    coordinator = settling("a", "b")
+    coordinator.receive(has_it("a", 1), 11.0)
+    assert coordinator.receive(is_("b", "offline"), 12.0) == [SettlementAcknowledged(missing=("b",))]
+
+
+def test_receipts_of_another_settlement_are_stale() -> None:
+    coordinator = settling("a")
+    assert coordinator.receive(has_it("a", 2), 11.0) == []
+    assert coordinator.receive(has_it("a", 1), 12.0) == [SettlementAcknowledged(missing=())]
+    assert coordinator.receive(has_it("a", 1), 13.0) == []
+    assert coordinator.stale == 2
+
+
+def test_answers_do_not_count_any_more_once_it_is_settled() -> None:
+    coordinator = settling("a", "b")
+    assert coordinator.receive(says("a", 1), 11.0) == []
+    assert coordinator.stale == 1
+
+
+def test_leaving_clears_the_signal_and_keeps_the_settlement() -> None:
+    assert settling("a").leave() == [Publish("stackelgrid/run-1/c/signal", b"", qos=1, retain=True)]
+
+
+# --- a member ---
+
+
+def test_a_member_says_that_it_is_there_and_leaves_word_for_when_it_is_not() -> None:
+    member = Member("a", LINK)
+    assert sent(member.start()) == [is_("a", "online")]
+    assert sent([member.last_will]) == [is_("a", "offline")]
+    assert all(step.retain for step in [*member.start(), member.last_will] if isinstance(step, Publish))
+    assert member.leave() == [Publish("stackelgrid/run-1/c/a/presence", b"", qos=1, retain=True)]
+
+
+def test_a_member_answers_a_round_once() -> None:
+    member = Member("a", LINK)
+    assert member.receive(asks(1, "how much?")) == [QuestionReceived(1, Question(text="how much?"))]
+    assert member.receive(asks(1, "how much?")) == []  # still working it out
+    assert sent(member.answer(1, Reply(text="two"))) == [says("a", 1, "two")]
+
+
+def test_a_member_asked_again_repeats_the_same_bytes() -> None:
+    member = Member("a", LINK)
+    member.receive(asks(1))
+    first = member.answer(1, Reply(text="two"))
+    assert member.receive(asks(1)) == first
+    assert member.receive(asks(1, again=["b", "a"])) == first
+    assert member.receive(asks(1, again=["b"])) == []
+
+
+def test_a_member_asked_something_else_under_the_same_number_answers_that() -> None:
+    member = Member("a", LINK, renumbered=True)
+    member.receive(asks(1, "how much?"))
+    member.answer(1, Reply(text="three"))
+    assert member.receive(asks(1, "how much now?")) == [QuestionReceived(1, Question(text="how much now?"))]
+    assert sent(member.answer(1, Reply(text="four"))) == [says("a", 1, "four")]
+    assert sent(member.receive(asks(1, "how much now?"))) == [says("a", 1, "four")]
+
+
+def test_a_member_ignores_rounds_that_are_over() -> None:
+    member = Member("a", LINK)
+    member.receive(asks(2))
+    assert member.receive(asks(1)) == []
+    assert member.stale == 1
+    assert sent(member.answer(2, Reply(text="two"))) == [says("a", 2, "two")]
+
+
+def test_a_member_does_not_send_an_answer_that_has_been_overtaken() -> None:
+    member = Member("a", LINK)
+    member.receive(asks(1))
+    member.receive(asks(2))
+    assert member.answer(1, Reply(text="one")) == []
+    assert member.stale == 1
+    assert sent(member.answer(2, Reply(text="two"))) == [says("a", 2, "two")]
+
+
+def test_a_member_does_not_repeat_the_answer_to_a_round_that_is_over() -> None:
+    member = Member("a", LINK)
+    member.receive(asks(1))
+    member.answer(1, Reply(text="one"))
+    member.receive(asks(2))
+    assert member.receive(asks(2, again=["a"])) == []  # still working it out
+
+
+def test_a_member_that_missed_a_round_answers_when_named() -> None:
+    member = Member("a", LINK)
+    assert member.receive(asks(3, again=["a"])) == [QuestionReceived(3, Question(text="?"))]
+
+
+def test_a_member_that_reconnects_says_so_and_answers_the_retained_signal() -> None:
+    member = Member("a", LINK)
+    member.receive(asks(1))
+    first = member.answer(1, Reply(text="two"))
+    assert sent(member.start()) == [is_("a", "online")]
+    assert member.receive(asks(1)) == first
+    assert member.receive(asks(2)) == [QuestionReceived(2, Question(text="?"))]
+
+
+def test_a_member_settles_once_and_acknowledges_as_often_as_it_is_told() -> None:
+    member = Member("a", LINK)
+    member.receive(asks(1))
+    assert member.acknowledge([]) == []
+    assert member.receive(settles(1)) == [SettlementReceived(1, True, True, Question(text="!"))]
+    assert member.receive(settles(1)) == []  # its own members have not acknowledged yet
+    receipt = member.acknowledge(["a-home-2"])
+    assert sent(receipt) == [has_it("a", 1, "a-home-2")]
+    assert member.receive(settles(1)) == receipt
+
+
+def test_a_member_does_nothing_more_after_the_settlement() -> None:
+    member = Member("a", LINK)
+    member.receive(asks(1))
+    member.receive(settles(1))
+    assert member.answer(1, Reply(text="too late")) == []
+    assert member.receive(asks(2)) == []
+    assert member.stale == 2
+
+
+# --- whatever the network does ---
+
+
+@dataclass(order=True)
+class Event:
+    at: float
+    order: int
+    happen: Callable[[float], None] = field(compare=False)
+
+
+class Play:
+    """One coordinator and its members on a network that loses, repeats and delays until `calm_at`.
+
+    Every choice is drawn from one seeded stream. The broker's promises hold: a sender's messages on a topic arrive in
+    order, and what is retained reaches a member that reconnects, as all do at `calm_at`.
+    """
+
+    def __init__(self, seed: int, members: int, policy: RoundPolicy, rounds: int, calm_at: float) -> None:
+        self.random = np.random.default_rng(seed)
+        self.loss, self.repeat = self.random.uniform(0, 0.6, 2)
+        self.slowest = self.random.uniform(0.1, 2.5) * policy.deadline_s
+        self.calm_at, self.rounds = calm_at, rounds
+        self.now = 0.0
+        self.events: list[Event] = []
+        self.counter = itertools.count()
+        self.latest: dict[tuple[str, str], float] = {}
+        self.retained: dict[str, Publish] = {}
+        self.coordinator = Coordinator(LINK, [f"m{number}" for number in range(members)], policy)
+        self.members = {name: Member(name, LINK) for name in self.coordinator.members}
+        self.asked_at: dict[int, float] = {}
+        self.given: dict[tuple[str, int], Body] = {}
+        self.closed: list[Round] = []
+        self.settled: dict[str, SettlementReceived] = {}
+        self.ended: list[SettlementAcknowledged | MembersLost] = []
+
+    def run(self) -> None:
+        for member in self.members.values():
+            self.later(self.random.uniform(0, self.slowest), lambda now, m=member: self.act_member(m, m.start()))
+            self.later(self.calm_at, lambda now, m=member: self.reconnect(m))
+        self.act_coordinator(self.coordinator.start(0.0))
+        while self.events:
+            event = heapq.heappop(self.events)
+            self.now = event.at
+            event.happen(event.at)
+            deadline = self.coordinator.next_deadline()
+            if deadline is not None:
+                self.later(max(deadline, self.now), lambda now: self.act_coordinator(self.coordinator.tick(now)))
+
+    def later(self, at: float, happen: Callable[[float], None]) -> None:
+        heapq.heappush(self.events, Event(at, next(self.counter), happen))
+
+    def deliver(self, publish: Publish, receiver: str) -> None:
+        calm = self.now >= self.calm_at
+        if not calm and self.random.random() < self.loss:
+            return
+        copies = 1 if calm or self.random.random() > self.repeat else 2
+        for _ in range(copies):
+            delay = self.random.uniform(0, 0.1 * self.coordinator.policy.deadline_s if calm else self.slowest)
+            at = max(self.now + delay, self.latest.get((publish.topic, receiver), 0.0))
+            self.latest[publish.topic, receiver] = at
+            self.later(at, lambda now: self.arrive(publish, receiver))
+
+    def arrive(self, publish: Publish, receiver: str) -> None:
+        message = LINK.read(publish.topic, publish.payload)
+        if receiver == "c":
+            self.act_coordinator(self.coordinator.receive(message, self.now))
+        else:
+            self.act_member(self.members[receiver], self.members[receiver].receive(message))
+
+    def reconnect(self, member: Member) -> None:
+        self.act_member(member, member.start())
+        for publish in self.retained.values():
+            self.deliver(publish, member.name)
+
+    def act_member(self, member: Member, steps: Iterable[object]) -> None:
+        for step in steps:
+            match step:
+                case Publish():
+                    self.deliver(step, "c")
+                case QuestionReceived(number, _):
+                    works_until = self.now + self.random.exponential(0.2 * self.coordinator.policy.deadline_s)
+                    body = Reply(text=f"{member.name} to {number}")
+                    assert (member.name, number) not in self.given
+                    self.given[member.name, number] = body
+                    self.later(works_until, lambda now, n=number, b=body: self.act_member(member, member.answer(n, b)))
+                case SettlementReceived():
+                    assert member.name not in self.settled
+                    self.settled[member.name] = step
+                    self.act_member(member, member.acknowledge([]))
+
+    def act_coordinator(self, steps: Iterable[object]) -> None:
+        for step in steps:
+            match step:
+                case Publish():
+                    self.retained[step.topic] = step
+                    for name in self.members:
+                        self.deliver(step, name)
+                case MembersGathered():
+                    self.ask()
+                case Round():
+                    self.closed.append(step)
+                    self.settle() if len(self.closed) == self.rounds else self.ask()
+                case MembersLost():
+                    self.ended.append(step)
+                    self.settle()
+                case SettlementAcknowledged():
+                    self.ended.append(step)
+
+    def ask(self) -> None:
+        self.asked_at[len(self.asked_at) + 1] = self.now
+        self.act_coordinator(self.coordinator.ask(Question(text="?"), self.now))
+
+    def settle(self) -> None:
+        self.settled_at = self.now
+        self.act_coordinator(self.coordinator.settle(Question(text="!"), settled=True, complete=True, now=self.now))
+
+
+policies = st.builds(
+    RoundPolicy,
+    deadline_s=st.sampled_from([1.0, 5.0]),
+    tries=st.integers(1, 4),
+    missing=st.sampled_from(["hold", "exclude", "fail"]),
+    gather_s=st.sampled_from([2.0, 20.0]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 5), policies, st.integers(1, 5), st.sampled_from([0.0, 10.0, 40.0, 200.0]))
+def test_whatever_the_network_does_rounds_end_and_everybody_learns_the_settlement(
+    seed: int, count: int, policy: RoundPolicy, rounds: int, calm_at: float
+) -> None:
+    play = Play(seed, count, policy, rounds, calm_at)
+    play.run()
+
+    members = set(play.members)
+    for number, finished in enumerate(play.closed, start=1):
+        assert finished.number == number
+        assert finished.opened_at == play.asked_at[number]
+        assert finished.closed_at <= finished.opened_at + policy.tries * policy.deadline_s + 1e-9
+        fresh = set(finished.answers) - set(finished.held)
+        assert set(finished.held) <= set(finished.answers)
+        assert len(fresh) + len(finished.held) + len(finished.excluded) == count
+        assert fresh | set(finished.held) | set(finished.excluded) == members
+        assert all(finished.answers[name] == Reply(text=f"{name} to {number}") for name in fresh)
+        for name in finished.held:
+            last = max(n for n, r in enumerate(play.closed[: number - 1], 1) if name in set(r.answers) - set(r.held))
+            assert finished.answers[name] == Reply(text=f"{name} to {last}")
+        assert finished.complete == (fresh == members)
+        assert policy.missing != "fail" or finished.complete
+        assert policy.missing != "exclude" or not finished.held
+
+    assert len(play.closed) == rounds or isinstance(play.ended[0], MembersLost)
+    assert isinstance(play.ended[-1], SettlementAcknowledged)
+    assert sum(isinstance(end, SettlementAcknowledged) for end in play.ended) == 1
+    assert set(play.settled) == members
+    if play.settled_at >= play.calm_at + policy.deadline_s:
+        assert play.ended[-1] == SettlementAcknowledged(missing=())
