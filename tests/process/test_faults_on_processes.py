@@ -299,7 +299,8 @@ def test_a_narrow_connection_takes_as_long_as_its_bytes(echo: int) -> None:
 def test_a_process_that_stops_itself_goes_on_when_the_time_is_over_or_somebody_says_so(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib; from stackelgrid.faults.on_process import ProcessActuator; "
-        "print('before', flush=True); ProcessActuator(pathlib.Path(sys.argv[1])).stop(float(sys.argv[2])); print('after')"
+        "print('before', flush=True); ProcessActuator(pathlib.Path(sys.argv[1])).stop(float(sys.argv[2])); "
+        "print('after')"
     )
     for seconds, awaited in (("0", True), ("0.3", True), ("600", False)):
         child = subprocess.Popen(
