@@ -14,10 +14,10 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-import stackelgrid.games
 from stackelgrid.wire.codec import Bodies
 
-GROUP = "stackelgrid.games"
+GAMES = "stackelgrid.games"
+"""The package whose folders are games, and the group of entry points of other packages' games."""
 
 
 class UnknownGameError(ValueError):
@@ -73,10 +73,10 @@ class Game:
 def find(name: str) -> Game:
     """Find the game of a name. Raises `UnknownGameError`."""
     if name in _folders():
-        found = import_module(f"{stackelgrid.games.__name__}.{name}").GAME
-        where = f"{stackelgrid.games.__name__}.{name}:GAME"
+        found = import_module(f"{GAMES}.{name}").GAME
+        where = f"{GAMES}.{name}:GAME"
     else:
-        points = tuple(entry_points(group=GROUP, name=name))
+        points = tuple(entry_points(group=GAMES, name=name))
         if not points:
             raise UnknownGameError(f"{name!r} is not a game that is installed; those are {', '.join(names())}")
         found, where = points[0].load(), points[0].value
@@ -87,9 +87,9 @@ def find(name: str) -> Game:
 
 def names() -> list[str]:
     """List the games that there are."""
-    return sorted({*_folders(), *(point.name for point in entry_points(group=GROUP))})
+    return sorted({*_folders(), *(point.name for point in entry_points(group=GAMES))})
 
 
 @cache
 def _folders() -> frozenset[str]:
-    return frozenset(each.name for each in pkgutil.iter_modules(stackelgrid.games.__path__) if each.ispkg)
+    return frozenset(each.name for each in pkgutil.iter_modules(import_module(GAMES).__path__) if each.ispkg)
