@@ -2,13 +2,13 @@
 
 import sys
 
-from aggregator_node.config import build, of_game
+from aggregator_node.config import build, config_model
 from stackelgrid.node import process
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node; returns the exit code."""
-    return process.main("aggregator-node", of_game, build, arguments)
+    return process.main("aggregator-node", config_model, build, arguments)
 
 
 if __name__ == "__main__":

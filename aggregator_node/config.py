@@ -42,7 +42,7 @@ class AggregatorConfig(NodeConfig, Generic[Settings]):
     ledger_file: Path | None = None
 
 
-def of_game(game: Game) -> type[AggregatorConfig[Any]]:
+def config_model(game: Game) -> type[AggregatorConfig[Any]]:
     """The configuration of an aggregator in a game."""
     settings: Any = game.load("aggregator")
     return AggregatorConfig[settings]

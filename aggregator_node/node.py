@@ -21,10 +21,9 @@ from stackelgrid.rounds import (
     SettlementAcknowledged,
     SettlementReceived,
 )
-from stackelgrid.rounds import ledger as ledgers
-from stackelgrid.rounds.ledger import Ledger
+from stackelgrid.rounds.ledger import Ledger, dump_round, load_round
 from stackelgrid.rounds.strategy import AggregatorStrategy, Ask, Question, Reply
-from stackelgrid.transport.base import Action, Finish, Look, Publish
+from stackelgrid.transport.base import Action, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link
 
 _LOG = logging.getLogger("aggregator_node")
@@ -87,7 +86,7 @@ class AggregatorNode:
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """A payload from the broker."""
         if not payload:
-            over = topic == self._up.to_member("signal", self.name) and self._acknowledged_until is not None
+            over = topic == self._up.topic_to_member("signal", self.name) and self._acknowledged_until is not None
             return self._leave() if over else []
         read = self.mailbox.read(topic, payload)
         if read is None:
@@ -116,7 +115,7 @@ class AggregatorNode:
         actions: list[Action] = []
         for step in steps:
             match step:
-                case Publish() | Look():
+                case Publish() | FetchRetained():
                     actions.append(step)
                 case MembersGathered():
                     self._gathered = True
@@ -128,7 +127,7 @@ class AggregatorNode:
                         actions += self._go_on(wanted, now)
                 case QuestionReceived():
                     if self._unasked is not None:  # it was asked before the restart, under this number
-                        self._coordinator.pass_over(self._coordinator.rounds + 1)
+                        self._coordinator.skip_to(self._coordinator.rounds + 1)
                     self._answering, self._inner, self._unasked = step.round, 0, None
                     signal = step.body.model_dump(mode="json")
                     self._ledger.append({"round": step.round, "signal": signal, "asked": self._coordinator.rounds})
@@ -165,10 +164,10 @@ class AggregatorNode:
         for entry in self._ledger:
             if "signal" in entry:
                 self._answering, self._inner = entry["round"], 0
-                self._coordinator.pass_over(entry["asked"])
+                self._coordinator.skip_to(entry["asked"])
                 wanted = self._strategy.open(self._up.bodies.signal.model_validate(entry["signal"]))
             else:
-                finished = ledgers.read(entry, self._down.bodies)
+                finished = load_round(entry, self._down.bodies)
                 self._inner += 1
                 self._coordinator.resume(finished)
                 wanted = self._strategy.on_answers(finished.body, finished.answers, finished.held, finished.excluded)
@@ -182,7 +181,7 @@ class AggregatorNode:
     def _follow(self, finished: Round) -> list[Action]:
         told = (finished.body, finished.answers, finished.held, finished.excluded)
         wanted = self.progress.work(self._strategy.on_answers, *told)
-        self._ledger.append({"round": self._answering, **ledgers.entered(finished)})
+        self._ledger.append({"round": self._answering, **dump_round(finished)})
         account = {
             "round": self._answering,
             "inner": self._inner,

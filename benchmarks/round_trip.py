@@ -46,7 +46,7 @@ OURS, BARE = "ours", "bare"
 class Prepared:
     """A home that has its answer ready."""
 
-    brief = True
+    quick = True
 
     def __init__(self, answer: LoadResponse) -> None:
         self._answer = answer

@@ -19,7 +19,7 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from aggregator_node.config import of_game
+from aggregator_node.config import config_model
 from broker import answers, find_mosquitto, free_port
 from stackelgrid.games.user_oriented import GAME
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
@@ -54,7 +54,7 @@ def answers_to_a_stalled_coordinator(homes: int, seconds: float, folder: Path) -
     aggregator: subprocess.Popen[bytes] | None = None
     try:
         assert answers(port)
-        config = of_game(GAME)(
+        config = config_model(GAME)(
             run=RUN,
             name=AGGREGATOR,
             game="user_oriented",
@@ -97,7 +97,7 @@ class _Everybody:
         self._client.max_inflight_messages_set(0)
         self._client.on_message = self._on_message
         self._client.connect("127.0.0.1", port)
-        self._client.subscribe([(DOWN.to_member("signal", None), 0), (f"{UP.root}/{AGGREGATOR}/+", 0)])
+        self._client.subscribe([(DOWN.topic_to_member("signal", None), 0), (f"{UP.root}/{AGGREGATOR}/+", 0)])
 
     def play(self) -> Found:
         """Be there, and see what comes of it."""

@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-from emc_node.config import build, of_game
+from emc_node.config import build, config_model
 from stackelgrid.node import process
 
 COMMANDS = {
@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
         return int(import_module(COMMANDS[words[0]]).main(words[1:]))
     if words and words[0] in ("-h", "--help"):
         print(f"other commands: {', '.join(f'emc-node {name}' for name in COMMANDS)}; each tells more with --help\n")
-    return process.main("emc-node", of_game, build, arguments)
+    return process.main("emc-node", config_model, build, arguments)
 
 
 if __name__ == "__main__":

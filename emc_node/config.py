@@ -41,7 +41,7 @@ class EmcConfig(NodeConfig, Generic[Home]):
         return self
 
 
-def of_game(game: Game) -> type[EmcConfig[Any]]:
+def config_model(game: Game) -> type[EmcConfig[Any]]:
     """The configuration of an EMC in a game."""
     home: Any = game.load("home")
     return EmcConfig[home]

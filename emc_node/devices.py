@@ -92,9 +92,9 @@ class SteeredHome:
         self._asked = False
 
     @property
-    def brief(self) -> bool:
+    def quick(self) -> bool:
         """Not before the first answer, which may wait for the meter."""
-        return self._asked and self._strategy.brief
+        return self._asked and self._strategy.quick
 
     def answer(self, signal: Body) -> Body:
         """What the home does at this signal, from the level that its storage was measured to have at the first one."""

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from emc_node.config import assemble, of_game
+from emc_node.config import assemble, config_model
 from stackelgrid.node.config import ConfigError, load
 from stackelgrid.registry import names
 from stackelgrid.transport.mqtt import MqttTransport
@@ -218,7 +218,7 @@ def _write(draft: Path, configuration: dict[str, Any], files: dict[str, Path]) -
 def _check(draft: Path, folder: Path) -> None:
     """As a run does: the configuration by its model, the certificate and its key, the home by what it has to solve."""
     try:
-        config = load(draft / CONFIG, of_game)
+        config = load(draft / CONFIG, config_model)
         assemble(config, lambda homes: None)
         MqttTransport(config.broker, tls=config.tls)
     except (ConfigError, ValueError) as error:

@@ -10,7 +10,7 @@ from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.rounds import Member, QuestionReceived, SettlementReceived
 from stackelgrid.rounds.strategy import HomeStrategy
-from stackelgrid.transport.base import Action, Compute, Finish, Look, Publish
+from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link
 
 LINGER_S = 60.0
@@ -51,7 +51,7 @@ class EmcNode:
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """A payload from the broker."""
         if not payload:
-            over = topic == self._link.to_member("signal", self.name) and self._leaving_at is not None
+            over = topic == self._link.topic_to_member("signal", self.name) and self._leaving_at is not None
             return self._leave() if over else []
         read = self.mailbox.read(topic, payload)
         if read is None:
@@ -74,7 +74,7 @@ class EmcNode:
         actions: list[Action] = []
         for step in steps:
             match step:
-                case Publish() | Look():
+                case Publish() | FetchRetained():
                     actions.append(step)
                 case QuestionReceived():
                     actions += self._answer(step)
@@ -91,7 +91,7 @@ class EmcNode:
 
         self.progress.asked(asked.round)
         solve = partial(self.progress.work, self._strategy.answer, asked.body)
-        return then(solve(), 0.0) if self._strategy.brief else [Compute(solve, then)]
+        return then(solve(), 0.0) if self._strategy.quick else [Compute(solve, then)]
 
     def _settle(self, settled: SettlementReceived) -> Compute:
         def then(homes: Any, now: float) -> Sequence[Action]:

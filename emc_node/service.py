@@ -15,7 +15,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from emc_node.config import EmcConfig, of_game
+from emc_node.config import EmcConfig, config_model
 from emc_node.init import CONFIG, FOLDER, STATE
 from stackelgrid.node.config import ConfigError, load
 
@@ -66,7 +66,7 @@ def unit(config_file: Path, program: Path, version: int, user: str | None = None
     Raises `ConfigError` for a configuration that cannot be used, `ServiceError` for one that a service cannot use.
     """
     config_file = config_file.absolute()
-    config = load(config_file, of_game)
+    config = load(config_file, config_model)
     if hidden := next((folder for folder in _HIDDEN if program.is_relative_to(folder)), None):
         raise ServiceError(
             f"{program} is below {hidden}, which the service does not see; install it in /opt/stackelgrid"

@@ -38,13 +38,13 @@ class LeaderConfig(NodeConfig, Generic[Settings]):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         try:
-            self.utility.fits(self.slots)
+            self.utility.check_slots(self.slots)
         except ValueError as error:
             raise ValueError(f"utility.{error}") from None
         return self
 
 
-def of_game(game: Game) -> type[LeaderConfig[Any]]:
+def config_model(game: Game) -> type[LeaderConfig[Any]]:
     """The configuration of a leader in a game."""
     settings: Any = game.load("leader")
     return LeaderConfig[settings]

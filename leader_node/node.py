@@ -12,10 +12,9 @@ from stackelgrid.node.limits import refusals
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.rounds import Coordinator, MembersGathered, MembersLost, Round, RoundPolicy, SettlementAcknowledged
-from stackelgrid.rounds import ledger as ledgers
-from stackelgrid.rounds.ledger import Ledger
+from stackelgrid.rounds.ledger import Ledger, dump_round, load_round
 from stackelgrid.rounds.strategy import Decision, LeaderStrategy
-from stackelgrid.transport.base import Action, Compute, Finish, Look, Publish
+from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link
 
 _LOG = logging.getLogger("leader_node")
@@ -60,7 +59,7 @@ class LeaderNode:
         self._last: Round | None = None
         self._ending: dict[str, Any] = {}
         for entry in ledger:
-            self._recall(ledgers.read(entry, link.bodies))
+            self._recall(load_round(entry, link.bodies))
 
     @property
     def subscriptions(self) -> Sequence[str]:
@@ -90,7 +89,7 @@ class LeaderNode:
         actions: list[Action] = []
         for step in steps:
             match step:
-                case Publish() | Look():
+                case Publish() | FetchRetained():
                     actions.append(step)
                 case MembersGathered():
                     actions += self._begin(now)
@@ -151,7 +150,7 @@ class LeaderNode:
             "complete": self._complete,
             "ms": round(1000 * (now - finished.opened_at), 3),
         }
-        self._ledger.append({**ledgers.entered(finished), "account": account})
+        self._ledger.append({**dump_round(finished), "account": account})
         self._journal(account)
         self.progress.finished(account)
         return self._go_on(now)

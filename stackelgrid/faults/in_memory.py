@@ -75,7 +75,7 @@ class FaultyMemory(MemoryTransport):
         fate = SimulatedActuator(spent, self._failing.append)
         return FaultInjectingNode(node, self._plan, fate, self._happened, tuple(spent), began)
 
-    def restarted_node(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
+    def restart_node(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
         """A node that the plan killed comes back if the plan says so; one that failed by itself does not."""
         if not isinstance(error, KilledError) or not error.crash.returns(name):
             return None

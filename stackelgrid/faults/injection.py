@@ -41,7 +41,7 @@ from stackelgrid.faults.plan import (
     Stall,
 )
 from stackelgrid.node.mailbox import Mailbox
-from stackelgrid.transport.base import Action, Compute, Finish, Look, Publish
+from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish
 
 _ROUND = re.compile(rb'"round":(\d+)')
 _SAID_BY_COORDINATOR = ("signal", "settlement")
@@ -278,7 +278,7 @@ class FaultInjectingNode:
                     sent += self._say(action, now)
                 case Compute():
                     sent.append(Compute(action.job, partial(self._then, action)))
-                case Look() if self._cut_until is None:
+                case FetchRetained() if self._cut_until is None:
                     sent.append(action)
                 case Finish() if self._cut_until is not None:
                     self._over = True
@@ -353,7 +353,7 @@ class FaultInjectingNode:
         held, self._held = self._held, []
         if self._over:
             return held
-        return [*held, *self.node.start(now), Look()]
+        return [*held, *self.node.start(now), FetchRetained()]
 
     def _depart(self, publish: Publish, now: float) -> list[Action]:
         """Out into the connection, whatever state that is in."""

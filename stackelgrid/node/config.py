@@ -69,8 +69,8 @@ class _Played(BaseModel):
 Config = TypeVar("Config", bound=NodeConfig)
 
 
-def load(path: Path, of_game: Callable[[Game], type[Config]]) -> Config:
-    """Read and check a configuration file, by the model that `of_game` has for the game it names.
+def load(path: Path, config_model: Callable[[Game], type[Config]]) -> Config:
+    """Read and check a configuration file, by the model that `config_model` has for the game it names.
 
     Files it names are relative to its own folder. Raises `ConfigError`.
     """
@@ -81,14 +81,14 @@ def load(path: Path, of_game: Callable[[Game], type[Config]]) -> Config:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text ({error.reason}); write it anew, as JSON") from None
     try:
-        config = of_game(find(_Played.model_validate_json(text).game)).model_validate_json(text)
+        config = config_model(find(_Played.model_validate_json(text).game)).model_validate_json(text)
     except UnknownGameError as error:
         raise ConfigError(f"{path}: game: {error}") from None
     except ValidationError as error:
         raise ConfigError(explain(str(path), error)) from None
     files: dict[str, Any] = {name: path.parent / value for name, value in config if isinstance(value, Path)}
     if config.tls is not None:
-        files["tls"] = config.tls.beside(path.parent)
+        files["tls"] = config.tls.resolve_in(path.parent)
     return config.model_copy(update=files)
 
 

@@ -31,7 +31,7 @@ _PR_SET_PDEATHSIG = 1
 def main(package: str, game: str) -> int:
     """Serve until standard input ends."""
     node_main: Callable[[list[str]], int] = importlib.import_module(f"{package}.__main__").main
-    importlib.import_module(f"{package}.config").of_game(find(game))
+    importlib.import_module(f"{package}.config").config_model(find(game))
     gc.collect()
     gc.freeze()  # what is shared now stays shared: no collection writes to it in the children
     signal.signal(signal.SIGCHLD, lambda number, frame: None)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from stackelgrid.node.config import Members
 from stackelgrid.node.mailbox import Mailbox
-from stackelgrid.rounds.coordinator import Verdict
+from stackelgrid.rounds.coordinator import AnswerCheck
 from stackelgrid.wire.messages import Body
 
 _ROUNDING = 1 + 1e-9
 
 
-def refusals(members: Sequence[Members], mailbox: Mailbox) -> Verdict:
+def refusals(members: Sequence[Members], mailbox: Mailbox) -> AnswerCheck:
     """What a coordinator objects to in an answer of one of `members`: another number of homes than it was registered
     with, or more power than their connections carry. Objections are counted in `mailbox` and logged once.
     """
@@ -23,7 +23,7 @@ def refusals(members: Sequence[Members], mailbox: Mailbox) -> Verdict:
         homes = getattr(body, "homes", member.homes)
         if homes + getattr(body, "excluded", 0) != member.homes:
             return f"{name} answers for {homes} homes, it has {member.homes}"
-        power = body.power_kw
+        power = body.peak_kw
         if power is not None and member.max_kw is not None and power > member.max_kw * _ROUNDING:
             return f"{name} answers with {power:g} kW, its connections carry {member.max_kw:g}"
         return None

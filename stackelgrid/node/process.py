@@ -55,7 +55,7 @@ class WatchedNode(MailedNode, Protocol):
 
 def main(
     kind: str,
-    of_game: Callable[[Game], type[Config]],
+    config_model: Callable[[Game], type[Config]],
     build: Callable[[Config], WatchedNode],
     arguments: list[str] | None,
 ) -> int:
@@ -76,7 +76,7 @@ def main(
     file = options.config
     try:
         file = file or _claim(options.claim)
-        config = load(file, of_game)
+        config = load(file, config_model)
         if options.broker is not None:
             config = config.model_copy(update={"broker": options.broker})
         set_up(options.log, config.run, config.name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stackelgrid.rounds.strategy import Question
-from stackelgrid.transport.base import Look, Publish
+from stackelgrid.transport.base import FetchRetained, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
 
@@ -94,8 +94,8 @@ class MembersLost:
     round: int
 
 
-Step = Publish | Look | MembersGathered | Round | SettlementAcknowledged | MembersLost
-Verdict = Callable[[str, Body], str | None]
+Step = Publish | FetchRetained | MembersGathered | Round | SettlementAcknowledged | MembersLost
+AnswerCheck = Callable[[str, Body], str | None]
 
 
 @dataclass
@@ -130,7 +130,7 @@ class Coordinator:
     """
 
     def __init__(
-        self, link: Link, members: Sequence[str], policy: RoundPolicy, refuses: Verdict = lambda member, body: None
+        self, link: Link, members: Sequence[str], policy: RoundPolicy, refuses: AnswerCheck = lambda member, body: None
     ) -> None:
         self.link = link
         self.members = tuple(members)
@@ -154,7 +154,7 @@ class Coordinator:
     @property
     def subscriptions(self) -> tuple[str, ...]:
         """The topics a coordinator listens to."""
-        return self.link.from_members()
+        return self.link.topics_from_members()
 
     def start(self, now: float) -> list[Step]:
         """Connected: gather the members; after a reconnect, say again what is current."""
@@ -174,11 +174,11 @@ class Coordinator:
 
     def resume(self, finished: Round) -> None:
         """Remember a round that was finished before a restart; to be called before `start`, round by round."""
-        self.pass_over(finished.number)
+        self.skip_to(finished.number)
         missing = {*finished.held, *finished.excluded}
         self._latest.update({name: body for name, body in finished.answers.items() if name not in missing})
 
-    def pass_over(self, number: int) -> None:
+    def skip_to(self, number: int) -> None:
         """Rounds up to `number` were asked before a restart, finished or not: members know them as something else."""
         self._rounds = max(self._rounds, number)
 
@@ -196,7 +196,7 @@ class Coordinator:
 
     def leave(self) -> list[Step]:
         """Clear the retained signals: this conversation is over. The settlement stays for those who were away."""
-        topics = dict.fromkeys(self.link.to_member("signal", member) for member in self.members)
+        topics = dict.fromkeys(self.link.topic_to_member("signal", member) for member in self.members)
         return [Publish(topic, b"", qos=1, retain=True) for topic in topics]
 
     def receive(self, message: Message, now: float) -> list[Step]:
@@ -235,7 +235,7 @@ class Coordinator:
             return self._round_overdue(self._asking, now)
         if self._gathering_until is not None and now < self._gathering_until:
             self._look_at = now + self.policy.deadline_s
-            return [Look()]
+            return [FetchRetained()]
         return self._gathered()
 
     # --- gathering ---

@@ -1,7 +1,7 @@
-"""What a coordinator has to remember to go on after it was killed: every finished round, as it was.
+"""Write finished rounds down and read them back, so that a coordinator that was killed can go on.
 
-Strategies are deterministic: fed the same rounds in the same order, one that starts anew comes to the same question.
-So a ledger holds what came in, not what was made of it.
+Strategies are deterministic: given the same rounds in the same order, a new one comes to the same next question.
+So a ledger holds the answers that came in, and nothing that was computed from them.
 """
 
 from __future__ import annotations
@@ -15,46 +15,46 @@ from stackelgrid.wire.codec import Bodies
 from stackelgrid.wire.messages import Body
 
 Entry = Mapping[str, Any]
-"""JSON-able; what it holds besides a round is the node's business."""
+"""One entry, ready for JSON. A node may add keys of its own to those of a round."""
 
 
 class Ledger(Protocol):
-    """Entries in the order in which they were made, those of before a restart included."""
+    """Entries in the order in which they were appended, those from before a restart included."""
 
     def __iter__(self) -> Iterator[Entry]:
-        """From the first entry on."""
+        """Iterate from the first entry on."""
 
     def append(self, entry: Entry) -> None:
-        """Keep an entry, come what may: when this returns, `kill -9` does not lose it."""
+        """Store an entry for good: once this returns, `kill -9` does not lose it."""
 
 
-def entered(finished: Round) -> dict[str, Any]:
-    """A finished round as an entry."""
+def dump_round(finished: Round) -> dict[str, Any]:
+    """Write a finished round as an entry."""
     return {
         "number": finished.number,
-        "said": said(finished.body),
+        "question": _dump_question(finished.body),
         "answers": {name: body.model_dump(mode="json") for name, body in finished.answers.items()},
         "held": list(finished.held),
         "excluded": list(finished.excluded),
     }
 
 
-def read(entry: Entry, bodies: Bodies) -> Round:
-    """The round of an entry. How long it took is forgotten."""
+def load_round(entry: Entry, bodies: Bodies) -> Round:
+    """Read a round back from its entry. Its times are not in the entry and come back as 0."""
     answers = {name: bodies.answer.model_validate(body) for name, body in entry["answers"].items()}
-    body = note_contact(entry["said"], bodies.signal)
-    return Round(entry["number"], body, answers, tuple(entry["held"]), tuple(entry["excluded"]), 0, 0.0, 0.0)
+    question = _load_question(entry["question"], bodies.signal)
+    return Round(entry["number"], question, answers, tuple(entry["held"]), tuple(entry["excluded"]), 0, 0.0, 0.0)
 
 
-def said(body: Question) -> dict[str, Any]:
-    """What was said, to all or to each, as part of an entry."""
-    if isinstance(body, Body):
-        return {"all": body.model_dump(mode="json")}
-    return {"each": {name: each.model_dump(mode="json") for name, each in body.items()}}
+def _dump_question(question: Question) -> dict[str, Any]:
+    """Write a question, the same for all members or one for each, as a part of an entry."""
+    if isinstance(question, Body):
+        return {"all": question.model_dump(mode="json")}
+    return {"each": {name: body.model_dump(mode="json") for name, body in question.items()}}
 
 
-def note_contact(content: Mapping[str, Any], model: type[Body]) -> Question:
-    """The opposite of `said`."""
+def _load_question(content: Mapping[str, Any], model: type[Body]) -> Question:
+    """Read back what `_dump_question` has written."""
     if "all" in content:
         return model.model_validate(content["all"])
-    return {name: model.model_validate(each) for name, each in content["each"].items()}
+    return {name: model.model_validate(body) for name, body in content["each"].items()}

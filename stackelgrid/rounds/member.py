@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stackelgrid.transport.base import Look, Publish
+from stackelgrid.transport.base import FetchRetained, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
 
@@ -27,7 +27,7 @@ class SettlementReceived:
     body: Body
 
 
-Step = Publish | Look | QuestionReceived | SettlementReceived
+Step = Publish | FetchRetained | QuestionReceived | SettlementReceived
 
 
 class Member:
@@ -55,7 +55,7 @@ class Member:
     @property
     def subscriptions(self) -> tuple[str, ...]:
         """The topics a member listens to."""
-        return self.link.from_coordinator(self.name)
+        return self.link.topics_from_coordinator(self.name)
 
     @property
     def last_will(self) -> Publish:
@@ -86,7 +86,7 @@ class Member:
         if self._look_at is None or now < self._look_at:
             return []
         self._look_at = now + self.silence_s
-        return [Look()]
+        return [FetchRetained()]
 
     def receive(self, message: Message) -> list[Step]:
         """A message of the coordinator."""

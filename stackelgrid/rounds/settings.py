@@ -18,7 +18,7 @@ class LeaderSettings(StrictModel):
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     max_rounds: Annotated[int, Field(ge=1, le=10_000)] = 40
 
-    def fits(self, slots: int) -> None:
+    def check_slots(self, slots: int) -> None:
         """Raise `ValueError` when something in it has another length than the horizon."""
 
     def strategy(self, slots: int) -> LeaderStrategy[Any, Any, Any]:

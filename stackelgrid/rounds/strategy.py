@@ -121,7 +121,7 @@ class HomeStrategy(Protocol[Asked_contra, Answered_co, Settled_contra]):
     """The part of a game of the homes behind one EMC process."""
 
     @property
-    def brief(self) -> bool:
+    def quick(self) -> bool:
         """Whether an answer takes no longer than receiving a message, so that it may as well be worked out at once."""
 
     def answer(self, signal: Asked_contra) -> Answered_co:

@@ -69,7 +69,7 @@ class Scenario(StrictModel):
     def verify(self) -> None:
         """Raises `ValueError` with key, value and mend for what each part for itself could not know to be wrong."""
         try:
-            self.leader.fits(self.slots)
+            self.leader.check_slots(self.slots)
         except ValueError as error:
             raise ValueError(f"leader.{error}") from None
         seen: set[str] = set()

@@ -81,7 +81,7 @@ def play(case: Case) -> Evidence:
     try:
         carried = transport.run(transport.nodes())
     except DeadlockError as deadlock:
-        carried, evidence.stuck = deadlock.carried, deadlock.waiting
+        carried, evidence.stuck = deadlock.result, deadlock.waiting
     evidence.crashed = carried.crashed
     stage.cleared(carried)
     return evidence
@@ -98,8 +98,8 @@ class _Witnessed(FaultyMemory):
     def nodes(self) -> Sequence[Node]:
         return [_Overheard(node, self._evidence) for node in super().nodes()]
 
-    def restarted_node(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
-        born = super().restarted_node(name, error, now)
+    def restart_node(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
+        born = super().restart_node(name, error, now)
         return born and (born[0], _Overheard(born[1], self._evidence))
 
 

@@ -48,7 +48,7 @@ def play(
             transport = FaultyMemory(plan, stage.builds, happened, scenario.seed)
             carried = transport.run(transport.nodes())
     except DeadlockError as stuck:
-        carried = stuck.carried
+        carried = stuck.result
         if not carried.crashed:
             raise
     except KeyboardInterrupt:

@@ -39,7 +39,7 @@ def cast(scenario: Scenario, run: str, broker: str = "", *, written: bool = Fals
     """One configuration per node. When they are `written` to files, nodes leave beside these what the desk gathers."""
     game = find(scenario.game)
     leader_config, aggregator_config, emc_config = (
-        room.config.of_game(game) for room in (leader_node, aggregator_node, emc_node)
+        room.config.config_model(game) for room in (leader_node, aggregator_node, emc_node)
     )
     common = {"run": run, "game": scenario.game, "slots": scenario.slots, "broker": broker}
     aggregators: list[AggregatorConfig[Any]] = []

@@ -39,7 +39,7 @@ class Compute:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class FetchRetained:
     """Have what is retained on the node's subscriptions sent again: a message may have been lost on its way here."""
 
 
@@ -48,7 +48,7 @@ class Finish:
     """The node has nothing left to do: send what is queued, leave the broker cleanly (no last will), stop."""
 
 
-Action = Publish | Compute | Look | Finish
+Action = Publish | Compute | FetchRetained | Finish
 
 
 class Node(Protocol):

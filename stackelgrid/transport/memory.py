@@ -15,24 +15,34 @@ from functools import partial
 
 import numpy as np
 
-from stackelgrid.transport.base import Action, Compute, Finish, Look, Node, Publish, Traffic, Transport, TransportResult
+from stackelgrid.transport.base import (
+    Action,
+    Compute,
+    FetchRetained,
+    Finish,
+    Node,
+    Publish,
+    Traffic,
+    Transport,
+    TransportResult,
+)
 
 
 class DeadlockError(Exception):
     """Every node that is left waits for a message, and none is on its way.
 
-    Attributes: `waiting`, the nodes' names; `now`, the virtual time in seconds; `carried`, the run so far, with the
+    Attributes: `waiting`, the nodes' names; `now`, the virtual time in seconds; `result`, the run so far, with the
     exceptions of the nodes that crashed, if that is why the others wait.
     """
 
-    def __init__(self, waiting: Sequence[str], now: float, carried: TransportResult) -> None:
+    def __init__(self, waiting: Sequence[str], now: float, result: TransportResult) -> None:
         super().__init__(
             f"deadlock at {now:.3f} s: these nodes have not finished, and nothing is under way that could end them: "
             f"{', '.join(waiting)}; give each a deadline or a Finish"
         )
         self.waiting = list(waiting)
         self.now = now
-        self.carried = carried
+        self.result = result
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,7 @@ class MemoryTransport(Transport):
             return (self.latency_s,)
         return (self.latency_s + self.jitter_s * self._stream(sender, receiver).random(),)
 
-    def restarted_node(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
+    def restart_node(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
         """What becomes of a node whose code raised: after so many seconds another takes its place; here, none does."""
         return None
 
@@ -117,12 +127,12 @@ class _Run:
     nodes: Sequence[Node]
     world: MemoryTransport
     retained: dict[str, tuple[str, Publish]]
-    carried: TransportResult = field(default_factory=TransportResult)
+    result: TransportResult = field(default_factory=TransportResult)
 
     def __post_init__(self) -> None:
         self.seats = [_Seat(node, node.name, node.last_will, Traffic()) for node in self.nodes]
-        self.carried.traffic = {seat.name: seat.traffic for seat in self.seats}
-        if len(self.carried.traffic) < len(self.seats):
+        self.result.traffic = {seat.name: seat.traffic for seat in self.seats}
+        if len(self.result.traffic) < len(self.seats):
             raise ValueError(f"two nodes share a name among {[seat.name for seat in self.seats]}: give each its own")
         self.events: list[tuple[float, int, _Seat | None, Call]] = []
         self.order = itertools.count()
@@ -154,8 +164,8 @@ class _Run:
                 self._step(concerned, call, now)
         waiting = [seat.name for seat in self.seats if not seat.ended]
         if waiting:
-            raise DeadlockError(waiting, now, self.carried)
-        return self.carried
+            raise DeadlockError(waiting, now, self.result)
+        return self.result
 
     def _connect(self, seat: _Seat, now: float) -> None:
         """The connection stands: the node starts, then hears what was retained."""
@@ -183,7 +193,7 @@ class _Run:
                         self._route(seat.name, action, now)
                     case Compute():
                         self._schedule(now, seat, partial(_compute, action))
-                    case Look():
+                    case FetchRetained():
                         self._look(seat, now)
                     case Finish():
                         seat.ended = True
@@ -198,9 +208,9 @@ class _Run:
 
     def _crash(self, seat: _Seat, error: Exception, now: float) -> None:
         seat.ended = True
-        after = self.world.restarted_node(seat.name, error, now)
+        after = self.world.restart_node(seat.name, error, now)
         if after is None:
-            self.carried.crashed[seat.name] = error
+            self.result.crashed[seat.name] = error
         else:
             self._schedule(now + after[0], None, partial(self._replace, seat, after[1]))
         if seat.last_will is not None:

@@ -29,8 +29,8 @@ from stackelgrid.transport.base import (
     Action,
     BrokerUnreachableError,
     Compute,
+    FetchRetained,
     Finish,
-    Look,
     Node,
     Publish,
     Traffic,
@@ -97,12 +97,12 @@ class MqttTransport(Transport):
 
     async def serve(self, nodes: Sequence[Node]) -> TransportResult:
         """`run` for a caller with an event loop of its own. Raises `ValueError` if two nodes share a name."""
-        carried = TransportResult({node.name: Traffic() for node in nodes})
-        if len(carried.traffic) < len(nodes):
+        result = TransportResult({node.name: Traffic() for node in nodes})
+        if len(result.traffic) < len(nodes):
             raise ValueError(f"two nodes share a name: give each its own, not {[node.name for node in nodes]}")
-        self.traffic = carried.traffic
+        self.traffic = result.traffic
         worker = Worker(asyncio.get_running_loop())
-        links = [asyncio.create_task(_Link(node, self, worker, carried).drive()) for node in nodes]
+        links = [asyncio.create_task(_Link(node, self, worker, result).drive()) for node in nodes]
         everyone = asyncio.gather(*links)
         self._leave = partial(asyncio.get_running_loop().call_soon_threadsafe, everyone.cancel)
         if self._stopping:
@@ -118,7 +118,7 @@ class MqttTransport(Transport):
                 link.cancel()
             await asyncio.gather(*links, return_exceptions=True)
             worker.close()
-        return carried
+        return result
 
     def stop(self) -> None:
         """End the run now and for good, from any thread or a signal handler; a later `run` ends at once.
@@ -136,11 +136,11 @@ class MqttTransport(Transport):
 class _Link:
     """One node's connection, with the node's clock and its computations."""
 
-    def __init__(self, node: Node, transport: MqttTransport, worker: Worker, carried: TransportResult) -> None:
+    def __init__(self, node: Node, transport: MqttTransport, worker: Worker, result: TransportResult) -> None:
         self._node = node
         self._transport = transport
-        self._carried = carried
-        self._traffic = carried.traffic[node.name]
+        self._result = result
+        self._traffic = result.traffic[node.name]
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None  # the one the loop watches
         self._watched_for_writing = False
@@ -390,14 +390,14 @@ class _Link:
                         self._publish(action)
                     case Compute():
                         self._compute(action)
-                    case Look():
+                    case FetchRetained():
                         self._look()
                     case Finish():
                         self._ended = True
                         break
             self._arm()
         except Exception as error:
-            self._carried.crashed[self._node.name] = error
+            self._result.crashed[self._node.name] = error
             self._end()
 
     def _end(self) -> None:

@@ -15,7 +15,7 @@ class Tls(StrictModel):
     certificate: Path
     key: Path
 
-    def beside(self, folder: Path) -> Tls:
+    def resolve_in(self, folder: Path) -> Tls:
         """The same files, relative ones as seen from `folder`."""
         return Tls(ca=folder / self.ca, certificate=folder / self.certificate, key=folder / self.key)
 

@@ -23,7 +23,7 @@ Vector = Annotated[list[Finite], Field(min_length=1, max_length=MAX_SLOTS)]
 """One finite number per slot, as a JSON list."""
 
 
-class Packed(BaseModel):
+class PackedArray(BaseModel):
     """An array of finite numbers: `float64` is base64 of little-endian IEEE doubles, row by row, of `shape`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -65,18 +65,18 @@ class Link:
     def topic(self, message: Message, member: str | None = None) -> str:
         """The topic that carries `message`; of a coordinator's on an addressed link, to `member`."""
         if isinstance(message, Signal | Settlement):
-            return self.to_member(message.purpose, member)
+            return self.topic_to_member(message.purpose, member)
         return f"{self.root}/{message.sender}/{message.purpose}"
 
-    def to_member(self, purpose: str, member: str | None) -> str:
+    def topic_to_member(self, purpose: str, member: str | None) -> str:
         """Where `member` hears its coordinator's signals or settlement."""
         return f"{self.root}/{member}/{purpose}" if self.bodies.addressed else f"{self.root}/{purpose}"
 
-    def from_coordinator(self, member: str) -> tuple[str, ...]:
+    def topics_from_coordinator(self, member: str) -> tuple[str, ...]:
         """What `member` subscribes to."""
-        return tuple(self.to_member(purpose, member) for purpose in ("signal", "settlement"))
+        return tuple(self.topic_to_member(purpose, member) for purpose in ("signal", "settlement"))
 
-    def from_members(self) -> tuple[str, ...]:
+    def topics_from_members(self) -> tuple[str, ...]:
         """What a coordinator subscribes to."""
         return tuple(f"{self.root}/+/{p}" for p in ("answer", "receipt", "presence"))
 

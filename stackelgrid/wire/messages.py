@@ -26,7 +26,7 @@ class Body(BaseModel):
         return None
 
     @property
-    def power_kw(self) -> float | None:
+    def peak_kw(self) -> float | None:
         """The most that the homes behind it draw or feed in, in any slot, kW; None when it does not tell."""
         return None
 

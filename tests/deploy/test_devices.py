@@ -29,7 +29,7 @@ import broker
 import emc_node.__main__
 from emc_node import devices as module
 from emc_node.binding import Devices
-from emc_node.config import EmcConfig, build, of_game
+from emc_node.config import EmcConfig, build, config_model
 from emc_node.devices import HomeDevices, Plan, SteeredHome, plan_of, with_level
 from emc_node.home_assistant import discovery
 from stackelgrid.games.storage_market.home import MarketHome, StorageMarketHomes
@@ -85,7 +85,7 @@ def settled(home: Home, price: Price = PRICE, run: str = "demo") -> Plan:
 def test_devices_that_cannot_do_what_is_settled_are_refused(changes: dict[str, Any], told: str) -> None:
     valid = {"run": "demo", "name": "h1", "game": "user_oriented", "slots": 24, "aggregator": "a1"}
     valid |= {"broker": "mqtt://127.0.0.1:1999", "homes": [DESCRIBED]}
-    model = of_game(find("user_oriented"))
+    model = config_model(find("user_oriented"))
     assert model.model_validate(valid | {"devices": BOUND}).devices is not None
     assert model.model_validate(valid).devices is None
     with pytest.raises(ValidationError, match=told):
@@ -98,7 +98,7 @@ def test_a_game_without_storage_has_nothing_to_steer() -> None:
     config = {"run": "demo", "name": "h1", "game": "prosumer", "slots": 24, "aggregator": "a1"}
     config |= {"broker": "mqtt://grid:1883", "homes": [scenario.everyone[0].model_dump()]}
     with pytest.raises(ValidationError, match="the game of a Prosumer schedules no storage"):
-        of_game(find("prosumer")).model_validate({**config, "devices": {}})
+        config_model(find("prosumer")).model_validate({**config, "devices": {}})
 
 
 # --- from a settlement to a day ---
@@ -352,9 +352,9 @@ def test_a_meter_that_is_silent_is_not_waited_for_long(
 ) -> None:
     monkeypatch.setattr(module, "READING_S", 0.05)
     home = steered(None)
-    assert not home.brief, "the first answer may wait, so it must not hold up the loop"
+    assert not home.quick, "the first answer may wait, so it must not hold up the loop"
     assert home.answer(PRICE) == UserOrientedHomes([HOME]).answer(PRICE)
-    assert home.brief
+    assert home.quick
     assert "initial_kwh stays" in caplog.text
 
 
@@ -521,7 +521,7 @@ class Coordinator:
 
 def configured(run: str, grid: str, **more: Any) -> EmcConfig[Any]:
     described = {"run": run, "name": "h1", "game": "user_oriented", "slots": 24, "aggregator": "a1", "broker": grid}
-    return of_game(find("user_oriented")).model_validate(described | {"homes": [DESCRIBED]} | more)
+    return config_model(find("user_oriented")).model_validate(described | {"homes": [DESCRIBED]} | more)
 
 
 @pytest.fixture

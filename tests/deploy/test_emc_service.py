@@ -26,7 +26,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from broker.access import Node, Role
 from broker.authority import Authority
 from emc_node import __main__, service, status
-from emc_node.config import EmcConfig, assemble, of_game
+from emc_node.config import EmcConfig, assemble, config_model
 from emc_node.init import main as init
 from emc_node.service import ServiceError, unit
 from stackelgrid.faults.plan import Cut, FaultPlan
@@ -75,7 +75,7 @@ def from_flags(home_file: Path, certificates: Path, to: Path, *more: str) -> lis
 
 
 def configuration(folder: Path) -> EmcConfig[Any]:
-    return load(folder / "config.json", of_game)
+    return load(folder / "config.json", config_model)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -119,7 +119,7 @@ def test_what_the_operator_gave_is_taken_and_the_owner_describes_the_home(
     given = handed_over(tmp_path / "given", certificates)
     assert init(["--from", str(given), "--to", str(tmp_path / "as_given")]) == 0
     as_given = configuration(tmp_path / "as_given")
-    before = load(given / "config.json", of_game)
+    before = load(given / "config.json", config_model)
     assert (as_given.homes, as_given.run, as_given.broker) == (before.homes, before.run, before.broker)
     assert as_given.devices is None, "devices are bound by whom they belong to"
     home_file.write_text(json.dumps(HOME | {"devices": {"storage_setpoint": "battery/set"}}))
@@ -473,7 +473,7 @@ class Aggregator:
 
 def test_on_a_real_broker_too_with_a_clock_that_runs_fast(mosquitto_url: str, caplog: pytest.LogCaptureFixture) -> None:
     pace, run = 400.0, "outage"
-    config = of_game(find("user_oriented")).model_validate(
+    config = config_model(find("user_oriented")).model_validate(
         {"run": run, "name": "h1", "game": "user_oriented", "slots": 24, "aggregator": "a1", "homes": [HOME]}
     )
     carried_out: dict[str, Any] = {}

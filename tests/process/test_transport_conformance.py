@@ -21,8 +21,8 @@ from stackelgrid.transport.base import (
     Action,
     BrokerUnreachableError,
     Compute,
+    FetchRetained,
     Finish,
-    Look,
     Publish,
     Transport,
     TransportResult,
@@ -260,7 +260,7 @@ def test_a_retained_message_awaits_newcomers_and_arrives_after_start(transport: 
 
 def test_who_looks_again_receives_what_is_retained_again(transport: Transport, root: str) -> None:
     def look_then_finish(topic: str, payload: bytes, now: float) -> list[Action]:
-        return [Look()] if len(node.received) == 1 else [Finish()]
+        return [FetchRetained()] if len(node.received) == 1 else [Finish()]
 
     node = Scripted(
         "node", [f"{root}/kept"], start=answer(Publish(f"{root}/kept", b"1", retain=True)), receive=look_then_finish

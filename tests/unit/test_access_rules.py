@@ -87,7 +87,7 @@ def test_the_rules_let_every_game_be_played_and_nobody_hear_or_say_anything_besi
         link = Link("run", coordinator.name, bodies, 24)
         members = [node for node in EVERYONE if node.above == coordinator.name]
         for member in members:
-            down = link.from_coordinator(member.name)
+            down = link.topics_from_coordinator(member.name)
             up = [f"{link.root}/{member.name}/{purpose}" for purpose in ("answer", "receipt", "presence")]
             hear = {member.name, DESK.name} | (set() if bodies.addressed else {node.name for node in members})
             for topic in down:
@@ -98,7 +98,7 @@ def test_the_rules_let_every_game_be_played_and_nobody_hear_or_say_anything_besi
                 private = topic.endswith("answer") and member.role is Role.home
                 hear_up = {coordinator.name} | (set() if private else {DESK.name})
                 assert {node.name for node in EVERYONE if granted.may_read(node.name, topic)} == hear_up
-        assert all(granted.may_read(coordinator.name, asked) for asked in link.from_members())
+        assert all(granted.may_read(coordinator.name, asked) for asked in link.topics_from_members())
 
 
 # Counting, from what Mosquitto logs.

@@ -163,7 +163,7 @@ class Counter:
 
 
 class Obliging:
-    brief = True
+    quick = True
 
     def __init__(self, name: str) -> None:
         self.name = name

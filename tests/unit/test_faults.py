@@ -631,8 +631,8 @@ def test_a_question_asked_before_a_crash_keeps_its_number() -> None:
 def test_rounds_that_were_asked_are_passed_over() -> None:
     link = Link("run", "leader", cases.find("user_oriented").upper, 4)
     coordinator = Coordinator(link, ["a1"], RoundPolicy())
-    coordinator.pass_over(7)
-    coordinator.pass_over(3)
+    coordinator.skip_to(7)
+    coordinator.skip_to(3)
     assert coordinator.rounds == 7
 
 

@@ -17,7 +17,7 @@ from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import in_memory
 from stackelgrid.transport.base import Publish
 from stackelgrid.transport.memory import MemoryTransport
-from stackelgrid.wire.arrays import Packed
+from stackelgrid.wire.arrays import PackedArray
 from stackelgrid.wire.messages import Body
 
 SMALL = ["population.homes=6", "aggregators=2"]
@@ -186,7 +186,7 @@ ABSURD = {
     "a load whose square overflows": {"load_kw": [1e200] * 24},
     "a load that grows with the price": {"slope": [1e6] * 24},
     "a slope that overflows": {"slope": [-1e300] * 24},
-    "a coupling that overflows": {"coupling": Packed.of(np.full((24, 24), 1e300))},
+    "a coupling that overflows": {"coupling": PackedArray.of(np.full((24, 24), 1e300))},
 }
 
 
@@ -202,7 +202,7 @@ def test_no_node_dies_of_an_absurd_answer(monkeypatch: pytest.MonkeyPatch, lie: 
 def numbers(value: Any) -> Iterator[float]:
     """Every number in a message, packed ones included."""
     if isinstance(value, dict) and set(value) == {"shape", "float64"}:
-        yield from Packed(**value).array().ravel().tolist()
+        yield from PackedArray(**value).array().ravel().tolist()
     elif isinstance(value, dict):
         for item in value.values():
             yield from numbers(item)
@@ -289,5 +289,7 @@ def test_the_leader_sees_aggregators_only_and_sums_only() -> None:
         for key in ("load_kw", "slope"):
             np.testing.assert_allclose(body[key], np.sum([home[key] for home in homes], axis=0), rtol=1e-12)
             assert all(body[key] != home[key] for home in homes)
-        couplings = [Packed(**home["coupling"]).array() for home in homes]
-        np.testing.assert_allclose(Packed(**body["coupling"]).array(), np.sum(couplings, axis=0), rtol=1e-9, atol=1e-12)
+        couplings = [PackedArray(**home["coupling"]).array() for home in homes]
+        np.testing.assert_allclose(
+            PackedArray(**body["coupling"]).array(), np.sum(couplings, axis=0), rtol=1e-9, atol=1e-12
+        )

@@ -24,7 +24,7 @@ from stackelgrid.rounds import (
     SettlementAcknowledged,
     SettlementReceived,
 )
-from stackelgrid.transport.base import Look, Publish
+from stackelgrid.transport.base import FetchRetained, Publish
 from stackelgrid.wire.codec import Bodies, Link
 from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
 
@@ -114,7 +114,7 @@ def test_the_first_round_waits_until_every_member_is_there() -> None:
     coordinator = Coordinator(LINK, ["a", "b"], POLICY)
     assert coordinator.start(10.0) == []
     assert coordinator.next_deadline() == 15.0
-    assert coordinator.tick(15.0) == [Look()]  # a presence may have been lost: what is retained says it again
+    assert coordinator.tick(15.0) == [FetchRetained()]  # a presence may have been lost: what is retained says it again
     assert coordinator.next_deadline() == 20.0
     assert coordinator.receive(is_("b", "online"), 11.0) == []
     assert coordinator.receive(is_("b", "online"), 12.0) == []
@@ -128,7 +128,7 @@ def test_the_first_round_waits_no_longer_than_gather_s() -> None:
     coordinator.receive(is_("b", "online"), 1.0)
     coordinator.receive(is_("c", "online"), 1.0)
     coordinator.receive(is_("c", "offline"), 2.0)
-    assert coordinator.tick(59.9) == [Look()]
+    assert coordinator.tick(59.9) == [FetchRetained()]
     assert coordinator.tick(60.0) == [MembersGathered(absent=("a", "c"))]
     assert coordinator.tick(61.0) == []
 
@@ -150,7 +150,7 @@ def test_a_reconnect_while_gathering_does_not_start_the_wait_again() -> None:
     coordinator = Coordinator(LINK, ["a"], POLICY)
     coordinator.start(0.0)
     assert coordinator.start(58.0) == []
-    assert coordinator.tick(58.0) == [Look()]
+    assert coordinator.tick(58.0) == [FetchRetained()]
     assert coordinator.next_deadline() == 60.0
 
 

@@ -24,7 +24,7 @@ def test_every_node_accepts_its_configuration(game: str, deadline_s: float) -> N
     for room, configs in rooms:
         for config in configs:
             text = config.model_dump_json(exclude_none=True)
-            assert room.of_game(find(game)).model_validate_json(text) == config
+            assert room.config_model(find(game)).model_validate_json(text) == config
 
 
 @pytest.mark.parametrize("game", names())

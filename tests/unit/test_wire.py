@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
-from stackelgrid.wire.arrays import MAX_SLOTS, Packed
+from stackelgrid.wire.arrays import MAX_SLOTS, PackedArray
 from stackelgrid.wire.codec import MAX_BYTES, BadMessageError, Bodies, Link
 from stackelgrid.wire.messages import Answer, Message, Presence, Receipt, Settlement, Signal
 
@@ -32,9 +32,9 @@ slopes = st.lists(falling, min_size=SLOTS, max_size=SLOTS)
 awkward = [5e-324, -0.0, 2.2250738585072014e-308, -1e12, 0.1, 1 / 3, 999999999999.9999, 123456789.12345679]
 
 
-def matrices(rows: int) -> st.SearchStrategy[Packed]:
+def matrices(rows: int) -> st.SearchStrategy[PackedArray]:
     return st.lists(finite, min_size=rows * SLOTS, max_size=rows * SLOTS).map(
-        lambda cells: Packed.of(np.array(cells).reshape(rows, SLOTS))
+        lambda cells: PackedArray.of(np.array(cells).reshape(rows, SLOTS))
     )
 
 
@@ -134,29 +134,29 @@ def test_every_message_comes_back_bit_for_bit(message: Message) -> None:
 @example([*awkward[:4], -5e-324, -0.0])
 def test_packed_arrays_come_back_bit_for_bit(cells: list[float]) -> None:
     array = np.array(cells).reshape(2, 3)
-    body = LoadResponse(homes=2, load_kw=Packed.of(array), slope=[0.0] * SLOTS)
+    body = LoadResponse(homes=2, load_kw=PackedArray.of(array), slope=[0.0] * SLOTS)
     seen = LINK.read(LINK.topic(message := Answer[LoadResponse](**UP, round=1, body=body)), LINK.write(message))
     assert seen.body.loads().tobytes() == array.tobytes()
 
 
 def test_packing_keeps_rows_whatever_the_memory_layout() -> None:
     array = np.arange(6.0).reshape(3, 2).T
-    np.testing.assert_array_equal(Packed.of(array).array(), [[0, 2, 4], [1, 3, 5]])
-    np.testing.assert_array_equal(Packed.of(array[:, ::2]).array(), [[0, 4], [1, 5]])
-    np.testing.assert_array_equal(Packed.of(array.astype(">f8")).array(), array)
+    np.testing.assert_array_equal(PackedArray.of(array).array(), [[0, 2, 4], [1, 3, 5]])
+    np.testing.assert_array_equal(PackedArray.of(array[:, ::2]).array(), [[0, 4], [1, 5]])
+    np.testing.assert_array_equal(PackedArray.of(array.astype(">f8")).array(), array)
 
 
 def test_packed_arrays_of_the_same_numbers_are_equal_before_and_after_they_are_looked_at() -> None:
-    one, other = (Packed.of(np.array([[1.0, 2.0]])) for _ in range(2))
+    one, other = (PackedArray.of(np.array([[1.0, 2.0]])) for _ in range(2))
     assert one == other
     np.testing.assert_array_equal(one.array(), other.array())
     assert one == other
-    assert one != Packed.of(np.array([[1.0, 3.0]]))
+    assert one != PackedArray.of(np.array([[1.0, 3.0]]))
 
 
 def test_loads_are_a_row_per_home_or_one_row() -> None:
     one = LoadResponse(homes=3, load_kw=[1.0, 2.0, 3.0], slope=[0.0] * SLOTS)
-    host = LoadResponse(homes=2, load_kw=Packed.of(np.ones((2, SLOTS))), slope=[0.0] * SLOTS)
+    host = LoadResponse(homes=2, load_kw=PackedArray.of(np.ones((2, SLOTS))), slope=[0.0] * SLOTS)
     assert one.loads().shape == (1, SLOTS)
     assert host.loads().shape == (2, SLOTS)
 

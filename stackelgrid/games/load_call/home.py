@@ -54,7 +54,7 @@ class Consumers:
 
     def __init__(self, homes: Sequence[Consumer]) -> None:
         self._homes = homes
-        self.brief = len(homes) <= _FEW_HOMES
+        self.quick = len(homes) <= _FEW_HOMES
 
     def answer(self, signal: Call) -> Shift:
         """y*(c) of each consumer, kWh."""

@@ -71,7 +71,7 @@ class UtilitySettings(LeaderSettings):
             )
         return self
 
-    def fits(self, slots: int) -> None:
+    def check_slots(self, slots: int) -> None:
         """Raises `ValueError` for more than one slot."""
         if slots != 1:
             raise ValueError(f"target_kwh is for one on-peak period, the horizon has {slots} slots; set slots to 1")

@@ -12,7 +12,7 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from stackelgrid.wire.arrays import LARGEST, Array, Finite, Packed
+from stackelgrid.wire.arrays import LARGEST, Array, Finite, PackedArray
 from stackelgrid.wire.codec import Bodies
 from stackelgrid.wire.messages import Body
 
@@ -20,7 +20,7 @@ NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Product = Annotated[float, Field(ge=0, le=LARGEST**2)]
 """A square of an energy, or an energy times a price: at most that of the largest ones."""
 
-Rows = Annotated[list[NonNegative], Field(min_length=1, max_length=1)] | Packed
+Rows = Annotated[list[NonNegative], Field(min_length=1, max_length=1)] | PackedArray
 """Of one home a list of its one number; of several in a process a packed matrix (homes, 1), a row per home."""
 
 
@@ -110,17 +110,17 @@ class Shift(_OneSlot):
         return self
 
 
-def rows(numbers: Array) -> list[float] | Packed:
+def rows(numbers: Array) -> list[float] | PackedArray:
     """One number per home, (homes,), as `Rows`."""
-    return numbers.tolist() if len(numbers) == 1 else Packed.of(numbers[:, None])
+    return numbers.tolist() if len(numbers) == 1 else PackedArray.of(numbers[:, None])
 
 
-def _column(numbers: list[float] | Packed) -> Array:
-    return numbers.array()[:, 0] if isinstance(numbers, Packed) else np.array(numbers)
+def _column(numbers: list[float] | PackedArray) -> Array:
+    return numbers.array()[:, 0] if isinstance(numbers, PackedArray) else np.array(numbers)
 
 
-def _check(numbers: list[float] | Packed, key: str) -> None:
-    if isinstance(numbers, Packed):
+def _check(numbers: list[float] | PackedArray, key: str) -> None:
+    if isinstance(numbers, PackedArray):
         if len(numbers.shape) != 2 or numbers.shape[1] != 1:
             raise ValueError(f"{key} has shape {numbers.shape}; give a row per home and one slot")
         if (numbers.array() < 0).any():

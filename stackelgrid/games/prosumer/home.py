@@ -80,7 +80,7 @@ class Prosumers:
 
     def __init__(self, homes: Sequence[Prosumer]) -> None:
         self._homes = homes
-        self.brief = len(homes) <= _FEW_HOMES
+        self.quick = len(homes) <= _FEW_HOMES
         slots = len(homes[0].load_kw)
         for home in homes:
             if len(home.load_kw) != slots:

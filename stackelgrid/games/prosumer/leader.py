@@ -176,7 +176,7 @@ class UtilitySettings(LeaderSettings):
             raise ValueError(f"system_load_kw has {min(self.system_load_kw):g}; a load is not below 0")
         return self
 
-    def fits(self, slots: int) -> None:
+    def check_slots(self, slots: int) -> None:
         """Raises `ValueError` when a tariff, the event or the load has another horizon."""
         for key, numbers in (
             *((f"tariffs.{name}", prices) for name, prices in self.tariffs.items()),

@@ -12,7 +12,7 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from stackelgrid.wire.arrays import LARGEST, MAX_SLOTS, Array, Packed, Vector
+from stackelgrid.wire.arrays import LARGEST, MAX_SLOTS, Array, PackedArray, Vector
 from stackelgrid.wire.codec import Bodies
 from stackelgrid.wire.messages import Body, Name
 
@@ -22,7 +22,7 @@ NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Slot = Annotated[int, Field(ge=1, le=MAX_SLOTS)]
 Sums = Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1, max_length=MAX_SLOTS)]
 """Of numbers that may themselves be as large as LARGEST."""
-Rows = Vector | Packed
+Rows = Vector | PackedArray
 """Of one prosumer a list of its slots; of several a packed matrix (prosumers, slots)."""
 
 
@@ -148,7 +148,7 @@ class Prosumption(Body):
         return shape(self.dr_kw)[1]
 
     @property
-    def power_kw(self) -> float:
+    def peak_kw(self) -> float:
         """The largest total of loads or of PV output, kW."""
         return float(max(matrix(self.load_kw).sum(axis=0).max(), matrix(self.pv_kw).sum(axis=0).max()))
 
@@ -163,17 +163,17 @@ class Prosumption(Body):
         return self
 
 
-def rows(values: Array) -> list[float] | Packed:
+def rows(values: Array) -> list[float] | PackedArray:
     """A matrix (prosumers, slots) as `Rows`."""
-    return values[0].tolist() if len(values) == 1 else Packed.of(values)
+    return values[0].tolist() if len(values) == 1 else PackedArray.of(values)
 
 
-def matrix(values: list[float] | Packed) -> Array:
+def matrix(values: list[float] | PackedArray) -> Array:
     """`Rows` as a matrix (prosumers, slots)."""
-    return values.array() if isinstance(values, Packed) else np.array([values])
+    return values.array() if isinstance(values, PackedArray) else np.array([values])
 
 
-def shape(values: list[float] | Packed) -> tuple[int, int]:
+def shape(values: list[float] | PackedArray) -> tuple[int, int]:
     """How many prosumers and slots. Raises `ValueError` for a packed vector."""
     if isinstance(values, list):
         return 1, len(values)
@@ -182,7 +182,7 @@ def shape(values: list[float] | Packed) -> tuple[int, int]:
     return values.shape[0], values.shape[1]
 
 
-def check(values: list[float] | Packed, key: str, *, slots: int, rows: int | None = None) -> None:
+def check(values: list[float] | PackedArray, key: str, *, slots: int, rows: int | None = None) -> None:
     """Raises `ValueError` unless there are that many rows and slots and no number is below 0."""
     there = shape(values)
     wanted = (there[0] if rows is None else rows, slots)

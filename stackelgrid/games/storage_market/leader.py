@@ -378,7 +378,7 @@ class UtilitySettings(LeaderSettings):
         """The dispatch of its generators."""
         return EconomicDispatch([unit.unit() for unit in self.generators], self.lost_load_price, len(self.shape))
 
-    def fits(self, slots: int) -> None:
+    def check_slots(self, slots: int) -> None:
         """Raises `ValueError` where the shape has another length, or no dispatch serves the demand: which hour, why."""
         if len(self.shape) != slots:
             raise ValueError(f"shape has {len(self.shape)} numbers, the horizon has {slots} slots")

@@ -158,7 +158,7 @@ class HomesAnswer(Body):
         return len(self.load_kw)
 
     @property
-    def power_kw(self) -> float:
+    def peak_kw(self) -> float:
         """The largest load of the appliances, kW."""
         return max(*self.load_kw, *self.usual_kw)
 

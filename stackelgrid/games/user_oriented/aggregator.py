@@ -9,7 +9,7 @@ import numpy as np
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
 from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.rounds.strategy import Ask, Ending, Reply
-from stackelgrid.wire.arrays import Packed
+from stackelgrid.wire.arrays import PackedArray
 
 
 class UserOrientedAggregator:
@@ -40,7 +40,7 @@ class UserOrientedAggregator:
                 excluded=sum(self._homes[name] for name in excluded),
                 load_kw=load.tolist(),
                 slope=slope.tolist(),
-                coupling=Packed.of(np.sum(couplings, axis=0)) if couplings else None,
+                coupling=PackedArray.of(np.sum(couplings, axis=0)) if couplings else None,
             )
         )
 

@@ -223,7 +223,7 @@ class UtilitySettings(LeaderSettings):
             )
         return self
 
-    def fits(self, slots: int) -> None:
+    def check_slots(self, slots: int) -> None:
         """Raises `ValueError` when there is a wholesale price per slot, but not for each slot."""
         price = self.wholesale_price
         if isinstance(price, list) and len(price) != slots:

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from stackelgrid.wire.arrays import LARGEST, MAX_SLOTS, Array, Packed, Vector
+from stackelgrid.wire.arrays import LARGEST, MAX_SLOTS, Array, PackedArray, Vector
 from stackelgrid.wire.codec import Bodies
 from stackelgrid.wire.messages import Body
 
@@ -38,9 +38,9 @@ class LoadResponse(Body):
     homes: Annotated[int, Field(ge=1, le=1_000_000)]
     held: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     excluded: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    load_kw: Vector | Packed
+    load_kw: Vector | PackedArray
     slope: Annotated[list[Falling], Field(min_length=1, max_length=MAX_SLOTS)]
-    coupling: Packed | None = None
+    coupling: PackedArray | None = None
 
     @property
     def slots(self) -> int:
@@ -48,7 +48,7 @@ class LoadResponse(Body):
         return len(self.slope)
 
     @property
-    def power_kw(self) -> float:
+    def peak_kw(self) -> float:
         """The largest total load, kW."""
         return float(np.max(np.abs(self.loads().sum(axis=0))))
 
@@ -59,12 +59,12 @@ class LoadResponse(Body):
 
     def loads(self) -> Array:
         """The load, (rows, slots), kW: a row per home from a host of homes, else one row."""
-        return self.load_kw.array() if isinstance(self.load_kw, Packed) else np.array([self.load_kw])
+        return self.load_kw.array() if isinstance(self.load_kw, PackedArray) else np.array([self.load_kw])
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
         slots = len(self.slope)
-        if isinstance(self.load_kw, Packed):
+        if isinstance(self.load_kw, PackedArray):
             if self.load_kw.shape != [self.homes, slots]:
                 raise ValueError(f"load_kw has shape {self.load_kw.shape}, not {[self.homes, slots]}")
         elif len(self.load_kw) != slots:

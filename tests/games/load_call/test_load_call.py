@@ -27,7 +27,7 @@ from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.in_memory import play
 from stackelgrid.transport.base import Publish
 from stackelgrid.transport.memory import MemoryTransport
-from stackelgrid.wire.arrays import Packed
+from stackelgrid.wire.arrays import PackedArray
 
 BASELINE = [90, 800, 80, 115, 95, 105, 118, 112, 110, 100]
 SAVING = 5.7982 - 2.6369 + 1
@@ -329,7 +329,7 @@ def test_a_call_for_other_homes_moves_nobody() -> None:
 
 
 def shift(*kwh: float) -> Shift:
-    return Shift(homes=len(kwh), shifted_kwh=Packed.of(np.array(kwh)[:, None]) if len(kwh) > 1 else list(kwh))
+    return Shift(homes=len(kwh), shifted_kwh=PackedArray.of(np.array(kwh)[:, None]) if len(kwh) > 1 else list(kwh))
 
 
 def three(target: float = 150.0) -> tuple[LoadCallAggregator, Ask]:
@@ -553,9 +553,9 @@ def test_baselines_are_those_of_the_members() -> None:
         '{"homes": 1, "shifted_kwh": [-1.0]}',
         '{"homes": 1, "shifted_kwh": [1.0, 2.0]}',
         '{"homes": 1, "shifted_kwh": [NaN]}',
-        '{"homes": 1, "shifted_kwh": ' + Packed.of(np.array([[-1.0]])).model_dump_json() + "}",
-        '{"homes": 1, "shifted_kwh": ' + Packed.of(np.array([1.0])).model_dump_json() + "}",
-        '{"homes": 1, "shifted_kwh": ' + Packed.of(np.array([[1.0, 2.0]])).model_dump_json() + "}",
+        '{"homes": 1, "shifted_kwh": ' + PackedArray.of(np.array([[-1.0]])).model_dump_json() + "}",
+        '{"homes": 1, "shifted_kwh": ' + PackedArray.of(np.array([1.0])).model_dump_json() + "}",
+        '{"homes": 1, "shifted_kwh": ' + PackedArray.of(np.array([[1.0, 2.0]])).model_dump_json() + "}",
     ],
 )
 def test_a_shift_that_makes_no_sense_is_not_read(body: str) -> None:

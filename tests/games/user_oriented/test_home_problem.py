@@ -29,7 +29,7 @@ from stackelgrid.games.user_oriented.home import (
     Wear,
 )
 from stackelgrid.games.user_oriented.messages import Price
-from stackelgrid.wire.arrays import Packed
+from stackelgrid.wire.arrays import PackedArray
 
 Array = NDArray[np.float64]
 
@@ -604,7 +604,7 @@ def test_one_home_answers_in_numbers_and_several_in_rows() -> None:
     assert (alone.homes, alone.coupling) == (1, None)
     assert isinstance(alone.load_kw, list)
     assert both.homes == 2
-    assert isinstance(both.load_kw, Packed)
+    assert isinstance(both.load_kw, PackedArray)
     np.testing.assert_array_equal(both.loads(), np.vstack([alone.loads(), other.loads()]))
     np.testing.assert_allclose(both.slope, np.add(alone.slope, other.slope))
     assert other.coupling is not None

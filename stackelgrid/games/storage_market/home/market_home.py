@@ -142,7 +142,7 @@ class StorageMarketHomes:
         self._schedules = [HomeSchedule(home) for home in homes]
 
     @property
-    def brief(self) -> bool:
+    def quick(self) -> bool:
         """Whether the dynamic programs take no longer than a message."""
         return sum(len(schedule.appliances) for schedule in self._schedules) <= _FEW_APPLIANCES
 

@@ -30,7 +30,7 @@ from stackelgrid.games.user_oriented.home.model import Home
 from stackelgrid.games.user_oriented.home.program import InfeasibleHomeError, Program
 from stackelgrid.games.user_oriented.home.storage import StorageModel
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
-from stackelgrid.wire.arrays import Array, Packed
+from stackelgrid.wire.arrays import Array, PackedArray
 
 _FEW_HOMES = 4
 """Homes whose answers, a millisecond or less together, are worked out between two messages."""
@@ -302,7 +302,7 @@ class UserOrientedHomes:
 
     def __init__(self, homes: Sequence[Home]) -> None:
         self._problems = [HomeProblem(home) for home in homes]
-        self.brief = len(homes) <= _FEW_HOMES
+        self.quick = len(homes) <= _FEW_HOMES
 
     def answer(self, signal: Price) -> LoadResponse:
         """Load and sensitivity of the homes at a price: of one home as numbers, of several a row each, packed."""
@@ -311,9 +311,9 @@ class UserOrientedHomes:
         couplings = [schedule.coupling for schedule in schedules if schedule.coupling is not None]
         return LoadResponse(
             homes=len(schedules),
-            load_kw=loads[0].tolist() if len(schedules) == 1 else Packed.of(loads),
+            load_kw=loads[0].tolist() if len(schedules) == 1 else PackedArray.of(loads),
             slope=np.sum([schedule.slope for schedule in schedules], axis=0).tolist(),
-            coupling=Packed.of(np.sum(couplings, axis=0)) if couplings else None,
+            coupling=PackedArray.of(np.sum(couplings, axis=0)) if couplings else None,
         )
 
     def settle(self, settlement: Price) -> dict[str, Any]:
