@@ -156,7 +156,8 @@ class Run:
     @property
     def outcome(self) -> dict[str, Any]:
         """As in result.json, by game; {} when no round was finished."""
-        return self.scenario.outcome(self.run_record) if self.run_record.rounds else {}
+        outcome: dict[str, Any] = self.result["outcome"]
+        return outcome
 
     @property
     def missing(self) -> list[dict[str, Any]]:

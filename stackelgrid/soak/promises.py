@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 
 from stackelgrid.faults.plan import BrokerOutage, Corruption, Crash, Lie
+from stackelgrid.run_record import RunRecord
+from stackelgrid.scenarios.scenario import Scenario
 from stackelgrid.soak.cases import Case, scenario
 from stackelgrid.soak.stage import Evidence
 from stackelgrid.testbed import in_memory
+from stackelgrid.testbed.result import result
 
 _LEADER = "leader"
 _RELATIVE = 1e-6
@@ -182,7 +185,7 @@ def a_complete_result_is_that_of_no_faults(evidence: Evidence) -> Iterator[str]:
         return
     if run_record.homes.keys() != everybody:
         return
-    outcome = case.scenario.outcome(run_record)
+    outcome = _outcome(case.scenario, run_record)
     if case.scenario.game == "storage_market":
         forgot = any(isinstance(fault, Crash) and node in _all_processes(evidence) for fault, node in evidence.happened)
         if not forgot:
@@ -306,14 +309,19 @@ def _told(body: Mapping[str, Any]) -> dict[str, Any]:
 def _outcome_in_peace(case: Case) -> Any:
     """The outcome without faults; of a drawn scenario, which many cases share, worked out once."""
     if case.number is None:
-        return case.scenario.outcome(in_memory.play(case.scenario))
+        return _outcome(case.scenario, in_memory.play(case.scenario))
     return _outcome_of_drawn(case.scenario.game, case.number)
 
 
 @cache
 def _outcome_of_drawn(game: str, number: int) -> Any:
     drawn = scenario(game, number)
-    return drawn.outcome(in_memory.play(drawn))
+    return _outcome(drawn, in_memory.play(drawn))
+
+
+def _outcome(scenario: Scenario, run_record: RunRecord) -> Any:
+    """Give the outcome as result.json has it."""
+    return result(scenario, run_record, None)["outcome"]
 
 
 def _differences(found: Any, expected: Any, where: str) -> Iterator[str]:
