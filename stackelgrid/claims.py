@@ -25,11 +25,14 @@ class Runs:
     """Runs of the shipped cases in memory, each played and certified at most once."""
 
     def __init__(self) -> None:
-        self._runs: dict[tuple[str, ...], tuple[Scenario, Outcome]] = {}
+        self._runs: dict[tuple[str, ...], tuple[Scenario, Any]] = {}
         self._certificates: dict[tuple[str, ...], dict[str, Any]] = {}
 
-    def outcome(self, game: str, *overrides: str) -> Outcome:
-        """`outcome` of the shipped case with `KEY.PATH=VALUE` put over it. Raises `ArithmeticError` if not settled."""
+    def outcome(self, game: str, *overrides: str) -> Any:
+        """Give the outcome of the shipped case with `KEY.PATH=VALUE` put over it.
+
+        It is of the class that the game names. Raises `ArithmeticError` if the run does not settle.
+        """
         return self._run(game, *overrides)[1]
 
     def certificate(self, game: str, *overrides: str) -> dict[str, Any]:
@@ -40,7 +43,7 @@ class Runs:
             self._certificates[run] = scenario.certificate(outcome, _DEVIATIONS)
         return self._certificates[run]
 
-    def _run(self, game: str, *overrides: str) -> tuple[Scenario, Outcome]:
+    def _run(self, game: str, *overrides: str) -> tuple[Scenario, Any]:
         run = (game, *overrides)
         if run not in self._runs:
             scenario = load(game, list(overrides))
