@@ -28,7 +28,7 @@ from stackelgrid.games.user_oriented import GAME
 from stackelgrid.games.user_oriented.home import Home
 from stackelgrid.games.user_oriented.messages import Price
 from stackelgrid.scenarios.scenario import load
-from stackelgrid.testbed.topology import cast
+from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Signal
 
@@ -79,7 +79,9 @@ def on_its_own() -> dict[str, float]:
         folder = Path(temporary)
         with broker.start("mosquitto", folder) as running:
             scenario = load("user_oriented")
-            config = next(emc for emc in cast(scenario, "memory", running.url).homes if emc.homes[0].storage)
+            config = next(
+                emc for emc in build_node_configs(scenario, "memory", running.url).homes if emc.homes[0].storage
+            )
             settings = folder / "emc.json"
             settings.write_text(config.model_dump_json(exclude_none=True))
             price = Price(price=[scenario.leader.baseline_price] * scenario.slots)

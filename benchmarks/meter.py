@@ -32,7 +32,7 @@ from emc_node.config import EmcConfig
 from stackelgrid.games.user_oriented import GAME
 from stackelgrid.games.user_oriented.messages import Price
 from stackelgrid.scenarios.scenario import load
-from stackelgrid.testbed.topology import cast
+from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.tls import Tls
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Signal
@@ -81,7 +81,7 @@ def _grid(folder: Path) -> Iterator[tuple[Path, Aggregator]]:
     """A broker with certificates and rules, the aggregator, and the configuration of one of its homes."""
     scenario = load("user_oriented")
     authority = Authority.init(folder / "certs")
-    plain = next(emc for emc in cast(scenario, "meter").homes if emc.homes[0].storage)
+    plain = next(emc for emc in build_node_configs(scenario, "meter").homes if emc.homes[0].storage)
     leader = Node("leader", Role.leader)
     above = Node(plain.aggregator, Role.aggregator, leader.name)
     home = Node(plain.name, Role.home, above.name)

@@ -10,7 +10,6 @@ import jinja2
 
 from stackelgrid.scenarios.scenario import load, shipped
 from stackelgrid.testbed.run_folder import run_name
-from stackelgrid.testbed.topology import cast
 
 _MOUNTED = Path("/scenario")
 """Where the folder of a scenario of one's own is in the containers of the desk."""
@@ -22,7 +21,7 @@ def compose(source: str, sets: Sequence[str] = (), *, per_home: bool = False) ->
     A shipped scenario comes with the image; the folder of any other is mounted. Raises `ScenarioError`.
     """
     scenario = load(source, list(sets))
-    processes = [home.name for home in cast(scenario, run_name(source)).homes]
+    processes = list(scenario.topology.homes)
     own = None if source in shipped() else Path(source).resolve()
     options = [*(["--per-home"] if per_home else []), *(word for value in sets for word in ("--set", value))]
     environment = jinja2.Environment(

@@ -23,9 +23,9 @@ from stackelgrid.report import write
 from stackelgrid.report.tables import judged
 from stackelgrid.run_record import RunRecord, missing_in
 from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.testbed import run_folder as store
 from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, result, whole
-from stackelgrid.testbed.topology import LEADER, cast
 from stackelgrid.transport.base import Action, Compute, Finish, Publish
 from stackelgrid.wire.codec import ROOT, Link
 from stackelgrid.wire.messages import Message, Presence, Receipt, Settlement, Signal
@@ -47,19 +47,17 @@ class Observer:
     last_will: Publish | None = None
 
     def __init__(self, scenario: Scenario, config: NodeConfig, desk: Path, out: Path) -> None:
-        game, everyone = find(config.game), cast(scenario, config.run)
+        game, topology = find(config.game), scenario.topology
         up = Link(config.run, LEADER, game.bodies("upper"), config.slots)
-        down = [
-            Link(config.run, aggregator.name, game.bodies("lower"), config.slots) for aggregator in everyone.aggregators
-        ]
+        down = [Link(config.run, aggregator, game.bodies("lower"), config.slots) for aggregator in topology.aggregators]
         self.name = config.name
         self.mailbox = Mailbox(up, *down)
         self.progress = Progress()
         self.there: dict[str, bool] = {}
         self.subscriptions = _heard_by_observers(config.run)
         self._scenario, self._desk, self._out = scenario, desk, out
-        self._run, self._broker, self._processes = config.run, config.broker, everyone.processes
-        self._schedules = {home.name for home in everyone.homes}
+        self._run, self._broker, self._processes = config.run, config.broker, len(topology.names)
+        self._schedules = topology.homes.keys()
         self._heard = self._bytes = 0
         self._began = datetime.now(UTC)
         self._first: float | None = None

@@ -21,9 +21,9 @@ from broker.access import Node, Role
 from broker.authority import Authority, AuthorityError
 from stackelgrid.node.config import ConfigError, NodeConfig
 from stackelgrid.scenarios.scenario import Scenario
-from stackelgrid.testbed.enrolment import missing, nodes, revoked
+from stackelgrid.testbed.enrolment import find_revoked, find_uncertified, list_nodes
+from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
 from stackelgrid.testbed.run_folder import write_scenario
-from stackelgrid.testbed.topology import RunTopology, cast
 from stackelgrid.transport.address import Address
 from stackelgrid.transport.tls import Tls
 
@@ -56,19 +56,19 @@ def provision(scenario: Scenario, folder: Path, broker: str, run: str, desk: Pat
     certificate that somebody has in another role or below somebody else than in the scenario.
     """
     address = _encrypted(broker)
-    everyone = cast(scenario, run, broker, written=True)
+    configs = build_node_configs(scenario, run, broker, gather=True)
     try:
         authority, renewed = _authority(folder, [host for host, _ in address.servers])
-        out_of_it = revoked(authority)
-        lacking = missing(everyone, authority)
+        out_of_it = find_revoked(authority)
+        lacking = find_uncertified(scenario.topology, authority)
         if OBSERVER.name not in authority.register.in_force:
             lacking.append(OBSERVER)
         added = [node for node in lacking if node.name not in out_of_it]
         if added:
             authority.add(*added)
-        taking_part = [*nodes(everyone), OBSERVER]
+        taking_part = [*list_nodes(scenario.topology), OBSERVER]
         withdrawn = _withdraw(authority.folder, {authority.place(node) for node in taking_part})
-        for node, config in zip(taking_part, _configurations(everyone, run, desk), strict=True):
+        for node, config in zip(taking_part, _configurations(configs, run, desk), strict=True):
             _hand_over(authority.place(node), config)
         (authority.folder / "scenario").mkdir(mode=0o700, exist_ok=True)
         write_scenario(authority.folder / "scenario", scenario)
@@ -77,7 +77,7 @@ def provision(scenario: Scenario, folder: Path, broker: str, run: str, desk: Pat
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}; name a folder you may write") from None
     stays_out = [node.name for node in lacking if node.name in out_of_it]
-    return Provisioned(everyone.processes, [node.name for node in added], stays_out, withdrawn, renewed)
+    return Provisioned(len(scenario.topology.names), [node.name for node in added], stays_out, withdrawn, renewed)
 
 
 def _withdraw(folder: Path, taking_part: Collection[Path]) -> list[str]:
@@ -110,27 +110,27 @@ def _authority(folder: Path, hosts: Sequence[str]) -> tuple[Authority, bool]:
     return authority, renewed
 
 
-def _configurations(everyone: RunTopology, run: str, desk: Path | None) -> Iterator[NodeConfig]:
+def _configurations(configs: NodeConfigs, run: str, desk: Path | None) -> Iterator[NodeConfig]:
     """What each node is told, from the leader down, and then the observer; files are named for where the node runs."""
     own = Path(run)
     leaders, aggregators, homes = (own if desk is None else desk / room / run for room in ROOMS)
     # Somebody's home, or a container, is not attended to: it waits for its broker as long as it takes.
     common = {"tls": _TLS, "reconnect_s": None}
-    leader = everyone.leader
+    leader = configs.leader
     files = {
         "journal_file": leaders / "rounds.jsonl",
         "conclusion_file": leaders / f"{leader.name}.conclusion.json",
         "ledger_file": own / f"{leader.name}.ledger",
     }
     yield leader.model_copy(update={**common, **files})
-    for aggregator in everyone.aggregators:
+    for aggregator in configs.aggregators:
         files = {
             "journal_file": aggregators / f"{aggregator.name}.rounds.jsonl",
             "account_file": aggregators / f"{aggregator.name}.account.json",
             "ledger_file": own / f"{aggregator.name}.ledger",
         }
         yield aggregator.model_copy(update={**common, **files})
-    for home in everyone.homes:
+    for home in configs.homes:
         yield home.model_copy(update={**common, "schedule_file": homes / f"{home.name}.schedule.json"})
     observer = NodeConfig(run=run, name=OBSERVER.name, game=leader.game, slots=leader.slots, broker=leader.broker)
     yield observer.model_copy(update=common)

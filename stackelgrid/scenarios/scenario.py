@@ -15,6 +15,7 @@ from stackelgrid.registry import UnknownGameError, find
 from stackelgrid.rounds.settings import AggregatorSettings, HomeModel, LeaderSettings
 from stackelgrid.scenarios import yaml_file
 from stackelgrid.scenarios.measured import spell_out, with_origins
+from stackelgrid.scenarios.topology import RunTopology
 
 if TYPE_CHECKING:
     from stackelgrid.run_record import RunRecord
@@ -90,6 +91,11 @@ class Scenario(StrictModel):
             size = self.homes_per_process
             share[f"a{number + 1}"] = [mine[start : start + size] for start in range(0, len(mine), size)]
         return share
+
+    @cached_property
+    def topology(self) -> RunTopology:
+        """The nodes of a run of this scenario."""
+        return RunTopology.of(self.households(), self.homes_per_process)
 
     def connection_kw(self, home: Any) -> float | None:
         """What a home's connection carries, kW: what its aggregator checks its answers against; None when unknown."""

@@ -1,32 +1,32 @@
-"""Who in a run is who to an authority, and the certificates that its nodes prove themselves with."""
+"""The nodes of a run before an authority, and the certificates that it gave them."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from broker.access import Node, Role
 from broker.authority import Authority, AuthorityError
 from stackelgrid.node.config import NodeConfig
-from stackelgrid.testbed.topology import RunTopology
+from stackelgrid.scenarios.topology import LEADER, RunTopology
+from stackelgrid.testbed.node_configs import NodeConfigs
 from stackelgrid.transport.tls import Tls
 
 Config = TypeVar("Config", bound=NodeConfig)
 
 
-def nodes(everyone: RunTopology) -> list[Node]:
-    """The nodes of a run as an authority knows them, whoever is above another before it."""
-    leader = Node(everyone.leader.name, Role.leader)
-    aggregators = [Node(config.name, Role.aggregator, config.leader) for config in everyone.aggregators]
-    homes = [Node(config.name, Role.home, config.aggregator) for config in everyone.homes]
-    return [leader, *aggregators, *homes]
+def list_nodes(topology: RunTopology) -> list[Node]:
+    """List the nodes of a run as an authority knows them, from the leader down."""
+    aggregators = [Node(name, Role.aggregator, LEADER) for name in topology.aggregators]
+    homes = [Node(name, Role.home, aggregator) for name, aggregator in topology.homes.items()]
+    return [Node(LEADER, Role.leader), *aggregators, *homes]
 
 
-def missing(everyone: RunTopology, authority: Authority) -> list[Node]:
-    """Who of the run has no certificate yet. Raises `AuthorityError` for one that is somebody else to the authority."""
+def find_uncertified(topology: RunTopology, authority: Authority) -> list[Node]:
+    """Find the nodes without a certificate. Raises `AuthorityError` for one whose certificate has another role."""
     in_force = authority.register.in_force
-    for node in nodes(everyone):
+    nodes = list_nodes(topology)
+    for node in nodes:
         known = in_force.get(node.name)
         if known is not None and known.node != node:
             of = f"{known.role} of {known.above}" if known.above else str(known.role)
@@ -35,22 +35,22 @@ def missing(everyone: RunTopology, authority: Authority) -> list[Node]:
                 str(authority.folder),
                 f"stackelgrid certs revoke {node.name}, or take another authority for this scenario",
             )
-    return [node for node in nodes(everyone) if node.name not in in_force]
+    return [node for node in nodes if node.name not in in_force]
 
 
-def revoked(authority: Authority) -> set[str]:
-    """The names that had a certificate and have none any more."""
+def find_revoked(authority: Authority) -> set[str]:
+    """Find the names whose certificates are all revoked."""
     register = authority.register
     return {entry.name for entry in register.certified} - register.in_force.keys()
 
 
-def with_certificates(everyone: RunTopology, folder: Path) -> RunTopology:
-    """The same nodes with the certificates that the authority in `folder` has given them, by absolute paths.
+def with_certificates(configs: NodeConfigs, topology: RunTopology, folder: Path) -> NodeConfigs:
+    """Add to each configuration the certificate that the authority in `folder` gave the node, by absolute paths.
 
-    Raises `AuthorityError` when it has not given them all.
+    Raises `AuthorityError` when a node has none.
     """
     authority = Authority(folder)
-    lacking = missing(everyone, authority)
+    lacking = find_uncertified(topology, authority)
     if lacking:
         names = ", ".join(node.name for node in lacking[:5]) + (", ..." if len(lacking) > 5 else "")
         raise AuthorityError(
@@ -59,19 +59,18 @@ def with_certificates(everyone: RunTopology, folder: Path) -> RunTopology:
             f"stackelgrid provision SCENARIO --broker mqtts://HOST:PORT --out {folder} gives one to all that are not "
             "revoked, stackelgrid certs add to anybody",
         )
-    places = {node.name: authority.place(node) for node in nodes(everyone)}
+    places = {node.name: authority.place(node) for node in list_nodes(topology)}
 
-    def with_tls(config: Config) -> Config:
+    def add_certificate(config: Config) -> Config:
         return config.model_copy(update={"tls": certificate_in(places[config.name])})
 
-    return replace(
-        everyone,
-        leader=with_tls(everyone.leader),
-        aggregators=[with_tls(config) for config in everyone.aggregators],
-        homes=[with_tls(config) for config in everyone.homes],
+    return NodeConfigs(
+        leader=add_certificate(configs.leader),
+        aggregators=[add_certificate(config) for config in configs.aggregators],
+        homes=[add_certificate(config) for config in configs.homes],
     )
 
 
 def certificate_in(folder: Path) -> Tls:
-    """What an authority has put into a node's folder."""
+    """Name the files that an authority puts into a node's folder."""
     return Tls(ca=folder / "ca.crt", certificate=folder / "node.crt", key=folder / "node.key")

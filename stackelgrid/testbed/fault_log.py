@@ -8,7 +8,7 @@ from typing import Any
 
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import Scenario
-from stackelgrid.testbed.topology import LEADER, cast
+from stackelgrid.scenarios.topology import LEADER
 
 
 def fault_log(scenario: Scenario, run_record: RunRecord) -> list[dict[str, Any]]:
@@ -55,7 +55,7 @@ class _Rounds:
     """Which round of the leader a record is of: its own number is that of the conversation that it happened in."""
 
     def __init__(self, scenario: Scenario, run_record: RunRecord) -> None:
-        self._above = {home.name: home.aggregator for home in cast(scenario, run="struck").homes}
+        self._above = scenario.topology.homes
         self._served: dict[str, list[int]] = defaultdict(list)  # by aggregator, what each round with homes was for
         for record in run_record.below:
             self._served[record["aggregator"]].append(record["round"])

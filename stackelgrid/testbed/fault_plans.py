@@ -13,7 +13,6 @@ from stackelgrid.faults.plan import BrokerOutage, FaultPlan, Lie, OnLink, OnNode
 from stackelgrid.node.config import ConfigError, explain
 from stackelgrid.scenarios import yaml_file
 from stackelgrid.scenarios.scenario import Scenario
-from stackelgrid.testbed.topology import cast
 
 OWN_BROKERS = ("auto", "mosquitto", "embedded")
 
@@ -55,11 +54,11 @@ def fitted(source: str, scenario: Scenario, broker: str = OWN_BROKERS[0]) -> Fau
     Refused are names of nodes that the scenario does not have, faults of a broker that is not the run's own, and of the
     embedded one what it cannot do. Raises `FaultPlanError`.
     """
-    everyone = cast(scenario, "check")
-    named = {f"home:{number}": home.name for number, home in enumerate(everyone.homes, start=1)}
-    named |= {f"aggregator:{number}": each.name for number, each in enumerate(everyone.aggregators, start=1)}
+    topology = scenario.topology
+    named = {f"home:{number}": name for number, name in enumerate(topology.homes, start=1)}
+    named |= {f"aggregator:{number}": name for number, name in enumerate(topology.aggregators, start=1)}
     plan = FaultPlan.model_validate(_renamed(load(source).model_dump(by_alias=True), named))
-    names = [config.name for config in (everyone.leader, *everyone.aggregators, *everyone.homes)]
+    names = topology.names
     for number, fault in enumerate(plan.faults):
         where = f"{source}: faults.{number}"
         match fault:

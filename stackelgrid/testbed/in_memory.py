@@ -19,7 +19,7 @@ from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.rounds.ledger import Entry
 from stackelgrid.run_record import RunRecord, missing_in
 from stackelgrid.scenarios.scenario import Scenario
-from stackelgrid.testbed.topology import cast
+from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.base import TransportResult
 from stackelgrid.transport.memory import DeadlockError, MemoryTransport
 
@@ -70,10 +70,10 @@ class MemoryRun:
         self._watch = watch
         self._began = time.perf_counter()
         self._rejected: list[Counter[str]] = []  # of each node that was made
-        everyone = cast(scenario, run="memory")
-        self.builds: dict[str, Build] = {everyone.leader.name: partial(self._leader, everyone.leader)}
-        self.builds |= {config.name: partial(self._aggregator, config) for config in everyone.aggregators}
-        self.builds |= {config.name: partial(self._home, config) for config in everyone.homes}
+        configs = build_node_configs(scenario, run="memory")
+        self.builds: dict[str, Build] = {configs.leader.name: partial(self._leader, configs.leader)}
+        self.builds |= {config.name: partial(self._aggregator, config) for config in configs.aggregators}
+        self.builds |= {config.name: partial(self._home, config) for config in configs.homes}
 
     def cleared(self, carried: TransportResult) -> RunRecord:
         """What is left when all is over."""

@@ -23,8 +23,9 @@ from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan
 from stackelgrid.rounds import Member
 from stackelgrid.run_record import RunRecord, missing_in
 from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.testbed.enrolment import with_certificates
-from stackelgrid.testbed.topology import LEADER, RunTopology, cast
+from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
 from stackelgrid.transport.base import Action, Finish, Publish
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.transport.tls import Tls
@@ -64,22 +65,22 @@ def play(
     with ExitStack() as stack:
         own = _own_broker(broker_kind, logs, stack, plan)
         url, kind = (own.url, own.kind) if own is not None else (broker_kind, broker_kind)
-        everyone = cast(scenario, run, url, written=True)
+        configs = build_node_configs(scenario, run, url, gather=True)
         if certificates is not None:
-            everyone = with_certificates(everyone, certificates)
+            configs = with_certificates(configs, scenario.topology, certificates)
         if own is None:
-            MqttTransport(url, tls=everyone.leader.tls, connect_timeout_s=_KNOCK_S).run([_Visit()])
-        run_record = RunRecord("mqtt", kind, everyone.processes)
+            MqttTransport(url, tls=configs.leader.tls, connect_timeout_s=_KNOCK_S).run([_Visit()])
+        run_record = RunRecord("mqtt", kind, len(scenario.topology.names))
         desk = None
         if plan is not None:
-            desk = stack.enter_context(_desk(plan, everyone, nodes, logs, url, own, run_record, tell))
-        supervisor = _Supervisor(scenario.game, nodes, logs, url, _last_wills(everyone), run_record, desk)
+            desk = stack.enter_context(_desk(plan, scenario.topology.names, nodes, logs, url, own, run_record, tell))
+        supervisor = _Supervisor(scenario.game, nodes, logs, url, _last_wills(configs), run_record, desk)
         stack.callback(supervisor.stop)
         journal = _Journal(folder / "rounds.jsonl", run_record, watch)
         try:
-            supervisor.launch("emc_node", everyone.homes)
-            supervisor.launch("aggregator_node", everyone.aggregators)
-            supervisor.launch("leader_node", [everyone.leader])
+            supervisor.launch("emc_node", configs.homes)
+            supervisor.launch("aggregator_node", configs.aggregators)
+            supervisor.launch("leader_node", [configs.leader])
             supervisor.wait(journal.look)
         except KeyboardInterrupt:
             run_record.interrupted = True
@@ -87,7 +88,7 @@ def play(
         journal.look()
         if desk is not None:
             desk.look()
-    _gather(run_record, nodes, logs, [config.name for config in everyone.aggregators])
+    _gather(run_record, nodes, logs, scenario.topology.aggregators)
     run_record.elapsed_s = time.perf_counter() - began
     return run_record
 
@@ -103,7 +104,7 @@ def _own_broker(kind: str, logs: Path, stack: ExitStack, plan: FaultPlan | None)
 
 def _desk(
     plan: FaultPlan,
-    everyone: RunTopology,
+    names: list[str],
     nodes: Path,
     logs: Path,
     url: str,
@@ -115,7 +116,6 @@ def _desk(
         run_record.faults.append(record)
         tell(record)
 
-    names = [config.name for config in (everyone.leader, *everyone.aggregators, *everyone.homes)]
     return FaultController(plan, names, nodes, logs, url, own, happened)
 
 
@@ -142,11 +142,11 @@ class _Visit:
         return None
 
 
-def _last_wills(everyone: RunTopology) -> dict[str, tuple[Publish, Tls | None]]:
+def _last_wills(configs: NodeConfigs) -> dict[str, tuple[Publish, Tls | None]]:
     """What says of each member that it is gone, and what proves that it may be said."""
-    members = [(config.name, config.aggregator, config.tls) for config in everyone.homes]
-    members += [(config.name, config.leader, config.tls) for config in everyone.aggregators]
-    run, slots, any_body = everyone.leader.run, everyone.leader.slots, Bodies(Body, Body, Body)
+    members = [(config.name, config.aggregator, config.tls) for config in configs.homes]
+    members += [(config.name, config.leader, config.tls) for config in configs.aggregators]
+    run, slots, any_body = configs.leader.run, configs.leader.slots, Bodies(Body, Body, Body)
     return {name: (Member(name, Link(run, above, any_body, slots)).last_will, tls) for name, above, tls in members}
 
 

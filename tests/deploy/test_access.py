@@ -43,7 +43,8 @@ from broker.authority import Authority
 from broker.refusals import UNKNOWN
 from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.topology import cast
+from stackelgrid.testbed.enrolment import list_nodes
+from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.base import Node as Driven
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.transport.tls import Tls
@@ -717,16 +718,15 @@ def test_the_configuration_for_a_container_is_one_that_mosquitto_starts_with(sit
 
 def nodes_of(scenario: Scenario, folder: Path) -> list[Driven]:
     """The nodes of a run, which leave what they found in `folder`."""
-    everyone = cast(scenario, "run", written=True)
-    leader = everyone.leader.model_copy(
+    configs = build_node_configs(scenario, "run", gather=True)
+    leader = configs.leader.model_copy(
         update={"journal_file": folder / "rounds.jsonl", "conclusion_file": None, "ledger_file": None}
     )
     aggregators = [
-        config.model_copy(update={"account_file": None, "ledger_file": None}) for config in everyone.aggregators
+        config.model_copy(update={"account_file": None, "ledger_file": None}) for config in configs.aggregators
     ]
     homes = [
-        config.model_copy(update={"schedule_file": folder / f"{config.name}.schedule.json"})
-        for config in everyone.homes
+        config.model_copy(update={"schedule_file": folder / f"{config.name}.schedule.json"}) for config in configs.homes
     ]
     return [
         leader_node.config.build(leader),
@@ -737,9 +737,7 @@ def nodes_of(scenario: Scenario, folder: Path) -> list[Driven]:
 
 def certified(scenario: Scenario) -> list[Node]:
     """Who needs a certificate for a run."""
-    everyone = cast(scenario, "run")
-    aggregators = [Node(config.name, Role.aggregator, config.leader) for config in everyone.aggregators]
-    return [LEADER, *aggregators, *(Node(config.name, Role.home, config.aggregator) for config in everyone.homes)]
+    return list_nodes(scenario.topology)
 
 
 def play(site: Site, scenario: Scenario, folder: Path) -> None:

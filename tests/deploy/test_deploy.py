@@ -25,7 +25,7 @@ from stackelgrid.node.config import ConfigError
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.scenarios.scenario import load, shipped
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.topology import cast
+from stackelgrid.testbed.node_configs import build_node_configs
 
 CLONE = Path(__file__).parents[2]
 SETTINGS = ["population.homes=4", "aggregators=2"]
@@ -159,7 +159,7 @@ def test_an_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
 
 
 def test_an_aggregators_journal_goes_on_after_a_restart_and_is_mixed_with_no_other(tmp_path: Path) -> None:
-    aggregator = cast(load("user_oriented", SETTINGS), "r1").aggregators[0]
+    aggregator = build_node_configs(load("user_oriented", SETTINGS), "r1").aggregators[0]
     journal, ledger = tmp_path / "a1.rounds.jsonl", tmp_path / "a1.ledger"
     config = aggregator.model_copy(update={"journal_file": journal, "ledger_file": ledger})
     build(config)

@@ -38,7 +38,7 @@ from stackelgrid.node.config import ConfigError, load
 from stackelgrid.registry import find
 from stackelgrid.scenarios import scenario as scenarios
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.topology import cast
+from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.address import Address
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.wire.codec import Link
@@ -106,7 +106,9 @@ def handed_over(folder: Path, certificates: Path) -> Path:
     """What an operator gives to a home: a configuration as the testbed writes them, beside certificate and key."""
     shutil.copytree(certificates, folder)
     scenario = scenarios.load("user_oriented", ["population.homes=2", "aggregators=1"])
-    given = json.loads(cast(scenario, "demo", "mqtts://grid:8883", written=True).homes[0].model_dump_json())
+    given = json.loads(
+        build_node_configs(scenario, "demo", "mqtts://grid:8883", gather=True).homes[0].model_dump_json()
+    )
     given["tls"] = {"ca": "ca.crt", "certificate": "node.crt", "key": "node.key"}
     given["devices"] = {"home_assistant": {"name": "the operator's wish"}}
     (folder / "config.json").write_text(json.dumps(given))

@@ -36,7 +36,7 @@ from stackelgrid.node.status import REFRESH_S, Heartbeat, Status, StatusFile
 from stackelgrid.node.systemd import Systemd
 from stackelgrid.scenarios.scenario import load
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.topology import RunTopology, cast
+from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
 from stackelgrid.transport.base import Traffic
 from stackelgrid.transport.mqtt import MqttTransport
 
@@ -45,11 +45,11 @@ NOWHERE = "mqtt://127.0.0.1:9"
 """The discard port, at which nothing listens."""
 
 
-def small(url: str) -> RunTopology:
+def small(url: str) -> NodeConfigs:
     """Four homes in two processes, of which only the first is ever started."""
     quick = ["rounds.deadline_s=0.3", "rounds.gather_s=1", "rounds.tries=2"]
     scenario = load("user_oriented", ["population.homes=4", "homes_per_process=2", "aggregators=1", *quick])
-    return cast(scenario, "run-1", url, written=True)
+    return build_node_configs(scenario, "run-1", url, gather=True)
 
 
 def folder_of(config: Any, parent: Path) -> Path:

@@ -16,7 +16,7 @@ from stackelgrid.node.config import ConfigError
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines
 from stackelgrid.scenarios.scenario import Scenario, load
-from stackelgrid.testbed.topology import RunTopology, cast
+from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
 from stackelgrid.transport.memory import MemoryTransport
 
 Ledgers = dict[str, list[dict[str, Any]]]
@@ -28,26 +28,26 @@ GAMES = {
 
 
 @functools.cache
-def scenario(game: str) -> tuple[Scenario, RunTopology]:
+def scenario(game: str) -> tuple[Scenario, NodeConfigs]:
     chosen = load(game, GAMES[game])
-    return chosen, cast(chosen, "memory")
+    return chosen, build_node_configs(chosen, "memory")
 
 
 def play(game: str, ledgers: Ledgers) -> dict[str, Any]:
     """Play with what the coordinators remember; `ledgers` is what they remember in the end."""
-    _, everyone = scenario(game)
+    _, configs = scenario(game)
     found: dict[str, Any] = {"rounds": [], "homes": {}, "conclusion": {}}
     nodes: list[Any] = [
         leader_node.config.assemble(
-            everyone.leader, found["rounds"].append, found["conclusion"].update, ledgers.setdefault("leader", [])
+            configs.leader, found["rounds"].append, found["conclusion"].update, ledgers.setdefault("leader", [])
         ),
         *(
             aggregator_node.config.assemble(
                 config, lambda record: None, lambda record: None, ledgers.setdefault(config.name, [])
             )
-            for config in everyone.aggregators
+            for config in configs.aggregators
         ),
-        *(emc_node.config.assemble(config, found["homes"].update) for config in everyone.homes),
+        *(emc_node.config.assemble(config, found["homes"].update) for config in configs.homes),
     ]
     MemoryTransport(1).run(nodes)
     return found

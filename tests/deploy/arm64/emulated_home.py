@@ -34,8 +34,10 @@ from broker.authority import Authority
 from emc_node.config import EmcConfig
 from leader_node.config import LeaderConfig
 from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios.topology import LEADER, RunTopology
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.topology import LEADER, RunTopology, cast
+from stackelgrid.testbed.enrolment import list_nodes
+from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.tls import Tls
 
 pytestmark = pytest.mark.timeout(300)
@@ -87,10 +89,8 @@ def door(request: pytest.FixtureRequest, scenario: Scenario, tmp_path: Path) -> 
         return
     if broker.find_mosquitto() is None:
         pytest.skip("Mosquitto is not installed")
-    everyone = cast(scenario, "any")
     authority = Authority.init(tmp_path / "certs")
-    nodes: list[AnyConfig] = [everyone.leader, *everyone.aggregators, *everyone.homes]
-    authority.add(OBSERVER, *map(identity, nodes))
+    authority.add(OBSERVER, *list_nodes(scenario.topology))
     with broker.start("mosquitto", tmp_path / "broker", certificates=authority.folder / "broker") as running:
         yield Door(running.url, authority)
 
@@ -173,13 +173,13 @@ class Settled:
 
 def play(scenario: Scenario, door: Door, folder: Path, last: str, emc: Emc) -> Settled:
     """Play `scenario` with native processes, but for its home `last`, which `emc` runs."""
-    everyone = cast(scenario, folder.name, door.url, written=True)
-    itself = next(config for config in everyone.homes if config.name == last)
-    others = [config for config in everyone.homes if config.name != last]
+    configs = build_node_configs(scenario, folder.name, door.url, gather=True)
+    itself = next(config for config in configs.homes if config.name == last)
+    others = [config for config in configs.homes if config.name != last]
     configuration = written(itself, door, emc.place)
     packages: dict[str, Sequence[AnyConfig]] = {
-        "leader_node": [everyone.leader],
-        "aggregator_node": everyone.aggregators,
+        "leader_node": [configs.leader],
+        "aggregator_node": configs.aggregators,
         "emc_node": others,
     }
     with listening(door, folder.name) as hear, ExitStack() as stack:
@@ -189,7 +189,7 @@ def play(scenario: Scenario, door: Door, folder: Path, last: str, emc: Emc) -> S
             )
             for package, nodes in packages.items()
         ]
-        awaited = without(everyone, itself)
+        awaited = without(scenario.topology, itself)
         while awaited:
             awaited.discard(hear())
         started = time.perf_counter()
@@ -213,10 +213,10 @@ def play(scenario: Scenario, door: Door, folder: Path, last: str, emc: Emc) -> S
     return Settled(rounds, schedules, first_answer_s, memory)
 
 
-def without(everyone: RunTopology, last: EmcConfig[Any]) -> set[str]:
+def without(topology: RunTopology, last: EmcConfig[Any]) -> set[str]:
     """Where those say that they are there who do not wait for `last`: an aggregator does once all its homes have."""
-    homes = {f"{home.aggregator}/{home.name}" for home in everyone.homes if home is not last}
-    complete = {f"{LEADER}/{each.name}" for each in everyone.aggregators if each.name != last.aggregator}
+    homes = {f"{aggregator}/{home}" for home, aggregator in topology.homes.items() if home != last.name}
+    complete = {f"{LEADER}/{aggregator}" for aggregator in topology.aggregators if aggregator != last.aggregator}
     return {f"{member}/presence" for member in homes | complete}
 
 

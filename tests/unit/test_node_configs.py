@@ -9,27 +9,28 @@ import emc_node.config
 import leader_node.config
 from stackelgrid.registry import find, names
 from stackelgrid.scenarios.scenario import load
-from stackelgrid.testbed.topology import cast
+from stackelgrid.testbed.node_configs import build_node_configs
 
 
 @pytest.mark.parametrize("game", names())
 @pytest.mark.parametrize("deadline_s", [0.01, 5, 3600])
 def test_every_node_accepts_its_configuration(game: str, deadline_s: float) -> None:
-    everyone = cast(load(game, [f"rounds.deadline_s={deadline_s}"]), "run-1", "mqtt://127.0.0.1:1883", written=True)
-    rooms = (
-        (leader_node.config, [everyone.leader]),
-        (aggregator_node.config, everyone.aggregators),
-        (emc_node.config, everyone.homes[:3]),
+    scenario = load(game, [f"rounds.deadline_s={deadline_s}"])
+    configs = build_node_configs(scenario, "run-1", "mqtt://127.0.0.1:1883", gather=True)
+    packages = (
+        (leader_node.config, [configs.leader]),
+        (aggregator_node.config, configs.aggregators),
+        (emc_node.config, configs.homes[:3]),
     )
-    for room, configs in rooms:
-        for config in configs:
+    for package, of_role in packages:
+        for config in of_role:
             text = config.model_dump_json(exclude_none=True)
-            assert room.config_model(find(game)).model_validate_json(text) == config
+            assert package.config_model(find(game)).model_validate_json(text) == config
 
 
 @pytest.mark.parametrize("game", names())
 def test_the_leader_waits_longer_than_its_aggregators(game: str) -> None:
-    everyone = cast(load(game), "run-1")
-    leader, below = everyone.leader.rounds, everyone.aggregators[0].rounds
+    configs = build_node_configs(load(game), "run-1")
+    leader, below = configs.leader.rounds, configs.aggregators[0].rounds
     assert leader.deadline_s * leader.tries > below.deadline_s * below.tries + below.return_s
     assert leader.gather_s > below.gather_s

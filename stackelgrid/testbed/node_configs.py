@@ -1,0 +1,101 @@
+"""The configurations of the nodes of a run, the same for a process of its own and for transport memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import aggregator_node.config
+import emc_node.config
+import leader_node.config
+from aggregator_node.config import AggregatorConfig
+from emc_node.config import EmcConfig
+from leader_node.config import LeaderConfig
+from stackelgrid.node.config import Members
+from stackelgrid.registry import find
+from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.scenarios.topology import LEADER
+
+
+@dataclass(frozen=True)
+class NodeConfigs:
+    """A configuration for each node of a run."""
+
+    leader: LeaderConfig[Any]
+    aggregators: list[AggregatorConfig[Any]]
+    homes: list[EmcConfig[Any]]
+
+
+def build_node_configs(scenario: Scenario, run: str, broker: str = "", *, gather: bool = False) -> NodeConfigs:
+    """Build the configurations of `run` on `broker`.
+
+    With `gather`, nodes write beside their configuration the files that the testbed reads after the run.
+    """
+    game = find(scenario.game)
+    leader_config, aggregator_config, emc_config = (
+        package.config.config_model(game) for package in (leader_node, aggregator_node, emc_node)
+    )
+    common = {"run": run, "game": scenario.game, "slots": scenario.slots, "broker": broker}
+    aggregators: list[AggregatorConfig[Any]] = [
+        aggregator_config(
+            **common,
+            name=name,
+            leader=LEADER,
+            settings=scenario.aggregator_settings(name, {process: list(homes) for process, homes in members.items()}),
+            members=[
+                Members(name=process, homes=len(homes), max_kw=_add_limits(map(scenario.connection_kw, homes)))
+                for process, homes in members.items()
+            ],
+            rounds=scenario.rounds,
+            account_file=Path(f"{name}.account.json") if gather else None,
+            ledger_file=Path(f"{name}.ledger") if gather else None,
+        )
+        for name, members in scenario.topology.members.items()
+    ]
+    homes: list[EmcConfig[Any]] = [
+        emc_config(
+            **common,
+            name=name,
+            aggregator=aggregator,
+            homes=households,
+            schedule_file=Path(f"{name}.schedule.json") if gather else None,
+        )
+        for aggregator, members in scenario.topology.members.items()
+        for name, households in members.items()
+    ]
+    # An aggregator may use up all its tries, wait for one to return, and more in an inner game, before it answers.
+    rounds = scenario.rounds
+    patient = rounds.model_copy(
+        update={
+            "tries": 2 * rounds.tries + scenario.inner_rounds + ceil(rounds.return_s / rounds.deadline_s),
+            "gather_s": rounds.gather_s + rounds.deadline_s,
+        }
+    )
+    leader = leader_config(
+        **common,
+        name=LEADER,
+        utility=scenario.leader,
+        members=[
+            Members(
+                name=aggregator.name,
+                homes=sum(member.homes for member in aggregator.members),
+                max_kw=_add_limits(member.max_kw for member in aggregator.members),
+            )
+            for aggregator in aggregators
+        ],
+        rounds=patient,
+        journal_file=Path("../rounds.jsonl") if gather else None,
+        conclusion_file=Path("leader.conclusion.json") if gather else None,
+        ledger_file=Path("leader.ledger") if gather else None,
+    )
+    return NodeConfigs(leader, aggregators, homes)
+
+
+def _add_limits(limits: Iterable[float | None]) -> float | None:
+    """Add limits in kW; None where one is unknown, or where all are zero."""
+    known = list(limits)
+    total = sum(limit for limit in known if limit is not None)
+    return total if None not in known and total > 0 else None
