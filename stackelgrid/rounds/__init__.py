@@ -1,7 +1,7 @@
-"""The round protocol: someone asks, the members answer, someone decides whether to ask again.
+"""The round protocol: a coordinator asks, its members answer, the coordinator asks again or settles.
 
-`Coordinator` and `Member` are pure state machines: messages and clock readings in, steps out. They open no socket,
-read no clock and know no game.
+`Coordinator` and `Member` are pure state machines: they take messages and clock readings and return steps. They open no
+socket, read no clock and know no game.
 """
 
 from stackelgrid.rounds.coordinator import (

@@ -1,4 +1,8 @@
-"""The side that asks."""
+"""The side that asks: gather the members, ask rounds of them, make the settlement known.
+
+`Coordinator` takes messages and clock readings and returns steps. A step is an action for the transport (`Publish`,
+`FetchRetained`) or an event for the node (`MembersGathered`, `Round`, `MembersLost`, `SettlementAcknowledged`).
+"""
 
 from __future__ import annotations
 
@@ -13,19 +17,19 @@ from stackelgrid.transport.base import FetchRetained, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
 
-_SETTLING_TRIES = 10
-"""How many times as often as an answer a receipt is asked for: one who is there will have heard it in the end."""
+_SETTLEMENT_TRIES = 10
+"""A settlement is sent this many times as often as a question: a member that is connected gets it in the end."""
 
 
 @dataclass(frozen=True)
 class RoundPolicy:
-    """How long a coordinator waits, how often it asks again, and what it does without those still missing.
+    """The rules for members whose answer is missing.
 
-    `deadline_s` is the wait per try; after `tries` tries the missing are handled by `missing`: `hold` takes a member's
-    last answer (a member that never answered is excluded), `exclude` leaves it out, `fail` ends the run. `gather_s` is
-    how long members may take to appear before the first round, `return_s` how long one that has left may take to
-    come back before rounds go on without it. A member with `quarantine_after` refused answers is not listened to any
-    more, unless that is 0.
+    `deadline_s` is the wait per try. After `tries` tries, `missing` says what to do without the answer: `hold` takes
+    the member's last answer (a member that never answered is excluded), `exclude` leaves the member out, `fail` ends
+    the run. `gather_s` is how long members may take to appear before the first round. `return_s` is how long a member
+    that has left may take to come back before rounds go on without it. After `quarantine_after` refused answers a
+    member's messages are ignored; 0 means never.
     """
 
     deadline_s: float = 5.0
@@ -38,18 +42,18 @@ class RoundPolicy:
 
 @dataclass(frozen=True, slots=True)
 class MembersGathered:
-    """Every member is there, or `absent` had not come in time: the first round may be asked."""
+    """Event: the first round may be asked. Members in `absent` did not come in time."""
 
     absent: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A finished round: what each member answered to `body`, and who did not.
+    """Event: a round is finished, with each member's answer to `body`.
 
-    `answers` holds fresh and held answers in the order of the members; `held` and `excluded` name the missing by what
-    was done about them, `quarantined` those of the excluded that are not listened to any more; `again` counts the
-    members asked again.
+    `answers` holds fresh and held answers, in the order of the members. A member that did not answer is named in `held`
+    or in `excluded`, by what was done about it; `quarantined` names those of the excluded whose messages are ignored.
+    `again` counts the members asked again. Times are in seconds on the clock of `now`.
     """
 
     number: int
@@ -64,12 +68,12 @@ class Round:
 
     @property
     def complete(self) -> bool:
-        """Whether every member gave a fresh answer."""
+        """Tell whether every member gave a fresh answer."""
         return not self.held and not self.excluded
 
     @property
     def attendance(self) -> dict[str, Any]:
-        """Who answered and who did not, as a journal has it."""
+        """Give who answered and who did not, with the keys of a journal."""
         return {
             "answered": len(self.answers) - len(self.held),
             "held": list(self.held),
@@ -81,14 +85,14 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class SettlementAcknowledged:
-    """The settlement is known to every member but `missing`, names of members or of members below them."""
+    """Event: every member has the settlement except those in `missing`, members or members of members."""
 
     missing: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class MembersLost:
-    """The round cannot go on without `members` (policy `fail`, or nobody left)."""
+    """Event: the round cannot go on without `members` (policy `fail`, or no answer at all)."""
 
     members: tuple[str, ...]
     round: int
@@ -96,10 +100,13 @@ class MembersLost:
 
 Step = Publish | FetchRetained | MembersGathered | Round | SettlementAcknowledged | MembersLost
 AnswerCheck = Callable[[str, Body], str | None]
+"""From a member's name and its answer to the reason why the answer is refused, or None."""
 
 
 @dataclass
-class _Asking:
+class _OpenRound:
+    """The round under way: the question, the deadline of this try, the answers so far."""
+
     number: int
     body: Question
     opened_at: float
@@ -110,7 +117,9 @@ class _Asking:
 
 
 @dataclass
-class _Settling:
+class _OpenSettlement:
+    """The settlement under way: what was settled, the deadline of this try, the receipts so far."""
+
     round: int
     settled: bool
     complete: bool
@@ -123,14 +132,14 @@ class _Settling:
 class Coordinator:
     """A node's part as coordinator of its members.
 
-    Gathers them, asks rounds numbered from 1, and makes its settlement known. A message is keyed by round and sender:
-    the first answer counts, later ones and those of other rounds are counted in `repeated` and `stale` and ignored. A
-    member that missed a round altogether gets one try, not all, in the rounds after, until it answers again.
-    `refuses(member, body)` may reject an answer with a reason; it is then as if it had not come.
+    It gathers them, asks them rounds that are numbered from 1, and makes the settlement known. A message is keyed by
+    round and sender: the first answer counts; later ones are counted in `repeated`, those to other rounds in `stale`,
+    and both are ignored. A member that missed a whole round gets one try instead of all in the rounds after it, until
+    it answers again. `check(member, body)` may refuse an answer by giving a reason; the answer is then ignored.
     """
 
     def __init__(
-        self, link: Link, members: Sequence[str], policy: RoundPolicy, refuses: AnswerCheck = lambda member, body: None
+        self, link: Link, members: Sequence[str], policy: RoundPolicy, check: AnswerCheck = lambda member, body: None
     ) -> None:
         self.link = link
         self.members = tuple(members)
@@ -138,69 +147,69 @@ class Coordinator:
         self.stale = 0
         self.repeated = 0
         self.refused: Counter[str] = Counter()
-        self.quarantined: dict[str, str] = {}  # and why
-        self._refuses = refuses
+        self.quarantined: dict[str, str] = {}  # member -> reason
+        self._check = check
         self._online: set[str] = set()
-        self._gone: dict[str, float] = {}  # when each left that is not there
+        self._left_at: dict[str, float] = {}  # only members that are away
         self._gathering_until: float | None = None
         self._has_gathered = False
-        self._look_at = math.inf  # while gathering: a presence may have been lost on its way here
-        self._asking: _Asking | None = None
-        self._settling: _Settling | None = None
+        self._fetch_at = math.inf  # while gathering: a presence may have been lost on its way here
+        self._round: _OpenRound | None = None
+        self._settlement: _OpenSettlement | None = None
         self._rounds = 0
         self._latest: dict[str, Body] = {}
-        self._silent: set[str] = set()
+        self._silent: set[str] = set()  # members that missed the last round
 
     @property
     def subscriptions(self) -> tuple[str, ...]:
-        """The topics a coordinator listens to."""
+        """Give the topic filters of a coordinator."""
         return self.link.topics_from_members()
-
-    def start(self, now: float) -> list[Step]:
-        """Connected: gather the members; after a reconnect, say again what is current."""
-        if self._settling is not None:
-            return self._settlements(self._settling)
-        if self._asking is not None:
-            return self._signals(self._asking, again=[])
-        if not self._has_gathered and self._gathering_until is None:
-            self._gathering_until = now + self.policy.gather_s
-            self._look_at = now + self.policy.deadline_s
-        return []
 
     @property
     def rounds(self) -> int:
-        """The number of the round that was asked last, 0 before the first."""
+        """Give the number of the round asked last, 0 before the first."""
         return self._rounds
 
     def resume(self, finished: Round) -> None:
-        """Remember a round that was finished before a restart; to be called before `start`, round by round."""
+        """Take over a round that was finished before a restart. Call it round by round, before `start`."""
         self.skip_to(finished.number)
         missing = {*finished.held, *finished.excluded}
         self._latest.update({name: body for name, body in finished.answers.items() if name not in missing})
 
     def skip_to(self, number: int) -> None:
-        """Rounds up to `number` were asked before a restart, finished or not: members know them as something else."""
+        """Use no round number up to `number`: members know these rounds, finished or not, from before a restart."""
         self._rounds = max(self._rounds, number)
+
+    def start(self, now: float) -> list[Step]:
+        """Begin to gather the members; after a reconnect, send again what is current."""
+        if self._settlement is not None:
+            return self._send_settlement(self._settlement)
+        if self._round is not None:
+            return self._send_signal(self._round, again=[])
+        if not self._has_gathered and self._gathering_until is None:
+            self._gathering_until = now + self.policy.gather_s
+            self._fetch_at = now + self.policy.deadline_s
+        return []
 
     def ask(self, body: Question, now: float) -> list[Step]:
         """Open the next round."""
         self._rounds += 1
-        self._asking = _Asking(self._rounds, body, now, now + self.policy.deadline_s)
-        return self._signals(self._asking, again=[])
+        self._round = _OpenRound(self._rounds, body, now, now + self.policy.deadline_s)
+        return self._send_signal(self._round, again=[])
 
     def settle(self, body: Question, *, settled: bool, complete: bool, now: float) -> list[Step]:
-        """Make the last word known and collect receipts."""
-        self._asking = None
-        self._settling = _Settling(max(self._rounds, 1), settled, complete, body, now + self.policy.deadline_s)
-        return [*self._settlements(self._settling), *self._acknowledged_if_all()]
+        """Send the settlement and collect receipts."""
+        self._round = None
+        self._settlement = _OpenSettlement(max(self._rounds, 1), settled, complete, body, now + self.policy.deadline_s)
+        return [*self._send_settlement(self._settlement), *self._end_settlement_if_acknowledged()]
 
     def leave(self) -> list[Step]:
-        """Clear the retained signals: this conversation is over. The settlement stays for those who were away."""
+        """Clear the retained signals, which ends the conversation. The settlement stays for members that are away."""
         topics = dict.fromkeys(self.link.topic_to_member("signal", member) for member in self.members)
         return [Publish(topic, b"", qos=1, retain=True) for topic in topics]
 
     def receive(self, message: Message, now: float) -> list[Step]:
-        """A message of a member; one from a node that is not a member is counted as stale."""
+        """Take a message of a member. One of a node that is not a member is counted as stale."""
         if message.sender not in self.members or (
             message.sender in self.quarantined and not isinstance(message, Receipt)
         ):
@@ -215,155 +224,158 @@ class Coordinator:
         return []
 
     def next_deadline(self) -> float | None:
-        """When `tick` is wanted, on the clock of `now`."""
-        if self._settling is not None:
-            return self._settling.deadline
-        if self._asking is not None:
-            return min(self._asking.deadline, self._closes_at(self._asking))
-        return None if self._gathering_until is None else min(self._gathering_until, self._look_at)
+        """Give the time at which to call `tick`, on the clock of `now`, or None."""
+        if self._settlement is not None:
+            return self._settlement.deadline
+        if self._round is not None:
+            return min(self._round.deadline, self._close_without_absent_at(self._round))
+        return None if self._gathering_until is None else min(self._gathering_until, self._fetch_at)
 
     def tick(self, now: float) -> list[Step]:
-        """Time has passed: ask again, or go on without the missing."""
+        """When the deadline has passed, ask again or go on without the missing."""
         deadline = self.next_deadline()
         if deadline is None or now < deadline:
             return []
-        if self._settling is not None:
-            return self._settlement_overdue(self._settling, now)
-        if self._asking is not None and now < self._asking.deadline:
-            return self._close_if_only_gone(now)
-        if self._asking is not None:
-            return self._round_overdue(self._asking, now)
+        if self._settlement is not None:
+            return self._on_settlement_deadline(self._settlement, now)
+        if self._round is not None and now < self._round.deadline:
+            return self._close_round_if_only_absent_missing(now)
+        if self._round is not None:
+            return self._on_round_deadline(self._round, now)
         if self._gathering_until is not None and now < self._gathering_until:
-            self._look_at = now + self.policy.deadline_s
+            self._fetch_at = now + self.policy.deadline_s
             return [FetchRetained()]
-        return self._gathered()
+        return self._end_gathering()
 
     # --- gathering ---
 
     def _on_presence(self, presence: Presence, now: float) -> list[Step]:
+        member = presence.sender
         if presence.state == "offline":
-            self._online.discard(presence.sender)
-            self._gone[presence.sender] = now
+            self._online.discard(member)
+            self._left_at[member] = now
             if self._gathering_until is not None:
-                return self._gathered_if_all()
-            return self._acknowledged_if_all() if self._settling is not None else self._close_if_only_gone(now)
-        back = presence.sender not in self._online
-        self._online.add(presence.sender)
-        self._gone.pop(presence.sender, None)
+                return self._end_gathering_if_complete()
+            if self._settlement is not None:
+                return self._end_settlement_if_acknowledged()
+            return self._close_round_if_only_absent_missing(now)
+        returned = member not in self._online
+        self._online.add(member)
+        self._left_at.pop(member, None)
         if self._gathering_until is not None:
-            return self._gathered_if_all()
-        if back and self._asking is not None and presence.sender not in self._asking.answers:
-            # It finds the signal retained; said again in case that was lost.
-            return self._signals(self._asking, again=[presence.sender])
+            return self._end_gathering_if_complete()
+        if returned and self._round is not None and member not in self._round.answers:
+            # It finds the signal retained; the signal is sent again in case that copy was lost.
+            return self._send_signal(self._round, again=[member])
         return []
 
-    def _gathered_if_all(self) -> list[Step]:
-        """Everybody is there or is known to have gone."""
-        return self._gathered() if len(self._online | self._gone.keys()) == len(self.members) else []
+    def _end_gathering_if_complete(self) -> list[Step]:
+        """End the gathering once every member has come, or has come and left."""
+        return self._end_gathering() if len(self._online | self._left_at.keys()) == len(self.members) else []
 
-    def _gathered(self) -> list[Step]:
+    def _end_gathering(self) -> list[Step]:
         self._gathering_until, self._has_gathered = None, True
         return [MembersGathered(tuple(member for member in self.members if member not in self._online))]
 
     # --- a round ---
 
-    def _signals(self, asking: _Asking, again: list[str]) -> list[Step]:
-        """To all, naming those asked `again`; on an addressed link to these alone, if there are any."""
+    def _send_signal(self, current: _OpenRound, again: list[str]) -> list[Step]:
+        """Send the question to all, naming those asked `again`; on an addressed link to these alone, if any."""
 
         def signal(body: Body) -> Signal[Body]:
-            return Signal(run=self.link.run, sender=self.link.coordinator, round=asking.number, again=again, body=body)
+            return Signal(run=self.link.run, sender=self.link.coordinator, round=current.number, again=again, body=body)
 
-        return self._publish(signal, asking.body, again or self.members, qos=0)
+        return self._publish(signal, current.body, again or self.members, qos=0)
 
     def _on_answer(self, answer: Answer[Body], now: float) -> list[Step]:
-        asking = self._asking
-        if asking is None or answer.round != asking.number:
+        current = self._round
+        if current is None or answer.round != current.number:
             self.stale += 1
             return []
-        if answer.sender in asking.answers:
+        if answer.sender in current.answers:
             self.repeated += 1
             return []
-        objection = self._refuses(answer.sender, answer.body)
-        if objection is not None:
-            return self._on_refused(answer.sender, objection, now)
+        reason = self._check(answer.sender, answer.body)
+        if reason is not None:
+            return self._refuse(answer.sender, reason, now)
         self._online.add(answer.sender)
-        asking.answers[answer.sender] = answer.body
-        if len(asking.answers) == len(self.members):
-            return self._close(asking, now)
-        return self._close_if_only_gone(now)
+        current.answers[answer.sender] = answer.body
+        if len(current.answers) == len(self.members):
+            return self._close_round(current, now)
+        return self._close_round_if_only_absent_missing(now)
 
-    def _on_refused(self, member: str, objection: str, now: float) -> list[Step]:
-        """As if it had not answered; one that keeps at it is treated as gone, for good."""
+    def _refuse(self, member: str, reason: str, now: float) -> list[Step]:
+        """Count an answer that is refused; after too many, ignore the member for good, as one that has left."""
         self.refused[member] += 1
         if not self.policy.quarantine_after or self.refused[member] < self.policy.quarantine_after:
             return []
-        self.quarantined[member] = objection
+        self.quarantined[member] = reason
         self._online.discard(member)
         self._latest.pop(member, None)
-        return self._close_if_only_gone(now)
+        return self._close_round_if_only_absent_missing(now)
 
-    def _missing(self, asking: _Asking) -> list[str]:
-        return [member for member in self.members if member not in asking.answers]
-
-    def _close_if_only_gone(self, now: float) -> list[Step]:
-        """A member that has left, and is not back in time, is not waited for, unless the run cannot go on without."""
-        asking = self._asking
-        if asking is None or not asking.answers or self.policy.missing == "fail":
+    def _on_round_deadline(self, current: _OpenRound, now: float) -> list[Step]:
+        missing = self._find_missing(current)
+        if current.tries < self.policy.tries and not self._silent.issuperset(missing):
+            current.tries += 1
+            current.again += len(missing)
+            current.deadline = now + self.policy.deadline_s
+            return self._send_signal(current, again=missing)
+        if now < self._return_deadline(missing):
+            current.deadline = self._return_deadline(missing)
             return []
-        gone = len(self._online) < len(self.members)
-        missing = self._missing(asking)
-        awaited = not self._online.isdisjoint(missing) or now < self._back_by(missing)
-        return self._close(asking, now) if gone and not awaited else []
+        if self.policy.missing == "fail" or not (current.answers or self._latest):
+            self._round = None
+            return [MembersLost(tuple(missing), current.number)]
+        return self._close_round(current, now)
 
-    def _closes_at(self, asking: _Asking) -> float:
-        """When the round closes because the missing have left and are not back; inf when it is not left to them."""
-        missing = self._missing(asking)
-        left_to_them = asking.answers and self.policy.missing != "fail" and self._online.isdisjoint(missing)
-        back_by = self._back_by(missing)
-        return back_by if left_to_them and back_by > -math.inf else math.inf
-
-    def _back_by(self, missing: Collection[str]) -> float:
-        """Until when one of `missing` that has left may come back, on the clock of `now`; -inf when none has."""
-        left = [self._gone[name] for name in missing if name in self._gone]
-        return max(left) + self.policy.return_s if left else -math.inf
-
-    def _round_overdue(self, asking: _Asking, now: float) -> list[Step]:
-        missing = self._missing(asking)
-        if asking.tries < self.policy.tries and not self._silent.issuperset(missing):
-            asking.tries += 1
-            asking.again += len(missing)
-            asking.deadline = now + self.policy.deadline_s
-            return self._signals(asking, again=missing)
-        if now < self._back_by(missing):
-            asking.deadline = self._back_by(missing)
+    def _close_round_if_only_absent_missing(self, now: float) -> list[Step]:
+        """Close the round without members that have left and did not return in time, if the policy allows that."""
+        current = self._round
+        if current is None or not current.answers or self.policy.missing == "fail":
             return []
-        if self.policy.missing == "fail" or not (asking.answers or self._latest):
-            self._asking = None
-            return [MembersLost(tuple(missing), asking.number)]
-        return self._close(asking, now)
+        missing = self._find_missing(current)
+        someone_absent = len(self._online) < len(self.members)
+        awaited = not self._online.isdisjoint(missing) or now < self._return_deadline(missing)
+        return self._close_round(current, now) if someone_absent and not awaited else []
 
-    def _close(self, asking: _Asking, now: float) -> list[Step]:
-        missing = self._missing(asking)
+    def _close_without_absent_at(self, current: _OpenRound) -> float:
+        """Give when the round closes because all that is missing has left; inf when something else decides that."""
+        missing = self._find_missing(current)
+        only_absent_missing = current.answers and self.policy.missing != "fail" and self._online.isdisjoint(missing)
+        deadline = self._return_deadline(missing)
+        return deadline if only_absent_missing and deadline > -math.inf else math.inf
+
+    def _return_deadline(self, missing: Collection[str]) -> float:
+        """Give until when the last of `missing` to leave may come back; -inf when none of them has left."""
+        left_at = [self._left_at[name] for name in missing if name in self._left_at]
+        return max(left_at) + self.policy.return_s if left_at else -math.inf
+
+    def _find_missing(self, current: _OpenRound) -> list[str]:
+        return [member for member in self.members if member not in current.answers]
+
+    def _close_round(self, current: _OpenRound, now: float) -> list[Step]:
+        missing = self._find_missing(current)
         held = [name for name in missing if self.policy.missing == "hold" and name in self._latest]
         answers = {
-            member: asking.answers.get(member) or self._latest[member]
+            member: current.answers.get(member) or self._latest[member]
             for member in self.members
-            if member in asking.answers or member in held
+            if member in current.answers or member in held
         }
-        self._latest.update(asking.answers)
-        self._silent = set(missing)
-        self._asking = None
         excluded = tuple(name for name in missing if name not in held)
         quarantined = tuple(name for name in excluded if name in self.quarantined)
+        self._latest.update(current.answers)
+        self._silent = set(missing)
+        self._round = None
         return [
             Round(
-                asking.number,
-                asking.body,
+                current.number,
+                current.body,
                 answers,
                 tuple(held),
                 excluded,
-                asking.again,
-                asking.opened_at,
+                current.again,
+                current.opened_at,
                 now,
                 quarantined,
             )
@@ -371,56 +383,61 @@ class Coordinator:
 
     # --- the settlement ---
 
-    def _settlements(self, settling: _Settling) -> list[Step]:
+    def _send_settlement(self, current: _OpenSettlement) -> list[Step]:
         def settlement(body: Body) -> Settlement[Body]:
             return Settlement(
                 run=self.link.run,
                 sender=self.link.coordinator,
-                round=settling.round,
-                settled=settling.settled,
-                complete=settling.complete,
+                round=current.round,
+                settled=current.settled,
+                complete=current.complete,
                 body=body,
             )
 
-        return self._publish(settlement, settling.body, self.members, qos=1)
+        return self._publish(settlement, current.body, self.members, qos=1)
 
     def _on_receipt(self, receipt: Receipt) -> list[Step]:
-        if self._settling is None or receipt.round != self._settling.round:
+        if self._settlement is None or receipt.round != self._settlement.round:
             self.stale += 1
             return []
-        self._settling.receipts[receipt.sender] = tuple(receipt.missing)
-        return self._acknowledged_if_all()
+        self._settlement.receipts[receipt.sender] = tuple(receipt.missing)
+        return self._end_settlement_if_acknowledged()
 
-    def _acknowledged_if_all(self) -> list[Step]:
-        assert self._settling is not None
-        # A member that has left is not waited for: it finds the settlement retained when it returns.
-        waiting = [name for name in self.members if name in self._online and name not in self._settling.receipts]
-        return [] if waiting else self._acknowledged()
+    def _on_settlement_deadline(self, current: _OpenSettlement, now: float) -> list[Step]:
+        if current.tries < _SETTLEMENT_TRIES * self.policy.tries:
+            current.tries += 1
+            current.deadline = now + self.policy.deadline_s
+            return self._send_settlement(current)
+        return self._end_settlement()
 
-    def _settlement_overdue(self, settling: _Settling, now: float) -> list[Step]:
-        if settling.tries < _SETTLING_TRIES * self.policy.tries:
-            settling.tries += 1
-            settling.deadline = now + self.policy.deadline_s
-            return self._settlements(settling)
-        return self._acknowledged()
+    def _end_settlement_if_acknowledged(self) -> list[Step]:
+        """End the settlement once every member that is online has acknowledged it.
 
-    def _acknowledged(self) -> list[Step]:
-        assert self._settling is not None
-        settling, self._settling = self._settling, None
-        untold = [member for member in self.members if member not in settling.receipts]
-        below = [name for names in settling.receipts.values() for name in names]
-        return [SettlementAcknowledged((*untold, *below))]
+        One that has left is not waited for: it finds the settlement retained when it returns.
+        """
+        assert self._settlement is not None
+        waiting = [name for name in self.members if name in self._online and name not in self._settlement.receipts]
+        return [] if waiting else self._end_settlement()
+
+    def _end_settlement(self) -> list[Step]:
+        assert self._settlement is not None
+        receipts, self._settlement = self._settlement.receipts, None
+        silent = [member for member in self.members if member not in receipts]
+        below = [name for names in receipts.values() for name in names]
+        return [SettlementAcknowledged((*silent, *below))]
+
+    # --- both ---
 
     def _publish(
-        self, message: Callable[[Body], Message], said: Question, members: Sequence[str], *, qos: int
+        self, message: Callable[[Body], Message], question: Question, members: Sequence[str], *, qos: int
     ) -> list[Step]:
-        """What is said, as one message to all or as one to each of `members`."""
-        if isinstance(said, Body) and self.link.bodies.addressed:
-            said = dict.fromkeys(members, said)
-        if isinstance(said, Body):
-            one = message(said)
+        """Publish one retained message for all members or, on an addressed link, one for each of `members`."""
+        if isinstance(question, Body) and self.link.bodies.addressed:
+            question = dict.fromkeys(members, question)
+        if isinstance(question, Body):
+            one = message(question)
             return [Publish(self.link.topic(one), self.link.write(one), qos=qos, retain=True)]
         return [
             Publish(self.link.topic(one, member), self.link.write(one), qos=qos, retain=True)
-            for member, one in ((member, message(said[member])) for member in members)
+            for member, one in ((member, message(question[member])) for member in members)
         ]

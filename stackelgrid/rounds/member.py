@@ -1,4 +1,8 @@
-"""The side that answers."""
+"""The side that answers: tell the coordinator that it is online, answer its rounds, acknowledge its settlement.
+
+`Member` takes messages and clock readings and returns steps. A step is an action for the transport (`Publish`,
+`FetchRetained`) or an event for the node (`QuestionReceived`, `SettlementReceived`).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, 
 
 @dataclass(frozen=True, slots=True)
 class QuestionReceived:
-    """Work out an answer to `body` and hand it to `Member.answer` with the same round."""
+    """Event: the coordinator asks `body`. Give the answer to `Member.answer` with the same round."""
 
     round: int
     body: Body
@@ -19,7 +23,7 @@ class QuestionReceived:
 
 @dataclass(frozen=True, slots=True)
 class SettlementReceived:
-    """The coordinator's last word, seen for the first time; acknowledge it with `Member.acknowledge`."""
+    """Event: the coordinator's settlement, received for the first time. Confirm it with `Member.acknowledge`."""
 
     round: int
     settled: bool
@@ -33,19 +37,19 @@ Step = Publish | FetchRetained | QuestionReceived | SettlementReceived
 class Member:
     """A node's part as member of one coordinator.
 
-    It answers each round once; asked again for a round it has answered, it repeats the same answer, so receiving a
-    signal twice is receiving it once. A signal of an earlier round is counted in `stale` and ignored. With `renumbered`
-    the same number with another question is another question: of a coordinator that may have lost all it knew, and then
-    counts from one again.
+    It answers each round once. Asked again for a round it has answered, it sends the same answer again, so that a
+    signal received twice counts once. A signal of an earlier round is counted in `stale` and ignored. Without a sign of
+    the coordinator for `silence_s` seconds, it fetches what is retained. With `renumbered`, the same round number with
+    another question is a new question: the coordinator may have lost its ledger and then counts from one again.
     """
 
     def __init__(self, name: str, link: Link, silence_s: float = 30.0, *, renumbered: bool = False) -> None:
         self.name = name
         self.link = link
         self.silence_s = silence_s
-        self._renumbered = renumbered
-        self._look_at: float | None = None
         self.stale = 0
+        self._renumbered = renumbered
+        self._fetch_at: float | None = None
         self._round = 0
         self._question: Body | None = None
         self._answer: Publish | None = None
@@ -54,42 +58,42 @@ class Member:
 
     @property
     def subscriptions(self) -> tuple[str, ...]:
-        """The topics a member listens to."""
+        """Give the topics that a member subscribes to."""
         return self.link.topics_from_coordinator(self.name)
 
     @property
     def last_will(self) -> Publish:
-        """What the broker says when the member is gone without a word."""
+        """Give the message that the broker publishes when the member's connection is lost."""
         return self._publish(self._presence("offline"), retain=True)
 
     def start(self) -> list[Step]:
-        """Connected, for the first time or again: say so."""
+        """Publish that the member is online, after the first connection and after each further one."""
         return [self._publish(self._presence("online"), retain=True)]
 
     def resume(self, round_number: int, body: Body | None) -> None:
-        """Remember the round that was asked last before a restart, and its answer if there was one."""
+        """Take over the round that was asked last before a restart, and its answer if there was one."""
         self._round = round_number
         self._answer = None
         if body is not None:
             self.answer(round_number, body)
 
     def note_contact(self, now: float) -> None:
-        """The coordinator was heard, or there was a new connection: after `silence_s` without that, look again."""
-        self._look_at = None if self._settlement is not None else now + self.silence_s
+        """Note a message of the coordinator or a new connection: the wait of `silence_s` begins anew."""
+        self._fetch_at = None if self._settlement is not None else now + self.silence_s
 
     def next_deadline(self) -> float | None:
-        """When `tick` is wanted, on the clock of `now`."""
-        return self._look_at
+        """Give the time at which to call `tick`, on the clock of `now`, or None."""
+        return self._fetch_at
 
     def tick(self, now: float) -> list[Step]:
-        """What the coordinator said last may have been lost on its way here: look at what is retained."""
-        if self._look_at is None or now < self._look_at:
+        """After `silence_s` without contact, fetch what is retained: a message may have been lost on its way here."""
+        if self._fetch_at is None or now < self._fetch_at:
             return []
-        self._look_at = now + self.silence_s
+        self._fetch_at = now + self.silence_s
         return [FetchRetained()]
 
     def receive(self, message: Message) -> list[Step]:
-        """A message of the coordinator."""
+        """Take a message of the coordinator."""
         if isinstance(message, Signal):
             return self._on_signal(message)
         if isinstance(message, Settlement):
@@ -97,7 +101,7 @@ class Member:
         return []
 
     def answer(self, round_number: int, body: Body) -> list[Step]:
-        """Send the answer to a round; nothing when the coordinator has moved on meanwhile."""
+        """Send the answer to a round; when the coordinator has gone on meanwhile, count it in `stale` instead."""
         if round_number != self._round or self._settlement is not None:
             self.stale += 1
             return []
@@ -106,7 +110,7 @@ class Member:
         return [self._answer]
 
     def acknowledge(self, missing: list[str]) -> list[Step]:
-        """Confirm the settlement, naming own members that could not be told."""
+        """Confirm the settlement, naming those of its own members that have not acknowledged theirs."""
         if self._settlement is None:
             return []
         receipt = Receipt(run=self.link.run, sender=self.name, round=self._settlement.round, missing=missing)
@@ -114,15 +118,15 @@ class Member:
         return [self._receipt]
 
     def leave(self) -> list[Step]:
-        """Going in good order: clear the retained presence."""
+        """Clear the retained presence, before the node leaves the broker."""
         return [Publish(self.link.topic(self._presence("offline")), b"", qos=1, retain=True)]
 
     def _on_signal(self, signal: Signal[Body]) -> list[Step]:
         if self._settlement is not None or signal.round < self._round:
             self.stale += 1
             return []
-        another = self._renumbered and signal.round == self._round and signal.body != self._question
-        if signal.round > self._round or another:
+        new_question = self._renumbered and signal.round == self._round and signal.body != self._question
+        if signal.round > self._round or new_question:
             self._round, self._question, self._answer = signal.round, signal.body, None
             return [QuestionReceived(signal.round, signal.body)]
         if self._answer is not None and (not signal.again or self.name in signal.again):

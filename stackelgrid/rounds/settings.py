@@ -1,4 +1,4 @@
-"""The settings of each role, whatever the game: base models that a game's own settings extend."""
+"""Base models of each role's settings; a game's own settings extend them."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from stackelgrid.wire.names import Name
 
 
 class LeaderSettings(StrictModel):
-    """Base of a game's `leader` settings: the leader settles on a relative change below `tolerance`, or gives up."""
+    """Base of a game's `leader` settings.
+
+    The leader settles when the relative change is below `tolerance`; it gives up after `max_rounds`.
+    """
 
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     max_rounds: Annotated[int, Field(ge=1, le=10_000)] = 40
 
     def check_slots(self, slots: int) -> None:
-        """Raise `ValueError` when something in it has another length than the horizon."""
+        """Raise `ValueError` when something in the settings has another length than the horizon."""
 
     def strategy(self, slots: int) -> LeaderStrategy[Any, Any, Any]:
-        """The leader's part of the game over `slots`."""
+        """Create the leader's part of the game over `slots`."""
         raise NotImplementedError
 
 
 class AggregatorSettings(StrictModel):
-    """Base of an aggregator's settings in a game."""
+    """Base of a game's settings of an aggregator."""
 
     def strategy(self, slots: int, homes: Mapping[str, int]) -> AggregatorStrategy[Any, Any, Any, Any, Any, Any]:
-        """The aggregator's part of the game over `slots`; `homes` is the number of homes behind each member."""
+        """Create the aggregator's part of the game over `slots`; `homes` is the number of homes behind each member."""
         raise NotImplementedError
 
 
@@ -39,6 +42,6 @@ class PrivateModel(StrictModel):
 
 
 class HomeModel(PrivateModel):
-    """Base of a game's home: what one customer keeps to itself, under the name `id`."""
+    """Base of a game's private home model: one customer's data, under the name `id`."""
 
     id: Name

@@ -1,9 +1,11 @@
-"""What a game brings to each role. Plain, pure methods on bodies; they know nothing of topics, rounds or clocks.
+"""The protocols that a game implements, one for each role.
 
-A strategy is generic in what it hears and says: `LeaderStrategy[Price, LoadResponse, Price]` asks with a `Price`, is
-answered with a `LoadResponse` per aggregator and settles with a `Price`. On an addressed link, where each member is
-asked something of its own, a question is a mapping: `LeaderStrategy[Mapping[str, Offer], Provision, Mapping[str,
-Offer]]`.
+A strategy is plain and pure: it takes and returns message bodies and knows nothing of topics, rounds or clocks.
+
+Each protocol is generic in the bodies that it takes and returns. `LeaderStrategy[Price, LoadResponse, Price]` asks
+with a `Price`, gets a `LoadResponse` from each aggregator and settles with a `Price`. On an addressed link, where each
+member is asked something of its own, a question is a mapping: `LeaderStrategy[Mapping[str, Offer], Provision,
+Mapping[str, Offer]]`.
 """
 
 from __future__ import annotations
@@ -15,117 +17,124 @@ from typing import Any, Generic, Protocol, TypeVar
 from stackelgrid.wire.messages import Body
 
 Question = Body | Mapping[str, Body]
-"""What a coordinator asks: one body for all its members or, on an addressed link, also a body for each by name."""
+"""What a coordinator asks: one body for all its members or, on an addressed link, a body for each by name."""
 
-Asked = TypeVar("Asked", bound=Question)
-AskedBelow = TypeVar("AskedBelow", bound=Question)
-AnsweredBelow_contra = TypeVar("AnsweredBelow_contra", bound=Body, contravariant=True)
-Answered_co = TypeVar("Answered_co", bound=Body, covariant=True)
-Answered_contra = TypeVar("Answered_contra", bound=Body, contravariant=True)
-Asked_co = TypeVar("Asked_co", bound=Question, covariant=True)
-Asked_contra = TypeVar("Asked_contra", bound=Body, contravariant=True)
-Settled_co = TypeVar("Settled_co", bound=Question, covariant=True)
-Settled_contra = TypeVar("Settled_contra", bound=Body, contravariant=True)
-SettledBelow_co = TypeVar("SettledBelow_co", bound=Question, covariant=True)
+# Bodies exchanged with the coordinator above. `_contra` marks what a strategy only takes, `_co` what it only returns.
+UpSignal_contra = TypeVar("UpSignal_contra", bound=Body, contravariant=True)
+UpAnswer_co = TypeVar("UpAnswer_co", bound=Body, covariant=True)
+UpSettlement_contra = TypeVar("UpSettlement_contra", bound=Body, contravariant=True)
+
+# Bodies exchanged with the members below.
+DownSignal = TypeVar("DownSignal", bound=Question)
+DownAnswer_contra = TypeVar("DownAnswer_contra", bound=Body, contravariant=True)
+DownSettlement_co = TypeVar("DownSettlement_co", bound=Question, covariant=True)
 
 
 @dataclass(frozen=True)
-class Decision(Generic[Asked_co, Settled_co]):
-    """What a leader wants after a round: `ask` on or, when `settle`, end with `settlement`.
+class Decision(Generic[DownSignal, DownSettlement_co]):
+    """A leader's decision after a round: `ask` again or, when `settle` is true, end with `settlement`.
 
-    `settlement` is what is settled should the run end here, wanted or not. `residual` is the largest relative change
-    still wanted, None when none could be worked out; `account` tells the journal in numbers what the round brought.
+    `settlement` is settled whenever the run ends here, also because the rounds ran out. `residual` is the largest
+    relative change that is still wanted, None when it cannot be computed. `account` goes into the journal: the round in
+    numbers.
     """
 
-    ask: Asked_co
-    settlement: Settled_co
+    ask: DownSignal
+    settlement: DownSettlement_co
     settle: bool = False
     residual: float | None = None
     account: Mapping[str, Any] = field(default_factory=dict)
 
 
-class LeaderStrategy(Protocol[Asked, Answered_contra, Settled_co]):
+class LeaderStrategy(Protocol[DownSignal, DownAnswer_contra, DownSettlement_co]):
     """The leader's part of a game."""
 
-    def open(self) -> Decision[Asked, Settled_co]:
-        """Give the first signal, and what is settled when nobody answers it: the world without the game."""
+    def open(self) -> Decision[DownSignal, DownSettlement_co]:
+        """Give the first question, before any answer is known.
+
+        Its settlement applies when nobody ever answers: the prices without the game.
+        """
 
     def decide(
-        self, signal: Asked, answers: Mapping[str, Answered_contra], held: Collection[str]
-    ) -> Decision[Asked, Settled_co]:
-        """Give the next signal, or the settlement, from each aggregator's answer to `signal`.
+        self, signal: DownSignal, answers: Mapping[str, DownAnswer_contra], held: Collection[str]
+    ) -> Decision[DownSignal, DownSettlement_co]:
+        """Decide what to ask next, or to settle, from the aggregators' `answers` to `signal`, by name.
 
-        The answers of those `held` are of an earlier round; aggregators that are in neither were excluded.
+        An aggregator in `held` did not answer this time: its answer is the one to an earlier signal. One that was
+        excluded is in neither. There is always at least one answer.
         """
 
 
 @dataclass(frozen=True)
-class Ask(Generic[Asked_co]):
-    """An aggregator asks its homes. `account` goes into the journal of the round before, if there was one."""
+class Ask(Generic[DownSignal]):
+    """An aggregator's next question to its homes.
 
-    body: Asked_co
-    account: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Reply(Generic[Answered_co]):
-    """An aggregator has its answer to the leader's signal."""
-
-    body: Answered_co
-    account: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Ending(Generic[Settled_co]):
-    """What an aggregator makes of the leader's settlement: the last word to its homes.
-
-    `account` stays with the aggregator (or on the desk, for verification).
+    `account` goes into the journal of the round that led to it; it is lost when there was none.
     """
 
-    body: Settled_co
+    body: DownSignal
+    account: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply(Generic[UpAnswer_co]):
+    """An aggregator's answer to the leader. `account` is as in `Ask`."""
+
+    body: UpAnswer_co
+    account: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ending(Generic[DownSettlement_co]):
+    """An aggregator's settlement for its homes, made from the leader's.
+
+    `account` never leaves the aggregator, or the machine of a simulation, where it is used for verification.
+    """
+
+    body: DownSettlement_co
     account: Mapping[str, Any] = field(default_factory=dict)
 
 
 class AggregatorStrategy(
-    Protocol[Asked_contra, Answered_co, Settled_contra, AskedBelow, AnsweredBelow_contra, SettledBelow_co]
+    Protocol[UpSignal_contra, UpAnswer_co, UpSettlement_contra, DownSignal, DownAnswer_contra, DownSettlement_co]
 ):
-    """The aggregator's part of a game: between a signal and its answer it plays rounds with its homes.
+    """The aggregator's part of a game: between a signal and its answer it plays rounds with its homes."""
 
-    Generic in what the leader asks, what the aggregator answers and what the leader settles; then the same three
-    between the aggregator and its homes.
-    """
+    def open(self, signal: UpSignal_contra) -> Ask[DownSignal] | Reply[UpAnswer_co]:
+        """Begin with the leader's signal: ask the homes, or reply at once when that needs none of them.
 
-    def open(self, signal: Asked_contra) -> Ask[AskedBelow] | Reply[Answered_co]:
-        """Take the leader's signal: give the first question to the homes, or an answer that needs none of them.
-
-        A signal may come before the last one was answered; that one's answer is then no longer wanted.
+        A signal may come before the one before it was answered; that answer is then no longer wanted.
         """
 
     def on_answers(
         self,
-        asked: AskedBelow,
-        answers: Mapping[str, AnsweredBelow_contra],
+        asked: DownSignal,
+        answers: Mapping[str, DownAnswer_contra],
         held: Collection[str],
         excluded: Collection[str],
-    ) -> Ask[AskedBelow] | Reply[Answered_co]:
-        """Take the homes' answers to what they were `asked`: ask on, or reply to the leader.
+    ) -> Ask[DownSignal] | Reply[UpAnswer_co]:
+        """Continue with the `answers` of the homes' processes to `asked`, by name: ask again, or reply to the leader.
 
-        The answers of those `held` are of an earlier round; the members `excluded` are in none of them.
+        A process in `held` did not answer this time: its answer is the one to an earlier question. One in `excluded`
+        has no answer at all. There is always at least one answer.
         """
 
-    def settle(self, settlement: Settled_contra) -> Ending[SettledBelow_co]:
-        """Give the leader's last word as the homes are to hear it."""
+    def settle(self, settlement: UpSettlement_contra) -> Ending[DownSettlement_co]:
+        """Make the homes' settlement from the leader's."""
 
 
-class HomeStrategy(Protocol[Asked_contra, Answered_co, Settled_contra]):
-    """The part of a game of the homes behind one EMC process."""
+class HomeStrategy(Protocol[UpSignal_contra, UpAnswer_co, UpSettlement_contra]):
+    """The part of a game of the homes in one EMC process."""
 
     @property
     def quick(self) -> bool:
-        """Whether an answer takes no longer than receiving a message, so that it may as well be worked out at once."""
+        """Tell whether `answer` takes no longer than receiving a message: it then runs at once, not in a thread."""
 
-    def answer(self, signal: Asked_contra) -> Answered_co:
-        """Answer what the homes do at this signal."""
+    def answer(self, signal: UpSignal_contra) -> UpAnswer_co:
+        """Answer a signal with what the homes would do at it."""
 
-    def settle(self, settlement: Settled_contra) -> Mapping[str, Any]:
-        """Give what the homes will do, by home: private, for their owners and for verification on a desk."""
+    def settle(self, settlement: UpSettlement_contra) -> Mapping[str, Any]:
+        """Give what each home will do, by home.
+
+        It is private: for the home's owner or, on the machine of a simulation, for verification.
+        """
