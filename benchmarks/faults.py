@@ -84,7 +84,7 @@ def main() -> None:
     options = arguments.parse_args()
     words, broker = options.words, options.broker
     scenario = load("user_oriented", SETTINGS)
-    expected = np.array(scenario.outcome(in_memory.play(scenario))["price"])
+    expected = np.array(scenario.outcome(in_memory.play(scenario)).price)
     print(machine())
     usual = sorted((run_record(scenario, [], broker) for _ in range(TIMES)), key=lambda run: run.elapsed_s)
     undisturbed = usual[TIMES // 2]
@@ -126,7 +126,7 @@ def end(scenario: Scenario, run: RunRecord, expected: np.ndarray) -> str:
         return "lost: " + ", ".join(run.conclusion.get("lost", []) or run.failures)
     if not run.settled:
         return "not settled"
-    away = float(np.max(np.abs(np.array(scenario.outcome(run)["price"]) / expected - 1)))
+    away = float(np.max(np.abs(np.array(scenario.outcome(run).price) / expected - 1)))
     missing = "" if run.conclusion["complete"] else f", without {', '.join(sorted(run.failures)) or 'all answers'}"
     return "settled as without" if away <= SAME else f"settled{missing}, prices off by {100 * away:.1f} %"
 

@@ -37,6 +37,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 from stackelgrid.report import plain
 from stackelgrid.report.parts import GAP, REGRET, RESIDUAL, VIOLATION, Plot, Row, Rule, Section, Table, Trace
 from stackelgrid.report.run_folder import Anything, Part, PlayedScenario, Result, RunFolder
@@ -68,7 +70,7 @@ class GameReport:
     """
 
     outcome: type[Part] = Anything
-    scenario: type[PlayedScenario] = PlayedScenario
+    scenario: type[BaseModel] = PlayedScenario
     check: Callable[[RunFolder], None] = _nothing_to_check
     opening: Callable[[RunFolder], str] = _nothing_to_say
     key_figures: Callable[[Result[Any], Any], list[Row]] = plain.key_figures

@@ -246,7 +246,7 @@ def _read_rounds(path: Path, expected: int) -> list[RoundRecord]:
     ]
 
 
-def _read_scenario(path: Path, model: type[PlayedScenario]) -> PlayedScenario:
+def _read_scenario(path: Path, model: type[BaseModel]) -> BaseModel:
     try:
         content = yaml.safe_load(_text(path))
     except yaml.YAMLError as error:
@@ -282,7 +282,7 @@ def _parsed(source: Path | str, text: str) -> Any:
         raise ReportError(f"{source}: not JSON ({error}); run the scenario again") from None
 
 
-Read = TypeVar("Read", bound=Part)
+Read = TypeVar("Read", bound=BaseModel)
 
 
 def _checked(source: Path | str, content: Any, model: type[Read]) -> Read:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Se
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from stackelgrid.certify import CertificateError
 from stackelgrid.model import Positive, StrictModel
 from stackelgrid.node.config import ConfigError, Rounds, explain
 from stackelgrid.registry import UnknownGameError, find
@@ -117,7 +118,10 @@ class Scenario(StrictModel):
     def certificate(self, outcome: Any, samples: int) -> dict[str, Any]:
         """How far a complete outcome is from an equilibrium; see `stackelgrid.certify`. Raises `CertificateError`."""
         game = find(self.game)
-        known = game.load("outcome").model_validate(outcome) if isinstance(outcome, dict) else outcome
+        try:
+            known = game.load("outcome").model_validate(outcome) if isinstance(outcome, dict) else outcome
+        except ValidationError as error:
+            raise CertificateError(f"{explain('outcome', error)}; put the file back or run again") from None
         certificate: dict[str, Any] = game.load("certificate")(self, known, samples)
         return certificate
 

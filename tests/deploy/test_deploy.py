@@ -148,7 +148,7 @@ def test_an_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
     assert (found["settled"], found["complete"], found["failures"], found["rejected"]) == (True, True, {}, {})
     assert found["certificate"]["passed"]
     assert found["rounds"] == len(run_record.rounds)
-    expected = scenario.outcome(run_record)
+    expected = scenario.outcome(run_record).content()
     for key in ("price", "load_kw", "leader_utility"):
         assert found["outcome"][key] == pytest.approx(expected[key], rel=1e-9)
     for home, schedule in expected["homes"].items():

@@ -411,7 +411,7 @@ def test_an_emc_away_for_half_an_hour_applies_the_settlement_it_missed(how: str)
     assert run_record.settled
     assert run_record.conclusion["unacknowledged"] == ["h1"]  # the run did not wait for it
     assert run_record.failures == {}
-    settled = Price(price=scenario.outcome(run_record)["price"])
+    settled = Price(price=scenario.outcome(run_record).price)
     home = next(home for home in scenario.everyone if home.id == "h1")
     expected = UserOrientedHomes([home]).settle(settled)["h1"]
     np.testing.assert_allclose(run_record.homes["h1"]["load_kw"], expected["load_kw"], rtol=1e-9)

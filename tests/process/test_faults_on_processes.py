@@ -30,6 +30,7 @@ from stackelgrid import cli
 from stackelgrid.faults.on_process import ProcessActuator, read_spent
 from stackelgrid.faults.plan import BrokerOutage, Crash, Cut, FaultPlan, Hang, Narrow
 from stackelgrid.faults.proxy import Proxy
+from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import fault_plans, in_memory, processes
@@ -98,7 +99,7 @@ def scenario() -> Scenario:
 
 
 @functools.cache
-def undisturbed() -> dict[str, Any]:
+def undisturbed() -> UserOrientedOutcome:
     return scenario().outcome(in_memory.play(scenario()))
 
 
@@ -110,8 +111,8 @@ def assert_undisturbed(run_record: RunRecord) -> None:
     assert run_record.conclusion["unacknowledged"] == []
     found = scenario().outcome(run_record)
     for key in ("price", "load_kw"):
-        np.testing.assert_allclose(found[key], undisturbed()[key], rtol=1e-6)
-    assert found["homes"].keys() == undisturbed()["homes"].keys()
+        np.testing.assert_allclose(getattr(found, key), getattr(undisturbed(), key), rtol=1e-6)
+    assert found.homes.keys() == undisturbed().homes.keys()
 
 
 def observed(run_record: RunRecord) -> set[tuple[Any, ...]]:
@@ -414,7 +415,7 @@ def test_a_run_tells_each_fault_once_per_link_and_round_and_can_be_repeated(
     assert told == ["crash leader", "loss h1 to a1", "restart leader"]
     again = load("a/scenario.yaml")
     repeated = in_memory.play(again, plan=fault_plans.fitted("a/faults.yaml", again))
-    assert again.outcome(repeated) == result["outcome"]
+    assert again.outcome(repeated).content() == result["outcome"]
     assert len(repeated.faults) == 5
 
 

@@ -155,8 +155,8 @@ def test_a_run_goes_on_when_one_of_three_servers_is_killed(tmp_path: Path, clust
     assert answers(cluster.ports["n1"])
     assert run_record.settled and run_record.conclusion["complete"] and not run_record.failures, run_record.failures
     outcome, undisturbed = scenario.outcome(run_record), scenario.outcome(in_memory.play(scenario))
-    assert outcome["price"] == pytest.approx(undisturbed["price"], rel=1e-6)
-    assert outcome["load_kw"] == pytest.approx(undisturbed["load_kw"], rel=1e-6)
+    assert outcome.price == pytest.approx(undisturbed.price, rel=1e-6)
+    assert outcome.load_kw == pytest.approx(undisturbed.load_kw, rel=1e-6)
 
 
 def test_what_is_retained_outlives_the_server_that_took_it(cluster: nats.RunningCluster) -> None:

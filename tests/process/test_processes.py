@@ -67,8 +67,8 @@ def test_mqtt_and_memory_agree(broker_url: str, tmp_path: Path, homes_per_proces
     assert over_mqtt.failures == {}
     found, expected = scenario.outcome(over_mqtt), scenario.outcome(in_one)
     for key in ("price", "load_kw", "baseline_load_kw"):
-        np.testing.assert_allclose(found[key], expected[key], rtol=1e-9)
-    assert found["homes"].keys() == {home.id for home in scenario.everyone}
+        np.testing.assert_allclose(getattr(found, key), getattr(expected, key), rtol=1e-9)
+    assert found.homes.keys() == {home.id for home in scenario.everyone}
     assert over_mqtt.messages == in_one.messages
 
 
@@ -242,7 +242,7 @@ async def test_ten_thousand_messages_that_are_none_change_nothing(broker_url: st
     assert run_record.settled
     found = scenario.outcome(run_record)
     for key in ("price", "load_kw"):
-        np.testing.assert_allclose(found[key], expected[key], rtol=1e-9)
+        np.testing.assert_allclose(getattr(found, key), getattr(expected, key), rtol=1e-9)
     assert sum(run_record.rejected.values()) > 1_000
     warnings = [
         line

@@ -593,7 +593,7 @@ def test_a_street_from_a_csv_plays(a_street: dict[str, list[float]], tmp_path: P
     assert run_record.settled
     measured = np.sum(list(a_street.values()), axis=0)
     outcome = scenario.outcome(run_record)
-    assert outcome["baseline_load_kw"] == pytest.approx(measured, rel=1e-12)
+    assert outcome.baseline_load_kw == pytest.approx(measured, rel=1e-12)
     # Spelled out, the scenario needs no CSV.
     (tmp_path / "meters.csv").unlink()
     (tmp_path / "spelled.yaml").write_text(dump(scenario))

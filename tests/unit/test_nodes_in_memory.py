@@ -109,7 +109,7 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     scenario, first = run_record()
     again = load("user_oriented", SMALL)
     second = in_memory.play(again)
-    assert json.dumps(scenario.outcome(first)).encode() == json.dumps(again.outcome(second)).encode()
+    assert scenario.outcome(first).model_dump_json() == again.outcome(second).model_dump_json()
     assert first.rounds == second.rounds
     assert (first.messages, first.bytes) == (second.messages, second.bytes)
 
@@ -123,7 +123,7 @@ def test_a_run_leaves_nothing_on_the_broker_but_its_settlements() -> None:
 def test_another_seed_gives_another_outcome() -> None:
     scenario, first = run_record()
     other, second = run_record("seed=7")
-    assert scenario.outcome(first)["price"] != other.outcome(second)["price"]
+    assert scenario.outcome(first).price != other.outcome(second).price
 
 
 @pytest.mark.parametrize(
@@ -133,9 +133,9 @@ def test_who_shares_an_aggregator_or_a_process_changes_nothing(shape: list[str])
     scenario, end = run_record()
     other_scenario, other_end = run_record(*shape)
     one, other = scenario.outcome(end), other_scenario.outcome(other_end)
-    np.testing.assert_allclose(other["price"], one["price"], rtol=1e-9)
-    np.testing.assert_allclose(other["load_kw"], one["load_kw"], rtol=1e-9)
-    assert set(other["homes"]) == set(one["homes"])
+    np.testing.assert_allclose(other.price, one.price, rtol=1e-9)
+    np.testing.assert_allclose(other.load_kw, one.load_kw, rtol=1e-9)
+    assert other.homes.keys() == one.homes.keys()
 
 
 def test_an_unreliable_network_changes_nothing_but_how_often_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_an_unreliable_network_changes_nothing_but_how_often_is_asked(monkeypatc
     assert lossy.missing == []
     assert lossy.messages > end.messages
     np.testing.assert_array_equal(lossy.rounds[-1]["price"], end.rounds[-1]["price"])
-    assert scenario.outcome(lossy)["homes"] == scenario.outcome(end)["homes"]
+    assert scenario.outcome(lossy).homes == scenario.outcome(end).homes
 
 
 # --- what one home can do to the others ---

@@ -12,6 +12,8 @@ GAME = Game(
     home="home:Home",
     homes="home:UserOrientedHomes",
     scenario="scenario:UserOrientedScenario",
+    outcome="outcome:UserOrientedOutcome",
+    certificate="certificate:certify",
     report="report:REPORT",
     published="published:PAPER",
 )

@@ -1,14 +1,14 @@
 """Calibrate the shipped case user_oriented to the paper's four figures.
 
 The paper gives a peak of 447.04 kW and a peak-to-average ratio of 1.377 before, 433.99 kW and 1.134 after (section
-5.3), but neither its load data nor its parameters. Four numbers of the scenario are therefore solved for, each pair by
-a root search on whole games played in memory:
+5.3), but neither its load data nor its parameters. So this program solves for four numbers of the scenario, in two
+pairs, each by a root search on whole games played in memory:
 
-1. the mean load of the commercial segment and that of the other two, so that the flat price calls forth the baseline;
-2. the wholesale price and mu, so that the settled price calls forth the peak and the ratio after.
+1. the mean load of the commercial segment and that of the other two, from peak and ratio at the flat price;
+2. the wholesale price and mu, from peak and ratio at the settled price.
 
-Run it with `python -m stackelgrid.games.user_oriented.calibrate`; it prints the four values and what the game gives
-with them.
+Run it with `python -m stackelgrid.games.user_oriented.calibrate`. It prints the four values, and beside the paper's
+figures those of the game with these values.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from scipy.optimize import OptimizeResult, root
 
 from stackelgrid.errors import SolverError
+from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
 from stackelgrid.scenarios.scenario import load
 from stackelgrid.testbed.in_memory import play
 
@@ -26,40 +27,40 @@ SEGMENTS = ("residential", "commercial", "industrial")
 
 
 def figures(settings: list[str], rounds: int) -> list[float]:
-    """Peak (kW) and peak-to-average ratio before and after, with the scenario's values so changed."""
-    run_record = play(load("user_oriented", [*settings, f"leader.max_rounds={rounds}"]))
-    first, last = run_record.rounds[0], run_record.rounds[-1]
-    return [first["peak_kw"], first["par"], last["peak_kw"], last["par"]]
+    """Give peak (kW) and peak-to-average ratio before and after the game, with these settings of the scenario."""
+    scenario = load("user_oriented", [*settings, f"leader.max_rounds={rounds}"])
+    outcome: UserOrientedOutcome = scenario.outcome(play(scenario))
+    return [outcome.baseline_peak_kw, outcome.baseline_par, outcome.peak_kw, outcome.par]
 
 
 def loads(commercial: float, others: float) -> list[str]:
-    """Settings that give the segments these mean loads per customer, kW."""
+    """Give the settings of the segments' mean loads per customer, kW."""
     values = {"residential": others, "commercial": commercial, "industrial": others}
     return [f"population.segments.{name}.mean_load_kw={values[name]:.4f}" for name in SEGMENTS]
 
 
 def supply(wholesale_price: float, mu: float) -> list[str]:
-    """Settings of the leader, both in cents per kWh."""
+    """Give the settings of the leader, both in cents per kWh."""
     return [f"leader.wholesale_price={wholesale_price:.5f}", f"leader.mu={mu:.5f}"]
 
 
 def calibrate() -> list[str]:
-    """The settings that reproduce the four figures."""
+    """Find the settings that reproduce the four figures. Raise `SolverError` when the root search fails."""
 
     def before(x: np.ndarray) -> np.ndarray:
         peak, par, _, _ = figures(loads(*np.exp(x)), rounds=1)
         return np.log([peak / PEAK_BEFORE, par / PAR_BEFORE])
 
-    base = loads(*np.exp(_solved(root(before, np.log([5.4, 5.4]), method="hybr", options={"eps": 1e-3}))))
+    base = loads(*np.exp(_require_root(root(before, np.log([5.4, 5.4]), method="hybr", options={"eps": 1e-3}))))
 
     def after(x: np.ndarray) -> np.ndarray:
         _, _, peak, par = figures([*base, *supply(*np.exp(x))], rounds=40)
         return np.log([peak / PEAK_AFTER, par / PAR_AFTER])
 
-    return base + supply(*np.exp(_solved(root(after, np.log([3.2, 0.9]), method="hybr", options={"eps": 1e-3}))))
+    return base + supply(*np.exp(_require_root(root(after, np.log([3.2, 0.9]), method="hybr", options={"eps": 1e-3}))))
 
 
-def _solved(search: OptimizeResult) -> np.ndarray:
+def _require_root(search: OptimizeResult) -> np.ndarray:
     if np.max(np.abs(search.fun)) > 1e-4:
         raise SolverError("the calibration", f"relative errors {search.fun}")
     return np.asarray(search.x)

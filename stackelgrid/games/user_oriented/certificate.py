@@ -8,7 +8,7 @@ reported; what it claims is only compared. Money as in the price, loads kW, per 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,24 +17,18 @@ import numpy as np
 from stackelgrid.certify import CertificateError
 from stackelgrid.games.user_oriented.home import Home
 from stackelgrid.games.user_oriented.leader import AdaptiveBalance, UtilitySettings, adaptive_balance, fixed_balance
+from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
 from stackelgrid.games.user_oriented.reference.central_programme import InfeasibleError, best_answers, centralised
 from stackelgrid.games.user_oriented.reference.price_search import Account, Response, Search
 from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
+from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.wire.arrays import Array
 
 _FEASIBLE = 1e-6
 
 
-def certificate(
-    homes: Sequence[Home],
-    settings: UtilitySettings,
-    slots: int,
-    outcome: Mapping[str, Any],
-    *,
-    seed: int,
-    samples: int = 200,
-) -> dict[str, Any]:
-    """The certificate of a user-oriented pricing game's `outcome` (as in result.json), ready for JSON.
+def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, samples: int) -> dict[str, Any]:
+    """Compute the certificate of an outcome in which every home of the scenario settled, ready for JSON.
 
     - `method`: what was done, in words.
     - `gap`, relative: of a `welfare` run, how far its system utility is below the centralised optimum (below zero only
@@ -59,9 +53,9 @@ def certificate(
       gap, which bounds the error of `max_home_regret` and of `gap`.
     - `prices_tried`: by the search for a better price; 0 for `welfare`.
 
-    `seed` and `samples`, how many prices to try at random, are the search's. `homes` are those that settled, all of
-    them and no others. Raises `CertificateError`.
+    `samples` is the number of prices to try at random; the scenario's seed draws them. Raises `CertificateError`.
     """
+    homes, settings, slots = scenario.everyone, scenario.leader, scenario.slots
     run = _Run.read(homes, slots, outcome)
     account = _account(settings, run.baseline)
     stacked = StackedHomes(homes, slots)
@@ -85,7 +79,7 @@ def certificate(
     leader_regret, price_residual, tried = None, None, 0
     if settings.objective == "stackelberg":
         search = Search(account, Response(homes, slots).answer, settings.price_min, settings.price_max)
-        found = search.run(run.price, samples, np.random.default_rng(seed))
+        found = search.run(run.price, samples, np.random.default_rng(scenario.seed))
         earned, tried = account.utility(run.price, load), found.tried
         gap = leader_regret = max(0.0, (found.utility - earned) / max(1.0, abs(earned)))
         feasible &= bool(np.all((run.price >= settings.price_min) & (run.price <= settings.price_max)))
@@ -139,7 +133,11 @@ def _welfare(homes: StackedHomes, account: Account, price: Array, system_utility
 
 @dataclass(frozen=True)
 class _Run:
-    """What the outcome reports: `price`, total `load` and `baseline` (T,); per home `loads`, `stored` (H, T), money."""
+    """The outcome as arrays.
+
+    `price`, total `load` and `baseline` are (T,); per home, `loads` and `stored` are (H, T), `bills` and `claimed`
+    utilities (H,) money.
+    """
 
     price: Array
     load: Array
@@ -150,11 +148,10 @@ class _Run:
     claimed: Array
 
     @classmethod
-    def read(cls, homes: Sequence[Home], slots: int, outcome: Mapping[str, Any]) -> _Run:
-        """Raises `CertificateError` where the outcome lacks something or is not of these homes."""
-        told: Mapping[str, Any] = outcome.get("homes", {})
+    def read(cls, homes: Sequence[Home], slots: int, outcome: UserOrientedOutcome) -> _Run:
+        """Raise `CertificateError` when the outcome lacks something or is not of these homes."""
         ids = {home.id for home in homes}
-        missing, unknown = sorted(ids - told.keys()), sorted(told.keys() - ids)
+        missing, unknown = sorted(ids - outcome.homes.keys()), sorted(outcome.homes.keys() - ids)
         if not ids:
             raise CertificateError("there is no home to certify")
         if missing:
@@ -164,31 +161,22 @@ class _Run:
             )
         if unknown:
             raise CertificateError(f"outcome.homes has {', '.join(unknown)}, unknown to the scenario")
-        nothing = np.zeros(slots)
+        if len(outcome.price) != slots:
+            raise CertificateError(f"outcome.price has {len(outcome.price)} numbers, the scenario {slots} slots")
+        settled = [outcome.homes[home.id] for home in homes]
+        for home, result in zip(homes, settled, strict=True):
+            if home.storage and result.storage_kwh is None:
+                raise CertificateError(f"outcome.homes.{home.id}.storage_kwh is missing; the home has storage")
+        stored = [result.storage_kwh if home.storage else None for home, result in zip(homes, settled, strict=True)]
         return cls(
-            price=_numbers(outcome, "price", slots),
-            load=_numbers(outcome, "load_kw", slots),
-            baseline=_numbers(outcome, "baseline_load_kw", slots),
-            loads=np.array([_numbers(told[home.id], "load_kw", slots, home.id) for home in homes]),
-            stored=np.array(
-                [_numbers(told[home.id], "storage_kwh", slots, home.id) if home.storage else nothing for home in homes]
-            ),
-            bills=np.array([_numbers(told[home.id], "bill", None, home.id) for home in homes]),
-            claimed=np.array([_numbers(told[home.id], "utility", None, home.id) for home in homes]),
+            price=np.array(outcome.price),
+            load=np.array(outcome.load_kw),
+            baseline=np.array(outcome.baseline_load_kw),
+            loads=np.array([result.load_kw for result in settled]),
+            stored=np.array([np.zeros(slots) if level is None else level for level in stored]),
+            bills=np.array([result.bill for result in settled]),
+            claimed=np.array([result.utility for result in settled]),
         )
-
-
-def _numbers(record: Mapping[str, Any], key: str, slots: int | None, home: str | None = None) -> Array:
-    """`slots` finite numbers of the outcome, or a single one."""
-    where = f"outcome.{key}" if home is None else f"outcome.homes.{home}.{key}"
-    if key not in record:
-        raise CertificateError(f"{where} is missing")
-    numbers = np.array(record[key], float)
-    shape = () if slots is None else (slots,)
-    if numbers.shape != shape or not np.all(np.isfinite(numbers)):
-        wanted = "a finite number" if slots is None else f"{slots} finite numbers"
-        raise CertificateError(f"{where} must be {wanted}, it is {record[key]}")
-    return numbers
 
 
 def _account(settings: UtilitySettings, baseline: Array) -> Account:

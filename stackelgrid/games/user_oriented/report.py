@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from statistics import median
-from typing import Literal, Self
 
-from pydantic import model_validator
-
+from stackelgrid.games.user_oriented.leader import UtilitySettings
+from stackelgrid.games.user_oriented.outcome import HomeOutcome, UserOrientedOutcome
+from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     BOOKS_WITHIN,
@@ -19,85 +19,19 @@ from stackelgrid.report.parts import (
     Section,
     Table,
     Trace,
-    same_length,
     spread,
 )
-from stackelgrid.report.run_folder import Certificate, Leader, Part, PlayedScenario, ReportError, Result, RunFolder
+from stackelgrid.report.run_folder import Certificate, ReportError, Result, RunFolder
 from stackelgrid.report.words import change, counted, number
-from stackelgrid.wire.arrays import Finite, Vector
-
-
-class HomeAccount(Part):
-    """A home at the last price: kW and stored kWh per slot, money. `baseline_bill` is its bill at the flat price."""
-
-    load_kw: Vector
-    bill: Finite
-    utility: Finite
-    storage_kwh: Vector | None = None
-    baseline_bill: Finite | None = None
-
-
-class Outcome(Part):
-    """What the game came to; see `stackelgrid.games.user_oriented.scenario`."""
-
-    price: Vector
-    load_kw: Vector
-    baseline_load_kw: Vector
-    peak_kw: Finite
-    par: Finite
-    baseline_peak_kw: Finite
-    baseline_par: Finite
-    leader_utility: Finite
-    system_utility: Finite
-    revenue: Finite
-    homes: dict[str, HomeAccount]
-
-    @model_validator(mode="after")
-    def _lengths(self) -> Self:
-        arrays = [("load_kw", self.load_kw), ("baseline_load_kw", self.baseline_load_kw)]
-        for name, home in self.homes.items():
-            arrays.append((f"homes.{name}.load_kw", home.load_kw))
-            if home.storage_kwh:
-                arrays.append((f"homes.{name}.storage_kwh", home.storage_kwh))
-        same_length(arrays, len(self.price), "price")
-        return self
-
-
-class Capacity(Part):
-    """What the leader may be asked to supply, kW."""
-
-    min_kw: float = 0.0
-    max_kw: float | None = None
-
-
-class Utility(Leader):
-    """The utility company's settings: prices in money per kWh."""
-
-    objective: Literal["stackelberg", "welfare"] = "stackelberg"
-    baseline_price: Finite
-    wholesale_price: Finite | Vector
-    capacity: Capacity = Capacity()
-
-
-class UserOriented(PlayedScenario):
-    """The scenario, as far as the page shows it: the homes are left alone."""
-
-    leader: Utility
-
-
-def _wholesale_price(scenario: UserOriented, slots: int) -> list[float]:
-    """c_t, money per kWh, (T,)."""
-    price = scenario.leader.wholesale_price
-    return price if isinstance(price, list) else [price] * slots
 
 
 def check(run: RunFolder) -> None:
-    """Every price has as many slots as the outcome."""
-    outcome: Outcome | None = run.result.outcome
+    """Raise `ReportError` when a price has other slots than the outcome."""
+    outcome: UserOrientedOutcome | None = run.result.outcome
     if outcome is None:
         return
-    slots, wholesale = len(outcome.price), _wholesale_price(run.scenario, len(outcome.price))
-    if len(wholesale) != slots:
+    slots, wholesale = len(outcome.price), _leader(run).wholesale_price
+    if isinstance(wholesale, list) and len(wholesale) != slots:
         raise ReportError(
             f"{run.folder / 'scenario.yaml'}: leader.wholesale_price has {len(wholesale)} numbers, "
             f"result.json has {slots} slots; put back the scenario that was played"
@@ -108,6 +42,11 @@ def check(run: RunFolder) -> None:
             f"{run.folder / 'result.json'}: certificate.welfare_price has {len(welfare)} numbers, outcome.price has "
             f"{slots}; put the file back or run again"
         )
+
+
+def _leader(run: RunFolder) -> UtilitySettings:
+    scenario: UserOrientedScenario = run.scenario
+    return scenario.leader
 
 
 def _welfare_price(certificate: Certificate | None) -> list[float] | None:
@@ -121,14 +60,14 @@ _OBJECTIVES = {
 
 
 def opening(run: RunFolder) -> str:
-    """What the leader was after, and from where it set out."""
-    leader: Utility = run.scenario.leader
+    """Say what the leader sought, and the price before the game."""
+    leader = _leader(run)
     flat = f"{number(leader.baseline_price)} {run.result.money}/kWh"
     return f"The leader sought {_OBJECTIVES[leader.objective]}. Before the game its price was flat, {flat}."
 
 
-def key_figures(result: Result[Outcome], outcome: Outcome) -> list[Row]:
-    """Peak, PAR, price, utilities and revenue, before -> after where the value before is known."""
+def key_figures(result: Result[UserOrientedOutcome], outcome: UserOrientedOutcome) -> list[Row]:
+    """Give peak, PAR, price, utilities and revenue; before -> after where the value before is known."""
     rate = f"{result.money}/kWh"
     mean_price = sum(outcome.price) / len(outcome.price)
     return [
@@ -141,7 +80,7 @@ def key_figures(result: Result[Outcome], outcome: Outcome) -> list[Row]:
     ]
 
 
-def _system_utility(result: Result[Outcome], outcome: Outcome) -> str:
+def _system_utility(result: Result[UserOrientedOutcome], outcome: UserOrientedOutcome) -> str:
     if len(outcome.homes) < result.homes:
         return f"not known: {len(outcome.homes)} of {counted(result.homes, 'home')} reported a schedule"
     return f"{number(outcome.system_utility)} {result.money}"
@@ -150,25 +89,24 @@ def _system_utility(result: Result[Outcome], outcome: Outcome) -> str:
 # --- figures and the table of homes ---
 
 
-def sections(run: RunFolder, outcome: Outcome) -> Iterator[Section]:
-    """Price, load and homes."""
-    yield Section("Price", list(_prices(run, outcome)))
-    yield Section("Load", [_load(run, outcome)])
+def sections(run: RunFolder, outcome: UserOrientedOutcome) -> Iterator[Section]:
+    """Draw price, load and homes."""
+    yield Section("Price", list(_plot_prices(run, outcome)))
+    yield Section("Load", [_plot_load(run, outcome)])
     if not outcome.homes:
         yield Section("Homes", ["No home reported a schedule: homes act on a settlement, and none reached them."])
     else:
-        yield Section("Homes", [_homes(outcome, run.result.money), *_of_homes(outcome, run.result.money)])
+        yield Section("Homes", [_tabulate_homes(outcome, run.result.money), *_plot_homes(outcome, run.result.money)])
 
 
-def _prices(run: RunFolder, outcome: Outcome) -> Iterator[Plot]:
+def _plot_prices(run: RunFolder, outcome: UserOrientedOutcome) -> Iterator[Plot]:
     from stackelgrid.report import drawing
 
-    leader: Utility = run.scenario.leader
-    slots, money = len(outcome.price), run.result.money
+    leader, slots, money = _leader(run), len(outcome.price), run.result.money
     name = "Settled price" if run.result.settled else "Price of the last round"
     curves = [
         drawing.Curve("Flat baseline price", [leader.baseline_price] * slots, drawing.GREY, "--"),
-        drawing.Curve("Wholesale price", _wholesale_price(run.scenario, slots), drawing.GREEN, ":"),
+        drawing.Curve("Wholesale price", leader.company(slots).wholesale_price.tolist(), drawing.GREEN, ":"),
         drawing.Curve(name, outcome.price, drawing.BLUE, "-"),
     ]
     yield Plot(
@@ -186,19 +124,19 @@ def _prices(run: RunFolder, outcome: Outcome) -> Iterator[Plot]:
         )
 
 
-def _load(run: RunFolder, outcome: Outcome) -> Plot:
+def _plot_load(run: RunFolder, outcome: UserOrientedOutcome) -> Plot:
     from stackelgrid.report import drawing
 
-    capacity = run.scenario.leader.capacity
+    capacity = _leader(run).capacity
     limits = [limit for limit in (capacity.min_kw, capacity.max_kw) if limit]
     name = "Settled" if run.result.settled else "Last round"
 
-    def peaked(when: str, load_kw: list[float]) -> str:
+    def label(when: str, load_kw: list[float]) -> str:
         return f"{when} (peak {number(max(load_kw))} kW)"
 
     curves = [
-        drawing.Curve(peaked("Baseline", outcome.baseline_load_kw), outcome.baseline_load_kw, drawing.GREY, "--"),
-        drawing.Curve(peaked(name, outcome.load_kw), outcome.load_kw, drawing.BLUE, "-"),
+        drawing.Curve(label("Baseline", outcome.baseline_load_kw), outcome.baseline_load_kw, drawing.GREY, "--"),
+        drawing.Curve(label(name, outcome.load_kw), outcome.load_kw, drawing.BLUE, "-"),
     ]
     limited = " The leader's capacity limits are drawn." if limits else ""
     return Plot(
@@ -208,7 +146,7 @@ def _load(run: RunFolder, outcome: Outcome) -> Plot:
     )
 
 
-def _of_homes(outcome: Outcome, money: str) -> Iterator[Plot]:
+def _plot_homes(outcome: UserOrientedOutcome, money: str) -> Iterator[Plot]:
     from stackelgrid.report import drawing
 
     stores = {name: home.storage_kwh for name, home in outcome.homes.items() if home.storage_kwh}
@@ -226,8 +164,8 @@ def _of_homes(outcome: Outcome, money: str) -> Iterator[Plot]:
     compared = [home for home in outcome.homes.values() if home.baseline_bill is not None]
     if compared:
         groups = {
-            "With storage": [_saved(home) for home in compared if home.storage_kwh],
-            "Without storage": [_saved(home) for home in compared if not home.storage_kwh],
+            "With storage": [_saving(home) for home in compared if home.storage_kwh],
+            "Without storage": [_saving(home) for home in compared if not home.storage_kwh],
         }
         yield Plot(
             "savings",
@@ -238,20 +176,20 @@ def _of_homes(outcome: Outcome, money: str) -> Iterator[Plot]:
         )
 
 
-Measure = Callable[[HomeAccount], float | None]
+Measure = Callable[[HomeOutcome], float | None]
 
 
-def _homes(outcome: Outcome, money: str) -> Table:
-    """Medians by group, then a few homes from the smallest bill to the largest."""
+def _tabulate_homes(outcome: UserOrientedOutcome, money: str) -> Table:
+    """Tabulate medians by group, then a few homes from the smallest bill to the largest."""
     everyone = list(outcome.homes.values())
     columns: dict[str, Measure] = {"Energy (kWh)": lambda home: sum(home.load_kw)}
     if any(home.baseline_bill is not None for home in everyone):
         columns[f"Bill before ({money})"] = lambda home: home.baseline_bill
         columns[f"Bill ({money})"] = lambda home: home.bill
-        columns[f"Saved ({money})"] = lambda home: None if home.baseline_bill is None else _saved(home)
+        columns[f"Saved ({money})"] = lambda home: None if home.baseline_bill is None else _saving(home)
     else:
         columns[f"Bill ({money})"] = lambda home: home.bill
-    columns[f"Paid ({money}/kWh)"] = _paid_per_kwh
+    columns[f"Paid ({money}/kWh)"] = _price_paid
     columns[f"Utility ({money})"] = lambda home: home.utility
     groups = {
         "All homes": everyone,
@@ -271,16 +209,16 @@ def _homes(outcome: Outcome, money: str) -> Table:
     )
 
 
-def _saved(home: HomeAccount) -> float:
+def _saving(home: HomeOutcome) -> float:
     return (home.baseline_bill or 0.0) - home.bill
 
 
-def _paid_per_kwh(home: HomeAccount) -> float | None:
+def _price_paid(home: HomeOutcome) -> float | None:
     energy = sum(home.load_kw)
     return home.bill / energy if energy > 0 else None
 
 
-def _medians(homes: list[HomeAccount], measures: Iterable[Measure]) -> list[str]:
+def _medians(homes: list[HomeOutcome], measures: Iterable[Measure]) -> list[str]:
     found = [[value for home in homes if (value := measure(home)) is not None] for measure in measures]
     return [number(median(values)) if values else "–" for values in found]
 
@@ -288,11 +226,11 @@ def _medians(homes: list[HomeAccount], measures: Iterable[Measure]) -> list[str]
 # --- the certificate ---
 
 
-def _price(outcome: Outcome, certificate: Certificate) -> float:
+def _largest_price(outcome: UserOrientedOutcome, certificate: Certificate) -> float:
     return max(map(abs, outcome.price))
 
 
-def _largest_load(outcome: Outcome, certificate: Certificate) -> float:
+def _largest_load(outcome: UserOrientedOutcome, certificate: Certificate) -> float:
     return max(1.0, *map(abs, outcome.load_kw))
 
 
@@ -323,7 +261,7 @@ _RULES = (
         "Price residual",
         "The largest distance of the price from the marginal cost of the load, which is a welfare leader's price.",
         EQUILIBRIUM_WITHIN,
-        _price,
+        _largest_price,
         "{money}/kWh",
     ),
     Rule(
@@ -378,8 +316,7 @@ _RULES = (
 )
 
 REPORT = GameReport(
-    outcome=Outcome,
-    scenario=UserOriented,
+    scenario=UserOrientedScenario,
     check=check,
     opening=opening,
     key_figures=key_figures,

@@ -12,7 +12,6 @@ from stackelgrid.games.user_oriented.aggregator import UserOrientedSettings
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import UtilitySettings
 from stackelgrid.games.user_oriented.population import Population
-from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import PopulatedScenario
 
 
@@ -66,39 +65,3 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
         return self.model_copy(
             update={"population": self.population.model_copy(update={"profiles": Path(profiles.name)})}
         )
-
-    def outcome(self, run_record: RunRecord) -> dict[str, Any]:
-        """The user-oriented pricing game's outcome.
-
-        Prices in money per kWh, loads in kW, one number per slot. `deviation` is sum (L_t - mean L)^2, kW^2;
-        `leader_utility` equation (7); `system_utility` adds what the homes get: satisfaction less wear less bill. A
-        home's `baseline_bill` is what it would pay at the flat price, worked out on the desk.
-        """
-        last = run_record.rounds[-1]
-        price, load, baseline = (np.array(last[key]) for key in ("price", "load_kw", "baseline_load_kw"))
-        flat = np.full(self.slots, self.leader.baseline_price)
-        homes = {
-            home.id: {**run_record.homes[home.id], "baseline_bill": float(flat @ HomeProblem(home).answer(flat).load)}
-            for home in self.everyone
-            if home.id in run_record.homes
-        }
-        return {
-            "price": price.tolist(),
-            "load_kw": load.tolist(),
-            "baseline_load_kw": baseline.tolist(),
-            "peak_kw": float(load.max()),
-            "par": float(load.max() / load.mean()),
-            "baseline_peak_kw": float(baseline.max()),
-            "baseline_par": float(baseline.max() / baseline.mean()),
-            "leader_utility": last["leader_utility"],
-            "system_utility": last["leader_utility"] + sum(home["utility"] for home in homes.values()),
-            "revenue": float(price @ load),
-            "deviation": float(np.sum((load - load.mean()) ** 2)),
-            "homes": homes,
-        }
-
-    def certificate(self, outcome: dict[str, Any], samples: int) -> dict[str, Any]:
-        """See `stackelgrid.games.user_oriented.certificate.certificate`."""
-        from stackelgrid.games.user_oriented.certificate import certificate
-
-        return certificate(self.everyone, self.leader, self.slots, outcome, seed=self.seed, samples=samples)

@@ -1,6 +1,5 @@
 """The certificate: its references against closed forms, and whether it tells an equilibrium from what is not one."""
 
-import copy
 import json
 from functools import cache
 from typing import Any
@@ -9,13 +8,15 @@ import numpy as np
 import pytest
 
 from stackelgrid.certify import CertificateError
-from stackelgrid.games.user_oriented.certificate import certificate as certify
+from stackelgrid.games.user_oriented.certificate import certify
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import UtilitySettings
+from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
 from stackelgrid.games.user_oriented.reference.central_programme import InfeasibleError, best_answers, centralised
 from stackelgrid.games.user_oriented.reference.price_search import Account, Response, Search
 from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
+from stackelgrid.scenarios.scenario import load
 from stackelgrid.testbed.in_memory import play
 
 SLOTS = 24
@@ -243,17 +244,22 @@ def test_response_is_the_sum_of_best_answers_and_its_derivative() -> None:
 
 
 @cache
-def run_record(*overrides: str) -> tuple[Scenario, str]:
-    """A small run in memory and its outcome as JSON."""
+def small_run(*overrides: str) -> tuple[UserOrientedScenario, UserOrientedOutcome]:
+    """Play six homes in memory."""
     scenario = load("user_oriented", [*SMALL, *overrides])
-    finished = play(scenario)
-    assert finished.settled
-    return scenario, json.dumps(scenario.outcome(finished))
+    assert isinstance(scenario, UserOrientedScenario)
+    run_record = play(scenario)
+    assert run_record.settled
+    return scenario, UserOrientedOutcome.of(scenario, run_record)
 
 
-def certified(scenario: Scenario, found: dict[str, Any], **options: Any) -> dict[str, Any]:
-    options = {"seed": 1, "samples": 40} | options
-    return certify(scenario.everyone, scenario.leader, scenario.slots, found, **options)
+def certify_content(scenario: UserOrientedScenario, content: dict[str, Any]) -> dict[str, Any]:
+    return certify(scenario, UserOrientedOutcome.model_validate(content), samples=40)
+
+
+def with_leader(scenario: UserOrientedScenario, **settings: Any) -> UserOrientedScenario:
+    leader = UtilitySettings.model_validate(scenario.leader.model_dump() | settings)
+    return scenario.model_copy(update={"leader": leader})
 
 
 def sound(certificate: dict[str, Any]) -> bool:
@@ -273,24 +279,24 @@ def sound(certificate: dict[str, Any]) -> bool:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("objective", ["welfare", "stackelberg"])
 def test_a_settled_run_is_certified(objective: str, form: str) -> None:
-    scenario, found = run_record(f"leader.objective={objective}", f"population.satisfaction={form}")
+    scenario, outcome = small_run(f"leader.objective={objective}", f"population.satisfaction={form}")
     assert any(home.storage for home in scenario.everyone)
-    certificate = certified(scenario, json.loads(found))
+    certificate = certify(scenario, outcome, samples=40)
     assert sound(certificate), certificate
     json.dumps(certificate, allow_nan=False)
-    assert certificate["system_utility"] == pytest.approx(json.loads(found)["system_utility"], rel=1e-12)
+    assert certificate["system_utility"] == pytest.approx(outcome.system_utility, rel=1e-12)
     assert certificate["welfare_system_utility"] >= certificate["system_utility"] * (1 - 1e-9)
 
 
 def test_search_climbs_back_from_a_shifted_price() -> None:
-    scenario, text = run_record("leader.objective=stackelberg", "leader.mu=8")
-    found, leader = json.loads(text), scenario.leader
-    mu = np.full(SLOTS, leader.mu / np.mean(found["baseline_load_kw"]))
+    scenario, outcome = small_run("leader.objective=stackelberg", "leader.mu=8")
+    leader = scenario.leader
+    mu = np.full(SLOTS, leader.mu / np.mean(outcome.baseline_load_kw))
     account = Account(np.full(SLOTS, leader.wholesale_price), mu, *UNBOUNDED)
     search = Search(account, Response(scenario.everyone, SLOTS).answer, leader.price_min, leader.price_max)
-    price = np.array(found["price"])
+    price = np.array(outcome.price)
     back = search.run(price * np.linspace(0.9, 1.1, SLOTS), 0, np.random.default_rng(1))
-    assert back.utility == pytest.approx(found["leader_utility"], rel=1e-7)
+    assert back.utility == pytest.approx(outcome.leader_utility, rel=1e-7)
     assert back.price == pytest.approx(price, rel=1e-2)
 
 
@@ -299,18 +305,18 @@ def test_search_climbs_back_from_a_shifted_price() -> None:
     ["leader.capacity.max_kw=38", "population.draw_limit=1.05", "leader.balance.kind=adaptive", "leader.mu=0"],
 )
 def test_a_settled_welfare_run_is_certified_within_limits(override: str) -> None:
-    scenario, found = run_record("leader.objective=welfare", override)
-    certificate = certified(scenario, json.loads(found))
+    scenario, outcome = small_run("leader.objective=welfare", override)
+    certificate = certify(scenario, outcome, samples=40)
     assert sound(certificate), certificate
     assert certificate["price_distance"]["relative"] < 1e-6
-    assert certificate["welfare_price"] == pytest.approx(json.loads(found)["price"], rel=1e-5)
+    assert certificate["welfare_price"] == pytest.approx(outcome.price, rel=1e-5)
 
 
 def test_neither_objective_passes_for_the_other() -> None:
-    welfare, welfare_found = run_record("leader.objective=welfare")
-    leading, leading_found = run_record("leader.objective=stackelberg")
-    as_leading = certified(leading, json.loads(welfare_found))
-    as_welfare = certified(welfare, json.loads(leading_found))
+    welfare, welfare_outcome = small_run("leader.objective=welfare")
+    leading, leading_outcome = small_run("leader.objective=stackelberg")
+    as_leading = certify(leading, welfare_outcome, samples=40)
+    as_welfare = certify(welfare, leading_outcome, samples=40)
     assert as_leading["leader_regret"] > 0.1
     assert as_leading["max_home_regret"] < 1e-7
     assert as_welfare["gap"] > 0.01
@@ -320,36 +326,36 @@ def test_neither_objective_passes_for_the_other() -> None:
 
 @pytest.mark.parametrize("objective", ["welfare", "stackelberg"])
 def test_a_price_shifted_by_a_hundredth_is_refused(objective: str) -> None:
-    scenario, found = run_record(f"leader.objective={objective}")
-    shifted = json.loads(found)
+    scenario, outcome = small_run(f"leader.objective={objective}")
+    shifted = outcome.content()
     shifted["price"] = [1.01 * price for price in shifted["price"]]
-    certificate = certified(scenario, shifted)
+    certificate = certify_content(scenario, shifted)
     assert not sound(certificate)
     assert certificate["max_home_regret"] > 1e-6
     assert certificate["bill_residual"] == pytest.approx(0.01 / 1.01, rel=1e-6)
 
 
 def test_homes_that_answer_a_shifted_price_leave_the_leader_with_the_regret() -> None:
-    scenario, found = run_record("leader.objective=stackelberg")
-    shifted = json.loads(found)
+    scenario, outcome = small_run("leader.objective=stackelberg")
+    shifted = outcome.content()
     price = 1.01 * np.array(shifted["price"])
     for home in scenario.everyone:
         problem = HomeProblem(home)
         shifted["homes"][home.id] = problem.account(problem.answer(price))
     shifted["price"] = price.tolist()
     shifted["load_kw"] = np.sum([home["load_kw"] for home in shifted["homes"].values()], axis=0).tolist()
-    certificate = certified(scenario, shifted)
+    certificate = certify_content(scenario, shifted)
     assert certificate["max_home_regret"] <= 1e-7
     assert certificate["leader_regret"] > 1e-6
     assert not sound(certificate)
 
 
 def test_a_home_with_another_load_is_refused() -> None:
-    scenario, found = run_record("leader.objective=welfare")
-    changed = json.loads(found)
+    scenario, outcome = small_run("leader.objective=welfare")
+    changed = outcome.content()
     home = changed["homes"][scenario.everyone[0].id]
     home["load_kw"][17] *= 1.01
-    certificate = certified(scenario, changed)
+    certificate = certify_content(scenario, changed)
     assert not sound(certificate)
     assert certificate["balance_residual"] == pytest.approx(home["load_kw"][17] * (1 - 1 / 1.01), rel=1e-6)
     assert certificate["load_residual"] > 1e-3
@@ -358,28 +364,28 @@ def test_a_home_with_another_load_is_refused() -> None:
 
 
 def test_a_home_that_claims_more_than_its_load_gives_is_refused() -> None:
-    scenario, found = run_record("leader.objective=welfare")
-    changed = json.loads(found)
+    scenario, outcome = small_run("leader.objective=welfare")
+    changed = outcome.content()
     home = changed["homes"][scenario.everyone[0].id]
     home["utility"] += 0.01
-    certificate = certified(scenario, changed)
+    certificate = certify_content(scenario, changed)
     assert not sound(certificate)
     assert certificate["overclaim"] == pytest.approx(0.01 / max(1, abs(home["utility"])), rel=1e-3)
     # The claim changes nothing of what the home has.
-    assert certificate["system_utility"] == pytest.approx(json.loads(found)["system_utility"], rel=1e-12)
+    assert certificate["system_utility"] == pytest.approx(outcome.system_utility, rel=1e-12)
 
 
 def test_an_unkept_capacity_and_an_unreachable_one_are_told() -> None:
-    scenario, found = run_record("leader.objective=welfare")
-    peak = max(json.loads(found)["load_kw"])
+    scenario, outcome = small_run("leader.objective=welfare")
+    peak = max(outcome.load_kw)
 
-    def bounded(most: float) -> UtilitySettings:
-        return UtilitySettings.model_validate(scenario.leader.model_dump() | {"capacity": {"max_kw": most}})
+    def limit(most: float) -> UserOrientedScenario:
+        return with_leader(scenario, capacity={"max_kw": most})
 
-    tight = certify(scenario.everyone, bounded(peak - 1), SLOTS, json.loads(found), seed=1)
+    tight = certify(limit(peak - 1), outcome, samples=0)
     assert not tight["feasible"]
     assert tight["violation"] == pytest.approx(1, rel=1e-6)
-    hopeless = certify(scenario.everyone, bounded(0.1), SLOTS, json.loads(found), seed=1)
+    hopeless = certify(limit(0.1), outcome, samples=0)
     assert not hopeless["feasible"]
     assert hopeless["gap"] is None
     assert hopeless["welfare_price"] is None
@@ -387,42 +393,56 @@ def test_an_unkept_capacity_and_an_unreachable_one_are_told() -> None:
 
 
 def test_a_stackelberg_price_outside_its_bounds_is_not_feasible() -> None:
-    scenario, found = run_record("leader.objective=stackelberg")
-    settings = scenario.leader.model_dump() | {"price_max": max(json.loads(found)["price"]) - 0.1}
-    settings["baseline_price"] = settings["price_max"]
-    bounded = UtilitySettings.model_validate(settings)
-    certificate = certify(scenario.everyone, bounded, SLOTS, json.loads(found), seed=1, samples=20)
+    scenario, outcome = small_run("leader.objective=stackelberg")
+    highest = max(outcome.price) - 0.1
+    bounded = with_leader(scenario, price_max=highest, baseline_price=highest)
+    certificate = certify(bounded, outcome, samples=20)
     assert not certificate["feasible"]
 
 
 def test_ten_thousand_prices_find_nothing_better() -> None:
-    scenario, found = run_record("leader.objective=stackelberg", "population.storage.share=0", "population.ev=null")
-    certificate = certified(scenario, json.loads(found), samples=10_000)
+    scenario, outcome = small_run("leader.objective=stackelberg", "population.storage.share=0", "population.ev=null")
+    certificate = certify(scenario, outcome, samples=10_000)
     assert certificate["prices_tried"] > 10_000
     assert certificate["leader_regret"] <= 1e-9
 
 
 def test_the_same_seed_gives_the_same_certificate() -> None:
-    scenario, found = run_record("leader.objective=stackelberg")
-    certificates = [certified(scenario, json.loads(found), seed=seed) for seed in (1, 1)]
+    scenario, outcome = small_run("leader.objective=stackelberg")
+    certificates = [certify(scenario, outcome, samples=40) for _ in range(2)]
     assert certificates[0] == certificates[1]
 
 
-def test_an_outcome_that_lacks_something_is_refused_with_a_reason() -> None:
-    scenario, text = run_record("leader.objective=welfare")
-    found = json.loads(text)
-    name = scenario.everyone[0].id
-
-    def changed(**changes: Any) -> dict[str, Any]:
-        return copy.deepcopy(found) | changes
-
-    rest = {other: home for other, home in found["homes"].items() if other != name}
-    for wrong, told in (
-        (changed(homes=rest), f"lacks {name}"),
-        (changed(homes=found["homes"] | {"stranger": found["homes"][name]}), "stranger, unknown"),
-        (changed(price=found["price"][:-1]), "outcome.price must be 24 finite numbers"),
-        (changed(homes=rest | {name: {"load_kw": found["homes"][name]["load_kw"]}}), f"{name}.storage_kwh is missing"),
-        (changed(homes=rest | {name: found["homes"][name] | {"bill": float("nan")}}), "must be a finite number"),
+def test_certificate_is_refused_when_the_outcome_lacks_something() -> None:
+    scenario, outcome = small_run("leader.objective=welfare")
+    homes = outcome.homes
+    name = next(home.id for home in scenario.everyone if home.storage)
+    others = {other: home for other, home in homes.items() if other != name}
+    short = UserOrientedOutcome.model_validate(
+        {
+            **outcome.content(),
+            **{key: getattr(outcome, key)[:-1] for key in ("price", "load_kw", "baseline_load_kw")},
+            "homes": {each: {"load_kw": home.load_kw[:-1], "bill": 1, "utility": 1} for each, home in homes.items()},
+        }
+    )
+    for wrong, why in (
+        (outcome.model_copy(update={"homes": others}), f"lacks {name}"),
+        (outcome.model_copy(update={"homes": homes | {"stranger": homes[name]}}), "stranger, unknown"),
+        (short, "outcome.price has 23 numbers, the scenario 24 slots"),
+        (
+            outcome.model_copy(update={"homes": others | {name: homes[name].model_copy(update={"storage_kwh": None})}}),
+            f"{name}.storage_kwh is missing",
+        ),
     ):
-        with pytest.raises(CertificateError, match=told):
-            certified(scenario, wrong)
+        with pytest.raises(CertificateError, match=why):
+            certify(scenario, wrong, samples=0)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "why"),
+    [("price", [1.0], "load_kw has 24 numbers, price has 1"), ("revenue", float("nan"), "finite number")],
+)
+def test_outcome_is_refused_when_its_content_is_wrong(key: str, value: Any, why: str) -> None:
+    scenario, outcome = small_run("leader.objective=welfare")
+    with pytest.raises(CertificateError, match=why):
+        scenario.certificate(outcome.content() | {key: value}, 0)

@@ -133,8 +133,8 @@ def test_adaptive_balance_trades_a_little_utility_for_a_lower_par() -> None:
         chosen = load("user_oriented", settings)
         found.append(chosen.outcome(play(chosen)))
     fixed, adaptive = found
-    assert adaptive["par"] < fixed["par"]
-    assert 0.99 * fixed["system_utility"] < adaptive["system_utility"] < fixed["system_utility"]
+    assert adaptive.par < fixed.par
+    assert 0.99 * fixed.system_utility < adaptive.system_utility < fixed.system_utility
 
 
 @pytest.mark.parametrize(

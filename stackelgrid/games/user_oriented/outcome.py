@@ -1,0 +1,104 @@
+"""The outcome of a run of the user-oriented pricing game, `outcome` in result.json.
+
+Money is in the unit that the scenario names; a slot is one hour, so kW and kWh per slot are the same number.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from pydantic import model_validator
+
+from stackelgrid.games.user_oriented.home import HomeProblem
+from stackelgrid.model import Finite, StrictModel
+from stackelgrid.run_record import Outcome, RunRecord
+from stackelgrid.wire.arrays import Vector
+
+if TYPE_CHECKING:
+    from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
+
+
+class HomeOutcome(StrictModel):
+    """One home at the settled price.
+
+    `load_kw` (T,) is what its meter draws, kW; `bill` money; `utility` satisfaction less wear less bill, money;
+    `storage_kwh` (T,) the energy stored at the end of each slot in all its storage together, kWh, absent without any;
+    `baseline_bill` what it would pay at the flat price, money, worked out on the desk.
+    """
+
+    load_kw: Vector
+    bill: Finite
+    utility: Finite
+    storage_kwh: Vector | None = None
+    baseline_bill: Finite | None = None
+
+
+class UserOrientedOutcome(Outcome):
+    """The settled price and the load that answers it, beside the baseline, the answer to the flat price.
+
+    | key | shape | unit | meaning |
+    |---|---|---|---|
+    | `price` | (T,) | money per kWh | the price of each slot |
+    | `load_kw`, `baseline_load_kw` | (T,) | kW | total load at that price, and at the flat price |
+    | `peak_kw`, `baseline_peak_kw` | | kW | the largest of these |
+    | `par`, `baseline_par` | | | peak-to-average ratio, peak over mean |
+    | `leader_utility` | | money | U_c, [UO-7] |
+    | `system_utility` | | money | that and the utility of every home in `homes` |
+    | `revenue` | | money | what all homes pay, sum p_t L_t |
+    | `deviation` | | kW^2 | sum (L_t - mean L)^2 |
+    | `homes` | by id | | homes that reported a schedule |
+    """
+
+    price: Vector
+    load_kw: Vector
+    baseline_load_kw: Vector
+    peak_kw: Finite
+    par: Finite
+    baseline_peak_kw: Finite
+    baseline_par: Finite
+    leader_utility: Finite
+    system_utility: Finite
+    revenue: Finite
+    deviation: Finite
+    homes: dict[str, HomeOutcome]
+
+    @classmethod
+    def of(cls, scenario: UserOrientedScenario, run_record: RunRecord) -> Self:
+        """Build the outcome from the last round and from what the homes reported of the settlement."""
+        last = run_record.rounds[-1]
+        price, load, baseline = (np.array(last[key]) for key in ("price", "load_kw", "baseline_load_kw"))
+        flat = np.full(scenario.slots, scenario.leader.baseline_price)
+        homes = {
+            home.id: HomeOutcome(
+                **run_record.homes[home.id], baseline_bill=float(flat @ HomeProblem(home).answer(flat).load)
+            )
+            for home in scenario.everyone
+            if home.id in run_record.homes
+        }
+        return cls(
+            price=price.tolist(),
+            load_kw=load.tolist(),
+            baseline_load_kw=baseline.tolist(),
+            peak_kw=float(load.max()),
+            par=float(load.max() / load.mean()),
+            baseline_peak_kw=float(baseline.max()),
+            baseline_par=float(baseline.max() / baseline.mean()),
+            leader_utility=last["leader_utility"],
+            system_utility=last["leader_utility"] + sum(home.utility for home in homes.values()),
+            revenue=float(price @ load),
+            deviation=float(np.sum((load - load.mean()) ** 2)),
+            homes=homes,
+        )
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        lengths = {"load_kw": len(self.load_kw), "baseline_load_kw": len(self.baseline_load_kw)}
+        for name, home in self.homes.items():
+            lengths[f"homes.{name}.load_kw"] = len(home.load_kw)
+            if home.storage_kwh is not None:
+                lengths[f"homes.{name}.storage_kwh"] = len(home.storage_kwh)
+        for key, length in lengths.items():
+            if length != len(self.price):
+                raise ValueError(f"{key} has {length} numbers, price has {len(self.price)}")
+        return self
