@@ -29,15 +29,18 @@ from stackelgrid.node.config import ConfigError
 from stackelgrid.node.record import write_whole
 from stackelgrid.registry import UnknownGameError, find
 from stackelgrid.report import ReportError, write
-from stackelgrid.report.tables import judged, summary
+from stackelgrid.report.run_folder import read_result
+from stackelgrid.report.tables import summary
 from stackelgrid.run_record import RunRecord
+from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios.measured import with_data
 from stackelgrid.scenarios.scenario import Scenario, load, shipped
 from stackelgrid.study import grid, table
 from stackelgrid.study import sweep as study
 from stackelgrid.testbed import fault_plans, in_memory, processes
 from stackelgrid.testbed import run_folder as store
-from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, result, whole
+from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, build_result
+from stackelgrid.testbed.result import certify as add_certificate
 from stackelgrid.transport.address import Address
 from stackelgrid.transport.base import BrokerUnreachableError
 
@@ -122,13 +125,12 @@ def run(
         except (BrokerStartError, BrokerUnreachableError, AuthorityError) as error:
             shutil.rmtree(folder)
             raise CommandError(LOST if isinstance(error, BrokerUnreachableError) else BAD_INPUT, str(error)) from None
-        finished = result(checked, run_record, None)
+        finished = build_result(checked, run_record)
         store.write_result(folder, finished, began)
         try:
-            if whole(finished) and finished["homes"] <= CERTIFIED_UP_TO:
+            if finished.certifiable and finished.homes <= CERTIFIED_UP_TO:
                 show.doing("certifying")
-                finished["certificate"] = checked.certificate(finished["outcome"], SAMPLES)
-                finished["certificate"] = judged(finished)
+                finished = add_certificate(checked, finished, SAMPLES)
                 store.write_result(folder, finished, began)
             show.doing("drawing")
             write(folder)
@@ -138,7 +140,7 @@ def run(
             )
             raise CommandError(INTERRUPTED, message) from None
     if as_json:
-        print(json.dumps(finished, allow_nan=False))
+        print(json.dumps(finished.content(), allow_nan=False))
     _conclude(folder, finished, run_record, quiet or as_json)
 
 
@@ -158,11 +160,11 @@ def _check_broker(broker: str, certificates: Path | None) -> None:
         raise CommandError(BAD_INPUT, message)
 
 
-def _conclude(folder: Path, finished: dict[str, Any], run_record: RunRecord, quiet: bool) -> None:
+def _conclude(folder: Path, finished: RunResult[Any], run_record: RunRecord, quiet: bool) -> None:
     """The summary, and the exit code."""
     if not quiet:
         _print_summary(finished)
-    if whole(finished) and finished["certificate"] is None:
+    if finished.certifiable and finished.certificate is None:
         say.print(f"not certified, with more than {CERTIFIED_UP_TO} homes: stackelgrid certify {folder}", markup=False)
     for node, why in run_record.failures.items():
         say.print(f"[red]{node}[/red] {why}")
@@ -174,10 +176,10 @@ def _conclude(folder: Path, finished: dict[str, Any], run_record: RunRecord, qui
         lost = ", ".join(run_record.conclusion.get("lost", [])) or "the leader"
         raise CommandError(LOST, f"the run ended without {lost}; what was found so far is in {folder}")
     if not run_record.settled:
-        raise CommandError(NOT_SETTLED, f"not settled within {finished['rounds']} rounds; raise leader.max_rounds")
+        raise CommandError(NOT_SETTLED, f"not settled within {finished.rounds} rounds; raise leader.max_rounds")
 
 
-def _print_summary(finished: dict[str, Any]) -> None:
+def _print_summary(finished: RunResult[Any]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for label, value in summary(finished):
         table.add_row(label, value)
@@ -271,32 +273,16 @@ def certify(
     folder = Path(source)
     if folder.is_dir():
         checked = load(str(folder / "scenario.yaml"))
-        finished = _read_result(folder)
-        if not whole(finished):
+        finished = read_result(folder / "result.json")
+        if not finished.certifiable:
             message = "not every home answered the last round, so there is no equilibrium of all to certify"
             raise CommandError(BAD_INPUT, f"{folder / 'result.json'}: {message}")
-        finished["certificate"] = checked.certificate(finished["outcome"], samples)
-        finished["certificate"] = judged(finished)
-        write_whole(folder / "result.json", finished)
+        finished = add_certificate(checked, finished, samples)
+        write_whole(folder / "result.json", finished.content())
     else:
         checked = load(source, sets, seed)
-        finished = result(checked, in_memory.play(checked), None)
-        finished["certificate"] = checked.certificate(finished["outcome"], samples)
-        finished["certificate"] = judged(finished)
-    print(json.dumps(finished["certificate"], indent=2, allow_nan=False))
-
-
-def _read_result(folder: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((folder / "result.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise CommandError(BAD_INPUT, f"{folder / 'result.json'}: {error}; name the folder of a finished run") from None
-    if (
-        not isinstance(content, dict)
-        or not {"outcome", "certificate", "complete", "homes", "homes_settled"} <= content.keys()
-    ):
-        raise CommandError(BAD_INPUT, f"{folder / 'result.json'}: not a result of stackelgrid run")
-    return content
+        finished = add_certificate(checked, build_result(checked, in_memory.play(checked)), samples)
+    print(json.dumps(finished.content()["certificate"], indent=2, allow_nan=False))
 
 
 @app.command()

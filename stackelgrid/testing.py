@@ -177,9 +177,9 @@ class Run:
     @property
     def result(self) -> dict[str, Any]:
         """All of result.json, without a certificate."""
-        from stackelgrid.testbed.result import result
+        from stackelgrid.testbed.result import build_result
 
-        return result(self.scenario, self.run_record, None)
+        return build_result(self.scenario, self.run_record).content()
 
     def certificate(self, samples: int = _SAMPLES) -> dict[str, Any]:
         """How far the outcome is from an equilibrium; `samples` deviations are tried at random.

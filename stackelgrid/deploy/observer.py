@@ -13,19 +13,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stackelgrid import certify
+from stackelgrid.certify import CertificateError
 from stackelgrid.deploy.provision import AGGREGATORS, HOMES, LEADERS
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.registry import find
 from stackelgrid.report import write
-from stackelgrid.report.tables import judged
 from stackelgrid.run_record import RunRecord, missing_in
+from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios.scenario import Scenario
 from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.testbed import run_folder as store
-from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, result, whole
+from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, build_result, certify
 from stackelgrid.transport.base import Action, Compute, Finish, Publish
 from stackelgrid.wire.codec import ROOT, Link
 from stackelgrid.wire.messages import Message, Presence, Receipt, Settlement, Signal
@@ -130,20 +130,20 @@ class Observer:
         self._out.mkdir(parents=True, exist_ok=True)
         store.write_scenario(self._out, self._scenario)
         store.write_rounds(self._out, run_record)
-        finished = result(self._scenario, run_record, None)
-        if whole(finished) and finished["homes"] <= CERTIFIED_UP_TO:
-            self._certify(finished)
+        finished = build_result(self._scenario, run_record)
+        if finished.certifiable and finished.homes <= CERTIFIED_UP_TO:
+            finished = self._certify(finished)
         store.write_result(self._out, finished, self._began)
         write(self._out)
         _tell("written", str(self._out), settled=run_record.settled)
         return run_record.settled
 
-    def _certify(self, finished: dict[str, Any]) -> None:
+    def _certify(self, finished: RunResult[Any]) -> RunResult[Any]:
         try:
-            finished["certificate"] = self._scenario.certificate(finished["outcome"], SAMPLES)
-            finished["certificate"] = judged(finished)
-        except certify.CertificateError as error:
+            return certify(self._scenario, finished, SAMPLES)
+        except CertificateError as error:
             _LOG.error("no certificate", extra={"data": {"error": str(error)}})
+            return finished
 
     def _gather(self) -> RunRecord:
         """What the nodes left on the desk, and who was gone at the end."""

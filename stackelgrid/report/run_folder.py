@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stackelgrid.node.config import explain
 from stackelgrid.registry import find
+from stackelgrid.run_result import Certificate, FaultOccurrence, RunResult, parse
+from stackelgrid.run_result import RunResult as Result
 from stackelgrid.wire.arrays import Finite
 
 if TYPE_CHECKING:
     from stackelgrid.report.game import GameReport
+
+
+__all__ = ["Certificate", "FaultOccurrence", "Result"]
 
 
 class ReportError(Exception):
@@ -35,108 +39,6 @@ class Anything(Part):
     model_config = ConfigDict(extra="allow")
 
 
-class Certificate(Anything):
-    """What `stackelgrid certify` found. Any number may be missing: each game and method has its own."""
-
-    method: str | None = None
-    feasible: bool | None = None
-
-    def number(self, key: str) -> float | None:
-        """The number that `key` leads to, with dots into what is nested. Raises `ValueError` for what is no number."""
-        value: Any = self.model_extra or {}
-        for step in key.split("."):
-            value = value.get(step) if isinstance(value, dict) else None
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ValueError(f"certificate.{key} is {value!r}, not a finite number")
-        return float(value)
-
-    @property
-    def numbers(self) -> dict[str, float]:
-        """Every number in it that is not nested, by key."""
-        content = (self.model_extra or {}).items()
-        return {key: value for key, value in content if isinstance(value, int | float) and not isinstance(value, bool)}
-
-
-class Missing(Part):
-    """A member that a round went on without."""
-
-    round: int
-    node: str
-    action: str
-
-
-class AskedAgain(Part):
-    """How many members a coordinator asked again in a round of the leader."""
-
-    round: int
-    by: str
-    members: int
-
-
-class FaultOccurrence(Part):
-    """How often a fault of the plan struck in a round, None for between rounds.
-
-    `fault` is its number in the plan. It struck a `node`, or messages `from_` some `to` others, or else the broker.
-    """
-
-    fault: int
-    kind: str
-    round: int | None
-    times: int
-    node: str = ""
-    from_: list[str] = Field(default=[], alias="from")
-    to: list[str] = []
-
-
-Found = TypeVar("Found")
-
-
-class Result(Part, Generic[Found]):
-    """result.json. `outcome` is None when not a single round was finished."""
-
-    game: str
-    scenario: str
-    seed: int
-    transport: str
-    broker: str
-    settled: bool
-    complete: bool
-    rounds: int
-    inner_rounds: int
-    elapsed_s: Finite
-    messages: int
-    bytes: int
-    rejected: dict[str, int] = {}
-    homes: int
-    homes_settled: int
-    processes: int
-    money: str
-    outcome: Found | None
-    certificate: Certificate | None
-    missing: list[Missing] = []
-    asked_again: list[AskedAgain] = []
-    struck: list[FaultOccurrence] = []
-    failures: dict[str, str] = {}
-
-    @field_validator("game")
-    @classmethod
-    def _known(cls, game: str) -> str:
-        find(game)
-        return game
-
-    @field_validator("outcome", mode="before")
-    @classmethod
-    def _nothing_found(cls, outcome: Any) -> Any:
-        return outcome or None
-
-    @property
-    def certifiable(self) -> bool:
-        """Whether every home is in the outcome."""
-        return self.complete and self.homes_settled == self.homes
-
-
 def of_game(name: str) -> GameReport:
     """What the game of a name brings to its report."""
     game = find(name)
@@ -148,17 +50,20 @@ def of_game(name: str) -> GameReport:
     return report
 
 
-def checked(content: Any) -> Result[Any]:
-    """The content of a result.json, its outcome by the game's own model. Raises `ValidationError`, `ValueError`."""
-    name = Result[Any].model_validate(content).game
-    report, game = of_game(name), find(name)
-    model: Any = Result
-    outcome: Any = report.outcome if game.outcome is None else game.load("outcome")
-    result: Result[Any] = model[outcome].model_validate(content)
-    if result.certificate:
-        for rule in report.rules:
+def for_report(result: Result[Any]) -> Result[Any]:
+    """Give the same result, its outcome by the model of the game's report, where the game itself has none."""
+    if result.outcome is None or find(result.game).outcome is not None:
+        return result
+    outcome: Any = of_game(result.game).outcome
+    read: Result[Any] = RunResult[outcome].model_validate(result.content())
+    return read
+
+
+def check_numbers(result: Result[Any]) -> None:
+    """Raise `ValueError` for a number of the certificate that the game's report names and that is none."""
+    if result.certificate is not None:
+        for rule in of_game(result.game).rules:
             result.certificate.number(rule.key)
-    return result
 
 
 class RoundRecord(Anything):
@@ -210,7 +115,7 @@ class RunFolder:
 
 def read(folder: Path) -> RunFolder:
     """Read the folder of a run that has ended. Raises `ReportError`."""
-    result = _read_result(folder / "result.json")
+    result = for_report(read_result(folder / "result.json"))
     report = of_game(result.game)
     finished = RunFolder(
         folder,
@@ -224,12 +129,15 @@ def read(folder: Path) -> RunFolder:
     return finished
 
 
-def _read_result(path: Path) -> Result[Any]:
+def read_result(path: Path) -> Result[Any]:
+    """Read a result.json. Raises `ReportError`."""
     if not path.is_file():
         raise ReportError(f"{path}: there is no such file; name the folder of a finished `stackelgrid run`")
     content = _parsed(path, _text(path))
     try:
-        return checked(content)
+        result = parse(content)
+        check_numbers(for_report(result))
+        return result
     except ValidationError as error:
         raise ReportError(f"{explain(str(path), error)}\n{path}: put the file back or run again") from None
     except ValueError as error:

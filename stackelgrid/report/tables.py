@@ -7,21 +7,24 @@ from typing import Any
 
 from stackelgrid.registry import find
 from stackelgrid.report.parts import Row, Rule
-from stackelgrid.report.run_folder import Certificate, Result, checked, of_game
+from stackelgrid.report.run_folder import Certificate, Result, for_report, of_game
 from stackelgrid.report.words import counted, measured, number, tiny, volume
 
 
-def summary(result: dict[str, Any]) -> list[Row]:
-    """The content of a result.json as rows of label and value: what was played, what came out, how good it is."""
-    content = checked(result)
-    return [*headline(content), *key_figures(content), *verdict(content)]
+def summary(result: Result[Any]) -> list[Row]:
+    """A result as rows of label and value: what was played, what came out, how good it is."""
+    result = for_report(result)
+    return [*headline(result), *key_figures(result), *verdict(result)]
 
 
-def judged(result: dict[str, Any]) -> dict[str, Any]:
-    """The certificate of a result.json with its verdict: `passed`, null when nothing in it is judged, and `failed`."""
-    found = [check for check in checks(checked(result)) if check.passed is not None]
+def judge(result: Result[Any]) -> Result[Any]:
+    """Add the verdict to a result's certificate: `passed`, None when nothing in it is judged, and `failed`."""
+    if result.certificate is None:
+        return result
+    found = [check for check in checks(for_report(result)) if check.passed is not None]
     failed = [check.key for check in found if not check.passed]
-    return {**result["certificate"], "passed": not failed if found else None, "failed": failed}
+    verdict = {"passed": not failed if found else None, "failed": failed}
+    return result.with_certificate({**result.certificate.root, **verdict})
 
 
 def verdict(result: Result[Any]) -> list[Row]:

@@ -19,7 +19,7 @@ from stackelgrid.scenarios.scenario import Scenario
 from stackelgrid.soak.cases import Case, scenario
 from stackelgrid.soak.stage import Evidence
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.result import result
+from stackelgrid.testbed.result import build_result
 
 _LEADER = "leader"
 _RELATIVE = 1e-6
@@ -321,7 +321,7 @@ def _outcome_of_drawn(game: str, number: int) -> Any:
 
 def _outcome(scenario: Scenario, run_record: RunRecord) -> Any:
     """Give the outcome as result.json has it."""
-    return result(scenario, run_record, None)["outcome"]
+    return build_result(scenario, run_record).content()["outcome"]
 
 
 def _differences(found: Any, expected: Any, where: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from stackelgrid.certify import CertificateError
 from stackelgrid.node.record import write_whole
 from stackelgrid.scenarios.scenario import ScenarioError, load
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.result import result
+from stackelgrid.testbed.result import build_result
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def play(point: Point) -> None:
 def _play(point: Point, finished: dict[str, Any]) -> str | None:
     """Fill `finished` as far as the run gets; what kept it from settling, or from a certificate of all homes."""
     scenario = load(point.source, list(point.overrides))
-    finished |= result(scenario, in_memory.play(scenario), None)
+    finished |= build_result(scenario, in_memory.play(scenario)).content()
     if finished["failures"]:
         node, why = next(iter(finished["failures"].items()))
         return f"failed: {node} died of {why}"

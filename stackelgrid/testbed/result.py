@@ -1,23 +1,25 @@
-"""result.json: what came out of a run, in the terms of its game."""
+"""The result of a run, and its certificate."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import Any
 
-from stackelgrid.run_record import Outcome, RunRecord
+from stackelgrid.report.tables import judge
+from stackelgrid.run_record import RunRecord
+from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios.scenario import Scenario
 from stackelgrid.testbed.fault_log import asked_again, fault_log
 
 CERTIFIED_UP_TO = 200
 """Homes up to which every run is certified; above, `stackelgrid certify DIR` does it."""
 SAMPLES = 200
-"""How many deviations a certificate tries at random, unless told otherwise."""
+"""How many deviations a certificate tries at random, unless another number is given."""
 
 
-def result(scenario: Scenario, run_record: RunRecord, certificate: dict[str, Any] | None) -> dict[str, Any]:
-    """The content of result.json. `outcome` is {} when not a single round was finished."""
-    return {
+def build_result(scenario: Scenario, run_record: RunRecord) -> RunResult[Any]:
+    """Build the content of result.json, without a certificate."""
+    content: dict[str, Any] = {
         "schema": 1,
         "game": scenario.game,
         "scenario": scenario.title,
@@ -36,20 +38,20 @@ def result(scenario: Scenario, run_record: RunRecord, certificate: dict[str, Any
         "homes_settled": len(run_record.homes),
         "processes": run_record.processes,
         "money": scenario.money,
-        "outcome": _content(scenario.outcome(run_record)) if run_record.rounds else {},
-        "certificate": certificate,
+        "outcome": scenario.outcome(run_record) if run_record.rounds else None,
+        "certificate": None,
         "missing": run_record.missing,
         "asked_again": asked_again(run_record),
         "faults": dict(Counter(record["kind"] for record in run_record.faults)),
         "struck": fault_log(scenario, run_record),
         "failures": run_record.failures,
     }
+    return RunResult[Any].model_validate(content)
 
 
-def whole(finished: dict[str, Any]) -> bool:
-    """Whether every home is in the outcome; a reference without some of them would certify another game."""
-    return bool(finished["complete"]) and finished["homes_settled"] == finished["homes"]
+def certify(scenario: Scenario, result: RunResult[Any], samples: int) -> RunResult[Any]:
+    """Add a certificate and its verdict to the result of a run that is `certifiable`.
 
-
-def _content(outcome: Any) -> dict[str, Any]:
-    return outcome.content() if isinstance(outcome, Outcome) else outcome
+    `samples` deviations are tried at random. Raises `CertificateError`.
+    """
+    return judge(result.with_certificate(scenario.certificate(result.outcome, samples)))

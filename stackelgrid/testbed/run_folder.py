@@ -14,6 +14,7 @@ from typing import Any
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.node.record import write_whole
 from stackelgrid.run_record import RunRecord
+from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios.scenario import Scenario, ScenarioError, dump
 from stackelgrid.testbed import fault_plans
 
@@ -57,16 +58,16 @@ def write_rounds(folder: Path, run_record: RunRecord) -> None:
     (folder / "rounds.jsonl").write_text("".join(lines))
 
 
-def write_result(folder: Path, result: dict[str, Any], began: datetime) -> None:
+def write_result(folder: Path, result: RunResult[Any], began: datetime) -> None:
     """result.json and manifest.json."""
-    write_whole(folder / "result.json", result)
+    write_whole(folder / "result.json", result.content())
     packages = ("stackelgrid", "numpy", "daqp", "pydantic", "paho-mqtt", "cvxpy", "clarabel", "amqtt")
     manifest = {
         "schema": 1,
         "began": began.isoformat(timespec="milliseconds"),
         "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "transport": result["transport"],
-        "broker": result["broker"],
+        "transport": result.transport,
+        "broker": result.broker,
         "python": platform.python_version(),
         "packages": {package: version(package) for package in packages},
         "machine": {"system": platform.platform(), "architecture": platform.machine()},

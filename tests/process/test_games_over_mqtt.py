@@ -12,7 +12,7 @@ from stackelgrid import cli
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import in_memory, processes
-from stackelgrid.testbed.result import result
+from stackelgrid.testbed.result import build_result
 
 GAMES = {
     "prosumer": [],
@@ -38,7 +38,7 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
 
 def outcome(scenario: Scenario, run_record: RunRecord) -> Any:
     """Give the outcome as result.json has it."""
-    return result(scenario, run_record, None)["outcome"]
+    return build_result(scenario, run_record).content()["outcome"]
 
 
 @pytest.mark.parametrize("game", GAMES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
@@ -16,7 +15,7 @@ from stackelgrid.soak.cases import Case
 from stackelgrid.soak.stage import Evidence, play
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.fault_log import asked_again, fault_log
-from stackelgrid.testbed.result import result
+from stackelgrid.testbed.result import build_result
 
 
 def plan_of(*faults: dict[str, Any]) -> FaultPlan:
@@ -111,6 +110,6 @@ def test_who_asked_how_many_again() -> None:
 
 def test_a_run_in_peace_has_none_of_it() -> None:
     scenario = drawn("user_oriented")
-    found = json.loads(json.dumps(result(scenario, in_memory.play(scenario), None)))
+    found = build_result(scenario, in_memory.play(scenario)).content()
     assert found["faults"] == {}
     assert found["struck"] == found["asked_again"] == []

@@ -15,14 +15,15 @@ from matplotlib.image import imread
 
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.report import ReportError, drawing, page, write
-from stackelgrid.report.run_folder import checked, read
+from stackelgrid.report.run_folder import for_report, read
 from stackelgrid.report.tables import checks, summary
 from stackelgrid.report.words import change, number
 from stackelgrid.run_record import RunRecord
+from stackelgrid.run_result import parse
 from stackelgrid.scenarios.scenario import Scenario, dump, load
 from stackelgrid.testbed import fault_plans
 from stackelgrid.testbed.in_memory import play
-from stackelgrid.testbed.result import result
+from stackelgrid.testbed.result import build_result
 
 CERTIFICATE = {
     "method": "A reference and a search.",
@@ -95,7 +96,7 @@ def small() -> tuple[Scenario, RunRecord]:
 @pytest.fixture
 def found(small: tuple[Scenario, RunRecord]) -> dict[str, Any]:
     """The content of result.json, a fresh copy for each test."""
-    return json.loads(json.dumps(result(*small, None)))
+    return json.loads(json.dumps(build_result(*small).content()))
 
 
 @pytest.fixture
@@ -160,7 +161,7 @@ def test_page_has_the_numbers_of_the_result(folder: Path, found: dict[str, Any])
 
 def test_page_and_command_line_tell_the_same(folder: Path, found: dict[str, Any]) -> None:
     text = Page(write(folder)).text
-    for label, value in summary(found):
+    for label, value in summary(parse(found)):
         assert label == "Settled" or value in text
 
 
@@ -274,7 +275,7 @@ sys.exit("matplotlib.pyplot" in sys.modules or before != [matplotlib.rcParams[ke
 
 def test_not_settled(tmp_path: Path) -> None:
     scenario, run_record = run(max_rounds=2)
-    fill(tmp_path, scenario, run_record, result(scenario, run_record, None))
+    fill(tmp_path, scenario, run_record, build_result(scenario, run_record).content())
     text = Page(write(tmp_path)).text
     assert "Not settled within the limit of 2 rounds; raise leader.max_rounds" in text
     assert "Price of the last round" in text
@@ -283,7 +284,7 @@ def test_not_settled(tmp_path: Path) -> None:
 def test_interrupted(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> None:
     scenario, whole = small
     run_record = RunRecord("mqtt", "mosquitto", 9, rounds=whole.rounds[:2], interrupted=True)
-    fill(tmp_path, scenario, run_record, result(scenario, run_record, None))
+    fill(tmp_path, scenario, run_record, build_result(scenario, run_record).content())
     text = Page(write(tmp_path)).text
     assert "Not settled: the run ended after 2 rounds of at most 40" in text
     assert "not known: 0 of 6 homes reported a schedule" in text
@@ -294,7 +295,7 @@ def test_interrupted(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> None:
 
 def test_not_a_single_round(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> None:
     run_record = RunRecord("mqtt", "mosquitto", 9)
-    fill(tmp_path, small[0], run_record, result(small[0], run_record, None))
+    fill(tmp_path, small[0], run_record, build_result(small[0], run_record).content())
     (tmp_path / "rounds.jsonl").unlink()
     text = Page(write(tmp_path)).text
     assert "not a single round was finished" in text
@@ -305,7 +306,7 @@ def test_not_a_single_round(tmp_path: Path, small: tuple[Scenario, RunRecord]) -
 def test_a_single_round(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> None:
     scenario, whole = small
     run_record = RunRecord("memory", "none", 1, rounds=whole.rounds[:1], homes=whole.homes)
-    fill(tmp_path, scenario, run_record, result(scenario, run_record, None))
+    fill(tmp_path, scenario, run_record, build_result(scenario, run_record).content())
     text = Page(write(tmp_path)).text
     assert "after 1 round of at most 40" in text
     assert "There was one round." in text
@@ -315,7 +316,7 @@ def test_a_single_round(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> No
 @pytest.mark.parametrize("slots", [1, 7, 100])
 def test_other_numbers_of_slots(tmp_path: Path, slots: int) -> None:
     scenario, run_record = run(slots, homes=4, wholesale_price=3.0)
-    fill(tmp_path, scenario, run_record, result(scenario, run_record, None))
+    fill(tmp_path, scenario, run_record, build_result(scenario, run_record).content())
     text = Page(write(tmp_path)).text
     assert figures(tmp_path) == BASIC
     assert "nan" not in text.lower().split()
@@ -407,7 +408,7 @@ def test_the_page_tells_what_struck_whom_in_which_rounds(folder: Path, found: di
 def test_a_run_under_a_plan_is_drawn_again_from_its_folder(tmp_path: Path) -> None:
     scenario = load("user_oriented", ["population.homes=4", "aggregators=2"])
     run_record = play(scenario, plan=fault_plans.fitted("leader-restarts", scenario))
-    fill(tmp_path, scenario, run_record, result(scenario, run_record, None))
+    fill(tmp_path, scenario, run_record, build_result(scenario, run_record).content())
     first = write(tmp_path)
     text, drawn = first.read_bytes(), (tmp_path / "figures" / "convergence.png").read_bytes()
     assert "crash leader 2–3 2" in Page(first).text
@@ -495,7 +496,7 @@ def test_each_number_has_its_limit(found: dict[str, Any], key: str, passing: Any
     found["outcome"] |= {"price": [8.0] * 24, "load_kw": [50.0] * 24}
 
     def judged(value: Any) -> bool | None:
-        lines = checks(checked(found | {"certificate": {key: value}}))
+        lines = checks(for_report(parse(found | {"certificate": {key: value}})))
         assert [line.key for line in lines if line.value is not None] == ([] if value is None else [key])
         return next(line.passed for line in lines if line.key == key)
 
@@ -518,7 +519,7 @@ def test_summary_of_a_result(found: dict[str, Any]) -> None:
     }
     found["outcome"] |= {"peak_kw": 30.0, "baseline_peak_kw": 40.0, "par": 1.5, "baseline_par": 1.25}
     found["outcome"] |= {"price": [1.0, 2.0] * 12, "leader_utility": -1234.5, "system_utility": 0.0, "revenue": 9e6}
-    assert summary(found) == [
+    assert summary(parse(found)) == [
         ("Scenario", "Six homes"),
         ("Settled", "yes, in 1 round"),
         ("Game", "user-oriented pricing, seed 2016"),

@@ -15,12 +15,13 @@ from test_report import Page, figures, fill, keep
 from stackelgrid.report import ReportError, drawing, write
 from stackelgrid.report.game import __doc__ as documentation
 from stackelgrid.report.parts import Plot
-from stackelgrid.report.run_folder import checked, of_game, read
+from stackelgrid.report.run_folder import for_report, of_game, read
 from stackelgrid.report.tables import checks, summary
 from stackelgrid.run_record import RunRecord
+from stackelgrid.run_result import parse
 from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed.in_memory import play
-from stackelgrid.testbed.result import result
+from stackelgrid.testbed.result import build_result, certify
 
 FIFTH = """
 from stackelgrid.registry import Game
@@ -98,7 +99,7 @@ def test_a_game_that_brings_nothing_gets_its_page(fifth: Path) -> None:
 
 @plain
 def test_the_summary_of_a_game_that_brings_nothing(fifth: Path) -> None:
-    rows = dict(summary(content(fifth)))
+    rows = dict(summary(parse(content(fifth))))
     assert rows["Game"] == "fifth game, seed 4"
     assert rows["Peak"] == "12.50 kW"
     assert rows["Certificate"] == "not passed: largest regret; gap 1.0e-09; largest regret 2.0e-03"
@@ -117,7 +118,7 @@ def test_a_certificate_of_other_things_than_numbers_is_refused(fifth: Path) -> N
 
 @own
 def test_what_a_game_brings_stands_in_place_of_the_plain(fifth: Path) -> None:
-    assert ("Highest price", "4.000 euro/kWh") in summary(content(fifth))
+    assert ("Highest price", "4.000 euro/kWh") in summary(parse(content(fifth)))
     text = Page(write(fifth)).text
     assert "Highest price 4.000 euro/kWh" in text
     assert "Figure 1. The price that was settled." in text
@@ -181,8 +182,8 @@ def runs() -> dict[str, tuple[Scenario, RunRecord, dict[str, Any]]]:
     for game in SHIPPED:
         scenario = load(game)
         run_record = play(scenario)
-        certificate = scenario.certificate(result(scenario, run_record, None)["outcome"], 3)
-        found[game] = scenario, run_record, result(scenario, run_record, certificate)
+        certified = certify(scenario, build_result(scenario, run_record), 3)
+        found[game] = scenario, run_record, certified.content()
     return found
 
 
@@ -229,13 +230,13 @@ def test_page_of_a_game_needs_nothing_but_itself(shipped: dict[str, Path], game:
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     assert not {"nan", "none", "inf"} & set(page.text.lower().replace(",", " ").split())
-    for label, value in summary(content(shipped[game])):  # the command line tells the same
+    for label, value in summary(parse(content(shipped[game]))):  # the command line tells the same
         assert label in ("Settled", "Certificate") or value in page.text
 
 
 @pytest.mark.parametrize("game", SHIPPED)
 def test_every_number_of_a_certificate_is_explained_and_passes(shipped: dict[str, Path], game: str) -> None:
-    lines = checks(checked(content(shipped[game])))
+    lines = checks(for_report(parse(content(shipped[game]))))
     assert {line.key for line in lines} == {"feasible", *(rule.key for rule in of_game(game).rules)}
     for line in lines:
         assert line.label
@@ -269,7 +270,9 @@ def test_numbers_of_a_game_have_their_limits(
 
     def judged(value: float) -> bool | None:
         certificate = told["certificate"] | {"inertia": 0.004, key: value}
-        return next(line.passed for line in checks(checked(told | {"certificate": certificate})) if line.key == key)
+        return next(
+            line.passed for line in checks(for_report(parse(told | {"certificate": certificate}))) if line.key == key
+        )
 
     assert judged(passing) is True
     assert judged(failing) is False
@@ -279,7 +282,7 @@ def test_numbers_of_a_game_have_their_limits(
 def test_a_game_that_has_not_settled(tmp_path: Path, game: str, limit: int) -> None:
     scenario = load(game, [f"leader.max_rounds={limit}"])
     run_record = play(scenario)
-    fill(tmp_path, scenario, run_record, result(scenario, run_record, None))
+    fill(tmp_path, scenario, run_record, build_result(scenario, run_record).content())
     assert "Not settled within the limit of 2 rounds" in Page(write(tmp_path)).text
 
 
@@ -289,7 +292,7 @@ def test_a_game_of_which_nobody_heard_the_end(
 ) -> None:
     scenario, whole, _ = runs[game]
     run_record = RunRecord("mqtt", "mosquitto", 9, rounds=whole.rounds[:2], interrupted=True)
-    fill(tmp_path, scenario, run_record, result(scenario, run_record, None))
+    fill(tmp_path, scenario, run_record, build_result(scenario, run_record).content())
     text = Page(write(tmp_path)).text
     assert "Not settled: the run ended after" in text
     assert "stackelgrid certify" not in text

@@ -25,7 +25,7 @@ from stackelgrid.scenarios.scenario import load
 from stackelgrid.study import drawing, table
 from stackelgrid.study.grid import GridError, parse
 from stackelgrid.testbed.in_memory import play
-from stackelgrid.testbed.result import result
+from stackelgrid.testbed.result import build_result
 
 GRID = ["--over", "leader.mu=0.5:1.5:0.5", "--over", "leader.objective=stackelberg,welfare"]
 LONG = ["user_oriented", "--over", "leader.mu=0.25:2:0.25", "--over", "population.homes=45", "--quiet"]
@@ -161,7 +161,7 @@ def test_each_row_is_the_single_run_and_the_bytes_do_not_depend_on_the_processes
     ]
     for row in found:
         single = load("small.yaml", [f"leader.{key}={row[f'leader.{key}']}" for key in ("mu", "objective")], seed=5)
-        alone = result(single, play(single), None)
+        alone = build_result(single, play(single)).content()
         assert [int(row[name]) for name in ("rounds", "inner_rounds", "messages")] == [
             alone["rounds"],
             alone["inner_rounds"],
@@ -179,7 +179,7 @@ def test_a_certificate_is_that_of_the_single_run(sweep: Sweep) -> None:
     assert sweep("small.yaml", "--over", "leader.objective=welfare", "--certify", "--out", "out")[0] == 0
     (row,) = rows("out")
     single = load("small.yaml", ["leader.objective=welfare"])
-    certificate = single.certificate(result(single, play(single), None)["outcome"], cli.SAMPLES)
+    certificate = single.certificate(build_result(single, play(single)).outcome, cli.SAMPLES)
     assert row["certificate.feasible"] == "true"
     for name in ("gap", "max_regret", "system_utility"):
         assert float(row[f"certificate.{name}"]) == pytest.approx(certificate[name], rel=1e-9, abs=1e-12)

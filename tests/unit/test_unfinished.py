@@ -13,10 +13,11 @@ from stackelgrid.registry import names
 from stackelgrid.report import write
 from stackelgrid.report.tables import summary
 from stackelgrid.run_record import RunRecord
+from stackelgrid.run_result import parse
 from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed import run_folder as store
-from stackelgrid.testbed.result import result
+from stackelgrid.testbed.result import build_result
 
 SMALL = {"user_oriented": ["population.homes=6"], "storage_market": ["homes_per_process=10"]}
 
@@ -26,9 +27,9 @@ def told(folder: Path, scenario: Scenario, run_record: RunRecord) -> str:
     folder.mkdir()
     store.write_scenario(folder, scenario)
     store.write_rounds(folder, run_record)
-    found = result(scenario, run_record, None)
+    found = build_result(scenario, run_record)
     store.write_result(folder, found, datetime.now(UTC))
-    assert summary(json.loads(json.dumps(found, allow_nan=False)))
+    assert summary(parse(json.loads(json.dumps(found.content(), allow_nan=False))))
     return write(folder).read_text()
 
 

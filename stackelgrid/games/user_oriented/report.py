@@ -50,7 +50,7 @@ def _leader(run: RunFolder) -> UtilitySettings:
 
 
 def _welfare_price(certificate: Certificate | None) -> list[float] | None:
-    return (certificate.model_extra or {}).get("welfare_price") if certificate else None
+    return certificate.root.get("welfare_price") if certificate else None
 
 
 _OBJECTIVES = {

@@ -20,7 +20,7 @@ import pytest
 
 from stackelgrid.scenarios.scenario import load
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.result import result
+from stackelgrid.testbed.result import build_result
 
 CLONE = Path(__file__).parents[3]
 OVERLAY = CLONE / "deploy/faults/compose.slow.yaml"
@@ -118,7 +118,7 @@ def write_compose(scenario: str, file: Path, sets: list[str], *options: str) -> 
 
 def in_one_process(scenario: str, sets: list[str]) -> dict[str, Any]:
     loaded = load(scenario, sets)
-    return result(loaded, in_memory.play(loaded), None)
+    return build_result(loaded, in_memory.play(loaded)).content()
 
 
 def test_images_are_small() -> None:

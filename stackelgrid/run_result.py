@@ -1,0 +1,167 @@
+"""result.json: what came out of a run, in the terms of its game."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+
+from pydantic import ConfigDict, Field, RootModel, field_serializer, field_validator, model_validator
+
+from stackelgrid.model import Finite, StrictModel
+from stackelgrid.registry import find
+from stackelgrid.run_record import Outcome
+
+
+class Missing(StrictModel):
+    """A member that a round went on without, and what was done: `held`, `excluded` or `quarantined`."""
+
+    round: int
+    node: str
+    action: str
+
+
+class RepeatedRequest(StrictModel):
+    """How many members a coordinator asked again in a round of the leader."""
+
+    round: int
+    by: str
+    members: int
+
+
+class FaultOccurrence(StrictModel):
+    """How often a fault of the plan struck in a round of the leader, None for between rounds.
+
+    `fault` is its number in the plan. It struck a `node`, or messages `from_` some `to` others, or else the broker.
+    """
+
+    fault: int
+    kind: str
+    round: int | None
+    times: int
+    node: str = ""
+    from_: Annotated[list[str], Field(alias="from")] = []
+    to: list[str] = []
+
+
+class Certificate(RootModel[dict[str, Any]]):
+    """What a certificate found, by key. Any number may be missing: each game and method has its own."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="after")
+    def _check_common_keys(self) -> Self:
+        if not isinstance(self.root.get("method", ""), str | None):
+            raise ValueError(f"method is {self.root['method']!r}, not a text")
+        if not isinstance(self.root.get("feasible"), bool | None):
+            raise ValueError(f"feasible is {self.root['feasible']!r}, neither true nor false")
+        return self
+
+    @property
+    def method(self) -> str | None:
+        """What was done, in words."""
+        return self.root.get("method")
+
+    @property
+    def feasible(self) -> bool | None:
+        """Whether every limit of every player is kept; None when that was not checked."""
+        return self.root.get("feasible")
+
+    def number(self, key: str) -> float | None:
+        """Give the number that `key` leads to, with dots into what is nested; None where there is none.
+
+        Raises `ValueError` for what is no finite number.
+        """
+        value: Any = self.root
+        for step in key.split("."):
+            value = value.get(step) if isinstance(value, dict) else None
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"certificate.{key} is {value!r}, not a finite number")
+        return float(value)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Every number in it that is not nested, by key."""
+        content = self.root.items()
+        return {key: value for key, value in content if isinstance(value, int | float) and not isinstance(value, bool)}
+
+
+Out = TypeVar("Out")
+
+
+class RunResult(StrictModel, Generic[Out]):
+    """The content of result.json.
+
+    - `settled`: whether the leader declared a settlement, `complete`: on a round that everybody answered;
+    - `rounds`: of the leader, `inner_rounds`: of the aggregator that played most rounds with its homes;
+    - `messages`, `bytes`: messages that the nodes sent and bytes of their payloads; `rejected`: messages ignored, by
+      reason;
+    - `homes`: how many there are, `homes_settled`: how many reported a schedule;
+    - `outcome`: None when not a single round was finished, `certificate`: None when none was made;
+    - `faults`: how often each kind of fault struck, `failures`: nodes that died, and why.
+    """
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
+    game: str
+    scenario: str
+    seed: int
+    transport: str
+    broker: str
+    settled: bool
+    complete: bool
+    rounds: int
+    inner_rounds: int
+    elapsed_s: Finite
+    messages: int
+    bytes: int
+    rejected: dict[str, int] = {}
+    homes: int
+    homes_settled: int
+    processes: int
+    money: str
+    outcome: Out | None
+    certificate: Certificate | None
+    missing: list[Missing] = []
+    asked_again: list[RepeatedRequest] = []
+    faults: dict[str, int] = {}
+    struck: list[FaultOccurrence] = []
+    failures: dict[str, str] = {}
+
+    @field_validator("game")
+    @classmethod
+    def _check_installed(cls, game: str) -> str:
+        find(game)
+        return game
+
+    @field_validator("outcome", mode="before")
+    @classmethod
+    def _read_empty_as_none(cls, outcome: Any) -> Any:
+        return None if outcome == {} else outcome
+
+    @field_serializer("outcome")
+    def _write_none_as_empty(self, outcome: Out | None) -> Any:
+        if outcome is None:
+            return {}
+        return outcome.content() if isinstance(outcome, Outcome) else outcome
+
+    @property
+    def certifiable(self) -> bool:
+        """Whether every home is in the outcome; a reference without some of them would certify another game."""
+        return self.complete and self.homes_settled == self.homes
+
+    def with_certificate(self, certificate: dict[str, Any]) -> Self:
+        """Give the same result with a certificate in place of the one it has."""
+        return self.model_copy(update={"certificate": Certificate(certificate)})
+
+    def content(self) -> dict[str, Any]:
+        """Give what result.json holds, ready for JSON."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+def parse(content: Any) -> RunResult[Any]:
+    """Check the content of a result.json, the outcome by the model of its game. Raises `pydantic.ValidationError`."""
+    game = find(RunResult[Any].model_validate(content).game)
+    outcome: Any = Any if game.outcome is None else game.load("outcome")
+    result: RunResult[Any] = RunResult[outcome].model_validate(content)
+    return result
