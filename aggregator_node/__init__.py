@@ -1,1 +1,1 @@
-"""The demand response aggregator: it speaks for its homes and keeps their numbers to itself."""
+"""The demand response aggregator: it answers the leader for its homes and passes on their sums only."""

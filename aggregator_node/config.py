@@ -1,4 +1,4 @@
-"""An aggregator's configuration: whom it answers, its members, its settings in the game it plays."""
+"""An aggregator's configuration: its leader, its members, its settings in the game it plays."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import Field
 
-from aggregator_node.node import AggregatorNode, Journal
+from aggregator_node.node import AggregatorNode
 from stackelgrid.node.config import Members, NodeConfig, Rounds
 from stackelgrid.node.ledger import SqliteLedger
-from stackelgrid.node.record import JsonLines, write_whole
+from stackelgrid.node.record import JsonLines, Recorder, discard, write_whole
 from stackelgrid.registry import Game, find
 from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.wire.codec import Link
-from stackelgrid.wire.messages import Name
+from stackelgrid.wire.names import Name
 
 _LOG = logging.getLogger("aggregator_node")
 
@@ -27,10 +27,10 @@ Settings = TypeVar("Settings", bound=AggregatorSettings)
 
 
 class AggregatorConfig(NodeConfig, Generic[Settings]):
-    """Its `leader`, its `members` (EMC processes and the number of homes behind each), how rounds are kept.
+    """Its `leader`, its `members` (EMC processes and the number of homes of each) and the rules of its rounds.
 
-    `journal_file` gets a line per round with its homes, as the log does, `account_file` what the aggregator makes of
-    the settlement. From `ledger_file` it goes on after a restart; without one it begins anew.
+    The node writes a line per round with its homes to `journal_file`, as it does to the log, and its account of the
+    settlement to `account_file`. After a restart it goes on from `ledger_file`; without that file it begins anew.
     """
 
     leader: Name
@@ -43,13 +43,13 @@ class AggregatorConfig(NodeConfig, Generic[Settings]):
 
 
 def config_model(game: Game) -> type[AggregatorConfig[Any]]:
-    """The configuration of an aggregator in a game."""
+    """Give the model of an aggregator's configuration in a game."""
     settings: Any = game.load("aggregator")
     return AggregatorConfig[settings]
 
 
-def assemble(config: AggregatorConfig[Any], journal: Journal, conclude: Journal, ledger: Ledger) -> AggregatorNode:
-    """The node of a configuration, its journal, its account of the settlement and its ledger kept by the caller."""
+def assemble(config: AggregatorConfig[Any], journal: Recorder, conclude: Recorder, ledger: Ledger) -> AggregatorNode:
+    """Create the node of a configuration with a journal, an account of the settlement and a ledger of the caller's."""
     game = find(config.game)
     homes = {member.name: member.homes for member in config.members}
     return AggregatorNode(
@@ -66,29 +66,25 @@ def assemble(config: AggregatorConfig[Any], journal: Journal, conclude: Journal,
 
 
 def build(config: AggregatorConfig[Any]) -> AggregatorNode:
-    """The node of a configuration: its journal also in the process's log, the rest where the configuration says.
+    """Create the node of a configuration with the files that the configuration names; it logs its journal too.
 
-    Raises `ConfigError` for a ledger of another run, `FileExistsError` for a journal that is not this ledger's.
+    Raises `ConfigError` for a ledger of another run, `FileExistsError` for a journal that belongs to another ledger.
     """
     ledger: Ledger = [] if config.ledger_file is None else SqliteLedger(config.ledger_file, config.run, config.name)
-    conclude = _nowhere if config.account_file is None else partial(write_whole, config.account_file)
-    journal: Journal = _nowhere
+    conclude = discard if config.account_file is None else partial(write_whole, config.account_file)
+    journal: Recorder = discard
     if config.journal_file is not None:
-        journal = JsonLines(config.journal_file, _written(config.journal_file) if any(ledger) else ())
+        journal = JsonLines(config.journal_file, _read_whole_lines(config.journal_file) if any(ledger) else ())
 
-    def tell(record: Mapping[str, Any]) -> None:
-        _LOG.info("round", extra={"data": dict(record)})
-        journal(record)
+    def record(account: Mapping[str, Any]) -> None:
+        _LOG.info("round", extra={"data": dict(account)})
+        journal(account)
 
-    return assemble(config, tell, conclude, ledger)
+    return assemble(config, record, conclude, ledger)
 
 
-def _written(journal: Path) -> list[Any]:
-    """The whole lines of a journal: the last may be half of one, of before a restart."""
+def _read_whole_lines(journal: Path) -> list[Any]:
+    """Read a journal from before a restart, without its last line when only a part of that was written."""
     if not journal.exists():
         return []
     return [json.loads(line) for line in journal.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-
-def _nowhere(record: Mapping[str, Any]) -> None:
-    """No file was named: the log has to do."""

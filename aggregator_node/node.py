@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from stackelgrid.node.config import Members
 from stackelgrid.node.limits import refusals
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
+from stackelgrid.node.record import Recorder
 from stackelgrid.rounds import (
     Coordinator,
     Member,
@@ -22,21 +23,19 @@ from stackelgrid.rounds import (
     SettlementReceived,
 )
 from stackelgrid.rounds.ledger import Ledger, dump_round, load_round
-from stackelgrid.rounds.strategy import AggregatorStrategy, Ask, Question, Reply
+from stackelgrid.rounds.strategy import AggregatorStrategy, Ask, Reply
 from stackelgrid.transport.base import Action, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link
 
 _LOG = logging.getLogger("aggregator_node")
 
-Journal = Callable[[Mapping[str, Any]], None]
-
 
 class AggregatorNode:
-    """Answers each of the leader's signals by rounds with its homes, as many as its strategy wants.
+    """Answers each of the leader's signals after rounds with its homes, as many as its strategy wants.
 
-    `members` are its homes' processes; `journal` gets one record per finished round with them,
-    `conclude` what the strategy makes of the settlement. It says that it is online once its members have gathered.
-    Rounds that are in the `ledger` are not played again: it goes on from there.
+    `members` are the processes of its homes. `journal` stores one record for each finished round with them, `conclude`
+    the strategy's account of the settlement. The node is online for the leader once its members have gathered. Rounds
+    that are in the `ledger` are not played again: the node goes on after the last of them.
     """
 
     def __init__(
@@ -48,45 +47,48 @@ class AggregatorNode:
         policy: RoundPolicy,
         strategy: AggregatorStrategy[Any, Any, Any, Any, Any, Any],
         *,
-        journal: Journal,
-        conclude: Journal,
+        journal: Recorder,
+        conclude: Recorder,
         ledger: Ledger,
     ) -> None:
         self.name = name
         self.mailbox = Mailbox(up, down)
         self.progress = Progress()
         self._up, self._down, self._policy = up, down, policy
-        self._homes = {member.name: member.homes for member in members}
-        self._strategy, self._journal, self._conclude = strategy, journal, conclude
+        self._strategy, self._journal, self._conclude, self._ledger = strategy, journal, conclude, ledger
         self._member = Member(name, up)
-        self._coordinator = Coordinator(down, list(self._homes), policy, refusals(members, self.mailbox))
-        self._gathered = False
-        self._answering = self._replied = self._inner = 0
-        self._acknowledged_until: float | None = None
-        self._ledger = ledger
-        self._unasked: Ask[Any] | None = None
-        self._recall()
+        self._coordinator = Coordinator(
+            down, [member.name for member in members], policy, refusals(members, self.mailbox)
+        )
+        self._has_gathered = False
+        self._leader_round = 0  # the round of the leader's last signal
+        self._inner_rounds = 0  # how many rounds with the homes that signal has led to
+        self._answered_round = 0  # the last of the leader's rounds that was answered
+        self._next_question: Ask[Any] | None = None  # after a restart: to be asked once the homes have gathered
+        self._leave_by: float | None = None
+        self._replay_ledger()
 
     @property
     def subscriptions(self) -> Sequence[str]:
-        """The leader's signals and settlement, and what the homes send."""
+        """Give the topics of the leader's messages and of the homes'."""
         return [*self._member.subscriptions, *self._coordinator.subscriptions]
 
     @property
     def last_will(self) -> Publish:
-        """Tells the leader that the aggregator is gone."""
+        """Give the message by which the leader learns that the connection is lost."""
         return self._member.last_will
 
     def start(self, now: float) -> Sequence[Action]:
-        """Connected."""
+        """Begin, or go on after a reconnect."""
         self._member.note_contact(now)
-        presence = self._member.start() if self._gathered else []
-        return self._act([*presence, *self._coordinator.start(now)], now)
+        presence = self._member.start() if self._has_gathered else []
+        return self._perform([*presence, *self._coordinator.start(now)], now)
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
-        """A payload from the broker."""
+        """Take a payload from the broker."""
         if not payload:
-            over = topic == self._up.topic_to_member("signal", self.name) and self._acknowledged_until is not None
+            # The leader clears its signal when the run is over.
+            over = topic == self._up.topic_to_member("signal", self.name) and self._leave_by is not None
             return self._leave() if over else []
         read = self.mailbox.read(topic, payload)
         if read is None:
@@ -95,112 +97,127 @@ class AggregatorNode:
         if link is self._up:
             steps = self._member.receive(message)
             self._member.note_contact(now)
-            return self._act(steps, now)
-        return self._act(self._coordinator.receive(message, now), now)
+            return self._perform(steps, now)
+        return self._perform(self._coordinator.receive(message, now), now)
 
     def next_deadline(self) -> float | None:
-        """When the coordinator wants a tick, or the leader's farewell is overdue."""
-        if self._acknowledged_until is not None:
-            return self._acknowledged_until
-        known = (self._coordinator.next_deadline(), self._member.next_deadline())
-        return min((deadline for deadline in known if deadline is not None), default=None)
+        """Give the time at which to call `tick`, or None."""
+        if self._leave_by is not None:
+            return self._leave_by
+        deadlines = (self._coordinator.next_deadline(), self._member.next_deadline())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def tick(self, now: float) -> Sequence[Action]:
-        """The deadline has come."""
-        if self._acknowledged_until is not None:
-            return self._leave() if now >= self._acknowledged_until else []
-        return self._act([*self._coordinator.tick(now), *self._member.tick(now)], now)
+        """Act on the deadline."""
+        if self._leave_by is not None:
+            return self._leave() if now >= self._leave_by else []
+        return self._perform([*self._coordinator.tick(now), *self._member.tick(now)], now)
 
-    def _act(self, steps: Sequence[object], now: float) -> list[Action]:
+    def _perform(self, steps: Sequence[object], now: float) -> list[Action]:
+        """Pass the actions of coordinator and member on and respond to their events."""
         actions: list[Action] = []
         for step in steps:
             match step:
                 case Publish() | FetchRetained():
                     actions.append(step)
                 case MembersGathered():
-                    self._gathered = True
-                    if step.absent:
-                        _LOG.warning("homes absent at the start", extra={"data": {"absent": step.absent}})
-                    actions += self._act(self._member.start(), now)
-                    if self._unasked is not None:
-                        wanted, self._unasked = self._unasked, None
-                        actions += self._go_on(wanted, now)
+                    actions += self._begin(step, now)
                 case QuestionReceived():
-                    if self._unasked is not None:  # it was asked before the restart, under this number
-                        self._coordinator.skip_to(self._coordinator.rounds + 1)
-                    self._answering, self._inner, self._unasked = step.round, 0, None
-                    signal = step.body.model_dump(mode="json")
-                    self._ledger.append({"round": step.round, "signal": signal, "asked": self._coordinator.rounds})
-                    self.progress.asked(step.round)
-                    actions += self._go_on(self.progress.work(self._strategy.open, step.body), now)
+                    actions += self._open(step, now)
                 case Round() if step.answers:
-                    actions += self._follow(step)
+                    actions += self._continue(step)
                 case Round() | MembersLost():
-                    # Nobody is left to answer for: nor does the aggregator, and its leader's policy takes effect.
-                    _LOG.error("homes lost", extra={"data": {"round": self._answering}})
+                    # Without any home's answer there is none to the leader; the leader's policy takes effect.
+                    _LOG.error("homes lost", extra={"data": {"round": self._leader_round}})
                 case SettlementReceived():
-                    ending = self.progress.work(self._strategy.settle, step.body)
-                    self._conclude(ending.account)
-                    self.progress.settled()
-                    actions += self._act(self._settle(step, ending.body, now), now)
+                    actions += self._settle(step, now)
                 case SettlementAcknowledged():
-                    self._acknowledged_until = now + (self._policy.tries + 1) * self._policy.deadline_s
-                    actions += self._act(self._member.acknowledge(list(step.missing)), now)
+                    actions += self._acknowledge(step, now)
         return actions
 
-    def _go_on(self, wanted: Ask[Any] | Reply[Any], now: float) -> list[Action]:
-        if isinstance(wanted, Reply):
-            self._replied = self._answering
-            said = self._act(self._member.answer(self._answering, wanted.body), now)
-            if said:
-                self.progress.answered()
-            return said
-        self._inner += 1
-        return self._act(self._coordinator.ask(wanted.body, now), now)
+    def _begin(self, gathered: MembersGathered, now: float) -> list[Action]:
+        """Come online and, after a restart, ask the question that follows from the rounds in the ledger."""
+        self._has_gathered = True
+        if gathered.absent:
+            _LOG.warning("homes absent at the start", extra={"data": {"absent": gathered.absent}})
+        actions = self._perform(self._member.start(), now)
+        if self._next_question is not None:
+            question, self._next_question = self._next_question, None
+            actions += self._ask_or_reply(question, now)
+        return actions
 
-    def _recall(self) -> None:
-        """Live through the rounds of before a restart, up to the question or the answer that comes next."""
-        wanted: Ask[Any] | Reply[Any] | None = None
-        for entry in self._ledger:
-            if "signal" in entry:
-                self._answering, self._inner = entry["round"], 0
-                self._coordinator.skip_to(entry["asked"])
-                wanted = self._strategy.open(self._up.bodies.signal.model_validate(entry["signal"]))
-            else:
-                finished = load_round(entry, self._down.bodies)
-                self._inner += 1
-                self._coordinator.resume(finished)
-                wanted = self._strategy.on_answers(finished.body, finished.answers, finished.held, finished.excluded)
-        if wanted is None:
-            return
-        if isinstance(wanted, Reply):
-            self._replied = self._answering
-        self._member.resume(self._answering, wanted.body if isinstance(wanted, Reply) else None)
-        self._unasked = wanted if isinstance(wanted, Ask) else None
+    def _open(self, question: QuestionReceived, now: float) -> list[Action]:
+        """Begin with the leader's signal."""
+        if self._next_question is not None:  # its round number was used before the restart
+            self._coordinator.skip_to(self._coordinator.rounds + 1)
+        self._leader_round, self._inner_rounds, self._next_question = question.round, 0, None
+        signal = question.body.model_dump(mode="json")
+        self._ledger.append({"round": question.round, "signal": signal, "asked": self._coordinator.rounds})
+        self.progress.asked(question.round)
+        return self._ask_or_reply(self.progress.work(self._strategy.open, question.body), now)
 
-    def _follow(self, finished: Round) -> list[Action]:
-        told = (finished.body, finished.answers, finished.held, finished.excluded)
-        wanted = self.progress.work(self._strategy.on_answers, *told)
-        self._ledger.append({"round": self._answering, **dump_round(finished)})
+    def _continue(self, finished: Round) -> list[Action]:
+        """Go on with the homes' answers."""
+        answers = (finished.body, finished.answers, finished.held, finished.excluded)
+        next_step = self.progress.work(self._strategy.on_answers, *answers)
+        self._ledger.append({"round": self._leader_round, **dump_round(finished)})
         account = {
-            "round": self._answering,
-            "inner": self._inner,
-            **wanted.account,
+            "round": self._leader_round,
+            "inner": self._inner_rounds,
+            **next_step.account,
             **finished.attendance,
             "ms": round(1000 * (finished.closed_at - finished.opened_at), 3),
         }
         self._journal(account)
         self.progress.finished(account)
-        return self._go_on(wanted, finished.closed_at)
+        return self._ask_or_reply(next_step, finished.closed_at)
 
-    def _settle(self, note_contact: SettlementReceived, body: Question, now: float) -> Sequence[object]:
-        # One that does not remember its answer to the round that is settled cannot say what it means for its homes.
-        complete = note_contact.complete and note_contact.round == self._replied
-        return self._coordinator.settle(body, settled=note_contact.settled, complete=complete, now=now)
+    def _ask_or_reply(self, next_step: Ask[Any] | Reply[Any], now: float) -> list[Action]:
+        if isinstance(next_step, Ask):
+            self._inner_rounds += 1
+            return self._perform(self._coordinator.ask(next_step.body, now), now)
+        self._answered_round = self._leader_round
+        actions = self._perform(self._member.answer(self._leader_round, next_step.body), now)
+        if actions:
+            self.progress.answered()
+        return actions
+
+    def _settle(self, settlement: SettlementReceived, now: float) -> list[Action]:
+        """Pass the leader's settlement on to the homes."""
+        ending = self.progress.work(self._strategy.settle, settlement.body)
+        self._conclude(ending.account)
+        self.progress.settled()
+        # After a restart without a ledger the strategy does not know the answers that the settlement rests on.
+        complete = settlement.complete and settlement.round == self._answered_round
+        steps = self._coordinator.settle(ending.body, settled=settlement.settled, complete=complete, now=now)
+        return self._perform(steps, now)
+
+    def _acknowledge(self, acknowledged: SettlementAcknowledged, now: float) -> list[Action]:
+        """Confirm the settlement to the leader, and wait for the end of the run no longer than it may ask again."""
+        self._leave_by = now + (self._policy.tries + 1) * self._policy.deadline_s
+        return self._perform(self._member.acknowledge(list(acknowledged.missing)), now)
 
     def _leave(self) -> list[Action]:
-        actions: list[Action] = []
-        for step in (*self._coordinator.leave(), *self._member.leave()):
-            if isinstance(step, Publish):
-                actions.append(step)
-        return [*actions, Finish()]
+        farewell = (*self._coordinator.leave(), *self._member.leave())
+        return [*(step for step in farewell if isinstance(step, Publish)), Finish()]
+
+    def _replay_ledger(self) -> None:
+        """Take the rounds from before a restart, up to the question or the answer that comes next."""
+        next_step: Ask[Any] | Reply[Any] | None = None
+        for entry in self._ledger:
+            if "signal" in entry:
+                self._leader_round, self._inner_rounds = entry["round"], 0
+                self._coordinator.skip_to(entry["asked"])
+                next_step = self._strategy.open(self._up.bodies.signal.model_validate(entry["signal"]))
+            else:
+                finished = load_round(entry, self._down.bodies)
+                self._inner_rounds += 1
+                self._coordinator.resume(finished)
+                next_step = self._strategy.on_answers(finished.body, finished.answers, finished.held, finished.excluded)
+        match next_step:
+            case Ask():
+                self._next_question = next_step
+                self._member.resume(self._leader_round, None)
+            case Reply(body):
+                self._answered_round = self._leader_round
+                self._member.resume(self._leader_round, body)

@@ -1,1 +1,1 @@
-"""The utility company: it sets the price and decides when nobody wants to move."""
+"""The utility company: it sets prices, asks its aggregators what follows from them and decides when to settle."""

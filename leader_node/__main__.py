@@ -7,7 +7,7 @@ from stackelgrid.node import process
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node; returns the exit code."""
+    """Run the node; return the exit code."""
     return process.main("leader-node", config_model, build, arguments)
 
 

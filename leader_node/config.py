@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from leader_node.node import Journal, LeaderNode
+from leader_node.node import LeaderNode
 from stackelgrid.node.config import Members, NodeConfig, Rounds
 from stackelgrid.node.ledger import SqliteLedger
-from stackelgrid.node.record import JsonLines, write_whole
+from stackelgrid.node.record import JsonLines, Recorder, discard, write_whole
 from stackelgrid.registry import Game, find
 from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.settings import LeaderSettings
@@ -22,10 +21,10 @@ Settings = TypeVar("Settings", bound=LeaderSettings)
 
 
 class LeaderConfig(NodeConfig, Generic[Settings]):
-    """The utility's settings, its `members` (aggregators), how rounds are kept.
+    """The utility's settings, its `members` (the aggregators) and the rules of its rounds.
 
-    `journal_file` gets a line per round, `conclusion_file` how it ended. From `ledger_file` it goes on after a restart;
-    without one it begins anew.
+    The node writes a line per round to `journal_file` and how the run ended to `conclusion_file`. After a restart it
+    goes on from `ledger_file`; without that file it begins anew.
     """
 
     utility: Settings
@@ -36,7 +35,7 @@ class LeaderConfig(NodeConfig, Generic[Settings]):
     ledger_file: Path | None = None
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _check_slots(self) -> Self:
         try:
             self.utility.check_slots(self.slots)
         except ValueError as error:
@@ -45,13 +44,13 @@ class LeaderConfig(NodeConfig, Generic[Settings]):
 
 
 def config_model(game: Game) -> type[LeaderConfig[Any]]:
-    """The configuration of a leader in a game."""
+    """Give the model of a leader's configuration in a game."""
     settings: Any = game.load("leader")
     return LeaderConfig[settings]
 
 
-def assemble(config: LeaderConfig[Any], journal: Journal, conclude: Journal, ledger: Ledger) -> LeaderNode:
-    """The node of a configuration, its journal, its conclusion and its ledger kept by the caller."""
+def assemble(config: LeaderConfig[Any], journal: Recorder, conclude: Recorder, ledger: Ledger) -> LeaderNode:
+    """Create the node of a configuration with a journal, a conclusion and a ledger of the caller's."""
     return LeaderNode(
         config.name,
         Link(config.run, config.name, find(config.game).bodies("upper"), config.slots),
@@ -66,17 +65,13 @@ def assemble(config: LeaderConfig[Any], journal: Journal, conclude: Journal, led
 
 
 def build(config: LeaderConfig[Any]) -> LeaderNode:
-    """The node of a configuration, writing where the configuration says.
+    """Create the node of a configuration with the files that the configuration names.
 
-    Raises `ConfigError` for a ledger of another run, `FileExistsError` for a journal that is not this ledger's.
+    Raises `ConfigError` for a ledger of another run, `FileExistsError` for a journal that belongs to another ledger.
     """
     ledger: Ledger = [] if config.ledger_file is None else SqliteLedger(config.ledger_file, config.run, config.name)
-    journal: Journal = _nowhere
+    journal: Recorder = discard
     if config.journal_file is not None:
         journal = JsonLines(config.journal_file, [entry["account"] for entry in ledger])
-    conclude = _nowhere if config.conclusion_file is None else partial(write_whole, config.conclusion_file)
+    conclude = discard if config.conclusion_file is None else partial(write_whole, config.conclusion_file)
     return assemble(config, journal, conclude, ledger)
-
-
-def _nowhere(record: Mapping[str, Any]) -> None:
-    """No file was named: the log has to do."""

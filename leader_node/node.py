@@ -1,9 +1,9 @@
-"""The leader as a state machine: gather, ask, decide, ask again, settle."""
+"""The leader as a state machine: gather the aggregators, ask, decide, ask again, settle."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from stackelgrid.node.config import Members
 from stackelgrid.node.limits import refusals
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
+from stackelgrid.node.record import Recorder
 from stackelgrid.rounds import Coordinator, MembersGathered, MembersLost, Round, RoundPolicy, SettlementAcknowledged
 from stackelgrid.rounds.ledger import Ledger, dump_round, load_round
 from stackelgrid.rounds.strategy import Decision, LeaderStrategy
@@ -18,16 +19,15 @@ from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, P
 from stackelgrid.wire.codec import Link
 
 _LOG = logging.getLogger("leader_node")
-_PATIENCE = 2
-"""How often a decision that could be settled is asked again because an answer to it was not fresh."""
-
-Journal = Callable[[Mapping[str, Any]], None]
+_MAX_CONFIRMATIONS = 2
+"""A decision to settle on answers that are not all fresh is asked again this many times before it is settled anyway."""
 
 
 class LeaderNode:
-    """Coordinator of the aggregators. `journal` gets one record per finished round, `conclude` one of the end.
+    """Coordinator of the aggregators.
 
-    Rounds that are in the `ledger` are not played again: it goes on from there.
+    `journal` stores one record for each finished round, `conclude` one at the end. Rounds that are in the `ledger` are
+    not played again: the node goes on after the last of them.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class LeaderNode:
         strategy: LeaderStrategy[Any, Any, Any],
         *,
         max_rounds: int,
-        journal: Journal,
-        conclude: Journal,
+        journal: Recorder,
+        conclude: Recorder,
         ledger: Ledger,
     ) -> None:
         self.name = name
@@ -54,125 +54,138 @@ class LeaderNode:
         self._journal = journal
         self._conclude = conclude
         self._ledger = ledger
-        self._confirmations = 0
         self._decision: Decision[Any, Any] | None = None
-        self._last: Round | None = None
-        self._ending: dict[str, Any] = {}
+        self._last_round: Round | None = None
+        self._all_fresh = False  # in the last round
+        self._confirmations = 0
+        self._conclusion: dict[str, Any] = {}
         for entry in ledger:
-            self._recall(load_round(entry, link.bodies))
+            self._replay(load_round(entry, link.bodies))
 
     @property
     def subscriptions(self) -> Sequence[str]:
-        """The members' answers, receipts and presence."""
+        """Give the topics of the members' answers, receipts and presence."""
         return self._coordinator.subscriptions
 
     def start(self, now: float) -> Sequence[Action]:
-        """Connected."""
-        return self._act(self._coordinator.start(now), now)
+        """Begin, or go on after a reconnect."""
+        return self._perform(self._coordinator.start(now), now)
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
-        """A payload from the broker."""
+        """Take a payload from the broker."""
         if not payload:
             return []  # a retained message was cleared
         read = self.mailbox.read(topic, payload)
-        return [] if read is None else self._act(self._coordinator.receive(read[1], now), now)
+        return [] if read is None else self._perform(self._coordinator.receive(read[1], now), now)
 
     def next_deadline(self) -> float | None:
-        """When the coordinator wants a tick."""
+        """Give the time at which to call `tick`, or None."""
         return self._coordinator.next_deadline()
 
     def tick(self, now: float) -> Sequence[Action]:
-        """The deadline has come."""
-        return self._act(self._coordinator.tick(now), now)
+        """Act on the deadline."""
+        return self._perform(self._coordinator.tick(now), now)
 
-    def _act(self, steps: Sequence[object], now: float) -> list[Action]:
+    def _perform(self, steps: Sequence[object], now: float) -> list[Action]:
+        """Pass the coordinator's actions on and respond to its events."""
         actions: list[Action] = []
         for step in steps:
             match step:
                 case Publish() | FetchRetained():
                     actions.append(step)
                 case MembersGathered():
-                    actions += self._begin(now)
-                    if step.absent:
-                        _LOG.warning("members absent at the start", extra={"data": {"absent": step.absent}})
+                    actions += self._begin(step, now)
                 case Round():
                     actions.append(self._decide(step))
                 case MembersLost():
-                    _LOG.error("members lost", extra={"data": {"members": step.members, "round": step.round}})
-                    self._ending = {"lost": list(step.members)}
-                    actions += self._act(self._settle(settled=False, complete=False, now=now), now)
+                    actions += self._give_up(step, now)
                 case SettlementAcknowledged():
-                    self._conclude({**self._ending, "unacknowledged": list(step.missing)})
-                    actions += [*self._act(self._coordinator.leave(), now), Finish()]
+                    actions += self._leave(step, now)
         return actions
 
-    def _begin(self, now: float) -> Sequence[Action]:
+    def _begin(self, gathered: MembersGathered, now: float) -> Sequence[Action]:
+        """Ask the first question or, after a restart, what follows from the rounds in the ledger."""
+        if gathered.absent:
+            _LOG.warning("members absent at the start", extra={"data": {"absent": gathered.absent}})
         if self._decision is None:
-            return [Compute(partial(self.progress.work, self._strategy.open), self._opened)]
-        _LOG.info("going on", extra={"data": {"round": self._last.number if self._last else 0}})
-        return self._act(self._go_on(now), now)
+            return [Compute(partial(self.progress.work, self._strategy.open), self._ask_first)]
+        _LOG.info("going on", extra={"data": {"round": self._last_round.number if self._last_round else 0}})
+        return self._ask_or_settle(now)
 
-    def _opened(self, decision: Decision[Any, Any], now: float) -> Sequence[Action]:
+    def _ask_first(self, decision: Decision[Any, Any], now: float) -> Sequence[Action]:
         self._decision = decision
-        return self._act(self._ask(decision, now), now)
+        return self._ask(decision, now)
 
-    def _ask(self, decision: Decision[Any, Any], now: float) -> Sequence[object]:
+    def _ask(self, decision: Decision[Any, Any], now: float) -> Sequence[Action]:
         steps = self._coordinator.ask(decision.ask, now)
         self.progress.asked(self._coordinator.rounds)
-        return steps
-
-    def _recall(self, finished: Round) -> None:
-        """Live through a round of before a restart."""
-        if self._decision is None:
-            self._decision = self._strategy.open()
-        self._coordinator.resume(finished)
-        self._take(finished, self._decided(finished))
+        return self._perform(steps, now)
 
     def _decide(self, finished: Round) -> Compute:
+        """Decide on a finished round, while the node goes on receiving."""
+
         def then(decision: Decision[Any, Any], now: float) -> Sequence[Action]:
-            return self._act(self._follow(finished, decision, now), now)
+            self._adopt(decision, finished)
+            self._record(finished, decision, now)
+            return self._ask_or_settle(now)
 
-        return Compute(lambda: self._decided(finished), then)
+        return Compute(partial(self._compute_decision, finished), then)
 
-    def _decided(self, finished: Round) -> Decision[Any, Any]:
-        """What follows from a round; from one that nobody answered nothing does, and the same is asked again."""
+    def _compute_decision(self, finished: Round) -> Decision[Any, Any]:
+        """Have the strategy decide. From a round without answers nothing follows: the last decision stays."""
         if not finished.answers and self._decision is not None:
             return self._decision
         return self.progress.work(self._strategy.decide, finished.body, finished.answers, finished.held)
 
-    def _follow(self, finished: Round, decision: Decision[Any, Any], now: float) -> Sequence[object]:
-        self._take(finished, decision)
+    def _adopt(self, decision: Decision[Any, Any], finished: Round) -> None:
+        self._last_round, self._decision = finished, decision
+        self._all_fresh = finished.complete and all(body.fresh for body in finished.answers.values())
+        self._confirmations += decision.settle and not self._all_fresh
+
+    def _record(self, finished: Round, decision: Decision[Any, Any], now: float) -> None:
         account = {
             "round": finished.number,
             **decision.account,
             "residual": decision.residual,
             **finished.attendance,
-            "complete": self._complete,
+            "complete": self._all_fresh,
             "ms": round(1000 * (now - finished.opened_at), 3),
         }
         self._ledger.append({**dump_round(finished), "account": account})
         self._journal(account)
         self.progress.finished(account)
-        return self._go_on(now)
 
-    def _take(self, finished: Round, decision: Decision[Any, Any]) -> None:
-        self._last, self._decision = finished, decision
-        self._complete = finished.complete and all(body.fresh for body in finished.answers.values())
-        self._confirmations += decision.settle and not self._complete
-
-    def _go_on(self, now: float) -> Sequence[object]:
-        """Ask on, or settle: on a round that everybody answered, or when that does not come."""
-        assert self._decision is not None and self._last is not None
-        confirmed = self._complete or self._confirmations > _PATIENCE
+    def _ask_or_settle(self, now: float) -> Sequence[Action]:
+        """Settle when the decision says so and all answers were fresh, or the limits are reached; else ask again."""
+        assert self._decision is not None and self._last_round is not None
+        confirmed = self._all_fresh or self._confirmations > _MAX_CONFIRMATIONS
         if self._decision.settle and confirmed:
-            return self._settle(settled=True, complete=self._complete, now=now)
-        if self._last.number >= self._max_rounds:
-            return self._settle(settled=False, complete=self._complete, now=now)
+            return self._settle(settled=True, complete=self._all_fresh, now=now)
+        if self._last_round.number >= self._max_rounds:
+            return self._settle(settled=False, complete=self._all_fresh, now=now)
         return self._ask(self._decision, now)
 
-    def _settle(self, *, settled: bool, complete: bool, now: float) -> Sequence[object]:
+    def _give_up(self, lost: MembersLost, now: float) -> Sequence[Action]:
+        """End without an agreement: a round could not go on."""
+        _LOG.error("members lost", extra={"data": {"members": lost.members, "round": lost.round}})
+        self._conclusion = {"lost": list(lost.members)}
+        return self._settle(settled=False, complete=False, now=now)
+
+    def _settle(self, *, settled: bool, complete: bool, now: float) -> Sequence[Action]:
         decision = self._decision
         assert decision is not None
-        self._ending |= {"settled": settled, "complete": complete, "residual": decision.residual}
+        self._conclusion |= {"settled": settled, "complete": complete, "residual": decision.residual}
         self.progress.settled()
-        return self._coordinator.settle(decision.settlement, settled=settled, complete=complete, now=now)
+        steps = self._coordinator.settle(decision.settlement, settled=settled, complete=complete, now=now)
+        return self._perform(steps, now)
+
+    def _leave(self, acknowledged: SettlementAcknowledged, now: float) -> Sequence[Action]:
+        self._conclude({**self._conclusion, "unacknowledged": list(acknowledged.missing)})
+        return [*self._perform(self._coordinator.leave(), now), Finish()]
+
+    def _replay(self, finished: Round) -> None:
+        """Take a round from before a restart, so that coordinator and strategy are where they were after it."""
+        if self._decision is None:
+            self._decision = self._strategy.open()
+        self._coordinator.resume(finished)
+        self._adopt(self._compute_decision(finished), finished)

@@ -5,9 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+Recorder = Callable[[Mapping[str, Any]], None]
+"""Stores one record, such as a line of a journal."""
+
+
+def discard(record: Mapping[str, Any]) -> None:
+    """Store nothing: a `Recorder` for a node that was given no file."""
 
 
 def write_whole(path: Path, content: Any) -> None:
