@@ -34,7 +34,7 @@ from stackelgrid.wire.messages import Signal
 
 TITLE = "what an EMC weighs, and what it must not import"
 RESIDENT_MB = 60
-HEAVY = ("cvxpy", "matplotlib", "rich", "scipy", "scipy.sparse", "typer", "yaml")
+HEAVY = ("cvxpy", "matplotlib", "rich", "scipy", "scipy.sparse", "typer", "ruamel.yaml")
 LOOK_S = 0.2
 PATIENCE_S = 30.0
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stackelgrid.node.config import explain
 from stackelgrid.registry import find
 from stackelgrid.run_result import Certificate, FaultOccurrence, RunResult, parse
 from stackelgrid.run_result import RunResult as Result
+from stackelgrid.scenarios import yaml_file
 from stackelgrid.wire.arrays import Finite
 
 if TYPE_CHECKING:
@@ -156,9 +156,9 @@ def _read_rounds(path: Path, expected: int) -> list[RoundRecord]:
 
 def _read_scenario(path: Path, model: type[BaseModel]) -> BaseModel:
     try:
-        content = yaml.safe_load(_text(path))
-    except yaml.YAMLError as error:
-        raise ReportError(f"{path}: not YAML: {' '.join(str(error).split())}; put back the scenario played") from None
+        content = yaml_file.parse(_text(path))
+    except ValueError as error:
+        raise ReportError(f"{path}: not YAML: {error}; put back the scenario played") from None
     return _checked(path, content, model)
 
 

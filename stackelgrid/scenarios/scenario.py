@@ -234,8 +234,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     try:
         value = yaml_file.parse(match[2])
     except ValueError as error:
-        why = str(error).removeprefix("not YAML: ")
-        raise ScenarioError(f"--set {override}: the value is not YAML ({why}); put it in quotes") from None
+        raise ScenarioError(f"--set {override}: the value is not YAML ({error}); put it in quotes") from None
     if isinstance(place, list):
         _item(place, last, override)
         place[int(last)] = value

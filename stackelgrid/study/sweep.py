@@ -20,11 +20,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stackelgrid.node.config import ConfigError
 from stackelgrid.node.record import write_whole
 from stackelgrid.scenarios.scenario import Scenario, ScenarioError, dump, load
+from stackelgrid.scenarios.yaml_file import parse
 from stackelgrid.study import table
 from stackelgrid.study.grid import Grid
 from stackelgrid.study.point import Point
@@ -102,7 +101,7 @@ def _some_point_can_be_played(study: Study) -> None:
 def _describe(study: Study, scenario: Scenario) -> dict[str, Any]:
     """The content of study.json. Data files count by what is in them, not by where they are."""
     with tempfile.TemporaryDirectory() as copies:
-        as_run = yaml.safe_load(dump(scenario.beside(Path(copies))))
+        as_run = parse(dump(scenario.beside(Path(copies))))
         data = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(copies).iterdir())}
     packages = _COMPUTED_BY + (_CERTIFIED_BY if study.samples else ())
     description = {

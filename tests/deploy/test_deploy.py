@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 import broker
 from aggregator_node.config import build
@@ -24,6 +23,7 @@ from stackelgrid.deploy.provision import provision
 from stackelgrid.node.config import ConfigError
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.scenarios.scenario import load, shipped
+from stackelgrid.scenarios.yaml_file import parse
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.node_configs import build_node_configs
 
@@ -185,7 +185,7 @@ def test_the_compose_file_of_the_repository_is_that_of_the_shipped_case() -> Non
 @pytest.mark.parametrize("game", shipped())
 @pytest.mark.parametrize("per_home", [False, True])
 def test_every_service_is_watched_and_contained(game: str, per_home: bool) -> None:
-    described = yaml.safe_load(compose(game, per_home=per_home))
+    described = parse(compose(game, per_home=per_home))
     services, scenario = described["services"], load(game)
     homes = {name: each for name, each in services.items() if "emc-node" in each.get("command", [])}
     processes = sum(each["deploy"].get("replicas", 1) for each in homes.values())

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from stackelgrid import cli
+from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.testbed import processes
 
 SMALL = ["--set", "population.homes=6", "--set", "aggregators=2"]
@@ -87,7 +87,7 @@ def test_a_bad_scenario_gets_one_message_and_leaves_nothing(
 ) -> None:
     content, expected = BAD[name]
     path = tmp_path / "bad.yaml"
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(spell(content))
     for words in (["run", str(path), "--out", "out"], ["check", str(path)]):
         code, out, err = command(monkeypatch, capfd, *words)
         assert code == 2

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 import broker
 from benchmarks.stalled_coordinator import answers_to_a_stalled_coordinator
@@ -33,6 +32,7 @@ from stackelgrid.faults.proxy import Proxy
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.testbed import fault_plans, in_memory, processes
 from stackelgrid.transport.address import Address
 
@@ -328,7 +328,7 @@ def test_faults_met_are_remembered_over_a_restart(tmp_path: Path) -> None:
 
 def test_a_node_without_a_plan_imports_nothing_of_faults_and_one_with_it_nothing_of_the_desk() -> None:
     code = "import sys, {}; print(sorted(name for name in sys.modules if name.startswith({!r})))"
-    desk = ("broker", "stackelgrid.testbed", "stackelgrid.faults.controller", "stackelgrid.faults.proxy", "yaml")
+    desk = ("broker", "stackelgrid.testbed", "stackelgrid.faults.controller", "stackelgrid.faults.proxy", "ruamel.yaml")
     for module, prefixes in (
         ("emc_node.__main__", ("stackelgrid.faults",)),
         ("stackelgrid.faults.on_process", desk),
@@ -405,7 +405,7 @@ def test_a_run_tells_each_fault_once_per_link_and_round_and_can_be_repeated(
     monkeypatch.chdir(tmp_path)
     lost = {"kind": "loss", "from": "home:1", "to": "aggregator:1", "probability": 1, "during": {"rounds": [2, 2]}}
     killed = {"kind": "crash", "node": "leader", "at": {"round": 2}, "restart_after_s": 0.5}
-    Path("plan.yaml").write_text(yaml.safe_dump({"faults": [lost, killed]}))
+    Path("plan.yaml").write_text(spell({"faults": [lost, killed]}))
     words = ["run", "user_oriented", *settings(), "--transport", "memory", "--json", "--faults", "plan.yaml"]
     code, out, err = command(monkeypatch, capfd, *words, "--out", "a")
     result = json.loads(out)
@@ -423,7 +423,7 @@ def test_a_leader_that_is_killed_for_good_ends_the_run_with_4(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("plan.yaml").write_text(yaml.safe_dump({"faults": [{"kind": "crash", "node": "leader", "at": {"round": 3}}]}))
+    Path("plan.yaml").write_text(spell({"faults": [{"kind": "crash", "node": "leader", "at": {"round": 3}}]}))
     words = ["run", "user_oriented", *settings(), "--faults", "plan.yaml", "--quiet", "--broker", "embedded"]
     code, _, err = command(monkeypatch, capfd, *words)
     assert code == 4
@@ -474,7 +474,7 @@ def test_a_bad_plan_gets_one_message_and_leaves_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     faults, expected = BAD[name]
-    Path("bad.yaml").write_text(yaml.safe_dump({"faults": faults}))
+    Path("bad.yaml").write_text(spell({"faults": faults}))
     words = ["run", "user_oriented", *settings(), "--faults", "bad.yaml", "--out", "out"]
     code, out, err = command(monkeypatch, capfd, *words)
     assert code == 2

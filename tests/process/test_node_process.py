@@ -19,7 +19,6 @@ from typing import Any
 
 import paho.mqtt.publish
 import pytest
-import yaml
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -35,6 +34,7 @@ from stackelgrid.node.progress import Progress
 from stackelgrid.node.status import REFRESH_S, Heartbeat, Status, StatusFile
 from stackelgrid.node.systemd import Systemd
 from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios.yaml_file import parse
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
 from stackelgrid.transport.base import Traffic
@@ -288,9 +288,7 @@ def test_the_dashboard_shows_what_there_is() -> None:
         "stackelgrid_answers_missing_total",
     } <= bases
     assert {"stackelgrid_messages_rejected_total", "stackelgrid_reconnects_total", "stackelgrid_connected"} <= bases
-    datasource = yaml.safe_load(
-        (ROOT / "deploy/monitoring/grafana/provisioning/datasources/prometheus.yml").read_text()
-    )
+    datasource = parse((ROOT / "deploy/monitoring/grafana/provisioning/datasources/prometheus.yml").read_text())
     uid = datasource["datasources"][0]["uid"]
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     assert {panel["datasource"]["uid"] for panel in panels} == {uid}
@@ -298,7 +296,7 @@ def test_the_dashboard_shows_what_there_is() -> None:
 
 
 def test_prometheus_asks_every_service_of_the_nodes() -> None:
-    settings = yaml.safe_load((ROOT / "deploy/monitoring/prometheus.yml").read_text())
+    settings = parse((ROOT / "deploy/monitoring/prometheus.yml").read_text())
     asked = {
         name: (found["type"], found["port"])
         for job in settings["scrape_configs"]

@@ -308,7 +308,7 @@ def test_runs_of_one_name_share_a_broker_without_hearing_each_other(
 def test_an_emc_is_light() -> None:
     code = (
         "import sys, emc_node.__main__; "
-        "print([m for m in ('cvxpy', 'scipy', 'matplotlib', 'typer', 'rich', 'yaml') if m in sys.modules])"
+        "print([m for m in ('cvxpy', 'scipy', 'matplotlib', 'typer', 'rich', 'ruamel.yaml') if m in sys.modules])"
     )
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert seen.stdout.strip() == "[]"

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
@@ -24,6 +23,7 @@ from stackelgrid.node.config import explain
 from stackelgrid.scenarios.measured import spell_out, with_data, with_origins
 from stackelgrid.scenarios.measured.units import Kind, per_slot, unit_named
 from stackelgrid.scenarios.scenario import Scenario, dump, load
+from stackelgrid.scenarios.yaml_file import parse, spell
 from stackelgrid.testbed.in_memory import play
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
@@ -470,7 +470,7 @@ def test_what_no_column_made_is_told_as_before(tmp_path: Path) -> None:
 
 def test_a_number_or_a_column_at_any_depth(tmp_path: Path) -> None:
     export(tmp_path, stamps(24), h1=[1] * 23 + [-7], h2=[3] * 24)
-    prosumers = yaml.safe_load((Path(__file__).parents[2] / "stackelgrid/scenarios/cases/prosumer.yaml").read_text())
+    prosumers = parse((Path(__file__).parents[2] / "stackelgrid/scenarios/cases/prosumer.yaml").read_text())
     prosumers["data"] = {"meters": {**A_DAY, "unit": "cents/kWh"}}
     prosumers["homes"][1]["pv_cost"] = {"from": "meters", "column": "h1"}
     place = f"{tmp_path / 'meters.csv'}, row 25, column h1, hour 24: the number must be greater than 0"
@@ -485,7 +485,7 @@ def test_a_number_or_a_column_at_any_depth(tmp_path: Path) -> None:
 
 def test_a_game_of_single_numbers_takes_no_column(tmp_path: Path) -> None:
     export(tmp_path, stamps(1), h1=[90])
-    raw = yaml.safe_load((Path(__file__).parents[2] / "stackelgrid/scenarios/cases/load_call.yaml").read_text())
+    raw = parse((Path(__file__).parents[2] / "stackelgrid/scenarios/cases/load_call.yaml").read_text())
     raw["data"] = {"meters": A_DAY}
     home = {"baseline_kwh": {"column": "own"}, "alpha": 1, "beta": 1}
     raw["homes"] = {"each_column_of": "meters", "home": home}
@@ -579,7 +579,7 @@ def a_street(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[
     random = np.random.default_rng([2016, 6])
     loads = {f"h{number}": random.uniform(0.3, 4, 6).round(3).tolist() for number in range(3)}
     export(tmp_path, stamps(6), **loads, spot=[30, 25, 25, 40, 60, 45])
-    (tmp_path / "street.yaml").write_text(yaml.safe_dump(street()))
+    (tmp_path / "street.yaml").write_text(spell(street()))
     monkeypatch.chdir(tmp_path)
     return loads
 
@@ -615,7 +615,7 @@ def test_check_says_what_is_wrong(
         (
             ["--set", "slots=7"],
             2,
-            "street.yaml: homes.0.elastic.0.max_kw: data.meters: meters.csv holds 2016-06-14 00:00",
+            "street.yaml: leader.wholesale_price: data.spot: meters.csv holds 2016-06-14 00:00",
         ),
         (["--set", "data.meters.unit=kwh"], 2, "street.yaml: data.meters.unit: 'kwh' is no unit"),
         (["--set", "data.meters.day=2016-06-15"], 2, "choose another day"),
@@ -686,7 +686,7 @@ def test_an_editor_takes_what_the_program_takes(a_street: dict[str, list[float]]
     column = {"from": "meters", "column": "h1"}
     listed = [{"id": "h1", "inelastic": [{"load_kw": column}], "elastic": [{"max_kw": column, "valuation": 1}]}]
     numbers = [{"id": "h1", "inelastic": [{"load_kw": [1, 2]}]}]
-    shipped = yaml.safe_load((Path(__file__).parents[2] / "stackelgrid/scenarios/cases/user_oriented.yaml").read_text())
+    shipped = parse((Path(__file__).parents[2] / "stackelgrid/scenarios/cases/user_oriented.yaml").read_text())
     for good in (street(), street(homes=listed), street(homes=numbers), shipped):
         assert valid(good, schema, schema)
     assert not valid(street(), plain, plain)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from matplotlib.image import imread
 
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
@@ -20,6 +19,7 @@ from stackelgrid.report.tables import checks, summary
 from stackelgrid.report.words import change, number
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import parse
+from stackelgrid.scenarios import yaml_file
 from stackelgrid.scenarios.scenario import Scenario, dump, load
 from stackelgrid.testbed import fault_plans
 from stackelgrid.testbed.in_memory import play
@@ -561,9 +561,9 @@ def edit_result(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]
 
 def edit_scenario(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     def apply(text: str) -> str:
-        content = yaml.safe_load(text)
+        content = yaml_file.parse(text)
         edit(content)
-        return yaml.safe_dump(content)
+        return yaml_file.spell(content)
 
     return rewrite("scenario.yaml", apply)
 

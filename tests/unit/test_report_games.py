@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from test_report import Page, figures, fill, keep
 
 from stackelgrid.report import ReportError, drawing, write
@@ -19,6 +18,7 @@ from stackelgrid.report.run_folder import for_report, of_game, read
 from stackelgrid.report.tables import checks, summary
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import parse
+from stackelgrid.scenarios import yaml_file
 from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed.in_memory import play
 from stackelgrid.testbed.result import build_result, certify
@@ -401,9 +401,9 @@ def test_feeder_is_drawn_where_its_power_flow_can_be_solved(
 
 def test_tariffs_of_another_horizon_are_refused(folders: dict[str, Path]) -> None:
     path = folders["prosumer"] / "scenario.yaml"
-    scenario = yaml.safe_load(path.read_text())
+    scenario = yaml_file.parse(path.read_text())
     scenario["leader"]["tariffs"]["business"].pop()
-    path.write_text(yaml.safe_dump(scenario))
+    path.write_text(yaml_file.spell(scenario))
     with pytest.raises(ReportError, match=r"scenario\.yaml: leader\.tariffs\.business has 23 numbers"):
         write(folders["prosumer"])
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from stackelgrid.scenarios.scenario import Scenario, ScenarioError, dump, load, shipped
+from stackelgrid.scenarios.yaml_file import parse, spell
 
 GAMES = ("user_oriented", "prosumer", "load_call", "storage_market")
 WITH_HORIZON = ("user_oriented", "storage_market")
@@ -16,7 +16,7 @@ WITH_HORIZON = ("user_oriented", "storage_market")
 
 def shipped_content(game: str) -> dict[str, Any]:
     """The shipped case as its file has it, readable from anywhere."""
-    content: dict[str, Any] = yaml.safe_load(dump(load(game)))
+    content: dict[str, Any] = parse(dump(load(game)))
     return content
 
 
@@ -30,7 +30,7 @@ def listed(game: str) -> dict[str, Any]:
 
 def read(tmp_path: Path, content: dict[str, Any]) -> Scenario:
     path = tmp_path / "case.yaml"
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(spell(content))
     return load(str(path))
 
 

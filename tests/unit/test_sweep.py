@@ -16,12 +16,12 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stackelgrid import cli
 from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.study import drawing, table
 from stackelgrid.study.grid import GridError, parse
 from stackelgrid.testbed.in_memory import play
@@ -46,7 +46,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "leader": {"baseline_price": 9, "wholesale_price": [2, 3, 5, 3], "mu": 1, "price_max": 30},
         "homes": [{"id": "flat", **home}, {"id": "bakery", **home, "inelastic": [{"load_kw": [1, 1, 2, 1]}]}],
     }
-    Path("small.yaml").write_text(yaml.safe_dump(small))
+    Path("small.yaml").write_text(spell(small))
 
 
 Sweep = Callable[..., tuple[int, str]]

@@ -154,7 +154,7 @@ def test_a_price_that_is_no_equilibrium_fails(testbed: Testbed) -> None:
 
 
 def test_every_pytest_loads_it_so_it_is_light() -> None:
-    heavy = "{'numpy', 'pydantic', 'yaml', 'scipy', 'cvxpy', 'matplotlib', 'typer', 'rich', 'paho'}"
+    heavy = "{'numpy', 'pydantic', 'ruamel', 'scipy', 'cvxpy', 'matplotlib', 'typer', 'rich', 'paho'}"
     code = f"import sys, stackelgrid.testing; print(sorted({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

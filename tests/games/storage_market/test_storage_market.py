@@ -11,7 +11,6 @@ from typing import Any
 import cvxpy as cp
 import numpy as np
 import pytest
-import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -43,6 +42,7 @@ from stackelgrid.report.run_folder import Result
 from stackelgrid.rounds.strategy import Ask, Reply
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import Scenario, ScenarioError, load
+from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.testbed import in_memory
 from stackelgrid.transport.base import Publish
 from stackelgrid.transport.memory import MemoryTransport
@@ -788,7 +788,7 @@ def written(tmp_path: Path, **changes: Any) -> str:
         ],
     }
     path = tmp_path / "small.yaml"
-    path.write_text(yaml.safe_dump(content | changes))
+    path.write_text(spell(content | changes))
     return str(path)
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.games.user_oriented import lying_home as liar
 from stackelgrid.games.user_oriented.home import HomeProblem
 from stackelgrid.games.user_oriented.lying_home import NOTHING, OBJECTIVES, Case, Effect, Findings
 from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.testbed import in_memory
 
 DOC = Path(__file__).parents[3] / "docs" / "lying-home.md"
@@ -44,7 +44,7 @@ def with_homes(folder: Path, case: Case, ids: dict[str, str]) -> Scenario:
         ],
     }
     path = folder / "homes.yaml"
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(spell(content))
     return load(str(path))
 
 
