@@ -68,7 +68,7 @@ def seen(paper: Paper, says: str) -> Seen:
 def test_homes_gain_what_their_own_bills_fall_by() -> None:
     """Without batteries there is no market: homes end where the schedules without the market do."""
     with_market, without = (
-        sum(home["bill"] for home in Runs().outcome("storage_market", *batteries)["homes"].values())
+        sum(home.bill for home in Runs().outcome("storage_market", *batteries).homes.values())
         for batteries in ((), ("population.battery=null",))
     )
     told = seen(storage_market.PAPER, "the market is mutually advantageous").here

@@ -12,6 +12,8 @@ GAME = Game(
     home="home:MarketHome",
     homes="home:StorageMarketHomes",
     scenario="scenario:StorageMarketScenario",
+    outcome="outcome:StorageMarketOutcome",
+    certificate="certificate:certify",
     report="report:REPORT",
     published="published:PAPER",
 )

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from stackelgrid.claims import Outcome, Paper, Runs, Seen, Trend, within
+from stackelgrid.claims import Paper, Runs, Seen, Trend, within
+from stackelgrid.games.storage_market.outcome import ByPeriod, StorageMarketOutcome, sum_by_period
+from stackelgrid.games.storage_market.scenario import StorageMarketScenario
 from stackelgrid.scenarios.scenario import load
 from stackelgrid.wire.arrays import Array
 
 GAME = "storage_market"
 _BEST = 1e-4
 """Relative gain below which a bid counts as best: the equilibrium is one up to this."""
-PERIODS = {"valley": "valley", "off_peak": "off-peak", "peak": "peak"}
+
+
+def _outcome(runs: Runs) -> StorageMarketOutcome:
+    """Give the outcome of the shipped case."""
+    outcome: StorageMarketOutcome = runs.outcome(GAME)
+    return outcome
 
 
 def _total(by_dra: dict[str, list[float]]) -> Array:
@@ -22,7 +27,7 @@ def _total(by_dra: dict[str, list[float]]) -> Array:
 
 def _best_bids(runs: Runs) -> Seen:
     regret = runs.certificate(GAME)["max_dra_regret"]
-    payoff = runs.outcome(GAME)["payoff"]
+    payoff = _outcome(runs).payoff
     earned = ", ".join(f"{name} {dollars:.2f}" for name, dollars in payoff.items())
     return Seen(
         f"largest relative gain from another bid {within(regret, 1e-6)}; payoffs {earned} dollars", regret < _BEST
@@ -30,9 +35,9 @@ def _best_bids(runs: Runs) -> Seen:
 
 
 def _limits(runs: Runs) -> Seen:
-    outcome = runs.outcome(GAME)
-    room = min(np.min(np.subtract(cap, outcome["sold_mw"][name])) for name, cap in outcome["sales_cap_mw"].items())
-    above = float(np.max((np.array(outcome["price"]) - outcome["price_cap"])[_total(outcome["sold_mw"]) > 1e-6]))
+    outcome = _outcome(runs)
+    room = min(np.min(np.subtract(cap, outcome.sold_mw[name])) for name, cap in outcome.sales_cap_mw.items())
+    above = float(np.max((np.array(outcome.price) - outcome.price_cap)[_total(outcome.sold_mw) > 1e-6]))
     here = f"sales {room:.2f} MW or more, prices where anything is sold {-above:.2f} $/MWh or more below their caps"
     return Seen(here, bool(room > -1e-9 and above < 1e-9))
 
@@ -48,7 +53,7 @@ def _dispatch(runs: Runs) -> Seen:
 
 
 def _schedules(runs: Runs) -> Seen:
-    regret, inertia = runs.certificate(GAME)["max_home_regret"], runs.outcome(GAME)["inertia"]
+    regret, inertia = runs.certificate(GAME)["max_home_regret"], _outcome(runs).inertia
     here = (
         f"no home gains more than {100 * regret:.2f} % by another schedule at the settled price; schedules change for "
         f"more than {100 * inertia:.2f} %"
@@ -57,23 +62,23 @@ def _schedules(runs: Runs) -> Seen:
 
 
 def _real_time_price(runs: Runs) -> Seen:
-    outcome = runs.outcome(GAME)
-    price, net = np.array(outcome["price"]), np.array(outcome["net_demand_mw"])
+    outcome = _outcome(runs)
+    price, net = np.array(outcome.price), np.array(outcome.net_demand_mw)
     alike = float(np.corrcoef(price, net)[0, 1])
     here = f"{price.min():.2f} to {price.max():.2f} $/MWh, correlation {alike:.3f} with the net demand"
     return Seen(here, alike > 0.9 and float(np.ptp(price)) > 1)
 
 
 def _peak_falls(runs: Runs) -> Seen:
-    outcome = runs.outcome(GAME)
-    peaks = [outcome[key] for key in ("baseline_peak_mw", "peak_without_mw", "peak_mw")]
+    outcome = _outcome(runs)
+    peaks = [outcome.baseline_peak_mw, outcome.peak_without_mw, outcome.peak_mw]
     here = f"peak {peaks[0]:.1f} MW before, {peaks[1]:.1f} with schedules, {peaks[2]:.1f} with the market"
     return Seen(here, peaks[0] > peaks[1] > peaks[2])
 
 
 def _par_falls(runs: Runs) -> Seen:
-    outcome = runs.outcome(GAME)
-    ratios = [outcome[key] for key in ("baseline_par", "par_without", "par")]
+    outcome = _outcome(runs)
+    ratios = [outcome.baseline_par, outcome.par_without, outcome.par]
     return Seen(
         f"{ratios[0]:.3f} before, {ratios[1]:.3f} with schedules, {ratios[2]:.3f} with the market",
         ratios[0] > ratios[1] > ratios[2],
@@ -81,72 +86,71 @@ def _par_falls(runs: Runs) -> Seen:
 
 
 def _energy_falls(runs: Runs) -> Seen:
-    outcome = runs.outcome(GAME)
-    before, after = (float(sum(outcome[key].values())) for key in ("baseline_energy_by_period", "energy_by_period"))
+    outcome = _outcome(runs)
+    before, after = outcome.baseline_energy_by_period.total, outcome.energy_by_period.total
     return Seen(f"{before:.1f} to {after:.1f} MWh a day, {after - before:+.1f}", after < before)
 
 
 def _supply_cost(runs: Runs) -> Seen:
-    outcome = runs.outcome(GAME)
-    costs = [outcome[key] for key in ("baseline_supply_cost", "supply_cost_without", "supply_cost")]
+    outcome = _outcome(runs)
+    costs = [outcome.baseline_supply_cost, outcome.supply_cost_without, outcome.supply_cost]
     here = f"{costs[0]:.0f} dollars before, {costs[1]:.0f} with schedules, {costs[2]:.0f} with the market"
     return Seen(here, costs[0] > costs[1] > costs[2])
 
 
-def _by_period(hourly: Array) -> dict[str, float]:
-    """Sums over the hours of each period."""
-    scenario: Any = load(GAME)
-    return {
-        period: float(hourly[hours].sum()) for period, hours in scenario.periods.hours(scenario.leader.expected).items()
+def _paid(outcome: StorageMarketOutcome) -> tuple[Array, Array]:
+    """Give what all demand but charging costs at the real-time price, without and with the market, (24,) dollars."""
+    without = np.multiply(outcome.price_without, outcome.load_without_mw)
+    return without, np.multiply(outcome.price, outcome.load_mw)
+
+
+def _changes(before: ByPeriod, after: ByPeriod) -> Seen:
+    """Compare by period: the claim holds where all fall."""
+    periods = {
+        "valley": (before.valley, after.valley),
+        "off-peak": (before.off_peak, after.off_peak),
+        "peak": (before.peak, after.peak),
     }
-
-
-def _paid(outcome: Outcome) -> tuple[Array, Array]:
-    """What all demand but charging costs at the real-time price without and with the market, (24,) dollars."""
-    without = np.multiply(outcome["price_without"], outcome["load_without_mw"])
-    return without, np.multiply(outcome["price"], outcome["load_mw"])
-
-
-def _changes(before: dict[str, float], after: dict[str, float]) -> Seen:
-    """By period, and whether it falls in all."""
-    here = ", ".join(f"{name} {100 * (after[period] / before[period] - 1):+.2f} %" for period, name in PERIODS.items())
-    return Seen(here, all(after[period] < before[period] for period in PERIODS))
+    here = ", ".join(f"{period} {100 * (new / old - 1):+.2f} %" for period, (old, new) in periods.items())
+    return Seen(here, all(new < old for old, new in periods.values()))
 
 
 def _supply_cost_by_period(runs: Runs) -> Seen:
-    outcome = runs.outcome(GAME)
-    return _changes(outcome["cost_by_period_without"], outcome["cost_by_period"])
+    outcome = _outcome(runs)
+    return _changes(outcome.cost_by_period_without, outcome.cost_by_period)
 
 
 def _supply_cost_since_before(runs: Runs) -> Seen:
-    outcome = runs.outcome(GAME)
-    return _changes(outcome["baseline_cost_by_period"], outcome["cost_by_period"])
+    outcome = _outcome(runs)
+    return _changes(outcome.baseline_cost_by_period, outcome.cost_by_period)
 
 
 def _demand_cost_by_period(runs: Runs) -> Seen:
-    without, after = _paid(runs.outcome(GAME))
-    return _changes(_by_period(without), _by_period(after))
+    scenario = load(GAME)
+    assert isinstance(scenario, StorageMarketScenario)
+    without, after = _paid(_outcome(runs))
+    return _changes(sum_by_period(scenario, without), sum_by_period(scenario, after))
 
 
 def _demand_cost(runs: Runs) -> Seen:
-    without, after = (float(paid.sum()) for paid in _paid(runs.outcome(GAME)))
+    without, after = (float(paid.sum()) for paid in _paid(_outcome(runs)))
     return Seen(f"{without:.0f} to {after:.0f} dollars a day, {100 * (after / without - 1):+.2f} %", after < without)
 
 
-def _homes_bills(outcome: Outcome) -> tuple[float, float]:
-    """What homes pay for their appliances without and with the market, dollars; no other demand moves with it."""
-    appliances = np.sum([home["load_kw"] for home in outcome["homes"].values()], axis=0) / 1000
-    appliances_without = appliances + np.subtract(outcome["load_without_mw"], outcome["load_mw"])
-    return float(outcome["price_without"] @ appliances_without), float(outcome["price"] @ appliances)
+def _homes_bills(outcome: StorageMarketOutcome) -> tuple[float, float]:
+    """Give what homes pay for their appliances without and with the market, dollars; only they move with it."""
+    appliances = np.sum([home.load_kw for home in outcome.homes.values()], axis=0) / 1000
+    appliances_without = appliances + np.subtract(outcome.load_without_mw, outcome.load_mw)
+    return float(outcome.price_without @ appliances_without), float(outcome.price @ appliances)
 
 
 def _all_gain(runs: Runs) -> Seen:
-    outcome = runs.outcome(GAME)
-    utility = outcome["supply_cost_without"] - outcome["total_cost"]
+    outcome = _outcome(runs)
+    utility = outcome.supply_cost_without - outcome.total_cost
     without, after = _homes_bills(outcome)
-    payoffs = sum(outcome["payoff"].values())
+    payoffs = sum(outcome.payoff.values())
     here = f"utility {utility:+.2f}, DRAs {payoffs:+.2f}, homes' bills {after - without:+.2f} dollars a day"
-    return Seen(here, utility > 0 and min(outcome["payoff"].values()) > 0 and after < without)
+    return Seen(here, utility > 0 and min(outcome.payoff.values()) > 0 and after < without)
 
 
 _CASE = "shipped case"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Self
 
-from pydantic import model_validator
-
+from stackelgrid.games.storage_market.outcome import ByPeriod, StorageMarketOutcome
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     BOOKS_WITHIN,
@@ -17,61 +15,13 @@ from stackelgrid.report.parts import (
     Section,
     Table,
     Trace,
-    same_length,
 )
-from stackelgrid.report.run_folder import Certificate, Part, Result, RunFolder
+from stackelgrid.report.run_folder import Certificate, Result, RunFolder
 from stackelgrid.report.words import measured, number, percent, relative
-from stackelgrid.wire.arrays import Finite, Vector
-
-_PERIODS = {"valley": "Valley", "off_peak": "Off-peak", "peak": "Peak"}
-
-
-class Outcome(Part):
-    """What the market came to: MW per slot, MWh, money, money per MWh; see `stackelgrid.games.storage_market.scenario`.
-
-    `..._without` is the state without the market, homes having rescheduled; `baseline_...` that before anything.
-    """
-
-    price: Vector
-    price_without: Vector
-    price_cap: Vector
-    dispatch_mw: dict[str, Vector]
-    demand_mw: Vector
-    net_demand_mw: Vector
-    load_without_mw: Vector
-    baseline_load_mw: Vector
-    sold_mw: dict[str, Vector]
-    charge_mw: dict[str, Vector]
-    supply_slope: dict[str, Vector]
-    level_mwh: dict[str, Vector]
-    losses_mwh: dict[str, Finite]
-    payoff: dict[str, Finite]
-    theta: Finite
-    supply_cost: Finite
-    supply_cost_without: Finite
-    baseline_supply_cost: Finite
-    par: Finite
-    par_without: Finite
-    baseline_par: Finite
-    peak_mw: Finite
-    peak_without_mw: Finite
-    baseline_peak_mw: Finite
-    cost_by_period: dict[str, Finite]
-    cost_by_period_without: dict[str, Finite]
-    baseline_cost_by_period: dict[str, Finite]
-
-    @model_validator(mode="after")
-    def _lengths(self) -> Self:
-        single = ("price_without", "price_cap", "demand_mw", "net_demand_mw", "load_without_mw", "baseline_load_mw")
-        arrays = [(key, getattr(self, key)) for key in single]
-        for key in ("dispatch_mw", "sold_mw", "charge_mw", "supply_slope", "level_mwh"):
-            arrays += [(f"{key}.{name}", values) for name, values in getattr(self, key).items()]
-        same_length(arrays, len(self.price), "price")
-        return self
 
 
 def opening(run: RunFolder) -> str:
-    """Who does what."""
+    """Say who does what."""
     return (
         "Homes moved appliances to cheaper hours; then their aggregators, the DRAs, bid energy stored in the homes' "
         "batteries, and the utility dispatched its generators for what is left. Without the market means: with the "
@@ -79,8 +29,8 @@ def opening(run: RunFolder) -> str:
     )
 
 
-def key_figures(result: Result[Outcome], outcome: Outcome) -> list[Row]:
-    """Cost, peak and PAR before, without and with the market, and what was traded."""
+def key_figures(result: Result[StorageMarketOutcome], outcome: StorageMarketOutcome) -> list[Row]:
+    """List cost, peak and PAR before, without and with the market, and what was traded."""
     money = result.money
     sold, charged = (sum(map(sum, bids.values())) for bids in (outcome.sold_mw, outcome.charge_mw))
     return [
@@ -94,16 +44,16 @@ def key_figures(result: Result[Outcome], outcome: Outcome) -> list[Row]:
 
 
 def _three(baseline: float, without: float, value: float, unit: str = "") -> str:
-    """Before anything, without the market, with it; the change is what the market makes."""
-    told = f"{number(baseline)} → {number(without)} → {measured(value, unit)}"
-    return f"{told} (market: {relative(value / without - 1)})" if without > 0 else told
+    """Write a number before anything, without the market and with it; the change is that by the market."""
+    numbers = f"{number(baseline)} → {number(without)} → {measured(value, unit)}"
+    return f"{numbers} (market: {relative(value / without - 1)})" if without > 0 else numbers
 
 
 # --- figures ---
 
 
-def sections(run: RunFolder, outcome: Outcome) -> Iterator[Section]:
-    """Dispatch, prices, batteries, costs by period."""
+def sections(run: RunFolder, outcome: StorageMarketOutcome) -> Iterator[Section]:
+    """Give the sections on dispatch, prices, batteries and costs by period."""
     money = run.result.money
     yield Section("Dispatch", list(_dispatch(outcome)))
     yield Section("Price", [_price(outcome, money)])
@@ -111,7 +61,7 @@ def sections(run: RunFolder, outcome: Outcome) -> Iterator[Section]:
     yield Section("Supply cost by period", [*_costs(outcome, money), _periods(outcome, money)])
 
 
-def _dispatch(outcome: Outcome) -> Iterator[Plot]:
+def _dispatch(outcome: StorageMarketOutcome) -> Iterator[Plot]:
     from stackelgrid.report import drawing
 
     sold = {f"sold by {name}": bid for name, bid in outcome.sold_mw.items()}
@@ -140,12 +90,12 @@ def _dispatch(outcome: Outcome) -> Iterator[Plot]:
 
 
 def _axis(curves: Iterable[Sequence[float]]) -> tuple[float | None, str]:
-    """Where an axis starts on which small differences are to be seen, and what is said of that."""
+    """Give where an axis starts that shows small differences, and a note of that for the caption."""
     lowest = min(map(min, curves))
     return (0.9 * lowest, " The axis does not start at zero.") if lowest > 0 else (None, "")
 
 
-def _price(outcome: Outcome, money: str) -> Plot:
+def _price(outcome: StorageMarketOutcome, money: str) -> Plot:
     from stackelgrid.report import drawing
 
     curves = [
@@ -162,7 +112,7 @@ def _price(outcome: Outcome, money: str) -> Plot:
     )
 
 
-def _batteries(outcome: Outcome, money: str) -> Iterator[Plot | Table]:
+def _batteries(outcome: StorageMarketOutcome, money: str) -> Iterator[Plot | Table]:
     from stackelgrid.report import drawing
 
     if not any(map(any, [*outcome.sold_mw.values(), *outcome.charge_mw.values()])):
@@ -209,11 +159,12 @@ def _batteries(outcome: Outcome, money: str) -> Iterator[Plot | Table]:
 _PANELS = 9
 
 
-def _costs(outcome: Outcome, money: str) -> Iterator[Plot]:
+def _costs(outcome: StorageMarketOutcome, money: str) -> Iterator[Plot]:
     from stackelgrid.report import drawing
 
+    baseline = _label(outcome.baseline_cost_by_period)
     series = {
-        label: {name: costs[key] - outcome.baseline_cost_by_period[key] for key, name in _PERIODS.items()}
+        label: {period: cost - baseline[period] for period, cost in _label(costs).items()}
         for label, costs in (
             ("Appliances moved", outcome.cost_by_period_without),
             ("and the market", outcome.cost_by_period),
@@ -227,8 +178,11 @@ def _costs(outcome: Outcome, money: str) -> Iterator[Plot]:
     )
 
 
-def _periods(outcome: Outcome, money: str) -> Table:
-    columns = (outcome.baseline_cost_by_period, outcome.cost_by_period_without, outcome.cost_by_period)
+def _periods(outcome: StorageMarketOutcome, money: str) -> Table:
+    baseline, without, settled = (
+        _label(costs)
+        for costs in (outcome.baseline_cost_by_period, outcome.cost_by_period_without, outcome.cost_by_period)
+    )
 
     def row(name: str, before: float, without: float, value: float) -> list[str]:
         change = relative(value / without - 1) if without > 0 else "–"
@@ -239,24 +193,28 @@ def _periods(outcome: Outcome, money: str) -> Table:
         "market alone changes.",
         ["Before", "Without", "With", "Change"],
         [
-            [row(name, *(costs[key] for costs in columns)) for key, name in _PERIODS.items()],
-            [row("The day", *(sum(costs.values()) for costs in columns))],
+            [row(period, baseline[period], without[period], settled[period]) for period in settled],
+            [row("The day", *(sum(costs.values()) for costs in (baseline, without, settled)))],
         ],
     )
+
+
+def _label(sums: ByPeriod) -> dict[str, float]:
+    return {"Valley": sums.valley, "Off-peak": sums.off_peak, "Peak": sums.peak}
 
 
 # --- the certificate ---
 
 
-def _inertia(outcome: Outcome, certificate: Certificate) -> float:
+def _inertia(outcome: StorageMarketOutcome, certificate: Certificate) -> float:
     return max(EQUILIBRIUM_WITHIN, certificate.number("inertia") or 0.0)
 
 
-def _price_scale(outcome: Outcome, certificate: Certificate) -> float:
+def _price_scale(outcome: StorageMarketOutcome, certificate: Certificate) -> float:
     return max(1.0, *map(abs, outcome.price))
 
 
-def _load_scale(outcome: Outcome, certificate: Certificate) -> float:
+def _load_scale(outcome: StorageMarketOutcome, certificate: Certificate) -> float:
     return max(1.0, *map(abs, outcome.net_demand_mw))
 
 
@@ -320,7 +278,7 @@ _RULES = (
     Rule(
         "balance_residual",
         "Error of the balance",
-        "The largest difference of generation and sales from demand, or of what homes do from what their DRA tells.",
+        "The largest difference of generation and sales from demand, or of what homes do from what their DRA says.",
         BOOKS_WITHIN,
         _load_scale,
         "MW",
@@ -343,7 +301,6 @@ _RULES = (
 )
 
 REPORT = GameReport(
-    outcome=Outcome,
     opening=opening,
     key_figures=key_figures,
     key_note="Before anybody moved anything → without the market → with it; in brackets what the market alone changes.",

@@ -17,7 +17,6 @@ from pydantic import ValidationError
 
 from stackelgrid.games.storage_market.aggregator import DraCosts, StorageMarketDra
 from stackelgrid.games.storage_market.battery_bid import BatteryMarket, Bid, Fleet, Terms
-from stackelgrid.games.storage_market.certificate import cheapest_cost
 from stackelgrid.games.storage_market.dispatch import EconomicDispatch, GeneratingUnit
 from stackelgrid.games.storage_market.home import Appliance, Interruptible, Uninterruptible
 from stackelgrid.games.storage_market.home.market_home import (
@@ -37,7 +36,9 @@ from stackelgrid.games.storage_market.messages import (
     Tariff,
     Turn,
 )
-from stackelgrid.games.storage_market.report import Outcome, key_figures
+from stackelgrid.games.storage_market.outcome import StorageMarketOutcome
+from stackelgrid.games.storage_market.reference import cheapest_cost
+from stackelgrid.games.storage_market.report import key_figures
 from stackelgrid.report.run_folder import Result
 from stackelgrid.rounds.strategy import Ask, Reply
 from stackelgrid.run_record import RunRecord
@@ -606,11 +607,15 @@ def test_the_leader_survives_homes_that_never_have_enough_and_bids_that_never_re
 
 
 @functools.cache
-def run_record(*overrides: str) -> tuple[Scenario, RunRecord, dict[str, Any]]:
+def run_record(*overrides: str) -> tuple[Scenario, RunRecord, StorageMarketOutcome]:
     scenario = load("storage_market", list(overrides))
     end = in_memory.play(scenario)
     assert (end.failures, end.rejected, end.missing) == ({}, {}, [])
-    return scenario, end, json.loads(json.dumps(scenario.outcome(end), allow_nan=False))
+    return scenario, end, scenario.outcome(end)
+
+
+def written(outcome: StorageMarketOutcome) -> str:
+    return json.dumps(outcome.content(), allow_nan=False)
 
 
 @functools.cache
@@ -624,8 +629,8 @@ def test_the_shipped_case_settles_within_the_rounds_hoped_for() -> None:
     assert end.settled
     assert end.conclusion["complete"]
     assert len(end.rounds) <= 100
-    assert set(outcome["homes"]) == {home.id for home in scenario.everyone}
-    assert len(outcome["homes"]) == 54
+    assert set(outcome.homes) == {home.id for home in scenario.everyone}
+    assert len(outcome.homes) == 54
 
 
 def test_the_shipped_case_is_as_described() -> None:
@@ -633,10 +638,10 @@ def test_the_shipped_case_is_as_described() -> None:
     assert [sum(home.battery.capacity_kwh for p in s for home in p) for s in scenario.households().values()] == (
         pytest.approx([20_000, 16_000])
     )
-    np.testing.assert_allclose(outcome["baseline_load_mw"], RTS)
+    np.testing.assert_allclose(outcome.baseline_load_mw, RTS)
     appliances = sum(a.energy_kwh for home in scenario.everyone for a in home.appliances) / 1000
     assert appliances == pytest.approx(0.1 * RTS.sum())
-    assert outcome["baseline_supply_cost"] == pytest.approx(reference_dispatch(UNITS, RTS)[0], rel=1e-8)
+    assert outcome.baseline_supply_cost == pytest.approx(reference_dispatch(UNITS, RTS)[0], rel=1e-8)
 
 
 def test_the_run_is_an_equilibrium() -> None:
@@ -656,45 +661,45 @@ def test_the_run_is_an_equilibrium() -> None:
 
 def test_power_balances_in_every_hour() -> None:
     scenario, _, outcome = run_record()
-    supplied = np.sum(list(outcome["dispatch_mw"].values()), axis=0) + np.sum(list(outcome["sold_mw"].values()), axis=0)
-    np.testing.assert_allclose(supplied, outcome["demand_mw"], atol=1e-9)
+    supplied = np.sum(list(outcome.dispatch_mw.values()), axis=0) + np.sum(list(outcome.sold_mw.values()), axis=0)
+    np.testing.assert_allclose(supplied, outcome.demand_mw, atol=1e-9)
     changed = np.zeros(24)
     for home in scenario.everyone:
-        told = outcome["homes"][home.id]
-        changed += (np.array(told["load_kw"]) - home.preferred_load() + told["charge_kw"]) / 1000
-    np.testing.assert_allclose(RTS + changed, outcome["demand_mw"], atol=1e-9)
+        day = outcome.homes[home.id]
+        changed += (np.array(day.load_kw) - home.preferred_load() + day.charge_kw) / 1000
+    np.testing.assert_allclose(RTS + changed, outcome.demand_mw, atol=1e-9)
 
 
 def test_the_market_lowers_cost_peak_and_par_and_loses_some_energy() -> None:
     _, _, outcome = run_record()
-    assert outcome["supply_cost"] < outcome["supply_cost_without"] < outcome["baseline_supply_cost"]
-    assert outcome["total_cost"] < outcome["supply_cost_without"]
-    assert outcome["par"] < outcome["par_without"] < outcome["baseline_par"]
-    assert outcome["energy_by_period"]["peak"] < outcome["energy_by_period_without"]["peak"]
-    assert outcome["cost_by_period"]["peak"] < outcome["cost_by_period_without"]["peak"]
-    losses = sum(outcome["losses_mwh"].values())
+    assert outcome.supply_cost < outcome.supply_cost_without < outcome.baseline_supply_cost
+    assert outcome.total_cost < outcome.supply_cost_without
+    assert outcome.par < outcome.par_without < outcome.baseline_par
+    assert outcome.energy_by_period.peak < outcome.energy_by_period_without.peak
+    assert outcome.cost_by_period.peak < outcome.cost_by_period_without.peak
+    losses = sum(outcome.losses_mwh.values())
     assert losses > 0
-    more = sum(outcome["energy_by_period"].values()) - sum(outcome["energy_by_period_without"].values())
-    stored = sum(level[-1] - outcome["fleet"][name]["initial"] for name, level in outcome["level_mwh"].items())
+    more = outcome.energy_by_period.total - outcome.energy_by_period_without.total
+    stored = sum(level[-1] - outcome.fleet[name].initial for name, level in outcome.level_mwh.items())
     assert more == pytest.approx(losses + stored, abs=1e-9)
     # "At all times" is not so: the valley, in which batteries charge, costs more than without the market.
-    assert outcome["cost_by_period"]["valley"] > outcome["cost_by_period_without"]["valley"]
+    assert outcome.cost_by_period.valley > outcome.cost_by_period_without.valley
 
 
 def test_bids_keep_the_caps_on_quantity_and_price_and_earn() -> None:
     _, _, outcome = run_record()
-    for (name, sold), a, wear in zip(outcome["sold_mw"].items(), (0.15, 0.12), (2, 3), strict=True):
-        hours = zip(outcome["price"], sold, outcome["charge_mw"][name], strict=True)
+    for (name, sold), a, wear in zip(outcome.sold_mw.items(), (0.15, 0.12), (2, 3), strict=True):
+        hours = zip(outcome.price, sold, outcome.charge_mw[name], strict=True)
         earned = sum(price * (q - u) - a * q**2 - wear * q for price, q, u in hours)
-        assert outcome["payoff"][name] == pytest.approx(earned)
+        assert outcome.payoff[name] == pytest.approx(earned)
         assert earned > 0
-        assert (np.array(sold) <= np.array(outcome["sales_cap_mw"][name]) + 1e-9).all()
-        assert min(outcome["supply_slope"][name]) >= 1 - 1e-9
-    caps = np.sum(list(outcome["sales_cap_mw"].values()), axis=0)
-    np.testing.assert_allclose(caps, outcome["theta"] * np.array(outcome["load_mw"]), rtol=1e-9)
-    selling = np.sum(list(outcome["sold_mw"].values()), axis=0) > np.sum(list(outcome["charge_mw"].values()), axis=0)
+        assert (np.array(sold) <= np.array(outcome.sales_cap_mw[name]) + 1e-9).all()
+        assert min(outcome.supply_slope[name]) >= 1 - 1e-9
+    caps = np.sum(list(outcome.sales_cap_mw.values()), axis=0)
+    np.testing.assert_allclose(caps, outcome.theta * np.array(outcome.load_mw), rtol=1e-9)
+    selling = np.sum(list(outcome.sold_mw.values()), axis=0) > np.sum(list(outcome.charge_mw.values()), axis=0)
     assert selling.sum() > 5
-    assert (np.array(outcome["clearing_price"]) <= np.array(outcome["price_cap"]) + 1e-9)[selling].all()
+    assert (np.array(outcome.clearing_price) <= np.array(outcome.price_cap) + 1e-9)[selling].all()
 
 
 def test_while_homes_take_turns_the_supply_cost_falls_or_they_go_back() -> None:
@@ -717,17 +722,17 @@ def test_while_homes_take_turns_the_supply_cost_falls_or_they_go_back() -> None:
 def test_the_same_seed_gives_the_same_bytes_and_another_another_run() -> None:
     scenario, end, outcome = run_record()
     again = in_memory.play(scenario)
-    assert json.dumps(scenario.outcome(again)) == json.dumps(scenario.outcome(end))
+    assert written(scenario.outcome(again)) == written(outcome)
     assert (again.messages, again.bytes) == (end.messages, end.bytes)
-    assert run_record("seed=7")[2]["price"] != outcome["price"]
+    assert run_record("seed=7")[2].price != outcome.price
 
 
 def test_homes_that_share_a_process_change_nothing() -> None:
     _, end, outcome = run_record()
     _, other_end, other = run_record("homes_per_process=6")
     assert len(other_end.rounds) == len(end.rounds)
-    np.testing.assert_allclose(other["price"], outcome["price"], rtol=1e-7)  # bids come to rest within that
-    assert other["homes"].keys() == outcome["homes"].keys()
+    np.testing.assert_allclose(other.price, outcome.price, rtol=1e-7)  # bids come to rest within that
+    assert other.homes.keys() == outcome.homes.keys()
 
 
 def test_a_narrow_theta_is_widened_until_that_pays_no_more() -> None:
@@ -735,12 +740,12 @@ def test_a_narrow_theta_is_widened_until_that_pays_no_more() -> None:
     assert end.settled
     cleared = {record["theta"]: record["total_cost"] for record in end.rounds if record["phase"] == "market"}
     assert next(iter(cleared)) == 0.0025
-    assert outcome["theta"] > 0.0025
-    assert cleared[outcome["theta"]] < cleared[outcome["theta"] / 2] * (1 - 1e-6)
-    assert cleared[outcome["theta"]] < cleared[2 * outcome["theta"]] * (1 + 1e-6)
-    assert 2 * outcome["theta"] in cleared
+    assert outcome.theta > 0.0025
+    assert cleared[outcome.theta] < cleared[outcome.theta / 2] * (1 - 1e-6)
+    assert cleared[outcome.theta] < cleared[2 * outcome.theta] * (1 + 1e-6)
+    assert 2 * outcome.theta in cleared
     _, _, wide = run_record()
-    assert outcome["total_cost"] == pytest.approx(wide["total_cost"], rel=1e-6)
+    assert outcome.total_cost == pytest.approx(wide.total_cost, rel=1e-6)
 
 
 def test_more_dras_settle_too() -> None:
@@ -748,7 +753,7 @@ def test_more_dras_settle_too() -> None:
     battery = "{capacity_kwh: 4000, power_kw: 1500, initial_kwh: 400}"
     scenario, end, outcome = run_record("population.homes=12", f"population.battery={battery}", f"dras={dras}")
     assert end.settled
-    assert len(outcome["sold_mw"]) == 6
+    assert len(outcome.sold_mw) == 6
     certificate = scenario.certificate(outcome, 10)
     assert certificate["max_dra_regret"] <= 1e-6
     assert certificate["bid_distance"] <= 1e-3
@@ -757,7 +762,7 @@ def test_more_dras_settle_too() -> None:
 # --- scenarios ---
 
 
-def written(tmp_path: Path, **changes: Any) -> str:
+def scenario_file(tmp_path: Path, **changes: Any) -> str:
     """A small market of listed homes over six hours."""
     content: dict[str, Any] = {
         "schema": 1,
@@ -799,28 +804,28 @@ def test_the_scenario_of_the_documentation_plays(tmp_path: Path) -> None:
     scenario = load(str(path))
     end = in_memory.play(scenario)
     assert end.settled
-    assert scenario.outcome(end)["supply_cost"] < scenario.outcome(end)["baseline_supply_cost"]
+    assert scenario.outcome(end).supply_cost < scenario.outcome(end).baseline_supply_cost
 
 
 def test_a_dra_without_energy_plays_and_sells_nothing(tmp_path: Path) -> None:
-    scenario = load(written(tmp_path))
+    scenario = load(scenario_file(tmp_path))
     end = in_memory.play(scenario)
     assert end.settled
     outcome = scenario.outcome(end)
-    assert max(outcome["sold_mw"]["a1"]) > 0.1
-    assert max(outcome["sold_mw"]["a2"]) == max(outcome["charge_mw"]["a2"]) == 0
-    assert outcome["fleet"]["a2"]["installed"] == 0
-    assert outcome["payoff"]["a2"] == 0
-    assert outcome["homes"]["y"]["load_kw"][3] < 1500  # moved off the peak
+    assert max(outcome.sold_mw["a1"]) > 0.1
+    assert max(outcome.sold_mw["a2"]) == max(outcome.charge_mw["a2"]) == 0
+    assert outcome.fleet["a2"].installed == 0
+    assert outcome.payoff["a2"] == 0
+    assert outcome.homes["y"].load_kw[3] < 1500  # moved off the peak
     assert scenario.certificate(outcome, 20)["max_dra_regret"] <= 1e-6
 
 
 def test_without_any_battery_there_is_no_market(tmp_path: Path) -> None:
-    scenario = load(written(tmp_path, homes=[{"id": "x"}, {"id": "y"}]))
+    scenario = load(scenario_file(tmp_path, homes=[{"id": "x"}, {"id": "y"}]))
     end = in_memory.play(scenario)
     assert end.settled
     outcome = scenario.outcome(end)
-    assert outcome["supply_cost"] == outcome["supply_cost_without"] == outcome["baseline_supply_cost"]
+    assert outcome.supply_cost == outcome.supply_cost_without == outcome.baseline_supply_cost
     assert scenario.certificate(outcome, 1)["max_regret"] <= 1e-9
 
 
@@ -842,7 +847,7 @@ def test_an_unreliable_network_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     lossy = in_memory.play(scenario)
     assert lossy.settled
     assert lossy.messages > end.messages
-    assert json.dumps(scenario.outcome(lossy)) == json.dumps(scenario.outcome(end))
+    assert written(scenario.outcome(lossy)) == written(scenario.outcome(end))
 
 
 TAMPERED = {
@@ -860,13 +865,14 @@ TAMPERED = {
 def test_the_certificate_notices(
     tmp_path: Path, place: tuple[Any, ...], change: float, figure: str, least: float
 ) -> None:
-    scenario = load(written(tmp_path))
+    scenario = load(scenario_file(tmp_path))
     outcome = scenario.outcome(in_memory.play(scenario))
     assert scenario.certificate(outcome, 5)[figure] < least / 10
+    content = outcome.content()
     *path, last = place
-    spot = functools.reduce(lambda where, key: where[key], path, outcome)
-    spot[last] += change
-    assert scenario.certificate(outcome, 5)[figure] > least
+    numbers = functools.reduce(lambda part, key: part[key], path, content)
+    numbers[last] += change
+    assert scenario.certificate(StorageMarketOutcome.model_validate(content), 5)[figure] > least
 
 
 @pytest.mark.parametrize(
@@ -892,14 +898,13 @@ def test_the_certificate_notices(
 )
 def test_what_cannot_be_played_is_refused(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ScenarioError, match=message):
-        load(written(tmp_path), [override])
+        load(scenario_file(tmp_path), [override])
 
 
 def test_the_change_of_a_key_figure_is_said_to_be_the_markets() -> None:
     _, _, outcome = run_record()
-    told = Outcome.model_validate({key: outcome[key] for key in Outcome.model_fields})
-    rows = dict(key_figures(Result.model_construct(money="dollars"), told))
-    change = 100 * (outcome["supply_cost"] / outcome["supply_cost_without"] - 1)
+    rows = dict(key_figures(Result.model_construct(money="dollars"), outcome))
+    change = 100 * (outcome.supply_cost / outcome.supply_cost_without - 1)
     assert rows["Supply cost"].endswith(f"dollars (market: −{-change:.2f} %)")
 
 

@@ -1,0 +1,241 @@
+"""The outcome of a storage market run: prices, dispatch, bids and costs, with each home's day."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import takewhile
+from typing import Annotated, Any, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from stackelgrid.games.storage_market.scenario import StorageMarketScenario
+from stackelgrid.model import Finite, StrictModel
+from stackelgrid.run_record import Outcome, RunRecord
+from stackelgrid.wire.arrays import Array
+
+Hourly = Annotated[list[Finite], Field(min_length=1)]
+"""One number per slot of an hour, (T,)."""
+ByDra = dict[str, Hourly]
+
+
+class ByPeriod(StrictModel):
+    """Sums over the hours of each period of the day; see `scenario.Periods`."""
+
+    valley: Finite
+    off_peak: Finite
+    peak: Finite
+
+    @property
+    def total(self) -> float:
+        """The sum over the day."""
+        return self.valley + self.off_peak + self.peak
+
+
+class FleetOutcome(StrictModel):
+    """The batteries of a DRA as one: `installed`, `usable` and `initial` MWh, `power` MW, `efficiency` each way."""
+
+    installed: Finite
+    usable: Finite
+    initial: Finite
+    power: Finite
+    efficiency: Finite
+
+
+class HomeOutcome(StrictModel):
+    """A home's settled day, kW and kWh per slot of an hour.
+
+    `load_kw` is what its appliances draw together, `appliances_kwh` (A, T) each of them in the scenario's order, `bill`
+    what their energy costs, dollars. A home with a battery has `charge_kw` and `sold_kw`, at the meter, `battery_kwh`
+    stored at the end of each hour and `spilt_kwh` charged into a full battery and lost.
+    """
+
+    load_kw: Hourly
+    appliances_kwh: list[Hourly]
+    bill: Finite
+    charge_kw: Hourly | None = None
+    sold_kw: Hourly | None = None
+    battery_kwh: Hourly | None = None
+    spilt_kwh: Hourly | None = None
+
+
+class StorageMarketOutcome(Outcome):
+    """The state that a run settled. Powers MW, energies MWh, money dollars, prices $/MWh; hourly arrays are (T,).
+
+    `..._without` is the state without the market, when homes had rescheduled and no DRA had bid yet; `baseline_...`
+    that before anybody rescheduled.
+
+    - `price`, `clearing_price`: the hourly price, under both names; `price_without`; `price_cap`, the marginal price of
+      the same load without batteries.
+    - `dispatch_mw`: output by generator; `short_mw`: load not served; `spilt_mw`: generation not taken.
+    - `load_mw`: demand before batteries; `demand_mw`: with what they charge; `net_demand_mw`: what generators serve.
+    - `sold_mw`, `charge_mw`: the bid by DRA; `sales_cap_mw`: the most that each may sell; `supply_slope`: k, price over
+      marginal cost; `slope`: by which the announced price falls, $/MWh per MW.
+    - `fleet`: the batteries of each DRA; `level_mwh`: what they store at the end of each hour; `losses_mwh`: charged
+      less sold less stored; `payoff`: sales less charging and own costs.
+    - `purchases`: what all sales cost the leader, `net_purchases`: with what DRAs pay for charging taken off.
+    - `theta`, `groups`, `inertia`: the share open to sales and the homes' turns, as the run ended.
+    - `supply_cost`: of the generators and of lost load; `total_cost`: with net purchases.
+    - `par`, `peak_mw`: peak over mean, and peak, of the net demand.
+    - `energy_by_period`, `cost_by_period`: net demand and supply cost of the periods of the day.
+    - `homes`: the settled day of each home.
+    """
+
+    price: Hourly
+    price_without: Hourly
+    price_cap: Hourly
+    clearing_price: Hourly
+    dispatch_mw: dict[str, Hourly]
+    short_mw: Hourly
+    spilt_mw: Hourly
+    demand_mw: Hourly
+    load_mw: Hourly
+    load_without_mw: Hourly
+    baseline_load_mw: Hourly
+    net_demand_mw: Hourly
+    sold_mw: ByDra
+    charge_mw: ByDra
+    supply_slope: ByDra
+    slope: Hourly
+    sales_cap_mw: ByDra
+    fleet: dict[str, FleetOutcome]
+    level_mwh: ByDra
+    losses_mwh: dict[str, Finite]
+    payoff: dict[str, Finite]
+    purchases: Finite
+    net_purchases: Finite
+    theta: Finite
+    groups: int
+    inertia: Finite
+    supply_cost: Finite
+    supply_cost_without: Finite
+    baseline_supply_cost: Finite
+    total_cost: Finite
+    par: Finite
+    par_without: Finite
+    baseline_par: Finite
+    peak_mw: Finite
+    peak_without_mw: Finite
+    baseline_peak_mw: Finite
+    energy_by_period: ByPeriod
+    energy_by_period_without: ByPeriod
+    baseline_energy_by_period: ByPeriod
+    cost_by_period: ByPeriod
+    cost_by_period_without: ByPeriod
+    baseline_cost_by_period: ByPeriod
+    homes: dict[str, HomeOutcome]
+
+    @classmethod
+    def of(cls, scenario: StorageMarketScenario, run_record: RunRecord) -> Self:
+        """Build it from a run in which at least one round was finished."""
+        first, last = run_record.rounds[0], run_record.rounds[-1]
+        without = list(takewhile(lambda record: record["phase"] == "schedule", run_record.rounds))[-1]
+        accounts = run_record.aggregators
+        price, demand, net = (np.array(last[key]) for key in ("price", "demand_mw", "net_demand_mw"))
+        sold, charge = ({name: np.array(bid) for name, bid in last[key].items()} for key in ("sold_mw", "charge_mw"))
+        purchases = sum((price @ bid for bid in sold.values()), 0.0)
+        paid_for_charging = sum((price @ bid for bid in charge.values()), 0.0)
+        by_period = partial(sum_by_period, scenario)
+        return cls(
+            price=last["price"],
+            price_without=without["price"],
+            price_cap=scenario.leader.economic_dispatch().solve(demand).price.tolist(),
+            clearing_price=last["price"],
+            dispatch_mw=last["dispatch_mw"],
+            short_mw=last["short_mw"],
+            spilt_mw=last["spilt_mw"],
+            demand_mw=(demand + sum(charge.values(), np.zeros(scenario.slots))).tolist(),
+            load_mw=last["demand_mw"],
+            load_without_mw=without["demand_mw"],
+            baseline_load_mw=first["demand_mw"],
+            net_demand_mw=last["net_demand_mw"],
+            sold_mw=last["sold_mw"],
+            charge_mw=last["charge_mw"],
+            supply_slope=last["supply_slope"],
+            slope=last["slope"],
+            sales_cap_mw={name: _sales_cap(last["sales_cap"], accounts.get(name)) for name in sold},
+            fleet={name: account["fleet"] for name, account in accounts.items()},
+            level_mwh={name: account["level_mwh"] for name, account in accounts.items()},
+            losses_mwh={name: _losses(account) for name, account in accounts.items()},
+            payoff={name: _payoff(scenario, name, price, sold[name], charge[name]) for name in sold},
+            purchases=float(purchases),
+            net_purchases=float(purchases - paid_for_charging),
+            theta=last["theta"],
+            groups=last["groups"],
+            inertia=last["inertia"],
+            supply_cost=last["supply_cost"],
+            supply_cost_without=without["supply_cost"],
+            baseline_supply_cost=first["supply_cost"],
+            total_cost=last["total_cost"],
+            par=_peak_to_average(net),
+            par_without=_peak_to_average(np.array(without["net_demand_mw"])),
+            baseline_par=_peak_to_average(np.array(first["net_demand_mw"])),
+            peak_mw=float(net.max()),
+            peak_without_mw=max(without["net_demand_mw"]),
+            baseline_peak_mw=max(first["net_demand_mw"]),
+            energy_by_period=by_period(last["net_demand_mw"]),
+            energy_by_period_without=by_period(without["net_demand_mw"]),
+            baseline_energy_by_period=by_period(first["net_demand_mw"]),
+            cost_by_period=by_period(last["hourly_cost"]),
+            cost_by_period_without=by_period(without["hourly_cost"]),
+            baseline_cost_by_period=by_period(first["hourly_cost"]),
+            homes={
+                home.id: HomeOutcome.model_validate(run_record.homes[home.id])
+                for home in scenario.everyone
+                if home.id in run_record.homes
+            },
+        )
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        for path, numbers in _hourly("", self):
+            if len(numbers) != len(self.price):
+                raise ValueError(f"{path} has {len(numbers)} numbers, price has {len(self.price)}")
+        return self
+
+
+def _hourly(path: str, value: Any) -> Iterator[tuple[str, list[float]]]:
+    """List every hourly array in `value`, by the dotted path to it."""
+    parts: Iterable[tuple[Any, Any]] = ()
+    match value:
+        case StrictModel():
+            parts = value
+        case dict():
+            parts = value.items()
+        case [float(), *_]:
+            yield path, value
+        case list():
+            parts = enumerate(value)
+    for key, part in parts:
+        yield from _hourly(f"{path}.{key}" if path else str(key), part)
+
+
+def _sales_cap(per_power: list[float], account: dict[str, Any] | None) -> list[float]:
+    """Give the most that a DRA may sell, (T,) MW; nothing when it is not known how much power it has."""
+    power = 0.0 if account is None else account["fleet"]["power"]
+    return [cap * power for cap in per_power]
+
+
+def _losses(account: dict[str, Any]) -> float:
+    """Give what a DRA's batteries lost, MWh: charged less sold less what they store more than at the start."""
+    stored = account["level_mwh"][-1] - account["fleet"]["initial"]
+    return float(sum(account["charge_mw"]) - sum(account["sold_mw"]) - stored)
+
+
+def _payoff(scenario: StorageMarketScenario, name: str, price: Array, sold: Array, charge: Array) -> float:
+    """Give what a DRA earns, dollars: sales less charging less its own costs."""
+    costs = scenario.aggregator_settings(name, {})
+    return float(price @ (sold - charge) - costs.quadratic * sold @ sold - costs.wear * sold.sum())
+
+
+def sum_by_period(scenario: StorageMarketScenario, hourly: Sequence[float] | Array) -> ByPeriod:
+    """Sum an hourly quantity over the valley, off-peak and peak hours."""
+    periods = scenario.periods.hours(scenario.leader.expected)
+    return ByPeriod(**{period: float(np.array(hourly)[hours].sum()) for period, hours in periods.items()})
+
+
+def _peak_to_average(load: Array) -> float:
+    """Divide the peak by the mean; 0 where nothing is drawn."""
+    mean = float(load.mean())
+    return float(load.max()) / mean if mean > 0 else 0.0
