@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from emc_node.config import assemble, config_model
-from stackelgrid.node.config import ConfigError, load
+from stackelgrid.errors import ConfigError
+from stackelgrid.node.config import load
 from stackelgrid.registry import names
 from stackelgrid.transport.mqtt import MqttTransport
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from emc_node.config import EmcConfig, config_model
 from emc_node.init import CONFIG, FOLDER, STATE
-from stackelgrid.node.config import ConfigError, load
+from stackelgrid.errors import ConfigError
+from stackelgrid.node.config import load
 
 UNIT = Path("/etc/systemd/system/emc-node.service")
 _STEPS_SINCE = 254

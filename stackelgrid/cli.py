@@ -24,8 +24,8 @@ from broker.authority import AuthorityError
 from stackelgrid import certify as equilibrium
 from stackelgrid.deploy import scenario_commands
 from stackelgrid.deploy.commands import certs
+from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import FaultPlan
-from stackelgrid.node.config import ConfigError
 from stackelgrid.node.record import write_whole
 from stackelgrid.registry import UnknownGameError, find
 from stackelgrid.report import ReportError, write

@@ -64,7 +64,7 @@ def plan_of(*faults: Mapping[str, Any], title: str = "", seed: int = 0, **fault:
     from pydantic import ValidationError
 
     from stackelgrid.faults.plan import FaultPlan
-    from stackelgrid.node.config import explain
+    from stackelgrid.model import explain
     from stackelgrid.testbed.fault_plans import FaultPlanError
 
     listed = [*faults, fault] if fault else [*faults]

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from broker.access import Node, Role
 from broker.authority import Authority, AuthorityError
-from stackelgrid.node.config import ConfigError, NodeConfig
+from stackelgrid.errors import ConfigError
+from stackelgrid.node.config import NodeConfig
 from stackelgrid.scenarios.scenario import Scenario
 from stackelgrid.testbed.enrolment import find_revoked, find_uncertified, list_nodes
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs

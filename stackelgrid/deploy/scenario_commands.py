@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from stackelgrid.node.config import ConfigError, NodeConfig
+from stackelgrid.errors import ConfigError
+from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.config import load as load_config
 from stackelgrid.scenarios.scenario import load
 from stackelgrid.testbed.run_folder import run_name

@@ -19,9 +19,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from stackelgrid.errors import ConfigError
 from stackelgrid.faults.injection import FaultInjectingNode
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, OnConnection
-from stackelgrid.node.config import ConfigError, explain
+from stackelgrid.model import explain
 
 _LOG = logging.getLogger("stackelgrid.faults")
 

@@ -6,7 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from stackelgrid.node.config import ConfigError
+from stackelgrid.errors import ConfigError
 
 
 def claim(folder: Path) -> Path:

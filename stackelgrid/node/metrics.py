@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 
-from stackelgrid.node.config import ConfigError
+from stackelgrid.errors import ConfigError
 from stackelgrid.node.progress import Account
 from stackelgrid.node.status import STATES, Status
 

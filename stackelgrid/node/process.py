@@ -21,7 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
-from stackelgrid.node.config import Config, ConfigError, NodeConfig, load
+from stackelgrid.errors import ConfigError
+from stackelgrid.node.config import Config, NodeConfig, load
 from stackelgrid.node.log import set_up
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress

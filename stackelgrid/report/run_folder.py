@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from stackelgrid.node.config import explain
+from stackelgrid.model import explain
 from stackelgrid.registry import find
 from stackelgrid.run_result import Certificate, FaultOccurrence, RunResult, parse
 from stackelgrid.run_result import RunResult as Result

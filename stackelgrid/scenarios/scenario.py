@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Se
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stackelgrid.certify import CertificateError
-from stackelgrid.model import Positive, StrictModel
-from stackelgrid.node.config import ConfigError, Rounds, explain
+from stackelgrid.errors import ConfigError
+from stackelgrid.model import Positive, StrictModel, explain
+from stackelgrid.node.config import Rounds
 from stackelgrid.registry import UnknownGameError, find
 from stackelgrid.rounds.settings import AggregatorSettings, HomeModel, LeaderSettings
 from stackelgrid.scenarios import yaml_file

@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stackelgrid.node.config import ConfigError
+from stackelgrid.errors import ConfigError
 from stackelgrid.node.record import write_whole
 from stackelgrid.scenarios.scenario import Scenario, ScenarioError, dump, load
 from stackelgrid.scenarios.yaml_file import parse

@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import BrokerOutage, FaultPlan, Lie, OnLink, OnNode, Partition
-from stackelgrid.node.config import ConfigError, explain
+from stackelgrid.model import explain
 from stackelgrid.scenarios import yaml_file
 from stackelgrid.scenarios.scenario import Scenario
 

@@ -20,7 +20,7 @@ from broker.authority import Authority
 from stackelgrid import cli
 from stackelgrid.deploy.compose import compose
 from stackelgrid.deploy.provision import provision
-from stackelgrid.node.config import ConfigError
+from stackelgrid.errors import ConfigError
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.scenarios.scenario import load, shipped
 from stackelgrid.scenarios.yaml_file import parse

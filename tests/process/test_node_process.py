@@ -24,9 +24,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import broker
 import emc_node.__main__
+from stackelgrid.errors import ConfigError
 from stackelgrid.node import status as status_module
 from stackelgrid.node.claim import claim
-from stackelgrid.node.config import ConfigError
 from stackelgrid.node.log import set_up
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.metrics import registry, serve

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from stackelgrid import cli, registry
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
-from stackelgrid.node.config import explain
+from stackelgrid.model import explain
 from stackelgrid.scenarios.measured import spell_out, with_data, with_origins
 from stackelgrid.scenarios.measured.units import Kind, per_slot, unit_named
 from stackelgrid.scenarios.scenario import Scenario, dump, load

@@ -12,7 +12,7 @@ import pytest
 import aggregator_node.config
 import emc_node.config
 import leader_node.config
-from stackelgrid.node.config import ConfigError
+from stackelgrid.errors import ConfigError
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines
 from stackelgrid.scenarios.scenario import Scenario, load

@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from stackelgrid.cli import app
+from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import Crash, FaultPlan
-from stackelgrid.node.config import ConfigError
 from stackelgrid.scenarios.scenario import dump
 from stackelgrid.soak import cases, promises, stage
 from stackelgrid.soak.cases import Case, draw

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from stackelgrid.model import StrictModel
-from stackelgrid.node.config import explain
+from stackelgrid.model import StrictModel, explain
 from stackelgrid.scenarios.measured.csv_file import CsvFile, FromColumn
 from stackelgrid.scenarios.measured.declared import OWN, DataSection, EachColumn, Reference
 from stackelgrid.scenarios.measured.units import Kind
