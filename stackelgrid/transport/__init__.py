@@ -1,1 +1,1 @@
-"""Who carries messages between nodes: the base class, virtual time in memory, MQTT."""
+"""Transports carry messages between nodes: the base class, one in memory with virtual time, one over MQTT."""

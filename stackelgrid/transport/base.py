@@ -1,8 +1,9 @@
-"""What a node asks of its transport, and what a transport promises a node.
+"""The contract between a node and its transport: the actions of a node, the promises of a transport.
 
-A node is a pure state machine: bytes, clock readings and results of its own computations go in, actions come out. It
-opens no socket and reads no clock, so the same node runs over MQTT in a process of its own and under a virtual clock
-beside a hundred others. Every transport passes the one conformance suite in `tests/test_transport_conformance.py`.
+A node is a pure state machine: it takes bytes, clock readings and the results of its own computations, and returns
+actions. It opens no socket and reads no clock, so the same node runs over MQTT in a process of its own and under a
+virtual clock beside a hundred others. Every transport passes the tests in
+`tests/process/test_transport_conformance.py`.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import Any, Protocol
 class Publish:
     """Send `payload` to everyone who subscribes to `topic`.
 
-    `retain` keeps it for later subscribers (an empty payload clears what was kept); `qos` 0 may lose it, 1 has the
-    broker acknowledge it. Neither says that a subscriber received it: that is the round protocol's business.
+    With `retain` the broker keeps it for later subscribers; an empty payload clears what was kept. At `qos` 0 it may be
+    lost, at 1 the broker acknowledges it. Neither tells that a subscriber has received it: that is the task of the
+    round protocol.
     """
 
     topic: str
@@ -29,9 +31,9 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Run `job` without holding up reception, then hand its result to `then(result, now)`, which returns actions.
+    """Run `job` while messages are still received, then call `then(result, now)`, which returns further actions.
 
-    A node's computations run one at a time, in the order asked.
+    A node's computations run one at a time, in the order in which it asked for them.
     """
 
     job: Callable[[], Any]
@@ -40,50 +42,50 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class FetchRetained:
-    """Have what is retained on the node's subscriptions sent again: a message may have been lost on its way here."""
+    """Receive again what is retained on the node's subscriptions: a message may have been lost on its way here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The node has nothing left to do: send what is queued, leave the broker cleanly (no last will), stop."""
+    """End the node: send what is queued, disconnect from the broker without the last will, and stop."""
 
 
 Action = Publish | Compute | FetchRetained | Finish
 
 
 class Node(Protocol):
-    """The state machine a transport drives. Times are seconds on the transport's own clock."""
+    """A state machine that a transport drives. Times are in seconds on the transport's own clock."""
 
     @property
     def name(self) -> str:
-        """The node's id, unique in its run."""
+        """Give the node's name, unique in its run."""
 
     @property
     def subscriptions(self) -> Sequence[str]:
-        """Topic filters (MQTT syntax, `+` and `#` included), fixed for the node's life."""
+        """Give the topic filters (MQTT syntax, `+` and `#` included). They never change."""
 
     @property
     def last_will(self) -> Publish | None:
-        """Published on the node's behalf when its connection ends without `Finish`."""
+        """Give the message that is published for the node when its connection ends without `Finish`."""
 
     def start(self, now: float) -> Sequence[Action]:
-        """The connection stands and the subscriptions are in force: at the beginning and after every reconnect."""
+        """Begin, or go on: the node is connected and subscribed, for the first time or after a lost connection."""
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
-        """A message arrived. Any bytes may come; a node never raises because of them."""
+        """Take a message that arrived. Any bytes may come; a node never raises because of them."""
 
     def tick(self, now: float) -> Sequence[Action]:
-        """The clock has reached `next_deadline()`."""
+        """Act on the deadline: the clock has reached `next_deadline()`."""
 
     def next_deadline(self) -> float | None:
-        """When to call `tick`, or None. Asked again after every call into the node."""
+        """Give the time at which to call `tick`, or None. The transport asks again after every call into the node."""
 
 
 @dataclass
 class Traffic:
-    """What one node put on the wire and took from it (application payloads, protocol framing not counted).
+    """Messages and payload bytes that one node sent and received; the framing of MQTT is not counted.
 
-    `connections` is how often its connection was made, `connected` whether it stands now.
+    `connections` counts how often its connection was made, `connected` tells whether it is up.
     """
 
     sent: int = 0
@@ -96,16 +98,16 @@ class Traffic:
 
 @dataclass
 class TransportResult:
-    """How a transport's run ended: traffic per node, and the exception of each node whose code raised."""
+    """The result of a transport's run: the traffic of each node, and the exception of each node that raised."""
 
     traffic: dict[str, Traffic] = field(default_factory=dict)
     crashed: dict[str, Exception] = field(default_factory=dict)
 
 
 class BrokerUnreachableError(Exception):
-    """No connection to the broker could be made, or it was lost and did not come back in time.
+    """No connection to the broker could be made, or it was lost and not made again in time.
 
-    Attributes: `url`, the broker's address; `seconds`, how long was tried; `cause`, the last error's text.
+    Attributes: `url`, the broker's address; `seconds`, the time that was allowed; `cause`, the text of the last error.
     """
 
     def __init__(self, url: str, seconds: float, cause: str) -> None:
@@ -120,12 +122,12 @@ class Transport(ABC):
 
     Promises, on every transport:
 
-    - `start` is called once the node's subscriptions are in force; what was retained before arrives after it.
-    - Messages of one sender on one topic arrive in the order sent.
+    - `start` is called once the node's subscriptions are in force. What was retained before arrives after it.
+    - Messages of one sender on one topic arrive in the order in which they were sent.
     - A node receives its own messages only if it subscribes to them.
-    - `receive`, `tick`, `start` and `then` are never called concurrently for one node; a `Compute` job may run
+    - `receive`, `tick`, `start` and `then` are never called at the same time for one node; a `Compute` job may run
       meanwhile.
-    - A node whose code raises is cut off: its last will is delivered, the others go on, and `TransportResult.crashed`
+    - A node that raises is disconnected: its last will is delivered, the others go on, and `TransportResult.crashed`
       has the exception.
     """
 

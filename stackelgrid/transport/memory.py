@@ -31,8 +31,8 @@ from stackelgrid.transport.base import (
 class DeadlockError(Exception):
     """Every node that is left waits for a message, and none is on its way.
 
-    Attributes: `waiting`, the nodes' names; `now`, the virtual time in seconds; `result`, the run so far, with the
-    exceptions of the nodes that crashed, if that is why the others wait.
+    Attributes: `waiting`, the names of these nodes; `now`, the virtual time in seconds; `result`, the run so far, with
+    the exceptions of nodes that raised, which may be why the others wait.
     """
 
     def __init__(self, waiting: Sequence[str], now: float, result: TransportResult) -> None:
@@ -47,18 +47,18 @@ class DeadlockError(Exception):
 
 @dataclass(frozen=True)
 class Outage:
-    """The broker is away for `seconds`; what it had retained outlives that, or does not."""
+    """A failure of the broker for `seconds`. `keep_retained` tells whether its retained messages survive."""
 
     seconds: float
     keep_retained: bool = True
 
 
 class MemoryTransport(Transport):
-    """Carries nodes by a queue of events ordered by virtual time, which begins at 0 in every run.
+    """Carries messages with a queue of events ordered by virtual time, which begins at 0 in every run.
 
-    A message takes `latency_s` seconds plus up to `jitter_s` more, drawn uniformly from the link's own
-    stream, which depends on `seed`, the sender's and the receiver's names only. A `Compute` job runs inline
-    and takes no virtual time. A run that has not ended after `horizon_s` seconds never will.
+    A message takes `latency_s` seconds plus up to `jitter_s` more, drawn uniformly from a stream of random numbers that
+    depends on `seed` and the names of sender and receiver only. A `Compute` job runs at once and takes no virtual time.
+    A run that has not ended after `horizon_s` seconds is taken for a deadlock.
     """
 
     def __init__(
@@ -72,22 +72,21 @@ class MemoryTransport(Transport):
         self._streams: dict[tuple[str, str], np.random.Generator] = {}
 
     def delays(self, sender: str, receiver: str, publish: Publish, now: float) -> Sequence[float]:
-        """Seconds from `now` until each copy of `publish` reaches `receiver`: here, always one copy.
+        """Give the seconds from `now` until each copy of `publish` reaches `receiver`; here, always one copy.
 
-        The one place that decides a message's fate: a fault layer overrides it to lose a message (no delay),
-        repeat it (several) or hold it up. Whatever it answers, one sender's messages on one topic arrive in
-        the order sent.
+        Fault injection overrides it to lose a message (no delay), to repeat it (several) or to delay it. Whatever it
+        returns, messages of one sender on one topic arrive in the order in which they were sent.
         """
         if self.jitter_s == 0:
             return (self.latency_s,)
         return (self.latency_s + self.jitter_s * self._stream(sender, receiver).random(),)
 
     def restart_node(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
-        """What becomes of a node whose code raised: after so many seconds another takes its place; here, none does."""
+        """Give the node that replaces one that raised, and the seconds until it does, or None; here, always None."""
         return None
 
     def outage(self, sender: str, publish: Publish, now: float) -> Outage | None:
-        """Whether the broker fails before it takes in `publish`: here, it never does."""
+        """Give the failure of the broker that begins before it receives `publish`, or None; here, always None."""
         return None
 
     def run(self, nodes: Sequence[Node]) -> TransportResult:
@@ -97,7 +96,7 @@ class MemoryTransport(Transport):
         share a name.
         """
         self._streams.clear()
-        return _Run(nodes, self, self._retained).carry()
+        return _Run(nodes, self, self._retained).execute()
 
     def _stream(self, sender: str, receiver: str) -> np.random.Generator:
         link = (sender, receiver)
@@ -108,8 +107,8 @@ class MemoryTransport(Transport):
 
 
 @dataclass(slots=True, eq=False)
-class _Seat:
-    """A node's place in the run."""
+class _Client:
+    """A node as a client of the broker; a call of `tick` is scheduled for `due`."""
 
     node: Node
     name: str
@@ -124,170 +123,174 @@ Call = Callable[[float], Sequence[Action]]
 
 @dataclass
 class _Run:
+    """One run: the queue of events and the state of the broker."""
+
     nodes: Sequence[Node]
-    world: MemoryTransport
+    transport: MemoryTransport
     retained: dict[str, tuple[str, Publish]]
     result: TransportResult = field(default_factory=TransportResult)
 
     def __post_init__(self) -> None:
-        self.seats = [_Seat(node, node.name, node.last_will, Traffic()) for node in self.nodes]
-        self.result.traffic = {seat.name: seat.traffic for seat in self.seats}
-        if len(self.result.traffic) < len(self.seats):
-            raise ValueError(f"two nodes share a name among {[seat.name for seat in self.seats]}: give each its own")
-        self.events: list[tuple[float, int, _Seat | None, Call]] = []
+        self.clients = [_Client(node, node.name, node.last_will, Traffic()) for node in self.nodes]
+        self.result.traffic = {client.name: client.traffic for client in self.clients}
+        if len(self.result.traffic) < len(self.clients):
+            raise ValueError(
+                f"two nodes share a name among {[client.name for client in self.clients]}: give each its own"
+            )
+        self.events: list[tuple[float, int, _Client | None, Call]] = []
         self.order = itertools.count()
-        self._seat_subscriptions()
+        self._index_subscriptions()
         self.last_arrival: dict[tuple[str, str, str], float] = {}  # sender, receiver, topic -> seconds
-        self.broker_away = False
-        self.held: list[tuple[str, Publish]] = []  # at QoS 1, while the broker is away
+        self.broker_down = False
+        self.outbox: list[tuple[str, Publish]] = []  # published at QoS 1 while the broker is down
 
-    def _seat_subscriptions(self) -> None:
-        self.subscribers: dict[str, list[_Seat]] = {}  # topic -> seats, found once per topic
-        self.by_topic: dict[str, list[_Seat]] = {}  # filter without wildcards -> seats
-        self.by_pattern: list[tuple[str, _Seat]] = []
-        for seat in self.seats:
-            for topic_filter in seat.node.subscriptions:
+    def _index_subscriptions(self) -> None:
+        self.subscribers: dict[str, list[_Client]] = {}  # topic -> clients, filled on demand
+        self.by_topic: dict[str, list[_Client]] = {}  # filter without wildcards -> clients
+        self.by_pattern: list[tuple[str, _Client]] = []
+        for client in self.clients:
+            for topic_filter in client.node.subscriptions:
                 if "+" in topic_filter or "#" in topic_filter:
-                    self.by_pattern.append((topic_filter, seat))
+                    self.by_pattern.append((topic_filter, client))
                 else:
-                    self.by_topic.setdefault(topic_filter, []).append(seat)
+                    self.by_topic.setdefault(topic_filter, []).append(client)
 
-    def carry(self) -> TransportResult:
-        for seat in self.seats:
-            self._connect(seat, 0.0)
+    def execute(self) -> TransportResult:
+        for client in self.clients:
+            self._connect(client, 0.0)
         now = 0.0
-        while self.events and now <= self.world.horizon_s:
-            now, _, concerned, call = heapq.heappop(self.events)
-            if concerned is None:
+        while self.events and now <= self.transport.horizon_s:
+            now, _, target, call = heapq.heappop(self.events)
+            if target is None:
                 call(now)
-            elif not concerned.ended:
-                self._step(concerned, call, now)
-        waiting = [seat.name for seat in self.seats if not seat.ended]
+            elif not target.ended:
+                self._step(target, call, now)
+        waiting = [client.name for client in self.clients if not client.ended]
         if waiting:
             raise DeadlockError(waiting, now, self.result)
         return self.result
 
-    def _connect(self, seat: _Seat, now: float) -> None:
-        """The connection stands: the node starts, then hears what was retained."""
-        self._schedule(now, seat, seat.node.start)
-        self._look(seat, now)
+    def _connect(self, client: _Client, now: float) -> None:
+        """Have the node start, then receive what is retained."""
+        self._schedule(now, client, client.node.start)
+        self._fetch_retained(client, now)
 
-    def _look(self, seat: _Seat, now: float) -> None:
-        if self.broker_away:
+    def _fetch_retained(self, client: _Client, now: float) -> None:
+        if self.broker_down:
             return
         for sender, publish in self.retained.values():
-            if seat in self._subscribers(publish.topic):
-                self._send(sender, seat, publish, now)
+            if client in self._subscribers(publish.topic):
+                self._send(sender, client, publish, now)
 
-    def _schedule(self, at: float, seat: _Seat | None, call: Call) -> None:
-        heapq.heappush(self.events, (at, next(self.order), seat, call))
+    def _schedule(self, at: float, client: _Client | None, call: Call) -> None:
+        heapq.heappush(self.events, (at, next(self.order), client, call))
 
-    def _step(self, seat: _Seat, call: Call, now: float) -> None:
-        """Call into the node and do what it asks; whatever it raises is its own end and nobody else's."""
+    def _step(self, client: _Client, call: Call, now: float) -> None:
+        """Call into the node and perform its actions. An exception ends this node and no other."""
         try:
             for action in call(now):
                 match action:
                     case Publish():
-                        seat.traffic.sent += 1
-                        seat.traffic.sent_bytes += len(action.payload)
-                        self._route(seat.name, action, now)
+                        client.traffic.sent += 1
+                        client.traffic.sent_bytes += len(action.payload)
+                        self._route(client.name, action, now)
                     case Compute():
-                        self._schedule(now, seat, partial(_compute, action))
+                        self._schedule(now, client, partial(_compute, action))
                     case FetchRetained():
-                        self._look(seat, now)
+                        self._fetch_retained(client, now)
                     case Finish():
-                        seat.ended = True
+                        client.ended = True
                         return
-            due = seat.node.next_deadline()
-            if due != seat.due:
-                seat.due = due
+            due = client.node.next_deadline()
+            if due != client.due:
+                client.due = due
                 if due is not None:
-                    self._schedule(max(due, now), seat, partial(_tick, seat, due))
+                    self._schedule(max(due, now), client, partial(_tick, client, due))
         except Exception as error:
-            self._crash(seat, error, now)
+            self._crash(client, error, now)
 
-    def _crash(self, seat: _Seat, error: Exception, now: float) -> None:
-        seat.ended = True
-        after = self.world.restart_node(seat.name, error, now)
-        if after is None:
-            self.result.crashed[seat.name] = error
+    def _crash(self, client: _Client, error: Exception, now: float) -> None:
+        client.ended = True
+        replacement = self.transport.restart_node(client.name, error, now)
+        if replacement is None:
+            self.result.crashed[client.name] = error
         else:
-            self._schedule(now + after[0], None, partial(self._replace, seat, after[1]))
-        if seat.last_will is not None:
-            self._route(seat.name, seat.last_will, now)
+            self._schedule(now + replacement[0], None, partial(self._replace, client, replacement[1]))
+        if client.last_will is not None:
+            self._route(client.name, client.last_will, now)
 
-    def _replace(self, seat: _Seat, node: Node, now: float) -> Sequence[Action]:
-        """A node takes the place of one that crashed."""
-        newcomer = _Seat(node, seat.name, node.last_will, seat.traffic)
-        self.seats[self.seats.index(seat)] = newcomer
-        self._seat_subscriptions()
-        if not self.broker_away:
-            self._connect(newcomer, now)
+    def _replace(self, client: _Client, node: Node, now: float) -> Sequence[Action]:
+        """Put a node in the place of one that raised."""
+        replacement = _Client(node, client.name, node.last_will, client.traffic)
+        self.clients[self.clients.index(client)] = replacement
+        self._index_subscriptions()
+        if not self.broker_down:
+            self._connect(replacement, now)
         return ()
 
     def _route(self, sender: str, publish: Publish, now: float) -> None:
-        outage = None if self.broker_away else self.world.outage(sender, publish, now)
+        outage = None if self.broker_down else self.transport.outage(sender, publish, now)
         if outage is not None:
-            self.broker_away = True
+            self.broker_down = True
             if not outage.keep_retained:
                 self.retained.clear()
-            self._schedule(now + outage.seconds, None, self._broker_back)
-        if self.broker_away:
+            self._schedule(now + outage.seconds, None, self._restart_broker)
+        if self.broker_down:
             if publish.qos > 0:
-                self.held.append((sender, publish))
+                self.outbox.append((sender, publish))
             return
         if publish.retain and publish.payload:
             self.retained[publish.topic] = (sender, publish)
         elif publish.retain:
             self.retained.pop(publish.topic, None)
-        for seat in self._subscribers(publish.topic):
-            if not seat.ended:
-                self._send(sender, seat, publish, now)
+        for client in self._subscribers(publish.topic):
+            if not client.ended:
+                self._send(sender, client, publish, now)
 
-    def _broker_back(self, now: float) -> Sequence[Action]:
-        """Everybody connects again; what was to be sent with guarantee is sent now."""
-        self.broker_away = False
-        for seat in self.seats:
-            if not seat.ended:
-                self._connect(seat, now)
-        held, self.held = self.held, []
-        for sender, publish in held:
+    def _restart_broker(self, now: float) -> Sequence[Action]:
+        """Connect all nodes again and send what they published at QoS 1 in the meantime."""
+        self.broker_down = False
+        for client in self.clients:
+            if not client.ended:
+                self._connect(client, now)
+        outbox, self.outbox = self.outbox, []
+        for sender, publish in outbox:
             self._route(sender, publish, now)
         return ()
 
-    def _send(self, sender: str, seat: _Seat, publish: Publish, now: float) -> None:
-        way = (sender, seat.name, publish.topic)
-        for delay in self.world.delays(sender, seat.name, publish, now):
-            arrival = max(now + delay, self.last_arrival.get(way, 0.0))
-            self.last_arrival[way] = arrival
-            self._schedule(arrival, seat, partial(_receive, seat, publish))
+    def _send(self, sender: str, client: _Client, publish: Publish, now: float) -> None:
+        route = (sender, client.name, publish.topic)
+        for delay in self.transport.delays(sender, client.name, publish, now):
+            arrival = max(now + delay, self.last_arrival.get(route, 0.0))
+            self.last_arrival[route] = arrival
+            self._schedule(arrival, client, partial(_receive, client, publish))
 
-    def _subscribers(self, topic: str) -> list[_Seat]:
+    def _subscribers(self, topic: str) -> list[_Client]:
         if topic not in self.subscribers:
-            matching = [seat for pattern, seat in self.by_pattern if topic_matches(pattern, topic)]
+            matching = [client for pattern, client in self.by_pattern if topic_matches(pattern, topic)]
             self.subscribers[topic] = list(dict.fromkeys([*self.by_topic.get(topic, []), *matching]))
         return self.subscribers[topic]
 
 
-def _receive(seat: _Seat, publish: Publish, now: float) -> Sequence[Action]:
-    seat.traffic.received += 1
-    seat.traffic.received_bytes += len(publish.payload)
-    return seat.node.receive(publish.topic, publish.payload, now)
+def _receive(client: _Client, publish: Publish, now: float) -> Sequence[Action]:
+    client.traffic.received += 1
+    client.traffic.received_bytes += len(publish.payload)
+    return client.node.receive(publish.topic, publish.payload, now)
 
 
 def _compute(compute: Compute, now: float) -> Sequence[Action]:
     return compute.then(compute.job(), now)
 
 
-def _tick(seat: _Seat, due: float, now: float) -> Sequence[Action]:
-    if seat.due != due:
+def _tick(client: _Client, due: float, now: float) -> Sequence[Action]:
+    if client.due != due:
         return ()  # the node has moved its deadline since
-    seat.due = None
-    return seat.node.tick(now)
+    client.due = None
+    return client.node.tick(now)
 
 
 def topic_matches(topic_filter: str, topic: str) -> bool:
-    """Whether a subscription to `topic_filter` takes in `topic` (MQTT 3.1.1, section 4.7)."""
+    """Tell whether `topic_filter` matches `topic` (MQTT 3.1.1, section 4.7)."""
     wanted, levels = topic_filter.split("/"), topic.split("/")
     if topic.startswith("$") and wanted[0] in ("+", "#"):
         return False

@@ -1,9 +1,9 @@
 """Nodes over MQTT 3.1.1: one broker connection per node, all of them driven by one asyncio event loop.
 
-Each connection is a paho-mqtt client without a thread of its own. The loop says when a socket can be read or
-written, paho parses and frames, and the node is called between two such events, never inside a paho callback.
-Subscriptions are made at QoS 0: within one connection nothing is lost, a lost connection ends in `start`, and
-a sender's order holds even when it mixes QoS 0 and 1.
+Each connection is a paho-mqtt client without a thread of its own. The loop reports when a socket can be read or
+written, and paho reads and writes MQTT packets. The node is called between two such events, never inside a callback of
+paho. Subscriptions are made at QoS 0. That is enough: within one connection nothing is lost, and after a lost one the
+node's `start` is called again. It also keeps a sender's order when the sender mixes QoS 0 and 1.
 """
 
 from __future__ import annotations
@@ -43,29 +43,28 @@ from stackelgrid.transport.worker import Worker
 _LOG = logging.getLogger("stackelgrid.transport")
 
 KEEPALIVE_S = 20
-"""Idle seconds before a ping; the broker takes a silent node for dead after one and a half times this."""
-FAREWELL_S = 5.0
+"""Idle seconds before a ping. The broker ends the connection of a silent node after one and a half times this."""
+DISCONNECT_S = 5.0
 """How long to wait for the broker to close its side after DISCONNECT."""
 ATTEMPT_S = 5.0
 """How long one attempt waits for TCP, and then again for CONNACK and SUBACK."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 60.0
-"""Back-off between attempts: doubled each time, each pause drawn between half and the whole of it."""
+"""The pause between attempts: doubled each time, and drawn between half and the whole of that."""
 PATIENT_PAUSE_S, PATIENT_SHARE = 5.0, 0.1
-"""In the first minute of an outage no pause is longer than this; after it none than this share of the outage."""
+"""No pause is longer than the larger of these seconds and this share of the outage so far."""
 
 
 class MqttTransport(Transport):
     """Carries nodes over the broker at `url`: `mqtt://host:port`, or `mqtts://host:port` with `tls`.
 
-    Of several servers, `mqtt://a:1883,b:1883`, each connection begins at one of its own choice and goes on to the next
-    when that is lost. `login` is a user and a password, for a broker that wants one. `connect_timeout_s` is how long
-    the first connection may take, `reconnect_s` how long a lost one may stay away; beyond either, `run` raises
-    `BrokerUnreachableError`, never when it is infinite. Raises `ValueError` for another form of address, and for `tls`
-    that is missing, unusable, or would not be used.
+    With several servers, `mqtt://a:1883,b:1883`, each connection begins with one of them at random and goes on to the
+    next when that one is lost. `login` is a user and a password, for a broker that wants them. `connect_timeout_s` is
+    how long the first connection may take, `reconnect_s` how long a lost one may stay away; after that, `run` raises
+    `BrokerUnreachableError`. Both may be infinite. Raises `ValueError` for another form of address, and for `tls` that
+    is missing, unusable, or would not be used.
 
-    While a connection is away, what its node publishes at QoS 0 is lost and what it publishes at QoS 1 waits;
-    the latter may arrive twice. A node's client id is its name and a random suffix, so that runs can share a
-    broker.
+    While a connection is away, messages that its node publishes at QoS 0 are lost. Those at QoS 1 are sent later and
+    may arrive twice. A node's client id is its name and a random suffix, so that runs can share a broker.
     """
 
     def __init__(
@@ -89,22 +88,22 @@ class MqttTransport(Transport):
         self.reconnect_s = reconnect_s
         self.traffic: dict[str, Traffic] = {}
         self._stopping = False
-        self._leave: Callable[[], object] | None = None
+        self._cancel_run: Callable[[], object] | None = None
 
     def run(self, nodes: Sequence[Node]) -> TransportResult:
         """Drive the nodes until each has finished or crashed, or `stop` is called. See `Transport.run`."""
         return asyncio.run(self.serve(nodes))
 
     async def serve(self, nodes: Sequence[Node]) -> TransportResult:
-        """`run` for a caller with an event loop of its own. Raises `ValueError` if two nodes share a name."""
+        """Do the same as `run` in the caller's event loop. Raises `ValueError` when two nodes share a name."""
         result = TransportResult({node.name: Traffic() for node in nodes})
         if len(result.traffic) < len(nodes):
             raise ValueError(f"two nodes share a name: give each its own, not {[node.name for node in nodes]}")
         self.traffic = result.traffic
         worker = Worker(asyncio.get_running_loop())
-        links = [asyncio.create_task(_Link(node, self, worker, result).drive()) for node in nodes]
-        everyone = asyncio.gather(*links)
-        self._leave = partial(asyncio.get_running_loop().call_soon_threadsafe, everyone.cancel)
+        connections = [asyncio.create_task(_Connection(node, self, worker, result).drive()) for node in nodes]
+        everyone = asyncio.gather(*connections)
+        self._cancel_run = partial(asyncio.get_running_loop().call_soon_threadsafe, everyone.cancel)
         if self._stopping:
             everyone.cancel()
         try:
@@ -113,49 +112,49 @@ class MqttTransport(Transport):
             if not self._stopping:
                 raise
         finally:
-            self._leave = None
-            for link in links:
-                link.cancel()
-            await asyncio.gather(*links, return_exceptions=True)
+            self._cancel_run = None
+            for connection in connections:
+                connection.cancel()
+            await asyncio.gather(*connections, return_exceptions=True)
             worker.close()
         return result
 
     def stop(self) -> None:
-        """End the run now and for good, from any thread or a signal handler; a later `run` ends at once.
+        """End the run now, from any thread or a signal handler. A later `run` ends at once.
 
-        This is for SIGTERM: the process leaves in good order, but its nodes have not finished. The
-        connections close without DISCONNECT, so the broker publishes the last wills and the other nodes know.
-        A running computation is not interrupted; its result is dropped.
+        This is for SIGTERM, when the nodes have not finished. The connections close without DISCONNECT, so that the
+        broker publishes the last wills and the other nodes learn of it. A running computation is not interrupted; its
+        result is dropped.
         """
         self._stopping = True
-        if self._leave is not None:
+        if self._cancel_run is not None:
             with suppress(RuntimeError):  # the loop closed meanwhile: nothing is left to stop
-                self._leave()
+                self._cancel_run()
 
 
-class _Link:
+class _Connection:
     """One node's connection, with the node's clock and its computations."""
 
     def __init__(self, node: Node, transport: MqttTransport, worker: Worker, result: TransportResult) -> None:
         self._node = node
         self._transport = transport
+        self._worker = worker
         self._result = result
         self._traffic = result.traffic[node.name]
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None  # the one the loop watches
         self._watched_for_writing = False
-        self._farewell: socket.socket | None = None  # the connection after DISCONNECT
-        self._lost = asyncio.Event()
-        self._answer: asyncio.Future[str] = self._loop.create_future()  # why the broker refuses, or ""
-        self._up = False  # the subscriptions are in force
-        self._leaving = False  # DISCONNECT is on its way
-        self._ended = False  # the node has finished or crashed: it is not called any more
+        self._closing_socket: socket.socket | None = None  # after DISCONNECT
+        self._closed = asyncio.Event()
+        self._refusal: asyncio.Future[str] = self._loop.create_future()  # why the broker refuses, or ""
+        self._ready = False  # the subscriptions are in force
+        self._disconnecting = False  # DISCONNECT is on its way
+        self._node_ended = False  # it has finished or raised, and is not called any more
         self._inbox: deque[tuple[str, bytes]] = deque()
-        self._held: list[Publish] = []  # at QoS 1, asked for while the connection was away
+        self._outbox: list[Publish] = []  # at QoS 1, published while the connection was away
         self._unacknowledged: set[int] = set()  # message ids at QoS 1
-        self._due: float | None = None
+        self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._worker = worker
 
         client_id = f"{node.name}-{secrets.token_hex(4)}"
         self._jitter = random.Random(client_id)
@@ -184,79 +183,75 @@ class _Link:
         self._client.on_publish = self._on_publish
         self._client.on_socket_close = self._on_socket_close
 
-    # The connection's life.
+    # --- connect, hold, connect again, disconnect ---
 
     async def drive(self) -> None:
         """Hold the connection until the node has ended. When cancelled, leave without DISCONNECT."""
         patience_s = self._transport.connect_timeout_s
         pause = FIRST_PAUSE_S
         try:
-            while not self._done():
+            while not self._may_disconnect():
                 await self._connect(patience_s)
-                stands_since = self._loop.time()
+                connected_at = self._loop.time()
                 while self._socket is not None:
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._lost.wait(), KEEPALIVE_S / 4)
+                        await asyncio.wait_for(self._closed.wait(), KEEPALIVE_S / 4)
                     self._client.loop_misc()
-                    self._settle()
-                if not self._done():
-                    _LOG.warning("connection lost", extra={"data": {"server": self._at()}})
-                    # A broker that accepts a connection and ends it at once is not asked again and again.
-                    fleeting = self._loop.time() - stands_since < PATIENT_PAUSE_S
-                    pause = min(2 * pause, PATIENT_PAUSE_S) if fleeting else FIRST_PAUSE_S
-                    if fleeting:
+                    self._pump()
+                if not self._may_disconnect():
+                    _LOG.warning("connection lost", extra={"data": {"server": self._server_name()}})
+                    # A broker that accepts a connection and ends it at once is not tried again without a pause.
+                    short_lived = self._loop.time() - connected_at < PATIENT_PAUSE_S
+                    pause = min(2 * pause, PATIENT_PAUSE_S) if short_lived else FIRST_PAUSE_S
+                    if short_lived:
                         await asyncio.sleep(pause * self._jitter.uniform(0.25, 0.5))
                 patience_s = self._transport.reconnect_s
-            await self._see_off()
+            await self._drain_until_closed()
         finally:
-            self._end()
-            if self._farewell is not None:
-                self._farewell.close()
-
-    def _at(self) -> str:
-        """The server of now, for a log."""
-        host, port = self._transport.address.servers[self._server]
-        return f"{host}:{port}"
-
-    def _done(self) -> bool:
-        return self._ended and not self._unacknowledged and not self._held
+            self._stop_node()
+            if self._closing_socket is not None:
+                self._closing_socket.close()
 
     async def _connect(self, patience_s: float) -> None:
-        """Connect to the first server that accepts; `patience_s` is how long to try."""
+        """Connect to the first server that accepts, and start the node.
+
+        Raises `BrokerUnreachableError` when none does within `patience_s`.
+        """
         began = self._loop.time()
-        give_up = began + patience_s
+        give_up_at = began + patience_s
         pause = FIRST_PAUSE_S
         servers = self._transport.address.servers
-        attempts, told_of = 0, set[str]()
-        while not self._done():
+        attempts, logged = 0, set[str]()
+        while not self._may_disconnect():
             try:
-                await self._attempt(min(ATTEMPT_S, max(give_up - self._loop.time(), FIRST_PAUSE_S)))
-                if attempts or self._traffic.connections > 1:
-                    told = {"server": self._at(), "seconds": round(self._loop.time() - began, 1)}
-                    _LOG.info("connected", extra={"data": {**told, "attempts": attempts + 1}})
-                return
+                await self._try_to_connect(min(ATTEMPT_S, max(give_up_at - self._loop.time(), FIRST_PAUSE_S)))
             except OSError as error:
-                self._cut()
+                self._abort()
                 attempts += 1
                 cause = str(error)
-                if cause not in told_of:  # each once in an outage, which may last for days
-                    told_of.add(cause)
-                    _LOG.warning("no connection", extra={"data": {"server": self._at(), "cause": cause}})
+                if cause not in logged:  # each once in an outage, which may last for days
+                    logged.add(cause)
+                    _LOG.warning("no connection", extra={"data": {"server": self._server_name(), "cause": cause}})
                 self._server = (self._server + 1) % len(servers)
                 wait = pause * self._jitter.uniform(0.5, 1.0)
                 if attempts % len(servers):
-                    wait = 0.0  # the next of the cluster at once
-                elif self._loop.time() + wait >= give_up:
+                    wait = 0.0  # try the next server of the cluster at once
+                elif self._loop.time() + wait >= give_up_at:
                     raise BrokerUnreachableError(self._transport.url, patience_s, cause) from error
                 else:
-                    patient = max(PATIENT_PAUSE_S, PATIENT_SHARE * (self._loop.time() - began))
-                    pause = min(2 * pause, LONGEST_PAUSE_S, patient)
+                    longest = max(PATIENT_PAUSE_S, PATIENT_SHARE * (self._loop.time() - began))
+                    pause = min(2 * pause, LONGEST_PAUSE_S, longest)
+            else:
+                if attempts or self._traffic.connections > 1:
+                    data = {"server": self._server_name(), "seconds": round(self._loop.time() - began, 1)}
+                    _LOG.info("connected", extra={"data": {**data, "attempts": attempts + 1}})
+                return
             await asyncio.sleep(wait)
 
-    async def _attempt(self, seconds: float) -> None:
-        """Connect and subscribe once; raises `OSError` (`ConnectionError`, `TimeoutError`) on failure."""
-        self._answer = self._loop.create_future()
-        self._lost.clear()
+    async def _try_to_connect(self, seconds: float) -> None:
+        """Connect and subscribe once, and start the node. Raises `OSError` on failure, `TimeoutError` among others."""
+        self._refusal = self._loop.create_future()
+        self._closed.clear()
         self._inbox.clear()
         # In a thread, because it waits for the name service and for TCP.
         host, port = self._transport.address.servers[self._server]
@@ -267,73 +262,83 @@ class _Link:
         # Else the kernel may keep a small message back until an earlier one is acknowledged: 40 ms and more.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._loop.add_reader(self._socket, self._on_readable)
-        self._settle()
-        answered, _ = await asyncio.wait([self._answer], timeout=seconds)
+        self._pump()
+        answered, _ = await asyncio.wait([self._refusal], timeout=seconds)
         if not answered:
             raise TimeoutError(f"no answer to CONNECT and SUBSCRIBE within {seconds:.1f} s")
-        if self._answer.result():
-            raise ConnectionRefusedError(self._answer.result())
-        self._begin()
+        if self._refusal.result():
+            raise ConnectionRefusedError(self._refusal.result())
+        self._start_node()
 
-    def _begin(self) -> None:
+    def _start_node(self) -> None:
+        """Send what waited for the connection and have the node start."""
         if self._socket is None:
             return  # lost again already
-        self._up = True
+        self._ready = True
         self._traffic.connections += 1
         self._traffic.connected = True
-        held, self._held = self._held, []
-        for publish in held:
+        waiting, self._outbox = self._outbox, []
+        for publish in waiting:
             self._publish(publish)
         self._step(self._node.start)
-        self._settle()
+        self._pump()
 
-    def _cut(self) -> None:
+    def _abort(self) -> None:
         """Close the connection without DISCONNECT, so that the broker publishes the last will."""
         if self._socket is not None:
-            with suppress(OSError):  # the other side was faster
+            with suppress(OSError):  # the broker has closed it first
                 self._socket.shutdown(socket.SHUT_RDWR)
         while self._socket is not None:
             self._client.loop_read()  # what had arrived, then the end of the stream, at which paho closes
 
-    async def _see_off(self) -> None:
+    async def _drain_until_closed(self) -> None:
         """After DISCONNECT, read until the broker closes its side.
 
-        Closing a socket while messages still come in makes the kernel reset the connection, and a broker may
-        then drop what it has not read yet: the last messages, even the DISCONNECT.
+        When a socket is closed while messages still come in, the kernel resets the connection. A broker may then drop
+        what it has not read yet: the last messages, even the DISCONNECT.
         """
-        if self._farewell is not None:
-            with suppress(OSError):  # TimeoutError among them: the broker has had its time
-                async with asyncio.timeout(FAREWELL_S):
-                    while await self._loop.sock_recv(self._farewell, 65536):
+        if self._closing_socket is not None:
+            with suppress(OSError):  # TimeoutError among others
+                async with asyncio.timeout(DISCONNECT_S):
+                    while await self._loop.sock_recv(self._closing_socket, 65536):
                         pass
+
+    def _may_disconnect(self) -> bool:
+        """Tell whether the node has ended and nothing is left to send."""
+        return self._node_ended and not self._unacknowledged and not self._outbox
+
+    def _server_name(self) -> str:
+        """Give the server in use, for a log."""
+        host, port = self._transport.address.servers[self._server]
+        return f"{host}:{port}"
 
     def _on_readable(self) -> None:
         self._client.loop_read()
-        while self._socket is not None and self._transport.tls is not None and self._pending():
+        while self._socket is not None and self._transport.tls is not None and self._count_decrypted():
             self._client.loop_read()  # TLS decrypts record by record: the rest of one does not show on the socket
-        self._settle()
+        self._pump()
 
-    def _pending(self) -> int:
+    def _count_decrypted(self) -> int:
         return cast("ssl.SSLSocket", self._socket).pending()
 
-    # What paho reports, from within `loop_read`, `loop_write` and `loop_misc`.
+    # --- callbacks of paho, from within `loop_read`, `loop_write` and `loop_misc` ---
 
     def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
-            self._answered(f"the broker refused the connection: {reason}")
+            self._end_attempt(f"the broker refused the connection: {reason}")
         elif self._node.subscriptions:
             self._client.subscribe([(topic_filter, 0) for topic_filter in self._node.subscriptions])
         else:
-            self._answered("")
+            self._end_attempt("")
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, reasons: Any, _properties: Any) -> None:
-        asked = zip(self._node.subscriptions, reasons, strict=True)
-        refused = [topic_filter for topic_filter, reason in asked if reason.is_failure]
-        self._answered(f"the broker refused the subscriptions {refused}" if refused else "")
+        results = zip(self._node.subscriptions, reasons, strict=True)
+        refused = [topic_filter for topic_filter, reason in results if reason.is_failure]
+        self._end_attempt(f"the broker refused the subscriptions {refused}" if refused else "")
 
-    def _answered(self, refusal: str) -> None:
-        if not self._answer.done():
-            self._answer.set_result(refusal)
+    def _end_attempt(self, refusal: str) -> None:
+        if not self._refusal.done():
+            self._refusal.set_result(refusal)
 
     def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
         self._inbox.append((message.topic, bytes(message.payload)))
@@ -343,45 +348,45 @@ class _Link:
 
     def _on_socket_close(self, _client: Any, _data: Any, closed: Any) -> None:
         if self._socket is None or closed is not self._socket:
-            return  # closed in the connecting thread, before the loop watched it
+            return  # closed in the thread that connects, before the loop watched it
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
-        if self._leaving:
-            self._farewell = socket.socket(fileno=os.dup(self._socket.fileno()))  # outlives paho's close
-            with suppress(OSError):  # the broker was faster
-                self._farewell.shutdown(socket.SHUT_WR)
+        if self._disconnecting:
+            self._closing_socket = socket.socket(fileno=os.dup(self._socket.fileno()))  # stays open when paho closes
+            with suppress(OSError):  # the broker has closed it first
+                self._closing_socket.shutdown(socket.SHUT_WR)
         self._socket = None
         self._watched_for_writing = False
-        self._up = False
+        self._ready = False
         self._traffic.connected = False
-        self._lost.set()
-        self._answered("the broker closed the connection without an answer")
+        self._closed.set()
+        self._end_attempt("the broker closed the connection without an answer")
 
-    # The node.
+    # --- the node ---
 
-    def _settle(self) -> None:
-        """After every event: hand over what arrived, leave if it is time, write what the socket accepts."""
-        while self._up and self._inbox:
+    def _pump(self) -> None:
+        """After every event, deliver what arrived, disconnect if the node is done, and write what the socket takes."""
+        while self._ready and self._inbox:
             topic, payload = self._inbox.popleft()
-            if not self._ended:
+            if not self._node_ended:
                 self._traffic.received += 1
                 self._traffic.received_bytes += len(payload)
                 self._step(partial(self._node.receive, topic, payload))
-        if self._up and self._done():
-            self._up, self._leaving = False, True
+        if self._ready and self._may_disconnect():
+            self._ready, self._disconnecting = False, True
             self._client.disconnect()  # queued behind all that was published; paho closes once it is written
         if self._client.want_write():
             self._client.loop_write()
         if self._socket is not None and self._client.want_write() != self._watched_for_writing:
             self._watched_for_writing = not self._watched_for_writing
             if self._watched_for_writing:
-                self._loop.add_writer(self._socket, self._settle)
+                self._loop.add_writer(self._socket, self._pump)
             else:
                 self._loop.remove_writer(self._socket)
 
     def _step(self, call: Callable[[float], Sequence[Action]], not_before: float = 0.0) -> None:
-        """Call into the node and do what it asks; whatever it raises is its own end and nobody else's."""
-        if self._ended:
+        """Call into the node and perform its actions. An exception ends this node and no other."""
+        if self._node_ended:
             return
         try:
             for action in call(max(self._loop.time(), not_before)):
@@ -391,27 +396,27 @@ class _Link:
                     case Compute():
                         self._compute(action)
                     case FetchRetained():
-                        self._look()
+                        self._fetch_retained()
                     case Finish():
-                        self._ended = True
+                        self._node_ended = True
                         break
-            self._arm()
+            self._set_timer()
         except Exception as error:
             self._result.crashed[self._node.name] = error
-            self._end()
+            self._stop_node()
 
-    def _end(self) -> None:
-        """The node is over without `Finish`: what it had still to send is void."""
-        self._ended = True
-        self._held.clear()
+    def _stop_node(self) -> None:
+        """End the node without `Finish`: what it has still to send is dropped."""
+        self._node_ended = True
+        self._outbox.clear()
         self._unacknowledged.clear()
-        self._arm()
-        self._cut()
+        self._set_timer()
+        self._abort()
 
     def _publish(self, publish: Publish) -> None:
-        if not self._up:
+        if not self._ready:
             if publish.qos > 0:
-                self._held.append(publish)
+                self._outbox.append(publish)
             return
         sent = self._client.publish(publish.topic, publish.payload, publish.qos, publish.retain)
         if sent.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
@@ -421,9 +426,9 @@ class _Link:
         self._traffic.sent += 1
         self._traffic.sent_bytes += len(publish.payload)
 
-    def _look(self) -> None:
+    def _fetch_retained(self) -> None:
         """Subscribe again, upon which the broker sends what it has retained."""
-        if self._up and self._node.subscriptions:
+        if self._ready and self._node.subscriptions:
             self._client.subscribe([(topic_filter, 0) for topic_filter in self._node.subscriptions])
 
     def _compute(self, compute: Compute) -> None:
@@ -434,21 +439,21 @@ class _Link:
                 return compute.then(result, now)
 
             self._step(then)
-            self._settle()
+            self._pump()
 
         self._worker.submit(compute.job, done)
 
-    def _arm(self) -> None:
+    def _set_timer(self) -> None:
         """Set the timer to the node's next deadline, or clear it when the node has ended."""
-        due = None if self._ended else self._node.next_deadline()
-        if due == self._due:
+        deadline = None if self._node_ended else self._node.next_deadline()
+        if deadline == self._deadline:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._due = due
-        self._timer = None if due is None else self._loop.call_at(due, self._on_due, due)
+        self._deadline = deadline
+        self._timer = None if deadline is None else self._loop.call_at(deadline, self._on_timer, deadline)
 
-    def _on_due(self, due: float) -> None:
-        self._due = None
-        self._step(self._node.tick, not_before=due)
-        self._settle()
+    def _on_timer(self, deadline: float) -> None:
+        self._deadline = None
+        self._step(self._node.tick, not_before=deadline)
+        self._pump()

@@ -1,4 +1,4 @@
-"""Mutual TLS: the broker shows that it is the broker, the node that it is the node its certificate names."""
+"""Mutual TLS: the broker and the node each prove who they are with a certificate."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from stackelgrid.model import StrictModel
 
 
 class Tls(StrictModel):
-    """What a node proves itself with, as PEM files: the authority's certificate `ca`, its own and its private key."""
+    """A node's PEM files: the authority's certificate `ca`, its own `certificate` and its private `key`."""
 
     ca: Path
     certificate: Path
     key: Path
 
     def resolve_in(self, folder: Path) -> Tls:
-        """The same files, relative ones as seen from `folder`."""
+        """Give the same files, with relative paths taken from `folder`."""
         return Tls(ca=folder / self.ca, certificate=folder / self.certificate, key=folder / self.key)
 
     def context(self) -> ssl.SSLContext:
-        """TLS 1.2 or newer, to a broker whose certificate the authority has signed for the name it is called by.
+        """Create a context for TLS 1.2 or newer that trusts brokers whose certificate the authority has signed.
 
-        Raises `ValueError` for files that cannot be read or do not fit each other.
+        It checks the broker's name too. Raises `ValueError` for files that cannot be read or do not belong together.
         """
         for name, path in (("ca", self.ca), ("certificate", self.certificate), ("key", self.key)):
             try:
@@ -39,6 +39,6 @@ class Tls(StrictModel):
             # A key with a passphrase would be asked for on a terminal that a node does not have.
             context.load_cert_chain(self.certificate, self.key, password="")
         except ssl.SSLError:
-            fits = "a certificate and the unencrypted private key that belongs to it"
-            raise ValueError(f"tls.certificate, tls.key: {self.certificate} and {self.key} are not {fits}") from None
+            wanted = "a certificate and the unencrypted private key that belongs to it"
+            raise ValueError(f"tls.certificate, tls.key: {self.certificate} and {self.key} are not {wanted}") from None
         return context

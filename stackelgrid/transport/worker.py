@@ -1,4 +1,4 @@
-"""The thread that computes while the event loop receives."""
+"""A thread that computes while the event loop receives."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-Done = Callable[[Any, BaseException | None], None]
+Callback = Callable[[Any, BaseException | None], None]
+"""Takes a job's result and the exception that it raised; one of them is None."""
 
 
 class Worker:
-    """Runs jobs one at a time, in the order given, and tells the loop of each: `done(result, exception)`.
+    """Runs jobs in a thread, one at a time and in order, and calls `done(result, exception)` in the loop after each.
 
-    Results that come while the loop is busy are handed over together, so that a hundred short jobs wake it once or
-    twice and not a hundred times. The thread starts with the first job and does not keep a process from ending.
+    Results that come while the loop is busy are delivered together, so that a hundred short jobs wake the loop once or
+    twice and not a hundred times. The thread starts with the first job and does not keep the process from ending.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._jobs: SimpleQueue[tuple[Callable[[], Any], Done] | None] = SimpleQueue()
-        self._finished: deque[tuple[Done, Any, BaseException | None]] = deque()
-        self._told = threading.Event()
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], Callback] | None] = SimpleQueue()
+        self._finished: deque[tuple[Callback, Any, BaseException | None]] = deque()
+        self._delivery_pending = threading.Event()
         self._started = False
 
-    def submit(self, job: Callable[[], Any], done: Done) -> None:
+    def submit(self, job: Callable[[], Any], done: Callback) -> None:
         """Run `job` in the thread, then `done` in the loop."""
         if not self._started:
             self._started = True
@@ -34,7 +35,7 @@ class Worker:
         self._jobs.put((job, done))
 
     def close(self) -> None:
-        """Let the thread end after the job it is at; what is queued is dropped, results not yet told as well."""
+        """Let the thread end after its current job. Queued jobs are dropped, and results not yet delivered as well."""
         while not self._jobs.empty():
             self._jobs.get()
         self._jobs.put(None)
@@ -46,18 +47,18 @@ class Worker:
             result, failure = None, None
             try:
                 result = job()
-            except BaseException as error:  # told to the node, whose end it is
+            except BaseException as error:  # passed on to `done`
                 failure = error
             self._finished.append((done, result, failure))
-            if not self._told.is_set():
-                self._told.set()
+            if not self._delivery_pending.is_set():
+                self._delivery_pending.set()
                 try:
-                    self._loop.call_soon_threadsafe(self._tell)
+                    self._loop.call_soon_threadsafe(self._deliver)
                 except RuntimeError:
-                    return  # the loop has closed: nobody is left to tell
+                    return  # the loop has closed
 
-    def _tell(self) -> None:
-        self._told.clear()
+    def _deliver(self) -> None:
+        self._delivery_pending.clear()
         while self._finished:
             done, result, failure = self._finished.popleft()
             done(result, failure)
