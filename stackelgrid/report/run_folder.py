@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stackelgrid.model import explain
 from stackelgrid.registry import find
+from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.run_result import Certificate, FaultOccurrence, RunResult, parse
 from stackelgrid.run_result import RunResult as Result
 from stackelgrid.scenarios import yaml_file
@@ -94,7 +95,7 @@ class Leader(Part):
 class PlayedScenario(Part):
     """scenario.yaml, as far as the report of any game needs it."""
 
-    leader: Leader = Leader()
+    leader: Leader | LeaderSettings = Leader()
     slots: int = 24
 
 

@@ -12,6 +12,8 @@ GAME = Game(
     home="home:Consumer",
     homes="home:Consumers",
     scenario="scenario:LoadCallScenario",
+    outcome="outcome:LoadCallOutcome",
+    certificate="certificate:certify",
     report="report:REPORT",
     published="published:PAPER",
 )

@@ -1,28 +1,28 @@
-"""What the aggregator solves in the load call game: whom to call, and for how much.
+"""The aggregator of the load call game: it decides whom to call, and for how much.
 
-It earns kappa per kWh that its n consumers shift, and wants to call them as equally as it can (reading of equations 5
-and 6, problem 7):
+It earns kappa per kWh that its n consumers shift, and wants to call them as equally as it can. With the utility [LC-5]
+it solves the bilevel program [LC-7]
 
     max over c    kappa sum_i y_i - lambda sum_i (c_i - mean c)^2,      sum_i c_i = R,    0 <= c_i <= d_i,
-    y_i = y*_i(c_i) = min(c_i, yhat_i) the consumer's answer,
+    y_i = y*_i(c_i) = min(c_i, yhat_i) the consumer's answer [LC-A],
 
-R the utility's target, d_i a consumer's baseline, which the aggregator has from its meter. yhat_i, what a consumer is
-willing to shift at all, is the consumer's secret.
+R the utility's target, d_i a consumer's baseline, which the aggregator meters. yhat_i, what a consumer is willing to
+shift at most, is known to the consumer alone.
 
-**With every yhat known** this is a concave program in c alone (derived: y*(c) is concave), strictly so for lambda > 0,
-and separable but for the sum. `best_calls` solves it exactly.
+**With every yhat known** this is a concave program in c (derived: y*(c) is concave), strictly concave for lambda > 0,
+and separable but for the sum [LC-6]. `solve_calls` solves it exactly.
 
-**With yhat unknown** the aggregator plays rounds. A consumer that shifts less than it was called for has shown its
-yhat; of one that has not, d_i is an upper bound. The aggregator solves the program with these optimistic figures,
-calls, learns, and calls again, until nobody falls short of what was expected of it. Why that ends, and where (derived):
+**With yhat unknown** the aggregator plays rounds. An answer below the call is yhat itself; of a consumer that answers
+the whole call, d_i is still an upper bound of yhat. The aggregator solves the program with these upper bounds, calls,
+reads the answers, and calls again, until nobody answers less than was expected. Why that ends, and where (derived):
 
-- The objective grows with every yhat, so the optimistic optimum is never below the true one: an upper bound.
-- When every expectation is met the calls earn exactly the optimistic optimum. They are then the true optimum, and
-  since that is unique, the very calls that a planner who knew every yhat would make.
-- Otherwise somebody fell short whose yhat was not known yet, and now it is. Each consumer does that once, so there are
-  at most n + 1 rounds.
+- The objective grows with every yhat, so the optimum with upper bounds is itself an upper bound of the true optimum.
+- When every expectation is met the calls earn exactly that bound. They are then the true optimum, and since that is
+  unique, they are the calls of a planner who knows every yhat.
+- Otherwise an answer was below expectation, and gives a yhat that was not known. Each consumer does that once, so there
+  are at most n + 1 rounds.
 
-Nobody is ever asked for its dissatisfaction, and the yhat of a consumer is learnt only by calling above it.
+No consumer is asked for its dissatisfaction, and the aggregator learns a yhat only by calling above it.
 Energies are kWh, arrays (n,) in the order of the members and their homes; money as in the commission.
 """
 
@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from stackelgrid.games.load_call.messages import Achieved, Call, Mission, Shift, rows
+from stackelgrid.games.load_call.messages import Call, Mission, MissionReport, Shift, to_rows
 from stackelgrid.model import StrictModel
 from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.rounds.strategy import Ask, Ending, Reply
@@ -46,25 +46,25 @@ from stackelgrid.wire.messages import Name
 Energy = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 
 
-def best_calls(target: float, baseline: Array, willing: Array, spread: float) -> Array:
-    """The calls c, (n,) kWh, that solve problem (7), with sum c = min(R, sum d); exactly, in O(n log n) (derived).
+def solve_calls(target: float, baseline: Array, willing: Array, spread: float) -> Array:
+    """Solve [LC-7] with sum c = min(R, sum d) [LC-6]: the calls c, (n,) kWh, exactly, in O(n log n) (derived).
 
     `target` is R, `baseline` d and `willing` yhat <= d, (n,) kWh; `spread` = kappa / (2 lambda), kWh.
 
-    Since the sum is fixed, so is its mean, and every consumer's share of the Lagrangian has the same shape. With a
-    multiplier for the sum, written as the level l that an unrewarded call would have, a call is
+    Since the sum is fixed, so is the mean, and every consumer's share of the Lagrangian has the same shape. The
+    multiplier of the sum is written as the level l, the call of a consumer that shifts nothing. A call is then [LC-B]
 
         c_i(l) = clip(max(l, min(l + spread, yhat_i)), 0, d_i):
 
-    a full complier is called `spread` above the level, up to yhat; there the call rests until the level itself has
-    come up to yhat; then it goes on with the level to d. Each c_i is piecewise linear and non-decreasing in l, so their
-    sum is too, and its edges, sorted, give the one segment in which it reaches R.
+    A consumer that complies in full is called `spread` above the level, up to yhat. There the call rests until the
+    level itself reaches yhat, and rises with the level from there to d. Each c_i is piecewise linear and non-decreasing
+    in l, and so is their sum. Its edges, sorted, give the one segment in which it reaches R.
     """
     if target >= baseline.sum():
         return baseline.copy()
     n = len(baseline)
-    # From the largest baseline on, full compliers come first and partial ones only after them: a wider spread calls
-    # nobody differently. It would cost digits of the level.
+    # From the largest baseline on, full compliers come first and partial ones only after them: a wider spread does not
+    # change any call, and would cost digits of the level.
     spread = min(spread, float(baseline.max()))
     edges = np.concatenate([np.full(n, -spread), willing - spread, willing, baseline])
     order = np.argsort(edges, kind="stable")
@@ -77,11 +77,11 @@ def best_calls(target: float, baseline: Array, willing: Array, spread: float) ->
     return np.asarray(np.clip(np.maximum(reached, np.minimum(reached + spread, willing)), 0, baseline))
 
 
-class Terms(StrictModel):
-    """What an aggregator wants and offers.
+class AggregatorTerms(StrictModel):
+    """The aggregator's preferences and its offer.
 
-    `fairness` is lambda, what a squared deviation of the calls from their mean costs it, money per kWh^2; `reward` is
-    r, what it pays a consumer per kWh shifted, money per kWh.
+    `fairness` is lambda, the cost of a squared deviation of the calls from their mean, money per kWh^2; `reward` is r,
+    the pay of a consumer per kWh shifted, money per kWh.
     """
 
     fairness: Annotated[float, Field(le=LARGEST, allow_inf_nan=False)]
@@ -89,7 +89,7 @@ class Terms(StrictModel):
 
     @field_validator("fairness")
     @classmethod
-    def _unique(cls, fairness: float) -> float:
+    def _refuse_zero(cls, fairness: float) -> float:
         if fairness <= 0:
             raise ValueError(
                 "must be above 0: at 0 the best calls are not unique; from half the commission over the largest "
@@ -98,13 +98,13 @@ class Terms(StrictModel):
         return fairness
 
 
-class LoadCallSettings(Terms, AggregatorSettings):
-    """The aggregator of the load call game. `baseline_kwh` holds what it has metered: d of each member's homes, kWh."""
+class LoadCallSettings(AggregatorTerms, AggregatorSettings):
+    """The aggregator's settings: its terms and `baseline_kwh`, the metered d of each member's homes, kWh."""
 
     baseline_kwh: dict[Name, Annotated[list[Energy], Field(min_length=1)]]
 
     def strategy(self, slots: int, homes: Mapping[str, int]) -> LoadCallAggregator:
-        """The aggregator's part of the game. Raises `ValueError` where the baselines are not of these `homes`."""
+        """Build the aggregator's part of the game. Raise `ValueError` unless the baselines are of these `homes`."""
         for name in homes.keys() | self.baseline_kwh.keys():
             given, there = len(self.baseline_kwh.get(name, [])), homes.get(name, 0)
             if given != there:
@@ -113,91 +113,91 @@ class LoadCallSettings(Terms, AggregatorSettings):
 
 
 @dataclass
-class _Play:
-    """How a mission stands: what is known of the consumers, arrays (n,), and what they were last called for.
+class _MissionState:
+    """What is known of the consumers in a mission, arrays (n,), and their last calls, kWh.
 
-    `willing` is yhat where `shown`, else its upper bound d; `deaf` are those that cannot hear a call.
+    `willing` is yhat where `known`, else its upper bound d. `excluded` consumers cannot receive a call.
     """
 
     mission: Mission
     willing: Array
-    shown: NDArray[np.bool_]
-    deaf: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    excluded: NDArray[np.bool_]
     calls: Array
     rounds: int = 0
 
 
 class LoadCallAggregator:
-    """The aggregator's strategy: a mission is a game of its own, in which nothing is known of the consumers at first.
+    """The aggregator's strategy. Each mission is a game of its own, which starts with no yhat known.
 
-    A member that is `held` counts with what it last shifted, as far as it is called for that; a larger call would not
-    make it shift less. It shows nothing. A member that is `excluded` cannot hear a call: it is called for nothing until
-    the mission is given anew, and the others are called for the target as far as their baselines go. A consumer is
-    believed once: if it shifts still less later on, that is counted and not learnt from, so that the rounds are at most
-    one more than there are consumers, and one more for each member that is excluded, whatever they answer.
+    A `held` member counts with its last shift, as far as its call goes: a larger call would not lower the shift. Its
+    answer gives no yhat. An `excluded` member cannot receive a call: it is called for nothing until the mission is
+    given anew, and the others are called for the target as far as their baselines go. A consumer gives its yhat once:
+    if it later shifts still less, that is counted, but yhat stays. So there are, whatever the answers, at most one
+    round more than consumers, and one more for each member that is excluded.
     """
 
-    def __init__(self, terms: Terms, baseline: Mapping[str, Array]) -> None:
+    def __init__(self, terms: AggregatorTerms, baseline: Mapping[str, Array]) -> None:
         self._terms = terms
         ends = np.cumsum([0, *(len(numbers) for numbers in baseline.values())]).tolist()
         self._rows = {name: slice(*ends[i : i + 2]) for i, name in enumerate(baseline)}
         self._baseline = np.concatenate(list(baseline.values()))
-        self._play: _Play | None = None
+        self._state: _MissionState | None = None
 
     def open(self, signal: Mission) -> Ask[dict[str, Call]]:
-        """A mission: call as if every consumer would shift all of its baseline."""
+        """Take a mission: call as if every consumer would shift all of its baseline."""
         n = len(self._baseline)
         nobody = np.zeros(n, bool)
-        self._play = _Play(signal, self._baseline.copy(), nobody, nobody, np.zeros(n))
-        return Ask(self._call(self._play))
+        self._state = _MissionState(signal, self._baseline.copy(), nobody, nobody, np.zeros(n))
+        return Ask(self._update_calls(self._state))
 
     def on_answers(
         self, asked: dict[str, Call], answers: Mapping[str, Shift], held: Collection[str], excluded: Collection[str]
-    ) -> Ask[dict[str, Call]] | Reply[Achieved]:
-        """The consumers have answered: call again for what they have shown, or tell the utility what was achieved."""
-        play = self._play
-        assert play is not None
-        shifted, fresh = self._heard(play, answers, held)
-        expected = np.minimum(play.calls, play.willing)
-        short = fresh & ~play.shown & (shifted < expected)
-        play.willing = np.where(short, shifted, play.willing)
-        play.shown = play.shown | short
-        play.deaf = play.deaf | self._of(excluded)
-        account = self._account(play, shifted, expected)
-        if short.any() or (play.calls[play.deaf] > 0).any():
-            return Ask(self._call(play), account)
+    ) -> Ask[dict[str, Call]] | Reply[MissionReport]:
+        """Take the shifts: call again when they give a new yhat, else report to the utility."""
+        state = self._state
+        assert state is not None
+        shifted, fresh = self._read_shifts(state, answers, held)
+        expected = np.minimum(state.calls, state.willing)
+        short = fresh & ~state.known & (shifted < expected)
+        state.willing = np.where(short, shifted, state.willing)
+        state.known = state.known | short
+        state.excluded = state.excluded | self._select(excluded)
+        account = self._summarize(state, shifted, expected)
+        if short.any() or (state.calls[state.excluded] > 0).any():
+            return Ask(self._update_calls(state), account)
         return Reply(
-            Achieved(
-                homes=int((~play.deaf).sum()),
-                held=int((self._of(held) & ~play.deaf).sum()),
-                excluded=int(play.deaf.sum()),
+            MissionReport(
+                homes=int((~state.excluded).sum()),
+                held=int((self._select(held) & ~state.excluded).sum()),
+                excluded=int(state.excluded.sum()),
                 called_kwh=account["called_kwh"],
                 shifted_kwh=account["shifted_kwh"],
                 squared_deviation=account["squared_deviation"],
-                call_rounds=play.rounds,
+                call_rounds=state.rounds,
                 gap=account["gap"],
             ),
             account,
         )
 
     def settle(self, settlement: Mission) -> Ending[dict[str, Call]]:
-        """The calls last made, if it is for their mission; else nobody ever answered that, and nobody is called."""
-        play = self._play
-        calls = play.calls if play is not None and play.mission == settlement else np.zeros(len(self._baseline))
-        return Ending(self._bodies(settlement, calls), {"called_kwh": float(calls.sum())})
+        """Give the last calls if they are of this mission; else it was never played, and nobody is called."""
+        state = self._state
+        calls = state.calls if state is not None and state.mission == settlement else np.zeros(len(self._baseline))
+        return Ending(self._write_calls(settlement, calls), {"called_kwh": float(calls.sum())})
 
-    def _call(self, play: _Play) -> dict[str, Call]:
-        """The best calls with what is known, to each member."""
-        spread = play.mission.commission / (2 * self._terms.fairness)
-        baseline, willing = np.where(play.deaf, 0.0, [self._baseline, play.willing])
-        play.calls = best_calls(play.mission.target_kwh, baseline, willing, spread)
-        play.rounds += 1
-        return self._bodies(play.mission, play.calls)
+    def _update_calls(self, state: _MissionState) -> dict[str, Call]:
+        """Solve for the calls with what is known, and give each member its own."""
+        spread = state.mission.commission / (2 * self._terms.fairness)
+        baseline, willing = np.where(state.excluded, 0.0, [self._baseline, state.willing])
+        state.calls = solve_calls(state.mission.target_kwh, baseline, willing, spread)
+        state.rounds += 1
+        return self._write_calls(state.mission, state.calls)
 
-    def _bodies(self, mission: Mission, calls: Array) -> dict[str, Call]:
+    def _write_calls(self, mission: Mission, calls: Array) -> dict[str, Call]:
         return {
             name: Call(
-                call_kwh=rows(calls[mine]),
+                call_kwh=to_rows(calls[mine]),
                 peak_price=mission.peak_price,
                 off_peak_price=mission.off_peak_price,
                 reward=self._terms.reward,
@@ -205,26 +205,26 @@ class LoadCallAggregator:
             for name, mine in self._rows.items()
         }
 
-    def _heard(
-        self, play: _Play, answers: Mapping[str, Shift], held: Collection[str]
+    def _read_shifts(
+        self, state: _MissionState, answers: Mapping[str, Shift], held: Collection[str]
     ) -> tuple[Array, NDArray[np.bool_]]:
-        """What each consumer shifts, (n,) kWh, never more than it is called for, and who says so of this very call."""
+        """Give each consumer's shift, (n,) kWh, at most its call, and which of them answer this very call."""
         shifted, fresh = np.zeros(len(self._baseline)), np.zeros(len(self._baseline), bool)
         for name, body in answers.items():
-            shifted[self._rows[name]] = body.shifts()
+            shifted[self._rows[name]] = body.to_array()
             fresh[self._rows[name]] = name not in held
-        return np.minimum(shifted, play.calls), fresh
+        return np.minimum(shifted, state.calls), fresh
 
-    def _of(self, members: Collection[str]) -> NDArray[np.bool_]:
-        """Whose consumers these are, (n,)."""
+    def _select(self, members: Collection[str]) -> NDArray[np.bool_]:
+        """Mark the consumers of `members`, (n,)."""
         chosen = np.zeros(len(self._baseline), bool)
         for name in members:
             chosen[self._rows[name]] = True
         return chosen
 
-    def _account(self, play: _Play, shifted: Array, expected: Array) -> dict[str, Any]:
-        """The round in numbers. `utility` is the objective (5), money; `gap` how far it is below its upper bound."""
-        mission, calls = play.mission, play.calls
+    def _summarize(self, state: _MissionState, shifted: Array, expected: Array) -> dict[str, Any]:
+        """Sum up the round. `utility` is the objective [LC-5], money; `gap` how far it is below its upper bound."""
+        mission, calls = state.mission, state.calls
         commission = mission.commission * float(shifted.sum())
         squared_deviation = float(np.sum((calls - calls.mean()) ** 2))
         return {
@@ -233,5 +233,5 @@ class LoadCallAggregator:
             "squared_deviation": squared_deviation,
             "utility": commission - self._terms.fairness * squared_deviation,
             "gap": mission.commission * float(np.maximum(expected - shifted, 0).sum()),
-            "shown": int(play.shown.sum()),
+            "shown": int(state.known.sum()),
         }

@@ -1,15 +1,15 @@
-"""What a consumer does in the load call game: it shifts what it is called for, as far as that pays.
+"""The consumer of the load call game: it shifts as much of its call as pays.
 
-Called for c kWh at the tariff p_on, p_off and the reward r, the consumer solves (reading of equations 1 to 4)
+Called for c kWh at the tariff p_on, p_off and the reward r, the consumer solves [LC-4]
 
     min over y    p_on (d - y) + p_off y + alpha y^2 + beta y - r y,      0 <= y <= min(c, m),
 
-d its baseline on-peak consumption, alpha y^2 + beta y its dissatisfaction (paper, 3), m what it can shift at all
-(reading of its "availability"). The cost is strictly convex, so the answer is its stationary point, clipped:
+d its baseline on-peak consumption, alpha y^2 + beta y its dissatisfaction [LC-3], m the most it can shift (reading of
+its "availability"). The cost [LC-2] is strictly convex, so the answer is its stationary point, clipped [LC-A]:
 
     y*(c) = min(c, yhat),      yhat = clip((p_on - p_off + r - beta) / (2 alpha), 0, min(d, m))          (derived)
 
-alpha, beta and m never leave this process; what leaves it is y*(c). Energies kWh, money as in the prices.
+alpha, beta and m never leave this process; y*(c) does. Energies kWh, money as in the prices.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from stackelgrid.games.load_call.messages import Call, Shift, rows
+from stackelgrid.games.load_call.messages import Call, Shift, to_rows
 from stackelgrid.model import NonNegative, Positive
 from stackelgrid.rounds.settings import HomeModel
 from stackelgrid.wire.arrays import Array
@@ -31,11 +31,11 @@ _FEW_HOMES = 1000
 
 
 class Consumer(HomeModel):
-    """A consumer as it knows itself.
+    """The data of a consumer.
 
-    `baseline_kwh` is d, what it consumes on-peak when nobody calls; its meter, and so the aggregator, know it too.
-    Dissatisfaction is `alpha` y^2 + `beta` y, money per kWh^2 and per kWh. `most_kwh` is the most that it can shift at
-    all, whatever that pays; when omitted, its baseline.
+    `baseline_kwh` is d, its on-peak consumption without a call; the aggregator meters it and so knows it too.
+    Dissatisfaction is `alpha` y^2 + `beta` y [LC-3], money per kWh^2 and per kWh. `most_kwh` is m, the most that it can
+    shift whatever that pays; when omitted, its baseline.
     """
 
     baseline_kwh: NonNegative
@@ -43,10 +43,13 @@ class Consumer(HomeModel):
     beta: NonNegative = 0.0
     most_kwh: NonNegative | None = None
 
+    def limit_kwh(self) -> float:
+        """Give min(d, m), kWh."""
+        return self.baseline_kwh if self.most_kwh is None else min(self.most_kwh, self.baseline_kwh)
+
     def willing_kwh(self, saving: float) -> float:
-        """yhat, kWh (derived): what it would shift if called for everything; `saving` is p_on - p_off + r."""
-        most = self.baseline_kwh if self.most_kwh is None else min(self.most_kwh, self.baseline_kwh)
-        return min(max((saving - self.beta) / (2 * self.alpha), 0.0), most)
+        """Give yhat [LC-A], kWh: what it shifts when called for everything. `saving` is p_on - p_off + r."""
+        return min(max((saving - self.beta) / (2 * self.alpha), 0.0), self.limit_kwh())
 
 
 class Consumers:
@@ -57,22 +60,21 @@ class Consumers:
         self.quick = len(homes) <= _FEW_HOMES
 
     def answer(self, signal: Call) -> Shift:
-        """y*(c) of each consumer, kWh."""
-        return Shift(homes=len(self._homes), shifted_kwh=rows(self._shifts(signal)))
+        """Answer with y*(c) [LC-A] of each consumer, kWh."""
+        return Shift(homes=len(self._homes), shifted_kwh=to_rows(self._solve_shifts(signal)))
 
     def settle(self, settlement: Call) -> dict[str, Any]:
-        """Each consumer's call and shift, kWh, its reward and bill and the bill without a call, money.
+        """Give by home its call and shift, kWh, its reward and bill, and its bill without a call, money.
 
-        `bill` is p_on (d - y) + p_off y; the reward is paid besides. `cost` is the objective: bill and dissatisfaction
-        less reward.
+        `bill` is p_on (d - y) + p_off y [LC-1]; the reward is not deducted. `cost` is the objective [LC-2].
         """
-        told = {}
+        accounts = {}
         for home, called, shifted in zip(
-            self._homes, self._calls(settlement).tolist(), self._shifts(settlement).tolist(), strict=True
+            self._homes, self._read_calls(settlement).tolist(), self._solve_shifts(settlement).tolist(), strict=True
         ):
             bill = settlement.peak_price * (home.baseline_kwh - shifted) + settlement.off_peak_price * shifted
             reward = settlement.reward * shifted
-            told[home.id] = {
+            accounts[home.id] = {
                 "call_kwh": called,
                 "shifted_kwh": shifted,
                 "reward": reward,
@@ -80,16 +82,19 @@ class Consumers:
                 "baseline_bill": settlement.peak_price * home.baseline_kwh,
                 "cost": bill + home.alpha * shifted**2 + home.beta * shifted - reward,
             }
-        return told
+        return accounts
 
-    def _shifts(self, call: Call) -> Array:
+    def _solve_shifts(self, call: Call) -> Array:
+        """Give y*(c), (homes,) kWh."""
         saving = call.peak_price - call.off_peak_price + call.reward
-        return np.minimum(self._calls(call), [home.willing_kwh(saving) for home in self._homes])
+        return np.minimum(self._read_calls(call), [home.willing_kwh(saving) for home in self._homes])
 
-    def _calls(self, call: Call) -> Array:
-        """(homes,) kWh. A call that is not for as many homes as there are is for none of them."""
-        calls = call.calls()
+    def _read_calls(self, call: Call) -> Array:
+        """Give c, (homes,) kWh: zeros when the call is for another number of homes."""
+        calls = call.to_array()
         if len(calls) == len(self._homes):
             return calls
-        _LOG.error("a call for other homes", extra={"data": {"called": len(calls), "homes": len(self._homes)}})
+        _LOG.error(
+            "a call for another number of homes", extra={"data": {"called": len(calls), "homes": len(self._homes)}}
+        )
         return np.zeros(len(self._homes))

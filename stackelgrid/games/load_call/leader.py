@@ -1,7 +1,7 @@
-"""What the utility does in the load call game: it gives a mission and hears what became of it.
+"""The utility of the load call game: it gives a mission and receives the result in sums.
 
 The utility wants R kWh shifted out of the on-peak hours and pays the aggregator kappa per kWh (paper, II-A; the tariff
-p_on, p_off is public). Whom to call, and for how much, is the aggregator's business; the utility learns sums.
+p_on, p_off is public). The aggregator decides whom to call and for how much.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from stackelgrid.games.load_call.messages import Achieved, Mission
+from stackelgrid.games.load_call.messages import Mission, MissionReport
 from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.rounds.strategy import Decision
 from stackelgrid.wire.arrays import LARGEST, Finite
@@ -21,32 +21,35 @@ Price = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 
 
 class LoadCallLeader:
-    """Asks for `mission` and settles on it; the node asks again while an answer does not cover every consumer."""
+    """The utility's strategy: give `mission` and settle on it.
+
+    The node asks again while an answer does not cover every consumer.
+    """
 
     def __init__(self, mission: Mission) -> None:
         self._mission = mission
 
     def open(self) -> Decision[Mission, Mission]:
-        """The mission. If nobody ever answers it, nobody is called."""
+        """Give the mission. Should nobody answer it, a target of 0 is settled, so that nobody is called."""
         return Decision(self._mission, self._mission.model_copy(update={"target_kwh": 0.0}))
 
     def decide(
-        self, signal: Mission, answers: Mapping[str, Achieved], held: Collection[str]
+        self, signal: Mission, answers: Mapping[str, MissionReport], held: Collection[str]
     ) -> Decision[Mission, Mission]:
-        """Settle. The residual is the money that the aggregators' calls may fall short of their optimum, relative."""
-        achieved = answers.values()
-        shifted = sum(body.shifted_kwh for body in achieved)
+        """Settle. The residual is how far the aggregator's utility may be below its optimum, relative to commission."""
+        reports = answers.values()
+        shifted = sum(body.shifted_kwh for body in reports)
         commission = self._mission.commission * shifted
-        gap = sum(body.gap for body in achieved)
+        gap = sum(body.gap for body in reports)
         account = {
             "target_kwh": self._mission.target_kwh,
-            "called_kwh": sum(body.called_kwh for body in achieved),
+            "called_kwh": sum(body.called_kwh for body in reports),
             "shifted_kwh": shifted,
             "commission": commission,
-            "squared_deviation": sum(body.squared_deviation for body in achieved),
-            "call_rounds": max((body.call_rounds for body in achieved), default=0),
+            "squared_deviation": sum(body.squared_deviation for body in reports),
+            "call_rounds": max((body.call_rounds for body in reports), default=0),
             "gap": gap,
-            "homes": sum(body.homes for body in achieved),
+            "homes": sum(body.homes for body in reports),
         }
         return Decision(self._mission, self._mission, True, gap / max(1.0, commission), account)
 
@@ -55,7 +58,7 @@ class UtilitySettings(LeaderSettings):
     """The utility of the load call game.
 
     `target_kwh` is R, what is to be shifted out of the on-peak hours; `peak_price` p_on and `off_peak_price` p_off are
-    the tariff, `commission` kappa is what the aggregator earns, all three in money per kWh.
+    the tariff and `commission` kappa is what the aggregator earns, all three in money per kWh.
     """
 
     target_kwh: Target
@@ -64,7 +67,7 @@ class UtilitySettings(LeaderSettings):
     commission: Price = 1.0
 
     @model_validator(mode="after")
-    def _peaked(self) -> Self:
+    def _check_order(self) -> Self:
         if self.peak_price < self.off_peak_price:
             raise ValueError(
                 f"peak_price {self.peak_price:g} is below off_peak_price {self.off_peak_price:g}; swap them"
@@ -72,12 +75,12 @@ class UtilitySettings(LeaderSettings):
         return self
 
     def check_slots(self, slots: int) -> None:
-        """Raises `ValueError` for more than one slot."""
+        """Raise `ValueError` for more than one slot."""
         if slots != 1:
             raise ValueError(f"target_kwh is for one on-peak period, the horizon has {slots} slots; set slots to 1")
 
     def strategy(self, slots: int) -> LoadCallLeader:
-        """The leader's part of the game."""
+        """Build the leader's part of the game."""
         return LoadCallLeader(
             Mission(
                 target_kwh=self.target_kwh,

@@ -1,7 +1,7 @@
-"""What the load call game puts into the messages.
+"""The bodies of the load call game's messages.
 
-Between the utility and the aggregator the mission travels, and what became of it in sums. Between the aggregator and
-its consumers, on an addressed link, each consumer hears its own call and nobody else's. The game has one slot, the
+The utility sends the aggregator a mission, the aggregator answers with sums over its consumers. Between the aggregator
+and its consumers the link is addressed: each consumer receives its own call and no other's. The game has one slot, the
 on-peak hours; energies are kWh shifted out of it, prices money per kWh.
 """
 
@@ -21,7 +21,7 @@ Product = Annotated[float, Field(ge=0, le=LARGEST**2)]
 """A square of an energy, or an energy times a price: at most that of the largest ones."""
 
 Rows = Annotated[list[NonNegative], Field(min_length=1, max_length=1)] | PackedArray
-"""Of one home a list of its one number; of several in a process a packed matrix (homes, 1), a row per home."""
+"""A number per home, kWh: of one home a list of it; of several in a process a packed matrix (homes, 1)."""
 
 
 class _OneSlot(Body):
@@ -34,7 +34,7 @@ class _OneSlot(Body):
 
 
 class Mission(_OneSlot):
-    """Down from the utility, in signals and settlements: how much is to be shifted, at which prices.
+    """Down from the utility, in signals and settlements: the target R, the tariff and the commission kappa.
 
     `commission` is what the aggregator earns per kWh shifted.
     """
@@ -46,14 +46,14 @@ class Mission(_OneSlot):
     commission: NonNegative
 
 
-class Achieved(_OneSlot):
-    """Up to the utility: what became of the mission, summed over the consumers.
+class MissionReport(_OneSlot):
+    """Up to the utility: the result of the mission, summed over the consumers.
 
-    `homes` is how many are behind the answer; of these, `held` count with what they answered to an earlier call.
-    Besides them, `excluded` ones were called for nothing. `called_kwh` is below the target where the baselines of the
-    others do not reach it. `squared_deviation` of the calls from their mean, kWh^2. `call_rounds` is how often the
-    aggregator called to find the calls, `gap` how far its utility is below the bound that it knows, money; 0 when the
-    calls are optimal.
+    `homes` is the number of consumers in the sums; `held` of them stand with their answer to an earlier call. Besides
+    them, `excluded` ones are called for nothing. `called_kwh` is below the target where the baselines of the others do
+    not reach it. `squared_deviation` is that of the calls from their mean, kWh^2, `call_rounds` the number of rounds of
+    calls. `gap` is how far the aggregator's utility is below the bound that it knows, money; 0 when the calls are
+    optimal.
     """
 
     homes: Annotated[int, Field(ge=0, le=1_000_000)]
@@ -67,12 +67,12 @@ class Achieved(_OneSlot):
 
     @property
     def fresh(self) -> bool:
-        """Whether every consumer was called and answered."""
+        """True when every consumer was called and answered."""
         return self.held == 0 and self.excluded == 0
 
 
 class Call(_OneSlot):
-    """Down to one member, in signals and settlements: what each of its homes is called for, kWh, and what that pays.
+    """Down to one member, in signals and settlements: the call of each of its homes, kWh, and the prices.
 
     A home saves `peak_price` less `off_peak_price` per kWh shifted and is paid `reward` on top.
     """
@@ -82,44 +82,44 @@ class Call(_OneSlot):
     off_peak_price: Finite
     reward: NonNegative
 
-    def calls(self) -> Array:
-        """The calls, (homes,) kWh."""
-        return _column(self.call_kwh)
+    def to_array(self) -> Array:
+        """Give the calls, (homes,) kWh."""
+        return _to_column(self.call_kwh)
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
-        _check(self.call_kwh, "call_kwh")
+        _check_rows(self.call_kwh, "call_kwh")
         return self
 
 
 class Shift(_OneSlot):
-    """Up from one member: what each of its `homes` shifts when called like that, kWh."""
+    """Up from one member: what each of its `homes` shifts at its call, kWh."""
 
     homes: Annotated[int, Field(ge=1, le=1_000_000)]
     shifted_kwh: Rows
 
-    def shifts(self) -> Array:
-        """What is shifted, (homes,) kWh."""
-        return _column(self.shifted_kwh)
+    def to_array(self) -> Array:
+        """Give the shifts, (homes,) kWh."""
+        return _to_column(self.shifted_kwh)
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
-        _check(self.shifted_kwh, "shifted_kwh")
-        if len(self.shifts()) != self.homes:
-            raise ValueError(f"shifted_kwh has {len(self.shifts())} rows for {self.homes} homes; give a row per home")
+        _check_rows(self.shifted_kwh, "shifted_kwh")
+        if len(self.to_array()) != self.homes:
+            raise ValueError(f"shifted_kwh has {len(self.to_array())} rows for {self.homes} homes; give a row per home")
         return self
 
 
-def rows(numbers: Array) -> list[float] | PackedArray:
-    """One number per home, (homes,), as `Rows`."""
+def to_rows(numbers: Array) -> list[float] | PackedArray:
+    """Write a number per home, (homes,), as `Rows`."""
     return numbers.tolist() if len(numbers) == 1 else PackedArray.of(numbers[:, None])
 
 
-def _column(numbers: list[float] | PackedArray) -> Array:
+def _to_column(numbers: list[float] | PackedArray) -> Array:
     return numbers.array()[:, 0] if isinstance(numbers, PackedArray) else np.array(numbers)
 
 
-def _check(numbers: list[float] | PackedArray, key: str) -> None:
+def _check_rows(numbers: list[float] | PackedArray, key: str) -> None:
     if isinstance(numbers, PackedArray):
         if len(numbers.shape) != 2 or numbers.shape[1] != 1:
             raise ValueError(f"{key} has shape {numbers.shape}; give a row per home and one slot")
@@ -127,7 +127,7 @@ def _check(numbers: list[float] | PackedArray, key: str) -> None:
             raise ValueError(f"{key} has a number below 0; energies called and shifted are not negative")
 
 
-UPPER = Bodies(Mission, Achieved, Mission)
+UPPER = Bodies(Mission, MissionReport, Mission)
 """Between the leader and the aggregators."""
 LOWER = Bodies(Call, Shift, Call, addressed=True)
 """Between an aggregator and its homes."""

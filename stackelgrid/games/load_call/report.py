@@ -1,13 +1,12 @@
-"""The report of the load call game: whom the aggregator called, who complied, what that came to."""
+"""The report of the load call game: calls, shifts and money by consumer, and the rounds of calls."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import Self
 
-from pydantic import Field, model_validator
-
+from stackelgrid.games.load_call.leader import UtilitySettings
+from stackelgrid.games.load_call.outcome import LoadCallOutcome
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     BOOKS_WITHIN,
@@ -21,74 +20,22 @@ from stackelgrid.report.parts import (
     Trace,
     spread,
 )
-from stackelgrid.report.run_folder import Certificate, Leader, Part, PlayedScenario, Result, RunFolder
+from stackelgrid.report.run_folder import Certificate, PlayedScenario, Result, RunFolder
 from stackelgrid.report.words import change, counted, measured, number, percent
-from stackelgrid.wire.arrays import Finite
 
 _FEW = 24
 """Consumers up to which the table lists each."""
-_COMPLIES = 1 - 1e-9
-"""Of its call: who shifts as much has shifted all of it but for rounding."""
 
 
-class CallRound(Part):
-    """A round of calls as the aggregator's journal has it, energies kWh, `gap` money.
+class PlayedLoadCall(PlayedScenario):
+    """The part of the scenario that the page needs."""
 
-    `shown` is how many consumers have shown what they are willing to shift, `gap` how far the calls may be from the
-    best ones.
-    """
-
-    called_kwh: Finite
-    shifted_kwh: Finite
-    gap: Finite
-    shown: int
-
-
-class Outcome(Part):
-    """What the game came to, energies kWh and money by consumer; see `stackelgrid.games.load_call.scenario`."""
-
-    target_kwh: Finite
-    calls_kwh: dict[str, Finite]
-    shifted_kwh: dict[str, Finite]
-    achieved_kwh: Finite
-    success_rate: Finite
-    commission: Finite
-    squared_deviation: Finite
-    aggregator_utility: Finite
-    call_rounds: int
-    rewards: dict[str, Finite]
-    bills: dict[str, Finite]
-    baseline_bills: dict[str, Finite]
-    call_journal: list[CallRound] = Field(default=[])
-
-    @model_validator(mode="after")
-    def _same_consumers(self) -> Self:
-        for key in ("shifted_kwh", "rewards", "bills", "baseline_bills"):
-            if getattr(self, key).keys() != self.calls_kwh.keys():
-                raise ValueError(f"{key} is of other consumers than calls_kwh")
-        return self
-
-    def complied(self, name: str) -> bool:
-        """Whether a consumer shifted all that it was called for."""
-        return self.shifted_kwh[name] >= _COMPLIES * self.calls_kwh[name]
-
-
-class Utility(Leader):
-    """The utility's settings: prices in money per kWh."""
-
-    peak_price: Finite
-    off_peak_price: Finite
-
-
-class LoadCall(PlayedScenario):
-    """The scenario, as far as the page shows it."""
-
-    leader: Utility
+    leader: UtilitySettings
 
 
 def opening(run: RunFolder) -> str:
-    """The mission, and the tariff."""
-    leader: Utility = run.scenario.leader
+    """Describe the game and its tariff."""
+    leader: UtilitySettings = run.scenario.leader
     rate = f"{run.result.money}/kWh"
     peak, off_peak = number(leader.peak_price), number(leader.off_peak_price)
     return (
@@ -97,10 +44,10 @@ def opening(run: RunFolder) -> str:
     )
 
 
-def key_figures(result: Result[Outcome], outcome: Outcome) -> list[Row]:
-    """What was achieved, and what it cost whom."""
+def key_figures(result: Result[LoadCallOutcome], outcome: LoadCallOutcome) -> list[Row]:
+    """List what was achieved, and the money."""
     money = result.money
-    full = sum(map(outcome.complied, outcome.calls_kwh))
+    full = sum(map(outcome.complies, outcome.calls_kwh))
     return [
         ("Target", f"{number(outcome.target_kwh)} kWh"),
         ("Shifted", f"{number(outcome.achieved_kwh)} kWh, {percent(outcome.success_rate)} of the target"),
@@ -114,8 +61,8 @@ def key_figures(result: Result[Outcome], outcome: Outcome) -> list[Row]:
     ]
 
 
-def sections(run: RunFolder, outcome: Outcome) -> Iterator[Section]:
-    """Calls, money, consumers, and what each round of calls taught."""
+def sections(run: RunFolder, outcome: LoadCallOutcome) -> Iterator[Section]:
+    """Show the calls, the rounds of calls, the money and the consumers."""
     from stackelgrid.report import drawing
 
     money = run.result.money
@@ -133,7 +80,7 @@ def sections(run: RunFolder, outcome: Outcome) -> Iterator[Section]:
                 "What each consumer is called for, and what it shifts of that; where the two are equal it complies in "
                 f"full.{ranked}",
             ),
-            *_learnt(outcome, money),
+            *_tabulate_rounds(outcome, money),
         ],
     )
     saved = {name: outcome.baseline_bills[name] - bill for name, bill in outcome.bills.items()}
@@ -147,17 +94,17 @@ def sections(run: RunFolder, outcome: Outcome) -> Iterator[Section]:
                 drawing.members(earned, f"Money ({money})", who="Consumer"),
                 f"What each consumer saves on its bill by shifting, and the reward it is paid besides.{ranked}",
             ),
-            _consumers(run.scenario.leader, outcome, money),
+            _tabulate_consumers(run.scenario.leader, outcome, money),
         ],
     )
 
 
-def _learnt(outcome: Outcome, money: str) -> Iterator[Table]:
+def _tabulate_rounds(outcome: LoadCallOutcome, money: str) -> Iterator[Table]:
     if not outcome.call_journal:
         return
     yield Table(
-        "What each round of calls taught. A consumer that shifts less than its call shows what it is willing to shift. "
-        "The calls are the best ones when nothing more may be gained.",
+        "The rounds of calls. A consumer that shifts less than its call shows what it is willing to shift. The calls "
+        "are the best ones when nothing more may be gained.",
         ["Called (kWh)", "Shifted (kWh)", "Consumers that showed it", f"May still be gained ({money})"],
         [
             [
@@ -174,14 +121,14 @@ def _learnt(outcome: Outcome, money: str) -> Iterator[Table]:
     )
 
 
-def _consumers(leader: Utility, outcome: Outcome, money: str) -> Table:
-    """Medians of those that complied and of those that did not, then each of a few consumers."""
+def _tabulate_consumers(leader: UtilitySettings, outcome: LoadCallOutcome, money: str) -> Table:
+    """Tabulate medians of those that comply in full and of the others, then each of a few consumers."""
     everyone = list(outcome.calls_kwh)
-    complied = [name for name in everyone if outcome.complied(name)]
+    complying = [name for name in everyone if outcome.complies(name)]
     groups = {
         "All consumers": everyone,
-        "Complied in full": complied,
-        "In part": [name for name in everyone if name not in set(complied)],
+        "Complied in full": complying,
+        "In part": [name for name in everyone if name not in set(complying)],
     }
     few = everyone if len(everyone) <= _FEW else spread(outcome.calls_kwh)
     which = "each consumer" if len(few) == len(everyone) else "a few consumers from the smallest call to the largest"
@@ -209,7 +156,7 @@ def _consumers(leader: Utility, outcome: Outcome, money: str) -> Table:
     )
 
 
-def _target(outcome: Outcome, certificate: Certificate) -> float:
+def _scale_by_target(outcome: LoadCallOutcome, certificate: Certificate) -> float:
     return max(1.0, outcome.target_kwh)
 
 
@@ -244,7 +191,7 @@ _RULES = (
         "Broken limits",
         "The worst breach of a limit: calls that add up to the target and are within baselines, shifts within calls.",
         EQUILIBRIUM_WITHIN,
-        _target,
+        _scale_by_target,
         "kWh",
     ),
     Rule(
@@ -256,9 +203,9 @@ _RULES = (
     Rule(
         "balance_residual",
         "Error of the balance",
-        "The difference of what the utility was told is shifted from the sum of the shifts.",
+        "The difference of the total reported to the utility from the sum of the shifts.",
         BOOKS_WITHIN,
-        _target,
+        _scale_by_target,
         "kWh",
     ),
     Rule(
@@ -269,14 +216,13 @@ _RULES = (
         unit="kWh",
     ),
     Rule("call_distance", "Distance from the planner's calls", "The largest difference of a call.", unit="kWh"),
-    Rule("utility", "Aggregator's utility", "Worked out anew.", unit="{money}"),
-    Rule("planner_utility", "Planner's utility", "The most there is to be had.", unit="{money}"),
+    Rule("utility", "Aggregator's utility", "Computed anew.", unit="{money}"),
+    Rule("planner_utility", "Planner's utility", "The optimum of the planner.", unit="{money}"),
     Rule("mpcc.utility", "Utility of the paper's program", "", unit="{money}"),
 )
 
 REPORT = GameReport(
-    outcome=Outcome,
-    scenario=LoadCall,
+    scenario=PlayedLoadCall,
     opening=opening,
     key_figures=key_figures,
     key_note="Bills before → after: without a call, and with what was shifted; rewards are paid besides.",

@@ -1,0 +1,100 @@
+"""The outcome of the load call game: what each consumer was called for and shifted, and what that paid whom."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Self
+
+from pydantic import Field, model_validator
+
+from stackelgrid.model import Finite, StrictModel
+from stackelgrid.run_record import Outcome, RunRecord
+
+if TYPE_CHECKING:
+    from stackelgrid.games.load_call.scenario import LoadCallScenario
+
+_ALL = 1 - 1e-9
+"""Share of its call from which a consumer has shifted all of it but for rounding."""
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class CallRound(StrictModel):
+    """A round of calls: the sums of calls and shifts, kWh, and what the aggregator may still gain, money.
+
+    `gap` is how far the aggregator's utility is below the bound that it knows. `shown` is the number of consumers whose
+    limit yhat it knows after the round.
+    """
+
+    called_kwh: Finite
+    shifted_kwh: Finite
+    gap: Finite
+    shown: Count
+
+
+class LoadCallOutcome(Outcome):
+    """`outcome` of a load call game in result.json.
+
+    - `target_kwh`: R, what the utility wants to be shifted.
+    - `calls_kwh`, `shifted_kwh`: c and y by consumer, kWh.
+    - `achieved_kwh`: the sum of the shifts that the aggregator reported to the utility, kWh.
+    - `success_rate`: its share of the target; 1 for a target of 0.
+    - `commission`: what the utility pays the aggregator, money.
+    - `squared_deviation`: sum of (c - mean c)^2, kWh^2.
+    - `aggregator_utility`: [LC-5], commission less fairness times squared deviation, money.
+    - `call_rounds`: the number of rounds of calls; `call_journal` has each of them.
+    - `rewards`, `bills`: by consumer, money; the reward is not deducted from the bill.
+    - `baseline_bills`: by consumer, the bill without a call, money.
+    """
+
+    target_kwh: Finite
+    calls_kwh: dict[str, Finite]
+    shifted_kwh: dict[str, Finite]
+    achieved_kwh: Finite
+    success_rate: Finite
+    commission: Finite
+    squared_deviation: Finite
+    aggregator_utility: Finite
+    call_rounds: Count
+    call_journal: list[CallRound]
+    rewards: dict[str, Finite]
+    bills: dict[str, Finite]
+    baseline_bills: dict[str, Finite]
+
+    @model_validator(mode="after")
+    def _same_consumers(self) -> Self:
+        for key in ("shifted_kwh", "rewards", "bills", "baseline_bills"):
+            if getattr(self, key).keys() != self.calls_kwh.keys():
+                raise ValueError(f"{key} is of other consumers than calls_kwh")
+        return self
+
+    @classmethod
+    def of(cls, scenario: LoadCallScenario, run_record: RunRecord) -> Self:
+        """Build it from the last round, the aggregator's journal and the accounts of the homes."""
+        last = run_record.rounds[-1]
+        target, achieved = scenario.leader.target_kwh, last["shifted_kwh"]
+        accounts = {home.id: run_record.homes[home.id] for home in scenario.everyone if home.id in run_record.homes}
+
+        def collect(key: str) -> dict[str, float]:
+            return {name: account[key] for name, account in accounts.items()}
+
+        return cls(
+            target_kwh=target,
+            calls_kwh=collect("call_kwh"),
+            shifted_kwh=collect("shifted_kwh"),
+            achieved_kwh=achieved,
+            success_rate=achieved / target if target > 0 else 1.0,
+            commission=last["commission"],
+            squared_deviation=last["squared_deviation"],
+            aggregator_utility=last["commission"] - scenario.aggregator.fairness * last["squared_deviation"],
+            call_rounds=last["call_rounds"],
+            call_journal=[
+                CallRound(**{key: record[key] for key in CallRound.model_fields}) for record in run_record.below
+            ],
+            rewards=collect("reward"),
+            bills=collect("bill"),
+            baseline_bills=collect("baseline_bill"),
+        )
+
+    def complies(self, name: str) -> bool:
+        """Tell whether a consumer shifts all that it is called for."""
+        return self.shifted_kwh[name] >= _ALL * self.calls_kwh[name]
