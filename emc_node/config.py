@@ -17,7 +17,7 @@ from stackelgrid.node.record import write_whole
 from stackelgrid.registry import Game, find
 from stackelgrid.rounds.strategy import HomeStrategy
 from stackelgrid.wire.codec import Link
-from stackelgrid.wire.messages import Name
+from stackelgrid.wire.names import Name
 
 Home = TypeVar("Home", bound=BaseModel)
 

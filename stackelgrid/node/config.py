@@ -13,7 +13,7 @@ from stackelgrid.model import StrictModel, explain
 from stackelgrid.registry import Game, UnknownGameError, find
 from stackelgrid.rounds import RoundPolicy
 from stackelgrid.transport.tls import Tls
-from stackelgrid.wire.messages import Name
+from stackelgrid.wire.names import Name
 
 
 class Rounds(StrictModel):

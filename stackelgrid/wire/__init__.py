@@ -1,1 +1,1 @@
-"""What travels: message models, topics, and the codec between models and bytes. Imports nothing of ours."""
+"""Messages between nodes: their models, their topics, and the codec between models and bytes."""

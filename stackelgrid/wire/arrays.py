@@ -1,4 +1,4 @@
-"""Arrays on the wire: JSON numbers that a person can read, or packed binary for matrices and batches."""
+"""Arrays in messages: lists of numbers that a person can read, or packed binary for matrices and batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_SLOTS = 1000
 MAX_CELLS = 1_000_000
 
 LARGEST = 1e12
-"""No price, load or sensitivity on the wire is larger: sums and squares of what is read stay finite."""
+"""The largest number in a message. Sums and squares of such numbers stay finite."""
 
 Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Vector = Annotated[list[Finite], Field(min_length=1, max_length=MAX_SLOTS)]
@@ -24,7 +24,7 @@ Vector = Annotated[list[Finite], Field(min_length=1, max_length=MAX_SLOTS)]
 
 
 class PackedArray(BaseModel):
-    """An array of finite numbers: `float64` is base64 of little-endian IEEE doubles, row by row, of `shape`."""
+    """An array of finite numbers: `shape`, and in `float64` the base64 of little-endian IEEE doubles, row by row."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -38,11 +38,11 @@ class PackedArray(BaseModel):
         return cls.model_construct(shape=list(array.shape), float64=base64.b64encode(data).decode())
 
     def array(self) -> Array:
-        """The numbers, of shape `shape`; not to be written to."""
+        """Unpack the numbers into a read-only array of `shape`."""
         return np.frombuffer(base64.b64decode(self.float64), "<f8").reshape(self.shape)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_content(self) -> Self:
         try:
             numbers = np.frombuffer(base64.b64decode(self.float64, validate=True), "<f8")
         except (binascii.Error, ValueError) as error:

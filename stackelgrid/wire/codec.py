@@ -1,15 +1,15 @@
-"""Between messages and bytes, and which topic carries what.
+"""The codec between messages and bytes, and the topics that carry them.
 
-    stackelgrid/RUN/COORDINATOR/signal               a coordinator asks all its members; retained
-    stackelgrid/RUN/COORDINATOR/settlement           its last word; retained
-    stackelgrid/RUN/COORDINATOR/MEMBER/signal        the same where each member is asked something of its own,
-    stackelgrid/RUN/COORDINATOR/MEMBER/settlement    on an addressed link; retained
-    stackelgrid/RUN/COORDINATOR/MEMBER/answer        a member answers
-    stackelgrid/RUN/COORDINATOR/MEMBER/receipt       a member has the settlement
-    stackelgrid/RUN/COORDINATOR/MEMBER/presence      a member is there, or gone; retained, last will
+    stackelgrid/RUN/COORDINATOR/signal               a coordinator's question to all its members; retained
+    stackelgrid/RUN/COORDINATOR/settlement           its final decision; retained
+    stackelgrid/RUN/COORDINATOR/MEMBER/signal        the same two on an addressed link,
+    stackelgrid/RUN/COORDINATOR/MEMBER/settlement    where each member is asked something of its own; retained
+    stackelgrid/RUN/COORDINATOR/MEMBER/answer        a member's answer
+    stackelgrid/RUN/COORDINATOR/MEMBER/receipt       a member's confirmation of the settlement
+    stackelgrid/RUN/COORDINATOR/MEMBER/presence      a member's state, online or offline; retained, last will
 
-A topic names the run, the sender and the purpose, so a broker's access rules can bind a node to its own; a
-coordinator hears only its own members and a member only its own coordinator.
+A topic names the run, the sender and the purpose, so that a broker's access rules can restrict each node to its own
+topics. A coordinator subscribes to its own members only, a member to its own coordinator only.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, 
 
 ROOT = "stackelgrid"
 MAX_BYTES = 16 * 1024 * 1024
-"""A longer payload is refused unread."""
+"""A longer payload is refused without being parsed."""
 
 
 class BadMessageError(Exception):
-    """A payload that is no message for this node. `reason` is one word to count it by, `detail` says more."""
+    """A payload that is no message for this node. `reason` is one word, for counters; `detail` is for a log."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -37,9 +37,9 @@ class BadMessageError(Exception):
 
 @dataclass(frozen=True)
 class Bodies:
-    """What a game puts into a conversation's messages.
+    """A game's models for the bodies of the messages between a coordinator and its members.
 
-    On an `addressed` link each member has a signal and a settlement of its own that no other member hears.
+    On an `addressed` link each member gets a signal and a settlement of its own, which no other member receives.
     """
 
     signal: type[Body]
@@ -50,7 +50,7 @@ class Bodies:
 
 @dataclass(frozen=True)
 class Link:
-    """One coordinator's conversation with its members: who talks, in which run, the game's bodies and horizon."""
+    """The exchange between one coordinator and its members: run, coordinator, the game's bodies, number of slots."""
 
     run: str
     coordinator: str
@@ -59,40 +59,41 @@ class Link:
 
     @cached_property
     def root(self) -> str:
-        """Where the conversation's topics begin."""
+        """Give the beginning of the link's topics."""
         return f"{ROOT}/{self.run}/{self.coordinator}"
 
     def topic(self, message: Message, member: str | None = None) -> str:
-        """The topic that carries `message`; of a coordinator's on an addressed link, to `member`."""
+        """Give the topic that carries `message`. Only a coordinator's message on an addressed link needs `member`."""
         if isinstance(message, Signal | Settlement):
             return self.topic_to_member(message.purpose, member)
         return f"{self.root}/{message.sender}/{message.purpose}"
 
     def topic_to_member(self, purpose: str, member: str | None) -> str:
-        """Where `member` hears its coordinator's signals or settlement."""
+        """Give the topic on which `member` receives a signal or a settlement (`purpose`)."""
         return f"{self.root}/{member}/{purpose}" if self.bodies.addressed else f"{self.root}/{purpose}"
 
     def topics_from_coordinator(self, member: str) -> tuple[str, ...]:
-        """What `member` subscribes to."""
+        """Give the topics that `member` subscribes to."""
         return tuple(self.topic_to_member(purpose, member) for purpose in ("signal", "settlement"))
 
     def topics_from_members(self) -> tuple[str, ...]:
-        """What a coordinator subscribes to."""
+        """Give the topic filters that the coordinator subscribes to."""
         return tuple(f"{self.root}/+/{p}" for p in ("answer", "receipt", "presence"))
 
     def write(self, message: Message) -> bytes:
-        """A message as compact JSON; floats keep all their digits."""
+        """Write a message as compact JSON; floats keep all their digits."""
         return message.model_dump_json(by_alias=True, exclude_none=True).encode()
 
     def read(self, topic: str, payload: bytes) -> Message:
-        """The message of a payload that arrived on `topic`.
+        """Read a payload that arrived on `topic`.
 
-        Raises `BadMessageError` with reason `foreign` (another run, topic or sender than it claims), `oversized`, or
-        `malformed` (not JSON, unknown or missing keys, wrong types or lengths, numbers that are not finite).
+        Raises `BadMessageError`. Its reason is `foreign` (not of this link, or run and sender do not agree with the
+        topic), `oversized`, or `malformed` (not JSON, unknown or missing keys, wrong types or lengths, numbers that
+        are not finite).
         """
         parts = topic.split("/")
         if parts[:3] != [ROOT, self.run, self.coordinator] or len(parts) not in (4, 5):
-            raise BadMessageError("foreign", f"topic {topic!r} is not of this conversation")
+            raise BadMessageError("foreign", f"topic {topic!r} is not of this link")
         model = _models(self.bodies).get((parts[-1], len(parts)))
         if model is None:
             raise BadMessageError("foreign", f"topic {topic!r} has no known purpose")
@@ -115,9 +116,9 @@ class Link:
 
 @cache
 def _models(bodies: Bodies) -> dict[tuple[str, int], type[Message]]:
-    """What to read a payload as, by its topic's purpose and levels.
+    """Give the models of the payloads, by purpose and number of levels of the topic.
 
-    Kept, because pydantic forgets a parametrised class that nobody holds and builds it anew, in milliseconds.
+    They are cached: pydantic drops a parametrised class that nobody refers to and builds it again, in milliseconds.
     """
     down = 5 if bodies.addressed else 4
     return {

@@ -1,4 +1,4 @@
-"""The five messages of a run, whatever the game; what they carry in `body` is the game's (see `user_oriented`)."""
+"""The five messages of a run. They are the same in every game; the models of `body` are the game's own."""
 
 from __future__ import annotations
 
@@ -6,33 +6,32 @@ from typing import Annotated, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
 
+from stackelgrid.wire.names import Name
+
 MAX_ROUND = 1_000_000
 MAX_NAMES = 10_000
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-"""A run's or a node's id: it is a level of a topic, so no slashes, wildcards or spaces."""
 
 Round = Annotated[int, Field(ge=1, le=MAX_ROUND)]
 
 
 class Body(BaseModel):
-    """Base of what a game puts into a message: unknown keys, wrong types and non-finite numbers are refused."""
+    """Base of a game's part of a message. Unknown keys, wrong types and numbers that are not finite are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @property
     def slots(self) -> int | None:
-        """The horizon the body is made for; None when it has none."""
+        """Give the number of slots that the body is for, or None when it is for no certain number."""
         return None
 
     @property
     def peak_kw(self) -> float | None:
-        """The most that the homes behind it draw or feed in, in any slot, kW; None when it does not tell."""
+        """Give the largest power that the homes draw or feed in, in any slot, in kW, or None if the body has none."""
         return None
 
     @property
     def fresh(self) -> bool:
-        """Whether every number in it answers the round it is sent in."""
+        """Tell whether every home's part of the answer is of the round in which it is sent."""
         return True
 
 
@@ -42,9 +41,9 @@ SettlementBody = TypeVar("SettlementBody", bound=Body)
 
 
 class Message(BaseModel):
-    """What every message says of itself.
+    """Base of all messages: the keys that each of them has.
 
-    One of another `schema` is refused; `run` and `sender` must agree with the topic it came on.
+    A message of another `schema` is refused. `run` and `sender` must agree with the topic.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -57,9 +56,9 @@ class Message(BaseModel):
 
 
 class Signal(Message, Generic[SignalBody]):
-    """A coordinator asks its members in round `round`. Retained, so that a member that comes back finds it.
+    """A coordinator's question to its members in round `round`. It is retained for members that connect later.
 
-    `again` names the members whose answer is missing: they answer again, the others have been heard.
+    `again` names the members whose answer is missing: only they answer again.
     """
 
     purpose = "signal"
@@ -79,9 +78,9 @@ class Answer(Message, Generic[AnswerBody]):
 
 
 class Settlement(Message, Generic[SettlementBody]):
-    """A coordinator's last word, decided on the answers of round `round`. Retained; each member acknowledges it.
+    """A coordinator's final decision, from the answers of round `round`. It is retained; each member acknowledges it.
 
-    `settled` is false when the rounds ran out first; `complete` says whether every member answered round `round`.
+    `settled` is false when the rounds ran out first. `complete` tells whether every member answered round `round`.
     """
 
     purpose = "settlement"
@@ -93,7 +92,7 @@ class Settlement(Message, Generic[SettlementBody]):
 
 
 class Receipt(Message):
-    """A member has the settlement of round `round`, and so have its own members but those it lists as `missing`."""
+    """A member's confirmation of the settlement of round `round`, for its own members too except those in `missing`."""
 
     purpose = "receipt"
 
@@ -102,7 +101,7 @@ class Receipt(Message):
 
 
 class Presence(Message):
-    """Whether a node is there. Retained; `offline` is the node's last will."""
+    """A member's state of connection. It is retained; `offline` is the member's last will."""
 
     purpose = "presence"
 

@@ -41,7 +41,7 @@ from stackelgrid.model import StrictModel
 from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.rounds.strategy import Ask, Ending, Reply
 from stackelgrid.wire.arrays import LARGEST, Array
-from stackelgrid.wire.messages import Name
+from stackelgrid.wire.names import Name
 
 Energy = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 

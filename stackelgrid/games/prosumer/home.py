@@ -28,7 +28,7 @@ from stackelgrid.games.prosumer.messages import Prosumption, PvPrice, matrix, ro
 from stackelgrid.model import NonNegative, PositivePerSlot
 from stackelgrid.rounds.settings import HomeModel
 from stackelgrid.wire.arrays import Array
-from stackelgrid.wire.messages import Name
+from stackelgrid.wire.names import Name
 
 _LOG = logging.getLogger("emc_node")
 _FEW_HOMES = 1000

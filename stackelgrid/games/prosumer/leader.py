@@ -30,7 +30,7 @@ from stackelgrid.model import NonNegative, StrictModel
 from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.rounds.strategy import Decision
 from stackelgrid.wire.arrays import Array, Finite, Vector
-from stackelgrid.wire.messages import Name
+from stackelgrid.wire.names import Name
 
 
 def dr_price(pv_price: Array, sdr: Array, retail: Array) -> Array:

@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 
 from stackelgrid.wire.arrays import LARGEST, MAX_SLOTS, Array, PackedArray, Vector
 from stackelgrid.wire.codec import Bodies
-from stackelgrid.wire.messages import Body, Name
+from stackelgrid.wire.messages import Body
+from stackelgrid.wire.names import Name
 
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 Some = Annotated[int, Field(ge=1, le=1_000_000)]

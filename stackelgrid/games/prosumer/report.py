@@ -26,7 +26,7 @@ from stackelgrid.report.parts import (
 from stackelgrid.report.run_folder import Anything, Leader, Part, PlayedScenario, ReportError, Result, RunFolder
 from stackelgrid.report.words import change, measured, number
 from stackelgrid.wire.arrays import Vector
-from stackelgrid.wire.messages import Name
+from stackelgrid.wire.names import Name
 
 if TYPE_CHECKING:
     from stackelgrid.games.prosumer.scenario import ProsumerScenario

@@ -14,7 +14,7 @@ from stackelgrid.model import NonNegative, Positive, StrictModel
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import Between, PopulatedScenario
 from stackelgrid.wire.arrays import Array
-from stackelgrid.wire.messages import Name
+from stackelgrid.wire.names import Name
 
 Bus = Annotated[int, Field(ge=1)]
 Shape = Annotated[list[NonNegative], Field(min_length=1, max_length=1000)]

@@ -48,7 +48,7 @@ from stackelgrid.model import NonNegative, Positive, StrictModel
 from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.rounds.strategy import Decision
 from stackelgrid.wire.arrays import LARGEST
-from stackelgrid.wire.messages import Name
+from stackelgrid.wire.names import Name
 
 _LOG = logging.getLogger("leader_node")
 
