@@ -1,4 +1,4 @@
-"""An EMC's configuration: whom it answers, and the homes that nobody else sees."""
+"""The configuration of an EMC: its aggregator, and the private models of its homes."""
 
 from __future__ import annotations
 
@@ -7,56 +7,62 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
-from emc_node.binding import Devices
-from emc_node.devices import HomeDevices, SteeredHome, begin
+from emc_node.device_settings import DeviceSettings
+from emc_node.devices import HomeDevices, serve
 from emc_node.node import EmcNode
+from emc_node.strategy import DeviceHomeStrategy
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.record import write_whole
 from stackelgrid.registry import Game, find
+from stackelgrid.rounds.settings import HomeModel
 from stackelgrid.rounds.strategy import HomeStrategy
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.names import Name
 
-Home = TypeVar("Home", bound=BaseModel)
+Home = TypeVar("Home", bound=HomeModel)
 
 
 class EmcConfig(NodeConfig, Generic[Home]):
-    """`homes` behind this process, its `aggregator`, and the file where the settled schedules are written, if any.
+    """The configuration file of an EMC, in a game whose private home model is `Home`.
 
-    `devices` binds a home's storage and meter to what is settled; `plan_file` keeps that over a power cut.
+    `homes` are those that this process answers for, to `aggregator`; their settled schedules are written to
+    `schedule_file`. `devices` are those that carry out what the home settles; `plan_file` keeps it over a power cut.
     """
 
     aggregator: Name
     homes: Annotated[list[Home], Field(min_length=1)]
     schedule_file: Path | None = None
-    devices: Devices | None = None
+    devices: DeviceSettings | None = None
     plan_file: Path | None = None
 
     @model_validator(mode="after")
-    def _devices_fit(self) -> Self:
+    def _check_devices(self) -> Self:
         if self.devices is not None:
-            self.devices.require_fit(self.homes, self.slots, self.broker)
+            self.devices.check(self.homes, self.slots, self.broker)
         return self
 
 
 def config_model(game: Game) -> type[EmcConfig[Any]]:
-    """The configuration of an EMC in a game."""
+    """Give the model of an EMC's configuration in a game."""
     home: Any = game.load("home")
     return EmcConfig[home]
 
 
 def assemble(config: EmcConfig[Any], act: Callable[[Mapping[str, Any]], None]) -> EmcNode:
-    """The node of a configuration; `act` gets the settled schedules. Raises `ValueError` for homes that cannot live."""
+    """Create the node of a configuration; `act` receives the settled schedules.
+
+    Raises `ValueError` for homes that have no feasible schedule.
+    """
     return _node(config, find(config.game).load("homes")(config.homes), act)
 
 
 def build(config: EmcConfig[Any]) -> EmcNode:
-    """The node of a configuration, writing its settled schedules where the configuration says.
+    """Create the node of a configuration, which writes its settled schedules to `schedule_file`.
 
     Its devices, if it has any, are served from now on, as long as the process lives. Raises `ValueError` for homes
-    that cannot live and for files in folders that are not there.
+    that have no feasible schedule and for files in folders that do not exist.
     """
     for key in ("schedule_file", "plan_file"):
         file: Path | None = getattr(config, key)
@@ -66,12 +72,12 @@ def build(config: EmcConfig[Any]) -> EmcNode:
     if config.devices is None:
         strategy = homes(config.homes)
     else:
-        config.devices.require_fit(config.homes, config.slots, config.broker)  # --broker may name another
-        home = config.homes[0]
+        config.devices.check(config.homes, config.slots, config.broker)  # --broker may name another
+        (home,) = config.homes
         devices = HomeDevices(config.name, config.devices, home, config.plan_file)
-        strategy = SteeredHome(home, homes, devices, config.run)
-        begin(devices, config.devices)
-    return _node(config, strategy, _written(config.schedule_file))
+        strategy = DeviceHomeStrategy(home, homes, devices, config.run)
+        serve(devices, config.devices)
+    return _node(config, strategy, _write_to(config.schedule_file))
 
 
 def _node(
@@ -81,5 +87,5 @@ def _node(
     return EmcNode(config.name, link, strategy, act)
 
 
-def _written(file: Path | None) -> Callable[[Mapping[str, Any]], None]:
+def _write_to(file: Path | None) -> Callable[[Mapping[str, Any]], None]:
     return (lambda homes: None) if file is None else partial(write_whole, file)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from emc_node.binding import Devices
+from emc_node.device_settings import DeviceSettings
 
 _POWER = {"device_class": "power", "state_class": "measurement", "unit_of_measurement": "kW"}
 _ENERGY = {"device_class": "energy_storage", "state_class": "measurement", "unit_of_measurement": "kWh"}
 _SHARE = {"device_class": "battery", "state_class": "measurement", "unit_of_measurement": "%"}
 
 
-def discovery(name: str, topic: str, settings: Devices, *, storage: bool) -> tuple[str, dict[str, Any]]:
+def discovery(name: str, topic: str, settings: DeviceSettings, *, storage: bool) -> tuple[str, dict[str, Any]]:
     """Where and what is announced for the EMC `name`, whose `topic`/state, /schedule and /availability are read.
 
     Sensors of the storage are there with a `storage`, the deviation from the plan where the load is measured.

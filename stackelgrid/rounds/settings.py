@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 
@@ -41,7 +42,38 @@ class PrivateModel(StrictModel):
     """Base of everything that stays in the home."""
 
 
+@dataclass(frozen=True)
+class DayPlan:
+    """A home's settled day, a number per slot: `load_kw` at the meter.
+
+    Of the storage that devices can control `setpoint_kw`, above zero where it charges, and `level_kwh` at the end of
+    the slot; both None in a home without one.
+    """
+
+    load_kw: list[float]
+    setpoint_kw: list[float] | None = None
+    level_kwh: list[float] | None = None
+
+
 class HomeModel(PrivateModel):
-    """Base of a game's private home model: one customer's data, under the name `id`."""
+    """Base of a game's private home model: one customer's data, under the name `id`.
+
+    A game whose homes have a storage that devices can control overrides the methods below.
+    """
 
     id: Name
+
+    def storage_capacity_kwh(self) -> float | None:
+        """Give the capacity of the one storage that devices can control, None where there is none or more than one.
+
+        Raise `ValueError` where the game schedules no storage.
+        """
+        raise ValueError(f"devices: the game of a {type(self).__name__} schedules no storage; leave devices out")
+
+    def with_stored_energy(self, kwh: float) -> Self:
+        """Give the same home with `kwh` in that storage at the start. Raise `ValueError` where it cannot hold that."""
+        raise NotImplementedError
+
+    def day_plan(self, account: Mapping[str, Any]) -> DayPlan:
+        """Give the settled day for the devices from the home's account of it, as `HomeStrategy.settle` gives it."""
+        raise NotImplementedError

@@ -28,10 +28,11 @@ from pydantic import ValidationError
 import broker
 import emc_node.__main__
 from emc_node import devices as module
-from emc_node.binding import Devices
 from emc_node.config import EmcConfig, build, config_model
-from emc_node.devices import HomeDevices, Plan, SteeredHome, plan_of, with_level
+from emc_node.device_settings import DeviceSettings
+from emc_node.devices import HomeDevices, Plan
 from emc_node.home_assistant import discovery
+from emc_node.strategy import DeviceHomeStrategy
 from stackelgrid.games.storage_market.home import MarketHome, StorageMarketHomes
 from stackelgrid.games.storage_market.messages import FleetPlan, Tariff, Turn
 from stackelgrid.games.user_oriented import GAME
@@ -63,7 +64,7 @@ STATE, SCHEDULE = "emc-node/h1/state", "emc-node/h1/schedule"
 
 
 def settled(home: Home, price: Price = PRICE, run: str = "demo") -> Plan:
-    return plan_of(run, home, price, UserOrientedHomes([home]).settle(price)[home.id])
+    return Plan.of(run, price.price, home.day_plan(UserOrientedHomes([home]).settle(price)[home.id]))
 
 
 # --- what may be bound ---
@@ -75,7 +76,7 @@ def settled(home: Home, price: Price = PRICE, run: str = "demo") -> Plan:
         ({"devices": {"storage_setpoint": "battery/+/set"}}, r"devices\.storage_setpoint"),
         ({"devices": {"broker": "mqtts://localhost:8883"}}, "write mqtt://"),
         ({"devices": {"broker": "mqtt://localhost:1999"}}, "the grid's broker"),
-        ({"homes": [DESCRIBED, DESCRIBED | {"id": "other"}], "devices": {}}, "there are 2"),
+        ({"homes": [DESCRIBED, DESCRIBED | {"id": "other"}], "devices": {}}, "this EMC has 2"),
         ({"slots": 4, "homes": [{"id": "flat", "horizon": 4}], "devices": {}}, "the game has 4 slots"),
         ({"homes": [DESCRIBED | {"storage": []}], "devices": {"storage_setpoint": "b/set"}}, "exactly one"),
         ({"homes": [DESCRIBED | {"storage": [BATTERY, EV]}], "devices": BOUND}, "exactly one"),
@@ -126,7 +127,7 @@ def test_a_market_home_draws_what_its_battery_charges() -> None:
     settlement = FleetPlan(price=[30.0] * 24, charge=charge, sold=sold)
     strategy = StorageMarketHomes([home])
     strategy.answer(Tariff(price=[30.0] * 24, turn=Turn(turn=None, groups=1, inertia=0.0)))
-    plan = plan_of("demo", home, settlement, strategy.settle(settlement)["m"])
+    plan = home.day_plan(strategy.settle(settlement)["m"])
     assert plan.setpoint_kw is not None
     assert plan.level_kwh is not None
     np.testing.assert_allclose(plan.load_kw, plan.setpoint_kw)  # it has no appliances
@@ -157,7 +158,7 @@ def said(actions: Any) -> dict[str, Any]:
 
 def begun(plan: Plan, clock: Clock, **changes: Any) -> tuple[HomeDevices, Callable[[Plan], list[Action]]]:
     """Devices that carry out a plan, and how they are given another."""
-    home_devices = HomeDevices("h1", Devices.model_validate(BOUND | changes), HOME, clock=clock)
+    home_devices = HomeDevices("h1", DeviceSettings.model_validate(BOUND | changes), HOME, clock=clock)
     (waits,) = [action for action in home_devices.start(0.0) if isinstance(action, Compute)]
 
     def give(another: Plan) -> list[Action]:
@@ -172,7 +173,7 @@ def begun(plan: Plan, clock: Clock, **changes: Any) -> tuple[HomeDevices, Callab
 
 
 def test_nothing_is_told_to_the_storage_before_something_is_settled() -> None:
-    home_devices = HomeDevices("h1", Devices.model_validate(BOUND), HOME, clock=Clock())
+    home_devices = HomeDevices("h1", DeviceSettings.model_validate(BOUND), HOME, clock=Clock())
     actions = home_devices.start(0.0)
     topics = [action.topic for action in actions if isinstance(action, Publish)]
     assert topics == ["emc-node/h1/availability", "homeassistant/device/emc-node-h1/config"]
@@ -243,25 +244,25 @@ def test_a_plan_outlives_a_power_cut_and_a_broken_file_does_no_harm(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file, plan = tmp_path / "plan.json", settled(HOME)
-    first = HomeDevices("h1", Devices.model_validate(BOUND), HOME, file, Clock())
+    first = HomeDevices("h1", DeviceSettings.model_validate(BOUND), HOME, file, Clock())
     (waits,) = [action for action in first.start(0.0) if isinstance(action, Compute)]
     first.carry_out(plan)
     before = said(waits.then(waits.job(), 0.0))
-    second = HomeDevices("h1", Devices.model_validate(BOUND), HOME, file, Clock())
-    assert second.planned_run == "demo"
+    second = HomeDevices("h1", DeviceSettings.model_validate(BOUND), HOME, file, Clock())
+    assert second.run_in_force == "demo"
     after = said(second.start(0.0))
     assert {topic: after[topic] for topic in before} == before
     file.write_text(file.read_text()[:-20])
-    third = HomeDevices("h1", Devices.model_validate(BOUND), HOME, file, Clock())
-    assert third.planned_run is None
-    assert "the plan kept is not used" in caplog.messages
+    third = HomeDevices("h1", DeviceSettings.model_validate(BOUND), HOME, file, Clock())
+    assert third.run_in_force is None
+    assert "the saved plan is not used" in caplog.messages
 
 
 def test_a_plan_is_kept_while_the_own_broker_is_away(tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
-    HomeDevices("h1", Devices.model_validate(BOUND), HOME, file, Clock()).carry_out(settled(HOME))
-    after_a_power_cut = HomeDevices("h1", Devices.model_validate(BOUND), HOME, file, Clock())
-    assert after_a_power_cut.planned_run == "demo"
+    HomeDevices("h1", DeviceSettings.model_validate(BOUND), HOME, file, Clock()).carry_out(settled(HOME))
+    after_a_power_cut = HomeDevices("h1", DeviceSettings.model_validate(BOUND), HOME, file, Clock())
+    assert after_a_power_cut.run_in_force == "demo"
 
 
 def test_a_last_will_that_comes_late_is_put_right() -> None:
@@ -276,7 +277,9 @@ def test_a_last_will_that_comes_late_is_put_right() -> None:
 
 
 def test_a_full_disk_does_not_keep_the_plan_from_being_carried_out(tmp_path: Path) -> None:
-    home_devices = HomeDevices("h1", Devices.model_validate(BOUND), HOME, tmp_path / "gone" / "plan.json", Clock())
+    home_devices = HomeDevices(
+        "h1", DeviceSettings.model_validate(BOUND), HOME, tmp_path / "gone" / "plan.json", Clock()
+    )
     (waits,) = [action for action in home_devices.start(0.0) if isinstance(action, Compute)]
     home_devices.carry_out(settled(HOME))
     assert "battery/set" in said(waits.then(waits.job(), 0.0))
@@ -302,13 +305,13 @@ def test_a_measured_load_is_told_beside_the_plan() -> None:
 # --- from what is measured ---
 
 
-def steered(soc: bytes | None, unit: str = "%", described: dict[str, Any] = DESCRIBED) -> SteeredHome:
+def steered(soc: bytes | None, unit: str = "%", described: dict[str, Any] = DESCRIBED) -> DeviceHomeStrategy:
     home = Home.model_validate(described)
     meter = {"state_of_charge": "battery/soc", "unit": unit}
-    home_devices = HomeDevices("h1", Devices.model_validate({"meter": meter}), home, clock=Clock())
+    home_devices = HomeDevices("h1", DeviceSettings.model_validate({"meter": meter}), home, clock=Clock())
     if soc is not None:
         home_devices.receive("battery/soc", soc, 0.0)
-    return SteeredHome(home, UserOrientedHomes, home_devices, "demo")
+    return DeviceHomeStrategy(home, UserOrientedHomes, home_devices, "demo")
 
 
 @pytest.mark.parametrize(("soc", "unit", "kwh"), [(b"80", "%", 4.0), (b"1.25", "kWh", 1.25), (b"0", "%", 0.0)])
@@ -360,9 +363,10 @@ def test_a_meter_that_is_silent_is_not_waited_for_long(
 
 def test_a_battery_of_the_market_starts_from_its_level_too() -> None:
     home = MarketHome.model_validate({"id": "m", "battery": {"capacity_kwh": 8, "initial_kwh": 4, "power_kw": 3}})
-    assert with_level(home, 6.0).battery.initial_kwh == 6.0
+    charged = home.with_stored_energy(6.0)
+    assert charged.battery is not None and charged.battery.initial_kwh == 6.0
     with pytest.raises(ValueError, match="above capacity_kwh"):
-        with_level(home, 8.1)
+        home.with_stored_energy(8.1)
 
 
 def test_a_settlement_heard_again_after_a_restart_does_not_replace_the_plan(tmp_path: Path) -> None:
@@ -370,12 +374,12 @@ def test_a_settlement_heard_again_after_a_restart_does_not_replace_the_plan(tmp_
     file.write_text(settled(HOME).model_dump_json())
 
     def queued_after_restart(run: str, *, asked: bool) -> bool:
-        home_devices = HomeDevices("h1", Devices.model_validate({}), HOME, file, Clock())
-        home = SteeredHome(HOME, UserOrientedHomes, home_devices, run)
+        home_devices = HomeDevices("h1", DeviceSettings.model_validate({}), HOME, file, Clock())
+        home = DeviceHomeStrategy(HOME, UserOrientedHomes, home_devices, run)
         if asked:
             home.answer(PRICE)
         home.settle(PRICE)
-        return not home_devices._settled.empty()
+        return not home_devices._new_plans.empty()
 
     assert not queued_after_restart("demo", asked=False)
     assert queued_after_restart("demo", asked=True)
@@ -392,7 +396,7 @@ def test_home_assistant_can_read_what_is_announced() -> None:
     home_devices, _ = begun(settled(HOME), Clock())
     home_devices.receive("meter/kw", b"2.5", 0.0)
     payloads = said(home_devices.start(0.0))
-    topic, announced = discovery("h1", "emc-node/h1", Devices.model_validate(BOUND), storage=True)
+    topic, announced = discovery("h1", "emc-node/h1", DeviceSettings.model_validate(BOUND), storage=True)
     assert payloads[topic] == announced
     assert topic == "homeassistant/device/emc-node-h1/config"
     assert announced["origin"]["name"]
@@ -418,7 +422,7 @@ def test_home_assistant_can_read_what_is_announced() -> None:
 
 
 def test_a_home_without_storage_announces_none() -> None:
-    settings = Devices.model_validate({"home_assistant": {"discovery_prefix": "ha", "name": "Our flat"}})
+    settings = DeviceSettings.model_validate({"home_assistant": {"discovery_prefix": "ha", "name": "Our flat"}})
     topic, announced = discovery("h1", "emc-node/h1", settings, storage=False)
     assert topic.startswith("ha/device/")
     assert announced["device"]["name"] == "Our flat"
@@ -529,11 +533,11 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[MqttTransport]]:
     """The transports over which devices are served, stopped at the end."""
     transports: list[MqttTransport] = []
 
-    def begin(home_devices: HomeDevices, bound: Devices) -> MqttTransport:
-        transports.append(module.begin(home_devices, bound))
+    def serve(home_devices: HomeDevices, settings: DeviceSettings) -> MqttTransport:
+        transports.append(module.serve(home_devices, settings))
         return transports[-1]
 
-    monkeypatch.setattr("emc_node.config.begin", begin)
+    monkeypatch.setattr("emc_node.config.serve", serve)
     yield transports
     for transport in transports:
         transport.stop()

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from stackelgrid.games.storage_market.home.block_schedule import Appliance
 from stackelgrid.games.storage_market.messages import Batteries, FleetPlan, HomesAnswer, Tariff, Turn
 from stackelgrid.model import NonNegative
-from stackelgrid.rounds.settings import HomeModel, PrivateModel
+from stackelgrid.rounds.settings import DayPlan, HomeModel, PrivateModel
 from stackelgrid.wire.arrays import Array
 
 _FEW_APPLIANCES = 40
@@ -64,6 +64,23 @@ class MarketHome(HomeModel):
         """What its appliances draw before there is a price, (T,) kWh."""
         drawn = (appliance.preferred_schedule(self.horizon) for appliance in self.appliances)
         return sum(drawn, np.zeros(self.horizon))
+
+    def storage_capacity_kwh(self) -> float | None:
+        """Give the capacity of the battery, None without one."""
+        return None if self.battery is None else self.battery.capacity_kwh
+
+    def with_stored_energy(self, kwh: float) -> Self:
+        """Give the same home with `kwh` in its battery at the start. Raise `ValueError` where it cannot hold that."""
+        assert self.battery is not None
+        return self.model_validate(self.model_dump() | {"battery": self.battery.model_dump() | {"initial_kwh": kwh}})
+
+    def day_plan(self, account: Mapping[str, Any]) -> DayPlan:
+        """Give the settled day for the devices: the meter draws what appliances draw and the battery charges."""
+        if self.battery is None:
+            return DayPlan(account["load_kw"])
+        setpoint = np.array(account["charge_kw"]) - np.array(account["sold_kw"])
+        load = np.array(account["load_kw"]) + setpoint
+        return DayPlan(load.tolist(), setpoint.tolist(), account["battery_kwh"])
 
     @model_validator(mode="after")
     def _within_horizon(self) -> Self:

@@ -7,14 +7,15 @@ are the same number.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from stackelgrid.model import Finite, NonNegative, PerSlot, Positive, PositivePerSlot
-from stackelgrid.rounds.settings import HomeModel, PrivateModel
+from stackelgrid.rounds.settings import DayPlan, HomeModel, PrivateModel
 
 
 class Inelastic(PrivateModel):
@@ -143,6 +144,24 @@ class Home(HomeModel):
     elastic: list[Elastic] = []
     storage: list[Storage] = []
     draw_limit: DrawLimit = DrawLimit()
+
+    def storage_capacity_kwh(self) -> float | None:
+        """Give the capacity of the one storage, None where there is none or more than one."""
+        return self.storage[0].capacity_kwh if len(self.storage) == 1 else None
+
+    def with_stored_energy(self, kwh: float) -> Self:
+        """Give the same home with `kwh` in its storage at the start. Raise `ValueError` where it cannot hold that."""
+        (storage,) = self.storage
+        return self.model_validate(self.model_dump() | {"storage": [storage.model_dump() | {"initial_kwh": kwh}]})
+
+    def day_plan(self, account: Mapping[str, Any]) -> DayPlan:
+        """Give the settled day for the devices: the level rises by what the storage charges."""
+        if len(self.storage) != 1:
+            return DayPlan(account["load_kw"])
+        (storage,), level = self.storage, np.array(account["storage_kwh"])
+        setpoint, slots = np.zeros(self.horizon), storage.slots(self.horizon)
+        setpoint[slots] = np.diff(level[slots], prepend=storage.initial_kwh)
+        return DayPlan(account["load_kw"], setpoint.tolist(), level.tolist())
 
     @model_validator(mode="after")
     def _lengths(self) -> Self:

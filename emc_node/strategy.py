@@ -1,0 +1,70 @@
+"""The strategy of a home with devices: from the measured level to the answers, from the settlement to the plan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from emc_node.devices import HomeDevices, Plan
+from stackelgrid.rounds.settings import HomeModel
+from stackelgrid.rounds.strategy import HomeStrategy
+from stackelgrid.wire.messages import Body
+
+_LOG = logging.getLogger("emc_node.devices")
+
+
+class DeviceHomeStrategy:
+    """A `HomeStrategy` that starts from what the home's `devices` measure and gives them the settled plan.
+
+    `create` makes the game's own strategy of a list of homes; `run` is the run's name.
+    """
+
+    def __init__(
+        self,
+        home: HomeModel,
+        create: Callable[[Sequence[HomeModel]], HomeStrategy[Any, Any, Any]],
+        devices: HomeDevices,
+        run: str,
+    ) -> None:
+        self._home, self._create, self._devices, self._run = home, create, devices, run
+        self._strategy = create([home])
+        self._has_answered = False
+
+    @property
+    def quick(self) -> bool:
+        """Whether an answer takes no longer than a message; the first one may wait for the meter."""
+        return self._has_answered and self._strategy.quick
+
+    def answer(self, signal: Body) -> Body:
+        """Answer the signal; before the first answer, take the level that the storage is measured to have."""
+        if not self._has_answered:
+            self._has_answered = True
+            if self._devices.has_level_meter:
+                self._start_from(self._devices.wait_for_level())
+        answer: Body = self._strategy.answer(signal)
+        return answer
+
+    def settle(self, settlement: Body) -> Mapping[str, Any]:
+        """Give what the home will do, to its devices too, unless a restarted EMC receives the plan in force again."""
+        accounts = self._strategy.settle(settlement)
+        if self._has_answered or self._devices.run_in_force != self._run:
+            price = list(getattr(settlement, "price", []))
+            self._devices.carry_out(Plan.of(self._run, price, self._home.day_plan(accounts[self._home.id])))
+        return accounts
+
+    def _start_from(self, kwh: float | None) -> None:
+        """Put the measured level in place of `initial_kwh`, if there is one that the home can start from."""
+        if kwh is None:
+            _LOG.warning("no reading of the state of charge: initial_kwh stays")
+            return
+        try:
+            home = self._home.with_stored_energy(kwh)
+            self._home, self._strategy = home, self._create([home])
+        except ValueError as error:  # pydantic's ValidationError and a game's InfeasibleHomeError among them
+            cause = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
+            _LOG.warning("measured level not used", extra={"data": {"kwh": kwh, "cause": cause}})
+            return
+        _LOG.info("the day starts from the measured level", extra={"data": {"kwh": kwh}})
