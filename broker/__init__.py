@@ -1,11 +1,11 @@
-"""Brokers run as our own processes: Mosquitto where it is installed, else the embedded one.
+"""Brokers that run as processes of our own: Mosquitto where it is installed, else the embedded one.
 
-Either serves this machine alone and lets in everybody on it. With certificates (`broker.authority`) Mosquitto lets in
-those who have one, from elsewhere too, and each may do what `broker.access` says.
+Without certificates either serves this machine alone and admits everybody on it. With certificates (`broker.authority`)
+Mosquitto admits, from elsewhere too, the nodes that have one; `broker.access` says what each of them may do.
 
-Both are started the same way: a Python process of ours (`broker.mosquitto`, which runs Mosquitto, or
-`broker.embedded`) that ends when its standard input does, so no broker outlives whoever started it, however
-that ended. It prints the broker's process id once the broker listens.
+Both are started the same way: by a Python process (`broker.mosquitto`, which runs Mosquitto, or `broker.embedded`) that
+ends when its standard input does. So no broker outlives the process that started it, even if that was killed. It prints
+the broker's process id once the broker listens.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 from broker.child_process import end
 
@@ -31,7 +31,7 @@ MOSQUITTO_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
 """Where packages put Mosquitto, which is not on every user's PATH."""
 LOOPBACK = "127.0.0.1"
 ANYWHERE = {"0.0.0.0": LOOPBACK, "::": "::1"}
-"""Every interface of the machine, and where a broker there is reached from it: `::` is IPv6 alone."""
+"""Every interface of the machine, and the address of a broker there from the machine itself: `::` is IPv6 alone."""
 LOG, REFUSALS = "broker.log", "refusals.json"
 RETAINED = "mosquitto.db"
 """Where a persistent Mosquitto keeps what is retained, in its folder."""
@@ -43,7 +43,18 @@ CONNECT = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00"
 """An MQTT 3.1.1 CONNECT: clean session, keep-alive 60 s, no client id."""
 CONNACK, DISCONNECT = b"\x20\x02\x00\x00", b"\xe0\x00"
 
-Kind = Literal["auto", "mosquitto", "embedded"]
+
+class BrokerKind(StrEnum):
+    """A broker that we run ourselves; `AUTO` is Mosquitto if it is found, else the embedded one."""
+
+    AUTO = "auto"
+    MOSQUITTO = "mosquitto"
+    EMBEDDED = "embedded"
+
+    @classmethod
+    def of(cls, text: str) -> BrokerKind | None:
+        """Give the kind of that name, None when there is none: the text may be a broker's address."""
+        return next((kind for kind in cls if kind == text), None)
 
 
 class BrokerStartError(Exception):
@@ -58,7 +69,7 @@ class BrokerStartError(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a broker listens, where it writes, and the certificates by which it lets in only who may."""
+    """The address where a broker listens, the folder where it writes, and its certificates if it is to ask for them."""
 
     port: int
     folder: Path
@@ -67,30 +78,32 @@ class Place:
 
     @property
     def log(self) -> Path:
-        """The file it writes to."""
+        """The file that it logs to."""
         return self.folder / LOG
 
     @property
-    def reached(self) -> str:
-        """The address to reach it by from this machine."""
+    def address(self) -> str:
+        """Its host, as this machine reaches it."""
         return ANYWHERE.get(self.host, self.host)
 
     @property
     def url(self) -> str:
-        """The same with scheme and port."""
-        host = f"[{self.reached}]" if ":" in self.reached else self.reached
+        """The same with scheme and port, as nodes take it."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{'mqtt' if self.certificates is None else 'mqtts'}://{host}:{self.port}"
 
 
 class RunningBroker:
     """A broker that listens; a context manager that stops it.
 
-    Attributes: `kind` ("mosquitto" or "embedded"), `port`, `url` (`mqtt://127.0.0.1:PORT`, with certificates
+    Attributes: `kind` (`MOSQUITTO` or `EMBEDDED`), `port`, `url` (`mqtt://127.0.0.1:PORT`, with certificates
     `mqtts://...`), `pid` of the broker itself, `log`, the file it writes to, `refusals`, the file in which one with
-    certificates counts whom it refused what (None without), and `persistent`, whether what it retains outlives `kill`.
+    certificates counts what it refused to whom (None without), and `persistent`: what it retains outlives `kill`.
     """
 
-    def __init__(self, kind: str, place: Place, pid: int, process: subprocess.Popen[bytes], persistent: bool) -> None:
+    def __init__(
+        self, kind: BrokerKind, place: Place, pid: int, process: subprocess.Popen[bytes], persistent: bool
+    ) -> None:
         self.kind = kind
         self.port = place.port
         self.url = place.url
@@ -106,12 +119,12 @@ class RunningBroker:
         end(self._process)
 
     def kill(self) -> None:
-        """As a power cut would: no farewell to its clients. `restart` brings it back."""
+        """End the broker as a power cut would, without disconnecting its clients. `restart` starts it again."""
         os.kill(self.pid, signal.SIGKILL)
         end(self._process)
 
     def restart(self, *, keep_retained: bool) -> None:
-        """After `kill`: listen on the same port again, with what was retained or without.
+        """Listen on the same port again after `kill`, with what was retained or without.
 
         Raises `BrokerStartError`, among others when somebody has taken the port, `ValueError` when a broker that is
         not `persistent` is to keep what it retained.
@@ -122,7 +135,7 @@ class RunningBroker:
             (self.log.parent / RETAINED).unlink(missing_ok=True)
         again = _launch(self.kind, self._place, self.persistent, afresh=False)
         if again is None:
-            raise _taken(self._place)
+            raise _port_error(self._place)
         self.pid, self._process = again.pid, again._process
 
     def __enter__(self) -> RunningBroker:
@@ -135,7 +148,7 @@ class RunningBroker:
 
 
 def start(
-    kind: Kind,
+    kind: BrokerKind,
     folder: Path,
     port: int | None = None,
     *,
@@ -145,21 +158,22 @@ def start(
 ) -> RunningBroker:
     """Start a broker and return once it answers MQTT.
 
-    `auto` is Mosquitto if it is found, else the embedded broker. `folder` receives its log and configuration;
-    `port` is a free one unless given. The broker is in a session of its own, out of reach of the terminal's
-    Ctrl-C. A `persistent` one writes what it retains to its folder: at once, or every ten seconds with certificates.
+    `folder` receives its log and configuration; `port` is a free one unless given. The broker is in a session of its
+    own, out of reach of the terminal's Ctrl-C. A `persistent` one writes what it retains to its folder: at once, or
+    every ten seconds with certificates.
 
     With `certificates`, an authority's folder `broker`, it is Mosquitto with mutual TLS and access rules, which follows
     every change that the authority makes there; such a one may listen on another `host`, 0.0.0.0 being every
     interface. Raises `BrokerStartError`.
     """
     folder = folder.resolve()
-    chosen_kind = _available("mosquitto" if kind == "auto" and certificates is not None else kind)
-    if certificates is not None and chosen_kind == "embedded":
+    wants_mosquitto = kind == BrokerKind.AUTO and certificates is not None
+    chosen_kind = _choose_installed(BrokerKind.MOSQUITTO if wants_mosquitto else kind)
+    if certificates is not None and chosen_kind == BrokerKind.EMBEDDED:
         raise BrokerStartError(
             "the embedded broker has no encryption and no access rules", "certificates", "take Mosquitto"
         )
-    if persistent and chosen_kind == "embedded":
+    if persistent and chosen_kind == BrokerKind.EMBEDDED:
         raise BrokerStartError(
             "the embedded broker keeps nothing over a restart", "persistent", "take Mosquitto, or do without"
         )
@@ -168,7 +182,7 @@ def start(
         require_certificates(certificates)
     elif host != LOOPBACK:
         raise BrokerStartError(
-            "a broker without certificates lets in everybody, so it listens on this machine's loopback interface only",
+            "a broker without certificates admits everybody, so it listens on this machine's loopback interface only",
             f"host {host}",
             "make certificates (stackelgrid certs init) and start it with them, or do without a host",
         )
@@ -178,11 +192,11 @@ def start(
         running = _launch(chosen_kind, place, persistent)
         if running is not None:
             return running
-    raise _taken(place)
+    raise _port_error(place)
 
 
 def require_certificates(folder: Path) -> None:
-    """Raises `BrokerStartError` unless `folder` is one that an authority wrote for a broker, and readable."""
+    """Raise `BrokerStartError` unless `folder` is one that an authority wrote for a broker, and readable."""
     try:
         for name in ("node.crt", "node.key", "access.acl"):
             (folder / name).read_bytes()
@@ -194,28 +208,29 @@ def require_certificates(folder: Path) -> None:
         raise BrokerStartError("there is no broker's certificate", str(folder), mend) from None
 
 
-def _taken(place: Place) -> BrokerStartError:
+def _port_error(place: Place) -> BrokerStartError:
     return BrokerStartError(
         f"the port {place.port} is taken", place.host, "choose another port, or stop what listens there"
     )
 
 
 def find_mosquitto() -> str | None:
-    """The path of the Mosquitto program, or None."""
+    """Find the path of the Mosquitto program, or None."""
     folders = [*os.environ.get("PATH", os.defpath).split(os.pathsep), *MOSQUITTO_FOLDERS]
     return shutil.which("mosquitto", path=os.pathsep.join(folders))
 
 
-def _available(kind: Kind) -> Literal["mosquitto", "embedded"]:
-    if kind == "mosquitto" and find_mosquitto() is None:
+def _choose_installed(kind: BrokerKind) -> BrokerKind:
+    """Choose the broker for `AUTO`. Raises `BrokerStartError` when the one asked for is not installed."""
+    if kind == BrokerKind.MOSQUITTO and find_mosquitto() is None:
         raise BrokerStartError(
             "Mosquitto is not installed",
             "looked on PATH and in " + ", ".join(MOSQUITTO_FOLDERS),
             'install it (Debian, Ubuntu: "apt install mosquitto") or ask for the embedded broker',
         )
-    if kind == "auto":
-        kind = "mosquitto" if find_mosquitto() else "embedded"
-    if kind == "embedded" and importlib.util.find_spec("amqtt") is None:
+    if kind == BrokerKind.AUTO:
+        kind = BrokerKind.MOSQUITTO if find_mosquitto() else BrokerKind.EMBEDDED
+    if kind == BrokerKind.EMBEDDED and importlib.util.find_spec("amqtt") is None:
         raise BrokerStartError(
             "the embedded broker needs the package amqtt",
             f"not found by {sys.executable}",
@@ -225,17 +240,17 @@ def _available(kind: Kind) -> Literal["mosquitto", "embedded"]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at this moment."""
+    """Find a port of 127.0.0.1 that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _launch(kind: str, place: Place, persistent: bool, afresh: bool = True) -> RunningBroker | None:
+def _launch(kind: BrokerKind, place: Place, persistent: bool, afresh: bool = True) -> RunningBroker | None:
     """Start one broker and wait until it answers; None when the port is taken. Its log begins `afresh` or goes on."""
     options = ["--port", str(place.port)]
-    if kind == "mosquitto":
+    if kind == BrokerKind.MOSQUITTO:
         options += ["--folder", str(place.folder), *(["--persistent"] if persistent else [])]
     if place.certificates is not None:
         options += ["--certificates", str(place.certificates), "--host", place.host]
@@ -249,22 +264,22 @@ def _launch(kind: str, place: Place, persistent: bool, afresh: bool = True) -> R
             cwd=Path(__file__).parents[1],  # where `-m broker` finds this package, installed or not
             start_new_session=True,
         )
-    pid = _announced_pid(process)
-    if pid is not None and answers(place.port, place.reached, place.certificates):
+    pid = _read_pid(process)
+    if pid is not None and answers(place.port, place.address, place.certificates):
         return RunningBroker(kind, place, pid, process, persistent)
     end(process)
-    said = place.log.read_bytes()[before:].decode(errors="replace").strip()
-    if "address already in use" in said.lower():
+    logged = place.log.read_bytes()[before:].decode(errors="replace").strip()
+    if "address already in use" in logged.lower():
         return None
     raise BrokerStartError(
         f"the {kind} broker " + ("did not start" if pid is None else "does not answer MQTT"),
         f"{place.host}:{place.port}",
-        f"see the end of its log {place.log}: {said[-500:] or '(empty)'}",
+        f"see the end of its log {place.log}: {logged[-500:] or '(empty)'}",
     )
 
 
-def _announced_pid(process: subprocess.Popen[bytes]) -> int | None:
-    """The process id the broker prints once it listens; None when it ends or takes too long."""
+def _read_pid(process: subprocess.Popen[bytes]) -> int | None:
+    """Read the process id that the broker prints once it listens; None when it ends or takes too long."""
     assert process.stdout is not None
     with process.stdout:
         printed, _, _ = select.select([process.stdout], [], [], START_S)
@@ -273,12 +288,15 @@ def _announced_pid(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def answers(port: int, host: str = LOOPBACK, certificates: Path | None = None) -> bool:
-    """Whether an MQTT broker accepts a connection on the port; with the broker's own certificate where it wants one."""
-    context = None if certificates is None else _context(certificates)
+    """Say whether an MQTT broker accepts a connection on the port.
+
+    `certificates` are its own folder of certificates, where it asks for one.
+    """
+    context = None if certificates is None else _tls_context(certificates)
     give_up = time.monotonic() + START_S
     while time.monotonic() < give_up:
         try:
-            with _connected(host, port, context) as connection:
+            with _connect(host, port, context) as connection:
                 connection.sendall(CONNECT)
                 answer = connection.recv(len(CONNACK))
                 connection.sendall(DISCONNECT)
@@ -288,12 +306,12 @@ def answers(port: int, host: str = LOOPBACK, certificates: Path | None = None) -
     return False
 
 
-def _connected(host: str, port: int, context: ssl.SSLContext | None) -> socket.socket:
+def _connect(host: str, port: int, context: ssl.SSLContext | None) -> socket.socket:
     plain = socket.create_connection((host, port), timeout=1)
     return plain if context is None else context.wrap_socket(plain, server_hostname="localhost")
 
 
-def _context(certificates: Path) -> ssl.SSLContext:
+def _tls_context(certificates: Path) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=certificates / "ca.crt")
     context.load_cert_chain(certificates / "node.crt", certificates / "node.key")
     return context

@@ -1,4 +1,4 @@
-"""`python -m broker`: start a broker by hand and leave it running until Ctrl-C."""
+"""`python -m broker`: start a broker by hand; it runs until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import sys
 import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import get_args
 
-from broker import LOOPBACK, BrokerStartError, Kind, RunningBroker, nats, start
+from broker import LOOPBACK, BrokerKind, BrokerStartError, RunningBroker, nats, start
+from stackelgrid.errors import ExitCode
 
 NATS = "nats"
 TLS_PORT = 8883
-"""Where MQTT over TLS is expected."""
+"""The port of MQTT over TLS."""
 
 
 def main() -> None:
     """Start the broker, print its address, wait for Ctrl-C or SIGTERM."""
-    arguments = argparse.ArgumentParser(prog="python -m broker", description="An MQTT broker of one's own.")
+    arguments = argparse.ArgumentParser(prog="python -m broker", description="Run an MQTT broker.")
     arguments.add_argument(
-        "--kind", choices=(*get_args(Kind), NATS), default="auto", help="default: auto; nats is a cluster of three"
+        "--kind", choices=(*BrokerKind, NATS), default=BrokerKind.AUTO, help="default: auto; nats is a cluster of three"
     )
     arguments.add_argument("--port", type=int, help=f"default: a free one; with --certs {TLS_PORT}")
     arguments.add_argument(
         "--certs",
         type=Path,
         metavar="DIR",
-        help="let in only who has a certificate: the folder of stackelgrid certs init, or what it has for the broker; "
-        "log, refusals and what is retained go to the folder state in the latter",
+        help="admit only clients with a certificate: the folder of stackelgrid certs init, or its folder broker; "
+        "log, refusals and what is retained go to broker/state",
     )
     arguments.add_argument(
         "--host", default=LOOPBACK, help=f"default: {LOOPBACK}; another, 0.0.0.0 for all, with --certs only"
@@ -50,7 +50,7 @@ def main() -> None:
                 running = _start(given, certificates / "state", certificates)
         except BrokerStartError as error:
             print(error, file=sys.stderr)
-            sys.exit(2)
+            sys.exit(ExitCode.BAD_INPUT)
         with running:
             process = f", process {running.pid}" if isinstance(running, RunningBroker) else ""
             print(f"{running.kind} at {running.url}{process}; Ctrl-C ends it", flush=True)

@@ -1,6 +1,6 @@
-"""Who may write and read what on a broker with access rules: from roles to topics, as text for Mosquitto.
+"""Access rules of a broker: the topics that each node may write and read, by its role, as text for Mosquitto.
 
-Whoever has no rule for a topic may do nothing there, so the rules are all there is to know (RUN is any run, `+`):
+Where a node has no rule for a topic it may do nothing, so this table is complete (RUN is any run, `+`):
 
 | who | writes | reads |
 |---|---|---|
@@ -10,7 +10,7 @@ Whoever has no rule for a topic may do nothing there, so the rules are all there
 | observer | nothing | every signal, settlement, receipt and presence; of the answers those to a leader |
 | the broker itself | nothing | $SYS, for health checks |
 
-What a coordinator reads below its own name needs no list of its members: only they may write there.
+What a coordinator reads below its own name needs no list of its members: nobody else may write there.
 """  # noqa: E501  (a table)
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 UP, DOWN = ("answer", "receipt", "presence"), ("signal", "settlement")
-"""The purposes of what a member says to its coordinator and of what it hears from it, as `docs/wire.md` has them."""
+"""The purposes of what a member sends to its coordinator, and of what it receives from it: `docs/wire.md`."""
 
 
 class Role(StrEnum):
-    """What a certificate's owner is."""
+    """The role of a certificate's owner."""
 
     leader = "leader"
     aggregator = "aggregator"
@@ -35,7 +35,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Node:
-    """Somebody with a certificate: `above` is a home's aggregator, an aggregator's leader, None for the others."""
+    """The owner of a certificate: `above` is a home's aggregator, an aggregator's leader, None for the others."""
 
     name: str
     role: Role
@@ -50,17 +50,17 @@ class Rules:
     read: Mapping[str, tuple[str, ...]]
 
     def may_write(self, name: str, topic: str) -> bool:
-        """Whether what `name` publishes on `topic`, also as a last will, is passed on."""
+        """Say whether what `name` publishes on `topic`, also as a last will, is passed on."""
         return any(covers(rule, topic) for rule in self.write.get(name, ()))
 
     def may_read(self, name: str, topic_filter: str) -> bool:
-        """Whether `name` receives everything that a subscription to `topic_filter` asks for."""
+        """Say whether `name` receives everything that a subscription to `topic_filter` asks for."""
         if topic_filter.startswith("$share/"):
             topic_filter = topic_filter.split("/", 2)[-1]
         return any(covers(rule, topic_filter) for rule in self.read.get(name, ()))
 
     def text(self) -> str:
-        """The rules as Mosquitto's `acl_file`."""
+        """Write the rules as Mosquitto's `acl_file`."""
         lines = ["# Who may do what; everything else is refused. Written by stackelgrid certs, which writes it anew."]
         for name in dict.fromkeys((*self.write, *self.read)):
             lines += ["", f"user {name}"]
@@ -70,7 +70,7 @@ class Rules:
 
     @classmethod
     def parse(cls, text: str) -> Rules:
-        """The rules that `text` has written down. Raises `ValueError` for a line it would not have written."""
+        """Read rules that `text` wrote. Raises `ValueError` for a line that it would not have written."""
         write: dict[str, tuple[str, ...]] = {}
         read: dict[str, tuple[str, ...]] = {}
         name = ""
@@ -92,7 +92,7 @@ class Rules:
 
 
 def covers(rule: str, topic_filter: str) -> bool:
-    """Whether every topic that `topic_filter` matches, in MQTT's sense, is one that `rule` matches too.
+    """Say whether every topic that `topic_filter` matches, in MQTT's sense, is one that `rule` matches too.
 
     A topic without wildcards is a filter that matches itself.
     """
@@ -107,17 +107,17 @@ def covers(rule: str, topic_filter: str) -> bool:
     return len(asked) == len(allowed)
 
 
-def rules(nodes: Iterable[Node]) -> Rules:
-    """The rules for `nodes`, each of which has a name of its own."""
+def make_rules(nodes: Iterable[Node]) -> Rules:
+    """Write the rules for `nodes`, each of which has a name of its own."""
     everyone = list(nodes)
     members: dict[str | None, list[str]] = {}
     for node in everyone:
         members.setdefault(node.above, []).append(node.name)
     leaders = [node.name for node in everyone if node.role is Role.leader]
-    granted = {node.name: _granted(node, members.get(node.name, []), leaders) for node in everyone}
+    by_name = {node.name: _grant(node, members.get(node.name, []), leaders) for node in everyone}
     return Rules(
-        {name: topics.write for name, topics in granted.items()},
-        {name: topics.read for name, topics in granted.items()},
+        {name: topics.write for name, topics in by_name.items()},
+        {name: topics.read for name, topics in by_name.items()},
     )
 
 
@@ -127,15 +127,15 @@ class _Topics:
     read: tuple[str, ...]
 
 
-def _granted(node: Node, members: list[str], leaders: list[str]) -> _Topics:
+def _grant(node: Node, members: list[str], leaders: list[str]) -> _Topics:
     match node.role:
         case Role.home:
-            return _as_member(node)
+            return _grant_member(node)
         case Role.aggregator:
-            up, down = _as_member(node), _as_coordinator(node, members)
+            up, down = _grant_member(node), _grant_coordinator(node, members)
             return _Topics(up.write + down.write, up.read + down.read)
         case Role.leader:
-            return _as_coordinator(node, members)
+            return _grant_coordinator(node, members)
         case Role.observer:
             of_all = _below("+/+", DOWN) + _below("+/+/+", (*DOWN, "receipt", "presence"))
             return _Topics(
@@ -145,12 +145,12 @@ def _granted(node: Node, members: list[str], leaders: list[str]) -> _Topics:
             return _Topics((), ("$SYS/#",))
 
 
-def _as_member(node: Node) -> _Topics:
+def _grant_member(node: Node) -> _Topics:
     own = f"+/{node.above}/{node.name}"
     return _Topics(_below(own, UP), _below(f"+/{node.above}", DOWN) + _below(own, DOWN))
 
 
-def _as_coordinator(node: Node, members: list[str]) -> _Topics:
+def _grant_coordinator(node: Node, members: list[str]) -> _Topics:
     addressed = tuple(topic for member in members for topic in _below(f"+/{node.name}/{member}", DOWN))
     return _Topics(_below(f"+/{node.name}", DOWN) + addressed, _below(f"+/{node.name}/+", UP))
 

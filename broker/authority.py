@@ -1,6 +1,6 @@
-"""A small certificate authority: who is who on a broker with access rules.
+"""A small certificate authority for a broker with access rules.
 
-It lives in a folder, on the desk of whoever runs the testbed:
+It is a folder on the machine of whoever runs the testbed:
 
     authority/   ca.key, ca.crt, crl.pem, register.json       stays where it is
     broker/      ca.crt, crl.pem, node.crt, node.key, access.acl, mosquitto.conf, nats.conf     for the broker's machine
@@ -30,26 +30,25 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import Field, ValidationError
 
 from broker import mosquitto, nats
-from broker.access import Node, Role, rules
+from broker.access import Node, Role, make_rules
 from stackelgrid.model import StrictModel
+from stackelgrid.wire.names import RULE, Name, is_name
 
-NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""A node's name: a level of a topic, and a certificate's common name, which ends at 64 characters."""
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 HOSTS = ("localhost", "127.0.0.1", "broker")
-"""What the broker is always called: on its own machine, and among containers."""
+"""Names by which the broker is always reached: on its own machine, and among containers."""
 BROKER = Node("broker", Role.broker)
 CA_YEARS, NODE_YEARS = 20, 5
 BACKDATED = timedelta(days=1)
 """How long before it is made everything is valid: a Raspberry Pi has no clock and starts with an old time."""
 
-_ROOMS = {Role.leader: "leaders", Role.aggregator: "aggregators", Role.home: "homes", Role.observer: "observers"}
+_FOLDERS = {Role.leader: "leaders", Role.aggregator: "aggregators", Role.home: "homes", Role.observer: "observers"}
 _ABOVE = {Role.home: Role.aggregator, Role.aggregator: Role.leader}
 _ADD = "stackelgrid certs add"
 
 
 class AuthorityError(Exception):
-    """The authority cannot do what it was asked. Attributes: `what` is wrong, `where`, and the `mend`."""
+    """The authority cannot do what it was asked to. Attributes: `what` is wrong, `where`, and the `mend`."""
 
     def __init__(self, what: str, where: str, mend: str) -> None:
         super().__init__(f"{what} ({where}): {mend}")
@@ -58,11 +57,8 @@ class AuthorityError(Exception):
         self.mend = mend
 
 
-Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
-
-
-class Certified(StrictModel):
-    """A certificate in the register: whose it is, its serial number in hexadecimal, from when until when it holds."""
+class CertificateEntry(StrictModel):
+    """A certificate in the register: its owner, its serial number in hexadecimal, the times between which it holds."""
 
     name: Name
     role: Role
@@ -74,19 +70,19 @@ class Certified(StrictModel):
 
     @property
     def node(self) -> Node:
-        """Whose it is."""
+        """Its owner."""
         return Node(self.name, self.role, self.above)
 
 
 class Register(StrictModel):
-    """Every certificate the authority ever gave, and what the broker's machine is called."""
+    """Every certificate that the authority ever gave, and the names of the broker's machine."""
 
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
     hosts: tuple[str, ...]
-    certified: tuple[Certified, ...]
+    certified: tuple[CertificateEntry, ...]
 
     @property
-    def in_force(self) -> dict[str, Certified]:
+    def in_force(self) -> dict[str, CertificateEntry]:
         """The certificates that are not revoked, by name: one for each."""
         return {entry.name: entry for entry in self.certified if entry.revoked is None}
 
@@ -94,14 +90,14 @@ class Register(StrictModel):
 class Authority:
     """The authority in `folder`. Like each of its methods, raises `AuthorityError` for what cannot be done.
 
-    A change is done whole or not at all, and waits for one that another process is at. Its entry in the register is
-    written last: a change that a power cut interrupted is made anew by doing it again.
+    A change is made whole or not at all, after one that another process is making. Its entry in the register is written
+    last: a change that a power cut interrupted is repaired by repeating it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
         try:
-            there = _register_of(self.folder).is_file()
+            there = _register_path(self.folder).is_file()
         except OSError as error:
             mend = "be the user who made it, or name another folder"
             raise AuthorityError(f"cannot be looked into: {error.strerror}", str(self.folder), mend) from None
@@ -110,40 +106,43 @@ class Authority:
 
     @classmethod
     def init(cls, folder: Path, *hosts: str) -> Authority:
-        """A new authority, whose broker is called `HOSTS` and by the names or addresses `hosts`."""
-        folder, named = folder.resolve(), _named(*HOSTS, *hosts)
-        with _changing(folder):
-            if _register_of(folder).exists():
+        """Make a new authority, whose broker is reached as `HOSTS` and by the names or addresses `hosts`."""
+        folder, checked = folder.resolve(), _check_hosts(*HOSTS, *hosts)
+        with _lock(folder):
+            if _register_path(folder).exists():
                 raise AuthorityError("there is one already", str(folder), f"go on with {_ADD}, or name another folder")
             _write(folder / ".gitignore", b"*\n")  # private keys do not belong in a repository
             signer = _Signer.new(folder / "authority")
-            register = Register(hosts=named, certified=())
-            _conclude(folder, signer, _with_broker(folder, signer, register))
+            register = Register(hosts=checked, certified=())
+            _publish(folder, signer, _certify_broker(folder, signer, register))
         return cls(folder)
 
     @property
     def register(self) -> Register:
-        """Who has which certificate."""
+        """The certificates that there are."""
         return _read_register(self.folder)
 
     def place(self, node: Node) -> Path:
-        """The folder that holds a node's certificate and key."""
+        """Give the folder that holds a node's certificate and key."""
         return _place(self.folder, node)
 
     def add(self, *nodes: Node) -> None:
-        """Give each a certificate; a home's aggregator and an aggregator's leader come before it or are there."""
-        with _changing(self.folder):
+        """Give each node a certificate.
+
+        A home's aggregator, or an aggregator's leader, has one already or comes before it.
+        """
+        with _lock(self.folder):
             register, signer = self.register, _Signer.load(self.folder / "authority")
             known = {name: entry.role for name, entry in register.in_force.items()}
             for node in nodes:
                 _check(node, known, self.folder)
                 known[node.name] = node.role
             given = tuple(_certify(self.folder, signer, node, ()) for node in nodes)
-            _conclude(self.folder, signer, register.model_copy(update={"certified": register.certified + given}))
+            _publish(self.folder, signer, register.model_copy(update={"certified": register.certified + given}))
 
     def revoke(self, name: str) -> None:
-        """Nobody who shows this node's certificate is let in any more; who is, may do nothing."""
-        with _changing(self.folder):
+        """Have the broker refuse this node's certificate; a connection that it has already may do nothing any more."""
+        with _lock(self.folder):
             register, signer = self.register, _Signer.load(self.folder / "authority")
             if name == BROKER.name:
                 mend = f"give it another, which revokes this one: {_ADD} broker --role broker"
@@ -152,25 +151,24 @@ class Authority:
                 revoked = [entry.revoked for entry in register.certified if entry.name == name]
                 what = f"{name!r} is revoked since {revoked[-1]:%Y-%m-%d %H:%M} UTC" if revoked else f"no {name!r} here"
                 raise AuthorityError(what, str(self.folder), "stackelgrid certs list says who is in force")
-            _conclude(self.folder, signer, _without(register, name))
+            _publish(self.folder, signer, _revoke(register, name))
 
     def serve_as(self, *hosts: str) -> None:
-        """Give the broker a new certificate, also for the names or addresses `hosts`, in place of the one it has."""
-        with _changing(self.folder):
+        """Replace the broker's certificate by one that holds for the names or addresses `hosts` too."""
+        with _lock(self.folder):
             register, signer = self.register, _Signer.load(self.folder / "authority")
-            named = register.model_copy(update={"hosts": _named(*register.hosts, *hosts)})
-            _conclude(self.folder, signer, _with_broker(self.folder, signer, _without(named, BROKER.name)))
+            renamed = register.model_copy(update={"hosts": _check_hosts(*register.hosts, *hosts)})
+            _publish(self.folder, signer, _certify_broker(self.folder, signer, _revoke(renamed, BROKER.name)))
 
 
-# What may be asked.
+# Requests, checked.
 
 
 def _check(node: Node, known: dict[str, Role], folder: Path) -> None:
     """Raise `AuthorityError` unless `node` can be added to those `known` by name."""
     where, above = str(folder), _ABOVE.get(node.role)
-    if not NAME.fullmatch(node.name):
-        mend = "take 1 to 64 letters of A to Z and a to z, digits, _ and -"
-        raise AuthorityError(f"the name {node.name!r} cannot be part of a topic", where, mend)
+    if not is_name(node.name):
+        raise AuthorityError(f"the name {node.name!r} cannot be part of a topic", where, f"take {RULE}")
     if node.role is Role.broker or node.name == BROKER.name:
         mend = "take another name; the broker's own certificate is renewed by certs add broker --role broker"
         raise AuthorityError(f"{node.name!r} cannot be a {node.role}: there is one broker, named broker", where, mend)
@@ -186,8 +184,8 @@ def _check(node: Node, known: dict[str, Role], folder: Path) -> None:
         raise AuthorityError(f"there is no {above} {node.above!r} for {node.name!r}", where, mend)
 
 
-def _named(*hosts: str) -> tuple[str, ...]:
-    """Host names and addresses, each once."""
+def _check_hosts(*hosts: str) -> tuple[str, ...]:
+    """Check host names and addresses, and leave out repetitions."""
     for host in hosts:
         if not HOST.fullmatch(host) and _address(host) is None:
             raise AuthorityError(f"{host!r} is no host", "--host", "give a name like broker.example.org, or an address")
@@ -201,12 +199,12 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-# What is signed.
+# Keys and signatures.
 
 
 @dataclass(frozen=True)
 class _Signer:
-    """The authority's private key and the certificate that everybody knows it by."""
+    """The authority's private key and its own certificate, which every node has."""
 
     key: ec.EllipticCurvePrivateKey
     certificate: x509.Certificate
@@ -235,7 +233,7 @@ class _Signer:
         return cls(key, certificate)
 
     def certify(self, node: Node, key: ec.EllipticCurvePublicKey, hosts: Sequence[str]) -> x509.Certificate:
-        """A certificate for a node to connect with; for one with `hosts`, also to be connected to."""
+        """Make a certificate that a node connects with; with `hosts`, it also serves as one of those."""
         until = min(_now() + timedelta(days=365 * NODE_YEARS), self.certificate.not_valid_after_utc)
         builder = _certificate(_common_name(node.name), self.certificate.subject, key, until)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -249,10 +247,10 @@ class _Signer:
         return builder.sign(self.key, hashes.SHA256())
 
     def revocations(self, register: Register) -> bytes:
-        """The list of revoked certificates, PEM.
+        """Write the list of revoked certificates, PEM.
 
-        It holds as long as the authority does: a broker refuses everybody once its list has expired, and a new list
-        reaches it when somebody is revoked, not when a date has come.
+        It holds as long as the authority does: a broker refuses everybody once its list has expired, and it gets a new
+        list when a certificate is revoked, not at some date.
         """
         revoked = [entry for entry in register.certified if entry.revoked is not None]
         builder = (
@@ -319,19 +317,19 @@ def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
-# What is in the folder.
+# Files.
 
 
-def _register_of(folder: Path) -> Path:
+def _register_path(folder: Path) -> Path:
     return folder / "authority" / "register.json"
 
 
 def _place(folder: Path, node: Node) -> Path:
-    return folder / "broker" if node.role is Role.broker else folder / _ROOMS[node.role] / node.name
+    return folder / "broker" if node.role is Role.broker else folder / _FOLDERS[node.role] / node.name
 
 
 def _read_register(folder: Path) -> Register:
-    path = _register_of(folder)
+    path = _register_path(folder)
     try:
         return Register.model_validate_json(path.read_bytes())
     except OSError as error:
@@ -342,8 +340,8 @@ def _read_register(folder: Path) -> Register:
         raise AuthorityError(f"the register is damaged, {key}: {first['msg']}", str(path), _RESTORE) from None
 
 
-def _without(register: Register, name: str) -> Register:
-    """The register with the certificate in force of `name` revoked."""
+def _revoke(register: Register, name: str) -> Register:
+    """Mark the certificate in force of `name` as revoked."""
     revoked = [
         entry.model_copy(update={"revoked": _now()}) if entry.name == name and entry.revoked is None else entry
         for entry in register.certified
@@ -351,13 +349,13 @@ def _without(register: Register, name: str) -> Register:
     return register.model_copy(update={"certified": tuple(revoked)})
 
 
-def _with_broker(folder: Path, signer: _Signer, register: Register) -> Register:
+def _certify_broker(folder: Path, signer: _Signer, register: Register) -> Register:
     entry = _certify(folder, signer, BROKER, register.hosts)
     return register.model_copy(update={"certified": (*register.certified, entry)})
 
 
-def _certify(folder: Path, signer: _Signer, node: Node, hosts: Sequence[str]) -> Certified:
-    """Write a node's key and certificate into its place; its entry for the register."""
+def _certify(folder: Path, signer: _Signer, node: Node, hosts: Sequence[str]) -> CertificateEntry:
+    """Write a node's key and certificate into its folder; returns its entry for the register."""
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = signer.certify(node, key.public_key(), hosts)
     place = _place(folder, node)
@@ -366,7 +364,7 @@ def _certify(folder: Path, signer: _Signer, node: Node, hosts: Sequence[str]) ->
     _write_key(place / "node.key", key)
     _write(place / "node.crt", _pem(certificate))
     _write(place / "ca.crt", _pem(signer.certificate))
-    return Certified(
+    return CertificateEntry(
         name=node.name,
         role=node.role,
         above=node.above,
@@ -376,33 +374,33 @@ def _certify(folder: Path, signer: _Signer, node: Node, hosts: Sequence[str]) ->
     )
 
 
-def _conclude(folder: Path, signer: _Signer, register: Register) -> None:
-    """Tell the broker, then the register."""
+def _publish(folder: Path, signer: _Signer, register: Register) -> None:
+    """Write what the broker reads, then the register."""
     revocations = signer.revocations(register)
     _write(folder / "authority" / "crl.pem", revocations)
     _write(folder / "broker" / "crl.pem", revocations)
-    granted = rules(entry.node for entry in register.in_force.values())
-    _write(folder / "broker" / "access.acl", granted.text().encode())
-    _write(folder / "broker" / "mosquitto.conf", mosquitto.in_container().encode())
+    rules = make_rules(entry.node for entry in register.in_force.values())
+    _write(folder / "broker" / "access.acl", rules.text().encode())
+    _write(folder / "broker" / "mosquitto.conf", mosquitto.configuration_in_container().encode())
     key = (folder / "broker" / "node.key").read_bytes()
-    _write(folder / "broker" / "nats.conf", nats.in_container(granted, key).encode(), mode=0o600)
-    _write(_register_of(folder), register.model_dump_json(by_alias=True, indent=1).encode())
+    _write(folder / "broker" / "nats.conf", nats.configuration_in_container(rules, key).encode(), mode=0o600)
+    _write(_register_path(folder), register.model_dump_json(by_alias=True, indent=1).encode())
 
 
 @contextmanager
-def _changing(folder: Path) -> Iterator[None]:
-    """One at a time; a file that cannot be written is an `AuthorityError`."""
+def _lock(folder: Path) -> Iterator[None]:
+    """Let one process change the folder at a time. A file that cannot be written is an `AuthorityError`."""
     try:
         for private in (folder, folder / "authority"):
             private.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(folder / "authority" / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it however this ends
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it however this process ends
             yield
         finally:
             os.close(lock)
     except OSError as error:
-        mend = "make room, or the folder writable, and say it again"
+        mend = "make room, or the folder writable, and repeat the command"
         raise AuthorityError(f"cannot be read or written: {error.strerror}", str(error.filename), mend) from None
 
 

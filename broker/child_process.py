@@ -1,4 +1,4 @@
-"""Ties a program that knows nothing of us to the life of whoever started it."""
+"""End a program together with the process that started it."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> Callable[[], object] | None:
-    """For `Popen(preexec_fn=...)`: on Linux, what makes the kernel end the program should this process be killed."""
+    """Give `Popen` its `preexec_fn`: on Linux it has the kernel end the program when this process is killed."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl
     return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def end(tied: subprocess.Popen[bytes]) -> None:
+def end(child: subprocess.Popen[bytes]) -> None:
     """End a process that ends when its standard input does, and wait until it is gone."""
-    assert tied.stdin is not None
-    tied.stdin.close()
+    assert child.stdin is not None
+    child.stdin.close()
     try:
-        tied.wait(timeout=10)
+        child.wait(timeout=10)
     except subprocess.TimeoutExpired:
-        tied.kill()
-        tied.wait()
+        child.kill()
+        child.wait()
 
 
 def end_with_input(program: subprocess.Popen[bytes]) -> None:
@@ -36,3 +37,11 @@ def end_with_input(program: subprocess.Popen[bytes]) -> None:
     while os.read(0, 1024):
         pass
     program.terminate()
+
+
+def write_log(lines: Iterable[bytes]) -> None:
+    """Write lines to standard error. What a full disk does not take is lost: the program has to go on."""
+    text = b"".join(line + b"\n" for line in lines)
+    with suppress(OSError):
+        while text:
+            text = text[os.write(2, text) :]

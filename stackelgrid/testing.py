@@ -39,7 +39,7 @@ def stackelgrid_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
     """A broker on a free port of 127.0.0.1 (`.url`): Mosquitto where it is installed, else the embedded one."""
     import broker
 
-    with broker.start("auto", tmp_path_factory.mktemp("stackelgrid-broker")) as running:
+    with broker.start(broker.BrokerKind.AUTO, tmp_path_factory.mktemp("stackelgrid-broker")) as running:
         yield running
 
 
@@ -123,10 +123,11 @@ class Testbed:
         return Run(checked, run_record, folder)
 
     def _broker(self, plan: FaultPlan | None) -> str:
+        from broker import BrokerKind
         from stackelgrid.faults.plan import BrokerOutage
 
         fails = plan is not None and any(isinstance(fault, BrokerOutage) for fault in plan.faults)
-        return "auto" if fails else self._shared_broker().url
+        return BrokerKind.AUTO if fails else self._shared_broker().url
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from broker.access import Node, Role
-from broker.authority import BROKER, Authority, AuthorityError, Certified
+from broker.authority import BROKER, Authority, AuthorityError, CertificateEntry
 
 BAD_INPUT = 2
 
@@ -94,6 +94,6 @@ def list_(folder: Folder = CERTS) -> None:
     Console(highlight=False, soft_wrap=True).print(table)
 
 
-def _standing(entry: Certified) -> tuple[int, str, str]:
+def _standing(entry: CertificateEntry) -> tuple[int, str, str]:
     """The broker first, then from the leader down."""
     return [Role.broker, *Role].index(entry.role), entry.above or "", entry.name

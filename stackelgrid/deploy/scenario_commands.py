@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +13,7 @@ from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.config import load as load_config
 from stackelgrid.scenarios.scenario import load
 from stackelgrid.testbed.run_folder import run_name
+from stackelgrid.wire.names import RULE, is_name
 
 Source = Annotated[str, typer.Argument(metavar="SCENARIO", help="A YAML file or the name of a shipped case study.")]
 Sets = Annotated[
@@ -46,8 +46,8 @@ def provision(
     from stackelgrid.deploy.provision import provision as deal_out
 
     name = run or run_name(scenario)
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-        raise ConfigError(f"--run {name}: a run's name is 1 to 64 letters, digits, - and _")
+    if not is_name(name):
+        raise ConfigError(f"--run {name}: a run's name is {RULE}")
     done = deal_out(load(scenario, sets), out, broker, name, None if desk is None else desk.resolve())
     print(f"{out}: {done.nodes} nodes of run {name} are configured; {len(done.added)} certificates were given")
     for node in done.revoked:

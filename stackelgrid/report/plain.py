@@ -5,13 +5,13 @@ A key ending in a unit (`peak_kw`, `energy_kwh`, `sold_mw`) is shown in it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from stackelgrid.report.parts import Plot, Row, Section
 from stackelgrid.report.run_folder import Anything, Result, RunFolder
 from stackelgrid.report.words import measured, spelled
+from stackelgrid.wire.names import name_from
 
 
 def key_figures(result: Result[Any], outcome: Anything) -> list[Row]:
@@ -40,7 +40,7 @@ def sections(run: RunFolder, outcome: Anything) -> Iterator[Section]:
             figure = drawing.members({name: value}, label)
         else:
             continue
-        plots.append(Plot(re.sub("[^A-Za-z0-9_-]", "-", key), figure, f"{name}: {key} of the outcome."))
+        plots.append(Plot(name_from(key), figure, f"{name}: {key} of the outcome."))
     if plots:
         yield Section("Outcome", plots)
 

@@ -9,13 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from broker import BrokerKind
 from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import BrokerOutage, FaultPlan, Lie, OnLink, OnNode, Partition
 from stackelgrid.model import explain
 from stackelgrid.scenarios import yaml_file
 from stackelgrid.scenarios.scenario import Scenario
-
-OWN_BROKERS = ("auto", "mosquitto", "embedded")
 
 
 class FaultPlanError(ConfigError):
@@ -49,7 +48,7 @@ def load(source: str) -> FaultPlan:
         raise FaultPlanError(str(error)) from None
 
 
-def fitted(source: str, scenario: Scenario, broker: str = OWN_BROKERS[0]) -> FaultPlan:
+def fitted(source: str, scenario: Scenario, broker: str = BrokerKind.AUTO) -> FaultPlan:
     """The plan of `source` for a scenario: `home:N` and `aggregator:N` are the N-th of them, by name.
 
     Refused are names of nodes that the scenario does not have, faults of a broker that is not the run's own, and of the
@@ -73,9 +72,9 @@ def fitted(source: str, scenario: Scenario, broker: str = OWN_BROKERS[0]) -> Fau
                 _known(f"{where}.node", [fault.node], names)
                 if isinstance(fault, Lie) and fault.as_ is not None:
                     _known(f"{where}.as", [fault.as_], names)
-            case BrokerOutage() if broker not in OWN_BROKERS:
+            case BrokerOutage() if BrokerKind.of(broker) is None:
                 raise FaultPlanError(f"{where}: the broker at {broker} is not ours to kill; leave --broker away")
-            case BrokerOutage() if broker == "embedded" and fault.keep_retained:
+            case BrokerOutage() if broker == BrokerKind.EMBEDDED and fault.keep_retained:
                 raise FaultPlanError(
                     f"{where}.keep_retained: the embedded broker keeps nothing over a restart; "
                     "set keep_retained: false or take --broker mosquitto"

@@ -95,10 +95,11 @@ def play(
 
 def _own_broker(kind: str, logs: Path, stack: ExitStack, plan: FaultPlan | None) -> broker.RunningBroker | None:
     """A broker of the run's own; None when there is one already."""
-    if kind in ("auto", "mosquitto", "embedded"):
+    own_kind = broker.BrokerKind.of(kind)
+    if own_kind is not None:
         outages = [] if plan is None else [fault for fault in plan.faults if isinstance(fault, BrokerOutage)]
         persistent = any(outage.keep_retained for outage in outages)
-        return stack.enter_context(broker.start(kind, logs, persistent=persistent))  # type: ignore[arg-type]
+        return stack.enter_context(broker.start(own_kind, logs, persistent=persistent))
     return None
 
 

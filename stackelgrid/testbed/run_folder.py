@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import re
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios.scenario import Scenario, ScenarioError, dump
 from stackelgrid.testbed import fault_plans
+from stackelgrid.wire.names import name_from
 
 
 def create(out: Path | None, name: str) -> Path:
@@ -39,7 +39,7 @@ def create(out: Path | None, name: str) -> Path:
 
 def run_name(scenario: str) -> str:
     """What a run is called that nobody gave a name: as its scenario."""
-    return re.sub("[^A-Za-z0-9_-]", "-", Path(scenario).stem)[:64]
+    return name_from(Path(scenario).stem)
 
 
 def write_scenario(folder: Path, scenario: Scenario) -> None:

@@ -9,6 +9,8 @@ from pydantic import Field
 
 NAME = r"[A-Za-z0-9_-]{1,64}"
 """A name as a regular expression."""
+RULE = "1 to 64 letters of A to Z and a to z, digits, _ and -"
+"""The same in words."""
 
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 """The name of a run or a node, in a model."""
@@ -20,5 +22,5 @@ def is_name(text: str) -> bool:
 
 
 def name_from(text: str, length: int = 64) -> str:
-    """Make a name of a text: a hyphen for what a name may not contain, at most `length` characters."""
-    return re.sub("[^A-Za-z0-9_-]", "-", text)[:length]
+    """Make a name of a text: a hyphen for every run of characters that a name may not contain."""
+    return re.sub("[^A-Za-z0-9_-]+", "-", text)[:length]

@@ -638,7 +638,9 @@ def test_a_damaged_folder_is_told_at_the_start(site: Site, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["auto", "mosquitto", "embedded"])
-def test_a_broker_that_lets_everybody_in_stays_on_the_loopback_interface(kind: broker.Kind, tmp_path: Path) -> None:
+def test_a_broker_that_lets_everybody_in_stays_on_the_loopback_interface(
+    kind: broker.BrokerKind, tmp_path: Path
+) -> None:
     with pytest.raises(broker.BrokerStartError, match=r"loopback interface only \(host 0.0.0.0\).*certs init"):
         broker.start(kind, tmp_path / "broker", host="0.0.0.0")
     with pytest.raises(broker.BrokerStartError, match=r"no broker's certificate.*certs init"):

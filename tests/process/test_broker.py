@@ -29,14 +29,14 @@ time.sleep(600)
 
 
 @pytest.fixture(params=["mosquitto", "embedded"])
-def kind(request: pytest.FixtureRequest) -> broker.Kind:
+def kind(request: pytest.FixtureRequest) -> broker.BrokerKind:
     if request.param == "mosquitto" and broker.find_mosquitto() is None:
         pytest.skip("Mosquitto is not installed")
     return request.param
 
 
 @pytest.fixture
-def running(kind: broker.Kind, tmp_path: Path) -> Iterator[broker.RunningBroker]:
+def running(kind: broker.BrokerKind, tmp_path: Path) -> Iterator[broker.RunningBroker]:
     with broker.start(kind, tmp_path) as started:
         yield started
 
@@ -58,7 +58,7 @@ def port_of(running: broker.RunningBroker) -> int:
     return port
 
 
-def test_a_started_broker_answers_and_a_stopped_one_is_gone(kind: broker.Kind, tmp_path: Path) -> None:
+def test_a_started_broker_answers_and_a_stopped_one_is_gone(kind: broker.BrokerKind, tmp_path: Path) -> None:
     with broker.start(kind, tmp_path) as started:
         assert started.kind == kind
         assert started.url.startswith("mqtt://127.0.0.1:")
@@ -80,12 +80,12 @@ def test_the_broker_is_out_of_reach_of_the_terminals_ctrl_c(running: broker.Runn
     assert os.getsid(running.pid) != os.getsid(0)
 
 
-def test_two_brokers_run_side_by_side(running: broker.RunningBroker, kind: broker.Kind, tmp_path: Path) -> None:
+def test_two_brokers_run_side_by_side(running: broker.RunningBroker, kind: broker.BrokerKind, tmp_path: Path) -> None:
     with broker.start(kind, tmp_path / "second") as second:
         assert second.url != running.url
 
 
-def test_the_broker_dies_with_a_starter_that_is_killed(kind: broker.Kind, tmp_path: Path) -> None:
+def test_the_broker_dies_with_a_starter_that_is_killed(kind: broker.BrokerKind, tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", STARTER, kind, str(tmp_path)], stdout=subprocess.PIPE, cwd=PROJECT
     ) as starter:
@@ -144,7 +144,7 @@ def test_a_broker_that_fails_is_an_error_with_the_end_of_its_log(
         broker.start("mosquitto", tmp_path / "folder")
 
 
-def test_a_given_port_that_is_taken_is_an_error(kind: broker.Kind, tmp_path: Path) -> None:
+def test_a_given_port_that_is_taken_is_an_error(kind: broker.BrokerKind, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as occupant:
         port = occupant.getsockname()[1]
         with pytest.raises(broker.BrokerStartError, match=f"the port {port} is taken"):
@@ -152,7 +152,7 @@ def test_a_given_port_that_is_taken_is_an_error(kind: broker.Kind, tmp_path: Pat
 
 
 def test_a_chosen_port_that_somebody_takes_meanwhile_is_replaced(
-    kind: broker.Kind, running: broker.RunningBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: broker.BrokerKind, running: broker.RunningBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even when that somebody is another broker, which would answer in place of ours."""
     choose = broker.free_port
@@ -164,7 +164,7 @@ def test_a_chosen_port_that_somebody_takes_meanwhile_is_replaced(
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_a_broker_started_by_hand_runs_until_it_is_told_to_end(kind: broker.Kind, ending: signal.Signals) -> None:
+def test_a_broker_started_by_hand_runs_until_it_is_told_to_end(kind: broker.BrokerKind, ending: signal.Signals) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "broker", "--kind", kind], stdout=subprocess.PIPE, text=True, cwd=PROJECT
     ) as by_hand:

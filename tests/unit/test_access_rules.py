@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.access import Node, Role, Rules, covers, rules
+from broker.access import Node, Role, Rules, covers, make_rules
 from broker.refusals import UNKNOWN, Refusals
 from stackelgrid.registry import find
 from stackelgrid.wire.codec import Link
@@ -61,7 +61,7 @@ def test_a_topic_is_covered_when_it_is_matched(rule: str, topic: str) -> None:
 
 
 def test_the_rules_are_read_back_as_they_were_written() -> None:
-    made = rules(EVERYONE)
+    made = make_rules(EVERYONE)
     assert Rules.parse(made.text()) == made
     for bad in (
         "",
@@ -78,7 +78,7 @@ def test_the_rules_are_read_back_as_they_were_written() -> None:
 @pytest.mark.parametrize("game", ["user_oriented", "prosumer", "load_call", "storage_market"])
 def test_the_rules_let_every_game_be_played_and_nobody_hear_or_say_anything_beside(game: str) -> None:
     """Each conversation's topics as the codec has them, against everybody: who may is a party to it, or observes."""
-    granted = rules(EVERYONE)
+    granted = make_rules(EVERYONE)
     for coordinator, bodies in (
         (LEADER, find(game).bodies("upper")),
         (A1, find(game).bodies("lower")),
@@ -137,7 +137,7 @@ LOG = """03:28:11: mosquitto version 2.0.11 running
 def test_refusals_are_counted_by_name_and_kind_and_told_once() -> None:
     """Lines of Mosquitto 2.0.11, chatter among them."""
     lines = LOG.split("\n")
-    refusals = Refusals(rules(EVERYONE))
+    refusals = Refusals(make_rules(EVERYONE))
     kept = [told for line in lines if (told := refusals.read(line.encode())) is not None]
     assert json.loads(refusals.text()) == {
         "mole": {"will": 1, "subscribe": 2, "publish": 2, "taken over": 1},
@@ -156,7 +156,7 @@ def test_refusals_are_counted_by_name_and_kind_and_told_once() -> None:
 
 @given(st.lists(st.binary(max_size=80)))
 def test_whatever_is_logged_can_be_read(lines: list[bytes]) -> None:
-    refusals = Refusals(rules(EVERYONE))
+    refusals = Refusals(make_rules(EVERYONE))
     for line in lines:
         refusals.read(line)
         refusals.read(b"03:28:13: " + line)

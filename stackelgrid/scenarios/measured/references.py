@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from stackelgrid.model import StrictModel, explain
 from stackelgrid.scenarios.measured.csv_file import CsvFile, FromColumn
 from stackelgrid.scenarios.measured.declared import OWN, DataSection, EachColumn, Reference
 from stackelgrid.scenarios.measured.units import Kind
+from stackelgrid.wire.names import name_from
 
 Said = TypeVar("Said", bound=StrictModel)
 
@@ -65,7 +65,7 @@ def _homes(content: dict[str, Any], files: Mapping[str, CsvFile]) -> Iterator[di
         raise ValueError(f"homes.each_column_of: {error}") from None
     named: dict[str, str] = {}
     for column in columns:
-        name = re.sub(r"[^A-Za-z0-9_-]+", "-", column).strip("-")[:64]
+        name = name_from(column, len(column)).strip("-")[:64]
         if not name or name in named:
             other = f"that of column {named[name]!r}" if name else "empty"
             raise ValueError(f"homes.each_column_of: the id of column {column!r} would be {other}; rename the column")
