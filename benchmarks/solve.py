@@ -23,8 +23,9 @@ import daqp
 import numpy as np
 
 from benchmarks.figures import Figure
-from stackelgrid.games.user_oriented.home import DrawLimit, Home, HomeProblem, Program
-from stackelgrid.games.user_oriented.home.elastic import ElasticLoad
+from stackelgrid.games.user_oriented.home import DrawLimit, Home, HomeProblem
+from stackelgrid.games.user_oriented.home.appliances import ElasticAppliances
+from stackelgrid.games.user_oriented.home.quadratic_program import QuadraticProgram
 from stackelgrid.scenarios.scenario import load
 from stackelgrid.wire.arrays import Array
 
@@ -91,7 +92,7 @@ def limited(home: Home, prices: list[Array]) -> Home:
 
 def closed_form(home: Home) -> Callable[[Array], Array]:
     """Demand of a home with logarithmic satisfaction: equation (10) of the user-oriented pricing paper."""
-    elastic = ElasticLoad(home.elastic, home.horizon)
+    elastic = ElasticAppliances(home.elastic, home.horizon)
 
     def demand(price: Array) -> Array:
         rates = elastic.x_max * (elastic.v / (elastic.omega * price) - 1 / elastic.alpha)
@@ -104,7 +105,7 @@ def closed_form(home: Home) -> Callable[[Array], Array]:
 class Qp:
     """min 1/2 z'Hz + linear'z within the program's constraints."""
 
-    program: Program
+    program: QuadraticProgram
     weight: Array
     hessian: Array
     linear: Array
@@ -112,14 +113,14 @@ class Qp:
 
 def recorded(problem: HomeProblem, prices: list[Array]) -> list[list[Qp]]:
     """The QPs that the answer to each price had solved."""
-    solve = Program.solve
+    solve = QuadraticProgram.solve
     told: list[list[Qp]] = []
 
-    def record(program: Program, weight: Array, linear: Array) -> object:
+    def record(program: QuadraticProgram, weight: Array, linear: Array) -> object:
         told[-1].append(Qp(program, weight, np.diag(weight), linear.copy()))
         return solve(program, weight, linear)
 
-    with patch.object(Program, "solve", record):
+    with patch.object(QuadraticProgram, "solve", record):
         for price in prices:
             told.append([])
             problem.answer(price)
@@ -131,8 +132,8 @@ class Alone:
 
     def __init__(self, qps: list[list[Qp]]) -> None:
         self._qps = iter(qps)
-        self._models: dict[Program, daqp.Model] = {}
-        self._weights: dict[Program, Array] = {}
+        self._models: dict[QuadraticProgram, daqp.Model] = {}
+        self._weights: dict[QuadraticProgram, Array] = {}
         for qp in {qp.program: qp for of_a_price in qps for qp in of_a_price}.values():
             model = daqp.Model()
             model.settings = {"primal_tol": 1e-11, "dual_tol": 1e-12}
@@ -174,7 +175,7 @@ def modelled(home: Home, prices: list[Array]) -> float:
 
 def model(home: Home, price: cp.Parameter) -> tuple[cp.Problem, cp.Expression]:
     """The home's problem, logarithmic satisfaction and storage at home all day, and what its meter draws, (T,) kW."""
-    elastic = ElasticLoad(home.elastic, home.horizon)
+    elastic = ElasticAppliances(home.elastic, home.horizon)
     x = cp.Variable(elastic.lo.shape)
     scale, steepness = elastic.v * elastic.x_max / elastic.omega, elastic.alpha / elastic.x_max
     worth = cp.sum(cp.multiply(scale, cp.log1p(cp.multiply(steepness, x))))
@@ -187,7 +188,7 @@ def model(home: Home, price: cp.Parameter) -> tuple[cp.Problem, cp.Expression]:
         worth -= storage.wear.fast * cp.sum_squares(r) + storage.wear.deep * cp.sum_squares(deep)
         drawn += r
         limits += [r >= -storage.discharge_kw, r <= storage.charge_kw]
-        limits += [level >= 0, level <= storage.capacity_kwh, level[-1] >= storage.needed_kwh]
+        limits += [level >= 0, level <= storage.capacity_kwh, level[-1] >= storage.least_final_kwh]
     limits.append(drawn >= home.draw_limit.min_kw)
     if home.draw_limit.max_kw is not None:
         limits.append(drawn <= home.draw_limit.max_kw)

@@ -1,4 +1,4 @@
-"""What the aggregator does in the user-oriented pricing game: it sums, so that nobody above sees one home."""
+"""The aggregator's part in the user-oriented pricing game: it sums, so that the leader never sees one home."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from stackelgrid.wire.arrays import PackedArray
 
 
 class UserOrientedAggregator:
-    """Hands the price on and adds up load and sensitivity over the homes, in the order of the members."""
+    """The strategy: pass the price on, and sum load and sensitivity over the homes in the order of the members."""
 
     def __init__(self, homes: Mapping[str, int]) -> None:
         self._homes = homes
 
     def open(self, signal: Price) -> Ask[Price]:
-        """The price is the homes' price."""
+        """Ask the homes the leader's price."""
         return Ask(signal)
 
     def on_answers(
         self, asked: Price, answers: Mapping[str, LoadResponse], held: Collection[str], excluded: Collection[str]
     ) -> Reply[LoadResponse]:
-        """One answer for all homes: load (T,) kW, slope (T,), coupling (T, T).
+        """Sum the answers of all homes: load (T,) kW, slope (T,), coupling (T, T).
 
-        A held answer counts with its load alone: a home that does not answer bends with no price.
+        A held answer counts with its load alone: a home that does not answer does not respond to the price.
         """
         fresh = [body for name, body in answers.items() if name not in held]
         load = np.concatenate([body.loads() for body in answers.values()]).sum(axis=0)
@@ -45,13 +45,13 @@ class UserOrientedAggregator:
         )
 
     def settle(self, settlement: Price) -> Ending[Price]:
-        """The settled price is the homes' price."""
+        """Pass the settled price on."""
         return Ending(settlement)
 
 
 class UserOrientedSettings(AggregatorSettings):
-    """Nothing to set: it adds up."""
+    """The aggregator's settings: there are none."""
 
     def strategy(self, slots: int, homes: Mapping[str, int]) -> UserOrientedAggregator:
-        """The aggregator's part, for `homes` behind each member."""
+        """Build the aggregator's strategy, for `homes` behind each member."""
         return UserOrientedAggregator(homes)

@@ -1,22 +1,22 @@
-"""What the utility company solves in the user-oriented pricing game: the price of each slot.
+"""The utility company's part in the user-oriented pricing game: it finds the price of each slot.
 
-It maximises its own utility (equation 7), revenue less a charge on the deviation of the load from its mean,
+It maximises its own utility [UO-7], revenue less a charge on the deviation of the load from its mean,
 
     U_c(p) = sum_t (p_t - c_t) L_t - sum_t mu_t (L_t - mean L)^2,      L = L(p) the customers' answer,
 
-under the capacity L_min <= L_t <= L_max (equation 8), in one of two ways:
+under the capacity L_min <= L_t <= L_max [UO-8], in one of two ways:
 
-- `stackelberg`: the leader's own optimum given the answer (problem 16);
-- `welfare`: the price at which selfish customers maximise the whole system's utility (proof of Theorem 1), the
-  marginal cost p = grad C(L) plus capacity multipliers, C(L) = c.L + sum mu_t (L_t - mean L)^2. For a mu that is the
-  same in all slots this is p_t = c_t + 2 mu (L_t - mean L); otherwise the mean's own derivative, -2/T sum mu (L - mean
-  L), stays (derived).
+- `stackelberg`: the leader's own optimum given the answer [UO-16];
+- `welfare`: the price at which selfish customers maximise the whole system's utility [UO-18]. It is the marginal cost
+  p = grad C(L) plus capacity multipliers, C(L) = c.L + sum mu_t (L_t - mean L)^2 [UO-19]. For a mu that is the same in
+  all slots this is p_t = c_t + 2 mu (L_t - mean L); otherwise the derivative of the mean, -2/T sum mu (L - mean L),
+  stays.
 
-It never sees a customer's problem. It learns, per round, the total load at the price it asked and how that load
-bends: `slope`, the part of dL/dp within a slot that elastic appliances cause, and `coupling`, the matrix that storage
-causes. It solves its problem on that local model inside a trust region and asks again. Units: kW per slot of one
-hour, money per kWh; mu is given in money per kWh per mean kW of the baseline load, so that it does not depend on the
-size of the system (derived; the paper multiplies mu by kW^2).
+It never sees a customer's problem. In each round it gets the total load at the price that it asked, and the derivative
+of that load: `slope`, the part of dL/dp within a slot that elastic appliances cause, and `coupling`, the matrix that
+storage causes. It solves its problem on the local model that these give, and asks the price found. Units: kW per slot
+of one hour, money per kWh; mu is money per kWh per mean kW of the baseline load [UO-20], so that it does not depend on
+the size of the system (derived; the paper multiplies mu by kW^2).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from pydantic import Field, model_validator
 
 from stackelgrid.games.user_oriented.local_response import Array, Observation
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
-from stackelgrid.games.user_oriented.search import Ask, Search, Settle
+from stackelgrid.games.user_oriented.search import NextPrice, PriceFound, PriceSearch
 from stackelgrid.games.user_oriented.stackelberg import StackelbergSearch
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 from stackelgrid.games.user_oriented.welfare import WelfareSearch
@@ -48,10 +48,10 @@ _LOG = logging.getLogger("leader_node")
 
 
 class UserOrientedLeader:
-    """The leader's strategy: between the bodies on the wire and the negotiation.
+    """The leader's strategy: translates between the bodies on the wire and the search for the price.
 
-    `balance` turns the baseline load, (T,) kW, into the charge mu on deviation, (T,) money per kWh per kW; it is known
-    once the flat `baseline_price` (T,) has been answered.
+    The first round asks the flat `baseline_price` (T,). `balance` turns the load that answers it, (T,) kW, into the
+    charge mu on deviation, (T,) money per kWh per kW.
     """
 
     def __init__(
@@ -65,81 +65,81 @@ class UserOrientedLeader:
         self._baseline_price = baseline_price
         self._balance = balance
         self._company = company
-        self._kind: type[StackelbergSearch] | type[WelfareSearch]
-        self._kind = StackelbergSearch if objective == "stackelberg" else WelfareSearch
+        self._search_class: type[StackelbergSearch] | type[WelfareSearch]
+        self._search_class = StackelbergSearch if objective == "stackelberg" else WelfareSearch
         self._tolerance = tolerance
         self._baseline_load: Array | None = None
-        self._everyone = 0
-        self._search: Search
-        self._wanted = Price(price=baseline_price.tolist())
-        self._makeshift: tuple[int, Search] | None = None
+        self._all_homes = 0
+        self._search: PriceSearch
+        self._next_price = Price(price=baseline_price.tolist())
+        self._partial_search: tuple[int, PriceSearch] | None = None
 
     def open(self) -> Decision[Price, Price]:
-        """The flat price, whose answer is the baseline."""
+        """Ask the flat price; its answer is the baseline."""
         flat = Price(price=self._baseline_price.tolist())
         return Decision(flat, flat)
 
     def decide(
         self, signal: Price, answers: Mapping[str, LoadResponse], held: Collection[str]
     ) -> Decision[Price, Price]:
-        """Sum the aggregators' answers to a price, find the next one.
+        """Sum the aggregators' answers to a price and find the next one.
 
-        While some homes do not answer, the search goes on for the others on the side; once all are back it goes on
-        where it was, so that a run which lost members on its way ends where it would have without.
+        While some homes do not answer, a second search goes on with the others. Once all homes answer again, the first
+        search goes on where it was, so that the run ends where it would have ended with no member lost.
         """
-        seen = observation(np.array(signal.price), answers, held)
-        if seen.homes > self._everyone:
+        observed = sum_answers(np.array(signal.price), answers, held)
+        if observed.homes > self._all_homes:
             if signal.price != self._baseline_price.tolist():  # the baseline was of fewer homes: begin again
-                return Decision(self.open().ask, signal, account=self._account(seen))
-            self._begin(seen)
-        account = self._account(seen)
-        if seen.homes == self._everyone:
-            if signal != self._wanted:
-                return Decision(self._wanted, signal, account=account)
-            self._makeshift = None
-        search = self._searching(seen.homes)
+                return Decision(self.open().ask, signal, account=self._account(observed))
+            self._begin(observed)
+        account = self._account(observed)
+        if observed.homes == self._all_homes:
+            if signal != self._next_price:
+                return Decision(self._next_price, signal, account=account)
+            self._partial_search = None
+        search = self._choose_search(observed.homes)
         try:
-            verdict = search.next(seen)
+            result = search.next(observed)
         except (ArithmeticError, np.linalg.LinAlgError) as error:
-            # Answers that no customers would give: ask again, they may come to their senses before the rounds run out.
-            _LOG.error("no price could be worked out", extra={"data": {"error": str(error)}})
+            # No customers give such answers. Ask the same price again: the next answers may be right.
+            _LOG.error("no next price found", extra={"data": {"error": str(error)}})
             return Decision(signal, signal, account=account)
-        # What is settled is the price that was answered, even when a better one is still wanted.
-        wanted = Price(price=verdict.price.tolist()) if isinstance(verdict, Ask) else signal
+        # The price that was answered is the one to settle, even when the search still wants to change it a little.
+        next_price = Price(price=result.price.tolist()) if isinstance(result, NextPrice) else signal
         if search is self._search:
-            self._wanted = wanted
-        return Decision(wanted, signal, isinstance(verdict, Settle), search.residual, account)
+            self._next_price = next_price
+        return Decision(next_price, signal, isinstance(result, PriceFound), search.residual, account)
 
-    def _begin(self, seen: Observation) -> None:
-        """The answer to the flat price: the baseline, and with it the charge on deviation."""
-        self._everyone, self._baseline_load = seen.homes, seen.load
-        self._company = replace(self._company, mu=self._balance(seen.load))
-        self._search = self._kind(self._company, self._tolerance)
-        self._wanted, self._makeshift = Price(price=seen.price.tolist()), None
+    def _begin(self, baseline: Observation) -> None:
+        """Start the search at the answer to the flat price, which gives the charge on deviation."""
+        self._all_homes, self._baseline_load = baseline.homes, baseline.load
+        self._company = replace(self._company, mu=self._balance(baseline.load))
+        self._search = self._search_class(self._company, self._tolerance)
+        self._next_price, self._partial_search = Price(price=baseline.price.tolist()), None
 
-    def _searching(self, homes: int) -> Search:
-        """The search, or while only so many `homes` answer, one of their own that begins with what it knows."""
-        if homes == self._everyone:
+    def _choose_search(self, homes: int) -> PriceSearch:
+        """Give the search of all homes, or while only so many `homes` answer, a copy that goes on with these."""
+        if homes == self._all_homes:
             return self._search
-        if self._makeshift is None or self._makeshift[0] != homes:
-            self._makeshift = homes, deepcopy(self._search)
-        return self._makeshift[1]
+        if self._partial_search is None or self._partial_search[0] != homes:
+            self._partial_search = homes, deepcopy(self._search)
+        return self._partial_search[1]
 
-    def _account(self, seen: Observation) -> dict[str, Any]:
-        baseline = seen.load if self._baseline_load is None else self._baseline_load
+    def _account(self, observed: Observation) -> dict[str, Any]:
+        baseline = observed.load if self._baseline_load is None else self._baseline_load
         return {
-            "price": seen.price.tolist(),
-            "load_kw": seen.load.tolist(),
+            "price": observed.price.tolist(),
+            "load_kw": observed.load.tolist(),
             "baseline_load_kw": baseline.tolist(),
-            "peak_kw": float(seen.load.max()),
-            "par": float(seen.load.max() / seen.load.mean()),
-            "leader_utility": self._company.utility(seen.price, seen.load),
-            "homes": seen.homes,
+            "peak_kw": float(observed.load.max()),
+            "par": float(observed.load.max() / observed.load.mean()),
+            "leader_utility": self._company.utility(observed.price, observed.load),
+            "homes": observed.homes,
         }
 
 
-def observation(price: Array, answers: Mapping[str, LoadResponse], held: Collection[str] = ()) -> Observation:
-    """What a round taught, summed over the answers in the order of the members; those `held` do not bend."""
+def sum_answers(price: Array, answers: Mapping[str, LoadResponse], held: Collection[str] = ()) -> Observation:
+    """Sum the answers of a round in the order of the members; the load of those `held` has no derivative."""
     load, slope = np.zeros(len(price)), np.zeros(len(price))
     coupling = np.zeros((len(price), len(price)))
     homes = 0
@@ -155,14 +155,14 @@ def observation(price: Array, answers: Mapping[str, LoadResponse], held: Collect
 
 
 def fixed_balance(mu: float, baseline_load: Array) -> Array:
-    """mu per mean kW of the baseline, the same in every slot."""
+    """Give mu per mean kW of the baseline [UO-20], the same in every slot, (T,)."""
     return np.full(len(baseline_load), mu / baseline_load.mean())
 
 
 def adaptive_balance(mu_high: float, mu_low: float, threshold: float, baseline_load: Array) -> Array:
-    """A larger mu where the baseline is far from its mean, peak or deep off-peak, a smaller one elsewhere (4.4).
+    """Give a larger mu where the baseline is far from its mean, a smaller one elsewhere [UO-21], (T,).
 
-    Far is a deviation of more than `threshold` times the mean (reading).
+    Far means a deviation of more than `threshold` times the mean, up (peak) or down (deep off-peak).
     """
     mean = baseline_load.mean()
     far = np.abs(baseline_load - mean) > threshold * mean
@@ -170,13 +170,16 @@ def adaptive_balance(mu_high: float, mu_low: float, threshold: float, baseline_l
 
 
 class FixedBalance(StrictModel):
-    """The same charge on deviation in every slot: `mu` of the leader's settings."""
+    """The same charge on deviation in every slot [UO-20]: `mu` of the leader's settings."""
 
     kind: Literal["fixed"] = "fixed"
 
 
 class AdaptiveBalance(StrictModel):
-    """`high` times mu in slots whose baseline load is more than `threshold` of the mean away from it, else `low`."""
+    """A charge by slot [UO-21]: `high` times mu where the baseline is over `threshold` away from its mean, else `low`.
+
+    `threshold` is relative to the mean.
+    """
 
     kind: Literal["adaptive"]
     high: NonNegative = 2.0
@@ -185,13 +188,13 @@ class AdaptiveBalance(StrictModel):
 
 
 class Capacity(StrictModel):
-    """Bounds on the total load, kW."""
+    """Bounds on the total load, kW [UO-8]."""
 
     min_kw: NonNegative = 0.0
     max_kw: Positive | None = None
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _check_order(self) -> Self:
         if self.max_kw is not None and self.min_kw > self.max_kw:
             raise ValueError(f"min_kw {self.min_kw:g} is above max_kw {self.max_kw:g}")
         return self
@@ -201,8 +204,8 @@ class UtilitySettings(LeaderSettings):
     """The utility company of the user-oriented pricing game.
 
     `baseline_price` is the flat price before the game, `wholesale_price` c_t a number or one per slot, both in money
-    per kWh. `mu` is the charge on deviation in money per kWh per mean kW of the baseline load. `price_min` and
-    `price_max` bound the price of a `stackelberg` leader, as a regulator would; a `welfare` price follows cost alone.
+    per kWh. `mu` is the charge on deviation, money per kWh per mean kW of the baseline load. `price_min` and
+    `price_max` bound the price of a `stackelberg` leader, as a regulator does; a `welfare` price follows cost alone.
     """
 
     objective: Literal["stackelberg", "welfare"] = "stackelberg"
@@ -215,7 +218,7 @@ class UtilitySettings(LeaderSettings):
     price_max: Positive
 
     @model_validator(mode="after")
-    def _priced(self) -> Self:
+    def _check_prices(self) -> Self:
         if not self.price_min <= self.baseline_price <= self.price_max:
             raise ValueError(
                 f"baseline_price {self.baseline_price:g} is outside price_min {self.price_min:g} .. "
@@ -224,13 +227,13 @@ class UtilitySettings(LeaderSettings):
         return self
 
     def check_slots(self, slots: int) -> None:
-        """Raises `ValueError` when there is a wholesale price per slot, but not for each slot."""
+        """Raise `ValueError` when the wholesale price is a list of another length than the horizon."""
         price = self.wholesale_price
         if isinstance(price, list) and len(price) != slots:
             raise ValueError(f"wholesale_price has {len(price)} numbers, the horizon has {slots} slots")
 
     def company(self, slots: int) -> UtilityCompany:
-        """The same as arrays, the charge on deviation still unknown (zero)."""
+        """Give the same as arrays; the charge on deviation is not known before the baseline, and zero."""
         return UtilityCompany(
             wholesale_price=np.broadcast_to(np.array(self.wholesale_price, float), (slots,)).copy(),
             mu=np.zeros(slots),
@@ -241,7 +244,7 @@ class UtilitySettings(LeaderSettings):
         )
 
     def strategy(self, slots: int) -> UserOrientedLeader:
-        """The leader's strategy over a horizon of `slots`."""
+        """Build the leader's strategy over a horizon of `slots`."""
         if isinstance(self.balance, AdaptiveBalance):
             kind = self.balance
             balance = partial(adaptive_balance, kind.high * self.mu, kind.low * self.mu, kind.threshold)

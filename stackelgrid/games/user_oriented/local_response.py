@@ -1,4 +1,4 @@
-"""What the leader knows of the customers' answer: rounds observed, and a local model drawn from them.
+"""The customers' answer as the leader sees it: observed rounds, and a local model of the load fitted to them [UO-22].
 
 Prices are money per kWh, loads kW, both (T,); matrices are (T, T).
 """
@@ -15,9 +15,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Observation:
-    """What one round taught: the total load at a price, and how it bends there; `homes` homes answered afresh.
+    """One round's answer: the total load at a price, and its derivative there.
 
-    `slope` (T,) is the part of dL/dp that acts within a slot, `coupling` (T, T) the rest.
+    dL/dp = diag(slope) + coupling: `slope` (T,) acts within a slot, `coupling` (T, T) is the rest. `homes` homes
+    answered this very round.
     """
 
     price: Array
@@ -29,54 +30,77 @@ class Observation:
 
 @dataclass(frozen=True)
 class LocalResponse:
-    """The customers' answer near an observation: curved in each slot's own price, linear across slots.
+    """The customers' answer near an observation [UO-22]: curved in each slot's own price, linear across slots.
 
-    The elastic part follows L' = slope (p / p_k)^(-bend-1), the family that holds log (bend 1), power (bend 1 / (1 -
-    alpha)) and quadratic satisfaction (bend -1) exactly; below half the observed price its tangent goes on.
+    The elastic part follows L' = slope (p / p_k)^(-exponent - 1). This is exact for log (exponent 1), power (exponent
+    1 / (1 - alpha)) and quadratic satisfaction (exponent -1). Below half the observed price it goes on as its tangent.
     """
 
     at: Observation
-    bend: Array
+    exponent: Array
 
     def load(self, price: Array) -> Array:
-        """L(p), (T,)."""
+        """Give the load at a price, (T,) kW."""
         inside = np.maximum(price, self._floor)
-        bend = np.where(np.abs(self.bend) < 1e-6, 1e-6, self.bend)  # the logarithm, as the limit of powers
+        exponent = np.where(np.abs(self.exponent) < 1e-6, 1e-6, self.exponent)  # the logarithm, as the limit of powers
         start = self.at.price
-        ratio = np.where(self._curved, inside / np.where(self._curved, start, 1.0), 1.0)
-        along_curve = np.where(self._curved, start * (1 - ratio**-bend) / bend, price - start)
+        ratio = np.where(self._is_curved, inside / np.where(self._is_curved, start, 1.0), 1.0)
+        along_curve = np.where(self._is_curved, start * (1 - ratio**-exponent) / exponent, price - start)
         along_tangent = self._steepness(inside) * np.minimum(price - inside, 0)
         return np.asarray(
             self.at.load + self.at.slope * (along_curve + along_tangent) + self.at.coupling @ (price - start)
         )
 
     def jacobian(self, price: Array) -> Array:
-        """dL/dp, (T, T), symmetric."""
+        """Give dL/dp, (T, T), symmetric."""
         return np.asarray(np.diag(self.at.slope * self._steepness(np.maximum(price, self._floor))) + self.at.coupling)
 
     def curvature(self, price: Array) -> Array:
-        """d^2 L_t / dp_t^2, (T,)."""
-        inside = self._curved & (price > self._floor)
+        """Give d^2 L_t / dp_t^2, (T,)."""
+        inside = self._is_curved & (price > self._floor)
         steepness = self.at.slope * self._steepness(price) / np.where(inside, price, 1.0)
-        return np.where(inside, -(self.bend + 1) * steepness, 0.0)
+        return np.where(inside, -(self.exponent + 1) * steepness, 0.0)
 
     @property
-    def _curved(self) -> NDArray[np.bool_]:
-        return (self.at.price > 0) & (self.bend > -1)
+    def _is_curved(self) -> NDArray[np.bool_]:
+        return (self.at.price > 0) & (self.exponent > -1)
 
     @property
     def _floor(self) -> Array:
-        return np.where(self._curved, self.at.price / 2, -np.inf)
+        return np.where(self._is_curved, self.at.price / 2, -np.inf)
 
     def _steepness(self, price: Array) -> Array:
-        """L' over the slope observed, at prices of at least half the observed one."""
-        ratio = np.where(self._curved, price / np.where(self._curved, self.at.price, 1.0), 1.0)
-        return np.asarray(np.maximum(ratio, 0.5) ** (-self.bend - 1))
+        """Give L' over the observed slope, at prices of at least half the observed one."""
+        ratio = np.where(self._is_curved, price / np.where(self._is_curved, self.at.price, 1.0), 1.0)
+        return np.asarray(np.maximum(ratio, 0.5) ** (-self.exponent - 1))
 
 
-def learnt_bend(before: Observation, now: Observation, assumed: Array) -> Array:
-    """The exponent of each slot's response, from the slopes at two prices; `assumed` where they tell nothing."""
-    told = (
+class ExponentEstimator:
+    """Estimates the exponents of the local model from one round to the next; 1 (log satisfaction) before the first.
+
+    `homes_changed` says that other homes answered than in the round before: earlier observations are then void.
+    """
+
+    def __init__(self) -> None:
+        self._last: Observation | None = None
+        self._exponent: Array | None = None
+        self.homes_changed = False
+
+    def update(self, observed: Observation) -> Array:
+        """Give the exponents after one more round, (T,)."""
+        last, self._last = self._last, observed
+        self.homes_changed = last is not None and last.homes != observed.homes
+        assumed = np.ones_like(observed.price) if self._exponent is None else self._exponent
+        if last is None or self.homes_changed:
+            self._exponent = assumed
+        else:
+            self._exponent = estimate_exponent(last, observed, assumed)
+        return self._exponent
+
+
+def estimate_exponent(before: Observation, now: Observation, assumed: Array) -> Array:
+    """Estimate each slot's exponent, (T,), from the slopes at two prices; where they do not show it, keep `assumed`."""
+    known = (
         (before.price > 0)
         & (now.price > 0)
         & (np.abs(now.price - before.price) > 1e-4 * np.abs(before.price))
@@ -84,5 +108,5 @@ def learnt_bend(before: Observation, now: Observation, assumed: Array) -> Array:
         & (now.slope < 0)
     )
     with np.errstate(divide="ignore", invalid="ignore"):
-        bend = -1 - np.log(now.slope / before.slope) / np.log(now.price / before.price)
-    return np.where(told, np.clip(np.where(told, bend, 0.0), -1.0, 10.0), assumed)
+        exponent = -1 - np.log(now.slope / before.slope) / np.log(now.price / before.price)
+    return np.where(known, np.clip(np.where(known, exponent, 0.0), -1.0, 10.0), assumed)

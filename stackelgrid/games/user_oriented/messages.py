@@ -1,4 +1,4 @@
-"""What the user-oriented pricing game puts into the messages, on both levels of the tree."""
+"""The bodies of the user-oriented pricing game's messages, the same on both levels of the tree."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stackelgrid.wire.codec import Bodies
 from stackelgrid.wire.messages import Body
 
 Falling = Annotated[float, Field(ge=-LARGEST, le=0)]
-"""A load never grows with the price of its own slot."""
+"""The derivative of a load by the price of its own slot, which is never positive."""
 
 
 class Price(Body):
@@ -22,17 +22,17 @@ class Price(Body):
 
     @property
     def slots(self) -> int:
-        """The horizon priced."""
+        """The number of slots."""
         return len(self.price)
 
 
 class LoadResponse(Body):
-    """Up: what the sender's homes draw at the price, and how that bends.
+    """Up: the load of the sender's homes at the price, and its derivative dL/dp.
 
     `load_kw` is one number per slot, kW; from a process that hosts several homes a packed matrix, a row per home.
     `slope` is the part of dL/dp within a slot that elastic appliances cause, summed over the homes, kW per money per
-    kWh; `coupling` the rest of dL/dp, (slots, slots), absent where nothing is stored. `homes` is how many homes
-    are behind the answer; of these, `held` stand in it with an earlier answer. `excluded` homes are not in it.
+    kWh; `coupling` the rest of dL/dp, (slots, slots), absent where nothing is stored. The answer is of `homes` homes,
+    `held` of which did not answer this round: an earlier answer stands for them. `excluded` homes are not in it.
     """
 
     homes: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -44,7 +44,7 @@ class LoadResponse(Body):
 
     @property
     def slots(self) -> int:
-        """The horizon the answer is for."""
+        """The number of slots."""
         return len(self.slope)
 
     @property
@@ -54,15 +54,15 @@ class LoadResponse(Body):
 
     @property
     def fresh(self) -> bool:
-        """Whether every home behind it answered this very round."""
+        """True when every home behind it answered this very round."""
         return self.held == 0 and self.excluded == 0
 
     def loads(self) -> Array:
-        """The load, (rows, slots), kW: a row per home from a host of homes, else one row."""
+        """Give the load, (rows, slots) kW: a row per home from a process of several homes, else one row."""
         return self.load_kw.array() if isinstance(self.load_kw, PackedArray) else np.array([self.load_kw])
 
     @model_validator(mode="after")
-    def _shapes(self) -> Self:
+    def _check_shapes(self) -> Self:
         slots = len(self.slope)
         if isinstance(self.load_kw, PackedArray):
             if self.load_kw.shape != [self.homes, slots]:

@@ -1,4 +1,4 @@
-"""A scenario of the user-oriented pricing game, and what comes out of it."""
+"""A scenario of the user-oriented pricing game."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stackelgrid.scenarios.scenario import PopulatedScenario
 
 
 class UserOrientedScenario(PopulatedScenario[Population, Home]):
-    """A user-oriented pricing game, ready to run. Either `population` or `homes` says who lives there."""
+    """A user-oriented pricing game, ready to run. Its homes are drawn from a `population` or listed as `homes`."""
 
     horizons: ClassVar[bool] = True
 
@@ -25,24 +25,24 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
 
     @classmethod
     def prepare(cls, raw: dict[str, Any], folder: Path) -> None:
-        """Profiles are found from wherever the command is run."""
+        """Make the path of the profiles absolute; in the file it is relative to `folder`."""
         super().prepare(raw, folder)
         population = raw.get("population")
         if isinstance(population, dict) and isinstance(population.get("profiles"), str):
             population["profiles"] = str((folder / population["profiles"]).resolve())
 
     def draw(self, population: Population) -> list[Home]:
-        """Homes around measured profiles, which a flat price makes draw as measured."""
+        """Draw homes around measured profiles; at the flat price they draw the measured load."""
         return population.draw(self.seed, self.leader.baseline_price, self.slots)
 
     def verify(self) -> None:
-        """Besides what holds for all games: every home can live within its limits."""
+        """Raise `ValueError` also when a home has no schedule within its limits."""
         super().verify()
         for home in self.everyone:
             HomeProblem(home)
 
     def connection_kw(self, home: Home) -> float:
-        """The draw limit or, without one, the rated power of all that is behind the meter."""
+        """Give the draw limit or, without one, the rated power of everything behind the meter, kW."""
         if home.draw_limit.max_kw is not None:
             return home.draw_limit.max_kw
         rated = sum(max(load.load_kw) for load in home.inelastic)
@@ -51,11 +51,11 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
         return rated
 
     def aggregator_settings(self, name: str, members: dict[str, list[Home]]) -> UserOrientedSettings:
-        """Aggregators are told nothing."""
+        """Give the aggregator its settings: none."""
         return UserOrientedSettings()
 
     def beside(self, folder: Path) -> Self:
-        """With the profiles, and their notice, copied into `folder`."""
+        """Copy the profiles and their notice into `folder`, and give the scenario that names the copies."""
         if self.population is None:
             return self
         profiles = self.population.profiles

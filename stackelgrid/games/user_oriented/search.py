@@ -1,4 +1,4 @@
-"""How a leader searches for its price, round by round: what both objectives have in common."""
+"""The leader's search for its price, one round per step: the parts that both objectives share."""
 
 from __future__ import annotations
 
@@ -8,56 +8,37 @@ from typing import Protocol
 import daqp
 import numpy as np
 
-from stackelgrid.games.user_oriented.local_response import Array, Observation, learnt_bend
+from stackelgrid.errors import SolverError
+from stackelgrid.games.user_oriented.local_response import Array, Observation
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 
 
 @dataclass(frozen=True)
-class Ask:
-    """Put this price, (T,), to the customers."""
+class NextPrice:
+    """The price, (T,), to ask the customers next."""
 
     price: Array
 
 
 @dataclass(frozen=True)
-class Settle:
-    """The last price stands. `residual` is the relative price change that was still wanted."""
+class PriceFound:
+    """The search ends at the last price asked. `residual` is the relative price change that it still wanted."""
 
     residual: float
 
 
-class Search(Protocol):
-    """One objective's way to its price. `company` may be replaced between rounds."""
+class PriceSearch(Protocol):
+    """The search of one objective. `company` may be replaced between rounds."""
 
     company: UtilityCompany
     residual: float
 
-    def next(self, seen: Observation) -> Ask | Settle:
-        """What follows from one round's answers."""
-
-
-class Bend:
-    """The exponents of the response, learnt from one round to the next; 1 (log satisfaction) until something is known.
-
-    `changed` says whether other homes answered than in the round before: what was seen of the others is then void.
-    """
-
-    def __init__(self) -> None:
-        self._last: Observation | None = None
-        self._bend: Array | None = None
-        self.changed = False
-
-    def learn(self, seen: Observation) -> Array:
-        """The exponents after one more round, (T,)."""
-        last, self._last = self._last, seen
-        self.changed = last is not None and last.homes != seen.homes
-        assumed = np.ones_like(seen.price) if self._bend is None else self._bend
-        self._bend = assumed if last is None or self.changed else learnt_bend(last, seen, assumed)
-        return self._bend
+    def next(self, observed: Observation) -> NextPrice | PriceFound:
+        """Give the next price after one round's answers, or end the search. Raise `SolverError`."""
 
 
 def relative_change(price: Array, base: Array) -> float:
-    """Largest change against `base`, relative to its largest price."""
+    """Give the largest change against `base`, relative to the largest price of `base`."""
     return float(np.max(np.abs(price - base))) / max(float(np.max(np.abs(base))), 1e-12)
 
 
@@ -69,11 +50,11 @@ def solve_qp(
     rows: tuple[Array, Array, Array],
     response: tuple[Array, Array],
 ) -> tuple[Array, Array]:
-    """min 1/2 s'Hs + f's in the box (lower, upper) and rows (matrix, lower, upper), with capacity where possible.
+    """Minimise 1/2 s'Hs + f's in the box (lower, upper) and the rows (matrix, lower, upper), within capacity [UO-8].
 
-    `response` is dL/ds, (T, n), and the load at s = 0: the predicted load is kept within capacity as a hard limit, or,
-    when no s in the box does that, as nearly as possible. Returns s and the multipliers, box first, then rows. Raises
-    `ArithmeticError` when DAQP finds no solution.
+    `response` is dL/ds, (T, n), and the load at s = 0, (T,). The predicted load keeps the capacity; when no s in the
+    box does that, it violates the capacity as little as possible. Give s and the multipliers, box first, then rows.
+    Raise `SolverError` when DAQP finds no solution.
     """
     bounded = np.isfinite(company.load_min) | np.isfinite(company.load_max)
     slopes, load = response
@@ -87,4 +68,4 @@ def solve_qp(
         solution, _, flag, info = daqp.solve(hessian, linear, matrix, upper, lower, sense, primal_tol=1e-11)
         if flag > 0:
             return np.asarray(solution), np.asarray(info["lam"])
-    raise ArithmeticError(f"the leader's local problem has no solution (DAQP exit {flag})")
+    raise SolverError("the leader's local problem", f"DAQP exit {flag}")

@@ -1,12 +1,12 @@
-"""The `stackelberg` leader: its own optimum given the customers' answer (problem 16).
+"""The `stackelberg` leader: its own optimum given the customers' answer [UO-16].
 
     max over p in [price_min, price_max]   U_c(p, L(p)),   L_min <= L(p) <= L_max
 
-The answer L(p) has kinks, where an appliance or a storage reaches a limit, and the best price often lies on one: beyond
-it the customers bend differently and the gain turns to a loss. A single local model then sends the price to and fro
-across the kink. So the leader keeps the rounds it has seen and, as in a bundle method, maximises the least of the
-utilities that their models predict, inside a trust region that grows while they predict well and shrinks when they do
-not. A model that is proved wrong at the best price is dropped.
+The answer L(p) has kinks, where an appliance or a storage reaches a limit, and the best price often lies on a kink.
+There one local model [UO-22] is not enough: the derivative changes at the kink, and the price would jump to and fro
+across it. So the leader keeps the observed rounds and, as in a bundle method, maximises the least of the utilities that
+their models predict. It does so inside a trust region, which grows while the predictions are good and shrinks when they
+are not. A model whose prediction is wrong at the best price is dropped.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import logging
 
 import numpy as np
 
-from stackelgrid.games.user_oriented.local_response import Array, LocalResponse, Observation
-from stackelgrid.games.user_oriented.search import Ask, Bend, Settle, relative_change, solve_qp
+from stackelgrid.errors import SolverError
+from stackelgrid.games.user_oriented.local_response import Array, ExponentEstimator, LocalResponse, Observation
+from stackelgrid.games.user_oriented.search import NextPrice, PriceFound, relative_change, solve_qp
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 
 _LOG = logging.getLogger("leader_node")
@@ -28,13 +29,13 @@ _CORNER, _WORTHLESS = 1e-3, 1e-9
 
 
 class StackelbergSearch:
-    """A bundle of local models in a trust region, one round per step. `reach` is relative to the largest price."""
+    """A bundle method in a trust region, one round per step. `_reach`, its radius, is relative to the largest price."""
 
     def __init__(self, company: UtilityCompany, tolerance: float = 1e-6) -> None:
         self.company = company
         self.residual = float("inf")
         self._tolerance = tolerance
-        self._learnt = Bend()
+        self._exponents = ExponentEstimator()
         self._reach = 0.4
         self._best: Observation | None = None
         self._bundle: list[Observation] = []
@@ -42,39 +43,40 @@ class StackelbergSearch:
         self._restorations = 3
         self._restoring = False
 
-    def next(self, seen: Observation) -> Ask | Settle:
-        """Settle when no price within reach promises more; the price settled on is the best one asked.
+    def next(self, observed: Observation) -> NextPrice | PriceFound:
+        """End when no price in the trust region promises more; the last price asked is then the best one.
 
-        That is a price change within the tolerance, or, where many kinks meet, a promise below 1e-9 of the utility.
+        That is when the price change is within the tolerance or, where many kinks meet, the promised gain is below 1e-9
+        of the utility.
         """
-        bend = self._learnt.learn(seen)
-        if self._learnt.changed:
+        exponent = self._exponents.update(observed)
+        if self._exponents.homes_changed:
             self._best, self._bundle = None, []
-        self._bundle.append(seen)
-        if self._best is None or np.array_equal(seen.price, self._best.price) or self._is_better(seen, self._best):
-            self._best = seen
+        self._bundle.append(observed)
         best = self._best
-        models = self._models(best, bend)
+        if best is None or np.array_equal(observed.price, best.price) or self._is_better(observed, best):
+            best = self._best = observed
+        models = self._models(best, exponent)
         price = self._best_price(models)
         if relative_change(price, best.price) <= self._tolerance:
-            models = self._without_disproved(models)
+            models = self._drop_wrong_models(models)
             price = self._best_price(models)
         self.residual = relative_change(price, best.price)
         self._predicted = self._least_merit(models, price) - self._merit(best.price, best.load)
-        if self.residual > self._tolerance and not self._is_cornered(best):
-            return Ask(price)
+        if self.residual > self._tolerance and not self._is_at_corner(best):
+            return NextPrice(price)
         if self.company.violation(best.load) > self._tolerance * float(np.max(best.load)) and self._restorations > 0:
             self._restorations -= 1
             self._restoring = True
-            return Ask(self._within_capacity(models[0]))
-        return Settle(self.residual) if seen is best else Ask(best.price)
+            return NextPrice(self._restore_capacity(models[0]))
+        return PriceFound(self.residual) if observed is best else NextPrice(best.price)
 
-    def _is_cornered(self, best: Observation) -> bool:
-        """Whether so many kinks meet here that steps are tiny and promise nothing worth having."""
+    def _is_at_corner(self, best: Observation) -> bool:
+        """Check for a point where many kinks meet: steps are tiny, and the promised gain is negligible."""
         return self._reach < _CORNER and self._predicted <= _WORTHLESS * abs(self._merit(best.price, best.load))
 
-    def _within_capacity(self, model: LocalResponse) -> Array:
-        """The nearest price within its bounds at which the model keeps capacity, as nearly as possible."""
+    def _restore_capacity(self, model: LocalResponse) -> Array:
+        """Find the nearest price within its bounds at which the model keeps the capacity, as nearly as possible."""
         price, size = model.at.price, len(model.at.price)
         none = (np.zeros((0, size)), np.zeros(0), np.zeros(0))
         for _ in range(_NEWTON_STEPS):
@@ -87,27 +89,27 @@ class StackelbergSearch:
                 break
         return price
 
-    def _is_better(self, seen: Observation, best: Observation) -> bool:
+    def _is_better(self, observed: Observation, best: Observation) -> bool:
         if not self._restoring:
-            return self._improves(seen, best)
-        # Capacity comes before utility, as long as the way there gets anywhere.
+            return self._improves(observed, best)
+        # Capacity comes before utility, as long as the violation shrinks fast enough.
         self._restoring = False
-        restored = self.company.violation(seen.load) < 0.5 * self.company.violation(best.load)
+        restored = self.company.violation(observed.load) < 0.5 * self.company.violation(best.load)
         self._restorations = self._restorations if restored else 0
         return restored
 
-    def _improves(self, seen: Observation, best: Observation) -> bool:
-        """Whether the new round beats the best so far; the trust region learns from it either way."""
-        gained = self._merit(seen.price, seen.load) - self._merit(best.price, best.load)
-        if gained < 0.25 * self._predicted:
-            self._reach = 0.3 * min(self._reach, relative_change(seen.price, best.price))
-        elif gained > 0.75 * self._predicted:
+    def _improves(self, observed: Observation, best: Observation) -> bool:
+        """Compare a round with the best so far, and resize the trust region by how well its gain was predicted."""
+        gain = self._merit(observed.price, observed.load) - self._merit(best.price, best.load)
+        if gain < 0.25 * self._predicted:
+            self._reach = 0.3 * min(self._reach, relative_change(observed.price, best.price))
+        elif gain > 0.75 * self._predicted:
             self._reach = min(2 * self._reach, 1.0)
-        # Near the optimum the gain drowns in rounding: a step that small is taken as it is.
-        return gained > 0 or self._predicted <= 1e-12 * abs(self._merit(seen.price, seen.load))
+        # Near the optimum the gain is smaller than its rounding error: such a step is accepted.
+        return gain > 0 or self._predicted <= 1e-12 * abs(self._merit(observed.price, observed.load))
 
     def _merit(self, price: Array, load: Array) -> float:
-        """The leader's utility, less a steep charge on what exceeds capacity, money."""
+        """Give the leader's utility less a steep charge on load beyond capacity, money."""
         steep = 10 * max(abs(self.company.price_max), 1e-6)
         return self.company.utility(price, load) - steep * self.company.violation(load)
 
@@ -116,27 +118,27 @@ class StackelbergSearch:
 
     # --- the bundle ---
 
-    def _models(self, best: Observation, bend: Array) -> list[LocalResponse]:
-        """The local model at the best price first, then those of other rounds across a kink that holds the leader back.
+    def _models(self, best: Observation, exponent: Array) -> list[LocalResponse]:
+        """Give the local model at the best price, then those of other rounds that lie across a kink from it.
 
-        Across such a kink each model promises too much where the other one was seen.
+        Across such a kink each of the two models predicts too much at the price where the other one was observed.
         """
-        here = LocalResponse(best, bend)
+        here = LocalResponse(best, exponent)
         models = [here]
         floor = self._merit(best.price, best.load)
         slack = 1e-12 * abs(floor)
-        for seen in self._bundle:
-            there = LocalResponse(seen, bend)
-            promised_here = self._merit(best.price, there.load(best.price)) >= floor - slack
-            promised_there = (
-                self._merit(seen.price, here.load(seen.price)) >= self._merit(seen.price, seen.load) - slack
+        for other in self._bundle:
+            there = LocalResponse(other, exponent)
+            too_much_here = self._merit(best.price, there.load(best.price)) >= floor - slack
+            too_much_there = (
+                self._merit(other.price, here.load(other.price)) >= self._merit(other.price, other.load) - slack
             )
-            if seen is not best and promised_here and promised_there:
+            if other is not best and too_much_here and too_much_there:
                 models.append(there)
         return models
 
-    def _without_disproved(self, models: list[LocalResponse]) -> list[LocalResponse]:
-        """Only the models that foretell the load seen at the best price: those whose kink it lies on."""
+    def _drop_wrong_models(self, models: list[LocalResponse]) -> list[LocalResponse]:
+        """Keep only the models that predict the load observed at the best price: it lies on a kink of theirs."""
         best = models[0].at
         allowed = 1e-5 * float(np.max(np.abs(best.load)))
         kept = [m for m in models if np.max(np.abs(m.load(best.price) - best.load)) <= allowed]
@@ -146,30 +148,30 @@ class StackelbergSearch:
     # --- the local problem ---
 
     def _best_price(self, models: list[LocalResponse]) -> Array:
-        """The best price on the models, within reach of the best one seen and within its bounds."""
+        """Find the best price on the models, within its bounds and the trust region around the best observed price."""
         start = models[0].at.price
         width = self._reach * max(float(np.max(np.abs(start))), 1e-9)
         lower = np.clip(start - width, self.company.price_min, self.company.price_max)
         upper = np.clip(start + width, self.company.price_min, self.company.price_max)
-        return self._leading_price(models, lower, upper)
+        return self._maximize_least_utility(models, lower, upper)
 
-    def _leading_price(self, models: list[LocalResponse], lower: Array, upper: Array) -> Array:
-        """Maximise the least utility the models predict: Newton steps on max t, t <= U_j(p), capacity kept."""
+    def _maximize_least_utility(self, models: list[LocalResponse], lower: Array, upper: Array) -> Array:
+        """Maximise the least utility that the models predict: Newton steps on max t, t <= U_j(p), within capacity."""
         company, size = self.company, len(lower)
         price = np.clip(models[0].at.price, lower, upper)
         share = np.full(len(models), 1 / len(models))
         for _ in range(_NEWTON_STEPS):
             loads = [model.load(price) for model in models]
-            bends = [model.jacobian(price) for model in models]
+            jacobians = [model.jacobian(price) for model in models]
             margins = [price - company.marginal_cost(load) for load in loads]
             utility = np.array([company.utility(price, load) for load in loads])
-            rise = np.array([load + bend @ m for load, bend, m in zip(loads, bends, margins, strict=True)])
+            rise = np.array([load + jacobian @ m for load, jacobian, m in zip(loads, jacobians, margins, strict=True)])
             concavity = sum(
-                part * (bend @ company.cost_curvature @ bend - 2 * bend - np.diag(model.curvature(price) * margin))
-                for part, model, bend, margin in zip(share, models, bends, margins, strict=True)
+                part * (j @ company.cost_curvature @ j - 2 * j - np.diag(model.curvature(price) * margin))
+                for part, model, j, margin in zip(share, models, jacobians, margins, strict=True)
             )
-            # Variables: the price step in units of the largest price, and t in units of the utility; t's own tiny
-            # curvature only makes the program strictly convex.
+            # Variables: the price step in units of the largest price, and t in units of the utility. The small
+            # curvature of t is there to make the program strictly convex.
             unit, worth = max(float(np.max(np.abs(price))), 1e-9), max(float(np.max(np.abs(utility))), 1e-9)
             hessian = np.zeros((size + 1, size + 1))
             hessian[:size, :size] = _convex(np.asarray(concavity)) * unit**2 / worth
@@ -185,10 +187,10 @@ class StackelbergSearch:
                         np.full(len(models), -np.inf),
                         (utility - utility.min()) / worth,
                     ),
-                    (np.hstack([bends[0] * unit, np.zeros((size, 1))]), loads[0]),
+                    (np.hstack([jacobians[0] * unit, np.zeros((size, 1))]), loads[0]),
                 )
-            except ArithmeticError as error:
-                _LOG.warning("a step could not be worked out", extra={"data": {"error": str(error)}})
+            except SolverError as error:
+                _LOG.warning("no step of the price found", extra={"data": {"error": str(error)}})
                 break
             step = unit * solved[:size]
             weights = np.abs(multipliers[size + 1 : size + 1 + len(models)])
@@ -206,8 +208,7 @@ class StackelbergSearch:
 
 
 def _convex(hessian: Array) -> Array:
-    """The matrix with each eigenvalue's absolute value, above a small floor: the other way only the trust region
-    holds the step."""
+    """Replace each eigenvalue by its absolute value, above a small floor, which makes the matrix positive definite."""
     values, vectors = np.linalg.eigh(hessian)
     size = np.abs(values)
     return np.asarray((vectors * np.maximum(size, 1e-6 * float(np.max(size)))) @ vectors.T)

@@ -1,63 +1,63 @@
-"""The `welfare` leader: the price at which selfish customers maximise the utility of the whole system.
+"""The `welfare` leader: the price at which selfish customers maximise the utility of the whole system [UO-18].
 
-At that price what a customer pays for one more kWh is what it costs the system (proof of Theorem 1):
+At that price a customer pays for one more kWh the amount that it costs the system:
 
     p = grad C(L(p)) + nu,      nu >= 0 where L = L_max, nu <= 0 where L = L_min, else 0.
 
-Each round gives the load and its Jacobian J at a price. The leader solves the condition on the local model, which is a
-Newton step with a curved response, and goes there; where the price change still wanted does not shrink, it goes less
-far.
+Each round gives the load and its Jacobian J at a price. The leader solves the condition on the local model [UO-22],
+which is a Newton step with a curved response, and asks the price found. When the price change still wanted does not
+shrink, it takes a shorter step.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from stackelgrid.games.user_oriented.local_response import Array, LocalResponse, Observation
-from stackelgrid.games.user_oriented.search import Ask, Bend, Settle, relative_change, solve_qp
+from stackelgrid.games.user_oriented.local_response import Array, ExponentEstimator, LocalResponse, Observation
+from stackelgrid.games.user_oriented.search import NextPrice, PriceFound, relative_change, solve_qp
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 
 _STEPS = 60
 _SETTLED = 1e-13
 _LEAST_STRIDE = 1e-6
-_BEYOND_DOUBT = 1e-3
+_TINY = 1e-3
 
 
 class WelfareSearch:
-    """Damped Newton's method on p = grad C(L(p)) + nu, one round per step."""
+    """Damped Newton's method on p = grad C(L(p)) + nu [UO-18], one round per step."""
 
     def __init__(self, company: UtilityCompany, tolerance: float = 1e-6) -> None:
         self.company = company
         self.residual = float("inf")
         self._tolerance = tolerance
-        self._bend = Bend()
+        self._exponents = ExponentEstimator()
         self._stride = 1.0
-        self._from: Array | None = None
-        self._towards: Array | None = None
-        self._wanted = float("inf")
+        self._start: Array | None = None
+        self._target: Array | None = None
+        self._start_residual = float("inf")
 
-    def next(self, seen: Observation) -> Ask | Settle:
-        """Settle when the price asked is the marginal cost of the load it called forth, within the tolerance.
+    def next(self, observed: Observation) -> NextPrice | PriceFound:
+        """End when the price asked equals the marginal cost of the load that answered it, within the tolerance.
 
-        While capacity is exceeded by more than a tenth of that, it goes on, unless the price does not move at all.
+        While the load exceeds capacity by more than a tenth of that, go on, unless the price hardly moves any more.
         """
-        bend = self._bend.learn(seen)
-        target = self._marginal_price(LocalResponse(seen, bend))
-        self.residual = relative_change(target, seen.price)
-        kept = self.company.violation(seen.load) <= 0.1 * self._tolerance * float(np.max(seen.load))
-        if self.residual <= self._tolerance and (kept or self.residual <= _BEYOND_DOUBT * self._tolerance):
-            return Settle(self.residual)
-        if self._from is None or self._bend.changed or self._stride < _LEAST_STRIDE or self.residual < self._wanted:
-            # The first step of a search is taken whole; a better place lengthens the stride again.
+        target = self._marginal_price(LocalResponse(observed, self._exponents.update(observed)))
+        self.residual = relative_change(target, observed.price)
+        within_capacity = self.company.violation(observed.load) <= 0.1 * self._tolerance * float(np.max(observed.load))
+        if self.residual <= self._tolerance and (within_capacity or self.residual <= _TINY * self._tolerance):
+            return PriceFound(self.residual)
+        restart = self._start is None or self._exponents.homes_changed or self._stride < _LEAST_STRIDE
+        if restart or self.residual < self._start_residual:
+            # The first step of a search is a full one. After a step that reduced the residual the next may be longer.
             self._stride = min(1.0, 2 * self._stride) if self._stride >= _LEAST_STRIDE else 1.0
-            self._from, self._towards, self._wanted = seen.price, target, self.residual
+            self._start, self._target, self._start_residual = observed.price, target, self.residual
         else:
             self._stride /= 4
-        assert self._towards is not None
-        return Ask(self._from + self._stride * (self._towards - self._from))
+        assert self._start is not None and self._target is not None
+        return NextPrice(self._start + self._stride * (self._target - self._start))
 
     def _marginal_price(self, model: LocalResponse) -> Array:
-        """The price that equals the marginal cost of the load it calls forth on the model."""
+        """Find the price that equals the marginal cost of the load that the model predicts for it."""
         price = model.at.price
         step = self._step(model, price)
         for _ in range(_STEPS):
@@ -76,21 +76,21 @@ class WelfareSearch:
         return price
 
     def _step(self, model: LocalResponse, price: Array) -> Array:
-        """One Newton step of the condition on the model, a QP over the price change.
+        """Take one Newton step of the condition on the model, a QP over the price change.
 
-        Stationary where p + step = grad C(L + J step) + nu; J is made definite for slots in which nobody bends any
-        more, where the price then simply follows the cost.
+        The step is stationary where p + step = grad C(L + J step) + nu. J is made definite for the slots in which no
+        load responds to the price; there the price follows the cost.
         """
         company, size = self.company, len(price)
-        load, bend = model.load(price), model.jacobian(price)
-        give = -bend + 1e-9 * (float(np.max(np.abs(bend))) + 1e-12) * np.eye(size)
+        load, jacobian = model.load(price), model.jacobian(price)
+        response = -jacobian + 1e-9 * (float(np.max(np.abs(jacobian))) + 1e-12) * np.eye(size)
         far = np.full(size, 1e3 * (float(np.max(np.abs(price))) + 1.0))
         step, _ = solve_qp(
             company,
-            give + give @ company.cost_curvature @ give,
-            give @ (price - company.marginal_cost(load)),
+            response + response @ company.cost_curvature @ response,
+            response @ (price - company.marginal_cost(load)),
             (-far, far),
             (np.zeros((0, size)), np.zeros(0), np.zeros(0)),
-            (-give, load),
+            (-response, load),
         )
         return step

@@ -341,7 +341,7 @@ def test_homes_that_answer_a_shifted_price_leave_the_leader_with_the_regret() ->
     price = 1.01 * np.array(shifted["price"])
     for home in scenario.everyone:
         problem = HomeProblem(home)
-        shifted["homes"][home.id] = problem.account(problem.answer(price))
+        shifted["homes"][home.id] = problem.summarize(problem.answer(price))
     shifted["price"] = price.tolist()
     shifted["load_kw"] = np.sum([home["load_kw"] for home in shifted["homes"].values()], axis=0).tolist()
     certificate = certify_content(scenario, shifted)

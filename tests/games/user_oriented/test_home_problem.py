@@ -116,7 +116,7 @@ def test_utility_is_satisfaction_less_wear_and_the_account_takes_off_the_bill() 
     schedule = problem.answer(np.array([8.0]))
     satisfaction = 4 * 2 * np.log(1 + 3 * (4 / 8 - 1 / 3))
     assert problem.utility(schedule) == pytest.approx(satisfaction)
-    account = problem.account(schedule)
+    account = problem.summarize(schedule)
     assert account["bill"] == pytest.approx(8 * (1 + 1 / 3))
     assert account["utility"] == pytest.approx(satisfaction - account["bill"])
     assert account["storage_kwh"] == [5.0]
@@ -266,7 +266,7 @@ def kkt_violation(one: Home, price: Array, schedule: Schedule) -> tuple[float, f
         charge, run_up = r[runs], np.tril(np.ones((len(runs), len(runs))))
         level = storage.initial_kwh + run_up @ charge
         least = np.zeros(len(runs))
-        least[-1] = storage.needed_kwh
+        least[-1] = storage.least_final_kwh
         at = sum(map(len, gradient))
         for row, room in (
             (-np.eye(len(runs)), charge + storage.discharge_kw),
@@ -494,7 +494,7 @@ def reference(one: Home, price: Array) -> float:
         deep = cp.neg(level - storage.wear.depth * storage.capacity_kwh)
         worth -= storage.wear.fast * cp.sum_squares(r) + storage.wear.deep * cp.sum_squares(deep)
         kept += [r >= -storage.discharge_kw, r <= storage.charge_kw, level >= 0, level <= storage.capacity_kwh]
-        kept.append(level[-1] >= storage.needed_kwh)
+        kept.append(level[-1] >= storage.least_final_kwh)
         draw = draw + np.eye(slots)[:, runs] @ r
     kept.append(draw >= one.draw_limit.min_kw)
     if one.draw_limit.max_kw is not None:
@@ -615,5 +615,5 @@ def test_the_settled_schedule_is_each_homes_own_account() -> None:
     one = home(2, elastic=[appliance("log", alpha=3.0)])
     settled = UserOrientedHomes([one]).settle(Price(price=[8.0, 9.0]))
     schedule = answer(one, [8.0, 9.0])
-    assert settled == {"h1": HomeProblem(one).account(schedule)}
+    assert settled == {"h1": HomeProblem(one).summarize(schedule)}
     assert settled["h1"]["load_kw"] == schedule.load.tolist()

@@ -7,8 +7,8 @@ import pytest
 
 from stackelgrid.games.user_oriented.home import HomeProblem
 from stackelgrid.games.user_oriented.leader import adaptive_balance, fixed_balance
-from stackelgrid.games.user_oriented.local_response import LocalResponse, Observation, learnt_bend
-from stackelgrid.games.user_oriented.search import Settle
+from stackelgrid.games.user_oriented.local_response import LocalResponse, Observation, estimate_exponent
+from stackelgrid.games.user_oriented.search import PriceFound
 from stackelgrid.games.user_oriented.stackelberg import StackelbergSearch
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 from stackelgrid.games.user_oriented.welfare import WelfareSearch
@@ -42,7 +42,7 @@ def negotiate(problems: list[HomeProblem], leader: UtilityCompany, objective: st
     seen = answer(problems, np.full(SLOTS, start))
     for _ in range(40):
         verdict = search.next(seen)
-        if isinstance(verdict, Settle):
+        if isinstance(verdict, PriceFound):
             return seen
         seen = answer(problems, verdict.price)
     raise AssertionError("did not settle in 40 rounds")
@@ -70,7 +70,7 @@ def test_local_model_is_exact_for_one_unclipped_appliance(form: str) -> None:
     chosen = load("user_oriented", [*(f"{k}={v}" for k, v in setting.items()), "population.ev=null", "aggregators=1"])
     problem = HomeProblem(chosen.everyone[0])
     before, now = (answer([problem], np.full(SLOTS, price)) for price in (9.24, 9.0))
-    model = LocalResponse(now, learnt_bend(before, now, np.ones(SLOTS)))
+    model = LocalResponse(now, estimate_exponent(before, now, np.ones(SLOTS)))
     there = answer([problem], np.full(SLOTS, 8.8))
     np.testing.assert_allclose(model.load(there.price), there.load, rtol=1e-9)
     np.testing.assert_allclose(np.diag(model.jacobian(there.price)), there.slope, rtol=1e-7)

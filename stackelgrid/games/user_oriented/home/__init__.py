@@ -10,8 +10,9 @@ from stackelgrid.games.user_oriented.home.model import (
     Storage,
     Wear,
 )
-from stackelgrid.games.user_oriented.home.problem import HomeProblem, Schedule, UserOrientedHomes
-from stackelgrid.games.user_oriented.home.program import InfeasibleHomeError
+from stackelgrid.games.user_oriented.home.quadratic_program import InfeasibleHomeError
+from stackelgrid.games.user_oriented.home.schedule import HomeProblem, Schedule
+from stackelgrid.games.user_oriented.home.strategy import UserOrientedHomes
 
 __all__ = [
     "Availability",

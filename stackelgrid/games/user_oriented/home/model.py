@@ -1,8 +1,8 @@
 """A home as its owner describes it: appliances, preferences, storage, the limits of its connection.
 
-This is the private half of the game. Nothing in this file is ever sent: what leaves a home is its answer. The three
-appliance classes are those of the user-oriented pricing paper, section 3.1; a slot is one hour, so kW and kWh per slot
-are the same number.
+This is the private half of the game. Nothing in this file is ever sent: only the answer to a price leaves a home. The
+three appliance classes are those of section 3.1 of the paper; equation tags are those of docs/games/user_oriented.md. A
+slot is one hour, so kW and kWh per slot are the same number.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from stackelgrid.rounds.settings import DayPlan, HomeModel, PrivateModel
 
 
 class Inelastic(PrivateModel):
-    """Class A1: draws `load_kw[t]` in slot t whatever the price (paper, equation 1)."""
+    """Class A1 [UO-1]: draws `load_kw[t]` in slot t at any price."""
 
     name: str = "inelastic"
     load_kw: list[NonNegative]
 
 
 class Satisfaction(PrivateModel):
-    """How content a home is with an appliance that runs at the ratio q = x / x_max in [0, 1].
+    """The satisfaction S of a home with an appliance that runs at the ratio q = x / x_max in [0, 1], [UO-9].
 
     | form | S(q) | mark |
     |---|---|---|
@@ -34,9 +34,9 @@ class Satisfaction(PrivateModel):
     | `power` | q^alpha / omega, 0 < alpha < 1 | reading |
     | `quadratic` | omega q - alpha q^2 / 2 up to q = omega / alpha, flat beyond | reading (Samadi et al.) |
 
-    `omega` ranks customers (in `log` and `power` a smaller one earns more), `alpha` is the sensitivity at low rates.
-    Both may be given per slot. An appliance never runs above the rate at which its satisfaction goes flat, not even
-    when the price is negative.
+    `omega` ranks customers (in `log` and `power` a smaller one earns more); `alpha` is the sensitivity at low rates.
+    Both may be given per slot. An appliance never runs above the rate at which its satisfaction goes flat, not even at
+    a negative price.
     """
 
     form: Literal["log", "power", "quadratic"] = "log"
@@ -44,16 +44,16 @@ class Satisfaction(PrivateModel):
     alpha: PositivePerSlot = 1.0
 
     @model_validator(mode="after")
-    def _concave(self) -> Self:
+    def _check_concavity(self) -> Self:
         if self.form == "power" and np.any(np.asarray(self.alpha) >= 1):
             raise ValueError("alpha of a power satisfaction must be below 1, else it is not strictly concave")
         return self
 
 
 class Elastic(PrivateModel):
-    """Class A2: any rate between `min_kw` and `max_kw`, and only the rate now counts (paper, equation 2).
+    """Class A2 [UO-2]: any rate between `min_kw` and `max_kw`; satisfaction depends on the rate of the slot alone.
 
-    `valuation` is v, what a kWh at full rate is worth, in money per kWh.
+    `valuation` is v, the worth of a kWh at full rate, money per kWh.
     """
 
     name: str = "elastic"
@@ -64,10 +64,10 @@ class Elastic(PrivateModel):
 
 
 class Wear(PrivateModel):
-    """What using a storage costs its owner: fast * sum r_t^2 + deep * sum min(b_t - depth * B, 0)^2 (reading of 4).
+    """The wear of a storage in money [UO-4]: fast * sum r_t^2 + deep * sum min(b_t - depth * B, 0)^2 (reading).
 
-    `fast` in money per kWh^2 is above zero, which makes the home's best schedule unique and its answer a function of
-    the price; `deep` in money per kWh^2; `depth` is the share of the capacity below which a discharge counts as deep.
+    `fast`, money per kWh^2, is above zero, so that the home's best schedule is unique and its answer a function of the
+    price; `deep`, money per kWh^2; `depth` is the share of the capacity below which a discharge counts as deep.
     """
 
     fast: Positive
@@ -78,7 +78,7 @@ class Wear(PrivateModel):
 class Availability(PrivateModel):
     """The hours in which an EV is plugged in, first and last included, counted from 1.
 
-    With `first` above `last` the car stays over midnight: the schedule of the day repeats.
+    With `first` above `last` the car stays over midnight; the day's schedule then repeats every day.
     """
 
     first: Annotated[int, Field(ge=1)]
@@ -86,10 +86,10 @@ class Availability(PrivateModel):
 
 
 class Storage(PrivateModel):
-    """Class A3: a battery or an EV; level b_t = b_0 + sum r, 0 <= b_t <= B, -discharge <= r_t <= charge (paper, 3).
+    """Class A3 [UO-3], a battery or an EV: level b_t = b_0 + sum r, 0 <= b_t <= B, -discharge <= r_t <= charge.
 
     `final_kwh` is the least level after the last slot in which the storage is available: for an EV the energy needed
-    at departure; when omitted, the initial level (reading: a day does not live on stored energy of the day before).
+    at departure; when omitted, the initial level (reading: no day uses up energy that the day before stored).
     """
 
     name: str = "storage"
@@ -102,41 +102,41 @@ class Storage(PrivateModel):
     wear: Wear
 
     @property
-    def needed_kwh(self) -> float:
-        """Least level at the end, kWh."""
+    def least_final_kwh(self) -> float:
+        """The least level at the end, kWh."""
         return self.initial_kwh if self.final_kwh is None else self.final_kwh
 
     def slots(self, horizon: int) -> NDArray[np.intp]:
-        """Slot indices (from 0) in which it may run, in the order in which it lives through them."""
+        """List the slots (from 0) in which it may run, in the order of time, which may lead over midnight."""
         if self.available is None:
             return np.arange(horizon)
         first, last = self.available.first - 1, self.available.last - 1
         return (first + np.arange((last - first) % horizon + 1)) % horizon
 
     @model_validator(mode="after")
-    def _levels(self) -> Self:
+    def _check_levels(self) -> Self:
         if self.initial_kwh > self.capacity_kwh:
             raise ValueError(f"initial_kwh {self.initial_kwh} is above capacity_kwh {self.capacity_kwh}")
-        if self.needed_kwh > self.capacity_kwh:
-            raise ValueError(f"final_kwh {self.needed_kwh} is above capacity_kwh {self.capacity_kwh}")
+        if self.least_final_kwh > self.capacity_kwh:
+            raise ValueError(f"final_kwh {self.least_final_kwh} is above capacity_kwh {self.capacity_kwh}")
         return self
 
 
 class DrawLimit(PrivateModel):
-    """Bounds on what the meter draws in a slot, kW; `min_kw` of zero means that nothing is exported."""
+    """Bounds on the power that the meter draws in a slot, kW [UO-23]; with `min_kw` of zero nothing is exported."""
 
     min_kw: Finite = 0.0
     max_kw: Positive | None = None
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _check_order(self) -> Self:
         if self.max_kw is not None and self.min_kw > self.max_kw:
             raise ValueError(f"min_kw {self.min_kw} is above max_kw {self.max_kw}")
         return self
 
 
 class Home(HomeModel):
-    """One customer i with everything behind its meter."""
+    """One customer with everything behind its meter."""
 
     segment: str = "residential"
     horizon: Annotated[int, Field(ge=1, le=1000)] = 24
@@ -164,7 +164,7 @@ class Home(HomeModel):
         return DayPlan(account["load_kw"], setpoint.tolist(), level.tolist())
 
     @model_validator(mode="after")
-    def _lengths(self) -> Self:
+    def _check_lengths(self) -> Self:
         for load in self.inelastic:
             _require_length(f"inelastic '{load.name}': load_kw", load.load_kw, self.horizon)
         for appliance in self.elastic:
@@ -181,9 +181,9 @@ class Home(HomeModel):
             if store.available and max(store.available.first, store.available.last) > self.horizon:
                 raise ValueError(f"storage '{store.name}': available lies outside hours 1..{self.horizon}")
             reachable = store.initial_kwh + store.charge_kw * len(store.slots(self.horizon))
-            if store.needed_kwh > reachable + 1e-9:
+            if store.least_final_kwh > reachable + 1e-9:
                 raise ValueError(
-                    f"storage '{store.name}': final_kwh {store.needed_kwh:g} cannot be reached, "
+                    f"storage '{store.name}': final_kwh {store.least_final_kwh:g} cannot be reached, "
                     f"charging in its {len(store.slots(self.horizon))} hours gives at most {reachable:g}; "
                     "lengthen the window, raise charge_kw or lower final_kwh"
                 )

@@ -1,4 +1,4 @@
-"""A home's storage as a quadratic program: levels, charging limits and wear (equations 3 and 4)."""
+"""A home's storage as a quadratic program: levels and charging limits [UO-3] and wear [UO-4]."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import numpy as np
 from stackelgrid.games.user_oriented.home.model import Storage
 
 
-class StorageModel:
-    """One storage as matrices over z = (r, s): net charging in its slots and the depth s below the wear threshold.
+class StorageProgram:
+    """One storage as matrices over z = (r, s): net charging in its slots, and the depth s below the wear threshold.
 
-    lower <= rows @ z <= upper after the simple bounds of r; cost 1/2 z' diag(weight) z.
+    r_min <= z <= r_max, lower <= rows @ z <= upper; the wear is 1/2 z' diag(weight) z.
     """
 
     def __init__(self, storage: Storage, horizon: int) -> None:
@@ -24,7 +24,7 @@ class StorageModel:
         cumulative = np.tril(np.ones((n, n)))
         levels = np.hstack([cumulative, np.zeros((n, self.size - n))])
         self.lower = np.full(n, -storage.initial_kwh)
-        self.lower[-1] = storage.needed_kwh - storage.initial_kwh
+        self.lower[-1] = storage.least_final_kwh - storage.initial_kwh
         self.upper = np.full(n, storage.capacity_kwh - storage.initial_kwh)
         self.rows = levels
         if deep:

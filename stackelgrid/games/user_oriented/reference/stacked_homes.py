@@ -125,7 +125,7 @@ class Stores:
         self.start = np.zeros(len(self.slot))
         self.start[begins] = [storage.initial_kwh for storage in storages]
         self.least = np.zeros(len(self.slot))
-        self.least[ends - 1] = [storage.needed_kwh for storage in storages]
+        self.least[ends - 1] = [storage.least_final_kwh for storage in storages]
 
     def charging(self, level: Array) -> Array:
         """Net charging r, (M,) kW, that leads to the levels (M,) kWh at the end of each slot."""

@@ -1,23 +1,22 @@
-"""What the home solves in the user-oriented pricing game: its schedule at a price, and how the schedule bends.
+"""A home's best schedule at a price, and the derivative of its load by the price.
 
-Customer i (equations 6 and 10; satisfaction of what appliances consume, bill for what the meter draws):
+Customer i gets satisfaction of what appliances consume and pays for what the meter draws ([UO-5], [UO-6]):
 
     max over x, r   sum_t [ sum_a v_a x_max,a S(x_a,t / x_max,a) - p_t draw_t ] - D(r)
-    draw_t = fixed_t + sum_a x_a,t + sum_s r_s,t,      X_min <= draw_t <= X_max
-    x_min <= x <= x_max                                                                 (2)
-    -r_dis <= r <= r_ch,  b_t = b_0 + sum_{tau<=t} r_tau,  0 <= b_t <= B,  b_end >= need  (3)
-    D(r) = fast sum r_t^2 + deep sum min(b_t - depth B, 0)^2                            (4)
+    draw_t = fixed_t + sum_a x_a,t + sum_s r_s,t,      X_min <= draw_t <= X_max            [UO-1], [UO-23]
+    x_min <= x <= x_max                                                                    [UO-2]
+    -r_dis <= r <= r_ch,  b_t = b_0 + sum_{tau<=t} r_tau,  0 <= b_t <= B,  b_end >= need   [UO-3]
+    D(r) = fast sum r_t^2 + deep sum min(b_t - depth B, 0)^2                               [UO-4]
 
-While the draw limits are slack the problem falls apart: each appliance and slot has the closed form (10), each storage
-is a small QP whose matrix never changes. Where a limit binds, the closed form at one effective price a slot, with the
-limit's multiplier in it, shares among the appliances what may be drawn; with storage, Newton's method goes on from
-there, a QP per pass. Either way the answer meets the KKT conditions to 1e-9 and the active constraints give the
-sensitivity dL/dp. Units: kW, kWh, money as in the price.
+While no draw limit binds, the problem separates: each appliance and slot has the closed form [UO-10], each storage is a
+small QP with a constant matrix. Where a limit binds, its multiplier adds to the price of the slot: the appliances share
+the power that the limit leaves by the closed form at that price. With storage, Newton's method goes on from there, one
+QP per pass. Either way the answer meets the KKT conditions to 1e-9, and the active constraints give the sensitivity
+dL/dp. Units: kW, kWh, money as in the price.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,19 +24,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stackelgrid.games.user_oriented.home.elastic import ElasticLoad
+from stackelgrid.errors import SolverError
+from stackelgrid.games.user_oriented.home.appliances import ElasticAppliances
 from stackelgrid.games.user_oriented.home.model import Home
-from stackelgrid.games.user_oriented.home.program import InfeasibleHomeError, Program
-from stackelgrid.games.user_oriented.home.storage import StorageModel
-from stackelgrid.games.user_oriented.messages import LoadResponse, Price
-from stackelgrid.wire.arrays import Array, PackedArray
+from stackelgrid.games.user_oriented.home.quadratic_program import InfeasibleHomeError, QuadraticProgram
+from stackelgrid.games.user_oriented.home.storage import StorageProgram
+from stackelgrid.wire.arrays import Array
 
-_FEW_HOMES = 4
-"""Homes whose answers, a millisecond or less together, are worked out between two messages."""
 _TOLERANCE = 1e-10
 _PASSES = 100
 _STIFFEST = 1e10
-"""DAQP may fail when curvatures differ by more. A rate that is stiffer against price than that hardly moves anyway."""
+"""Largest ratio of curvatures: DAQP may fail beyond. A rate with a larger curvature hardly moves with the price."""
 
 
 @dataclass(frozen=True)
@@ -67,35 +64,35 @@ class Schedule:
 class HomeProblem:
     """The problem of one home, set up once and solved for each price.
 
-    Raises `InfeasibleHomeError` from the constructor when no schedule exists at any price.
+    Raise `InfeasibleHomeError` from the constructor when no schedule exists at any price.
     """
 
     def __init__(self, home: Home) -> None:
         self.home = home
         self.horizon = home.horizon
         self.fixed = np.sum([np.zeros(home.horizon), *(np.array(load.load_kw) for load in home.inelastic)], axis=0)
-        self.elastic = ElasticLoad(home.elastic, home.horizon)
-        self.stores = [StorageModel(storage, home.horizon) for storage in home.storage]
+        self.elastic = ElasticAppliances(home.elastic, home.horizon)
+        self.stores = [StorageProgram(storage, home.horizon) for storage in home.storage]
         self.draw_min = home.draw_limit.min_kw
         self.draw_max = np.inf if home.draw_limit.max_kw is None else home.draw_limit.max_kw
         self._programs = [
-            Program(
+            QuadraticProgram(
                 store.rows,
                 np.concatenate([store.r_min, store.lower]),
                 np.concatenate([store.r_max, store.upper]),
             )
             for store in self.stores
         ]
-        self._into = [self._price_columns(store) for store in self.stores]
-        self._bent: list[tuple[bytes, Array]] = [(b"", np.zeros(0))] * len(self.stores)
+        self._price_columns = [self._map_prices(store) for store in self.stores]
+        self._responses: list[tuple[bytes, Array]] = [(b"", np.zeros(0))] * len(self.stores)
         self._require_feasible()
 
     def answer(self, price: Array) -> Schedule:
-        """The unique optimum at `price` (T,), any finite numbers."""
+        """Find the unique optimum at `price` (T,), any finite numbers. Raise `SolverError` when the search fails."""
         x = self.elastic.demand(price)
         solved = [
-            program.solve(store.weight, into @ price)
-            for store, program, into in zip(self.stores, self._programs, self._into, strict=True)
+            program.solve(store.weight, columns @ price)
+            for store, program, columns in zip(self.stores, self._programs, self._price_columns, strict=True)
         ]
         charging = [z for z, _ in solved]
         load = self._load(x, charging)
@@ -110,11 +107,11 @@ class HomeProblem:
         return self._schedule(price, x, charging, load, slope, coupling)
 
     def utility(self, schedule: Schedule) -> float:
-        """Satisfaction less wear, money; the bill not yet paid."""
+        """Give satisfaction less wear, money; the bill is not taken off."""
         return float(self.elastic.utility(schedule.x).sum()) - self.wear(schedule)
 
     def wear(self, schedule: Schedule) -> float:
-        """D(r), equation (4), money."""
+        """Give the wear D(r) [UO-4], money."""
         total = 0.0
         for storage, level, r in zip(self.home.storage, schedule.level, schedule.r, strict=True):
             slots = storage.slots(self.horizon)
@@ -122,26 +119,31 @@ class HomeProblem:
             total += storage.wear.fast * float(r @ r) + storage.wear.deep * float(below @ below)
         return total
 
-    def account(self, schedule: Schedule) -> dict[str, Any]:
-        """What the owner is told: `utility` is satisfaction less wear less bill."""
+    def summarize(self, schedule: Schedule) -> dict[str, Any]:
+        """Give load, bill, utility [UO-5] and stored energy of a schedule, ready for JSON.
+
+        `utility` is satisfaction less wear less bill, money; `storage_kwh` is absent without storage.
+        """
         bill = float(schedule.price @ schedule.load)
-        told = {"load_kw": schedule.load.tolist(), "bill": bill, "utility": self.utility(schedule) - bill}
-        return told | ({"storage_kwh": schedule.level.sum(axis=0).tolist()} if self.stores else {})
+        summary = {"load_kw": schedule.load.tolist(), "bill": bill, "utility": self.utility(schedule) - bill}
+        return summary | ({"storage_kwh": schedule.level.sum(axis=0).tolist()} if self.stores else {})
 
     # --- one storage ---
 
-    def _price_columns(self, store: StorageModel) -> Array:
-        """(size, T): which price each variable of the storage pays."""
+    def _map_prices(self, store: StorageProgram) -> Array:
+        """Give the matrix (size, T) from prices to the price that each variable of the storage pays."""
         columns = np.zeros((store.size, self.horizon))
         columns[np.arange(len(store.slots)), store.slots] = 1.0
         return columns
 
     def _storage_response(self, number: int, active: NDArray[np.bool_]) -> Array:
-        """dr/dp of one storage, (T, T), worked out anew when other constraints are active than at the last price."""
-        if self._bent[number][0] != active.tobytes():
-            response = self._programs[number].price_response(self.stores[number].weight, active, self._into[number])
-            self._bent[number] = (active.tobytes(), response)
-        return self._bent[number][1]
+        """Give dr/dp of one storage, (T, T); it stays while the same constraints are active as at the last price."""
+        if self._responses[number][0] != active.tobytes():
+            response = self._programs[number].price_response(
+                self.stores[number].weight, active, self._price_columns[number]
+            )
+            self._responses[number] = (active.tobytes(), response)
+        return self._responses[number][1]
 
     def _load(self, x: Array, charging: list[Array]) -> Array:
         load = self.fixed + x.sum(axis=0)
@@ -164,7 +166,7 @@ class HomeProblem:
 
     @cached_property
     def _least(self) -> Array:
-        """What each slot draws at least, (T,) kW."""
+        """The least draw of each slot, (T,) kW."""
         least = self.fixed + self.elastic.lo.sum(axis=0)
         for store in self.stores:
             least[store.slots] += store.r_min[: len(store.slots)]
@@ -174,9 +176,9 @@ class HomeProblem:
         least, most = self._least, self.fixed + self.elastic.hi.sum(axis=0)
         for store in self.stores:
             most[store.slots] += store.r_max[: len(store.slots)]
-        # In parts of what it may draw: the floor of a power satisfaction is no draw to be refused for.
-        hair = 2e-9 * (1 + np.abs(most))
-        for slot in np.flatnonzero((least > self.draw_max + hair) | (most < self.draw_min - hair)):
+        # The floor of a power satisfaction must not make a home infeasible, so the tolerance grows with the draw.
+        tolerance = 2e-9 * (1 + np.abs(most))
+        for slot in np.flatnonzero((least > self.draw_max + tolerance) | (most < self.draw_min - tolerance)):
             raise InfeasibleHomeError(
                 f"home {self.home.id}: in slot {slot + 1} it draws between {least[slot]:g} and {most[slot]:g} kW, "
                 f"outside its draw_limit {self.draw_min:g}..{self.draw_max:g} kW; widen draw_limit"
@@ -189,9 +191,12 @@ class HomeProblem:
                 f"met together ({error}); widen draw_limit or lower final_kwh"
             ) from None
 
-    def _shared(self, total: Array, near: Array) -> Array:
-        """The best rates, (A, T), that add up to `total` (T,) kW: demand at the price where it does, found by Newton
-        steps from what a kWh is worth at the rates `near`, by bisection where those do not halve the error."""
+    def _share(self, total: Array, near: Array) -> Array:
+        """Share `total` (T,) kW among the appliances at equal marginal satisfaction: the best rates, (A, T).
+
+        They are the demand at the price at which it adds up to `total`. Newton steps find that price, from the marginal
+        satisfaction at the rates `near`; bisection steps where a Newton step does not halve the error.
+        """
         elastic = self.elastic
         if len(elastic.lo) < 2:
             return np.clip(total, elastic.lo, elastic.hi)
@@ -200,31 +205,31 @@ class HomeProblem:
         high = np.maximum(elastic.marginal(elastic.lo).max(axis=0), low)
         between_bounds = (near > elastic.lo) & (near < elastic.hi)
         worth = np.where(between_bounds, elastic.marginal(near), 0.0).sum(axis=0)
-        counted = between_bounds.sum(axis=0)
-        price = np.where(counted > 0, np.clip(worth / np.maximum(counted, 1), low, high), high)
+        inside = between_bounds.sum(axis=0)
+        price = np.where(inside > 0, np.clip(worth / np.maximum(inside, 1), low, high), high)
         error = np.full(self.horizon, np.inf)
         for _ in range(_PASSES):
             x = elastic.demand(price)
             excess = x.sum(axis=0) - total
             slope = elastic.demand_slope(price, x).sum(axis=0)
-            found = np.abs(excess) <= 1e-13 * (total - slope * price)
-            if np.all(found):
+            solved = np.abs(excess) <= 1e-13 * (total - slope * price)
+            if np.all(solved):
                 break
             low, high = np.where(excess > 0, price, low), np.where(excess > 0, high, price)
             newton = price - excess / np.where(slope < 0, slope, -np.inf)
             between = np.where(high > 4 * low, np.sqrt(np.maximum(low, 1e-15 * high) * high), (low + high) / 2)
-            sound = (np.abs(excess) <= error / 2) & (newton > low) & (newton < high)
-            price, error = np.where(found, price, np.where(sound, newton, between)), np.abs(excess)
+            good = (np.abs(excess) <= error / 2) & (newton > low) & (newton < high)
+            price, error = np.where(solved, price, np.where(good, newton, between)), np.abs(excess)
         return x
 
     @cached_property
-    def _whole(self) -> tuple[Program, Array, Array]:
+    def _joint_program(self) -> tuple[QuadraticProgram, Array, Array]:
         """The program over (x, z) with draw limits as rows, the price columns of its variables, the wear weights."""
         rates = self.elastic.lo.size
-        into = np.zeros((rates, self.horizon))
-        into[np.arange(rates), np.tile(np.arange(self.horizon), len(self.elastic.lo))] = 1.0
-        into = np.vstack([into, *self._into])
-        levels = np.zeros((sum(len(store.rows) for store in self.stores), len(into)))
+        columns = np.zeros((rates, self.horizon))
+        columns[np.arange(rates), np.tile(np.arange(self.horizon), len(self.elastic.lo))] = 1.0
+        columns = np.vstack([columns, *self._price_columns])
+        levels = np.zeros((sum(len(store.rows) for store in self.stores), len(columns)))
         row, column = 0, rates
         for store in self.stores:
             levels[row : row + len(store.rows), column : column + store.size] = store.rows
@@ -232,38 +237,41 @@ class HomeProblem:
         stores = self.stores
         lower = [self.elastic.lo.ravel(), *(s.r_min for s in stores), *(s.lower for s in stores)]
         upper = [self.elastic.hi.ravel(), *(s.r_max for s in stores), *(s.upper for s in stores)]
-        program = Program(
-            np.vstack([levels, into.T]),
+        program = QuadraticProgram(
+            np.vstack([levels, columns.T]),
             np.concatenate([*lower, self.draw_min - self.fixed]),
             np.concatenate([*upper, np.maximum(self.draw_max, self._least) - self.fixed]),
         )
-        return program, into, np.concatenate([np.zeros(0), *(store.weight for store in stores)])
+        return program, columns, np.concatenate([np.zeros(0), *(store.weight for store in stores)])
 
     def _answer_within_draw_limits(self, price: Array, demand: Array) -> Schedule:
-        """Newton's method, a QP per pass, from the elastic load that keeps the limits by itself."""
+        """Solve by Newton's method, a QP per pass, from the elastic load that keeps the limits by itself.
+
+        Raise `SolverError` when it does not converge.
+        """
 
         def within_limits(load: Array) -> Array:
             return np.clip(load, self.draw_min, self.draw_max)
 
         wanted = self.fixed + demand.sum(axis=0)
-        start = self._shared(within_limits(wanted) - self.fixed, demand)
+        start = self._share(within_limits(wanted) - self.fixed, demand)
         if not self.stores:
             free = within_limits(wanted) == wanted
             x = np.where(free, demand, start)
             slope = np.where(free, self.elastic.demand_slope(price, x).sum(axis=0), 0.0)
             return self._schedule(price, x, [], self._load(x, []), slope, None)
-        program, into, wear = self._whole
+        program, columns, wear = self._joint_program
         shape, rates = demand.shape, demand.size
-        paid = into @ price
+        variable_price = columns @ price
 
         def cost(z: Array) -> float:
             x = z[:rates].reshape(shape)
-            return float(paid @ z - self.elastic.utility(x).sum() + 0.5 * wear @ z[rates:] ** 2)
+            return float(variable_price @ z - self.elastic.utility(x).sum() + 0.5 * wear @ z[rates:] ** 2)
 
         z = np.concatenate([start.ravel(), np.zeros(len(wear))])
         for passes in range(_PASSES):
             x = z[:rates].reshape(shape)
-            gradient = paid + np.concatenate([-self.elastic.marginal(x).ravel(), wear * z[rates:]])
+            gradient = variable_price + np.concatenate([-self.elastic.marginal(x).ravel(), wear * z[rates:]])
             weight = np.concatenate([-self.elastic.curvature(x).ravel(), wear])
             try:
                 target, active = program.solve(weight, gradient - weight * z)
@@ -274,7 +282,7 @@ class HomeProblem:
             step = target - z
             if np.max(np.abs(step)) <= 1e-12 * (1 + np.max(np.abs(target))):
                 break
-            # The start may violate the storage's constraints; the first full step mends that, later ones descend.
+            # The start may violate the storage's constraints. The first step is a full one, which corrects that.
             length = 1.0
             now = cost(z)
             allowed = now + 1e-13 * abs(now)
@@ -282,41 +290,16 @@ class HomeProblem:
                 length /= 2
             z = z + length * step
         else:
-            raise ArithmeticError(f"home {self.home.id}: the schedule did not settle in {_PASSES} passes")
+            raise SolverError(f"home {self.home.id}: schedule within draw_limit", f"{_PASSES} passes")
         ends = np.cumsum([rates, *(store.size for store in self.stores)])
         charging = np.split(target, ends)[1:-1]
-        # Slots away from the limits take the closed form itself; where one binds the appliances share what it leaves
-        # and bend with the storage, not with the price of their slot.
+        # Away from the limits the closed form itself holds. In a slot where a limit binds, the appliances share the
+        # power that it leaves, and their load changes with the storage's, not with the price of the slot.
         drawn = self._load(target[:rates].reshape(shape), charging)
         free = (drawn < self.draw_max - _TOLERANCE) & (drawn > self.draw_min + _TOLERANCE)
-        left = within_limits(drawn) - self._load(np.zeros(shape), charging)
-        x = np.where(free, demand, self._shared(left, target[:rates].reshape(shape)))
+        rest = within_limits(drawn) - self._load(np.zeros(shape), charging)
+        x = np.where(free, demand, self._share(rest, target[:rates].reshape(shape)))
         weight = np.concatenate([-self.elastic.curvature(x).ravel(), wear])
-        response = program.price_response(weight, active, into)
+        response = program.price_response(weight, active, columns)
         slope = np.where(free, self.elastic.demand_slope(price, x).sum(axis=0), 0.0)
         return self._schedule(price, x, charging, self._load(x, charging), slope, response - np.diag(slope))
-
-
-class UserOrientedHomes:
-    """The EMC's strategy for the homes of one process: between the bodies on the wire and their problems."""
-
-    def __init__(self, homes: Sequence[Home]) -> None:
-        self._problems = [HomeProblem(home) for home in homes]
-        self.quick = len(homes) <= _FEW_HOMES
-
-    def answer(self, signal: Price) -> LoadResponse:
-        """Load and sensitivity of the homes at a price: of one home as numbers, of several a row each, packed."""
-        schedules = [problem.answer(np.array(signal.price)) for problem in self._problems]
-        loads = np.array([schedule.load for schedule in schedules])
-        couplings = [schedule.coupling for schedule in schedules if schedule.coupling is not None]
-        return LoadResponse(
-            homes=len(schedules),
-            load_kw=loads[0].tolist() if len(schedules) == 1 else PackedArray.of(loads),
-            slope=np.sum([schedule.slope for schedule in schedules], axis=0).tolist(),
-            coupling=PackedArray.of(np.sum(couplings, axis=0)) if couplings else None,
-        )
-
-    def settle(self, settlement: Price) -> dict[str, Any]:
-        """Each home's schedule at the settled price: load and stored energy per slot, bill and utility, money."""
-        price = np.array(settlement.price)
-        return {problem.home.id: problem.account(problem.answer(price)) for problem in self._problems}

@@ -1,7 +1,7 @@
-"""The elastic memoryless appliances of one home: what they are worth and what they draw at a price.
+"""The elastic memoryless appliances of one home: the satisfaction they give and the power they draw at a price.
 
-All arrays are (appliances, slots); prices are (slots,), money per kWh; rates kW. Equation numbers are those of the
-user-oriented pricing paper.
+Arrays are (appliances, slots); prices are (slots,), money per kWh; rates kW. Equation tags are those of
+docs/games/user_oriented.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from stackelgrid.wire.arrays import Array
 
 @dataclass(frozen=True)
 class _Form:
-    """One satisfaction form. Arguments: rate x or price e, then x_max, v, omega, alpha, all broadcast together."""
+    """The formulas of one satisfaction form, [UO-9] and [UO-10].
+
+    Arguments: rate x or price e, then x_max, v, omega, alpha, all broadcast together.
+    """
 
     utility: Callable[..., Array]
     marginal: Callable[..., Array]
@@ -55,8 +58,8 @@ _POWER_FLOOR = 1e-9
 _FORMS = {"log": _LOG, "power": _POWER, "quadratic": _QUADRATIC}
 
 
-class ElasticLoad:
-    """Class A2 of one home, every appliance over every slot.
+class ElasticAppliances:
+    """Class A2 [UO-2] of one home, every appliance over every slot.
 
     `lo` and `hi`, (A, T) kW, are the rates between which an appliance moves: x_min and the smaller of x_max and the
     rate where satisfaction goes flat.
@@ -67,7 +70,7 @@ class ElasticLoad:
             rows = [np.broadcast_to(np.asarray(value, float), (horizon,)) for value in values]
             return np.array(rows, float).reshape(len(rows), horizon)
 
-        # Grouped by form, so that each formula is evaluated once on a block of rows.
+        # Sorted by form: each formula is then evaluated once, on a block of rows.
         ordered = sorted(appliances, key=lambda appliance: appliance.satisfaction.form)
         self.names = [appliance.name for appliance in ordered]
         self.x_max = stack([appliance.max_kw for appliance in ordered])
@@ -75,7 +78,7 @@ class ElasticLoad:
         self.omega = stack([appliance.satisfaction.omega for appliance in ordered])
         self.alpha = stack([appliance.satisfaction.alpha for appliance in ordered])
         forms = [appliance.satisfaction.form for appliance in ordered]
-        # A power satisfaction is infinitely steep at zero: a floor far below any real rate keeps it finite.
+        # A power satisfaction is infinitely steep at zero. A floor far below any real rate keeps it finite.
         steep = np.array([[form == "power"] for form in forms], bool).reshape(-1, 1)
         floor = np.where(steep, _POWER_FLOOR * self.x_max, 0.0)
         self.lo = np.maximum(stack([appliance.min_kw for appliance in ordered]), floor)
@@ -89,7 +92,7 @@ class ElasticLoad:
             self._blocks.append((_FORMS[form], rows, parameters))
 
     def _evaluate(self, formula: str, at: Array) -> Array:
-        """`formula` of each form at `at`, (A, T) or (T,)."""
+        """Evaluate `formula` of each form at `at`, (A, T) or (T,)."""
         result = np.empty_like(self.x_max)
         for form, rows, parameters in self._blocks:
             value = at if at.ndim == 1 else at[rows]
@@ -97,26 +100,26 @@ class ElasticLoad:
         return result
 
     def utility(self, x: Array) -> Array:
-        """v x_max S(x / x_max) per appliance and slot, money; x (A, T) kW within bounds."""
+        """Give v x_max S(x / x_max) [UO-9] per appliance and slot, (A, T) money; x (A, T) kW within bounds."""
         return self._evaluate("utility", x)
 
     def marginal(self, x: Array) -> Array:
-        """v S'(x / x_max), money per kWh."""
+        """Give v S'(x / x_max), (A, T) money per kWh."""
         return self._evaluate("marginal", x)
 
     def curvature(self, x: Array) -> Array:
-        """v S''(x / x_max) / x_max, money per kWh^2, negative."""
+        """Give v S''(x / x_max) / x_max, (A, T) money per kWh^2, negative."""
         return self._evaluate("curvature", x)
 
     def demand(self, price: Array) -> Array:
-        """x* = x_max (S')^-1(p / v) clipped to the bounds (equation 10), (A, T) kW; at p <= 0 the upper bound."""
+        """Give the best rates at a price [UO-10], (A, T) kW: x_max (S')^-1(p / v) within the bounds; `hi` at p <= 0."""
         positive = price > 0
         with np.errstate(over="ignore", divide="ignore"):
             inner = self._evaluate("demand", np.where(positive, price, 1.0))
         return np.where(positive, np.minimum(np.maximum(inner, self.lo), self.hi), self.hi)
 
     def demand_slope(self, price: Array, demand: Array) -> Array:
-        """dx*/dp at `demand(price)`, (A, T) kW per money per kWh; zero where the rate is at a bound."""
+        """Give dx*/dp at `demand(price)`, (A, T) kW per money per kWh; zero where the rate is at a bound."""
         inside = (demand > self.lo) & (demand < self.hi)
         with np.errstate(over="ignore", divide="ignore"):
             slope = self._evaluate("demand_slope", np.where(price > 0, price, 1.0))
