@@ -31,6 +31,7 @@ from pydantic import Field, ValidationError
 
 from broker import mosquitto, nats
 from broker.access import Node, Role, make_rules
+from stackelgrid.errors import ConfigError
 from stackelgrid.model import StrictModel
 from stackelgrid.wire.names import RULE, Name, is_name
 
@@ -47,7 +48,7 @@ _ABOVE = {Role.home: Role.aggregator, Role.aggregator: Role.leader}
 _ADD = "stackelgrid certs add"
 
 
-class AuthorityError(Exception):
+class AuthorityError(ConfigError):
     """The authority cannot do what it was asked to. Attributes: `what` is wrong, `where`, and the `mend`."""
 
     def __init__(self, what: str, where: str, mend: str) -> None:

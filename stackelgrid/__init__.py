@@ -1,6 +1,18 @@
-"""What the nodes of a Stackelberg demand-response game share, and the testbed they are run on."""
+"""Stackelberg demand-response games: the parts that all nodes share, and a testbed that plays whole runs.
+
+`stackelgrid.run` plays a scenario, `stackelgrid.load` reads a run's folder; both return a `stackelgrid.Run`.
+"""
 
 import logging
+from importlib import import_module
+from typing import Any
 
-# Who wants to see a log sets one up (stackelgrid.node.log); nobody else gets warnings on the terminal.
+# Whoever wants a log sets one up (stackelgrid.node.log); nobody else gets warnings on the terminal.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    """Import the runner when it is used: an EMC imports this package and must stay light."""
+    if name in ("Run", "load", "run"):
+        return getattr(import_module("stackelgrid.runner"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,60 +1,36 @@
-"""The command line of the testbed."""
+"""The command line of the testbed. What a command needs is imported when it is called: help appears at once."""
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
 import signal
 import sys
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from broker import BrokerKind, BrokerStartError
-from broker.authority import AuthorityError
-from stackelgrid import certify as equilibrium
+from broker import BrokerKind
 from stackelgrid.deploy import scenario_commands
 from stackelgrid.deploy.commands import certs
-from stackelgrid.errors import ConfigError
-from stackelgrid.faults.plan import FaultPlan
-from stackelgrid.node.record import write_whole
-from stackelgrid.registry import UnknownGameError, find
-from stackelgrid.report import ReportError, write
-from stackelgrid.report.run_folder import read_result
-from stackelgrid.report.tables import summary
-from stackelgrid.run_record import RunRecord
-from stackelgrid.run_result import RunResult
-from stackelgrid.scenarios.measured import with_data
-from stackelgrid.scenarios.scenario import Scenario, load, shipped
-from stackelgrid.study import grid, table
-from stackelgrid.study import sweep as study
-from stackelgrid.testbed import fault_plans, in_memory, processes
-from stackelgrid.testbed import run_folder as store
-from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, build_result
-from stackelgrid.testbed.result import certify as add_certificate
-from stackelgrid.transport.address import Address
-from stackelgrid.transport.base import BrokerUnreachableError
-from stackelgrid.wire.names import name_from
+from stackelgrid.errors import ConfigError, ExitCode
 
-SETTLED, BAD_INPUT, NOT_SETTLED, LOST, INTERRUPTED = 0, 2, 3, 4, 130
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from stackelgrid.faults.plan import FaultPlan
+    from stackelgrid.runner import Run
+    from stackelgrid.study.sweep import Study, Sweep
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich takes longer to import than all the rest of help
     help="Demand response games between a utility, aggregators and homes, played by separate processes over MQTT.",
 )
-say = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-app.add_typer(certs, name="certs")
-scenario_commands.register(app)
 
 
 class TransportName(StrEnum):
@@ -76,9 +52,9 @@ Seed = Annotated[int | None, typer.Option(help="Seed of everything drawn at rand
 
 
 class CommandError(Exception):
-    """Ends the command with one message and a code."""
+    """Ends the command with a message and an exit code."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: ExitCode, message: str) -> None:
         super().__init__(message)
         self.code = code
 
@@ -91,7 +67,9 @@ def run(
     ] = TransportName.mqtt,
     broker: Annotated[
         str,
-        typer.Option(metavar="auto|embedded|mosquitto|mqtt[s]://HOST:PORT", help="Our own broker, or one there is."),
+        typer.Option(
+            metavar="auto|embedded|mosquitto|mqtt[s]://HOST:PORT", help="A broker of its own, or one there is."
+        ),
     ] = BrokerKind.AUTO,
     certificates: Annotated[
         Path | None,
@@ -104,136 +82,97 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json, and nothing else, on stdout.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress, no summary; errors only.")] = False,
 ) -> None:
-    """Play a scenario to its end and write its folder: result, rounds, logs, report."""
-    checked = load(scenario, sets, seed)
+    """Play a scenario and write its folder.
+
+    The folder has the result, a line per round, logs and a report with figures.
+    """
+    from stackelgrid import runner
+    from stackelgrid.progress_display import ProgressDisplay
+    from stackelgrid.scenarios.scenario import load
+    from stackelgrid.testbed import run_folder
+
     _check_broker(broker, certificates)
-    plan = None if faults is None else fault_plans.fitted(faults, checked, broker)
-    began = datetime.now(UTC)
-    folder = store.create(out, Path(scenario).stem)
-    # Unique, so that runs which share a broker never hear each other, nor what an earlier one left retained.
-    name = f"{name_from(folder.name, 50)}-{secrets.token_hex(3)}"
-    with _Show(checked, quiet, quiet or (as_json and not sys.stderr.isatty())) as show:
-        try:
-            store.write_scenario(folder, checked)
-            if plan is not None:
-                store.write_faults(folder, plan)
-            if transport is TransportName.memory:
-                run_record = in_memory.play(checked, show.round, plan, show.fault)
-                store.write_rounds(folder, run_record)
-            else:
-                run_record = processes.play(checked, folder, broker, name, show.round, plan, show.fault, certificates)
-        except (BrokerStartError, BrokerUnreachableError, AuthorityError) as error:
-            shutil.rmtree(folder)
-            raise CommandError(LOST if isinstance(error, BrokerUnreachableError) else BAD_INPUT, str(error)) from None
-        finished = build_result(checked, run_record)
-        store.write_result(folder, finished, began)
-        try:
-            if finished.certifiable and finished.homes <= CERTIFIED_UP_TO:
-                show.doing("certifying")
-                finished = add_certificate(checked, finished, SAMPLES)
-                store.write_result(folder, finished, began)
-            show.doing("drawing")
-            write(folder)
-        except KeyboardInterrupt:
-            message = (
-                f"interrupted after the last round; the result is in {folder}, stackelgrid certify and report go on"
-            )
-            raise CommandError(INTERRUPTED, message) from None
+    checked = load(scenario, sets, seed)
+    with ProgressDisplay(
+        _stderr(),
+        checked.leader.max_rounds,
+        bar=not quiet and (not as_json or sys.stderr.isatty()),
+        faults=not quiet,
+    ) as display:
+        ended = runner.run(
+            checked,
+            transport=transport.value,
+            broker=broker,
+            certs=certificates,
+            faults=faults,
+            out=out or run_folder.propose(Path(scenario).stem),
+            certify=True,
+            report=True,
+            on_round=display.show_round,
+            on_fault=display.show_fault,
+            on_step=display.show_step,
+        )
     if as_json:
-        print(json.dumps(finished.content(), allow_nan=False))
-    _conclude(folder, finished, run_record, quiet or as_json)
+        print(json.dumps(ended.result.content(), allow_nan=False))
+    _conclude(ended, quiet=quiet or as_json)
 
 
 def _check_broker(broker: str, certificates: Path | None) -> None:
+    """Raise `CommandError` when the broker's address is none, or certificates are missing or of no use there."""
+    from stackelgrid.transport.address import Address
+
     encrypted = False
     if BrokerKind.of(broker) is None:
         try:
             encrypted = Address.parse(broker).encrypted
         except ValueError as error:
             message = f"--broker {broker}: give {', '.join(BrokerKind)} or mqtt://HOST:PORT ({error})"
-            raise CommandError(BAD_INPUT, message) from None
+            raise CommandError(ExitCode.BAD_INPUT, message) from None
     if encrypted and certificates is None:
-        message = f"--broker {broker}: nodes prove themselves there; give --certs DIR, what stackelgrid provision wrote"
-        raise CommandError(BAD_INPUT, message)
+        message = (
+            f"--broker {broker}: nodes need certificates there; give --certs DIR, as stackelgrid provision wrote it"
+        )
+        raise CommandError(ExitCode.BAD_INPUT, message)
     if certificates is not None and not encrypted:
         message = f"--certs {certificates}: nothing is encrypted on --broker {broker}; give --broker mqtts://HOST:PORT"
-        raise CommandError(BAD_INPUT, message)
+        raise CommandError(ExitCode.BAD_INPUT, message)
 
 
-def _conclude(folder: Path, finished: RunResult[Any], run_record: RunRecord, quiet: bool) -> None:
-    """The summary, and the exit code."""
+def _conclude(ended: Run, *, quiet: bool) -> None:
+    """Print the summary; raise `CommandError` with the exit code of a run that did not settle in good order."""
+    stderr, folder = _stderr(), ended.folder
+    assert ended.record is not None
     if not quiet:
-        _print_summary(finished)
-    if finished.certifiable and finished.certificate is None:
-        say.print(f"not certified, with more than {CERTIFIED_UP_TO} homes: stackelgrid certify {folder}", markup=False)
-    for node, why in run_record.failures.items():
-        say.print(f"[red]{node}[/red] {why}")
-    if not quiet:
-        print(f"report: {folder / 'report.html'}")
-    if run_record.interrupted:
-        raise CommandError(INTERRUPTED, f"interrupted; what was found so far is in {folder}")
-    if run_record.lost:
-        lost = ", ".join(run_record.conclusion.get("lost", [])) or "the leader"
-        raise CommandError(LOST, f"the run ended without {lost}; what was found so far is in {folder}")
-    if not run_record.settled:
-        raise CommandError(NOT_SETTLED, f"not settled within {finished.rounds} rounds; raise leader.max_rounds")
+        _print_summary(ended)
+    if ended.result.certifiable and ended.certificate is None and not ended.interrupted:
+        stderr.print(
+            f"not certified, with {len(ended.scenario.everyone)} homes: stackelgrid certify {folder}", markup=False
+        )
+    for node, why in ended.failures.items():
+        stderr.print(f"[red]{node}[/red] {why}")
+    if not quiet and not ended.interrupted:
+        print(f"report: {folder}/report.html")
+    if ended.interrupted:
+        message = f"interrupted; what was found so far is in {folder}, for stackelgrid certify and stackelgrid report"
+        raise CommandError(ExitCode.INTERRUPTED, message)
+    if ended.record.lost:
+        lost = ", ".join(ended.record.conclusion.get("lost", [])) or "the leader"
+        raise CommandError(ExitCode.LOST, f"the run ended without {lost}; what was found so far is in {folder}")
+    if not ended.settled:
+        message = f"not settled within {len(ended.rounds)} rounds; raise leader.max_rounds"
+        raise CommandError(ExitCode.NOT_SETTLED, message)
 
 
-def _print_summary(finished: RunResult[Any]) -> None:
+def _print_summary(ended: Run) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from stackelgrid.report.tables import summary
+
     table = Table(box=None, show_header=False, pad_edge=False)
-    for label, value in summary(finished):
+    for label, value in summary(ended.result):
         table.add_row(label, value)
     Console(highlight=False).print(table)
-
-
-class _Show:
-    """Progress on stderr: rounds, the residual, who answered; and what of a fault plan happens."""
-
-    def __init__(self, scenario: Scenario, quiet: bool, still: bool) -> None:
-        self._scenario = scenario
-        self._quiet = quiet
-        self._told: set[tuple[Any, ...]] = set()
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
-            console=say,
-            disable=still,
-            transient=True,
-        )
-        self._task = self._progress.add_task("starting", total=scenario.leader.max_rounds, state="")
-
-    def __enter__(self) -> _Show:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def round(self, record: dict[str, Any]) -> None:
-        """A round is finished."""
-        missing = len(record["held"]) + len(record["excluded"])
-        wanted = "unknown" if record["residual"] is None else f"{record['residual']:.1e}"
-        state = f"change {wanted}, {record['answered']} answers" + (f", {missing} missing" if missing else "")
-        self._progress.update(
-            self._task, completed=record["round"], description=f"round {record['round']}", state=state
-        )
-
-    def fault(self, record: dict[str, Any]) -> None:
-        """A fault has happened: a line, of faults on messages one per fault, link and round."""
-        where = f"{record['from']} to {record['to']}" if "to" in record else record.get("node", "")
-        told = (record["fault"], record["kind"], where, record["round"])
-        if self._quiet or told in self._told:
-            return
-        self._told.add(told)
-        when = f"{record['seconds']:7.2f} s" + (f", round {record['round']}" if record["round"] is not None else "")
-        of_whom = f" {where}" if record["kind"] != "broker" and where else ""
-        say.print(f"{when}: {record['kind']}{of_whom}", markup=False)
-
-    def doing(self, what: str) -> None:
-        """Something other than rounds."""
-        self._progress.update(self._task, description=what)
 
 
 @app.command()
@@ -243,20 +182,28 @@ def check(
     seed: Seed = None,
     faults: Faults = None,
 ) -> None:
-    """Validate a scenario, a fault plan, or (with --faults) the one with the other; run nothing."""
+    """Validate a scenario or a fault plan.
+
+    Nothing is run. With --faults the plan is also checked against the scenario.
+    """
+    from stackelgrid.scenarios.scenario import load
+    from stackelgrid.testbed import fault_plans
+
     if fault_plans.is_plan(source):
         plan = fault_plans.load(source)
-        print(f"{source}: a fault plan with {_counted(plan)}; nothing to object to")
+        print(f"{source}: a fault plan with {_count_faults(plan)}; no errors")
         return
     checked = load(source, sets, seed)
-    told = f"{source}: a {checked.game} game of {len(checked.everyone)} homes, {checked.aggregators} aggregators and "
-    told += f"{checked.slots} slots"
+    description = (
+        f"a {checked.game} game of {len(checked.everyone)} homes, {checked.aggregators} aggregators and "
+        f"{checked.slots} slots"
+    )
     if faults is not None:
-        told += f", with {_counted(fault_plans.fitted(faults, checked))} of {faults}"
-    print(f"{told}; nothing to object to")
+        description += f", with {_count_faults(fault_plans.fit(faults, checked))} of {faults}"
+    print(f"{source}: {description}; no errors")
 
 
-def _counted(plan: FaultPlan) -> str:
+def _count_faults(plan: FaultPlan) -> str:
     return f"{len(plan.faults)} fault{'' if len(plan.faults) == 1 else 's'}"
 
 
@@ -265,24 +212,20 @@ def certify(
     source: Annotated[str, typer.Argument(metavar="DIR|SCENARIO", help="A run's folder, or a scenario to play first.")],
     sets: Sets = None,
     seed: Seed = None,
-    samples: Annotated[
-        int, typer.Option(help="Deviations tried at random in search of a better one.", min=1)
-    ] = SAMPLES,
+    samples: Annotated[int, typer.Option(help="Random deviations tried in search of a better one.", min=1)] = 200,
 ) -> None:
-    """Compare with the centralised reference and print the certificate; of a folder, also written to result.json."""
+    """Compare a run with the centralised reference.
+
+    The certificate is printed; that of a folder is also written to its result.json.
+    """
+    from stackelgrid import runner
+
     folder = Path(source)
-    if folder.is_dir():
-        checked = load(str(folder / "scenario.yaml"))
-        finished = read_result(folder / "result.json")
-        if not finished.certifiable:
-            message = "not every home answered the last round, so there is no equilibrium of all to certify"
-            raise CommandError(BAD_INPUT, f"{folder / 'result.json'}: {message}")
-        finished = add_certificate(checked, finished, samples)
-        write_whole(folder / "result.json", finished.content())
-    else:
-        checked = load(source, sets, seed)
-        finished = add_certificate(checked, build_result(checked, in_memory.play(checked)), samples)
-    print(json.dumps(finished.content()["certificate"], indent=2, allow_nan=False))
+    ended = runner.load(folder) if folder.is_dir() else runner.run(source, sets, seed=seed)
+    if ended.folder is not None and not ended.result.certifiable:
+        message = "not every home answered the last round, so there is no equilibrium of all to certify"
+        raise CommandError(ExitCode.BAD_INPUT, f"{folder / 'result.json'}: {message}")
+    print(json.dumps(ended.certify(samples).root, indent=2, allow_nan=False))
 
 
 @app.command()
@@ -301,33 +244,43 @@ def sweep(
     certified: Annotated[bool, typer.Option("--certify", help="Certify every point.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress, no summary; errors only.")] = False,
 ) -> None:
-    """Play a scenario over a grid, in memory and in parallel; write a table and a figure. Resumable."""
+    """Play a scenario over a grid of values.
+
+    Runs are played in memory and in parallel. A sweep that was interrupted goes on where it was. The folder has a table
+    and a figure.
+    """
+    from rich.progress import Progress
+
+    from stackelgrid.study import grid, table
+    from stackelgrid.study import sweep as study
+    from stackelgrid.testbed.result import SAMPLES
+
     overrides = [*(sets or []), *([f"seed={seed}"] if seed is not None else [])]
     planned = study.Study(scenario, tuple(overrides), grid.parse(over), SAMPLES if certified else 0)
     folder = study.begin(planned, out)
     points = study.Sweep(planned, folder)
     wanted = len(planned.grid.points)
     try:
-        with Progress(console=say, disable=quiet, transient=True) as progress:
+        with Progress(console=_stderr(), disable=quiet, transient=True) as progress:
             task = progress.add_task(f"{wanted} points", total=wanted, completed=len(points.rows))
             for _ in points.play(jobs or len(os.sched_getaffinity(0))):
                 progress.advance(task)
         table.write(folder, planned.grid, points.rows)
         _draw(folder, planned, points)
     except KeyboardInterrupt:
-        kept = study.Sweep(planned, folder).rows  # some may have been finished and not yet heard of
+        kept = study.Sweep(planned, folder).rows  # some may be finished and not yet reported
         table.write(folder, planned.grid, kept)
         message = f"interrupted; {len(kept)} of {wanted} points are kept, the command with --out {folder} goes on"
-        raise CommandError(INTERRUPTED, message) from None
+        raise CommandError(ExitCode.INTERRUPTED, message) from None
     if not quiet:
         print(f"table: {folder / 'table.csv'}\nfigure: {folder / 'figure.png'}")
     problems = [row["problem"] for row in points.rows if row["problem"] is not None]
     if problems:
         message = f"{len(problems)} of {wanted} points did not settle without a problem; the first: {problems[0]}"
-        raise CommandError(NOT_SETTLED, message)
+        raise CommandError(ExitCode.NOT_SETTLED, message)
 
 
-def _draw(folder: Path, planned: study.Study, points: study.Sweep) -> None:
+def _draw(folder: Path, planned: Study, points: Sweep) -> None:
     from stackelgrid.study import drawing
 
     drawing.write(folder / "figure.png", planned.grid, points.rows)
@@ -337,24 +290,31 @@ def _draw(folder: Path, planned: study.Study, points: study.Sweep) -> None:
 def replay(
     what: Annotated[str, typer.Argument(metavar="SEED|DIR", help="A seed of the soak test, or a run's folder.")],
 ) -> None:
-    """Tell a run under faults message by message, played again in memory: who said what to whom, which fault did what.
+    """Play a run again and print its messages.
 
-    Over MQTT the same plan meets other timings; the replay of such a run is one that could have been.
+    The run is played in memory, under its faults; each message and each fault is printed.
+
+    Over MQTT the timing differs from run to run: the replay of such a run is one possible course of it.
     """
-    from stackelgrid.soak.replay import replay as told
+    from stackelgrid.soak import replay as soak_replay
 
-    print(told(what))
+    print(soak_replay.replay(what))
 
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder.")]) -> None:
     """Write report.html and the figures again."""
+    from stackelgrid.report import write
+
     print(write(folder))
 
 
 @app.command()
 def scenarios() -> None:
-    """List the shipped case studies, and the fault plans for `run --faults`."""
+    """List the shipped case studies and fault plans."""
+    from stackelgrid.scenarios.scenario import load, shipped
+    from stackelgrid.testbed import fault_plans
+
     for name in shipped():
         print(f"{name:16} {load(name).title}")
     print("\nfault plans, for run --faults:")
@@ -364,33 +324,66 @@ def scenarios() -> None:
 
 @app.command()
 def schema(game: Annotated[str, typer.Argument(metavar="GAME", help="One of `stackelgrid scenarios`.")]) -> None:
-    """Print the JSON Schema of a scenario of a game."""
+    """Print the JSON Schema of a game's scenario."""
+    from stackelgrid.registry import UnknownGameError, find
+    from stackelgrid.scenarios.measured import with_data
+
     try:
-        model: type[Scenario] = find(game).load("scenario")
+        model = find(game).load("scenario")
     except UnknownGameError as error:
-        raise CommandError(BAD_INPUT, str(error)) from None
+        raise CommandError(ExitCode.BAD_INPUT, str(error)) from None
     print(json.dumps(with_data(model.model_json_schema()), indent=2))
 
 
+scenario_commands.register(app)
+app.add_typer(certs, name="certs")
+
+
+def _stderr() -> Console:
+    """Open the console for progress and messages."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+
 def main() -> int:
-    """Entry point: every expected failure becomes one message and an exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite stop is an interrupt
+    """Run the command; print each expected error in one line and return its exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM interrupts like Ctrl-C
     try:
         app()
-    except SystemExit as ended:  # typer's own way out: 0, 2 for bad usage, 130 for Ctrl-C
-        return ended.code if isinstance(ended.code, int) else BAD_INPUT
-    except CommandError as failure:
-        say.print(str(failure), markup=False)
-        return failure.code
-    except (ConfigError, ReportError) as error:
-        say.print(str(error), markup=False)
-        return BAD_INPUT
-    except equilibrium.CertificateError as error:
-        say.print(f"the certificate could not be made: {error}", markup=False)
-        return NOT_SETTLED
+    except SystemExit as ended:  # by typer: 0, 2 for bad usage, 130 for Ctrl-C
+        return ended.code if isinstance(ended.code, int) else ExitCode.BAD_INPUT
     except KeyboardInterrupt:
-        return INTERRUPTED
-    return SETTLED
+        return ExitCode.INTERRUPTED
+    except CommandError as error:
+        code, message = error.code, str(error)
+    except ConfigError as error:
+        code, message = ExitCode.BAD_INPUT, str(error)
+    except Exception as error:
+        found = _explain(error)
+        if found is None:
+            raise
+        code, message = found
+    else:
+        return ExitCode.SETTLED
+    _stderr().print(message, markup=False)
+    return code
+
+
+def _explain(error: Exception) -> tuple[ExitCode, str] | None:
+    """Find the exit code and the message of an error that is expected; None of a bug."""
+    from broker import BrokerStartError
+    from stackelgrid.certify import CertificateError
+    from stackelgrid.transport.base import BrokerUnreachableError
+
+    match error:
+        case BrokerUnreachableError():
+            return ExitCode.LOST, str(error)
+        case CertificateError():
+            return ExitCode.NOT_SETTLED, f"the certificate could not be made: {error}"
+        case BrokerStartError():
+            return ExitCode.BAD_INPUT, str(error)
+    return None
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 
 from stackelgrid.scenarios.scenario import load, shipped
-from stackelgrid.testbed.run_folder import run_name
+from stackelgrid.wire.names import name_from
 
 _MOUNTED = Path("/scenario")
 """Where the folder of a scenario of one's own is in the containers of the desk."""
@@ -32,7 +32,7 @@ def compose(source: str, sets: Sequence[str] = (), *, per_home: bool = False) ->
     return environment.get_template("compose.yaml.jinja").render(
         title=scenario.title or scenario.game,
         command=shlex.join(["stackelgrid", "compose", source, *options]),
-        run=run_name(source),
+        run=name_from(Path(source).stem),
         source=source if own is None else str(_MOUNTED / own.name),
         folder=None if own is None else str(own.parent),
         sets=sets,

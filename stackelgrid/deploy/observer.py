@@ -10,22 +10,21 @@ import json
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stackelgrid import runner
 from stackelgrid.certify import CertificateError
 from stackelgrid.deploy.provision import AGGREGATORS, HOMES, LEADERS
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.registry import find
-from stackelgrid.report import write
 from stackelgrid.run_record import RunRecord, missing_in
-from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios.scenario import Scenario
 from stackelgrid.scenarios.topology import LEADER
-from stackelgrid.testbed import run_folder as store
-from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, build_result, certify
+from stackelgrid.testbed import run_folder
 from stackelgrid.transport.base import Action, Compute, Finish, Publish
 from stackelgrid.wire.codec import ROOT, Link
 from stackelgrid.wire.messages import Message, Presence, Receipt, Settlement, Signal
@@ -66,7 +65,7 @@ class Observer:
 
     def start(self, now: float) -> Sequence[Action]:
         """Connected."""
-        _tell("waiting", str(self._file(LEADERS, f"{LEADER}.conclusion.json")))
+        _log("waiting", str(self._file(LEADERS, f"{LEADER}.conclusion.json")))
         return []
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
@@ -85,18 +84,18 @@ class Observer:
             case Signal() if link.coordinator == LEADER and message.round > self.progress.round:
                 self._first = now if self._first is None else self._first
                 self.progress.asked(message.round)
-                _tell("round", link.coordinator)
+                _log("round", link.coordinator)
             case Presence():
                 before = self.there.get(message.sender)
                 self.there[message.sender] = message.state == "online"
                 if message.state == "offline":
-                    _tell("gone", message.sender)
+                    _log("gone", message.sender)
                 elif before is False:
-                    _tell("back", message.sender)
+                    _log("back", message.sender)
             case Settlement():
-                _tell("settlement", link.coordinator, settled=message.settled, complete=message.complete)
+                _log("settlement", link.coordinator, settled=message.settled, complete=message.complete)
             case Receipt() if message.missing:
-                _tell("not told of the settlement", *message.missing)
+                _log("not told of the settlement", *message.missing)
 
     def next_deadline(self) -> float | None:
         """When to look at the desk."""
@@ -125,25 +124,19 @@ class Observer:
         """Write the run's folder; whether the run has settled. A folder that is there already has been written so."""
         if (self._out / "result.json").exists():
             return bool(json.loads((self._out / "result.json").read_text())["settled"])
-        run_record = self._gather()
-        run_record.elapsed_s = elapsed_s
+        record = self._gather()
+        record.elapsed_s = elapsed_s
         self._out.mkdir(parents=True, exist_ok=True)
-        store.write_scenario(self._out, self._scenario)
-        store.write_rounds(self._out, run_record)
-        finished = build_result(self._scenario, run_record)
-        if finished.certifiable and finished.homes <= CERTIFIED_UP_TO:
-            finished = self._certify(finished)
-        store.write_result(self._out, finished, self._began)
-        write(self._out)
-        _tell("written", str(self._out), settled=run_record.settled)
-        return run_record.settled
-
-    def _certify(self, finished: RunResult[Any]) -> RunResult[Any]:
+        run_folder.write_scenario(self._out, self._scenario)
+        run_folder.write_rounds(self._out, record)
+        conclude = partial(runner.conclude, self._scenario, record, self._out, self._began, report=True)
         try:
-            return certify(self._scenario, finished, SAMPLES)
+            conclude(certify=True)
         except CertificateError as error:
             _LOG.error("no certificate", extra={"data": {"error": str(error)}})
-            return finished
+            conclude()
+        _log("written", str(self._out), settled=record.settled)
+        return record.settled
 
     def _gather(self) -> RunRecord:
         """What the nodes left on the desk, and who was gone at the end."""
@@ -178,7 +171,7 @@ def _heard_by_observers(run: str) -> tuple[str, ...]:
     return (*to_all, *(f"{ROOT}/{run}/+/+/{purpose}" for purpose in of_each), f"{ROOT}/{run}/{LEADER}/+/answer")
 
 
-def _tell(event: str, *of: str, **more: object) -> None:
+def _log(event: str, *of: str, **more: object) -> None:
     _LOG.info(event, extra={"data": {"of": list(of), **more}})
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from stackelgrid.errors import ConfigError
 from stackelgrid.model import explain
 from stackelgrid.registry import find
 from stackelgrid.rounds.settings import LeaderSettings
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Certificate", "FaultOccurrence", "Result"]
 
 
-class ReportError(Exception):
+class ReportError(ConfigError):
     """A folder that cannot be reported on; the message names the file, what is wrong with it and the mend."""
 
 

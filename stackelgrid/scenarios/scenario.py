@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
@@ -178,16 +180,19 @@ def shipped() -> dict[str, Path]:
     return yaml_file.shipped("cases")
 
 
-def load(source: str, overrides: list[str] | None = None, seed: int | None = None) -> Scenario:
-    """Read a scenario: a shipped name or a YAML file, with `KEY.PATH=VALUE` overrides and a seed.
+def load(source: str | Mapping[str, Any], overrides: Sequence[str] | None = None, seed: int | None = None) -> Scenario:
+    """Read a scenario: a shipped name, a YAML file or its content, with `KEY.PATH=VALUE` overrides and a seed.
 
-    Paths inside it are relative to the file. Raises `ScenarioError`.
+    Paths inside it are relative to the file, of content to the working directory. Raises `ScenarioError`.
     """
-    try:
-        path = yaml_file.find(source, shipped(), "scenario")
-        raw = yaml_file.read(path, "scenario")
-    except ValueError as error:
-        raise ScenarioError(str(error)) from None
+    if isinstance(source, Mapping):
+        path, raw = Path("scenario"), copy.deepcopy(dict(source))
+    else:
+        try:
+            path = yaml_file.find(source, shipped(), "scenario")
+            raw = yaml_file.read(path, "scenario")
+        except ValueError as error:
+            raise ScenarioError(str(error)) from None
     for override in overrides or []:
         _override(raw, override)
     if seed is not None:

@@ -78,7 +78,7 @@ def begin(study: Study, out: Path | None) -> Path:
         _check_same(out, description)
         return out
     _some_point_can_be_played(study)
-    folder = store.create(out, f"{Path(study.source).stem}-sweep")
+    folder = store.create(out or store.propose(f"{Path(study.source).stem}-sweep"))
     (folder / "points").mkdir()
     store.write_scenario(folder, scenario)
     write_whole(folder / "study.json", description)

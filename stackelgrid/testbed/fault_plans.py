@@ -48,8 +48,8 @@ def load(source: str) -> FaultPlan:
         raise FaultPlanError(str(error)) from None
 
 
-def fitted(source: str, scenario: Scenario, broker: str = BrokerKind.AUTO) -> FaultPlan:
-    """The plan of `source` for a scenario: `home:N` and `aggregator:N` are the N-th of them, by name.
+def fit(source: str | Path | FaultPlan, scenario: Scenario, broker: str = BrokerKind.AUTO) -> FaultPlan:
+    """Fit a plan, or that of a name or file, to a scenario: `home:N` and `aggregator:N` become the N-th's name.
 
     Refused are names of nodes that the scenario does not have, faults of a broker that is not the run's own, and of the
     embedded one what it cannot do. Raises `FaultPlanError`.
@@ -57,10 +57,11 @@ def fitted(source: str, scenario: Scenario, broker: str = BrokerKind.AUTO) -> Fa
     topology = scenario.topology
     named = {f"home:{number}": name for number, name in enumerate(topology.homes, start=1)}
     named |= {f"aggregator:{number}": name for number, name in enumerate(topology.aggregators, start=1)}
-    plan = FaultPlan.model_validate(_renamed(load(source).model_dump(by_alias=True), named))
+    general = source if isinstance(source, FaultPlan) else load(str(source))
+    plan = FaultPlan.model_validate(_renamed(general.model_dump(by_alias=True), named))
     names = topology.names
     for number, fault in enumerate(plan.faults):
-        where = f"{source}: faults.{number}"
+        where = f"{'fault_plan' if source is general else source}: faults.{number}"
         match fault:
             case OnLink():
                 _known(f"{where}.from", [fault.from_], names)

@@ -16,18 +16,21 @@ from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios.scenario import Scenario, ScenarioError, dump
 from stackelgrid.testbed import fault_plans
-from stackelgrid.wire.names import name_from
 
 
-def create(out: Path | None, name: str) -> Path:
-    """Make the run's folder: `out`, or a fresh one under runs/. Raises `ScenarioError` when it is there already."""
-    if out is None:
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        out = Path("runs") / f"{name}-{stamp}"
-        number = 1
-        while out.exists():
-            number += 1
-            out = Path("runs") / f"{name}-{stamp}-{number}"
+def propose(name: str) -> Path:
+    """Propose a folder under runs/ that does not exist, by name and time."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path("runs") / f"{name}-{stamp}"
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{name}-{stamp}-{number}"
+    return folder
+
+
+def create(out: Path) -> Path:
+    """Make the run's folder. Raises `ScenarioError` when it is there already."""
     try:
         out.mkdir(parents=True)
     except FileExistsError:
@@ -35,11 +38,6 @@ def create(out: Path | None, name: str) -> Path:
     except OSError as error:
         raise ScenarioError(f"--out {out}: cannot be made ({error.strerror}); name a folder you may write") from None
     return out
-
-
-def run_name(scenario: str) -> str:
-    """What a run is called that nobody gave a name: as its scenario."""
-    return name_from(Path(scenario).stem)
 
 
 def write_scenario(folder: Path, scenario: Scenario) -> None:

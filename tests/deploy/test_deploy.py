@@ -20,7 +20,7 @@ from broker.authority import Authority
 from stackelgrid import cli
 from stackelgrid.deploy.compose import compose
 from stackelgrid.deploy.provision import provision
-from stackelgrid.errors import ConfigError
+from stackelgrid.errors import ConfigError, ExitCode
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.scenarios.scenario import load, shipped
 from stackelgrid.scenarios.yaml_file import parse
@@ -105,7 +105,7 @@ def test_bad_wishes_are_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["stackelgrid", "provision", "user_oriented", *arguments])
-    assert cli.main() == cli.BAD_INPUT
+    assert cli.main() == ExitCode.BAD_INPUT
     said = capsys.readouterr().err
     assert all(word in said for word in told), said
     assert not (tmp_path / "certs").exists()

@@ -25,7 +25,7 @@ import pytest
 
 import broker
 from benchmarks.stalled_coordinator import answers_to_a_stalled_coordinator
-from stackelgrid import cli
+from stackelgrid import cli, runner
 from stackelgrid.faults.on_process import ProcessActuator, read_spent
 from stackelgrid.faults.plan import BrokerOutage, Crash, Cut, FaultPlan, Hang, Narrow
 from stackelgrid.faults.proxy import Proxy
@@ -388,8 +388,8 @@ def wait_for_file(path: Path) -> None:
 
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     """A command without its certificate and drawings, which take longer than the run."""
-    monkeypatch.setattr(cli, "CERTIFIED_UP_TO", 0)
-    monkeypatch.setattr(cli, "write", lambda folder: None)
+    monkeypatch.setattr(runner, "CERTIFIED_UP_TO", 0)
+    monkeypatch.setattr(runner.Run, "report", lambda self: self.folder)
     monkeypatch.setattr(sys, "argv", ["stackelgrid", *words])
     code = cli.main()
     return code, *capfd.readouterr()
@@ -414,7 +414,7 @@ def test_a_run_tells_each_fault_once_per_link_and_round_and_can_be_repeated(
     told = sorted(line.split(": ", 1)[1].strip() for line in err.splitlines() if " s, round " in line)
     assert told == ["crash leader", "loss h1 to a1", "restart leader"]
     again = load("a/scenario.yaml")
-    repeated = in_memory.play(again, plan=fault_plans.fitted("a/faults.yaml", again))
+    repeated = in_memory.play(again, plan=fault_plans.fit("a/faults.yaml", again))
     assert again.outcome(repeated).content() == result["outcome"]
     assert len(repeated.faults) == 5
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stackelgrid import cli
+from stackelgrid import cli, runner
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import in_memory, processes
@@ -79,7 +79,7 @@ def test_from_command_to_report(
     monkeypatch.setattr("sys.argv", ["stackelgrid", "run", f"{out}/scenario.yaml", "--transport", "memory", "--json"])
     monkeypatch.chdir(tmp_path)
     # Certified and drawn once: the second time only what is played counts.
-    monkeypatch.setattr(cli, "CERTIFIED_UP_TO", 0)
-    monkeypatch.setattr(cli, "write", lambda folder: None)
+    monkeypatch.setattr(runner, "CERTIFIED_UP_TO", 0)
+    monkeypatch.setattr(runner.Run, "report", lambda self: self.folder)
     assert cli.main() == 0
     assert json.loads(capsys.readouterr().out)["outcome"] == result["outcome"]

@@ -21,7 +21,7 @@ import psutil
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from stackelgrid import cli
+from stackelgrid import cli, runner
 from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.testbed import in_memory, processes
 
@@ -291,8 +291,8 @@ def test_runs_of_one_name_share_a_broker_without_hearing_each_other(
     broker_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     # Certificate and drawings take longer than the run.
-    monkeypatch.setattr(cli, "CERTIFIED_UP_TO", 0)
-    monkeypatch.setattr(cli, "write", lambda folder: None)
+    monkeypatch.setattr(runner, "CERTIFIED_UP_TO", 0)
+    monkeypatch.setattr(runner.Run, "report", lambda self: self.folder)
     for number in (1, 2):
         folder = tmp_path / str(number) / "same"
         command = ["stackelgrid", "run", "user_oriented", "--out", str(folder), "--json", "--broker", broker_url]

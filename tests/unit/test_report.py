@@ -407,7 +407,7 @@ def test_the_page_tells_what_struck_whom_in_which_rounds(folder: Path, found: di
 
 def test_a_run_under_a_plan_is_drawn_again_from_its_folder(tmp_path: Path) -> None:
     scenario = load("user_oriented", ["population.homes=4", "aggregators=2"])
-    run_record = play(scenario, plan=fault_plans.fitted("leader-restarts", scenario))
+    run_record = play(scenario, plan=fault_plans.fit("leader-restarts", scenario))
     fill(tmp_path, scenario, run_record, build_result(scenario, run_record).content())
     first = write(tmp_path)
     text, drawn = first.read_bytes(), (tmp_path / "figures" / "convergence.png").read_bytes()

@@ -25,7 +25,7 @@ from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.study import drawing, table
 from stackelgrid.study.grid import GridError, parse
 from stackelgrid.testbed.in_memory import play
-from stackelgrid.testbed.result import build_result
+from stackelgrid.testbed.result import SAMPLES, build_result
 
 GRID = ["--over", "leader.mu=0.5:1.5:0.5", "--over", "leader.objective=stackelberg,welfare"]
 LONG = ["user_oriented", "--over", "leader.mu=0.25:2:0.25", "--over", "population.homes=45", "--quiet"]
@@ -179,7 +179,7 @@ def test_a_certificate_is_that_of_the_single_run(sweep: Sweep) -> None:
     assert sweep("small.yaml", "--over", "leader.objective=welfare", "--certify", "--out", "out")[0] == 0
     (row,) = rows("out")
     single = load("small.yaml", ["leader.objective=welfare"])
-    certificate = single.certificate(build_result(single, play(single)).outcome, cli.SAMPLES)
+    certificate = single.certificate(build_result(single, play(single)).outcome, SAMPLES)
     assert row["certificate.feasible"] == "true"
     for name in ("gap", "max_regret", "system_utility"):
         assert float(row[f"certificate.{name}"]) == pytest.approx(certificate[name], rel=1e-9, abs=1e-12)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ import pytest
 import broker
 from stackelgrid.certify import CertificateError
 from stackelgrid.faults.plan import FaultPlan
+from stackelgrid.runner import conclude
 from stackelgrid.scenarios.scenario import ScenarioError
 from stackelgrid.testbed.fault_plans import FaultPlanError
-from stackelgrid.testing import Run, Testbed, assert_certified
+from stackelgrid.testing import Testbed, assert_certified
 
 pytest_plugins = ["stackelgrid.testing"]
 
@@ -59,13 +61,13 @@ def test_the_examples_of_the_documentation_pass(tmp_path: Path) -> None:
 def test_a_scenario_is_a_name_a_file_or_its_content(testbed: Testbed, tmp_path: Path) -> None:
     from_content = testbed(TWO_HOMES)
     # Of x_max (v / (omega p) - 1 / alpha), equation (10), at the marginal cost: 8 (5 / 4 - 1 / 2).
-    assert from_content.outcome["price"] == pytest.approx([4, 4], rel=1e-9)
-    assert from_content.outcome["load_kw"] == pytest.approx([2 * 6, 2 * 6], rel=1e-9)
+    assert from_content.outcome.price == pytest.approx([4, 4], rel=1e-9)
+    assert from_content.outcome.load_kw == pytest.approx([2 * 6, 2 * 6], rel=1e-9)
     from_file = testbed(from_content.folder / "scenario.yaml")
     assert from_file.outcome == from_content.outcome
     assert from_file.folder != from_content.folder
     by_name = testbed("user_oriented", FOUR, seed=5)
-    assert by_name.result["seed"] == 5 and by_name.result["homes"] == 4
+    assert by_name.result.seed == 5 and by_name.result.homes == 4
 
 
 @pytest.mark.parametrize("value", [5, 2.5, 1e-7, True, "a: b", None, [1, 2.5], {"kind": "fixed"}, "1e-6", "no"])
@@ -84,7 +86,7 @@ def test_a_plan_is_built_from_keywords_or_dicts(testbed: Testbed, fault_plan: Ca
     with pytest.raises(FaultPlanError, match="no node of this scenario is called 'h99'"):
         testbed("user_oriented", FOUR, faults=fault_plan(kind="stall", node="h99", at={"round": 1}, seconds=1))
     shipped = testbed("user_oriented", FOUR, faults="aggregator-dies")
-    assert [fault["kind"] for fault in shipped.faults] == ["crash", "restart"] and shipped.complete
+    assert [fault.kind for fault in shipped.faults] == ["crash", "restart"] and shipped.complete
 
 
 def test_a_run_that_does_not_settle_is_a_run(testbed: Testbed, fault_plan: Callable[..., FaultPlan]) -> None:
@@ -94,7 +96,7 @@ def test_a_run_that_does_not_settle_is_a_run(testbed: Testbed, fault_plan: Calla
     assert not headless.settled and headless.failures.keys() == {"leader"}
     assert "not settled, not complete, 1 rounds, failures {'leader'" in repr(headless)
     with pytest.raises(CertificateError, match="nothing to certify"):
-        headless.certificate()
+        headless.certify()
     with pytest.raises(AssertionError, match="not every home answered the last round"):
         assert_certified(headless)
 
@@ -103,23 +105,16 @@ def test_over_mqtt_on_the_broker_of_the_session(
     testbed: Testbed, stackelgrid_broker: broker.RunningBroker, fault_plan: Callable[..., FaultPlan]
 ) -> None:
     over_mqtt = testbed("user_oriented", FOUR, transport="mqtt")
-    assert over_mqtt.result["broker"] == stackelgrid_broker.url
-    assert over_mqtt.outcome["price"] == pytest.approx(testbed("user_oriented", FOUR).outcome["price"], rel=1e-9)
+    assert over_mqtt.result.broker == stackelgrid_broker.url
+    assert over_mqtt.outcome.price == pytest.approx(testbed("user_oriented", FOUR).outcome.price, rel=1e-9)
     # The broker that fails is another one: this one goes on answering.
     outage = fault_plan(kind="broker", at={"round": 2}, seconds=0.1, keep_retained=False)
     bounced = testbed("user_oriented", {**FOUR, "rounds.deadline_s": 1}, transport="mqtt", faults=outage)
-    assert bounced.result["faults"] == {"broker": 1} and bounced.settled
-    assert bounced.result["broker"] != stackelgrid_broker.url
+    assert bounced.result.faults == {"broker": 1} and bounced.settled
+    assert bounced.result.broker != stackelgrid_broker.url
     assert broker.answers(stackelgrid_broker.port)
     with pytest.raises(ValueError, match="transport is 'pigeon'; give memory or mqtt"):
         testbed("user_oriented", FOUR, transport="pigeon")  # type: ignore[arg-type]
-
-
-class Certified(Run):
-    """A run with a certificate of our own."""
-
-    def certificate(self, samples: int = 200) -> dict[str, Any]:
-        return {**super().certificate(samples), **self.run_record.conclusion["instead"]}
 
 
 @pytest.mark.parametrize(
@@ -135,22 +130,21 @@ class Certified(Run):
 )
 def test_what_is_not_certified_is_named(testbed: Testbed, instead: dict[str, Any], said: str | None) -> None:
     run = testbed(TWO_HOMES)
-    run.run_record.conclusion["instead"] = instead
-    certified = Certified(run.scenario, run.run_record, run.folder)
+    run.result = run.result.with_certificate({**run.certify().root, **instead})
     if said is None:
-        assert_certified(certified)
+        assert_certified(run)
         return
     with pytest.raises(AssertionError) as failure:
-        assert_certified(certified)
+        assert_certified(run)
     assert str(failure.value).partition("is not certified: ")[2].startswith(said)
 
 
 def test_a_price_that_is_no_equilibrium_fails(testbed: Testbed) -> None:
     run = testbed("user_oriented", FOUR)
     assert_certified(run)
-    run_record = replace(run.run_record, rounds=[*run.rounds, {**run.rounds[-1], "price": [9.0] * 24}])
+    record = replace(run.record, rounds=[*run.rounds, {**run.rounds[-1], "price": [9.0] * 24}])
     with pytest.raises(AssertionError, match="max_regret is"):
-        assert_certified(Run(run.scenario, run_record, run.folder))
+        assert_certified(conclude(run.scenario, record, None, datetime.now(UTC)))
 
 
 def test_every_pytest_loads_it_so_it_is_light() -> None:
@@ -196,7 +190,7 @@ def test_whatever_ends_a_test_no_process_stays(tmp_path: Path, how: signal.Signa
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         nodes = 1 + 2 + 4
-        wait_for(lambda: len(list(tmp_path.glob("base/stackelgrid-run0/logs/*.jsonl"))) == nodes)
+        wait_for(lambda: len(list(tmp_path.glob("base/stackelgrid-run0/run/logs/*.jsonl"))) == nodes)
         family = psutil.Process(running.pid).children(recursive=True)
         assert len(family) >= 1 + 3 + nodes  # with a broker, and the nurseries
         running.send_signal(how)

@@ -1,0 +1,3 @@
+from stackelgrid.runner import Run as Run
+from stackelgrid.runner import load as load
+from stackelgrid.runner import run as run

@@ -1,0 +1,267 @@
+"""Play a scenario and keep what came out: the one way to a run, for commands, tests, studies and notebooks."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from broker import BrokerKind, BrokerStartError
+from stackelgrid.certify import CertificateError
+from stackelgrid.errors import ConfigError
+from stackelgrid.node.record import write_whole
+from stackelgrid.registry import find
+from stackelgrid.run_record import RunRecord
+from stackelgrid.run_result import Certificate, FaultOccurrence, Missing, RunResult
+from stackelgrid.scenarios import scenario as scenarios
+from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.testbed import fault_plans, in_memory, run_folder
+from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, build_result
+from stackelgrid.testbed.result import certify as add_certificate
+from stackelgrid.transport.base import BrokerUnreachableError
+from stackelgrid.wire.names import name_from
+
+if TYPE_CHECKING:
+    from stackelgrid.faults.plan import FaultPlan
+
+Record = dict[str, Any]
+Notify = Callable[[Record], None]
+
+
+def run(
+    scenario: str | Path | Mapping[str, Any] | Scenario,
+    overrides: Mapping[str, Any] | Sequence[str] | None = None,
+    *,
+    transport: Literal["memory", "mqtt"] = "memory",
+    broker: str = BrokerKind.AUTO,
+    certs: Path | None = None,
+    faults: str | Path | FaultPlan | None = None,
+    out: str | Path | None = None,
+    seed: int | None = None,
+    certify: bool = False,
+    report: bool = False,
+    on_round: Notify = lambda record: None,
+    on_fault: Notify = lambda record: None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Run:
+    """Play a scenario to its end.
+
+    `scenario` is a shipped name, a YAML file, the content of one, or a scenario that was loaded before. `overrides`
+    change its values, as `{"leader.mu": 0.8}` or as `["leader.mu=0.8"]`. On `memory` all nodes share this process and
+    a virtual clock; on `mqtt` each is a process of its own, on a `broker` of the run's own (`auto`, `mosquitto`,
+    `embedded`) or one at an address, for `mqtts://` with the authority's folder `certs`. `faults` is a shipped fault
+    plan, a YAML file or a plan. The run's folder is `out`, which must not exist; without it a run over MQTT has a
+    temporary folder, one in memory has none. With `certify` a run that every home took part in is certified, up to
+    200 homes; with `report` the page and its figures are written.
+
+    `on_round` is called with each finished round of the leader, `on_fault` with each fault as it happens, `on_step`
+    with what follows the rounds. A run that does not settle or loses nodes is returned like any other. On Ctrl-C all
+    nodes are stopped and the run so far is returned, `interrupted`. Raises `ConfigError` for what cannot be played,
+    `BrokerStartError`, `BrokerUnreachableError`, and `CertificateError` when the reference has no solution.
+    """
+    if transport not in ("memory", "mqtt"):
+        raise ValueError(f"transport is {transport!r}; give memory or mqtt")
+    loaded = _load_scenario(scenario, overrides, seed)
+    plan = None if faults is None else fault_plans.fit(faults, loaded, broker)
+    began = datetime.now(UTC)
+    folder = _make_folder(out, transport, wanted=report)
+    if folder is not None:
+        run_folder.write_scenario(folder, loaded)
+        if plan is not None:
+            run_folder.write_faults(folder, plan)
+    if transport == "memory":
+        record = in_memory.play(loaded, on_round, plan, on_fault)
+        if folder is not None:
+            run_folder.write_rounds(folder, record)
+    else:
+        assert folder is not None
+        from stackelgrid.testbed import processes
+
+        # While the nodes work, this process waits: time to import what follows the rounds.
+        modules = [*_certificate_modules(loaded, certify), *(["stackelgrid.report.drawing"] if report else [])]
+        threading.Thread(target=_import_all, args=(modules,), daemon=True).start()
+        # Unique, so that runs which share a broker never hear each other, nor what an earlier one left retained.
+        name = f"{name_from(folder.name, 50)}-{secrets.token_hex(3)}"
+        try:
+            record = processes.play(loaded, folder, broker, name, on_round, plan, on_fault, certs)
+        except (BrokerStartError, BrokerUnreachableError, ConfigError):
+            shutil.rmtree(folder)
+            raise
+    return conclude(loaded, record, folder, began, certify=certify, report=report, on_step=on_step)
+
+
+def conclude(
+    scenario: Scenario,
+    record: RunRecord,
+    folder: Path | None,
+    began: datetime,
+    *,
+    certify: bool = False,
+    report: bool = False,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Run:
+    """Write the result of a run that was played, certify it and report on it, as `run` does."""
+    ended = Run(scenario, build_result(scenario, record), record.rounds, folder, record)
+    ended.save(began)
+    try:
+        if certify and ended.result.certifiable and ended.result.homes <= CERTIFIED_UP_TO:
+            on_step("certifying")
+            ended.certify()
+            ended.save(began)
+        if report:
+            on_step("drawing")
+            ended.report()
+    except KeyboardInterrupt:
+        ended.interrupted = True
+    return ended
+
+
+def load(folder: str | Path) -> Run:
+    """Read the folder of a run that has ended. Raises `ConfigError` when it is none."""
+    from stackelgrid.report.run_folder import read_result
+
+    folder = Path(folder)
+    result = read_result(folder / "result.json")
+    journal = folder / "rounds.jsonl"
+    try:
+        rounds = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{journal}: {error}; put the file back or run again") from None
+    return Run(scenarios.load(str(folder / "scenario.yaml")), result, rounds, folder)
+
+
+class Run:
+    """A run that has ended.
+
+    `result` is the content of result.json, `rounds` the leader's journal as in rounds.jsonl (round 3 is `rounds[2]`),
+    `folder` where it was written, None where it was not. `record` is all that the testbed knows of it, None of a run
+    that was read from its folder.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        result: RunResult[Any],
+        rounds: list[Record],
+        folder: Path | None = None,
+        record: RunRecord | None = None,
+    ) -> None:
+        self.scenario, self.result, self.rounds, self.folder, self.record = scenario, result, rounds, folder, record
+        self.interrupted = record is not None and record.interrupted
+
+    @property
+    def settled(self) -> bool:
+        """True when the leader declared a settlement."""
+        return self.result.settled
+
+    @property
+    def complete(self) -> bool:
+        """True when every node answered the round on which the run ended."""
+        return self.result.complete
+
+    @property
+    def outcome(self) -> Any:
+        """The outcome by the game's own model; None when no round was finished."""
+        return self.result.outcome
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """The certificate, None until `certify` has made it."""
+        return self.result.certificate
+
+    @property
+    def missing(self) -> list[Missing]:
+        """The members that a round went on without."""
+        return self.result.missing
+
+    @property
+    def faults(self) -> list[FaultOccurrence]:
+        """The faults of the plan that took effect, round by round."""
+        return self.result.struck
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """The nodes that died, each with the reason."""
+        return self.result.failures
+
+    def certify(self, samples: int = SAMPLES) -> Certificate:
+        """Compare the outcome with the centralised reference, and try `samples` deviations at random.
+
+        The certificate goes into `result` and result.json. Raises `CertificateError` when a home did not answer the
+        last round, or the reference has no solution.
+        """
+        if not self.result.certifiable:
+            raise CertificateError(f"not every home answered the last round of {self}: nothing to certify")
+        self.result = add_certificate(self.scenario, self.result, samples)
+        assert self.result.certificate is not None
+        if self.folder is not None:
+            write_whole(self.folder / "result.json", self.result.content())
+        return self.result.certificate
+
+    def report(self) -> Path:
+        """Write report.html and its figures into the run's folder; return the page. Raises `ConfigError`."""
+        from stackelgrid.report import write
+
+        if self.folder is None:
+            raise ConfigError(f"{self} has no folder to write a report to; play it with out=FOLDER")
+        return write(self.folder)
+
+    def save(self, began: datetime) -> None:
+        """Write result.json and manifest.json of a run that began at that time, if it has a folder."""
+        if self.folder is not None:
+            run_folder.write_result(self.folder, self.result, began)
+
+    def __repr__(self) -> str:
+        words = [
+            "settled" if self.settled else "not settled",
+            "complete" if self.complete else "not complete",
+            f"{len(self.rounds)} rounds",
+        ]
+        content = self.result.content()
+        for name in ("missing", "failures"):
+            entries = content[name]
+            text = repr(entries)
+            words += [f"{name} {text if len(text) <= 200 else text[:200] + '…'}"] if entries else []
+        where = "" if self.folder is None else f", in {self.folder}"
+        return f"<Run {self.scenario.game} on {self.result.transport}: {', '.join(words)}{where}>"
+
+
+def _load_scenario(
+    scenario: str | Path | Mapping[str, Any] | Scenario,
+    overrides: Mapping[str, Any] | Sequence[str] | None,
+    seed: int | None,
+) -> Scenario:
+    """Load a scenario, unless it is one already."""
+    if isinstance(overrides, Mapping):
+        overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+    if isinstance(scenario, Scenario):
+        if overrides or seed is not None:
+            raise ConfigError("a scenario that is loaded has its values; give overrides and seed to load()")
+        return scenario
+    return scenarios.load(scenario if isinstance(scenario, Mapping) else str(scenario), list(overrides or []), seed)
+
+
+def _make_folder(out: str | Path | None, transport: str, *, wanted: bool) -> Path | None:
+    """Make the run's folder; a temporary one where none is named and one is needed."""
+    if out is not None:
+        return run_folder.create(Path(out))
+    return Path(tempfile.mkdtemp(prefix="stackelgrid-")) if wanted or transport == "mqtt" else None
+
+
+def _certificate_modules(scenario: Scenario, certify: bool) -> list[str]:
+    return [f"{find(scenario.game).package}.certificate"] if certify else []
+
+
+def _import_all(modules: Sequence[str]) -> None:
+    """Import modules early; one that cannot be imported is reported where it is used."""
+    for module in modules:
+        with suppress(ImportError):
+            import_module(module)

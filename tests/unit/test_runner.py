@@ -1,0 +1,117 @@
+"""The runner: a run played from Python, kept in a folder or not, read again."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stackelgrid
+from stackelgrid.certify import CertificateError
+from stackelgrid.errors import ConfigError
+from stackelgrid.registry import names
+from stackelgrid.scenarios.scenario import load
+from stackelgrid.testing import build_plan
+
+DOC = Path(__file__).parents[2] / "docs" / "interface.md"
+FOUR = {"population.homes": 4, "aggregators": 2}
+
+
+def test_interface_example_runs(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```python\n((?s:.*?))^```$", DOC.read_text(), re.MULTILINE)
+    ended = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1].startswith("[('crash', ")
+    assert (tmp_path / "ten-homes" / "report.html").exists()
+
+
+def test_package_imports_no_runner_until_it_is_used() -> None:
+    code = "import sys, stackelgrid; print('numpy' in sys.modules); stackelgrid.run; print('numpy' in sys.modules)"
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert seen.stdout.split() == ["False", "True"]
+    with pytest.raises(AttributeError, match="no attribute 'walk'"):
+        stackelgrid.walk  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_run_in_memory_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    run = stackelgrid.run("user_oriented", FOUR)
+    assert run.settled and run.folder is None and list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match="has no folder to write a report to; play it with out=FOLDER"):
+        run.report()
+
+
+@pytest.mark.parametrize("game", names())
+def test_load_gives_what_run_gave(game: str, tmp_path: Path) -> None:
+    played = stackelgrid.run(game, FOUR if game == "user_oriented" else None, out=tmp_path / "run", seed=5)
+    read = stackelgrid.load(tmp_path / "run")
+    assert read.result == played.result
+    assert read.rounds == json.loads(json.dumps(played.rounds))
+    assert read.outcome == played.outcome is not None
+    assert read.scenario.everyone == played.scenario.everyone and read.scenario.seed == 5
+    assert read.record is None and not read.interrupted
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"leader.mu": 0.5, "population.homes": 4}, ["leader.mu=0.5", "population.homes=4"]]
+)
+def test_run_takes_a_scenario_in_any_form(overrides: Any) -> None:
+    run = stackelgrid.run("user_oriented", overrides)
+    assert stackelgrid.run(run.scenario).outcome == run.outcome
+    assert run.scenario.leader.model_dump()["mu"] == 0.5
+    with pytest.raises(ConfigError, match="give overrides and seed to load"):
+        stackelgrid.run(load("user_oriented"), overrides)
+
+
+def test_certificate_is_kept_in_the_folder(tmp_path: Path) -> None:
+    run = stackelgrid.run("user_oriented", FOUR, out=tmp_path / "run")
+    assert run.certificate is None
+    certificate = run.certify(samples=10)
+    assert certificate.root["passed"] and run.certificate == certificate
+    assert stackelgrid.load(tmp_path / "run").certificate == certificate
+
+
+def test_certificate_is_refused_when_a_home_is_missing() -> None:
+    crash = build_plan(kind="crash", node="home:1", at={"round": 2})
+    run = stackelgrid.run("user_oriented", {**FOUR, "rounds.missing": "exclude"}, faults=crash)
+    assert not run.complete and run.missing[0].action == "excluded"
+    with pytest.raises(CertificateError, match="not every home answered the last round"):
+        run.certify()
+
+
+def test_callbacks_follow_a_run(tmp_path: Path) -> None:
+    rounds: list[int] = []
+    faults: list[str] = []
+    steps: list[str] = []
+    run = stackelgrid.run(
+        "user_oriented",
+        FOUR,
+        faults="aggregator-dies",
+        out=tmp_path / "run",
+        certify=True,
+        report=True,
+        on_round=lambda record: rounds.append(record["round"]),
+        on_fault=lambda record: faults.append(record["kind"]),
+        on_step=steps.append,
+    )
+    assert rounds == list(range(1, len(run.rounds) + 1))
+    assert faults == ["crash", "restart"]
+    assert steps == ["certifying", "drawing"]
+    assert run.certificate is not None and (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [("nothing", r"result\.json: there is no such file"), ("empty", r"result\.json.*game")],
+)
+def test_folder_of_no_run_is_refused(folder: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "result.json").write_text("{}")
+    with pytest.raises(ConfigError, match=said):
+        stackelgrid.load(tmp_path / folder)
