@@ -1,8 +1,8 @@
-"""What a DRA does in the storage market: it adds up its homes' load, and trades what their batteries can hold.
+"""The DRA (demand response aggregator) of the storage market: it adds up its homes' load and trades their batteries.
 
 The homes are asked whenever the leader wants to know what they would draw; while the leader clears the market they
-hold, and a DRA answers alone with its bid (`battery_bid`). Its costs and its homes' batteries stay
-with it: the leader sees the bid, (q, u), the slope k of the supply function on which it lies, and the rated power. MW.
+hold, and a DRA answers alone with its bid [SM-9]. Its costs and its homes' batteries stay with it: the leader sees the
+bid, (q, u), the slope k of the supply function on which it lies [SM-11], and the rated power. MW.
 """
 
 from __future__ import annotations
@@ -14,35 +14,36 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from stackelgrid.games.storage_market.battery_bid import Array, BatteryMarket, Bid, Fleet, Terms
+from stackelgrid.errors import SolverError
+from stackelgrid.games.storage_market.battery_bid import BatteryMarket, Bid, Fleet, Terms
 from stackelgrid.games.storage_market.messages import Clearing, DraAnswer, FleetPlan, HomesAnswer, MarketSignal, Tariff
 from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.rounds.strategy import Ask, Ending, Reply
-from stackelgrid.wire.arrays import LARGEST
+from stackelgrid.wire.arrays import LARGEST, Array
 
 _LOG = logging.getLogger("aggregator_node")
-_KILO = 1000.0
+_KW_PER_MW = 1000.0
 
-_OF_HOMES = ("homes", "held", "excluded", "load", "usual", "wanted")
-"""What an answer says of the homes, good for as long as they hold."""
+_HOME_KEYS = ("homes", "held", "excluded", "load", "usual", "wanted")
+"""The keys of an answer that describe the homes; they stay as they are while homes hold."""
 
 
 class DraCosts(AggregatorSettings):
-    """What selling costs a DRA besides the energy: `quadratic` a in $/MW^2h, `wear` in $/MWh."""
+    """The costs of a DRA for what it sells, besides the energy: `quadratic` a in $/MW^2h, `wear` in $/MWh."""
 
     quadratic: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
     wear: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 0.0
 
     def strategy(self, slots: int, homes: Mapping[str, int]) -> StorageMarketDra:
-        """The DRA's part of the game."""
+        """Create the DRA's part of the game."""
         return StorageMarketDra(self.quadratic, self.wear, slots, homes)
 
 
 class StorageMarketDra:
-    """The DRA's strategy: between the leader's terms, its homes and its best response.
+    """The DRA's strategy, between the leader's terms, its homes and its best response.
 
-    `homes` is the number of homes behind each member. Batteries count once their home has been heard, from then on
-    with what it first disclosed; a home that is held or excluded goes on following the plan.
+    `homes` is the number of homes behind each member. Batteries count from the first answer of their home on, with what
+    that answer disclosed; a home that is held or excluded goes on following the plan.
     """
 
     def __init__(self, quadratic: float, wear: float, slots: int, homes: Mapping[str, int]) -> None:
@@ -51,20 +52,20 @@ class StorageMarketDra:
         self._market = BatteryMarket(Fleet.none(), quadratic, wear, slots)
         self._bid = Bid.nothing(slots)
         self._signal: MarketSignal | None = None
-        self._heard: DraAnswer | None = None
+        self._last_answer: DraAnswer | None = None
 
     def open(self, signal: MarketSignal) -> Ask[Tariff] | Reply[DraAnswer]:
-        """A bid needs no homes, once they have been heard; a turn does."""
+        """Ask the homes on a turn and the first time; else answer with a bid alone, which needs no homes."""
         self._signal = signal
-        if signal.bid and self._heard is not None:
-            return self._reply({key: getattr(self._heard, key) for key in _OF_HOMES} | {"moved": 0.0})
+        if signal.bid and self._last_answer is not None:
+            return self._reply({key: getattr(self._last_answer, key) for key in _HOME_KEYS} | {"moved": 0.0})
         return Ask(Tariff(price=signal.price, turn=signal.turn))
 
     def on_answers(
         self, asked: Tariff, answers: Mapping[str, HomesAnswer], held: Collection[str], excluded: Collection[str]
     ) -> Reply[DraAnswer]:
-        """The homes' loads added up, and the bid."""
-        self._disclosed(answers)
+        """Add up the homes' loads and answer with them and the bid."""
+        self._add_batteries(answers)
         fresh = [body for name, body in answers.items() if name not in held]
         return self._reply(
             {
@@ -73,13 +74,13 @@ class StorageMarketDra:
                 "excluded": sum(self._homes[name] for name in excluded),
                 "load": self._sum(body.load_kw for body in answers.values()),
                 "usual": self._sum(body.usual_kw for body in answers.values()),
-                "moved": min(sum(body.moved_kwh for body in fresh) / _KILO, LARGEST),
-                "wanted": min(sum(body.wanted_kwh for body in fresh) / _KILO, LARGEST),
+                "moved": min(sum(body.moved_kwh for body in fresh) / _KW_PER_MW, LARGEST),
+                "wanted": min(sum(body.wanted_kwh for body in fresh) / _KW_PER_MW, LARGEST),
             }
         )
 
     def settle(self, settlement: Clearing) -> Ending[FleetPlan]:
-        """The bid that stands, shared among the homes by battery capacity."""
+        """Share the bid that stands among the homes by battery capacity."""
         bid, fleet = self._bid, self._market.fleet
         share = 1 / fleet.installed if fleet.installed > 0 else 0.0
         plan = FleetPlan(price=settlement.price, charge=(share * bid.charge).tolist(), sold=(share * bid.sold).tolist())
@@ -92,21 +93,21 @@ class StorageMarketDra:
         return Ending(plan, account)
 
     def _sum(self, loads: Iterable[Sequence[float]]) -> list[float]:
-        """Homes' loads in kW added up, MW."""
-        total = sum((np.array(load) for load in loads), np.zeros(self._slots)) / _KILO
+        """Add up homes' loads in kW, give MW."""
+        total = sum((np.array(load) for load in loads), np.zeros(self._slots)) / _KW_PER_MW
         return [float(each) for each in np.minimum(total, LARGEST)]
 
-    def _disclosed(self, bodies: Mapping[str, HomesAnswer]) -> None:
-        """Take in the batteries of homes heard for the first time; what was bid without them is void."""
+    def _add_batteries(self, answers: Mapping[str, HomesAnswer]) -> None:
+        """Add the batteries of homes that answer for the first time; a bid made without them is void."""
         new = {
             name: Fleet(
-                b.capacity / _KILO,
-                (b.initial + b.headroom) * b.capacity / _KILO,
-                b.initial * b.capacity / _KILO,
-                b.power * b.capacity / _KILO,
+                b.capacity / _KW_PER_MW,
+                (b.initial + b.headroom) * b.capacity / _KW_PER_MW,
+                b.initial * b.capacity / _KW_PER_MW,
+                b.power * b.capacity / _KW_PER_MW,
                 b.efficiency,
             )
-            for name, body in bodies.items()
+            for name, body in answers.items()
             if name not in self._fleets and (b := body.batteries) is not None
         }
         if new:
@@ -115,8 +116,8 @@ class StorageMarketDra:
             self._market = BatteryMarket(fleet, self._quadratic, self._wear, self._slots)
             self._bid = Bid.nothing(self._slots)
 
-    def _reply(self, heard: dict[str, Any]) -> Reply[DraAnswer]:
-        """What was heard of the homes, with the bid, moved first when the leader asks for that."""
+    def _reply(self, homes: dict[str, Any]) -> Reply[DraAnswer]:
+        """Answer with the state of the `homes` and the bid, which first moves when the leader asks for that."""
         assert self._signal is not None
         signal, change = self._signal, 0.0
         cap = np.array(signal.sales_cap) * self._market.fleet.power
@@ -124,24 +125,27 @@ class StorageMarketDra:
         if signal.bid:
             change = self._move(terms, signal.step)
         bid = self._bid
-        self._heard = DraAnswer(
-            **heard,
+        self._last_answer = DraAnswer(
+            **homes,
             charge=bid.charge.tolist(),
             sold=bid.sold.tolist(),
             supply_slope=self._market.supply_slope(terms.price, bid).tolist(),
             bid_change=change,
             rated_power=self._market.fleet.power,
         )
-        return Reply(self._heard)
+        return Reply(self._last_answer)
 
     def _move(self, terms: Terms, step: float) -> float:
-        """Towards the best response, all the way where the bid as it stands is above its caps; returns how far, MW."""
+        """Move the bid by `step` towards the best response [SM-6] and give the largest change, MW.
+
+        Where the bid as it stands is above its caps, it moves all the way.
+        """
         last = self._bid
         try:
             best = self._market.best_response(terms, last)
-        except ArithmeticError as error:
-            # Terms that no market has: the bid stands, the leader may come to its senses.
-            _LOG.error("no bid could be worked out", extra={"data": {"error": str(error)}})
+        except SolverError as error:
+            # No market has such terms: the bid stands, the leader's next terms may be right.
+            _LOG.error("the bid stays as it is", extra={"data": {"error": str(error)}})
             return 0.0
         above = bool((last.sold > terms.sales_cap).any())
         self._bid = last.towards(best, 1.0 if above else step)

@@ -1,14 +1,14 @@
-"""What a DRA solves in the storage market: how much of its homes' stored energy to sell, and when to charge it.
+"""The DRA's problem in the storage market: how much of its homes' stored energy to sell, and when to charge it.
 
-Its batteries count as one, of usable capacity E, power P and efficiency eta each way. It faces, in each hour, the line
-that the leader announced around its last bid x0 (reading: Cournot competition on announced linear curves),
+Its batteries count as one [SM-12], of usable capacity E, power P and efficiency eta each way. In each hour it faces the
+line that the leader announced around its last bid x0 [SM-3] (reading: Cournot competition on announced linear curves),
 
-    max over q, u   sum_t (rho_t - s_t (x_t - x0_t)) x_t - a q_t^2 - wear q_t,       x = q - u
+    max over q, u   sum_t (rho_t - s_t (x_t - x0_t)) x_t - a q_t^2 - wear q_t,       x = q - u           [SM-9]
     s.t.            0 <= q_t <= cap_t,   0 <= u_t,   q_t + u_t <= P
-                    e_t = e_{t-1} + eta u_t - q_t / eta,   0 <= e_t <= E,   e_T >= e_0
+                    e_t = e_{t-1} + eta u_t - q_t / eta,   0 <= e_t <= E,   e_T >= e_0                   [SM-10]
 
 q is sold, u charged, MW; e is stored at the end of the hour, MWh; rho in $/MWh, s in $/MWh per MW, a in $/MW^2h. It is
-strictly concave for a, s > 0: a QP in DAQP. The best response satisfies, with m_t what a MWh in store is worth,
+strictly concave for a, s > 0: a QP in DAQP. The best response satisfies, with m_t the value of a MWh in store,
 
     rho_t - s_t (2 x_t - x0_t) = wear + 2 a q_t + m_t / eta + (caps)     where it sells:  marginal cost below the price
 """
@@ -20,13 +20,13 @@ from dataclasses import dataclass
 
 import daqp
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from stackelgrid.errors import SolverError
+from stackelgrid.wire.arrays import Array
 
 _PRIMAL_TOLERANCES = (1e-11, 1e-9, 1e-7)
 _ROUNDING = 1e-12
-"""A bid below this part of the power, microwatts of megawatts, is the solver's rounding, and no bid."""
+"""A bid below this part of the power is the solver's rounding, and no bid."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,15 @@ class Fleet:
 
     @classmethod
     def none(cls) -> Fleet:
-        """No batteries."""
+        """Give a fleet of no batteries."""
         return cls(0.0, 0.0, 0.0, 0.0, 1.0)
 
     @classmethod
     def of(cls, parts: Sequence[Fleet]) -> Fleet:
-        """Fleets together: of each MWh installed, what the weakest of them has of power, energy and room (derived).
+        """Combine fleets into one that all batteries can follow [SM-12].
 
-        A battery that starts fuller, or loses less, then never runs empty or over before the fleet does.
+        Of each MWh installed it has the power, stored energy and room of the weakest of them (derived), so that a
+        battery that starts fuller, or loses less, never runs empty or over before the fleet does.
         """
         parts = [part for part in parts if part.installed > 0]
         if not parts:
@@ -64,13 +65,13 @@ class Fleet:
         return cls(installed, initial + headroom, initial, power, min(part.efficiency for part in parts))
 
     def level(self, charge: Array, sold: Array) -> Array:
-        """Stored at the end of each hour, (T,) MWh."""
+        """Give the energy stored at the end of each hour [SM-10], (T,) MWh."""
         return np.asarray(self.initial + np.cumsum(self.efficiency * charge - sold / self.efficiency))
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What the leader announced: `price`, `slope` and `sales_cap`, all (T,)."""
+    """The terms that the leader announced: `price`, `slope` and `sales_cap`, all (T,)."""
 
     price: Array
     slope: Array
@@ -87,16 +88,16 @@ class Bid:
 
     @classmethod
     def nothing(cls, slots: int) -> Bid:
-        """No bid."""
+        """Give the bid of a DRA that neither sells nor charges."""
         return cls(np.zeros(slots), np.zeros(slots), np.zeros(slots))
 
     @property
     def net(self) -> Array:
-        """x, (T,) MW: what the grid gets."""
+        """x, (T,) MW: sold less charged."""
         return self.sold - self.charge
 
     def towards(self, other: Bid, step: float) -> Bid:
-        """The bid the part `step` of the way to another; feasible when both are."""
+        """Give the bid that is the part `step` of the way to another; it is feasible when both are."""
         return Bid(
             (1 - step) * self.charge + step * other.charge,
             (1 - step) * self.sold + step * other.sold,
@@ -105,7 +106,7 @@ class Bid:
 
 
 class BatteryMarket:
-    """A DRA's side of the market: its `fleet`, the `quadratic` cost a and the `wear` of a MWh sold, all its secret."""
+    """A DRA's side of the market: its `fleet`, the `quadratic` cost a and the `wear` of a MWh sold, all private."""
 
     def __init__(self, fleet: Fleet, quadratic: float, wear: float, slots: int) -> None:
         self.fleet, self.quadratic, self.wear, self.slots = fleet, quadratic, wear, slots
@@ -118,14 +119,14 @@ class BatteryMarket:
         self._room = np.concatenate([np.full(slots, fleet.power), np.full(slots, fleet.usable - fleet.initial)])
 
     def payoff(self, terms: Terms, last: Bid, bid: Bid) -> float:
-        """What a bid earns on the announced line around the `last` one, dollars."""
+        """Give what a bid earns on the announced line around the `last` one [SM-9], dollars."""
         price = terms.price - terms.slope * (bid.net - last.net)
         return float(price @ bid.net - self.quadratic * bid.sold @ bid.sold - self.wear * bid.sold.sum())
 
     def best_response(self, terms: Terms, last: Bid) -> Bid:
-        """The bid of the largest payoff. Raises `ArithmeticError` when none is found.
+        """Solve for the bid of the largest payoff [SM-9]. Raise `SolverError` when none is found.
 
-        There always is one, but at prices out of all proportion the solver's arithmetic gives up.
+        There always is one, but at absurd prices the solver fails for lack of precision.
         """
         if self.fleet.power <= 0 or self.fleet.usable <= 0:
             return Bid.nothing(self.slots)
@@ -141,20 +142,20 @@ class BatteryMarket:
             )
             if flag > 0:
                 return self._within_limits(z, cap, info["lam"][3 * self.slots :])
-        raise ArithmeticError(f"no best response to these terms found (DAQP exit {flag})")
+        raise SolverError("best bid of a DRA", f"DAQP exit {flag}")
 
     def supply_slope(self, price: Array, bid: Bid) -> Array:
-        """k, (T,): the price over what one more MWh sold costs, energy, losses and wear included; 1 where none is sold.
+        """Give k [SM-11], (T,): the price over the marginal cost of a MWh sold; 1 where none is sold.
 
-        The supply function q(rho) = (rho / k - b) / (2 a), b the cost of the first MWh, passes through the bid. In
-        equilibrium k >= 1: nobody sells below cost.
+        The cost includes energy, losses and wear. The supply function q(rho) = (rho / k - b) / (2 a), b the cost of the
+        first MWh, passes through the bid. In equilibrium k >= 1: nobody sells below cost.
         """
         marginal = 2 * self.quadratic * bid.sold + self.wear + bid.energy_value / self.fleet.efficiency
         sells = (bid.sold > 1e-9 * self.fleet.power) & (marginal > 1e-6 * np.abs(price))
         return np.asarray(np.where(sells, np.maximum(price, 0) / np.where(sells, marginal, 1.0), 1.0))
 
     def _within_limits(self, z: Array, cap: Array, multipliers: Array) -> Bid:
-        """The bid with the solver's rounding taken off, and what the limits on the level say a stored MWh is worth."""
+        """Round the solver's bid into its limits; the multipliers of the level give the value of a MWh in store."""
         power = self.fleet.power
         bids = np.clip(z[: self.slots], 0, cap), np.clip(z[self.slots :], 0, power)
         sold, charge = (np.where(bid > _ROUNDING * power, bid, 0.0) for bid in bids)

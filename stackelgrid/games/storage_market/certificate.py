@@ -55,7 +55,7 @@ def certify(scenario: StorageMarketScenario, outcome: StorageMarketOutcome, samp
     - `violation`: the worst breach of a limit of a generator, a bid, a battery or an appliance, MW or MWh.
     - `feasible`: whether that, and energy not served, are within 1e-6 of the peak.
 
-    Raises `CertificateError` for an outcome of another scenario, and when a reference finds no solution.
+    Raise `CertificateError` for an outcome of another scenario, and when a reference finds no solution.
     """
     leader = scenario.leader
     members = {name: [home for process in shared for home in process] for name, shared in scenario.households().items()}
@@ -196,7 +196,7 @@ class _Arrays:
 
     @property
     def net_charge(self) -> Array:
-        """What all batteries charge less what they deliver."""
+        """-Q [SM-2]: what all batteries charge less what they deliver."""
         return np.asarray(sum(self.charge.values()) - sum(self.sold.values()))
 
 
@@ -285,7 +285,7 @@ def _balance_residual(members: Mapping[str, Sequence[MarketHome]], leader: Utili
 
 
 def _battery_residual(run: _Arrays, home: MarketHome) -> float:
-    """Give the largest error of e = e + eta u - q / eta - spilt, MWh."""
+    """Give the largest error of a battery's level [SM-16], MWh."""
     if home.battery is None:
         return 0.0
     battery, day = home.battery, run.homes[home.id]

@@ -1,13 +1,13 @@
-"""Dynamic economic dispatch: what each generator runs at in each hour, and the price that follows (reading).
+"""Dynamic economic dispatch [SM-1] (reading): what each generator runs at in each hour, and the price that follows.
 
     min   sum_t [ sum_g a_g P_gt^2 + b_g P_gt + c_g  +  V short_t + eps (short_t^2 + spilt_t^2) ]
     s.t.  sum_g P_gt + short_t - spilt_t = N_t                     price_t is the multiplier of this balance
           0 <= P_gt <= P_max,g      |P_gt - P_g,t-1| <= R_g        short_t, spilt_t >= 0
 
-N is the net demand, what is drawn less what batteries deliver. `short` is load that is not served, at the price V of
-lost load, `spilt` generation that nobody takes: with them every demand has a dispatch, so that a leader survives
-whatever it is told, and the price stays between about 0 and V. The programme is strictly convex (a_g > 0), one DAQP
-model for all demands, each solve starting from the last active set. MW per slot of one hour, dollars per MWh.
+N is the net demand: demand less what batteries deliver. `short` is load that is not served, at the price V of lost
+load, `spilt` is generation that nobody takes. With both, every net demand has a dispatch, also one that follows from
+wrong answers, and the price stays between about 0 and V. The program is strictly convex (a_g > 0). One DAQP model
+serves all demands; each solve starts from the last active set. MW per slot of one hour, dollars per MWh.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dataclasses import dataclass
 
 import daqp
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from stackelgrid.errors import SolverError
+from stackelgrid.wire.arrays import Array
 
 _EQUALITY = 5
 _SLACK_CURVATURE = 0.01
-"""eps, $/MW^2h: DAQP wants every variable curved; where load is lost the price rises by 2 eps with each MW of it."""
+"""eps, $/MW^2h: DAQP needs curvature in every variable. Where load is lost, the price rises by 2 eps for each MW."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class GeneratingUnit:
 
 @dataclass(frozen=True)
 class Dispatch:
-    """The optimum for one net demand: `generation` (G, T), `short`, `spilt` (T,), MW; `price` (T,), $/MWh.
+    """The optimum [SM-1] for one net demand: `generation` (G, T), `short`, `spilt` (T,), MW; `price` (T,), $/MWh.
 
     `hourly_cost` (T,) is the supply cost of each hour, lost load included, in dollars.
     """
@@ -58,7 +58,7 @@ class Dispatch:
 
 
 class EconomicDispatch:
-    """The programme of a fleet of generators over `slots` hours, set up once and solved for each net demand."""
+    """The program [SM-1] of several generators over `slots` hours, set up once and solved for each net demand."""
 
     def __init__(self, generators: Sequence[GeneratingUnit], lost_load_price: float, slots: int) -> None:
         self.generators = list(generators)
@@ -82,41 +82,42 @@ class EconomicDispatch:
         self._model: daqp.Model | None = None
 
     def solve(self, net_demand: Array) -> Dispatch:
-        """The dispatch for `net_demand` (T,), MW. Raises `ArithmeticError` when no solution is found.
+        """Give the dispatch for `net_demand` (T,), MW. Raise `SolverError` when no solution is found.
 
-        Every finite demand has one; the solver's arithmetic gives up where it is out of all proportion.
+        Every finite demand has one, but at absurd magnitudes the solver fails for lack of precision.
         """
         self._upper[self._balance] = self._lower[self._balance] = net_demand
-        z, multipliers = self._warm() or self._cold()
-        outputs = len(self.generators) * self.slots
+        z, multipliers = self._solve_warm() or self._solve_cold()
+        z, outputs = np.clip(z, 0, None), len(self.generators) * self.slots
         generation = z[:outputs].reshape(-1, self.slots)
         short, spilt = np.split(z[outputs:], 2)
         running = (self._a * generation**2 + self._b * generation + self._constant[:, None]).sum(axis=0)
         lost = self._lost_load_price * short + _SLACK_CURVATURE * (short**2 + spilt**2)
         return Dispatch(generation, short, spilt, -multipliers[self._balance], running + lost)
 
-    def _warm(self) -> tuple[Array, Array] | None:
-        """From the last active set; None when there is none or it leads nowhere."""
+    def _solve_warm(self) -> tuple[Array, Array] | None:
+        """Solve from the last active set; None when there is none or it leads to no solution."""
         if self._model is None:
             return None
         self._model.update(bupper=self._upper, blower=self._lower)
-        return self._checked(*self._model.solve())
+        z, _, flag, info = self._model.solve()
+        return (z, info["lam"]) if self._is_feasible(z, flag) else None
 
-    def _cold(self) -> tuple[Array, Array]:
+    def _solve_cold(self) -> tuple[Array, Array]:
         sense = np.zeros(len(self._upper), np.int32)
         sense[self._balance] = _EQUALITY
-        model = daqp.Model()
+        model, self._model = daqp.Model(), None
         model.settings = {"primal_tol": 1e-11, "dual_tol": 1e-12, "iter_limit": 20 * len(self._upper)}
         flag, _ = model.setup(np.diag(self._weight), self._linear, self._rows, self._upper, self._lower, sense)
-        found = self._checked(*model.solve()) if flag >= 0 else None
-        self._model = model if found else None
-        if found is None:
-            raise ArithmeticError("no economic dispatch found for this net demand")
-        return found
+        if flag >= 0:
+            z, _, flag, info = model.solve()
+            if self._is_feasible(z, flag):
+                self._model = model
+                return z, info["lam"]
+        raise SolverError("economic dispatch", f"DAQP exit {flag}")
 
-    def _checked(self, z: Array, _: float, flag: int, info: dict[str, Array]) -> tuple[Array, Array] | None:
-        """z and the multipliers (bounds, then rows), if z keeps bounds and rows to 1e-9 of the demand."""
-        drawn = np.concatenate([z, self._rows @ z])
-        hair = 1e-9 * max(1.0, float(np.abs(self._upper[self._balance]).max()))
-        sound = flag > 0 and (drawn <= self._upper + hair).all() and (drawn >= self._lower - hair).all()
-        return (np.clip(z, 0, None), info["lam"]) if sound else None
+    def _is_feasible(self, z: Array, flag: int) -> bool:
+        """Tell whether the solver succeeded and z keeps bounds and rows to 1e-9 of the demand."""
+        values = np.concatenate([z, self._rows @ z])
+        margin = 1e-9 * max(1.0, float(np.abs(self._upper[self._balance]).max()))
+        return flag > 0 and bool((values <= self._upper + margin).all() and (values >= self._lower - margin).all())

@@ -1,7 +1,7 @@
-"""What the storage market puts into the messages: MW between leader and DRA, kW between a DRA and its homes.
+"""The message bodies of the storage market: MW between leader and DRA, kW between a DRA and its homes.
 
-A DRA is a demand response aggregator; a home's batteries are known to its own DRA alone, its appliances to nobody.
-Prices are dollars per MWh, one number per slot of an hour.
+A DRA is a demand response aggregator. A home's battery is known to its own DRA alone, its appliances to nobody. Prices
+are dollars per MWh, one number per slot of an hour.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Amounts = Annotated[list[NonNegative], Field(min_length=1, max_length=MAX_SLOTS)
 
 
 class Turn(Body):
-    """Which appliances may be rescheduled: those whose group, of `groups`, has its `turn` (none: nobody's).
+    """The appliances that may be rescheduled: those whose group, of `groups`, has the `turn`; none where it is None.
 
-    A home changes an appliance's schedule when that saves more than `inertia` of what it costs at the price. Where
-    `back`, appliances that moved in their last turn go back to where they were instead.
+    A home changes an appliance's schedule when that saves more than `inertia` of what it costs at the price [SM-15].
+    Where `back`, appliances that moved in their last turn go back to their schedule before it instead.
     """
 
     groups: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -37,9 +37,9 @@ class Turn(Body):
 class MarketSignal(Body):
     """Leader to the DRAs: the real-time `price`, whose turn it is, and the terms on which batteries are traded.
 
-    The price that a DRA faces is price - slope (x - x_now), x what it sells less what it charges, MW, x_now as its bid
-    stands; `slope` is in $/MWh per MW. For each MW of its rated power it may sell `sales_cap` MW. Where `bid`, it is to
-    move its bid by the part `step` towards its best response; else the bid stands.
+    The price that a DRA faces is price - slope (x - x_now) [SM-3], x what it sells less what it charges, MW, x_now as
+    its bid stands; `slope` is in $/MWh per MW. For each MW of its rated power it may sell `sales_cap` MW [SM-4]. Where
+    `bid`, it is to move its bid by the part `step` towards its best response [SM-6]; else the bid stands.
     """
 
     price: Vector
@@ -55,19 +55,19 @@ class MarketSignal(Body):
         return len(self.price)
 
     @model_validator(mode="after")
-    def _lengths(self) -> Self:
-        _same_length(self, "price", "slope", "sales_cap")
+    def _check_lengths(self) -> Self:
+        _require_same_length(self, "price", "slope", "sales_cap")
         return self
 
 
 class DraAnswer(Body):
-    """DRA to leader: what its homes draw and what it bids, MW.
+    """DRA to leader: the load of its homes and its bid, MW.
 
-    Appliances draw `load`, and drew `usual` before there was a price. The bid is `charge` and `sold`; `supply_slope` is
-    k of the supply function on which it lies, price over marginal cost, 1 where nothing is sold; `bid_change` is how
-    far the bid moved in this round. The batteries can do `rated_power` at most. Homes rescheduled `moved` MWh in this
-    round, others would reschedule `wanted` MWh, had they the turn. `homes` are behind the answer, `held` of them with
-    an earlier one; `excluded` homes are not in it.
+    Appliances draw `load`; they drew `usual` before there was a price. The bid is `charge` and `sold`; `supply_slope`
+    is k [SM-11], price over marginal cost, 1 where nothing is sold; `bid_change` is how far the bid moved in this
+    round. The batteries have a `rated_power`. Homes rescheduled `moved` MWh in this round; others would reschedule
+    `wanted` MWh if they had the turn. The answer is of `homes`, `held` of them with an earlier one; `excluded` homes
+    are not in it.
     """
 
     homes: Count
@@ -90,12 +90,12 @@ class DraAnswer(Body):
 
     @property
     def fresh(self) -> bool:
-        """Whether every home behind it answered when last asked."""
+        """Tell whether every home in the answer answered when last asked."""
         return self.held == 0 and self.excluded == 0
 
     @model_validator(mode="after")
-    def _lengths(self) -> Self:
-        _same_length(self, "load", "usual", "charge", "sold", "supply_slope")
+    def _check_lengths(self) -> Self:
+        _require_same_length(self, "load", "usual", "charge", "sold", "supply_slope")
         return self
 
 
@@ -111,7 +111,7 @@ class Clearing(Body):
 
 
 class Tariff(Body):
-    """DRA to homes: the price, and who may reschedule at it."""
+    """DRA to homes: the price, and the turn to reschedule at it."""
 
     price: Vector
     turn: Turn
@@ -123,10 +123,10 @@ class Tariff(Body):
 
 
 class Batteries(BaseModel):
-    """What a process's batteries can do together, disclosed to its own DRA: `capacity` kWh.
+    """The batteries of a process together, disclosed to its own DRA [SM-12]: `capacity` kWh.
 
     Of each kWh of capacity, the least that any of them has of `power` kW, stored energy at the start (`initial`) and
-    room above it (`headroom`); `efficiency` each way is that of the worst. Bounds are such that sums may travel too.
+    room above it (`headroom`); `efficiency` each way is that of the worst. Sums keep within the bounds, too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -139,10 +139,10 @@ class Batteries(BaseModel):
 
 
 class HomesAnswer(Body):
-    """Homes of one process to their DRA: what their appliances draw, `load_kw`, and their `batteries`, if any.
+    """Homes of one process to their DRA: the load of their appliances, `load_kw`, and their `batteries`, if any.
 
     `usual_kw` is what they drew before there was a price, `moved_kwh` what they rescheduled in this round, `wanted_kwh`
-    what they would reschedule, had they the turn.
+    what they would reschedule if they had the turn.
     """
 
     homes: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -163,13 +163,13 @@ class HomesAnswer(Body):
         return max(*self.load_kw, *self.usual_kw)
 
     @model_validator(mode="after")
-    def _lengths(self) -> Self:
-        _same_length(self, "load_kw", "usual_kw")
+    def _check_lengths(self) -> Self:
+        _require_same_length(self, "load_kw", "usual_kw")
         return self
 
 
 class FleetPlan(Body):
-    """DRA to homes, at the end: the price, and what each kWh of battery capacity charges and delivers, kW."""
+    """DRA to homes, at the end: the price, and what each kWh of battery capacity charges and delivers [SM-16], kW."""
 
     price: Vector
     charge: Amounts
@@ -181,12 +181,12 @@ class FleetPlan(Body):
         return len(self.price)
 
     @model_validator(mode="after")
-    def _lengths(self) -> Self:
-        _same_length(self, "price", "charge", "sold")
+    def _check_lengths(self) -> Self:
+        _require_same_length(self, "price", "charge", "sold")
         return self
 
 
-def _same_length(body: Body, *keys: str) -> None:
+def _require_same_length(body: Body, *keys: str) -> None:
     first, *others = keys
     slots = len(getattr(body, first))
     for key in others:

@@ -67,7 +67,7 @@ class StorageMarketOutcome(Outcome):
     that before anybody rescheduled.
 
     - `price`, `clearing_price`: the hourly price, under both names; `price_without`; `price_cap`, the marginal price of
-      the same load without batteries.
+      the same load without batteries [SM-8].
     - `dispatch_mw`: output by generator; `short_mw`: load not served; `spilt_mw`: generation not taken.
     - `load_mw`: demand before batteries; `demand_mw`: with what they charge; `net_demand_mw`: what generators serve.
     - `sold_mw`, `charge_mw`: the bid by DRA; `sales_cap_mw`: the most that each may sell; `supply_slope`: k, price over
@@ -188,7 +188,7 @@ class StorageMarketOutcome(Outcome):
         )
 
     @model_validator(mode="after")
-    def _lengths(self) -> Self:
+    def _check_lengths(self) -> Self:
         for path, numbers in _hourly("", self):
             if len(numbers) != len(self.price):
                 raise ValueError(f"{path} has {len(numbers)} numbers, price has {len(self.price)}")

@@ -49,7 +49,7 @@ class Kind(StrictModel):
 
 
 class Population(StrictModel):
-    """How homes are drawn: together their appliances need `flexible_share` of the day's expected energy.
+    """The homes to draw at random. Together their appliances need `flexible_share` of the day's expected energy.
 
     Each home is of a random `size`, has one appliance of each of the `kinds`, whose energy comes in `blocks_per_hour`,
     and a `battery`.
@@ -64,7 +64,7 @@ class Population(StrictModel):
 
     @field_validator("kinds")
     @classmethod
-    def _whole(cls, kinds: list[Kind]) -> list[Kind]:
+    def _check_shares(cls, kinds: list[Kind]) -> list[Kind]:
         together = sum(kind.share for kind in kinds)
         if abs(together - 1) > 1e-9:
             raise ValueError(f"the shares of the kinds are {together:g} together; make them 1")

@@ -98,7 +98,7 @@ def _supply_cost(runs: Runs) -> Seen:
     return Seen(here, costs[0] > costs[1] > costs[2])
 
 
-def _paid(outcome: StorageMarketOutcome) -> tuple[Array, Array]:
+def _payments(outcome: StorageMarketOutcome) -> tuple[Array, Array]:
     """Give what all demand but charging costs at the real-time price, without and with the market, (24,) dollars."""
     without = np.multiply(outcome.price_without, outcome.load_without_mw)
     return without, np.multiply(outcome.price, outcome.load_mw)
@@ -128,12 +128,12 @@ def _supply_cost_since_before(runs: Runs) -> Seen:
 def _demand_cost_by_period(runs: Runs) -> Seen:
     scenario = load(GAME)
     assert isinstance(scenario, StorageMarketScenario)
-    without, after = _paid(_outcome(runs))
+    without, after = _payments(_outcome(runs))
     return _changes(sum_by_period(scenario, without), sum_by_period(scenario, after))
 
 
 def _demand_cost(runs: Runs) -> Seen:
-    without, after = (float(paid.sum()) for paid in _paid(_outcome(runs)))
+    without, after = (float(paid.sum()) for paid in _payments(_outcome(runs)))
     return Seen(f"{without:.0f} to {after:.0f} dollars a day, {100 * (after / without - 1):+.2f} %", after < without)
 
 

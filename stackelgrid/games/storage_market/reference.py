@@ -45,7 +45,7 @@ class Fleet:
 
     @classmethod
     def of(cls, homes: Sequence[MarketHome]) -> Fleet:
-        """Give what every battery of these homes can follow in proportion to its capacity."""
+        """Give what every battery of these homes can follow in proportion to its capacity [SM-12]."""
         batteries = [home.battery for home in homes if home.battery is not None]
         if not batteries:
             return cls(0.0, 0.0, 0.0, 1.0)
@@ -72,7 +72,7 @@ class Optimum:
 
 
 def dispatch(leader: UtilitySettings, load: Array) -> Optimum:
-    """Solve the best dispatch for `load`. Raises `CertificateError`."""
+    """Solve the best dispatch [SM-1] for `load`. Raise `CertificateError`."""
     return equilibrium(leader, load, {}, {}, {}, np.zeros(len(load)))
 
 
@@ -84,9 +84,9 @@ def equilibrium(
     caps: Mapping[str, Array],
     slope: Array,
 ) -> Optimum:
-    """Minimise the market's potential over dispatch and bids: its minimum is the one equilibrium.
+    """Minimise the market's potential [SM-5] over dispatch and bids: its minimum is the one equilibrium.
 
-    Raises `CertificateError`.
+    Raise `CertificateError`.
     """
     units, slots = leader.generators, len(load)
     generation = cp.Variable((len(units), slots), nonneg=True)
@@ -121,7 +121,7 @@ def equilibrium(
 def total_cost(
     leader: UtilitySettings, load: Array, fleets: Mapping[str, Fleet], costs: Mapping[str, DraCosts], theta: float
 ) -> float:
-    """Give J, supply cost and net purchases in the equilibrium at `theta`, dollars. Raises `CertificateError`."""
+    """Give J [SM-7] in the equilibrium at `theta`, dollars. Raise `CertificateError`."""
     sales = min(theta, 1.0) * np.maximum(load, 0)
     chord = dispatch(leader, load).price - dispatch(leader, load - sales).price
     slope = np.maximum(chord / np.where(sales > 0, sales, 1.0), _LEAST_SLOPE)
@@ -142,7 +142,7 @@ def supply_cost(leader: UtilitySettings, generation: Array, short: Array, spilt:
 
 
 def potential_of_bid(costs: DraCosts, slope: Array, sold: Array, charge: Array) -> float:
-    """Give a bid's part of the market's potential, dollars."""
+    """Give a bid's part of the market's potential [SM-5], dollars."""
     own = costs.quadratic * sold @ sold + costs.wear * sold.sum()
     return float(own + slope / 2 @ (sold - charge) ** 2)
 
@@ -152,7 +152,7 @@ def potential_of_bid(costs: DraCosts, slope: Array, sold: Array, charge: Array) 
 
 @dataclass(frozen=True)
 class BidProblem:
-    """What one DRA decides: its bid on the line announced around its `last` net sales, with its `costs` and `cap`."""
+    """A DRA's problem [SM-9]: its bid on the line announced around its `last` net sales, with its `costs` and `cap`."""
 
     price: Array
     slope: Array
@@ -168,7 +168,7 @@ class BidProblem:
         return float((self.price - self.slope * (net - self.last)) @ net - own)
 
     def best_bid(self) -> tuple[Array, Array]:
-        """Solve for the bid (sold, charge) of the largest payoff. Raises `CertificateError`."""
+        """Solve for the bid (sold, charge) of the largest payoff. Raise `CertificateError`."""
         sold, charge = cp.Variable(len(self.last), nonneg=True), cp.Variable(len(self.last), nonneg=True)
         net = sold - charge
         earned = (self.price + self.slope * self.last) @ net - cp.sum(cp.multiply(self.slope, cp.square(net)))
@@ -225,7 +225,7 @@ def _solve(problem: Any, name: str) -> None:
 def cheapest_cost(appliance: Appliance, price: Array) -> float:
     """Give the least that an appliance's energy costs, price times kWh, by an integer program over hours or starts.
 
-    Raises `CertificateError`.
+    Raise `CertificateError`.
     """
     window = price[appliance.first - 1 : appliance.last]
     if isinstance(appliance, Interruptible):

@@ -40,7 +40,7 @@ class Periods(StrictModel):
     peak_from: Share = 0.95
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _check_order(self) -> Self:
         if self.valley_below > self.peak_from:
             raise ValueError(f"valley_below {self.valley_below:g} is above peak_from {self.peak_from:g}; swap them")
         return self
@@ -71,7 +71,7 @@ class StorageMarketScenario(PopulatedScenario[Population, MarketHome]):
             raw.setdefault("aggregators", len(raw["dras"]))
 
     @model_validator(mode="after")
-    def _one_each(self) -> Self:
+    def _check_aggregators(self) -> Self:
         if self.aggregators != len(self.dras):
             raise ValueError(f"aggregators is {self.aggregators}, there are {len(self.dras)} dras; leave it out")
         return self

@@ -1,12 +1,12 @@
-"""When a home's appliances run: time-of-use scheduling by dynamic programming (reading: energy in equal blocks).
+"""Schedules of a home's appliances: time-of-use scheduling by dynamic programming (reading: energy in equal blocks).
 
 An interruptible appliance needs `blocks` of energy between the hours `first` and `last`, at most m of them an hour.
-With s blocks still to come, the rest of the day costs at least
+With s blocks still to come, the rest of the day costs at least [SM-13]
 
     V_t(s) = min over 0 <= u <= min(s, m) of  lambda_t u + V_{t+1}(s - u),    V_{last+1}(0) = 0,  else infinite,
 
-per kWh of a block; u_t follows forwards. An appliance that cannot be interrupted decides on its starting hour alone.
-Both are exact. Hours count from 1, energy in kWh, prices in the money of the price per MWh.
+per kWh of a block; u_t follows forwards. An appliance that cannot be interrupted decides on its starting hour alone
+[SM-14]. Both are exact. Hours count from 1, energy in kWh, prices in dollars per MWh.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Interruptible(PrivateModel):
 
     @property
     def hours(self) -> int:
-        """How long it runs at full rate."""
+        """The hours that it runs at full rate."""
         return -(-self.blocks // self.per_hour)
 
     @property
     def energy_kwh(self) -> float:
-        """What it needs."""
+        """The energy that it needs."""
         return self.blocks * self.block_kwh
 
     @property
@@ -56,16 +56,16 @@ class Interruptible(PrivateModel):
         return min(self.blocks, self.per_hour) * self.block_kwh
 
     def preferred_schedule(self, slots: int) -> Array:
-        """What it draws before there is a price, (T,) kWh."""
-        drawn = np.zeros(slots)
+        """Give what it draws before there is a price, (T,) kWh."""
+        blocks = np.zeros(slots)
         left = self.blocks
         for hour in range(self.preferred - 1, self.preferred - 1 + self.hours):
-            drawn[hour] = min(left, self.per_hour)
+            blocks[hour] = min(left, self.per_hour)
             left -= self.per_hour
-        return drawn * self.block_kwh
+        return blocks * self.block_kwh
 
     def cheapest_schedule(self, price: Array) -> Array:
-        """What it draws at `price` (T,), (T,) kWh: the dynamic program, backwards for V, forwards for u."""
+        """Give what it draws at `price` (T,), (T,) kWh [SM-13]: backwards for V, then forwards for u."""
         window = range(self.first - 1, self.last)
         most = np.arange(self.per_hour + 1)
         to_come = np.arange(self.blocks + 1)
@@ -77,15 +77,15 @@ class Interruptible(PrivateModel):
             cost = np.where(possible, price[hour] * most + value[np.maximum(after, 0)], np.inf)
             best.append(cost.argmin(axis=1))
             value = cost.min(axis=1)
-        drawn = np.zeros(len(price))
+        blocks = np.zeros(len(price))
         left = self.blocks
         for hour, choice in zip(window, reversed(best), strict=True):
-            drawn[hour] = choice[left]
+            blocks[hour] = choice[left]
             left -= int(choice[left])
-        return drawn * self.block_kwh
+        return blocks * self.block_kwh
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _check_window(self) -> Self:
         _require_window(self.name, self.first, self.last, self.preferred, self.hours)
         return self
 
@@ -103,7 +103,7 @@ class Uninterruptible(PrivateModel):
 
     @property
     def energy_kwh(self) -> float:
-        """What it needs."""
+        """The energy that it needs."""
         return self.hours * self.kw
 
     @property
@@ -112,21 +112,21 @@ class Uninterruptible(PrivateModel):
         return self.kw
 
     def preferred_schedule(self, slots: int) -> Array:
-        """What it draws before there is a price, (T,) kWh."""
+        """Give what it draws before there is a price, (T,) kWh."""
         return self._from(self.preferred - 1, slots)
 
     def cheapest_schedule(self, price: Array) -> Array:
-        """What it draws at `price` (T,), (T,) kWh, started at the hour from which it costs least."""
+        """Give what it draws at `price` (T,), (T,) kWh, from the starting hour that costs least [SM-14]."""
         paid = np.convolve(price[self.first - 1 : self.last], np.ones(self.hours), "valid")
         return self._from(self.first - 1 + int(paid.argmin()), len(price))
 
     def _from(self, start: int, slots: int) -> Array:
-        drawn = np.zeros(slots)
-        drawn[start : start + self.hours] = self.kw
-        return drawn
+        consumption = np.zeros(slots)
+        consumption[start : start + self.hours] = self.kw
+        return consumption
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _check_window(self) -> Self:
         _require_window(self.name, self.first, self.last, self.preferred, self.hours)
         return self
 

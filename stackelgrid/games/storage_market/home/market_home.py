@@ -1,10 +1,10 @@
-"""What the home does in the storage market: it reschedules its appliances when that pays, its battery follows the DRA.
+"""The home of the storage market: it reschedules its appliances where that pays, and its battery follows the DRA.
 
-At a price lambda_t each appliance has a cheapest schedule (`block_schedule`, a dynamic program). A home takes
-it over where that saves more than `inertia` of what the present one costs, and only when the appliance's group has the
-turn: homes that all move at one stale price move the peak instead of flattening it (reading). Where they did, the
-leader asks the group to go back. The battery is known to the home's own DRA, which settles what each kWh of capacity
-charges (u) and delivers (q):
+At a price lambda_t each appliance has a cheapest schedule (`block_schedule`, a dynamic program). A home takes it over
+where that saves more than `inertia` of what the present one costs [SM-15], and only when the appliance's group has the
+turn: homes that all move at one old price move the peak instead of flattening it (reading). Where they did, the leader
+asks the group to go back. The battery is known to the home's own DRA, which settles what each kWh of capacity charges
+(u) and delivers (q) [SM-16]:
 
     e_t = e_{t-1} + eta u_t - q_t / eta - spilt_t,      0 <= e_t <= E,  0 <= u_t, q_t,  u_t + q_t <= P
 
@@ -28,14 +28,14 @@ from stackelgrid.rounds.settings import DayPlan, HomeModel, PrivateModel
 from stackelgrid.wire.arrays import Array
 
 _FEW_APPLIANCES = 40
-"""Appliances whose schedules, a millisecond or two together, are worked out between two messages."""
+"""So many appliances take a millisecond or two, as long as a message."""
 _PER_MWH = 1000.0
 _FASTEST = 100.0
-"""No battery has more kW to a kWh: what travels is bounded."""
+"""The most kW that a battery may have per kWh: the numbers in messages are bounded."""
 
 
 class Battery(PrivateModel):
-    """`capacity_kwh`, of which `initial_kwh` is stored at the start; at most `power_kw`; `efficiency` each way."""
+    """A battery: `capacity_kwh`, of which `initial_kwh` is stored at the start; `power_kw`; `efficiency` each way."""
 
     capacity_kwh: Annotated[float, Field(gt=0, le=1e6)]
     power_kw: NonNegative
@@ -43,7 +43,7 @@ class Battery(PrivateModel):
     efficiency: Annotated[float, Field(gt=0, le=1)] = 0.95
 
     @model_validator(mode="after")
-    def _levels(self) -> Self:
+    def _check_levels(self) -> Self:
         if self.initial_kwh > self.capacity_kwh:
             raise ValueError(f"initial_kwh {self.initial_kwh:g} is above capacity_kwh {self.capacity_kwh:g}; lower it")
         if self.power_kw > _FASTEST * self.capacity_kwh:
@@ -61,9 +61,9 @@ class MarketHome(HomeModel):
     battery: Battery | None = None
 
     def preferred_load(self) -> Array:
-        """What its appliances draw before there is a price, (T,) kWh."""
-        drawn = (appliance.preferred_schedule(self.horizon) for appliance in self.appliances)
-        return sum(drawn, np.zeros(self.horizon))
+        """Give what its appliances draw before there is a price, (T,) kWh."""
+        schedules = (appliance.preferred_schedule(self.horizon) for appliance in self.appliances)
+        return sum(schedules, np.zeros(self.horizon))
 
     def storage_capacity_kwh(self) -> float | None:
         """Give the capacity of the battery, None without one."""
@@ -83,7 +83,7 @@ class MarketHome(HomeModel):
         return DayPlan(load.tolist(), setpoint.tolist(), account["battery_kwh"])
 
     @model_validator(mode="after")
-    def _within_horizon(self) -> Self:
+    def _check_windows(self) -> Self:
         for number, appliance in enumerate(self.appliances):
             if appliance.last > self.horizon:
                 raise ValueError(
@@ -104,7 +104,7 @@ class BatteryDay:
 
 
 def follow(battery: Battery, charge: Array, sold: Array) -> BatteryDay:
-    """A plan for each kWh of capacity, kW (T,), as far as the battery goes: its power, its capacity, what it holds."""
+    """Follow a plan [SM-16], kW for each kWh of capacity (T,), within the battery's power, capacity and energy."""
     eta, level = battery.efficiency, battery.initial_kwh
     hours = []
     for planned_charge, planned_sold in zip(charge * battery.capacity_kwh, sold * battery.capacity_kwh, strict=True):
@@ -117,36 +117,36 @@ def follow(battery: Battery, charge: Array, sold: Array) -> BatteryDay:
 
 
 class HomeSchedule:
-    """A home's present schedule: where it starts, how it changes with a price."""
+    """A home's present schedule, and its change at a price."""
 
     def __init__(self, home: MarketHome) -> None:
         self.home = home
         self.appliances = [appliance.preferred_schedule(home.horizon) for appliance in home.appliances]
         self._before = list(self.appliances)
-        self._places = [zlib.crc32(f"{home.id}/{number}".encode()) for number in range(len(home.appliances))]
+        self._group_numbers = [zlib.crc32(f"{home.id}/{number}".encode()) for number in range(len(home.appliances))]
 
     @property
     def load(self) -> Array:
-        """What the appliances draw, (T,) kWh."""
+        """The load of the appliances, (T,) kWh."""
         return sum(self.appliances, np.zeros(self.home.horizon))
 
     def answer(self, price: Array, turn: Turn) -> tuple[float, float]:
-        """The energy, kWh, that it moved at `price` (T,), and that it would move if it had the turn."""
+        """Reschedule at `price` (T,); give the energy, kWh, that moved, and that would move if it had the turn."""
         moved = wanted = 0.0
-        for number, place in enumerate(self._places):
+        for number, group in enumerate(self._group_numbers):
             now = self.appliances[number]
-            mine = turn.turn is not None and place % turn.groups == turn.turn % turn.groups
-            target = self._before[number] if mine and turn.back else self._worthwhile(number, price, turn.inertia)
+            has_turn = turn.turn is not None and group % turn.groups == turn.turn % turn.groups
+            target = self._before[number] if has_turn and turn.back else self._reschedule(number, price, turn.inertia)
             shifted = float(np.abs(now - target).sum()) / 2
-            if mine:
+            if has_turn:
                 self.appliances[number], self._before[number] = target, target if turn.back else now
                 moved += shifted
             else:
                 wanted += shifted
         return moved, wanted
 
-    def _worthwhile(self, number: int, price: Array, inertia: float) -> Array:
-        """The cheapest schedule of an appliance where it saves enough, else the present one, (T,) kWh."""
+    def _reschedule(self, number: int, price: Array, inertia: float) -> Array:
+        """Give the cheapest schedule of an appliance where it saves enough [SM-15], else the present one, (T,) kWh."""
         now, cheapest = self.appliances[number], self.home.appliances[number].cheapest_schedule(price)
         saving, rounding = float(price @ (now - cheapest)), 1e-12 * float(np.abs(price) @ now)
         return cheapest if saving > inertia * abs(float(price @ now)) + rounding else now
@@ -160,11 +160,11 @@ class StorageMarketHomes:
 
     @property
     def quick(self) -> bool:
-        """Whether the dynamic programs take no longer than a message."""
+        """Tell whether the dynamic programs take no longer than a message."""
         return sum(len(schedule.appliances) for schedule in self._schedules) <= _FEW_APPLIANCES
 
     def answer(self, signal: Tariff) -> HomesAnswer:
-        """What the appliances draw once those that have the turn have moved, and the batteries there are."""
+        """Let the appliances that have the turn move; answer with the load of all, and the batteries."""
         price = np.array(signal.price)
         shifted = [schedule.answer(price, signal.turn) for schedule in self._schedules]
         load = np.sum([schedule.load for schedule in self._schedules], axis=0)
@@ -174,18 +174,18 @@ class StorageMarketHomes:
             usual_kw=np.sum([schedule.home.preferred_load() for schedule in self._schedules], axis=0).tolist(),
             moved_kwh=sum(moved for moved, _ in shifted),
             wanted_kwh=sum(wanted for _, wanted in shifted),
-            batteries=_together([s.home.battery for s in self._schedules if s.home.battery is not None]),
+            batteries=_disclose([s.home.battery for s in self._schedules if s.home.battery is not None]),
         )
 
     def settle(self, settlement: FleetPlan) -> Mapping[str, Any]:
-        """Each home's day: appliances and battery, what the energy of its appliances costs."""
+        """Give each home's day: appliances, battery, and the bill for its appliances."""
         price = np.array(settlement.price)
         plan = np.array(settlement.charge), np.array(settlement.sold)
         return {schedule.home.id: _account(schedule, price, plan) for schedule in self._schedules}
 
 
-def _together(batteries: Sequence[Battery]) -> Batteries | None:
-    """What the batteries of the process disclose to their DRA."""
+def _disclose(batteries: Sequence[Battery]) -> Batteries | None:
+    """Give what the DRA learns of the batteries of a process [SM-12]."""
     if not batteries:
         return None
     return Batteries(
@@ -198,17 +198,17 @@ def _together(batteries: Sequence[Battery]) -> Batteries | None:
 
 
 def _account(schedule: HomeSchedule, price: Array, plan: tuple[Array, Array]) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    account: dict[str, Any] = {
         "load_kw": schedule.load.tolist(),
-        "appliances_kwh": [drawn.tolist() for drawn in schedule.appliances],
+        "appliances_kwh": [consumption.tolist() for consumption in schedule.appliances],
         "bill": float(price @ schedule.load) / _PER_MWH,
     }
     if schedule.home.battery is not None:
         day = follow(schedule.home.battery, *plan)
-        told |= {
+        account |= {
             "charge_kw": day.charge.tolist(),
             "sold_kw": day.sold.tolist(),
             "battery_kwh": day.level.tolist(),
             "spilt_kwh": day.spilt.tolist(),
         }
-    return told
+    return account
