@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from stackelgrid.errors import ConfigError
 from stackelgrid.model import explain
 from stackelgrid.registry import find
-from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.run_result import Certificate, FaultOccurrence, RunResult, parse
 from stackelgrid.run_result import RunResult as Result
 from stackelgrid.scenarios import yaml_file
@@ -96,7 +95,7 @@ class Leader(Part):
 class PlayedScenario(Part):
     """scenario.yaml, as far as the report of any game needs it."""
 
-    leader: Leader | LeaderSettings = Leader()
+    leader: Leader = Leader()
     slots: int = 24
 
 

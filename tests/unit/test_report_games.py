@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from test_report import Page, figures, fill, keep
 
+from stackelgrid.games.prosumer.feeder import FeederState, FeederStates
 from stackelgrid.report import ReportError, drawing, write
 from stackelgrid.report.game import __doc__ as documentation
 from stackelgrid.report.parts import Plot
@@ -384,14 +385,14 @@ def test_many_prosumers_are_drawn_by_how_they_spread(folders: dict[str, Path]) -
 def test_feeder_is_drawn_where_its_power_flow_can_be_solved(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def flow(scenario: Scenario, outcome: dict[str, Any]) -> dict[str, Any]:
+    def flow(scenario: Scenario, dr_kw: dict[str, list[float]]) -> FeederStates:
         assert scenario.game == "prosumer"
-        assert outcome["dr_kw"].keys() == {"bus23", "bus27"}
-        state = {"voltage": {1: [1.0] * 24, 2: [0.99, 0.98] * 12}, "losses_kw": [3.0] * 24, "substation_kw": [9.0] * 24}
-        return dict.fromkeys(("before", "pv", "after"), state)
+        assert dr_kw.keys() == {"bus23", "bus27"}
+        state = FeederState({1: [1.0] * 24, 2: [0.99, 0.98] * 12}, losses_kw=[3.0] * 24, substation_kw=[9.0] * 24)
+        return FeederStates(state, state, state)
 
     monkeypatch.setattr("stackelgrid.games.prosumer.report.find_spec", lambda name: name)
-    monkeypatch.setattr("stackelgrid.games.prosumer.feeder.power_flow", flow)
+    monkeypatch.setattr("stackelgrid.games.prosumer.feeder.solve_power_flow", flow)
     figure = drawn(folders["prosumer"])
     assert curves(figure["voltage"])["Without the event"].tolist() == [0.99, 0.98] * 12
     assert curves(figure["losses"])["and demand response"].tolist() == [3.0] * 24

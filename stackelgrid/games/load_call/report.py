@@ -7,6 +7,7 @@ from statistics import median
 
 from stackelgrid.games.load_call.leader import UtilitySettings
 from stackelgrid.games.load_call.outcome import LoadCallOutcome
+from stackelgrid.games.load_call.scenario import LoadCallScenario
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     BOOKS_WITHIN,
@@ -20,22 +21,17 @@ from stackelgrid.report.parts import (
     Trace,
     spread,
 )
-from stackelgrid.report.run_folder import Certificate, PlayedScenario, Result, RunFolder
+from stackelgrid.report.run_folder import Certificate, Result, RunFolder
 from stackelgrid.report.words import change, counted, measured, number, percent
 
 _FEW = 24
 """Consumers up to which the table lists each."""
 
 
-class PlayedLoadCall(PlayedScenario):
-    """The part of the scenario that the page needs."""
-
-    leader: UtilitySettings
-
-
 def opening(run: RunFolder) -> str:
     """Describe the game and its tariff."""
-    leader: UtilitySettings = run.scenario.leader
+    scenario: LoadCallScenario = run.scenario
+    leader = scenario.leader
     rate = f"{run.result.money}/kWh"
     peak, off_peak = number(leader.peak_price), number(leader.off_peak_price)
     return (
@@ -222,7 +218,7 @@ _RULES = (
 )
 
 REPORT = GameReport(
-    scenario=PlayedLoadCall,
+    scenario=LoadCallScenario,
     opening=opening,
     key_figures=key_figures,
     key_note="Bills before → after: without a call, and with what was shifted; rewards are paid besides.",

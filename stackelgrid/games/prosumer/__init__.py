@@ -12,6 +12,8 @@ GAME = Game(
     home="home:Prosumer",
     homes="home:Prosumers",
     scenario="scenario:ProsumerScenario",
+    outcome="outcome:ProsumerOutcome",
+    certificate="certificate:certify",
     report="report:REPORT",
     published="published:PAPER",
 )

@@ -1,4 +1,4 @@
-"""What a DR event does to the utility's feeder: voltages and losses by a power flow, on the desk.
+"""The effect of a DR event on the utility's feeder: voltages and losses by a power flow, on the desk.
 
 The power flow is power-grid-model's Newton-Raphson method (the extra `grid`); nothing in the game depends on it. Loads
 are of constant power. PV and DR change active power alone (reading).
@@ -6,7 +6,8 @@ are of constant power. PV and DR change active power alone (reading).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -20,14 +21,29 @@ _STIFF_VA = 1e16
 """Short-circuit power of the grid above: bus 1 keeps its voltage."""
 
 
-def power_flow(scenario: ProsumerScenario, outcome: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The feeder in every slot: `before` with the load P (18), with `pv` alone, `after` with the load Q (19).
+@dataclass(frozen=True)
+class FeederState:
+    """The feeder in every slot: `voltage` by bus, per unit; losses in the lines and power taken from the grid above."""
 
-    As in (20), PV and DR count inside the event, at the bus of their prosumer; who has no bus does not count. Each of
-    the three has `voltage`, per unit, by bus a number per slot, and, one per slot, `losses_kw` and `substation_kw`,
-    what is lost on the way and what bus 1 takes from the grid above.
+    voltage: dict[int, list[float]]
+    losses_kw: list[float]
+    substation_kw: list[float]
 
-    Raises `ReportError` without a feeder or without the extra `grid`.
+
+@dataclass(frozen=True)
+class FeederStates:
+    """The feeder `before` with the load P [PR-18], with `pv` alone, and `after` with the load Q [PR-19]."""
+
+    before: FeederState
+    pv: FeederState
+    after: FeederState
+
+
+def solve_power_flow(scenario: ProsumerScenario, dr_kw: Mapping[str, Sequence[float]]) -> FeederStates:
+    """Solve the power flow of every slot; `dr_kw` is each prosumer's DR quantity, (T,) kW.
+
+    As in [PR-20], PV and DR count inside the event, at the bus of their prosumer; prosumers without a bus do not count.
+    Raise `ReportError` without a feeder or without the extra `grid`.
     """
     feeder = scenario.feeder
     if feeder is None:
@@ -42,13 +58,12 @@ def power_flow(scenario: ProsumerScenario, outcome: Mapping[str, Any]) -> dict[s
     for home in scenario.everyone:
         if home.bus is not None:
             pv[row[home.bus], event] += home.pv_kw[event]
-            dr[row[home.bus], event] += outcome["dr_kw"][home.id][event]
-    loads = {"before": load, "pv": load - pv, "after": load - pv - dr}
-    return {name: _solve(feeder, buses, kw, reactive) for name, kw in loads.items()}
+            dr[row[home.bus], event] += dr_kw[home.id][event]
+    return FeederStates(*(_solve(feeder, buses, kw, reactive) for kw in (load, load - pv, load - pv - dr)))
 
 
-def _solve(feeder: Feeder, buses: list[int], load_kw: Array, load_kvar: Array) -> dict[str, Any]:
-    """All slots of one load, (buses, T), at once."""
+def _solve(feeder: Feeder, buses: list[int], load_kw: Array, load_kvar: Array) -> FeederState:
+    """Solve all slots of one load, (buses, T), at once."""
     try:
         grid: Any = import_module("power_grid_model")
     except ModuleNotFoundError:
@@ -73,9 +88,9 @@ def _solve(feeder: Feeder, buses: list[int], load_kw: Array, load_kvar: Array) -
 
     model = grid.PowerGridModel({"node": node, "line": line, "source": source, "sym_load": load})
     solved = model.calculate_power_flow(update_data={"sym_load": slots}, error_tolerance=1e-12)
-    lost = (solved["line"]["p_from"] + solved["line"]["p_to"]).sum(axis=1) / 1000
-    return {
-        "voltage": {bus: solved["node"]["u_pu"][:, number].tolist() for number, bus in enumerate(buses)},
-        "losses_kw": lost.tolist(),
-        "substation_kw": (solved["source"]["p"][:, 0] / 1000).tolist(),
-    }
+    losses = (solved["line"]["p_from"] + solved["line"]["p_to"]).sum(axis=1) / 1000
+    return FeederState(
+        voltage={bus: solved["node"]["u_pu"][:, number].tolist() for number, bus in enumerate(buses)},
+        losses_kw=losses.tolist(),
+        substation_kw=(solved["source"]["p"][:, 0] / 1000).tolist(),
+    )

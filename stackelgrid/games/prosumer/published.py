@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
-from stackelgrid.claims import Outcome, Paper, Runs, Seen, Trend, within
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.claims import Paper, Runs, Seen, Trend, within
+from stackelgrid.games.prosumer.outcome import ProsumerOutcome
+from stackelgrid.games.prosumer.scenario import ProsumerScenario
+from stackelgrid.scenarios.scenario import load
 from stackelgrid.wire.arrays import Array
 
 GAME = "prosumer"
@@ -18,33 +20,40 @@ PEAK = (16, 17)
 """Hours of 4 and 5 pm."""
 
 
-def _hours(outcome: Outcome, key: str) -> dict[str, Array]:
-    """By prosumer, (24,)."""
-    return {name: np.array(values) for name, values in outcome[key].items()}
+def _play(runs: Runs, *overrides: str) -> ProsumerOutcome:
+    outcome: ProsumerOutcome = runs.outcome(GAME, *overrides)
+    return outcome
 
 
-def _homes() -> list[Any]:
-    return load(GAME).everyone
+def _load_case() -> ProsumerScenario:
+    scenario = load(GAME)
+    assert isinstance(scenario, ProsumerScenario)
+    return scenario
 
 
-def _share_of_peak(outcome: Outcome) -> dict[str, Array]:
-    return {home.id: np.array(outcome["dr_kw"][home.id]) / max(home.load_kw) for home in _homes()}
+def _to_arrays(by_prosumer: Mapping[str, list[float]]) -> dict[str, Array]:
+    """Give an array by prosumer, (24,)."""
+    return {name: np.array(values) for name, values in by_prosumer.items()}
 
 
-def _at(values: Array, hours: tuple[int, ...]) -> str:
+def _divide_by_peak(outcome: ProsumerOutcome) -> dict[str, Array]:
+    return {home.id: np.array(outcome.dr_kw[home.id]) / max(home.load_kw) for home in _load_case().everyone}
+
+
+def _show_hours(values: Array, hours: tuple[int, ...]) -> str:
     return " and ".join(f"{values[hour - 1]:.2f}" for hour in hours)
 
 
-def _highest_at_peak(runs: Runs) -> Seen:
-    dr = _hours(runs.outcome(GAME), "dr_kw")
+def _check_dr_highest_at_peak(runs: Runs) -> Seen:
+    dr = _to_arrays(_play(runs).dr_kw)
     here = "; ".join(
-        f"{name} {_at(values, PEAK)} kW, before at most {values[:15].max():.2f}" for name, values in dr.items()
+        f"{name} {_show_hours(values, PEAK)} kW, before at most {values[:15].max():.2f}" for name, values in dr.items()
     )
     return Seen(here, all(min(v[h - 1] for h in PEAK) > np.delete(v, [15, 16]).max() for v in dr.values()))
 
 
-def _zero_from_six(runs: Runs) -> Seen:
-    dr = _hours(runs.outcome(GAME), "dr_kw")
+def _check_dr_zero_from_six(runs: Runs) -> Seen:
+    dr = _to_arrays(_play(runs).dr_kw)
     last = {name: int(np.flatnonzero(values)[-1]) + 1 for name, values in dr.items()}
     here = "; ".join(f"{name} last at {hour} h" for name, hour in last.items())
     return Seen(
@@ -53,52 +62,47 @@ def _zero_from_six(runs: Runs) -> Seen:
     )
 
 
-def _within_a_tenth(runs: Runs) -> Seen:
-    share = _share_of_peak(runs.outcome(GAME))
+def _check_dr_within_a_tenth(runs: Runs) -> Seen:
+    share = _divide_by_peak(_play(runs))
     here = "; ".join(f"{name} up to {100 * values.max():.1f} %" for name, values in share.items())
     return Seen(here, all(values.min() >= 0 and 0.01 < values.max() <= 0.1 for values in share.values()))
 
 
-def _prices_highest(runs: Runs) -> Seen:
-    outcome = runs.outcome(GAME)
+def _check_prices_highest_at_peak(runs: Runs) -> Seen:
+    outcome = _play(runs)
     parts, holds = [], True
-    for label, key in (("PV", "pv_price"), ("DR", "dr_price")):
-        for name, price in _hours(outcome, key).items():
-            parts.append(f"{name} {label} {_at(price, PEAK)}, before at most {price[:15].max():.2f}")
+    for label, prices in (("PV", outcome.pv_price), ("DR", outcome.dr_price)):
+        for name, price in _to_arrays(prices).items():
+            parts.append(f"{name} {label} {_show_hours(price, PEAK)}, before at most {price[:15].max():.2f}")
             holds &= bool(min(price[hour - 1] for hour in PEAK) > price[:15].max())
     return Seen("; ".join(parts) + " cents/kWh", holds)
 
 
-def _retail(scenario: Scenario) -> dict[str, Array]:
-    leader: Any = scenario.leader
-    return {home.id: np.array(leader.tariffs[home.tariff]) for home in scenario.everyone}
-
-
-def _price_order(runs: Runs) -> Seen:
-    outcome, scenario = runs.outcome(GAME), load(GAME)
-    pv, dr, quantity = (_hours(outcome, key) for key in ("pv_price", "dr_price", "dr_kw"))
-    retail = _retail(scenario)
+def _check_price_order(runs: Runs) -> Seen:
+    outcome, scenario = _play(runs), _load_case()
+    pv, dr, quantity = map(_to_arrays, (outcome.pv_price, outcome.dr_price, outcome.dr_kw))
     hours = holding = 0
     for home in scenario.everyone:
+        retail = np.array(scenario.leader.tariffs[home.tariff])
         there = quantity[home.id] > 0
         order = (
-            (home.pv_cost < pv[home.id]) & (pv[home.id] < dr[home.id]) & (dr[home.id] <= retail[home.id] * (1 + 1e-12))
+            (np.array(home.pv_cost) < pv[home.id]) & (pv[home.id] < dr[home.id]) & (dr[home.id] <= retail * (1 + 1e-12))
         )
         hours, holding = hours + int(there.sum()), holding + int((order & there).sum())
     return Seen(f"in {holding} of {hours} hours with DR, both prosumers", holding == hours > 0)
 
 
-def _parts_of_profit(runs: Runs) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Profit of each prosumer in each hour, cents: of all (6) less (5), and of the DR alone."""
-    outcome = runs.outcome(GAME)
-    whole = {name: -values for name, values in _hours(outcome, "cost").items()}
-    pv = _hours(outcome, "pv_price")
-    quantity = _hours(outcome, "dr_kw")
-    surplus = {home.id: np.subtract(home.pv_kw, home.load_kw) for home in _homes()}
+def _split_profit(runs: Runs) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Compute each prosumer's profit by hour, cents: of all, [PR-6] less [PR-5], and of the DR alone."""
+    outcome = _play(runs)
+    whole = {name: -values for name, values in _to_arrays(outcome.cost).items()}
+    pv = _to_arrays(outcome.pv_price)
+    quantity = _to_arrays(outcome.dr_kw)
+    surplus = {home.id: np.subtract(home.pv_kw, home.load_kw) for home in _load_case().everyone}
     return whole, {name: whole[name] - pv[name] * np.where(quantity[name] > 0, surplus[name], 0) for name in whole}
 
 
-def _profit_at(profit: dict[str, Array]) -> Seen:
+def _check_profit_highest_at_peak(profit: dict[str, Array]) -> Seen:
     best = {name: np.sort(np.argsort(values)[-2:] + 1) for name, values in profit.items()}
     here = "; ".join(
         f"{name} most at {' and '.join(map(str, hours))} h, {profit[name].max():.0f} cents"
@@ -107,60 +111,62 @@ def _profit_at(profit: dict[str, Array]) -> Seen:
     return Seen(here, all(tuple(hours) == PEAK for hours in best.values()))
 
 
-def _most_profit(runs: Runs) -> Seen:
-    return _profit_at(_parts_of_profit(runs)[0])
+def _check_profit(runs: Runs) -> Seen:
+    return _check_profit_highest_at_peak(_split_profit(runs)[0])
 
 
-def _most_dr_profit(runs: Runs) -> Seen:
-    return _profit_at(_parts_of_profit(runs)[1])
+def _check_dr_profit(runs: Runs) -> Seen:
+    return _check_profit_highest_at_peak(_split_profit(runs)[1])
 
 
-def _utility_saves(runs: Runs) -> Seen:
-    outcome = runs.outcome(GAME)
-    saving, dr_only = (np.array(outcome[key])[EVENT] for key in ("utility_saving", "utility_saving_dr_only"))
+def _check_saving(runs: Runs) -> Seen:
+    outcome = _play(runs)
+    saving, dr_only = (np.array(saving)[EVENT] for saving in (outcome.utility_saving, outcome.utility_saving_dr_only))
     here = f"{saving.sum():.0f} cents in the event, positive in {int((saving > 0).sum())} of its {len(saving)} hours"
     return Seen(here, bool(saving.min() >= 0 and saving.sum() > 0 and dr_only.min() >= 0))
 
 
-def _due_to_dr(runs: Runs) -> Seen:
-    outcome = runs.outcome(GAME)
-    saving, dr_only = (float(np.sum(outcome[key])) for key in ("utility_saving", "utility_saving_dr_only"))
+def _compare_saving_parts(runs: Runs) -> Seen:
+    outcome = _play(runs)
+    saving, dr_only = (float(np.sum(saving)) for saving in (outcome.utility_saving, outcome.utility_saving_dr_only))
     here = f"{dr_only:.0f} of {saving:.0f} cents, {100 * dr_only / saving:.1f} %; the rest (20) credits to PV output"
     return Seen(here, dr_only > saving / 2)
 
 
-def _provider_earns(runs: Runs) -> Seen:
-    profit = np.array(runs.outcome(GAME)["provider_profit"])
+def _check_provider_profit(runs: Runs) -> Seen:
+    profit = np.array(_play(runs).provider_profit)
     return Seen(
         f"{profit.sum():.0f} cents in the event, in no hour below {profit.min():.0f}",
         bool(profit.min() >= 0 < profit.sum()),
     )
 
 
-def _nobody_gains(runs: Runs) -> Seen:
+def _check_regret(runs: Runs) -> Seen:
     regret = runs.certificate(GAME)["max_regret"]
     return Seen(f"largest relative gain from another quantity {within(regret, 1e-9)}", regret < 1e-9)
 
 
-def _in_dollars(runs: Runs) -> Seen:
-    scenario = load(GAME)
-    leader: Any = scenario.leader
-    tariffs = {name: [price / 100 for price in prices] for name, prices in leader.tariffs.items()}
-    costs = [f"homes.{number}.pv_cost={home.pv_cost / 100}" for number, home in enumerate(scenario.everyone)]
-    share = _share_of_peak(runs.outcome(GAME, f"leader.tariffs={json.dumps(tariffs)}", *costs))
+def _play_in_dollars(runs: Runs) -> Seen:
+    scenario = _load_case()
+    tariffs = {name: [price / 100 for price in prices] for name, prices in scenario.leader.tariffs.items()}
+    costs = [
+        f"homes.{number}.pv_cost={json.dumps(np.divide(home.pv_cost, 100).tolist())}"
+        for number, home in enumerate(scenario.everyone)
+    ]
+    share = _divide_by_peak(_play(runs, f"leader.tariffs={json.dumps(tariffs)}", *costs))
     here = "; ".join(
         f"{name} up to {100 * values.max():.2f} % of its peak in dollars" for name, values in share.items()
     )
     return Seen(here, all(values.max() < 0.01 for values in share.values()))
 
 
-def _other_feeder(runs: Runs) -> Seen:
+def _play_other_feeder(runs: Runs) -> Seen:
     loads = []
-    for number, (home, peak) in enumerate(zip(_homes(), (230, 137), strict=True)):
+    for number, (home, peak) in enumerate(zip(_load_case().everyone, (230, 137), strict=True)):
         loads.append(f"homes.{number}.load_kw={json.dumps([peak * x / max(home.load_kw) for x in home.load_kw])}")
     # The feeder's own description would have to change with the loads; only its total enters the game.
-    dr = _hours(runs.outcome(GAME, *loads, "feeder=null"), "dr_kw")
-    here = "; ".join(f"{name} {_at(values, PEAK)} kW of DR at 16 and 17 h" for name, values in dr.items())
+    dr = _to_arrays(_play(runs, *loads, "feeder=null").dr_kw)
+    here = "; ".join(f"{name} {_show_hours(values, PEAK)} kW of DR at 16 and 17 h" for name, values in dr.items())
     return Seen(here, all(values[hour - 1] == 0 for values in dr.values() for hour in PEAK))
 
 
@@ -172,29 +178,35 @@ PAPER = Paper(
     "shape are our reading of the sources that it names.",
     (),
     (
-        Trend("V, fig. 4", "DR is highest at 4 and 5 pm", "paper", "shipped case", _highest_at_peak),
-        Trend("V, fig. 4", "DR is zero from 6 pm, where PV is below the load", "paper", "shipped case", _zero_from_six),
-        Trend("V", "DR is within 0 to 10 % of the peak load", "paper", "shipped case", _within_a_tenth),
+        Trend("V, fig. 4", "DR is highest at 4 and 5 pm", "paper", "shipped case", _check_dr_highest_at_peak),
+        Trend(
+            "V, fig. 4",
+            "DR is zero from 6 pm, where PV is below the load",
+            "paper",
+            "shipped case",
+            _check_dr_zero_from_six,
+        ),
+        Trend("V", "DR is within 0 to 10 % of the peak load", "paper", "shipped case", _check_dr_within_a_tenth),
         Trend(
             "V, fig. 5",
             "PV and DR prices are higher at 4 and 5 pm than before",
             "paper",
             "shipped case",
-            _prices_highest,
+            _check_prices_highest_at_peak,
         ),
         Trend(
             "III, (8), (16)",
             "PV cost < PV price < DR price ≤ retail price wherever there is DR",
             "paper",
             "shipped case",
-            _price_order,
+            _check_price_order,
         ),
         Trend(
             "V",
             "prosumers have the most profit at 4 and 5 pm",
             "paper",
             "shipped case, (6) less (5) by hour",
-            _most_profit,
+            _check_profit,
             "Prices are highest at 4 and 5 pm, but PV output, and with it what is sold, is highest around noon.",
         ),
         Trend(
@@ -202,34 +214,34 @@ PAPER = Paper(
             "the profit that is due to DR, λ dr less (5), is highest at 4 and 5 pm",
             "derived",
             "shipped case, by hour",
-            _most_dr_profit,
+            _check_dr_profit,
         ),
         Trend(
-            "V, fig. 6", "the utility's operating cost falls during the event", "paper", "shipped case", _utility_saves
+            "V, fig. 6", "the utility's operating cost falls during the event", "paper", "shipped case", _check_saving
         ),
         Trend(
             "V, fig. 6",
             "the utility's profit (20) is due to DR",
             "derived",
             "shipped case, (20) with and without PV credited",
-            _due_to_dr,
+            _compare_saving_parts,
             "(20) credits the utility with all PV output of the prosumers, even in hours without DR, as if it were "
             "there because of the event.",
         ),
-        Trend("III-B, (15)", "the DR provider earns in the event", "paper", "shipped case", _provider_earns),
+        Trend("III-B, (15)", "the DR provider earns in the event", "paper", "shipped case", _check_provider_profit),
         Trend(
             "III-A, IV",
             "at the end no prosumer gains from another quantity alone",
             "paper",
             "certificate of the shipped case",
-            _nobody_gains,
+            _check_regret,
         ),
         Trend(
             "V",
             "prices are in cents: in dollars DR would be far below the range stated",
             "derived",
             "shipped case, all prices divided by 100",
-            _in_dollars,
+            _play_in_dollars,
         ),
         Trend(
             "V",
@@ -237,7 +249,7 @@ PAPER = Paper(
             "would be no surplus and no DR at 4 and 5 pm",
             "derived",
             "shipped case with these loads",
-            _other_feeder,
+            _play_other_feeder,
         ),
     ),
 )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from math import nan
-from typing import TYPE_CHECKING, Self, cast
 
-from pydantic import model_validator
-
+from stackelgrid.games.prosumer.outcome import ProsumerOutcome
+from stackelgrid.games.prosumer.scenario import ProsumerScenario
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     EQUILIBRIUM_WITHIN,
@@ -20,109 +19,48 @@ from stackelgrid.report.parts import (
     Section,
     Table,
     Trace,
-    same_length,
     spread,
 )
-from stackelgrid.report.run_folder import Anything, Leader, Part, PlayedScenario, ReportError, Result, RunFolder
+from stackelgrid.report.run_folder import ReportError, Result, RunFolder
 from stackelgrid.report.words import change, measured, number
-from stackelgrid.wire.arrays import Vector
-from stackelgrid.wire.names import Name
-
-if TYPE_CHECKING:
-    from stackelgrid.games.prosumer.scenario import ProsumerScenario
 
 _PRICED_EACH = 3
 """Prosumers up to which each has a figure of its own prices."""
-
-
-class Outcome(Part):
-    """What the game came to, a number per slot: kW, money per kWh, money; see `stackelgrid.games.prosumer.scenario`."""
-
-    dr_kw: dict[Name, Vector]
-    pv_price: dict[str, Vector]
-    dr_price: dict[str, Vector]
-    provider_profit: Vector
-    utility_saving: Vector
-    utility_saving_dr_only: Vector
-    system_load_kw: Vector
-    net_load_kw: Vector
-    cost: dict[str, Vector]
-
-    @model_validator(mode="after")
-    def _lengths(self) -> Self:
-        arrays = [(key, getattr(self, key)) for key in ("utility_saving", "utility_saving_dr_only", "net_load_kw")]
-        arrays += [("provider_profit", self.provider_profit)]
-        for key in ("dr_kw", "pv_price", "dr_price", "cost"):
-            arrays += [(f"{key}.{name}", values) for name, values in getattr(self, key).items()]
-        same_length(arrays, len(self.system_load_kw), "system_load_kw")
-        return self
-
-
-class Event(Part):
-    """The hours of the DR event, counted from 1, both included."""
-
-    first: int
-    last: int
-
-
-class Utility(Leader):
-    """The utility's settings: retail prices by tariff class, money per kWh."""
-
-    tariffs: dict[str, Vector]
-    event: Event
-
-
-class Prosumer(Part):
-    """A prosumer that the scenario lists: its load without the event and its PV output, kW."""
-
-    id: Name
-    tariff: str
-    load_kw: Vector
-    pv_kw: Vector
-
-
-class ProsumerGame(PlayedScenario):
-    """The scenario, as far as the page shows it; prosumers that are drawn at random are not in it."""
-
-    leader: Utility
-    homes: list[Prosumer] | None = None
-    feeder: Anything | None = None
+_SHADED = "Shaded: the event."
 
 
 def check(run: RunFolder) -> None:
-    """Tariffs and prosumers have as many slots as the outcome."""
-    outcome: Outcome | None = run.result.outcome
-    if outcome is None:
-        return
-    scenario: ProsumerGame = run.scenario
-    arrays = [(f"leader.tariffs.{name}", prices) for name, prices in scenario.leader.tariffs.items()]
-    for home in scenario.homes or []:
-        arrays += [(f"{home.id}.load_kw", home.load_kw), (f"{home.id}.pv_kw", home.pv_kw)]
+    """Raise `ReportError` unless the scenario is in order and has as many slots as the outcome."""
+    scenario: ProsumerScenario = run.scenario
+    outcome: ProsumerOutcome | None = run.result.outcome
     try:
-        same_length(arrays, len(outcome.system_load_kw), "result.json")
+        scenario.verify()
+        if outcome is not None and len(outcome.system_load_kw) != scenario.slots:
+            raise ValueError(f"slots is {scenario.slots}, result.json has {len(outcome.system_load_kw)}")
     except ValueError as error:
         path = run.folder / "scenario.yaml"
         raise ReportError(f"{path}: {error}; put back the scenario that was played") from None
 
 
 def opening(run: RunFolder) -> str:
-    """The event."""
-    event: Event = run.scenario.leader.event
+    """Describe the event and the trade."""
+    scenario: ProsumerScenario = run.scenario
+    event = scenario.leader.event
     return (
         f"In the demand response event, hours {event.first} to {event.last}, the DR providers buy surplus PV output "
         "and demand response from their prosumers at the PV price, and sell it to the utility at the DR price."
     )
 
 
-def key_figures(result: Result[Outcome], outcome: Outcome) -> list[Row]:
-    """How much demand response there is, and where there is any when, at which prices; what it brings."""
-    money, total = result.money, _total(outcome)
+def key_figures(result: Result[ProsumerOutcome], outcome: ProsumerOutcome) -> list[Row]:
+    """List the demand response and its highest prices, profits, saving and peak."""
+    money, total = result.money, outcome.total_dr_kw()
     most = max(total, default=0.0)
     rows = [("Demand response", measured(sum(total), "kWh"))]
     if most > 0:
         rows.append(("Most in an hour", f"{number(most)} kW in hour {total.index(most) + 1}"))
         for label, prices in (("PV price, highest", outcome.pv_price), ("DR price, highest", outcome.dr_price)):
-            rows.append((label, measured(_highest(prices, outcome.dr_kw), f"{money}/kWh")))
+            rows.append((label, measured(_find_highest(prices, outcome.dr_kw), f"{money}/kWh")))
     return [
         *rows,
         ("Providers' profit", measured(sum(outcome.provider_profit), money)),
@@ -132,48 +70,35 @@ def key_figures(result: Result[Outcome], outcome: Outcome) -> list[Row]:
     ]
 
 
-def _highest(prices: Mapping[str, list[float]], dr_kw: Mapping[str, list[float]]) -> float:
-    """The highest price at which any prosumer provides something."""
+def _find_highest(prices: Mapping[str, list[float]], dr_kw: Mapping[str, list[float]]) -> float:
+    """Find the highest price at which any prosumer provides something."""
     return max(
         price for name, provided in dr_kw.items() for price, dr in zip(prices[name], provided, strict=True) if dr > 0
     )
 
 
-def _total(outcome: Outcome) -> list[float]:
-    """DR of all prosumers, (T,) kW."""
-    return [sum(provided) for provided in zip(*outcome.dr_kw.values(), strict=True)]
-
-
 # --- figures and the table of prosumers ---
 
 
-def sections(run: RunFolder, outcome: Outcome) -> Iterator[Section]:
-    """Demand response, prices, profits, prosumers."""
-    event = _event(run, outcome)
+def sections(run: RunFolder, outcome: ProsumerOutcome) -> Iterator[Section]:
+    """Show demand response, prices, profits, loads, the feeder and the prosumers."""
+    scenario: ProsumerScenario = run.scenario
+    money, event = run.result.money, scenario.leader.event.mark(scenario.slots).tolist()
     if not outcome.dr_kw:
         nobody = "No prosumer reported what it provides: they act on a settlement, and none reached them."
         yield Section("Demand response", [nobody])
     else:
-        yield Section("Demand response", list(_quantities(outcome, event)))
-        yield Section("Prices", list(_prices(run, outcome, event)))
-    yield Section("Profits", list(_profits(run.result.money, outcome, event)))
-    yield Section("PV and load", list(_loads(run, outcome, event)))
-    if run.scenario.feeder is not None and {home.id for home in run.scenario.homes or []} == outcome.dr_kw.keys():
-        yield Section("Feeder", list(_feeder(run, outcome, event)))
+        yield Section("Demand response", list(_plot_quantities(outcome, event)))
+        yield Section("Prices", list(_plot_prices(scenario, outcome, money, event)))
+    yield Section("Profits", list(_plot_profits(outcome, money, event)))
+    yield Section("PV and load", list(_plot_loads(scenario, outcome, event)))
+    if scenario.feeder is not None and {home.id for home in scenario.homes or []} == outcome.dr_kw.keys():
+        yield Section("Feeder", list(_plot_feeder(scenario, outcome, event)))
     if outcome.dr_kw:
-        yield Section("Prosumers", [_prosumers(outcome, run.result.money)])
+        yield Section("Prosumers", [_tabulate_prosumers(outcome, money)])
 
 
-def _event(run: RunFolder, outcome: Outcome) -> list[bool]:
-    """Whether a slot is within the event, (T,)."""
-    event: Event = run.scenario.leader.event
-    return [event.first <= hour <= event.last for hour in range(1, len(outcome.system_load_kw) + 1)]
-
-
-_SHADED = "Shaded: the event."
-
-
-def _quantities(outcome: Outcome, event: list[bool]) -> Iterator[Plot]:
+def _plot_quantities(outcome: ProsumerOutcome, event: list[bool]) -> Iterator[Plot]:
     from stackelgrid.report import drawing
 
     yield Plot(
@@ -186,23 +111,22 @@ def _quantities(outcome: Outcome, event: list[bool]) -> Iterator[Plot]:
     if not drawing.few(outcome.dr_kw):
         yield Plot(
             "demand_response_sum",
-            drawing.steps([drawing.Curve("All prosumers", _total(outcome))], "DR quantity (kW)", shaded=event),
+            drawing.steps([drawing.Curve("All prosumers", outcome.total_dr_kw())], "DR quantity (kW)", shaded=event),
             f"What all prosumers provide together. {_SHADED}",
         )
 
 
-def _prices(run: RunFolder, outcome: Outcome, event: list[bool]) -> Iterator[Plot]:
+def _plot_prices(scenario: ProsumerScenario, outcome: ProsumerOutcome, money: str, event: list[bool]) -> Iterator[Plot]:
     from stackelgrid.report import drawing
 
-    scenario: ProsumerGame = run.scenario
-    label = f"Price ({run.result.money}/kWh)"
+    label = f"Price ({money}/kWh)"
     tariff = {home.id: home.tariff for home in scenario.homes or []}
     if tariff.keys() >= outcome.dr_kw.keys() and len(outcome.dr_kw) <= _PRICED_EACH:
         for name in outcome.dr_kw:
             curves = [
                 drawing.Curve("Retail rate", scenario.leader.tariffs[tariff[name]], drawing.GREY, "--"),
-                drawing.Curve("DR price", _traded(outcome.dr_price[name]), drawing.VERMILION, "-"),
-                drawing.Curve("PV price", _traded(outcome.pv_price[name]), drawing.BLUE, "-"),
+                drawing.Curve("DR price", _hide_zeros(outcome.dr_price[name]), drawing.VERMILION, "-"),
+                drawing.Curve("PV price", _hide_zeros(outcome.pv_price[name]), drawing.BLUE, "-"),
             ]
             yield Plot(
                 f"prices_{name}",
@@ -224,12 +148,12 @@ def _prices(run: RunFolder, outcome: Outcome, event: list[bool]) -> Iterator[Plo
         )
 
 
-def _traded(price: list[float]) -> list[float]:
-    """A price of zero is none."""
+def _hide_zeros(price: list[float]) -> list[float]:
+    """Leave open the slots with a price of zero, in which there is no trade."""
     return [each if each > 0 else nan for each in price]
 
 
-def _profits(money: str, outcome: Outcome, event: list[bool]) -> Iterator[Plot]:
+def _plot_profits(outcome: ProsumerOutcome, money: str, event: list[bool]) -> Iterator[Plot]:
     from stackelgrid.report import drawing
 
     curves = [
@@ -250,10 +174,10 @@ def _profits(money: str, outcome: Outcome, event: list[bool]) -> Iterator[Plot]:
     )
 
 
-def _loads(run: RunFolder, outcome: Outcome, event: list[bool]) -> Iterator[Plot]:
+def _plot_loads(scenario: ProsumerScenario, outcome: ProsumerOutcome, event: list[bool]) -> Iterator[Plot]:
     from stackelgrid.report import drawing
 
-    homes: list[Prosumer] = run.scenario.homes or []
+    homes = scenario.homes or []
     if 0 < len(homes) <= _PRICED_EACH:
         curves = []
         for home, color in zip(homes, (drawing.BLUE, drawing.VERMILION, drawing.GREEN), strict=False):
@@ -276,24 +200,19 @@ def _loads(run: RunFolder, outcome: Outcome, event: list[bool]) -> Iterator[Plot
     )
 
 
-def _feeder(run: RunFolder, outcome: Outcome, event: list[bool]) -> Iterator[Plot | str]:
-    """Voltages and losses by a power flow of the scenario's feeder, where there is what solves one."""
+def _plot_feeder(scenario: ProsumerScenario, outcome: ProsumerOutcome, event: list[bool]) -> Iterator[Plot | str]:
+    """Plot voltages and losses by a power flow of the scenario's feeder; a hint when the solver is not installed."""
     if find_spec("power_grid_model") is None:
         yield "Voltages and losses take a power flow: pip install 'stackelgrid[grid]', then write this page again."
         return
-    from stackelgrid.games.prosumer.feeder import power_flow
+    from stackelgrid.games.prosumer.feeder import solve_power_flow
     from stackelgrid.report import drawing
-    from stackelgrid.scenarios.scenario import load
 
-    flow = power_flow(cast("ProsumerScenario", load(str(run.folder / "scenario.yaml"))), outcome.model_dump())
-    states = {
-        "Without the event": flow["before"],
-        "With PV credited": flow["pv"],
-        "and demand response": flow["after"],
-    }
+    flow = solve_power_flow(scenario, outcome.dr_kw)
+    states = {"Without the event": flow.before, "With PV credited": flow.pv, "and demand response": flow.after}
     styles = ((drawing.GREY, "--"), (drawing.GREEN, ":"), (drawing.BLUE, "-"))
     lowest = [
-        drawing.Curve(name, [min(at_bus) for at_bus in zip(*state["voltage"].values(), strict=True)], *style)
+        drawing.Curve(name, [min(at_bus) for at_bus in zip(*state.voltage.values(), strict=True)], *style)
         for (name, state), style in zip(states.items(), styles, strict=True)
     ]
     yield Plot(
@@ -303,7 +222,7 @@ def _feeder(run: RunFolder, outcome: Outcome, event: list[bool]) -> Iterator[Plo
         f"axis does not start at zero. {_SHADED}",
     )
     losses = [
-        drawing.Curve(name, state["losses_kw"], *style)
+        drawing.Curve(name, state.losses_kw, *style)
         for (name, state), style in zip(states.items(), styles, strict=True)
     ]
     yield Plot(
@@ -313,7 +232,7 @@ def _feeder(run: RunFolder, outcome: Outcome, event: list[bool]) -> Iterator[Plo
     )
 
 
-def _prosumers(outcome: Outcome, money: str) -> Table:
+def _tabulate_prosumers(outcome: ProsumerOutcome, money: str) -> Table:
     energy = {name: sum(provided) for name, provided in outcome.dr_kw.items()}
     paid = {
         name: sum(price * provided for price, provided in zip(outcome.pv_price[name], dr_kw, strict=True))
@@ -344,34 +263,41 @@ _RULES = (
         "The largest of the regrets and of the errors below, relative: the game has no planner to compare with.",
         EQUILIBRIUM_WITHIN,
     ),
-    Rule("pv_price_residual", "Error of a PV price", "Against the price rule (13), relative.", EQUILIBRIUM_WITHIN),
-    Rule("dr_price_residual", "Error of a DR price", "Against the price rule (17), relative.", EQUILIBRIUM_WITHIN),
+    Rule(
+        "pv_price_residual",
+        "Error of a PV price",
+        "Against the price rule, equation (13) of the paper, relative.",
+        EQUILIBRIUM_WITHIN,
+    ),
+    Rule(
+        "dr_price_residual",
+        "Error of a DR price",
+        "Against the price rule, equation (17) of the paper, relative.",
+        EQUILIBRIUM_WITHIN,
+    ),
     Rule(
         "profit_residual",
         "Error of the providers' profit",
-        "Against (15), relative to the largest of the event.",
+        "Against equation (15) of the paper, relative to the largest of the event.",
         EQUILIBRIUM_WITHIN,
     ),
     Rule(
         "saving_residual",
         "Error of the utility's saving",
-        "Against (20), relative to the largest of the event.",
+        "Against equation (20) of the paper, relative to the largest of the event.",
         EQUILIBRIUM_WITHIN,
     ),
     Rule("violation", "Broken limits", "By how much a DR quantity is below zero or above its cap.", 1e-9, unit="kW"),
 )
 
 REPORT = GameReport(
-    outcome=Outcome,
-    scenario=ProsumerGame,
+    scenario=ProsumerScenario,
     check=check,
     opening=opening,
     key_figures=key_figures,
     key_note="Peak before → after: without the event, and with it.",
     sections=sections,
-    residual=Trace(
-        "residual", "Relative disagreement", "how far prices and quantities are from agreeing with each other, relative"
-    ),
+    residual=Trace("residual", "Relative disagreement", "the relative disagreement of prices and quantities"),
     traces=(
         Trace("dr_kw_change", "Change of DR", "the largest change of a prosumer's DR quantity", "kW"),
         Trace("utility_saving_change", "Change of saving", "that of the utility's saving in an hour", "{money}"),

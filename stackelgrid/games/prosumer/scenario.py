@@ -1,8 +1,8 @@
-"""A scenario of the prosumer game, and what comes out of it."""
+"""A scenario of the prosumer game."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -11,7 +11,6 @@ from stackelgrid.games.prosumer.aggregator import ProviderSettings
 from stackelgrid.games.prosumer.home import Prosumer
 from stackelgrid.games.prosumer.leader import UtilitySettings
 from stackelgrid.model import NonNegative, Positive, StrictModel
-from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios.scenario import Between, PopulatedScenario
 from stackelgrid.wire.arrays import Array
 from stackelgrid.wire.names import Name
@@ -21,7 +20,7 @@ Shape = Annotated[list[NonNegative], Field(min_length=1, max_length=1000)]
 
 
 class Kind(StrictModel):
-    """Bounds within which the prosumers of one tariff class are drawn; `pv_share` is PV capacity over peak load."""
+    """The bounds of draws of prosumers of one tariff class; `pv_share` is PV capacity over peak load."""
 
     peak_kw: Between
     pv_share: Between
@@ -30,7 +29,7 @@ class Kind(StrictModel):
     cap_share: Between = (0.1, 0.1)
 
     @model_validator(mode="after")
-    def _shares(self) -> Self:
+    def _check_shares(self) -> Self:
         for key, upper in (("alpha", self.alpha[1]), ("cap_share", self.cap_share[1])):
             if upper > 1:
                 raise ValueError(f"{key} goes up to {upper:g}; it is at most 1")
@@ -50,14 +49,14 @@ class ProsumerPopulation(StrictModel):
     kinds: Annotated[dict[Name, Kind], Field(min_length=1)]
 
     def draw(self, seed: int) -> list[Prosumer]:
-        """The prosumers."""
+        """Draw the prosumers."""
         width = len(str(self.homes))
         return [
-            self._prosumer(f"h{number + 1:0{width}d}", number, np.random.default_rng([seed, number]))
+            self._draw_one(f"h{number + 1:0{width}d}", number, np.random.default_rng([seed, number]))
             for number in range(self.homes)
         ]
 
-    def _prosumer(self, name: str, number: int, random: np.random.Generator) -> Prosumer:
+    def _draw_one(self, name: str, number: int, random: np.random.Generator) -> Prosumer:
         tariff = list(self.kinds)[number % len(self.kinds)]
         kind = self.kinds[tariff]
         peak = random.uniform(*kind.peak_kw)
@@ -82,7 +81,7 @@ class Line(StrictModel):
 
 
 class Feeder(StrictModel):
-    """The utility's radial feeder, for a power flow on the desk; no node knows it.
+    """The utility's radial feeder, for a power flow on the desk; no node receives it.
 
     Bus 1 is the substation, at 1 per unit. Without the event a bus draws `load_kw` and `load_kvar` times `load_shape`.
     """
@@ -93,8 +92,8 @@ class Feeder(StrictModel):
     load_kvar: dict[Bus, NonNegative]
     lines: list[Line]
 
-    def unconnected(self) -> list[int]:
-        """The buses with a load, or at a line, that no lines connect to the substation."""
+    def find_unconnected(self) -> list[int]:
+        """List the buses with a load, or at a line, that no lines connect to the substation."""
         ends = [{line.start, line.end} for line in self.lines]
         connected, grown = {1}, True
         while grown:
@@ -103,15 +102,15 @@ class Feeder(StrictModel):
             connected |= reached
         return sorted({*self.load_kw, *self.load_kvar}.union(*ends) - connected)
 
-    def load(self) -> Array:
-        """What the feeder draws without the event, (T,) kW."""
+    def total_load(self) -> Array:
+        """Sum up the loads without the event, (T,) kW."""
         return sum(self.load_kw.values()) * np.array(self.load_shape)
 
 
 class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
     """A prosumer game, ready to run: a utility, its DR providers (`aggregators`) and the prosumers of each.
 
-    Either `population` or `homes` says who the prosumers are; `aggregator` holds for every provider.
+    Either `population` or `homes` gives the prosumers; `aggregator` holds for every provider.
     """
 
     # Two or three rounds of the simultaneous game are usual, eight the most seen of 500 populations.
@@ -123,7 +122,7 @@ class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
     feeder: Feeder | None = None
 
     @model_validator(mode="after")
-    def _shapes(self) -> Self:
+    def _check_shapes(self) -> Self:
         if self.population is not None:
             for key in ("load_shape", "pv_shape"):
                 there = len(getattr(self.population, key))
@@ -132,11 +131,11 @@ class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
         return self
 
     def draw(self, population: ProsumerPopulation) -> list[Prosumer]:
-        """The prosumers of a population."""
+        """Draw the prosumers of a population."""
         return population.draw(self.seed)
 
     def verify(self) -> None:
-        """Besides what holds for all games: horizons, tariffs and loads fit each other."""
+        """Raise `ValueError`, besides for what all games refuse, when horizons, tariffs or loads do not fit."""
         super().verify()
         for number, home in enumerate(self.everyone):
             if len(home.load_kw) != self.slots:
@@ -146,7 +145,7 @@ class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
             if home.tariff not in self.leader.tariffs:
                 known = ", ".join(self.leader.tariffs)
                 raise ValueError(f"homes.{number}.tariff: {home.tariff!r} is none of leader.tariffs, which has {known}")
-        _within(
+        _check_within(
             np.sum([home.load_kw for home in self.everyone], axis=0),
             np.array(self.leader.system_load_kw),
             "the prosumers draw {:g} kW in slot {}, leader.system_load_kw there is {:g}; it includes them, so raise it",
@@ -157,11 +156,11 @@ class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
     def _verify_feeder(self, feeder: Feeder) -> None:
         if len(feeder.load_shape) != self.slots:
             raise ValueError(f"feeder.load_shape has {len(feeder.load_shape)} numbers, slots is {self.slots}")
-        if not np.allclose(feeder.load(), self.leader.system_load_kw, rtol=1e-6, atol=0):
+        if not np.allclose(feeder.total_load(), self.leader.system_load_kw, rtol=1e-6, atol=0):
             raise ValueError(
                 "leader.system_load_kw is not the sum of feeder.load_kw times feeder.load_shape; make it so"
             )
-        if unconnected := feeder.unconnected():
+        if unconnected := feeder.find_unconnected():
             more = f", nor are {len(unconnected) - 1} more" if len(unconnected) > 1 else ""
             raise ValueError(
                 f"feeder.lines: bus {unconnected[0]} is not connected to the substation, bus 1{more}; add or mend the "
@@ -174,70 +173,23 @@ class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
             if home.bus is not None:
                 at_bus[home.bus] = at_bus.get(home.bus, np.zeros(self.slots)) + home.load_kw
         for bus, load in at_bus.items():
-            _within(
+            _check_within(
                 load,
                 feeder.load_kw[bus] * np.array(feeder.load_shape),
                 f"the prosumers at bus {bus} draw {{:g}} kW in slot {{}}, feeder.load_kw.{bus} gives {{:g}}; raise it",
             )
 
     def connection_kw(self, home: Prosumer) -> float:
-        """What it may draw or feed in: its peak load or, if that is more, what its PV gives at most."""
+        """Give the most it may draw or feed in: its peak load or, if that is more, its peak PV output."""
         return max(*home.load_kw, *home.pv_kw)
 
     def aggregator_settings(self, name: str, members: dict[str, list[Prosumer]]) -> ProviderSettings:
-        """The same for every provider."""
+        """Give every provider the same settings."""
         return self.aggregator
 
-    def outcome(self, run_record: RunRecord) -> dict[str, Any]:
-        """The prosumer game's outcome; a number per slot, kW, money per kWh, money.
 
-        Of each prosumer `dr_kw`, what it is paid (`pv_price`), what the provider is paid for it (`dr_price`), what it
-        was told of the others (`others`, 1/kW) and its `cost`, (5) less (6). `provider_profit` is (15) of all providers
-        together, `providers` of each; `utility_saving` is (20), `utility_saving_dr_only` the part of it that is not due
-        to PV. `net_load_kw` is Q (19). `trade` says whether anybody provides anything at all.
-        """
-        last = run_record.rounds[-1]
-        homes = {home.id: run_record.homes[home.id] for home in self.everyone if home.id in run_record.homes}
-        dr_price = {
-            home.id: price
-            for name, processes in self.households().items()
-            if name in run_record.aggregators
-            for home, price in zip(
-                [home for process in processes for home in process],
-                run_record.aggregators[name]["dr_price"],
-                strict=True,
-            )
-            if home.id in homes
-        }
-        profits = {name: account["profit"] for name, account in run_record.aggregators.items()}
-        hours = np.arange(1, self.slots + 1)
-        event = (self.leader.event.first <= hours) & (hours <= self.leader.event.last)
-        local = np.where(event, np.add(last["pv_kw"], last["dr_kw"]), 0.0)
-        return {
-            "dr_kw": {name: told["dr_kw"] for name, told in homes.items()},
-            "pv_price": {name: told["pv_price"] for name, told in homes.items()},
-            "dr_price": dr_price,
-            "provider_profit": np.sum([np.zeros(self.slots), *profits.values()], axis=0).tolist(),
-            "providers": profits,
-            "utility_saving": last["utility_saving"],
-            "utility_saving_dr_only": last["utility_saving_dr_only"],
-            "system_load_kw": self.leader.system_load_kw,
-            "net_load_kw": (np.array(self.leader.system_load_kw) - local).tolist(),
-            "others": {name: told["others"] for name, told in homes.items()},
-            "cost": {name: told["cost"] for name, told in homes.items()},
-            "trade": any(max(told["dr_kw"]) > 0 for told in homes.values()),
-        }
-
-    def certificate(self, outcome: dict[str, Any], samples: int) -> dict[str, Any]:
-        """See `stackelgrid.games.prosumer.certificate.certificate`; nothing in it is sampled."""
-        from stackelgrid.games.prosumer.certificate import certificate
-
-        footprints = [[home for process in mine for home in process] for mine in self.households().values()]
-        return certificate(footprints, self.leader, outcome)
-
-
-def _within(load: Array, limit: Array, message: str) -> None:
-    """Raises `ValueError` with the first slot in which `load` is above `limit` by more than rounding."""
+def _check_within(load: Array, limit: Array, message: str) -> None:
+    """Raise `ValueError` with the first slot in which `load` is above `limit` by more than rounding."""
     above = np.flatnonzero(load > limit * (1 + 1e-9))
     if len(above):
         raise ValueError(message.format(load[above[0]], above[0] + 1, limit[above[0]]))
