@@ -592,6 +592,34 @@ def test_an_appliance_stays_off_where_the_other_load_takes_all_that_may_be_drawn
         assert schedule.load[0] == pytest.approx(1.0, abs=1e-7)
 
 
+def test_home_with_two_equal_batteries_is_solved_when_steps_end_in_rounding_errors() -> None:
+    inelastic = [0.253, 0.245, 0.0, 0.046, 0.361, 0.567, 0.994, 0.617, 0.0, 0.351, 0.412, 0.0]
+    inelastic += [0.0, 0.807, 0.048, 0.957, 0.575, 0.0, 0.277, 0.901, 0.298, 0.0, 0.566, 0.993]
+    quadratic = [1.199, 0.645, 0.568, 1.012, 0.52, 0.5, 1.833, 0.939, 1.215, 1.646, 1.616, 1.892]
+    quadratic += [1.261, 1.513, 1.987, 1.828, 1.658, 0.517, 1.389, 1.056, 1.327, 1.819, 0.995, 1.716]
+    power = [0.817, 0.707, 1.188, 1.658, 0.851, 1.475, 2.0, 0.697, 0.914, 1.571, 1.891, 1.615]
+    power += [0.866, 1.873, 0.5, 1.354, 1.577, 0.7, 0.986, 1.964, 0.5, 1.701, 0.716, 1.038]
+    price = [1.5, -0.3, 5.2, 2.2, 2.1, 0.5, -0.5, 0.7, 0.0, 0.3, 0.0, 1.8]
+    price += [0.5, 0.4, 0.0, 1.1, 2.5, 2.7, 0.7, 2.4, 0.8, 12.0, 0.8, 0.5]
+    rates = {"max_kw": 1.0, "min_kw": 0.1}
+    deep = {"fast": 0.001, "deep": 1.0, "depth": 1.0}
+    two = [battery(capacity_kwh=16.184, initial_kwh=8.092, charge_kw=1.0, discharge_kw=0.0, wear=deep)] * 2
+    one = home(
+        24,
+        inelastic=[Inelastic(load_kw=inelastic)],
+        elastic=[
+            appliance("quadratic", valuation=0.301, omega=quadratic, alpha=2.597, **rates),
+            appliance("power", valuation=4.952, omega=power, alpha=0.214, **rates),
+            appliance("log", valuation=3.623, omega=1.788, **rates),
+        ],
+        storage=two,
+        draw_limit=DrawLimit(min_kw=0.5, max_kw=7.241),
+    )
+    violated, unexplained = kkt_violation(one, np.array(price), answer(one, price))
+    assert violated <= 1e-9
+    assert unexplained <= 1e-9
+
+
 # --- what an EMC says ---
 
 
