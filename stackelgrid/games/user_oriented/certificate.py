@@ -1,9 +1,9 @@
-"""The equilibrium certificate of the user-oriented pricing game: what a run settled on, against independent references.
+"""The equilibrium certificate of the user-oriented pricing game: compares a settled run with independent references.
 
-Each home's settled schedule is held against the optimum of its own problem and the whole run against the centralised
-programme, both in cvxpy; the leader against a search for a better price (`stackelberg`) or against the rule that its
-price equals marginal cost (`welfare`). A home's utility is worked out anew from the load and stored energy it
-reported; what it claims is only compared. Money as in the price, loads kW, per slot of one hour.
+Each home's schedule is compared with the optimum of its own problem [UO-6], and the run with the central programme
+[UO-18], both in cvxpy. The leader is compared with a search for a better price (`stackelberg`) or with the rule that
+its price equals marginal cost (`welfare`). A home's utility is computed anew from the load and stored energy that it
+reported; the utility that it claims is only compared. Money as in the price, loads kW, per slot of one hour.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from stackelgrid.certify import CertificateError
 from stackelgrid.games.user_oriented.home import Home
 from stackelgrid.games.user_oriented.leader import AdaptiveBalance, UtilitySettings, adaptive_balance, fixed_balance
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
-from stackelgrid.games.user_oriented.reference.central_programme import InfeasibleError, best_answers, centralised
-from stackelgrid.games.user_oriented.reference.price_search import Account, Response, Search
+from stackelgrid.games.user_oriented.reference.central_programme import (
+    InfeasibleError,
+    solve_best_answers,
+    solve_central_programme,
+)
+from stackelgrid.games.user_oriented.reference.price_search import BetterPriceSearch, Company, HomesResponse
 from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.wire.arrays import Array
@@ -30,24 +34,24 @@ _FEASIBLE = 1e-6
 def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, samples: int) -> dict[str, Any]:
     """Compute the certificate of an outcome in which every home of the scenario settled, ready for JSON.
 
-    - `method`: what was done, in words.
-    - `gap`, relative: of a `welfare` run, how far its system utility is below the centralised optimum (below zero only
-      by the reference's tolerance, or where limits are violated); of a `stackelberg` run, `leader_regret`.
+    - `method`: the references used, in words.
+    - `gap`, relative: of a `welfare` run, the distance of its system utility below the central optimum (negative only
+      by the reference's tolerance, or when limits are violated); of a `stackelberg` run, `leader_regret`.
     - `max_regret`: the largest relative gain that any player has from deviating alone, of the two that follow.
     - `max_home_regret`: of the homes, relative to max(1, |utility|), utility being satisfaction less wear less bill.
     - `leader_regret`: the leader's from the best price found, relative to max(1, |utility|); None for `welfare`.
     - `price_residual`: of a `welfare` run, the largest distance of the price from marginal cost plus capacity
       multipliers, money per kWh; None for `stackelberg`.
-    - `overclaim`: the largest relative excess of a utility claimed by a home over the one worked out anew, or, of homes
-      with several storages, whose schedules their reports do not tell, over the optimum.
+    - `overclaim`: the largest relative excess of a utility claimed by a home over the one computed anew or, for homes
+      with several storages, whose reports do not show each one's schedule, over the optimum.
     - `bill_residual`: the largest relative error of a bill.
     - `load_residual`: the largest difference of a home's load from its best answer to the price, kW.
     - `balance_residual`: the largest difference of the leader's load from the sum of the homes', kW.
     - `violation`: the worst violation of a limit of a home or of the capacity, kW or kWh.
-    - `feasible`: whether that is within 1e-6 of the peak, and a `stackelberg` price within its bounds.
-    - `system_utility`: of the run, worked out anew, money.
-    - `welfare_system_utility`, `welfare_price`: the centralised optimum, money, and the price that brings it about;
-      like all that is measured by it None where no schedule of the homes keeps the capacity.
+    - `feasible`: true when that is within 1e-6 of the peak, and a `stackelberg` price within its bounds.
+    - `system_utility`: of the run, computed anew, money.
+    - `welfare_system_utility`, `welfare_price`: the central optimum, money, and the price at which selfish homes reach
+      it. These and all that is measured by them are None when no schedule of the homes keeps the capacity.
     - `price_distance`: `rms`, money per kWh, and `relative` distance of the run's price from the welfare price.
     - `solver_status`: of the references `homes` and `centralised`, Clarabel's status, iterations, residuals and duality
       gap, which bounds the error of `max_home_regret` and of `gap`.
@@ -57,36 +61,36 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
     """
     homes, settings, slots = scenario.everyone, scenario.leader, scenario.slots
     run = _Run.read(homes, slots, outcome)
-    account = _account(settings, run.baseline)
+    company = _company(settings, run.baseline)
     stacked = StackedHomes(homes, slots)
 
     bills = run.loads @ run.price
     recomputed = stacked.utility_of(run.loads, run.stored) - bills
     utility = np.where(np.isnan(recomputed), run.claimed, recomputed)
     size = np.maximum(1, np.abs(utility))
-    best = best_answers(stacked, run.price, size)
+    best = solve_best_answers(stacked, run.price, size)
     optimum = best.utility - best.load @ run.price
     home_regret = max(0.0, float(np.max((optimum - utility) / size)))
     overclaim = (run.claimed - np.where(np.isnan(recomputed), optimum, recomputed)) / size
 
     load = run.loads.sum(axis=0)
-    system_utility = account.utility(run.price, load) + float(utility.sum())
-    welfare = _welfare(stacked, account, run.price, system_utility)
-    violation = max(stacked.violation_of(run.loads, run.stored), account.violation(load))
+    system_utility = company.utility(run.price, load) + float(utility.sum())
+    welfare = _welfare(stacked, company, run.price, system_utility)
+    violation = max(stacked.violation_of(run.loads, run.stored), company.violation(load))
     feasible = violation <= _FEASIBLE * max(1.0, float(np.max(np.abs(load))))
 
     method = "Homes and the centralised programme: cvxpy with Clarabel, all homes at once. "
     leader_regret, price_residual, tried = None, None, 0
     if settings.objective == "stackelberg":
-        search = Search(account, Response(homes, slots).answer, settings.price_min, settings.price_max)
-        found = search.run(run.price, samples, np.random.default_rng(scenario.seed))
-        earned, tried = account.utility(run.price, load), found.tried
-        gap = leader_regret = max(0.0, (found.utility - earned) / max(1.0, abs(earned)))
+        search = BetterPriceSearch(company, HomesResponse(homes, slots).answer, settings.price_min, settings.price_max)
+        best_price = search.run(run.price, samples, np.random.default_rng(scenario.seed))
+        earned, tried = company.utility(run.price, load), best_price.tried
+        gap = leader_regret = max(0.0, (best_price.utility - earned) / max(1.0, abs(earned)))
         feasible &= bool(np.all((run.price >= settings.price_min) & (run.price <= settings.price_max)))
         method += f"Leader: the best of {tried} prices, {samples} near the settled one or anywhere, the rest on climbs."
     else:
         gap = welfare["gap"]
-        price_residual = account.price_residual(run.price, load)
+        price_residual = company.price_residual(run.price, load)
         method += "Leader: its price against marginal cost plus capacity multipliers."
     return {
         "method": method,
@@ -110,17 +114,17 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
     }
 
 
-def _welfare(homes: StackedHomes, account: Account, price: Array, system_utility: float) -> dict[str, Any]:
-    """The centralised optimum, and how far a price and a system utility are from it; None where there is none."""
-    capacity = account.load_min, account.load_max
+def _welfare(homes: StackedHomes, company: Company, price: Array, system_utility: float) -> dict[str, Any]:
+    """Give the central optimum, and the distance of a price and a system utility from it; None where there is none."""
+    capacity = company.load_min, company.load_max
     try:
-        plan = centralised(homes, account.wholesale, account.mu, capacity, max(1.0, abs(system_utility)))
+        plan = solve_central_programme(homes, company.wholesale, company.mu, capacity, max(1.0, abs(system_utility)))
     except InfeasibleError as error:
         nothing = dict.fromkeys(("gap", "system_utility", "price", "distance"))
         return {**nothing, "solver": {"status": str(error)}}
     load = plan.load.sum(axis=0)
-    optimum = float(plan.utility.sum()) - account.cost(load)
-    best_price = account.marginal_cost(load) + plan.shadow
+    optimum = float(plan.utility.sum()) - company.cost(load)
+    best_price = company.marginal_cost(load) + plan.shadow
     distance = _rms(price - best_price)
     return {
         "gap": (optimum - system_utility) / max(1.0, abs(optimum)),
@@ -179,14 +183,14 @@ class _Run:
         )
 
 
-def _account(settings: UtilitySettings, baseline: Array) -> Account:
+def _company(settings: UtilitySettings, baseline: Array) -> Company:
     if isinstance(settings.balance, AdaptiveBalance):
         kind = settings.balance
         mu = adaptive_balance(kind.high * settings.mu, kind.low * settings.mu, kind.threshold, baseline)
     else:
         mu = fixed_balance(settings.mu, baseline)
     slots = len(baseline)
-    return Account(
+    return Company(
         wholesale=np.broadcast_to(np.array(settings.wholesale_price, float), (slots,)),
         mu=mu,
         load_min=np.full(slots, settings.capacity.min_kw or -np.inf),

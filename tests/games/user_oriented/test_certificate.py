@@ -12,8 +12,12 @@ from stackelgrid.games.user_oriented.certificate import certify
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import UtilitySettings
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
-from stackelgrid.games.user_oriented.reference.central_programme import InfeasibleError, best_answers, centralised
-from stackelgrid.games.user_oriented.reference.price_search import Account, Response, Search
+from stackelgrid.games.user_oriented.reference.central_programme import (
+    InfeasibleError,
+    solve_best_answers,
+    solve_central_programme,
+)
+from stackelgrid.games.user_oriented.reference.price_search import BetterPriceSearch, Company, HomesResponse
 from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.scenarios.scenario import load
@@ -46,7 +50,7 @@ def drawn_by_two(price: np.ndarray) -> np.ndarray:
 
 def test_best_answers_are_the_closed_form() -> None:
     homes, price = StackedHomes(two_homes(), SLOTS), np.linspace(5, 25, SLOTS)
-    answers = best_answers(homes, price, np.full(2, 100.0))
+    answers = solve_best_answers(homes, price, np.full(2, 100.0))
     expected = drawn_by_two(price)
     first, second = expected[0] - 0.5, expected[1]
     worth = [
@@ -66,7 +70,7 @@ def test_best_answer_of_each_form_meets_its_first_order_condition(form: str) -> 
     appliance = {"max_kw": 4.0, "valuation": 10.0, "satisfaction": satisfaction}
     home = Home.model_validate({"id": "a", "elastic": [appliance]})
     price = np.linspace(3.5, 11.5, SLOTS)
-    q = best_answers(StackedHomes([home], SLOTS), price, np.ones(1)).load[0] / 4
+    q = solve_best_answers(StackedHomes([home], SLOTS), price, np.ones(1)).load[0] / 4
     at = np.clip(q, 1e-9, 1)
     marginal = {
         "log": 10 * 0.7 / (1.2 * (1 + 0.7 * at)),
@@ -83,36 +87,38 @@ def test_best_answer_of_each_form_meets_its_first_order_condition(form: str) -> 
 
 def test_without_a_charge_on_deviation_the_welfare_price_is_the_wholesale_price() -> None:
     wholesale = np.linspace(3, 12, SLOTS)
-    plan = centralised(StackedHomes(two_homes(), SLOTS), wholesale, np.zeros(SLOTS), UNBOUNDED, 1000.0)
-    account = Account(wholesale, np.zeros(SLOTS), *UNBOUNDED)
-    assert account.marginal_cost(plan.load.sum(axis=0)) + plan.shadow == pytest.approx(wholesale, abs=1e-12)
+    plan = solve_central_programme(StackedHomes(two_homes(), SLOTS), wholesale, np.zeros(SLOTS), UNBOUNDED, 1000.0)
+    company = Company(wholesale, np.zeros(SLOTS), *UNBOUNDED)
+    assert company.marginal_cost(plan.load.sum(axis=0)) + plan.shadow == pytest.approx(wholesale, abs=1e-12)
     assert plan.load == pytest.approx(drawn_by_two(wholesale), abs=1e-4)
 
 
 def test_with_a_charge_the_homes_answer_the_welfare_price_with_the_planned_load() -> None:
     wholesale, mu = np.linspace(4, 9, SLOTS), np.linspace(0.05, 0.4, SLOTS)
-    plan = centralised(StackedHomes(two_homes(), SLOTS), wholesale, mu, UNBOUNDED, 100.0)
+    plan = solve_central_programme(StackedHomes(two_homes(), SLOTS), wholesale, mu, UNBOUNDED, 100.0)
     planned = plan.load.sum(axis=0)
-    price = Account(wholesale, mu, *UNBOUNDED).marginal_cost(planned)
+    price = Company(wholesale, mu, *UNBOUNDED).marginal_cost(planned)
     assert np.ptp(price - wholesale) > 0.1
     assert drawn_by_two(price).sum(axis=0) == pytest.approx(planned, abs=1e-4)
 
 
 def test_the_welfare_price_clears_a_capacity() -> None:
     wholesale, capacity = np.full(SLOTS, 5.0), (np.full(SLOTS, -np.inf), np.full(SLOTS, 4.0))
-    plan = centralised(StackedHomes(two_homes(), SLOTS), wholesale, np.zeros(SLOTS), capacity, 1000.0)
+    plan = solve_central_programme(StackedHomes(two_homes(), SLOTS), wholesale, np.zeros(SLOTS), capacity, 1000.0)
     # 0.5 + 4 (10 / p - 0.5) + 3 (20 / p - 0.25) = 4 at p = 100 / 6.25 = 16, where both are inside their bounds.
     assert wholesale + plan.shadow == pytest.approx(np.full(SLOTS, 16.0), rel=1e-5)
-    account = Account(wholesale, np.zeros(SLOTS), *capacity)
-    assert account.price_residual(np.full(SLOTS, 16.0), np.full(SLOTS, 4.0)) == pytest.approx(0, abs=1e-9)
-    assert account.price_residual(np.full(SLOTS, 4.5), np.full(SLOTS, 4.0)) == pytest.approx(0.5, rel=1e-9)
-    assert account.price_residual(np.full(SLOTS, 5.5), np.full(SLOTS, 3.0)) == pytest.approx(0.5, rel=1e-9)
+    company = Company(wholesale, np.zeros(SLOTS), *capacity)
+    assert company.price_residual(np.full(SLOTS, 16.0), np.full(SLOTS, 4.0)) == pytest.approx(0, abs=1e-9)
+    assert company.price_residual(np.full(SLOTS, 4.5), np.full(SLOTS, 4.0)) == pytest.approx(0.5, rel=1e-9)
+    assert company.price_residual(np.full(SLOTS, 5.5), np.full(SLOTS, 3.0)) == pytest.approx(0.5, rel=1e-9)
 
 
 def test_an_unreachable_capacity_is_said_to_be_infeasible() -> None:
     capacity = np.full(SLOTS, -np.inf), np.full(SLOTS, 0.4)
     with pytest.raises(InfeasibleError, match="widen the capacity"):
-        centralised(StackedHomes(two_homes(), SLOTS), np.full(SLOTS, 5.0), np.zeros(SLOTS), capacity, 1000.0)
+        solve_central_programme(
+            StackedHomes(two_homes(), SLOTS), np.full(SLOTS, 5.0), np.zeros(SLOTS), capacity, 1000.0
+        )
 
 
 def storage(**changes: Any) -> dict[str, Any]:
@@ -173,7 +179,7 @@ def test_nodes_and_reference_agree_on_homes_of_every_kind(seed: int) -> None:
     size = np.maximum(1, np.abs(utility - load @ price))
 
     stacked = StackedHomes(homes, SLOTS)
-    best = best_answers(stacked, price, size)
+    best = solve_best_answers(stacked, price, size)
     assert np.abs(((best.utility - best.load @ price) - (utility - load @ price)) / size) == pytest.approx(0, abs=1e-9)
     assert best.load == pytest.approx(load, abs=1e-5)
 
@@ -211,33 +217,37 @@ def test_search_finds_the_monopoly_price() -> None:
     appliance = {"max_kw": 5.0, "valuation": 12.0, "satisfaction": {"omega": 0.9, "alpha": 3.0}}
     home = Home.model_validate({"id": "a", "horizon": 4, "elastic": [appliance]})
     wholesale = np.array([4.0, 6.0, 9.0, 12.0])
-    account = Account(wholesale, np.zeros(4), np.full(4, -np.inf), np.full(4, np.inf))
-    search = Search(account, Response([home], 4).answer, 1.0, 60.0)
+    company = Company(wholesale, np.zeros(4), np.full(4, -np.inf), np.full(4, np.inf))
+    search = BetterPriceSearch(company, HomesResponse([home], 4).answer, 1.0, 60.0)
     found = search.run(np.full(4, 20.0), 40, np.random.default_rng(1))
     # (p - c) x_max (v / (omega p) - 1 / alpha) is largest at p = sqrt(c v alpha / omega).
     assert found.price == pytest.approx(np.sqrt(wholesale * 12 * 3 / 0.9), rel=1e-5)
-    assert found.utility == pytest.approx(account.utility(found.price, found.load), rel=1e-12)
+    assert found.utility == pytest.approx(company.utility(found.price, found.load), rel=1e-12)
 
 
 def test_search_keeps_the_capacity() -> None:
     appliance = {"max_kw": 5.0, "valuation": 12.0, "satisfaction": {"omega": 0.9, "alpha": 3.0}}
     home = Home.model_validate({"id": "a", "horizon": 4, "elastic": [appliance]})
-    account = Account(np.full(4, 4.0), np.zeros(4), np.full(4, -np.inf), np.full(4, 2.0))
-    found = Search(account, Response([home], 4).answer, 1.0, 60.0).run(np.full(4, 35.0), 40, np.random.default_rng(1))
+    company = Company(np.full(4, 4.0), np.zeros(4), np.full(4, -np.inf), np.full(4, 2.0))
+    found = BetterPriceSearch(company, HomesResponse([home], 4).answer, 1.0, 60.0).run(
+        np.full(4, 35.0), 40, np.random.default_rng(1)
+    )
     # At sqrt(4 * 40) the home would draw 3.6 kW; 2 kW are drawn at 12 / (0.9 (2 / 5 + 1 / 3)).
     assert found.price == pytest.approx(np.full(4, 12 / (0.9 * (2 / 5 + 1 / 3))), rel=1e-5)
-    assert account.violation(found.load) < 1e-5
+    assert company.violation(found.load) < 1e-5
 
 
 def test_response_is_the_sum_of_best_answers_and_its_derivative() -> None:
     random = np.random.default_rng(4)
     homes, price = odd_homes(random), random.uniform(5, 15, SLOTS)
-    respond = Response(homes, SLOTS).answer
-    load, bend = respond(price)
-    assert load == pytest.approx(best_answers(StackedHomes(homes, SLOTS), price, np.ones(len(homes))).load.sum(axis=0))
+    respond = HomesResponse(homes, SLOTS).answer
+    load, jacobian = respond(price)
+    assert load == pytest.approx(
+        solve_best_answers(StackedHomes(homes, SLOTS), price, np.ones(len(homes))).load.sum(axis=0)
+    )
     direction = random.standard_normal(SLOTS)
     ahead, behind = respond(price + 1e-6 * direction)[0], respond(price - 1e-6 * direction)[0]
-    assert (ahead - behind) / 2e-6 == pytest.approx(bend @ direction, abs=1e-5)
+    assert (ahead - behind) / 2e-6 == pytest.approx(jacobian @ direction, abs=1e-5)
 
 
 # --- the certificate ---
@@ -292,8 +302,10 @@ def test_search_climbs_back_from_a_shifted_price() -> None:
     scenario, outcome = small_run("leader.objective=stackelberg", "leader.mu=8")
     leader = scenario.leader
     mu = np.full(SLOTS, leader.mu / np.mean(outcome.baseline_load_kw))
-    account = Account(np.full(SLOTS, leader.wholesale_price), mu, *UNBOUNDED)
-    search = Search(account, Response(scenario.everyone, SLOTS).answer, leader.price_min, leader.price_max)
+    company = Company(np.full(SLOTS, leader.wholesale_price), mu, *UNBOUNDED)
+    search = BetterPriceSearch(
+        company, HomesResponse(scenario.everyone, SLOTS).answer, leader.price_min, leader.price_max
+    )
     price = np.array(outcome.price)
     back = search.run(price * np.linspace(0.9, 1.1, SLOTS), 0, np.random.default_rng(1))
     assert back.utility == pytest.approx(outcome.leader_utility, rel=1e-7)

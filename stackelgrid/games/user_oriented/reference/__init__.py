@@ -1,4 +1,5 @@
-"""What the certificate compares with: a central programme of all homes, and a search for a better price.
+"""The references of the certificate: a central programme of all homes, and a search for a better price.
 
-Solved by other means than the nodes use. It sees everybody's private parameters, so it runs on a desk only.
+They use other solvers and formulas than the nodes, which they check. They read everybody's private parameters, so they
+run on a desk only.
 """

@@ -1,10 +1,10 @@
-"""The homes' problems as one convex programme in cvxpy, solved by Clarabel: the reference the nodes are held against.
+"""The homes' problems as one convex programme in cvxpy, solved by Clarabel: the reference to check the nodes against.
 
-Two programmes over the same variables, every home at once: each home's best answer to a price (equations 6 and 10),
-which falls apart by home, and the centralised programme (proof of Theorem 1), in which a planner runs every home and
-pays the leader's cost within its capacity. Units as in `stacked`.
+There are two programmes over the same variables, with every home at once. In one, each home answers a price best
+[UO-6]; it separates by home. The other is the central programme [UO-18], in which a planner runs every home and pays
+the leader's cost within its capacity. Units as in `stacked_homes`.
 """
-# cvxpy hands its atoms on by star imports, which its types do not tell.
+# cvxpy re-exports its atoms by star imports, which its types do not show.
 # mypy: disable-error-code="attr-defined"
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from stackelgrid.wire.arrays import Array
 
 _OPTIONS = {
     **dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), 3e-10),
-    # What Clarabel may still call "almost solved" when rounding stops it before that. Its gap means little where the
-    # residuals are not small, so those stay strict.
+    # When rounding stops Clarabel before that, it may still call the problem "almost solved" within these. The gap
+    # means little where the residuals are not small, so their tolerance stays strict.
     **dict.fromkeys(("reduced_tol_gap_abs", "reduced_tol_gap_rel"), 1e-7),
     "reduced_tol_feas": 1e-9,
 }
-# Exponential and power cones stall at a gap of 1e-7 with the usual 1e-8; with the first of these they nearly always
-# reach 1e-10, else one of the others does.
+# With the usual 1e-8 exponential and power cones stop at a gap of 1e-7. With the first of these they nearly always
+# reach 1e-10; if not, one of the others does.
 _REGULARISATIONS = (1e-5, 1e-6, 1e-8)
 _ANSWERED = ("Solved", "AlmostSolved")
 
@@ -38,8 +38,8 @@ class InfeasibleError(CertificateError):
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What is best: `load` (H, T) kW, `utility` (H,) satisfaction less wear, money; `solver` is Clarabel's account."""
+class BestAnswers:
+    """The best loads (H, T) kW and `utility` (H,), satisfaction less wear, money; `solver` is Clarabel's report."""
 
     load: Array
     utility: Array
@@ -47,28 +47,30 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Plan(Answers):
-    """The centralised programme's answer and `shadow` (T,), the multipliers of the capacity, money per kWh."""
+class CentralPlan(BestAnswers):
+    """The solution of the central programme; `shadow` (T,) are the multipliers of the capacity, money per kWh."""
 
     shadow: Array
 
 
-def best_answers(homes: StackedHomes, price: Array, scale: Array) -> Answers:
-    """The best answer of each home to `price` (T,). `scale` (H,) money is what a home's utility is measured in.
+def solve_best_answers(homes: StackedHomes, price: Array, scale: Array) -> BestAnswers:
+    """Find the best answer of each home to `price` (T,) [UO-6]. `scale` (H,) is the size of each home's utility, money.
 
-    The duality gap in `solver` bounds what any home's utility in its scale may be off by. Raises `CertificateError`.
+    The duality gap in `solver` bounds the error of any home's utility relative to its scale. Raise `CertificateError`.
     """
     programme = _Programme(homes, 1 / scale)
     bill = np.repeat(1 / scale, homes.slots) * np.tile(price, len(scale)) @ programme.draw
     solver = programme.solve(-bill, [], "the homes' problems")
-    return Answers(*programme.schedule(), solver)
+    return BestAnswers(*programme.schedule(), solver)
 
 
-def centralised(homes: StackedHomes, wholesale: Array, mu: Array, capacity: tuple[Array, Array], scale: float) -> Plan:
-    """Max of sum_i U_i - D_i less c.L + sum mu_t (L_t - mean L)^2 with capacity[0] <= L <= capacity[1].
+def solve_central_programme(
+    homes: StackedHomes, wholesale: Array, mu: Array, capacity: tuple[Array, Array], scale: float
+) -> CentralPlan:
+    """Maximise sum_i U_i - D_i less c.L + sum mu_t (L_t - mean L)^2 with capacity[0] <= L <= capacity[1] [UO-18].
 
-    Arrays (T,); infinite bounds are none; `scale` is the size of the optimum to expect, money. Raises
-    `CertificateError`, `InfeasibleError` when no schedule of the homes keeps the capacity.
+    Arrays are (T,); infinite bounds are none; `scale` is the expected size of the optimum, money. Raise
+    `CertificateError`, and `InfeasibleError` when no schedule of the homes keeps the capacity.
     """
     programme = _Programme(homes, np.full(len(homes.ids), 1 / scale))
     total = cp.Variable(homes.slots)
@@ -83,13 +85,13 @@ def centralised(homes: StackedHomes, wholesale: Array, mu: Array, capacity: tupl
         shadow[floor] -= scale * above.dual_value
     if len(ceiling):
         shadow[ceiling] += scale * below.dual_value
-    return Plan(*programme.schedule(), solver, shadow)
+    return CentralPlan(*programme.schedule(), solver, shadow)
 
 
 class _Programme:
-    """Every home's variables: the ratio x / x_max of each rate that is free and the level of each storage entry.
+    """Every home's variables: the ratio x / x_max of each rate that is free, and the level of each storage entry.
 
-    `draw` is what the meters draw, flattened (H T,) kW.
+    `draw` is the power that the meters draw, flattened (H T,) kW.
     """
 
     def __init__(self, homes: StackedHomes, weight: Array) -> None:
@@ -107,13 +109,15 @@ class _Programme:
         self._add_draw_limits()
 
     def _add_appliances(self, weight: Array) -> None:
-        each, ratio, free = self._homes.appliances, self._ratio, self._free
-        x_max, omega, alpha = each.x_max.ravel()[free], each.omega.ravel()[free], each.alpha.ravel()[free]
-        lo, hi = each.lo.ravel(), each.hi.ravel()[free]
-        worth = (weight[each.home, None] * each.v * each.x_max).ravel()[free]
+        appliances, ratio, free = self._homes.appliances, self._ratio, self._free
+        x_max, omega, alpha = (
+            values.ravel()[free] for values in (appliances.x_max, appliances.omega, appliances.alpha)
+        )
+        lo, hi = appliances.lo.ravel(), appliances.hi.ravel()[free]
+        worth = (weight[appliances.home, None] * appliances.v * appliances.x_max).ravel()[free]
         self._constraints += [ratio >= lo[free] / x_max, ratio <= hi / x_max]
-        form = np.empty(each.home.size, "U9")
-        for name, rows in each.of_form.items():
+        form = np.empty(appliances.home.size, "U9")
+        for name, rows in appliances.of_form.items():
             form[rows] = name
         form = np.repeat(form, self._homes.slots)[free]
         if len(k := np.flatnonzero(form == "log")):
@@ -125,7 +129,7 @@ class _Programme:
         if len(k := np.flatnonzero(form == "quadratic")):
             lost = cp.sum_squares(cp.multiply(np.sqrt(worth[k] * alpha[k] / 2), ratio[k]))
             self._terms.append((worth[k] * omega[k]) @ ratio[k] - lost)
-        meter = (each.home[:, None] * self._homes.slots + np.arange(self._homes.slots)).ravel()
+        meter = (appliances.home[:, None] * self._homes.slots + np.arange(self._homes.slots)).ravel()
         fixed = np.bincount(meter[~free], lo[~free], self._homes.fixed.size)
         wires = sp.csr_array((x_max, (meter[free], np.arange(len(x_max)))), (self._homes.fixed.size, len(x_max)))
         self.draw = self.draw + fixed + wires @ ratio
@@ -153,8 +157,8 @@ class _Programme:
     def _add_draw_limits(self) -> None:
         homes = self._homes
         fixed, stores = homes.fixed, homes.stores
-        least = fixed + homes.per_home(homes.appliances.lo) - homes.placed(stores.discharge)
-        most = fixed + homes.per_home(homes.appliances.hi) + homes.placed(stores.charge)
+        least = fixed + homes.sum_by_home(homes.appliances.lo) - homes.sum_storage(stores.discharge)
+        most = fixed + homes.sum_by_home(homes.appliances.hi) + homes.sum_storage(stores.charge)
         # Only where a limit can bind at all.
         low = np.flatnonzero((least < homes.draw_min[:, None]).ravel())
         high = np.flatnonzero((most > homes.draw_max[:, None]).ravel())
@@ -164,28 +168,28 @@ class _Programme:
             self._constraints.append(self.draw[high] <= homes.draw_max[high // homes.slots])
 
     def solve(self, further: Any, constraints: list[cp.Constraint], what: str) -> dict[str, Any]:
-        """Maximise satisfaction less wear plus `further`; Clarabel's own account of how exact the answer is."""
+        """Maximise satisfaction less wear plus `further`. Give Clarabel's report of how exact the solution is."""
         problem = cp.Problem(cp.Maximize(sum(self._terms) + further), self._constraints + constraints)
         return _solve(problem, what)
 
     def schedule(self) -> tuple[Array, Array]:
-        """Loads (H, T) kW and utilities before the bill (H,) at the solution."""
+        """Give loads (H, T) kW and utilities before the bill (H,) at the solution."""
         homes = self._homes
         x_max, lo, hi = (rates.ravel() for rates in (homes.appliances.x_max, homes.appliances.lo, homes.appliances.hi))
         x, free = lo.copy(), self._free
         x[free] = np.clip(_value(self._ratio) * x_max[free], lo[free], hi[free])
         rates, level = x.reshape(homes.appliances.lo.shape), _value(self._level)
-        load = homes.fixed + homes.per_home(rates) + homes.placed(homes.stores.charging(level))
+        load = homes.fixed + homes.sum_by_home(rates) + homes.sum_storage(homes.stores.charging(level))
         return load, homes.utility(rates, level)
 
 
 def _value(variable: cp.Variable) -> Array:
-    """The variable at the solution; of one without entries, which no solver sees, nothing."""
+    """Give a variable at the solution. One without entries is in no problem and has no value."""
     return np.zeros(0) if variable.size == 0 else np.asarray(variable.value, float)
 
 
 def _solve(problem: cp.Problem, what: str) -> dict[str, Any]:
-    if not problem.variables():  # nobody has anything to decide
+    if not problem.variables():  # no home has a choice
         exact = dict.fromkeys(("gap", "primal_residual", "dual_residual"), 0.0)
         return {"status": "Solved", **exact, "iterations": 0}
     data, chain, inverse = problem.get_problem_data(cp.CLARABEL, solver_opts=_OPTIONS)
@@ -193,20 +197,20 @@ def _solve(problem: cp.Problem, what: str) -> dict[str, Any]:
     for regularisation in _REGULARISATIONS:
         options = _OPTIONS | {"static_regularization_constant": regularisation}
         raw = chain.solve_via_data(problem, data, solver_opts=options)
-        account = {
+        report = {
             "status": str(raw.status),
             "gap": abs(raw.obj_val - raw.obj_val_dual),
             "primal_residual": raw.r_prim,
             "dual_residual": raw.r_dual,
             "iterations": raw.iterations,
         }
-        if account["status"] == "PrimalInfeasible":
+        if report["status"] == "PrimalInfeasible":
             raise InfeasibleError(f"{what}: no schedule keeps every limit; widen the capacity or the homes' limits")
-        if account["status"] in _ANSWERED and (best is None or account["gap"] < best[1]["gap"]):
-            best = raw, account
-        if account["status"] == "Solved":
+        if report["status"] in _ANSWERED and (best is None or report["gap"] < best[1]["gap"]):
+            best = raw, report
+        if report["status"] == "Solved":
             break
     if best is None:
-        raise CertificateError(f"{what}: Clarabel ended with {account}; without this reference no certificate")
+        raise CertificateError(f"{what}: Clarabel ended with {report}; without this reference no certificate")
     problem.unpack(chain.invert(best[0], inverse))
     return best[1]

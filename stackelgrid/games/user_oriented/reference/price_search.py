@@ -1,6 +1,6 @@
-"""The leader's account and a search for a price that serves it better, apart from the leader's own algorithm.
+"""A search for a price that gives the leader more utility. It shares no code with the leader's own algorithm.
 
-Arrays are (T,); prices in money per kWh, loads in kW. Equation numbers are those of the user-oriented pricing paper.
+Arrays are (T,); prices in money per kWh, loads in kW. Equation tags are those of docs/games/user_oriented.md.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _WITHIN = 1e-6
 
 
 @dataclass(frozen=True)
-class Account:
-    """The leader's costs: wholesale price c, charge mu on deviation in money per kWh per kW, the capacity."""
+class Company:
+    """The leader: wholesale price c, charge mu on deviation in money per kWh per kW, capacity."""
 
     wholesale: Array
     mu: Array
@@ -31,57 +31,57 @@ class Account:
     load_max: Array
 
     def cost(self, load: Array) -> float:
-        """C(L) = c.L + sum mu_t (L_t - mean L)^2, money."""
+        """Give the cost C(L) = c.L + sum mu_t (L_t - mean L)^2 [UO-19], money."""
         return float(self.wholesale @ load + self.mu @ (load - load.mean()) ** 2)
 
     def utility(self, price: Array, load: Array) -> float:
-        """Equation (7), money."""
+        """Give U_c [UO-7], money."""
         return float(price @ load) - self.cost(load)
 
     def marginal_cost(self, load: Array) -> Array:
-        """grad C(L), the mean's own derivative included, money per kWh."""
-        pull = 2 * self.mu * (load - load.mean())
-        return np.asarray(self.wholesale + pull - pull.mean())
+        """Give grad C(L) [UO-19], the derivative of the mean included, (T,) money per kWh."""
+        charge = 2 * self.mu * (load - load.mean())
+        return np.asarray(self.wholesale + charge - charge.mean())
 
     def violation(self, load: Array) -> float:
-        """How far the load is outside the capacity, kW, in the worst slot."""
+        """Give the distance of the load from the capacity [UO-8] in the worst slot, kW; zero within it."""
         return float(np.max([np.zeros_like(load), load - self.load_max, self.load_min - load]))
 
     def price_residual(self, price: Array, load: Array) -> float:
-        """Largest distance of `price` from grad C(L) plus capacity multipliers, money per kWh.
+        """Give the largest distance of `price` from grad C(L) plus capacity multipliers [UO-18], money per kWh.
 
-        The natural residual of that complementarity problem: where the capacity is slack the difference itself, where
-        it binds only what has the wrong sign.
+        It is the natural residual of that complementarity problem: the difference itself where the capacity is slack,
+        and only a difference of the wrong sign where it binds.
         """
         per_kw = max(float(np.max(np.abs(price))), 1e-12) / max(float(np.max(np.abs(load))), 1e-12)
         wanted = np.clip(load + (price - self.marginal_cost(load)) / per_kw, self.load_min, self.load_max)
         return per_kw * float(np.max(np.abs(load - wanted)))
 
 
-class Response:
-    """The true answer L(p) of the homes: closed form without storage, else `HomeProblem`, itself under certificate."""
+class HomesResponse:
+    """The true answer L(p) of the homes: closed form without storage, else `HomeProblem`, which is certified itself."""
 
     def __init__(self, homes: Sequence[Home], slots: int) -> None:
         self._plain = StackedHomes([home for home in homes if not home.storage], slots)
         self._storing = [HomeProblem(home) for home in homes if home.storage]
 
     def answer(self, price: Array) -> tuple[Array, Array]:
-        """Total load (T,) and its derivative (T, T) at a price."""
+        """Give total load (T,) and its derivative (T, T) at a price."""
         plain = self._plain
-        wanted = plain.fixed + plain.per_home(plain.appliances.demand(price))
-        # Without storage a slot stands alone and its worth is concave in the draw: the limits simply cut it off.
+        wanted = plain.fixed + plain.sum_by_home(plain.appliances.demand(price))
+        # Without storage the slots are independent and the utility is concave in the draw: the limits clip it.
         draw = np.clip(wanted, plain.draw_min[:, None], plain.draw_max[:, None])
-        slope = np.where(draw == wanted, plain.per_home(plain.appliances.demand_slope(price)), 0.0)
-        load, bend = draw.sum(axis=0), np.diag(slope.sum(axis=0))
+        slope = np.where(draw == wanted, plain.sum_by_home(plain.appliances.demand_slope(price)), 0.0)
+        load, jacobian = draw.sum(axis=0), np.diag(slope.sum(axis=0))
         for problem in self._storing:
             schedule = problem.answer(price)
-            load, bend = load + schedule.load, bend + schedule.sensitivity
-        return load, bend
+            load, jacobian = load + schedule.load, jacobian + schedule.sensitivity
+        return load, jacobian
 
 
 @dataclass(frozen=True)
-class Found:
-    """The best price found, its load and its worth to the leader, money; how many prices were `tried`."""
+class BestPrice:
+    """The best price found, its load and the leader's utility, money; `tried` is the number of prices tried."""
 
     price: Array
     load: Array
@@ -89,77 +89,77 @@ class Found:
     tried: int
 
 
-class Search:
-    """Looks for a better price than the settled one between `low` and `high`, money per kWh.
+class BetterPriceSearch:
+    """A search for a better price than the settled one, between `low` and `high`, money per kWh.
 
-    `samples` prices first, three of four near the settled one at distances from a hundred-thousandth to a third of it,
-    along single slots, rough and smooth directions, the others anywhere: rough, smooth, the settled price scaled. Then
-    it climbs along the gradient L + J'(p - grad C(L)) from the settled price and from the best ones anywhere, by
-    L-BFGS-B, or by SLSQP where there is a capacity to keep. A price counts only if its load keeps the capacity.
+    First it tries `samples` prices. Three of four are near the settled one, at distances from a hundred-thousandth to a
+    third of it, along single slots, rough and smooth directions. The others are anywhere: rough, smooth, or the settled
+    price scaled. Then it climbs along the gradient L + J'(p - grad C(L)) from the settled price and from the best ones
+    anywhere, by L-BFGS-B, or by SLSQP when there is a capacity. A price counts only if its load keeps the capacity.
     """
 
     def __init__(
-        self, account: Account, respond: Callable[[Array], tuple[Array, Array]], low: float, high: float
+        self, company: Company, respond: Callable[[Array], tuple[Array, Array]], low: float, high: float
     ) -> None:
-        self._account, self._respond = account, respond
+        self._company, self._respond = company, respond
         self._low, self._high = low, high
         self._tried = 0
         self._at: Array | None = None
 
-    def run(self, settled: Array, samples: int, random: np.random.Generator) -> Found:
-        """The best price found, the settled one at least. Deterministic for a generator's state."""
+    def run(self, settled: Array, samples: int, random: np.random.Generator) -> BestPrice:
+        """Find the best price, at least the settled one. The result depends on the state of `random` alone."""
         start = np.clip(settled, self._low, self._high)
         load, _ = self._answer(start)
-        self._best = start, load, self._account.utility(start, load)
+        self._best = start, load, self._company.utility(start, load)
         elsewhere = samples // 4
         for _ in range(samples - elsewhere):
-            self._worth(np.clip(self._near(start, random), self._low, self._high))
+            self._penalized_utility(np.clip(self._near(start, random), self._low, self._high))
         far = [np.clip(self._far(start, random), self._low, self._high) for _ in range(elsewhere)]
-        worth = [self._worth(price) for price in far]
+        worth = [self._penalized_utility(price) for price in far]
         promising = [far[index] for index in np.argsort(worth)[::-1][: _STARTS - 1]]
         for price in [start, *promising]:
             self._climb(price)
-        return Found(*self._best, self._tried)
+        return BestPrice(*self._best, self._tried)
 
     def _answer(self, price: Array) -> tuple[Array, Array]:
-        """Load and derivative at a price; the last one asked is remembered, and the best that keeps the capacity."""
+        """Give load and derivative at a price. Remember the last price, and the best one that keeps the capacity."""
         if self._at is None or not np.array_equal(price, self._at):
-            self._at, self._seen = price.copy(), self._respond(price)
+            self._at, self._response = price.copy(), self._respond(price)
             self._tried += 1
-            load, account = self._seen[0], self._account
-            kept = account.violation(load) <= _WITHIN * float(np.max(np.abs(load)))
-            if kept and self._tried > 1 and account.utility(price, load) > self._best[2]:
-                self._best = self._at, load, account.utility(price, load)
-        return self._seen
+            load, company = self._response[0], self._company
+            kept = company.violation(load) <= _WITHIN * float(np.max(np.abs(load)))
+            if kept and self._tried > 1 and company.utility(price, load) > self._best[2]:
+                self._best = self._at, load, company.utility(price, load)
+        return self._response
 
-    def _worth(self, price: Array) -> float:
-        """The leader's utility, less a penalty where the capacity is not kept."""
+    def _penalized_utility(self, price: Array) -> float:
+        """Give the leader's utility, less a penalty where the load exceeds the capacity."""
         load, _ = self._answer(price)
-        return self._account.utility(price, load) - 10 * self._high * self._account.violation(load)
+        return self._company.utility(price, load) - 10 * self._high * self._company.violation(load)
 
     def _climb(self, start: Array) -> None:
-        account = self._account
+        company = self._company
         load, _ = self._answer(start)
-        money, kw = max(1.0, abs(account.utility(start, load))), max(1.0, float(np.max(np.abs(load))))
+        money, kw = max(1.0, abs(company.utility(start, load))), max(1.0, float(np.max(np.abs(load))))
 
         def descent(price: Array) -> tuple[float, Array]:
-            load, bend = self._answer(price)
-            rise = load + bend.T @ (price - account.marginal_cost(load))
-            return -account.utility(price, load) / money, -rise / money
+            load, jacobian = self._answer(price)
+            rise = load + jacobian.T @ (price - company.marginal_cost(load))
+            return -company.utility(price, load) / money, -rise / money
 
         bounds = Bounds(self._low, self._high)
-        low, high = np.flatnonzero(np.isfinite(account.load_min)), np.flatnonzero(np.isfinite(account.load_max))
+        low, high = np.flatnonzero(np.isfinite(company.load_min)), np.flatnonzero(np.isfinite(company.load_max))
         if not len(low) + len(high):
             minimize(descent, start, jac=True, method="L-BFGS-B", bounds=bounds, options=_CLIMB)
             return
 
         def room(price: Array) -> Array:
             load, _ = self._answer(price)
-            return np.concatenate([(load - account.load_min)[low], (account.load_max - load)[high]]) / kw
+            return np.concatenate([(load - company.load_min)[low], (company.load_max - load)[high]]) / kw
 
         def room_slope(price: Array) -> Array:
-            _, bend = self._answer(price)
-            return np.vstack([bend[low], -bend[high]]) / kw
+            _, jacobian = self._answer(price)
+            return np.vstack([jacobian[low], -jacobian[high]]) / kw
 
         kept = {"type": "ineq", "fun": room, "jac": room_slope}
         minimize(descent, start, jac=True, method="SLSQP", bounds=bounds, constraints=kept, options=_CLIMB_WITHIN)
@@ -185,7 +185,7 @@ class Search:
 
 
 def _smooth(slots: int, random: np.random.Generator) -> Array:
-    """A curve (slots,) of a few slow waves, at most 1 in size."""
+    """Draw a curve (slots,) of a few slow waves, at most 1 in size."""
     hours = np.arange(slots) / slots
     waves = np.array([np.cos(2 * np.pi * (k * hours + random.uniform())) for k in range(1, 4)])
     curve = random.standard_normal(3) @ waves

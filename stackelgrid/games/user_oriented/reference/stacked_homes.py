@@ -1,8 +1,8 @@
-"""The homes' secrets stacked into arrays, and what follows from them without a solver.
+"""The homes' private parameters stacked into arrays, and their utilities and limits, which need no solver.
 
-Appliances are rows (A, T); storages are flattened, an entry per storage and slot it lives through, in that order (M,).
-Rates and loads in kW, levels in kWh, prices in money per kWh; H homes, T slots of one hour. Equation numbers are those
-of the user-oriented pricing paper. Written apart from the nodes' own solvers, which it serves to check.
+Appliances are rows (A, T); storages are flattened, an entry per storage and slot in which it may run, in that order
+(M,). Rates and loads in kW, levels in kWh, prices in money per kWh; H homes, T slots of one hour. Equation tags are
+those of docs/games/user_oriented.md. It shares no code with the nodes' own solvers, which it serves to check.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _BRACKET = 1e15
 
 
 class Appliances:
-    """Class A2: `home` (A,) whose each is; `v`, `x_max`, `omega`, `alpha` and the bounds `lo`, `hi`, all (A, T).
+    """Class A2 [UO-2]: the `home` (A,) of each; `v`, `x_max`, `omega`, `alpha` and the bounds `lo`, `hi` are (A, T).
 
     `hi` is the smaller of x_max and the rate at which a quadratic satisfaction goes flat.
     """
@@ -74,11 +74,11 @@ class Appliances:
         return result
 
     def satisfaction(self, x: Array) -> Array:
-        """v x_max S(x / x_max), (A, T), money; rates x (A, T) kW."""
+        """Give v x_max S(x / x_max) [UO-9], (A, T), money; rates x (A, T) kW."""
         return self.v * self.x_max * self._each(_SATISFACTION, x / self.x_max)
 
     def demand(self, price: Array) -> Array:
-        """The rates (A, T) kW that suit a price, (T,) or (A, T), best: equation (10), clipped to the bounds."""
+        """Give the best rates (A, T) kW at a price, (T,) or (A, T): [UO-10], clipped to the bounds."""
         positive = np.broadcast_to(price, self.v.shape) > 0
         relative = np.where(positive, price, 1.0) / self.v
         with np.errstate(over="ignore", divide="ignore"):
@@ -86,7 +86,7 @@ class Appliances:
         return np.where(positive, np.clip(wanted, self.lo, self.hi), self.hi)
 
     def demand_slope(self, price: Array) -> Array:
-        """d demand / d price, (A, T), at a price (T,); zero where a bound holds."""
+        """Give d demand / d price, (A, T), at a price (T,); zero where a bound holds."""
         demand = self.demand(price)
         relative = np.where(price > 0, price, 1.0) / self.v
         with np.errstate(over="ignore", divide="ignore"):
@@ -95,22 +95,22 @@ class Appliances:
 
 
 class Stores:
-    """Class A3, an entry per storage and slot it lives through (M,).
+    """Class A3 [UO-3], an entry per storage and slot in which it may run (M,).
 
-    `home` and `slot` place it; `before` is the entry one slot earlier, itself where `first`. `start` is the initial
-    level there and zero elsewhere, `least` the lowest level allowed, which at a storage's last entry is what it needs.
+    `home` and `slot` are the entry's; `before` is the entry one slot earlier, itself where `first`. `start` is the
+    initial level at the first entry and zero elsewhere; `least` the lowest level allowed, the needed one at the end.
     """
 
     def __init__(self, owned: Sequence[tuple[int, Storage]], slots: int) -> None:
-        lived = [storage.slots(slots) for _, storage in owned]
-        sizes = [len(each) for each in lived]
+        runs = [storage.slots(slots) for _, storage in owned]
+        sizes = [len(each) for each in runs]
         storages = [storage for _, storage in owned]
 
         def entries(values: Sequence[float]) -> Array:
             return np.repeat(np.array(values, float), sizes)
 
         self.home: Index = np.repeat(np.array([home for home, _ in owned], np.intp), sizes)
-        self.slot: Index = np.concatenate([np.zeros(0, np.intp), *lived])
+        self.slot: Index = np.concatenate([np.zeros(0, np.intp), *runs])
         self.capacity = entries([storage.capacity_kwh for storage in storages])
         self.charge = entries([storage.charge_kw for storage in storages])
         self.discharge = entries([storage.discharge_kw for storage in storages])
@@ -128,16 +128,16 @@ class Stores:
         self.least[ends - 1] = [storage.least_final_kwh for storage in storages]
 
     def charging(self, level: Array) -> Array:
-        """Net charging r, (M,) kW, that leads to the levels (M,) kWh at the end of each slot."""
+        """Give the net charging r, (M,) kW, that leads to the levels (M,) kWh at the end of each slot."""
         return np.asarray(level - np.where(self.first, self.start, level[self.before]))
 
     def wear(self, level: Array) -> Array:
-        """D(r), equation (4), an entry each, (M,), money."""
+        """Give the wear D(r) [UO-4] of each entry, (M,), money."""
         shallow = np.minimum(level - self.threshold, 0)
         return np.asarray(self.fast * self.charging(level) ** 2 + self.deep * shallow**2)
 
     def violation(self, level: Array) -> Array:
-        """How far each entry is outside its limits, (M,), kWh or kW; not below zero."""
+        """Give the distance of each entry from its limits, (M,), kWh or kW; zero within them."""
         r = self.charging(level)
         over = [0 * r, self.least - level, level - self.capacity, r - self.charge, -self.discharge - r]
         return np.asarray(np.max(over, axis=0))
@@ -161,40 +161,40 @@ class StackedHomes:
         self.stores = Stores([(i, each) for i, home in enumerate(homes) for each in home.storage], slots)
         self.single: Mask = np.array([len(home.storage) <= 1 for home in homes], bool)
 
-    def per_home(self, rates: Array) -> Array:
-        """Sums over each home's appliances, (A, T) to (H, T)."""
+    def sum_by_home(self, rates: Array) -> Array:
+        """Sum over each home's appliances, (A, T) to (H, T)."""
         total = np.zeros_like(self.fixed)
         np.add.at(total, self.appliances.home, rates)
         return total
 
-    def placed(self, entries: Array) -> Array:
-        """Sums over each home's storages at their slots, (M,) to (H, T)."""
+    def sum_storage(self, entries: Array) -> Array:
+        """Sum over each home's storages at their slots, (M,) to (H, T)."""
         total = np.zeros_like(self.fixed)
         np.add.at(total, (self.stores.home, self.stores.slot), entries)
         return total
 
     def utility(self, x: Array, level: Array) -> Array:
-        """Satisfaction less wear of each home, (H,) money, at rates (A, T) and levels (M,); the bill not yet paid."""
+        """Give satisfaction less wear of each home, (H,) money, at rates (A, T) and levels (M,); no bill taken off."""
         return np.asarray(
-            self.per_home(self.appliances.satisfaction(x)).sum(1) - self.placed(self.stores.wear(level)).sum(1)
+            self.sum_by_home(self.appliances.satisfaction(x)).sum(1) - self.sum_storage(self.stores.wear(level)).sum(1)
         )
 
     def utility_of(self, draw: Array, stored: Array) -> Array:
-        """Satisfaction less wear (H,), money, that a draw (H, T) kW and stored energy (H, T) kWh can give at most.
+        """Give the most satisfaction less wear (H,), money, that a draw (H, T) kW and stored energy (H, T) kWh allow.
 
-        What the storage does not take goes to the appliances, split among them so that it satisfies most. Defined for
-        `single` homes, with at most one storage: with several, their sum does not tell what each does; those are nan.
+        The appliances draw the rest that the storage does not take, at equal marginal satisfaction. This is defined for
+        `single` homes, with at most one storage. With several, their sum does not determine each one's level: nan.
         """
         level = stored[self.stores.home, self.stores.slot]
-        x = self._split(draw - self.fixed - self.placed(self.stores.charging(level)))
+        x = self._split(draw - self.fixed - self.sum_storage(self.stores.charging(level)))
         return np.where(self.single, self.utility(x, level), np.nan)
 
     def violation_of(self, draw: Array, stored: Array) -> float:
-        """How far draws and stored energy (H, T) are outside the homes' limits, kW or kWh, at the worst place."""
+        """Give the largest distance of draws and stored energy (H, T) from the homes' limits, kW or kWh."""
         level = stored[self.stores.home, self.stores.slot]
         single = self.single[self.stores.home]
-        elastic = draw - self.fixed - self.placed(self.stores.charging(level))
-        least, most = self.per_home(self.appliances.lo), self.per_home(self.appliances.hi)
+        elastic = draw - self.fixed - self.sum_storage(self.stores.charging(level))
+        least, most = self.sum_by_home(self.appliances.lo), self.sum_by_home(self.appliances.hi)
         outside = np.maximum(least - elastic, elastic - most)[self.single]
         limits = np.maximum(self.draw_min[:, None] - draw, draw - self.draw_max[:, None])
         return float(
@@ -202,12 +202,12 @@ class StackedHomes:
         )
 
     def _split(self, elastic: Array) -> Array:
-        """Rates (A, T) that add up to `elastic` (H, T) at equal marginal satisfaction, found by halving the price."""
+        """Split `elastic` (H, T) into rates (A, T) at equal marginal satisfaction, by bisection of the price."""
         home = self.appliances.home
         scale = float(np.max(self.appliances.v, initial=1.0))
         low, high = np.full_like(elastic, scale / _BRACKET), np.full_like(elastic, scale * _BRACKET)
         for _ in range(_HALVINGS):
             price = np.sqrt(low * high)
-            too_much = self.per_home(self.appliances.demand(price[home])) > elastic
+            too_much = self.sum_by_home(self.appliances.demand(price[home])) > elastic
             low, high = np.where(too_much, price, low), np.where(too_much, high, price)
         return self.appliances.demand(high[home])
