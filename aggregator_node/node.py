@@ -26,6 +26,7 @@ from stackelgrid.rounds.ledger import Ledger, dump_round, load_round
 from stackelgrid.rounds.strategy import AggregatorStrategy, Ask, Reply
 from stackelgrid.transport.base import Action, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link
+from stackelgrid.wire.roles import Role
 
 _LOG = logging.getLogger("aggregator_node")
 
@@ -37,6 +38,8 @@ class AggregatorNode:
     the strategy's account of the settlement. The node is online for the leader once its members have gathered. Rounds
     that are in the `ledger` are not played again: the node goes on after the last of them.
     """
+
+    role = Role.AGGREGATOR
 
     def __init__(
         self,
@@ -153,7 +156,7 @@ class AggregatorNode:
         self._leader_round, self._inner_rounds, self._next_question = question.round, 0, None
         signal = question.body.model_dump(mode="json")
         self._ledger.append({"round": question.round, "signal": signal, "asked": self._coordinator.rounds})
-        self.progress.asked(question.round)
+        self.progress.start_round(question.round)
         return self._ask_or_reply(self.progress.work(self._strategy.open, question.body), now)
 
     def _continue(self, finished: Round) -> list[Action]:
@@ -169,7 +172,7 @@ class AggregatorNode:
             "ms": round(1000 * (finished.closed_at - finished.opened_at), 3),
         }
         self._journal(account)
-        self.progress.finished(account)
+        self.progress.finish_round(account)
         return self._ask_or_reply(next_step, finished.closed_at)
 
     def _ask_or_reply(self, next_step: Ask[Any] | Reply[Any], now: float) -> list[Action]:
@@ -179,14 +182,14 @@ class AggregatorNode:
         self._answered_round = self._leader_round
         actions = self._perform(self._member.answer(self._leader_round, next_step.body), now)
         if actions:
-            self.progress.answered()
+            self.progress.count_answer()
         return actions
 
     def _settle(self, settlement: SettlementReceived, now: float) -> list[Action]:
         """Pass the leader's settlement on to the homes."""
         ending = self.progress.work(self._strategy.settle, settlement.body)
         self._conclude(ending.account)
-        self.progress.settled()
+        self.progress.settle()
         # After a restart without a ledger the strategy does not know the answers that the settlement rests on.
         complete = settlement.complete and settlement.round == self._answered_round
         steps = self._coordinator.settle(ending.body, settled=settlement.settled, complete=complete, now=now)

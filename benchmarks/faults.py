@@ -96,7 +96,7 @@ def main() -> None:
             if broker == "embedded" and any(fault.get("keep_retained") for fault in faults):
                 continue  # it keeps nothing over a restart
             run = run_record(scenario, faults, broker)
-            struck = sum(record["kind"] != "restart" for record in run.faults)
+            struck = sum(record.kind != "restart" for record in run.faults)
             rounds, seconds = len(run.rounds) - len(undisturbed.rounds), run.elapsed_s - undisturbed.elapsed_s
             print(
                 f"{name:<68}{struck:>7}{rounds:>+8}{seconds:>+8.1f}  {end(scenario, run, expected)}",

@@ -5,6 +5,7 @@ from importlib import import_module
 
 from emc_node.config import build, config_model
 from stackelgrid.node import process
+from stackelgrid.node.protocol import ReportingNode, RunNode
 
 COMMANDS = {
     "init": "emc_node.init",
@@ -20,7 +21,14 @@ def main(arguments: list[str] | None = None) -> int:
         return int(import_module(COMMANDS[words[0]]).main(words[1:]))
     if words and words[0] in ("-h", "--help"):
         print(f"other commands: {', '.join(f'emc-node {name}' for name in COMMANDS)}; each tells more with --help\n")
-    return process.main("emc-node", config_model, build, arguments)
+    return process.main("emc-node", config_model, build, inject_faults, arguments)
+
+
+def inject_faults(node: RunNode, source: str) -> ReportingNode:
+    """Put the node under a fault plan; what that takes is imported only then."""
+    from stackelgrid.faults.on_process import inject
+
+    return inject(node, source)
 
 
 if __name__ == "__main__":

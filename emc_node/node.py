@@ -12,6 +12,7 @@ from stackelgrid.rounds import Member, QuestionReceived, SettlementReceived
 from stackelgrid.rounds.strategy import HomeStrategy
 from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link
+from stackelgrid.wire.roles import Role
 
 LINGER_S = 60.0
 """How long an EMC stays for its aggregator's farewell after it has acknowledged the settlement."""
@@ -22,6 +23,8 @@ class EmcNode:
 
     `act` gets, once, what each home will do; it stays in the home (or on the desk, for verification).
     """
+
+    role = Role.HOME
 
     def __init__(
         self, name: str, link: Link, strategy: HomeStrategy[Any, Any, Any], act: Callable[[Mapping[str, Any]], None]
@@ -86,17 +89,17 @@ class EmcNode:
         def then(body: Any, now: float) -> list[Action]:
             said = self._act(self._member.answer(asked.round, body))
             if said:
-                self.progress.answered()
+                self.progress.count_answer()
             return said
 
-        self.progress.asked(asked.round)
+        self.progress.start_round(asked.round)
         solve = partial(self.progress.work, self._strategy.answer, asked.body)
         return then(solve(), 0.0) if self._strategy.quick else [Compute(solve, then)]
 
     def _settle(self, settled: SettlementReceived) -> Compute:
         def then(homes: Any, now: float) -> Sequence[Action]:
             self._act_on(homes)
-            self.progress.settled()
+            self.progress.settle()
             self._leaving_at = now + LINGER_S
             return self._act(self._member.acknowledge([]))
 

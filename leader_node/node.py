@@ -17,6 +17,7 @@ from stackelgrid.rounds.ledger import Ledger, dump_round, load_round
 from stackelgrid.rounds.strategy import Decision, LeaderStrategy
 from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link
+from stackelgrid.wire.roles import Role
 
 _LOG = logging.getLogger("leader_node")
 _MAX_CONFIRMATIONS = 2
@@ -29,6 +30,8 @@ class LeaderNode:
     `journal` stores one record for each finished round, `conclude` one at the end. Rounds that are in the `ledger` are
     not played again: the node goes on after the last of them.
     """
+
+    role = Role.LEADER
 
     def __init__(
         self,
@@ -118,7 +121,7 @@ class LeaderNode:
 
     def _ask(self, decision: Decision[Any, Any], now: float) -> Sequence[Action]:
         steps = self._coordinator.ask(decision.ask, now)
-        self.progress.asked(self._coordinator.rounds)
+        self.progress.start_round(self._coordinator.rounds)
         return self._perform(steps, now)
 
     def _decide(self, finished: Round) -> Compute:
@@ -153,7 +156,7 @@ class LeaderNode:
         }
         self._ledger.append({**dump_round(finished), "account": account})
         self._journal(account)
-        self.progress.finished(account)
+        self.progress.finish_round(account)
 
     def _ask_or_settle(self, now: float) -> Sequence[Action]:
         """Settle when the decision says so and all answers were fresh, or the limits are reached; else ask again."""
@@ -175,7 +178,7 @@ class LeaderNode:
         decision = self._decision
         assert decision is not None
         self._conclusion |= {"settled": settled, "complete": complete, "residual": decision.residual}
-        self.progress.settled()
+        self.progress.settle()
         steps = self._coordinator.settle(decision.settlement, settled=settled, complete=complete, now=now)
         return self._perform(steps, now)
 

@@ -7,6 +7,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from stackelgrid.run_record import FaultRecord
+
 
 class ProgressDisplay:
     """A progress bar over at most `rounds` rounds, and a line per fault."""
@@ -41,16 +43,16 @@ class ProgressDisplay:
             self._task, completed=record["round"], description=f"round {record['round']}", state=state
         )
 
-    def show_fault(self, record: dict[str, Any]) -> None:
+    def show_fault(self, record: FaultRecord) -> None:
         """Print a fault that happened; of faults on messages one line per fault, link and round."""
-        where = f"{record['from']} to {record['to']}" if "to" in record else record.get("node", "")
-        key = (record["fault"], record["kind"], where, record["round"])
+        where = " to ".join(record.nodes)
+        key = (record.fault, record.kind, where, record.round)
         if not self._faults or key in self._shown:
             return
         self._shown.add(key)
-        when = f"{record['seconds']:7.2f} s" + (f", round {record['round']}" if record["round"] is not None else "")
-        of_node = f" {where}" if record["kind"] != "broker" and where else ""
-        self._console.print(f"{when}: {record['kind']}{of_node}", markup=False)
+        when = f"{record.seconds:7.2f} s" + (f", round {record.round}" if record.round is not None else "")
+        of_node = f" {where}" if record.kind != "broker" and where else ""
+        self._console.print(f"{when}: {record.kind}{of_node}", markup=False)
 
     def show_step(self, step: str) -> None:
         """Show what follows the rounds."""

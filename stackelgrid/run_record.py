@@ -4,9 +4,38 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field
 
 from stackelgrid.model import StrictModel
+
+
+class FaultRecord(StrictModel):
+    """A fault of a plan that happened: its number in the plan, its kind, where, in which round, after how many seconds.
+
+    A fault on messages has `from_` and `to`, any other its `node`. `round` is that of the conversation in which it
+    happened; None is none. A node that is back from a crash is of kind `restart`, under the number of the crash.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    fault: int
+    kind: str
+    node: str | None = None
+    from_: Annotated[str | None, Field(alias="from")] = None
+    to: str | None = None
+    round: int | None
+    seconds: float
+
+    @property
+    def nodes(self) -> list[str]:
+        """The nodes that it happened to: one, or sender and receiver."""
+        return [name for name in (self.node, self.from_, self.to) if name is not None]
+
+    def content(self) -> dict[str, Any]:
+        """Give the same as JSON has it; keys that were not given stay away."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 @dataclass
@@ -28,7 +57,7 @@ class RunRecord:
     aggregators: dict[str, dict[str, Any]] = field(default_factory=dict)
     homes: dict[str, dict[str, Any]] = field(default_factory=dict)
     missing: list[dict[str, Any]] = field(default_factory=list)
-    faults: list[dict[str, Any]] = field(default_factory=list)
+    faults: list[FaultRecord] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=dict)
     messages: int = 0

@@ -19,7 +19,7 @@ from stackelgrid.certify import CertificateError
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.record import write_whole
 from stackelgrid.registry import find
-from stackelgrid.run_record import RunRecord
+from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.run_result import Certificate, FaultOccurrence, Missing, RunResult
 from stackelgrid.scenarios import scenario as scenarios
 from stackelgrid.scenarios.scenario import Scenario
@@ -49,7 +49,7 @@ def run(
     certify: bool = False,
     report: bool = False,
     on_round: Notify = lambda record: None,
-    on_fault: Notify = lambda record: None,
+    on_fault: Callable[[FaultRecord], None] = lambda record: None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Run:
     """Play a scenario to its end.

@@ -83,7 +83,7 @@ class Observer:
         match message:
             case Signal() if link.coordinator == LEADER and message.round > self.progress.round:
                 self._first = now if self._first is None else self._first
-                self.progress.asked(message.round)
+                self.progress.start_round(message.round)
                 _log("round", link.coordinator)
             case Presence():
                 before = self.there.get(message.sender)
@@ -117,7 +117,7 @@ class Observer:
 
     def _concluded(self, settled: bool, now: float) -> Sequence[Action]:
         if settled:
-            self.progress.settled()
+            self.progress.settle()
         return [Finish()]
 
     def _conclude(self, elapsed_s: float) -> bool:

@@ -110,4 +110,4 @@ def observe(
     set_up("json", settings.run, settings.name, node.progress)
     health = Status(settings.run, settings.name, node.progress, node.mailbox, transport)
     heartbeat = None if status is None else Heartbeat(health, [StatusFile(status, health)])
-    sys.exit(serve(node, transport, node.progress, heartbeat, stay=stay))
+    sys.exit(serve(node, transport, heartbeat, stay=stay))

@@ -1,147 +1,127 @@
-"""What a plan asks of the desk while nodes live under it, each in its own process.
+"""The part of a fault plan that nodes in processes of their own cannot do: broker outages, connections, restarts.
 
-The nodes meet the faults of their own (`stackelgrid.faults.on_process`) and log them. The desk follows these logs,
-fails the broker, disturbs connections and says who comes back. A node waits until what it asked of the desk has begun,
-so a fault at a round strikes before the round's question, as exactly as under the virtual clock.
+A node reports each fault as it happens (`FaultReport`). Where the controller has to act, the node waits until it has
+started the fault and says so (`Acknowledgement`), so a fault at a round happens before the round's question, as exactly
+as under the virtual clock. `stackelgrid.testbed.processes` carries these messages.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, ExitStack
-from pathlib import Path
+from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
 
 from broker import RunningBroker
-from stackelgrid.faults.on_process import done_file, read_spent
-from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, OnConnection
+from stackelgrid.faults.messages import Acknowledgement, FaultOrder, FaultReport
+from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, MomentFault, OnConnection
 from stackelgrid.faults.proxy import Proxy
+from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.transport.address import Address
-
-PLAN = "fault.plan.json"
-_RECORD = ("fault", "kind", "node", "from", "to", "round", "seconds")
-
-Tell = Callable[[dict[str, Any]], None]
 
 
 class FaultController(AbstractContextManager["FaultController"]):
-    """The desk of one run. `nodes` and `logs` are its folders, `own` is its broker unless that belongs to others.
+    """The controller of one run under `plan`.
 
-    `tell` gets a record of each fault, as it is under the virtual clock.
+    `names` are its nodes, `broker_url` is where its broker listens, `broker` the broker itself unless it belongs to
+    others. Every record of a fault is added to `run_record` and given to `on_fault`.
     """
 
     def __init__(
         self,
         plan: FaultPlan,
         names: Collection[str],
-        nodes: Path,
-        logs: Path,
-        url: str,
-        own: RunningBroker | None,
-        tell: Tell,
+        broker_url: str,
+        broker: RunningBroker | None,
+        run_record: RunRecord,
+        on_fault: Callable[[FaultRecord], None],
     ) -> None:
-        self._plan, self._nodes, self._own, self._tell = plan, nodes, own, tell
-        self._logs = {name: _Log(logs / f"{name}.jsonl") for name in names}
-        self._killed: dict[str, int] = dict.fromkeys(names, 0)  # how many faults each had met when it was last killed
+        self._plan, self._broker, self._run_record, self._on_fault = plan, broker, run_record, on_fault
         disturbed = [fault for fault in plan.faults if isinstance(fault, OnConnection)]
         proxied = [name for name in names if any(fault.concerns(name) for fault in disturbed)]
-        self._proxy = Proxy(Address.parse(url), proxied)
-        self._due = {
-            number: fault.at.seconds
+        self._proxy = Proxy(Address.parse(broker_url), proxied)
+        self._before: dict[str, list[int]] = {name: [] for name in names}  # the faults that each node has met
+        self._began: dict[str, float] = {}
+        self._crashes: dict[str, int] = {}  # the faults by which nodes have been killed that `take_crash` was not asked
+        self._began_at = time.monotonic()
+        self._outages = [
+            (number, fault)
             for number, fault in enumerate(plan.faults)
             if isinstance(fault, BrokerOutage) and fault.at.seconds is not None
-        }
-        self._began = time.monotonic()
-        self._away: tuple[float, bool] | None = None  # until when the broker is, and whether it keeps what it retained
-        self._stack = ExitStack()
+        ]
+        self._outage_ends = 0.0
+        self._outage: BrokerOutage | None = None
 
     def __enter__(self) -> FaultController:
-        (self._nodes / PLAN).write_text(self._plan.model_dump_json(by_alias=True, exclude_none=True))
-        self._stack.enter_context(self._proxy)
+        self._proxy.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stack.close()
+        self._proxy.__exit__(kind, error, trace)
 
     @property
-    def broker_is_away(self) -> bool:
-        """Whether the plan has killed the broker and not yet brought it back."""
-        return self._away is not None
+    def broker_is_down(self) -> bool:
+        """True from the beginning of an outage until the broker is restarted."""
+        return self._outage is not None
 
-    def order(self, name: str) -> dict[str, str]:
-        """What the nursery is told besides, to have a node live under the plan."""
-        url = self._proxy.url(name)
-        return {"faults": str(self._nodes / PLAN)} | ({} if url is None else {"broker": url})
+    def order(self, name: str) -> FaultOrder:
+        """Give what a node has to be told when it is started, for the first time or again."""
+        return FaultOrder(plan=self._plan, before=self._before[name], began=self._began.get(name))
 
-    def look(self) -> None:
-        """Take in what has happened since the last look, and do what is due."""
-        entries = [(name, entry) for name, log in self._logs.items() for entry in log.read()]
-        for name, entry in sorted(entries, key=lambda found: str(found[1]["time"])):
-            record = {key: entry[key] for key in _RECORD if key in entry and not (key == "node" and "to" in entry)}
-            self._tell(record)
-            self._begin(name, record["fault"])
+    def broker_url(self, name: str) -> str | None:
+        """Give the address at which a node finds its broker; None for that of the broker itself."""
+        return self._proxy.url(name)
+
+    def receive(self, report: FaultReport) -> Acknowledgement | None:
+        """Take in a report of a node, and start the fault if that is up to the controller."""
+        record = report.record
+        fault = self._plan.faults[record.fault]
+        self._record(record)
+        if record.kind == "restart" or not isinstance(fault, MomentFault):
+            return None
+        self._began[report.node] = report.began
+        self._before[report.node].append(record.fault)
+        match fault:
+            case Crash():
+                self._crashes[report.node] = record.fault
+                return None
+            case OnConnection():
+                self._proxy.disturb(report.node, fault)
+            case BrokerOutage():
+                self._stop_broker(fault)
+            case _:
+                return None
+        return Acknowledgement(fault=record.fault)
+
+    def take_crash(self, name: str) -> tuple[int, Crash] | None:
+        """Give the fault by which a node has just been killed, and its number; None where no fault of the plan did."""
+        number = self._crashes.pop(name, None)
+        fault = None if number is None else self._plan.faults[number]
+        return (number, fault) if number is not None and isinstance(fault, Crash) else None
+
+    def update(self) -> None:
+        """Start the outages that are due by the clock, end those that are over."""
         now = time.monotonic()
-        for number, seconds in list(self._due.items()):
-            if now - self._began >= seconds and self._away is None:
-                del self._due[number]
-                self._tell({"fault": number, "kind": "broker", "round": self._round(), "seconds": now - self._began})
-                self._fail_broker(self._plan.faults[number])
-        if self._away is not None and now >= self._away[0]:
-            self._restore_broker()
+        for number, fault in list(self._outages):
+            if fault.at.seconds is not None and now - self._began_at >= fault.at.seconds and not self.broker_is_down:
+                self._outages.remove((number, fault))
+                in_round = 1 + len(self._run_record.rounds)
+                seconds = now - self._began_at
+                self._record(FaultRecord(fault=number, kind=fault.kind, round=in_round, seconds=seconds))
+                self._stop_broker(fault)
+        if self._outage is not None and now >= self._outage_ends:
+            assert self._broker is not None
+            keep_retained, self._outage = self._outage.keep_retained, None
+            self._broker.restart(keep_retained=keep_retained)
 
-    def killed(self, name: str) -> tuple[int, Crash] | None:
-        """By which fault of the plan a node that SIGKILL ended was killed; None when it was somebody else."""
-        met = [entry["fault"] for entry in read_spent(self._nodes / f"{name}.json")]
-        known, self._killed[name] = self._killed[name], len(met)
-        fault = self._plan.faults[met[-1]] if len(met) > known else None
-        return (met[-1], fault) if isinstance(fault, Crash) else None
+    def _record(self, record: FaultRecord) -> None:
+        self._run_record.faults.append(record)
+        self._on_fault(record)
 
-    def _round(self) -> int:
-        """The round that the leader is in: one more than it has finished."""
-        journal = self._nodes.parent / "rounds.jsonl"
-        return 1 + (journal.read_bytes().count(b"\n") if journal.exists() else 0)
-
-    def _begin(self, name: str, number: int) -> None:
-        fault = self._plan.faults[number]
-        if isinstance(fault, OnConnection):
-            self._proxy.disturb(name, fault)
-        elif isinstance(fault, BrokerOutage):
-            self._fail_broker(fault)
-        else:
-            return
-        done_file(self._nodes / f"{name}.json", number).touch()
-
-    def _fail_broker(self, fault: Any) -> None:
-        assert self._own is not None
-        if self._away is None:
-            self._own.kill()
-        self._away = (time.monotonic() + fault.seconds, fault.keep_retained)
-
-    def _restore_broker(self) -> None:
-        assert self._own is not None and self._away is not None
-        keep_retained = self._away[1]
-        self._away = None
-        self._own.restart(keep_retained=keep_retained)
-
-
-class _Log:
-    """A node's log, followed as it grows: the faults in it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._offset = path, 0
-
-    def read(self) -> list[dict[str, Any]]:
-        """The entries since the last time."""
-        if not self._path.exists() or self._path.stat().st_size == self._offset:
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines() if b'"event": "fault"' in line]
+    def _stop_broker(self, outage: BrokerOutage) -> None:
+        assert self._broker is not None
+        if self._outage is None:
+            self._broker.kill()
+        self._outage, self._outage_ends = outage, time.monotonic() + outage.seconds

@@ -1,17 +1,20 @@
-"""A fault plan under the virtual clock: nodes die and come back, brokers go away, none of it takes real time."""
+"""A fault plan under the virtual clock: nodes are killed and restarted, brokers fail, and no real time passes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-from stackelgrid.faults.injection import FaultInjectingNode, OnFault, round_of
-from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, OnConnection
+from stackelgrid.faults.injection import FaultInjectingNode, OnFault
+from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, MomentFault, OnConnection
+from stackelgrid.node.protocol import RunNode
+from stackelgrid.run_record import FaultRecord
 from stackelgrid.transport.base import Node, Publish
 from stackelgrid.transport.memory import MemoryTransport, Outage
+from stackelgrid.wire.codec import describe
+from stackelgrid.wire.roles import Role
 
-Build = Callable[[bool], Any]
-"""Makes a node; told whether what it wrote before is lost."""
+Build = Callable[[bool], RunNode]
+"""Builds a node; the argument says whether the files that it wrote before are lost."""
 
 
 class KilledError(Exception):
@@ -23,28 +26,21 @@ class KilledError(Exception):
 
 
 class SimulatedActuator:
-    """Kills by an exception that nobody catches before the transport; most else is left to the node.
+    """Kills by an exception that only the transport catches; `fail_broker` gets broker outages, the rest the node."""
 
-    `spent` gets the number of each fault that the node has met, `fail_broker` those of the broker.
-    """
-
-    def __init__(self, spent: list[int], fail_broker: Callable[[BrokerOutage], None]) -> None:
-        self._spent, self._fail_broker = spent, fail_broker
-
-    def met(self, number: int) -> None:
-        """Remember."""
-        self._spent.append(number)
+    def __init__(self, fail_broker: Callable[[BrokerOutage], None]) -> None:
+        self._fail_broker = fail_broker
 
     def kill(self, number: int, crash: Crash) -> None:
-        """Raises `KilledError`."""
+        """Raise `KilledError`."""
         raise KilledError(number, crash)
 
     def stop(self, seconds: float) -> bool:
-        """The node stands still by itself."""
+        """Leave it to the node."""
         return True
 
     def disturb(self, number: int, fault: OnConnection | BrokerOutage) -> bool:
-        """The node acts cut off by itself; the broker is the transport's."""
+        """Leave a connection to the node; the broker is the transport's."""
         if isinstance(fault, BrokerOutage):
             self._fail_broker(fault)
             return False
@@ -52,14 +48,15 @@ class SimulatedActuator:
 
 
 class FaultyMemory(MemoryTransport):
-    """Carries nodes under a plan. `builds` makes each node, by name, at first and after a crash."""
+    """Carries nodes under a plan. `builds` builds each node, by name, at first and after a crash."""
 
-    def __init__(self, plan: FaultPlan, builds: dict[str, Build], happened: OnFault, seed: int = 0) -> None:
+    def __init__(self, plan: FaultPlan, builds: Mapping[str, Build], on_fault: OnFault, seed: int = 0) -> None:
         super().__init__(seed, jitter_s=0.001)
-        self._plan, self._builds, self._happened = plan, builds, happened
-        self._spent: dict[str, list[int]] = {}
+        self._plan, self._builds, self._on_fault = plan, builds, on_fault
+        self._roles: dict[str, Role] = {}
+        self._before: dict[str, list[int]] = {name: [] for name in builds}  # the faults that each node has met
         self._failing: list[BrokerOutage] = []
-        self._round = 1  # the leader's, the first before it has asked that
+        self._round = 1  # the leader's; the first before it has asked that
         self._outages = [
             (number, fault)
             for number, fault in enumerate(plan.faults)
@@ -67,31 +64,40 @@ class FaultyMemory(MemoryTransport):
         ]
 
     def nodes(self) -> Sequence[Node]:
-        """The nodes, under the plan."""
-        return [self._injecting(name, build(False), None) for name, build in self._builds.items()]
+        """Build the nodes, each under the plan."""
+        return [self._inject(build(False), None) for build in self._builds.values()]
 
-    def _injecting(self, name: str, node: Any, began: float | None) -> FaultInjectingNode:
-        spent = self._spent.setdefault(name, [])
-        fate = SimulatedActuator(spent, self._failing.append)
-        return FaultInjectingNode(node, self._plan, fate, self._happened, tuple(spent), began)
+    def _inject(self, node: RunNode, began: float | None) -> FaultInjectingNode:
+        self._roles[node.name] = node.role
+        actuator = SimulatedActuator(self._failing.append)
+        return FaultInjectingNode(node, self._plan, actuator, self._note, tuple(self._before[node.name]), began)
+
+    def _note(self, record: FaultRecord) -> None:
+        happened_once = isinstance(self._plan.faults[record.fault], MomentFault) and record.kind != "restart"
+        if happened_once and record.node is not None:
+            self._before[record.node].append(record.fault)
+        self._on_fault(record)
 
     def restart_node(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
-        """A node that the plan killed comes back if the plan says so; one that failed by itself does not."""
-        if not isinstance(error, KilledError) or not error.crash.returns(name):
+        """Restart a node that the plan killed if the plan says so; one that failed by itself stays away."""
+        if not isinstance(error, KilledError) or not error.crash.restarts(self._roles[name]):
             return None
         node = self._builds[name](error.crash.lose_state)
-        return error.crash.restart_after_s or 0.0, self._injecting(name, node, 0.0)
+        return error.crash.restart_after_s or 0.0, self._inject(node, 0.0)
 
     def outage(self, sender: str, publish: Publish, now: float) -> Outage | None:
-        """The broker fails before it takes in the leader's question of a round, or the first message after a time."""
-        if sender == "leader" and publish.topic.endswith("/signal") and publish.payload:
-            self._round = round_of(publish.payload) or self._round
-        for number, fault in self._outages:
-            if fault.at.seconds is not None and now >= fault.at.seconds:
-                self._outages.remove((number, fault))
-                self._happened({"fault": number, "kind": "broker", "round": self._round, "seconds": now})
-                self._failing.append(fault)
+        """Fail the broker before it takes in the leader's question of a round, or the first message after a time."""
+        if self._roles[sender] is Role.LEADER:
+            about = describe(publish.topic, publish.payload)
+            if about.purpose == "signal" and about.round is not None:
+                self._round = about.round
+        due = [outage for outage in self._outages if outage[1].at.seconds is not None and now >= outage[1].at.seconds]
+        if due:  # a second one starts when the first is over
+            number, fault = due[0]
+            self._outages.remove(due[0])
+            self._on_fault(FaultRecord(fault=number, kind=fault.kind, round=self._round, seconds=now))
+            self._failing.append(fault)
         if not self._failing:
             return None
-        fault = self._failing.pop(0)
-        return Outage(fault.seconds, fault.keep_retained)
+        outage = self._failing.pop(0)
+        return Outage(outage.seconds, outage.keep_retained)

@@ -1,4 +1,4 @@
-"""What a dishonest member says: its answer, so changed that a coordinator that believes it is deceived."""
+"""The answers of a dishonest member: its own answer, changed so that it deceives a coordinator that believes it."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ from stackelgrid.faults.plan import Lie
 from stackelgrid.transport.base import Publish
 
 
-def told(lie: Lie, publish: Publish, before: bytes | None) -> list[Publish]:
-    """What a liar publishes instead of an answer; `before` is what it would have answered the last time."""
+def falsify(lie: Lie, publish: Publish, previous: bytes | None) -> list[Publish]:
+    """Give the messages that a liar publishes instead of an answer; `previous` is its true answer before this one."""
     message = json.loads(publish.payload)
 
-    def instead(content: Any) -> list[Publish]:
-        return [Publish(publish.topic, _written(content), publish.qos, publish.retain)]
+    def change_numbers(change: Callable[[list[float]], list[float]]) -> list[Publish]:
+        content = {**message, "body": _change_numbers(message["body"], change)}
+        return [Publish(publish.topic, _encode(content), publish.qos, publish.retain)]
 
     match lie.how:
         case "shape":
-            return instead({**message, "body": _changed(message["body"], lambda numbers: numbers[:-1])})
+            return change_numbers(lambda numbers: numbers[:-1])
         case "nan":
-            return instead({**message, "body": _changed(message["body"], lambda numbers: [float("nan"), *numbers[1:]])})
+            return change_numbers(lambda numbers: [float("nan"), *numbers[1:]])
         case "beyond":
-            return instead({**message, "body": _changed(message["body"], partial(_times, 1e6))})
+            return change_numbers(partial(_scale, 1e6))
         case "scaled":
-            return instead({**message, "body": _changed(message["body"], partial(_times, lie.factor))})
+            return change_numbers(partial(_scale, lie.factor))
         case "stale":
-            return [publish] if before is None else [Publish(publish.topic, before, publish.qos, publish.retain)]
+            return [publish] if previous is None else [Publish(publish.topic, previous, publish.qos, publish.retain)]
         case "impersonate":
             *above, _, purpose = publish.topic.split("/")
             topic = "/".join([*above, lie.as_ or "", purpose])
-            forged = _written({**message, "sender": lie.as_})
+            forged = _encode({**message, "sender": lie.as_})
             return [publish, Publish(topic, forged, publish.qos, publish.retain)]
 
 
-def _written(content: Any) -> bytes:
-    """As compact as messages are, so that the round of a lie is found as that of a message is."""
+def _encode(content: Any) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode()
 
 
-def _times(factor: float, numbers: list[float]) -> list[float]:
+def _scale(factor: float, numbers: list[float]) -> list[float]:
     return [factor * number for number in numbers]
 
 
-def _changed(body: Any, change: Callable[[list[float]], list[float]]) -> Any:
-    """A body with every list of numbers, plain or packed, changed."""
+def _change_numbers(body: Any, change: Callable[[list[float]], list[float]]) -> Any:
+    """Apply `change` to every list of numbers in a body, plain or packed."""
     if isinstance(body, dict) and body.keys() == {"shape", "float64"}:
         numbers = np.frombuffer(base64.b64decode(body["float64"]), "<f8").tolist()
         packed = np.array(change(numbers), "<f8")
         return {**body, "float64": base64.b64encode(packed.tobytes()).decode()}
     if isinstance(body, dict):
-        return {key: _changed(value, change) for key, value in body.items()}
+        return {key: _change_numbers(value, change) for key, value in body.items()}
     if isinstance(body, list) and body and all(isinstance(each, float | int) for each in body):
         return change(body)
     return body

@@ -1,89 +1,107 @@
-"""A fault plan in a node's own process: real signals, and a desk that harms the broker and the connections.
+"""A fault plan in a node's own process: real signals, and a controller for the broker and the connections.
 
-What happens is logged as event `fault`. A node remembers beside its configuration, in NAME.spent, which faults it has
-met, so that they do not happen again after a restart; there the desk confirms, in NAME.N.done, that fault N has begun.
+The launcher starts a node with `--faults -`: its controller is then at standard input and output, in the messages of
+`stackelgrid.faults.messages`. With `--faults FILE` there is no controller.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
+import select
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from stackelgrid.errors import ConfigError
 from stackelgrid.faults.injection import FaultInjectingNode
+from stackelgrid.faults.messages import Acknowledgement, FaultOrder, FaultReport, write_line
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, OnConnection
 from stackelgrid.model import explain
+from stackelgrid.node.protocol import RunNode
+from stackelgrid.run_record import FaultRecord
 
 _LOG = logging.getLogger("stackelgrid.faults")
 
-DESK_S = 5.0
-"""How long a node waits for the desk to begin what only the desk can do."""
-_GLANCE_S = 0.005
+CONTROLLER_S = 5.0
+"""How long a node waits for its controller to start a fault."""
 _WAKE = "sleep {seconds}; while kill -CONT {pid}; do sleep 0.1; done"
-"""Again and again, in case that the first comes before the node stands still."""
+"""Repeated, because the first signal may come before the node is stopped."""
 
 
-def under(plan_file: Path, node: Any, config: Path) -> FaultInjectingNode:
-    """`node`, configured by `config`, under the plan of a JSON file. Raises `ConfigError`."""
+def inject(node: RunNode, source: str) -> FaultInjectingNode:
+    """Put `node` under the plan in the JSON file `source`, or under the controller of this process where that is `-`.
+
+    Raises `ConfigError`.
+    """
+    now = time.monotonic()
+    if source != "-":
+        return FaultInjectingNode(node, _read(Path(source)), ProcessActuator(), _log, began=now)
+    controller = ControllerPipes()
+    order = FaultOrder.model_validate_json(controller.read_line(None))
+    began = now if order.began is None else order.began
+
+    def report(record: FaultRecord) -> None:
+        _log(record)
+        controller.write_line(write_line(FaultReport(node=node.name, began=began, record=record)))
+
+    return FaultInjectingNode(node, order.plan, ProcessActuator(controller), report, order.before, began)
+
+
+def _read(file: Path) -> FaultPlan:
     try:
-        plan = FaultPlan.model_validate_json(plan_file.read_bytes())
+        return FaultPlan.model_validate_json(file.read_bytes())
     except OSError as error:
-        raise ConfigError(f"{plan_file}: cannot be read ({error.strerror}); name an existing file") from None
+        raise ConfigError(f"{file}: cannot be read ({error.strerror}); name an existing file with --faults") from None
     except ValidationError as error:
-        raise ConfigError(explain(str(plan_file), error)) from None
-    fate = ProcessActuator(config)
-    return FaultInjectingNode(node, plan, fate, _log, fate.spent, fate.began)
+        raise ConfigError(explain(str(file), error)) from None
 
 
-def spent_file(config: Path) -> Path:
-    """Where the node of a configuration remembers the faults that it has met: one JSON object a line."""
-    return config.with_suffix(".spent")
+def _log(record: FaultRecord) -> None:
+    _LOG.info("fault", extra={"data": record.content()})
 
 
-def done_file(config: Path, number: int) -> Path:
-    """Where the desk confirms that it has begun what fault `number` does to the node's connection, or to the broker."""
-    return config.with_suffix(f".{number}.done")
+class ControllerPipes:
+    """The lines from and to the controller of this process: standard input and output, unless told otherwise."""
 
+    def __init__(self, source: int = 0, target: int = 1) -> None:
+        self._source, self._target = source, target
+        self._unread = b""
 
-def read_spent(config: Path) -> list[dict[str, Any]]:
-    """The faults that the node of a configuration has met, each as {"fault": number, "began": seconds}."""
-    path = spent_file(config)
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    def read_line(self, timeout_s: float | None) -> bytes:
+        """Give the next line; None waits for ever. Raises `TimeoutError`, and `EOFError` where there is no more."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while b"\n" not in self._unread:
+            if until is not None and not select.select([self._source], [], [], max(0.0, until - time.monotonic()))[0]:
+                raise TimeoutError
+            read = os.read(self._source, 65536)
+            if not read:
+                raise EOFError
+            self._unread += read
+        line, self._unread = self._unread.split(b"\n", 1)
+        return line
+
+    def write_line(self, line: str) -> None:
+        """Write a line at once: many processes share the pipe."""
+        os.write(self._target, line.encode() + b"\n")
 
 
 class ProcessActuator:
-    """SIGKILL and SIGSTOP to this very process; what is beyond a process is left to the desk.
+    """SIGKILL and SIGSTOP to this very process; the broker and connections are left to the controller, if any."""
 
-    `spent` are the faults met before a restart, `began` when the node was first started, on the monotonic clock.
-    """
-
-    def __init__(self, config: Path) -> None:
-        self._config = config
-        met = read_spent(config)
-        self.spent: Sequence[int] = [entry["fault"] for entry in met]
-        self.began: float = met[0]["began"] if met else time.monotonic()
-
-    def met(self, number: int) -> None:
-        """Write it down before it happens."""
-        with spent_file(self._config).open("a") as file:
-            file.write(json.dumps({"fault": number, "began": self.began}) + "\n")
+    def __init__(self, controller: ControllerPipes | None = None) -> None:
+        self._controller = controller
 
     def kill(self, number: int, crash: Crash) -> None:
         """`kill -9`, of all threads at once. Does not return."""
         os.kill(os.getpid(), signal.SIGKILL)
 
     def stop(self, seconds: float) -> bool:
-        """Stand still until a child says that the time is over; or somebody else does."""
+        """Stop this process until a child continues it after `seconds`, or somebody else does."""
         waker = subprocess.Popen(
             ["sh", "-c", _WAKE.format(seconds=seconds, pid=os.getpid())],
             stdin=subprocess.DEVNULL,
@@ -97,16 +115,16 @@ class ProcessActuator:
         return False
 
     def disturb(self, number: int, fault: OnConnection | BrokerOutage) -> bool:
-        """Wait until the desk has begun; what the node does next meets the harm."""
-        done = done_file(self._config, number)
-        give_up = time.monotonic() + DESK_S
-        while not done.exists():
-            if time.monotonic() >= give_up:
-                _LOG.warning("no desk did it", extra={"data": {"fault": number, "kind": fault.kind}})
-                break
-            time.sleep(_GLANCE_S)
+        """Wait until the controller has started the fault, so that the node's next message meets it."""
+        if self._controller is None:
+            _LOG.warning("no controller", extra={"data": {"fault": number, "kind": fault.kind}})
+            return False
+        until = time.monotonic() + CONTROLLER_S
+        try:
+            acknowledged = None
+            while acknowledged != number:  # what comes too late for an earlier fault is passed over
+                line = self._controller.read_line(until - time.monotonic())
+                acknowledged = Acknowledgement.model_validate_json(line).fault
+        except (TimeoutError, EOFError):
+            _LOG.warning("fault not acknowledged", extra={"data": {"fault": number, "kind": fault.kind}})
         return False
-
-
-def _log(record: dict[str, Any]) -> None:
-    _LOG.info("fault", extra={"data": record})

@@ -1,9 +1,9 @@
-"""A fault plan: what goes wrong, where, when. Checked like a scenario.
+"""Fault plans: what goes wrong in a run, where and when. They are checked as scenarios are.
 
 `from`, `to` and `node` are names of nodes, in which `*` and `?` stand for any letters: `a*` is every aggregator of a
-shipped case. A window says when: in `rounds` [first, last] of the conversation that a message belongs to, or in
-`seconds` [first, last] since the node's start; without one, always. Every link and every node draws from a stream of
-its own, derived from the plan's seed, so that one fault does not change what another draws.
+shipped case. A window is `rounds` [first, last] of the conversation that a message belongs to, or `seconds`
+[first, last] since the node's start; without one, a fault is always in force. Every link and every node draws from a
+stream of its own, derived from the plan's seed, so that one fault does not change what another draws.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from stackelgrid.model import StrictModel
+from stackelgrid.wire.roles import Role
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
@@ -26,19 +27,19 @@ class Part(StrictModel):
 
 
 class Window(Part):
-    """When a fault is in force: in some rounds, or in some seconds, both ends included; without either, always."""
+    """The time in which a fault is in force: some rounds or some seconds, ends included; without either, always."""
 
     rounds: tuple[int, int] | None = None
     seconds: tuple[Seconds, Seconds] | None = None
 
     def holds(self, round_number: int | None, seconds: float) -> bool:
-        """Whether it is open for a message of a round (None: of no round) that arrives after so many seconds."""
+        """Say whether it includes a message of a round (None: of no round) that arrives after so many seconds."""
         if self.rounds is not None:
             return round_number is not None and self.rounds[0] <= round_number <= self.rounds[1]
         return self.seconds is None or self.seconds[0] <= seconds <= self.seconds[1]
 
     @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def _check_order(self) -> Self:
         if self.rounds is not None and self.seconds is not None:
             raise ValueError("give rounds or seconds, not both")
         for name, bounds in (("rounds", self.rounds), ("seconds", self.seconds)):
@@ -48,20 +49,20 @@ class Window(Part):
 
 
 class Moment(Part):
-    """When something happens to a node: as it first hears (the leader: asks) `round`, or after so many `seconds`."""
+    """The moment of a fault: when the node first receives (the leader: asks) `round`, or after so many `seconds`."""
 
     round: Annotated[int, Field(ge=1)] | None = None
     seconds: Seconds | None = None
 
     @model_validator(mode="after")
-    def _either(self) -> Self:
+    def _check_choice(self) -> Self:
         if (self.round is None) == (self.seconds is None):
             raise ValueError("give round or seconds, one of them")
         return self
 
 
 class OnLink(Part):
-    """Base of what happens to messages between two nodes, on their way from the broker to the receiver."""
+    """Base of the faults on messages between two nodes, on their way from the broker to the receiver."""
 
     kind: str
     from_: Annotated[str, Field(alias="from")] = "*"
@@ -69,7 +70,7 @@ class OnLink(Part):
     during: Window = Window()
 
     def concerns(self, sender: str, receiver: str) -> bool:
-        """Whether messages of `sender` to `receiver` are concerned."""
+        """Say whether it applies to messages of `sender` to `receiver`."""
         return fnmatchcase(sender, self.from_) and fnmatchcase(receiver, self.to)
 
 
@@ -90,7 +91,7 @@ class Loss(OnLink):
     burst: Burst | None = None
 
     @model_validator(mode="after")
-    def _either(self) -> Self:
+    def _check_choice(self) -> Self:
         if (self.probability is None) == (self.burst is None):
             raise ValueError("give probability or burst, one of them")
         return self
@@ -143,7 +144,7 @@ class Partition(Part):
     during: Window = Window()
 
     def concerns(self, sender: str, receiver: str) -> bool:
-        """Whether the two are in different groups."""
+        """Say whether the two are in different groups."""
         of = [
             {number for number, group in enumerate(self.groups) if any(fnmatchcase(name, known) for known in group)}
             for name in (sender, receiver)
@@ -152,17 +153,17 @@ class Partition(Part):
 
 
 class OnNode(Part):
-    """Base of what happens to nodes."""
+    """Base of the faults of nodes."""
 
     node: str
 
     def concerns(self, name: str) -> bool:
-        """Whether it happens to `name`."""
+        """Say whether it applies to node `name`."""
         return fnmatchcase(name, self.node)
 
 
 class Stall(OnNode):
-    """The node stands still for `seconds`, as by SIGSTOP and SIGCONT."""
+    """The node is stopped for `seconds`, as by SIGSTOP and SIGCONT."""
 
     kind: Literal["stall"]
     at: Moment
@@ -180,9 +181,9 @@ class Crash(OnNode):
     restart_after_s: Seconds | None = None
     lose_state: bool = False
 
-    def returns(self, name: str) -> bool:
-        """Whether `name` comes back."""
-        return self.restart_after_s is not None and not (self.lose_state and name == "leader")
+    def restarts(self, role: Role) -> bool:
+        """Say whether a node of that role is restarted."""
+        return self.restart_after_s is not None and not (self.lose_state and role is Role.LEADER)
 
 
 class Slow(OnNode):
@@ -214,14 +215,14 @@ class Lie(OnNode):
     during: Window = Window()
 
     @model_validator(mode="after")
-    def _whom(self) -> Self:
+    def _check_as(self) -> Self:
         if (self.how == "impersonate") != (self.as_ is not None):
             raise ValueError("as names the member to impersonate: give it with how: impersonate and only then")
         return self
 
 
 class BrokerOutage(Part):
-    """The broker is killed and comes back after `seconds`, with what it had retained or without."""
+    """The broker is killed and restarted after `seconds`, with the messages that it had retained or without."""
 
     kind: Literal["broker"]
     at: Moment
@@ -230,7 +231,7 @@ class BrokerOutage(Part):
 
 
 class OnConnection(OnNode):
-    """Base of what happens to a node's connection to the broker, from a moment on, for `seconds`."""
+    """Base of the faults of a node's connection to the broker, from a moment on, for `seconds`."""
 
     kind: str
     at: Moment
@@ -238,13 +239,13 @@ class OnConnection(OnNode):
 
 
 class Cut(OnConnection):
-    """The connection is reset, and every new one refused: the broker says the last will, the node starts again."""
+    """The connection is reset and every new one refused: the broker publishes the last will, the node connects anew."""
 
     kind: Literal["cut"]
 
 
 class Hang(OnConnection):
-    """The connection stays and carries nothing, either way; what was said meanwhile arrives afterwards.
+    """The connection stays and carries nothing, either way; the messages of that time arrive afterwards.
 
     No longer than the keep-alive of a connection allows; what takes longer is a `cut`.
     """
@@ -263,6 +264,8 @@ class Narrow(OnConnection):
 MessageFault = Loss | Delay | Duplication | Reordering | Corruption | Bandwidth | Partition
 NodeFault = Stall | Crash | Slow | Lie
 ConnectionFault = Cut | Hang | Narrow
+MomentFault = Stall | Crash | OnConnection | BrokerOutage
+"""The faults that happen once to a node, at a moment."""
 Fault = Annotated[MessageFault | NodeFault | ConnectionFault | BrokerOutage, Field(discriminator="kind")]
 
 

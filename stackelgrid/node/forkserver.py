@@ -1,10 +1,15 @@
 """Many node processes of one kind for the price of one import.
 
-`python -m stackelgrid.node.forkserver emc_node user_oriented` imports the package, and its part of the game, once and
-forks a process per line of its standard input, `{"config": FILE, "log": FILE}`, with `"faults": FILE` under a fault
-plan and `"broker": URL` to have it connect elsewhere than its configuration says. It says on standard output, one JSON
-object a line, which process started and how each ended. When its input ends, it stops what is left and goes: no node
-outlives the one who launched it.
+`python -m stackelgrid.node.forkserver emc_node user_oriented [MODULE...]` imports the package, its part of the game and
+the modules once. On standard input it takes one JSON object a line:
+
+- `{"config": FILE, "log": FILE}` forks a node, which connects to `"broker": URL` where that is given. With
+  `"input": LINE` the node gets `--faults -`: LINE is the first on its standard input, and its standard output is that
+  of the forkserver;
+- `{"config": FILE, "input": LINE}` writes another line to the standard input of a node that was started so.
+
+On standard output it writes, one JSON object a line, which process was started and how each ended. When its input
+ends, it stops the nodes that are left and exits: no node outlives the process that launched it.
 """
 
 from __future__ import annotations
@@ -19,27 +24,34 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from stackelgrid.registry import find
 
 _GRACE_S = 5.0
-"""How long a node may take to leave in good order before it is killed."""
+"""The time that a node has to leave in good order before it is killed."""
 _PR_SET_PDEATHSIG = 1
 
 
-def main(package: str, game: str) -> int:
+NodeMain = Callable[[list[str]], int]
+
+
+def main(package: str, game: str, *modules: str) -> int:
     """Serve until standard input ends."""
-    node_main: Callable[[list[str]], int] = importlib.import_module(f"{package}.__main__").main
+    node_main: NodeMain = importlib.import_module(f"{package}.__main__").main
     importlib.import_module(f"{package}.config").config_model(find(game))
+    for module in modules:
+        importlib.import_module(module)
     gc.collect()
-    gc.freeze()  # what is shared now stays shared: no collection writes to it in the children
+    gc.freeze()  # pages that are shared now stay shared: no collection writes to them in the children
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     wake, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake_write)
     children: dict[int, str] = {}
+    inputs: dict[str, int] = {}
     pending = b""
     while True:
         ready, _, _ = select.select([0, wake], [], [])
@@ -51,26 +63,37 @@ def main(package: str, game: str) -> int:
             if not read:
                 break
             *lines, pending = (pending + read).split(b"\n")
-            for line in lines:
-                _fork(json.loads(line), node_main, children)
+            for order in map(json.loads, lines):
+                if "log" in order:
+                    _fork(order, node_main, children, inputs)
+                if "input" in order:
+                    with suppress(BrokenPipeError):  # the node has just been killed
+                        os.write(inputs[order["config"]], order["input"].encode() + b"\n")
     _stop(children)
     return 0
 
 
-def _fork(order: dict[str, str], node_main: Callable[[list[str]], int], children: dict[int, str]) -> None:
-    options = [word for key in ("broker", "faults") if key in order for word in (f"--{key}", order[key])]
-    if "faults" in order:
-        importlib.import_module("stackelgrid.faults.on_process")  # once for all children
+def _fork(order: dict[str, str], node_main: NodeMain, children: dict[int, str], inputs: dict[str, int]) -> None:
+    options = ["--config", order["config"], "--log", "json"]
+    options += ["--broker", order["broker"]] if "broker" in order else []
+    node_input = None
+    if "input" in order:
+        options += ["--faults", "-"]
+        if order["config"] in inputs:
+            os.close(inputs[order["config"]])  # of before a restart
+        node_input, inputs[order["config"]] = os.pipe()
     parent = os.getpid()
     pid = os.fork()
     if pid:
         children[pid] = order["config"]
-        _say({"started": order["config"], "pid": pid})
+        if node_input is not None:
+            os.close(node_input)
+        _write({"started": order["config"], "pid": pid})
         return
     code = 70
     try:
-        _become_node(order["log"], parent)
-        code = node_main(["--config", order["config"], "--log", "json", *options])
+        _become_node(order["log"], node_input, parent)
+        code = node_main(options)
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else 70
     except BaseException:
@@ -80,15 +103,18 @@ def _fork(order: dict[str, str], node_main: Callable[[list[str]], int], children
         os._exit(code)
 
 
-def _become_node(log: str, parent: int) -> None:
-    """Leave the nursery's pipes and signals behind; end when the nursery does, even by `kill -9`."""
+def _become_node(log: str, node_input: int | None, parent: int) -> None:
+    """Leave the forkserver's pipes and signals behind; end when it does, even by `kill -9`."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    nothing = os.open(os.devnull, os.O_RDWR)
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(nothing, 0)
-    os.dup2(target, 1)
     os.dup2(target, 2)
+    if node_input is None:
+        os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+        os.dup2(target, 1)
+    else:
+        os.dup2(node_input, 0)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # among them the inputs of other nodes
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
@@ -100,14 +126,14 @@ def _report_ended(children: dict[int, str]) -> None:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return
-        _say({"ended": children.pop(pid), "code": os.waitstatus_to_exitcode(status)})
+        _write({"ended": children.pop(pid), "code": os.waitstatus_to_exitcode(status)})
 
 
-def _say(record: dict[str, Any]) -> None:
+def _write(record: dict[str, Any]) -> None:
     try:
         os.write(1, (json.dumps(record) + "\n").encode())
     except BrokenPipeError:
-        return  # whoever launched us is gone; our input ends next
+        return  # the launcher is gone; our input ends next
 
 
 def _stop(children: dict[int, str]) -> None:

@@ -1,6 +1,6 @@
-"""Prometheus metrics of a node: how its rounds go and what its connection carries, nothing that a single home does.
+"""Prometheus metrics of a node: its rounds and its connection, nothing that a single home does.
 
-Rounds and computations are counted as they end; everything else is read off the node when it is asked for.
+Rounds and computations are counted as they end; everything else is read from the node when it is asked for.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.progress import Account
 from stackelgrid.node.status import STATES, Status
+from stackelgrid.wire.roles import Role
 
 try:
     from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, start_http_server
@@ -23,21 +24,20 @@ except ModuleNotFoundError as missing:
 
 _LOG = logging.getLogger("stackelgrid.node")
 
-ROLES = {"leader-node": "leader", "aggregator-node": "aggregator", "emc-node": "home"}
 ROUND_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 """Bounds of the histogram of rounds: from all on one machine to members asked again and again."""
 WORK_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """Bounds of the histogram of computations."""
 
 
-def serve(at: str, kind: str, status: Status) -> int:
-    """Answer HTTP at `[HOST:]PORT` from a thread of its own; returns the port, a free one where 0 was asked for.
+def serve(at: str, role: Role, status: Status) -> int:
+    """Answer HTTP at `[HOST:]PORT` from a thread of its own; returns the port, a free one for port 0.
 
     Raises `ConfigError` for another form of address, and for one that cannot be had.
     """
     host, port = _address(at)
     try:
-        server, _ = start_http_server(port, host, registry(ROLES[kind], status))
+        server, _ = start_http_server(port, host, registry(role, status))
     except OSError as error:
         raise ConfigError(
             f"--metrics: {at}: {error.strerror}; name an address of this machine and a port that is free"
@@ -53,12 +53,12 @@ def _address(at: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
-def registry(role: str, status: Status) -> CollectorRegistry:
-    """All that a node of a role tells, each metric with the labels run, node and role."""
+def registry(role: Role, status: Status) -> CollectorRegistry:
+    """Build the metrics of a node, each with the labels run, node and role."""
     disable_created_metrics()  # type: ignore[no-untyped-call]
     found = CollectorRegistry()
-    labels = {"run": status.run, "node": status.node, "role": role}
-    status.progress.on_worked = (
+    labels = {"run": status.run, "node": status.node, "role": role.value}
+    status.progress.on_work = (
         Histogram(
             "stackelgrid_work_seconds",
             "Computations of the node; of a home, its answers and its schedule.",
@@ -69,14 +69,14 @@ def registry(role: str, status: Status) -> CollectorRegistry:
         .labels(**labels)
         .observe
     )
-    if role != "home":
-        status.progress.on_round = _Rounds(found, labels).finished
-    found.register(_Present(status, labels))
+    if role is not Role.HOME:
+        status.progress.on_round = _Rounds(found, labels).count
+    found.register(_Current(role, status, labels))
     return found
 
 
 class _Rounds:
-    """A coordinator's rounds with its members, told at the end of each."""
+    """A coordinator's rounds with its members, counted at the end of each."""
 
     def __init__(self, registry: CollectorRegistry, labels: dict[str, str]) -> None:
         names = list(labels)
@@ -100,8 +100,8 @@ class _Rounds:
         self._missing = {how: missing.labels(**labels, action=how) for how in ("held", "excluded", "quarantined")}
         self._seconds = seconds.labels(**labels)
 
-    def finished(self, account: Account) -> None:
-        """Count a round in."""
+    def count(self, account: Account) -> None:
+        """Count a round that is finished."""
         self._rounds.inc()
         self._answers.inc(account["answered"])
         self._again.inc(account["again"])
@@ -110,14 +110,14 @@ class _Rounds:
         self._seconds.observe(account["ms"] / 1000)
 
 
-class _Present(Collector):
-    """How the node is now, and what it has counted itself."""
+class _Current(Collector):
+    """The state that the node is in now, and the numbers that it counts itself."""
 
-    def __init__(self, status: Status, labels: dict[str, str]) -> None:
-        self._status, self._labels = status, labels
+    def __init__(self, role: Role, status: Status, labels: dict[str, str]) -> None:
+        self._role, self._status, self._labels = role, status, labels
 
     def collect(self) -> Iterator[Metric]:
-        """One metric after the other."""
+        """Give one metric after the other."""
         status, traffic = self._status, self._status.traffic
         now = status.state
         states = {str(state): float(state == now) for state in STATES}
@@ -131,11 +131,11 @@ class _Present(Collector):
         yield self._metric("counter", "received_bytes", "Bytes received, payloads only.", traffic.received_bytes)
         rejected = dict(status.mailbox.rejected)
         yield self._metric("counter", "messages_rejected", "Messages ignored, by reason.", rejected, by="reason")
-        if self._labels["role"] != "leader":
+        if self._role is not Role.LEADER:
             yield self._metric("counter", "answers_given", "Answers to the coordinator.", status.progress.answers)
 
     def _metric(self, kind: str, name: str, words: str, value: float | Mapping[str, float], by: str = "") -> Metric:
-        """A metric of one value, or of one for each value of the label `by`."""
+        """Build a metric of one value, or of one for each value of the label `by`."""
         metric = Metric(f"stackelgrid_{name}", words, kind)
         suffix = "_total" if kind == "counter" else ""
         cases = value if isinstance(value, Mapping) else {"": value}

@@ -288,7 +288,7 @@ def _forgotten_by_broker(evidence: Evidence) -> bool:
 
 def _rounds_in_peace(evidence: Evidence) -> int:
     """How many rounds the leader asked after the last fault had begun to do what it does."""
-    begun = [record["seconds"] for record in evidence.run_record.faults if record["kind"] != "restart"]
+    begun = [record.seconds for record in evidence.run_record.faults if record.kind != "restart"]
     over = max(begun, default=0.0)
     said = (spoken for spoken in evidence.spoken if spoken.sender == _LEADER and spoken.purpose == "signal")
     return len({spoken.content["round"] for spoken in said if spoken.payload and spoken.seconds > over})

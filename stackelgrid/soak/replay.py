@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from stackelgrid.run_record import FaultRecord
 from stackelgrid.soak.cases import Case, draw, of_run
 from stackelgrid.soak.promises import broken
 from stackelgrid.soak.stage import Evidence, Spoken, play
@@ -34,7 +34,7 @@ def _drawn(case: Case) -> Iterator[str]:
 
 def _told(evidence: Evidence) -> Iterator[str]:
     story = [(spoken.seconds, _message(spoken)) for spoken in evidence.spoken]
-    story += [(record["seconds"], _fault(record)) for record in evidence.run_record.faults]
+    story += [(record.seconds, _fault(record)) for record in evidence.run_record.faults]
     story += [(seconds, f"{name} leaves") for name, seconds in evidence.ended_s.items()]
     for seconds, what in sorted(story, key=lambda each: each[0]):
         yield f"{seconds:12.6f}  {what}"
@@ -55,10 +55,9 @@ def _message(spoken: Spoken) -> str:
     return f"{spoken.sender} -> {whom}: {said} " + " ".join(details)
 
 
-def _fault(record: dict[str, Any]) -> str:
-    where = record.get("node") or " -> ".join(record[key] for key in ("from", "to") if key in record)
-    of_round = "" if record["round"] is None else f", round {record['round']}"
-    return f"    *** {record['kind']} (fault {record['fault']}) {where}{of_round}"
+def _fault(record: FaultRecord) -> str:
+    of_round = "" if record.round is None else f", round {record.round}"
+    return f"    *** {record.kind} (fault {record.fault}) {' -> '.join(record.nodes)}{of_round}"
 
 
 def _end(evidence: Evidence) -> Iterator[str]:

@@ -69,7 +69,7 @@ class Evidence:
     def happened(self) -> list[tuple[Any, str]]:
         """The faults of the plan that did anything, each with the node that it was done to."""
         faults = self.case.plan.faults
-        done = dict.fromkeys((each["fault"], each.get("node", each.get("to", ""))) for each in self.run_record.faults)
+        done = dict.fromkeys((each.fault, each.node or each.to or "") for each in self.run_record.faults)
         return [(faults[number], node) for number, node in done]
 
 

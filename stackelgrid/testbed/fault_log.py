@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from stackelgrid.run_record import RunRecord
+from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios.scenario import Scenario
 from stackelgrid.scenarios.topology import LEADER
 
@@ -21,25 +21,24 @@ def fault_log(scenario: Scenario, run_record: RunRecord) -> list[dict[str, Any]]
     if not run_record.faults:
         return []
     rounds = _Rounds(scenario, run_record)
-    found: dict[tuple[int, int, str, str], list[dict[str, Any]]] = defaultdict(list)
+    found: dict[tuple[int, int, str, str], list[FaultRecord]] = defaultdict(list)
     for record in run_record.faults:
         number = rounds.of(record)
-        found[number or 0, record["fault"], record["kind"], record.get("node", "")].append({**record, "round": number})
+        changed = record.model_copy(update={"round": number})
+        found[number or 0, record.fault, record.kind, record.node or ""].append(changed)
     return [_entry(found[key]) for key in sorted(found)]
 
 
-def _entry(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Records of one fault in one round as an entry."""
+def _entry(records: Sequence[FaultRecord]) -> dict[str, Any]:
+    """Give the entry for the records of one fault in one round."""
     first = records[0]
-    where = {"node": first["node"]} if _is_of_node(first) else {}
-    ends = {end: sorted({record[end] for record in records}) for end in ("from", "to") if end in first}
-    told = {key: first[key] for key in ("fault", "kind", "round")}
-    return {**told, "times": len(records), **where, **ends}
-
-
-def _is_of_node(record: Mapping[str, Any]) -> bool:
-    """The leader says when the broker fails in a round, and is none the worse for it."""
-    return "node" in record and record["kind"] != "broker"
+    entry: dict[str, Any] = {"fault": first.fault, "kind": first.kind, "round": first.round, "times": len(records)}
+    if first.node is not None and first.kind != "broker":  # the leader reports the broker's failure in a round
+        entry["node"] = first.node
+    if first.to is not None:
+        entry["from"] = sorted({record.from_ for record in records if record.from_ is not None})
+        entry["to"] = sorted({record.to for record in records if record.to is not None})
+    return entry
 
 
 def asked_again(run_record: RunRecord) -> list[dict[str, Any]]:
@@ -61,12 +60,12 @@ class _Rounds:
             self._served[record["aggregator"]].append(record["round"])
         self._asked = len(run_record.rounds) + (not run_record.settled)
 
-    def of(self, record: Mapping[str, Any]) -> int | None:
-        """The leader's round; None for what is of no round."""
-        number: int | None = record["round"]
+    def of(self, record: FaultRecord) -> int | None:
+        """Give the leader's round; None for a record of no round."""
+        number = record.round
         if number is None:
             return None
-        coordinator = self._coordinator([record[key] for key in ("node", "from", "to") if key in record])
+        coordinator = self._coordinator(record.nodes)
         served = list(range(1, self._asked + 1)) if coordinator == LEADER else self._served[coordinator]
         if number <= len(served):
             return served[number - 1]

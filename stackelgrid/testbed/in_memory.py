@@ -17,7 +17,7 @@ from leader_node.config import LeaderConfig
 from stackelgrid.faults.in_memory import Build, FaultyMemory
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.rounds.ledger import Entry
-from stackelgrid.run_record import RunRecord, missing_in
+from stackelgrid.run_record import FaultRecord, RunRecord, missing_in
 from stackelgrid.scenarios.scenario import Scenario
 from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.base import TransportResult
@@ -26,26 +26,26 @@ from stackelgrid.transport.memory import DeadlockError, MemoryTransport
 
 def play(
     scenario: Scenario,
-    watch: Callable[[dict[str, Any]], None] = lambda record: None,
+    on_round: Callable[[dict[str, Any]], None] = lambda record: None,
     plan: FaultPlan | None = None,
-    tell: Callable[[dict[str, Any]], None] = lambda record: None,
+    on_fault: Callable[[FaultRecord], None] = lambda record: None,
 ) -> RunRecord:
     """Run `scenario` to its end, under a fault plan if there is one.
 
-    `watch` sees each finished round of the leader, `tell` each fault as it happens.
+    `on_round` gets each finished round of the leader, `on_fault` each fault as it happens.
     """
-    stage = MemoryRun(scenario, watch)
+    stage = MemoryRun(scenario, on_round)
     run_record = stage.run_record
 
-    def happened(record: dict[str, Any]) -> None:
+    def note(record: FaultRecord) -> None:
         run_record.faults.append(record)
-        tell(record)
+        on_fault(record)
 
     try:
         if plan is None:
             carried = MemoryTransport(scenario.seed).run([build(False) for build in stage.builds.values()])
         else:
-            transport = FaultyMemory(plan, stage.builds, happened, scenario.seed)
+            transport = FaultyMemory(plan, stage.builds, note, scenario.seed)
             carried = transport.run(transport.nodes())
     except DeadlockError as stuck:
         carried = stuck.result

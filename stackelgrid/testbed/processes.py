@@ -19,9 +19,10 @@ from pydantic import BaseModel
 
 import broker
 from stackelgrid.faults.controller import FaultController
+from stackelgrid.faults.messages import FaultReport, write_line
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan
 from stackelgrid.rounds import Member
-from stackelgrid.run_record import RunRecord, missing_in
+from stackelgrid.run_record import FaultRecord, RunRecord, missing_in
 from stackelgrid.scenarios.scenario import Scenario
 from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.testbed.enrolment import with_certificates
@@ -31,13 +32,15 @@ from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.transport.tls import Tls
 from stackelgrid.wire.codec import Bodies, Link
 from stackelgrid.wire.messages import Body
+from stackelgrid.wire.roles import Role
 
-_FAREWELL_S = 5.0
-"""How long nodes may take to leave once the leader has."""
-_KNOCK_S = 5.0
-"""How long a broker that should be there already may take to answer."""
-_LOOK_S = 0.05
-"""How often the leader's journal is looked at for finished rounds."""
+_PACKAGES = {Role.HOME: "emc_node", Role.AGGREGATOR: "aggregator_node", Role.LEADER: "leader_node"}
+_LEAVE_S = 5.0
+"""The time that nodes have to leave once the leader has."""
+_CONNECT_S = 5.0
+"""The time in which a broker that should be there already has to answer."""
+_UPDATE_S = 0.05
+"""The time between two looks at the leader's journal and at what the fault plan has for now."""
 
 
 def play(
@@ -45,56 +48,57 @@ def play(
     folder: Path,
     broker_kind: str,
     run: str,
-    watch: Callable[[dict[str, Any]], None] = lambda record: None,
+    on_round: Callable[[dict[str, Any]], None] = lambda record: None,
     plan: FaultPlan | None = None,
-    tell: Callable[[dict[str, Any]], None] = lambda record: None,
+    on_fault: Callable[[FaultRecord], None] = lambda record: None,
     certificates: Path | None = None,
 ) -> RunRecord:
     """Run `scenario` with its nodes as processes; `folder` gets configurations, logs and the journal.
 
-    `broker_kind` is auto, mosquitto, embedded or the address of a broker that is there already; to one at `mqtts://`
-    the nodes prove themselves with what the authority in the folder `certificates` has given them. Under a fault plan
-    nodes and broker are killed and come back; `tell` sees each fault as it happens. Raises `broker.BrokerStartError`,
-    `broker.authority.AuthorityError` or `BrokerUnreachableError` before any node is started. On KeyboardInterrupt
-    everything is stopped and what was found so far is returned as interrupted.
+    `broker_kind` is auto, mosquitto, embedded or the address of a broker that is there already; at an address
+    `mqtts://` the nodes use the certificates of the authority in the folder `certificates`. Under a fault plan nodes
+    and broker are killed and restarted. `on_round` gets each finished round of the leader, `on_fault` each fault as it
+    happens.
+
+    Raises `broker.BrokerStartError`, `broker.authority.AuthorityError` or `BrokerUnreachableError` before any node is
+    started. On KeyboardInterrupt everything is stopped and what was found so far is returned as interrupted.
     """
     began = time.perf_counter()
     logs, nodes = folder / "logs", folder / "nodes"
     logs.mkdir()
     nodes.mkdir(mode=0o700)
+    run_record = RunRecord("mqtt", broker_kind, len(scenario.topology.names))
     with ExitStack() as stack:
-        own = _own_broker(broker_kind, logs, stack, plan)
-        url, kind = (own.url, own.kind) if own is not None else (broker_kind, broker_kind)
+        processes = NodeProcesses(scenario.game, nodes, logs, run_record, under_plan=plan is not None)
+        stack.callback(processes.stop)
+        own = _start_broker(broker_kind, logs, stack, plan)
+        url = broker_kind if own is None else own.url
         configs = build_node_configs(scenario, run, url, gather=True)
         if certificates is not None:
             configs = with_certificates(configs, scenario.topology, certificates)
         if own is None:
-            MqttTransport(url, tls=configs.leader.tls, connect_timeout_s=_KNOCK_S).run([_Visit()])
-        run_record = RunRecord("mqtt", kind, len(scenario.topology.names))
-        desk = None
+            MqttTransport(url, tls=configs.leader.tls, connect_timeout_s=_CONNECT_S).run([_Visitor()])
+        else:
+            run_record.broker = own.kind
+        controller = None
         if plan is not None:
-            desk = stack.enter_context(_desk(plan, scenario.topology.names, nodes, logs, url, own, run_record, tell))
-        supervisor = _Supervisor(scenario.game, nodes, logs, url, _last_wills(configs), run_record, desk)
-        stack.callback(supervisor.stop)
-        journal = _Journal(folder / "rounds.jsonl", run_record, watch)
+            controller = FaultController(plan, scenario.topology.names, url, own, run_record, on_fault)
+            stack.enter_context(controller)
+        journal = _Journal(folder / "rounds.jsonl", run_record, on_round)
         try:
-            supervisor.launch("emc_node", configs.homes)
-            supervisor.launch("aggregator_node", configs.aggregators)
-            supervisor.launch("leader_node", [configs.leader])
-            supervisor.wait(journal.look)
+            processes.start(configs, controller)
+            processes.wait(journal.read)
         except KeyboardInterrupt:
             run_record.interrupted = True
-        supervisor.stop()
-        journal.look()
-        if desk is not None:
-            desk.look()
+        processes.stop()
+        journal.read()
     _gather(run_record, nodes, logs, scenario.topology.aggregators)
     run_record.elapsed_s = time.perf_counter() - began
     return run_record
 
 
-def _own_broker(kind: str, logs: Path, stack: ExitStack, plan: FaultPlan | None) -> broker.RunningBroker | None:
-    """A broker of the run's own; None when there is one already."""
+def _start_broker(kind: str, logs: Path, stack: ExitStack, plan: FaultPlan | None) -> broker.RunningBroker | None:
+    """Start a broker of the run's own; None where `kind` is the address of another."""
     own_kind = broker.BrokerKind.of(kind)
     if own_kind is not None:
         outages = [] if plan is None else [fault for fault in plan.faults if isinstance(fault, BrokerOutage)]
@@ -103,25 +107,8 @@ def _own_broker(kind: str, logs: Path, stack: ExitStack, plan: FaultPlan | None)
     return None
 
 
-def _desk(
-    plan: FaultPlan,
-    names: list[str],
-    nodes: Path,
-    logs: Path,
-    url: str,
-    own: broker.RunningBroker | None,
-    run_record: RunRecord,
-    tell: Callable[[dict[str, Any]], None],
-) -> FaultController:
-    def happened(record: dict[str, Any]) -> None:
-        run_record.faults.append(record)
-        tell(record)
-
-    return FaultController(plan, names, nodes, logs, url, own, happened)
-
-
-class _Visit:
-    """Connects, says what it came to say, and leaves."""
+class _Visitor:
+    """A node that connects, publishes its messages and leaves."""
 
     name = "testbed"
     subscriptions: Sequence[str] = ()
@@ -143,23 +130,15 @@ class _Visit:
         return None
 
 
-def _last_wills(configs: NodeConfigs) -> dict[str, tuple[Publish, Tls | None]]:
-    """What says of each member that it is gone, and what proves that it may be said."""
-    members = [(config.name, config.aggregator, config.tls) for config in configs.homes]
-    members += [(config.name, config.leader, config.tls) for config in configs.aggregators]
-    run, slots, any_body = configs.leader.run, configs.leader.slots, Bodies(Body, Body, Body)
-    return {name: (Member(name, Link(run, above, any_body, slots)).last_will, tls) for name, above, tls in members}
-
-
 class _Journal:
     """Reads the leader's journal as it grows."""
 
-    def __init__(self, path: Path, run_record: RunRecord, watch: Callable[[dict[str, Any]], None]) -> None:
-        self._path, self._played, self._watch = path, run_record, watch
+    def __init__(self, path: Path, run_record: RunRecord, on_round: Callable[[dict[str, Any]], None]) -> None:
+        self._path, self._run_record, self._on_round = path, run_record, on_round
         self._offset = 0
 
-    def look(self) -> None:
-        """Take in the rounds finished since the last look."""
+    def read(self) -> None:
+        """Read the rounds that were finished since the last time."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -168,161 +147,191 @@ class _Journal:
                 if not line.endswith(b"\n"):
                     break
                 self._offset += len(line)
-                self._played.rounds.append(json.loads(line))
-                self._watch(self._played.rounds[-1])
+                self._run_record.rounds.append(json.loads(line))
+                self._on_round(self._run_record.rounds[-1])
 
 
-class _Supervisor:
-    """The node processes: started in nurseries, a node that dies is reported and not waited for.
+class NodeProcesses:
+    """The node processes of a run, forked from one forkserver a role.
 
-    One that a fault plan killed is started again when the plan says so; `desk` is where its faults are dealt with.
+    A node that dies is recorded in `run_record` and not waited for; one that the fault plan killed is started again
+    when the plan says so. The forkservers start at once, so that they import while the broker starts.
     """
 
-    def __init__(
-        self,
-        game: str,
-        nodes: Path,
-        logs: Path,
-        url: str,
-        last_wills: dict[str, tuple[Publish, Tls | None]],
-        run_record: RunRecord,
-        desk: FaultController | None,
-    ) -> None:
-        self._game = game
-        self._nodes, self._logs, self._url, self._played = nodes, logs, url, run_record
-        self._last_wills = last_wills
-        self._desk = desk
-        self._returning: dict[str, float] = {}  # when each that the plan killed is started again
-        self._forkservers: dict[subprocess.Popen[bytes], set[str]] = {}
+    def __init__(self, game: str, nodes: Path, logs: Path, run_record: RunRecord, *, under_plan: bool) -> None:
+        self._nodes, self._logs, self._run_record = nodes, logs, run_record
+        self._controller: FaultController | None = None
+        self._roles: dict[str, Role] = {}
+        self._last_wills: dict[str, tuple[Publish, Tls | None]] = {}
+        self._broker_url = ""
         self._running: set[str] = set()
+        self._restarts: dict[str, float] = {}  # when each node that the plan killed is started again
         self._unread: dict[int, bytes] = {}
         self._selector = selectors.DefaultSelector()
+        more = ["stackelgrid.faults.on_process"] if under_plan else []
+        self._forkservers = {role: self._start_forkserver(package, game, more) for role, package in _PACKAGES.items()}
 
-    def launch(self, package: str, configs: list[Any]) -> None:
-        """Start a process per configuration."""
-        names = {config.name for config in configs}
-        for config in configs:
-            self._write(config)
-        with (self._logs / f"{package}.nursery.log").open("wb") as log:
+    def _start_forkserver(self, package: str, game: str, more: Sequence[str]) -> subprocess.Popen[bytes]:
+        with (self._logs / f"{package}.forkserver.log").open("wb") as log:
             forkserver = subprocess.Popen(
-                [sys.executable, "-m", "stackelgrid.node.forkserver", package, self._game],
+                [sys.executable, "-m", "stackelgrid.node.forkserver", package, game, *more],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
-        assert forkserver.stdin is not None and forkserver.stdout is not None
-        self._running |= names
-        self._forkservers[forkserver] = names
+        assert forkserver.stdout is not None
         self._selector.register(forkserver.stdout, selectors.EVENT_READ, forkserver)
-        for config in configs:
-            self._start(config.name)
+        return forkserver
 
-    def _write(self, config: BaseModel) -> None:
-        path = self._nodes / f"{config.name}.json"  # type: ignore[attr-defined]
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    def start(self, configs: NodeConfigs, controller: FaultController | None) -> None:
+        """Start a process for each configuration, homes first."""
+        self._controller = controller
+        self._last_wills, self._broker_url = _last_wills(configs), configs.leader.broker
+        self._roles |= {config.name: Role.HOME for config in configs.homes}
+        self._roles |= {config.name: Role.AGGREGATOR for config in configs.aggregators}
+        self._roles[configs.leader.name] = Role.LEADER
+        for config in (*configs.homes, *configs.aggregators, configs.leader):
+            self._write(config.name, config)
+            self._running.add(config.name)
+            self._fork(config.name)
+
+    def _write(self, name: str, config: BaseModel) -> None:
+        with os.fdopen(os.open(self._config(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(config.model_dump_json(exclude_none=True))
 
-    def _start(self, name: str) -> None:
-        forkserver = next(forkserver for forkserver, names in self._forkservers.items() if name in names)
-        order = {"config": str(self._nodes / f"{name}.json"), "log": str(self._logs / f"{name}.jsonl")}
-        if self._desk is not None:
-            order |= self._desk.order(name)
+    def _config(self, name: str) -> Path:
+        return self._nodes / f"{name}.json"
+
+    def _fork(self, name: str) -> None:
+        order = {"log": str(self._logs / f"{name}.jsonl")}
+        if self._controller is not None:
+            order["input"] = write_line(self._controller.order(name))
+            url = self._controller.broker_url(name)
+            order |= {} if url is None else {"broker": url}
+        self._send(name, order)
+
+    def _send(self, name: str, order: dict[str, str]) -> None:
+        forkserver = self._forkservers[self._roles[name]]
         assert forkserver.stdin is not None
-        forkserver.stdin.write((json.dumps(order) + "\n").encode())
+        forkserver.stdin.write((json.dumps({"config": str(self._config(name)), **order}) + "\n").encode())
         forkserver.stdin.flush()
 
-    def wait(self, look: Callable[[], None]) -> None:
-        """Until every node has left, or the leader has and the others had time to; at once when the leader died."""
-        farewell: float | None = None
-        while self._running and (farewell is None or time.monotonic() < farewell):
-            self._listen()
-            look()
+    def wait(self, read_journal: Callable[[], None]) -> None:
+        """Wait until every node has left, or the leader has and the others had time to; not after the leader died."""
+        until: float | None = None
+        while self._running and (until is None or time.monotonic() < until):
+            self._receive()
+            read_journal()
             self._follow_plan()
-            if LEADER in self._played.failures:
+            if LEADER in self._run_record.failures:
                 return
-            if LEADER not in self._running and farewell is None:
-                farewell = max([time.monotonic(), *self._returning.values()]) + _FAREWELL_S
-        for name in self._running - self._told():
-            self._played.failures[name] = f"had not heard of the settlement, see logs/{name}.jsonl"
+            if LEADER not in self._running and until is None:
+                until = max([time.monotonic(), *self._restarts.values()]) + _LEAVE_S
+        for name in self._running - self._settled():
+            self._run_record.failures[name] = f"had not heard of the settlement, see logs/{name}.jsonl"
+
+    def _settled(self) -> set[str]:
+        """Name the nodes that have written what they make of the settlement, whether they have left or not."""
+        written = [*self._nodes.glob("*.schedule.json"), *self._nodes.glob("*.account.json")]
+        return {path.name.split(".")[0] for path in written}
 
     def _follow_plan(self) -> None:
-        """Have the desk do what is due, and start again who is to come back by now."""
-        if self._desk is not None:
-            self._desk.look()
-        for name, due in list(self._returning.items()):
+        if self._controller is not None:
+            self._controller.update()
+        for name, due in list(self._restarts.items()):
             if time.monotonic() >= due:
-                del self._returning[name]
-                self._start(name)
+                del self._restarts[name]
+                self._fork(name)
 
-    def _told(self) -> set[str]:
-        """Who has left on the desk what it makes of the settlement, whether it has taken its leave or not."""
-        left = [*self._nodes.glob("*.schedule.json"), *self._nodes.glob("*.account.json")]
-        return {path.name.split(".")[0] for path in left}
-
-    def _listen(self) -> None:
-        for key, _ in self._selector.select(_LOOK_S):
+    def _receive(self) -> None:
+        """Receive what forkservers and nodes report, for a short time at most."""
+        for key, _ in self._selector.select(_UPDATE_S):
             forkserver: subprocess.Popen[bytes] = key.data
             assert forkserver.stdout is not None
             read = os.read(key.fd, 65536)
             if not read:
                 self._selector.unregister(forkserver.stdout)
-                self._forkserver_gone(forkserver)
+                self._note_lost(forkserver)
                 continue
-            *lines, rest = (self._unread.get(key.fd, b"") + read).split(b"\n")
-            self._unread[key.fd] = rest
+            *lines, self._unread[key.fd] = (self._unread.get(key.fd, b"") + read).split(b"\n")
             for line in lines:
-                record = json.loads(line)
-                if "ended" in record:
-                    self._ended(Path(record["ended"]).stem, record["code"])
+                report = json.loads(line)
+                if "ended" in report:
+                    self._note_end(Path(report["ended"]).stem, report["code"])
+                elif "record" in report:
+                    self._note_fault(FaultReport.model_validate(report))
 
-    def _ended(self, name: str, code: int) -> None:
-        planned = self._desk.killed(name) if self._desk is not None and code == -signal.SIGKILL else None
-        if planned is not None and planned[1].returns(name):
-            self._put_off(name, planned[1])
+    def _note_fault(self, report: FaultReport) -> None:
+        assert self._controller is not None
+        acknowledgement = self._controller.receive(report)
+        if acknowledgement is not None:
+            self._send(report.node, {"input": write_line(acknowledgement)})
+
+    def _note_end(self, name: str, code: int) -> None:
+        planned = None
+        if self._controller is not None and code == -signal.SIGKILL:
+            planned = self._controller.take_crash(name)
+        if planned is not None and planned[1].restarts(self._roles[name]):
+            self._plan_restart(name, planned[1])
             return
         self._running.discard(name)
         if code != 0:
             how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
             if planned is not None:
                 how = f"killed by fault {planned[0]} of the plan"
-            self._played.failures[name] = f"{how}, see logs/{name}.jsonl"
-            away = self._desk is not None and self._desk.broker_is_away  # it says nobody's last will
-            if not self._played.rounds and name in self._last_wills and not away:
-                # It may have died before it could leave a last will with the broker: nobody is to wait for it.
-                will, tls = self._last_wills[name]
-                MqttTransport(self._url, tls=tls).run([_Visit(will)])
+            self._run_record.failures[name] = f"{how}, see logs/{name}.jsonl"
+            self._publish_last_will(name)
 
-    def _put_off(self, name: str, crash: Crash) -> None:
-        """The plan killed it, and will have it back."""
+    def _plan_restart(self, name: str, crash: Crash) -> None:
         if crash.lose_state:
             for path in self._nodes.glob(f"{name}.ledger*"):
                 path.unlink()
-        self._returning[name] = time.monotonic() + (crash.restart_after_s or 0.0)
+        self._restarts[name] = time.monotonic() + (crash.restart_after_s or 0.0)
 
-    def _forkserver_gone(self, forkserver: subprocess.Popen[bytes]) -> None:
-        for name in self._running & self._forkservers[forkserver]:
+    def _publish_last_will(self, name: str) -> None:
+        """Publish a node's last will in case that it died before the broker had it, so that nobody waits for it."""
+        broker_is_down = self._controller is not None and self._controller.broker_is_down
+        if not self._run_record.rounds and name in self._last_wills and not broker_is_down:
+            will, tls = self._last_wills[name]
+            MqttTransport(self._broker_url, tls=tls).run([_Visitor(will)])
+
+    def _note_lost(self, forkserver: subprocess.Popen[bytes]) -> None:
+        role = next(role for role, each in self._forkservers.items() if each is forkserver)
+        for name in [name for name in self._running if self._roles[name] is role]:
             self._running.discard(name)
-            self._played.failures[name] = "its process was lost with its nursery, see logs/*.nursery.log"
+            self._run_record.failures[name] = "lost with its forkserver, see logs/*.forkserver.log"
 
     def stop(self) -> None:
         """End every process. A node that is still there leaves in good order or is killed."""
         self._running.clear()
-        for forkserver in self._forkservers:
+        for forkserver in self._forkservers.values():
             assert forkserver.stdin is not None
             forkserver.stdin.close()
-        for forkserver in self._forkservers:
+        for forkserver in self._forkservers.values():
             assert forkserver.stdout is not None
-            forkserver.stdout.read()  # what it still reports, until it is gone
+            rest = self._unread.pop(forkserver.stdout.fileno(), b"") + forkserver.stdout.read()
+            for line in rest.splitlines():
+                report = json.loads(line)
+                if "record" in report and self._controller is not None:
+                    self._controller.receive(FaultReport.model_validate(report))
             forkserver.stdout.close()
             forkserver.wait()
         self._forkservers.clear()
         self._selector.close()
 
 
+def _last_wills(configs: NodeConfigs) -> dict[str, tuple[Publish, Tls | None]]:
+    """Give the last will of each member, and what it proves itself with to the broker."""
+    members = [(config.name, config.aggregator, config.tls) for config in configs.homes]
+    members += [(config.name, config.leader, config.tls) for config in configs.aggregators]
+    run, slots, any_body = configs.leader.run, configs.leader.slots, Bodies(Body, Body, Body)
+    return {name: (Member(name, Link(run, above, any_body, slots)).last_will, tls) for name, above, tls in members}
+
+
 def _gather(run_record: RunRecord, nodes: Path, logs: Path, aggregators: list[str]) -> None:
-    """Collect what the nodes left: conclusion, accounts, schedules, counts, who was missing."""
+    """Read what the nodes wrote: conclusion, accounts, schedules, counts, missing members."""
     conclusion = nodes / "leader.conclusion.json"
     if conclusion.exists():
         run_record.conclusion = json.loads(conclusion.read_text())
@@ -334,7 +343,7 @@ def _gather(run_record: RunRecord, nodes: Path, logs: Path, aggregators: list[st
             run_record.aggregators[name] = json.loads(account.read_text())
     rejected: Counter[str] = Counter()
     for path in sorted(logs.glob("*.jsonl")):
-        for entry in _entries(path):
+        for entry in _read_log(path):
             if entry.get("event") == "ended":
                 run_record.messages += entry["messages"]
                 run_record.bytes += entry["bytes"]
@@ -345,8 +354,8 @@ def _gather(run_record: RunRecord, nodes: Path, logs: Path, aggregators: list[st
     run_record.missing = missing_in(run_record.rounds, run_record.below)
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
-    """The log's JSON lines; whatever else a dying process printed stays in the file for a person to read."""
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    """Read a log's JSON lines; whatever else a dying process printed stays in the file for a person to read."""
     entries = []
     for line in path.read_text(errors="replace").splitlines():
         if line.startswith("{") and line.endswith("}"):

@@ -42,7 +42,7 @@ def build_result(scenario: Scenario, run_record: RunRecord) -> RunResult[Any]:
         "certificate": None,
         "missing": run_record.missing,
         "asked_again": asked_again(run_record),
-        "faults": dict(Counter(record["kind"] for record in run_record.faults)),
+        "faults": dict(Counter(record.kind for record in run_record.faults)),
         "struck": fault_log(scenario, run_record),
         "failures": run_record.failures,
     }

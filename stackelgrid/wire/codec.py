@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
 
@@ -112,6 +112,49 @@ class Link:
         if message.run != self.run or message.sender != sender:
             raise BadMessageError("foreign", f"{topic} carries a message of {message.sender} in run {message.run}")
         return message
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The outside of a message: `member` is None where it goes to all members, `round` where it is of no round."""
+
+    purpose: str
+    coordinator: str
+    member: str | None
+    round: int | None
+
+    @property
+    def of_coordinator(self) -> bool:
+        """True for what a coordinator sends to its members, false for what a member sends."""
+        return self.purpose in ("signal", "settlement")
+
+    @property
+    def sender(self) -> str:
+        """The node that may send on this topic."""
+        return self.coordinator if self.of_coordinator or self.member is None else self.member
+
+
+class _Header(BaseModel):
+    round: int | None = None
+
+
+def describe(topic: str, payload: bytes) -> Description:
+    """Describe a message of any run by its topic and its header; the body is not looked at.
+
+    A payload that is empty or no message is of no round. Raises `BadMessageError` for a topic of another form.
+    """
+    match topic.split("/"):
+        case [_, _, coordinator, purpose]:
+            member = None
+        case [_, _, coordinator, member, purpose]:
+            pass
+        case _:
+            raise BadMessageError("foreign", f"topic {topic!r} is not of a conversation")
+    try:
+        number = _Header.model_validate_json(payload).round if payload else None
+    except ValidationError:
+        number = None
+    return Description(purpose, coordinator, member, number)
 
 
 @cache

@@ -26,15 +26,18 @@ import pytest
 import broker
 from benchmarks.stalled_coordinator import answers_to_a_stalled_coordinator
 from stackelgrid import cli, runner
-from stackelgrid.faults.on_process import ProcessActuator, read_spent
+from stackelgrid.faults.controller import FaultController
+from stackelgrid.faults.messages import Acknowledgement, FaultReport, write_line
+from stackelgrid.faults.on_process import ControllerPipes, ProcessActuator
 from stackelgrid.faults.plan import BrokerOutage, Crash, Cut, FaultPlan, Hang, Narrow
 from stackelgrid.faults.proxy import Proxy
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
-from stackelgrid.run_record import RunRecord
+from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios.scenario import Scenario, load
 from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.testbed import fault_plans, in_memory, processes
 from stackelgrid.transport.address import Address
+from stackelgrid.wire.roles import Role
 
 WHOLE = bool(os.environ.get("STACKELGRID_ALL_FAULTS"))
 SMALL = [
@@ -117,8 +120,7 @@ def assert_undisturbed(run_record: RunRecord) -> None:
 
 def observed(run_record: RunRecord) -> set[tuple[Any, ...]]:
     """The faults, by number, where, and round. Not how often: a slow machine asks again more often."""
-    keys = ("fault", "kind", "node", "from", "to", "round")
-    return {tuple(record.get(key) for key in keys) for record in run_record.faults}
+    return {(record.fault, record.kind, *record.nodes, record.round) for record in run_record.faults}
 
 
 def assert_real(plan: FaultPlan, logs: Path, *, on_mosquitto: bool) -> None:
@@ -126,7 +128,8 @@ def assert_real(plan: FaultPlan, logs: Path, *, on_mosquitto: bool) -> None:
     for fault in plan.faults:
         if isinstance(fault, Crash):
             log = (logs / f"{fault.node}.jsonl").read_text()
-            assert log.count('"event": "started"') == 1 + fault.returns(fault.node)
+            role = Role.LEADER if fault.node == "leader" else Role.HOME
+            assert log.count('"event": "started"') == 1 + fault.restarts(role)
     if on_mosquitto:
         log = (logs / broker.LOG).read_text()
         assert log.count(" running\n") == 1 + sum(isinstance(fault, BrokerOutage) for fault in plan.faults)
@@ -138,19 +141,19 @@ def assert_real(plan: FaultPlan, logs: Path, *, on_mosquitto: bool) -> None:
 @pytest.mark.parametrize(
     ("kind", "name"), [*(("mosquitto", name) for name in ON_MOSQUITTO), *(("embedded", name) for name in ON_EMBEDDED)]
 )
-def test_a_fault_is_the_same_on_processes_as_under_the_virtual_clock(kind: str, name: str, tmp_path: Path) -> None:
+def test_faults_on_processes_are_those_under_the_virtual_clock(kind: str, name: str, tmp_path: Path) -> None:
     if kind == "mosquitto" and broker.find_mosquitto() is None:
         pytest.skip("Mosquitto is not installed")
     plan = FaultPlan.model_validate({"faults": PRIMITIVES[name]})
-    told: list[dict[str, Any]] = []
+    watched: list[FaultRecord] = []
     virtual = in_memory.play(scenario(), plan=plan)
-    real = processes.play(scenario(), tmp_path, kind, "faults", plan=plan, tell=told.append)
+    real = processes.play(scenario(), tmp_path, kind, "faults", plan=plan, on_fault=watched.append)
     assert observed(real) == observed(virtual)
     assert_real(plan, tmp_path / "logs", on_mosquitto=kind == "mosquitto")
-    assert {record["fault"] for record in real.faults} >= {
+    assert {record.fault for record in real.faults} >= {
         number for number, fault in enumerate(plan.faults) if fault.kind != "slow"
     }
-    assert told == real.faults
+    assert watched == real.faults
     assert real.missing == virtual.missing
     assert real.failures.keys() == virtual.failures.keys()
     if name in ENDS:
@@ -167,21 +170,22 @@ A_FEW = [("leader", 1), ("a2", 5)]
 
 
 @pytest.mark.parametrize(("node", "number"), KILLS if WHOLE else A_FEW)
-def test_kill_9_in_any_round_changes_nothing(mosquitto_url: str, tmp_path: Path, node: str, number: int) -> None:
+def test_outcome_is_the_same_after_kill_9_in_any_round(
+    mosquitto_url: str, tmp_path: Path, node: str, number: int
+) -> None:
     crash = {"kind": "crash", "node": node, "at": {"round": number}, "restart_after_s": 0.3}
     plan = FaultPlan.model_validate({"faults": [crash]})
     folder = tmp_path / f"{node}-{number}"
     folder.mkdir()
     run_record = processes.play(scenario(), folder, mosquitto_url, folder.name, plan=plan)
-    fault_log = [(record["kind"], record["node"], record["round"]) for record in run_record.faults]
+    fault_log = [(record.kind, record.node, record.round) for record in run_record.faults]
     assert fault_log == [("crash", node, number), ("restart", node, number)]
-    assert [entry["fault"] for entry in read_spent(folder / "nodes" / f"{node}.json")] == [0]
     assert_undisturbed(run_record)
     assert [record["round"] for record in run_record.rounds] == list(range(1, len(run_record.rounds) + 1))
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.3, 0.5] if WHOLE else [0.3])
-def test_lost_messages_cost_time_and_nothing_else(mosquitto_url: str, tmp_path: Path, probability: float) -> None:
+def test_outcome_is_the_same_when_messages_are_lost(mosquitto_url: str, tmp_path: Path, probability: float) -> None:
     lost = {"kind": "loss", "probability": probability, "during": {"rounds": [1, 3]}}
     plan = FaultPlan.model_validate({"seed": 1, "faults": [lost]})
     run_record = processes.play(scenario(), tmp_path, mosquitto_url, f"loss{100 * probability:.0f}", plan=plan)
@@ -189,7 +193,7 @@ def test_lost_messages_cost_time_and_nothing_else(mosquitto_url: str, tmp_path: 
     assert_undisturbed(run_record)
 
 
-def test_answers_to_a_coordinator_that_stands_still_are_all_in_the_sum(tmp_path: Path) -> None:
+def test_answers_to_a_stopped_coordinator_are_all_in_the_sum(tmp_path: Path) -> None:
     if broker.find_mosquitto() is None:
         pytest.skip("Mosquitto is not installed")
     found = answers_to_a_stalled_coordinator(3_000, 1.0, tmp_path)  # of which the broker usually drops a thousand
@@ -249,7 +253,7 @@ def receive(connection: socket.socket, size: int) -> bytes:
 AT_ONCE: dict[str, Any] = {"node": "*", "at": {"seconds": 0}}
 
 
-def test_a_cut_resets_one_nodes_connection_and_refuses_it_until_it_heals(echo: int) -> None:
+def test_cut_resets_one_connection_and_refuses_new_ones_until_it_ends(echo: int) -> None:
     with Proxy(at(echo), ["h1", "h2"]) as proxy, connect(proxy, "h1") as first, connect(proxy, "h2") as other:
         assert proxy.url("h3") is None
         first.sendall(b"hello")
@@ -276,7 +280,7 @@ def test_a_cut_resets_one_nodes_connection_and_refuses_it_until_it_heals(echo: i
         assert time.monotonic() - began >= 1.0
 
 
-def test_a_connection_that_hangs_delivers_afterwards_in_order(echo: int) -> None:
+def test_hang_delivers_afterwards_in_order(echo: int) -> None:
     with Proxy(at(echo), ["h1"]) as proxy, connect(proxy, "h1") as connection:
         connection.sendall(b"a")
         assert receive(connection, 1) == b"a"
@@ -288,7 +292,7 @@ def test_a_connection_that_hangs_delivers_afterwards_in_order(echo: int) -> None
         assert time.monotonic() - began >= 0.5
 
 
-def test_a_narrow_connection_takes_as_long_as_its_bytes(echo: int) -> None:
+def test_narrow_connection_takes_as_long_as_its_bytes(echo: int) -> None:
     with Proxy(at(echo), ["h1"]) as proxy, connect(proxy, "h1") as connection:
         proxy.disturb("h1", Narrow(kind="narrow", seconds=60, bytes_per_s=10_000, **AT_ONCE))
         began = time.monotonic()
@@ -297,16 +301,13 @@ def test_a_narrow_connection_takes_as_long_as_its_bytes(echo: int) -> None:
         assert time.monotonic() - began >= 0.5  # each way, the second overlapping the first
 
 
-def test_a_process_that_stops_itself_goes_on_when_the_time_is_over_or_somebody_says_so(tmp_path: Path) -> None:
+def test_stopped_process_continues_when_the_time_is_over_or_on_a_signal() -> None:
     code = (
-        "import sys, pathlib; from stackelgrid.faults.on_process import ProcessActuator; "
-        "print('before', flush=True); ProcessActuator(pathlib.Path(sys.argv[1])).stop(float(sys.argv[2])); "
-        "print('after')"
+        "import sys; from stackelgrid.faults.on_process import ProcessActuator; "
+        "print('before', flush=True); ProcessActuator().stop(float(sys.argv[1])); print('after')"
     )
     for seconds, awaited in (("0", True), ("0.3", True), ("600", False)):
-        child = subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path / "h1.json"), seconds], stdout=subprocess.PIPE, text=True
-        )
+        child = subprocess.Popen([sys.executable, "-c", code, seconds], stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         assert child.stdout.readline() == "before\n"
         if not awaited:
@@ -316,17 +317,72 @@ def test_a_process_that_stops_itself_goes_on_when_the_time_is_over_or_somebody_s
         assert child.communicate(timeout=30)[0] == "after\n"
 
 
-def test_faults_met_are_remembered_over_a_restart(tmp_path: Path) -> None:
-    fate = ProcessActuator(tmp_path / "a1.json")
-    assert fate.spent == []
-    fate.met(3)
-    fate.met(0)
-    again = ProcessActuator(tmp_path / "a1.json")
-    assert again.spent == [3, 0]
-    assert again.began == fate.began
+def report(fault: int, kind: str, node: str = "a1") -> FaultReport:
+    record = FaultRecord(fault=fault, kind=kind, node=node, round=1, seconds=2.0)
+    return FaultReport(node=node, began=100.0, record=record)
 
 
-def test_a_node_without_a_plan_imports_nothing_of_faults_and_one_with_it_nothing_of_the_desk() -> None:
+def test_controller_orders_a_restart_with_the_faults_that_happened_before(echo: int) -> None:
+    stall = {"kind": "stall", "node": "a1", "at": {"round": 1}, "seconds": 0}
+    crash = {"kind": "crash", "node": "a1", "at": {"round": 1}, "restart_after_s": 1}
+    plan = FaultPlan.model_validate({"faults": [crash, {"kind": "delay", "seconds": 0.1}, stall]})
+    run_record, watched = RunRecord("mqtt", "mosquitto", 2), list[FaultRecord]()
+    url = f"mqtt://127.0.0.1:{echo}"
+    with FaultController(plan, ["a1", "h1"], url, None, run_record, watched.append) as controller:
+        first = controller.order("a1")
+        assert (first.plan, first.before, first.began) == (plan, [], None)
+        assert controller.broker_url("a1") is None  # no fault of its connection
+        for number, kind in ((2, "stall"), (1, "delay"), (0, "crash"), (0, "restart")):
+            assert controller.receive(report(number, kind)) is None
+        assert controller.order("a1").before == [2, 0]
+        assert controller.order("a1").began == 100.0
+        assert controller.order("h1").before == []
+        assert controller.take_crash("h1") is None
+        assert controller.take_crash("a1") == (0, plan.faults[0])
+        assert controller.take_crash("a1") is None
+    assert [record.kind for record in run_record.faults] == ["stall", "delay", "crash", "restart"]
+    assert watched == run_record.faults
+
+
+def test_controller_acknowledges_a_cut_once_it_is_in_force(echo: int) -> None:
+    cut = {"kind": "cut", "node": "a1", "at": {"round": 1}, "seconds": 60}
+    plan = FaultPlan.model_validate({"faults": [cut]})
+    run_record = RunRecord("mqtt", "mosquitto", 2)
+    url = f"mqtt://127.0.0.1:{echo}"
+    with FaultController(plan, ["a1", "h1"], url, None, run_record, lambda record: None) as controller:
+        proxied = controller.broker_url("a1")
+        assert proxied is not None and controller.broker_url("h1") is None
+        with socket.create_connection(("127.0.0.1", int(proxied.rsplit(":", 1)[1])), timeout=10) as connection:
+            connection.sendall(b"x")
+            assert connection.recv(1) == b"x"
+            assert controller.receive(report(0, "cut")) == Acknowledgement(fault=0)
+            with pytest.raises(ConnectionResetError):
+                connection.recv(1)
+
+
+def test_node_waits_for_the_acknowledgement_of_its_own_fault() -> None:
+    (source, to_node), (from_node, target) = os.pipe(), os.pipe()
+    pipes = ControllerPipes(source, target)
+    fault = Cut(kind="cut", seconds=1.0, **AT_ONCE)
+    for number in (3, 4):  # the first is of a fault before
+        os.write(to_node, write_line(Acknowledgement(fault=number)).encode() + b"\n")
+    assert ProcessActuator(pipes).disturb(4, fault) is False
+    os.close(to_node)
+    with pytest.raises(EOFError):
+        pipes.read_line(10)
+    assert ProcessActuator(pipes).disturb(5, fault) is False  # the controller is gone
+    pipes.write_line("a line")
+    assert os.read(from_node, 100) == b"a line\n"
+    for end in (source, from_node, target):
+        os.close(end)
+
+
+def test_node_does_not_wait_for_an_acknowledgement_without_a_controller(caplog: pytest.LogCaptureFixture) -> None:
+    assert ProcessActuator().disturb(0, Cut(kind="cut", seconds=1.0, **AT_ONCE)) is False
+    assert "no controller" in caplog.text
+
+
+def test_node_imports_faults_only_under_a_plan_and_the_testbed_never() -> None:
     code = "import sys, {}; print(sorted(name for name in sys.modules if name.startswith({!r})))"
     desk = ("broker", "stackelgrid.testbed", "stackelgrid.faults.controller", "stackelgrid.faults.proxy", "ruamel.yaml")
     for module, prefixes in (
@@ -339,7 +395,7 @@ def test_a_node_without_a_plan_imports_nothing_of_faults_and_one_with_it_nothing
         assert seen.stdout.strip() == "[]"
 
 
-def test_a_broker_that_was_killed_is_back_on_its_port_with_what_it_retained_or_without(tmp_path: Path) -> None:
+def test_restarted_broker_listens_on_its_port_with_retained_messages_if_kept(tmp_path: Path) -> None:
     if broker.find_mosquitto() is None:
         pytest.skip("Mosquitto is not installed")
 
@@ -399,7 +455,7 @@ def settings() -> list[str]:
     return [word for setting in SMALL for word in ("--set", setting)]
 
 
-def test_a_run_tells_each_fault_once_per_link_and_round_and_can_be_repeated(
+def test_run_prints_each_fault_once_per_link_and_round_and_can_be_repeated(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -411,15 +467,15 @@ def test_a_run_tells_each_fault_once_per_link_and_round_and_can_be_repeated(
     result = json.loads(out)
     assert code == 0
     assert result["faults"] == {"crash": 1, "loss": 3, "restart": 1}  # every try
-    told = sorted(line.split(": ", 1)[1].strip() for line in err.splitlines() if " s, round " in line)
-    assert told == ["crash leader", "loss h1 to a1", "restart leader"]
+    printed = sorted(line.split(": ", 1)[1].strip() for line in err.splitlines() if " s, round " in line)
+    assert printed == ["crash leader", "loss h1 to a1", "restart leader"]
     again = load("a/scenario.yaml")
     repeated = in_memory.play(again, plan=fault_plans.fit("a/faults.yaml", again))
     assert again.outcome(repeated).content() == result["outcome"]
     assert len(repeated.faults) == 5
 
 
-def test_a_leader_that_is_killed_for_good_ends_the_run_with_4(
+def test_run_exits_with_4_when_the_leader_is_killed_for_good(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -430,7 +486,7 @@ def test_a_leader_that_is_killed_for_good_ends_the_run_with_4(
     assert "killed by fault 0 of the plan" in err
 
 
-def test_every_shipped_plan_fits_every_shipped_case(
+def test_shipped_plans_fit_every_shipped_case(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code, listed, _ = command(monkeypatch, capfd, "scenarios")
@@ -469,7 +525,7 @@ BAD: dict[str, tuple[Any, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_plan_gets_one_message_and_leaves_nothing(
+def test_bad_plan_is_refused_with_one_message_and_leaves_no_folder(
     name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -484,7 +540,7 @@ def test_a_bad_plan_gets_one_message_and_leaves_nothing(
     assert not Path("out").exists()
 
 
-def test_a_broker_of_others_or_without_a_disk_is_not_promised_what_it_cannot(
+def test_outage_is_refused_when_the_broker_cannot_be_killed_or_keeps_nothing(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -497,7 +553,9 @@ def test_a_broker_of_others_or_without_a_disk_is_not_promised_what_it_cannot(
     assert not Path("out").exists()
 
 
-def test_no_such_plan(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_plan_is_refused_when_there_is_none_of_that_name(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     code, _, err = command(monkeypatch, capfd, "run", "user_oriented", *settings(), "--faults", "meteor")
     assert code == 2
     assert "meteor" in err

@@ -39,6 +39,7 @@ from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
 from stackelgrid.transport.base import Traffic
 from stackelgrid.transport.mqtt import MqttTransport
+from stackelgrid.wire.roles import Role
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = "mqtt://127.0.0.1:9"
@@ -196,10 +197,10 @@ def test_the_metrics_are_what_journal_and_log_say(services: Any) -> None:
 
 def test_what_became_of_members_is_told_apart() -> None:
     progress = Progress()
-    page = registry("aggregator", a_status(Traffic(), progress))
+    page = registry(Role.AGGREGATOR, a_status(Traffic(), progress))
     account = {"answered": 5, "again": 4, "held": ["a"], "excluded": ["b", "c"], "quarantined": ["d"] * 3, "ms": 40.0}
     for _ in range(2):
-        progress.finished(account)
+        progress.finish_round(account)
     found = samples(generate_latest(page).decode())
     assert {key: value for key, value in found.items() if "answers" in key[0] or "again" in key[0]} == {
         ("stackelgrid_answers_received_total", ""): 10,
@@ -251,7 +252,7 @@ def test_every_node_of_a_game_tells_how_far_it_has_come(monkeypatch: pytest.Monk
 # --- the metrics' names ---
 
 
-def exported(role: str) -> dict[str, str]:
+def exported(role: Role) -> dict[str, str]:
     """The metrics of a node and their types, as a scrape would show them."""
     found: dict[str, str] = {}
     for metric in registry(role, a_status(Traffic())).collect():
@@ -261,7 +262,7 @@ def exported(role: str) -> dict[str, str]:
 
 
 def everything_exported() -> dict[str, str]:
-    return {name: kind for role in ("leader", "aggregator", "home") for name, kind in exported(role).items()}
+    return {name: kind for role in Role for name, kind in exported(role).items()}
 
 
 def test_the_page_on_monitoring_lists_every_metric_and_no_other() -> None:
@@ -306,14 +307,14 @@ def test_prometheus_asks_every_service_of_the_nodes() -> None:
     assert asked == dict.fromkeys(["leader", "aggregators", "homes"], ("A", 9100))
 
 
-@pytest.mark.parametrize("role", ["leader", "aggregator", "home"])
-def test_names_are_as_prometheus_wants_them(role: str) -> None:
+@pytest.mark.parametrize("role", Role)
+def test_names_are_as_prometheus_wants_them(role: Role) -> None:
     for name, kind in exported(role).items():
         assert name.startswith("stackelgrid_")
         assert name.endswith("_total") == (kind == "counter")
         assert name.endswith("_seconds") or kind != "histogram"
-    assert ("stackelgrid_rounds_finished_total" in exported(role)) == (role != "home")
-    assert ("stackelgrid_answers_given_total" in exported(role)) == (role != "leader")
+    assert ("stackelgrid_rounds_finished_total" in exported(role)) == (role is not Role.HOME)
+    assert ("stackelgrid_answers_given_total" in exported(role)) == (role is not Role.LEADER)
 
 
 # --- bad usage ---
@@ -348,11 +349,11 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_metrics_are_on_the_loopback_unless_wanted_elsewhere() -> None:
-    port = serve("0", "emc-node", a_status(Traffic()))
+    port = serve("0", Role.HOME, a_status(Traffic()))
     assert b"stackelgrid_state" in urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read()
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.2", port), timeout=5)
-    everywhere = serve("0.0.0.0:0", "emc-node", a_status(Traffic()))
+    everywhere = serve("0.0.0.0:0", Role.HOME, a_status(Traffic()))
     socket.create_connection(("127.0.0.2", everywhere), timeout=5).close()
 
 
@@ -470,18 +471,18 @@ def test_the_state_is_connecting_then_the_nodes_own_then_its_end() -> None:
     seen = [status.state]
     traffic.connections, traffic.connected = 1, True
     seen.append(status.state)
-    progress.asked(4)
+    progress.start_round(4)
     seen.append(status.state)
     traffic.connected = False
     seen.append(status.state)
     traffic.connections, traffic.connected = 3, True
-    progress.settled()
+    progress.settle()
     seen.append(status.state)
     assert (status.record()["round"], status.record()["reconnects"]) == (4, 2)
-    progress.ended(lost=False)
+    progress.end(lost=False)
     seen.append(status.state)
     assert seen == ["connecting", "waiting", "round", "round", "settled", "over"]
-    progress.ended(lost=True)
+    progress.end(lost=True)
     assert status.state == "lost"
     assert a_status(None).state == "connecting"  # before there is any connection to look at
     lost = a_status(Traffic(), progress)
@@ -516,11 +517,11 @@ def test_the_file_is_written_when_something_changes_and_when_it_gets_old(
     traffic.connected = False
     assert written()
     assert (read(path)["since"], read(path)["connected"]) == (since, False)
-    progress.asked(1)
+    progress.start_round(1)
     assert written()
     assert read(path)["since"] > since
     since = read(path)["since"]
-    progress.asked(2)
+    progress.start_round(2)
     assert written()
     assert read(path)["since"] > since
     status.mailbox.rejected["not json"] += 1
@@ -589,7 +590,7 @@ async def test_a_disk_that_is_full_ends_no_node(
 def test_work_is_timed_also_when_it_fails() -> None:
     progress = Progress()
     took: list[float] = []
-    progress.on_worked = took.append
+    progress.on_work = took.append
 
     def fail(divisor: int) -> float:
         assert progress.working_since is not None
@@ -611,7 +612,7 @@ def test_the_round_is_in_the_log_once_there_is_one(tmp_path: Path) -> None:
         with path.open("w") as stream:
             set_up("json", "run-1", "h1", progress, stream)
             root.info("before")
-            progress.asked(3)
+            progress.start_round(3)
             root.info("during")
             root.info("of its own", extra={"data": {"round": 2}})
     finally:
@@ -663,7 +664,7 @@ def test_systemd_hears_of_every_change_once_and_is_fed_at_half_its_time(
     outlet.show(status)
     assert heard(systemd) == ["WATCHDOG=1"]
     traffic.connections, traffic.connected = 1, True
-    progress.asked(7)
+    progress.start_round(7)
     outlet.show(status)
     assert heard(systemd) == ["STATUS=round 7"]
     traffic.connected = False
@@ -763,6 +764,7 @@ from stackelgrid.node import status as module
 from stackelgrid.node.systemd import Systemd
 from stackelgrid.transport.base import Compute
 from stackelgrid.transport.mqtt import MqttTransport
+from stackelgrid.wire.roles import Role
 
 class Hanging:
     name, subscriptions, last_will = "h1", (), None
@@ -785,7 +787,7 @@ def hang():
 module.HANG_S = 0.2
 node, transport = Hanging(), MqttTransport(sys.argv[1])
 status = module.Status("run-1", "h1", node.progress, node.mailbox, transport)
-process.serve(node, transport, node.progress, module.Heartbeat(status, [Systemd()]), stay=False)
+process.serve(node, transport, module.Heartbeat(status, [Systemd()]), stay=False)
 """
 
 

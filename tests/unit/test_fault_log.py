@@ -43,7 +43,7 @@ def test_a_fault_is_of_the_round_that_the_leader_had_asked_when_it_struck(game: 
     evidence = play(Case("by hand", scenario, plan_of(lost, killed), None))
     # A settlement is of the round that was asked last; so is the question that a node finds when it is back.
     expected = Counter(
-        (record["kind"], asked_by_leader(evidence, record["seconds"])) for record in evidence.run_record.faults
+        (record.kind, asked_by_leader(evidence, record.seconds)) for record in evidence.run_record.faults
     )
     found: Counter[tuple[str, int]] = Counter()
     for entry in fault_log(scenario, evidence.run_record):
@@ -82,7 +82,7 @@ def test_a_broker_that_fails_by_the_clock_fails_in_a_round_too(seconds: float) -
     broker = {"kind": "broker", "at": {"seconds": seconds}, "seconds": 1}
     evidence = play(Case("by hand", scenario, plan_of(broker), None))
     (entry,) = fault_log(scenario, evidence.run_record)
-    assert entry["round"] == (asked_by_leader(evidence, evidence.run_record.faults[0]["seconds"]) if seconds else 1)
+    assert entry["round"] == (asked_by_leader(evidence, evidence.run_record.faults[0].seconds) if seconds else 1)
 
 
 def test_a_fault_of_a_round_that_never_ended_is_of_the_one_after_the_last() -> None:

@@ -17,8 +17,9 @@ from stackelgrid.faults.in_memory import FaultyMemory, KilledError
 from stackelgrid.faults.injection import FaultInjectingNode
 from stackelgrid.faults.plan import Crash, FaultPlan, Window
 from stackelgrid.node.mailbox import Mailbox
+from stackelgrid.node.progress import Progress
 from stackelgrid.rounds import Coordinator, RoundPolicy
-from stackelgrid.run_record import RunRecord
+from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios.scenario import Scenario
 from stackelgrid.soak import cases
 from stackelgrid.testbed import in_memory
@@ -26,6 +27,7 @@ from stackelgrid.testbed.in_memory import MemoryRun
 from stackelgrid.transport.base import Action, Finish, Publish
 from stackelgrid.transport.memory import DeadlockError, MemoryTransport
 from stackelgrid.wire.codec import Link
+from stackelgrid.wire.roles import Role
 
 SIGNAL = "stackelgrid/run/leader/signal"
 TO_A1 = "stackelgrid/run/a1/{}/answer"
@@ -46,7 +48,8 @@ class Sink:
     subscriptions: Sequence[str] = ()
 
     def __init__(self, name: str = "a1", says: Callable[[bytes], list[Action]] = lambda payload: []) -> None:
-        self.name, self.mailbox, self._says = name, Mailbox(), says
+        self.name, self.mailbox, self.progress, self._says = name, Mailbox(), Progress(), says
+        self.role = {"leader": Role.LEADER, "a1": Role.AGGREGATOR}.get(name, Role.HOME)
         self.heard: list[tuple[float, str, bytes]] = []
 
     def start(self, now: float) -> list[Action]:
@@ -63,10 +66,8 @@ class Sink:
         return []
 
 
-class NoFate:
-    """Nothing from outside: a node stands still by itself."""
-
-    def met(self, number: int) -> None: ...
+class NodeActuator:
+    """Leaves everything to the node but a crash, which raises."""
 
     def kill(self, number: int, crash: Crash) -> None:
         raise KilledError(number, crash)
@@ -83,8 +84,8 @@ class Harmed:
 
     def __init__(self, plan: FaultPlan, sink: Sink | None = None) -> None:
         self.sink = sink or Sink()
-        self.faults: list[dict[str, Any]] = []
-        self.node = FaultInjectingNode(self.sink, plan, NoFate(), self.faults.append)
+        self.faults: list[FaultRecord] = []
+        self.node = FaultInjectingNode(self.sink, plan, NodeActuator(), self.faults.append)
         self.said: list[tuple[float, Publish]] = []
         self._note(self.node.start(0.0), 0.0)
 
@@ -120,7 +121,7 @@ def stream(plan: FaultPlan, count: int, gap_s: float = 0.01, topic: str = SIGNAL
 # --- what happens to messages ---
 
 
-def test_messages_are_lost_at_the_rate_of_the_plan() -> None:
+def test_loss_drops_messages_at_the_rate_of_the_plan() -> None:
     harmed = stream(plan_of({"kind": "loss", "probability": 0.3}), 4000)
     lost = 4000 - len(harmed.numbers)
     assert abs(lost - 1200) < 5 * np.sqrt(4000 * 0.3 * 0.7)
@@ -128,7 +129,7 @@ def test_messages_are_lost_at_the_rate_of_the_plan() -> None:
     assert len(harmed.faults) == lost
 
 
-def test_bursts_are_those_of_gilbert_and_elliott() -> None:
+def test_loss_in_bursts_follows_gilbert_and_elliott() -> None:
     """Lost in the long run: enter / (enter + leave); bursts last 1 / leave messages, gaps 1 / enter, geometrically."""
     enter, leave, count = 0.1, 0.4, 20_000
     harmed = stream(plan_of({"kind": "loss", "burst": {"enter": enter, "leave": leave}}), count)
@@ -142,14 +143,14 @@ def test_bursts_are_those_of_gilbert_and_elliott() -> None:
     assert np.mean(bursts == 1) == pytest.approx(leave, rel=0.12)
 
 
-def test_a_burst_may_let_some_through() -> None:
+def test_loss_in_bursts_passes_some_when_a_bad_link_does_not_lose_all() -> None:
     burst = {"enter": 1.0, "leave": 0.0001, "lost_when_bad": 0.6}
     assert 1 - len(stream(plan_of({"kind": "loss", "burst": burst}), 4000).numbers) / 4000 == pytest.approx(
         0.6, abs=0.05
     )
 
 
-def test_a_delay_keeps_the_order_of_a_topic() -> None:
+def test_delay_keeps_the_order_of_a_topic() -> None:
     harmed = stream(plan_of({"kind": "delay", "seconds": 0.5, "jitter_s": 0.3}), 500)
     late = np.array(harmed.arrivals) - 0.01 * np.arange(500)
     assert harmed.numbers == list(range(500))
@@ -157,7 +158,7 @@ def test_a_delay_keeps_the_order_of_a_topic() -> None:
     assert late.std() > 0.02
 
 
-def test_a_delay_without_jitter_is_exact() -> None:
+def test_delay_is_exact_without_jitter() -> None:
     assert stream(plan_of({"kind": "delay", "seconds": 2.5}), 3, gap_s=1.0).arrivals == pytest.approx([2.5, 3.5, 4.5])
 
 
@@ -180,7 +181,7 @@ def test_reordering_lets_later_messages_overtake() -> None:
 
 
 @pytest.mark.parametrize("bits", [1, 3])
-def test_corruption_flips_bits(bits: int) -> None:
+def test_corruption_flips_as_many_bits_as_planned(bits: int) -> None:
     harmed = stream(plan_of({"kind": "corruption", "probability": 1.0, "bits": bits}), 0)
     for number in range(200):
         harmed.send(number, message(number))
@@ -198,7 +199,7 @@ def test_corruption_leaves_a_cleared_topic_cleared() -> None:
     assert harmed.faults == []
 
 
-def test_a_narrow_link_carries_one_message_after_the_other() -> None:
+def test_bandwidth_carries_one_message_after_the_other() -> None:
     harmed = stream(plan_of({"kind": "bandwidth", "bytes_per_s": 10.0}), 0)
     for number in range(5):
         harmed.send(0.0, message(number))
@@ -208,7 +209,7 @@ def test_a_narrow_link_carries_one_message_after_the_other() -> None:
     assert harmed.arrivals == pytest.approx([size, 2 * size, 3 * size, 4 * size, 5 * size, 100 + size])
 
 
-def test_links_that_are_narrow_do_not_wait_for_each_other() -> None:
+def test_bandwidth_of_one_link_does_not_delay_another() -> None:
     harmed = stream(plan_of({"kind": "bandwidth", "bytes_per_s": 10.0}), 0)
     for home in ("h1", "h2"):
         harmed.send(0.0, message(0), TO_A1.format(home))
@@ -216,7 +217,7 @@ def test_links_that_are_narrow_do_not_wait_for_each_other() -> None:
     assert harmed.arrivals == pytest.approx(2 * [len(message(0)) / 10])
 
 
-def test_a_partition_parts_its_groups_and_nobody_else_for_as_long_as_it_lasts() -> None:
+def test_partition_separates_its_groups_only_while_it_lasts() -> None:
     plan = plan_of({"kind": "partition", "groups": [["h1"], ["a1", "h2"]], "during": {"seconds": [1, 2]}})
     harmed = Harmed(plan)
     for at in (0.5, 1.0, 2.0, 2.5):
@@ -228,7 +229,7 @@ def test_a_partition_parts_its_groups_and_nobody_else_for_as_long_as_it_lasts() 
         assert [at for at, each in heard if each == sender] == [0.5, 1.0, 2.0, 2.5]
 
 
-def test_a_window_of_rounds_looks_at_the_message_and_not_at_the_clock() -> None:
+def test_window_of_rounds_goes_by_the_message_and_not_by_the_clock() -> None:
     harmed = Harmed(plan_of({"kind": "loss", "probability": 1.0, "during": {"rounds": [2, 3]}}))
     for number, round_number in enumerate([1, 2, 3, 4, 3, 1]):
         harmed.send(float(number), message(number, round_number))
@@ -236,7 +237,7 @@ def test_a_window_of_rounds_looks_at_the_message_and_not_at_the_clock() -> None:
     assert harmed.numbers == [0, 3, 5, 9]
 
 
-def test_a_fault_concerns_the_link_it_names() -> None:
+def test_link_fault_applies_to_the_link_that_it_names() -> None:
     plan = plan_of({"kind": "loss", "probability": 1.0, "from": "h*", "to": "a1"})
     harmed = Harmed(plan)
     harmed.send(0.0, message(0), TO_A1.format("h1"))
@@ -247,53 +248,58 @@ def test_a_fault_concerns_the_link_it_names() -> None:
     assert elsewhere.numbers == [0]
 
 
-def test_what_happened_is_told() -> None:
+def test_fault_record_names_link_round_and_second() -> None:
     harmed = Harmed(plan_of({"kind": "duplication", "probability": 0.0}, {"kind": "loss", "probability": 1.0}))
     harmed.send(1.5, message(0, 4))
-    assert harmed.faults == [{"fault": 1, "kind": "loss", "from": "leader", "to": "a1", "round": 4, "seconds": 1.5}]
+    assert [fault.content() for fault in harmed.faults] == [
+        {"fault": 1, "kind": "loss", "from": "leader", "to": "a1", "round": 4, "seconds": 1.5}
+    ]
 
 
 KILLED = {"kind": "crash", "node": "*", "at": {"round": 2}, "restart_after_s": 1}
 
 
 @pytest.mark.parametrize("purpose", ["signal", "settlement"])
-def test_a_node_that_is_back_says_so_once_in_the_first_round_that_it_hears_of(purpose: str) -> None:
-    faults: list[dict[str, Any]] = []
-    node = FaultInjectingNode(Sink(), plan_of(KILLED), NoFate(), faults.append, spent=[0], began=0.0)
+def test_restart_is_reported_once_in_the_first_round_that_a_member_receives(purpose: str) -> None:
+    faults: list[FaultRecord] = []
+    node = FaultInjectingNode(Sink(), plan_of(KILLED), NodeActuator(), faults.append, before=[0], began=0.0)
     node.start(3.0)
     node.receive(TO_A1.format("h1"), message(0, 9), 4.0)  # its own conversation is another
     assert faults == []
     for at, number in ((5.0, 2), (6.0, 3)):
         node.receive(f"stackelgrid/run/leader/{purpose}", message(0, number), at)
-    assert faults == [{"fault": 0, "kind": "restart", "node": "a1", "round": 2, "seconds": 5.0}]
+    assert [fault.content() for fault in faults] == [
+        {"fault": 0, "kind": "restart", "node": "a1", "round": 2, "seconds": 5.0}
+    ]
 
 
 @pytest.mark.parametrize("purpose", ["signal", "settlement"])
-def test_a_leader_that_is_back_says_so_with_the_round_that_it_asks_or_settles(purpose: str) -> None:
-    faults: list[dict[str, Any]] = []
+def test_restart_is_reported_in_the_round_that_a_leader_asks_or_settles(purpose: str) -> None:
+    faults: list[FaultRecord] = []
     leader = Sink("leader", lambda payload: [Publish(f"stackelgrid/run/leader/{purpose}", payload)])
-    leader.last_will = None  # type: ignore[assignment]
-    node = FaultInjectingNode(leader, plan_of(KILLED), NoFate(), faults.append, spent=[0], began=0.0)
+    node = FaultInjectingNode(leader, plan_of(KILLED), NodeActuator(), faults.append, before=[0], began=0.0)
     for number in (3, 4):
         node.receive("stackelgrid/run/leader/a1/answer", message(0, number), 5.0)
-    assert faults == [{"fault": 0, "kind": "restart", "node": "leader", "round": 3, "seconds": 5.0}]
+    assert [fault.content() for fault in faults] == [
+        {"fault": 0, "kind": "restart", "node": "leader", "round": 3, "seconds": 5.0}
+    ]
 
 
-def test_a_node_that_comes_back_from_nothing_says_nothing() -> None:
-    faults: list[dict[str, Any]] = []
+def test_restart_is_not_reported_after_a_stall() -> None:
+    faults: list[FaultRecord] = []
     stall = {"kind": "stall", "node": "*", "at": {"round": 1}, "seconds": 1}
-    FaultInjectingNode(Sink(), plan_of(stall), NoFate(), faults.append, spent=[0], began=0.0).receive(
+    FaultInjectingNode(Sink(), plan_of(stall), NodeActuator(), faults.append, before=[0], began=0.0).receive(
         SIGNAL, message(0, 2), 5.0
     )
     assert faults == []
 
 
-def test_what_happens_by_the_clock_is_told_with_the_round_that_the_node_was_in() -> None:
+def test_fault_at_a_second_is_reported_with_the_round_of_the_node() -> None:
     harmed = Harmed(plan_of({"kind": "stall", "node": "a1", "at": {"seconds": 2.5}, "seconds": 1}))
     for number in (1, 2, 3):
         harmed.send(float(number), message(number, number))
     harmed.let_pass(10.0)
-    assert [(fault["round"], fault["seconds"]) for fault in harmed.faults] == [(2, 2.5)]
+    assert [(fault.round, fault.seconds) for fault in harmed.faults] == [(2, 2.5)]
 
 
 # --- streams ---
@@ -308,7 +314,7 @@ def lost_on(plan: FaultPlan, sender: str, others: Sequence[str] = ()) -> list[in
     return [number for number in range(300) if number not in heard]
 
 
-def test_a_link_draws_from_a_stream_of_its_own() -> None:
+def test_link_faults_draw_from_a_stream_of_the_link() -> None:
     loss = {"kind": "loss", "probability": 0.4}
     alone = lost_on(plan_of(loss), "h1")
     assert lost_on(plan_of(loss), "h1", ["h2", "h3"]) == alone
@@ -318,13 +324,13 @@ def test_a_link_draws_from_a_stream_of_its_own() -> None:
     assert lost_on(plan_of(loss, seed=8), "h1") != alone
 
 
-def test_two_faults_of_one_link_draw_independently() -> None:
+def test_link_faults_of_one_link_draw_independently() -> None:
     loss = {"kind": "loss", "probability": 0.5}
     assert 300 - len(lost_on(plan_of(loss, loss), "h1")) == pytest.approx(75, abs=5 * np.sqrt(300 * 0.25 * 0.75))
 
 
 @pytest.mark.parametrize("game", cases.GAMES)
-def test_the_same_seed_gives_the_same_bytes(game: str) -> None:
+def test_run_repeats_every_byte_with_the_same_seed(game: str) -> None:
     plan = plan_of(
         {"kind": "loss", "probability": 0.1, "during": {"seconds": [0, 5]}},
         {"kind": "delay", "seconds": 0.01, "jitter_s": 0.5, "during": {"seconds": [0, 5]}},
@@ -333,7 +339,8 @@ def test_the_same_seed_gives_the_same_bytes(game: str) -> None:
 
     def run_record() -> str:
         run = in_memory.play(cases.scenario(game, 1), plan=plan)
-        return json.dumps([run.rounds, run.below, run.homes, run.faults, run.missing, run.messages, run.bytes])
+        faults = [record.content() for record in run.faults]
+        return json.dumps([run.rounds, run.below, run.homes, faults, run.missing, run.messages, run.bytes])
 
     assert run_record() == run_record()
 
@@ -341,16 +348,16 @@ def test_the_same_seed_gives_the_same_bytes(game: str) -> None:
 # --- what happens to nodes ---
 
 
-def test_a_stalled_node_hears_everything_later_and_in_order() -> None:
+def test_stalled_node_receives_everything_later_in_order() -> None:
     harmed = Harmed(plan_of({"kind": "stall", "node": "a1", "at": {"seconds": 1}, "seconds": 2}))
     for number, at in enumerate([0.5, 1.5, 1.7, 2.9, 3.5]):
         harmed.send(at, message(number), TO_A1.format("h1"))
     assert harmed.numbers == [0, 1, 2, 3, 4]
     assert harmed.arrivals == pytest.approx([0.5, 3.0, 3.0, 3.0, 3.5])
-    assert [fault["seconds"] for fault in harmed.faults] == [1.0]
+    assert [fault.seconds for fault in harmed.faults] == [1.0]
 
 
-def test_a_stall_of_a_round_begins_with_its_signal() -> None:
+def test_stall_at_a_round_begins_with_its_signal() -> None:
     harmed = Harmed(plan_of({"kind": "stall", "node": "a1", "at": {"round": 2}, "seconds": 5}))
     for number, round_number in enumerate([1, 2, 3]):
         harmed.send(float(number), message(number, round_number))
@@ -358,7 +365,7 @@ def test_a_stall_of_a_round_begins_with_its_signal() -> None:
     assert harmed.arrivals == pytest.approx([0.0, 6.0, 6.0])
 
 
-def test_a_slow_node_answers_so_much_later() -> None:
+def test_slow_node_answers_later_by_the_seconds_of_the_plan() -> None:
     def says(payload: bytes) -> list[Action]:
         return [Publish(TO_A1.format("h1"), payload), Publish("stackelgrid/run/a1/h1/receipt", payload)]
 
@@ -372,12 +379,12 @@ def test_a_slow_node_answers_so_much_later() -> None:
     assert [at for at, said in harmed.said if said.topic.endswith("receipt")] == [1.0, 2.0]
 
 
-def test_what_a_slow_node_has_said_is_sent_before_it_leaves() -> None:
+def test_slow_node_sends_its_messages_before_it_finishes() -> None:
     def says(payload: bytes) -> list[Action]:
         return [Publish(TO_A1.format("h1"), payload), Finish()]
 
     node = FaultInjectingNode(
-        Sink("h1", says), plan_of({"kind": "slow", "node": "h1", "seconds": 4}), NoFate(), lambda record: None
+        Sink("h1", says), plan_of({"kind": "slow", "node": "h1", "seconds": 4}), NodeActuator(), lambda record: None
     )
     actions = node.receive("stackelgrid/run/a1/signal", message(0), 0.0)
     assert [type(action) for action in actions] == [Publish, Finish]
@@ -407,39 +414,39 @@ def told(lie: dict[str, Any], answers: int = 1, node: str = "h1") -> list[tuple[
     return [(said.topic, json.loads(said.payload)) for _, said in harmed.said]
 
 
-def test_a_lie_of_shape_drops_a_slot() -> None:
+def test_lie_of_shape_drops_a_slot() -> None:
     ((_, content),) = told({"how": "shape"})
     assert content["body"]["load"] == [1.0]
     assert len(base64.b64decode(content["body"]["packed"]["float64"])) == 8
     assert content["body"]["homes"] == 1 and content["round"] == 1
 
 
-def test_a_lie_of_nan() -> None:
+def test_lie_of_nan_replaces_the_first_number() -> None:
     ((_, content),) = told({"how": "nan"})
     assert np.isnan(content["body"]["load"][0]) and content["body"]["load"][1] == 3.0
     assert np.isnan(np.frombuffer(base64.b64decode(content["body"]["packed"]["float64"]))[0])
 
 
 @pytest.mark.parametrize(("lie", "factor"), [({"how": "beyond"}, 1e6), ({"how": "scaled", "factor": 3.0}, 3.0)])
-def test_a_lie_of_size(lie: dict[str, Any], factor: float) -> None:
+def test_lie_of_size_scales_every_number(lie: dict[str, Any], factor: float) -> None:
     ((_, content),) = told(lie)
     assert content["body"]["load"] == [factor, 3 * factor]
     assert content["body"]["packed"] == packed(4 * factor, 8 * factor)
 
 
-def test_a_stale_lie_is_the_answer_before() -> None:
+def test_stale_lie_repeats_the_previous_answer() -> None:
     first, second = told({"how": "stale", "during": {"rounds": [2, 9]}}, answers=2)
     assert second == first and first[1]["round"] == 1
 
 
-def test_an_impersonator_answers_for_another_too() -> None:
+def test_impersonating_lie_answers_for_another_member_too() -> None:
     own, forged = told({"how": "impersonate", "as": "h3"})
     assert own[0] == TO_A1.format("h1") and own[1]["sender"] == "h1"
     assert forged[0] == TO_A1.format("h3")
     assert forged[1] == {**own[1], "sender": "h3"}
 
 
-def test_a_liar_lies_as_often_as_planned_and_others_do_not() -> None:
+def test_lie_happens_at_the_rate_of_the_plan_and_to_no_other_node() -> None:
     honest = told({"how": "scaled", "factor": 2.0}, node="h2")
     assert honest[0][1]["body"]["load"] == [1.0, 3.0]
     lies = [content["body"]["load"][0] for _, content in told({"how": "scaled", "probability": 0.3}, answers=1000)]
@@ -460,7 +467,7 @@ def play(scenario: Scenario, *faults: dict[str, Any]) -> RunRecord:
     return in_memory.play(scenario, plan=plan_of(*faults))
 
 
-def test_a_crash_without_restart_is_told_and_gone_on_without() -> None:
+def test_run_goes_on_without_an_aggregator_that_crashed_for_good() -> None:
     run_record = play(small(missing="exclude"), {"kind": "crash", "node": "a1", "at": {"round": 2}})
     assert list(run_record.failures) == ["a1"] and "killed by fault 0" in run_record.failures["a1"]
     assert run_record.settled and not run_record.conclusion["complete"]
@@ -468,7 +475,7 @@ def test_a_crash_without_restart_is_told_and_gone_on_without() -> None:
 
 
 @pytest.mark.parametrize("node", ["leader", "a1", "home"])
-def test_a_crash_with_restart_changes_nothing(node: str) -> None:
+def test_outcome_is_the_same_after_a_crash_with_restart(node: str) -> None:
     scenario = small()
     name = scenario.everyone[0].id if node == "home" else node
     crash = {"kind": "crash", "node": name, "at": {"round": 2}, "restart_after_s": 3}
@@ -478,7 +485,7 @@ def test_a_crash_with_restart_changes_nothing(node: str) -> None:
 
 
 @pytest.mark.parametrize("lose_state", [False, True])
-def test_a_crash_takes_the_disk_with_it_or_not(lose_state: bool) -> None:
+def test_restarted_node_has_its_ledger_unless_the_crash_lost_it(lose_state: bool) -> None:
     stage, found = MemoryRun(small()), []
 
     def build(lost: bool) -> Any:
@@ -492,7 +499,7 @@ def test_a_crash_takes_the_disk_with_it_or_not(lose_state: bool) -> None:
     assert found == [0, 0 if lose_state else 4]  # two questions, each with its answers
 
 
-def test_nodes_say_their_last_will_when_they_are_killed() -> None:
+def test_last_will_is_published_when_a_node_is_killed() -> None:
     run_record = play(small(missing="exclude", return_s=0.0), {"kind": "crash", "node": "a1", "at": {"round": 2}})
     assert run_record.rounds[1]["excluded"] == ["a1"]
     assert run_record.rounds[1]["ms"] < 1000 * small().rounds.deadline_s  # nobody waited for a deadline
@@ -515,7 +522,7 @@ class Keeper(Sink):
         self._next = next(self._due, None)
         if now == 1.0:
             return [Publish(SIGNAL, message(1), retain=True)]
-        return [Publish("elsewhere", b"")] if self._next else [Finish()]
+        return [Publish(TO_A1.format("keeper"), b"")] if self._next else [Finish()]
 
 
 class Waiter(Sink):
@@ -531,7 +538,7 @@ class Waiter(Sink):
 
 
 @pytest.mark.parametrize("keep_retained", [False, True])
-def test_a_broker_comes_back_with_what_it_retained_or_without(keep_retained: bool) -> None:
+def test_restarted_broker_has_retained_messages_unless_the_outage_lost_them(keep_retained: bool) -> None:
     waiter = Waiter()
     outage = {"kind": "broker", "at": {"seconds": 1.5}, "seconds": 2, "keep_retained": keep_retained}
     nodes: dict[str, Callable[[bool], Any]] = {"keeper": lambda lost: Keeper(), "a1": lambda lost: waiter}
@@ -543,11 +550,11 @@ def test_a_broker_comes_back_with_what_it_retained_or_without(keep_retained: boo
 
 @pytest.mark.parametrize("keep_retained", [False, True])
 @pytest.mark.parametrize("game", cases.GAMES)
-def test_a_run_outlives_its_broker(game: str, keep_retained: bool) -> None:
+def test_outcome_is_the_same_after_a_broker_outage(game: str, keep_retained: bool) -> None:
     scenario = cases.scenario(game, 3)
     outage = {"kind": "broker", "at": {"round": 1}, "seconds": 3, "keep_retained": keep_retained}
     run_record = play(scenario, outage)
-    assert run_record.conclusion["complete"] and run_record.faults[0]["kind"] == "broker"
+    assert run_record.conclusion["complete"] and run_record.faults[0].kind == "broker"
     assert scenario.outcome(run_record) == scenario.outcome(in_memory.play(scenario))
 
 
@@ -577,18 +584,18 @@ def test_a_run_outlives_its_broker(game: str, keep_retained: bool) -> None:
         ({"kind": "gremlin"}, "does not match any of the expected tags"),
     ],
 )
-def test_a_plan_that_makes_no_sense_is_refused(fault: dict[str, Any], says: str) -> None:
+def test_plan_is_refused_when_it_contradicts_itself(fault: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         plan_of(fault)
 
 
-def test_a_plan_survives_being_written() -> None:
+def test_plan_is_the_same_after_writing_and_reading() -> None:
     for seed in range(50):
         plan = cases.draw(seed).plan
         assert FaultPlan.model_validate_json(plan.model_dump_json(by_alias=True, exclude_none=True)) == plan
 
 
-def test_a_window_without_bounds_is_always_open() -> None:
+def test_window_is_always_open_without_bounds() -> None:
     assert Window().holds(None, 0.0) and Window().holds(5, 1e9)
     assert not Window(rounds=(1, 2)).holds(None, 0.0)
 
@@ -596,7 +603,7 @@ def test_a_window_without_bounds_is_always_open() -> None:
 # --- what the soak test found ---
 
 
-def test_a_question_asked_before_a_crash_keeps_its_number() -> None:
+def test_question_keeps_its_number_over_a_crash() -> None:
     """The leader asks on before the homes have answered; then the aggregator is killed.
 
     It must not ask the second question under the number of the first: homes would repeat the answer to that.
@@ -628,7 +635,7 @@ def test_a_question_asked_before_a_crash_keeps_its_number() -> None:
     assert asked(second.tick(1e6)) == [2]
 
 
-def test_rounds_that_were_asked_are_passed_over() -> None:
+def test_coordinator_passes_over_rounds_that_were_asked() -> None:
     link = Link("run", "leader", cases.find("user_oriented").upper, 4)
     coordinator = Coordinator(link, ["a1"], RoundPolicy())
     coordinator.skip_to(7)
@@ -637,7 +644,7 @@ def test_rounds_that_were_asked_are_passed_over() -> None:
 
 
 @pytest.mark.parametrize("game", ["user_oriented", "prosumer", "storage_market"])
-def test_a_round_that_nobody_answers_is_no_end(game: str) -> None:
+def test_run_goes_on_after_a_round_that_nobody_answers(game: str) -> None:
     """Everybody is cut off for a while and excluded from every round; once they are back, the run goes on."""
     drawn = cases.scenario(game, 4)
     rounds = drawn.rounds.model_copy(update={"missing": "exclude", "deadline_s": 1.0, "tries": 1, "return_s": 0.0})
@@ -650,7 +657,7 @@ def test_a_round_that_nobody_answers_is_no_end(game: str) -> None:
     assert set(run_record.homes) == {home.id for home in homes}
 
 
-def test_a_provider_that_is_held_does_not_keep_the_others_from_settling() -> None:
+def test_prosumers_settle_while_a_provider_is_held() -> None:
     """What it last said, half-way to its equilibrium, says that prices do not agree yet; it will not say more."""
     scenario = next(each for n in range(40) if (each := cases.scenario("prosumer", n)).aggregators == 3)
     rounds = scenario.rounds.model_copy(update={"missing": "hold", "deadline_s": 0.5, "return_s": 0.0})
@@ -661,7 +668,7 @@ def test_a_provider_that_is_held_does_not_keep_the_others_from_settling() -> Non
     assert len(run_record.rounds) < 40
 
 
-def test_a_node_whose_connection_is_cut_as_it_leaves_leaves_when_it_is_back() -> None:
+def test_node_finishes_after_a_cut_that_came_as_it_finished() -> None:
     def says(payload: bytes) -> list[Action]:
         return [Publish(TO_A1.format("h1"), payload, qos=1), Finish()]
 
@@ -675,7 +682,7 @@ def test_a_node_whose_connection_is_cut_as_it_leaves_leaves_when_it_is_back() ->
             return says(message(0)) if now >= 1.0 else []
 
     plan = plan_of({"kind": "cut", "node": "h1", "at": {"seconds": 0.5}, "seconds": 4})
-    node = FaultInjectingNode(Impatient("h1"), plan, NoFate(), lambda record: None)
+    node = FaultInjectingNode(Impatient("h1"), plan, NodeActuator(), lambda record: None)
     node.start(0.0)
     story = []
     while (due := node.next_deadline()) is not None and len(story) < 20:
@@ -687,7 +694,7 @@ def test_a_node_whose_connection_is_cut_as_it_leaves_leaves_when_it_is_back() ->
 
 
 @pytest.mark.parametrize("game", cases.GAMES)
-def test_a_member_says_of_its_own_who_was_excluded_and_is_believed(game: str) -> None:
+def test_aggregator_reports_excluded_homes_and_is_not_refused(game: str) -> None:
     every = (cases.scenario(game, number) for number in range(40))
     drawn = next(s for s in every if s.homes_per_process == 1 and len(s.everyone) >= 4 * s.aggregators)
     scenario = drawn.model_copy(update={"rounds": drawn.rounds.model_copy(update={"missing": "exclude"})})
@@ -696,12 +703,12 @@ def test_a_member_says_of_its_own_who_was_excluded_and_is_believed(game: str) ->
     assert run_record.settled and not run_record.conclusion["complete"]
 
 
-def test_a_run_without_faults_is_that_of_an_empty_plan() -> None:
+def test_run_under_an_empty_plan_is_that_without_a_plan() -> None:
     scenario = cases.scenario("prosumer", 0)
     assert scenario.outcome(play(scenario)) == scenario.outcome(in_memory.play(scenario))
 
 
-def test_deadlocks_are_not_hidden() -> None:
+def test_run_is_lost_when_the_leader_crashes_for_good() -> None:
     """A leader that is gone leaves homes that wait: the run says who died, and is not taken for one that ended."""
     run_record = play(small(), {"kind": "crash", "node": "leader", "at": {"round": 2}})
     assert list(run_record.failures) == ["leader"] and run_record.conclusion == {} and run_record.lost

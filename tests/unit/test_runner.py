@@ -97,7 +97,7 @@ def test_callbacks_follow_a_run(tmp_path: Path) -> None:
         certify=True,
         report=True,
         on_round=lambda record: rounds.append(record["round"]),
-        on_fault=lambda record: faults.append(record["kind"]),
+        on_fault=lambda record: faults.append(record.kind),
         on_step=steps.append,
     )
     assert rounds == list(range(1, len(run.rounds) + 1))
