@@ -152,23 +152,21 @@ def ready(root: str) -> OnStart:
 # Messages.
 
 
-def test_a_message_arrives_byte_for_byte(transport: Transport, root: str) -> None:
+def test_message_arrives_unchanged(transport: Transport, root: str) -> None:
     every_byte = bytes(range(256))
     receiver = Scripted("receiver", [f"{root}/a"], start=ready(root), receive=finish)
     transport.run([ready_then(root, Publish(f"{root}/a", every_byte)), receiver])
     assert receiver.received == [(f"{root}/a", every_byte)]
 
 
-def test_a_message_of_four_mebibytes_arrives_whole(transport: Transport, root: str) -> None:
+def test_message_of_four_mebibytes_arrives_unchanged(transport: Transport, root: str) -> None:
     large = bytes(range(256)) * (4 * MEBIBYTE // 256)
     receiver = Scripted("receiver", [f"{root}/a"], start=ready(root), receive=finish)
     transport.run([ready_then(root, Publish(f"{root}/a", large, qos=1)), receiver])
     assert receiver.received == [(f"{root}/a", large)]
 
 
-def test_one_senders_messages_on_one_topic_keep_their_order_and_leave_before_it_does(
-    transport: Transport, root: str
-) -> None:
+def test_messages_of_one_sender_on_one_topic_keep_their_order(transport: Transport, root: str) -> None:
     numbers = [str(n).encode() for n in range(500)]
     messages = [Publish(f"{root}/a", number, qos=n % 2) for n, number in enumerate(numbers)]
     receiver = Scripted(
@@ -182,7 +180,7 @@ def test_one_senders_messages_on_one_topic_keep_their_order_and_leave_before_it_
 
 
 @pytest.mark.parametrize("qos", [0, 1])
-def test_everything_is_delivered_when_many_senders_finish_at_once(transport: Transport, root: str, qos: int) -> None:
+def test_all_messages_arrive_when_many_senders_finish_at_once(transport: Transport, root: str, qos: int) -> None:
     def sender(n: int) -> Scripted:
         messages = [Publish(f"{root}/from/{n}", str(m).encode(), qos=qos) for m in range(20)]
         return Scripted(f"sender{n}", [f"{root}/ready"], receive=answer(*messages, Finish()))
@@ -203,7 +201,9 @@ def test_everything_is_delivered_when_many_senders_finish_at_once(transport: Tra
         ("a/b", ["a/b"]),
     ],
 )
-def test_wildcards(transport: Transport, root: str, subscription: str, matching: list[str]) -> None:
+def test_subscription_with_wildcards_matches(
+    transport: Transport, root: str, subscription: str, matching: list[str]
+) -> None:
     topics = ["a", "a/b", "a/b/c", "a//c", "b/a", "ab"]
     last = f"{root}/last"
     receiver = Scripted(
@@ -216,14 +216,14 @@ def test_wildcards(transport: Transport, root: str, subscription: str, matching:
     assert [topic.removeprefix(f"{root}/") for topic, _ in receiver.received[:-1]] == matching
 
 
-def test_nobody_hears_himself_without_subscribing(transport: Transport, root: str) -> None:
+def test_node_does_not_receive_its_own_message_without_subscription(transport: Transport, root: str) -> None:
     speaks = [Publish(f"{root}/a", b""), Publish(f"{root}/b", b"")]
     node = Scripted("node", [f"{root}/b"], start=answer(*speaks), receive=finish)
     transport.run([node])
     assert node.received == [(f"{root}/b", b"")]
 
 
-def test_a_hundred_and_twenty_nodes_play_a_round(transport: Transport, root: str) -> None:
+def test_hundred_and_twenty_nodes_play_a_round(transport: Transport, root: str) -> None:
     def home(n: int) -> Scripted:
         return Scripted(
             f"home{n}",
@@ -252,13 +252,13 @@ def test_a_hundred_and_twenty_nodes_play_a_round(transport: Transport, root: str
 # What the broker keeps.
 
 
-def test_a_retained_message_awaits_newcomers_and_arrives_after_start(transport: Transport, root: str) -> None:
+def test_retained_message_arrives_after_start(transport: Transport, root: str) -> None:
     kept = [Publish(f"{root}/kept/{n}", str(n).encode(), qos=1, retain=True) for n in range(20)]
     transport.run([Scripted("sender", start=answer(*kept, Finish()))])
     assert sorted(heard(transport, root, f"{root}/kept/+")) == sorted((k.topic, k.payload) for k in kept)
 
 
-def test_who_looks_again_receives_what_is_retained_again(transport: Transport, root: str) -> None:
+def test_retained_message_arrives_again_when_fetched(transport: Transport, root: str) -> None:
     def look_then_finish(topic: str, payload: bytes, now: float) -> list[Action]:
         return [FetchRetained()] if len(node.received) == 1 else [Finish()]
 
@@ -269,12 +269,12 @@ def test_who_looks_again_receives_what_is_retained_again(transport: Transport, r
     assert node.received == [(f"{root}/kept", b"1")] * 2
 
 
-def test_what_is_not_retained_does_not_await_newcomers(transport: Transport, root: str) -> None:
+def test_message_without_retain_does_not_reach_later_subscribers(transport: Transport, root: str) -> None:
     transport.run([Scripted("sender", start=answer(Publish(f"{root}/a", b"x", qos=1), Finish()))])
     assert heard(transport, root, f"{root}/a") == []
 
 
-def test_the_last_retained_message_counts_and_an_empty_one_clears(transport: Transport, root: str) -> None:
+def test_last_retained_message_counts_and_an_empty_one_clears(transport: Transport, root: str) -> None:
     def keep(payload: bytes) -> Scripted:
         return Scripted("sender", start=answer(Publish(f"{root}/a", payload, qos=1, retain=True), Finish()))
 
@@ -285,7 +285,7 @@ def test_the_last_retained_message_counts_and_an_empty_one_clears(transport: Tra
     assert heard(transport, root, f"{root}/a") == []
 
 
-def test_newcomers_receive_what_they_subscribed_to_and_nothing_else(transport: Transport, root: str) -> None:
+def test_later_subscribers_receive_only_their_topics(transport: Transport, root: str) -> None:
     kept = Publish(f"{root}/private", b"x", qos=1, retain=True)
     transport.run([Scripted("sender", start=answer(kept, Finish()))])
 
@@ -336,7 +336,7 @@ def fails_at_a_deadline(node: Scripted) -> OnReceive:
 
 
 @pytest.mark.parametrize("where", ["start", "receive", "tick", "job", "then"])
-def test_a_node_that_raises_is_cut_off_and_the_others_go_on(transport: Transport, root: str, where: str) -> None:
+def test_node_that_raises_is_disconnected_and_the_others_go_on(transport: Transport, root: str, where: str) -> None:
     will = Publish(f"{root}/will", b"gone", qos=1, retain=True)
     bad = Scripted("bad", [f"{root}/ready"], last_will=will, tick=fails)
     bad._receive = {
@@ -356,7 +356,7 @@ def test_a_node_that_raises_is_cut_off_and_the_others_go_on(transport: Transport
     assert heard(transport, root, f"{root}/will") == [(f"{root}/will", b"gone")]
 
 
-def test_what_a_node_published_before_it_raised_precedes_its_last_will(transport: Transport, root: str) -> None:
+def test_messages_before_an_exception_arrive_before_the_last_will(transport: Transport, root: str) -> None:
     bad = Scripted("bad", [f"{root}/ready", f"{root}/now"], last_will=Publish(f"{root}/a", b"gone"))
     bad._receive = lambda topic, payload, now: (
         fails() if topic == f"{root}/now" else [Publish(f"{root}/a", b"last words"), Publish(f"{root}/now", b"")]
@@ -367,13 +367,13 @@ def test_what_a_node_published_before_it_raised_precedes_its_last_will(transport
     assert [payload for _, payload in witness.received] == [b"last words", b"gone"]
 
 
-def test_who_finishes_leaves_no_last_will(transport: Transport, root: str) -> None:
+def test_last_will_is_not_published_after_finish(transport: Transport, root: str) -> None:
     will = Publish(f"{root}/will", b"gone", qos=1, retain=True)
     transport.run([Scripted("node", start=finish, last_will=will)])
     assert heard(transport, root, f"{root}/will") == []
 
 
-def test_who_finishes_amid_incoming_messages_leaves_no_last_will(transport: Transport, root: str) -> None:
+def test_last_will_is_not_published_after_finish_amid_incoming_messages(transport: Transport, root: str) -> None:
     will = Publish(f"{root}/will", b"gone", qos=1, retain=True)
     flood = [Publish(f"{root}/a", bytes(1000)) for _ in range(300)]
     node = Scripted("node", [f"{root}/a"], start=answer(*flood), last_will=will)
@@ -384,7 +384,7 @@ def test_who_finishes_amid_incoming_messages_leaves_no_last_will(transport: Tran
     assert heard(transport, root, f"{root}/will") == []
 
 
-def test_after_finish_a_node_is_not_called_and_asks_for_nothing(transport: Transport, root: str) -> None:
+def test_node_is_not_called_after_finish(transport: Transport, root: str) -> None:
     after = Publish(f"{root}/a", b"after", qos=1, retain=True)
     node = Scripted("node", [f"{root}/b"], start=answer(Publish(f"{root}/b", b""), Finish(), after))
     node.deadline = 0.0
@@ -393,7 +393,7 @@ def test_after_finish_a_node_is_not_called_and_asks_for_nothing(transport: Trans
     assert heard(transport, root, f"{root}/a") == []
 
 
-def test_traffic_is_counted_in_application_messages_and_bytes(transport: Transport, root: str) -> None:
+def test_traffic_counts_messages_and_payload_bytes(transport: Transport, root: str) -> None:
     receiver = Scripted("receiver", [f"{root}/a"], start=ready(root))
     receiver._receive = lambda topic, payload, now: finish() if payload == b"12345" else []
     sender = ready_then(root, Publish(f"{root}/a", b"123"), Publish(f"{root}/a", b"12345", qos=1))
@@ -403,12 +403,12 @@ def test_traffic_is_counted_in_application_messages_and_bytes(transport: Transpo
     assert (traffic["receiver"].received, traffic["receiver"].received_bytes) == (2, 8)
 
 
-def test_two_nodes_of_one_name_are_refused(transport: Transport) -> None:
+def test_nodes_are_refused_when_two_share_a_name(transport: Transport) -> None:
     with pytest.raises(ValueError, match="share a name"):
         transport.run([Scripted("twin", start=finish), Scripted("twin", start=finish)])
 
 
-def test_nothing_to_drive_is_nothing_to_do(transport: Transport) -> None:
+def test_run_without_nodes_ends_at_once(transport: Transport) -> None:
     assert transport.run([]) == TransportResult()
 
 
@@ -431,12 +431,12 @@ def test_tick_comes_when_the_clock_has_reached_the_deadline(transport: Transport
     assert node.times[2] >= node.times[1] + 0.02
 
 
-def test_a_deadline_can_be_moved_and_taken_back(transport: Transport, root: str) -> None:
+def test_deadline_can_be_moved_and_cleared(transport: Transport, root: str) -> None:
     node = Scripted("node", [f"{root}/a"], tick=finish)
     times: dict[str, float] = {}
 
     def set_first(now: float) -> Sequence[Action]:
-        node.deadline = now + 0.2
+        node.deadline = now + 2  # both messages arrive before that, even on a busy machine
         times["first"] = node.deadline
         return [Publish(f"{root}/a", b"take back")]
 
@@ -453,14 +453,14 @@ def test_a_deadline_can_be_moved_and_taken_back(transport: Transport, root: str)
     assert node.times[-1] >= times["second"]
 
 
-def test_the_clock_never_runs_backwards_for_a_node(transport: Transport, root: str) -> None:
+def test_clock_never_goes_back_for_a_node(transport: Transport, root: str) -> None:
     node = Scripted("node", [f"{root}/a"], start=answer(*[Publish(f"{root}/a", b"")] * 50))
     node._receive = lambda topic, payload, now: finish() if len(node.received) == 50 else []
     transport.run([node])
     assert node.times == sorted(node.times)
 
 
-def test_computations_run_in_the_order_asked_and_hand_over_their_results(transport: Transport) -> None:
+def test_computations_run_in_order_and_deliver_their_results(transport: Transport) -> None:
     log: list[str] = []
     busy = threading.Lock()
 
@@ -484,7 +484,7 @@ def test_computations_run_in_the_order_asked_and_hand_over_their_results(transpo
     assert [entry for entry in log if entry.startswith("then")] == ["then 0", "then 1", "then 2"]
 
 
-def test_a_node_is_never_called_twice_at_once(transport: Transport, root: str) -> None:
+def test_node_is_never_called_concurrently(transport: Transport, root: str) -> None:
     inside = threading.Lock()
 
     def alone(actions: Sequence[Action]) -> Sequence[Action]:
@@ -502,9 +502,9 @@ def test_a_node_is_never_called_twice_at_once(transport: Transport, root: str) -
 # Over MQTT only: what a virtual clock has no counterpart of.
 
 
-def test_a_computation_does_not_hold_up_reception(mqtt: MqttTransport, root: str) -> None:
+def test_messages_are_received_during_a_computation(mqtt: MqttTransport, root: str) -> None:
     received = threading.Event()
-    waits = Compute(lambda: received.wait(30), lambda in_time, now: finish() if in_time else fails())
+    waits = Compute(lambda: received.wait(120), lambda in_time, now: finish() if in_time else fails())
     node = Scripted("node", [f"{root}/a"], start=answer(waits, Publish(f"{root}/a", b"")))
 
     def note(topic: str, payload: bytes, now: float) -> Sequence[Action]:
@@ -531,12 +531,12 @@ def test_a_computation_does_not_hold_up_reception(mqtt: MqttTransport, root: str
         "mqtt://[::1:1884",
     ],
 )
-def test_an_address_of_another_form_is_refused(url: str) -> None:
+def test_address_is_refused_when_of_another_form(url: str) -> None:
     with pytest.raises(ValueError, match="not of the form mqtt://host:port"):
         MqttTransport(url)
 
 
-def test_an_unreachable_broker_is_an_error_that_says_so() -> None:
+def test_error_names_the_broker_when_it_is_unreachable() -> None:
     with socket.socket() as bound:  # but not listening
         bound.bind(("127.0.0.1", 0))
         url = f"mqtt://127.0.0.1:{bound.getsockname()[1]}"
@@ -547,7 +547,7 @@ def test_an_unreachable_broker_is_an_error_that_says_so() -> None:
     assert "refused" in caught.value.cause.lower()
 
 
-def test_of_several_servers_one_that_listens_is_enough(mosquitto_url: str) -> None:
+def test_connection_is_made_when_one_of_several_servers_listens(mosquitto_url: str) -> None:
     with socket.socket() as bound:  # but not listening
         bound.bind(("127.0.0.1", 0))
         url = f"mqtt://127.0.0.1:{bound.getsockname()[1]},{mosquitto_url.removeprefix('mqtt://')}"
@@ -556,7 +556,7 @@ def test_of_several_servers_one_that_listens_is_enough(mosquitto_url: str) -> No
             assert carried.traffic["node"].connections == 1
 
 
-def test_an_encrypted_address_and_what_to_prove_oneself_with_go_together(tmp_path: Path) -> None:
+def test_tls_is_required_by_mqtts_and_refused_by_mqtt(tmp_path: Path) -> None:
     tls = Tls(ca=tmp_path / "ca.crt", certificate=tmp_path / "node.crt", key=tmp_path / "node.key")
     with pytest.raises(ValueError, match="give tls"):
         MqttTransport("mqtts://127.0.0.1:8883")
@@ -566,7 +566,7 @@ def test_an_encrypted_address_and_what_to_prove_oneself_with_go_together(tmp_pat
         MqttTransport("mqtts://127.0.0.1:8883", tls=tls)
 
 
-def test_a_port_that_accepts_but_never_answers_is_an_unreachable_broker() -> None:
+def test_broker_is_unreachable_when_its_port_never_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"mqtt://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(BrokerUnreachableError, match="no answer to CONNECT"):
@@ -574,7 +574,7 @@ def test_a_port_that_accepts_but_never_answers_is_an_unreachable_broker() -> Non
 
 
 @pytest.mark.parametrize("stopper", ["before", "thread"])
-def test_stop_ends_the_run_and_leaves_the_last_wills(
+def test_stop_ends_the_run_and_last_wills_are_published(
     another: Callable[[], MqttTransport], root: str, stopper: str
 ) -> None:
     mqtt = another()
@@ -583,7 +583,7 @@ def test_stop_ends_the_run_and_leaves_the_last_wills(
 
     def occupied() -> None:
         busy.set()
-        assert release.wait(30)
+        assert release.wait(120)
 
     node = Scripted("node", start=answer(Compute(occupied, answer())), last_will=will)
     if stopper == "before":
@@ -593,9 +593,9 @@ def test_stop_ends_the_run_and_leaves_the_last_wills(
         return
     with ThreadPoolExecutor(1) as other:
         running = other.submit(mqtt.run, [node])
-        assert busy.wait(30)
+        assert busy.wait(120)
         mqtt.stop()
-        assert running.result(30).crashed == {}
+        assert running.result(120).crashed == {}
         release.set()
     witness = Scripted("witness", [f"{root}/will"], receive=finish)
     another().run([witness])
@@ -603,7 +603,7 @@ def test_stop_ends_the_run_and_leaves_the_last_wills(
 
 
 @pytest.mark.parametrize("kind", ["mosquitto", "embedded"])
-def test_after_a_reconnect_the_node_starts_again_and_qos_1_is_sent_after_all(
+def test_node_starts_again_and_qos_1_is_sent_after_a_reconnect(
     kind: Literal["mosquitto", "embedded"], root: str, tmp_path: Path
 ) -> None:
     if kind == "mosquitto" and broker.find_mosquitto() is None:
@@ -615,25 +615,25 @@ def test_after_a_reconnect_the_node_starts_again_and_qos_1_is_sent_after_all(
     def begin(now: float) -> Sequence[Action]:
         started.release()
         first_time = node.calls.count("start") == 1
-        return [Compute(lambda: gone.wait(30), answer(*held))] if first_time else []
+        return [Compute(lambda: gone.wait(120), answer(*held))] if first_time else []
 
     node = Scripted("node", [f"{root}/a"], start=begin)
     node._receive = lambda topic, payload, now: finish() if payload == b"held 2" else []
     first = broker.start(kind, tmp_path)
     with ThreadPoolExecutor(1) as other:
-        transport = MqttTransport(first.url, reconnect_s=30)
+        transport = MqttTransport(first.url, reconnect_s=120)
         running = other.submit(transport.run, [node])
-        assert started.acquire(timeout=30)
+        assert started.acquire(timeout=120)
         first.stop()
         gone.set()
         with broker.start(kind, tmp_path, port=first.port):
-            assert started.acquire(timeout=30)
-            assert running.result(30).crashed == {}
+            assert started.acquire(timeout=120)
+            assert running.result(120).crashed == {}
     assert node.calls.count("start") == 2
     assert node.received[-1] == (f"{root}/a", b"held 2")
 
 
-def test_a_broker_that_stays_away_is_an_error(tmp_path: Path) -> None:
+def test_error_is_raised_when_the_broker_stays_away(tmp_path: Path) -> None:
     started = threading.Event()
 
     def begin(now: float) -> Sequence[Action]:
@@ -644,24 +644,24 @@ def test_a_broker_that_stays_away_is_an_error(tmp_path: Path) -> None:
     node = Scripted("node", start=begin)
     with ThreadPoolExecutor(1) as other:
         running = other.submit(MqttTransport(running_broker.url, reconnect_s=0.3).run, [node])
-        assert started.wait(30)
+        assert started.wait(120)
         running_broker.stop()
         with pytest.raises(BrokerUnreachableError) as caught:
-            running.result(30)
+            running.result(120)
     assert caught.value.seconds == 0.3
 
 
 # In memory only: the virtual clock.
 
 
-def test_the_virtual_clock_does_not_wait() -> None:
+def test_virtual_clock_does_not_wait() -> None:
     node = Scripted("node", tick=finish)
     node.deadline = 1e9
     MemoryTransport().run([node])
     assert node.times == [0.0, 1e9]
 
 
-def test_a_message_takes_the_latency() -> None:
+def test_message_takes_the_latency() -> None:
     node = Scripted("node", ["a"], start=answer(Publish("a", b"")), receive=finish)
     MemoryTransport(latency_s=0.25).run([node])
     assert node.times == [0.0, 0.25]
@@ -681,7 +681,7 @@ def arrivals(transport: MemoryTransport, senders: Sequence[str]) -> dict[str, li
     return seen
 
 
-def test_jitter_depends_on_the_seed_and_the_link_only() -> None:
+def test_jitter_depends_on_seed_sender_and_receiver_only() -> None:
     alone = arrivals(MemoryTransport(seed=7, jitter_s=0.1), ["x"])
     in_company = arrivals(MemoryTransport(seed=7, jitter_s=0.1), ["y", "x"])
     assert alone["x"] == in_company["x"] != in_company["y"]
@@ -691,7 +691,7 @@ def test_jitter_depends_on_the_seed_and_the_link_only() -> None:
     assert arrivals(twice, ["x"]) == arrivals(twice, ["x"]) == alone
 
 
-def test_jitter_does_not_reorder_one_topic() -> None:
+def test_jitter_does_not_reorder_a_topic() -> None:
     messages = [Publish("a", str(n).encode()) for n in range(100)]
     node = Scripted("node", ["a"], start=answer(*messages))
     node._receive = lambda topic, payload, now: finish() if len(node.received) == 100 else []
@@ -699,7 +699,7 @@ def test_jitter_does_not_reorder_one_topic() -> None:
     assert [int(payload) for _, payload in node.received] == list(range(100))
 
 
-def test_nodes_that_wait_for_each_other_are_a_deadlock() -> None:
+def test_deadlock_is_raised_when_nodes_wait_for_each_other() -> None:
     waiting = [Scripted("a", ["x"]), Scripted("b", ["x"])]
     with pytest.raises(DeadlockError, match=r"these nodes have not finished, and nothing .*: a, b;") as caught:
         MemoryTransport().run([*waiting, Scripted("c", start=finish)])
@@ -719,11 +719,11 @@ def test_nodes_that_wait_for_each_other_are_a_deadlock() -> None:
         ("a/#", "b", False),
     ],
 )
-def test_topic_filters_follow_the_standard(subscription: str, topic: str, matches: bool) -> None:
+def test_topic_filter_matches_as_in_the_standard(subscription: str, topic: str, matches: bool) -> None:
     assert topic_matches(subscription, topic) is matches
 
 
-def test_a_broker_that_hangs_up_on_whom_it_let_in_is_not_asked_again_and_again() -> None:
+def test_pauses_grow_when_the_broker_closes_each_connection_at_once() -> None:
     """Every connection stands for a moment: pauses grow all the same, from a twentieth of a second on."""
     times: list[float] = []
 
@@ -732,8 +732,8 @@ def test_a_broker_that_hangs_up_on_whom_it_let_in_is_not_asked_again_and_again()
             while True:
                 with listening.accept()[0] as connection:
                     connection.recv(1000)
+                    times.append(time.monotonic())  # before the client can go on
                     connection.sendall(broker.CONNACK)
-                    times.append(time.monotonic())
                 if len(times) == 5:
                     transport.stop()
 
@@ -747,7 +747,7 @@ def test_a_broker_that_hangs_up_on_whom_it_let_in_is_not_asked_again_and_again()
     assert all(pause >= shortest for pause, shortest in zip(pauses, least, strict=True)), pauses
 
 
-def test_a_broker_that_wants_a_login_gets_it(tmp_path: Path) -> None:
+def test_login_is_sent_to_a_broker_that_wants_one(tmp_path: Path) -> None:
     mosquitto = broker.find_mosquitto()
     if mosquitto is None or shutil.which("mosquitto_passwd") is None:
         pytest.skip("Mosquitto is not installed")
@@ -762,6 +762,6 @@ def test_a_broker_that_wants_a_login_gets_it(tmp_path: Path) -> None:
             assert carried.traffic["emc"].connections == 1
             for login in (None, ("emc", "wrong")):
                 with pytest.raises(BrokerUnreachableError, match="Not authorized"):
-                    MqttTransport(url, login=login, connect_timeout_s=0.3).run([Scripted("emc", start=finish)])
+                    MqttTransport(url, login=login, connect_timeout_s=2).run([Scripted("emc", start=finish)])
         finally:
             running.terminate()

@@ -57,7 +57,7 @@ def topics(steps: Sequence[object]) -> dict[str, str]:
     return {step.topic: step.payload.decode() for step in steps if isinstance(step, Publish)}
 
 
-def test_each_member_is_asked_on_a_topic_of_its_own() -> None:
+def test_addressed_signal_has_a_topic_per_member() -> None:
     coordinator = Coordinator(LINK, ["ann", "bob"], POLICY)
     asked = topics(coordinator.ask(BOTH, 0.0))
     assert sorted(asked) == ["stackelgrid/run-1/c/ann/signal", "stackelgrid/run-1/c/bob/signal"]
@@ -65,27 +65,27 @@ def test_each_member_is_asked_on_a_topic_of_its_own() -> None:
     assert "for bob" not in asked["stackelgrid/run-1/c/ann/signal"]
 
 
-def test_a_member_listens_to_its_own_topics_and_to_no_others() -> None:
+def test_member_subscribes_to_its_own_topics_only() -> None:
     assert Member("ann", LINK).subscriptions == (
         "stackelgrid/run-1/c/ann/signal",
         "stackelgrid/run-1/c/ann/settlement",
     )
 
 
-def test_only_those_missing_are_asked_again() -> None:
+def test_addressed_signal_is_repeated_to_missing_members_only() -> None:
     coordinator = asking()
     coordinator.receive(answer("ann", 1), 0.1)
     assert list(topics(coordinator.tick(1.0))) == ["stackelgrid/run-1/c/bob/signal"]
 
 
-def test_one_who_comes_back_hears_what_it_was_asked() -> None:
+def test_returning_member_is_asked_its_own_question_again() -> None:
     coordinator = asking()
     coordinator.receive(Presence(run="run-1", sender="bob", state="offline"), 0.1)
     again = topics(coordinator.receive(Presence(run="run-1", sender="bob", state="online"), 0.2))
     assert list(again) == ["stackelgrid/run-1/c/bob/signal"] and "for bob" in again["stackelgrid/run-1/c/bob/signal"]
 
 
-def test_a_round_and_a_settlement_carry_what_each_was_told() -> None:
+def test_addressed_round_and_settlement_have_a_body_per_member() -> None:
     coordinator = asking()
     coordinator.receive(answer("ann", 1), 0.1)
     (finished,) = coordinator.receive(answer("bob", 1), 0.1)
@@ -98,7 +98,7 @@ def test_a_round_and_a_settlement_carry_what_each_was_told() -> None:
     assert list(topics(coordinator.leave())) == ["stackelgrid/run-1/c/ann/signal", "stackelgrid/run-1/c/bob/signal"]
 
 
-def test_a_member_answers_and_settles_on_what_it_was_told() -> None:
+def test_member_answers_and_settles_on_its_own_bodies() -> None:
     member = Member("ann", LINK)
     signal = Signal[Secret](run="run-1", sender="c", round=1, body=BOTH["ann"])
     heard = LINK.read("stackelgrid/run-1/c/ann/signal", LINK.write(signal))
@@ -109,13 +109,13 @@ def test_a_member_answers_and_settles_on_what_it_was_told() -> None:
 
 
 @pytest.mark.parametrize("topic", ["stackelgrid/run-1/c/signal", "stackelgrid/run-1/c/settlement"])
-def test_nobody_is_told_in_public(topic: str) -> None:
+def test_addressed_link_refuses_signals_for_all(topic: str) -> None:
     signal = Signal[Secret](run="run-1", sender="c", round=1, body=BOTH["ann"])
     with pytest.raises(BadMessageError, match="foreign"):
         LINK.read(topic, LINK.write(signal))
 
 
-def test_a_signal_by_another_than_the_coordinator_is_foreign() -> None:
+def test_signal_is_foreign_when_its_sender_is_not_the_coordinator() -> None:
     forged = Signal[Secret](run="run-1", sender="bob", round=1, body=BOTH["ann"])
     with pytest.raises(BadMessageError, match="foreign"):
         LINK.read("stackelgrid/run-1/c/ann/signal", LINK.write(forged))
@@ -210,7 +210,7 @@ def play(transport: MemoryTransport) -> dict[str, Any]:
     return found
 
 
-def test_an_aggregator_plays_as_many_inner_rounds_as_it_wants() -> None:
+def test_aggregator_plays_as_many_inner_rounds_as_its_strategy_wants() -> None:
     found = play(MemoryTransport(1))
     assert [record["given"] for record in found["inner"]] == [
         {"h1": 1, "h2": 2},
@@ -236,7 +236,7 @@ class Lossy(MemoryTransport):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_inner_rounds_survive_loss(seed: int) -> None:
+def test_inner_rounds_end_the_same_when_messages_are_lost(seed: int) -> None:
     found = play(Lossy(seed))
     assert found["homes"] == {"h1": {"number": 5}, "h2": {"number": 6}}
 
@@ -253,7 +253,7 @@ class Wiretap(MemoryTransport):
         return super().delays(sender, receiver, publish, now)
 
 
-def test_no_home_hears_what_another_is_told() -> None:
+def test_home_receives_no_message_of_another_home() -> None:
     tap = Wiretap(1)
     play(tap)
     assert tap.told["h1"] == {"stackelgrid/run-1/a1/h1/signal", "stackelgrid/run-1/a1/h1/settlement"}

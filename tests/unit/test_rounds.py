@@ -110,7 +110,7 @@ def finish(coordinator: Coordinator, round_number: int, *members: str) -> Round:
 # --- gathering ---
 
 
-def test_the_first_round_waits_until_every_member_is_there() -> None:
+def test_coordinator_gathers_until_every_member_is_online() -> None:
     coordinator = Coordinator(LINK, ["a", "b"], POLICY)
     assert coordinator.start(10.0) == []
     assert coordinator.next_deadline() == 15.0
@@ -122,7 +122,7 @@ def test_the_first_round_waits_until_every_member_is_there() -> None:
     assert coordinator.next_deadline() is None
 
 
-def test_the_first_round_waits_no_longer_than_gather_s() -> None:
+def test_coordinator_gathers_no_longer_than_gather_s() -> None:
     coordinator = Coordinator(LINK, ["a", "b", "c"], POLICY)
     coordinator.start(0.0)
     coordinator.receive(is_("b", "online"), 1.0)
@@ -133,7 +133,7 @@ def test_the_first_round_waits_no_longer_than_gather_s() -> None:
     assert coordinator.tick(61.0) == []
 
 
-def test_one_who_is_known_to_have_gone_does_not_hold_up_the_first_round() -> None:
+def test_gathering_does_not_wait_for_a_member_that_has_left() -> None:
     coordinator = Coordinator(LINK, ["a", "b"], POLICY)
     coordinator.start(0.0)
     assert coordinator.receive(is_("b", "offline"), 1.0) == []
@@ -146,7 +146,7 @@ def test_one_who_is_known_to_have_gone_does_not_hold_up_the_first_round() -> Non
     assert coordinator.receive(is_("a", "online"), 3.0) == [MembersGathered(absent=())]
 
 
-def test_a_reconnect_while_gathering_does_not_start_the_wait_again() -> None:
+def test_gathering_wait_does_not_begin_again_after_a_reconnect() -> None:
     coordinator = Coordinator(LINK, ["a"], POLICY)
     coordinator.start(0.0)
     assert coordinator.start(58.0) == []
@@ -157,7 +157,7 @@ def test_a_reconnect_while_gathering_does_not_start_the_wait_again() -> None:
 # --- a round ---
 
 
-def test_a_round_closes_with_the_last_answer_and_keeps_the_members_order() -> None:
+def test_round_closes_with_the_last_answer() -> None:
     coordinator = gathered("a", "b", "c")
     (signal,) = steps = coordinator.ask(Question(text="how much?"), 100.0)
     assert sent(steps) == [asks(1, "how much?")]
@@ -184,14 +184,14 @@ def test_a_round_closes_with_the_last_answer_and_keeps_the_members_order() -> No
     assert (coordinator.stale, coordinator.repeated) == (0, 0)
 
 
-def test_a_round_names_answers_in_the_order_of_the_members_however_they_come() -> None:
+def test_round_has_answers_in_the_order_of_the_members() -> None:
     coordinator = asking("a", "b", "c")
     finished = finish(coordinator, 1, "c", "b", "a")
     assert list(finished.answers) == ["a", "b", "c"]
     assert finished.complete
 
 
-def test_the_first_answer_counts_and_a_second_one_does_not() -> None:
+def test_second_answer_of_a_member_is_ignored() -> None:
     coordinator = asking("a", "b")
     coordinator.receive(says("a", 1, "first"), 1.0)
     assert coordinator.receive(says("a", 1, "second"), 2.0) == []
@@ -202,7 +202,7 @@ def test_the_first_answer_counts_and_a_second_one_does_not() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_an_answer_to_another_round_is_stale(number: int) -> None:
+def test_answer_to_another_round_is_stale(number: int) -> None:
     coordinator = asking("a", "b")
     finish(coordinator, 1, "a", "b")
     coordinator.ask(Question(text="?"), 1.0)
@@ -211,13 +211,13 @@ def test_an_answer_to_another_round_is_stale(number: int) -> None:
     assert finish(coordinator, 2, "a", "b").answers["a"] == Reply(text="a2")
 
 
-def test_an_answer_when_nothing_is_asked_is_stale() -> None:
+def test_answer_without_a_question_is_stale() -> None:
     coordinator = gathered("a")
     assert coordinator.receive(says("a", 1), 1.0) == []
     assert coordinator.stale == 1
 
 
-def test_one_who_is_no_member_is_ignored() -> None:
+def test_message_of_a_node_that_is_no_member_is_ignored() -> None:
     coordinator = Coordinator(LINK, ["a", "b"], POLICY)
     coordinator.start(0.0)
     coordinator.receive(is_("a", "online"), 0.0)
@@ -230,7 +230,7 @@ def test_one_who_is_no_member_is_ignored() -> None:
     assert set(finish(coordinator, 1, "b").answers) == {"a", "b"}
 
 
-def test_a_refused_answer_is_as_if_it_had_not_come() -> None:
+def test_refused_answer_is_ignored() -> None:
     def refuses(member: str, body: Body) -> str | None:
         return "too short" if body == Reply(text="") else None
 
@@ -247,7 +247,7 @@ def test_a_refused_answer_is_as_if_it_had_not_come() -> None:
 # --- deadlines ---
 
 
-def test_one_who_keeps_breaking_the_rules_is_quarantined() -> None:
+def test_member_is_quarantined_after_too_many_refused_answers() -> None:
     policy = replace(POLICY, quarantine_after=2)
     coordinator = Coordinator(LINK, ["a", "b"], policy, lambda member, body: "too short" if not body.text else None)
     coordinator.start(0.0)
@@ -269,7 +269,7 @@ def test_one_who_keeps_breaking_the_rules_is_quarantined() -> None:
     assert coordinator.receive(has_it("b", 2), 4.1) == [SettlementAcknowledged(missing=("a",))]
 
 
-def test_a_good_answer_does_not_make_up_for_bad_ones() -> None:
+def test_accepted_answer_does_not_reset_the_count_of_refused_ones() -> None:
     policy = replace(POLICY, quarantine_after=2)
     coordinator = Coordinator(LINK, ["a"], policy, lambda member, body: "too short" if not body.text else None)
     coordinator.start(0.0)
@@ -280,7 +280,7 @@ def test_a_good_answer_does_not_make_up_for_bad_ones() -> None:
     assert set(coordinator.quarantined) == {"a"}
 
 
-def test_after_the_deadline_only_the_missing_are_asked_again_and_no_more_often_than_agreed() -> None:
+def test_missing_members_are_asked_again_after_the_deadline_up_to_tries() -> None:
     coordinator = asking("a", "b", "c")
     coordinator.receive(says("b", 1), 1.0)
     assert coordinator.tick(4.9) == []
@@ -295,7 +295,7 @@ def test_after_the_deadline_only_the_missing_are_asked_again_and_no_more_often_t
 
 
 @pytest.mark.parametrize(("missing", "held", "excluded"), [("hold", ("b",), ()), ("exclude", (), ("b",))])
-def test_the_policy_says_what_becomes_of_the_missing(
+def test_policy_decides_about_missing_members(
     missing: Literal["hold", "exclude"], held: tuple[str, ...], excluded: tuple[str, ...]
 ) -> None:
     coordinator = asking("a", "b", policy=replace(POLICY, missing=missing))
@@ -309,7 +309,7 @@ def test_the_policy_says_what_becomes_of_the_missing(
     assert not finished.complete
 
 
-def test_one_who_never_answered_cannot_be_held_and_is_excluded() -> None:
+def test_member_that_never_answered_is_excluded_instead_of_held() -> None:
     coordinator = asking("a", "b")
     coordinator.receive(says("a", 1), 1.0)
     (finished,) = give_up(coordinator)
@@ -318,7 +318,7 @@ def test_one_who_never_answered_cannot_be_held_and_is_excluded() -> None:
     assert set(finished.answers) == {"a"}
 
 
-def test_a_held_answer_is_the_latest_and_stays_held() -> None:
+def test_held_answer_is_the_latest_of_the_member() -> None:
     coordinator = asking("a", "b")
     finish(coordinator, 1, "a", "b")
     coordinator.ask(Question(text="?"), 0.0)
@@ -332,7 +332,7 @@ def test_a_held_answer_is_the_latest_and_stays_held() -> None:
         assert finished.held == ("b",)
 
 
-def test_when_the_missing_must_answer_the_run_is_lost() -> None:
+def test_members_are_lost_when_the_policy_is_fail() -> None:
     coordinator = asking("a", "b", policy=replace(POLICY, missing="fail"))
     coordinator.receive(says("a", 1), 1.0)
     assert give_up(coordinator) == [MembersLost(members=("b",), round=1)]
@@ -341,12 +341,12 @@ def test_when_the_missing_must_answer_the_run_is_lost() -> None:
 
 
 @pytest.mark.parametrize("missing", ["hold", "exclude", "fail"])
-def test_when_nobody_ever_answered_the_run_is_lost(missing: Literal["hold", "exclude", "fail"]) -> None:
+def test_members_are_lost_when_nobody_ever_answered(missing: Literal["hold", "exclude", "fail"]) -> None:
     coordinator = asking("a", "b", policy=replace(POLICY, missing=missing))
     assert give_up(coordinator) == [MembersLost(members=("a", "b"), round=1)]
 
 
-def test_when_nobody_answers_any_more_everybody_is_held() -> None:
+def test_every_member_is_held_when_nobody_answers_any_more() -> None:
     coordinator = asking("a", "b")
     finish(coordinator, 1, "a", "b")
     coordinator.ask(Question(text="?"), 0.0)
@@ -356,7 +356,7 @@ def test_when_nobody_answers_any_more_everybody_is_held() -> None:
     assert finished.answers == {"a": Reply(text="a1"), "b": Reply(text="b1")}
 
 
-def test_one_who_was_silent_for_a_round_gets_one_try_until_it_answers_again() -> None:
+def test_member_that_missed_a_round_gets_one_try_until_it_answers_again() -> None:
     coordinator = asking("a", "b")
     coordinator.receive(says("a", 1), 0.0)
     give_up(coordinator)
@@ -373,7 +373,7 @@ def test_one_who_was_silent_for_a_round_gets_one_try_until_it_answers_again() ->
     assert sent(coordinator.tick(305.0)) == [asks(4, again=["b"])]
 
 
-def test_a_late_answer_to_a_round_that_was_given_up_is_dropped_and_not_held_later() -> None:
+def test_late_answer_to_a_closed_round_is_not_held_later() -> None:
     coordinator = asking("a", "b")
     finish(coordinator, 1, "a", "b")
     coordinator.ask(Question(text="?"), 0.0)
@@ -392,7 +392,7 @@ def test_a_late_answer_to_a_round_that_was_given_up_is_dropped_and_not_held_late
 # --- presence ---
 
 
-def test_one_who_is_gone_is_not_waited_for() -> None:
+def test_round_does_not_wait_for_a_member_that_has_left() -> None:
     coordinator = asking("a", "b", "c")
     coordinator.receive(says("a", 1), 1.0)
     assert coordinator.receive(is_("b", "offline"), 2.0) == []
@@ -401,7 +401,7 @@ def test_one_who_is_gone_is_not_waited_for() -> None:
     assert (finished.excluded, finished.closed_at) == (("b",), 3.0)
 
 
-def test_a_round_closes_when_the_last_one_missing_goes() -> None:
+def test_round_closes_when_the_last_missing_member_leaves() -> None:
     coordinator = asking("a", "b")
     coordinator.receive(says("a", 1), 1.0)
     (finished,) = coordinator.receive(is_("b", "offline"), 2.0)
@@ -409,14 +409,14 @@ def test_a_round_closes_when_the_last_one_missing_goes() -> None:
     assert finished.excluded == ("b",)
 
 
-def test_the_answer_of_one_who_goes_afterwards_counts() -> None:
+def test_answer_counts_when_the_member_leaves_afterwards() -> None:
     coordinator = asking("a", "b")
     coordinator.receive(says("a", 1, "a1"), 1.0)
     assert coordinator.receive(is_("a", "offline"), 2.0) == []
     assert finish(coordinator, 1, "b").complete
 
 
-def test_one_who_must_answer_is_waited_for_even_when_gone() -> None:
+def test_round_waits_for_a_member_that_has_left_when_the_policy_is_fail() -> None:
     coordinator = asking("a", "b", policy=replace(POLICY, missing="fail"))
     coordinator.receive(says("a", 1), 1.0)
     assert coordinator.receive(is_("b", "offline"), 2.0) == []
@@ -424,14 +424,14 @@ def test_one_who_must_answer_is_waited_for_even_when_gone() -> None:
     assert finish(coordinator, 1, "b").complete
 
 
-def test_nobody_is_given_up_before_anybody_answered() -> None:
+def test_round_waits_for_absent_members_until_someone_has_answered() -> None:
     coordinator = asking("a", "b")
     assert coordinator.receive(is_("a", "offline"), 1.0) == []
     assert coordinator.receive(is_("b", "offline"), 1.0) == []
     assert coordinator.next_deadline() == 5.0
 
 
-def test_one_who_comes_back_is_asked_again_unless_it_has_answered() -> None:
+def test_returning_member_is_asked_again_unless_it_has_answered() -> None:
     coordinator = asking("a", "b")
     coordinator.receive(says("a", 1), 1.0)
     for member in ("a", "b"):
@@ -444,7 +444,7 @@ def test_one_who_comes_back_is_asked_again_unless_it_has_answered() -> None:
     assert sent(coordinator.receive(is_("b", "online"), 3.0)) == [asks(1, again=["b"])]
 
 
-def test_one_who_comes_back_is_waited_for_in_the_next_round() -> None:
+def test_round_waits_for_a_member_that_has_returned() -> None:
     coordinator = asking("a", "b")
     coordinator.receive(is_("b", "offline"), 1.0)
     coordinator.receive(says("a", 1), 1.0)
@@ -454,7 +454,7 @@ def test_one_who_comes_back_is_waited_for_in_the_next_round() -> None:
     assert finish(coordinator, 2, "b").complete
 
 
-def test_one_who_answers_is_there_even_if_it_did_not_say_so() -> None:
+def test_member_that_answers_is_online_without_its_presence() -> None:
     coordinator = Coordinator(LINK, ["a", "b"], POLICY)
     coordinator.receive(is_("b", "online"), 0.0)
     coordinator.ask(Question(text="?"), 0.0)
@@ -464,7 +464,7 @@ def test_one_who_answers_is_there_even_if_it_did_not_say_so() -> None:
     assert finish(coordinator, 2, "a").complete
 
 
-def test_after_a_reconnect_the_coordinator_says_again_what_is_current() -> None:
+def test_coordinator_sends_again_what_is_current_after_a_reconnect() -> None:
     coordinator = asking("a", "b")
     coordinator.receive(says("a", 1), 1.0)
     assert sent(coordinator.start(2.0)) == [asks(1)]
@@ -486,7 +486,7 @@ def settling(*members: str) -> Coordinator:
     return coordinator
 
 
-def test_the_settlement_is_retained_and_acknowledged_by_all() -> None:
+def test_settlement_is_retained_and_acknowledged_by_all() -> None:
     coordinator = asking("a", "b")
     finish(coordinator, 1, "a", "b")
     (publish,) = steps = coordinator.settle(Question(text="!"), settled=True, complete=True, now=10.0)
@@ -499,7 +499,7 @@ def test_the_settlement_is_retained_and_acknowledged_by_all() -> None:
     assert coordinator.next_deadline() is None
 
 
-def test_the_settlement_is_repeated_until_receipts_come() -> None:
+def test_settlement_is_repeated_until_receipts_come() -> None:
     coordinator = settling("a", "b")
     coordinator.receive(has_it("a", 1), 11.0)
     assert coordinator.tick(14.9) == []
@@ -508,7 +508,7 @@ def test_the_settlement_is_repeated_until_receipts_come() -> None:
     assert coordinator.tick(20.0) == []
 
 
-def test_those_who_do_not_acknowledge_are_named_in_the_end() -> None:
+def test_members_without_receipt_are_named_at_the_end() -> None:
     coordinator = settling("a", "b", "c")
     coordinator.receive(has_it("b", 1, "b-home-3", "b-home-7"), 11.0)
     patience = [10.0 + 5.0 * asked for asked in range(1, 10 * POLICY.tries)]
@@ -516,7 +516,7 @@ def test_those_who_do_not_acknowledge_are_named_in_the_end() -> None:
     assert coordinator.tick(160.0) == [SettlementAcknowledged(missing=("a", "c", "b-home-3", "b-home-7"))]
 
 
-def test_one_who_has_left_may_come_back_in_time() -> None:
+def test_round_waits_return_s_for_a_member_that_has_left() -> None:
     coordinator = asking("a", "b", policy=replace(POLICY, return_s=3.0))
     coordinator.receive(says("a", 1), 1.0)
     assert coordinator.receive(is_("b", "offline"), 1.5) == []
@@ -527,7 +527,7 @@ def test_one_who_has_left_may_come_back_in_time() -> None:
     assert isinstance(finished, Round) and finished.complete
 
 
-def test_one_who_does_not_come_back_is_given_up_once_for_all() -> None:
+def test_round_closes_without_a_member_that_does_not_return() -> None:
     coordinator = asking("a", "b", policy=replace(POLICY, return_s=3.0))
     coordinator.receive(says("a", 1), 1.0)
     coordinator.receive(is_("b", "offline"), 1.5)
@@ -538,13 +538,13 @@ def test_one_who_does_not_come_back_is_given_up_once_for_all() -> None:
     assert isinstance(again, Round) and again.excluded == ("b",)
 
 
-def test_one_who_is_gone_is_not_waited_for_to_acknowledge() -> None:
+def test_settlement_does_not_wait_for_a_member_that_has_left() -> None:
     coordinator = settling("a", "b")
     coordinator.receive(has_it("a", 1), 11.0)
     assert coordinator.receive(is_("b", "offline"), 12.0) == [SettlementAcknowledged(missing=("b",))]
 
 
-def test_receipts_of_another_settlement_are_stale() -> None:
+def test_receipt_of_another_settlement_is_stale() -> None:
     coordinator = settling("a")
     assert coordinator.receive(has_it("a", 2), 11.0) == []
     assert coordinator.receive(has_it("a", 1), 12.0) == [SettlementAcknowledged(missing=())]
@@ -552,20 +552,20 @@ def test_receipts_of_another_settlement_are_stale() -> None:
     assert coordinator.stale == 2
 
 
-def test_answers_do_not_count_any_more_once_it_is_settled() -> None:
+def test_answer_after_the_settlement_is_stale() -> None:
     coordinator = settling("a", "b")
     assert coordinator.receive(says("a", 1), 11.0) == []
     assert coordinator.stale == 1
 
 
-def test_leaving_clears_the_signal_and_keeps_the_settlement() -> None:
+def test_coordinator_clears_the_signal_but_not_the_settlement_when_it_leaves() -> None:
     assert settling("a").leave() == [Publish("stackelgrid/run-1/c/signal", b"", qos=1, retain=True)]
 
 
 # --- a member ---
 
 
-def test_a_member_says_that_it_is_there_and_leaves_word_for_when_it_is_not() -> None:
+def test_member_publishes_its_presence_and_has_a_last_will() -> None:
     member = Member("a", LINK)
     assert sent(member.start()) == [is_("a", "online")]
     assert sent([member.last_will]) == [is_("a", "offline")]
@@ -573,14 +573,14 @@ def test_a_member_says_that_it_is_there_and_leaves_word_for_when_it_is_not() -> 
     assert member.leave() == [Publish("stackelgrid/run-1/c/a/presence", b"", qos=1, retain=True)]
 
 
-def test_a_member_answers_a_round_once() -> None:
+def test_member_answers_a_round_once() -> None:
     member = Member("a", LINK)
     assert member.receive(asks(1, "how much?")) == [QuestionReceived(1, Question(text="how much?"))]
     assert member.receive(asks(1, "how much?")) == []  # still working it out
     assert sent(member.answer(1, Reply(text="two"))) == [says("a", 1, "two")]
 
 
-def test_a_member_asked_again_repeats_the_same_bytes() -> None:
+def test_member_repeats_the_same_bytes_when_asked_again() -> None:
     member = Member("a", LINK)
     member.receive(asks(1))
     first = member.answer(1, Reply(text="two"))
@@ -589,7 +589,7 @@ def test_a_member_asked_again_repeats_the_same_bytes() -> None:
     assert member.receive(asks(1, again=["b"])) == []
 
 
-def test_a_member_asked_something_else_under_the_same_number_answers_that() -> None:
+def test_member_answers_another_question_under_the_same_number_when_renumbered() -> None:
     member = Member("a", LINK, renumbered=True)
     member.receive(asks(1, "how much?"))
     member.answer(1, Reply(text="three"))
@@ -598,7 +598,7 @@ def test_a_member_asked_something_else_under_the_same_number_answers_that() -> N
     assert sent(member.receive(asks(1, "how much now?"))) == [says("a", 1, "four")]
 
 
-def test_a_member_ignores_rounds_that_are_over() -> None:
+def test_member_ignores_earlier_rounds() -> None:
     member = Member("a", LINK)
     member.receive(asks(2))
     assert member.receive(asks(1)) == []
@@ -606,7 +606,7 @@ def test_a_member_ignores_rounds_that_are_over() -> None:
     assert sent(member.answer(2, Reply(text="two"))) == [says("a", 2, "two")]
 
 
-def test_a_member_does_not_send_an_answer_that_has_been_overtaken() -> None:
+def test_member_does_not_send_an_answer_after_a_later_question() -> None:
     member = Member("a", LINK)
     member.receive(asks(1))
     member.receive(asks(2))
@@ -615,7 +615,7 @@ def test_a_member_does_not_send_an_answer_that_has_been_overtaken() -> None:
     assert sent(member.answer(2, Reply(text="two"))) == [says("a", 2, "two")]
 
 
-def test_a_member_does_not_repeat_the_answer_to_a_round_that_is_over() -> None:
+def test_member_does_not_repeat_an_answer_to_an_earlier_round() -> None:
     member = Member("a", LINK)
     member.receive(asks(1))
     member.answer(1, Reply(text="one"))
@@ -623,12 +623,12 @@ def test_a_member_does_not_repeat_the_answer_to_a_round_that_is_over() -> None:
     assert member.receive(asks(2, again=["a"])) == []  # still working it out
 
 
-def test_a_member_that_missed_a_round_answers_when_named() -> None:
+def test_member_that_missed_a_round_answers_when_named() -> None:
     member = Member("a", LINK)
     assert member.receive(asks(3, again=["a"])) == [QuestionReceived(3, Question(text="?"))]
 
 
-def test_a_member_that_reconnects_says_so_and_answers_the_retained_signal() -> None:
+def test_member_answers_the_retained_signal_after_a_reconnect() -> None:
     member = Member("a", LINK)
     member.receive(asks(1))
     first = member.answer(1, Reply(text="two"))
@@ -637,7 +637,7 @@ def test_a_member_that_reconnects_says_so_and_answers_the_retained_signal() -> N
     assert member.receive(asks(2)) == [QuestionReceived(2, Question(text="?"))]
 
 
-def test_a_member_settles_once_and_acknowledges_as_often_as_it_is_told() -> None:
+def test_member_settles_once_and_acknowledges_each_copy() -> None:
     member = Member("a", LINK)
     member.receive(asks(1))
     assert member.acknowledge([]) == []
@@ -648,7 +648,7 @@ def test_a_member_settles_once_and_acknowledges_as_often_as_it_is_told() -> None
     assert member.receive(settles(1)) == receipt
 
 
-def test_a_member_does_nothing_more_after_the_settlement() -> None:
+def test_member_ignores_signals_after_the_settlement() -> None:
     member = Member("a", LINK)
     member.receive(asks(1))
     member.receive(settles(1))
@@ -785,7 +785,7 @@ policies = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 5), policies, st.integers(1, 5), st.sampled_from([0.0, 10.0, 40.0, 200.0]))
-def test_whatever_the_network_does_rounds_end_and_everybody_learns_the_settlement(
+def test_rounds_end_and_the_settlement_reaches_all_on_any_network(
     seed: int, count: int, policy: RoundPolicy, rounds: int, calm_at: float
 ) -> None:
     play = Play(seed, count, policy, rounds, calm_at)

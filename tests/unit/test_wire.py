@@ -124,7 +124,7 @@ def read(content: Any, topic: str | None = None) -> Message:
 @example(
     Answer[LoadResponse](**UP, round=1, body=LoadResponse(homes=1, load_kw=awkward[2:5], slope=[-0.0, -5e-324, -1 / 3]))
 )
-def test_every_message_comes_back_bit_for_bit(message: Message) -> None:
+def test_message_round_trip_is_exact(message: Message) -> None:
     seen = LINK.read(LINK.topic(message), LINK.write(message))
     assert type(seen) is type(message)
     assert bits(seen.model_dump()) == bits(message.model_dump())
@@ -132,21 +132,21 @@ def test_every_message_comes_back_bit_for_bit(message: Message) -> None:
 
 @given(st.lists(finite, min_size=6, max_size=6))
 @example([*awkward[:4], -5e-324, -0.0])
-def test_packed_arrays_come_back_bit_for_bit(cells: list[float]) -> None:
+def test_packed_array_round_trip_is_exact(cells: list[float]) -> None:
     array = np.array(cells).reshape(2, 3)
     body = LoadResponse(homes=2, load_kw=PackedArray.of(array), slope=[0.0] * SLOTS)
     seen = LINK.read(LINK.topic(message := Answer[LoadResponse](**UP, round=1, body=body)), LINK.write(message))
     assert seen.body.loads().tobytes() == array.tobytes()
 
 
-def test_packing_keeps_rows_whatever_the_memory_layout() -> None:
+def test_packed_array_has_rows_in_order_for_any_memory_layout() -> None:
     array = np.arange(6.0).reshape(3, 2).T
     np.testing.assert_array_equal(PackedArray.of(array).array(), [[0, 2, 4], [1, 3, 5]])
     np.testing.assert_array_equal(PackedArray.of(array[:, ::2]).array(), [[0, 4], [1, 5]])
     np.testing.assert_array_equal(PackedArray.of(array.astype(">f8")).array(), array)
 
 
-def test_packed_arrays_of_the_same_numbers_are_equal_before_and_after_they_are_looked_at() -> None:
+def test_packed_arrays_of_the_same_numbers_are_equal() -> None:
     one, other = (PackedArray.of(np.array([[1.0, 2.0]])) for _ in range(2))
     assert one == other
     np.testing.assert_array_equal(one.array(), other.array())
@@ -154,21 +154,21 @@ def test_packed_arrays_of_the_same_numbers_are_equal_before_and_after_they_are_l
     assert one != PackedArray.of(np.array([[1.0, 3.0]]))
 
 
-def test_loads_are_a_row_per_home_or_one_row() -> None:
+def test_load_response_has_a_row_per_home() -> None:
     one = LoadResponse(homes=3, load_kw=[1.0, 2.0, 3.0], slope=[0.0] * SLOTS)
     host = LoadResponse(homes=2, load_kw=PackedArray.of(np.ones((2, SLOTS))), slope=[0.0] * SLOTS)
     assert one.loads().shape == (1, SLOTS)
     assert host.loads().shape == (2, SLOTS)
 
 
-def test_a_price_signal_is_readable_json() -> None:
+def test_price_signal_is_readable_json() -> None:
     message = Signal[Price](**DOWN, round=7, again=["a2"], body=Price(price=[9.24, 0.1, -1.5]))
     assert LINK.write(message) == (
         b'{"schema":1,"run":"run-1","sender":"leader","round":7,"again":["a2"],"body":{"price":[9.24,0.1,-1.5]}}'
     )
 
 
-def test_a_single_homes_answer_is_readable_json_and_says_nothing_it_need_not() -> None:
+def test_answer_of_one_home_is_readable_json_without_absent_keys() -> None:
     message = Answer[LoadResponse](
         **UP, round=7, body=LoadResponse(homes=1, load_kw=[1.5, 2.0, 0.25], slope=[-0.5, 0.0, 0.0])
     )
@@ -181,7 +181,7 @@ def test_a_single_homes_answer_is_readable_json_and_says_nothing_it_need_not() -
     }
 
 
-def test_topics_name_run_sender_and_purpose() -> None:
+def test_topic_names_run_sender_and_purpose() -> None:
     topics = {
         message.purpose: LINK.topic(message)
         for message in (
@@ -201,7 +201,7 @@ def test_topics_name_run_sender_and_purpose() -> None:
     }
 
 
-def test_an_answer_is_fresh_when_every_home_answered_this_round() -> None:
+def test_answer_is_fresh_when_every_home_answered_this_round() -> None:
     body = LoadResponse(homes=3, load_kw=[1.0] * SLOTS, slope=[0.0] * SLOTS)
     assert body.fresh
     assert not body.model_copy(update={"held": 1}).fresh
@@ -212,7 +212,7 @@ def test_an_answer_is_fresh_when_every_home_answered_this_round() -> None:
 
 
 @pytest.mark.parametrize(("content", "kind"), [(signal(), Signal), (settlement(), Settlement), (answer(), Answer)])
-def test_what_the_cases_below_spoil_is_sound(content: dict[str, Any], kind: type[Message]) -> None:
+def test_message_is_read_before_the_cases_below_spoil_it(content: dict[str, Any], kind: type[Message]) -> None:
     assert isinstance(read(content), kind)
 
 
@@ -292,7 +292,7 @@ MALFORMED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED)
-def test_a_malformed_payload_is_refused(content: Any) -> None:
+def test_payload_is_refused_when_malformed(content: Any) -> None:
     with pytest.raises(BadMessageError) as refused:
         read(content)
     assert refused.value.reason == "malformed"
@@ -309,18 +309,18 @@ LAX = {
 
 
 @pytest.mark.parametrize("content", LAX.values(), ids=LAX)
-def test_a_body_with_a_number_of_another_type_is_refused(content: Any) -> None:
+def test_body_is_refused_when_a_number_has_another_type(content: Any) -> None:
     with pytest.raises(BadMessageError):
         read(content)
 
 
-def test_no_horizon_is_longer_than_max_slots() -> None:
+def test_body_is_refused_when_longer_than_max_slots() -> None:
     Price(price=[1.0] * MAX_SLOTS)
     with pytest.raises(ValidationError, match="at most 1000"):
         Price(price=[1.0] * (MAX_SLOTS + 1))
 
 
-def test_a_duplicate_key_counts_as_last_written() -> None:
+def test_last_of_two_equal_keys_counts() -> None:
     payload = json.dumps(signal()).encode()
     seen = read(payload.replace(b'"round": 7', b'"round": 7, "round": 8'))
     assert seen == read(signal(round=8))
@@ -328,7 +328,7 @@ def test_a_duplicate_key_counts_as_last_written() -> None:
         read(payload.replace(b'"schema": 1', b'"schema": 1, "schema": 2'))
 
 
-def test_a_payload_that_is_too_long_is_refused_unread() -> None:
+def test_payload_is_refused_unread_when_too_long() -> None:
     padded = json.dumps(signal()).encode()
     longest = padded + b" " * (MAX_BYTES - len(padded))
     assert read(longest) == read(signal())
@@ -356,13 +356,13 @@ FOREIGN: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize(("topic", "content"), FOREIGN.values(), ids=FOREIGN)
-def test_a_message_of_somebody_else_is_refused(topic: str, content: Any) -> None:
+def test_message_is_refused_when_it_disagrees_with_its_topic(topic: str, content: Any) -> None:
     with pytest.raises(BadMessageError) as refused:
         read(content, topic)
     assert refused.value.reason == "foreign"
 
 
-def test_the_body_of_a_signal_is_no_answer() -> None:
+def test_answer_is_refused_when_its_body_is_a_signals() -> None:
     with pytest.raises(BadMessageError, match="malformed"):
         read(signal() | UP, "stackelgrid/run-1/leader/a1/answer")
 
@@ -396,7 +396,7 @@ def refused_or_kept(topic: str, payload: bytes) -> bool:
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(TOPICS) | st.text(), st.binary(max_size=200))
-def test_no_bytes_do_more_than_be_refused(topic: str, payload: bytes) -> None:
+def test_any_bytes_are_refused_or_read(topic: str, payload: bytes) -> None:
     assert not refused_or_kept(topic, payload)
 
 
@@ -406,7 +406,7 @@ def test_no_bytes_do_more_than_be_refused(topic: str, payload: bytes) -> None:
     st.sampled_from([signal(), answer(), answer(load_kw=packed([1.0] * 3, [1, 3]))]),
     st.data(),
 )
-def test_a_message_with_one_value_replaced_is_refused_or_valid(
+def test_message_with_one_value_replaced_is_refused_or_valid(
     topic: str, content: dict[str, Any], data: st.DataObject
 ) -> None:
     changed = json.loads(json.dumps(content))
@@ -417,7 +417,7 @@ def test_a_message_with_one_value_replaced_is_refused_or_valid(
 
 @settings(max_examples=300, deadline=None)
 @given(messages, st.data())
-def test_a_message_with_flipped_bits_is_refused_or_valid(message: Message, data: st.DataObject) -> None:
+def test_message_with_flipped_bits_is_refused_or_valid(message: Message, data: st.DataObject) -> None:
     payload = bytearray(LINK.write(message))
     for place in data.draw(st.lists(st.integers(0, 8 * len(payload) - 1), min_size=1, max_size=4)):
         payload[place // 8] ^= 1 << place % 8
@@ -425,6 +425,6 @@ def test_a_message_with_flipped_bits_is_refused_or_valid(message: Message, data:
 
 
 @pytest.mark.parametrize("cut", [lambda p: p[:-1], lambda p: p[1:], lambda p: p + p, lambda p: p.replace(b"1", b"-")])
-def test_a_torn_message_is_refused(cut: Callable[[bytes], bytes]) -> None:
+def test_message_is_refused_when_a_part_is_missing(cut: Callable[[bytes], bytes]) -> None:
     message = Signal[Price](**DOWN, round=1, body=Price(price=[1.0, 2.0, 3.0]))
     assert not refused_or_kept(LINK.topic(message), cut(LINK.write(message)))
