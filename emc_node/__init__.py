@@ -1,1 +1,1 @@
-"""The home: its private appliances and preferences, and the answers it gives to a price."""
+"""The home's process, the EMC (home energy management controller), and all that a Raspberry Pi needs for it."""

@@ -1,4 +1,4 @@
-"""`emc-node --config FILE`: one home energy management controller; and what sets it up and looks after it."""
+"""`emc-node --config FILE`: one home energy management controller. Further commands set it up and show its status."""
 
 import sys
 from importlib import import_module
@@ -15,12 +15,12 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the node, or one of `COMMANDS`; returns the exit code."""
+    """Run the node, or one of `COMMANDS`; return the exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     if words and words[0] in COMMANDS:
         return int(import_module(COMMANDS[words[0]]).main(words[1:]))
     if words and words[0] in ("-h", "--help"):
-        print(f"other commands: {', '.join(f'emc-node {name}' for name in COMMANDS)}; each tells more with --help\n")
+        print(f"other commands: {', '.join(f'emc-node {name}' for name in COMMANDS)}; see the --help of each\n")
     return process.main("emc-node", config_model, build, inject_faults, arguments)
 
 

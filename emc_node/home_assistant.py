@@ -1,4 +1,4 @@
-"""The plan in Home Assistant: one retained message announces a device and its sensors.
+"""The plan in Home Assistant: one retained message describes a device and its sensors.
 
 The message is the device discovery of Home Assistant's MQTT integration (2024.11 and newer): `device`, `origin`, and
 `components`, each with its `platform`; https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery.
@@ -16,13 +16,13 @@ _SHARE = {"device_class": "battery", "state_class": "measurement", "unit_of_meas
 
 
 def discovery(name: str, topic: str, settings: DeviceSettings, *, storage: bool) -> tuple[str, dict[str, Any]]:
-    """Where and what is announced for the EMC `name`, whose `topic`/state, /schedule and /availability are read.
+    """Give topic and content of the message for the EMC `name`, which publishes its state and schedule below `topic`.
 
-    Sensors of the storage are there with a `storage`, the deviation from the plan where the load is measured.
+    With a `storage` it has sensors of the storage, with a measured load one of the deviation from the plan.
     """
-    told = settings.home_assistant
-    assert told is not None
-    price = {"state_class": "measurement"} | ({"unit_of_measurement": told.price_unit} if told.price_unit else {})
+    shown = settings.home_assistant
+    assert shown is not None
+    price = {"state_class": "measurement"} | ({"unit_of_measurement": shown.price_unit} if shown.price_unit else {})
     sensors = {
         "load_kw": _sensor(name, topic, "load_kw", "Planned load", _POWER),
         "price": _sensor(name, topic, "price", "Price", price),
@@ -36,10 +36,10 @@ def discovery(name: str, topic: str, settings: DeviceSettings, *, storage: bool)
     if settings.meter.load is not None:
         beyond = _sensor(name, topic, "beyond_plan_kw", "Load beyond the plan", _POWER, hourly=False)
         sensors["beyond_plan_kw"] = beyond
-    return f"{told.discovery_prefix}/device/emc-node-{name}/config", {
+    return f"{shown.discovery_prefix}/device/emc-node-{name}/config", {
         "device": {
             "identifiers": [f"emc-node-{name}"],
-            "name": told.name or f"Energy plan of {name}",
+            "name": shown.name or f"Energy plan of {name}",
             "manufacturer": "Stackelgrid",
             "model": "EMC",
         },
@@ -53,18 +53,18 @@ def discovery(name: str, topic: str, settings: DeviceSettings, *, storage: bool)
 def _sensor(
     name: str, topic: str, key: str, title: str, kind: dict[str, str], *, hourly: bool = True
 ) -> dict[str, Any]:
-    """A sensor that shows `key` of the state, and as its attribute the day's `hourly` schedule."""
-    shown = {
+    """Describe a sensor that shows `key` of the state, and as its attribute the day's `hourly` schedule."""
+    sensor = {
         "platform": "sensor",
         "unique_id": f"emc-node-{name}-{key}",
         "name": title,
-        # Not told yet, as a deviation before the first measurement: the sensor stays unknown.
+        # Without a value, as of a deviation before the first measurement, the sensor stays unknown.
         "value_template": f"{{{{ value_json.{key} | default(none) }}}}",
         **kind,
     }
     if not hourly:
-        return shown
-    return shown | {
+        return sensor
+    return sensor | {
         "json_attributes_topic": f"{topic}/schedule",
         "json_attributes_template": f"{{{{ {{'hourly': value_json.{key}}} | tojson }}}}",
     }

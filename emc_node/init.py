@@ -1,9 +1,9 @@
-"""`emc-node init`: from what the operator gave and what the owner knows to a folder that an EMC starts from.
+"""`emc-node init`: make the folder that an EMC starts from, of the operator's files and the owner's description.
 
-    config.json   whom it answers, and the home
-    ca.crt node.crt node.key   what it proves itself with, where the broker is at mqtts://
+    config.json                the grid's broker, the aggregator, and the home
+    ca.crt node.crt node.key   certificates and key, where the broker is at mqtts://
 
-All of it is checked as a run checks it, in a folder beside the place where it goes, before anything there is touched.
+All files are written to a temporary folder and checked there as a run checks them, before any file is replaced.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from emc_node.config import assemble, config_model
-from stackelgrid.errors import ConfigError
+from stackelgrid.errors import ConfigError, ExitCode
 from stackelgrid.node.config import load
 from stackelgrid.registry import names
 from stackelgrid.transport.mqtt import MqttTransport
@@ -28,8 +28,8 @@ FOLDER = Path("/etc/stackelgrid")
 STATE = Path("/var/lib/stackelgrid")
 CONFIG = "config.json"
 TLS = {"ca": "ca.crt", "certificate": "node.crt", "key": "node.key"}
-"""What the files that TLS needs are called beside the configuration."""
-_ASKED = {
+"""The names of the files for TLS, beside the configuration."""
+_QUESTIONS = {
     "broker": "Broker of the grid (mqtts://HOST:PORT)",
     "run": "Name of the run",
     "name": "Name of this home in the run",
@@ -38,43 +38,45 @@ _ASKED = {
     "slots": "Number of slots",
     "home": "File that describes the home (JSON)",
 }
-_TLS_ASKED = {
+_TLS_QUESTIONS = {
     "ca": "Certificate of the authority (ca.crt)",
     "certificate": "Certificate of this home (node.crt)",
     "key": "Its private key (node.key)",
 }
-DONE, BAD_INPUT = 0, 2
+DONE = 0
 
 
 class InitError(Exception):
-    """What is missing or wrong, and how to mend it."""
+    """Something missing or wrong; the message says how to mend it."""
 
 
 def main(arguments: list[str]) -> int:
-    """Set an EMC up; returns the exit code."""
+    """Set an EMC up; return the exit code."""
     options = _options(arguments)
     try:
-        configuration, files = _gathered(options)
+        configuration, files = _collect(options)
         _install(options.to, configuration, files, overwrite=options.force)
     except InitError as error:
-        return _refused(str(error))
+        return _report(str(error))
     except OSError as error:
         hint = "; try it with sudo" if isinstance(error, PermissionError) else ""
-        return _refused(f"{error.filename}: {error.strerror}{hint}")
+        return _report(f"{error.filename}: {error.strerror}{hint}")
     print(f"{options.to / CONFIG} is written and checked: {configuration['name']} of run {configuration['run']}.")
     return DONE
 
 
-def _refused(why: str) -> int:
-    print("\n".join(f"emc-node init: {line}" for line in why.splitlines()), file=sys.stderr)
-    return BAD_INPUT
+def _report(error: str) -> int:
+    print("\n".join(f"emc-node init: {line}" for line in error.splitlines()), file=sys.stderr)
+    return ExitCode.BAD_INPUT
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="emc-node init", description="Set up this machine's EMC. On a terminal it asks for what is not given."
+        prog="emc-node init", description="Set up this machine's EMC. On a terminal it asks for missing options."
     )
-    parser.add_argument("--from", dest="given", type=Path, metavar="FOLDER", help="what the operator gave this home")
+    parser.add_argument(
+        "--from", dest="folder", type=Path, metavar="FOLDER", help="the folder that the operator made for this home"
+    )
     parser.add_argument("--broker", help="mqtts://HOST:PORT, the grid's")
     parser.add_argument("--run", help="the run's name")
     parser.add_argument("--name", help="this home's name in the run")
@@ -86,35 +88,39 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--certificate", type=Path, metavar="FILE", help="this home's certificate")
     parser.add_argument("--key", type=Path, metavar="FILE", help="its private key, without a passphrase")
     parser.add_argument("--to", type=Path, default=FOLDER, metavar="FOLDER", help="default: %(default)s")
-    parser.add_argument("--state", type=Path, default=STATE, metavar="FOLDER", help="of its plan; default: %(default)s")
+    parser.add_argument(
+        "--state", type=Path, default=STATE, metavar="FOLDER", help="where it saves its plan; default: %(default)s"
+    )
     parser.add_argument("--force", action="store_true", help="replace the configuration that is there")
     return parser.parse_args(arguments)
 
 
-# --- what is known ---
+# --- collect ---
 
 
-def _gathered(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Path]]:
-    """The configuration, its files called as in `TLS`, and where those files are now, by that name."""
+def _collect(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Collect the configuration, which names its files as in `TLS`, and the present paths of those files by name."""
     ask = _ask if sys.stdin.isatty() else None
-    given: Path | None = options.given
-    if given is None and ask is not None and options.broker is None:
-        answer = ask("Folder that the operator gave for this home (empty: none)")
-        given = Path(answer).expanduser() if answer else None
-    configuration, files = ({}, {}) if given is None else _handed_over(given)
+    folder: Path | None = options.folder
+    if folder is None and ask is not None and options.broker is None:
+        answer = ask("Folder that the operator made for this home (empty: none)")
+        folder = Path(answer).expanduser() if answer else None
+    configuration, files = ({}, {}) if folder is None else _read_folder(folder)
     for key in ("broker", "run", "name", "aggregator", "game", "slots"):
         if getattr(options, key) is not None:
             configuration[key] = getattr(options, key)
-    wanted = [key for key in _ASKED if key not in configuration and not (key == "home" and "homes" in configuration)]
-    answers = _answers(options, wanted, _ASKED, ask)
-    home_file = answers.pop("home", options.home)
-    configuration |= answers
+    wanted = [
+        key for key in _QUESTIONS if key not in configuration and not (key == "home" and "homes" in configuration)
+    ]
+    values = _values_for(options, wanted, _QUESTIONS, ask)
+    home_file = values.pop("home", options.home)
+    configuration |= values
     if home_file is not None:
         _describe(configuration, Path(home_file).expanduser())
-    given_files = {key: getattr(options, key) for key in TLS if getattr(options, key) is not None}
-    if given_files or (str(configuration["broker"]).startswith("mqtts") and not files):
-        named = _answers(options, list(TLS), _TLS_ASKED, ask)
-        files = {TLS[key]: Path(path).expanduser() for key, path in named.items()}
+    has_tls_option = any(getattr(options, key) is not None for key in TLS)
+    if has_tls_option or (str(configuration["broker"]).startswith("mqtts") and not files):
+        paths = _values_for(options, list(TLS), _TLS_QUESTIONS, ask)
+        files = {TLS[key]: Path(path).expanduser() for key, path in paths.items()}
     if files:
         configuration["tls"] = TLS
     if isinstance(configuration["slots"], str) and configuration["slots"].isdigit():
@@ -133,26 +139,29 @@ def _ask(question: str) -> str:
         raise InitError("the questions were not answered; nothing is changed") from None
 
 
-def _answers(
+def _values_for(
     options: argparse.Namespace, wanted: list[str], questions: dict[str, str], ask: Callable[[str], str] | None
 ) -> dict[str, Any]:
-    """A value for each key that is wanted: as given, else asked for. Raises `InitError` when nobody can be asked."""
+    """Give a value for each key in `wanted`: the option, or the answer to a question.
+
+    Raise `InitError` when nobody can be asked.
+    """
     missing = [key for key in wanted if getattr(options, key) is None]
     if missing and ask is None:
         flags = ", ".join(f"--{key}" for key in missing)
         raise InitError(f"{flags} missing; give them, or --from FOLDER, or run it on a terminal, where it asks")
-    found = {key: getattr(options, key) for key in wanted}
+    values = {key: getattr(options, key) for key in wanted}
     for key in missing:
         assert ask is not None
         while not (answer := ask(questions[key])):
             pass
-        found[key] = answer
-    return found
+        values[key] = answer
+    return values
 
 
-def _handed_over(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
-    """The configuration in an operator's folder, and the files it names. Which devices it binds is the owner's word."""
-    configuration = _json(folder / CONFIG, "name the folder that the operator made for this home with --from")
+def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Read the configuration in an operator's folder and the files it names; only the owner may name devices."""
+    configuration = _read_json(folder / CONFIG, "name the folder that the operator made for this home with --from")
     configuration.pop("devices", None)
     files = configuration.pop("tls", None) or {}
     if not isinstance(files, dict) or not set(files) <= set(TLS):
@@ -161,15 +170,15 @@ def _handed_over(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
 
 
 def _describe(configuration: dict[str, Any], file: Path) -> None:
-    """Put the owner's description of the home, and of its devices, into the configuration."""
-    home = _json(file, "name a file that describes the home with --home")
+    """Put the owner's description of the home and its devices into the configuration."""
+    home = _read_json(file, "name a file that describes the home with --home")
     devices = home.pop("devices", None)
     configuration["homes"] = [home]
     if devices is not None:
         configuration["devices"] = devices
 
 
-def _json(file: Path, mend: str) -> dict[str, Any]:
+def _read_json(file: Path, mend: str) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text())
     except OSError as error:
@@ -181,11 +190,11 @@ def _json(file: Path, mend: str) -> dict[str, Any]:
     return content
 
 
-# --- what is written ---
+# --- write ---
 
 
 def _install(folder: Path, configuration: dict[str, Any], files: dict[str, Path], *, overwrite: bool) -> None:
-    """Write all of it, readable by its owner alone; `folder` is as before unless all of it is in order."""
+    """Write all files, for their owner alone to read; `folder` stays as it was unless all of them are in order."""
     if (folder / CONFIG).exists() and not overwrite:
         raise InitError(f"{folder / CONFIG} is there already; keep it, or replace it with --force")
     before = folder.exists()
@@ -217,7 +226,7 @@ def _write(draft: Path, configuration: dict[str, Any], files: dict[str, Path]) -
 
 
 def _check(draft: Path, folder: Path) -> None:
-    """As a run does: the configuration by its model, the certificate and its key, the home by what it has to solve."""
+    """Check as a run does: the configuration by its model, certificate and key, and that the home can be solved."""
     try:
         config = load(draft / CONFIG, config_model)
         assemble(config, lambda homes: None)

@@ -15,13 +15,13 @@ from stackelgrid.wire.codec import Link
 from stackelgrid.wire.roles import Role
 
 LINGER_S = 60.0
-"""How long an EMC stays for its aggregator's farewell after it has acknowledged the settlement."""
+"""How long an EMC waits for the end of the run after it has acknowledged the settlement."""
 
 
 class EmcNode:
-    """Answers each signal with what its homes would do, and acts on the settlement alone.
+    """Answers each signal for its homes, and carries out the settlement alone.
 
-    `act` gets, once, what each home will do; it stays in the home (or on the desk, for verification).
+    `act` receives, once, what each home will do; this stays in the home (in a simulation: with the run's results).
     """
 
     role = Role.HOME
@@ -32,48 +32,49 @@ class EmcNode:
         self.name = name
         self.mailbox = Mailbox(link)
         self.progress = Progress()
-        self._link, self._strategy, self._act_on = link, strategy, act
+        self._link, self._strategy, self._carry_out = link, strategy, act
         self._member = Member(name, link, renumbered=True)  # an aggregator may come back without its disk
-        self._leaving_at: float | None = None
+        self._leave_by: float | None = None
 
     @property
     def subscriptions(self) -> Sequence[str]:
-        """The aggregator's signals and settlement."""
+        """Give the topics of the aggregator's signals and settlement."""
         return self._member.subscriptions
 
     @property
     def last_will(self) -> Publish:
-        """Tells the aggregator that the home is gone."""
+        """Give the message by which the aggregator learns that the connection is lost."""
         return self._member.last_will
 
     def start(self, now: float) -> Sequence[Action]:
-        """Connected."""
+        """Come online after a connect."""
         self._member.note_contact(now)
-        return self._act(self._member.start())
+        return self._perform(self._member.start())
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
-        """A payload from the broker."""
+        """Take a message from the broker."""
         if not payload:
-            over = topic == self._link.topic_to_member("signal", self.name) and self._leaving_at is not None
-            return self._leave() if over else []
+            run_is_over = topic == self._link.topic_to_member("signal", self.name) and self._leave_by is not None
+            return self._leave() if run_is_over else []
         read = self.mailbox.read(topic, payload)
         if read is None:
             return []
         steps = self._member.receive(read[1])
         self._member.note_contact(now)
-        return self._act(steps)
+        return self._perform(steps)
 
     def next_deadline(self) -> float | None:
-        """When the aggregator has been silent for long, or its farewell is overdue."""
-        return self._leaving_at if self._leaving_at is not None else self._member.next_deadline()
+        """Give the time at which the aggregator has been silent for too long, or the end of the run is overdue."""
+        return self._leave_by if self._leave_by is not None else self._member.next_deadline()
 
     def tick(self, now: float) -> Sequence[Action]:
-        """The deadline has come."""
-        if self._leaving_at is None:
-            return self._act(self._member.tick(now))
-        return self._leave() if now >= self._leaving_at else []
+        """Act on the deadline."""
+        if self._leave_by is None:
+            return self._perform(self._member.tick(now))
+        return self._leave() if now >= self._leave_by else []
 
-    def _act(self, steps: Sequence[object]) -> list[Action]:
+    def _perform(self, steps: Sequence[object]) -> list[Action]:
+        """Pass the member's actions on and respond to its events."""
         actions: list[Action] = []
         for step in steps:
             match step:
@@ -85,26 +86,26 @@ class EmcNode:
                     actions.append(self._settle(step))
         return actions
 
-    def _answer(self, asked: QuestionReceived) -> list[Action]:
+    def _answer(self, question: QuestionReceived) -> list[Action]:
         def then(body: Any, now: float) -> list[Action]:
-            said = self._act(self._member.answer(asked.round, body))
-            if said:
+            actions = self._perform(self._member.answer(question.round, body))
+            if actions:
                 self.progress.count_answer()
-            return said
+            return actions
 
-        self.progress.start_round(asked.round)
-        solve = partial(self.progress.work, self._strategy.answer, asked.body)
+        self.progress.start_round(question.round)
+        solve = partial(self.progress.work, self._strategy.answer, question.body)
         return then(solve(), 0.0) if self._strategy.quick else [Compute(solve, then)]
 
-    def _settle(self, settled: SettlementReceived) -> Compute:
+    def _settle(self, settlement: SettlementReceived) -> Compute:
         def then(homes: Any, now: float) -> Sequence[Action]:
-            self._act_on(homes)
+            self._carry_out(homes)
             self.progress.settle()
-            self._leaving_at = now + LINGER_S
-            return self._act(self._member.acknowledge([]))
+            self._leave_by = now + LINGER_S
+            return self._perform(self._member.acknowledge([]))
 
-        return Compute(partial(self.progress.work, self._strategy.settle, settled.body), then)
+        return Compute(partial(self.progress.work, self._strategy.settle, settlement.body), then)
 
     def _leave(self) -> list[Action]:
-        self._leaving_at = None
-        return [*self._act(self._member.leave()), Finish()]
+        self._leave_by = None
+        return [*self._perform(self._member.leave()), Finish()]

@@ -1,6 +1,6 @@
-"""`emc-node status`: what the status file of a running EMC says, in plain words.
+"""`emc-node status`: show the status file of a running EMC in plain words.
 
-Exit codes: 0 the EMC is in order, 1 it is not, or nobody keeps the file any more, 2 there is no such file to read.
+Exit codes: 0 the EMC is in order; 1 it is not, or the file is no longer updated; 2 there is no such file to read.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
 FILE = Path("/run/stackelgrid/status.json")
-"""Where the service that `emc-node install-service` sets up keeps it."""
+"""The status file of the service that `emc-node install-service` sets up."""
 STALE = timedelta(seconds=30)
-"""A process that lives writes its status every ten seconds."""
+"""A running process writes its status every ten seconds; an older file is out of date."""
 IN_ORDER, NOT_IN_ORDER, UNREADABLE = 0, 1, 2
 
 
-class Told(BaseModel):
+class StatusFile(BaseModel):
     """A status file, as `stackelgrid.node.status` writes it."""
 
     node: str
@@ -34,9 +34,9 @@ class Told(BaseModel):
     rejected: dict[str, int]
     updated: AwareDatetime
 
-    def words(self, now: datetime) -> str:
-        """A line on the run, one on the connection, one on each thing that is not as it should be."""
-        lines = [f"{self.node}: {self._doing()} (for {_duration(now - self.since)})."]
+    def describe(self, now: datetime) -> str:
+        """Describe the run in one line, the connection in another, and each problem in one of its own."""
+        lines = [f"{self.node}: {self._describe_state()} (for {_duration(now - self.since)})."]
         again = {0: "", 1: ", made again once"}.get(self.reconnects, f", made again {self.reconnects} times")
         if self.connected:
             lines.append(f"Connected to {self.broker}{again}.")
@@ -53,10 +53,10 @@ class Told(BaseModel):
         return "\n".join(lines)
 
     def is_stale(self, now: datetime) -> bool:
-        """Whether nobody writes it any more."""
+        """Tell whether the file is no longer updated."""
         return now - self.updated > STALE
 
-    def _doing(self) -> str:
+    def _describe_state(self) -> str:
         return {
             "connecting": f"looks for the broker of run {self.run}",
             "waiting": f"takes part in run {self.run} and waits for its first question",
@@ -68,26 +68,26 @@ class Told(BaseModel):
 
 
 def main(arguments: list[str]) -> int:
-    """Tell; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="emc-node status", description="How the EMC on this machine is.")
+    """Print the status; return the exit code."""
+    parser = argparse.ArgumentParser(prog="emc-node status", description="Show the state of the EMC on this machine.")
     parser.add_argument("--file", type=Path, default=FILE, help="its status file (default: %(default)s)")
     file: Path = parser.parse_args(arguments).file
     try:
-        told = Told.model_validate_json(file.read_bytes())
+        status = StatusFile.model_validate_json(file.read_bytes())
     except FileNotFoundError:
-        return _unreadable(file, "is not there; is the service running (systemctl status emc-node)?")
+        return _report_unreadable(file, "is not there; is the service running (systemctl status emc-node)?")
     except PermissionError:
-        return _unreadable(file, "may not be read; try sudo emc-node status")
+        return _report_unreadable(file, "may not be read; try sudo emc-node status")
     except OSError as error:
-        return _unreadable(file, f"cannot be read ({error.strerror}); name a status file with --file")
+        return _report_unreadable(file, f"cannot be read ({error.strerror}); name a status file with --file")
     except ValidationError:
-        return _unreadable(file, "is no status file; name the one that emc-node --status writes with --file")
+        return _report_unreadable(file, "is no status file; name the one that emc-node --status writes with --file")
     now = datetime.now(UTC)
-    print(told.words(now))
-    return NOT_IN_ORDER if told.is_stale(now) or told.state == "lost" else IN_ORDER
+    print(status.describe(now))
+    return NOT_IN_ORDER if status.is_stale(now) or status.state == "lost" else IN_ORDER
 
 
-def _unreadable(file: Path, why: str) -> int:
+def _report_unreadable(file: Path, why: str) -> int:
     print(f"emc-node status: {file} {why}", file=sys.stderr)
     return UNREADABLE
 

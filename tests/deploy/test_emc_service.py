@@ -301,7 +301,7 @@ def test_restarts_wait_longer_each_time_where_systemd_can(installed: Path) -> No
 
 def test_what_a_service_could_not_use_is_refused(tmp_path: Path, installed: Path) -> None:
     program = Path("/opt/stackelgrid/bin/emc-node")
-    with pytest.raises(ServiceError, match="which the service does not see"):
+    with pytest.raises(ServiceError, match="which the service cannot read"):
         unit(installed, Path("/home/pi/venv/bin/emc-node"), 252)
     with pytest.raises(ServiceError, match="there is no such user"):
         unit(installed, program, 252, "nobody-at-all")
