@@ -19,7 +19,7 @@ from benchmarks.figures import machine
 from benchmarks.stalled_coordinator import answers_to_a_stalled_coordinator
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.run_record import RunRecord
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import in_memory, processes
 
 SETTINGS = [

@@ -17,7 +17,7 @@ import numpy as np
 
 from stackelgrid.registry import find, names
 from stackelgrid.rounds import Coordinator, Member, RoundPolicy
-from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios import load
 from stackelgrid.testbed import in_memory
 from stackelgrid.transport.base import Publish
 from stackelgrid.transport.memory import MemoryTransport

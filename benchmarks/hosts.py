@@ -19,7 +19,7 @@ from statistics import median
 from benchmarks.figures import Figure
 from stackelgrid.games.user_oriented.home import Home, UserOrientedHomes
 from stackelgrid.games.user_oriented.messages import Price
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import processes
 
 TITLE = "1,000 homes in four EMC processes, an aggregator and a leader over Mosquitto"

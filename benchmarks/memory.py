@@ -27,7 +27,7 @@ from emc_node.config import EmcConfig
 from stackelgrid.games.user_oriented import GAME
 from stackelgrid.games.user_oriented.home import Home
 from stackelgrid.games.user_oriented.messages import Price
-from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios import load
 from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Signal

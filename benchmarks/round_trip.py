@@ -30,7 +30,7 @@ from stackelgrid.games.user_oriented.home import UserOrientedHomes
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
 from stackelgrid.node.config import Members
 from stackelgrid.rounds import RoundPolicy
-from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios import load
 from stackelgrid.transport.base import Node
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.wire.codec import Link

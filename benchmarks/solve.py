@@ -26,7 +26,7 @@ from benchmarks.figures import Figure
 from stackelgrid.games.user_oriented.home import DrawLimit, Home, HomeProblem
 from stackelgrid.games.user_oriented.home.appliances import ElasticAppliances
 from stackelgrid.games.user_oriented.home.quadratic_program import QuadraticProgram
-from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios import load
 from stackelgrid.wire.arrays import Array
 
 TITLE = "one home's answer to a fresh price, within a tenth of the baseline price"

@@ -1,20 +1,25 @@
-"""`stackelgrid`, also as `python -m stackelgrid`: says what is missing where only an EMC was installed."""
+"""`stackelgrid`, also as `python -m stackelgrid`: the command line, or how to install it where a package is missing."""
 
 import sys
+
+from stackelgrid.errors import ExitCode
+
+OURS = ("leader_node", "aggregator_node", "emc_node", "broker", "stackelgrid")
 
 
 def main() -> int:
     """Run the command line; returns the exit code."""
     try:
         from stackelgrid import cli
+
+        return cli.main()
     except KeyboardInterrupt:
-        return 130
-    except ModuleNotFoundError as missing:
-        if missing.name is None or missing.name.startswith("stackelgrid"):
+        return ExitCode.INTERRUPTED
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in OURS:
             raise
-        print(f"stackelgrid needs {missing.name}: install the desk extra, pip install '.[desk]'", file=sys.stderr)
-        return 2
-    return cli.main()
+        print(f"stackelgrid needs {error.name}: pip install 'stackelgrid[desk]'", file=sys.stderr)
+        return ExitCode.BAD_INPUT
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import in_memory
 
 Mark = Literal["paper", "derived", "reading"]

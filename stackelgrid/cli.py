@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from broker import BrokerKind
+from stackelgrid.certify import SolverMissingError, require_solvers
 from stackelgrid.deploy import scenario_commands
 from stackelgrid.deploy.commands import certs
 from stackelgrid.errors import ConfigError, ExitCode
@@ -88,7 +89,7 @@ def run(
     """
     from stackelgrid import runner
     from stackelgrid.progress_display import ProgressDisplay
-    from stackelgrid.scenarios.scenario import load
+    from stackelgrid.scenarios import load
     from stackelgrid.testbed import run_folder
 
     _check_broker(broker, certificates)
@@ -145,9 +146,12 @@ def _conclude(ended: Run, *, quiet: bool) -> None:
     if not quiet:
         _print_summary(ended)
     if ended.result.certifiable and ended.certificate is None and not ended.interrupted:
-        stderr.print(
-            f"not certified, with {len(ended.scenario.everyone)} homes: stackelgrid certify {folder}", markup=False
-        )
+        try:
+            require_solvers()
+            message = f"not certified, with {len(ended.scenario.everyone)} homes: stackelgrid certify {folder}"
+        except SolverMissingError as error:
+            message = f"not certified: {error}; then stackelgrid certify {folder}"
+        stderr.print(message, markup=False)
     for node, why in ended.failures.items():
         stderr.print(f"[red]{node}[/red] {why}")
     if not quiet and not ended.interrupted:
@@ -186,7 +190,7 @@ def check(
 
     Nothing is run. With --faults the plan is also checked against the scenario.
     """
-    from stackelgrid.scenarios.scenario import load
+    from stackelgrid.scenarios import load
     from stackelgrid.testbed import fault_plans
 
     if fault_plans.is_plan(source):
@@ -312,7 +316,7 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's f
 @app.command()
 def scenarios() -> None:
     """List the shipped case studies and fault plans."""
-    from stackelgrid.scenarios.scenario import load, shipped
+    from stackelgrid.scenarios import load, shipped
     from stackelgrid.testbed import fault_plans
 
     for name in shipped():

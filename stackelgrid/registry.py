@@ -37,7 +37,7 @@ class Game:
     - `aggregator`: an aggregator's settings, a `stackelgrid.rounds.settings.AggregatorSettings`;
     - `home`: what a home keeps to itself, a `stackelgrid.rounds.settings.HomeModel`;
     - `homes`: from a list of such homes to the `HomeStrategy` of one EMC process;
-    - `scenario`: the model of a scenario file, a `stackelgrid.scenarios.scenario.Scenario`;
+    - `scenario`: the model of a scenario file, a `stackelgrid.scenarios.Scenario`;
     - `outcome`: the model of what comes out of a run, a `stackelgrid.run_record.Outcome`;
     - `certificate`: from a scenario, an outcome and a number of samples to how far that is from an equilibrium;
     - `report`: a `stackelgrid.report.game.GameReport`, unless a plain page will do;

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from broker import BrokerKind, BrokerStartError
-from stackelgrid.certify import CertificateError
+from stackelgrid import scenarios
+from stackelgrid.certify import CertificateError, SolverMissingError
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.record import write_whole
 from stackelgrid.registry import find
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.run_result import Certificate, FaultOccurrence, Missing, RunResult
-from stackelgrid.scenarios import scenario as scenarios
-from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.scenarios import Scenario
 from stackelgrid.testbed import fault_plans, in_memory, run_folder
 from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, build_result
 from stackelgrid.testbed.result import certify as add_certificate
@@ -114,8 +114,9 @@ def conclude(
     try:
         if certify and ended.result.certifiable and ended.result.homes <= CERTIFIED_UP_TO:
             on_step("certifying")
-            ended.certify()
-            ended.save(began)
+            with suppress(SolverMissingError):
+                ended.certify()
+                ended.save(began)
         if report:
             on_step("drawing")
             ended.report()

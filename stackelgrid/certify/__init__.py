@@ -6,6 +6,21 @@ largest relative gain that any one player has from deviating alone), `violation`
 `feasible`.
 """
 
+from importlib.util import find_spec
+
+SOLVERS = ("scipy", "cvxpy", "clarabel")
+
 
 class CertificateError(RuntimeError):
     """No certificate could be issued; the message says which reference failed or what the outcome lacks."""
+
+
+class SolverMissingError(CertificateError):
+    """A solver that certificates need is not installed; the message says how to install it."""
+
+
+def require_solvers() -> None:
+    """Raise `SolverMissingError` unless the packages that certificates need are installed."""
+    missing = [name for name in SOLVERS if find_spec(name) is None]
+    if missing:
+        raise SolverMissingError(f"{', '.join(missing)} not installed; pip install 'stackelgrid[desk]'")

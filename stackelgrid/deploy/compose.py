@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 
-from stackelgrid.scenarios.scenario import load, shipped
+from stackelgrid.scenarios import load, shipped
 from stackelgrid.wire.names import name_from
 
 _MOUNTED = Path("/scenario")

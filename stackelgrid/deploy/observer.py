@@ -22,7 +22,7 @@ from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.registry import find
 from stackelgrid.run_record import RunRecord, missing_in
-from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.testbed import run_folder
 from stackelgrid.transport.base import Action, Compute, Finish, Publish

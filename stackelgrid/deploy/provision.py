@@ -21,7 +21,7 @@ from broker.access import Node, Role
 from broker.authority import Authority, AuthorityError
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.config import NodeConfig
-from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.scenarios import Scenario
 from stackelgrid.testbed.enrolment import find_revoked, find_uncertified, list_nodes
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
 from stackelgrid.testbed.run_folder import write_scenario

@@ -44,7 +44,7 @@ def provision(
     Each node of the scenario gets a folder of its own, to be taken to its machine.
     """
     from stackelgrid.deploy import provision as provisioning
-    from stackelgrid.scenarios.scenario import load
+    from stackelgrid.scenarios import load
     from stackelgrid.wire.names import RULE, is_name, name_from
 
     name = run or name_from(Path(scenario).stem)
@@ -99,7 +99,7 @@ def observe(
     from stackelgrid.node.log import set_up
     from stackelgrid.node.process import serve
     from stackelgrid.node.status import Heartbeat, Status, StatusFile
-    from stackelgrid.scenarios.scenario import load
+    from stackelgrid.scenarios import load
     from stackelgrid.transport.mqtt import MqttTransport
 
     settings = load_config(config, lambda game: NodeConfig)

@@ -18,7 +18,7 @@ import numpy as np
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.node.config import Rounds
 from stackelgrid.registry import find
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import fault_plans
 
 GAMES = ("user_oriented", "prosumer", "load_call", "storage_market")

@@ -15,7 +15,7 @@ import numpy as np
 
 from stackelgrid.faults.plan import BrokerOutage, Corruption, Crash, Lie
 from stackelgrid.run_record import RunRecord
-from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.scenarios import Scenario
 from stackelgrid.soak.cases import Case, scenario
 from stackelgrid.soak.stage import Evidence
 from stackelgrid.testbed import in_memory

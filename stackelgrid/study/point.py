@@ -8,7 +8,7 @@ from typing import Any
 
 from stackelgrid.certify import CertificateError
 from stackelgrid.node.record import write_whole
-from stackelgrid.scenarios.scenario import ScenarioError, load
+from stackelgrid.scenarios import ScenarioError, load
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.result import build_result
 

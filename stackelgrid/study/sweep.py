@@ -22,7 +22,7 @@ from typing import Any
 
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.record import write_whole
-from stackelgrid.scenarios.scenario import Scenario, ScenarioError, dump, load
+from stackelgrid.scenarios import Scenario, ScenarioError, dump, load
 from stackelgrid.scenarios.yaml_file import parse
 from stackelgrid.study import table
 from stackelgrid.study.grid import Grid
@@ -101,7 +101,7 @@ def _some_point_can_be_played(study: Study) -> None:
 def _describe(study: Study, scenario: Scenario) -> dict[str, Any]:
     """The content of study.json. Data files count by what is in them, not by where they are."""
     with tempfile.TemporaryDirectory() as copies:
-        as_run = parse(dump(scenario.beside(Path(copies))))
+        as_run = parse(dump(scenario.copy_data_to(Path(copies))))
         data = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(copies).iterdir())}
     packages = _COMPUTED_BY + (_CERTIFIED_BY if study.samples else ())
     description = {

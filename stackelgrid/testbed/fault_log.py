@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stackelgrid.run_record import FaultRecord, RunRecord
-from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
 
 

@@ -13,8 +13,7 @@ from broker import BrokerKind
 from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import BrokerOutage, FaultPlan, Lie, OnLink, OnNode, Partition
 from stackelgrid.model import explain
-from stackelgrid.scenarios import yaml_file
-from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.scenarios import Scenario, yaml_file
 
 
 class FaultPlanError(ConfigError):

@@ -18,7 +18,7 @@ from stackelgrid.faults.in_memory import Build, FaultyMemory
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.rounds.ledger import Entry
 from stackelgrid.run_record import FaultRecord, RunRecord, missing_in
-from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.scenarios import Scenario
 from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.base import TransportResult
 from stackelgrid.transport.memory import DeadlockError, MemoryTransport

@@ -16,7 +16,7 @@ from emc_node.config import EmcConfig
 from leader_node.config import LeaderConfig
 from stackelgrid.node.config import Members
 from stackelgrid.registry import find
-from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
 
 

@@ -23,7 +23,7 @@ from stackelgrid.faults.messages import FaultReport, write_line
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan
 from stackelgrid.rounds import Member
 from stackelgrid.run_record import FaultRecord, RunRecord, missing_in
-from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.testbed.enrolment import with_certificates
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs

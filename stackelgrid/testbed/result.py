@@ -8,7 +8,7 @@ from typing import Any
 from stackelgrid.report.tables import judge
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import RunResult
-from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.scenarios import Scenario
 from stackelgrid.testbed.fault_log import asked_again, fault_log
 
 CERTIFIED_UP_TO = 200

@@ -14,7 +14,7 @@ from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.node.record import write_whole
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import RunResult
-from stackelgrid.scenarios.scenario import Scenario, ScenarioError, dump
+from stackelgrid.scenarios import Scenario, ScenarioError, dump
 from stackelgrid.testbed import fault_plans
 
 
@@ -42,7 +42,7 @@ def create(out: Path) -> Path:
 
 def write_scenario(folder: Path, scenario: Scenario) -> None:
     """scenario.yaml: as run, overrides and seed included; the data it draws on, with its notice, beside it."""
-    (folder / "scenario.yaml").write_text(dump(scenario.beside(folder)))
+    (folder / "scenario.yaml").write_text(dump(scenario.copy_data_to(folder)))
 
 
 def write_faults(folder: Path, plan: FaultPlan) -> None:

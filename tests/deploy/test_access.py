@@ -41,7 +41,7 @@ import leader_node.config
 from broker.access import Node, Role
 from broker.authority import Authority
 from broker.refusals import UNKNOWN
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.enrolment import list_nodes
 from stackelgrid.testbed.node_configs import build_node_configs

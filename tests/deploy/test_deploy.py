@@ -22,7 +22,7 @@ from stackelgrid.deploy.compose import compose
 from stackelgrid.deploy.provision import provision
 from stackelgrid.errors import ConfigError, ExitCode
 from stackelgrid.node.ledger import SqliteLedger
-from stackelgrid.scenarios.scenario import load, shipped
+from stackelgrid.scenarios import load, shipped
 from stackelgrid.scenarios.yaml_file import parse
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.node_configs import build_node_configs

@@ -33,7 +33,7 @@ from stackelgrid.faults.plan import BrokerOutage, Crash, Cut, FaultPlan, Hang, N
 from stackelgrid.faults.proxy import Proxy
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
 from stackelgrid.run_record import FaultRecord, RunRecord
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios import Scenario, load
 from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.testbed import fault_plans, in_memory, processes
 from stackelgrid.transport.address import Address

@@ -10,7 +10,7 @@ import pytest
 
 from stackelgrid import cli, runner
 from stackelgrid.run_record import RunRecord
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import in_memory, processes
 from stackelgrid.testbed.result import build_result
 

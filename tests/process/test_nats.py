@@ -16,7 +16,7 @@ from test_transport_conformance import Scripted, answer, finish, heard
 from broker import BrokerStartError, answers, nats
 from broker.access import Node, Role
 from broker.authority import Authority
-from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios import load
 from stackelgrid.testbed import in_memory, processes
 from stackelgrid.testbed.enrolment import certificate_in
 from stackelgrid.transport.base import Action, BrokerUnreachableError, Publish

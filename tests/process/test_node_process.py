@@ -33,7 +33,7 @@ from stackelgrid.node.metrics import registry, serve
 from stackelgrid.node.progress import Progress
 from stackelgrid.node.status import REFRESH_S, Heartbeat, Status, StatusFile
 from stackelgrid.node.systemd import Systemd
-from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios import load
 from stackelgrid.scenarios.yaml_file import parse
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs

@@ -20,7 +20,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from stackelgrid import cli, runner
 from stackelgrid.run_record import RunRecord
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import in_memory, processes
 
 KINDS = ["mosquitto", "embedded"]

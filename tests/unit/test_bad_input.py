@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stackelgrid.scenarios.scenario import ScenarioError, load
+from stackelgrid.scenarios import ScenarioError, load
 from stackelgrid.testbed import fault_plans
 from stackelgrid.testbed.fault_plans import FaultPlanError
 

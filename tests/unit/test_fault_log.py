@@ -9,7 +9,7 @@ import pytest
 
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.run_record import RunRecord
-from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.scenarios import Scenario
 from stackelgrid.soak import cases
 from stackelgrid.soak.cases import Case
 from stackelgrid.soak.stage import Evidence, play

@@ -20,7 +20,7 @@ from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.rounds import Coordinator, RoundPolicy
 from stackelgrid.run_record import FaultRecord, RunRecord
-from stackelgrid.scenarios.scenario import Scenario
+from stackelgrid.scenarios import Scenario
 from stackelgrid.soak import cases
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.in_memory import MemoryRun

@@ -20,9 +20,9 @@ from pydantic import BaseModel, ValidationError
 from stackelgrid import cli, registry
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.model import explain
+from stackelgrid.scenarios import Scenario, dump, load
 from stackelgrid.scenarios.measured import spell_out, with_data, with_origins
 from stackelgrid.scenarios.measured.units import Kind, per_slot, unit_named
-from stackelgrid.scenarios.scenario import Scenario, dump, load
 from stackelgrid.scenarios.yaml_file import parse, spell
 from stackelgrid.testbed.in_memory import play
 

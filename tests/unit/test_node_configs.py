@@ -8,7 +8,7 @@ import aggregator_node.config
 import emc_node.config
 import leader_node.config
 from stackelgrid.registry import find, names
-from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios import load
 from stackelgrid.testbed.node_configs import build_node_configs
 
 

@@ -13,7 +13,7 @@ import pytest
 from stackelgrid.games.user_oriented.home import Home, HomeProblem, UserOrientedHomes
 from stackelgrid.games.user_oriented.messages import LoadResponse
 from stackelgrid.run_record import RunRecord
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import in_memory
 from stackelgrid.transport.base import Publish
 from stackelgrid.transport.memory import MemoryTransport

@@ -19,8 +19,7 @@ from stackelgrid.report.tables import checks, summary
 from stackelgrid.report.words import change, number
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import parse
-from stackelgrid.scenarios import yaml_file
-from stackelgrid.scenarios.scenario import Scenario, dump, load
+from stackelgrid.scenarios import Scenario, dump, load, yaml_file
 from stackelgrid.testbed import fault_plans
 from stackelgrid.testbed.in_memory import play
 from stackelgrid.testbed.result import build_result

@@ -19,8 +19,7 @@ from stackelgrid.report.run_folder import for_report, of_game, read
 from stackelgrid.report.tables import checks, summary
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import parse
-from stackelgrid.scenarios import yaml_file
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios import Scenario, load, yaml_file
 from stackelgrid.testbed.in_memory import play
 from stackelgrid.testbed.result import build_result, certify
 

@@ -15,7 +15,7 @@ import leader_node.config
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
 from stackelgrid.transport.memory import MemoryTransport
 

@@ -15,7 +15,7 @@ import stackelgrid
 from stackelgrid.certify import CertificateError
 from stackelgrid.errors import ConfigError
 from stackelgrid.registry import names
-from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios import load
 from stackelgrid.testing import build_plan
 
 DOC = Path(__file__).parents[2] / "docs" / "interface.md"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stackelgrid.scenarios.scenario import Scenario, ScenarioError, dump, load, shipped
+from stackelgrid.scenarios import Scenario, ScenarioError, dump, load, shipped
 from stackelgrid.scenarios.yaml_file import parse, spell
 
 GAMES = ("user_oriented", "prosumer", "load_call", "storage_market")

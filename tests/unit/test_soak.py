@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from stackelgrid.cli import app
 from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import Crash, FaultPlan
-from stackelgrid.scenarios.scenario import dump
+from stackelgrid.scenarios import dump
 from stackelgrid.soak import cases, promises, stage
 from stackelgrid.soak.cases import Case, draw
 from stackelgrid.soak.replay import replay

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stackelgrid import cli
-from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios import load
 from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.study import drawing, table
 from stackelgrid.study.grid import GridError, parse

@@ -21,7 +21,7 @@ import broker
 from stackelgrid.certify import CertificateError
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.runner import conclude
-from stackelgrid.scenarios.scenario import ScenarioError
+from stackelgrid.scenarios import ScenarioError
 from stackelgrid.testbed.fault_plans import FaultPlanError
 from stackelgrid.testing import Testbed, assert_certified
 

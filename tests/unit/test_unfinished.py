@@ -14,7 +14,7 @@ from stackelgrid.report import write
 from stackelgrid.report.tables import summary
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import parse
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed import run_folder as store
 from stackelgrid.testbed.result import build_result

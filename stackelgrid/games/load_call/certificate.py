@@ -90,8 +90,12 @@ def certify(scenario: LoadCallScenario, outcome: LoadCallOutcome, samples: int) 
     gap = (plan.utility - utility) / max(1.0, abs(plan.utility))
     violation = _find_violation(homes, leader.target_kwh, calls, shifts)
     method = "Consumers: a bounded scalar minimiser (scipy). Planner: a concave program in cvxpy with Clarabel"
-    exact, scip = None, None
-    if len(homes) <= _LARGEST_MPCC and find_spec("pyscipopt") is not None:
+    exact: dict[str, float] | None = None
+    scip: dict[str, Any] | None = None
+    if len(homes) <= _LARGEST_MPCC and find_spec("pyscipopt") is None:
+        scip = {"status": "not made: install pyscipopt"}
+        method += ". The paper's program, which SCIP solves, was not made: install pyscipopt"
+    elif len(homes) <= _LARGEST_MPCC:
         method += ", and the consumers' KKT conditions with complementarity as SOS1 sets in SCIP"
         try:
             solved = solve_mpcc(homes, leader, terms)

@@ -6,7 +6,7 @@ import numpy as np
 
 from stackelgrid.claims import Figure, Paper, Runs, Seen, Trend, within
 from stackelgrid.games.load_call.outcome import LoadCallOutcome
-from stackelgrid.scenarios.scenario import ScenarioError, load
+from stackelgrid.scenarios import ScenarioError, load
 
 GAME = "load_call"
 LARGER = "leader.target_kwh=1500"

@@ -11,7 +11,7 @@ from stackelgrid.games.load_call.aggregator import AggregatorTerms, LoadCallSett
 from stackelgrid.games.load_call.home import Consumer
 from stackelgrid.games.load_call.leader import UtilitySettings
 from stackelgrid.model import Positive, StrictModel
-from stackelgrid.scenarios.scenario import Between, PopulatedScenario
+from stackelgrid.scenarios import Between, PopulatedScenario
 
 
 class LargeConsumer(StrictModel):

@@ -10,7 +10,7 @@ import numpy as np
 from stackelgrid.claims import Paper, Runs, Seen, Trend, within
 from stackelgrid.games.prosumer.outcome import ProsumerOutcome
 from stackelgrid.games.prosumer.scenario import ProsumerScenario
-from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios import load
 from stackelgrid.wire.arrays import Array
 
 GAME = "prosumer"

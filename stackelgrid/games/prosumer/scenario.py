@@ -11,7 +11,7 @@ from stackelgrid.games.prosumer.aggregator import ProviderSettings
 from stackelgrid.games.prosumer.home import Prosumer
 from stackelgrid.games.prosumer.leader import UtilitySettings
 from stackelgrid.model import NonNegative, Positive, StrictModel
-from stackelgrid.scenarios.scenario import Between, PopulatedScenario
+from stackelgrid.scenarios import Between, PopulatedScenario
 from stackelgrid.wire.arrays import Array
 from stackelgrid.wire.names import Name
 

@@ -7,7 +7,7 @@ import numpy as np
 from stackelgrid.claims import Paper, Runs, Seen, Trend, within
 from stackelgrid.games.storage_market.outcome import ByPeriod, StorageMarketOutcome, sum_by_period
 from stackelgrid.games.storage_market.scenario import StorageMarketScenario
-from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios import load
 from stackelgrid.wire.arrays import Array
 
 GAME = "storage_market"

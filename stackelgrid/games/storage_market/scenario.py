@@ -13,7 +13,7 @@ from stackelgrid.games.storage_market.home import MarketHome
 from stackelgrid.games.storage_market.leader import UtilitySettings
 from stackelgrid.games.storage_market.population import Population, Share
 from stackelgrid.model import NonNegative, Positive, StrictModel
-from stackelgrid.scenarios.scenario import PopulatedScenario
+from stackelgrid.scenarios import PopulatedScenario
 from stackelgrid.wire.arrays import Array
 
 _KW_PER_MW = 1000.0

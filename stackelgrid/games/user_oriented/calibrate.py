@@ -18,7 +18,7 @@ from scipy.optimize import OptimizeResult, root
 
 from stackelgrid.errors import SolverError
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
-from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios import load
 from stackelgrid.testbed.in_memory import play
 
 PEAK_BEFORE, PAR_BEFORE = 447.04, 1.377

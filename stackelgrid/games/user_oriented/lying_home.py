@@ -32,7 +32,7 @@ from stackelgrid.faults.plan import FaultPlan, Lie
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import UtilitySettings, fixed_balance
 from stackelgrid.run_record import RunRecord
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import in_memory
 from stackelgrid.wire.arrays import Array
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from stackelgrid.games.user_oriented.home import Availability, Elastic, Home, Inelastic, Satisfaction, Storage, Wear
 from stackelgrid.model import NonNegative, Positive, StrictModel
-from stackelgrid.scenarios.scenario import Between
+from stackelgrid.scenarios import Between
 from stackelgrid.wire.arrays import Array
 
 Share = Annotated[float, Field(ge=0, le=1)]

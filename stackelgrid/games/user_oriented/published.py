@@ -9,7 +9,7 @@ import numpy as np
 from stackelgrid.claims import Figure, Paper, Runs, Seen, Trend, rising, within
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
-from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios import load
 
 GAME = "user_oriented"
 MULTIPLES = np.arange(1, 11) / 5

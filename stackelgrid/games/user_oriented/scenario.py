@@ -12,7 +12,7 @@ from stackelgrid.games.user_oriented.aggregator import UserOrientedSettings
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import UtilitySettings
 from stackelgrid.games.user_oriented.population import Population
-from stackelgrid.scenarios.scenario import PopulatedScenario
+from stackelgrid.scenarios import PopulatedScenario
 
 
 class UserOrientedScenario(PopulatedScenario[Population, Home]):
@@ -54,7 +54,7 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
         """Give the aggregator its settings: none."""
         return UserOrientedSettings()
 
-    def beside(self, folder: Path) -> Self:
+    def copy_data_to(self, folder: Path) -> Self:
         """Copy the profiles and their notice into `folder`, and give the scenario that names the copies."""
         if self.population is None:
             return self

@@ -33,7 +33,7 @@ from broker.access import Node, Role
 from broker.authority import Authority
 from emc_node.config import EmcConfig
 from leader_node.config import LeaderConfig
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios import Scenario, load
 from stackelgrid.scenarios.topology import LEADER, RunTopology
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.enrolment import list_nodes

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios import load
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.result import build_result
 

@@ -23,7 +23,7 @@ from stackelgrid.games.load_call.messages import Call, Mission, MissionReport, S
 from stackelgrid.games.load_call.outcome import LoadCallOutcome
 from stackelgrid.games.load_call.scenario import LoadCallScenario
 from stackelgrid.rounds.strategy import Ask, Reply
-from stackelgrid.scenarios.scenario import ScenarioError, load
+from stackelgrid.scenarios import ScenarioError, load
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.in_memory import play
 from stackelgrid.transport.base import Publish

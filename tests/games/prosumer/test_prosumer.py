@@ -28,7 +28,7 @@ from stackelgrid.games.prosumer.simultaneous_game import Extrapolation, compute_
 from stackelgrid.rounds.strategy import Ask, Decision, Question, Reply
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import RunResult
-from stackelgrid.scenarios.scenario import ScenarioError, load
+from stackelgrid.scenarios import ScenarioError, load
 from stackelgrid.testbed.in_memory import play
 from stackelgrid.wire.messages import Body
 

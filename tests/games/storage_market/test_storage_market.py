@@ -42,7 +42,7 @@ from stackelgrid.games.storage_market.report import key_figures
 from stackelgrid.report.run_folder import Result
 from stackelgrid.rounds.strategy import Ask, Reply
 from stackelgrid.run_record import RunRecord
-from stackelgrid.scenarios.scenario import Scenario, ScenarioError, load
+from stackelgrid.scenarios import Scenario, ScenarioError, load
 from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.testbed import in_memory
 from stackelgrid.transport.base import Publish

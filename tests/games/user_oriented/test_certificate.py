@@ -20,7 +20,7 @@ from stackelgrid.games.user_oriented.reference.central_programme import (
 from stackelgrid.games.user_oriented.reference.price_search import BetterPriceSearch, Company, HomesResponse
 from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
-from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios import load
 from stackelgrid.testbed.in_memory import play
 
 SLOTS = 24

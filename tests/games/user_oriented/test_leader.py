@@ -12,7 +12,7 @@ from stackelgrid.games.user_oriented.search import PriceFound
 from stackelgrid.games.user_oriented.stackelberg import StackelbergSearch
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 from stackelgrid.games.user_oriented.welfare import WelfareSearch
-from stackelgrid.scenarios.scenario import load
+from stackelgrid.scenarios import load
 from stackelgrid.testbed.in_memory import play
 
 SLOTS = 24

@@ -12,7 +12,7 @@ from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.games.user_oriented import lying_home as liar
 from stackelgrid.games.user_oriented.home import HomeProblem
 from stackelgrid.games.user_oriented.lying_home import NOTHING, OBJECTIVES, Case, Effect, Findings
-from stackelgrid.scenarios.scenario import Scenario, load
+from stackelgrid.scenarios import Scenario, load
 from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.testbed import in_memory
 

@@ -1,0 +1,170 @@
+"""Base models of a scenario: one game, its leader, its aggregators, its homes."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stackelgrid.certify import CertificateError, require_solvers
+from stackelgrid.model import Positive, StrictModel, explain
+from stackelgrid.node.config import Rounds
+from stackelgrid.registry import find
+from stackelgrid.rounds.settings import AggregatorSettings, HomeModel, LeaderSettings
+from stackelgrid.scenarios.topology import RunTopology
+
+if TYPE_CHECKING:
+    from stackelgrid.run_record import RunRecord
+
+
+def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"the lower bound {bounds[0]:g} comes first, then the upper {bounds[1]:g}; swap them")
+    return bounds
+
+
+Between = Annotated[tuple[Positive, Positive], AfterValidator(_check_order)]
+"""Bounds of a uniform draw, low and high."""
+
+
+class Scenario(StrictModel):
+    """Base of a game's scenario: the keys that all games have, and the methods that a game may or must override.
+
+    `aggregators` share the homes in turn; `homes_per_process` homes share a process and its connection, and answer in
+    one message. `inner_rounds` is how many rounds an aggregator may play with its homes before it answers its leader.
+    """
+
+    model_config = ConfigDict(ignored_types=(cached_property,))
+
+    inner_rounds: ClassVar[int] = 1
+
+    schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
+    game: str
+    title: str = ""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    money: str = "cents"
+    slots: Annotated[int, Field(ge=1, le=1000)] = 24
+    leader: LeaderSettings
+    aggregators: Annotated[int, Field(ge=1, le=10_000)] = 1
+    homes_per_process: Annotated[int, Field(ge=1, le=100_000)] = 1
+    rounds: Rounds = Rounds()
+    calibrated: dict[str, str] = {}
+
+    @classmethod
+    def prepare(cls, raw: dict[str, Any], folder: Path) -> None:
+        """Complete the content of a file in `folder` before it is checked."""
+
+    @cached_property
+    def everyone(self) -> list[Any]:
+        """All homes of the scenario, drawn or listed. Raises `ValueError`."""
+        raise NotImplementedError
+
+    def verify(self) -> None:
+        """Check the parts of the scenario against each other. Raises `ValueError` with key, value and mend."""
+        try:
+            self.leader.check_slots(self.slots)
+        except ValueError as error:
+            raise ValueError(f"leader.{error}") from None
+        seen: set[str] = set()
+        for number, home in enumerate(self.everyone):
+            if home.id in seen:
+                raise ValueError(f"homes.{number}.id: {home.id!r} is there twice; give each home its own id")
+            seen.add(home.id)
+            if re.fullmatch(r"leader|a\d+(-p\d+)?", home.id):
+                raise ValueError(f"homes.{number}.id: {home.id!r} is a name of other nodes; give the home another id")
+        if len(seen) < self.aggregators:
+            raise ValueError(f"aggregators: {self.aggregators} for {len(seen)} homes; there must be a home for each")
+
+    def households(self) -> dict[str, list[list[Any]]]:
+        """Group the homes by aggregator and process."""
+        share: dict[str, list[list[Any]]] = {}
+        for number in range(self.aggregators):
+            mine = self.everyone[number :: self.aggregators]
+            size = self.homes_per_process
+            share[f"a{number + 1}"] = [mine[start : start + size] for start in range(0, len(mine), size)]
+        return share
+
+    @cached_property
+    def topology(self) -> RunTopology:
+        """The nodes of a run of this scenario."""
+        return RunTopology.of(self.households(), self.homes_per_process)
+
+    def connection_kw(self, home: Any) -> float | None:
+        """Give the limit of a home's connection, kW, by which its aggregator checks its answers; None when unknown."""
+        return None
+
+    def aggregator_settings(self, name: str, members: dict[str, list[Any]]) -> AggregatorSettings:
+        """Make the settings of the aggregator `name`; `members` are the homes behind each of its EMC processes."""
+        raise NotImplementedError
+
+    def copy_data_to(self, folder: Path) -> Self:
+        """Copy the data files that the scenario names into `folder`; returns a scenario that names the copies."""
+        return self
+
+    def outcome(self, run_record: RunRecord) -> Any:
+        """Build `outcome` of result.json from a run in which at least one round was finished."""
+        outcome: Any = find(self.game).load("outcome").of(self, run_record)
+        return outcome
+
+    def certificate(self, outcome: Any, samples: int) -> dict[str, Any]:
+        """Find how far a complete outcome is from an equilibrium; see `stackelgrid.certify`.
+
+        Raises `CertificateError`.
+        """
+        require_solvers()
+        game = find(self.game)
+        try:
+            known = game.load("outcome").model_validate(outcome) if isinstance(outcome, dict) else outcome
+        except ValidationError as error:
+            raise CertificateError(f"{explain('outcome', error)}; put the file back or run again") from None
+        certificate: dict[str, Any] = game.load("certificate")(self, known, samples)
+        return certificate
+
+
+Population = TypeVar("Population", bound=BaseModel)
+Home = TypeVar("Home", bound=HomeModel)
+
+
+class PopulatedScenario(Scenario, Generic[Population, Home]):
+    """Base of a scenario whose homes are either drawn from a `population` or listed as `homes`.
+
+    With `horizons`, homes have a key `horizon`: the number of slots, which a listed home may leave out.
+    """
+
+    horizons: ClassVar[bool] = False
+
+    population: Population | None = None
+    homes: list[Home] | None = None
+
+    @classmethod
+    def prepare(cls, raw: dict[str, Any], folder: Path) -> None:
+        """Give each listed home the scenario's slots as its horizon."""
+        homes = raw.get("homes")
+        for home in homes if cls.horizons and isinstance(homes, list) else []:
+            if isinstance(home, dict):
+                home.setdefault("horizon", raw.get("slots", cls.model_fields["slots"].default))
+
+    @model_validator(mode="after")
+    def _check_homes(self) -> Self:
+        if (self.population is None) == (self.homes is None):
+            raise ValueError("give either population or homes, not both and not neither")
+        for number, home in enumerate(self.homes or []):
+            horizon = getattr(home, "horizon", self.slots)
+            if horizon != self.slots:
+                raise ValueError(f"homes.{number}.horizon is {horizon}, slots is {self.slots}; make them equal")
+        return self
+
+    def draw(self, population: Population) -> list[Home]:
+        """Draw the homes of a population."""
+        raise NotImplementedError
+
+    @cached_property
+    def everyone(self) -> list[Home]:
+        """All homes of the scenario, drawn or listed."""
+        if self.homes is not None:
+            return list(self.homes)
+        assert self.population is not None
+        return self.draw(self.population)
