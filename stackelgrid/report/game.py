@@ -1,34 +1,38 @@
-"""What a game brings to the report of its runs. All of it may be left out: the page then shows what it finds.
+"""What a game brings to the report of its runs. All of it may be left out: the page then shows the outcome as it is.
 
-`stackelgrid.games.Game.report` names a game's report, and by default the plain one. To say more, write a module with
+`stackelgrid.registry.Game.report` names a game's report, and by default the plain one. To say more, write a module with
 
     from collections.abc import Iterator
+    from typing import Any
 
-    from stackelgrid.report.run_folder import Result, RunFolder
-    from stackelgrid.report.game import GameReport, Part, Plot, Row, Section
+    from stackelgrid.report.game import GameReport
+    from stackelgrid.report.parts import Plot, Row, Section
+    from stackelgrid.report.run_folder import RunFolder
     from stackelgrid.report.words import number
+    from stackelgrid.run_record import Outcome
+    from stackelgrid.run_result import RunResult
     from stackelgrid.wire.arrays import Vector
 
 
-    class Outcome(Part):  # the keys of the game's outcome that the page needs, and nothing else
+    class FifthOutcome(Outcome):
         price: Vector
 
 
-    def key_figures(result: Result[Outcome], outcome: Outcome) -> list[Row]:
+    def key_figures(result: RunResult[Any], outcome: FifthOutcome) -> list[Row]:
         return [("Highest price", f"{number(max(outcome.price))} {result.money}/kWh")]
 
 
-    def sections(run: RunFolder, outcome: Outcome) -> Iterator[Section]:
+    def sections(run: RunFolder, outcome: FifthOutcome) -> Iterator[Section]:
         from stackelgrid.report import drawing  # slow to import, so here
 
         figure = drawing.steps([drawing.Curve("Price", outcome.price)], f"Price ({run.result.money}/kWh)")
         yield Section("Price", [Plot("price", figure, "The price that was settled.")])
 
 
-    REPORT = GameReport(outcome=Outcome, key_figures=key_figures, sections=sections)
+    REPORT = GameReport(key_figures=key_figures, sections=sections)
 
-and name its REPORT. What is the same for all games, how the run ended, who was missing, the convergence, the verdict on
-the certificate, how to repeat it, is not the game's to say.
+and name its REPORT. The outcome is the one of `outcome.py`. The parts that are the same for all games are not the
+game's: how the run ended, who was missing, the convergence, the verdict on the certificate, how to repeat the run.
 """
 
 from __future__ import annotations
@@ -37,30 +41,26 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
+from stackelgrid.registry import find
 from stackelgrid.report import plain
-from stackelgrid.report.parts import GAP, REGRET, RESIDUAL, VIOLATION, Plot, Row, Rule, Section, Table, Trace
-from stackelgrid.report.run_folder import Anything, Part, PlayedScenario, Result, RunFolder
+from stackelgrid.report.parts import GAP, REGRET, RESIDUAL, VIOLATION, Row, Rule, Section, Trace
+from stackelgrid.report.run_folder import ReportError, RunFolder
+from stackelgrid.run_result import RunResult
 
-__all__ = ["PLAIN", "GameReport", "Part", "Plot", "Row", "Rule", "Section", "Table", "Trace"]
 
-
-def _nothing_to_say(run: RunFolder) -> str:
+def _open_with_nothing(run: RunFolder) -> str:
     return ""
 
 
-def _nothing_to_check(run: RunFolder) -> None:
+def _check_nothing(run: RunFolder) -> None:
     pass
 
 
 @dataclass(frozen=True)
 class GameReport:
-    """How the runs of a game are told. An `outcome` below is one that was read by the model `outcome`.
+    """The report of the runs of a game. An `outcome` below is of the game's own class.
 
-    - `outcome`: model of `outcome` in result.json, checked before anything is drawn;
-    - `scenario`: model of what the page needs of scenario.yaml;
-    - `check`: raises `ReportError` where what was read does not fit together;
+    - `check`: raises `ReportError` where the outcome does not fit the scenario;
     - `opening`: a sentence or two below the verdict;
     - `key_figures`: the rows of the summary, on the page and on the command line; `key_note` explains them;
     - `sections`: the game's own part of the page;
@@ -69,11 +69,9 @@ class GameReport:
     - `rules`: what the certificate's numbers mean and how they are judged; those that no rule names are listed.
     """
 
-    outcome: type[Part] = Anything
-    scenario: type[BaseModel] = PlayedScenario
-    check: Callable[[RunFolder], None] = _nothing_to_check
-    opening: Callable[[RunFolder], str] = _nothing_to_say
-    key_figures: Callable[[Result[Any], Any], list[Row]] = plain.key_figures
+    check: Callable[[RunFolder], None] = _check_nothing
+    opening: Callable[[RunFolder], str] = _open_with_nothing
+    key_figures: Callable[[RunResult[Any], Any], list[Row]] = plain.key_figures
     key_note: str = ""
     sections: Callable[[RunFolder, Any], Iterable[Section]] = plain.sections
     residual: Trace = RESIDUAL
@@ -83,3 +81,23 @@ class GameReport:
 
 PLAIN = GameReport()
 """The report of a game that brings nothing."""
+
+
+def find_report(name: str) -> GameReport:
+    """Find the report of the game of a name, `PLAIN` where it brings none."""
+    game = find(name)
+    report: GameReport = PLAIN if game.report is None else game.load("report")
+    return report
+
+
+def check(run: RunFolder) -> None:
+    """Check by the rules of the run's game that what was read fits together. Raises `ReportError`."""
+    report = find_report(run.result.game)
+    report.check(run)
+    if run.result.certificate is None:
+        return
+    try:
+        for rule in report.rules:
+            run.result.certificate.number(rule.key)
+    except ValueError as error:
+        raise ReportError(f"{run.folder / 'result.json'}: {error}; put the file back or run again") from None

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stackelgrid.report.run_folder import FaultOccurrence, Result
 from stackelgrid.report.words import counted
+from stackelgrid.run_result import FaultOccurrence, RunResult
 
 NAMED = 3
 """Nodes told one by one; more of them are counted."""
@@ -55,7 +55,7 @@ class Mishap:
         return ", ".join([*numbers, *(["between rounds"] if None in self.times else [])])
 
 
-def incidents(result: Result[Any], named: int = NAMED) -> list[Mishap]:
+def incidents(result: RunResult[Any], named: int = NAMED) -> list[Mishap]:
     """What struck, in the order of its first round, and what was done; up to `named` nodes are told one by one."""
     return [*_of_nodes(result.struck, named), *_of_messages(result.struck, named), *_done(result, named)]
 
@@ -82,7 +82,7 @@ def _of_messages(strikes: Sequence[FaultOccurrence], named: int) -> Iterator[Mis
         yield Mishap(mine[0].kind, f"{senders} → {receivers}", _summed((each.round, each.times) for each in mine))
 
 
-def _done(result: Result[Any], named: int) -> Iterator[Mishap]:
+def _done(result: RunResult[Any], named: int) -> Iterator[Mishap]:
     """Who was held, excluded or asked again."""
     for action in dict.fromkeys(entry.action for entry in result.missing):
         missing = [(entry.round, entry.node, 1) for entry in result.missing if entry.action == action]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stackelgrid.registry import find
 from stackelgrid.report import tables, words
+from stackelgrid.report.game import check, find_report
 from stackelgrid.report.incidents import NAMED, incidents
 from stackelgrid.report.parts import Plot, Section, Table, Trace
 from stackelgrid.report.run_folder import ReportError, RunFolder, read
@@ -28,7 +29,7 @@ _UNTRACED = {"residual", "round", "homes", "answered", "again", "ms"}
 
 
 @dataclass(frozen=True)
-class Drawn:
+class PageFigure:
     """A figure on the page: `svg` is the element itself."""
 
     number: int
@@ -38,21 +39,22 @@ class Drawn:
 
 
 def write(folder: Path) -> Path:
-    """Write report.html and figures/*.png into the folder of a run that has ended; the path of the page is returned.
+    """Write report.html and figures/*.png into the folder of a run that has ended; return the path of the page.
 
     Raises `ReportError` when the folder cannot be read or written.
     """
-    finished = read(folder)
+    run = read(folder)
+    check(run)
     page = folder / "report.html"
     try:
         (folder / "figures").mkdir(exist_ok=True)
-        page.write_text(_rendered(finished), encoding="utf-8")
+        page.write_text(_render(run), encoding="utf-8")
     except OSError as error:
         raise ReportError(f"{error.filename}: cannot be written ({error.strerror}); make {folder} writable") from None
     return page
 
 
-def _rendered(finished: RunFolder) -> str:
+def _render(run: RunFolder) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -62,42 +64,43 @@ def _rendered(finished: RunFolder) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    result, title = finished.result, find(finished.result.game).title
+    result, report = run.result, find_report(run.result.game)
+    title = find(result.game).title
     in_memory = ["--transport", "memory"] if result.transport == "memory" else []
     checks = tables.checks(result)
     judged = [check.passed for check in checks if check.passed is not None]
     content: dict[str, Any] = {
         "title": result.scenario or title[:1].upper() + title[1:],
-        "verdict": verdict(finished),
+        "verdict": verdict(run),
         "fine": result.settled and result.complete and not result.failures,
-        "opening": finished.report.opening(finished),
+        "opening": report.opening(run),
         "headline": tables.headline(result)[2:],  # the title and the verdict say the first two
         "key_figures": tables.key_figures(result),
-        "key_note": finished.report.key_note,
-        "sections": list(_drawn(finished, _sections(finished))),
+        "key_note": report.key_note,
+        "sections": list(_save_figures(run, _sections(run))),
         "certificate": result.certificate,
         "checks": [check for check in checks if check.value is not None],
         "left_out": [check.label for check in checks if check.value is None],
         "rounds": result.rounds,
-        "mishaps": incidents(result),
+        "incidents": incidents(result),
         "missing": bool(result.missing),
         "failures": list(result.failures.items()),
         "lines": _LINES,
         "judged": len(judged),
         "failed": judged.count(False),
         "rejected": result.rejected,
-        "run_again": _command("run", finished.folder / "scenario.yaml", *in_memory),
+        "run_again": _command("run", run.folder / "scenario.yaml", *in_memory),
         "certifiable": result.certifiable,
-        "certify": _command("certify", finished.folder),
-        "report": _command("report", finished.folder),
-        "manifest": _described(finished.manifest),
+        "certify": _command("certify", run.folder),
+        "report": _command("report", run.folder),
+        "manifest": _describe(run.manifest),
     }
     return environment.get_template("report.html.jinja").render(content)
 
 
-def verdict(finished: RunFolder) -> str:
+def verdict(run: RunFolder) -> str:
     """How the run ended, in a sentence."""
-    result, limit = finished.result, finished.scenario.leader.max_rounds
+    result, limit = run.result, run.scenario.leader.max_rounds
     rounds = tables.rounds(result)
     if result.settled and result.complete and result.failures:
         return f"Settled in {rounds}, though {words.counted(len(result.failures), 'node')} failed on the way."
@@ -115,47 +118,48 @@ def verdict(finished: RunFolder) -> str:
 # --- what a game brings, and how it converged ---
 
 
-def _sections(finished: RunFolder) -> Iterator[Section]:
-    if finished.result.outcome is None:
+def _sections(run: RunFolder) -> Iterator[Section]:
+    if run.result.outcome is None:
         return
-    yield from finished.report.sections(finished, finished.result.outcome)
-    yield Section("Convergence", [_convergence(finished) if len(finished.rounds) > 1 else _one_round(finished)])
+    report = find_report(run.result.game)
+    yield from report.sections(run, run.result.outcome)
+    yield Section("Convergence", [_convergence(run) if len(run.rounds) > 1 else _one_round(run)])
 
 
-def _drawn(finished: RunFolder, sections: Iterable[Section]) -> Iterator[dict[str, Any]]:
-    """The sections as the page takes them: figures saved and numbered."""
+def _save_figures(run: RunFolder, sections: Iterable[Section]) -> Iterator[dict[str, Any]]:
+    """Give the sections as the page takes them, their figures saved and numbered."""
     from stackelgrid.report import drawing
 
     numbers = count(1)
 
-    def drawn(part: Plot | Table | str) -> tuple[str, Drawn | Table | str]:
+    def save(part: Plot | Table | str) -> tuple[str, PageFigure | Table | str]:
         if isinstance(part, Plot):
-            svg = drawing.save(part.figure, finished.folder / "figures" / f"{part.name}.png")
-            return "figure", Drawn(next(numbers), part.name, svg, part.caption)
+            svg = drawing.save(part.figure, run.folder / "figures" / f"{part.name}.png")
+            return "figure", PageFigure(next(numbers), part.name, svg, part.caption)
         return ("table", part) if isinstance(part, Table) else ("words", part)
 
     for section in sections:
-        yield {"title": section.title, "parts": [drawn(part) for part in section.parts]}
+        yield {"title": section.title, "parts": [save(part) for part in section.parts]}
 
 
-def _convergence(finished: RunFolder) -> Plot:
+def _convergence(run: RunFolder) -> Plot:
     from stackelgrid.report import drawing
 
-    rounds, report, money = finished.rounds, finished.report, finished.result.money
-    traces = _traces(finished) if report.traces is None else report.traces
-    below = lanes(finished)
+    rounds, report, money = run.rounds, find_report(run.result.game), run.result.money
+    traces = _traces(run) if report.traces is None else report.traces
+    below = lanes(run)
     meanings = [f"{report.residual.meaning}, with the tolerance below which it settles"]
     meanings += [trace.meaning for trace in traces]
     meanings += ["what went wrong and, below, what was done about it; a number says how often"] if below else []
     told = "; ".join(f"({letter}) {meaning}" for letter, meaning in zip("abcdef", meanings, strict=False))
-    marked = _marked(finished)
+    marked = _list_rounds_to_mark(run)
     marks = " Marked are rounds in which members were held, excluded or asked again." if any(marked.values()) else ""
     return Plot(
         "convergence",
         drawing.convergence(
             [record.round for record in rounds],
             (_axis(report.residual, money), [nan if each.residual is None else each.residual for each in rounds]),
-            finished.scenario.leader.tolerance,
+            run.scenario.leader.tolerance,
             {_axis(trace, money): [_or_nan(record.number(trace.key)) for record in rounds] for trace in traces},
             marked,
             below,
@@ -164,19 +168,19 @@ def _convergence(finished: RunFolder) -> Plot:
     )
 
 
-def _one_round(finished: RunFolder) -> str:
-    residual, meaning = finished.rounds[0].residual, finished.report.residual.meaning
+def _one_round(run: RunFolder) -> str:
+    residual, meaning = run.rounds[0].residual, find_report(run.result.game).residual.meaning
     told = "not known" if residual is None else words.tiny(residual, "")
-    tolerance = finished.scenario.leader.tolerance
+    tolerance = run.scenario.leader.tolerance
     return f"There was one round. Its residual, {meaning}, is {told}; the tolerance is {tolerance:g}."
 
 
-def _traces(finished: RunFolder) -> Sequence[Trace]:
+def _traces(run: RunFolder) -> Sequence[Trace]:
     """The first two numbers that the journal has in every round."""
     everywhere = [
         key
-        for key in finished.rounds[0].model_extra or {}
-        if key not in _UNTRACED and all(record.number(key) is not None for record in finished.rounds)
+        for key in run.rounds[0].model_extra or {}
+        if key not in _UNTRACED and all(record.number(key) is not None for record in run.rounds)
     ]
     return [Trace(key, words.spelled(key)[0], key, words.spelled(key)[1]) for key in everywhere[:2]]
 
@@ -190,9 +194,9 @@ def _or_nan(value: float | None) -> float:
     return nan if value is None else value
 
 
-def _marked(finished: RunFolder) -> dict[str, list[int]]:
+def _list_rounds_to_mark(run: RunFolder) -> dict[str, list[int]]:
     """The rounds that some member did not answer at once, by what was done about it."""
-    missing, rounds = finished.result.missing, finished.rounds
+    missing, rounds = run.result.missing, run.rounds
     held = [record.round for record in rounds if record.held]
     excluded = [record.round for record in rounds if record.excluded]
     return {
@@ -202,11 +206,11 @@ def _marked(finished: RunFolder) -> dict[str, list[int]]:
     }
 
 
-def lanes(finished: RunFolder) -> list[drawing.Lane]:
+def lanes(run: RunFolder) -> list[drawing.Lane]:
     """What went wrong in finished rounds; where there is too much of it to name nodes, by kind alone."""
     from stackelgrid.report import drawing
 
-    drawn = {record.round for record in finished.rounds}
+    drawn = {record.round for record in run.rounds}
     for named in (NAMED, 0):
         found = [
             drawing.Lane(
@@ -214,7 +218,7 @@ def lanes(finished: RunFolder) -> list[drawing.Lane]:
                 {number: count for number, count in each.times.items() if number in drawn},
                 drawing.VERMILION if each.planned else drawing.BLUE,
             )
-            for each in incidents(finished.result, named)
+            for each in incidents(run.result, named)
             if drawn & each.times.keys()
         ]
         if len(found) <= _LANES:
@@ -229,7 +233,7 @@ def _command(verb: str, path: Path, *options: str) -> str:
     return shlex.join(["stackelgrid", verb, str(path), *options])
 
 
-def _described(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+def _describe(manifest: dict[str, Any]) -> list[tuple[str, str]]:
     """A line per key of the manifest."""
     lines = []
     for key, value in manifest.items():

@@ -1,4 +1,4 @@
-"""What a page is made of: sections of figures, tables and words, and the rules by which a certificate is judged."""
+"""The parts of a page: sections of figures, tables and paragraphs, and the rules by which a certificate is judged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stackelgrid.report.drawing import Figure
-    from stackelgrid.report.run_folder import Certificate
+    from stackelgrid.run_result import Certificate
 
 Row = tuple[str, str]
 """A label and a formatted value."""
@@ -16,10 +16,10 @@ Row = tuple[str, str]
 EQUILIBRIUM_WITHIN = 1e-6
 """Relative: below it a regret, a gap or a broken limit is the solvers' tolerance."""
 BOOKS_WITHIN = 1e-7
-"""Relative: below it a difference between what was told and what is worked out anew is rounding."""
+"""Relative: below it a difference between a number in the outcome and the same number computed anew is rounding."""
 
 FEW = 6
-"""Members shown one by one, however many there are."""
+"""How many members a table shows one by one, however many there are."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it; a string is a paragraph."""
+    """A heading and the parts below it; a string is a paragraph."""
 
     title: str
     parts: Sequence[Plot | Table | str]
@@ -69,16 +69,16 @@ Scale = Callable[[Any, "Certificate"], float]
 
 
 def itself(outcome: Any, certificate: Certificate) -> float:
-    """The scale of a number that is relative already."""
+    """Give 1, the scale of a number that is relative already."""
     return 1.0
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What a number of the certificate means, and how it is judged.
+    """The meaning of a number of the certificate, and the limit that it is judged by.
 
     `key` leads to it, with dots into what is nested. It passes when it is at most `within` times the scale `of`; where
-    `within` is None, it is told and not judged. In `unit`, {money} stands for the scenario's.
+    `within` is None, it is shown and not judged. In `unit`, {money} stands for the scenario's.
     """
 
     key: str
@@ -100,7 +100,7 @@ VIOLATION = Rule("violation", "Broken limits", "The worst breach of any limit of
 
 
 def spread(sizes: Mapping[str, float]) -> list[str]:
-    """Up to `FEW` names, evenly from the smallest size to the largest."""
+    """Choose up to `FEW` names, evenly from the smallest size to the largest."""
     ranked = sorted(sizes, key=lambda name: sizes[name])
     if len(ranked) <= FEW:
         return ranked
@@ -108,7 +108,7 @@ def spread(sizes: Mapping[str, float]) -> list[str]:
 
 
 def same_length(numbers: Iterable[tuple[str, Sequence[float]]], slots: int, of: str) -> None:
-    """Raises `ValueError` for an array with another length than `of`, which has `slots` numbers."""
+    """Raise `ValueError` for an array with another length than `of`, which has `slots` numbers."""
     for key, array in numbers:
         if len(array) != slots:
             raise ValueError(f"{key} has {len(array)} numbers, {of} has {slots}")

@@ -5,31 +5,33 @@ A key ending in a unit (`peak_kw`, `energy_kwh`, `sold_mw`) is shown in it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from stackelgrid.report.parts import Plot, Row, Section
-from stackelgrid.report.run_folder import Anything, Result, RunFolder
+from stackelgrid.report.run_folder import RunFolder
 from stackelgrid.report.words import measured, spelled
-from stackelgrid.wire.names import name_from
+from stackelgrid.run_record import Outcome
+from stackelgrid.run_result import RunResult
 
 
-def key_figures(result: Result[Any], outcome: Anything) -> list[Row]:
-    """Every single number of an outcome."""
+def key_figures(result: RunResult[Any], outcome: Outcome) -> list[Row]:
+    """List every single number of an outcome."""
     rows = []
-    for key, value in (outcome.model_extra or {}).items():
+    for key, value in outcome.content().items():
         name, unit = spelled(key)
         if _is_number(value):
             rows.append((name, f"{value:,} {unit}".strip() if isinstance(value, int) else measured(value, unit)))
     return rows
 
 
-def sections(run: RunFolder, outcome: Anything) -> Iterator[Section]:
-    """What has a number per slot as steps, alone or by name; what has one number per name as bars or ranked."""
+def sections(run: RunFolder, outcome: Outcome) -> Iterator[Section]:
+    """Draw a number per slot as steps, alone or by name, and one number per name as bars or ranked."""
     from stackelgrid.report import drawing
 
     slots, plots = run.scenario.slots, []
-    for key, value in _by_name(outcome.model_extra or {}):
+    for key, value in _by_name(outcome.content()):
         name, unit = spelled(key)
         label = f"{name} ({unit})" if unit else name
         if _is_series(value, slots):
@@ -40,13 +42,13 @@ def sections(run: RunFolder, outcome: Anything) -> Iterator[Section]:
             figure = drawing.members({name: value}, label)
         else:
             continue
-        plots.append(Plot(name_from(key), figure, f"{name}: {key} of the outcome."))
+        plots.append(Plot(re.sub("[^A-Za-z0-9_-]", "-", key), figure, f"{name}: {key} of the outcome."))
     if plots:
         yield Section("Outcome", plots)
 
 
 def _by_name(outcome: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The items of an outcome; accounts by name, {name: {key: value}}, are told key by key, {name: value} each."""
+    """Give the items of an outcome; accounts by name, {name: {key: value}}, key by key, {name: value} each."""
     for key, value in outcome.items():
         if not _all(value, lambda account: isinstance(account, dict)):
             yield key, value

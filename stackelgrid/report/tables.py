@@ -6,29 +6,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from stackelgrid.registry import find
+from stackelgrid.report.game import find_report
 from stackelgrid.report.parts import Row, Rule
-from stackelgrid.report.run_folder import Certificate, Result, for_report, of_game
 from stackelgrid.report.words import counted, measured, number, tiny, volume
+from stackelgrid.run_result import Certificate, RunResult
 
 
-def summary(result: Result[Any]) -> list[Row]:
-    """A result as rows of label and value: what was played, what came out, how good it is."""
-    result = for_report(result)
+def summary(result: RunResult[Any]) -> list[Row]:
+    """Give a result as rows of label and value: what was played, what came out, how good it is."""
     return [*headline(result), *key_figures(result), *verdict(result)]
 
 
-def judge(result: Result[Any]) -> Result[Any]:
+def judge(result: RunResult[Any]) -> RunResult[Any]:
     """Add the verdict to a result's certificate: `passed`, None when nothing in it is judged, and `failed`."""
     if result.certificate is None:
         return result
-    found = [check for check in checks(for_report(result)) if check.passed is not None]
+    found = [check for check in checks(result) if check.passed is not None]
     failed = [check.key for check in found if not check.passed]
     verdict = {"passed": not failed if found else None, "failed": failed}
     return result.with_certificate({**result.certificate.root, **verdict})
 
 
-def verdict(result: Result[Any]) -> list[Row]:
-    """The certificate in a line: which checks passed, and the two numbers to read first. Empty without one."""
+def verdict(result: RunResult[Any]) -> list[Row]:
+    """Give the certificate in a line: the checks that passed, and the two numbers to read first. Empty without one."""
     judged = [check for check in checks(result) if check.passed is not None]
     if result.certificate is None or not judged:
         return []
@@ -39,12 +39,12 @@ def verdict(result: Result[Any]) -> list[Row]:
     return [("Certificate", "; ".join([outcome, *numbers]))]
 
 
-def headline(result: Result[Any]) -> list[Row]:
-    """What was played, how it ended, how long it took and what carried it."""
+def headline(result: RunResult[Any]) -> list[Row]:
+    """Give the scenario, how its run ended, how long it took and what carried it."""
     carried = "memory, no broker" if result.transport == "memory" else f"{result.transport}, broker {result.broker}"
     return [
         ("Scenario", result.scenario or "untitled"),
-        ("Settled", _settled(result)),
+        ("Settled", _end(result)),
         ("Game", f"{find(result.game).title}, seed {result.seed}"),
         ("Players", f"{counted(result.homes, 'home')} in {counted(result.processes, 'process', 'processes')}"),
         ("Time", f"{number(result.elapsed_s)} s"),
@@ -52,7 +52,7 @@ def headline(result: Result[Any]) -> list[Row]:
     ]
 
 
-def _settled(result: Result[Any]) -> str:
+def _end(result: RunResult[Any]) -> str:
     if not result.rounds:
         return "no, not a single round was finished"
     if not result.settled:
@@ -60,20 +60,20 @@ def _settled(result: Result[Any]) -> str:
     return f"yes, in {rounds(result)}" + ("" if result.complete else ", the last one incomplete")
 
 
-def rounds(result: Result[Any]) -> str:
-    """How many rounds the leader played, and the aggregators where they played more of their own."""
+def rounds(result: RunResult[Any]) -> str:
+    """Give the leader's number of rounds, and the aggregators' where they played more of their own."""
     rounds = counted(result.rounds, "round")
     return f"{rounds} ({result.inner_rounds:,} among the homes)" if result.inner_rounds > result.rounds else rounds
 
 
-def key_figures(result: Result[Any]) -> list[Row]:
-    """The game's own rows. Empty when no round was finished."""
-    return of_game(result.game).key_figures(result, result.outcome) if result.outcome is not None else []
+def key_figures(result: RunResult[Any]) -> list[Row]:
+    """Give the game's own rows. Empty when no round was finished."""
+    return find_report(result.game).key_figures(result, result.outcome) if result.outcome is not None else []
 
 
 @dataclass(frozen=True)
 class Check:
-    """A line of the certificate: `value` is None when not part of it, `passed` for a number told but not judged."""
+    """A line of the certificate: `value` is None when not part of it, `passed` when it is not judged."""
 
     key: str
     label: str
@@ -83,12 +83,12 @@ class Check:
     passed: bool | None = None
 
 
-def checks(result: Result[Any]) -> list[Check]:
-    """The certificate's numbers in plain words, judged where there is a limit. Empty without a certificate."""
+def checks(result: RunResult[Any]) -> list[Check]:
+    """Give the certificate's numbers in plain words, judged where there is a limit. Empty without a certificate."""
     certificate, outcome = result.certificate, result.outcome
     if certificate is None or outcome is None:
         return []
-    rules = of_game(result.game).rules
+    rules = find_report(result.game).rules
     named = {rule.key for rule in rules}
     others = [
         Check(key, key.replace("_", " ").capitalize(), "", f"{value:,}" if isinstance(value, int) else number(value))

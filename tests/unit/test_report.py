@@ -14,7 +14,7 @@ from matplotlib.image import imread
 
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.report import ReportError, drawing, page, write
-from stackelgrid.report.run_folder import for_report, read
+from stackelgrid.report.run_folder import read
 from stackelgrid.report.tables import checks, summary
 from stackelgrid.report.words import change, number
 from stackelgrid.run_record import RunRecord
@@ -495,7 +495,7 @@ def test_each_number_has_its_limit(found: dict[str, Any], key: str, passing: Any
     found["outcome"] |= {"price": [8.0] * 24, "load_kw": [50.0] * 24}
 
     def judged(value: Any) -> bool | None:
-        lines = checks(for_report(parse(found | {"certificate": {key: value}})))
+        lines = checks(parse(found | {"certificate": {key: value}}))
         assert [line.key for line in lines if line.value is not None] == ([] if value is None else [key])
         return next(line.passed for line in lines if line.key == key)
 
@@ -602,7 +602,13 @@ def edit_scenario(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Non
         (
             edit_scenario(lambda c: c["leader"].update(wholesale_price=[1.0, 2.0])),
             "scenario.yaml",
-            "leader.wholesale_price has 2 numbers, result.json has 24 slots",
+            "leader.wholesale_price",
+            "put back the scenario",
+        ),
+        (
+            edit_scenario(lambda c: c["population"].update(day="2016-13-01")),
+            "scenario.yaml",
+            "population.day",
             "put back the scenario",
         ),
         (lambda f: (f / "manifest.json").write_text("[1]"), "manifest.json", "not a mapping", "remove the file"),

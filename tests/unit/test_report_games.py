@@ -14,8 +14,9 @@ from test_report import Page, figures, fill, keep
 from stackelgrid.games.prosumer.feeder import FeederState, FeederStates
 from stackelgrid.report import ReportError, drawing, write
 from stackelgrid.report.game import __doc__ as documentation
+from stackelgrid.report.game import find_report
 from stackelgrid.report.parts import Plot
-from stackelgrid.report.run_folder import for_report, of_game, read
+from stackelgrid.report.run_folder import read
 from stackelgrid.report.tables import checks, summary
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import parse
@@ -24,9 +25,31 @@ from stackelgrid.testbed.in_memory import play
 from stackelgrid.testbed.result import build_result, certify
 
 FIFTH = """
-from stackelgrid.registry import Game
+from functools import cached_property
+from types import SimpleNamespace
 
-GAME = Game(__name__, "fifth game", report={report})
+from stackelgrid.registry import Game
+from stackelgrid.run_record import Outcome
+from stackelgrid.scenarios import Scenario
+
+GAME = Game(__name__, "fifth game", scenario=":FifthScenario", outcome=":{outcome}", report={report})
+
+
+class FifthScenario(Scenario):
+    @cached_property
+    def everyone(self):
+        return [SimpleNamespace(id="h1"), SimpleNamespace(id="h2")]
+
+
+class PlainOutcome(Outcome):
+    peak_kw: float
+    price: list[float]
+    sold_mw: dict[str, list[float]]
+    calls_kwh: dict[str, float]
+    settled_early: bool
+    homes: dict[str, dict[str, float | list[float]]]
+    note: str
+
 """
 EXAMPLE = "".join(line for line in (documentation or "").splitlines(True) if line.startswith("    ") or line == "\n")
 """What the documentation tells a game's author to write."""
@@ -46,34 +69,35 @@ def fifth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     """A run of a game that somebody else installed."""
     from stackelgrid.registry import find
 
-    name, report = request.param
+    name, report, outcome = request.param
     site, folder = tmp_path / "site", tmp_path / "run"
     distribution = site / f"{name}-1.0.dist-info"
     distribution.mkdir(parents=True)
-    (site / f"{name}.py").write_text(FIFTH.format(report=report) + dedent(EXAMPLE))
+    (site / f"{name}.py").write_text(FIFTH.format(report=report, outcome=outcome) + dedent(EXAMPLE))
     (distribution / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     (distribution / "entry_points.txt").write_text(f"[stackelgrid.games]\n{name} = {name}:GAME\n")
     monkeypatch.syspath_prepend(site)
     find.cache_clear()
     folder.mkdir()
-    (folder / "scenario.yaml").write_text("slots: 3\nleader: {tolerance: 1.0e-4, max_rounds: 9}\n")
+    (folder / "scenario.yaml").write_text(f"game: {name}\nslots: 3\nleader: {{tolerance: 1.0e-4, max_rounds: 9}}\n")
     rounds = [
         {"round": n, "residual": 0.1**n, "held": [], "excluded": [], "again": 0, "price": [1.0], "cost": 50.0 - n}
         for n in (1, 2, 3)
     ]
     (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rounds))
+    found = OUTCOME if report is None else {"price": OUTCOME["price"]}
     result = {
         "schema": 1, "game": name, "scenario": "", "seed": 4, "transport": "memory", "broker": "none",
         "settled": True, "complete": True, "rounds": 3, "inner_rounds": 12, "elapsed_s": 1.5, "messages": 20,
-        "bytes": 2000, "homes": 2, "homes_settled": 2, "processes": 1, "money": "euro", "outcome": OUTCOME,
+        "bytes": 2000, "homes": 2, "homes_settled": 2, "processes": 1, "money": "euro", "outcome": found,
         "certificate": {"method": "By hand.", "gap": 1e-9, "max_regret": 2e-3, "feasible": True, "prices": 5},
     }  # fmt: skip
     (folder / "result.json").write_text(json.dumps(result))
     return folder
 
 
-plain = pytest.mark.parametrize("fifth", [("fifth_plain", None)], indirect=True)
-own = pytest.mark.parametrize("fifth", [("fifth_own", "':REPORT'")], indirect=True)
+plain = pytest.mark.parametrize("fifth", [("fifth_plain", None, "PlainOutcome")], indirect=True)
+own = pytest.mark.parametrize("fifth", [("fifth_own", "':REPORT'", "FifthOutcome")], indirect=True)
 
 
 def content(folder: Path) -> dict[str, Any]:
@@ -211,7 +235,7 @@ def folders(tmp_path: Path, shipped: dict[str, Path]) -> dict[str, Path]:
 def drawn(folder: Path) -> dict[str, Any]:
     """The figures of a game's own sections, by name, before they are saved."""
     run = read(folder)
-    sections = run.report.sections(run, run.result.outcome)
+    sections = find_report(run.result.game).sections(run, run.result.outcome)
     return {part.name: part.figure for section in sections for part in section.parts if isinstance(part, Plot)}
 
 
@@ -236,8 +260,8 @@ def test_page_of_a_game_needs_nothing_but_itself(shipped: dict[str, Path], game:
 
 @pytest.mark.parametrize("game", SHIPPED)
 def test_every_number_of_a_certificate_is_explained_and_passes(shipped: dict[str, Path], game: str) -> None:
-    lines = checks(for_report(parse(content(shipped[game]))))
-    assert {line.key for line in lines} == {"feasible", *(rule.key for rule in of_game(game).rules)}
+    lines = checks(parse(content(shipped[game])))
+    assert {line.key for line in lines} == {"feasible", *(rule.key for rule in find_report(game).rules)}
     for line in lines:
         assert line.label
         assert line.passed is not False, line
@@ -270,9 +294,7 @@ def test_numbers_of_a_game_have_their_limits(
 
     def judged(value: float) -> bool | None:
         certificate = told["certificate"] | {"inertia": 0.004, key: value}
-        return next(
-            line.passed for line in checks(for_report(parse(told | {"certificate": certificate}))) if line.key == key
-        )
+        return next(line.passed for line in checks(parse(told | {"certificate": certificate})) if line.key == key)
 
     assert judged(passing) is True
     assert judged(failing) is False

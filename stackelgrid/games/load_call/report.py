@@ -21,8 +21,9 @@ from stackelgrid.report.parts import (
     Trace,
     spread,
 )
-from stackelgrid.report.run_folder import Certificate, Result, RunFolder
+from stackelgrid.report.run_folder import RunFolder
 from stackelgrid.report.words import change, counted, measured, number, percent
+from stackelgrid.run_result import Certificate, RunResult
 
 _FEW = 24
 """Consumers up to which the table lists each."""
@@ -40,7 +41,7 @@ def opening(run: RunFolder) -> str:
     )
 
 
-def key_figures(result: Result[LoadCallOutcome], outcome: LoadCallOutcome) -> list[Row]:
+def key_figures(result: RunResult[LoadCallOutcome], outcome: LoadCallOutcome) -> list[Row]:
     """List what was achieved, and the money."""
     money = result.money
     full = sum(map(outcome.complies, outcome.calls_kwh))
@@ -218,7 +219,6 @@ _RULES = (
 )
 
 REPORT = GameReport(
-    scenario=LoadCallScenario,
     opening=opening,
     key_figures=key_figures,
     key_note="Bills before → after: without a call, and with what was shifted; rewards are paid besides.",

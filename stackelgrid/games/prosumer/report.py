@@ -21,8 +21,9 @@ from stackelgrid.report.parts import (
     Trace,
     spread,
 )
-from stackelgrid.report.run_folder import ReportError, Result, RunFolder
+from stackelgrid.report.run_folder import ReportError, RunFolder
 from stackelgrid.report.words import change, measured, number
+from stackelgrid.run_result import RunResult
 
 _PRICED_EACH = 3
 """Prosumers up to which each has a figure of its own prices."""
@@ -52,7 +53,7 @@ def opening(run: RunFolder) -> str:
     )
 
 
-def key_figures(result: Result[ProsumerOutcome], outcome: ProsumerOutcome) -> list[Row]:
+def key_figures(result: RunResult[ProsumerOutcome], outcome: ProsumerOutcome) -> list[Row]:
     """List the demand response and its highest prices, profits, saving and peak."""
     money, total = result.money, outcome.total_dr_kw()
     most = max(total, default=0.0)
@@ -291,7 +292,6 @@ _RULES = (
 )
 
 REPORT = GameReport(
-    scenario=ProsumerScenario,
     check=check,
     opening=opening,
     key_figures=key_figures,

@@ -16,8 +16,9 @@ from stackelgrid.report.parts import (
     Table,
     Trace,
 )
-from stackelgrid.report.run_folder import Certificate, Result, RunFolder
+from stackelgrid.report.run_folder import RunFolder
 from stackelgrid.report.words import measured, number, percent, relative
+from stackelgrid.run_result import Certificate, RunResult
 
 
 def opening(run: RunFolder) -> str:
@@ -29,7 +30,7 @@ def opening(run: RunFolder) -> str:
     )
 
 
-def key_figures(result: Result[StorageMarketOutcome], outcome: StorageMarketOutcome) -> list[Row]:
+def key_figures(result: RunResult[StorageMarketOutcome], outcome: StorageMarketOutcome) -> list[Row]:
     """List cost, peak and PAR before, without and with the market, and what was traded."""
     money = result.money
     sold, charged = (sum(map(sum, bids.values())) for bids in (outcome.sold_mw, outcome.charge_mw))

@@ -21,19 +21,20 @@ from stackelgrid.report.parts import (
     Trace,
     spread,
 )
-from stackelgrid.report.run_folder import Certificate, ReportError, Result, RunFolder
+from stackelgrid.report.run_folder import ReportError, RunFolder
 from stackelgrid.report.words import change, counted, number
+from stackelgrid.run_result import Certificate, RunResult
 
 
 def check(run: RunFolder) -> None:
-    """Raise `ReportError` when a price has other slots than the outcome."""
+    """Raise `ReportError` when the outcome has other slots than the scenario or than the welfare price."""
     outcome: UserOrientedOutcome | None = run.result.outcome
     if outcome is None:
         return
-    slots, wholesale = len(outcome.price), _leader(run).wholesale_price
-    if isinstance(wholesale, list) and len(wholesale) != slots:
+    slots = len(outcome.price)
+    if run.scenario.slots != slots:
         raise ReportError(
-            f"{run.folder / 'scenario.yaml'}: leader.wholesale_price has {len(wholesale)} numbers, "
+            f"{run.folder / 'scenario.yaml'}: slots is {run.scenario.slots}, "
             f"result.json has {slots} slots; put back the scenario that was played"
         )
     welfare = _welfare_price(run.result.certificate)
@@ -66,7 +67,7 @@ def opening(run: RunFolder) -> str:
     return f"The leader sought {_OBJECTIVES[leader.objective]}. Before the game its price was flat, {flat}."
 
 
-def key_figures(result: Result[UserOrientedOutcome], outcome: UserOrientedOutcome) -> list[Row]:
+def key_figures(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOutcome) -> list[Row]:
     """Give peak, PAR, price, utilities and revenue; before -> after where the value before is known."""
     rate = f"{result.money}/kWh"
     mean_price = sum(outcome.price) / len(outcome.price)
@@ -80,7 +81,7 @@ def key_figures(result: Result[UserOrientedOutcome], outcome: UserOrientedOutcom
     ]
 
 
-def _system_utility(result: Result[UserOrientedOutcome], outcome: UserOrientedOutcome) -> str:
+def _system_utility(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOutcome) -> str:
     if len(outcome.homes) < result.homes:
         return f"not known: {len(outcome.homes)} of {counted(result.homes, 'home')} reported a schedule"
     return f"{number(outcome.system_utility)} {result.money}"
@@ -316,7 +317,6 @@ _RULES = (
 )
 
 REPORT = GameReport(
-    scenario=UserOrientedScenario,
     check=check,
     opening=opening,
     key_figures=key_figures,

@@ -39,9 +39,9 @@ from stackelgrid.games.storage_market.messages import (
 from stackelgrid.games.storage_market.outcome import StorageMarketOutcome
 from stackelgrid.games.storage_market.reference import cheapest_cost
 from stackelgrid.games.storage_market.report import key_figures
-from stackelgrid.report.run_folder import Result
 from stackelgrid.rounds.strategy import Ask, Reply
 from stackelgrid.run_record import RunRecord
+from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario, ScenarioError, load
 from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.testbed import in_memory
@@ -903,7 +903,7 @@ def test_what_cannot_be_played_is_refused(tmp_path: Path, override: str, message
 
 def test_the_change_of_a_key_figure_is_said_to_be_the_markets() -> None:
     _, _, outcome = run_record()
-    rows = dict(key_figures(Result.model_construct(money="dollars"), outcome))
+    rows = dict(key_figures(RunResult.model_construct(money="dollars"), outcome))
     change = 100 * (outcome.supply_cost / outcome.supply_cost_without - 1)
     assert rows["Supply cost"].endswith(f"dollars (market: −{-change:.2f} %)")
 
