@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help run test test-arm64 test-containers check soak reproduction bench lock clean
+.PHONY: help run test test-arm64 test-containers check soak reproduction stored-outcomes bench lock clean
 
 help:  ## Say what each command does (the default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ check: $(INSTALLED)  ## Check format, style, types and who may import whom
 
 soak: $(INSTALLED)  ## Play 10,000 seeded runs (or SOAK_RUNS) under random faults and hold each to what the round protocol promises
 	$(VENV)/bin/python -m stackelgrid.soak --runs $(SOAK_RUNS) --seconds 600 --jobs 2
+
+stored-outcomes: $(INSTALLED)  ## Write tests/games/stored anew, after a result changed for a reason
+	$(VENV)/bin/python tests/games/test_stored_outcomes.py
 
 reproduction: $(INSTALLED)  ## Write docs/reproduction.md: what the papers publish beside what comes out here
 	$(VENV)/bin/python -m stackelgrid.study.reproduction docs/reproduction.md
