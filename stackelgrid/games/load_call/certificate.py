@@ -127,7 +127,7 @@ def minimize_cost(home: Consumer, saving: float, called: float) -> float:
 
     `saving` is p_on - p_off + r.
     """
-    most = min(called, home.limit_kwh())
+    most = min(called, home.limit_kwh)
 
     def cost(shift: float) -> float:
         return home.alpha * shift**2 + home.beta * shift - saving * shift
@@ -136,9 +136,9 @@ def minimize_cost(home: Consumer, saving: float, called: float) -> float:
     return float(min((0.0, most, inside.x), key=cost))
 
 
-def find_willing(home: Consumer, saving: float) -> float:
+def find_yhat(home: Consumer, saving: float) -> float:
     """Find yhat [LC-A], kWh: the zero of the marginal cost of shifting, by bracketing."""
-    most = home.limit_kwh()
+    most = home.limit_kwh
 
     def marginal(shift: float) -> float:
         return 2 * home.alpha * shift + home.beta - saving
@@ -156,7 +156,7 @@ def solve_planner(homes: Sequence[Consumer], leader: UtilitySettings, terms: Agg
     n = len(homes)
     unit = leader.target_kwh / n or 1.0
     saving = leader.peak_price - leader.off_peak_price + terms.reward
-    limit = np.array([find_willing(home, saving) for home in homes])
+    limit = np.array([find_yhat(home, saving) for home in homes])
     calls, shifts = cp.Variable(n), cp.Variable(n)
     mean = leader.target_kwh / n / unit
     unfair = terms.fairness * unit / (leader.commission or 1.0)
@@ -203,7 +203,7 @@ def solve_mpcc(homes: Sequence[Consumer], leader: UtilitySettings, terms: Aggreg
     saving = leader.peak_price - leader.off_peak_price + terms.reward
     calls, shifts = [], []
     for home in homes:
-        baseline, most = home.baseline_kwh, home.limit_kwh()
+        baseline, most = home.baseline_kwh, home.limit_kwh
         stationary = (saving - home.beta) / (2 * home.alpha)
         pull, push = max(stationary, 0.0), max(-stationary, 0.0)  # no multiplier need be larger
         call, shift = model.addVar(lb=0, ub=baseline), model.addVar(lb=0, ub=most)

@@ -43,16 +43,17 @@ class Consumer(HomeModel):
     beta: NonNegative = 0.0
     most_kwh: NonNegative | None = None
 
+    @property
     def limit_kwh(self) -> float:
         """Give min(d, m), kWh."""
         return self.baseline_kwh if self.most_kwh is None else min(self.most_kwh, self.baseline_kwh)
 
-    def willing_kwh(self, saving: float) -> float:
+    def solve_yhat(self, saving: float) -> float:
         """Give yhat [LC-A], kWh: what it shifts when called for everything. `saving` is p_on - p_off + r."""
-        return min(max((saving - self.beta) / (2 * self.alpha), 0.0), self.limit_kwh())
+        return min(max((saving - self.beta) / (2 * self.alpha), 0.0), self.limit_kwh)
 
 
-class Consumers:
+class LoadCallHomes:
     """The EMC's strategy for the consumers of one process: between the bodies on the wire and their problems."""
 
     def __init__(self, homes: Sequence[Consumer]) -> None:
@@ -87,7 +88,7 @@ class Consumers:
     def _solve_shifts(self, call: Call) -> Array:
         """Give y*(c), (homes,) kWh."""
         saving = call.peak_price - call.off_peak_price + call.reward
-        return np.minimum(self._read_calls(call), [home.willing_kwh(saving) for home in self._homes])
+        return np.minimum(self._read_calls(call), [home.solve_yhat(saving) for home in self._homes])
 
     def _read_calls(self, call: Call) -> Array:
         """Give c, (homes,) kWh: zeros when the call is for another number of homes."""

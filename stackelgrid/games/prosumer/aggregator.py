@@ -31,7 +31,7 @@ from stackelgrid.wire.arrays import Array
 _LOG = logging.getLogger("aggregator_node")
 
 
-class ProviderSettings(AggregatorSettings):
+class ProsumerSettings(AggregatorSettings):
     """The DR provider's settings.
 
     The simultaneous game has settled when every S agrees with the answers to it, to a relative `tolerance`. After
@@ -41,9 +41,9 @@ class ProviderSettings(AggregatorSettings):
     tolerance: Annotated[float, Field(ge=1e-13, lt=1)] = 1e-11
     max_rounds: Annotated[int, Field(ge=1, le=10_000)] = 100
 
-    def strategy(self, slots: int, homes: Mapping[str, int]) -> DrProvider:
+    def strategy(self, slots: int, homes: Mapping[str, int]) -> ProsumerAggregator:
         """Build the provider's part of the game."""
-        return DrProvider(self, slots, homes)
+        return ProsumerAggregator(self, slots, homes)
 
 
 class ProsumerTable:
@@ -123,10 +123,10 @@ class _SimultaneousGame:
         self.extrapolation = Extrapolation()
 
 
-class DrProvider:
+class ProsumerAggregator:
     """The provider's strategy. Members that are held count with their last DR quantities, excluded ones not at all."""
 
-    def __init__(self, settings: ProviderSettings, slots: int, homes: Mapping[str, int]) -> None:
+    def __init__(self, settings: ProsumerSettings, slots: int, homes: Mapping[str, int]) -> None:
         self._settings = settings
         self._table = ProsumerTable(homes, slots)
         self._row_order = RowOrder(len(self._table.present))

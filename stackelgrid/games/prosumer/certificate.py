@@ -56,7 +56,7 @@ def certify(scenario: ProsumerScenario, outcome: ProsumerOutcome, samples: int) 
     pv_cost = np.array([np.broadcast_to(home.pv_cost, slots) for home in homes])
     retail = np.array([utility.tariffs[home.tariff] for home in homes])
     event = utility.event.mark(slots)
-    cap = np.array([home.limit_kw() for home in homes])
+    cap = np.array([home.limit_kw for home in homes])
 
     regret: dict[str, float] = {}
     for provider in providers:
@@ -95,7 +95,7 @@ def certify(scenario: ProsumerScenario, outcome: ProsumerOutcome, samples: int) 
 def _find_regrets(homes: Sequence[Prosumer], outcome: ProsumerOutcome) -> dict[str, float]:
     """Find the largest relative gain of each prosumer of one provider from deviating alone in one slot."""
     regret = dict.fromkeys((home.id for home in homes), 0.0)
-    cap = {home.id: home.limit_kw() for home in homes}
+    cap = {home.id: home.limit_kw for home in homes}
     for t in range(len(homes[0].load_kw)):
         provided = {home.id: outcome.dr_kw[home.id][t] for home in homes}
         inverse = {name: 1 / dr for name, dr in provided.items() if dr > _PARTICIPANT_KW}

@@ -75,13 +75,14 @@ class Prosumer(HomeModel):
                 raise ValueError(f"{key} has {len(value)} numbers, load_kw {len(self.load_kw)}; give one per slot")
         return self
 
+    @property
     def limit_kw(self) -> Array:
         """Give the most that it can curtail in each slot, (T,) kW."""
         cap = self.cap_share * max(self.load_kw) if self.cap_kw is None else self.cap_kw
         return np.minimum(cap, self.load_kw)
 
 
-class Prosumers:
+class ProsumerHomes:
     """The EMC's strategy for the prosumers of one process: between the bodies on the wire and their problems."""
 
     def __init__(self, homes: Sequence[Prosumer]) -> None:
@@ -95,7 +96,7 @@ class Prosumers:
         self._pv = np.array([home.pv_kw for home in homes], float)
         self._pv_cost = np.array([np.broadcast_to(home.pv_cost, slots) for home in homes], float)
         self._alpha = np.array([[home.alpha] for home in homes], float)
-        self._cap = np.array([home.limit_kw() for home in homes])
+        self._cap = np.array([home.limit_kw for home in homes])
 
     def answer(self, signal: PvPrice) -> DrResponse:
         """Answer with each prosumer's load, PV and dr* at its price."""

@@ -92,6 +92,6 @@ class ProsumerOutcome(Outcome):
             trade=any(max(account["dr_kw"]) > 0 for account in accounts.values()),
         )
 
-    def total_dr_kw(self) -> list[float]:
+    def sum_dr_kw(self) -> list[float]:
         """Sum up the DR quantities of all prosumers, (T,) kW."""
         return [sum(provided) for provided in zip(*self.dr_kw.values(), strict=True)]

@@ -55,7 +55,7 @@ def opening(run: RunFolder) -> str:
 
 def key_figures(result: RunResult[ProsumerOutcome], outcome: ProsumerOutcome) -> list[Row]:
     """List the demand response and its highest prices, profits, saving and peak."""
-    money, total = result.money, outcome.total_dr_kw()
+    money, total = result.money, outcome.sum_dr_kw()
     most = max(total, default=0.0)
     rows = [("Demand response", measured(sum(total), "kWh"))]
     if most > 0:
@@ -112,7 +112,7 @@ def _plot_quantities(outcome: ProsumerOutcome, event: list[bool]) -> Iterator[Pl
     if not drawing.few(outcome.dr_kw):
         yield Plot(
             "demand_response_sum",
-            drawing.steps([drawing.Curve("All prosumers", outcome.total_dr_kw())], "DR quantity (kW)", shaded=event),
+            drawing.steps([drawing.Curve("All prosumers", outcome.sum_dr_kw())], "DR quantity (kW)", shaded=event),
             f"What all prosumers provide together. {_SHADED}",
         )
 

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from stackelgrid.games.prosumer.aggregator import ProviderSettings
+from stackelgrid.games.prosumer.aggregator import ProsumerSettings
 from stackelgrid.games.prosumer.home import Prosumer
 from stackelgrid.games.prosumer.leader import UtilitySettings
 from stackelgrid.model import NonNegative, Positive, StrictModel
@@ -102,7 +102,7 @@ class Feeder(StrictModel):
             connected |= reached
         return sorted({*self.load_kw, *self.load_kvar}.union(*ends) - connected)
 
-    def total_load(self) -> Array:
+    def sum_load(self) -> Array:
         """Sum up the loads without the event, (T,) kW."""
         return sum(self.load_kw.values()) * np.array(self.load_shape)
 
@@ -118,7 +118,7 @@ class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
 
     game: Literal["prosumer"]
     leader: UtilitySettings
-    aggregator: ProviderSettings = ProviderSettings()
+    aggregator: ProsumerSettings = ProsumerSettings()
     feeder: Feeder | None = None
 
     @model_validator(mode="after")
@@ -156,7 +156,7 @@ class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
     def _verify_feeder(self, feeder: Feeder) -> None:
         if len(feeder.load_shape) != self.slots:
             raise ValueError(f"feeder.load_shape has {len(feeder.load_shape)} numbers, slots is {self.slots}")
-        if not np.allclose(feeder.total_load(), self.leader.system_load_kw, rtol=1e-6, atol=0):
+        if not np.allclose(feeder.sum_load(), self.leader.system_load_kw, rtol=1e-6, atol=0):
             raise ValueError(
                 "leader.system_load_kw is not the sum of feeder.load_kw times feeder.load_shape; make it so"
             )
@@ -183,7 +183,7 @@ class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
         """Give the most it may draw or feed in: its peak load or, if that is more, its peak PV output."""
         return max(*home.load_kw, *home.pv_kw)
 
-    def aggregator_settings(self, name: str, members: dict[str, list[Prosumer]]) -> ProviderSettings:
+    def aggregator_settings(self, name: str, members: dict[str, list[Prosumer]]) -> ProsumerSettings:
         """Give every provider the same settings."""
         return self.aggregator
 

@@ -16,8 +16,8 @@ from scipy.optimize import minimize_scalar
 
 from stackelgrid.certify import CertificateError
 from stackelgrid.games.load_call.aggregator import AggregatorTerms, LoadCallAggregator, LoadCallSettings, solve_calls
-from stackelgrid.games.load_call.certificate import certify, find_willing, solve_mpcc, solve_planner
-from stackelgrid.games.load_call.home import Consumer, Consumers
+from stackelgrid.games.load_call.certificate import certify, find_yhat, solve_mpcc, solve_planner
+from stackelgrid.games.load_call.home import Consumer, LoadCallHomes
 from stackelgrid.games.load_call.leader import UtilitySettings
 from stackelgrid.games.load_call.messages import Call, Mission, MissionReport, Shift
 from stackelgrid.games.load_call.outcome import LoadCallOutcome
@@ -185,7 +185,7 @@ def drive(
     """Rounds without nodes: the calls (n,) last made, and the report to the utility."""
     members = {f"m{start}": list(homes[start : start + per_process]) for start in range(0, len(homes), per_process)}
     aggregator = aggregator_of({name: [home.baseline_kwh for home in some] for name, some in members.items()}, terms)
-    processes = {name: Consumers(some) for name, some in members.items()}
+    processes = {name: LoadCallHomes(some) for name, some in members.items()}
     step: Ask | Reply = aggregator.open(mission_of(leader))
     while isinstance(step, Ask):
         assert isinstance(step.body, Mapping)
@@ -306,7 +306,7 @@ def test_consumer_shifts_what_costs_it_least(
     called = min(called, baseline)
     home = Consumer(id="c", baseline_kwh=baseline, alpha=alpha, beta=beta, most_kwh=most)
     call = Call(call_kwh=[called], peak_price=5.0, off_peak_price=off_peak, reward=1.0)
-    account = Consumers([home]).settle(call)["c"]
+    account = LoadCallHomes([home]).settle(call)["c"]
 
     def cost(y: float) -> float:
         return 5.0 * (baseline - y) + off_peak * y + alpha * y**2 + beta * y - 1.0 * y
@@ -318,11 +318,11 @@ def test_consumer_shifts_what_costs_it_least(
     assert account["cost"] == pytest.approx(
         account["bill"] - account["reward"] + alpha * account["shifted_kwh"] ** 2 + beta * account["shifted_kwh"]
     )
-    assert find_willing(home, 5.0 - off_peak + 1.0) == pytest.approx(home.willing_kwh(5.0 - off_peak + 1.0), abs=1e-8)
+    assert find_yhat(home, 5.0 - off_peak + 1.0) == pytest.approx(home.solve_yhat(5.0 - off_peak + 1.0), abs=1e-8)
 
 
 def test_consumers_shift_nothing_when_the_call_is_for_another_number_of_homes() -> None:
-    homes = Consumers([Consumer(id=f"c{i}", baseline_kwh=10, alpha=0.01) for i in range(3)])
+    homes = LoadCallHomes([Consumer(id=f"c{i}", baseline_kwh=10, alpha=0.01) for i in range(3)])
     call = Call(call_kwh=[5.0], peak_price=5.0, off_peak_price=1.0, reward=1.0)
     assert homes.answer(call).to_array().tolist() == [0, 0, 0]
     assert [account["call_kwh"] for account in homes.settle(call).values()] == [0, 0, 0]

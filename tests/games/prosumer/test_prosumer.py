@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from scipy.optimize import brentq, minimize_scalar, root
 
 from stackelgrid.certify import CertificateError
-from stackelgrid.games.prosumer.aggregator import DrProvider, ProviderSettings, RowOrder
+from stackelgrid.games.prosumer.aggregator import ProsumerAggregator, ProsumerSettings, RowOrder
 from stackelgrid.games.prosumer.certificate import certify
 from stackelgrid.games.prosumer.feeder import FeederState, solve_power_flow
-from stackelgrid.games.prosumer.home import Prosumer, Prosumers, compute_cost, solve_dr
+from stackelgrid.games.prosumer.home import Prosumer, ProsumerHomes, compute_cost, solve_dr
 from stackelgrid.games.prosumer.leader import UtilitySettings, price_dr
 from stackelgrid.games.prosumer.messages import DrResponse, Offer, PvPrice, to_matrix, to_rows
 from stackelgrid.games.prosumer.outcome import ProsumerOutcome
@@ -109,10 +109,12 @@ def pick(question: Question, member: str) -> Body:
     return question if isinstance(question, Body) else question[member]
 
 
-def negotiate(homes: Sequence[Prosumer], company: UtilitySettings, strategy: DrProvider | None = None) -> Negotiation:
+def negotiate(
+    homes: Sequence[Prosumer], company: UtilitySettings, strategy: ProsumerAggregator | None = None
+) -> Negotiation:
     """One provider with all the prosumers in one process."""
-    leader, emc = company.strategy(24), Prosumers(homes)
-    middle = strategy or ProviderSettings().strategy(24, {"p": len(homes)})
+    leader, emc = company.strategy(24), ProsumerHomes(homes)
+    middle = strategy or ProsumerSettings().strategy(24, {"p": len(homes)})
     decision, negotiation = leader.open(), Negotiation(False)
     while not negotiation.settled and len(negotiation.rounds) < 60:
         step: Ask | Reply = middle.open(transmit(pick(decision.ask, "a1")))
@@ -175,7 +177,7 @@ def test_cost_is_inconvenience_less_profit() -> None:
 
 def test_prosumer_curtails_no_more_than_its_load_and_cap() -> None:
     greedy = prosumer("g", 10, 30, alpha=1e-3, cap_kw=6.1)
-    provided = to_matrix(Prosumers([greedy]).answer(PvPrice(price=[50.0] * 24, others=[0.0] * 24)).dr_kw)[0]
+    provided = to_matrix(ProsumerHomes([greedy]).answer(PvPrice(price=[50.0] * 24, others=[0.0] * 24)).dr_kw)[0]
     np.testing.assert_allclose(provided, np.minimum(6.1, 10 * LOAD_SHAPE), rtol=1e-15)
 
 
@@ -183,12 +185,12 @@ def test_response_does_not_depend_on_alpha_and_cap_when_there_is_no_price() -> N
     """At no price the answer is the same whatever alpha and cap; no body has a place for them."""
     offer = PvPrice(price=[0.0] * 24, others=[0.0] * 24)
     one, other = prosumer("h", 10, 20), prosumer("h", 10, 20, alpha=0.1, cap_kw=3, bus=7)
-    assert Prosumers([one]).answer(offer) == Prosumers([other]).answer(offer)
+    assert ProsumerHomes([one]).answer(offer) == ProsumerHomes([other]).answer(offer)
     assert DrResponse.model_fields.keys() == {"homes", "tariff", "load_kw", "pv_kw", "pv_cost", "dr_kw"}
 
 
 def test_prosumer_provides_nothing_when_the_price_is_for_another_number_of_homes() -> None:
-    answer = Prosumers([prosumer("h", 10, 20)]).answer(
+    answer = ProsumerHomes([prosumer("h", 10, 20)]).answer(
         PvPrice(price=to_rows(np.ones((2, 24))), others=to_rows(np.ones((2, 24))))
     )
     assert not to_matrix(answer.dr_kw).any()
@@ -485,7 +487,7 @@ def test_utility_settles_later_when_a_threshold_is_tighter(case: Any, key: str) 
 def test_residual_is_large_when_the_provider_runs_out_of_rounds(case: Any) -> None:
     """Prices are within a half of [PR-13] by then, but the last S that prosumers received is that of being alone."""
     scenario, *_ = case
-    hasty = ProviderSettings(max_rounds=1).strategy(24, {"p": 2})
+    hasty = ProsumerSettings(max_rounds=1).strategy(24, {"p": 2})
     negotiation = negotiate(scenario.everyone, scenario.leader, hasty)
     assert negotiation.rounds[1].account["game_rounds"] == 1
     assert negotiation.rounds[1].residual == 1.0 and not negotiation.rounds[1].settle
@@ -494,7 +496,9 @@ def test_residual_is_large_when_the_provider_runs_out_of_rounds(case: Any) -> No
 # --- nodes that are missing ---
 
 
-def ask(middle: DrProvider, offer: Offer, emcs: dict[str, Prosumers], silent: set[str], held: dict[str, Body]) -> Reply:
+def ask(
+    middle: ProsumerAggregator, offer: Offer, emcs: dict[str, ProsumerHomes], silent: set[str], held: dict[str, Body]
+) -> Reply:
     step: Ask | Reply = middle.open(offer)
     while isinstance(step, Ask):
         answers: dict[str, Body] = {
@@ -511,8 +515,8 @@ def offer_of(company: UtilitySettings) -> Offer:
 
 def test_provider_leaves_out_a_prosumer_while_it_is_excluded() -> None:
     homes = population(6, seed=4)
-    emcs = {home.id: Prosumers([home]) for home in homes}
-    middle = ProviderSettings().strategy(24, dict.fromkeys(emcs, 1))
+    emcs = {home.id: ProsumerHomes([home]) for home in homes}
+    middle = ProsumerSettings().strategy(24, dict.fromkeys(emcs, 1))
     offer = offer_of(utility())
     for _ in range(6):
         reply = ask(middle, offer, emcs, {"p2"}, {}).body
@@ -543,8 +547,8 @@ def test_provider_prices_a_prosumer_that_returns_during_half_way_steps(
     """A half-way step is geometric: from the zero price of an absent prosumer it would never leave zero."""
     monkeypatch.setattr(Extrapolation, "judge", _never_extrapolate)
     homes = population(6, seed=4)
-    emcs = {home.id: Prosumers([home]) for home in homes}
-    middle = ProviderSettings().strategy(24, dict.fromkeys(emcs, 1))
+    emcs = {home.id: ProsumerHomes([home]) for home in homes}
+    middle = ProsumerSettings().strategy(24, dict.fromkeys(emcs, 1))
     offer = offer_of(utility())
     for _ in range(4):
         away = ask(middle, offer, emcs, {"p2"}, {}).body
@@ -563,8 +567,8 @@ def test_provider_prices_a_prosumer_that_returns_during_half_way_steps(
 
 def test_provider_counts_the_last_quantity_of_a_prosumer_that_is_held() -> None:
     homes = population(6, seed=4)
-    emcs = {home.id: Prosumers([home]) for home in homes}
-    middle = ProviderSettings().strategy(24, dict.fromkeys(emcs, 1))
+    emcs = {home.id: ProsumerHomes([home]) for home in homes}
+    middle = ProsumerSettings().strategy(24, dict.fromkeys(emcs, 1))
     offer = offer_of(utility())
     last = emcs["p1"].answer(PvPrice(price=[20.0] * 24, others=[0.1] * 24))
     for _ in range(8):
@@ -588,8 +592,8 @@ def test_prosumer_does_not_trade_when_the_utility_lacks_its_tariff() -> None:
 
 def test_provider_earns_nothing_when_the_dr_price_is_for_another_number_of_prosumers() -> None:
     homes = [prosumer("a", 10, 30), prosumer("b", 12, 30)]
-    emcs = {"p": Prosumers(homes)}
-    middle = ProviderSettings().strategy(24, {"p": 2})
+    emcs = {"p": ProsumerHomes(homes)}
+    middle = ProsumerSettings().strategy(24, {"p": 2})
     offer = offer_of(utility())
     ask(middle, offer, emcs, set(), {})
     wrong = offer.model_copy(update={"dr_price": to_rows(np.full((3, 24), 40.0))})
@@ -602,8 +606,8 @@ def provisions(homes: Sequence[Prosumer], silent: set[str] = frozenset()) -> tup
 
     Each prosumer has an EMC of its own; the accounts are by prosumer, not by place.
     """
-    emcs = {home.id: Prosumers([home]) for home in homes}
-    middle = ProviderSettings().strategy(24, dict.fromkeys(emcs, 1))
+    emcs = {home.id: ProsumerHomes([home]) for home in homes}
+    middle = ProsumerSettings().strategy(24, dict.fromkeys(emcs, 1))
     leader = utility().strategy(24)
     decision, answers = leader.open(), []
     for number in range(6):
@@ -653,7 +657,7 @@ def test_row_is_kept_once_taken() -> None:
     ],
 )
 def test_response_is_refused_when_it_cannot_be(change: dict[str, Any], message: str) -> None:
-    sound = Prosumers([prosumer("a", 10, 30)]).answer(PvPrice(price=[0.0] * 24, others=[0.0] * 24)).model_dump()
+    sound = ProsumerHomes([prosumer("a", 10, 30)]).answer(PvPrice(price=[0.0] * 24, others=[0.0] * 24)).model_dump()
     sound["load_kw"] = [10.0] * 24
     with pytest.raises(ValidationError, match=message):
         DrResponse.model_validate(sound | change)
@@ -661,8 +665,8 @@ def test_response_is_refused_when_it_cannot_be(change: dict[str, Any], message: 
 
 def test_provider_and_utility_stay_finite_at_the_largest_numbers() -> None:
     homes = [prosumer("a", 10, 30), prosumer("b", 12, 30)]
-    emcs: dict[str, Any] = {"a": Prosumers([homes[0]]), "b": _ExtremeProsumers(Prosumers([homes[1]]))}
-    middle, leader = ProviderSettings().strategy(24, {"a": 1, "b": 1}), utility().strategy(24)
+    emcs: dict[str, Any] = {"a": ProsumerHomes([homes[0]]), "b": _ExtremeProsumers(ProsumerHomes([homes[1]]))}
+    middle, leader = ProsumerSettings().strategy(24, {"a": 1, "b": 1}), utility().strategy(24)
     decision = leader.open()
     for _ in range(5):
         reply = transmit(ask(middle, pick(decision.ask, "a1"), emcs, set(), {}).body)
@@ -675,7 +679,7 @@ def test_provider_and_utility_stay_finite_at_the_largest_numbers() -> None:
 class _ExtremeProsumers:
     """Answers the largest load and PV that a message can hold, and in turn the largest and nearly no DR."""
 
-    emc: Prosumers
+    emc: ProsumerHomes
     turn: int = 0
 
     def answer(self, signal: Body) -> DrResponse:
