@@ -232,7 +232,7 @@ class Coordinator:
         return None if self._gathering_until is None else min(self._gathering_until, self._fetch_at)
 
     def tick(self, now: float) -> list[Step]:
-        """When the deadline has passed, ask again or go on without the missing."""
+        """Ask again, or go on without the missing, once the deadline has passed."""
         deadline = self.next_deadline()
         if deadline is None or now < deadline:
             return []

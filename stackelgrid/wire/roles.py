@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a node is in a run: the leader, an aggregator or a home (an EMC process)."""
+    """The role of a node in a run: the leader, an aggregator or a home (an EMC process)."""
 
     LEADER = "leader"
     AGGREGATOR = "aggregator"
