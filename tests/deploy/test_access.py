@@ -50,7 +50,7 @@ from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.transport.tls import Tls
 
 ADOPTED = "revocations and certificate are those in"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """How long to wait for what must happen."""
 
 

@@ -475,7 +475,7 @@ class Aggregator:
 
 
 def test_on_a_real_broker_too_with_a_clock_that_runs_fast(mosquitto_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    pace, run = 400.0, "outage"
+    pace, run = 200.0, "outage"
     config = config_model(find("user_oriented")).model_validate(
         {"run": run, "name": "h1", "game": "user_oriented", "slots": 24, "aggregator": "a1", "homes": [HOME]}
     )
@@ -485,7 +485,7 @@ def test_on_a_real_broker_too_with_a_clock_that_runs_fast(mosquitto_url: str, ca
     loop = Hurried(pace)
 
     def lose_the_network(proxy: Proxy, aggregator: Aggregator) -> None:
-        assert aggregator.answered.wait(30)
+        assert aggregator.answered.wait(120)
         cut = {"kind": "cut", "node": "h1", "at": {"round": 1}, "seconds": HALF_AN_HOUR / pace}
         proxy.disturb("h1", Cut.model_validate(cut))
         aggregator.settle()
@@ -500,7 +500,7 @@ def test_on_a_real_broker_too_with_a_clock_that_runs_fast(mosquitto_url: str, ca
         with caplog.at_level(logging.INFO):
             loop.run_until_complete(transport.serve([node]))
         trouble.join()
-        assert aggregator.acknowledged.wait(10)
+        assert aggregator.acknowledged.wait(60)
         aggregator.leave()
     loop.close()
     expected = UserOrientedHomes(config.homes).settle(price)
@@ -508,5 +508,6 @@ def test_on_a_real_broker_too_with_a_clock_that_runs_fast(mosquitto_url: str, ca
     told = [record for record in caplog.records if record.name == "stackelgrid.transport"]
     back: Callable[[str], Any] = told[-1].__dict__["data"].get
     assert told[-1].getMessage() == "connected"
-    assert HALF_AN_HOUR - 100 < back("seconds") < HALF_AN_HOUR + 600
-    assert 30 <= back("attempts") <= 110  # neither in a frenzy nor asleep
+    # A second of a busy machine is 200 of this clock, so an attempt may take as long as the pause before it.
+    assert HALF_AN_HOUR - 100 < back("seconds") < HALF_AN_HOUR + 1200
+    assert 10 <= back("attempts") <= 110

@@ -22,7 +22,7 @@ from stackelgrid.testbed.enrolment import certificate_in
 from stackelgrid.transport.base import Action, BrokerUnreachableError, Publish
 from stackelgrid.transport.mqtt import MqttTransport
 
-SETTINGS = ["population.homes=12", "aggregators=2", "rounds.deadline_s=1"]
+SETTINGS = ["population.homes=12", "aggregators=2", "rounds.deadline_s=3", "rounds.return_s=30"]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[nats.Run
 def as_node(guarded: tuple[nats.RunningCluster, Authority], name: str) -> MqttTransport:
     cluster, authority = guarded
     place = authority.place(authority.register.in_force[name].node)
-    return MqttTransport(cluster.url, tls=certificate_in(place), connect_timeout_s=0.5, reconnect_s=0.5)
+    return MqttTransport(cluster.url, tls=certificate_in(place), connect_timeout_s=2, reconnect_s=2)
 
 
 def say(guarded: tuple[nats.RunningCluster, Authority], name: str, topic: str) -> None:
@@ -137,7 +137,7 @@ def eventually(
     wanted: set[tuple[str, bytes]], look: Callable[[], Iterable[tuple[str, bytes]]]
 ) -> set[tuple[str, bytes]]:
     """What is retained. While the servers left elect who keeps it, a newcomer hears nothing of it: look again."""
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 60
     while (found := set(look())) != wanted and time.monotonic() < give_up:
         time.sleep(0.1)
     return found
