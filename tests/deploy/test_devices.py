@@ -32,13 +32,13 @@ from emc_node.device_settings import DeviceSettings
 from emc_node.devices import HomeDevices, Plan
 from emc_node.home_assistant import discovery
 from emc_node.strategy import DeviceHomeStrategy
+from stackelgrid import scenarios
 from stackelgrid.games.storage_market.home import MarketHome, StorageMarketHomes
 from stackelgrid.games.storage_market.messages import FleetPlan, Tariff, Turn
 from stackelgrid.games.user_oriented import GAME
 from stackelgrid.games.user_oriented.home import Home, HomeProblem, UserOrientedHomes
 from stackelgrid.games.user_oriented.messages import Price
 from stackelgrid.registry import find
-from stackelgrid.scenarios import scenario as scenarios
 from stackelgrid.transport.base import Action, Compute, Publish
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.wire.codec import Link

@@ -29,6 +29,7 @@ from emc_node import __main__, service, status
 from emc_node.config import EmcConfig, assemble, config_model
 from emc_node.init import main as init
 from emc_node.service import ServiceError, unit
+from stackelgrid import scenarios
 from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import Cut, FaultPlan
 from stackelgrid.faults.proxy import Proxy
@@ -37,7 +38,6 @@ from stackelgrid.games.user_oriented.home import UserOrientedHomes
 from stackelgrid.games.user_oriented.messages import Price
 from stackelgrid.node.config import load
 from stackelgrid.registry import find
-from stackelgrid.scenarios import scenario as scenarios
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.address import Address
