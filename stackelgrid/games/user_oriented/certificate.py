@@ -1,7 +1,7 @@
 """The equilibrium certificate of the user-oriented pricing game: compares a settled run with independent references.
 
 Each home's schedule is compared with the optimum of its own problem [UO-6], and the run with the central programme
-[UO-18], both in cvxpy. The leader is compared with a search for a better price (`stackelberg`) or with the rule that
+[UO-B], both in cvxpy. The leader is compared with a search for a better price (`stackelberg`) or with the rule that
 its price equals marginal cost (`welfare`). A home's utility is computed anew from the load and stored energy that it
 reported; the utility that it claims is only compared. Money as in the price, loads kW, per slot of one hour.
 """

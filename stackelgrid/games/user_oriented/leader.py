@@ -7,15 +7,15 @@ It maximises its own utility [UO-7], revenue less a charge on the deviation of t
 under the capacity L_min <= L_t <= L_max [UO-8], in one of two ways:
 
 - `stackelberg`: the leader's own optimum given the answer [UO-16];
-- `welfare`: the price at which selfish customers maximise the whole system's utility [UO-18]. It is the marginal cost
-  p = grad C(L) plus capacity multipliers, C(L) = c.L + sum mu_t (L_t - mean L)^2 [UO-19]. For a mu that is the same in
+- `welfare`: the price at which selfish customers maximise the whole system's utility [UO-B]. It is the marginal cost
+  p = grad C(L) plus capacity multipliers, C(L) = c.L + sum mu_t (L_t - mean L)^2 [UO-C]. For a mu that is the same in
   all slots this is p_t = c_t + 2 mu (L_t - mean L); otherwise the derivative of the mean, -2/T sum mu (L - mean L),
   stays.
 
 It never sees a customer's problem. In each round it gets the total load at the price that it asked, and the derivative
 of that load: `slope`, the part of dL/dp within a slot that elastic appliances cause, and `coupling`, the matrix that
 storage causes. It solves its problem on the local model that these give, and asks the price found. Units: kW per slot
-of one hour, money per kWh; mu is money per kWh per mean kW of the baseline load [UO-20], so that it does not depend on
+of one hour, money per kWh; mu is money per kWh per mean kW of the baseline load [UO-D], so that it does not depend on
 the size of the system (derived; the paper multiplies mu by kW^2).
 """
 
@@ -155,12 +155,12 @@ def sum_answers(price: Array, answers: Mapping[str, LoadResponse], held: Collect
 
 
 def fixed_balance(mu: float, baseline_load: Array) -> Array:
-    """Give mu per mean kW of the baseline [UO-20], the same in every slot, (T,)."""
+    """Give mu per mean kW of the baseline [UO-D], the same in every slot, (T,)."""
     return np.full(len(baseline_load), mu / baseline_load.mean())
 
 
 def adaptive_balance(mu_high: float, mu_low: float, threshold: float, baseline_load: Array) -> Array:
-    """Give a larger mu where the baseline is far from its mean, a smaller one elsewhere [UO-21], (T,).
+    """Give a larger mu where the baseline is far from its mean, a smaller one elsewhere [UO-E], (T,).
 
     Far means a deviation of more than `threshold` times the mean, up (peak) or down (deep off-peak).
     """
@@ -170,13 +170,13 @@ def adaptive_balance(mu_high: float, mu_low: float, threshold: float, baseline_l
 
 
 class FixedBalance(StrictModel):
-    """The same charge on deviation in every slot [UO-20]: `mu` of the leader's settings."""
+    """The same charge on deviation in every slot [UO-D]: `mu` of the leader's settings."""
 
     kind: Literal["fixed"] = "fixed"
 
 
 class AdaptiveBalance(StrictModel):
-    """A charge by slot [UO-21]: `high` times mu where the baseline is over `threshold` away from its mean, else `low`.
+    """A charge by slot [UO-E]: `high` times mu where the baseline is over `threshold` away from its mean, else `low`.
 
     `threshold` is relative to the mean.
     """

@@ -1,4 +1,4 @@
-"""The customers' answer as the leader sees it: observed rounds, and a local model of the load fitted to them [UO-22].
+"""The customers' answer as the leader sees it: observed rounds, and a local model of the load fitted to them [UO-F].
 
 Prices are money per kWh, loads kW, both (T,); matrices are (T, T).
 """
@@ -30,7 +30,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class LocalResponse:
-    """The customers' answer near an observation [UO-22]: curved in each slot's own price, linear across slots.
+    """The customers' answer near an observation [UO-F]: curved in each slot's own price, linear across slots.
 
     The elastic part follows L' = slope (p / p_k)^(-exponent - 1). This is exact for log (exponent 1), power (exponent
     1 / (1 - alpha)) and quadratic satisfaction (exponent -1). Below half the observed price it goes on as its tangent.

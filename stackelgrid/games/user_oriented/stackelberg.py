@@ -3,7 +3,7 @@
     max over p in [price_min, price_max]   U_c(p, L(p)),   L_min <= L(p) <= L_max
 
 The answer L(p) has kinks, where an appliance or a storage reaches a limit, and the best price often lies on a kink.
-There one local model [UO-22] is not enough: the derivative changes at the kink, and the price would jump to and fro
+There one local model [UO-F] is not enough: the derivative changes at the kink, and the price would jump to and fro
 across it. So the leader keeps the observed rounds and, as in a bundle method, maximises the least of the utilities that
 their models predict. It does so inside a trust region, which grows while the predictions are good and shrinks when they
 are not. A model whose prediction is wrong at the best price is dropped.

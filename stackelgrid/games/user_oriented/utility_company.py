@@ -32,7 +32,7 @@ class UtilityCompany:
         return float((price - self.wholesale_price) @ load) - self.deviation_charge(load)
 
     def marginal_cost(self, load: Array) -> Array:
-        """Give grad C(L) [UO-19], (T,) money per kWh: the cost of one more kWh in each slot."""
+        """Give grad C(L) [UO-C], (T,) money per kWh: the cost of one more kWh in each slot."""
         charge = 2 * self.mu * (load - load.mean())
         return np.asarray(self.wholesale_price + charge - charge.mean())
 

@@ -1,10 +1,10 @@
-"""The `welfare` leader: the price at which selfish customers maximise the utility of the whole system [UO-18].
+"""The `welfare` leader: the price at which selfish customers maximise the utility of the whole system [UO-B].
 
 At that price a customer pays for one more kWh the amount that it costs the system:
 
     p = grad C(L(p)) + nu,      nu >= 0 where L = L_max, nu <= 0 where L = L_min, else 0.
 
-Each round gives the load and its Jacobian J at a price. The leader solves the condition on the local model [UO-22],
+Each round gives the load and its Jacobian J at a price. The leader solves the condition on the local model [UO-F],
 which is a Newton step with a curved response, and asks the price found. When the price change still wanted does not
 shrink, it takes a shorter step.
 """
@@ -24,7 +24,7 @@ _TINY = 1e-3
 
 
 class WelfareSearch:
-    """Damped Newton's method on p = grad C(L(p)) + nu [UO-18], one round per step."""
+    """Damped Newton's method on p = grad C(L(p)) + nu [UO-B], one round per step."""
 
     def __init__(self, company: UtilityCompany, tolerance: float = 1e-6) -> None:
         self.company = company

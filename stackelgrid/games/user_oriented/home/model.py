@@ -123,7 +123,7 @@ class Storage(PrivateModel):
 
 
 class DrawLimit(PrivateModel):
-    """Bounds on the power that the meter draws in a slot, kW [UO-23]; with `min_kw` of zero nothing is exported."""
+    """Bounds on the power that the meter draws in a slot, kW [UO-A]; with `min_kw` of zero nothing is exported."""
 
     min_kw: Finite = 0.0
     max_kw: Positive | None = None

@@ -3,7 +3,7 @@
 Customer i gets satisfaction of what appliances consume and pays for what the meter draws ([UO-5], [UO-6]):
 
     max over x, r   sum_t [ sum_a v_a x_max,a S(x_a,t / x_max,a) - p_t draw_t ] - D(r)
-    draw_t = fixed_t + sum_a x_a,t + sum_s r_s,t,      X_min <= draw_t <= X_max            [UO-1], [UO-23]
+    draw_t = fixed_t + sum_a x_a,t + sum_s r_s,t,      X_min <= draw_t <= X_max            [UO-1], [UO-A]
     x_min <= x <= x_max                                                                    [UO-2]
     -r_dis <= r <= r_ch,  b_t = b_0 + sum_{tau<=t} r_tau,  0 <= b_t <= B,  b_end >= need   [UO-3]
     D(r) = fast sum r_t^2 + deep sum min(b_t - depth B, 0)^2                               [UO-4]

@@ -1,7 +1,7 @@
 """The homes' problems as one convex programme in cvxpy, solved by Clarabel: the reference to check the nodes against.
 
 There are two programmes over the same variables, with every home at once. In one, each home answers a price best
-[UO-6]; it separates by home. The other is the central programme [UO-18], in which a planner runs every home and pays
+[UO-6]; it separates by home. The other is the central programme [UO-B], in which a planner runs every home and pays
 the leader's cost within its capacity. Units as in `stacked_homes`.
 """
 # cvxpy re-exports its atoms by star imports, which its types do not show.
@@ -67,7 +67,7 @@ def solve_best_answers(homes: StackedHomes, price: Array, scale: Array) -> BestA
 def solve_central_programme(
     homes: StackedHomes, wholesale: Array, mu: Array, capacity: tuple[Array, Array], scale: float
 ) -> CentralPlan:
-    """Maximise sum_i U_i - D_i less c.L + sum mu_t (L_t - mean L)^2 with capacity[0] <= L <= capacity[1] [UO-18].
+    """Maximise sum_i U_i - D_i less c.L + sum mu_t (L_t - mean L)^2 with capacity[0] <= L <= capacity[1] [UO-B].
 
     Arrays are (T,); infinite bounds are none; `scale` is the expected size of the optimum, money. Raise
     `CertificateError`, and `InfeasibleError` when no schedule of the homes keeps the capacity.

@@ -31,7 +31,7 @@ class Company:
     load_max: Array
 
     def cost(self, load: Array) -> float:
-        """Give the cost C(L) = c.L + sum mu_t (L_t - mean L)^2 [UO-19], money."""
+        """Give the cost C(L) = c.L + sum mu_t (L_t - mean L)^2 [UO-C], money."""
         return float(self.wholesale @ load + self.mu @ (load - load.mean()) ** 2)
 
     def utility(self, price: Array, load: Array) -> float:
@@ -39,7 +39,7 @@ class Company:
         return float(price @ load) - self.cost(load)
 
     def marginal_cost(self, load: Array) -> Array:
-        """Give grad C(L) [UO-19], the derivative of the mean included, (T,) money per kWh."""
+        """Give grad C(L) [UO-C], the derivative of the mean included, (T,) money per kWh."""
         charge = 2 * self.mu * (load - load.mean())
         return np.asarray(self.wholesale + charge - charge.mean())
 
@@ -48,7 +48,7 @@ class Company:
         return float(np.max([np.zeros_like(load), load - self.load_max, self.load_min - load]))
 
     def price_residual(self, price: Array, load: Array) -> float:
-        """Give the largest distance of `price` from grad C(L) plus capacity multipliers [UO-18], money per kWh.
+        """Give the largest distance of `price` from grad C(L) plus capacity multipliers [UO-B], money per kWh.
 
         It is the natural residual of that complementarity problem: the difference itself where the capacity is slack,
         and only a difference of the wrong sign where it binds.
