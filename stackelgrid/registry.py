@@ -53,8 +53,8 @@ class Game:
     home: str = "home:Home"
     homes: str = "home:Homes"
     scenario: str = "scenario:Scenario"
-    outcome: str | None = None
-    certificate: str | None = None
+    outcome: str = "outcome:Outcome"
+    certificate: str = "certificate:certify"
     report: str | None = None
     published: str | None = None
 

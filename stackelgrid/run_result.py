@@ -87,10 +87,10 @@ class Certificate(RootModel[dict[str, Any]]):
         return {key: value for key, value in content if isinstance(value, int | float) and not isinstance(value, bool)}
 
 
-Out = TypeVar("Out")
+Found = TypeVar("Found", bound=Outcome)
 
 
-class RunResult(StrictModel, Generic[Out]):
+class RunResult(StrictModel, Generic[Found]):
     """The content of result.json.
 
     - `settled`: whether the leader declared a settlement, `complete`: on a round that everybody answered;
@@ -120,7 +120,7 @@ class RunResult(StrictModel, Generic[Out]):
     homes_settled: int
     processes: int
     money: str
-    outcome: Out | None
+    outcome: Found | None
     certificate: Certificate | None
     missing: list[Missing] = []
     asked_again: list[RepeatedRequest] = []
@@ -140,10 +140,8 @@ class RunResult(StrictModel, Generic[Out]):
         return None if outcome == {} else outcome
 
     @field_serializer("outcome")
-    def _write_none_as_empty(self, outcome: Out | None) -> Any:
-        if outcome is None:
-            return {}
-        return outcome.content() if isinstance(outcome, Outcome) else outcome
+    def _write_none_as_empty(self, outcome: Found | None) -> dict[str, Any]:
+        return {} if outcome is None else outcome.content()
 
     @property
     def certifiable(self) -> bool:
@@ -161,7 +159,6 @@ class RunResult(StrictModel, Generic[Out]):
 
 def parse(content: Any) -> RunResult[Any]:
     """Check the content of a result.json, the outcome by the model of its game. Raises `pydantic.ValidationError`."""
-    game = find(RunResult[Any].model_validate(content).game)
-    outcome: Any = Any if game.outcome is None else game.load("outcome")
+    outcome: Any = find(RunResult[Any].model_validate(content).game).load("outcome")
     result: RunResult[Any] = RunResult[outcome].model_validate(content)
     return result

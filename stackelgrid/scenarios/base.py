@@ -7,17 +7,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from stackelgrid.certify import CertificateError, require_solvers
-from stackelgrid.model import Positive, StrictModel, explain
+from stackelgrid.certify import require_solvers
+from stackelgrid.model import Positive, StrictModel
 from stackelgrid.node.config import Rounds
 from stackelgrid.registry import find
 from stackelgrid.rounds.settings import AggregatorSettings, HomeModel, LeaderSettings
 from stackelgrid.scenarios.topology import RunTopology
 
 if TYPE_CHECKING:
-    from stackelgrid.run_record import RunRecord
+    from stackelgrid.run_record import Outcome, RunRecord
 
 
 def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -106,21 +106,15 @@ class Scenario(StrictModel):
 
     def outcome(self, run_record: RunRecord) -> Any:
         """Build `outcome` of result.json from a run in which at least one round was finished."""
-        outcome: Any = find(self.game).load("outcome").of(self, run_record)
-        return outcome
+        return find(self.game).load("outcome").of(self, run_record)
 
-    def certificate(self, outcome: Any, samples: int) -> dict[str, Any]:
+    def certificate(self, outcome: Outcome, samples: int) -> dict[str, Any]:
         """Find how far a complete outcome is from an equilibrium; see `stackelgrid.certify`.
 
         Raises `CertificateError`.
         """
         require_solvers()
-        game = find(self.game)
-        try:
-            known = game.load("outcome").model_validate(outcome) if isinstance(outcome, dict) else outcome
-        except ValidationError as error:
-            raise CertificateError(f"{explain('outcome', error)}; put the file back or run again") from None
-        certificate: dict[str, Any] = game.load("certificate")(self, known, samples)
+        certificate: dict[str, Any] = find(self.game).load("certificate")(self, outcome, samples)
         return certificate
 
 

@@ -1,4 +1,4 @@
-"""One point of a study: a scenario with some values changed, played in memory; what is left of it on disk."""
+"""One point of a study: a scenario with some values changed, played in memory; its result on disk."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 from stackelgrid.certify import CertificateError
 from stackelgrid.node.record import write_whole
-from stackelgrid.scenarios import ScenarioError, load
-from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.result import build_result
+from stackelgrid.runner import run
+from stackelgrid.scenarios import ScenarioError
 
 
 @dataclass(frozen=True)
@@ -27,33 +26,34 @@ class Point:
 
 
 def play(point: Point) -> None:
-    """Play `point` and leave its result.json at `point.file`, with a `problem` when something went wrong, else None.
+    """Play `point` and write its result.json to `point.file`, with a `problem` when something went wrong, else None.
 
-    Nothing that goes wrong at one point may end the others: whatever is raised becomes the problem.
+    Nothing that goes wrong at one point may end the others: every exception becomes the problem.
     """
-    finished: dict[str, Any] = {"settled": False}
+    content: dict[str, Any] = {"settled": False}
     try:
-        finished["problem"] = _play(point, finished)
+        content["problem"] = _play(point, content)
     except ScenarioError as error:
-        finished["problem"] = "refused: " + str(error).replace("\n", "; ")
+        content["problem"] = "refused: " + str(error).replace("\n", "; ")
     except CertificateError as error:
-        finished["problem"] = f"no certificate: {error}"
+        content["problem"] = f"no certificate: {error}"
     except Exception as error:
-        finished["problem"] = f"failed: {type(error).__name__}: {error}"
-    write_whole(point.file, finished)
+        content["problem"] = f"failed: {type(error).__name__}: {error}"
+    write_whole(point.file, content)
 
 
-def _play(point: Point, finished: dict[str, Any]) -> str | None:
-    """Fill `finished` as far as the run gets; what kept it from settling, or from a certificate of all homes."""
-    scenario = load(point.source, list(point.overrides))
-    finished |= build_result(scenario, in_memory.play(scenario)).content()
-    if finished["failures"]:
-        node, why = next(iter(finished["failures"].items()))
+def _play(point: Point, content: dict[str, Any]) -> str | None:
+    """Fill `content` as far as the run gets; return why it did not settle, or cannot be certified."""
+    ended = run(point.source, point.overrides)
+    result = ended.result
+    content |= result.content()
+    if result.failures:
+        node, why = next(iter(result.failures.items()))
         return f"failed: {node} died of {why}"
-    if not finished["settled"]:
-        return f"not settled within {finished['rounds']} rounds; raise leader.max_rounds"
-    if not finished["complete"] or finished["homes_settled"] != finished["homes"]:
+    if not result.settled:
+        return f"not settled within {result.rounds} rounds; raise leader.max_rounds"
+    if not result.certifiable:
         return "incomplete: not every home answered the last round"
-    if point.samples:
-        finished["certificate"] = scenario.certificate(finished["outcome"], point.samples)
+    if point.samples and result.outcome is not None:
+        content["certificate"] = ended.scenario.certificate(result.outcome, point.samples)
     return None

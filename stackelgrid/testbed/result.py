@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from stackelgrid.certify import CertificateError
 from stackelgrid.report.tables import judge
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import RunResult
@@ -54,4 +55,6 @@ def certify(scenario: Scenario, result: RunResult[Any], samples: int) -> RunResu
 
     `samples` deviations are tried at random. Raises `CertificateError`.
     """
+    if result.outcome is None:
+        raise CertificateError("not a single round was finished, so there is nothing to certify")
     return judge(result.with_certificate(scenario.certificate(result.outcome, samples)))

@@ -50,7 +50,7 @@ def play(environment: dict[str, str], package: Path, *options: str) -> dict[str,
 
 def test_all_files_of_the_tutorial_are_found(package: Path) -> None:
     found = sorted(str(path.relative_to(package)) for path in package.rglob("*.*") if path.is_file())
-    parts = ["__init__", "aggregator", "home", "leader", "messages", "scenario"]
+    parts = ["__init__", "aggregator", "certificate", "home", "leader", "messages", "outcome", "scenario"]
     assert found == ["evening.yaml", "pyproject.toml", *(f"rebate_game/{part}.py" for part in parts)]
 
 

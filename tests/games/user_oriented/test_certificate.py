@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from stackelgrid.certify import CertificateError
 from stackelgrid.games.user_oriented.certificate import certify
@@ -455,6 +456,6 @@ def test_certificate_is_refused_when_the_outcome_lacks_something() -> None:
     [("price", [1.0], "load_kw has 24 numbers, price has 1"), ("revenue", float("nan"), "finite number")],
 )
 def test_outcome_is_refused_when_its_content_is_wrong(key: str, value: Any, why: str) -> None:
-    scenario, outcome = small_run("leader.objective=welfare")
-    with pytest.raises(CertificateError, match=why):
-        scenario.certificate(outcome.content() | {key: value}, 0)
+    _, outcome = small_run("leader.objective=welfare")
+    with pytest.raises(ValidationError, match=why):
+        UserOrientedOutcome.model_validate(outcome.content() | {key: value})
