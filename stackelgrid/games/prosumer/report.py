@@ -61,7 +61,8 @@ def key_figures(result: RunResult[ProsumerOutcome], outcome: ProsumerOutcome) ->
     if most > 0:
         rows.append(("Most in an hour", f"{number(most)} kW in hour {total.index(most) + 1}"))
         for label, prices in (("PV price, highest", outcome.pv_price), ("DR price, highest", outcome.dr_price)):
-            rows.append((label, measured(_find_highest(prices, outcome.dr_kw), f"{money}/kWh")))
+            if traded := _list_traded(prices, outcome.dr_kw):
+                rows.append((label, measured(max(traded), f"{money}/kWh")))
     return [
         *rows,
         ("Providers' profit", measured(sum(outcome.provider_profit), money)),
@@ -71,11 +72,9 @@ def key_figures(result: RunResult[ProsumerOutcome], outcome: ProsumerOutcome) ->
     ]
 
 
-def _find_highest(prices: Mapping[str, list[float]], dr_kw: Mapping[str, list[float]]) -> float:
-    """Find the highest price at which any prosumer provides something."""
-    return max(
-        price for name, provided in dr_kw.items() for price, dr in zip(prices[name], provided, strict=True) if dr > 0
-    )
+def _list_traded(prices: Mapping[str, list[float]], dr_kw: Mapping[str, list[float]]) -> list[float]:
+    """List the prices at which prosumers provide something."""
+    return [price for name, by_hour in prices.items() for price, dr in zip(by_hour, dr_kw[name], strict=True) if dr > 0]
 
 
 # --- figures and the table of prosumers ---
@@ -122,7 +121,9 @@ def _plot_prices(scenario: ProsumerScenario, outcome: ProsumerOutcome, money: st
 
     label = f"Price ({money}/kWh)"
     tariff = {home.id: home.tariff for home in scenario.homes or []}
-    if tariff.keys() >= outcome.dr_kw.keys() and len(outcome.dr_kw) <= _PRICED_EACH:
+    # A provider that was lost after the settlement has left no DR price.
+    complete = tariff.keys() >= outcome.dr_kw.keys() == outcome.dr_price.keys()
+    if complete and len(outcome.dr_kw) <= _PRICED_EACH:
         for name in outcome.dr_kw:
             curves = [
                 drawing.Curve("Retail rate", scenario.leader.tariffs[tariff[name]], drawing.GREY, "--"),
@@ -142,6 +143,8 @@ def _plot_prices(scenario: ProsumerScenario, outcome: ProsumerOutcome, money: st
         ("pv_price", outcome.pv_price, "PV prices, which the providers pay"),
         ("dr_price", outcome.dr_price, "DR prices, which the utility pays for"),
     ):
+        if not of_all:
+            continue
         yield Plot(
             key,
             drawing.many(of_all, label, shaded=event),

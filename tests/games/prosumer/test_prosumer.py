@@ -22,9 +22,11 @@ from stackelgrid.games.prosumer.home import Prosumer, ProsumerHomes, compute_cos
 from stackelgrid.games.prosumer.leader import UtilitySettings, price_dr
 from stackelgrid.games.prosumer.messages import DrResponse, Offer, PvPrice, to_matrix, to_rows
 from stackelgrid.games.prosumer.outcome import ProsumerOutcome
-from stackelgrid.games.prosumer.report import key_figures
+from stackelgrid.games.prosumer.report import key_figures, sections
 from stackelgrid.games.prosumer.scenario import ProsumerScenario
 from stackelgrid.games.prosumer.simultaneous_game import Extrapolation, compute_sdr, price_pv, sum_others
+from stackelgrid.report.parts import Plot
+from stackelgrid.report.run_folder import RunFolder
 from stackelgrid.rounds.strategy import Ask, Decision, Question, Reply
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import RunResult
@@ -822,6 +824,19 @@ def test_key_figures_leave_out_prices_at_which_nothing_is_provided(case: Any) ->
     idle = {name: [0.0] * 24 for name in outcome.dr_kw}
     nothing = rows_of(outcome.model_copy(update={"dr_kw": idle}))
     assert nothing["Demand response"] == "0 kWh" and "DR price, highest" not in nothing
+
+
+def test_report_leaves_out_dr_prices_when_a_provider_was_lost_after_the_settlement() -> None:
+    scenario = load("prosumer", ["feeder=null"])
+    run_record = play(scenario)
+    run_record.aggregators.clear()
+    outcome = scenario.outcome(run_record)
+    result: RunResult[Any] = RunResult.model_construct(money="cents")
+    labels = dict(key_figures(result, outcome))
+    assert "PV price, highest" in labels and "DR price, highest" not in labels
+    run = RunFolder(Path(), result, [], scenario, {})
+    plots = {part.name for section in sections(run, outcome) for part in section.parts if isinstance(part, Plot)}
+    assert {"retail", "pv_price"} < plots and "dr_price" not in plots
 
 
 # --- the feeder ---
