@@ -1,4 +1,4 @@
-"""An EMC at home: set up once, run by systemd, told of in plain words, back by itself after hours without a broker."""
+"""An EMC at home: its set-up, its systemd unit, its status, and its return after half an hour without a broker."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ BOOKED = ["--run", "demo", "--name", "h1", "--aggregator", "a1", "--game", "user
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an authority gives to the home h1, in the folder of that home."""
+    """The folder of home h1 with its certificate from an authority."""
     folder = tmp_path_factory.mktemp("certs")
     authority = Authority.init(folder)
     authority.add(Node("l", Role.leader), Node("a1", Role.aggregator, "l"), Node("h1", Role.home, "a1"))
@@ -86,7 +86,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # --- init ---
 
 
-def test_flags_become_a_folder_that_only_its_owner_reads(tmp_path: Path, home_file: Path, certificates: Path) -> None:
+def test_init_writes_a_folder_that_only_its_owner_reads(tmp_path: Path, home_file: Path, certificates: Path) -> None:
     to = tmp_path / "etc" / "stackelgrid"
     assert init(from_flags(home_file, certificates, to)) == 0
     config = configuration(to)
@@ -103,28 +103,28 @@ def test_flags_become_a_folder_that_only_its_owner_reads(tmp_path: Path, home_fi
     assert stat.S_IMODE(to.stat().st_mode) == 0o700
 
 
-def handed_over(folder: Path, certificates: Path) -> Path:
-    """What an operator gives to a home: a configuration as the testbed writes them, beside certificate and key."""
+def operators_folder(folder: Path, certificates: Path) -> Path:
+    """Make the folder that an operator gives to a home: a configuration, certificate and key."""
     shutil.copytree(certificates, folder)
     scenario = scenarios.load("user_oriented", ["population.homes=2", "aggregators=1"])
     given = json.loads(
         build_node_configs(scenario, "demo", "mqtts://grid:8883", gather=True).homes[0].model_dump_json()
     )
     given["tls"] = {"ca": "ca.crt", "certificate": "node.crt", "key": "node.key"}
-    given["devices"] = {"home_assistant": {"name": "the operator's wish"}}
+    given["devices"] = {"home_assistant": {"name": "the operator's choice"}}
     (folder / "config.json").write_text(json.dumps(given))
     return folder
 
 
-def test_what_the_operator_gave_is_taken_and_the_owner_describes_the_home(
+def test_init_takes_the_operators_folder_and_the_owners_home(
     tmp_path: Path, certificates: Path, home_file: Path
 ) -> None:
-    given = handed_over(tmp_path / "given", certificates)
+    given = operators_folder(tmp_path / "given", certificates)
     assert init(["--from", str(given), "--to", str(tmp_path / "as_given")]) == 0
     as_given = configuration(tmp_path / "as_given")
     before = load(given / "config.json", config_model)
     assert (as_given.homes, as_given.run, as_given.broker) == (before.homes, before.run, before.broker)
-    assert as_given.devices is None, "devices are bound by whom they belong to"
+    assert as_given.devices is None, "only the owner of devices may name them"
     home_file.write_text(json.dumps(HOME | {"devices": {"storage_setpoint": "battery/set"}}))
     to = tmp_path / "described"
     assert init(["--from", str(given), "--home", str(home_file), "--to", str(to), "--state", "/var/lib/mine"]) == 0
@@ -136,7 +136,7 @@ def test_what_the_operator_gave_is_taken_and_the_owner_describes_the_home(
     assert (to / "node.key").read_bytes() == (given / "node.key").read_bytes()
 
 
-def test_on_a_terminal_it_asks_for_what_is_not_given(
+def test_init_asks_for_missing_options_on_a_terminal(
     tmp_path: Path, home_file: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     to = tmp_path / "etc"
@@ -156,7 +156,7 @@ def test_on_a_terminal_it_asks_for_what_is_not_given(
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"slots": "many"}, r"slots: give a whole number \(found 'many'\)"),
         ({"name": "h/1"}, "name: "),
@@ -168,20 +168,20 @@ def test_on_a_terminal_it_asks_for_what_is_not_given(
         ({"home": "{certificates}/node.crt"}, "node.crt: is not JSON"),
     ],
 )
-def test_mistakes_are_told_and_nothing_is_written(
+def test_init_writes_nothing_when_an_option_is_wrong(
     tmp_path: Path,
     home_file: Path,
     certificates: Path,
     capsys: pytest.CaptureFixture[str],
     change: dict[str, str],
-    told: str,
+    message: str,
 ) -> None:
     to = tmp_path / "etc"
     words = from_flags(home_file, certificates, to)
     for key, value in change.items():
         words[words.index(f"--{key}") + 1] = value.format(certificates=certificates)
     assert init(words) == 2
-    assert re.search(told, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
     assert not to.exists()
     assert init(from_flags(home_file, certificates, to)) == 0
     before = contents(to)
@@ -189,7 +189,7 @@ def test_mistakes_are_told_and_nothing_is_written(
     assert contents(to) == before
 
 
-def test_a_home_that_cannot_live_is_refused(
+def test_init_refuses_a_home_without_a_feasible_schedule(
     tmp_path: Path, home_file: Path, certificates: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home_file.write_text(json.dumps(HOME | {"inelastic": [{"load_kw": [9] * 24}], "draw_limit": {"max_kw": 5}}))
@@ -197,7 +197,7 @@ def test_a_home_that_cannot_live_is_refused(
     assert "widen draw_limit" in capsys.readouterr().err
 
 
-def test_a_configuration_is_replaced_only_when_told_to(
+def test_init_replaces_a_configuration_only_with_force(
     tmp_path: Path, home_file: Path, certificates: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     to = tmp_path / "etc"
@@ -211,12 +211,12 @@ def test_a_configuration_is_replaced_only_when_told_to(
     assert configuration(to).name == "h2"
 
 
-def test_without_a_terminal_missing_flags_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_names_missing_options_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(["init", "--run", "demo", "--to", str(tmp_path / "etc")]) == 2
     assert "--broker, --name, --aggregator, --game, --slots, --home missing" in capsys.readouterr().err
 
 
-def test_the_home_that_the_guide_describes_is_one(
+def test_init_accepts_the_home_of_the_raspberry_pi_guide(
     tmp_path: Path, certificates: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "raspberry-pi.md").read_text()
@@ -235,18 +235,18 @@ def test_the_home_that_the_guide_describes_is_one(
 
 
 @pytest.fixture
-def installed(tmp_path: Path, home_file: Path, certificates: Path) -> Path:
+def config_file(tmp_path: Path, home_file: Path, certificates: Path) -> Path:
     """The configuration that `init` wrote."""
     folder = tmp_path / "etc"
     assert init(from_flags(home_file, certificates, folder)) == 0
     return folder / "config.json"
 
 
-def analysed(text: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def analyse(text: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not on this machine")
-    told = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
-    if int(told.split()[1]) < 252:
+    version = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
+    if int(version.split()[1]) < 252:
         pytest.skip("this systemd is older than that of Raspberry Pi OS Bookworm, 252")
     file = folder / "emc-node.service"
     file.write_text(text)
@@ -254,19 +254,19 @@ def analysed(text: str, folder: Path, *words: str) -> subprocess.CompletedProces
 
 
 @pytest.mark.parametrize("user", [None, "daemon"])
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path, installed: Path, user: str | None) -> None:
-    verified = analysed(unit(installed, Path("/bin/true"), 252, user), tmp_path, "verify", "--man=no")
+def test_unit_is_valid_for_systemd(tmp_path: Path, config_file: Path, user: str | None) -> None:
+    verified = analyse(unit(config_file, Path("/bin/true"), 252, user), tmp_path, "verify", "--man=no")
     assert (verified.returncode, verified.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("user", [None, "daemon"])
-def test_the_unit_is_exposed_to_little(tmp_path: Path, installed: Path, user: str | None) -> None:
-    text = unit(installed, Path("/bin/true"), 252, user)
-    told = analysed(text, tmp_path, "security", "--offline=true", "--no-pager", "--threshold=20")
-    exposure = re.search(r"Overall exposure level for emc-node.service: ([\d.]+)", told.stdout)
+def test_unit_has_a_low_exposure_level(tmp_path: Path, config_file: Path, user: str | None) -> None:
+    text = unit(config_file, Path("/bin/true"), 252, user)
+    report = analyse(text, tmp_path, "security", "--offline=true", "--no-pager", "--threshold=20")
+    exposure = re.search(r"Overall exposure level for emc-node.service: ([\d.]+)", report.stdout)
     assert exposure is not None
     assert float(exposure[1]) <= 2.0
-    assert told.returncode == 0
+    assert report.returncode == 0
 
 
 def settings(text: str) -> dict[str, list[str]]:
@@ -278,12 +278,14 @@ def settings(text: str) -> dict[str, list[str]]:
     return found
 
 
-def test_the_service_is_handed_the_files_of_root_and_names_them_as_the_configuration_does(installed: Path) -> None:
-    found = settings(unit(installed, Path("/opt/stackelgrid/bin/emc-node"), 252))
-    handed = dict(entry.split(":", 1) for entry in found["LoadCredential"])
-    assert handed == {name: str(installed.parent / name) for name in ("config.json", "ca.crt", "node.crt", "node.key")}
-    written = json.loads(installed.read_text())
-    assert set(written["tls"].values()) < handed.keys()  # in the folder %d they are found by these names
+def test_unit_loads_roots_files_by_the_names_in_the_configuration(config_file: Path) -> None:
+    found = settings(unit(config_file, Path("/opt/stackelgrid/bin/emc-node"), 252))
+    loaded = dict(entry.split(":", 1) for entry in found["LoadCredential"])
+    assert loaded == {
+        name: str(config_file.parent / name) for name in ("config.json", "ca.crt", "node.crt", "node.key")
+    }
+    written = json.loads(config_file.read_text())
+    assert set(written["tls"].values()) < loaded.keys()  # in the folder %d they are found by these names
     assert found["DynamicUser"] == ["yes"]
     words = found["ExecStart"][0].split()
     assert words[:3] == ["/opt/stackelgrid/bin/emc-node", "--config", "%d/config.json"]
@@ -291,33 +293,33 @@ def test_the_service_is_handed_the_files_of_root_and_names_them_as_the_configura
     assert words[words.index("--status") + 1].replace("%t", "/run") == str(status.FILE)
 
 
-def test_restarts_wait_longer_each_time_where_systemd_can(installed: Path) -> None:
+def test_unit_lengthens_pauses_between_restarts_where_systemd_can(config_file: Path) -> None:
     program = Path("/opt/stackelgrid/bin/emc-node")
-    assert settings(unit(installed, program, 252))["RestartSec"] == ["30"]
-    newer = settings(unit(installed, program, 254))
+    assert settings(unit(config_file, program, 252))["RestartSec"] == ["30"]
+    newer = settings(unit(config_file, program, 254))
     assert newer["RestartSteps"] == ["6"]
     assert newer["RestartMaxDelaySec"] == ["300"]
 
 
-def test_what_a_service_could_not_use_is_refused(tmp_path: Path, installed: Path) -> None:
+def test_unit_is_refused_when_a_service_cannot_use_it(tmp_path: Path, config_file: Path) -> None:
     program = Path("/opt/stackelgrid/bin/emc-node")
     with pytest.raises(ServiceError, match="which the service cannot read"):
-        unit(installed, Path("/home/pi/venv/bin/emc-node"), 252)
+        unit(config_file, Path("/home/pi/venv/bin/emc-node"), 252)
     with pytest.raises(ServiceError, match="there is no such user"):
-        unit(installed, program, 252, "nobody-at-all")
+        unit(config_file, program, 252, "nobody-at-all")
     with pytest.raises(ConfigError, match="cannot be read"):
         unit(tmp_path / "nothing.json", program, 252)
-    written = json.loads(installed.read_text())
-    installed.write_text(json.dumps(written | {"schedule_file": "schedule.json"}))
+    written = json.loads(config_file.read_text())
+    config_file.write_text(json.dumps(written | {"schedule_file": "schedule.json"}))
     with pytest.raises(ServiceError, match="schedule_file: the service writes in /var/lib/stackelgrid only"):
-        unit(installed, program, 252)
-    installed.write_text(json.dumps(written | {"tls": written["tls"] | {"key": "keys/node.key"}}))
+        unit(config_file, program, 252)
+    config_file.write_text(json.dumps(written | {"tls": written["tls"] | {"key": "keys/node.key"}}))
     with pytest.raises(ServiceError, match="put it beside the configuration"):
-        unit(installed, program, 252)
+        unit(config_file, program, 252)
 
 
-def test_the_unit_is_shown_written_and_started(
-    tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_install_service_writes_and_starts_the_unit_unless_it_is_to_print_it(
+    tmp_path: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     called = tmp_path / "called"
     systemctl = tmp_path / "bin" / "systemctl"
@@ -327,15 +329,15 @@ def test_the_unit_is_shown_written_and_started(
     monkeypatch.setenv("PATH", f"{systemctl.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(service, "UNIT", tmp_path / "emc-node.service")
     monkeypatch.setattr(service, "program", lambda: Path("/opt/stackelgrid/bin/emc-node"))
-    assert __main__.main(["install-service", "--config", str(installed), "--print"]) == 0
-    assert capsys.readouterr().out == unit(installed, service.program(), 252)
+    assert __main__.main(["install-service", "--config", str(config_file), "--print"]) == 0
+    assert capsys.readouterr().out == unit(config_file, service.program(), 252)
     assert not service.UNIT.exists()
-    assert __main__.main(["install-service", "--config", str(installed)]) == 0
-    assert service.UNIT.read_text() == unit(installed, service.program(), 252)
+    assert __main__.main(["install-service", "--config", str(config_file)]) == 0
+    assert service.UNIT.read_text() == unit(config_file, service.program(), 252)
     asked = [line for line in called.read_text().splitlines() if line != "--version"]
     assert asked == ["daemon-reload", "enable emc-node.service", "restart emc-node.service"]
     systemctl.write_text(systemctl.read_text() + '[ "$1" != restart ]\n')
-    assert __main__.main(["install-service", "--config", str(installed)]) == 1
+    assert __main__.main(["install-service", "--config", str(config_file)]) == 1
 
 
 # --- status ---
@@ -343,7 +345,7 @@ def test_the_unit_is_shown_written_and_started(
 
 def status_file(folder: Path, *, age_s: float = 3, **changes: Any) -> Path:
     now = datetime.now(UTC)
-    told = {
+    content = {
         "node": "h1",
         "run": "demo",
         "state": "round",
@@ -356,7 +358,7 @@ def status_file(folder: Path, *, age_s: float = 3, **changes: Any) -> Path:
         "updated": (now - timedelta(seconds=age_s)).isoformat(),
     }
     file = folder / "status.json"
-    file.write_text(json.dumps(told | changes))
+    file.write_text(json.dumps(content | changes))
     return file
 
 
@@ -374,15 +376,15 @@ def status_file(folder: Path, *, age_s: float = 3, **changes: Any) -> Path:
         ({"age_s": 7300}, 1, ["2 hours old"]),
     ],
 )
-def test_status_in_plain_words(
+def test_status_describes_the_state_and_gives_its_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], code: int, words: list[str]
 ) -> None:
     assert __main__.main(["status", "--file", str(status_file(tmp_path, **changes))]) == code
-    told = capsys.readouterr().out
-    assert [word for word in words if word not in told] == []
+    output = capsys.readouterr().out
+    assert [word for word in words if word not in output] == []
 
 
-def test_an_emc_that_has_ended_is_not_said_to_look_for_its_broker(
+def test_status_names_no_lost_connection_when_the_emc_has_ended(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for state in ("over", "lost"):
@@ -390,7 +392,7 @@ def test_an_emc_that_has_ended_is_not_said_to_look_for_its_broker(
         assert "No connection" not in capsys.readouterr().out
 
 
-def test_no_status_is_no_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_gives_exit_code_2_without_a_status_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(["status", "--file", str(tmp_path / "status.json")]) == 2
     assert "is the service running" in capsys.readouterr().err
     (tmp_path / "status.json").write_text("{}")
@@ -404,7 +406,7 @@ HALF_AN_HOUR = 1800
 
 
 @pytest.mark.parametrize("how", ["cut", "crash"])
-def test_an_emc_away_for_half_an_hour_applies_the_settlement_it_missed(how: str) -> None:
+def test_emc_applies_the_settlement_that_it_missed_in_half_an_hour_away(how: str) -> None:
     scenario = scenarios.load("user_oriented", ["population.homes=4", "aggregators=1"])
     seconds = {"cut": "seconds", "crash": "restart_after_s"}[how]
     fault = {"kind": how, "node": "h1", "at": {"round": 2}, seconds: HALF_AN_HOUR}
@@ -418,7 +420,7 @@ def test_an_emc_away_for_half_an_hour_applies_the_settlement_it_missed(how: str)
     np.testing.assert_allclose(run_record.homes["h1"]["load_kw"], expected["load_kw"], rtol=1e-9)
 
 
-class _Impatient(selectors.DefaultSelector):
+class _FastSelector(selectors.DefaultSelector):
     def __init__(self, pace: float) -> None:
         super().__init__()
         self._pace = pace
@@ -427,12 +429,12 @@ class _Impatient(selectors.DefaultSelector):
         return super().select(None if timeout is None else timeout / self._pace)
 
 
-class Hurried(asyncio.SelectorEventLoop):
+class FastEventLoop(asyncio.SelectorEventLoop):
     """An event loop whose clock runs `pace` times as fast; sockets, threads and the broker are as slow as ever."""
 
     def __init__(self, pace: float) -> None:
         self._pace, self._zero = pace, 0.0
-        super().__init__(_Impatient(pace))
+        super().__init__(_FastSelector(pace))
         self._zero = super().time()
 
     def time(self) -> float:
@@ -440,23 +442,23 @@ class Hurried(asyncio.SelectorEventLoop):
 
 
 class Aggregator:
-    """Asks one question, and says the last word whenever it is told to."""
+    """An aggregator that asks one question and settles on request."""
 
     def __init__(self, url: str, link: Link, sender: str, price: Price) -> None:
         self._link, self._sender, self._price = link, sender, price
         self.answered, self.acknowledged = threading.Event(), threading.Event()
         self._client = paho.Client(CallbackAPIVersion.VERSION2)
         self._client.on_connect = lambda *_: self._client.subscribe(f"{link.root}/+/+")
-        self._client.on_subscribe = lambda *_: self._say(
+        self._client.on_subscribe = lambda *_: self._publish(
             Signal[Price](run=link.run, sender=sender, round=1, body=price), 0
         )
-        self._client.on_message = self._heard
+        self._client.on_message = self._take
         self._client.connect("127.0.0.1", int(url.rpartition(":")[2]))
         self._client.loop_start()
 
     def settle(self) -> None:
-        told = {"run": self._link.run, "sender": self._sender, "settled": True, "complete": False}
-        self._say(Settlement[Price].model_validate({**told, "round": 2, "body": self._price}), 1)
+        content = {"run": self._link.run, "sender": self._sender, "settled": True, "complete": False}
+        self._publish(Settlement[Price].model_validate({**content, "round": 2, "body": self._price}), 1)
 
     def leave(self) -> None:
         for kind in ("signal", "settlement"):
@@ -464,17 +466,19 @@ class Aggregator:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def _say(self, message: Any, qos: int) -> None:
+    def _publish(self, message: Any, qos: int) -> None:
         self._client.publish(self._link.topic(message), self._link.write(message), qos, retain=True)
 
-    def _heard(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
+    def _take(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
         if message.topic.endswith("/answer"):
             self.answered.set()
         elif message.topic.endswith("/receipt"):
             self.acknowledged.set()
 
 
-def test_on_a_real_broker_too_with_a_clock_that_runs_fast(mosquitto_url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_emc_reconnects_to_a_real_broker_after_half_an_hour_on_a_fast_clock(
+    mosquitto_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     pace, run = 200.0, "outage"
     config = config_model(find("user_oriented")).model_validate(
         {"run": run, "name": "h1", "game": "user_oriented", "slots": 24, "aggregator": "a1", "homes": [HOME]}
@@ -482,7 +486,7 @@ def test_on_a_real_broker_too_with_a_clock_that_runs_fast(mosquitto_url: str, ca
     carried_out: dict[str, Any] = {}
     node = assemble(config, carried_out.update)
     link, price = Link(run, "a1", GAME.bodies("lower"), 24), Price(price=[9.0 + hour / 4 for hour in range(24)])
-    loop = Hurried(pace)
+    loop = FastEventLoop(pace)
 
     def lose_the_network(proxy: Proxy, aggregator: Aggregator) -> None:
         assert aggregator.answered.wait(120)
@@ -505,9 +509,9 @@ def test_on_a_real_broker_too_with_a_clock_that_runs_fast(mosquitto_url: str, ca
     loop.close()
     expected = UserOrientedHomes(config.homes).settle(price)
     np.testing.assert_allclose(carried_out["flat"]["load_kw"], expected["flat"]["load_kw"], rtol=1e-9)
-    told = [record for record in caplog.records if record.name == "stackelgrid.transport"]
-    back: Callable[[str], Any] = told[-1].__dict__["data"].get
-    assert told[-1].getMessage() == "connected"
+    records = [record for record in caplog.records if record.name == "stackelgrid.transport"]
+    back: Callable[[str], Any] = records[-1].__dict__["data"].get
+    assert records[-1].getMessage() == "connected"
     # A second of a busy machine is 200 of this clock, so an attempt may take as long as the pause before it.
     assert HALF_AN_HOUR - 100 < back("seconds") < HALF_AN_HOUR + 1200
     assert 10 <= back("attempts") <= 110

@@ -1,4 +1,4 @@
-"""The storage market: what each part solves against closed forms and other solvers, and what a whole run must show."""
+"""The storage market: each part against closed forms and other solvers, and whole runs."""
 
 import functools
 import itertools
@@ -83,7 +83,9 @@ def reference_dispatch(units: list[GeneratingUnit], demand: np.ndarray) -> tuple
 
 @pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize("units", [UNITS, TIGHT], ids=["loose ramps", "tight ramps"])
-def test_dispatch_and_price_are_those_of_another_solver(units: list[GeneratingUnit], number: int) -> None:
+def test_dispatch_equals_another_solvers_when_ramps_are_loose_or_tight(
+    units: list[GeneratingUnit], number: int
+) -> None:
     random = np.random.default_rng([11, number])
     demand = RTS * random.uniform(0.99, 1.01, 24)
     dispatch = EconomicDispatch(units, 1000, 24)
@@ -97,7 +99,7 @@ def test_dispatch_and_price_are_those_of_another_solver(units: list[GeneratingUn
     assert (binding > 0) == (units is TIGHT)
 
 
-def test_the_price_is_what_one_more_mwh_costs() -> None:
+def test_dispatch_price_is_the_cost_of_one_more_mwh() -> None:
     dispatch = EconomicDispatch(TIGHT, 1000, 24)
     price, h = dispatch.solve(RTS).price, 1e-4
     for hour in range(24):
@@ -106,7 +108,7 @@ def test_the_price_is_what_one_more_mwh_costs() -> None:
         assert price[hour] == pytest.approx(slope, abs=1e-4)
 
 
-def test_a_lone_generator_is_priced_at_its_marginal_cost() -> None:
+def test_dispatch_price_is_marginal_cost_when_there_is_one_generator() -> None:
     demand = np.array([10.0, 20.0, 15.0])
     found = EconomicDispatch([GeneratingUnit("g", 0.5, 7, 3, 100, 50)], 1000, 3).solve(demand)
     np.testing.assert_allclose(found.generation, [demand], atol=1e-9)
@@ -116,7 +118,7 @@ def test_a_lone_generator_is_priced_at_its_marginal_cost() -> None:
 
 @quick
 @given(st.lists(st.floats(-5e3, 5e3), min_size=6, max_size=6), st.lists(st.floats(-5e3, 5e3), min_size=6, max_size=6))
-def test_every_demand_has_a_dispatch_that_balances_at_a_monotone_price(one: list[float], other: list[float]) -> None:
+def test_dispatch_balances_at_a_monotone_price_for_any_demand(one: list[float], other: list[float]) -> None:
     dispatch = EconomicDispatch(TIGHT, 1000, 6)
     net = np.array([one, other])
     found = [dispatch.solve(demand) for demand in net]
@@ -129,7 +131,7 @@ def test_every_demand_has_a_dispatch_that_balances_at_a_monotone_price(one: list
     assert (found[0].price - found[1].price) @ (net[0] - net[1]) >= -1e-6 * (1 + np.abs(net).max())
 
 
-def test_load_that_cannot_be_served_is_priced_as_lost() -> None:
+def test_dispatch_prices_load_as_lost_when_it_cannot_be_served() -> None:
     found = EconomicDispatch(UNITS, 1000, 24).solve(np.where(np.arange(24) == 12, 345.0, 300.0))
     assert found.short[12] == pytest.approx(10, abs=1e-9)
     assert found.price[12] == pytest.approx(1000 + 2 * 0.01 * 10)
@@ -154,7 +156,7 @@ def payoff(market: BatteryMarket, on: Terms, last: Bid, sold: Any, charge: Any) 
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_the_best_response_is_that_of_another_solver(number: int) -> None:
+def test_best_response_equals_another_solvers(number: int) -> None:
     on = terms(number)
     last = MARKET.best_response(terms(number + 100), Bid.nothing(24))
     bid = MARKET.best_response(on, last)
@@ -173,7 +175,7 @@ def test_the_best_response_is_that_of_another_solver(number: int) -> None:
     assert levels[-1] >= fleet.initial - 1e-9
 
 
-def test_a_bid_over_two_hours_has_its_closed_form() -> None:
+def test_best_response_has_its_closed_form_over_two_hours() -> None:
     eta, a, wear, s, cheap, dear = 0.9, 0.2, 1.5, 0.25, 20.0, 40.0
     market = BatteryMarket(Fleet(100, 100, 0, 100, eta), a, wear, 2)
     on = Terms(np.array([cheap, dear]), np.full(2, s), np.full(2, 100.0))
@@ -187,7 +189,7 @@ def test_a_bid_over_two_hours_has_its_closed_form() -> None:
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_where_a_bid_has_come_to_rest_it_sells_above_marginal_cost_by_its_market_power(number: int) -> None:
+def test_supply_slope_is_price_over_marginal_cost_when_bids_are_at_rest(number: int) -> None:
     on = terms(number, cap=100.0)
     bid = Bid.nothing(24)
     for _ in range(60):
@@ -202,7 +204,7 @@ def test_where_a_bid_has_come_to_rest_it_sells_above_marginal_cost_by_its_market
     assert (k[bid.sold == 0] == 1).all()
 
 
-def test_where_losses_eat_what_prices_differ_by_nothing_at_all_is_bid() -> None:
+def test_best_response_is_zero_when_losses_exceed_price_differences() -> None:
     """Prices within 30 to 50 pay for no battery that returns a quarter: the bid is zero, not the solver's rounding."""
     lossy = BatteryMarket(Fleet(20, 20, 5, 7.5, 0.5), 0.15, 2, 24)
     for number in range(5):
@@ -212,7 +214,7 @@ def test_where_losses_eat_what_prices_differ_by_nothing_at_all_is_bid() -> None:
         assert not empty.sold.any() and not empty.charge.any()
 
 
-def test_no_batteries_no_bid() -> None:
+def test_best_response_is_zero_without_batteries() -> None:
     bid = BatteryMarket(Fleet.of([]), 0.1, 1, 24).best_response(terms(0), Bid.nothing(24))
     assert (bid.sold.max(), bid.charge.max()) == (0, 0)
 
@@ -242,7 +244,7 @@ def interruptibles(draw: Any, slots: int = 6, most: int = 6) -> Interruptible:
 
 @quick
 @given(interruptibles(), PRICES)
-def test_the_dynamic_program_finds_the_cheapest_of_all_schedules(appliance: Interruptible, price: list[float]) -> None:
+def test_cheapest_schedule_is_the_best_of_all_schedules(appliance: Interruptible, price: list[float]) -> None:
     window = price[appliance.first - 1 : appliance.last]
     ways = itertools.product(range(appliance.per_hour + 1), repeat=len(window))
     cheapest = min(np.dot(way, window) for way in ways if sum(way) == appliance.blocks) * appliance.block_kwh
@@ -257,7 +259,7 @@ def test_the_dynamic_program_finds_the_cheapest_of_all_schedules(appliance: Inte
 
 
 @pytest.mark.parametrize("number", range(10))
-def test_the_dynamic_program_agrees_with_an_integer_program(number: int) -> None:
+def test_cheapest_schedule_costs_as_much_as_an_integer_program_finds(number: int) -> None:
     random = np.random.default_rng([13, number])
     price = random.uniform(10, 60, 24)
     appliances: list[Appliance] = [
@@ -271,7 +273,7 @@ def test_the_dynamic_program_agrees_with_an_integer_program(number: int) -> None
         assert appliance.preferred_schedule(24).sum() == pytest.approx(appliance.energy_kwh)
 
 
-def test_an_appliance_that_cannot_be_interrupted_starts_where_it_costs_least() -> None:
+def test_uninterruptible_appliance_starts_in_the_cheapest_hour() -> None:
     appliance = Uninterruptible(kind="uninterruptible", hours=2, kw=3, first=2, last=5, preferred=2)
     assert appliance.cheapest_schedule(np.array([0, 9, 5, 4, 6, 0.0])).tolist() == [0, 0, 3, 3, 0, 0]
 
@@ -288,7 +290,7 @@ GROUP = zlib.crc32(b"h/0") % 5
     ("turn", "inertia", "moves", "wants"),
     [(GROUP, 0.49, 2, 0), (GROUP, 0.5, 0, 0), (None, 0.49, 0, 2), ((GROUP + 1) % 5, 0.49, 0, 2), (None, 0.51, 0, 0)],
 )
-def test_a_home_moves_when_it_saves_enough_and_has_the_turn(
+def test_home_moves_when_it_saves_enough_and_has_the_turn(
     turn: int | None, inertia: float, moves: float, wants: float
 ) -> None:
     schedule = HomeSchedule(HOME)
@@ -298,7 +300,7 @@ def test_a_home_moves_when_it_saves_enough_and_has_the_turn(
     assert schedule.answer(price, Turn(groups=5, turn=turn, inertia=inertia)) == (0, wants)
 
 
-def test_what_moved_in_its_last_turn_goes_back_when_asked_and_only_once() -> None:
+def test_home_goes_back_once_when_asked() -> None:
     schedule = HomeSchedule(HOME)
     turn, back = Turn(groups=5, turn=GROUP, inertia=0.1), Turn(groups=5, turn=GROUP, inertia=0.1, back=True)
     first, second = np.array([20, 20, 10, 20.0]), np.array([20, 20, 20, 5.0])
@@ -312,7 +314,7 @@ def test_what_moved_in_its_last_turn_goes_back_when_asked_and_only_once() -> Non
     assert schedule.answer(second, back) == (0, 0)
 
 
-def test_homes_of_one_process_answer_and_settle_one_by_one() -> None:
+def test_homes_of_one_process_answer_together_and_settle_one_by_one() -> None:
     other = HOME.model_copy(update={"id": "g", "battery": Battery(capacity_kwh=10, power_kw=4, initial_kwh=5)})
     homes = StorageMarketHomes([HOME, other])
     everybody = Tariff(price=[20, 20, 10, 20], turn=Turn(groups=1, turn=0, inertia=0.1))
@@ -320,9 +322,36 @@ def test_homes_of_one_process_answer_and_settle_one_by_one() -> None:
     assert (body.homes, body.load_kw, body.usual_kw, body.moved_kwh) == (2, [0, 0, 4, 0], [4, 0, 0, 0], 4)
     assert body.batteries is not None
     assert (body.batteries.capacity, body.batteries.power, body.batteries.initial) == (10, 0.4, 0.5)
-    told = homes.settle(FleetPlan(price=everybody.price, charge=[0.1, 0, 0, 0], sold=[0, 0.05, 0, 0]))
-    assert told["h"] == {"load_kw": [0, 0, 2, 0], "appliances_kwh": [[0, 0, 2, 0]], "bill": pytest.approx(0.02)}
-    assert told["g"]["battery_kwh"] == pytest.approx([5.95, *[5.95 - 0.5 / 0.95] * 3])
+    accounts = homes.settle(FleetPlan(price=everybody.price, charge=[0.1, 0, 0, 0], sold=[0, 0.05, 0, 0]))
+    assert accounts["h"] == {"load_kw": [0, 0, 2, 0], "appliances_kwh": [[0, 0, 2, 0]], "bill": pytest.approx(0.02)}
+    assert accounts["g"]["battery_kwh"] == pytest.approx([5.95, *[5.95 - 0.5 / 0.95] * 3])
+
+
+def test_day_plan_draws_what_the_battery_charges() -> None:
+    eta = 0.9
+    battery = {"capacity_kwh": 10, "initial_kwh": 4, "power_kw": 3, "efficiency": eta}
+    home = MarketHome.model_validate({"id": "m", "battery": battery})
+    charge = [0.2 if hour in (2, 3) else 0.0 for hour in range(24)]
+    sold = [0.25 if hour in (18, 19) else 0.0 for hour in range(24)]
+    settlement = FleetPlan(price=[30.0] * 24, charge=charge, sold=sold)
+    strategy = StorageMarketHomes([home])
+    strategy.answer(Tariff(price=[30.0] * 24, turn=Turn(turn=None, groups=1, inertia=0.0)))
+    plan = home.day_plan(strategy.settle(settlement)["m"])
+    assert plan.setpoint_kw is not None
+    assert plan.level_kwh is not None
+    np.testing.assert_allclose(plan.load_kw, plan.setpoint_kw)  # it has no appliances
+    power = np.array(plan.setpoint_kw)
+    stored = eta * power.clip(min=0) - (-power).clip(min=0) / eta
+    np.testing.assert_allclose(plan.level_kwh, 4 + np.cumsum(stored), atol=1e-9)
+    assert min(plan.setpoint_kw) < 0 < max(plan.setpoint_kw)
+
+
+def test_home_with_stored_energy_starts_from_that_level() -> None:
+    home = MarketHome.model_validate({"id": "m", "battery": {"capacity_kwh": 8, "initial_kwh": 4, "power_kw": 3}})
+    charged = home.with_stored_energy(6.0)
+    assert charged.battery is not None and charged.battery.initial_kwh == 6.0
+    with pytest.raises(ValueError, match="above capacity_kwh"):
+        home.with_stored_energy(8.1)
 
 
 # --- a fleet of batteries ---
@@ -338,7 +367,7 @@ BATTERY = st.builds(
 )
 
 
-def disclosed(battery: Battery) -> HomesAnswer:
+def answer_of(battery: Battery) -> HomesAnswer:
     return StorageMarketHomes([MarketHome(id="b", horizon=6, battery=battery)]).answer(
         Tariff(price=[1] * 6, turn=Turn(groups=1, inertia=0))
     )
@@ -346,13 +375,13 @@ def disclosed(battery: Battery) -> HomesAnswer:
 
 @quick
 @given(st.lists(BATTERY, min_size=1, max_size=5), st.integers(0, 1000))
-def test_every_battery_can_follow_the_fleet(batteries: list[Battery], seed: int) -> None:
+def test_battery_follows_its_share_of_any_fleet(batteries: list[Battery], seed: int) -> None:
     dra = StorageMarketDra(0.001, 0.0, 6, {f"b{number}": 1 for number in range(len(batteries))})
     price = np.random.default_rng([14, seed]).uniform(0, 100, 6).tolist()
     signal = MarketSignal(price=price, slope=[0.01] * 6, sales_cap=[1] * 6, bid=True, turn=Turn(groups=1, inertia=0))
     asked = dra.open(signal)
     assert isinstance(asked, Ask)
-    reply = dra.on_answers(asked.body, {f"b{n}": disclosed(b) for n, b in enumerate(batteries)}, (), ())
+    reply = dra.on_answers(asked.body, {f"b{n}": answer_of(b) for n, b in enumerate(batteries)}, (), ())
     assert isinstance(reply, Reply)
     plan = dra.settle(Clearing(price=price)).body
     assert isinstance(plan, FleetPlan)
@@ -376,7 +405,7 @@ def test_every_battery_can_follow_the_fleet(batteries: list[Battery], seed: int)
 @given(
     BATTERY, st.lists(st.floats(0, 1e12), min_size=4, max_size=4), st.lists(st.floats(0, 1e12), min_size=4, max_size=4)
 )
-def test_a_battery_keeps_its_limits_whatever_the_plan(battery: Battery, charge: list[float], sold: list[float]) -> None:
+def test_battery_keeps_its_limits_for_any_plan(battery: Battery, charge: list[float], sold: list[float]) -> None:
     day = follow(battery, np.array(charge), np.array(sold))
     assert (day.charge + day.sold <= battery.power_kw * (1 + 1e-12)).all()
     assert min(day.charge.min(), day.sold.min(), day.level.min()) >= 0
@@ -393,9 +422,7 @@ def signal(**changes: Any) -> MarketSignal:
     return MarketSignal.model_validate(usual | changes)
 
 
-def asked_homes(
-    dra: StorageMarketDra, body: MarketSignal, answers: dict[str, HomesAnswer], **missing: Any
-) -> DraAnswer:
+def ask_homes(dra: StorageMarketDra, body: MarketSignal, answers: dict[str, HomesAnswer], **missing: Any) -> DraAnswer:
     asked = dra.open(body)
     assert isinstance(asked, Ask)
     reply = dra.on_answers(asked.body, answers, missing.get("held", ()), missing.get("excluded", ()))
@@ -416,16 +443,16 @@ ANSWER = HomesAnswer.model_validate(
 BARE = ANSWER.model_copy(update={"batteries": None, "moved_kwh": 0.0, "wanted_kwh": 250.0})
 
 
-def test_a_dra_adds_up_its_homes_in_mw_and_trades_their_batteries() -> None:
+def test_dra_adds_up_its_homes_in_mw_and_trades_their_batteries() -> None:
     dra = DraCosts(quadratic=0.1, wear=1).strategy(4, {"x": 1, "y": 1})
-    heard = asked_homes(dra, signal(), {"x": ANSWER, "y": BARE})
-    assert (heard.load, heard.usual) == ([2, 0, 0, 1], [2, 1, 0, 0])
-    assert (heard.moved, heard.wanted, heard.rated_power, heard.sold) == (0.5, 0.25, 2, [0] * 4)
+    answer = ask_homes(dra, signal(), {"x": ANSWER, "y": BARE})
+    assert (answer.load, answer.usual) == ([2, 0, 0, 1], [2, 1, 0, 0])
+    assert (answer.moved, answer.wanted, answer.rated_power, answer.sold) == (0.5, 0.25, 2, [0] * 4)
     reply = dra.open(signal(bid=True))  # homes hold: it answers without them
     assert isinstance(reply, Reply)
     bid = reply.body
     assert isinstance(bid, DraAnswer)
-    assert (bid.load, bid.homes, bid.moved, bid.wanted) == (heard.load, 2, 0, 0.25)
+    assert (bid.load, bid.homes, bid.moved, bid.wanted) == (answer.load, 2, 0, 0.25)
     assert max(bid.sold) > 0.1
     assert bid.bid_change == pytest.approx(max(map(max, (bid.sold, bid.charge))))
     again = dra.open(signal()).body
@@ -433,53 +460,53 @@ def test_a_dra_adds_up_its_homes_in_mw_and_trades_their_batteries() -> None:
     assert again.turn == signal().turn
 
 
-def test_a_dra_says_whom_it_could_not_hear_and_the_bid_stands() -> None:
+def test_dra_keeps_its_bid_when_homes_are_held_or_excluded() -> None:
     dra = DraCosts(quadratic=0.1).strategy(4, {"x": 1, "y": 1})
-    asked_homes(dra, signal(), {"x": ANSWER, "y": BARE})
+    ask_homes(dra, signal(), {"x": ANSWER, "y": BARE})
     dra.open(signal(bid=True))
-    heard = asked_homes(dra, signal(), {"x": ANSWER}, held=("x",), excluded=("y",))
-    assert (heard.homes, heard.held, heard.excluded, heard.fresh) == (1, 1, 1, False)
-    assert heard.moved == 0
-    assert max(heard.sold) > 0.1
-    assert heard.bid_change == 0
+    answer = ask_homes(dra, signal(), {"x": ANSWER}, held=("x",), excluded=("y",))
+    assert (answer.homes, answer.held, answer.excluded, answer.fresh) == (1, 1, 1, False)
+    assert answer.moved == 0
+    assert max(answer.sold) > 0.1
+    assert answer.bid_change == 0
 
 
-def test_a_bid_above_lowered_caps_is_brought_within_them() -> None:
+def test_dra_moves_its_bid_within_the_caps_when_they_fall() -> None:
     dra = DraCosts(quadratic=0.1).strategy(4, {"x": 1})
-    asked_homes(dra, signal(), {"x": ANSWER})
+    ask_homes(dra, signal(), {"x": ANSWER})
     dra.open(signal(bid=True))
     reply = dra.open(signal(bid=True, sales_cap=[0.01] * 4, step=0.5))
     assert isinstance(reply.body, DraAnswer)
     assert max(reply.body.sold) <= 0.01 * reply.body.rated_power + 1e-12
 
 
-def test_a_bid_is_void_when_batteries_join_that_cannot_follow_it() -> None:
+def test_dra_drops_its_bid_when_batteries_join_that_cannot_follow_it() -> None:
     dra = DraCosts(quadratic=0.1).strategy(4, {"x": 1, "y": 1})
-    asked_homes(dra, signal(), {"x": ANSWER}, excluded=("y",))
+    ask_homes(dra, signal(), {"x": ANSWER}, excluded=("y",))
     bid = dra.open(signal(bid=True)).body
     assert isinstance(bid, DraAnswer)
     assert max(bid.sold) > 0.1
     assert ANSWER.batteries is not None
     idle = ANSWER.model_copy(update={"batteries": ANSWER.batteries.model_copy(update={"power": 0.0})})
-    heard = asked_homes(dra, signal(), {"x": ANSWER, "y": idle})
-    assert (max(heard.sold), max(heard.charge), heard.rated_power) == (0, 0, 0)
+    answer = ask_homes(dra, signal(), {"x": ANSWER, "y": idle})
+    assert (max(answer.sold), max(answer.charge), answer.rated_power) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("price", [[1e12] * 4, [-1e12, 1e12, 0, 1e12], [0.0] * 4])
 @pytest.mark.parametrize("size", [1.0, 1e9])
-def test_a_dra_survives_any_terms_and_homes(price: list[float], size: float) -> None:
+def test_dra_answers_when_terms_and_homes_are_absurd(price: list[float], size: float) -> None:
     dra = DraCosts(quadratic=0.1).strategy(4, {"x": 1, "y": 1})
     body = ANSWER.model_dump() | {"load_kw": [1e12] * 4, "moved_kwh": 1e12}
     body["batteries"] |= {"capacity": size, "power": 100.0}
     absurd = HomesAnswer.model_validate(body)
-    asked_homes(dra, signal(), {"x": absurd, "y": absurd})
+    ask_homes(dra, signal(), {"x": absurd, "y": absurd})
     for slope in (0.0, 1e12):
         assert isinstance(dra.open(signal(bid=True, price=price, slope=[slope] * 4)), Reply)
     dra.settle(Clearing(price=price))
 
 
 @pytest.mark.parametrize("key", ["sales_cap", "slope"])
-def test_bodies_of_uneven_length_are_refused(key: str) -> None:
+def test_signal_is_refused_when_its_arrays_differ_in_length(key: str) -> None:
     with pytest.raises(ValidationError, match=f"{key} has 3 numbers, price has 4"):
         signal(**{key: [1, 1, 1]})
 
@@ -501,7 +528,7 @@ def dra_answer(**changes: Any) -> DraAnswer:
     return DraAnswer.model_validate({"homes": 3, **body, **numbers, **changes})
 
 
-def test_the_leader_opens_at_the_price_of_the_demand_expected() -> None:
+def test_leader_opens_at_the_price_of_the_demand_expected() -> None:
     opening = leader().open()
     assert isinstance(opening.ask, MarketSignal)
     _, price = reference_dispatch(UNITS, RTS)
@@ -510,7 +537,7 @@ def test_the_leader_opens_at_the_price_of_the_demand_expected() -> None:
     assert not opening.settle
 
 
-def test_homes_without_batteries_that_want_nothing_settle_at_once() -> None:
+def test_leader_settles_at_once_when_homes_want_nothing_and_have_no_batteries() -> None:
     strategy = leader()
     decision = strategy.decide(strategy.open().ask, {"a1": dra_answer()}, ())
     assert decision.settle
@@ -518,7 +545,7 @@ def test_homes_without_batteries_that_want_nothing_settle_at_once() -> None:
     np.testing.assert_allclose(decision.settlement.price, reference_dispatch(UNITS, RTS)[1], atol=1e-5)
 
 
-def test_a_dra_that_is_held_keeps_nobody_waiting() -> None:
+def test_leader_settles_when_the_only_dra_that_wants_to_move_is_held() -> None:
     strategy = leader()
     ask = strategy.open().ask
     gone = dra_answer(wanted=5.0, moved=2.0, load=[1.0] * 24)
@@ -527,7 +554,7 @@ def test_a_dra_that_is_held_keeps_nobody_waiting() -> None:
     np.testing.assert_allclose(decision.account["demand_mw"], RTS + 1)
 
 
-def test_a_group_that_raises_the_supply_cost_goes_back_and_one_that_moves_nothing_merges() -> None:
+def test_leader_sends_a_group_back_when_cost_rises_and_merges_groups_when_none_moves() -> None:
     strategy = leader()
     ask = strategy.open().ask
 
@@ -547,7 +574,7 @@ def test_a_group_that_raises_the_supply_cost_goes_back_and_one_that_moves_nothin
     assert turn_after(dra_answer(moved=5.0, wanted=1.0, **off_the_peak)) == Turn(groups=12, turn=3, inertia=2e-4)
 
 
-def test_the_step_halves_when_bids_turn_back_and_rest_is_measured_by_the_step() -> None:
+def test_leader_halves_the_step_when_bids_turn_back() -> None:
     strategy = leader()
     ask = strategy.open().ask
 
@@ -578,7 +605,7 @@ def test_the_step_halves_when_bids_turn_back_and_rest_is_measured_by_the_step() 
         {"wanted": 1e12, "moved": 1e12, "bid_change": 1e12, "rated_power": 1e-12},
     ],
 )
-def test_the_leader_survives_any_answer(absurd: dict[str, Any]) -> None:
+def test_leader_decides_when_answers_are_absurd(absurd: dict[str, Any]) -> None:
     strategy = leader()
     ask = strategy.open().ask
     many = {f"a{number}": dra_answer(**absurd) for number in range(100)}
@@ -589,7 +616,7 @@ def test_the_leader_survives_any_answer(absurd: dict[str, Any]) -> None:
         json.dumps(dict(decision.account), allow_nan=False)
 
 
-def test_the_leader_survives_homes_that_never_have_enough_and_bids_that_never_rest() -> None:
+def test_leader_bounds_inertia_and_step_when_homes_and_bids_never_rest() -> None:
     strategy = leader()
     ask = strategy.open().ask
     for number in range(200):
@@ -614,17 +641,17 @@ def run_record(*overrides: str) -> tuple[Scenario, RunRecord, StorageMarketOutco
     return scenario, end, scenario.outcome(end)
 
 
-def written(outcome: StorageMarketOutcome) -> str:
+def dump(outcome: StorageMarketOutcome) -> str:
     return json.dumps(outcome.content(), allow_nan=False)
 
 
 @functools.cache
-def certified() -> dict[str, Any]:
+def certificate_of_shipped_case() -> dict[str, Any]:
     scenario, _, outcome = run_record()
     return json.loads(json.dumps(scenario.certificate(outcome, 100), allow_nan=False))
 
 
-def test_the_shipped_case_settles_within_the_rounds_hoped_for() -> None:
+def test_shipped_case_settles_within_100_rounds() -> None:
     scenario, end, outcome = run_record()
     assert end.settled
     assert end.conclusion["complete"]
@@ -633,7 +660,7 @@ def test_the_shipped_case_settles_within_the_rounds_hoped_for() -> None:
     assert len(outcome.homes) == 54
 
 
-def test_the_shipped_case_is_as_described() -> None:
+def test_shipped_case_is_as_the_docs_describe_it() -> None:
     scenario, _, outcome = run_record()
     assert [sum(home.battery.capacity_kwh for p in s for home in p) for s in scenario.households().values()] == (
         pytest.approx([20_000, 16_000])
@@ -644,8 +671,8 @@ def test_the_shipped_case_is_as_described() -> None:
     assert outcome.baseline_supply_cost == pytest.approx(reference_dispatch(UNITS, RTS)[0], rel=1e-8)
 
 
-def test_the_run_is_an_equilibrium() -> None:
-    certificate = certified()
+def test_shipped_case_settles_in_an_equilibrium() -> None:
+    certificate = certificate_of_shipped_case()
     assert certificate["feasible"]
     assert abs(certificate["gap"]) <= 1e-9
     assert abs(certificate["dispatch_gap"]) <= 1e-9
@@ -659,7 +686,7 @@ def test_the_run_is_an_equilibrium() -> None:
     assert certificate["violation"] <= 1e-9
 
 
-def test_power_balances_in_every_hour() -> None:
+def test_outcome_balances_power_in_every_hour() -> None:
     scenario, _, outcome = run_record()
     supplied = np.sum(list(outcome.dispatch_mw.values()), axis=0) + np.sum(list(outcome.sold_mw.values()), axis=0)
     np.testing.assert_allclose(supplied, outcome.demand_mw, atol=1e-9)
@@ -670,7 +697,7 @@ def test_power_balances_in_every_hour() -> None:
     np.testing.assert_allclose(RTS + changed, outcome.demand_mw, atol=1e-9)
 
 
-def test_the_market_lowers_cost_peak_and_par_and_loses_some_energy() -> None:
+def test_market_lowers_cost_peak_and_par_and_loses_some_energy() -> None:
     _, _, outcome = run_record()
     assert outcome.supply_cost < outcome.supply_cost_without < outcome.baseline_supply_cost
     assert outcome.total_cost < outcome.supply_cost_without
@@ -686,7 +713,7 @@ def test_the_market_lowers_cost_peak_and_par_and_loses_some_energy() -> None:
     assert outcome.cost_by_period.valley > outcome.cost_by_period_without.valley
 
 
-def test_bids_keep_the_caps_on_quantity_and_price_and_earn() -> None:
+def test_settled_bids_keep_their_caps_and_earn() -> None:
     _, _, outcome = run_record()
     for (name, sold), a, wear in zip(outcome.sold_mw.items(), (0.15, 0.12), (2, 3), strict=True):
         hours = zip(outcome.price, sold, outcome.charge_mw[name], strict=True)
@@ -702,7 +729,7 @@ def test_bids_keep_the_caps_on_quantity_and_price_and_earn() -> None:
     assert (np.array(outcome.clearing_price) <= np.array(outcome.price_cap) + 1e-9)[selling].all()
 
 
-def test_while_homes_take_turns_the_supply_cost_falls_or_they_go_back() -> None:
+def test_supply_cost_falls_in_each_turn_unless_homes_go_back() -> None:
     _, end, _ = run_record()
     turns = [record for record in end.rounds if record["phase"] == "schedule"]
     accepted, failures = turns[0], 0
@@ -719,15 +746,15 @@ def test_while_homes_take_turns_the_supply_cost_falls_or_they_go_back() -> None:
     assert end.rounds[-1]["inertia"] == pytest.approx(1e-4 * 2**failures)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_another_run() -> None:
+def test_outcome_has_the_same_bytes_when_the_seed_is_the_same() -> None:
     scenario, end, outcome = run_record()
     again = in_memory.play(scenario)
-    assert written(scenario.outcome(again)) == written(outcome)
+    assert dump(scenario.outcome(again)) == dump(outcome)
     assert (again.messages, again.bytes) == (end.messages, end.bytes)
     assert run_record("seed=7")[2].price != outcome.price
 
 
-def test_homes_that_share_a_process_change_nothing() -> None:
+def test_price_is_the_same_when_homes_share_a_process() -> None:
     _, end, outcome = run_record()
     _, other_end, other = run_record("homes_per_process=6")
     assert len(other_end.rounds) == len(end.rounds)
@@ -735,7 +762,7 @@ def test_homes_that_share_a_process_change_nothing() -> None:
     assert other.homes.keys() == outcome.homes.keys()
 
 
-def test_a_narrow_theta_is_widened_until_that_pays_no_more() -> None:
+def test_leader_widens_theta_while_that_lowers_its_cost() -> None:
     _, end, outcome = run_record("leader.theta=0.0025")
     assert end.settled
     cleared = {record["theta"]: record["total_cost"] for record in end.rounds if record["phase"] == "market"}
@@ -748,7 +775,7 @@ def test_a_narrow_theta_is_widened_until_that_pays_no_more() -> None:
     assert outcome.total_cost == pytest.approx(wide.total_cost, rel=1e-6)
 
 
-def test_more_dras_settle_too() -> None:
+def test_market_settles_when_there_are_six_dras() -> None:
     dras = json.dumps([{"homes": 2, "quadratic": 0.01, "wear": 0.1 * number} for number in range(6)])
     battery = "{capacity_kwh: 4000, power_kw: 1500, initial_kwh: 400}"
     scenario, end, outcome = run_record("population.homes=12", f"population.battery={battery}", f"dras={dras}")
@@ -797,7 +824,7 @@ def scenario_file(tmp_path: Path, **changes: Any) -> str:
     return str(path)
 
 
-def test_the_scenario_of_the_documentation_plays(tmp_path: Path) -> None:
+def test_scenario_of_the_docs_settles(tmp_path: Path) -> None:
     text = (Path(__file__).parents[3] / "docs/games/storage_market.md").read_text()
     path = tmp_path / "documented.yaml"
     path.write_text(text.split("```yaml\n")[1].split("```")[0])
@@ -807,7 +834,7 @@ def test_the_scenario_of_the_documentation_plays(tmp_path: Path) -> None:
     assert scenario.outcome(end).supply_cost < scenario.outcome(end).baseline_supply_cost
 
 
-def test_a_dra_without_energy_plays_and_sells_nothing(tmp_path: Path) -> None:
+def test_dra_sells_nothing_when_its_homes_have_no_battery(tmp_path: Path) -> None:
     scenario = load(scenario_file(tmp_path))
     end = in_memory.play(scenario)
     assert end.settled
@@ -820,7 +847,7 @@ def test_a_dra_without_energy_plays_and_sells_nothing(tmp_path: Path) -> None:
     assert scenario.certificate(outcome, 20)["max_dra_regret"] <= 1e-6
 
 
-def test_without_any_battery_there_is_no_market(tmp_path: Path) -> None:
+def test_market_changes_nothing_when_there_is_no_battery(tmp_path: Path) -> None:
     scenario = load(scenario_file(tmp_path, homes=[{"id": "x"}, {"id": "y"}]))
     end = in_memory.play(scenario)
     assert end.settled
@@ -839,7 +866,7 @@ class Lossy(MemoryTransport):
         return [(), once, (*once, *once)][self._stream(sender, receiver).integers(3)]
 
 
-def test_an_unreliable_network_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outcome_has_the_same_bytes_when_the_network_loses_and_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     few = ["population.homes=8", "dras.0.homes=4", "dras.1.homes=4", "rounds.tries=40"]
     scenario = load("storage_market", few)
     end = in_memory.play(scenario)
@@ -847,7 +874,7 @@ def test_an_unreliable_network_changes_nothing(monkeypatch: pytest.MonkeyPatch) 
     lossy = in_memory.play(scenario)
     assert lossy.settled
     assert lossy.messages > end.messages
-    assert written(scenario.outcome(lossy)) == written(scenario.outcome(end))
+    assert dump(scenario.outcome(lossy)) == dump(scenario.outcome(end))
 
 
 TAMPERED = {
@@ -862,7 +889,7 @@ TAMPERED = {
 
 
 @pytest.mark.parametrize(("place", "change", "figure", "least"), TAMPERED.values(), ids=TAMPERED)
-def test_the_certificate_notices(
+def test_certificate_exceeds_its_limit_when_the_outcome_is_changed(
     tmp_path: Path, place: tuple[Any, ...], change: float, figure: str, least: float
 ) -> None:
     scenario = load(scenario_file(tmp_path))
@@ -896,19 +923,19 @@ def test_the_certificate_notices(
         ("homes.0.battery.initial_kwh=5000", r"initial_kwh 5000 is above capacity_kwh 4000"),
     ],
 )
-def test_what_cannot_be_played_is_refused(tmp_path: Path, override: str, message: str) -> None:
+def test_scenario_is_refused_when_it_cannot_be_played(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ScenarioError, match=message):
         load(scenario_file(tmp_path), [override])
 
 
-def test_the_change_of_a_key_figure_is_said_to_be_the_markets() -> None:
+def test_key_figure_names_the_markets_own_change() -> None:
     _, _, outcome = run_record()
     rows = dict(key_figures(RunResult.model_construct(money="dollars"), outcome))
     change = 100 * (outcome.supply_cost / outcome.supply_cost_without - 1)
     assert rows["Supply cost"].endswith(f"dollars (market: −{-change:.2f} %)")
 
 
-def test_the_shares_of_the_kinds_of_appliances_are_1_together() -> None:
+def test_population_is_refused_when_shares_do_not_sum_to_1() -> None:
     with pytest.raises(
         ScenarioError, match=r"population.kinds: the shares of the kinds are 1.55 together; make them 1"
     ):
@@ -917,9 +944,7 @@ def test_the_shares_of_the_kinds_of_appliances_are_1_together() -> None:
 
 @settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 10_000), st.integers(1, 8), st.floats(0.02, 0.3), st.integers(1, 8), st.floats(1e-4, 0.02))
-def test_schedules_and_market_settle_on_any_small_scenario(
-    seed: int, homes: int, share: float, groups: int, inertia: float
-) -> None:
+def test_market_settles_on_any_small_scenario(seed: int, homes: int, share: float, groups: int, inertia: float) -> None:
     overrides = [
         f"seed={seed}",
         f"population.homes={homes}",
