@@ -41,7 +41,8 @@ class Game:
     - `outcome`: the model of what comes out of a run, a `stackelgrid.run_record.Outcome`;
     - `certificate`: from a scenario, an outcome and a number of samples to how far that is from an equilibrium;
     - `report`: a `stackelgrid.report.game.GameReport`, unless a plain page will do;
-    - `published`: a `stackelgrid.claims.Paper`, the figures that the game's paper prints, if there is one.
+    - `published`: a `stackelgrid.claims.Paper`, the figures that the game's paper prints, if there is one;
+    - `small_scenario`: from a random generator and a number of homes to the content of a scenario, for the soak test.
     """
 
     package: str
@@ -57,6 +58,7 @@ class Game:
     certificate: str = "certificate:certify"
     report: str | None = None
     published: str | None = None
+    small_scenario: str | None = None
 
     def load(self, part: str) -> Any:
         """Import a part by its name in this class: `game.load("leader")`."""

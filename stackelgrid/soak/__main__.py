@@ -1,4 +1,4 @@
-"""`python -m stackelgrid.soak`: play fresh seeds for as long as asked, print those that broke a promise.
+"""`python -m stackelgrid.soak`: play fresh seeds for a time or a number of runs, print those that broke a promise.
 
 Exit codes: 0 all promises were kept, 1 some were not, 2 bad usage.
 """
@@ -15,37 +15,37 @@ _SUMMARY_S = 60.0
 
 
 class _Console:
-    """A line for each broken promise at once, and a summary every minute."""
+    """Prints a line for each violation at once, and a summary every minute."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
     def __call__(self, tally: Tally, verdicts: list[Verdict]) -> None:
         for verdict in verdicts:
-            for what in verdict.broken:
-                print(f"seed {verdict.seed} ({verdict.game}): {what}", flush=True)
+            for violation in verdict.violations:
+                print(f"seed {verdict.seed} ({verdict.game}): {violation}", flush=True)
         if time.monotonic() - self._last >= _SUMMARY_S:
             self._last = time.monotonic()
-            print(tally.line(), flush=True)
+            print(tally.format_line(), flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m stackelgrid.soak", description=__doc__)
     parser.add_argument("--runs", type=int, help="how many seeds")
     parser.add_argument("--seconds", type=float, help="for how long; without --runs and --seconds, a minute")
     parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
-    parser.add_argument("--from", dest="first", type=int, metavar="SEED", help="the first seed; else told by the clock")
+    parser.add_argument("--from", dest="first", type=int, metavar="SEED", help="the first seed; else by the clock")
     options = parser.parse_args(arguments)
     first = int(time.time()) * 1000 if options.first is None else options.first
     seconds = 60.0 if options.runs is None and options.seconds is None else options.seconds
     print(f"seeds from {first} on", flush=True)
     tally = soak(first, options.runs, seconds, options.jobs, _Console())
-    print(tally.line())
-    print(tally.table())
-    if not tally.broken:
+    print(tally.format_line())
+    print(tally.format_table())
+    if not tally.failures:
         return 0
-    print("broken:", *(verdict.seed for verdict in tally.broken))
+    print("broken:", *(verdict.seed for verdict in tally.failures))
     print("see one again: stackelgrid replay SEED")
     return 1
 

@@ -1,4 +1,4 @@
-"""A run told as a story: who said what to whom, which fault did what, how it ended, and what was promised otherwise."""
+"""A run as a readable trace: who sent what to whom, which fault did what, how it ended, which promises it broke."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stackelgrid.run_record import FaultRecord
-from stackelgrid.soak.cases import Case, draw, of_run
-from stackelgrid.soak.promises import broken
-from stackelgrid.soak.stage import Evidence, Spoken, play
+from stackelgrid.soak.cases import Case, draw_case, read_case
+from stackelgrid.soak.play import Evidence, SentMessage, play
+from stackelgrid.soak.promises import find_violations
 
 
 def replay(source: str) -> str:
-    """A run as text: what was drawn, every message and fault in order of virtual time, the end.
+    """Play a run again in memory and give it as text: the case, messages and faults in order of virtual time, the end.
 
-    `source` is a seed or the folder of a run, of which scenario and fault plan are played again in memory. Raises
-    `ConfigError`.
+    `source` is a seed or the folder of a run. Raises `ConfigError`.
     """
-    evidence = play(draw(int(source)) if source.isdigit() else of_run(Path(source)))
-    return "\n".join([*_drawn(evidence.case), "", *_told(evidence), "", *_end(evidence)])
+    evidence = play(draw_case(int(source)) if source.isdigit() else read_case(Path(source)))
+    return "\n".join([*_describe_case(evidence.case), "", *_trace(evidence), "", *_describe_end(evidence)])
 
 
-def _drawn(case: Case) -> Iterator[str]:
+def _describe_case(case: Case) -> Iterator[str]:
     scenario, rounds = case.scenario, case.scenario.rounds
     yield f"{case.source}: {scenario.game}" + ("" if case.number is None else f", scenario {case.number}")
     for name, processes in scenario.households().items():
@@ -32,44 +31,43 @@ def _drawn(case: Case) -> Iterator[str]:
         yield f"  fault {number}: " + ", ".join(f"{key} {value}" for key, value in drawn.items())
 
 
-def _told(evidence: Evidence) -> Iterator[str]:
-    story = [(spoken.seconds, _message(spoken)) for spoken in evidence.spoken]
-    story += [(record.seconds, _fault(record)) for record in evidence.run_record.faults]
-    story += [(seconds, f"{name} leaves") for name, seconds in evidence.ended_s.items()]
-    for seconds, what in sorted(story, key=lambda each: each[0]):
-        yield f"{seconds:12.6f}  {what}"
+def _trace(evidence: Evidence) -> Iterator[str]:
+    lines = [(message.seconds, _describe_message(message)) for message in evidence.messages]
+    lines += [(record.seconds, _describe_fault(record)) for record in evidence.run_record.faults]
+    lines += [(seconds, f"{name} leaves") for name, seconds in evidence.ended_s.items()]
+    for seconds, line in sorted(lines, key=lambda each: each[0]):
+        yield f"{seconds:12.6f}  {line}"
 
 
-def _message(spoken: Spoken) -> str:
-    levels = spoken.topic.split("/")[2:-1]
-    said = spoken.purpose
-    if said in ("signal", "settlement"):
-        whom = levels[1] if len(levels) > 1 else "all"
+def _describe_message(message: SentMessage) -> str:
+    about, purpose = message.about, message.purpose
+    if about.of_coordinator:
+        receiver = about.member or "all"
     else:
-        whom, speaker = levels
-        said += "" if speaker == spoken.sender else f" as {speaker}"
-    if spoken.content is None:
-        return f"{spoken.sender} -> {whom}: {said} cleared"
+        receiver = about.coordinator
+        purpose += "" if about.sender == message.sender else f" as {about.sender}"
+    if message.content is None:
+        return f"{message.sender} -> {receiver}: {purpose} cleared"
     keys = ("round", "again", "state", "complete", "missing")
-    details = [f"{key} {spoken.content[key]}" for key in keys if spoken.content.get(key) not in (None, [])]
-    return f"{spoken.sender} -> {whom}: {said} " + " ".join(details)
+    details = [f"{key} {message.content[key]}" for key in keys if message.content.get(key) not in (None, [])]
+    return f"{message.sender} -> {receiver}: {purpose} " + " ".join(details)
 
 
-def _fault(record: FaultRecord) -> str:
+def _describe_fault(record: FaultRecord) -> str:
     of_round = "" if record.round is None else f", round {record.round}"
     return f"    *** {record.kind} (fault {record.fault}) {' -> '.join(record.nodes)}{of_round}"
 
 
-def _end(evidence: Evidence) -> Iterator[str]:
+def _describe_end(evidence: Evidence) -> Iterator[str]:
     run_record = evidence.run_record
     yield "end: " + (", ".join(f"{key} {value}" for key, value in run_record.conclusion.items()) or "none")
     for missing in run_record.missing:
         yield f"  round {missing['round']} went on without {missing['node']}: {missing['action']}"
-    for name, error in evidence.crashed.items():
+    for name, error in evidence.errors.items():
         yield f"  {name} did not come back: {error}"
-    for name in evidence.stuck:
+    for name in evidence.waiting:
         yield f"  {name} waits for ever"
-    untold = [home.id for home in evidence.case.scenario.everyone if home.id not in run_record.homes]
-    yield f"  the settlement is known to {'all but ' + ', '.join(untold) if untold else 'all homes'}"
-    for what in broken(evidence):
-        yield f"BROKEN {what}"
+    without = [home.id for home in evidence.case.scenario.everyone if home.id not in run_record.homes]
+    yield f"  the settlement is known to {'all but ' + ', '.join(without) if without else 'all homes'}"
+    for violation in find_violations(evidence):
+        yield f"BROKEN {violation}"

@@ -10,9 +10,8 @@ import pytest
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario
-from stackelgrid.soak import cases
-from stackelgrid.soak.cases import Case
-from stackelgrid.soak.stage import Evidence, play
+from stackelgrid.soak.cases import Case, draw_scenario, games
+from stackelgrid.soak.play import Evidence, play
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.fault_log import asked_again, fault_log
 from stackelgrid.testbed.result import build_result
@@ -24,17 +23,17 @@ def plan_of(*faults: dict[str, Any]) -> FaultPlan:
 
 def drawn(game: str) -> Scenario:
     """A scenario with an aggregator of several homes, each a process of its own."""
-    every = (cases.scenario(game, number) for number in range(40))
+    every = (draw_scenario(game, number) for number in range(40))
     return next(each for each in every if each.homes_per_process == 1 and len(each.everyone) >= 3 * each.aggregators)
 
 
 def asked_by_leader(evidence: Evidence, seconds: float) -> int:
     """The round whose question the leader had said last."""
-    said = (spoken for spoken in evidence.spoken if (spoken.sender, spoken.purpose) == ("leader", "signal"))
-    return max(spoken.content["round"] for spoken in said if spoken.payload and spoken.seconds <= seconds)
+    signals = (each for each in evidence.messages if (each.sender, each.purpose) == ("leader", "signal"))
+    return max(signal.content["round"] for signal in signals if signal.payload and signal.seconds <= seconds)
 
 
-@pytest.mark.parametrize("game", cases.GAMES)
+@pytest.mark.parametrize("game", games())
 def test_a_fault_is_of_the_round_that_the_leader_had_asked_when_it_struck(game: str) -> None:
     """Whatever the number of the conversation that it struck: an aggregator may play several rounds for one."""
     scenario = drawn(game)

@@ -18,10 +18,11 @@ from stackelgrid.faults.injection import FaultInjectingNode
 from stackelgrid.faults.plan import Crash, FaultPlan, Window
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
+from stackelgrid.registry import find
 from stackelgrid.rounds import Coordinator, RoundPolicy
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
-from stackelgrid.soak import cases
+from stackelgrid.soak.cases import draw_case, draw_scenario, games
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.in_memory import MemoryRun
 from stackelgrid.transport.base import Action, Finish, Publish
@@ -329,7 +330,7 @@ def test_link_faults_of_one_link_draw_independently() -> None:
     assert 300 - len(lost_on(plan_of(loss, loss), "h1")) == pytest.approx(75, abs=5 * np.sqrt(300 * 0.25 * 0.75))
 
 
-@pytest.mark.parametrize("game", cases.GAMES)
+@pytest.mark.parametrize("game", games())
 def test_run_repeats_every_byte_with_the_same_seed(game: str) -> None:
     plan = plan_of(
         {"kind": "loss", "probability": 0.1, "during": {"seconds": [0, 5]}},
@@ -338,7 +339,7 @@ def test_run_repeats_every_byte_with_the_same_seed(game: str) -> None:
     )
 
     def run_record() -> str:
-        run = in_memory.play(cases.scenario(game, 1), plan=plan)
+        run = in_memory.play(draw_scenario(game, 1), plan=plan)
         faults = [record.content() for record in run.faults]
         return json.dumps([run.rounds, run.below, run.homes, faults, run.missing, run.messages, run.bytes])
 
@@ -458,7 +459,7 @@ def test_lie_happens_at_the_rate_of_the_plan_and_to_no_other_node() -> None:
 
 def small(**rounds: Any) -> Scenario:
     """A user-oriented game of three aggregators, each home a process."""
-    every = (cases.scenario("user_oriented", number) for number in range(40))
+    every = (draw_scenario("user_oriented", number) for number in range(40))
     drawn = next(each for each in every if each.aggregators == 3 and each.homes_per_process == 1)
     return drawn.model_copy(update={"rounds": drawn.rounds.model_copy(update=rounds)})
 
@@ -549,9 +550,9 @@ def test_restarted_broker_has_retained_messages_unless_the_outage_lost_them(keep
 
 
 @pytest.mark.parametrize("keep_retained", [False, True])
-@pytest.mark.parametrize("game", cases.GAMES)
+@pytest.mark.parametrize("game", games())
 def test_outcome_is_the_same_after_a_broker_outage(game: str, keep_retained: bool) -> None:
-    scenario = cases.scenario(game, 3)
+    scenario = draw_scenario(game, 3)
     outage = {"kind": "broker", "at": {"round": 1}, "seconds": 3, "keep_retained": keep_retained}
     run_record = play(scenario, outage)
     assert run_record.conclusion["complete"] and run_record.faults[0].kind == "broker"
@@ -591,7 +592,7 @@ def test_plan_is_refused_when_it_contradicts_itself(fault: dict[str, Any], says:
 
 def test_plan_is_the_same_after_writing_and_reading() -> None:
     for seed in range(50):
-        plan = cases.draw(seed).plan
+        plan = draw_case(seed).plan
         assert FaultPlan.model_validate_json(plan.model_dump_json(by_alias=True, exclude_none=True)) == plan
 
 
@@ -609,7 +610,7 @@ def test_question_keeps_its_number_over_a_crash() -> None:
     It must not ask the second question under the number of the first: homes would repeat the answer to that.
     """
     stage = MemoryRun(small())
-    link = Link("memory", "leader", cases.find("user_oriented").upper, 4)
+    link = Link("memory", "leader", find("user_oriented").upper, 4)
 
     def heard(node: Any, number: int) -> list[int]:
         signal = {
@@ -636,7 +637,7 @@ def test_question_keeps_its_number_over_a_crash() -> None:
 
 
 def test_coordinator_passes_over_rounds_that_were_asked() -> None:
-    link = Link("run", "leader", cases.find("user_oriented").upper, 4)
+    link = Link("run", "leader", find("user_oriented").upper, 4)
     coordinator = Coordinator(link, ["a1"], RoundPolicy())
     coordinator.skip_to(7)
     coordinator.skip_to(3)
@@ -646,7 +647,7 @@ def test_coordinator_passes_over_rounds_that_were_asked() -> None:
 @pytest.mark.parametrize("game", ["user_oriented", "prosumer", "storage_market"])
 def test_run_goes_on_after_a_round_that_nobody_answers(game: str) -> None:
     """Everybody is cut off for a while and excluded from every round; once they are back, the run goes on."""
-    drawn = cases.scenario(game, 4)
+    drawn = draw_scenario(game, 4)
     rounds = drawn.rounds.model_copy(update={"missing": "exclude", "deadline_s": 1.0, "tries": 1, "return_s": 0.0})
     scenario = drawn.model_copy(update={"rounds": rounds})
     homes = [home for processes in scenario.households().values() for mine in processes for home in mine]
@@ -659,7 +660,7 @@ def test_run_goes_on_after_a_round_that_nobody_answers(game: str) -> None:
 
 def test_prosumers_settle_while_a_provider_is_held() -> None:
     """What it last said, half-way to its equilibrium, says that prices do not agree yet; it will not say more."""
-    scenario = next(each for n in range(40) if (each := cases.scenario("prosumer", n)).aggregators == 3)
+    scenario = next(each for n in range(40) if (each := draw_scenario("prosumer", n)).aggregators == 3)
     rounds = scenario.rounds.model_copy(update={"missing": "hold", "deadline_s": 0.5, "return_s": 0.0})
     run_record = play(
         scenario.model_copy(update={"rounds": rounds}), {"kind": "crash", "node": "a2", "at": {"round": 2}}
@@ -693,9 +694,9 @@ def test_node_finishes_after_a_cut_that_came_as_it_finished() -> None:
     assert story == [(0.5, Publish), (4.5, Publish), (4.5, Finish)]  # last will, what was held, the end
 
 
-@pytest.mark.parametrize("game", cases.GAMES)
+@pytest.mark.parametrize("game", games())
 def test_aggregator_reports_excluded_homes_and_is_not_refused(game: str) -> None:
-    every = (cases.scenario(game, number) for number in range(40))
+    every = (draw_scenario(game, number) for number in range(40))
     drawn = next(s for s in every if s.homes_per_process == 1 and len(s.everyone) >= 4 * s.aggregators)
     scenario = drawn.model_copy(update={"rounds": drawn.rounds.model_copy(update={"missing": "exclude"})})
     run_record = play(scenario, {"kind": "crash", "node": drawn.everyone[0].id, "at": {"round": 1}})
@@ -704,7 +705,7 @@ def test_aggregator_reports_excluded_homes_and_is_not_refused(game: str) -> None
 
 
 def test_run_under_an_empty_plan_is_that_without_a_plan() -> None:
-    scenario = cases.scenario("prosumer", 0)
+    scenario = draw_scenario("prosumer", 0)
     assert scenario.outcome(play(scenario)) == scenario.outcome(in_memory.play(scenario))
 
 

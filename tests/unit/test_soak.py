@@ -1,4 +1,4 @@
-"""The soak test itself: fresh seeds every time, those that once broke a promise, and promises that can be broken."""
+"""The soak test: fresh seeds every time, seeds that once broke a promise, and violations that have to be found."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from stackelgrid.cli import app
 from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import Crash, FaultPlan
 from stackelgrid.scenarios import dump
-from stackelgrid.soak import cases, promises, stage
-from stackelgrid.soak.cases import Case, draw
+from stackelgrid.soak import play as played
+from stackelgrid.soak.cases import Case, draw_case, draw_scenario, games
+from stackelgrid.soak.play import Evidence, SentMessage, play
+from stackelgrid.soak.promises import PROMISES, find_violations
 from stackelgrid.soak.replay import replay
-from stackelgrid.soak.stage import Evidence, Spoken, play
 from stackelgrid.soak.tally import judge, soak
 from stackelgrid.testbed import fault_plans
 
@@ -41,38 +42,38 @@ FOUND = {
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    """Nodes that complain of what a plan does to them have nothing new to say."""
+def disable_logging() -> Iterator[None]:
+    """Nodes warn of what a plan does to them."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
 
 
-def test_fresh_seeds_keep_all_promises() -> None:
+def test_runs_of_fresh_seeds_keep_all_promises() -> None:
     first = int(time.time()) * 1000
     print(f"seeds from {first} on")
-    tally = soak(first, FRESH, FRESH_S, 2, lambda so_far, verdicts: None)
-    print(tally.table())
+    tally = soak(first, FRESH, FRESH_S, 2, lambda tally, verdicts: None)
+    print(tally.format_table())
     assert tally.runs > 0
-    broken = [f"seed {verdict.seed}: {what}" for verdict in tally.broken for what in verdict.broken]
+    broken = [f"seed {verdict.seed}: {what}" for verdict in tally.failures for what in verdict.violations]
     assert not broken, "see it again with stackelgrid replay SEED\n" + "\n".join(broken)
 
 
 @pytest.mark.parametrize("seed", FOUND, ids=str)
-def test_a_seed_that_once_broke_a_promise_keeps_all(seed: int) -> None:
-    assert judge(seed).broken == (), FOUND[seed]
+def test_runs_of_seeds_that_once_broke_a_promise_keep_all(seed: int) -> None:
+    assert judge(seed).violations == (), FOUND[seed]
 
 
-def test_a_seed_is_one_run() -> None:
+def test_seed_repeats_the_same_run() -> None:
     for seed in range(4):
-        assert draw(seed) == draw(seed)
-        assert play(draw(seed)).spoken == play(draw(seed)).spoken
-    assert len({draw(seed).plan.model_dump_json() for seed in range(100)}) == 100
+        assert draw_case(seed) == draw_case(seed)
+        assert play(draw_case(seed)).messages == play(draw_case(seed)).messages
+    assert len({draw_case(seed).plan.model_dump_json() for seed in range(100)}) == 100
 
 
-def test_seeds_cover_every_game_every_fault_and_every_policy() -> None:
-    drawn = [draw(seed) for seed in range(600)]
-    assert {case.scenario.game for case in drawn} == set(cases.GAMES)
+def test_seeds_cover_every_game_fault_and_policy() -> None:
+    drawn = [draw_case(seed) for seed in range(600)]
+    assert {case.scenario.game for case in drawn} == set(games())
     assert {case.scenario.rounds.missing for case in drawn} == {"hold", "exclude", "fail"}
     assert {case.scenario.aggregators for case in drawn} == {1, 2, 3}
     assert {case.scenario.homes_per_process for case in drawn} == {1, 2}
@@ -84,149 +85,150 @@ def test_seeds_cover_every_game_every_fault_and_every_policy() -> None:
     assert any(crash.restart_after_s is None for crash in crashes)
 
 
-@pytest.mark.parametrize("game", cases.GAMES)
-def test_a_run_without_faults_keeps_all_promises(game: str) -> None:
+@pytest.mark.parametrize("game", games())
+def test_run_without_faults_keeps_all_promises(game: str) -> None:
     for number in range(5):
-        evidence = play(Case("test", cases.scenario(game, number), FaultPlan(), number))
-        assert promises.broken(evidence) == []
-        assert evidence.run_record.conclusion["complete"] and not evidence.stuck
+        evidence = play(Case("test", draw_scenario(game, number), FaultPlan(), number))
+        assert find_violations(evidence) == []
+        assert evidence.run_record.conclusion["complete"] and not evidence.waiting
 
 
-# --- promises can be broken ---
+# --- violations ---
 
 
-def peace(game: str = "user_oriented") -> Evidence:
+def play_undisturbed(game: str = "user_oriented") -> Evidence:
     """A run in which nothing went wrong."""
-    return play(Case("test", cases.scenario(game, 5), FaultPlan(), 5))
+    return play(Case("test", draw_scenario(game, 5), FaultPlan(), 5))
 
 
-def _dies(evidence: Evidence) -> None:
-    evidence.crashed["h1"] = ValueError("h1")
+def crash_home(evidence: Evidence) -> None:
+    evidence.errors["h1"] = ValueError("h1")
 
 
-def _waits(evidence: Evidence) -> None:
-    evidence.stuck.append("h1")
+def leave_home_waiting(evidence: Evidence) -> None:
+    evidence.waiting.append("h1")
 
 
-def _does_not_end(evidence: Evidence) -> None:
+def forget_conclusion(evidence: Evidence) -> None:
     evidence.run_record.conclusion.clear()
 
 
-def _gives_up(evidence: Evidence) -> None:
+def unsettle(evidence: Evidence) -> None:
     evidence.run_record.conclusion["settled"] = False
 
 
-def _is_refused(evidence: Evidence) -> None:
+def refuse_message(evidence: Evidence) -> None:
     evidence.run_record.rejected["refused"] = 1
 
 
-def _counts_nobody(evidence: Evidence) -> None:
+def drop_answer(evidence: Evidence) -> None:
     evidence.ledgers["leader"][-1]["answers"].popitem()
 
 
-def _counts_twice(evidence: Evidence) -> None:
+def repeat_round(evidence: Evidence) -> None:
     evidence.ledgers["a1"].append(evidence.ledgers["a1"][-1])
 
 
-def _mixes_rounds(evidence: Evidence) -> None:
+def mix_rounds(evidence: Evidence) -> None:
     first, second = evidence.ledgers["leader"][:2]
     second["answers"] = first["answers"]
 
 
-def _forgets_who_was_missing(evidence: Evidence) -> None:
+def hold_unrecorded_member(evidence: Evidence) -> None:
     last = evidence.ledgers["leader"][-1]
     last["held"] = [next(iter(last["answers"]))]
 
 
-def _asks_differently(evidence: Evidence) -> None:
-    said = next(spoken for spoken in evidence.spoken if spoken.sender == "leader" and spoken.purpose == "signal")
-    other = said.payload.replace(b'"price":[9', b'"price":[8')
-    evidence.spoken.append(Spoken(9.0, said.sender, said.topic, other))
+def change_question(evidence: Evidence) -> None:
+    signal = next(each for each in evidence.messages if each.sender == "leader" and each.purpose == "signal")
+    other = signal.payload.replace(b'"price":[9', b'"price":[8')
+    evidence.messages.append(SentMessage(9.0, signal.sender, signal.topic, other))
 
 
-def _does_not_know(evidence: Evidence) -> None:
+def forget_home(evidence: Evidence) -> None:
     evidence.run_record.homes.popitem()
 
 
-def _ends_elsewhere(evidence: Evidence) -> None:
+def change_price(evidence: Evidence) -> None:
     evidence.run_record.rounds[-1]["price"][0] *= 1 + 1e-5
 
 
-def _piles_up(evidence: Evidence) -> None:
-    evidence.most_pending = 10_000
+def pile_up_messages(evidence: Evidence) -> None:
+    evidence.max_pending = 10_000
 
 
 @pytest.mark.parametrize(
     ("change", "promise"),
     [
-        (_dies, "nodes die of the plan alone"),
-        (_waits, "the run ends"),
-        (_does_not_end, "the leader settles"),
-        (_gives_up, "the leader settles"),
-        (_is_refused, "nobody honest is refused"),
-        (_counts_nobody, "a round counts every member once"),
-        (_counts_twice, "a round counts every member once"),
-        (_mixes_rounds, "an answer is what the member said in that round"),
-        (_forgets_who_was_missing, "whoever is missing is recorded"),
-        (_asks_differently, "a question is asked in one way"),
-        (_does_not_know, "a settlement is known to those alive"),
-        (_ends_elsewhere, "a complete result is that of no faults"),
-        (_piles_up, "memory is bounded"),
+        (crash_home, "nodes crash by the plan alone"),
+        (leave_home_waiting, "every node ends"),
+        (forget_conclusion, "the leader settles"),
+        (unsettle, "the leader settles"),
+        (refuse_message, "no honest message is refused"),
+        (drop_answer, "a round counts every member once"),
+        (repeat_round, "a round counts every member once"),
+        (mix_rounds, "an answer is the member's own of that round"),
+        (hold_unrecorded_member, "missing members are recorded"),
+        (change_question, "a round has one question"),
+        (forget_home, "every home alive has the settlement"),
+        (change_price, "a complete outcome is that without faults"),
+        (pile_up_messages, "memory is bounded"),
     ],
 )
-def test_a_broken_promise_is_found(change: Callable[[Evidence], None], promise: str) -> None:
-    evidence = peace()
-    assert promises.broken(evidence) == []
+def test_violation_is_found_when_the_evidence_is_changed(change: Callable[[Evidence], None], promise: str) -> None:
+    evidence = play_undisturbed()
+    assert find_violations(evidence) == []
     change(evidence)
-    assert promise in {line.split(":")[0] for line in promises.broken(evidence)}
+    assert promise in PROMISES
+    assert promise in {line.split(":")[0] for line in find_violations(evidence)}
 
 
-def test_a_market_that_does_not_add_up_is_found() -> None:
-    evidence = peace("storage_market")
+def test_violation_is_found_when_a_market_does_not_add_up() -> None:
+    evidence = play_undisturbed("storage_market")
     evidence.run_record.missing.append({"round": 1, "node": "a1", "action": "held"})  # so that only the balance counts
-    assert promises.broken(evidence) == []
+    assert find_violations(evidence) == []
     next(iter(evidence.run_record.homes.values()))["load_kw"][0] += 10.0
-    assert any("homes draw" in line for line in promises.broken(evidence))
+    assert any("homes draw" in line for line in find_violations(evidence))
 
 
-# --- seeing it again ---
+# --- replay ---
 
 
-def test_a_replay_tells_messages_faults_and_the_end_in_order() -> None:
-    seed = next(seed for seed in range(100) if any(f.kind == "crash" for f in draw(seed).plan.faults))
-    evidence, text = play(draw(seed)), replay(str(seed))
+def test_replay_lists_messages_faults_and_the_end_in_order() -> None:
+    seed = next(seed for seed in range(100) if any(f.kind == "crash" for f in draw_case(seed).plan.faults))
+    evidence, text = play(draw_case(seed)), replay(str(seed))
     assert f"seed {seed}: {evidence.case.scenario.game}" in text
     times = [float(time) for time in re.findall(r"^ +(\d+\.\d{6})  ", text, re.MULTILINE)]
     assert times == sorted(times)
-    assert len(times) == len(evidence.spoken) + len(evidence.run_record.faults) + len(evidence.ended_s)
+    assert len(times) == len(evidence.messages) + len(evidence.run_record.faults) + len(evidence.ended_s)
     assert text.count("***") == len(evidence.run_record.faults)
     assert "signal round 1" in text and "end: " in text
 
 
-def test_a_run_of_a_folder_is_replayed(tmp_path: Path) -> None:
-    case = draw(8)
+def test_replay_of_a_folder_is_that_of_its_run(tmp_path: Path) -> None:
+    case = draw_case(8)
     (tmp_path / "scenario.yaml").write_text(dump(case.scenario))
     (tmp_path / "faults.yaml").write_text(fault_plans.dump(case.plan))
     assert replay(str(tmp_path)).splitlines()[1:] == replay("8").splitlines()[1:]
 
 
-def test_the_command_replay_prints_it() -> None:
+def test_replay_command_prints_the_trace() -> None:
     done = CliRunner().invoke(app, ["replay", "8"])
     assert done.exit_code == 0 and done.stdout == replay("8") + "\n"
 
 
-def test_a_folder_that_holds_no_run_is_refused(tmp_path: Path) -> None:
+def test_replay_is_refused_for_a_folder_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         replay(str(tmp_path / "nowhere"))
 
 
-def test_a_run_that_turns_in_circles_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "MOST_CALLS", 50)
-    evidence = peace()
-    assert any("EndlessError" in line for line in promises.broken(evidence))
+def test_run_is_stopped_in_an_endless_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(played, "MAX_CALLS", 50)
+    evidence = play_undisturbed()
+    assert any("EndlessError" in line for line in find_violations(evidence))
 
 
-def test_the_command_counts_what_it_played() -> None:
+def test_soak_command_counts_runs_and_violations() -> None:
     command = [sys.executable, "-m", "stackelgrid.soak", "--runs", "10", "--from", "0", "--jobs", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -16,4 +16,5 @@ GAME = Game(
     certificate="certificate:certify",
     report="report:REPORT",
     published="published:PAPER",
+    small_scenario="samples:small_scenario",
 )

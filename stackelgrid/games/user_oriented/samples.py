@@ -1,0 +1,39 @@
+"""Small random scenarios for the soak test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+SLOTS = 4
+
+
+def small_scenario(random: np.random.Generator, homes: int) -> dict[str, Any]:
+    """Draw leader and homes of a scenario: each home with an inelastic and an elastic load."""
+    return {
+        "slots": SLOTS,
+        "leader": {
+            "objective": str(random.choice(["stackelberg", "welfare"])),
+            "baseline_price": 9,
+            "wholesale_price": random.uniform(2, 5, SLOTS).tolist(),
+            "mu": random.uniform(0.3, 1.5),
+            "price_max": 30,
+            "tolerance": 1e-9,
+        },
+        "homes": [
+            {
+                "id": f"h{number + 1}",
+                "horizon": SLOTS,
+                "inelastic": [{"load_kw": random.uniform(0.5, 2, SLOTS).tolist()}],
+                "elastic": [
+                    {
+                        "max_kw": random.uniform(3, 8),
+                        "valuation": random.uniform(10, 18),
+                        "satisfaction": {"form": "log", "alpha": random.uniform(2, 5)},
+                    }
+                ],
+            }
+            for number in range(homes)
+        ],
+    }

@@ -1,0 +1,151 @@
+"""One case played, with every message that a node really sent: evidence that no node can change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+from stackelgrid.faults.in_memory import FaultyMemory
+from stackelgrid.faults.injection import FaultInjectingNode
+from stackelgrid.run_record import RunRecord
+from stackelgrid.soak.cases import Case
+from stackelgrid.testbed.in_memory import MemoryRun
+from stackelgrid.transport.base import Action, Compute, Finish, Node, Publish
+from stackelgrid.transport.memory import DeadlockError
+from stackelgrid.wire.codec import Description, describe
+
+HORIZON_S = 40_000.0
+"""Virtual seconds that no run needs: rounds run out before."""
+MAX_CALLS = 300_000
+"""Calls into nodes that no run needs; one that makes more is in an endless loop, perhaps at one virtual time."""
+
+
+class EndlessError(Exception):
+    """A run is in an endless loop."""
+
+
+@dataclass(frozen=True)
+class SentMessage:
+    """A message that left a node, lies included: `sender` published it after so many virtual seconds."""
+
+    seconds: float
+    sender: str
+    topic: str
+    payload: bytes
+
+    @cached_property
+    def about(self) -> Description:
+        """Purpose, coordinator, member and round by topic and header; a liar may send on another's topic."""
+        return describe(self.topic, self.payload)
+
+    @property
+    def purpose(self) -> str:
+        """Signal, answer, settlement, receipt or presence."""
+        return self.about.purpose
+
+    @cached_property
+    def content(self) -> Any:
+        """The message as JSON; None for a topic that was cleared."""
+        return json.loads(self.payload) if self.payload else None
+
+
+@dataclass
+class Evidence:
+    """What happened in a run.
+
+    `messages` is in order of time, `errors` has the exception of each node that crashed for good, `waiting` the nodes
+    that waited for ever, `ended_s` the time at which each node left in good order. `max_pending` is the longest that a
+    node's queue of delayed messages became.
+    """
+
+    case: Case
+    run_record: RunRecord
+    ledgers: dict[str, list[Any]]
+    messages: list[SentMessage] = field(default_factory=list)
+    errors: dict[str, Exception] = field(default_factory=dict)
+    waiting: list[str] = field(default_factory=list)
+    ended_s: dict[str, float] = field(default_factory=dict)
+    max_pending: int = 0
+    calls: int = 0
+
+    @cached_property
+    def faults(self) -> list[tuple[Any, str]]:
+        """The faults of the plan that changed anything, each with the node that it happened to."""
+        faults = self.case.plan.faults
+        found = dict.fromkeys((record.fault, record.node or record.to or "") for record in self.run_record.faults)
+        return [(faults[number], node) for number, node in found]
+
+
+def play(case: Case) -> Evidence:
+    """Play the case from beginning to end."""
+    run = MemoryRun(case.scenario)
+    evidence = Evidence(case, run.run_record, run.ledgers)
+    transport = _ObservedMemory(case, run, evidence)
+    try:
+        result = transport.run(transport.nodes())
+    except DeadlockError as deadlock:
+        result, evidence.waiting = deadlock.result, deadlock.waiting
+    evidence.errors = result.crashed
+    run.cleared(result)
+    return evidence
+
+
+class _ObservedMemory(FaultyMemory):
+    """Carries the nodes of a case, and notes what each of them sends."""
+
+    def __init__(self, case: Case, run: MemoryRun, evidence: Evidence) -> None:
+        super().__init__(case.plan, run.builds, run.run_record.faults.append, case.scenario.seed)
+        self.horizon_s = HORIZON_S
+        self._evidence = evidence
+
+    def nodes(self) -> Sequence[Node]:
+        return [_ObservedNode(node, self._evidence) for node in super().nodes()]
+
+    def restart_node(self, name: str, error: Exception, now: float) -> tuple[float, Node] | None:
+        restart = super().restart_node(name, error, now)
+        return restart and (restart[0], _ObservedNode(restart[1], self._evidence))
+
+
+class _ObservedNode:
+    """A node whose messages are noted."""
+
+    def __init__(self, node: Any, evidence: Evidence) -> None:
+        self.node: FaultInjectingNode = node
+        self.name = self.node.name
+        self.last_will = self.node.last_will
+        self.subscriptions = self.node.subscriptions
+        self.next_deadline = self.node.next_deadline
+        self._evidence = evidence
+
+    def start(self, now: float) -> Sequence[Action]:
+        return self._observe(self.node.start(now), now)
+
+    def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
+        return self._observe(self.node.receive(topic, payload, now), now)
+
+    def tick(self, now: float) -> Sequence[Action]:
+        return self._observe(self.node.tick(now), now)
+
+    def _observe(self, actions: Sequence[Action], now: float) -> list[Action]:
+        evidence = self._evidence
+        evidence.calls += 1
+        if evidence.calls > MAX_CALLS:
+            raise EndlessError(f"{evidence.calls} calls into nodes, {now:.3f} s of virtual time")
+        evidence.max_pending = max(evidence.max_pending, self.node.pending)
+        return [self._note(action, now) for action in actions]
+
+    def _note(self, action: Action, now: float) -> Action:
+        match action:
+            case Publish():
+                self._evidence.messages.append(SentMessage(now, self.name, action.topic, action.payload))
+            case Compute():
+                return Compute(action.job, partial(self._continue, action.then))
+            case Finish():
+                self._evidence.ended_s[self.name] = now
+        return action
+
+    def _continue(self, then: Callable[[Any, float], Sequence[Action]], result: Any, now: float) -> Sequence[Action]:
+        return self._observe(then(result, now), now)
