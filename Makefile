@@ -10,43 +10,46 @@ INSTALLED := $(VENV)/.installed
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help run test test-arm64 test-containers check soak reproduction stored-outcomes bench lock clean
+.PHONY: help run test test-arm64 test-containers check soak wheel reproduction stored-outcomes bench lock clean
 
-help:  ## Say what each command does (the default)
+help:  ## List the commands (the default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
-run: $(INSTALLED)  ## Play the user-oriented pricing game over MQTT; its folder appears under runs/
+run: $(INSTALLED)  ## Play the user-oriented pricing game over MQTT; the run's folder is under runs/
 	$(VENV)/bin/stackelgrid run user_oriented
 
 test: $(INSTALLED)  ## Run the tests, a worker a core
 	$(VENV)/bin/pytest --numprocesses logical --dist worksteal
 
-test-arm64: $(INSTALLED)  ## Have an emulated arm64 home take part in a run, as a Raspberry Pi would; needs root
+test-arm64: $(INSTALLED)  ## Play a run in which one home is on an emulated arm64 machine, like a Raspberry Pi; needs root
 	scripts/arm64/make-root build/arm64
 	$(VENV)/bin/pytest tests/deploy/arm64/emulated_home.py
 
-test-containers: $(INSTALLED)  ## Bring the testbed up in containers and harm them; starts an engine where it may
+test-containers: $(INSTALLED)  ## Run the testbed in containers, under faults; starts a container engine if it may
 	scripts/containers/with-engine $(VENV)/bin/pytest -s tests/deploy/containers/testbed_in_containers.py
 
-check: $(INSTALLED)  ## Check format, style, types and who may import whom
+check: $(INSTALLED)  ## Check format, style, types and imports between layers
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-soak: $(INSTALLED)  ## Play 10,000 seeded runs (or SOAK_RUNS) under random faults and hold each to what the round protocol promises
+soak: $(INSTALLED)  ## Play 10,000 seeded runs (or SOAK_RUNS) under random faults, and check the round protocol's promises on each
 	$(VENV)/bin/python -m stackelgrid.soak --runs $(SOAK_RUNS) --seconds 600 --jobs 2
 
 stored-outcomes: $(INSTALLED)  ## Write tests/games/stored anew, after a result changed for a reason
 	$(VENV)/bin/python tests/games/test_stored_outcomes.py
 
-reproduction: $(INSTALLED)  ## Write docs/reproduction.md: what the papers publish beside what comes out here
+wheel: $(INSTALLED)  ## Build the package into dist/: pip install 'dist/stackelgrid-….whl[desk]'
+	$(VENV)/bin/hatchling build --target wheel --directory dist
+
+reproduction: $(INSTALLED)  ## Write docs/reproduction.md: the papers' figures beside those of our runs
 	$(VENV)/bin/python -m stackelgrid.study.reproduction docs/reproduction.md
 
 bench: $(INSTALLED)  ## Run the benchmarks
 	$(VENV)/bin/python -m benchmarks
 
-lock: $(UV_READY)  ## Bring both lock files in line with pyproject.toml, keeping the versions that still fit
+lock: $(UV_READY)  ## Update both lock files from pyproject.toml, keeping the versions that still fit
 	$(COMPILE) --all-extras --output-file requirements.lock pyproject.toml
 	$(COMPILE) --constraints requirements.lock --output-file requirements-emc.lock pyproject.toml
 

@@ -16,9 +16,10 @@ def main() -> int:
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] in OURS:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", *OURS):
             raise
-        print(f"stackelgrid needs {error.name}: pip install 'stackelgrid[desk]'", file=sys.stderr)
+        print(f"stackelgrid needs {missing}: pip install 'stackelgrid[desk]'", file=sys.stderr)
         return ExitCode.BAD_INPUT
 
 

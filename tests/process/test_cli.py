@@ -140,7 +140,7 @@ def test_not_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest
 
 
 def test_a_broker_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(processes, "_KNOCK_S", 0.3)
+    monkeypatch.setattr(processes, "_CONNECT_S", 0.3)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: nobody answers there
         address = f"mqtt://127.0.0.1:{taken.getsockname()[1]}"
