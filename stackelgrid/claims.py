@@ -1,6 +1,6 @@
-"""What the papers claim, as data: each figure and trend with its place, its mark and how ours is worked out.
+"""The claims of the papers as data: each figure and trend with its place, its mark and how ours is computed.
 
-A module per game, each with a `PAPER`. No verdict is written down anywhere: it follows from a run.
+A game names its `Paper` as `published`. No verdict is written here: it follows from runs.
 """
 
 from __future__ import annotations
@@ -8,54 +8,25 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from stackelgrid.scenarios import Scenario, load
-from stackelgrid.testbed import in_memory
-
 Mark = Literal["paper", "derived", "reading"]
-Outcome = dict[str, Any]
-_DEVIATIONS = 100
-"""Deviations that a certificate tries at random."""
 
 
-class Runs:
-    """Runs of the shipped cases in memory, each played and certified at most once."""
-
-    def __init__(self) -> None:
-        self._runs: dict[tuple[str, ...], tuple[Scenario, Any]] = {}
-        self._certificates: dict[tuple[str, ...], dict[str, Any]] = {}
+class Runs(Protocol):
+    """Runs of the shipped cases, by the name of the case and `KEY.PATH=VALUE` put over it."""
 
     def outcome(self, game: str, *overrides: str) -> Any:
-        """Give the outcome of the shipped case with `KEY.PATH=VALUE` put over it.
-
-        It is of the class that the game names. Raises `ArithmeticError` if the run does not settle.
-        """
-        return self._run(game, *overrides)[1]
+        """Give the outcome of a run, of the class that the game names. Raises `RuntimeError` if it does not settle."""
 
     def certificate(self, game: str, *overrides: str) -> dict[str, Any]:
-        """The certificate of the same run."""
-        run = (game, *overrides)
-        if run not in self._certificates:
-            scenario, outcome = self._run(*run)
-            self._certificates[run] = scenario.certificate(outcome, _DEVIATIONS)
-        return self._certificates[run]
-
-    def _run(self, game: str, *overrides: str) -> tuple[Scenario, Any]:
-        run = (game, *overrides)
-        if run not in self._runs:
-            scenario = load(game, list(overrides))
-            run_record = in_memory.play(scenario)
-            if not run_record.settled:
-                raise ArithmeticError(f"{' '.join(run)}: not settled in {len(run_record.rounds)} rounds")
-            self._runs[run] = scenario, scenario.outcome(run_record)
-        return self._runs[run]
+        """Give the certificate of the same run."""
 
 
-class Seen(NamedTuple):
-    """What runs show of a trend: the figures, in words, and whether they bear it out."""
+class Finding(NamedTuple):
+    """What runs give for a trend: `here` are the numbers, in words; `holds` says whether they agree with the paper."""
 
     here: str
     holds: bool
@@ -66,7 +37,7 @@ class Figure:
     """A number that the paper prints, or that follows from what it prints.
 
     `published` is written as printed. Ours may differ by `tolerance`, half the last printed digit unless given; it is
-    `fitted` where our case was made so that it agrees, which is no evidence. `why` is said where it does not agree.
+    `fitted` where our case was made so that it agrees, which is no evidence. `why` explains a disagreement.
     """
 
     where: str
@@ -86,26 +57,26 @@ class Figure:
         return len(self.published.partition(".")[2])
 
     @property
-    def allowed(self) -> float:
-        """How far ours may be from the published number."""
+    def margin(self) -> float:
+        """The largest difference from the published number at which the figure is reproduced."""
         return float(self.tolerance) if self.tolerance else 0.5 * 10.0**-self.decimals
 
 
 @dataclass(frozen=True)
 class Trend:
-    """Something that the paper says of its results in words, and what decides whether ours say the same."""
+    """A statement of the paper on its results, in words, and the test whether ours agree with it."""
 
     where: str
     says: str
     mark: Mark
     how: str
-    look: Callable[[Runs], Seen]
+    look: Callable[[Runs], Finding]
     why: str = "Not explained."
 
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper's claims; `gives` says what of its case it states."""
+    """The claims of a paper; `gives` describes what the paper states of its case."""
 
     game: str
     title: str
@@ -114,13 +85,13 @@ class Paper:
     trends: tuple[Trend, ...]
 
 
-def rising(numbers: list[float]) -> bool:
-    """Whether each is above the one before."""
+def is_rising(numbers: list[float]) -> bool:
+    """Tell whether each number is above the one before."""
     return all(later > earlier for earlier, later in itertools.pairwise(numbers))
 
 
-def within(value: float, bound: float) -> str:
-    """A residual of a solver, whose digits mean nothing below `bound`, in words."""
+def format_residual(value: float, bound: float) -> str:
+    """Format a residual of a solver, whose digits mean nothing below `bound`."""
     return (
         f"below {np.format_float_scientific(bound, trim='-', exp_digits=1)}" if abs(value) < bound else f"{value:.2g}"
     )

@@ -6,18 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from stackelgrid.claims import (
-    Figure,
-    Paper,
-    Runs,
-    Seen,
-    Trend,
+from stackelgrid.claims import Figure, Finding, Paper, Trend
+from stackelgrid.study.reproduction import (
+    FITTED,
+    NOT,
+    REPRODUCED,
+    RunCache,
+    find_papers,
+    judge_figure,
+    write_document,
+    write_section,
 )
-from stackelgrid.games.load_call import published as load_call
-from stackelgrid.games.prosumer import published as prosumer
-from stackelgrid.games.storage_market import published as storage_market
-from stackelgrid.games.user_oriented import published as user_oriented
-from stackelgrid.study.reproduction import FITTED, NOT, REPRODUCED, document, figure_verdict, papers, section
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "reproduction.md"
 
@@ -31,24 +30,34 @@ def tables(text: str) -> list[list[list[str]]]:
     return found
 
 
-@pytest.mark.parametrize("paper", [load_call.PAPER, prosumer.PAPER], ids=lambda paper: paper.game)
-def test_the_committed_document_is_what_the_code_generates(paper: Paper) -> None:
-    assert section(paper, Runs()) in COMMITTED.read_text()
+PAPERS = {paper.game: paper for paper in find_papers()}
 
 
-def test_the_committed_document_has_every_claim_and_no_empty_cell() -> None:
+@pytest.fixture(scope="module")
+def runs() -> RunCache:
+    """Runs that the tests share."""
+    return RunCache()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("game", PAPERS)
+def test_committed_document_is_what_the_code_generates(game: str, runs: RunCache) -> None:
+    assert write_section(PAPERS[game], runs) in COMMITTED.read_text()
+
+
+def test_committed_document_has_every_claim_and_no_empty_cell() -> None:
     text = COMMITTED.read_text()
     everywhere = [row for table in tables(text) for row in table]
     assert all(cell for row in everywhere for cell in row)
     assert all(len({len(row) for row in table}) == 1 for table in tables(text))
-    claims = [claim for paper in papers() for claim in (*paper.figures, *paper.trends)]
+    claims = [claim for paper in PAPERS.values() for claim in (*paper.figures, *paper.trends)]
     cells = {cell for row in everywhere for cell in row}
     for claim in claims:
         assert (claim.says if isinstance(claim, Trend) else claim.what) in cells
         assert claim.why
 
 
-def test_the_summary_counts_the_verdicts_and_lists_the_misses() -> None:
+def test_summary_counts_the_verdicts_and_lists_the_misses() -> None:
     text = COMMITTED.read_text()
     summary, *claims = tables(text)
     verdicts = [row[-1] for table in claims for row in table[1:]]
@@ -60,47 +69,46 @@ def test_the_summary_counts_the_verdicts_and_lists_the_misses() -> None:
     assert "Not explained." not in listed
 
 
-def seen(paper: Paper, says: str) -> Seen:
-    """What runs show of a trend."""
-    return next(trend for trend in paper.trends if trend.says == says).look(Runs())
+def look(game: str, says: str, runs: RunCache) -> Finding:
+    """Look at a trend of a game's paper."""
+    return next(trend for trend in PAPERS[game].trends if trend.says == says).look(runs)
 
 
-def test_homes_gain_what_their_own_bills_fall_by() -> None:
+def test_gain_of_homes_is_the_change_of_their_own_bills(runs: RunCache) -> None:
     """Without batteries there is no market: homes end where the schedules without the market do."""
     with_market, without = (
-        sum(home.bill for home in Runs().outcome("storage_market", *batteries).homes.values())
+        sum(home.bill for home in runs.outcome("storage_market", *batteries).homes.values())
         for batteries in ((), ("population.battery=null",))
     )
-    told = seen(storage_market.PAPER, "the market is mutually advantageous").here
-    assert f"homes' bills {with_market - without:+.2f} dollars" in told
+    here = look("storage_market", "the market is mutually advantageous", runs).here
+    assert f"homes' bills {with_market - without:+.2f} dollars" in here
 
 
-def test_fairness_that_rests_at_some_steps_does_not_fall_throughout() -> None:
-    assert not seen(load_call.PAPER, "calls are less fair the smaller λ").holds
-    assert seen(
-        load_call.PAPER, "calls are never fairer with a smaller λ, and less fair until the limit is reached"
-    ).holds
+def test_trend_of_fairness_fails_when_some_steps_are_equal(runs: RunCache) -> None:
+    never_fairer = "calls are never fairer with a smaller λ, and less fair until the limit is reached"
+    assert not look("load_call", "calls are less fair the smaller λ", runs).holds
+    assert look("load_call", never_fairer, runs).holds
 
 
-def test_generated_twice_it_is_the_same() -> None:
-    assert section(load_call.PAPER, Runs()) == section(load_call.PAPER, Runs())
+def test_section_is_the_same_when_written_twice() -> None:
+    assert write_section(PAPERS["load_call"], RunCache()) == write_section(PAPERS["load_call"], RunCache())
 
 
-def test_a_figure_is_reproduced_within_half_its_last_digit() -> None:
+def test_figure_is_reproduced_within_half_its_last_digit() -> None:
     claim = Figure("1", "x", "7.55", "kWh", "paper", "a run", lambda runs: 7.55)
-    assert [figure_verdict(claim, ours) for ours in (7.5451, 7.5549)] == [REPRODUCED] * 2
-    assert [figure_verdict(claim, ours) for ours in (7.5449, 7.5551)] == [NOT] * 2
+    assert [judge_figure(claim, ours) for ours in (7.5451, 7.5549)] == [REPRODUCED] * 2
+    assert [judge_figure(claim, ours) for ours in (7.5449, 7.5551)] == [NOT] * 2
     fitted = replace(claim, fitted=True, tolerance="0.1")
-    assert [figure_verdict(fitted, ours) for ours in (7.46, 7.66)] == [FITTED, NOT]
+    assert [judge_figure(fitted, ours) for ours in (7.46, 7.66)] == [FITTED, NOT]
 
 
-def test_what_does_not_hold_is_said_openly() -> None:
+def test_document_lists_claims_that_do_not_hold() -> None:
     figures = (Figure("2.1", "peak", "10", "kW", "paper", "a run", lambda runs: 12, fitted=True, why="Another day."),)
     trends = (
-        Trend("2.2", "load falls", "paper", "a run", lambda runs: Seen("it rises", False), "Prices fell."),
-        Trend("2.3", "price falls", "paper", "a run", lambda runs: Seen("it does", True), "Never shown."),
+        Trend("2.2", "load falls", "paper", "a run", lambda runs: Finding("it rises", False), "Prices fell."),
+        Trend("2.3", "price falls", "paper", "a run", lambda runs: Finding("it does", True), "Never shown."),
     )
-    text = document([Paper("game", "Title", "Gives.", figures, trends)], Runs())
+    text = write_document([Paper("game", "Title", "Gives.", figures, trends)], RunCache())
     assert "- game, 2.1 (paper): peak 10 kW. Here: 12.0 kW. Another day." in text
     assert "- game, 2.2 (paper): load falls. Here: it rises. Prices fell." in text
     assert "Never shown." not in text
@@ -108,24 +116,24 @@ def test_what_does_not_hold_is_said_openly() -> None:
     assert [row[-1] for table in tables(text)[1:] for row in table[1:]] == [NOT, NOT, REPRODUCED]
 
 
-def test_derived_means_follow_from_the_printed_peaks_and_ratios() -> None:
+def test_derived_mean_is_peak_by_ratio_within_their_rounding() -> None:
     """Mean = peak / PAR; its tolerance is what the rounding of both leaves open."""
-    by_what = {claim.what: claim for claim in user_oriented.PAPER.figures}
+    by_what = {claim.what: claim for claim in PAPERS["user_oriented"].figures}
     for when in ("before", "after"):
         peak, ratio, mean = (by_what[f"{part} {when}"] for part in ("peak", "PAR", "mean load"))
         published = float(peak.published) / float(ratio.published)
         assert abs(published - float(mean.published)) < 0.005
         corners = [
-            (float(peak.published) + i * peak.allowed) / (float(ratio.published) + j * ratio.allowed)
+            (float(peak.published) + i * peak.margin) / (float(ratio.published) + j * ratio.margin)
             for i in (-1, 1)
             for j in (-1, 1)
         ]
-        assert max(abs(corner - float(mean.published)) for corner in corners) == pytest.approx(mean.allowed, abs=0.01)
+        assert max(abs(corner - float(mean.published)) for corner in corners) == pytest.approx(mean.margin, abs=0.01)
 
 
-def test_runs_play_once_and_refuse_what_did_not_settle() -> None:
-    runs = Runs()
+def test_run_cache_plays_once_and_refuses_a_run_that_does_not_settle() -> None:
+    runs = RunCache()
     assert runs.outcome("load_call") is runs.outcome("load_call")
-    assert runs.outcome("load_call") != runs.outcome("load_call", load_call.LARGER)
-    with pytest.raises(ArithmeticError, match=r"leader.max_rounds=1: not settled"):
+    assert runs.outcome("load_call") != runs.outcome("load_call", "leader.target_kwh=1500")
+    with pytest.raises(RuntimeError, match=r"leader.max_rounds=1: not settled"):
         runs.outcome("user_oriented", "population.homes=6", "leader.max_rounds=1")

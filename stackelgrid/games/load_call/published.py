@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stackelgrid.claims import Figure, Paper, Runs, Seen, Trend, within
+from stackelgrid.claims import Figure, Finding, Paper, Runs, Trend, format_residual
 from stackelgrid.games.load_call.outcome import LoadCallOutcome
 from stackelgrid.scenarios import ScenarioError, load
 
@@ -31,78 +31,80 @@ def _join_names(consumers: list[str]) -> str:
     return ", ".join(name.removeprefix("c") for name in consumers)
 
 
-def _compare_calls(runs: Runs) -> Seen:
+def _compare_calls(runs: Runs) -> Finding:
     calls = list(_play(runs, *EASY).calls_kwh.values())
-    return Seen(f"every call between {min(calls):.2f} and {max(calls):.2f} kWh", max(calls) - min(calls) < _EQUAL_KWH)
+    return Finding(
+        f"every call between {min(calls):.2f} and {max(calls):.2f} kWh", max(calls) - min(calls) < _EQUAL_KWH
+    )
 
 
-def _compare_calls_by_compliance(runs: Runs, *overrides: str) -> Seen:
+def _compare_calls_by_compliance(runs: Runs, *overrides: str) -> Finding:
     outcome = _play(runs, *overrides)
     full = _find_full_compliers(outcome)
     willing, rest = ([c for n, c in outcome.calls_kwh.items() if (n in full) is whole] for whole in (True, False))
     here = f"those who comply fully are called {min(willing):.1f} kWh or more, the rest {max(rest):.1f} or less"
-    return Seen(here, max(rest) < min(willing))
+    return Finding(here, max(rest) < min(willing))
 
 
-def _check_compliers(runs: Runs) -> Seen:
+def _check_compliers(runs: Runs) -> Finding:
     full = _find_full_compliers(_play(runs))
-    return Seen(f"consumers {_join_names(full)}", full == ["c2", "c6", "c7", "c9"])
+    return Finding(f"consumers {_join_names(full)}", full == ["c2", "c6", "c7", "c9"])
 
 
-def _compare_compliers(runs: Runs) -> Seen:
+def _compare_compliers(runs: Runs) -> Finding:
     small, large = _find_full_compliers(_play(runs)), _find_full_compliers(_play(runs, LARGER))
-    return Seen(f"consumers {_join_names(small)} at 800 kWh, {_join_names(large)} at 1500 kWh", small == large)
+    return Finding(f"consumers {_join_names(small)} at 800 kWh, {_join_names(large)} at 1500 kWh", small == large)
 
 
 def _find_most(by_consumer: dict[str, float]) -> str:
     return max(by_consumer, key=lambda name: by_consumer[name])
 
 
-def _check_largest_reward(runs: Runs) -> Seen:
+def _check_largest_reward(runs: Runs) -> Finding:
     outcome = _play(runs)
     most = _find_most(outcome.rewards)
-    return Seen(f"consumer {_join_names([most])}, {outcome.rewards[most]:.2f} THB", most == "c2")
+    return Finding(f"consumer {_join_names([most])}, {outcome.rewards[most]:.2f} THB", most == "c2")
 
 
-def _check_largest_call(runs: Runs) -> Seen:
+def _check_largest_call(runs: Runs) -> Finding:
     outcome = _play(runs, LARGER)
     most = _find_most(outcome.calls_kwh)
     calls = outcome.calls_kwh
     here = f"consumer {_join_names([most])} is called most, {calls[most]:.1f} kWh, consumer 3 {calls['c3']:.1f} kWh"
-    return Seen(here, most == "c3")
+    return Finding(here, most == "c3")
 
 
-def _compare_bills(runs: Runs) -> Seen:
+def _compare_bills(runs: Runs) -> Finding:
     outcome = _play(runs)
     less = [
         name for name in outcome.bills if outcome.bills[name] - outcome.rewards[name] < outcome.baseline_bills[name]
     ]
-    return Seen(f"{len(less)} of {len(outcome.bills)} consumers, rewards counted", len(less) == len(outcome.bills))
+    return Finding(f"{len(less)} of {len(outcome.bills)} consumers, rewards counted", len(less) == len(outcome.bills))
 
 
-def _compare_commissions(runs: Runs) -> Seen:
+def _compare_commissions(runs: Runs) -> Finding:
     rates = [o.commission / o.achieved_kwh for o in (_play(runs), _play(runs, LARGER))]
-    return Seen(f"{rates[0]:.3f} and {rates[1]:.3f} THB/kWh at 800 and 1500 kWh", abs(rates[0] - rates[1]) < 1e-9)
+    return Finding(f"{rates[0]:.3f} and {rates[1]:.3f} THB/kWh at 800 and 1500 kWh", abs(rates[0] - rates[1]) < 1e-9)
 
 
-def _check_deviation_rises(runs: Runs) -> Seen:
+def _check_deviation_rises(runs: Runs) -> Finding:
     unfair = _list_deviations(runs)
     rising = int(np.sum(np.diff(unfair) > 1e-6))
     here = (
         f"squared deviation {unfair[0]:.0f} to {unfair[-1]:.0f} kWh² as λ goes from {FAIRNESS[0]} to {FAIRNESS[-1]}, "
         f"rising at {rising} of {len(unfair) - 1} steps"
     )
-    return Seen(here, rising == len(unfair) - 1)
+    return Finding(here, rising == len(unfair) - 1)
 
 
-def _check_deviation_never_falls(runs: Runs) -> Seen:
+def _check_deviation_never_falls(runs: Runs) -> Finding:
     unfair = np.array(_list_deviations(runs))
     between = (unfair > unfair[0] + 1e-6) & (unfair < unfair[-1] - 1e-6)
     here = (
         f"squared deviation {unfair[0]:.0f} kWh² at first, {unfair[-1]:.0f} at the limit, between the two at "
         f"{between.sum()} of {len(unfair)} values; falling at {np.sum(np.diff(unfair) < -1e-6)} steps"
     )
-    return Seen(here, bool(np.all(np.diff(unfair) > -1e-6) and unfair[-1] > unfair[0] + 1e-6))
+    return Finding(here, bool(np.all(np.diff(unfair) > -1e-6) and unfair[-1] > unfair[0] + 1e-6))
 
 
 def _list_deviations(runs: Runs) -> list[float]:
@@ -110,27 +112,29 @@ def _list_deviations(runs: Runs) -> list[float]:
     return [_play(runs, LARGER, f"aggregator.fairness={f}").squared_deviation for f in FAIRNESS]
 
 
-def _check_concentration(runs: Runs) -> Seen:
+def _check_concentration(runs: Runs) -> Finding:
     fair, unfair = (_play(runs, LARGER, f"aggregator.fairness={f}") for f in (FAIRNESS[0], FAIRNESS[-1]))
     here = (
         f"{fair.calls_kwh['c2']:.0f} to {unfair.calls_kwh['c2']:.0f} kWh of 1500 to consumer 2; achieved "
         f"{100 * fair.success_rate:.1f} to {100 * unfair.success_rate:.1f} %"
     )
-    return Seen(here, _find_most(unfair.calls_kwh) == "c2" and unfair.calls_kwh["c2"] > fair.calls_kwh["c2"])
+    return Finding(here, _find_most(unfair.calls_kwh) == "c2" and unfair.calls_kwh["c2"] > fair.calls_kwh["c2"])
 
 
-def _check_zero_fairness(runs: Runs) -> Seen:
+def _check_zero_fairness(runs: Runs) -> Finding:
     try:
         load(GAME, [LARGER, "aggregator.fairness=0"])
     except ScenarioError:
-        return Seen("refused: without the fairness term the best calls are not unique", False)
-    return Seen("played", True)
+        return Finding("refused: without the fairness term the best calls are not unique", False)
+    return Finding("played", True)
 
 
-def _compare_with_mpcc(runs: Runs) -> Seen:
+def _compare_with_mpcc(runs: Runs) -> Finding:
     gaps = [runs.certificate(GAME, *target)["mpcc"]["gap"] for target in ((), (LARGER,))]
     worst = max(map(abs, gaps))
-    return Seen(f"relative difference of the optima at 800 and 1500 kWh {within(worst, 1e-6)}", worst < 1e-6)
+    return Finding(
+        f"relative difference of the optima at 800 and 1500 kWh {format_residual(worst, 1e-6)}", worst < 1e-6
+    )
 
 
 def _make_call_figure(name: str) -> Figure:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from stackelgrid.claims import Paper, Runs, Seen, Trend, within
+from stackelgrid.claims import Finding, Paper, Runs, Trend, format_residual
 from stackelgrid.games.prosumer.outcome import ProsumerOutcome
 from stackelgrid.games.prosumer.scenario import ProsumerScenario
 from stackelgrid.scenarios import load
@@ -44,41 +44,41 @@ def _show_hours(values: Array, hours: tuple[int, ...]) -> str:
     return " and ".join(f"{values[hour - 1]:.2f}" for hour in hours)
 
 
-def _check_dr_highest_at_peak(runs: Runs) -> Seen:
+def _check_dr_highest_at_peak(runs: Runs) -> Finding:
     dr = _to_arrays(_play(runs).dr_kw)
     here = "; ".join(
         f"{name} {_show_hours(values, PEAK)} kW, before at most {values[:15].max():.2f}" for name, values in dr.items()
     )
-    return Seen(here, all(min(v[h - 1] for h in PEAK) > np.delete(v, [15, 16]).max() for v in dr.values()))
+    return Finding(here, all(min(v[h - 1] for h in PEAK) > np.delete(v, [15, 16]).max() for v in dr.values()))
 
 
-def _check_dr_zero_from_six(runs: Runs) -> Seen:
+def _check_dr_zero_from_six(runs: Runs) -> Finding:
     dr = _to_arrays(_play(runs).dr_kw)
     last = {name: int(np.flatnonzero(values)[-1]) + 1 for name, values in dr.items()}
     here = "; ".join(f"{name} last at {hour} h" for name, hour in last.items())
-    return Seen(
+    return Finding(
         here,
         all(values[17:].max() == 0 and hour == 17 for values, hour in zip(dr.values(), last.values(), strict=True)),
     )
 
 
-def _check_dr_within_a_tenth(runs: Runs) -> Seen:
+def _check_dr_within_a_tenth(runs: Runs) -> Finding:
     share = _divide_by_peak(_play(runs))
     here = "; ".join(f"{name} up to {100 * values.max():.1f} %" for name, values in share.items())
-    return Seen(here, all(values.min() >= 0 and 0.01 < values.max() <= 0.1 for values in share.values()))
+    return Finding(here, all(values.min() >= 0 and 0.01 < values.max() <= 0.1 for values in share.values()))
 
 
-def _check_prices_highest_at_peak(runs: Runs) -> Seen:
+def _check_prices_highest_at_peak(runs: Runs) -> Finding:
     outcome = _play(runs)
     parts, holds = [], True
     for label, prices in (("PV", outcome.pv_price), ("DR", outcome.dr_price)):
         for name, price in _to_arrays(prices).items():
             parts.append(f"{name} {label} {_show_hours(price, PEAK)}, before at most {price[:15].max():.2f}")
             holds &= bool(min(price[hour - 1] for hour in PEAK) > price[:15].max())
-    return Seen("; ".join(parts) + " cents/kWh", holds)
+    return Finding("; ".join(parts) + " cents/kWh", holds)
 
 
-def _check_price_order(runs: Runs) -> Seen:
+def _check_price_order(runs: Runs) -> Finding:
     outcome, scenario = _play(runs), _load_case()
     pv, dr, quantity = map(_to_arrays, (outcome.pv_price, outcome.dr_price, outcome.dr_kw))
     hours = holding = 0
@@ -89,7 +89,7 @@ def _check_price_order(runs: Runs) -> Seen:
             (np.array(home.pv_cost) < pv[home.id]) & (pv[home.id] < dr[home.id]) & (dr[home.id] <= retail * (1 + 1e-12))
         )
         hours, holding = hours + int(there.sum()), holding + int((order & there).sum())
-    return Seen(f"in {holding} of {hours} hours with DR, both prosumers", holding == hours > 0)
+    return Finding(f"in {holding} of {hours} hours with DR, both prosumers", holding == hours > 0)
 
 
 def _split_profit(runs: Runs) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -102,51 +102,51 @@ def _split_profit(runs: Runs) -> tuple[dict[str, Array], dict[str, Array]]:
     return whole, {name: whole[name] - pv[name] * np.where(quantity[name] > 0, surplus[name], 0) for name in whole}
 
 
-def _check_profit_highest_at_peak(profit: dict[str, Array]) -> Seen:
+def _check_profit_highest_at_peak(profit: dict[str, Array]) -> Finding:
     best = {name: np.sort(np.argsort(values)[-2:] + 1) for name, values in profit.items()}
     here = "; ".join(
         f"{name} most at {' and '.join(map(str, hours))} h, {profit[name].max():.0f} cents"
         for name, hours in best.items()
     )
-    return Seen(here, all(tuple(hours) == PEAK for hours in best.values()))
+    return Finding(here, all(tuple(hours) == PEAK for hours in best.values()))
 
 
-def _check_profit(runs: Runs) -> Seen:
+def _check_profit(runs: Runs) -> Finding:
     return _check_profit_highest_at_peak(_split_profit(runs)[0])
 
 
-def _check_dr_profit(runs: Runs) -> Seen:
+def _check_dr_profit(runs: Runs) -> Finding:
     return _check_profit_highest_at_peak(_split_profit(runs)[1])
 
 
-def _check_saving(runs: Runs) -> Seen:
+def _check_saving(runs: Runs) -> Finding:
     outcome = _play(runs)
     saving, dr_only = (np.array(saving)[EVENT] for saving in (outcome.utility_saving, outcome.utility_saving_dr_only))
     here = f"{saving.sum():.0f} cents in the event, positive in {int((saving > 0).sum())} of its {len(saving)} hours"
-    return Seen(here, bool(saving.min() >= 0 and saving.sum() > 0 and dr_only.min() >= 0))
+    return Finding(here, bool(saving.min() >= 0 and saving.sum() > 0 and dr_only.min() >= 0))
 
 
-def _compare_saving_parts(runs: Runs) -> Seen:
+def _compare_saving_parts(runs: Runs) -> Finding:
     outcome = _play(runs)
     saving, dr_only = (float(np.sum(saving)) for saving in (outcome.utility_saving, outcome.utility_saving_dr_only))
     here = f"{dr_only:.0f} of {saving:.0f} cents, {100 * dr_only / saving:.1f} %; the rest (20) credits to PV output"
-    return Seen(here, dr_only > saving / 2)
+    return Finding(here, dr_only > saving / 2)
 
 
-def _check_provider_profit(runs: Runs) -> Seen:
+def _check_provider_profit(runs: Runs) -> Finding:
     profit = np.array(_play(runs).provider_profit)
-    return Seen(
+    return Finding(
         f"{profit.sum():.0f} cents in the event, in no hour below {profit.min():.0f}",
         bool(profit.min() >= 0 < profit.sum()),
     )
 
 
-def _check_regret(runs: Runs) -> Seen:
+def _check_regret(runs: Runs) -> Finding:
     regret = runs.certificate(GAME)["max_regret"]
-    return Seen(f"largest relative gain from another quantity {within(regret, 1e-9)}", regret < 1e-9)
+    return Finding(f"largest relative gain from another quantity {format_residual(regret, 1e-9)}", regret < 1e-9)
 
 
-def _play_in_dollars(runs: Runs) -> Seen:
+def _play_in_dollars(runs: Runs) -> Finding:
     scenario = _load_case()
     tariffs = {name: [price / 100 for price in prices] for name, prices in scenario.leader.tariffs.items()}
     costs = [
@@ -157,17 +157,17 @@ def _play_in_dollars(runs: Runs) -> Seen:
     here = "; ".join(
         f"{name} up to {100 * values.max():.2f} % of its peak in dollars" for name, values in share.items()
     )
-    return Seen(here, all(values.max() < 0.01 for values in share.values()))
+    return Finding(here, all(values.max() < 0.01 for values in share.values()))
 
 
-def _play_other_feeder(runs: Runs) -> Seen:
+def _play_other_feeder(runs: Runs) -> Finding:
     loads = []
     for number, (home, peak) in enumerate(zip(_load_case().everyone, (230, 137), strict=True)):
         loads.append(f"homes.{number}.load_kw={json.dumps([peak * x / max(home.load_kw) for x in home.load_kw])}")
     # The feeder's own description would have to change with the loads; only its total enters the game.
     dr = _to_arrays(_play(runs, *loads, "feeder=null").dr_kw)
     here = "; ".join(f"{name} {_show_hours(values, PEAK)} kW of DR at 16 and 17 h" for name, values in dr.items())
-    return Seen(here, all(values[hour - 1] == 0 for values in dr.values() for hour in PEAK))
+    return Finding(here, all(values[hour - 1] == 0 for values in dr.values() for hour in PEAK))
 
 
 PAPER = Paper(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stackelgrid.claims import Paper, Runs, Seen, Trend, within
+from stackelgrid.claims import Finding, Paper, Runs, Trend, format_residual
 from stackelgrid.games.storage_market.outcome import ByPeriod, StorageMarketOutcome, sum_by_period
 from stackelgrid.games.storage_market.scenario import StorageMarketScenario
 from stackelgrid.scenarios import load
@@ -25,77 +25,78 @@ def _total(by_dra: dict[str, list[float]]) -> Array:
     return np.asarray(np.sum(list(by_dra.values()), axis=0))
 
 
-def _best_bids(runs: Runs) -> Seen:
+def _best_bids(runs: Runs) -> Finding:
     regret = runs.certificate(GAME)["max_dra_regret"]
     payoff = _outcome(runs).payoff
     earned = ", ".join(f"{name} {dollars:.2f}" for name, dollars in payoff.items())
-    return Seen(
-        f"largest relative gain from another bid {within(regret, 1e-6)}; payoffs {earned} dollars", regret < _BEST
+    return Finding(
+        f"largest relative gain from another bid {format_residual(regret, 1e-6)}; payoffs {earned} dollars",
+        regret < _BEST,
     )
 
 
-def _limits(runs: Runs) -> Seen:
+def _limits(runs: Runs) -> Finding:
     outcome = _outcome(runs)
     room = min(np.min(np.subtract(cap, outcome.sold_mw[name])) for name, cap in outcome.sales_cap_mw.items())
     above = float(np.max((np.array(outcome.price) - outcome.price_cap)[_total(outcome.sold_mw) > 1e-6]))
     here = f"sales {room:.2f} MW or more, prices where anything is sold {-above:.2f} $/MWh or more below their caps"
-    return Seen(here, bool(room > -1e-9 and above < 1e-9))
+    return Finding(here, bool(room > -1e-9 and above < 1e-9))
 
 
-def _dispatch(runs: Runs) -> Seen:
+def _dispatch(runs: Runs) -> Finding:
     certificate = runs.certificate(GAME)
     gap, price, balance = (abs(certificate[key]) for key in ("dispatch_gap", "price_residual", "balance_residual"))
     here = (
-        f"cost {within(gap, 1e-6)} from the central optimum, price {within(price, 1e-6)} $/MWh from its dual, power "
-        f"balanced to {within(balance, 1e-6)} MW"
+        f"cost {format_residual(gap, 1e-6)} from the central optimum, price {format_residual(price, 1e-6)} $/MWh from "
+        f"its dual, power balanced to {format_residual(balance, 1e-6)} MW"
     )
-    return Seen(here, gap < 1e-6 and price < 1e-5 and balance < 1e-6)
+    return Finding(here, gap < 1e-6 and price < 1e-5 and balance < 1e-6)
 
 
-def _schedules(runs: Runs) -> Seen:
+def _schedules(runs: Runs) -> Finding:
     regret, inertia = runs.certificate(GAME)["max_home_regret"], _outcome(runs).inertia
     here = (
         f"no home gains more than {100 * regret:.2f} % by another schedule at the settled price; schedules change for "
         f"more than {100 * inertia:.2f} %"
     )
-    return Seen(here, regret <= inertia)
+    return Finding(here, regret <= inertia)
 
 
-def _real_time_price(runs: Runs) -> Seen:
+def _real_time_price(runs: Runs) -> Finding:
     outcome = _outcome(runs)
     price, net = np.array(outcome.price), np.array(outcome.net_demand_mw)
     alike = float(np.corrcoef(price, net)[0, 1])
     here = f"{price.min():.2f} to {price.max():.2f} $/MWh, correlation {alike:.3f} with the net demand"
-    return Seen(here, alike > 0.9 and float(np.ptp(price)) > 1)
+    return Finding(here, alike > 0.9 and float(np.ptp(price)) > 1)
 
 
-def _peak_falls(runs: Runs) -> Seen:
+def _peak_falls(runs: Runs) -> Finding:
     outcome = _outcome(runs)
     peaks = [outcome.baseline_peak_mw, outcome.peak_without_mw, outcome.peak_mw]
     here = f"peak {peaks[0]:.1f} MW before, {peaks[1]:.1f} with schedules, {peaks[2]:.1f} with the market"
-    return Seen(here, peaks[0] > peaks[1] > peaks[2])
+    return Finding(here, peaks[0] > peaks[1] > peaks[2])
 
 
-def _par_falls(runs: Runs) -> Seen:
+def _par_falls(runs: Runs) -> Finding:
     outcome = _outcome(runs)
     ratios = [outcome.baseline_par, outcome.par_without, outcome.par]
-    return Seen(
+    return Finding(
         f"{ratios[0]:.3f} before, {ratios[1]:.3f} with schedules, {ratios[2]:.3f} with the market",
         ratios[0] > ratios[1] > ratios[2],
     )
 
 
-def _energy_falls(runs: Runs) -> Seen:
+def _energy_falls(runs: Runs) -> Finding:
     outcome = _outcome(runs)
     before, after = outcome.baseline_energy_by_period.total, outcome.energy_by_period.total
-    return Seen(f"{before:.1f} to {after:.1f} MWh a day, {after - before:+.1f}", after < before)
+    return Finding(f"{before:.1f} to {after:.1f} MWh a day, {after - before:+.1f}", after < before)
 
 
-def _supply_cost(runs: Runs) -> Seen:
+def _supply_cost(runs: Runs) -> Finding:
     outcome = _outcome(runs)
     costs = [outcome.baseline_supply_cost, outcome.supply_cost_without, outcome.supply_cost]
     here = f"{costs[0]:.0f} dollars before, {costs[1]:.0f} with schedules, {costs[2]:.0f} with the market"
-    return Seen(here, costs[0] > costs[1] > costs[2])
+    return Finding(here, costs[0] > costs[1] > costs[2])
 
 
 def _payments(outcome: StorageMarketOutcome) -> tuple[Array, Array]:
@@ -104,7 +105,7 @@ def _payments(outcome: StorageMarketOutcome) -> tuple[Array, Array]:
     return without, np.multiply(outcome.price, outcome.load_mw)
 
 
-def _changes(before: ByPeriod, after: ByPeriod) -> Seen:
+def _changes(before: ByPeriod, after: ByPeriod) -> Finding:
     """Compare by period: the claim holds where all fall."""
     periods = {
         "valley": (before.valley, after.valley),
@@ -112,29 +113,29 @@ def _changes(before: ByPeriod, after: ByPeriod) -> Seen:
         "peak": (before.peak, after.peak),
     }
     here = ", ".join(f"{period} {100 * (new / old - 1):+.2f} %" for period, (old, new) in periods.items())
-    return Seen(here, all(new < old for old, new in periods.values()))
+    return Finding(here, all(new < old for old, new in periods.values()))
 
 
-def _supply_cost_by_period(runs: Runs) -> Seen:
+def _supply_cost_by_period(runs: Runs) -> Finding:
     outcome = _outcome(runs)
     return _changes(outcome.cost_by_period_without, outcome.cost_by_period)
 
 
-def _supply_cost_since_before(runs: Runs) -> Seen:
+def _supply_cost_since_before(runs: Runs) -> Finding:
     outcome = _outcome(runs)
     return _changes(outcome.baseline_cost_by_period, outcome.cost_by_period)
 
 
-def _demand_cost_by_period(runs: Runs) -> Seen:
+def _demand_cost_by_period(runs: Runs) -> Finding:
     scenario = load(GAME)
     assert isinstance(scenario, StorageMarketScenario)
     without, after = _payments(_outcome(runs))
     return _changes(sum_by_period(scenario, without), sum_by_period(scenario, after))
 
 
-def _demand_cost(runs: Runs) -> Seen:
+def _demand_cost(runs: Runs) -> Finding:
     without, after = (float(paid.sum()) for paid in _payments(_outcome(runs)))
-    return Seen(f"{without:.0f} to {after:.0f} dollars a day, {100 * (after / without - 1):+.2f} %", after < without)
+    return Finding(f"{without:.0f} to {after:.0f} dollars a day, {100 * (after / without - 1):+.2f} %", after < without)
 
 
 def _homes_bills(outcome: StorageMarketOutcome) -> tuple[float, float]:
@@ -144,13 +145,13 @@ def _homes_bills(outcome: StorageMarketOutcome) -> tuple[float, float]:
     return float(outcome.price_without @ appliances_without), float(outcome.price @ appliances)
 
 
-def _all_gain(runs: Runs) -> Seen:
+def _all_gain(runs: Runs) -> Finding:
     outcome = _outcome(runs)
     utility = outcome.supply_cost_without - outcome.total_cost
     without, after = _homes_bills(outcome)
     payoffs = sum(outcome.payoff.values())
     here = f"utility {utility:+.2f}, DRAs {payoffs:+.2f}, homes' bills {after - without:+.2f} dollars a day"
-    return Seen(here, utility > 0 and min(outcome.payoff.values()) > 0 and after < without)
+    return Finding(here, utility > 0 and min(outcome.payoff.values()) > 0 and after < without)
 
 
 _CASE = "shipped case"

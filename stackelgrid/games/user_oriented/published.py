@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from stackelgrid.claims import Figure, Paper, Runs, Seen, Trend, rising, within
+from stackelgrid.claims import Figure, Finding, Paper, Runs, Trend, format_residual, is_rising
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.scenarios import load
@@ -47,38 +47,38 @@ def _along(values: list[float], digits: int) -> str:
     return f"{values[0]:.{digits}f} to {values[-1]:.{digits}f}"
 
 
-def _price_rises(runs: Runs) -> Seen:
+def _price_rises(runs: Runs) -> Finding:
     price = [float(np.mean(outcome.price)) for outcome in _sweep(runs)]
-    return Seen(f"mean price {_along(price, 3)} cents/kWh, rising at every step, by little", rising(price))
+    return Finding(f"mean price {_along(price, 3)} cents/kWh, rising at every step, by little", is_rising(price))
 
 
-def _deviation_falls(runs: Runs) -> Seen:
+def _deviation_falls(runs: Runs) -> Finding:
     sweep = _sweep(runs)
     deviation, par = [outcome.deviation for outcome in sweep], [outcome.par for outcome in sweep]
     here = f"PAR {_along(par, 3)}, squared deviation {_along(deviation, 0)} kW², falling at every step"
-    return Seen(here, rising(par[::-1]) and rising(deviation[::-1]))
+    return Finding(here, is_rising(par[::-1]) and is_rising(deviation[::-1]))
 
 
-def _bills_with_scale(runs: Runs) -> Seen:
+def _bills_with_scale(runs: Runs) -> Finding:
     bills = [_outcome(runs, f"population.homes={n}", "homes_per_process=60").revenue for n in SCALES]
     straight = float(np.corrcoef(SCALES, bills)[0, 1] ** 2)
     each = [bill / n for bill, n in zip(bills, SCALES, strict=True)]
     here = f"R² {straight:.5f} of a straight line; {min(each):.0f} to {max(each):.0f} cents a home and day"
-    return Seen(here, straight > 0.999)
+    return Finding(here, straight > 0.999)
 
 
-def _bills_with_mu(runs: Runs) -> Seen:
+def _bills_with_mu(runs: Runs) -> Finding:
     bills = np.array([outcome.revenue for outcome in _sweep(runs)])
     line = np.interp(MULTIPLES, MULTIPLES[[0, -1]], bills[[0, -1]])
     bend = float(np.max(np.abs(bills - line)) / np.ptp(bills))
-    return Seen(f"off the straight line between the ends by up to {100 * bend:.0f} % of the range", bend > 0.01)
+    return Finding(f"off the straight line between the ends by up to {100 * bend:.0f} % of the range", bend > 0.01)
 
 
-def _utility_peaks(runs: Runs) -> Seen:
+def _utility_peaks(runs: Runs) -> Finding:
     utility = [outcome.system_utility for outcome in _sweep(runs)]
     best = int(np.argmax(utility))
     here = f"highest at {MULTIPLES[best]:.1f} times the calibrated μ; {_along(utility, 0)} cents"
-    return Seen(here, 0 < best < len(utility) - 1)
+    return Finding(here, 0 < best < len(utility) - 1)
 
 
 def _best_at_weight(runs: Runs, objective: str) -> dict[float, float]:
@@ -90,48 +90,50 @@ def _best_at_weight(runs: Runs, objective: str) -> dict[float, float]:
     return {weight: float(MULTIPLES[n]) for weight, n in best.items() if 0 < n < len(sweep) - 1}
 
 
-def _utility_peaks_at_fixed_weight(runs: Runs) -> Seen:
+def _utility_peaks_at_fixed_weight(runs: Runs) -> Finding:
     welfare, stackelberg = (_best_at_weight(runs, objective) for objective in ("welfare", "stackelberg"))
     here = (
         f"welfare: at weights {_span(welfare)} times the calibrated μ, at 1.0 the best μ is {welfare.get(1.0, 0):.1f} "
         f"times it; stackelberg: only at weights {_span(stackelberg)}"
     )
-    return Seen(here, welfare.get(1.0) == 1.0 and bool(stackelberg))
+    return Finding(here, welfare.get(1.0) == 1.0 and bool(stackelberg))
 
 
 def _span(weights: dict[float, float]) -> str:
     return f"{min(weights):.1f} to {max(weights):.1f}" if weights else "none"
 
 
-def _beats_the_rest(runs: Runs) -> Seen:
+def _beats_the_rest(runs: Runs) -> Finding:
     ours, best = _outcome(runs).system_utility, _welfare(runs).system_utility
-    return Seen(f"{ours:.0f} cents at the stackelberg price, {best:.0f} at the welfare optimum", ours >= best)
+    return Finding(f"{ours:.0f} cents at the stackelberg price, {best:.0f} at the welfare optimum", ours >= best)
 
 
-def _stackelberg_is_welfare(runs: Runs) -> Seen:
+def _stackelberg_is_welfare(runs: Runs) -> Finding:
     ours, best = _outcome(runs).system_utility, _welfare(runs).system_utility
-    return Seen(f"the stackelberg price leaves {100 * (1 - ours / best):.1f} % of the optimum", 1 - ours / best < 1e-6)
+    return Finding(
+        f"the stackelberg price leaves {100 * (1 - ours / best):.1f} % of the optimum", 1 - ours / best < 1e-6
+    )
 
 
-def _welfare_is_welfare(runs: Runs) -> Seen:
+def _welfare_is_welfare(runs: Runs) -> Finding:
     gap = abs(runs.certificate(GAME, "leader.objective=welfare")["gap"])
-    return Seen(f"relative distance to the centralised optimum {within(gap, 1e-6)}", gap < 1e-6)
+    return Finding(f"relative distance to the centralised optimum {format_residual(gap, 1e-6)}", gap < 1e-6)
 
 
-def _no_better_price(runs: Runs) -> Seen:
+def _no_better_price(runs: Runs) -> Finding:
     regret = runs.certificate(GAME)["leader_regret"]
-    here = f"the best other price that a search finds is better by {within(regret, 1e-6)}, relative; no proof"
-    return Seen(here, regret < 1e-6)
+    here = f"the best other price that a search finds is better by {format_residual(regret, 1e-6)}, relative; no proof"
+    return Finding(here, regret < 1e-6)
 
 
-def _shifts_to_the_valley(runs: Runs) -> Seen:
+def _shifts_to_the_valley(runs: Runs) -> Finding:
     before, after = np.array(_outcome(runs).baseline_load_kw), np.array(_outcome(runs).load_kw)
     peak, valley = int(before.argmax()), int(before.argmin())
     here = (
         f"peak hour {peak + 1}: {before[peak]:.0f} to {after[peak]:.0f} kW; lowest hour {valley + 1}: "
         f"{before[valley]:.0f} to {after[valley]:.0f} kW"
     )
-    return Seen(here, bool(after[peak] < before[peak] and after[valley] > before[valley]))
+    return Finding(here, bool(after[peak] < before[peak] and after[valley] > before[valley]))
 
 
 def _savings(runs: Runs) -> tuple[list[float], list[float]]:
@@ -144,30 +146,30 @@ def _savings(runs: Runs) -> tuple[list[float], list[float]]:
     return storing, others
 
 
-def _bills_fall(runs: Runs) -> Seen:
+def _bills_fall(runs: Runs) -> Finding:
     saved = [*_savings(runs)[0], *_savings(runs)[1]]
     homes = _outcome(runs).homes.values()
     rise = sum(home.bill for home in homes) / sum(home.baseline_bill or 0.0 for home in homes) - 1
     here = f"bills change by {100 * rise:+.1f} % in all; {sum(s > 0 for s in saved)} of {len(saved)} homes pay less"
-    return Seen(here, float(np.median(saved)) > 0)
+    return Finding(here, float(np.median(saved)) > 0)
 
 
-def _storage_saves(runs: Runs) -> Seen:
+def _storage_saves(runs: Runs) -> Finding:
     storing, others = (float(np.median(saved)) for saved in _savings(runs))
     here = f"median saving {storing:.0f} cents a day with storage or an EV, {others:.0f} without"
-    return Seen(here, storing > 0 and storing > others)
+    return Finding(here, storing > 0 and storing > others)
 
 
-def _adaptive(runs: Runs) -> Seen:
+def _adaptive(runs: Runs) -> Finding:
     fixed, adaptive = _outcome(runs), _outcome(runs, ADAPTIVE)
     loss = 1 - adaptive.system_utility / fixed.system_utility
     here = f"PAR {fixed.par:.3f} to {adaptive.par:.3f}, system utility lower by {100 * loss:.2f} %"
-    return Seen(here, adaptive.par < fixed.par and 0 < loss < 0.01)
+    return Finding(here, adaptive.par < fixed.par and 0 < loss < 0.01)
 
 
-def _adaptive_bills(runs: Runs) -> Seen:
+def _adaptive_bills(runs: Runs) -> Finding:
     fixed, adaptive = _outcome(runs).revenue, _outcome(runs, ADAPTIVE).revenue
-    return Seen(f"bills together {fixed:.0f} to {adaptive:.0f} cents", adaptive < fixed)
+    return Finding(f"bills together {fixed:.0f} to {adaptive:.0f} cents", adaptive < fixed)
 
 
 def _fitted_figure(what: str, published: str, unit: str, ours: Callable[[UserOrientedOutcome], float]) -> Figure:
