@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -42,6 +42,7 @@ class AggregatorConfig(NodeConfig, Generic[Settings]):
     ledger_file: Path | None = None
 
 
+@cache
 def config_model(game: Game) -> type[AggregatorConfig[Any]]:
     """Give the model of an aggregator's configuration in a game."""
     settings: Any = game.load("aggregator")

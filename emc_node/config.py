@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, Self, TypeVar
 
@@ -44,6 +44,7 @@ class EmcConfig(NodeConfig, Generic[Home]):
         return self
 
 
+@cache
 def config_model(game: Game) -> type[EmcConfig[Any]]:
     """Give the model of an EMC's configuration in a game."""
     home: Any = game.load("home")

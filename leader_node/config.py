@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, Self, TypeVar
 
@@ -43,6 +43,7 @@ class LeaderConfig(NodeConfig, Generic[Settings]):
         return self
 
 
+@cache
 def config_model(game: Game) -> type[LeaderConfig[Any]]:
     """Give the model of a leader's configuration in a game."""
     settings: Any = game.load("leader")

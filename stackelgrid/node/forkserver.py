@@ -28,6 +28,7 @@ from contextlib import suppress
 from typing import Any
 
 from stackelgrid.registry import find
+from stackelgrid.wire.codec import message_models
 
 _GRACE_S = 5.0
 """The time that a node has to leave in good order before it is killed."""
@@ -40,8 +41,10 @@ NodeMain = Callable[[list[str]], int]
 def main(package: str, game: str, *modules: str) -> int:
     """Serve until standard input ends."""
     node_main: NodeMain = importlib.import_module(f"{package}.__main__").main
-    importlib.import_module(f"{package}.config").config_model(find(game))
-    for module in modules:
+    importlib.import_module(f"{package}.config").config_model(find(game))  # built here, it is cached for all children
+    for level in ("upper", "lower"):
+        message_models(find(game).bodies(level))
+    for module in ("encodings.idna", *modules):  # the first is what a broker's address is checked with
         importlib.import_module(module)
     gc.collect()
     gc.freeze()  # pages that are shared now stay shared: no collection writes to them in the children

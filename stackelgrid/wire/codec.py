@@ -94,7 +94,7 @@ class Link:
         parts = topic.split("/")
         if parts[:3] != [ROOT, self.run, self.coordinator] or len(parts) not in (4, 5):
             raise BadMessageError("foreign", f"topic {topic!r} is not of this link")
-        model = _models(self.bodies).get((parts[-1], len(parts)))
+        model = message_models(self.bodies).get((parts[-1], len(parts)))
         if model is None:
             raise BadMessageError("foreign", f"topic {topic!r} has no known purpose")
         if len(payload) > MAX_BYTES:
@@ -158,7 +158,7 @@ def describe(topic: str, payload: bytes) -> Description:
 
 
 @cache
-def _models(bodies: Bodies) -> dict[tuple[str, int], type[Message]]:
+def message_models(bodies: Bodies) -> dict[tuple[str, int], type[Message]]:
     """Give the models of the payloads, by purpose and number of levels of the topic.
 
     They are cached: pydantic drops a parametrised class that nobody refers to and builds it again, in milliseconds.
