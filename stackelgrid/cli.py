@@ -322,7 +322,7 @@ def scenarios() -> None:
     for name in shipped():
         print(f"{name:16} {load(name).title}")
     print("\nfault plans, for run --faults:")
-    for name in fault_plans.shipped():
+    for name in fault_plans.list_shipped():
         print(f"{name:16} {fault_plans.load(name).title}")
 
 

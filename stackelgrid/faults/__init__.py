@@ -1,1 +1,1 @@
-"""Faults: one seeded plan that means the same under the virtual clock and on real MQTT."""
+"""Fault plans: seeded, and the same under the virtual clock and on real processes over MQTT."""

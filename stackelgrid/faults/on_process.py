@@ -28,7 +28,7 @@ from stackelgrid.run_record import FaultRecord
 _LOG = logging.getLogger("stackelgrid.faults")
 
 CONTROLLER_S = 5.0
-"""How long a node waits for its controller to start a fault."""
+"""The time that the controller has to start a fault."""
 _WAKE = "sleep {seconds}; while kill -CONT {pid}; do sleep 0.1; done"
 """Repeated, because the first signal may come before the node is stopped."""
 

@@ -1,4 +1,4 @@
-"""A TCP proxy between nodes and their broker, with a port for each node: its connection is cut, hangs or is narrow."""
+"""A TCP proxy between nodes and their broker, with a port for each node: it cuts, hangs or narrows a connection."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from stackelgrid.faults.plan import Cut, Hang, Narrow, OnConnection
 from stackelgrid.transport.address import Address
 
 _CHUNK = 4096
-"""Bytes carried at a time: what a narrow connection may be ahead or behind."""
+"""Bytes carried at a time; a narrow connection is exact to so many."""
 _RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER on and zero: closing resets."""
+"""SO_LINGER on and zero: closing resets the connection."""
 
 
 class Proxy:
     """Listens on 127.0.0.1 for each of `nodes` and carries to the broker, the first server of its address.
 
-    A context manager; it runs in a thread of its own. Nobody listens on the broker's port while it is away, so a
-    connection is refused here as it would be there.
+    A context manager that runs in a thread of its own. While the broker is away, nothing listens on its port, so a
+    connection is reset here as it would be refused there.
     """
 
     def __init__(self, broker: Address, nodes: Collection[str]) -> None:
@@ -49,11 +49,11 @@ class Proxy:
         self._loop.close()
 
     def url(self, name: str) -> str | None:
-        """Where a node finds its broker; None for a node that is not proxied."""
+        """Give the address at which a node finds its broker; None for a node that is not proxied."""
         return f"{self._scheme}://127.0.0.1:{self._lines[name].port}" if name in self._lines else None
 
     def disturb(self, name: str, fault: OnConnection) -> None:
-        """Begin a fault on a node's connection. When this returns, it is in force."""
+        """Start a fault of a node's connection. It is in force when this returns."""
         line = self._lines[name]
 
         async def begin() -> None:
@@ -70,7 +70,7 @@ class Proxy:
 
 
 class _Line:
-    """A node's way to the broker, over as many connections as it makes."""
+    """The connections of a node to the broker."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
@@ -94,7 +94,7 @@ class _Line:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self, until: float) -> None:
-        """Reset what is open, refuse what comes."""
+        """Reset open connections, and new ones until then."""
         self.refused_until = max(self.refused_until, until)
         self._reset()
 
@@ -127,7 +127,7 @@ class _Line:
             end.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, end: Callable[[], None]) -> None:
-        """One way, until its sender ends."""
+        """Carry one way, until its sender ends."""
         free_at = 0.0
         with suppress(OSError):
             while content := await reader.read(_CHUNK):
@@ -137,7 +137,7 @@ class _Line:
             end()
 
     async def _pace(self, size: int, free_at: float) -> float:
-        """Wait until the line has carried so many bytes; it is free again at the time returned."""
+        """Wait until the line has carried so many bytes; return the time at which it is free again."""
         loop = asyncio.get_running_loop()
         while (wait := self.hung_until - loop.time()) > 0:
             await asyncio.sleep(wait)

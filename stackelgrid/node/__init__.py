@@ -1,1 +1,1 @@
-"""What every node's process has in common: its configuration, its mailbox, its logs, its way in and out."""
+"""The parts that every node's process has: configuration, mailbox, log, ledger, status, start and end."""

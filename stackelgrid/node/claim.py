@@ -1,4 +1,4 @@
-"""Which of many equal processes is which node: replicas of a container share out the configurations of a folder."""
+"""A node for each of many equal processes: replicas of a container divide the configurations of a folder."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from stackelgrid.errors import ConfigError
 
 
 def claim(folder: Path) -> Path:
-    """The first `folder/*/config.json`, by name, that no other process has; it is this process's until it ends.
+    """Claim the first `folder/*/config.json`, by name, that no other process has, until this process ends.
 
-    What is locked is the folder that the configuration is in: that needs no right to write, it lasts when the file in
-    it is replaced, and the system lets go of it however the process ends. Raises `ConfigError` when none is free.
+    The folder that the configuration is in is locked: that needs no right to write, it lasts when the file in it is
+    replaced, and the system releases it however the process ends. Raises `ConfigError` when none is free.
     """
     try:
         found = sorted(node / "config.json" for node in folder.iterdir() if (node / "config.json").is_file())
     except OSError as error:
         mend = "name a folder of nodes with --claim, which this user may read"
-        raise ConfigError(f"{error.filename}: cannot be looked for ({error.strerror}); {mend}") from None
+        raise ConfigError(f"{error.filename}: cannot be searched ({error.strerror}); {mend}") from None
     for config in found:
-        if _locked(config.parent):
+        if _lock(config.parent):
             return config
     if found:
         raise ConfigError(
@@ -30,9 +30,12 @@ def claim(folder: Path) -> Path:
     raise ConfigError(f"{folder}: there is no NODE/config.json in it; name a folder of nodes with --claim")
 
 
-def _locked(folder: Path) -> bool:
+def _lock(folder: Path) -> bool:
+    """Lock a folder; return false where another process has it."""
     try:
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)  # never closed: the lock is held as long as we live
+        lock = os.open(
+            folder, os.O_RDONLY | os.O_DIRECTORY
+        )  # never closed, so that the process has the lock until it ends
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be opened ({error.strerror}); let this user read it") from None
     try:

@@ -17,7 +17,7 @@ from stackelgrid.wire.names import Name
 
 
 class Rounds(StrictModel):
-    """How a coordinator treats members whose answer is missing; see `stackelgrid.rounds.RoundPolicy`."""
+    """The policy of a coordinator for members whose answer is missing; see `stackelgrid.rounds.RoundPolicy`."""
 
     deadline_s: Annotated[float, Field(ge=0.01, le=3600, allow_inf_nan=False)] = 5.0
     tries: Annotated[int, Field(ge=1, le=1_000_000)] = 3
@@ -27,7 +27,7 @@ class Rounds(StrictModel):
     quarantine_after: Annotated[int, Field(ge=0, le=1000)] = 3
 
     def policy(self) -> RoundPolicy:
-        """The same, for a coordinator."""
+        """Give the same for a coordinator."""
         return RoundPolicy(**self.model_dump())
 
 
@@ -40,10 +40,10 @@ class Members(StrictModel):
 
 
 class NodeConfig(StrictModel):
-    """What every node needs to know.
+    """The settings of every node.
 
-    `tls` is what it proves itself with to a broker at `mqtts://`. `reconnect_s` is how long a lost connection may stay
-    away; null is for ever, and the first one may then take as long too.
+    `tls` is the node's certificate for a broker at `mqtts://`. `reconnect_s` is the time within which a lost connection
+    has to be made again; null is without limit, for the first connection too.
     """
 
     run: Name
@@ -55,7 +55,7 @@ class NodeConfig(StrictModel):
     reconnect_s: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = 60.0
 
 
-class _Played(BaseModel):
+class _GameName(BaseModel):
     game: str
 
 
@@ -63,7 +63,7 @@ Config = TypeVar("Config", bound=NodeConfig)
 
 
 def load(path: Path, config_model: Callable[[Game], type[Config]]) -> Config:
-    """Read and check a configuration file, by the model that `config_model` has for the game it names.
+    """Read a configuration file and check it by the model that `config_model` gives for the game it names.
 
     Files it names are relative to its own folder. Raises `ConfigError`.
     """
@@ -74,7 +74,7 @@ def load(path: Path, config_model: Callable[[Game], type[Config]]) -> Config:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text ({error.reason}); write it anew, as JSON") from None
     try:
-        config = config_model(find(_Played.model_validate_json(text).game)).model_validate_json(text)
+        config = config_model(find(_GameName.model_validate_json(text).game)).model_validate_json(text)
     except UnknownGameError as error:
         raise ConfigError(f"{path}: game: {error}") from None
     except ValidationError as error:

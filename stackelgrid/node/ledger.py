@@ -1,4 +1,4 @@
-"""A ledger on disk: what a coordinator must not forget, in SQLite."""
+"""A coordinator's ledger on disk, in SQLite."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stackelgrid.rounds.ledger import Entry
 class SqliteLedger:
     """Entries in a SQLite file, readable by its owner only, each on disk when `append` returns.
 
-    A write-ahead log makes an entry one fsync; one half-written at a power cut is not there after it. Raises
+    A write-ahead log makes an entry one fsync; one half-written at a power cut is dropped. Raises
     `ConfigError` for a file that is no ledger of this run and node.
     """
 
@@ -42,7 +42,7 @@ class SqliteLedger:
             )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """From the first entry on."""
+        """Give the entries from the first on."""
         for (entry,) in self._file.execute("SELECT entry FROM entries ORDER BY number"):
             yield json.loads(entry)
 

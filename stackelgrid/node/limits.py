@@ -1,4 +1,4 @@
-"""What no member can truthfully say: checked before an answer enters a sum."""
+"""The limits of an answer, checked before it enters a sum: the homes of a member and the power of their connections."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ _ROUNDING = 1 + 1e-9
 
 
 def refusals(members: Sequence[Members], mailbox: Mailbox) -> AnswerCheck:
-    """What a coordinator objects to in an answer of one of `members`: another number of homes than it was registered
-    with, or more power than their connections carry. Objections are counted in `mailbox` and logged once.
+    """Build the check of a coordinator on answers of `members`.
+
+    It refuses an answer for another number of homes than the member was registered with, or with more power than their
+    connections carry. Refusals are counted in `mailbox` and logged once.
     """
     registered = {member.name: member for member in members}
 
-    def objection(name: str, body: Body) -> str | None:
+    def find_objection(name: str, body: Body) -> str | None:
         member = registered[name]
         homes = getattr(body, "homes", member.homes)
         if homes + getattr(body, "excluded", 0) != member.homes:
@@ -28,10 +30,10 @@ def refusals(members: Sequence[Members], mailbox: Mailbox) -> AnswerCheck:
             return f"{name} answers with {power:g} kW, its connections carry {member.max_kw:g}"
         return None
 
-    def refuses(name: str, body: Body) -> str | None:
-        found = objection(name, body)
+    def refuse(name: str, body: Body) -> str | None:
+        found = find_objection(name, body)
         if found is not None:
             mailbox.reject("refused", f"{name}/answer", found)
         return found
 
-    return refuses
+    return refuse

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line for machines, or plain lines for a person at a console."""
+"""Structured logs: one JSON object a line for programs, or plain lines for a person at a console."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def set_up(
 ) -> None:
     """Send this process's log to `stream` (stderr when None), each line with the node's round once there is one.
 
-    Replaces what was set up before.
+    Replaces an earlier set-up.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(_JsonLines(run, node, progress) if style == "json" else _Console(node))

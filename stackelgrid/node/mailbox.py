@@ -1,4 +1,4 @@
-"""A node's post: every payload becomes a message, or is counted, logged once and ignored."""
+"""The messages to a node: a payload that is none is counted, logged once and ignored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Mailbox:
         self.rejected: Counter[str] = Counter()
 
     def read(self, topic: str, payload: bytes) -> tuple[Link, Message] | None:
-        """The message and the link it came on, or None when it was none."""
+        """Give the message and the link that it came on, None where it is no message."""
         link = self._links[0]
         for candidate in self._links[1:]:
             if topic.startswith(f"{candidate.root}/"):
@@ -36,7 +36,7 @@ class Mailbox:
             return None
 
     def reject(self, reason: str, topic: str, detail: str) -> None:
-        """Count a message that is not to be acted on; log the first of its kind."""
+        """Count a message that is not acted on; log the first of its kind."""
         self.rejected[reason] += 1
         kind = (reason, topic.rsplit("/", 1)[-1])
         if kind not in self._logged:

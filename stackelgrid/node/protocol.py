@@ -19,7 +19,7 @@ class ReportingNode(Node, Protocol):
 
     @property
     def progress(self) -> Progress:
-        """How far it has come."""
+        """Its progress in the run."""
 
 
 class RunNode(ReportingNode, Protocol):

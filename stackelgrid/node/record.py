@@ -1,4 +1,4 @@
-"""Files that others read while or after a node writes them: never half a file, never half a line."""
+"""Files that others read while a node writes them: never half a file, never half a line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def discard(record: Mapping[str, Any]) -> None:
 
 
 def write_whole(path: Path, content: Any) -> None:
-    """Write `content` as JSON so that a reader sees the old file or the new one, nothing between."""
+    """Write `content` as JSON so that a reader sees the old file or the new one."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps(content, allow_nan=False))
     draft.replace(path)
@@ -27,8 +27,8 @@ def write_whole(path: Path, content: Any) -> None:
 class JsonLines:
     """Appends one JSON object a line to a file.
 
-    `before` is what a node that goes on after a restart had written; any other content is not overwritten: raises
-    `FileExistsError` rather than mix two runs.
+    `before` are the lines of before a restart. Raises `FileExistsError` for a file with any content where there are
+    none: it is of another run.
     """
 
     def __init__(self, path: Path, before: Sequence[Any] = ()) -> None:

@@ -1,8 +1,8 @@
-"""A node's process as others see it: a small file that says how it is, and by its age whether it lives at all.
+"""The status of a node's process, in a small file and for systemd; a file that is old says that the process hangs.
 
-The heartbeat is a task of the event loop that also drives the node. While the broker is away the loop goes round and
+The heartbeat is a task of the event loop that also drives the node. While the broker is away the loop still runs and
 the file stays fresh; when the node hangs in its own code, in the loop or in a computation that does not end, the file
-grows old and systemd's watchdog is not fed.
+becomes old and systemd's watchdog gets no signal.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from stackelgrid.transport.mqtt import MqttTransport
 
 _LOG = logging.getLogger("stackelgrid.node")
 
-GLANCE_S = 0.5
-"""How soon a change is shown."""
+LOOK_S = 0.5
+"""The time between two looks at the status."""
 REFRESH_S = 10.0
-"""How old the file grows when nothing changes."""
+"""The age at which the file is written anew though nothing has changed."""
 HANG_S = 300.0
-"""A computation that takes longer than this is taken for one that never ends."""
+"""The time after which a computation counts as one that never ends."""
 
 State = Literal["connecting", "waiting", "round", "settled", "over", "lost"]
 STATES: tuple[State, ...] = ("connecting", "waiting", "round", "settled", "over", "lost")
@@ -38,7 +38,7 @@ STATES: tuple[State, ...] = ("connecting", "waiting", "round", "settled", "over"
 
 @dataclass(frozen=True)
 class Status:
-    """How a node's process is at this moment."""
+    """The status of a node's process at this moment."""
 
     run: str
     node: str
@@ -48,28 +48,28 @@ class Status:
 
     @property
     def state(self) -> State:
-        """`connecting` until the first connection, then what the node says, `over` or `lost` at its end."""
+        """`connecting` until the first connection, then the node's own, `over` or `lost` at its end."""
         ended = self.progress.state in ("over", "lost")
         return self.progress.state if ended or self.traffic.connections else "connecting"
 
     @property
     def traffic(self) -> Traffic:
-        """What the node's connection has carried so far."""
+        """The messages that the node's connection has carried so far."""
         return self.transport.traffic.get(self.node) or Traffic()
 
     @property
     def reconnects(self) -> int:
-        """How often the connection was made again."""
+        """The number of times that the connection was made again."""
         return max(0, self.traffic.connections - 1)
 
     @property
     def hangs(self) -> bool:
-        """Whether the node's computation does not come to an end."""
+        """True where the node's computation does not come to an end."""
         since = self.progress.working_since
         return since is not None and time.monotonic() - since > HANG_S
 
     def record(self) -> dict[str, Any]:
-        """The same as JSON."""
+        """Give the same as JSON."""
         return {
             "node": self.node,
             "run": self.run,
@@ -83,17 +83,17 @@ class Status:
 
 
 class Outlet(Protocol):
-    """Where a status is shown."""
+    """A place where a status is shown."""
 
     def show(self, status: Status) -> None:
-        """Show it, if it is time. Raises `OSError` when that cannot be done now."""
+        """Show the status, if it is time. Raises `OSError` when that cannot be done now."""
 
     def close(self) -> None:
-        """The process is about to end."""
+        """Note that the process is about to end."""
 
 
 class StatusFile:
-    """The status as a JSON object in a file, a whole one at any time.
+    """The status as a JSON object in a file, which is whole at any time.
 
     `since` is when the state, or the round, was first seen, `updated` when the file was written. Raises `ConfigError`
     for a file that cannot be written.
@@ -112,7 +112,7 @@ class StatusFile:
             ) from None
 
     def show(self, status: Status) -> None:
-        """Write it when it has changed, or the file is as old as it may be."""
+        """Write the status when it has changed, or the file is as old as it may be."""
         record, now = status.record(), datetime.now(UTC).isoformat(timespec="milliseconds")
         changed = record != self._record
         if not changed and time.monotonic() - self._written_at < REFRESH_S:
@@ -124,40 +124,40 @@ class StatusFile:
         self._written_at = time.monotonic()
 
     def close(self) -> None:
-        """The file stays and tells the end."""
+        """Leave the file, which says how it ended."""
 
 
 class Heartbeat:
-    """Shows a status as long as the event loop goes round."""
+    """Shows a status as long as the event loop runs."""
 
     def __init__(self, status: Status, outlets: Sequence[Outlet]) -> None:
         self._status, self._outlets = status, outlets
-        self._complaints: set[str] = set()
+        self._warnings: set[str] = set()
 
     async def beat(self) -> None:
-        """For ever, from within the loop."""
+        """Show the status for ever, from within the loop."""
         while True:
             if self._status.hangs:
-                self._complain("a computation does not end", f"longer than {HANG_S:.0f} s")
+                self._warn("a computation does not end", f"longer than {HANG_S:.0f} s")
             else:
                 self.show()
-            await asyncio.sleep(GLANCE_S)
+            await asyncio.sleep(LOOK_S)
 
     def show(self) -> None:
-        """Now, and once."""
+        """Show the status once."""
         for outlet in self._outlets:
             try:
                 outlet.show(self._status)
-            except OSError as error:  # no reason to end a node: whoever looks sees that nothing new comes
-                self._complain("status cannot be shown", str(error))
+            except OSError as error:  # no reason to end a node; the age of the file shows it
+                self._warn("status cannot be shown", str(error))
 
     def close(self) -> None:
-        """The last word."""
+        """Show the end."""
         self.show()
         for outlet in self._outlets:
             outlet.close()
 
-    def _complain(self, event: str, why: str) -> None:
-        if event not in self._complaints:
-            self._complaints.add(event)
+    def _warn(self, event: str, why: str) -> None:
+        if event not in self._warnings:
+            self._warnings.add(event)
             _LOG.error(event, extra={"data": {"error": why}})

@@ -14,48 +14,48 @@ _LOG = logging.getLogger("stackelgrid.node")
 
 
 class Systemd:
-    """Tells systemd that the process is up, how it is, and that it lives.
+    """Notifies systemd that the process is ready, of its status, and that it does not hang.
 
-    It is ready when it is up and trying to connect: a home that starts while its broker is away for hours is in order,
-    and were it not ready, systemd would end it after `TimeoutStartSec=` and hold up whatever waits for it.
+    A process is ready when it is trying to connect: a home may start while its broker is away for hours. Were it not
+    ready, systemd would end it after `TimeoutStartSec=` and delay the units that wait for it.
     """
 
     def __init__(self) -> None:
         self._address = os.environ["NOTIFY_SOCKET"]
-        if self._address.startswith("@"):  # systemd's way to write an abstract socket
+        if self._address.startswith("@"):  # as systemd writes an abstract socket
             self._address = "\0" + self._address[1:]
         watched = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        self._feed_every_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6 if watched else 0.0
-        self._fed_at = 0.0
+        self._watchdog_s = int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6 if watched else 0.0
+        self._signalled_at = 0.0
         self._text = ""
 
     def show(self, status: Status) -> None:
-        """Say how it is when that has changed, and feed the watchdog at half its time."""
-        words, now = _words(status), time.monotonic()
-        said = []
-        if words != self._text:
-            said += [f"STATUS={words}"] if self._text else ["READY=1", f"STATUS={words}"]
-        if self._feed_every_s and now - self._fed_at >= self._feed_every_s:
-            said += ["WATCHDOG=1"]
-        if said:
-            self._notify("\n".join(said))
-            self._text = words
-        if "WATCHDOG=1" in said:
-            self._fed_at = now
+        """Send the status when it has changed, and the watchdog signal at half its time."""
+        text, now = _describe(status), time.monotonic()
+        lines = []
+        if text != self._text:
+            lines += [f"STATUS={text}"] if self._text else ["READY=1", f"STATUS={text}"]
+        if self._watchdog_s and now - self._signalled_at >= self._watchdog_s:
+            lines += ["WATCHDOG=1"]
+        if lines:
+            self._notify("\n".join(lines))
+            self._text = text
+        if "WATCHDOG=1" in lines:
+            self._signalled_at = now
 
     def close(self) -> None:
-        """Say that the process is on its way out."""
-        with suppress(OSError):  # systemd learns it from the end itself
+        """Notify systemd that the process is about to end."""
+        with suppress(OSError):  # systemd sees the end itself
             self._notify("STOPPING=1")
 
     def _notify(self, message: str) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as way:
-            way.setblocking(False)
-            way.connect(self._address)
-            way.send(message.encode())
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
+            connection.setblocking(False)
+            connection.connect(self._address)
+            connection.send(message.encode())
 
 
-def _words(status: Status) -> str:
+def _describe(status: Status) -> str:
     broker = status.transport.url
     match status.state:
         case "connecting":

@@ -54,7 +54,7 @@ class SentMessage:
 
 @dataclass
 class Evidence:
-    """What happened in a run.
+    """The record of a run.
 
     `messages` is in order of time, `errors` has the exception of each node that crashed for good, `waiting` the nodes
     that waited for ever, `ended_s` the time at which each node left in good order. `max_pending` is the longest that a
@@ -89,7 +89,7 @@ def play(case: Case) -> Evidence:
     except DeadlockError as deadlock:
         result, evidence.waiting = deadlock.result, deadlock.waiting
     evidence.errors = result.crashed
-    run.cleared(result)
+    run.finish(result)
     return evidence
 
 

@@ -180,7 +180,11 @@ def find_outcome_differences(evidence: Evidence) -> Iterator[str]:
     """
     run_record, case = evidence.run_record, evidence.case
     everybody = {home.id for home in case.scenario.everyone}
-    if not run_record.conclusion.get("complete") or _unconfirmed(evidence) or _any(evidence, Lie, Corruption):
+    if (
+        not run_record.conclusion.get("complete")
+        or _has_unconfirmed_settlement(evidence)
+        or _any(evidence, Lie, Corruption)
+    ):
         return
     if run_record.homes.keys() != everybody:
         return
@@ -194,7 +198,7 @@ def find_outcome_differences(evidence: Evidence) -> Iterator[str]:
             yield from _find_imbalance(case.scenario, run_record.homes, outcome)
         if forgot or run_record.missing:
             return
-    yield from _find_differences(outcome, _undisturbed_outcome(case), "")
+    yield from _find_differences(outcome, _compute_undisturbed_outcome(case), "")
 
 
 def find_unconfirmed_settlements(evidence: Evidence) -> Iterator[str]:
@@ -271,7 +275,7 @@ def _without_disk(evidence: Evidence) -> set[str]:
     return lost & _members(evidence).keys()
 
 
-def _unconfirmed(evidence: Evidence) -> bool:
+def _has_unconfirmed_settlement(evidence: Evidence) -> bool:
     """Say whether an aggregator without its disk sent its homes a settlement that it could not confirm."""
     settlements = [message for message in evidence.messages if message.purpose == "settlement" and message.payload]
     without_disk = _without_disk(evidence)
@@ -301,15 +305,15 @@ def _drop_none(body: Mapping[str, Any]) -> dict[str, Any]:
 # --- outcomes ---
 
 
-def _undisturbed_outcome(case: Case) -> Any:
+def _compute_undisturbed_outcome(case: Case) -> Any:
     """Give the outcome without faults; that of a drawn scenario, which many cases share, is computed once."""
     if case.number is None:
         return _outcome(case.scenario, in_memory.play(case.scenario))
-    return _drawn_outcome(case.scenario.game, case.number)
+    return _compute_drawn_outcome(case.scenario.game, case.number)
 
 
 @cache
-def _drawn_outcome(game: str, number: int) -> Any:
+def _compute_drawn_outcome(game: str, number: int) -> Any:
     drawn = draw_scenario(game, number)
     return _outcome(drawn, in_memory.play(drawn))
 

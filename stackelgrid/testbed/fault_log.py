@@ -1,4 +1,4 @@
-"""What of a fault plan happened, told by the leader's rounds: the conversation that all others serve."""
+"""The faults of a run by the leader's rounds, which all other rounds serve."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
 
 
-def fault_log(scenario: Scenario, run_record: RunRecord) -> list[dict[str, Any]]:
-    """Each round that a fault of the plan struck in, and how often: {`fault`, `kind`, `round`, `times`} and where.
+def list_faults(scenario: Scenario, run_record: RunRecord) -> list[dict[str, Any]]:
+    """List the rounds in which a fault happened, and how often: {`fault`, `kind`, `round`, `times`} and where.
 
-    `fault` is its number in the plan, `round` the leader's, None for what struck between rounds. What happened to nodes
-    has an entry for each `node`, what happened to messages one with all whom they were `from` and `to`. A node that is
-    back from a crash is of kind `restart`.
+    `fault` is its number in the plan, `round` the leader's, None for faults between rounds. Faults of nodes have an
+    entry for each `node`, faults on messages one with all senders in `from` and receivers in `to`. A node that is back
+    from a crash is of kind `restart`.
     """
     if not run_record.faults:
         return []
@@ -41,8 +41,8 @@ def _entry(records: Sequence[FaultRecord]) -> dict[str, Any]:
     return entry
 
 
-def asked_again(run_record: RunRecord) -> list[dict[str, Any]]:
-    """How many members were asked again, by whom and in which round of the leader: {`round`, `by`, `members`}."""
+def count_repeated_requests(run_record: RunRecord) -> list[dict[str, Any]]:
+    """Count the members that were asked again, by round of the leader and coordinator: {`round`, `by`, `members`}."""
     counted: dict[tuple[int, str], int] = defaultdict(int)
     for record in [*run_record.rounds, *run_record.below]:
         if record.get("again"):
@@ -51,7 +51,7 @@ def asked_again(run_record: RunRecord) -> list[dict[str, Any]]:
 
 
 class _Rounds:
-    """Which round of the leader a record is of: its own number is that of the conversation that it happened in."""
+    """Finds the leader's round for a record, whose own round is that of the conversation in which it happened."""
 
     def __init__(self, scenario: Scenario, run_record: RunRecord) -> None:
         self._above = scenario.topology.homes
@@ -73,5 +73,5 @@ class _Rounds:
         return min(self._asked, (served[-1] if served else 0) + number - len(served))
 
     def _coordinator(self, names: Sequence[str]) -> str:
-        """Whose conversation a fault of these nodes belongs to: an aggregator's with its homes, or the leader's."""
+        """Name the coordinator in whose conversation a fault of these nodes happened."""
         return next((self._above[name] for name in names if name in self._above), LEADER)

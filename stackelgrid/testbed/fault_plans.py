@@ -1,4 +1,4 @@
-"""Fault plans in YAML: shipped ones by name, or a file. Checked like a scenario, and against the one they meet."""
+"""Fault plans in YAML: shipped ones by name, or a file. They are checked against the scenario of the run."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ class FaultPlanError(ConfigError):
     """A fault plan that cannot be used; the message names file, key, value and mend."""
 
 
-def shipped() -> dict[str, Path]:
-    """The plans that come with the package, by name."""
+def list_shipped() -> dict[str, Path]:
+    """List the plans that come with the package, by name."""
     return yaml_file.shipped("faults")
 
 
 def is_plan(source: str) -> bool:
-    """Whether `source` is a fault plan rather than a scenario: a shipped one, or a file with `faults`."""
-    if source in shipped():
+    """Say whether `source` is a fault plan rather than a scenario: a shipped one, or a file with `faults`."""
+    if source in list_shipped():
         return True
     try:
         content = yaml_file.read(Path(source), "fault plan")
     except ValueError:
-        return False  # whoever reads it as a scenario says what is wrong with it
+        return False  # reading it as a scenario reports what is wrong
     return "faults" in content and "game" not in content
 
 
 def load(source: str) -> FaultPlan:
     """Read a plan: a shipped name or a YAML file. Raises `FaultPlanError`."""
     try:
-        path = yaml_file.find(source, shipped(), "fault plan")
+        path = yaml_file.find(source, list_shipped(), "fault plan")
         return FaultPlan.model_validate(yaml_file.read(path, "fault plan"))
     except ValidationError as error:
         raise FaultPlanError(explain(str(path), error)) from None
@@ -57,21 +57,21 @@ def fit(source: str | Path | FaultPlan, scenario: Scenario, broker: str = Broker
     named = {f"home:{number}": name for number, name in enumerate(topology.homes, start=1)}
     named |= {f"aggregator:{number}": name for number, name in enumerate(topology.aggregators, start=1)}
     general = source if isinstance(source, FaultPlan) else load(str(source))
-    plan = FaultPlan.model_validate(_renamed(general.model_dump(by_alias=True), named))
+    plan = FaultPlan.model_validate(_rename(general.model_dump(by_alias=True), named))
     names = topology.names
     for number, fault in enumerate(plan.faults):
         where = f"{'fault_plan' if source is general else source}: faults.{number}"
         match fault:
             case OnLink():
-                _known(f"{where}.from", [fault.from_], names)
-                _known(f"{where}.to", [fault.to], names)
+                _require_known(f"{where}.from", [fault.from_], names)
+                _require_known(f"{where}.to", [fault.to], names)
             case Partition():
                 for group, members in enumerate(fault.groups):
-                    _known(f"{where}.groups.{group}", members, names)
+                    _require_known(f"{where}.groups.{group}", members, names)
             case OnNode():
-                _known(f"{where}.node", [fault.node], names)
+                _require_known(f"{where}.node", [fault.node], names)
                 if isinstance(fault, Lie) and fault.as_ is not None:
-                    _known(f"{where}.as", [fault.as_], names)
+                    _require_known(f"{where}.as", [fault.as_], names)
             case BrokerOutage() if BrokerKind.of(broker) is None:
                 raise FaultPlanError(f"{where}: the broker at {broker} is not ours to kill; leave --broker away")
             case BrokerOutage() if broker == BrokerKind.EMBEDDED and fault.keep_retained:
@@ -82,21 +82,21 @@ def fit(source: str | Path | FaultPlan, scenario: Scenario, broker: str = Broker
     return plan
 
 
-def _renamed(content: Any, named: Mapping[str, str]) -> Any:
-    """Content with every text that is a key of `named` replaced."""
+def _rename(content: Any, named: Mapping[str, str]) -> Any:
+    """Replace every text that is a key of `named`."""
     if isinstance(content, dict):
-        return {key: _renamed(value, named) for key, value in content.items()}
+        return {key: _rename(value, named) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_renamed(value, named) for value in content]
+        return [_rename(value, named) for value in content]
     return named.get(content, content) if isinstance(content, str) else content
 
 
 def dump(plan: FaultPlan) -> str:
-    """The plan as YAML, every value spelled out."""
+    """Give the plan as YAML, every value spelled out."""
     return yaml_file.dump(plan)
 
 
-def _known(key: str, patterns: Sequence[str], names: Sequence[str]) -> None:
+def _require_known(key: str, patterns: Sequence[str], names: Sequence[str]) -> None:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             shown = ", ".join(names if len(names) <= 6 else [*names[:5], "…", names[-1]])

@@ -34,8 +34,8 @@ def play(
 
     `on_round` gets each finished round of the leader, `on_fault` each fault as it happens.
     """
-    stage = MemoryRun(scenario, on_round)
-    run_record = stage.run_record
+    run = MemoryRun(scenario, on_round)
+    run_record = run.run_record
 
     def note(record: FaultRecord) -> None:
         run_record.faults.append(record)
@@ -43,44 +43,44 @@ def play(
 
     try:
         if plan is None:
-            carried = MemoryTransport(scenario.seed).run([build(False) for build in stage.builds.values()])
+            result = MemoryTransport(scenario.seed).run([build(False) for build in run.builds.values()])
         else:
-            transport = FaultyMemory(plan, stage.builds, note, scenario.seed)
-            carried = transport.run(transport.nodes())
-    except DeadlockError as stuck:
-        carried = stuck.result
-        if not carried.crashed:
+            transport = FaultyMemory(plan, run.builds, note, scenario.seed)
+            result = transport.run(transport.nodes())
+    except DeadlockError as deadlock:
+        result = deadlock.result
+        if not result.crashed:
             raise
     except KeyboardInterrupt:
-        carried = TransportResult()
+        result = TransportResult()
         run_record.interrupted = True
-    return stage.cleared(carried)
+    return run.finish(result)
 
 
 class MemoryRun:
-    """A run before it is carried: `builds` makes each of its nodes, at first and when it comes back from a crash.
+    """A run in memory: `builds` builds each of its nodes, at first and after a crash.
 
-    `run_record` fills up as the nodes play, `ledgers` are what coordinators remember, by name. `watch` sees each
-    finished round of the leader.
+    Nodes write into `run_record` and `ledgers`, those of the coordinators by name. `on_round` gets each finished round
+    of the leader.
     """
 
-    def __init__(self, scenario: Scenario, watch: Callable[[dict[str, Any]], None] = lambda record: None) -> None:
+    def __init__(self, scenario: Scenario, on_round: Callable[[dict[str, Any]], None] = lambda record: None) -> None:
         self.run_record = RunRecord("memory", "none", 1)
         self.ledgers: dict[str, list[Entry]] = {}
-        self._watch = watch
+        self._on_round = on_round
         self._began = time.perf_counter()
-        self._rejected: list[Counter[str]] = []  # of each node that was made
+        self._rejected: list[Counter[str]] = []  # of each node that was built
         configs = build_node_configs(scenario, run="memory")
         self.builds: dict[str, Build] = {configs.leader.name: partial(self._leader, configs.leader)}
         self.builds |= {config.name: partial(self._aggregator, config) for config in configs.aggregators}
         self.builds |= {config.name: partial(self._home, config) for config in configs.homes}
 
-    def cleared(self, carried: TransportResult) -> RunRecord:
-        """What is left when all is over."""
+    def finish(self, result: TransportResult) -> RunRecord:
+        """Add to the record what is known once the transport has ended."""
         run_record = self.run_record
-        run_record.messages = sum(traffic.sent for traffic in carried.traffic.values())
-        run_record.bytes = sum(traffic.sent_bytes for traffic in carried.traffic.values())
-        run_record.failures = {name: repr(error) for name, error in carried.crashed.items()}
+        run_record.messages = sum(traffic.sent for traffic in result.traffic.values())
+        run_record.bytes = sum(traffic.sent_bytes for traffic in result.traffic.values())
+        run_record.failures = {name: repr(error) for name, error in result.crashed.items()}
         run_record.rejected = dict(sum(self._rejected, Counter()))
         run_record.missing = missing_in(run_record.rounds, run_record.below)
         run_record.elapsed_s = time.perf_counter() - self._began
@@ -88,7 +88,9 @@ class MemoryRun:
 
     def _leader(self, config: LeaderConfig[Any], lose_state: bool) -> Any:
         ledger = self._ledger(config.name, lose_state)
-        return self._made(leader_node.config.assemble(config, self._journal, self.run_record.conclusion.update, ledger))
+        return self._register(
+            leader_node.config.assemble(config, self._journal, self.run_record.conclusion.update, ledger)
+        )
 
     def _aggregator(self, config: AggregatorConfig[Any], lose_state: bool) -> Any:
         def conclude(account: Mapping[str, Any]) -> None:
@@ -96,12 +98,12 @@ class MemoryRun:
 
         below = partial(_add_to, self.run_record.below, config.name)
         ledger = self._ledger(config.name, lose_state)
-        return self._made(aggregator_node.config.assemble(config, below, conclude, ledger))
+        return self._register(aggregator_node.config.assemble(config, below, conclude, ledger))
 
     def _home(self, config: EmcConfig[Any], lose_state: bool) -> Any:
-        return self._made(emc_node.config.assemble(config, self.run_record.homes.update))
+        return self._register(emc_node.config.assemble(config, self.run_record.homes.update))
 
-    def _made(self, node: Any) -> Any:
+    def _register(self, node: Any) -> Any:
         self._rejected.append(node.mailbox.rejected)
         return node
 
@@ -112,7 +114,7 @@ class MemoryRun:
 
     def _journal(self, record: Mapping[str, Any]) -> None:
         self.run_record.rounds.append(dict(record))
-        self._watch(self.run_record.rounds[-1])
+        self._on_round(self.run_record.rounds[-1])
 
 
 def _add_to(below: list[dict[str, Any]], aggregator: str, record: Mapping[str, Any]) -> None:

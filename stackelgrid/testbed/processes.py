@@ -188,7 +188,7 @@ class NodeProcesses:
     def start(self, configs: NodeConfigs, controller: FaultController | None) -> None:
         """Start a process for each configuration, homes first."""
         self._controller = controller
-        self._last_wills, self._broker_url = _last_wills(configs), configs.leader.broker
+        self._last_wills, self._broker_url = _build_last_wills(configs), configs.leader.broker
         self._roles |= {config.name: Role.HOME for config in configs.homes}
         self._roles |= {config.name: Role.AGGREGATOR for config in configs.aggregators}
         self._roles[configs.leader.name] = Role.LEADER
@@ -229,10 +229,10 @@ class NodeProcesses:
                 return
             if LEADER not in self._running and until is None:
                 until = max([time.monotonic(), *self._restarts.values()]) + _LEAVE_S
-        for name in self._running - self._settled():
+        for name in self._running - self._find_settled():
             self._run_record.failures[name] = f"had not heard of the settlement, see logs/{name}.jsonl"
 
-    def _settled(self) -> set[str]:
+    def _find_settled(self) -> set[str]:
         """Name the nodes that have written what they make of the settlement, whether they have left or not."""
         written = [*self._nodes.glob("*.schedule.json"), *self._nodes.glob("*.account.json")]
         return {path.name.split(".")[0] for path in written}
@@ -322,7 +322,7 @@ class NodeProcesses:
         self._selector.close()
 
 
-def _last_wills(configs: NodeConfigs) -> dict[str, tuple[Publish, Tls | None]]:
+def _build_last_wills(configs: NodeConfigs) -> dict[str, tuple[Publish, Tls | None]]:
     """Give the last will of each member, and what it proves itself with to the broker."""
     members = [(config.name, config.aggregator, config.tls) for config in configs.homes]
     members += [(config.name, config.leader, config.tls) for config in configs.aggregators]

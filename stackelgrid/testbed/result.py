@@ -10,7 +10,7 @@ from stackelgrid.report.tables import judge
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario
-from stackelgrid.testbed.fault_log import asked_again, fault_log
+from stackelgrid.testbed.fault_log import count_repeated_requests, list_faults
 
 CERTIFIED_UP_TO = 200
 """Homes up to which every run is certified; above, `stackelgrid certify DIR` does it."""
@@ -42,9 +42,9 @@ def build_result(scenario: Scenario, run_record: RunRecord) -> RunResult[Any]:
         "outcome": scenario.outcome(run_record) if run_record.rounds else None,
         "certificate": None,
         "missing": run_record.missing,
-        "asked_again": asked_again(run_record),
+        "asked_again": count_repeated_requests(run_record),
         "faults": dict(Counter(record.kind for record in run_record.faults)),
-        "struck": fault_log(scenario, run_record),
+        "struck": list_faults(scenario, run_record),
         "failures": run_record.failures,
     }
     return RunResult[Any].model_validate(content)

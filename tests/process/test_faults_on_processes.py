@@ -491,8 +491,8 @@ def test_shipped_plans_fit_every_shipped_case(
 ) -> None:
     code, listed, _ = command(monkeypatch, capfd, "scenarios")
     assert code == 0
-    assert {"lossy-wifi", "split-brain", "sleepy-home", "byzantine-home"} <= fault_plans.shipped().keys()
-    for name in fault_plans.shipped():
+    assert {"lossy-wifi", "split-brain", "sleepy-home", "byzantine-home"} <= fault_plans.list_shipped().keys()
+    for name in fault_plans.list_shipped():
         plan = fault_plans.load(name)
         assert f"{name} " in listed
         assert plan.title and plan.title in listed

@@ -152,12 +152,12 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any
 PACKAGES = ["emc_node", "aggregator_node", "leader_node"]
 
 
-def test_services_stay_when_the_run_is_over_and_end_well_when_told_to(services: Any) -> None:
+def test_services_stay_after_the_run_and_exit_with_0_on_sigterm(services: Any) -> None:
     assert services["alive"] == PACKAGES
     assert services["codes"] == dict.fromkeys(PACKAGES, 0)
 
 
-def test_the_status_tells_the_end(services: Any) -> None:
+def test_status_file_has_the_state_at_the_end(services: Any) -> None:
     rounds = services["journal"][-1]["round"]
     for package, node in zip(PACKAGES, ["a1-p1", "a1", "leader"], strict=True):
         found = services["status"][package]
@@ -168,7 +168,7 @@ def test_the_status_tells_the_end(services: Any) -> None:
     assert services["status"]["leader_node"]["rejected"] == {}
 
 
-def test_the_metrics_are_what_journal_and_log_say(services: Any) -> None:
+def test_metrics_agree_with_journal_and_log(services: Any) -> None:
     below = [line for line in services["log"]["aggregator_node"] if line["event"] == "round"]
     assert sum(len(record["excluded"]) for record in below) == len(below) > 1  # the member that was never started
     for package, records in (("leader_node", services["journal"]), ("aggregator_node", below)):
@@ -195,7 +195,7 @@ def test_the_metrics_are_what_journal_and_log_say(services: Any) -> None:
         assert sum(value for key, value in found.items() if key[0] == "stackelgrid_state") == 1
 
 
-def test_what_became_of_members_is_told_apart() -> None:
+def test_metrics_count_missing_members_by_action() -> None:
     progress = Progress()
     page = registry(Role.AGGREGATOR, a_status(Traffic(), progress))
     account = {"answered": 5, "again": 4, "held": ["a"], "excluded": ["b", "c"], "quarantined": ["d"] * 3, "ms": 40.0}
@@ -212,7 +212,7 @@ def test_what_became_of_members_is_told_apart() -> None:
     }
 
 
-def test_a_home_counts_its_answers_and_times_its_work(services: Any) -> None:
+def test_home_counts_its_answers_and_times_its_work(services: Any) -> None:
     found = samples(services["pages"]["emc_node"])
     rounds = len(services["journal"])
     assert found["stackelgrid_answers_given_total", ""] == rounds
@@ -220,7 +220,7 @@ def test_a_home_counts_its_answers_and_times_its_work(services: Any) -> None:
     assert 0 < found["stackelgrid_work_seconds_sum", ""] < 10
 
 
-def test_every_line_of_the_log_has_run_and_node_and_the_round_that_is_on(services: Any) -> None:
+def test_log_lines_have_run_node_and_current_round(services: Any) -> None:
     for package, node in zip(PACKAGES, ["a1-p1", "a1", "leader"], strict=True):
         lines = services["log"][package]
         assert {(line["run"], line["node"]) for line in lines} == {("run-1", node)}
@@ -230,7 +230,7 @@ def test_every_line_of_the_log_has_run_and_node_and_the_round_that_is_on(service
 
 
 @pytest.mark.parametrize("game", ["user_oriented", "load_call"])
-def test_every_node_of_a_game_tells_how_far_it_has_come(monkeypatch: pytest.MonkeyPatch, game: str) -> None:
+def test_nodes_of_every_game_report_their_progress(monkeypatch: pytest.MonkeyPatch, game: str) -> None:
     told: list[Progress] = []
     create = Progress.__init__
 
@@ -265,14 +265,14 @@ def everything_exported() -> dict[str, str]:
     return {name: kind for role in Role for name, kind in exported(role).items()}
 
 
-def test_the_page_on_monitoring_lists_every_metric_and_no_other() -> None:
+def test_monitoring_page_lists_every_metric_and_no_other() -> None:
     page = (ROOT / "docs" / "monitoring.md").read_text()
     listed = re.findall(r"^\| `(stackelgrid_\w+)` \| (\w+) \|", page, re.MULTILINE)
     assert dict(listed) == everything_exported()
     assert len(listed) == len(dict(listed))
 
 
-def test_the_dashboard_shows_what_there_is() -> None:
+def test_dashboard_asks_only_for_metrics_that_exist() -> None:
     text = (ROOT / "deploy/monitoring/grafana/dashboards/stackelgrid.json").read_text()
     dashboard = json.loads(text)
     shown = set(re.findall(r"stackelgrid_\w+", text))
@@ -296,7 +296,7 @@ def test_the_dashboard_shows_what_there_is() -> None:
     assert len({panel["id"] for panel in panels}) == len(panels)
 
 
-def test_prometheus_asks_every_service_of_the_nodes() -> None:
+def test_prometheus_scrapes_every_service_with_nodes() -> None:
     settings = parse((ROOT / "deploy/monitoring/prometheus.yml").read_text())
     asked = {
         name: (found["type"], found["port"])
@@ -308,7 +308,7 @@ def test_prometheus_asks_every_service_of_the_nodes() -> None:
 
 
 @pytest.mark.parametrize("role", Role)
-def test_names_are_as_prometheus_wants_them(role: Role) -> None:
+def test_metric_names_follow_prometheus_conventions(role: Role) -> None:
     for name, kind in exported(role).items():
         assert name.startswith("stackelgrid_")
         assert name.endswith("_total") == (kind == "counter")
@@ -331,7 +331,7 @@ def run_emc(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("at", ["", "x", "localhost", ":9100", "127.0.0.1:", "70000", "1.5"])
-def test_a_metrics_address_of_another_form_is_refused(
+def test_metrics_address_is_refused_in_another_form(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], at: str
 ) -> None:
     folder = folder_of(small(NOWHERE).homes[0], tmp_path)
@@ -340,7 +340,7 @@ def test_a_metrics_address_of_another_form_is_refused(
     assert "0.0.0.0:9100" in said
 
 
-def test_a_port_that_is_taken_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_port_is_refused_when_it_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = folder_of(small(NOWHERE).homes[0], tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -348,7 +348,7 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path, capsys: pytest.CaptureF
     assert f"--metrics: {port}: Address already in use" in said
 
 
-def test_metrics_are_on_the_loopback_unless_wanted_elsewhere() -> None:
+def test_metrics_are_on_the_loopback_without_a_host() -> None:
     port = serve("0", Role.HOME, a_status(Traffic()))
     assert b"stackelgrid_state" in urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read()
     with pytest.raises(OSError, match="refused"):
@@ -357,7 +357,7 @@ def test_metrics_are_on_the_loopback_unless_wanted_elsewhere() -> None:
     socket.create_connection(("127.0.0.2", everywhere), timeout=5).close()
 
 
-def test_a_missing_package_is_named_with_the_mend(
+def test_metrics_name_the_package_that_is_not_installed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = folder_of(small(NOWHERE).homes[0], tmp_path)
@@ -367,14 +367,14 @@ def test_a_missing_package_is_named_with_the_mend(
     assert "prometheus_client is not installed; add the metrics extra" in said
 
 
-def test_a_status_file_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_file_is_refused_when_it_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = folder_of(small(NOWHERE).homes[0], tmp_path)
     missing = tmp_path / "nowhere" / "status.json"
     said = run_emc(capsys, "--config", str(folder / "config.json"), "--status", str(missing))
     assert f"{missing}: cannot be written (No such file or directory)" in said
 
 
-def test_an_emc_that_nobody_watches_imports_nothing_for_it(tmp_path: Path) -> None:
+def test_emc_imports_no_monitoring_when_none_is_asked_for(tmp_path: Path) -> None:
     folder = folder_of(small(NOWHERE).homes[0], tmp_path)
     code = f"""
 import sys
@@ -398,7 +398,7 @@ print([name for name in wanted if name in sys.modules])
 # --- replicas ---
 
 
-def test_replicas_take_one_node_each_in_order(tmp_path: Path) -> None:
+def test_claim_gives_replicas_one_node_each_in_order(tmp_path: Path) -> None:
     for name in ("h2", "h1", "h10"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
@@ -410,7 +410,7 @@ def test_replicas_take_one_node_each_in_order(tmp_path: Path) -> None:
         claim(tmp_path)
 
 
-def test_a_node_is_free_again_when_its_process_is_killed_and_not_when_its_configuration_is_renewed(
+def test_claim_lasts_over_a_new_configuration_and_ends_with_the_process(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "h1").mkdir()
@@ -434,20 +434,20 @@ signal.pause()
     assert claim(tmp_path) == tmp_path / "h1" / "config.json"
 
 
-def test_a_folder_without_nodes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_claim_is_refused_for_a_folder_without_nodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{tmp_path}: there is no NODE/config.json in it" in run_emc(capsys, "--claim", str(tmp_path))
     nowhere = tmp_path / "nowhere"
     told = run_emc(capsys, "--claim", str(nowhere))
-    assert f"{nowhere}: cannot be looked for" in told and "--claim" in told
+    assert f"{nowhere}: cannot be searched" in told and "--claim" in told
 
 
-def test_a_configuration_that_is_no_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_configuration_is_refused_when_it_is_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_bytes(b"\xff\xfe{}")
     assert f"{tmp_path / 'config.json'}: is not UTF-8" in run_emc(capsys, "--config", str(tmp_path / "config.json"))
 
 
 @pytest.mark.parametrize("host", ["grid..example", "x" * 64 + ".example"])
-def test_a_host_that_can_be_nobodys_name_is_refused(
+def test_broker_host_is_refused_when_it_is_no_valid_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], host: str
 ) -> None:
     folder = folder_of(small(NOWHERE).homes[0], tmp_path)
@@ -465,7 +465,7 @@ def a_status(traffic: Traffic | None, progress: Progress | None = None) -> Statu
     return Status("run-1", "h1", progress or Progress(), Mailbox(), transport)
 
 
-def test_the_state_is_connecting_then_the_nodes_own_then_its_end() -> None:
+def test_status_is_connecting_then_the_nodes_state_then_its_end() -> None:
     traffic, progress = Traffic(), Progress()
     status = a_status(traffic, progress)
     seen = [status.state]
@@ -489,9 +489,7 @@ def test_the_state_is_connecting_then_the_nodes_own_then_its_end() -> None:
     assert lost.state == "lost"  # a broker that was never there
 
 
-def test_the_file_is_written_when_something_changes_and_when_it_gets_old(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_status_file_is_written_on_a_change_and_when_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(status_module.time, "monotonic", lambda: now)
     traffic, progress = Traffic(connections=1, connected=True), Progress()
@@ -550,16 +548,16 @@ async def beat_until(heartbeat: Heartbeat, condition: Callable[[], Any]) -> None
     beating = asyncio.create_task(heartbeat.beat())
     async with asyncio.timeout(60):
         while not condition():
-            await asyncio.sleep(status_module.GLANCE_S)
-    await asyncio.sleep(5 * status_module.GLANCE_S)
+            await asyncio.sleep(status_module.LOOK_S)
+    await asyncio.sleep(5 * status_module.LOOK_S)
     assert not beating.done()
     beating.cancel()
 
 
-async def test_the_heart_stands_still_while_a_computation_does_not_end(
+async def test_heartbeat_stops_while_a_computation_does_not_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(status_module, "GLANCE_S", 0.01)
+    monkeypatch.setattr(status_module, "LOOK_S", 0.01)
     progress, outlet = Progress(), Counted()
     heartbeat = Heartbeat(a_status(Traffic(), progress), [outlet])
     monkeypatch.setattr(status_module, "HANG_S", 3600.0)
@@ -574,10 +572,10 @@ async def test_the_heart_stands_still_while_a_computation_does_not_end(
     await beat_until(heartbeat, lambda: outlet.shown > 2)
 
 
-async def test_a_disk_that_is_full_ends_no_node(
+async def test_heartbeat_goes_on_when_the_disk_is_full(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(status_module, "GLANCE_S", 0.01)
+    monkeypatch.setattr(status_module, "LOOK_S", 0.01)
     full, other = Counted(OSError(28, "No space left on device")), Counted()
     heartbeat = Heartbeat(a_status(Traffic()), [full, other])
     await beat_until(heartbeat, lambda: other.shown > 2)
@@ -587,7 +585,7 @@ async def test_a_disk_that_is_full_ends_no_node(
     assert [record.message for record in caplog.records] == ["status cannot be shown"]
 
 
-def test_work_is_timed_also_when_it_fails() -> None:
+def test_progress_times_work_that_fails() -> None:
     progress = Progress()
     took: list[float] = []
     progress.on_work = took.append
@@ -603,7 +601,7 @@ def test_work_is_timed_also_when_it_fails() -> None:
     assert len(took) == 2
 
 
-def test_the_round_is_in_the_log_once_there_is_one(tmp_path: Path) -> None:
+def test_log_has_the_round_once_there_is_one(tmp_path: Path) -> None:
     progress = Progress()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -646,7 +644,7 @@ def heard(listening: socket.socket) -> list[str]:
         return said
 
 
-def test_systemd_hears_of_every_change_once_and_is_fed_at_half_its_time(
+def test_systemd_gets_each_change_once_and_a_signal_at_half_the_watchdog_time(
     systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
@@ -674,7 +672,7 @@ def test_systemd_hears_of_every_change_once_and_is_fed_at_half_its_time(
     assert heard(systemd) == ["STOPPING=1"]
 
 
-def test_what_systemd_could_not_hear_is_said_again(
+def test_systemd_gets_a_status_again_when_sending_failed(
     systemd: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
@@ -687,14 +685,16 @@ def test_what_systemd_could_not_hear_is_said_again(
     assert [line.partition("=")[0] for line in heard(systemd)] == ["READY", "STATUS", "WATCHDOG"]
 
 
-def test_the_watchdog_of_another_process_is_not_fed(systemd: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_gets_no_watchdog_signal_for_another_process(
+    systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "30000000")
     monkeypatch.setenv("WATCHDOG_PID", "1")
     Systemd().show(a_status(Traffic()))
     assert "WATCHDOG=1" not in heard(systemd)
 
 
-def test_an_abstract_socket_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_is_reached_at_an_abstract_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"stackelgrid-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(f"\0{name}")
@@ -720,9 +720,7 @@ def falls_silent(listening: socket.socket, seconds: float) -> bool:
     return False
 
 
-def test_a_home_without_a_broker_is_up_alive_and_fresh_and_goes_on_when_there_is_one(
-    systemd: socket.socket, tmp_path: Path
-) -> None:
+def test_home_is_ready_and_fresh_without_a_broker_and_goes_on_with_one(systemd: socket.socket, tmp_path: Path) -> None:
     if broker.find_mosquitto() is None:
         pytest.skip("Mosquitto is not installed")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -792,7 +790,9 @@ process.serve(node, transport, module.Heartbeat(status, [Systemd()]), stay=False
 
 
 @pytest.mark.parametrize("where", ["loop", "worker"])
-def test_a_node_that_hangs_does_not_feed_the_watchdog(systemd: socket.socket, mosquitto_url: str, where: str) -> None:
+def test_systemd_gets_no_watchdog_signal_from_a_node_that_hangs(
+    systemd: socket.socket, mosquitto_url: str, where: str
+) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HANGING, mosquitto_url, where],
         stdout=subprocess.PIPE,

@@ -13,7 +13,7 @@ from stackelgrid.scenarios import Scenario
 from stackelgrid.soak.cases import Case, draw_scenario, games
 from stackelgrid.soak.play import Evidence, play
 from stackelgrid.testbed import in_memory
-from stackelgrid.testbed.fault_log import asked_again, fault_log
+from stackelgrid.testbed.fault_log import count_repeated_requests, list_faults
 from stackelgrid.testbed.result import build_result
 
 
@@ -45,7 +45,7 @@ def test_a_fault_is_of_the_round_that_the_leader_had_asked_when_it_struck(game: 
         (record.kind, asked_by_leader(evidence, record.seconds)) for record in evidence.run_record.faults
     )
     found: Counter[tuple[str, int]] = Counter()
-    for entry in fault_log(scenario, evidence.run_record):
+    for entry in list_faults(scenario, evidence.run_record):
         found[entry["kind"], entry["round"]] += entry["times"]
     assert found == expected
     assert {"loss", "crash", "restart"} == {kind for kind, _ in found}
@@ -54,7 +54,7 @@ def test_a_fault_is_of_the_round_that_the_leader_had_asked_when_it_struck(game: 
 def test_entries_are_few_where_losses_are_many() -> None:
     scenario = drawn("user_oriented")
     run_record = in_memory.play(scenario, plan=plan_of({"kind": "delay", "seconds": 0.001}))
-    entries = fault_log(scenario, run_record)
+    entries = list_faults(scenario, run_record)
     assert sum(entry["times"] for entry in entries) == len(run_record.faults) > 100
     assert [entry["round"] for entry in entries] == [None, *range(1, len(run_record.rounds) + 1)]
     everyone = {home.id for home in scenario.everyone} | {"leader", *scenario.households()}
@@ -66,13 +66,13 @@ def test_who_was_struck_is_told_and_the_broker_is_nobody() -> None:
     first, second = (home.id for home in scenario.everyone[:2])
     lie = {"kind": "lie", "how": "stale", "during": {"rounds": [1, 1]}}  # and there was no answer before
     lies = [{**lie, "node": name} for name in (first, second)]
-    assert fault_log(scenario, in_memory.play(scenario, plan=plan_of(*lies))) == [
+    assert list_faults(scenario, in_memory.play(scenario, plan=plan_of(*lies))) == [
         {"fault": 0, "kind": "lie", "round": 1, "times": 1, "node": first},
         {"fault": 1, "kind": "lie", "round": 1, "times": 1, "node": second},
     ]
     broker = {"kind": "broker", "at": {"round": 2}, "seconds": 1}
     run_record = in_memory.play(scenario, plan=plan_of(broker))
-    assert fault_log(scenario, run_record) == [{"fault": 0, "kind": "broker", "round": 2, "times": 1}]
+    assert list_faults(scenario, run_record) == [{"fault": 0, "kind": "broker", "round": 2, "times": 1}]
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.02])
@@ -80,7 +80,7 @@ def test_a_broker_that_fails_by_the_clock_fails_in_a_round_too(seconds: float) -
     scenario = drawn("user_oriented")
     broker = {"kind": "broker", "at": {"seconds": seconds}, "seconds": 1}
     evidence = play(Case("by hand", scenario, plan_of(broker), None))
-    (entry,) = fault_log(scenario, evidence.run_record)
+    (entry,) = list_faults(scenario, evidence.run_record)
     assert entry["round"] == (asked_by_leader(evidence, evidence.run_record.faults[0].seconds) if seconds else 1)
 
 
@@ -88,7 +88,7 @@ def test_a_fault_of_a_round_that_never_ended_is_of_the_one_after_the_last() -> N
     scenario = drawn("user_oriented")
     run_record = in_memory.play(scenario, plan=plan_of({"kind": "crash", "node": "leader", "at": {"round": 3}}))
     assert len(run_record.rounds) == 2
-    assert [(entry["kind"], entry["round"]) for entry in fault_log(scenario, run_record)] == [("crash", 3)]
+    assert [(entry["kind"], entry["round"]) for entry in list_faults(scenario, run_record)] == [("crash", 3)]
 
 
 def test_who_asked_how_many_again() -> None:
@@ -100,7 +100,7 @@ def test_who_asked_how_many_again() -> None:
         {"aggregator": "a1", "round": 2, "again": 5},
         {"aggregator": "a1", "round": 1, "again": 0},
     ]
-    assert asked_again(run_record) == [
+    assert count_repeated_requests(run_record) == [
         {"round": 2, "by": "a1", "members": 7},
         {"round": 2, "by": "a2", "members": 1},
         {"round": 2, "by": "leader", "members": 3},
