@@ -45,9 +45,12 @@ def test_tags_of_two_games_do_not_share_a_prefix() -> None:
 
 def test_tags_are_the_only_way_to_name_an_equation_in_code() -> None:
     old = re.compile(r"\bequations? \(?\d|\(equations? ")
+    # What a report or a comparison shows to its reader names the paper's own equations.
+    shown = ("report.py", "published.py")
     found = [
         f"{module.relative_to(ROOT)}: {line.strip()}"
         for module in (ROOT / "stackelgrid" / "games").rglob("*.py")
+        if module.name not in shown
         for line in module.read_text(encoding="utf-8").splitlines()
         if old.search(line)
     ]
