@@ -1,4 +1,4 @@
-"""What a run left behind, whatever carried it: the raw material of result.json."""
+"""The record of a run on any transport, from which its result is built."""
 
 from __future__ import annotations
 
@@ -40,12 +40,13 @@ class FaultRecord(StrictModel):
 
 @dataclass
 class RunRecord:
-    """A run that has ended.
+    """The record of a run.
 
-    `rounds` is the leader's journal, `below` the aggregators' (each record with its `aggregator`), `conclusion` how the
-    leader ended ({} when it did not), `aggregators` what each made of the settlement, `homes` each home's settled
-    schedule, `missing` who was held or excluded when, `faults` what of a plan happened, `failures` nodes that died, by
-    name.
+    - `rounds`: the journal of the leader, `below`: those of the aggregators, each record with its `aggregator`;
+    - `conclusion`: the leader's last word, {} when it had none;
+    - `aggregators`: the account of each aggregator after the settlement, `homes`: each home's settled schedule;
+    - `faults`: the faults of the plan that happened, `failures`: the nodes that died, each with the reason;
+    - `rejected`: the messages that nodes ignored, by reason; `messages`, `bytes`: those that nodes sent.
     """
 
     transport: str
@@ -56,7 +57,6 @@ class RunRecord:
     conclusion: dict[str, Any] = field(default_factory=dict)
     aggregators: dict[str, dict[str, Any]] = field(default_factory=dict)
     homes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    missing: list[dict[str, Any]] = field(default_factory=list)
     faults: list[FaultRecord] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=dict)
@@ -67,38 +67,35 @@ class RunRecord:
 
     @property
     def settled(self) -> bool:
-        """Whether the leader declared a settlement."""
+        """True when the leader declared a settlement."""
         return bool(self.conclusion.get("settled"))
 
     @property
     def lost(self) -> bool:
-        """Whether the run ended because a node or the broker was lost for good."""
+        """True when the run ended because a node or the broker was lost for good."""
         return not self.interrupted and (not self.conclusion or bool(self.conclusion.get("lost")))
 
     @property
     def inner_rounds(self) -> int:
-        """The rounds that aggregators played with their homes, of the aggregator that played most."""
+        """The largest number of rounds that an aggregator played with its homes."""
         return max(Counter(record["aggregator"] for record in self.below).values(), default=0)
 
-
-def missing_in(leader_rounds: list[dict[str, Any]], below: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The members that a round went on without, and what was done about each: of the leader, then of those `below`.
-
-    A round that the leader did not finish does not count.
-    """
-    finished = {record["round"] for record in leader_rounds}
-    missing = [
-        {"round": record["round"], "node": node, "action": action}
-        for record in [*leader_rounds, *below]
-        if record["round"] in finished
-        for action in ("held", "excluded", "quarantined")
-        for node in record.get(action, [])
-    ]
-    return sorted(missing, key=lambda entry: (entry["round"], entry["node"]))
+    @property
+    def missing(self) -> list[dict[str, Any]]:
+        """The members that a round of the leader ended without, and what was done: {`round`, `node`, `action`}."""
+        finished = {record["round"] for record in self.rounds}
+        missing = [
+            {"round": record["round"], "node": node, "action": action}
+            for record in [*self.rounds, *self.below]
+            if record["round"] in finished
+            for action in ("held", "excluded", "quarantined")
+            for node in record.get(action, [])
+        ]
+        return sorted(missing, key=lambda entry: (entry["round"], entry["node"]))
 
 
 class Outcome(StrictModel):
-    """Base of what comes out of a run of a game, `outcome` in result.json. Built once, by `of`; then only read."""
+    """Base of a game's outcome, `outcome` in result.json. It is built once, by `of`."""
 
     @classmethod
     def of(cls, scenario: Any, run_record: RunRecord) -> Self:
@@ -106,5 +103,5 @@ class Outcome(StrictModel):
         raise NotImplementedError
 
     def content(self) -> dict[str, Any]:
-        """The same as JSON has it; keys that were not given stay away."""
+        """Give the same as JSON has it; keys that were not given stay away."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)

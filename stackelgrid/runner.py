@@ -1,4 +1,4 @@
-"""Play a scenario and keep what came out: the one way to a run, for commands, tests, studies and notebooks."""
+"""Play a scenario and keep the result: the one runner of commands, tests, studies and notebooks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stackelgrid import scenarios
 from stackelgrid.certify import CertificateError, SolverMissingError
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.record import write_whole
-from stackelgrid.registry import find
+from stackelgrid.registry import Game, find
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.run_result import Certificate, FaultOccurrence, Missing, RunResult
 from stackelgrid.scenarios import Scenario
@@ -85,9 +85,8 @@ def run(
         assert folder is not None
         from stackelgrid.testbed import processes
 
-        # While the nodes work, this process waits: time to import what follows the rounds.
-        modules = [*_certificate_modules(loaded, certify), *(["stackelgrid.report.drawing"] if report else [])]
-        threading.Thread(target=_import_all, args=(modules,), daemon=True).start()
+        # This process waits while the nodes work: it can import what certificate and report need.
+        threading.Thread(target=_import_ahead, args=(find(loaded.game), certify, report), daemon=True).start()
         # Unique, so that runs which share a broker never hear each other, nor what an earlier one left retained.
         name = f"{name_from(folder.name, 50)}-{secrets.token_hex(3)}"
         try:
@@ -257,12 +256,10 @@ def _make_folder(out: str | Path | None, transport: str, *, wanted: bool) -> Pat
     return Path(tempfile.mkdtemp(prefix="stackelgrid-")) if wanted or transport == "mqtt" else None
 
 
-def _certificate_modules(scenario: Scenario, certify: bool) -> list[str]:
-    return [f"{find(scenario.game).package}.certificate"] if certify else []
-
-
-def _import_all(modules: Sequence[str]) -> None:
-    """Import modules early; one that cannot be imported is reported where it is used."""
-    for module in modules:
-        with suppress(ImportError):
-            import_module(module)
+def _import_ahead(game: Game, certify: bool, report: bool) -> None:
+    """Import the modules of certificate and report. A missing one is reported where it is used."""
+    with suppress(ImportError):
+        if certify and game.certificate is not None:
+            game.load("certificate")
+        if report:
+            import_module("stackelgrid.report.drawing")

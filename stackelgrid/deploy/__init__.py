@@ -1,1 +1,1 @@
-"""From a scenario on a desk to nodes on machines of their own: certificates, configurations, containers."""
+"""Deployment: certificates and configurations for nodes on machines of their own, containers, an observer."""

@@ -12,11 +12,11 @@ from stackelgrid.scenarios import load, shipped
 from stackelgrid.wire.names import name_from
 
 _MOUNTED = Path("/scenario")
-"""Where the folder of a scenario of one's own is in the containers of the desk."""
+"""The folder of your own scenario in the containers of the desk."""
 
 
 def compose(source: str, sets: Sequence[str] = (), *, per_home: bool = False) -> str:
-    """The text of a Compose file that brings up the scenario `source` with the overrides `sets`.
+    """Write a Compose file that brings up the scenario `source` with the overrides `sets`.
 
     A shipped scenario comes with the image; the folder of any other is mounted. Raises `ScenarioError`.
     """

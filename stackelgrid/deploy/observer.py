@@ -1,7 +1,7 @@
-"""The observer of a deployed run: hears who is there and how far it has come, and gathers the run's folder.
+"""The observer of a deployed run: it follows the rounds over the broker and gathers the run's folder.
 
-Over the broker it hears what an observer's certificate lets it: questions, settlements, receipts, presence; no home's
-answer. What the nodes will do it reads on the desk, folders to which `stackelgrid provision --desk` has them write.
+An observer's certificate lets it receive questions, settlements, receipts and presence, but no home's answer. Schedules
+and accounts are read on the desk, folders to which nodes write after `stackelgrid provision --desk`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.registry import find
-from stackelgrid.run_record import RunRecord, missing_in
+from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.testbed import run_folder
@@ -32,15 +32,15 @@ from stackelgrid.wire.messages import Message, Presence, Receipt, Settlement, Si
 _LOG = logging.getLogger("stackelgrid.observer")
 
 LOOK_S = 1.0
-"""How often the desk is looked at."""
+"""The time between two looks at the desk."""
 GRACE_S = 10.0
-"""How long homes may take to leave their schedules on the desk once the leader has concluded."""
+"""The time that homes have to write their schedules to the desk once the leader has concluded."""
 
 
 class Observer:
-    """The run as a node that says nothing: heard over the broker, gathered from the desk, written to `out`.
+    """A node that receives and never sends. It writes the run's folder, `out`, from the broker and the desk.
 
-    It finishes when the leader has concluded and every home has left its schedule on the desk, or had the time to.
+    It finishes when the leader has concluded and every home has written its schedule, or had the time to.
     """
 
     last_will: Publish | None = None
@@ -52,29 +52,29 @@ class Observer:
         self.name = config.name
         self.mailbox = Mailbox(up, *down)
         self.progress = Progress()
-        self.there: dict[str, bool] = {}
-        self.subscriptions = _heard_by_observers(config.run)
+        self._online: dict[str, bool] = {}
+        self.subscriptions = _observer_topics(config.run)
         self._scenario, self._desk, self._out = scenario, desk, out
         self._run, self._broker, self._processes = config.run, config.broker, len(topology.names)
         self._schedules = topology.homes.keys()
-        self._heard = self._bytes = 0
+        self._received = self._bytes = 0
         self._began = datetime.now(UTC)
         self._first: float | None = None
         self._look_at: float | None = 0.0
         self._concluded_at: float | None = None
 
     def start(self, now: float) -> Sequence[Action]:
-        """Connected."""
+        """Log that the observer is connected."""
         _log("waiting", str(self._file(LEADERS, f"{LEADER}.conclusion.json")))
         return []
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
-        """Something was said."""
+        """Count a message, and log what it says of the run."""
         if not payload:
-            return []  # a retained message was cleared
+            return []  # a retained message was removed
         read = self.mailbox.read(topic, payload)
         if read is not None:
-            self._heard += 1
+            self._received += 1
             self._bytes += len(payload)
             self._note(*read, now)
         return []
@@ -86,8 +86,8 @@ class Observer:
                 self.progress.start_round(message.round)
                 _log("round", link.coordinator)
             case Presence():
-                before = self.there.get(message.sender)
-                self.there[message.sender] = message.state == "online"
+                before = self._online.get(message.sender)
+                self._online[message.sender] = message.state == "online"
                 if message.state == "offline":
                     _log("gone", message.sender)
                 elif before is False:
@@ -95,14 +95,14 @@ class Observer:
             case Settlement():
                 _log("settlement", link.coordinator, settled=message.settled, complete=message.complete)
             case Receipt() if message.missing:
-                _log("not told of the settlement", *message.missing)
+                _log("settlement not received", *message.missing)
 
     def next_deadline(self) -> float | None:
-        """When to look at the desk."""
+        """Give the time of the next look at the desk."""
         return self._look_at
 
     def tick(self, now: float) -> Sequence[Action]:
-        """Look at the desk: the run may be over."""
+        """Look at the desk, where the leader's conclusion ends the run."""
         self._look_at = now + LOOK_S
         if self._concluded_at is None and self._file(LEADERS, f"{LEADER}.conclusion.json").exists():
             self._concluded_at = now
@@ -113,15 +113,15 @@ class Observer:
             return []
         self._look_at = None
         elapsed = 0.0 if self._first is None else self._concluded_at - self._first
-        return [Compute(lambda: self._conclude(elapsed), self._concluded)]
+        return [Compute(lambda: self._write(elapsed), self._finish)]
 
-    def _concluded(self, settled: bool, now: float) -> Sequence[Action]:
+    def _finish(self, settled: bool, now: float) -> Sequence[Action]:
         if settled:
             self.progress.settle()
         return [Finish()]
 
-    def _conclude(self, elapsed_s: float) -> bool:
-        """Write the run's folder; whether the run has settled. A folder that is there already has been written so."""
+    def _write(self, elapsed_s: float) -> bool:
+        """Write the run's folder, unless an earlier observer has; say whether the run settled."""
         if (self._out / "result.json").exists():
             return bool(json.loads((self._out / "result.json").read_text())["settled"])
         record = self._gather()
@@ -139,33 +139,32 @@ class Observer:
         return record.settled
 
     def _gather(self) -> RunRecord:
-        """What the nodes left on the desk, and who was gone at the end."""
-        run_record = RunRecord("mqtt", self._broker, self._processes, messages=self._heard, bytes=self._bytes)
-        run_record.rounds = _lines(self._file(LEADERS, "rounds.jsonl"))
+        """Gather what the nodes wrote to the desk; a node that is gone and wrote nothing has failed."""
+        run_record = RunRecord("mqtt", self._broker, self._processes, messages=self._received, bytes=self._bytes)
+        run_record.rounds = _read_lines(self._file(LEADERS, "rounds.jsonl"))
         run_record.conclusion = json.loads(self._file(LEADERS, f"{LEADER}.conclusion.json").read_text())
-        for path in self._left(AGGREGATORS, ".rounds.jsonl"):
-            run_record.below += [{"aggregator": _node(path), **record} for record in _lines(path)]
-        for path in self._left(AGGREGATORS, ".account.json"):
-            run_record.aggregators[_node(path)] = json.loads(path.read_text())
-        told = set(run_record.aggregators)
-        for path in self._left(HOMES, ".schedule.json"):
+        for path in self._list_files(AGGREGATORS, ".rounds.jsonl"):
+            run_record.below += [{"aggregator": _node_of(path), **record} for record in _read_lines(path)]
+        for path in self._list_files(AGGREGATORS, ".account.json"):
+            run_record.aggregators[_node_of(path)] = json.loads(path.read_text())
+        reported = set(run_record.aggregators)
+        for path in self._list_files(HOMES, ".schedule.json"):
             run_record.homes.update(json.loads(path.read_text()))
-            told.add(_node(path))
-        gone = {name for name, there in self.there.items() if not there}
-        run_record.failures = dict.fromkeys(sorted(gone - told), "was gone at the end, see its container's log")
+            reported.add(_node_of(path))
+        gone = {name for name, online in self._online.items() if not online}
+        run_record.failures = dict.fromkeys(sorted(gone - reported), "was gone at the end, see its container's log")
         run_record.rejected = dict(self.mailbox.rejected)
-        run_record.missing = missing_in(run_record.rounds, run_record.below)
         return run_record
 
-    def _file(self, room: str, name: str) -> Path:
-        return self._desk / room / self._run / name
+    def _file(self, folder: str, name: str) -> Path:
+        return self._desk / folder / self._run / name
 
-    def _left(self, room: str, ending: str) -> list[Path]:
-        return sorted((self._desk / room / self._run).glob(f"*{ending}"))
+    def _list_files(self, folder: str, ending: str) -> list[Path]:
+        return sorted((self._desk / folder / self._run).glob(f"*{ending}"))
 
 
-def _heard_by_observers(run: str) -> tuple[str, ...]:
-    """What an observer may hear of a run: see `broker.access`."""
+def _observer_topics(run: str) -> tuple[str, ...]:
+    """List the topics that `broker.access` lets an observer receive."""
     to_all = tuple(f"{ROOT}/{run}/+/{purpose}" for purpose in ("signal", "settlement"))
     of_each = ("signal", "settlement", "receipt", "presence")
     return (*to_all, *(f"{ROOT}/{run}/+/+/{purpose}" for purpose in of_each), f"{ROOT}/{run}/{LEADER}/+/answer")
@@ -175,12 +174,12 @@ def _log(event: str, *of: str, **more: object) -> None:
     _LOG.info(event, extra={"data": {"of": list(of), **more}})
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal, none if there is no journal."""
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the complete lines of a journal, none if there is no journal."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def _node(path: Path) -> str:
+def _node_of(path: Path) -> str:
     return path.name.split(".", 1)[0]

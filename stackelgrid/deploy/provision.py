@@ -1,13 +1,13 @@
-"""From a scenario to machines: for each of its nodes a folder with all that the node needs, and nothing of the others.
+"""Provision machines: each node of a scenario gets a folder with what it needs, and nothing of the others.
 
     authority/, broker/                      see `broker.authority`
     leaders/NAME/, aggregators/NAME/         ca.crt, node.crt, node.key, config.json
     homes/NAME/                              the same; the configuration is private to the home
     observers/observer/                      the same, for `stackelgrid observe`
-    scenario/                                the scenario as dealt out: the desk's, for certificates and reports
+    scenario/                                the scenario, for certificates and reports on the desk
 
-What a node writes goes into a folder named for the run, in the node's own folder; what the desk gathers of it goes
-to DESK/leaders/RUN, DESK/aggregators/RUN and DESK/homes/RUN where there is a desk that the nodes can write to.
+A node writes its files to a folder named after the run, in its own folder. With a desk that the nodes can write to, the
+files that it gathers are in DESK/leaders/RUN, DESK/aggregators/RUN and DESK/homes/RUN.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker.access import Node, Role
-from broker.authority import Authority, AuthorityError
+from broker.authority import Authority
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.scenarios import Scenario
@@ -29,17 +29,19 @@ from stackelgrid.transport.address import Address
 from stackelgrid.transport.tls import Tls
 
 OBSERVER = Node("observer", Role.observer)
-LEADERS, AGGREGATORS, HOMES = ROOMS = ("leaders", "aggregators", "homes")
+LEADERS, AGGREGATORS, HOMES = FOLDERS = ("leaders", "aggregators", "homes")
 """Folders of nodes by role, at the authority's and on the desk."""
 _TLS = Tls(ca=Path("ca.crt"), certificate=Path("node.crt"), key=Path("node.key"))
 
 
 @dataclass(frozen=True)
-class Provisioned:
-    """What was done: how many nodes have a configuration, and who of them was `added`, given a certificate now.
+class ProvisionChanges:
+    """The changes that `provision` made.
 
-    `revoked` are those that stay without one; `withdrawn` those of earlier runs that are not in this one. `renewed`
-    says that the broker has another certificate, which has to be taken to it.
+    - `nodes`: the number of configurations written;
+    - `added`: the nodes that were given a certificate, `revoked`: those whose certificate stays revoked;
+    - `withdrawn`: the nodes of earlier runs whose configuration was removed;
+    - `renewed`: true when the broker has a new certificate, which must be taken to it.
     """
 
     nodes: int
@@ -49,48 +51,46 @@ class Provisioned:
     renewed: bool
 
 
-def provision(scenario: Scenario, folder: Path, broker: str, run: str, desk: Path | None = None) -> Provisioned:
-    """Make or complete the authority in `folder` and write everybody's configuration for `run` on `broker`.
+def provision(scenario: Scenario, folder: Path, broker: str, run: str, desk: Path | None = None) -> ProvisionChanges:
+    """Make or complete the authority in `folder` and write the configuration of each node for `run` on `broker`.
 
-    Who has a certificate keeps it, and whose was revoked stays without; configurations are written anew, and those of
-    nodes that are not in the run are taken away, so that nobody claims them. Raises `ConfigError`, also for a
-    certificate that somebody has in another role or below somebody else than in the scenario.
+    A node that has a certificate keeps it; one whose certificate was revoked gets no other. All configurations are
+    written anew, and those of nodes that are not in the run are removed, so that no process claims them. Raises
+    `ConfigError`, also when a node has a certificate for another role or another node above it.
     """
-    address = _encrypted(broker)
+    address = _parse_broker(broker)
     configs = build_node_configs(scenario, run, broker, gather=True)
     try:
-        authority, renewed = _authority(folder, [host for host, _ in address.servers])
-        out_of_it = find_revoked(authority)
+        authority, renewed = _open_authority(folder, [host for host, _ in address.servers])
+        revoked = find_revoked(authority)
         lacking = find_uncertified(scenario.topology, authority)
         if OBSERVER.name not in authority.register.in_force:
             lacking.append(OBSERVER)
-        added = [node for node in lacking if node.name not in out_of_it]
+        added = [node for node in lacking if node.name not in revoked]
         if added:
             authority.add(*added)
-        taking_part = [*list_nodes(scenario.topology), OBSERVER]
-        withdrawn = _withdraw(authority.folder, {authority.place(node) for node in taking_part})
-        for node, config in zip(taking_part, _configurations(configs, run, desk), strict=True):
-            _hand_over(authority.place(node), config)
+        participants = [*list_nodes(scenario.topology), OBSERVER]
+        withdrawn = _withdraw(authority.folder, {authority.place(node) for node in participants})
+        for node, config in zip(participants, _adapt_configs(configs, run, desk), strict=True):
+            _write_config(authority.place(node), config)
         (authority.folder / "scenario").mkdir(mode=0o700, exist_ok=True)
         write_scenario(authority.folder / "scenario", scenario)
-    except AuthorityError as error:
-        raise ConfigError(str(error)) from None
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}; name a folder you may write") from None
-    stays_out = [node.name for node in lacking if node.name in out_of_it]
-    return Provisioned(len(scenario.topology.names), [node.name for node in added], stays_out, withdrawn, renewed)
+    stays_out = [node.name for node in lacking if node.name in revoked]
+    return ProvisionChanges(len(scenario.topology.names), [node.name for node in added], stays_out, withdrawn, renewed)
 
 
-def _withdraw(folder: Path, taking_part: Collection[Path]) -> list[str]:
-    """Take away the configurations of all others; their certificates stay."""
-    others = [path for room in ROOMS for path in sorted(folder.glob(f"{room}/*/config.json"))]
-    withdrawn = [path for path in others if path.parent not in taking_part]
+def _withdraw(folder: Path, participants: Collection[Path]) -> list[str]:
+    """Remove the configurations of all other nodes, and keep their certificates."""
+    others = [path for role_folder in FOLDERS for path in sorted(folder.glob(f"{role_folder}/*/config.json"))]
+    withdrawn = [path for path in others if path.parent not in participants]
     for path in withdrawn:
         path.unlink()
     return [path.parent.name for path in withdrawn]
 
 
-def _encrypted(broker: str) -> Address:
+def _parse_broker(broker: str) -> Address:
     try:
         address = Address.parse(broker)
     except ValueError as error:
@@ -100,8 +100,8 @@ def _encrypted(broker: str) -> Address:
     return address
 
 
-def _authority(folder: Path, hosts: Sequence[str]) -> tuple[Authority, bool]:
-    """The authority in `folder`, made if there is none, and whether its broker is only now also called `hosts`."""
+def _open_authority(folder: Path, hosts: Sequence[str]) -> tuple[Authority, bool]:
+    """Open the authority in `folder`, or make it; say whether its broker got a new certificate, for new `hosts`."""
     if not (folder / "authority" / "register.json").exists():
         return Authority.init(folder, *hosts), False
     authority = Authority(folder)
@@ -111,11 +111,11 @@ def _authority(folder: Path, hosts: Sequence[str]) -> tuple[Authority, bool]:
     return authority, renewed
 
 
-def _configurations(configs: NodeConfigs, run: str, desk: Path | None) -> Iterator[NodeConfig]:
-    """What each node is told, from the leader down, and then the observer; files are named for where the node runs."""
+def _adapt_configs(configs: NodeConfigs, run: str, desk: Path | None) -> Iterator[NodeConfig]:
+    """Name files by their places on the node's machine, from the leader down; add the observer's configuration."""
     own = Path(run)
-    leaders, aggregators, homes = (own if desk is None else desk / room / run for room in ROOMS)
-    # Somebody's home, or a container, is not attended to: it waits for its broker as long as it takes.
+    leaders, aggregators, homes = (own if desk is None else desk / role_folder / run for role_folder in FOLDERS)
+    # A home or a container runs unattended: it waits for its broker without limit.
     common = {"tls": _TLS, "reconnect_s": None}
     leader = configs.leader
     files = {
@@ -137,12 +137,12 @@ def _configurations(configs: NodeConfigs, run: str, desk: Path | None) -> Iterat
     yield observer.model_copy(update=common)
 
 
-def _hand_over(place: Path, config: NodeConfig) -> None:
-    """Write a node's configuration to its folder, readable by its owner only, and make the folders it writes to."""
+def _write_config(place: Path, config: NodeConfig) -> None:
+    """Write a node's configuration, readable by its owner only, and make the folders that the node writes to."""
     draft = place / ".config.json.draft"
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(config.model_dump_json())  # with its nulls: of reconnect_s null says something
+        file.write(config.model_dump_json())  # with nulls: reconnect_s has a default, and null is no limit
     draft.replace(place / "config.json")
     for file_of_node in (value for _, value in config if isinstance(value, Path)):
         (place / file_of_node).parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -54,8 +54,8 @@ class _Rounds:
     """Finds the leader's round for a record, whose own round is that of the conversation in which it happened."""
 
     def __init__(self, scenario: Scenario, run_record: RunRecord) -> None:
-        self._above = scenario.topology.homes
-        self._served: dict[str, list[int]] = defaultdict(list)  # by aggregator, what each round with homes was for
+        self._aggregators = scenario.topology.homes
+        self._served: dict[str, list[int]] = defaultdict(list)  # by aggregator, the leader's round of each of its own
         for record in run_record.below:
             self._served[record["aggregator"]].append(record["round"])
         self._asked = len(run_record.rounds) + (not run_record.settled)
@@ -69,9 +69,9 @@ class _Rounds:
         served = list(range(1, self._asked + 1)) if coordinator == LEADER else self._served[coordinator]
         if number <= len(served):
             return served[number - 1]
-        # Asked and never finished: of the round that came next, if the leader asked one.
+        # A round that was asked and not finished: the next one, if the leader asked one.
         return min(self._asked, (served[-1] if served else 0) + number - len(served))
 
     def _coordinator(self, names: Sequence[str]) -> str:
         """Name the coordinator in whose conversation a fault of these nodes happened."""
-        return next((self._above[name] for name in names if name in self._above), LEADER)
+        return next((self._aggregators[name] for name in names if name in self._aggregators), LEADER)

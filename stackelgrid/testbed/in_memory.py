@@ -17,7 +17,7 @@ from leader_node.config import LeaderConfig
 from stackelgrid.faults.in_memory import Build, FaultyMemory
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.rounds.ledger import Entry
-from stackelgrid.run_record import FaultRecord, RunRecord, missing_in
+from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
 from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.base import TransportResult
@@ -82,7 +82,6 @@ class MemoryRun:
         run_record.bytes = sum(traffic.sent_bytes for traffic in result.traffic.values())
         run_record.failures = {name: repr(error) for name, error in result.crashed.items()}
         run_record.rejected = dict(sum(self._rejected, Counter()))
-        run_record.missing = missing_in(run_record.rounds, run_record.below)
         run_record.elapsed_s = time.perf_counter() - self._began
         return run_record
 

@@ -22,7 +22,7 @@ from stackelgrid.faults.controller import FaultController
 from stackelgrid.faults.messages import FaultReport, write_line
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan
 from stackelgrid.rounds import Member
-from stackelgrid.run_record import FaultRecord, RunRecord, missing_in
+from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.testbed.enrolment import with_certificates
@@ -351,7 +351,6 @@ def _gather(run_record: RunRecord, nodes: Path, logs: Path, aggregators: list[st
             elif entry.get("event") == "round" and path.stem in aggregators:
                 run_record.below.append({"aggregator": path.stem, **entry})
     run_record.rejected = dict(rejected)
-    run_record.missing = missing_in(run_record.rounds, run_record.below)
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:
