@@ -54,7 +54,7 @@ def config_model(game: Game) -> type[EmcConfig[Any]]:
 def assemble(config: EmcConfig[Any], act: Callable[[Mapping[str, Any]], None]) -> EmcNode:
     """Create the node of a configuration; `act` receives the settled schedules.
 
-    Raises `ValueError` for homes that have no feasible schedule.
+    Raise `ValueError` for homes that have no feasible schedule.
     """
     return _node(config, find(config.game).load("homes")(config.homes), act)
 
@@ -62,7 +62,7 @@ def assemble(config: EmcConfig[Any], act: Callable[[Mapping[str, Any]], None]) -
 def build(config: EmcConfig[Any]) -> EmcNode:
     """Create the node of a configuration, which writes its settled schedules to `schedule_file`.
 
-    Its devices, if it has any, are served from now on, as long as the process lives. Raises `ValueError` for homes
+    Its devices, if it has any, are served from now on until the process ends. Raise `ValueError` for homes
     that have no feasible schedule and for files in folders that do not exist.
     """
     for key in ("schedule_file", "plan_file"):

@@ -1,15 +1,16 @@
 """The DRA (demand response aggregator) of the storage market: it adds up its homes' load and trades their batteries.
 
-The homes are asked whenever the leader wants to know what they would draw; while the leader clears the market they
-hold, and a DRA answers alone with its bid [SM-9]. Its costs and its homes' batteries stay with it: the leader sees the
-bid, (q, u), the slope k of the supply function on which it lies [SM-11], and the rated power. MW.
+In rounds without bids it asks its homes. In rounds with bids they hold, and it answers alone with its bid [SM-9]. Its
+costs and its homes' batteries stay with it: the leader sees the bid, (q, u), the slope k of the supply function on
+which it lies [SM-11], and the rated power. MW.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
@@ -24,9 +25,6 @@ from stackelgrid.wire.arrays import LARGEST, Array
 _LOG = logging.getLogger("aggregator_node")
 _KW_PER_MW = 1000.0
 
-_HOME_KEYS = ("homes", "held", "excluded", "load", "usual", "wanted")
-"""The keys of an answer that describe the homes; they stay as they are while homes hold."""
-
 
 class DraCosts(AggregatorSettings):
     """The costs of a DRA for what it sells, besides the energy: `quadratic` a in $/MW^2h, `wear` in $/MWh."""
@@ -37,6 +35,19 @@ class DraCosts(AggregatorSettings):
     def strategy(self, slots: int, homes: Mapping[str, int]) -> StorageMarketDra:
         """Create the DRA's part of the game."""
         return StorageMarketDra(self.quadratic, self.wear, slots, homes)
+
+
+@dataclass(frozen=True)
+class HomesState:
+    """The part of a `DraAnswer` that describes the homes: MW, MWh."""
+
+    homes: int
+    held: int
+    excluded: int
+    load: list[float]
+    usual: list[float]
+    moved: float
+    wanted: float
 
 
 class StorageMarketDra:
@@ -52,13 +63,13 @@ class StorageMarketDra:
         self._market = BatteryMarket(Fleet.none(), quadratic, wear, slots)
         self._bid = Bid.nothing(slots)
         self._signal: MarketSignal | None = None
-        self._last_answer: DraAnswer | None = None
+        self._homes_state: HomesState | None = None
 
     def open(self, signal: MarketSignal) -> Ask[Tariff] | Reply[DraAnswer]:
-        """Ask the homes on a turn and the first time; else answer with a bid alone, which needs no homes."""
+        """Answer a request for a bid alone, once the homes have answered; else ask them."""
         self._signal = signal
-        if signal.bid and self._last_answer is not None:
-            return self._reply({key: getattr(self._last_answer, key) for key in _HOME_KEYS} | {"moved": 0.0})
+        if signal.bid and self._homes_state is not None:
+            return self._reply(replace(self._homes_state, moved=0.0))
         return Ask(Tariff(price=signal.price, turn=signal.turn))
 
     def on_answers(
@@ -68,15 +79,15 @@ class StorageMarketDra:
         self._add_batteries(answers)
         fresh = [body for name, body in answers.items() if name not in held]
         return self._reply(
-            {
-                "homes": sum(self._homes[name] for name in answers),
-                "held": sum(self._homes[name] for name in held),
-                "excluded": sum(self._homes[name] for name in excluded),
-                "load": self._sum(body.load_kw for body in answers.values()),
-                "usual": self._sum(body.usual_kw for body in answers.values()),
-                "moved": min(sum(body.moved_kwh for body in fresh) / _KW_PER_MW, LARGEST),
-                "wanted": min(sum(body.wanted_kwh for body in fresh) / _KW_PER_MW, LARGEST),
-            }
+            HomesState(
+                homes=sum(self._homes[name] for name in answers),
+                held=sum(self._homes[name] for name in held),
+                excluded=sum(self._homes[name] for name in excluded),
+                load=self._sum(body.load_kw for body in answers.values()),
+                usual=self._sum(body.usual_kw for body in answers.values()),
+                moved=min(sum(body.moved_kwh for body in fresh) / _KW_PER_MW, LARGEST),
+                wanted=min(sum(body.wanted_kwh for body in fresh) / _KW_PER_MW, LARGEST),
+            )
         )
 
     def settle(self, settlement: Clearing) -> Ending[FleetPlan]:
@@ -116,7 +127,7 @@ class StorageMarketDra:
             self._market = BatteryMarket(fleet, self._quadratic, self._wear, self._slots)
             self._bid = Bid.nothing(self._slots)
 
-    def _reply(self, homes: dict[str, Any]) -> Reply[DraAnswer]:
+    def _reply(self, homes: HomesState) -> Reply[DraAnswer]:
         """Answer with the state of the `homes` and the bid, which first moves when the leader asks for that."""
         assert self._signal is not None
         signal, change = self._signal, 0.0
@@ -125,15 +136,16 @@ class StorageMarketDra:
         if signal.bid:
             change = self._move(terms, signal.step)
         bid = self._bid
-        self._last_answer = DraAnswer(
-            **homes,
+        self._homes_state = homes
+        answer = DraAnswer(
+            **vars(homes),
             charge=bid.charge.tolist(),
             sold=bid.sold.tolist(),
             supply_slope=self._market.supply_slope(terms.price, bid).tolist(),
             bid_change=change,
             rated_power=self._market.fleet.power,
         )
-        return Reply(self._last_answer)
+        return Reply(answer)
 
     def _move(self, terms: Terms, step: float) -> float:
         """Move the bid by `step` towards the best response [SM-6] and give the largest change, MW.

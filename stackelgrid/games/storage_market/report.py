@@ -279,7 +279,7 @@ _RULES = (
     Rule(
         "balance_residual",
         "Error of the balance",
-        "The largest difference of generation and sales from demand, or of what homes do from what their DRA says.",
+        "The largest difference of generation and sales from demand, or of what homes do from their DRA's bid.",
         BOOKS_WITHIN,
         _load_scale,
         "MW",
@@ -298,7 +298,7 @@ _RULES = (
         unit="MW",
     ),
     Rule("inertia", "Inertia", "What a change had to save, at the end, for a home to make it, relative."),
-    Rule("supply_cost", "Supply cost", "Worked out anew.", unit="{money}"),
+    Rule("supply_cost", "Supply cost", "Calculated again from the output of the generators.", unit="{money}"),
 )
 
 REPORT = GameReport(
