@@ -1,1 +1,1 @@
-"""How fast and how light: each module measures one thing; `python -m benchmarks` runs them all."""
+"""Benchmarks of speed and memory: each module measures one thing; `python -m benchmarks` runs them all."""

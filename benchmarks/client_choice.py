@@ -1,4 +1,4 @@
-"""Which MQTT client: one whole round of a coordinator and a hundred homes, with each candidate.
+"""The choice of the MQTT client: one whole round of a coordinator and a hundred homes, with each candidate.
 
 A round is the coordinator's question (24 numbers) to every home and every home's answer (200 bytes) to the
 coordinator, over one connection each, all of them in this process; its time is from publishing the question
@@ -197,8 +197,8 @@ class Ours:
         await self.run
 
 
-class _Minimal:
-    """What the contract asks of a node, as little of it as possible."""
+class _MinimalNode:
+    """The smallest node that a transport carries."""
 
     last_will = None
     started = False
@@ -218,7 +218,7 @@ class _Minimal:
         return None
 
 
-class _Home(_Minimal):
+class _Home(_MinimalNode):
     def __init__(self, prefix: str, home: int, qos: int) -> None:
         super().__init__(f"home-{home}", f"{prefix}/question")
         self.answer = Publish(f"{prefix}/answer/{home}", ANSWER, qos)
@@ -227,7 +227,7 @@ class _Home(_Minimal):
         return [self.answer]
 
 
-class _Coordinator(_Minimal):
+class _Coordinator(_MinimalNode):
     """Asks when it is ordered to, which it learns by a computation that waits for the order."""
 
     took: asyncio.Future[float]

@@ -121,7 +121,7 @@ def run_record(scenario: Scenario, faults: list[Fault], broker: str) -> RunRecor
 
 
 def end(scenario: Scenario, run: RunRecord, expected: np.ndarray) -> str:
-    """How a run ended."""
+    """Say in words how a run ended."""
     if run.lost:
         return "lost: " + ", ".join(run.conclusion.get("lost", []) or run.failures)
     if not run.settled:

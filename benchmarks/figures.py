@@ -1,4 +1,4 @@
-"""What the benchmarks print: a line on the machine, then one line per figure, its target beside it."""
+"""The output of the benchmarks: a line on the machine, then a line per figure with its target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A million messages that are none, or not quite: `python -m benchmarks.fuzz [--messages N]`.
+"""A million damaged messages: `python -m benchmarks.fuzz [--messages N]`.
 
 Real messages of every game, recorded from runs in memory, have bits flipped, are cut, spliced and sent on the wrong
 topics; the wire models read them and the two state machines, a coordinator and a member for each conversation, take
@@ -38,8 +38,8 @@ class _Tap(MemoryTransport):
         return super().delays(sender, receiver, publish, now)
 
 
-def recorded(game: str) -> tuple[list[Publish], list[Link]]:
-    """Messages of a run of the shipped case, and its conversations."""
+def record_messages(game: str) -> tuple[list[Publish], list[Link]]:
+    """Record the messages of a run of the shipped case, and its conversations."""
     _Tap.kept = {}
     original, in_memory.MemoryTransport = in_memory.MemoryTransport, _Tap  # type: ignore[misc]
     try:
@@ -55,8 +55,8 @@ def recorded(game: str) -> tuple[list[Publish], list[Link]]:
     return list(_Tap.kept.values()), links
 
 
-def harmed(publish: Publish, others: Sequence[Publish], draw: np.random.Generator) -> tuple[str, bytes]:
-    """A message made worse, in one of seven ways."""
+def damage(publish: Publish, others: Sequence[Publish], draw: np.random.Generator) -> tuple[str, bytes]:
+    """Damage a message in one of seven ways."""
     payload, topic = bytearray(publish.payload), publish.topic
     match int(draw.integers(7)):
         case 0:
@@ -87,7 +87,7 @@ def main() -> None:
     policy = RoundPolicy(quarantine_after=3)
     conversations = []
     for game in names():
-        messages, links = recorded(game)
+        messages, links = record_messages(game)
         for link in links:
             mine = [each for each in messages if each.topic.startswith(f"{link.root}/")]
             members = sorted({each.topic.split("/")[3] for each in mine if each.topic.count("/") == 4})
@@ -98,7 +98,7 @@ def main() -> None:
     memory, began = [], time.perf_counter()
     for number in range(count):
         link, mine, everyone, (coordinator, *members) = conversations[number % len(conversations)]
-        topic, payload = harmed(mine[draw.integers(len(mine))], everyone, draw)
+        topic, payload = damage(mine[draw.integers(len(mine))], everyone, draw)
         try:
             message = link.read(topic, payload)
         except BadMessageError as error:

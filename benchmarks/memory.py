@@ -1,4 +1,4 @@
-"""What an EMC weighs, read from /proc (Linux): forked in a run beside 59 others, and as a process of its own.
+"""The memory of an EMC, read from /proc (Linux): forked in a run beside 59 others, and as a process of its own.
 
 The resident set counts every page the process maps, the proportional set its share of those it has in common with
 others: the EMCs of a run are forked from one parent and share much, one on its own board shares nothing.
@@ -52,7 +52,7 @@ def measure() -> list[Figure]:
         Figure("    largest", max(resident), "MB", RESIDENT_MB),
         Figure("python -m emc_node started alone: proportional set", alone["Pss"], "MB"),
         Figure("    resident set", alone["Rss"], "MB", RESIDENT_MB),
-        Figure(f"imported of {', '.join(HEAVY)}", len(heavy_imports()), "", 0),
+        Figure(f"imported of {', '.join(HEAVY)}", len(list_heavy_imports()), "", 0),
     ]
 
 
@@ -105,8 +105,8 @@ def weigh(pid: int) -> dict[str, float]:
     return {kind: 1024 * int(size) / 1e6 for kind, size in re.findall(r"^(Rss|Pss): +(\d+) kB$", told, re.MULTILINE)}
 
 
-def heavy_imports() -> list[str]:
-    """Which of `HEAVY` an EMC imports."""
+def list_heavy_imports() -> list[str]:
+    """List the packages of `HEAVY` that an EMC imports."""
     program = f"import emc_node.__main__, sys; print(*[name for name in {HEAVY} if name in sys.modules])"
     return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.split()
 

@@ -49,10 +49,10 @@ def measure() -> list[Figure]:
     with tempfile.TemporaryDirectory() as temporary, _grid(Path(temporary)) as (config, aggregator):
         starts = []
         for _ in range(STARTS):
-            with _started(config) as (_, began):
+            with _start_emc(config) as (_, began):
                 aggregator.wait_for(1)
                 starts.append(time.perf_counter() - began)
-        with _started(config) as (emc, _):
+        with _start_emc(config) as (emc, _):
             weights = {}
             began = time.perf_counter()
             for number in range(1, WEIGHED_AT[-1] + 1):
@@ -104,8 +104,8 @@ def _tls(folder: Path) -> Tls:
 
 
 @contextmanager
-def _started(config: Path) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
-    """An EMC as its service starts it, and when."""
+def _start_emc(config: Path) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+    """Start an EMC as its service does; give the process and the time."""
     command = ["--config", str(config), "--status", str(config.with_name("status.json")), "--stay"]
     began = time.perf_counter()
     with subprocess.Popen(

@@ -43,8 +43,8 @@ OURS, BARE = "ours", "bare"
 """The names of the two runs: equally long, so the messages are too."""
 
 
-class Prepared:
-    """A home that has its answer ready."""
+class ReadyHome:
+    """A home whose answer is ready."""
 
     quick = True
 
@@ -69,7 +69,7 @@ class OurRound(BarePaho):
         self.price = Price(price=[scenario.leader.baseline_price] * scenario.slots)
         self.up = Link(OURS, "leader", GAME.bodies("upper"), scenario.slots)
         down = Link(OURS, "a1", GAME.bodies("lower"), scenario.slots)
-        homes = {home.id: Prepared(UserOrientedHomes([home]).answer(self.price)) for home in scenario.everyone}
+        homes = {home.id: ReadyHome(UserOrientedHomes([home]).answer(self.price)) for home in scenario.everyone}
         one_each = dict.fromkeys(homes, 1)
         self.nodes: list[Node] = [
             AggregatorNode(
@@ -107,7 +107,7 @@ class OurRound(BarePaho):
         return time.perf_counter() - began
 
     async def record(self) -> dict[str, bytes]:
-        """What one round puts on the wire, by topic: two signals, the homes' answers and the aggregator's."""
+        """Record the messages of one round by topic: two signals, the homes' answers and the aggregator's."""
         seen: dict[str, bytes] = {}
 
         def record(_client: Any, _data: Any, message: paho.MQTTMessage) -> None:

@@ -43,19 +43,19 @@ def measure() -> list[Figure]:
     prices = list(scenario.leader.baseline_price * random.uniform(0.9, 1.1, (PRICES, scenario.slots)))
     plain = next(home for home in scenario.everyone if not home.storage)
     storing = next(home for home in scenario.everyone if home.storage and home.storage[0].available is None)
-    bound = limited(storing, prices)
+    bound = limit_draw(storing, prices)
 
     figures = []
     ours, alone = in_turn(prices, HomeProblem(plain).answer, closed_form(plain))
-    figures += _figures("without storage", ours, {"closed form alone": alone}, modelled(plain, prices))
-    qps = recorded(HomeProblem(storing), prices)
+    figures += _figures("without storage", ours, {"closed form alone": alone}, time_cvxpy(plain, prices))
+    qps = record_programs(HomeProblem(storing), prices)
     ours, alone = in_turn(prices, HomeProblem(storing).answer, Alone(qps))
-    figures += _figures("with storage", ours, {"DAQP alone": alone}, modelled(storing, prices))
-    qps = recorded(HomeProblem(bound), prices)
+    figures += _figures("with storage", ours, {"DAQP alone": alone}, time_cvxpy(storing, prices))
+    qps = record_programs(HomeProblem(bound), prices)
     last = [of_a_price[-1:] for of_a_price in qps]
     ours, alone, alone_last = in_turn(prices, HomeProblem(bound).answer, Alone(qps), Alone(last))
     beside = {"DAQP alone, all its QPs": alone, "DAQP alone, the last QP": alone_last}
-    return figures + _figures("with storage, draw limit binding", ours, beside, modelled(bound, prices))
+    return figures + _figures("with storage, draw limit binding", ours, beside, time_cvxpy(bound, prices))
 
 
 def _figures(home: str, ours: float, alone: dict[str, float], with_cvxpy: float) -> list[Figure]:
@@ -80,8 +80,8 @@ def in_turn(prices: list[Array], *contenders: Callable[[Array], object]) -> list
     return [median(times) for times in took]
 
 
-def limited(home: Home, prices: list[Array]) -> Home:
-    """The home with a draw limit that binds at every one of the prices."""
+def limit_draw(home: Home, prices: list[Array]) -> Home:
+    """Give the home a draw limit that binds at every one of the prices."""
     problem = HomeProblem(home)
     least_peak = min(problem.answer(price).load.max() for price in prices)
     return home.model_copy(update={"draw_limit": DrawLimit(max_kw=0.95 * least_peak)})
@@ -91,7 +91,7 @@ def limited(home: Home, prices: list[Array]) -> Home:
 
 
 def closed_form(home: Home) -> Callable[[Array], Array]:
-    """Demand of a home with logarithmic satisfaction: equation (10) of the user-oriented pricing paper."""
+    """Give the demand of a home with logarithmic satisfaction, [UO-10]."""
     elastic = ElasticAppliances(home.elastic, home.horizon)
 
     def demand(price: Array) -> Array:
@@ -111,8 +111,8 @@ class Qp:
     linear: Array
 
 
-def recorded(problem: HomeProblem, prices: list[Array]) -> list[list[Qp]]:
-    """The QPs that the answer to each price had solved."""
+def record_programs(problem: HomeProblem, prices: list[Array]) -> list[list[Qp]]:
+    """Record the QPs that the answer to each price solves."""
     solve = QuadraticProgram.solve
     told: list[list[Qp]] = []
 
@@ -155,8 +155,8 @@ class Alone:
 # --- cvxpy ---
 
 
-def modelled(home: Home, prices: list[Array]) -> float:
-    """Median microseconds of cvxpy with Clarabel. Raises `RuntimeError` if its loads are not ours."""
+def time_cvxpy(home: Home, prices: list[Array]) -> float:
+    """Give the median microseconds of cvxpy with Clarabel. Raises `RuntimeError` if its loads differ from ours."""
     price = cp.Parameter(home.horizon)
     problem, drawn = model(home, price)
     reference = HomeProblem(home)

@@ -34,15 +34,15 @@ PATIENCE_S = 90.0
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the aggregator made of it: homes `counted` afresh, their `total` load in kW, and how many it asked again."""
+class AggregatorCount:
+    """The aggregator's count: homes `counted` afresh, their `total` load in kW, and how many it asked again."""
 
     counted: int
     total: float
     asked_again: int
 
 
-def answers_to_a_stalled_coordinator(homes: int, seconds: float, folder: Path) -> Found:
+def answers_to_a_stalled_coordinator(homes: int, seconds: float, folder: Path) -> AggregatorCount:
     """One round of so many homes, who all answer while the aggregator stands still for so long."""
     port = free_port()
     (folder / "stock.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
@@ -99,7 +99,7 @@ class _Everybody:
         self._client.connect("127.0.0.1", port)
         self._client.subscribe([(DOWN.topic_to_member("signal", None), 0), (f"{UP.root}/{AGGREGATOR}/+", 0)])
 
-    def play(self) -> Found:
+    def play(self) -> AggregatorCount:
         """Be there, and see what comes of it."""
         for name in self._names:
             online = Presence(run=RUN, sender=name, state="online")
@@ -113,7 +113,7 @@ class _Everybody:
             self._client.loop_stop()
         found = self._answer_up
         counted = found.homes - found.held
-        return Found(counted, float(found.loads()[0, 0]), self._asked_again)
+        return AggregatorCount(counted, float(found.loads()[0, 0]), self._asked_again)
 
     def _answer(self, number: int, name: str) -> Answer[LoadResponse]:
         body = LoadResponse(homes=1, load_kw=[float(number)] * SLOTS, slope=[0.0] * SLOTS)

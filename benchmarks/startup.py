@@ -1,4 +1,4 @@
-"""How long an EMC takes to be there: its imports, beside Python's own start and numpy's import."""
+"""The time that an EMC takes to start: its imports, beside Python's own start and numpy's import."""
 
 from __future__ import annotations
 
