@@ -1,7 +1,7 @@
 """The part of a fault plan that nodes in processes of their own cannot do: broker outages, connections, restarts.
 
 A node reports each fault as it happens (`FaultReport`). Where the controller has to act, the node waits until it has
-started the fault and says so (`Acknowledgement`), so a fault at a round happens before the round's question, as exactly
+started the fault (`Acknowledgement`), so a fault at a round happens before the round's question, as exactly
 as under the virtual clock. `stackelgrid.testbed.processes` carries these messages.
 """
 
@@ -67,7 +67,7 @@ class FaultController(AbstractContextManager["FaultController"]):
         return self._outage is not None
 
     def order(self, name: str) -> FaultOrder:
-        """Give what a node has to be told when it is started, for the first time or again."""
+        """Give the order with which a node is started, for the first time or again."""
         return FaultOrder(plan=self._plan, before=self._before[name], began=self._began.get(name))
 
     def broker_url(self, name: str) -> str | None:

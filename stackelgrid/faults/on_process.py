@@ -66,7 +66,7 @@ def _log(record: FaultRecord) -> None:
 
 
 class ControllerPipes:
-    """The lines from and to the controller of this process: standard input and output, unless told otherwise."""
+    """The lines from and to the controller of this process: standard input and output, unless others are given."""
 
     def __init__(self, source: int = 0, target: int = 1) -> None:
         self._source, self._target = source, target

@@ -55,8 +55,10 @@ def main(
     parser.add_argument("--broker", help="mqtt[s]://HOST:PORT, instead of the one in the configuration")
     parser.add_argument("--log", choices=["json", "console"], default="console", help="form of the log on stderr")
     parser.add_argument("--faults", metavar="FILE", help="a fault plan for this node, a JSON file")
-    parser.add_argument("--stay", action="store_true", help="when the run is over, stay until told to stop")
-    parser.add_argument("--status", type=Path, metavar="FILE", help="keep a file that says how the process is")
+    parser.add_argument(
+        "--stay", action="store_true", help="when the run is over, stay until a signal stops the process"
+    )
+    parser.add_argument("--status", type=Path, metavar="FILE", help="keep a file with the status of the process")
     parser.add_argument("--metrics", metavar="[HOST:]PORT", help="serve Prometheus metrics, on 127.0.0.1 by default")
     options = parser.parse_args(arguments)
     file: Path | None = options.config

@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +215,9 @@ class NodeProcesses:
     def _send(self, name: str, order: dict[str, str]) -> None:
         forkserver = self._forkservers[self._roles[name]]
         assert forkserver.stdin is not None
-        forkserver.stdin.write((json.dumps({"config": str(self._config(name)), **order}) + "\n").encode())
-        forkserver.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended, which `_receive` finds out
+            forkserver.stdin.write((json.dumps({"config": str(self._config(name)), **order}) + "\n").encode())
+            forkserver.stdin.flush()
 
     def wait(self, read_journal: Callable[[], None]) -> None:
         """Wait until every node has left, or the leader has and the others had time to; not after the leader died."""
@@ -308,7 +309,8 @@ class NodeProcesses:
         self._running.clear()
         for forkserver in self._forkservers.values():
             assert forkserver.stdin is not None
-            forkserver.stdin.close()
+            with suppress(BrokenPipeError):
+                forkserver.stdin.close()
         for forkserver in self._forkservers.values():
             assert forkserver.stdout is not None
             rest = self._unread.pop(forkserver.stdout.fileno(), b"") + forkserver.stdout.read()

@@ -22,6 +22,7 @@ from stackelgrid import cli, runner
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import in_memory, processes
+from stackelgrid.testbed.node_configs import build_node_configs
 
 KINDS = ["mosquitto", "embedded"]
 SMALL = ["population.homes=8", "aggregators=2", "rounds.deadline_s=60", "rounds.return_s=0.5"]
@@ -316,3 +317,16 @@ def test_a_run_that_lost_a_home_ends_with_a_result_and_a_report(tmp_path: Path) 
     assert "killed by signal 9" in result["failures"]["h3"]
     assert result["settled"]
     assert (folder / "report.html").exists()
+
+
+def test_nodes_are_lost_with_a_forkserver_that_cannot_import(tmp_path: Path) -> None:
+    scenario = load("user_oriented", SMALL)
+    run_record = RunRecord("mqtt", "none", 1)
+    nodes = processes.NodeProcesses("no_such_game", tmp_path, tmp_path, run_record, under_plan=False)
+    try:
+        nodes.start(build_node_configs(scenario, "lost"), None)
+        nodes.wait(lambda: None)
+    finally:
+        nodes.stop()
+    assert run_record.failures["leader"] == "lost with its forkserver, see logs/*.forkserver.log"
+    assert "no_such_game" in (tmp_path / "leader_node.forkserver.log").read_text()
