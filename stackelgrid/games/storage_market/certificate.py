@@ -20,7 +20,7 @@ from stackelgrid.games.storage_market.outcome import HomeOutcome, StorageMarketO
 from stackelgrid.games.storage_market.reference import (
     KWH_PER_MWH,
     BidProblem,
-    Fleet,
+    FleetLimits,
     cheapest_cost,
     dispatch,
     equilibrium,
@@ -61,7 +61,7 @@ def certify(scenario: StorageMarketScenario, outcome: StorageMarketOutcome, samp
     members = {name: [home for process in shared for home in process] for name, shared in scenario.households().items()}
     everyone = [home for homes in members.values() for home in homes]
     costs = {name: scenario.aggregator_settings(name, {}) for name in members}
-    fleets = {name: Fleet.of(homes) for name, homes in members.items()}
+    fleets = {name: FleetLimits.of(homes) for name, homes in members.items()}
     _require_same_names(scenario, outcome)
     run = _Arrays.of(leader, everyone, outcome)
     bids = {name: (run.sold[name], run.charge[name]) for name in members}
@@ -220,7 +220,7 @@ def _home_regret(run: _Arrays, home: MarketHome) -> float:
 # --- limits ---
 
 
-def _violation(leader: UtilitySettings, run: _Arrays, fleets: Mapping[str, Fleet]) -> float:
+def _violation(leader: UtilitySettings, run: _Arrays, fleets: Mapping[str, FleetLimits]) -> float:
     """Give the worst breach of a generator's limit, a cap, a fleet's power or level, MW or MWh."""
     worst = [0.0, float(-run.generation.min())]
     for unit, output in zip(leader.generators, run.generation, strict=True):

@@ -35,7 +35,7 @@ _TOLERANCES = {
 
 
 @dataclass(frozen=True)
-class Fleet:
+class FleetLimits:
     """A DRA's batteries as one: the level stays between `low` and `high` around the start, MWh; `power` MW."""
 
     low: float
@@ -44,7 +44,7 @@ class Fleet:
     efficiency: float
 
     @classmethod
-    def of(cls, homes: Sequence[MarketHome]) -> Fleet:
+    def of(cls, homes: Sequence[MarketHome]) -> FleetLimits:
         """Give what every battery of these homes can follow in proportion to its capacity [SM-12]."""
         batteries = [home.battery for home in homes if home.battery is not None]
         if not batteries:
@@ -79,7 +79,7 @@ def dispatch(leader: UtilitySettings, load: Array) -> Optimum:
 def equilibrium(
     leader: UtilitySettings,
     load: Array,
-    fleets: Mapping[str, Fleet],
+    fleets: Mapping[str, FleetLimits],
     costs: Mapping[str, DraCosts],
     caps: Mapping[str, Array],
     slope: Array,
@@ -119,7 +119,7 @@ def equilibrium(
 
 
 def total_cost(
-    leader: UtilitySettings, load: Array, fleets: Mapping[str, Fleet], costs: Mapping[str, DraCosts], theta: float
+    leader: UtilitySettings, load: Array, fleets: Mapping[str, FleetLimits], costs: Mapping[str, DraCosts], theta: float
 ) -> float:
     """Give J [SM-7] in the equilibrium at `theta`, dollars. Raise `CertificateError`."""
     sales = min(theta, 1.0) * np.maximum(load, 0)
@@ -158,7 +158,7 @@ class BidProblem:
     slope: Array
     last: Array
     cap: Array
-    fleet: Fleet
+    fleet: FleetLimits
     costs: DraCosts
 
     def payoff(self, sold: Array, charge: Array) -> float:
@@ -208,7 +208,7 @@ class BidProblem:
         return (sold, charge) if feasible else None
 
 
-def _bid_limits(fleet: Fleet, cap: Array, sold: Any, charge: Any) -> list[Any]:
+def _bid_limits(fleet: FleetLimits, cap: Array, sold: Any, charge: Any) -> list[Any]:
     change = cp.cumsum(fleet.efficiency * charge - sold / fleet.efficiency)
     return [sold <= cap, sold + charge <= fleet.power, change >= fleet.low, change <= fleet.high, change[-1] >= 0]
 

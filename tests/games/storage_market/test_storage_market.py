@@ -295,23 +295,23 @@ def test_home_moves_when_it_saves_enough_and_has_the_turn(
 ) -> None:
     schedule = HomeSchedule(HOME)
     price = np.array([20, 20, 10, 20.0])  # it pays 40 and could pay 20: half
-    assert schedule.answer(price, Turn(groups=5, turn=turn, inertia=inertia)) == (moves, wants)
+    assert schedule.reschedule(price, Turn(groups=5, turn=turn, inertia=inertia)) == (moves, wants)
     assert schedule.load.tolist() == ([0, 0, 2, 0] if moves else [2, 0, 0, 0])
-    assert schedule.answer(price, Turn(groups=5, turn=turn, inertia=inertia)) == (0, wants)
+    assert schedule.reschedule(price, Turn(groups=5, turn=turn, inertia=inertia)) == (0, wants)
 
 
 def test_home_goes_back_once_when_asked() -> None:
     schedule = HomeSchedule(HOME)
     turn, back = Turn(groups=5, turn=GROUP, inertia=0.1), Turn(groups=5, turn=GROUP, inertia=0.1, back=True)
     first, second = np.array([20, 20, 10, 20.0]), np.array([20, 20, 20, 5.0])
-    schedule.answer(first, turn)
-    schedule.answer(second, turn)
+    schedule.reschedule(first, turn)
+    schedule.reschedule(second, turn)
     assert schedule.load.tolist() == [0, 0, 0, 2]
     elsewhere = Turn(groups=5, turn=(GROUP + 1) % 5, inertia=0.1, back=True)
-    assert schedule.answer(second, elsewhere) == (0, 0)
-    assert schedule.answer(second, back) == (2, 0)
+    assert schedule.reschedule(second, elsewhere) == (0, 0)
+    assert schedule.reschedule(second, back) == (2, 0)
     assert schedule.load.tolist() == [0, 0, 2, 0]
-    assert schedule.answer(second, back) == (0, 0)
+    assert schedule.reschedule(second, back) == (0, 0)
 
 
 def test_homes_of_one_process_answer_together_and_settle_one_by_one() -> None:

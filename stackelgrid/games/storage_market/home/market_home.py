@@ -130,13 +130,13 @@ class HomeSchedule:
         """The load of the appliances, (T,) kWh."""
         return sum(self.appliances, np.zeros(self.home.horizon))
 
-    def answer(self, price: Array, turn: Turn) -> tuple[float, float]:
+    def reschedule(self, price: Array, turn: Turn) -> tuple[float, float]:
         """Reschedule at `price` (T,); give the energy, kWh, that moved, and that would move if it had the turn."""
         moved = wanted = 0.0
         for number, group in enumerate(self._group_numbers):
             now = self.appliances[number]
             has_turn = turn.turn is not None and group % turn.groups == turn.turn % turn.groups
-            target = self._before[number] if has_turn and turn.back else self._reschedule(number, price, turn.inertia)
+            target = self._before[number] if has_turn and turn.back else self._choose(number, price, turn.inertia)
             shifted = float(np.abs(now - target).sum()) / 2
             if has_turn:
                 self.appliances[number], self._before[number] = target, target if turn.back else now
@@ -145,7 +145,7 @@ class HomeSchedule:
                 wanted += shifted
         return moved, wanted
 
-    def _reschedule(self, number: int, price: Array, inertia: float) -> Array:
+    def _choose(self, number: int, price: Array, inertia: float) -> Array:
         """Give the cheapest schedule of an appliance where it saves enough [SM-15], else the present one, (T,) kWh."""
         now, cheapest = self.appliances[number], self.home.appliances[number].cheapest_schedule(price)
         saving, rounding = float(price @ (now - cheapest)), 1e-12 * float(np.abs(price) @ now)
@@ -166,14 +166,14 @@ class StorageMarketHomes:
     def answer(self, signal: Tariff) -> HomesAnswer:
         """Let the appliances that have the turn move; answer with the load of all, and the batteries."""
         price = np.array(signal.price)
-        shifted = [schedule.answer(price, signal.turn) for schedule in self._schedules]
+        shifts = [schedule.reschedule(price, signal.turn) for schedule in self._schedules]
         load = np.sum([schedule.load for schedule in self._schedules], axis=0)
         return HomesAnswer(
             homes=len(self._schedules),
             load_kw=load.tolist(),
             usual_kw=np.sum([schedule.home.preferred_load() for schedule in self._schedules], axis=0).tolist(),
-            moved_kwh=sum(moved for moved, _ in shifted),
-            wanted_kwh=sum(wanted for _, wanted in shifted),
+            moved_kwh=sum(moved for moved, _ in shifts),
+            wanted_kwh=sum(wanted for _, wanted in shifts),
             batteries=_disclose([s.home.battery for s in self._schedules if s.home.battery is not None]),
         )
 
