@@ -26,7 +26,7 @@ class Runs(Protocol):
 
 
 class Finding(NamedTuple):
-    """What runs give for a trend: `here` are the numbers, in words; `holds` says whether they agree with the paper."""
+    """The result of runs for a trend: `here` are the numbers, in words, and `holds` when they agree with the paper."""
 
     here: str
     holds: bool

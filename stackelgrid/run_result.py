@@ -21,7 +21,7 @@ class Missing(StrictModel):
 
 
 class RepeatedRequest(StrictModel):
-    """How many members a coordinator asked again in a round of the leader."""
+    """The number of members that a coordinator asked again in a round of the leader."""
 
     round: int
     by: str
@@ -29,7 +29,7 @@ class RepeatedRequest(StrictModel):
 
 
 class FaultOccurrence(StrictModel):
-    """How often a fault of the plan struck in a round of the leader, None for between rounds.
+    """The number of times that a fault of the plan struck in a round of the leader, None for between rounds.
 
     `fault` is its number in the plan. It struck a `node`, or messages `from_` some `to` others, or else the broker.
     """
@@ -44,7 +44,7 @@ class FaultOccurrence(StrictModel):
 
 
 class Certificate(RootModel[dict[str, Any]]):
-    """What a certificate found, by key. Any number may be missing: each game and method has its own."""
+    """The content of a certificate, by key. Any number may be missing: each game and method has its own."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -58,12 +58,12 @@ class Certificate(RootModel[dict[str, Any]]):
 
     @property
     def method(self) -> str | None:
-        """What was done, in words."""
+        """The method, in words."""
         return self.root.get("method")
 
     @property
     def feasible(self) -> bool | None:
-        """Whether every limit of every player is kept; None when that was not checked."""
+        """True when every limit of every player is kept; None when that was not checked."""
         return self.root.get("feasible")
 
     def number(self, key: str) -> float | None:
@@ -145,7 +145,7 @@ class RunResult(StrictModel, Generic[Found]):
 
     @property
     def certifiable(self) -> bool:
-        """Whether every home is in the outcome; a reference without some of them would certify another game."""
+        """True when every home is in the outcome; a reference without some of them would certify another game."""
         return self.complete and self.homes_settled == self.homes
 
     def with_certificate(self, certificate: dict[str, Any]) -> Self:

@@ -19,8 +19,13 @@ def discard(record: Mapping[str, Any]) -> None:
 
 def write_whole(path: Path, content: Any) -> None:
     """Write `content` as JSON so that a reader sees the old file or the new one."""
+    replace_file(path, json.dumps(content, allow_nan=False).encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old file or the new one."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content, allow_nan=False))
+    draft.write_bytes(content)
     draft.replace(path)
 
 

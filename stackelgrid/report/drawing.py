@@ -1,7 +1,7 @@
 """The figures of a report, as a paper would print them: one style, units on the axes, the caption left to the page.
 
-The only module that imports Matplotlib, which is slow to import. Colours are Okabe and Ito's, told apart by the
-colour-blind; line styles differ too, for print without colour.
+The only module that imports Matplotlib, which is slow to import. Colours are Okabe and Ito's, which the
+colour-blind can tell apart; line styles differ too, for print without colour.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _THEMED = {
     PURPLE: "var(--purple)",
     YELLOW: "var(--yellow)",
 }
-"""What stands for each colour on the page, so that a figure follows its dark or light scheme."""
+"""The variable of the page for each colour, so that a figure follows its dark or light scheme."""
 
 WIDTH = 6.3
 """Of a figure as wide as a page's text, inches."""
@@ -94,7 +94,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Lane:
-    """How often something happened, by round."""
+    """A line of an incident: how often it happened, by round."""
 
     label: str
     times: Mapping[int, int]
@@ -115,7 +115,7 @@ def steps(
     above: float | None = None,
     height: float = 2.3,
 ) -> Figure:
-    """Curves over the slots; each peak marked where `peaks`, a level line for each of the `limits`, some slots shaded.
+    """Draw curves over the slots; with `peaks` each peak marked, a line for each of the `limits`, some slots shaded.
 
     Slots without a value (NaN) are left open. The axis starts at zero, unless only what is `above` is to be seen.
     """
@@ -148,7 +148,7 @@ def steps(
 
 
 def stack(layers: Mapping[str, Sequence[float]], lines: Sequence[Curve], label: str, *, height: float = 2.9) -> Figure:
-    """Layers over the slots, the first at the bottom, and curves drawn over them."""
+    """Draw layers over the slots, the first at the bottom, and curves over them."""
     slots = len(next(iter(layers.values())))
     with mpl.rc_context(_STYLE):
         figure, axes = _slots_figure(slots, height, top=0.46)
@@ -171,14 +171,14 @@ def stack(layers: Mapping[str, Sequence[float]], lines: Sequence[Curve], label: 
 _STACKED = (BLUE, SKY, GREEN, YELLOW, ORANGE, PURPLE, GREY, VERMILION)
 
 
-def few(curves: Mapping[str, Sequence[float]]) -> bool:
-    """Whether `many` draws each curve."""
+def shows_each_curve(curves: Mapping[str, Sequence[float]]) -> bool:
+    """Tell whether `many` draws each curve."""
     return len(curves) <= len(_COLORS)
 
 
 def many(curves: Mapping[str, Sequence[float]], label: str, *, shaded: Sequence[bool] | None = None) -> Figure:
-    """Curves by name: each its own colour where they are few, else how they spread, slot by slot."""
-    if few(curves):
+    """Draw curves by name: each in its own colour where they are few, else their quantiles, slot by slot."""
+    if shows_each_curve(curves):
         each = [Curve(name, values, linestyle="-" if len(curves) > 4 else None) for name, values in curves.items()]
         return steps(each, label, shaded=shaded)
     values = np.array(list(curves.values()), float)
@@ -201,15 +201,15 @@ def many(curves: Mapping[str, Sequence[float]], label: str, *, shaded: Sequence[
 _BARS_AT_MOST = 24
 
 
-def named(values: Mapping[str, float]) -> bool:
-    """Whether `members` draws a bar for each name."""
+def shows_each_bar(values: Mapping[str, float]) -> bool:
+    """Tell whether `members` draws a bar for each name."""
     return len(values) <= _BARS_AT_MOST
 
 
 def members(series: Mapping[str, Mapping[str, float]], label: str, *, who: str = "Member") -> Figure:
-    """A number by name, one or more series of it: bars where names are few, else ranked by the first series."""
+    """Draw a number by name, one or more series of it: bars where names are few, else ranked by the first series."""
     first = next(iter(series.values()))
-    if named(first):
+    if shows_each_bar(first):
         return bars(series, label)
     # Where the first series has ties, the others rise among them.
     ranked = sorted(first, key=lambda name: [values[name] for values in series.values()])
@@ -227,7 +227,7 @@ def members(series: Mapping[str, Mapping[str, float]], label: str, *, who: str =
 
 
 def bars(series: Mapping[str, Mapping[str, float]], label: str, *, height: float = 2.3) -> Figure:
-    """Bars by category, side by side one of each series; the categories are the first series'."""
+    """Draw bars by category, one of each series side by side; the categories are the first series'."""
     categories = list(next(iter(series.values())))
     thickness = 0.8 / len(series)
     with mpl.rc_context(_STYLE):
@@ -254,9 +254,9 @@ def convergence(
     marked: Mapping[str, Sequence[int]],
     lanes: Sequence[Lane] = (),
 ) -> Figure:
-    """The residual, and `traces` beside it, over the rounds `numbers`; `marked` gives those to mark, by what happened.
+    """Draw the residual, and `traces` beside it, over the rounds `numbers`; `marked` are those to mark, by the reason.
 
-    NaN stands for what could not be worked out. `residual` is the axis's label and the values. Below them are `lanes`.
+    NaN stands for a number that is not known. `residual` is the axis's label and the values. Below them are `lanes`.
     """
     with mpl.rc_context(_STYLE):
         room = _LANE_HEAD + _LANE * len(lanes) if lanes else 0.0
@@ -292,7 +292,7 @@ def convergence(
 
 
 def levels(stored: Mapping[str, Sequence[float]], shaded: Sequence[bool], label: str) -> Figure:
-    """What a few stores hold at the end of each slot, a panel each; some slots shaded."""
+    """Draw the levels of a few stores at the end of each slot, a panel each; some slots shaded."""
     slots = len(shaded)
     with mpl.rc_context(_STYLE):
         columns = min(3, len(stored))
@@ -317,7 +317,7 @@ def levels(stored: Mapping[str, Sequence[float]], shaded: Sequence[bool], label:
 
 
 def boxes(groups: Mapping[str, Sequence[float]], label: str) -> Figure:
-    """Box plots of groups; one without members is left out."""
+    """Draw box plots of groups; one without members is left out."""
     groups = {name: group for name, group in groups.items() if group}
     with mpl.rc_context(_STYLE):
         figure, ((axes,),) = _panels(2.4, 1, 1, width=WIDTH / 2, top=0.1)
@@ -331,7 +331,7 @@ def boxes(groups: Mapping[str, Sequence[float]], label: str) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> str:
-    """Write `figure` as PNG to `path`; return it as SVG for the page, which wants no file and no font beside it."""
+    """Write `figure` as PNG to `path`; return it as SVG, which the page holds without a file or a font beside it."""
     with mpl.rc_context(_STYLE):
         figure.savefig(path, format="png", metadata={"Software": None})
         drawn = io.StringIO()
@@ -341,7 +341,7 @@ def save(figure: Figure, path: Path) -> str:
 
 
 def _inline(svg: str, name: str, share: float) -> str:
-    """An SVG file as an element of a page: no prologue, its colours the page's, its ids apart from other figures'."""
+    """Make an SVG file an element of the page: no prologue, the page's colours, ids of its own."""
     opening = re.search(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', svg)
     assert opening is not None
     body = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{name}-", svg[opening.end() :])
@@ -363,7 +363,7 @@ def _panels(
     width: float = WIDTH,
     below: float = 0.0,
 ) -> tuple[Figure, NDArray[Any]]:
-    """Axes in `rows` and `columns`, all lengths in inches: figures one below the other line up at the left.
+    """Make axes in `rows` and `columns`, all lengths in inches: figures one below the other line up at the left.
 
     Room is left `below` them.
     """
@@ -390,7 +390,7 @@ def _slots_figure(slots: int, height: float, top: float = 0.3) -> tuple[Figure, 
 
 
 def _label_y(axes: Axes, label: str) -> None:
-    """At the same distance from every axis, whatever its tick labels."""
+    """Put the label at the same distance from every axis, whatever its tick labels."""
     axes.set_ylabel(label)
     to_left = ScaledTranslation(-(_LEFT - 0.17), 0, axes.figure.dpi_scale_trans)
     axes.yaxis.set_label_coords(0, 0.5, axes.transAxes + to_left)
@@ -403,7 +403,7 @@ def _slot_ticks(axes: Axes, slots: int, at_most: int) -> None:
 
 
 def _edges(slots: int) -> Array:
-    """Slot t reaches from t - 1/2 to t + 1/2, so that its number stands under its middle."""
+    """Give the edges of slots: t - 1/2 and t + 1/2 for slot t, so that its number stands under its middle."""
     return np.linspace(0.5, slots + 0.5, slots + 1)
 
 
@@ -417,14 +417,14 @@ def _shade(axes: Axes, shaded: Sequence[bool]) -> None:
 
 
 def _from_zero(axes: Axes, values: Sequence[float]) -> None:
-    """Let the axis start at zero, or below where a value does, so that heights can be compared."""
+    """Start the axis at zero, or below where a value does, so that heights can be compared."""
     low, high = min(0.0, float(np.nanmin(values))), max(0.0, float(np.nanmax(values)))
     room = 0.08 * ((high - low) or 1.0)
     axes.set_ylim(low - room if low < 0 else 0.0, high + room)
 
 
 def _box(axes: Axes, place: float, values: Array) -> None:
-    """Quartiles as a box, the median a line in it, whiskers to the last value within 1.5 times its height."""
+    """Draw quartiles as a box, the median as a line in it, whiskers to the last value within 1.5 times its height."""
     first, middle, third = np.quantile(values, [0.25, 0.5, 0.75])
     far = (values < first - 1.5 * (third - first)) | (values > third + 1.5 * (third - first))
     low, high = values[~far].min(), values[~far].max()
@@ -435,7 +435,7 @@ def _box(axes: Axes, place: float, values: Array) -> None:
 
 
 def _in_thousands(label: str, values: Sequence[float]) -> tuple[str, Array]:
-    """In thousands, or thousands of thousands, of the unit where the tick labels would not fit otherwise."""
+    """Scale to thousands, or thousands of thousands, of the unit where the tick labels would not fit otherwise."""
     shown, scale = np.array(values, float), 1.0
     while np.max(np.abs(shown[np.isfinite(shown)]), initial=0.0) >= 1e5 * scale:
         scale *= 1000
@@ -457,38 +457,38 @@ def _mark_rounds(axes: Axes, numbers: Array, values: Array, marked: Mapping[str,
 
 
 _LANE, _LANE_HEAD = 0.17, 0.72
-"""The height of a lane, and of what lanes have above and below them, inches."""
+"""The height of a lane, and of the room above and below all lanes, inches."""
 _LABEL, _LETTERS = 1.9, 34
-"""Room for what a lane is called, inches, and how many letters that is."""
+"""Room for the label of a lane, in inches and in letters."""
 
 
-def _shortened(label: str) -> str:
-    """As much of a lane's label as there is room for."""
+def _shorten(label: str) -> str:
+    """Cut a lane's label to the room that there is."""
     return label if len(label) <= _LETTERS else f"{label[: _LETTERS - 1]}…"
 
 
 def _draw_lanes(figure: Figure, lanes: Sequence[Lane], numbers: Sequence[int], letter: str) -> None:
-    """At the bottom of a figure, a line for each lane: a dot in each round, or how often where that is more than once.
+    """Draw a line for each lane at the bottom of a figure: a dot in each round, or a number where it is more than one.
 
-    Where rounds are too narrow for digits, the size of a dot tells how often.
+    Where rounds are too narrow for digits, the size of a dot stands for the number.
     """
     height, width = figure.get_figheight(), figure.get_figwidth()
     room = width - _LABEL - 0.08
     axes = figure.add_axes((_LABEL / width, 0.42 / height, room / width, _LANE * len(lanes) / height))
     digits = max(len(str(count)) for lane in lanes for count in lane.times.values())
-    spelled_out = 0.07 * digits + 0.05 < room / (max(numbers) - min(numbers) + 1)
+    room_for_digits = 0.07 * digits + 0.05 < room / (max(numbers) - min(numbers) + 1)
     for place, lane in enumerate(lanes):
         if place % 2 == 0:
             axes.axhspan(place - 0.5, place + 0.5, color=INK, alpha=0.06, linewidth=0)
         most = max(lane.times.values())
         for number, count in lane.times.items():
-            if count > 1 and spelled_out:
+            if count > 1 and room_for_digits:
                 middle: dict[str, Any] = {"ha": "center", "va": "center_baseline"}
                 axes.text(number, place, str(count), color=lane.color, fontsize=7, fontweight="bold", **middle)
             else:
-                size = 4.5 * (count / most) ** 0.5 if most > 1 and not spelled_out else 4.5
+                size = 4.5 * (count / most) ** 0.5 if most > 1 and not room_for_digits else 4.5
                 axes.plot(number, place, marker="o", markersize=max(size, 1.5), color=lane.color)
-    axes.set_yticks(range(len(lanes)), [_shortened(lane.label) for lane in lanes])
+    axes.set_yticks(range(len(lanes)), [_shorten(lane.label) for lane in lanes])
     axes.set_ylim(len(lanes) - 0.5, -0.5)
     axes.grid(visible=False)
     axes.tick_params(axis="y", length=0)
@@ -500,7 +500,7 @@ def _draw_lanes(figure: Figure, lanes: Sequence[Lane], numbers: Sequence[int], l
 
 
 def _legend(figure: Figure, axes: Axes | None = None, columns: int | None = None) -> None:
-    """Above the axes, where it hides nothing."""
+    """Put the legend above the axes, where it hides nothing."""
     handles, labels = (axes or figure.axes[0]).get_legend_handles_labels()
     place = (_LEFT / figure.get_figwidth(), 1 - 0.02 / figure.get_figheight())
     figure.legend(handles, labels, loc="upper left", bbox_to_anchor=place, ncols=columns or len(labels))

@@ -1,4 +1,4 @@
-"""What a game brings to the report of its runs. All of it may be left out: the page then shows the outcome as it is.
+"""The parts that a game adds to the report of its runs. All may be left out: the page then shows the outcome as it is.
 
 `stackelgrid.registry.Game.report` names a game's report, and by default the plain one. To say more, write a module with
 
@@ -80,7 +80,7 @@ class GameReport:
 
 
 PLAIN = GameReport()
-"""The report of a game that brings nothing."""
+"""The report of a game that has none of its own."""
 
 
 def find_report(name: str) -> GameReport:

@@ -1,4 +1,4 @@
-"""What went wrong in a run, round by round: the faults of its plan, and what became of members who did not answer."""
+"""The incidents of a run, round by round: the faults of its plan, and members who did not answer."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stackelgrid.report.words import counted
+from stackelgrid.report.words import plural
 from stackelgrid.run_result import FaultOccurrence, RunResult
 
 NAMED = 3
-"""Nodes told one by one; more of them are counted."""
+"""Nodes that are named; more of them are counted."""
 _BRIEFLY = {"broker": "broker killed"}
 _MEANINGS = {
     "broker": "broker killed, and back",
@@ -22,15 +22,15 @@ _MEANINGS = {
     "asked again by": "asked members again",
 }
 
-OnFault = tuple[int | None, str, int]
-"""In which round of the leader, None for between rounds; to whom; how often."""
+Event = tuple[int | None, str, int]
+"""The round of the leader, None for between rounds; the node; how often."""
 
 
 @dataclass(frozen=True)
-class Mishap:
-    """`what` happened to `whom`, by the leader's round (None: between rounds) how often.
+class Incident:
+    """`what` happened to `whom`, and how often in each round of the leader (None: between rounds).
 
-    `planned` tells a fault of the plan from what was done about one.
+    `planned` is true of a fault of the plan, false of a reaction to one.
     """
 
     what: str
@@ -40,81 +40,83 @@ class Mishap:
 
     @property
     def label(self) -> str:
-        """In a few words."""
+        """The incident in a few words."""
         return f"{_BRIEFLY.get(self.what, self.what)} {self.whom}".strip()
 
     @property
     def meaning(self) -> str:
-        """`what`, to somebody who does not know the word."""
+        """`what`, explained."""
         return _MEANINGS.get(self.what, self.what)
 
     @property
     def rounds(self) -> str:
-        """In which rounds, as in "1–3, 7"."""
-        numbers = _ranges(sorted(number for number in self.times if number is not None))
+        """The rounds, as in "1–3, 7"."""
+        numbers = _list_ranges(sorted(number for number in self.times if number is not None))
         return ", ".join([*numbers, *(["between rounds"] if None in self.times else [])])
 
 
-def incidents(result: RunResult[Any], named: int = NAMED) -> list[Mishap]:
-    """What struck, in the order of its first round, and what was done; up to `named` nodes are told one by one."""
-    return [*_of_nodes(result.struck, named), *_of_messages(result.struck, named), *_done(result, named)]
+def list_incidents(result: RunResult[Any], named: int = NAMED) -> list[Incident]:
+    """List faults in the order of their first round, then the reactions; up to `named` nodes are named one by one."""
+    faults = [*_list_node_faults(result.struck, named), *_list_message_faults(result.struck, named)]
+    return [*faults, *_list_reactions(result, named)]
 
 
-def _of_nodes(strikes: Sequence[FaultOccurrence], named: int) -> Iterator[Mishap]:
-    """Of each kind, whatever fault of the plan it was."""
-    kinds: dict[str, list[OnFault]] = {}
-    for strike in strikes:
-        if not strike.from_:
-            kinds.setdefault(strike.kind, []).append((strike.round, strike.node, strike.times))
-    for kind, happened in kinds.items():
-        yield from _by_node(kind, happened, named)
+def _list_node_faults(occurrences: Sequence[FaultOccurrence], named: int) -> Iterator[Incident]:
+    """List the faults of nodes by kind, whatever fault of the plan it was."""
+    kinds: dict[str, list[Event]] = {}
+    for each in occurrences:
+        if not each.from_:
+            kinds.setdefault(each.kind, []).append((each.round, each.node, each.times))
+    for kind, events in kinds.items():
+        yield from _group_by_node(kind, events, named)
 
 
-def _of_messages(strikes: Sequence[FaultOccurrence], named: int) -> Iterator[Mishap]:
-    """Of each fault of the plan, whose messages to whom."""
+def _list_message_faults(occurrences: Sequence[FaultOccurrence], named: int) -> Iterator[Incident]:
+    """List the faults of messages by fault of the plan, with senders and receivers."""
     faults: dict[int, list[FaultOccurrence]] = {}
-    for strike in strikes:
-        if strike.from_:
-            faults.setdefault(strike.fault, []).append(strike)
+    for each in occurrences:
+        if each.from_:
+            faults.setdefault(each.fault, []).append(each)
     for mine in faults.values():
-        senders = _together({name for strike in mine for name in strike.from_}, named)
-        receivers = _together({name for strike in mine for name in strike.to}, named)
-        yield Mishap(mine[0].kind, f"{senders} → {receivers}", _summed((each.round, each.times) for each in mine))
+        senders = _join_names({name for each in mine for name in each.from_}, named)
+        receivers = _join_names({name for each in mine for name in each.to}, named)
+        times = _sum_by_round((each.round, each.times) for each in mine)
+        yield Incident(mine[0].kind, f"{senders} → {receivers}", times)
 
 
-def _done(result: RunResult[Any], named: int) -> Iterator[Mishap]:
-    """Who was held, excluded or asked again."""
+def _list_reactions(result: RunResult[Any], named: int) -> Iterator[Incident]:
+    """List the members that were held, excluded or asked again."""
     for action in dict.fromkeys(entry.action for entry in result.missing):
         missing = [(entry.round, entry.node, 1) for entry in result.missing if entry.action == action]
-        yield from _by_node(action, missing, named, planned=False)
+        yield from _group_by_node(action, missing, named, planned=False)
     again = [(entry.round, entry.by, entry.members) for entry in result.asked_again]
-    yield from _by_node("asked again by", again, named, planned=False)
+    yield from _group_by_node("asked again by", again, named, planned=False)
 
 
-def _by_node(what: str, happened: Sequence[OnFault], named: int, *, planned: bool = True) -> Iterator[Mishap]:
-    """One for each node where they are few, else one for all."""
-    nodes = sorted({node for _, node, _ in happened})
+def _group_by_node(what: str, events: Sequence[Event], named: int, *, planned: bool = True) -> Iterator[Incident]:
+    """Give an incident for each node where they are few, else one for all."""
+    nodes = sorted({node for _, node, _ in events})
     groups = [[node] for node in nodes] if len(nodes) <= named else [nodes]
     for group in groups:
-        times = _summed((number, count) for number, node, count in happened if node in group)
-        yield Mishap(what, _together(group, named), times, planned)
+        times = _sum_by_round((number, count) for number, node, count in events if node in group)
+        yield Incident(what, _join_names(group, named), times, planned)
 
 
-def _together(nodes: Iterable[str], named: int) -> str:
-    """By name where they are few."""
+def _join_names(nodes: Iterable[str], named: int) -> str:
+    """Name the nodes where they are few, else count them."""
     known = sorted(nodes)
-    return ", ".join(known) if len(known) <= max(named, 1) else counted(len(known), "node")
+    return ", ".join(known) if len(known) <= max(named, 1) else plural(len(known), "node")
 
 
-def _summed(times: Iterable[tuple[int | None, int]]) -> Mapping[int | None, int]:
+def _sum_by_round(times: Iterable[tuple[int | None, int]]) -> Mapping[int | None, int]:
     total: Counter[int | None] = Counter()
     for number, count in times:
         total[number] += count
     return total
 
 
-def _ranges(numbers: Sequence[int]) -> list[str]:
-    """1, 2, 3, 7 as "1–3" and "7"."""
+def _list_ranges(numbers: Sequence[int]) -> list[str]:
+    """Write 1, 2, 3, 7 as "1–3" and "7"."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:

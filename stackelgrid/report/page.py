@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stackelgrid.registry import find
 from stackelgrid.report import tables, words
 from stackelgrid.report.game import check, find_report
-from stackelgrid.report.incidents import NAMED, incidents
+from stackelgrid.report.incidents import NAMED, list_incidents
 from stackelgrid.report.parts import Plot, Section, Table, Trace
 from stackelgrid.report.run_folder import ReportError, RunFolder, read
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 _LINES = 20
 """Failures listed before the rest is left to result.json."""
 _LANES = 12
-"""Of what went wrong, as many as a figure has room for."""
+"""Incidents that a figure has room for."""
 _UNTRACED = {"residual", "round", "homes", "answered", "again", "ms"}
-"""What every journal has beside the game's own numbers."""
+"""Keys of every journal, beside the game's own."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _render(run: RunFolder) -> str:
         "checks": [check for check in checks if check.value is not None],
         "left_out": [check.label for check in checks if check.value is None],
         "rounds": result.rounds,
-        "incidents": incidents(result),
+        "incidents": list_incidents(result),
         "missing": bool(result.missing),
         "failures": list(result.failures.items()),
         "lines": _LINES,
@@ -99,11 +99,11 @@ def _render(run: RunFolder) -> str:
 
 
 def verdict(run: RunFolder) -> str:
-    """How the run ended, in a sentence."""
+    """Say in a sentence how the run ended."""
     result, limit = run.result, run.scenario.leader.max_rounds
     rounds = tables.rounds(result)
     if result.settled and result.complete and result.failures:
-        return f"Settled in {rounds}, though {words.counted(len(result.failures), 'node')} failed on the way."
+        return f"Settled in {rounds}, though {words.plural(len(result.failures), 'node')} failed on the way."
     if result.settled and result.complete:
         return f"Settled in {rounds}."
     if result.settled:
@@ -115,7 +115,7 @@ def verdict(run: RunFolder) -> str:
     return f"Not settled: the run ended after {rounds} of at most {limit}, interrupted or without a node it needed."
 
 
-# --- what a game brings, and how it converged ---
+# --- the game's sections, and the convergence ---
 
 
 def _sections(run: RunFolder) -> Iterator[Section]:
@@ -147,12 +147,12 @@ def _convergence(run: RunFolder) -> Plot:
 
     rounds, report, money = run.rounds, find_report(run.result.game), run.result.money
     traces = _traces(run) if report.traces is None else report.traces
-    below = lanes(run)
+    below = list_lanes(run)
     meanings = [f"{report.residual.meaning}, with the tolerance below which it settles"]
     meanings += [trace.meaning for trace in traces]
     meanings += ["what went wrong and, below, what was done about it; a number says how often"] if below else []
-    told = "; ".join(f"({letter}) {meaning}" for letter, meaning in zip("abcdef", meanings, strict=False))
-    marked = _list_rounds_to_mark(run)
+    panels = "; ".join(f"({letter}) {meaning}" for letter, meaning in zip("abcdef", meanings, strict=False))
+    marked = _list_marked_rounds(run)
     marks = " Marked are rounds in which members were held, excluded or asked again." if any(marked.values()) else ""
     return Plot(
         "convergence",
@@ -164,25 +164,26 @@ def _convergence(run: RunFolder) -> Plot:
             marked,
             below,
         ),
-        f"Round by round: {told}.{marks}",
+        f"Round by round: {panels}.{marks}",
     )
 
 
 def _one_round(run: RunFolder) -> str:
     residual, meaning = run.rounds[0].residual, find_report(run.result.game).residual.meaning
-    told = "not known" if residual is None else words.tiny(residual, "")
+    value = "not known" if residual is None else words.tiny(residual, "")
     tolerance = run.scenario.leader.tolerance
-    return f"There was one round. Its residual, {meaning}, is {told}; the tolerance is {tolerance:g}."
+    return f"There was one round. Its residual, {meaning}, is {value}; the tolerance is {tolerance:g}."
 
 
 def _traces(run: RunFolder) -> Sequence[Trace]:
-    """The first two numbers that the journal has in every round."""
+    """Choose the first two numbers that the journal has in every round."""
     everywhere = [
         key
         for key in run.rounds[0].model_extra or {}
         if key not in _UNTRACED and all(record.number(key) is not None for record in run.rounds)
     ]
-    return [Trace(key, words.spelled(key)[0], key, words.spelled(key)[1]) for key in everywhere[:2]]
+    names = [(key, *words.split_key(key)) for key in everywhere[:2]]
+    return [Trace(key, label.capitalize(), key, unit) for key, label, unit in names]
 
 
 def _axis(trace: Trace, money: str) -> str:
@@ -194,8 +195,8 @@ def _or_nan(value: float | None) -> float:
     return nan if value is None else value
 
 
-def _list_rounds_to_mark(run: RunFolder) -> dict[str, list[int]]:
-    """The rounds that some member did not answer at once, by what was done about it."""
+def _list_marked_rounds(run: RunFolder) -> dict[str, list[int]]:
+    """List the rounds that some member did not answer at once, by what was done about it."""
     missing, rounds = run.result.missing, run.rounds
     held = [record.round for record in rounds if record.held]
     excluded = [record.round for record in rounds if record.excluded]
@@ -206,8 +207,8 @@ def _list_rounds_to_mark(run: RunFolder) -> dict[str, list[int]]:
     }
 
 
-def lanes(run: RunFolder) -> list[drawing.Lane]:
-    """What went wrong in finished rounds; where there is too much of it to name nodes, by kind alone."""
+def list_lanes(run: RunFolder) -> list[drawing.Lane]:
+    """List the incidents in finished rounds; where they are too many for names of nodes, by kind alone."""
     from stackelgrid.report import drawing
 
     drawn = {record.round for record in run.rounds}
@@ -218,7 +219,7 @@ def lanes(run: RunFolder) -> list[drawing.Lane]:
                 {number: count for number, count in each.times.items() if number in drawn},
                 drawing.VERMILION if each.planned else drawing.BLUE,
             )
-            for each in incidents(run.result, named)
+            for each in list_incidents(run.result, named)
             if drawn & each.times.keys()
         ]
         if len(found) <= _LANES:
@@ -234,7 +235,7 @@ def _command(verb: str, path: Path, *options: str) -> str:
 
 
 def _describe(manifest: dict[str, Any]) -> list[tuple[str, str]]:
-    """A line per key of the manifest."""
+    """Give a line per key of the manifest."""
     lines = []
     for key, value in manifest.items():
         if isinstance(value, dict):

@@ -19,7 +19,7 @@ BOOKS_WITHIN = 1e-7
 """Relative: below it a difference between a number in the outcome and the same number computed anew is rounding."""
 
 FEW = 6
-"""How many members a table shows one by one, however many there are."""
+"""Members that a table shows one by one, however many there are."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The page of a game that brings none: every number of its outcome, and every array drawn.
+"""The page of a game that has no report of its own: every number of its outcome, and every array drawn.
 
 A key ending in a unit (`peak_kw`, `energy_kwh`, `sold_mw`) is shown in it.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from stackelgrid.report.parts import Plot, Row, Section
 from stackelgrid.report.run_folder import RunFolder
-from stackelgrid.report.words import measured, spelled
+from stackelgrid.report.words import quantity, split_key
 from stackelgrid.run_record import Outcome
 from stackelgrid.run_result import RunResult
 
@@ -20,9 +20,10 @@ def key_figures(result: RunResult[Any], outcome: Outcome) -> list[Row]:
     """List every single number of an outcome."""
     rows = []
     for key, value in outcome.content().items():
-        name, unit = spelled(key)
+        name, unit = split_key(key)
         if _is_number(value):
-            rows.append((name, f"{value:,} {unit}".strip() if isinstance(value, int) else measured(value, unit)))
+            text = f"{value:,} {unit}".strip() if isinstance(value, int) else quantity(value, unit)
+            rows.append((name.capitalize(), text))
     return rows
 
 
@@ -32,7 +33,8 @@ def sections(run: RunFolder, outcome: Outcome) -> Iterator[Section]:
 
     slots, plots = run.scenario.slots, []
     for key, value in _by_name(outcome.content()):
-        name, unit = spelled(key)
+        words, unit = split_key(key)
+        name = words.capitalize()
         label = f"{name} ({unit})" if unit else name
         if _is_series(value, slots):
             figure = drawing.steps([drawing.Curve(name, value)], label)

@@ -22,7 +22,7 @@ class ReportError(ConfigError):
 class RoundRecord(BaseModel):
     """A line of rounds.jsonl: the keys of all games, and the game's own in `model_extra`.
 
-    `residual` is the relative change still wanted, None when none could be worked out.
+    `residual` is the relative change still wanted, None when none could be computed.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -41,7 +41,7 @@ class RoundRecord(BaseModel):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """What a run's folder holds; `scenario` is of the game's own class, `manifest` {} where there is none."""
+    """The content of a run's folder; `scenario` is of the game's own class, `manifest` {} where there is none."""
 
     folder: Path
     result: RunResult[Any]

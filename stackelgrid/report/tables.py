@@ -8,7 +8,7 @@ from typing import Any
 from stackelgrid.registry import find
 from stackelgrid.report.game import find_report
 from stackelgrid.report.parts import Row, Rule
-from stackelgrid.report.words import counted, measured, number, tiny, volume
+from stackelgrid.report.words import number, plural, quantity, tiny, volume
 from stackelgrid.run_result import Certificate, RunResult
 
 
@@ -46,9 +46,9 @@ def headline(result: RunResult[Any]) -> list[Row]:
         ("Scenario", result.scenario or "untitled"),
         ("Settled", _end(result)),
         ("Game", f"{find(result.game).title}, seed {result.seed}"),
-        ("Players", f"{counted(result.homes, 'home')} in {counted(result.processes, 'process', 'processes')}"),
+        ("Players", f"{plural(result.homes, 'home')} in {plural(result.processes, 'process', 'processes')}"),
         ("Time", f"{number(result.elapsed_s)} s"),
-        ("Transport", f"{carried}; {counted(result.messages, 'message')}, {volume(result.bytes)}"),
+        ("Transport", f"{carried}; {plural(result.messages, 'message')}, {volume(result.bytes)}"),
     ]
 
 
@@ -62,7 +62,7 @@ def _end(result: RunResult[Any]) -> str:
 
 def rounds(result: RunResult[Any]) -> str:
     """Give the leader's number of rounds, and the aggregators' where they played more of their own."""
-    rounds = counted(result.rounds, "round")
+    rounds = plural(result.rounds, "round")
     return f"{rounds} ({result.inner_rounds:,} among the homes)" if result.inner_rounds > result.rounds else rounds
 
 
@@ -109,7 +109,7 @@ def _line(rule: Rule, certificate: Certificate, outcome: Any, money: str) -> Che
     if value is None:
         return Check(rule.key, rule.label, rule.meaning, None)
     if rule.within is None:
-        return Check(rule.key, rule.label, rule.meaning, measured(value, unit))
+        return Check(rule.key, rule.label, rule.meaning, quantity(value, unit))
     limit = rule.within * rule.of(outcome, certificate)
     # A gap below zero is no fault of the run: the reference is exact to its own tolerance only.
     return Check(rule.key, rule.label, rule.meaning, tiny(value, unit), tiny(limit, unit), value <= limit)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
+from stackelgrid.node.record import replace_file
+from stackelgrid.report.words import split_key
 from stackelgrid.study.grid import Grid
 from stackelgrid.study.table import Cell, Row, columns
 
@@ -25,9 +26,8 @@ _PANEL = (2.5, 1.9)
 _NAMED = 8
 """Lines up to which a legend names each; of more it names some, evenly spread."""
 _FEW = ("#0072b2", "#d55e00", "#009e73", "#808080")
-"""Okabe and Ito's, told apart by the colour-blind."""
+"""Okabe and Ito's, which the colour-blind can tell apart."""
 _MARKERS = "os^D"
-_UNITS = {"kw": "kW", "kwh": "kWh", "mw": "MW", "mwh": "MWh"}
 _STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.linewidth": 0.6,
@@ -50,21 +50,19 @@ def write(path: Path, grid: Grid, rows: Sequence[Row]) -> None:
         picture = io.BytesIO()
         # Without a date or a version, the same sweep gives the same bytes.
         draw(grid, rows).savefig(picture, format="png", bbox_inches="tight", metadata={"Software": None})
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(picture.getvalue())
-    draft.replace(path)
+    replace_file(path, picture.getvalue())
 
 
 def draw(grid: Grid, rows: Sequence[Row]) -> Figure:
-    """The figure: a panel per number that varies, a line per combination of the parameters after the first."""
-    names = shown(grid, rows)
+    """Draw the figure: a panel per number that varies, a line per combination of the parameters after the first."""
+    names = choose_panels(grid, rows)
     down = math.ceil(len(names) / _ACROSS)
     across = min(len(names), _ACROSS)
     figure = Figure((across * _PANEL[0], down * _PANEL[1]), layout="constrained")
     panels = list(figure.subplots(down, across, squeeze=False).flat)
-    lines = _lines(grid, rows)
+    lines = _group_by_line(grid, rows)
     for axes, name in zip(panels, names, strict=False):
-        _panel(axes, grid, lines, name)
+        _draw_panel(axes, grid, lines, name)
     for axes in panels[len(names) :]:
         axes.remove()
     if len(lines) > 1:
@@ -77,10 +75,10 @@ def draw(grid: Grid, rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def shown(grid: Grid, rows: Sequence[Row]) -> list[str]:
-    """Which columns get a panel: those of the outcome that vary, whole quantities before their parts, then rounds.
+def choose_panels(grid: Grid, rows: Sequence[Row]) -> list[str]:
+    """Choose the columns that get a panel: those of the outcome that vary, totals before their parts, then rounds.
 
-    One that only repeats a parameter gets none.
+    A column that only repeats a parameter gets none.
     """
     candidates = [name for name in columns(grid, rows) if name == "rounds" or name.startswith("outcome.")]
     column = {name: [row.get(name) for row in rows] for name in (*grid.keys, *candidates)}
@@ -90,15 +88,15 @@ def shown(grid: Grid, rows: Sequence[Row]) -> list[str]:
     return varying[:_PANELS] or ["rounds"]
 
 
-def _lines(grid: Grid, rows: Sequence[Row]) -> dict[tuple[Cell, ...], list[Row]]:
-    """The rows by the values of all parameters but the first."""
+def _group_by_line(grid: Grid, rows: Sequence[Row]) -> dict[tuple[Cell, ...], list[Row]]:
+    """Group the rows by the values of all parameters but the first."""
     lines: dict[tuple[Cell, ...], list[Row]] = {}
     for row in rows:
         lines.setdefault(tuple(row[key] for key in grid.keys[1:]), []).append(row)
     return lines
 
 
-def _panel(axes: Axes, grid: Grid, lines: dict[tuple[Cell, ...], list[Row]], name: str) -> None:
+def _draw_panel(axes: Axes, grid: Grid, lines: dict[tuple[Cell, ...], list[Row]], name: str) -> None:
     along = grid.keys[0]
     met = list(dict.fromkeys(row[along] for line in lines.values() for row in line))
     words = any(isinstance(value, bool | str) for value in met)
@@ -106,12 +104,12 @@ def _panel(axes: Axes, grid: Grid, lines: dict[tuple[Cell, ...], list[Row]], nam
         x = np.array([met.index(row[along]) if words else row[along] for row in line], float)
         y = np.array([np.nan if row.get(name) is None else row[name] for row in line], float)
         settled = np.array([bool(row["settled"]) for row in line])
-        color = _color(number, len(lines))
+        color = _choose_color(number, len(lines))
         label = ", ".join(str(value) for value in others)
         marker = _MARKERS[number % len(_MARKERS)]
         axes.plot(x, y, color=color, marker=marker, label=label)
         axes.plot(x[~settled], y[~settled], linestyle="", color=color, marker=marker, markerfacecolor="white")
-    axes.set_title(_words(name), fontsize=8)
+    axes.set_title(_label(name), fontsize=8)
     axes.set_xlabel(along, fontsize=7.5)
     if words:
         axes.set_xticks(range(len(met)), [str(value) for value in met], rotation=30, ha="right")
@@ -121,12 +119,12 @@ def _panel(axes: Axes, grid: Grid, lines: dict[tuple[Cell, ...], list[Row]], nam
     axes.yaxis.set_major_formatter(formatter)
 
 
-def _color(number: int, of: int) -> Any:
-    """Distinct colours for a few lines; along one scale, dark to light, for many."""
+def _choose_color(number: int, of: int) -> Any:
+    """Choose distinct colours for a few lines; colours along one scale, dark to light, for many."""
     return _FEW[number] if of <= len(_FEW) else mpl.colormaps["viridis"](0.9 * number / (of - 1))
 
 
-def _words(name: str) -> str:
-    """`outcome.baseline_peak_kw` as "baseline peak (kW)"."""
-    *words, last = name.removeprefix("outcome.").replace(".", " ").split("_")
-    return " ".join([*words, f"({_UNITS[last]})"] if words and last in _UNITS else [*words, last])
+def _label(name: str) -> str:
+    """Write `outcome.baseline_peak_kw` as "baseline peak (kW)"."""
+    words, unit = split_key(name.removeprefix("outcome."))
+    return f"{words} ({unit})" if unit else words

@@ -1,4 +1,4 @@
-"""The grid of a sweep: what `--over KEY.PATH=A:B:STEP` and `--over KEY.PATH=V1,V2,V3` mean."""
+"""The grid of a sweep, from `--over KEY.PATH=A:B:STEP` and `--over KEY.PATH=V1,V2,V3`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stackelgrid.errors import ConfigError
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _LARGEST = 100_000
-"""Points of a grid; more are a slip of the keyboard."""
+"""Points of a grid; more are a typing error."""
 
 
 class GridError(ConfigError):
@@ -21,7 +21,7 @@ class GridError(ConfigError):
 
 @dataclass(frozen=True)
 class Axis:
-    """One parameter and the values it takes, written as `--set` reads them."""
+    """A parameter and its values, written as `--set` reads them."""
 
     key: str
     values: tuple[str, ...]
@@ -40,17 +40,17 @@ class Grid:
 
     @property
     def points(self) -> list[tuple[str, ...]]:
-        """Every point: a value per parameter."""
+        """The points, each a value per parameter."""
         return list(itertools.product(*(axis.values for axis in self.axes)))
 
     def overrides(self, point: tuple[str, ...]) -> list[str]:
-        """The point as `KEY.PATH=VALUE`, to be put over a scenario."""
+        """Write a point as `KEY.PATH=VALUE`, to be put over a scenario."""
         return [f"{key}={value}" for key, value in zip(self.keys, point, strict=True)]
 
 
 def parse(words: list[str]) -> Grid:
-    """The grid of the `--over` options, in their order. Raises `GridError`."""
-    axes = tuple(_axis(word) for word in words)
+    """Read the grid from the `--over` options, in their order. Raises `GridError`."""
+    axes = tuple(_parse_axis(word) for word in words)
     keys = [axis.key for axis in axes]
     for key in keys:
         if keys.count(key) > 1:
@@ -61,7 +61,7 @@ def parse(words: list[str]) -> Grid:
     return Grid(axes)
 
 
-def _axis(word: str) -> Axis:
+def _parse_axis(word: str) -> Axis:
     key, equals, text = (part.strip() for part in word.partition("="))
     if not (key and equals and text):
         raise GridError(
@@ -70,7 +70,7 @@ def _axis(word: str) -> Axis:
     if re.fullmatch(f"{_NUMBER}:{_NUMBER}", text):
         raise GridError(f"--over {word}: the step is missing; write {key}={text}:STEP")
     span = re.fullmatch(f"({_NUMBER}):({_NUMBER}):({_NUMBER})", text)
-    values = _range(word, *map(Decimal, span.groups())) if span else _list(text)
+    values = _list_range(word, *map(Decimal, span.groups())) if span else _split(text)
     for value in values:
         if not value:
             raise GridError(f"--over {word}: a value is missing between two commas")
@@ -79,24 +79,24 @@ def _axis(word: str) -> Axis:
     return Axis(key, tuple(values))
 
 
-def _range(word: str, first: Decimal, last: Decimal, step: Decimal) -> list[str]:
-    """First, first + step, ... up to and including last. Decimal, so that 0.2:2:0.2 ends with 2 and not before it."""
+def _list_range(word: str, first: Decimal, last: Decimal, step: Decimal) -> list[str]:
+    """List first, first + step, ... up to and including last; in decimals, so that 0.2:2:0.2 ends with 2."""
     if step == 0 or (last - first) * step < 0:
         raise GridError(f"--over {word}: steps of {step} do not lead from {first} to {last}; change its sign or size")
     steps = int((last - first) / step)
     if steps >= _LARGEST:
         raise GridError(f"--over {word}: {steps + 1} values are more than {_LARGEST}; widen the step")
-    return [_plain(first + number * step) for number in range(steps + 1)]
+    return [_format(first + number * step) for number in range(steps + 1)]
 
 
-def _plain(number: Decimal) -> str:
-    """Without an exponent, which YAML would not take for a number, and without zeros at the end."""
+def _format(number: Decimal) -> str:
+    """Write a number without an exponent, which YAML would not take for a number, and without zeros at the end."""
     text = format(number, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _list(text: str) -> list[str]:
-    """Split at the commas that are inside no brackets, braces or quotes."""
+def _split(text: str) -> list[str]:
+    """Split a list at the commas that are inside no brackets, braces or quotes."""
     parts = re.findall(r"""((?:"[^"]*"|'[^']*'|\[[^\]]*\]|\{[^}]*\}|[^,])*)(?:,|$)""", text)
     # The pattern also matches the empty string after a last part that no comma follows.
     return [part.strip() for part in (parts if text.endswith(",") else parts[:-1])]

@@ -14,7 +14,7 @@ from stackelgrid.scenarios import ScenarioError
 
 @dataclass(frozen=True)
 class Point:
-    """What to play: a scenario, `KEY.PATH=VALUE` put over it, deviations to try in its certificate (0: none is made).
+    """A run to play: a scenario, `KEY.PATH=VALUE` put over it, deviations to try in its certificate (0: none is made).
 
     `file` is where its result goes.
     """

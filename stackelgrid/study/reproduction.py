@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stackelgrid.claims import Figure, Finding, Paper, Runs, Trend
+from stackelgrid.node.record import replace_file
 from stackelgrid.registry import find, names
 from stackelgrid.runner import Run, run
 
@@ -155,9 +155,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def main(path: Path) -> None:
     """Play the runs and write the document, whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(write_document(find_papers(), RunCache()), encoding="utf-8")
-    draft.replace(path)
+    replace_file(path, write_document(find_papers(), RunCache()).encode())
 
 
 if __name__ == "__main__":

@@ -35,14 +35,14 @@ _CERTIFIED_BY = ("cvxpy", "clarabel", "scipy")
 
 
 class StudyError(ConfigError):
-    """A folder that a sweep cannot go on in; the message says what differs, and the mend."""
+    """A folder in which a sweep cannot go on; the message names the difference and the mend."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is to be played: a scenario with `overrides` (KEY.PATH=VALUE) over a grid.
+    """The runs to play: a scenario with `overrides` (KEY.PATH=VALUE) over a grid.
 
-    `samples` is how many deviations each point's certificate tries at random; 0: no certificates.
+    `samples` is the number of deviations that each point's certificate tries at random; 0: no certificates.
     """
 
     source: str
@@ -51,11 +51,11 @@ class Study:
     samples: int = 0
 
     def scenario(self) -> Scenario:
-        """The scenario without any point put over it. Raises `ScenarioError`."""
+        """Load the scenario without any point put over it. Raises `ScenarioError`."""
         return load(self.source, list(self.overrides))
 
     def points(self, folder: Path) -> list[Point]:
-        """Every point of the grid, in order."""
+        """List every point of the grid, in order."""
         return [
             Point(self.source, (*self.overrides, *self.grid.overrides(point)), self.samples, _file(folder, number))
             for number, point in enumerate(self.grid.points, start=1)
@@ -67,7 +67,7 @@ def _file(folder: Path, number: int) -> Path:
 
 
 def begin(study: Study, out: Path | None) -> Path:
-    """The folder of a sweep, a new one or the one it goes on in.
+    """Make the folder of a sweep, or check the one that it goes on in.
 
     Raises `ScenarioError` when the scenario, or every point of the grid, is refused, and `StudyError` when `out` holds
     something else.
@@ -77,7 +77,7 @@ def begin(study: Study, out: Path | None) -> Path:
     if out is not None and out.exists():
         _check_same(out, description)
         return out
-    _some_point_can_be_played(study)
+    _check_some_point_loads(study)
     folder = store.create(out or store.propose(f"{Path(study.source).stem}-sweep"))
     (folder / "points").mkdir()
     store.write_scenario(folder, scenario)
@@ -85,8 +85,8 @@ def begin(study: Study, out: Path | None) -> Path:
     return folder
 
 
-def _some_point_can_be_played(study: Study) -> None:
-    """A misspelt key is bad usage, not a table full of refusals."""
+def _check_some_point_loads(study: Study) -> None:
+    """Raise the first refusal when every point is refused, as with a misspelt key."""
     refusals = []
     for point in study.grid.points:
         try:
@@ -99,7 +99,7 @@ def _some_point_can_be_played(study: Study) -> None:
 
 
 def _describe(study: Study, scenario: Scenario) -> dict[str, Any]:
-    """The content of study.json. Data files count by what is in them, not by where they are."""
+    """Write the content of study.json. Data files are compared by their content, not by their path."""
     with tempfile.TemporaryDirectory() as copies:
         as_run = parse(dump(scenario.copy_data_to(Path(copies))))
         data = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(copies).iterdir())}
@@ -123,7 +123,7 @@ def _check_same(folder: Path, description: dict[str, Any]) -> None:
         raise StudyError(
             f"--out {folder}: it exists and holds no sweep; name a new folder, or remove this one"
         ) from None
-    differences = list(_differences("", before, description))
+    differences = list(_list_differences("", before, description))
     if list(before.get("grid", {})) != list(description["grid"]):
         differences.append(f"the order of --over is {', '.join(description['grid'])}, was {', '.join(before['grid'])}")
     if differences:
@@ -131,19 +131,19 @@ def _check_same(folder: Path, description: dict[str, Any]) -> None:
         raise StudyError(f"--out {folder}: another sweep than the one begun there: {shown}; name a new folder")
 
 
-def _differences(path: str, before: Any, now: Any) -> Iterator[str]:
-    """What is no longer the same, in words, by key."""
+def _list_differences(path: str, before: Any, now: Any) -> Iterator[str]:
+    """List the differences by key, in words."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in [*before, *(key for key in now if key not in before)]:
-            yield from _differences(f"{path}.{key}" if path else key, before.get(key), now.get(key))
+            yield from _list_differences(f"{path}.{key}" if path else key, before.get(key), now.get(key))
     elif isinstance(before, list) and isinstance(now, list) and (set(map(str, before)) ^ set(map(str, now))):
         more, gone = ([value for value in one if value not in other] for one, other in ((now, before), (before, now)))
-        yield f"{path}: new are {_short(more)}, gone are {_short(gone)}"
+        yield f"{path}: new are {_shorten(more)}, gone are {_shorten(gone)}"
     elif before != now:
-        yield f"{path} is {_short(now)}, was {_short(before)}"
+        yield f"{path} is {_shorten(now)}, was {_shorten(before)}"
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -154,25 +154,25 @@ class Sweep:
     def __init__(self, study: Study, folder: Path) -> None:
         self._grid = study.grid
         self._values = dict(zip(study.points(folder), study.grid.points, strict=True))
-        self._rows = {point: self._row(point, _read(point.file)) for point in self._values if point.file.exists()}
+        self._rows = {point: self._make_row(point, _read(point.file)) for point in self._values if point.file.exists()}
 
     @property
     def rows(self) -> list[table.Row]:
-        """Of the finished points, in the order of the grid."""
+        """The rows of the finished points, in the order of the grid."""
         return [self._rows[point] for point in self._values if point in self._rows]
 
     def play(self, jobs: int) -> Iterator[table.Row]:
-        """Play what is not finished in `jobs` processes; the row of each point as it ends.
+        """Play the points that are not finished in `jobs` processes; yield the row of each as it ends.
 
         A point whose process died leaves no file: going on in the folder tries it again.
         """
         for point, death in play_all([point for point in self._values if point not in self._rows], jobs):
             lost = death is not None and not point.file.exists()
             finished = {"settled": False, "problem": death} if lost else _read(point.file)
-            self._rows[point] = self._row(point, finished)
+            self._rows[point] = self._make_row(point, finished)
             yield self._rows[point]
 
-    def _row(self, point: Point, finished: dict[str, Any]) -> table.Row:
+    def _make_row(self, point: Point, finished: dict[str, Any]) -> table.Row:
         return table.row(self._grid, self._values[point], finished)
 
 

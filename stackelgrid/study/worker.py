@@ -25,9 +25,9 @@ _PR_SET_PDEATHSIG = 1
 
 
 def play_all(points: Sequence[Point], jobs: int) -> Iterator[tuple[Point, str | None]]:
-    """Play `points` in `jobs` processes: each as it ends, with how its process died where it did.
+    """Play `points` in `jobs` processes; yield each as it ends, with the reason where its process died.
 
-    Whoever stops iterating, by an exception too, stops the processes.
+    The processes stop when the caller stops iterating, by an exception too.
     """
     waiting = deque(points)
     workers: list[_Worker] = []
@@ -43,7 +43,7 @@ def play_all(points: Sequence[Point], jobs: int) -> Iterator[tuple[Point, str | 
             while workers:
                 for key, _ in selector.select():
                     worker: _Worker = key.data
-                    point, death = worker.point, worker.ended()
+                    point, death = worker.point, worker.read_answer()
                     if waiting and not death:
                         worker.give(waiting.popleft())
                     else:
@@ -59,7 +59,7 @@ def play_all(points: Sequence[Point], jobs: int) -> Iterator[tuple[Point, str | 
 
 
 class _Worker:
-    """A process, seen from the study: the point it plays, and how to end it."""
+    """A process that plays points: the point it plays now, and how to end it."""
 
     def __init__(self, point: Point) -> None:
         self._process = subprocess.Popen(
@@ -75,17 +75,17 @@ class _Worker:
         self.give(point)
 
     def give(self, point: Point) -> None:
-        """Have it play `point` next."""
+        """Send it `point` to play next."""
         self.point = point
         order = {**asdict(point), "file": str(point.file)}
         try:
             self._points.write(json.dumps(order).encode() + b"\n")
             self._points.flush()
         except BrokenPipeError:
-            return  # it is dead, which `ended` will tell
+            return  # it is dead, which `read_answer` reports
 
-    def ended(self) -> str | None:
-        """Read that its point is finished; otherwise how the process died."""
+    def read_answer(self) -> str | None:
+        """Read that its point is finished; return how the process died if it did."""
         if self.answers.readline():
             return None
         code = self._process.wait()
@@ -103,13 +103,13 @@ class _Worker:
 
 
 def main(parent: int) -> int:
-    """Serve until standard input ends. A study that is killed takes its workers with it."""
+    """Serve until standard input ends. The process dies with the study, also when that is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             return 1
     answers = os.dup(1)
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # so that what a library prints is not read as an answer
     for line in sys.stdin:
         order = json.loads(line)
         play(Point(order["source"], tuple(order["overrides"]), order["samples"], Path(order["file"])))

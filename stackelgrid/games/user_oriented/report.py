@@ -22,7 +22,7 @@ from stackelgrid.report.parts import (
     spread,
 )
 from stackelgrid.report.run_folder import ReportError, RunFolder
-from stackelgrid.report.words import change, counted, number
+from stackelgrid.report.words import change, number, plural
 from stackelgrid.run_result import Certificate, RunResult
 
 
@@ -83,7 +83,7 @@ def key_figures(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOut
 
 def _system_utility(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOutcome) -> str:
     if len(outcome.homes) < result.homes:
-        return f"not known: {len(outcome.homes)} of {counted(result.homes, 'home')} reported a schedule"
+        return f"not known: {len(outcome.homes)} of {plural(result.homes, 'home')} reported a schedule"
     return f"{number(outcome.system_utility)} {result.money}"
 
 
@@ -159,7 +159,7 @@ def _plot_homes(outcome: UserOrientedOutcome, money: str) -> Iterator[Plot]:
             "storage",
             drawing.levels(shown, [price < below_mean for price in outcome.price], "Stored (kWh)"),
             f"Energy stored at the end of each slot, battery and electric vehicle together, in {len(shown)} of "
-            f"{counted(len(stores), 'home')} with storage, from the smallest to the largest. Shaded: slots with "
+            f"{plural(len(stores), 'home')} with storage, from the smallest to the largest. Shaded: slots with "
             "a price below its mean.",
         )
     compared = [home for home in outcome.homes.values() if home.baseline_bill is not None]
