@@ -264,7 +264,7 @@ def test_page_of_a_game_needs_nothing_but_itself(shipped: dict[str, Path], game:
 @pytest.mark.parametrize("game", SHIPPED)
 def test_certificate_of_a_shipped_case_passes_and_is_explained(shipped: dict[str, Path], game: str) -> None:
     lines = checks(parse(content(shipped[game])))
-    assert {line.key for line in lines} == {"feasible", *(rule.key for rule in find_report(game).rules)}
+    assert {"feasible", *(rule.key for rule in find_report(game).rules)} <= {line.key for line in lines}
     for line in lines:
         assert line.label
         assert line.passed is not False, line
