@@ -32,7 +32,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from test_access_rules import A1, EVERYONE, HOMES, LEADER, LOG
+from support.access import A1, EVERYONE, HOMES, LEADER, LOG
 
 import aggregator_node.config
 import broker

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_transport_conformance import Scripted, answer, finish, heard
+from support.scripted_node import Scripted, answer, finish, heard
 
 from broker import BrokerStartError, answers, nats
 from broker.access import Node, Role

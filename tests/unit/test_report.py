@@ -4,13 +4,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from support.report_page import Page, figures, fill, keep
 
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.report import ReportError, drawing, page, write
@@ -19,7 +19,7 @@ from stackelgrid.report.tables import checks, summary
 from stackelgrid.report.words import change, number
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import parse
-from stackelgrid.scenarios import Scenario, dump, load, yaml_file
+from stackelgrid.scenarios import Scenario, load, yaml_file
 from stackelgrid.testbed import fault_plans
 from stackelgrid.testbed.in_memory import play
 from stackelgrid.testbed.result import build_result
@@ -40,25 +40,6 @@ CERTIFICATE = {
     "price_distance": {"rms": 1.25, "relative": 0.5},
 }
 BASIC = {"price", "load", "convergence", "storage", "savings"}
-
-
-class Page(HTMLParser):
-    """A page as a reader has it: its text, its tags and their attributes."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.parts: list[str] = []
-        self.source = path.read_text(encoding="utf-8")
-        self.feed(self.source)
-        self.text = " ".join(" ".join(self.parts).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        if self.lasttag != "style":
-            self.parts.append(data)
 
 
 def run(slots: int = 24, homes: int = 6, **leader: Any) -> tuple[Scenario, RunRecord]:
@@ -102,20 +83,6 @@ def found(small: tuple[Scenario, RunRecord]) -> dict[str, Any]:
 def folder(tmp_path: Path, small: tuple[Scenario, RunRecord], found: dict[str, Any]) -> Path:
     fill(tmp_path, *small, found)
     return tmp_path
-
-
-def fill(folder: Path, scenario: Scenario, run_record: RunRecord, content: dict[str, Any]) -> None:
-    (folder / "scenario.yaml").write_text(dump(scenario))
-    (folder / "rounds.jsonl").write_text("".join(json.dumps(record) + "\n" for record in run_record.rounds))
-    keep(folder, content)
-
-
-def keep(folder: Path, content: dict[str, Any]) -> None:
-    (folder / "result.json").write_text(json.dumps(content, allow_nan=False))
-
-
-def figures(folder: Path) -> set[str]:
-    return {path.stem for path in (folder / "figures").iterdir()}
 
 
 # --- the page ---

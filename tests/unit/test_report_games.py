@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_report import Page, figures, fill, keep
+from support.report_page import Page, figures, fill, keep
 
 from stackelgrid.games.prosumer.feeder import FeederState, FeederStates
 from stackelgrid.registry import names

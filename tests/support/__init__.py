@@ -1,0 +1,1 @@
+"""Nodes, pages and logs that several test modules use."""
