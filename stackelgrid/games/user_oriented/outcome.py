@@ -24,7 +24,7 @@ class HomeOutcome(StrictModel):
 
     `load_kw` (T,) is what its meter draws, kW; `bill` money; `utility` satisfaction less wear less bill, money;
     `storage_kwh` (T,) the energy stored at the end of each slot in all its storage together, kWh, absent without any;
-    `baseline_bill` what it would pay at the flat price, money, worked out on the desk.
+    `baseline_bill` its bill at the flat price, money, computed on the desk.
     """
 
     load_kw: Vector

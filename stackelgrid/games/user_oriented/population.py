@@ -1,4 +1,4 @@
-"""Homes drawn at random around measured load profiles, so that a flat price calls forth the measured load.
+"""Homes drawn at random around measured load profiles: at the flat price they draw the measured load.
 
 Every home has its own random stream, derived from the scenario's seed and its number: home 7 of 60 is home 7 of 600.
 """
@@ -30,7 +30,7 @@ class Alpha(StrictModel):
 
 
 class Segment(StrictModel):
-    """One type of customer: the profile `columns` it draws from, its mean load, its preferences."""
+    """One type of customer: the `columns` of its profiles, its mean load, its preferences."""
 
     columns: Annotated[list[str], Field(min_length=1)]
     mean_load_kw: Positive
@@ -39,10 +39,10 @@ class Segment(StrictModel):
 
 
 class StorageShare(StrictModel):
-    """Batteries: which `share` of the homes has one, sized by the home's mean load.
+    """Batteries: a `share` of the homes has one, sized by the home's mean load.
 
-    `hours` of mean load fit in; full power charges `rate` of the capacity in an hour; wear in units of the baseline
-    price, `fast` and `deep` per kWh^2 times mean load.
+    Its capacity is `hours` of mean load; full power charges `rate` of the capacity in an hour. The wear, `fast` and
+    `deep`, is in units of the baseline price over the mean load.
     """
 
     share: Share
@@ -66,7 +66,7 @@ class EvShare(StrictModel):
 
 
 class Population(StrictModel):
-    """How the homes of a scenario are drawn."""
+    """The distribution from which the homes of a scenario are drawn."""
 
     homes: Annotated[int, Field(ge=1, le=100_000)]
     profiles: Path
@@ -82,37 +82,37 @@ class Population(StrictModel):
     ev: EvShare | None = None
 
     def draw(self, seed: int, baseline_price: float, slots: int) -> list[Home]:
-        """The homes. Raises `ValueError` naming file, column or day when the profiles do not fit."""
-        shapes = _day(self.profiles, self.day, slots)
+        """Draw the homes. Raise `ValueError` that names file, column or day when the profiles do not fit."""
+        shapes = _read_day(self.profiles, self.day, slots)
         for name, segment in self.segments.items():
             unknown = [column for column in segment.columns if column not in shapes]
             if unknown:
                 raise ValueError(f"population.segments.{name}.columns: {self.profiles} has no column {unknown[0]!r}")
         width = len(str(self.homes))
         return [
-            self._home(
+            self._draw_home(
                 f"h{number + 1:0{width}d}", number, np.random.default_rng([seed, number]), shapes, baseline_price
             )
             for number in range(self.homes)
         ]
 
-    def _home(
+    def _draw_home(
         self, name: str, number: int, random: np.random.Generator, shapes: dict[str, Array], baseline_price: float
     ) -> Home:
         segment_name = list(self.segments)[number % len(self.segments)]
         segment = self.segments[segment_name]
-        among_its_kind = number // len(self.segments)
+        number_in_segment = number // len(self.segments)
         common = np.mean([shapes[column] for column in segment.columns], axis=0)
         own = shapes[segment.columns[random.integers(len(segment.columns))]]
         shape = self.own_profile * own + (1 - self.own_profile) * common
         load = segment.mean_load_kw * random.uniform(*self.size) * shape
         fixed = np.full(len(load), self.inelastic_share * load.min())
-        elastic = self._elastic(load - fixed, segment, random, baseline_price)
+        elastic = self._build_appliance(load - fixed, segment, random, baseline_price)
         storage = []
-        if _has(among_its_kind, self.storage.share):
-            storage.append(self._battery(float(load.mean()), baseline_price))
-        elif segment_name == "residential" and self._has_ev(among_its_kind):
-            storage.append(self._ev(random, baseline_price))
+        if _has(number_in_segment, self.storage.share):
+            storage.append(self._build_battery(float(load.mean()), baseline_price))
+        elif segment_name == "residential" and self._has_ev(number_in_segment):
+            storage.append(self._draw_ev(random, baseline_price))
         limit = {} if self.draw_limit is None else {"draw_limit": {"max_kw": self.draw_limit * float(load.max())}}
         return Home.model_validate(
             {
@@ -126,8 +126,8 @@ class Population(StrictModel):
             }
         )
 
-    def _elastic(self, load: Array, segment: Segment, random: np.random.Generator, price: float) -> Elastic:
-        """An appliance whose omega_t makes it draw `load` (T,) kW at the flat price (first-order condition of 10)."""
+    def _build_appliance(self, load: Array, segment: Segment, random: np.random.Generator, price: float) -> Elastic:
+        """Build an appliance that draws `load` (T,) kW at the flat price: omega_t solves [UO-10] for it."""
         x_max = self.headroom * float(load.max())
         ratio = load / x_max
         v = random.uniform(*segment.valuation)
@@ -142,47 +142,47 @@ class Population(StrictModel):
         satisfaction = Satisfaction(form=self.satisfaction, omega=omega.tolist(), alpha=alpha)
         return Elastic(max_kw=x_max, valuation=v, satisfaction=satisfaction)
 
-    def _battery(self, mean_load: float, price: float) -> Storage:
-        kind = self.storage
-        capacity = kind.hours * mean_load
-        wear = Wear(fast=kind.fast * price / mean_load, deep=kind.deep * price / mean_load, depth=kind.depth)
+    def _build_battery(self, mean_load: float, price: float) -> Storage:
+        battery = self.storage
+        capacity = battery.hours * mean_load
+        wear = Wear(fast=battery.fast * price / mean_load, deep=battery.deep * price / mean_load, depth=battery.depth)
         return Storage(
             name="battery",
             capacity_kwh=capacity,
             initial_kwh=capacity / 2,
-            charge_kw=kind.rate * capacity,
-            discharge_kw=kind.rate * capacity,
+            charge_kw=battery.rate * capacity,
+            discharge_kw=battery.rate * capacity,
             wear=wear,
         )
 
     def _has_ev(self, number: int) -> bool:
-        """EVs go to homes without a battery, as many of these as make up the share."""
+        """Give EVs to homes without a battery, to as many of these as make up the share."""
         without = 1 - self.storage.share
         return self.ev is not None and without > 0 and _has(number, min(1.0, self.ev.share / without))
 
-    def _ev(self, random: np.random.Generator, price: float) -> Storage:
+    def _draw_ev(self, random: np.random.Generator, price: float) -> Storage:
         assert self.ev is not None
-        kind = self.ev
-        need = random.uniform(*kind.need_kwh)
+        ev = self.ev
+        need = random.uniform(*ev.need_kwh)
         return Storage(
             name="ev",
-            capacity_kwh=kind.capacity_kwh,
-            initial_kwh=kind.capacity_kwh - need,
-            final_kwh=kind.capacity_kwh,
-            charge_kw=kind.charge_kw,
+            capacity_kwh=ev.capacity_kwh,
+            initial_kwh=ev.capacity_kwh - need,
+            final_kwh=ev.capacity_kwh,
+            charge_kw=ev.charge_kw,
             discharge_kw=0.0,
-            available=Availability(first=kind.first, last=kind.last),
-            wear=Wear(fast=kind.fast * price),
+            available=Availability(first=ev.first, last=ev.last),
+            wear=Wear(fast=ev.fast * price),
         )
 
 
 def _has(number: int, share: float) -> bool:
-    """Spreads a share evenly over consecutive numbers."""
+    """Spread a share evenly over consecutive numbers."""
     return int((number + 1) * share + 1e-9) > int(number * share + 1e-9)
 
 
-def _day(path: Path, day: date, slots: int) -> dict[str, Array]:
-    """The profiles of one day, each scaled to mean 1. Raises `ValueError` naming the file and what is missing."""
+def _read_day(path: Path, day: date, slots: int) -> dict[str, Array]:
+    """Read the profiles of one day, each scaled to mean 1. Raise `ValueError` that names the file and what it lacks."""
     try:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))

@@ -13,9 +13,9 @@ from stackelgrid.scenarios import load
 
 GAME = "user_oriented"
 MULTIPLES = np.arange(1, 11) / 5
-"""Of the calibrated mu, 0.2 to 2."""
+"""Multiples of the calibrated mu, 0.2 to 2."""
 WEIGHTS = np.arange(1, 101) / 10
-"""Fixed weights on the deviation that are tried, as multiples of the calibrated mu."""
+"""Fixed weights on the deviation, as multiples of the calibrated mu."""
 SCALES = (30, 60, 120, 240)
 ADAPTIVE = "leader.balance={kind: adaptive, high: 2, low: 0.5}"
 _SWEEP = "`leader.mu` 0.2 to 2 times the calibrated one, 10 runs"
@@ -31,35 +31,35 @@ def _welfare(runs: Runs) -> UserOrientedOutcome:
     return _outcome(runs, "leader.objective=welfare")
 
 
-def _calibrated_mu() -> float:
+def _load_calibrated_mu() -> float:
     scenario = load(GAME)
     assert isinstance(scenario, UserOrientedScenario)
     return scenario.leader.mu
 
 
 def _sweep(runs: Runs, objective: str = "stackelberg") -> list[UserOrientedOutcome]:
-    """Outcomes along the multiples of mu."""
-    settings = [f"leader.mu={_calibrated_mu() * multiple:.6g}" for multiple in MULTIPLES]
+    """Give the outcomes along the multiples of mu."""
+    settings = [f"leader.mu={_load_calibrated_mu() * multiple:.6g}" for multiple in MULTIPLES]
     return [_outcome(runs, setting, f"leader.objective={objective}") for setting in settings]
 
 
-def _along(values: list[float], digits: int) -> str:
+def _range(values: list[float], digits: int) -> str:
     return f"{values[0]:.{digits}f} to {values[-1]:.{digits}f}"
 
 
-def _price_rises(runs: Runs) -> Finding:
+def _check_price_rises(runs: Runs) -> Finding:
     price = [float(np.mean(outcome.price)) for outcome in _sweep(runs)]
-    return Finding(f"mean price {_along(price, 3)} cents/kWh, rising at every step, by little", is_rising(price))
+    return Finding(f"mean price {_range(price, 3)} cents/kWh, rising at every step, by little", is_rising(price))
 
 
-def _deviation_falls(runs: Runs) -> Finding:
+def _check_deviation_falls(runs: Runs) -> Finding:
     sweep = _sweep(runs)
     deviation, par = [outcome.deviation for outcome in sweep], [outcome.par for outcome in sweep]
-    here = f"PAR {_along(par, 3)}, squared deviation {_along(deviation, 0)} kW², falling at every step"
+    here = f"PAR {_range(par, 3)}, squared deviation {_range(deviation, 0)} kW², falling at every step"
     return Finding(here, is_rising(par[::-1]) and is_rising(deviation[::-1]))
 
 
-def _bills_with_scale(runs: Runs) -> Finding:
+def _check_bills_grow_linearly(runs: Runs) -> Finding:
     bills = [_outcome(runs, f"population.homes={n}", "homes_per_process=60").revenue for n in SCALES]
     straight = float(np.corrcoef(SCALES, bills)[0, 1] ** 2)
     each = [bill / n for bill, n in zip(bills, SCALES, strict=True)]
@@ -67,31 +67,33 @@ def _bills_with_scale(runs: Runs) -> Finding:
     return Finding(here, straight > 0.999)
 
 
-def _bills_with_mu(runs: Runs) -> Finding:
+def _check_bills_bend_with_mu(runs: Runs) -> Finding:
     bills = np.array([outcome.revenue for outcome in _sweep(runs)])
     line = np.interp(MULTIPLES, MULTIPLES[[0, -1]], bills[[0, -1]])
     bend = float(np.max(np.abs(bills - line)) / np.ptp(bills))
     return Finding(f"off the straight line between the ends by up to {100 * bend:.0f} % of the range", bend > 0.01)
 
 
-def _utility_peaks(runs: Runs) -> Finding:
+def _check_utility_peaks(runs: Runs) -> Finding:
     utility = [outcome.system_utility for outcome in _sweep(runs)]
     best = int(np.argmax(utility))
-    here = f"highest at {MULTIPLES[best]:.1f} times the calibrated μ; {_along(utility, 0)} cents"
+    here = f"highest at {MULTIPLES[best]:.1f} times the calibrated μ; {_range(utility, 0)} cents"
     return Finding(here, 0 < best < len(utility) - 1)
 
 
-def _best_at_weight(runs: Runs, objective: str) -> dict[float, float]:
-    """The best multiple of mu by fixed weight on the deviation, where it is inside the sweep."""
+def _find_best_mu(runs: Runs, objective: str) -> dict[float, float]:
+    """Find the best multiple of mu by fixed weight on the deviation, where it is inside the sweep."""
     sweep = _sweep(runs, objective)
-    charge = np.array([_calibrated_mu() * outcome.deviation / np.mean(outcome.baseline_load_kw) for outcome in sweep])
+    charge = np.array(
+        [_load_calibrated_mu() * outcome.deviation / np.mean(outcome.baseline_load_kw) for outcome in sweep]
+    )
     without = np.array([outcome.system_utility for outcome in sweep]) + MULTIPLES * charge
     best = {float(weight): int(np.argmax(without - weight * charge)) for weight in WEIGHTS}
     return {weight: float(MULTIPLES[n]) for weight, n in best.items() if 0 < n < len(sweep) - 1}
 
 
-def _utility_peaks_at_fixed_weight(runs: Runs) -> Finding:
-    welfare, stackelberg = (_best_at_weight(runs, objective) for objective in ("welfare", "stackelberg"))
+def _check_fixed_weight_peak(runs: Runs) -> Finding:
+    welfare, stackelberg = (_find_best_mu(runs, objective) for objective in ("welfare", "stackelberg"))
     here = (
         f"welfare: at weights {_span(welfare)} times the calibrated μ, at 1.0 the best μ is {welfare.get(1.0, 0):.1f} "
         f"times it; stackelberg: only at weights {_span(stackelberg)}"
@@ -103,30 +105,30 @@ def _span(weights: dict[float, float]) -> str:
     return f"{min(weights):.1f} to {max(weights):.1f}" if weights else "none"
 
 
-def _beats_the_rest(runs: Runs) -> Finding:
+def _check_against_dual_decomposition(runs: Runs) -> Finding:
     ours, best = _outcome(runs).system_utility, _welfare(runs).system_utility
     return Finding(f"{ours:.0f} cents at the stackelberg price, {best:.0f} at the welfare optimum", ours >= best)
 
 
-def _stackelberg_is_welfare(runs: Runs) -> Finding:
+def _check_stackelberg_is_optimal(runs: Runs) -> Finding:
     ours, best = _outcome(runs).system_utility, _welfare(runs).system_utility
     return Finding(
         f"the stackelberg price leaves {100 * (1 - ours / best):.1f} % of the optimum", 1 - ours / best < 1e-6
     )
 
 
-def _welfare_is_welfare(runs: Runs) -> Finding:
+def _check_welfare_is_optimal(runs: Runs) -> Finding:
     gap = abs(runs.certificate(GAME, "leader.objective=welfare")["gap"])
     return Finding(f"relative distance to the centralised optimum {format_residual(gap, 1e-6)}", gap < 1e-6)
 
 
-def _no_better_price(runs: Runs) -> Finding:
+def _check_uniqueness(runs: Runs) -> Finding:
     regret = runs.certificate(GAME)["leader_regret"]
     here = f"the best other price that a search finds is better by {format_residual(regret, 1e-6)}, relative; no proof"
     return Finding(here, regret < 1e-6)
 
 
-def _shifts_to_the_valley(runs: Runs) -> Finding:
+def _check_load_shifts_to_valley(runs: Runs) -> Finding:
     before, after = np.array(_outcome(runs).baseline_load_kw), np.array(_outcome(runs).load_kw)
     peak, valley = int(before.argmax()), int(before.argmin())
     here = (
@@ -146,7 +148,7 @@ def _savings(runs: Runs) -> tuple[list[float], list[float]]:
     return storing, others
 
 
-def _bills_fall(runs: Runs) -> Finding:
+def _check_bills_fall(runs: Runs) -> Finding:
     saved = [*_savings(runs)[0], *_savings(runs)[1]]
     homes = _outcome(runs).homes.values()
     rise = sum(home.bill for home in homes) / sum(home.baseline_bill or 0.0 for home in homes) - 1
@@ -154,29 +156,29 @@ def _bills_fall(runs: Runs) -> Finding:
     return Finding(here, float(np.median(saved)) > 0)
 
 
-def _storage_saves(runs: Runs) -> Finding:
+def _check_storage_saves(runs: Runs) -> Finding:
     storing, others = (float(np.median(saved)) for saved in _savings(runs))
     here = f"median saving {storing:.0f} cents a day with storage or an EV, {others:.0f} without"
     return Finding(here, storing > 0 and storing > others)
 
 
-def _adaptive(runs: Runs) -> Finding:
+def _check_adaptive(runs: Runs) -> Finding:
     fixed, adaptive = _outcome(runs), _outcome(runs, ADAPTIVE)
     loss = 1 - adaptive.system_utility / fixed.system_utility
     here = f"PAR {fixed.par:.3f} to {adaptive.par:.3f}, system utility lower by {100 * loss:.2f} %"
     return Finding(here, adaptive.par < fixed.par and 0 < loss < 0.01)
 
 
-def _adaptive_bills(runs: Runs) -> Finding:
+def _check_adaptive_bills(runs: Runs) -> Finding:
     fixed, adaptive = _outcome(runs).revenue, _outcome(runs, ADAPTIVE).revenue
     return Finding(f"bills together {fixed:.0f} to {adaptive:.0f} cents", adaptive < fixed)
 
 
-def _fitted_figure(what: str, published: str, unit: str, ours: Callable[[UserOrientedOutcome], float]) -> Figure:
+def _figure(what: str, published: str, unit: str, ours: Callable[[UserOrientedOutcome], float]) -> Figure:
     return Figure("5.3", what, published, unit, "paper", "shipped case", lambda runs: ours(_outcome(runs)), fitted=True)
 
 
-def _fitted_mean(
+def _figure_of_mean(
     what: str, published: str, tolerance: str, series: Callable[[UserOrientedOutcome], list[float]]
 ) -> Figure:
     """A mean load, kW, which follows from the paper's peak and peak-to-average ratio."""
@@ -193,30 +195,30 @@ PAPER = Paper(
     "The paper prints four figures of one case (5.3) and neither its loads nor its parameters. Our case is 60 "
     "customers on measured profiles, with four numbers calibrated to those four figures; only the trends are evidence.",
     (
-        _fitted_figure("peak before", "447.04", "kW", lambda outcome: outcome.baseline_peak_kw),
-        _fitted_figure("PAR before", "1.377", "", lambda outcome: outcome.baseline_par),
-        _fitted_figure("peak after", "433.99", "kW", lambda outcome: outcome.peak_kw),
-        _fitted_figure("PAR after", "1.134", "", lambda outcome: outcome.par),
-        _fitted_mean("mean load before", "324.65", "0.13", lambda outcome: outcome.baseline_load_kw),
-        _fitted_mean("mean load after", "382.71", "0.18", lambda outcome: outcome.load_kw),
+        _figure("peak before", "447.04", "kW", lambda outcome: outcome.baseline_peak_kw),
+        _figure("PAR before", "1.377", "", lambda outcome: outcome.baseline_par),
+        _figure("peak after", "433.99", "kW", lambda outcome: outcome.peak_kw),
+        _figure("PAR after", "1.134", "", lambda outcome: outcome.par),
+        _figure_of_mean("mean load before", "324.65", "0.13", lambda outcome: outcome.baseline_load_kw),
+        _figure_of_mean("mean load after", "382.71", "0.18", lambda outcome: outcome.load_kw),
     ),
     (
-        Trend("5.2, fig. 4", "the price rises as μ goes from 0.2 to 2", "paper", _SWEEP, _price_rises),
-        Trend("5.2, fig. 4", "the deviation falls as μ goes from 0.2 to 2", "paper", _SWEEP, _deviation_falls),
+        Trend("5.2, fig. 4", "the price rises as μ goes from 0.2 to 2", "paper", _SWEEP, _check_price_rises),
+        Trend("5.2, fig. 4", "the deviation falls as μ goes from 0.2 to 2", "paper", _SWEEP, _check_deviation_falls),
         Trend(
             "5.2, fig. 5",
             "the billing cost grows linearly with the number of customers",
             "paper",
             f"`population.homes` {', '.join(map(str, SCALES))}",
-            _bills_with_scale,
+            _check_bills_grow_linearly,
         ),
-        Trend("5.2, fig. 5", "the billing cost is not linear in μ", "paper", _SWEEP, _bills_with_mu),
+        Trend("5.2, fig. 5", "the billing cost is not linear in μ", "paper", _SWEEP, _check_bills_bend_with_mu),
         Trend(
             "5.2, fig. 6",
             "the system's utility is highest at a μ between 0.2 and 2",
             "paper",
             _SWEEP,
-            _utility_peaks,
+            _check_utility_peaks,
             "The utility contains the charge on the deviation at the very μ that is varied, so a larger μ costs more "
             "whatever the load does.",
         ),
@@ -225,45 +227,49 @@ PAPER = Paper(
             "with the deviation charged at a fixed weight, it is highest at a μ between 0.2 and 2",
             "derived",
             f"{_SWEEP}, both objectives; fixed weights 0.1 to 10 times the calibrated μ",
-            _utility_peaks_at_fixed_weight,
+            _check_fixed_weight_peak,
         ),
         Trend(
             "5.2, fig. 6",
             "the two-stage game gives the system more utility than dual decomposition does",
             "paper",
             "shipped case against `leader.objective=welfare`, which is what dual decomposition converges to",
-            _beats_the_rest,
+            _check_against_dual_decomposition,
             "Nothing gives the system more than the welfare optimum, and the welfare problem is convex, so that dual "
             "decomposition converges to it.",
         ),
         Trend(
             "4.2, theorem 1",
-            "at the leader's optimum (16), selfish customers maximise the whole system's utility",
+            "at the leader's optimum [UO-16], selfish customers maximise the whole system's utility",
             "paper",
             "shipped case against `leader.objective=welfare`",
-            _stackelberg_is_welfare,
-            "The theorem's proof prices at marginal cost; problem (16), which the algorithm solves, lets the company "
-            "mark the price up. These are two prices, and both are offered.",
+            _check_stackelberg_is_optimal,
+            "The theorem's proof prices at marginal cost; problem [UO-16], which the algorithm solves, lets the "
+            "company mark the price up. These are two prices, and both are offered.",
         ),
         Trend(
             "4.2, theorem 1",
             "at marginal cost, selfish customers maximise the whole system's utility",
             "derived",
             "certificate of `leader.objective=welfare`",
-            _welfare_is_welfare,
+            _check_welfare_is_optimal,
         ),
         Trend(
-            "4.2, theorem 1", "the equilibrium is unique", "paper", "certificate of the shipped case", _no_better_price
+            "4.2, theorem 1", "the equilibrium is unique", "paper", "certificate of the shipped case", _check_uniqueness
         ),
         Trend(
-            "5.3, fig. 7", "load moves from the peak to off-peak hours", "paper", "shipped case", _shifts_to_the_valley
+            "5.3, fig. 7",
+            "load moves from the peak to off-peak hours",
+            "paper",
+            "shipped case",
+            _check_load_shifts_to_valley,
         ),
         Trend(
             "5.3, fig. 8",
             "customers save on their bills",
             "paper",
             "shipped case, bills against those at the flat price",
-            _bills_fall,
+            _check_bills_fall,
             "The paper's own four figures have the mean load rise by 18 %: customers buy more, at a lower price per "
             "kWh, and pay more in all.",
         ),
@@ -272,7 +278,7 @@ PAPER = Paper(
             "homes with storage save much more than others",
             "paper",
             "shipped case, homes with storage or an EV against the rest",
-            _storage_saves,
+            _check_storage_saves,
             "Bills rise for both, see above, and prices differ too little between hours for a battery to earn much.",
         ),
         Trend(
@@ -280,14 +286,14 @@ PAPER = Paper(
             "the adaptive scheme trades a little utility for a lower PAR",
             "paper",
             f"`{ADAPTIVE}` against the shipped case",
-            _adaptive,
+            _check_adaptive,
         ),
         Trend(
             "5.4",
             "the adaptive scheme rewards customers with lower bills",
             "paper",
             f"`{ADAPTIVE}` against the shipped case",
-            _adaptive_bills,
+            _check_adaptive_bills,
         ),
     ),
 )

@@ -113,7 +113,7 @@ def _plot_prices(run: RunFolder, outcome: UserOrientedOutcome) -> Iterator[Plot]
     yield Plot(
         "price",
         drawing.steps(curves, f"Price ({money}/kWh)"),
-        f"{name} in each slot, with the flat price before the game and what the leader pays for its energy.",
+        f"{name} in each slot, with the flat price before the game and the price at which the leader buys energy.",
     )
     welfare = _welfare_price(run.result.certificate)
     if welfare:
@@ -171,9 +171,9 @@ def _plot_homes(outcome: UserOrientedOutcome, money: str) -> Iterator[Plot]:
         yield Plot(
             "savings",
             drawing.boxes(groups, f"Bill saved ({money} per home)"),
-            "What each home saves on its bill against the flat baseline price; below zero it pays more, as a home may "
-            "that uses more at a lower price. Box: the middle half of the homes and the median; whiskers: up to 1.5 "
-            "times the box beyond it.",
+            "The saving of each home on its bill against the flat baseline price. Below zero it pays more, perhaps "
+            "because it uses more at a lower price. Box: the middle half of the homes and the median; whiskers: up to "
+            "1.5 times the box beyond it.",
         )
 
 
@@ -235,25 +235,25 @@ def _largest_load(outcome: UserOrientedOutcome, certificate: Certificate) -> flo
     return max(1.0, *map(abs, outcome.load_kw))
 
 
-_DISTANCE = "How far the price is from the welfare price, the one best for the system as a whole."
+_DISTANCE = "The distance of the price from the welfare price, which is the best one for the system as a whole."
 _RULES = (
     REGRET,
     Rule(
         "max_home_regret",
         "Largest regret of a home",
-        "What a home's best schedule at this price would bring it beyond the one it has, relative.",
+        "The gain of a home from its best schedule at this price over the schedule that it has, relative.",
         EQUILIBRIUM_WITHIN,
     ),
     Rule(
         "leader_regret",
         "Regret of the leader",
-        "What the best price found would bring the leader beyond this one, the homes answering it, relative.",
+        "The leader's gain from the best price found over this one, with the homes' answers to it, relative.",
         EQUILIBRIUM_WITHIN,
     ),
     Rule(
         "gap",
         "Gap to the reference",
-        "How far the run falls short of the reference, relative: for a welfare leader the optimum of a planner who "
+        "The distance of the run below the reference, relative: for a welfare leader the optimum of a planner who "
         "knows everybody's data, for a Stackelberg leader the best price found.",
         EQUILIBRIUM_WITHIN,
     ),
@@ -276,7 +276,7 @@ _RULES = (
     Rule(
         "overclaim",
         "Overclaimed utility",
-        "How much more utility a home claims than its schedule is worth, relative.",
+        "The largest excess of a home's claimed utility over the utility of its schedule, relative.",
         BOOKS_WITHIN,
     ),
     Rule(
@@ -288,7 +288,7 @@ _RULES = (
     Rule(
         "balance_residual",
         "Error of the balance",
-        "The largest difference of the load the leader saw from the sum of the homes' loads.",
+        "The largest difference of the leader's load from the sum of the homes' loads.",
         BOOKS_WITHIN,
         _largest_load,
         "kW",
@@ -303,13 +303,13 @@ _RULES = (
     Rule(
         "system_utility",
         "System utility",
-        "What leader and homes get together, worked out anew.",
+        "The utility of leader and homes together, computed anew.",
         unit="{money}",
     ),
     Rule(
         "welfare_system_utility",
         "System utility at the welfare price",
-        "The most they could get together. A Stackelberg leader's own interest costs the difference.",
+        "The largest utility that they can have together. A Stackelberg leader's own interest costs the difference.",
         unit="{money}",
     ),
     Rule("price_distance.rms", "Distance from the welfare price, rms", _DISTANCE, unit="{money}/kWh"),

@@ -1,4 +1,4 @@
-"""The certificate: its references against closed forms, and whether it tells an equilibrium from what is not one."""
+"""The certificate: its references agree with closed forms, and it refuses a run that is no equilibrium."""
 
 import json
 from functools import cache
@@ -49,7 +49,7 @@ def drawn_by_two(price: np.ndarray) -> np.ndarray:
     return np.array([0.5 + first, second])
 
 
-def test_best_answers_are_the_closed_form() -> None:
+def test_best_answers_follow_the_closed_form() -> None:
     homes, price = StackedHomes(two_homes(), SLOTS), np.linspace(5, 25, SLOTS)
     answers = solve_best_answers(homes, price, np.full(2, 100.0))
     expected = drawn_by_two(price)
@@ -66,7 +66,7 @@ def test_best_answers_are_the_closed_form() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_best_answer_of_each_form_meets_its_first_order_condition(form: str) -> None:
+def test_best_answer_meets_the_first_order_condition_of_each_form(form: str) -> None:
     satisfaction = {"form": form, "omega": 1.2, "alpha": 0.7}
     appliance = {"max_kw": 4.0, "valuation": 10.0, "satisfaction": satisfaction}
     home = Home.model_validate({"id": "a", "elastic": [appliance]})
@@ -86,7 +86,7 @@ def test_best_answer_of_each_form_meets_its_first_order_condition(form: str) -> 
     assert np.all(marginal[none] <= price[none] + 1e-3)
 
 
-def test_without_a_charge_on_deviation_the_welfare_price_is_the_wholesale_price() -> None:
+def test_welfare_price_is_the_wholesale_price_when_deviation_is_free() -> None:
     wholesale = np.linspace(3, 12, SLOTS)
     plan = solve_central_programme(StackedHomes(two_homes(), SLOTS), wholesale, np.zeros(SLOTS), UNBOUNDED, 1000.0)
     company = Company(wholesale, np.zeros(SLOTS), *UNBOUNDED)
@@ -94,7 +94,7 @@ def test_without_a_charge_on_deviation_the_welfare_price_is_the_wholesale_price(
     assert plan.load == pytest.approx(drawn_by_two(wholesale), abs=1e-4)
 
 
-def test_with_a_charge_the_homes_answer_the_welfare_price_with_the_planned_load() -> None:
+def test_homes_answer_the_welfare_price_with_the_planned_load() -> None:
     wholesale, mu = np.linspace(4, 9, SLOTS), np.linspace(0.05, 0.4, SLOTS)
     plan = solve_central_programme(StackedHomes(two_homes(), SLOTS), wholesale, mu, UNBOUNDED, 100.0)
     planned = plan.load.sum(axis=0)
@@ -103,7 +103,7 @@ def test_with_a_charge_the_homes_answer_the_welfare_price_with_the_planned_load(
     assert drawn_by_two(price).sum(axis=0) == pytest.approx(planned, abs=1e-4)
 
 
-def test_the_welfare_price_clears_a_capacity() -> None:
+def test_welfare_price_keeps_the_load_at_capacity_when_it_binds() -> None:
     wholesale, capacity = np.full(SLOTS, 5.0), (np.full(SLOTS, -np.inf), np.full(SLOTS, 4.0))
     plan = solve_central_programme(StackedHomes(two_homes(), SLOTS), wholesale, np.zeros(SLOTS), capacity, 1000.0)
     # 0.5 + 4 (10 / p - 0.5) + 3 (20 / p - 0.25) = 4 at p = 100 / 6.25 = 16, where both are inside their bounds.
@@ -114,7 +114,7 @@ def test_the_welfare_price_clears_a_capacity() -> None:
     assert company.price_residual(np.full(SLOTS, 5.5), np.full(SLOTS, 3.0)) == pytest.approx(0.5, rel=1e-9)
 
 
-def test_an_unreachable_capacity_is_said_to_be_infeasible() -> None:
+def test_central_programme_raises_when_no_schedule_keeps_the_capacity() -> None:
     capacity = np.full(SLOTS, -np.inf), np.full(SLOTS, 0.4)
     with pytest.raises(InfeasibleError, match="widen the capacity"):
         solve_central_programme(
@@ -170,7 +170,7 @@ def odd_homes(random: np.random.Generator) -> list[Home]:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_nodes_and_reference_agree_on_homes_of_every_kind(seed: int) -> None:
+def test_nodes_agree_with_the_reference_on_homes_of_every_kind(seed: int) -> None:
     random = np.random.default_rng(seed)
     homes, price = odd_homes(random), random.uniform(-2, 20, SLOTS)
     schedules = [HomeProblem(home).answer(price) for home in homes]
@@ -191,7 +191,7 @@ def test_nodes_and_reference_agree_on_homes_of_every_kind(seed: int) -> None:
     assert stacked.violation_of(load, stored) < 1e-9
 
 
-def test_violation_sees_each_limit() -> None:
+def test_violation_is_that_of_the_limit_that_is_broken() -> None:
     limits = {"draw_limit": {"min_kw": 0.0, "max_kw": 2.0}}
     appliance = {"max_kw": 2.0, "min_kw": 0.5, "valuation": 10.0}
     home = Home.model_validate({"id": "a", "elastic": [appliance], "storage": [storage()], **limits})
@@ -214,7 +214,7 @@ def test_violation_sees_each_limit() -> None:
 # --- the leader's search ---
 
 
-def test_search_finds_the_monopoly_price() -> None:
+def test_price_search_finds_the_monopoly_price() -> None:
     appliance = {"max_kw": 5.0, "valuation": 12.0, "satisfaction": {"omega": 0.9, "alpha": 3.0}}
     home = Home.model_validate({"id": "a", "horizon": 4, "elastic": [appliance]})
     wholesale = np.array([4.0, 6.0, 9.0, 12.0])
@@ -226,7 +226,7 @@ def test_search_finds_the_monopoly_price() -> None:
     assert found.utility == pytest.approx(company.utility(found.price, found.load), rel=1e-12)
 
 
-def test_search_keeps_the_capacity() -> None:
+def test_price_search_keeps_the_capacity() -> None:
     appliance = {"max_kw": 5.0, "valuation": 12.0, "satisfaction": {"omega": 0.9, "alpha": 3.0}}
     home = Home.model_validate({"id": "a", "horizon": 4, "elastic": [appliance]})
     company = Company(np.full(4, 4.0), np.zeros(4), np.full(4, -np.inf), np.full(4, 2.0))
@@ -238,7 +238,7 @@ def test_search_keeps_the_capacity() -> None:
     assert company.violation(found.load) < 1e-5
 
 
-def test_response_is_the_sum_of_best_answers_and_its_derivative() -> None:
+def test_homes_response_is_the_sum_of_best_answers_and_its_derivative() -> None:
     random = np.random.default_rng(4)
     homes, price = odd_homes(random), random.uniform(5, 15, SLOTS)
     respond = HomesResponse(homes, SLOTS).answer
@@ -289,7 +289,7 @@ def sound(certificate: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("objective", ["welfare", "stackelberg"])
-def test_a_settled_run_is_certified(objective: str, form: str) -> None:
+def test_certificate_is_sound_for_a_settled_run(objective: str, form: str) -> None:
     scenario, outcome = small_run(f"leader.objective={objective}", f"population.satisfaction={form}")
     assert any(home.storage for home in scenario.everyone)
     certificate = certify(scenario, outcome, samples=40)
@@ -299,7 +299,7 @@ def test_a_settled_run_is_certified(objective: str, form: str) -> None:
     assert certificate["welfare_system_utility"] >= certificate["system_utility"] * (1 - 1e-9)
 
 
-def test_search_climbs_back_from_a_shifted_price() -> None:
+def test_price_search_returns_when_it_starts_at_a_shifted_price() -> None:
     scenario, outcome = small_run("leader.objective=stackelberg", "leader.mu=8")
     leader = scenario.leader
     mu = np.full(SLOTS, leader.mu / np.mean(outcome.baseline_load_kw))
@@ -317,7 +317,7 @@ def test_search_climbs_back_from_a_shifted_price() -> None:
     "override",
     ["leader.capacity.max_kw=38", "population.draw_limit=1.05", "leader.balance.kind=adaptive", "leader.mu=0"],
 )
-def test_a_settled_welfare_run_is_certified_within_limits(override: str) -> None:
+def test_certificate_is_sound_for_a_welfare_run_with_limits(override: str) -> None:
     scenario, outcome = small_run("leader.objective=welfare", override)
     certificate = certify(scenario, outcome, samples=40)
     assert sound(certificate), certificate
@@ -325,7 +325,7 @@ def test_a_settled_welfare_run_is_certified_within_limits(override: str) -> None
     assert certificate["welfare_price"] == pytest.approx(outcome.price, rel=1e-5)
 
 
-def test_neither_objective_passes_for_the_other() -> None:
+def test_certificate_is_not_sound_when_the_objective_is_the_other_one() -> None:
     welfare, welfare_outcome = small_run("leader.objective=welfare")
     leading, leading_outcome = small_run("leader.objective=stackelberg")
     as_leading = certify(leading, welfare_outcome, samples=40)
@@ -338,7 +338,7 @@ def test_neither_objective_passes_for_the_other() -> None:
 
 
 @pytest.mark.parametrize("objective", ["welfare", "stackelberg"])
-def test_a_price_shifted_by_a_hundredth_is_refused(objective: str) -> None:
+def test_certificate_is_not_sound_when_the_price_is_shifted(objective: str) -> None:
     scenario, outcome = small_run(f"leader.objective={objective}")
     shifted = outcome.content()
     shifted["price"] = [1.01 * price for price in shifted["price"]]
@@ -348,7 +348,7 @@ def test_a_price_shifted_by_a_hundredth_is_refused(objective: str) -> None:
     assert certificate["bill_residual"] == pytest.approx(0.01 / 1.01, rel=1e-6)
 
 
-def test_homes_that_answer_a_shifted_price_leave_the_leader_with_the_regret() -> None:
+def test_leader_has_the_regret_when_homes_answer_a_shifted_price() -> None:
     scenario, outcome = small_run("leader.objective=stackelberg")
     shifted = outcome.content()
     price = 1.01 * np.array(shifted["price"])
@@ -363,7 +363,7 @@ def test_homes_that_answer_a_shifted_price_leave_the_leader_with_the_regret() ->
     assert not sound(certificate)
 
 
-def test_a_home_with_another_load_is_refused() -> None:
+def test_certificate_is_not_sound_when_a_home_has_another_load() -> None:
     scenario, outcome = small_run("leader.objective=welfare")
     changed = outcome.content()
     home = changed["homes"][scenario.everyone[0].id]
@@ -376,7 +376,7 @@ def test_a_home_with_another_load_is_refused() -> None:
     assert certificate["overclaim"] > 1e-9
 
 
-def test_a_home_that_claims_more_than_its_load_gives_is_refused() -> None:
+def test_certificate_is_not_sound_when_a_home_claims_more_utility() -> None:
     scenario, outcome = small_run("leader.objective=welfare")
     changed = outcome.content()
     home = changed["homes"][scenario.everyone[0].id]
@@ -384,11 +384,11 @@ def test_a_home_that_claims_more_than_its_load_gives_is_refused() -> None:
     certificate = certify_content(scenario, changed)
     assert not sound(certificate)
     assert certificate["overclaim"] == pytest.approx(0.01 / max(1, abs(home["utility"])), rel=1e-3)
-    # The claim changes nothing of what the home has.
+    # The claim does not change the utility that is computed anew.
     assert certificate["system_utility"] == pytest.approx(outcome.system_utility, rel=1e-12)
 
 
-def test_an_unkept_capacity_and_an_unreachable_one_are_told() -> None:
+def test_certificate_is_not_feasible_when_capacity_is_broken_or_unreachable() -> None:
     scenario, outcome = small_run("leader.objective=welfare")
     peak = max(outcome.load_kw)
 
@@ -405,7 +405,7 @@ def test_an_unkept_capacity_and_an_unreachable_one_are_told() -> None:
     assert "widen the capacity" in hopeless["solver_status"]["centralised"]["status"]
 
 
-def test_a_stackelberg_price_outside_its_bounds_is_not_feasible() -> None:
+def test_certificate_is_not_feasible_when_a_stackelberg_price_is_out_of_bounds() -> None:
     scenario, outcome = small_run("leader.objective=stackelberg")
     highest = max(outcome.price) - 0.1
     bounded = with_leader(scenario, price_max=highest, baseline_price=highest)
@@ -413,14 +413,14 @@ def test_a_stackelberg_price_outside_its_bounds_is_not_feasible() -> None:
     assert not certificate["feasible"]
 
 
-def test_ten_thousand_prices_find_nothing_better() -> None:
+def test_leader_has_no_regret_when_ten_thousand_prices_are_tried() -> None:
     scenario, outcome = small_run("leader.objective=stackelberg", "population.storage.share=0", "population.ev=null")
     certificate = certify(scenario, outcome, samples=10_000)
     assert certificate["prices_tried"] > 10_000
     assert certificate["leader_regret"] <= 1e-9
 
 
-def test_the_same_seed_gives_the_same_certificate() -> None:
+def test_certificate_is_the_same_when_it_is_made_again() -> None:
     scenario, outcome = small_run("leader.objective=stackelberg")
     certificates = [certify(scenario, outcome, samples=40) for _ in range(2)]
     assert certificates[0] == certificates[1]

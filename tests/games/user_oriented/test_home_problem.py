@@ -1,4 +1,4 @@
-"""A home's best answer to a price, held against closed forms, the KKT conditions, cvxpy and finite differences."""
+"""A home's best answer to a price, compared with closed forms, KKT conditions, cvxpy and finite differences."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def battery(**values: Any) -> Storage:
 
 
 FREE = DrawLimit(min_kw=-1000.0)
-"""Exports as it likes."""
+"""Any export is allowed."""
 
 
 def answer(one: Home, price: list[float]) -> Schedule:
@@ -76,7 +76,7 @@ CLOSED_FORMS = {
 
 
 @pytest.mark.parametrize(("form", "alpha", "price", "rate", "slope"), CLOSED_FORMS.values(), ids=CLOSED_FORMS)
-def test_an_appliance_alone_follows_the_closed_form(
+def test_appliance_alone_follows_the_closed_form(
     form: str, alpha: float, price: float, rate: float, slope: float
 ) -> None:
     schedule = answer(home(2, elastic=[appliance(form, alpha=alpha)], draw_limit=FREE), [price, 100.0])
@@ -87,13 +87,13 @@ def test_an_appliance_alone_follows_the_closed_form(
 
 @pytest.mark.parametrize("price", [5e-324, 1e-300, 1e-9, 1e9, 1e300])
 @pytest.mark.parametrize(("form", "alpha"), [("log", 2.0), ("power", 0.5), ("quadratic", 1.5)])
-def test_a_price_of_any_size_is_answered(form: str, alpha: float, price: float) -> None:
+def test_appliance_answers_when_the_price_is_very_small_or_large(form: str, alpha: float, price: float) -> None:
     schedule = answer(home(1, elastic=[appliance(form, alpha=alpha, min_kw=0.25)]), [price])
     assert schedule.x[0, 0] == pytest.approx((2.0 if form != "quadratic" else 2 / 1.5) if price < 1 else 0.25, rel=1e-6)
     assert np.isfinite(schedule.slope[0])
 
 
-def test_omega_and_alpha_and_bounds_count_slot_by_slot() -> None:
+def test_appliance_follows_its_parameters_when_they_differ_by_slot() -> None:
     one = appliance("log", omega=[1.0, 2.0, 1.0, 1.0], alpha=[3.0, 3.0, 1.0, 3.0], max_kw=[2.0, 2.0, 2.0, 1.0])
     schedule = answer(home(4, elastic=[one]), [5.0] * 4)
     np.testing.assert_allclose(
@@ -101,7 +101,7 @@ def test_omega_and_alpha_and_bounds_count_slot_by_slot() -> None:
     )
 
 
-def test_satisfaction_is_flat_from_satiation_on() -> None:
+def test_satisfaction_stays_flat_when_the_rate_is_above_satiation() -> None:
     must_run = home(1, elastic=[appliance("quadratic", alpha=4.0, min_kw=1.5)])
     problem = HomeProblem(must_run)
     schedule = problem.answer(np.array([-1.0]))
@@ -109,20 +109,20 @@ def test_satisfaction_is_flat_from_satiation_on() -> None:
     assert problem.utility(schedule) == pytest.approx(4 * 2 * 1 / (2 * 4))
 
 
-def test_utility_is_satisfaction_less_wear_and_the_account_takes_off_the_bill() -> None:
+def test_utility_is_satisfaction_less_wear_and_the_summary_takes_off_the_bill() -> None:
     problem = HomeProblem(
         home(1, inelastic=[Inelastic(load_kw=[1.0])], elastic=[appliance("log", alpha=3.0)], storage=[battery()])
     )
     schedule = problem.answer(np.array([8.0]))
     satisfaction = 4 * 2 * np.log(1 + 3 * (4 / 8 - 1 / 3))
     assert problem.utility(schedule) == pytest.approx(satisfaction)
-    account = problem.summarize(schedule)
-    assert account["bill"] == pytest.approx(8 * (1 + 1 / 3))
-    assert account["utility"] == pytest.approx(satisfaction - account["bill"])
-    assert account["storage_kwh"] == [5.0]
+    summary = problem.summarize(schedule)
+    assert summary["bill"] == pytest.approx(8 * (1 + 1 / 3))
+    assert summary["utility"] == pytest.approx(satisfaction - summary["bill"])
+    assert summary["storage_kwh"] == [5.0]
 
 
-def test_a_battery_moves_energy_until_wear_costs_what_the_prices_differ_by() -> None:
+def test_battery_moves_energy_until_wear_equals_the_price_difference() -> None:
     schedule = answer(home(2, storage=[battery()], draw_limit=FREE), [1.0, 3.0])
     np.testing.assert_allclose(schedule.r, [[1.0, -1.0]], atol=1e-12)  # 3 - 1 = 2 fast (1 + 1)
     np.testing.assert_allclose(schedule.level, [[6.0, 5.0]], atol=1e-12)
@@ -130,7 +130,7 @@ def test_a_battery_moves_energy_until_wear_costs_what_the_prices_differ_by() -> 
     np.testing.assert_allclose(schedule.sensitivity, [[-0.5, 0.5], [0.5, -0.5]], atol=1e-12)
 
 
-def test_a_deep_discharge_is_avoided_at_its_cost() -> None:
+def test_battery_charges_when_deep_discharge_costs() -> None:
     low = battery(initial_kwh=2.0, final_kwh=0.0, wear={"fast": 1.0, "deep": 1.0, "depth": 0.5})
     problem = HomeProblem(home(1, storage=[low], draw_limit=FREE))
     schedule = problem.answer(np.array([0.0]))
@@ -138,7 +138,7 @@ def test_a_deep_discharge_is_avoided_at_its_cost() -> None:
     assert problem.utility(schedule) == pytest.approx(-(1.5**2) - 1.5**2)
 
 
-def test_a_car_charges_over_midnight_and_only_then() -> None:
+def test_car_charges_only_when_plugged_in_over_midnight() -> None:
     car = battery(
         capacity_kwh=40.0,
         initial_kwh=30.0,
@@ -152,7 +152,7 @@ def test_a_car_charges_over_midnight_and_only_then() -> None:
     np.testing.assert_allclose(schedule.level[0], [34.5, 36.0, 30.0, 30.0, 31.5, 33.0], atol=1e-12)
 
 
-def test_a_draw_limit_that_binds_is_met_at_one_price_for_all_appliances() -> None:
+def test_appliances_have_equal_marginal_satisfaction_when_a_draw_limit_binds() -> None:
     two = [appliance("log", alpha=3.0), appliance("quadratic", alpha=1.0)]
     schedule = answer(home(1, elastic=two, draw_limit=DrawLimit(max_kw=1.5)), [1.0])
     assert schedule.load[0] == pytest.approx(1.5, abs=1e-12)
@@ -164,7 +164,7 @@ def test_a_draw_limit_that_binds_is_met_at_one_price_for_all_appliances() -> Non
 # --- infeasible homes ---
 
 
-def test_a_home_that_must_draw_more_than_it_may_is_refused_with_the_slot_named() -> None:
+def test_home_is_refused_with_the_slot_named_when_it_must_draw_more_than_allowed() -> None:
     with pytest.raises(
         InfeasibleHomeError, match=r"home h1: in slot 2 it draws between 4 and 6 kW, .*0\.\.3 kW; widen"
     ):
@@ -178,18 +178,18 @@ def test_a_home_that_must_draw_more_than_it_may_is_refused_with_the_slot_named()
         )
 
 
-def test_a_home_that_must_export_though_it_may_not_is_refused() -> None:
+def test_home_is_refused_when_it_cannot_draw_the_least_allowed() -> None:
     with pytest.raises(InfeasibleHomeError, match=r"home h1: in slot 1 it draws between 0 and 2 kW, .*2\.5\.\.inf kW"):
         HomeProblem(home(1, elastic=[appliance("log")], draw_limit=DrawLimit(min_kw=2.5)))
 
 
-def test_a_car_that_cannot_be_charged_within_the_draw_limit_is_refused() -> None:
+def test_home_is_refused_when_its_car_cannot_charge_within_the_draw_limit() -> None:
     car = battery(capacity_kwh=40.0, initial_kwh=10.0, final_kwh=15.0, discharge_kw=0.0)
     with pytest.raises(InfeasibleHomeError, match=r"home h1: storage needs and draw_limit 0\.\.2 kW cannot be met"):
         HomeProblem(home(2, storage=[car], draw_limit=DrawLimit(max_kw=2.0)))
 
 
-def test_an_empty_battery_does_not_help_to_keep_a_draw_limit() -> None:
+def test_home_is_refused_when_only_an_empty_battery_could_keep_its_draw_limit() -> None:
     one = home(
         2,
         elastic=[appliance("power", alpha=0.8, max_kw=50.0, min_kw=5.0)],
@@ -200,7 +200,7 @@ def test_an_empty_battery_does_not_help_to_keep_a_draw_limit() -> None:
         HomeProblem(one)
 
 
-def test_a_need_that_no_charging_reaches_is_refused_before() -> None:
+def test_storage_is_refused_when_no_charging_reaches_its_need() -> None:
     with pytest.raises(ValidationError, match=r"storage 'storage': final_kwh 12 cannot be reached, .* at most 11;"):
         home(2, storage=[battery(capacity_kwh=20.0, final_kwh=12.0)])
 
@@ -210,7 +210,7 @@ def test_a_need_that_no_charging_reaches_is_refused_before() -> None:
 
 @dataclass
 class Stacked:
-    """A home as a programme over its rates and charging, written down once more for these tests alone."""
+    """A home as a program over its rates and charging, written independently for these tests."""
 
     home: Home
 
@@ -247,8 +247,8 @@ NEAR = 1e-8
 
 
 def kkt_violation(one: Home, price: Array, schedule: Schedule) -> tuple[float, float]:
-    """How far a schedule is from optimal: worst violated constraint, kW or kWh; gradient that no multipliers explain,
-    in parts of the largest price or marginal satisfaction."""
+    """Give the worst violation of a constraint, kW or kWh, and the largest part of the gradient that no multipliers
+    explain, relative to the largest price or marginal satisfaction."""
     slots, stacked = one.horizon, Stacked(one)
     gradient: list[Array] = []
     active: list[tuple[int, Array, Array]] = []  # first variable, rows, which of them
@@ -282,9 +282,9 @@ def kkt_violation(one: Home, price: Array, schedule: Schedule) -> tuple[float, f
     if not gradient:
         return 0.0, 0.0
     wanted = np.concatenate(gradient)
-    drawn, bends = stacked.draw(schedule), np.vstack(in_slot).T
+    drawn, into_slots = stacked.draw(schedule), np.vstack(in_slot).T
     highest = np.inf if one.draw_limit.max_kw is None else one.draw_limit.max_kw
-    for row, room in ((bends, highest - drawn), (-bends, drawn - one.draw_limit.min_kw)):
+    for row, room in ((into_slots, highest - drawn), (-into_slots, drawn - one.draw_limit.min_kw)):
         violated.append(np.max(-room))
         active.append((0, row, room <= NEAR))
     normals = [np.zeros((0, len(wanted)))]
@@ -384,7 +384,7 @@ thorough = settings(
 
 @thorough
 @given(st.data())
-def test_every_answer_is_optimal_and_balanced(data: st.DataObject) -> None:
+def test_answer_is_optimal_and_balanced_for_any_home_and_price(data: st.DataObject) -> None:
     one = data.draw(homes())
     problem = problem_of(one)
     for price in data.draw(st.lists(prices(one.horizon), min_size=1, max_size=3)):
@@ -396,15 +396,15 @@ def test_every_answer_is_optimal_and_balanced(data: st.DataObject) -> None:
         for storage, r, level in zip(one.storage, schedule.r, schedule.level, strict=True):
             runs = storage.slots(one.horizon)
             np.testing.assert_allclose(level[runs], storage.initial_kwh + np.cumsum(r[runs]), rtol=0, atol=1e-9)
-        bends = schedule.sensitivity
-        size = max(1.0, float(np.max(np.abs(bends))))
-        np.testing.assert_allclose(bends, bends.T, rtol=0, atol=1e-8 * size)
-        assert np.max(np.linalg.eigvalsh((bends + bends.T) / 2)) <= 1e-8 * size
+        sensitivity = schedule.sensitivity
+        size = max(1.0, float(np.max(np.abs(sensitivity))))
+        np.testing.assert_allclose(sensitivity, sensitivity.T, rtol=0, atol=1e-8 * size)
+        assert np.max(np.linalg.eigvalsh((sensitivity + sensitivity.T) / 2)) <= 1e-8 * size
 
 
 @thorough
 @given(st.data())
-def test_the_answer_depends_on_the_price_alone_and_not_on_those_before(data: st.DataObject) -> None:
+def test_answer_is_the_same_when_another_price_came_before(data: st.DataObject) -> None:
     one = data.draw(homes())
     problem = problem_of(one)
     first, second = data.draw(prices(one.horizon)), data.draw(prices(one.horizon))
@@ -451,19 +451,21 @@ def random_home(random: np.random.Generator, slots: int = 6) -> tuple[Home, Arra
     return home(slots, inelastic=[load], elastic=elastic, storage=storage, draw_limit=limit), price
 
 
-def test_the_sensitivity_is_the_derivative_of_the_load() -> None:
+def test_sensitivity_is_the_derivative_of_the_load() -> None:
     random = np.random.default_rng(3)
     step, compared = 1e-6, 0
     for _ in range(60):
         one, price = random_home(random)
         problem = HomeProblem(one)
-        towards = random.normal(size=len(price))
-        ahead, behind = problem.answer(price + step * towards), problem.answer(price - step * towards)
-        bends = problem.answer(price).sensitivity
-        size = max(1.0, float(np.max(np.abs(bends))))
+        direction = random.normal(size=len(price))
+        ahead, behind = problem.answer(price + step * direction), problem.answer(price - step * direction)
+        sensitivity = problem.answer(price).sensitivity
+        size = max(1.0, float(np.max(np.abs(sensitivity))))
         if np.max(np.abs(ahead.sensitivity - behind.sensitivity)) > 1e-3 * size:
             continue  # a kink lies between
-        np.testing.assert_allclose((ahead.load - behind.load) / (2 * step), bends @ towards, rtol=0, atol=1e-6 * size)
+        np.testing.assert_allclose(
+            (ahead.load - behind.load) / (2 * step), sensitivity @ direction, rtol=0, atol=1e-6 * size
+        )
         compared += 1
     assert compared >= 50
 
@@ -507,7 +509,7 @@ def reference(one: Home, price: Array) -> float:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_no_solver_finds_a_better_schedule(seed: int) -> None:
+def test_schedule_is_as_good_as_that_of_a_general_solver(seed: int) -> None:
     one, price = random_home(np.random.default_rng([41, seed]))
     problem = HomeProblem(one)
     schedule = problem.answer(price)
@@ -517,11 +519,11 @@ def test_no_solver_finds_a_better_schedule(seed: int) -> None:
     assert ours <= best + 1e-6 * abs(best)  # nor is ours too good to be true
 
 
-# --- homes that were once answered wrongly or not at all ---
+# --- homes with a wrong answer or none in an earlier version ---
 
 
 @pytest.mark.parametrize("fast", [1e-3, 1e-4, 1e-6])
-def test_a_car_that_comes_home_full_stays_as_it_is_whatever_the_price(fast: float) -> None:
+def test_car_does_not_charge_when_it_is_full(fast: float) -> None:
     car = battery(
         capacity_kwh=40.0,
         initial_kwh=40.0,
@@ -536,7 +538,7 @@ def test_a_car_that_comes_home_full_stays_as_it_is_whatever_the_price(fast: floa
         np.testing.assert_allclose(problem.answer(random.uniform(5, 25, 24)).load, 1.0, atol=1e-9)
 
 
-def test_appliances_of_very_different_size_share_a_draw_limit() -> None:
+def test_answer_is_optimal_when_appliances_of_very_different_size_share_a_draw_limit() -> None:
     one = home(
         2,
         inelastic=[Inelastic(load_kw=[0.805, 0.37])],
@@ -553,7 +555,7 @@ def test_appliances_of_very_different_size_share_a_draw_limit() -> None:
         assert unexplained <= 1e-9
 
 
-def test_an_appliance_that_is_all_but_off_keeps_its_share_of_a_draw_limit() -> None:
+def test_answer_is_optimal_when_an_appliance_is_almost_off() -> None:
     one = home(
         3,
         inelastic=[Inelastic(load_kw=[0.0111, 0.285, 0.227])],
@@ -576,9 +578,7 @@ def test_an_appliance_that_is_all_but_off_keeps_its_share_of_a_draw_limit() -> N
 
 @pytest.mark.parametrize("max_kw", [1.0, 50.0])
 @pytest.mark.parametrize("storage", [[], [battery(discharge_kw=0.0)]], ids=["alone", "with a battery"])
-def test_an_appliance_stays_off_where_the_other_load_takes_all_that_may_be_drawn(
-    max_kw: float, storage: list[Storage]
-) -> None:
+def test_appliance_stays_off_when_other_load_takes_the_whole_draw_limit(max_kw: float, storage: list[Storage]) -> None:
     one = home(
         2,
         inelastic=[Inelastic(load_kw=[1.0, 0.0])],
@@ -620,10 +620,10 @@ def test_home_with_two_equal_batteries_is_solved_when_steps_end_in_rounding_erro
     assert unexplained <= 1e-9
 
 
-# --- what an EMC says ---
+# --- the EMC's strategy ---
 
 
-def test_one_home_answers_in_numbers_and_several_in_rows() -> None:
+def test_process_answers_with_a_row_per_home_when_it_has_several() -> None:
     plain = home(2, elastic=[appliance("log", alpha=3.0)])
     storing = Home(id="h2", horizon=2, inelastic=[Inelastic(load_kw=[4.0, 4.0])], storage=[battery()])
     price = Price(price=[8.0, 9.0])
@@ -639,7 +639,7 @@ def test_one_home_answers_in_numbers_and_several_in_rows() -> None:
     assert both.coupling == other.coupling
 
 
-def test_the_settled_schedule_is_each_homes_own_account() -> None:
+def test_settlement_gives_the_summary_of_each_home() -> None:
     one = home(2, elastic=[appliance("log", alpha=3.0)])
     settled = UserOrientedHomes([one]).settle(Price(price=[8.0, 9.0]))
     schedule = answer(one, [8.0, 9.0])

@@ -1,4 +1,4 @@
-"""The leader's mathematics: marginal cost, the local model, and how many rounds it takes to the price."""
+"""The leader's mathematics: marginal cost, the local model, the searches, and the number of rounds to the price."""
 
 import itertools
 
@@ -48,7 +48,7 @@ def negotiate(problems: list[HomeProblem], leader: UtilityCompany, objective: st
     raise AssertionError("did not settle in 40 rounds")
 
 
-def test_marginal_cost_is_the_gradient_of_what_supply_costs() -> None:
+def test_marginal_cost_is_the_gradient_of_the_cost() -> None:
     random = np.random.default_rng(1)
     leader, at = company(random), random.uniform(100, 400, SLOTS)
 
@@ -65,7 +65,7 @@ def test_marginal_cost_is_the_gradient_of_what_supply_costs() -> None:
 
 
 @pytest.mark.parametrize("form", ["log", "power", "quadratic"])
-def test_local_model_is_exact_for_one_unclipped_appliance(form: str) -> None:
+def test_local_model_is_exact_for_one_appliance_inside_its_bounds(form: str) -> None:
     setting = {"population.satisfaction": form, "population.homes": 3, "population.storage.share": 0}
     chosen = load("user_oriented", [*(f"{k}={v}" for k, v in setting.items()), "population.ev=null", "aggregators=1"])
     problem = HomeProblem(chosen.everyone[0])
@@ -79,7 +79,7 @@ def test_local_model_is_exact_for_one_unclipped_appliance(form: str) -> None:
     np.testing.assert_allclose(model.curvature(there.price), (slopes[0] - slopes[1]) / (2 * step), rtol=1e-4, atol=1e-6)
 
 
-def test_stackelberg_price_of_log_customers_has_its_closed_form() -> None:
+def test_stackelberg_price_has_its_closed_form_when_satisfaction_is_log() -> None:
     # L_t = K_t / p_t - A_t without storage or bounds, mu = 0: p* = sqrt(K c / A).
     chosen = load("user_oriented", ["population.homes=6", "population.storage.share=0", "population.ev=null"])
     problems = [HomeProblem(home) for home in chosen.everyone]
@@ -92,7 +92,7 @@ def test_stackelberg_price_of_log_customers_has_its_closed_form() -> None:
 
 
 @pytest.mark.parametrize("objective", ["stackelberg", "welfare"])
-def test_capacity_holds_where_it_can(objective: str) -> None:
+def test_load_keeps_the_capacity_when_it_binds(objective: str) -> None:
     chosen = load("user_oriented", ["population.homes=12"])
     problems = [HomeProblem(home) for home in chosen.everyone]
     free = answer(problems, np.full(SLOTS, 9.24))
@@ -121,13 +121,13 @@ def test_capacity_holds_where_it_can(objective: str) -> None:
         assert (multiplier[at_bound & ~high] <= 1e-5).all()
 
 
-def test_balance() -> None:
+def test_balance_is_larger_far_from_the_mean_when_it_is_adaptive() -> None:
     baseline = np.array([1.0, 2.0, 2.0, 3.0])
     np.testing.assert_allclose(fixed_balance(0.8, baseline), 0.4)
     np.testing.assert_allclose(adaptive_balance(2, 1, 0.15, baseline), [1.0, 0.5, 0.5, 1.0])
 
 
-def test_adaptive_balance_trades_a_little_utility_for_a_lower_par() -> None:
+def test_par_and_utility_fall_a_little_when_the_balance_is_adaptive() -> None:
     found = []
     for settings in ([], ["leader.balance={kind: adaptive, high: 2, low: 0.5}"]):
         chosen = load("user_oriented", settings)
@@ -142,7 +142,7 @@ def test_adaptive_balance_trades_a_little_utility_for_a_lower_par() -> None:
     list(itertools.product(["stackelberg", "welfare"], ["log", "power", "quadratic"], [0, 0.5])),
 )
 @pytest.mark.parametrize("homes", [6, 60])
-def test_at_most_twelve_rounds_from_a_cold_start(objective: str, form: str, storage: float, homes: int) -> None:
+def test_run_settles_within_twelve_rounds(objective: str, form: str, storage: float, homes: int) -> None:
     overrides = [
         f"leader.objective={objective}",
         f"population.satisfaction={form}",
@@ -156,7 +156,7 @@ def test_at_most_twelve_rounds_from_a_cold_start(objective: str, form: str, stor
     assert run_record.rounds[-1]["residual"] <= 1e-6
 
 
-def test_no_sampled_price_earns_the_leader_more() -> None:
+def test_leader_utility_is_lower_at_sampled_prices() -> None:
     chosen = load("user_oriented", ["population.homes=9", "aggregators=1"])
     run_record = play(chosen)
     problems = [HomeProblem(home) for home in chosen.everyone]
@@ -173,14 +173,14 @@ def test_no_sampled_price_earns_the_leader_more() -> None:
             assert earned <= last["leader_utility"] * (1 + 1e-6)
 
 
-def test_shipped_case_has_the_papers_four_figures() -> None:
+def test_shipped_case_gives_the_four_figures_of_the_paper() -> None:
     run_record = play(load("user_oriented"))
     first, last = run_record.rounds[0], run_record.rounds[-1]
     found = [first["peak_kw"], first["par"], last["peak_kw"], last["par"]]
     np.testing.assert_allclose(found, [447.04, 1.377, 433.99, 1.134], rtol=5e-3)
 
 
-def test_a_dearer_deviation_lowers_par_and_raises_the_mean_price() -> None:
+def test_par_falls_and_mean_price_rises_when_mu_grows() -> None:
     calibrated = load("user_oriented").leader.mu
     ends = [
         play(load("user_oriented", [f"leader.mu={factor * calibrated}"])).rounds[-1] for factor in (0.2, 0.6, 1, 1.5, 2)

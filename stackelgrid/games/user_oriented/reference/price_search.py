@@ -113,9 +113,9 @@ class BetterPriceSearch:
         self._best = start, load, self._company.utility(start, load)
         elsewhere = samples // 4
         for _ in range(samples - elsewhere):
-            self._penalized_utility(np.clip(self._near(start, random), self._low, self._high))
+            self._utility_less_penalty(np.clip(self._near(start, random), self._low, self._high))
         far = [np.clip(self._far(start, random), self._low, self._high) for _ in range(elsewhere)]
-        worth = [self._penalized_utility(price) for price in far]
+        worth = [self._utility_less_penalty(price) for price in far]
         promising = [far[index] for index in np.argsort(worth)[::-1][: _STARTS - 1]]
         for price in [start, *promising]:
             self._climb(price)
@@ -132,7 +132,7 @@ class BetterPriceSearch:
                 self._best = self._at, load, company.utility(price, load)
         return self._response
 
-    def _penalized_utility(self, price: Array) -> float:
+    def _utility_less_penalty(self, price: Array) -> float:
         """Give the leader's utility, less a penalty where the load exceeds the capacity."""
         load, _ = self._answer(price)
         return self._company.utility(price, load) - 10 * self._high * self._company.violation(load)

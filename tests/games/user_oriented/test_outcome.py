@@ -1,0 +1,67 @@
+"""The typed outcome: its numbers agree with each other, and it is the same when it is read from JSON."""
+
+import json
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
+from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
+from stackelgrid.scenarios import load
+from stackelgrid.testbed.in_memory import play
+
+
+@cache
+def small_run() -> tuple[UserOrientedScenario, UserOrientedOutcome]:
+    scenario = load("user_oriented", ["population.homes=4", "aggregators=2"])
+    assert isinstance(scenario, UserOrientedScenario)
+    return scenario, UserOrientedOutcome.of(scenario, play(scenario))
+
+
+def test_outcome_sums_its_homes() -> None:
+    scenario, outcome = small_run()
+    homes = outcome.homes.values()
+    assert outcome.homes.keys() == {home.id for home in scenario.everyone}
+    assert outcome.load_kw == pytest.approx(np.sum([home.load_kw for home in homes], axis=0), rel=1e-9)
+    assert outcome.revenue == pytest.approx(sum(home.bill for home in homes), rel=1e-9)
+    assert outcome.system_utility == pytest.approx(outcome.leader_utility + sum(home.utility for home in homes))
+    assert outcome.peak_kw == max(outcome.load_kw)
+    assert outcome.par == pytest.approx(outcome.peak_kw / np.mean(outcome.load_kw))
+
+
+def test_baseline_bill_is_the_flat_price_times_the_baseline_load() -> None:
+    scenario, outcome = small_run()
+    bills = [home.baseline_bill or 0.0 for home in outcome.homes.values()]
+    assert sum(bills) == pytest.approx(scenario.leader.baseline_price * sum(outcome.baseline_load_kw), rel=1e-9)
+
+
+def test_outcome_is_the_same_when_it_is_read_from_json() -> None:
+    _, outcome = small_run()
+    text = json.dumps(outcome.content())
+    assert json.dumps(UserOrientedOutcome.model_validate(json.loads(text)).content()) == text
+
+
+def test_outcome_has_stored_energy_only_of_homes_with_storage() -> None:
+    scenario, outcome = small_run()
+    storing = {home.id for home in scenario.everyone if home.storage}
+    content = outcome.content()["homes"]
+    assert 0 < len(storing) < len(content)
+    assert {name for name, home in content.items() if "storage_kwh" in home} == storing
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"load_kw": [1.0]}, "load_kw has 1 numbers, price has 24"),
+        ({"homes": {"h1": {"load_kw": [1.0], "bill": 1, "utility": 1}}}, "homes.h1.load_kw has 1 numbers"),
+        ({"par": float("inf")}, "par"),
+        ({"stranger": 1}, "stranger"),
+    ],
+)
+def test_outcome_is_refused_when_its_content_does_not_fit(change: dict[str, Any], why: str) -> None:
+    _, outcome = small_run()
+    with pytest.raises(ValidationError, match=why):
+        UserOrientedOutcome.model_validate(outcome.content() | change)
