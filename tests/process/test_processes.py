@@ -255,7 +255,7 @@ def test_whatever_ends_the_command_no_process_stays(tmp_path: Path, how: signal.
         family = children(psutil.Process(running.pid))
         assert len(family) >= 1 + 3
         running.send_signal(how)
-        running.wait(60)
+        running.wait(300)  # its report is written first
         _, alive = psutil.wait_procs(family, timeout=60)
         assert alive == []
         if how != signal.SIGKILL:
@@ -310,7 +310,7 @@ def test_a_run_that_lost_a_home_ends_with_a_result_and_a_report(tmp_path: Path) 
         lambda: (folder / "logs" / "h3.jsonl").exists() and "started" in (folder / "logs" / "h3.jsonl").read_text()
     )
     os.kill(pid_of(folder, "h3"), signal.SIGKILL)
-    out, err = running.communicate(timeout=100)
+    out, err = running.communicate(timeout=300)
     result = json.loads(out)
     assert running.returncode == 0, err
     assert "h3" in err.decode()
