@@ -28,17 +28,17 @@ from types import TracebackType
 from broker.child_process import end
 
 MOSQUITTO_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")
-"""Where packages put Mosquitto, which is not on every user's PATH."""
+"""Folders where packages install Mosquitto; they are not on every user's PATH."""
 LOOPBACK = "127.0.0.1"
 ANYWHERE = {"0.0.0.0": LOOPBACK, "::": "::1"}
 """Every interface of the machine, and the address of a broker there from the machine itself: `::` is IPv6 alone."""
 LOG, REFUSALS = "broker.log", "refusals.json"
 RETAINED = "mosquitto.db"
-"""Where a persistent Mosquitto keeps what is retained, in its folder."""
+"""The file in its folder to which a persistent Mosquitto writes what is retained."""
 START_S = 20.0
-"""How long a broker may take to listen and answer."""
+"""The time that a broker may take to listen and answer."""
 PORT_ATTEMPTS = 5
-"""How often to choose another port when somebody takes the chosen one before the broker does."""
+"""The number of ports to try when another program takes the chosen one before the broker does."""
 CONNECT = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00"
 """An MQTT 3.1.1 CONNECT: clean session, keep-alive 60 s, no client id."""
 CONNACK, DISCONNECT = b"\x20\x02\x00\x00", b"\xe0\x00"

@@ -41,7 +41,7 @@ HOSTS = ("localhost", "127.0.0.1", "broker")
 BROKER = Node("broker", Role.broker)
 CA_YEARS, NODE_YEARS = 20, 5
 BACKDATED = timedelta(days=1)
-"""How long before it is made everything is valid: a Raspberry Pi has no clock and starts with an old time."""
+"""Certificates hold from this long before they are made: a Raspberry Pi has no clock and starts with an old time."""
 
 _FOLDERS = {Role.leader: "leaders", Role.aggregator: "aggregators", Role.home: "homes", Role.observer: "observers"}
 _ABOVE = {Role.home: Role.aggregator, Role.aggregator: Role.leader}

@@ -316,10 +316,10 @@ def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's f
 @app.command()
 def scenarios() -> None:
     """List the shipped case studies and fault plans."""
-    from stackelgrid.scenarios import load, shipped
+    from stackelgrid.scenarios import list_shipped, load
     from stackelgrid.testbed import fault_plans
 
-    for name in shipped():
+    for name in list_shipped():
         print(f"{name:16} {load(name).title}")
     print("\nfault plans, for run --faults:")
     for name in fault_plans.list_shipped():

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """How a command ended.
+    """The exit codes of all commands.
 
     `SETTLED` is success: a run settled, a node finished its work. `STOPPED` is a node that SIGTERM ended before that.
     """

@@ -44,7 +44,7 @@ _WANTED = {
 _OF_ANOTHER_KIND = {"float_type", "float_parsing", "int_type", "int_parsing", "list_type", "model_type", "dict_type"}
 _MEMBER_OF_A_UNION = re.compile(r"constrained-|float$|int$|str$|list\[|dict\[|function-|is-instance")
 _FEW = 3
-"""How many mistakes of one kind in one list have a line each."""
+"""The number of mistakes of one kind in one list that have a line each."""
 
 
 def explain(source: str, error: ValidationError) -> str:

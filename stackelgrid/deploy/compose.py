@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 
-from stackelgrid.scenarios import load, shipped
+from stackelgrid.scenarios import list_shipped, load
 from stackelgrid.wire.names import name_from
 
 _MOUNTED = Path("/scenario")
@@ -22,7 +22,7 @@ def compose(source: str, sets: Sequence[str] = (), *, per_home: bool = False) ->
     """
     scenario = load(source, list(sets))
     processes = list(scenario.topology.homes)
-    own = None if source in shipped() else Path(source).resolve()
+    own = None if source in list_shipped() else Path(source).resolve()
     options = [*(["--per-home"] if per_home else []), *(word for value in sets for word in ("--set", value))]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -22,9 +22,9 @@ class ScenarioError(ConfigError):
     """A scenario that cannot be run; the message names file, key, value and mend."""
 
 
-def shipped() -> dict[str, Path]:
+def list_shipped() -> dict[str, Path]:
     """List the case studies that come with the package, by name."""
-    return yaml_file.shipped("cases")
+    return yaml_file.list_shipped("cases")
 
 
 def load(source: str | Mapping[str, Any], overrides: Sequence[str] | None = None, seed: int | None = None) -> Scenario:
@@ -36,7 +36,7 @@ def load(source: str | Mapping[str, Any], overrides: Sequence[str] | None = None
         path, raw = Path("scenario"), copy.deepcopy(dict(source))
     else:
         try:
-            path = yaml_file.find(source, shipped(), "scenario")
+            path = yaml_file.find(source, list_shipped(), "scenario")
             raw = yaml_file.read(path, "scenario")
         except ValueError as error:
             raise ScenarioError(str(error)) from None

@@ -94,7 +94,7 @@ def dump(model: BaseModel) -> str:
     return spell(model.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 
-def shipped(folder: str) -> dict[str, Path]:
+def list_shipped(folder: str) -> dict[str, Path]:
     """List the files in a folder of `stackelgrid.scenarios`, which come with the package, by name."""
     path = Path(str(resources.files("stackelgrid.scenarios"))) / folder
     return {file.stem: file for file in sorted(path.glob("*.yaml"))}

@@ -22,7 +22,7 @@ class FaultPlanError(ConfigError):
 
 def list_shipped() -> dict[str, Path]:
     """List the plans that come with the package, by name."""
-    return yaml_file.shipped("faults")
+    return yaml_file.list_shipped("faults")
 
 
 def is_plan(source: str) -> bool:

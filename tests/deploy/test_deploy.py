@@ -22,7 +22,7 @@ from stackelgrid.deploy.compose import compose
 from stackelgrid.deploy.provision import provision
 from stackelgrid.errors import ConfigError, ExitCode
 from stackelgrid.node.ledger import SqliteLedger
-from stackelgrid.scenarios import load, shipped
+from stackelgrid.scenarios import list_shipped, load
 from stackelgrid.scenarios.yaml_file import parse
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.node_configs import build_node_configs
@@ -182,7 +182,7 @@ def test_the_compose_file_of_the_repository_is_that_of_the_shipped_case() -> Non
     )
 
 
-@pytest.mark.parametrize("game", shipped())
+@pytest.mark.parametrize("game", list_shipped())
 @pytest.mark.parametrize("per_home", [False, True])
 def test_every_service_is_watched_and_contained(game: str, per_home: bool) -> None:
     described = parse(compose(game, per_home=per_home))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from stackelgrid.scenarios import shipped
+from stackelgrid.scenarios import list_shipped
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"leader_node", "aggregator_node", "emc_node", "broker", "stackelgrid"}
@@ -99,7 +99,7 @@ def test_installed_wheel_is_not_the_checkout(programs: Path, tmp_path: Path) -> 
     assert Path(found.stdout.strip()).is_relative_to(programs.parent)
 
 
-@pytest.mark.parametrize("name", sorted(shipped()))
+@pytest.mark.parametrize("name", sorted(list_shipped()))
 def test_shipped_scenario_is_played_in_memory(name: str, programs: Path, tmp_path: Path) -> None:
     played = call(programs / "stackelgrid", "run", name, "--transport", "memory", "--json", folder=tmp_path)
     assert played.returncode == 0, played.stderr

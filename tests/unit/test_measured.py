@@ -22,7 +22,7 @@ from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.model import explain
 from stackelgrid.scenarios import Scenario, dump, load
 from stackelgrid.scenarios.measured import spell_out, with_data, with_origins
-from stackelgrid.scenarios.measured.units import Kind, per_slot, unit_named
+from stackelgrid.scenarios.measured.units import Kind, find_unit, per_slot
 from stackelgrid.scenarios.yaml_file import parse, spell
 from stackelgrid.testbed.in_memory import play
 
@@ -125,10 +125,10 @@ def test_scale(tmp_path: Path) -> None:
 )
 def test_no_energy_is_lost_or_made(values: list[float], unit: str) -> None:
     """In exact fractions: the sum over slots is the energy of the rows."""
-    given_unit = unit_named(unit)
+    given_unit = find_unit(unit)
     hours = Fraction(1, 4) if given_unit.quantity == "power" else 1
     energy = sum(map(Fraction, values)) * given_unit.size * hours
-    slots = per_slot(values, 4, given_unit, unit_named("kW"))
+    slots = per_slot(values, 4, given_unit, find_unit("kW"))
     scale = float(sum(abs(Fraction(value)) for value in values) * given_unit.size) or 1.0
     assert abs(float(sum(map(Fraction, slots.tolist())) - energy)) <= 1e-14 * scale
 

@@ -22,7 +22,7 @@ from stackelgrid.report.tables import checks, summary
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import parse
 from stackelgrid.scenarios import Scenario, load, yaml_file
-from stackelgrid.scenarios import shipped as shipped_cases
+from stackelgrid.scenarios import list_shipped as shipped_cases
 from stackelgrid.testbed.in_memory import play
 from stackelgrid.testbed.result import build_result, certify
 

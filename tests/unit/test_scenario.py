@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stackelgrid.scenarios import Scenario, ScenarioError, dump, load, shipped
+from stackelgrid.scenarios import Scenario, ScenarioError, dump, list_shipped, load
 from stackelgrid.scenarios.yaml_file import parse, spell
 
 GAMES = ("user_oriented", "prosumer", "load_call", "storage_market")
@@ -79,4 +79,4 @@ def test_a_home_without_a_horizon_is_given_none(game: str, tmp_path: Path) -> No
 
 
 def test_every_shipped_case_is_one_of_these() -> None:
-    assert {load(name).game for name in shipped()} == set(GAMES)
+    assert {load(name).game for name in list_shipped()} == set(GAMES)

@@ -6,13 +6,13 @@
       - id: bakery
         inelastic: [{load_kw: {from: meters, column: h07}}]
 
-`spell_out` puts the numbers in place of the references before a game's model checks the scenario, so that every game
-can use them and a run's scenario.yaml needs no CSV. Nothing is guessed or filled in: unit and time zone are required,
-and what is missing, twice, out of order or not a number is refused with file, row, column, value and mend. What the
-model refuses afterwards is told with file, row and column by `with_origins`. `with_data` is for editors.
+`spell_out` replaces the references by numbers before a game's model checks the scenario, so that every game can use
+them and a run's scenario.yaml needs no CSV. Nothing is guessed or filled in: unit and time zone are required, and a row
+that is missing, twice, out of order or not a number is refused with file, row, column, value and mend. `with_origins`
+adds file, row and column to what the model refuses afterwards. `with_data` completes the JSON Schema for editors.
 
-`declared` is what a scenario says; `references` puts numbers in its place, from a `csv_file` whose rows a `clock`
-finds, in the `units` that the scenario's keys take.
+`declarations` has the models of `data` and of references; `references` replaces them by numbers, from a `csv_file`
+whose rows a `clock` finds, in the `units` of the scenario's keys.
 """
 
 from stackelgrid.scenarios.measured.origins import with_origins

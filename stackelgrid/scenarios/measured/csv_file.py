@@ -1,4 +1,4 @@
-"""From a CSV file to the numbers of its columns, each of which knows where it is from."""
+"""Read the columns of a CSV file as numbers per slot that keep their file, column and rows."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from functools import cached_property
 from pathlib import Path
 
 from stackelgrid.scenarios.measured.clock import Clock
-from stackelgrid.scenarios.measured.declared import DataSection, Reference, TimeSeries
-from stackelgrid.scenarios.measured.units import Kind, Unit, per_slot, target_unit, unit_named
+from stackelgrid.scenarios.measured.declarations import DataSection, Reference, TimeSeries
+from stackelgrid.scenarios.measured.units import Kind, Unit, find_unit, per_slot, target_unit
 from stackelgrid.wire.arrays import LARGEST
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
 class FromColumn(list[float]):
-    """A number per slot that knows where it is from: `file`, `column`, and the first and last of each slot's `rows`."""
+    """A number per slot, with its origin: `file`, `column`, and the first and last of each slot's `rows`."""
 
     def __init__(self, numbers: Iterable[float], file: Path, column: str, rows: Sequence[tuple[int, int]]) -> None:
         super().__init__(numbers)
@@ -26,14 +26,14 @@ class FromColumn(list[float]):
         self.rows = rows
 
     def origin(self, slot: int) -> str:
-        """In words, where the number of `slot` (from 0) is from; hours count from 1, rows as in a spreadsheet."""
+        """Describe the origin of the number of `slot` (from 0); hours count from 1, rows as in a spreadsheet."""
         first, last = self.rows[slot]
         rows = f"row {first}" if first == last else f"rows {first}-{last}"
         return f"{self.file}, {rows}, column {self.column}, hour {slot + 1}"
 
 
 class CsvFile:
-    """One of the scenario's data, read when it is first asked for. What is wrong with it raises `ValueError`."""
+    """One of the scenario's data files, read when it is first needed. Raises `ValueError` for what it cannot use."""
 
     def __init__(self, name: str, series: TimeSeries, folder: Path, declared: DataSection) -> None:
         self._name = f"data.{name}"
@@ -43,26 +43,26 @@ class CsvFile:
         self._clock = Clock(self._name, self._path, series, declared.slots)
 
     def columns(self, excluded: Sequence[str]) -> list[str]:
-        """The names of its columns, that of the time and those `excluded` left out."""
+        """List the names of its columns, without that of the time and those `excluded`."""
         for name in excluded:
-            self._index(name)
+            self._find_column(name)
         header, _ = self._content
         return [name for name in header if name not in (self._series.time, *excluded)]
 
     def numbers(self, wanted: Reference, kind: Kind) -> FromColumn:
-        """A number per slot for a scenario's key of this `kind`, in its unit."""
-        given = unit_named(self._series.unit)
+        """Read a number per slot for a scenario's key of this `kind`, in its unit."""
+        given = find_unit(self._series.unit)
         try:
             target = target_unit(kind, given, self._money)
         except ValueError as error:
             raise ValueError(f"{error} ({self._name}.unit)") from None
-        values = per_slot(self._cells(wanted, kind), self._series.rows_per_slot, given, target)
-        values = values * self._exchange(given)
+        values = per_slot(self._read_cells(wanted, kind), self._series.rows_per_slot, given, target)
+        values = values * self._exchange_rate(given)
         if wanted.scale == "1/peak":
             peak = float(values.max())
             if peak <= 0:
                 raise ValueError(
-                    f"column {wanted.column} has the peak {peak:g}, of which nothing is a part; set a scale"
+                    f"column {wanted.column} has the peak {peak:g}, by which nothing can be divided; set a scale"
                 )
             values = values / peak
         else:
@@ -72,8 +72,8 @@ class CsvFile:
         slots = list(zip(rows[::step], rows[step - 1 :: step], strict=True))
         return FromColumn(map(float, values), self._path, wanted.column, slots)
 
-    def _exchange(self, given: Unit) -> float:
-        """The scenario's money for one of the file's."""
+    def _exchange_rate(self, given: Unit) -> float:
+        """Give how much of the scenario's money one of the file's is worth."""
         exchange = self._series.exchange
         if given.of_price and (given.money == self._money) != (exchange is None):
             mend = "leave exchange out"
@@ -84,22 +84,22 @@ class CsvFile:
             )
         return 1.0 if exchange is None else exchange
 
-    def _cells(self, wanted: Reference, kind: Kind) -> list[float]:
-        """The numbers of a column over the horizon, one per interval."""
-        column, index = wanted.column, self._index(wanted.column)
+    def _read_cells(self, wanted: Reference, kind: Kind) -> list[float]:
+        """Read the numbers of a column over the horizon, one per interval."""
+        column, index = wanted.column, self._find_column(wanted.column)
         sign = -1 if wanted.scale != "1/peak" and wanted.scale < 0 else 1
         values = []
         for row, cells in self._horizon:
             try:
-                values.append(_number(cells[index].strip(), self._series.decimal))
+                values.append(_read_number(cells[index].strip(), self._series.decimal))
                 # Each reading by itself: in the mean of an hour, one below zero would not be seen.
                 if kind.from_zero_up and sign * values[-1] < 0:
-                    raise ValueError(_below_zero(kind.key, cells[index].strip(), sign))
+                    raise ValueError(_describe_negative(kind.key, cells[index].strip(), sign))
             except ValueError as error:
                 raise ValueError(f"{self._path}, row {row}, column {column}: {error}") from None
         return values
 
-    def _index(self, column: str) -> int:
+    def _find_column(self, column: str) -> int:
         header, _ = self._content
         if header.count(column) > 1:
             raise ValueError(f"{self._path}, row 1: {header.count(column)} columns are called {column!r}; rename them")
@@ -138,13 +138,13 @@ class CsvFile:
     @cached_property
     def _horizon(self) -> list[tuple[int, list[str]]]:
         """The rows of the horizon, one per interval: none missing, none twice, in the order of time."""
-        index = self._index(self._series.time)
+        index = self._find_column(self._series.time)
         _, rows = self._content
-        places = self._clock.horizon([(row, cells[index].strip()) for row, cells in rows])
+        places = self._clock.find_horizon([(row, cells[index].strip()) for row, cells in rows])
         return [rows[place] for place in places]
 
 
-def _number(text: str, decimal: str) -> float:
+def _read_number(text: str, decimal: str) -> float:
     plain = text if decimal == "." else text.replace(".", "?").replace(",", ".")
     if not text:
         raise ValueError("the cell is empty; fill it in, or choose another day")
@@ -159,8 +159,8 @@ def _number(text: str, decimal: str) -> float:
     return number
 
 
-def _below_zero(key: str, text: str, sign: int) -> str:
-    """What is said of a reading that, times its scale, is below zero."""
+def _describe_negative(key: str, text: str, sign: int) -> str:
+    """Say what is wrong with a reading that, times its scale, is below zero."""
     if sign > 0:
         scaled, turned = "is below zero", "scale: -1"
     else:

@@ -1,4 +1,4 @@
-"""What a game's model refuses in a scenario, told with file, row and column where a column made it."""
+"""Add file, row and column to what a game's model refuses in a number that came from a column."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from stackelgrid.scenarios.measured.csv_file import FromColumn
 
 
 def with_origins(error: ValidationError, content: Mapping[str, Any]) -> ValidationError:
-    """The same mistakes in a scenario's `content`, as `spell_out` made it; those in a column say file, row and column.
+    """Rewrite the mistakes in a scenario's `content`, as `spell_out` made it, with file, row and column.
 
-    Of a column's numbers that are refused, the first is told. A mistake that no column made stays as it is.
+    Of the numbers of a column that are refused, the first is reported. A mistake elsewhere stays as it is.
     """
     mistakes = [(mistake, _Place.of(mistake["loc"], content)) for mistake in error.errors(include_url=False)]
     slots: dict[tuple[int | str, ...], list[int]] = {}
     for _, place in mistakes:
         if place.slot is not None:
             slots.setdefault(place.path, []).append(place.slot)
-    told = [
-        _told(mistake, place, len(slots.get(place.path, [])))
+    rewritten = [
+        _rewrite(mistake, place, len(slots.get(place.path, [])))
         for mistake, place in mistakes
         if place.slot is None or place.slot == slots[place.path][0]
     ]
-    return ValidationError.from_exception_data(error.title, told)
+    return ValidationError.from_exception_data(error.title, rewritten)
 
 
-def _told(mistake: ErrorDetails, place: _Place, hours: int) -> InitErrorDetails:
-    """A mistake at its place; `hours` are how many of its column are refused."""
+def _rewrite(mistake: ErrorDetails, place: _Place, hours: int) -> InitErrorDetails:
+    """Rewrite a mistake at its place; `hours` is the number of its column's numbers that are refused."""
     kind, message, where = mistake["type"], mistake["msg"], mistake["loc"]
     if place.column is not None and place.slot is not None:
         others = f", one of {hours} such hours" if hours > 1 else ""
@@ -46,7 +46,7 @@ def _told(mistake: ErrorDetails, place: _Place, hours: int) -> InitErrorDetails:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where in a scenario a mistake is: its `path` to a key and, if that has a `column`, in which `slot` of it."""
+    """The place of a mistake in a scenario: the `path` to a key and, if that has a `column`, the `slot` in it."""
 
     path: tuple[int | str, ...]
     column: FromColumn | None = None
@@ -54,7 +54,7 @@ class _Place:
 
     @classmethod
     def of(cls, loc: Sequence[int | str], content: Any) -> _Place:
-        """That of pydantic's `loc`, which names alternatives of a union too: steps that the content does not have."""
+        """Find it by pydantic's `loc`, of which some steps are alternatives of a union and not in the content."""
         path: list[int | str] = []
         for step in loc:
             if isinstance(content, FromColumn) and isinstance(step, int):

@@ -1,4 +1,4 @@
-"""From references to numbers: whatever a scenario takes per slot may name a column, and homes may be one per column."""
+"""Replace references by numbers: a key that takes a number per slot may name a column, homes may be one per column."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pydantic import BaseModel, ValidationError
 
 from stackelgrid.model import StrictModel, explain
 from stackelgrid.scenarios.measured.csv_file import CsvFile, FromColumn
-from stackelgrid.scenarios.measured.declared import OWN, DataSection, EachColumn, Reference
+from stackelgrid.scenarios.measured.declarations import OWN, DataSection, EachColumn, Reference
 from stackelgrid.scenarios.measured.units import Kind
 from stackelgrid.wire.names import name_from
 
-Said = TypeVar("Said", bound=StrictModel)
+Declaration = TypeVar("Declaration", bound=StrictModel)
 
 
 def spell_out(raw: Mapping[str, Any], folder: Path, model: type[BaseModel]) -> dict[str, Any]:
-    """The content of a scenario file in `folder` with numbers in place of references, homes listed, `data` gone.
+    """Replace references by numbers in the content of a scenario file in `folder`, list its homes, and remove `data`.
 
     `model` is the game's, for the defaults of `slots` and `money`. Raises `ValueError` (pydantic's for a key of `data`
     that is wrong) naming key, file, row, column, value and mend.
@@ -31,62 +31,62 @@ def spell_out(raw: Mapping[str, Any], folder: Path, model: type[BaseModel]) -> d
     else:
         files = {}
     if isinstance(content.get("homes"), dict) and "each_column_of" in content["homes"]:
-        content["homes"] = list(_homes(content["homes"], files))
+        content["homes"] = list(_list_homes(content["homes"], files))
 
     def numbers(reference: dict[str, Any], path: tuple[str, ...]) -> FromColumn:
-        wanted = _checked(Reference, reference, ".".join(path))
+        wanted = _check(Reference, reference, ".".join(path))
         try:
             return _find(files, wanted.source).numbers(wanted, Kind.at(path))
         except ValueError as error:
             raise ValueError(f"{'.'.join(path)}: {error}") from None
 
-    return {key: _replaced(value, (str(key),), numbers) for key, value in content.items()}
+    return {key: _replace(value, (str(key),), numbers) for key, value in content.items()}
 
 
-def _replaced(node: Any, path: tuple[str, ...], numbers: Callable[[dict[str, Any], tuple[str, ...]], Any]) -> Any:
-    """`node` with every reference below it replaced by its `numbers`."""
+def _replace(node: Any, path: tuple[str, ...], numbers: Callable[[dict[str, Any], tuple[str, ...]], Any]) -> Any:
+    """Replace every reference in `node` by its `numbers`."""
     if isinstance(node, dict):
         if "from" in node or "column" in node:
             return numbers(node, path)
-        return {key: _replaced(value, (*path, str(key)), numbers) for key, value in node.items()}
+        return {key: _replace(value, (*path, str(key)), numbers) for key, value in node.items()}
     if isinstance(node, list):
-        return [_replaced(value, (*path, str(number)), numbers) for number, value in enumerate(node)]
+        return [_replace(value, (*path, str(number)), numbers) for number, value in enumerate(node)]
     return node
 
 
-def _homes(content: dict[str, Any], files: Mapping[str, CsvFile]) -> Iterator[dict[str, Any]]:
-    """A home per column, its own column named in the place of `own`."""
-    each = _checked(EachColumn, content, "homes")
+def _list_homes(content: dict[str, Any], files: Mapping[str, CsvFile]) -> Iterator[dict[str, Any]]:
+    """Make a home per column, with its column's name in the place of `own`."""
+    each = _check(EachColumn, content, "homes")
     if "id" in each.home:
         raise ValueError("homes.home.id: each home takes its id from its column; leave it out")
     try:
         columns = _find(files, each.each_column_of).columns(each.excluded)
     except ValueError as error:
         raise ValueError(f"homes.each_column_of: {error}") from None
-    named: dict[str, str] = {}
+    columns_by_name: dict[str, str] = {}
     for column in columns:
         name = name_from(column, len(column)).strip("-")[:64]
-        if not name or name in named:
-            other = f"that of column {named[name]!r}" if name else "empty"
+        if not name or name in columns_by_name:
+            other = f"that of column {columns_by_name[name]!r}" if name else "empty"
             raise ValueError(f"homes.each_column_of: the id of column {column!r} would be {other}; rename the column")
-        named[name] = column
+        columns_by_name[name] = column
 
         def own(reference: dict[str, Any], _: object, column: str = column) -> dict[str, Any]:
             if reference.get("column") != OWN:
                 return reference
             return {"from": each.each_column_of, **reference, "column": column}
 
-        yield {"id": name, **_replaced(each.home, (), own)}
+        yield {"id": name, **_replace(each.home, (), own)}
 
 
 def _find(files: Mapping[str, CsvFile], name: str) -> CsvFile:
     if name not in files:
-        there = f"those are {', '.join(files)}" if files else "there is no key `data`"
-        raise ValueError(f"no data are called {name!r}, {there}; declare data.{name}")
+        known = f"those are {', '.join(files)}" if files else "there is no key `data`"
+        raise ValueError(f"no data are called {name!r}, {known}; declare data.{name}")
     return files[name]
 
 
-def _checked(model: type[Said], content: dict[str, Any], where: str) -> Said:
+def _check(model: type[Declaration], content: dict[str, Any], where: str) -> Declaration:
     try:
         return model.model_validate(content)
     except ValidationError as error:

@@ -1,15 +1,15 @@
-"""For editors: a game's JSON Schema that also admits what stands in place of numbers and homes."""
+"""The JSON Schema of a game's scenarios with measured data in place of numbers and homes, for editors."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from stackelgrid.scenarios.measured.declared import OWN, EachColumn, Reference, TimeSeries
+from stackelgrid.scenarios.measured.declarations import OWN, EachColumn, Reference, TimeSeries
 
 
 def with_data(schema: dict[str, Any]) -> dict[str, Any]:
-    """A game's JSON Schema that also admits `data`, references in place of numbers per slot, and homes from columns."""
-    numbers_or_column = _admitting(schema)
+    """Extend a game's JSON Schema by `data`, references in place of numbers per slot, and homes from columns."""
+    numbers_or_column = _admit_columns(schema)
     definitions = dict(numbers_or_column.get("$defs", {}))
     properties = dict(numbers_or_column["properties"])
     definitions["Column"] = {
@@ -23,7 +23,7 @@ def with_data(schema: dict[str, Any]) -> dict[str, Any]:
         "type": "object",
         "additionalProperties": {"$ref": "#/$defs/TimeSeries"},
     }
-    home = _listed(properties.get("homes", {}), definitions)
+    home = _find_home(properties.get("homes", {}), definitions)
     if home is not None:
         template = {key: value for key, value in home.get("properties", {}).items() if key != "id"}
         required = [key for key in home.get("required", []) if key != "id"]
@@ -37,21 +37,21 @@ def with_data(schema: dict[str, Any]) -> dict[str, Any]:
     return {**numbers_or_column, "properties": properties, "$defs": definitions}
 
 
-def _admitting(node: Any) -> Any:
-    """A schema in which whatever takes a list of numbers takes a reference too."""
+def _admit_columns(node: Any) -> Any:
+    """Let every key that takes a list of numbers take a reference too."""
     if isinstance(node, list):
-        return [_admitting(value) for value in node]
+        return [_admit_columns(value) for value in node]
     if not isinstance(node, dict):
         return node
-    inside = {key: _admitting(value) for key, value in node.items()}
+    inside = {key: _admit_columns(value) for key, value in node.items()}
     of = node.get("items")
     if node.get("type") == "array" and isinstance(of, dict) and of.get("type") == "number":
         return {"anyOf": [inside, {"$ref": "#/$defs/Column"}]}
     return inside
 
 
-def _listed(homes: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any] | None:
-    """The schema of one home, when a scenario lists them."""
+def _find_home(homes: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any] | None:
+    """Find the schema of one home, where a scenario lists them."""
     for choice in homes.get("anyOf", [homes]):
         reference = choice.get("items", {}).get("$ref", "")
         if reference:

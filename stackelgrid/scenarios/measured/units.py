@@ -1,4 +1,4 @@
-"""Units of measurements, what a scenario's keys take, and numbers per interval as numbers per slot.
+"""Units of measurements and of a scenario's keys, and conversion of numbers per interval to numbers per slot.
 
 A slot is an hour. Powers, prices and numbers per unit are averaged over it, energies summed. The scenario gets kW (the
 same number as kWh per slot) and money per kWh; see `target_unit`.
@@ -27,7 +27,7 @@ class Unit:
 
     @property
     def of_price(self) -> bool:
-        """Whether it is money per energy."""
+        """True for money per energy."""
         return self.quantity == "price"
 
 
@@ -45,8 +45,8 @@ _OF_PRICES = {"price", "prices", "cost", "costs", "tariff", "tariffs"}
 _OF_SHAPES = {"shape", "shapes"}
 
 
-def unit_named(name: str) -> Unit:
-    """The unit of a name. Raises `ValueError` listing those that there are."""
+def find_unit(name: str) -> Unit:
+    """Find the unit of a name. Raises `ValueError` listing those that there are."""
     if name in _UNITS:
         return _UNITS[name]
     money, slash, energy = name.rpartition("/")
@@ -59,19 +59,19 @@ def unit_named(name: str) -> Unit:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a scenario's `key` takes, read from the words between its underscores; the same rule for every game.
+    """The quantity of a scenario's `key`, read from the words between its underscores by one rule for all games.
 
-    A unit at its end says power or energy; otherwise price, cost or tariff says a price, and shape numbers relative to
-    some power. A key that says none of this takes powers and prices alike.
+    A unit at its end means power or energy; otherwise price, cost or tariff means a price, and shape means numbers
+    relative to some power. A key with none of these words takes powers and prices alike.
     """
 
     key: str
 
     @classmethod
     def at(cls, path: Sequence[str]) -> Kind:
-        """That of the innermost key on a path that says one: below leader.tariffs, every class is a price."""
+        """Find it by the innermost key on a path that has one: below leader.tariffs, every class is a price."""
         keys = [cls(step) for step in reversed(path) if not step.isdigit()]
-        return next((kind for kind in keys if kind.is_said), keys[0])
+        return next((kind for kind in keys if kind.is_known), keys[0])
 
     @cached_property
     def _words(self) -> set[str]:
@@ -79,37 +79,37 @@ class Kind:
 
     @property
     def unit(self) -> Unit | None:
-        """The unit of power or energy at its end, unless something is told per unit."""
+        """The unit of power or energy at its end, unless the key is per something."""
         if "per" in self._words:
             return None
         return next((_UNITS[name] for end, name in _KEY_ENDS_IN.items() if self.key.endswith(end)), None)
 
     @property
     def of_price(self) -> bool:
-        """Whether it takes money per energy."""
+        """True when it takes money per energy."""
         return self.unit is None and bool(self._words & _OF_PRICES)
 
     @property
     def of_shape(self) -> bool:
-        """Whether it takes numbers relative to some power."""
+        """True when it takes numbers relative to some power."""
         return self.unit is None and not self.of_price and bool(self._words & _OF_SHAPES)
 
     @property
-    def is_said(self) -> bool:
-        """Whether it says any kind."""
+    def is_known(self) -> bool:
+        """True when the key's words name a quantity."""
         return self.unit is not None or self.of_price or self.of_shape
 
     @property
     def from_zero_up(self) -> bool:
-        """Whether a reading below zero is a mistake: of a load, an output, a limit or a shape, unless it is `net`."""
+        """True when a reading below zero is a mistake: a load, an output, a limit or a shape, unless it is `net`."""
         return (self.unit is not None or self.of_shape) and "net" not in self._words
 
 
 def target_unit(kind: Kind, given: Unit, money: str) -> Unit:
-    """The unit that a scenario's key takes, in which numbers `given` in another are to be written.
+    """Find the unit that a scenario's key takes, to convert numbers `given` in another.
 
-    That at the key's end; otherwise kW for powers and energies, `money` per kWh for prices. Numbers per unit stay as
-    they are. Raises `ValueError` when the key and the unit contradict.
+    It is that at the key's end; otherwise kW for powers and energies, `money` per kWh for prices. Numbers per unit
+    stay as they are. Raises `ValueError` when the key and the unit contradict.
     """
     if given.quantity == "pu":
         return given
@@ -126,7 +126,7 @@ def target_unit(kind: Kind, given: Unit, money: str) -> Unit:
 
 
 def per_slot(values: Sequence[float], rows: int, given: Unit, target: Unit) -> NDArray[np.float64]:
-    """Numbers per interval, (T rows,) in the unit `given`, as numbers per slot of `rows` intervals, (T,) in `target`.
+    """Convert numbers per interval, (T rows,) in `given`, to numbers per slot of `rows` intervals, (T,) in `target`.
 
     Energies are summed, all else is averaged; energy per slot of one hour is mean power (definition).
     """

@@ -1,4 +1,4 @@
-"""What a scenario says about its data: CSV files, a column in place of a number per slot, a home for each column."""
+"""Models of a scenario's data: CSV files, a column in place of a number per slot, a home for each column."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from stackelgrid.model import StrictModel
-from stackelgrid.scenarios.measured.units import unit_named
+from stackelgrid.scenarios.measured.units import find_unit
 
 OWN = "own"
 """In `homes.home`, the column from which the home is made."""
 _INTERVAL = re.compile(r"(\d+) ?(min|h)")
 
 
-def _named(value: Any) -> Any:
-    """A name in a CSV's header; YAML reads 0123 and `on` as something else."""
+def _check_header(value: Any) -> Any:
+    """Refuse a name in a CSV's header that YAML reads as a number, like 0123."""
     if not isinstance(value, str):
         raise ValueError("a column's name is text; put it in quotes, just as it is written in the file")
     return value
 
 
-def _dated(value: Any) -> Any:
-    """A date or time, not a number of seconds."""
+def _check_date(value: Any) -> Any:
+    """Refuse a number, which pydantic would take for seconds."""
     if not isinstance(value, str | date):
         raise ValueError("write a day as 2016-06-14, a time as 2016-06-14 00:00")
     return value
 
 
-def _known_unit(name: str) -> str:
-    return unit_named(name).name
+def _check_unit(name: str) -> str:
+    return find_unit(name).name
 
 
-def _known_interval(text: str) -> str:
-    _minutes(text)
+def _check_interval(text: str) -> str:
+    _read_minutes(text)
     return text
 
 
-def _minutes(text: str) -> int:
+def _read_minutes(text: str) -> int:
     match = _INTERVAL.fullmatch(text)
     minutes = int(match[1]) * (60 if match[2] == "h" else 1) if match else 0
     if minutes == 0 or 60 % minutes:
@@ -48,21 +48,21 @@ def _minutes(text: str) -> int:
     return minutes
 
 
-def _known_timezone(name: str) -> str:
+def _check_timezone(name: str) -> str:
     try:
         zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         if not zoneinfo.available_timezones():
-            raise ValueError(f"{name}: this system knows no time zones; install them with pip install tzdata") from None
+            raise ValueError(f"{name}: this system has no time zones; install them with pip install tzdata") from None
         raise ValueError(f"{name!r} is no time zone; write it as in Europe/Berlin, or UTC") from None
     return name
 
 
-Header = Annotated[str, BeforeValidator(_named)]
+Header = Annotated[str, BeforeValidator(_check_header)]
 
 
 class TimeSeries(StrictModel):
-    """A CSV file with a row per interval: whose column `time` is the time, in which `timezone`, and which `unit` has.
+    """A CSV file with a row per interval: its column `time`, the `timezone` of that, and the `unit` of its numbers.
 
     The scenario's slots begin on `day` at 00:00 local time, or at `first`. Rows are stamped with the `start` of their
     interval or its `end`, with or without UTC offset, as ISO 8601 or in strptime's `format`. Prices in another money
@@ -71,11 +71,11 @@ class TimeSeries(StrictModel):
 
     csv: Annotated[str, Field(min_length=1)]
     time: Header
-    timezone: Annotated[str, AfterValidator(_known_timezone), Field(examples=["Europe/Berlin", "UTC"])]
-    unit: Annotated[str, AfterValidator(_known_unit), Field(examples=["kW", "kWh", "Wh", "pu", "EUR/MWh"])]
-    interval: Annotated[str, AfterValidator(_known_interval), Field(examples=["15min", "30min", "1h"])]
-    day: Annotated[date, BeforeValidator(_dated)] | None = None
-    first: Annotated[datetime, BeforeValidator(_dated)] | None = None
+    timezone: Annotated[str, AfterValidator(_check_timezone), Field(examples=["Europe/Berlin", "UTC"])]
+    unit: Annotated[str, AfterValidator(_check_unit), Field(examples=["kW", "kWh", "Wh", "pu", "EUR/MWh"])]
+    interval: Annotated[str, AfterValidator(_check_interval), Field(examples=["15min", "30min", "1h"])]
+    day: Annotated[date, BeforeValidator(_check_date)] | None = None
+    first: Annotated[datetime, BeforeValidator(_check_date)] | None = None
     stamp: Literal["start", "end"] = "start"
     format: str | None = None
     delimiter: Literal[",", ";", "\t", "|"] = ","
@@ -84,19 +84,19 @@ class TimeSeries(StrictModel):
 
     @property
     def rows_per_slot(self) -> int:
-        """How many intervals make a slot."""
-        return 60 // _minutes(self.interval)
+        """The number of intervals in a slot."""
+        return 60 // _read_minutes(self.interval)
 
     @property
     def step(self) -> timedelta:
         """The length of an interval."""
-        return timedelta(minutes=_minutes(self.interval))
+        return timedelta(minutes=_read_minutes(self.interval))
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check_pairs(self) -> Self:
         if (self.day is None) == (self.first is None):
             raise ValueError("give either day or first, where the scenario's slots begin; not both and not neither")
-        if self.exchange is not None and not unit_named(self.unit).of_price:
+        if self.exchange is not None and not find_unit(self.unit).of_price:
             raise ValueError(f"exchange is for prices, the unit is {self.unit}; leave it out")
         return self
 
@@ -124,7 +124,7 @@ class EachColumn(StrictModel):
 
 
 class DataSection(BaseModel):
-    """What a scenario says of its data, and what its columns have to fit."""
+    """The keys of a scenario that its data depend on."""
 
     slots: Annotated[int, Field(ge=1, le=1000)]
     money: str
