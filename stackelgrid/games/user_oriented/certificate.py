@@ -9,7 +9,7 @@ reported; the utility that it claims is only compared. Money as in the price, lo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
       gap, which bounds the error of `max_home_regret` and of `gap`.
     - `prices_tried`: by the search for a better price; 0 for `welfare`.
 
-    `samples` is the number of prices to try at random; the scenario's seed draws them. Raises `CertificateError`.
+    `samples` is the number of prices to try at random; the scenario's seed draws them. Raise `CertificateError`.
     """
     homes, settings, slots = scenario.everyone, scenario.leader, scenario.slots
     run = _Run.read(homes, slots, outcome)
@@ -75,12 +75,14 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
 
     load = run.loads.sum(axis=0)
     system_utility = company.utility(run.price, load) + float(utility.sum())
-    welfare = _welfare(stacked, company, run.price, system_utility)
+    welfare = _compare_welfare(stacked, company, run.price, system_utility)
     violation = max(stacked.violation_of(run.loads, run.stored), company.violation(load))
     feasible = violation <= _FEASIBLE * max(1.0, float(np.max(np.abs(load))))
 
     method = "Homes and the centralised programme: cvxpy with Clarabel, all homes at once. "
-    leader_regret, price_residual, tried = None, None, 0
+    gap, tried = welfare.gap, 0
+    leader_regret: float | None = None
+    price_residual: float | None = None
     if settings.objective == "stackelberg":
         search = BetterPriceSearch(company, HomesResponse(homes, slots).answer, settings.price_min, settings.price_max)
         best_price = search.run(run.price, samples, np.random.default_rng(scenario.seed))
@@ -89,7 +91,6 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
         feasible &= bool(np.all((run.price >= settings.price_min) & (run.price <= settings.price_max)))
         method += f"Leader: the best of {tried} prices, {samples} near the settled one or anywhere, the rest on climbs."
     else:
-        gap = welfare["gap"]
         price_residual = company.price_residual(run.price, load)
         method += "Leader: its price against marginal cost plus capacity multipliers."
     return {
@@ -106,33 +107,42 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
         "violation": violation,
         "feasible": feasible,
         "system_utility": system_utility,
-        "welfare_system_utility": welfare["system_utility"],
-        "welfare_price": welfare["price"],
-        "price_distance": welfare["distance"],
-        "solver_status": {"homes": best.solver, "centralised": welfare["solver"]},
+        "welfare_system_utility": welfare.system_utility,
+        "welfare_price": welfare.price,
+        "price_distance": welfare.distance,
+        "solver_status": {"homes": asdict(best.solver), "centralised": welfare.solver},
         "prices_tried": tried,
     }
 
 
-def _welfare(homes: StackedHomes, company: Company, price: Array, system_utility: float) -> dict[str, Any]:
-    """Give the central optimum, and the distance of a price and a system utility from it; None where there is none."""
+@dataclass(frozen=True)
+class _WelfareComparison:
+    """The central optimum, and the distance of a run from it; all None but `solver` when there is no such optimum."""
+
+    solver: dict[str, Any]
+    gap: float | None = None
+    system_utility: float | None = None
+    price: list[float] | None = None
+    distance: dict[str, float] | None = None
+
+
+def _compare_welfare(homes: StackedHomes, company: Company, price: Array, system_utility: float) -> _WelfareComparison:
     capacity = company.load_min, company.load_max
     try:
         plan = solve_central_programme(homes, company.wholesale, company.mu, capacity, max(1.0, abs(system_utility)))
     except InfeasibleError as error:
-        nothing = dict.fromkeys(("gap", "system_utility", "price", "distance"))
-        return {**nothing, "solver": {"status": str(error)}}
+        return _WelfareComparison({"status": str(error)})
     load = plan.load.sum(axis=0)
     optimum = float(plan.utility.sum()) - company.cost(load)
     best_price = company.marginal_cost(load) + plan.shadow
     distance = _rms(price - best_price)
-    return {
-        "gap": (optimum - system_utility) / max(1.0, abs(optimum)),
-        "system_utility": optimum,
-        "price": best_price.tolist(),
-        "distance": {"rms": distance, "relative": distance / max(_rms(best_price), 1e-12)},
-        "solver": plan.solver,
-    }
+    return _WelfareComparison(
+        asdict(plan.solver),
+        gap=(optimum - system_utility) / max(1.0, abs(optimum)),
+        system_utility=optimum,
+        price=best_price.tolist(),
+        distance={"rms": distance, "relative": distance / max(_rms(best_price), 1e-12)},
+    )
 
 
 @dataclass(frozen=True)

@@ -300,7 +300,7 @@ def write_page(findings: Sequence[Findings], figure: str) -> str:
 
 
 def _summarize(findings: Findings) -> str:
-    """Sum the lies of all homes up in words."""
+    """Summarize the lies of all homes in words."""
     lies, best = findings.lies.values(), findings.best
     effects = [effect for each in lies for effect in (each.nothing, each.most)]
     gains = np.array([effect.gain for effect in best])

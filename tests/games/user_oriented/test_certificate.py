@@ -61,8 +61,8 @@ def test_best_answers_follow_the_closed_form() -> None:
     assert answers.load == pytest.approx(expected, abs=1e-5)
     assert answers.utility == pytest.approx(worth, rel=1e-6)
     reached, best = answers.utility - answers.load @ price, np.array(worth) - expected @ price
-    assert reached == pytest.approx(best, abs=100 * answers.solver["gap"] + 1e-9)
-    assert answers.solver["gap"] < 1e-8
+    assert reached == pytest.approx(best, abs=100 * answers.solver.gap + 1e-9)
+    assert answers.solver.gap < 1e-8
 
 
 @pytest.mark.parametrize("form", FORMS)

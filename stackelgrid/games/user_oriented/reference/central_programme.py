@@ -38,12 +38,23 @@ class InfeasibleError(CertificateError):
 
 
 @dataclass(frozen=True)
+class SolverReport:
+    """Clarabel's status, and how exact its solution is: duality gap and residuals, relative to the scaled problem."""
+
+    status: str
+    gap: float
+    primal_residual: float
+    dual_residual: float
+    iterations: int
+
+
+@dataclass(frozen=True)
 class BestAnswers:
     """The best loads (H, T) kW and `utility` (H,), satisfaction less wear, money; `solver` is Clarabel's report."""
 
     load: Array
     utility: Array
-    solver: dict[str, Any]
+    solver: SolverReport
 
 
 @dataclass(frozen=True)
@@ -167,7 +178,7 @@ class _Programme:
         if len(high):
             self._constraints.append(self.draw[high] <= homes.draw_max[high // homes.slots])
 
-    def solve(self, further: Any, constraints: list[cp.Constraint], what: str) -> dict[str, Any]:
+    def solve(self, further: Any, constraints: list[cp.Constraint], what: str) -> SolverReport:
         """Maximise satisfaction less wear plus `further`. Give Clarabel's report of how exact the solution is."""
         problem = cp.Problem(cp.Maximize(sum(self._terms) + further), self._constraints + constraints)
         return _solve(problem, what)
@@ -188,27 +199,22 @@ def _value(variable: cp.Variable) -> Array:
     return np.zeros(0) if variable.size == 0 else np.asarray(variable.value, float)
 
 
-def _solve(problem: cp.Problem, what: str) -> dict[str, Any]:
+def _solve(problem: cp.Problem, what: str) -> SolverReport:
     if not problem.variables():  # no home has a choice
-        exact = dict.fromkeys(("gap", "primal_residual", "dual_residual"), 0.0)
-        return {"status": "Solved", **exact, "iterations": 0}
+        return SolverReport("Solved", gap=0.0, primal_residual=0.0, dual_residual=0.0, iterations=0)
     data, chain, inverse = problem.get_problem_data(cp.CLARABEL, solver_opts=_OPTIONS)
-    best: tuple[Any, dict[str, Any]] | None = None
+    best: tuple[Any, SolverReport] | None = None
     for regularisation in _REGULARISATIONS:
         options = _OPTIONS | {"static_regularization_constant": regularisation}
         raw = chain.solve_via_data(problem, data, solver_opts=options)
-        report = {
-            "status": str(raw.status),
-            "gap": abs(raw.obj_val - raw.obj_val_dual),
-            "primal_residual": raw.r_prim,
-            "dual_residual": raw.r_dual,
-            "iterations": raw.iterations,
-        }
-        if report["status"] == "PrimalInfeasible":
+        report = SolverReport(
+            str(raw.status), abs(raw.obj_val - raw.obj_val_dual), raw.r_prim, raw.r_dual, raw.iterations
+        )
+        if report.status == "PrimalInfeasible":
             raise InfeasibleError(f"{what}: no schedule keeps every limit; widen the capacity or the homes' limits")
-        if report["status"] in _ANSWERED and (best is None or report["gap"] < best[1]["gap"]):
+        if report.status in _ANSWERED and (best is None or report.gap < best[1].gap):
             best = raw, report
-        if report["status"] == "Solved":
+        if report.status == "Solved":
             break
     if best is None:
         raise CertificateError(f"{what}: Clarabel ended with {report}; without this reference no certificate")
