@@ -35,7 +35,7 @@ PACKAGES = {"leaders": "leader_node", "aggregators": "aggregator_node", "homes":
 # Folders for nodes.
 
 
-def test_each_node_gets_a_folder_of_its_own_that_nobody_else_may_read(tmp_path: Path) -> None:
+def test_provision_gives_each_node_a_private_folder(tmp_path: Path) -> None:
     scenario = load("user_oriented", SETTINGS)
     done = provision(scenario, tmp_path / "certs", "mqtts://grid.example.org:8883", "r1")
     assert (done.nodes, len(done.added)) == (7, 8)  # and the observer
@@ -52,7 +52,7 @@ def test_each_node_gets_a_folder_of_its_own_that_nobody_else_may_read(tmp_path: 
     assert "grid.example.org" in Authority(tmp_path / "certs").register.hosts
 
 
-def test_another_run_keeps_the_certificates_and_writes_the_configurations_anew(tmp_path: Path) -> None:
+def test_provision_keeps_certificates_for_another_run(tmp_path: Path) -> None:
     scenario = load("user_oriented", SETTINGS)
     provision(scenario, tmp_path, "mqtts://127.0.0.1:8883", "r1")
     key = (tmp_path / "homes/h1/node.key").read_bytes()
@@ -62,7 +62,7 @@ def test_another_run_keeps_the_certificates_and_writes_the_configurations_anew(t
     assert json.loads((tmp_path / "homes/h1/config.json").read_text())["run"] == "r2"
 
 
-def test_who_is_revoked_stays_so_and_who_is_not_in_the_run_can_be_claimed_by_nobody(
+def test_provision_leaves_out_revoked_and_former_nodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     certs = tmp_path / "certs"
@@ -80,7 +80,7 @@ def test_who_is_revoked_stays_so_and_who_is_not_in_the_run_can_be_claimed_by_nob
     assert [path.parent.name for path in sorted((certs / "homes").glob("*/config.json"))] == ["h1", "h2", "h3"]
 
 
-def test_who_is_somebody_else_already_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+def test_provision_refuses_a_node_certified_otherwise(tmp_path: Path) -> None:
     provision(load("user_oriented", SETTINGS), tmp_path, "mqtts://127.0.0.1:8883", "r1")
     with pytest.raises(ConfigError, match="'h2' is the home of a2 there, and the home of a1 here"):
         provision(load("user_oriented", [SETTINGS[0], "aggregators=1"]), tmp_path, "mqtts://127.0.0.1:8883", "r2")
@@ -96,7 +96,7 @@ def test_who_is_somebody_else_already_is_refused_and_nothing_is_written(tmp_path
         (["--broker", "mqtts://127.0.0.1:8883", "--out", "/dev/null/x"], ["/dev/null", "folder"]),
     ],
 )
-def test_bad_wishes_are_told(
+def test_provision_command_refuses_bad_options(
     arguments: list[str],
     told: list[str],
     tmp_path: Path,
@@ -115,7 +115,7 @@ def test_bad_wishes_are_told(
 
 
 @contextmanager
-def deployed(certs: Path, logs: Path) -> Iterator[None]:
+def start_nodes(certs: Path, logs: Path) -> Iterator[None]:
     """Every node that has a folder, as a process; all are told to stop at the end."""
     with ExitStack() as stack:
         for room, package in PACKAGES.items():
@@ -126,7 +126,7 @@ def deployed(certs: Path, logs: Path) -> Iterator[None]:
         yield
 
 
-def test_an_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
+def test_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
     if broker.find_mosquitto() is None:
         pytest.skip("Mosquitto is not installed")
     scenario, certs, desk = load("user_oriented", SETTINGS), tmp_path / "certs", tmp_path / "desk"
@@ -136,7 +136,7 @@ def test_an_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
     logs.mkdir()
     with (
         broker.start("mosquitto", tmp_path / "broker", port, certificates=certs / "broker"),
-        deployed(certs, logs),
+        start_nodes(certs, logs),
     ):
         observe = [sys.executable, "-m", "stackelgrid", "observe", str(certs / "scenario/scenario.yaml")]
         observe += ["--config", str(certs / "observers/observer/config.json")]
@@ -158,7 +158,7 @@ def test_an_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
     assert refused == {}
 
 
-def test_an_aggregators_journal_goes_on_after_a_restart_and_is_mixed_with_no_other(tmp_path: Path) -> None:
+def test_aggregator_journal_resumes_and_is_not_mixed(tmp_path: Path) -> None:
     aggregator = build_node_configs(load("user_oriented", SETTINGS), "r1").aggregators[0]
     journal, ledger = tmp_path / "a1.rounds.jsonl", tmp_path / "a1.ledger"
     config = aggregator.model_copy(update={"journal_file": journal, "ledger_file": ledger})
@@ -176,7 +176,7 @@ def test_an_aggregators_journal_goes_on_after_a_restart_and_is_mixed_with_no_oth
 # Compose files.
 
 
-def test_the_compose_file_of_the_repository_is_that_of_the_shipped_case() -> None:
+def test_compose_file_of_the_repository_is_up_to_date() -> None:
     assert (CLONE / "compose.yaml").read_text() == compose("user_oriented"), (
         "stackelgrid compose user_oriented --out compose.yaml writes it anew"
     )
@@ -184,7 +184,7 @@ def test_the_compose_file_of_the_repository_is_that_of_the_shipped_case() -> Non
 
 @pytest.mark.parametrize("game", list_shipped())
 @pytest.mark.parametrize("per_home", [False, True])
-def test_every_service_is_watched_and_contained(game: str, per_home: bool) -> None:
+def test_compose_services_are_watched_and_contained(game: str, per_home: bool) -> None:
     described = parse(compose(game, per_home=per_home))
     services, scenario = described["services"], load(game)
     homes = {name: each for name, each in services.items() if "emc-node" in each.get("command", [])}
@@ -200,7 +200,7 @@ def test_every_service_is_watched_and_contained(game: str, per_home: bool) -> No
         assert "healthcheck" in service, name
 
 
-def test_compose_takes_its_files_with_the_overlays() -> None:
+def test_docker_accepts_compose_files_with_overlays() -> None:
     if shutil.which("docker") is None or subprocess.run(["docker", "compose", "version"], check=False).returncode:
         pytest.skip("no Docker with Compose 2 here")
     for overlay in ("deploy/compose.nats.yaml", "deploy/faults/compose.slow.yaml"):

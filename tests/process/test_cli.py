@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stackelgrid import cli
+from stackelgrid.registry import names
 from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.testbed import processes
 
@@ -16,7 +17,7 @@ SMALL = ["--set", "population.homes=6", "--set", "aggregators=2"]
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def work_in_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -82,7 +83,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_scenario_gets_one_message_and_leaves_nothing(
+def test_run_and_check_refuse_a_bad_scenario(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     content, expected = BAD[name]
@@ -120,7 +121,7 @@ def test_a_bad_scenario_gets_one_message_and_leaves_nothing(
         (["run", "user_oriented", "--sed", "1"], ["--sed"]),
     ],
 )
-def test_bad_usage(
+def test_command_refuses_bad_usage(
     words: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = command(monkeypatch, capfd, *words)
@@ -131,7 +132,9 @@ def test_bad_usage(
     assert not Path("runs").exists()
 
 
-def test_not_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_check_refuses_a_file_that_is_not_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     for content in (b"a: [1", b"- 1", b"\xff\xfe", b""):
         (tmp_path / "bad.yaml").write_bytes(content)
         code, _, err = command(monkeypatch, capfd, "check", "bad.yaml")
@@ -139,7 +142,9 @@ def test_not_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest
         assert "bad.yaml" in err
 
 
-def test_a_broker_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_run_ends_with_4_when_the_broker_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(processes, "_CONNECT_S", 0.3)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: nobody answers there
@@ -150,9 +155,7 @@ def test_a_broker_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capfd: pyte
     assert not Path("out").exists()
 
 
-def test_an_output_folder_that_exists_is_left_alone(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_run_refuses_a_folder_that_exists(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     Path("mine").mkdir()
     Path("mine/notes").write_text("precious")
     code, _, err = command(monkeypatch, capfd, "run", "user_oriented", *SMALL, "--out", "mine")
@@ -162,7 +165,7 @@ def test_an_output_folder_that_exists_is_left_alone(
     assert [path.name for path in Path("mine").iterdir()] == ["notes"]
 
 
-def test_a_run_leaves_its_folder_and_can_be_repeated(
+def test_run_writes_a_folder_that_can_be_played_again(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     memory = ["--transport", "memory", "--json"]
@@ -191,7 +194,7 @@ def test_a_run_leaves_its_folder_and_can_be_repeated(
     assert json.loads(out)["max_regret"] == pytest.approx(result["certificate"]["max_regret"], abs=1e-9)
 
 
-def test_rounds_that_run_out_are_not_settled(
+def test_run_ends_with_3_when_rounds_run_out(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ["run", "user_oriented", *SMALL, "--set", "leader.max_rounds=1", "--transport", "memory", "--out", "short"]
@@ -201,12 +204,14 @@ def test_rounds_that_run_out_are_not_settled(
     assert json.loads(Path("short/result.json").read_text())["settled"] is False
 
 
-def test_listing_and_schema(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_scenarios_and_schema_name_every_game(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     code, out, _ = command(monkeypatch, capfd, "scenarios")
     assert code == 0
     listed = {line.split()[0] for line in out.splitlines() if line}
-    assert {"user_oriented", "prosumer", "load_call", "storage_market"} <= listed
-    for game in ("user_oriented", "prosumer", "load_call", "storage_market"):
+    assert {*names()} <= listed
+    for game in names():
         code, out, _ = command(monkeypatch, capfd, "schema", game)
         assert code == 0
         assert "leader" in json.loads(out)["properties"]

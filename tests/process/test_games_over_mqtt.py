@@ -9,16 +9,13 @@ from typing import Any
 import pytest
 
 from stackelgrid import cli, runner
+from stackelgrid.registry import names
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import in_memory, processes
 from stackelgrid.testbed.result import build_result
 
-GAMES = {
-    "prosumer": [],
-    "load_call": [],
-    "storage_market": [],
-}
+SMALL = {"user_oriented": ["population.homes=8", "aggregators=2"]}
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:
@@ -41,9 +38,9 @@ def outcome(scenario: Scenario, run_record: RunRecord) -> Any:
     return build_result(scenario, run_record).content()["outcome"]
 
 
-@pytest.mark.parametrize("game", GAMES)
-def test_over_mqtt_as_in_memory(game: str, tmp_path: Path, mosquitto_url: str) -> None:
-    scenario = load(game, GAMES[game])
+@pytest.mark.parametrize("game", names())
+def test_game_over_mqtt_agrees_with_memory(game: str, tmp_path: Path, mosquitto_url: str) -> None:
+    scenario = load(game, SMALL.get(game))
     over_mqtt = processes.play(scenario, tmp_path, mosquitto_url, f"test-{game}-{tmp_path.name}")
     in_one = in_memory.play(scenario)
     assert over_mqtt.settled and not over_mqtt.failures and over_mqtt.missing == []
@@ -52,22 +49,22 @@ def test_over_mqtt_as_in_memory(game: str, tmp_path: Path, mosquitto_url: str) -
     assert differences(outcome(scenario, over_mqtt), outcome(scenario, in_one)) == []
 
 
-@pytest.mark.parametrize("game", GAMES)
-def test_twice_in_memory_the_same_bytes(game: str) -> None:
-    scenario = load(game, GAMES[game])
+@pytest.mark.parametrize("game", names())
+def test_game_in_memory_gives_the_same_bytes_twice(game: str) -> None:
+    scenario = load(game, SMALL.get(game))
     first, second = (json.dumps(outcome(scenario, in_memory.play(scenario))) for _ in range(2))
     assert first == second
 
 
-@pytest.mark.parametrize("game", GAMES)
-def test_on_the_embedded_broker(game: str, tmp_path: Path, embedded_url: str) -> None:
-    scenario = load(game, GAMES[game])
+@pytest.mark.parametrize("game", names())
+def test_game_settles_on_the_embedded_broker(game: str, tmp_path: Path, embedded_url: str) -> None:
+    scenario = load(game, SMALL.get(game))
     run_record = processes.play(scenario, tmp_path, embedded_url, f"test-{game}-{tmp_path.name}")
     assert run_record.settled and not run_record.failures
 
 
-@pytest.mark.parametrize("game", GAMES)
-def test_from_command_to_report(
+@pytest.mark.parametrize("game", names())
+def test_command_plays_game_to_its_report(
     game: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "run")

@@ -47,7 +47,7 @@ def play(scenario: Scenario, folder: Path, url: str) -> RunRecord:
 
 
 @pytest.mark.parametrize("homes_per_process", [1, 3])
-def test_mqtt_and_memory_agree(broker_url: str, tmp_path: Path, homes_per_process: int) -> None:
+def test_run_over_mqtt_agrees_with_memory(broker_url: str, tmp_path: Path, homes_per_process: int) -> None:
     scenario = load("user_oriented", [*SMALL, f"homes_per_process={homes_per_process}"])
     over_mqtt = play(scenario, tmp_path / f"agree{homes_per_process}", broker_url)
     in_one = in_memory.play(scenario)
@@ -96,7 +96,7 @@ class Ear:
         ("leader", "leader/a1/answer", "hold"),
     ],
 )
-def test_a_node_that_dies_is_reported_and_not_waited_for(
+def test_run_goes_on_without_a_node_that_dies(
     broker_url: str, tmp_path: Path, who: str, answer: str, policy: str
 ) -> None:
     # One that must answer is awaited though it died, until its deadline.
@@ -130,7 +130,7 @@ def test_a_node_that_dies_is_reported_and_not_waited_for(
         assert {entry["action"] for entry in run_record.missing} == {"held" if policy == "hold" else "excluded"}
 
 
-def test_a_home_that_stands_still_is_held_and_the_rest_settles(broker_url: str, tmp_path: Path) -> None:
+def test_run_settles_when_a_home_is_stopped(broker_url: str, tmp_path: Path) -> None:
     # The others answer within three deadlines, even on a busy machine.
     scenario = load("user_oriented", [*SMALL, "rounds.deadline_s=2"])
     folder = tmp_path / "still"
@@ -209,7 +209,7 @@ def flood(url: str, scenario: Scenario, run: str, count: int) -> None:
     client.loop_stop()
 
 
-def test_ten_thousand_malformed_messages_change_nothing(broker_url: str, tmp_path: Path) -> None:
+def test_run_is_unchanged_by_ten_thousand_malformed_messages(broker_url: str, tmp_path: Path) -> None:
     # A home stands still during the flood, so that the game is not over before: nobody may give it up meanwhile.
     scenario = load("user_oriented", [*SMALL, "rounds.return_s=60"])
     expected = scenario.outcome(in_memory.play(scenario))
@@ -244,7 +244,7 @@ def children(process: psutil.Process) -> list[psutil.Process]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_whatever_ends_the_command_no_process_stays(tmp_path: Path, how: signal.Signals) -> None:
+def test_no_process_stays_when_the_command_is_ended(tmp_path: Path, how: signal.Signals) -> None:
     folder = tmp_path / "ended"
     command = [sys.executable, "-m", "stackelgrid.cli", "run", "user_oriented", "--out", str(folder), "--quiet"]
     for setting in [*SMALL, "rounds.deadline_s=30"]:
@@ -273,7 +273,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.02)
 
 
-def test_runs_of_one_name_share_a_broker_without_hearing_each_other(
+def test_runs_of_one_name_do_not_receive_each_other(
     broker_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     # Certificate and drawings take longer than the run.
@@ -291,7 +291,7 @@ def test_runs_of_one_name_share_a_broker_without_hearing_each_other(
         assert result["rejected"] == {}
 
 
-def test_an_emc_is_light() -> None:
+def test_emc_imports_nothing_heavy() -> None:
     code = (
         "import sys, emc_node.__main__; "
         "print([m for m in ('cvxpy', 'scipy', 'matplotlib', 'typer', 'rich', 'ruamel.yaml') if m in sys.modules])"
@@ -300,7 +300,7 @@ def test_an_emc_is_light() -> None:
     assert seen.stdout.strip() == "[]"
 
 
-def test_a_run_that_lost_a_home_ends_with_a_result_and_a_report(tmp_path: Path) -> None:
+def test_command_writes_result_and_report_when_a_home_dies(tmp_path: Path) -> None:
     folder = tmp_path / "lost"
     command = [sys.executable, "-m", "stackelgrid.cli", "run", "user_oriented", "--out", str(folder), "--json"]
     for setting in SMALL:

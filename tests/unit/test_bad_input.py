@@ -31,14 +31,14 @@ from stackelgrid.testbed.fault_plans import FaultPlanError
         ("user_oriented", "leader.baseline_price=null", "leader.baseline_price: give a number (found None)"),
     ],
 )
-def test_one_mistake_is_one_line(game: str, override: str, message: str) -> None:
+def test_scenario_error_is_one_line_for_one_mistake(game: str, override: str, message: str) -> None:
     with pytest.raises(ScenarioError) as told:
         load(game, [override])
     assert message in str(told.value)
     assert str(told.value).count("\n") == 0
 
 
-def test_many_of_a_kind_are_told_in_a_few_lines() -> None:
+def test_scenario_error_is_short_for_many_like_mistakes() -> None:
     with pytest.raises(ScenarioError) as told:
         load("prosumer", [f"homes.0.pv_kw={[-1] * 24}"])
     lines = str(told.value).splitlines()
@@ -55,7 +55,7 @@ def test_many_of_a_kind_are_told_in_a_few_lines() -> None:
         ("- 1\n", "a scenario is a mapping of keys; this is a list"),
     ],
 )
-def test_a_file_that_is_no_scenario(text: str, message: str, tmp_path: Path) -> None:
+def test_load_refuses_a_file_that_is_no_scenario(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(ScenarioError) as told:
@@ -72,7 +72,7 @@ def test_a_file_that_is_no_scenario(text: str, message: str, tmp_path: Path) -> 
         (b"\xff\xfe", "not a text file; a fault plan is YAML in UTF-8"),
     ],
 )
-def test_a_file_that_is_no_fault_plan(content: bytes, message: str, tmp_path: Path) -> None:
+def test_load_refuses_a_file_that_is_no_fault_plan(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
     assert not fault_plans.is_plan(str(path))

@@ -21,28 +21,28 @@ def plan_of(*faults: dict[str, Any]) -> FaultPlan:
     return FaultPlan.model_validate({"seed": 7, "faults": list(faults)})
 
 
-def drawn(game: str) -> Scenario:
+def draw_scenario_of(game: str) -> Scenario:
     """A scenario with an aggregator of several homes, each a process of its own."""
     every = (draw_scenario(game, number) for number in range(40))
     return next(each for each in every if each.homes_per_process == 1 and len(each.everyone) >= 3 * each.aggregators)
 
 
-def asked_by_leader(evidence: Evidence, seconds: float) -> int:
+def find_leader_round(evidence: Evidence, seconds: float) -> int:
     """The round whose question the leader had said last."""
     signals = (each for each in evidence.messages if (each.sender, each.purpose) == ("leader", "signal"))
     return max(signal.content["round"] for signal in signals if signal.payload and signal.seconds <= seconds)
 
 
 @pytest.mark.parametrize("game", games())
-def test_a_fault_is_of_the_round_that_the_leader_had_asked_when_it_struck(game: str) -> None:
+def test_fault_has_the_round_that_the_leader_had_asked(game: str) -> None:
     """Whatever the number of the conversation that it struck: an aggregator may play several rounds for one."""
-    scenario = drawn(game)
+    scenario = draw_scenario_of(game)
     lost = {"kind": "loss", "probability": 0.15, "during": {"rounds": [1, 1000]}}
     killed = {"kind": "crash", "node": scenario.everyone[0].id, "at": {"round": 2}, "restart_after_s": 1}
     evidence = play(Case("by hand", scenario, plan_of(lost, killed), None))
     # A settlement is of the round that was asked last; so is the question that a node finds when it is back.
     expected = Counter(
-        (record.kind, asked_by_leader(evidence, record.seconds)) for record in evidence.run_record.faults
+        (record.kind, find_leader_round(evidence, record.seconds)) for record in evidence.run_record.faults
     )
     found: Counter[tuple[str, int]] = Counter()
     for entry in list_faults(scenario, evidence.run_record):
@@ -51,8 +51,8 @@ def test_a_fault_is_of_the_round_that_the_leader_had_asked_when_it_struck(game: 
     assert {"loss", "crash", "restart"} == {kind for kind, _ in found}
 
 
-def test_entries_are_few_where_losses_are_many() -> None:
-    scenario = drawn("user_oriented")
+def test_fault_log_has_few_entries_when_losses_are_many() -> None:
+    scenario = draw_scenario_of("user_oriented")
     run_record = in_memory.play(scenario, plan=plan_of({"kind": "delay", "seconds": 0.001}))
     entries = list_faults(scenario, run_record)
     assert sum(entry["times"] for entry in entries) == len(run_record.faults) > 100
@@ -61,8 +61,8 @@ def test_entries_are_few_where_losses_are_many() -> None:
     assert set(entries[1]["from"]) == set(entries[1]["to"]) == everyone
 
 
-def test_who_was_struck_is_told_and_the_broker_is_nobody() -> None:
-    scenario = drawn("user_oriented")
+def test_fault_log_names_the_node_but_not_the_broker() -> None:
+    scenario = draw_scenario_of("user_oriented")
     first, second = (home.id for home in scenario.everyone[:2])
     lie = {"kind": "lie", "how": "stale", "during": {"rounds": [1, 1]}}  # and there was no answer before
     lies = [{**lie, "node": name} for name in (first, second)]
@@ -76,22 +76,22 @@ def test_who_was_struck_is_told_and_the_broker_is_nobody() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.02])
-def test_a_broker_that_fails_by_the_clock_fails_in_a_round_too(seconds: float) -> None:
-    scenario = drawn("user_oriented")
+def test_broker_outage_has_a_round_when_it_is_timed_in_seconds(seconds: float) -> None:
+    scenario = draw_scenario_of("user_oriented")
     broker = {"kind": "broker", "at": {"seconds": seconds}, "seconds": 1}
     evidence = play(Case("by hand", scenario, plan_of(broker), None))
     (entry,) = list_faults(scenario, evidence.run_record)
-    assert entry["round"] == (asked_by_leader(evidence, evidence.run_record.faults[0].seconds) if seconds else 1)
+    assert entry["round"] == (find_leader_round(evidence, evidence.run_record.faults[0].seconds) if seconds else 1)
 
 
-def test_a_fault_of_a_round_that_never_ended_is_of_the_one_after_the_last() -> None:
-    scenario = drawn("user_oriented")
+def test_fault_has_the_next_round_when_its_round_did_not_end() -> None:
+    scenario = draw_scenario_of("user_oriented")
     run_record = in_memory.play(scenario, plan=plan_of({"kind": "crash", "node": "leader", "at": {"round": 3}}))
     assert len(run_record.rounds) == 2
     assert [(entry["kind"], entry["round"]) for entry in list_faults(scenario, run_record)] == [("crash", 3)]
 
 
-def test_who_asked_how_many_again() -> None:
+def test_repeated_requests_are_counted_by_round_and_coordinator() -> None:
     run_record = RunRecord("memory", "none", 1)
     run_record.rounds = [{"round": 1, "again": 0}, {"round": 2, "again": 3}]
     run_record.below = [
@@ -107,8 +107,8 @@ def test_who_asked_how_many_again() -> None:
     ]
 
 
-def test_a_run_in_peace_has_none_of_it() -> None:
-    scenario = drawn("user_oriented")
+def test_result_has_no_faults_when_none_are_planned() -> None:
+    scenario = draw_scenario_of("user_oriented")
     found = build_result(scenario, in_memory.play(scenario)).content()
     assert found["faults"] == {}
     assert found["struck"] == found["asked_again"] == []

@@ -14,7 +14,7 @@ from stackelgrid.testbed.node_configs import build_node_configs
 
 @pytest.mark.parametrize("game", names())
 @pytest.mark.parametrize("deadline_s", [0.01, 5, 3600])
-def test_every_node_accepts_its_configuration(game: str, deadline_s: float) -> None:
+def test_node_accepts_its_configuration(game: str, deadline_s: float) -> None:
     scenario = load(game, [f"rounds.deadline_s={deadline_s}"])
     configs = build_node_configs(scenario, "run-1", "mqtt://127.0.0.1:1883", gather=True)
     packages = (
@@ -29,7 +29,7 @@ def test_every_node_accepts_its_configuration(game: str, deadline_s: float) -> N
 
 
 @pytest.mark.parametrize("game", names())
-def test_the_leader_waits_longer_than_its_aggregators(game: str) -> None:
+def test_leader_waits_longer_than_its_aggregators(game: str) -> None:
     configs = build_node_configs(load(game), "run-1")
     leader, below = configs.leader.rounds, configs.aggregators[0].rounds
     assert leader.deadline_s * leader.tries > below.deadline_s * below.tries + below.return_s

@@ -62,7 +62,7 @@ def run_record(*overrides: str) -> tuple[Scenario, RunRecord]:
 
 
 @functools.cache
-def tapped(*overrides: str) -> tuple[Scenario, RunRecord, Wiretap]:
+def play_with_tap(*overrides: str) -> tuple[Scenario, RunRecord, Wiretap]:
     """A run that was listened to."""
     scenario = load("user_oriented", [*SMALL, *overrides])
     taps: list[Wiretap] = []
@@ -81,7 +81,7 @@ def tapped(*overrides: str) -> tuple[Scenario, RunRecord, Wiretap]:
 
 
 @pytest.mark.parametrize("objective", ["stackelberg", "welfare"])
-def test_a_run_settles_with_every_home(objective: str) -> None:
+def test_run_settles_with_every_home(objective: str) -> None:
     scenario, end = run_record(f"leader.objective={objective}")
     assert end.settled
     assert end.conclusion["complete"]
@@ -90,7 +90,7 @@ def test_a_run_settles_with_every_home(objective: str) -> None:
     assert set(end.homes) == {home.id for home in scenario.everyone}
 
 
-def test_the_load_reported_is_what_the_homes_will_draw_at_the_settled_price() -> None:
+def test_homes_draw_the_reported_load_at_the_settled_price() -> None:
     scenario, end = run_record()
     price = np.array(end.rounds[-1]["price"])
     alone = {home.id: HomeProblem(home).answer(price) for home in scenario.everyone}
@@ -100,12 +100,12 @@ def test_the_load_reported_is_what_the_homes_will_draw_at_the_settled_price() ->
     np.testing.assert_allclose(end.rounds[-1]["load_kw"], sum(s.load for s in alone.values()), rtol=1e-12)
 
 
-def test_the_leader_gains_by_leading() -> None:
+def test_leader_utility_rises_over_the_rounds() -> None:
     _, end = run_record()
     assert end.rounds[-1]["leader_utility"] > end.rounds[0]["leader_utility"]
 
 
-def test_the_same_seed_gives_the_same_bytes() -> None:
+def test_outcome_is_the_same_when_the_seed_is() -> None:
     scenario, first = run_record()
     again = load("user_oriented", SMALL)
     second = in_memory.play(again)
@@ -114,13 +114,13 @@ def test_the_same_seed_gives_the_same_bytes() -> None:
     assert (first.messages, first.bytes) == (second.messages, second.bytes)
 
 
-def test_a_run_leaves_nothing_on_the_broker_but_its_settlements() -> None:
-    scenario, _, tap = tapped()
+def test_run_leaves_only_settlements_retained() -> None:
+    scenario, _, tap = play_with_tap()
     coordinators = ["leader", *scenario.households()]
     assert set(tap._retained) == {f"stackelgrid/memory/{name}/settlement" for name in coordinators}
 
 
-def test_another_seed_gives_another_outcome() -> None:
+def test_outcome_differs_when_the_seed_does() -> None:
     scenario, first = run_record()
     other, second = run_record("seed=7")
     assert scenario.outcome(first).price != other.outcome(second).price
@@ -129,7 +129,7 @@ def test_another_seed_gives_another_outcome() -> None:
 @pytest.mark.parametrize(
     "shape", [["aggregators=1"], ["aggregators=6"], ["homes_per_process=3"], ["aggregators=1", "homes_per_process=3"]]
 )
-def test_who_shares_an_aggregator_or_a_process_changes_nothing(shape: list[str]) -> None:
+def test_outcome_is_the_same_when_homes_are_grouped_otherwise(shape: list[str]) -> None:
     scenario, end = run_record()
     other_scenario, other_end = run_record(*shape)
     one, other = scenario.outcome(end), other_scenario.outcome(other_end)
@@ -138,7 +138,7 @@ def test_who_shares_an_aggregator_or_a_process_changes_nothing(shape: list[str])
     assert other.homes.keys() == one.homes.keys()
 
 
-def test_an_unreliable_network_changes_nothing_but_how_often_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outcome_is_the_same_when_messages_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     scenario, end = run_record()
     monkeypatch.setattr(in_memory, "MemoryTransport", Lossy)
     lossy = in_memory.play(load("user_oriented", [*SMALL, "rounds.tries=30"]))
@@ -152,7 +152,7 @@ def test_an_unreliable_network_changes_nothing_but_how_often_is_asked(monkeypatc
 # --- what one home can do to the others ---
 
 
-def misled(monkeypatch: pytest.MonkeyPatch, spoil: Any) -> tuple[Scenario, RunRecord]:
+def play_with_liar(monkeypatch: pytest.MonkeyPatch, spoil: Any) -> tuple[Scenario, RunRecord]:
     """A run in which the first home answers what `spoil` makes of its answer."""
     scenario = load("user_oriented", [*SMALL, "leader.max_rounds=8"])
     first = scenario.everyone[0].id
@@ -166,11 +166,11 @@ def misled(monkeypatch: pytest.MonkeyPatch, spoil: Any) -> tuple[Scenario, RunRe
     return scenario, in_memory.play(scenario)
 
 
-def test_a_home_that_crashes_is_left_out_and_the_others_settle(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_settles_without_a_home_that_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(given: LoadResponse) -> LoadResponse:
         raise RuntimeError("out of memory")
 
-    scenario, end = misled(monkeypatch, crash)
+    scenario, end = play_with_liar(monkeypatch, crash)
     first = scenario.everyone[0].id
     assert list(end.failures) == [first]
     assert end.settled
@@ -191,8 +191,8 @@ ABSURD = {
 
 
 @pytest.mark.parametrize("lie", ABSURD.values(), ids=ABSURD)
-def test_no_node_dies_of_an_absurd_answer(monkeypatch: pytest.MonkeyPatch, lie: dict[str, Any]) -> None:
-    _, end = misled(monkeypatch, lambda given: given.model_copy(update=lie))
+def test_nodes_survive_an_absurd_answer(monkeypatch: pytest.MonkeyPatch, lie: dict[str, Any]) -> None:
+    _, end = play_with_liar(monkeypatch, lambda given: given.model_copy(update=lie))
     assert end.failures == {}
 
 
@@ -225,7 +225,7 @@ def texts(value: Any) -> Iterator[str]:
         yield value
 
 
-def telling(home: Home) -> set[float]:
+def private_numbers(home: Home) -> set[float]:
     """The home's private numbers that nobody could have guessed: those that are not round."""
     return {number for number in numbers(home.model_dump()) if round(number, 4) != number}
 
@@ -234,22 +234,22 @@ STORED = "population.storage.share=1.0"
 
 
 @pytest.mark.parametrize("shape", [(), ("homes_per_process=3",), (STORED,)])
-def test_no_private_number_of_a_home_is_ever_sent(shape: tuple[str, ...]) -> None:
-    scenario, end, tap = tapped(*shape)
+def test_home_sends_no_private_number(shape: tuple[str, ...]) -> None:
+    scenario, end, tap = play_with_tap(*shape)
     assert end.settled
     sent = np.array(
         sorted({n for _, _, publish in tap.seen if publish.payload for n in numbers(json.loads(publish.payload))})
     )
     for home in scenario.everyone:
-        private = telling(home)
+        private = private_numbers(home)
         assert len(private) > 24  # an omega per slot, and more
         for number in private:
             nearest = sent[np.argmin(np.abs(sent - number))]
             assert abs(nearest - number) > 1e-9 * abs(number), f"{home.id} gives {number} away"
 
 
-def test_a_home_answers_with_load_and_sensitivity_and_not_a_key_more() -> None:
-    scenario, _, tap = tapped(STORED)
+def test_home_answers_with_load_and_sensitivity_only() -> None:
+    scenario, _, tap = play_with_tap(STORED)
     for home in scenario.everyone:
         answers = tap.bodies("answer", sender=home.id)
         assert answers
@@ -259,8 +259,8 @@ def test_a_home_answers_with_load_and_sensitivity_and_not_a_key_more() -> None:
         assert {word for message in said for word in texts(message)} == {"memory", home.id, "online"}
 
 
-def test_a_home_is_heard_by_its_own_aggregator_alone() -> None:
-    scenario, _, tap = tapped()
+def test_home_reaches_its_own_aggregator_only() -> None:
+    scenario, _, tap = play_with_tap()
     aggregator_of = {
         home.id: name for name, processes in scenario.households().items() for homes in processes for home in homes
     }
@@ -269,8 +269,8 @@ def test_a_home_is_heard_by_its_own_aggregator_alone() -> None:
             assert receiver == aggregator_of[sender], publish.topic
 
 
-def test_the_leader_sees_aggregators_only_and_sums_only() -> None:
-    scenario, _, tap = tapped(STORED)
+def test_leader_receives_sums_of_aggregators_only() -> None:
+    scenario, _, tap = play_with_tap(STORED)
     share = {
         name: [home.id for homes in processes for home in homes] for name, processes in scenario.households().items()
     }

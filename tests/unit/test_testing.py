@@ -49,7 +49,7 @@ def pytest_in(*options: str) -> list[str]:
     return [sys.executable, "-m", "pytest", "-q", "-p", "stackelgrid.testing", "-p", "no:cacheprovider", *options]
 
 
-def test_the_examples_of_the_documentation_pass(tmp_path: Path) -> None:
+def test_documentation_examples_pass(tmp_path: Path) -> None:
     examples = re.findall(r"^```python\n((?s:.*?))^```$", DOC.read_text(), re.MULTILINE)
     assert len(examples) == 2
     (tmp_path / "test_cut.py").write_text("\n\n".join(examples))
@@ -58,7 +58,7 @@ def test_the_examples_of_the_documentation_pass(tmp_path: Path) -> None:
     assert "2 passed" in ended.stdout
 
 
-def test_a_scenario_is_a_name_a_file_or_its_content(testbed: Testbed, tmp_path: Path) -> None:
+def test_testbed_takes_a_name_a_file_or_content(testbed: Testbed, tmp_path: Path) -> None:
     from_content = testbed(TWO_HOMES)
     # Of x_max (v / (omega p) - 1 / alpha), equation (10), at the marginal cost: 8 (5 / 4 - 1 / 2).
     assert from_content.outcome.price == pytest.approx([4, 4], rel=1e-9)
@@ -71,14 +71,14 @@ def test_a_scenario_is_a_name_a_file_or_its_content(testbed: Testbed, tmp_path: 
 
 
 @pytest.mark.parametrize("value", [5, 2.5, 1e-7, True, "a: b", None, [1, 2.5], {"kind": "fixed"}, "1e-6", "no"])
-def test_settings_arrive_as_they_are_given(testbed: Testbed, value: object) -> None:
+def test_settings_keep_their_type(testbed: Testbed, value: object) -> None:
     """Every kind of value comes out as it went in: 1e-7 a number, "1e-6" and "no" words."""
     with pytest.raises(ScenarioError) as refused:
         testbed("user_oriented", {"leader.unknown": value})
     assert f"leader.unknown: unknown key; remove it or correct its spelling (found {value!r})" in str(refused.value)
 
 
-def test_a_plan_is_built_from_keywords_or_dicts(testbed: Testbed, fault_plan: Callable[..., FaultPlan]) -> None:
+def test_fault_plan_takes_keywords_or_dicts(testbed: Testbed, fault_plan: Callable[..., FaultPlan]) -> None:
     one = fault_plan(kind="loss", from_="home:1", to="a*", probability=0.5, seed=7)
     assert one == fault_plan({"kind": "loss", "from": "home:1", "to": "a*", "probability": 0.5}, seed=7)
     with pytest.raises(FaultPlanError, match=r"fault_plan: faults\.0\.loss: give probability or burst, one of them"):
@@ -89,7 +89,9 @@ def test_a_plan_is_built_from_keywords_or_dicts(testbed: Testbed, fault_plan: Ca
     assert [fault.kind for fault in shipped.faults] == ["crash", "restart"] and shipped.complete
 
 
-def test_a_run_that_does_not_settle_is_a_run(testbed: Testbed, fault_plan: Callable[..., FaultPlan]) -> None:
+def test_testbed_returns_the_run_when_it_does_not_settle(
+    testbed: Testbed, fault_plan: Callable[..., FaultPlan]
+) -> None:
     short = testbed("user_oriented", {**FOUR, "leader.max_rounds": 1})
     assert not short.settled and len(short.rounds) == 1
     headless = testbed("user_oriented", FOUR, faults=fault_plan(kind="crash", node="leader", at={"round": 2}))
@@ -101,7 +103,7 @@ def test_a_run_that_does_not_settle_is_a_run(testbed: Testbed, fault_plan: Calla
         assert_certified(headless)
 
 
-def test_over_mqtt_on_the_broker_of_the_session(
+def test_run_over_mqtt_shares_the_broker_unless_it_fails(
     testbed: Testbed, stackelgrid_broker: broker.RunningBroker, fault_plan: Callable[..., FaultPlan]
 ) -> None:
     over_mqtt = testbed("user_oriented", FOUR, transport="mqtt")
@@ -128,7 +130,7 @@ def test_over_mqtt_on_the_broker_of_the_session(
         ({"feasible": False, "violation": 0.25}, "not feasible: the worst violation of a limit is 0.25"),
     ],
 )
-def test_what_is_not_certified_is_named(testbed: Testbed, instead: dict[str, Any], said: str | None) -> None:
+def test_assert_certified_names_what_is_exceeded(testbed: Testbed, instead: dict[str, Any], said: str | None) -> None:
     run = testbed(TWO_HOMES)
     run.result = run.result.with_certificate({**run.certify().root, **instead})
     if said is None:
@@ -139,7 +141,7 @@ def test_what_is_not_certified_is_named(testbed: Testbed, instead: dict[str, Any
     assert str(failure.value).partition("is not certified: ")[2].startswith(said)
 
 
-def test_a_price_that_is_no_equilibrium_fails(testbed: Testbed) -> None:
+def test_assert_certified_fails_when_the_price_is_no_equilibrium(testbed: Testbed) -> None:
     run = testbed("user_oriented", FOUR)
     assert_certified(run)
     record = replace(run.record, rounds=[*run.rounds, {**run.rounds[-1], "price": [9.0] * 24}])
@@ -147,13 +149,13 @@ def test_a_price_that_is_no_equilibrium_fails(testbed: Testbed) -> None:
         assert_certified(conclude(run.scenario, record, None, datetime.now(UTC)))
 
 
-def test_every_pytest_loads_it_so_it_is_light() -> None:
+def test_plugin_imports_nothing_heavy() -> None:
     heavy = "{'numpy', 'pydantic', 'ruamel', 'scipy', 'cvxpy', 'matplotlib', 'typer', 'rich', 'paho'}"
     code = f"import sys, stackelgrid.testing; print(sorted({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_it_may_be_both_found_and_named(tmp_path: Path) -> None:
+def test_plugin_works_when_it_is_both_installed_and_named(tmp_path: Path) -> None:
     """Installed, pytest finds it by its entry point; a test may name it all the same."""
     known = tmp_path / "site" / "found-1.dist-info"
     known.mkdir(parents=True)
@@ -184,7 +186,7 @@ def test_it(testbed, fault_plan):
         (signal.SIGKILL, -signal.SIGKILL),
     ],
 )
-def test_whatever_ends_a_test_no_process_stays(tmp_path: Path, how: signal.Signals, code: int) -> None:
+def test_no_process_stays_when_pytest_is_ended(tmp_path: Path, how: signal.Signals, code: int) -> None:
     (tmp_path / "test_endless.py").write_text(ENDLESS)
     command = pytest_in("--timeout=100", "--timeout-method=signal", f"--basetemp={tmp_path / 'base'}")
     running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -203,7 +205,7 @@ def test_whatever_ends_a_test_no_process_stays(tmp_path: Path, how: signal.Signa
         running.communicate()
 
 
-def test_a_test_that_fails_shows_its_run(tmp_path: Path) -> None:
+def test_failing_test_shows_its_run(tmp_path: Path) -> None:
     (tmp_path / "test_fails.py").write_text(
         "def test_it(testbed): assert not testbed('user_oriented', {'population.homes': 4}).settled\n"
     )
