@@ -272,7 +272,7 @@ SPIES = {
 
 
 @pytest.mark.parametrize("case", SPIES)
-def test_nobody_hears_what_is_not_for_them(site: Site, case: str) -> None:
+def test_node_receives_only_what_its_rules_allow(site: Site, case: str) -> None:
     """Neither what was retained before they asked, nor what is said after."""
     spy, topic_filter, author, topic = SPIES[case]
     friend, allowed = TOLD[spy]
@@ -287,7 +287,7 @@ def test_nobody_hears_what_is_not_for_them(site: Site, case: str) -> None:
     site[author].publish(f"stackelgrid/{topic}", b"", retain=True)
 
 
-def test_nobody_but_a_health_check_hears_of_the_broker(site: Site) -> None:
+def test_broker_topics_are_for_health_checks_only(site: Site) -> None:
     friend, allowed = TOLD["mole"]
     mark = site.mark()
     with site.counted(("mole", "subscribe"), ("mole", "subscribe")):
@@ -332,7 +332,7 @@ FORGERS = {
 
 
 @pytest.mark.parametrize("case", FORGERS)
-def test_nobody_says_what_is_not_theirs_to_say(site: Site, case: str) -> None:
+def test_node_publishes_only_what_its_rules_allow(site: Site, case: str) -> None:
     forger, topic, reader = FORGERS[case]
     friend, allowed = TOLD[reader]
     mark = site.mark()
@@ -353,7 +353,7 @@ def test_nobody_says_what_is_not_theirs_to_say(site: Site, case: str) -> None:
         ("run/leader/a1/presence", False),
     ],
 )
-def test_nobodys_last_will_says_what_is_not_theirs_to_say(site: Site, topic: str, own: bool) -> None:
+def test_last_will_is_passed_on_only_where_its_rules_allow(site: Site, topic: str, own: bool) -> None:
     """A last will is accepted whatever its topic; what counts is that it is not carried out."""
     mark = site.mark()
     friend, allowed = TOLD["desk"]
@@ -468,13 +468,13 @@ def strangers(site: Site, folder: Path) -> dict[str, Callable[[], ssl.SSLContext
         ("with TLS 1.2", "old tls"),
     ],
 )
-def test_a_stranger_is_not_let_in(site: Site, tmp_path: Path, who: str, kind: str) -> None:
+def test_stranger_is_refused(site: Site, tmp_path: Path, who: str, kind: str) -> None:
     context = strangers(site, tmp_path)[who]()
     with site.counted((UNKNOWN, kind)), pytest.raises(RefusedError):
         knock(site.running.port, context)
 
 
-def test_a_certificate_of_the_authority_is_let_in_by_the_same_way(site: Site, tmp_path: Path) -> None:
+def test_client_is_admitted_with_a_certificate_of_the_authority(site: Site, tmp_path: Path) -> None:
     """So the refusals above are for what they say they are."""
     own = site.authority.folder / "authority"
     name = x509.load_pem_x509_certificate((own / "ca.crt").read_bytes()).subject
@@ -486,7 +486,7 @@ def test_a_certificate_of_the_authority_is_let_in_by_the_same_way(site: Site, tm
     site.forget("h1")
 
 
-def test_another_ones_client_id_takes_over_nothing(site: Site) -> None:
+def test_client_id_of_another_node_takes_over_nothing(site: Site) -> None:
     """Nor does another's name as user name: the broker knows a node by its certificate alone."""
     victim, mark = site["h1"], site.mark()
     friend, allowed = TOLD["h1"]
@@ -498,12 +498,12 @@ def test_another_ones_client_id_takes_over_nothing(site: Site) -> None:
     assert not victim.gone.is_set()
 
 
-def test_of_two_with_one_certificate_the_newer_stays_and_it_shows(site: Site) -> None:
+def test_newer_connection_stays_when_two_have_one_certificate(site: Site) -> None:
     with site.counted(("stray", "taken over")), site.visit("stray") as first, site.visit("stray"):
         assert first.gone.wait(PATIENCE_S)
 
 
-def test_a_home_cannot_pose_as_the_broker(site: Site) -> None:
+def test_home_cannot_pose_as_the_broker(site: Site) -> None:
     """Its certificate is not for being connected to, so nodes do not talk to it."""
     mole, h1 = site.tls("mole"), site.tls("h1").context()
     posing = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -528,7 +528,7 @@ def test_a_home_cannot_pose_as_the_broker(site: Site) -> None:
 # Going out.
 
 
-def test_the_revoked_are_shut_out_while_all_others_stay_connected(site: Site) -> None:
+def test_revoked_nodes_are_shut_out_while_others_stay_connected(site: Site) -> None:
     """Connected or not, with the session of an earlier handshake, and when the name has another certificate."""
     fired, signal, others = Node("fired", Role.home, "a1"), "stackelgrid/run/a1/signal", [site["h1"], site["a1"]]
     with site.reloaded():
@@ -566,7 +566,7 @@ def test_the_revoked_are_shut_out_while_all_others_stay_connected(site: Site) ->
     assert not any(other.gone.is_set() for other in others)
 
 
-def test_nobody_ends_the_broker_by_a_topic_that_reads_like_its_log(site: Site) -> None:
+def test_topic_that_reads_like_the_log_does_not_end_the_broker(site: Site) -> None:
     for topic in ("x running", "mosquitto version 2 running", "2026-11-22T00:00:00: mosquitto version 2 running"):
         with site.counted(("mole", "subscribe")):
             site["mole"].subscribe(topic)
@@ -575,7 +575,7 @@ def test_nobody_ends_the_broker_by_a_topic_that_reads_like_its_log(site: Site) -
     knock(site.running.port, site.tls("h1").context())
 
 
-def test_a_full_disk_does_not_end_the_broker(site: Site, tmp_path: Path) -> None:
+def test_full_disk_does_not_end_the_broker(site: Site, tmp_path: Path) -> None:
     port, files = broker.free_port(), str(site.authority.folder / "broker")
     (tmp_path / broker.REFUSALS).mkdir()  # so that the file can never be written
     options = ["--port", str(port), "--folder", str(tmp_path), "--certificates", files]
@@ -603,7 +603,7 @@ def test_a_full_disk_does_not_end_the_broker(site: Site, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("damaged", ["access.acl", "crl.pem", "node.key"])
 @pytest.mark.parametrize("content", [b"rubbish\n", b""])
-def test_damaged_files_open_no_door(site: Site, damaged: str, content: bytes) -> None:
+def test_damaged_files_do_not_change_who_is_admitted(site: Site, damaged: str, content: bytes) -> None:
     """Mosquitto itself would go on without rules, or without revocations; so it is not told to read such files."""
     if "fired" not in site.authority.register.in_force:
         with site.reloaded():
@@ -630,7 +630,7 @@ def test_damaged_files_open_no_door(site: Site, damaged: str, content: bytes) ->
     assert shown == ssl.PEM_cert_to_DER_cert((place / "node.crt").read_text())
 
 
-def test_a_damaged_folder_is_told_at_the_start(site: Site, tmp_path: Path) -> None:
+def test_start_is_refused_when_the_folder_is_damaged(site: Site, tmp_path: Path) -> None:
     other = Authority.init(tmp_path / "certs").folder / "broker"
     (other / "access.acl").write_text("user a\ntopic readwrite #\n")
     with pytest.raises(broker.BrokerStartError, match=r"access.acl cannot be used .*readwrite.*no access rule"):
@@ -638,9 +638,7 @@ def test_a_damaged_folder_is_told_at_the_start(site: Site, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["auto", "mosquitto", "embedded"])
-def test_a_broker_that_lets_everybody_in_stays_on_the_loopback_interface(
-    kind: broker.BrokerKind, tmp_path: Path
-) -> None:
+def test_broker_without_certificates_stays_on_the_loopback_interface(kind: broker.BrokerKind, tmp_path: Path) -> None:
     with pytest.raises(broker.BrokerStartError, match=r"loopback interface only \(host 0.0.0.0\).*certs init"):
         broker.start(kind, tmp_path / "broker", host="0.0.0.0")
     with pytest.raises(broker.BrokerStartError, match=r"no broker's certificate.*certs init"):
@@ -662,7 +660,7 @@ def by_hand(*arguments: str, **given: Any) -> subprocess.Popen[str]:
     )
 
 
-def test_a_broker_started_by_hand_lets_in_who_has_a_certificate(site: Site, tmp_path: Path) -> None:
+def test_broker_started_by_hand_admits_clients_with_a_certificate(site: Site, tmp_path: Path) -> None:
     port = broker.free_port()
     for folder in (site.authority.folder, site.authority.folder / "broker"):
         with by_hand("broker", "--certs", str(folder), "--port", str(port), "--host", "0.0.0.0") as started:
@@ -683,7 +681,7 @@ def test_a_broker_started_by_hand_lets_in_who_has_a_certificate(site: Site, tmp_
         assert "loopback interface only" in mend and "certs init" in mend and "Traceback" not in mend
 
 
-def test_what_a_broker_elsewhere_has_logged_can_be_counted(site: Site, tmp_path: Path) -> None:
+def test_refusals_of_a_log_from_elsewhere_are_counted(site: Site, tmp_path: Path) -> None:
     where = str(site.authority.folder / "broker" / "access.acl")
     with by_hand("broker.refusals", "--rules", where, stdin=subprocess.PIPE) as counting:
         told, problems = counting.communicate(LOG, timeout=PATIENCE_S)
@@ -694,7 +692,7 @@ def test_what_a_broker_elsewhere_has_logged_can_be_counted(site: Site, tmp_path:
     assert counting.returncode == 1 and "name the access.acl" in problems and "Traceback" not in problems
 
 
-def test_the_configuration_for_a_container_is_one_that_mosquitto_starts_with(site: Site, tmp_path: Path) -> None:
+def test_mosquitto_starts_with_the_configuration_for_a_container(site: Site, tmp_path: Path) -> None:
     """The file the authority writes beside the rules, with the container's folders put where they are here."""
     source, port = site.authority.folder / "broker", broker.free_port()
     text = (source / "mosquitto.conf").read_text()
@@ -827,7 +825,7 @@ def forgeries() -> list[tuple[str, bytes]]:
     ]
 
 
-def test_a_run_with_all_of_them_at_work_settles_as_in_memory(tmp_path: Path) -> None:
+def test_run_with_access_rules_settles_as_in_memory(tmp_path: Path) -> None:
     scenario = load("user_oriented", ["population.homes=6", "aggregators=2"])
     honest = certified(scenario)
     assert set(honest) <= set(EVERYONE)
@@ -900,7 +898,7 @@ def test_a_run_with_all_of_them_at_work_settles_as_in_memory(tmp_path: Path) -> 
         assert not [topic for topic in observed if topic.endswith("/answer") and "/leader/" not in topic]
 
 
-def test_a_game_in_which_everybody_is_addressed_is_played_and_nobody_refused(tmp_path: Path) -> None:
+def test_addressed_game_is_played_without_refusals(tmp_path: Path) -> None:
     scenario = load("prosumer")
     with opened(tmp_path, certified(scenario)) as site:
         play(site, scenario, tmp_path)

@@ -58,7 +58,7 @@ def port_of(running: broker.RunningBroker) -> int:
     return port
 
 
-def test_a_started_broker_answers_and_a_stopped_one_is_gone(kind: broker.BrokerKind, tmp_path: Path) -> None:
+def test_broker_answers_until_it_is_stopped(kind: broker.BrokerKind, tmp_path: Path) -> None:
     with broker.start(kind, tmp_path) as started:
         assert started.kind == kind
         assert started.url.startswith("mqtt://127.0.0.1:")
@@ -70,22 +70,22 @@ def test_a_started_broker_answers_and_a_stopped_one_is_gone(kind: broker.BrokerK
         socket.create_connection(("127.0.0.1", port_of(started)))
 
 
-def test_the_broker_listens_on_the_loopback_address_only(running: broker.RunningBroker) -> None:
+def test_broker_listens_on_the_loopback_address_only(running: broker.RunningBroker) -> None:
     listening = [c.laddr for c in psutil.Process(running.pid).net_connections() if c.status == "LISTEN"]
     assert listening == [("127.0.0.1", port_of(running))]
 
 
-def test_the_broker_is_out_of_reach_of_the_terminals_ctrl_c(running: broker.RunningBroker) -> None:
+def test_broker_is_out_of_reach_of_the_terminals_ctrl_c(running: broker.RunningBroker) -> None:
     assert os.getpgid(running.pid) != os.getpgid(0)
     assert os.getsid(running.pid) != os.getsid(0)
 
 
-def test_two_brokers_run_side_by_side(running: broker.RunningBroker, kind: broker.BrokerKind, tmp_path: Path) -> None:
+def test_brokers_run_side_by_side(running: broker.RunningBroker, kind: broker.BrokerKind, tmp_path: Path) -> None:
     with broker.start(kind, tmp_path / "second") as second:
         assert second.url != running.url
 
 
-def test_the_broker_dies_with_a_starter_that_is_killed(kind: broker.BrokerKind, tmp_path: Path) -> None:
+def test_broker_ends_when_its_starter_is_killed(kind: broker.BrokerKind, tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", STARTER, kind, str(tmp_path)], stdout=subprocess.PIPE, cwd=PROJECT
     ) as starter:
@@ -97,7 +97,7 @@ def test_the_broker_dies_with_a_starter_that_is_killed(kind: broker.BrokerKind, 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal exists on Linux only")
-def test_mosquitto_dies_with_the_process_that_watches_over_it(tmp_path: Path) -> None:
+def test_mosquitto_ends_when_its_supervisor_is_killed(tmp_path: Path) -> None:
     if broker.find_mosquitto() is None:
         pytest.skip("Mosquitto is not installed")
     with broker.start("mosquitto", tmp_path) as started:
@@ -105,14 +105,16 @@ def test_mosquitto_dies_with_the_process_that_watches_over_it(tmp_path: Path) ->
         assert_ends(started.pid)
 
 
-def test_auto_is_mosquitto_where_it_is_found(tmp_path: Path) -> None:
+def test_auto_is_mosquitto_when_it_is_found(tmp_path: Path) -> None:
     if broker.find_mosquitto() is None:
         pytest.skip("Mosquitto is not installed")
     with broker.start("auto", tmp_path) as started:
         assert started.kind == "mosquitto"
 
 
-def test_auto_is_the_embedded_broker_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_the_embedded_broker_when_mosquitto_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(broker, "find_mosquitto", lambda: None)
     with broker.start("auto", tmp_path) as started:
         assert started.kind == "embedded"
@@ -127,15 +129,13 @@ def test_mosquitto_is_found_outside_the_path(tmp_path: Path, monkeypatch: pytest
     assert broker.find_mosquitto() == str(program)
 
 
-def test_a_missing_mosquitto_is_an_error_with_its_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_names_the_mend_when_mosquitto_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broker, "find_mosquitto", lambda: None)
     with pytest.raises(broker.BrokerStartError, match=r"not installed .*apt install mosquitto"):
         broker.start("mosquitto", tmp_path)
 
 
-def test_a_broker_that_fails_is_an_error_with_the_end_of_its_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_start_shows_the_end_of_the_log_when_the_broker_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "mosquitto"
     program.write_text("#!/bin/sh\necho out of paper >&2\nexit 3\n")
     program.chmod(0o755)
@@ -144,14 +144,14 @@ def test_a_broker_that_fails_is_an_error_with_the_end_of_its_log(
         broker.start("mosquitto", tmp_path / "folder")
 
 
-def test_a_given_port_that_is_taken_is_an_error(kind: broker.BrokerKind, tmp_path: Path) -> None:
+def test_start_is_refused_when_the_given_port_is_taken(kind: broker.BrokerKind, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as occupant:
         port = occupant.getsockname()[1]
         with pytest.raises(broker.BrokerStartError, match=f"the port {port} is taken"):
             broker.start(kind, tmp_path, port)
 
 
-def test_a_chosen_port_that_somebody_takes_meanwhile_is_replaced(
+def test_start_chooses_another_port_when_the_chosen_one_is_taken(
     kind: broker.BrokerKind, running: broker.RunningBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even when that somebody is another broker, which would answer in place of ours."""
@@ -164,7 +164,7 @@ def test_a_chosen_port_that_somebody_takes_meanwhile_is_replaced(
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_a_broker_started_by_hand_runs_until_it_is_told_to_end(kind: broker.BrokerKind, ending: signal.Signals) -> None:
+def test_broker_started_by_hand_runs_until_a_signal(kind: broker.BrokerKind, ending: signal.Signals) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "broker", "--kind", kind], stdout=subprocess.PIPE, text=True, cwd=PROJECT
     ) as by_hand:

@@ -82,14 +82,14 @@ def hear(guarded: tuple[nats.RunningCluster, Authority], name: str, topic_filter
         ("observer", "stackelgrid/r/a1/h1/answer"),
     ],
 )
-def test_nobody_subscribes_beyond_the_access_rules(
+def test_subscription_is_refused_beyond_the_access_rules(
     guarded: tuple[nats.RunningCluster, Authority], name: str, topic_filter: str
 ) -> None:
     with pytest.raises(BrokerUnreachableError, match="refused the subscriptions"):
         hear(guarded, name, topic_filter)
 
 
-def test_nobody_publishes_beyond_the_access_rules(guarded: tuple[nats.RunningCluster, Authority]) -> None:
+def test_message_is_refused_beyond_the_access_rules(guarded: tuple[nats.RunningCluster, Authority]) -> None:
     say(guarded, "a1", "stackelgrid/r/a1/signal")
     say(guarded, "h1", "stackelgrid/r/a1/h1/presence")
     for name, topic in (
@@ -107,7 +107,7 @@ def test_nobody_publishes_beyond_the_access_rules(guarded: tuple[nats.RunningClu
     assert hear(guarded, "a1", "stackelgrid/r/leader/signal") == set()
 
 
-def test_a_folder_without_certificates_is_refused_and_nothing_made(tmp_path: Path) -> None:
+def test_start_is_refused_when_the_folder_has_no_certificates(tmp_path: Path) -> None:
     with pytest.raises(BrokerStartError, match=r"no broker's certificate.*certs init"):
         nats.start(tmp_path / "state", tmp_path / "certs")
     (tmp_path / "damaged").mkdir()
@@ -118,7 +118,7 @@ def test_a_folder_without_certificates_is_refused_and_nothing_made(tmp_path: Pat
     assert not (tmp_path / "state").exists()
 
 
-def test_without_a_certificate_of_the_authority_nobody_is_let_in(
+def test_client_is_refused_without_a_certificate_of_the_authority(
     guarded: tuple[nats.RunningCluster, Authority], tmp_path: Path
 ) -> None:
     cluster, authority = guarded
@@ -143,7 +143,7 @@ def eventually(
     return found
 
 
-def test_a_run_goes_on_when_one_of_three_servers_is_killed(tmp_path: Path, cluster: nats.RunningCluster) -> None:
+def test_run_goes_on_when_one_of_three_servers_is_killed(tmp_path: Path, cluster: nats.RunningCluster) -> None:
     scenario = load("user_oriented", SETTINGS)
 
     def watch(record: dict[str, Any]) -> None:
@@ -159,7 +159,7 @@ def test_a_run_goes_on_when_one_of_three_servers_is_killed(tmp_path: Path, clust
     assert outcome.load_kw == pytest.approx(undisturbed.load_kw, rel=1e-6)
 
 
-def test_what_is_retained_outlives_the_server_that_took_it(cluster: nats.RunningCluster) -> None:
+def test_retained_message_outlives_the_server_that_took_it(cluster: nats.RunningCluster) -> None:
     told = {(f"told/{name}", name.encode()) for name in cluster.ports}
     for topic, payload in told:
         tell = partial(answer, Publish(topic, payload, qos=1, retain=True))

@@ -38,7 +38,7 @@ def matched(topic_filter: str) -> set[str]:
 
 
 @given(FILTERS, FILTERS)
-def test_a_rule_covers_a_filter_when_it_matches_every_topic_that_the_filter_does(rule: str, asked: str) -> None:
+def test_rule_covers_a_filter_when_it_matches_all_its_topics(rule: str, asked: str) -> None:
     within = matched(asked) <= matched(rule)
     if covers(rule, asked):
         assert within
@@ -47,11 +47,11 @@ def test_a_rule_covers_a_filter_when_it_matches_every_topic_that_the_filter_does
 
 
 @given(FILTERS, st.sampled_from(TOPICS))
-def test_a_topic_is_covered_when_it_is_matched(rule: str, topic: str) -> None:
+def test_rule_covers_a_topic_when_it_matches_it(rule: str, topic: str) -> None:
     assert covers(rule, topic) == (topic in matched(rule))
 
 
-def test_the_rules_are_read_back_as_they_were_written() -> None:
+def test_rules_are_read_as_they_were_written() -> None:
     made = make_rules(EVERYONE)
     assert Rules.parse(made.text()) == made
     for bad in (
@@ -67,7 +67,7 @@ def test_the_rules_are_read_back_as_they_were_written() -> None:
 
 
 @pytest.mark.parametrize("game", ["user_oriented", "prosumer", "load_call", "storage_market"])
-def test_the_rules_let_every_game_be_played_and_nobody_hear_or_say_anything_beside(game: str) -> None:
+def test_rules_allow_the_topics_of_every_game_and_no_others(game: str) -> None:
     """Each conversation's topics as the codec has them, against everybody: who may is a party to it, or observes."""
     granted = make_rules(EVERYONE)
     for coordinator, bodies in (
@@ -95,7 +95,7 @@ def test_the_rules_let_every_game_be_played_and_nobody_hear_or_say_anything_besi
 # Counting, from what Mosquitto logs.
 
 
-def test_refusals_are_counted_by_name_and_kind_and_told_once() -> None:
+def test_refusals_are_counted_by_name_and_kind_and_logged_once() -> None:
     """Lines of Mosquitto 2.0.11, chatter among them."""
     lines = LOG.split("\n")
     refusals = Refusals(make_rules(EVERYONE))
@@ -116,7 +116,7 @@ def test_refusals_are_counted_by_name_and_kind_and_told_once() -> None:
 
 
 @given(st.lists(st.binary(max_size=80)))
-def test_whatever_is_logged_can_be_read(lines: list[bytes]) -> None:
+def test_refusals_read_any_log(lines: list[bytes]) -> None:
     refusals = Refusals(make_rules(EVERYONE))
     for line in lines:
         refusals.read(line)

@@ -54,7 +54,7 @@ def rules(authority: Authority) -> Rules:
 # What is signed.
 
 
-def test_a_nodes_certificate_is_for_connecting_and_the_brokers_for_being_connected_to_by_its_names(
+def test_certificate_is_for_clients_and_the_brokers_for_a_server_too(
     authority: Authority,
 ) -> None:
     """Verified by an independent implementation of X.509 path validation (RFC 5280, CA/B profile)."""
@@ -79,7 +79,7 @@ def test_a_nodes_certificate_is_for_connecting_and_the_brokers_for_being_connect
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
-def test_openssl_accepts_chain_purposes_and_revocations_in_its_strict_mode(authority: Authority) -> None:
+def test_openssl_accepts_chain_purposes_and_revocations(authority: Authority) -> None:
     def verified(purpose: str, path: Path) -> bool:
         own = authority.folder / "authority"
         against = ["-crl_check", "-CRLfile", own / "crl.pem", "-CAfile", own / "ca.crt"]
@@ -94,7 +94,7 @@ def test_openssl_accepts_chain_purposes_and_revocations_in_its_strict_mode(autho
     assert not verified("sslclient", home) and verified("sslclient", of_broker)
 
 
-def test_validity_reaches_back_a_day_and_forward_five_years_for_nodes_twenty_for_the_authority(
+def test_certificates_hold_from_the_day_before_for_five_or_twenty_years(
     authority: Authority,
 ) -> None:
     now = datetime.now(UTC)
@@ -108,7 +108,7 @@ def test_validity_reaches_back_a_day_and_forward_five_years_for_nodes_twenty_for
     assert crl.is_signature_valid(ca.public_key())
 
 
-def test_no_two_keys_or_serials_are_the_same(authority: Authority) -> None:
+def test_keys_and_serials_are_all_different(authority: Authority) -> None:
     found = [certificate(path) for path in authority.folder.rglob("*.crt") if path.name == "node.crt"]
     assert len({one.serial_number for one in found}) == len(found) == 4
     keys = {
@@ -118,7 +118,7 @@ def test_no_two_keys_or_serials_are_the_same(authority: Authority) -> None:
     assert len(keys) == 4
 
 
-def test_keys_are_their_owners_alone_under_any_umask(tmp_path: Path) -> None:
+def test_keys_are_readable_by_their_owner_only_under_any_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         authority = Authority.init(tmp_path / "certs")
@@ -136,7 +136,7 @@ def test_keys_are_their_owners_alone_under_any_umask(tmp_path: Path) -> None:
 # Adding and revoking.
 
 
-def test_a_revoked_name_is_in_the_list_and_has_no_rules_and_may_be_added_again(authority: Authority) -> None:
+def test_revoked_name_has_no_rules_and_may_be_added_again(authority: Authority) -> None:
     first = authority.register.in_force["h1"]
     assert rules(authority).may_write("h1", "stackelgrid/r/a1/h1/answer")
     authority.revoke("h1")
@@ -151,7 +151,7 @@ def test_a_revoked_name_is_in_the_list_and_has_no_rules_and_may_be_added_again(a
     assert [entry.name for entry in authority.register.certified].count("h1") == 2
 
 
-def test_the_brokers_certificate_is_replaced_by_one_with_more_names_and_the_old_one_revoked(
+def test_broker_certificate_is_replaced_when_it_gets_more_names(
     authority: Authority,
 ) -> None:
     old = authority.register.in_force["broker"].serial
@@ -196,9 +196,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_cannot_be_added_changes_nothing_and_says_what_is_wrong_and_what_helps(
-    authority: Authority, case: str
-) -> None:
+def test_add_changes_nothing_when_a_node_cannot_be_added(authority: Authority, case: str) -> None:
     nodes, what, mend = BAD[case]
     before = everything(authority.folder)
     with pytest.raises(AuthorityError) as told:
@@ -211,7 +209,7 @@ def test_what_cannot_be_added_changes_nothing_and_says_what_is_wrong_and_what_he
 @pytest.mark.parametrize(
     ("name", "what"), [("h9", "no 'h9' here"), ("h1", "'h1' is revoked since 2"), ("broker", "without a certificate")]
 )
-def test_what_cannot_be_revoked(authority: Authority, name: str, what: str) -> None:
+def test_revoke_is_refused_for_the_broker_and_unknown_names(authority: Authority, name: str, what: str) -> None:
     if name == "h1":
         authority.revoke(name)
     before = everything(authority.folder)
@@ -220,7 +218,7 @@ def test_what_cannot_be_revoked(authority: Authority, name: str, what: str) -> N
     assert everything(authority.folder) == before
 
 
-def test_an_authority_is_made_once_and_found_where_it_is(authority: Authority, tmp_path: Path) -> None:
+def test_authority_is_made_once_and_found_in_its_folder(authority: Authority, tmp_path: Path) -> None:
     before = everything(authority.folder)
     with pytest.raises(AuthorityError, match=r"there is one already .*certs add"):
         Authority.init(authority.folder)
@@ -246,9 +244,7 @@ def test_an_authority_is_made_once_and_found_where_it_is(authority: Authority, t
         ("ca.crt", b"rubbish", "key or certificate is damaged"),
     ],
 )
-def test_a_damaged_authority_is_told_and_left_as_it_is(
-    authority: Authority, damaged: str, content: bytes, what: str
-) -> None:
+def test_authority_is_left_as_it_is_when_damaged(authority: Authority, damaged: str, content: bytes, what: str) -> None:
     (authority.folder / "authority" / damaged).write_bytes(content)
     before = everything(authority.folder)
     for change in (lambda: authority.add(Node("h2", Role.home, "a1")), lambda: authority.revoke("h1")):
@@ -258,7 +254,7 @@ def test_a_damaged_authority_is_told_and_left_as_it_is(
     assert everything(authority.folder) == before
 
 
-def test_a_key_of_another_authority_is_noticed(authority: Authority, tmp_path: Path) -> None:
+def test_authority_is_refused_when_its_key_is_of_another(authority: Authority, tmp_path: Path) -> None:
     other = Authority.init(tmp_path / "other")
     (other.folder / "authority" / "ca.key").replace(authority.folder / "authority" / "ca.key")
     with pytest.raises(AuthorityError, match=r"ca.key is not the key of ca.crt"):
@@ -267,7 +263,7 @@ def test_a_key_of_another_authority_is_noticed(authority: Authority, tmp_path: P
 
 @pytest.mark.parametrize("at", ["node.key", "node.crt", "crl.pem", "access.acl", "mosquitto.conf", "register.json"])
 @pytest.mark.parametrize("change", ["add", "revoke"])
-def test_a_change_that_was_interrupted_anywhere_is_made_by_doing_it_again(
+def test_interrupted_change_is_repaired_by_repeating_it(
     authority: Authority, monkeypatch: pytest.MonkeyPatch, at: str, change: str
 ) -> None:
     """As after a power cut: whatever is not renamed into place yet is not there."""
@@ -307,7 +303,7 @@ def add_some(folder: Path, numbers: range) -> None:
         Authority(folder).add(Node(f"h{number}", Role.home, "a1"))
 
 
-def test_two_at_once_lose_nothing(authority: Authority) -> None:
+def test_changes_by_two_processes_lose_nothing(authority: Authority) -> None:
     at_once = multiprocessing.get_context("spawn")
     halves = [range(10, 30), range(30, 50)]
     workers = [at_once.Process(target=add_some, args=(authority.folder, half)) for half in halves]
@@ -321,7 +317,9 @@ def test_two_at_once_lose_nothing(authority: Authority) -> None:
     assert set(rules(authority).write) == expected
 
 
-def test_a_folder_that_cannot_be_written_is_told(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_authority_reports_a_folder_that_cannot_be_written(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device", "node.key")
 
@@ -341,7 +339,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
     return code, out, err
 
 
-def test_the_command_from_init_to_list(
+def test_certs_command_from_init_to_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -378,7 +376,7 @@ def test_the_command_from_init_to_list(
         assert "Traceback" not in err
 
 
-def test_the_register_is_plain_json_that_anyone_may_read(authority: Authority) -> None:
+def test_register_is_plain_json(authority: Authority) -> None:
     text = (authority.folder / "authority" / "register.json").read_text()
     assert json.loads(text)["certified"][3]["above"] == "a1"
     assert "PRIVATE" not in text

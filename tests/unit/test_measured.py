@@ -89,7 +89,7 @@ def refusal(folder: Path, data: dict[str, Any], slots: int = 4, **more: Any) -> 
         ("kWh", "1h", [1, 2, 3, 4, 5, 6, 7, 8]),
     ],
 )
-def test_power_is_averaged_over_a_slot_and_energy_summed(
+def test_per_slot_averages_power_and_sums_energy(
     unit: str, interval: str, expected: list[float], tmp_path: Path
 ) -> None:
     minutes = {"15min": 15, "30min": 30, "1h": 60}[interval]
@@ -98,14 +98,14 @@ def test_power_is_averaged_over_a_slot_and_energy_summed(
     assert read(tmp_path, data, len(expected)) == expected
 
 
-def test_a_key_says_whether_it_is_in_mw(tmp_path: Path) -> None:
+def test_column_is_converted_to_mw_when_the_key_ends_in_mw(tmp_path: Path) -> None:
     export(tmp_path, stamps(2), h1=[300_000, 150_000])
     assert read(tmp_path, A_DAY, 2, "demand_mw") == [300, 150]
     assert read(tmp_path, {**A_DAY, "unit": "MWh"}, 2, "demand_mw") == [300_000, 150_000]
     assert read(tmp_path, {**A_DAY, "unit": "Wh"}, 2, "baseline_kwh") == [300, 150]
 
 
-def test_prices_are_money_of_the_scenario_per_kwh(tmp_path: Path) -> None:
+def test_prices_are_converted_to_the_scenarios_money_per_kwh(tmp_path: Path) -> None:
     export(tmp_path, stamps(2), h1=[50, -12.5])
     assert read(tmp_path, {**A_DAY, "unit": "EUR/MWh"}, 2, "wholesale_price", "EUR") == [0.05, -0.0125]
     cents = {**A_DAY, "unit": "EUR/MWh", "exchange": 100}
@@ -113,7 +113,7 @@ def test_prices_are_money_of_the_scenario_per_kwh(tmp_path: Path) -> None:
     assert read(tmp_path, {**A_DAY, "unit": "cents/kWh"}, 2, "wholesale_price") == [50, -12.5]
 
 
-def test_scale(tmp_path: Path) -> None:
+def test_column_is_multiplied_by_its_scale(tmp_path: Path) -> None:
     export(tmp_path, stamps(4), h1=[1, 2, 8, 4])
     assert read(tmp_path, A_DAY, 4, scale=0.5) == [0.5, 1, 4, 2]
     assert read(tmp_path, A_DAY, 4, "shape", scale="1/peak") == [0.125, 0.25, 1, 0.5]
@@ -123,7 +123,7 @@ def test_scale(tmp_path: Path) -> None:
     values=st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=96).map(lambda x: x[: len(x) // 4 * 4]),
     unit=st.sampled_from(["W", "kW", "MW", "Wh", "kWh", "MWh"]),
 )
-def test_no_energy_is_lost_or_made(values: list[float], unit: str) -> None:
+def test_energy_is_the_same_per_slot_and_per_interval(values: list[float], unit: str) -> None:
     """In exact fractions: the sum over slots is the energy of the rows."""
     given_unit = find_unit(unit)
     hours = Fraction(1, 4) if given_unit.quantity == "power" else 1
@@ -139,7 +139,7 @@ def test_no_energy_is_lost_or_made(values: list[float], unit: str) -> None:
     delimiter=st.sampled_from([",", ";", "\t", "|"]),
     bom=st.booleans(),
 )
-def test_numbers_written_come_back(
+def test_column_gives_the_numbers_written(
     values: list[float], decimal: str, delimiter: str, bom: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("round")
@@ -151,7 +151,7 @@ def test_numbers_written_come_back(
     assert read(folder, data, len(values), "net_kw") == values
 
 
-def test_the_hours_are_those_of_the_day_in_its_time_zone(tmp_path: Path) -> None:
+def test_slots_are_the_hours_of_the_day_in_its_time_zone(tmp_path: Path) -> None:
     times = [f"2016-06-13T{hour:02d}:00Z" for hour in range(24)] + [f"2016-06-14T{hour:02d}:00Z" for hour in range(24)]
     export(tmp_path, times, h1=range(48))
     assert read(tmp_path, A_DAY, 24) == list(range(22, 46))  # midnight in Berlin is 22 h UTC
@@ -159,12 +159,12 @@ def test_the_hours_are_those_of_the_day_in_its_time_zone(tmp_path: Path) -> None
     assert read(tmp_path, {**METERS, "first": "2016-06-14T02:00:00Z"}, 3) == [26, 27, 28]
 
 
-def test_a_beginning_with_an_offset_is_a_moment(tmp_path: Path) -> None:
+def test_first_with_an_offset_is_a_moment_in_any_time_zone(tmp_path: Path) -> None:
     export(tmp_path, stamps(24), h1=range(24))
     assert read(tmp_path, {**METERS, "first": "2016-06-14T02:00:00Z"}, 3) == [4, 5, 6]
 
 
-def test_stamps_at_the_end_of_an_interval_and_in_another_format(tmp_path: Path) -> None:
+def test_stamps_are_read_at_interval_ends_and_in_another_format(tmp_path: Path) -> None:
     times = [datetime.fromisoformat(at).strftime("%d.%m.%Y %H:%M") for at in stamps(9, 15)]
     export(tmp_path, times, h1=range(9))
     data = {**A_DAY, "format": "%d.%m.%Y %H:%M", "interval": "15min"}
@@ -173,7 +173,7 @@ def test_stamps_at_the_end_of_an_interval_and_in_another_format(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("day", "hours", "when"), [("2016-03-27", 23, "+01:00"), ("2016-10-30", 25, "+02:00")])
-def test_a_day_on_which_clocks_change(day: str, hours: int, when: str, tmp_path: Path) -> None:
+def test_day_with_a_change_of_clocks_is_read_or_refused(day: str, hours: int, when: str, tmp_path: Path) -> None:
     start = f"{day}T00:00{when}"
     times = aware(4 * 30, 15, start)
     energy = np.random.default_rng([2016, hours]).uniform(0, 1, len(times)).round(3).tolist()
@@ -203,7 +203,7 @@ def test_a_day_on_which_clocks_change(day: str, hours: int, when: str, tmp_path:
     assert read(tmp_path, {**quarters, "unit": "kW", "day": after}, 1) == [hour + 1.5]
 
 
-def test_a_change_between_two_rows_or_in_the_last_hour_is_seen(tmp_path: Path) -> None:
+def test_change_of_clocks_is_noticed_between_rows_and_in_the_last_hour(tmp_path: Path) -> None:
     # Lord Howe's clocks go from 02:00 to 02:30: none of these rows is skipped, yet they are no hour apart.
     export(tmp_path, stamps(4, start="2016-10-02 00:45"), h1=range(4))
     told = refusal(tmp_path, {**METERS, "timezone": "Australia/Lord_Howe", "first": "2016-10-02 00:45"})
@@ -218,7 +218,7 @@ def test_a_change_between_two_rows_or_in_the_last_hour_is_seen(tmp_path: Path) -
     assert "Europe/Berlin change on 2016-10-30, a day of 25 hours" in told
 
 
-def test_a_moment_that_is_there_twice_or_never(tmp_path: Path) -> None:
+def test_first_is_refused_when_it_is_there_twice_or_never(tmp_path: Path) -> None:
     export(tmp_path, stamps(4), h1=range(4))
     for first in ("2016-03-27 02:30", "2016-10-30 02:30"):
         assert f"{first} is there twice or never" in refusal(tmp_path, {**METERS, "first": first})
@@ -256,7 +256,7 @@ ROWS = {
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_bad_row_is_named(name: str, tmp_path: Path) -> None:
+def test_bad_row_is_named_with_file_column_and_value(name: str, tmp_path: Path) -> None:
     rows, expected = ROWS[name]
     times, values = zip(*rows, strict=True)
     export(tmp_path, times, h1=values)
@@ -306,7 +306,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_a_bad_key_is_named(name: str, tmp_path: Path) -> None:
+def test_bad_key_of_data_is_named(name: str, tmp_path: Path) -> None:
     reference, data, expected = KEYS[name]
     export(tmp_path, stamps(2), h1=["1.5", "2.5"], zero=[0, 0])
     for file, text in FILES.items():
@@ -319,7 +319,7 @@ def test_a_bad_key_is_named(name: str, tmp_path: Path) -> None:
         assert part in told, told
 
 
-def test_a_bad_price_is_named(tmp_path: Path) -> None:
+def test_bad_price_is_named(tmp_path: Path) -> None:
     export(tmp_path, stamps(2), h1=[1, 2])
     told = refusal(tmp_path, {**A_DAY, "unit": "EUR/MWh"}, 2, key="wholesale_price")
     assert "data.meters.unit: prices are in EUR, the scenario's money is cents; give exchange, how many cents" in told
@@ -360,7 +360,7 @@ POWERS = (
 
 
 @pytest.mark.parametrize("path", PRICES)
-def test_no_power_is_taken_for_a_price(path: str, tmp_path: Path) -> None:
+def test_power_is_refused_when_the_key_takes_prices(path: str, tmp_path: Path) -> None:
     export(tmp_path, stamps(2), h1=[1, -2])
     for unit in ("W", "kW", "kWh", "MWh"):
         with pytest.raises(ValueError, match=rf"{path}: \w+ takes prices, the data in {unit}; .*data.meters.unit"):
@@ -371,7 +371,7 @@ def test_no_power_is_taken_for_a_price(path: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", POWERS)
-def test_no_price_is_taken_for_a_power_and_none_is_below_zero(path: str, tmp_path: Path) -> None:
+def test_price_is_refused_when_the_key_takes_powers(path: str, tmp_path: Path) -> None:
     export(tmp_path, stamps(2), h1=[1, 2])
     with pytest.raises(ValueError, match=rf"{path}: \w+ is .*, the data in cents/kWh; .*data.meters.unit"):
         spell_out({**column(path), "data": {"meters": {**A_DAY, "unit": "cents/kWh"}}}, tmp_path, AnyGame)
@@ -383,7 +383,7 @@ def test_no_price_is_taken_for_a_power_and_none_is_below_zero(path: str, tmp_pat
         assert "give scale: -1" in str(told.value)
 
 
-def test_a_meter_that_counts_the_other_way(tmp_path: Path) -> None:
+def test_reading_below_zero_is_refused_unless_the_scale_is_negative(tmp_path: Path) -> None:
     export(tmp_path, stamps(2), h1=[-1, -2])
     assert read(tmp_path, A_DAY, 2, "pv_kw", scale=-1) == [1, 2]
     assert read(tmp_path, A_DAY, 2, "net_kw") == [-1, -2]
@@ -413,7 +413,7 @@ SAY_NOTHING = {"alpha", "omega"}
 
 
 @pytest.mark.parametrize("game", KINDS_OF_LISTS)
-def test_every_key_of_every_game_that_takes_a_column_says_its_kind(game: str) -> None:
+def test_every_key_that_takes_a_column_has_a_kind(game: str) -> None:
     schema = with_data(registry.find(game).load("scenario").model_json_schema())
     models = [schema, *(model for name, model in schema["$defs"].items() if name != "EachColumn")]
     kinds = {}
@@ -439,7 +439,7 @@ def refused(raw: dict[str, Any], folder: Path) -> str:
     return explain("street.yaml", with_origins(caught.value, content))
 
 
-def test_what_the_model_refuses_is_told_with_file_and_rows(tmp_path: Path) -> None:
+def test_refused_number_is_reported_with_file_and_rows(tmp_path: Path) -> None:
     quarters = {**A_DAY, "interval": "15min", "unit": "kWh"}
     export(tmp_path, stamps(16, 15), h07=[1] * 8 + [0] * 4 + [1] * 4, h08=[0] * 8 + [1] * 8, spot=[5] * 16)
     spot = {**quarters, "unit": "cents/kWh"}
@@ -454,7 +454,7 @@ def test_what_the_model_refuses_is_told_with_file_and_rows(tmp_path: Path) -> No
     assert "rows 2-5, column h08, hour 1, one of 2 such hours: " in told[1]
 
 
-def test_what_no_column_made_is_told_as_before(tmp_path: Path) -> None:
+def test_mistake_outside_a_column_is_reported_as_without_data(tmp_path: Path) -> None:
     export(tmp_path, stamps(6), h0=[1] * 6, spot=[5] * 6)
     raw = street(slots=6, seed="x")
     raw["leader"]["mu"] = [1, {"y": 2}]
@@ -468,7 +468,7 @@ def test_what_no_column_made_is_told_as_before(tmp_path: Path) -> None:
     assert explain("street.yaml", with_origins(caught.value, content)) == plain
 
 
-def test_a_number_or_a_column_at_any_depth(tmp_path: Path) -> None:
+def test_column_is_taken_at_any_depth(tmp_path: Path) -> None:
     export(tmp_path, stamps(24), h1=[1] * 23 + [-7], h2=[3] * 24)
     prosumers = parse((Path(__file__).parents[2] / "stackelgrid/scenarios/cases/prosumer.yaml").read_text())
     prosumers["data"] = {"meters": {**A_DAY, "unit": "cents/kWh"}}
@@ -483,7 +483,7 @@ def test_a_number_or_a_column_at_any_depth(tmp_path: Path) -> None:
     assert refused(raw, tmp_path).startswith(f"street.yaml: homes.0.elastic.0.satisfaction.omega: {place}")
 
 
-def test_a_game_of_single_numbers_takes_no_column(tmp_path: Path) -> None:
+def test_column_is_refused_when_the_key_takes_a_single_value(tmp_path: Path) -> None:
     export(tmp_path, stamps(1), h1=[90])
     raw = parse((Path(__file__).parents[2] / "stackelgrid/scenarios/cases/load_call.yaml").read_text())
     raw["data"] = {"meters": A_DAY}
@@ -494,7 +494,9 @@ def test_a_game_of_single_numbers_takes_no_column(tmp_path: Path) -> None:
     assert "write the value" in told
 
 
-def test_a_system_without_time_zones(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_message_names_tzdata_when_the_system_has_no_time_zones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     export(tmp_path, stamps(2), h1=[1, 2])
 
     def none(name: str) -> None:
@@ -505,12 +507,12 @@ def test_a_system_without_time_zones(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert "pip install tzdata" in refusal(tmp_path, A_DAY)
 
 
-def test_references_without_data(tmp_path: Path) -> None:
+def test_reference_is_refused_when_there_are_no_data(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"leader\.cost: no data are called 'meters', there is no key `data`"):
         spell_out({"leader": {"cost": {"from": "meters", "column": "h1"}}}, tmp_path, AnyGame)
 
 
-def test_a_home_for_each_column(tmp_path: Path) -> None:
+def test_homes_are_made_for_each_column(tmp_path: Path) -> None:
     columns = {"total": [9, 9], "Meter 1 (kW)": [1, 2], "h2": [3, 4]}
     export(tmp_path, stamps(2), **columns)
     home = {"load_kw": {"column": "own", "scale": 2}, "nested": [{"pv_kw": {"from": "sun", "column": "own"}}]}
@@ -584,7 +586,7 @@ def a_street(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[
     return loads
 
 
-def test_a_street_from_a_csv_plays(a_street: dict[str, list[float]], tmp_path: Path) -> None:
+def test_scenario_from_a_csv_is_played(a_street: dict[str, list[float]], tmp_path: Path) -> None:
     scenario = load("street.yaml")
     assert isinstance(scenario, UserOrientedScenario)
     assert [home.id for home in scenario.everyone] == list(a_street)
@@ -600,14 +602,14 @@ def test_a_street_from_a_csv_plays(a_street: dict[str, list[float]], tmp_path: P
     assert load("spelled.yaml") == scenario
 
 
-def test_what_is_set_may_be_a_column(a_street: dict[str, list[float]]) -> None:
+def test_override_may_be_a_column(a_street: dict[str, list[float]]) -> None:
     words = ["leader.wholesale_price={from: spot, column: spot, scale: 2}", "slots=3", "data.meters.interval=1h"]
     scenario = load("street.yaml", words)
     assert isinstance(scenario, UserOrientedScenario)
     assert scenario.leader.wholesale_price == [6, 5, 5]
 
 
-def test_check_says_what_is_wrong(
+def test_check_reports_what_is_wrong_with_data(
     a_street: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for words, code, expected in (
@@ -627,7 +629,7 @@ def test_check_says_what_is_wrong(
         assert "Traceback" not in err
 
 
-def test_the_shipped_week(tmp_path: Path) -> None:
+def test_shipped_week_is_read(tmp_path: Path) -> None:
     """Half hours of a real meter: its days hold the energies of the source, in kWh."""
     folder = Path(__file__).parents[2] / "stackelgrid" / "scenarios" / "cases"
     data = {"csv": "ausgrid_customer12_week.csv", "time": "time", "timezone": "Australia/Sydney", "unit": "kW"}
@@ -678,7 +680,7 @@ def valid(value: Any, schema: Any, whole: dict[str, Any]) -> bool:
     return all(checks)
 
 
-def test_an_editor_takes_what_the_program_takes(a_street: dict[str, list[float]]) -> None:
+def test_schema_takes_what_the_program_takes(a_street: dict[str, list[float]]) -> None:
     plain = UserOrientedScenario.model_json_schema()
     before = json.dumps(plain)
     schema = with_data(plain)
@@ -704,7 +706,7 @@ def test_an_editor_takes_what_the_program_takes(a_street: dict[str, list[float]]
 
 
 @pytest.mark.parametrize("model", [UserOrientedScenario, Scenario])
-def test_every_reference_in_the_schema_is_defined(model: type[Scenario]) -> None:
+def test_schema_defines_every_reference_in_it(model: type[Scenario]) -> None:
     schema = with_data(model.model_json_schema())
     named = set(re.findall(r'"\$ref": "#/\$defs/([^"]+)"', json.dumps(schema)))
     assert named <= set(schema["$defs"])

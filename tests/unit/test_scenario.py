@@ -35,7 +35,7 @@ def read(tmp_path: Path, content: dict[str, Any]) -> Scenario:
 
 
 @pytest.mark.parametrize("game", GAMES)
-def test_homes_are_the_same_whether_drawn_or_listed(game: str, tmp_path: Path) -> None:
+def test_homes_are_the_same_when_drawn_or_listed(game: str, tmp_path: Path) -> None:
     content = listed(game)
     for home in content["homes"]:
         home.pop("horizon", None)
@@ -43,14 +43,14 @@ def test_homes_are_the_same_whether_drawn_or_listed(game: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("game", GAMES)
-def test_homes_that_are_neither_drawn_nor_listed_are_missing(game: str, tmp_path: Path) -> None:
+def test_scenario_is_refused_when_homes_are_neither_drawn_nor_listed(game: str, tmp_path: Path) -> None:
     content = {key: value for key, value in listed(game).items() if key != "homes"}
     with pytest.raises(ScenarioError, match="give either population or homes, not both and not neither"):
         read(tmp_path, content)
 
 
 @pytest.mark.parametrize("game", ["user_oriented", "storage_market"])
-def test_homes_that_are_both_drawn_and_listed_are_too_many(game: str, tmp_path: Path) -> None:
+def test_scenario_is_refused_when_homes_are_both_drawn_and_listed(game: str, tmp_path: Path) -> None:
     content = {**shipped_content(game), "homes": listed(game)["homes"]}
     assert "population" in content
     with pytest.raises(ScenarioError, match="give either population or homes, not both and not neither"):
@@ -58,12 +58,12 @@ def test_homes_that_are_both_drawn_and_listed_are_too_many(game: str, tmp_path: 
 
 
 @pytest.mark.parametrize("game", GAMES)
-def test_nobody_is_no_population(game: str, tmp_path: Path) -> None:
+def test_scenario_is_refused_when_it_has_no_homes(game: str, tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="for 0 homes; there must be a home for each"):
         read(tmp_path, {**listed(game), "homes": []})
 
 
-def test_a_home_lives_over_all_slots(tmp_path: Path) -> None:
+def test_scenario_is_refused_when_a_home_has_another_horizon(tmp_path: Path) -> None:
     content = listed("user_oriented")
     tenant = {"id": "tenant", "horizon": 5, "elastic": [{"max_kw": 1.0, "valuation": 9, "satisfaction": {"alpha": 1}}]}
     with pytest.raises(ScenarioError, match=r"homes\.60\.horizon is 5, slots is 24; make them equal"):
@@ -71,12 +71,12 @@ def test_a_home_lives_over_all_slots(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("game", sorted(set(GAMES) - set(WITH_HORIZON)))
-def test_a_home_without_a_horizon_is_given_none(game: str, tmp_path: Path) -> None:
+def test_horizon_is_unknown_when_the_game_has_none(game: str, tmp_path: Path) -> None:
     content = listed(game)
     content["homes"][0]["horizon"] = content["slots"]
     with pytest.raises(ScenarioError, match=r"homes\.0\.horizon: unknown key"):
         read(tmp_path, content)
 
 
-def test_every_shipped_case_is_one_of_these() -> None:
+def test_shipped_cases_cover_every_game() -> None:
     assert {load(name).game for name in list_shipped()} == set(GAMES)
