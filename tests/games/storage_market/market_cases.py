@@ -9,9 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from stackelgrid.games.storage_market.dispatch import GeneratingUnit
-from stackelgrid.games.storage_market.home.market_home import (
-    Battery,
-)
+from stackelgrid.games.storage_market.home.market_home import Battery
 from stackelgrid.scenarios.yaml_file import spell
 
 RTS = 3.0 * np.array(
@@ -43,7 +41,7 @@ BATTERIES = st.builds(
 
 
 def reference_dispatch(units: list[GeneratingUnit], demand: np.ndarray) -> tuple[float, np.ndarray]:
-    """Cost and price of a demand that can be served, by cvxpy."""
+    """Solve cost and price of a demand that can be served, by cvxpy."""
     P = cp.Variable((len(units), len(demand)), nonneg=True)
     cost = sum(u.quadratic * cp.sum_squares(P[i]) + u.linear * cp.sum(P[i]) for i, u in enumerate(units))
     limits = [P[i] <= u.max_mw for i, u in enumerate(units)]

@@ -10,12 +10,7 @@ from market_cases import BATTERIES, quick
 from pydantic import ValidationError
 
 from stackelgrid.games.storage_market.aggregator import DraCosts, StorageMarketDra
-from stackelgrid.games.storage_market.home.market_home import (
-    Battery,
-    MarketHome,
-    StorageMarketHomes,
-    follow,
-)
+from stackelgrid.games.storage_market.home.market_home import Battery, MarketHome, StorageMarketHomes, follow
 from stackelgrid.games.storage_market.messages import (
     Clearing,
     DraAnswer,

@@ -18,11 +18,7 @@ from stackelgrid.games.storage_market.home.market_home import (
     StorageMarketHomes,
     follow,
 )
-from stackelgrid.games.storage_market.messages import (
-    FleetPlan,
-    Tariff,
-    Turn,
-)
+from stackelgrid.games.storage_market.messages import FleetPlan, Tariff, Turn
 from stackelgrid.games.storage_market.reference import cheapest_cost
 
 PRICES = st.lists(st.floats(-20, 100), min_size=6, max_size=6)

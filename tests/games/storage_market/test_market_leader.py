@@ -8,12 +8,7 @@ import pytest
 from market_cases import RTS, UNITS, reference_dispatch
 
 from stackelgrid.games.storage_market.leader import StorageMarketLeader
-from stackelgrid.games.storage_market.messages import (
-    Clearing,
-    DraAnswer,
-    MarketSignal,
-    Turn,
-)
+from stackelgrid.games.storage_market.messages import Clearing, DraAnswer, MarketSignal, Turn
 from stackelgrid.scenarios import load
 
 
