@@ -26,9 +26,10 @@ import pytest
 import broker
 from benchmarks.stalled_coordinator import answers_to_a_stalled_coordinator
 from stackelgrid import cli, runner
+from stackelgrid.errors import ConfigError
 from stackelgrid.faults.controller import FaultController
 from stackelgrid.faults.messages import Acknowledgement, FaultReport, write_line
-from stackelgrid.faults.on_process import ControllerPipes, ProcessActuator
+from stackelgrid.faults.on_process import ControllerPipes, ProcessActuator, inject
 from stackelgrid.faults.plan import BrokerOutage, Crash, Cut, FaultPlan, Hang, Narrow
 from stackelgrid.faults.proxy import Proxy
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
@@ -380,6 +381,30 @@ def test_node_waits_for_the_acknowledgement_of_its_own_fault() -> None:
 def test_node_does_not_wait_for_an_acknowledgement_without_a_controller(caplog: pytest.LogCaptureFixture) -> None:
     assert ProcessActuator().disturb(0, Cut(kind="cut", seconds=1.0, **AT_ONCE)) is False
     assert "no controller" in caplog.text
+
+
+def test_node_takes_a_plan_from_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    file = tmp_path / "plan.json"
+    file.write_text('{"faults": [{"kind": "delay", "to": "h1", "seconds": 60}]}')
+    node = inject(in_memory.MemoryRun(scenario()).builds["h1"](False), str(file))
+    now = time.monotonic()
+    node.start(now)
+    assert node.receive("stackelgrid/memory/a1/signal", b'{"round":1}', now) == []
+    assert node.pending == 1
+    assert [getattr(record, "data", {}).get("kind") for record in caplog.records] == ["delay"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "cannot be read"), ('{"faults": [{"kind": "flood"}]}', "faults.0"), ("no JSON", "whole file")],
+)
+def test_node_refuses_a_plan_that_cannot_be_used(content: str | None, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ConfigError, match=f"{file}.*{message}"):
+        inject(in_memory.MemoryRun(scenario()).builds["h1"](False), str(file))
 
 
 def test_node_imports_faults_only_under_a_plan_and_the_testbed_never() -> None:
