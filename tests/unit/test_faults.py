@@ -1,4 +1,4 @@
-"""Fault plans: each fault does what its plan says and nothing else, and what it did is the same for the same seed."""
+"""Fault plans: each fault does what its plan says and nothing else, and the same again with the same seed."""
 
 from __future__ import annotations
 
@@ -43,22 +43,22 @@ def message(number: int, round_number: int = 1) -> bytes:
 
 
 class Sink:
-    """A node that only hears, and says what it is given to say."""
+    """A node that only receives, and sends what `reply` gives."""
 
     last_will = Publish("stackelgrid/run/a1/presence", b"offline")
     subscriptions: Sequence[str] = ()
 
-    def __init__(self, name: str = "a1", says: Callable[[bytes], list[Action]] = lambda payload: []) -> None:
-        self.name, self.mailbox, self.progress, self._says = name, Mailbox(), Progress(), says
+    def __init__(self, name: str = "a1", reply: Callable[[bytes], list[Action]] = lambda payload: []) -> None:
+        self.name, self.mailbox, self.progress, self._reply = name, Mailbox(), Progress(), reply
         self.role = {"leader": Role.LEADER, "a1": Role.AGGREGATOR}.get(name, Role.HOME)
-        self.heard: list[tuple[float, str, bytes]] = []
+        self.received: list[tuple[float, str, bytes]] = []
 
     def start(self, now: float) -> list[Action]:
         return []
 
     def receive(self, topic: str, payload: bytes, now: float) -> list[Action]:
-        self.heard.append((now, topic, payload))
-        return self._says(payload)
+        self.received.append((now, topic, payload))
+        return self._reply(payload)
 
     def next_deadline(self) -> float | None:
         return None
@@ -80,67 +80,69 @@ class NodeActuator:
         return True
 
 
-class Harmed:
-    """A sink under a plan, driven by hand: what it hears and says when, and which faults happened."""
+class NodeUnderPlan:
+    """A sink under a plan, driven by hand, with the messages that it receives and sends and the faults that happen."""
 
     def __init__(self, plan: FaultPlan, sink: Sink | None = None) -> None:
         self.sink = sink or Sink()
         self.faults: list[FaultRecord] = []
         self.node = FaultInjectingNode(self.sink, plan, NodeActuator(), self.faults.append)
-        self.said: list[tuple[float, Publish]] = []
+        self.sent: list[tuple[float, Publish]] = []
         self._note(self.node.start(0.0), 0.0)
 
     def send(self, at: float, payload: bytes, topic: str = SIGNAL) -> None:
-        self.let_pass(at)
+        self.advance(at)
         self._note(self.node.receive(topic, payload, at), at)
 
-    def let_pass(self, until: float) -> None:
+    def advance(self, until: float) -> None:
         while (due := self.node.next_deadline()) is not None and due <= until:
             self._note(self.node.tick(due), due)
 
     def _note(self, actions: Sequence[Action], now: float) -> None:
-        self.said += [(now, action) for action in actions if isinstance(action, Publish)]
+        self.sent += [(now, action) for action in actions if isinstance(action, Publish)]
 
     @property
     def numbers(self) -> list[int]:
-        return [json.loads(payload)["number"] for _, _, payload in self.sink.heard]
+        return [json.loads(payload)["number"] for _, _, payload in self.sink.received]
 
     @property
     def arrivals(self) -> list[float]:
-        return [now for now, _, _ in self.sink.heard]
+        return [now for now, _, _ in self.sink.received]
 
 
-def stream(plan: FaultPlan, count: int, gap_s: float = 0.01, topic: str = SIGNAL) -> Harmed:
+def stream(plan: FaultPlan, count: int, gap_s: float = 0.01, topic: str = SIGNAL) -> NodeUnderPlan:
     """`count` messages, one every `gap_s`, and time enough afterwards."""
-    harmed = Harmed(plan)
+    driven = NodeUnderPlan(plan)
     for number in range(count):
-        harmed.send(number * gap_s, message(number), topic)
-    harmed.let_pass(1e6)
-    return harmed
+        driven.send(number * gap_s, message(number), topic)
+    driven.advance(1e6)
+    return driven
 
 
-# --- what happens to messages ---
+# --- messages ---
 
 
 def test_loss_drops_messages_at_the_rate_of_the_plan() -> None:
-    harmed = stream(plan_of({"kind": "loss", "probability": 0.3}), 4000)
-    lost = 4000 - len(harmed.numbers)
+    driven = stream(plan_of({"kind": "loss", "probability": 0.3}), 4000)
+    lost = 4000 - len(driven.numbers)
     assert abs(lost - 1200) < 5 * np.sqrt(4000 * 0.3 * 0.7)
-    assert harmed.numbers == sorted(set(harmed.numbers))
-    assert len(harmed.faults) == lost
+    assert driven.numbers == sorted(set(driven.numbers))
+    assert len(driven.faults) == lost
 
 
 def test_loss_in_bursts_follows_gilbert_and_elliott() -> None:
     """Lost in the long run: enter / (enter + leave); bursts last 1 / leave messages, gaps 1 / enter, geometrically."""
     enter, leave, count = 0.1, 0.4, 20_000
-    harmed = stream(plan_of({"kind": "loss", "burst": {"enter": enter, "leave": leave}}), count)
-    heard = set(harmed.numbers)
-    runs = [(lost, len(list(run))) for lost, run in itertools.groupby(number not in heard for number in range(count))]
+    driven = stream(plan_of({"kind": "loss", "burst": {"enter": enter, "leave": leave}}), count)
+    received = set(driven.numbers)
+    runs = [
+        (lost, len(list(run))) for lost, run in itertools.groupby(number not in received for number in range(count))
+    ]
     bursts = np.array([length for lost, length in runs if lost])
     gaps = np.array([length for lost, length in runs if not lost])
     assert bursts.mean() == pytest.approx(1 / leave, rel=0.08)
     assert gaps.mean() == pytest.approx(1 / enter, rel=0.08)
-    assert 1 - len(heard) / count == pytest.approx(enter / (enter + leave), rel=0.08)
+    assert 1 - len(received) / count == pytest.approx(enter / (enter + leave), rel=0.08)
     assert np.mean(bursts == 1) == pytest.approx(leave, rel=0.12)
 
 
@@ -152,9 +154,9 @@ def test_loss_in_bursts_passes_some_when_a_bad_link_does_not_lose_all() -> None:
 
 
 def test_delay_keeps_the_order_of_a_topic() -> None:
-    harmed = stream(plan_of({"kind": "delay", "seconds": 0.5, "jitter_s": 0.3}), 500)
-    late = np.array(harmed.arrivals) - 0.01 * np.arange(500)
-    assert harmed.numbers == list(range(500))
+    driven = stream(plan_of({"kind": "delay", "seconds": 0.5, "jitter_s": 0.3}), 500)
+    late = np.array(driven.arrivals) - 0.01 * np.arange(500)
+    assert driven.numbers == list(range(500))
     assert late.min() >= 0.5 and late.max() <= 0.8
     assert late.std() > 0.02
 
@@ -172,10 +174,10 @@ def test_duplication_repeats_a_message() -> None:
 
 
 def test_reordering_lets_later_messages_overtake() -> None:
-    harmed = stream(plan_of({"kind": "reordering", "probability": 0.3, "seconds": 0.025}), 1000)
-    late = {n: at - 0.01 * n for n, at in zip(harmed.numbers, harmed.arrivals, strict=True)}
-    assert sorted(harmed.numbers) == list(range(1000))
-    assert harmed.numbers != sorted(harmed.numbers)
+    driven = stream(plan_of({"kind": "reordering", "probability": 0.3, "seconds": 0.025}), 1000)
+    late = {n: at - 0.01 * n for n, at in zip(driven.numbers, driven.arrivals, strict=True)}
+    assert sorted(driven.numbers) == list(range(1000))
+    assert driven.numbers != sorted(driven.numbers)
     held = [number for number, by in late.items() if by > 1e-9]
     assert all(late[number] == pytest.approx(0.025) for number in held)
     assert abs(len(held) - 300) < 5 * np.sqrt(1000 * 0.3 * 0.7)
@@ -183,76 +185,76 @@ def test_reordering_lets_later_messages_overtake() -> None:
 
 @pytest.mark.parametrize("bits", [1, 3])
 def test_corruption_flips_as_many_bits_as_planned(bits: int) -> None:
-    harmed = stream(plan_of({"kind": "corruption", "probability": 1.0, "bits": bits}), 0)
+    driven = stream(plan_of({"kind": "corruption", "probability": 1.0, "bits": bits}), 0)
     for number in range(200):
-        harmed.send(number, message(number))
-    for number, (_, _, payload) in enumerate(harmed.sink.heard):
+        driven.send(number, message(number))
+    for number, (_, _, payload) in enumerate(driven.sink.received):
         flipped = int.from_bytes(payload) ^ int.from_bytes(message(number))
         assert len(payload) == len(message(number))
         assert flipped.bit_count() <= bits and flipped.bit_count() % 2 == bits % 2
-    assert len(harmed.sink.heard) == 200
+    assert len(driven.sink.received) == 200
 
 
 def test_corruption_leaves_a_cleared_topic_cleared() -> None:
-    harmed = stream(plan_of({"kind": "corruption", "probability": 1.0}), 0)
-    harmed.send(0.0, b"")
-    assert harmed.sink.heard == [(0.0, SIGNAL, b"")]
-    assert harmed.faults == []
+    driven = stream(plan_of({"kind": "corruption", "probability": 1.0}), 0)
+    driven.send(0.0, b"")
+    assert driven.sink.received == [(0.0, SIGNAL, b"")]
+    assert driven.faults == []
 
 
 def test_bandwidth_carries_one_message_after_the_other() -> None:
-    harmed = stream(plan_of({"kind": "bandwidth", "bytes_per_s": 10.0}), 0)
+    driven = stream(plan_of({"kind": "bandwidth", "bytes_per_s": 10.0}), 0)
     for number in range(5):
-        harmed.send(0.0, message(number))
-    harmed.send(100.0, message(5))
-    harmed.let_pass(1e6)
+        driven.send(0.0, message(number))
+    driven.send(100.0, message(5))
+    driven.advance(1e6)
     size = len(message(0)) / 10
-    assert harmed.arrivals == pytest.approx([size, 2 * size, 3 * size, 4 * size, 5 * size, 100 + size])
+    assert driven.arrivals == pytest.approx([size, 2 * size, 3 * size, 4 * size, 5 * size, 100 + size])
 
 
 def test_bandwidth_of_one_link_does_not_delay_another() -> None:
-    harmed = stream(plan_of({"kind": "bandwidth", "bytes_per_s": 10.0}), 0)
+    driven = stream(plan_of({"kind": "bandwidth", "bytes_per_s": 10.0}), 0)
     for home in ("h1", "h2"):
-        harmed.send(0.0, message(0), TO_A1.format(home))
-    harmed.let_pass(1e6)
-    assert harmed.arrivals == pytest.approx(2 * [len(message(0)) / 10])
+        driven.send(0.0, message(0), TO_A1.format(home))
+    driven.advance(1e6)
+    assert driven.arrivals == pytest.approx(2 * [len(message(0)) / 10])
 
 
 def test_partition_separates_its_groups_only_while_it_lasts() -> None:
     plan = plan_of({"kind": "partition", "groups": [["h1"], ["a1", "h2"]], "during": {"seconds": [1, 2]}})
-    harmed = Harmed(plan)
+    driven = NodeUnderPlan(plan)
     for at in (0.5, 1.0, 2.0, 2.5):
         for sender in ("h1", "h2", "h3"):
-            harmed.send(at, message(0), TO_A1.format(sender))
-    heard = [(at, topic.split("/")[3]) for at, topic, _ in harmed.sink.heard]
-    assert [at for at, sender in heard if sender == "h1"] == [0.5, 2.5]
+            driven.send(at, message(0), TO_A1.format(sender))
+    received = [(at, topic.split("/")[3]) for at, topic, _ in driven.sink.received]
+    assert [at for at, sender in received if sender == "h1"] == [0.5, 2.5]
     for sender in ("h2", "h3"):  # in the same group; in none
-        assert [at for at, each in heard if each == sender] == [0.5, 1.0, 2.0, 2.5]
+        assert [at for at, each in received if each == sender] == [0.5, 1.0, 2.0, 2.5]
 
 
 def test_window_of_rounds_goes_by_the_message_and_not_by_the_clock() -> None:
-    harmed = Harmed(plan_of({"kind": "loss", "probability": 1.0, "during": {"rounds": [2, 3]}}))
+    driven = NodeUnderPlan(plan_of({"kind": "loss", "probability": 1.0, "during": {"rounds": [2, 3]}}))
     for number, round_number in enumerate([1, 2, 3, 4, 3, 1]):
-        harmed.send(float(number), message(number, round_number))
-    harmed.send(9.0, b'{"number":9}')
-    assert harmed.numbers == [0, 3, 5, 9]
+        driven.send(float(number), message(number, round_number))
+    driven.send(9.0, b'{"number":9}')
+    assert driven.numbers == [0, 3, 5, 9]
 
 
 def test_link_fault_applies_to_the_link_that_it_names() -> None:
     plan = plan_of({"kind": "loss", "probability": 1.0, "from": "h*", "to": "a1"})
-    harmed = Harmed(plan)
-    harmed.send(0.0, message(0), TO_A1.format("h1"))
-    harmed.send(0.0, message(1), SIGNAL)
-    assert harmed.numbers == [1]
-    elsewhere = Harmed(plan, Sink("a2"))
+    driven = NodeUnderPlan(plan)
+    driven.send(0.0, message(0), TO_A1.format("h1"))
+    driven.send(0.0, message(1), SIGNAL)
+    assert driven.numbers == [1]
+    elsewhere = NodeUnderPlan(plan, Sink("a2"))
     elsewhere.send(0.0, message(0), "stackelgrid/run/a2/h1/answer")
     assert elsewhere.numbers == [0]
 
 
 def test_fault_record_names_link_round_and_second() -> None:
-    harmed = Harmed(plan_of({"kind": "duplication", "probability": 0.0}, {"kind": "loss", "probability": 1.0}))
-    harmed.send(1.5, message(0, 4))
-    assert [fault.content() for fault in harmed.faults] == [
+    driven = NodeUnderPlan(plan_of({"kind": "duplication", "probability": 0.0}, {"kind": "loss", "probability": 1.0}))
+    driven.send(1.5, message(0, 4))
+    assert [fault.content() for fault in driven.faults] == [
         {"fault": 1, "kind": "loss", "from": "leader", "to": "a1", "round": 4, "seconds": 1.5}
     ]
 
@@ -296,23 +298,23 @@ def test_restart_is_not_reported_after_a_stall() -> None:
 
 
 def test_fault_at_a_second_is_reported_with_the_round_of_the_node() -> None:
-    harmed = Harmed(plan_of({"kind": "stall", "node": "a1", "at": {"seconds": 2.5}, "seconds": 1}))
+    driven = NodeUnderPlan(plan_of({"kind": "stall", "node": "a1", "at": {"seconds": 2.5}, "seconds": 1}))
     for number in (1, 2, 3):
-        harmed.send(float(number), message(number, number))
-    harmed.let_pass(10.0)
-    assert [(fault.round, fault.seconds) for fault in harmed.faults] == [(2, 2.5)]
+        driven.send(float(number), message(number, number))
+    driven.advance(10.0)
+    assert [(fault.round, fault.seconds) for fault in driven.faults] == [(2, 2.5)]
 
 
 # --- streams ---
 
 
 def lost_on(plan: FaultPlan, sender: str, others: Sequence[str] = ()) -> list[int]:
-    harmed = Harmed(plan)
+    driven = NodeUnderPlan(plan)
     for number in range(300):
         for each in (sender, *others):
-            harmed.send(float(number), message(number), TO_A1.format(each))
-    heard = {json.loads(payload)["number"] for _, topic, payload in harmed.sink.heard if f"/{sender}/" in topic}
-    return [number for number in range(300) if number not in heard]
+            driven.send(float(number), message(number), TO_A1.format(each))
+    received = {json.loads(payload)["number"] for _, topic, payload in driven.sink.received if f"/{sender}/" in topic}
+    return [number for number in range(300) if number not in received]
 
 
 def test_link_faults_draw_from_a_stream_of_the_link() -> None:
@@ -346,46 +348,46 @@ def test_run_repeats_every_byte_with_the_same_seed(game: str) -> None:
     assert run_record() == run_record()
 
 
-# --- what happens to nodes ---
+# --- nodes ---
 
 
 def test_stalled_node_receives_everything_later_in_order() -> None:
-    harmed = Harmed(plan_of({"kind": "stall", "node": "a1", "at": {"seconds": 1}, "seconds": 2}))
+    driven = NodeUnderPlan(plan_of({"kind": "stall", "node": "a1", "at": {"seconds": 1}, "seconds": 2}))
     for number, at in enumerate([0.5, 1.5, 1.7, 2.9, 3.5]):
-        harmed.send(at, message(number), TO_A1.format("h1"))
-    assert harmed.numbers == [0, 1, 2, 3, 4]
-    assert harmed.arrivals == pytest.approx([0.5, 3.0, 3.0, 3.0, 3.5])
-    assert [fault.seconds for fault in harmed.faults] == [1.0]
+        driven.send(at, message(number), TO_A1.format("h1"))
+    assert driven.numbers == [0, 1, 2, 3, 4]
+    assert driven.arrivals == pytest.approx([0.5, 3.0, 3.0, 3.0, 3.5])
+    assert [fault.seconds for fault in driven.faults] == [1.0]
 
 
 def test_stall_at_a_round_begins_with_its_signal() -> None:
-    harmed = Harmed(plan_of({"kind": "stall", "node": "a1", "at": {"round": 2}, "seconds": 5}))
+    driven = NodeUnderPlan(plan_of({"kind": "stall", "node": "a1", "at": {"round": 2}, "seconds": 5}))
     for number, round_number in enumerate([1, 2, 3]):
-        harmed.send(float(number), message(number, round_number))
-    harmed.let_pass(100)
-    assert harmed.arrivals == pytest.approx([0.0, 6.0, 6.0])
+        driven.send(float(number), message(number, round_number))
+    driven.advance(100)
+    assert driven.arrivals == pytest.approx([0.0, 6.0, 6.0])
 
 
 def test_slow_node_answers_later_by_the_seconds_of_the_plan() -> None:
-    def says(payload: bytes) -> list[Action]:
+    def reply(payload: bytes) -> list[Action]:
         return [Publish(TO_A1.format("h1"), payload), Publish("stackelgrid/run/a1/h1/receipt", payload)]
 
     plan = plan_of({"kind": "slow", "node": "h1", "seconds": 4, "during": {"rounds": [1, 1]}})
-    harmed = Harmed(plan, Sink("h1", says))
-    harmed.send(1.0, message(0, 1), "stackelgrid/run/a1/signal")
-    harmed.send(2.0, message(1, 2), "stackelgrid/run/a1/signal")
-    harmed.let_pass(100)
-    answers = [(at, json.loads(said.payload)["number"]) for at, said in harmed.said if said.topic.endswith("answer")]
+    driven = NodeUnderPlan(plan, Sink("h1", reply))
+    driven.send(1.0, message(0, 1), "stackelgrid/run/a1/signal")
+    driven.send(2.0, message(1, 2), "stackelgrid/run/a1/signal")
+    driven.advance(100)
+    answers = [(at, json.loads(sent.payload)["number"]) for at, sent in driven.sent if sent.topic.endswith("answer")]
     assert answers == [(2.0, 1), (5.0, 0)]
-    assert [at for at, said in harmed.said if said.topic.endswith("receipt")] == [1.0, 2.0]
+    assert [at for at, sent in driven.sent if sent.topic.endswith("receipt")] == [1.0, 2.0]
 
 
 def test_slow_node_sends_its_messages_before_it_finishes() -> None:
-    def says(payload: bytes) -> list[Action]:
+    def reply(payload: bytes) -> list[Action]:
         return [Publish(TO_A1.format("h1"), payload), Finish()]
 
     node = FaultInjectingNode(
-        Sink("h1", says), plan_of({"kind": "slow", "node": "h1", "seconds": 4}), NodeActuator(), lambda record: None
+        Sink("h1", reply), plan_of({"kind": "slow", "node": "h1", "seconds": 4}), NodeActuator(), lambda record: None
     )
     actions = node.receive("stackelgrid/run/a1/signal", message(0), 0.0)
     assert [type(action) for action in actions] == [Publish, Finish]
@@ -399,58 +401,60 @@ def packed(*numbers: float) -> dict[str, Any]:
     return {"shape": [1, len(numbers)], "float64": content}
 
 
-def told(lie: dict[str, Any], answers: int = 1, node: str = "h1") -> list[tuple[str, dict[str, Any]]]:
+def answer_as_liar(lie: dict[str, Any], answers: int = 1, node: str = "h1") -> list[tuple[str, dict[str, Any]]]:
     """What a liar publishes instead of answers to rounds 1, 2, ...: topic and content."""
 
-    def says(payload: bytes) -> list[Action]:
+    def reply(payload: bytes) -> list[Action]:
         round_number = json.loads(payload)["round"]
         body = {"homes": 1, "load": [1.0, 2.0 + round_number], "packed": packed(4.0, 8.0)}
         content = {"sender": "h1", "round": round_number, "body": body}
         return [Publish(TO_A1.format("h1"), json.dumps(content, separators=(",", ":")).encode(), qos=1)]
 
-    harmed = Harmed(plan_of({"kind": "lie", "node": node, **lie}), Sink("h1", says))
+    driven = NodeUnderPlan(plan_of({"kind": "lie", "node": node, **lie}), Sink("h1", reply))
     for round_number in range(1, answers + 1):
-        harmed.send(float(round_number), message(0, round_number), "stackelgrid/run/a1/signal")
-    assert all(said.qos == 1 and not said.retain for _, said in harmed.said)
-    return [(said.topic, json.loads(said.payload)) for _, said in harmed.said]
+        driven.send(float(round_number), message(0, round_number), "stackelgrid/run/a1/signal")
+    assert all(sent.qos == 1 and not sent.retain for _, sent in driven.sent)
+    return [(sent.topic, json.loads(sent.payload)) for _, sent in driven.sent]
 
 
 def test_lie_of_shape_drops_a_slot() -> None:
-    ((_, content),) = told({"how": "shape"})
+    ((_, content),) = answer_as_liar({"how": "shape"})
     assert content["body"]["load"] == [1.0]
     assert len(base64.b64decode(content["body"]["packed"]["float64"])) == 8
     assert content["body"]["homes"] == 1 and content["round"] == 1
 
 
 def test_lie_of_nan_replaces_the_first_number() -> None:
-    ((_, content),) = told({"how": "nan"})
+    ((_, content),) = answer_as_liar({"how": "nan"})
     assert np.isnan(content["body"]["load"][0]) and content["body"]["load"][1] == 3.0
     assert np.isnan(np.frombuffer(base64.b64decode(content["body"]["packed"]["float64"]))[0])
 
 
 @pytest.mark.parametrize(("lie", "factor"), [({"how": "beyond"}, 1e6), ({"how": "scaled", "factor": 3.0}, 3.0)])
 def test_lie_of_size_scales_every_number(lie: dict[str, Any], factor: float) -> None:
-    ((_, content),) = told(lie)
+    ((_, content),) = answer_as_liar(lie)
     assert content["body"]["load"] == [factor, 3 * factor]
     assert content["body"]["packed"] == packed(4 * factor, 8 * factor)
 
 
 def test_stale_lie_repeats_the_previous_answer() -> None:
-    first, second = told({"how": "stale", "during": {"rounds": [2, 9]}}, answers=2)
+    first, second = answer_as_liar({"how": "stale", "during": {"rounds": [2, 9]}}, answers=2)
     assert second == first and first[1]["round"] == 1
 
 
 def test_impersonating_lie_answers_for_another_member_too() -> None:
-    own, forged = told({"how": "impersonate", "as": "h3"})
+    own, forged = answer_as_liar({"how": "impersonate", "as": "h3"})
     assert own[0] == TO_A1.format("h1") and own[1]["sender"] == "h1"
     assert forged[0] == TO_A1.format("h3")
     assert forged[1] == {**own[1], "sender": "h3"}
 
 
 def test_lie_happens_at_the_rate_of_the_plan_and_to_no_other_node() -> None:
-    honest = told({"how": "scaled", "factor": 2.0}, node="h2")
+    honest = answer_as_liar({"how": "scaled", "factor": 2.0}, node="h2")
     assert honest[0][1]["body"]["load"] == [1.0, 3.0]
-    lies = [content["body"]["load"][0] for _, content in told({"how": "scaled", "probability": 0.3}, answers=1000)]
+    lies = [
+        content["body"]["load"][0] for _, content in answer_as_liar({"how": "scaled", "probability": 0.3}, answers=1000)
+    ]
     assert abs(lies.count(2.0) - 300) < 5 * np.sqrt(1000 * 0.3 * 0.7)
 
 
@@ -546,7 +550,7 @@ def test_restarted_broker_has_retained_messages_unless_the_outage_lost_them(keep
     transport = FaultyMemory(plan_of(outage), nodes, lambda record: None)
     transport.run(transport.nodes())
     # Heard at once, and again after the broker is back if it still knows.
-    assert [round(now) for now, _, _ in waiter.heard] == ([1, 4] if keep_retained else [1])
+    assert [round(now) for now, _, _ in waiter.received] == ([1, 4] if keep_retained else [1])
 
 
 @pytest.mark.parametrize("keep_retained", [False, True])
@@ -563,7 +567,7 @@ def test_outcome_is_the_same_after_a_broker_outage(game: str, keep_retained: boo
 
 
 @pytest.mark.parametrize(
-    ("fault", "says"),
+    ("fault", "message"),
     [
         ({"kind": "loss"}, "give probability or burst, one of them"),
         ({"kind": "loss", "probability": 0.1, "burst": {"enter": 0.1, "leave": 0.1}}, "give probability or burst"),
@@ -585,8 +589,8 @@ def test_outcome_is_the_same_after_a_broker_outage(game: str, keep_retained: boo
         ({"kind": "gremlin"}, "does not match any of the expected tags"),
     ],
 )
-def test_plan_is_refused_when_it_contradicts_itself(fault: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValidationError, match=says):
+def test_plan_is_refused_when_it_contradicts_itself(fault: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         plan_of(fault)
 
 
@@ -601,7 +605,7 @@ def test_window_is_always_open_without_bounds() -> None:
     assert not Window(rounds=(1, 2)).holds(None, 0.0)
 
 
-# --- what the soak test found ---
+# --- found by the soak test ---
 
 
 def test_question_keeps_its_number_over_a_crash() -> None:
@@ -612,7 +616,7 @@ def test_question_keeps_its_number_over_a_crash() -> None:
     stage = MemoryRun(small())
     link = Link("memory", "leader", find("user_oriented").upper, 4)
 
-    def heard(node: Any, number: int) -> list[int]:
+    def received(node: Any, number: int) -> list[int]:
         signal = {
             "schema": 1,
             "run": "memory",
@@ -624,13 +628,13 @@ def test_question_keeps_its_number_over_a_crash() -> None:
         return asked(actions)
 
     def asked(actions: Sequence[Action]) -> list[int]:
-        said = [action for action in actions if isinstance(action, Publish) and action.topic.endswith("/a1/signal")]
-        return [json.loads(each.payload)["round"] for each in said]
+        signals = [action for action in actions if isinstance(action, Publish) and action.topic.endswith("/a1/signal")]
+        return [json.loads(each.payload)["round"] for each in signals]
 
     first = stage.builds["a1"](False)
     first.start(0.0)
-    assert heard(first, 1) == [1]
-    assert heard(first, 2) == [2]
+    assert received(first, 1) == [1]
+    assert received(first, 2) == [2]
     second = stage.builds["a1"](False)
     second.start(0.0)
     assert asked(second.tick(1e6)) == [2]
@@ -659,7 +663,7 @@ def test_run_goes_on_after_a_round_that_nobody_answers(game: str) -> None:
 
 
 def test_prosumers_settle_while_a_provider_is_held() -> None:
-    """What it last said, half-way to its equilibrium, says that prices do not agree yet; it will not say more."""
+    """Its last answer, half-way to its equilibrium, says that prices do not agree yet; there is no other."""
     scenario = next(each for n in range(40) if (each := draw_scenario("prosumer", n)).aggregators == 3)
     rounds = scenario.rounds.model_copy(update={"missing": "hold", "deadline_s": 0.5, "return_s": 0.0})
     run_record = play(
@@ -670,7 +674,7 @@ def test_prosumers_settle_while_a_provider_is_held() -> None:
 
 
 def test_node_finishes_after_a_cut_that_came_as_it_finished() -> None:
-    def says(payload: bytes) -> list[Action]:
+    def reply(payload: bytes) -> list[Action]:
         return [Publish(TO_A1.format("h1"), payload, qos=1), Finish()]
 
     class Impatient(Sink):
@@ -680,18 +684,18 @@ def test_node_finishes_after_a_cut_that_came_as_it_finished() -> None:
             return 1.0
 
         def tick(self, now: float) -> list[Action]:
-            return says(message(0)) if now >= 1.0 else []
+            return reply(message(0)) if now >= 1.0 else []
 
     plan = plan_of({"kind": "cut", "node": "h1", "at": {"seconds": 0.5}, "seconds": 4})
     node = FaultInjectingNode(Impatient("h1"), plan, NodeActuator(), lambda record: None)
     node.start(0.0)
-    story = []
-    while (due := node.next_deadline()) is not None and len(story) < 20:
+    actions_taken = []
+    while (due := node.next_deadline()) is not None and len(actions_taken) < 20:
         actions = node.tick(due)
-        story += [(due, type(action)) for action in actions]
+        actions_taken += [(due, type(action)) for action in actions]
         if any(isinstance(action, Finish) for action in actions):
             break
-    assert story == [(0.5, Publish), (4.5, Publish), (4.5, Finish)]  # last will, what was held, the end
+    assert actions_taken == [(0.5, Publish), (4.5, Publish), (4.5, Finish)]  # last will, what was held, the end
 
 
 @pytest.mark.parametrize("game", games())
@@ -710,7 +714,7 @@ def test_run_under_an_empty_plan_is_that_without_a_plan() -> None:
 
 
 def test_run_is_lost_when_the_leader_crashes_for_good() -> None:
-    """A leader that is gone leaves homes that wait: the run says who died, and is not taken for one that ended."""
+    """A leader that is gone leaves homes that wait: the run names it, and has not ended well."""
     run_record = play(small(), {"kind": "crash", "node": "leader", "at": {"round": 2}})
     assert list(run_record.failures) == ["leader"] and run_record.conclusion == {} and run_record.lost
     stage = MemoryRun(small())
