@@ -16,6 +16,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends import backend_agg, backend_svg  # noqa: F401  (savefig needs them: a caller imports all early)
 from matplotlib.figure import Figure
 from matplotlib.markers import CARETDOWN, CARETUP
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
