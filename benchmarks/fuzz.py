@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stackelgrid.registry import find, names
+from stackelgrid.registry import find, list_games
 from stackelgrid.rounds import Coordinator, Member, RoundPolicy
 from stackelgrid.scenarios import load
 from stackelgrid.testbed import in_memory
@@ -86,7 +86,7 @@ def main() -> None:
     draw = np.random.default_rng(7)
     policy = RoundPolicy(quarantine_after=3)
     conversations = []
-    for game in names():
+    for game in list_games():
         messages, links = record_messages(game)
         for link in links:
             mine = [each for each in messages if each.topic.startswith(f"{link.root}/")]

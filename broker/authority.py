@@ -1,6 +1,6 @@
 """A small certificate authority for a broker with access rules.
 
-It is a folder on the machine of whoever runs the testbed:
+It is a folder on the desk, the machine from which the testbed is run:
 
     authority/   ca.key, ca.crt, crl.pem, register.json       stays where it is
     broker/      ca.crt, crl.pem, node.crt, node.key, access.acl, mosquitto.conf, nats.conf     for the broker's machine
@@ -151,7 +151,7 @@ class Authority:
             if name not in register.in_force:
                 revoked = [entry.revoked for entry in register.certified if entry.name == name]
                 what = f"{name!r} is revoked since {revoked[-1]:%Y-%m-%d %H:%M} UTC" if revoked else f"no {name!r} here"
-                raise AuthorityError(what, str(self.folder), "stackelgrid certs list says who is in force")
+                raise AuthorityError(what, str(self.folder), "see stackelgrid certs list")
             _publish(self.folder, signer, _revoke(register, name))
 
     def serve_as(self, *hosts: str) -> None:

@@ -45,7 +45,7 @@ persistence_file {RETAINED}"""
 _AT_ONCE = "\nautosave_on_changes true\nautosave_interval 1"
 _IN_TIME = f"\nautosave_interval {KEPT_EVERY_S}"
 _AS_ROOT = """
-# As in mosquitto.conf, where it says why.
+# For the reason see mosquitto.conf.
 user root
 """
 

@@ -21,7 +21,7 @@ from typing import Any
 from emc_node.config import assemble, config_model
 from stackelgrid.errors import ConfigError, ExitCode
 from stackelgrid.node.config import load
-from stackelgrid.registry import names
+from stackelgrid.registry import list_games
 from stackelgrid.transport.mqtt import MqttTransport
 
 FOLDER = Path("/etc/stackelgrid")
@@ -81,7 +81,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--run", help="the run's name")
     parser.add_argument("--name", help="this home's name in the run")
     parser.add_argument("--aggregator", help="its aggregator's name")
-    parser.add_argument("--game", help=f"one of {', '.join(names())}")
+    parser.add_argument("--game", help=f"one of {', '.join(list_games())}")
     parser.add_argument("--slots", help="how many slots the game has")
     parser.add_argument("--home", type=Path, metavar="FILE", help='the home, JSON; with "devices" if it has some')
     parser.add_argument("--ca", type=Path, metavar="FILE", help="the authority's certificate")

@@ -1,8 +1,8 @@
-"""The games, found by name: those in the folders of `stackelgrid.games` and those that other packages bring.
+"""The games, found by name: the folders of `stackelgrid.games`, and the games of other packages.
 
 A game is an object `GAME` of class `Game`, in the `__init__` of its folder or under an entry point of the group
-`stackelgrid.games` of any package that is installed. It names its parts as "module:attribute"; each is imported by
-whoever plays it and by nobody else, so that a meter never imports a leader, nor a leader what a home keeps to itself.
+`stackelgrid.games` of any package that is installed. It names its parts as "module:attribute", and a process imports
+only the parts that it needs: a meter never imports a leader, nor a leader the private model of a home.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Game:
       its homes, each a `stackelgrid.wire.codec.Bodies`;
     - `leader`: the leader's settings, a `stackelgrid.rounds.settings.LeaderSettings`;
     - `aggregator`: an aggregator's settings, a `stackelgrid.rounds.settings.AggregatorSettings`;
-    - `home`: what a home keeps to itself, a `stackelgrid.rounds.settings.HomeModel`;
-    - `homes`: from a list of such homes to the `HomeStrategy` of one EMC process;
+    - `home`: the private model of a home, a `stackelgrid.rounds.settings.HomeModel`;
+    - `homes`: makes the `HomeStrategy` of one EMC process from a list of such homes;
     - `scenario`: the model of a scenario file, a `stackelgrid.scenarios.Scenario`;
-    - `outcome`: the model of what comes out of a run, a `stackelgrid.run_record.Outcome`;
-    - `certificate`: from a scenario, an outcome and a number of samples to how far that is from an equilibrium;
-    - `report`: a `stackelgrid.report.game.GameReport`, unless a plain page will do;
-    - `published`: a `stackelgrid.claims.Paper`, the figures that the game's paper prints, if there is one;
-    - `small_scenario`: from a random generator and a number of homes to the content of a scenario, for the soak test.
+    - `outcome`: the model of a run's outcome, a `stackelgrid.run_record.Outcome`;
+    - `certificate`: makes a certificate from a scenario, an outcome and a number of samples;
+    - `report`: a `stackelgrid.report.game.GameReport`; None for the plain page;
+    - `published`: a `stackelgrid.claims.Paper`, the figures that the game's paper prints; None without a paper;
+    - `small_scenario`: makes the content of a scenario for the soak test from a random generator and a home count.
     """
 
     package: str
@@ -66,7 +66,7 @@ class Game:
         return getattr(import_module(f"{self.package}.{module}" if module else self.package), attribute)
 
     def bodies(self, level: str) -> Bodies:
-        """The bodies that travel on the `upper` or the `lower` level."""
+        """Give the bodies of messages on the `upper` or the `lower` level."""
         bodies: Bodies = self.load(level)
         return bodies
 
@@ -74,24 +74,24 @@ class Game:
 @cache
 def find(name: str) -> Game:
     """Find the game of a name. Raises `UnknownGameError`."""
-    if name in _folders():
+    if name in _list_folders():
         found = import_module(f"{GAMES}.{name}").GAME
         where = f"{GAMES}.{name}:GAME"
     else:
         points = tuple(entry_points(group=GAMES, name=name))
         if not points:
-            raise UnknownGameError(f"{name!r} is not a game that is installed; those are {', '.join(names())}")
+            raise UnknownGameError(f"{name!r} is not a game that is installed; those are {', '.join(list_games())}")
         found, where = points[0].load(), points[0].value
     if not isinstance(found, Game):
         raise UnknownGameError(f"{name}: {where} is not a stackelgrid.registry.Game")
     return found
 
 
-def names() -> list[str]:
+def list_games() -> list[str]:
     """List the games that there are."""
-    return sorted({*_folders(), *(point.name for point in entry_points(group=GAMES))})
+    return sorted({*_list_folders(), *(point.name for point in entry_points(group=GAMES))})
 
 
 @cache
-def _folders() -> frozenset[str]:
+def _list_folders() -> frozenset[str]:
     return frozenset(each.name for each in pkgutil.iter_modules(import_module(GAMES).__path__) if each.ispkg)

@@ -44,7 +44,7 @@ class Case:
 @cache
 def games() -> tuple[str, ...]:
     """Name the games that have small scenarios."""
-    known = [name for name in registry.names() if registry.find(name).small_scenario is not None]
+    known = [name for name in registry.list_games() if registry.find(name).small_scenario is not None]
     return (*(name for name in _FIRST_GAMES if name in known), *(name for name in known if name not in _FIRST_GAMES))
 
 

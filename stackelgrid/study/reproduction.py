@@ -12,7 +12,7 @@ from typing import Any
 
 from stackelgrid.claims import Figure, Finding, Paper, Runs, Trend
 from stackelgrid.node.record import replace_file
-from stackelgrid.registry import find, names
+from stackelgrid.registry import find, list_games
 from stackelgrid.runner import Run, run
 
 REPRODUCED, FITTED, NOT = "reproduced", "fitted", "**not reproduced**"
@@ -63,7 +63,7 @@ class RunCache:
 
 def find_papers() -> list[Paper]:
     """Find the papers of all games that have one, by the name of the game."""
-    games = (find(name) for name in names())
+    games = (find(name) for name in list_games())
     return [game.load("published") for game in games if game.published is not None]
 
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 import stackelgrid
-from stackelgrid.registry import names
+from stackelgrid.registry import list_games
 
 STORED = Path(__file__).parent / "stored"
 RUNS: dict[str, tuple[str, dict[str, Any], str | None]] = {
-    **{game: (game, {}, None) for game in names()},
+    **{game: (game, {}, None) for game in list_games()},
     "user_oriented-welfare": ("user_oriented", {"leader.objective": "welfare"}, None),
     "user_oriented-adaptive": (
         "user_oriented",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stackelgrid import cli
-from stackelgrid.registry import names
+from stackelgrid.registry import list_games
 from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.testbed import processes
 
@@ -210,8 +210,8 @@ def test_scenarios_and_schema_name_every_game(
     code, out, _ = command(monkeypatch, capfd, "scenarios")
     assert code == 0
     listed = {line.split()[0] for line in out.splitlines() if line}
-    assert {*names()} <= listed
-    for game in names():
+    assert {*list_games()} <= listed
+    for game in list_games():
         code, out, _ = command(monkeypatch, capfd, "schema", game)
         assert code == 0
         assert "leader" in json.loads(out)["properties"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stackelgrid import cli, runner
-from stackelgrid.registry import names
+from stackelgrid.registry import list_games
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import in_memory, processes
@@ -38,7 +38,7 @@ def outcome(scenario: Scenario, run_record: RunRecord) -> Any:
     return build_result(scenario, run_record).content()["outcome"]
 
 
-@pytest.mark.parametrize("game", names())
+@pytest.mark.parametrize("game", list_games())
 def test_game_over_mqtt_agrees_with_memory(game: str, tmp_path: Path, mosquitto_url: str) -> None:
     scenario = load(game, SMALL.get(game))
     over_mqtt = processes.play(scenario, tmp_path, mosquitto_url, f"test-{game}-{tmp_path.name}")
@@ -49,21 +49,21 @@ def test_game_over_mqtt_agrees_with_memory(game: str, tmp_path: Path, mosquitto_
     assert differences(outcome(scenario, over_mqtt), outcome(scenario, in_one)) == []
 
 
-@pytest.mark.parametrize("game", names())
+@pytest.mark.parametrize("game", list_games())
 def test_game_in_memory_gives_the_same_bytes_twice(game: str) -> None:
     scenario = load(game, SMALL.get(game))
     first, second = (json.dumps(outcome(scenario, in_memory.play(scenario))) for _ in range(2))
     assert first == second
 
 
-@pytest.mark.parametrize("game", names())
+@pytest.mark.parametrize("game", list_games())
 def test_game_settles_on_the_embedded_broker(game: str, tmp_path: Path, embedded_url: str) -> None:
     scenario = load(game, SMALL.get(game))
     run_record = processes.play(scenario, tmp_path, embedded_url, f"test-{game}-{tmp_path.name}")
     assert run_record.settled and not run_record.failures
 
 
-@pytest.mark.parametrize("game", names())
+@pytest.mark.parametrize("game", list_games())
 def test_command_plays_game_to_its_report(
     game: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

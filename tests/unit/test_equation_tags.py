@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stackelgrid.registry import names
+from stackelgrid.registry import list_games
 
 ROOT = Path(__file__).parents[2]
 TAG = re.compile(r"\[([A-Z]{2}-\w+)\]")
@@ -23,7 +23,7 @@ def tags_used(game: str) -> set[str]:
     return {tag for module in modules for tag in TAG.findall(module.read_text(encoding="utf-8"))}
 
 
-@pytest.mark.parametrize("game", names())
+@pytest.mark.parametrize("game", list_games())
 def test_tags_of_a_game_resolve_both_ways(game: str) -> None:
     defined, used = set(tags_defined(game)), tags_used(game)
     assert len(defined) >= 3
@@ -31,16 +31,16 @@ def test_tags_of_a_game_resolve_both_ways(game: str) -> None:
     assert defined - used == set(), f"defined in docs/games/{game}.md, not used in stackelgrid/games/{game}"
 
 
-@pytest.mark.parametrize("game", names())
+@pytest.mark.parametrize("game", list_games())
 def test_tags_of_a_game_are_defined_once(game: str) -> None:
     defined = tags_defined(game)
     assert sorted(defined) == sorted(set(defined))
 
 
 def test_tags_of_two_games_do_not_share_a_prefix() -> None:
-    prefixes = [{tag.split("-")[0] for tag in tags_defined(game)} for game in names()]
+    prefixes = [{tag.split("-")[0] for tag in tags_defined(game)} for game in list_games()]
     assert all(len(each) == 1 for each in prefixes)
-    assert len(set.union(*prefixes)) == len(names())
+    assert len(set.union(*prefixes)) == len(list_games())
 
 
 def test_tags_are_the_only_way_to_name_an_equation_in_code() -> None:

@@ -7,12 +7,12 @@ import pytest
 import aggregator_node.config
 import emc_node.config
 import leader_node.config
-from stackelgrid.registry import find, names
+from stackelgrid.registry import find, list_games
 from stackelgrid.scenarios import load
 from stackelgrid.testbed.node_configs import build_node_configs
 
 
-@pytest.mark.parametrize("game", names())
+@pytest.mark.parametrize("game", list_games())
 @pytest.mark.parametrize("deadline_s", [0.01, 5, 3600])
 def test_node_accepts_its_configuration(game: str, deadline_s: float) -> None:
     scenario = load(game, [f"rounds.deadline_s={deadline_s}"])
@@ -28,7 +28,7 @@ def test_node_accepts_its_configuration(game: str, deadline_s: float) -> None:
             assert package.config_model(find(game)).model_validate_json(text) == config
 
 
-@pytest.mark.parametrize("game", names())
+@pytest.mark.parametrize("game", list_games())
 def test_leader_waits_longer_than_its_aggregators(game: str) -> None:
     configs = build_node_configs(load(game), "run-1")
     leader, below = configs.leader.rounds, configs.aggregators[0].rounds

@@ -12,7 +12,7 @@ import pytest
 from support.report_page import Page, figures, fill, keep
 
 from stackelgrid.games.prosumer.feeder import FeederState, FeederStates
-from stackelgrid.registry import names
+from stackelgrid.registry import list_games
 from stackelgrid.report import ReportError, drawing, write
 from stackelgrid.report.game import __doc__ as documentation
 from stackelgrid.report.game import find_report
@@ -189,7 +189,7 @@ def test_curves_are_drawn_as_quantiles_when_many() -> None:
 
 # --- the shipped games ---
 
-SHIPPED = [game for game in names() if game in shipped_cases()]
+SHIPPED = [game for game in list_games() if game in shipped_cases()]
 DRAWN = {
     "user_oriented": {"price", "welfare", "load", "storage", "savings", "convergence"},
     "load_call": {"calls", "earnings"},

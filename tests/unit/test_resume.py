@@ -15,7 +15,7 @@ import leader_node.config
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines
-from stackelgrid.registry import names
+from stackelgrid.registry import list_games
 from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
 from stackelgrid.transport.memory import MemoryTransport
@@ -23,7 +23,7 @@ from stackelgrid.transport.memory import MemoryTransport
 Ledgers = dict[str, list[dict[str, Any]]]
 SMALL = {"user_oriented": ["population.homes=6", "aggregators=2"]}
 # Homes are created anew here. One of storage_market keeps its schedule from round to round, and would lose it.
-GAMES = [game for game in names() if game != "storage_market"]
+GAMES = [game for game in list_games() if game != "storage_market"]
 
 
 @functools.cache

@@ -14,7 +14,7 @@ import pytest
 import stackelgrid
 from stackelgrid.certify import CertificateError
 from stackelgrid.errors import ConfigError
-from stackelgrid.registry import names
+from stackelgrid.registry import list_games
 from stackelgrid.scenarios import load
 from stackelgrid.testing import build_plan
 
@@ -47,7 +47,7 @@ def test_run_in_memory_writes_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
         run.report()
 
 
-@pytest.mark.parametrize("game", names())
+@pytest.mark.parametrize("game", list_games())
 def test_load_gives_what_run_gave(game: str, tmp_path: Path) -> None:
     played = stackelgrid.run(game, FOUR if game == "user_oriented" else None, out=tmp_path / "run", seed=5)
     read = stackelgrid.load(tmp_path / "run")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stackelgrid.faults.plan import FaultPlan
-from stackelgrid.registry import names
+from stackelgrid.registry import list_games
 from stackelgrid.report import write
 from stackelgrid.report.tables import summary
 from stackelgrid.run_record import RunRecord
@@ -33,7 +33,7 @@ def write_page(folder: Path, scenario: Scenario, run_record: RunRecord) -> str:
     return write(folder).read_text()
 
 
-@pytest.mark.parametrize("game", names())
+@pytest.mark.parametrize("game", list_games())
 @pytest.mark.parametrize("at", [1, 2])
 def test_report_is_written_when_the_leader_dies(game: str, at: int, tmp_path: Path) -> None:
     scenario = load(game, SMALL.get(game))
@@ -46,7 +46,7 @@ def test_report_is_written_when_the_leader_dies(game: str, at: int, tmp_path: Pa
     assert "Not settled" in write_page(tmp_path / "run", scenario, run_record)
 
 
-@pytest.mark.parametrize("game", names())
+@pytest.mark.parametrize("game", list_games())
 def test_report_is_written_when_rounds_run_out(game: str, tmp_path: Path) -> None:
     scenario = load(game, [*SMALL.get(game, []), "leader.max_rounds=1"])
     run_record = in_memory.play(scenario)
@@ -57,7 +57,7 @@ def test_report_is_written_when_rounds_run_out(game: str, tmp_path: Path) -> Non
     assert "Not settled within the limit of 1 round" in write_page(tmp_path / "run", scenario, run_record)
 
 
-@pytest.mark.parametrize("game", names())
+@pytest.mark.parametrize("game", list_games())
 def test_report_is_written_when_an_aggregator_dies(game: str, tmp_path: Path) -> None:
     scenario = load(game, SMALL.get(game))
     plan = FaultPlan.model_validate({"faults": [{"kind": "crash", "node": "a1", "at": {"round": 1}}]})
@@ -66,7 +66,7 @@ def test_report_is_written_when_an_aggregator_dies(game: str, tmp_path: Path) ->
     assert "a1" in page
 
 
-@pytest.mark.parametrize("game", names())
+@pytest.mark.parametrize("game", list_games())
 def test_report_is_written_when_a_home_dies(game: str, tmp_path: Path) -> None:
     scenario = load(game, SMALL.get(game))
     home = scenario.everyone[0].id
