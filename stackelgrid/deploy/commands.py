@@ -81,7 +81,7 @@ def list_(folder: Folder = CERTS) -> None:
 
     from broker.authority import Authority
 
-    ranks = {role: rank for rank, role in enumerate([Role.broker, *Role])}
+    ranks = {role: rank for rank, role in enumerate(Role)} | {Role.broker: -1}
     certificates = sorted(
         Authority(folder).register.certified, key=lambda each: (ranks[each.role], each.above or "", each.name)
     )
