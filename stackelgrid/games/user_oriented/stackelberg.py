@@ -23,9 +23,9 @@ from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 _LOG = logging.getLogger("leader_node")
 _NEWTON_STEPS = 60
 _LEAST_LENGTH = 1e-6
-_SETTLED = 1e-13
-_FAR = 1e6
-_CORNER, _WORTHLESS = 1e-3, 1e-9
+_CONVERGED = 1e-13
+_UNBOUNDED = 1e6
+_CORNER_REACH, _NEGLIGIBLE_GAIN = 1e-3, 1e-9
 
 
 class StackelbergSearch:
@@ -73,7 +73,9 @@ class StackelbergSearch:
 
     def _is_at_corner(self, best: Observation) -> bool:
         """Check for a point where many kinks meet: steps are tiny, and the promised gain is negligible."""
-        return self._reach < _CORNER and self._predicted <= _WORTHLESS * abs(self._merit(best.price, best.load))
+        return self._reach < _CORNER_REACH and self._predicted <= _NEGLIGIBLE_GAIN * abs(
+            self._merit(best.price, best.load)
+        )
 
     def _restore_capacity(self, model: LocalResponse) -> Array:
         """Find the nearest price within its bounds at which the model keeps the capacity, as nearly as possible."""
@@ -85,21 +87,21 @@ class StackelbergSearch:
                 self.company, np.eye(size), np.zeros(size), box, none, (model.jacobian(price), model.load(price))
             )
             price = price + step
-            if np.max(np.abs(step)) <= _SETTLED * np.max(np.abs(price)):
+            if np.max(np.abs(step)) <= _CONVERGED * np.max(np.abs(price)):
                 break
         return price
 
     def _is_better(self, observed: Observation, best: Observation) -> bool:
         if not self._restoring:
-            return self._improves(observed, best)
+            return self._accept_step(observed, best)
         # Capacity comes before utility, as long as the violation shrinks fast enough.
         self._restoring = False
         restored = self.company.violation(observed.load) < 0.5 * self.company.violation(best.load)
         self._restorations = self._restorations if restored else 0
         return restored
 
-    def _improves(self, observed: Observation, best: Observation) -> bool:
-        """Compare a round with the best so far, and resize the trust region by how well its gain was predicted."""
+    def _accept_step(self, observed: Observation, best: Observation) -> bool:
+        """Decide if a round replaces the best so far, and resize the trust region by the quality of the prediction."""
         gain = self._merit(observed.price, observed.load) - self._merit(best.price, best.load)
         if gain < 0.25 * self._predicted:
             self._reach = 0.3 * min(self._reach, relative_change(observed.price, best.price))
@@ -181,7 +183,7 @@ class StackelbergSearch:
                     company,
                     hessian,
                     np.append(np.zeros(size), -1.0),
-                    (np.append((lower - price) / unit, -_FAR), np.append((upper - price) / unit, _FAR)),
+                    (np.append((lower - price) / unit, -_UNBOUNDED), np.append((upper - price) / unit, _UNBOUNDED)),
                     (
                         np.hstack([-rise * unit / worth, np.ones((len(models), 1))]),
                         np.full(len(models), -np.inf),
@@ -202,7 +204,7 @@ class StackelbergSearch:
             if length <= _LEAST_LENGTH:
                 break
             price = price + length * step
-            if np.max(np.abs(step)) <= _SETTLED * np.max(np.abs(price)):
+            if np.max(np.abs(step)) <= _CONVERGED * np.max(np.abs(price)):
                 break
         return price
 

@@ -18,7 +18,7 @@ from stackelgrid.games.user_oriented.search import NextPrice, PriceFound, relati
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 
 _STEPS = 60
-_SETTLED = 1e-13
+_CONVERGED = 1e-13
 _LEAST_STRIDE = 1e-6
 _TINY = 1e-3
 
@@ -62,7 +62,7 @@ class WelfareSearch:
         step = self._step(model, price)
         for _ in range(_STEPS):
             size = float(np.max(np.abs(step)))
-            if size <= _SETTLED * float(np.max(np.abs(price))):
+            if size <= _CONVERGED * float(np.max(np.abs(price))):
                 break
             stride = 1.0
             while stride > _LEAST_STRIDE:

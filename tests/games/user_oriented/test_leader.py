@@ -39,12 +39,12 @@ def answer(problems: list[HomeProblem], price: np.ndarray) -> Observation:
 
 def negotiate(problems: list[HomeProblem], leader: UtilityCompany, objective: str, start: float) -> Observation:
     search = StackelbergSearch(leader) if objective == "stackelberg" else WelfareSearch(leader)
-    seen = answer(problems, np.full(SLOTS, start))
+    observed = answer(problems, np.full(SLOTS, start))
     for _ in range(40):
-        verdict = search.next(seen)
-        if isinstance(verdict, PriceFound):
-            return seen
-        seen = answer(problems, verdict.price)
+        result = search.next(observed)
+        if isinstance(result, PriceFound):
+            return observed
+        observed = answer(problems, result.price)
     raise AssertionError("did not settle in 40 rounds")
 
 
@@ -85,9 +85,9 @@ def test_stackelberg_price_has_its_closed_form_when_satisfaction_is_log() -> Non
     problems = [HomeProblem(home) for home in chosen.everyone]
     leader = UtilityCompany(np.full(SLOTS, 3.2), np.zeros(SLOTS), *np.full((2, SLOTS), [[-np.inf], [np.inf]]), 0.1, 30)
     settled = negotiate(problems, leader, "stackelberg", 9.24)
-    seen = [answer(problems, np.full(SLOTS, price)).load for price in (9.0, 9.2)]
-    k = (seen[0] - seen[1]) / (1 / 9.0 - 1 / 9.2)
-    a = k / 9.0 - seen[0]
+    observed = [answer(problems, np.full(SLOTS, price)).load for price in (9.0, 9.2)]
+    k = (observed[0] - observed[1]) / (1 / 9.0 - 1 / 9.2)
+    a = k / 9.0 - observed[0]
     np.testing.assert_allclose(settled.price, np.sqrt(k * 3.2 / a), rtol=1e-9)
 
 
