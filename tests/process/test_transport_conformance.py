@@ -39,8 +39,8 @@ runs = itertools.count()
 def over(kind: str, request: pytest.FixtureRequest) -> MqttTransport:
     if kind == "tls":
         url, tls = request.getfixturevalue("tls_url")
-        return MqttTransport(url, tls=tls)
-    return MqttTransport(request.getfixturevalue(f"{kind}_url"))
+        return MqttTransport(url, tls=tls, connect_timeout_s=300)  # 120 handshakes on a busy machine
+    return MqttTransport(request.getfixturevalue(f"{kind}_url"), connect_timeout_s=300)
 
 
 @pytest.fixture(params=["memory", "mosquitto", "tls", "embedded"])
