@@ -366,7 +366,7 @@ def test_certs_command_from_init_to_list(
         ("init", "there is one already"),
         ("add h1 --above a1", "has a certificate already"),
         ("add h2 --above a2", "no aggregator 'a2'"),
-        ("add h2 --above a1 --host x", "which nobody connects to"),
+        ("add h2 --above a1 --host x", "to which no node connects"),
         ("revoke h7", "no 'h7' here"),
         ("list --dir elsewhere", "there is no authority"),
         ("add h2 --role king", "king"),
