@@ -35,7 +35,7 @@ app = typer.Typer(
 
 
 class TransportName(StrEnum):
-    """How messages travel."""
+    """The transports of a run."""
 
     mqtt = "mqtt"
     memory = "memory"

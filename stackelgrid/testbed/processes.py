@@ -25,7 +25,6 @@ from stackelgrid.rounds import Member
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
-from stackelgrid.testbed.enrolment import with_certificates
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
 from stackelgrid.transport.base import Action, Finish, Publish
 from stackelgrid.transport.mqtt import MqttTransport
@@ -75,6 +74,8 @@ def play(
         url = broker_kind if own is None else own.url
         configs = build_node_configs(scenario, run, url, gather=True)
         if certificates is not None:
+            from stackelgrid.testbed.enrolment import with_certificates
+
             configs = with_certificates(configs, scenario.topology, certificates)
         if own is None:
             MqttTransport(url, tls=configs.leader.tls, connect_timeout_s=_CONNECT_S).run([_Visitor()])
