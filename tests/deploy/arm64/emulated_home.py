@@ -95,7 +95,7 @@ def door(request: pytest.FixtureRequest, scenario: Scenario, tmp_path: Path) -> 
         yield Door(running.url, authority)
 
 
-def test_the_system_is_arm64(root: Path) -> None:
+def test_system_is_arm64(root: Path) -> None:
     say = "import platform, numpy, daqp, pydantic_core; print(platform.machine(), numpy.show_config('dicts'))"
     said = subprocess.run(
         ["chroot", root, f"{INSTALLED}/python", "-c", say], capture_output=True, text=True, check=True
@@ -104,7 +104,7 @@ def test_the_system_is_arm64(root: Path) -> None:
     assert "'cpu': 'aarch64'" in said.stdout
 
 
-def test_an_emulated_home_settles_with_fifty_native_ones(
+def test_emulated_home_settles_with_native_homes(
     root: Path, scenario: Scenario, door: Door, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = in_memory.play(scenario)

@@ -142,7 +142,7 @@ def test_images_are_small() -> None:
     assert told.strip() == "[]"
 
 
-def test_the_shipped_case_comes_up_and_settles() -> None:
+def test_shipped_case_settles_in_containers() -> None:
     project = Project("stackelgrid-test-shipped", CLONE / "compose.yaml")
     project.run = "user_oriented"
     began = time.perf_counter()
@@ -165,7 +165,7 @@ def test_the_shipped_case_comes_up_and_settles() -> None:
         project("down", "--volumes", "--timeout", "2")
 
 
-def test_a_nats_cluster_carries_the_shipped_case_and_loses_a_server() -> None:
+def test_shipped_case_settles_when_a_nats_server_is_killed() -> None:
     project = Project("stackelgrid-test-nats", CLONE / "compose.yaml", CLONE / "deploy/compose.nats.yaml", OVERLAY)
     project.run = "nats"
     try:
@@ -195,13 +195,13 @@ def assert_contained(container: dict[str, Any]) -> None:
     assert not [word for word in config["Env"] if "PRIVATE" in word or "PASSWORD" in word or "KEY" in word], name
 
 
-def test_the_homes_images_hold_no_certificates() -> None:
+def test_home_images_hold_no_certificates() -> None:
     for image in ("stackelgrid-emc", "stackelgrid-testbed"):
         found = docker("run", "--rm", image, "find", "/certs", "/desk", "/runs", "/kept", "-type", "f")
         assert found == ""
 
 
-def test_a_service_per_home_and_another_game(tmp_path: Path) -> None:
+def test_another_game_settles_with_a_service_per_home(tmp_path: Path) -> None:
     write_compose("load_call", tmp_path / "load_call.yaml", [], "--per-home")
     project = Project("stackelgrid-test-each", tmp_path / "load_call.yaml")
     project.run = "each"
@@ -239,7 +239,9 @@ def cut(container: str) -> None:
 
 @pytest.mark.parametrize("harm", [crash, pause, cut])
 @pytest.mark.parametrize(("service", "node"), [("aggregators", "a1"), ("homes", "h3")])
-def test_what_comes_back_plays_on(small: Project, harm: Callable[[str], None], service: str, node: str) -> None:
+def test_run_completes_when_a_container_comes_back(
+    small: Project, harm: Callable[[str], None], service: str, node: str
+) -> None:
     small.run = f"{harm.__name__}-{node}"
     small("up", "--detach")
     small.wait_for_round(3)
@@ -258,7 +260,7 @@ def test_what_comes_back_plays_on(small: Project, harm: Callable[[str], None], s
 
 
 @pytest.mark.parametrize(("service", "node"), [("aggregators", "a2"), ("homes", "h4")])
-def test_what_stays_away_is_held(small: Project, service: str, node: str) -> None:
+def test_member_is_held_when_its_container_stays_away(small: Project, service: str, node: str) -> None:
     small.run = f"killed-{node}"
     small("up", "--detach")
     small.wait_for_round(3)
