@@ -40,6 +40,14 @@ class PageFigure:
     caption: str
 
 
+@dataclass(frozen=True)
+class PageSection:
+    """A section on the page: each part with its kind, "figure", "table" or "words"."""
+
+    title: str
+    parts: Sequence[tuple[str, PageFigure | Table | str]]
+
+
 def write(folder: Path) -> Path:
     """Write report.html and figures/*.png into the folder of a run that has ended; return the path of the page.
 
@@ -141,7 +149,7 @@ def _sections(run: RunFolder) -> Iterator[Section]:
     yield Section("Convergence", [_convergence(run) if len(run.rounds) > 1 else _one_round(run)])
 
 
-def _save_figures(run: RunFolder, sections: Iterable[Section]) -> Iterator[dict[str, Any]]:
+def _save_figures(run: RunFolder, sections: Iterable[Section]) -> Iterator[PageSection]:
     """Give the sections as the page takes them, their figures saved and numbered."""
     from stackelgrid.report import drawing
 
@@ -154,7 +162,7 @@ def _save_figures(run: RunFolder, sections: Iterable[Section]) -> Iterator[dict[
         return ("table", part) if isinstance(part, Table) else ("words", part)
 
     for section in sections:
-        yield {"title": section.title, "parts": [save(part) for part in section.parts]}
+        yield PageSection(section.title, [save(part) for part in section.parts])
 
 
 def _convergence(run: RunFolder) -> Plot:

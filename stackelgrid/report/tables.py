@@ -23,8 +23,8 @@ def judge(result: RunResult[Any]) -> RunResult[Any]:
         return result
     found = [check for check in checks(result) if check.passed is not None]
     failed = [check.key for check in found if not check.passed]
-    verdict = {"passed": not failed if found else None, "failed": failed}
-    return result.with_certificate({**result.certificate.root, **verdict})
+    passed = not failed if found else None
+    return result.with_certificate({**result.certificate.root, "passed": passed, "failed": failed})
 
 
 def verdict(result: RunResult[Any]) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The report of a run: what is on the page, what is drawn, and what a broken folder is told."""
+"""The report of a run: its page, its figures, and the messages about a broken folder."""
 
 import json
 import subprocess
@@ -461,14 +461,14 @@ def test_page_explains_the_certificate(folder: Path, found: dict[str, Any]) -> N
 def test_check_passes_up_to_its_limit(found: dict[str, Any], key: str, passing: Any, failing: Any) -> None:
     found["outcome"] |= {"price": [8.0] * 24, "load_kw": [50.0] * 24}
 
-    def judged(value: Any) -> bool | None:
+    def judge(value: Any) -> bool | None:
         lines = checks(parse(found | {"certificate": {key: value}}))
         assert [line.key for line in lines if line.value is not None] == ([] if value is None else [key])
         return next(line.passed for line in lines if line.key == key)
 
-    assert judged(passing) is True
-    assert judged(failing) is False
-    assert judged(None) is None
+    assert judge(passing) is True
+    assert judge(failing) is False
+    assert judge(None) is None
 
 
 # --- numbers ---
@@ -586,9 +586,9 @@ def test_broken_folder_is_refused_with_the_mend(
     folder: Path, spoil: Callable[[Path], Any], file: str, what: str, mend: str
 ) -> None:
     spoil(folder)
-    with pytest.raises(ReportError) as told:
+    with pytest.raises(ReportError) as refusal:
         write(folder)
-    message = str(told.value)
+    message = str(refusal.value)
     assert str(folder / file) in message
     assert what in message
     assert mend in message

@@ -1,4 +1,4 @@
-"""The report of any game: one that brings nothing, one that brings a little, and those that are shipped."""
+"""The report of any game: one without a report of its own, one with a small one, and the shipped ones."""
 
 import json
 import shutil
@@ -133,8 +133,8 @@ def test_plain_summary_has_every_number(fifth: Path) -> None:
 
 @plain
 def test_certificate_is_refused_when_a_number_is_a_text(fifth: Path) -> None:
-    told = content(fifth) | {"certificate": {"gap": "small"}}
-    (fifth / "result.json").write_text(json.dumps(told))
+    result = content(fifth) | {"certificate": {"gap": "small"}}
+    (fifth / "result.json").write_text(json.dumps(result))
     with pytest.raises(ReportError, match=r"certificate\.gap is 'small', not a finite number; put the file back"):
         write(fifth)
 
@@ -221,9 +221,9 @@ def shipped(
     """A run's folder of each shipped case, its page written; not to be changed."""
     above = tmp_path_factory.mktemp("shipped")
     folders = {game: above / game for game in runs}
-    for game, (scenario, run_record, told) in runs.items():
+    for game, (scenario, run_record, result) in runs.items():
         folders[game].mkdir()
-        fill(folders[game], scenario, run_record, told)
+        fill(folders[game], scenario, run_record, result)
         write(folders[game])
     return folders
 
@@ -293,14 +293,14 @@ def test_certificate_of_a_shipped_case_passes_and_is_explained(shipped: dict[str
 def test_check_of_a_game_passes_up_to_its_limit(
     shipped: dict[str, Path], game: str, key: str, passing: float, failing: float
 ) -> None:
-    told = content(shipped[game])
+    result = content(shipped[game])
 
-    def judged(value: float) -> bool | None:
-        certificate = told["certificate"] | {"inertia": 0.004, key: value}
-        return next(line.passed for line in checks(parse(told | {"certificate": certificate})) if line.key == key)
+    def judge(value: float) -> bool | None:
+        certificate = result["certificate"] | {"inertia": 0.004, key: value}
+        return next(line.passed for line in checks(parse(result | {"certificate": certificate})) if line.key == key)
 
-    assert judged(passing) is True
-    assert judged(failing) is False
+    assert judge(passing) is True
+    assert judge(failing) is False
 
 
 @pytest.mark.parametrize(("game", "limit"), [("prosumer", 2), ("storage_market", 2)])
@@ -343,20 +343,20 @@ def test_load_call_bars_are_the_calls_and_the_shifts(shipped: dict[str, Path]) -
 
 
 def test_load_call_page_lists_the_rounds_of_calls(folders: dict[str, Path]) -> None:
-    told = content(folders["load_call"])
-    told["outcome"]["call_journal"] = [
+    result = content(folders["load_call"])
+    result["outcome"]["call_journal"] = [
         {"called_kwh": 800.0, "shifted_kwh": 640.0, "gap": 9.5, "shown": 5},
         {"called_kwh": 800.0, "shifted_kwh": 672.0, "gap": 0.0, "shown": 6},
     ]
-    keep(folders["load_call"], told)
+    keep(folders["load_call"], result)
     assert "Round 1 800.0 640.0 5 9.500 Round 2 800.0 672.0 6 0" in Page(write(folders["load_call"])).text
 
 
 def test_load_call_page_stays_short_with_a_thousand_consumers(folders: dict[str, Path]) -> None:
-    told = content(folders["load_call"])
+    result = content(folders["load_call"])
     for key in ("calls_kwh", "shifted_kwh", "rewards", "bills", "baseline_bills"):
-        told["outcome"][key] = {f"n{n}": float(n) for n in range(1000)}
-    keep(folders["load_call"], told | {"homes": 1000, "homes_settled": 1000})
+        result["outcome"][key] = {f"n{n}": float(n) for n in range(1000)}
+    keep(folders["load_call"], result | {"homes": 1000, "homes_settled": 1000})
     page = Page(write(folders["load_call"]))
     assert "Consumers are ranked by what they are called for." in page.text
     assert "All consumers (1,000)" in page.text
@@ -365,9 +365,9 @@ def test_load_call_page_stays_short_with_a_thousand_consumers(folders: dict[str,
 
 
 def test_load_call_outcome_is_refused_when_lists_are_of_other_consumers(folders: dict[str, Path]) -> None:
-    told = content(folders["load_call"])
-    told["outcome"]["bills"].pop("c3")
-    keep(folders["load_call"], told)
+    result = content(folders["load_call"])
+    result["outcome"]["bills"].pop("c3")
+    keep(folders["load_call"], result)
     with pytest.raises(ReportError, match=r"outcome: bills is of other consumers than calls_kwh"):
         write(folders["load_call"])
 
@@ -394,14 +394,14 @@ def test_prosumer_page_has_the_papers_figures(shipped: dict[str, Path]) -> None:
 
 
 def test_prosumer_curves_are_drawn_as_quantiles_when_many(folders: dict[str, Path]) -> None:
-    told = content(folders["prosumer"])
+    result = content(folders["prosumer"])
     for key in ("dr_kw", "pv_price", "dr_price", "cost"):
-        told["outcome"][key] = {f"h{n}": told["outcome"][key]["bus23"] for n in range(40)}
-    keep(folders["prosumer"], told | {"homes": 40, "homes_settled": 40})
+        result["outcome"][key] = {f"h{n}": result["outcome"][key]["bus23"] for n in range(40)}
+    keep(folders["prosumer"], result | {"homes": 40, "homes_settled": 40})
     figure = drawn(folders["prosumer"])
     assert {"demand_response_sum", "retail", "pv_price", "dr_price"} < figure.keys()
     assert np.allclose(
-        curves(figure["demand_response_sum"])["All prosumers"], 40 * np.array(told["outcome"]["dr_kw"]["h0"])
+        curves(figure["demand_response_sum"])["All prosumers"], 40 * np.array(result["outcome"]["dr_kw"]["h0"])
     )
     assert "6 prosumers of 40" in Page(write(folders["prosumer"])).text
 
@@ -463,8 +463,8 @@ def test_storage_market_periods_add_up_to_the_day(shipped: dict[str, Path]) -> N
 
 
 def test_storage_market_outcome_is_refused_when_an_array_has_another_length(folders: dict[str, Path]) -> None:
-    told = content(folders["storage_market"])
-    told["outcome"]["level_mwh"]["a2"].pop()
-    keep(folders["storage_market"], told)
+    result = content(folders["storage_market"])
+    result["outcome"]["level_mwh"]["a2"].pop()
+    keep(folders["storage_market"], result)
     with pytest.raises(ReportError, match=r"level_mwh\.a2 has 23 numbers, price has 24"):
         write(folders["storage_market"])
