@@ -86,7 +86,8 @@ def run(
         from stackelgrid.testbed import processes
 
         # This process waits while the nodes work: it can import what certificate and report need.
-        threading.Thread(target=_import_ahead, args=(find(loaded.game), certify, report), daemon=True).start()
+        importing = threading.Thread(target=_import_ahead, args=(find(loaded.game), certify, report), daemon=True)
+        importing.start()
         # Unique, so that runs which share a broker never hear each other, nor what an earlier one left retained.
         name = f"{name_from(folder.name, 50)}-{secrets.token_hex(3)}"
         try:
@@ -94,6 +95,10 @@ def run(
         except (BrokerStartError, BrokerUnreachableError, ConfigError):
             shutil.rmtree(folder)
             raise
+        try:
+            importing.join()  # two threads that import the same modules may see them half loaded
+        except KeyboardInterrupt:
+            record.interrupted = True
     return conclude(loaded, record, folder, began, certify=certify, report=report, on_step=on_step)
 
 
