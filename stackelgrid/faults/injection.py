@@ -210,8 +210,9 @@ class FaultInjectingNode:
                     self._finished = True
                     self._schedule(self._cut_until, lambda later: [Finish()])
                 case Finish():
-                    slow = [event.call for event in sorted(self._events) if isinstance(event.call, _SlowMessage)]
-                    passed += [message.publish for message in slow]
+                    delayed = [event.call for event in sorted(self._events)]
+                    messages = [call for call in delayed if isinstance(call, _SlowMessage | _MessageInTransit)]
+                    passed += [message.publish for message in messages]
                     passed.append(action)
         return passed
 

@@ -382,13 +382,19 @@ def test_slow_node_answers_later_by_the_seconds_of_the_plan() -> None:
     assert [at for at, sent in driven.sent if sent.topic.endswith("receipt")] == [1.0, 2.0]
 
 
-def test_slow_node_sends_its_messages_before_it_finishes() -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "slow", "node": "h1", "seconds": 4},
+        {"kind": "narrow", "node": "h1", "at": {"round": 1}, "seconds": 60, "bytes_per_s": 10},
+    ],
+    ids=lambda fault: str(fault["kind"]),
+)
+def test_delayed_messages_are_sent_before_a_node_finishes(fault: dict[str, Any]) -> None:
     def reply(payload: bytes) -> list[Action]:
         return [Publish(TO_A1.format("h1"), payload), Finish()]
 
-    node = FaultInjectingNode(
-        Sink("h1", reply), plan_of({"kind": "slow", "node": "h1", "seconds": 4}), NodeActuator(), lambda record: None
-    )
+    node = FaultInjectingNode(Sink("h1", reply), plan_of(fault), NodeActuator(), lambda record: None)
     actions = node.receive("stackelgrid/run/a1/signal", message(0), 0.0)
     assert [type(action) for action in actions] == [Publish, Finish]
 

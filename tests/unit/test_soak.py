@@ -38,6 +38,7 @@ FOUND = {
     1795316053217: "a prosumer that came back while prices went half-way kept the price of nothing",
     1795321827101: "an aggregator that had lost its disk vouched for calls that nobody had answered",
     1795314384067: "bids that a lie had turned back crept for ever after",
+    1795881663809: "a leader that left over a narrow connection dropped its last messages",
 }
 
 
