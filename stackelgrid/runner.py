@@ -217,7 +217,7 @@ class Run:
 
         if self.folder is None:
             raise ConfigError(f"{self} has no folder to write a report to; play it with out=FOLDER")
-        return write(self.folder)
+        return write(self.folder, self.scenario)
 
     def save(self, began: datetime) -> None:
         """Write result.json and manifest.json of a run that began at that time, if it has a folder."""

@@ -18,6 +18,7 @@ from stackelgrid.report.game import check, find_report
 from stackelgrid.report.incidents import NAMED, list_incidents
 from stackelgrid.report.parts import Plot, Section, Table, Trace
 from stackelgrid.report.run_folder import ReportError, RunFolder, read
+from stackelgrid.scenarios import Scenario
 
 if TYPE_CHECKING:
     from stackelgrid.report import drawing
@@ -48,12 +49,12 @@ class PageSection:
     parts: Sequence[tuple[str, PageFigure | Table | str]]
 
 
-def write(folder: Path) -> Path:
+def write(folder: Path, scenario: Scenario | None = None) -> Path:
     """Write report.html and figures/*.png into the folder of a run that has ended; return the path of the page.
 
-    Raises `ReportError` when the folder cannot be read or written.
+    A `scenario` that is given is not read again. Raises `ReportError` when the folder cannot be read or written.
     """
-    run = read(folder)
+    run = read(folder, scenario)
     check(run)
     page = folder / "report.html"
     try:

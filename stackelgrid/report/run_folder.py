@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from stackelgrid.errors import ConfigError
 from stackelgrid.model import Finite, explain
 from stackelgrid.run_result import RunResult, parse
-from stackelgrid.scenarios import ScenarioError, load
+from stackelgrid.scenarios import Scenario, ScenarioError, load
 
 
 class ReportError(ConfigError):
@@ -50,14 +50,14 @@ class RunFolder:
     manifest: dict[str, Any]
 
 
-def read(folder: Path) -> RunFolder:
-    """Read the folder of a run that has ended. Raises `ReportError`."""
+def read(folder: Path, scenario: Scenario | None = None) -> RunFolder:
+    """Read the folder of a run that has ended; its scenario too, unless that is given. Raises `ReportError`."""
     result = read_result(folder / "result.json")
     return RunFolder(
         folder,
         result,
         _read_rounds(folder / "rounds.jsonl", result.rounds),
-        _read_scenario(folder / "scenario.yaml"),
+        _read_scenario(folder / "scenario.yaml") if scenario is None else scenario,
         _read_manifest(folder / "manifest.json"),
     )
 
