@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import Field
 
 from aggregator_node.node import AggregatorNode
-from stackelgrid.node.config import Members, NodeConfig, Rounds
+from stackelgrid.node.config import MemberConfig, NodeConfig, Rounds
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines, Recorder, discard, write_whole
 from stackelgrid.registry import Game, find
@@ -35,7 +35,7 @@ class AggregatorConfig(NodeConfig, Generic[Settings]):
 
     leader: Name
     settings: Settings
-    members: Annotated[list[Members], Field(min_length=1)]
+    members: Annotated[list[MemberConfig], Field(min_length=1)]
     rounds: Rounds = Rounds()
     journal_file: Path | None = None
     account_file: Path | None = None

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from stackelgrid.node.config import Members
+from stackelgrid.node.config import MemberConfig
 from stackelgrid.node.limits import refusals
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
@@ -46,7 +46,7 @@ class AggregatorNode:
         name: str,
         up: Link,
         down: Link,
-        members: Sequence[Members],
+        members: Sequence[MemberConfig],
         policy: RoundPolicy,
         strategy: AggregatorStrategy[Any, Any, Any, Any, Any, Any],
         *,

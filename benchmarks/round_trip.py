@@ -28,7 +28,7 @@ from stackelgrid.games.user_oriented import GAME
 from stackelgrid.games.user_oriented.aggregator import UserOrientedAggregator
 from stackelgrid.games.user_oriented.home import UserOrientedHomes
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
-from stackelgrid.node.config import Members
+from stackelgrid.node.config import MemberConfig
 from stackelgrid.rounds import RoundPolicy
 from stackelgrid.scenarios import load
 from stackelgrid.transport.base import Node
@@ -76,7 +76,7 @@ class OurRound(BarePaho):
                 "a1",
                 self.up,
                 down,
-                [Members(name=name) for name in homes],
+                [MemberConfig(name=name) for name in homes],
                 RoundPolicy(),
                 UserOrientedAggregator(one_each),
                 journal=lambda record: None,

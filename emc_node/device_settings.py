@@ -33,7 +33,7 @@ class Meter(PrivateModel):
 
 
 class HomeAssistant(PrivateModel):
-    """How the plan appears in Home Assistant: as device `name`, the price in `price_unit`."""
+    """The plan in Home Assistant: as device `name`, the price in `price_unit`."""
 
     discovery_prefix: Topic = "homeassistant"
     name: str | None = None

@@ -31,9 +31,9 @@ from stackelgrid.transport.mqtt import MqttTransport
 _LOG = logging.getLogger("emc_node.devices")
 
 READING_S = 5.0
-"""How long after the start the first answer may have to wait for a reading of the state of charge."""
+"""Seconds that the first answer may have to wait for a reading of the state of charge."""
 _CLOCK_CHECK_S = 60.0
-"""How often the clock is read, which may be set meanwhile, and a measured load is published."""
+"""Seconds between two readings of the clock, which may be set meanwhile, and of the load."""
 _SOON_S = 0.01
 
 Day = Annotated[list[Finite], Field(min_length=HOURS, max_length=HOURS)]
@@ -113,7 +113,7 @@ class HomeDevices:
 
     @property
     def has_level_meter(self) -> bool:
-        """Whether the home has a meter for what its storage holds."""
+        """True when the home has a meter for what its storage holds."""
         return self._settings.meter.state_of_charge is not None
 
     def wait_for_level(self) -> float | None:

@@ -15,7 +15,7 @@ from stackelgrid.wire.codec import Link
 from stackelgrid.wire.roles import Role
 
 LINGER_S = 60.0
-"""How long an EMC waits for the end of the run after it has acknowledged the settlement."""
+"""Seconds that an EMC waits for the end of the run after it has acknowledged the settlement."""
 
 
 class EmcNode:

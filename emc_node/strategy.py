@@ -35,7 +35,7 @@ class DeviceHomeStrategy:
 
     @property
     def quick(self) -> bool:
-        """Whether an answer takes no longer than a message; the first one may wait for the meter."""
+        """True when an answer takes no longer than a message; the first one may wait for the meter."""
         return self._has_answered and self._strategy.quick
 
     def answer(self, signal: Body) -> Body:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 from pydantic import Field, model_validator
 
 from leader_node.node import LeaderNode
-from stackelgrid.node.config import Members, NodeConfig, Rounds
+from stackelgrid.node.config import MemberConfig, NodeConfig, Rounds
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines, Recorder, discard, write_whole
 from stackelgrid.registry import Game, find
@@ -28,7 +28,7 @@ class LeaderConfig(NodeConfig, Generic[Settings]):
     """
 
     utility: Settings
-    members: Annotated[list[Members], Field(min_length=1)]
+    members: Annotated[list[MemberConfig], Field(min_length=1)]
     rounds: Rounds = Rounds()
     journal_file: Path | None = None
     conclusion_file: Path | None = None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from stackelgrid.node.config import Members
+from stackelgrid.node.config import MemberConfig
 from stackelgrid.node.limits import refusals
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
@@ -37,7 +37,7 @@ class LeaderNode:
         self,
         name: str,
         link: Link,
-        members: Sequence[Members],
+        members: Sequence[MemberConfig],
         policy: RoundPolicy,
         strategy: LeaderStrategy[Any, Any, Any],
         *,

@@ -69,7 +69,8 @@ def run(
     broker: Annotated[
         str,
         typer.Option(
-            metavar="auto|embedded|mosquitto|mqtt[s]://HOST:PORT", help="A broker of its own, or one there is."
+            metavar="auto|embedded|mosquitto|mqtt[s]://HOST:PORT",
+            help="Start a broker of this kind, or use the one at this address.",
         ),
     ] = BrokerKind.AUTO,
     certificates: Annotated[
@@ -241,7 +242,7 @@ def sweep(
     ],
     jobs: Annotated[int | None, typer.Option(help="Processes side by side; as many as there are cores.", min=1)] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The sweep's folder; one begun before is gone on with.")
+        Path | None, typer.Option(metavar="DIR", help="The sweep's folder; an existing sweep is continued.")
     ] = None,
     seed: Seed = None,
     sets: Sets = None,

@@ -43,7 +43,7 @@ class RunRecord:
     """The record of a run.
 
     - `rounds`: the journal of the leader, `below`: those of the aggregators, each record with its `aggregator`;
-    - `conclusion`: the leader's last word, {} when it had none;
+    - `conclusion`: the leader's final record, {} when there is none;
     - `aggregators`: the account of each aggregator after the settlement, `homes`: each home's settled schedule;
     - `faults`: the faults of the plan that happened, `failures`: the nodes that died, each with the reason;
     - `rejected`: the messages that nodes ignored, by reason; `messages`, `bytes`: those that nodes sent.
@@ -67,7 +67,7 @@ class RunRecord:
 
     @property
     def settled(self) -> bool:
-        """True when the leader declared a settlement."""
+        """True when the leader's stopping rule was met. A settlement is sent in any case."""
         return bool(self.conclusion.get("settled"))
 
     @property

@@ -93,7 +93,7 @@ Found = TypeVar("Found", bound=Outcome)
 class RunResult(StrictModel, Generic[Found]):
     """The content of result.json.
 
-    - `settled`: whether the leader declared a settlement, `complete`: on a round that everybody answered;
+    - `settled`: whether the leader's stopping rule was met, `complete`: on a round that everybody answered;
     - `rounds`: of the leader, `inner_rounds`: of the aggregator that played most rounds with its homes;
     - `messages`, `bytes`: messages that the nodes sent and bytes of their payloads; `rejected`: messages ignored, by
       reason;

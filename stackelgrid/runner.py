@@ -1,4 +1,4 @@
-"""Play a scenario and keep the result: the one runner of commands, tests, studies and notebooks."""
+"""Play a scenario and keep the result: the runner of the commands, the pytest plugin, sweeps and notebooks."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class Run:
 
     @property
     def settled(self) -> bool:
-        """True when the leader declared a settlement."""
+        """True when the leader's stopping rule was met. A settlement is sent in any case."""
         return self.result.settled
 
     @property

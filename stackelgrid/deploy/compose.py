@@ -21,7 +21,7 @@ def compose(source: str, sets: Sequence[str] = (), *, per_home: bool = False) ->
     A shipped scenario comes with the image; the folder of any other is mounted. Raises `ScenarioError`.
     """
     scenario = load(source, list(sets))
-    processes = list(scenario.topology.homes)
+    processes = list(scenario.topology.aggregator_of)
     own = None if source in list_shipped() else Path(source).resolve()
     options = [*(["--per-home"] if per_home else []), *(word for value in sets for word in ("--set", value))]
     environment = jinja2.Environment(

@@ -56,7 +56,7 @@ class Observer:
         self.subscriptions = _observer_topics(config.run)
         self._scenario, self._desk, self._out = scenario, desk, out
         self._run, self._broker, self._processes = config.run, config.broker, len(topology.names)
-        self._schedules = topology.homes.keys()
+        self._schedules = topology.aggregator_of.keys()
         self._received = self._bytes = 0
         self._began = datetime.now(UTC)
         self._first: float | None = None

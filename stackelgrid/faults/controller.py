@@ -42,7 +42,7 @@ class FaultController(AbstractContextManager["FaultController"]):
         self._proxy = Proxy(Address.parse(broker_url), proxied)
         self._before: dict[str, list[int]] = {name: [] for name in names}  # the faults that each node has met
         self._began: dict[str, float] = {}
-        self._crashes: dict[str, int] = {}  # the faults by which nodes have been killed that `take_crash` was not asked
+        self._crashes: dict[str, int] = {}  # the crash of each killed node, until `take_crash` is called
         self._began_at = time.monotonic()
         self._outages = [
             (number, fault)

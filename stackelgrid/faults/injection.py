@@ -1,8 +1,8 @@
-"""A node to which the faults of a plan happen, itself a node.
+"""Wrap a node and apply the faults of a plan to it.
 
 Every transport carries the same wrapper, so a fault is the same in memory and on MQTT. Messages are changed on their
-way from the broker to the receiver, lies on the way out. What only the outside can do to a node, kill it or stop it, is
-asked of its `FaultActuator`.
+way from the broker to the receiver, lies on the way out. What only the outside can do to a node, kill it or stop it,
+its `FaultActuator` does.
 """
 
 from __future__ import annotations

@@ -270,7 +270,7 @@ Fault = Annotated[MessageFault | NodeFault | ConnectionFault | BrokerOutage, Fie
 
 
 class FaultPlan(Part):
-    """A plan: its faults in the order in which they are met by a message."""
+    """A plan: its faults in the order in which they are applied to a message."""
 
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
     title: str = ""

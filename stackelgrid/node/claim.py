@@ -1,4 +1,4 @@
-"""A node for each of many equal processes: replicas of a container divide the configurations of a folder."""
+"""Let each of several equal processes, such as replicas of a container, take one configuration of a folder."""
 
 from __future__ import annotations
 

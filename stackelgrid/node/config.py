@@ -31,7 +31,7 @@ class Rounds(StrictModel):
         return RoundPolicy(**self.model_dump())
 
 
-class Members(StrictModel):
+class MemberConfig(StrictModel):
     """One member of a coordinator: a node's name, how many homes are behind it and what their connections carry."""
 
     name: Name

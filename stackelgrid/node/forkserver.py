@@ -1,4 +1,4 @@
-"""Many node processes of one kind for the price of one import.
+"""Fork many node processes from one that has imported their modules.
 
 `python -m stackelgrid.node.forkserver emc_node user_oriented [MODULE...]` imports the package, its part of the game and
 the modules once. On standard input it takes one JSON object a line:

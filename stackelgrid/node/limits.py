@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stackelgrid.node.config import Members
+from stackelgrid.node.config import MemberConfig
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.rounds.coordinator import AnswerCheck
 from stackelgrid.wire.messages import Body
@@ -12,7 +12,7 @@ from stackelgrid.wire.messages import Body
 _ROUNDING = 1 + 1e-9
 
 
-def refusals(members: Sequence[Members], mailbox: Mailbox) -> AnswerCheck:
+def refusals(members: Sequence[MemberConfig], mailbox: Mailbox) -> AnswerCheck:
     """Build the check of a coordinator on answers of `members`.
 
     It refuses an answer for another number of homes than the member was registered with, or with more power than their

@@ -50,7 +50,7 @@ def main(
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", type=Path, metavar="FILE", help="the node's configuration, a JSON file")
     which.add_argument(
-        "--claim", type=Path, metavar="FOLDER", help="be the first FOLDER/*/config.json that no other process is"
+        "--claim", type=Path, metavar="FOLDER", help="use the first FOLDER/*/config.json that no other process uses"
     )
     parser.add_argument("--broker", help="mqtt[s]://HOST:PORT, instead of the one in the configuration")
     parser.add_argument("--log", choices=["json", "console"], default="console", help="form of the log on stderr")

@@ -1,4 +1,4 @@
-"""Files that others read while a node writes them: never half a file, never half a line."""
+"""Write files so that a reader sees the old version or the new one, and lines as a whole."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -105,10 +105,3 @@ def spread(sizes: Mapping[str, float]) -> list[str]:
     if len(ranked) <= FEW:
         return ranked
     return [ranked[round(step * (len(ranked) - 1) / (FEW - 1))] for step in range(FEW)]
-
-
-def same_length(numbers: Iterable[tuple[str, Sequence[float]]], slots: int, of: str) -> None:
-    """Raise `ValueError` for an array with another length than `of`, which has `slots` numbers."""
-    for key, array in numbers:
-        if len(array) != slots:
-            raise ValueError(f"{key} has {len(array)} numbers, {of} has {slots}")

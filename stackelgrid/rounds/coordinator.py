@@ -340,14 +340,14 @@ class Coordinator:
         return self._close_round(current, now) if someone_absent and not awaited else []
 
     def _close_without_absent_at(self, current: _OpenRound) -> float:
-        """Give when the round closes because all that is missing has left; inf when something else decides that."""
+        """Give the time at which the round may close because every missing member has left; inf otherwise."""
         missing = self._find_missing(current)
         only_absent_missing = current.answers and self.policy.missing != "fail" and self._online.isdisjoint(missing)
         deadline = self._return_deadline(missing)
         return deadline if only_absent_missing and deadline > -math.inf else math.inf
 
     def _return_deadline(self, missing: Collection[str]) -> float:
-        """Give until when the last of `missing` to leave may come back; -inf when none of them has left."""
+        """Give the time until which a member of `missing` may return; -inf when none of them has left."""
         left_at = [self._left_at[name] for name in missing if name in self._left_at]
         return max(left_at) + self.policy.return_s if left_at else -math.inf
 

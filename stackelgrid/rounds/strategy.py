@@ -1,6 +1,7 @@
 """The protocols that a game implements, one for each role.
 
-A strategy is plain and pure: it takes and returns message bodies and knows nothing of topics, rounds or clocks.
+A strategy takes and returns message bodies and knows nothing of topics, rounds or clocks. It may keep state, but it is
+deterministic: the same calls in the same order give the same results.
 
 Each protocol is generic in the bodies that it takes and returns. `LeaderStrategy[Price, LoadResponse, Price]` asks
 with a `Price`, gets a `LoadResponse` from each aggregator and settles with a `Price`. On an addressed link, where each
@@ -17,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from stackelgrid.wire.messages import Body
 
 Question = Body | Mapping[str, Body]
-"""What a coordinator asks: one body for all its members or, on an addressed link, a body for each by name."""
+"""The question of a coordinator: one body for all its members or, on an addressed link, a body for each by name."""
 
 # Bodies exchanged with the coordinator above. `_contra` marks what a strategy only takes, `_co` what it only returns.
 UpSignal_contra = TypeVar("UpSignal_contra", bound=Body, contravariant=True)

@@ -41,14 +41,14 @@ class RunTopology:
         return list(self.members)
 
     @cached_property
-    def homes(self) -> dict[str, str]:
-        """The aggregator of each EMC process."""
+    def aggregator_of(self) -> dict[str, str]:
+        """The aggregator of each EMC process, aggregator by aggregator."""
         return {process: aggregator for aggregator, processes in self.members.items() for process in processes}
 
     @cached_property
     def above(self) -> dict[str, str]:
         """The node that each one but the leader answers to."""
-        return dict.fromkeys(self.aggregators, LEADER) | self.homes
+        return dict.fromkeys(self.aggregators, LEADER) | self.aggregator_of
 
     @cached_property
     def names(self) -> list[str]:

@@ -113,7 +113,7 @@ class _Nodes:
     def __init__(self, scenario: Scenario) -> None:
         topology = scenario.topology
         self.aggregators = topology.aggregators
-        self.homes = list(topology.homes)
+        self.homes = list(topology.aggregator_of)
         self.siblings = {
             member: [other for other in members if other != member]
             for members in [self.aggregators, *map(list, topology.members.values())]

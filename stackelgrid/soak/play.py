@@ -1,4 +1,4 @@
-"""One case played, with every message that a node really sent: evidence that no node can change."""
+"""Play one case and record every message that a node sent."""
 
 from __future__ import annotations
 

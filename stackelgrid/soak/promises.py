@@ -191,7 +191,7 @@ def find_outcome_differences(evidence: Evidence) -> Iterator[str]:
     outcome = _outcome(case.scenario, run_record)
     if case.scenario.game == "storage_market":
         forgot = any(
-            isinstance(fault, Crash) and node in evidence.case.scenario.topology.homes
+            isinstance(fault, Crash) and node in evidence.case.scenario.topology.aggregator_of
             for fault, node in evidence.faults
         )
         if not forgot:

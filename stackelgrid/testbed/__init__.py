@@ -1,1 +1,1 @@
-"""Scenario files, launching and supervising processes, fault plans and the run store."""
+"""One run on this machine: node configurations, processes or memory, fault plans, the result and the run's folder."""

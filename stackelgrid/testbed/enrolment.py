@@ -18,7 +18,7 @@ Config = TypeVar("Config", bound=NodeConfig)
 def list_nodes(topology: RunTopology) -> list[Node]:
     """List the nodes of a run as an authority knows them, from the leader down."""
     aggregators = [Node(name, Role.aggregator, LEADER) for name in topology.aggregators]
-    homes = [Node(name, Role.home, aggregator) for name, aggregator in topology.homes.items()]
+    homes = [Node(name, Role.home, aggregator) for name, aggregator in topology.aggregator_of.items()]
     return [Node(LEADER, Role.leader), *aggregators, *homes]
 
 

@@ -1,4 +1,4 @@
-"""The faults of a run by the leader's rounds, which all other rounds serve."""
+"""List the faults of a run by round of the leader."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _Rounds:
     """Finds the leader's round for a record, whose own round is that of the conversation in which it happened."""
 
     def __init__(self, scenario: Scenario, run_record: RunRecord) -> None:
-        self._aggregators = scenario.topology.homes
+        self._aggregators = scenario.topology.aggregator_of
         self._served: dict[str, list[int]] = defaultdict(list)  # by aggregator, the leader's round of each of its own
         for record in run_record.below:
             self._served[record["aggregator"]].append(record["round"])

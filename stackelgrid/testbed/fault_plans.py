@@ -48,13 +48,15 @@ def load(source: str) -> FaultPlan:
 
 
 def fit(source: str | Path | FaultPlan, scenario: Scenario, broker: str = BrokerKind.AUTO) -> FaultPlan:
-    """Fit a plan, or that of a name or file, to a scenario: `home:N` and `aggregator:N` become the N-th's name.
+    """Fit a plan, or that of a name or file, to a scenario: `home:N` and `aggregator:N` become names.
+
+    `home:N` is the N-th EMC process, counted aggregator by aggregator, `aggregator:N` the N-th aggregator.
 
     Refused are names of nodes that the scenario does not have, faults of a broker that is not the run's own, and of the
     embedded one what it cannot do. Raises `FaultPlanError`.
     """
     topology = scenario.topology
-    named = {f"home:{number}": name for number, name in enumerate(topology.homes, start=1)}
+    named = {f"home:{number}": name for number, name in enumerate(topology.aggregator_of, start=1)}
     named |= {f"aggregator:{number}": name for number, name in enumerate(topology.aggregators, start=1)}
     general = source if isinstance(source, FaultPlan) else load(str(source))
     plan = FaultPlan.model_validate(_rename(general.model_dump(by_alias=True), named))

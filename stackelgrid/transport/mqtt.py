@@ -45,9 +45,9 @@ _LOG = logging.getLogger("stackelgrid.transport")
 KEEPALIVE_S = 20
 """Idle seconds before a ping. The broker ends the connection of a silent node after one and a half times this."""
 DISCONNECT_S = 5.0
-"""How long to wait for the broker to close its side after DISCONNECT."""
+"""Seconds to wait for the broker to close its side after DISCONNECT."""
 ATTEMPT_S = 5.0
-"""How long one attempt waits for TCP, and then again for CONNACK and SUBACK."""
+"""Seconds that one attempt waits for TCP, and then again for CONNACK and SUBACK."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 60.0
 """The pause between attempts: doubled each time, and drawn between half and the whole of that."""
 PATIENT_PAUSE_S, PATIENT_SHARE = 5.0, 0.1

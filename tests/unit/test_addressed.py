@@ -10,7 +10,7 @@ import pytest
 from aggregator_node.node import AggregatorNode
 from emc_node.node import EmcNode
 from leader_node.node import LeaderNode
-from stackelgrid.node.config import Members
+from stackelgrid.node.config import MemberConfig
 from stackelgrid.rounds import (
     Coordinator,
     Member,
@@ -185,7 +185,7 @@ def play(transport: MemoryTransport) -> dict[str, Any]:
             LeaderNode(
                 "leader",
                 up,
-                [Members(name="a1", homes=2)],
+                [MemberConfig(name="a1", homes=2)],
                 patient,
                 Leader(),
                 max_rounds=5,
@@ -197,7 +197,7 @@ def play(transport: MemoryTransport) -> dict[str, Any]:
                 "a1",
                 up,
                 down,
-                [Members(name="h1"), Members(name="h2")],
+                [MemberConfig(name="h1"), MemberConfig(name="h2")],
                 RoundPolicy(deadline_s=0.2, tries=20, missing="hold", gather_s=10.0),
                 Counter(),
                 journal=lambda record: found["inner"].append(dict(record)),

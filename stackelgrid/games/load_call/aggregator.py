@@ -114,7 +114,7 @@ class LoadCallSettings(AggregatorTerms, AggregatorSettings):
 
 @dataclass
 class _MissionState:
-    """What is known of the consumers in a mission, arrays (n,), and their last calls, kWh.
+    """The consumers in a mission as far as they are known, arrays (n,), and their last calls, kWh.
 
     `willing` is yhat where `known`, else its upper bound d. `excluded` consumers cannot receive a call.
     """

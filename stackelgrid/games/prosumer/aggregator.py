@@ -47,7 +47,7 @@ class ProsumerSettings(AggregatorSettings):
 
 
 class ProsumerTable:
-    """What the provider's prosumers report of themselves; rows of those not `present` (n,) are zeros."""
+    """The reports of the provider's prosumers; rows of those not `present` (n,) are zeros."""
 
     def __init__(self, homes: Mapping[str, int], slots: int) -> None:
         self.rows: dict[str, slice] = {}

@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 from stackelgrid.wire.arrays import LARGEST, Array
 
 LEAST_KW = 1e-9
-"""Who provides less takes no part: 1/dr of several such would leave the range of numbers on the wire."""
+"""A prosumer that provides less takes no part: 1/dr of several such would leave the range of numbers on the wire."""
 _MOST_STEPS = 200
 _AT_CAP = 0.1
 """A prosumer that moves by less than this share of what was predicted is at its cap."""

@@ -54,7 +54,7 @@ _WORTH = 1e-6
 _FALLS = 1e-9
 """C has fallen when it did by more than this part of it: the dispatch is exact to less."""
 _LEAST_SLOPE = 1e-3
-"""Where the price does not change within theta D, a bid still has to be unique: $/MWh per MW."""
+"""The least slope of the price: where it does not change within theta D, a bid still has to be unique: $/MWh per MW."""
 _LEAST_POWER = 1e-9
 """Batteries of less power, MW, are none."""
 _STEADY = 3

@@ -233,7 +233,7 @@ class UtilitySettings(LeaderSettings):
             raise ValueError(f"wholesale_price has {len(price)} numbers, the horizon has {slots} slots")
 
     def company(self, slots: int) -> UtilityCompany:
-        """Give the same as arrays; the charge on deviation is not known before the baseline, and zero."""
+        """Build the company as arrays; mu is zero until the baseline is known."""
         return UtilityCompany(
             wholesale_price=np.broadcast_to(np.array(self.wholesale_price, float), (slots,)).copy(),
             mu=np.zeros(slots),

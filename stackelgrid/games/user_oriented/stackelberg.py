@@ -44,8 +44,9 @@ class StackelbergSearch:
         self._restoring = False
 
     def next(self, observed: Observation) -> NextPrice | PriceFound:
-        """End when no price in the trust region promises more; the last price asked is then the best one.
+        """Give the next price towards the leader's optimum [UO-16].
 
+        The search ends when no price in the trust region promises more; the last price asked is then the best one.
         That is when the price change is within the tolerance or, where many kinks meet, the promised gain is below 1e-9
         of the utility.
         """
@@ -158,7 +159,7 @@ class StackelbergSearch:
         return self._maximize_least_utility(models, lower, upper)
 
     def _maximize_least_utility(self, models: list[LocalResponse], lower: Array, upper: Array) -> Array:
-        """Maximise the least utility that the models predict: Newton steps on max t, t <= U_j(p), within capacity."""
+        """Maximise the least utility [UO-16] that the models predict, within capacity: Newton steps on max t, t <= U_j(p)."""
         company, size = self.company, len(lower)
         price = np.clip(models[0].at.price, lower, upper)
         share = np.full(len(models), 1 / len(models))

@@ -215,7 +215,7 @@ def play(scenario: Scenario, door: Door, folder: Path, last: str, emc: Emc) -> S
 
 def without(topology: RunTopology, last: EmcConfig[Any]) -> set[str]:
     """Where those say that they are there who do not wait for `last`: an aggregator does once all its homes have."""
-    homes = {f"{aggregator}/{home}" for home, aggregator in topology.homes.items() if home != last.name}
+    homes = {f"{aggregator}/{home}" for home, aggregator in topology.aggregator_of.items() if home != last.name}
     complete = {f"{LEADER}/{aggregator}" for aggregator in topology.aggregators if aggregator != last.aggregator}
     return {f"{member}/presence" for member in homes | complete}
 

@@ -8,7 +8,9 @@ from stackelgrid.games.user_oriented.home.model import Storage
 
 
 class StorageProgram:
-    """One storage as matrices over z = (r, s): net charging in its slots, and the depth s below the wear threshold.
+    """One storage [UO-3] as matrices over z = (r, s).
+
+    r is net charging in its slots, s the depth below the wear threshold.
 
     r_min <= z <= r_max, lower <= rows @ z <= upper; the wear is 1/2 z' diag(weight) z.
     """
