@@ -19,7 +19,16 @@ from stackelgrid.scenarios import load
 from stackelgrid.testing import build_plan
 
 DOC = Path(__file__).parents[2] / "docs" / "interface.md"
+README = DOC.parents[1] / "README.md"
 FOUR = {"population.homes": 4, "aggregators": 2}
+
+
+def test_readme_example_runs(tmp_path: Path) -> None:
+    (example,) = re.findall(r"^```python\n((?s:.*?))^```$", README.read_text(), re.MULTILINE)
+    ended = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    settled, _, gap = ended.stdout.split()
+    assert settled == "True" and abs(float(gap)) < 1e-6
 
 
 def test_interface_example_runs(tmp_path: Path) -> None:
