@@ -159,7 +159,7 @@ class StackelbergSearch:
         return self._maximize_least_utility(models, lower, upper)
 
     def _maximize_least_utility(self, models: list[LocalResponse], lower: Array, upper: Array) -> Array:
-        """Maximise the least utility that the models predict, within capacity [UO-16]: max t, t <= U_j(p), by Newton."""
+        """Maximise the least utility that the models predict, within capacity [UO-16]: max t, t <= U_j(p)."""
         company, size = self.company, len(lower)
         price = np.clip(models[0].at.price, lower, upper)
         share = np.full(len(models), 1 / len(models))
