@@ -150,7 +150,7 @@ class Coordinator:
         self.quarantined: dict[str, str] = {}  # member -> reason
         self._check = check
         self._online: set[str] = set()
-        self._left_at: dict[str, float] = {}  # only members that are away
+        self._left_at: dict[str, float] = {}  # when each first left, until it is really back
         self._gathering_until: float | None = None
         self._has_gathered = False
         self._fetch_at = math.inf  # while gathering: a presence may have been lost on its way here
@@ -194,6 +194,7 @@ class Coordinator:
     def ask(self, body: Question, now: float) -> list[Step]:
         """Open the next round."""
         self._rounds += 1
+        self._left_at = {name: at for name, at in self._left_at.items() if name not in self._online}
         self._round = _OpenRound(self._rounds, body, now, now + self.policy.deadline_s)
         return self._send_signal(self._round, again=[])
 
@@ -253,7 +254,8 @@ class Coordinator:
         member = presence.sender
         if presence.state == "offline":
             self._online.discard(member)
-            self._left_at[member] = now
+            # A member that leaves again and again is waited for once: from when it first left in this round.
+            self._left_at.setdefault(member, now)
             if self._gathering_until is not None:
                 return self._end_gathering_if_complete()
             if self._settlement is not None:
@@ -261,7 +263,8 @@ class Coordinator:
             return self._close_round_if_only_absent_missing(now)
         returned = member not in self._online
         self._online.add(member)
-        self._left_at.pop(member, None)
+        if self._round is None or member in self._round.answers:
+            self._left_at.pop(member, None)
         if self._gathering_until is not None:
             return self._end_gathering_if_complete()
         if returned and self._round is not None and member not in self._round.answers:
@@ -299,6 +302,7 @@ class Coordinator:
         if reason is not None:
             return self._refuse(answer.sender, reason, now)
         self._online.add(answer.sender)
+        self._left_at.pop(answer.sender, None)
         current.answers[answer.sender] = answer.body
         if len(current.answers) == len(self.members):
             return self._close_round(current, now)
@@ -348,7 +352,7 @@ class Coordinator:
 
     def _return_deadline(self, missing: Collection[str]) -> float:
         """Give the time until which a member of `missing` may return; -inf when none of them has left."""
-        left_at = [self._left_at[name] for name in missing if name in self._left_at]
+        left_at = [self._left_at[name] for name in missing if name in self._left_at and name not in self._online]
         return max(left_at) + self.policy.return_s if left_at else -math.inf
 
     def _find_missing(self, current: _OpenRound) -> list[str]:

@@ -538,6 +538,40 @@ def test_round_closes_without_a_member_that_does_not_return() -> None:
     assert isinstance(again, Round) and again.excluded == ("b",)
 
 
+@pytest.mark.parametrize("every_s", [0.7, 2.0, 2.9])
+def test_round_is_not_held_open_by_a_member_that_leaves_again_and_again(every_s: float) -> None:
+    coordinator = asking("a", "b", policy=replace(POLICY, return_s=3.0))
+    coordinator.receive(says("a", 1), 1.0)
+    latest = 3 * 5.0 + 3.0  # all tries, and once the patience for a member that has left
+    now, state = 1.0, "offline"
+    while True:
+        deadline = coordinator.next_deadline()
+        assert deadline is not None and deadline <= latest
+        if deadline <= now + every_s:
+            now = deadline
+            steps = coordinator.tick(now)
+        else:
+            now += every_s
+            steps = coordinator.receive(is_("b", "offline" if state == "offline" else "online"), now)
+            state = "online" if state == "offline" else "offline"
+        rounds = [step for step in steps if isinstance(step, Round)]
+        if rounds:
+            break
+    assert now <= latest and rounds[0].excluded == ("b",)
+
+
+def test_member_that_was_back_for_a_round_is_waited_for_anew_in_the_next() -> None:
+    coordinator = asking("a", "b", policy=replace(POLICY, return_s=3.0))
+    coordinator.receive(is_("b", "offline"), 1.0)
+    coordinator.receive(is_("b", "online"), 2.0)
+    coordinator.receive(says("b", 1), 2.1)
+    coordinator.receive(says("a", 1), 2.2)
+    coordinator.ask(Question(text="?"), 10.0)
+    coordinator.receive(says("a", 2), 10.1)
+    coordinator.receive(is_("b", "offline"), 11.0)
+    assert coordinator.next_deadline() == 14.0
+
+
 def test_settlement_does_not_wait_for_a_member_that_has_left() -> None:
     coordinator = settling("a", "b")
     coordinator.receive(has_it("a", 1), 11.0)
