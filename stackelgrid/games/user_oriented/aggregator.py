@@ -9,7 +9,7 @@ import numpy as np
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
 from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.rounds.strategy import Ask, Ending, Reply
-from stackelgrid.wire.arrays import PackedArray
+from stackelgrid.wire.arrays import LARGEST, Array, PackedArray
 
 
 class UserOrientedAggregator:
@@ -27,7 +27,8 @@ class UserOrientedAggregator:
     ) -> Reply[LoadResponse]:
         """Sum the answers of all homes: load (T,) kW, slope (T,), coupling (T, T).
 
-        A held answer counts with its load alone: a home that does not answer does not respond to the price.
+        A held answer counts with its load alone: a home that does not answer does not respond to the price. A sum
+        stays within what travels, whatever the homes answered.
         """
         fresh = [body for name, body in answers.items() if name not in held]
         load = np.concatenate([body.loads() for body in answers.values()]).sum(axis=0)
@@ -38,15 +39,20 @@ class UserOrientedAggregator:
                 homes=sum(body.homes for body in answers.values()),
                 held=sum(answers[name].homes for name in held),
                 excluded=sum(self._homes[name] for name in excluded),
-                load_kw=load.tolist(),
-                slope=slope.tolist(),
-                coupling=PackedArray.of(np.sum(couplings, axis=0)) if couplings else None,
+                load_kw=_within_wire(load).tolist(),
+                slope=_within_wire(slope).tolist(),
+                coupling=PackedArray.of(_within_wire(np.sum(couplings, axis=0))) if couplings else None,
             )
         )
 
     def settle(self, settlement: Price) -> Ending[Price]:
         """Pass the settled price on."""
         return Ending(settlement)
+
+
+def _within_wire(total: Array) -> Array:
+    """Bring a sum back into the range of the wire."""
+    return np.clip(total, -LARGEST, LARGEST)
 
 
 class UserOrientedSettings(AggregatorSettings):
