@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import Field
 
 from aggregator_node.node import AggregatorNode
-from stackelgrid.node.config import MemberConfig, NodeConfig, Rounds
+from stackelgrid.node.config import MemberConfig, NodeConfig, Rounds, most_homes
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines, Recorder, discard, write_whole
 from stackelgrid.registry import Game, find
@@ -55,8 +55,8 @@ def assemble(config: AggregatorConfig[Any], journal: Recorder, conclude: Recorde
     homes = {member.name: member.homes for member in config.members}
     return AggregatorNode(
         config.name,
-        Link(config.run, config.leader, game.bodies("upper"), config.slots),
-        Link(config.run, config.name, game.bodies("lower"), config.slots),
+        Link(config.run, config.leader, game.bodies("upper"), config.slots, sum(homes.values())),
+        Link(config.run, config.name, game.bodies("lower"), config.slots, most_homes(config.members)),
         config.members,
         config.rounds.policy(),
         config.settings.strategy(config.slots, homes),

@@ -84,7 +84,7 @@ def build(config: EmcConfig[Any]) -> EmcNode:
 def _node(
     config: EmcConfig[Any], strategy: HomeStrategy[Any, Any, Any], act: Callable[[Mapping[str, Any]], None]
 ) -> EmcNode:
-    link = Link(config.run, config.aggregator, find(config.game).bodies("lower"), config.slots)
+    link = Link(config.run, config.aggregator, find(config.game).bodies("lower"), config.slots, len(config.homes))
     return EmcNode(config.name, link, strategy, act)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 from pydantic import Field, model_validator
 
 from leader_node.node import LeaderNode
-from stackelgrid.node.config import MemberConfig, NodeConfig, Rounds
+from stackelgrid.node.config import MemberConfig, NodeConfig, Rounds, most_homes
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines, Recorder, discard, write_whole
 from stackelgrid.registry import Game, find
@@ -54,7 +54,7 @@ def assemble(config: LeaderConfig[Any], journal: Recorder, conclude: Recorder, l
     """Create the node of a configuration with a journal, a conclusion and a ledger of the caller's."""
     return LeaderNode(
         config.name,
-        Link(config.run, config.name, find(config.game).bodies("upper"), config.slots),
+        Link(config.run, config.name, find(config.game).bodies("upper"), config.slots, most_homes(config.members)),
         config.members,
         config.rounds.policy(),
         config.utility.strategy(config.slots),

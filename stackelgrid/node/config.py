@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -37,6 +37,11 @@ class MemberConfig(StrictModel):
     name: Name
     homes: Annotated[int, Field(ge=1)] = 1
     max_kw: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+
+
+def most_homes(members: Sequence[MemberConfig]) -> int:
+    """Give the largest number of homes behind one of `members`."""
+    return max(member.homes for member in members)
 
 
 class NodeConfig(StrictModel):

@@ -19,11 +19,17 @@ from functools import cache, cached_property
 
 from pydantic import BaseModel, ValidationError
 
-from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
+from stackelgrid.wire.messages import MAX_NAMES, Answer, Body, Message, Presence, Receipt, Settlement, Signal
+from stackelgrid.wire.names import MAX_NAME_LENGTH
 
 ROOT = "stackelgrid"
 MAX_BYTES = 16 * 1024 * 1024
-"""A longer payload is refused without being parsed."""
+"""No payload is longer. Most links have a tighter bound, see `Link.max_bytes`."""
+_KILOBYTE = 1024
+_NUMBER_BYTES = 32
+"""A number in JSON with its comma has fewer."""
+_VECTORS = 16
+"""No message has more vectors, or matrices with a row per home."""
 
 
 class BadMessageError(Exception):
@@ -50,12 +56,16 @@ class Bodies:
 
 @dataclass(frozen=True)
 class Link:
-    """The exchange between one coordinator and its members: run, coordinator, the game's bodies, number of slots."""
+    """The exchange between one coordinator and its members: run, coordinator, the game's bodies, number of slots.
+
+    `homes` is the largest number of homes behind one member. It bounds how long a payload may be.
+    """
 
     run: str
     coordinator: str
     bodies: Bodies
     slots: int
+    homes: int | None = None
 
     @cached_property
     def root(self) -> str:
@@ -80,6 +90,22 @@ class Link:
         """Give the topic filters that the coordinator subscribes to."""
         return tuple(f"{self.root}/+/{p}" for p in ("answer", "receipt", "presence"))
 
+    def max_bytes(self, purpose: str) -> int:
+        """Give the length above which a payload is refused without being parsed.
+
+        Whoever may publish could otherwise fill a node's memory: of 16 MiB of unknown keys a parser makes a gigabyte.
+        """
+        homes = MAX_NAMES if self.homes is None else self.homes
+        match purpose:
+            case "presence":
+                return _KILOBYTE
+            case "receipt":
+                return _KILOBYTE + (MAX_NAME_LENGTH + 3) * homes
+            case _:
+                names = MAX_NAMES if purpose == "signal" else homes
+                numbers = self.slots**2 + _VECTORS * homes * self.slots
+                return min(MAX_BYTES, 64 * _KILOBYTE + (MAX_NAME_LENGTH + 3) * names + _NUMBER_BYTES * numbers)
+
     def write(self, message: Message) -> bytes:
         """Write a message as compact JSON; floats keep all their digits."""
         return message.model_dump_json(by_alias=True, exclude_none=True).encode()
@@ -97,8 +123,9 @@ class Link:
         model = message_models(self.bodies).get((parts[-1], len(parts)))
         if model is None:
             raise BadMessageError("foreign", f"topic {topic!r} has no known purpose")
-        if len(payload) > MAX_BYTES:
-            raise BadMessageError("oversized", f"{len(payload)} bytes on {topic}, at most {MAX_BYTES} are read")
+        longest = self.max_bytes(parts[-1])
+        if len(payload) > longest:
+            raise BadMessageError("oversized", f"{len(payload)} bytes on {topic}, at most {longest} are read")
         try:
             message = model.model_validate_json(payload)
         except ValidationError as error:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-NAME = r"[A-Za-z0-9_-]{1,64}"
+MAX_NAME_LENGTH = 64
+NAME = rf"[A-Za-z0-9_-]{{1,{MAX_NAME_LENGTH}}}"
 """A name as a regular expression."""
 RULE = "1 to 64 letters of A to Z and a to z, digits, _ and -"
 """The same in words."""

@@ -330,11 +330,38 @@ def test_last_of_two_equal_keys_counts() -> None:
 
 def test_payload_is_refused_unread_when_too_long() -> None:
     padded = json.dumps(signal()).encode()
-    longest = padded + b" " * (MAX_BYTES - len(padded))
+    longest = padded + b" " * (LINK.max_bytes("signal") - len(padded))
     assert read(longest) == read(signal())
     with pytest.raises(BadMessageError, match="at most") as refused:
         read(longest + b" ")
     assert refused.value.reason == "oversized"
+
+
+def test_payload_of_a_small_purpose_is_kilobytes_at_most() -> None:
+    link = Link("run-1", "leader", LINK.bodies, 24, homes=60)
+    assert link.max_bytes("presence") == 1024
+    assert link.max_bytes("receipt") < 6 * 1024
+    assert link.max_bytes("answer") < 1024 * 1024
+    flood = b'{"schema": 1, ' + b",".join(b'"k%d": 0' % number for number in range(100_000)) + b"}"
+    for purpose in ("presence", "receipt", "answer"):
+        with pytest.raises(BadMessageError, match="at most") as refused:
+            link.read(f"stackelgrid/run-1/leader/a1/{purpose}", flood)
+        assert refused.value.reason == "oversized"
+
+
+@pytest.mark.parametrize(("homes", "slots"), [(1, 1), (1, 24), (1, 1000), (60, 96), (1000, 24), (400, 1000)])
+def test_longest_answer_that_homes_can_give_is_read(homes: int, slots: int) -> None:
+    number = -1.2345678901234567e-101  # as many characters as a number can have
+    link = Link("run-1", "leader", LINK.bodies, slots, homes=homes)
+    body = LoadResponse(
+        homes=homes,
+        load_kw=PackedArray.of(np.full((homes, slots), number)),
+        slope=[number] * slots,
+        coupling=PackedArray.of(np.full((slots, slots), number)),
+    )
+    message = Answer[LoadResponse](run="run-1", sender="a1", round=1_000_000, body=body)
+    payload = link.write(message)
+    assert len(payload) <= MAX_BYTES and link.read(link.topic(message), payload) == message
 
 
 FOREIGN: dict[str, tuple[str, Any]] = {
