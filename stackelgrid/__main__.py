@@ -4,7 +4,21 @@ import sys
 
 from stackelgrid.errors import ExitCode
 
-OURS = ("leader_node", "aggregator_node", "emc_node", "broker", "stackelgrid")
+OURS = {"leader_node", "aggregator_node", "emc_node", "broker", "stackelgrid"}
+DESK = {
+    "amqtt",
+    "clarabel",
+    "cryptography",
+    "cvxpy",
+    "jinja2",
+    "matplotlib",
+    "pyarrow",
+    "rich",
+    "ruamel",
+    "scipy",
+    "typer",
+}
+"""The import names of the packages that the extra `desk` installs."""
 
 
 def main() -> int:
@@ -19,7 +33,10 @@ def main() -> int:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", *OURS):
             raise
-        print(f"stackelgrid needs {missing}: pip install 'stackelgrid[desk]'", file=sys.stderr)
+        if missing in DESK:
+            print(f"stackelgrid needs {missing}: pip install 'stackelgrid[desk]'", file=sys.stderr)
+        else:
+            print(f"the package {missing}, which a game imports, is not installed; install it", file=sys.stderr)
         return ExitCode.BAD_INPUT
 
 

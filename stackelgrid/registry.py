@@ -14,6 +14,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
+from stackelgrid.errors import ConfigError
 from stackelgrid.wire.codec import Bodies
 
 GAMES = "stackelgrid.games"
@@ -22,6 +23,10 @@ GAMES = "stackelgrid.games"
 
 class UnknownGameError(ValueError):
     """There is no game of that name; the message lists those that there are."""
+
+
+class GameError(ConfigError):
+    """A game that is installed and broken; the message names the part and the mend."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,20 @@ class Game:
     small_scenario: str | None = None
 
     def load(self, part: str) -> Any:
-        """Import a part by its name in this class: `game.load("leader")`."""
-        module, _, attribute = getattr(self, part).partition(":")
-        return getattr(import_module(f"{self.package}.{module}" if module else self.package), attribute)
+        """Import a part by its name in this class: `game.load("leader")`.
+
+        Raises `GameError` for a part that is not there. A missing package of another kind is reported as such.
+        """
+        where = getattr(self, part)
+        module, _, attribute = where.partition(":")
+        try:
+            return getattr(import_module(f"{self.package}.{module}" if module else self.package), attribute)
+        except (AttributeError, ImportError) as error:
+            if isinstance(error, ModuleNotFoundError) and not f"{error.name}.".startswith(f"{self.package}."):
+                raise
+            raise GameError(
+                f"game {self.package}: its {part} {where!r} cannot be loaded ({error}); mend its GAME"
+            ) from None
 
     def bodies(self, level: str) -> Bodies:
         """Give the bodies of messages on the `upper` or the `lower` level."""
@@ -73,7 +89,7 @@ class Game:
 
 @cache
 def find(name: str) -> Game:
-    """Find the game of a name. Raises `UnknownGameError`."""
+    """Find the game of a name. Raises `UnknownGameError`, and `GameError` for one that cannot be imported."""
     if name in _list_folders():
         found = import_module(f"{GAMES}.{name}").GAME
         where = f"{GAMES}.{name}:GAME"
@@ -81,7 +97,11 @@ def find(name: str) -> Game:
         points = tuple(entry_points(group=GAMES, name=name))
         if not points:
             raise UnknownGameError(f"{name!r} is not a game that is installed; those are {', '.join(list_games())}")
-        found, where = points[0].load(), points[0].value
+        where = points[0].value
+        try:
+            found = points[0].load()
+        except (AttributeError, ImportError, SyntaxError, TypeError) as error:
+            raise GameError(f"game {name}: {where} cannot be imported ({error}); mend or uninstall it") from None
     if not isinstance(found, Game):
         raise UnknownGameError(f"{name}: {where} is not a stackelgrid.registry.Game")
     return found

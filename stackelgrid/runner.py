@@ -263,7 +263,7 @@ def _make_folder(out: str | Path | None, transport: str, *, wanted: bool) -> Pat
 
 def _import_ahead(game: Game, certify: bool, report: bool) -> None:
     """Import the modules of certificate and report. A missing one is reported where it is used."""
-    with suppress(ImportError):
+    with suppress(Exception):
         if certify and game.certificate is not None:
             game.load("certificate")
         if report:

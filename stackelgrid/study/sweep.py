@@ -16,7 +16,6 @@ import platform
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from stackelgrid.study.grid import Grid
 from stackelgrid.study.point import Point
 from stackelgrid.study.worker import play_all
 from stackelgrid.testbed import run_folder as store
+from stackelgrid.testbed.run_folder import installed_versions
 
 _COMPUTED_BY = ("stackelgrid", "numpy", "daqp", "pydantic")
 _CERTIFIED_BY = ("cvxpy", "clarabel", "scipy")
@@ -110,7 +110,7 @@ def _describe(study: Study, scenario: Scenario) -> dict[str, Any]:
         "data": data,
         "grid": {axis.key: list(axis.values) for axis in study.grid.axes},
         "samples": study.samples,
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+        "versions": {"python": platform.python_version(), **installed_versions(packages)},
     }
     restored: dict[str, Any] = json.loads(json.dumps(description, default=str))
     return restored

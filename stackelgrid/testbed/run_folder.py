@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,15 @@ def write_rounds(folder: Path, run_record: RunRecord) -> None:
     (folder / "rounds.jsonl").write_text("".join(lines))
 
 
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Give the versions of those packages that are installed: a run may do without some of them."""
+    versions = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
+
+
 def write_result(folder: Path, result: RunResult[Any], began: datetime) -> None:
     """result.json and manifest.json."""
     write_whole(folder / "result.json", result.content())
@@ -67,7 +78,7 @@ def write_result(folder: Path, result: RunResult[Any], began: datetime) -> None:
         "transport": result.transport,
         "broker": result.broker,
         "python": platform.python_version(),
-        "packages": {package: version(package) for package in packages},
+        "packages": installed_versions(packages),
         "machine": {"system": platform.platform(), "architecture": platform.machine()},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
