@@ -35,7 +35,7 @@ from stackelgrid.wire.roles import Role
 
 _PACKAGES = {Role.HOME: "emc_node", Role.AGGREGATOR: "aggregator_node", Role.LEADER: "leader_node"}
 _LEAVE_S = 5.0
-"""The time that nodes have to leave once the leader has."""
+"""The time that nodes have at least to leave once the leader has."""
 _CONNECT_S = 5.0
 """The time in which a broker that should be there already has to answer."""
 _UPDATE_S = 0.05
@@ -165,6 +165,7 @@ class NodeProcesses:
         self._roles: dict[str, Role] = {}
         self._last_wills: dict[str, tuple[Publish, Tls | None]] = {}
         self._broker_url = ""
+        self._leave_s = _LEAVE_S
         self._running: set[str] = set()
         self._restarts: dict[str, float] = {}  # when each node that the plan killed is started again
         self._unread: dict[int, bytes] = {}
@@ -190,6 +191,8 @@ class NodeProcesses:
         """Start a process for each configuration, homes first."""
         self._controller = controller
         self._last_wills, self._broker_url = _build_last_wills(configs), configs.leader.broker
+        # One that has lost its connection finds the settlement retained if it comes back in time.
+        self._leave_s = max(_LEAVE_S, configs.leader.rounds.return_s)
         self._roles |= {config.name: Role.HOME for config in configs.homes}
         self._roles |= {config.name: Role.AGGREGATOR for config in configs.aggregators}
         self._roles[configs.leader.name] = Role.LEADER
@@ -230,7 +233,7 @@ class NodeProcesses:
             if LEADER in self._run_record.failures:
                 return
             if LEADER not in self._running and until is None:
-                until = max([time.monotonic(), *self._restarts.values()]) + _LEAVE_S
+                until = max([time.monotonic(), *self._restarts.values()]) + self._leave_s
         for name in self._running - self._find_settled():
             self._run_record.failures[name] = f"had not heard of the settlement, see logs/{name}.jsonl"
 
