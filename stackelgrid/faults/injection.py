@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -82,6 +83,7 @@ class FaultInjectingNode:
         self._streams = Streams(plan.seed, self.name)
         self._links = LinkFaults(plan, self.name, self._streams)
         self._last_answers: dict[str, bytes] = {}  # by topic
+        self._asked: Counter[tuple[str, int | None]] = Counter()  # by topic and round
         self._events: list[_Event] = []
         self._order = itertools.count()
         self._stalled_until: float | None = None
@@ -228,7 +230,7 @@ class FaultInjectingNode:
             if about.purpose == "signal":
                 self._round = about.round
                 self._start_due_faults(now)
-        messages = self._falsify(publish, about.round, now) if about.purpose == "answer" else [publish]
+        messages = self._falsify(publish, about, now) if about.purpose in ("answer", "receipt") else [(0.0, publish)]
         slow = sum(
             fault.seconds
             for fault in self._plan.faults
@@ -237,25 +239,30 @@ class FaultInjectingNode:
             and fault.during.holds(about.round, self._age(now))
             and about.purpose in ("answer", "signal")
         )
-        if slow == 0 and self._stalled_until is None:
-            return [action for message in messages for action in self._transmit(message, now)]
-        at = max(now + slow, self._stalled_until or 0.0)
-        for message in messages:
-            self._schedule(at, _SlowMessage(message))
-        return []
+        actions: list[Action] = []
+        for later, message in messages:
+            at = max(now + slow + later, self._stalled_until or 0.0)
+            if at <= now:
+                actions += self._transmit(message, now)
+            else:
+                # Of what a liar would send later nothing is left when it finishes; its own messages are sent first.
+                self._schedule(at, _SlowMessage(message) if later == 0 else partial(_send, message))
+        return actions
 
-    def _falsify(self, answer: Publish, round_number: int | None, now: float) -> list[Publish]:
-        messages = [answer]
+    def _falsify(self, publish: Publish, about: Description, now: float) -> list[lies.Timed]:
+        messages = [(0.0, publish)]
+        asked = self._asked[publish.topic, about.round]
         for number, fault in enumerate(self._plan.faults):
-            if not isinstance(fault, Lie) or not fault.concerns(self.name):
+            if not isinstance(fault, Lie) or not lies.is_about(fault, about.purpose) or not fault.concerns(self.name):
                 continue
-            if not fault.during.holds(round_number, self._age(now)):
+            if not fault.during.holds(about.round, self._age(now)):
                 continue
             if self._streams.of(number, self.name).random() >= fault.probability:
                 continue
-            self._report(number, now, round_number, node=self.name)
-            messages = lies.falsify(fault, answer, self._last_answers.get(answer.topic))
-        self._last_answers[answer.topic] = answer.payload
+            self._report(number, now, about.round, node=self.name)
+            messages = lies.falsify(fault, publish, self._last_answers.get(publish.topic), asked)
+        self._asked[publish.topic, about.round] += 1
+        self._last_answers[publish.topic] = publish.payload
         return messages
 
     # --- the node's connection, where no real one is disturbed ---
@@ -365,6 +372,10 @@ class _Pipe:
             return max(now, self.free_at)
         self.free_at = max(now, self.free_at) + size / self.bytes_per_s
         return self.free_at
+
+
+def _send(publish: Publish, now: float) -> Sequence[Action]:
+    return [publish]
 
 
 @dataclass(frozen=True, slots=True)

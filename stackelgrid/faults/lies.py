@@ -1,61 +1,124 @@
-"""The answers of a dishonest member: its own answer, changed so that it deceives a coordinator that believes it."""
+"""The messages of a dishonest member: its own answer or receipt, changed to deceive or to delay who believes it."""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from stackelgrid.faults.plan import Lie
 from stackelgrid.transport.base import Publish
+from stackelgrid.wire.arrays import LARGEST, Array
+
+Timed = tuple[float, Publish]
+"""A message, and in how many seconds it is sent."""
 
 
-def falsify(lie: Lie, publish: Publish, previous: bytes | None) -> list[Publish]:
-    """Give the messages that a liar publishes instead of an answer; `previous` is its true answer before this one."""
+def is_about(lie: Lie, purpose: str) -> bool:
+    """Tell whether a lie changes messages of that purpose."""
+    return purpose == ("receipt" if lie.how == "receipt" else "answer")
+
+
+def falsify(lie: Lie, publish: Publish, previous: bytes | None, asked: int) -> list[Timed]:
+    """Give the messages that a liar publishes instead of an answer or a receipt.
+
+    `previous` is its true answer before this one, `asked` how often it was asked for this one before.
+    """
     message = json.loads(publish.payload)
-
-    def change_numbers(change: Callable[[list[float]], list[float]]) -> list[Publish]:
-        content = {**message, "body": _change_numbers(message["body"], change)}
-        return [Publish(publish.topic, _encode(content), publish.qos, publish.retain)]
-
     match lie.how:
-        case "shape":
-            return change_numbers(lambda numbers: numbers[:-1])
-        case "nan":
-            return change_numbers(lambda numbers: [float("nan"), *numbers[1:]])
-        case "beyond":
-            return change_numbers(partial(_scale, 1e6))
-        case "scaled":
-            return change_numbers(partial(_scale, lie.factor))
         case "stale":
-            return [publish] if previous is None else [Publish(publish.topic, previous, publish.qos, publish.retain)]
+            return [(0.0, publish if previous is None else replace(publish, payload=previous))]
         case "impersonate":
             *above, _, purpose = publish.topic.split("/")
             topic = "/".join([*above, lie.as_ or "", purpose])
-            forged = _encode({**message, "sender": lie.as_})
-            return [publish, Publish(topic, forged, publish.qos, publish.retain)]
+            return [
+                (0.0, publish),
+                (0.0, replace(publish, topic=topic, payload=_encode({**message, "sender": lie.as_}))),
+            ]
+        case "late":
+            return [] if asked < lie.times else [(0.0, publish)]
+        case "flapping":
+            return list(_come_and_go(lie, publish.topic, message))
+        case "receipt":
+            invented = [f"ghost-{number + 1}" for number in range(lie.times)]
+            content = {**message, "missing": [*invented, *([lie.as_] if lie.as_ else [])]}
+        case how:
+            content = {**message, "body": _BODY_CHANGES[how](lie, message["body"])}
+    return [(0.0, replace(publish, payload=_encode(content)))]
+
+
+def _come_and_go(lie: Lie, topic: str, answer: dict[str, Any]) -> Iterator[Timed]:
+    """Give the presence of a member that leaves and comes, in place of its answer on `topic`."""
+    header = {key: value for key, value in answer.items() if key not in ("round", "body")}
+    for turn in range(lie.times):
+        state = _encode({**header, "state": ("offline", "online")[turn % 2]})
+        yield turn * lie.seconds, Publish(topic.removesuffix("answer") + "presence", state, qos=1, retain=True)
 
 
 def _encode(content: Any) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode()
 
 
-def _scale(factor: float, numbers: list[float]) -> list[float]:
-    return [factor * number for number in numbers]
+# --- the body of an answer ---
+
+BodyChange = Callable[[Lie, Any], Any]
 
 
-def _change_numbers(body: Any, change: Callable[[list[float]], list[float]]) -> Any:
-    """Apply `change` to every list of numbers in a body, plain or packed."""
-    if isinstance(body, dict) and body.keys() == {"shape", "float64"}:
-        numbers = np.frombuffer(base64.b64decode(body["float64"]), "<f8").tolist()
-        packed = np.array(change(numbers), "<f8")
-        return {**body, "float64": base64.b64encode(packed.tobytes()).decode()}
-    if isinstance(body, dict):
-        return {key: _change_numbers(value, change) for key, value in body.items()}
-    if isinstance(body, list) and body and all(isinstance(each, float | int) for each in body):
-        return change(body)
-    return body
+def _in_numbers(change: Callable[[Lie, list[float]], list[float]]) -> BodyChange:
+    """Make a change of every list of numbers in a body, plain or packed."""
+
+    def change_body(lie: Lie, body: Any) -> Any:
+        if isinstance(body, dict) and body.keys() == {"shape", "float64"}:
+            return {**body, "float64": _pack(np.array(change(lie, _unpack(body).tolist())))["float64"]}
+        if isinstance(body, dict):
+            return {key: change_body(lie, value) for key, value in body.items()}
+        if isinstance(body, list) and body and all(isinstance(each, float | int) for each in body):
+            return change(lie, body)
+        return body
+
+    return change_body
+
+
+_scale = _in_numbers(lambda lie, numbers: [lie.factor * number for number in numbers])
+
+
+def _steepen(lie: Lie, body: dict[str, Any]) -> dict[str, Any]:
+    return {**body, **_scale(lie, {key: value for key, value in body.items() if key.endswith("slope")})}
+
+
+def _couple(lie: Lie, body: dict[str, Any]) -> dict[str, Any]:
+    """Give a body that has slopes a coupling of `factor` in each slot and of nothing between slots."""
+    return {**body, "coupling": _pack(lie.factor * np.eye(len(body["slope"])))} if "slope" in body else body
+
+
+def _exclude_home(lie: Lie, body: dict[str, Any]) -> dict[str, Any]:
+    """Count one home of a body as excluded, and leave out its row of the load."""
+    counted = {**body, "homes": max(body.get("homes", 1) - 1, 1), "excluded": body.get("excluded", 0) + 1}
+    load = body.get("load_kw")
+    if isinstance(load, dict) and load["shape"][0] > 1:
+        counted["load_kw"] = _pack(_unpack(load).reshape(load["shape"])[:-1])
+    return counted
+
+
+def _pack(array: Array) -> dict[str, Any]:
+    return {"shape": list(array.shape), "float64": base64.b64encode(array.astype("<f8").tobytes()).decode()}
+
+
+def _unpack(packed: dict[str, Any]) -> Array:
+    return np.frombuffer(base64.b64decode(packed["float64"]), "<f8")
+
+
+_BODY_CHANGES: dict[str, BodyChange] = {
+    "shape": _in_numbers(lambda lie, numbers: numbers[:-1]),
+    "nan": _in_numbers(lambda lie, numbers: [float("nan"), *numbers[1:]]),
+    "beyond": _in_numbers(lambda lie, numbers: [1e6 * number for number in numbers]),
+    "extreme": _in_numbers(lambda lie, numbers: [LARGEST if number >= 0 else -LARGEST for number in numbers]),
+    "scaled": _scale,
+    "slope": _steepen,
+    "coupling": _couple,
+    "count": _exclude_home,
+}

@@ -14,6 +14,8 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from stackelgrid.model import StrictModel
+from stackelgrid.wire.arrays import LARGEST
+from stackelgrid.wire.messages import MAX_NAMES
 from stackelgrid.wire.roles import Role
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -195,29 +197,43 @@ class Slow(OnNode):
 
 
 class Lie(OnNode):
-    """The node is dishonest, in each answer with `probability`.
+    """The node is dishonest, in each answer (`receipt`: in each receipt) with `probability`.
 
     | how | what it sends |
     |---|---|
     | `shape` | one slot too few |
     | `nan` | a number that is none |
     | `beyond` | numbers a million times too large |
+    | `extreme` | every number as large as a message may carry |
+    | `scaled` | numbers `factor` times as large: a lie within bounds |
+    | `slope` | a slope `factor` times as steep, all else true |
+    | `coupling` | a coupling of `factor` in each slot, all else true |
+    | `count` | one of its homes as excluded |
     | `stale` | the answer to an earlier round, as it was |
     | `impersonate` | its answer once more under the name of the member `as` |
-    | `scaled` | numbers `factor` times as large: a lie within bounds |
+    | `late` | nothing until it is asked `times` times more |
+    | `flapping` | its presence instead, offline and online in turn, `times` times, `seconds` apart |
+    | `receipt` | a receipt in which `times` invented members miss the settlement, and `as` if given |
     """
 
     kind: Literal["lie"]
-    how: Literal["shape", "nan", "beyond", "stale", "impersonate", "scaled"]
+    how: Literal[
+        "shape", "nan", "beyond", "extreme", "scaled", "slope", "coupling", "count",
+        "stale", "impersonate", "late", "flapping", "receipt",
+    ]  # fmt: skip
     probability: Probability = 1.0
-    factor: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
+    factor: Annotated[float, Field(ge=-LARGEST, le=LARGEST)] = 2.0
+    times: Annotated[int, Field(ge=1, le=MAX_NAMES)] = 3
+    seconds: Seconds = 1.0
     as_: Annotated[str | None, Field(alias="as")] = None
     during: Window = Window()
 
     @model_validator(mode="after")
     def _check_as(self) -> Self:
-        if (self.how == "impersonate") != (self.as_ is not None):
-            raise ValueError("as names the member to impersonate: give it with how: impersonate and only then")
+        if self.as_ is None and self.how == "impersonate":
+            raise ValueError("as names the member to impersonate: give it with how: impersonate")
+        if self.as_ is not None and self.how not in ("impersonate", "receipt"):
+            raise ValueError(f"as names a member to impersonate or to report: leave it out with how: {self.how}")
         return self
 
 

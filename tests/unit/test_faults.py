@@ -407,12 +407,14 @@ def packed(*numbers: float) -> dict[str, Any]:
     return {"shape": [1, len(numbers)], "float64": content}
 
 
-def answer_as_liar(lie: dict[str, Any], answers: int = 1, node: str = "h1") -> list[tuple[str, dict[str, Any]]]:
-    """What a liar publishes instead of answers to rounds 1, 2, ...: topic and content."""
+def answer_as_liar(
+    lie: dict[str, Any], answers: int = 1, node: str = "h1", **more: Any
+) -> list[tuple[str, dict[str, Any]]]:
+    """What a liar publishes instead of answers to rounds 1, 2, ...: topic and content; `more` is in each body."""
 
     def reply(payload: bytes) -> list[Action]:
         round_number = json.loads(payload)["round"]
-        body = {"homes": 1, "load": [1.0, 2.0 + round_number], "packed": packed(4.0, 8.0)}
+        body = {"homes": 1, "load": [1.0, 2.0 + round_number], "packed": packed(4.0, 8.0), **more}
         content = {"sender": "h1", "round": round_number, "body": body}
         return [Publish(TO_A1.format("h1"), json.dumps(content, separators=(",", ":")).encode(), qos=1)]
 
@@ -453,6 +455,68 @@ def test_impersonating_lie_answers_for_another_member_too() -> None:
     assert own[0] == TO_A1.format("h1") and own[1]["sender"] == "h1"
     assert forged[0] == TO_A1.format("h3")
     assert forged[1] == {**own[1], "sender": "h3"}
+
+
+def test_extreme_lie_sends_the_largest_numbers_of_the_wire_with_their_signs() -> None:
+    ((_, content),) = answer_as_liar({"how": "extreme"}, slope=[-0.5, 0.0])
+    assert content["body"]["load"] == [1e12, 1e12] and content["body"]["slope"] == [-1e12, 1e12]
+    assert content["body"]["packed"] == packed(1e12, 1e12)
+
+
+def test_lie_of_slope_changes_slopes_alone() -> None:
+    ((_, content),) = answer_as_liar({"how": "slope", "factor": 10}, slope=[-0.5, -2.0])
+    assert content["body"]["slope"] == [-5.0, -20.0] and content["body"]["load"] == [1.0, 3.0]
+
+
+def test_lie_of_coupling_invents_one_where_there_are_slopes() -> None:
+    ((_, content),) = answer_as_liar({"how": "coupling", "factor": 1e6}, slope=[-0.5, -2.0])
+    matrix = np.frombuffer(base64.b64decode(content["body"]["coupling"]["float64"])).reshape(2, 2)
+    assert matrix.tolist() == [[1e6, 0], [0, 1e6]] and content["body"]["slope"] == [-0.5, -2.0]
+    ((_, content),) = answer_as_liar({"how": "coupling"})
+    assert "coupling" not in content["body"]
+
+
+def test_lie_of_count_leaves_a_home_and_its_load_out() -> None:
+    two = {"shape": [2, 2], "float64": base64.b64encode(np.arange(4.0).tobytes()).decode()}
+    ((_, content),) = answer_as_liar({"how": "count"}, homes=2, load_kw=two)
+    assert (content["body"]["homes"], content["body"]["excluded"]) == (1, 1)
+    assert content["body"]["load_kw"] == packed(0.0, 1.0)
+
+
+def receive_as_liar(
+    lie: dict[str, Any], purpose: str, rounds: Sequence[int], until: float = 0.0
+) -> list[tuple[float, str, dict[str, Any]]]:
+    """When and on what topic a liar publishes what, where its messages of `purpose` are due in these `rounds`."""
+
+    def reply(payload: bytes) -> list[Action]:
+        content = {"sender": "h1", "round": json.loads(payload)["round"]}
+        return [Publish(f"stackelgrid/run/a1/h1/{purpose}", json.dumps(content).encode())]
+
+    driven = NodeUnderPlan(plan_of({"kind": "lie", "node": "h1", **lie}), Sink("h1", reply))
+    for second, number in enumerate(rounds):
+        driven.send(float(second), message(0, number), "stackelgrid/run/a1/signal")
+    driven.advance(until)
+    return [(now, sent.topic.rsplit("/", 1)[-1], json.loads(sent.payload)) for now, sent in driven.sent]
+
+
+def test_late_lie_answers_when_asked_for_the_last_time() -> None:
+    sent = receive_as_liar({"how": "late", "times": 2}, "answer", rounds=[1, 1, 1, 2, 2, 2, 2])
+    assert [(now, content["round"]) for now, _, content in sent] == [(2.0, 1), (5.0, 2), (6.0, 2)]
+
+
+def test_flapping_lie_goes_and_comes_instead_of_an_answer() -> None:
+    lie = {"how": "flapping", "times": 3, "seconds": 0.25, "during": {"rounds": [1, 1]}}
+    sent = receive_as_liar(lie, "answer", rounds=[1, 2], until=9.0)
+    states = [(now, content.get("state")) for now, purpose, content in sent if purpose == "presence"]
+    assert states == [(0.0, "offline"), (0.25, "online"), (0.5, "offline")]
+    assert [content["round"] for _, purpose, content in sent if purpose == "answer"] == [2]
+
+
+def test_lie_of_receipts_names_members_that_are_none_and_leaves_answers_alone() -> None:
+    lie = {"how": "receipt", "times": 2, "as": "h2"}
+    assert receive_as_liar(lie, "answer", rounds=[1]) == [(0.0, "answer", {"sender": "h1", "round": 1})]
+    ((_, _, content),) = receive_as_liar(lie, "receipt", rounds=[1])
+    assert content["missing"] == ["ghost-1", "ghost-2", "h2"]
 
 
 def test_lie_happens_at_the_rate_of_the_plan_and_to_no_other_node() -> None:
@@ -590,7 +654,8 @@ def test_outcome_is_the_same_after_a_broker_outage(game: str, keep_retained: boo
         ({"kind": "stall", "node": "a1", "at": {}, "seconds": 1}, "give round or seconds, one of them"),
         ({"kind": "crash", "node": "a1", "at": {"round": 1, "seconds": 1}}, "give round or seconds, one of them"),
         ({"kind": "lie", "node": "h1", "how": "impersonate"}, "as names the member to impersonate"),
-        ({"kind": "lie", "node": "h1", "how": "nan", "as": "h2"}, "as names the member to impersonate"),
+        ({"kind": "lie", "node": "h1", "how": "nan", "as": "h2"}, "leave it out with how: nan"),
+        ({"kind": "lie", "node": "h1", "how": "slope", "factor": 1e13}, "less than or equal to"),
         ({"kind": "lie", "node": "h1", "how": "white"}, "Input should be"),
         ({"kind": "gremlin"}, "does not match any of the expected tags"),
     ],
