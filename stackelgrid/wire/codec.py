@@ -30,12 +30,20 @@ _NUMBER_BYTES = 32
 """A number in JSON with its comma has fewer."""
 _VECTORS = 16
 """No message has more vectors, or matrices with a row per home."""
+_KEYS = 1000
+"""No message has more keys, objects and lists, without those that it may have for each vector and home."""
+MAX_DEPTH = 16
+"""No message has objects and lists in each other more deeply."""
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_DETAIL = 200
+"""The characters of a reason that are kept; a sender chooses its own keys and topics."""
 
 
 class BadMessageError(Exception):
     """A payload that is no message for this node. `reason` is one word, for counters; `detail` is for a log."""
 
     def __init__(self, reason: str, detail: str) -> None:
+        detail = detail[:_DETAIL]
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
@@ -95,16 +103,37 @@ class Link:
 
         Whoever may publish could otherwise fill a node's memory: of 16 MiB of unknown keys a parser makes a gigabyte.
         """
+        names, numbers = self._count_most(purpose)
+        rest = _KILOBYTE if purpose in ("presence", "receipt") else 64 * _KILOBYTE
+        return min(MAX_BYTES, rest + (MAX_NAME_LENGTH + 3) * names + _NUMBER_BYTES * numbers)
+
+    def _count_most(self, purpose: str) -> tuple[int, int]:
+        """Count the names and the numbers that a message may have."""
         homes = MAX_NAMES if self.homes is None else self.homes
+        numbers = self.slots**2 + _VECTORS * homes * self.slots
         match purpose:
             case "presence":
-                return _KILOBYTE
+                return 0, 0
             case "receipt":
-                return _KILOBYTE + (MAX_NAME_LENGTH + 3) * homes
+                return homes, 0
+            case "signal":
+                return MAX_NAMES, numbers
             case _:
-                names = MAX_NAMES if purpose == "signal" else homes
-                numbers = self.slots**2 + _VECTORS * homes * self.slots
-                return min(MAX_BYTES, 64 * _KILOBYTE + (MAX_NAME_LENGTH + 3) * names + _NUMBER_BYTES * numbers)
+                return homes, numbers
+
+    def _find_excess(self, purpose: str, payload: bytes) -> str:
+        """Find, without parsing, what no message has so much of; empty when there is nothing.
+
+        A parser makes a hundred times its length of a payload of empty objects, and notes a mistake for each of them.
+        """
+        if len(payload) > (longest := self.max_bytes(purpose)):
+            return f"{len(payload)} bytes, at most {longest} are read"
+        keys = sum(map(payload.count, (b":", b"{", b"[")))
+        if keys > (most := _KEYS + _VECTORS * (MAX_NAMES if self.homes is None else self.homes)):
+            return f"{keys} keys, objects and lists, at most {most} are read"
+        if (values := payload.count(b",")) > (most := _KEYS + sum(self._count_most(purpose))):
+            return f"{values} values, at most {most} are read"
+        return ""
 
     def write(self, message: Message) -> bytes:
         """Write a message as compact JSON; floats keep all their digits."""
@@ -123,9 +152,10 @@ class Link:
         model = message_models(self.bodies).get((parts[-1], len(parts)))
         if model is None:
             raise BadMessageError("foreign", f"topic {topic!r} has no known purpose")
-        longest = self.max_bytes(parts[-1])
-        if len(payload) > longest:
-            raise BadMessageError("oversized", f"{len(payload)} bytes on {topic}, at most {longest} are read")
+        if excess := self._find_excess(parts[-1], payload):
+            raise BadMessageError("oversized", f"{topic}: {excess}")
+        if _is_deep(payload):
+            raise BadMessageError("malformed", f"{topic}: brackets do not close within {MAX_DEPTH} levels")
         try:
             message = model.model_validate_json(payload)
         except ValidationError as error:
@@ -139,6 +169,14 @@ class Link:
         if message.run != self.run or message.sender != sender:
             raise BadMessageError("foreign", f"{topic} carries a message of {message.sender} in run {message.run}")
         return message
+
+
+def _is_deep(payload: bytes) -> bool:
+    """Tell whether brackets remain when those that close are taken out, level by level from the innermost."""
+    brackets = payload.translate(None, _NOT_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    return bool(brackets)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, FailFast, Field, SerializeAsAny
 
 from stackelgrid.wire.names import Name
 
@@ -12,6 +12,8 @@ MAX_ROUND = 1_000_000
 MAX_NAMES = 10_000
 
 Round = Annotated[int, Field(ge=1, le=MAX_ROUND)]
+Names = Annotated[list[Name], FailFast()]
+"""Names of nodes or classes. The first that is none is reported, and no other."""
 
 
 class Body(BaseModel):
@@ -64,7 +66,7 @@ class Signal(Message, Generic[SignalBody]):
     purpose = "signal"
 
     round: Round
-    again: Annotated[list[Name], Field(max_length=MAX_NAMES)] = []
+    again: Annotated[Names, Field(max_length=MAX_NAMES)] = []
     body: SerializeAsAny[SignalBody]
 
 
@@ -97,7 +99,7 @@ class Receipt(Message):
     purpose = "receipt"
 
     round: Round
-    missing: Annotated[list[Name], Field(max_length=MAX_NAMES)] = []
+    missing: Annotated[Names, Field(max_length=MAX_NAMES)] = []
 
 
 class Presence(Message):

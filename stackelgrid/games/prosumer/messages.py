@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from stackelgrid.wire.arrays import LARGEST, MAX_SLOTS, Array, PackedArray, Vector
 from stackelgrid.wire.codec import Bodies
-from stackelgrid.wire.messages import Body
+from stackelgrid.wire.messages import Body, Names
 from stackelgrid.wire.names import Name
 
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -72,7 +72,7 @@ class Provision(Body):
     homes: Count
     held: Count = 0
     excluded: Count = 0
-    tariff: Annotated[list[Name], Field(min_length=1, max_length=1_000_000)]
+    tariff: Annotated[Names, Field(min_length=1, max_length=1_000_000)]
     pv_price: Rows
     sdr: Rows
     load_kw: Sums
@@ -136,7 +136,7 @@ class DrResponse(Body):
     """
 
     homes: PositiveCount
-    tariff: Annotated[list[Name], Field(min_length=1, max_length=1_000_000)]
+    tariff: Annotated[Names, Field(min_length=1, max_length=1_000_000)]
     load_kw: Rows
     pv_kw: Rows
     pv_cost: Rows
