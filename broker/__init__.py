@@ -292,7 +292,7 @@ def answers(port: int, host: str = LOOPBACK, certificates: Path | None = None) -
 
     `certificates` are its own folder of certificates, where it asks for one.
     """
-    context = None if certificates is None else _tls_context(certificates)
+    context = None if certificates is None else make_context(certificates)
     give_up = time.monotonic() + START_S
     while time.monotonic() < give_up:
         try:
@@ -311,7 +311,8 @@ def _connect(host: str, port: int, context: ssl.SSLContext | None) -> socket.soc
     return plain if context is None else context.wrap_socket(plain, server_hostname="localhost")
 
 
-def _tls_context(certificates: Path) -> ssl.SSLContext:
+def make_context(certificates: Path) -> ssl.SSLContext:
+    """Make a context for a connection to the broker, with its own certificate in the folder `certificates`."""
     context = ssl.create_default_context(cafile=certificates / "ca.crt")
     context.load_cert_chain(certificates / "node.crt", certificates / "node.key")
     return context

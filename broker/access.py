@@ -8,7 +8,7 @@ Where a node has no rule for a topic it may do nothing, so this table is complet
 | aggregator a of leader l | the same towards l; RUN/a/signal, settlement; RUN/a/HOME/signal, settlement of its homes | the same from l; RUN/a/+/answer, receipt, presence |
 | leader l | RUN/l/signal, settlement; RUN/l/AGGREGATOR/signal, settlement of its aggregators | RUN/l/+/answer, receipt, presence |
 | observer | nothing | every signal, settlement, receipt and presence; of the answers those to a leader |
-| the broker itself | nothing | $SYS, for health checks |
+| the broker itself | everything, to clear what a revoked node has retained | the same, and $SYS for health checks |
 
 What a coordinator reads below its own name needs no list of its members: nobody else may write there.
 """  # noqa: E501  (a table)
@@ -142,7 +142,7 @@ def _grant(node: Node, members: list[str], leaders: list[str]) -> _Topics:
                 (), of_all + tuple(topic for leader in leaders for topic in _below(f"+/{leader}/+", ["answer"]))
             )
         case Role.broker:
-            return _Topics((), ("$SYS/#",))
+            return _Topics(("stackelgrid/#",), ("stackelgrid/#", "$SYS/#"))
 
 
 def _grant_member(node: Node) -> _Topics:

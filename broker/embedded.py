@@ -12,13 +12,18 @@ import asyncio
 import logging
 import os
 import sys
+from typing import cast
 
+from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
 from amqtt.broker import Broker
 from amqtt.contexts import BrokerConfig, ListenerConfig
 from amqtt.errors import BrokerError
 from amqtt.mqtt.disconnect import DisconnectPacket
 from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.session import Session
+
+MAX_PACKET = 16 * 1024 * 1024
+"""Bytes of a packet. A client that sends more is disconnected, as by Mosquitto (`mosquitto.conf`)."""
 
 
 def main() -> None:
@@ -49,7 +54,21 @@ async def _serve(port: int) -> None:
     os._exit(0)  # nothing is to be saved, and amqtt's own shutdown waits for its clients
 
 
-class _RepairedBroker(Broker):  # type: ignore[misc]  # amqtt is published without types
+class _BoundedReader(StreamReaderAdapter):  # type: ignore[misc]  # amqtt is published without types
+    async def read(self, n: int = -1) -> bytes:
+        """Read `n` bytes. Ends the connection for more than a packet may have, before they are in memory."""
+        if n > MAX_PACKET:
+            raise ConnectionError(f"a packet of {n} bytes, at most {MAX_PACKET} are read")
+        return cast("bytes", await super().read(n))
+
+
+class _RepairedBroker(Broker):  # type: ignore[misc]
+    async def stream_connected(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
+    ) -> None:
+        """Serve a client, reading no packet that is too large."""
+        await self._client_connected(listener_name, _BoundedReader(reader), StreamWriterAdapter(writer))
+
     async def _publish_retained_messages_for_subscription(
         self, subscription: tuple[str, int], session: Session
     ) -> None:

@@ -8,7 +8,8 @@ certificates, every ten seconds and as it ends.
 
 With `--certificates DIR` (and `--host HOST`) it asks for certificates, and DIR is watched (`broker.access_files`): when
 an authority changes access rules, revocations or the broker's own certificate there, Mosquitto reads them again within
-a second, and keeps its clients. What it refuses is counted in `FOLDER/refusals.json`.
+a second, and keeps its clients. What it refuses is counted in `FOLDER/refusals.json`, and what a revoked node has
+retained is cleared.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ import signal
 import string
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from broker import RETAINED, find_mosquitto
+from broker import ANYWHERE, RETAINED, find_mosquitto, make_context
 from broker.child_process import end_with_parent, write_log
 
 if TYPE_CHECKING:
@@ -34,6 +38,9 @@ MOUNTED, DATA = "/mosquitto/config", "/mosquitto/data"
 """The folders of configuration and of retained messages in the official container image."""
 KEPT_EVERY_S = 10
 """The time between two writes of what a broker with certificates retains; more often would slow it down."""
+
+MEMORY, MEMORY_IN_CONTAINER = 1 << 30, 400 << 20
+"""Bytes that a broker with certificates takes at most; in a container, less than the container may have."""
 
 _RUNNING = re.compile(rb"^[^ ]*: mosquitto version [^ ]+ running$")
 """A whole line, so that no client can have one like it logged by its choice of topics."""
@@ -48,6 +55,10 @@ _AS_ROOT = """
 # For the reason see mosquitto.conf.
 user root
 """
+_CLEARED = """
+# What a revoked node has retained is cleared (broker/retained.py); to be cleared it has to be seen.
+check_retain_source false
+"""
 
 
 def configuration(port: int, keep_in: Path | None = None) -> str:
@@ -59,12 +70,14 @@ def configuration(port: int, keep_in: Path | None = None) -> str:
 def configuration_tls(port: int, host: str, folder: Path, *, persistent: bool) -> str:
     """Write that of a broker with certificates: the authority's files and what it retains are in `folder`."""
     kept = _KEPT + _IN_TIME if persistent else None
-    return _fill("mosquitto-tls.conf", kept, listener=f"{port} {host}", files=folder, folder=folder) + _AS_ROOT
+    text = _fill("mosquitto-tls.conf", kept, listener=f"{port} {host}", files=folder, folder=folder, memory=MEMORY)
+    return text + _AS_ROOT + _CLEARED
 
 
 def configuration_in_container() -> str:
     """Write that of a broker in the official container image, with the authority's folder `broker` mounted."""
-    return _fill("mosquitto-tls.conf", _KEPT + _IN_TIME, listener=8883, files=MOUNTED, folder=DATA)
+    folders = {"files": MOUNTED, "folder": DATA}
+    return _fill("mosquitto-tls.conf", _KEPT + _IN_TIME, listener=8883, **folders, memory=MEMORY_IN_CONTAINER)
 
 
 def _fill(template: str, kept: str | None, **values: object) -> str:
@@ -109,11 +122,21 @@ def main() -> None:
         stderr=subprocess.PIPE,
         preexec_fn=end_with_parent(),  # noqa: PLW1509  (no other thread runs)
     )
-    sys.exit(_supervise(broker, access))
+    clear = None if access is None else partial(_clear_retained, given.host, given.port, given.folder, access)
+    sys.exit(_supervise(broker, access, clear))
 
 
-def _supervise(broker: subprocess.Popen[bytes], access: AccessFiles | None) -> int:
-    """Pass on Mosquitto's log, print its process id once it runs, end it with standard input; returns its exit code."""
+def _supervise(broker: subprocess.Popen[bytes], access: AccessFiles | None, clear: Callable[[], None] | None) -> int:
+    """Pass on Mosquitto's log, print its process id once it runs, end it with standard input; returns its exit code.
+
+    Where there are access rules, what nobody may write any more is cleared before, and whenever they change.
+    """
+
+    def announce() -> None:
+        if clear is not None:
+            clear()
+        print(broker.pid, flush=True)
+
     assert broker.stderr is not None
     errors, rest, announced = broker.stderr.fileno(), b"", False
     with selectors.DefaultSelector() as selector:
@@ -129,15 +152,33 @@ def _supervise(broker: subprocess.Popen[bytes], access: AccessFiles | None) -> i
                 *lines, rest = (rest + read).split(b"\n")
                 if not announced and any(map(_RUNNING.match, lines)):
                     announced = True
-                    print(broker.pid, flush=True)
+                    threading.Thread(target=announce, daemon=True).start()  # while its log is read
                 write_log(lines if access is None else filter(None, map(access.refusals.read, lines)))
                 if not read:
                     break
             if access is not None and access.look():
                 broker.send_signal(signal.SIGHUP)
+                threading.Thread(target=clear, daemon=True).start()
     if access is not None:
         access.write_refusals()
     return broker.wait()
+
+
+_CLEARING = threading.Lock()
+"""Of two connections with the broker's certificate the newer one would end the other."""
+
+
+def _clear_retained(host: str, port: int, certificates: Path, access: AccessFiles) -> None:
+    from broker.retained import clear_retained
+
+    with _CLEARING:
+        try:
+            cleared = clear_retained(ANYWHERE.get(host, host), port, make_context(certificates), access.refusals.rules)
+        except OSError as error:
+            write_log([f"What revoked nodes have retained is not cleared: {error}".encode()])
+            return
+    if cleared:
+        write_log([f"Cleared what nobody may write any more: {len(cleared)} retained messages".encode()])
 
 
 if __name__ == "__main__":

@@ -123,6 +123,10 @@ class Visitor:
         """Returns once the broker has acknowledged it, which says nothing of whether it passes it on."""
         self._client.publish(topic, payload, 1, retain).wait_for_publish(PATIENCE_S)
 
+    def flood(self, topic: str, payload: bytes) -> None:
+        """Returns at once, at QoS 0."""
+        self._client.publish(topic, payload)
+
     def heard_until(self, payload: bytes) -> list[tuple[str, bytes]]:
         """What came before a message with `payload`."""
         heard = []
@@ -165,7 +169,7 @@ class Site:
 
     def forget(self, name: str) -> None:
         """Its connection has ended."""
-        self._connections.pop(name)
+        self._connections.pop(name, None)
 
     @contextmanager
     def reloaded(self) -> Iterator[None]:
@@ -564,6 +568,56 @@ def test_revoked_nodes_are_shut_out_while_others_stay_connected(site: Site) -> N
     with site.counted((UNKNOWN, "certificate")), pytest.raises(RefusedError):
         knock(site.running.port, context)
     assert not any(other.gone.is_set() for other in others)
+
+
+def test_what_a_revoked_node_retained_is_cleared(site: Site) -> None:
+    """Its name may be given again, and its successor has not said so."""
+    former, presence = Node("former", Role.home, "a1"), "stackelgrid/run/a1/former/presence"
+    with site.reloaded():
+        site.authority.add(former)
+    with site.visit("former") as inside:
+        inside.publish(presence, b"kept", retain=True)
+        inside.publish("stackelgrid/made-up/a1/former/answer", b"kept", retain=True)
+    site["h1"].publish("stackelgrid/run/a1/h1/presence", b"of another", retain=True)
+    before = site.log().count("Cleared what nobody may write")
+    site.authority.revoke("former")
+    until(lambda: site.log().count("Cleared what nobody may write") > before)
+    assert "Cleared what nobody may write any more: 2 retained messages" in site.log()
+    with site.reloaded():
+        site.authority.add(former)
+    with site.visit("a1") as aggregator:
+        site.forget("a1")
+        aggregator.subscribe("stackelgrid/+/a1/+/presence", "stackelgrid/+/a1/+/answer")
+        last = site.mark()
+        site["h1"].publish("stackelgrid/run/a1/h1/answer", last)
+        heard = aggregator.heard_until(last)
+    assert ("stackelgrid/run/a1/h1/presence", b"of another") in heard
+    assert not [topic for topic, _ in heard if "former" in topic]
+
+
+def test_broker_keeps_a_bounded_number_of_messages_for_a_client_that_does_not_read(site: Site) -> None:
+    topic, last = b"stackelgrid/run/a1/signal", site.mark()
+    asked = len(topic).to_bytes(2) + topic + b"\0"
+    with socket.create_connection(("127.0.0.1", site.running.port)) as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with site.tls("mole").context().wrap_socket(plain, server_hostname="localhost") as stalled:
+            site.forget("mole")
+            stalled.sendall(broker.CONNECT)
+            assert stalled.recv(4) == broker.CONNACK
+            stalled.sendall(b"\x82" + bytes([2 + len(asked)]) + b"\0\1" + asked)
+            assert stalled.recv(5)[0] == 0x90
+            site["h1"].subscribe(topic.decode())
+            told = "Outgoing messages are being dropped for client mole"
+            for _ in range(60):
+                for _ in range(1000):
+                    site["a1"].flood(topic.decode(), b"x" * 1000)
+                site["a1"].publish(topic.decode(), b"x")
+                if told in site.log():
+                    break
+            until(lambda: told in site.log())
+            assert told in site.log()
+            site["a1"].publish(topic.decode(), last)
+            site["h1"].heard_until(last)
 
 
 def test_topic_that_reads_like_the_log_does_not_end_the_broker(site: Site) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -161,6 +162,17 @@ def test_start_chooses_another_port_when_the_chosen_one_is_taken(
     with broker.start(kind, tmp_path / "second") as started:
         assert started.url != running.url
         assert started.pid != running.pid
+
+
+def test_client_that_sends_too_large_a_packet_is_disconnected(running: broker.RunningBroker) -> None:
+    """Before the broker has it in memory."""
+    with socket.create_connection(("127.0.0.1", running.port), timeout=60) as client:
+        client.sendall(broker.CONNECT)
+        assert client.recv(4) == broker.CONNACK
+        client.sendall(b"\x30" + b"\x80\x80\x80\x0a" + b"\0\1a")  # PUBLISH of 20 MiB, its topic, and nothing yet
+        with suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+    assert broker.answers(running.port)
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
