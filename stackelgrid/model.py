@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -40,30 +41,43 @@ _WANTED = {
     "model_type": "give a mapping of keys",
     "model_attributes_type": "give a mapping of keys",
     "finite_number": "give a finite number",
+    "invalid_key": "unknown key; remove it or correct its spelling",
 }
+_MAPPINGS = {"dict_type", "model_type", "model_attributes_type"}
+_NUMBERS = {"float_type", "float_parsing", "int_type", "int_parsing", "int_from_float"}
 _OF_ANOTHER_KIND = {"float_type", "float_parsing", "int_type", "int_parsing", "list_type", "model_type", "dict_type"}
+_COMMA = re.compile(r"[-+]?\d+,\d+")
+_KEY_AND_VALUE = re.compile(r"\w+:\S+")
 _MEMBER_OF_A_UNION = re.compile(r"constrained-|float$|int$|str$|list\[|dict\[|function-|is-instance")
 _FEW = 3
 """The number of mistakes of one kind in one list that have a line each."""
+_MOST_LINES = 10
+_LONGEST_VALUE = 80
 
 
-def explain(source: str, error: ValidationError) -> str:
-    """Write one line per mistake: file, key, what is wrong and what is wanted, the value found."""
+def explain(source: str | Callable[[str], str], error: ValidationError) -> str:
+    """Write one line per mistake: file, key, what is wrong and what is wanted, the value found.
+
+    `source` names the file, or finds for a key where it stands: "mine.yaml, line 3".
+    """
+    locate = source if callable(source) else lambda _: source
     mistakes = [_Mistake.of(found) for found in error.errors(include_url=False)]
-    lines: dict[str, None] = {}
+    explained = {above for mistake in mistakes if not mistake.other_kind for above in mistake.list_keys_above()}
+    lines: dict[tuple[str, str], None] = {}
     alike: Counter[tuple[str, str]] = Counter()
     for mistake in mistakes:
-        if mistake.other_kind and any(mistake.is_explained_by(other) for other in mistakes):
+        if mistake.other_kind and mistake.key in explained:
             continue
-        line = f"{source}: {mistake.key or '(whole file)'}: {mistake.message}"
         above, _, last = mistake.key.rpartition(".")
         if last.isdigit():
             alike[above, mistake.message] += 1
             if alike[above, mistake.message] > _FEW:
                 continue
-        lines[line] = None
-    more = [f"{source}: {key}: and {count - _FEW} more like it" for (key, _), count in alike.items() if count > _FEW]
-    return "\n".join([*lines, *more])
+        lines[mistake.key, mistake.message] = None
+    told = [*lines, *((key, f"and {count - _FEW} more like it") for (key, _), count in alike.items() if count > _FEW)]
+    if len(told) > _MOST_LINES:
+        told[_MOST_LINES - 1 :] = [("", f"and {len(told) - _MOST_LINES + 1} more mistakes")]
+    return "\n".join(f"{locate(key)}: {key or '(whole file)'}: {message}" for key, message in told)
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,6 @@ class _Mistake:
 
     key: str
     message: str
-    kind: str
     other_kind: bool
 
     @classmethod
@@ -80,14 +93,39 @@ class _Mistake:
         """Read a mistake that pydantic found."""
         steps = [step for step in found["loc"] if not (isinstance(step, str) and _MEMBER_OF_A_UNION.match(step))]
         in_a_union = len(steps) < len(found["loc"])
-        kind, shown = found["type"], repr(found["input"])
-        value = f" (found {shown})" if len(shown) <= 80 and kind != "missing" else ""
+        kind, shown = found["type"], _show(found["input"])
+        value = f" (found {shown})" if shown and kind != "missing" else ""
         message = _WANTED.get(kind, found["msg"].removeprefix("Value error, ").replace("Input should", "It must", 1))
         if in_a_union and kind in _OF_ANOTHER_KIND:
             message = "give a number, or a list of numbers, one per slot"
-        return cls(".".join(map(str, steps)), message + value, kind, in_a_union and kind in _OF_ANOTHER_KIND)
+        return cls(
+            ".".join(map(str, steps)),
+            message + _find_slip(kind, found["input"]) + value,
+            in_a_union and kind in _OF_ANOTHER_KIND,
+        )
 
-    def is_explained_by(self, other: _Mistake) -> bool:
-        """Say whether another mistake at the same place, or inside it, is the real one."""
-        inside = other.key == self.key or other.key.startswith(f"{self.key}.")
-        return inside and not other.other_kind
+    def list_keys_above(self) -> list[str]:
+        """List its key and those around it."""
+        steps = self.key.split(".")
+        return [".".join(steps[:count]) for count in range(len(steps) + 1)]
+
+
+def _show(value: object) -> str:
+    """Write a value, a long text or number by its beginning; empty for a list or mapping too long to show."""
+    if isinstance(value, dict | list) and len(value) > _LONGEST_VALUE // 2:
+        return ""
+    if isinstance(value, int) and value.bit_length() > _LONGEST_VALUE * 3:
+        return f"a number of about {value.bit_length() * 3 // 10} digits"
+    shown = repr(value)
+    if len(shown) <= _LONGEST_VALUE:
+        return shown
+    return "" if isinstance(value, dict | list) else shown[:_LONGEST_VALUE] + "…"
+
+
+def _find_slip(kind: str, value: object) -> str:
+    """Describe the slip that made a text of a number or of a mapping; empty where none is known."""
+    if kind in _NUMBERS and isinstance(value, str) and _COMMA.fullmatch(value):
+        return " with a point before its decimals, and nothing between thousands"
+    if kind in _MAPPINGS and isinstance(value, str) and _KEY_AND_VALUE.fullmatch(value):
+        return "; put a space after the colon"
+    return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,15 @@ def load(source: str | Mapping[str, Any], overrides: Sequence[str] | None = None
 
     Paths inside it are relative to the file, of content to the working directory. Raises `ScenarioError`.
     """
+    origins = _Origins(Path("scenario"), overrides or [], seed)
     if isinstance(source, Mapping):
-        path, raw = Path("scenario"), copy.deepcopy(dict(source))
+        raw = copy.deepcopy(dict(source))
     else:
+        origins.shipped = source in list_shipped()
         try:
-            path = yaml_file.find(source, list_shipped(), "scenario")
-            raw = yaml_file.read(path, "scenario")
+            origins.path = yaml_file.find(source, list_shipped(), "scenario")
+            origins.text = yaml_file.read_document(origins.path)
+            raw = yaml_file.parse_keys(origins.text, origins.path, "scenario")
         except ValueError as error:
             raise ScenarioError(str(error)) from None
     for override in overrides or []:
@@ -47,18 +51,58 @@ def load(source: str | Mapping[str, Any], overrides: Sequence[str] | None = None
     try:
         model: type[Scenario] = find(str(raw.get("game"))).load("scenario")
     except UnknownGameError as error:
-        raise ScenarioError(f"{path}: game: {error}") from None
+        raise ScenarioError(f"{origins.locate('game')}: game: {error}") from None
+    folder = origins.path.parent
     try:
-        raw = spell_out(raw, path.parent, model)
-        model.prepare(raw, path.parent)
+        raw = spell_out(raw, folder, model)
+        model.prepare(raw, folder)
         scenario = model.model_validate(raw)
         _refuse_coerced(raw, scenario.model_dump(by_alias=True))
         scenario.verify()
     except ValidationError as error:
-        raise ScenarioError(explain(str(path), with_origins(error, raw))) from None
+        raise ScenarioError(explain(origins.locate, with_origins(error, raw))) from None
     except ValueError as error:
-        raise ScenarioError(f"{path}: {error}") from None
+        raise ScenarioError(f"{origins.locate(_find_key(str(error)))}: {error}") from None
     return scenario
+
+
+@dataclass
+class _Origins:
+    """The places where the keys of a scenario were given: options of the command line, or lines of a file."""
+
+    path: Path
+    overrides: Sequence[str]
+    seed: int | None
+    text: str = ""
+    shipped: bool = False
+
+    def locate(self, key: str) -> str:
+        """Name the options that gave the value at `key`, or else its line in the file.
+
+        A shipped file has no mistakes: what is wrong in it is so by the options, whichever key it is.
+        """
+        options = {override.partition("=")[0].strip(): f"--set {override}" for override in self.overrides}
+        if self.seed is not None:
+            options["seed"] = f"--seed {self.seed}"
+        of_key = [option for changed, option in options.items() if _contains(key, changed) or _contains(changed, key)]
+        if of_key or (self.shipped and options):
+            return " ".join(of_key or options.values())
+        return (
+            f"{self.path}, line {yaml_file.find_line(self.text, key.split('.'))}"
+            if self.text and key
+            else str(self.path)
+        )
+
+
+def _contains(outer: str, inner: str) -> bool:
+    """Say whether the key `inner` is `outer`, or inside it."""
+    return bool(outer) and f"{inner}.".startswith(f"{outer}.")
+
+
+def _find_key(message: str) -> str:
+    """Find the key with which a message begins."""
+    match = re.match(r"[\w-]+(\.[\w-]+)*", message)
+    return match[0] if match else ""
 
 
 def _refuse_coerced(raw: Any, checked: Any, *above: str) -> None:
@@ -96,7 +140,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 
 def _get_item(place: list[Any], key: str, override: str) -> Any:
-    if not key.isdigit() or int(key) >= len(place):
+    if not re.fullmatch(r"[0-9]{1,9}", key) or int(key) >= len(place):
         raise ScenarioError(f"--set {override}: {key} is no index of a list of {len(place)}; they count from 0")
     return place[int(key)]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from stackelgrid.scenarios import ScenarioError, load
+from stackelgrid.errors import ConfigError
+from stackelgrid.scenarios import ScenarioError, list_shipped, load
 from stackelgrid.testbed import fault_plans
 from stackelgrid.testbed.fault_plans import FaultPlanError
 
@@ -69,7 +71,7 @@ def test_load_refuses_a_file_that_is_no_scenario(text: str, message: str, tmp_pa
         (b"schema: 1\nschema: 1\n", "line 2, column 1: the key 'schema' is there twice, first in line 1; remove one"),
         (b"", "a fault plan is a mapping of keys; this is an empty file"),
         (b"title: 2020-13-44\n", "line 1, column 8: month must be in 1..12"),
-        (b"\xff\xfe", "not a text file; a fault plan is YAML in UTF-8"),
+        (b"\xff\xfe", "not text in UTF-8; save it as UTF-8"),
     ],
 )
 def test_load_refuses_a_file_that_is_no_fault_plan(content: bytes, message: str, tmp_path: Path) -> None:
@@ -79,3 +81,70 @@ def test_load_refuses_a_file_that_is_no_fault_plan(content: bytes, message: str,
     with pytest.raises(FaultPlanError) as told:
         fault_plans.load(str(path))
     assert message in str(told.value) and str(path) in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("leader.mu=-1", "--set leader.mu=-1: leader.mu: It must be greater than or equal to 0 (found -1)"),
+        ("aggregators=1000", "--set aggregators=1000: aggregators: 1000 for 60 homes"),
+        ("population.homes=1", "--set population.homes=1: aggregators: 4 for 1 homes"),
+        ("leader.mu=1,0", "--set leader.mu=1,0: leader.mu: give a number with a point before its decimals"),
+        ("leader=mu:1.0", "--set leader=mu:1.0: leader: give a mapping of keys; put a space after the colon"),
+        (f"leader.mu={'9' * 5000}", "leader.mu: give a finite number (found '999999999"),
+        ("homes.².id=x", "--set homes.².id=x: "),
+    ],
+)
+def test_mistake_of_an_override_is_blamed_on_its_option(override: str, message: str) -> None:
+    with pytest.raises(ScenarioError) as told:
+        load("user_oriented", [override])
+    assert message in str(told.value)
+    assert str(told.value).startswith("--set ") and "user_oriented.yaml" not in str(told.value)
+
+
+def test_mistake_in_a_file_is_reported_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    text = list_shipped()["user_oriented"].read_text(encoding="utf-8").replace("objective: ", "objektive: ")
+    path.write_text(text, encoding="utf-8")
+    line = 1 + [each.strip().partition(":")[0] for each in text.splitlines()].index("objektive")
+    with pytest.raises(ScenarioError) as told:
+        load(str(path))
+    assert str(told.value).startswith(f"{path}, line {line}: leader.objektive: unknown key")
+
+
+def test_many_mistakes_have_few_lines(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("game: load_call\nleader: {}\nhomes:\n" + "  - {id: 1, alpha: x, beta: y}\n" * 2000)
+    with pytest.raises(ScenarioError) as told:
+        load(str(path))
+    lines = str(told.value).splitlines()
+    assert len(lines) == 10 and lines[-1].endswith("more mistakes")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("pipe", "cannot be read (a pipe or a device, not a file); name a file"),
+        ("device", "cannot be read (a pipe or a device, not a file); name a file"),
+        ("folder", "cannot be read (a folder, not a file); name a file"),
+        ("long name", "cannot be read (File name too long); name a file that you may read"),
+        ("huge", "larger than 256 MiB; cut it down to what is needed"),
+    ],
+)
+def test_load_refuses_what_is_no_file_to_read(kind: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 300 if kind == "long name" else "mine.yaml")
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path = Path("/dev/zero")
+        case "folder":
+            path.mkdir()
+        case "huge":
+            with path.open("wb") as file:
+                file.truncate(2**40)
+    for read in (load, fault_plans.load):
+        with pytest.raises(ConfigError) as told:
+            read(str(path))
+        assert str(told.value) == f"{path}: {message}"
+    assert not fault_plans.is_plan(str(path))

@@ -617,9 +617,9 @@ def test_check_reports_what_is_wrong_with_data(
         (
             ["--set", "slots=7"],
             2,
-            "street.yaml: leader.wholesale_price: data.spot: meters.csv holds 2016-06-14 00:00",
+            "street.yaml, line 7: leader.wholesale_price: data.spot: meters.csv holds 2016-06-14 00:00",
         ),
-        (["--set", "data.meters.unit=kwh"], 2, "street.yaml: data.meters.unit: 'kwh' is no unit"),
+        (["--set", "data.meters.unit=kwh"], 2, "--set data.meters.unit=kwh: data.meters.unit: 'kwh' is no unit"),
         (["--set", "data.meters.day=2016-06-15"], 2, "choose another day"),
     ):
         monkeypatch.setattr(sys, "argv", ["stackelgrid", "check", "street.yaml", *words])

@@ -9,12 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stackelgrid.scenarios.yaml_file import parse, spell
+from stackelgrid.scenarios.yaml_file import find_line, parse, spell
+
+
+def multiply_aliases(by: int, times: int) -> str:
+    """Write lists of aliases to lists of aliases, `by` in each."""
+    lists = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * by)}]" for n in range(1, times + 1)]
+    return "\n".join([f"a0: &a0 [{', '.join('1' * by)}]", *lists])
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
     [
+        ("9" * 5000, "9" * 5000),
         ("1:30", "1:30"),
         ("1e-3", 1e-3),
         ("-.5", -0.5),
@@ -58,16 +65,61 @@ def test_merge_key_fills_in_what_the_mapping_does_not_give(text: str, value: dic
         ("a: b: c", "line 1, column 5: mapping values are not allowed here"),
         ("day: 2016-13-14", "line 1, column 6: month must be in 1..12"),
         ("a: &x [*x]", "line 1, column 4: a value cannot contain itself"),
+        ("a: &x {b: [*x]}", "line 1, column 4: a value cannot contain itself"),
+        ("a: &x {<<: *x}", "line 1, column 4: a value cannot contain itself"),
         ("? {a: 1}\n: 2", "line 1, column 3: a mapping cannot be a key"),
+        ("? [a, 1]\n: 2", "line 1, column 3: a list cannot be a key"),
+        (
+            "home: {max_kw: 6,5, name: x}",
+            "line 1, column 16: max_kw: 6,5 is not one number; write a point before its decimals",
+        ),
+        (
+            "leader:\n  mu:1.0\n  price: 2",
+            "line 2, column 3: 'mu:1.0' is no key with its value; put a space after the colon",
+        ),
+        ("leader: {mu:1.0}", "line 1, column 10: 'mu:1.0' is no key with its value; put a space after the colon"),
         ("--- 1\n--- 2", "line 2, column 1: expected a single document in the stream, but found another document"),
         ("!!python/object:os.system x", "line 1, column 1: could not determine a constructor for the tag"),
-        ("[" * 3000, "lists or mappings are nested too deeply"),
+        ("[" * 20_000, "line 1, column 102: lists or mappings are nested deeper than 100 levels"),
+        ("{a: " * 3000, "line 1, column 405: lists or mappings are nested deeper than 100 levels"),
+        ("- " * 20_000, "line 1, column 203: lists or mappings are nested deeper than 100 levels"),
+        (
+            "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 200)).replace("*a0", "1"),
+            "line 101, column 7: lists or",
+        ),
+        (multiply_aliases(9, 9), "line 7, column 5: aliases make more than 1,000,000 values of it"),
     ],
 )
+@pytest.mark.timeout(20)
 def test_mistake_is_reported_with_line_and_column(text: str, message: str) -> None:
     with pytest.raises(ValueError) as error:
         parse(text)
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        (["b"], 4),
+        (["b", "0", "d"], 6),
+        (["b", "0", "x"], 5),
+        (["c", "a"], 2),
+        (["c", "b"], 8),
+        (["nowhere"], 1),
+    ],
+)
+def test_line_of_a_key_is_found(path: list[str], line: int) -> None:
+    text = """# a comment
+base: &base {a: 1,
+  b: 2}
+b:
+  - {c: 1,
+     d: 2}
+c:
+  b: 3
+  <<: *base
+"""
+    assert find_line(text, path) == line
 
 
 @given(

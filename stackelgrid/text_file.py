@@ -1,0 +1,64 @@
+"""Read text and JSON of files that somebody names: a pipe, a device or binary content is refused, not waited for."""
+
+from __future__ import annotations
+
+import json
+import math
+import stat
+from pathlib import Path
+from typing import Any
+
+LARGEST_FILE = 256 * 2**20
+"""The largest file that is read, bytes."""
+_MOST_DIGITS = 400
+_MOST_LEVELS = 200
+
+
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """Read a regular file. Raises `ValueError` that says what is wrong with it and the mend; the caller names it."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+            raise ValueError(f"cannot be read ({kind}, not a file); name a file")
+        if found.st_size > LARGEST_FILE:
+            raise ValueError(f"larger than {LARGEST_FILE // 2**20} MiB; cut it down to what is needed")
+        return path.read_bytes().decode(encoding)
+    except OSError as error:
+        raise ValueError(f"cannot be read ({error.strerror}); name a file that you may read") from None
+    except UnicodeDecodeError:
+        raise ValueError("not text in UTF-8; save it as UTF-8") from None
+
+
+def parse_json(text: str) -> Any:
+    """Read a JSON document of finite numbers. Raises `ValueError` that says what is wrong with it."""
+    try:
+        content = json.loads(text, parse_constant=_read_number, parse_float=_read_number, parse_int=_read_whole_number)
+    except RecursionError:
+        raise ValueError("lists or mappings are nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if _is_deeper(content, _MOST_LEVELS):
+        raise ValueError("lists or mappings are nested too deeply")
+    return content
+
+
+def _read_number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is no number of JSON, or too large for one")
+    return number
+
+
+def _read_whole_number(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"{text[:20]}… is a number of {len(text)} digits")
+    return int(text)
+
+
+def _is_deeper(content: Any, levels: int) -> bool:
+    """Say whether lists and mappings in `content` are nested deeper than so many levels."""
+    if not isinstance(content, dict | list):
+        return False
+    inside = content.values() if isinstance(content, dict) else content
+    return levels == 0 or any(_is_deeper(value, levels - 1) for value in inside)
