@@ -55,8 +55,10 @@ def assemble(config: AggregatorConfig[Any], journal: Recorder, conclude: Recorde
     homes = {member.name: member.homes for member in config.members}
     return AggregatorNode(
         config.name,
-        Link(config.run, config.leader, game.bodies("upper"), config.slots, sum(homes.values())),
-        Link(config.run, config.name, game.bodies("lower"), config.slots, most_homes(config.members)),
+        Link(config.run, config.leader, game.bodies("upper"), config.slots, sum(homes.values()), config.fingerprint),
+        Link(
+            config.run, config.name, game.bodies("lower"), config.slots, most_homes(config.members), config.fingerprint
+        ),
         config.members,
         config.rounds.policy(),
         config.settings.strategy(config.slots, homes),
@@ -69,9 +71,9 @@ def assemble(config: AggregatorConfig[Any], journal: Recorder, conclude: Recorde
 def build(config: AggregatorConfig[Any]) -> AggregatorNode:
     """Create the node of a configuration with the files that the configuration names; it logs its journal too.
 
-    Raises `ConfigError` for a ledger of another run, `FileExistsError` for a journal that belongs to another ledger.
+    Raises `ConfigError` for a ledger of another game, `FileExistsError` for a journal that belongs to another ledger.
     """
-    ledger: Ledger = [] if config.ledger_file is None else SqliteLedger(config.ledger_file, config.run, config.name)
+    ledger: Ledger = [] if config.ledger_file is None else SqliteLedger(config.ledger_file, config.terms())
     conclude = discard if config.account_file is None else partial(write_whole, config.account_file)
     journal: Recorder = discard
     if config.journal_file is not None:

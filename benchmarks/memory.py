@@ -125,7 +125,9 @@ def _emcs(logs: Path) -> list[int]:
 def _ask(url: str, config: EmcConfig[Home], price: Price) -> None:
     """Put a price to the EMC and wait for its answer. Raises `TimeoutError`."""
     link = Link(config.run, config.aggregator, GAME.bodies("lower"), config.slots)
-    signal = Signal[Price](run=config.run, sender=config.aggregator, round=1, body=price)
+    signal = Signal[Price](
+        run=config.run, sender=config.aggregator, fingerprint=config.fingerprint, round=1, body=price
+    )
     answered = threading.Event()
     aggregator = paho.Client(CallbackAPIVersion.VERSION2)
 

@@ -123,7 +123,7 @@ class Aggregator:
     """Asks prices around the day's, no two alike, and hears the answers of one home."""
 
     def __init__(self, running: broker.RunningBroker, tls: Tls, home: EmcConfig[Any]) -> None:
-        self._link = Link(home.run, home.aggregator, GAME.bodies("lower"), home.slots)
+        self._link = Link(home.run, home.aggregator, GAME.bodies("lower"), home.slots, fingerprint=home.fingerprint)
         self._drawn = np.random.default_rng([16, 0])
         self._heard = threading.Condition()
         self._round = 0
@@ -144,7 +144,10 @@ class Aggregator:
     def ask(self, number: int) -> None:
         """Put another price to the home."""
         price = Price(price=self._drawn.uniform(4, 20, self._link.slots).tolist())
-        signal = Signal[Price](run=self._link.run, sender=self._link.coordinator, round=number, body=price)
+        link = self._link
+        signal = Signal[Price](
+            run=link.run, sender=link.coordinator, fingerprint=link.fingerprint, round=number, body=price
+        )
         with self._heard:
             self._round = 0
         self._client.publish(self._link.topic(signal), self._link.write(signal), retain=True)

@@ -76,7 +76,7 @@ def build(config: EmcConfig[Any]) -> EmcNode:
         config.devices.check(config.homes, config.slots, config.broker)  # --broker may name another
         (home,) = config.homes
         devices = HomeDevices(config.name, config.devices, home, config.plan_file)
-        strategy = DeviceHomeStrategy(home, homes, devices, config.run)
+        strategy = DeviceHomeStrategy(home, homes, devices, config.run, config.scenario)
         serve(devices, config.devices)
     return _node(config, strategy, _write_to(config.schedule_file))
 
@@ -84,7 +84,8 @@ def build(config: EmcConfig[Any]) -> EmcNode:
 def _node(
     config: EmcConfig[Any], strategy: HomeStrategy[Any, Any, Any], act: Callable[[Mapping[str, Any]], None]
 ) -> EmcNode:
-    link = Link(config.run, config.aggregator, find(config.game).bodies("lower"), config.slots, len(config.homes))
+    bodies = find(config.game).bodies("lower")
+    link = Link(config.run, config.aggregator, bodies, config.slots, len(config.homes), config.fingerprint)
     return EmcNode(config.name, link, strategy, act)
 
 

@@ -42,20 +42,21 @@ Day = Annotated[list[Finite], Field(min_length=HOURS, max_length=HOURS)]
 class Plan(BaseModel):
     """A day that a run settled, a number per hour, as it is kept in `plan_file` and published to the home.
 
-    `load_kw` is what the meter draws; `setpoint_kw` is the power of the storage, `level_kwh` what it holds at the end
-    of the hour.
+    `scenario` is the digest in the home's configuration, which tells two runs of one name apart. `load_kw` is what the
+    meter draws; `setpoint_kw` is the power of the storage, `level_kwh` what it holds at the end of the hour.
     """
 
     run: str
+    scenario: str | None = None
     load_kw: Day
     price: Day
     setpoint_kw: Day | None = None
     level_kwh: Day | None = None
 
     @classmethod
-    def of(cls, run: str, price: list[float], day: DayPlan) -> Plan:
+    def of(cls, run: str, price: list[float], day: DayPlan, scenario: str | None = None) -> Plan:
         """Make a plan of the day that a run settled at a price."""
-        return cls(run=run, price=price, **asdict(day))
+        return cls(run=run, scenario=scenario, price=price, **asdict(day))
 
 
 def local_time() -> datetime:
@@ -106,10 +107,9 @@ class HomeDevices:
                 )
         self._new_plans.put(plan)
 
-    @property
-    def run_in_force(self) -> str | None:
-        """The run whose plan is carried out."""
-        return None if self._plan is None else self._plan.run
+    def carries_out(self, run: str, scenario: str | None = None) -> bool:
+        """Say whether it carries out a plan of this run."""
+        return self._plan is not None and (self._plan.run, self._plan.scenario) == (run, scenario)
 
     @property
     def has_level_meter(self) -> bool:

@@ -19,7 +19,7 @@ _LOG = logging.getLogger("emc_node.devices")
 class DeviceHomeStrategy:
     """A `HomeStrategy` that starts from what the home's `devices` measure and gives them the settled plan.
 
-    `create` makes the game's own strategy of a list of homes; `run` is the run's name.
+    `create` makes the game's own strategy of a list of homes; `run` is the run's name, `scenario` its digest.
     """
 
     def __init__(
@@ -28,8 +28,9 @@ class DeviceHomeStrategy:
         create: Callable[[Sequence[HomeModel]], HomeStrategy[Any, Any, Any]],
         devices: HomeDevices,
         run: str,
+        scenario: str | None = None,
     ) -> None:
-        self._home, self._create, self._devices, self._run = home, create, devices, run
+        self._home, self._create, self._devices, self._run, self._scenario = home, create, devices, run, scenario
         self._strategy = create([home])
         self._has_answered = False
 
@@ -50,9 +51,9 @@ class DeviceHomeStrategy:
     def settle(self, settlement: Body) -> Mapping[str, Any]:
         """Give what the home will do, to its devices too, unless a restarted EMC receives the plan in force again."""
         accounts = self._strategy.settle(settlement)
-        if self._has_answered or self._devices.run_in_force != self._run:
-            price = list(getattr(settlement, "price", []))
-            self._devices.carry_out(Plan.of(self._run, price, self._home.day_plan(accounts[self._home.id])))
+        if self._has_answered or not self._devices.carries_out(self._run, self._scenario):
+            price, day = list(getattr(settlement, "price", [])), self._home.day_plan(accounts[self._home.id])
+            self._devices.carry_out(Plan.of(self._run, price, day, self._scenario))
         return accounts
 
     def _start_from(self, kwh: float | None) -> None:

@@ -52,9 +52,10 @@ def config_model(game: Game) -> type[LeaderConfig[Any]]:
 
 def assemble(config: LeaderConfig[Any], journal: Recorder, conclude: Recorder, ledger: Ledger) -> LeaderNode:
     """Create the node of a configuration with a journal, a conclusion and a ledger of the caller's."""
+    bodies = find(config.game).bodies("upper")
     return LeaderNode(
         config.name,
-        Link(config.run, config.name, find(config.game).bodies("upper"), config.slots, most_homes(config.members)),
+        Link(config.run, config.name, bodies, config.slots, most_homes(config.members), config.fingerprint),
         config.members,
         config.rounds.policy(),
         config.utility.strategy(config.slots),
@@ -68,9 +69,9 @@ def assemble(config: LeaderConfig[Any], journal: Recorder, conclude: Recorder, l
 def build(config: LeaderConfig[Any]) -> LeaderNode:
     """Create the node of a configuration with the files that the configuration names.
 
-    Raises `ConfigError` for a ledger of another run, `FileExistsError` for a journal that belongs to another ledger.
+    Raises `ConfigError` for a ledger of another game, `FileExistsError` for a journal that belongs to another ledger.
     """
-    ledger: Ledger = [] if config.ledger_file is None else SqliteLedger(config.ledger_file, config.run, config.name)
+    ledger: Ledger = [] if config.ledger_file is None else SqliteLedger(config.ledger_file, config.terms())
     journal: Recorder = discard
     if config.journal_file is not None:
         journal = JsonLines(config.journal_file, [entry["account"] for entry in ledger])

@@ -47,8 +47,9 @@ class Observer:
 
     def __init__(self, scenario: Scenario, config: NodeConfig, desk: Path, out: Path) -> None:
         game, topology = find(config.game), scenario.topology
-        up = Link(config.run, LEADER, game.bodies("upper"), config.slots)
-        down = [Link(config.run, aggregator, game.bodies("lower"), config.slots) for aggregator in topology.aggregators]
+        rest: Any = {"slots": config.slots, "fingerprint": config.fingerprint}
+        up = Link(config.run, LEADER, game.bodies("upper"), **rest)
+        down = [Link(config.run, aggregator, game.bodies("lower"), **rest) for aggregator in topology.aggregators]
         self.name = config.name
         self.mailbox = Mailbox(up, *down)
         self.progress = Progress()

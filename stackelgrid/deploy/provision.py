@@ -17,10 +17,14 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from broker.access import Node, Role
 from broker.authority import Authority
+from emc_node.config import EmcConfig
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.config import NodeConfig
+from stackelgrid.node.ledger import describe_differences, read_terms
 from stackelgrid.scenarios import Scenario
 from stackelgrid.testbed.enrolment import find_revoked, find_uncertified, list_nodes
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
@@ -56,11 +60,13 @@ def provision(scenario: Scenario, folder: Path, broker: str, run: str, desk: Pat
 
     A node that has a certificate keeps it; one whose certificate was revoked gets no other. All configurations are
     written anew, and those of nodes that are not in the run are removed, so that no process claims them. Raises
-    `ConfigError`, also when a node has a certificate for another role or another node above it.
+    `ConfigError`, also when a node has a certificate for another role or another node above it, and when another game
+    has been played under the name `run`.
     """
     address = _parse_broker(broker)
     configs = build_node_configs(scenario, run, broker, gather=True)
     try:
+        _require_unplayed(folder, configs, run, desk)
         authority, renewed = _open_authority(folder, [host for host, _ in address.servers])
         revoked = find_revoked(authority)
         lacking = find_uncertified(scenario.topology, authority)
@@ -79,6 +85,41 @@ def provision(scenario: Scenario, folder: Path, broker: str, run: str, desk: Pat
         raise ConfigError(f"{error.filename}: {error.strerror}; name a folder you may write") from None
     stays_out = [node.name for node in lacking if node.name in revoked]
     return ProvisionChanges(len(scenario.topology.names), [node.name for node in added], stays_out, withdrawn, renewed)
+
+
+def _require_unplayed(folder: Path, configs: NodeConfigs, run: str, desk: Path | None) -> None:
+    """Refuse the name of a run that left files, unless all nodes are configured for the same game as then.
+
+    Nodes would go on from these files, and from what the broker retains.
+    """
+    left = [path for role_folder in FOLDERS for path in sorted(folder.glob(f"{role_folder}/*/{run}/*"))]
+    left += [path for role_folder in FOLDERS if desk for path in sorted((desk / role_folder / run).glob("*"))]
+    if not left:
+        return
+    groups: tuple[Sequence[NodeConfig], ...] = ([configs.leader], configs.aggregators, configs.homes)
+    for role_folder, group in zip(FOLDERS, groups, strict=True):
+        for config in group:
+            change = _describe_change(folder / role_folder / config.name, config)
+            if change:
+                mend = "give this one another name with --run, or remove what the other has left"
+                raise ConfigError(f"{left[0]}: another run {run} was played here, {change}; {mend}")
+
+
+def _describe_change(place: Path, config: NodeConfig) -> str:
+    """Describe how a node is configured otherwise than when its run was played, empty where the game is the same."""
+    try:
+        before = type(config).model_validate_json((place / "config.json").read_bytes()).terms()
+    except (FileNotFoundError, ValidationError):
+        return f"{config.name} was not in it as it is now"
+    if before["run"] != config.run:  # which has been configured since
+        if isinstance(config, EmcConfig):
+            return ""  # a home keeps no ledger
+        terms = read_terms(place / config.run / f"{config.name}.ledger")
+        if terms is None:
+            return f"{config.name} has lost its ledger"
+        before = terms
+    difference = describe_differences(before, config.terms())
+    return f"{config.name}'s {difference}" if difference else ""
 
 
 def _withdraw(folder: Path, participants: Collection[Path]) -> list[str]:
@@ -133,8 +174,14 @@ def _adapt_configs(configs: NodeConfigs, run: str, desk: Path | None) -> Iterato
         yield aggregator.model_copy(update={**common, **files})
     for home in configs.homes:
         yield home.model_copy(update={**common, "schedule_file": homes / f"{home.name}.schedule.json"})
-    observer = NodeConfig(run=run, name=OBSERVER.name, game=leader.game, slots=leader.slots, broker=leader.broker)
-    yield observer.model_copy(update=common)
+    yield NodeConfig(
+        run=run,
+        name=OBSERVER.name,
+        game=leader.game,
+        slots=leader.slots,
+        scenario=leader.scenario,
+        broker=leader.broker,
+    ).model_copy(update=common)
 
 
 def _write_config(place: Path, config: NodeConfig) -> None:

@@ -13,6 +13,7 @@ from stackelgrid.model import StrictModel, explain
 from stackelgrid.registry import Game, UnknownGameError, find
 from stackelgrid.rounds import RoundPolicy
 from stackelgrid.transport.tls import Tls
+from stackelgrid.wire.fingerprint import Digest, Fingerprint
 from stackelgrid.wire.names import Name
 
 
@@ -47,17 +48,31 @@ def most_homes(members: Sequence[MemberConfig]) -> int:
 class NodeConfig(StrictModel):
     """The settings of every node.
 
-    `tls` is the node's certificate for a broker at `mqtts://`. `reconnect_s` is the time within which a lost connection
-    has to be made again; null is without limit, for the first connection too.
+    `scenario` is a digest of what the run's nodes share; a node without it takes part in any game of its run. `tls` is
+    the node's certificate for a broker at `mqtts://`. `reconnect_s` is the time within which a lost connection has to
+    be made again; null is without limit, for the first connection too.
     """
 
     run: Name
     name: Name
     game: str
     slots: Annotated[int, Field(ge=1, le=1000)]
+    scenario: Digest | None = None
     broker: str = "mqtt://127.0.0.1:1883"
     tls: Tls | None = None
     reconnect_s: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = 60.0
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """The fingerprint of the game that the node takes part in."""
+        if self.scenario is None:
+            return None
+        return Fingerprint(game=self.game, slots=self.slots, scenario=self.scenario)
+
+    def terms(self) -> dict[str, Any]:
+        """Give all that the course of the game depends on, as JSON: not places, and not how long to wait for whom."""
+        files = {key for key, value in self if isinstance(value, Path)}
+        return self.model_dump(mode="json", exclude={"broker", "tls", "reconnect_s", "rounds", "devices", *files})
 
 
 class _GameName(BaseModel):

@@ -1,7 +1,8 @@
 """A node as a process: read the configuration, connect, play, leave.
 
-Exit codes: 0 the node has finished, and with `--stay` was then stopped by a signal; 2 bad usage or configuration; 4 the
-broker was lost for good or the node crashed; 143 a signal stopped it before it had finished.
+Exit codes: 0 the node has finished, and with `--stay` was then stopped by a signal; 2 bad usage or configuration, also
+one of another game than its coordinator's; 4 the broker was lost for good or the node crashed; 143 a signal stopped it
+before it had finished.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def serve(node: ReportingNode, transport: MqttTransport, heartbeat: Heartbeat | 
         beating = None if heartbeat is None else asyncio.create_task(heartbeat.beat())
         code = await _carry(node, transport, stopped)
         if code is not ExitCode.STOPPED:
-            node.progress.end(lost=code is ExitCode.LOST)
+            node.progress.end(lost=code is not ExitCode.SETTLED)
         if stay and code is ExitCode.SETTLED:
             await asyncio.to_thread(stopped.wait)
         if beating is not None:
@@ -182,6 +183,9 @@ async def _carry(node: ReportingNode, transport: MqttTransport, stopped: threadi
     )
     if carried.crashed:
         crash = carried.crashed[node.name]
+        if isinstance(crash, ConfigError):
+            _LOG.error("cannot take part", extra={"data": {"error": str(crash)}})
+            return ExitCode.BAD_INPUT
         _LOG.error("crashed", exc_info=(type(crash), crash, crash.__traceback__))
         return ExitCode.LOST
     return ExitCode.STOPPED if stopped.is_set() else ExitCode.SETTLED

@@ -286,7 +286,14 @@ class Coordinator:
         """Send the question to all, naming those asked `again`; on an addressed link to these alone, if any."""
 
         def signal(body: Body) -> Signal[Body]:
-            return Signal(run=self.link.run, sender=self.link.coordinator, round=current.number, again=again, body=body)
+            return Signal(
+                run=self.link.run,
+                sender=self.link.coordinator,
+                fingerprint=self.link.fingerprint,
+                round=current.number,
+                again=again,
+                body=body,
+            )
 
         return self._publish(signal, current.body, again or self.members, qos=0)
 
@@ -392,6 +399,7 @@ class Coordinator:
             return Settlement(
                 run=self.link.run,
                 sender=self.link.coordinator,
+                fingerprint=self.link.fingerprint,
                 round=current.round,
                 settled=current.settled,
                 complete=current.complete,

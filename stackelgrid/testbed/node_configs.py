@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
@@ -38,7 +40,13 @@ def build_node_configs(scenario: Scenario, run: str, broker: str = "", *, gather
     leader_config, aggregator_config, emc_config = (
         package.config.config_model(game) for package in (leader_node, aggregator_node, emc_node)
     )
-    common = {"run": run, "game": scenario.game, "slots": scenario.slots, "broker": broker}
+    common = {
+        "run": run,
+        "game": scenario.game,
+        "slots": scenario.slots,
+        "scenario": digest(scenario),
+        "broker": broker,
+    }
     aggregators: list[AggregatorConfig[Any]] = [
         aggregator_config(
             **common,
@@ -92,6 +100,23 @@ def build_node_configs(scenario: Scenario, run: str, broker: str = "", *, gather
         ledger_file=Path("leader.ledger") if gather else None,
     )
     return NodeConfigs(leader, aggregators, homes)
+
+
+def digest(scenario: Scenario) -> str:
+    """Give a digest of all that the nodes of a scenario share.
+
+    Of listed homes it knows their names and places alone, so that it gives nothing private away. Title, how long nodes
+    wait for each other, and where data files are do not count.
+    """
+    shared = scenario.model_dump(exclude={"title", "calibrated", "rounds", "homes"})
+    shared["nodes"] = {
+        aggregator: {process: [home.id for home in homes] for process, homes in members.items()}
+        for aggregator, members in scenario.topology.members.items()
+    }
+    text = json.dumps(
+        shared, sort_keys=True, default=lambda value: value.name if isinstance(value, Path) else str(value)
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _add_limits(limits: Iterable[float | None]) -> float | None:

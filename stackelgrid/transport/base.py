@@ -72,7 +72,10 @@ class Node(Protocol):
         """Begin, or go on: the node is connected and subscribed, for the first time or after a lost connection."""
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
-        """Take a message that arrived. Any bytes may come; a node never raises because of them."""
+        """Take a message that arrived. Any bytes may come; a node never raises because of them.
+
+        One case is different: a node raises `ConfigError` when its coordinator plays another game of the same name.
+        """
 
     def tick(self, now: float) -> Sequence[Action]:
         """Act on the deadline: the clock has reached `next_deadline()`."""

@@ -19,6 +19,8 @@ from functools import cache, cached_property
 
 from pydantic import BaseModel, ValidationError
 
+from stackelgrid.errors import ConfigError
+from stackelgrid.wire.fingerprint import Fingerprint
 from stackelgrid.wire.messages import MAX_NAMES, Answer, Body, Message, Presence, Receipt, Settlement, Signal
 from stackelgrid.wire.names import MAX_NAME_LENGTH
 
@@ -49,6 +51,10 @@ class BadMessageError(Exception):
         self.detail = detail
 
 
+class AnotherGameError(ConfigError):
+    """A coordinator plays something else than this node is configured for; the message says what differs."""
+
+
 @dataclass(frozen=True)
 class Bodies:
     """A game's models for the bodies of the messages between a coordinator and its members.
@@ -66,7 +72,8 @@ class Bodies:
 class Link:
     """The exchange between one coordinator and its members: run, coordinator, the game's bodies, number of slots.
 
-    `homes` is the largest number of homes behind one member. It bounds how long a payload may be.
+    `homes` is the largest number of homes behind one member. It bounds how long a payload may be. Where there is a
+    `fingerprint`, the coordinator's messages must have the same.
     """
 
     run: str
@@ -74,6 +81,7 @@ class Link:
     bodies: Bodies
     slots: int
     homes: int | None = None
+    fingerprint: Fingerprint | None = None
 
     @cached_property
     def root(self) -> str:
@@ -142,9 +150,10 @@ class Link:
     def read(self, topic: str, payload: bytes) -> Message:
         """Read a payload that arrived on `topic`.
 
-        Raises `BadMessageError`. Its reason is `foreign` (not of this link, or run and sender do not agree with the
-        topic), `oversized`, or `malformed` (not JSON, unknown or missing keys, wrong types or lengths, numbers that
-        are not finite).
+        Raises `BadMessageError`. Its reason is `foreign` (not of this link, run and sender do not agree with the
+        topic, or no fingerprint where one is wanted), `oversized`, or `malformed` (not JSON, unknown or missing keys,
+        wrong types or lengths, numbers that are not finite). Raises `AnotherGameError` for a coordinator's message with
+        another fingerprint.
         """
         parts = topic.split("/")
         if parts[:3] != [ROOT, self.run, self.coordinator] or len(parts) not in (4, 5):
@@ -159,16 +168,32 @@ class Link:
         try:
             message = model.model_validate_json(payload)
         except ValidationError as error:
+            if issubclass(model, Signal | Settlement):  # of another game, it can have a body that is none in this one
+                self._require_same_game(topic, _read_header(payload))
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(step) for step in first["loc"]) or "payload"
             raise BadMessageError("malformed", f"{topic}: {where}: {first['msg']}") from None
+        if isinstance(message, Signal | Settlement):
+            self._require_same_game(topic, message)
         sender = parts[3] if isinstance(message, Answer | Receipt | Presence) else self.coordinator
         body = getattr(message, "body", None)
         if body is not None and body.slots not in (None, self.slots):
             raise BadMessageError("malformed", f"{topic}: body is for {body.slots} slots, the run has {self.slots}")
         if message.run != self.run or message.sender != sender:
             raise BadMessageError("foreign", f"{topic} carries a message of {message.sender} in run {message.run}")
+        if isinstance(message, Signal | Settlement) and self.fingerprint is not None and message.fingerprint is None:
+            raise BadMessageError("foreign", f"{topic}: the message has no fingerprint")
         return message
+
+    def _require_same_game(self, topic: str, message: Signal[Body] | Settlement[Body] | _Header) -> None:
+        """Raise `AnotherGameError` where `message` is the coordinator's, and of another game than this link is for."""
+        own, other = self.fingerprint, message.fingerprint
+        if own is None or other in (None, own) or (message.run, message.sender) != (self.run, self.coordinator):
+            return
+        raise AnotherGameError(
+            f"{topic}: another run {self.run} is there, {own.describe_difference(other)}; provision this one under "
+            "another name (--run), or clear what the broker retains of the other"
+        )
 
 
 def _is_deep(payload: bytes) -> bool:
@@ -200,7 +225,18 @@ class Description:
 
 
 class _Header(BaseModel):
+    run: str | None = None
+    sender: str | None = None
+    fingerprint: Fingerprint | None = None
     round: int | None = None
+
+
+def _read_header(payload: bytes) -> _Header:
+    """Read the header of a message, of any run and with any body; what is none has an empty one."""
+    try:
+        return _Header.model_validate_json(payload)
+    except ValidationError:
+        return _Header()
 
 
 def describe(topic: str, payload: bytes) -> Description:
@@ -215,11 +251,7 @@ def describe(topic: str, payload: bytes) -> Description:
             pass
         case _:
             raise BadMessageError("foreign", f"topic {topic!r} is not of a conversation")
-    try:
-        number = _Header.model_validate_json(payload).round if payload else None
-    except ValidationError:
-        number = None
-    return Description(purpose, coordinator, member, number)
+    return Description(purpose, coordinator, member, _read_header(payload).round)
 
 
 @cache

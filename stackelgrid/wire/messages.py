@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, SerializeAsAny
 
+from stackelgrid.wire.fingerprint import Fingerprint
 from stackelgrid.wire.names import Name
 
 MAX_ROUND = 1_000_000
@@ -60,11 +61,12 @@ class Message(BaseModel):
 class Signal(Message, Generic[SignalBody]):
     """A coordinator's question to its members in round `round`. It is retained for members that connect later.
 
-    `again` names the members whose answer is missing: only they answer again.
+    `again` names the members whose answer is missing: only they answer again. `fingerprint` is of what is played.
     """
 
     purpose = "signal"
 
+    fingerprint: Fingerprint | None = None
     round: Round
     again: Annotated[Names, Field(max_length=MAX_NAMES)] = []
     body: SerializeAsAny[SignalBody]
@@ -83,10 +85,12 @@ class Settlement(Message, Generic[SettlementBody]):
     """A coordinator's final decision, from the answers of round `round`. It is retained; each member acknowledges it.
 
     `settled` is false when the rounds ran out first. `complete` tells whether every member answered round `round`.
+    `fingerprint` is of what was played.
     """
 
     purpose = "settlement"
 
+    fingerprint: Fingerprint | None = None
     round: Round
     settled: bool
     complete: bool

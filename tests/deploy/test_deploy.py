@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 
 import broker
+import leader_node.config
 from aggregator_node.config import build
 from broker.authority import Authority
 from stackelgrid import cli
 from stackelgrid.deploy.compose import compose
 from stackelgrid.deploy.provision import provision
 from stackelgrid.errors import ConfigError, ExitCode
+from stackelgrid.node.config import load as load_config
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.scenarios import list_shipped, load
 from stackelgrid.scenarios.yaml_file import parse
@@ -85,6 +87,42 @@ def test_provision_refuses_a_node_certified_otherwise(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'h2' is the home of a2 there, and the home of a1 here"):
         provision(load("user_oriented", [SETTINGS[0], "aggregators=1"]), tmp_path, "mqtts://127.0.0.1:8883", "r2")
     assert json.loads((tmp_path / "homes/h1/config.json").read_text())["run"] == "r1"
+
+
+def test_provision_refuses_the_name_of_a_run_that_was_played(tmp_path: Path) -> None:
+    def prepare(run: str, *changes: str) -> None:
+        provision(load("user_oriented", [*SETTINGS, *changes]), tmp_path, "mqtts://127.0.0.1:8883", run)
+
+    leader = tmp_path / "leaders/leader/config.json"
+    prepare("r1", "seed=1")
+    prepare("r1")  # nothing has been played: the name is still free
+    leader_node.config.build(load_config(leader, leader_node.config.config_model))  # which makes its ledger
+    prepare("r1", "rounds.deadline_s=9")  # the same game
+    before = leader.read_text()
+    for change, difference in (
+        ("leader.wholesale_price=7", r"leader's utility\.wholesale_price was 3\.21424 and is 7\.0"),
+        ("seed=2", r"leader's members\.0\.max_kw was"),
+        ("population.homes=5", r"leader's members\.0\.homes was 2 and is 3"),
+    ):
+        with pytest.raises(ConfigError, match=f"leader.ledger: another run r1 was played here, .*{difference}.*--run"):
+            prepare("r1", change)
+        assert leader.read_text() == before
+    prepare("r2", "leader.wholesale_price=7")
+    with pytest.raises(ConfigError, match=r"leader's utility\.wholesale_price was 3\.21424 and is 7\.0"):
+        prepare("r1", "leader.wholesale_price=7")
+    with pytest.raises(ConfigError, match="a1 has lost its ledger"):
+        prepare("r1")
+    for config in build_node_configs(load("user_oriented", SETTINGS), "r1").aggregators:
+        SqliteLedger(tmp_path / f"aggregators/{config.name}/r1/{config.name}.ledger", config.terms())
+    prepare("r1")
+
+
+def test_provision_refuses_the_name_of_a_run_that_is_on_the_desk(tmp_path: Path) -> None:
+    certs, desk = tmp_path / "certs", tmp_path / "desk"
+    provision(load("user_oriented", SETTINGS), certs, "mqtts://127.0.0.1:8883", "r1", desk)
+    (desk / "homes/r1/h1.schedule.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"h1\.schedule\.json: another run r1 was played here"):
+        provision(load("user_oriented", [*SETTINGS, "leader.mu=0.9"]), certs, "mqtts://127.0.0.1:8883", "r1", desk)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +206,7 @@ def test_aggregator_journal_resumes_and_is_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         build(config)
     question = {"round": 1, "signal": {"price": [5.0] * config.slots}, "asked": 0}
-    SqliteLedger(ledger, config.run, config.name).append(question)
+    SqliteLedger(ledger, config.terms()).append(question)
     build(config)
     assert journal.read_text() == '{"round": 1, "inner": 1}\n'
 

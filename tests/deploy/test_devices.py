@@ -226,12 +226,12 @@ def test_plan_file_restores_the_plan_unless_it_is_broken(tmp_path: Path, caplog:
     first.carry_out(plan)
     before = published(waits.then(waits.job(), 0.0))
     second = HomeDevices("h1", DeviceSettings.model_validate(DEVICES), HOME, file, Clock())
-    assert second.run_in_force == "demo"
+    assert second.carries_out("demo")
     after = published(second.start(0.0))
     assert {topic: after[topic] for topic in before} == before
     file.write_text(file.read_text()[:-20])
     third = HomeDevices("h1", DeviceSettings.model_validate(DEVICES), HOME, file, Clock())
-    assert third.run_in_force is None
+    assert not third.carries_out("demo")
     assert "the saved plan is not used" in caplog.messages
 
 
@@ -239,7 +239,7 @@ def test_plan_file_is_written_when_the_home_broker_is_away(tmp_path: Path) -> No
     file = tmp_path / "plan.json"
     HomeDevices("h1", DeviceSettings.model_validate(DEVICES), HOME, file, Clock()).carry_out(plan_for(HOME))
     after_a_power_cut = HomeDevices("h1", DeviceSettings.model_validate(DEVICES), HOME, file, Clock())
-    assert after_a_power_cut.run_in_force == "demo"
+    assert after_a_power_cut.carries_out("demo")
 
 
 def test_devices_correct_a_last_will_that_comes_late() -> None:
@@ -342,9 +342,9 @@ def test_home_keeps_its_plan_when_a_settlement_is_received_again_after_a_restart
     file = tmp_path / "plan.json"
     file.write_text(plan_for(HOME).model_dump_json())
 
-    def queued_after_restart(run: str, *, asked: bool) -> bool:
+    def queued_after_restart(run: str, *, asked: bool, scenario: str | None = None) -> bool:
         home_devices = HomeDevices("h1", DeviceSettings.model_validate({}), HOME, file, Clock())
-        home = DeviceHomeStrategy(HOME, UserOrientedHomes, home_devices, run)
+        home = DeviceHomeStrategy(HOME, UserOrientedHomes, home_devices, run, scenario)
         if asked:
             home.answer(PRICE)
         home.settle(PRICE)
@@ -353,6 +353,9 @@ def test_home_keeps_its_plan_when_a_settlement_is_received_again_after_a_restart
     assert not queued_after_restart("demo", asked=False)
     assert queued_after_restart("demo", asked=True)
     assert queued_after_restart("another", asked=False)
+    assert queued_after_restart("demo", asked=False, scenario="0" * 16), (
+        "another game, though the run has the same name"
+    )
 
 
 class Cistern(HomeModel):

@@ -25,6 +25,7 @@ from stackelgrid.scenarios import Scenario
 from stackelgrid.soak.cases import draw_case, draw_scenario, games
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.in_memory import MemoryRun
+from stackelgrid.testbed.node_configs import digest
 from stackelgrid.transport.base import Action, Finish, Publish
 from stackelgrid.transport.memory import DeadlockError, MemoryTransport
 from stackelgrid.wire.codec import Link
@@ -684,7 +685,8 @@ def test_question_keeps_its_number_over_a_crash() -> None:
 
     It must not ask the second question under the number of the first: homes would repeat the answer to that.
     """
-    stage = MemoryRun(small())
+    scenario = small()
+    stage = MemoryRun(scenario)
     link = Link("memory", "leader", find("user_oriented").upper, 4)
 
     def received(node: Any, number: int) -> list[int]:
@@ -692,6 +694,7 @@ def test_question_keeps_its_number_over_a_crash() -> None:
             "schema": 1,
             "run": "memory",
             "sender": "leader",
+            "fingerprint": {"game": "user_oriented", "slots": 4, "scenario": digest(scenario)},
             "round": number,
             "body": {"price": 4 * [8 + number]},
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import aggregator_node.config
@@ -9,7 +11,7 @@ import emc_node.config
 import leader_node.config
 from stackelgrid.registry import find, list_games
 from stackelgrid.scenarios import load
-from stackelgrid.testbed.node_configs import build_node_configs
+from stackelgrid.testbed.node_configs import build_node_configs, digest
 
 
 @pytest.mark.parametrize("game", list_games())
@@ -34,3 +36,29 @@ def test_leader_waits_longer_than_its_aggregators(game: str) -> None:
     leader, below = configs.leader.rounds, configs.aggregators[0].rounds
     assert leader.deadline_s * leader.tries > below.deadline_s * below.tries + below.return_s
     assert leader.gather_s > below.gather_s
+
+
+@pytest.mark.parametrize("game", list_games())
+def test_digest_is_of_what_all_nodes_share(game: str) -> None:
+    known = {digest(load(game, [change])) for change in ("title=Another", "rounds.tries=9", "title=A third")}
+    assert known == {digest(load(game))}
+    others = {digest(load(game, [change])) for change in ("leader.tolerance=1e-3", "seed=77", "homes_per_process=2")}
+    assert len(known | others) == 4
+
+
+def test_digest_knows_nothing_of_listed_homes_but_their_names() -> None:
+    drawn = load("user_oriented", ["population.homes=3", "aggregators=1"]).everyone
+    listed = [home.model_dump(mode="json") for home in drawn]
+    content = load("user_oriented", ["aggregators=1"]).model_dump(mode="json", by_alias=True, exclude={"population"})
+
+    def digest_of(homes: list[dict[str, object]]) -> str:
+        return digest(load(content | {"homes": homes}))
+
+    private = [listed[0] | {"elastic": listed[1]["elastic"]}, *listed[1:]]
+    assert digest_of(private) == digest_of(listed)
+    assert digest_of(listed[:2]) != digest_of(listed)
+
+
+def test_digest_is_the_same_wherever_the_data_files_are(tmp_path: Path) -> None:
+    scenario = load("user_oriented")
+    assert digest(scenario.copy_data_to(tmp_path)) == digest(scenario)

@@ -20,6 +20,12 @@ from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
 from stackelgrid.transport.memory import MemoryTransport
 
+TERMS: dict[str, Any] = {
+    "run": "run-1",
+    "name": "leader",
+    "scenario": "0" * 16,
+    "utility": {"price": [8.0, 9.0], "mu": 0.3},
+}
 Ledgers = dict[str, list[dict[str, Any]]]
 SMALL = {"user_oriented": ["population.homes=6", "aggregators=2"]}
 # Homes are created anew here. One of storage_market keeps its schedule from round to round, and would lose it.
@@ -100,23 +106,33 @@ def test_aggregator_resumes_within_its_inner_game(game: str) -> None:
 
 def test_ledger_on_disk_returns_its_entries(tmp_path: Path) -> None:
     remembered = json.loads(play_whole("user_oriented")[1])["leader"]
-    ledger = SqliteLedger(tmp_path / "leader.ledger", "run-1", "leader")
+    ledger = SqliteLedger(tmp_path / "leader.ledger", TERMS)
     for entry in remembered:
         ledger.append(entry)
-    assert list(SqliteLedger(tmp_path / "leader.ledger", "run-1", "leader")) == remembered
+    assert list(SqliteLedger(tmp_path / "leader.ledger", TERMS)) == remembered
     assert (tmp_path / "leader.ledger").stat().st_mode & 0o777 == 0o600
 
 
 def test_ledger_is_refused_when_it_is_of_another_run(tmp_path: Path) -> None:
-    SqliteLedger(tmp_path / "leader.ledger", "run-1", "leader")
-    with pytest.raises(ConfigError, match="the ledger of leader in run run-1, not of leader in run run-2; move it"):
-        SqliteLedger(tmp_path / "leader.ledger", "run-2", "leader")
+    SqliteLedger(tmp_path / "leader.ledger", TERMS)
+    with pytest.raises(ConfigError, match='run was "run-1" and is "run-2"; give the new run another name, or move'):
+        SqliteLedger(tmp_path / "leader.ledger", TERMS | {"run": "run-2"})
+
+
+def test_ledger_is_refused_when_it_was_begun_with_other_settings(tmp_path: Path) -> None:
+    SqliteLedger(tmp_path / "leader.ledger", TERMS)
+    utility = {"price": [8.0, 9.5], "mu": 0.4}
+    with pytest.raises(ConfigError, match=r"utility\.price\.1 was 9\.0 and is 9\.5, and 1 more values have changed"):
+        SqliteLedger(tmp_path / "leader.ledger", TERMS | {"utility": utility, "scenario": "1" * 16})
+    with pytest.raises(ConfigError, match="settings of other nodes have changed"):
+        SqliteLedger(tmp_path / "leader.ledger", TERMS | {"scenario": "1" * 16})
+    SqliteLedger(tmp_path / "leader.ledger", TERMS)
 
 
 def test_ledger_is_refused_when_the_file_is_none(tmp_path: Path) -> None:
     (tmp_path / "leader.ledger").write_text("price,load\n" * 100)
     with pytest.raises(ConfigError, match="not a ledger"):
-        SqliteLedger(tmp_path / "leader.ledger", "run-1", "leader")
+        SqliteLedger(tmp_path / "leader.ledger", TERMS)
 
 
 def test_journal_resumes_after_its_last_whole_line(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from pydantic import ValidationError
 
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
 from stackelgrid.wire.arrays import MAX_SLOTS, PackedArray
-from stackelgrid.wire.codec import MAX_BYTES, BadMessageError, Bodies, Link
+from stackelgrid.wire.codec import MAX_BYTES, AnotherGameError, BadMessageError, Bodies, Link
+from stackelgrid.wire.fingerprint import Fingerprint
 from stackelgrid.wire.messages import Answer, Message, Presence, Receipt, Settlement, Signal
 
 SLOTS = 3
@@ -166,6 +168,28 @@ def test_price_signal_is_readable_json() -> None:
     assert LINK.write(message) == (
         b'{"schema":1,"run":"run-1","sender":"leader","round":7,"again":["a2"],"body":{"price":[9.24,0.1,-1.5]}}'
     )
+
+
+def test_message_of_another_game_is_refused_for_good() -> None:
+    own = Fingerprint(game="user_oriented", slots=SLOTS, scenario="0" * 16)
+    link = replace(LINK, fingerprint=own)
+    price = Price(price=[1.0, 2.0, 3.0])
+    signal = Signal[Price](**DOWN, fingerprint=own, round=1, body=price)
+    settlement = Settlement[Price](**DOWN, fingerprint=own, round=1, settled=True, complete=True, body=price)
+    for message in (signal, settlement):
+        assert link.read(link.topic(message), link.write(message)) == message
+        for change, difference in (
+            ({"fingerprint": own.model_copy(update={"scenario": "1" * 16})}, "with other prices"),
+            ({"fingerprint": own.model_copy(update={"slots": 2}), "body": Price(price=[1.0, 2.0])}, "over 2 slots"),
+            ({"fingerprint": own.model_copy(update={"game": "go"}), "body": Receipt(**UP, round=1)}, "game go"),
+        ):
+            other = message.model_copy(update=change)
+            with pytest.raises(AnotherGameError, match=f"another run run-1 is there, .*{difference}.*--run"):
+                link.read(link.topic(message), link.write(other))
+            assert LINK.read(LINK.topic(message), LINK.write(message)) == message, "without its own it takes any"
+        for change, reason in (({"fingerprint": None}, "no fingerprint"), ({"run": "x"}, "in run x")):
+            with pytest.raises(BadMessageError, match=f"foreign.*{reason}"):
+                link.read(link.topic(message), link.write(message.model_copy(update=change)))
 
 
 def test_answer_of_one_home_is_readable_json_without_absent_keys() -> None:
