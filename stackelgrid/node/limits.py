@@ -15,12 +15,13 @@ _ROUNDING = 1 + 1e-9
 def refusals(members: Sequence[MemberConfig], mailbox: Mailbox) -> AnswerCheck:
     """Build the check of a coordinator on answers of `members`.
 
-    It refuses an answer for another number of homes than the member was registered with, or with more power than their
-    connections carry. Refusals are counted in `mailbox` and logged once.
+    It refuses an answer for another number of homes than the member was registered with, with more power than their
+    connections carry, or to which the game objects for other reasons. Refusals are counted in `mailbox` and logged
+    once.
     """
     registered = {member.name: member for member in members}
 
-    def find_objection(name: str, body: Body) -> str | None:
+    def find_objection(name: str, question: Body, body: Body) -> str | None:
         member = registered[name]
         homes = getattr(body, "homes", member.homes)
         if homes + getattr(body, "excluded", 0) != member.homes:
@@ -28,10 +29,11 @@ def refusals(members: Sequence[MemberConfig], mailbox: Mailbox) -> AnswerCheck:
         power = body.peak_kw
         if power is not None and member.max_kw is not None and power > member.max_kw * _ROUNDING:
             return f"{name} answers with {power:g} kW, its connections carry {member.max_kw:g}"
-        return None
+        objection = body.find_objection(question, member.max_kw)
+        return None if objection is None else f"{name}: {objection}"
 
-    def refuse(name: str, body: Body) -> str | None:
-        found = find_objection(name, body)
+    def refuse(name: str, question: Body, body: Body) -> str | None:
+        found = find_objection(name, question, body)
         if found is not None:
             mailbox.reject("refused", f"{name}/answer", found)
         return found

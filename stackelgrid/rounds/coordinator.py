@@ -99,8 +99,8 @@ class MembersLost:
 
 
 Step = Publish | FetchRetained | MembersGathered | Round | SettlementAcknowledged | MembersLost
-AnswerCheck = Callable[[str, Body], str | None]
-"""From a member's name and its answer to the reason why the answer is refused, or None."""
+AnswerCheck = Callable[[str, Body, Body], str | None]
+"""From a member's name, the question and its answer to the reason why the answer is refused, or None."""
 
 
 @dataclass
@@ -135,11 +135,12 @@ class Coordinator:
     It gathers them, asks them rounds that are numbered from 1, and makes the settlement known. A message is keyed by
     round and sender: the first answer counts; later ones are counted in `repeated`, those to other rounds in `stale`,
     and both are ignored. A member that missed a whole round gets one try instead of all in the rounds after it, until
-    it answers again. `check(member, body)` may refuse an answer by giving a reason; the answer is then ignored.
+    it answers again. `check(member, question, answer)` may refuse an answer by giving a reason; the answer is then
+    ignored.
     """
 
     def __init__(
-        self, link: Link, members: Sequence[str], policy: RoundPolicy, check: AnswerCheck = lambda member, body: None
+        self, link: Link, members: Sequence[str], policy: RoundPolicy, check: AnswerCheck = lambda *_: None
     ) -> None:
         self.link = link
         self.members = tuple(members)
@@ -305,7 +306,8 @@ class Coordinator:
         if answer.sender in current.answers:
             self.repeated += 1
             return []
-        reason = self._check(answer.sender, answer.body)
+        question = current.body if isinstance(current.body, Body) else current.body[answer.sender]
+        reason = self._check(answer.sender, question, answer.body)
         if reason is not None:
             return self._refuse(answer.sender, reason, now)
         self._online.add(answer.sender)

@@ -32,6 +32,13 @@ class Body(BaseModel):
         """Give the largest power that the homes draw or feed in, in any slot, in kW, or None if the body has none."""
         return None
 
+    def find_objection(self, question: Body, max_kw: float | None) -> str | None:
+        """Give what in this answer to `question` no sender with connections of `max_kw` can mean, or None.
+
+        `max_kw` is None where the connections are unknown.
+        """
+        return None
+
     @property
     def fresh(self) -> bool:
         """Tell whether every home's part of the answer is of the round in which it is sent."""

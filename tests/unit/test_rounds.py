@@ -230,11 +230,12 @@ def test_message_of_a_node_that_is_no_member_is_ignored() -> None:
     assert set(finish(coordinator, 1, "b").answers) == {"a", "b"}
 
 
-def test_refused_answer_is_ignored() -> None:
-    def refuses(member: str, body: Body) -> str | None:
-        return "too short" if body == Reply(text="") else None
+def refuses_empty(member: str, question: Body, body: Body) -> str | None:
+    return "too short" if body == Reply(text="") else None
 
-    coordinator = Coordinator(LINK, ["a", "b"], POLICY, refuses)
+
+def test_refused_answer_is_ignored() -> None:
+    coordinator = Coordinator(LINK, ["a", "b"], POLICY, refuses_empty)
     coordinator.receive(is_("a", "online"), 0.0)
     coordinator.ask(Question(text="?"), 0.0)
     coordinator.receive(says("b", 1), 0.0)
@@ -249,7 +250,7 @@ def test_refused_answer_is_ignored() -> None:
 
 def test_member_is_quarantined_after_too_many_refused_answers() -> None:
     policy = replace(POLICY, quarantine_after=2)
-    coordinator = Coordinator(LINK, ["a", "b"], policy, lambda member, body: "too short" if not body.text else None)
+    coordinator = Coordinator(LINK, ["a", "b"], policy, refuses_empty)
     coordinator.start(0.0)
     for member in ("a", "b"):
         coordinator.receive(is_(member, "online"), 0.0)
@@ -271,7 +272,7 @@ def test_member_is_quarantined_after_too_many_refused_answers() -> None:
 
 def test_accepted_answer_does_not_reset_the_count_of_refused_ones() -> None:
     policy = replace(POLICY, quarantine_after=2)
-    coordinator = Coordinator(LINK, ["a"], policy, lambda member, body: "too short" if not body.text else None)
+    coordinator = Coordinator(LINK, ["a"], policy, refuses_empty)
     coordinator.start(0.0)
     for number in (1, 2):
         coordinator.ask(Question(text="?"), 0.0)

@@ -20,6 +20,8 @@ NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Product = Annotated[float, Field(ge=0, le=LARGEST**2)]
 """A square of an energy, or an energy times a price: at most that of the largest ones."""
 
+_ROUNDING = 1 + 1e-9
+
 Rows = Annotated[list[NonNegative], Field(min_length=1, max_length=1)] | PackedArray
 """A number per home, kWh: of one home a list of it; of several in a process a packed matrix (homes, 1)."""
 
@@ -70,6 +72,15 @@ class MissionReport(_OneSlot):
         """True when every consumer was called and answered."""
         return self.held == 0 and self.excluded == 0
 
+    def find_objection(self, question: Body, max_kw: float | None) -> str | None:
+        """Object to calls for more than the target, or to more shifted than was called for."""
+        assert isinstance(question, Mission)
+        if self.called_kwh > question.target_kwh * _ROUNDING:
+            return f"calls of {self.called_kwh:g} kWh, the target is {question.target_kwh:g}"
+        if self.shifted_kwh > self.called_kwh * _ROUNDING:
+            return f"{self.shifted_kwh:g} kWh shifted, the calls were for {self.called_kwh:g}"
+        return None
+
 
 class Call(_OneSlot):
     """Down to one member, in signals and settlements: the call of each of its homes, kWh, and the prices.
@@ -101,6 +112,12 @@ class Shift(_OneSlot):
     def to_array(self) -> Array:
         """Give the shifts, (homes,) kWh."""
         return _to_column(self.shifted_kwh)
+
+    def find_objection(self, question: Body, max_kw: float | None) -> str | None:
+        """Object to a home that shifts more than it is called for."""
+        assert isinstance(question, Call)
+        beyond = self.to_array() - question.to_array() * _ROUNDING
+        return f"{beyond.max():g} kWh shifted beyond the call" if beyond.max() > 0 else None
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:

@@ -17,12 +17,19 @@ from stackelgrid.wire.codec import Bodies
 from stackelgrid.wire.messages import Body, Names
 from stackelgrid.wire.names import Name
 
-Count = Annotated[int, Field(ge=0, le=1_000_000)]
-PositiveCount = Annotated[int, Field(ge=1, le=1_000_000)]
+_MOST_HOMES = 1_000_000
+_ROUNDING = 1 + 1e-6
+
+Count = Annotated[int, Field(ge=0, le=_MOST_HOMES)]
+PositiveCount = Annotated[int, Field(ge=1, le=_MOST_HOMES)]
 NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Slot = Annotated[int, Field(ge=1, le=MAX_SLOTS)]
-Sums = Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1, max_length=MAX_SLOTS)]
+Sums = Annotated[
+    list[Annotated[float, Field(ge=0, le=_MOST_HOMES * LARGEST)]], Field(min_length=1, max_length=MAX_SLOTS)
+]
 """Sums of numbers that may each be as large as LARGEST."""
+Money = Annotated[float, Field(ge=-_MOST_HOMES * LARGEST**2, le=_MOST_HOMES * LARGEST**2)]
+"""A sum of products of such numbers."""
 Rows = Vector | PackedArray
 """Of one prosumer a list of its slots; of several a packed matrix (prosumers, slots)."""
 
@@ -72,13 +79,13 @@ class Provision(Body):
     homes: Count
     held: Count = 0
     excluded: Count = 0
-    tariff: Annotated[Names, Field(min_length=1, max_length=1_000_000)]
+    tariff: Annotated[Names, Field(min_length=1, max_length=_MOST_HOMES)]
     pv_price: Rows
     sdr: Rows
     load_kw: Sums
     pv_kw: Sums
     dr_kw: Sums
-    profit: Annotated[list[float], Field(min_length=1, max_length=MAX_SLOTS)]
+    profit: Annotated[list[Money], Field(min_length=1, max_length=MAX_SLOTS)]
     dr_change_kw: NonNegative
     residual: NonNegative
     game_rounds: Count
@@ -92,6 +99,25 @@ class Provision(Body):
     def fresh(self) -> bool:
         """True when every prosumer answered this very round."""
         return self.held == 0 and self.excluded == 0
+
+    @property
+    def peak_kw(self) -> float:
+        """The largest total of loads or of PV output, kW."""
+        return max(*self.load_kw, *self.pv_kw)
+
+    def find_objection(self, question: Body, max_kw: float | None) -> str | None:
+        """Object to more demand response than load, or to a PV price above every retail price."""
+        assert isinstance(question, Offer)
+        if any(dr > load * _ROUNDING for dr, load in zip(self.dr_kw, self.load_kw, strict=True)):
+            return "dr_kw is above load_kw somewhere; nobody can curtail more than it draws"
+        dearest = np.max(list(question.retail_price.values()), axis=0)
+        if (to_matrix(self.pv_price) > dearest * _ROUNDING).any():
+            return "pv_price is above every retail price somewhere"
+        if max_kw is not None and self.dr_change_kw > max_kw * _ROUNDING:
+            return f"dr_change_kw is {self.dr_change_kw:g}, its connections carry {max_kw:g}"
+        if self.residual > 1:
+            return f"residual is {self.residual:g}, the most is 1"
+        return None
 
     @model_validator(mode="after")
     def _shapes(self) -> Self:
@@ -136,7 +162,7 @@ class DrResponse(Body):
     """
 
     homes: PositiveCount
-    tariff: Annotated[Names, Field(min_length=1, max_length=1_000_000)]
+    tariff: Annotated[Names, Field(min_length=1, max_length=_MOST_HOMES)]
     load_kw: Rows
     pv_kw: Rows
     pv_cost: Rows

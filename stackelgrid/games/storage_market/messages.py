@@ -17,6 +17,8 @@ from stackelgrid.wire.messages import Body
 NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
+_ROUNDING = 1e-6
+_KW_PER_MW = 1000.0
 Amounts = Annotated[list[NonNegative], Field(min_length=1, max_length=MAX_SLOTS)]
 """One number per slot that is not negative."""
 
@@ -93,6 +95,18 @@ class DraAnswer(Body):
         """Tell whether every home in the answer answered when last asked."""
         return self.held == 0 and self.excluded == 0
 
+    def find_objection(self, question: Body, max_kw: float | None) -> str | None:
+        """Object to more than connections carry, batteries deliver, or appliances have to move."""
+        if max_kw is not None:
+            most = max_kw / _KW_PER_MW * (1 + _ROUNDING)
+            for key, power in (("load", max(self.load)), ("usual", max(self.usual)), ("rated_power", self.rated_power)):
+                if power > most:
+                    return f"{key} of {power:g} MW, its connections carry {max_kw / _KW_PER_MW:g}"
+        rated = self.rated_power * (1 + _ROUNDING)
+        if max(*self.charge, *self.sold, self.bid_change) > rated:
+            return f"a bid of more than its rated power, {self.rated_power:g} MW"
+        return _find_energy_objection(self.load, self.usual, self.moved, self.wanted)
+
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
         _require_same_length(self, "load", "usual", "charge", "sold", "supply_slope")
@@ -159,8 +173,15 @@ class HomesAnswer(Body):
 
     @property
     def peak_kw(self) -> float:
-        """The largest load of the appliances, kW."""
-        return max(*self.load_kw, *self.usual_kw)
+        """The largest load of the appliances or power of the batteries, kW."""
+        battery = 0.0 if self.batteries is None else self.batteries.power * self.batteries.capacity
+        return max(*self.load_kw, *self.usual_kw, battery)
+
+    def find_objection(self, question: Body, max_kw: float | None) -> str | None:
+        """Object to batteries of more than they hold, or appliances whose energy changes or is less than they move."""
+        if self.batteries is not None and self.batteries.initial + self.batteries.headroom > 1 + _ROUNDING:
+            return "batteries with more stored energy and room than capacity"
+        return _find_energy_objection(self.load_kw, self.usual_kw, self.moved_kwh, self.wanted_kwh)
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -184,6 +205,17 @@ class FleetPlan(Body):
     def _check_lengths(self) -> Self:
         _require_same_length(self, "price", "charge", "sold")
         return self
+
+
+def _find_energy_objection(load: list[float], usual: list[float], moved: float, wanted: float) -> str | None:
+    """Object unless rescheduling kept the energy, and moved and wanted to move no more than that."""
+    energy, usually = sum(load), sum(usual)
+    rounding = _ROUNDING * max(energy, usually)
+    if abs(energy - usually) > rounding:
+        return f"energy of {energy:g}, usually {usually:g}: appliances are rescheduled, they use the same"
+    if moved + wanted > energy + rounding:
+        return f"{moved:g} moved and {wanted:g} to be moved of an energy of {energy:g}"
+    return None
 
 
 def _require_same_length(body: Body, *keys: str) -> None:

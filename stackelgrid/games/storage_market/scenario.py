@@ -108,8 +108,9 @@ class StorageMarketScenario(PopulatedScenario[Population, MarketHome]):
         return share
 
     def connection_kw(self, home: MarketHome) -> float:
-        """Give the power of all its appliances at once."""
-        return sum(appliance.most_kw for appliance in home.appliances)
+        """Give the power of all its appliances and its battery at once."""
+        appliances = sum(appliance.most_kw for appliance in home.appliances)
+        return appliances + (0.0 if home.battery is None else home.battery.power_kw)
 
     def aggregator_settings(self, name: str, members: dict[str, list[MarketHome]]) -> DraCosts:
         """Give a DRA's own costs."""

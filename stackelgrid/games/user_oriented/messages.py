@@ -11,6 +11,10 @@ from stackelgrid.wire.arrays import LARGEST, MAX_SLOTS, Array, PackedArray, Vect
 from stackelgrid.wire.codec import Bodies
 from stackelgrid.wire.messages import Body
 
+STEEPEST = 100.0
+"""The most that a sensitivity may say of a price that doubles or vanishes: so many times the connection."""
+_ROUNDING = 1e-6
+
 Falling = Annotated[float, Field(ge=-LARGEST, le=0)]
 """The derivative of a load by the price of its own slot, which is never positive."""
 
@@ -49,8 +53,8 @@ class LoadResponse(Body):
 
     @property
     def peak_kw(self) -> float:
-        """The largest total load, kW."""
-        return float(np.max(np.abs(self.loads().sum(axis=0))))
+        """The largest total of what homes draw or feed in, kW."""
+        return float(np.max(np.abs(self.loads()).sum(axis=0)))
 
     @property
     def fresh(self) -> bool:
@@ -60,6 +64,25 @@ class LoadResponse(Body):
     def loads(self) -> Array:
         """Give the load, (rows, slots) kW: a row per home from a process of several homes, else one row."""
         return self.load_kw.array() if isinstance(self.load_kw, PackedArray) else np.array([self.load_kw])
+
+    def sensitivity(self) -> Array:
+        """Give dL/dp, (slots, slots) kW per money per kWh."""
+        own = np.diag(self.slope)
+        return own if self.coupling is None else own + self.coupling.array()
+
+    def find_objection(self, question: Body, max_kw: float | None) -> str | None:
+        """Object to a sensitivity that follows from no utility of a customer, or is too steep for the connections.
+
+        The load that is best for a customer is the gradient of a concave function of the price, so that its derivative
+        is symmetric and negative semidefinite. It is too steep above `STEEPEST`.
+        """
+        assert isinstance(question, Price)
+        if self.coupling is not None and not _is_concave(self.coupling.array()):
+            return "coupling is not symmetric and negative semidefinite"
+        bend = compute_bending(self.sensitivity(), np.array(question.price))
+        if max_kw is not None and bend > STEEPEST * max_kw * (1 + _ROUNDING):
+            return f"slope and coupling bend the load by {bend:g} kW, {STEEPEST:g} times {max_kw:g} kW is the most"
+        return None
 
     @model_validator(mode="after")
     def _check_shapes(self) -> Self:
@@ -72,6 +95,27 @@ class LoadResponse(Body):
         if self.coupling is not None and self.coupling.shape != [slots, slots]:
             raise ValueError(f"coupling has shape {self.coupling.shape}, not {[slots, slots]}")
         return self
+
+
+def compute_bending(sensitivity: Array, price: Array) -> float:
+    """Compute the most that a load of `sensitivity` (T, T) changes in a slot, kW, while each price doubles or vanishes.
+
+    A price below a hundredth of the largest counts as that.
+    """
+    size = np.abs(price)
+    return float(np.max(np.abs(sensitivity) @ np.maximum(size, size.max() / 100)))
+
+
+def _is_concave(coupling: Array) -> bool:
+    """Tell whether a matrix is symmetric and negative semidefinite, but for rounding."""
+    rounding = _ROUNDING * (1 + float(np.max(np.abs(coupling))))
+    if np.max(np.abs(coupling - coupling.T)) > rounding:
+        return False
+    try:
+        np.linalg.cholesky(rounding * np.eye(len(coupling)) - coupling)
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 UPPER = Bodies(Price, LoadResponse, Price)

@@ -6,8 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
-
 from stackelgrid.games.user_oriented.aggregator import UserOrientedSettings
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import UtilitySettings
@@ -42,13 +40,8 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
             HomeProblem(home)
 
     def connection_kw(self, home: Home) -> float:
-        """Give the draw limit or, without one, the rated power of everything behind the meter, kW."""
-        if home.draw_limit.max_kw is not None:
-            return home.draw_limit.max_kw
-        rated = sum(max(load.load_kw) for load in home.inelastic)
-        rated += sum(float(np.max(appliance.max_kw)) for appliance in home.elastic)
-        rated += sum(max(store.charge_kw, store.discharge_kw) for store in home.storage)
-        return rated
+        """Give what the home says of itself, kW."""
+        return home.connection_kw
 
     def aggregator_settings(self, name: str, members: dict[str, list[Home]]) -> UserOrientedSettings:
         """Give the aggregator its settings: none."""

@@ -145,6 +145,15 @@ class Home(HomeModel):
     storage: list[Storage] = []
     draw_limit: DrawLimit = DrawLimit()
 
+    @property
+    def connection_kw(self) -> float:
+        """The most that it may draw or feed in, kW: its draw limit or, without one, the power of all that it has."""
+        if self.draw_limit.max_kw is not None:
+            return max(self.draw_limit.max_kw, -self.draw_limit.min_kw)
+        rated = sum(max(load.load_kw) for load in self.inelastic)
+        rated += sum(float(np.max(appliance.max_kw)) for appliance in self.elastic)
+        return rated + sum(max(store.charge_kw, store.discharge_kw) for store in self.storage)
+
     def storage_capacity_kwh(self) -> float | None:
         """Give the capacity of the one storage, None where there is none or more than one."""
         return self.storage[0].capacity_kwh if len(self.storage) == 1 else None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from stackelgrid.games.user_oriented.home.model import Home
-from stackelgrid.games.user_oriented.home.schedule import HomeProblem
-from stackelgrid.games.user_oriented.messages import LoadResponse, Price
+from stackelgrid.games.user_oriented.home.schedule import HomeProblem, Schedule
+from stackelgrid.games.user_oriented.messages import STEEPEST, LoadResponse, Price, compute_bending
 from stackelgrid.wire.arrays import PackedArray
 
 _FEW_HOMES = 4
@@ -25,7 +26,7 @@ class UserOrientedHomes:
 
     def answer(self, signal: Price) -> LoadResponse:
         """Answer a price with load and sensitivity: of one home as numbers, of several packed, a row each."""
-        schedules = [problem.answer(np.array(signal.price)) for problem in self._problems]
+        schedules = [_limit_bending(problem.home, problem.answer(np.array(signal.price))) for problem in self._problems]
         loads = np.array([schedule.load for schedule in schedules])
         couplings = [schedule.coupling for schedule in schedules if schedule.coupling is not None]
         return LoadResponse(
@@ -39,3 +40,12 @@ class UserOrientedHomes:
         """Give each home's result at the settled price: load and stored energy per slot, bill and utility, money."""
         price = np.array(settlement.price)
         return {problem.home.id: problem.summarize(problem.answer(price)) for problem in self._problems}
+
+
+def _limit_bending(home: Home, schedule: Schedule) -> Schedule:
+    """Limit the sensitivity to what an aggregator accepts; that of storage with next to no wear is steeper."""
+    bend, most = compute_bending(schedule.sensitivity, schedule.price), STEEPEST * home.connection_kw
+    if bend <= most:
+        return schedule
+    coupling = None if schedule.coupling is None else schedule.coupling * (most / bend)
+    return replace(schedule, slope=schedule.slope * (most / bend), coupling=coupling)
