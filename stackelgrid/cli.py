@@ -94,7 +94,9 @@ def run(
     from stackelgrid.testbed import run_folder
 
     _check_broker(broker, certificates)
-    checked = load(scenario, sets, seed)
+    checked = load(
+        scenario, sets, seed, show=lambda sentence: None if quiet else _stderr().print(sentence, markup=False)
+    )
     with ProgressDisplay(
         _stderr(),
         checked.leader.max_rounds,
@@ -198,7 +200,7 @@ def check(
         plan = fault_plans.load(source)
         print(f"{source}: a fault plan with {_count_faults(plan)}; no errors")
         return
-    checked = load(source, sets, seed)
+    checked = load(source, sets, seed, show=print)
     description = (
         f"a {checked.game} game of {len(checked.everyone)} homes, {checked.aggregators} aggregators and "
         f"{checked.slots} slots"

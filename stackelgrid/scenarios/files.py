@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,16 @@ def list_shipped() -> dict[str, Path]:
     return yaml_file.list_shipped("cases")
 
 
-def load(source: str | Mapping[str, Any], overrides: Sequence[str] | None = None, seed: int | None = None) -> Scenario:
+def load(
+    source: str | Mapping[str, Any],
+    overrides: Sequence[str] | None = None,
+    seed: int | None = None,
+    show: Callable[[str], None] = lambda sentence: None,
+) -> Scenario:
     """Read a scenario: a shipped name, a YAML file or its content, with `KEY.PATH=VALUE` overrides and a seed.
 
-    Paths inside it are relative to the file, of content to the working directory. Raises `ScenarioError`.
+    Paths inside it are relative to the file, of content to the working directory. `show` is given a sentence for each
+    file of measured data: how its first number was read. Raises `ScenarioError`.
     """
     origins = _Origins(Path("scenario"), overrides or [], seed)
     if isinstance(source, Mapping):
@@ -54,7 +60,7 @@ def load(source: str | Mapping[str, Any], overrides: Sequence[str] | None = None
         raise ScenarioError(f"{origins.locate('game')}: game: {error}") from None
     folder = origins.path.parent
     try:
-        raw = spell_out(raw, folder, model)
+        raw = spell_out(raw, folder, model, show)
         model.prepare(raw, folder)
         scenario = model.model_validate(raw)
         _refuse_coerced(raw, scenario.model_dump(by_alias=True))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import sys
 import zoneinfo
@@ -95,6 +96,8 @@ def test_per_slot_averages_power_and_sums_energy(
     minutes = {"15min": 15, "30min": 30, "1h": 60}[interval]
     export(tmp_path, stamps(8, minutes), h1=range(1, 9))
     data = {**A_DAY, "unit": unit, "interval": interval}
+    if unit.endswith("Wh"):
+        data["reading"] = "interval"  # these rise like a meter's total
     assert read(tmp_path, data, len(expected)) == expected
 
 
@@ -245,6 +248,15 @@ ROWS = {
     ),
     "off the grid": (broken(r3="2016-06-14 01:07,1"), ["row 3", "2016-06-14 01:07 is not a multiple of 1h"]),
     "finer than said": (broken(r6="2016-06-14 03:15,1"), ["row 6", "03:15 is not a multiple of 1h", "interval"]),
+    "the first year": (
+        broken(r5="0001-01-01T00:00+02:00,1"),
+        ["row 5, column time: '0001-01-01T00:00+02:00' is no time"],
+    ),
+    "the last year": (
+        broken(r5="9999-12-31T23:00-02:00,1"),
+        ["row 5, column time: '9999-12-31T23:00-02:00' is no time"],
+    ),
+    "thousands digits": (broken(r3="2016-06-14 01:00," + "9" * 5000), ["row 3, column h1: '99999", "is beyond 1e+12"]),
     "no time": (broken(r5="yesterday,1"), ["row 5, column time: 'yesterday' is no time", "format"]),
     "some offsets": (broken(r5="2016-06-14 03:00+02:00,1"), ["row 5, column time", "UTC offset"]),
     "another day": (
@@ -280,7 +292,7 @@ KEYS = {
     "an odd interval": ({}, {"interval": "7min"}, ["data.meters.interval", "'7min'", "15min"]),
     "a coarse interval": ({}, {"interval": "2h"}, ["data.meters.interval", "'2h'"]),
     "exchange of a power": ({}, {"exchange": 100}, ["exchange is for prices"]),
-    "no such file": ({}, {"csv": "none.csv"}, ["data.meters.csv", "none.csv cannot be read", "relative"]),
+    "no such file": ({}, {"csv": "none.csv"}, ["data.meters.csv", "none.csv: cannot be read", "relative"]),
     "no time column": ({}, {"time": "stamp"}, ["no column 'stamp'"]),
     "no day": ({}, {"day": None}, ["data.meters", "either day or first"]),
     "a number as day": ({}, {"day": 20160614}, ["data.meters.day", "2016-06-14"]),
@@ -290,10 +302,25 @@ KEYS = {
     "more cells than names": ({}, {"csv": "commas.csv"}, ["row 2: 3 cells below a header of 2", "delimiter"]),
     "decimal points": ({}, {"decimal": ","}, ["row 2", "'1.5' is no number with decimal ','"]),
     "names twice": ({}, {"csv": "twice.csv"}, ["2 columns are called 'h1'", "rename"]),
-    "not UTF-8": ({}, {"csv": "latin.csv"}, ["latin.csv is not UTF-8", "save"]),
+    "not UTF-8": ({}, {"csv": "latin.csv"}, ["latin.csv: not text in UTF-8", "save"]),
     "an open quote": ({}, {"csv": "quote.csv"}, ["quote.csv is not CSV"]),
     "empty": ({}, {"csv": "empty.csv"}, ["empty.csv holds no data"]),
     "a folder": ({}, {"csv": "."}, ["cannot be read"]),
+    "a device": ({}, {"csv": "/dev/zero"}, ["data.meters.csv: /dev/zero: cannot be read (a pipe or a device"]),
+    "a pipe": ({}, {"csv": "pipe"}, ["cannot be read (a pipe or a device"]),
+    "a long name": ({}, {"csv": "x" * 300}, ["cannot be read (File name too long)"]),
+    "a name with a zero": ({}, {"csv": "a\0b"}, ["data.meters.csv", "null byte"]),
+    "the first year": ({}, {"day": "0001-01-01"}, ["data.meters.day: 0001-01-01 is in the year 1; correct it"]),
+    "the last year": ({}, {"day": None, "first": "9999-12-31 23:00"}, ["data.meters.first: ", "in the year 9999"]),
+    "a directive twice": ({}, {"format": "%H:%M %H"}, ["data.meters.format: no times are written so"]),
+    "an unknown directive": ({}, {"format": "%Q"}, ["data.meters.format: no times are written so"]),
+    "a total of power": ({}, {"reading": "total"}, ["data.meters: reading is for energies, the unit is kW"]),
+    "an odd reading": ({}, {"reading": "sum"}, ["data.meters.reading", "'interval' or 'total'"]),
+    "ends of totals": (
+        {},
+        {"reading": "total", "unit": "kWh", "stamp": "end"},
+        ["data.meters: stamp is for intervals, a total is read at the row's time"],
+    ),
 }
 FILES = {
     "semicolons.csv": "time;h1\n2016-06-14 00:00;5\n2016-06-14 01:00;1\n",
@@ -311,12 +338,111 @@ def test_bad_key_of_data_is_named(name: str, tmp_path: Path) -> None:
     export(tmp_path, stamps(2), h1=["1.5", "2.5"], zero=[0, 0])
     for file, text in FILES.items():
         (tmp_path / file).write_text(text)
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "latin.csv").write_bytes("time,h1,Zähler\n".encode("latin-1"))
     told = refusal(
         tmp_path, {key: value for key, value in {**A_DAY, **data}.items() if value is not None}, 2, **reference
     )
     for part in expected:
         assert part in told, told
+
+
+# Totals: what a meter has counted, not what it counted in an interval
+
+TOTALS = [32_990.0, 32_990.5, 32_990.5, 32_991.75, 32_993.0, 32_993.25, 32_993.5, 32_994.0, 32_995.0]
+
+
+def test_totals_are_read_as_their_differences(tmp_path: Path) -> None:
+    export(tmp_path, stamps(9, 30), h1=TOTALS)
+    data = {**A_DAY, "unit": "kWh", "interval": "30min", "reading": "total"}
+    assert read(tmp_path, data, 4) == [0.5, 2.5, 0.5, 1.5]
+    assert read(tmp_path, {**data, "unit": "Wh"}, 4, scale=2) == [0.001, 0.005, 0.001, 0.003]
+    assert read(tmp_path, {**data, "day": None, "first": "2016-06-14 01:00"}, 2) == [2.5, 0.5]
+    origin = read(tmp_path, data, 4)
+    assert origin.rows[0] == (2, 4) and origin.rows[-1] == (8, 10)
+
+
+def test_totals_are_refused_without_the_reading_at_the_end(tmp_path: Path) -> None:
+    export(tmp_path, stamps(8, 30), h1=TOTALS[:8])
+    told = refusal(tmp_path, {**A_DAY, "unit": "kWh", "interval": "30min", "reading": "total"})
+    assert "meters.csv ends at 2016-06-14 03:30, and totals are read at the end of the last of 4 hours too" in told
+    assert "2016-06-14 04:00; add that row, have fewer slots, or choose another day" in told
+
+
+def test_total_that_falls_is_refused_at_its_row(tmp_path: Path) -> None:
+    export(tmp_path, stamps(9, 30), h1=[*TOTALS[:5], 0.25, 0.5, 1, 2])
+    told = refusal(tmp_path, {**A_DAY, "unit": "kWh", "interval": "30min", "reading": "total"})
+    assert "meters.csv, row 7, column h1: the total falls from 32993 to 0.25: the meter was set back" in told
+
+
+@pytest.mark.parametrize("unit", ["Wh", "kWh", "MWh"])
+@pytest.mark.parametrize(
+    "readings",
+    [
+        TOTALS[:4],
+        [0.0, 0.488, 1.021, 1.571, 2.104],
+        [5.0, 5.0, 5.0, 6.0],
+        [*range(900, 912), *range(12)],  # set back in the middle
+    ],
+)
+def test_energy_that_never_falls_is_refused_until_its_reading_is_given(
+    unit: str, readings: list[float], tmp_path: Path
+) -> None:
+    export(tmp_path, stamps(len(readings)), h1=readings)
+    data = {**A_DAY, "unit": unit}
+    told = refusal(tmp_path, data, len(readings))
+    assert (
+        "meters.csv, column h1: it rises from" in told
+        and "like a meter's total; set data.meters.reading: total" in told
+    )
+    assert len(read(tmp_path, {**data, "reading": "interval"}, len(readings))) == len(readings)
+
+
+@pytest.mark.parametrize(
+    "readings", [[0.5] * 4, [0.0] * 4, [1, 2, 3, 2], [3, 2, 1, 0], [0.2] * 6 + [0.5] * 6 + [0.2] * 6]
+)
+def test_energy_of_intervals_is_taken_as_it_is(readings: list[float], tmp_path: Path) -> None:
+    export(tmp_path, stamps(len(readings)), h1=readings)
+    assert read(tmp_path, {**A_DAY, "unit": "kWh"}, len(readings)) == readings
+
+
+# Numbers that can be read in two ways
+
+
+@pytest.mark.parametrize(
+    ("cell", "decimal", "mend"),
+    [
+        ("1,464", ".", "if that separates thousands, export the file without it"),
+        ("1,464.5", ".", "if that separates thousands, export the file without it"),
+        ("12,345,678", ".", "if that separates thousands, export the file without it"),
+        ("-1,464", ".", "if that separates thousands, export the file without it"),
+        ("1.464", ",", "if that separates thousands, export the file without it"),
+        ("1.464,00", ",", "if that separates thousands, export the file without it"),
+        ("1 464", ",", "if that separates thousands, export the file without it"),
+        ("0,414", ".", "set decimal: ',' in data"),
+        ("1,5", ".", "set decimal: ',' in data"),
+        ("1464,5", ".", "set decimal: ',' in data"),
+        ("1.5", ",", "set decimal: '.' in data"),
+    ],
+)
+def test_another_decimal_is_advised_only_where_it_changes_no_value(
+    cell: str, decimal: str, mend: str, tmp_path: Path
+) -> None:
+    export(tmp_path, stamps(2), h1=[cell, "2"])
+    told = refusal(tmp_path, {**A_DAY, "decimal": decimal}, 2)
+    assert told.endswith(f"row 2, column h1: {cell!r} is no number with decimal {decimal!r}; {mend}")
+
+
+def test_first_number_of_each_file_is_shown_as_it_was_read(tmp_path: Path) -> None:
+    export(tmp_path, stamps(2), h1=["1,464", "2"], h2=["3", "4"])
+    names = {"meters": {**A_DAY, "decimal": ","}, "others": {**A_DAY, "decimal": ","}}
+    raw = {"slots": 2, "data": names, "a_kw": [{"from": "meters", "column": c} for c in ("h1", "h2")]}
+    shown: list[str] = []
+    spell_out({**raw, "b_kw": {"from": "others", "column": "h2"}}, tmp_path, AnyGame, shown.append)
+    assert shown == [
+        f"{tmp_path / 'meters.csv'}, row 2, column h1: '1,464' was read as 1.464 kW",
+        f"{tmp_path / 'meters.csv'}, row 2, column h2: '3' was read as 3 kW",
+    ]
 
 
 def test_bad_price_is_named(tmp_path: Path) -> None:
@@ -440,9 +566,9 @@ def refused(raw: dict[str, Any], folder: Path) -> str:
 
 
 def test_refused_number_is_reported_with_file_and_rows(tmp_path: Path) -> None:
-    quarters = {**A_DAY, "interval": "15min", "unit": "kWh"}
+    quarters = {**A_DAY, "interval": "15min", "unit": "kWh", "reading": "interval"}
     export(tmp_path, stamps(16, 15), h07=[1] * 8 + [0] * 4 + [1] * 4, h08=[0] * 8 + [1] * 8, spot=[5] * 16)
-    spot = {**quarters, "unit": "cents/kWh"}
+    spot = {**A_DAY, "interval": "15min", "unit": "cents/kWh"}
     raw = street(slots=4, data={"meters": quarters, "spot": spot})
     told = refused(raw, tmp_path).splitlines()
     assert len(told) == 2

@@ -6,6 +6,7 @@ Every home has its own random stream, derived from the scenario's seed and its n
 from __future__ import annotations
 
 import csv
+import io
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +17,8 @@ from pydantic import Field
 from stackelgrid.games.user_oriented.home import Availability, Elastic, Home, Inelastic, Satisfaction, Storage, Wear
 from stackelgrid.model import NonNegative, Positive, StrictModel
 from stackelgrid.scenarios import Between
-from stackelgrid.wire.arrays import Array
+from stackelgrid.text_file import read_text
+from stackelgrid.wire.arrays import LARGEST, Array
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -183,17 +185,37 @@ def _has(number: int, share: float) -> bool:
 
 def _read_day(path: Path, day: date, slots: int) -> dict[str, Array]:
     """Read the profiles of one day, each scaled to mean 1. Raise `ValueError` that names the file and what it lacks."""
+    where = f"population.profiles: {path}"
     try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise ValueError(f"population.profiles: {path} cannot be read ({error.strerror})") from None
-    of_day = [row for row in rows if row["time"].startswith(day.isoformat())]
+        header, *rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    except (csv.Error, ValueError) as error:
+        raise ValueError(f"{where}: {error}; it takes a CSV file with a header") from None
+    if "time" not in header:
+        raise ValueError(f"{where} has no column 'time'; call that of the hours so")
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise ValueError(f"{where}, row {number}: {len(row)} cells below a header of {len(header)}; mend the row")
+    times = [row[header.index("time")] for row in rows]
+    of_day = [row for row, time in zip(rows, times, strict=True) if time.startswith(day.isoformat())]
     if len(of_day) != slots:
-        known = sorted({row["time"][:10] for row in rows})
+        known = sorted({time[:10] for time in times})
+        shown = ", ".join(known if len(known) <= 6 else [*known[:5], "…", known[-1]])
         raise ValueError(
-            f"population.day: {path} has {len(of_day)} of {slots} hours of {day}; it holds the days {', '.join(known)}"
+            f"population.day: {path} has {len(of_day)} of {slots} hours of {day}; it holds the days {shown}"
         )
-    columns = [column for column in of_day[0] if column != "time"]
-    shapes = {column: np.array([float(row[column]) for row in of_day]) for column in columns}
+    shapes = {
+        name: np.array([_read_load(f"{where}, column {name}", row[place]) for row in of_day])
+        for place, name in enumerate(header)
+        if name != "time"
+    }
     return {column: shape / shape.mean() for column, shape in shapes.items() if shape.mean() > 0}
+
+
+def _read_load(where: str, text: str) -> float:
+    try:
+        load = float(text)
+    except ValueError:
+        load = np.nan
+    if not 0 <= load <= LARGEST:
+        raise ValueError(f"{where}: {text[:60]!r} is no load; give numbers from 0 up")
+    return load

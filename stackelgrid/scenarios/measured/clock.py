@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
-from stackelgrid.scenarios.measured.declarations import TimeSeries
+from stackelgrid.scenarios.measured.declarations import TimeSeries, check_year
 
 _HOUR = timedelta(hours=1)
 
@@ -20,7 +20,7 @@ class Clock:
         self._name, self._path, self._series, self._slots = name, path, series, slots
 
     def find_horizon(self, stamps: Sequence[tuple[int, str]]) -> list[int]:
-        """Find the places of the horizon's rows in `stamps`, one per interval.
+        """Find the places of the horizon's rows in `stamps`, one per interval; of totals also one at the end.
 
         A stamp is the number of a row and its time as written.
         """
@@ -33,6 +33,12 @@ class Clock:
                     "none; write all of them in one way"
                 )
         grid = self._list_intervals(with_offset)
+        if self._series.counts and grid[0] >= min(times) and grid[-2] <= max(times) < grid[-1]:
+            raise ValueError(
+                f"{self._name}: {self._path} ends at {self._format(max(times))}, and totals are read at the end of the "
+                f"last of {self._slots} hours too, {self._format(grid[-1])}; add that row, have fewer slots, or choose "
+                "another day"
+            )
         if grid[0] < min(times) or grid[-1] > max(times):
             raise ValueError(
                 f"{self._name}: {self._path} holds {self._format(min(times))} to {self._format(max(times))}, "
@@ -48,10 +54,11 @@ class Clock:
         """Read the beginning of a row's interval: in UTC when it is written with an offset, else local without one."""
         try:
             at = datetime.strptime(text, self._series.format) if self._series.format else datetime.fromisoformat(text)
+            check_year(at)
         except ValueError:
             wanted = self._series.format or "2016-06-14 00:15"
             raise ValueError(
-                f"{self._path}, row {row}, column {self._series.time}: {text!r} is no time as in {wanted}; set "
+                f"{self._path}, row {row}, column {self._series.time}: {text[:60]!r} is no time as in {wanted}; set "
                 f"{self._name}.format, as in '%d.%m.%Y %H:%M', or mend the row"
             ) from None
         at = at if at.tzinfo is None else at.astimezone(UTC)
@@ -62,7 +69,7 @@ class Clock:
         start, hours = self._find_start(), self._slots * _HOUR
         end = (start.astimezone(UTC) + hours).astimezone(start.tzinfo)
         shift = _offset(end) - _offset(start)
-        count = self._slots * self._series.rows_per_slot
+        count = self._slots * self._series.rows_per_slot + self._series.counts
         if with_offset:
             if self._series.day is not None and shift and end.time() != time():
                 raise ValueError(

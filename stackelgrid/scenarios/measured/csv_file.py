@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from stackelgrid.scenarios.measured.clock import Clock
 from stackelgrid.scenarios.measured.declarations import DataSection, Reference, TimeSeries
 from stackelgrid.scenarios.measured.units import Kind, Unit, find_unit, per_slot, target_unit
+from stackelgrid.text_file import read_text
 from stackelgrid.wire.arrays import LARGEST
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_PERHAPS_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([.,' ]\d{3})+([.,]\d*)?")
+_FEWEST_READINGS = 4
 
 
 class FromColumn(list[float]):
@@ -33,9 +38,15 @@ class FromColumn(list[float]):
 
 
 class CsvFile:
-    """One of the scenario's data files, read when it is first needed. Raises `ValueError` for what it cannot use."""
+    """One of the scenario's data files, read when it is first needed. Raises `ValueError` for what it cannot use.
 
-    def __init__(self, name: str, series: TimeSeries, folder: Path, declared: DataSection) -> None:
+    `show` is given a sentence about how the first of its numbers that is wanted was read.
+    """
+
+    def __init__(
+        self, name: str, series: TimeSeries, folder: Path, declared: DataSection, show: Callable[[str], None]
+    ) -> None:
+        self._show: Callable[[str], None] | None = show
         self._name = f"data.{name}"
         self._series = series
         self._path = folder / series.csv
@@ -56,7 +67,7 @@ class CsvFile:
             target = target_unit(kind, given, self._money)
         except ValueError as error:
             raise ValueError(f"{error} ({self._name}.unit)") from None
-        values = per_slot(self._read_cells(wanted, kind), self._series.rows_per_slot, given, target)
+        values = per_slot(self._read_intervals(wanted, kind), self._series.rows_per_slot, given, target)
         values = values * self._exchange_rate(given)
         if wanted.scale == "1/peak":
             peak = float(values.max())
@@ -69,7 +80,8 @@ class CsvFile:
             values = values * wanted.scale
         rows = [row for row, _ in self._horizon]
         step = self._series.rows_per_slot
-        slots = list(zip(rows[::step], rows[step - 1 :: step], strict=True))
+        last = step if self._series.counts else step - 1
+        slots = [(rows[first], rows[first + last]) for first in range(0, len(values) * step, step)]
         return FromColumn(map(float, values), self._path, wanted.column, slots)
 
     def _exchange_rate(self, given: Unit) -> float:
@@ -78,33 +90,56 @@ class CsvFile:
         if given.of_price and (given.money == self._money) != (exchange is None):
             mend = "leave exchange out"
             if exchange is None:
-                mend = f"give exchange, how many {self._money} one {given.money} is, or set money: {given.money}"
+                mend = f"give exchange, how many {self._money} one {given.money} is"
             raise ValueError(
                 f"{self._name}.unit: prices are in {given.money}, the scenario's money is {self._money}; {mend}"
             )
         return 1.0 if exchange is None else exchange
 
-    def _read_cells(self, wanted: Reference, kind: Kind) -> list[float]:
-        """Read the numbers of a column over the horizon, one per interval."""
-        column, index = wanted.column, self._find_column(wanted.column)
+    def _read_intervals(self, wanted: Reference, kind: Kind) -> list[float]:
+        """Read the numbers of a column over the horizon, one per interval; of totals their differences."""
+        index = self._find_column(wanted.column)
         sign = -1 if wanted.scale != "1/peak" and wanted.scale < 0 else 1
-        values = []
+        values: list[float] = []
         for row, cells in self._horizon:
+            text = cells[index].strip()
             try:
-                values.append(_read_number(cells[index].strip(), self._series.decimal))
+                values.append(_read_number(text, self._series.decimal))
                 # Each reading by itself: in the mean of an hour, one below zero would not be seen.
-                if kind.from_zero_up and sign * values[-1] < 0:
-                    raise ValueError(_describe_negative(kind.key, cells[index].strip(), sign))
+                if kind.from_zero_up and sign * values[-1] < 0 and not self._series.counts:
+                    raise ValueError(_describe_negative(kind.key, text, sign))
+                if self._series.counts and len(values) > 1 and values[-1] < values[-2]:
+                    raise ValueError(
+                        f"the total falls from {values[-2]:g} to {values[-1]:g}: the meter was set back or exchanged; "
+                        "choose another day, or mend the file"
+                    )
             except ValueError as error:
-                raise ValueError(f"{self._path}, row {row}, column {column}: {error}") from None
+                raise ValueError(f"{self._path}, row {row}, column {wanted.column}: {error}") from None
+        self._show_first(wanted.column, self._horizon[0][1][index].strip(), values[0])
+        if self._series.counts:
+            return [after - before for before, after in itertools.pairwise(values)]
+        if self._series.reading is None and find_unit(self._series.unit).quantity == "energy" and _count_up(values):
+            raise ValueError(
+                f"{self._path}, column {wanted.column}: it rises from {values[0]:g} to {values[-1]:g} like a meter's "
+                f"total; set {self._name}.reading: total, or reading: interval if this is the energy of each interval"
+            )
         return values
+
+    def _show_first(self, column: str, text: str, value: float) -> None:
+        """Show how the first number of the file was read, once."""
+        if self._show is not None:
+            row = self._horizon[0][0]
+            self._show(
+                f"{self._path}, row {row}, column {column}: {text!r} was read as {value:.12g} {self._series.unit}"
+            )
+            self._show = None
 
     def _find_column(self, column: str) -> int:
         header, _ = self._content
         if header.count(column) > 1:
             raise ValueError(f"{self._path}, row 1: {header.count(column)} columns are called {column!r}; rename them")
         if column not in header:
-            there = ", ".join(repr(name) for name in header)
+            there = ", ".join(repr(name[:60]) for name in header[:20]) + (", …" if len(header) > 20 else "")
             mend = f"; if these are several, set {self._name}.delimiter" if len(header) == 1 else ""
             raise ValueError(f"{self._path} has no column {column!r}; its first row names {there}{mend}")
         return header.index(column)
@@ -113,14 +148,10 @@ class CsvFile:
     def _content(self) -> tuple[list[str], list[tuple[int, list[str]]]]:
         """The header, and the rows below it with their numbers as a spreadsheet counts them."""
         try:
-            with self._path.open(newline="", encoding="utf-8-sig") as file:
-                lines = list(enumerate(csv.reader(file, delimiter=self._series.delimiter, strict=True), 1))
-        except OSError as error:
-            raise ValueError(
-                f"{self._name}.csv: {self._path} cannot be read ({error.strerror}); paths are relative to the scenario"
-            ) from None
-        except UnicodeDecodeError:
-            raise ValueError(f"{self._name}.csv: {self._path} is not UTF-8; save it as CSV in UTF-8") from None
+            text = io.StringIO(read_text(self._path, "utf-8-sig"), newline="")
+            lines = list(enumerate(csv.reader(text, delimiter=self._series.delimiter, strict=True), 1))
+        except ValueError as error:
+            raise ValueError(f"{self._name}.csv: {self._path}: {error}; paths are relative to the scenario") from None
         except csv.Error as error:
             raise ValueError(f"{self._name}.csv: {self._path} is not CSV ({error}); export it again") from None
         rows = [(row, cells) for row, cells in lines if any(cell.strip() for cell in cells)]
@@ -144,19 +175,33 @@ class CsvFile:
         return [rows[place] for place in places]
 
 
+def _count_up(values: Sequence[float]) -> bool:
+    """Say whether readings look like a meter's totals: they never fall, or once at a reset and rise nearly always."""
+    steps = [after - before for before, after in itertools.pairwise(values)]
+    falls, rises = sum(step < 0 for step in steps), sum(step > 0 for step in steps)
+    return len(values) >= _FEWEST_READINGS and rises > 0 and (falls == 0 or (falls == 1 and rises >= 10 * falls))
+
+
 def _read_number(text: str, decimal: str) -> float:
     plain = text if decimal == "." else text.replace(".", "?").replace(",", ".")
     if not text:
         raise ValueError("the cell is empty; fill it in, or choose another day")
     if _NUMBER.fullmatch(plain) is None:
-        mend = "fill it in, or choose another day"
-        if decimal == "." and _NUMBER.fullmatch(text.replace(",", ".")):
-            mend = "set decimal: ',' in data"
-        raise ValueError(f"{text!r} is no number with decimal {decimal!r}; {mend}")
+        raise ValueError(f"{text[:60]!r} is no number with decimal {decimal!r}; {_find_mend(text, decimal)}")
     number = float(plain)
     if abs(number) > LARGEST:
-        raise ValueError(f"{text!r} is beyond {LARGEST:g}, the largest number anywhere in a game; correct it")
+        raise ValueError(f"{text[:60]!r} is beyond {LARGEST:g}, the largest number anywhere in a game; correct it")
     return number
+
+
+def _find_mend(text: str, decimal: str) -> str:
+    """Say what to do with a cell that is no number. Another decimal is advised only where no thousands can be meant."""
+    if _PERHAPS_THOUSANDS.fullmatch(text):
+        return "if that separates thousands, export the file without it"
+    other = "," if decimal == "." else "."
+    if decimal not in text and _NUMBER.fullmatch(text.replace(other, ".")):
+        return f"set decimal: {other!r} in data"
+    return "fill it in, or choose another day"
 
 
 def _describe_negative(key: str, text: str, sign: int) -> str:

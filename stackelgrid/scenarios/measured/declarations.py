@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import zoneinfo
-from datetime import date, datetime, timedelta
-from typing import Annotated, Any, Literal, Self
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
@@ -14,6 +14,7 @@ from stackelgrid.scenarios.measured.units import find_unit
 
 OWN = "own"
 """In `homes.home`, the column from which the home is made."""
+Day = TypeVar("Day", bound=date)
 _INTERVAL = re.compile(r"(\d+) ?(min|h)")
 
 
@@ -29,6 +30,23 @@ def _check_date(value: Any) -> Any:
     if not isinstance(value, str | date):
         raise ValueError("write a day as 2016-06-14, a time as 2016-06-14 00:00")
     return value
+
+
+def check_year(day: Day) -> Day:
+    """Refuse years in which nothing was measured: at the ends of the calendar hours cannot be counted."""
+    if not 1900 <= day.year <= 2200:
+        raise ValueError(f"{day.isoformat()} is in the year {day.year}; correct it")
+    return day
+
+
+def _check_format(text: str) -> str:
+    """Refuse a format that strptime cannot read back."""
+    moment = datetime(2016, 6, 14, 13, 30, tzinfo=UTC)
+    try:
+        datetime.strptime(moment.strftime(text), text)
+    except (ValueError, re.error) as error:
+        raise ValueError(f"no times are written so ({error}); write it as in '%d.%m.%Y %H:%M'") from None
+    return text
 
 
 def _check_unit(name: str) -> str:
@@ -65,8 +83,10 @@ class TimeSeries(StrictModel):
     """A CSV file with a row per interval: its column `time`, the `timezone` of that, and the `unit` of its numbers.
 
     The scenario's slots begin on `day` at 00:00 local time, or at `first`. Rows are stamped with the `start` of their
-    interval or its `end`, with or without UTC offset, as ISO 8601 or in strptime's `format`. Prices in another money
-    than the scenario's need `exchange`: how much of the scenario's money one of the file's is worth.
+    interval or its `end`, with or without UTC offset, as ISO 8601 or in strptime's `format`. The `reading` of a meter
+    is the energy of an `interval`, or the `total` that it counted up to the row's time; while it is left out, an energy
+    that never falls is refused. Prices in another money than the scenario's need `exchange`: how much of the scenario's
+    money one of the file's is worth.
     """
 
     csv: Annotated[str, Field(min_length=1)]
@@ -74,10 +94,11 @@ class TimeSeries(StrictModel):
     timezone: Annotated[str, AfterValidator(_check_timezone), Field(examples=["Europe/Berlin", "UTC"])]
     unit: Annotated[str, AfterValidator(_check_unit), Field(examples=["kW", "kWh", "Wh", "pu", "EUR/MWh"])]
     interval: Annotated[str, AfterValidator(_check_interval), Field(examples=["15min", "30min", "1h"])]
-    day: Annotated[date, BeforeValidator(_check_date)] | None = None
-    first: Annotated[datetime, BeforeValidator(_check_date)] | None = None
+    reading: Literal["interval", "total"] | None = None
+    day: Annotated[date, BeforeValidator(_check_date), AfterValidator(check_year)] | None = None
+    first: Annotated[datetime, BeforeValidator(_check_date), AfterValidator(check_year)] | None = None
     stamp: Literal["start", "end"] = "start"
-    format: str | None = None
+    format: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_check_format)] | None = None
     delimiter: Literal[",", ";", "\t", "|"] = ","
     decimal: Literal[".", ","] = "."
     exchange: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -88,6 +109,11 @@ class TimeSeries(StrictModel):
         return 60 // _read_minutes(self.interval)
 
     @property
+    def counts(self) -> bool:
+        """True when the rows are totals: one more than there are intervals, whose energies are their differences."""
+        return self.reading == "total"
+
+    @property
     def step(self) -> timedelta:
         """The length of an interval."""
         return timedelta(minutes=_read_minutes(self.interval))
@@ -96,6 +122,10 @@ class TimeSeries(StrictModel):
     def _check_pairs(self) -> Self:
         if (self.day is None) == (self.first is None):
             raise ValueError("give either day or first, where the scenario's slots begin; not both and not neither")
+        if self.reading is not None and find_unit(self.unit).quantity != "energy":
+            raise ValueError(f"reading is for energies, the unit is {self.unit}; leave it out")
+        if self.reading == "total" and self.stamp == "end":
+            raise ValueError("stamp is for intervals, a total is read at the row's time; leave it out")
         if self.exchange is not None and not find_unit(self.unit).of_price:
             raise ValueError(f"exchange is for prices, the unit is {self.unit}; leave it out")
         return self

@@ -17,17 +17,20 @@ from stackelgrid.wire.names import name_from
 Declaration = TypeVar("Declaration", bound=StrictModel)
 
 
-def spell_out(raw: Mapping[str, Any], folder: Path, model: type[BaseModel]) -> dict[str, Any]:
+def spell_out(
+    raw: Mapping[str, Any], folder: Path, model: type[BaseModel], show: Callable[[str], None] = lambda sentence: None
+) -> dict[str, Any]:
     """Replace references by numbers in the content of a scenario file in `folder`, list its homes, and remove `data`.
 
-    `model` is the game's, for the defaults of `slots` and `money`. Raises `ValueError` (pydantic's for a key of `data`
-    that is wrong) naming key, file, row, column, value and mend.
+    `model` is the game's, for the defaults of `slots` and `money`. `show` is given a sentence per file: how its first
+    number was read. Raises `ValueError` (pydantic's for a key of `data` that is wrong) naming key, file, row, column,
+    value and mend.
     """
     defaults = {name: model.model_fields[name].default for name in ("slots", "money")}
     content = {key: value for key, value in raw.items() if key != "data"}
     if "data" in raw:
         declared = DataSection.model_validate({**defaults, **raw})
-        files = {name: CsvFile(name, series, folder, declared) for name, series in declared.data.items()}
+        files = {name: CsvFile(name, series, folder, declared, show) for name, series in declared.data.items()}
     else:
         files = {}
     if isinstance(content.get("homes"), dict) and "each_column_of" in content["homes"]:
