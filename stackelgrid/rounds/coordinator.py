@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from stackelgrid.rounds.patience import Patience, Wait
 from stackelgrid.rounds.strategy import Question
 from stackelgrid.transport.base import FetchRetained, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
 
+_PROMPT_ROUNDS = 3
+"""A late member counts again once it has answered so many rounds in a row while they were open."""
+_ROUNDS_KEPT = 100
+"""An answer that is later than that many rounds is not even held."""
 _SETTLEMENT_TRIES = 10
 """A settlement is sent this many times as often as a question: a member that is connected gets it in the end."""
 
@@ -38,6 +43,14 @@ class RoundPolicy:
     gather_s: float = 60.0
     return_s: float = 0.0
     quarantine_after: int = 0
+
+    @property
+    def patience_s(self) -> float:
+        """Give the seconds that a whole run waits for one member, beyond what the others take.
+
+        A fiftieth of the tries pays for what rounds wait for a member that is late already.
+        """
+        return max(0.98 * self.tries * self.deadline_s, self.return_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,27 +118,30 @@ AnswerCheck = Callable[[str, Body, Body], str | None]
 
 @dataclass
 class _OpenRound:
-    """The round under way: the question, the deadline of this try, the answers so far."""
+    """The round under way: the question, the wait, the answers so far.
+
+    Members in `late` have no patience left. Of their answers, those in `set_aside` do not count in this round.
+    """
 
     number: int
     body: Question
-    opened_at: float
-    deadline: float
-    tries: int = 1
+    wait: Wait
+    late: frozenset[str]
     again: int = 0
+    confirms: bool = False
     answers: dict[str, Body] = field(default_factory=dict)
+    set_aside: dict[str, Body] = field(default_factory=dict)
 
 
 @dataclass
 class _OpenSettlement:
-    """The settlement under way: what was settled, the deadline of this try, the receipts so far."""
+    """The settlement under way: what was settled, the wait, the receipts so far."""
 
     round: int
     settled: bool
     complete: bool
     body: Question
-    deadline: float
-    tries: int = 1
+    wait: Wait
     receipts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -135,8 +151,8 @@ class Coordinator:
     It gathers them, asks them rounds that are numbered from 1, and makes the settlement known. A message is keyed by
     round and sender: the first answer counts; later ones are counted in `repeated`, those to other rounds in `stale`,
     and both are ignored. A member that missed a whole round gets one try instead of all in the rounds after it, until
-    it answers again. `check(member, question, answer)` may refuse an answer by giving a reason; the answer is then
-    ignored.
+    it answers again; one whose `Patience` is used up is late, and rounds do not wait for it. `check(member, question,
+    answer)` may refuse an answer by giving a reason; the answer is then ignored.
     """
 
     def __init__(
@@ -159,7 +175,11 @@ class Coordinator:
         self._settlement: _OpenSettlement | None = None
         self._rounds = 0
         self._latest: dict[str, Body] = {}
+        self._latest_round: Counter[str] = Counter()  # the round that each of these answers
         self._silent: set[str] = set()  # members that missed the last round
+        self._patience = Patience(policy.patience_s, policy.deadline_s / 1000)
+        self._prompt_rounds: Counter[str] = Counter()  # rounds in a row that each has answered while they were open
+        self._questions: dict[int, Question] = {}  # by round, the latest
 
     @property
     def subscriptions(self) -> tuple[str, ...]:
@@ -174,8 +194,9 @@ class Coordinator:
     def resume(self, finished: Round) -> None:
         """Take over a round that was finished before a restart. Call it round by round, before `start`."""
         self.skip_to(finished.number)
-        missing = {*finished.held, *finished.excluded}
-        self._latest.update({name: body for name, body in finished.answers.items() if name not in missing})
+        self._questions = {finished.number: finished.body}
+        for name, body in finished.answers.items():
+            self._hold(name, self._latest_round[name] if name in finished.held else finished.number, body)
 
     def skip_to(self, number: int) -> None:
         """Use no round number up to `number`: members know these rounds, finished or not, from before a restart."""
@@ -196,14 +217,21 @@ class Coordinator:
         """Open the next round."""
         self._rounds += 1
         self._left_at = {name: at for name, at in self._left_at.items() if name not in self._online}
-        self._round = _OpenRound(self._rounds, body, now, now + self.policy.deadline_s)
+        # The same question once more is to confirm its answers: it waits for those too who were late while searching.
+        confirms = body == self._questions.get(self._rounds - 1)
+        self._questions[self._rounds] = body
+        self._questions.pop(self._rounds - _ROUNDS_KEPT, None)
+        late = self._find_late(confirming=confirms)
+        wait = self._patience.open(now, self.policy.deadline_s, self._online - late - self._silent)
+        self._round = _OpenRound(self._rounds, body, wait, late, confirms=confirms)
         return self._send_signal(self._round, again=[])
 
     def settle(self, body: Question, *, settled: bool, complete: bool, now: float) -> list[Step]:
         """Send the settlement and collect receipts."""
         self._round = None
-        self._settlement = _OpenSettlement(max(self._rounds, 1), settled, complete, body, now + self.policy.deadline_s)
-        return [*self._send_settlement(self._settlement), *self._end_settlement_if_acknowledged()]
+        wait = self._patience.open(now, self.policy.deadline_s, self._online - self._find_late(confirming=True))
+        self._settlement = _OpenSettlement(max(self._rounds, 1), settled, complete, body, wait)
+        return [*self._send_settlement(self._settlement), *self._end_settlement_if_acknowledged(now)]
 
     def leave(self) -> list[Step]:
         """Clear the retained signals, which ends the conversation. The settlement stays for members that are away."""
@@ -220,7 +248,7 @@ class Coordinator:
         if isinstance(message, Answer):
             return self._on_answer(message, now)
         if isinstance(message, Receipt):
-            return self._on_receipt(message)
+            return self._on_receipt(message, now)
         if isinstance(message, Presence):
             return self._on_presence(message, now)
         return []
@@ -228,9 +256,11 @@ class Coordinator:
     def next_deadline(self) -> float | None:
         """Give the time at which to call `tick`, on the clock of `now`, or None."""
         if self._settlement is not None:
-            return self._settlement.deadline
+            wait = self._settlement.wait
+            return min(wait.deadline, wait.ask_at, self._settlement_ends_at(self._settlement))
         if self._round is not None:
-            return min(self._round.deadline, self._close_without_absent_at(self._round))
+            wait = self._round.wait
+            return min(wait.deadline, wait.ask_at, self._round_closes_at(self._round))
         return None if self._gathering_until is None else min(self._gathering_until, self._fetch_at)
 
     def tick(self, now: float) -> list[Step]:
@@ -240,10 +270,8 @@ class Coordinator:
             return []
         if self._settlement is not None:
             return self._on_settlement_deadline(self._settlement, now)
-        if self._round is not None and now < self._round.deadline:
-            return self._close_round_if_only_absent_missing(now)
         if self._round is not None:
-            return self._on_round_deadline(self._round, now)
+            return self._close_round_if_over(now) or self._on_round_deadline(self._round, now)
         if self._gathering_until is not None and now < self._gathering_until:
             self._fetch_at = now + self.policy.deadline_s
             return [FetchRetained()]
@@ -260,8 +288,8 @@ class Coordinator:
             if self._gathering_until is not None:
                 return self._end_gathering_if_complete()
             if self._settlement is not None:
-                return self._end_settlement_if_acknowledged()
-            return self._close_round_if_only_absent_missing(now)
+                return self._end_settlement_if_acknowledged(now)
+            return self._close_round_if_over(now)
         returned = member not in self._online
         self._online.add(member)
         if self._round is None or member in self._round.answers:
@@ -299,23 +327,48 @@ class Coordinator:
         return self._publish(signal, current.body, again or self.members, qos=0)
 
     def _on_answer(self, answer: Answer[Body], now: float) -> list[Step]:
-        current = self._round
+        current, member = self._round, answer.sender
         if current is None or answer.round != current.number:
-            self.stale += 1
-            return []
-        if answer.sender in current.answers:
+            return self._on_late_answer(answer, now)
+        if member in current.answers or member in current.set_aside:
             self.repeated += 1
             return []
-        question = current.body if isinstance(current.body, Body) else current.body[answer.sender]
-        reason = self._check(answer.sender, question, answer.body)
+        reason = self._find_objection(answer)
         if reason is not None:
-            return self._refuse(answer.sender, reason, now)
-        self._online.add(answer.sender)
-        self._left_at.pop(answer.sender, None)
-        current.answers[answer.sender] = answer.body
-        if len(current.answers) == len(self.members):
-            return self._close_round(current, now)
-        return self._close_round_if_only_absent_missing(now)
+            return self._refuse(member, reason, now)
+        self._online.add(member)
+        self._left_at.pop(member, None)
+        self._prompt_rounds[member] += 1
+        if member in current.late and not current.confirms and self._prompt_rounds[member] <= _PROMPT_ROUNDS:
+            # A member that is in one round and not in the next would lead the search astray: it is in, or it is out.
+            current.set_aside[member] = answer.body
+        else:
+            current.answers[member] = answer.body
+            self._patience.note_answer(current.wait, member, current.answers.keys(), now)
+        return self._close_round_if_over(now)
+
+    def _on_late_answer(self, answer: Answer[Body], now: float) -> list[Step]:
+        """Take the answer to a round that is over, which is not fresh but newer than what would be held."""
+        member = answer.sender
+        newer = self._latest_round[member] < answer.round and answer.round in self._questions
+        if not newer or self._settlement is not None:
+            self.stale += 1
+            return []
+        reason = self._find_objection(answer)
+        if reason is not None:
+            return self._refuse(member, reason, now)
+        self._hold(member, answer.round, answer.body)
+        return []
+
+    def _find_objection(self, answer: Answer[Body]) -> str | None:
+        """Give the reason why an answer is refused, or None."""
+        question = self._questions[answer.round]
+        asked = question if isinstance(question, Body) else question[answer.sender]
+        return self._check(answer.sender, asked, answer.body)
+
+    def _hold(self, member: str, number: int, body: Body) -> None:
+        """Keep an answer for the rounds that the member may miss."""
+        self._latest[member], self._latest_round[member] = body, number
 
     def _refuse(self, member: str, reason: str, now: float) -> list[Step]:
         """Count an answer that is refused; after too many, ignore the member for good, as one that has left."""
@@ -325,50 +378,71 @@ class Coordinator:
         self.quarantined[member] = reason
         self._online.discard(member)
         self._latest.pop(member, None)
-        return self._close_round_if_only_absent_missing(now)
+        if self._round is not None:
+            self._round.answers.pop(member, None)
+            self._round.set_aside.pop(member, None)
+        return self._close_round_if_over(now)
 
     def _on_round_deadline(self, current: _OpenRound, now: float) -> list[Step]:
-        missing = self._find_missing(current)
-        if current.tries < self.policy.tries and not self._silent.issuperset(missing):
-            current.tries += 1
-            current.again += len(missing)
-            current.deadline = now + self.policy.deadline_s
-            return self._send_signal(current, again=missing)
-        if now < self._return_deadline(missing):
-            current.deadline = self._return_deadline(missing)
+        """Ask the missing again, from the deadline on as the next try; after the last one go on without them."""
+        missing, wait = self._find_missing(current), current.wait
+        if now < wait.deadline:
+            silent = [name for name in missing if name in self._online and name not in current.set_aside]
+            return self._ask_again(current, silent, now)
+        if wait.tries < self.policy.tries and not self._silent.issuperset(missing):
+            wait.tries += 1
+            wait.deadline = now + self.policy.deadline_s
+            return self._ask_again(current, missing, now)
+        returning = max(
+            (self._awaited_until(current, name) for name in missing if name not in self._online), default=now
+        )
+        if now < returning:
+            wait.deadline = returning
             return []
         if self.policy.missing == "fail" or not (current.answers or self._latest):
             self._round = None
             return [MembersLost(tuple(missing), current.number)]
         return self._close_round(current, now)
 
-    def _close_round_if_only_absent_missing(self, now: float) -> list[Step]:
-        """Close the round without members that have left and did not return in time, if the policy allows that."""
+    def _ask_again(self, current: _OpenRound, members: list[str], now: float) -> list[Step]:
+        current.wait.ask_again(now)
+        current.again += len(members)
+        return self._send_signal(current, again=members) if members else []
+
+    def _close_round_if_over(self, now: float) -> list[Step]:
+        """Close the round when everybody has answered, or nobody is waited for any longer."""
         current = self._round
-        if current is None or not current.answers or self.policy.missing == "fail":
-            return []
-        missing = self._find_missing(current)
-        someone_absent = len(self._online) < len(self.members)
-        awaited = not self._online.isdisjoint(missing) or now < self._return_deadline(missing)
-        return self._close_round(current, now) if someone_absent and not awaited else []
+        return [] if current is None or now < self._round_closes_at(current) else self._close_round(current, now)
 
-    def _close_without_absent_at(self, current: _OpenRound) -> float:
-        """Give the time at which the round may close because every missing member has left; inf otherwise."""
+    def _round_closes_at(self, current: _OpenRound) -> float:
+        """Give the time from which on the round goes on without those missing, inf before anybody has answered."""
         missing = self._find_missing(current)
-        only_absent_missing = current.answers and self.policy.missing != "fail" and self._online.isdisjoint(missing)
-        deadline = self._return_deadline(missing)
-        return deadline if only_absent_missing and deadline > -math.inf else math.inf
+        if missing and (not current.answers or self.policy.missing == "fail"):
+            return math.inf
+        return max((self._awaited_until(current, name) for name in missing), default=-math.inf)
 
-    def _return_deadline(self, missing: Collection[str]) -> float:
-        """Give the time until which a member of `missing` may return; -inf when none of them has left."""
-        left_at = [self._left_at[name] for name in missing if name in self._left_at and name not in self._online]
-        return max(left_at) + self.policy.return_s if left_at else -math.inf
+    def _awaited_until(self, current: _OpenRound, member: str) -> float:
+        """Give the time until which the round waits for a missing member, as far as that does not hang on its tries."""
+        if member in current.set_aside or (member not in self._online and member not in self._left_at):
+            return -math.inf
+        until = self._patience.awaited_until(current.wait, member, late=member in current.late)
+        return until if member in self._online else min(until, self._left_at[member] + self.policy.return_s)
+
+    def _find_late(self, *, confirming: bool) -> frozenset[str]:
+        """Find the members whose patience is used up; where a run fails without a member there are none."""
+        if self.policy.missing == "fail":
+            return frozenset()
+        return frozenset(name for name in self.members if self._patience.is_used_up(name, confirming=confirming))
 
     def _find_missing(self, current: _OpenRound) -> list[str]:
         return [member for member in self.members if member not in current.answers]
 
     def _close_round(self, current: _OpenRound, now: float) -> list[Step]:
         missing = self._find_missing(current)
+        for name, body in {**current.answers, **current.set_aside}.items():
+            self._hold(name, current.number, body)
+        for name in set(missing) - current.set_aside.keys():
+            self._prompt_rounds[name] = 0
         held = [name for name in missing if self.policy.missing == "hold" and name in self._latest]
         answers = {
             member: current.answers.get(member) or self._latest[member]
@@ -377,8 +451,8 @@ class Coordinator:
         }
         excluded = tuple(name for name in missing if name not in held)
         quarantined = tuple(name for name in excluded if name in self.quarantined)
-        self._latest.update(current.answers)
-        self._silent = set(missing)
+        self._silent = set(missing) - current.set_aside.keys()
+        self._patience.close(current.wait, missing, now)
         self._round = None
         return [
             Round(
@@ -388,7 +462,7 @@ class Coordinator:
                 tuple(held),
                 excluded,
                 current.again,
-                current.opened_at,
+                current.wait.opened_at,
                 now,
                 quarantined,
             )
@@ -410,28 +484,42 @@ class Coordinator:
 
         return self._publish(settlement, current.body, self.members, qos=1)
 
-    def _on_receipt(self, receipt: Receipt) -> list[Step]:
+    def _on_receipt(self, receipt: Receipt, now: float) -> list[Step]:
         if self._settlement is None or receipt.round != self._settlement.round:
             self.stale += 1
             return []
-        self._settlement.receipts[receipt.sender] = tuple(receipt.missing)
-        return self._end_settlement_if_acknowledged()
+        current = self._settlement
+        if receipt.sender not in current.receipts:
+            current.receipts[receipt.sender] = tuple(receipt.missing)
+            self._patience.note_answer(current.wait, receipt.sender, current.receipts.keys(), now)
+        return self._end_settlement_if_acknowledged(now)
 
     def _on_settlement_deadline(self, current: _OpenSettlement, now: float) -> list[Step]:
-        if current.tries < _SETTLEMENT_TRIES * self.policy.tries:
-            current.tries += 1
-            current.deadline = now + self.policy.deadline_s
-            return self._send_settlement(current)
-        return self._end_settlement()
+        wait = current.wait
+        if now >= self._settlement_ends_at(current):
+            return self._end_settlement()
+        if now >= wait.deadline:
+            if wait.tries == _SETTLEMENT_TRIES * self.policy.tries:
+                return self._end_settlement()
+            wait.tries += 1
+            wait.deadline = now + self.policy.deadline_s
+        wait.ask_again(now)
+        return self._send_settlement(current)
 
-    def _end_settlement_if_acknowledged(self) -> list[Step]:
-        """End the settlement once every member that is online has acknowledged it.
-
-        One that has left is not waited for: it finds the settlement retained when it returns.
-        """
+    def _end_settlement_if_acknowledged(self, now: float) -> list[Step]:
         assert self._settlement is not None
-        waiting = [name for name in self.members if name in self._online and name not in self._settlement.receipts]
-        return [] if waiting else self._end_settlement()
+        return self._end_settlement() if now >= self._settlement_ends_at(self._settlement) else []
+
+    def _settlement_ends_at(self, current: _OpenSettlement) -> float:
+        """Give the time from which on nobody is waited for, for ever in the past once all have acknowledged.
+
+        A member that has left is not waited for: it finds the settlement retained when it returns.
+        """
+        waiting = [name for name in self.members if name in self._online and name not in current.receipts]
+        late = self._find_late(confirming=True)
+        return max(
+            (self._patience.awaited_until(current.wait, name, late=name in late) for name in waiting), default=-math.inf
+        )
 
     def _end_settlement(self) -> list[Step]:
         assert self._settlement is not None

@@ -94,7 +94,7 @@ def find_miscounts(evidence: Evidence) -> Iterator[str]:
 
 
 def find_wrong_answers(evidence: Evidence) -> Iterator[str]:
-    """A fresh answer was sent by the member in that very round, a held one is the last that counted before.
+    """A fresh answer was sent by the member in that very round, a held one is no older than the last that counted.
 
     Messages that were corrupted on their way may contain anything.
     """
@@ -106,16 +106,17 @@ def find_wrong_answers(evidence: Evidence) -> Iterator[str]:
             key = (message.about.coordinator, message.about.sender, message.content["round"])
             sent.setdefault(key, []).append(message.content["body"])
     for coordinator in _members(evidence):
-        latest: dict[str, Any] = {}
+        counted: dict[str, int] = {}  # the round of each member's last answer that counted
         for entry in _rounds(evidence, coordinator):
             for member, body in entry["answers"].items():
                 where = f"{coordinator} round {entry['number']}: {member}"
                 if member in entry["held"]:
-                    if latest.get(member) != body:
-                        yield f"{where} is held with something else than its last answer"
+                    numbers = range(counted.get(member, 1), entry["number"] + 1)
+                    if not any(_drop_none(body) in sent.get((coordinator, member, n), []) for n in numbers):
+                        yield f"{where} is held with something else than its last answer or a later one"
                 elif _drop_none(body) not in sent.get((coordinator, member, entry["number"]), []):
                     yield f"{where} never sent that answer in this round"
-            latest |= {name: body for name, body in entry["answers"].items() if name not in entry["held"]}
+            counted |= dict.fromkeys(entry["answers"].keys() - set(entry["held"]), entry["number"])
 
 
 def find_unrecorded_members(evidence: Evidence) -> Iterator[str]:
