@@ -51,7 +51,7 @@ def tls_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Tls
     files = authority.folder / "broker"
     (files / "access.acl").write_text(Rules({"anybody": ("#",)}, {"anybody": ("#",), "broker": ("$SYS/#",)}).text())
     shipped = Path(broker.__file__).with_name("mosquitto-tls.conf").read_text()
-    settings = string.Template(shipped).substitute(listener=f"{port} {broker.LOOPBACK}", files=files)
+    settings = string.Template(shipped).substitute(listener=f"{port} {broker.LOOPBACK}", files=files, memory=1 << 30)
     (folder / "mosquitto.conf").write_text(settings.replace("use_username_as_clientid true", "user root"))
     with subprocess.Popen([mosquitto, "-c", str(folder / "mosquitto.conf")], stderr=subprocess.DEVNULL) as running:
         assert broker.answers(port, certificates=files)

@@ -26,10 +26,11 @@ from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
-from stackelgrid.transport.base import Action, Finish, Publish
+from stackelgrid.transport.base import BrokerUnreachableError, Publish
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.transport.tls import Tls
-from stackelgrid.wire.codec import Bodies, Link
+from stackelgrid.transport.visit import Visitor, require_retained
+from stackelgrid.wire.codec import ROOT, Bodies, Link
 from stackelgrid.wire.messages import Body
 from stackelgrid.wire.roles import Role
 
@@ -78,7 +79,7 @@ def play(
 
             configs = with_certificates(configs, scenario.topology, certificates)
         if own is None:
-            MqttTransport(url, tls=configs.leader.tls, connect_timeout_s=_CONNECT_S).run([_Visitor()])
+            _try_out(configs)
         else:
             run_record.broker = own.kind
         controller = None
@@ -98,6 +99,15 @@ def play(
     return run_record
 
 
+def _try_out(configs: NodeConfigs) -> None:
+    """Raise `BrokerUnreachableError` unless the broker passes on to an aggregator what the leader has it retain."""
+    leader, reader = (
+        MqttTransport(config.broker, tls=config.tls, connect_timeout_s=_CONNECT_S, reconnect_s=_CONNECT_S)
+        for config in (configs.leader, configs.aggregators[0])
+    )
+    require_retained(leader, reader, f"{ROOT}/{configs.leader.run}/{LEADER}/signal")
+
+
 def _start_broker(kind: str, logs: Path, stack: ExitStack, plan: FaultPlan | None) -> broker.RunningBroker | None:
     """Start a broker of the run's own; None where `kind` is the address of another."""
     own_kind = broker.BrokerKind.of(kind)
@@ -106,29 +116,6 @@ def _start_broker(kind: str, logs: Path, stack: ExitStack, plan: FaultPlan | Non
         persistent = any(outage.keep_retained for outage in outages)
         return stack.enter_context(broker.start(own_kind, logs, persistent=persistent))
     return None
-
-
-class _Visitor:
-    """A node that connects, publishes its messages and leaves."""
-
-    name = "testbed"
-    subscriptions: Sequence[str] = ()
-    last_will: Publish | None = None
-
-    def __init__(self, *messages: Publish) -> None:
-        self._messages = messages
-
-    def start(self, now: float) -> Sequence[Action]:
-        return [*self._messages, Finish()]
-
-    def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
-        return []
-
-    def tick(self, now: float) -> Sequence[Action]:
-        return []
-
-    def next_deadline(self) -> float | None:
-        return None
 
 
 class _Journal:
@@ -300,7 +287,9 @@ class NodeProcesses:
         broker_is_down = self._controller is not None and self._controller.broker_is_down
         if not self._run_record.rounds and name in self._last_wills and not broker_is_down:
             will, tls = self._last_wills[name]
-            MqttTransport(self._broker_url, tls=tls).run([_Visitor(will)])
+            visit = MqttTransport(self._broker_url, tls=tls, connect_timeout_s=_CONNECT_S, reconnect_s=_CONNECT_S)
+            with suppress(BrokerUnreachableError):  # then nobody else reaches it either, and says so
+                visit.run([Visitor(will)])
 
     def _note_lost(self, forkserver: subprocess.Popen[bytes]) -> None:
         role = next(role for role, each in self._forkservers.items() if each is forkserver)

@@ -120,6 +120,14 @@ class BrokerUnreachableError(Exception):
         self.cause = cause
 
 
+class BrokerRefusalError(BrokerUnreachableError):
+    """The broker can be reached, and does not do what a run needs. `cause` is what it does instead."""
+
+    def __init__(self, url: str, seconds: float, cause: str) -> None:
+        super().__init__(url, seconds, cause)
+        self.args = (f"broker {url} does not carry a run: {cause}",)
+
+
 class Transport(ABC):
     """Carries messages between nodes and drives them.
 

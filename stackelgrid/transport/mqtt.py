@@ -27,6 +27,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 from stackelgrid.transport.address import Address
 from stackelgrid.transport.base import (
     Action,
+    BrokerRefusalError,
     BrokerUnreachableError,
     Compute,
     FetchRetained,
@@ -60,8 +61,9 @@ class MqttTransport(Transport):
     With several servers, `mqtt://a:1883,b:1883`, each connection begins with one of them at random and goes on to the
     next when that one is lost. `login` is a user and a password, for a broker that wants them. `connect_timeout_s` is
     how long the first connection may take, `reconnect_s` how long a lost one may stay away; after that, `run` raises
-    `BrokerUnreachableError`. Both may be infinite. Raises `ValueError` for another form of address, and for `tls` that
-    is missing, unusable, or would not be used.
+    `BrokerUnreachableError`. So it does when for as long no connection lasts, or what a node that has finished sent is
+    not acknowledged (`BrokerRefusalError`). Both may be infinite. Raises `ValueError` for another form of address, and
+    for `tls` that is missing, unusable, or would not be used.
 
     While a connection is away, messages that its node publishes at QoS 0 are lost. Those at QoS 1 are sent later and
     may arrive twice. A node's client id is its name and a random suffix, so that runs can share a broker.
@@ -152,7 +154,9 @@ class _Connection:
         self._node_ended = False  # it has finished or raised, and is not called any more
         self._inbox: deque[tuple[str, bytes]] = deque()
         self._outbox: list[Publish] = []  # at QoS 1, published while the connection was away
-        self._unacknowledged: set[int] = set()  # message ids at QoS 1
+        self._unacknowledged: dict[int, str] = {}  # topics by message id, at QoS 1
+        self._last: Publish | None = None  # the last that was published
+        self._idle_since = 0.0  # when the connection was made or, later, the node ended
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -189,28 +193,50 @@ class _Connection:
         """Hold the connection until the node has ended. When cancelled, leave without DISCONNECT."""
         patience_s = self._transport.connect_timeout_s
         pause = FIRST_PAUSE_S
+        away_since: float | None = None  # when a connection that lasted was lost
         try:
             while not self._may_disconnect():
                 await self._connect(patience_s)
                 connected_at = self._loop.time()
                 while self._socket is not None:
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._closed.wait(), KEEPALIVE_S / 4)
+                        await asyncio.wait_for(self._closed.wait(), min(KEEPALIVE_S / 4, self._transport.reconnect_s))
                     self._client.loop_misc()
                     self._pump()
-                if not self._may_disconnect():
-                    _LOG.warning("connection lost", extra={"data": {"server": self._server_name()}})
-                    # A broker that accepts a connection and ends it at once is not tried again without a pause.
-                    short_lived = self._loop.time() - connected_at < PATIENT_PAUSE_S
-                    pause = min(2 * pause, PATIENT_PAUSE_S) if short_lived else FIRST_PAUSE_S
-                    if short_lived:
-                        await asyncio.sleep(pause * self._jitter.uniform(0.25, 0.5))
+                    self._require_acknowledgement()
                 patience_s = self._transport.reconnect_s
+                if self._may_disconnect():
+                    break
+                now = self._loop.time()
+                cause = f"it closed the connection after {now - connected_at:.1f} s{self._name_last()}"
+                _LOG.warning("connection lost", extra={"data": {"server": self._server_name(), "cause": cause}})
+                # A broker that accepts a connection and ends it at once is tried again with a pause, and not for ever.
+                short_lived = now - connected_at < PATIENT_PAUSE_S
+                pause = min(2 * pause, PATIENT_PAUSE_S) if short_lived else FIRST_PAUSE_S
+                if away_since is None or not short_lived:
+                    away_since = now
+                elif now - away_since > patience_s:
+                    raise BrokerRefusalError(self._transport.url, patience_s, cause)
+                if short_lived:
+                    await asyncio.sleep(pause * self._jitter.uniform(0.25, 0.5))
             await self._drain_until_closed()
         finally:
             self._stop_node()
             if self._closing_socket is not None:
                 self._closing_socket.close()
+
+    def _require_acknowledgement(self) -> None:
+        """Raise `BrokerRefusalError` when what a node sent before it ended stays unacknowledged."""
+        patience_s = self._transport.reconnect_s
+        if self._node_ended and self._unacknowledged and self._loop.time() - self._idle_since > patience_s:
+            topics = sorted(set(self._unacknowledged.values()))
+            cause = f"it has not acknowledged {topics[0]} for {patience_s:.0f} s; its access rules may deny it"
+            raise BrokerRefusalError(self._transport.url, patience_s, cause)
+
+    def _name_last(self) -> str:
+        if self._last is None:
+            return ""
+        return f"; last published: {self._last.topic}, {'to be' if self._last.retain else 'not'} retained"
 
     async def _connect(self, patience_s: float) -> None:
         """Connect to the first server that accepts, and start the node.
@@ -275,6 +301,7 @@ class _Connection:
         if self._socket is None:
             return  # lost again already
         self._ready = True
+        self._idle_since = self._loop.time()
         self._traffic.connections += 1
         self._traffic.connected = True
         waiting, self._outbox = self._outbox, []
@@ -344,7 +371,7 @@ class _Connection:
         self._inbox.append((message.topic, bytes(message.payload)))
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
-        self._unacknowledged.discard(mid)
+        self._unacknowledged.pop(mid, None)
 
     def _on_socket_close(self, _client: Any, _data: Any, closed: Any) -> None:
         if self._socket is None or closed is not self._socket:
@@ -399,6 +426,7 @@ class _Connection:
                         self._fetch_retained()
                     case Finish():
                         self._node_ended = True
+                        self._idle_since = self._loop.time()
                         break
             self._set_timer()
         except Exception as error:
@@ -422,7 +450,8 @@ class _Connection:
         if sent.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
             raise OverflowError("65535 messages await the broker's acknowledgement: publish some at QoS 0")
         if publish.qos > 0:
-            self._unacknowledged.add(sent.mid)
+            self._unacknowledged[sent.mid] = publish.topic
+        self._last = publish
         self._traffic.sent += 1
         self._traffic.sent_bytes += len(publish.payload)
 
