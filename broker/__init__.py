@@ -39,6 +39,8 @@ START_S = 20.0
 """The time that a broker may take to listen and answer."""
 PORT_ATTEMPTS = 5
 """The number of ports to try when another program takes the chosen one before the broker does."""
+KILLED = 128
+"""Added to the number of a signal that ended the broker, in the exit code of the process that started it."""
 CONNECT = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00"
 """An MQTT 3.1.1 CONNECT: clean session, keep-alive 60 s, no client id."""
 CONNACK, DISCONNECT = b"\x20\x02\x00\x00", b"\xe0\x00"
@@ -113,6 +115,19 @@ class RunningBroker:
         self.persistent = persistent
         self._place = place
         self._process = process
+
+    def wait(self) -> None:
+        """Wait until the broker has ended by itself, or by somebody else's hand."""
+        self._process.wait()
+
+    def find_end(self) -> str | None:
+        """Find how the broker ended, and the last that it logged; None while it runs."""
+        code = self._process.poll()
+        if code is None:
+            return None
+        number = -code if code < 0 else code - KILLED
+        how = f"was killed by signal {number}" if number > 0 else f"ended with code {code}"
+        return f"the {self.kind} broker at {self.url} {how}; it logged last: {_read_end(self.log)}"
 
     def stop(self) -> None:
         """End the broker and wait until it is gone; harmless when it is gone already."""
@@ -265,7 +280,7 @@ def _launch(kind: BrokerKind, place: Place, persistent: bool, afresh: bool = Tru
             start_new_session=True,
         )
     pid = _read_pid(process)
-    if pid is not None and answers(place.port, place.address, place.certificates):
+    if pid is not None and answers(place.port, place.address, place.certificates, process):
         return RunningBroker(kind, place, pid, process, persistent)
     end(process)
     logged = place.log.read_bytes()[before:].decode(errors="replace").strip()
@@ -274,7 +289,7 @@ def _launch(kind: BrokerKind, place: Place, persistent: bool, afresh: bool = Tru
     raise BrokerStartError(
         f"the {kind} broker " + ("did not start" if pid is None else "does not answer MQTT"),
         f"{place.host}:{place.port}",
-        f"see the end of its log {place.log}: {logged[-500:] or '(empty)'}",
+        f"it logged last: {_read_end(place.log)}",
     )
 
 
@@ -287,14 +302,25 @@ def _read_pid(process: subprocess.Popen[bytes]) -> int | None:
     return int(line) if line else None
 
 
-def answers(port: int, host: str = LOOPBACK, certificates: Path | None = None) -> bool:
+def _read_end(log: Path) -> str:
+    """Read the last three lines of a log, as one."""
+    lines = log.read_bytes().decode(errors="replace").split("\n")
+    return " | ".join([line.strip()[:200] for line in lines if line.strip()][-3:]) or "nothing"
+
+
+def answers(
+    port: int,
+    host: str = LOOPBACK,
+    certificates: Path | None = None,
+    process: subprocess.Popen[bytes] | None = None,
+) -> bool:
     """Say whether an MQTT broker accepts a connection on the port.
 
-    `certificates` are its own folder of certificates, where it asks for one.
+    `certificates` are its own folder of certificates, where it asks for one. When its `process` ends, it does not.
     """
     context = None if certificates is None else make_context(certificates)
     give_up = time.monotonic() + START_S
-    while time.monotonic() < give_up:
+    while time.monotonic() < give_up and (process is None or process.poll() is None):
         try:
             with _connect(host, port, context) as connection:
                 connection.sendall(CONNECT)

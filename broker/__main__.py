@@ -1,4 +1,7 @@
-"""`python -m broker`: start a broker by hand; it runs until Ctrl-C."""
+"""`python -m broker`: start a broker by hand; it runs until Ctrl-C.
+
+Exit codes: 0 after Ctrl-C or SIGTERM; 2 bad usage, or it could not be started; 4 the broker ended by itself.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,9 @@ def main() -> None:
         with running:
             process = f", process {running.pid}" if isinstance(running, RunningBroker) else ""
             print(f"{running.kind} at {running.url}{process}; Ctrl-C ends it", flush=True)
-            signal.pause()
+            running.wait()
+            print(running.find_end(), file=sys.stderr)
+            sys.exit(ExitCode.LOST)
 
 
 def _start(given: argparse.Namespace, folder: Path, certificates: Path | None) -> RunningBroker | nats.RunningCluster:

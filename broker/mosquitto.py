@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from broker import ANYWHERE, RETAINED, find_mosquitto, make_context
+from broker import ANYWHERE, KILLED, RETAINED, find_mosquitto, make_context
 from broker.child_process import end_with_parent, write_log
 
 if TYPE_CHECKING:
@@ -161,7 +161,8 @@ def _supervise(broker: subprocess.Popen[bytes], access: AccessFiles | None, clea
                 threading.Thread(target=clear, daemon=True).start()
     if access is not None:
         access.write_refusals()
-    return broker.wait()
+    code = broker.wait()
+    return code if code >= 0 else KILLED - code
 
 
 _CLEARING = threading.Lock()

@@ -20,6 +20,7 @@ import string
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -75,6 +76,21 @@ class RunningCluster:
         if not line:
             raise BrokerStartError("a NATS server did not start", name, f"see {self._folder / f'{name}.log'}")
         self._pids[name] = int(line)
+
+    def wait(self) -> None:
+        """Wait until so many servers have ended that the others are no cluster."""
+        while 2 * self._count_running() > len(SERVERS):
+            time.sleep(0.2)
+
+    def find_end(self) -> str | None:
+        """Say that too few servers are left; None while there are enough."""
+        left = self._count_running()
+        if 2 * left > len(SERVERS):
+            return None
+        return f"{left} of {len(SERVERS)} servers of the cluster at {self.url} are left; see {self._folder}/*.log"
+
+    def _count_running(self) -> int:
+        return sum(process.poll() is None for process in self._processes.values())
 
     def stop(self) -> None:
         """End the servers and wait until they are gone; harmless when they are gone already."""

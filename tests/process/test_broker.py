@@ -175,6 +175,33 @@ def test_client_that_sends_too_large_a_packet_is_disconnected(running: broker.Ru
     assert broker.answers(running.port)
 
 
+def test_broker_started_by_hand_says_when_it_is_killed(kind: broker.BrokerKind) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "broker", "--kind", kind],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+    ) as by_hand:
+        assert by_hand.stdout is not None
+        pid = int(by_hand.stdout.readline().split("process ")[1].split(";")[0])
+        os.kill(pid, signal.SIGKILL)
+        _, said = by_hand.communicate(timeout=60)
+    assert by_hand.returncode == 4
+    assert f"{kind} broker" in said and "killed by signal 9" in said and said.count("\n") == 1
+
+
+def test_start_does_not_wait_for_a_broker_that_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After it said that it runs, and before it answers."""
+    program = tmp_path / "mosquitto"
+    program.write_text("#!/bin/sh\necho '2026: mosquitto version 2.0.11 running' >&2\nsleep 0.2\nkill -9 $$\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(broker, "START_S", 1000.0)
+    with pytest.raises(broker.BrokerStartError, match=r"does not answer MQTT .*version 2.0.11 running"):
+        broker.start("mosquitto", tmp_path / "folder")
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_broker_started_by_hand_runs_until_a_signal(kind: broker.BrokerKind, ending: signal.Signals) -> None:
     with subprocess.Popen(
