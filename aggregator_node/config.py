@@ -19,6 +19,7 @@ from stackelgrid.registry import Game, find
 from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.wire.codec import Link
+from stackelgrid.wire.messages import MAX_NAMES
 from stackelgrid.wire.names import Name
 
 _LOG = logging.getLogger("aggregator_node")
@@ -35,7 +36,7 @@ class AggregatorConfig(NodeConfig, Generic[Settings]):
 
     leader: Name
     settings: Settings
-    members: Annotated[list[MemberConfig], Field(min_length=1)]
+    members: Annotated[list[MemberConfig], Field(min_length=1, max_length=MAX_NAMES)]
     rounds: Rounds = Rounds()
     journal_file: Path | None = None
     account_file: Path | None = None

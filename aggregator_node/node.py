@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stackelgrid.node.config import MemberConfig
-from stackelgrid.node.limits import refusals
+from stackelgrid.node.limits import receipt_refusals, refusals
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.node.record import Recorder
@@ -61,7 +61,11 @@ class AggregatorNode:
         self._strategy, self._journal, self._conclude, self._ledger = strategy, journal, conclude, ledger
         self._member = Member(name, up)
         self._coordinator = Coordinator(
-            down, [member.name for member in members], policy, refusals(members, self.mailbox)
+            down,
+            [member.name for member in members],
+            policy,
+            refusals(members, Role.HOME, self.mailbox),
+            receipt_refusals(members, Role.HOME, self.mailbox),
         )
         self._has_gathered = False
         self._leader_round = 0  # the round of the leader's last signal

@@ -16,6 +16,7 @@ from stackelgrid.registry import Game, find
 from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.wire.codec import Link
+from stackelgrid.wire.messages import MAX_NAMES
 
 Settings = TypeVar("Settings", bound=LeaderSettings)
 
@@ -28,7 +29,7 @@ class LeaderConfig(NodeConfig, Generic[Settings]):
     """
 
     utility: Settings
-    members: Annotated[list[MemberConfig], Field(min_length=1)]
+    members: Annotated[list[MemberConfig], Field(min_length=1, max_length=MAX_NAMES)]
     rounds: Rounds = Rounds()
     journal_file: Path | None = None
     conclusion_file: Path | None = None

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from stackelgrid.node.config import MemberConfig
-from stackelgrid.node.limits import refusals
+from stackelgrid.node.limits import receipt_refusals, refusals
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.node.record import Recorder
@@ -51,7 +51,13 @@ class LeaderNode:
         self.progress = Progress()
         self.last_will: Publish | None = None
         names = [member.name for member in members]
-        self._coordinator = Coordinator(link, names, policy, refusals(members, self.mailbox))
+        self._coordinator = Coordinator(
+            link,
+            names,
+            policy,
+            refusals(members, Role.AGGREGATOR, self.mailbox),
+            receipt_refusals(members, Role.AGGREGATOR, self.mailbox),
+        )
         self._strategy = strategy
         self._max_rounds = max_rounds
         self._journal = journal

@@ -1,4 +1,4 @@
-"""The limits of an answer, checked before it enters a sum: the homes of a member and the power of their connections."""
+"""The limits of what members say, checked where it enters: their homes, the power of their connections, names."""
 
 from __future__ import annotations
 
@@ -6,26 +6,32 @@ from collections.abc import Sequence
 
 from stackelgrid.node.config import MemberConfig
 from stackelgrid.node.mailbox import Mailbox
-from stackelgrid.rounds.coordinator import AnswerCheck
-from stackelgrid.wire.messages import Body
+from stackelgrid.rounds.coordinator import AnswerCheck, ReceiptCheck
+from stackelgrid.wire.messages import Body, Receipt
+from stackelgrid.wire.roles import Role
 
 _ROUNDING = 1 + 1e-9
 
 
-def refusals(members: Sequence[MemberConfig], mailbox: Mailbox) -> AnswerCheck:
-    """Build the check of a coordinator on answers of `members`.
+def refusals(members: Sequence[MemberConfig], role: Role, mailbox: Mailbox) -> AnswerCheck:
+    """Build the check of a coordinator on answers of `members`, which are all of one `role`.
 
     It refuses an answer for another number of homes than the member was registered with, with more power than their
-    connections carry, or to which the game objects for other reasons. Refusals are counted in `mailbox` and logged
-    once.
+    connections carry, or to which the game objects for other reasons. An aggregator may leave homes out of its sum or
+    hold the answers of some; a home's process answers for each of its homes. Refusals are counted in `mailbox` and
+    logged once.
     """
     registered = {member.name: member for member in members}
 
     def find_objection(name: str, question: Body, body: Body) -> str | None:
         member = registered[name]
-        homes = getattr(body, "homes", member.homes)
-        if homes + getattr(body, "excluded", 0) != member.homes:
+        homes, held, excluded = getattr(body, "homes", member.homes), *_count_absent(body)
+        if homes + excluded != member.homes:
             return f"{name} answers for {homes} homes, it has {member.homes}"
+        if held > homes:
+            return f"{name} holds the answers of {held} homes of {homes}"
+        if role is Role.HOME and (held or excluded):
+            return f"{name} leaves {held + excluded} of its own {member.homes} homes out"
         power = body.peak_kw
         if power is not None and member.max_kw is not None and power > member.max_kw * _ROUNDING:
             return f"{name} answers with {power:g} kW, its connections carry {member.max_kw:g}"
@@ -36,6 +42,31 @@ def refusals(members: Sequence[MemberConfig], mailbox: Mailbox) -> AnswerCheck:
         found = find_objection(name, question, body)
         if found is not None:
             mailbox.reject("refused", f"{name}/answer", found)
+        return found
+
+    return refuse
+
+
+def _count_absent(body: Body) -> tuple[int, int]:
+    """Count the homes whose answers are held, and those that are left out of a sum."""
+    return getattr(body, "held", 0), getattr(body, "excluded", 0)
+
+
+def receipt_refusals(members: Sequence[MemberConfig], role: Role, mailbox: Mailbox) -> ReceiptCheck:
+    """Build the check of a coordinator on the names in receipts of `members`, which are all of one `role`.
+
+    An aggregator may name each of its homes once, and no member of this coordinator. A home has nobody to name.
+    Refusals are counted in `mailbox` and logged once.
+    """
+    below = {member.name: 0 if role is Role.HOME else member.homes for member in members}
+
+    def refuse(receipt: Receipt) -> str | None:
+        name, named = receipt.sender, receipt.missing
+        others = below.keys() & set(named)
+        if len(named) <= below[name] and len(set(named)) == len(named) and not others:
+            return None
+        found = f"{name} names {len(named)} members without the settlement, {len(others)} of them not its own"
+        mailbox.reject("refused", f"{name}/receipt", found)
         return found
 
     return refuse

@@ -114,6 +114,8 @@ class MembersLost:
 Step = Publish | FetchRetained | MembersGathered | Round | SettlementAcknowledged | MembersLost
 AnswerCheck = Callable[[str, Body, Body], str | None]
 """From a member's name, the question and its answer to the reason why the answer is refused, or None."""
+ReceiptCheck = Callable[[Receipt], str | None]
+"""From a receipt to the reason why the names in it are refused, or None."""
 
 
 @dataclass
@@ -152,11 +154,17 @@ class Coordinator:
     round and sender: the first answer counts; later ones are counted in `repeated`, those to other rounds in `stale`,
     and both are ignored. A member that missed a whole round gets one try instead of all in the rounds after it, until
     it answers again; one whose `Patience` is used up is late, and rounds do not wait for it. `check(member, question,
-    answer)` may refuse an answer by giving a reason; the answer is then ignored.
+    answer)` may refuse an answer by giving a reason; the answer is then ignored. `check_receipt(receipt)` may refuse
+    the names in a receipt; it then stands for its sender alone.
     """
 
     def __init__(
-        self, link: Link, members: Sequence[str], policy: RoundPolicy, check: AnswerCheck = lambda *_: None
+        self,
+        link: Link,
+        members: Sequence[str],
+        policy: RoundPolicy,
+        check: AnswerCheck = lambda *_: None,
+        check_receipt: ReceiptCheck = lambda receipt: None,
     ) -> None:
         self.link = link
         self.members = tuple(members)
@@ -165,7 +173,7 @@ class Coordinator:
         self.repeated = 0
         self.refused: Counter[str] = Counter()
         self.quarantined: dict[str, str] = {}  # member -> reason
-        self._check = check
+        self._check, self._check_receipt = check, check_receipt
         self._online: set[str] = set()
         self._left_at: dict[str, float] = {}  # when each first left, until it is really back
         self._gathering_until: float | None = None
@@ -490,7 +498,8 @@ class Coordinator:
             return []
         current = self._settlement
         if receipt.sender not in current.receipts:
-            current.receipts[receipt.sender] = tuple(receipt.missing)
+            refused = self._check_receipt(receipt) is not None
+            current.receipts[receipt.sender] = () if refused else tuple(receipt.missing)
             self._patience.note_answer(current.wait, receipt.sender, current.receipts.keys(), now)
         return self._end_settlement_if_acknowledged(now)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.games.user_oriented.home import Home, HomeProblem, UserOrientedHomes
 from stackelgrid.games.user_oriented.messages import LoadResponse
 from stackelgrid.run_record import RunRecord
@@ -194,6 +195,33 @@ ABSURD = {
 def test_nodes_survive_an_absurd_answer(monkeypatch: pytest.MonkeyPatch, lie: dict[str, Any]) -> None:
     _, end = play_with_liar(monkeypatch, lambda given: given.model_copy(update=lie))
     assert end.failures == {}
+
+
+def play_with_lie(lie: dict[str, Any], *overrides: str) -> RunRecord:
+    """A run in which a node lies in every message of that kind."""
+    plan = FaultPlan.model_validate({"faults": [{"kind": "lie", **lie}]})
+    return in_memory.play(load("user_oriented", [*SMALL, *overrides]), plan=plan)
+
+
+def test_home_that_excludes_itself_costs_no_other_home_anything() -> None:
+    end = play_with_lie({"node": "a1-p1", "how": "count"}, "homes_per_process=2", "aggregators=2")
+    assert end.settled and end.failures == {}
+    assert {entry["node"] for entry in end.missing} == {"a1-p1"}
+    assert end.rejected["refused"] > 0
+
+
+@pytest.mark.parametrize("invented", [1, 10_000])
+def test_names_that_a_home_invents_in_its_receipt_do_not_leave_its_aggregator(invented: int) -> None:
+    end = play_with_lie({"node": "h1", "how": "receipt", "times": invented, "as": "h2"})
+    assert end.failures == {}
+    assert set(end.conclusion["unacknowledged"]) <= {"h1"}
+
+
+@pytest.mark.parametrize(("invented", "other"), [(4, None), (1, "a2"), (10_000, None)])
+def test_names_that_an_aggregator_cannot_have_are_not_believed(invented: int, other: str | None) -> None:
+    end = play_with_lie({"node": "a1", "how": "receipt", "times": invented, **({"as": other} if other else {})})
+    assert end.failures == {}
+    assert set(end.conclusion["unacknowledged"]) <= {"a1"}
 
 
 # --- what leaves a home ---

@@ -713,6 +713,17 @@ def test_settlement_does_not_wait_for_a_member_that_has_left() -> None:
     assert coordinator.receive(is_("b", "offline"), 12.0) == [SettlementAcknowledged(missing=("b",))]
 
 
+def test_receipt_with_names_that_are_refused_stands_for_its_sender_alone() -> None:
+    coordinator = Coordinator(
+        LINK, ["a", "b"], POLICY, check_receipt=lambda receipt: "ghosts" if receipt.missing else None
+    )
+    for member in ("a", "b"):
+        coordinator.receive(is_(member, "online"), 0.0)
+    coordinator.settle(Question(text="!"), settled=True, complete=True, now=10.0)
+    coordinator.receive(has_it("a", 1, "ghost-1"), 11.0)
+    assert coordinator.receive(has_it("b", 1), 11.0) == [SettlementAcknowledged(missing=())]
+
+
 def test_receipt_of_another_settlement_is_stale() -> None:
     coordinator = settling("a")
     assert coordinator.receive(has_it("a", 2), 11.0) == []
