@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -14,7 +14,7 @@ from pydantic import Field
 from aggregator_node.node import AggregatorNode
 from stackelgrid.node.config import MemberConfig, NodeConfig, Rounds, most_homes
 from stackelgrid.node.ledger import SqliteLedger
-from stackelgrid.node.record import JsonLines, Recorder, discard, write_whole
+from stackelgrid.node.record import JsonLines, Recorder, WholeFile, discard
 from stackelgrid.registry import Game, find
 from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.settings import AggregatorSettings
@@ -75,7 +75,7 @@ def build(config: AggregatorConfig[Any]) -> AggregatorNode:
     Raises `ConfigError` for a ledger of another game, `FileExistsError` for a journal that belongs to another ledger.
     """
     ledger: Ledger = [] if config.ledger_file is None else SqliteLedger(config.ledger_file, config.terms())
-    conclude = discard if config.account_file is None else partial(write_whole, config.account_file)
+    conclude = discard if config.account_file is None else WholeFile(config.account_file)
     journal: Recorder = discard
     if config.journal_file is not None:
         journal = JsonLines(config.journal_file, _read_whole_lines(config.journal_file) if any(ledger) else ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Generic, Self, TypeVar
 
@@ -14,7 +14,7 @@ from emc_node.devices import HomeDevices, serve
 from emc_node.node import EmcNode
 from emc_node.strategy import DeviceHomeStrategy
 from stackelgrid.node.config import NodeConfig
-from stackelgrid.node.record import write_whole
+from stackelgrid.node.record import WholeFile, discard
 from stackelgrid.registry import Game, find
 from stackelgrid.rounds.settings import HomeModel
 from stackelgrid.rounds.strategy import HomeStrategy
@@ -78,7 +78,7 @@ def build(config: EmcConfig[Any]) -> EmcNode:
         devices = HomeDevices(config.name, config.devices, home, config.plan_file)
         strategy = DeviceHomeStrategy(home, homes, devices, config.run, config.scenario)
         serve(devices, config.devices)
-    return _node(config, strategy, _write_to(config.schedule_file))
+    return _node(config, strategy, discard if config.schedule_file is None else WholeFile(config.schedule_file))
 
 
 def _node(
@@ -87,7 +87,3 @@ def _node(
     bodies = find(config.game).bodies("lower")
     link = Link(config.run, config.aggregator, bodies, config.slots, len(config.homes), config.fingerprint)
     return EmcNode(config.name, link, strategy, act)
-
-
-def _write_to(file: Path | None) -> Callable[[Mapping[str, Any]], None]:
-    return (lambda homes: None) if file is None else partial(write_whole, file)

@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from emc_node.device_settings import HOURS, DeviceSettings
 from stackelgrid.model import Finite
-from stackelgrid.node.record import write_whole
+from stackelgrid.node.record import WholeFile
 from stackelgrid.rounds.settings import DayPlan, HomeModel
 from stackelgrid.transport.base import Action, Compute, Publish
 from stackelgrid.transport.mqtt import MqttTransport
@@ -80,7 +80,8 @@ class HomeDevices:
         clock: Callable[[], datetime] = local_time,
     ) -> None:
         self.name = name
-        self._settings, self._plan_file, self._clock = settings, plan_file, clock
+        self._settings, self._clock = settings, clock
+        self._save = None if plan_file is None else WholeFile(plan_file)
         self._topic = f"emc-node/{name}"
         self._capacity_kwh = home.storage_capacity_kwh()
         self._plan = None if plan_file is None else _read_plan(plan_file)
@@ -98,13 +99,8 @@ class HomeDevices:
 
         Called by the thread that settles, so that the plan is on disk before the settlement is acknowledged.
         """
-        if self._plan_file is not None:
-            try:
-                write_whole(self._plan_file, plan.model_dump(mode="json"))
-            except OSError as error:
-                _LOG.error(
-                    "the plan cannot be saved", extra={"data": {"file": str(self._plan_file), "cause": str(error)}}
-                )
+        if self._save is not None:
+            self._save(plan.model_dump(mode="json"))
         self._new_plans.put(plan)
 
     def carries_out(self, run: str, scenario: str | None = None) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Generic, Self, TypeVar
 
@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from leader_node.node import LeaderNode
 from stackelgrid.node.config import MemberConfig, NodeConfig, Rounds, most_homes
 from stackelgrid.node.ledger import SqliteLedger
-from stackelgrid.node.record import JsonLines, Recorder, discard, write_whole
+from stackelgrid.node.record import JsonLines, Recorder, WholeFile, discard
 from stackelgrid.registry import Game, find
 from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.settings import LeaderSettings
@@ -76,5 +76,5 @@ def build(config: LeaderConfig[Any]) -> LeaderNode:
     journal: Recorder = discard
     if config.journal_file is not None:
         journal = JsonLines(config.journal_file, [entry["account"] for entry in ledger])
-    conclude = discard if config.conclusion_file is None else partial(write_whole, config.conclusion_file)
+    conclude = discard if config.conclusion_file is None else WholeFile(config.conclusion_file)
     return assemble(config, journal, conclude, ledger)

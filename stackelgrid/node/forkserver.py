@@ -27,6 +27,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from stackelgrid.node.log import let_go
 from stackelgrid.registry import find
 from stackelgrid.wire.codec import message_models
 
@@ -102,7 +103,7 @@ def _fork(order: dict[str, str], node_main: NodeMain, children: dict[int, str], 
     except BaseException:
         sys.excepthook(*sys.exc_info())  # into the node's log
     finally:
-        sys.stderr.flush()
+        let_go()
         os._exit(code)
 
 

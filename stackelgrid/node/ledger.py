@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -11,45 +12,87 @@ from pathlib import Path
 from typing import Any
 
 from stackelgrid.errors import ConfigError
+from stackelgrid.node.record import DISK_FAULTS, Report
 from stackelgrid.rounds.ledger import Entry
 
+_ERRNO = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_CANTOPEN: errno.EIO,
+}
 
-class SqliteLedger:
+
+class SqliteLedger(Report):
     """Entries in a SQLite file, readable by its owner only, each on disk when `append` returns.
 
-    A write-ahead log makes an entry one fsync; one half-written at a power cut is dropped. `terms` are what the entries
-    depend on, `run`, `name` and the node's settings. Raises `ConfigError` for a file that is no ledger of these terms.
+    A write-ahead log makes an entry one fsync; one half-written at a power cut is dropped. Entries that a full or
+    read-only disk does not take are written later, in their order. `terms` are what the entries depend on, `run`,
+    `name` and the node's settings. Raises `ConfigError` for a file that is no ledger of these terms.
     """
 
     def __init__(self, path: Path, terms: Mapping[str, Any]) -> None:
+        super().__init__(path)
+        self._terms = json.dumps(terms)
+        self._file: sqlite3.Connection | None = None
+        self._pending: list[str] = []
+        is_new = not (path.exists() and path.stat().st_size)
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._file = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._file.execute("PRAGMA journal_mode = WAL")
-            self._file.execute("PRAGMA synchronous = FULL")
-            self._file.execute("CREATE TABLE IF NOT EXISTS begun (terms TEXT NOT NULL)")
-            self._file.execute("CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, entry TEXT NOT NULL)")
-            begun = self._file.execute("SELECT terms FROM begun").fetchone()
+            self._write()
         except OSError as error:
-            raise ConfigError(f"{path}: cannot be opened ({error.strerror}); name another ledger_file") from None
-        except sqlite3.Error as error:
-            raise ConfigError(f"{path}: not a ledger ({error}); move it away or name another ledger_file") from None
-        if begun is None:
-            self._file.execute("INSERT INTO begun VALUES (?)", (json.dumps(terms),))
-        elif differences := describe_differences(json.loads(begun[0]), terms):
+            if error.errno in DISK_FAULTS and is_new:
+                self.save()
+                return
+            if error.errno in DISK_FAULTS:
+                mend = "the rounds of the run are in it, so make it writable, with room for more"
+            else:
+                mend = "move it away or name another ledger_file"
+            raise ConfigError(f"{path}: cannot be used as a ledger ({error.strerror}); {mend}") from None
+        assert self._file is not None
+        begun = self._file.execute("SELECT terms FROM begun").fetchone() or ("{}",)
+        if differences := describe_differences(json.loads(begun[0]), terms):
             raise ConfigError(
                 f"{path}: this ledger was begun otherwise, {differences}; give the new run another name, or move the "
                 "ledger away"
             )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Give the entries from the first on."""
-        for (entry,) in self._file.execute("SELECT entry FROM entries ORDER BY number"):
-            yield json.loads(entry)
+        """Give the entries of before the start, from the first on."""
+        if self._file is not None:
+            for (entry,) in self._file.execute("SELECT entry FROM entries ORDER BY number"):
+                yield json.loads(entry)
 
     def append(self, entry: Entry) -> None:
         """Write an entry and have the disk confirm it."""
-        self._file.execute("INSERT INTO entries (entry) VALUES (?)", (json.dumps(entry, allow_nan=False),))
+        with self._lock:
+            self._pending.append(json.dumps(entry, allow_nan=False))
+            self.save()
+
+    def _write(self) -> None:
+        try:
+            if self._file is None:
+                self._file = self._open()
+            with self._file as file:
+                file.executemany("INSERT INTO entries (entry) VALUES (?)", [(entry,) for entry in self._pending])
+        except sqlite3.Error as error:
+            raise OSError(_ERRNO.get(error.sqlite_errorcode & 0xFF, errno.EINVAL), str(error)) from None
+        self._pending.clear()
+
+    def _open(self) -> sqlite3.Connection:
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        file = sqlite3.connect(self._path, check_same_thread=False)
+        try:
+            file.execute("PRAGMA journal_mode = WAL")
+            file.execute("PRAGMA synchronous = FULL")
+            with file:
+                file.execute("CREATE TABLE IF NOT EXISTS begun (terms TEXT NOT NULL)")
+                file.execute("CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, entry TEXT NOT NULL)")
+                if file.execute("SELECT 1 FROM begun UNION SELECT 1 FROM entries").fetchone() is None:
+                    file.execute("INSERT INTO begun VALUES (?)", (self._terms,))
+        except sqlite3.Error:
+            file.close()
+            raise
+        return file
 
 
 def read_terms(path: Path) -> dict[str, Any] | None:

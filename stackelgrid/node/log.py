@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from typing import Literal, TextIO
@@ -58,3 +59,14 @@ def set_up(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+
+
+def let_go() -> None:
+    """Flush the log before the process ends; where it cannot be written, let go of what is left of it.
+
+    Python would end with an exit code of its own, 120, in place of the node's.
+    """
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from stackelgrid.errors import ConfigError, ExitCode
 from stackelgrid.node.config import Config, NodeConfig, load
-from stackelgrid.node.log import set_up
+from stackelgrid.node.log import let_go, set_up
 from stackelgrid.node.protocol import ReportingNode, RunNode
 from stackelgrid.registry import Game
 from stackelgrid.transport.base import BrokerUnreachableError
@@ -47,6 +47,19 @@ def main(
     arguments: list[str] | None,
 ) -> int:
     """Run the command line of one node; returns the exit code."""
+    try:
+        return _run(program, config_model, build, inject, arguments)
+    finally:
+        let_go()
+
+
+def _run(
+    program: str,
+    config_model: Callable[[Game], type[Config]],
+    build: Callable[[Config], RunNode],
+    inject: Inject,
+    arguments: list[str] | None,
+) -> int:
     parser = argparse.ArgumentParser(prog=program, description=f"One {program.replace('-', ' ')} of a Stackelgrid run.")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", type=Path, metavar="FILE", help="the node's configuration, a JSON file")

@@ -1,13 +1,28 @@
-"""Write files so that a reader sees the old version or the new one, and lines as a whole."""
+"""Write files so that a reader sees the old version or the new one, and so that no disk ends a node.
+
+A full or read-only disk is met by `Report`: it keeps what it could not write and tries again.
+"""
 
 from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
+import threading
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+_LOG = logging.getLogger("stackelgrid.node")
+
+RETRY_S = 10.0
+"""Seconds between two attempts to write what could not be written."""
+DISK_FAULTS = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.EFBIG})
+"""The errors of a disk that is full, read-only or failing. Others, as of a missing folder, are mistakes."""
 
 Recorder = Callable[[Mapping[str, Any]], None]
 """Stores one record, such as a line of a journal."""
@@ -25,29 +40,105 @@ def write_whole(path: Path, content: Any) -> None:
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old file or the new one."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(content)
-    draft.replace(path)
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink()
+        raise
 
 
-class JsonLines:
+class Report(ABC):
+    """A file that a node writes for others, or for itself after a restart.
+
+    What cannot be written is logged once and tried again every `RETRY_S`, in a thread that does not keep the process
+    from ending, until it is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.RLock()  # around what is still to be written
+        self._retrying = False
+
+    @abstractmethod
+    def _write(self) -> None:
+        """Write what is still to be written. Raise `OSError` where that cannot be done."""
+
+    def save(self) -> None:
+        """Write what is still to be written, or leave it for later."""
+        with self._lock:
+            try:
+                self._write()
+            except OSError as error:
+                if not self._retrying:
+                    self._retrying = True
+                    cause = {"file": str(self._path), "cause": error.strerror or str(error)}
+                    _LOG.error("a file cannot be written, the node goes on", extra={"data": cause})
+                    threading.Thread(target=self._retry, name="stackelgrid-retry", daemon=True).start()
+            else:
+                if self._retrying:
+                    self._retrying = False
+                    _LOG.info("the file is written now", extra={"data": {"file": str(self._path)}})
+
+    def _retry(self) -> None:
+        while self._retrying:
+            time.sleep(RETRY_S)
+            self.save()
+
+
+class WholeFile(Report):
+    """A file with one JSON value, the latest that it was called with; a reader sees the old file or the new one."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._content = b""
+
+    def __call__(self, content: Any) -> None:
+        """Write `content` in place of what is there."""
+        with self._lock:
+            self._content = json.dumps(content, allow_nan=False).encode()
+            self.save()
+
+    def _write(self) -> None:
+        replace_file(self._path, self._content)
+
+
+class JsonLines(Report):
     """Appends one JSON object a line to a file.
 
     `before` are the lines of before a restart. Raises `FileExistsError` for a file with any content where there are
-    none: it is of another run.
+    none: it is of another run. Raises `OSError` for a file that cannot be there, on whatever disk.
     """
 
     def __init__(self, path: Path, before: Sequence[Any] = ()) -> None:
-        if before:
-            draft = path.with_name(f".{path.name}.{os.getpid()}")
-            draft.write_text("".join(json.dumps(record, allow_nan=False) + "\n" for record in before))
-            draft.replace(path)
-        elif path.exists() and path.stat().st_size:
+        super().__init__(path)
+        self._before = b"".join(map(_encode_line, before))
+        self._lines = b""
+        if not before and path.exists() and path.stat().st_size:
             raise FileExistsError(errno.EEXIST, "there is another run's journal", str(path))
-        else:
+        try:
             path.touch()
-        self._path = path
+        except OSError as error:
+            if error.errno not in DISK_FAULTS:
+                raise
+        if before:
+            self.save()
 
     def __call__(self, record: Any) -> None:
         """Append `record`."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+        with self._lock:
+            self._lines += _encode_line(record)
+            self.save()
+
+    def _write(self) -> None:
+        if self._before:
+            replace_file(self._path, self._before)
+            self._before = b""
+        with self._path.open("ab", buffering=0) as file:
+            while self._lines:  # a disk that becomes full takes a part
+                self._lines = self._lines[file.write(self._lines) :]
+
+
+def _encode_line(record: Any) -> bytes:
+    return (json.dumps(record, allow_nan=False) + "\n").encode()

@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
-from stackelgrid.node.record import write_whole
+from stackelgrid.node.record import DISK_FAULTS, write_whole
 from stackelgrid.transport.base import Traffic
 from stackelgrid.transport.mqtt import MqttTransport
 
@@ -96,7 +96,7 @@ class StatusFile:
     """The status as a JSON object in a file, which is whole at any time.
 
     `since` is when the state, or the round, was first seen, `updated` when the file was written. Raises `ConfigError`
-    for a file that cannot be written.
+    for a file that cannot be there, on whatever disk.
     """
 
     def __init__(self, path: Path, status: Status) -> None:
@@ -107,6 +107,8 @@ class StatusFile:
         try:
             self.show(status)
         except OSError as error:
+            if error.errno in DISK_FAULTS:
+                return
             raise ConfigError(
                 f"{path}: cannot be written ({error.strerror}); name a file in a folder that is there with --status"
             ) from None

@@ -25,7 +25,7 @@ class Ledger(Protocol):
         """Iterate from the first entry on."""
 
     def append(self, entry: Entry) -> None:
-        """Store an entry for good: once this returns, `kill -9` does not lose it."""
+        """Store an entry for good: once this returns, `kill -9` does not lose it, unless the disk did not take it."""
 
 
 def dump_round(finished: Round) -> dict[str, Any]:

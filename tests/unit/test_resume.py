@@ -131,7 +131,7 @@ def test_ledger_is_refused_when_it_was_begun_with_other_settings(tmp_path: Path)
 
 def test_ledger_is_refused_when_the_file_is_none(tmp_path: Path) -> None:
     (tmp_path / "leader.ledger").write_text("price,load\n" * 100)
-    with pytest.raises(ConfigError, match="not a ledger"):
+    with pytest.raises(ConfigError, match=r"cannot be used as a ledger \(file is not a database\); move it away"):
         SqliteLedger(tmp_path / "leader.ledger", TERMS)
 
 
