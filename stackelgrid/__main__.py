@@ -1,5 +1,6 @@
 """`stackelgrid`, also as `python -m stackelgrid`: the command line, or how to install it where a package is missing."""
 
+import gc
 import sys
 
 from stackelgrid.errors import ExitCode
@@ -38,6 +39,8 @@ def main() -> int:
         else:
             print(f"the package {missing}, which a game imports, is not installed; install it", file=sys.stderr)
         return ExitCode.BAD_INPUT
+    finally:
+        gc.freeze()  # Python searches for garbage before it exits, a third of a second after certificate and figures
 
 
 if __name__ == "__main__":

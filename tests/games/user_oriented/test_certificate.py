@@ -242,13 +242,13 @@ def test_homes_response_is_the_sum_of_best_answers_and_its_derivative() -> None:
     random = np.random.default_rng(4)
     homes, price = odd_homes(random), random.uniform(5, 15, SLOTS)
     respond = HomesResponse(homes, SLOTS).answer
-    load, jacobian = respond(price)
-    assert load == pytest.approx(
+    answer = respond(price)
+    assert answer.load == pytest.approx(
         solve_best_answers(StackedHomes(homes, SLOTS), price, np.ones(len(homes))).load.sum(axis=0)
     )
     direction = random.standard_normal(SLOTS)
-    ahead, behind = respond(price + 1e-6 * direction)[0], respond(price - 1e-6 * direction)[0]
-    assert (ahead - behind) / 2e-6 == pytest.approx(jacobian @ direction, abs=1e-5)
+    ahead, behind = respond(price + 1e-6 * direction).load, respond(price - 1e-6 * direction).load
+    assert (ahead - behind) / 2e-6 == pytest.approx(answer.jacobian @ direction, abs=1e-5)
 
 
 # --- the certificate ---

@@ -17,6 +17,7 @@ dL/dp. Units: kW, kWh, money as in the price.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -37,13 +38,18 @@ _STIFFEST = 1e10
 """Largest ratio of curvatures: DAQP may fail beyond. A rate with a larger curvature hardly moves with the price."""
 
 
+Derivative = tuple[Array, Array | None]
+"""The slope and the coupling of a schedule."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """A home's best answer to a price.
 
     `x` (A, T) rates of the elastic appliances, `r` (S, T) net charging, `level` (S, T) stored energy at the end of
     each slot, `load` (T,) what the meter draws. dL/dp = diag(slope) + coupling is symmetric and negative semidefinite:
-    `slope` (T,) is what elastic appliances cause within a slot, `coupling` (T, T) the rest, None without storage.
+    `slope` (T,) is what elastic appliances cause within a slot, `coupling` (T, T) the rest, None without storage. It
+    takes longer than the schedule itself and is computed by `differentiate` when it is first asked for.
     """
 
     price: Array
@@ -51,8 +57,21 @@ class Schedule:
     r: Array
     level: Array
     load: Array
-    slope: Array
-    coupling: Array | None
+    differentiate: Callable[[], Derivative]
+
+    @cached_property
+    def _derivative(self) -> Derivative:
+        return self.differentiate()
+
+    @property
+    def slope(self) -> Array:
+        """The diagonal part of dL/dp, (T,), kW per money per kWh."""
+        return self._derivative[0]
+
+    @property
+    def coupling(self) -> Array | None:
+        """The rest of dL/dp, (T, T), None without storage."""
+        return self._derivative[1]
 
     @property
     def sensitivity(self) -> Array:
@@ -98,13 +117,17 @@ class HomeProblem:
         load = self._load(x, charging)
         if load.max() > self.draw_max + _TOLERANCE or load.min() < self.draw_min - _TOLERANCE:
             return self._answer_within_draw_limits(price, x)
-        slope = self.elastic.demand_slope(price, x).sum(axis=0)
-        coupling = None
-        if self.stores:
+
+        def differentiate() -> Derivative:
+            slope = self.elastic.demand_slope(price, x).sum(axis=0)
+            if not self.stores:
+                return slope, None
             coupling = np.zeros((self.horizon, self.horizon))
             for number, (_, active) in enumerate(solved):
                 coupling += self._storage_response(number, active)
-        return self._schedule(price, x, charging, load, slope, coupling)
+            return slope, coupling
+
+        return self._schedule(price, x, charging, load, differentiate)
 
     def utility(self, schedule: Schedule) -> float:
         """Give satisfaction less wear, money; the bill is not taken off."""
@@ -152,7 +175,7 @@ class HomeProblem:
         return np.asarray(load)
 
     def _schedule(
-        self, price: Array, x: Array, charging: list[Array], load: Array, slope: Array, coupling: Array | None
+        self, price: Array, x: Array, charging: list[Array], load: Array, differentiate: Callable[[], Derivative]
     ) -> Schedule:
         r = np.zeros((len(self.stores), self.horizon))
         level = np.zeros_like(r)
@@ -160,7 +183,7 @@ class HomeProblem:
             r[row, store.slots] = z[: len(store.slots)]
             level[row] = store.initial
             level[row, store.slots] = store.initial + np.cumsum(z[: len(store.slots)])
-        return Schedule(price, x, r, level, load, slope, coupling)
+        return Schedule(price, x, r, level, load, differentiate)
 
     # --- with draw limits that bind ---
 
@@ -258,8 +281,7 @@ class HomeProblem:
         if not self.stores:
             free = within_limits(wanted) == wanted
             x = np.where(free, demand, start)
-            slope = np.where(free, self.elastic.demand_slope(price, x).sum(axis=0), 0.0)
-            return self._schedule(price, x, [], self._load(x, []), slope, None)
+            return self._schedule(price, x, [], self._load(x, []), lambda: (self._slope(price, x, free), None))
         program, columns, wear = self._joint_program
         shape, rates = demand.shape, demand.size
         variable_price = columns @ price
@@ -301,7 +323,14 @@ class HomeProblem:
         free = (drawn < self.draw_max - _TOLERANCE) & (drawn > self.draw_min + _TOLERANCE)
         rest = within_limits(drawn) - self._load(np.zeros(shape), charging)
         x = np.where(free, demand, self._share(rest, target[:rates].reshape(shape)))
-        weight = np.concatenate([-self.elastic.curvature(x).ravel(), wear])
-        response = program.price_response(weight, active, columns)
-        slope = np.where(free, self.elastic.demand_slope(price, x).sum(axis=0), 0.0)
-        return self._schedule(price, x, charging, self._load(x, charging), slope, response - np.diag(slope))
+
+        def differentiate() -> Derivative:
+            weight = np.concatenate([-self.elastic.curvature(x).ravel(), wear])
+            slope = self._slope(price, x, free)
+            return slope, program.price_response(weight, active, columns) - np.diag(slope)
+
+        return self._schedule(price, x, charging, self._load(x, charging), differentiate)
+
+    def _slope(self, price: Array, x: Array, free: NDArray[np.bool_]) -> Array:
+        """Give the appliances' slope (T,) in the slots that are `free` of a draw limit, 0 in the others."""
+        return np.where(free, self.elastic.demand_slope(price, x).sum(axis=0), 0.0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.optimize import Bounds, minimize
@@ -58,6 +59,19 @@ class Company:
         return per_kw * float(np.max(np.abs(load - wanted)))
 
 
+@dataclass(frozen=True)
+class Response:
+    """The homes' answer to a price: total `load` (T,), and its derivative when it is asked for."""
+
+    load: Array
+    differentiate: Callable[[], Array]
+
+    @cached_property
+    def jacobian(self) -> Array:
+        """dL/dp, (T, T)."""
+        return self.differentiate()
+
+
 class HomesResponse:
     """The true answer L(p) of the homes: closed form without storage, else `HomeProblem`, which is certified itself."""
 
@@ -65,18 +79,19 @@ class HomesResponse:
         self._plain = StackedHomes([home for home in homes if not home.storage], slots)
         self._storing = [HomeProblem(home) for home in homes if home.storage]
 
-    def answer(self, price: Array) -> tuple[Array, Array]:
-        """Give total load (T,) and its derivative (T, T) at a price."""
+    def answer(self, price: Array) -> Response:
+        """Answer a price (T,)."""
         plain = self._plain
         wanted = plain.fixed + plain.sum_by_home(plain.appliances.demand(price))
         # Without storage the slots are independent and the utility is concave in the draw: the limits clip it.
         draw = np.clip(wanted, plain.draw_min[:, None], plain.draw_max[:, None])
-        slope = np.where(draw == wanted, plain.sum_by_home(plain.appliances.demand_slope(price)), 0.0)
-        load, jacobian = draw.sum(axis=0), np.diag(slope.sum(axis=0))
-        for problem in self._storing:
-            schedule = problem.answer(price)
-            load, jacobian = load + schedule.load, jacobian + schedule.sensitivity
-        return load, jacobian
+        schedules = [problem.answer(price) for problem in self._storing]
+
+        def differentiate() -> Array:
+            slope = np.where(draw == wanted, plain.sum_by_home(plain.appliances.demand_slope(price)), 0.0)
+            return np.asarray(sum((each.sensitivity for each in schedules), start=np.diag(slope.sum(axis=0))))
+
+        return Response(np.asarray(sum((each.load for each in schedules), start=draw.sum(axis=0))), differentiate)
 
 
 @dataclass(frozen=True)
@@ -98,9 +113,7 @@ class BetterPriceSearch:
     anywhere, by L-BFGS-B, or by SLSQP when there is a capacity. A price counts only if its load keeps the capacity.
     """
 
-    def __init__(
-        self, company: Company, respond: Callable[[Array], tuple[Array, Array]], low: float, high: float
-    ) -> None:
+    def __init__(self, company: Company, respond: Callable[[Array], Response], low: float, high: float) -> None:
         self._company, self._respond = company, respond
         self._low, self._high = low, high
         self._tried = 0
@@ -109,7 +122,7 @@ class BetterPriceSearch:
     def run(self, settled: Array, samples: int, random: np.random.Generator) -> BestPrice:
         """Find the best price, at least the settled one. The result depends on the state of `random` alone."""
         start = np.clip(settled, self._low, self._high)
-        load, _ = self._answer(start)
+        load = self._answer(start).load
         self._best = start, load, self._company.utility(start, load)
         elsewhere = samples // 4
         for _ in range(samples - elsewhere):
@@ -121,12 +134,13 @@ class BetterPriceSearch:
             self._climb(price)
         return BestPrice(*self._best, self._tried)
 
-    def _answer(self, price: Array) -> tuple[Array, Array]:
-        """Give load and derivative at a price. Remember the last price, and the best one that keeps the capacity."""
+    def _answer(self, price: Array) -> Response:
+        """Give the homes' answer to a price. Remember the last price, and the best one that keeps the capacity."""
         if self._at is None or not np.array_equal(price, self._at):
-            self._at, self._response = price.copy(), self._respond(price)
+            self._at = price.copy()  # SciPy changes its own in place
+            self._response = self._respond(self._at)
             self._tried += 1
-            load, company = self._response[0], self._company
+            load, company = self._response.load, self._company
             kept = company.violation(load) <= _WITHIN * float(np.max(np.abs(load)))
             if kept and self._tried > 1 and company.utility(price, load) > self._best[2]:
                 self._best = self._at, load, company.utility(price, load)
@@ -134,18 +148,18 @@ class BetterPriceSearch:
 
     def _utility_less_penalty(self, price: Array) -> float:
         """Give the leader's utility, less a penalty where the load exceeds the capacity."""
-        load, _ = self._answer(price)
+        load = self._answer(price).load
         return self._company.utility(price, load) - 10 * self._high * self._company.violation(load)
 
     def _climb(self, start: Array) -> None:
         company = self._company
-        load, _ = self._answer(start)
+        load = self._answer(start).load
         money, kw = max(1.0, abs(company.utility(start, load))), max(1.0, float(np.max(np.abs(load))))
 
         def descent(price: Array) -> tuple[float, Array]:
-            load, jacobian = self._answer(price)
-            rise = load + jacobian.T @ (price - company.marginal_cost(load))
-            return -company.utility(price, load) / money, -rise / money
+            answer = self._answer(price)
+            rise = answer.load + answer.jacobian.T @ (price - company.marginal_cost(answer.load))
+            return -company.utility(price, answer.load) / money, -rise / money
 
         bounds = Bounds(self._low, self._high)
         low, high = np.flatnonzero(np.isfinite(company.load_min)), np.flatnonzero(np.isfinite(company.load_max))
@@ -154,11 +168,11 @@ class BetterPriceSearch:
             return
 
         def room(price: Array) -> Array:
-            load, _ = self._answer(price)
+            load = self._answer(price).load
             return np.concatenate([(load - company.load_min)[low], (company.load_max - load)[high]]) / kw
 
         def room_slope(price: Array) -> Array:
-            _, jacobian = self._answer(price)
+            jacobian = self._answer(price).jacobian
             return np.vstack([jacobian[low], -jacobian[high]]) / kw
 
         kept = {"type": "ineq", "fun": room, "jac": room_slope}
