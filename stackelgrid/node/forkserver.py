@@ -1,11 +1,11 @@
 """Fork many node processes from one that has imported their modules.
 
-`python -m stackelgrid.node.forkserver emc_node user_oriented [MODULE...]` imports the package, its part of the game and
-the modules once. On standard input it takes one JSON object a line:
+`python -m stackelgrid.node.forkserver user_oriented emc_node,leader_node [MODULE...]` imports the packages, their parts
+of the game and the modules once. On standard input it takes one JSON object a line:
 
-- `{"config": FILE, "log": FILE}` forks a node, which connects to `"broker": URL` where that is given. With
-  `"input": LINE` the node gets `--faults -`: LINE is the first on its standard input, and its standard output is that
-  of the forkserver;
+- `{"package": "emc_node", "config": FILE, "log": FILE}` forks a node of that package, which connects to `"broker": URL`
+  where that is given. With `"input": LINE` the node gets `--faults -`: LINE is the first on its standard input, and its
+  standard output is that of the forkserver;
 - `{"config": FILE, "input": LINE}` writes another line to the standard input of a node that was started so.
 
 On standard output it writes, one JSON object a line, which process was started and how each ended. When its input
@@ -39,10 +39,12 @@ _PR_SET_PDEATHSIG = 1
 NodeMain = Callable[[list[str]], int]
 
 
-def main(package: str, game: str, *modules: str) -> int:
+def main(game: str, packages: str, *modules: str) -> int:
     """Serve until standard input ends."""
-    node_main: NodeMain = importlib.import_module(f"{package}.__main__").main
-    importlib.import_module(f"{package}.config").config_model(find(game))  # built here, it is cached for all children
+    node_mains: dict[str, NodeMain] = {}
+    for package in packages.split(","):
+        node_mains[package] = importlib.import_module(f"{package}.__main__").main
+        importlib.import_module(f"{package}.config").config_model(find(game))  # built here, cached for all children
     for level in ("upper", "lower"):
         message_models(find(game).bodies(level))
     for module in ("encodings.idna", *modules):  # the first is what a broker's address is checked with
@@ -69,7 +71,7 @@ def main(package: str, game: str, *modules: str) -> int:
             *lines, pending = (pending + read).split(b"\n")
             for order in map(json.loads, lines):
                 if "log" in order:
-                    _fork(order, node_main, children, inputs)
+                    _fork(order, node_mains[order["package"]], children, inputs)
                 if "input" in order:
                     with suppress(BrokenPipeError):  # the node has just been killed
                         os.write(inputs[order["config"]], order["input"].encode() + b"\n")

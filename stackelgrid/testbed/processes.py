@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -140,10 +140,10 @@ class _Journal:
 
 
 class NodeProcesses:
-    """The node processes of a run, forked from one forkserver a role.
+    """The node processes of a run, forked from a forkserver.
 
     A node that dies is recorded in `run_record` and not waited for; one that the fault plan killed is started again
-    when the plan says so. The forkservers start at once, so that they import while the broker starts.
+    when the plan says so. The forkserver starts at once, so that it imports while the broker starts.
     """
 
     def __init__(self, game: str, nodes: Path, logs: Path, run_record: RunRecord, *, under_plan: bool) -> None:
@@ -155,24 +155,21 @@ class NodeProcesses:
         self._leave_s = _LEAVE_S
         self._running: set[str] = set()
         self._restarts: dict[str, float] = {}  # when each node that the plan killed is started again
-        self._unread: dict[int, bytes] = {}
-        self._selector = selectors.DefaultSelector()
         more = ["stackelgrid.faults.on_process"] if under_plan else []
-        self._forkservers = {role: self._start_forkserver(package, game, more) for role, package in _PACKAGES.items()}
-
-    def _start_forkserver(self, package: str, game: str, more: Sequence[str]) -> subprocess.Popen[bytes]:
-        with (self._logs / f"{package}.forkserver.log").open("wb") as log:
-            forkserver = subprocess.Popen(
-                [sys.executable, "-m", "stackelgrid.node.forkserver", package, game, *more],
+        with (logs / "forkserver.log").open("wb") as log:
+            self._forkserver = subprocess.Popen(
+                [sys.executable, "-m", "stackelgrid.node.forkserver", game, ",".join(_PACKAGES.values()), *more],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
-        assert forkserver.stdout is not None
-        self._selector.register(forkserver.stdout, selectors.EVENT_READ, forkserver)
-        return forkserver
+        assert self._forkserver.stdin is not None and self._forkserver.stdout is not None
+        self._orders, self._reports = self._forkserver.stdin, self._forkserver.stdout
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._reports, selectors.EVENT_READ)
+        self._unread = b""
 
     def start(self, configs: NodeConfigs, controller: FaultController | None) -> None:
         """Start a process for each configuration, homes first."""
@@ -196,7 +193,7 @@ class NodeProcesses:
         return self._nodes / f"{name}.json"
 
     def _fork(self, name: str) -> None:
-        order = {"log": str(self._logs / f"{name}.jsonl")}
+        order = {"package": _PACKAGES[self._roles[name]], "log": str(self._logs / f"{name}.jsonl")}
         if self._controller is not None:
             order["input"] = write_line(self._controller.order(name))
             url = self._controller.broker_url(name)
@@ -204,11 +201,9 @@ class NodeProcesses:
         self._send(name, order)
 
     def _send(self, name: str, order: dict[str, str]) -> None:
-        forkserver = self._forkservers[self._roles[name]]
-        assert forkserver.stdin is not None
         with suppress(BrokenPipeError):  # it has ended, which `_receive` finds out
-            forkserver.stdin.write((json.dumps({"config": str(self._config(name)), **order}) + "\n").encode())
-            forkserver.stdin.flush()
+            self._orders.write((json.dumps({"config": str(self._config(name)), **order}) + "\n").encode())
+            self._orders.flush()
 
     def wait(self, read_journal: Callable[[], None]) -> None:
         """Wait until every node has left, or the leader has and the others had time to; not after the leader died."""
@@ -238,22 +233,20 @@ class NodeProcesses:
                 self._fork(name)
 
     def _receive(self) -> None:
-        """Receive what forkservers and nodes report, for a short time at most."""
-        for key, _ in self._selector.select(_UPDATE_S):
-            forkserver: subprocess.Popen[bytes] = key.data
-            assert forkserver.stdout is not None
-            read = os.read(key.fd, 65536)
-            if not read:
-                self._selector.unregister(forkserver.stdout)
-                self._note_lost(forkserver)
-                continue
-            *lines, self._unread[key.fd] = (self._unread.get(key.fd, b"") + read).split(b"\n")
-            for line in lines:
-                report = json.loads(line)
-                if "ended" in report:
-                    self._note_end(Path(report["ended"]).stem, report["code"])
-                elif "record" in report:
-                    self._note_fault(FaultReport.model_validate(report))
+        """Receive what forkserver and nodes report, for a short time at most."""
+        if not self._selector.select(_UPDATE_S):
+            return
+        read = os.read(self._reports.fileno(), 65536)
+        if not read:
+            self._note_lost()
+            return
+        *lines, self._unread = (self._unread + read).split(b"\n")
+        for line in lines:
+            report = json.loads(line)
+            if "ended" in report:
+                self._note_end(Path(report["ended"]).stem, report["code"])
+            elif "record" in report:
+                self._note_fault(FaultReport.model_validate(report))
 
     def _note_fault(self, report: FaultReport) -> None:
         assert self._controller is not None
@@ -291,30 +284,26 @@ class NodeProcesses:
             with suppress(BrokerUnreachableError):  # then nobody else reaches it either, and says so
                 visit.run([Visitor(will)])
 
-    def _note_lost(self, forkserver: subprocess.Popen[bytes]) -> None:
-        role = next(role for role, each in self._forkservers.items() if each is forkserver)
-        for name in [name for name in self._running if self._roles[name] is role]:
-            self._running.discard(name)
-            self._run_record.failures[name] = "lost with its forkserver, see logs/*.forkserver.log"
+    def _note_lost(self) -> None:
+        """Count every node as lost: the forkserver has ended."""
+        for name in self._running:
+            self._run_record.failures[name] = "lost with its forkserver, see logs/forkserver.log"
+        self._running.clear()
 
     def stop(self) -> None:
         """End every process. A node that is still there leaves in good order or is killed."""
         self._running.clear()
-        for forkserver in self._forkservers.values():
-            assert forkserver.stdin is not None
-            with suppress(BrokenPipeError):
-                forkserver.stdin.close()
-        for forkserver in self._forkservers.values():
-            assert forkserver.stdout is not None
-            rest = self._unread.pop(forkserver.stdout.fileno(), b"") + forkserver.stdout.read()
-            for line in rest.splitlines():
-                report = json.loads(line)
-                if "record" in report and self._controller is not None:
-                    self._controller.receive(FaultReport.model_validate(report))
-            forkserver.stdout.close()
-            forkserver.wait()
-        self._forkservers.clear()
+        if self._reports.closed:
+            return
+        with suppress(BrokenPipeError):
+            self._orders.close()
+        for line in (self._unread + self._reports.read()).splitlines():
+            report = json.loads(line)
+            if "record" in report and self._controller is not None:
+                self._controller.receive(FaultReport.model_validate(report))
         self._selector.close()
+        self._reports.close()
+        self._forkserver.wait()
 
 
 def _build_last_wills(configs: NodeConfigs) -> dict[str, tuple[Publish, Tls | None]]:

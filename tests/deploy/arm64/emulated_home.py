@@ -278,7 +278,7 @@ def listening(door: Door, run: str) -> Iterator[Callable[[], str]]:
 def forkserver(package: str, game: str, configurations: list[Path]) -> Iterator[Callable[[], None]]:
     """A native process per configuration; waits until all have left, each in good order."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "stackelgrid.node.forkserver", package, game],
+        [sys.executable, "-m", "stackelgrid.node.forkserver", game, package],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -297,7 +297,9 @@ def forkserver(package: str, game: str, configurations: list[Path]) -> Iterator[
 
     try:
         for path in configurations:
-            process.stdin.write(json.dumps({"config": str(path), "log": str(path.with_name("log"))}) + "\n")
+            process.stdin.write(
+                json.dumps({"package": package, "config": str(path), "log": str(path.with_name("log"))}) + "\n"
+            )
         process.stdin.flush()
         yield all_have_left
     finally:
