@@ -47,5 +47,6 @@ def _limit_bending(home: Home, schedule: Schedule) -> Schedule:
     bend, most = compute_bending(schedule.sensitivity, schedule.price), STEEPEST * home.connection_kw
     if bend <= most:
         return schedule
+    slope = schedule.slope * (most / bend)
     coupling = None if schedule.coupling is None else schedule.coupling * (most / bend)
-    return replace(schedule, slope=schedule.slope * (most / bend), coupling=coupling)
+    return replace(schedule, differentiate=lambda: (slope, coupling))
