@@ -91,4 +91,8 @@ def _read_whole_lines(journal: Path) -> list[Any]:
     """Read a journal from before a restart, without its last line when only a part of that was written."""
     if not journal.exists():
         return []
-    return [json.loads(line) for line in journal.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [
+        json.loads(line)
+        for line in journal.read_text(encoding="utf-8").splitlines(keepends=True)
+        if line.endswith("\n")
+    ]

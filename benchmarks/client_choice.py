@@ -268,7 +268,7 @@ def mosquitto_without_nodelay(folder: Path) -> Iterator[str]:
     assert program is not None
     port = broker.free_port()
     settings = folder / "without_nodelay.conf"
-    settings.write_text(configuration(port).replace("set_tcp_nodelay true", "set_tcp_nodelay false"))
+    settings.write_text(configuration(port).replace("set_tcp_nodelay true", "set_tcp_nodelay false"), encoding="utf-8")
     with subprocess.Popen([program, "-c", str(settings)], stderr=subprocess.DEVNULL) as process:
         try:
             assert broker.answers(port)

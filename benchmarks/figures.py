@@ -47,7 +47,7 @@ def machine() -> str:
 def _processor() -> str:
     """The processor's name where Linux tells it, else the architecture."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         lines = []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -83,7 +83,7 @@ def on_its_own() -> dict[str, float]:
                 emc for emc in build_node_configs(scenario, "memory", running.url).homes if emc.homes[0].storage
             )
             settings = folder / "emc.json"
-            settings.write_text(config.model_dump_json(exclude_none=True))
+            settings.write_text(config.model_dump_json(exclude_none=True), encoding="utf-8")
             price = Price(price=[scenario.leader.baseline_price] * scenario.slots)
             with subprocess.Popen(
                 [sys.executable, "-m", "emc_node", "--config", str(settings), "--log", "json"],
@@ -99,7 +99,7 @@ def on_its_own() -> dict[str, float]:
 def weigh(pid: int) -> dict[str, float]:
     """`Rss` and `Pss` of a process in megabytes; {} when it has ended."""
     try:
-        told = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        told = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
     except (FileNotFoundError, ProcessLookupError):
         return {}
     return {kind: 1024 * int(size) / 1e6 for kind, size in re.findall(r"^(Rss|Pss): +(\d+) kB$", told, re.MULTILINE)}

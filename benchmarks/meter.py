@@ -90,7 +90,7 @@ def _grid(folder: Path) -> Iterator[tuple[Path, Aggregator]]:
         place = authority.place(home)
         settings = {"broker": running.url, "reconnect_s": None, "tls": _tls(Path())}
         config = place / "config.json"
-        config.write_text(plain.model_copy(update=settings).model_dump_json(exclude_none=True))
+        config.write_text(plain.model_copy(update=settings).model_dump_json(exclude_none=True), encoding="utf-8")
         aggregator = Aggregator(running, _tls(authority.place(above)), plain)
         aggregator.ask(1)
         try:

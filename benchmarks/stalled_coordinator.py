@@ -45,7 +45,7 @@ class AggregatorCount:
 def answers_to_a_stalled_coordinator(homes: int, seconds: float, folder: Path) -> AggregatorCount:
     """One round of so many homes, who all answer while the aggregator stands still for so long."""
     port = free_port()
-    (folder / "stock.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+    (folder / "stock.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n", encoding="utf-8")
     program = find_mosquitto()
     assert program is not None
     broker = subprocess.Popen(
@@ -65,7 +65,7 @@ def answers_to_a_stalled_coordinator(homes: int, seconds: float, folder: Path) -
             members=[MemberConfig(name=name) for name in _names(homes)],
             rounds=Rounds(deadline_s=2 * seconds, tries=20),
         )
-        (folder / "a1.json").write_text(config.model_dump_json(exclude_none=True))
+        (folder / "a1.json").write_text(config.model_dump_json(exclude_none=True), encoding="utf-8")
         aggregator = subprocess.Popen(
             [sys.executable, "-m", "aggregator_node", "--config", str(folder / "a1.json")], stderr=subprocess.DEVNULL
         )

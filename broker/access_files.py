@@ -69,7 +69,7 @@ class AccessFiles:
             return
         draft = self._folder / f".{REFUSALS}.draft"
         try:
-            draft.write_text(text)
+            draft.write_text(text, encoding="utf-8")
             draft.replace(self._folder / REFUSALS)
         except OSError as error:  # the broker goes on, and so does the counting
             if not self._unwritten:
@@ -119,7 +119,7 @@ def _copy_privately(source: Path, target: Path) -> None:
 
 
 def _read_rules(path: Path) -> Rules:
-    return Rules.parse(path.read_text())
+    return Rules.parse(path.read_text(encoding="utf-8"))
 
 
 def _check_revocations(path: Path) -> None:

@@ -81,7 +81,7 @@ def configuration_in_container() -> str:
 
 
 def _fill(template: str, kept: str | None, **values: object) -> str:
-    text = Path(__file__).with_name(template).read_text()
+    text = Path(__file__).with_name(template).read_text(encoding="utf-8")
     assert _NOTHING_KEPT in text
     if kept is not None:
         text = text.replace(_NOTHING_KEPT, kept)
@@ -114,7 +114,7 @@ def main() -> None:
         except ValueError as error:
             sys.exit(str(error))
     settings = given.folder / "mosquitto.conf"
-    settings.write_text(text)
+    settings.write_text(text, encoding="utf-8")
     broker = subprocess.Popen(
         [program, "-c", str(settings)],
         stdin=subprocess.DEVNULL,

@@ -146,7 +146,9 @@ def _start(folder: Path, certificates: Path | None) -> RunningCluster:
     for name in SERVERS:
         settings[name] = folder / f"{name}.conf"
         settings[name].touch(mode=0o600)
-        settings[name].write_text(_configuration(name, ports[name], routes, folder / name, certificates))
+        settings[name].write_text(
+            _configuration(name, ports[name], routes, folder / name, certificates), encoding="utf-8"
+        )
     cluster = RunningCluster(folder, settings, ports, "mqtt" if certificates is None else "mqtts")
     try:
         for name in SERVERS:
@@ -182,7 +184,7 @@ def _configuration(name: str, port: int, routes: Mapping[str, int], store: Path,
     if certificates is None:
         return text
     try:
-        rules = Rules.parse((certificates / "access.acl").read_text())
+        rules = Rules.parse((certificates / "access.acl").read_text(encoding="utf-8"))
     except ValueError as error:
         mend = "have stackelgrid certs write the folder, and copy the whole of it"
         raise BrokerStartError(f"access.acl cannot be used: {error}", str(certificates), mend) from None
@@ -213,7 +215,7 @@ def password_of_servers(key: bytes) -> str:
 
 
 def _fill(*, others: Sequence[str], password: str, certificates: Path | None, **values: object) -> str:
-    template = string.Template(Path(__file__).with_suffix(".conf").read_text())
+    template = string.Template(Path(__file__).with_suffix(".conf").read_text(encoding="utf-8"))
     user = f"server:{password}@" if password else ""
     routes = ", ".join(f'"nats://{user}{other}"' for other in others)
     tls = "" if certificates is None else _tls(certificates)

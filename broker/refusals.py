@@ -116,7 +116,7 @@ def main() -> None:
     arguments.add_argument("--rules", type=Path, required=True, help="the broker's access.acl")
     given = arguments.parse_args()
     try:
-        refusals = Refusals(Rules.parse(given.rules.read_text()))
+        refusals = Refusals(Rules.parse(given.rules.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         sys.exit(f"{given.rules}: {error}; name the access.acl that the broker has")
     for line in sys.stdin.buffer:

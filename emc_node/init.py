@@ -180,7 +180,7 @@ def _describe(configuration: dict[str, Any], file: Path) -> None:
 
 def _read_json(file: Path, mend: str) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InitError(f"{file}: cannot be read ({error.strerror}); {mend}") from None
     except ValueError as error:

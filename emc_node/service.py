@@ -79,7 +79,7 @@ def unit(config_file: Path, program: Path, version: int, user: str | None = None
     for path in (program, *(path for _, path in credentials)):
         if not re.fullmatch(r"[A-Za-z0-9_./-]+", str(path)):
             raise ServiceError(f"{path}: a unit can name letters, digits and ./_- only; move it to such a folder")
-    return Template(Path(__file__).with_name("emc-node.service").read_text()).substitute(
+    return Template(Path(__file__).with_name("emc-node.service").read_text(encoding="utf-8")).substitute(
         program=program,
         restart=_restart(version),
         user="DynamicUser=yes" if user is None else f"User={user}",
@@ -139,6 +139,6 @@ def _credentials(config_file: Path, config: EmcConfig[Any]) -> list[tuple[str, P
 
 
 def _install(text: str) -> None:
-    UNIT.write_text(text)
+    UNIT.write_text(text, encoding="utf-8")
     for words in (["daemon-reload"], ["enable", UNIT.name], ["restart", UNIT.name]):
         subprocess.run(["systemctl", *words], check=True)

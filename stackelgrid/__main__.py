@@ -4,6 +4,7 @@ import gc
 import sys
 
 from stackelgrid.errors import ExitCode
+from stackelgrid.text_file import replace_unprintable
 
 OURS = {"leader_node", "aggregator_node", "emc_node", "broker", "stackelgrid"}
 DESK = {
@@ -24,6 +25,7 @@ DESK = {
 
 def main() -> int:
     """Run the command line; returns the exit code."""
+    replace_unprintable()
     try:
         from stackelgrid import cli
 

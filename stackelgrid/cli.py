@@ -16,7 +16,7 @@ from broker import BrokerKind
 from stackelgrid.certify import SolverMissingError, require_solvers
 from stackelgrid.deploy import scenario_commands
 from stackelgrid.deploy.commands import certs
-from stackelgrid.errors import ConfigError, ExitCode
+from stackelgrid.errors import ConfigError, ExitCode, explain_os_error
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,27 +97,33 @@ def run(
     checked = load(
         scenario, sets, seed, show=lambda sentence: None if quiet else _stderr().print(sentence, markup=False)
     )
+    unwritten: runner.UnwrittenError | None = None
     with ProgressDisplay(
         _stderr(),
         checked.leader.max_rounds,
-        bar=not quiet and (not as_json or sys.stderr.isatty()),
+        bar=not quiet and sys.stderr.isatty(),
         faults=not quiet,
     ) as display:
-        ended = runner.run(
-            checked,
-            transport=transport.value,
-            broker=broker,
-            certs=certificates,
-            faults=faults,
-            out=out or run_folder.propose(Path(scenario).stem),
-            certify=True,
-            report=True,
-            on_round=display.show_round,
-            on_fault=display.show_fault,
-            on_step=display.show_step,
-        )
+        try:
+            ended = runner.run(
+                checked,
+                transport=transport.value,
+                broker=broker,
+                certs=certificates,
+                faults=faults,
+                out=out or run_folder.propose(Path(scenario).stem[:100]),
+                certify=True,
+                report=True,
+                on_round=display.show_round,
+                on_fault=display.show_fault,
+                on_step=display.show_step,
+            )
+        except runner.UnwrittenError as error:
+            ended, unwritten = error.run, error
     if as_json:
         print(json.dumps(ended.result.content(), allow_nan=False))
+    if unwritten is not None:
+        raise unwritten
     _conclude(ended, quiet=quiet or as_json)
 
 
@@ -390,6 +396,9 @@ def _explain(error: Exception) -> tuple[ExitCode, str] | None:
             return ExitCode.NOT_SETTLED, f"the certificate could not be made: {error}"
         case BrokerStartError():
             return ExitCode.BAD_INPUT, str(error)
+        case OSError():
+            found = explain_os_error(error)
+            return None if found is None else (ExitCode.BAD_INPUT, found)
     return None
 
 

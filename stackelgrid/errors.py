@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 
 
@@ -21,6 +22,31 @@ class ExitCode(IntEnum):
 
 class ConfigError(Exception):
     """A file that cannot be used; the message names file, key, value and mend."""
+
+
+_MENDS = {
+    errno.EACCES: "name one that you may read and write",
+    errno.EPERM: "name one that you may read and write",
+    errno.EROFS: "name one that can be written",
+    errno.ENOSPC: "make room, or name one on another disk",
+    errno.EDQUOT: "make room, or name one on another disk",
+    errno.EFBIG: "make room, or name one on another disk",
+    errno.EIO: "name one on another disk",
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.ELOOP: "mend the link",
+    errno.ENOENT: "make its folder, or name another",
+    errno.ENOTDIR: "name another",
+    errno.EISDIR: "name another",
+    errno.EEXIST: "name another",
+    errno.ENOTEMPTY: "name another",
+}
+
+
+def explain_os_error(error: OSError) -> str | None:
+    """Say in one line which file or folder cannot be used and what to do; None for what is about none."""
+    if error.errno not in _MENDS:
+        return None
+    return f"{error.filename or 'a file'}: {error.strerror}; {_MENDS[error.errno]}"
 
 
 class SolverError(ArithmeticError):

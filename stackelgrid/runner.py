@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from broker import BrokerKind, BrokerStartError
 from stackelgrid import scenarios
 from stackelgrid.certify import CertificateError, SolverMissingError
-from stackelgrid.errors import ConfigError
+from stackelgrid.errors import ConfigError, explain_os_error
 from stackelgrid.node.record import write_whole
 from stackelgrid.registry import Game, find
 from stackelgrid.run_record import FaultRecord, RunRecord
@@ -31,6 +31,15 @@ from stackelgrid.wire.names import name_from
 
 if TYPE_CHECKING:
     from stackelgrid.faults.plan import FaultPlan
+
+
+class UnwrittenError(ConfigError):
+    """A `run` that was played and could not be written; the message names the file, what is wrong and the mend."""
+
+    def __init__(self, run: Run, error: OSError | ConfigError) -> None:
+        super().__init__((explain_os_error(error) if isinstance(error, OSError) else None) or str(error))
+        self.run = run
+
 
 Record = dict[str, Any]
 Notify = Callable[[Record], None]
@@ -65,7 +74,8 @@ def run(
     `on_round` is called with each finished round of the leader, `on_fault` with each fault as it happens, `on_step`
     with what follows the rounds. A run that does not settle or loses nodes is returned like any other. On Ctrl-C all
     nodes are stopped and the run so far is returned, `interrupted`. Raises `ConfigError` for what cannot be played,
-    `BrokerStartError`, `BrokerUnreachableError`, and `CertificateError` when the reference has no solution.
+    `BrokerStartError`, `BrokerUnreachableError`, `CertificateError` when the reference has no solution, and
+    `UnwrittenError`, which has the run, when it was played and its folder could not be written.
     """
     if transport not in ("memory", "mqtt"):
         raise ValueError(f"transport is {transport!r}; give memory or mqtt")
@@ -74,13 +84,15 @@ def run(
     began = datetime.now(UTC)
     folder = _make_folder(out, transport, wanted=report)
     if folder is not None:
-        run_folder.write_scenario(folder, loaded)
-        if plan is not None:
-            run_folder.write_faults(folder, plan)
+        try:
+            run_folder.write_scenario(folder, loaded)
+            if plan is not None:
+                run_folder.write_faults(folder, plan)
+        except OSError:
+            shutil.rmtree(folder)
+            raise
     if transport == "memory":
         record = in_memory.play(loaded, on_round, plan, on_fault)
-        if folder is not None:
-            run_folder.write_rounds(folder, record)
     else:
         assert folder is not None
         from stackelgrid.testbed import processes
@@ -112,34 +124,42 @@ def conclude(
     report: bool = False,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Run:
-    """Write the result of a run that was played, certify it and report on it, as `run` does."""
+    """Write the result of a run that was played, certify it and report on it, as `run` does.
+
+    Raises `UnwrittenError` once all that needs no disk is done.
+    """
     ended = Run(scenario, build_result(scenario, record), record.rounds, folder, record)
-    ended.save(began)
+    unwritten: OSError | ConfigError | None = None
+    try:
+        ended.save(began)
+    except OSError as error:
+        unwritten, ended.folder = error, None
     try:
         if certify and ended.result.certifiable and ended.result.homes <= CERTIFIED_UP_TO:
             on_step("certifying")
             with suppress(SolverMissingError):
                 ended.certify()
                 ended.save(began)
-        if report:
+        if report and unwritten is None:
             on_step("drawing")
             ended.report()
     except KeyboardInterrupt:
         ended.interrupted = True
+    except (OSError, ConfigError) as error:
+        unwritten = error
+    if unwritten is not None:
+        raise UnwrittenError(ended, unwritten)
     return ended
 
 
 def load(folder: str | Path) -> Run:
     """Read the folder of a run that has ended. Raises `ConfigError` when it is none."""
-    from stackelgrid.report.run_folder import read_result
+    from stackelgrid.report.run_folder import read_journal, read_result
 
     folder = Path(folder)
     result = read_result(folder / "result.json")
     journal = folder / "rounds.jsonl"
-    try:
-        rounds = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
-    except (OSError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{journal}: {error}; put the file back or run again") from None
+    rounds = read_journal(journal) if journal.is_file() else []
     return Run(scenarios.load(str(folder / "scenario.yaml")), result, rounds, folder)
 
 
@@ -220,8 +240,13 @@ class Run:
         return write(self.folder, self.scenario)
 
     def save(self, began: datetime) -> None:
-        """Write result.json and manifest.json of a run that began at that time, if it has a folder."""
+        """Write result.json and manifest.json of a run that began at that time, if it has a folder.
+
+        Its rounds too, where no leader's process has written them.
+        """
         if self.folder is not None:
+            if self.record is not None and not (self.folder / "rounds.jsonl").exists():
+                run_folder.write_rounds(self.folder, self.record)
             run_folder.write_result(self.folder, self.result, began)
 
     def __repr__(self) -> str:

@@ -1,33 +1,65 @@
-"""Read text and JSON of files that somebody names: a pipe, a device or binary content is refused, not waited for."""
+"""Text and JSON of files that somebody names, in UTF-8 whatever the locale is.
+
+A pipe, a device or binary content is refused, not waited for. An error of the operating system names its file.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
 import stat
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 LARGEST_FILE = 256 * 2**20
 """The largest file that is read, bytes."""
-_MOST_DIGITS = 400
+_MOST_DIGITS = 300
 _MOST_LEVELS = 200
 
 
-def read_text(path: Path, encoding: str = "utf-8") -> str:
+def read_text(path: Path, encoding: str = "utf-8", mend: str = "name a file that you may read") -> str:
     """Read a regular file. Raises `ValueError` that says what is wrong with it and the mend; the caller names it."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
-            raise ValueError(f"cannot be read ({kind}, not a file); name a file")
+            raise ValueError(f"cannot be read ({kind}, not a file); {mend}")
         if found.st_size > LARGEST_FILE:
             raise ValueError(f"larger than {LARGEST_FILE // 2**20} MiB; cut it down to what is needed")
         return path.read_bytes().decode(encoding)
     except OSError as error:
-        raise ValueError(f"cannot be read ({error.strerror}); name a file that you may read") from None
+        raise ValueError(f"cannot be read ({error.strerror}); {mend}") from None
     except UnicodeDecodeError:
         raise ValueError("not text in UTF-8; save it as UTF-8") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old file or the new one. Raises `OSError` that names it."""
+    replace_file(path, text.encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old file or the new one. Raises `OSError` that names it."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
+        error.filename, error.filename2 = str(path), None  # that of a full disk names no file
+        raise
+
+
+def replace_unprintable() -> None:
+    """Let stdout and stderr replace characters that the encoding of the locale lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def parse_json(text: str) -> Any:

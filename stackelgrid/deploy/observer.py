@@ -124,7 +124,7 @@ class Observer:
     def _write(self, elapsed_s: float) -> bool:
         """Write the run's folder, unless an earlier observer has; say whether the run settled."""
         if (self._out / "result.json").exists():
-            return bool(json.loads((self._out / "result.json").read_text())["settled"])
+            return bool(json.loads((self._out / "result.json").read_text(encoding="utf-8"))["settled"])
         record = self._gather()
         record.elapsed_s = elapsed_s
         self._out.mkdir(parents=True, exist_ok=True)
@@ -143,14 +143,14 @@ class Observer:
         """Gather what the nodes wrote to the desk; a node that is gone and wrote nothing has failed."""
         run_record = RunRecord("mqtt", self._broker, self._processes, messages=self._received, bytes=self._bytes)
         run_record.rounds = _read_lines(self._file(LEADERS, "rounds.jsonl"))
-        run_record.conclusion = json.loads(self._file(LEADERS, f"{LEADER}.conclusion.json").read_text())
+        run_record.conclusion = json.loads(self._file(LEADERS, f"{LEADER}.conclusion.json").read_text(encoding="utf-8"))
         for path in self._list_files(AGGREGATORS, ".rounds.jsonl"):
             run_record.below += [{"aggregator": _node_of(path), **record} for record in _read_lines(path)]
         for path in self._list_files(AGGREGATORS, ".account.json"):
-            run_record.aggregators[_node_of(path)] = json.loads(path.read_text())
+            run_record.aggregators[_node_of(path)] = json.loads(path.read_text(encoding="utf-8"))
         reported = set(run_record.aggregators)
         for path in self._list_files(HOMES, ".schedule.json"):
-            run_record.homes.update(json.loads(path.read_text()))
+            run_record.homes.update(json.loads(path.read_text(encoding="utf-8")))
             reported.add(_node_of(path))
         gone = {name for name, online in self._online.items() if not online}
         run_record.failures = dict.fromkeys(sorted(gone - reported), "was gone at the end, see its container's log")
@@ -179,7 +179,9 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     """Read the complete lines of a journal, none if there is no journal."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [
+        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
+    ]
 
 
 def _node_of(path: Path) -> str:

@@ -188,7 +188,7 @@ def _write_config(place: Path, config: NodeConfig) -> None:
     """Write a node's configuration, readable by its owner only, and make the folders that the node writes to."""
     draft = place / ".config.json.draft"
     draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(config.model_dump_json())  # with nulls: reconnect_s has a default, and null is no limit
     draft.replace(place / "config.json")
     for file_of_node in (value for _, value in config if isinstance(value, Path)):

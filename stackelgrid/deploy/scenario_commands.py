@@ -74,7 +74,7 @@ def compose(
         print(text, end="")
         return
     try:
-        out.write_text(text)
+        out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--out {out}: cannot be written ({error.strerror}); name a file you may write") from None
 

@@ -27,6 +27,7 @@ from stackelgrid.node.config import Config, NodeConfig, load
 from stackelgrid.node.log import let_go, set_up
 from stackelgrid.node.protocol import ReportingNode, RunNode
 from stackelgrid.registry import Game
+from stackelgrid.text_file import replace_unprintable
 from stackelgrid.transport.base import BrokerUnreachableError
 from stackelgrid.transport.mqtt import MqttTransport
 
@@ -47,6 +48,7 @@ def main(
     arguments: list[str] | None,
 ) -> int:
     """Run the command line of one node; returns the exit code."""
+    replace_unprintable()
     try:
         return _run(program, config_model, build, inject, arguments)
     finally:

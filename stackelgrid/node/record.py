@@ -8,14 +8,14 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from stackelgrid.text_file import replace_file
 
 _LOG = logging.getLogger("stackelgrid.node")
 
@@ -35,18 +35,6 @@ def discard(record: Mapping[str, Any]) -> None:
 def write_whole(path: Path, content: Any) -> None:
     """Write `content` as JSON so that a reader sees the old file or the new one."""
     replace_file(path, json.dumps(content, allow_nan=False).encode())
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old file or the new one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    except OSError:
-        with suppress(OSError):
-            draft.unlink()
-        raise
 
 
 class Report(ABC):

@@ -19,6 +19,7 @@ from stackelgrid.report.incidents import NAMED, list_incidents
 from stackelgrid.report.parts import Plot, Section, Table, Trace
 from stackelgrid.report.run_folder import ReportError, RunFolder, read
 from stackelgrid.scenarios import Scenario
+from stackelgrid.text_file import write_text
 
 if TYPE_CHECKING:
     from stackelgrid.report import drawing
@@ -60,9 +61,10 @@ def write(folder: Path, scenario: Scenario | None = None) -> Path:
     try:
         (folder / "figures").mkdir(exist_ok=True)
         with _pause_garbage_collection():
-            page.write_text(_render(run), encoding="utf-8")
+            write_text(page, _render(run))
     except OSError as error:
-        raise ReportError(f"{error.filename}: cannot be written ({error.strerror}); make {folder} writable") from None
+        file = error.filename or folder / "figures"
+        raise ReportError(f"{file}: cannot be written ({error.strerror}); make {folder} writable") from None
     return page
 
 

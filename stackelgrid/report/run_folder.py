@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -13,6 +12,7 @@ from stackelgrid.errors import ConfigError
 from stackelgrid.model import Finite, explain
 from stackelgrid.run_result import RunResult, parse
 from stackelgrid.scenarios import Scenario, ScenarioError, load
+from stackelgrid.text_file import parse_json, read_text
 
 
 class ReportError(ConfigError):
@@ -64,36 +64,38 @@ def read(folder: Path, scenario: Scenario | None = None) -> RunFolder:
 
 def read_result(path: Path) -> RunResult[Any]:
     """Read a result.json. Raises `ReportError`."""
-    if not path.is_file():
-        raise ReportError(f"{path}: there is no such file; name the folder of a finished `stackelgrid run`")
     content = _parse_json(path, _read_text(path))
     try:
         return parse(content)
     except ValidationError as error:
-        raise ReportError(f"{explain(str(path), error)}\n{path}: put the file back or run again") from None
+        raise ReportError(f"{explain(str(path), error)}; put the file back or run again") from None
+
+
+def read_journal(path: Path) -> list[Any]:
+    """Read the lines of a rounds.jsonl. Raises `ReportError`."""
+    lines = _read_text(path).splitlines()
+    return [_parse_json(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1)]
 
 
 def _read_rounds(path: Path, expected: int) -> list[RoundRecord]:
-    lines = _read_text(path).splitlines() if expected or path.is_file() else []
-    if len(lines) != expected:
-        raise ReportError(f"{path}: {len(lines)} rounds, but result.json counts {expected}; run the scenario again")
-    return [_read_round(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1)]
+    records = read_journal(path) if expected or path.is_file() else []
+    if len(records) != expected:
+        raise ReportError(f"{path}: {len(records)} rounds, but result.json counts {expected}; run the scenario again")
+    return [_read_round(f"{path}, line {number}", record) for number, record in enumerate(records, start=1)]
 
 
-def _read_round(source: str, line: str) -> RoundRecord:
-    content = _parse_json(source, line)
+def _read_round(source: str, content: Any) -> RoundRecord:
     try:
         return RoundRecord.model_validate(content)
     except ValidationError as error:
-        raise ReportError(f"{explain(source, error)}\n{source}: put the file back or run again") from None
+        raise ReportError(f"{explain(source, error)}; put the file back or run again") from None
 
 
 def _read_scenario(path: Path) -> Any:
-    _read_text(path)
     try:
         return load(str(path))
     except ScenarioError as error:
-        raise ReportError(f"{error}\n{path}: put back the scenario that was played") from None
+        raise ReportError(f"{error}; put back the scenario that was played") from None
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -107,18 +109,13 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ReportError(f"{path}: cannot be read ({error.strerror}); name the folder of a finished run") from None
-    except UnicodeDecodeError:
-        raise ReportError(f"{path}: not a text file in UTF-8; run the scenario again") from None
+        return read_text(path, mend="name the folder of a finished `stackelgrid run`")
+    except ValueError as error:
+        raise ReportError(f"{path}: {error}") from None
 
 
 def _parse_json(source: Path | str, text: str) -> Any:
-    def refuse(constant: str) -> NoReturn:
-        raise ReportError(f"{source}: {constant} is no number of JSON; run the scenario again")
-
     try:
-        return json.loads(text, parse_constant=refuse)
-    except json.JSONDecodeError as error:
-        raise ReportError(f"{source}: not JSON ({error}); run the scenario again") from None
+        return parse_json(text)
+    except ValueError as error:
+        raise ReportError(f"{source}: {error}; run the scenario again") from None

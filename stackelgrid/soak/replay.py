@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from stackelgrid.errors import ConfigError
 from stackelgrid.run_record import FaultRecord
 from stackelgrid.soak.cases import Case, draw_case, read_case
 from stackelgrid.soak.play import Evidence, SentMessage, play
 from stackelgrid.soak.promises import find_violations
+
+_MOST_DIGITS = 18
 
 
 def replay(source: str) -> str:
@@ -16,7 +21,14 @@ def replay(source: str) -> str:
 
     `source` is a seed or the folder of a run. Raises `ConfigError`.
     """
-    evidence = play(draw_case(int(source)) if source.isdigit() else read_case(Path(source)))
+    if os.path.isfile(os.path.join(source, "scenario.yaml")):
+        evidence = play(read_case(Path(source)))
+    elif re.fullmatch("[0-9]+", source) is None:
+        raise ConfigError(f"{source}: neither a seed nor the folder of a run; name one of these")
+    elif len(source) <= _MOST_DIGITS:
+        evidence = play(draw_case(int(source)))
+    else:
+        raise ConfigError(f"{source[:20]}…: a seed of {len(source)} digits; name one of at most {_MOST_DIGITS}")
     return "\n".join([*_describe_case(evidence.case), "", *_trace(evidence), "", *_describe_end(evidence)])
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from stackelgrid.claims import Figure, Finding, Paper, Runs, Trend
-from stackelgrid.node.record import replace_file
 from stackelgrid.registry import find, list_games
 from stackelgrid.runner import Run, run
+from stackelgrid.text_file import replace_file
 
 REPRODUCED, FITTED, NOT = "reproduced", "fitted", "**not reproduced**"
 _TITLE = """# Reproduction

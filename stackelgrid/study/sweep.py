@@ -118,7 +118,7 @@ def _describe(study: Study, scenario: Scenario) -> dict[str, Any]:
 
 def _check_same(folder: Path, description: dict[str, Any]) -> None:
     try:
-        before = json.loads((folder / "study.json").read_text())
+        before = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         raise StudyError(
             f"--out {folder}: it exists and holds no sweep; name a new folder, or remove this one"
@@ -178,7 +178,7 @@ class Sweep:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(file.read_text())
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise StudyError(f"{file}: cannot be read ({error}); remove it, and the point is played again") from None
     return content

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stackelgrid.node.record import replace_file
 from stackelgrid.scenarios.yaml_file import parse
 from stackelgrid.study.grid import Grid
+from stackelgrid.text_file import replace_file
 
 Cell = bool | int | float | str | None
 Row = dict[str, Cell]

@@ -186,7 +186,9 @@ class NodeProcesses:
             self._fork(config.name)
 
     def _write(self, name: str, config: BaseModel) -> None:
-        with os.fdopen(os.open(self._config(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with os.fdopen(
+            os.open(self._config(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
+        ) as file:
             file.write(config.model_dump_json(exclude_none=True))
 
     def _config(self, name: str) -> Path:
@@ -318,13 +320,13 @@ def _gather(run_record: RunRecord, nodes: Path, logs: Path, aggregators: list[st
     """Read what the nodes wrote: conclusion, accounts, schedules, counts, missing members."""
     conclusion = nodes / "leader.conclusion.json"
     if conclusion.exists():
-        run_record.conclusion = json.loads(conclusion.read_text())
+        run_record.conclusion = json.loads(conclusion.read_text(encoding="utf-8"))
     for path in sorted(nodes.glob("*.schedule.json")):
-        run_record.homes.update(json.loads(path.read_text()))
+        run_record.homes.update(json.loads(path.read_text(encoding="utf-8")))
     for name in aggregators:
         account = nodes / f"{name}.account.json"
         if account.exists():
-            run_record.aggregators[name] = json.loads(account.read_text())
+            run_record.aggregators[name] = json.loads(account.read_text(encoding="utf-8"))
     rejected: Counter[str] = Counter()
     for path in sorted(logs.glob("*.jsonl")):
         for entry in _read_log(path):
@@ -340,7 +342,7 @@ def _gather(run_record: RunRecord, nodes: Path, logs: Path, aggregators: list[st
 def _read_log(path: Path) -> list[dict[str, Any]]:
     """Read a log's JSON lines; whatever else a dying process printed stays in the file for a person to read."""
     entries = []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("{") and line.endswith("}"):
             try:
                 entries.append(json.loads(line))

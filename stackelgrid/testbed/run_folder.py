@@ -18,6 +18,7 @@ from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario, ScenarioError, dump
 from stackelgrid.testbed import fault_plans
+from stackelgrid.text_file import write_text
 
 
 def propose(name: str) -> Path:
@@ -44,18 +45,18 @@ def create(out: Path) -> Path:
 
 def write_scenario(folder: Path, scenario: Scenario) -> None:
     """scenario.yaml: as run, overrides and seed included; the data it draws on, with its notice, beside it."""
-    (folder / "scenario.yaml").write_text(dump(scenario.copy_data_to(folder)))
+    write_text(folder / "scenario.yaml", dump(scenario.copy_data_to(folder)))
 
 
 def write_faults(folder: Path, plan: FaultPlan) -> None:
     """faults.yaml: the plan as played, nodes by name, seed included."""
-    (folder / "faults.yaml").write_text(fault_plans.dump(plan))
+    write_text(folder / "faults.yaml", fault_plans.dump(plan))
 
 
 def write_rounds(folder: Path, run_record: RunRecord) -> None:
     """rounds.jsonl, for a run whose leader did not write it itself."""
     lines = [json.dumps(record, allow_nan=False) + "\n" for record in run_record.rounds]
-    (folder / "rounds.jsonl").write_text("".join(lines))
+    write_text(folder / "rounds.jsonl", "".join(lines))
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:

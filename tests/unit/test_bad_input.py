@@ -124,9 +124,9 @@ def test_many_mistakes_have_few_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("pipe", "cannot be read (a pipe or a device, not a file); name a file"),
-        ("device", "cannot be read (a pipe or a device, not a file); name a file"),
-        ("folder", "cannot be read (a folder, not a file); name a file"),
+        ("pipe", "cannot be read (a pipe or a device, not a file); name a file that you may read"),
+        ("device", "cannot be read (a pipe or a device, not a file); name a file that you may read"),
+        ("folder", "cannot be read (a folder, not a file); name a file that you may read"),
         ("long name", "cannot be read (File name too long); name a file that you may read"),
         ("huge", "larger than 256 MiB; cut it down to what is needed"),
     ],

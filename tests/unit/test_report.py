@@ -537,7 +537,7 @@ def edit_scenario(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Non
 @pytest.mark.parametrize(
     ("spoil", "file", "what", "mend"),
     [
-        (lambda f: (f / "result.json").unlink(), "result.json", "no such file", "name the folder of a finished"),
+        (lambda f: (f / "result.json").unlink(), "result.json", "No such file", "name the folder of a finished"),
         (rewrite("result.json", lambda text: text[:-9]), "result.json", "not JSON", "run the scenario again"),
         (rewrite("result.json", lambda text: "[]"), "result.json", "mapping of keys", "run again"),
         (rewrite("result.json", lambda text: "{}"), "result.json", "settled: missing; add it", "run again"),
@@ -561,10 +561,10 @@ def edit_scenario(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Non
             "certificate.welfare_price has 1 numbers, outcome.price has 24",
             "run again",
         ),
-        (lambda f: (f / "rounds.jsonl").unlink(), "rounds.jsonl", "No such file", "finished run"),
+        (lambda f: (f / "rounds.jsonl").unlink(), "rounds.jsonl", "No such file", "name the folder of a finished"),
         (rewrite("rounds.jsonl", lambda text: text + "{}\n"), "rounds.jsonl", "result.json counts", "again"),
         (rewrite("rounds.jsonl", lambda text: text[:-9]), "rounds.jsonl, line", "not JSON", "run the scenario again"),
-        (lambda f: (f / "scenario.yaml").unlink(), "scenario.yaml", "No such file", "finished run"),
+        (lambda f: (f / "scenario.yaml").unlink(), "scenario.yaml", "no such file", "put back the scenario"),
         (rewrite("scenario.yaml", lambda text: "a: [1"), "scenario.yaml", "not YAML", "put back the scenario"),
         (
             edit_scenario(lambda c: c["leader"].update(wholesale_price=[1.0, 2.0])),

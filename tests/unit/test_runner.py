@@ -117,7 +117,7 @@ def test_callbacks_follow_a_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("folder", "said"),
-    [("nothing", r"result\.json: there is no such file"), ("empty", r"result\.json.*game")],
+    [("nothing", r"result\.json: cannot be read \(No such file"), ("empty", r"result\.json.*game")],
 )
 def test_folder_of_no_run_is_refused(folder: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
