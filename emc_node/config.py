@@ -70,15 +70,17 @@ def build(config: EmcConfig[Any]) -> EmcNode:
         if file is not None and not file.parent.is_dir():
             raise ValueError(f"{key}: {file.parent} is no folder; make it, or name a file in another")
     homes = find(config.game).load("homes")
+    act = discard if config.schedule_file is None else WholeFile(config.schedule_file)
     if config.devices is None:
-        strategy = homes(config.homes)
-    else:
-        config.devices.check(config.homes, config.slots, config.broker)  # --broker may name another
-        (home,) = config.homes
-        devices = HomeDevices(config.name, config.devices, home, config.plan_file)
-        strategy = DeviceHomeStrategy(home, homes, devices, config.run, config.scenario)
-        serve(devices, config.devices)
-    return _node(config, strategy, discard if config.schedule_file is None else WholeFile(config.schedule_file))
+        return _node(config, homes(config.homes), act)
+    config.devices.check(config.homes, config.slots, config.broker)  # --broker may name another
+    (home,) = config.homes
+    devices = HomeDevices(config.name, config.devices, home, config.plan_file)
+    strategy = DeviceHomeStrategy(home, homes, devices, config.run, config.scenario)
+    node = _node(config, strategy, act)
+    strategy.on_remark = node.progress.remarks.append
+    serve(devices, config.devices)
+    return node
 
 
 def _node(

@@ -17,7 +17,7 @@ from datetime import datetime
 from math import inf, isfinite
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -31,12 +31,19 @@ from stackelgrid.transport.mqtt import MqttTransport
 _LOG = logging.getLogger("emc_node.devices")
 
 READING_S = 5.0
-"""Seconds that the first answer may have to wait for a reading of the state of charge."""
+"""Seconds from the start that the first answer waits for a reading of the state of charge."""
 _CLOCK_CHECK_S = 60.0
 """Seconds between two readings of the clock, which may be set meanwhile, and of the load."""
 _SOON_S = 0.01
 
 Day = Annotated[list[Finite], Field(min_length=HOURS, max_length=HOURS)]
+
+
+class Level(NamedTuple):
+    """A reading of what the storage holds, kWh; of one that the broker had `retained` the age is unknown."""
+
+    kwh: float
+    retained: bool
 
 
 class Plan(BaseModel):
@@ -87,9 +94,10 @@ class HomeDevices:
         self._plan = None if plan_file is None else _read_plan(plan_file)
         self._new_plans: SimpleQueue[Plan] = SimpleQueue()
         self._waits_for_plan = False
-        self._level_kwh: float | None = None
-        self._level_known, self._started_at = threading.Event(), time.monotonic()
+        self._level: Level | None = None
+        self._level_measured, self._started_at = threading.Event(), time.monotonic()
         self._load_kw: float | None = None
+        self._measured: set[str] = set()  # topics of which more is known than what the broker had retained
         self._last_published: dict[str, bytes] = {}
         self._unreadable: set[str] = set()
         self._next_clock_check: float | None = None
@@ -112,13 +120,14 @@ class HomeDevices:
         """True when the home has a meter for what its storage holds."""
         return self._settings.meter.state_of_charge is not None
 
-    def wait_for_level(self) -> float | None:
-        """Wait for the meter's reading of what the storage holds, kWh; None without one `READING_S` after the start.
+    def wait_for_level(self) -> Level | None:
+        """Wait for the meter's reading of what the storage holds.
 
-        Call it in another thread than the transport's.
+        `READING_S` after the start take one that the broker had retained, else None. Call it in another thread than the
+        transport's.
         """
-        self._level_known.wait(max(self._started_at + READING_S - time.monotonic(), 0))
-        return self._level_kwh
+        self._level_measured.wait(max(self._started_at + READING_S - time.monotonic(), 0))
+        return self._level
 
     # --- called by the transport ---
 
@@ -156,7 +165,18 @@ class HomeDevices:
         """
         if topic == self.last_will.topic:
             return [self._online()] if payload == self.last_will.payload else []
+        return self._measure(topic, payload, retained=False)
+
+    def receive_retained(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
+        """Take in what the broker had retained, of any age: of a measurement, only until one arrives."""
+        if topic == self.last_will.topic:
+            return self.receive(topic, payload, now)
+        return [] if topic in self._measured else self._measure(topic, payload, retained=True)
+
+    def _measure(self, topic: str, payload: bytes, *, retained: bool) -> Sequence[Action]:
         value = _read_number(payload)
+        if value is not None and not retained:
+            self._measured.add(topic)
         if value is None:
             if topic not in self._unreadable:
                 self._unreadable.add(topic)
@@ -165,8 +185,10 @@ class HomeDevices:
             self._load_kw = value
         else:
             percent = self._settings.meter.unit == "%"
-            self._level_kwh = value * (self._capacity_kwh or 0.0) / 100 if percent else value
-            self._level_known.set()
+            kwh = value * (self._capacity_kwh or 0.0) / 100 if percent else value
+            self._level = Level(kwh, retained)
+            if not retained:
+                self._level_measured.set()
         return []
 
     def next_deadline(self) -> float | None:

@@ -32,6 +32,7 @@ class StatusFile(BaseModel):
     connected: bool
     reconnects: int
     rejected: dict[str, int]
+    remarks: list[str] = []
     updated: AwareDatetime
 
     def describe(self, now: datetime) -> str:
@@ -45,6 +46,7 @@ class StatusFile(BaseModel):
         if self.rejected:
             counted = ", ".join(f"{count} {reason}" for reason, count in sorted(self.rejected.items()))
             lines.append(f"Messages it ignored: {counted}.")
+        lines += [f"Note: {remark}." for remark in self.remarks]
         if self.is_stale(now):
             lines.append(
                 f"This is {_duration(now - self.updated)} old: the process hangs or has ended; "

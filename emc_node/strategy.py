@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from emc_node.devices import HomeDevices, Plan
+from emc_node.devices import HomeDevices, Level, Plan
 from stackelgrid.rounds.settings import HomeModel
 from stackelgrid.rounds.strategy import HomeStrategy
 from stackelgrid.wire.messages import Body
@@ -20,6 +20,7 @@ class DeviceHomeStrategy:
     """A `HomeStrategy` that starts from what the home's `devices` measure and gives them the settled plan.
 
     `create` makes the game's own strategy of a list of homes; `run` is the run's name, `scenario` its digest.
+    `on_remark` gets a line about the start of the day that the home's owner should see.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class DeviceHomeStrategy:
         self._home, self._create, self._devices, self._run, self._scenario = home, create, devices, run, scenario
         self._strategy = create([home])
         self._has_answered = False
+        self.on_remark: Callable[[str], None] = lambda remark: None
 
     @property
     def quick(self) -> bool:
@@ -56,16 +58,25 @@ class DeviceHomeStrategy:
             self._devices.carry_out(Plan.of(self._run, price, day, self._scenario))
         return accounts
 
-    def _start_from(self, kwh: float | None) -> None:
+    def _start_from(self, level: Level | None) -> None:
         """Put the measured level in place of `initial_kwh`, if there is one that the home can start from."""
-        if kwh is None:
-            _LOG.warning("no reading of the state of charge: initial_kwh stays")
+        if level is None:
+            self._warn("no reading of the state of charge: initial_kwh stays")
             return
+        kwh = level.kwh
         try:
             home = self._home.with_stored_energy(kwh)
             self._home, self._strategy = home, self._create([home])
         except ValueError as error:  # pydantic's ValidationError and a game's InfeasibleHomeError among them
             cause = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
-            _LOG.warning("measured level not used", extra={"data": {"kwh": kwh, "cause": cause}})
+            self._warn("measured level not used", kwh=kwh, cause=cause)
             return
-        _LOG.info("the day starts from the measured level", extra={"data": {"kwh": kwh}})
+        if level.retained:
+            self._warn("the day starts from a retained reading of the state of charge, of unknown age", kwh=kwh)
+        else:
+            _LOG.info("the day starts from the measured level", extra={"data": {"kwh": kwh}})
+
+    def _warn(self, event: str, **details: object) -> None:
+        """Log what the day starts from when that is not what the meter measures, and remark it."""
+        _LOG.warning(event, extra={"data": details})
+        self.on_remark(", ".join([event, *(f"{key} {value}" for key, value in details.items())]))

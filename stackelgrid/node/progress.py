@@ -18,13 +18,15 @@ class Progress:
     the process that the node runs in sets it to `over`, or to `lost` when the broker is lost or the node crashes.
     `answers` counts those given to a coordinator. `on_round` gets the account of each round that a coordinator has
     finished (`answered`, `held`, `excluded`, `quarantined`, `again`, `ms` and more), `on_work` the seconds that each
-    computation took. `working_since` is when the computation that is under way began, on the monotonic clock.
+    computation took. `working_since` is when the computation that is under way began, on the monotonic clock. `remarks`
+    are lines that whoever looks after the node should see.
     """
 
     def __init__(self) -> None:
         self.state: Literal["waiting", "round", "settled", "over", "lost"] = "waiting"
         self.round = 0
         self.answers = 0
+        self.remarks: list[str] = []
         self.working_since: float | None = None
         self.on_round: Callable[[Account], None] = lambda account: None
         self.on_work: Callable[[float], None] = lambda seconds: None

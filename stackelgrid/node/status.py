@@ -79,6 +79,7 @@ class Status:
             "connected": self.traffic.connected,
             "reconnects": self.reconnects,
             "rejected": dict(self.mailbox.rejected),
+            "remarks": list(self.progress.remarks),
         }
 
 

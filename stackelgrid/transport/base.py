@@ -54,7 +54,11 @@ Action = Publish | Compute | FetchRetained | Finish
 
 
 class Node(Protocol):
-    """A state machine that a transport drives. Times are in seconds on the transport's own clock."""
+    """A state machine that a transport drives. Times are in seconds on the transport's own clock.
+
+    A node for which it matters whether a message is sent now, or was retained before the node subscribed, has a method
+    `receive_retained` besides, called in place of `receive` for the latter.
+    """
 
     @property
     def name(self) -> str:
@@ -82,6 +86,12 @@ class Node(Protocol):
 
     def next_deadline(self) -> float | None:
         """Give the time at which to call `tick`, or None. The transport asks again after every call into the node."""
+
+
+def receiver(node: Node, *, retained: bool) -> Callable[[str, bytes, float], Sequence[Action]]:
+    """Give the method by which a node takes a message."""
+    method: Callable[[str, bytes, float], Sequence[Action]] = node.receive
+    return getattr(node, "receive_retained", method) if retained else method
 
 
 @dataclass

@@ -25,6 +25,7 @@ from stackelgrid.transport.base import (
     Traffic,
     Transport,
     TransportResult,
+    receiver,
 )
 
 
@@ -180,7 +181,7 @@ class _Run:
             return
         for sender, publish in self.retained.values():
             if client in self._subscribers(publish.topic):
-                self._send(sender, client, publish, now)
+                self._send(sender, client, publish, now, retained=True)
 
     def _schedule(self, at: float, client: _Client | None, call: Call) -> None:
         heapq.heappush(self.events, (at, next(self.order), client, call))
@@ -258,12 +259,12 @@ class _Run:
             self._route(sender, publish, now)
         return ()
 
-    def _send(self, sender: str, client: _Client, publish: Publish, now: float) -> None:
+    def _send(self, sender: str, client: _Client, publish: Publish, now: float, *, retained: bool = False) -> None:
         route = (sender, client.name, publish.topic)
         for delay in self.transport.delays(sender, client.name, publish, now):
             arrival = max(now + delay, self.last_arrival.get(route, 0.0))
             self.last_arrival[route] = arrival
-            self._schedule(arrival, client, partial(_receive, client, publish))
+            self._schedule(arrival, client, partial(_receive, client, publish, retained))
 
     def _subscribers(self, topic: str) -> list[_Client]:
         if topic not in self.subscribers:
@@ -272,10 +273,10 @@ class _Run:
         return self.subscribers[topic]
 
 
-def _receive(client: _Client, publish: Publish, now: float) -> Sequence[Action]:
+def _receive(client: _Client, publish: Publish, retained: bool, now: float) -> Sequence[Action]:
     client.traffic.received += 1
     client.traffic.received_bytes += len(publish.payload)
-    return client.node.receive(publish.topic, publish.payload, now)
+    return receiver(client.node, retained=retained)(publish.topic, publish.payload, now)
 
 
 def _compute(compute: Compute, now: float) -> Sequence[Action]:

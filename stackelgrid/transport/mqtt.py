@@ -37,6 +37,7 @@ from stackelgrid.transport.base import (
     Traffic,
     Transport,
     TransportResult,
+    receiver,
 )
 from stackelgrid.transport.tls import Tls
 from stackelgrid.transport.worker import Worker
@@ -152,7 +153,7 @@ class _Connection:
         self._ready = False  # the subscriptions are in force
         self._disconnecting = False  # DISCONNECT is on its way
         self._node_ended = False  # it has finished or raised, and is not called any more
-        self._inbox: deque[tuple[str, bytes]] = deque()
+        self._inbox: deque[paho.MQTTMessage] = deque()
         self._outbox: list[Publish] = []  # at QoS 1, published while the connection was away
         self._unacknowledged: dict[int, str] = {}  # topics by message id, at QoS 1
         self._last: Publish | None = None  # the last that was published
@@ -368,7 +369,7 @@ class _Connection:
             self._refusal.set_result(refusal)
 
     def _on_message(self, _client: Any, _data: Any, message: paho.MQTTMessage) -> None:
-        self._inbox.append((message.topic, bytes(message.payload)))
+        self._inbox.append(message)
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
         self._unacknowledged.pop(mid, None)
@@ -394,11 +395,12 @@ class _Connection:
     def _pump(self) -> None:
         """After every event, deliver what arrived, disconnect if the node is done, and write what the socket takes."""
         while self._ready and self._inbox:
-            topic, payload = self._inbox.popleft()
+            message = self._inbox.popleft()
+            topic, payload = message.topic, bytes(message.payload)
             if not self._node_ended:
                 self._traffic.received += 1
                 self._traffic.received_bytes += len(payload)
-                self._step(partial(self._node.receive, topic, payload))
+                self._step(partial(receiver(self._node, retained=message.retain), topic, payload))
         if self._ready and self._may_disconnect():
             self._ready, self._disconnecting = False, True
             self._client.disconnect()  # queued behind all that was published; paho closes once it is written

@@ -338,6 +338,45 @@ def test_home_answers_from_initial_kwh_when_the_meter_is_silent(
     assert "initial_kwh stays" in caplog.text
 
 
+def test_home_answers_from_a_reading_that_is_sent_now_though_another_is_retained() -> None:
+    home = strategy_with_reading(None)
+    measured = Home.model_validate(FLAT | {"storage": [BATTERY | {"initial_kwh": 4.0}]})
+    home._devices.receive_retained("battery/soc", b"20", 0.0)
+    sent = threading.Timer(0.2, home._devices.receive, ("battery/soc", b"80", 0.0))
+    sent.start()
+    assert home.answer(PRICE) == UserOrientedHomes([measured]).answer(PRICE)
+    sent.join()
+
+
+def test_home_answers_from_a_retained_reading_when_no_other_comes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "READING_S", 0.05)
+    home = strategy_with_reading(None)
+    remarks: list[str] = []
+    home.on_remark = remarks.append
+    home._devices.receive_retained("battery/soc", b"80", 0.0)
+    measured = Home.model_validate(FLAT | {"storage": [BATTERY | {"initial_kwh": 4.0}]})
+    assert home.answer(PRICE) == UserOrientedHomes([measured]).answer(PRICE)
+    (event,) = caplog.messages
+    assert event == "the day starts from a retained reading of the state of charge, of unknown age"
+    assert remarks == [f"{event}, kwh 4.0"]
+
+
+def test_retained_measurement_does_not_replace_one_that_was_sent() -> None:
+    home_devices, _ = start_devices(plan_for(HOME), Clock(hour=17))
+    home_devices.receive("battery/soc", b"80", 0.0)
+    home_devices.receive("meter/kw", b"2.5", 0.0)
+    before = published(home_devices.tick(60.0))
+    home_devices.receive_retained("battery/soc", b"20", 0.0)  # after a reconnect
+    home_devices.receive_retained("meter/kw", b"9.5", 0.0)
+    assert STATE in before
+    assert not published(home_devices.tick(120.0))
+    level = home_devices.wait_for_level()
+    assert level is not None
+    assert (level.kwh, level.retained) == (4.0, False)
+
+
 def test_home_keeps_its_plan_when_a_settlement_is_received_again_after_a_restart(tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     file.write_text(plan_for(HOME).model_dump_json())

@@ -371,6 +371,7 @@ def status_file(folder: Path, *, age_s: float = 3, **changes: Any) -> Path:
         ({"connected": False, "reconnects": 1}, 0, ["No connection to mqtts://grid:8883; it keeps trying"]),
         ({"state": "over", "connected": False}, 0, ["is over"]),
         ({"rejected": {"schema": 2, "json": 1}}, 0, ["ignored: 1 json, 2 schema"]),
+        ({"remarks": ["the reading is of unknown age"]}, 0, ["Note: the reading is of unknown age."]),
         ({"state": "lost", "connected": False}, 1, ["is lost", "journalctl --unit emc-node"]),
         ({"age_s": 40}, 1, ["40 seconds old", "hangs or has ended"]),
         ({"age_s": 7300}, 1, ["2 hours old"]),

@@ -194,6 +194,30 @@ def test_retained_message_arrives_again_when_fetched(transport: Transport, root:
     assert node.received == [(f"{root}/kept", b"1")] * 2
 
 
+class Discerning(Scripted):
+    """A node that keeps apart what was retained before it subscribed."""
+
+    def __init__(self, topic: str) -> None:
+        super().__init__("discerning", [topic], start=answer(Publish(topic, b"now", qos=1, retain=True)))
+        self.retained: list[bytes] = []
+
+    def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
+        super().receive(topic, payload, now)
+        return [FetchRetained()] if len(self.received) == 1 else []
+
+    def receive_retained(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
+        self.retained.append(payload)
+        return [Finish()] if payload == b"now" else []
+
+
+def test_node_can_tell_a_retained_message_from_one_sent_now(transport: Transport, root: str) -> None:
+    transport.run([Scripted("sender", start=answer(Publish(f"{root}/a", b"before", qos=1, retain=True), Finish()))])
+    node = Discerning(f"{root}/a")
+    transport.run([node])
+    assert [payload for _, payload in node.received] == [b"now"]
+    assert node.retained == [b"before", b"now"], "the second because it was fetched"
+
+
 def test_message_without_retain_does_not_reach_later_subscribers(transport: Transport, root: str) -> None:
     transport.run([Scripted("sender", start=answer(Publish(f"{root}/a", b"x", qos=1), Finish()))])
     assert heard(transport, root, f"{root}/a") == []
