@@ -19,7 +19,7 @@ TARGET_S = 20
 def command(folder: Path) -> list[str]:
     """The command that plays the case into `folder`."""
     options = ["run", "user_oriented", "--broker", "mosquitto", "--out", str(folder), "--quiet"]
-    return [sys.executable, "-m", "stackelgrid.cli", *options]
+    return [sys.executable, "-m", "stackelgrid", *options]
 
 
 def measure() -> list[Figure]:

@@ -4,6 +4,7 @@ import gc
 import sys
 
 from stackelgrid.errors import ExitCode
+from stackelgrid.interrupts import ignore_signals, raise_on_signals
 from stackelgrid.text_file import replace_unprintable
 
 OURS = {"leader_node", "aggregator_node", "emc_node", "broker", "stackelgrid"}
@@ -25,13 +26,22 @@ DESK = {
 
 def main() -> int:
     """Run the command line; returns the exit code."""
-    replace_unprintable()
+    try:
+        raise_on_signals()
+        replace_unprintable()
+        code = _run_command()
+        ignore_signals()
+        return code
+    except KeyboardInterrupt:  # which comes once
+        print("interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+
+
+def _run_command() -> int:
     try:
         from stackelgrid import cli
 
         return cli.main()
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", *OURS):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +17,7 @@ from stackelgrid.certify import SolverMissingError, require_solvers
 from stackelgrid.deploy import scenario_commands
 from stackelgrid.deploy.commands import certs
 from stackelgrid.errors import ConfigError, ExitCode, explain_os_error
+from stackelgrid.interrupts import allow_interrupts, defer_interrupts
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,19 +92,19 @@ def run(
     from stackelgrid import runner
     from stackelgrid.progress_display import ProgressDisplay
     from stackelgrid.scenarios import load
-    from stackelgrid.testbed import run_folder
 
     _check_broker(broker, certificates)
     checked = load(
         scenario, sets, seed, show=lambda sentence: None if quiet else _stderr().print(sentence, markup=False)
     )
     unwritten: runner.UnwrittenError | None = None
-    with ProgressDisplay(
+    display = ProgressDisplay(
         _stderr(),
         checked.leader.max_rounds,
         bar=not quiet and sys.stderr.isatty(),
         faults=not quiet,
-    ) as display:
+    )
+    with defer_interrupts(), display:
         try:
             ended = runner.run(
                 checked,
@@ -111,7 +112,8 @@ def run(
                 broker=broker,
                 certs=certificates,
                 faults=faults,
-                out=out or run_folder.propose(Path(scenario).stem[:100]),
+                out=out,
+                name=Path(scenario).stem[:100],
                 certify=True,
                 report=True,
                 on_round=display.show_round,
@@ -271,20 +273,24 @@ def sweep(
     overrides = [*(sets or []), *([f"seed={seed}"] if seed is not None else [])]
     planned = study.Study(scenario, tuple(overrides), grid.parse(over), SAMPLES if certified else 0)
     folder = study.begin(planned, out)
-    points = study.Sweep(planned, folder)
     wanted = len(planned.grid.points)
-    try:
-        with Progress(console=_stderr(), disable=quiet, transient=True) as progress:
-            task = progress.add_task(f"{wanted} points", total=wanted, completed=len(points.rows))
-            for _ in points.play(jobs or len(os.sched_getaffinity(0))):
-                progress.advance(task)
+    with defer_interrupts() as interrupts:
+        points = study.Sweep(planned, folder)
+        try:
+            with Progress(console=_stderr(), disable=quiet, transient=True) as progress:
+                task = progress.add_task(f"{wanted} points", total=wanted, completed=len(points.rows))
+                for _ in points.play(jobs or len(os.sched_getaffinity(0))):
+                    progress.advance(task)
+        except KeyboardInterrupt:
+            points = study.Sweep(planned, folder)  # some may be finished and not yet reported
         table.write(folder, planned.grid, points.rows)
-        _draw(folder, planned, points)
-    except KeyboardInterrupt:
-        kept = study.Sweep(planned, folder).rows  # some may be finished and not yet reported
-        table.write(folder, planned.grid, kept)
-        message = f"interrupted; {len(kept)} of {wanted} points are kept, the command with --out {folder} goes on"
-        raise CommandError(ExitCode.INTERRUPTED, message) from None
+        with suppress(KeyboardInterrupt), allow_interrupts():
+            _draw(folder, planned, points)
+        interrupted = interrupts.take()
+    if interrupted:
+        kept = f"{len(points.rows)} of {wanted} points are kept"
+        message = f"interrupted; {kept}, the command with --out {folder} goes on"
+        raise CommandError(ExitCode.INTERRUPTED, message)
     if not quiet:
         print(f"table: {folder / 'table.csv'}\nfigure: {folder / 'figure.png'}")
     problems = [row["problem"] for row in points.rows if row["problem"] is not None]
@@ -361,13 +367,12 @@ def _stderr() -> Console:
 
 def main() -> int:
     """Run the command; print each expected error in one line and return its exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM interrupts like Ctrl-C
     try:
         app()
-    except SystemExit as ended:  # by typer: 0, 2 for bad usage, 130 for Ctrl-C
-        return ended.code if isinstance(ended.code, int) else ExitCode.BAD_INPUT
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
+    except SystemExit as ended:  # by typer: 0, 2 for bad usage, 130 for an interrupt
+        if ended.code != ExitCode.INTERRUPTED:
+            return ended.code if isinstance(ended.code, int) else ExitCode.BAD_INPUT
+        code, message = ExitCode.INTERRUPTED, "interrupted"
     except CommandError as error:
         code, message = error.code, str(error)
     except ConfigError as error:
@@ -400,7 +405,3 @@ def _explain(error: Exception) -> tuple[ExitCode, str] | None:
             found = explain_os_error(error)
             return None if found is None else (ExitCode.BAD_INPUT, found)
     return None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ from broker import BrokerKind, BrokerStartError
 from stackelgrid import scenarios
 from stackelgrid.certify import CertificateError, SolverMissingError
 from stackelgrid.errors import ConfigError, explain_os_error
+from stackelgrid.interrupts import allow_interrupts, defer_interrupts
 from stackelgrid.node.record import write_whole
 from stackelgrid.registry import Game, find
 from stackelgrid.run_record import FaultRecord, RunRecord
@@ -54,6 +56,7 @@ def run(
     certs: Path | None = None,
     faults: str | Path | FaultPlan | None = None,
     out: str | Path | None = None,
+    name: str | None = None,
     seed: int | None = None,
     certify: bool = False,
     report: bool = False,
@@ -67,51 +70,66 @@ def run(
     change its values, as `{"leader.mu": 0.8}` or as `["leader.mu=0.8"]`. On `memory` all nodes share this process and
     a virtual clock; on `mqtt` each is a process of its own, on a `broker` of the run's own (`auto`, `mosquitto`,
     `embedded`) or one at an address, for `mqtts://` with the authority's folder `certs`. `faults` is a shipped fault
-    plan, a YAML file or a plan. The run's folder is `out`, which must not exist; without it a run over MQTT has a
-    temporary folder, one in memory has none. With `certify` a run that every home took part in is certified, up to
-    200 homes; with `report` the page and its figures are written.
+    plan, a YAML file or a plan. The run's folder is `out`, which must not exist, or a new one under runs/ that begins
+    with `name`; without both a run over MQTT has a temporary folder, one in memory has none. With `certify` a run that
+    every home took part in is certified, up to 200 homes; with `report` the page and its figures are written.
 
     `on_round` is called with each finished round of the leader, `on_fault` with each fault as it happens, `on_step`
-    with what follows the rounds. A run that does not settle or loses nodes is returned like any other. On Ctrl-C all
-    nodes are stopped and the run so far is returned, `interrupted`. Raises `ConfigError` for what cannot be played,
-    `BrokerStartError`, `BrokerUnreachableError`, `CertificateError` when the reference has no solution, and
-    `UnwrittenError`, which has the run, when it was played and its folder could not be written.
+    with what follows the rounds. A run that does not settle or loses nodes is returned like any other. On Ctrl-C, at
+    any moment and however often, all nodes are stopped, and the run so far is written and returned, `interrupted`;
+    then nothing is certified or drawn. Raises `ConfigError` for what cannot be played, `BrokerStartError`,
+    `BrokerUnreachableError`, `CertificateError` when the reference has no solution, and `UnwrittenError`, which has the
+    run, when it was played and its folder could not be written.
     """
     if transport not in ("memory", "mqtt"):
         raise ValueError(f"transport is {transport!r}; give memory or mqtt")
     loaded = _load_scenario(scenario, overrides, seed)
     plan = None if faults is None else fault_plans.fit(faults, loaded, broker)
-    began = datetime.now(UTC)
-    folder = _make_folder(out, transport, wanted=report)
-    if folder is not None:
-        try:
-            run_folder.write_scenario(folder, loaded)
-            if plan is not None:
-                run_folder.write_faults(folder, plan)
-        except OSError:
-            shutil.rmtree(folder)
-            raise
-    if transport == "memory":
-        record = in_memory.play(loaded, on_round, plan, on_fault)
-    else:
-        assert folder is not None
-        from stackelgrid.testbed import processes
+    with defer_interrupts() as interrupts:
+        began = datetime.now(UTC)
+        folder = _make_folder(out, name, needed=report or transport == "mqtt")
+        if folder is not None:
+            try:
+                run_folder.write_scenario(folder, loaded)
+                if plan is not None:
+                    run_folder.write_faults(folder, plan)
+            except OSError:
+                shutil.rmtree(folder)
+                raise
+        if folder is None or transport == "memory":
+            record = in_memory.play(loaded, on_round, plan, on_fault)
+        else:
+            ahead = partial(_import_ahead, find(loaded.game), certify, report)
+            record = _play_over_mqtt(loaded, folder, broker, on_round, plan, on_fault, certs, ahead)
+        ended = conclude(loaded, record, folder, began, certify=certify, report=report, on_step=on_step)
+        ended.interrupted = interrupts.take() or ended.interrupted
+    return ended
 
-        # This process waits while the nodes work: it can import what certificate and report need.
-        importing = threading.Thread(target=_import_ahead, args=(find(loaded.game), certify, report), daemon=True)
-        importing.start()
-        # Unique, so that runs which share a broker never hear each other, nor what an earlier one left retained.
-        name = f"{name_from(folder.name, 50)}-{secrets.token_hex(3)}"
-        try:
-            record = processes.play(loaded, folder, broker, name, on_round, plan, on_fault, certs)
-        except (BrokerStartError, BrokerUnreachableError, ConfigError):
-            shutil.rmtree(folder)
-            raise
-        try:
-            importing.join()  # two threads that import the same modules may see them half loaded
-        except KeyboardInterrupt:
-            record.interrupted = True
-    return conclude(loaded, record, folder, began, certify=certify, report=report, on_step=on_step)
+
+def _play_over_mqtt(
+    scenario: Scenario,
+    folder: Path,
+    broker: str,
+    on_round: Notify,
+    plan: FaultPlan | None,
+    on_fault: Callable[[FaultRecord], None],
+    certs: Path | None,
+    import_ahead: Callable[[], None],
+) -> RunRecord:
+    from stackelgrid.testbed import processes
+
+    # This process waits while the nodes work: it can import what certificate and report need.
+    importing = threading.Thread(target=import_ahead, daemon=True)
+    importing.start()
+    # Unique, so that runs which share a broker never hear each other, nor what an earlier one left retained.
+    name = f"{name_from(folder.name, 50)}-{secrets.token_hex(3)}"
+    try:
+        return processes.play(scenario, folder, broker, name, on_round, plan, on_fault, certs)
+    except (BrokerStartError, BrokerUnreachableError, ConfigError):
+        shutil.rmtree(folder)
+        raise
+    finally:
+        importing.join()  # two threads that import the same modules may see them half loaded
 
 
 def conclude(
@@ -135,14 +153,15 @@ def conclude(
     except OSError as error:
         unwritten, ended.folder = error, None
     try:
-        if certify and ended.result.certifiable and ended.result.homes <= CERTIFIED_UP_TO:
-            on_step("certifying")
-            with suppress(SolverMissingError):
-                ended.certify()
-                ended.save(began)
-        if report and unwritten is None:
-            on_step("drawing")
-            ended.report()
+        with allow_interrupts():
+            if certify and ended.result.certifiable and ended.result.homes <= CERTIFIED_UP_TO:
+                on_step("certifying")
+                with suppress(SolverMissingError):
+                    ended.certify()
+                    ended.save(began)
+            if report and unwritten is None:
+                on_step("drawing")
+                ended.report()
     except KeyboardInterrupt:
         ended.interrupted = True
     except (OSError, ConfigError) as error:
@@ -279,11 +298,13 @@ def _load_scenario(
     return scenarios.load(scenario if isinstance(scenario, Mapping) else str(scenario), list(overrides or []), seed)
 
 
-def _make_folder(out: str | Path | None, transport: str, *, wanted: bool) -> Path | None:
+def _make_folder(out: str | Path | None, name: str | None, *, needed: bool) -> Path | None:
     """Make the run's folder; a temporary one where none is named and one is needed."""
     if out is not None:
         return run_folder.create(Path(out))
-    return Path(tempfile.mkdtemp(prefix="stackelgrid-")) if wanted or transport == "mqtt" else None
+    if name is not None:
+        return run_folder.create_under_runs(name)
+    return Path(tempfile.mkdtemp(prefix="stackelgrid-")) if needed else None
 
 
 def _import_ahead(game: Game, certify: bool, report: bool) -> None:

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from stackelgrid.interrupts import defer_interrupts
+
 LARGEST_FILE = 256 * 2**20
 """The largest file that is read, bytes."""
 _MOST_DIGITS = 300
@@ -45,14 +47,15 @@ def write_text(path: Path, text: str) -> None:
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old file or the new one. Raises `OSError` that names it."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
-        error.filename, error.filename2 = str(path), None  # that of a full disk names no file
-        raise
+    with defer_interrupts():
+        try:
+            draft.write_bytes(content)
+            draft.replace(path)
+        except OSError as error:
+            with suppress(OSError):
+                draft.unlink()
+            error.filename, error.filename2 = str(path), None  # that of a full disk names no file
+            raise
 
 
 def replace_unprintable() -> None:

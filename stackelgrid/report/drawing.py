@@ -23,6 +23,8 @@ from matplotlib.ticker import MaxNLocator, ScalarFormatter
 from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
+from stackelgrid.interrupts import defer_interrupts
+
 __all__ = ["Curve", "Figure", "bars", "boxes", "convergence", "levels", "many", "members", "save", "stack", "steps"]
 
 Array = NDArray[np.float64]
@@ -334,7 +336,8 @@ def boxes(groups: Mapping[str, Sequence[float]], label: str) -> Figure:
 def save(figure: Figure, path: Path) -> str:
     """Write `figure` as PNG to `path`; return it as SVG, which the page holds without a file or a font beside it."""
     with mpl.rc_context(_STYLE):
-        figure.savefig(path, format="png", metadata={"Software": None})
+        with defer_interrupts():
+            figure.savefig(path, format="png", metadata={"Software": None})
         drawn = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)

@@ -1,6 +1,6 @@
 """`python -m stackelgrid.soak`: play fresh seeds for a time or a number of runs, print those that broke a promise.
 
-Exit codes: 0 all promises were kept, 1 some were not, 2 bad usage.
+Exit codes: 0 all promises were kept, 1 some were not, 2 bad usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import argparse
 import sys
 import time
 
+from stackelgrid.errors import ExitCode
+from stackelgrid.interrupts import ignore_signals, raise_on_signals
 from stackelgrid.soak.tally import Tally, Verdict, soak
 
 _SUMMARY_S = 60.0
@@ -19,14 +21,16 @@ class _Console:
 
     def __init__(self) -> None:
         self._last = time.monotonic()
+        self.summary = "no run has ended"
 
     def __call__(self, tally: Tally, verdicts: list[Verdict]) -> None:
+        self.summary = tally.format_line()
         for verdict in verdicts:
             for violation in verdict.violations:
                 print(f"seed {verdict.seed} ({verdict.game}): {violation}", flush=True)
         if time.monotonic() - self._last >= _SUMMARY_S:
             self._last = time.monotonic()
-            print(tally.format_line(), flush=True)
+            print(self.summary, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +44,15 @@ def main(arguments: list[str] | None = None) -> int:
     first = int(time.time()) * 1000 if options.first is None else options.first
     seconds = 60.0 if options.runs is None and options.seconds is None else options.seconds
     print(f"seeds from {first} on", flush=True)
-    tally = soak(first, options.runs, seconds, options.jobs, _Console())
+    console = _Console()
+    raise_on_signals()
+    try:
+        tally = soak(first, options.runs, seconds, options.jobs, console)
+    except KeyboardInterrupt:
+        print(f"interrupted; {console.summary}", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    finally:
+        ignore_signals()
     print(tally.format_line())
     print(tally.format_table())
     if not tally.failures:

@@ -13,6 +13,7 @@ from itertools import count
 from multiprocessing import get_context
 from statistics import median
 
+from stackelgrid.interrupts import allow_interrupts, defer_interrupts, ignore_signals
 from stackelgrid.soak.cases import draw_case, games
 from stackelgrid.soak.play import play
 from stackelgrid.soak.promises import find_violations
@@ -92,12 +93,13 @@ def soak(
 ) -> Tally:
     """Play seeds from `first` on: `runs` of them, or for so many `seconds`, whichever comes first.
 
-    `on_batch` gets the tally after each batch, and the verdicts that are new.
+    `on_batch` gets the tally after each batch, and the verdicts that are new. On an interrupt, what has not begun is
+    given up.
     """
     tally = Tally()
     last = None if runs is None else first + runs
     seeds = count(first, _BATCH)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_disable_logging) as pool:
+    with defer_interrupts(), ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_silence) as pool:
         pending: set[Future[list[Verdict]]] = set()
         start = next(seeds)
         while True:
@@ -110,7 +112,12 @@ def soak(
                 continue
             if not pending:
                 return tally
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            try:
+                with allow_interrupts():
+                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            except KeyboardInterrupt:
+                pool.shutdown(cancel_futures=True)
+                raise
             for verdicts in (future.result() for future in done):
                 for verdict in verdicts:
                     tally.add(verdict)
@@ -121,6 +128,7 @@ def _judge_all(seeds: range) -> list[Verdict]:
     return [judge(seed) for seed in seeds]
 
 
-def _disable_logging() -> None:
-    """Disable the log: nodes warn of what a plan does to them."""
+def _silence() -> None:
+    """Disable the log: nodes warn of what a plan does to them. Leave Ctrl-C to the process that counts."""
     logging.disable(logging.CRITICAL)
+    ignore_signals()

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from stackelgrid.errors import ConfigError
+from stackelgrid.interrupts import defer_interrupts
 from stackelgrid.node.record import write_whole
 from stackelgrid.scenarios import Scenario, ScenarioError, dump, load
 from stackelgrid.scenarios.yaml_file import parse
@@ -78,10 +79,12 @@ def begin(study: Study, out: Path | None) -> Path:
         _check_same(out, description)
         return out
     _check_some_point_loads(study)
-    folder = store.create(out or store.propose(f"{Path(study.source).stem}-sweep"))
-    (folder / "points").mkdir()
-    store.write_scenario(folder, scenario)
-    write_whole(folder / "study.json", description)
+    name = f"{Path(study.source).stem}-sweep"
+    with defer_interrupts():
+        folder = store.create_under_runs(name) if out is None else store.create(out)
+        (folder / "points").mkdir()
+        store.write_scenario(folder, scenario)
+        write_whole(folder / "study.json", description)
     return folder
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from stackelgrid.interrupts import allow_interrupts
 from stackelgrid.study.point import Point, play
 
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -41,7 +42,9 @@ def play_all(points: Sequence[Point], jobs: int) -> Iterator[tuple[Point, str | 
             for _ in range(min(jobs, len(points))):
                 start()
             while workers:
-                for key, _ in selector.select():
+                with allow_interrupts():
+                    ready = selector.select()
+                for key, _ in ready:
                     worker: _Worker = key.data
                     point, death = worker.point, worker.read_answer()
                     if waiting and not death:

@@ -16,6 +16,7 @@ from emc_node.config import EmcConfig
 from leader_node.config import LeaderConfig
 from stackelgrid.faults.in_memory import Build, FaultyMemory
 from stackelgrid.faults.plan import FaultPlan
+from stackelgrid.interrupts import allow_interrupts
 from stackelgrid.rounds.ledger import Entry
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
@@ -42,11 +43,12 @@ def play(
         on_fault(record)
 
     try:
-        if plan is None:
-            result = MemoryTransport(scenario.seed).run([build(False) for build in run.builds.values()])
-        else:
-            transport = FaultyMemory(plan, run.builds, note, scenario.seed)
-            result = transport.run(transport.nodes())
+        with allow_interrupts():
+            if plan is None:
+                result = MemoryTransport(scenario.seed).run([build(False) for build in run.builds.values()])
+            else:
+                transport = FaultyMemory(plan, run.builds, note, scenario.seed)
+                result = transport.run(transport.nodes())
     except DeadlockError as deadlock:
         result = deadlock.result
         if not result.crashed:

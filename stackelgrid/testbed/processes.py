@@ -21,6 +21,7 @@ import broker
 from stackelgrid.faults.controller import FaultController
 from stackelgrid.faults.messages import FaultReport, write_line
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan
+from stackelgrid.interrupts import allow_interrupts, defer_interrupts
 from stackelgrid.rounds import Member
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
@@ -39,6 +40,8 @@ _LEAVE_S = 5.0
 """The time that nodes have at least to leave once the leader has."""
 _CONNECT_S = 5.0
 """The time in which a broker that should be there already has to answer."""
+_STOP_S = 30.0
+"""The time in which the forkserver has ended: twice what it gives its nodes, and the import that may be under way."""
 _UPDATE_S = 0.05
 """The time between two looks at the leader's journal and at what the fault plan has for now."""
 
@@ -61,14 +64,15 @@ def play(
     happens.
 
     Raises `broker.BrokerStartError`, `broker.authority.AuthorityError` or `BrokerUnreachableError` before any node is
-    started. On KeyboardInterrupt everything is stopped and what was found so far is returned as interrupted.
+    started. On an interrupt everything is stopped and what was found so far is returned as interrupted.
     """
     began = time.perf_counter()
     logs, nodes = folder / "logs", folder / "nodes"
     logs.mkdir()
     nodes.mkdir(mode=0o700)
+    (folder / "rounds.jsonl").touch()
     run_record = RunRecord("mqtt", broker_kind, len(scenario.topology.names))
-    with ExitStack() as stack:
+    with defer_interrupts(), ExitStack() as stack:
         processes = NodeProcesses(scenario.game, nodes, logs, run_record, under_plan=plan is not None)
         stack.callback(processes.stop)
         own = _start_broker(broker_kind, logs, stack, plan)
@@ -78,9 +82,7 @@ def play(
             from stackelgrid.testbed.enrolment import with_certificates
 
             configs = with_certificates(configs, scenario.topology, certificates)
-        if own is None:
-            _try_out(configs)
-        else:
+        if own is not None:
             run_record.broker = own.kind
         controller = None
         if plan is not None:
@@ -88,6 +90,9 @@ def play(
             stack.enter_context(controller)
         journal = _Journal(folder / "rounds.jsonl", run_record, on_round)
         try:
+            if own is None:
+                with allow_interrupts():
+                    _try_out(configs)
             processes.start(configs, controller)
             processes.wait(journal.read)
         except KeyboardInterrupt:
@@ -211,7 +216,10 @@ class NodeProcesses:
         """Wait until every node has left, or the leader has and the others had time to; not after the leader died."""
         until: float | None = None
         while self._running and (until is None or time.monotonic() < until):
-            self._receive()
+            with allow_interrupts():
+                ready = self._selector.select(_UPDATE_S)
+            if ready:
+                self._receive()
             read_journal()
             self._follow_plan()
             if LEADER in self._run_record.failures:
@@ -235,9 +243,7 @@ class NodeProcesses:
                 self._fork(name)
 
     def _receive(self) -> None:
-        """Receive what forkserver and nodes report, for a short time at most."""
-        if not self._selector.select(_UPDATE_S):
-            return
+        """Receive what forkserver and nodes have reported."""
         read = os.read(self._reports.fileno(), 65536)
         if not read:
             self._note_lost()
@@ -253,10 +259,12 @@ class NodeProcesses:
     def _note_fault(self, report: FaultReport) -> None:
         assert self._controller is not None
         acknowledgement = self._controller.receive(report)
-        if acknowledgement is not None:
+        if acknowledgement is not None and report.node in self._running:
             self._send(report.node, {"input": write_line(acknowledgement)})
 
     def _note_end(self, name: str, code: int) -> None:
+        if name not in self._running:
+            return  # it was stopped
         planned = None
         if self._controller is not None and code == -signal.SIGKILL:
             planned = self._controller.take_crash(name)
@@ -288,6 +296,8 @@ class NodeProcesses:
 
     def _note_lost(self) -> None:
         """Count every node as lost: the forkserver has ended."""
+        self._selector.unregister(self._reports)
+        self._reports.close()
         for name in self._running:
             self._run_record.failures[name] = "lost with its forkserver, see logs/forkserver.log"
         self._running.clear()
@@ -295,17 +305,16 @@ class NodeProcesses:
     def stop(self) -> None:
         """End every process. A node that is still there leaves in good order or is killed."""
         self._running.clear()
-        if self._reports.closed:
-            return
         with suppress(BrokenPipeError):
             self._orders.close()
-        for line in (self._unread + self._reports.read()).splitlines():
-            report = json.loads(line)
-            if "record" in report and self._controller is not None:
-                self._controller.receive(FaultReport.model_validate(report))
+        until = time.monotonic() + _STOP_S
+        while not self._reports.closed and time.monotonic() < until:
+            if self._selector.select(_UPDATE_S):
+                self._receive()
+        self._forkserver.kill()  # one that hangs; its nodes end with it
+        self._forkserver.wait()
         self._selector.close()
         self._reports.close()
-        self._forkserver.wait()
 
 
 def _build_last_wills(configs: NodeConfigs) -> dict[str, tuple[Publish, Tls | None]]:

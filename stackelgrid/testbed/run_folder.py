@@ -21,23 +21,27 @@ from stackelgrid.testbed import fault_plans
 from stackelgrid.text_file import write_text
 
 
-def propose(name: str) -> Path:
-    """Propose a folder under runs/ that does not exist, by name and time."""
+class FolderExistsError(ScenarioError):
+    """The folder of a new run is there already."""
+
+
+def create_under_runs(name: str) -> Path:
+    """Make a folder under runs/ by name and time; one more number for each that another command has made meanwhile."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path("runs") / f"{name}-{stamp}"
     number = 1
-    while folder.exists():
-        number += 1
-        folder = Path("runs") / f"{name}-{stamp}-{number}"
-    return folder
+    while True:
+        try:
+            return create(Path("runs") / (f"{name}-{stamp}" if number == 1 else f"{name}-{stamp}-{number}"))
+        except FolderExistsError:
+            number += 1
 
 
 def create(out: Path) -> Path:
-    """Make the run's folder. Raises `ScenarioError` when it is there already."""
+    """Make the run's folder. Raises `FolderExistsError`, or `ScenarioError` when it cannot be made."""
     try:
         out.mkdir(parents=True)
     except FileExistsError:
-        raise ScenarioError(f"--out {out}: it exists already; name a new folder, or remove this one") from None
+        raise FolderExistsError(f"--out {out}: it exists already; name a new folder, or remove this one") from None
     except OSError as error:
         raise ScenarioError(f"--out {out}: cannot be made ({error.strerror}); name a folder you may write") from None
     return out

@@ -246,7 +246,7 @@ def children(process: psutil.Process) -> list[psutil.Process]:
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_stays_when_the_command_is_ended(tmp_path: Path, how: signal.Signals) -> None:
     folder = tmp_path / "ended"
-    command = [sys.executable, "-m", "stackelgrid.cli", "run", "user_oriented", "--out", str(folder), "--quiet"]
+    command = [sys.executable, "-m", "stackelgrid", "run", "user_oriented", "--out", str(folder), "--quiet"]
     for setting in [*SMALL, "rounds.deadline_s=30"]:
         command += ["--set", setting]
     running = subprocess.Popen(command, stderr=subprocess.PIPE)
@@ -302,7 +302,7 @@ def test_emc_imports_nothing_heavy() -> None:
 
 def test_command_writes_result_and_report_when_a_home_dies(tmp_path: Path) -> None:
     folder = tmp_path / "lost"
-    command = [sys.executable, "-m", "stackelgrid.cli", "run", "user_oriented", "--out", str(folder), "--json"]
+    command = [sys.executable, "-m", "stackelgrid", "run", "user_oriented", "--out", str(folder), "--json"]
     for setting in SMALL:
         command += ["--set", setting]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
