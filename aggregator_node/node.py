@@ -17,6 +17,7 @@ from stackelgrid.rounds import (
     MembersGathered,
     MembersLost,
     QuestionReceived,
+    RefusalReceived,
     Round,
     RoundPolicy,
     SettlementAcknowledged,
@@ -99,7 +100,7 @@ class AggregatorNode:
             return self._leave() if over else []
         read = self.mailbox.read(topic, payload)
         if read is None:
-            return []
+            return self._perform(self._coordinator.note_unreadable(topic, self.mailbox.objection, now), now)
         link, message = read
         if link is self._up:
             steps = self._member.receive(message)
@@ -138,6 +139,8 @@ class AggregatorNode:
                     _LOG.error("homes lost", extra={"data": {"round": self._leader_round}})
                 case SettlementReceived():
                     actions += self._settle(step, now)
+                case RefusalReceived(round_number, reason, final):
+                    self.progress.note_refusal(round_number, reason, final=final)
                 case SettlementAcknowledged():
                     actions += self._acknowledge(step, now)
         return actions

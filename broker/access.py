@@ -4,9 +4,9 @@ Where a node has no rule for a topic it may do nothing, so this table is complet
 
 | who | writes | reads |
 |---|---|---|
-| home h of aggregator a | RUN/a/h/answer, receipt, presence | RUN/a/signal, settlement; RUN/a/h/signal, settlement |
-| aggregator a of leader l | the same towards l; RUN/a/signal, settlement; RUN/a/HOME/signal, settlement of its homes | the same from l; RUN/a/+/answer, receipt, presence |
-| leader l | RUN/l/signal, settlement; RUN/l/AGGREGATOR/signal, settlement of its aggregators | RUN/l/+/answer, receipt, presence |
+| home h of aggregator a | RUN/a/h/answer, receipt, presence | RUN/a/signal, settlement; RUN/a/h/signal, settlement, refusal |
+| aggregator a of leader l | the same towards l; RUN/a/signal, settlement; RUN/a/HOME/signal, settlement, refusal of its homes | the same from l; RUN/a/+/answer, receipt, presence |
+| leader l | RUN/l/signal, settlement; RUN/l/AGGREGATOR/signal, settlement, refusal of its aggregators | RUN/l/+/answer, receipt, presence |
 | observer | nothing | every signal, settlement, receipt and presence; of the answers those to a leader |
 | the broker itself | everything, to clear what a revoked node has retained | the same, and $SYS for health checks |
 
@@ -21,6 +21,8 @@ from enum import StrEnum
 
 UP, DOWN = ("answer", "receipt", "presence"), ("signal", "settlement")
 """The purposes of what a member sends to its coordinator, and of what it receives from it: `docs/wire.md`."""
+TO_ONE = (*DOWN, "refusal")
+"""The purposes of what a coordinator may send to one member alone."""
 
 
 class Role(StrEnum):
@@ -147,11 +149,11 @@ def _grant(node: Node, members: list[str], leaders: list[str]) -> _Topics:
 
 def _grant_member(node: Node) -> _Topics:
     own = f"+/{node.above}/{node.name}"
-    return _Topics(_below(own, UP), _below(f"+/{node.above}", DOWN) + _below(own, DOWN))
+    return _Topics(_below(own, UP), _below(f"+/{node.above}", DOWN) + _below(own, TO_ONE))
 
 
 def _grant_coordinator(node: Node, members: list[str]) -> _Topics:
-    addressed = tuple(topic for member in members for topic in _below(f"+/{node.name}/{member}", DOWN))
+    addressed = tuple(topic for member in members for topic in _below(f"+/{node.name}/{member}", TO_ONE))
     return _Topics(_below(f"+/{node.name}", DOWN) + addressed, _below(f"+/{node.name}/+", UP))
 
 

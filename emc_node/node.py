@@ -8,7 +8,7 @@ from typing import Any
 
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
-from stackelgrid.rounds import Member, QuestionReceived, SettlementReceived
+from stackelgrid.rounds import Member, QuestionReceived, RefusalReceived, SettlementReceived
 from stackelgrid.rounds.strategy import HomeStrategy
 from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link
@@ -84,6 +84,8 @@ class EmcNode:
                     actions += self._answer(step)
                 case SettlementReceived():
                     actions.append(self._settle(step))
+                case RefusalReceived(round_number, reason, final):
+                    self.progress.note_refusal(round_number, reason, final=final)
         return actions
 
     def _answer(self, question: QuestionReceived) -> list[Action]:

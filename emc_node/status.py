@@ -33,6 +33,8 @@ class StatusFile(BaseModel):
     reconnects: int
     rejected: dict[str, int]
     remarks: list[str] = []
+    refusal: str | None = None
+    ignored: bool = False
     updated: AwareDatetime
 
     def describe(self, now: datetime) -> str:
@@ -43,6 +45,10 @@ class StatusFile(BaseModel):
             lines.append(f"Connected to {self.broker}{again}.")
         elif self.state not in ("over", "lost"):
             lines.append(f"No connection to {self.broker}; it keeps trying{again}.")
+        if self.ignored:
+            lines.append(f"Its answers are ignored and count nowhere: {self.refusal}.")
+        elif self.refusal is not None:
+            lines.append(f"Its last answer was refused: {self.refusal}.")
         if self.rejected:
             counted = ", ".join(f"{count} {reason}" for reason, count in sorted(self.rejected.items()))
             lines.append(f"Messages it ignored: {counted}.")
@@ -59,6 +65,8 @@ class StatusFile(BaseModel):
         return now - self.updated > STALE
 
     def _describe_state(self) -> str:
+        if self.ignored and self.state in ("waiting", "round"):
+            return f"does not take part in run {self.run}"
         return {
             "connecting": f"looks for the broker of run {self.run}",
             "waiting": f"takes part in run {self.run} and waits for its first question",
@@ -86,7 +94,8 @@ def main(arguments: list[str]) -> int:
         return _report_unreadable(file, "is no status file; name the one that emc-node --status writes with --file")
     now = datetime.now(UTC)
     print(status.describe(now))
-    return NOT_IN_ORDER if status.is_stale(now) or status.state == "lost" else IN_ORDER
+    refused = status.refusal is not None
+    return NOT_IN_ORDER if status.is_stale(now) or status.state == "lost" or refused else IN_ORDER
 
 
 def _report_unreadable(file: Path, why: str) -> int:

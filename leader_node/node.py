@@ -85,7 +85,9 @@ class LeaderNode:
         if not payload:
             return []  # a retained message was cleared
         read = self.mailbox.read(topic, payload)
-        return [] if read is None else self._perform(self._coordinator.receive(read[1], now), now)
+        if read is None:
+            return self._perform(self._coordinator.note_unreadable(topic, self.mailbox.objection, now), now)
+        return self._perform(self._coordinator.receive(read[1], now), now)
 
     def next_deadline(self) -> float | None:
         """Give the time at which to call `tick`, or None."""

@@ -82,10 +82,10 @@ class RunRecord:
 
     @property
     def missing(self) -> list[dict[str, Any]]:
-        """The members that a round of the leader ended without, and what was done: {`round`, `node`, `action`}."""
+        """The members that a round of the leader ended without: {`round`, `node`, `action`, `why`}."""
         finished = {record["round"] for record in self.rounds}
         missing = [
-            {"round": record["round"], "node": node, "action": action}
+            {"round": record["round"], "node": node, "action": action, "why": record.get("why", {}).get(node, "")}
             for record in [*self.rounds, *self.below]
             if record["round"] in finished
             for action in ("held", "excluded", "quarantined")

@@ -13,11 +13,12 @@ from stackelgrid.run_record import Outcome
 
 
 class Missing(StrictModel):
-    """A member that a round went on without, and what was done: `held`, `excluded` or `quarantined`."""
+    """A member that a round went on without, what was done (`held`, `excluded` or `quarantined`), and why, in words."""
 
     round: int
     node: str
     action: str
+    why: str = ""
 
 
 class RepeatedRequest(StrictModel):

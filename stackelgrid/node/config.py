@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 from stackelgrid.errors import ConfigError
 from stackelgrid.model import StrictModel, explain
 from stackelgrid.registry import Game, UnknownGameError, find
-from stackelgrid.rounds import RoundPolicy
+from stackelgrid.rounds import Offence, RoundPolicy
 from stackelgrid.transport.tls import Tls
 from stackelgrid.wire.fingerprint import Digest, Fingerprint
 from stackelgrid.wire.names import Name
@@ -26,6 +26,7 @@ class Rounds(StrictModel):
     gather_s: Annotated[float, Field(gt=0, le=7200, allow_inf_nan=False)] = 60.0
     return_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 10.0
     quarantine_after: Annotated[int, Field(ge=0, le=1000)] = 3
+    quarantine_for: list[Offence] = ["refused"]
 
     def policy(self) -> RoundPolicy:
         """Give the same for a coordinator."""

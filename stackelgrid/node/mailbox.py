@@ -15,13 +15,15 @@ _LOG = logging.getLogger("stackelgrid.mailbox")
 class Mailbox:
     """Reads what arrives on a node's links.
 
-    `rejected` counts by reason what could not be read; the first of each reason and topic kind is logged.
+    `rejected` counts by reason what could not be read; the first of each reason and topic kind is logged. `objection`
+    says what was wrong with the latest.
     """
 
     def __init__(self, *links: Link) -> None:
         self._links: Sequence[Link] = links
         self._logged: set[tuple[str, str]] = set()
         self.rejected: Counter[str] = Counter()
+        self.objection = ""
 
     def read(self, topic: str, payload: bytes) -> tuple[Link, Message] | None:
         """Give the message and the link that it came on, None where it is no message."""
@@ -38,6 +40,7 @@ class Mailbox:
     def reject(self, reason: str, topic: str, detail: str) -> None:
         """Count a message that is not acted on; log the first of its kind."""
         self.rejected[reason] += 1
+        self.objection = detail
         kind = (reason, topic.rsplit("/", 1)[-1])
         if kind not in self._logged:
             self._logged.add(kind)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, TypeVarTuple, Unpack
+
+_LOG = logging.getLogger("stackelgrid.node")
 
 Account = Mapping[str, Any]
 Arguments = TypeVarTuple("Arguments")
@@ -17,9 +20,10 @@ class Progress:
     `state` is `waiting` before the first round, `round` in the one numbered `round`, `settled` from the settlement on;
     the process that the node runs in sets it to `over`, or to `lost` when the broker is lost or the node crashes.
     `answers` counts those given to a coordinator. `on_round` gets the account of each round that a coordinator has
-    finished (`answered`, `held`, `excluded`, `quarantined`, `again`, `ms` and more), `on_work` the seconds that each
-    computation took. `working_since` is when the computation that is under way began, on the monotonic clock. `remarks`
-    are lines that whoever looks after the node should see.
+    finished (`answered`, `held`, `excluded`, `quarantined`, `why`, `again`, `ms`, …), `on_work` the seconds that each
+    computation took. `refusal` is why the coordinator refuses the node's answers, None as long as it does not; when the
+    node `is_ignored`, it refuses all that follow. `working_since` is when the computation that is under way began, on
+    the monotonic clock. `remarks` are lines that whoever looks after the node should see.
     """
 
     def __init__(self) -> None:
@@ -27,21 +31,37 @@ class Progress:
         self.round = 0
         self.answers = 0
         self.remarks: list[str] = []
+        self.refusal: str | None = None
+        self.is_ignored = False
+        self._refused_round = 0
+        self._quarantined: set[str] = set()
         self.working_since: float | None = None
         self.on_round: Callable[[Account], None] = lambda account: None
         self.on_work: Callable[[float], None] = lambda seconds: None
 
     def start_round(self, number: int) -> None:
-        """Note that a round is on."""
+        """Note that a round is on; an answer that was refused in an earlier one is forgotten once one was not."""
+        if not self.is_ignored and self._refused_round < self.round < number:
+            self.refusal = None
         self.state, self.round = "round", number
 
     def finish_round(self, account: Account) -> None:
-        """Note that a coordinator's round is over."""
+        """Note that a coordinator's round is over; log each member that is ignored from now on."""
+        for name in set(account["quarantined"]) - self._quarantined:
+            self._quarantined.add(name)
+            _LOG.warning("member quarantined", extra={"data": {"member": name, "reason": account["why"][name]}})
         self.on_round(account)
 
     def count_answer(self) -> None:
         """Note that an answer is on its way."""
         self.answers += 1
+
+    def note_refusal(self, round_number: int, reason: str, *, final: bool) -> None:
+        """Note that the coordinator refuses what was answered in a round; a final refusal stays."""
+        if (reason, final) != (self.refusal, self.is_ignored):
+            _LOG.error("answer refused", extra={"data": {"round": round_number, "reason": reason, "final": final}})
+        self.refusal, self._refused_round = reason, round_number
+        self.is_ignored = self.is_ignored or final
 
     def settle(self) -> None:
         """Note that the settlement is published, or received."""

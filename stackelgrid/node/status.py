@@ -80,6 +80,8 @@ class Status:
             "reconnects": self.reconnects,
             "rejected": dict(self.mailbox.rejected),
             "remarks": list(self.progress.remarks),
+            "refusal": self.progress.refusal,
+            "ignored": self.progress.is_ignored,
         }
 
 

@@ -61,7 +61,7 @@ def _describe(status: Status) -> str:
         case "connecting":
             return f"no connection yet to {broker}"
         case "round":
-            words = f"round {status.progress.round}"
+            words = f"round {status.progress.round}" + (", answers refused" if status.progress.refusal else "")
         case "over" | "lost" as end:
             return end
         case other:

@@ -8,18 +8,21 @@ from stackelgrid.rounds.coordinator import (
     Coordinator,
     MembersGathered,
     MembersLost,
+    Offence,
     Round,
     RoundPolicy,
     SettlementAcknowledged,
 )
-from stackelgrid.rounds.member import Member, QuestionReceived, SettlementReceived
+from stackelgrid.rounds.member import Member, QuestionReceived, RefusalReceived, SettlementReceived
 
 __all__ = [
     "Coordinator",
     "Member",
     "MembersGathered",
     "MembersLost",
+    "Offence",
     "QuestionReceived",
+    "RefusalReceived",
     "Round",
     "RoundPolicy",
     "SettlementAcknowledged",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from stackelgrid.rounds.patience import Patience, Wait
 from stackelgrid.rounds.strategy import Question
 from stackelgrid.transport.base import FetchRetained, Publish
 from stackelgrid.wire.codec import Link
-from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
+from stackelgrid.wire.messages import MAX_REASON, Answer, Body, Message, Presence, Receipt, Refusal, Settlement, Signal
 
 _PROMPT_ROUNDS = 3
 """A late member counts again once it has answered so many rounds in a row while they were open."""
@@ -26,6 +26,11 @@ _SETTLEMENT_TRIES = 10
 """A settlement is sent this many times as often as a question: a member that is connected gets it in the end."""
 
 
+Offence = Literal["refused", "malformed", "late", "silent"]
+"""A reason to count against a member: an answer that the check refuses, one that cannot be read, one that comes after
+its round was closed, a round that was closed without one."""
+
+
 @dataclass(frozen=True)
 class RoundPolicy:
     """The rules for members whose answer is missing.
@@ -33,8 +38,8 @@ class RoundPolicy:
     `deadline_s` is the wait per try. After `tries` tries, `missing` says what to do without the answer: `hold` takes
     the member's last answer (a member that never answered is excluded), `exclude` leaves the member out, `fail` ends
     the run. `gather_s` is how long members may take to appear before the first round. `return_s` is how long a member
-    that has left may take to come back before rounds go on without it. After `quarantine_after` refused answers a
-    member's messages are ignored; 0 means never.
+    that has left may take to come back before rounds go on without it. After `quarantine_after` offences of the kinds
+    in `quarantine_for` a member's answers are ignored; 0 means never.
     """
 
     deadline_s: float = 5.0
@@ -43,6 +48,7 @@ class RoundPolicy:
     gather_s: float = 60.0
     return_s: float = 0.0
     quarantine_after: int = 0
+    quarantine_for: Sequence[Offence] = ("refused",)
 
     @property
     def patience_s(self) -> float:
@@ -65,8 +71,9 @@ class Round:
     """Event: a round is finished, with each member's answer to `body`.
 
     `answers` holds fresh and held answers, in the order of the members. A member that did not answer is named in `held`
-    or in `excluded`, by what was done about it; `quarantined` names those of the excluded whose messages are ignored.
-    `again` counts the members asked again. Times are in seconds on the clock of `now`.
+    or in `excluded`, by what was done about it; `quarantined` has the reason for each of the excluded whose messages
+    are ignored, `why` in words what is known of each that did not answer. `again` counts the members asked again. Times
+    are in seconds on the clock of `now`.
     """
 
     number: int
@@ -77,7 +84,8 @@ class Round:
     again: int
     opened_at: float
     closed_at: float
-    quarantined: tuple[str, ...] = ()
+    quarantined: Mapping[str, str] = field(default_factory=dict)
+    why: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -92,6 +100,7 @@ class Round:
             "held": list(self.held),
             "excluded": [name for name in self.excluded if name not in self.quarantined],
             "quarantined": list(self.quarantined),
+            "why": dict(self.why),
             "again": self.again,
         }
 
@@ -188,6 +197,8 @@ class Coordinator:
         self._patience = Patience(policy.patience_s, policy.deadline_s / 1000)
         self._prompt_rounds: Counter[str] = Counter()  # rounds in a row that each has answered while they were open
         self._questions: dict[int, Question] = {}  # by round, the latest
+        self._offences: Counter[str] = Counter()
+        self._objections: dict[str, tuple[int, str]] = {}  # the round and reason of each member's last refusal
 
     @property
     def subscriptions(self) -> tuple[str, ...]:
@@ -205,6 +216,8 @@ class Coordinator:
         self._questions = {finished.number: finished.body}
         for name, body in finished.answers.items():
             self._hold(name, self._latest_round[name] if name in finished.held else finished.number, body)
+        for name, reason in finished.quarantined.items():
+            self._quarantine(name, reason)
 
     def skip_to(self, number: int) -> None:
         """Use no round number up to `number`: members know these rounds, finished or not, from before a restart."""
@@ -252,7 +265,7 @@ class Coordinator:
             message.sender in self.quarantined and not isinstance(message, Receipt)
         ):
             self.stale += 1
-            return []
+            return self._repeat_quarantine(message)
         if isinstance(message, Answer):
             return self._on_answer(message, now)
         if isinstance(message, Receipt):
@@ -260,6 +273,14 @@ class Coordinator:
         if isinstance(message, Presence):
             return self._on_presence(message, now)
         return []
+
+    def note_unreadable(self, topic: str, detail: str, now: float) -> list[Step]:
+        """Take note that what came on `topic` is no message; `detail` says why. Only members' answers matter here."""
+        above, _, purpose = topic.rpartition("/")
+        member = above.removeprefix(f"{self.link.root}/")
+        if purpose != "answer" or member not in self.members or member in self.quarantined:
+            return []
+        return self._refuse(member, "malformed", f"the answer cannot be read: {detail}", now)
 
     def next_deadline(self) -> float | None:
         """Give the time at which to call `tick`, on the clock of `now`, or None."""
@@ -343,7 +364,7 @@ class Coordinator:
             return []
         reason = self._find_objection(answer)
         if reason is not None:
-            return self._refuse(member, reason, now)
+            return self._refuse(member, "refused", reason, now)
         self._online.add(member)
         self._left_at.pop(member, None)
         self._prompt_rounds[member] += 1
@@ -364,9 +385,9 @@ class Coordinator:
             return []
         reason = self._find_objection(answer)
         if reason is not None:
-            return self._refuse(member, reason, now)
+            return self._refuse(member, "refused", reason, now)
         self._hold(member, answer.round, answer.body)
-        return []
+        return self._count_offence(member, "late", f"answers come too late, this one to round {answer.round}", now)
 
     def _find_objection(self, answer: Answer[Body]) -> str | None:
         """Give the reason why an answer is refused, or None."""
@@ -378,18 +399,71 @@ class Coordinator:
         """Keep an answer for the rounds that the member may miss."""
         self._latest[member], self._latest_round[member] = body, number
 
-    def _refuse(self, member: str, reason: str, now: float) -> list[Step]:
-        """Count an answer that is refused; after too many, ignore the member for good, as one that has left."""
-        self.refused[member] += 1
-        if not self.policy.quarantine_after or self.refused[member] < self.policy.quarantine_after:
+    # --- refusals ---
+
+    def _refuse(self, member: str, offence: Offence, reason: str, now: float) -> list[Step]:
+        """Ignore an answer, and tell its sender why."""
+        self.refused[member] += offence == "refused"
+        self._objections[member] = self._rounds, reason
+        steps = self._count_offence(member, offence, reason, now)
+        return steps if member in self.quarantined else [self._send_refusal(member, reason), *steps]
+
+    def _count_offence(self, member: str, offence: Offence, reason: str, now: float) -> list[Step]:
+        """Count what the policy counts; after too many, ignore the member for good, as one that has left."""
+        self._offences[member] += offence in self.policy.quarantine_for
+        if not self.policy.quarantine_after or self._offences[member] < self.policy.quarantine_after:
             return []
+        self._quarantine(member, reason)
+        return [self._send_refusal(member, reason), *self._close_round_if_over(now)]
+
+    def _quarantine(self, member: str, reason: str) -> None:
+        """Ignore a member from now on. Nothing of it stays, neither what would be held nor its answer to this round."""
         self.quarantined[member] = reason
         self._online.discard(member)
         self._latest.pop(member, None)
         if self._round is not None:
             self._round.answers.pop(member, None)
             self._round.set_aside.pop(member, None)
-        return self._close_round_if_over(now)
+
+    def _repeat_quarantine(self, message: Message) -> list[Step]:
+        """Tell a member in quarantine that answers why nobody listens, once a round: it may have been restarted."""
+        member = message.sender
+        told_in = self._objections.get(member, (0, ""))[0]
+        if (
+            not isinstance(message, Answer)
+            or member not in self.quarantined
+            or not told_in < message.round <= self._rounds
+        ):
+            return []
+        self._objections[member] = message.round, self.quarantined[member]
+        return [self._send_refusal(member, self.quarantined[member])]
+
+    def _send_refusal(self, member: str, reason: str) -> Publish:
+        refusal = Refusal(
+            run=self.link.run,
+            sender=self.link.coordinator,
+            round=max(self._rounds, 1),
+            reason=reason[:MAX_REASON],
+            final=member in self.quarantined,
+        )
+        return Publish(self.link.topic(refusal, member), self.link.write(refusal), qos=1)
+
+    def _explain(self, current: _OpenRound, member: str) -> str:
+        """Say what is known of a member that did not answer in this round."""
+        number, objection = self._objections.get(member, (0, ""))
+        if member in self.quarantined:
+            return self.quarantined[member]
+        if number == current.number:
+            return objection
+        if member in current.set_aside:
+            return f"was late before, and counts again after {_PROMPT_ROUNDS} prompt answers in a row"
+        if member not in self._online:
+            return "has left" if member in self._left_at else "has not come"
+        if member in current.late:
+            return f"late: the run has waited {self._patience.spent_s[member]:.0f} s for it"
+        return f"no answer within {current.wait.tries} tries"
+
+    # --- the end of a round ---
 
     def _on_round_deadline(self, current: _OpenRound, now: float) -> list[Step]:
         """Ask the missing again, from the deadline on as the next try; after the last one go on without them."""
@@ -400,7 +474,7 @@ class Coordinator:
         if wait.tries < self.policy.tries and not self._silent.issuperset(missing):
             wait.tries += 1
             wait.deadline = now + self.policy.deadline_s
-            return self._ask_again(current, missing, now)
+            return self._ask_again(current, [name for name in missing if name not in self.quarantined], now)
         returning = max(
             (self._awaited_until(current, name) for name in missing if name not in self._online), default=now
         )
@@ -447,10 +521,14 @@ class Coordinator:
 
     def _close_round(self, current: _OpenRound, now: float) -> list[Step]:
         missing = self._find_missing(current)
+        steps: list[Step] = []
+        self._round = None
         for name, body in {**current.answers, **current.set_aside}.items():
             self._hold(name, current.number, body)
-        for name in set(missing) - current.set_aside.keys():
-            self._prompt_rounds[name] = 0
+        for name in missing:
+            if name not in current.set_aside and name not in self.quarantined:
+                self._prompt_rounds[name] = 0
+                steps += self._count_offence(name, "silent", f"no answer to round {current.number}", now)
         held = [name for name in missing if self.policy.missing == "hold" and name in self._latest]
         answers = {
             member: current.answers.get(member) or self._latest[member]
@@ -458,11 +536,10 @@ class Coordinator:
             if member in current.answers or member in held
         }
         excluded = tuple(name for name in missing if name not in held)
-        quarantined = tuple(name for name in excluded if name in self.quarantined)
         self._silent = set(missing) - current.set_aside.keys()
         self._patience.close(current.wait, missing, now)
-        self._round = None
         return [
+            *steps,
             Round(
                 current.number,
                 current.body,
@@ -472,8 +549,9 @@ class Coordinator:
                 current.again,
                 current.wait.opened_at,
                 now,
-                quarantined,
-            )
+                {name: self.quarantined[name] for name in excluded if name in self.quarantined},
+                {name: self._explain(current, name) for name in missing},
+            ),
         ]
 
     # --- the settlement ---

@@ -36,6 +36,7 @@ def dump_round(finished: Round) -> dict[str, Any]:
         "answers": {name: body.model_dump(mode="json") for name, body in finished.answers.items()},
         "held": list(finished.held),
         "excluded": list(finished.excluded),
+        "quarantined": dict(finished.quarantined),
     }
 
 
@@ -43,7 +44,8 @@ def load_round(entry: Entry, bodies: Bodies) -> Round:
     """Read a round back from its entry. Its times are not in the entry and come back as 0."""
     answers = {name: bodies.answer.model_validate(body) for name, body in entry["answers"].items()}
     question = _load_question(entry["question"], bodies.signal)
-    return Round(entry["number"], question, answers, tuple(entry["held"]), tuple(entry["excluded"]), 0, 0.0, 0.0)
+    held, excluded, quarantined = tuple(entry["held"]), tuple(entry["excluded"]), entry.get("quarantined", {})
+    return Round(entry["number"], question, answers, held, excluded, 0, 0.0, 0.0, quarantined)
 
 
 def _dump_question(question: Question) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The side that answers: tell the coordinator that it is online, answer its rounds, acknowledge its settlement.
 
 `Member` takes messages and clock readings and returns steps. A step is an action for the transport (`Publish`,
-`FetchRetained`) or an event for the node (`QuestionReceived`, `SettlementReceived`).
+`FetchRetained`) or an event for the node (`QuestionReceived`, `RefusalReceived`, `SettlementReceived`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from stackelgrid.transport.base import FetchRetained, Publish
 from stackelgrid.wire.codec import Link
-from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
+from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Refusal, Settlement, Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,16 @@ class SettlementReceived:
     body: Body
 
 
-Step = Publish | FetchRetained | QuestionReceived | SettlementReceived
+@dataclass(frozen=True, slots=True)
+class RefusalReceived:
+    """Event: the coordinator refuses what the node answered in `round`, with `final` all that follows too."""
+
+    round: int
+    reason: str
+    final: bool
+
+
+Step = Publish | FetchRetained | QuestionReceived | RefusalReceived | SettlementReceived
 
 
 class Member:
@@ -98,6 +107,8 @@ class Member:
             return self._on_signal(message)
         if isinstance(message, Settlement):
             return self._on_settlement(message)
+        if isinstance(message, Refusal):
+            return [RefusalReceived(message.round, message.reason, message.final)]
         return []
 
     def answer(self, round_number: int, body: Body) -> list[Step]:

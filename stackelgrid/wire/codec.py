@@ -6,6 +6,7 @@
     stackelgrid/RUN/COORDINATOR/MEMBER/settlement    where each member is asked something of its own; retained
     stackelgrid/RUN/COORDINATOR/MEMBER/answer        a member's answer
     stackelgrid/RUN/COORDINATOR/MEMBER/receipt       a member's confirmation of the settlement
+    stackelgrid/RUN/COORDINATOR/MEMBER/refusal       the coordinator's refusal of what that member answered
     stackelgrid/RUN/COORDINATOR/MEMBER/presence      a member's state, online or offline; retained, last will
 
 A topic names the run, the sender and the purpose, so that a broker's access rules can restrict each node to its own
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from stackelgrid.errors import ConfigError
 from stackelgrid.wire.fingerprint import Fingerprint
-from stackelgrid.wire.messages import MAX_NAMES, Answer, Body, Message, Presence, Receipt, Settlement, Signal
+from stackelgrid.wire.messages import MAX_NAMES, Answer, Body, Message, Presence, Receipt, Refusal, Settlement, Signal
 from stackelgrid.wire.names import MAX_NAME_LENGTH
 
 ROOT = "stackelgrid"
@@ -89,9 +90,11 @@ class Link:
         return f"{ROOT}/{self.run}/{self.coordinator}"
 
     def topic(self, message: Message, member: str | None = None) -> str:
-        """Give the topic that carries `message`. Only a coordinator's message on an addressed link needs `member`."""
+        """Give the topic that carries `message`. Only what a coordinator sends to one member needs `member`."""
         if isinstance(message, Signal | Settlement):
             return self.topic_to_member(message.purpose, member)
+        if isinstance(message, Refusal):
+            return f"{self.root}/{member}/{message.purpose}"
         return f"{self.root}/{message.sender}/{message.purpose}"
 
     def topic_to_member(self, purpose: str, member: str | None) -> str:
@@ -100,7 +103,8 @@ class Link:
 
     def topics_from_coordinator(self, member: str) -> tuple[str, ...]:
         """Give the topics that `member` subscribes to."""
-        return tuple(self.topic_to_member(purpose, member) for purpose in ("signal", "settlement"))
+        asked = tuple(self.topic_to_member(purpose, member) for purpose in ("signal", "settlement"))
+        return (*asked, f"{self.root}/{member}/refusal")
 
     def topics_from_members(self) -> tuple[str, ...]:
         """Give the topic filters that the coordinator subscribes to."""
@@ -120,7 +124,7 @@ class Link:
         homes = MAX_NAMES if self.homes is None else self.homes
         numbers = self.slots**2 + _VECTORS * homes * self.slots
         match purpose:
-            case "presence":
+            case "presence" | "refusal":
                 return 0, 0
             case "receipt":
                 return homes, 0
@@ -216,7 +220,7 @@ class Description:
     @property
     def of_coordinator(self) -> bool:
         """True for what a coordinator sends to its members, false for what a member sends."""
-        return self.purpose in ("signal", "settlement")
+        return self.purpose in ("signal", "settlement", "refusal")
 
     @property
     def sender(self) -> str:
@@ -266,5 +270,6 @@ def message_models(bodies: Bodies) -> dict[tuple[str, int], type[Message]]:
         ("settlement", down): Settlement[bodies.settlement],  # type: ignore[name-defined]
         ("answer", 5): Answer[bodies.answer],  # type: ignore[name-defined]
         ("receipt", 5): Receipt,
+        ("refusal", 5): Refusal,
         ("presence", 5): Presence,
     }

@@ -1,4 +1,4 @@
-"""The five messages of a run. They are the same in every game; the models of `body` are the game's own."""
+"""The six messages of a run. They are the same in every game; the models of `body` are the game's own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from stackelgrid.wire.names import Name
 
 MAX_ROUND = 1_000_000
 MAX_NAMES = 10_000
+MAX_REASON = 500
 
 Round = Annotated[int, Field(ge=1, le=MAX_ROUND)]
 Names = Annotated[list[Name], FailFast()]
@@ -111,6 +112,19 @@ class Receipt(Message):
 
     round: Round
     missing: Annotated[Names, Field(max_length=MAX_NAMES)] = []
+
+
+class Refusal(Message):
+    """A coordinator's refusal of what one member sent in round `round`, to that member alone.
+
+    `reason` is for a person to read. After a `final` one the coordinator ignores whatever the member answers.
+    """
+
+    purpose = "refusal"
+
+    round: Round
+    reason: Annotated[str, Field(max_length=MAX_REASON)]
+    final: bool = False
 
 
 class Presence(Message):

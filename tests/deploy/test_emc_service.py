@@ -372,6 +372,8 @@ def status_file(folder: Path, *, age_s: float = 3, **changes: Any) -> Path:
         ({"state": "over", "connected": False}, 0, ["is over"]),
         ({"rejected": {"schema": 2, "json": 1}}, 0, ["ignored: 1 json, 2 schema"]),
         ({"remarks": ["the reading is of unknown age"]}, 0, ["Note: the reading is of unknown age."]),
+        ({"refusal": "too much"}, 1, ["takes part in run demo", "Its last answer was refused: too much."]),
+        ({"refusal": "too much", "ignored": True}, 1, ["does not take part in run demo", "count nowhere: too much"]),
         ({"state": "lost", "connected": False}, 1, ["is lost", "journalctl --unit emc-node"]),
         ({"age_s": 40}, 1, ["40 seconds old", "hangs or has ended"]),
         ({"age_s": 7300}, 1, ["2 hours old"]),

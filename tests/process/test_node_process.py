@@ -199,6 +199,7 @@ def test_metrics_count_missing_members_by_action() -> None:
     progress = Progress()
     page = registry(Role.AGGREGATOR, a_status(Traffic(), progress))
     account = {"answered": 5, "again": 4, "held": ["a"], "excluded": ["b", "c"], "quarantined": ["d"] * 3, "ms": 40.0}
+    account["why"] = {"d": "too much"}
     for _ in range(2):
         progress.finish_round(account)
     found = samples(generate_latest(page).decode())

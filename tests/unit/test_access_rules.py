@@ -80,8 +80,9 @@ def test_rules_allow_the_topics_of_every_game_and_no_others(game: str) -> None:
         for member in members:
             down = link.topics_from_coordinator(member.name)
             up = [f"{link.root}/{member.name}/{purpose}" for purpose in ("answer", "receipt", "presence")]
-            hear = {member.name, DESK.name} | (set() if bodies.addressed else {node.name for node in members})
+            everybody = set() if bodies.addressed else {node.name for node in members}
             for topic in down:
+                hear = {member.name} if topic.endswith("refusal") else {member.name, DESK.name} | everybody
                 assert {node.name for node in EVERYONE if granted.may_write(node.name, topic)} == {coordinator.name}
                 assert {node.name for node in EVERYONE if granted.may_read(node.name, topic)} == hear
             for topic in up:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stackelgrid.faults.in_memory import FaultyMemory
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.games.user_oriented.home import Home, HomeProblem, UserOrientedHomes
 from stackelgrid.games.user_oriented.messages import LoadResponse
+from stackelgrid.node.progress import Progress
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import in_memory
@@ -201,6 +203,33 @@ def play_with_lie(lie: dict[str, Any], *overrides: str) -> RunRecord:
     """A run in which a node lies in every message of that kind."""
     plan = FaultPlan.model_validate({"faults": [{"kind": "lie", **lie}]})
     return in_memory.play(load("user_oriented", [*SMALL, *overrides]), plan=plan)
+
+
+def test_home_whose_answers_are_refused_is_told_why() -> None:
+    scenario = load("user_oriented", SMALL)
+    plan = FaultPlan.model_validate({"faults": [{"kind": "lie", "node": "h1", "how": "beyond"}]})
+    run = in_memory.MemoryRun(scenario)
+    transport = FaultyMemory(plan, run.builds, lambda record: None, scenario.seed)
+    nodes = {node.name: node for node in transport.nodes()}
+    transport.run(list(nodes.values()))
+    told = {name: (node.node.progress.refusal, node.node.progress.is_ignored) for name, node in nodes.items()}
+    reason, ignored = told.pop("h1")
+    assert ignored and "its connections carry" in reason
+    assert set(told.values()) == {(None, False)}
+    assert {(entry["node"], entry["why"]) for entry in run.run_record.missing} == {("h1", reason)}
+
+
+def test_home_whose_answers_are_accepted_again_forgets_the_refusal() -> None:
+    progress = Progress()
+    progress.start_round(1)
+    progress.note_refusal(1, "too much", final=False)
+    progress.start_round(2)
+    assert progress.refusal == "too much"
+    progress.start_round(3)
+    assert progress.refusal is None
+    progress.note_refusal(3, "too much", final=True)
+    progress.start_round(5)
+    assert progress.refusal == "too much" and progress.is_ignored
 
 
 def test_home_that_excludes_itself_costs_no_other_home_anything() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -19,15 +20,18 @@ from stackelgrid.rounds import (
     Member,
     MembersGathered,
     MembersLost,
+    Offence,
     QuestionReceived,
+    RefusalReceived,
     Round,
     RoundPolicy,
     SettlementAcknowledged,
     SettlementReceived,
 )
+from stackelgrid.rounds.ledger import dump_round, load_round
 from stackelgrid.transport.base import FetchRetained, Publish
 from stackelgrid.wire.codec import Bodies, Link
-from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
+from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Refusal, Settlement, Signal
 
 
 class Question(Body):
@@ -62,6 +66,10 @@ def settles(round_number: int, text: str = "!") -> Settlement[Question]:
     return Settlement[Question](
         run="run-1", sender="c", round=round_number, settled=True, complete=True, body=Question(text=text)
     )
+
+
+def refuses(round_number: int, reason: str, *, final: bool = False) -> Refusal:
+    return Refusal(run="run-1", sender="c", round=round_number, reason=reason, final=final)
 
 
 def sent(steps: Iterable[object]) -> list[Message]:
@@ -248,7 +256,7 @@ def test_refused_answer_is_ignored() -> None:
     coordinator.receive(is_("a", "online"), 0.0)
     coordinator.ask(Question(text="?"), 0.0)
     coordinator.receive(says("b", 1), 0.0)
-    assert coordinator.receive(says("a", 1, ""), 1.0) == []
+    assert sent(coordinator.receive(says("a", 1, ""), 1.0)) == [refuses(1, "too short")]
     assert coordinator.refused == {"a": 1}
     assert sent(coordinator.tick(5.0)) == [asks(1, again=["a"])]
     assert finish(coordinator, 1, "a").answers["a"] == Reply(text="a1")
@@ -265,18 +273,125 @@ def test_member_is_quarantined_after_too_many_refused_answers() -> None:
         coordinator.receive(is_(member, "online"), 0.0)
     coordinator.ask(Question(text="?"), 0.0)
     coordinator.receive(says("b", 1), 1.0)
-    assert coordinator.receive(says("a", 1, ""), 1.0) == []
+    assert sent(coordinator.receive(says("a", 1, ""), 1.0)) == [refuses(1, "too short")]
     finished = one(coordinator.receive(says("a", 1, ""), 2.0), Round)
     assert isinstance(finished, Round)
-    assert finished.excluded == finished.quarantined == ("a",)
+    assert finished.excluded == ("a",) and finished.quarantined == finished.why == {"a": "too short"}
     assert coordinator.quarantined == {"a": "too short"}
     coordinator.ask(Question(text="?"), 3.0)
-    assert coordinator.receive(says("a", 2, "true now"), 3.0) == []  # nobody listens any more
+    told = coordinator.receive(says("a", 2, "true now"), 3.0)  # nobody listens any more
+    assert sent(told) == [refuses(2, "too short", final=True)]
+    assert coordinator.receive(says("a", 2, "true now"), 3.0) == []
     assert coordinator.receive(is_("a", "online"), 3.0) == []
     again = one(coordinator.receive(says("b", 2), 3.1), Round)
-    assert isinstance(again, Round) and again.quarantined == ("a",)
+    assert isinstance(again, Round) and again.quarantined == {"a": "too short"}
     coordinator.settle(Question(text="!"), settled=True, complete=False, now=4.0)
     assert coordinator.receive(has_it("b", 2), 4.1) == [SettlementAcknowledged(missing=("a",))]
+
+
+def quarantined_after_an_answer() -> tuple[Coordinator, Round]:
+    """A coordinator of a and b that believed a in round 1 and put it in quarantine in round 2; and that round."""
+    policy = replace(POLICY, quarantine_after=2)
+    coordinator = Coordinator(LINK, ["a", "b"], policy, refuses_empty)
+    for member in ("a", "b"):
+        coordinator.receive(is_(member, "online"), 0.0)
+    coordinator.ask(Question(text="?"), 0.0)
+    finish(coordinator, 1, "a", "b")
+    coordinator.ask(Question(text="??"), 1.0)
+    for _ in range(2):
+        coordinator.receive(says("a", 2, ""), 1.1)
+    return coordinator, finish(coordinator, 2, "b")
+
+
+def test_last_answer_of_a_quarantined_member_is_not_held() -> None:
+    _, finished = quarantined_after_an_answer()
+    assert finished.answers == {"b": Reply(text="b2")}
+    assert (finished.held, finished.excluded) == ((), ("a",))
+
+
+def test_answer_of_this_round_does_not_count_once_its_sender_is_in_quarantine() -> None:
+    coordinator = Coordinator(LINK, ["a", "b"], replace(POLICY, quarantine_after=1), refuses_empty)
+    coordinator.ask(Question(text="?"), 0.0)
+    close_with(coordinator, says("b", 1), 0.1)
+    coordinator.ask(Question(text="??"), 20.0)
+    assert coordinator.receive(says("a", 2), 20.1) == []
+    coordinator.receive(says("a", 1, ""), 20.1)  # too late, and refused
+    finished = close_with(coordinator, says("b", 2), 20.1)
+    assert finished.answers.keys() == {"b"} and finished.excluded == ("a",)
+    coordinator.ask(Question(text="???"), 40.0)
+    assert close_with(coordinator, says("b", 3), 40.1).excluded == ("a",)
+
+
+def test_restarted_coordinator_holds_whoever_has_ever_answered() -> None:
+    before = asking("a", "b")
+    coordinator = Coordinator(LINK, ["a", "b"], POLICY)
+    coordinator.resume(finish(before, 1, "a", "b"))
+    before.ask(Question(text="??"), 1.0)
+    coordinator.resume(close_with(before, says("b", 2, "b2"), 1.1))  # in which a was held
+    coordinator.ask(Question(text="???"), 100.0)
+    finished = close_with(coordinator, says("b", 3, "b3"), 100.1)
+    assert finished.answers == {"a": Reply(text="a1"), "b": Reply(text="b3")}
+    assert finished.held == ("a",)
+
+
+def test_restarted_coordinator_remembers_who_is_in_quarantine() -> None:
+    _, finished = quarantined_after_an_answer()
+    entry = json.loads(json.dumps(dump_round(finished)))
+    coordinator = Coordinator(LINK, ["a", "b"], replace(POLICY, quarantine_after=2), refuses_empty)
+    coordinator.resume(Round(1, Question(text="?"), {"a": Reply(text="a1")}, (), ("b",), 0, 0.0, 0.0))
+    coordinator.resume(load_round(entry, LINK.bodies))
+    coordinator.ask(Question(text="?"), 0.0)
+    coordinator.receive(says("a", 3), 0.1)
+    assert close_with(coordinator, says("b", 3), 0.1).quarantined == {"a": "too short"}
+
+
+@pytest.mark.parametrize("offence", ["malformed", "late", "silent"])
+@pytest.mark.parametrize("counts", [True, False])
+def test_policy_says_which_offences_lead_to_quarantine(offence: Offence, counts: bool) -> None:
+    policy = replace(POLICY, quarantine_after=2, quarantine_for=("refused", offence) if counts else ("refused",))
+    coordinator = Coordinator(LINK, ["a", "b"], policy)
+    reasons = {"malformed": "cannot be read: no JSON", "late": "too late, this one to round 2", "silent": "round 2"}
+    for number in (1, 2, 3):
+        coordinator.ask(Question(text=f"{number}"), 10.0 * number)
+        if offence == "malformed" and number < 3:
+            coordinator.note_unreadable("stackelgrid/run-1/c/a/answer", "no JSON", 10.0 * number)
+        finished = close_with(coordinator, says("b", number), 10.0 * number)
+        if offence == "late" and number < 3:
+            coordinator.receive(says("a", number), 10.0 * number + 9)
+    assert coordinator.quarantined.keys() == ({"a"} if counts else set())
+    assert finished.quarantined.keys() == coordinator.quarantined.keys()
+    assert all(reasons[offence] in reason for reason in coordinator.quarantined.values())
+
+
+def test_payload_that_is_no_answer_of_a_member_is_nobodys_offence() -> None:
+    coordinator = asking("a", "b", policy=replace(POLICY, quarantine_after=1, quarantine_for=("malformed",)))
+    for topic in ("run-1/c/a/presence", "run-1/c/stranger/answer", "run-1/d/a/answer", "run-1/c/a/b/answer"):
+        assert coordinator.note_unreadable(f"stackelgrid/{topic}", "no JSON", 1.0) == []
+    assert coordinator.quarantined == {}
+
+
+def test_round_says_why_a_member_did_not_answer() -> None:
+    coordinator = Coordinator(LINK, [*"abcdef"], POLICY, refuses_empty)
+    for member in "abcde":
+        coordinator.receive(is_(member, "online"), 0.0)
+    coordinator.ask(Question(text="?"), 0.0)
+    coordinator.receive(says("b", 1, ""), 0.1)
+    coordinator.note_unreadable("stackelgrid/run-1/c/c/answer", "no JSON", 0.1)
+    coordinator.receive(is_("d", "offline"), 0.1)
+    finished = close_with(coordinator, says("a", 1), 0.1)
+    assert finished.why == {
+        "b": "too short",
+        "c": "the answer cannot be read: no JSON",
+        "d": "has left",
+        "e": "no answer within 3 tries",
+        "f": "has not come",
+    }
+    assert finished.attendance["why"] == finished.why
+
+
+def test_member_hears_that_it_is_refused() -> None:
+    member = Member("a", LINK)
+    assert member.receive(refuses(3, "too short", final=True)) == [RefusalReceived(3, "too short", True)]
 
 
 def test_accepted_answer_does_not_reset_the_count_of_refused_ones() -> None:
@@ -401,7 +516,7 @@ def test_late_answer_is_checked_before_it_is_held() -> None:
     for number in (1, 2):
         coordinator.ask(Question(text="?"), 0.0)
         close_with(coordinator, says("a", number), 0.1)
-        assert coordinator.receive(says("b", number, ""), 50.0) == []
+        assert len(coordinator.receive(says("b", number, ""), 50.0)) == 1
     assert coordinator.refused == {"b": 2}
     coordinator.ask(Question(text="?"), 60.0)
     assert close_with(coordinator, says("a", 3), 60.1).excluded == ("b",)
@@ -480,6 +595,22 @@ def test_round_does_not_wait_for_a_late_member_longer_than_the_others_took_twice
     assert coordinator.tick(101.9) == []
     (finished,) = coordinator.tick(102.0)
     assert isinstance(finished, Round) and finished.excluded == ("c",)
+
+
+def test_round_that_confirms_waits_for_a_late_member_that_has_patience_left() -> None:
+    coordinator = gathered("a", "b", "c")
+    for number in (1, 2, 3):  # c takes 4 s longer in each, so that 2.7 s of its patience are left
+        coordinator.ask(Question(text=f"{number}"), 10.0 * number)
+        coordinator.receive(says("a", number), 10.0 * number)
+        coordinator.receive(says("b", number), 10.0 * number)
+        coordinator.receive(says("c", number), 10.0 * number + 4)
+    coordinator.ask(Question(text="4"), 40.0)
+    coordinator.receive(says("a", 4), 40.0)
+    assert close_with(coordinator, says("b", 4), 40.0).held == ("c",)
+    coordinator.ask(Question(text="4"), 50.0)
+    coordinator.receive(says("a", 5), 50.0)
+    assert coordinator.receive(says("b", 5), 50.0) == []
+    assert finish(coordinator, 5, "c").complete
 
 
 def test_late_member_is_in_again_after_three_prompt_rounds() -> None:
