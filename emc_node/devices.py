@@ -21,7 +21,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError
 
-from emc_node.device_settings import HOURS, DeviceSettings
+from emc_node.device_settings import HOURS, OWN, DeviceSettings, Power, StateOfCharge
 from stackelgrid.model import Finite
 from stackelgrid.node.record import WholeFile
 from stackelgrid.rounds.settings import DayPlan, HomeModel
@@ -89,7 +89,7 @@ class HomeDevices:
         self.name = name
         self._settings, self._clock = settings, clock
         self._save = None if plan_file is None else WholeFile(plan_file)
-        self._topic = f"emc-node/{name}"
+        self._topic = f"{OWN}{name}"
         self._capacity_kwh = home.storage_capacity_kwh()
         self._plan = None if plan_file is None else _read_plan(plan_file)
         self._new_plans: SimpleQueue[Plan] = SimpleQueue()
@@ -99,7 +99,7 @@ class HomeDevices:
         self._load_kw: float | None = None
         self._measured: set[str] = set()  # topics of which more is known than what the broker had retained
         self._last_published: dict[str, bytes] = {}
-        self._unreadable: set[str] = set()
+        self._unreadable: set[Power | StateOfCharge] = set()
         self._next_clock_check: float | None = None
 
     def carry_out(self, plan: Plan) -> None:
@@ -135,8 +135,8 @@ class HomeDevices:
     def subscriptions(self) -> Sequence[str]:
         """The meter's topics, and the node's own availability."""
         meter = self._settings.meter
-        topics = (meter.state_of_charge, meter.load, self.last_will.topic)
-        return [topic for topic in topics if topic is not None]
+        topics = [channel.topic for channel in (meter.state_of_charge, meter.load) if channel is not None]
+        return list(dict.fromkeys([*topics, self.last_will.topic]))
 
     @property
     def last_will(self) -> Publish:
@@ -174,22 +174,28 @@ class HomeDevices:
         return [] if topic in self._measured else self._measure(topic, payload, retained=True)
 
     def _measure(self, topic: str, payload: bytes, *, retained: bool) -> Sequence[Action]:
-        value = _read_number(payload)
-        if value is not None and not retained:
-            self._measured.add(topic)
-        if value is None:
-            if topic not in self._unreadable:
-                self._unreadable.add(topic)
-                _LOG.warning("a measurement is no number", extra={"data": {"topic": topic, "found": payload[:80]}})
-        elif topic == self._settings.meter.load:
-            self._load_kw = value
-        else:
-            percent = self._settings.meter.unit == "%"
-            kwh = value * (self._capacity_kwh or 0.0) / 100 if percent else value
-            self._level = Level(kwh, retained)
+        for channel in (self._settings.meter.state_of_charge, self._settings.meter.load):
+            if channel is None or channel.topic != topic:
+                continue
+            value = _read_number(payload, channel.path)
+            if value is None:
+                self._warn_unreadable(channel, payload)
+                continue
             if not retained:
-                self._level_measured.set()
+                self._measured.add(topic)
+            if isinstance(channel, Power):
+                self._load_kw = value / channel.per_kw
+            else:
+                self._level = Level(channel.to_kwh(value, self._capacity_kwh or 0.0), retained)
+                if not retained:
+                    self._level_measured.set()
         return []
+
+    def _warn_unreadable(self, channel: Power | StateOfCharge, payload: bytes) -> None:
+        if channel not in self._unreadable:
+            self._unreadable.add(channel)
+            found = {"topic": channel.topic, "path": channel.path, "found": payload[:80]}
+            _LOG.warning("a measurement is no number", extra={"data": found})
 
     def next_deadline(self) -> float | None:
         """Give the time of the next full hour, or a minute after the clock was last read."""
@@ -218,8 +224,9 @@ class HomeDevices:
             return []
         messages: dict[str, Any] = {f"{self._topic}/schedule": self._plan.model_dump(mode="json", exclude_none=True)}
         messages[f"{self._topic}/state"] = self._state(self._plan, local.hour)
-        if self._settings.storage_setpoint is not None and self._plan.setpoint_kw is not None:
-            messages[self._settings.storage_setpoint] = _round_to_watt(self._plan.setpoint_kw[local.hour])
+        setpoint = self._settings.storage_setpoint
+        if setpoint is not None and self._plan.setpoint_kw is not None:
+            messages[setpoint.topic] = _write_power(setpoint, self._plan.setpoint_kw[local.hour])
         payloads = {topic: json.dumps(content).encode() for topic, content in messages.items()}
         before, self._last_published = self._last_published, payloads
         return [Publish(topic, text, retain=True) for topic, text in payloads.items() if before.get(topic) != text]
@@ -262,12 +269,27 @@ def _read_plan(plan_file: Path) -> Plan | None:
         return None
 
 
-def _read_number(payload: bytes) -> float | None:
+def _read_number(payload: bytes, path: str | None) -> float | None:
+    """Read a number, plain or at a path in JSON; None where there is none."""
     try:
-        number = float(payload)
-    except ValueError:
+        found: Any = payload
+        if path is not None:
+            found = json.loads(payload)
+            for step in path.split("."):
+                found = found[int(step)] if isinstance(found, list) else found[step]
+        number = float("nan" if isinstance(found, bool) else found)
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
         return None
     return number if isfinite(number) else None
+
+
+def _write_power(channel: Power, kw: float) -> Any:
+    """Write a power as its device wants it: to the watt, and in JSON at its path."""
+    content: Any = _round_to_watt(kw) * channel.per_kw + 0.0
+    content = round(content) if channel.unit == "W" else content
+    for key in reversed(channel.path.split(".") if channel.path else []):
+        content = {key: content}
+    return content
 
 
 def _round_to_watt(value: float) -> float:

@@ -79,6 +79,18 @@ def plan_for(home: Home, price: Price = PRICE, run: str = "demo") -> Plan:
         ({"homes": [FLAT | {"storage": []}], "devices": {"storage_setpoint": "b/set"}}, "exactly one"),
         ({"homes": [FLAT | {"storage": [BATTERY, EV]}], "devices": DEVICES}, "exactly one"),
         ({"devices": {"storage": "b/set"}}, "Extra inputs"),
+        (
+            {"devices": {"storage_setpoint": "b", "meter": {"state_of_charge": "b"}}},
+            "name the topic on which the device",
+        ),
+        (
+            {"devices": {"storage_setpoint": {"topic": "b", "path": "set"}, "meter": {"load": {"topic": "b"}}}},
+            "b is the topic of the setpoint and of a measurement",
+        ),
+        ({"devices": {"meter": {"state_of_charge": "b", "load": "b"}}}, "give each its own topic or path"),
+        ({"devices": {"meter": {"load": {"topic": "emc-node/h1/state", "path": "load_kw"}}}}, "of the EMC itself"),
+        ({"devices": {"meter": {"load": {"topic": "b", "unit": "kVA"}}}}, r"devices\.meter\.load\.unit"),
+        ({"devices": {"meter": {"load": {"topic": "b", "path": "a..b"}}}}, r"devices\.meter\.load\.path"),
     ],
 )
 def test_devices_are_refused_when_they_cannot_carry_out_a_settlement(changes: dict[str, Any], message: str) -> None:
@@ -279,6 +291,64 @@ def test_devices_publish_the_load_beyond_the_plan_when_it_is_measured() -> None:
     assert state["beyond_plan_kw"] == pytest.approx(4.25 - plan.load_kw[17], abs=0.001)
 
 
+@pytest.mark.parametrize(
+    ("load", "payload", "kw"),
+    [
+        ({"unit": "W"}, b"4250", 4.25),
+        ({"inverted": True}, b"-4.25", 4.25),
+        ({"path": "power"}, b'{"power": 4.25, "state": "on"}', 4.25),
+        ({"path": "power"}, b'{"power": "4.25"}', 4.25),
+        ({"path": "ENERGY.0.apower", "unit": "W", "inverted": True}, b'{"ENERGY": [{"apower": -4250}, 7]}', 4.25),
+        ({"path": "power"}, b"4.25", None),
+        ({"path": "power"}, b'{"power": true}', None),
+        ({"path": "power"}, b'{"power": NaN}', None),
+        ({"path": "power"}, b'{"power": ' + b"9" * 5000 + b"}", None),
+        ({"path": "0.power"}, b'{"power": 4.25}', None),
+        ({"path": "1.power"}, b'[{"power": 4.25}]', None),
+        ({"path": "power.now"}, b'{"power": 4.25}', None),
+        ({"path": "power"}, b"[" * 100_000, None),
+    ],
+)
+def test_load_is_read_in_the_form_that_the_meter_sends(load: dict[str, Any], payload: bytes, kw: float | None) -> None:
+    plan = plan_for(HOME)
+    home_devices, _ = start_devices(plan, Clock(hour=17), meter={"load": {"topic": "meter/kw"} | load})
+    home_devices.receive("meter/kw", payload, 0.0)
+    state = published(home_devices.tick(60.0)).get(STATE, {})
+    expected = None if kw is None else pytest.approx(kw - plan.load_kw[17], abs=0.001)
+    assert state.get("beyond_plan_kw") == expected
+
+
+@pytest.mark.parametrize(
+    ("setpoint", "content"),
+    [
+        ({}, 1.234),
+        ({"unit": "W"}, 1234),
+        ({"inverted": True}, -1.234),
+        ({"unit": "W", "inverted": True, "path": "ess.setpoint"}, {"ess": {"setpoint": -1234}}),
+    ],
+)
+def test_setpoint_has_the_form_that_the_storage_wants(setpoint: dict[str, Any], content: Any) -> None:
+    plan = plan_for(HOME).model_copy(update={"setpoint_kw": [1.2344] * 24})
+    home_devices, _ = start_devices(plan, Clock(), storage_setpoint={"topic": "battery/set"} | setpoint)
+    assert published(home_devices.start(0.0))["battery/set"] == content
+
+
+def test_measurements_share_a_topic_when_their_paths_differ() -> None:
+    meter = {
+        "state_of_charge": {"topic": "ess", "path": "soc"},
+        "load": {"topic": "ess", "path": "grid.w", "unit": "W"},
+    }
+    plan = plan_for(HOME)
+    home_devices, _ = start_devices(plan, Clock(hour=17), meter=meter)
+    assert list(home_devices.subscriptions).count("ess") == 1
+    home_devices.receive("ess", b'{"soc": 80, "grid": {"w": 4250}}', 0.0)
+    level = home_devices.wait_for_level()
+    assert level is not None
+    assert level.kwh == pytest.approx(4.0)
+    state = published(home_devices.tick(60.0))[STATE]
+    assert state["beyond_plan_kw"] == pytest.approx(4.25 - plan.load_kw[17], abs=0.001)
+
+
 # --- the measured level ---
 
 
@@ -291,7 +361,9 @@ def strategy_with_reading(soc: bytes | None, unit: str = "%", described: dict[st
     return DeviceHomeStrategy(home, UserOrientedHomes, home_devices, "demo")
 
 
-@pytest.mark.parametrize(("soc", "unit", "kwh"), [(b"80", "%", 4.0), (b"1.25", "kWh", 1.25), (b"0", "%", 0.0)])
+@pytest.mark.parametrize(
+    ("soc", "unit", "kwh"), [(b"80", "%", 4.0), (b"1.25", "kWh", 1.25), (b"1250", "Wh", 1.25), (b"0", "%", 0.0)]
+)
 def test_home_answers_from_the_measured_level(soc: bytes, unit: str, kwh: float) -> None:
     home = strategy_with_reading(soc, unit)
     measured = Home.model_validate(FLAT | {"storage": [BATTERY | {"initial_kwh": kwh}]})

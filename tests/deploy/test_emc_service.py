@@ -27,6 +27,7 @@ from broker.access import Node, Role
 from broker.authority import Authority
 from emc_node import __main__, service, status
 from emc_node.config import EmcConfig, assemble, config_model
+from emc_node.device_settings import DeviceSettings, Power
 from emc_node.init import main as init
 from emc_node.service import ServiceError, unit
 from stackelgrid import scenarios
@@ -131,7 +132,7 @@ def test_init_takes_the_operators_folder_and_the_owners_home(
     config = configuration(to)
     assert config.homes[0].id == "flat"
     assert config.devices is not None
-    assert config.devices.storage_setpoint == "battery/set"
+    assert config.devices.storage_setpoint == Power(topic="battery/set")
     assert config.plan_file == Path("/var/lib/mine/plan.json")
     assert (to / "node.key").read_bytes() == (given / "node.key").read_bytes()
 
@@ -220,9 +221,10 @@ def test_init_accepts_the_home_of_the_raspberry_pi_guide(
     tmp_path: Path, certificates: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     guide = (Path(__file__).parents[2] / "docs" / "raspberry-pi.md").read_text()
-    home, devices, login = re.findall(r"```json\n(.*?),?\n```", guide, re.DOTALL)
+    home, devices, other_devices, login = re.findall(r"```json\n(.*?),?\n```", guide, re.DOTALL)
     bound = json.loads(f"{{{devices}}}")
     bound["devices"] |= json.loads(f"{{{login}}}")
+    DeviceSettings.model_validate(json.loads(f"{{{other_devices}}}"))
     described = tmp_path / "home.json"
     described.write_text(json.dumps(json.loads(home) | bound))
     assert init(from_flags(described, certificates, tmp_path / "etc")) == 0, capsys.readouterr().err
