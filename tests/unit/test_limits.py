@@ -69,7 +69,7 @@ def test_truthful_answer_is_accepted(question: Body, answer: Body) -> None:
         (PRICE, RESPONSE, {"load_kw": [10.1, 0.0]}, "10.1 kW"),
         (PRICE, RESPONSE, {"load_kw": [0.0, -LARGEST]}, "1e+12 kW"),
         (PRICE, RESPONSE, {"slope": [-LARGEST, 0.0]}, "bend"),
-        (PRICE, RESPONSE, {"slope": [0.0, -101.0]}, "bend"),
+        (PRICE, RESPONSE, {"slope": [0.0, -10_001.0]}, "bend"),
         (PRICE, RESPONSE, {"coupling": 1e6 * np.eye(2)}, "coupling"),
         (PRICE, RESPONSE, {"coupling": -1e6 * np.eye(2)}, "bend"),
         (PRICE, RESPONSE, {"coupling": np.array([[0.0, 1.0], [-1.0, 0.0]])}, "coupling"),

@@ -1,4 +1,15 @@
-"""The aggregator's part in the user-oriented pricing game: it sums, so that the leader never sees one home."""
+"""The aggregator's part in the user-oriented pricing game: it sums, so that the leader never sees one home.
+
+It holds what an answer foretells against the next one. A home that overstates how its load bends with the price would
+move the price further than its load can. The best load of a customer is minus the gradient of a convex function of the
+price [UO-6]. So over a step d of the price, J = dL/dp on the way,
+
+    0 <= -d'(L(p + d) - L(p)) = mean of -d'J d over the step,                                              (derived)
+
+and with one kink in each slot at most, the mean lies between the values at both ends. A load that rises along its price
+is no customer's. One that bends less than at both ends has lied about its sensitivity; one that lies far from what the
+answer before foretold has a kink, or lied. Homes have few kinks, so they may miss a few times.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +22,70 @@ from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.rounds.strategy import Ask, Ending, Reply
 from stackelgrid.wire.arrays import LARGEST, Array, PackedArray
 
+_MISSED = 2.0
+"""A load has missed what was foretold when it bends by more than this times that, or by less than that part of it."""
+_MOST_MISSES = 5
+"""With so many misses a sensitivity does not count any more, with twice as many an earlier load counts."""
+_LEAST_KW = 1e-6
+"""Loads are exact to much less; what was foretold is not judged by smaller changes."""
+
+
+class Foresight:
+    """What a member's answers foretell of its next one, and what became of it.
+
+    `load_only` says that its sensitivity did not come true and does not count any more; `fixed` that a load which the
+    price does not explain does not either: the last one counts on, so that the search for the price comes to its end.
+    """
+
+    def __init__(self) -> None:
+        self._price: Array | None = None
+        self._answer: LoadResponse
+        self._misses = 0
+        self._overstates = False
+
+    @property
+    def fixed(self) -> bool:
+        """True when the member counts with an earlier load."""
+        return self._misses >= 2 * _MOST_MISSES
+
+    @property
+    def load_only(self) -> bool:
+        """True when the member counts without its sensitivity."""
+        return self._overstates or self._misses >= _MOST_MISSES
+
+    def judge(self, price: Array, answer: LoadResponse) -> LoadResponse:
+        """Judge a fresh answer at `price` (T,) and give the one that counts."""
+        if self._price is not None and not self.fixed:
+            self._compare(price - self._price, answer)
+        if not self.fixed:
+            self._price, self._answer = price, answer
+        return self._answer
+
+    def _compare(self, step: Array, answer: LoadResponse) -> None:
+        """Compare an answer with what the last one foretold for a `step` of the price, (T,)."""
+        rounding = _LEAST_KW * float(np.abs(step).sum())
+        bent = float(step @ (self._answer.loads().sum(axis=0) - answer.loads().sum(axis=0)))
+        before, now = _foretell(self._answer, step), _foretell(answer, step)
+        most = _MISSED * bent + rounding
+        if bent < -rounding:
+            self._misses += _MOST_MISSES
+        elif before.sum() > most or bent > _MISSED * max(before.sum(), now.sum()) + rounding:
+            self._misses += 1
+        self._overstates |= bool(np.minimum(before, now).sum() > most)
+
+
+def _foretell(answer: LoadResponse, step: Array) -> Array:
+    """Foretell -d'J d for a step d of the price, in parts: (T,) of the slopes and one of the coupling."""
+    across = 0.0 if answer.coupling is None else float(step @ answer.coupling.array() @ step)
+    return -np.append(answer.slope * step**2, across)
+
 
 class UserOrientedAggregator:
     """The strategy: pass the price on, and sum load and sensitivity over the homes in the order of the members."""
 
     def __init__(self, homes: Mapping[str, int]) -> None:
         self._homes = homes
+        self._foresight = {name: Foresight() for name in homes}
 
     def open(self, signal: Price) -> Ask[Price]:
         """Ask the homes the leader's price."""
@@ -27,23 +96,28 @@ class UserOrientedAggregator:
     ) -> Reply[LoadResponse]:
         """Sum the answers of all homes: load (T,) kW, slope (T,), coupling (T, T).
 
-        A held answer counts with its load alone: a home that does not answer does not respond to the price. A sum
-        stays within what travels, whatever the homes answered.
+        A held answer counts with its load alone: a home that does not answer does not respond to the price. So does
+        that of a home whose sensitivity did not come true. A sum stays within what travels, whatever was answered.
         """
-        fresh = [body for name, body in answers.items() if name not in held]
-        load = np.concatenate([body.loads() for body in answers.values()]).sum(axis=0)
-        slope = np.sum([body.slope for body in fresh], axis=0) if fresh else np.zeros(len(load))
-        couplings = [body.coupling.array() for body in fresh if body.coupling is not None]
-        return Reply(
-            LoadResponse(
-                homes=sum(body.homes for body in answers.values()),
-                held=sum(answers[name].homes for name in held),
-                excluded=sum(self._homes[name] for name in excluded),
-                load_kw=_within_wire(load).tolist(),
-                slope=_within_wire(slope).tolist(),
-                coupling=PackedArray.of(_within_wire(np.sum(couplings, axis=0))) if couplings else None,
-            )
+        price, fresh = np.array(asked.price), [name for name in answers if name not in held]
+        counted = dict(answers) | {name: self._foresight[name].judge(price, answers[name]) for name in fresh}
+        load_only = [name for name in fresh if self._foresight[name].load_only]
+        fixed = [name for name in fresh if self._foresight[name].fixed]
+        bending = [counted[name] for name in fresh if name not in load_only]
+        load = np.concatenate([body.loads() for body in counted.values()]).sum(axis=0)
+        slope = np.sum([body.slope for body in bending], axis=0) if bending else np.zeros(len(load))
+        couplings = [body.coupling.array() for body in bending if body.coupling is not None]
+        body = LoadResponse(
+            homes=sum(body.homes for body in answers.values()),
+            held=sum(answers[name].homes for name in held),
+            excluded=sum(self._homes[name] for name in excluded),
+            load_only=sum(answers[name].homes for name in load_only),
+            fixed=sum(answers[name].homes for name in fixed),
+            load_kw=_within_wire(load).tolist(),
+            slope=_within_wire(slope).tolist(),
+            coupling=PackedArray.of(_within_wire(np.sum(couplings, axis=0))) if couplings else None,
         )
+        return Reply(body, {"load_only": load_only, "fixed": fixed} if load_only else {})
 
     def settle(self, settlement: Price) -> Ending[Price]:
         """Pass the settled price on."""

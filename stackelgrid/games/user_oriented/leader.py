@@ -45,6 +45,8 @@ from stackelgrid.wire.arrays import Finite, Vector
 Objective = Literal["stackelberg", "welfare"]
 
 _LOG = logging.getLogger("leader_node")
+_TRIAL = 0.99
+"""Where answers lead to no next price, one that is lower by a hundredth is tried."""
 
 
 class UserOrientedLeader:
@@ -98,17 +100,18 @@ class UserOrientedLeader:
                 return Decision(self._next_price, signal, account=account)
             self._partial_search = None
         search = self._choose_search(observed.homes)
+        result: NextPrice | PriceFound
         try:
-            result = search.next(observed)
+            result, residual = search.next(observed), search.residual
         except (ArithmeticError, np.linalg.LinAlgError) as error:
-            # No customers give such answers. Ask the same price again: the next answers may be right.
+            # No customers give such answers. Another price puts to the test what these foretell.
             _LOG.error("no next price found", extra={"data": {"error": str(error)}})
-            return Decision(signal, signal, account=account)
+            result, residual = NextPrice(observed.price * _TRIAL), None
         # The price that was answered is the one to settle, even when the search still wants to change it a little.
         next_price = Price(price=result.price.tolist()) if isinstance(result, NextPrice) else signal
         if search is self._search:
             self._next_price = next_price
-        return Decision(next_price, signal, isinstance(result, PriceFound), search.residual, account)
+        return Decision(next_price, signal, isinstance(result, PriceFound), residual, account)
 
     def _begin(self, baseline: Observation) -> None:
         """Start the search at the answer to the flat price, which gives the charge on deviation."""
@@ -142,16 +145,18 @@ def sum_answers(price: Array, answers: Mapping[str, LoadResponse], held: Collect
     """Sum the answers of a round in the order of the members; the load of those `held` has no derivative."""
     load, slope = np.zeros(len(price)), np.zeros(len(price))
     coupling = np.zeros((len(price), len(price)))
-    homes = 0
+    homes = load_only = fixed = 0
     for name, body in answers.items():
         load += body.loads().sum(axis=0)
         if name in held:
             continue
         homes += body.homes - body.held
+        load_only += body.load_only
+        fixed += body.fixed
         slope += body.slope
         if body.coupling is not None:
             coupling += body.coupling.array()
-    return Observation(price, load, slope, coupling, homes)
+    return Observation(price, load, slope, coupling, homes, load_only, fixed)
 
 
 def fixed_balance(mu: float, baseline_load: Array) -> Array:

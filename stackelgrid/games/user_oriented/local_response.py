@@ -18,7 +18,7 @@ class Observation:
     """One round's answer: the total load at a price, and its derivative there.
 
     dL/dp = diag(slope) + coupling: `slope` (T,) acts within a slot, `coupling` (T, T) is the rest. `homes` homes
-    answered this very round.
+    answered this very round, `load_only` of them without a derivative and `fixed` of these with an earlier load.
     """
 
     price: Array
@@ -26,6 +26,12 @@ class Observation:
     slope: Array
     coupling: Array
     homes: int = 1
+    load_only: int = 0
+    fixed: int = 0
+
+    def is_of_same_homes(self, other: Observation) -> bool:
+        """Tell whether as many homes answered as in another round, and as many of them respond."""
+        return (self.homes, self.load_only, self.fixed) == (other.homes, other.load_only, other.fixed)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class LocalResponse:
 class ExponentEstimator:
     """Estimates the exponents of the local model from one round to the next; 1 (log satisfaction) before the first.
 
-    `homes_changed` says that other homes answered than in the round before: earlier observations are then void.
+    `homes_changed` says that other homes answered or respond than in the round before: earlier observations are void.
     """
 
     def __init__(self) -> None:
@@ -89,7 +95,7 @@ class ExponentEstimator:
     def update(self, observed: Observation) -> Array:
         """Give the exponents after one more round, (T,)."""
         last, self._last = self._last, observed
-        self.homes_changed = last is not None and last.homes != observed.homes
+        self.homes_changed = last is not None and not observed.is_of_same_homes(last)
         assumed = np.ones_like(observed.price) if self._exponent is None else self._exponent
         if last is None or self.homes_changed:
             self._exponent = assumed

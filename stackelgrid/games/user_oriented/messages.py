@@ -11,7 +11,7 @@ from stackelgrid.wire.arrays import LARGEST, MAX_SLOTS, Array, PackedArray, Vect
 from stackelgrid.wire.codec import Bodies
 from stackelgrid.wire.messages import Body
 
-STEEPEST = 100.0
+STEEPEST = 10_000.0
 """The most that a sensitivity may say of a price that doubles or vanishes: so many times the connection."""
 _ROUNDING = 1e-6
 
@@ -37,11 +37,15 @@ class LoadResponse(Body):
     `slope` is the part of dL/dp within a slot that elastic appliances cause, summed over the homes, kW per money per
     kWh; `coupling` the rest of dL/dp, (slots, slots), absent where nothing is stored. The answer is of `homes` homes,
     `held` of which did not answer this round: an earlier answer stands for them. `excluded` homes are not in it.
+    `load_only` of the homes count with their load alone, because their sensitivity did not come true, and `fixed` of
+    these with an earlier load, because the price does not explain the later ones.
     """
 
     homes: Annotated[int, Field(ge=1, le=1_000_000)]
     held: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     excluded: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    load_only: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    fixed: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     load_kw: Vector | PackedArray
     slope: Annotated[list[Falling], Field(min_length=1, max_length=MAX_SLOTS)]
     coupling: PackedArray | None = None

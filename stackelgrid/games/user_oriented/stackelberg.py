@@ -22,6 +22,7 @@ from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 
 _LOG = logging.getLogger("leader_node")
 _NEWTON_STEPS = 60
+_FIRST_REACH = 0.4
 _LEAST_LENGTH = 1e-6
 _CONVERGED = 1e-13
 _UNBOUNDED = 1e6
@@ -36,7 +37,7 @@ class StackelbergSearch:
         self.residual = float("inf")
         self._tolerance = tolerance
         self._exponents = ExponentEstimator()
-        self._reach = 0.4
+        self._reach = _FIRST_REACH
         self._best: Observation | None = None
         self._bundle: list[Observation] = []
         self._predicted = 0.0
@@ -52,7 +53,7 @@ class StackelbergSearch:
         """
         exponent = self._exponents.update(observed)
         if self._exponents.homes_changed:
-            self._best, self._bundle = None, []
+            self._best, self._bundle, self._reach = None, [], _FIRST_REACH
         self._bundle.append(observed)
         best = self._best
         if best is None or np.array_equal(observed.price, best.price) or self._is_better(observed, best):
@@ -193,6 +194,8 @@ class StackelbergSearch:
                     (np.hstack([jacobians[0] * unit, np.zeros((size, 1))]), loads[0]),
                 )
             except SolverError as error:
+                if np.array_equal(price, models[0].at.price):
+                    raise  # the search has not even begun: that is no optimum
                 _LOG.warning("no step of the price found", extra={"data": {"error": str(error)}})
                 break
             step = unit * solved[:size]

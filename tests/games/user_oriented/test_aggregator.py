@@ -38,3 +38,65 @@ def test_aggregator_keeps_sums_of_extreme_answers_within_what_travels(sign: floa
     total = sum_of(extreme)
     assert total.load_kw == [sign * LARGEST] * 2 and total.slope == [-LARGEST] * 2
     assert total.coupling is not None and (total.coupling.array() == sign * LARGEST).all()
+
+
+# --- what an answer foretells is held against the next one ---
+
+
+def bends(price: float, load: float, slope: float) -> tuple[Price, LoadResponse]:
+    return Price(price=[price, price]), answer(load, slope)
+
+
+def play(*rounds: tuple[Price, LoadResponse]) -> LoadResponse:
+    """The sum after some rounds with one home."""
+    aggregator = UserOrientedAggregator({"h1": 1})
+    for asked, body in rounds:
+        total = aggregator.on_answers(asked, {"h1": body}, (), ()).body
+    return total
+
+
+def test_home_whose_load_bends_as_foretold_keeps_its_slope() -> None:
+    total = play(bends(10.0, 5.0, -1.0), bends(9.0, 6.1, -1.2), bends(9.5, 5.5, -1.1))
+    assert (total.load_only, total.fixed, total.slope) == (0, 0, [-1.1, -1.1])
+
+
+def test_home_whose_load_bends_less_than_it_says_before_and_after_counts_with_its_load_alone() -> None:
+    total = play(bends(10.0, 5.0, -10.0), bends(9.0, 6.0, -10.0))
+    assert (total.load_only, total.fixed) == (1, 0)
+    assert total.load_kw == [6.0, 6.0] and total.slope == [0.0, 0.0] and total.coupling is None
+
+
+def test_coupling_that_does_not_come_true_does_not_count() -> None:
+    false = LoadResponse(homes=1, load_kw=[5.0, 5.0], slope=[-0.1] * 2, coupling=PackedArray.of(-8 * np.eye(2)))
+    total = play((Price(price=[10.0, 10.0]), false), (Price(price=[9.0, 9.0]), false))
+    assert total.load_only == 1 and total.coupling is None
+
+
+def test_kink_is_no_lie() -> None:
+    """At its limit a load does not bend any more; where it leaves the limit it bends again."""
+    total = play(bends(10.0, 5.0, -1.0), bends(8.0, 5.1, 0.0), bends(10.0, 5.0, -1.0))
+    assert (total.load_only, total.slope) == (0, [-1.0, -1.0])
+
+
+def test_home_that_is_at_a_kink_round_after_round_counts_with_its_load_alone() -> None:
+    rounds = [bends(10.0 - number / 10, 5.0, -10.0 if number % 2 else 0.0) for number in range(12)]
+    assert play(*rounds[:4]).load_only == 0
+    assert play(*rounds).load_only == 1
+
+
+def test_home_whose_load_rises_along_its_price_counts_with_an_earlier_load() -> None:
+    rounds = [bends(10.0, 5.0, 0.0), bends(11.0, 7.0, 0.0), bends(12.0, 9.0, 0.0), bends(13.0, 11.0, 0.0)]
+    assert play(*rounds[:2]).load_only == 1 and play(*rounds[:2]).load_kw == [7.0, 7.0]
+    total = play(*rounds)
+    assert (total.load_only, total.fixed, total.load_kw) == (1, 1, [7.0, 7.0])
+
+
+def test_held_answer_is_not_judged() -> None:
+    aggregator = UserOrientedAggregator({"h1": 1, "h2": 1})
+    (first, steep), (second, _) = bends(10.0, 5.0, -3.0), bends(8.0, 0.0, 0.0)
+    aggregator.on_answers(first, {"h1": steep, "h2": steep}, (), ())
+    total = aggregator.on_answers(second, {"h1": steep, "h2": answer(11.0, -3.0)}, ("h1",), ()).body
+    assert (total.held, total.load_only) == (1, 0)
+    # When it answers again, it is held against its own last answer, at the price of that.
+    total = aggregator.on_answers(first, {"h1": steep, "h2": steep}, (), ()).body
+    assert total.load_only == 0

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from stackelgrid.games.user_oriented.home import HomeProblem
-from stackelgrid.games.user_oriented.leader import adaptive_balance, fixed_balance
+from stackelgrid.games.user_oriented.leader import Objective, UserOrientedLeader, adaptive_balance, fixed_balance
 from stackelgrid.games.user_oriented.local_response import LocalResponse, Observation, estimate_exponent
+from stackelgrid.games.user_oriented.messages import LoadResponse
 from stackelgrid.games.user_oriented.search import PriceFound
 from stackelgrid.games.user_oriented.stackelberg import StackelbergSearch
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 from stackelgrid.games.user_oriented.welfare import WelfareSearch
 from stackelgrid.scenarios import load
 from stackelgrid.testbed.in_memory import play
+from stackelgrid.wire.arrays import PackedArray
 
 SLOTS = 24
 
@@ -119,6 +121,36 @@ def test_load_keeps_the_capacity_when_it_binds(objective: str) -> None:
         high = np.isclose(settled.load, bounds["load_max"], rtol=1e-6)
         assert (multiplier[high] >= -1e-5).all()
         assert (multiplier[at_bound & ~high] <= 1e-5).all()
+
+
+def settle(problems: list[HomeProblem], objective: Objective, overstated: float) -> tuple[np.ndarray, int]:
+    """The price that the leader settles, and in which round; its first answer bends `overstated` times too much."""
+    rules = company(np.random.default_rng(3))
+    leader = UserOrientedLeader(rules, objective, np.full(SLOTS, 9.0), lambda load: rules.mu)
+    decision = leader.open()
+    for number in range(1, 41):
+        observed = answer(problems, np.array(decision.ask.price))
+        body = LoadResponse(
+            homes=len(problems),
+            load_only=int(number > 1 and overstated != 1),
+            load_kw=observed.load.tolist(),
+            slope=(observed.slope * (overstated if number == 1 else 1)).tolist(),
+            coupling=PackedArray.of(observed.coupling),
+        )
+        decision = leader.decide(decision.ask, {"a1": body}, ())
+        if decision.settle:
+            return np.array(decision.settlement.price), number
+    raise AssertionError("did not settle in 40 rounds")
+
+
+@pytest.mark.parametrize("objective", ["stackelberg", "welfare"])
+@pytest.mark.parametrize("overstated", [30.0, 1e6, 1e9])
+def test_price_is_the_same_after_a_sensitivity_that_did_not_come_true(objective: Objective, overstated: float) -> None:
+    """Even where the leader finds no price for the false answer, it settles only on one that later answers confirm."""
+    problems = [HomeProblem(home) for home in load("user_oriented", ["population.homes=8"]).everyone]
+    truthful, _ = settle(problems, objective, 1.0)
+    deceived, rounds = settle(problems, objective, overstated)
+    assert rounds > 1 and np.allclose(deceived, truthful, rtol=1e-4)
 
 
 def test_balance_is_larger_far_from_the_mean_when_it_is_adaptive() -> None:
