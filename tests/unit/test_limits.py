@@ -16,6 +16,7 @@ from stackelgrid.node.limits import refusals
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.wire.arrays import LARGEST, PackedArray
 from stackelgrid.wire.messages import Body
+from stackelgrid.wire.roles import Role
 
 PRICE = Price(price=[8.0, 10.0])
 TERMS = MarketSignal(
@@ -49,7 +50,8 @@ SHIFT = Shift(homes=1, shifted_kwh=[3.0])
 
 
 def objection(question: Body, answer: Body, max_kw: float | None = 10.0) -> str | None:
-    return refusals([MemberConfig(name="h1", max_kw=max_kw)], Mailbox())("h1", question, answer)
+    role = Role.AGGREGATOR if isinstance(answer, (DraAnswer, Provision, MissionReport)) else Role.HOME
+    return refusals([MemberConfig(name="h1", max_kw=max_kw)], role, Mailbox())("h1", question, answer)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +77,8 @@ def test_truthful_answer_is_accepted(question: Body, answer: Body) -> None:
         (PRICE, RESPONSE, {"coupling": np.array([[0.0, 1.0], [-1.0, 0.0]])}, "coupling"),
         (PRICE, RESPONSE, {"coupling": np.array([[-1.0, 2.0], [2.0, -1.0]])}, "coupling"),
         (PRICE, RESPONSE, {"coupling": np.full((2, 2), LARGEST)}, "coupling"),
+        (PRICE, RESPONSE, {"load_only": 2}, "load"),
+        (PRICE, RESPONSE, {"fixed": 1}, "load"),
         (TERMS, HOMES, {"load_kw": [0.0, 10.1], "usual_kw": [10.1, 0.0]}, "10.1 kW"),
         (TERMS, HOMES, {"load_kw": [4.0, 4.0]}, "energy"),
         (TERMS, HOMES, {"load_kw": [0.0, 0.0]}, "energy"),
@@ -113,7 +117,7 @@ def test_answer_beyond_what_is_possible_is_refused(
 def test_homes_of_one_process_cannot_cancel_each_other_out() -> None:
     rows = PackedArray.of(np.array([[1e6, 1e6], [-1e6, -1e6]]))
     answer = LoadResponse(homes=2, load_kw=rows, slope=[0.0, 0.0])
-    check = refusals([MemberConfig(name="p1", homes=2, max_kw=20.0)], Mailbox())
+    check = refusals([MemberConfig(name="p1", homes=2, max_kw=20.0)], Role.HOME, Mailbox())
     found = check("p1", PRICE, answer)
     assert found is not None and "2e+06 kW" in found
 

@@ -81,6 +81,8 @@ class LoadResponse(Body):
         is symmetric and negative semidefinite. It is too steep above `STEEPEST`.
         """
         assert isinstance(question, Price)
+        if not self.fixed <= self.load_only <= self.homes:
+            return f"{self.fixed} homes with a fixed load, {self.load_only} with a load alone, of {self.homes}"
         if self.coupling is not None and not _is_concave(self.coupling.array()):
             return "coupling is not symmetric and negative semidefinite"
         bend = compute_bending(self.sensitivity(), np.array(question.price))
