@@ -21,8 +21,10 @@ from typing import Any
 from emc_node.config import assemble, config_model
 from stackelgrid.errors import ConfigError, ExitCode
 from stackelgrid.node.config import load
-from stackelgrid.registry import list_games
+from stackelgrid.registry import find, list_games
+from stackelgrid.transport.address import Address
 from stackelgrid.transport.mqtt import MqttTransport
+from stackelgrid.wire.names import RULE, is_name
 
 FOLDER = Path("/etc/stackelgrid")
 STATE = Path("/var/lib/stackelgrid")
@@ -153,10 +155,33 @@ def _values_for(
     values = {key: getattr(options, key) for key in wanted}
     for key in missing:
         assert ask is not None
-        while not (answer := ask(questions[key])):
-            pass
+        while fault := _find_fault(key, answer := ask(questions[key])):
+            print(f"{fault}; please answer again", file=sys.stderr)
         values[key] = answer
     return values
+
+
+def _find_fault(key: str, answer: str) -> str:
+    """Find what is wrong with an answer, empty where it is nothing; how answers fit together is checked later."""
+    try:
+        match key:
+            case "broker":
+                Address.parse(answer)
+            case "run" | "name" | "aggregator":
+                return "" if is_name(answer) else f"{answer!r} is no name: {RULE}"
+            case "game":
+                find(answer)
+            case "slots":
+                return "" if answer.isdecimal() and 1 <= int(answer) <= 1000 else f"{answer!r} is not one of 1 to 1000"
+            case "home":
+                _read_json(Path(answer).expanduser(), "name a file that describes the home")
+            case _:
+                Path(answer).expanduser().read_bytes()
+    except OSError as error:
+        return f"{answer}: cannot be read ({error.strerror})"
+    except (ValueError, InitError) as error:
+        return str(error)
+    return ""
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:

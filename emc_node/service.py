@@ -26,7 +26,7 @@ _STEPS_SINCE = 254
 """The first version of systemd that can wait longer before each further restart."""
 _HIDDEN = (Path("/home"), Path("/root"), Path("/run/user"), Path("/tmp"), Path("/var/tmp"))
 """Folders that a service with ProtectHome= and PrivateTmp= cannot read."""
-DONE, FAILED = 0, 1
+DONE = 0
 
 
 class ServiceError(Exception):
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
         return ExitCode.BAD_INPUT
     except subprocess.CalledProcessError as error:
         print(f"emc-node install-service: {' '.join(error.cmd)} failed; see systemctl status emc-node", file=sys.stderr)
-        return FAILED
+        return ExitCode.LOST
     print("emc-node runs. Its state: sudo emc-node status; its log: journalctl --unit emc-node")
     return DONE
 

@@ -1,6 +1,6 @@
 """`emc-node status`: show the status file of a running EMC in plain words.
 
-Exit codes: 0 the EMC is in order; 1 it is not, or the file is no longer updated; 2 there is no such file to read.
+Exit codes: 0 the EMC is in order; 2 there is no such file to read; 4 it is lost or refused, or the file no longer updated.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
+from stackelgrid.errors import ExitCode
+
 FILE = Path("/run/stackelgrid/status.json")
 """The status file of the service that `emc-node install-service` sets up."""
 STALE = timedelta(seconds=30)
 """A running process writes its status every ten seconds; an older file is out of date."""
-IN_ORDER, NOT_IN_ORDER, UNREADABLE = 0, 1, 2
+IN_ORDER = 0
 
 
 class StatusFile(BaseModel):
@@ -95,12 +97,12 @@ def main(arguments: list[str]) -> int:
     now = datetime.now(UTC)
     print(status.describe(now))
     refused = status.refusal is not None
-    return NOT_IN_ORDER if status.is_stale(now) or status.state == "lost" or refused else IN_ORDER
+    return ExitCode.LOST if status.is_stale(now) or status.state == "lost" or refused else IN_ORDER
 
 
 def _report_unreadable(file: Path, why: str) -> int:
     print(f"emc-node status: {file} {why}", file=sys.stderr)
-    return UNREADABLE
+    return ExitCode.BAD_INPUT
 
 
 def _duration(span: timedelta) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stackelgrid.errors import ConfigError
 from stackelgrid.model import StrictModel, explain
@@ -76,8 +76,21 @@ class NodeConfig(StrictModel):
         return self.model_dump(mode="json", exclude={"broker", "tls", "reconnect_s", "rounds", "devices", *files})
 
 
-class _GameName(BaseModel):
+_PROGRAMS = {"utility": "leader-node", "leader": "aggregator-node", "aggregator": "emc-node"}
+"""The program whose configurations alone have a key."""
+
+
+class _Outline(BaseModel):
+    """A configuration of any role, before it is checked."""
+
+    model_config = ConfigDict(extra="allow")
+
     game: str
+
+    def find_program(self, model: type[NodeConfig]) -> str | None:
+        """Find the program that this is a configuration for, None where that is the one of `model` or unknown."""
+        found = [key for key in _PROGRAMS if key in (self.model_extra or {})]
+        return None if not found or any(key in model.model_fields for key in found) else _PROGRAMS[found[0]]
 
 
 Config = TypeVar("Config", bound=NodeConfig)
@@ -95,7 +108,11 @@ def load(path: Path, config_model: Callable[[Game], type[Config]]) -> Config:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text ({error.reason}); write it anew, as JSON") from None
     try:
-        config = config_model(find(_GameName.model_validate_json(text).game)).model_validate_json(text)
+        outline = _Outline.model_validate_json(text)
+        model = config_model(find(outline.game))
+        if program := outline.find_program(model):
+            raise ConfigError(f"{path}: is the configuration of another role; start it with {program}")
+        config = model.model_validate_json(text)
     except UnknownGameError as error:
         raise ConfigError(f"{path}: game: {error}") from None
     except ValidationError as error:

@@ -23,6 +23,8 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+import aggregator_node.__main__
+import leader_node.__main__
 from broker.access import Node, Role
 from broker.authority import Authority
 from emc_node import __main__, service, status
@@ -156,6 +158,31 @@ def test_init_asks_for_missing_options_on_a_terminal(
     assert not any("aggregator" in question for question in asked)
 
 
+def test_init_asks_again_at_once_when_an_answer_is_wrong(
+    tmp_path: Path, home_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = {
+        "Folder": [""],
+        "Broker": ["grid", "mqtt://grid:1883"],
+        "Name of the run": ["our run", "demo"],
+        "Name of this home": ["h/1", "h1"],
+        "Name of its aggregator": ["", "a1"],
+        "Game": ["chess", "user_oriented"],
+        "Number of slots": ["many", "0", "24"],
+        "File": [str(tmp_path / "nothing.json"), str(tmp_path), str(home_file)],
+    }
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(
+        "builtins.input",
+        lambda question: next(given for key, given in answers.items() if question.startswith(key)).pop(0),
+    )
+    assert init(["--to", str(tmp_path / "etc")]) == 0
+    assert not any(answers.values())
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 9
+    assert all(line.endswith("; please answer again") for line in said)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -231,6 +258,25 @@ def test_init_accepts_the_home_of_the_raspberry_pi_guide(
     config = configuration(tmp_path / "etc")
     assert config.devices is not None
     assert config.devices.home_assistant is not None and config.devices.login is not None
+
+
+def test_node_names_the_program_of_a_configuration_of_another_role(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = build_node_configs(scenarios.load("user_oriented", ["population.homes=2", "aggregators=1"]), "demo")
+    programs = {
+        "leader-node": (leader_node.__main__.main, configs.leader),
+        "aggregator-node": (aggregator_node.__main__.main, configs.aggregators[0]),
+        "emc-node": (__main__.main, configs.homes[0]),
+    }
+    for program, (_, config) in programs.items():
+        file = tmp_path / f"{program}.json"
+        file.write_text(config.model_dump_json())
+        for other, (main, _) in programs.items():
+            if other != program:
+                assert main(["--config", str(file)]) == 2
+                said = f"{other}: {file}: is the configuration of another role; start it with {program}\n"
+                assert capsys.readouterr().err == said
 
 
 # --- the unit ---
@@ -339,7 +385,7 @@ def test_install_service_writes_and_starts_the_unit_unless_it_is_to_print_it(
     asked = [line for line in called.read_text().splitlines() if line != "--version"]
     assert asked == ["daemon-reload", "enable emc-node.service", "restart emc-node.service"]
     systemctl.write_text(systemctl.read_text() + '[ "$1" != restart ]\n')
-    assert __main__.main(["install-service", "--config", str(config_file)]) == 1
+    assert __main__.main(["install-service", "--config", str(config_file)]) == 4
 
 
 # --- status ---
@@ -374,11 +420,11 @@ def status_file(folder: Path, *, age_s: float = 3, **changes: Any) -> Path:
         ({"state": "over", "connected": False}, 0, ["is over"]),
         ({"rejected": {"schema": 2, "json": 1}}, 0, ["ignored: 1 json, 2 schema"]),
         ({"remarks": ["the reading is of unknown age"]}, 0, ["Note: the reading is of unknown age."]),
-        ({"refusal": "too much"}, 1, ["takes part in run demo", "Its last answer was refused: too much."]),
-        ({"refusal": "too much", "ignored": True}, 1, ["does not take part in run demo", "count nowhere: too much"]),
-        ({"state": "lost", "connected": False}, 1, ["is lost", "journalctl --unit emc-node"]),
-        ({"age_s": 40}, 1, ["40 seconds old", "hangs or has ended"]),
-        ({"age_s": 7300}, 1, ["2 hours old"]),
+        ({"refusal": "too much"}, 4, ["takes part in run demo", "Its last answer was refused: too much."]),
+        ({"refusal": "too much", "ignored": True}, 4, ["does not take part in run demo", "count nowhere: too much"]),
+        ({"state": "lost", "connected": False}, 4, ["is lost", "journalctl --unit emc-node"]),
+        ({"age_s": 40}, 4, ["40 seconds old", "hangs or has ended"]),
+        ({"age_s": 7300}, 4, ["2 hours old"]),
     ],
 )
 def test_status_describes_the_state_and_gives_its_exit_code(
