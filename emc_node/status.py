@@ -1,6 +1,6 @@
 """`emc-node status`: show the status file of a running EMC in plain words.
 
-Exit codes: 0 the EMC is in order; 2 there is no such file to read; 4 it is lost or refused, or the file no longer updated.
+Exit codes: 0 the EMC is in order; 2 there is no such file; 4 it is lost or refused, or the file is no longer updated.
 """
 
 from __future__ import annotations
