@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 
-_PR_SET_PDEATHSIG = 1
+from stackelgrid import parent_process
 
 
-def end_with_parent() -> Callable[[], object] | None:
+def end_with_parent() -> Callable[[], object]:
     """Give `Popen` its `preexec_fn`: on Linux it has the kernel end the program when this process is killed."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    return partial(parent_process.end_with_parent, os.getpid(), signal.SIGTERM)
 
 
 def end(child: subprocess.Popen[bytes]) -> None:

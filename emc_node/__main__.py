@@ -4,8 +4,8 @@ import sys
 from importlib import import_module
 
 from emc_node.config import build, config_model
+from stackelgrid.faults import inject_faults
 from stackelgrid.node import process
-from stackelgrid.node.protocol import ReportingNode, RunNode
 from stackelgrid.text_file import replace_unprintable
 
 COMMANDS = {
@@ -24,13 +24,6 @@ def main(arguments: list[str] | None = None) -> int:
     if words and words[0] in ("-h", "--help"):
         print(f"other commands: {', '.join(f'emc-node {name}' for name in COMMANDS)}; see the --help of each\n")
     return process.main("emc-node", config_model, build, inject_faults, arguments)
-
-
-def inject_faults(node: RunNode, source: str) -> ReportingNode:
-    """Put the node under a fault plan; what that takes is imported only then."""
-    from stackelgrid.faults.on_process import inject
-
-    return inject(node, source)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ ends, it stops the nodes that are left and exits: no node outlives the process t
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import json
@@ -28,12 +27,12 @@ from contextlib import suppress
 from typing import Any
 
 from stackelgrid.node.log import let_go
+from stackelgrid.parent_process import end_with_parent
 from stackelgrid.registry import find
 from stackelgrid.wire.codec import message_models
 
 _GRACE_S = 5.0
 """The time that a node has to leave in good order before it is killed."""
-_PR_SET_PDEATHSIG = 1
 
 
 NodeMain = Callable[[list[str]], int]
@@ -121,10 +120,8 @@ def _become_node(log: str, node_input: int | None, parent: int) -> None:
     else:
         os.dup2(node_input, 0)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # among them the inputs of other nodes
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(70)
+    if not end_with_parent(parent, signal.SIGTERM):
+        os._exit(70)
 
 
 def _report_ended(children: dict[int, str]) -> None:

@@ -151,11 +151,11 @@ def steps(
     return figure
 
 
-def stack(layers: Mapping[str, Sequence[float]], lines: Sequence[Curve], label: str, *, height: float = 2.9) -> Figure:
+def stack(layers: Mapping[str, Sequence[float]], lines: Sequence[Curve], label: str) -> Figure:
     """Draw layers over the slots, the first at the bottom, and curves over them."""
     slots = len(next(iter(layers.values())))
     with mpl.rc_context(_STYLE):
-        figure, axes = _slots_figure(slots, height, top=0.46)
+        figure, axes = _slots_figure(slots, 2.9, top=0.46)
         bottom = np.zeros(slots)
         for place, (name, values) in enumerate(layers.items()):
             top = bottom + np.array(values)
@@ -230,12 +230,12 @@ def members(series: Mapping[str, Mapping[str, float]], label: str, *, who: str =
     return figure
 
 
-def bars(series: Mapping[str, Mapping[str, float]], label: str, *, height: float = 2.3) -> Figure:
+def bars(series: Mapping[str, Mapping[str, float]], label: str) -> Figure:
     """Draw bars by category, one of each series side by side; the categories are the first series'."""
     categories = list(next(iter(series.values())))
     thickness = 0.8 / len(series)
     with mpl.rc_context(_STYLE):
-        figure, ((axes,),) = _panels(height, 1, 1, top=0.3)
+        figure, ((axes,),) = _panels(2.3, 1, 1, top=0.3)
         for place, (color, (name, values)) in enumerate(zip(_COLORS, series.items(), strict=False)):
             middle = np.arange(len(categories)) + (place - (len(series) - 1) / 2) * thickness
             heights = [values.get(category, np.nan) for category in categories]

@@ -12,10 +12,13 @@ from stackelgrid.transport.base import FetchRetained, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Refusal, Settlement, Signal
 
+_SILENCE_S = 30.0
+"""After so long without a sign of the coordinator, a member fetches what is retained."""
+
 
 @dataclass(frozen=True, slots=True)
 class QuestionReceived:
-    """Event: the coordinator asks `body`. Give the answer to `Member.answer` with the same round."""
+    """Event: a signal of the coordinator asks `body`. Give the answer to `Member.answer` with the same round."""
 
     round: int
     body: Body
@@ -48,14 +51,13 @@ class Member:
 
     It answers each round once. Asked again for a round it has answered, it sends the same answer again, so that a
     signal received twice counts once. A signal of an earlier round is counted in `stale` and ignored. Without a sign of
-    the coordinator for `silence_s` seconds, it fetches what is retained. With `renumbered`, the same round number with
+    the coordinator for half a minute, it fetches what is retained. With `renumbered`, the same round number with
     another question is a new question: the coordinator may have lost its ledger and then counts from one again.
     """
 
-    def __init__(self, name: str, link: Link, silence_s: float = 30.0, *, renumbered: bool = False) -> None:
+    def __init__(self, name: str, link: Link, *, renumbered: bool = False) -> None:
         self.name = name
         self.link = link
-        self.silence_s = silence_s
         self.stale = 0
         self._renumbered = renumbered
         self._fetch_at: float | None = None
@@ -87,18 +89,18 @@ class Member:
             self.answer(round_number, body)
 
     def note_contact(self, now: float) -> None:
-        """Note a message of the coordinator or a new connection: the wait of `silence_s` begins anew."""
-        self._fetch_at = None if self._settlement is not None else now + self.silence_s
+        """Note a message of the coordinator or a new connection: the wait of `_SILENCE_S` begins anew."""
+        self._fetch_at = None if self._settlement is not None else now + _SILENCE_S
 
     def next_deadline(self) -> float | None:
         """Give the time at which to call `tick`, on the clock of `now`, or None."""
         return self._fetch_at
 
     def tick(self, now: float) -> list[Step]:
-        """After `silence_s` without contact, fetch what is retained: a message may have been lost on its way here."""
+        """After `_SILENCE_S` without contact, fetch what is retained: a message may have been lost on its way here."""
         if self._fetch_at is None or now < self._fetch_at:
             return []
-        self._fetch_at = now + self.silence_s
+        self._fetch_at = now + _SILENCE_S
         return [FetchRetained()]
 
     def receive(self, message: Message) -> list[Step]:

@@ -1,7 +1,8 @@
 """The protocols that a game implements, one for each role.
 
-A strategy takes and returns message bodies and knows nothing of topics, rounds or clocks. It may keep state, but it is
-deterministic: the same calls in the same order give the same results.
+A strategy takes and returns message bodies and knows nothing of topics, rounds or clocks. A *question* is what is asked
+in a round, the *signal* the message that carries it: the `signal` that a strategy gets is the body of such a message.
+It may keep state, but it is deterministic: the same calls in the same order give the same results.
 
 Each protocol is generic in the bodies that it takes and returns. `LeaderStrategy[Price, LoadResponse, Price]` asks
 with a `Price`, gets a `LoadResponse` from each aggregator and settles with a `Price`. On an addressed link, where each

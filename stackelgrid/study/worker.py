@@ -6,7 +6,6 @@ with a line. It ends when its input does, so that none outlives the study; one t
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import selectors
@@ -19,10 +18,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from stackelgrid.interrupts import allow_interrupts
+from stackelgrid.parent_process import end_with_parent
 from stackelgrid.study.point import Point, play
 
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-_PR_SET_PDEATHSIG = 1
 
 
 def play_all(points: Sequence[Point], jobs: int) -> Iterator[tuple[Point, str | None]]:
@@ -107,10 +106,8 @@ class _Worker:
 
 def main(parent: int) -> int:
     """Serve until standard input ends. The process dies with the study, also when that is killed."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            return 1
+    if not end_with_parent(parent, signal.SIGKILL):
+        return 1
     answers = os.dup(1)
     os.dup2(2, 1)  # so that what a library prints is not read as an answer
     for line in sys.stdin:

@@ -11,7 +11,6 @@ cents per kWh, both from runs in memory through the real nodes.
 
 from __future__ import annotations
 
-import ctypes
 import io
 import logging
 import multiprocessing
@@ -33,6 +32,7 @@ from stackelgrid.games.user_oriented.home import HomeProblem
 from stackelgrid.games.user_oriented.leader import fixed_balance
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
+from stackelgrid.parent_process import end_with_parent
 from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import in_memory
 
@@ -48,7 +48,6 @@ _STEPS = 8
 """Steps of the factor from nothing to the most that the connection carries."""
 _BEYOND = 1.5
 """A factor, times the most that the connection carries: the aggregator refuses it and quarantines the home."""
-_PR_SET_PDEATHSIG = 1
 _COLORS = ("#0072b2", "#d55e00", "#009e73")
 """Colours of Okabe and Ito, which colour-blind readers can distinguish."""
 _STYLE: dict[Any, Any] = {
@@ -283,10 +282,8 @@ def _collect(objective: str, truthful: TruthfulRun, lies: dict[str, Lies], examp
 def _begin_worker(parent: int) -> None:
     """Silence the warnings of refused answers, which are counted, and end with the parent, even by `kill -9`."""
     logging.disable(logging.WARNING)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            sys.exit(1)
+    if not end_with_parent(parent, signal.SIGKILL):
+        sys.exit(1)
 
 
 # --- the page ---

@@ -19,7 +19,7 @@ from stackelgrid.wire.arrays import Array
 class _Form:
     """The formulas of one satisfaction form, [UO-9] and [UO-10].
 
-    Arguments: rate x or price e, then x_max, v, omega, alpha, all broadcast together.
+    Arguments: rate x or price p, then x_max, v, omega, alpha, all broadcast together.
     """
 
     utility: Callable[..., Array]
@@ -33,16 +33,16 @@ _LOG = _Form(
     utility=lambda x, x_max, v, omega, alpha: v * x_max * np.log1p(alpha * x / x_max) / omega,
     marginal=lambda x, x_max, v, omega, alpha: v * alpha / (omega * (1 + alpha * x / x_max)),
     curvature=lambda x, x_max, v, omega, alpha: -v * alpha**2 / (omega * x_max * (1 + alpha * x / x_max) ** 2),
-    demand=lambda e, x_max, v, omega, alpha: x_max * (v / (omega * e) - 1 / alpha),
-    demand_slope=lambda e, x_max, v, omega, alpha: -x_max * v / (omega * e**2),
+    demand=lambda p, x_max, v, omega, alpha: x_max * (v / (omega * p) - 1 / alpha),
+    demand_slope=lambda p, x_max, v, omega, alpha: -x_max * v / (omega * p**2),
 )
 _POWER = _Form(
     utility=lambda x, x_max, v, omega, alpha: v * x_max * (x / x_max) ** alpha / omega,
     marginal=lambda x, x_max, v, omega, alpha: v * alpha * (x / x_max) ** (alpha - 1) / omega,
     curvature=lambda x, x_max, v, omega, alpha: v * alpha * (alpha - 1) * (x / x_max) ** (alpha - 2) / (omega * x_max),
-    demand=lambda e, x_max, v, omega, alpha: x_max * (omega * e / (v * alpha)) ** (1 / (alpha - 1)),
-    demand_slope=lambda e, x_max, v, omega, alpha: (
-        x_max / ((alpha - 1) * e) * (omega * e / (v * alpha)) ** (1 / (alpha - 1))
+    demand=lambda p, x_max, v, omega, alpha: x_max * (omega * p / (v * alpha)) ** (1 / (alpha - 1)),
+    demand_slope=lambda p, x_max, v, omega, alpha: (
+        x_max / ((alpha - 1) * p) * (omega * p / (v * alpha)) ** (1 / (alpha - 1))
     ),
 )
 _QUADRATIC = _Form(
@@ -51,8 +51,8 @@ _QUADRATIC = _Form(
     ),
     marginal=lambda x, x_max, v, omega, alpha: v * (omega - alpha * x / x_max),
     curvature=lambda x, x_max, v, omega, alpha: -v * alpha / x_max + 0 * x,
-    demand=lambda e, x_max, v, omega, alpha: x_max * (omega - e / v) / alpha,
-    demand_slope=lambda e, x_max, v, omega, alpha: -x_max / (v * alpha) + 0 * e,
+    demand=lambda p, x_max, v, omega, alpha: x_max * (omega - p / v) / alpha,
+    demand_slope=lambda p, x_max, v, omega, alpha: -x_max / (v * alpha) + 0 * p,
 )
 _POWER_FLOOR = 1e-9
 _FORMS = {"log": _LOG, "power": _POWER, "quadratic": _QUADRATIC}
