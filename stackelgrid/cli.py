@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -163,19 +164,47 @@ def _conclude(ended: Run, *, quiet: bool) -> None:
         except SolverMissingError as error:
             message = f"not certified: {error}; then stackelgrid certify {folder}"
         stderr.print(message, markup=False)
-    for node, why in ended.failures.items():
-        stderr.print(f"[red]{node}[/red] {why}")
+    _print_troubles(ended, stderr)
     if not quiet and not ended.interrupted:
         print(f"report: {folder}/report.html")
     if ended.interrupted:
         message = f"interrupted; what was found so far is in {folder}, for stackelgrid certify and stackelgrid report"
         raise CommandError(ExitCode.INTERRUPTED, message)
     if ended.record.lost:
-        lost = ", ".join(ended.record.conclusion.get("lost", [])) or "the leader"
+        lost = _list_some(ended.record.conclusion.get("lost") or ended.failures or ["leader"])
         raise CommandError(ExitCode.LOST, f"the run ended without {lost}; what was found so far is in {folder}")
+    if ended.failures:
+        message = f"the run went on without {_list_some(ended.failures)}; what was found is in {folder}"
+        raise CommandError(ExitCode.LOST, message)
     if not ended.settled:
         message = f"not settled within {len(ended.rounds)} rounds; raise leader.max_rounds"
         raise CommandError(ExitCode.NOT_SETTLED, message)
+
+
+def _print_troubles(ended: Run, stderr: Console) -> None:
+    """Print a line for each node that was lost or left out of every round, and how many homes came late."""
+    from rich.markup import escape
+
+    assert ended.record is not None
+    record, members = ended.record, ended.scenario.topology.members
+    homes = {process: len(each) for processes in members.values() for process, each in processes.items()}
+    late = sum(homes[process] for process in record.late)
+    if late:
+        came = f"{sum(homes.values()) - late} of {sum(homes.values())} homes had come"
+        gather_s = ended.scenario.rounds.gather_s
+        stderr.print(f"{came} after {gather_s:g} s, when the first round began; raise rounds.gather_s", markup=False)
+    for node, why in ended.failures.items():
+        stderr.print(f"[red]{node}[/red] {escape(why)}")
+    for node in record.left_out:
+        if node not in ended.failures:
+            last = record.last_errors.get(node, f"no error, see logs/{node}.jsonl")
+            stderr.print(f"[red]{node}[/red] was left out of every round; it logged last: {escape(last)}")
+
+
+def _list_some(names: Iterable[str]) -> str:
+    """List the first names."""
+    some = [*names]
+    return ", ".join(some[:5]) + (", …" if len(some) > 5 else "")
 
 
 def _print_summary(ended: Run) -> None:

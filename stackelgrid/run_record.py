@@ -45,7 +45,10 @@ class RunRecord:
     - `rounds`: the journal of the leader, `below`: those of the aggregators, each record with its `aggregator`;
     - `conclusion`: the leader's final record, {} when there is none;
     - `aggregators`: the account of each aggregator after the settlement, `homes`: each home's settled schedule;
-    - `faults`: the faults of the plan that happened, `failures`: the nodes that died, each with the reason;
+    - `faults`: the faults of the plan that happened, `failures`: the nodes that died, and `broker`, each with the
+      reason;
+    - `late`: the EMC processes that had not come when the first round began, `last_errors`: the last warning or error
+      that each node logged;
     - `rejected`: the messages that nodes ignored, by reason; `messages`, `bytes`: those that nodes sent.
     """
 
@@ -59,6 +62,8 @@ class RunRecord:
     homes: dict[str, dict[str, Any]] = field(default_factory=dict)
     faults: list[FaultRecord] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    late: list[str] = field(default_factory=list)
+    last_errors: dict[str, str] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=dict)
     messages: int = 0
     bytes: int = 0
@@ -79,6 +84,13 @@ class RunRecord:
     def inner_rounds(self) -> int:
         """The largest number of rounds that an aggregator played with its homes."""
         return max(Counter(record["aggregator"] for record in self.below).values(), default=0)
+
+    @property
+    def left_out(self) -> list[str]:
+        """The nodes that no round of the leader had an answer of."""
+        excluded = {(entry["node"], entry["round"]) for entry in self.missing if entry["action"] == "excluded"}
+        rounds = Counter(node for node, _ in excluded)
+        return sorted(node for node, count in rounds.items() if count == len(self.rounds))
 
     @property
     def missing(self) -> list[dict[str, Any]]:

@@ -126,7 +126,8 @@ def _play_over_mqtt(
     try:
         return processes.play(scenario, folder, broker, name, on_round, plan, on_fault, certs)
     except (BrokerStartError, BrokerUnreachableError, ConfigError):
-        shutil.rmtree(folder)
+        if not any(log.stat().st_size for log in folder.glob("logs/*")):  # else it has evidence
+            shutil.rmtree(folder)
         raise
     finally:
         importing.join()  # two threads that import the same modules may see them half loaded

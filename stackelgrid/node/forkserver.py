@@ -8,8 +8,9 @@ of the game and the modules once. On standard input it takes one JSON object a l
   standard output is that of the forkserver;
 - `{"config": FILE, "input": LINE}` writes another line to the standard input of a node that was started so.
 
-On standard output it writes, one JSON object a line, which process was started and how each ended. When its input
-ends, it stops the nodes that are left and exits: no node outlives the process that launched it.
+On standard output it writes, one JSON object a line, which process was started, which could not be and why, and how
+each ended. When its input ends, it stops the nodes that are left and exits: no node outlives the process that launched
+it.
 """
 
 from __future__ import annotations
@@ -70,7 +71,11 @@ def main(game: str, packages: str, *modules: str) -> int:
             *lines, pending = (pending + read).split(b"\n")
             for order in map(json.loads, lines):
                 if "log" in order:
-                    _fork(order, node_mains[order["package"]], children, inputs)
+                    try:
+                        _fork(order, node_mains[order["package"]], children, inputs)
+                    except OSError as error:  # a limit on processes or open files
+                        _write({"unstarted": order["config"], "why": error.strerror})
+                        continue
                 if "input" in order:
                     with suppress(BrokenPipeError):  # the node has just been killed
                         os.write(inputs[order["config"]], order["input"].encode() + b"\n")

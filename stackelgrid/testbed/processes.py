@@ -26,6 +26,7 @@ from stackelgrid.rounds import Member
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
+from stackelgrid.testbed.limits import require_room
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
 from stackelgrid.transport.base import BrokerUnreachableError, Publish
 from stackelgrid.transport.mqtt import MqttTransport
@@ -42,6 +43,8 @@ _CONNECT_S = 5.0
 """The time in which a broker that should be there already has to answer."""
 _STOP_S = 30.0
 """The time in which the forkserver has ended: twice what it gives its nodes, and the import that may be under way."""
+_STARTING = 32 * (os.cpu_count() or 1)
+"""The number of nodes that are started and have not yet reached the broker, at most."""
 _UPDATE_S = 0.05
 """The time between two looks at the leader's journal and at what the fault plan has for now."""
 
@@ -63,10 +66,13 @@ def play(
     and broker are killed and restarted. `on_round` gets each finished round of the leader, `on_fault` each fault as it
     happens.
 
-    Raises `broker.BrokerStartError`, `broker.authority.AuthorityError` or `BrokerUnreachableError` before any node is
-    started. On an interrupt everything is stopped and what was found so far is returned as interrupted.
+    Raises `ConfigError` where the machine's limits are too low, `broker.BrokerStartError`,
+    `broker.authority.AuthorityError` or `BrokerUnreachableError`, all before any node is started. When the run's own
+    broker or the forkserver ends by itself, so does the run, with that among its failures. On an interrupt everything
+    is stopped and what was found so far is returned as interrupted.
     """
     began = time.perf_counter()
+    require_room(scenario, under_plan=plan is not None)
     logs, nodes = folder / "logs", folder / "nodes"
     logs.mkdir()
     nodes.mkdir(mode=0o700)
@@ -93,7 +99,7 @@ def play(
             if own is None:
                 with allow_interrupts():
                     _try_out(configs)
-            processes.start(configs, controller)
+            processes.start(configs, controller, own)
             processes.wait(journal.read)
         except KeyboardInterrupt:
             run_record.interrupted = True
@@ -154,10 +160,12 @@ class NodeProcesses:
     def __init__(self, game: str, nodes: Path, logs: Path, run_record: RunRecord, *, under_plan: bool) -> None:
         self._nodes, self._logs, self._run_record = nodes, logs, run_record
         self._controller: FaultController | None = None
+        self._broker: broker.RunningBroker | None = None
         self._roles: dict[str, Role] = {}
         self._last_wills: dict[str, tuple[Publish, Tls | None]] = {}
         self._broker_url = ""
         self._leave_s = _LEAVE_S
+        self._cannot_go_on = False
         self._running: set[str] = set()
         self._restarts: dict[str, float] = {}  # when each node that the plan killed is started again
         more = ["stackelgrid.faults.on_process"] if under_plan else []
@@ -176,19 +184,36 @@ class NodeProcesses:
         self._selector.register(self._reports, selectors.EVENT_READ)
         self._unread = b""
 
-    def start(self, configs: NodeConfigs, controller: FaultController | None) -> None:
-        """Start a process for each configuration, homes first."""
-        self._controller = controller
+    def start(
+        self, configs: NodeConfigs, controller: FaultController | None, own_broker: broker.RunningBroker | None
+    ) -> None:
+        """Start a process for each configuration, homes first, and watch the run's own broker.
+
+        No more than `_STARTING` are on their way to the broker at a time: so few are quick, and the patience of who
+        gathers them begins when nearly all have come.
+        """
+        self._controller, self._broker = controller, own_broker
         self._last_wills, self._broker_url = _build_last_wills(configs), configs.leader.broker
         # One that has lost its connection finds the settlement retained if it comes back in time.
         self._leave_s = max(_LEAVE_S, configs.leader.rounds.return_s)
         self._roles |= {config.name: Role.HOME for config in configs.homes}
         self._roles |= {config.name: Role.AGGREGATOR for config in configs.aggregators}
         self._roles[configs.leader.name] = Role.LEADER
+        starting: list[str] = []
         for config in (*configs.homes, *configs.aggregators, configs.leader):
+            while len(starting) >= _STARTING and not self._over:
+                self._watch()
+                starting = [name for name in starting if name in self._running and not self._has_connected(name)]
+            if self._over:
+                return
             self._write(config.name, config)
             self._running.add(config.name)
             self._fork(config.name)
+            starting.append(config.name)
+
+    def _has_connected(self, name: str) -> bool:
+        log = self._logs / f"{name}.jsonl"
+        return log.exists() and '"event": "connected"' in log.read_text(encoding="utf-8", errors="replace")
 
     def _write(self, name: str, config: BaseModel) -> None:
         with os.fdopen(
@@ -213,21 +238,40 @@ class NodeProcesses:
             self._orders.flush()
 
     def wait(self, read_journal: Callable[[], None]) -> None:
-        """Wait until every node has left, or the leader has and the others had time to; not after the leader died."""
+        """Wait until every node has left, or the leader has and the others had time to, or the run cannot go on."""
         until: float | None = None
-        while self._running and (until is None or time.monotonic() < until):
-            with allow_interrupts():
-                ready = self._selector.select(_UPDATE_S)
-            if ready:
-                self._receive()
+        while self._running and (until is None or time.monotonic() < until) and not self._over:
+            self._watch()
             read_journal()
-            self._follow_plan()
-            if LEADER in self._run_record.failures:
-                return
             if LEADER not in self._running and until is None:
                 until = max([time.monotonic(), *self._restarts.values()]) + self._leave_s
-        for name in self._running - self._find_settled():
-            self._run_record.failures[name] = f"had not heard of the settlement, see logs/{name}.jsonl"
+        if not self._over:
+            for name in self._running - self._find_settled():
+                self._run_record.failures[name] = f"had not heard of the settlement, see logs/{name}.jsonl"
+
+    @property
+    def _over(self) -> bool:
+        """True when the run cannot go on: leader, forkserver or broker has ended, or a node could not be started."""
+        return self._cannot_go_on or LEADER in self._run_record.failures
+
+    def _watch(self) -> None:
+        """Take in what has happened to nodes and broker, for a short time at most, and do what the plan has for now."""
+        with allow_interrupts():
+            ready = self._selector.select(_UPDATE_S)
+        if ready:
+            self._receive()
+        try:
+            self._follow_plan()
+        except broker.BrokerStartError as error:
+            self._give_up("broker", str(error))
+        down = self._controller is not None and self._controller.broker_is_down
+        ending = None if self._broker is None or down else self._broker.find_end()
+        if ending is not None:
+            self._give_up("broker", f"has ended: {ending}")
+
+    def _give_up(self, name: str, why: str) -> None:
+        self._run_record.failures[name] = why
+        self._cannot_go_on = True
 
     def _find_settled(self) -> set[str]:
         """Name the nodes that have written what they make of the settlement, whether they have left or not."""
@@ -253,6 +297,9 @@ class NodeProcesses:
             report = json.loads(line)
             if "ended" in report:
                 self._note_end(Path(report["ended"]).stem, report["code"])
+            elif "unstarted" in report:
+                mend = "raise the limits on processes and open files, or set homes_per_process"
+                self._give_up(Path(report["unstarted"]).stem, f"could not be started ({report['why']}); {mend}")
             elif "record" in report:
                 self._note_fault(FaultReport.model_validate(report))
 
@@ -273,11 +320,17 @@ class NodeProcesses:
             return
         self._running.discard(name)
         if code != 0:
-            how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            how = f"killed by signal {-code}" if code < 0 else f"ended with code {code}{self._find_cause(name)}"
             if planned is not None:
                 how = f"killed by fault {planned[0]} of the plan"
             self._run_record.failures[name] = f"{how}, see logs/{name}.jsonl"
             self._publish_last_will(name)
+
+    def _find_cause(self, name: str) -> str:
+        """Find the last warning or error in a node's log, to follow what became of it."""
+        log = self._logs / f"{name}.jsonl"
+        last = _find_last_error(_read_log(log)) if log.exists() else None
+        return "" if last is None else f" ({last})"
 
     def _plan_restart(self, name: str, crash: Crash) -> None:
         if crash.lose_state:
@@ -299,7 +352,7 @@ class NodeProcesses:
         self._selector.unregister(self._reports)
         self._reports.close()
         for name in self._running:
-            self._run_record.failures[name] = "lost with its forkserver, see logs/forkserver.log"
+            self._give_up(name, "lost with its forkserver, see logs/forkserver.log")
         self._running.clear()
 
     def stop(self) -> None:
@@ -338,14 +391,29 @@ def _gather(run_record: RunRecord, nodes: Path, logs: Path, aggregators: list[st
             run_record.aggregators[name] = json.loads(account.read_text(encoding="utf-8"))
     rejected: Counter[str] = Counter()
     for path in sorted(logs.glob("*.jsonl")):
-        for entry in _read_log(path):
+        entries = _read_log(path)
+        for entry in entries:
             if entry.get("event") == "ended":
                 run_record.messages += entry["messages"]
                 run_record.bytes += entry["bytes"]
                 rejected.update(entry["rejected"])
             elif entry.get("event") == "round" and path.stem in aggregators:
                 run_record.below.append({"aggregator": path.stem, **entry})
+            elif entry.get("event") == "homes absent at the start":
+                run_record.late += [name for name in entry["absent"] if name not in run_record.late]
+        last = _find_last_error(entries)
+        if last is not None:
+            run_record.last_errors[path.stem] = last
     run_record.rejected = dict(rejected)
+
+
+def _find_last_error(entries: list[dict[str, Any]]) -> str | None:
+    """Find the last warning or error of a log, with its cause, in one line."""
+    for entry in reversed(entries):
+        if entry.get("level") in ("warning", "error"):
+            cause = str(entry.get("cause") or entry.get("error") or "").strip()
+            return f"{entry['event']}: {cause.splitlines()[-1]}" if cause else str(entry["event"])
+    return None
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:

@@ -269,9 +269,8 @@ class _Connection:
                     longest = max(PATIENT_PAUSE_S, PATIENT_SHARE * (self._loop.time() - began))
                     pause = min(2 * pause, LONGEST_PAUSE_S, longest)
             else:
-                if attempts or self._traffic.connections > 1:
-                    data = {"server": self._server_name(), "seconds": round(self._loop.time() - began, 1)}
-                    _LOG.info("connected", extra={"data": {**data, "attempts": attempts + 1}})
+                data = {"server": self._server_name(), "seconds": round(self._loop.time() - began, 1)}
+                _LOG.info("connected", extra={"data": {**data, "attempts": attempts + 1}})
                 return
             await asyncio.sleep(wait)
 
