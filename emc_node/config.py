@@ -38,6 +38,15 @@ class EmcConfig(NodeConfig, Generic[Home]):
     plan_file: Path | None = None
 
     @model_validator(mode="after")
+    def _check_homes(self) -> Self:
+        for number, home in enumerate(self.homes):
+            try:
+                home.check_slots(self.slots)
+            except ValueError as error:
+                raise ValueError(f"homes.{number}.{error}") from None
+        return self
+
+    @model_validator(mode="after")
     def _check_devices(self) -> Self:
         if self.devices is not None:
             self.devices.check(self.homes, self.slots, self.broker)

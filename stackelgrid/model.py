@@ -11,9 +11,14 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+LARGEST = 1e9
+"""The largest number of a scenario or configuration: sums over many homes, and products, then stay finite."""
+SMALLEST = 1e-9
+"""The smallest number above zero, by which others can be divided."""
+
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
+Positive = Annotated[float, Field(ge=SMALLEST, le=LARGEST, allow_inf_nan=False)]
 PerSlot = NonNegative | list[NonNegative]
 """A number for all slots, or one per slot."""
 PositivePerSlot = Positive | list[Positive]
@@ -43,6 +48,7 @@ _WANTED = {
     "finite_number": "give a finite number",
     "invalid_key": "unknown key; remove it or correct its spelling",
 }
+_ABOVE_ZERO = f"greater than or equal to {SMALLEST:.9f}"
 _MAPPINGS = {"dict_type", "model_type", "model_attributes_type"}
 _NUMBERS = {"float_type", "float_parsing", "int_type", "int_parsing", "int_from_float"}
 _OF_ANOTHER_KIND = {"float_type", "float_parsing", "int_type", "int_parsing", "list_type", "model_type", "dict_type"}
@@ -95,7 +101,8 @@ class _Mistake:
         in_a_union = len(steps) < len(found["loc"])
         kind, shown = found["type"], _show(found["input"])
         value = f" (found {shown})" if shown and kind != "missing" else ""
-        message = _WANTED.get(kind, found["msg"].removeprefix("Value error, ").replace("Input should", "It must", 1))
+        said = found["msg"].replace(_ABOVE_ZERO, "greater than 0")
+        message = _WANTED.get(kind, said.removeprefix("Value error, ").replace("Input should", "It must", 1))
         if in_a_union and kind in _OF_ANOTHER_KIND:
             message = "give a number, or a list of numbers, one per slot"
         return cls(

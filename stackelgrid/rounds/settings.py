@@ -63,6 +63,9 @@ class HomeModel(PrivateModel):
 
     id: Name
 
+    def check_slots(self, slots: int) -> None:
+        """Raise `ValueError` that begins with the key of what has another length than the horizon."""
+
     def storage_capacity_kwh(self) -> float | None:
         """Give the capacity of the one storage that devices can control, None where there is none or more than one.
 

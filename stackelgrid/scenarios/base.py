@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Se
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from stackelgrid.certify import require_solvers
-from stackelgrid.model import Positive, StrictModel
+from stackelgrid.model import LARGEST, Positive, StrictModel
 from stackelgrid.node.config import Rounds
 from stackelgrid.registry import find
 from stackelgrid.rounds.settings import AggregatorSettings, HomeModel, LeaderSettings
@@ -70,6 +70,10 @@ class Scenario(StrictModel):
             raise ValueError(f"leader.{error}") from None
         seen: set[str] = set()
         for number, home in enumerate(self.everyone):
+            try:
+                home.check_slots(self.slots)
+            except ValueError as error:
+                raise ValueError(f"homes.{number}.{error}") from None
             if home.id in seen:
                 raise ValueError(f"homes.{number}.id: {home.id!r} is there twice; give each home its own id")
             seen.add(home.id)
@@ -77,6 +81,21 @@ class Scenario(StrictModel):
                 raise ValueError(f"homes.{number}.id: {home.id!r} is a name of other nodes; give the home another id")
         if len(seen) < self.aggregators:
             raise ValueError(f"aggregators: {self.aggregators} for {len(seen)} homes; there must be a home for each")
+        total = sum(self.connection_kw(home) or 0 for home in self.everyone)
+        if total > LARGEST:
+            raise ValueError(
+                f"homes: their connections carry {total:g} kW together, more than {LARGEST:g}; correct units or numbers"
+            )
+
+    def rehearse(self) -> None:
+        """Build what the nodes will build when they start. Raises `ValueError` for what one of them would refuse."""
+        self.leader.strategy(self.slots)
+        make_homes = find(self.game).load("homes")
+        for name, members in self.topology.members.items():
+            settings = self.aggregator_settings(name, {process: list(homes) for process, homes in members.items()})
+            settings.strategy(self.slots, {process: len(homes) for process, homes in members.items()})
+            for homes in members.values():
+                make_homes(homes)
 
     def households(self) -> dict[str, list[list[Any]]]:
         """Group the homes by aggregator and process."""
@@ -145,10 +164,6 @@ class PopulatedScenario(Scenario, Generic[Population, Home]):
     def _check_homes(self) -> Self:
         if (self.population is None) == (self.homes is None):
             raise ValueError("give either population or homes, not both and not neither")
-        for number, home in enumerate(self.homes or []):
-            horizon = getattr(home, "horizon", self.slots)
-            if horizon != self.slots:
-                raise ValueError(f"homes.{number}.horizon is {horizon}, slots is {self.slots}; make them equal")
         return self
 
     def draw(self, population: Population) -> list[Home]:

@@ -65,6 +65,7 @@ def load(
         scenario = model.model_validate(raw)
         _refuse_coerced(raw, scenario.model_dump(by_alias=True))
         scenario.verify()
+        scenario.rehearse()
     except ValidationError as error:
         raise ScenarioError(explain(origins.locate, with_origins(error, raw))) from None
     except ValueError as error:

@@ -6,8 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+import emc_node.config
+from stackelgrid import runner
 from stackelgrid.errors import ConfigError
+from stackelgrid.games.user_oriented.messages import LoadResponse
+from stackelgrid.registry import find
 from stackelgrid.scenarios import ScenarioError, list_shipped, load
 from stackelgrid.testbed import fault_plans
 from stackelgrid.testbed.fault_plans import FaultPlanError
@@ -148,3 +153,69 @@ def test_load_refuses_what_is_no_file_to_read(kind: str, message: str, tmp_path:
             read(str(path))
         assert str(told.value) == f"{path}: {message}"
     assert not fault_plans.is_plan(str(path))
+
+
+TWO_HOMES = """\
+schema: 1
+game: user_oriented
+slots: 2
+leader: {objective: welfare, baseline_price: 9, wholesale_price: 3, mu: 1.0, price_max: 30}
+homes:
+  - {id: flat, elastic: [{max_kw: 6, valuation: 12}]}
+  - {id: shop, inelastic: [{load_kw: [1, 2]}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("homes.1={id: shop}", "homes.1: neither inelastic, elastic nor storage; give it one or leave it out"),
+        ("homes.0.elastic.0.max_kw=1e308", "homes.0.elastic.0.max_kw: It must be less than or equal to 1000000000"),
+        ("homes.0.elastic.0.max_kw=1e-308", "homes.0.elastic.0.max_kw: It must be greater than 0"),
+        ("homes.0.elastic.0.valuation=1e300", "homes.0.elastic.0.valuation: It must be less than or equal to"),
+        ("homes.1.inelastic.0.load_kw=[1e9, 1e9]", "homes: their connections carry 1e+09 kW together, more than 1e+09"),
+        ("homes.0.horizon=3", "homes.0.horizon is 3, slots is 2; make them equal"),
+        ("leader.mu=1e300", "leader.mu: It must be less than or equal to 1000000000"),
+        (
+            "homes=[{id: flat, elastic: [{max_kw: 6, valuation: 1e-3}]}]",
+            "leader.baseline_price: at 9 nobody draws anything",
+        ),
+    ],
+)
+def test_scenario_is_refused_that_a_node_would_refuse(override: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text(TWO_HOMES)
+    with pytest.raises(ScenarioError) as told:
+        load(str(path), [override])
+    assert message in str(told.value)
+
+
+def test_dra_is_refused_by_check_as_by_its_aggregator() -> None:
+    with pytest.raises(ScenarioError, match=r"dras\.0\.quadratic: It must be less than or equal to 1000000 "):
+        load("storage_market", ["dras.0.quadratic=1e9"])
+
+
+def test_configuration_whose_lengths_disagree_is_refused() -> None:
+    path = {"run": "r", "name": "flat", "game": "user_oriented", "slots": 3, "aggregator": "a1"}
+    home = {"id": "flat", "horizon": 2, "elastic": [{"max_kw": 6, "valuation": 12}]}
+    with pytest.raises(ValidationError, match=r"homes\.0\.horizon is 2, slots is 3; make them equal"):
+        emc_node.config.config_model(find("user_oriented")).model_validate({**path, "homes": [home]})
+
+
+def test_run_in_which_nobody_draws_has_an_outcome(tmp_path: Path) -> None:
+    path = tmp_path / "two.yaml"
+    path.write_text(TWO_HOMES)
+    ended = runner.run(path, ["homes.1.inelastic.0.load_kw=[0, 0]", "leader.wholesale_price=20"], certify=True)
+    assert ended.settled and ended.outcome.load_kw == [0, 0] and ended.outcome.par == 1
+    assert ended.outcome.baseline_par > 0
+
+
+def test_leader_outlives_answers_of_no_load() -> None:
+    settings = find("user_oriented").load("leader")
+    leader = settings(baseline_price=9, wholesale_price=3, mu=1, price_max=30).strategy(2)
+    price = leader.open().ask
+    nothing = LoadResponse(homes=1, load_kw=[0.0, 0.0], slope=[0.0, 0.0])
+    decided = leader.decide(price, {"a1": nothing}, ())
+    assert decided.ask == price and not decided.settle and decided.account["par"] == 1
+    some = LoadResponse(homes=1, load_kw=[1.0, 2.0], slope=[-0.1, -0.1])
+    assert leader.decide(price, {"a1": some}, ()).ask != price

@@ -25,7 +25,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from stackelgrid.games.prosumer.messages import DrResponse, PvPrice, to_matrix, to_rows
-from stackelgrid.model import NonNegative, PositivePerSlot
+from stackelgrid.model import SMALLEST, NonNegative, PositivePerSlot
 from stackelgrid.rounds.settings import HomeModel
 from stackelgrid.wire.arrays import Array
 from stackelgrid.wire.names import Name
@@ -63,10 +63,15 @@ class Prosumer(HomeModel):
     load_kw: Annotated[list[NonNegative], Field(min_length=1)]
     pv_kw: Annotated[list[NonNegative], Field(min_length=1)]
     pv_cost: PositivePerSlot
-    alpha: Annotated[float, Field(gt=0, le=1)]
+    alpha: Annotated[float, Field(ge=SMALLEST, le=1)]
     cap_kw: NonNegative | None = None
     cap_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     bus: Annotated[int, Field(ge=1)] | None = None
+
+    def check_slots(self, slots: int) -> None:
+        """Raise `ValueError` when its load has another length."""
+        if len(self.load_kw) != slots:
+            raise ValueError(f"load_kw has {len(self.load_kw)} numbers, slots is {slots}; give one per slot")
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:

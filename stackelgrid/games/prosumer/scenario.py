@@ -138,10 +138,6 @@ class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
         """Raise `ValueError`, besides for what all games refuse, when horizons, tariffs or loads do not fit."""
         super().verify()
         for number, home in enumerate(self.everyone):
-            if len(home.load_kw) != self.slots:
-                raise ValueError(
-                    f"homes.{number}.load_kw has {len(home.load_kw)} numbers, slots is {self.slots}; give one per slot"
-                )
             if home.tariff not in self.leader.tariffs:
                 known = ", ".join(self.leader.tariffs)
                 raise ValueError(f"homes.{number}.tariff: {home.tariff!r} is none of leader.tariffs, which has {known}")

@@ -18,6 +18,7 @@ from pydantic import Field
 from stackelgrid.errors import SolverError
 from stackelgrid.games.storage_market.battery_bid import BatteryMarket, Bid, Fleet, Terms
 from stackelgrid.games.storage_market.messages import Clearing, DraAnswer, FleetPlan, HomesAnswer, MarketSignal, Tariff
+from stackelgrid.model import SMALLEST
 from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.rounds.strategy import Ask, Ending, Reply
 from stackelgrid.wire.arrays import LARGEST, Array
@@ -26,11 +27,15 @@ _LOG = logging.getLogger("aggregator_node")
 _KW_PER_MW = 1000.0
 
 
+QuadraticCost = Annotated[float, Field(ge=SMALLEST, le=1e6, allow_inf_nan=False)]
+WearCost = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+
+
 class DraCosts(AggregatorSettings):
     """The costs of a DRA for what it sells, besides the energy: `quadratic` a in $/MW^2h, `wear` in $/MWh."""
 
-    quadratic: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
-    wear: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 0.0
+    quadratic: QuadraticCost
+    wear: WearCost = 0.0
 
     def strategy(self, slots: int, homes: Mapping[str, int]) -> StorageMarketDra:
         """Create the DRA's part of the game."""

@@ -8,11 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from stackelgrid.games.storage_market.aggregator import DraCosts
+from stackelgrid.games.storage_market.aggregator import DraCosts, QuadraticCost, WearCost
 from stackelgrid.games.storage_market.home import MarketHome
 from stackelgrid.games.storage_market.leader import UtilitySettings
 from stackelgrid.games.storage_market.population import Population, Share
-from stackelgrid.model import NonNegative, Positive, StrictModel
+from stackelgrid.model import StrictModel
 from stackelgrid.scenarios import PopulatedScenario
 from stackelgrid.wire.arrays import Array
 
@@ -26,8 +26,8 @@ class Dra(StrictModel):
     """
 
     homes: Annotated[int, Field(ge=1, le=100_000)]
-    quadratic: Positive
-    wear: NonNegative = 0.0
+    quadratic: QuadraticCost
+    wear: WearCost = 0.0
 
 
 class Periods(StrictModel):

@@ -90,6 +90,10 @@ class UserOrientedLeader:
         search goes on where it was, so that the run ends where it would have ended with no member lost.
         """
         observed = sum_answers(np.array(signal.price), answers, held)
+        if self._baseline_load is None and observed.load.mean() <= 0:
+            # Nobody answers a scenario that was checked so. Ask the same price again: the next answers may be right.
+            _LOG.error("nobody draws at the flat price", extra={"data": {"load_kw": observed.load.tolist()}})
+            return Decision(signal, signal, account=self._account(observed))
         if observed.homes > self._all_homes:
             if signal.price != self._baseline_price.tolist():  # the baseline was of fewer homes: begin again
                 return Decision(self.open().ask, signal, account=self._account(observed))
@@ -135,10 +139,16 @@ class UserOrientedLeader:
             "load_kw": observed.load.tolist(),
             "baseline_load_kw": baseline.tolist(),
             "peak_kw": float(observed.load.max()),
-            "par": float(observed.load.max() / observed.load.mean()),
+            "par": compute_par(observed.load),
             "leader_utility": self._company.utility(observed.price, observed.load),
             "homes": observed.homes,
         }
+
+
+def compute_par(load: Array) -> float:
+    """Compute the peak-to-average ratio of a load, (T,); one whose mean is zero counts as flat."""
+    mean = load.mean()
+    return float(load.max() / mean) if mean else 1.0
 
 
 def sum_answers(price: Array, answers: Mapping[str, LoadResponse], held: Collection[str] = ()) -> Observation:

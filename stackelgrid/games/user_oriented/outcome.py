@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import model_validator
 
 from stackelgrid.games.user_oriented.home import HomeProblem
+from stackelgrid.games.user_oriented.leader import compute_par
 from stackelgrid.model import Finite, StrictModel
 from stackelgrid.run_record import Outcome, RunRecord
 from stackelgrid.wire.arrays import Vector
@@ -81,9 +82,9 @@ class UserOrientedOutcome(Outcome):
             load_kw=load.tolist(),
             baseline_load_kw=baseline.tolist(),
             peak_kw=float(load.max()),
-            par=float(load.max() / load.mean()),
+            par=compute_par(load),
             baseline_peak_kw=float(baseline.max()),
-            baseline_par=float(baseline.max() / baseline.mean()),
+            baseline_par=compute_par(baseline),
             leader_utility=last["leader_utility"],
             system_utility=last["leader_utility"] + sum(home.utility for home in homes.values()),
             revenue=float(price @ load),

@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
+
 from stackelgrid.games.user_oriented.aggregator import UserOrientedSettings
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import UtilitySettings
@@ -34,10 +36,19 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
         return population.draw(self.seed, self.leader.baseline_price, self.slots)
 
     def verify(self) -> None:
-        """Raise `ValueError` also when a home has no schedule within its limits."""
+        """Raise `ValueError` also when a home has nothing, or nobody draws at the flat price."""
         super().verify()
-        for home in self.everyone:
-            HomeProblem(home)
+        for number, home in enumerate(self.everyone):
+            if not (home.inelastic or home.elastic or home.storage):
+                raise ValueError(f"homes.{number}: neither inelastic, elastic nor storage; give it one or leave it out")
+        flat = np.full(self.slots, self.leader.baseline_price)
+        loads = (float(HomeProblem(home).answer(flat).load.sum()) for home in self.everyone)
+        feeds_in = any(home.draw_limit.min_kw < 0 for home in self.everyone)
+        if not (sum(loads) > 0 if feeds_in else any(load > 0 for load in loads)):
+            raise ValueError(
+                f"leader.baseline_price: at {self.leader.baseline_price:g} nobody draws anything; lower it, or give "
+                "homes a load: mu is per mean kW of that load"
+            )
 
     def connection_kw(self, home: Home) -> float:
         """Give what the home says of itself, kW."""

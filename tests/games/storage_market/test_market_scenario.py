@@ -19,7 +19,7 @@ from stackelgrid.scenarios import ScenarioError, load
         ("leader.shape=[1, 0.5]", r"leader.shape has 2 numbers, the horizon has 6 slots"),
         ("leader.shape.3=0.8", r"shape has the maximum 0.9; make it 1"),
         ("leader.lost_load_price=20", r"lost_load_price 20 is not above 60"),
-        ("dras.0.homes=2", r"yaml: dras: their homes are 3 together, the scenario has 2; make them equal"),
+        ("dras.0.homes=2", r"dras: their homes are 3 together, the scenario has 2; make them equal"),
         ("homes.1.appliances.0.last=7", r"appliances.0.last is 7, the horizon has 6 hours"),
         ("homes.1.appliances.0.preferred=6", r"preferred 6 is outside 1..5"),
         ("homes.1.appliances.0.per_hour=1", r"preferred 4 is outside 1..1"),

@@ -60,6 +60,11 @@ class MarketHome(HomeModel):
     appliances: list[Appliance] = Field(default_factory=list)
     battery: Battery | None = None
 
+    def check_slots(self, slots: int) -> None:
+        """Raise `ValueError` when its horizon is another."""
+        if self.horizon != slots:
+            raise ValueError(f"horizon is {self.horizon}, slots is {slots}; make them equal")
+
     def preferred_load(self) -> Array:
         """Give what its appliances draw before there is a price, (T,) kWh."""
         schedules = (appliance.preferred_schedule(self.horizon) for appliance in self.appliances)

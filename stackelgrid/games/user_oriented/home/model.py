@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from stackelgrid.model import Finite, NonNegative, PerSlot, Positive, PositivePerSlot
+from stackelgrid.model import LARGEST, NonNegative, PerSlot, Positive, PositivePerSlot
 from stackelgrid.rounds.settings import DayPlan, HomeModel, PrivateModel
 
 
@@ -125,7 +125,7 @@ class Storage(PrivateModel):
 class DrawLimit(PrivateModel):
     """Bounds on the power that the meter draws in a slot, kW [UO-A]; with `min_kw` of zero nothing is exported."""
 
-    min_kw: Finite = 0.0
+    min_kw: Annotated[float, Field(ge=-LARGEST, le=LARGEST)] = 0.0
     max_kw: Positive | None = None
 
     @model_validator(mode="after")
@@ -153,6 +153,11 @@ class Home(HomeModel):
         rated = sum(max(load.load_kw) for load in self.inelastic)
         rated += sum(float(np.max(appliance.max_kw)) for appliance in self.elastic)
         return rated + sum(max(store.charge_kw, store.discharge_kw) for store in self.storage)
+
+    def check_slots(self, slots: int) -> None:
+        """Raise `ValueError` when its horizon is another."""
+        if self.horizon != slots:
+            raise ValueError(f"horizon is {self.horizon}, slots is {slots}; make them equal")
 
     def storage_capacity_kwh(self) -> float | None:
         """Give the capacity of the one storage, None where there is none or more than one."""
