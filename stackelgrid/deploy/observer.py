@@ -17,14 +17,16 @@ from typing import Any
 from stackelgrid import runner
 from stackelgrid.certify import CertificateError
 from stackelgrid.deploy.provision import AGGREGATORS, HOMES, LEADERS
+from stackelgrid.errors import ConfigError
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.registry import find
 from stackelgrid.run_record import RunRecord
-from stackelgrid.scenarios import Scenario
+from stackelgrid.scenarios import Scenario, load
 from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.testbed import run_folder
+from stackelgrid.testbed.node_configs import digest
 from stackelgrid.transport.base import Action, Compute, Finish, Publish
 from stackelgrid.wire.codec import ROOT, Link
 from stackelgrid.wire.messages import Message, Presence, Receipt, Settlement, Signal
@@ -40,12 +42,21 @@ GRACE_S = 10.0
 class Observer:
     """A node that receives and never sends. It writes the run's folder, `out`, from the broker and the desk.
 
-    It finishes when the leader has concluded and every home has written its schedule, or had the time to.
+    It finishes when the leader has concluded and every home has written its schedule, or had the time to. Raises
+    `ConfigError` when the nodes were configured for another scenario, or the result of another one is in `out`.
     """
 
     last_will: Publish | None = None
 
     def __init__(self, scenario: Scenario, config: NodeConfig, desk: Path, out: Path) -> None:
+        if config.scenario not in (None, digest(scenario)):
+            raise ConfigError(
+                f"SCENARIO: the nodes of run {config.run} were configured for another one; name the scenario.yaml "
+                "that provision wrote"
+            )
+        written = out / "scenario.yaml"
+        if written.exists() and digest(load(str(written))) != digest(scenario):
+            raise ConfigError(f"--out {out}: the result of another scenario is there; name another folder")
         game, topology = find(config.game), scenario.topology
         rest: Any = {"slots": config.slots, "fingerprint": config.fingerprint}
         up = Link(config.run, LEADER, game.bodies("upper"), **rest)

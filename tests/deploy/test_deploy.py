@@ -28,6 +28,7 @@ from stackelgrid.scenarios import list_shipped, load
 from stackelgrid.scenarios.yaml_file import parse
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.node_configs import build_node_configs
+from stackelgrid.testbed.run_folder import write_scenario
 
 CLONE = Path(__file__).parents[2]
 SETTINGS = ["population.homes=4", "aggregators=2"]
@@ -194,6 +195,23 @@ def test_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {"report.html", "rounds.jsonl", "scenario.yaml"}
     refused = json.loads((tmp_path / "broker/refusals.json").read_text())
     assert refused == {}
+
+
+def test_observer_refuses_another_scenario_than_the_nodes_play(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    certs, out = tmp_path / "certs", tmp_path / "out"
+    provision(load("user_oriented", SETTINGS), certs, "mqtts://127.0.0.1:9", "r1", tmp_path / "desk")
+    observe = ["stackelgrid", "observe", "--config", str(certs / "observers/observer/config.json")]
+    observe += ["--desk", str(tmp_path / "desk"), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", [*observe, "user_oriented"])
+    assert cli.main() == ExitCode.BAD_INPUT
+    assert "the nodes of run r1 were configured for another one" in capsys.readouterr().err
+    out.mkdir()
+    write_scenario(out, load("user_oriented", [*SETTINGS, "leader.wholesale_price=7"]))
+    monkeypatch.setattr(sys, "argv", [*observe, str(certs / "scenario/scenario.yaml")])
+    assert cli.main() == ExitCode.BAD_INPUT
+    assert f"--out {out}: the result of another scenario is there" in capsys.readouterr().err
 
 
 def test_aggregator_journal_resumes_and_is_not_mixed(tmp_path: Path) -> None:
