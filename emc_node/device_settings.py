@@ -16,14 +16,13 @@ HOURS = 24
 """Devices carry out a plan of one day: slot t is the hour t of the day."""
 
 
-def _require_unencrypted(address: str) -> str:
-    if Address.parse(address).encrypted:
-        raise ValueError(f"{address} is encrypted; the home's own broker is reached without TLS: write mqtt://")
+def _require_address(address: str) -> str:
+    Address.parse(address)
     return address
 
 
 Topic = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^+#\x00]+$")]
-HomeBroker = Annotated[str, AfterValidator(_require_unencrypted)]
+HomeBroker = Annotated[str, AfterValidator(_require_address)]
 
 
 def _spell_out(channel: Any) -> Any:
@@ -124,8 +123,8 @@ class DeviceSettings(PrivateModel):
             raise ValueError(f"devices: they carry out a day of {HOURS} hours, the game has {slots} slots")
         if not _servers(self.broker).isdisjoint(_servers(grid)):
             raise ValueError(
-                f"devices.broker: {self.broker} is the grid's broker, which must not receive a home's private data; "
-                "name the home's own broker"
+                f"devices.broker: {Address.parse(self.broker)} is the grid's broker, which must not receive a home's "
+                "private data; name the home's own broker"
             )
         capacity_kwh = homes[0].storage_capacity_kwh()
         channel = self.storage_setpoint or self.meter.state_of_charge

@@ -256,5 +256,7 @@ def _check(draft: Path, folder: Path) -> None:
         config = load(draft / CONFIG, config_model)
         assemble(config, lambda homes: None)
         MqttTransport(config.broker, tls=config.tls)
+        if config.tls is not None and (problem := config.tls.find_out_of_date()) is not None:
+            raise ConfigError(problem)
     except (ConfigError, ValueError) as error:
         raise InitError(str(error).replace(str(draft), str(folder))) from None

@@ -71,8 +71,8 @@ def run(
     broker: Annotated[
         str,
         typer.Option(
-            metavar="auto|embedded|mosquitto|mqtt[s]://HOST:PORT",
-            help="Start a broker of this kind, or use the one at this address.",
+            metavar="auto|embedded|mosquitto|mqtt[s]://[USER@]HOST:PORT",
+            help="Start a broker of this kind, or use the one at this address; ws[s]:// too.",
         ),
     ] = BrokerKind.AUTO,
     certificates: Annotated[
@@ -131,23 +131,21 @@ def run(
 
 
 def _check_broker(broker: str, certificates: Path | None) -> None:
-    """Raise `CommandError` when the broker's address is none, or certificates are missing or of no use there."""
-    from stackelgrid.transport.address import Address
+    """Raise `CommandError` when the broker's address cannot be used, or certificates are of no use there."""
+    from stackelgrid.transport.address import Address, hide_password
+    from stackelgrid.transport.mqtt import MqttTransport
 
-    encrypted = False
+    shown, encrypted = hide_password(broker), False
     if BrokerKind.of(broker) is None:
         try:
             encrypted = Address.parse(broker).encrypted
+            if certificates is None:
+                MqttTransport(broker)  # reads what the address names
         except ValueError as error:
-            message = f"--broker {broker}: give {', '.join(BrokerKind)} or mqtt://HOST:PORT ({error})"
+            message = f"--broker {shown}: give {', '.join(BrokerKind)} or mqtt://HOST:PORT ({error})"
             raise CommandError(ExitCode.BAD_INPUT, message) from None
-    if encrypted and certificates is None:
-        message = (
-            f"--broker {broker}: nodes need certificates there; give --certs DIR, as stackelgrid provision wrote it"
-        )
-        raise CommandError(ExitCode.BAD_INPUT, message)
     if certificates is not None and not encrypted:
-        message = f"--certs {certificates}: nothing is encrypted on --broker {broker}; give --broker mqtts://HOST:PORT"
+        message = f"--certs {certificates}: nothing is encrypted on --broker {shown}; give --broker mqtts://HOST:PORT"
         raise CommandError(ExitCode.BAD_INPUT, message)
 
 

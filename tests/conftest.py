@@ -3,9 +3,12 @@ each worker of a parallel run has of its own."""
 
 import os
 import signal
+import socket
 import string
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 import broker
 from broker.access import Node, Role, Rules
 from broker.authority import Authority
+from broker.mosquitto import configuration
 from stackelgrid.testbed.enrolment import certificate_in
 from stackelgrid.transport.tls import Tls
 
@@ -31,6 +35,31 @@ def mosquitto_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("Mosquitto is not installed")
     with broker.start("mosquitto", tmp_path_factory.mktemp("mosquitto")) as running:
         yield running.url
+
+
+def await_listener(port: int) -> None:
+    """Wait until somebody listens on a port of the loopback interface."""
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up:
+        with suppress(OSError), socket.create_connection((broker.LOOPBACK, port)):
+            return
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def websockets_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Mosquitto over WebSockets, its topics under a prefix."""
+    mosquitto = broker.find_mosquitto()
+    if mosquitto is None:
+        pytest.skip("Mosquitto is not installed")
+    settings, port = tmp_path_factory.mktemp("websockets") / "mosquitto.conf", broker.free_port()
+    # IPv4 alone, else Mosquitto 2.0.11 listens everywhere; it does not start without a listener of another kind.
+    listeners = f"protocol websockets\nsocket_domain ipv4\nlistener {broker.free_port()} 127.0.0.1\nallow_anonymous"
+    settings.write_text(configuration(port).replace("allow_anonymous", listeners))
+    with subprocess.Popen([mosquitto, "-c", str(settings)], stderr=subprocess.DEVNULL) as running:
+        await_listener(port)
+        yield f"ws://{broker.LOOPBACK}:{port}?prefix=street/7"
+        running.terminate()
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from stackelgrid.scenarios import Scenario, load
 from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.testbed import run_folder
 from stackelgrid.testbed.node_configs import digest
+from stackelgrid.transport.address import Address
 from stackelgrid.transport.base import Action, Compute, Finish, Publish
 from stackelgrid.wire.codec import ROOT, Link
 from stackelgrid.wire.messages import Message, Presence, Receipt, Settlement, Signal
@@ -67,7 +68,8 @@ class Observer:
         self._online: dict[str, bool] = {}
         self.subscriptions = _observer_topics(config.run)
         self._scenario, self._desk, self._out = scenario, desk, out
-        self._run, self._broker, self._processes = config.run, config.broker, len(topology.names)
+        self._run, self._processes = config.run, len(topology.names)
+        self._broker = str(Address.parse(config.broker))
         self._schedules = topology.aggregator_of.keys()
         self._received = self._bytes = 0
         self._began = datetime.now(UTC)

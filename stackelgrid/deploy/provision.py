@@ -136,6 +136,8 @@ def _parse_broker(broker: str) -> Address:
         address = Address.parse(broker)
     except ValueError as error:
         raise ConfigError(f"--broker: {error}") from None
+    if address.prefix or address.user is not None:
+        raise ConfigError(f"--broker {address}: access rules are for topics without prefix, nodes have certificates")
     if not address.encrypted:
         raise ConfigError(f"--broker {broker}: certificates travel over TLS only; write mqtts://HOST:8883")
     return address

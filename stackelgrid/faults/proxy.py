@@ -28,7 +28,7 @@ class Proxy:
     """
 
     def __init__(self, broker: Address, nodes: Collection[str]) -> None:
-        self._scheme = broker.scheme
+        self._broker = broker
         self._lines = {name: _Line(*broker.servers[0]) for name in nodes}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="stackelgrid-proxy", daemon=True)
@@ -50,7 +50,7 @@ class Proxy:
 
     def url(self, name: str) -> str | None:
         """Give the address at which a node finds its broker; None for a node that is not proxied."""
-        return f"{self._scheme}://127.0.0.1:{self._lines[name].port}" if name in self._lines else None
+        return str(self._broker.at("127.0.0.1", self._lines[name].port)) if name in self._lines else None
 
     def disturb(self, name: str, fault: OnConnection) -> None:
         """Start a fault of a node's connection. It is in force when this returns."""

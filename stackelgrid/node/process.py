@@ -68,7 +68,7 @@ def _run(
     which.add_argument(
         "--claim", type=Path, metavar="FOLDER", help="use the first FOLDER/*/config.json that no other process uses"
     )
-    parser.add_argument("--broker", help="mqtt[s]://HOST:PORT, instead of the one in the configuration")
+    parser.add_argument("--broker", help="mqtt[s]://[USER@]HOST:PORT, instead of the one in the configuration")
     parser.add_argument("--log", choices=["json", "console"], default="console", help="form of the log on stderr")
     parser.add_argument("--faults", metavar="FILE", help="a fault plan for this node, a JSON file")
     parser.add_argument(
@@ -87,6 +87,9 @@ def _run(
         set_up(options.log, config.run, config.name)
         node = build(config)
         transport = _build_transport(config)
+        out_of_date = None if config.tls is None else config.tls.find_out_of_date()
+        if out_of_date is not None:  # it goes on: a machine without a clock of its own may soon be told the time
+            _LOG.warning("certificate out of date", extra={"data": {"cause": out_of_date}})
         set_up(options.log, config.run, config.name, node.progress)  # from here on with its round
         heartbeat = _build_heartbeat(config, node, transport, options.status, options.metrics)
         served: ReportingNode = node if options.faults is None else inject(node, options.faults)

@@ -14,6 +14,7 @@ from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import BrokerOutage, FaultPlan, Lie, OnLink, OnNode, Partition
 from stackelgrid.model import explain
 from stackelgrid.scenarios import Scenario, yaml_file
+from stackelgrid.transport.address import hide_password
 
 
 class FaultPlanError(ConfigError):
@@ -75,7 +76,9 @@ def fit(source: str | Path | FaultPlan, scenario: Scenario, broker: str = Broker
                 if isinstance(fault, Lie) and fault.as_ is not None:
                     _require_known(f"{where}.as", [fault.as_], names)
             case BrokerOutage() if BrokerKind.of(broker) is None:
-                raise FaultPlanError(f"{where}: the broker at {broker} is not ours to kill; leave --broker away")
+                raise FaultPlanError(
+                    f"{where}: the broker at {hide_password(broker)} is not ours to kill; leave --broker away"
+                )
             case BrokerOutage() if broker == BrokerKind.EMBEDDED and fault.keep_retained:
                 raise FaultPlanError(
                     f"{where}.keep_retained: the embedded broker keeps nothing over a restart; "

@@ -28,6 +28,7 @@ from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.testbed.limits import require_room
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
+from stackelgrid.transport.address import PASSWORD_VARIABLE, Address, Login
 from stackelgrid.transport.base import BrokerUnreachableError, Publish
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.transport.tls import Tls
@@ -77,12 +78,15 @@ def play(
     logs.mkdir()
     nodes.mkdir(mode=0o700)
     (folder / "rounds.jsonl").touch()
-    run_record = RunRecord("mqtt", broker_kind, len(scenario.topology.names))
+    address = None if broker.BrokerKind.of(broker_kind) else Address.parse(broker_kind)
+    # Without the password, which no file has: the nodes find it in their environment.
+    run_record = RunRecord("mqtt", broker_kind if address is None else str(address), len(scenario.topology.names))
+    login = None if address is None else address.login
     with defer_interrupts(), ExitStack() as stack:
-        processes = NodeProcesses(scenario.game, nodes, logs, run_record, under_plan=plan is not None)
+        processes = NodeProcesses(scenario.game, nodes, logs, run_record, login, under_plan=plan is not None)
         stack.callback(processes.stop)
         own = _start_broker(broker_kind, logs, stack, plan)
-        url = broker_kind if own is None else own.url
+        url = str(address) if own is None else own.url
         configs = build_node_configs(scenario, run, url, gather=True)
         if certificates is not None:
             from stackelgrid.testbed.enrolment import with_certificates
@@ -98,7 +102,7 @@ def play(
         try:
             if own is None:
                 with allow_interrupts():
-                    _try_out(configs)
+                    _try_out(configs, login)
             processes.start(configs, controller, own)
             processes.wait(journal.read)
         except KeyboardInterrupt:
@@ -110,10 +114,10 @@ def play(
     return run_record
 
 
-def _try_out(configs: NodeConfigs) -> None:
+def _try_out(configs: NodeConfigs, login: Login | None) -> None:
     """Raise `BrokerUnreachableError` unless the broker passes on to an aggregator what the leader has it retain."""
     leader, reader = (
-        MqttTransport(config.broker, tls=config.tls, connect_timeout_s=_CONNECT_S, reconnect_s=_CONNECT_S)
+        MqttTransport(config.broker, tls=config.tls, login=login, connect_timeout_s=_CONNECT_S, reconnect_s=_CONNECT_S)
         for config in (configs.leader, configs.aggregators[0])
     )
     require_retained(leader, reader, f"{ROOT}/{configs.leader.run}/{LEADER}/signal")
@@ -157,8 +161,10 @@ class NodeProcesses:
     when the plan says so. The forkserver starts at once, so that it imports while the broker starts.
     """
 
-    def __init__(self, game: str, nodes: Path, logs: Path, run_record: RunRecord, *, under_plan: bool) -> None:
-        self._nodes, self._logs, self._run_record = nodes, logs, run_record
+    def __init__(
+        self, game: str, nodes: Path, logs: Path, run_record: RunRecord, login: Login | None, *, under_plan: bool
+    ) -> None:
+        self._nodes, self._logs, self._run_record, self._login = nodes, logs, run_record, login
         self._controller: FaultController | None = None
         self._broker: broker.RunningBroker | None = None
         self._roles: dict[str, Role] = {}
@@ -169,6 +175,7 @@ class NodeProcesses:
         self._running: set[str] = set()
         self._restarts: dict[str, float] = {}  # when each node that the plan killed is started again
         more = ["stackelgrid.faults.on_process"] if under_plan else []
+        password = {PASSWORD_VARIABLE: login[1]} if login is not None and login[1] is not None else {}
         with (logs / "forkserver.log").open("wb") as log:
             self._forkserver = subprocess.Popen(
                 [sys.executable, "-m", "stackelgrid.node.forkserver", game, ",".join(_PACKAGES.values()), *more],
@@ -176,7 +183,7 @@ class NodeProcesses:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env={**os.environ, **password, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
         assert self._forkserver.stdin is not None and self._forkserver.stdout is not None
         self._orders, self._reports = self._forkserver.stdin, self._forkserver.stdout
@@ -343,7 +350,9 @@ class NodeProcesses:
         broker_is_down = self._controller is not None and self._controller.broker_is_down
         if not self._run_record.rounds and name in self._last_wills and not broker_is_down:
             will, tls = self._last_wills[name]
-            visit = MqttTransport(self._broker_url, tls=tls, connect_timeout_s=_CONNECT_S, reconnect_s=_CONNECT_S)
+            visit = MqttTransport(
+                self._broker_url, tls=tls, login=self._login, connect_timeout_s=_CONNECT_S, reconnect_s=_CONNECT_S
+            )
             with suppress(BrokerUnreachableError):  # then nobody else reaches it either, and says so
                 visit.run([Visitor(will)])
 

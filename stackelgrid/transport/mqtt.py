@@ -19,12 +19,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
-from stackelgrid.transport.address import Address
+from stackelgrid.transport.address import Address, Login
 from stackelgrid.transport.base import (
     Action,
     BrokerRefusalError,
@@ -39,7 +40,8 @@ from stackelgrid.transport.base import (
     TransportResult,
     receiver,
 )
-from stackelgrid.transport.tls import Tls
+from stackelgrid.transport.diagnosis import diagnose, explain_refusal
+from stackelgrid.transport.tls import Tls, make_context
 from stackelgrid.transport.worker import Worker
 
 _LOG = logging.getLogger("stackelgrid.transport")
@@ -56,15 +58,24 @@ PATIENT_PAUSE_S, PATIENT_SHARE = 5.0, 0.1
 """No pause is longer than the larger of these seconds and this share of the outage so far."""
 
 
+_CLOSED = "the broker closed the connection without an answer"
+
+
+class _RefusedError(ConnectionRefusedError):
+    """The broker's own word that it does not serve this connection."""
+
+
 class MqttTransport(Transport):
-    """Carries nodes over the broker at `url`: `mqtt://host:port`, or `mqtts://host:port` with `tls`.
+    """Carries nodes over the broker at `url`, of a form that `stackelgrid.transport.address` describes.
+
+    For TLS (`mqtts`, `wss`) a broker that asks for certificates is given those in `tls`.
 
     With several servers, `mqtt://a:1883,b:1883`, each connection begins with one of them at random and goes on to the
-    next when that one is lost. `login` is a user and a password, for a broker that wants them. `connect_timeout_s` is
-    how long the first connection may take, `reconnect_s` how long a lost one may stay away; after that, `run` raises
-    `BrokerUnreachableError`. So it does when for as long no connection lasts, or what a node that has finished sent is
-    not acknowledged (`BrokerRefusalError`). Both may be infinite. Raises `ValueError` for another form of address, and
-    for `tls` that is missing, unusable, or would not be used.
+    next when that one is lost. `login` is a user and a password, where they are not to be those of the address.
+    `connect_timeout_s` is how long the first connection may take, `reconnect_s` how long a lost one may stay away;
+    after that, `run` raises `BrokerUnreachableError`. So it does when for as long no connection lasts, or what a node
+    that has finished sent is not acknowledged (`BrokerRefusalError`). Both may be infinite. Raises `ValueError` for
+    another form of address, and for `tls` that is unusable or would not be used.
 
     While a connection is away, messages that its node publishes at QoS 0 are lost. Those at QoS 1 are sent later and
     may arrive twice. A node's client id is its name and a random suffix, so that runs can share a broker.
@@ -75,23 +86,31 @@ class MqttTransport(Transport):
         url: str,
         *,
         tls: Tls | None = None,
-        login: tuple[str, str] | None = None,
+        login: Login | None = None,
         connect_timeout_s: float = 20,
         reconnect_s: float = 60,
     ) -> None:
-        self.url = url
         self.address = Address.parse(url)
-        if self.address.encrypted and tls is None:
-            raise ValueError(f"{url} is reached over TLS: give tls, with ca, certificate and key")
+        self.url = str(self.address)  # without its password
         if tls is not None and not self.address.encrypted:
-            raise ValueError(f"{url} is not encrypted, and tls is given: write {url.replace('mqtt:', 'mqtts:', 1)}")
-        self.tls = None if tls is None else tls.context()
-        self.login = login
+            mend = self.url.replace("://", "s://", 1)
+            raise ValueError(f"{self.url} is not encrypted, and tls is given: write {mend}")
+        if tls is not None and "ca" in self.address.options:
+            raise ValueError(f"{self.url} names an authority, and tls.ca another: leave one of them out")
+        self.certificates = tls
+        self.tls = self._make_context(tls)
+        self.login = login or self.address.login
         self.connect_timeout_s = connect_timeout_s
         self.reconnect_s = reconnect_s
         self.traffic: dict[str, Traffic] = {}
         self._stopping = False
         self._cancel_run: Callable[[], object] | None = None
+
+    def _make_context(self, tls: Tls | None) -> ssl.SSLContext | None:
+        if not self.address.encrypted:
+            return None
+        ca = self.address.options.get("ca")
+        return make_context(None if ca is None else Path(ca)) if tls is None else tls.context()
 
     def run(self, nodes: Sequence[Node]) -> TransportResult:
         """Drive the nodes until each has finished or crashed, or `stop` is called. See `Transport.run`."""
@@ -145,7 +164,8 @@ class _Connection:
         self._result = result
         self._traffic = result.traffic[node.name]
         self._loop = asyncio.get_running_loop()
-        self._socket: socket.socket | None = None  # the one the loop watches
+        self._prefix = transport.address.prefix
+        self._socket: socket.socket | None = None  # the one the loop watches; over WebSockets paho's, around a socket
         self._watched_for_writing = False
         self._closing_socket: socket.socket | None = None  # after DISCONNECT
         self._closed = asyncio.Event()
@@ -170,8 +190,11 @@ class _Connection:
             client_id,
             clean_session=True,
             protocol=MQTTProtocolVersion.MQTTv311,
+            transport="websockets" if transport.address.over_websockets else "tcp",
             reconnect_on_failure=False,
         )
+        if transport.address.over_websockets:
+            self._client.ws_set_options(path=transport.address.path)
         self._client.connect_timeout = min(ATTEMPT_S, transport.connect_timeout_s)
         if transport.tls is not None:
             self._client.tls_set_context(transport.tls)
@@ -181,7 +204,7 @@ class _Connection:
         self._client.max_inflight_messages_set(0)
         if node.last_will is not None:
             will = node.last_will
-            self._client.will_set(will.topic, will.payload, will.qos, will.retain)
+            self._client.will_set(self._prefix + will.topic, will.payload, will.qos, will.retain)
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
         self._client.on_message = self._on_message
@@ -248,16 +271,15 @@ class _Connection:
         give_up_at = began + patience_s
         pause = FIRST_PAUSE_S
         servers = self._transport.address.servers
-        attempts, logged = 0, set[str]()
+        attempts, causes = 0, dict[str, str]()
         while not self._may_disconnect():
             try:
                 await self._try_to_connect(min(ATTEMPT_S, max(give_up_at - self._loop.time(), FIRST_PAUSE_S)))
             except OSError as error:
                 self._abort()
                 attempts += 1
-                cause = str(error)
-                if cause not in logged:  # each once in an outage, which may last for days
-                    logged.add(cause)
+                if (cause := causes.get(str(error))) is None:  # each once in an outage, which may last for days
+                    cause = causes[str(error)] = await self._diagnose(error)
                     _LOG.warning("no connection", extra={"data": {"server": self._server_name(), "cause": cause}})
                 self._server = (self._server + 1) % len(servers)
                 wait = pause * self._jitter.uniform(0.5, 1.0)
@@ -274,6 +296,16 @@ class _Connection:
                 return
             await asyncio.sleep(wait)
 
+    async def _diagnose(self, error: OSError) -> str:
+        """Explain why the connection could not be made. Of a broker that did once answer only certificates may do."""
+        if isinstance(error, _RefusedError) or (self._traffic.connections and not isinstance(error, ssl.SSLError)):
+            return str(error)
+        transport = self._transport
+        server = transport.address.servers[self._server]
+        return await asyncio.to_thread(
+            diagnose, transport.address, server, error, transport.tls, transport.certificates
+        )
+
     async def _try_to_connect(self, seconds: float) -> None:
         """Connect and subscribe once, and start the node. Raises `OSError` on failure, `TimeoutError` among others."""
         self._refusal = self._loop.create_future()
@@ -286,14 +318,16 @@ class _Connection:
         if self._socket is None:
             raise ConnectionResetError("the broker closed the connection as soon as it was made")
         # Else the kernel may keep a small message back until an earlier one is acknowledged: 40 ms and more.
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._get_socket().setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._loop.add_reader(self._socket, self._on_readable)
         self._pump()
         answered, _ = await asyncio.wait([self._refusal], timeout=seconds)
         if not answered:
             raise TimeoutError(f"no answer to CONNECT and SUBSCRIBE within {seconds:.1f} s")
+        if self._refusal.result() == _CLOSED:
+            raise ConnectionResetError(_CLOSED)
         if self._refusal.result():
-            raise ConnectionRefusedError(self._refusal.result())
+            raise _RefusedError(self._refusal.result())
         self._start_node()
 
     def _start_node(self) -> None:
@@ -314,7 +348,7 @@ class _Connection:
         """Close the connection without DISCONNECT, so that the broker publishes the last will."""
         if self._socket is not None:
             with suppress(OSError):  # the broker has closed it first
-                self._socket.shutdown(socket.SHUT_RDWR)
+                self._get_socket().shutdown(socket.SHUT_RDWR)
         while self._socket is not None:
             self._client.loop_read()  # what had arrived, then the end of the stream, at which paho closes
 
@@ -334,6 +368,10 @@ class _Connection:
         """Tell whether the node has ended and nothing is left to send."""
         return self._node_ended and not self._unacknowledged and not self._outbox
 
+    def _get_socket(self) -> socket.socket:
+        """Give the socket itself, also where paho has a WebSocket around it."""
+        return cast("socket.socket", getattr(self._socket, "_socket", self._socket))
+
     def _server_name(self) -> str:
         """Give the server in use, for a log."""
         host, port = self._transport.address.servers[self._server]
@@ -352,9 +390,9 @@ class _Connection:
 
     def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
-            self._end_attempt(f"the broker refused the connection: {reason}")
+            self._end_attempt(explain_refusal(str(reason)))
         elif self._node.subscriptions:
-            self._client.subscribe([(topic_filter, 0) for topic_filter in self._node.subscriptions])
+            self._subscribe()
         else:
             self._end_attempt("")
 
@@ -387,7 +425,7 @@ class _Connection:
         self._ready = False
         self._traffic.connected = False
         self._closed.set()
-        self._end_attempt("the broker closed the connection without an answer")
+        self._end_attempt(_CLOSED)
 
     # --- the node ---
 
@@ -395,7 +433,7 @@ class _Connection:
         """After every event, deliver what arrived, disconnect if the node is done, and write what the socket takes."""
         while self._ready and self._inbox:
             message = self._inbox.popleft()
-            topic, payload = message.topic, bytes(message.payload)
+            topic, payload = message.topic.removeprefix(self._prefix), bytes(message.payload)
             if not self._node_ended:
                 self._traffic.received += 1
                 self._traffic.received_bytes += len(payload)
@@ -447,7 +485,7 @@ class _Connection:
             if publish.qos > 0:
                 self._outbox.append(publish)
             return
-        sent = self._client.publish(publish.topic, publish.payload, publish.qos, publish.retain)
+        sent = self._client.publish(self._prefix + publish.topic, publish.payload, publish.qos, publish.retain)
         if sent.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
             raise OverflowError("65535 messages await the broker's acknowledgement: publish some at QoS 0")
         if publish.qos > 0:
@@ -459,7 +497,10 @@ class _Connection:
     def _fetch_retained(self) -> None:
         """Subscribe again, upon which the broker sends what it has retained."""
         if self._ready and self._node.subscriptions:
-            self._client.subscribe([(topic_filter, 0) for topic_filter in self._node.subscriptions])
+            self._subscribe()
+
+    def _subscribe(self) -> None:
+        self._client.subscribe([(self._prefix + topic_filter, 0) for topic_filter in self._node.subscriptions])
 
     def _compute(self, compute: Compute) -> None:
         def done(result: Any, failure: BaseException | None) -> None:

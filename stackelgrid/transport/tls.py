@@ -1,8 +1,9 @@
-"""Mutual TLS: the broker and the node each prove who they are with a certificate."""
+"""TLS: the broker proves who it is with a certificate, and where it asks for that, so does the node."""
 
 from __future__ import annotations
 
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 
 from stackelgrid.model import StrictModel
@@ -18,6 +19,14 @@ class Tls(StrictModel):
     def resolve_in(self, folder: Path) -> Tls:
         """Give the same files, with relative paths taken from `folder`."""
         return Tls(ca=folder / self.ca, certificate=folder / self.certificate, key=folder / self.key)
+
+    def find_out_of_date(self) -> str | None:
+        """Find a certificate that does not hold at this machine's time, and say so; None when both of them do.
+
+        Raises `ValueError` for a file that is no certificate.
+        """
+        problems = [find_out_of_date(path, str(path)) for path in (self.certificate, self.ca)]
+        return next(filter(None, problems), None)
 
     def context(self) -> ssl.SSLContext:
         """Create a context for TLS 1.2 or newer that trusts brokers whose certificate the authority has signed.
@@ -42,3 +51,41 @@ class Tls(StrictModel):
             wanted = "a certificate and the unencrypted private key that belongs to it"
             raise ValueError(f"tls.certificate, tls.key: {self.certificate} and {self.key} are not {wanted}") from None
         return context
+
+
+def make_context(ca: Path | None) -> ssl.SSLContext:
+    """Create a context for TLS 1.2 or newer without a certificate of one's own.
+
+    It trusts the authority whose certificate is in `ca`, or those that this machine trusts. Raises `ValueError` for a
+    file that cannot be read.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except OSError as error:  # ssl.SSLError is one
+        why = "no certificate" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ValueError(f"ca: {ca} cannot be used ({why}); name the authority's certificate, in PEM") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def find_out_of_date(certificate: Path, name: str) -> str | None:
+    """Say that a certificate, called `name`, does not hold at this machine's time; None when it does.
+
+    Raises `ValueError` for a file that is no certificate.
+    """
+    try:
+        content = ssl._ssl._test_decode_cert(str(certificate))  # type: ignore[attr-defined]  # nothing public reads it
+    except (OSError, ssl.SSLError):
+        raise ValueError(f"{certificate} is no certificate; name one in PEM") from None
+    since, until = (datetime.fromtimestamp(ssl.cert_time_to_seconds(content[key]), UTC) for key in _DATES)
+    now = datetime.now(UTC)
+    if since <= now <= until:
+        return None
+    return (
+        f"{name} holds from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC, and this machine's clock says "
+        f"{now:%Y-%m-%d %H:%M} UTC: "
+        + ("set the clock" if now < since else "renew it, or set the clock if it is wrong")
+    )
+
+
+_DATES = ("notBefore", "notAfter")

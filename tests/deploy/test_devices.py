@@ -72,7 +72,7 @@ def plan_for(home: Home, price: Price = PRICE, run: str = "demo") -> Plan:
     ("changes", "message"),
     [
         ({"devices": {"storage_setpoint": "battery/+/set"}}, r"devices\.storage_setpoint"),
-        ({"devices": {"broker": "mqtts://localhost:8883"}}, "write mqtt://"),
+        ({"devices": {"broker": "https://localhost:8883"}}, "not of the form mqtt://host:port"),
         ({"devices": {"broker": "mqtt://localhost:1999"}}, "the grid's broker"),
         ({"homes": [FLAT, FLAT | {"id": "other"}], "devices": {}}, "this EMC has 2"),
         ({"slots": 4, "homes": [{"id": "flat", "horizon": 4}], "devices": {}}, "the game has 4 slots"),

@@ -43,12 +43,12 @@ def over(kind: str, request: pytest.FixtureRequest) -> MqttTransport:
     return MqttTransport(request.getfixturevalue(f"{kind}_url"), connect_timeout_s=300)
 
 
-@pytest.fixture(params=["memory", "mosquitto", "tls", "embedded"])
+@pytest.fixture(params=["memory", "mosquitto", "tls", "websockets", "embedded"])
 def transport(request: pytest.FixtureRequest) -> Transport:
     return MemoryTransport() if request.param == "memory" else over(request.param, request)
 
 
-@pytest.fixture(params=["mosquitto", "tls", "embedded"])
+@pytest.fixture(params=["mosquitto", "tls", "websockets", "embedded"])
 def another(request: pytest.FixtureRequest) -> Callable[[], MqttTransport]:
     """Makes transports to one broker."""
     return lambda: over(request.param, request)
@@ -85,6 +85,8 @@ def test_message_arrives_unchanged(transport: Transport, root: str) -> None:
 
 
 def test_message_of_four_mebibytes_arrives_unchanged(transport: Transport, root: str) -> None:
+    if isinstance(transport, MqttTransport) and transport.address.over_websockets:
+        pytest.skip("Mosquitto 2.0.11 sends 40 kB a second over WebSockets")
     large = bytes(range(256)) * (4 * MEBIBYTE // 256)
     receiver = Scripted("receiver", [f"{root}/a"], start=ready(root), receive=finish)
     transport.run([ready_then(root, Publish(f"{root}/a", large, qos=1)), receiver])
@@ -469,14 +471,14 @@ def test_messages_are_received_during_a_computation(mqtt: MqttTransport, root: s
     [
         "127.0.0.1:1884",
         "https://127.0.0.1:1884",
-        "mqtt://127.0.0.1",
         "mqtt://:1884",
         "mqtt://127.0.0.1:port",
         "mqtt://127.0.0.1:99999",
-        "mqtt://user@127.0.0.1:1884",
+        "mqtt://@127.0.0.1:1884",
+        "mqtt://127.0.0.1:",
         "mqtt://127.0.0.1:1884/path",
         "mqtt://127.0.0.1:1884,",
-        "mqtt://127.0.0.1:1884,127.0.0.1",
+        "mqtt://127.0.0.1:1884#fragment",
         "mqtt://[::1:1884",
     ],
 )
@@ -505,10 +507,10 @@ def test_connection_is_made_when_one_of_several_servers_listens(mosquitto_url: s
             assert carried.traffic["node"].connections == 1
 
 
-def test_tls_is_required_by_mqtts_and_refused_by_mqtt(tmp_path: Path) -> None:
+def test_tls_is_refused_by_mqtt_and_when_unusable(tmp_path: Path) -> None:
     tls = Tls(ca=tmp_path / "ca.crt", certificate=tmp_path / "node.crt", key=tmp_path / "node.key")
-    with pytest.raises(ValueError, match="give tls"):
-        MqttTransport("mqtts://127.0.0.1:8883")
+    with pytest.raises(ValueError, match=r"ca: .*none\.crt cannot be used \(No such file"):
+        MqttTransport(f"mqtts://127.0.0.1:8883?ca={tmp_path}/none.crt")
     with pytest.raises(ValueError, match=r"write mqtts://127\.0\.0\.1:1883"):
         MqttTransport("mqtt://127.0.0.1:1883", tls=tls)
     with pytest.raises(ValueError, match=r"tls\.ca: .*ca\.crt cannot be read"):
