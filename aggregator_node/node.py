@@ -36,7 +36,7 @@ class AggregatorNode:
     """Answers each of the leader's signals after rounds with its homes, as many as its strategy wants.
 
     `members` are the processes of its homes. `journal` stores one record for each finished round with them, `conclude`
-    the strategy's account of the settlement. The node is online for the leader once its members have gathered. Rounds
+    the strategy's account of the settlement. Before its members have gathered, the node tells the leader so. Rounds
     that are in the `ledger` are not played again: the node goes on after the last of them.
     """
 
@@ -89,7 +89,7 @@ class AggregatorNode:
     def start(self, now: float) -> Sequence[Action]:
         """Begin, or go on after a reconnect."""
         self._member.note_contact(now)
-        presence = self._member.start() if self._has_gathered else []
+        presence = self._member.start(gathering=not self._has_gathered)
         return self._perform([*presence, *self._coordinator.start(now)], now)
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
@@ -149,7 +149,7 @@ class AggregatorNode:
         """Come online and, after a restart, ask the question that follows from the rounds in the ledger."""
         self._has_gathered = True
         if gathered.absent:
-            _LOG.warning("homes absent at the start", extra={"data": {"absent": gathered.absent}})
+            _LOG.warning(gathered.describe("homes' processes"), extra={"data": {"absent": gathered.absent}})
         actions = self._perform(self._member.start(), now)
         if self._next_question is not None:
             question, self._next_question = self._next_question, None

@@ -57,6 +57,7 @@ class LeaderNode:
             policy,
             refusals(members, Role.AGGREGATOR, self.mailbox),
             receipt_refusals(members, Role.AGGREGATOR, self.mailbox),
+            members_gather=True,
         )
         self._strategy = strategy
         self._max_rounds = max_rounds
@@ -117,7 +118,7 @@ class LeaderNode:
     def _begin(self, gathered: MembersGathered, now: float) -> Sequence[Action]:
         """Ask the first question or, after a restart, what follows from the rounds in the ledger."""
         if gathered.absent:
-            _LOG.warning("members absent at the start", extra={"data": {"absent": gathered.absent}})
+            _LOG.warning(gathered.describe("aggregators"), extra={"data": {"absent": gathered.absent}})
         if self._decision is None:
             return [Compute(partial(self.progress.work, self._strategy.open), self._ask_first)]
         _LOG.info("going on", extra={"data": {"round": self._last_round.number if self._last_round else 0}})

@@ -18,6 +18,8 @@ from stackelgrid.transport.base import FetchRetained, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import MAX_REASON, Answer, Body, Message, Presence, Receipt, Refusal, Settlement, Signal
 
+_MOST_GATHERING = 10
+"""Gathering takes no more than so many times `gather_s`, however many members come one after the other."""
 _PROMPT_ROUNDS = 3
 """A late member counts again once it has answered so many rounds in a row while they were open."""
 _ROUNDS_KEPT = 100
@@ -37,7 +39,8 @@ class RoundPolicy:
 
     `deadline_s` is the wait per try. After `tries` tries, `missing` says what to do without the answer: `hold` takes
     the member's last answer (a member that never answered is excluded), `exclude` leaves the member out, `fail` ends
-    the run. `gather_s` is how long members may take to appear before the first round. `return_s` is how long a member
+    the run. `gather_s` is how long the next member may take to appear before the first round; while members come one
+    after the other gathering goes on, up to ten times as long. `return_s` is how long a member
     that has left may take to come back before rounds go on without it. After `quarantine_after` offences of the kinds
     in `quarantine_for` a member's answers are ignored; 0 means never.
     """
@@ -61,9 +64,16 @@ class RoundPolicy:
 
 @dataclass(frozen=True, slots=True)
 class MembersGathered:
-    """Event: the first round may be asked. Members in `absent` did not come in time."""
+    """Event: the first round may be asked. Members in `absent` did not come in time, `came` others did."""
 
     absent: tuple[str, ...]
+    came: int = field(default=0, compare=False)
+    after_s: float = field(default=0.0, compare=False)
+
+    def describe(self, members: str) -> str:
+        """Say in a sentence what happened, and what helps."""
+        everybody = self.came + len(self.absent)
+        return f"{self.came} of {everybody} {members} had come after {self.after_s:.0f} s; raise rounds.gather_s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +174,8 @@ class Coordinator:
     and both are ignored. A member that missed a whole round gets one try instead of all in the rounds after it, until
     it answers again; one whose `Patience` is used up is late, and rounds do not wait for it. `check(member, question,
     answer)` may refuse an answer by giving a reason; the answer is then ignored. `check_receipt(receipt)` may refuse
-    the names in a receipt; it then stands for its sender alone.
+    the names in a receipt; it then stands for its sender alone. With `members_gather` a member that gathers members of
+    its own is waited for before the first round.
     """
 
     def __init__(
@@ -174,6 +185,8 @@ class Coordinator:
         policy: RoundPolicy,
         check: AnswerCheck = lambda *_: None,
         check_receipt: ReceiptCheck = lambda receipt: None,
+        *,
+        members_gather: bool = False,
     ) -> None:
         self.link = link
         self.members = tuple(members)
@@ -185,8 +198,13 @@ class Coordinator:
         self._check, self._check_receipt = check, check_receipt
         self._online: set[str] = set()
         self._left_at: dict[str, float] = {}  # when each first left, until it is really back
-        self._gathering_until: float | None = None
+        self._members_gather = members_gather
+        self._gathering: set[str] = set()  # members that gather members of their own
+        self._came: set[str] = set()  # members that have ever been there
+        self._gathering_since: float | None = None
+        self._gathering_until = math.inf  # as long as nobody comes
         self._has_gathered = False
+        self._gathered_after = 0.0
         self._fetch_at = math.inf  # while gathering: a presence may have been lost on its way here
         self._round: _OpenRound | None = None
         self._settlement: _OpenSettlement | None = None
@@ -229,7 +247,8 @@ class Coordinator:
             return self._send_settlement(self._settlement)
         if self._round is not None:
             return self._send_signal(self._round, again=[])
-        if not self._has_gathered and self._gathering_until is None:
+        if not self._has_gathered and self._gathering_since is None:
+            self._gathering_since = now
             self._gathering_until = now + self.policy.gather_s
             self._fetch_at = now + self.policy.deadline_s
         return []
@@ -280,7 +299,7 @@ class Coordinator:
         member = above.removeprefix(f"{self.link.root}/")
         if purpose != "answer" or member not in self.members or member in self.quarantined:
             return []
-        return self._refuse(member, "malformed", f"the answer cannot be read: {detail}", now)
+        return self._refuse(member, "malformed", f"the answer cannot be read: {detail.removeprefix(f'{topic}: ')}", now)
 
     def next_deadline(self) -> float | None:
         """Give the time at which to call `tick`, on the clock of `now`, or None."""
@@ -290,7 +309,7 @@ class Coordinator:
         if self._round is not None:
             wait = self._round.wait
             return min(wait.deadline, wait.ask_at, self._round_closes_at(self._round))
-        return None if self._gathering_until is None else min(self._gathering_until, self._fetch_at)
+        return None if self._gathering_since is None else min(self._gathering_ends_at, self._fetch_at)
 
     def tick(self, now: float) -> list[Step]:
         """Ask again, or go on without the missing, once the deadline has passed."""
@@ -301,42 +320,73 @@ class Coordinator:
             return self._on_settlement_deadline(self._settlement, now)
         if self._round is not None:
             return self._close_round_if_over(now) or self._on_round_deadline(self._round, now)
-        if self._gathering_until is not None and now < self._gathering_until:
+        if now < self._gathering_ends_at:
             self._fetch_at = now + self.policy.deadline_s
             return [FetchRetained()]
-        return self._end_gathering()
+        return self._end_gathering(now)
 
     # --- gathering ---
 
     def _on_presence(self, presence: Presence, now: float) -> list[Step]:
-        member = presence.sender
-        if presence.state == "offline":
-            self._online.discard(member)
-            # A member that leaves again and again is waited for once: from when it first left in this round.
-            self._left_at.setdefault(member, now)
-            if self._gathering_until is not None:
-                return self._end_gathering_if_complete()
-            if self._settlement is not None:
-                return self._end_settlement_if_acknowledged(now)
-            return self._close_round_if_over(now)
+        member, state = presence.sender, presence.state
+        if state == "gathering" and not self._members_gather:
+            return []
+        self._note_arrival(member, now)
+        match state:
+            case "offline":
+                return self._on_leave(member, now)
+            case "online":
+                return self._on_return(member, now)
+            case "gathering":
+                self._gathering.add(member)
+                return []
+
+    def _note_arrival(self, member: str, now: float) -> None:
+        """Note that a member is there; when it is there for the first time, or was gathering, others may follow."""
+        if self._gathering_since is not None and (member not in self._came or member in self._gathering):
+            self._gathering_until = now + self.policy.gather_s
+        self._came.add(member)
+        self._gathering.discard(member)
+
+    def _on_leave(self, member: str, now: float) -> list[Step]:
+        self._online.discard(member)
+        # A member that leaves again and again is waited for once: from when it first left in this round.
+        self._left_at.setdefault(member, now)
+        if self._gathering_since is not None:
+            return self._end_gathering_if_complete(now)
+        if self._settlement is not None:
+            return self._end_settlement_if_acknowledged(now)
+        return self._close_round_if_over(now)
+
+    def _on_return(self, member: str, now: float) -> list[Step]:
         returned = member not in self._online
         self._online.add(member)
         if self._round is None or member in self._round.answers:
             self._left_at.pop(member, None)
-        if self._gathering_until is not None:
-            return self._end_gathering_if_complete()
+        if self._gathering_since is not None:
+            return self._end_gathering_if_complete(now)
         if returned and self._round is not None and member not in self._round.answers:
             # It finds the signal retained; the signal is sent again in case that copy was lost.
             return self._send_signal(self._round, again=[member])
         return []
 
-    def _end_gathering_if_complete(self) -> list[Step]:
-        """End the gathering once every member has come, or has come and left."""
-        return self._end_gathering() if len(self._online | self._left_at.keys()) == len(self.members) else []
+    @property
+    def _gathering_ends_at(self) -> float:
+        """Give the time at which the first round is asked without those who have not come; inf when not gathering."""
+        if self._gathering_since is None:
+            return math.inf
+        latest = self._gathering_since + _MOST_GATHERING * self.policy.gather_s
+        return latest if self._gathering else min(self._gathering_until, latest)
 
-    def _end_gathering(self) -> list[Step]:
-        self._gathering_until, self._has_gathered = None, True
-        return [MembersGathered(tuple(member for member in self.members if member not in self._online))]
+    def _end_gathering_if_complete(self, now: float) -> list[Step]:
+        """End the gathering once every member has come, or has come and left."""
+        return self._end_gathering(now) if len(self._online | self._left_at.keys()) == len(self.members) else []
+
+    def _end_gathering(self, now: float) -> list[Step]:
+        assert self._gathering_since is not None
+        self._gathered_after, self._gathering_since, self._has_gathered = now - self._gathering_since, None, True
+        absent = tuple(member for member in self.members if member not in self._online)
+        return [MembersGathered(absent, len(self._online), self._gathered_after)]
 
     # --- a round ---
 
@@ -365,6 +415,7 @@ class Coordinator:
         reason = self._find_objection(answer)
         if reason is not None:
             return self._refuse(member, "refused", reason, now)
+        self._came.add(member)
         self._online.add(member)
         self._left_at.pop(member, None)
         self._prompt_rounds[member] += 1
@@ -458,7 +509,8 @@ class Coordinator:
         if member in current.set_aside:
             return f"was late before, and counts again after {_PROMPT_ROUNDS} prompt answers in a row"
         if member not in self._online:
-            return "has left" if member in self._left_at else "has not come"
+            waited = f"had not come after {self._gathered_after:.0f} s; raise rounds.gather_s"
+            return "has left" if member in self._came else waited
         if member in current.late:
             return f"late: the run has waited {self._patience.spent_s[member]:.0f} s for it"
         return f"no answer within {current.wait.tries} tries"

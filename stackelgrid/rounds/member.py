@@ -77,9 +77,9 @@ class Member:
         """Give the message that the broker publishes when the member's connection is lost."""
         return self._publish(self._presence("offline"), retain=True)
 
-    def start(self) -> list[Step]:
-        """Publish that the member is online, after the first connection and after each further one."""
-        return [self._publish(self._presence("online"), retain=True)]
+    def start(self, *, gathering: bool = False) -> list[Step]:
+        """Publish that the member is online, or still `gathering` members of its own, after each connection."""
+        return [self._publish(self._presence("gathering" if gathering else "online"), retain=True)]
 
     def resume(self, round_number: int, body: Body | None) -> None:
         """Take over the round that was asked last before a restart, and its answer if there was one."""

@@ -128,8 +128,11 @@ class Refusal(Message):
 
 
 class Presence(Message):
-    """A member's state of connection. It is retained; `offline` is the member's last will."""
+    """A member's state of connection. It is retained; `offline` is the member's last will.
+
+    An aggregator is `gathering` while its own members come, and `online` once it can answer.
+    """
 
     purpose = "presence"
 
-    state: Literal["online", "offline"]
+    state: Literal["online", "offline", "gathering"]

@@ -139,6 +139,11 @@ def assert_real(plan: FaultPlan, logs: Path, *, on_mosquitto: bool) -> None:
                 assert len(re.findall(rf"New client connected from .* as {fault.node}-", log)) == 2
 
 
+def without_words(missing: list[dict[str, Any]]) -> list[tuple[int, str, str]]:
+    """Who was missing when, without the reasons, in which seconds and topics differ."""
+    return [(entry["round"], entry["node"], entry["action"]) for entry in missing]
+
+
 @pytest.mark.parametrize(
     ("kind", "name"), [*(("mosquitto", name) for name in ON_MOSQUITTO), *(("embedded", name) for name in ON_EMBEDDED)]
 )
@@ -155,7 +160,7 @@ def test_faults_on_processes_are_those_under_the_virtual_clock(kind: str, name: 
         number for number, fault in enumerate(plan.faults) if fault.kind != "slow"
     }
     assert watched == real.faults
-    assert real.missing == virtual.missing
+    assert without_words(real.missing) == without_words(virtual.missing)
     assert real.failures.keys() == virtual.failures.keys()
     if name in ENDS:
         assert real.lost

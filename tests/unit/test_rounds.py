@@ -50,7 +50,7 @@ def says(member: str, round_number: int, text: str = "yes") -> Answer[Reply]:
     return Answer[Reply](run="run-1", sender=member, round=round_number, body=Reply(text=text))
 
 
-def is_(member: str, state: Literal["online", "offline"]) -> Presence:
+def is_(member: str, state: Literal["online", "offline", "gathering"]) -> Presence:
     return Presence(run="run-1", sender=member, state=state)
 
 
@@ -145,9 +145,52 @@ def test_coordinator_gathers_no_longer_than_gather_s() -> None:
     coordinator.receive(is_("b", "online"), 1.0)
     coordinator.receive(is_("c", "online"), 1.0)
     coordinator.receive(is_("c", "offline"), 2.0)
-    assert coordinator.tick(59.9) == [FetchRetained()]
-    assert coordinator.tick(60.0) == [MembersGathered(absent=("a", "c"))]
-    assert coordinator.tick(61.0) == []
+    assert coordinator.tick(60.9) == [FetchRetained()]
+    (gathered,) = coordinator.tick(61.0)
+    assert gathered == MembersGathered(absent=("a", "c"))
+    assert isinstance(gathered, MembersGathered)
+    assert gathered.describe("homes") == "1 of 3 homes had come after 61 s; raise rounds.gather_s"
+    assert coordinator.tick(62.0) == []
+
+
+def test_gathering_goes_on_while_members_come_but_not_for_ever() -> None:
+    coordinator = Coordinator(LINK, [f"m{number}" for number in range(100)], POLICY)
+    coordinator.start(0.0)
+    for number in range(50):
+        at = 50.0 * number
+        if at >= 600:
+            break
+        assert coordinator.receive(is_(f"m{number}", "online"), at) == []
+        assert coordinator.tick(at) in ([], [FetchRetained()])
+    assert coordinator.tick(599.9) in ([], [FetchRetained()])
+    (gathered,) = coordinator.tick(600.0)
+    assert isinstance(gathered, MembersGathered) and gathered.came == 12
+
+
+def test_member_that_comes_and_leaves_again_and_again_does_not_prolong_the_gathering() -> None:
+    coordinator = Coordinator(LINK, ["a", "b"], POLICY)
+    coordinator.start(0.0)
+    for second in range(1, 61):
+        coordinator.receive(is_("a", "offline" if second % 2 else "online"), second)
+        coordinator.receive(is_("a", "gathering"), second)  # a home has nobody to gather
+    assert coordinator.tick(61.0) == [MembersGathered(absent=("b",))]
+
+
+def test_leader_waits_for_an_aggregator_that_gathers_its_homes() -> None:
+    coordinator = Coordinator(LINK, ["a", "b", "c"], POLICY, members_gather=True)
+    coordinator.start(0.0)
+    coordinator.receive(is_("a", "gathering"), 1.0)
+    coordinator.receive(is_("b", "online"), 1.0)
+    assert coordinator.tick(500.0) == [FetchRetained()]
+    assert coordinator.receive(is_("a", "online"), 550.0) == []
+    assert coordinator.tick(599.0) == [FetchRetained()]
+    assert coordinator.tick(600.0) == [MembersGathered(absent=("c",))]
+
+    coordinator = Coordinator(LINK, ["a", "b"], POLICY, members_gather=True)
+    coordinator.start(0.0)
+    coordinator.receive(is_("b", "online"), 1.0)
+    coordinator.receive(is_("a", "gathering"), 1.0)
+    assert coordinator.receive(is_("a", "offline"), 2.0) == [MembersGathered(absent=("a",))]
 
 
 def test_gathering_does_not_wait_for_a_member_that_has_left() -> None:
@@ -384,7 +427,7 @@ def test_round_says_why_a_member_did_not_answer() -> None:
         "c": "the answer cannot be read: no JSON",
         "d": "has left",
         "e": "no answer within 3 tries",
-        "f": "has not come",
+        "f": "had not come after 0 s; raise rounds.gather_s",
     }
     assert finished.attendance["why"] == finished.why
 
