@@ -9,7 +9,7 @@ import pytest
 
 from stackelgrid.games.load_call.messages import Call, Mission, MissionReport, Shift
 from stackelgrid.games.prosumer.messages import DrResponse, Offer, Provision
-from stackelgrid.games.storage_market.messages import Batteries, DraAnswer, HomesAnswer, MarketSignal, Turn
+from stackelgrid.games.storage_market.messages import Batteries, DraAnswer, HomesAnswer, MarketSignal, Tariff, Turn
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
 from stackelgrid.node.config import MemberConfig
 from stackelgrid.node.limits import refusals
@@ -19,6 +19,7 @@ from stackelgrid.wire.messages import Body
 from stackelgrid.wire.roles import Role
 
 PRICE = Price(price=[8.0, 10.0])
+TARIFF = Tariff(price=[20.0, 40.0], turn=Turn(groups=4, turn=1, inertia=0.01))
 TERMS = MarketSignal(
     price=[20.0, 40.0], slope=[1.0, 1.0], sales_cap=[0.5, 0.5], turn=Turn(groups=4, turn=1, inertia=0.01)
 )
@@ -58,7 +59,7 @@ def objection(question: Body, answer: Body, max_kw: float | None = 10.0) -> str 
     ("question", "answer"),
     [
         (PRICE, RESPONSE), (TERMS, DRA), (OFFER, PROVISION), (MISSION, REPORT), (CALL, SHIFT),
-        (TERMS, HOMES), (OFFER, PROSUMER),
+        (TARIFF, HOMES), (OFFER, PROSUMER),
     ],
 )  # fmt: skip
 def test_truthful_answer_is_accepted(question: Body, answer: Body) -> None:
@@ -79,14 +80,16 @@ def test_truthful_answer_is_accepted(question: Body, answer: Body) -> None:
         (PRICE, RESPONSE, {"coupling": np.full((2, 2), LARGEST)}, "coupling"),
         (PRICE, RESPONSE, {"load_only": 2}, "load"),
         (PRICE, RESPONSE, {"fixed": 1}, "load"),
-        (TERMS, HOMES, {"load_kw": [0.0, 10.1], "usual_kw": [10.1, 0.0]}, "10.1 kW"),
-        (TERMS, HOMES, {"load_kw": [4.0, 4.0]}, "energy"),
-        (TERMS, HOMES, {"load_kw": [0.0, 0.0]}, "energy"),
-        (TERMS, HOMES, {"wanted_kwh": 3.1}, "energy"),
-        (TERMS, HOMES, {"moved_kwh": LARGEST}, "energy"),
-        (TERMS, HOMES, {"batteries": BATTERY.model_copy(update={"capacity": 1e9})}, "kW"),
-        (TERMS, HOMES, {"batteries": BATTERY.model_copy(update={"power": 100.0})}, "kW"),
-        (TERMS, HOMES, {"batteries": BATTERY.model_copy(update={"initial": 1.0})}, "batteries"),
+        (TARIFF, HOMES, {"load_kw": [0.0, 10.1], "usual_kw": [10.1, 0.0]}, "10.1 kW"),
+        (TARIFF, HOMES, {"load_kw": [4.0, 4.0]}, "energy"),
+        (TARIFF, HOMES, {"load_kw": [0.0, 0.0]}, "energy"),
+        (TARIFF, HOMES, {"wanted_kwh": 3.1}, "energy"),
+        (TARIFF, HOMES, {"moved_kwh": LARGEST}, "energy"),
+        (TARIFF.model_copy(update={"turn": Turn(groups=4, inertia=0.01)}), HOMES, {}, "nobody had the turn"),
+        (TARIFF.model_copy(update={"turn": Turn(groups=1, turn=0, inertia=0.01)}), HOMES, {}, "everybody had the turn"),
+        (TARIFF, HOMES, {"batteries": BATTERY.model_copy(update={"capacity": 1e9})}, "kW"),
+        (TARIFF, HOMES, {"batteries": BATTERY.model_copy(update={"power": 100.0})}, "kW"),
+        (TARIFF, HOMES, {"batteries": BATTERY.model_copy(update={"initial": 1.0})}, "batteries"),
         (TERMS, DRA, {"load": [LARGEST, 0.0], "usual": [0.0, LARGEST]}, "load"),
         (TERMS, DRA, {"usual": [0.004, 0.001]}, "energy"),
         (TERMS, DRA, {"rated_power": 0.0101}, "rated_power"),

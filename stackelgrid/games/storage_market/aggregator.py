@@ -25,6 +25,8 @@ from stackelgrid.wire.arrays import LARGEST, Array
 
 _LOG = logging.getLogger("aggregator_node")
 _KW_PER_MW = 1000.0
+_MOST_BREACHES = 3
+_ROUNDING = 1e-9
 
 
 QuadraticCost = Annotated[float, Field(ge=SMALLEST, le=1e6, allow_inf_nan=False)]
@@ -55,6 +57,42 @@ class HomesState:
     wanted: float
 
 
+class Conduct:
+    """How one member keeps to the rules [SM-15]: it moves in its turn only, to where its load costs less, or back.
+
+    Energy counts as moved where the load has changed. After so many breaches that it cannot have restarted as often,
+    the member counts with its load as it was before them: the others would else find no schedule to rest at.
+    """
+
+    def __init__(self) -> None:
+        self._last: HomesAnswer | None = None
+        self._breaches = 0
+        self._kept: HomesAnswer | None = None
+
+    def judge(self, asked: Tariff, answer: HomesAnswer) -> HomesAnswer:
+        """Judge a fresh answer and give the one that counts."""
+        last, self._last = self._last, answer
+        if last is not None and self._kept is None:
+            self._breaches += self._is_breach(asked, last, answer)
+            if self._breaches >= _MOST_BREACHES:
+                self._kept = last
+            elif answer.load_kw == last.load_kw:
+                return answer.model_copy(update={"moved_kwh": 0.0})
+        return answer if self._kept is None else self._kept.model_copy(update={"moved_kwh": 0.0, "wanted_kwh": 0.0})
+
+    def miss(self) -> None:
+        """Note a round without an answer: the member may have moved in it."""
+        self._last = None
+
+    def _is_breach(self, asked: Tariff, last: HomesAnswer, answer: HomesAnswer) -> bool:
+        if answer.usual_kw != last.usual_kw:
+            return True
+        if answer.load_kw == last.load_kw or asked.turn.back:
+            return False
+        before, now = (float(np.dot(asked.price, body.load_kw)) for body in (last, answer))
+        return asked.turn.turn is None or now > before + _ROUNDING * abs(before)
+
+
 class StorageMarketDra:
     """The DRA's strategy, between the leader's terms, its homes and its best response.
 
@@ -69,6 +107,7 @@ class StorageMarketDra:
         self._bid = Bid.nothing(slots)
         self._signal: MarketSignal | None = None
         self._homes_state: HomesState | None = None
+        self._conducts = {name: Conduct() for name in homes}
 
     def open(self, signal: MarketSignal) -> Ask[Tariff] | Reply[DraAnswer]:
         """Answer a request for a bid alone, once the homes have answered; else ask them."""
@@ -82,16 +121,19 @@ class StorageMarketDra:
     ) -> Reply[DraAnswer]:
         """Add up the homes' loads and answer with them and the bid."""
         self._add_batteries(answers)
-        fresh = [body for name, body in answers.items() if name not in held]
+        fresh = {name: self._conducts[name].judge(asked, answers[name]) for name in answers if name not in held}
+        for name in self._homes.keys() - fresh.keys():
+            self._conducts[name].miss()
+        counted = dict(answers) | fresh
         return self._reply(
             HomesState(
                 homes=sum(self._homes[name] for name in answers),
                 held=sum(self._homes[name] for name in held),
                 excluded=sum(self._homes[name] for name in excluded),
-                load=self._sum(body.load_kw for body in answers.values()),
-                usual=self._sum(body.usual_kw for body in answers.values()),
-                moved=min(sum(body.moved_kwh for body in fresh) / _KW_PER_MW, LARGEST),
-                wanted=min(sum(body.wanted_kwh for body in fresh) / _KW_PER_MW, LARGEST),
+                load=self._sum(body.load_kw for body in counted.values()),
+                usual=self._sum(body.usual_kw for body in counted.values()),
+                moved=min(sum(body.moved_kwh for body in fresh.values()) / _KW_PER_MW, LARGEST),
+                wanted=min(sum(body.wanted_kwh for body in fresh.values()) / _KW_PER_MW, LARGEST),
             )
         )
 

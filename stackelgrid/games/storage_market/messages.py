@@ -105,7 +105,8 @@ class DraAnswer(Body):
         rated = self.rated_power * (1 + _ROUNDING)
         if max(*self.charge, *self.sold, self.bid_change) > rated:
             return f"a bid of more than its rated power, {self.rated_power:g} MW"
-        return _find_energy_objection(self.load, self.usual, self.moved, self.wanted)
+        assert isinstance(question, MarketSignal)
+        return _find_energy_objection(question.turn, self.load, self.usual, self.moved, self.wanted)
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -181,7 +182,8 @@ class HomesAnswer(Body):
         """Object to batteries of more than they hold, or appliances whose energy changes or is less than they move."""
         if self.batteries is not None and self.batteries.initial + self.batteries.headroom > 1 + _ROUNDING:
             return "batteries with more stored energy and room than capacity"
-        return _find_energy_objection(self.load_kw, self.usual_kw, self.moved_kwh, self.wanted_kwh)
+        assert isinstance(question, Tariff)
+        return _find_energy_objection(question.turn, self.load_kw, self.usual_kw, self.moved_kwh, self.wanted_kwh)
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -207,8 +209,14 @@ class FleetPlan(Body):
         return self
 
 
-def _find_energy_objection(load: list[float], usual: list[float], moved: float, wanted: float) -> str | None:
-    """Object unless rescheduling kept the energy, and moved and wanted to move no more than that."""
+def _find_energy_objection(
+    turn: Turn, load: list[float], usual: list[float], moved: float, wanted: float
+) -> str | None:
+    """Object unless rescheduling kept the energy, and in this `turn` no more moved and wants to move than can."""
+    if moved > 0 and turn.turn is None:
+        return f"{moved:g} moved when nobody had the turn"
+    if wanted > 0 and turn.turn is not None and turn.groups == 1:
+        return f"{wanted:g} to be moved when everybody had the turn"
     energy, usually = sum(load), sum(usual)
     rounding = _ROUNDING * max(energy, usually)
     if abs(energy - usually) > rounding:

@@ -48,6 +48,8 @@ _LOG = logging.getLogger("leader_node")
 MOST_GROUPS = 1024
 """Homes and DRAs that follow the rules of the game never need more groups."""
 _MOST_INERTIA = 1024.0
+_NOBODY_SAVES = 1.0
+"""At this inertia nobody saves enough to move: whoever still wants to move, or moves, does not play by the rules."""
 _LEAST_STEP = 1e-9
 _WORTH = 1e-6
 """A theta is better when it lowers J by more than this part of it."""
@@ -140,7 +142,7 @@ class MarketPlay:
             state = yield from self._search_theta(state)
             state = yield NextRound("check")
         while True:
-            while state.wanted == 0:
+            while state.wanted == 0 or self.inertia >= _NOBODY_SAVES:
                 state = yield NextRound("check", settle=True)
             self._double_inertia()
             state = yield from self._schedule(state)
@@ -150,7 +152,7 @@ class MarketPlay:
 
     def _schedule(self, state: MarketState) -> Phase:
         """Let groups take turns until nobody wants to move."""
-        while state.wanted > 0 or state.moved > 0:
+        while (state.wanted > 0 or state.moved > 0) and self.inertia < _NOBODY_SAVES:
             cost_before, turn = state.dispatch.cost, self._turn % self.groups
             self._turn += 1
             state = yield NextRound("schedule", turn=turn)

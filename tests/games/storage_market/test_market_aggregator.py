@@ -149,3 +149,52 @@ def test_dra_answers_when_terms_and_homes_are_absurd(price: list[float], size: f
 def test_signal_is_refused_when_its_arrays_differ_in_length(key: str) -> None:
     with pytest.raises(ValidationError, match=f"{key} has 3 numbers, price has 4"):
         signal(**{key: [1, 1, 1]})
+
+
+# --- homes that do not keep to the rules ---
+
+RULES = Turn(groups=1, turn=0, inertia=0.0)
+
+
+def say(hour: int, moved: float = 500.0) -> HomesAnswer:
+    """An answer of a home with 500 kW in one hour; it drew them in the second before there was a price."""
+    load = [500.0 if number == hour else 0.0 for number in range(4)]
+    return BARE.model_copy(
+        update={"load_kw": load, "usual_kw": [0.0, 500.0, 0.0, 0.0], "moved_kwh": moved, "wanted_kwh": 0.0}
+    )
+
+
+def play(*answers: HomesAnswer, turn: Turn = RULES) -> list[DraAnswer]:
+    dra = DraCosts(quadratic=0.1).strategy(4, {"x": 1})
+    return [ask_homes(dra, signal(turn=turn), {"x": answer}) for answer in answers]
+
+
+def test_energy_counts_as_moved_where_the_load_has_changed() -> None:
+    assert [answer.moved for answer in play(say(1, 0.0), say(0), say(0), say(0))] == [0, 0.5, 0, 0]
+
+
+def test_home_that_moves_to_dearer_hours_again_and_again_counts_with_its_load_before_that() -> None:
+    """Hours cost 30, 40, 50, 35: it saves in every other round, which does not make up for the rest."""
+    loads = [answer.load for answer in play(*[say(0), say(2)] * 5)]
+    assert loads[1] == [0, 0, 0.5, 0]  # one restart, as far as anybody can tell
+    assert loads[-4:] == [[0.5, 0, 0, 0]] * 4
+    assert play(*[say(0), say(2)] * 5)[-1].moved == 0
+
+
+def test_home_that_moves_out_of_turn_again_and_again_counts_with_its_load_before_that() -> None:
+    answers = play(*[say(2, 0.0), say(0, 0.0)] * 5, turn=Turn(groups=1, inertia=0.0))
+    assert answers[-1].load == answers[-2].load
+
+
+def test_home_that_goes_back_when_asked_keeps_to_the_rules() -> None:
+    answers = play(*[say(0), say(2)] * 5, turn=RULES.model_copy(update={"back": True}))
+    assert answers[-1].load == [0, 0, 0.5, 0]
+
+
+def test_home_that_saves_after_rounds_without_its_answer_keeps_to_the_rules() -> None:
+    """It may have moved in a round whose answer was lost: what it then seems to lose is not counted."""
+    dra = DraCosts(quadratic=0.1).strategy(4, {"x": 1, "y": 1})
+    for hour in (0, 2) * 5:
+        ask_homes(dra, signal(turn=RULES), {"x": say(hour), "y": say(0)})
+        last = ask_homes(dra, signal(turn=RULES), {"x": say(hour), "y": say(0)}, held=("x",))
+    assert last.load == [0.5, 0, 0.5, 0]
