@@ -85,6 +85,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--aggregator", help="its aggregator's name")
     parser.add_argument("--game", help=f"one of {', '.join(list_games())}")
     parser.add_argument("--slots", help="how many slots the game has")
+    parser.add_argument("--scenario", metavar="DIGEST", help="the run's scenario, as in the operator's configurations")
     parser.add_argument("--home", type=Path, metavar="FILE", help='the home, JSON; with "devices" if it has some')
     parser.add_argument("--ca", type=Path, metavar="FILE", help="the authority's certificate")
     parser.add_argument("--certificate", type=Path, metavar="FILE", help="this home's certificate")
@@ -108,7 +109,7 @@ def _collect(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Pat
         answer = ask("Folder that the operator made for this home (empty: none)")
         folder = Path(answer).expanduser() if answer else None
     configuration, files = ({}, {}) if folder is None else _read_folder(folder)
-    for key in ("broker", "run", "name", "aggregator", "game", "slots"):
+    for key in ("broker", "run", "name", "aggregator", "game", "slots", "scenario"):
         if getattr(options, key) is not None:
             configuration[key] = getattr(options, key)
     wanted = [

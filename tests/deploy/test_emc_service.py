@@ -91,9 +91,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_init_writes_a_folder_that_only_its_owner_reads(tmp_path: Path, home_file: Path, certificates: Path) -> None:
     to = tmp_path / "etc" / "stackelgrid"
-    assert init(from_flags(home_file, certificates, to)) == 0
+    assert init(from_flags(home_file, certificates, to, "--scenario", "0123456789abcdef")) == 0
     config = configuration(to)
     assert (config.run, config.name, config.aggregator, config.slots) == ("demo", "h1", "a1", 24)
+    assert config.scenario == "0123456789abcdef"
     assert config.reconnect_s is None
     assert config.homes[0].storage[0].capacity_kwh == 5
     assert config.schedule_file == Path("/var/lib/stackelgrid/schedule.json")
