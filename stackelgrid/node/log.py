@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
@@ -61,11 +62,19 @@ def set_up(
     root.setLevel(logging.INFO)
 
 
+def complain(message: str) -> None:
+    """Print why a node does not start, where stderr can be written."""
+    with suppress(OSError):
+        print(message, file=sys.stderr)
+
+
 def let_go() -> None:
     """Flush the log before the process ends; where it cannot be written, let go of what is left of it.
 
     Python would end with an exit code of its own, 120, in place of the node's.
     """
+    if sys.stderr is None:  # closed by whoever started the node
+        return
     try:
         sys.stderr.flush()
     except OSError:

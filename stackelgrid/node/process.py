@@ -14,7 +14,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from math import inf
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from stackelgrid.errors import ConfigError, ExitCode
 from stackelgrid.node.config import Config, NodeConfig, load
-from stackelgrid.node.log import let_go, set_up
+from stackelgrid.node.log import complain, let_go, set_up
 from stackelgrid.node.protocol import ReportingNode, RunNode
 from stackelgrid.registry import Game
 from stackelgrid.text_file import replace_unprintable
@@ -94,10 +93,10 @@ def _run(
         heartbeat = _build_heartbeat(config, node, transport, options.status, options.metrics)
         served: ReportingNode = node if options.faults is None else inject(node, options.faults)
     except (ConfigError, ValueError) as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        complain(f"{program}: {error}")
         return ExitCode.BAD_INPUT
     except OSError as error:
-        print(f"{program}: {error.filename}: {error.strerror}; move it away or change {file}", file=sys.stderr)
+        complain(f"{program}: {error.filename}: {error.strerror}; move it away or change {file}")
         return ExitCode.BAD_INPUT
     _free_memory()
     return serve(served, transport, heartbeat, stay=options.stay)

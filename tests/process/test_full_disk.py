@@ -134,6 +134,12 @@ def test_run_settles_on_a_full_disk_and_writes_its_files_when_there_is_room(mosq
             node.wait()
 
 
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-"])
+def test_exit_code_is_the_nodes_own_when_its_log_cannot_be_written(stderr: str, tmp_path: Path) -> None:
+    command = f"exec {sys.executable} -m emc_node --config {tmp_path / 'nothing.json'} {stderr}"
+    assert subprocess.run(["sh", "-c", command], stdout=subprocess.DEVNULL, check=False).returncode == 2
+
+
 # --- one file ---
 
 
