@@ -42,7 +42,8 @@ class FaultRecord(StrictModel):
 class RunRecord:
     """The record of a run.
 
-    - `rounds`: the journal of the leader, `below`: those of the aggregators, each record with its `aggregator`;
+    - `rounds`: the journal of the leader, `aggregator_rounds`: those of the aggregators, each record with its
+      `aggregator`;
     - `conclusion`: the leader's final record, {} when there is none;
     - `aggregators`: the account of each aggregator after the settlement, `homes`: each home's settled schedule;
     - `faults`: the faults of the plan that happened, `failures`: the nodes that died, and `broker`, each with the
@@ -56,7 +57,7 @@ class RunRecord:
     broker: str
     processes: int
     rounds: list[dict[str, Any]] = field(default_factory=list)
-    below: list[dict[str, Any]] = field(default_factory=list)
+    aggregator_rounds: list[dict[str, Any]] = field(default_factory=list)
     conclusion: dict[str, Any] = field(default_factory=dict)
     aggregators: dict[str, dict[str, Any]] = field(default_factory=dict)
     homes: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -83,7 +84,7 @@ class RunRecord:
     @property
     def inner_rounds(self) -> int:
         """The largest number of rounds that an aggregator played with its homes."""
-        return max(Counter(record["aggregator"] for record in self.below).values(), default=0)
+        return max(Counter(record["aggregator"] for record in self.aggregator_rounds).values(), default=0)
 
     @property
     def left_out(self) -> list[str]:
@@ -98,7 +99,7 @@ class RunRecord:
         finished = {record["round"] for record in self.rounds}
         missing = [
             {"round": record["round"], "node": node, "action": action, "why": record.get("why", {}).get(node, "")}
-            for record in [*self.rounds, *self.below]
+            for record in [*self.rounds, *self.aggregator_rounds]
             if record["round"] in finished
             for action in ("held", "excluded", "quarantined")
             for node in record.get(action, [])

@@ -158,7 +158,7 @@ class Observer:
         run_record.rounds = _read_lines(self._file(LEADERS, "rounds.jsonl"))
         run_record.conclusion = json.loads(self._file(LEADERS, f"{LEADER}.conclusion.json").read_text(encoding="utf-8"))
         for path in self._list_files(AGGREGATORS, ".rounds.jsonl"):
-            run_record.below += [{"aggregator": _node_of(path), **record} for record in _read_lines(path)]
+            run_record.aggregator_rounds += [{"aggregator": _node_of(path), **record} for record in _read_lines(path)]
         for path in self._list_files(AGGREGATORS, ".account.json"):
             run_record.aggregators[_node_of(path)] = json.loads(path.read_text(encoding="utf-8"))
         reported = set(run_record.aggregators)

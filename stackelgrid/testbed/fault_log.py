@@ -44,7 +44,7 @@ def _entry(records: Sequence[FaultRecord]) -> dict[str, Any]:
 def count_repeated_requests(run_record: RunRecord) -> list[dict[str, Any]]:
     """Count the members that were asked again, by round of the leader and coordinator: {`round`, `by`, `members`}."""
     counted: dict[tuple[int, str], int] = defaultdict(int)
-    for record in [*run_record.rounds, *run_record.below]:
+    for record in [*run_record.rounds, *run_record.aggregator_rounds]:
         if record.get("again"):
             counted[record["round"], record.get("aggregator", LEADER)] += record["again"]
     return [{"round": number, "by": name, "members": counted[number, name]} for number, name in sorted(counted)]
@@ -56,7 +56,7 @@ class _Rounds:
     def __init__(self, scenario: Scenario, run_record: RunRecord) -> None:
         self._aggregators = scenario.topology.aggregator_of
         self._served: dict[str, list[int]] = defaultdict(list)  # by aggregator, the leader's round of each of its own
-        for record in run_record.below:
+        for record in run_record.aggregator_rounds:
             self._served[record["aggregator"]].append(record["round"])
         self._asked = len(run_record.rounds) + (not run_record.settled)
 

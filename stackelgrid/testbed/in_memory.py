@@ -97,9 +97,11 @@ class MemoryRun:
         def conclude(account: Mapping[str, Any]) -> None:
             self.run_record.aggregators[config.name] = dict(account)
 
-        below = partial(_add_to, self.run_record.below, config.name)
+        def journal(record: Mapping[str, Any]) -> None:
+            self.run_record.aggregator_rounds.append({"aggregator": config.name, **record})
+
         ledger = self._ledger(config.name, lose_state)
-        return self._register(aggregator_node.config.assemble(config, below, conclude, ledger))
+        return self._register(aggregator_node.config.assemble(config, journal, conclude, ledger))
 
     def _home(self, config: EmcConfig[Any], lose_state: bool) -> Any:
         return self._register(emc_node.config.assemble(config, self.run_record.homes.update))
@@ -116,7 +118,3 @@ class MemoryRun:
     def _journal(self, record: Mapping[str, Any]) -> None:
         self.run_record.rounds.append(dict(record))
         self._on_round(self.run_record.rounds[-1])
-
-
-def _add_to(below: list[dict[str, Any]], aggregator: str, record: Mapping[str, Any]) -> None:
-    below.append({"aggregator": aggregator, **record})

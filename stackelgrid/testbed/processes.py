@@ -407,7 +407,7 @@ def _gather(run_record: RunRecord, nodes: Path, logs: Path, aggregators: list[st
                 run_record.bytes += entry["bytes"]
                 rejected.update(entry["rejected"])
             elif entry.get("event") == "round" and path.stem in aggregators:
-                run_record.below.append({"aggregator": path.stem, **entry})
+                run_record.aggregator_rounds.append({"aggregator": path.stem, **entry})
             elif entry.get("event") == "homes absent at the start":
                 run_record.late += [name for name in entry["absent"] if name not in run_record.late]
         last = _find_last_error(entries)

@@ -243,11 +243,11 @@ def test_nodes_of_every_game_report_their_progress(monkeypatch: pytest.MonkeyPat
     smaller = ["population.homes=3", "aggregators=1"] if game == "user_oriented" else []
     run_record = in_memory.play(load(game, smaller))
     assert run_record.settled
-    rounds, below = len(run_record.rounds), len(run_record.below)
+    rounds, aggregator_rounds = len(run_record.rounds), len(run_record.aggregator_rounds)
     assert {progress.state for progress in told} == {"settled"}
-    assert {progress.round for progress in told} == {rounds, below}  # a home's are its aggregator's
+    assert {progress.round for progress in told} == {rounds, aggregator_rounds}  # a home's are its aggregator's
     answers = sorted(progress.answers for progress in told)
-    assert answers == [0, rounds, *[below] * (len(told) - 2)]
+    assert answers == [0, rounds, *[aggregator_rounds] * (len(told) - 2)]
 
 
 # --- the metrics' names ---

@@ -94,7 +94,7 @@ def test_fault_has_the_next_round_when_its_round_did_not_end() -> None:
 def test_repeated_requests_are_counted_by_round_and_coordinator() -> None:
     run_record = RunRecord("memory", "none", 1)
     run_record.rounds = [{"round": 1, "again": 0}, {"round": 2, "again": 3}]
-    run_record.below = [
+    run_record.aggregator_rounds = [
         {"aggregator": "a2", "round": 2, "again": 1},
         {"aggregator": "a1", "round": 2, "again": 2},
         {"aggregator": "a1", "round": 2, "again": 5},

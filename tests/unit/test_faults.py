@@ -344,7 +344,7 @@ def test_run_repeats_every_byte_with_the_same_seed(game: str) -> None:
     def run_record() -> str:
         run = in_memory.play(draw_scenario(game, 1), plan=plan)
         faults = [record.content() for record in run.faults]
-        return json.dumps([run.rounds, run.below, run.homes, faults, run.missing, run.messages, run.bytes])
+        return json.dumps([run.rounds, run.aggregator_rounds, run.homes, faults, run.missing, run.messages, run.bytes])
 
     assert run_record() == run_record()
 

@@ -88,7 +88,8 @@ class LoadCallOutcome(Outcome):
             aggregator_utility=last["commission"] - scenario.aggregator.fairness * last["squared_deviation"],
             call_rounds=last["call_rounds"],
             call_journal=[
-                CallRound(**{key: record[key] for key in CallRound.model_fields}) for record in run_record.below
+                CallRound(**{key: record[key] for key in CallRound.model_fields})
+                for record in run_record.aggregator_rounds
             ],
             rewards=collect("reward"),
             bills=collect("bill"),

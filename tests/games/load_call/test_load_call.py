@@ -282,7 +282,7 @@ def test_upper_bound_falls_to_the_optimum() -> None:
     """Utility plus gap of every round is an upper bound of the optimum, and falls to it."""
     scenario = shipped("leader.target_kwh=1500", "aggregator.fairness=0.001")
     run_record = play(scenario)
-    bounds = [record["utility"] + record["gap"] for record in run_record.below]
+    bounds = [record["utility"] + record["gap"] for record in run_record.aggregator_rounds]
     optimum = solve_planner(scenario.everyone, scenario.leader, scenario.aggregator).utility
     assert bounds == sorted(bounds, reverse=True)
     assert bounds[-1] == pytest.approx(optimum, rel=1e-9)
