@@ -24,6 +24,8 @@ _PROMPT_ROUNDS = 3
 """A late member counts again once it has answered so many rounds in a row while they were open."""
 _ROUNDS_KEPT = 100
 """An answer that is later than that many rounds is not even held."""
+_NO_BRACKETS = str.maketrans("[]{}", "()()")
+"""For a reason in words: its receiver counts brackets before it parses, and refuses those that do not close."""
 _SETTLEMENT_TRIES = 10
 """A settlement is sent this many times as often as a question: a member that is connected gets it in the end."""
 
@@ -266,6 +268,10 @@ class Coordinator:
         self._round = _OpenRound(self._rounds, body, wait, late, confirms=confirms)
         return self._send_signal(self._round, again=[])
 
+    def abandon(self) -> None:
+        """Drop the round that is open, if any: its answers are no longer wanted."""
+        self._round = None
+
     def settle(self, body: Question, *, settled: bool, complete: bool, now: float) -> list[Step]:
         """Send the settlement and collect receipts."""
         self._round = None
@@ -494,7 +500,7 @@ class Coordinator:
             run=self.link.run,
             sender=self.link.coordinator,
             round=max(self._rounds, 1),
-            reason=reason[:MAX_REASON],
+            reason=reason[:MAX_REASON].translate(_NO_BRACKETS),
             final=member in self.quarantined,
         )
         return Publish(self.link.topic(refusal, member), self.link.write(refusal), qos=1)
