@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help run test test-arm64 test-containers check soak wheel reproduction stored-outcomes bench lock clean
+.PHONY: help run test test-arm64 test-containers check soak mutants wheel reproduction stored-outcomes bench lock clean
 
 help:  ## List the commands (the default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -35,7 +35,10 @@ check: $(INSTALLED)  ## Check format, style, types and imports between layers
 	$(VENV)/bin/lint-imports
 
 soak: $(INSTALLED)  ## Play 10,000 seeded runs (or SOAK_RUNS) under random faults, and check the round protocol's promises on each
-	$(VENV)/bin/python -m stackelgrid.soak --runs $(SOAK_RUNS) --seconds 600 --jobs 2
+	$(VENV)/bin/python -m stackelgrid.soak --runs $(SOAK_RUNS) --seconds 3600 --jobs 2
+
+mutants: $(INSTALLED)  ## Change the round protocol by small mistakes, and see whether soak and tests find each
+	PYTHONPATH=tests $(VENV)/bin/python -m mutants
 
 stored-outcomes: $(INSTALLED)  ## Write tests/games/stored anew, after a result changed for a reason
 	$(VENV)/bin/python tests/games/test_stored_outcomes.py
