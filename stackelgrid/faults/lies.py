@@ -42,7 +42,7 @@ def falsify(lie: Lie, publish: Publish, previous: bytes | None, asked: int) -> l
         case "late":
             return [] if asked < lie.times else [(0.0, publish)]
         case "flapping":
-            return list(_come_and_go(lie, publish.topic, message))
+            return [] if asked else list(_come_and_go(lie, publish.topic, message))
         case "receipt":
             invented = [f"ghost-{number + 1}" for number in range(lie.times)]
             content = {**message, "missing": [*invented, *([lie.as_] if lie.as_ else [])]}

@@ -212,7 +212,7 @@ class Lie(OnNode):
     | `stale` | the answer to an earlier round, as it was |
     | `impersonate` | its answer once more under the name of the member `as` |
     | `late` | nothing until it is asked `times` times more |
-    | `flapping` | its presence instead, offline and online in turn, `times` times, `seconds` apart |
+    | `flapping` | in each round its presence instead, offline and online in turn, `times` times, `seconds` apart |
     | `receipt` | a receipt in which `times` invented members miss the settlement, and `as` if given |
     """
 

@@ -1,4 +1,4 @@
-"""`python -m stackelgrid.soak`: play fresh seeds for a time or a number of runs, print those that broke a promise.
+"""`python -m stackelgrid.soak`: play fresh seeds for a time or a number of runs, and shrink those that break a promise.
 
 Exit codes: 0 all promises were kept, 1 some were not, 2 bad usage, 130 interrupted.
 """
@@ -6,14 +6,19 @@ Exit codes: 0 all promises were kept, 1 some were not, 2 bad usage, 130 interrup
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 
 from stackelgrid.errors import ExitCode
 from stackelgrid.interrupts import ignore_signals, raise_on_signals
+from stackelgrid.soak.cases import draw_case
+from stackelgrid.soak.shrink import shrink
 from stackelgrid.soak.tally import Tally, Verdict, soak
 
 _SUMMARY_S = 60.0
+_SHRUNK = 3
+"""Broken seeds that are shrunk; the rest are often of the same cause."""
 
 
 class _Console:
@@ -55,10 +60,16 @@ def main(arguments: list[str] | None = None) -> int:
         ignore_signals()
     print(tally.format_line())
     print(tally.format_table())
+    print(f"\nof 1,000 runs, so many reached\n{tally.format_marks()}")
     if not tally.failures:
         return 0
     print("broken:", *(verdict.seed for verdict in tally.failures))
     print("see one again: stackelgrid replay SEED")
+    logging.disable(logging.CRITICAL)
+    for verdict in tally.failures[:_SHRUNK]:
+        print(
+            f"\nsmaller, with the same promise broken:\n\n{shrink(draw_case(verdict.seed)).format_test()}", flush=True
+        )
     return 1
 
 

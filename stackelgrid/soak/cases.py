@@ -7,7 +7,7 @@ that a run which tries again gets through in the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,8 +23,11 @@ from stackelgrid.testbed import fault_plans
 
 _FIRST_GAMES = ("user_oriented", "prosumer", "load_call", "storage_market")
 """The games in the order by which seeds were first drawn; others follow by name. One more changes what a seed means."""
-_SCENARIOS = 40
-_MAX_ROUNDS = 400
+_SCENARIOS, _LARGE_SCENARIOS = 40, 10
+"""Scenarios of a game: those of up to 8 homes and 3 aggregators first, then those of up to 24 homes and 4."""
+_LARGE = 0.1
+"""The share of runs with a large scenario, which take longer."""
+MAX_ROUNDS = 400
 _FAULTS_END_S = 30.0
 
 Random = np.random.Generator
@@ -33,12 +36,13 @@ Content = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A scenario, its plan and where they come from; `number` is that of a drawn scenario in its game."""
+    """A scenario, its plan and where they come from; `number` and `homes` are those of `draw_scenario`."""
 
     source: str
     scenario: Scenario
     plan: FaultPlan
     number: int | None = None
+    homes: int | None = None
 
 
 @cache
@@ -52,11 +56,33 @@ def draw_case(seed: int) -> Case:
     """Draw the case of a seed."""
     random = np.random.default_rng(seed)
     game = games()[int(random.integers(len(games())))]
-    number = int(random.integers(_SCENARIOS))
-    scenario = draw_scenario(game, number).model_copy(update={"seed": seed, "rounds": _draw_rounds(random)})
-    nodes = _Nodes(scenario)
+    large = random.random() < _LARGE
+    number = int(_SCENARIOS + random.integers(_LARGE_SCENARIOS) if large else random.integers(_SCENARIOS))
+    rounds = _draw_rounds(random)
+    nodes = _Nodes(draw_scenario(game, number))
     faults = [_draw_fault(random, nodes) for _ in range(int(random.integers(1, 5)))]
-    return Case(f"seed {seed}", scenario, FaultPlan.model_validate({"seed": seed, "faults": faults}), number)
+    return build_case(game, number, seed=seed, rounds=rounds, faults=faults)
+
+
+def build_case(
+    game: str,
+    number: int,
+    homes: int | None = None,
+    *,
+    seed: int,
+    rounds: Mapping[str, Any],
+    faults: Sequence[Mapping[str, Any]],
+    max_rounds: int = MAX_ROUNDS,
+) -> Case:
+    """Build a case of a drawn scenario, with so many `homes` where that is given."""
+    drawn = draw_scenario(game, number, homes)
+    update = {
+        "seed": seed,
+        "rounds": Rounds.model_validate(rounds),
+        "leader": drawn.leader.model_copy(update={"max_rounds": max_rounds}),
+    }
+    plan = FaultPlan.model_validate({"seed": seed, "faults": list(faults)})
+    return Case(f"seed {seed}", drawn.model_copy(update=update), plan, number, homes)
 
 
 def read_case(folder: Path) -> Case:
@@ -70,20 +96,22 @@ def read_case(folder: Path) -> Case:
 
 
 @cache
-def draw_scenario(name: str, number: int) -> Scenario:
-    """Draw scenario `number` of a game, and check it."""
+def draw_scenario(name: str, number: int, homes: int | None = None) -> Scenario:
+    """Draw scenario `number` of a game, with so many `homes` where that is given, and check it."""
     random = np.random.default_rng([games().index(name), number])
     game = registry.find(name)
-    homes = int(random.integers(2, 9))
+    large = number >= _SCENARIOS
+    drawn = int(random.integers(9, 25) if large else random.integers(2, 9))
+    homes = drawn if homes is None else homes
     content: Content = {
         "schema": 1,
         "game": name,
         "seed": number,
-        "aggregators": int(random.integers(1, min(3, homes) + 1)),
-        "homes_per_process": int(random.choice([1, 1, 1, 2])),
+        "aggregators": int(random.integers(1, min(4 if large else 3, homes) + 1)),
+        "homes_per_process": int(random.choice([1, 2, 3, 4] if large else [1, 1, 1, 2])),
         **game.load("small_scenario")(random, homes),
     }
-    content["leader"]["max_rounds"] = _MAX_ROUNDS
+    content["leader"]["max_rounds"] = MAX_ROUNDS
     scenario: Scenario = game.load("scenario").model_validate(content)
     scenario.verify()
     return scenario
@@ -92,16 +120,15 @@ def draw_scenario(name: str, number: int) -> Scenario:
 # --- policies ---
 
 
-def _draw_rounds(random: Random) -> Rounds:
-    return Rounds.model_validate(
-        {
-            "deadline_s": random.choice([0.5, 1.0, 5.0]),
-            "tries": random.integers(1, 4),
-            "missing": str(random.choice(["hold", "exclude", "fail"], p=[0.5, 0.35, 0.15])),
-            "gather_s": random.choice([1.0, 5.0, 60.0]),
-            "return_s": random.choice([0.0, 2.0, 10.0]),
-        }
-    )
+def _draw_rounds(random: Random) -> Content:
+    return {
+        "deadline_s": float(random.choice([0.5, 1.0, 5.0])),
+        "tries": int(random.integers(1, 4)),
+        "missing": str(random.choice(["hold", "exclude", "fail"], p=[0.5, 0.35, 0.15])),
+        "gather_s": float(random.choice([1.0, 5.0, 60.0])),
+        "return_s": float(random.choice([0.0, 2.0, 10.0])),
+        "quarantine_after": int(random.choice([0, 1, 3], p=[0.1, 0.3, 0.6])),
+    }
 
 
 # --- fault plans ---
@@ -224,14 +251,39 @@ def _draw_slow(random: Random, nodes: _Nodes) -> Content:
 
 def _draw_lie(random: Random, nodes: _Nodes) -> Content:
     node = nodes.draw_member(random)
-    ways = ["shape", "nan", "beyond", "stale", "scaled", *(["impersonate"] if nodes.siblings[node] else [])]
-    how = str(random.choice(ways))
-    lie: Content = {"node": node, "how": how, "probability": random.uniform(0.2, 0.8), "during": _draw_window(random)}
-    if how == "impersonate":
-        lie["as"] = str(random.choice(nodes.siblings[node]))
-    if how == "scaled":
-        lie["factor"] = random.uniform(0.2, 3)
+    siblings = nodes.siblings[node]
+    how = str(random.choice([*_LIES, *(["impersonate"] if siblings else [])]))
+    always = how in ("late", "flapping", "receipt") or random.random() < 0.3
+    lie: Content = {
+        "node": node,
+        "how": how,
+        "probability": 1.0 if always else random.uniform(0.2, 0.8),
+        "during": {} if random.random() < 0.3 else _draw_window(random),
+    }
+    if how == "impersonate" or (how == "receipt" and siblings):
+        lie["as"] = str(random.choice(siblings))
+    lie |= {key: draw(random) for key, draw in _LIES.get(how, {}).items()}
     return lie
+
+
+_LIES: dict[str, dict[str, Callable[[Random], float]]] = {
+    "shape": {},
+    "nan": {},
+    "beyond": {},
+    "extreme": {},
+    "scaled": {"factor": lambda random: random.uniform(0.2, 3)},
+    "slope": {"factor": lambda random: float(10 ** random.uniform(-1, 6))},
+    "coupling": {"factor": lambda random: float(random.choice([-1, 1]) * 10 ** random.uniform(-1, 11))},
+    "count": {},
+    "stale": {},
+    "late": {"times": lambda random: int(random.integers(1, 9))},
+    "flapping": {
+        "times": lambda random: int(random.integers(1, 40)),
+        "seconds": lambda random: float(10 ** random.uniform(-3, 1)),
+    },
+    "receipt": {"times": lambda random: int(10 ** random.uniform(0, 3))},
+}
+"""The lies that need no other member's name, and how to draw their keys."""
 
 
 def _draw_broker(random: Random, nodes: _Nodes) -> Content:

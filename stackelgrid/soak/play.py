@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
-from stackelgrid.faults.in_memory import FaultyMemory
+from stackelgrid.faults.in_memory import Build, FaultyMemory
 from stackelgrid.faults.injection import FaultInjectingNode
+from stackelgrid.node.protocol import RunNode
+from stackelgrid.rounds.ledger import Entry
 from stackelgrid.run_record import RunRecord
 from stackelgrid.soak.cases import Case
+from stackelgrid.soak.timeline import CoordinatorLife, Event, read_coordinator
 from stackelgrid.testbed.in_memory import MemoryRun
-from stackelgrid.transport.base import Action, Compute, Finish, Node, Publish
+from stackelgrid.testbed.node_configs import build_node_configs
+from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Node, Publish
 from stackelgrid.transport.memory import DeadlockError
 from stackelgrid.wire.codec import Description, describe
 
@@ -56,8 +60,10 @@ class SentMessage:
 class Evidence:
     """The record of a run.
 
-    `messages` is in order of time, `errors` has the exception of each node that crashed for good, `waiting` the nodes
-    that waited for ever, `ended_s` the time at which each node left in good order. `max_pending` is the longest that a
+    `messages` is in order of time, `events` has what each node itself saw and did. `errors` has the exception of each
+    node that crashed for good, `waiting` the nodes that waited for ever, `ended_s` the time at which each node left in
+    good order. `lives` has the lives of each coordinator, `nodes` each node as it was built, at first and after each
+    crash. `retained` are the topics on which the broker has a message at the end, `max_pending` is the longest that a
     node's queue of delayed messages became.
     """
 
@@ -65,9 +71,13 @@ class Evidence:
     run_record: RunRecord
     ledgers: dict[str, list[Any]]
     messages: list[SentMessage] = field(default_factory=list)
+    events: dict[str, list[Event]] = field(default_factory=dict)
     errors: dict[str, Exception] = field(default_factory=dict)
     waiting: list[str] = field(default_factory=list)
     ended_s: dict[str, float] = field(default_factory=dict)
+    lives: list[CoordinatorLife] = field(default_factory=list)
+    nodes: dict[str, list[Any]] = field(default_factory=dict)
+    retained: list[str] = field(default_factory=list)
     max_pending: int = 0
     calls: int = 0
 
@@ -88,8 +98,12 @@ def play(case: Case) -> Evidence:
         result = transport.run(transport.nodes())
     except DeadlockError as deadlock:
         result, evidence.waiting = deadlock.result, deadlock.waiting
-    evidence.errors = result.crashed
+    evidence.errors, evidence.retained = result.crashed, transport.retained_topics
     run.finish(result)
+    configs = build_node_configs(case.scenario, run="memory")
+    coordinators: list[Any] = [configs.leader, *configs.aggregators]
+    for config in coordinators:
+        evidence.lives += read_coordinator(config, evidence.events[config.name])
     return evidence
 
 
@@ -97,9 +111,15 @@ class _ObservedMemory(FaultyMemory):
     """Carries the nodes of a case, and notes what each of them sends."""
 
     def __init__(self, case: Case, run: MemoryRun, evidence: Evidence) -> None:
-        super().__init__(case.plan, run.builds, run.run_record.faults.append, case.scenario.seed)
+        builds = {name: partial(_watch, name, build, evidence) for name, build in run.builds.items()}
+        super().__init__(case.plan, builds, run.run_record.faults.append, case.scenario.seed)
         self.horizon_s = HORIZON_S
         self._evidence = evidence
+
+    @property
+    def retained_topics(self) -> list[str]:
+        """The topics on which the broker retains a message."""
+        return list(self._retained)
 
     def nodes(self) -> Sequence[Node]:
         return [_ObservedNode(node, self._evidence) for node in super().nodes()]
@@ -149,3 +169,61 @@ class _ObservedNode:
 
     def _continue(self, then: Callable[[Any, float], Sequence[Action]], result: Any, now: float) -> Sequence[Action]:
         return self._observe(then(result, now), now)
+
+
+def _watch(name: str, build: Build, evidence: Evidence, lose_state: bool) -> RunNode:
+    """Build a node whose events are noted, at first and after each crash."""
+    node, events = build(lose_state), evidence.events.setdefault(name, [])
+    evidence.nodes.setdefault(name, []).append(node)
+    return _WatchedNode(node, events[-1].life + 1 if events else 0, events, evidence.ledgers)
+
+
+class _WatchedNode:
+    """A node under its faults: what reaches it and what it does are noted."""
+
+    def __init__(self, node: RunNode, life: int, events: list[Event], ledgers: Mapping[str, Sequence[Entry]]) -> None:
+        self.node, self.name, self.role = node, node.name, node.role
+        self.mailbox, self.progress = node.mailbox, node.progress
+        self.last_will, self.subscriptions = node.last_will, node.subscriptions
+        self.next_deadline = node.next_deadline
+        self._life, self._events = life, events
+        self._ledger = ledgers.get(node.name, [])
+        self._entries = len(self._ledger)
+
+    def start(self, now: float) -> Sequence[Action]:
+        self._events.append(Event(now, self._life, "start"))
+        return self._note(self.node.start(now), now)
+
+    def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
+        before = self.mailbox.rejected.copy()
+        number = len(self._events)
+        actions = self.node.receive(topic, payload, now)
+        rejected = next(iter(self.mailbox.rejected - before), None)
+        self._events.insert(number, Event(now, self._life, "receive", topic, payload, rejected))
+        return self._note(actions, now)
+
+    def tick(self, now: float) -> Sequence[Action]:
+        return self._note(self.node.tick(now), now)
+
+    def _note(self, actions: Sequence[Action], now: float) -> list[Action]:
+        for entry in self._ledger[self._entries :]:
+            if "number" in entry:
+                self._events.append(Event(now, self._life, "close", entry=entry))
+        self._entries = len(self._ledger)
+        return [self._note_action(action, now) for action in actions]
+
+    def _note_action(self, action: Action, now: float) -> Action:
+        match action:
+            case Publish():
+                self._events.append(Event(now, self._life, "send", action.topic, action.payload))
+            case Compute():
+                self._events.append(Event(now, self._life, "compute"))
+                return Compute(action.job, partial(self._continue, action.then))
+            case FetchRetained():
+                self._events.append(Event(now, self._life, "fetch"))
+            case Finish():
+                self._events.append(Event(now, self._life, "finish"))
+        return action
+
+    def _continue(self, then: Callable[[Any, float], Sequence[Action]], result: Any, now: float) -> Sequence[Action]:
+        return self._note(then(result, now), now)

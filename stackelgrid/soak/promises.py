@@ -16,10 +16,12 @@ from stackelgrid.faults.plan import BrokerOutage, Corruption, Crash, Lie
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
+from stackelgrid.soak import conduct
 from stackelgrid.soak.cases import Case, draw_scenario
 from stackelgrid.soak.play import Evidence
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.result import build_result
+from stackelgrid.wire.codec import AnotherGameError
 
 _RELATIVE = 1e-6
 _MAX_PENDING = 2000
@@ -35,9 +37,14 @@ def find_violations(evidence: Evidence) -> list[str]:
 
 
 def find_crashes(evidence: Evidence) -> Iterator[str]:
-    """No exception leaves a node, whatever it receives."""
+    """No exception leaves a node, whatever it receives.
+
+    A node ends where its coordinator plays another game, and so it does where a link has made that of a signal.
+    """
     planned = {node for fault, node in evidence.faults if isinstance(fault, Crash)}
     for name, error in evidence.errors.items():
+        if isinstance(error, AnotherGameError) and _any(evidence, Corruption):
+            continue
         if name not in planned or type(error).__name__ != "KilledError":
             yield f"{name} crashed: {error!r}"
 
@@ -69,6 +76,30 @@ def find_missing_settlement(evidence: Evidence) -> Iterator[str]:
         unanswered = not evidence.ledgers[LEADER][-1]["answers"]
         if rounds < case.scenario.leader.max_rounds or (undisturbed > _MAX_UNDISTURBED_ROUNDS and not unanswered):
             yield f"not settled after {rounds} rounds, {undisturbed} of them after the last fault"
+
+
+def find_victims(evidence: Evidence) -> Iterator[str]:
+    """A lie takes nobody but the liar out of the run: whoever is in quarantine has lied, or was spoken for by a liar.
+
+    A link that changes messages makes a liar of whoever sent them.
+    """
+    if _any(evidence, Corruption):
+        return
+    told = [(fault, node) for fault, node in evidence.faults if isinstance(fault, Lie)]
+    liars = {name for fault, node in told for name in (node, fault.as_)}
+    for record in (*evidence.run_record.rounds, *evidence.run_record.below):
+        for name in set(record["quarantined"]) - liars:
+            yield f"{name} is in quarantine in round {record['round']} and has not lied"
+    if told and {fault.kind for fault in evidence.case.plan.faults} == {"lie"}:
+        for record in (*evidence.run_record.rounds, *evidence.run_record.below):
+            for name in {*record["held"], *record["excluded"]} - liars - _above_liars(evidence, liars):
+                yield f"round {record['round']} went on without {name}, and nothing but lies is wrong"
+
+
+def _above_liars(evidence: Evidence, liars: set[str | None]) -> set[str]:
+    """Name the aggregators of liars: they answer nothing where nobody else answers them."""
+    above = evidence.case.scenario.topology.aggregator_of
+    return {above[name] for name in liars if name in above}
 
 
 def find_refusals(evidence: Evidence) -> Iterator[str]:
@@ -228,6 +259,7 @@ PROMISES: dict[str, Callable[[Evidence], Iterator[str]]] = {
     "nodes crash by the plan alone": find_crashes,
     "every node ends": find_waiting_nodes,
     "the leader settles": find_missing_settlement,
+    "a lie removes its liar alone": find_victims,
     "no honest message is refused": find_refusals,
     "a round counts every member once": find_miscounts,
     "an answer is the member's own of that round": find_wrong_answers,
@@ -237,6 +269,20 @@ PROMISES: dict[str, Callable[[Evidence], Iterator[str]]] = {
     "a complete outcome is that without faults": find_outcome_differences,
     "aggregators confirm a complete settlement": find_unconfirmed_settlements,
     "memory is bounded": find_growth,
+    "a round waits for its members": conduct.find_impatience,
+    "a round ends in time": conduct.find_delays,
+    "liars cost one patience": conduct.find_costly_liars,
+    "the first answer in time counts": conduct.find_ignored_answers,
+    "who is missing is asked again": conduct.find_needless_questions,
+    "a member in quarantine counts nowhere": conduct.find_counted_liars,
+    "whoever has answered is held": conduct.find_forgotten_members,
+    "an incomplete settlement was confirmed": conduct.find_unconfirmed_rounds,
+    "rounds begin in time": conduct.find_slow_gatherings,
+    "settlements end in time": conduct.find_slow_settlements,
+    "nothing but settlements is left": conduct.find_leftovers,
+    "what is ignored is counted": conduct.find_uncounted_messages,
+    "what is no message is refused": conduct.find_false_messages,
+    "who is asked answers": conduct.find_silent_members,
 }
 
 
@@ -310,12 +356,12 @@ def _compute_undisturbed_outcome(case: Case) -> Any:
     """Give the outcome without faults; that of a drawn scenario, which many cases share, is computed once."""
     if case.number is None:
         return _outcome(case.scenario, in_memory.play(case.scenario))
-    return _compute_drawn_outcome(case.scenario.game, case.number)
+    return _compute_drawn_outcome(case.scenario.game, case.number, case.homes)
 
 
 @cache
-def _compute_drawn_outcome(game: str, number: int) -> Any:
-    drawn = draw_scenario(game, number)
+def _compute_drawn_outcome(game: str, number: int, homes: int | None) -> Any:
+    drawn = draw_scenario(game, number, homes)
     return _outcome(drawn, in_memory.play(drawn))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ from statistics import median
 
 from stackelgrid.interrupts import allow_interrupts, defer_interrupts, ignore_signals
 from stackelgrid.soak.cases import draw_case, games
+from stackelgrid.soak.marks import find_marks, list_marks
 from stackelgrid.soak.play import play
 from stackelgrid.soak.promises import find_violations
 
@@ -25,13 +26,14 @@ _ENDINGS = ("settled", "incomplete", "lost", "unsettled")
 
 @dataclass(frozen=True)
 class Verdict:
-    """The ending of a seed's run, one of settled, incomplete, lost or unsettled, and the violations of promises."""
+    """The ending of a seed's run, one of settled, incomplete, lost or unsettled, its violations and its marks."""
 
     seed: int
     game: str
     ending: str
     rounds: int
     violations: tuple[str, ...]
+    marks: frozenset[str] = frozenset()
 
 
 def judge(seed: int) -> Verdict:
@@ -43,9 +45,8 @@ def judge(seed: int) -> Verdict:
         ending = "lost" if evidence.run_record.lost else "unsettled"
         if conclusion.get("settled"):
             ending = "settled" if conclusion["complete"] else "incomplete"
-        return Verdict(
-            seed, case.scenario.game, ending, len(evidence.run_record.rounds), tuple(find_violations(evidence))
-        )
+        violations, marks = tuple(find_violations(evidence)), frozenset(find_marks(evidence))
+        return Verdict(seed, case.scenario.game, ending, len(evidence.run_record.rounds), violations, marks)
     except Exception:
         return Verdict(seed, case.scenario.game, "lost", 0, (traceback.format_exc(),))
 
@@ -86,6 +87,11 @@ class Tally:
             rounds = median([verdict.rounds for verdict in verdicts] or [0])
             lines.append(f"{game:15}{len(verdicts):8}{counts}{rounds:8g}")
         return "\n".join(lines)
+
+    def format_marks(self) -> str:
+        """Give for each mark how many of a thousand runs reached it; what only one run in thousands does is below 1."""
+        reached = Counter(mark for verdicts in self.by_game.values() for each in verdicts for mark in each.marks)
+        return "\n".join(f"{mark:40}{1000 * reached[mark] / max(self.runs, 1):8.1f}" for mark in list_marks())
 
 
 def soak(

@@ -10,7 +10,24 @@ SLOTS = 4
 
 
 def small_scenario(random: np.random.Generator, homes: int) -> dict[str, Any]:
-    """Draw leader and homes of a scenario: each home with an inelastic and an elastic load."""
+    """Draw leader and homes of a scenario: each home with an inelastic and an elastic load, some with a storage."""
+    content = _draw_without_storage(random, homes)
+    for home in content["homes"] if random.random() < 0.5 else []:
+        if random.random() < 0.5:
+            capacity = random.uniform(4, 12)
+            home["storage"] = [
+                {
+                    "capacity_kwh": capacity,
+                    "initial_kwh": random.uniform(0.2, 0.8) * capacity,
+                    "charge_kw": random.uniform(1, 3),
+                    "discharge_kw": random.uniform(1, 3),
+                    "wear": {"fast": random.uniform(0.2, 1)},
+                }
+            ]
+    return content
+
+
+def _draw_without_storage(random: np.random.Generator, homes: int) -> dict[str, Any]:
     return {
         "slots": SLOTS,
         "leader": {

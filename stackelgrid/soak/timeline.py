@@ -1,0 +1,322 @@
+"""The life of each node as it saw it: what it received and sent, and the rounds that a coordinator played.
+
+Faults lie between the nodes. So what a node sent tells what others may have received, and only what it received itself
+tells how it had to act.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any, Literal, Protocol
+
+from stackelgrid.node.config import MemberConfig, Rounds
+from stackelgrid.scenarios.topology import LEADER
+from stackelgrid.wire.codec import Description, describe
+
+
+@lru_cache(maxsize=4096)
+def read_json(payload: bytes) -> Any:
+    """Read a payload, which many nodes received; None where it is empty or no JSON."""
+    try:
+        return json.loads(payload) if payload else None
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event in the life of a node, after so many virtual seconds; `life` counts its restarts.
+
+    A message that it received or sent has a `topic` and a `payload`; `rejected` is why it refused what it received.
+    `entry` is what it wrote into its ledger when it closed a round.
+    """
+
+    seconds: float
+    life: int
+    kind: Literal["start", "receive", "tick", "send", "compute", "fetch", "close", "finish"]
+    topic: str = ""
+    payload: bytes = b""
+    rejected: str | None = None
+    entry: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def about(self) -> Description:
+        """Purpose, coordinator, member and round by topic and header."""
+        return describe(self.topic, self.payload)
+
+    @property
+    def content(self) -> Any:
+        """The message as JSON; None for a topic that was cleared and for what is no message."""
+        return read_json(self.payload)
+
+
+class CoordinatorConfig(Protocol):
+    """The part of a leader's or an aggregator's configuration that its rounds follow."""
+
+    name: str
+    members: list[MemberConfig]
+    rounds: Rounds
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A signal of a round after its first: the members that it asks again, all where none is named.
+
+    `came` are those of whom the coordinator has just learnt that they are there, `unanswered` those without an answer.
+    """
+
+    seconds: float
+    again: tuple[str, ...]
+    came: frozenset[str]
+    unanswered: frozenset[str]
+
+
+@dataclass
+class SeenRound:
+    """A round as its coordinator saw it, from its first signal to its end; `closed` is None where it had none.
+
+    `counted` has each member's first answer that was not refused; `quarantined` the members with too many refused ones.
+    `away` are those that are not there at the end, with the time at which they first left, None where they never came.
+    `changed` is when a member last answered, left or was quarantined. `waited` has the seconds for which this and the
+    rounds before it were open without an answer of the member.
+    """
+
+    coordinator: str
+    life: int
+    number: int
+    opened: float
+    asks: list[Ask] = field(default_factory=list)
+    counted: dict[str, Event] = field(default_factory=dict)
+    quarantined: frozenset[str] = frozenset()
+    away: dict[str, float | None] = field(default_factory=dict)
+    changed: float = 0.0
+    waited: Mapping[str, float] = field(default_factory=dict)
+    closed: float | None = None
+    entry: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> list[str]:
+        """The members without an answer of their own to this round."""
+        return [*self.entry["held"], *self.entry["excluded"]]
+
+
+@dataclass
+class SeenSettlement:
+    """A settlement: when it was sent, who has confirmed it, when that last changed, and when it `ended`."""
+
+    round: int | None
+    sent: list[float]
+    receipts: set[str] = field(default_factory=set)
+    waiting: frozenset[str] = frozenset()
+    changed: float = 0.0
+    ended: float | None = None
+
+
+@dataclass
+class CoordinatorLife:
+    """A coordinator from a start to its end or its next crash.
+
+    `came` has the time at which each member was first there, `arrivals` the times at which one appeared, perhaps to
+    gather its own members first; `gathered` is when the rounds began.
+    `waited` has the seconds for which rounds were open without the answer of each member.
+    Of the messages that it could read, `stale` ones belonged to no open round and `repeated` ones to an answered one.
+    """
+
+    coordinator: str
+    members: Collection[str]
+    policy: Rounds
+    number: int
+    began: float
+    came: dict[str, float] = field(default_factory=dict)
+    arrivals: list[float] = field(default_factory=list)
+    gathered: float | None = None
+    rounds: list[SeenRound] = field(default_factory=list)
+    settlement: SeenSettlement | None = None
+    waited: dict[str, float] = field(default_factory=dict)
+    stale: int = 0
+    repeated: int = 0
+
+
+def read_coordinator(config: CoordinatorConfig, events: Iterable[Event]) -> list[CoordinatorLife]:
+    """Read the lives of a coordinator from its events."""
+    lives: list[CoordinatorLife] = []
+    reader = None
+    for event in events:
+        if reader is None or event.life != reader.life.number:
+            members = [member.name for member in config.members]
+            lives.append(CoordinatorLife(config.name, members, config.rounds, event.life, event.seconds))
+            reader = _CoordinatorReader(lives[-1])
+        reader.read(event)
+    return lives
+
+
+class _CoordinatorReader:
+    """Reads one life of a coordinator."""
+
+    def __init__(self, life: CoordinatorLife) -> None:
+        self.life = life
+        self._round: SeenRound | None = None
+        self._decided: float | None = None  # when the leader began to decide on the round
+        self._online: set[str] = set()
+        self._left: dict[str, float] = {}
+        self._just_came: tuple[float, str] = (0.0, "")
+        self._refused: Counter[str] = Counter()
+        self._quarantined: set[str] = set()
+        self._gathering: set[str] = set()
+        self._asked: set[int] = set()
+        self._held: dict[str, int] = {}  # the round of the last answer of each
+
+    def read(self, event: Event) -> None:
+        """Take the next event."""
+        ours = bool(event.topic) and event.about.coordinator == self.life.coordinator
+        match event.kind:
+            case "receive" if ours and event.payload:
+                self._receive(event)
+            case "compute":
+                self._decided = event.seconds
+                self._note_gathered(event)
+                self._hold_counted()
+            case "close" if self._round is not None:
+                self._close(self._round, event)
+            case "send" if ours and event.about.purpose == "signal" and event.payload:
+                self._send_signal(event)
+            case "send" if ours and event.about.purpose == "settlement":
+                self._send_settlement(event)
+            case "send" if event.about.purpose in ("presence", "receipt") or not event.payload:
+                self._send_other(event)
+
+    # --- what it receives ---
+
+    def _receive(self, event: Event) -> None:
+        member = event.about.sender
+        if event.rejected not in (None, "refused"):
+            return
+        known = member in self.life.members and (member not in self._quarantined or event.about.purpose == "receipt")
+        if not known:
+            self.life.stale += event.rejected is None
+        elif event.about.purpose == "presence":
+            self._receive_presence(member, event)
+        elif event.about.purpose == "receipt":
+            self._receive_receipt(member, event)
+        else:
+            self._receive_answer(member, event)
+
+    def _receive_presence(self, member: str, event: Event) -> None:
+        state = event.content["state"]
+        if state == "gathering" and self.life.coordinator != LEADER:
+            return
+        if member not in self.life.came and (member not in self._gathering or state != "gathering"):
+            self.life.arrivals.append(event.seconds)
+        if state == "gathering":
+            self._gathering.add(member)
+            return
+        self.life.came.setdefault(member, event.seconds)
+        if state == "offline":
+            self._leave(member, event.seconds)
+            self._left.setdefault(member, event.seconds)
+            return
+        if member not in self._online:
+            self._just_came = (event.seconds, member)
+        self._online.add(member)
+        if self._round is None or member in self._round.counted:
+            self._left.pop(member, None)
+
+    def _receive_answer(self, member: str, event: Event) -> None:
+        current, number = self._round if self._decided is None else None, event.about.round or 0
+        if event.rejected is not None:
+            self._refused[member] += 1
+            if self._refused[member] == self.life.policy.quarantine_after:
+                self._quarantined.add(member)
+                self._leave(member, event.seconds)
+                if current is not None:
+                    current.counted.pop(member, None)
+        elif current is not None and number == current.number:
+            self.life.repeated += member in current.counted
+            if member not in current.counted:
+                current.counted[member] = event
+                current.changed = event.seconds
+                self._online.add(member)
+                self._left.pop(member, None)
+        elif self._held.get(member, 0) < number and number in self._asked and not self._settles():
+            self._held[member] = number
+        else:
+            self.life.stale += 1
+
+    def _settles(self) -> bool:
+        return self.life.settlement is not None and self.life.settlement.ended is None
+
+    def _receive_receipt(self, member: str, event: Event) -> None:
+        settlement = self.life.settlement
+        if settlement is None or settlement.ended is not None or event.about.round != settlement.round:
+            self.life.stale += 1
+            return
+        settlement.receipts.add(member)
+        settlement.changed = event.seconds
+
+    def _leave(self, member: str, now: float) -> None:
+        self._online.discard(member)
+        if self._round is not None:
+            self._round.changed = now
+        if self.life.settlement is not None and self.life.settlement.ended is None:
+            self.life.settlement.changed = now
+
+    # --- what it does ---
+
+    def _note_gathered(self, event: Event) -> None:
+        if self.life.gathered is None:
+            self.life.gathered = event.seconds
+
+    def _send_signal(self, event: Event) -> None:
+        if self.life.coordinator == LEADER:  # an aggregator that is back may be asked before
+            self._note_gathered(event)
+        current, number = self._round, event.content["round"]
+        if current is None or number != current.number:
+            self._left = {name: at for name, at in self._left.items() if name not in self._online}
+            self._round = SeenRound(self.life.coordinator, self.life.number, number, event.seconds)
+            self._decided = None
+            self._asked.add(number)
+            self.life.rounds.append(self._round)
+            return
+        again = tuple(event.content.get("again", ()))
+        came = frozenset({self._just_came[1]} if self._just_came[0] == event.seconds else ())
+        if not current.asks or (current.asks[-1].seconds, current.asks[-1].again) != (event.seconds, again):
+            unanswered = frozenset(self.life.members) - current.counted.keys()
+            current.asks.append(Ask(event.seconds, again, came, unanswered))
+
+    def _hold_counted(self) -> None:
+        if self._round is not None:
+            self._held |= dict.fromkeys(self._round.counted, self._round.number)
+
+    def _close(self, current: SeenRound, event: Event) -> None:
+        current.closed = event.seconds if self._decided is None else self._decided
+        current.entry = event.entry
+        self._hold_counted()
+        current.quarantined = frozenset(self._quarantined)
+        for name in self.life.members:
+            answered = current.counted.get(name)
+            until = current.closed if answered is None else answered.seconds
+            self.life.waited[name] = self.life.waited.get(name, 0.0) + until - current.opened
+        current.waited = self.life.waited.copy()
+        current.away = {name: self._left.get(name) for name in self.life.members if name not in self._online}
+        self._round, self._decided = None, None
+
+    def _send_settlement(self, event: Event) -> None:
+        self._round = None
+        if self.life.settlement is None:
+            self.life.settlement = SeenSettlement(event.about.round, [event.seconds], changed=event.seconds)
+        elif event.seconds > self.life.settlement.sent[-1]:
+            self.life.settlement.sent.append(event.seconds)
+
+    def _send_other(self, event: Event) -> None:
+        """Note the end of a phase: an aggregator is present once it has gathered, and confirms a settled run."""
+        settlement = self.life.settlement
+        if event.about.purpose == "presence" and event.payload:
+            if event.content["state"] == "online":
+                self._note_gathered(event)
+        elif settlement is not None and settlement.ended is None:
+            settlement.ended = event.seconds
+            settlement.waiting = frozenset(self._online - settlement.receipts)
