@@ -87,11 +87,11 @@ def find_victims(evidence: Evidence) -> Iterator[str]:
         return
     told = [(fault, node) for fault, node in evidence.faults if isinstance(fault, Lie)]
     liars = {name for fault, node in told for name in (node, fault.as_)}
-    for record in (*evidence.run_record.rounds, *evidence.run_record.below):
+    for record in (*evidence.run_record.rounds, *evidence.run_record.aggregator_rounds):
         for name in set(record["quarantined"]) - liars:
             yield f"{name} is in quarantine in round {record['round']} and has not lied"
     if told and {fault.kind for fault in evidence.case.plan.faults} == {"lie"}:
-        for record in (*evidence.run_record.rounds, *evidence.run_record.below):
+        for record in (*evidence.run_record.rounds, *evidence.run_record.aggregator_rounds):
             for name in {*record["held"], *record["excluded"]} - liars - _above_liars(evidence, liars):
                 yield f"round {record['round']} went on without {name}, and nothing but lies is wrong"
 
