@@ -152,6 +152,25 @@ def test_outcome_is_the_same_when_messages_are_lost(monkeypatch: pytest.MonkeyPa
     assert scenario.outcome(lossy).homes == scenario.outcome(end).homes
 
 
+@pytest.mark.parametrize("objective", ["stackelberg", "welfare"])
+def test_search_goes_on_when_homes_come_late(objective: str) -> None:
+    scenario, clean = run_record(f"leader.objective={objective}", "population.homes=24", "rounds.return_s=0")
+    late = list(scenario.topology.aggregator_of)[:8]
+    faults = [
+        {"kind": "crash", "node": name, "at": {"seconds": 0}, "restart_after_s": 0.004 + 0.004 * number}
+        for number, name in enumerate(late)
+    ]
+    end = in_memory.play(scenario, plan=FaultPlan.model_validate({"faults": faults}))
+    assert end.settled and end.conclusion["complete"]
+    flat = [record["round"] for record in end.rounds if record["price"] == end.rounds[0]["price"]]
+    joined = [record["round"] for record in end.rounds if record["homes"] == 24]
+    assert len(flat) == 2 and len({record["homes"] for record in end.rounds}) > 3
+    assert flat[1] > joined[0]
+    assert len(joined) <= len(clean.rounds) + 6
+    np.testing.assert_allclose(end.rounds[-1]["price"], clean.rounds[-1]["price"], rtol=1e-5)
+    assert end.rounds[-1]["baseline_load_kw"] == clean.rounds[-1]["baseline_load_kw"]
+
+
 # --- what one home can do to the others ---
 
 
@@ -311,7 +330,7 @@ def test_home_answers_with_load_and_sensitivity_only() -> None:
         answers = tap.bodies("answer", sender=home.id)
         assert answers
         for _, _, body in answers:
-            assert set(body) <= {"homes", "held", "excluded", "load_kw", "slope", "coupling"}
+            assert set(body) <= {"homes", "held", "excluded", "load_only", "fixed", "load_kw", "slope", "coupling"}
         said = [json.loads(publish.payload) for sender, _, publish in tap.seen if sender == home.id and publish.payload]
         assert {word for message in said for word in texts(message)} == {"memory", home.id, "online"}
 

@@ -75,6 +75,8 @@ class UserOrientedLeader:
         self._search: PriceSearch
         self._next_price = Price(price=baseline_price.tolist())
         self._partial_search: tuple[int, PriceSearch] | None = None
+        self._baseline_is_estimated = False
+        self._found: Price | None = None  # on an estimated baseline; to go on from once the flat price was asked again
 
     def open(self) -> Decision[Price, Price]:
         """Ask the flat price; its answer is the baseline."""
@@ -87,17 +89,24 @@ class UserOrientedLeader:
         """Sum the aggregators' answers to a price and find the next one.
 
         While some homes do not answer, a second search goes on with the others. Once all homes answer again, the first
-        search goes on where it was, so that the run ends where it would have ended with no member lost.
+        search goes on where it was, so that the run ends where it would have ended with no member lost. Homes that come
+        after the first round join the search where it is; once it has found a price, the flat one is asked again, for
+        the baseline of all.
         """
         observed = sum_answers(np.array(signal.price), answers, held)
         if self._baseline_load is None and observed.load.mean() <= 0:
             # Nobody answers a scenario that was checked so. Ask the same price again: the next answers may be right.
             _LOG.error("nobody draws at the flat price", extra={"data": {"load_kw": observed.load.tolist()}})
             return Decision(signal, signal, account=self._account(observed))
-        if observed.homes > self._all_homes:
-            if signal.price != self._baseline_price.tolist():  # the baseline was of fewer homes: begin again
-                return Decision(self.open().ask, signal, account=self._account(observed))
+        at_baseline = signal.price == self._baseline_price.tolist()
+        if observed.homes > self._all_homes and not at_baseline:
+            self._admit(observed)
+        elif observed.homes > self._all_homes or (observed.homes == self._all_homes and at_baseline and self._found):
+            found = self._found
             self._begin(observed)
+            if found is not None:
+                self._next_price = found
+                return Decision(found, signal, account=self._account(observed))
         account = self._account(observed)
         if observed.homes == self._all_homes:
             if signal != self._next_price:
@@ -115,6 +124,9 @@ class UserOrientedLeader:
         next_price = Price(price=result.price.tolist()) if isinstance(result, NextPrice) else signal
         if search is self._search:
             self._next_price = next_price
+            if isinstance(result, PriceFound) and self._baseline_is_estimated:
+                self._found, self._next_price = next_price, self.open().ask
+                return Decision(self._next_price, signal, account=account)
         return Decision(next_price, signal, isinstance(result, PriceFound), residual, account)
 
     def _begin(self, baseline: Observation) -> None:
@@ -123,6 +135,18 @@ class UserOrientedLeader:
         self._company = replace(self._company, mu=self._balance(baseline.load))
         self._search = self._search_class(self._company, self._tolerance)
         self._next_price, self._partial_search = Price(price=baseline.price.tolist()), None
+        self._baseline_is_estimated, self._found = False, None
+
+    def _admit(self, observed: Observation) -> None:
+        """Go on with homes that came after the flat price was asked; until it is asked again, estimate their baseline.
+
+        They are taken to draw as much as the others do on average.
+        """
+        assert self._baseline_load is not None
+        self._baseline_load = self._baseline_load * (observed.homes / self._all_homes)
+        self._all_homes, self._baseline_is_estimated, self._found = observed.homes, True, None
+        self._search.company = self._company = replace(self._company, mu=self._balance(self._baseline_load))
+        self._next_price, self._partial_search = Price(price=observed.price.tolist()), None
 
     def _choose_search(self, homes: int) -> PriceSearch:
         """Give the search of all homes, or while only so many `homes` answer, a copy that goes on with these."""
