@@ -188,9 +188,9 @@ def _print_troubles(ended: Run, stderr: Console) -> None:
     homes = {process: len(each) for processes in members.values() for process, each in processes.items()}
     late = sum(homes[process] for process in record.late)
     if late:
-        came = f"{sum(homes.values()) - late} of {sum(homes.values())} homes had come"
-        gather_s = ended.scenario.rounds.gather_s
-        stderr.print(f"{came} after {gather_s:g} s, when the first round began; raise rounds.gather_s", markup=False)
+        everybody, gather_s = sum(homes.values()), ended.scenario.rounds.gather_s
+        came = f"{everybody - late} of {everybody} homes had come when the first round began"
+        stderr.print(f"{came}; raise rounds.gather_s, which is {gather_s:g} s", markup=False)
     for node, why in ended.failures.items():
         stderr.print(f"[red]{node}[/red] {escape(why)}")
     for node in record.left_out:

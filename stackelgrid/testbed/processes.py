@@ -173,6 +173,7 @@ class NodeProcesses:
         self._leave_s = _LEAVE_S
         self._cannot_go_on = False
         self._running: set[str] = set()
+        self._dead: list[str] = []  # nodes whose last wills are to be published
         self._restarts: dict[str, float] = {}  # when each node that the plan killed is started again
         more = ["stackelgrid.faults.on_process"] if under_plan else []
         password = {PASSWORD_VARIABLE: login[1]} if login is not None and login[1] is not None else {}
@@ -267,6 +268,8 @@ class NodeProcesses:
             ready = self._selector.select(_UPDATE_S)
         if ready:
             self._receive()
+        if self._dead:
+            self._publish_last_wills()
         try:
             self._follow_plan()
         except broker.BrokerStartError as error:
@@ -331,7 +334,7 @@ class NodeProcesses:
             if planned is not None:
                 how = f"killed by fault {planned[0]} of the plan"
             self._run_record.failures[name] = f"{how}, see logs/{name}.jsonl"
-            self._publish_last_will(name)
+            self._dead.append(name)
 
     def _find_cause(self, name: str) -> str:
         """Find the last warning or error in a node's log, to follow what became of it."""
@@ -345,16 +348,21 @@ class NodeProcesses:
                 path.unlink()
         self._restarts[name] = time.monotonic() + (crash.restart_after_s or 0.0)
 
-    def _publish_last_will(self, name: str) -> None:
-        """Publish a node's last will in case that it died before the broker had it, so that nobody waits for it."""
+    def _publish_last_wills(self) -> None:
+        """Publish those of nodes that died before the broker had them, so that nobody waits for them."""
+        dead, self._dead = self._dead, []
         broker_is_down = self._controller is not None and self._controller.broker_is_down
-        if not self._run_record.rounds and name in self._last_wills and not broker_is_down:
-            will, tls = self._last_wills[name]
-            visit = MqttTransport(
-                self._broker_url, tls=tls, login=self._login, connect_timeout_s=_CONNECT_S, reconnect_s=_CONNECT_S
-            )
-            with suppress(BrokerUnreachableError):  # then nobody else reaches it either, and says so
-                visit.run([Visitor(will)])
+        if self._run_record.rounds or broker_is_down:
+            return
+        wills: dict[Tls | None, list[Publish]] = {}
+        for will, tls in (self._last_wills[name] for name in dead if name in self._last_wills):
+            wills.setdefault(tls, []).append(will)
+        with suppress(BrokerUnreachableError):  # then nobody else reaches it either, and says so
+            for tls, messages in wills.items():
+                visit = MqttTransport(
+                    self._broker_url, tls=tls, login=self._login, connect_timeout_s=_CONNECT_S, reconnect_s=_CONNECT_S
+                )
+                visit.run([Visitor(*messages)])
 
     def _note_lost(self) -> None:
         """Count every node as lost: the forkserver has ended."""
@@ -408,7 +416,7 @@ def _gather(run_record: RunRecord, nodes: Path, logs: Path, aggregators: list[st
                 rejected.update(entry["rejected"])
             elif entry.get("event") == "round" and path.stem in aggregators:
                 run_record.aggregator_rounds.append({"aggregator": path.stem, **entry})
-            elif entry.get("event") == "homes absent at the start":
+            elif "absent" in entry and path.stem in aggregators:
                 run_record.late += [name for name in entry["absent"] if name not in run_record.late]
         last = _find_last_error(entries)
         if last is not None:

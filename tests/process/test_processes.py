@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -327,7 +327,7 @@ def test_command_writes_result_and_report_and_ends_with_4_when_a_home_dies(tmp_p
 def test_nodes_are_lost_with_a_forkserver_that_cannot_import(tmp_path: Path) -> None:
     scenario = load("user_oriented", SMALL)
     run_record = RunRecord("mqtt", "none", 1)
-    nodes = processes.NodeProcesses("no_such_game", tmp_path, tmp_path, run_record, under_plan=False)
+    nodes = processes.NodeProcesses("no_such_game", tmp_path, tmp_path, run_record, None, under_plan=False)
     try:
         nodes.start(build_node_configs(scenario, "lost"), None, None)
         nodes.wait(lambda: None)
@@ -433,20 +433,63 @@ def limit(what: int, soft: int, hard: int) -> None:
     resource.setrlimit(what, (soft, hard))
 
 
-def test_run_names_what_a_broker_with_too_few_connections_refused(tmp_path: Path) -> None:
-    port = broker.free_port()
-    (tmp_path / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_connections 5\n")
-    program = broker.find_mosquitto()
+@contextmanager
+def running_mosquitto(folder: Path, *settings: str) -> Iterator[str]:
+    """A Mosquitto that belongs to somebody else, with some more settings; gives its address."""
+    program, port = broker.find_mosquitto(), broker.free_port()
     if program is None:
         pytest.skip("Mosquitto is not installed")
-    with subprocess.Popen([program, "-c", str(tmp_path / "mosquitto.conf")], stderr=subprocess.DEVNULL) as mosquitto:
+    lines = [f"listener {port} 127.0.0.1", "allow_anonymous true", *settings]
+    (folder / "mosquitto.conf").write_text("\n".join(lines) + "\n")
+    with subprocess.Popen([program, "-c", str(folder / "mosquitto.conf")], stderr=subprocess.DEVNULL) as mosquitto:
         try:
             assert broker.answers(port)
-            running = start_run(tmp_path / "run", "--broker", f"mqtt://127.0.0.1:{port}")
-            _, err = running.communicate(timeout=300)
+            yield f"mqtt://127.0.0.1:{port}"
         finally:
             mosquitto.terminate()
+
+
+QUICK = ["--set", "rounds.deadline_s=1", "--set", "rounds.tries=1", "--set", "rounds.gather_s=2"]
+
+
+def test_run_names_what_a_broker_with_too_few_connections_refused(tmp_path: Path) -> None:
+    with running_mosquitto(tmp_path, "max_connections 5") as url:
+        running = start_run(tmp_path / "run", *QUICK, "--broker", url)
+        _, err = running.communicate(timeout=300)
     assert running.returncode == 4, err
-    assert re.search(r"^leader ended with code 4 \(.*connection", err, re.MULTILINE), err
+    assert re.search(r"^\w+ ended with code 4 \(.+\)", err, re.MULTILINE), err
     assert (tmp_path / "run" / "logs" / "leader.jsonl").exists()
     assert json.loads((tmp_path / "run" / "result.json").read_text())["failures"]
+
+
+def test_run_names_a_home_that_every_round_went_on_without(tmp_path: Path) -> None:
+    (tmp_path / "rules").write_text("topic deny stackelgrid/+/a1/h1/answer\ntopic readwrite #\n")
+    (tmp_path / "rules").chmod(0o644)
+    with running_mosquitto(tmp_path, "user root", f"acl_file {tmp_path / 'rules'}") as url:
+        running = start_run(tmp_path / "run", *QUICK, "--broker", url)
+        _, err = running.communicate(timeout=300)
+    assert running.returncode == 0, err
+    assert "h1 was left out of every round" in err
+
+
+def test_run_says_how_many_homes_came_late(tmp_path: Path) -> None:
+    apart = {"kind": "partition", "groups": [["home:1"], ["aggregator:1"]]}
+    (tmp_path / "plan.yaml").write_text(json.dumps({"faults": [apart]}))
+    running = start_run(tmp_path / "run", *QUICK, "--faults", str(tmp_path / "plan.yaml"))
+    _, err = running.communicate(timeout=300)
+    assert "7 of 8 homes had come when the first round began; raise rounds.gather_s, which is 2 s" in err, err
+
+
+def test_run_starts_no_more_nodes_at_a_time_than_are_quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_STARTING", 2)
+    scenario = load("user_oriented", SMALL)
+    (tmp_path / "run").mkdir()
+    run_record = processes.play(scenario, tmp_path / "run", "auto", "few-at-a-time")
+    assert run_record.settled and run_record.failures == {} and run_record.late == []
+
+    def time_of(node: str, event: str) -> str:
+        entries = map(json.loads, (tmp_path / "run" / "logs" / f"{node}.jsonl").read_text().splitlines())
+        return next(str(entry["time"]) for entry in entries if entry["event"] == event)
+
+    connected = sorted(time_of(f"h{number}", "connected") for number in range(1, 9))
+    assert time_of("leader", "started") >= connected[-1]
