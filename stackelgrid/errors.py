@@ -32,6 +32,9 @@ _MENDS = {
     errno.EDQUOT: "make room, or name one on another disk",
     errno.EFBIG: "make room, or name one on another disk",
     errno.EIO: "name one on another disk",
+    errno.EMFILE: "raise the limit (ulimit -n), or set homes_per_process",
+    errno.ENFILE: "raise the limit (sysctl fs.file-max), or set homes_per_process",
+    errno.EAGAIN: "raise the limit (ulimit -u), or set homes_per_process",
     errno.ENAMETOOLONG: "shorten the name",
     errno.ELOOP: "mend the link",
     errno.ENOENT: "make its folder, or name another",
@@ -46,7 +49,7 @@ def explain_os_error(error: OSError) -> str | None:
     """Say in one line which file or folder cannot be used and what to do; None for what is about none."""
     if error.errno not in _MENDS:
         return None
-    return f"{error.filename or 'a file'}: {error.strerror}; {_MENDS[error.errno]}"
+    return f"{error.filename or 'a file or a process'}: {error.strerror}; {_MENDS[error.errno]}"
 
 
 class SolverError(ArithmeticError):

@@ -26,6 +26,7 @@ from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.run_result import Certificate, FaultOccurrence, Missing, RunResult
 from stackelgrid.scenarios import Scenario
 from stackelgrid.testbed import fault_plans, in_memory, run_folder
+from stackelgrid.testbed.limits import require_room
 from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, build_result
 from stackelgrid.testbed.result import certify as add_certificate
 from stackelgrid.transport.base import BrokerUnreachableError
@@ -85,6 +86,8 @@ def run(
         raise ValueError(f"transport is {transport!r}; give memory or mqtt")
     loaded = _load_scenario(scenario, overrides, seed)
     plan = None if faults is None else fault_plans.fit(faults, loaded, broker)
+    if transport == "mqtt":
+        require_room(loaded, under_plan=plan is not None)
     with defer_interrupts() as interrupts:
         began = datetime.now(UTC)
         folder = _make_folder(out, name, needed=report or transport == "mqtt")

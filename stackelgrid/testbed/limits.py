@@ -12,8 +12,10 @@ from stackelgrid.scenarios import Scenario
 
 _OWN_FILES = 32
 """Files that the testbed and a broker have open besides one connection a node."""
-_TASKS = 3
-"""A node's threads, which count as processes: its own, one that connects and one that computes."""
+_OWN_TASKS = 16
+"""Processes and threads of the testbed, the forkserver, a broker and the leader's solver."""
+_NODE_TASKS = 2
+"""A node's threads, each of which counts as a process: its own, and one that connects."""
 
 
 def require_room(scenario: Scenario, *, under_plan: bool) -> None:
@@ -30,10 +32,11 @@ def require_room(scenario: Scenario, *, under_plan: bool) -> None:
         raise ConfigError(_refuse(scenario, f"{files} open files", f"{hard} are allowed (ulimit -Hn)", room))
     if soft not in (resource.RLIM_INFINITY, max(soft, files)):
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-    allowed = find_free_tasks()
-    if allowed is not None and allowed < _TASKS * nodes:
+    tasks, allowed = nodes * _NODE_TASKS + _OWN_TASKS, find_free_tasks()
+    if allowed is not None and allowed < tasks:
         have = f"{allowed} more are allowed (ulimit -u, or the container's limit)"
-        raise ConfigError(_refuse(scenario, f"{_TASKS * nodes} processes and threads", have, allowed // _TASKS))
+        room = (allowed - _OWN_TASKS) // _NODE_TASKS
+        raise ConfigError(_refuse(scenario, f"{tasks} processes and threads", have, room))
 
 
 def _refuse(scenario: Scenario, need: str, have: str, nodes: int) -> str:

@@ -26,7 +26,6 @@ from stackelgrid.rounds import Member
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
-from stackelgrid.testbed.limits import require_room
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
 from stackelgrid.transport.address import PASSWORD_VARIABLE, Address, Login
 from stackelgrid.transport.base import BrokerUnreachableError, Publish
@@ -67,13 +66,11 @@ def play(
     and broker are killed and restarted. `on_round` gets each finished round of the leader, `on_fault` each fault as it
     happens.
 
-    Raises `ConfigError` where the machine's limits are too low, `broker.BrokerStartError`,
-    `broker.authority.AuthorityError` or `BrokerUnreachableError`, all before any node is started. When the run's own
-    broker or the forkserver ends by itself, so does the run, with that among its failures. On an interrupt everything
-    is stopped and what was found so far is returned as interrupted.
+    Raises `broker.BrokerStartError`, `broker.authority.AuthorityError` or `BrokerUnreachableError` before any node is
+    started. When the run's own broker or the forkserver ends by itself, so does the run, with that among its failures.
+    On an interrupt everything is stopped and what was found so far is returned as interrupted.
     """
     began = time.perf_counter()
-    require_room(scenario, under_plan=plan is not None)
     logs, nodes = folder / "logs", folder / "nodes"
     logs.mkdir()
     nodes.mkdir(mode=0o700)
