@@ -27,6 +27,8 @@ _SCENARIOS, _LARGE_SCENARIOS = 40, 10
 """Scenarios of a game: those of up to 8 homes and 3 aggregators first, then those of up to 24 homes and 4."""
 _LARGE = 0.1
 """The share of runs with a large scenario, which take longer."""
+_LIAR_ALONE = 0.1
+"""The share of runs in which nothing is wrong but that one node lies."""
 MAX_ROUNDS = 400
 _FAULTS_END_S = 30.0
 
@@ -60,7 +62,11 @@ def draw_case(seed: int) -> Case:
     number = int(_SCENARIOS + random.integers(_LARGE_SCENARIOS) if large else random.integers(_SCENARIOS))
     rounds = _draw_rounds(random)
     nodes = _Nodes(draw_scenario(game, number))
-    faults = [_draw_fault(random, nodes) for _ in range(int(random.integers(1, 5)))]
+    liar = nodes.draw_member(random) if random.random() < _LIAR_ALONE else None
+    faults = [
+        _draw_fault(random, nodes) if liar is None else {"kind": "lie", **_draw_lie(random, nodes, liar)}
+        for _ in range(int(random.integers(1, 5)))
+    ]
     return build_case(game, number, seed=seed, rounds=rounds, faults=faults)
 
 
@@ -249,8 +255,8 @@ def _draw_slow(random: Random, nodes: _Nodes) -> Content:
     return {"node": nodes.draw_any(random), "seconds": late, "during": _draw_window(random)}
 
 
-def _draw_lie(random: Random, nodes: _Nodes) -> Content:
-    node = nodes.draw_member(random)
+def _draw_lie(random: Random, nodes: _Nodes, liar: str | None = None) -> Content:
+    node = nodes.draw_member(random) if liar is None else liar
     siblings = nodes.siblings[node]
     how = str(random.choice([*_LIES, *(["impersonate"] if siblings else [])]))
     always = how in ("late", "flapping", "receipt") or random.random() < 0.3

@@ -227,10 +227,10 @@ def find_leftovers(evidence: Evidence) -> Iterator[str]:
 def find_uncounted_messages(evidence: Evidence) -> Iterator[str]:
     """A message that comes twice, or to no open round, is counted and ignored.
 
-    Rounds that end without any answer are not seen to end.
+    Rounds that end without any answer are not seen to end, and after a restart a coordinator knows of rounds before it.
     """
     for life in evidence.lives:
-        if any(seen.closed is None for seen in life.rounds):
+        if life.number > 0 or any(seen.closed is None for seen in life.rounds):
             continue
         coordinator = vars(evidence.nodes[life.coordinator][life.number])["_coordinator"]  # it tells nobody else
         found = coordinator.stale, coordinator.repeated

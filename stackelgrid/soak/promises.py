@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from stackelgrid.faults.plan import BrokerOutage, Corruption, Crash, Lie
+from stackelgrid.faults.plan import BrokerOutage, Corruption, Crash, FaultPlan, Lie
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
@@ -24,6 +24,7 @@ from stackelgrid.testbed.result import build_result
 from stackelgrid.wire.codec import AnotherGameError
 
 _RELATIVE = 1e-6
+_MOST_MOVED = 1.5
 _MAX_PENDING = 2000
 _MAX_UNDISTURBED_ROUNDS = 100
 """Rounds after the last fault within which a leader settles; without faults no case needs half as many."""
@@ -233,6 +234,27 @@ def find_outcome_differences(evidence: Evidence) -> Iterator[str]:
     yield from _find_differences(outcome, _compute_undisturbed_outcome(case), "")
 
 
+def find_moved_prices(evidence: Evidence) -> Iterator[str]:
+    """A home that lies alone moves the price by 1.5 times what it can with its load alone, and no more.
+
+    In the user-oriented game. With its load alone a home can be away, feed in what it draws, or answer a load that does
+    not bend with the price.
+    """
+    case, told = evidence.case, evidence.case.plan.faults
+    liars = {fault.node for fault in told if isinstance(fault, Lie)}
+    alone = len(liars) == 1 and all(isinstance(fault, Lie) and fault.how != "impersonate" for fault in told)
+    if not alone or case.number is None or case.scenario.game != "user_oriented":
+        return
+    (liar,) = liars
+    settled = evidence.run_record.conclusion.get("settled") and evidence.run_record.rounds
+    if not settled or case.scenario.homes_per_process > 1 or liar not in case.scenario.topology.aggregator_of:
+        return
+    moved = _measure_move(evidence.run_record, case.number, case.homes)
+    most = _MOST_MOVED * _measure_most(case.number, case.homes, liar)
+    if moved > most + _RELATIVE:
+        yield f"{liar} has moved a price by {moved:.3%}, with its load alone by {most / _MOST_MOVED:.3%}"
+
+
 def find_unconfirmed_settlements(evidence: Evidence) -> Iterator[str]:
     """Every aggregator that kept its disk sends its homes a complete settlement where the leader sent one."""
     if not evidence.run_record.conclusion.get("complete") or _any(evidence, Corruption):
@@ -267,6 +289,7 @@ PROMISES: dict[str, Callable[[Evidence], Iterator[str]]] = {
     "a round has one question": find_changed_questions,
     "every home alive has the settlement": find_uninformed_homes,
     "a complete outcome is that without faults": find_outcome_differences,
+    "a liar moves no more than its load can": find_moved_prices,
     "aggregators confirm a complete settlement": find_unconfirmed_settlements,
     "memory is bounded": find_growth,
     "a round waits for its members": conduct.find_impatience,
@@ -284,6 +307,26 @@ PROMISES: dict[str, Callable[[Evidence], Iterator[str]]] = {
     "what is no message is refused": conduct.find_false_messages,
     "who is asked answers": conduct.find_silent_members,
 }
+
+
+# --- prices ---
+
+
+def _measure_move(run_record: RunRecord, number: int, homes: int | None) -> float:
+    """Give the largest relative difference of a slot's price from that of the undisturbed run."""
+    undisturbed = np.array(_compute_drawn_outcome("user_oriented", number, homes)["price"])
+    return float(np.max(np.abs(np.array(run_record.rounds[-1]["price"]) - undisturbed) / np.abs(undisturbed)))
+
+
+@cache
+def _measure_most(number: int, homes: int | None, liar: str) -> float:
+    """Give the most that a home of a drawn scenario moves the price with its load alone."""
+    scenario = draw_scenario("user_oriented", number, homes)
+    moved = []
+    for how, factor in (("nan", 1.0), ("scaled", 0.0), ("scaled", -1.0), ("slope", 0.0)):
+        plan = FaultPlan.model_validate({"faults": [{"kind": "lie", "node": liar, "how": how, "factor": factor}]})
+        moved.append(_measure_move(in_memory.play(scenario, plan=plan), number, homes))
+    return max(moved)
 
 
 # --- nodes ---

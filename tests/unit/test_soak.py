@@ -277,6 +277,14 @@ def test_violation_is_found_when_the_evidence_is_changed(change: Callable[[Evide
     assert promise in {line.split(":")[0] for line in find_violations(evidence)}
 
 
+def test_violation_is_found_when_a_liar_moves_the_price_too_far() -> None:
+    lie = {"kind": "lie", "node": "h1", "how": "slope", "factor": 10.0}
+    evidence = play(build_case("user_oriented", 4, seed=1, rounds={}, faults=[lie]))
+    assert find_violations(evidence) == []
+    evidence.run_record.rounds[-1]["price"][0] *= 3
+    assert any("h1 has moved a price" in line for line in find_violations(evidence))
+
+
 def test_violation_is_found_when_a_market_does_not_add_up() -> None:
     evidence = play_undisturbed("storage_market")
     evidence.run_record.missing.append({"round": 1, "node": "a1", "action": "held"})  # so that only the balance counts
