@@ -130,7 +130,7 @@ def test_provision_refuses_the_name_of_a_run_that_is_on_the_desk(tmp_path: Path)
     ("arguments", "told"),
     [
         (["--broker", "mqtt://127.0.0.1:1883"], ["--broker mqtt://127.0.0.1:1883", "write mqtts://"]),
-        (["--broker", "mqtts://127.0.0.1"], ["--broker", "of the form"]),
+        (["--broker", "mqtts://127.0.0.1:x"], ["--broker", "of the form"]),
         (["--broker", "mqtts://127.0.0.1:8883", "--run", "a b"], ["--run a b", "letters"]),
         (["--broker", "mqtts://127.0.0.1:8883", "--out", "/dev/null/x"], ["/dev/null", "folder"]),
     ],
