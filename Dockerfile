@@ -9,7 +9,9 @@ ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 
 # ---- What builds and installs; nothing of it gets into an image.
 FROM ${PYTHON_IMAGE} AS tools
-RUN pip install --no-cache-dir --disable-pip-version-check --root-user-action ignore uv==0.13.9
+RUN --mount=type=bind,source=requirements-uv.lock,target=/source/requirements-uv.lock \
+    pip install --no-cache-dir --disable-pip-version-check --root-user-action ignore --require-hashes \
+        --requirement /source/requirements-uv.lock
 
 FROM tools AS wheel
 WORKDIR /source

@@ -5,12 +5,15 @@ SOAK_RUNS ?= 10000
 VENV := .venv
 UV_VERSION := 0.13.9
 UV := $(VENV)/bin/uv
-UV_READY := $(VENV)/.uv-$(UV_VERSION)
+UV_READY := $(VENV)/.uv
 INSTALLED := $(VENV)/.installed
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
-.PHONY: help run test test-arm64 test-containers check soak mutants wheel reproduction stored-outcomes bench lock clean
+AUDIT := $(UV) run --quiet --no-project --isolated --with-requirements requirements-audit.lock
+
+.PHONY: help run test test-arm64 test-containers check soak mutants wheel reproduction stored-outcomes \
+	bench audit sbom lock clean
 
 help:  ## List the commands (the default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -52,19 +55,31 @@ reproduction: $(INSTALLED)  ## Write docs/reproduction.md: the papers' figures b
 bench: $(INSTALLED)  ## Run the benchmarks
 	$(VENV)/bin/python -m benchmarks
 
-lock: $(UV_READY)  ## Update both lock files from pyproject.toml, keeping the versions that still fit
+audit: $(UV_READY)  ## Look for known vulnerabilities in the locked packages; asks pypi.org, and fails where it does not know one
+	$(AUDIT) pip-audit --strict --require-hashes --disable-pip --progress-spinner off --requirement requirements.lock
+
+sbom: $(UV_READY)  ## Write bills of materials (CycloneDX) into dist/: of everything, and of what an EMC installs
+	@mkdir -p dist
+	$(AUDIT) cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/stackelgrid.cdx.json requirements.lock
+	$(AUDIT) cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/stackelgrid-emc.cdx.json requirements-emc.lock
+
+lock: $(UV_READY)  ## Update the lock files from pyproject.toml, keeping the versions that still fit
 	$(COMPILE) --all-extras --output-file requirements.lock pyproject.toml
 	$(COMPILE) --constraints requirements.lock --output-file requirements-emc.lock pyproject.toml
+	echo uv==$(UV_VERSION) | $(COMPILE) --output-file requirements-uv.lock -
+	printf 'pip-audit\ncyclonedx-bom\n' | $(COMPILE) --output-file requirements-audit.lock -
 
 clean:  ## Remove the environment, builds and caches; runs/ stays
 	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(UV_READY):
+$(UV_READY): requirements-uv.lock
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Stackelgrid needs Python 3.11 or newer, \
 	but $(PYTHON) is %d.%d: name a newer one, as in make PYTHON=python3.12" % sys.version_info[:2])'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-uv.lock
 	@touch $@
 
 $(INSTALLED): pyproject.toml requirements.lock $(UV_READY)

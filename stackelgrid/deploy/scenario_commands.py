@@ -63,7 +63,10 @@ def provision(
 def compose(
     scenario: Source,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="The file to write; else standard output.")] = None,
-    per_home: Annotated[bool, typer.Option(help="A service for each home, in place of one with replicas.")] = False,
+    per_home: Annotated[
+        bool,
+        typer.Option("--per-home/--replicas", help="A service and a volume for each home, or replicas on one volume."),
+    ] = True,
     sets: Sets = None,
 ) -> None:
     """Write a Docker Compose file of a scenario."""

@@ -256,6 +256,40 @@ def test_compose_services_are_watched_and_contained(game: str, per_home: bool) -
         assert "healthcheck" in service, name
 
 
+def test_compose_gives_each_home_a_volume_of_its_own() -> None:
+    """Its key and its preferences are on no volume that another node can see."""
+    described = parse(compose("user_oriented", SETTINGS))
+    mounted: dict[str, set[str]] = {}
+    for name, service in described["services"].items():
+        for volume in service.get("volumes", []):
+            if isinstance(volume, str) and ":/certs/homes" in volume:
+                mounted.setdefault(volume.split(":")[0], set()).add(name)
+    homes = {f"home-h{number}" for number in range(1, 5)}
+    assert mounted == {home: {home, "setup", "testbed"} for home in homes}
+    assert homes <= described["volumes"].keys() and "homes" not in described["volumes"]
+
+
+def test_compose_makes_the_broker_anew_for_other_nodes() -> None:
+    """It reads its access rules as it starts: without the new ones a new home would never be heard."""
+
+    def label(*sets: str) -> str:
+        broker_of_it = parse(compose("user_oriented", sets))["services"]["broker"]
+        return str(broker_of_it["labels"]["stackelgrid.nodes"])
+
+    assert label(*SETTINGS) == label(*SETTINGS, "leader.mu=0.9")
+    assert len({label(*SETTINGS), label("population.homes=5", SETTINGS[1]), label(SETTINGS[0], "aggregators=1")}) == 3
+
+
+@pytest.mark.parametrize("per_home", [False, True])
+def test_compose_file_has_a_text_as_a_comment_whatever_is_in_it(per_home: bool) -> None:
+    for separator in ("\n", "\r\n", "\x85", "\u2028", "\x1b[2K\n"):
+        title = f"two lines{separator}services: {{intruder: {{image: x}}}}"
+        text = compose("user_oriented", [f"title={json.dumps(title)}"], per_home=per_home)
+        plain = compose("user_oriented", ["title=plain"], per_home=per_home)
+        assert parse(text)["services"].keys() == parse(plain)["services"].keys()
+        assert len(text.splitlines()) == len(plain.splitlines())
+
+
 def test_docker_accepts_compose_files_with_overlays() -> None:
     if shutil.which("docker") is None or subprocess.run(["docker", "compose", "version"], check=False).returncode:
         pytest.skip("no Docker with Compose 2 here")

@@ -155,7 +155,7 @@ def test_shipped_case_settles_in_containers() -> None:
         alone = in_one_process("user_oriented", [])
         assert gathered["outcome"]["price"] == pytest.approx(alone["outcome"]["price"], rel=1e-9)
         assert (gathered["rounds"], gathered["inner_rounds"]) == (alone["rounds"], alone["inner_rounds"])
-        assert len(project.containers("homes")) == 60
+        assert len(project.containers()) == 60 + 4 + 3  # with the leader, the broker and the observer
         for container in project.containers():
             assert_contained(json.loads(docker("inspect", container))[0])
         certificate = project("run", "--rm", "testbed", "stackelgrid", "certify", "runs/user_oriented")
@@ -201,8 +201,8 @@ def test_home_images_hold_no_certificates() -> None:
         assert found == ""
 
 
-def test_another_game_settles_with_a_service_per_home(tmp_path: Path) -> None:
-    write_compose("load_call", tmp_path / "load_call.yaml", [], "--per-home")
+def test_another_game_settles_with_replicas(tmp_path: Path) -> None:
+    write_compose("load_call", tmp_path / "load_call.yaml", [], "--replicas")
     project = Project("stackelgrid-test-each", tmp_path / "load_call.yaml")
     project.run = "each"
     try:
@@ -213,6 +213,30 @@ def test_another_game_settles_with_a_service_per_home(tmp_path: Path) -> None:
     alone = in_one_process("load_call", [])
     assert gathered["certificate"]["passed"] is True
     assert gathered["outcome"]["call_journal"] == alone["outcome"]["call_journal"]
+
+
+def test_home_sees_no_other_home(small: Project) -> None:
+    small.run = "apart"
+    small("up", "--detach")
+    small.wait_for_round(1)
+    seen = small("exec", "-T", "home-h3", "find", "/certs", "-name", "*.*")
+    files = {"ca.crt", "node.crt", "node.key", "config.json"}
+    assert set(seen.split()) == {f"/certs/homes/{name}" for name in files}
+
+
+def test_new_home_takes_part_when_there_are_more_homes_than_before(tmp_path: Path) -> None:
+    """The broker has the new one's access rules."""
+    project = Project("stackelgrid-test-more", tmp_path / "more.yaml")
+    try:
+        for homes in (2, 3):
+            project.run = f"of-{homes}"
+            sets = [f"population.homes={homes}", "aggregators=1"]
+            write_compose("user_oriented", tmp_path / "more.yaml", sets)
+            project("up", "--wait", "--remove-orphans")
+            gathered = json.loads(project("exec", "-T", "observer", "cat", f"/runs/{project.run}/result.json"))
+            assert (gathered["settled"], gathered["complete"], gathered["homes"]) == (True, True, homes)
+    finally:
+        project("down", "--volumes", "--timeout", "2")
 
 
 def crash(container: str) -> None:
@@ -238,7 +262,7 @@ def cut(container: str) -> None:
 
 
 @pytest.mark.parametrize("harm", [crash, pause, cut])
-@pytest.mark.parametrize(("service", "node"), [("aggregators", "a1"), ("homes", "h3")])
+@pytest.mark.parametrize(("service", "node"), [("aggregators", "a1"), ("home-h3", "h3")])
 def test_run_completes_when_a_container_comes_back(
     small: Project, harm: Callable[[str], None], service: str, node: str
 ) -> None:
@@ -259,7 +283,7 @@ def test_run_completes_when_a_container_comes_back(
     assert gathered["outcome"]["price"] == pytest.approx(alone["outcome"]["price"], rel=1e-4)
 
 
-@pytest.mark.parametrize(("service", "node"), [("aggregators", "a2"), ("homes", "h4")])
+@pytest.mark.parametrize(("service", "node"), [("aggregators", "a2"), ("home-h4", "h4")])
 def test_member_is_held_when_its_container_stays_away(small: Project, service: str, node: str) -> None:
     small.run = f"killed-{node}"
     small("up", "--detach")
