@@ -416,7 +416,7 @@ def test_node_imports_faults_only_under_a_plan_and_the_testbed_never() -> None:
     code = "import sys, {}; print(sorted(name for name in sys.modules if name.startswith({!r})))"
     desk = ("broker", "stackelgrid.testbed", "stackelgrid.faults.controller", "stackelgrid.faults.proxy", "ruamel.yaml")
     for module, prefixes in (
-        ("emc_node.__main__", ("stackelgrid.faults",)),
+        ("emc_node.__main__", ("stackelgrid.faults.",)),
         ("stackelgrid.faults.on_process", desk),
     ):
         seen = subprocess.run(

@@ -28,9 +28,9 @@ from stackelgrid.testbed.result import build_result, certify
 
 FIFTH = """
 from functools import cached_property
-from types import SimpleNamespace
 
 from stackelgrid.registry import Game
+from stackelgrid.rounds.settings import HomeModel
 from stackelgrid.run_record import Outcome
 from stackelgrid.scenarios import Scenario
 
@@ -40,7 +40,7 @@ GAME = Game(__name__, "fifth game", scenario=":FifthScenario", outcome=":{outcom
 class FifthScenario(Scenario):
     @cached_property
     def everyone(self):
-        return [SimpleNamespace(id="h1"), SimpleNamespace(id="h2")]
+        return [HomeModel(id="h1"), HomeModel(id="h2")]
 
 
 class PlainOutcome(Outcome):
@@ -429,7 +429,7 @@ def test_prosumer_scenario_is_refused_when_a_tariff_has_another_length(folders: 
     scenario = yaml_file.parse(path.read_text())
     scenario["leader"]["tariffs"]["business"].pop()
     path.write_text(yaml_file.spell(scenario))
-    with pytest.raises(ReportError, match=r"scenario\.yaml: leader\.tariffs\.business has 23 numbers"):
+    with pytest.raises(ReportError, match=r"scenario\.yaml, line \d+: leader\.tariffs\.business has 23 numbers"):
         write(folders["prosumer"])
 
 
