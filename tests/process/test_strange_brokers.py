@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,8 @@ from support.scripted_node import Scripted, finish
 
 import broker
 from broker.authority import Authority
-from stackelgrid import runner
+from stackelgrid import runner, scenarios
+from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.address import PASSWORD_VARIABLE
 from stackelgrid.transport.base import BrokerRefusalError, BrokerUnreachableError, Finish, Publish
 from stackelgrid.transport.mqtt import MqttTransport
@@ -229,6 +231,36 @@ def test_certificate_of_ones_own_out_of_date_is_named(tls_url: tuple[str, Tls], 
     own = Tls(ca=authority / "ca.crt", certificate=tmp_path / "node.crt", key=tmp_path / "node.key")
     cause = connect(tls_url[0], own)
     assert f"{own.certificate} holds from {datetime.now(UTC) + since:%Y-%m-%d}" in cause and mend in cause
+
+
+def test_init_refuses_and_start_names_a_certificate_out_of_date(tmp_path: Path) -> None:
+    """A node goes on, since a machine without a clock of its own may soon be told the time."""
+    authority, given = Authority.init(tmp_path / "certs").folder / "authority", tmp_path / "given"
+    given.mkdir()
+    make_dated(given, authority, -9 * DAY, -DAY)
+    shutil.copy(authority / "ca.crt", given)
+    scenario = scenarios.load("user_oriented", ["population.homes=1", "aggregators=1"])
+    home = build_node_configs(scenario, "demo", f"mqtts://127.0.0.1:{broker.free_port()}").homes[0]
+    tls = Tls(ca=Path("ca.crt"), certificate=Path("node.crt"), key=Path("node.key"))
+    config = home.model_copy(update={"tls": tls, "schedule_file": None})
+    (given / "config.json").write_text(config.model_dump_json(exclude_none=True))
+    program = [sys.executable, "-m", "emc_node"]
+    words = [*program, "init", "--from", str(given), "--to", str(tmp_path / "to")]
+    refused = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and not (tmp_path / "to").exists()
+    named = f"node.crt holds from {datetime.now(UTC) - 9 * DAY:%Y-%m-%d}"
+    assert named in refused.stderr and "clock says" in refused.stderr
+    words = [*program, "--config", str(given / "config.json")]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stderr is not None
+        said = ""
+        while named not in said:
+            line = started.stderr.readline()
+            assert line, said
+            said += line
+        assert "certificate out of date" in said and started.poll() is None
+        started.terminate()
+        started.communicate()
 
 
 # A home's own broker.
