@@ -158,7 +158,7 @@ class AggregatorNode:
 
     def _open(self, question: QuestionReceived, now: float) -> list[Action]:
         """Begin with the leader's signal. The homes' answers to the one before, if any are missing, are dropped."""
-        self._coordinator.abandon()
+        self._coordinator.abandon(now)
         if self._next_question is not None:  # its round number was used before the restart
             self._coordinator.skip_to(self._coordinator.rounds + 1)
         self._leader_round, self._inner_rounds, self._next_question = question.round, 0, None

@@ -268,9 +268,12 @@ class Coordinator:
         self._round = _OpenRound(self._rounds, body, wait, late, confirms=confirms)
         return self._send_signal(self._round, again=[])
 
-    def abandon(self) -> None:
-        """Drop the round that is open, if any: its answers are no longer wanted."""
-        self._round = None
+    def abandon(self, now: float) -> None:
+        """Drop the round that is open, if any: its answers are wanted no longer, other than to be held."""
+        current, self._round = self._round, None
+        if current is not None:
+            self._keep_answers(current)
+            self._patience.close(current.wait, self._find_missing(current), now)
 
     def settle(self, body: Question, *, settled: bool, complete: bool, now: float) -> list[Step]:
         """Send the settlement and collect receipts."""
@@ -452,6 +455,11 @@ class Coordinator:
         asked = question if isinstance(question, Body) else question[answer.sender]
         return self._check(answer.sender, asked, answer.body)
 
+    def _keep_answers(self, current: _OpenRound) -> None:
+        """Keep the answers to a round that is over."""
+        for name, body in {**current.answers, **current.set_aside}.items():
+            self._hold(name, current.number, body)
+
     def _hold(self, member: str, number: int, body: Body) -> None:
         """Keep an answer for the rounds that the member may miss."""
         self._latest[member], self._latest_round[member] = body, number
@@ -581,8 +589,7 @@ class Coordinator:
         missing = self._find_missing(current)
         steps: list[Step] = []
         self._round = None
-        for name, body in {**current.answers, **current.set_aside}.items():
-            self._hold(name, current.number, body)
+        self._keep_answers(current)
         for name in missing:
             if name not in current.set_aside and name not in self.quarantined:
                 self._prompt_rounds[name] = 0

@@ -656,6 +656,24 @@ def test_round_that_confirms_waits_for_a_late_member_that_has_patience_left() ->
     assert finish(coordinator, 5, "c").complete
 
 
+def test_answers_to_a_question_that_is_dropped_are_held_and_the_missing_are_charged() -> None:
+    coordinator = gathered("a", "b", "c")
+    coordinator.ask(Question(text="?"), 0.0)
+    coordinator.receive(says("a", 1, "a1"), 0.0)
+    coordinator.receive(says("b", 1, "b1"), 0.0)
+    coordinator.abandon(12.0)
+    coordinator.ask(Question(text="??"), 12.0)
+    coordinator.receive(says("b", 2, "b2"), 12.0)
+    assert coordinator.receive(is_("a", "offline"), 12.1) != []  # c is late
+    coordinator = gathered("a", "b")
+    coordinator.ask(Question(text="?"), 0.0)
+    coordinator.receive(says("a", 1, "a1"), 0.0)
+    coordinator.abandon(0.1)
+    coordinator.ask(Question(text="??"), 0.1)
+    coordinator.receive(is_("a", "offline"), 0.2)
+    assert close_with(coordinator, says("b", 2), 0.2).held == ("a",)
+
+
 def test_late_member_is_in_again_after_three_prompt_rounds() -> None:
     coordinator = late_member()
     for number in range(2, 7):
