@@ -224,6 +224,28 @@ def play_with_lie(lie: dict[str, Any], *overrides: str) -> RunRecord:
     return in_memory.play(load("user_oriented", [*SMALL, *overrides]), plan=plan)
 
 
+SLOW = {
+    "silent": {"kind": "loss", "from": "h01", "to": "a1", "probability": 1},
+    "slow": {"kind": "slow", "node": "h01", "seconds": 4.9},
+    "a little slow": {"kind": "slow", "node": "h01", "seconds": 0.9},
+    "late": {"kind": "lie", "node": "h01", "how": "late", "times": 9},
+    "late by turns": {"kind": "lie", "node": "h01", "how": "late", "times": 9, "probability": 0.5},
+    "malformed": {"kind": "lie", "node": "h01", "how": "shape"},
+    "flapping": {"kind": "lie", "node": "h01", "how": "flapping", "times": 9, "seconds": 3},
+}
+
+
+@pytest.mark.parametrize("fault", SLOW.values(), ids=SLOW)
+@pytest.mark.parametrize("objective", ["stackelberg", "welfare"])
+def test_one_home_delays_a_run_by_no_more_than_its_patience(objective: str, fault: dict[str, Any]) -> None:
+    scenario, clean = run_record("population.homes=12", f"leader.objective={objective}")
+    end = in_memory.play(scenario, plan=FaultPlan.model_validate({"faults": [fault]}))
+    took, usual = (sum(record["ms"] for record in record_of.rounds) / 1000 for record_of in (end, clean))
+    assert took <= usual + scenario.rounds.deadline_s * scenario.rounds.tries
+    assert end.settled and end.failures == {}
+    assert {entry["node"] for entry in end.missing} <= {"h01"}
+
+
 def test_home_whose_answers_are_refused_is_told_why() -> None:
     scenario = load("user_oriented", SMALL)
     plan = FaultPlan.model_validate({"faults": [{"kind": "lie", "node": "h1", "how": "beyond"}]})

@@ -86,6 +86,7 @@ class UserOrientedAggregator:
     def __init__(self, homes: Mapping[str, int]) -> None:
         self._homes = homes
         self._foresight = {name: Foresight() for name in homes}
+        self._held: dict[str, LoadResponse] = {}
 
     def open(self, signal: Price) -> Ask[Price]:
         """Ask the homes the leader's price."""
@@ -96,11 +97,16 @@ class UserOrientedAggregator:
     ) -> Reply[LoadResponse]:
         """Sum the answers of all homes: load (T,) kW, slope (T,), coupling (T, T).
 
-        A held answer counts with its load alone: a home that does not answer does not respond to the price. So does
-        that of a home whose sensitivity did not come true. A sum stays within what travels, whatever was answered.
+        A held answer counts with its load alone: a home that does not answer does not respond to the price. It is the
+        same until the home answers again, also where a late one has come since: a load that moves while the price does
+        not explain it leads the search astray. With its load alone counts too a home whose sensitivity did not come
+        true. A sum stays within what travels, whatever was answered.
         """
+        self._held = {name: self._held.get(name, answers[name]) for name in held}
         price, fresh = np.array(asked.price), [name for name in answers if name not in held]
-        counted = dict(answers) | {name: self._foresight[name].judge(price, answers[name]) for name in fresh}
+        counted = (
+            dict(answers) | self._held | {name: self._foresight[name].judge(price, answers[name]) for name in fresh}
+        )
         load_only = [name for name in fresh if self._foresight[name].load_only]
         fixed = [name for name in fresh if self._foresight[name].fixed]
         bending = [counted[name] for name in fresh if name not in load_only]
