@@ -70,22 +70,28 @@ def _parse_axis(word: str) -> Axis:
     if re.fullmatch(f"{_NUMBER}:{_NUMBER}", text):
         raise GridError(f"--over {word}: the step is missing; write {key}={text}:STEP")
     span = re.fullmatch(f"({_NUMBER}):({_NUMBER}):({_NUMBER})", text)
-    values = _list_range(word, *map(Decimal, span.groups())) if span else _split(text)
+    try:
+        values = _list_range(word, *map(Decimal, span.groups())) if span else _split(text)
+    except ArithmeticError:
+        raise GridError(f"--over {word}: a number is too large; correct it") from None
+    seen: set[str] = set()
     for value in values:
         if not value:
             raise GridError(f"--over {word}: a value is missing between two commas")
-        if values.count(value) > 1:
+        if value in seen:
             raise GridError(f"--over {word}: {value} is there twice; name it once")
+        seen.add(value)
     return Axis(key, tuple(values))
 
 
 def _list_range(word: str, first: Decimal, last: Decimal, step: Decimal) -> list[str]:
     """List first, first + step, ... up to and including last; in decimals, so that 0.2:2:0.2 ends with 2."""
-    if step == 0 or (last - first) * step < 0:
+    if step == 0 or (last > first and step < 0) or (last < first and step > 0):
         raise GridError(f"--over {word}: steps of {step} do not lead from {first} to {last}; change its sign or size")
-    steps = int((last - first) / step)
-    if steps >= _LARGEST:
-        raise GridError(f"--over {word}: {steps + 1} values are more than {_LARGEST}; widen the step")
+    count = (last - first) / step
+    if count >= _LARGEST:
+        raise GridError(f"--over {word}: these are more than {_LARGEST} values; widen the step")
+    steps = int(count)
     return [_format(first + number * step) for number in range(steps + 1)]
 
 

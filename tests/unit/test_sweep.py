@@ -357,3 +357,23 @@ def test_figure_draws_the_numbers_of_the_table() -> None:
     assert [list(line.get_ydata()) for line in axes.lines] == [[0, 2, 4], [], [1, 3, 5], [3]]
     assert [list(line.get_xdata()) for line in axes.lines][2:] == [[1, 2, 3], [2]]
     assert axes.lines[3].get_markerfacecolor() == "white"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("0:1e99999:1", "these are more than 100000 values; widen the step"),
+        ("0:1:1e-9", "these are more than 100000 values; widen the step"),
+        ("0:1e9999999999999999999:1", "a number is too large; correct it"),
+        ("0:1e999999:1e-999999", "a number is too large; correct it"),
+    ],
+)
+def test_range_without_end_is_refused(values: str, message: str) -> None:
+    with pytest.raises(GridError, match=message):
+        parse([f"leader.mu={values}"])
+
+
+@pytest.mark.timeout(60)
+def test_long_range_is_read_soon() -> None:
+    assert len(parse(["leader.mu=0:0.9999:0.00001"]).points) == 99_991

@@ -187,11 +187,13 @@ def _read_day(path: Path, day: date, slots: int) -> dict[str, Array]:
     """Read the profiles of one day, each scaled to mean 1. Raise `ValueError` that names the file and what it lacks."""
     where = f"population.profiles: {path}"
     try:
-        header, *rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    except (csv.Error, ValueError) as error:
-        raise ValueError(f"{where}: {error}; it takes a CSV file with a header") from None
+        header, *rows = list(csv.reader(io.StringIO(read_text(path), newline=""), strict=True)) or [[]]
+    except csv.Error as error:
+        raise ValueError(f"{where} is not CSV ({error}); export it again") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     if "time" not in header:
-        raise ValueError(f"{where} has no column 'time'; call that of the hours so")
+        raise ValueError(f"{where} has no column 'time' in its first row; call that of the hours so")
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header):
             raise ValueError(f"{where}, row {number}: {len(row)} cells below a header of {len(header)}; mend the row")
