@@ -176,10 +176,12 @@ def find_unconfirmed_rounds(evidence: Evidence) -> Iterator[str]:
 def find_slow_gatherings(evidence: Evidence) -> Iterator[str]:
     """Rounds begin once all members have come, or have come and left, and else `gather_s` after the last arrival.
 
-    No later than ten times `gather_s` after the start; and no earlier than that while a member gathers its own.
+    No later than ten times `gather_s` after the start; and no earlier than that while a member gathers its own. An
+    aggregator that has been restarted may be asked before its homes have come.
     """
     for life in evidence.lives:
-        if life.gathered is None or _is_disturbed(evidence, life.coordinator):
+        asked_before = life.number > 0 and life.coordinator != LEADER
+        if life.gathered is None or asked_before or _is_disturbed(evidence, life.coordinator):
             continue
         gather_s, where = life.policy.gather_s, f"{life.coordinator} begins at {life.gathered:.3f} s"
         if set(life.members) == {name for name, at in life.came.items() if at <= life.gathered}:
