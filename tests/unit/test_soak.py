@@ -168,6 +168,14 @@ def leave_member_out(evidence: Evidence) -> None:
     seen.entry = {**seen.entry, "excluded": [member], "answers": {}}
 
 
+def leave_returning_member_out(evidence: Evidence) -> None:
+    """It has left one second before the round goes on without it; `return_s` is ten."""
+    seen = evidence.lives[0].rounds[0]
+    member, answer = seen.counted.popitem()
+    seen.closed, seen.away = answer.seconds + 1.0, {member: answer.seconds}
+    seen.entry = {**seen.entry, "excluded": [member], "answers": {}}
+
+
 def leave_answer_out(evidence: Evidence) -> None:
     seen = evidence.lives[0].rounds[0]
     seen.entry = {**seen.entry, "excluded": list(seen.counted), "answers": {}}
@@ -239,6 +247,7 @@ def answer_unasked(evidence: Evidence) -> None:
     ("change", "promise"),
     [
         (leave_member_out, "a round waits for its members"),
+        (leave_returning_member_out, "a round waits for its members"),
         (leave_answer_out, "the first answer in time counts"),
         (prolong_round, "a round ends in time"),
         (prolong_round_of_liar, "liars cost one patience"),
