@@ -29,6 +29,8 @@ from stackelgrid.rounds.strategy import Ask, Ending, Reply
 from stackelgrid.wire.arrays import Array
 
 _LOG = logging.getLogger("aggregator_node")
+_MOST_BREACHES = 3
+_ROUNDING = 1e-9
 
 
 class ProsumerSettings(AggregatorSettings):
@@ -47,7 +49,10 @@ class ProsumerSettings(AggregatorSettings):
 
 
 class ProsumerTable:
-    """The reports of the provider's prosumers; rows of those not `present` (n,) are zeros."""
+    """The reports of the provider's prosumers; rows of those not `present` (n,) are zeros.
+
+    Load, PV and its cost are what they are without the event: those of a member's first answer count.
+    """
 
     def __init__(self, homes: Mapping[str, int], slots: int) -> None:
         self.rows: dict[str, slice] = {}
@@ -58,6 +63,7 @@ class ProsumerTable:
         self.present = np.zeros(count, bool)
         self.tariff = ["unknown"] * count
         self.load, self.pv, self.pv_cost = np.zeros((3, count, slots))
+        self._first: dict[str, DrResponse] = {}
 
     def read(self, answers: Mapping[str, DrResponse]) -> Array:
         """Fill in the answers; return the DR quantities, (n, T) kW."""
@@ -65,10 +71,11 @@ class ProsumerTable:
         for column in (self.present, self.load, self.pv, self.pv_cost):
             column[:] = 0
         for name, body in answers.items():
-            mine = self.rows[name]
-            self.present[mine], self.tariff[mine] = True, body.tariff
-            self.load[mine], self.pv[mine] = to_matrix(body.load_kw), to_matrix(body.pv_kw)
-            self.pv_cost[mine], dr[mine] = to_matrix(body.pv_cost), to_matrix(body.dr_kw)
+            mine, first = self.rows[name], self._first.setdefault(name, body)
+            self.present[mine], self.tariff[mine] = True, first.tariff
+            self.load[mine], self.pv[mine] = to_matrix(first.load_kw), to_matrix(first.pv_kw)
+            self.pv_cost[mine] = to_matrix(first.pv_cost)
+            dr[mine] = np.minimum(to_matrix(body.dr_kw), self.load[mine])
         return np.where(dr > LEAST_KW, dr, 0.0)
 
     def look_up_retail(self, offer: Offer) -> Array:
@@ -82,6 +89,13 @@ class ProsumerTable:
             else:
                 retail[row, event] = prices[event]
         return retail
+
+    def mark(self, members: Collection[str]) -> NDArray[np.bool_]:
+        """Mark the prosumers behind these members, (n,)."""
+        marked = np.zeros(len(self.present), bool)
+        for name in members:
+            marked[self.rows[name]] = True
+        return marked
 
     def count(self, members: Collection[str]) -> int:
         """Count the prosumers behind these members."""
@@ -113,6 +127,33 @@ class RowOrder:
         return np.concatenate([taken, np.setdiff1d(np.arange(self._count), taken)])
 
 
+class Conduct:
+    """How prosumers keep to [PR-A]: at a price no lower and an S no higher, nobody provides less demand response.
+
+    One that three times does so, or provides more at a price no higher and an S no lower, answers at random. It counts
+    with the last quantity before that: the simultaneous game of the others would else never settle.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._price, self._others, self._dr = np.zeros((3, *shape))
+        self._answered = np.zeros(shape[0], bool)
+        self._breaches = np.zeros(shape[0], int)
+
+    def judge(self, price: Array, others: Array, dr: Array, fresh: NDArray[np.bool_]) -> Array:
+        """Judge the answers `dr` (n, T) of those `fresh` (n,) at a price and S, and give those that count."""
+        more = (price >= self._price) & (others <= self._others) & (dr < self._dr * (1 - _ROUNDING) - LEAST_KW)
+        less = (price <= self._price) & (others >= self._others) & (dr > self._dr * (1 + _ROUNDING) + LEAST_KW)
+        self._breaches += fresh & self._answered & (more | less).any(axis=1)
+        fixed = self._breaches >= _MOST_BREACHES
+        counted = np.where((fixed & self._answered)[:, None], self._dr, dr)
+        judged = (fresh & ~fixed)[:, None]
+        self._price, self._others, self._dr = (
+            np.where(judged, now, last) for now, last in ((price, self._price), (others, self._others), (dr, self._dr))
+        )
+        self._answered = self._answered | fresh
+        return counted
+
+
 class _SimultaneousGame:
     """A simultaneous game at `price`, in which every prosumer last received `others`, S."""
 
@@ -131,6 +172,7 @@ class ProsumerAggregator:
         self._table = ProsumerTable(homes, slots)
         self._row_order = RowOrder(len(self._table.present))
         nothing = np.zeros_like(self._table.load)
+        self._conduct = Conduct(nothing.shape)
         self._offer: Offer
         self._retail = nothing
         self._responses: Responses | None = None
@@ -164,7 +206,9 @@ class ProsumerAggregator:
         excluded: Collection[str],
     ) -> Ask[dict[str, PvPrice]] | Reply[Provision]:
         """Take a round of the simultaneous game: ask on until S agrees with the answers to it, then reply."""
-        dr = self._table.read(answers)
+        dr = self._conduct.judge(
+            self._game.price, self._game.others, self._table.read(answers), self._table.mark(answers.keys() - set(held))
+        )
         self._retail = self._table.look_up_retail(self._offer)
         game, trade = self._game, self._game.price > 0
         game.rounds += 1

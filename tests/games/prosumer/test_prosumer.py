@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from scipy.optimize import brentq, minimize_scalar, root
 
 from stackelgrid.certify import CertificateError
-from stackelgrid.games.prosumer.aggregator import ProsumerAggregator, ProsumerSettings, RowOrder
+from stackelgrid.games.prosumer.aggregator import Conduct, ProsumerAggregator, ProsumerSettings, RowOrder
 from stackelgrid.games.prosumer.certificate import certify
 from stackelgrid.games.prosumer.feeder import FeederState, solve_power_flow
 from stackelgrid.games.prosumer.home import Prosumer, ProsumerHomes, compute_cost, solve_dr
@@ -883,3 +883,48 @@ def test_power_flow_conserves_power_and_dr_raises_the_voltage(case: Any) -> None
         before, pv, after = (np.array(state.voltage[bus]) for state in (states.before, states.pv, states.after))
         assert np.all(before[11:17] < pv[11:17]) and np.all(pv[11:17] < after[11:17])
         np.testing.assert_allclose(after[17:], pv[17:], rtol=1e-12)
+
+
+# --- prosumers that answer at random ---
+
+
+def test_prosumer_that_answers_at_random_does_not_keep_the_others_from_settling(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The simultaneous game would else take all its rounds each time, and the run end without an agreement."""
+    random, answer = np.random.default_rng(1), ProsumerHomes.answer
+
+    def lie(homes: ProsumerHomes, signal: PvPrice) -> DrResponse:
+        true = answer(homes, signal)
+        if homes._homes[0].id != "p1":
+            return true
+        at_random = to_matrix(true.load_kw) * random.uniform(0, 1, to_matrix(true.load_kw).shape)
+        return true.model_copy(update={"dr_kw": to_rows(at_random)})
+
+    home = load("prosumer").everyone[1]
+    rivals = [home.model_copy(update={"id": f"p{number}", "bus": None}) for number in range(1, 5)]
+    scenario = load("prosumer").model_copy(update={"homes": rivals, "feeder": None})
+    monkeypatch.setattr(ProsumerHomes, "answer", lie)
+    run = play(scenario)
+    assert run.settled and run.failures == {}
+    assert len(run.below) < 60
+
+
+def test_conduct_fixes_a_quantity_that_falls_again_and_again_while_it_pays_no_less() -> None:
+    conduct, fresh = Conduct((2, 1)), np.ones(2, bool)
+    one = np.ones((2, 1))
+    for _ in range(4):
+        for quantity in (3.0, 2.0):
+            counted = conduct.judge(one, one, np.array([[quantity], [3.0]]), fresh)
+    assert counted[1, 0] == 3.0
+    fixed = counted[0, 0]
+    assert conduct.judge(one, one, np.array([[9.0], [3.0]]), fresh)[0, 0] == fixed
+
+
+def test_conduct_does_not_judge_answers_that_price_and_others_explain() -> None:
+    conduct, fresh = Conduct((1, 1)), np.ones(1, bool)
+    one = np.ones((1, 1))
+    for step in range(20):
+        price, others = (one * (step % 2 + 1), one) if step % 4 < 2 else (one, one * (step % 2 + 1))
+        quantity = solve_dr(price, others, one, 9 * one)
+        assert conduct.judge(price, others, quantity, fresh) == quantity
