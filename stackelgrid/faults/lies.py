@@ -84,6 +84,12 @@ def _in_numbers(change: Callable[[Lie, list[float]], list[float]]) -> BodyChange
 
 
 _scale = _in_numbers(lambda lie, numbers: [lie.factor * number for number in numbers])
+_level = _in_numbers(lambda lie, numbers: [lie.factor for _ in numbers])
+
+
+def _draw(lie: Lie, body: dict[str, Any]) -> dict[str, Any]:
+    """Give a body that has a load one of `factor` in each slot."""
+    return {**body, **_level(lie, {key: value for key, value in body.items() if key == "load_kw"})}
 
 
 def _steepen(lie: Lie, body: dict[str, Any]) -> dict[str, Any]:
@@ -118,6 +124,7 @@ _BODY_CHANGES: dict[str, BodyChange] = {
     "beyond": _in_numbers(lambda lie, numbers: [1e6 * number for number in numbers]),
     "extreme": _in_numbers(lambda lie, numbers: [LARGEST if number >= 0 else -LARGEST for number in numbers]),
     "scaled": _scale,
+    "load": _draw,
     "slope": _steepen,
     "coupling": _couple,
     "count": _exclude_home,

@@ -206,6 +206,7 @@ class Lie(OnNode):
     | `beyond` | numbers a million times too large |
     | `extreme` | every number as large as a message may carry |
     | `scaled` | numbers `factor` times as large: a lie within bounds |
+    | `load` | a load of `factor` kW in each slot, all else true |
     | `slope` | a slope `factor` times as steep, all else true |
     | `coupling` | a coupling of `factor` in each slot, all else true |
     | `count` | one of its homes as excluded |
@@ -218,7 +219,7 @@ class Lie(OnNode):
 
     kind: Literal["lie"]
     how: Literal[
-        "shape", "nan", "beyond", "extreme", "scaled", "slope", "coupling", "count",
+        "shape", "nan", "beyond", "extreme", "scaled", "load", "slope", "coupling", "count",
         "stale", "impersonate", "late", "flapping", "receipt",
     ]  # fmt: skip
     probability: Probability = 1.0

@@ -464,6 +464,12 @@ def test_extreme_lie_sends_the_largest_numbers_of_the_wire_with_their_signs() ->
     assert content["body"]["packed"] == packed(1e12, 1e12)
 
 
+def test_lie_of_load_sends_the_same_power_in_each_slot_and_all_else_as_it_is() -> None:
+    ((_, content),) = answer_as_liar({"how": "load", "factor": 10}, load_kw=[1.0, 3.0], slope=[-0.5, -2.0])
+    assert content["body"]["load_kw"] == [10.0, 10.0] and content["body"]["slope"] == [-0.5, -2.0]
+    assert content["body"]["packed"] == packed(4, 8)
+
+
 def test_lie_of_slope_changes_slopes_alone() -> None:
     ((_, content),) = answer_as_liar({"how": "slope", "factor": 10}, slope=[-0.5, -2.0])
     assert content["body"]["slope"] == [-5.0, -20.0] and content["body"]["load"] == [1.0, 3.0]

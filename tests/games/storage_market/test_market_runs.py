@@ -3,7 +3,7 @@
 import functools
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from market_cases import RTS, UNITS, reference_dispatch, scenario_file
 
+from stackelgrid.games.storage_market.home.market_home import StorageMarketHomes
+from stackelgrid.games.storage_market.messages import HomesAnswer, Tariff, Turn
 from stackelgrid.games.storage_market.outcome import StorageMarketOutcome
 from stackelgrid.games.storage_market.report import key_figures
 from stackelgrid.run_record import RunRecord
@@ -283,3 +285,55 @@ def test_market_settles_on_any_small_scenario(seed: int, homes: int, share: floa
     assert last["wanted_mwh"] == 0
     assert last["bid_change"] == 0
     assert last["supply_cost"] <= end.rounds[0]["supply_cost"] * (1 + 1e-9)
+
+
+# --- one home that lies ---
+
+TWELVE = ("population.homes=12", "dras=[{homes: 6, quadratic: 0.15, wear: 2}, {homes: 6, quadratic: 0.12, wear: 3}]")
+Change = Callable[[HomesAnswer, Turn], dict[str, Any]]
+
+
+def rank(by: np.ndarray) -> np.ndarray:
+    return np.argsort(np.argsort(by))
+
+
+def play_lie(monkeypatch: pytest.MonkeyPatch, liar: str, change: Change) -> RunRecord:
+    """Play the small market with one home whose answers are changed on their way."""
+    answer = StorageMarketHomes.answer
+
+    def lie(homes: StorageMarketHomes, signal: Tariff) -> HomesAnswer:
+        true = answer(homes, signal)
+        told = homes._schedules[0].home.id == liar
+        return true.model_copy(update=change(true, signal.turn)) if told else true
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StorageMarketHomes, "answer", lie)
+        return in_memory.play(load("storage_market", list(TWELVE)))
+
+
+def test_lie_about_moves_changes_the_price_no_more_than_the_load_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario, clean, _ = run_record(*TWELVE)
+    price = np.array(clean.rounds[-1]["price"])
+    liar = scenario.everyone[3].id
+    connection = scenario.connection_kw(scenario.everyone[3])
+    flat = np.full(24, connection / 2)
+    at_dear, at_cheap = (np.where(rank(by) < 12, connection, 0.0).tolist() for by in (-price, price))
+
+    def move(change: Change) -> float:
+        run = play_lie(monkeypatch, liar, change)
+        assert run.settled and not run.failures
+        assert len(run.rounds) <= 150
+        return float(np.max(np.abs(np.array(run.rounds[-1]["price"]) / price - 1)))
+
+    still = {"moved_kwh": 0.0, "wanted_kwh": 0.0, "usual_kw": flat.tolist()}
+    by_load = max(move(lambda answer, turn, load=load: {**still, "load_kw": load}) for load in (at_dear, at_cheap))
+    random = np.random.default_rng(5)
+    lies: list[Change] = [
+        lambda answer, turn: {"wanted_kwh": sum(answer.load_kw) - answer.moved_kwh},
+        lambda answer, turn: {"wanted_kwh": 0.0 if turn.groups == 1 else sum(answer.load_kw) - answer.moved_kwh},
+        lambda answer, turn: {"moved_kwh": sum(answer.load_kw), "wanted_kwh": 0.0},
+        lambda answer, turn: {"load_kw": random.permutation(answer.load_kw).tolist()},
+        lambda answer, turn: {"usual_kw": random.permutation(answer.usual_kw).tolist()},
+    ]
+    for change in lies:
+        assert move(change) <= 1.5 * by_load

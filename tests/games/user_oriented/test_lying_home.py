@@ -11,7 +11,16 @@ import pytest
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.games.user_oriented import lying_home
 from stackelgrid.games.user_oriented.home import HomeProblem
-from stackelgrid.games.user_oriented.lying_home import NOTHING, OBJECTIVES, Effect, Findings, Lies, TruthfulRun
+from stackelgrid.games.user_oriented.lying_home import (
+    NOTHING,
+    OBJECTIVES,
+    Effect,
+    Findings,
+    Lies,
+    Move,
+    SingleLie,
+    TruthfulRun,
+)
 from stackelgrid.scenarios import Scenario, load
 from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.testbed import in_memory
@@ -19,6 +28,7 @@ from stackelgrid.testbed import in_memory
 DOC = Path(__file__).parents[3] / "docs" / "lying-home.md"
 SIX = ("population.homes=6", "aggregators=2", "population.headroom=4", "leader.wholesale_price=8")
 """With such headroom and prices a home may answer more than twice the truth, under a welfare leader too."""
+TWENTY = ("population.homes=20", "aggregators=2")
 
 
 @pytest.fixture(scope="module", params=OBJECTIVES)
@@ -147,6 +157,10 @@ def test_page_counts_the_homes_for_which_a_lie_pays() -> None:
             an_effect(name, 2.0, most),
             tuple(an_effect(name, 0.5, 0.5 * nothing) for _ in range(7)),
             an_effect(name, 3.0, nothing, quarantined=True),
+            (
+                SingleLie("no load", True, Move(0.02, 6, True), Move(0.04, 5, True)),
+                SingleLie("slope × 10", False, Move(0.5, 40, False), Move(0.03, 7, True)),
+            ),
         )
         for name, nothing, most in (("a", 4.0, -4.0), ("b", 1.0, -1.0), ("c", -1.0, 2.5), ("d", -1.0, -0.1))
     }
@@ -157,6 +171,8 @@ def test_page_counts_the_homes_for_which_a_lie_pays() -> None:
     assert "brings a home 1.8 cents a day in the median, 0.88 % of the mean bill, and 4 cents at most (a)" in page
     assert "| b, median | 3.00, quarantined | +0.100 | +0.200 | +0.300 | +1.000 | +0.400 | +0.500 |" in page
     assert "![What a lie does](figures/it.png)" in page
+    assert "the price of an hour by up to 50 %. In the run, one about the sensitivity moves it by at most 0.75" in page
+    assert "| slope × 10 |" + 3 * " 50.000 (not settled in 40) | 3.000 (7) |" in page
     picture = lying_home.draw([findings])
     assert picture == lying_home.draw([findings]) and picture.startswith(b"\x89PNG")
 
@@ -177,3 +193,14 @@ def test_shipped_page_has_the_numbers_of_the_shipped_case(objective: str) -> Non
     ]
     assert cells == pytest.approx([*expected, effect.others_worst, effect.leader, effect.system], abs=0.002, rel=1e-3)
     assert (DOC.parent / "figures" / "lying-home.png").stat().st_size < 150_000
+
+
+def test_lie_about_sensitivity_moves_the_price_no_further_than_the_load_can(objective: str) -> None:
+    truthful = TruthfulRun(load("user_oriented", [*TWENTY, f"leader.objective={objective}"]))
+    lies = truthful.play_single_lies("h03")
+    by_load = max(lie.played.price_max for lie in lies if lie.about_load)
+    believed = max(lie.believed.price_max for lie in lies if not lie.about_load)
+    assert believed > 1.5 * by_load  # else there would be nothing to show
+    for lie in lies:
+        assert lie.played.settled, lie.words
+        assert lie.played.price_max <= 1.5 * by_load, lie.words
