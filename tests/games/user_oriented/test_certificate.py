@@ -18,11 +18,12 @@ from stackelgrid.games.user_oriented.reference.central_programme import (
     solve_best_answers,
     solve_central_programme,
 )
-from stackelgrid.games.user_oriented.reference.price_search import BetterPriceSearch, Company, HomesResponse
+from stackelgrid.games.user_oriented.reference.price_search import BetterPriceSearch, Company, HomesResponse, Response
 from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.scenarios import load
 from stackelgrid.testbed.in_memory import play
+from stackelgrid.wire.arrays import Array
 
 SLOTS = 24
 FORMS = ("log", "power", "quadratic")
@@ -224,6 +225,21 @@ def test_price_search_finds_the_monopoly_price() -> None:
     # (p - c) x_max (v / (omega p) - 1 / alpha) is largest at p = sqrt(c v alpha / omega).
     assert found.price == pytest.approx(np.sqrt(wholesale * 12 * 3 / 0.9), rel=1e-5)
     assert found.utility == pytest.approx(company.utility(found.price, found.load), rel=1e-12)
+
+
+def test_price_search_differentiates_on_its_climbs_alone() -> None:
+    appliance = {"max_kw": 5.0, "valuation": 12.0, "satisfaction": {"omega": 0.9, "alpha": 3.0}}
+    homes = HomesResponse([Home.model_validate({"id": "a", "horizon": 4, "elastic": [appliance]})], 4)
+    answers: list[Response] = []
+
+    def respond(price: Array) -> Response:
+        answers.append(homes.answer(price))
+        return answers[-1]
+
+    company, samples = Company(np.full(4, 4.0), np.zeros(4), np.full(4, -np.inf), np.full(4, np.inf)), 40
+    found = BetterPriceSearch(company, respond, 1.0, 60.0).run(np.full(4, 20.0), samples, np.random.default_rng(1))
+    differentiated = sum("jacobian" in vars(answer) for answer in answers)
+    assert 0 < differentiated <= found.tried - samples == len(answers) - samples
 
 
 def test_price_search_keeps_the_capacity() -> None:
