@@ -44,15 +44,16 @@ class ProgressDisplay:
         )
 
     def show_fault(self, record: FaultRecord) -> None:
-        """Print a fault that happened; of faults on messages one line per fault, link and round."""
+        """Print a fault that happened; one on messages once a round, with the first link that it struck."""
+        on_messages = record.to is not None
         where = " to ".join(record.nodes)
-        key = (record.fault, record.kind, where, record.round)
+        key = (record.fault, record.kind, "" if on_messages else where, record.round)
         if not self._faults or key in self._shown:
             return
         self._shown.add(key)
         when = f"{record.seconds:7.2f} s" + (f", round {record.round}" if record.round is not None else "")
         of_node = f" {where}" if record.kind != "broker" and where else ""
-        self._console.print(f"{when}: {record.kind}{of_node}", markup=False)
+        self._console.print(f"{when}: {record.kind}{of_node}{' first' if on_messages else ''}", markup=False)
 
     def show_step(self, step: str) -> None:
         """Show what follows the rounds."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from stackelgrid.faults.plan import FaultPlan
-from stackelgrid.run_record import RunRecord
+from stackelgrid.progress_display import ProgressDisplay
+from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
 from stackelgrid.soak.cases import Case, draw_scenario, games
 from stackelgrid.soak.play import Evidence, play
@@ -112,3 +115,20 @@ def test_result_has_no_faults_when_none_are_planned() -> None:
     found = build_result(scenario, in_memory.play(scenario)).content()
     assert found["faults"] == {}
     assert found["struck"] == found["asked_again"] == []
+
+
+def test_progress_shows_a_fault_on_messages_once_a_round() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    display = ProgressDisplay(console, 3, bar=False, faults=True)
+    for number in (1, 2):
+        for home in ("h1", "h2", "h3"):
+            display.show_fault(FaultRecord(fault=0, kind="loss", from_=home, to="a1", round=number, seconds=number))
+    for home in ("h1", "h2"):
+        display.show_fault(FaultRecord(fault=1, kind="crash", node=home, round=2, seconds=2.5))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == [
+        "   1.00 s, round 1: loss h1 to a1 first",
+        "   2.00 s, round 2: loss h1 to a1 first",
+        "   2.50 s, round 2: crash h1",
+        "   2.50 s, round 2: crash h2",
+    ]
