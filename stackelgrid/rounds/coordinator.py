@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -141,7 +141,7 @@ ReceiptCheck = Callable[[Receipt], str | None]
 
 @dataclass
 class _OpenRound:
-    """The round under way: the question, the wait, the answers so far.
+    """The round under way: the question, the wait, the answers so far and the members that are `missing`.
 
     Members in `late` have no patience left. Of their answers, those in `set_aside` do not count in this round.
     """
@@ -150,6 +150,7 @@ class _OpenRound:
     body: Question
     wait: Wait
     late: frozenset[str]
+    missing: dict[str, None]
     again: int = 0
     confirms: bool = False
     answers: dict[str, Body] = field(default_factory=dict)
@@ -158,13 +159,18 @@ class _OpenRound:
 
 @dataclass
 class _OpenSettlement:
-    """The settlement under way: what was settled, the wait, the receipts so far."""
+    """The settlement under way: what was settled, the wait, who has no patience left, the receipts so far.
+
+    Members are `missing` until their receipt comes.
+    """
 
     round: int
     settled: bool
     complete: bool
     body: Question
     wait: Wait
+    late: frozenset[str]
+    missing: dict[str, None]
     receipts: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -265,7 +271,7 @@ class Coordinator:
         self._questions.pop(self._rounds - _ROUNDS_KEPT, None)
         late = self._find_late(confirming=confirms)
         wait = self._patience.open(now, self.policy.deadline_s, self._online - late - self._silent)
-        self._round = _OpenRound(self._rounds, body, wait, late, confirms=confirms)
+        self._round = _OpenRound(self._rounds, body, wait, late, dict.fromkeys(self.members), confirms=confirms)
         return self._send_signal(self._round, again=[])
 
     def abandon(self, now: float) -> None:
@@ -278,8 +284,11 @@ class Coordinator:
     def settle(self, body: Question, *, settled: bool, complete: bool, now: float) -> list[Step]:
         """Send the settlement and collect receipts."""
         self._round = None
-        wait = self._patience.open(now, self.policy.deadline_s, self._online - self._find_late(confirming=True))
-        self._settlement = _OpenSettlement(max(self._rounds, 1), settled, complete, body, wait)
+        late = self._find_late(confirming=True)
+        wait = self._patience.open(now, self.policy.deadline_s, self._online - late)
+        self._settlement = _OpenSettlement(
+            max(self._rounds, 1), settled, complete, body, wait, late, dict.fromkeys(self.members)
+        )
         return [*self._send_settlement(self._settlement), *self._end_settlement_if_acknowledged(now)]
 
     def leave(self) -> list[Step]:
@@ -314,10 +323,10 @@ class Coordinator:
         """Give the time at which to call `tick`, on the clock of `now`, or None."""
         if self._settlement is not None:
             wait = self._settlement.wait
-            return min(wait.deadline, wait.ask_at, self._settlement_ends_at(self._settlement))
+            return self._settlement_ends_at(self._settlement, min(wait.deadline, wait.ask_at))
         if self._round is not None:
             wait = self._round.wait
-            return min(wait.deadline, wait.ask_at, self._round_closes_at(self._round))
+            return self._round_closes_at(self._round, min(wait.deadline, wait.ask_at))
         return None if self._gathering_since is None else min(self._gathering_ends_at, self._fetch_at)
 
     def tick(self, now: float) -> list[Step]:
@@ -433,7 +442,8 @@ class Coordinator:
             current.set_aside[member] = answer.body
         else:
             current.answers[member] = answer.body
-            self._patience.note_answer(current.wait, member, current.answers.keys(), now)
+            del current.missing[member]
+            self._patience.note_answer(current.wait, member, now)
         return self._close_round_if_over(now)
 
     def _on_late_answer(self, answer: Answer[Body], now: float) -> list[Step]:
@@ -488,6 +498,7 @@ class Coordinator:
         self._latest.pop(member, None)
         if self._round is not None:
             self._round.answers.pop(member, None)
+            self._round.missing[member] = None
             self._round.set_aside.pop(member, None)
 
     def _repeat_quarantine(self, message: Message) -> list[Step]:
@@ -559,15 +570,19 @@ class Coordinator:
 
     def _close_round_if_over(self, now: float) -> list[Step]:
         """Close the round when everybody has answered, or nobody is waited for any longer."""
-        current = self._round
-        return [] if current is None or now < self._round_closes_at(current) else self._close_round(current, now)
+        current, later = self._round, math.nextafter(now, math.inf)
+        return (
+            [] if current is None or self._round_closes_at(current, later) == later else self._close_round(current, now)
+        )
 
-    def _round_closes_at(self, current: _OpenRound) -> float:
-        """Give the time from which on the round goes on without those missing, inf before anybody has answered."""
-        missing = self._find_missing(current)
-        if missing and (not current.answers or self.policy.missing == "fail"):
-            return math.inf
-        return max((self._awaited_until(current, name) for name in missing), default=-math.inf)
+    def _round_closes_at(self, current: _OpenRound, bound: float) -> float:
+        """Give the time from which on the round goes on without those missing, `bound` if that is not before it.
+
+        It never does before anybody has answered.
+        """
+        can_close = current.answers and self.policy.missing != "fail"
+        until = (self._awaited_until(current, name) if can_close else bound for name in current.missing)
+        return _find_latest(until, bound)
 
     def _awaited_until(self, current: _OpenRound, member: str) -> float:
         """Give the time until which the round waits for a missing member, as far as that does not hang on its tries."""
@@ -643,13 +658,15 @@ class Coordinator:
         if receipt.sender not in current.receipts:
             refused = self._check_receipt(receipt) is not None
             current.receipts[receipt.sender] = () if refused else tuple(receipt.missing)
-            self._patience.note_answer(current.wait, receipt.sender, current.receipts.keys(), now)
+            del current.missing[receipt.sender]
+            self._patience.note_answer(current.wait, receipt.sender, now)
         return self._end_settlement_if_acknowledged(now)
 
     def _on_settlement_deadline(self, current: _OpenSettlement, now: float) -> list[Step]:
         wait = current.wait
-        if now >= self._settlement_ends_at(current):
-            return self._end_settlement()
+        ended = self._end_settlement_if_acknowledged(now)
+        if ended:
+            return ended
         if now >= wait.deadline:
             if wait.tries == _SETTLEMENT_TRIES * self.policy.tries:
                 return self._end_settlement()
@@ -660,18 +677,17 @@ class Coordinator:
 
     def _end_settlement_if_acknowledged(self, now: float) -> list[Step]:
         assert self._settlement is not None
-        return self._end_settlement() if now >= self._settlement_ends_at(self._settlement) else []
+        later = math.nextafter(now, math.inf)
+        return [] if self._settlement_ends_at(self._settlement, later) == later else self._end_settlement()
 
-    def _settlement_ends_at(self, current: _OpenSettlement) -> float:
-        """Give the time from which on nobody is waited for, for ever in the past once all have acknowledged.
+    def _settlement_ends_at(self, current: _OpenSettlement, bound: float) -> float:
+        """Give the time from which on nobody is waited for, `bound` if that is not before it.
 
         A member that has left is not waited for: it finds the settlement retained when it returns.
         """
-        waiting = [name for name in self.members if name in self._online and name not in current.receipts]
-        late = self._find_late(confirming=True)
-        return max(
-            (self._patience.awaited_until(current.wait, name, late=name in late) for name in waiting), default=-math.inf
-        )
+        waiting = (name for name in current.missing if name in self._online)
+        until = (self._patience.awaited_until(current.wait, name, late=name in current.late) for name in waiting)
+        return _find_latest(until, bound)
 
     def _end_settlement(self) -> list[Step]:
         assert self._settlement is not None
@@ -695,3 +711,13 @@ class Coordinator:
             Publish(self.link.topic(one, member), self.link.write(one), qos=qos, retain=True)
             for member, one in ((member, message(question[member])) for member in members)
         ]
+
+
+def _find_latest(times: Iterable[float], bound: float) -> float:
+    """Give the latest of `times`, -inf of none; `bound`, without looking at more of them, once one is not before it."""
+    latest = -math.inf
+    for time in times:
+        if time >= bound:
+            return bound
+        latest = max(latest, time)
+    return latest

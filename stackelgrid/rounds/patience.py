@@ -33,6 +33,7 @@ class Wait:
     ask_at: float
     interval: float
     tries: int = 1
+    answered: int = 0  # of the expected
     free_until: float = math.inf
     last_at: float = -math.inf  # when the latest answer came
 
@@ -71,12 +72,12 @@ class Patience:
         first = 2 * self._pace_s
         return Wait(now, now + deadline_s, expected, now, now + first, _GROWTH * first)
 
-    def note_answer(self, wait: Wait, member: str, answered: Collection[str], now: float) -> None:
-        """Note the answer of `member`; `answered` are all that have, this one included."""
+    def note_answer(self, wait: Wait, member: str, now: float) -> None:
+        """Note the answer of `member`, its first to this question."""
         self._charge(wait, member, now)
         wait.last_at = now
-        counted = sum(name in answered for name in wait.expected) if wait.expected else len(answered)
-        if wait.free_until == math.inf and 2 * counted >= len(wait.expected):
+        wait.answered += member in wait.expected
+        if wait.free_until == math.inf and 2 * wait.answered >= len(wait.expected):
             self._pace_s = max(now - wait.asked_at, self._quickest_s)
             wait.free_until = 2 * now - wait.opened_at
             wait.ask_at, wait.interval = now + self._pace_s, _GROWTH * self._pace_s
