@@ -134,6 +134,15 @@ baseline load. A home can gain more by that than by an answer of nothing.
 A bill does not show whether a lie pays: at a higher price a home draws less, so that its bill may fall together with
 its utility. The utility shows it.
 
+## Other games
+
+- `storage_market`: a home that claims to move or to want to, or that changes its schedule or what it used to draw at
+  random, moves the price no further than its load can. The market settles, in more rounds. Still open: a battery that
+  discloses less power, room or efficiency than it has weakens the fleet of its aggregator, which follows the weakest.
+- `prosumer`: a home that answers at random counts with an earlier answer, and the others settle. One that provides next
+  to nothing makes others provide less, since they bear the more the less it does. So does an honest one.
+- `load_call`: a home shifts at most what it is called for, and gives its limit once.
+
 ## Limits
 
 - One liar, one way of lying, the same *k* in all rounds and hours. Not covered: a home that moves its answer from one
@@ -459,8 +468,9 @@ def _tabulate_single(findings: Findings) -> str:
     believed = max(lie.believed.price_max for lies in of_homes for lie in lies)
     played = max(_compare(lies) for lies in of_homes)
     told = (
-        "**Load or sensitivity alone.** One lie at a time, all else true; in brackets the rounds that it took. "
-        f"Believed, a lie moves the price of an hour by up to {_percent(believed)} %. In the run, one about the "
+        "**Load or sensitivity alone.** One lie at a time, all else true; a coupling in kW per cent per kWh, in "
+        "brackets the rounds that it took. "
+        f"Believed, a lie moves the price of an hour by up to {100 * believed:.0f} %. In the run, one about the "
         f"sensitivity moves it by at most {played:.2f} times what the same home can do with its load alone."
     )
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
