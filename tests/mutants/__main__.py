@@ -74,10 +74,11 @@ def main(arguments: list[str] | None = None) -> int:
 
         def try_mutant(mutant: Mutant) -> Verdict:
             tree = free.get()
+            original = (tree / mutant.file).read_text()
             try:
                 return judge(tree, mutant, options.runs)
             finally:
-                shutil.copy(ROOT / mutant.file, tree / mutant.file)
+                (tree / mutant.file).write_text(original)
                 free.put(tree)
 
         with ThreadPoolExecutor(options.jobs) as pool:

@@ -76,7 +76,7 @@ class UserOrientedLeader:
         self._next_price = Price(price=baseline_price.tolist())
         self._partial_search: tuple[int, PriceSearch] | None = None
         self._baseline_is_estimated = False
-        self._found: Price | None = None  # on an estimated baseline; to go on from once the flat price was asked again
+        self._asks_baseline_again = False  # a price was found on an estimated one
 
     def open(self) -> Decision[Price, Price]:
         """Ask the flat price; its answer is the baseline."""
@@ -90,8 +90,8 @@ class UserOrientedLeader:
 
         While some homes do not answer, a second search goes on with the others. Once all homes answer again, the first
         search goes on where it was, so that the run ends where it would have ended with no member lost. Homes that come
-        after the first round join the search where it is; once it has found a price, the flat one is asked again, for
-        the baseline of all.
+        after the first round join the search where it is. Once it has found a price, the flat one is asked again, for
+        the baseline of all, and the search begins anew: another start could lead to another best price.
         """
         observed = sum_answers(np.array(signal.price), answers, held)
         if self._baseline_load is None and observed.load.mean() <= 0:
@@ -101,12 +101,10 @@ class UserOrientedLeader:
         at_baseline = signal.price == self._baseline_price.tolist()
         if observed.homes > self._all_homes and not at_baseline:
             self._admit(observed)
-        elif observed.homes > self._all_homes or (observed.homes == self._all_homes and at_baseline and self._found):
-            found = self._found
+        elif observed.homes > self._all_homes or (
+            observed.homes == self._all_homes and at_baseline and self._asks_baseline_again
+        ):
             self._begin(observed)
-            if found is not None:
-                self._next_price = found
-                return Decision(found, signal, account=self._account(observed))
         account = self._account(observed)
         if observed.homes == self._all_homes:
             if signal != self._next_price:
@@ -125,7 +123,7 @@ class UserOrientedLeader:
         if search is self._search:
             self._next_price = next_price
             if isinstance(result, PriceFound) and self._baseline_is_estimated:
-                self._found, self._next_price = next_price, self.open().ask
+                self._asks_baseline_again, self._next_price = True, self.open().ask
                 return Decision(self._next_price, signal, account=account)
         return Decision(next_price, signal, isinstance(result, PriceFound), residual, account)
 
@@ -135,7 +133,7 @@ class UserOrientedLeader:
         self._company = replace(self._company, mu=self._balance(baseline.load))
         self._search = self._search_class(self._company, self._tolerance)
         self._next_price, self._partial_search = Price(price=baseline.price.tolist()), None
-        self._baseline_is_estimated, self._found = False, None
+        self._baseline_is_estimated, self._asks_baseline_again = False, False
 
     def _admit(self, observed: Observation) -> None:
         """Go on with homes that came after the flat price was asked; until it is asked again, estimate their baseline.
@@ -144,7 +142,7 @@ class UserOrientedLeader:
         """
         assert self._baseline_load is not None
         self._baseline_load = self._baseline_load * (observed.homes / self._all_homes)
-        self._all_homes, self._baseline_is_estimated, self._found = observed.homes, True, None
+        self._all_homes, self._baseline_is_estimated, self._asks_baseline_again = observed.homes, True, False
         self._search.company = self._company = replace(self._company, mu=self._balance(self._baseline_load))
         self._next_price, self._partial_search = Price(price=observed.price.tolist()), None
 
