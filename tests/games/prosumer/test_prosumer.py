@@ -907,7 +907,7 @@ def test_prosumer_that_answers_at_random_does_not_keep_the_others_from_settling(
     monkeypatch.setattr(ProsumerHomes, "answer", lie)
     run = play(scenario)
     assert run.settled and run.failures == {}
-    assert len(run.below) < 60
+    assert len(run.aggregator_rounds) < 60
 
 
 def test_conduct_fixes_a_quantity_that_falls_again_and_again_while_it_pays_no_less() -> None:

@@ -5,8 +5,11 @@ import pytest
 
 from stackelgrid.games.user_oriented.aggregator import UserOrientedAggregator
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
+from stackelgrid.scenarios import load
+from stackelgrid.testbed import in_memory
 from stackelgrid.wire.arrays import LARGEST, PackedArray
 
+GAME = "user_oriented"
 PRICE = Price(price=[1.0, 2.0])
 
 
@@ -100,3 +103,10 @@ def test_held_answer_is_not_judged() -> None:
     # When it answers again, it is held against its own last answer, at the price of that.
     total = aggregator.on_answers(first, {"h1": steep, "h2": steep}, (), ()).body
     assert total.load_only == 0
+
+
+@pytest.mark.parametrize("form", ["log", "power", "quadratic"])
+@pytest.mark.parametrize("objective", ["stackelberg", "welfare"])
+def test_truthful_homes_of_the_shipped_case_all_count_with_their_sensitivity(objective: str, form: str) -> None:
+    run = in_memory.play(load(GAME, [f"leader.objective={objective}", f"population.satisfaction={form}"]))
+    assert run.settled and not [record for record in run.aggregator_rounds if "load_only" in record]
