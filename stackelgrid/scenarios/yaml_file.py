@@ -12,6 +12,7 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def parse(text: str) -> Any:
 
 def find_line(text: str, path: Sequence[str]) -> int:
     """Find the line, from 1, of the value at `path`, or else of the innermost value around it, in a YAML document."""
-    node = _load(text, lambda yaml: yaml.compose(text))
+    node = _compose(text)
     line = 1
     for step in path:
         found = _find_inside(node, step)
@@ -161,6 +162,13 @@ def find_line(text: str, path: Sequence[str]) -> int:
             break
         line, node = found
     return line
+
+
+@lru_cache(maxsize=1)
+def _compose(text: str) -> Node:
+    """Read a document without its values, once for all the lines that are looked for in it."""
+    node: Node = _load(text, lambda yaml: yaml.compose(text))
+    return node
 
 
 def _find_inside(node: Node, step: str) -> tuple[int, Node] | None:
