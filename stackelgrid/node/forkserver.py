@@ -125,7 +125,7 @@ def _become_node(log: str, node_input: int | None, parent: int) -> None:
     else:
         os.dup2(node_input, 0)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # among them the inputs of other nodes
-    if not end_with_parent(parent, signal.SIGTERM):
+    if not end_with_parent(parent, signal.SIGKILL):  # a node that was stopped ends of nothing else
         os._exit(70)
 
 

@@ -344,6 +344,14 @@ def start_run(folder: Path, *words: str, **options: Any) -> subprocess.Popen[str
     return subprocess.Popen([*command, *words], stderr=subprocess.PIPE, text=True, **options)
 
 
+def has_ended(pid: int) -> bool:
+    """Tell whether a process has ended, whether its new parent has taken notice or not."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def find_process(running: subprocess.Popen[str], word: str) -> psutil.Process | None:
     """Find the process of a command that has `word` in its command line: the first one that was started."""
     for process in psutil.Process(running.pid).children(recursive=True):
@@ -370,6 +378,7 @@ def test_run_ends_at_once_with_its_broker_or_forkserver(victim: str, moment: str
         assert process is not None
         process.kill()
         _, err = running.communicate(timeout=100)  # nodes would wait for a minute, gathering for five
+        wait_for(lambda: has_ended(still))
     finally:
         with suppress(ProcessLookupError):
             os.kill(still, signal.SIGKILL)
