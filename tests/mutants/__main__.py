@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,7 @@ FIRST_SEED = 1_000_000
 """The soak's seeds count from here."""
 _BY_SOAK, _BY_BOTH = 28 / 40, 38 / 40
 """The least shares of mutants that soak alone, and soak and tests, have to find."""
-_LINE_RUNS = 60
+_LINE_RUNS = 40
 _HANGS_S = 900.0
 
 
@@ -83,8 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         with ThreadPoolExecutor(options.jobs) as pool:
             verdicts = []
-            for verdict in pool.map(try_mutant, drawn):
-                verdicts.append(verdict)
+            for tried in as_completed([pool.submit(try_mutant, mutant) for mutant in drawn]):
+                verdicts.append(verdict := tried.result())
                 print(f"{verdict.found_by:9}{verdict.seconds:5.0f} s  {verdict.mutant.name}", flush=True)
                 print(f"{'':18}{verdict.what}", flush=True)
     return _conclude(verdicts, time.monotonic() - began)
