@@ -275,6 +275,8 @@ class _CoordinatorReader:
             self._note_gathered(event)
         current, number = self._round, event.content["round"]
         if current is None or number != current.number:
+            if current is not None:
+                self._charge(current, event.seconds)
             self._left = {name: at for name, at in self._left.items() if name not in self._online}
             self._round = SeenRound(self.life.coordinator, self.life.number, number, event.seconds)
             self._decided = None
@@ -287,6 +289,13 @@ class _CoordinatorReader:
             unanswered = frozenset(self.life.members) - current.counted.keys()
             current.asks.append(Ask(event.seconds, again, came, unanswered))
 
+    def _charge(self, current: SeenRound, until: float) -> None:
+        """Add up for how long a round that ends was open without the answer of each member."""
+        for name in self.life.members:
+            answered = current.counted.get(name)
+            end = until if answered is None else answered.seconds
+            self.life.waited[name] = self.life.waited.get(name, 0.0) + end - current.opened
+
     def _hold_counted(self) -> None:
         if self._round is not None:
             self._held |= dict.fromkeys(self._round.counted, self._round.number)
@@ -296,15 +305,14 @@ class _CoordinatorReader:
         current.entry = event.entry
         self._hold_counted()
         current.quarantined = frozenset(self._quarantined)
-        for name in self.life.members:
-            answered = current.counted.get(name)
-            until = current.closed if answered is None else answered.seconds
-            self.life.waited[name] = self.life.waited.get(name, 0.0) + until - current.opened
+        self._charge(current, current.closed)
         current.waited = self.life.waited.copy()
         current.away = {name: self._left.get(name) for name in self.life.members if name not in self._online}
         self._round, self._decided = None, None
 
     def _send_settlement(self, event: Event) -> None:
+        if self._round is not None:
+            self._charge(self._round, event.seconds)
         self._round = None
         if self.life.settlement is None:
             self.life.settlement = SeenSettlement(event.about.round, [event.seconds], changed=event.seconds)
