@@ -61,24 +61,24 @@ class Conduct:
     """How one member keeps to the rules [SM-15]: it moves in its turn only, to where its load costs less, or back.
 
     Energy counts as moved where the load has changed. After so many breaches that it cannot have restarted as often,
-    the member counts with its load as it was before them: the others would else find no schedule to rest at.
+    the member counts with the answer before them, `kept`: the others would else find no schedule to rest at.
     """
 
     def __init__(self) -> None:
         self._last: HomesAnswer | None = None
         self._breaches = 0
-        self._kept: HomesAnswer | None = None
+        self.kept: HomesAnswer | None = None
 
     def judge(self, asked: Tariff, answer: HomesAnswer) -> HomesAnswer:
         """Judge a fresh answer and give the one that counts."""
         last, self._last = self._last, answer
-        if last is not None and self._kept is None:
+        if last is not None and self.kept is None:
             self._breaches += self._is_breach(asked, last, answer)
             if self._breaches >= _MOST_BREACHES:
-                self._kept = last
+                self.kept = last
             elif answer.load_kw == last.load_kw:
                 return answer.model_copy(update={"moved_kwh": 0.0})
-        return answer if self._kept is None else self._kept.model_copy(update={"moved_kwh": 0.0, "wanted_kwh": 0.0})
+        return answer if self.kept is None else self.kept.model_copy(update={"moved_kwh": 0.0, "wanted_kwh": 0.0})
 
     def miss(self) -> None:
         """Note a round without an answer: the member may have moved in it."""
@@ -124,7 +124,7 @@ class StorageMarketDra:
         fresh = {name: self._conducts[name].judge(asked, answers[name]) for name in answers if name not in held}
         for name in self._homes.keys() - fresh.keys():
             self._conducts[name].miss()
-        counted = dict(answers) | fresh
+        counted = {name: fresh.get(name) or self._conducts[name].kept or body for name, body in answers.items()}
         return self._reply(
             HomesState(
                 homes=sum(self._homes[name] for name in answers),

@@ -181,6 +181,14 @@ def test_home_that_moves_to_dearer_hours_again_and_again_counts_with_its_load_be
     assert play(*[say(0), say(2)] * 5)[-1].moved == 0
 
 
+def test_home_that_broke_the_rules_counts_with_its_load_before_that_while_it_is_held() -> None:
+    dra = DraCosts(quadratic=0.1).strategy(4, {"x": 1, "y": 1})
+    for hour in (0, 2) * 5:
+        ask_homes(dra, signal(turn=RULES), {"x": say(hour), "y": say(0)})
+    held = ask_homes(dra, signal(turn=RULES), {"x": say(2), "y": say(0)}, held=("x",))
+    assert held.load == [1, 0, 0, 0]
+
+
 def test_home_that_moves_out_of_turn_again_and_again_counts_with_its_load_before_that() -> None:
     answers = play(*[say(2, 0.0), say(0, 0.0)] * 5, turn=Turn(groups=1, inertia=0.0))
     assert answers[-1].load == answers[-2].load
