@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,6 +53,10 @@ Faults = Annotated[
     str | None, typer.Option(metavar="PLAN", help="What goes wrong: a YAML file or the name of a shipped fault plan.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything drawn at random.", min=0)]
+
+
+_LINES = 20
+"""Troubles of nodes that are printed before the rest is left to result.json."""
 
 
 class CommandError(Exception):
@@ -191,12 +196,17 @@ def _print_troubles(ended: Run, stderr: Console) -> None:
         everybody, gather_s = sum(homes.values()), ended.scenario.rounds.gather_s
         came = f"{everybody - late} of {everybody} homes had come when the first round began"
         stderr.print(f"{came}; raise rounds.gather_s, which is {gather_s:g} s", markup=False)
+    troubles: dict[str, list[str]] = {}
     for node, why in ended.failures.items():
-        stderr.print(f"[red]{node}[/red] {escape(why)}")
+        troubles.setdefault(why, []).append(node)
     for node in record.left_out:
         if node not in ended.failures:
             last = record.last_errors.get(node, f"no error, see logs/{node}.jsonl")
-            stderr.print(f"[red]{node}[/red] was left out of every round; it logged last: {escape(last)}")
+            troubles.setdefault(f"was left out of every round; it logged last: {last}", []).append(node)
+    for why, nodes in islice(troubles.items(), _LINES):
+        stderr.print(f"[red]{_list_some(nodes)}[/red] {escape(why)}")
+    if len(troubles) > _LINES:
+        stderr.print(f"and {len(troubles) - _LINES} more such lines, see {ended.folder}/result.json", markup=False)
 
 
 def _list_some(names: Iterable[str]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import time
 import traceback
 from collections import Counter, defaultdict
@@ -14,6 +16,7 @@ from multiprocessing import get_context
 from statistics import median
 
 from stackelgrid.interrupts import allow_interrupts, defer_interrupts, ignore_signals
+from stackelgrid.parent_process import end_with_parent
 from stackelgrid.soak.cases import draw_case, games
 from stackelgrid.soak.marks import find_marks, list_marks
 from stackelgrid.soak.play import play
@@ -135,6 +138,7 @@ def _judge_all(seeds: range) -> list[Verdict]:
 
 
 def _silence() -> None:
-    """Disable the log: nodes warn of what a plan does to them. Leave Ctrl-C to the process that counts."""
+    """Disable the log: nodes warn of what a plan does to them. Leave Ctrl-C to the process that counts; end with it."""
     logging.disable(logging.CRITICAL)
     ignore_signals()
+    end_with_parent(os.getppid(), signal.SIGKILL)
