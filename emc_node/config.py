@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from emc_node.devices import HomeDevices, serve
 from emc_node.node import EmcNode
 from emc_node.strategy import DeviceHomeStrategy
 from stackelgrid.node.config import NodeConfig
-from stackelgrid.node.record import WholeFile, discard
+from stackelgrid.node.record import Recorder, WholeFile, discard
 from stackelgrid.registry import Game, find
 from stackelgrid.rounds.settings import HomeModel
 from stackelgrid.rounds.strategy import HomeStrategy
@@ -34,6 +35,7 @@ class EmcConfig(NodeConfig, Generic[Home]):
     aggregator: Name
     homes: Annotated[list[Home], Field(min_length=1)]
     schedule_file: Path | None = None
+    ledger_file: Path | None = None
     devices: DeviceSettings | None = None
     plan_file: Path | None = None
 
@@ -60,12 +62,17 @@ def config_model(game: Game) -> type[EmcConfig[Any]]:
     return EmcConfig[home]
 
 
-def assemble(config: EmcConfig[Any], act: Callable[[Mapping[str, Any]], None]) -> EmcNode:
-    """Create the node of a configuration; `act` receives the settled schedules.
+def assemble(
+    config: EmcConfig[Any],
+    act: Callable[[Mapping[str, Any]], None],
+    remember: Recorder = discard,
+    memory: Mapping[str, Any] | None = None,
+) -> EmcNode:
+    """Create the node of a configuration; `act` receives the settled schedules, the rest is as in `EmcNode`.
 
     Raise `ValueError` for homes that have no feasible schedule.
     """
-    return _node(config, find(config.game).load("homes")(config.homes), act)
+    return _node(config, find(config.game).load("homes")(config.homes), act, remember, memory)
 
 
 def build(config: EmcConfig[Any]) -> EmcNode:
@@ -74,27 +81,45 @@ def build(config: EmcConfig[Any]) -> EmcNode:
     Its devices, if it has any, are served from now on until the process ends. Raise `ValueError` for homes
     that have no feasible schedule and for files in folders that do not exist.
     """
-    for key in ("schedule_file", "plan_file"):
+    for key in ("schedule_file", "ledger_file", "plan_file"):
         file: Path | None = getattr(config, key)
         if file is not None and not file.parent.is_dir():
             raise ValueError(f"{key}: {file.parent} is no folder; make it, or name a file in another")
     homes = find(config.game).load("homes")
     act = discard if config.schedule_file is None else WholeFile(config.schedule_file)
+    remember, memory = _open_ledger(config)
     if config.devices is None:
-        return _node(config, homes(config.homes), act)
+        return _node(config, homes(config.homes), act, remember, memory)
     config.devices.check(config.homes, config.slots, config.broker)  # --broker may name another
     (home,) = config.homes
     devices = HomeDevices(config.name, config.devices, home, config.plan_file)
     strategy = DeviceHomeStrategy(home, homes, devices, config.run, config.scenario)
-    node = _node(config, strategy, act)
+    node = _node(config, strategy, act, remember, memory)
     strategy.on_remark = node.progress.remarks.append
     serve(devices, config.devices)
     return node
 
 
+def _open_ledger(config: EmcConfig[Any]) -> tuple[Recorder, Mapping[str, Any] | None]:
+    """Give the way to save what answers depend on, and what was saved last, None where that is of another game."""
+    if config.ledger_file is None:
+        return discard, None
+    write, terms = WholeFile(config.ledger_file), {**config.terms(), "devices": config.devices is not None}
+    try:
+        saved = json.loads(config.ledger_file.read_bytes())
+        memory = saved["memory"] if saved["terms"] == terms else None
+    except (OSError, ValueError, KeyError, TypeError):
+        memory = None
+    return (lambda memory: write({"terms": terms, "memory": memory})), memory
+
+
 def _node(
-    config: EmcConfig[Any], strategy: HomeStrategy[Any, Any, Any], act: Callable[[Mapping[str, Any]], None]
+    config: EmcConfig[Any],
+    strategy: HomeStrategy[Any, Any, Any],
+    act: Callable[[Mapping[str, Any]], None],
+    remember: Recorder,
+    memory: Mapping[str, Any] | None,
 ) -> EmcNode:
     bodies = find(config.game).bodies("lower")
     link = Link(config.run, config.aggregator, bodies, config.slots, len(config.homes), config.fingerprint)
-    return EmcNode(config.name, link, strategy, act)
+    return EmcNode(config.name, link, strategy, act, remember, memory)

@@ -130,6 +130,7 @@ def _collect(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Pat
         configuration["slots"] = int(configuration["slots"])
     configuration["reconnect_s"] = None  # a meter at home waits for its broker as long as it takes
     configuration["schedule_file"] = str(options.state.absolute() / "schedule.json")
+    configuration["ledger_file"] = str(options.state.absolute() / "ledger.json")
     if configuration.get("devices") is not None:
         configuration["plan_file"] = str(options.state.absolute() / "plan.json")
     return configuration, files

@@ -8,10 +8,12 @@ from typing import Any
 
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
+from stackelgrid.node.record import Recorder, discard
 from stackelgrid.rounds import Member, QuestionReceived, RefusalReceived, SettlementReceived
-from stackelgrid.rounds.strategy import HomeStrategy
+from stackelgrid.rounds.strategy import HomeStrategy, StatefulHomeStrategy
 from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link
+from stackelgrid.wire.messages import Body
 from stackelgrid.wire.roles import Role
 
 LINGER_S = 60.0
@@ -22,19 +24,34 @@ class EmcNode:
     """Answers each signal for its homes, and carries out the settlement alone.
 
     `act` receives, once, what each home will do; this stays in the home (in a simulation: with the run's results).
+    `remember` gets, after each answer, what later ones depend on, where they do; `memory` is the last of it from before
+    a restart.
     """
 
     role = Role.HOME
 
     def __init__(
-        self, name: str, link: Link, strategy: HomeStrategy[Any, Any, Any], act: Callable[[Mapping[str, Any]], None]
+        self,
+        name: str,
+        link: Link,
+        strategy: HomeStrategy[Any, Any, Any],
+        act: Callable[[Mapping[str, Any]], None],
+        remember: Recorder = discard,
+        memory: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self.mailbox = Mailbox(link)
         self.progress = Progress()
-        self._link, self._strategy, self._carry_out = link, strategy, act
+        self._link, self._strategy, self._carry_out, self._remember = link, strategy, act, remember
         self._member = Member(name, link, renumbered=True)  # an aggregator may come back without its disk
         self._leave_by: float | None = None
+        if memory is not None and isinstance(strategy, StatefulHomeStrategy):
+            strategy.recall(memory["homes"])
+            answer, question = (
+                model.model_validate(memory[key])
+                for key, model in (("answer", link.bodies.answer), ("question", link.bodies.signal))
+            )
+            self._member.resume(memory["round"], answer, question)
 
     @property
     def subscriptions(self) -> Sequence[str]:
@@ -90,6 +107,7 @@ class EmcNode:
 
     def _answer(self, question: QuestionReceived) -> list[Action]:
         def then(body: Any, now: float) -> list[Action]:
+            self._save(question, body)
             actions = self._perform(self._member.answer(question.round, body))
             if actions:
                 self.progress.count_answer()
@@ -98,6 +116,13 @@ class EmcNode:
         self.progress.start_round(question.round)
         solve = partial(self.progress.work, self._strategy.answer, question.body)
         return then(solve(), 0.0) if self._strategy.quick else [Compute(solve, then)]
+
+    def _save(self, question: QuestionReceived, answer: Body) -> None:
+        """Save what a restart would lose, before the answer is sent."""
+        homes = self._strategy.remember() if isinstance(self._strategy, StatefulHomeStrategy) else None
+        if homes is not None:
+            bodies = {"question": question.body.model_dump(mode="json"), "answer": answer.model_dump(mode="json")}
+            self._remember({"round": question.round, **bodies, "homes": homes})
 
     def _settle(self, settlement: SettlementReceived) -> Compute:
         def then(homes: Any, now: float) -> Sequence[Action]:

@@ -127,7 +127,7 @@ def _restart(version: int) -> str:
 
 def _credentials(config_file: Path, config: EmcConfig[Any]) -> list[tuple[str, Path]]:
     """List name and path of each file for the service: the configuration and those it names beside it."""
-    for key in ("schedule_file", "plan_file"):
+    for key in ("schedule_file", "ledger_file", "plan_file"):
         file: Path | None = getattr(config, key)
         if file is not None and file.parent != STATE:
             raise ServiceError(f"{config_file}: {key}: the service writes in {STATE} only; name a file there")

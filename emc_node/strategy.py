@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from emc_node.devices import HomeDevices, Level, Plan
 from stackelgrid.rounds.settings import HomeModel
-from stackelgrid.rounds.strategy import HomeStrategy
+from stackelgrid.rounds.strategy import HomeStrategy, StatefulHomeStrategy
 from stackelgrid.wire.messages import Body
 
 _LOG = logging.getLogger("emc_node.devices")
@@ -34,6 +34,7 @@ class DeviceHomeStrategy:
         self._home, self._create, self._devices, self._run, self._scenario = home, create, devices, run, scenario
         self._strategy = create([home])
         self._has_answered = False
+        self._kwh: float | None = None  # the level that the day starts from, where it was measured
         self.on_remark: Callable[[str], None] = lambda remark: None
 
     @property
@@ -58,6 +59,20 @@ class DeviceHomeStrategy:
             self._devices.carry_out(Plan.of(self._run, price, day, self._scenario))
         return accounts
 
+    def remember(self) -> Any:
+        """Give what the answers so far have left, the measured level among it, None for nothing."""
+        homes = self._strategy.remember() if isinstance(self._strategy, StatefulHomeStrategy) else None
+        return None if homes is None else {"kwh": self._kwh, "homes": homes}
+
+    def recall(self, memory: Any) -> None:
+        """Go on from what `remember` gave before a restart."""
+        self._has_answered, self._kwh = True, memory["kwh"]
+        if self._kwh is not None:
+            self._home = self._home.with_stored_energy(self._kwh)
+            self._strategy = self._create([self._home])
+        assert isinstance(self._strategy, StatefulHomeStrategy)  # else it would not have remembered
+        self._strategy.recall(memory["homes"])
+
     def _start_from(self, level: Level | None) -> None:
         """Put the measured level in place of `initial_kwh`, if there is one that the home can start from."""
         if level is None:
@@ -66,7 +81,7 @@ class DeviceHomeStrategy:
         kwh = level.kwh
         try:
             home = self._home.with_stored_energy(kwh)
-            self._home, self._strategy = home, self._create([home])
+            self._home, self._strategy, self._kwh = home, self._create([home]), kwh
         except ValueError as error:  # pydantic's ValidationError and a game's InfeasibleHomeError among them
             cause = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
             self._warn("measured level not used", kwh=kwh, cause=cause)

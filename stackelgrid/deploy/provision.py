@@ -175,7 +175,11 @@ def _adapt_configs(configs: NodeConfigs, run: str, desk: Path | None) -> Iterato
         }
         yield aggregator.model_copy(update={**common, **files})
     for home in configs.homes:
-        yield home.model_copy(update={**common, "schedule_file": homes / f"{home.name}.schedule.json"})
+        files = {
+            "schedule_file": homes / f"{home.name}.schedule.json",
+            "ledger_file": homes / f"{home.name}.ledger.json",
+        }
+        yield home.model_copy(update={**common, **files})
     yield NodeConfig(
         run=run,
         name=OBSERVER.name,

@@ -81,9 +81,9 @@ class Member:
         """Publish that the member is online, or still `gathering` members of its own, after each connection."""
         return [self._publish(self._presence("gathering" if gathering else "online"), retain=True)]
 
-    def resume(self, round_number: int, body: Body | None) -> None:
+    def resume(self, round_number: int, body: Body | None, question: Body | None = None) -> None:
         """Take over the round that was asked last before a restart, and its answer if there was one."""
-        self._round = round_number
+        self._round, self._question = round_number, question
         self._answer = None
         if body is not None:
             self.answer(round_number, body)

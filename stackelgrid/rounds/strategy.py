@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from stackelgrid.wire.messages import Body
 
@@ -140,3 +140,14 @@ class HomeStrategy(Protocol[UpSignal_contra, UpAnswer_co, UpSettlement_contra]):
 
         It is private: for the home's owner or, on the machine of a simulation, for verification.
         """
+
+
+@runtime_checkable
+class StatefulHomeStrategy(Protocol):
+    """The further part of a `HomeStrategy` whose answers depend on those before, so that a restart loses nothing."""
+
+    def remember(self) -> Any:
+        """Give what the answers so far have left, as JSON, None for nothing."""
+
+    def recall(self, memory: Any) -> None:
+        """Go on from what `remember` gave before a restart."""

@@ -69,6 +69,7 @@ class MemoryRun:
     def __init__(self, scenario: Scenario, on_round: Callable[[dict[str, Any]], None] = lambda record: None) -> None:
         self.run_record = RunRecord("memory", "none", 1)
         self.ledgers: dict[str, list[Entry]] = {}
+        self._memories: dict[str, Mapping[str, Any]] = {}  # of homes
         self._on_round = on_round
         self._began = time.perf_counter()
         self._rejected: list[Counter[str]] = []  # of each node that was built
@@ -104,7 +105,11 @@ class MemoryRun:
         return self._register(aggregator_node.config.assemble(config, journal, conclude, ledger))
 
     def _home(self, config: EmcConfig[Any], lose_state: bool) -> Any:
-        return self._register(emc_node.config.assemble(config, self.run_record.homes.update))
+        if lose_state:
+            self._memories.pop(config.name, None)
+        remember = partial(self._memories.__setitem__, config.name)
+        memory = self._memories.get(config.name)
+        return self._register(emc_node.config.assemble(config, self.run_record.homes.update, remember, memory))
 
     def _register(self, node: Any) -> Any:
         self._rejected.append(node.mailbox.rejected)

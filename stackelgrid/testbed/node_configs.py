@@ -70,6 +70,7 @@ def build_node_configs(scenario: Scenario, run: str, broker: str = "", *, gather
             aggregator=aggregator,
             homes=households,
             schedule_file=Path(f"{name}.schedule.json") if gather else None,
+            ledger_file=Path(f"{name}.ledger.json") if gather else None,
         )
         for aggregator, members in scenario.topology.members.items()
         for name, households in members.items()

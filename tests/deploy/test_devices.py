@@ -711,7 +711,7 @@ def test_settlement_reaches_the_storage_and_nothing_of_it_the_grids_broker(
         assert roots.isdisjoint({"emc-node", "homeassistant", "battery", "meter"})
         bodies = [json.loads(payload) for topic, payload in grid.everything if topic.endswith("/answer")]
         assert {key for message in bodies for key in message["body"]} <= {
-            "homes", "held", "excluded", "load_kw", "slope", "coupling"
+            "homes", "held", "excluded", "load_only", "fixed", "load_kw", "slope", "coupling"
         }  # fmt: skip
 
 

@@ -12,13 +12,22 @@ import pytest
 import aggregator_node.config
 import emc_node.config
 import leader_node.config
+from emc_node.device_settings import DeviceSettings
+from emc_node.devices import HomeDevices, Level
+from emc_node.node import EmcNode
 from stackelgrid.errors import ConfigError
+from stackelgrid.faults.plan import FaultPlan
+from stackelgrid.games.storage_market.messages import Tariff, Turn
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines
-from stackelgrid.registry import list_games
+from stackelgrid.registry import find, list_games
 from stackelgrid.scenarios import Scenario, load
+from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
+from stackelgrid.transport.base import Compute, Publish
 from stackelgrid.transport.memory import MemoryTransport
+from stackelgrid.wire.codec import Link
+from stackelgrid.wire.messages import Signal
 
 TERMS: dict[str, Any] = {
     "run": "run-1",
@@ -28,7 +37,7 @@ TERMS: dict[str, Any] = {
 }
 Ledgers = dict[str, list[dict[str, Any]]]
 SMALL = {"user_oriented": ["population.homes=6", "aggregators=2"]}
-# Homes are created anew here. One of storage_market keeps its schedule from round to round, and would lose it.
+# Homes are created anew here, without what a home of storage_market saves of its schedule.
 GAMES = [game for game in list_games() if game != "storage_market"]
 
 
@@ -145,3 +154,54 @@ def test_journal_resumes_after_its_last_whole_line(tmp_path: Path) -> None:
     assert path.read_text() == '{"round": 1}\n{"round": 2}\n{"round": 3}\n'
     with pytest.raises(FileExistsError):
         JsonLines(path)
+
+
+@pytest.mark.parametrize("number", [2, 4, 9])
+def test_home_keeps_its_schedule_over_a_restart(number: int) -> None:
+    market = load("storage_market")
+    whole = in_memory.play(market)
+    home = market.everyone[0].id
+    crash = {"kind": "crash", "node": home, "at": {"round": number}, "restart_after_s": 1}
+    run_record = in_memory.play(market, plan=FaultPlan.model_validate({"faults": [crash]}))
+    assert [fault.kind for fault in run_record.faults][:2] == ["crash", "restart"]
+    assert run_record.homes == whole.homes
+    assert market.outcome(run_record) == market.outcome(whole)
+
+
+@pytest.mark.parametrize("devices", [None, {"meter": {"state_of_charge": "battery/soc"}}])
+def test_home_saves_its_schedule_for_the_next_process(
+    devices: dict[str, Any] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = load("storage_market")
+    known = next(
+        config
+        for config in build_node_configs(scenario, "run-1", "mqtt://grid:1883").homes
+        if config.homes[0].battery is not None and len(config.homes[0].appliances) > 1
+    )
+    settings = None if devices is None else DeviceSettings.model_validate(devices)
+    config = known.model_copy(update={"ledger_file": tmp_path / "ledger.json", "devices": settings})
+    monkeypatch.setattr(HomeDevices, "wait_for_level", lambda self: Level(0.25, retained=False))
+    monkeypatch.setattr(emc_node.config, "serve", lambda devices, settings: None)
+    link = Link("run-1", config.aggregator, find("storage_market").bodies("lower"), config.slots)
+
+    def ask(node: EmcNode, number: int, *, back: bool = False) -> bytes:
+        price = [50.0 + (7 * hour + 5 * min(number, 2)) % 24 for hour in range(config.slots)]
+        tariff = Tariff(price=price, turn=Turn(groups=1, turn=0, inertia=0.0, back=back))
+        signal = Signal[Tariff](
+            run="run-1", sender=config.aggregator, fingerprint=config.fingerprint, round=number, body=tariff
+        )
+        (action,) = node.receive(link.topic(signal), link.write(signal), 0.0)
+        if isinstance(action, Compute):
+            (action,) = action.then(action.job(), 0.0)
+        assert isinstance(action, Publish)
+        return action.payload
+
+    whole = emc_node.config.build(config)
+    first, second, third = ask(whole, 1), ask(whole, 2), ask(whole, 3, back=True)
+    (tmp_path / "ledger.json").unlink()
+    assert ask(emc_node.config.build(config), 1) == first
+    assert ask(emc_node.config.build(config), 1) == first, "asked again, it repeats its answer"
+    assert ask(emc_node.config.build(config), 2) == second
+    assert ask(emc_node.config.build(config), 3, back=True) == third
+    other = config.model_copy(update={"run": "run-2", "scenario": "1" * 16})
+    assert emc_node.config.build(other)._member._round == 0, "of another run it takes nothing"

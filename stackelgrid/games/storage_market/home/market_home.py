@@ -150,6 +150,14 @@ class HomeSchedule:
                 wanted += shifted
         return moved, wanted
 
+    def remember(self) -> dict[str, list[list[float]]]:
+        """Give the present schedule of each appliance, and the one before, (T,) kWh each."""
+        return {"now": [each.tolist() for each in self.appliances], "before": [each.tolist() for each in self._before]}
+
+    def recall(self, memory: Mapping[str, list[list[float]]]) -> None:
+        """Take the schedules that `remember` gave."""
+        self.appliances, self._before = ([np.array(each) for each in memory[key]] for key in ("now", "before"))
+
     def _choose(self, number: int, price: Array, inertia: float) -> Array:
         """Give the cheapest schedule of an appliance where it saves enough [SM-15], else the present one, (T,) kWh."""
         now, cheapest = self.appliances[number], self.home.appliances[number].cheapest_schedule(price)
@@ -158,7 +166,7 @@ class HomeSchedule:
 
 
 class StorageMarketHomes:
-    """The strategy of the homes behind one process. They start from their preferred schedules, also after a restart."""
+    """The strategy of the homes behind one process. They start from their preferred schedules."""
 
     def __init__(self, homes: Sequence[MarketHome]) -> None:
         self._schedules = [HomeSchedule(home) for home in homes]
@@ -181,6 +189,15 @@ class StorageMarketHomes:
             wanted_kwh=sum(wanted for _, wanted in shifts),
             batteries=_disclose([s.home.battery for s in self._schedules if s.home.battery is not None]),
         )
+
+    def remember(self) -> list[dict[str, list[list[float]]]]:
+        """Give the present schedule of each home's appliances, and the one before."""
+        return [schedule.remember() for schedule in self._schedules]
+
+    def recall(self, memory: Sequence[Mapping[str, list[list[float]]]]) -> None:
+        """Go on from the schedules of before a restart."""
+        for schedule, remembered in zip(self._schedules, memory, strict=True):
+            schedule.recall(remembered)
 
     def settle(self, settlement: FleetPlan) -> Mapping[str, Any]:
         """Give each home's day: appliances, battery, and the bill for its appliances."""
