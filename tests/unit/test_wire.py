@@ -201,7 +201,15 @@ def test_answer_of_one_home_is_readable_json_without_absent_keys() -> None:
         "run": "run-1",
         "sender": "a1",
         "round": 7,
-        "body": {"homes": 1, "held": 0, "excluded": 0, "load_kw": [1.5, 2.0, 0.25], "slope": [-0.5, 0.0, 0.0]},
+        "body": {
+            "homes": 1,
+            "held": 0,
+            "excluded": 0,
+            "load_only": 0,
+            "fixed": 0,
+            "load_kw": [1.5, 2.0, 0.25],
+            "slope": [-0.5, 0.0, 0.0],
+        },
     }
 
 
