@@ -6,8 +6,8 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
-from stackelgrid.wire.codec import BadMessageError, Link
-from stackelgrid.wire.messages import Message
+from stackelgrid.wire.codec import AnotherGameError, BadMessageError, Link
+from stackelgrid.wire.messages import Message, Settlement, Signal
 
 _LOG = logging.getLogger("stackelgrid.mailbox")
 
@@ -22,20 +22,33 @@ class Mailbox:
     def __init__(self, *links: Link) -> None:
         self._links: Sequence[Link] = links
         self._logged: set[tuple[str, str]] = set()
+        self._same_game: set[str] = set()  # the links whose coordinator has asked for this game
         self.rejected: Counter[str] = Counter()
         self.objection = ""
 
     def read(self, topic: str, payload: bytes) -> tuple[Link, Message] | None:
-        """Give the message and the link that it came on, None where it is no message."""
+        """Give the message and the link that it came on, None where it is no message.
+
+        Raises `AnotherGameError` where the first that comes of a coordinator is of another game. Once one was of this
+        game, a node does not end because a later message was damaged or is somebody else's.
+        """
         link = self._links[0]
         for candidate in self._links[1:]:
             if topic.startswith(f"{candidate.root}/"):
                 link = candidate
         try:
-            return link, link.read(topic, payload)
+            message = link.read(topic, payload)
+        except AnotherGameError as error:
+            if link.root not in self._same_game:
+                raise
+            self.reject("foreign", topic, str(error))
+            return None
         except BadMessageError as error:
             self.reject(error.reason, topic, error.detail)
             return None
+        if isinstance(message, Signal | Settlement):
+            self._same_game.add(link.root)
+        return link, message
 
     def reject(self, reason: str, topic: str, detail: str) -> None:
         """Count a message that is not acted on; log the first of its kind."""

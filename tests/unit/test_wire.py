@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
+from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.wire.arrays import MAX_SLOTS, PackedArray
 from stackelgrid.wire.codec import MAX_BYTES, AnotherGameError, BadMessageError, Bodies, Link
 from stackelgrid.wire.fingerprint import Fingerprint
@@ -190,6 +191,19 @@ def test_message_of_another_game_is_refused_for_good() -> None:
         for change, reason in (({"fingerprint": None}, "no fingerprint"), ({"run": "x"}, "in run x")):
             with pytest.raises(BadMessageError, match=f"foreign.*{reason}"):
                 link.read(link.topic(message), link.write(message.model_copy(update=change)))
+
+
+def test_node_outlives_a_message_of_another_game_once_its_coordinator_has_asked_for_its_own() -> None:
+    own = Fingerprint(game="user_oriented", slots=SLOTS, scenario="0" * 16)
+    link = replace(LINK, fingerprint=own)
+    signal = Signal[Price](**DOWN, fingerprint=own, round=1, body=Price(price=[1.0, 2.0, 3.0]))
+    damaged = link.write(signal).replace(b"0" * 16, b"0" * 15 + b"1")
+    with pytest.raises(AnotherGameError):
+        Mailbox(link).read(link.topic(signal), damaged)
+    mailbox = Mailbox(link)
+    assert mailbox.read(link.topic(signal), link.write(signal)) == (link, signal)
+    assert mailbox.read(link.topic(signal), damaged) is None
+    assert mailbox.rejected == {"foreign": 1}
 
 
 def test_answer_of_one_home_is_readable_json_without_absent_keys() -> None:
