@@ -282,6 +282,7 @@ class _MemberWalk:
         self.life = life
         self._name, self._coordinator, self._is_home = name, coordinator, coordinator != LEADER
         self._due: tuple[float, str] | None = None
+        self._begun_by: float | None = None  # an aggregator asks its homes or answers at once
         self._round, self._question = 0, None
         self._answer = self._receipt = b""
         self._settled_at: float | None = None
@@ -292,6 +293,11 @@ class _MemberWalk:
         if self._due is not None and event.seconds > self._due[0] + _EPSILON:
             yield f"owes its {self._due[1]} since {self._due[0]:.3f} s"
             self._due = None
+        if self._begun_by is not None and event.kind == "send" and event.about.purpose in ("signal", "answer"):
+            self._begun_by = None
+        if self._begun_by is not None and event.seconds > self._begun_by + _EPSILON:
+            yield f"does nothing about the question that it received at {self._begun_by:.3f} s"
+            self._begun_by = None
         ours = bool(event.topic) and event.about.coordinator == self._coordinator
         match event.kind:
             case "start" if self._is_home:
@@ -320,6 +326,7 @@ class _MemberWalk:
             if content["round"] > self._round or (self._is_home and content["body"] != self._question):
                 self._round, self._question, self._answer = content["round"], content["body"], b""
                 self._owe("answer", event, self._is_home)
+                self._begun_by = event.seconds if self.life == 0 else None  # a restarted one may know the question
             elif self._answer and (not again or self._name in again):
                 self._owe("answer", event, True)
 
