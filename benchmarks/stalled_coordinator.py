@@ -63,7 +63,7 @@ def answers_to_a_stalled_coordinator(homes: int, seconds: float, folder: Path) -
             leader=LEADER,
             settings={},
             members=[MemberConfig(name=name) for name in _names(homes)],
-            rounds=Rounds(deadline_s=2 * seconds, tries=20),
+            rounds=Rounds(deadline_s=10 * seconds, tries=20),
         )
         (folder / "a1.json").write_text(config.model_dump_json(exclude_none=True), encoding="utf-8")
         aggregator = subprocess.Popen(
