@@ -45,6 +45,7 @@ def find_impatience(evidence: Evidence) -> Iterator[str]:
         policy, silent = life.policy.policy(), set[str]()
         for seen in life.rounds:
             if seen.closed is None:
+                silent = set(life.members)  # it may have ended because nobody had answered
                 continue
             missing = set(seen.missing)
             tries = 1 if silent >= missing else policy.tries
