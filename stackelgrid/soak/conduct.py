@@ -264,6 +264,7 @@ def find_silent_members(evidence: Evidence) -> Iterator[str]:
     """A member says that it is there, answers each question once, and again where it is asked again.
 
     A home does so at once, an aggregator after the rounds with its homes. It never changes its answer to a question.
+    A home that has been restarted may know its answers from before, and then is silent where it is not asked again.
     """
     for name, coordinator in evidence.case.scenario.topology.above.items():
         if any(isinstance(fault, Stall | Corruption) and node == name for fault, node in evidence.faults):
@@ -271,7 +272,7 @@ def find_silent_members(evidence: Evidence) -> Iterator[str]:
         walk = None
         for event in evidence.events.get(name, ()):
             if walk is None or walk.life != event.life:
-                walk = _MemberWalk(name, coordinator, event.life)
+                walk = _MemberWalk(name, coordinator, event.life, 0 if walk is None else walk.known_round)
             for problem in walk.read(event):
                 yield f"{name} {problem}"
 
@@ -279,8 +280,9 @@ def find_silent_members(evidence: Evidence) -> Iterator[str]:
 class _MemberWalk:
     """Follows a member through one of its lives, and finds what it should not have done, or done without delay."""
 
-    def __init__(self, name: str, coordinator: str, life: int) -> None:
+    def __init__(self, name: str, coordinator: str, life: int, known_round: int) -> None:
         self.life = life
+        self._before = known_round
         self._name, self._coordinator, self._is_home = name, coordinator, coordinator != LEADER
         self._due: tuple[float, str] | None = None
         self._begun_by: float | None = None  # an aggregator asks its homes or answers at once
@@ -288,6 +290,11 @@ class _MemberWalk:
         self._answer = self._receipt = b""
         self._settled_at: float | None = None
         self._contact = 0.0
+
+    @property
+    def known_round(self) -> int:
+        """The last round that it was asked, in this life or those before."""
+        return max(self._before, self._round)
 
     def read(self, event: Event) -> Iterator[str]:
         """Take the next event, and give what is wrong with it."""
@@ -324,11 +331,14 @@ class _MemberWalk:
             self._settled_at = event.seconds if self._settled_at is None else self._settled_at
         elif event.about.purpose == "signal" and self._settled_at is None and content["round"] >= self._round:
             again = content.get("again", [])
+            named = not again or self._name in again
+            # What it answered before its restart it may know, and with that what is older.
+            known = self._before > content["round"] or (self._before == content["round"] and not named)
             if content["round"] > self._round or (self._is_home and content["body"] != self._question):
                 self._round, self._question, self._answer = content["round"], content["body"], b""
-                self._owe("answer", event, self._is_home)
+                self._owe("answer", event, self._is_home and not known)
                 self._begun_by = event.seconds if self.life == 0 else None  # a restarted one may know the question
-            elif self._answer and (not again or self._name in again):
+            elif named and (self._answer or (self._is_home and not known)):
                 self._owe("answer", event, True)
 
     def _owe(self, what: str, event: Event, at_once: bool) -> None:

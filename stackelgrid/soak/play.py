@@ -191,7 +191,8 @@ class _WatchedNode:
         self._entries = len(self._ledger)
 
     def start(self, now: float) -> Sequence[Action]:
-        self._events.append(Event(now, self._life, "start"))
+        rounds = [entry for entry in self._ledger if "number" in entry]
+        self._events.append(Event(now, self._life, "start", entry=rounds[-1] if rounds else {}))
         return self._note(self.node.start(now), now)
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:

@@ -32,7 +32,7 @@ class Event:
     """An event in the life of a node, after so many virtual seconds; `life` counts its restarts.
 
     A message that it received or sent has a `topic` and a `payload`; `rejected` is why it refused what it received.
-    `entry` is what it wrote into its ledger when it closed a round.
+    `entry` is what it wrote into its ledger when it closed a round, and what it finds there last at a start.
     """
 
     seconds: float
@@ -122,7 +122,8 @@ class CoordinatorLife:
 
     `came` has the time at which each member was first there, `arrivals` the times at which one appeared, perhaps to
     gather its own members first; `gathered` is when the rounds began.
-    `waited` has the seconds for which rounds were open without the answer of each member.
+    `waited` has the seconds for which rounds were open without the answer of each member. `quarantined` are the members
+    that its ledger, if it has one, has in quarantine from before.
     Of the messages that it could read, `stale` ones belonged to no open round and `repeated` ones to an answered one.
     """
 
@@ -131,6 +132,7 @@ class CoordinatorLife:
     policy: Rounds
     number: int
     began: float
+    quarantined: frozenset[str] = frozenset()
     came: dict[str, float] = field(default_factory=dict)
     arrivals: list[float] = field(default_factory=list)
     gathered: float | None = None
@@ -148,7 +150,8 @@ def read_coordinator(config: CoordinatorConfig, events: Iterable[Event]) -> list
     for event in events:
         if reader is None or event.life != reader.life.number:
             members = [member.name for member in config.members]
-            lives.append(CoordinatorLife(config.name, members, config.rounds, event.life, event.seconds))
+            known = frozenset(event.entry.get("quarantined", ()))
+            lives.append(CoordinatorLife(config.name, members, config.rounds, event.life, event.seconds, known))
             reader = _CoordinatorReader(lives[-1])
         reader.read(event)
     return lives
@@ -165,7 +168,7 @@ class _CoordinatorReader:
         self._left: dict[str, float] = {}
         self._just_came: tuple[float, str] = (0.0, "")
         self._refused: Counter[str] = Counter()
-        self._quarantined: set[str] = set()
+        self._quarantined = set(life.quarantined)
         self._gathering: set[str] = set()
         self._asked: set[int] = set()
         self._held: dict[str, int] = {}  # the round of the last answer of each
