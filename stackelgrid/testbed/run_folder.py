@@ -19,6 +19,7 @@ from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario, ScenarioError, dump
 from stackelgrid.testbed import fault_plans
 from stackelgrid.text_file import write_text
+from stackelgrid.transport.address import hide_password
 
 
 class FolderExistsError(ScenarioError):
@@ -85,6 +86,6 @@ def write_result(folder: Path, result: RunResult[Any], began: datetime) -> None:
         "python": platform.python_version(),
         "packages": installed_versions(packages),
         "machine": {"system": platform.platform(), "architecture": platform.machine()},
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *map(hide_password, sys.argv[1:])],
     }
     write_whole(folder / "manifest.json", manifest)

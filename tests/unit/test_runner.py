@@ -67,6 +67,14 @@ def test_load_gives_what_run_gave(game: str, tmp_path: Path) -> None:
     assert read.record is None and not read.interrupted
 
 
+def test_manifest_has_the_command_without_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["run", "user_oriented", "--broker", "mqtt://grid:secret@host:18830", "--broker=mqtts://grid:secret@host"]
+    monkeypatch.setattr("sys.argv", ["/somewhere/stackelgrid", *words])
+    stackelgrid.run("user_oriented", FOUR, out=tmp_path / "run")
+    shown = json.loads((tmp_path / "run" / "manifest.json").read_text())["command"]
+    assert shown == ["stackelgrid", *words[:3], "mqtt://grid@host:18830", "--broker=mqtts://grid@host"]
+
+
 @pytest.mark.parametrize(
     "overrides", [{"leader.mu": 0.5, "population.homes": 4}, ["leader.mu=0.5", "population.homes=4"]]
 )
