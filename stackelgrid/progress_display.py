@@ -46,14 +46,14 @@ class ProgressDisplay:
     def show_fault(self, record: FaultRecord) -> None:
         """Print a fault that happened; one on messages once a round, with the first link that it struck."""
         on_messages = record.to is not None
-        where = " to ".join(record.nodes)
+        where = f"{record.from_} to {record.to}" if on_messages else record.node or ""
         key = (record.fault, record.kind, "" if on_messages else where, record.round)
         if not self._faults or key in self._shown:
             return
         self._shown.add(key)
         when = f"{record.seconds:7.2f} s" + (f", round {record.round}" if record.round is not None else "")
         of_node = f" {where}" if record.kind != "broker" and where else ""
-        self._console.print(f"{when}: {record.kind}{of_node}{' first' if on_messages else ''}", markup=False)
+        self._console.print(f"{when}: {record.kind}{f', first from {where}' if on_messages else of_node}", markup=False)
 
     def show_step(self, step: str) -> None:
         """Show what follows the rounds."""

@@ -127,8 +127,8 @@ def test_progress_shows_a_fault_on_messages_once_a_round() -> None:
         display.show_fault(FaultRecord(fault=1, kind="crash", node=home, round=2, seconds=2.5))
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines() == [
-        "   1.00 s, round 1: loss h1 to a1 first",
-        "   2.00 s, round 2: loss h1 to a1 first",
+        "   1.00 s, round 1: loss, first from h1 to a1",
+        "   2.00 s, round 2: loss, first from h1 to a1",
         "   2.50 s, round 2: crash h1",
         "   2.50 s, round 2: crash h2",
     ]
