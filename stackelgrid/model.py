@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -32,6 +32,7 @@ class StrictModel(BaseModel):
 
 _WANTED = {
     "missing": "missing; add it",
+    "union_tag_not_found": "missing; add it",
     "extra_forbidden": "unknown key; remove it or correct its spelling",
     "list_type": "give a list",
     "float_type": "give a number",
@@ -49,6 +50,8 @@ _WANTED = {
     "invalid_key": "unknown key; remove it or correct its spelling",
 }
 _ABOVE_ZERO = f"greater than or equal to {SMALLEST:.9f}"
+_OF_A_KIND = {"union_tag_invalid", "union_tag_not_found"}
+"""A mapping whose `kind` is none of those that there are, or is missing."""
 _MAPPINGS = {"dict_type", "model_type", "model_attributes_type"}
 _NUMBERS = {"float_type", "float_parsing", "int_type", "int_parsing", "int_from_float"}
 _OF_ANOTHER_KIND = {"float_type", "float_parsing", "int_type", "int_parsing", "list_type", "model_type", "dict_type"}
@@ -61,13 +64,14 @@ _MOST_LINES = 10
 _LONGEST_VALUE = 80
 
 
-def explain(source: str | Callable[[str], str], error: ValidationError) -> str:
+def explain(source: str | Callable[[str], str], error: ValidationError, content: object = None) -> str:
     """Write one line per mistake: file, key, what is wrong and what is wanted, the value found.
 
-    `source` names the file, or finds for a key where it stands: "mine.yaml, line 3".
+    `source` names the file, or finds for a key where it stands: "mine.yaml, line 3". With the `content` that was
+    refused, keys are as they stand there, without the kinds that pydantic puts between.
     """
     locate = source if callable(source) else lambda _: source
-    mistakes = [_Mistake.of(found) for found in error.errors(include_url=False)]
+    mistakes = [_Mistake.of(found, content) for found in error.errors(include_url=False)]
     explained = {above for mistake in mistakes if not mistake.other_kind for above in mistake.list_keys_above()}
     lines: dict[tuple[str, str], None] = {}
     alike: Counter[tuple[str, str]] = Counter()
@@ -95,12 +99,20 @@ class _Mistake:
     other_kind: bool
 
     @classmethod
-    def of(cls, found: ErrorDetails) -> _Mistake:
+    def of(cls, found: ErrorDetails, content: object) -> _Mistake:
         """Read a mistake that pydantic found."""
-        steps = [step for step in found["loc"] if not (isinstance(step, str) and _MEMBER_OF_A_UNION.match(step))]
-        in_a_union = len(steps) < len(found["loc"])
-        kind, shown = found["type"], _show(found["input"])
-        value = f" (found {shown})" if shown and kind != "missing" else ""
+        loc = _without_kinds(found["loc"], content)
+        steps = [step for step in loc if not (isinstance(step, str) and _MEMBER_OF_A_UNION.match(step))]
+        in_a_union = len(steps) < len(loc)
+        kind, context = found["type"], found.get("ctx", {})
+        if kind in _OF_A_KIND:
+            steps.append("kind")
+        if kind == "union_tag_invalid":
+            *others, last = context["expected_tags"].split(", ")
+            wanted = f"It must be {', '.join(others)} or {last} (found {context['tag']!r})"
+            return cls(".".join(map(str, steps)), wanted, other_kind=False)
+        shown = _show(found["input"])
+        value = f" (found {shown})" if shown and kind not in ("missing", "union_tag_not_found") else ""
         said = found["msg"].replace(_ABOVE_ZERO, "greater than 0")
         message = _WANTED.get(kind, said.removeprefix("Value error, ").replace("Input should", "It must", 1))
         if in_a_union and kind in _OF_ANOTHER_KIND:
@@ -115,6 +127,20 @@ class _Mistake:
         """List its key and those around it."""
         steps = self.key.split(".")
         return [".".join(steps[:count]) for count in range(len(steps) + 1)]
+
+
+def _without_kinds(loc: tuple[int | str, ...], content: object) -> list[int | str]:
+    """Leave out of pydantic's `loc` the `kind` of a mapping in `content`, which is a step there and no key."""
+    steps: list[int | str] = []
+    for step in loc:
+        if isinstance(content, Mapping) and step == content.get("kind") and step not in content:
+            continue
+        steps.append(step)
+        try:
+            content = content[step]  # type: ignore[index]
+        except (TypeError, LookupError):
+            content = None
+    return steps
 
 
 def _show(value: object) -> str:

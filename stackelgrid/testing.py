@@ -59,10 +59,11 @@ def build_plan(*faults: Mapping[str, Any], title: str = "", seed: int = 0, **fau
     from stackelgrid.testbed.fault_plans import FaultPlanError
 
     listed = [*faults, fault] if fault else [*faults]
+    content = {"title": title, "seed": seed, "faults": listed}
     try:
-        return FaultPlan.model_validate({"title": title, "seed": seed, "faults": listed})
+        return FaultPlan.model_validate(content)
     except ValidationError as error:
-        raise FaultPlanError(explain("fault_plan", error)) from None
+        raise FaultPlanError(explain("fault_plan", error, content)) from None
 
 
 class Testbed:

@@ -67,7 +67,7 @@ def load(
         scenario.verify()
         scenario.rehearse()
     except ValidationError as error:
-        raise ScenarioError(explain(origins.locate, with_origins(error, raw))) from None
+        raise ScenarioError(explain(origins.locate, with_origins(error, raw), raw)) from None
     except ValueError as error:
         raise ScenarioError(f"{origins.locate(_find_key(str(error)))}: {error}") from None
     return scenario

@@ -41,11 +41,13 @@ def load(source: str) -> FaultPlan:
     """Read a plan: a shipped name or a YAML file. Raises `FaultPlanError`."""
     try:
         path = yaml_file.find(source, list_shipped(), "fault plan")
-        return FaultPlan.model_validate(yaml_file.read(path, "fault plan"))
-    except ValidationError as error:
-        raise FaultPlanError(explain(str(path), error)) from None
+        content = yaml_file.read(path, "fault plan")
     except ValueError as error:
         raise FaultPlanError(str(error)) from None
+    try:
+        return FaultPlan.model_validate(content)
+    except ValidationError as error:
+        raise FaultPlanError(explain(str(path), error, content)) from None
 
 
 def fit(source: str | Path | FaultPlan, scenario: Scenario, broker: str = BrokerKind.AUTO) -> FaultPlan:

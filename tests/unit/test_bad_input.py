@@ -36,6 +36,13 @@ from stackelgrid.testbed.fault_plans import FaultPlanError
         ("storage_market", "leader.generators.0.max_mw=-1", "leader.generators.0.max_mw: It must be greater than 0"),
         ("user_oriented", "rounds.tries=0", "rounds.tries: It must be greater than or equal to 1 (found 0)"),
         ("user_oriented", "leader.baseline_price=null", "leader.baseline_price: give a number (found None)"),
+        (
+            "user_oriented",
+            "leader.balance.kind=fix",
+            ": leader.balance.kind: It must be 'fixed' or 'adaptive' (found 'fix')",
+        ),
+        ("user_oriented", "leader.balance={low: 1}", ": leader.balance.kind: missing; add it"),
+        ("user_oriented", "leader.balance={kind: adaptive, low: x}", ": leader.balance.low: give a number (found 'x')"),
     ],
 )
 def test_scenario_error_is_one_line_for_one_mistake(game: str, override: str, message: str) -> None:
@@ -86,6 +93,25 @@ def test_load_refuses_a_file_that_is_no_fault_plan(content: bytes, message: str,
     with pytest.raises(FaultPlanError) as told:
         fault_plans.load(str(path))
     assert message in str(told.value) and str(path) in str(told.value)
+
+
+def test_mistake_of_a_fault_is_named_by_the_keys_of_the_plan(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "faults: [{kind: los}, {from: a1}, {kind: loss}, {kind: loss, probability: 2}, "
+        "{kind: crash, node: a1, at: {round: 0}}]"
+    )
+    with pytest.raises(FaultPlanError) as told:
+        fault_plans.load(str(path))
+    first, *others = str(told.value).splitlines()
+    assert first.startswith(f"{path}: faults.0.kind: It must be 'loss', 'delay', ")
+    assert first.endswith(" or 'broker' (found 'los')")
+    assert others == [
+        f"{path}: faults.1.kind: missing; add it",
+        f"{path}: faults.2: give probability or burst, one of them (found {{'kind': 'loss'}})",
+        f"{path}: faults.3.probability: It must be less than or equal to 1 (found 2)",
+        f"{path}: faults.4.at.round: It must be greater than or equal to 1 (found 0)",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_settings_keep_their_type(testbed: Testbed, value: object) -> None:
 def test_fault_plan_takes_keywords_or_dicts(testbed: Testbed, fault_plan: Callable[..., FaultPlan]) -> None:
     one = fault_plan(kind="loss", from_="home:1", to="a*", probability=0.5, seed=7)
     assert one == fault_plan({"kind": "loss", "from": "home:1", "to": "a*", "probability": 0.5}, seed=7)
-    with pytest.raises(FaultPlanError, match=r"fault_plan: faults\.0\.loss: give probability or burst, one of them"):
+    with pytest.raises(FaultPlanError, match=r"fault_plan: faults\.0: give probability or burst, one of them"):
         fault_plan(kind="loss")
     with pytest.raises(FaultPlanError, match="no node of this scenario is called 'h99'"):
         testbed("user_oriented", FOUR, faults=fault_plan(kind="stall", node="h99", at={"round": 1}, seconds=1))

@@ -41,7 +41,8 @@ def _rewrite(mistake: ErrorDetails, place: _Place, hours: int) -> InitErrorDetai
     elif place.column is not None and kind.endswith("_type") and where == place.path:
         kind = "from_column"
         message = "this key takes a single value, a column gives one per slot; write the value"
-    return InitErrorDetails(type=PydanticCustomError(kind, message), loc=where, input=mistake["input"])
+    context = mistake["ctx"] if kind == "union_tag_invalid" else None
+    return InitErrorDetails(type=PydanticCustomError(kind, message, context), loc=where, input=mistake["input"])
 
 
 @dataclass(frozen=True)
