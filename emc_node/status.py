@@ -41,7 +41,7 @@ class StatusFile(BaseModel):
 
     def describe(self, now: datetime) -> str:
         """Describe the run in one line, the connection in another, and each problem in one of its own."""
-        lines = [f"{self.node}: {self._describe_state()} (for {_duration(now - self.since)})."]
+        lines = [f"{self.node}: {self._describe_state(_duration(now - self.since))}."]
         again = {0: "", 1: ", made again once"}.get(self.reconnects, f", made again {self.reconnects} times")
         if self.connected:
             lines.append(f"Connected to {self.broker}{again}.")
@@ -66,16 +66,17 @@ class StatusFile(BaseModel):
         """Tell whether the file is no longer updated."""
         return now - self.updated > STALE
 
-    def _describe_state(self) -> str:
+    def _describe_state(self, lasted: str) -> str:
+        """Say what the EMC does, and for how long it has done so."""
         if self.ignored and self.state in ("waiting", "round"):
-            return f"does not take part in run {self.run}"
+            return f"does not take part in run {self.run} (for {lasted})"
         return {
-            "connecting": f"looks for the broker of run {self.run}",
-            "waiting": f"takes part in run {self.run} and waits for its first question",
-            "round": f"takes part in run {self.run}, round {self.round}",
-            "settled": f"run {self.run} is settled, and its plan is in force",
-            "over": f"run {self.run} is over; the plan it settled, if it did, stays in force",
-            "lost": f"run {self.run} is lost; see journalctl --unit emc-node",
+            "connecting": f"looks for the broker of run {self.run} (for {lasted})",
+            "waiting": f"takes part in run {self.run} and waits for its first question (for {lasted})",
+            "round": f"takes part in run {self.run}, round {self.round} (for {lasted})",
+            "settled": f"run {self.run} was settled {lasted} ago, and its plan is in force",
+            "over": f"run {self.run} ended {lasted} ago; the plan it settled, if it did, stays in force",
+            "lost": f"run {self.run} was lost {lasted} ago; see journalctl --unit emc-node",
         }[self.state]
 
 
