@@ -24,7 +24,6 @@ from stackelgrid.interrupts import allow_interrupts, defer_interrupts
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from stackelgrid.faults.plan import FaultPlan
     from stackelgrid.runner import Run
     from stackelgrid.study.sweep import Study, Sweep
 
@@ -238,25 +237,23 @@ def check(
 
     Nothing is run. With --faults the plan is also checked against the scenario.
     """
+    from stackelgrid.report.words import plural
     from stackelgrid.scenarios import load
     from stackelgrid.testbed import fault_plans
 
     if fault_plans.is_plan(source):
         plan = fault_plans.load(source)
-        print(f"{source}: a fault plan with {_count_faults(plan)}; no errors")
+        print(f"{source}: a fault plan with {plural(len(plan.faults), 'fault')}; no errors")
         return
     checked = load(source, sets, seed, show=print)
     description = (
-        f"a {checked.game} game of {len(checked.everyone)} homes, {checked.aggregators} aggregators and "
-        f"{checked.slots} slots"
+        f"a {checked.game} game of {plural(len(checked.everyone), 'home')}, "
+        f"{plural(checked.aggregators, 'aggregator')} and {plural(checked.slots, 'slot')}"
     )
     if faults is not None:
-        description += f", with {_count_faults(fault_plans.fit(faults, checked))} of {faults}"
+        count = plural(len(fault_plans.fit(faults, checked).faults), "fault")
+        description += f", with {count} of {faults}"
     print(f"{source}: {description}; no errors")
-
-
-def _count_faults(plan: FaultPlan) -> str:
-    return f"{len(plan.faults)} fault{'' if len(plan.faults) == 1 else 's'}"
 
 
 @app.command()

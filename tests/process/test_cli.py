@@ -218,4 +218,8 @@ def test_scenarios_and_schema_name_every_game(
         assert "leader" in json.loads(out)["properties"]
     code, out, _ = command(monkeypatch, capfd, "check", "user_oriented")
     assert code == 0
-    assert "60 homes" in out
+    assert "a user_oriented game of 60 homes, 4 aggregators and 24 slots; no errors" in out
+    one = ["--set", "population.homes=1", "--set", "aggregators=1"]
+    code, out, _ = command(monkeypatch, capfd, "check", "user_oriented", *one)
+    assert code == 0
+    assert "a user_oriented game of 1 home, 1 aggregator and 24 slots; no errors" in out
