@@ -397,13 +397,14 @@ class Coordinator:
         return latest if self._gathering else min(self._gathering_until, latest)
 
     def _end_gathering_if_complete(self, now: float) -> list[Step]:
-        """End the gathering once every member has come, or has come and left."""
-        return self._end_gathering(now) if len(self._online | self._left_at.keys()) == len(self.members) else []
+        """End the gathering once every member has come, or has come and left; nobody waits for one in quarantine."""
+        there = self._online | self._left_at.keys() | self.quarantined.keys()
+        return self._end_gathering(now) if len(there) == len(self.members) else []
 
     def _end_gathering(self, now: float) -> list[Step]:
         assert self._gathering_since is not None
         self._gathered_after, self._gathering_since, self._has_gathered = now - self._gathering_since, None, True
-        absent = tuple(member for member in self.members if member not in self._online)
+        absent = tuple(name for name in self.members if name not in self._online and name not in self.quarantined)
         return [MembersGathered(absent, len(self._online), self._gathered_after)]
 
     # --- a round ---
@@ -489,7 +490,8 @@ class Coordinator:
         if not self.policy.quarantine_after or self._offences[member] < self.policy.quarantine_after:
             return []
         self._quarantine(member, reason)
-        return [self._send_refusal(member, reason), *self._close_round_if_over(now)]
+        gathered = [] if self._gathering_since is None else self._end_gathering_if_complete(now)
+        return [self._send_refusal(member, reason), *gathered, *self._close_round_if_over(now)]
 
     def _quarantine(self, member: str, reason: str) -> None:
         """Ignore a member from now on. Nothing of it stays, neither what would be held nor its answer to this round."""

@@ -177,17 +177,19 @@ def find_unconfirmed_rounds(evidence: Evidence) -> Iterator[str]:
 def find_slow_gatherings(evidence: Evidence) -> Iterator[str]:
     """Rounds begin once all members have come, or have come and left, and else `gather_s` after the last arrival.
 
-    No later than ten times `gather_s` after the start; and no earlier than that while a member gathers its own. An
-    aggregator that has been restarted may be asked before its homes have come.
+    No later than ten times `gather_s` after the start; and no earlier than that while a member gathers its own. Nobody
+    waits for who is in quarantine from before a restart. An aggregator that has been restarted may be asked before its
+    homes have come.
     """
     for life in evidence.lives:
         asked_before = life.number > 0 and life.coordinator != LEADER
         if life.gathered is None or asked_before or _is_disturbed(evidence, life.coordinator):
             continue
         gather_s, where = life.policy.gather_s, f"{life.coordinator} begins at {life.gathered:.3f} s"
-        if set(life.members) == {name for name, at in life.came.items() if at <= life.gathered}:
-            if life.gathered > max(life.came.values()) + _EPSILON:
-                yield f"{where}, all have come at {max(life.came.values()):.3f} s"
+        came = [at for at in life.came.values() if at <= life.gathered]
+        if came and len(came) == len(set(life.members) - life.quarantined):
+            if life.gathered > max(came) + _EPSILON:
+                yield f"{where}, all have come at {max(came):.3f} s"
             continue
         last = max((at for at in life.arrivals if at <= life.gathered), default=life.began)
         if life.gathered < min(last, life.began + 9 * gather_s) + gather_s - _EPSILON:

@@ -234,6 +234,7 @@ class _CoordinatorReader:
             self._refused[member] += 1
             if self._refused[member] == self.life.policy.quarantine_after:
                 self._quarantined.add(member)
+                self.life.came.setdefault(member, event.seconds)
                 self._leave(member, event.seconds)
                 if current is not None:
                     current.counted.pop(member, None)

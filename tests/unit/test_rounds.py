@@ -388,6 +388,23 @@ def test_restarted_coordinator_remembers_who_is_in_quarantine() -> None:
     assert close_with(coordinator, says("b", 3), 0.1).quarantined == {"a": "too short"}
 
 
+def test_restarted_coordinator_gathers_without_those_in_quarantine() -> None:
+    _, finished = quarantined_after_an_answer()
+    coordinator = Coordinator(LINK, ["a", "b"], replace(POLICY, quarantine_after=2), refuses_empty)
+    coordinator.resume(finished)
+    coordinator.start(0.0)
+    assert coordinator.receive(is_("a", "online"), 0.1) == []
+    assert coordinator.receive(is_("b", "online"), 0.2) == [MembersGathered(absent=())]
+
+
+def test_gathering_ends_with_the_quarantine_of_the_member_that_it_waits_for() -> None:
+    coordinator = Coordinator(LINK, ["a", "b"], replace(POLICY, quarantine_after=1), refuses_empty)
+    coordinator.resume(Round(1, Question(text="?"), {"b": Reply(text="b1")}, (), ("a",), 0, 0.0, 0.0))
+    coordinator.start(0.0)
+    coordinator.receive(is_("b", "online"), 0.1)
+    assert coordinator.receive(says("a", 1, ""), 0.2)[1:] == [MembersGathered(absent=())]
+
+
 @pytest.mark.parametrize("offence", ["malformed", "late", "silent"])
 @pytest.mark.parametrize("counts", [True, False])
 def test_policy_says_which_offences_lead_to_quarantine(offence: Offence, counts: bool) -> None:
