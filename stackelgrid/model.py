@@ -56,6 +56,7 @@ _MAPPINGS = {"dict_type", "model_type", "model_attributes_type"}
 _NUMBERS = {"float_type", "float_parsing", "int_type", "int_parsing", "int_from_float"}
 _OF_ANOTHER_KIND = {"float_type", "float_parsing", "int_type", "int_parsing", "list_type", "model_type", "dict_type"}
 _COMMA = re.compile(r"[-+]?\d+,\d+")
+_SHOULD = re.compile(r"^(Input|String|List|Tuple|Dictionary) should")
 _KEY_AND_VALUE = re.compile(r"\w+:\S+")
 _MEMBER_OF_A_UNION = re.compile(r"constrained-|float$|int$|str$|list\[|dict\[|function-|is-instance")
 _FEW = 3
@@ -114,7 +115,7 @@ class _Mistake:
         shown = _show(found["input"])
         value = f" (found {shown})" if shown and kind not in ("missing", "union_tag_not_found") else ""
         said = found["msg"].replace(_ABOVE_ZERO, "greater than 0")
-        message = _WANTED.get(kind, said.removeprefix("Value error, ").replace("Input should", "It must", 1))
+        message = _WANTED.get(kind, _SHOULD.sub("It must", said.removeprefix("Value error, ")))
         if in_a_union and kind in _OF_ANOTHER_KIND:
             message = "give a number, or a list of numbers, one per slot"
         return cls(

@@ -41,6 +41,13 @@ from stackelgrid.testbed.fault_plans import FaultPlanError
             "leader.balance.kind=fix",
             ": leader.balance.kind: It must be 'fixed' or 'adaptive' (found 'fix')",
         ),
+        (
+            "user_oriented",
+            "leader.wholesale_price=[1]",
+            "leader.wholesale_price has 1 numbers, the horizon has 24 slots; give one per slot",
+        ),
+        ("user_oriented", "leader.price_max=5", "is outside price_min 1 .. price_max 5; set it between them"),
+        ("prosumer", "homes.0.id=a b", "homes.0.id: It must match pattern '^[A-Za-z0-9_-]{1,64}$' (found 'a b')"),
         ("user_oriented", "leader.balance={low: 1}", ": leader.balance.kind: missing; add it"),
         ("user_oriented", "leader.balance={kind: adaptive, low: x}", ": leader.balance.low: give a number (found 'x')"),
     ],

@@ -188,9 +188,9 @@ class UtilitySettings(LeaderSettings):
             ("system_load_kw", self.system_load_kw),
         ):
             if len(numbers) != slots:
-                raise ValueError(f"{key} has {len(numbers)} numbers, the horizon has {slots} slots")
+                raise ValueError(f"{key} has {len(numbers)} numbers, the horizon has {slots} slots; give one per slot")
         if self.event.last > slots:
-            raise ValueError(f"event.last is {self.event.last}, the horizon has {slots} slots")
+            raise ValueError(f"event.last is {self.event.last}, the horizon has {slots} slots; end it by then")
 
     def strategy(self, slots: int) -> ProsumerLeader:
         """Build the utility's part of the game."""

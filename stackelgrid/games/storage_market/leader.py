@@ -91,7 +91,7 @@ class UtilitySettings(LeaderSettings):
     def check_slots(self, slots: int) -> None:
         """Raise `ValueError` where the shape has another length, or no dispatch serves the demand: which hour, why."""
         if len(self.shape) != slots:
-            raise ValueError(f"shape has {len(self.shape)} numbers, the horizon has {slots} slots")
+            raise ValueError(f"shape has {len(self.shape)} numbers, the horizon has {slots} slots; give one per slot")
         capacity = sum(unit.max_mw for unit in self.generators)
         peak, hour = float(self.expected.max()), int(self.expected.argmax()) + 1
         if peak > capacity:

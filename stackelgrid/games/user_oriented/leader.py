@@ -233,7 +233,7 @@ class Capacity(StrictModel):
     @model_validator(mode="after")
     def _check_order(self) -> Self:
         if self.max_kw is not None and self.min_kw > self.max_kw:
-            raise ValueError(f"min_kw {self.min_kw:g} is above max_kw {self.max_kw:g}")
+            raise ValueError(f"min_kw {self.min_kw:g} is above max_kw {self.max_kw:g}; swap them")
         return self
 
 
@@ -259,7 +259,7 @@ class UtilitySettings(LeaderSettings):
         if not self.price_min <= self.baseline_price <= self.price_max:
             raise ValueError(
                 f"baseline_price {self.baseline_price:g} is outside price_min {self.price_min:g} .. "
-                f"price_max {self.price_max:g}"
+                f"price_max {self.price_max:g}; set it between them"
             )
         return self
 
@@ -267,7 +267,9 @@ class UtilitySettings(LeaderSettings):
         """Raise `ValueError` when the wholesale price is a list of another length than the horizon."""
         price = self.wholesale_price
         if isinstance(price, list) and len(price) != slots:
-            raise ValueError(f"wholesale_price has {len(price)} numbers, the horizon has {slots} slots")
+            raise ValueError(
+                f"wholesale_price has {len(price)} numbers, the horizon has {slots} slots; give one per slot"
+            )
 
     def company(self, slots: int) -> UtilityCompany:
         """Build the company as arrays; mu is zero until the baseline is known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -201,8 +202,24 @@ def test_home_is_refused_when_only_an_empty_battery_could_keep_its_draw_limit() 
 
 
 def test_storage_is_refused_when_no_charging_reaches_its_need() -> None:
-    with pytest.raises(ValidationError, match=r"storage 'storage': final_kwh 12 cannot be reached, .* at most 11;"):
+    with pytest.raises(ValidationError, match=r"storage.0.final_kwh 12 cannot be reached, .* at most 11;"):
         home(2, storage=[battery(capacity_kwh=20.0, final_kwh=12.0)])
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"elastic": [appliance("log"), appliance("log", max_kw=[1.0])]}, "elastic.1.max_kw has 1 numbers, "),
+        ({"elastic": [appliance("log", min_kw=3.0, max_kw=2.0)]}, "elastic.0.min_kw is above max_kw; lower it"),
+        (
+            {"storage": [battery(available={"first": 2, "last": 3})]},
+            "storage.0.available: 2..3 is outside the slots 1..2; end it by then",
+        ),
+    ],
+)
+def test_home_is_refused_with_key_and_mend(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        home(2, **parts)
 
 
 # --- any home, any price ---

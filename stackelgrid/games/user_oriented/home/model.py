@@ -116,9 +116,9 @@ class Storage(PrivateModel):
     @model_validator(mode="after")
     def _check_levels(self) -> Self:
         if self.initial_kwh > self.capacity_kwh:
-            raise ValueError(f"initial_kwh {self.initial_kwh} is above capacity_kwh {self.capacity_kwh}")
+            raise ValueError(f"initial_kwh {self.initial_kwh} is above capacity_kwh {self.capacity_kwh}; lower it")
         if self.least_final_kwh > self.capacity_kwh:
-            raise ValueError(f"final_kwh {self.least_final_kwh} is above capacity_kwh {self.capacity_kwh}")
+            raise ValueError(f"final_kwh {self.least_final_kwh} is above capacity_kwh {self.capacity_kwh}; lower it")
         return self
 
 
@@ -131,7 +131,7 @@ class DrawLimit(PrivateModel):
     @model_validator(mode="after")
     def _check_order(self) -> Self:
         if self.max_kw is not None and self.min_kw > self.max_kw:
-            raise ValueError(f"min_kw {self.min_kw} is above max_kw {self.max_kw}")
+            raise ValueError(f"min_kw {self.min_kw} is above max_kw {self.max_kw}; swap them")
         return self
 
 
@@ -179,25 +179,28 @@ class Home(HomeModel):
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
-        for load in self.inelastic:
-            _require_length(f"inelastic '{load.name}': load_kw", load.load_kw, self.horizon)
-        for appliance in self.elastic:
+        for number, load in enumerate(self.inelastic):
+            _require_length(f"inelastic.{number}.load_kw", load.load_kw, self.horizon)
+        for number, appliance in enumerate(self.elastic):
             for key, value in (
                 ("max_kw", appliance.max_kw),
                 ("min_kw", appliance.min_kw),
                 ("satisfaction.omega", appliance.satisfaction.omega),
                 ("satisfaction.alpha", appliance.satisfaction.alpha),
             ):
-                _require_length(f"elastic '{appliance.name}': {key}", value, self.horizon)
+                _require_length(f"elastic.{number}.{key}", value, self.horizon)
             if np.any(np.asarray(appliance.min_kw) > np.asarray(appliance.max_kw)):
-                raise ValueError(f"elastic '{appliance.name}': min_kw is above max_kw")
-        for store in self.storage:
+                raise ValueError(f"elastic.{number}.min_kw is above max_kw; lower it")
+        for number, store in enumerate(self.storage):
             if store.available and max(store.available.first, store.available.last) > self.horizon:
-                raise ValueError(f"storage '{store.name}': available lies outside hours 1..{self.horizon}")
+                raise ValueError(
+                    f"storage.{number}.available: {store.available.first}..{store.available.last} is outside the "
+                    f"slots 1..{self.horizon}; end it by then"
+                )
             reachable = store.initial_kwh + store.charge_kw * len(store.slots(self.horizon))
             if store.least_final_kwh > reachable + 1e-9:
                 raise ValueError(
-                    f"storage '{store.name}': final_kwh {store.least_final_kwh:g} cannot be reached, "
+                    f"storage.{number}.final_kwh {store.least_final_kwh:g} cannot be reached, "
                     f"charging in its {len(store.slots(self.horizon))} hours gives at most {reachable:g}; "
                     "lengthen the window, raise charge_kw or lower final_kwh"
                 )
@@ -206,4 +209,4 @@ class Home(HomeModel):
 
 def _require_length(what: str, value: float | list[float], horizon: int) -> None:
     if isinstance(value, list) and len(value) != horizon:
-        raise ValueError(f"{what} has {len(value)} numbers, the horizon has {horizon} slots")
+        raise ValueError(f"{what} has {len(value)} numbers, the horizon has {horizon} slots; give one per slot")
