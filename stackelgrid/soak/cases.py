@@ -278,6 +278,7 @@ _LIES: dict[str, dict[str, Callable[[Random], float]]] = {
     "beyond": {},
     "extreme": {},
     "scaled": {"factor": lambda random: random.uniform(0.2, 3)},
+    "load": {"factor": lambda random: float(random.choice([-1, 1]) * 10 ** random.uniform(-1, 2))},
     "slope": {"factor": lambda random: float(10 ** random.uniform(-1, 6))},
     "coupling": {"factor": lambda random: float(random.choice([-1, 1]) * 10 ** random.uniform(-1, 11))},
     "count": {},

@@ -237,8 +237,8 @@ def find_outcome_differences(evidence: Evidence) -> Iterator[str]:
 def find_moved_prices(evidence: Evidence) -> Iterator[str]:
     """A home that lies alone moves the price by 1.5 times what it can with its load alone, and no more.
 
-    In the user-oriented game. With its load alone a home can be away, feed in what it draws, or answer a load that does
-    not bend with the price.
+    In the user-oriented game. With its load alone a home can be away, feed in what it draws, answer a load that does
+    not bend with the price, or the one that it lies about.
     """
     case, told = evidence.case, evidence.case.plan.faults
     liars = {fault.node for fault in told if isinstance(fault, Lie)}
@@ -250,7 +250,8 @@ def find_moved_prices(evidence: Evidence) -> Iterator[str]:
     if not settled or case.scenario.homes_per_process > 1 or liar not in case.scenario.topology.aggregator_of:
         return
     moved = _measure_move(evidence.run_record, case.number, case.homes)
-    most = _MOST_MOVED * _measure_most(case.number, case.homes, liar)
+    loads = frozenset(fault.factor for fault in told if isinstance(fault, Lie) and fault.how == "load")
+    most = _MOST_MOVED * _measure_most(case.number, case.homes, liar, loads)
     if moved > most + _RELATIVE:
         yield f"{liar} has moved a price by {moved:.3%}, with its load alone by {most / _MOST_MOVED:.3%}"
 
@@ -319,11 +320,18 @@ def _measure_move(run_record: RunRecord, number: int, homes: int | None) -> floa
 
 
 @cache
-def _measure_most(number: int, homes: int | None, liar: str) -> float:
-    """Give the most that a home of a drawn scenario moves the price with its load alone."""
+def _measure_most(number: int, homes: int | None, liar: str, loads: frozenset[float]) -> float:
+    """Give the most that a home of a drawn scenario moves the price with its load alone, one of `loads` included."""
     scenario = draw_scenario("user_oriented", number, homes)
     moved = []
-    for how, factor in (("nan", 1.0), ("scaled", 0.0), ("scaled", -1.0), ("slope", 0.0)):
+    ways = [
+        ("nan", 1.0),
+        ("scaled", 0.0),
+        ("scaled", -1.0),
+        ("slope", 0.0),
+        *(("load", load) for load in sorted(loads)),
+    ]
+    for how, factor in ways:
         plan = FaultPlan.model_validate({"faults": [{"kind": "lie", "node": liar, "how": how, "factor": factor}]})
         moved.append(_measure_move(in_memory.play(scenario, plan=plan), number, homes))
     return max(moved)
