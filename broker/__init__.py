@@ -219,7 +219,7 @@ def require_certificates(folder: Path) -> None:
         mend = "start the broker as the user who made it, or give that user's folder to this one"
         raise BrokerStartError("the broker's certificate may not be read", str(error.filename), mend) from None
     except OSError:
-        mend = "name the folder broker of stackelgrid certs init"
+        mend = "name the folder of stackelgrid certs init or provision, or its folder broker"
         raise BrokerStartError("there is no broker's certificate", str(folder), mend) from None
 
 

@@ -24,9 +24,8 @@ TLS_PORT = 8883
 def main() -> None:
     """Start the broker, print its address, wait for Ctrl-C or SIGTERM."""
     arguments = argparse.ArgumentParser(prog="python -m broker", description="Run an MQTT broker.")
-    arguments.add_argument(
-        "--kind", choices=(*BrokerKind, NATS), default=BrokerKind.AUTO, help="default: auto; nats is a cluster of three"
-    )
+    kinds = [*map(str, BrokerKind), NATS]
+    arguments.add_argument("--kind", choices=kinds, default="auto", help="default: auto; nats is a cluster of three")
     arguments.add_argument("--port", type=int, help=f"default: a free one; with --certs {TLS_PORT}")
     arguments.add_argument(
         "--certs",

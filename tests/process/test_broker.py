@@ -191,6 +191,13 @@ def test_broker_started_by_hand_says_when_it_is_killed(kind: broker.BrokerKind) 
     assert f"{kind} broker" in said and "killed by signal 9" in said and said.count("\n") == 1
 
 
+def test_broker_started_by_hand_names_the_kinds_that_there_are() -> None:
+    words = [sys.executable, "-m", "broker", "--kind", "carrier pigeon"]
+    refused = subprocess.run(words, capture_output=True, text=True, cwd=PROJECT, check=False)
+    assert refused.returncode == 2
+    assert "auto" in refused.stderr and "nats" in refused.stderr and "BrokerKind" not in refused.stderr
+
+
 def test_start_does_not_wait_for_a_broker_that_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After it said that it runs, and before it answers."""
     program = tmp_path / "mosquitto"
