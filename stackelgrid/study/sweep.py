@@ -92,13 +92,17 @@ def _check_some_point_loads(study: Study) -> None:
     """Raise the first refusal when every point is refused, as with a misspelt key."""
     refusals = []
     for point in study.grid.points:
+        swept = study.grid.overrides(point)
         try:
-            load(study.source, [*study.overrides, *study.grid.overrides(point)])
+            load(study.source, [*study.overrides, *swept])
         except ScenarioError as error:
-            refusals.append(error)
+            told = str(error)
+            for override in swept:
+                told = told.replace(f"--set {override}:", f"--over {override}:")
+            refusals.append(told)
         else:
             return
-    raise refusals[0]
+    raise ScenarioError(refusals[0])
 
 
 def _describe(study: Study, scenario: Scenario) -> dict[str, Any]:

@@ -136,7 +136,7 @@ def test_grid_is_refused_when_it_cannot_be_read(words: list[str], expected: str,
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--over", "leader.muu=1,2"], "leader.muu: unknown key"),
+        (["--over", "leader.muu=1,2"], "--over leader.muu=1: leader.muu: unknown key"),
         (["--over", "leader.mu=-2,-1"], "leader.mu"),
         (["--over", "leader.mu=1", "--set", "slots=0"], "slots"),
         (["--over", "leader.mu=1", "--jobs", "0"], "--jobs"),
