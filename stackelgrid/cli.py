@@ -54,6 +54,8 @@ Faults = Annotated[
 Seed = Annotated[int | None, typer.Option(help="Seed of everything drawn at random.", min=0)]
 
 
+_LONGEST_MESSAGE = 5000
+"""Characters of an error that are printed; it quotes what a file or an option has."""
 _LINES = 20
 """Troubles of nodes that are printed before the rest is left to result.json."""
 
@@ -418,7 +420,8 @@ def main() -> int:
         code, message = found
     else:
         return ExitCode.SETTLED
-    _stderr().print(message, markup=False)
+    shown = message if len(message) <= _LONGEST_MESSAGE else f"{message[:_LONGEST_MESSAGE]}…"
+    _stderr().print(shown, markup=False)
     return code
 
 

@@ -33,6 +33,7 @@ _NOT_DECIMAL = re.compile(r"[-+]?0[box].*|[-+.0-9eE_]*_[-+.0-9eE_]*")
 _NUMBER = re.compile(r"[-+]?[0-9]+")
 _KEY_AND_VALUE = re.compile(r"[A-Za-z_]\w*:[^\s:]\S*")
 _LONGEST_NUMBER = 300
+_LONGEST_TAG = 1000
 _MOST_LEVELS = 100
 _MOST_VALUES = 1_000_000
 _NO_SPACE = "{!r} is no key with its value; put a space after the colon"
@@ -53,6 +54,13 @@ class _Scanner(Scanner):
         if self.flow_level > _MOST_LEVELS:
             raise ScannerError(None, None, _TOO_DEEP, self.reader.get_mark())
         super().fetch_flow_collection_start(TokenClass, to_push)
+
+    def scan_tag_uri(self, name: Any, start_mark: Any) -> Any:
+        """Refuse a long tag before its escapes are read, which takes its length squared."""
+        uri = super().scan_tag_uri(name, start_mark)
+        if len(uri) > _LONGEST_TAG:
+            raise ScannerError(None, None, f"a tag of {len(uri)} characters", start_mark)
+        return uri
 
 
 class _Composer(Composer):

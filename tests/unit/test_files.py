@@ -220,3 +220,9 @@ def test_folder_with_other_content_is_refused(
     else:
         assert (code, out) == (2, ""), err
         assert message in err and err.startswith("run/")
+
+
+def test_error_is_short_whatever_it_quotes(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(f"game: {'x' * 100_000}", encoding="utf-8")
+    code, _, err = command(monkeypatch, capfd, "check", "mine.yaml")
+    assert code == 2 and len(err) < 6000

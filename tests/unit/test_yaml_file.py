@@ -82,6 +82,7 @@ def test_merge_key_fills_in_what_the_mapping_does_not_give(text: str, value: dic
         ("!!python/object:os.system x", "line 1, column 1: could not determine a constructor for the tag"),
         ("[" * 20_000, "line 1, column 102: lists or mappings are nested deeper than 100 levels"),
         ("{a: " * 3000, "line 1, column 405: lists or mappings are nested deeper than 100 levels"),
+        ("!" + "a" * 1_000_000 + " 1", "line 1, column 1: a tag of 1000000 characters"),
         ("- " * 20_000, "line 1, column 203: lists or mappings are nested deeper than 100 levels"),
         (
             "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 200)).replace("*a0", "1"),
