@@ -6,6 +6,7 @@ Exit codes: 0 the EMC is in order; 2 there is no such file; 4 it is lost or refu
 from __future__ import annotations
 
 import argparse
+import stat
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -86,6 +87,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--file", type=Path, default=FILE, help="its status file (default: %(default)s)")
     file: Path = parser.parse_args(arguments).file
     try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            return _report_unreadable(file, "is no file; name a status file with --file")
         status = StatusFile.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         return _report_unreadable(file, "is not there; is the service running (systemctl status emc-node)?")

@@ -26,17 +26,25 @@ _MOST_LEVELS = 200
 def read_text(path: Path, encoding: str = "utf-8", mend: str = "name a file that you may read") -> str:
     """Read a regular file. Raises `ValueError` that says what is wrong with it and the mend; the caller names it."""
     try:
+        return read_bytes(path, mend).decode(encoding)
+    except UnicodeDecodeError:
+        raise ValueError("not text in UTF-8; save it as UTF-8") from None
+
+
+def read_bytes(path: Path, mend: str) -> bytes:
+    """Read what a regular file has now: one of the kernel's may wait, or never end. Raises `ValueError` as above."""
+    try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
             raise ValueError(f"cannot be read ({kind}, not a file); {mend}")
-        if found.st_size > LARGEST_FILE:
-            raise ValueError(f"larger than {LARGEST_FILE // 2**20} MiB; cut it down to what is needed")
-        return path.read_bytes().decode(encoding)
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            content = file.read(LARGEST_FILE + 1) or b""
     except OSError as error:
         raise ValueError(f"cannot be read ({error.strerror}); {mend}") from None
-    except UnicodeDecodeError:
-        raise ValueError("not text in UTF-8; save it as UTF-8") from None
+    if len(content) > LARGEST_FILE:
+        raise ValueError(f"larger than {LARGEST_FILE // 2**20} MiB; cut it down to what is needed")
+    return content
 
 
 def write_text(path: Path, text: str) -> None:

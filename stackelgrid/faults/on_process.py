@@ -24,6 +24,7 @@ from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, OnConnection
 from stackelgrid.model import explain
 from stackelgrid.node.protocol import RunNode
 from stackelgrid.run_record import FaultRecord
+from stackelgrid.text_file import read_bytes
 
 _LOG = logging.getLogger("stackelgrid.faults")
 
@@ -54,9 +55,11 @@ def inject(node: RunNode, source: str) -> FaultInjectingNode:
 
 def _read(file: Path) -> FaultPlan:
     try:
-        return FaultPlan.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}); name an existing file with --faults") from None
+        content = read_bytes(file, "name an existing file with --faults")
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    try:
+        return FaultPlan.model_validate_json(content)
     except ValidationError as error:
         raise ConfigError(explain(str(file), error)) from None
 

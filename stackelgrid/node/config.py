@@ -12,6 +12,7 @@ from stackelgrid.errors import ConfigError
 from stackelgrid.model import StrictModel, explain
 from stackelgrid.registry import Game, UnknownGameError, find
 from stackelgrid.rounds import Offence, RoundPolicy
+from stackelgrid.text_file import read_text
 from stackelgrid.transport.tls import Tls
 from stackelgrid.wire.fingerprint import Digest, Fingerprint
 from stackelgrid.wire.names import Name
@@ -102,11 +103,9 @@ def load(path: Path, config_model: Callable[[Game], type[Config]]) -> Config:
     Files it names are relative to its own folder. Raises `ConfigError`.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); name an existing file with --config") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text ({error.reason}); write it anew, as JSON") from None
+        text = read_text(path, mend="name an existing file with --config")
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
     try:
         outline = _Outline.model_validate_json(text)
         model = config_model(find(outline.game))

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from stackelgrid.text_file import read_text
+
 PORTS = {"mqtt": 1883, "mqtts": 8883, "ws": 80, "wss": 443}
 """The schemes, and the port of each where none is given."""
 PASSWORD_VARIABLE = "STACKELGRID_BROKER_PASSWORD"
@@ -68,10 +70,9 @@ class Address:
         if (file := self.options.get("password_file")) is None:
             return self.user, os.environ.get(PASSWORD_VARIABLE)
         try:
-            return self.user, Path(file).read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise ValueError(f"password_file: {file} cannot be read ({why}); name a file with the password") from None
+            return self.user, read_text(Path(file), mend="name a file with the password").rstrip("\r\n")
+        except ValueError as error:
+            raise ValueError(f"password_file: {file} {error}") from None
 
     def at(self, host: str, port: int) -> Address:
         """Give the address of the same broker reached through another server."""

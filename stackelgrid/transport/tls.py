@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from stackelgrid.model import StrictModel
+from stackelgrid.text_file import read_bytes
 
 
 class Tls(StrictModel):
@@ -35,9 +36,9 @@ class Tls(StrictModel):
         """
         for name, path in (("ca", self.ca), ("certificate", self.certificate), ("key", self.key)):
             try:
-                path.read_bytes()
-            except OSError as error:
-                raise ValueError(f"tls.{name}: {path} cannot be read ({error.strerror}); name the node's own") from None
+                read_bytes(path, "name the node's own")
+            except ValueError as error:
+                raise ValueError(f"tls.{name}: {path} {error}") from None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
@@ -59,6 +60,11 @@ def make_context(ca: Path | None) -> ssl.SSLContext:
     It trusts the authority whose certificate is in `ca`, or those that this machine trusts. Raises `ValueError` for a
     file that cannot be read.
     """
+    if ca is not None:
+        try:
+            read_bytes(ca, "name the authority's certificate, in PEM")
+        except ValueError as error:
+            raise ValueError(f"ca: {ca} {error}") from None
     try:
         context = ssl.create_default_context(cafile=ca)
     except OSError as error:  # ssl.SSLError is one
@@ -74,8 +80,9 @@ def find_out_of_date(certificate: Path, name: str) -> str | None:
     Raises `ValueError` for a file that is no certificate.
     """
     try:
+        read_bytes(certificate, "name one in PEM")
         content = ssl._ssl._test_decode_cert(str(certificate))  # type: ignore[attr-defined]  # nothing public reads it
-    except (OSError, ssl.SSLError):
+    except (OSError, ValueError):
         raise ValueError(f"{certificate} is no certificate; name one in PEM") from None
     since, until = (datetime.fromtimestamp(ssl.cert_time_to_seconds(content[key]), UTC) for key in _DATES)
     now = datetime.now(UTC)

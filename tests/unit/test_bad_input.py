@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 import emc_node.config
-from stackelgrid import runner
+import emc_node.status
+from stackelgrid import runner, text_file
 from stackelgrid.errors import ConfigError
 from stackelgrid.games.user_oriented.messages import LoadResponse
+from stackelgrid.node import config as node_config
 from stackelgrid.registry import find
 from stackelgrid.scenarios import ScenarioError, list_shipped, load
 from stackelgrid.testbed import fault_plans
 from stackelgrid.testbed.fault_plans import FaultPlanError
+from stackelgrid.transport import tls
+from stackelgrid.transport.address import Address
 
 
 @pytest.mark.parametrize(
@@ -252,3 +257,35 @@ def test_leader_outlives_answers_of_no_load() -> None:
     assert decided.ask == price and not decided.settle and decided.account["par"] == 1
     some = LoadResponse(homes=1, load_kw=[1.0, 2.0], slope=[-0.1, -0.1])
     assert leader.decide(price, {"a1": some}, ()).ask != price
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: node_config.load(path, emc_node.config.config_model),
+        lambda path: Address.parse(f"mqtt://me@localhost?password_file={path}").login,
+        tls.make_context,
+        lambda path: tls.find_out_of_date(path, "the certificate"),
+        tls.Tls(ca=Path("pipe"), certificate=Path("pipe"), key=Path("pipe")).context,
+    ],
+)
+def test_pipe_is_refused_wherever_a_file_is_named(
+    read: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    with pytest.raises((ConfigError, ValueError), match=r"a pipe or a device, not a file|is no certificate"):
+        read(*([] if hasattr(read, "__self__") else [tmp_path / "pipe"]))
+
+
+def test_status_of_a_pipe_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert emc_node.status.main(["--file", str(tmp_path / "pipe")]) == 2
+    assert "is no file" in capsys.readouterr().err
+
+
+def test_file_without_an_end_is_read_no_further_than_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_file, "LARGEST_FILE", 2**20)
+    endless = Path("/proc/self/pagemap")  # which says that it has 0 bytes
+    with pytest.raises(ValueError, match="larger than 1 MiB"):
+        text_file.read_text(endless, "latin-1")
