@@ -84,7 +84,7 @@ def test_console_replaces_what_its_encoding_lacks(tmp_path: Path) -> None:
     (tmp_path / "Straße.yaml").write_text(SCENARIO, encoding="utf-8")
     code, out, err = stackelgrid("check", "Straße.yaml", env=ASCII)
     assert code == 0, err
-    assert "e.yaml: a user_oriented game of 1 homes" in out
+    assert "e.yaml: a user_oriented game of 1 home, " in out
     code, _, err = stackelgrid("check", "Straße.yam", env=ASCII)
     assert code == 2 and "no such file" in err and err.count("\n") == 1
 
