@@ -277,7 +277,7 @@ def _read_number(payload: bytes, path: str | None) -> float | None:
             found = json.loads(payload)
             for step in path.split("."):
                 found = found[int(step)] if isinstance(found, list) else found[step]
-        number = float("nan" if isinstance(found, bool) else found)
+        number = float("nan" if isinstance(found, bool) or "_" in str(found) else found)  # 1_000 is one in Python only
     except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
         return None
     return number if isfinite(number) else None

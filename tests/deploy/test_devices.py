@@ -274,7 +274,7 @@ def test_devices_carry_out_the_plan_when_it_cannot_be_saved(tmp_path: Path) -> N
     assert "battery/set" in published(waits.then(waits.job(), 0.0))
 
 
-@pytest.mark.parametrize("payload", [b"", b"full", b"nan", b"-inf", b"\xff\xfe", b'{"kw": 1}', b"1" * 400])
+@pytest.mark.parametrize("payload", [b"", b"full", b"nan", b"1_0", b"-inf", b"\xff\xfe", b'{"kw": 1}', b"1" * 400])
 def test_devices_ignore_a_measurement_that_is_no_number(payload: bytes, caplog: pytest.LogCaptureFixture) -> None:
     home_devices, _ = start_devices(plan_for(HOME), Clock())
     for topic in ("meter/kw", "meter/kw", "battery/soc"):
@@ -300,6 +300,7 @@ def test_devices_publish_the_load_beyond_the_plan_when_it_is_measured() -> None:
         ({"path": "power"}, b'{"power": "4.25"}', 4.25),
         ({"path": "ENERGY.0.apower", "unit": "W", "inverted": True}, b'{"ENERGY": [{"apower": -4250}, 7]}', 4.25),
         ({"path": "power"}, b"4.25", None),
+        ({"path": "power"}, b'{"power": "4_2"}', None),
         ({"path": "power"}, b'{"power": true}', None),
         ({"path": "power"}, b'{"power": NaN}', None),
         ({"path": "power"}, b'{"power": ' + b"9" * 5000 + b"}", None),
