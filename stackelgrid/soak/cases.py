@@ -185,7 +185,9 @@ def _draw_window(random: Random) -> Content:
 
 
 def _draw_second(random: Random) -> float:
-    """Draw a moment: half of them while a run without faults is still going on, the others later."""
+    """Draw a moment: one in ten the very start, half of the others while a run without faults is still going on."""
+    if random.random() < 0.1:
+        return 0.0
     return float(random.uniform(0, 0.05)) if random.random() < 0.5 else float(10 ** random.uniform(-2, 1))
 
 
