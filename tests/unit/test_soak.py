@@ -305,6 +305,15 @@ def test_violation_is_found_when_a_market_does_not_add_up() -> None:
 # --- shrinking and marks ---
 
 
+def test_violation_is_found_when_a_restarted_home_is_silent() -> None:
+    crash = {"kind": "crash", "node": "h1", "at": {"round": 2}, "restart_after_s": 0.05}
+    evidence = play(build_case("storage_market", 5, seed=1, rounds={"return_s": 2.0}, faults=[crash]))
+    assert find_violations(evidence) == []
+    answers = [each for each in evidence.events["h1"] if each.kind == "send" and each.about.purpose == "answer"]
+    evidence.events["h1"].remove(next(each for each in answers if each.life == 1))
+    assert any(line.startswith("who is asked answers: h1") for line in find_violations(evidence))
+
+
 def test_failing_case_is_shrunk_to_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A home that is killed for good never has the settlement; here that is taken for a broken promise."""
     monkeypatch.setattr(played, "HORIZON_S", 4000.0)
