@@ -10,6 +10,18 @@ from stackelgrid.model import StrictModel
 from stackelgrid.text_file import read_bytes
 
 
+class SelfClosingSocket(ssl.SSLSocket):
+    """A TLS socket that is closed when its handshake fails; paho leaves such a one open until it is collected."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        """Shake hands as the base class does; close the socket where that raises `OSError`."""
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
+
+
 class Tls(StrictModel):
     """A node's PEM files: the authority's certificate `ca`, its own `certificate` and its private `key`."""
 
@@ -40,6 +52,7 @@ class Tls(StrictModel):
             except ValueError as error:
                 raise ValueError(f"tls.{name}: {path} {error}") from None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.sslsocket_class = SelfClosingSocket
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
             context.load_verify_locations(self.ca)
@@ -70,6 +83,7 @@ def make_context(ca: Path | None) -> ssl.SSLContext:
     except OSError as error:  # ssl.SSLError is one
         why = "no certificate" if isinstance(error, ssl.SSLError) else error.strerror
         raise ValueError(f"ca: {ca} cannot be used ({why}); name the authority's certificate, in PEM") from None
+    context.sslsocket_class = SelfClosingSocket
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 from pathlib import Path
 
 import pytest
 
 from stackelgrid.transport.address import PASSWORD_VARIABLE, Address, hide_password
+from stackelgrid.transport.tls import make_context
 
 
 @pytest.mark.parametrize(
@@ -61,3 +64,17 @@ def test_password_is_never_shown(text: str) -> None:
         assert "cret" not in str(error) and "me" in str(error)
     else:
         assert "cret" not in f"{address} {address!r}"
+
+
+def test_tls_socket_is_closed_when_its_handshake_fails() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        connection = make_context(None).wrap_socket(
+            socket.create_connection(("127.0.0.1", port)), server_hostname="localhost", do_handshake_on_connect=False
+        )
+        far, _ = server.accept()
+        with far:
+            far.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            with pytest.raises(ssl.SSLError):
+                connection.do_handshake()
+    assert connection.fileno() == -1
