@@ -114,7 +114,7 @@ def test_run_and_check_refuse_a_bad_scenario(
         (["run", "user_oriented", "--broker", "http://x"], ["--broker", "http://x", "mqtt://HOST:PORT"]),
         (["run", "user_oriented", "--broker", "mqtt://nowhere:"], ["mqtt://nowhere", "mqtt://host:port"]),
         (["run", "user_oriented", "--broker", "mqtt://me:secret@x/y"], ["--broker mqtt://me@x/y", "mqtt://host:port"]),
-        (["run", "user_oriented", "--broker", "mqtts://127.0.0.1?ca=none.crt"], ["none.crt cannot be used"]),
+        (["run", "user_oriented", "--broker", "mqtts://127.0.0.1?ca=none.crt"], ["none.crt cannot be read"]),
         (["run", "user_oriented", "--certs", "certs"], ["--certs certs", "--broker mqtts://HOST:PORT"]),
         (["report", "nowhere"], ["nowhere"]),
         (["schema", "chess"], ["chess", "user_oriented"]),
