@@ -444,7 +444,9 @@ def test_claim_is_refused_for_a_folder_without_nodes(tmp_path: Path, capsys: pyt
 
 def test_configuration_is_refused_when_it_is_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_bytes(b"\xff\xfe{}")
-    assert f"{tmp_path / 'config.json'}: not text in UTF-8" in run_emc(capsys, "--config", str(tmp_path / "config.json"))
+    assert f"{tmp_path / 'config.json'}: not text in UTF-8" in run_emc(
+        capsys, "--config", str(tmp_path / "config.json")
+    )
 
 
 @pytest.mark.parametrize("host", ["grid..example", "x" * 64 + ".example"])
