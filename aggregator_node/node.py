@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stackelgrid.node.config import MemberConfig
-from stackelgrid.node.limits import receipt_refusals, refusals
+from stackelgrid.node.limits import build_answer_check, build_receipt_check
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.node.record import Recorder
@@ -65,8 +65,8 @@ class AggregatorNode:
             down,
             [member.name for member in members],
             policy,
-            refusals(members, Role.HOME, self.mailbox),
-            receipt_refusals(members, Role.HOME, self.mailbox),
+            build_answer_check(members, Role.HOME, self.mailbox),
+            build_receipt_check(members, Role.HOME, self.mailbox),
         )
         self._has_gathered = False
         self._leader_round = 0  # the round of the leader's last signal

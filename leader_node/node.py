@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from stackelgrid.node.config import MemberConfig
-from stackelgrid.node.limits import receipt_refusals, refusals
+from stackelgrid.node.limits import build_answer_check, build_receipt_check
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.node.record import Recorder
@@ -55,8 +55,8 @@ class LeaderNode:
             link,
             names,
             policy,
-            refusals(members, Role.AGGREGATOR, self.mailbox),
-            receipt_refusals(members, Role.AGGREGATOR, self.mailbox),
+            build_answer_check(members, Role.AGGREGATOR, self.mailbox),
+            build_receipt_check(members, Role.AGGREGATOR, self.mailbox),
             members_gather=True,
         )
         self._strategy = strategy

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from stackelgrid.node.log import let_go
+from stackelgrid.node.log import flush_log
 from stackelgrid.parent_process import end_with_parent
 from stackelgrid.registry import find
 from stackelgrid.wire.codec import message_models
@@ -109,7 +109,7 @@ def _fork(order: dict[str, str], node_main: NodeMain, children: dict[int, str], 
     except BaseException:
         sys.excepthook(*sys.exc_info())  # into the node's log
     finally:
-        let_go()
+        flush_log()
         os._exit(code)
 
 

@@ -13,7 +13,7 @@ from stackelgrid.wire.roles import Role
 _ROUNDING = 1 + 1e-9
 
 
-def refusals(members: Sequence[MemberConfig], role: Role, mailbox: Mailbox) -> AnswerCheck:
+def build_answer_check(members: Sequence[MemberConfig], role: Role, mailbox: Mailbox) -> AnswerCheck:
     """Build the check of a coordinator on answers of `members`, which are all of one `role`.
 
     It refuses an answer for another number of homes than the member was registered with, with more power than their
@@ -52,7 +52,7 @@ def _count_absent(body: Body) -> tuple[int, int]:
     return getattr(body, "held", 0), getattr(body, "excluded", 0)
 
 
-def receipt_refusals(members: Sequence[MemberConfig], role: Role, mailbox: Mailbox) -> ReceiptCheck:
+def build_receipt_check(members: Sequence[MemberConfig], role: Role, mailbox: Mailbox) -> ReceiptCheck:
     """Build the check of a coordinator on the names in receipts of `members`, which are all of one `role`.
 
     An aggregator may name each of its homes once, and no member of this coordinator. A home has nobody to name.

@@ -68,8 +68,8 @@ def complain(message: str) -> None:
         print(message, file=sys.stderr)
 
 
-def let_go() -> None:
-    """Flush the log before the process ends; where it cannot be written, let go of what is left of it.
+def flush_log() -> None:
+    """Flush the log before the process ends; where it cannot be written, drop what is left of it.
 
     Python would end with an exit code of its own, 120, in place of the node's.
     """

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from stackelgrid.errors import ConfigError, ExitCode
 from stackelgrid.node.config import Config, NodeConfig, load
-from stackelgrid.node.log import complain, let_go, set_up
+from stackelgrid.node.log import complain, flush_log, set_up
 from stackelgrid.node.protocol import ReportingNode, RunNode
 from stackelgrid.registry import Game
 from stackelgrid.text_file import replace_unprintable
@@ -49,18 +49,12 @@ def main(
     """Run the command line of one node; returns the exit code."""
     replace_unprintable()
     try:
-        return _run(program, config_model, build, inject, arguments)
+        return _run(program, config_model, build, inject, _parse(program, arguments))
     finally:
-        let_go()
+        flush_log()
 
 
-def _run(
-    program: str,
-    config_model: Callable[[Game], type[Config]],
-    build: Callable[[Config], RunNode],
-    inject: Inject,
-    arguments: list[str] | None,
-) -> int:
+def _parse(program: str, arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program, description=f"One {program.replace('-', ' ')} of a Stackelgrid run.")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", type=Path, metavar="FILE", help="the node's configuration, a JSON file")
@@ -75,7 +69,16 @@ def _run(
     )
     parser.add_argument("--status", type=Path, metavar="FILE", help="keep a file with the status of the process")
     parser.add_argument("--metrics", metavar="[HOST:]PORT", help="serve Prometheus metrics, on 127.0.0.1 by default")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def _run(
+    program: str,
+    config_model: Callable[[Game], type[Config]],
+    build: Callable[[Config], RunNode],
+    inject: Inject,
+    options: argparse.Namespace,
+) -> int:
     file: Path | None = options.config
     try:
         if file is None:
@@ -87,7 +90,7 @@ def _run(
         node = build(config)
         transport = _build_transport(config)
         out_of_date = None if config.tls is None else config.tls.find_out_of_date()
-        if out_of_date is not None:  # it goes on: a machine without a clock of its own may soon be told the time
+        if out_of_date is not None:  # it goes on: a machine without a clock of its own may soon get the time
             _LOG.warning("certificate out of date", extra={"data": {"cause": out_of_date}})
         set_up(options.log, config.run, config.name, node.progress)  # from here on with its round
         heartbeat = _build_heartbeat(config, node, transport, options.status, options.metrics)

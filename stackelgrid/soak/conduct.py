@@ -373,8 +373,8 @@ def _closed_rounds(evidence: Evidence) -> Iterator[SeenRound]:
 
 def _find_liars(evidence: Evidence) -> set[str]:
     """Name the nodes that have lied, and those in whose name they did."""
-    told = [(fault, node) for fault, node in evidence.faults if isinstance(fault, Lie)]
-    return {name for fault, node in told for name in (node, fault.as_) if name}
+    lies = [(fault, node) for fault, node in evidence.faults if isinstance(fault, Lie)]
+    return {name for fault, node in lies for name in (node, fault.as_) if name}
 
 
 def _has(evidence: Evidence, *kinds: type) -> bool:

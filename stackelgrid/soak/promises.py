@@ -86,12 +86,12 @@ def find_victims(evidence: Evidence) -> Iterator[str]:
     """
     if _any(evidence, Corruption):
         return
-    told = [(fault, node) for fault, node in evidence.faults if isinstance(fault, Lie)]
-    liars = {name for fault, node in told for name in (node, fault.as_)}
+    lies = [(fault, node) for fault, node in evidence.faults if isinstance(fault, Lie)]
+    liars = {name for fault, node in lies for name in (node, fault.as_)}
     for record in (*evidence.run_record.rounds, *evidence.run_record.aggregator_rounds):
         for name in set(record["quarantined"]) - liars:
             yield f"{name} is in quarantine in round {record['round']} and has not lied"
-    if told and {fault.kind for fault in evidence.case.plan.faults} == {"lie"}:
+    if lies and {fault.kind for fault in evidence.case.plan.faults} == {"lie"}:
         for record in (*evidence.run_record.rounds, *evidence.run_record.aggregator_rounds):
             for name in {*record["held"], *record["excluded"]} - liars - _above_liars(evidence, liars):
                 yield f"round {record['round']} went on without {name}, and nothing but lies is wrong"
@@ -240,9 +240,9 @@ def find_moved_prices(evidence: Evidence) -> Iterator[str]:
     In the user-oriented game. With its load alone a home can be away, feed in what it draws, answer a load that does
     not bend with the price, or the one that it lies about.
     """
-    case, told = evidence.case, evidence.case.plan.faults
-    liars = {fault.node for fault in told if isinstance(fault, Lie)}
-    alone = len(liars) == 1 and all(isinstance(fault, Lie) and fault.how != "impersonate" for fault in told)
+    case, faults = evidence.case, evidence.case.plan.faults
+    liars = {fault.node for fault in faults if isinstance(fault, Lie)}
+    alone = len(liars) == 1 and all(isinstance(fault, Lie) and fault.how != "impersonate" for fault in faults)
     if not alone or case.number is None or case.scenario.game != "user_oriented":
         return
     (liar,) = liars
@@ -250,7 +250,7 @@ def find_moved_prices(evidence: Evidence) -> Iterator[str]:
     if not settled or case.scenario.homes_per_process > 1 or liar not in case.scenario.topology.aggregator_of:
         return
     moved = _measure_move(evidence.run_record, case.number, case.homes)
-    loads = frozenset(fault.factor for fault in told if isinstance(fault, Lie) and fault.how == "load")
+    loads = frozenset(fault.factor for fault in faults if isinstance(fault, Lie) and fault.how == "load")
     most = _MOST_MOVED * _measure_most(case.number, case.homes, liar, loads)
     if moved > most + _RELATIVE:
         yield f"{liar} has moved a price by {moved:.3%}, with its load alone by {most / _MOST_MOVED:.3%}"
