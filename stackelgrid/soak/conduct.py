@@ -86,15 +86,19 @@ def find_delays(evidence: Evidence) -> Iterator[str]:
 
 
 def find_costly_liars(evidence: Evidence) -> Iterator[str]:
-    """Where nothing is wrong but that some lie, the rounds with them last one patience of each longer at most."""
+    """Where nothing is wrong but that some lie, the rounds with them last one patience of each longer at most.
+
+    Patience counts once half of the members have answered: not where more than half of them lie, as the only one does.
+    """
     liars = {node for _, node in evidence.faults}
     if not all(isinstance(fault, Lie) for fault in evidence.case.plan.faults):
         return
     for life in evidence.lives:
         lasted = sum(seen.closed - seen.opened for seen in life.rounds if seen.closed is not None)
         patience_s = max(life.policy.tries * life.policy.deadline_s, life.policy.return_s)
-        most = _ROUND_S * len(life.rounds) + patience_s * len(liars.intersection(life.members))
-        if life.coordinator != LEADER and lasted > most:
+        lying = len(liars.intersection(life.members))
+        most = _ROUND_S * len(life.rounds) + patience_s * lying
+        if life.coordinator != LEADER and 2 * lying <= len(life.members) and lasted > most:
             yield f"{life.coordinator} has waited {lasted:.3f} s, at most {most:.3f} s"
 
 
