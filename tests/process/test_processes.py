@@ -462,7 +462,7 @@ QUICK = ["--set", "rounds.deadline_s=1", "--set", "rounds.tries=1", "--set", "ro
 
 
 def test_run_names_what_a_broker_with_too_few_connections_refused(tmp_path: Path) -> None:
-    with running_mosquitto(tmp_path, "max_connections 5") as url:
+    with running_mosquitto(tmp_path, "max_connections 2") as url:
         running = start_run(tmp_path / "run", *QUICK, "--broker", url)
         _, err = running.communicate(timeout=300)
     assert running.returncode == 4, err
