@@ -29,6 +29,7 @@ from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.wire.arrays import Array
 
 _FEASIBLE = 1e-6
+_ROUNDING = 1e-9
 
 
 def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, samples: int) -> dict[str, Any]:
@@ -48,7 +49,8 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
     - `load_residual`: the largest difference of a home's load from its best answer to the price, kW.
     - `balance_residual`: the largest difference of the leader's load from the sum of the homes', kW.
     - `violation`: the worst violation of a limit of a home or of the capacity, kW or kWh.
-    - `feasible`: true when that is within 1e-6 of the peak, and a `stackelberg` price within its bounds.
+    - `feasible`: true when that is within 1e-6 of the peak, and a `stackelberg` price within its bounds, to 1e-9 of
+      `price_max`.
     - `system_utility`: of the run, computed anew, money.
     - `welfare_system_utility`, `welfare_price`: the central optimum, money, and the price at which selfish homes reach
       it. These and all that is measured by them are None when no schedule of the homes keeps the capacity.
@@ -88,7 +90,8 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
         best_price = search.run(run.price, samples, np.random.default_rng(scenario.seed))
         earned, tried = company.utility(run.price, load), best_price.tried
         gap = leader_regret = max(0.0, (best_price.utility - earned) / max(1.0, abs(earned)))
-        feasible &= bool(np.all((run.price >= settings.price_min) & (run.price <= settings.price_max)))
+        outside = float(np.max([settings.price_min - run.price, run.price - settings.price_max]))
+        feasible &= outside <= _ROUNDING * settings.price_max
         method += f"Leader: the best of {tried} prices, {samples} near the settled one or anywhere, the rest on climbs."
     else:
         price_residual = company.price_residual(run.price, load)

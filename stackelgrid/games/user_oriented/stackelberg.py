@@ -91,7 +91,7 @@ class StackelbergSearch:
             price = price + step
             if np.max(np.abs(step)) <= _CONVERGED * np.max(np.abs(price)):
                 break
-        return price
+        return np.clip(price, self.company.price_min, self.company.price_max)  # rounding may leave the box
 
     def _is_better(self, observed: Observation, best: Observation) -> bool:
         if not self._restoring:
@@ -210,7 +210,7 @@ class StackelbergSearch:
             price = price + length * step
             if np.max(np.abs(step)) <= _CONVERGED * np.max(np.abs(price)):
                 break
-        return price
+        return np.clip(price, lower, upper)  # rounding may leave the box
 
 
 def _convex(hessian: Array) -> Array:

@@ -429,6 +429,15 @@ def test_certificate_is_not_feasible_when_a_stackelberg_price_is_out_of_bounds()
     assert not certificate["feasible"]
 
 
+@pytest.mark.parametrize(("above", "feasible"), [(1e-14, True), (1e-6, False)])
+def test_certificate_is_feasible_when_a_price_exceeds_its_bound_by_rounding(above: float, feasible: bool) -> None:
+    scenario, outcome = small_run("leader.objective=stackelberg")
+    highest = max(outcome.price) * (1 - above)
+    bounded = with_leader(scenario, price_max=highest, baseline_price=highest)
+    assert max(outcome.price) > bounded.leader.price_max
+    assert certify(bounded, outcome, samples=20)["feasible"] == feasible
+
+
 def test_leader_has_no_regret_when_ten_thousand_prices_are_tried() -> None:
     scenario, outcome = small_run("leader.objective=stackelberg", "population.storage.share=0", "population.ev=null")
     certificate = certify(scenario, outcome, samples=10_000)

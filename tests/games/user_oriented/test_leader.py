@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from stackelgrid.games.user_oriented.home import HomeProblem
+from stackelgrid.games.user_oriented.home import Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import Objective, UserOrientedLeader, adaptive_balance, fixed_balance
 from stackelgrid.games.user_oriented.local_response import LocalResponse, Observation, estimate_exponent
 from stackelgrid.games.user_oriented.messages import LoadResponse
@@ -219,3 +219,24 @@ def test_par_falls_and_mean_price_rises_when_mu_grows() -> None:
     ]
     assert np.all(np.diff([end["par"] for end in ends]) < 0)
     assert np.all(np.diff([np.mean(end["price"]) for end in ends]) > 0)
+
+
+@pytest.mark.parametrize(
+    ("most", "start", "appliances"),
+    [(69.16, 30.47, [(45, 37), (49, 37)]), (54.38, 25.93, [(43, 11), (42, 41)]), (72.45, 30.3, [(1, 29), (3, 13)])],
+)
+def test_stackelberg_prices_never_leave_their_bounds(
+    most: float, start: float, appliances: list[tuple[float, float]]
+) -> None:
+    elastic = [{"max_kw": 2.0, "valuation": v, "satisfaction": {"alpha": alpha}} for v, alpha in appliances]
+    home = Home.model_validate({"id": "a", "horizon": 2, "inelastic": [{"load_kw": [1.0, 2.0]}], "elastic": elastic})
+    problem, unbounded = HomeProblem(home), np.full(2, np.inf)
+    search = StackelbergSearch(UtilityCompany(np.full(2, 5.0), np.zeros(2), -unbounded, unbounded, 0.0, most))
+    price = np.full(2, start)
+    for _ in range(20):
+        schedule = problem.answer(price)
+        found = search.next(Observation(price, schedule.load, schedule.slope, np.zeros((2, 2)), homes=1))
+        if isinstance(found, PriceFound):
+            break
+        price = found.price
+        assert np.all(price <= most)
