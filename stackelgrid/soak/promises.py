@@ -257,10 +257,14 @@ def find_moved_prices(evidence: Evidence) -> Iterator[str]:
 
 
 def find_unconfirmed_settlements(evidence: Evidence) -> Iterator[str]:
-    """Every aggregator that kept its disk sends its homes a complete settlement where the leader sent one."""
+    """Every aggregator that kept its disk sends its homes a complete settlement where the leader sent one.
+
+    One in whose name another answered the leader knows nothing of what it is said to have answered.
+    """
     if not evidence.run_record.conclusion.get("complete") or _any(evidence, Corruption):
         return
-    aggregators = _processes(evidence).keys() - _without_disk(evidence)
+    impersonated = {fault.as_ for fault, _ in evidence.faults if isinstance(fault, Lie) and fault.how == "impersonate"}
+    aggregators = _processes(evidence).keys() - _without_disk(evidence) - impersonated
     for message in evidence.messages:
         settlement = message.purpose == "settlement" and message.payload and message.sender in aggregators
         if settlement and not message.content["complete"]:
