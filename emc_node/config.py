@@ -17,7 +17,7 @@ from emc_node.strategy import DeviceHomeStrategy
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.record import Recorder, WholeFile, discard
 from stackelgrid.registry import Game, find
-from stackelgrid.rounds.settings import HomeModel
+from stackelgrid.rounds.settings import HomeModel, PrivacySettings
 from stackelgrid.rounds.strategy import HomeStrategy
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.names import Name
@@ -28,12 +28,14 @@ Home = TypeVar("Home", bound=HomeModel)
 class EmcConfig(NodeConfig, Generic[Home]):
     """The configuration file of an EMC, in a game whose private home model is `Home`.
 
-    `homes` are those that this process answers for, to `aggregator`; their settled schedules are written to
-    `schedule_file`. `devices` are those that carry out what the home settles; `plan_file` keeps it over a power cut.
+    `homes` are those that this process answers for, to `aggregator`; `privacy` bounds what it answers. Their settled
+    schedules are written to `schedule_file`. `devices` are those that carry out what the home settles; `plan_file`
+    keeps it over a power cut.
     """
 
     aggregator: Name
     homes: Annotated[list[Home], Field(min_length=1)]
+    privacy: PrivacySettings = PrivacySettings()
     schedule_file: Path | None = None
     ledger_file: Path | None = None
     devices: DeviceSettings | None = None
@@ -122,4 +124,4 @@ def _node(
 ) -> EmcNode:
     bodies = find(config.game).bodies("lower")
     link = Link(config.run, config.aggregator, bodies, config.slots, len(config.homes), config.fingerprint)
-    return EmcNode(config.name, link, strategy, act, remember, memory)
+    return EmcNode(config.name, link, strategy, act, remember, memory, config.privacy)

@@ -10,6 +10,7 @@ from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.node.record import Recorder, discard
 from stackelgrid.rounds import Member, QuestionReceived, RefusalReceived, SettlementReceived
+from stackelgrid.rounds.settings import PrivacySettings
 from stackelgrid.rounds.strategy import HomeStrategy, StatefulHomeStrategy
 from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link
@@ -24,6 +25,7 @@ class EmcNode:
     """Answers each signal for its homes, and carries out the settlement alone.
 
     `act` receives, once, what each home will do; this stays in the home (in a simulation: with the run's results).
+    `privacy` bounds how many different questions are answered, counted anew after a restart.
     `remember` gets, after each answer, what later ones depend on, where they do; `memory` is the last of it from before
     a restart.
     """
@@ -38,6 +40,7 @@ class EmcNode:
         act: Callable[[Mapping[str, Any]], None],
         remember: Recorder = discard,
         memory: Mapping[str, Any] | None = None,
+        privacy: PrivacySettings | None = None,
     ) -> None:
         self.name = name
         self.mailbox = Mailbox(link)
@@ -45,6 +48,7 @@ class EmcNode:
         self._link, self._strategy, self._carry_out, self._remember = link, strategy, act, remember
         self._member = Member(name, link, renumbered=True)  # an aggregator may come back without its disk
         self._leave_by: float | None = None
+        self._privacy, self._answered = privacy or PrivacySettings(), set[bytes]()
         if memory is not None and isinstance(strategy, StatefulHomeStrategy):
             strategy.recall(memory["homes"])
             answer, question = (
@@ -114,8 +118,19 @@ class EmcNode:
             return actions
 
         self.progress.start_round(question.round)
+        if objection := self._find_objection(question.body):
+            self.mailbox.reject("over_budget", "signal", objection)
+            return []
         solve = partial(self.progress.work, self._strategy.answer, question.body)
         return then(solve(), 0.0) if self._strategy.quick else [Compute(solve, then)]
+
+    def _find_objection(self, question: Body) -> str | None:
+        """Count a question, and object to it when with it the homes would disclose more than they are set to."""
+        answered, most = self._answered.union(question.questions), self._privacy.questions_per_session
+        if len(answered) > most:
+            return f"{len(answered)} different questions, at most {most} are answered (privacy.questions_per_session)"
+        self._answered = answered
+        return None
 
     def _save(self, question: QuestionReceived, answer: Body) -> None:
         """Save what a restart would lose, before the answer is sent."""

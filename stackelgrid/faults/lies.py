@@ -89,16 +89,20 @@ _level = _in_numbers(lambda lie, numbers: [lie.factor for _ in numbers])
 
 def _draw(lie: Lie, body: dict[str, Any]) -> dict[str, Any]:
     """Give a body that has a load one of `factor` in each slot."""
-    return {**body, **_level(lie, {key: value for key, value in body.items() if key == "load_kw"})}
+    return {**body, **_level(lie, {key: value for key, value in body.items() if key in ("load_kw", "other_loads_kw")})}
 
 
 def _steepen(lie: Lie, body: dict[str, Any]) -> dict[str, Any]:
-    return {**body, **_scale(lie, {key: value for key, value in body.items() if key.endswith("slope")})}
+    return {**body, **_scale(lie, {key: value for key, value in body.items() if key.endswith(("slope", "slopes"))})}
 
 
 def _couple(lie: Lie, body: dict[str, Any]) -> dict[str, Any]:
     """Give a body that has slopes a coupling of `factor` in each slot and of nothing between slots."""
-    return {**body, "coupling": _pack(lie.factor * np.eye(len(body["slope"])))} if "slope" in body else body
+    if "slope" not in body:
+        return body
+    coupling = _pack(lie.factor * np.eye(len(body["slope"])))
+    others = [coupling] * body["other_slopes"]["shape"][0] if "other_slopes" in body else None
+    return {**body, "coupling": coupling, **({"other_couplings": others} if others else {})}
 
 
 def _exclude_home(lie: Lie, body: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +110,11 @@ def _exclude_home(lie: Lie, body: dict[str, Any]) -> dict[str, Any]:
     counted = {**body, "homes": max(body.get("homes", 1) - 1, 1), "excluded": body.get("excluded", 0) + 1}
     load = body.get("load_kw")
     if isinstance(load, dict) and load["shape"][0] > 1:
-        counted["load_kw"] = _pack(_unpack(load).reshape(load["shape"])[:-1])
+        rows, slots = load["shape"]
+        for key in ("load_kw", "other_loads_kw"):
+            if key in body:  # one price after the other, a row per home each
+                fewer = _unpack(body[key]).reshape(-1, rows, slots)[:, :-1]
+                counted[key] = _pack(fewer.reshape(-1, slots))
     return counted
 
 

@@ -38,6 +38,19 @@ class AggregatorSettings(StrictModel):
         raise NotImplementedError
 
 
+QUESTIONS_PER_SESSION = 100
+"""So many different questions a home answers in a run unless it is set to another number."""
+
+
+class PrivacySettings(StrictModel):
+    """What a home discloses of itself: the answers to at most `questions_per_session` different questions a run.
+
+    A question asked again counts once. A question is a price; each answer to one tells more of a home's demand.
+    """
+
+    questions_per_session: Annotated[int, Field(ge=1)] = QUESTIONS_PER_SESSION
+
+
 class PrivateModel(StrictModel):
     """Base of everything that stays in the home."""
 

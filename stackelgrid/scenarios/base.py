@@ -13,7 +13,7 @@ from stackelgrid.certify import require_solvers
 from stackelgrid.model import LARGEST, Positive, StrictModel
 from stackelgrid.node.config import Rounds
 from stackelgrid.registry import find
-from stackelgrid.rounds.settings import AggregatorSettings, HomeModel, LeaderSettings
+from stackelgrid.rounds.settings import AggregatorSettings, HomeModel, LeaderSettings, PrivacySettings
 from stackelgrid.scenarios.topology import RunTopology
 
 if TYPE_CHECKING:
@@ -114,6 +114,10 @@ class Scenario(StrictModel):
     def connection_kw(self, home: Any) -> float | None:
         """Give the limit of a home's connection, kW, by which its aggregator checks its answers; None when unknown."""
         return None
+
+    def privacy_settings(self) -> PrivacySettings:
+        """Give what homes disclose, in a game in which they count questions."""
+        return PrivacySettings()
 
     def aggregator_settings(self, name: str, members: dict[str, list[Any]]) -> AggregatorSettings:
         """Make the settings of the aggregator `name`; `members` are the homes behind each of its EMC processes."""

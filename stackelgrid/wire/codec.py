@@ -33,6 +33,8 @@ _NUMBER_BYTES = 32
 """A number in JSON with its comma has fewer."""
 _VECTORS = 16
 """No message has more vectors, or matrices with a row per home."""
+_MATRICES = 8
+"""No message has more matrices with a row and a column per slot."""
 _KEYS = 1000
 """No message has more keys, objects and lists, without those that it may have for each vector and home."""
 MAX_DEPTH = 16
@@ -122,7 +124,7 @@ class Link:
     def _count_most(self, purpose: str) -> tuple[int, int]:
         """Count the names and the numbers that a message may have."""
         homes = MAX_NAMES if self.homes is None else self.homes
-        numbers = self.slots**2 + _VECTORS * homes * self.slots
+        numbers = _MATRICES * self.slots**2 + _VECTORS * homes * self.slots
         match purpose:
             case "presence" | "refusal":
                 return 0, 0

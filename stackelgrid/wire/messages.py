@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, SerializeAsAny
@@ -27,6 +28,11 @@ class Body(BaseModel):
     def slots(self) -> int | None:
         """Give the number of slots that the body is for, or None when it is for no certain number."""
         return None
+
+    @property
+    def questions(self) -> Collection[bytes]:
+        """Give what a home discloses itself by when it answers; it answers a limited number of different ones."""
+        return ()
 
     @property
     def peak_kw(self) -> float | None:

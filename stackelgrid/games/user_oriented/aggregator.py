@@ -9,6 +9,8 @@ price [UO-6]. So over a step d of the price, J = dL/dp on the way,
 and with one kink in each slot at most, the mean lies between the values at both ends. A load that rises along its price
 is no customer's. One that bends less than at both ends has lied about its sensitivity; one that lies far from what the
 answer before foretold has a kink, or lied. Homes have few kinks, so they may miss a few times.
+
+Of a round that asks several prices the first is judged; what comes of it counts for all of them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from stackelgrid.games.user_oriented.messages import LoadResponse, Price
+from stackelgrid.games.user_oriented.messages import LoadAt, LoadResponse, Price
 from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.rounds.strategy import Ask, Ending, Reply
 from stackelgrid.wire.arrays import LARGEST, Array, PackedArray
@@ -54,7 +56,7 @@ class Foresight:
         return self._overstates or self._misses >= _MOST_MISSES
 
     def judge(self, price: Array, answer: LoadResponse) -> LoadResponse:
-        """Judge a fresh answer at `price` (T,) and give the one that counts."""
+        """Judge a fresh answer, whose first price is `price` (T,), and give the one that counts."""
         if self._price is not None and not self.fixed:
             self._compare(price - self._price, answer)
         if not self.fixed:
@@ -65,17 +67,20 @@ class Foresight:
         """Compare an answer with what the last one foretold for a `step` of the price, (T,)."""
         rounding = _LEAST_KW * float(np.abs(step).sum())
         bent = float(step @ (self._answer.loads().sum(axis=0) - answer.loads().sum(axis=0)))
-        before, now = _foretell(self._answer, step), _foretell(answer, step)
-        most = _MISSED * bent + rounding
         if bent < -rounding:
             self._misses += _MOST_MISSES
-        elif before.sum() > most or bent > _MISSED * max(before.sum(), now.sum()) + rounding:
+        if self._answer.slope is None or answer.slope is None:
+            return
+        before, now = _foretell(self._answer, step), _foretell(answer, step)
+        most = _MISSED * bent + rounding
+        if bent >= -rounding and (before.sum() > most or bent > _MISSED * max(before.sum(), now.sum()) + rounding):
             self._misses += 1
         self._overstates |= bool(np.minimum(before, now).sum() > most)
 
 
 def _foretell(answer: LoadResponse, step: Array) -> Array:
     """Foretell -d'J d for a step d of the price, in parts: (T,) of the slopes and one of the coupling."""
+    assert answer.slope is not None
     across = 0.0 if answer.coupling is None else float(step @ answer.coupling.array() @ step)
     return -np.append(answer.slope * step**2, across)
 
@@ -89,18 +94,19 @@ class UserOrientedAggregator:
         self._held: dict[str, LoadResponse] = {}
 
     def open(self, signal: Price) -> Ask[Price]:
-        """Ask the homes the leader's price."""
+        """Ask the homes the leader's prices."""
         return Ask(signal)
 
     def on_answers(
         self, asked: Price, answers: Mapping[str, LoadResponse], held: Collection[str], excluded: Collection[str]
     ) -> Reply[LoadResponse]:
-        """Sum the answers of all homes: load (T,) kW, slope (T,), coupling (T, T).
+        """Sum the answers of all homes to each price: load (T,) kW, slope (T,), coupling (T, T).
 
         A held answer counts with its load alone: a home that does not answer does not respond to the price. It is the
         same until the home answers again, also where a late one has come since: a load that moves while the price does
         not explain it leads the search astray. With its load alone counts too a home whose sensitivity did not come
-        true. A sum stays within what travels, whatever was answered.
+        true. Where an earlier load counts, it does so at all prices. A sum stays within what travels, whatever was
+        answered.
         """
         self._held = {name: self._held.get(name, answers[name]) for name in held}
         price, fresh = np.array(asked.price), [name for name in answers if name not in held]
@@ -109,25 +115,48 @@ class UserOrientedAggregator:
         )
         load_only = [name for name in fresh if self._foresight[name].load_only]
         fixed = [name for name in fresh if self._foresight[name].fixed]
-        bending = [counted[name] for name in fresh if name not in load_only]
-        load = np.concatenate([body.loads() for body in counted.values()]).sum(axis=0)
-        slope = np.sum([body.slope for body in bending], axis=0) if bending else np.zeros(len(load))
-        couplings = [body.coupling.array() for body in bending if body.coupling is not None]
+        moving = {name: counted[name].at_each_price() for name in fresh if name not in fixed}
+        bending = [answer for name, answer in moving.items() if name not in load_only]
+        standing = {name: body.loads() for name, body in counted.items() if name not in moving}
+        first, *others = [
+            _add_up(
+                [standing[name] if name in standing else moving[name][number].loads for name in counted],
+                [answer[number] for answer in bending] if number < asked.sensitivities else None,
+            )
+            for number in range(len(asked.prices))
+        ]
+        slopes = [at.slope for at in others if at.slope is not None]
+        couplings = [at.coupling for at in others if at.coupling is not None]
         body = LoadResponse(
             homes=sum(body.homes for body in answers.values()),
             held=sum(answers[name].homes for name in held),
             excluded=sum(self._homes[name] for name in excluded),
             load_only=sum(answers[name].homes for name in load_only),
             fixed=sum(answers[name].homes for name in fixed),
-            load_kw=_within_wire(load).tolist(),
-            slope=_within_wire(slope).tolist(),
-            coupling=PackedArray.of(_within_wire(np.sum(couplings, axis=0))) if couplings else None,
+            load_kw=first.loads.tolist(),
+            slope=None if first.slope is None else first.slope.tolist(),
+            coupling=None if first.coupling is None else PackedArray.of(first.coupling),
+            other_loads_kw=PackedArray.of(np.array([at.loads for at in others])) if others else None,
+            other_slopes=PackedArray.of(np.array(slopes)) if slopes else None,
+            other_couplings=[PackedArray.of(coupling) for coupling in couplings] or None,
         )
         return Reply(body, {"load_only": load_only, "fixed": fixed} if load_only else {})
 
     def settle(self, settlement: Price) -> Ending[Price]:
         """Pass the settled price on."""
         return Ending(settlement)
+
+
+def _add_up(loads: list[Array], bending: list[LoadAt] | None) -> LoadAt:
+    """Sum loads and, unless it is None, the sensitivity of those `bending`, at one price; load and slope are (T,)."""
+    load = np.concatenate(loads).sum(axis=0)
+    if bending is None:
+        return LoadAt(_within_wire(load), None, None)
+    slopes = [at.slope for at in bending if at.slope is not None]
+    slope = np.sum(slopes, axis=0) if slopes else np.zeros(len(load))
+    couplings = [at.coupling for at in bending if at.coupling is not None]
+    coupling = _within_wire(np.sum(couplings, axis=0)) if couplings else None
+    return LoadAt(_within_wire(load), _within_wire(slope), coupling)
 
 
 def _within_wire(total: Array) -> Array:

@@ -26,21 +26,21 @@ from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from stackelgrid.games.user_oriented.local_response import Array, Observation
-from stackelgrid.games.user_oriented.messages import LoadResponse, Price
-from stackelgrid.games.user_oriented.search import NextPrice, PriceFound, PriceSearch
+from stackelgrid.games.user_oriented.messages import LoadAt, LoadResponse, Price
+from stackelgrid.games.user_oriented.search import NextPrices, PriceFound, PriceSearch
 from stackelgrid.games.user_oriented.stackelberg import StackelbergSearch
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 from stackelgrid.games.user_oriented.welfare import WelfareSearch
 from stackelgrid.model import NonNegative, Positive, StrictModel
-from stackelgrid.rounds.settings import LeaderSettings
+from stackelgrid.rounds.settings import QUESTIONS_PER_SESSION, LeaderSettings
 from stackelgrid.rounds.strategy import Decision
-from stackelgrid.wire.arrays import Finite, Vector
+from stackelgrid.wire.arrays import Finite, PackedArray, Vector
 
 Objective = Literal["stackelberg", "welfare"]
 
@@ -53,7 +53,8 @@ class UserOrientedLeader:
     """The leader's strategy: translates between the bodies on the wire and the search for the price.
 
     The first round asks the flat `baseline_price` (T,). `balance` turns the load that answers it, (T,) kW, into the
-    charge mu on deviation, (T,) money per kWh per kW.
+    charge mu on deviation, (T,) money per kWh per kW. In all rounds together it asks at most `questions` different
+    prices; of a round that would ask more, it leaves out the last of the further ones, and settles at the end of them.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class UserOrientedLeader:
         baseline_price: Array,
         balance: Callable[[Array], Array],
         tolerance: float = 1e-6,
+        questions: int = QUESTIONS_PER_SESSION,
     ) -> None:
         self._baseline_price = baseline_price
         self._balance = balance
@@ -73,6 +75,8 @@ class UserOrientedLeader:
         self._baseline_load: Array | None = None
         self._all_homes = 0
         self._search: PriceSearch
+        self._questions = questions
+        self._asked: set[bytes] = set()
         self._next_price = Price(price=baseline_price.tolist())
         self._partial_search: tuple[int, PriceSearch] | None = None
         self._baseline_is_estimated = False
@@ -93,11 +97,14 @@ class UserOrientedLeader:
         after the first round join the search where it is. Once it has found a price, the flat one is asked again, for
         the baseline of all, and the search begins anew: another start could lead to another best price.
         """
-        observed = sum_answers(np.array(signal.price), answers, held)
+        observations = sum_answers(signal, answers, held)
+        observed = observations[0]
+        self._asked.update(signal.questions)
+        settlement = Price(price=signal.price)
         if self._baseline_load is None and observed.load.mean() <= 0:
             # Nobody answers a scenario that was checked so. Ask the same price again: the next answers may be right.
             _LOG.error("nobody draws at the flat price", extra={"data": {"load_kw": observed.load.tolist()}})
-            return Decision(signal, signal, account=self._account(observed))
+            return Decision(signal, settlement, account=self._account(observed))
         at_baseline = signal.price == self._baseline_price.tolist()
         if observed.homes > self._all_homes and not at_baseline:
             self._admit(observed)
@@ -108,24 +115,45 @@ class UserOrientedLeader:
         account = self._account(observed)
         if observed.homes == self._all_homes:
             if signal != self._next_price:
-                return Decision(self._next_price, signal, account=account)
+                return Decision(self._next_price, settlement, account=account)
             self._partial_search = None
         search = self._choose_search(observed.homes)
-        result: NextPrice | PriceFound
+        result: NextPrices | PriceFound
         try:
-            result, residual = search.next(observed), search.residual
+            result, residual = search.next(observations), search.residual
         except (ArithmeticError, np.linalg.LinAlgError) as error:
             # No customers give such answers. Another price puts to the test what these foretell.
             _LOG.error("no next price found", extra={"data": {"error": str(error)}})
-            result, residual = NextPrice(observed.price * _TRIAL), None
+            result, residual = NextPrices(observed.price * _TRIAL), None
         # The price that was answered is the one to settle, even when the search still wants to change it a little.
-        next_price = Price(price=result.price.tolist()) if isinstance(result, NextPrice) else signal
+        next_price = self._make_question(result) if isinstance(result, NextPrices) else settlement
+        if len(self._asked.union(next_price.questions)) > self._questions:
+            _LOG.warning("no question left", extra={"data": {"asked": len(self._asked), "residual": residual}})
+            return Decision(settlement, settlement, True, residual, account)
         if search is self._search:
             self._next_price = next_price
             if isinstance(result, PriceFound) and self._baseline_is_estimated:
                 self._asks_baseline_again, self._next_price = True, self.open().ask
-                return Decision(self._next_price, signal, account=account)
-        return Decision(next_price, signal, isinstance(result, PriceFound), residual, account)
+                return Decision(self._next_price, settlement, account=account)
+        return Decision(next_price, settlement, isinstance(result, PriceFound), residual, account)
+
+    def _make_question(self, wanted: NextPrices) -> Price:
+        """Make the question of the prices wanted, without those of the further ones for which no question is left.
+
+        A tenth of all questions is kept for first prices: for settling, and for beginning anew when homes come late.
+        """
+        asked, most = self._asked.union(Price(price=wanted.price.tolist()).questions), 0.9 * self._questions
+        others = []
+        for other in wanted.others:
+            asked.add((other + 0.0).tobytes())
+            if len(asked) > most:
+                break
+            others.append(other)
+        return Price(
+            price=wanted.price.tolist(),
+            others=PackedArray.of(np.array(others)) if others else None,
+            sensitivities=min(wanted.sensitivities, 1 + len(others)),
+        )
 
     def _begin(self, baseline: Observation) -> None:
         """Start the search at the answer to the flat price, which gives the charge on deviation."""
@@ -173,22 +201,29 @@ def compute_par(load: Array) -> float:
     return float(load.max() / mean) if mean else 1.0
 
 
-def sum_answers(price: Array, answers: Mapping[str, LoadResponse], held: Collection[str] = ()) -> Observation:
-    """Sum the answers of a round in the order of the members; the load of those `held` has no derivative."""
-    load, slope = np.zeros(len(price)), np.zeros(len(price))
-    coupling = np.zeros((len(price), len(price)))
-    homes = load_only = fixed = 0
-    for name, body in answers.items():
-        load += body.loads().sum(axis=0)
-        if name in held:
-            continue
-        homes += body.homes - body.held
-        load_only += body.load_only
-        fixed += body.fixed
-        slope += body.slope
-        if body.coupling is not None:
-            coupling += body.coupling.array()
-    return Observation(price, load, slope, coupling, homes, load_only, fixed)
+def sum_answers(question: Price, answers: Mapping[str, LoadResponse], held: Collection[str] = ()) -> list[Observation]:
+    """Sum the answers to each price of a round in the order of the members.
+
+    Of those `held` the load at an earlier price counts at all prices, and has no derivative.
+    """
+    fresh = {name: body.at_each_price() for name, body in answers.items() if name not in held}
+    homes = sum(answers[name].homes - answers[name].held for name in fresh)
+    load_only = sum(answers[name].load_only for name in fresh)
+    fixed = sum(answers[name].fixed for name in fresh)
+    observations = []
+    for number, price in enumerate(question.prices):
+        load, slope = np.zeros(len(price)), np.zeros(len(price))
+        coupling = np.zeros((len(price), len(price)))
+        for name, body in answers.items():
+            at = fresh[name][number] if name in fresh else LoadAt(body.loads(), None, None)
+            load += at.loads.sum(axis=0)
+            if at.slope is not None:
+                slope += at.slope
+            if at.coupling is not None:
+                coupling += at.coupling
+        bends = number < question.sensitivities
+        observations.append(Observation(price, load, slope if bends else None, coupling, homes, load_only, fixed))
+    return observations
 
 
 def fixed_balance(mu: float, baseline_load: Array) -> Array:
@@ -243,6 +278,7 @@ class UtilitySettings(LeaderSettings):
     `baseline_price` is the flat price before the game, `wholesale_price` c_t a number or one per slot, both in money
     per kWh. `mu` is the charge on deviation, money per kWh per mean kW of the baseline load. `price_min` and
     `price_max` bound the price of a `stackelberg` leader, as a regulator does; a `welfare` price follows cost alone.
+    The leader asks at most `questions_per_session` different prices; homes may refuse more than they are set to.
     """
 
     objective: Literal["stackelberg", "welfare"] = "stackelberg"
@@ -253,6 +289,7 @@ class UtilitySettings(LeaderSettings):
     capacity: Capacity = Capacity()
     price_min: NonNegative = 0.0
     price_max: Positive
+    questions_per_session: Annotated[int, Field(ge=1)] = QUESTIONS_PER_SESSION
 
     @model_validator(mode="after")
     def _check_prices(self) -> Self:
@@ -290,4 +327,6 @@ class UtilitySettings(LeaderSettings):
         else:
             balance = partial(fixed_balance, self.mu)
         flat = np.full(slots, self.baseline_price)
-        return UserOrientedLeader(self.company(slots), self.objective, flat, balance, self.tolerance)
+        return UserOrientedLeader(
+            self.company(slots), self.objective, flat, balance, self.tolerance, self.questions_per_session
+        )

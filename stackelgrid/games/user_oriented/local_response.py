@@ -15,15 +15,16 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Observation:
-    """One round's answer: the total load at a price, and its derivative there.
+    """The answer to one question: the total load at a price, and its derivative there.
 
-    dL/dp = diag(slope) + coupling: `slope` (T,) acts within a slot, `coupling` (T, T) is the rest. `homes` homes
-    answered this very round, `load_only` of them without a derivative and `fixed` of these with an earlier load.
+    dL/dp = diag(slope) + coupling: `slope` (T,) acts within a slot, `coupling` (T, T) is the rest. `slope` is None
+    where no derivative was asked. `homes` homes answered this very round, `load_only` of them without a derivative and
+    `fixed` of these with an earlier load.
     """
 
     price: Array
     load: Array
-    slope: Array
+    slope: Array | None
     coupling: Array
     homes: int = 1
     load_only: int = 0
@@ -54,18 +55,23 @@ class LocalResponse:
         along_curve = np.where(self._is_curved, start * (1 - ratio**-exponent) / exponent, price - start)
         along_tangent = self._steepness(inside) * np.minimum(price - inside, 0)
         return np.asarray(
-            self.at.load + self.at.slope * (along_curve + along_tangent) + self.at.coupling @ (price - start)
+            self.at.load + self._slope * (along_curve + along_tangent) + self.at.coupling @ (price - start)
         )
 
     def jacobian(self, price: Array) -> Array:
         """Give dL/dp, (T, T), symmetric."""
-        return np.asarray(np.diag(self.at.slope * self._steepness(np.maximum(price, self._floor))) + self.at.coupling)
+        return np.asarray(np.diag(self._slope * self._steepness(np.maximum(price, self._floor))) + self.at.coupling)
 
     def curvature(self, price: Array) -> Array:
         """Give d^2 L_t / dp_t^2, (T,)."""
         inside = self._is_curved & (price > self._floor)
-        steepness = self.at.slope * self._steepness(price) / np.where(inside, price, 1.0)
+        steepness = self._slope * self._steepness(price) / np.where(inside, price, 1.0)
         return np.where(inside, -(self.exponent + 1) * steepness, 0.0)
+
+    @property
+    def _slope(self) -> Array:
+        assert self.at.slope is not None
+        return self.at.slope
 
     @property
     def _is_curved(self) -> NDArray[np.bool_]:
@@ -106,6 +112,8 @@ class ExponentEstimator:
 
 def estimate_exponent(before: Observation, now: Observation, assumed: Array) -> Array:
     """Estimate each slot's exponent, (T,), from the slopes at two prices; where they do not show it, keep `assumed`."""
+    if before.slope is None or now.slope is None:
+        return assumed
     known = (
         (before.price > 0)
         & (now.price > 0)

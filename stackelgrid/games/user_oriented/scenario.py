@@ -12,16 +12,21 @@ from stackelgrid.games.user_oriented.aggregator import UserOrientedSettings
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import UtilitySettings
 from stackelgrid.games.user_oriented.population import Population
+from stackelgrid.rounds.settings import PrivacySettings
 from stackelgrid.scenarios import PopulatedScenario
 
 
 class UserOrientedScenario(PopulatedScenario[Population, Home]):
-    """A user-oriented pricing game, ready to run. Its homes are drawn from a `population` or listed as `homes`."""
+    """A user-oriented pricing game, ready to run. Its homes are drawn from a `population` or listed as `homes`.
+
+    `privacy` bounds what they disclose.
+    """
 
     horizons: ClassVar[bool] = True
 
     game: Literal["user_oriented"]
     leader: UtilitySettings
+    privacy: PrivacySettings = PrivacySettings()
 
     @classmethod
     def prepare(cls, raw: dict[str, Any], folder: Path) -> None:
@@ -38,6 +43,12 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
     def verify(self) -> None:
         """Raise `ValueError` also when a home has nothing, or nobody draws at the flat price."""
         super().verify()
+        most, wanted = self.privacy.questions_per_session, self.leader.questions_per_session
+        if wanted > most:
+            raise ValueError(
+                f"leader.questions_per_session: {wanted}, but homes answer {most} (privacy.questions_per_session); "
+                f"lower it to {most}"
+            )
         for number, home in enumerate(self.everyone):
             if not (home.inelastic or home.elastic or home.storage):
                 raise ValueError(f"homes.{number}: neither inelastic, elastic nor storage; give it one or leave it out")
@@ -49,6 +60,10 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
                 f"leader.baseline_price: at {self.leader.baseline_price:g} nobody draws anything; lower it, or give "
                 "homes a load: mu is per mean kW of that load"
             )
+
+    def privacy_settings(self) -> PrivacySettings:
+        """Give what homes disclose."""
+        return self.privacy
 
     def connection_kw(self, home: Home) -> float:
         """Give what the home says of itself, kW."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,15 +15,20 @@ from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 
 
 @dataclass(frozen=True)
-class NextPrice:
-    """The price, (T,), to ask the customers next."""
+class NextPrices:
+    """The prices, (T,) each, to ask the customers next; the first is settled when the round is the last.
+
+    For the first `sensitivities` of them the answer has dL/dp, for the rest the load alone.
+    """
 
     price: Array
+    others: Sequence[Array] = ()
+    sensitivities: int = 1
 
 
 @dataclass(frozen=True)
 class PriceFound:
-    """The search ends at the last price asked. `residual` is the relative price change that it still wanted."""
+    """The search ends at the first price of the last round. `residual` is the relative price change still wanted."""
 
     residual: float
 
@@ -33,8 +39,11 @@ class PriceSearch(Protocol):
     company: UtilityCompany
     residual: float
 
-    def next(self, observed: Observation) -> NextPrice | PriceFound:
-        """Give the next price after one round's answers, or end the search. Raise `SolverError`."""
+    def next(self, observed: Sequence[Observation]) -> NextPrices | PriceFound:
+        """Give the next prices after one round's answers, or end the search. Raise `SolverError`.
+
+        The first answer is the one to the round's first price. Of the others some may be missing.
+        """
 
 
 def relative_change(price: Array, base: Array) -> float:

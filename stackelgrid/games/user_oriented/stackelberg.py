@@ -12,12 +12,13 @@ are not. A model whose prediction is wrong at the best price is dropped.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 
 from stackelgrid.errors import SolverError
 from stackelgrid.games.user_oriented.local_response import Array, ExponentEstimator, LocalResponse, Observation
-from stackelgrid.games.user_oriented.search import NextPrice, PriceFound, relative_change, solve_qp
+from stackelgrid.games.user_oriented.search import NextPrices, PriceFound, relative_change, solve_qp
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 
 _LOG = logging.getLogger("leader_node")
@@ -44,20 +45,21 @@ class StackelbergSearch:
         self._restorations = 3
         self._restoring = False
 
-    def next(self, observed: Observation) -> NextPrice | PriceFound:
+    def next(self, observed: Sequence[Observation]) -> NextPrices | PriceFound:
         """Give the next price towards the leader's optimum [UO-16].
 
         The search ends when no price in the trust region promises more; the last price asked is then the best one.
         That is when the price change is within the tolerance or, where many kinks meet, the promised gain is below 1e-9
         of the utility.
         """
-        exponent = self._exponents.update(observed)
+        here = observed[0]
+        exponent = self._exponents.update(here)
         if self._exponents.homes_changed:
             self._best, self._bundle, self._reach = None, [], _FIRST_REACH
-        self._bundle.append(observed)
+        self._bundle.append(here)
         best = self._best
-        if best is None or np.array_equal(observed.price, best.price) or self._is_better(observed, best):
-            best = self._best = observed
+        if best is None or np.array_equal(here.price, best.price) or self._is_better(here, best):
+            best = self._best = here
         models = self._models(best, exponent)
         price = self._best_price(models)
         if relative_change(price, best.price) <= self._tolerance:
@@ -66,12 +68,12 @@ class StackelbergSearch:
         self.residual = relative_change(price, best.price)
         self._predicted = self._least_merit(models, price) - self._merit(best.price, best.load)
         if self.residual > self._tolerance and not self._is_at_corner(best):
-            return NextPrice(price)
+            return NextPrices(price)
         if self.company.violation(best.load) > self._tolerance * float(np.max(best.load)) and self._restorations > 0:
             self._restorations -= 1
             self._restoring = True
-            return NextPrice(self._restore_capacity(models[0]))
-        return PriceFound(self.residual) if observed is best else NextPrice(best.price)
+            return NextPrices(self._restore_capacity(models[0]))
+        return PriceFound(self.residual) if here is best else NextPrices(best.price)
 
     def _is_at_corner(self, best: Observation) -> bool:
         """Check for a point where many kinks meet: steps are tiny, and the promised gain is negligible."""

@@ -11,10 +11,12 @@ shrink, it takes a shorter step.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from stackelgrid.games.user_oriented.local_response import Array, ExponentEstimator, LocalResponse, Observation
-from stackelgrid.games.user_oriented.search import NextPrice, PriceFound, relative_change, solve_qp
+from stackelgrid.games.user_oriented.search import NextPrices, PriceFound, relative_change, solve_qp
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 
 _STEPS = 60
@@ -36,25 +38,26 @@ class WelfareSearch:
         self._target: Array | None = None
         self._start_residual = float("inf")
 
-    def next(self, observed: Observation) -> NextPrice | PriceFound:
+    def next(self, observed: Sequence[Observation]) -> NextPrices | PriceFound:
         """End when the price asked equals the marginal cost of the load that answered it, within the tolerance.
 
         While the load exceeds capacity by more than a tenth of that, go on, unless the price hardly moves any more.
         """
-        target = self._marginal_price(LocalResponse(observed, self._exponents.update(observed)))
-        self.residual = relative_change(target, observed.price)
-        within_capacity = self.company.violation(observed.load) <= 0.1 * self._tolerance * float(np.max(observed.load))
+        here = observed[0]
+        target = self._marginal_price(LocalResponse(here, self._exponents.update(here)))
+        self.residual = relative_change(target, here.price)
+        within_capacity = self.company.violation(here.load) <= 0.1 * self._tolerance * float(np.max(here.load))
         if self.residual <= self._tolerance and (within_capacity or self.residual <= _TINY * self._tolerance):
             return PriceFound(self.residual)
         restart = self._start is None or self._exponents.homes_changed or self._stride < _LEAST_STRIDE
         if restart or self.residual < self._start_residual:
             # The first step of a search is a full one. After a step that reduced the residual the next may be longer.
             self._stride = min(1.0, 2 * self._stride) if self._stride >= _LEAST_STRIDE else 1.0
-            self._start, self._target, self._start_residual = observed.price, target, self.residual
+            self._start, self._target, self._start_residual = here.price, target, self.residual
         else:
             self._stride /= 4
         assert self._start is not None and self._target is not None
-        return NextPrice(self._start + self._stride * (self._target - self._start))
+        return NextPrices(self._start + self._stride * (self._target - self._start))
 
     def _marginal_price(self, model: LocalResponse) -> Array:
         """Find the price that equals the marginal cost of the load that the model predicts for it."""

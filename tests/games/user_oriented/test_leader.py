@@ -43,7 +43,7 @@ def negotiate(problems: list[HomeProblem], leader: UtilityCompany, objective: st
     search = StackelbergSearch(leader) if objective == "stackelberg" else WelfareSearch(leader)
     observed = answer(problems, np.full(SLOTS, start))
     for _ in range(40):
-        result = search.next(observed)
+        result = search.next([observed])
         if isinstance(result, PriceFound):
             return observed
         observed = answer(problems, result.price)

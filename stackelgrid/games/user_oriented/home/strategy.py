@@ -10,8 +10,8 @@ import numpy as np
 
 from stackelgrid.games.user_oriented.home.model import Home
 from stackelgrid.games.user_oriented.home.schedule import HomeProblem, Schedule
-from stackelgrid.games.user_oriented.messages import STEEPEST, LoadResponse, Price, compute_bending
-from stackelgrid.wire.arrays import PackedArray
+from stackelgrid.games.user_oriented.messages import STEEPEST, LoadAt, LoadResponse, Price, compute_bending
+from stackelgrid.wire.arrays import Array, PackedArray
 
 _FEW_HOMES = 4
 """So many homes are solved in a millisecond or less, which is short enough between two messages."""
@@ -25,16 +25,35 @@ class UserOrientedHomes:
         self.quick = len(homes) <= _FEW_HOMES
 
     def answer(self, signal: Price) -> LoadResponse:
-        """Answer a price with load and sensitivity: of one home as numbers, of several packed, a row each."""
-        schedules = [_limit_bending(problem.home, problem.answer(np.array(signal.price))) for problem in self._problems]
-        loads = np.array([schedule.load for schedule in schedules])
-        couplings = [schedule.coupling for schedule in schedules if schedule.coupling is not None]
+        """Answer each price with the load, and with the sensitivity where that is asked, and with nothing else.
+
+        Loads are numbers for one home, packed for several, a row each.
+        """
+        first, *others = [
+            self._answer_price(price, number < signal.sensitivities) for number, price in enumerate(signal.prices)
+        ]
+        bends = [at.slope for at in others if at.slope is not None]
+        couplings = [at.coupling for at in others if at.coupling is not None]
         return LoadResponse(
-            homes=len(schedules),
-            load_kw=loads[0].tolist() if len(schedules) == 1 else PackedArray.of(loads),
-            slope=np.sum([schedule.slope for schedule in schedules], axis=0).tolist(),
-            coupling=PackedArray.of(np.sum(couplings, axis=0)) if couplings else None,
+            homes=len(self._problems),
+            load_kw=first.loads[0].tolist() if len(self._problems) == 1 else PackedArray.of(first.loads),
+            slope=None if first.slope is None else first.slope.tolist(),
+            coupling=None if first.coupling is None else PackedArray.of(first.coupling),
+            other_loads_kw=PackedArray.of(np.vstack([at.loads for at in others])) if others else None,
+            other_slopes=PackedArray.of(np.array(bends)) if bends else None,
+            other_couplings=[PackedArray.of(coupling) for coupling in couplings] or None,
         )
+
+    def _answer_price(self, price: Array, bends: bool) -> LoadAt:
+        """Solve the homes' problems at a price, (T,); give dL/dp too where that `bends`."""
+        schedules = [problem.answer(price) for problem in self._problems]
+        loads = np.array([schedule.load for schedule in schedules])
+        if not bends:
+            return LoadAt(loads, None, None)
+        limited = [_limit_bending(problem.home, each) for problem, each in zip(self._problems, schedules, strict=True)]
+        couplings = [schedule.coupling for schedule in limited if schedule.coupling is not None]
+        slope = np.sum([schedule.slope for schedule in limited], axis=0)
+        return LoadAt(loads, slope, np.sum(couplings, axis=0) if couplings else None)
 
     def settle(self, settlement: Price) -> dict[str, Any]:
         """Give each home's result at the settled price: load and stored energy per slot, bill and utility, money."""
