@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from broker import BrokerKind
-from stackelgrid.certify import SolverMissingError, require_solvers
+from stackelgrid.certify import CertificateError, SolverMissingError, require_solvers
 from stackelgrid.deploy import scenario_commands
 from stackelgrid.deploy.commands import certs
 from stackelgrid.errors import ConfigError, ExitCode, explain_os_error
@@ -52,6 +52,9 @@ Faults = Annotated[
     str | None, typer.Option(metavar="PLAN", help="What goes wrong: a YAML file or the name of a shipped fault plan.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything drawn at random.", min=0)]
+RequireCertificate = Annotated[
+    bool, typer.Option("--require-certificate", help="End with code 5 unless the run has a certificate that passes.")
+]
 
 
 _LONGEST_MESSAGE = 5000
@@ -89,6 +92,10 @@ def run(
     seed: Seed = None,
     sets: Sets = None,
     faults: Faults = None,
+    certified: Annotated[
+        bool, typer.Option("--certify/--no-certify", help="Certify a run that every home took part in.")
+    ] = True,
+    required: RequireCertificate = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json, and nothing else, on stdout.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress, no summary; errors only.")] = False,
 ) -> None:
@@ -101,6 +108,10 @@ def run(
     from stackelgrid.scenarios import load
 
     _check_broker(broker, certificates)
+    if required and not certified:
+        raise CommandError(
+            ExitCode.BAD_INPUT, "--require-certificate: nothing is certified with --no-certify; drop one"
+        )
     checked = load(
         scenario, sets, seed, show=lambda sentence: None if quiet else _stderr().print(sentence, markup=False)
     )
@@ -121,7 +132,7 @@ def run(
                 faults=faults,
                 out=out,
                 name=Path(scenario).stem[:100],
-                certify=True,
+                certify=certified,
                 report=True,
                 on_round=display.show_round,
                 on_fault=display.show_fault,
@@ -129,11 +140,15 @@ def run(
             )
         except runner.UnwrittenError as error:
             ended, unwritten = error.run, error
+        except CertificateError as error:
+            if not required:
+                raise
+            raise CommandError(ExitCode.NOT_CERTIFIED, f"the certificate could not be made: {error}") from None
     if as_json:
         print(json.dumps(ended.result.content(), allow_nan=False))
     if unwritten is not None:
         raise unwritten
-    _conclude(ended, quiet=quiet or as_json)
+    _conclude(ended, quiet=quiet or as_json, certified=certified, required=required)
 
 
 def _check_broker(broker: str, certificates: Path | None) -> None:
@@ -155,22 +170,19 @@ def _check_broker(broker: str, certificates: Path | None) -> None:
         raise CommandError(ExitCode.BAD_INPUT, message)
 
 
-def _conclude(ended: Run, *, quiet: bool) -> None:
+def _conclude(ended: Run, *, quiet: bool, certified: bool, required: bool) -> None:
     """Print the summary; raise `CommandError` with the exit code of a run that did not settle in good order."""
     stderr, folder = _stderr(), ended.folder
     assert ended.record is not None
     if not quiet:
         _print_summary(ended)
-    if ended.result.certifiable and ended.certificate is None and not ended.interrupted:
-        try:
-            require_solvers()
-            message = f"not certified, with {len(ended.scenario.everyone)} homes: stackelgrid certify {folder}"
-        except SolverMissingError as error:
-            message = f"not certified: {error}; then stackelgrid certify {folder}"
-        stderr.print(message, markup=False)
+    missing = certified and ended.result.certifiable and ended.certificate is None
+    if missing and not required and not ended.interrupted:
+        stderr.print(_explain_absence(ended), markup=False)
     _print_troubles(ended, stderr)
     if not quiet and not ended.interrupted:
         print(f"report: {folder}/report.html")
+    passes = ended.interrupted or _judge(ended, required=required)
     if ended.interrupted:
         message = f"interrupted; what was found so far is in {folder}, for stackelgrid certify and stackelgrid report"
         raise CommandError(ExitCode.INTERRUPTED, message)
@@ -183,6 +195,37 @@ def _conclude(ended: Run, *, quiet: bool) -> None:
     if not ended.settled:
         message = f"not settled within {len(ended.rounds)} rounds; raise leader.max_rounds"
         raise CommandError(ExitCode.NOT_SETTLED, message)
+    if required and not passes:
+        raise typer.Exit(ExitCode.NOT_CERTIFIED)
+
+
+def _judge(ended: Run, *, required: bool) -> bool:
+    """Print a certificate that does not pass in one red line, with the reason; where one is `required`, its absence."""
+    from rich.markup import escape
+
+    from stackelgrid.report.tables import explain_failure
+
+    if ended.certificate is None:
+        failure = _explain_absence(ended) if required else None
+    elif ended.certificate.passed is None:
+        failure = "the certificate does not pass: nothing in it is judged" if required else None
+    else:
+        reason = explain_failure(ended.result)
+        failure = None if ended.certificate.passed else f"the certificate does not pass: {reason}"
+    if failure is not None:
+        _stderr().print(f"[red]{escape(failure)}[/red]")
+    return failure is None
+
+
+def _explain_absence(ended: Run) -> str:
+    """Say why a run has no certificate, and what makes one."""
+    if not ended.result.certifiable:
+        return "not certified: not every home answered the last round, so there is no equilibrium of all to certify"
+    try:
+        require_solvers()
+    except SolverMissingError as error:
+        return f"not certified: {error}; then stackelgrid certify {ended.folder}"
+    return f"not certified, with {len(ended.scenario.everyone)} homes: stackelgrid certify {ended.folder}"
 
 
 def _print_troubles(ended: Run, stderr: Console) -> None:
@@ -264,6 +307,7 @@ def certify(
     sets: Sets = None,
     seed: Seed = None,
     samples: Annotated[int, typer.Option(help="Random deviations tried in search of a better one.", min=1)] = 200,
+    required: RequireCertificate = False,
 ) -> None:
     """Compare a run with the centralised reference.
 
@@ -277,6 +321,8 @@ def certify(
         message = "not every home answered the last round, so there is no equilibrium of all to certify"
         raise CommandError(ExitCode.BAD_INPUT, f"{folder / 'result.json'}: {message}")
     print(json.dumps(ended.certify(samples).root, indent=2, allow_nan=False))
+    if not _judge(ended, required=required) and required:
+        raise typer.Exit(ExitCode.NOT_CERTIFIED)
 
 
 @app.command()
@@ -428,7 +474,6 @@ def main() -> int:
 def _explain(error: Exception) -> tuple[ExitCode, str] | None:
     """Find the exit code and the message of an error that is expected; None of a bug."""
     from broker import BrokerStartError
-    from stackelgrid.certify import CertificateError
     from stackelgrid.transport.base import BrokerUnreachableError
 
     match error:

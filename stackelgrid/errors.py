@@ -10,12 +10,14 @@ class ExitCode(IntEnum):
     """The exit codes of all commands.
 
     `SETTLED` is success: a run settled, a node finished its work. `STOPPED` is a node that SIGTERM ended before that.
+    `NOT_CERTIFIED` is a run whose certificate was required and did not pass, or could not be made.
     """
 
     SETTLED = 0
     BAD_INPUT = 2
     NOT_SETTLED = 3
     LOST = 4
+    NOT_CERTIFIED = 5
     INTERRUPTED = 130
     STOPPED = 143
 

@@ -53,8 +53,9 @@ class Certificate(RootModel[dict[str, Any]]):
     def _check_common_keys(self) -> Self:
         if not isinstance(self.root.get("method", ""), str | None):
             raise ValueError(f"method is {self.root['method']!r}, not a text")
-        if not isinstance(self.root.get("feasible"), bool | None):
-            raise ValueError(f"feasible is {self.root['feasible']!r}, neither true nor false")
+        for key in ("feasible", "passed"):
+            if not isinstance(self.root.get(key), bool | None):
+                raise ValueError(f"{key} is {self.root[key]!r}, neither true nor false")
         return self
 
     @property
@@ -66,6 +67,11 @@ class Certificate(RootModel[dict[str, Any]]):
     def feasible(self) -> bool | None:
         """True when every limit of every player is kept; None when that was not checked."""
         return self.root.get("feasible")
+
+    @property
+    def passed(self) -> bool | None:
+        """The verdict; None when nothing in it is judged."""
+        return self.root.get("passed")
 
     def number(self, key: str) -> float | None:
         """Give the number that `key` leads to, with dots into what is nested; None where there is none.

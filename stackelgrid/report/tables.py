@@ -7,7 +7,7 @@ from typing import Any
 
 from stackelgrid.registry import find
 from stackelgrid.report.game import find_report
-from stackelgrid.report.parts import Row, Rule
+from stackelgrid.report.parts import GAP, REGRET, Row, Rule
 from stackelgrid.report.words import number, plural, quantity, tiny, volume
 from stackelgrid.run_result import Certificate, RunResult
 
@@ -37,6 +37,16 @@ def verdict(result: RunResult[Any]) -> list[Row]:
     first = (("gap", "gap"), ("largest regret", "max_regret"))
     numbers = [f"{name} {value:.1e}" for name, key in first if (value := result.certificate.number(key)) is not None]
     return [("Certificate", "; ".join([outcome, *numbers]))]
+
+
+def explain_failure(result: RunResult[Any]) -> str:
+    """Say in one line which checks of a certificate fail, with number and limit; empty when none does.
+
+    Gap and largest regret repeat one of the other numbers; they are named where nothing else fails.
+    """
+    failed = [check for check in checks(result) if check.passed is False]
+    telling = [check for check in failed if check.key not in (GAP.key, REGRET.key)] or failed
+    return "; ".join(f"{check.label.lower()}: {check.value}, limit {check.limit}" for check in telling)
 
 
 def headline(result: RunResult[Any]) -> list[Row]:

@@ -1,6 +1,7 @@
 """The command line: exit codes, and one message that names file, key, value and mend for whatever is wrong."""
 
 import json
+import re
 import socket
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stackelgrid import cli
+from stackelgrid import cli, runner
 from stackelgrid.registry import list_games
 from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.testbed import processes
@@ -203,6 +204,42 @@ def test_run_ends_with_3_when_rounds_run_out(
     assert code == 3
     assert "leader.max_rounds" in err
     assert json.loads(Path("short/result.json").read_text())["settled"] is False
+
+
+COARSE = [*SMALL, "--set", "leader.tolerance=0.2", "--transport", "memory"]
+
+
+def test_failed_certificate_is_one_red_line_and_code_5_where_it_is_required(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    code, _, err = command(monkeypatch, capfd, "run", "user_oriented", *COARSE, "--out", "coarse", "--quiet")
+    (line,) = err.splitlines()
+    assert code == 0
+    assert re.fullmatch(r"the certificate does not pass: regret of the leader: .*e-0\d, limit 1.0e-06", line)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    code, out, err = command(monkeypatch, capfd, "certify", "coarse", "--require-certificate")
+    assert (code, err) == (5, f"\x1b[31m{line}\x1b[0m\n") and json.loads(out)["failed"]
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert command(monkeypatch, capfd, "certify", "coarse") == (0, out, f"{line}\n")
+
+
+def test_required_certificate_fails_when_none_can_be_made(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    memory = [*SMALL, "--transport", "memory", "--quiet"]
+    run = ["run", "user_oriented", *memory, "--require-certificate"]
+    assert command(monkeypatch, capfd, *run) == (0, "", "")
+    monkeypatch.setattr(runner, "CERTIFIED_UP_TO", 5)
+    code, _, err = command(monkeypatch, capfd, *run, "--out", "large")
+    assert (code, err) == (5, "not certified, with 6 homes: stackelgrid certify large\n")
+    crash = {"kind": "crash", "node": "home:1", "at": {"round": 2}}
+    Path("plan.yaml").write_text(spell({"faults": [crash]}))
+    code, _, err = command(monkeypatch, capfd, *run, "--set", "rounds.missing=exclude", "--faults", "plan.yaml")
+    assert code == 4 and "not certified: not every home answered" in err
+    code, _, err = command(monkeypatch, capfd, *run, "--no-certify")
+    assert code == 2 and "drop one" in err
+    assert command(monkeypatch, capfd, "run", "user_oriented", *memory, "--no-certify") == (0, "", "")
 
 
 def test_scenarios_and_schema_name_every_game(
