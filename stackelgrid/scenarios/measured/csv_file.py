@@ -1,24 +1,32 @@
-"""Read the columns of a CSV file as numbers per slot that keep their file, column and rows."""
+"""Read the columns of a text file's table as numbers per slot that keep their file, column and rows."""
 
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from stackelgrid.scenarios.measured.clock import Clock
-from stackelgrid.scenarios.measured.declarations import DataSection, Reference, TimeSeries
-from stackelgrid.scenarios.measured.units import Kind, Unit, find_unit, per_slot, target_unit
+from stackelgrid.scenarios.measured.declarations import VALUE, DataSection, Reference, TimeSeries
+from stackelgrid.scenarios.measured.table import Table, find_table
+from stackelgrid.scenarios.measured.times import read_times_of_day
+from stackelgrid.scenarios.measured.units import UNITS, Kind, Unit, find_unit, per_slot, target_unit
 from stackelgrid.text_file import read_text
 from stackelgrid.wire.arrays import LARGEST
 
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _PERHAPS_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([.,' ]\d{3})+([.,]\d*)?")
 _FEWEST_READINGS = 4
+_ABSENT = {"", "unavailable", "unknown"}
+"""What is written in place of a reading that there was not."""
 
 
 class FromColumn(list[float]):
@@ -37,10 +45,18 @@ class FromColumn(list[float]):
         return f"{self.file}, {rows}, column {self.column}, hour {slot + 1}"
 
 
+class _Reading(NamedTuple):
+    """A row at its time, local or in UTC, with the cells of the columns that hold numbers."""
+
+    at: datetime
+    row: int
+    cells: list[str]
+
+
 class CsvFile:
     """One of the scenario's data files, read when it is first needed. Raises `ValueError` for what it cannot use.
 
-    `show` is given a sentence about how the first of its numbers that is wanted was read.
+    `show` is given sentences on what was found in the file and how the first of its numbers was read.
     """
 
     def __init__(
@@ -49,26 +65,30 @@ class CsvFile:
         self._show: Callable[[str], None] | None = show
         self._name = f"data.{name}"
         self._series = series
-        self._path = folder / series.csv
+        self._path = folder / series.file
         self._money = declared.money
-        self._clock = Clock(self._name, self._path, series, declared.slots)
+        self._slots = declared.slots
+        self._findings: list[str] = []
+        self._clock = Clock(self._name, self._path, series, declared.slots, self._findings)
 
     def columns(self, excluded: Sequence[str]) -> list[str]:
-        """List the names of its columns, without that of the time and those `excluded`."""
+        """List the names of its columns, without those of the time, those by which rows are chosen and `excluded`."""
         for name in excluded:
             self._find_column(name)
-        header, _ = self._content
-        return [name for name in header if name not in (self._series.time, *excluded)]
+        others = (*self._series.time_columns, *self._series.where, *excluded)
+        return [name for name in self._header if name not in others]
 
     def numbers(self, wanted: Reference, kind: Kind) -> FromColumn:
         """Read a number per slot for a scenario's key of this `kind`, in its unit."""
+        self._find_column(wanted.column)
         given = find_unit(self._series.unit)
         try:
             target = target_unit(kind, given, self._money)
         except ValueError as error:
             raise ValueError(f"{error} ({self._name}.unit)") from None
-        values = per_slot(self._read_intervals(wanted, kind), self._series.rows_per_slot, given, target)
-        values = values * self._exchange_rate(given)
+        intervals, rows = self._read_slots(wanted, kind) if self._at_any_time else self._read_intervals(wanted, kind)
+        each = len(intervals) // self._slots
+        values = per_slot(intervals, each, given, target) * self._exchange_rate(given)
         if wanted.scale == "1/peak":
             peak = float(values.max())
             if peak <= 0:
@@ -78,10 +98,8 @@ class CsvFile:
             values = values / peak
         else:
             values = values * wanted.scale
-        rows = [row for row, _ in self._horizon]
-        step = self._series.rows_per_slot
-        last = step if self._series.counts else step - 1
-        slots = [(rows[first], rows[first + last]) for first in range(0, len(values) * step, step)]
+        last = each if self._series.counts or self._at_any_time else each - 1
+        slots = [(rows[first], rows[first + last]) for first in range(0, len(intervals), each)]
         return FromColumn(map(float, values), self._path, wanted.column, slots)
 
     def _exchange_rate(self, given: Unit) -> float:
@@ -96,15 +114,81 @@ class CsvFile:
             )
         return 1.0 if exchange is None else exchange
 
-    def _read_intervals(self, wanted: Reference, kind: Kind) -> list[float]:
-        """Read the numbers of a column over the horizon, one per interval; of totals their differences."""
+    # --- from rows to slots ---
+
+    @property
+    def _at_any_time(self) -> bool:
+        """True when rows come at any time, not one per interval."""
+        return self._series.reading == "sample" or (self._series.counts and self._series.interval is None)
+
+    def _read_intervals(self, wanted: Reference, kind: Kind) -> tuple[list[float], list[int]]:
+        """Read a number per interval of the horizon and its row; of totals their differences, and the last one's row.
+
+        An interval that is filled has the number between its neighbours, and the row of the one before.
+        """
+        readings = self._readings
+        places = self._clock.find_horizon([reading.row for reading in readings], [reading.at for reading in readings])
+        there = [number for number, place in enumerate(places) if place is not None]
+        found = [readings[place] for place in places if place is not None]
+        numbers = self._read_numbers(found, wanted, kind)
+        rows = [found[max(bisect_right(there, number) - 1, 0)].row for number in range(len(places))]
+        values = numbers if len(there) == len(places) else np.interp(range(len(places)), there, numbers).tolist()
+        if self._series.counts:
+            return [after - before for before, after in itertools.pairwise(values)], rows
+        if self._series.reading is None and find_unit(self._series.unit).quantity == "energy" and _count_up(numbers):
+            raise ValueError(
+                f"{self._path}, column {wanted.column}: it rises from {numbers[0]:g} to {numbers[-1]:g} like a meter's "
+                f"total; set {self._name}.reading: total, or reading: interval if this is the energy of each interval"
+            )
+        return values, rows
+
+    def _read_slots(self, wanted: Reference, kind: Kind) -> tuple[list[float], list[int]]:
+        """Read a number per slot from rows at any times, and the row at each slot's beginning and the last one's end.
+
+        A sample holds until the next; a slot has their mean. A total rises evenly from one reading to the next.
+        """
         index = self._find_column(wanted.column)
+        all_readings = [reading for reading in self._readings if reading.cells[index].strip() not in _ABSENT]
+        times = [reading.at for reading in all_readings]
+        edges = self._clock.list_edges(times)
+        first, last = bisect_right(times, edges[0]) - 1, bisect_left(times, edges[-1]) + 1
+        readings = all_readings[first:last]
+        self._require_readings(self._readings, readings, wanted.column)
+        rows = [all_readings[bisect_right(times, edge) - 1].row for edge in edges]
+        numbers = np.array(self._read_numbers(readings, wanted, kind))
+        at = np.array([(reading.at - edges[0]).total_seconds() for reading in readings])
+        bounds = np.array([(edge - edges[0]).total_seconds() for edge in edges])
+        if self._series.counts:
+            return np.diff(np.interp(bounds, at, numbers)).tolist(), rows
+        at = np.append(at, max(at[-1], bounds[-1]))
+        area = np.append(0.0, np.cumsum(numbers * np.diff(at)))
+        return (np.diff(np.interp(bounds, at, area)) / np.diff(bounds)).tolist(), rows
+
+    def _require_readings(self, rows: Sequence[_Reading], there: Sequence[_Reading], column: str) -> None:
+        """Require that where rows say that there was no reading, the one before may hold so long."""
+        numbers = {reading.row for reading in there}
+        absent = [row for row in rows if row.row not in numbers and there[0].at <= row.at <= there[-1].at]
+        longest = self._series.fill.slots * timedelta(hours=1)
+        for row in absent:
+            place = bisect_right(there, row)
+            if there[place].at - row.at > longest:
+                raise ValueError(
+                    f"{self._path}, row {row.row}, column {column}: there is no reading for {there[place].at - row.at}; set "
+                    f"{self._name}.fill to that many slots, or choose another day"
+                )
+        if absent:
+            self._findings.append(f"{len(absent)} rows without a reading, which the one before them fills")
+
+    def _read_numbers(self, readings: Sequence[_Reading], wanted: Reference, kind: Kind) -> list[float]:
+        """Read the numbers of a column; totals must not fall, and a load must not be below zero."""
+        index = self._find_column(wanted.column)
+        self._check_unit(wanted.column)
         sign = -1 if wanted.scale != "1/peak" and wanted.scale < 0 else 1
         values: list[float] = []
-        for row, cells in self._horizon:
+        for _, row, cells in readings:
             text = cells[index].strip()
             try:
-                values.append(_read_number(text, self._series.decimal))
+                values.append(_read_number(text, self._series.decimal, self._series.thousands or ""))
                 # Each reading by itself: in the mean of an hour, one below zero would not be seen.
                 if kind.from_zero_up and sign * values[-1] < 0 and not self._series.counts:
                     raise ValueError(_describe_negative(kind.key, text, sign))
@@ -115,64 +199,105 @@ class CsvFile:
                     )
             except ValueError as error:
                 raise ValueError(f"{self._path}, row {row}, column {wanted.column}: {error}") from None
-        self._show_first(wanted.column, self._horizon[0][1][index].strip(), values[0])
-        if self._series.counts:
-            return [after - before for before, after in itertools.pairwise(values)]
-        if self._series.reading is None and find_unit(self._series.unit).quantity == "energy" and _count_up(values):
-            raise ValueError(
-                f"{self._path}, column {wanted.column}: it rises from {values[0]:g} to {values[-1]:g} like a meter's "
-                f"total; set {self._name}.reading: total, or reading: interval if this is the energy of each interval"
-            )
+        self._show_findings(readings[0].row, wanted.column, readings[0].cells[index].strip(), values[0])
         return values
 
-    def _show_first(self, column: str, text: str, value: float) -> None:
-        """Show how the first number of the file was read, once."""
-        if self._show is not None:
-            row = self._horizon[0][0]
-            self._show(
-                f"{self._path}, row {row}, column {column}: {text!r} was read as {value:.12g} {self._series.unit}"
+    def _check_unit(self, column: str) -> None:
+        """Compare the unit with the one that the file gives for a column."""
+        written = self._table.units.get(column)
+        if written in UNITS and written != self._series.unit:
+            raise ValueError(
+                f"{self._path} has column {column} in {written}; correct {self._name}.unit, now {self._series.unit}"
             )
+
+    def _show_findings(self, row: int, column: str, text: str, value: float) -> None:
+        """Show what was found in the file and how its first number was read, once."""
+        if self._show is not None:
+            for finding in self._findings:
+                self._show(f"{self._path}: {finding}")
+            unit = self._series.unit
+            self._show(f"{self._path}, row {row}, column {column}: {text!r} was read as {value:.12g} {unit}")
             self._show = None
 
-    def _find_column(self, column: str) -> int:
-        header, _ = self._content
-        if header.count(column) > 1:
-            raise ValueError(f"{self._path}, row 1: {header.count(column)} columns are called {column!r}; rename them")
-        if column not in header:
-            there = ", ".join(repr(name[:60]) for name in header[:20]) + (", …" if len(header) > 20 else "")
-            mend = f"; if these are several, set {self._name}.delimiter" if len(header) == 1 else ""
-            raise ValueError(f"{self._path} has no column {column!r}; its first row names {there}{mend}")
-        return header.index(column)
+    # --- from the file to rows ---
 
     @cached_property
-    def _content(self) -> tuple[list[str], list[tuple[int, list[str]]]]:
-        """The header, and the rows below it with their numbers as a spreadsheet counts them."""
+    def _readings(self) -> list[_Reading]:
+        """The rows that are wanted, in order of time; of a wide table one for each of its cells."""
+        table, series = self._table, self._series
+        chosen = {self._find_place(column): texts for column, texts in series.where.items()}
+        rows = [row for row in table.rows if all(row[1][place].strip() in texts for place, texts in chosen.items())]
+        if not rows:
+            place, texts = next(iter(chosen.items()))
+            there = ", ".join(
+                repr(text) for text in list(dict.fromkeys(cells[place].strip() for _, cells in table.rows))[:10]
+            )
+            raise ValueError(
+                f"{self._name}.where: {self._path} has no row with {' or '.join(map(repr, texts))} in column "
+                f"{table.header[place]}; there are {there}"
+            )
+        places = [self._find_place(column) for column in series.time_columns]
+        stamps = [(row, " ".join(cells[place].strip() for place in places)) for row, cells in rows]
+        if series.layout == "wide":
+            readings = self._unfold(rows, stamps)
+        else:
+            times = self._clock.read_times(stamps)
+            readings = [_Reading(at, row, cells) for at, (row, cells) in zip(times, rows, strict=True)]
+        if all(after.at < before.at for before, after in itertools.pairwise(readings)) and len(readings) > 1:
+            self._findings.append("its newest row is the first")
+            readings.reverse()
+        return readings
+
+    def _unfold(self, rows: Sequence[tuple[int, list[str]]], stamps: Sequence[tuple[int, str]]) -> list[_Reading]:
+        """List the cells of a table with a day per row."""
         try:
-            text = io.StringIO(read_text(self._path, "utf-8-sig"), newline="")
-            lines = list(enumerate(csv.reader(text, delimiter=self._series.delimiter, strict=True), 1))
+            columns = read_times_of_day(self._table.header, self._series.stamp == "end")
         except ValueError as error:
-            raise ValueError(f"{self._name}.csv: {self._path}: {error}; paths are relative to the scenario") from None
-        except csv.Error as error:
-            raise ValueError(f"{self._name}.csv: {self._path} is not CSV ({error}); export it again") from None
-        rows = [(row, cells) for row, cells in lines if any(cell.strip() for cell in cells)]
-        if len(rows) < 2:
-            raise ValueError(f"{self._name}.csv: {self._path} holds no data; it takes a header and a row per interval")
-        header = [name.strip() for name in rows[0][1]]
-        for row, cells in rows[1:]:
-            if len(cells) != len(header):
-                raise ValueError(
-                    f"{self._path}, row {row}: {len(cells)} cells below a header of {len(header)}; set "
-                    f"{self._name}.delimiter (now {self._series.delimiter!r}) as in the file, or mend the row"
-                )
-        return header, rows[1:]
+            raise ValueError(f"{self._name}.layout: {self._path}: {error}; set layout: long") from None
+        self._findings.append(f"each row is a day of {len(columns)} intervals, the column {VALUE}")
+        days = self._clock.read_days(stamps, timedelta(days=1) / len(columns))
+        return [
+            _Reading(day + late, row, [cells[place]])
+            for day, (row, cells) in zip(days, rows, strict=True)
+            for place, late in columns.items()
+        ]
+
+    @property
+    def _header(self) -> list[str]:
+        return [VALUE] if self._series.layout == "wide" else self._table.header
+
+    def _find_column(self, column: str) -> int:
+        """Find the place of a column with numbers."""
+        if self._series.layout == "wide" and column != VALUE:
+            raise ValueError(f"{self._path} has a day per row, whose numbers are the column {VALUE!r}, not {column!r}")
+        return 0 if self._series.layout == "wide" else self._find_place(column)
+
+    def _find_place(self, column: str) -> int:
+        """Find the place of a column of the table."""
+        table = self._table
+        if table.header.count(column) > 1:
+            raise ValueError(
+                f"{self._path}, row {table.header_row}: {table.header.count(column)} columns are called {column!r}; "
+                "rename them"
+            )
+        if column not in table.header:
+            raise ValueError(f"{self._path} has no column {column!r}; its row {table.header_row} names {table.names}")
+        return table.header.index(column)
 
     @cached_property
-    def _horizon(self) -> list[tuple[int, list[str]]]:
-        """The rows of the horizon, one per interval: none missing, none twice, in the order of time."""
-        index = self._find_column(self._series.time)
-        _, rows = self._content
-        places = self._clock.find_horizon([(row, cells[index].strip()) for row, cells in rows])
-        return [rows[place] for place in places]
+    def _table(self) -> Table:
+        try:
+            text = read_text(self._path, "utf-8-sig")
+        except ValueError as error:
+            raise ValueError(f"{self._name}.file: {self._path}: {error}; paths are relative to the scenario") from None
+        try:
+            table = find_table(text, self._series, self._name)
+        except csv.Error as error:
+            raise ValueError(f"{self._name}.file: {self._path} is not CSV ({error}); export it again") from None
+        except ValueError as error:
+            raise ValueError(f"{self._path}: {error}") from None
+        self._findings += table.findings
+        return table
 
 
 def _count_up(values: Sequence[float]) -> bool:
@@ -182,10 +307,18 @@ def _count_up(values: Sequence[float]) -> bool:
     return len(values) >= _FEWEST_READINGS and rises > 0 and (falls == 0 or (falls == 1 and rises >= 10 * falls))
 
 
-def _read_number(text: str, decimal: str) -> float:
-    plain = text if decimal == "." else text.replace(".", "?").replace(",", ".")
+def _read_number(text: str, decimal: str, thousands: str) -> float:
+    """Read a number with a `decimal` separator and, where they are separated, `thousands`."""
     if not text:
         raise ValueError("the cell is empty; fill it in, or choose another day")
+    plain = text
+    if thousands:
+        group = re.escape(thousands)
+        plain = plain.replace("\u00a0", " ").replace("\u202f", " ")
+        if re.fullmatch(rf"[+-]?\d{{1,3}}({group}\d{{3}})+({re.escape(decimal)}\d*)?", plain):
+            plain = plain.replace(thousands, "")
+    if decimal == ",":
+        plain = plain.replace(".", "?").replace(",", ".")
     if _NUMBER.fullmatch(plain) is None:
         raise ValueError(f"{text[:60]!r} is no number with decimal {decimal!r}; {_find_mend(text, decimal)}")
     number = float(plain)
@@ -197,7 +330,7 @@ def _read_number(text: str, decimal: str) -> float:
 def _find_mend(text: str, decimal: str) -> str:
     """Say what to do with a cell that is no number. Another decimal is advised only where no thousands can be meant."""
     if _PERHAPS_THOUSANDS.fullmatch(text):
-        return "if that separates thousands, export the file without it"
+        return "if that separates thousands, give thousands in data"
     other = "," if decimal == "." else "."
     if decimal not in text and _NUMBER.fullmatch(text.replace(other, ".")):
         return f"set decimal: {other!r} in data"

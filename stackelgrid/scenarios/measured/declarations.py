@@ -7,13 +7,15 @@ import zoneinfo
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field, model_validator
 
 from stackelgrid.model import StrictModel
 from stackelgrid.scenarios.measured.units import find_unit
 
 OWN = "own"
 """In `homes.home`, the column from which the home is made."""
+VALUE = "value"
+"""The column of a wide table's numbers."""
 Day = TypeVar("Day", bound=date)
 _INTERVAL = re.compile(r"(\d+) ?(min|h)")
 
@@ -41,6 +43,8 @@ def check_year(day: Day) -> Day:
 
 def _check_format(text: str) -> str:
     """Refuse a format that strptime cannot read back."""
+    if text in ("epoch", "iso"):
+        return text
     moment = datetime(2016, 6, 14, 13, 30, tzinfo=UTC)
     try:
         datetime.strptime(moment.strftime(text), text)
@@ -79,34 +83,56 @@ def _check_timezone(name: str) -> str:
 Header = Annotated[str, BeforeValidator(_check_header)]
 
 
-class TimeSeries(StrictModel):
-    """A CSV file with a row per interval: its column `time`, the `timezone` of that, and the `unit` of its numbers.
+def _list_texts(value: Any) -> Any:
+    """Take one text for a list of one."""
+    return [value] if isinstance(value, str) else value
 
-    The scenario's slots begin on `day` at 00:00 local time, or at `first`. Rows are stamped with the `start` of their
-    interval or its `end`, with or without UTC offset, as ISO 8601 or in strptime's `format`. The `reading` of a meter
-    is the energy of an `interval`, or the `total` that it counted up to the row's time; while it is left out, an energy
-    that never falls is refused. Prices in another money than the scenario's need `exchange`: how much of the scenario's
-    money one of the file's is worth.
+
+Texts = Annotated[list[Header], BeforeValidator(_list_texts), Field(min_length=1)]
+
+
+class Fill(StrictModel):
+    """How many `slots` in a row may be missing."""
+
+    slots: Annotated[float, Field(ge=0, le=24)] = 0
+
+
+class TimeSeries(StrictModel):
+    """A table in a text `file`: its column `time`, the `timezone` of that, and the `unit` of its numbers.
+
+    The scenario's slots begin on `day` at 00:00 local time, or at `first`. `time` may be a column with the date and one
+    with the time of day. Rows are stamped with the `start` of their interval or its `end`, with or without UTC offset,
+    as ISO 8601 (`iso`), as seconds since 1970 (`epoch`) or in strptime's `format`. `interval` is the time from one row
+    to the next; left out, it is the commonest.
+
+    The `reading` of a meter is the energy of an `interval`, the `total` that it counted up to the row's time, or a
+    `sample`: a value that holds until the next row, whenever that comes. While it is left out, an energy that never
+    falls is refused. Up to `fill.slots` slots in a row that are missing are filled between their neighbours.
+
+    The table begins with the line that names its columns, at the earliest after `skip` lines. A `long` table has a row
+    per interval, a `wide` one a row per day and a column per interval, which together are the column `value`. `where`
+    selects the rows that have one of these texts in a column. Prices in another money than the scenario's need
+    `exchange`: how much of the scenario's money one of the file's is worth.
     """
 
-    csv: Annotated[str, Field(min_length=1)]
-    time: Header
+    file: Annotated[str, Field(min_length=1, validation_alias=AliasChoices("file", "csv"))]
+    skip: Annotated[int, Field(ge=0, le=10_000)] = 0
+    time: Header | Annotated[list[Header], Field(min_length=2, max_length=2)]
     timezone: Annotated[str, AfterValidator(_check_timezone), Field(examples=["Europe/Berlin", "UTC"])]
     unit: Annotated[str, AfterValidator(_check_unit), Field(examples=["kW", "kWh", "Wh", "pu", "EUR/MWh"])]
-    interval: Annotated[str, AfterValidator(_check_interval), Field(examples=["15min", "30min", "1h"])]
-    reading: Literal["interval", "total"] | None = None
+    interval: Annotated[str, AfterValidator(_check_interval), Field(examples=["15min", "30min", "1h"])] | None = None
+    reading: Literal["interval", "total", "sample"] | None = None
+    fill: Fill = Fill()
     day: Annotated[date, BeforeValidator(_check_date), AfterValidator(check_year)] | None = None
     first: Annotated[datetime, BeforeValidator(_check_date), AfterValidator(check_year)] | None = None
     stamp: Literal["start", "end"] = "start"
     format: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_check_format)] | None = None
-    delimiter: Literal[",", ";", "\t", "|"] = ","
+    layout: Literal["long", "wide"] = "long"
+    where: dict[Header, Texts] = {}
+    delimiter: Literal[",", ";", "\t", "|"] | None = None
     decimal: Literal[".", ","] = "."
+    thousands: Literal[".", ",", "'", " ", "_"] | None = None
     exchange: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-
-    @property
-    def rows_per_slot(self) -> int:
-        """The number of intervals in a slot."""
-        return 60 // _read_minutes(self.interval)
 
     @property
     def counts(self) -> bool:
@@ -114,18 +140,34 @@ class TimeSeries(StrictModel):
         return self.reading == "total"
 
     @property
-    def step(self) -> timedelta:
-        """The length of an interval."""
-        return timedelta(minutes=_read_minutes(self.interval))
+    def step(self) -> timedelta | None:
+        """The length of an interval, None where it is not given."""
+        return None if self.interval is None else timedelta(minutes=_read_minutes(self.interval))
+
+    @property
+    def time_columns(self) -> list[str]:
+        """The columns of which a row's time is made."""
+        return [self.time] if isinstance(self.time, str) else self.time
 
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
         if (self.day is None) == (self.first is None):
             raise ValueError("give either day or first, where the scenario's slots begin; not both and not neither")
-        if self.reading is not None and find_unit(self.unit).quantity != "energy":
-            raise ValueError(f"reading is for energies, the unit is {self.unit}; leave it out")
-        if self.reading == "total" and self.stamp == "end":
-            raise ValueError("stamp is for intervals, a total is read at the row's time; leave it out")
+        is_energy = find_unit(self.unit).quantity == "energy"
+        if self.reading in ("interval", "total") and not is_energy:
+            raise ValueError(f"reading: {self.reading} is for energies, the unit is {self.unit}; leave it out")
+        if self.reading == "sample" and is_energy:
+            raise ValueError(f"a sample holds until the next one, an energy in {self.unit} does not; leave reading out")
+        if self.reading in ("total", "sample") and self.stamp == "end":
+            raise ValueError(f"stamp is for intervals, a {self.reading} is read at the row's time; leave it out")
+        if self.reading == "sample" and self.interval is not None:
+            raise ValueError("samples come whenever a value changes; leave interval out")
+        if self.layout == "wide" and (self.reading in ("total", "sample") or not isinstance(self.time, str)):
+            raise ValueError(
+                "a wide table has intervals, and a column with their day; leave reading out, and name that"
+            )
+        if self.thousands == self.decimal:
+            raise ValueError(f"decimal and thousands are both {self.decimal!r}; correct one of them")
         if self.exchange is not None and not find_unit(self.unit).of_price:
             raise ValueError(f"exchange is for prices, the unit is {self.unit}; leave it out")
         return self

@@ -17,7 +17,13 @@ def with_data(schema: dict[str, Any]) -> dict[str, Any]:
         "required": ["column"],
         "anyOf": [{"required": ["from"]}, {"properties": {"column": {"const": OWN}}}],
     }
-    definitions["TimeSeries"] = TimeSeries.model_json_schema()
+    series = TimeSeries.model_json_schema()
+    definitions |= series.pop("$defs")
+    # The older name of `file`.
+    series["properties"]["csv"] = series["properties"]["file"]
+    series["required"].remove("file")
+    series["oneOf"] = [{"required": ["file"]}, {"required": ["csv"]}]
+    definitions["TimeSeries"] = series
     properties["data"] = {
         "description": "CSV files, by the name under which `from` refers to them.",
         "type": "object",

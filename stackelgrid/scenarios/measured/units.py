@@ -31,7 +31,7 @@ class Unit:
         return self.quantity == "price"
 
 
-_UNITS = {
+UNITS = {
     "W": Unit("W", "power", Fraction(1, 1000)),
     "kW": Unit("kW", "power", Fraction(1)),
     "MW": Unit("MW", "power", Fraction(1000)),
@@ -47,13 +47,13 @@ _OF_SHAPES = {"shape", "shapes"}
 
 def find_unit(name: str) -> Unit:
     """Find the unit of a name. Raises `ValueError` listing those that there are."""
-    if name in _UNITS:
-        return _UNITS[name]
+    if name in UNITS:
+        return UNITS[name]
     money, slash, energy = name.rpartition("/")
     if money.strip() and slash and energy in ("kWh", "MWh"):
-        return Unit(name, "price", 1 / _UNITS[energy].size, money.strip())
+        return Unit(name, "price", 1 / UNITS[energy].size, money.strip())
     raise ValueError(
-        f"{name!r} is no unit here; write {', '.join(_UNITS)} (per unit, taken as it is), or a price as in EUR/MWh"
+        f"{name!r} is no unit here; write {', '.join(UNITS)} (per unit, taken as it is), or a price as in EUR/MWh"
     )
 
 
@@ -82,7 +82,7 @@ class Kind:
         """The unit of power or energy at its end, unless the key is per something."""
         if "per" in self._words:
             return None
-        return next((_UNITS[name] for end, name in _KEY_ENDS_IN.items() if self.key.endswith(end)), None)
+        return next((UNITS[name] for end, name in _KEY_ENDS_IN.items() if self.key.endswith(end)), None)
 
     @property
     def of_price(self) -> bool:
@@ -122,7 +122,7 @@ def target_unit(kind: Kind, given: Unit, money: str) -> Unit:
         raise ValueError(f"{kind.key} takes prices, {mend}")
     if given.of_price:
         return Unit(f"{money}/kWh", "price", Fraction(1), money)
-    return kind.unit or _UNITS["kW"]
+    return kind.unit or UNITS["kW"]
 
 
 def per_slot(values: Sequence[float], rows: int, given: Unit, target: Unit) -> NDArray[np.float64]:

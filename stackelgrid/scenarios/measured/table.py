@@ -1,0 +1,133 @@
+"""Find the table in a text file: the rows below the line that names the columns, whatever stands above and below.
+
+The line that names the columns is the first that has the names of the time's columns. A separator that is not given is
+the one by which that line has them. The table ends at an empty line below which nothing fits it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stackelgrid.scenarios.measured.declarations import TimeSeries
+
+DELIMITERS = (",", ";", "\t", "|")
+_IN_BRACKETS = re.compile(r"[\[(].*[\])]")
+_EMPTY = "it holds no data; it takes a line with the names of its columns and a row per interval"
+Row = tuple[int, list[str]]
+"""The number of a row, as a spreadsheet counts, and its cells."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The names of the columns, and the rows below them, each with as many cells.
+
+    `units` are those that a row below the names gives, in brackets. `findings` has a sentence for each thing that was
+    found in the file and not given.
+    """
+
+    header: list[str]
+    header_row: int
+    units: dict[str, str]
+    rows: list[Row]
+    findings: list[str]
+
+    @property
+    def names(self) -> str:
+        """The columns' names, for a message."""
+        return ", ".join(repr(name[:60]) for name in self.header[:20]) + (", …" if len(self.header) > 20 else "")
+
+
+def find_table(text: str, series: TimeSeries, name: str) -> Table:
+    """Find the table of the `series` called `name` in a file's text.
+
+    Raises `ValueError` naming the row and the key that mends it, `csv.Error` where the text is not CSV.
+    """
+    findings: list[str] = []
+    delimiter, above, header = _find_header(text, series, name)
+    if series.delimiter is None and delimiter != ",":
+        findings.append(f"its columns are separated by {delimiter!r}")
+    if above > series.skip:
+        findings.append(f"its columns are named in row {above + 1}")
+    below = _split(text, delimiter, above + 1)
+    rows = list(_list_rows(below, len(header), above + 1, delimiter, name, findings))
+    units: dict[str, str] = {}
+    if rows and all(_IN_BRACKETS.fullmatch(cell.strip()) for cell in rows[0][1] if cell.strip()):
+        number, cells = rows.pop(0)
+        units = {column: cell.strip()[1:-1] for column, cell in zip(header, cells, strict=True)}
+        findings.append(f"its row {number} has units")
+    if not rows:
+        raise ValueError(_EMPTY)
+    return Table(header, above + 1, units, rows, findings)
+
+
+def _find_header(text: str, series: TimeSeries, name: str) -> tuple[str, int, list[str]]:
+    """Find the separator, the number of rows above the columns' names, and these names."""
+    wanted = [series.time] if isinstance(series.time, str) else series.time
+    candidates = DELIMITERS if series.delimiter is None else (series.delimiter,)
+    broken: csv.Error | None = None
+    for delimiter in candidates:
+        try:
+            for number, cells in enumerate(_split(text, delimiter, series.skip), series.skip):
+                names = _strip_end([cell.strip() for cell in cells])
+                if set(wanted) <= set(names):
+                    return delimiter, number, names
+        except csv.Error as error:
+            broken = broken or error  # with another separator its quotes may be in place
+    if broken is not None:
+        raise broken
+    first = next((line for line in text.splitlines()[series.skip :] if line.strip()), "")
+    if not first:
+        raise ValueError(_EMPTY)
+    missing = " and ".join(repr(column) for column in wanted)
+    row = f"row {series.skip + 1}" if series.skip else "its first row"
+    others = (
+        ""
+        if series.delimiter is None
+        else f"; if these are several, correct {name}.delimiter (now {series.delimiter!r})"
+    )
+    raise ValueError(f"no row names the column {missing}; {row} is {first[:120]!r}; correct {name}.time{others}")
+
+
+def _split(text: str, delimiter: str, skip: int) -> Iterator[list[str]]:
+    """Split the lines after the first `skip` into cells."""
+    stream = io.StringIO(text, newline="")
+    for _ in range(skip):
+        stream.readline()
+    return csv.reader(stream, delimiter=delimiter, strict=True)
+
+
+def _strip_end(cells: list[str]) -> list[str]:
+    """Leave out the empty cells at the end of a row."""
+    while cells and not cells[-1]:
+        cells = cells[:-1]
+    return cells
+
+
+def _list_rows(
+    lines: Iterator[list[str]], width: int, above: int, delimiter: str, name: str, findings: list[str]
+) -> Iterator[Row]:
+    """List the rows that have a cell for each of the columns, until the table ends."""
+    ends: list[Row] = []
+    empty = False
+    for number, cells in enumerate(lines, above + 1):
+        if not any(cell.strip() for cell in cells):
+            empty = True
+            continue
+        fits = len(cells) >= width and not any(cell.strip() for cell in cells[width:])
+        if fits and not ends:
+            yield number, cells[:width]
+        elif not ends and not empty:
+            raise ValueError(
+                f"row {number}: {len(cells)} cells below a header of {width}; set {name}.delimiter (now {delimiter!r}) "
+                "as in the file, or mend the row"
+            )
+        elif fits:
+            raise ValueError(f"row {number} fits the table, row {ends[0][0]} above it does not; mend that row")
+        else:
+            ends.append((number, cells))
+    if ends:
+        findings.append(f"the lines from row {ends[0][0]} on are not part of its table")

@@ -1,0 +1,67 @@
+"""Read times as meters and portals write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from stackelgrid.scenarios.measured.declarations import check_year
+
+_RANGE = re.compile(r"(.*\d{1,2}:\d{2}(?::\d{2})?)\s*(?: - |–|/)\s*\d.*")
+_TWENTY_FOUR = re.compile(r"(?<!\d)24(:00(?::00)?)(?!\d)")
+_EPOCH = re.compile(r"\d{9,10}(\.\d+)?|\d{12,13}")
+_MILLISECONDS = 10**11
+_TIME_OF_DAY = re.compile(r"(\d{1,2})[:.h](\d{2})(?::00)?(?:\s*[-–]\s*(\d{1,2})[:.h](\d{2})(?::00)?)?")
+_NUMBER_OF_DAY = re.compile(r"[A-Za-z_ ]*0*(\d{1,3})")
+_DAY = timedelta(days=1)
+
+
+def read_time(text: str, form: str | None) -> datetime:
+    """Read a time: in UTC when it is written with an offset or as seconds, else local without one.
+
+    `form` is a format of strptime, `epoch` for seconds or milliseconds since 1970, or `iso` or None for ISO 8601. Of a
+    range its beginning is read. 24:00 is the end of its day. Raises `ValueError` for what is no such time.
+    """
+    if form == "epoch":
+        if not _EPOCH.fullmatch(text):
+            raise ValueError("no seconds since 1970")
+        seconds = float(text)
+        return check_year(datetime.fromtimestamp(seconds / 1000 if seconds > _MILLISECONDS else seconds, UTC))
+    whole = _RANGE.fullmatch(text)
+    begin = whole[1].strip() if whole else text
+    at_midnight = _TWENTY_FOUR.sub(r"00\1", begin)
+    form = None if form == "iso" else form
+    at = check_year(datetime.strptime(at_midnight, form) if form else datetime.fromisoformat(at_midnight))
+    at = at if at.tzinfo is None else at.astimezone(UTC)
+    return at + _DAY if at_midnight != begin else at
+
+
+def guess_format(text: str) -> str:
+    """Say, after the key `format`, what would read a time that is not ISO 8601."""
+    if _EPOCH.fullmatch(text):
+        return ": epoch if these are seconds since 1970"
+    return ", as in '%d.%m.%Y %H:%M'"
+
+
+def read_times_of_day(header: Sequence[str], ends: bool) -> dict[int, timedelta]:
+    """Find the columns of a table with a day per row: their places, and how long after midnight each one's time is.
+
+    They are named by a time (00:15), by its interval (00:00-00:15), or counted from 1. The time of a column that
+    `ends` its interval is after midnight: 00:00 is the end of the day. Raises `ValueError` where there are none.
+    """
+    times = {place: match for place, name in enumerate(header) if (match := _TIME_OF_DAY.fullmatch(name.strip()))}
+    if len(times) >= 2:
+        return {place: _read_column_time(match, ends) for place, match in times.items()}
+    counted = {place: int(match[1]) for place, name in enumerate(header) if (match := _NUMBER_OF_DAY.fullmatch(name))}
+    most = max(counted.values(), default=0)
+    if most not in (24, 48, 96, 288) or sorted(counted.values()) != list(range(1, most + 1)):
+        raise ValueError("no columns named by times of the day, as in 00:15 or 00:00-00:15, or counted from 1")
+    return {place: (number if ends else number - 1) * _DAY / most for place, number in counted.items()}
+
+
+def _read_column_time(name: re.Match[str], ends: bool) -> timedelta:
+    """Read the time of a column: of an interval its beginning or its end."""
+    hour, minute = name.groups()[2:] if ends and name[3] else name.groups()[:2]
+    at = timedelta(hours=int(hour), minutes=int(minute))
+    return _DAY if ends and not at else at
