@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
@@ -14,7 +13,7 @@ from stackelgrid.model import LARGEST, Positive, StrictModel
 from stackelgrid.node.config import Rounds
 from stackelgrid.registry import find
 from stackelgrid.rounds.settings import AggregatorSettings, HomeModel, LeaderSettings, PrivacySettings
-from stackelgrid.scenarios.topology import RunTopology
+from stackelgrid.scenarios.topology import NODE_NAME, RunTopology
 
 if TYPE_CHECKING:
     from stackelgrid.run_record import Outcome, RunRecord
@@ -77,7 +76,7 @@ class Scenario(StrictModel):
             if home.id in seen:
                 raise ValueError(f"homes.{number}.id: {home.id!r} is there twice; give each home its own id")
             seen.add(home.id)
-            if re.fullmatch(r"leader|a\d+(-p\d+)?", home.id):
+            if NODE_NAME.fullmatch(home.id):
                 raise ValueError(f"homes.{number}.id: {home.id!r} is a name of other nodes; give the home another id")
         if len(seen) < self.aggregators:
             raise ValueError(f"aggregators: {self.aggregators} for {len(seen)} homes; there must be a home for each")

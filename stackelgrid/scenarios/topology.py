@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,8 @@ from stackelgrid.rounds.settings import HomeModel
 
 LEADER = "leader"
 """The name of the leader in every run."""
+NODE_NAME = re.compile(r"leader|a\d+(-p\d+)?")
+"""Names of leader, aggregators and processes of several homes, which no home may have."""
 
 
 @dataclass(frozen=True)

@@ -670,6 +670,9 @@ def test_homes_are_made_for_each_column(tmp_path: Path) -> None:
     assert "homes: colour: unknown key" in told(colour="red")
     export(tmp_path, stamps(2), **{"h 1": [1, 2], "h/1": [3, 4]})
     assert "the id of column 'h/1' would be that of column 'h 1'; rename" in told(**{"except": []})
+    export(tmp_path, stamps(2), a1=[1, 2], leader=[3, 4])
+    alone = {**raw, "homes": {**homes, "except": [], "home": {"load_kw": {"column": "own"}}}}
+    assert [home["id"] for home in spell_out(alone, tmp_path, AnyGame)["homes"]] == ["home-a1", "home-leader"]
     export(tmp_path, stamps(2), **{"": [1, 2], "h1": [3, 4]})
     assert "the id of column '' would be empty" in told(**{"except": []})
 

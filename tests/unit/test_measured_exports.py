@@ -116,3 +116,93 @@ def test_export_is_read_with_the_energy_that_it_has(name: str) -> None:
     hours, _ = read(data, column)
     assert len(hours) == 24 and min(hours) >= 0
     assert sum(hours) == pytest.approx(energy, rel=5e-5)
+
+
+def test_day_of_25_hours_is_read_by_its_offsets() -> None:
+    autumn = {"file": "octopus_autumn.csv", "time": "Start", "timezone": "Europe/London", "day": "2025-10-26"}
+    hours, _ = read(autumn | {"unit": "kWh"}, "Consumption (kwh)", 25)
+    assert sum(hours) == pytest.approx(13.949)
+    prices = {"file": "tibber_autumn.csv", "time": "startsAt", "timezone": "Europe/Stockholm", "day": "2025-10-26"}
+    hours, _ = read(prices | {"unit": "EUR/kWh", "exchange": 100}, "total", 25, "wholesale_price")
+    assert sum(hours) == pytest.approx(77.21)
+
+
+def test_totals_are_read_between_readings_at_any_time() -> None:
+    counter = {"file": "counter_small.csv", "time": "time", "timezone": "Europe/Amsterdam", "unit": "kWh"}
+    hours, _ = read(counter | {"reading": "total"}, "kWh", 23)
+    assert hours[:2] == pytest.approx([0.488, 0.533]) and sum(hours) == pytest.approx(12.975)
+    between, _ = read(counter | {"reading": "total", "first": f"{DAY} 00:15"}, "kWh", 1)
+    assert between == pytest.approx([0.75 * 0.488 + 0.25 * 0.533])
+
+
+def test_what_was_found_in_a_file_is_shown() -> None:
+    data, column, _ = METERS["lines below the table, ten minutes past"]
+    _, shown = read(data, column)
+    path = EXPORTS / "pvgis.csv"
+    assert shown == [
+        f"{path}: its columns are named in row 12",
+        f"{path}: the lines from row 38 on are not part of its table",
+        f"{path}: its rows are 60 minutes apart",
+        f"{path}: each row is 0:10:00 after the beginning of its interval",
+        f"{path}, row 13, column P: '0.00' was read as 0 W",
+    ]
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str, list[str]]] = {
+    "several meters": (METERS["meters below each other"][0] | {"where": {}}, "KWH/hh (per half hour)", ["m.where"]),
+    "no such meter": (
+        METERS["meters below each other"][0] | {"where": {"LCLid": "MAC9"}},
+        "KWH/hh (per half hour)",
+        ["no row with 'MAC9' in column LCLid", "'MAC1', 'MAC2', 'MAC3'"],
+    ),
+    "seconds without their key": (
+        {"file": "epoch.csv", "time": "time", "timezone": "UTC", "unit": "W"},
+        "power",
+        ["'1749859200' is no time", "set data.m.format: epoch if these are seconds since 1970"],
+    ),
+    "another unit than written": (
+        METERS["a row with units"][0] | {"unit": "kWh"},
+        "Energie vom Netz bezogen",
+        ["in Wh; correct data.m.unit, now kWh"],
+    ),
+    "gaps in a history": (
+        METERS["a history of states"][0] | {"fill": {"slots": 0.01}},
+        "state",
+        ["row 234", "there is no reading for 0:", "data.m.fill"],
+    ),
+    "thousands without their key": (
+        METERS["points between thousands"][0] | {"thousands": None},
+        "load",
+        ["'1.464,00' is no number", "give thousands"],
+    ),
+    "a day a row read as long": (
+        METERS["a day a row"][0] | {"layout": "long"},
+        "00:00-00:15",
+        ["has a day per row; set data.m.layout: wide, and column: value"],
+    ),
+    "an export without a day a row": (
+        METERS["seconds late"][0] | {"layout": "wide"},
+        "value",
+        ["data.m.layout", "no columns named by times of the day"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_export_is_refused_with_the_key_that_reads_it(name: str) -> None:
+    data, column, expected = REFUSED[name]
+    with pytest.raises(ValueError) as caught:
+        read({key: value for key, value in data.items() if value is not None}, column)
+    for part in expected:
+        assert part in str(caught.value)
+
+
+def test_missing_intervals_are_filled_between_their_neighbours(tmp_path: Path) -> None:
+    rows = [f"{DAY} {hour:02d}:00,{10 * hour}" for hour in range(24) if hour not in (0, 7, 8, 23)]
+    (tmp_path / "gaps.csv").write_text("\n".join(["time,W", *rows]))
+    series = {"file": str(tmp_path / "gaps.csv"), "time": "time", "timezone": "UTC", "unit": "W"}
+    hours, shown = read(series | {"fill": {"slots": 2}}, "W")
+    assert hours == pytest.approx([0.01 * min(max(hour, 1), 22) for hour in range(24)])
+    assert f"{series['file']}: 4 missing intervals of 60min are filled" in shown
+    with pytest.raises(ValueError, match=r"2025-06-14 07:00 is missing, one of 4; .* or set data\.m\.fill"):
+        read(series | {"fill": {"slots": 1}}, "W")

@@ -180,7 +180,10 @@ class Clock:
                     f"rows of one meter by {self._name}.where"
                 )
             if at < before:
-                raise ValueError(f"{where} comes after {self._format(before)}; sort the rows by time")
+                raise ValueError(
+                    f"{where} comes after {self._format(before)}; sort the rows by time, or choose those of one meter "
+                    f"by {self._name}.where"
+                )
 
     def _match(self, times: Sequence[tuple[datetime, int, int]], grid: Sequence[datetime]) -> list[int | None]:
         """Match rows of the horizon, in order, with its intervals: each time, row and place."""
@@ -192,20 +195,20 @@ class Clock:
                     f"{self._interval} from {self._format(grid[0])}; correct {self._name}.interval, or the row"
                 )
         places = {at: place for at, _, place in times}
-        found = [places.get(at) for at in grid]
-        runs = [len(list(run)) for missing, run in itertools.groupby(found, lambda place: place is None) if missing]
-        if max(runs, default=0) > self._fillable:
-            at = grid[found.index(None)]
+        gaps = [list(gap) for missing, gap in itertools.groupby(grid, lambda at: at not in places) if missing]
+        count = sum(map(len, gaps))
+        if too_long := [gap for gap in gaps if len(gap) > self._fillable]:
+            at = too_long[0][0]
             before = max((row for other, row, _ in times if other < at), default=1)
-            fill = f", or set {self._name}.fill" if not self._series.counts else ""
+            fill = "" if self._series.counts else f", or set {self._name}.fill"
             raise ValueError(
                 f"{self._path}, after row {before}, column {self._column}: {self._format(at)} is missing, "
-                f"one of {sum(runs)}; complete the file, choose another day, correct {self._name}.interval "
+                f"one of {count}; complete the file, choose another day, correct {self._name}.interval "
                 f"(now {self._interval}){fill}"
             )
-        if runs:
-            self._findings.append(f"{sum(runs)} missing intervals of {self._interval} are filled")
-        return found
+        if gaps:
+            self._findings.append(f"{count} missing intervals of {self._interval} are filled")
+        return [places.get(at) for at in grid]
 
     @property
     def _interval(self) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from stackelgrid.scenarios.measured.clock import Clock
 from stackelgrid.scenarios.measured.declarations import VALUE, DataSection, Reference, TimeSeries
 from stackelgrid.scenarios.measured.table import Table, find_table
-from stackelgrid.scenarios.measured.times import read_times_of_day
+from stackelgrid.scenarios.measured.times import has_day_per_row, read_times_of_day
 from stackelgrid.scenarios.measured.units import UNITS, Kind, Unit, find_unit, per_slot, target_unit
 from stackelgrid.text_file import read_text
 from stackelgrid.wire.arrays import LARGEST
@@ -171,9 +171,10 @@ class CsvFile:
         longest = self._series.fill.slots * timedelta(hours=1)
         for row in absent:
             place = bisect_right(there, row)
-            if there[place].at - row.at > longest:
+            gap = there[place].at - row.at
+            if gap > longest:
                 raise ValueError(
-                    f"{self._path}, row {row.row}, column {column}: there is no reading for {there[place].at - row.at}; set "
+                    f"{self._path}, row {row.row}, column {column}: there is no reading for {gap}; set "
                     f"{self._name}.fill to that many slots, or choose another day"
                 )
         if absent:
@@ -241,6 +242,8 @@ class CsvFile:
         if series.layout == "wide":
             readings = self._unfold(rows, stamps)
         else:
+            if has_day_per_row(table.header):
+                raise ValueError(f"{self._path} has a day per row; set {self._name}.layout: wide, and column: {VALUE}")
             times = self._clock.read_times(stamps)
             readings = [_Reading(at, row, cells) for at, (row, cells) in zip(times, rows, strict=True)]
         if all(after.at < before.at for before, after in itertools.pairwise(readings)) and len(readings) > 1:

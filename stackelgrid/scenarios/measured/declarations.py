@@ -187,7 +187,8 @@ class Reference(StrictModel):
 class EachColumn(StrictModel):
     """In place of a list of homes: one like `home` for each column of some data but those in `except`.
 
-    A home's id is its column's name, every run of characters that an id cannot have replaced by a hyphen.
+    A home's id is its column's name, every run of characters that an id cannot have replaced by a hyphen,
+    and `home-` before one that other nodes have, as `a1`.
     """
 
     each_column_of: str

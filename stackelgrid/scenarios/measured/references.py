@@ -12,6 +12,7 @@ from stackelgrid.model import StrictModel, explain
 from stackelgrid.scenarios.measured.csv_file import CsvFile, FromColumn
 from stackelgrid.scenarios.measured.declarations import OWN, DataSection, EachColumn, Reference
 from stackelgrid.scenarios.measured.units import Kind
+from stackelgrid.scenarios.topology import NODE_NAME
 from stackelgrid.wire.names import name_from
 
 Declaration = TypeVar("Declaration", bound=StrictModel)
@@ -69,6 +70,8 @@ def _list_homes(content: dict[str, Any], files: Mapping[str, CsvFile]) -> Iterat
     columns_by_name: dict[str, str] = {}
     for column in columns:
         name = name_from(column, len(column)).strip("-")[:64]
+        if NODE_NAME.fullmatch(name):
+            name = f"home-{name}"
         if not name or name in columns_by_name:
             other = f"that of column {columns_by_name[name]!r}" if name else "empty"
             raise ValueError(f"homes.each_column_of: the id of column {column!r} would be {other}; rename the column")

@@ -44,13 +44,18 @@ def guess_format(text: str) -> str:
     return ", as in '%d.%m.%Y %H:%M'"
 
 
+def has_day_per_row(header: Sequence[str]) -> bool:
+    """Tell by its columns' names whether a table has a day per row."""
+    return sum(_TIME_OF_DAY.fullmatch(name) is not None for name in header) >= 24
+
+
 def read_times_of_day(header: Sequence[str], ends: bool) -> dict[int, timedelta]:
     """Find the columns of a table with a day per row: their places, and how long after midnight each one's time is.
 
     They are named by a time (00:15), by its interval (00:00-00:15), or counted from 1. The time of a column that
     `ends` its interval is after midnight: 00:00 is the end of the day. Raises `ValueError` where there are none.
     """
-    times = {place: match for place, name in enumerate(header) if (match := _TIME_OF_DAY.fullmatch(name.strip()))}
+    times = {place: match for place, name in enumerate(header) if (match := _TIME_OF_DAY.fullmatch(name))}
     if len(times) >= 2:
         return {place: _read_column_time(match, ends) for place, match in times.items()}
     counted = {place: int(match[1]) for place, name in enumerate(header) if (match := _NUMBER_OF_DAY.fullmatch(name))}
