@@ -64,7 +64,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Trend:
-    """A statement of the paper on its results, in words, and the test whether ours agree with it."""
+    """A statement of the paper on its results, in words, and the test whether ours agree with it.
+
+    One `by_construction` holds in our case whatever the game does, which is no evidence.
+    """
 
     where: str
     says: str
@@ -72,17 +75,19 @@ class Trend:
     how: str
     look: Callable[[Runs], Finding]
     why: str = "Not explained."
+    by_construction: bool = False
 
 
 @dataclass(frozen=True)
 class Paper:
-    """The claims of a paper; `gives` describes what the paper states of its case."""
+    """The claims of a paper; `gives` describes what the paper states of its case, `source` who wrote it, where."""
 
     game: str
     title: str
     gives: str
     figures: tuple[Figure, ...]
     trends: tuple[Trend, ...]
+    source: str = ""
 
 
 def is_rising(numbers: list[float]) -> bool:

@@ -105,6 +105,7 @@ class RunResult(StrictModel, Generic[Found]):
     - `messages`, `bytes`: messages that the nodes sent and bytes of their payloads; `rejected`: messages ignored, by
       reason;
     - `homes`: how many there are, `homes_settled`: how many reported a schedule;
+    - `calibrated`: the scenario's keys that were fitted, each with the figures that it was fitted to;
     - `outcome`: None when not a single round was finished, `certificate`: None when none was made;
     - `faults`: how often each kind of fault struck, `failures`: nodes that died, and why.
     """
@@ -127,6 +128,7 @@ class RunResult(StrictModel, Generic[Found]):
     homes_settled: int
     processes: int
     money: str
+    calibrated: dict[str, str] = {}
     outcome: Found | None
     certificate: Certificate | None
     missing: list[Missing] = []

@@ -77,8 +77,15 @@ def rounds(result: RunResult[Any]) -> str:
 
 
 def key_figures(result: RunResult[Any]) -> list[Row]:
-    """Give the game's own rows. Empty when no round was finished."""
-    return find_report(result.game).key_figures(result, result.outcome) if result.outcome is not None else []
+    """Give the game's own rows, and what they were fitted to. Empty when no round was finished."""
+    if result.outcome is None:
+        return []
+    return [*find_report(result.game).key_figures(result, result.outcome), *_fitted(result)]
+
+
+def _fitted(result: RunResult[Any]) -> list[Row]:
+    figures = "; ".join(dict.fromkeys(result.calibrated.values()))
+    return [("Fitted as shipped", f"{figures}. Agreement with these is no evidence")] if figures else []
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class Scenario(StrictModel):
 
     `aggregators` share the homes in turn; `homes_per_process` homes share a process and its connection, and answer in
     one message. `inner_rounds` is how many rounds an aggregator may play with its homes before it answers its leader.
+    `calibrated` names keys whose values were fitted, each with the figures that it was fitted to.
     """
 
     model_config = ConfigDict(ignored_types=(cached_property,))

@@ -39,6 +39,7 @@ def build_result(scenario: Scenario, run_record: RunRecord) -> RunResult[Any]:
         "homes_settled": len(run_record.homes),
         "processes": run_record.processes,
         "money": scenario.money,
+        **({"calibrated": scenario.calibrated} if scenario.calibrated else {}),
         "outcome": scenario.outcome(run_record) if run_record.rounds else None,
         "certificate": None,
         "missing": run_record.missing,

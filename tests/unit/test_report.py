@@ -484,6 +484,7 @@ def test_summary_has_the_rows_of_a_result(found: dict[str, Any]) -> None:
         "inner_rounds": 1,
     }
     found["outcome"] |= {"peak_kw": 30.0, "baseline_peak_kw": 40.0, "par": 1.5, "baseline_par": 1.25}
+    found["calibrated"] = {"leader.mu": "peak 1 kW", "leader.wholesale_price": "peak 1 kW", "seed": "PAR 2"}
     found["outcome"] |= {"price": [1.0, 2.0] * 12, "leader_utility": -1234.5, "system_utility": 0.0, "revenue": 9e6}
     assert summary(parse(found)) == [
         ("Scenario", "Six homes"),
@@ -498,7 +499,13 @@ def test_summary_has_the_rows_of_a_result(found: dict[str, Any]) -> None:
         ("Leader utility", "−1,234 cents"),
         ("System utility", "0 cents"),
         ("Revenue", "9,000,000 cents"),
+        ("Fitted as shipped", "peak 1 kW; PAR 2. Agreement with these is no evidence"),
     ]
+
+
+def test_summary_of_a_case_that_was_not_calibrated_claims_no_fit(found: dict[str, Any]) -> None:
+    del found["calibrated"]
+    assert "Fitted as shipped" not in dict(summary(parse(found)))
 
 
 def test_change_from_zero_has_no_percentage() -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from stackelgrid.claims import Figure, Finding, Paper, Trend
+from stackelgrid.games.user_oriented.published import TWO_CUSTOMERS
 from stackelgrid.study.reproduction import (
+    BUILT_IN,
     FITTED,
     NOT,
     REPRODUCED,
+    VERDICTS,
     RunCache,
     find_papers,
     judge_figure,
@@ -61,8 +64,8 @@ def test_summary_counts_the_verdicts_and_lists_the_misses() -> None:
     text = COMMITTED.read_text()
     summary, *claims = tables(text)
     verdicts = [row[-1] for table in claims for row in table[1:]]
-    assert set(verdicts) == {REPRODUCED, FITTED, NOT}
-    for column, verdict in enumerate((REPRODUCED, FITTED, NOT), start=1):
+    assert set(verdicts) == set(VERDICTS)
+    for column, verdict in enumerate(VERDICTS, start=1):
         assert sum(int(row[column]) for row in summary[1:]) == verdicts.count(verdict)
     listed = text.split("## What does not reproduce")[1].split("\n## ")[0]
     assert len(re.findall(r"^- ", listed, re.MULTILINE)) == verdicts.count(NOT)
@@ -90,6 +93,25 @@ def test_trend_of_fairness_fails_when_some_steps_are_equal(runs: RunCache) -> No
     assert look("load_call", never_fairer, runs).holds
 
 
+def test_two_best_prices_of_two_customers(runs: RunCache) -> None:
+    """The rich one alone pays 4 p (1 - p / 10), at most 10 at p = 5; both pay 16 p - 6.4 p^2, 10 at p = 1.25."""
+    uniqueness = look("user_oriented", "the equilibrium of [UO-16] is unique", runs)
+    assert not uniqueness.holds
+    assert "1.25 and 5: 10.00 each" in uniqueness.here
+    for start in (1.25, 5):
+        bounds = (f"leader.baseline_price={start}", "leader.price_min=0", "leader.price_max=10")
+        outcome = runs.outcome("user_oriented", *TWO_CUSTOMERS, *bounds)
+        (price,) = outcome.price
+        expected = price * sum(max(0.0, most * (1 - price / value)) for most, value in ((4, 10), (12, 2)))
+        assert outcome.leader_utility == pytest.approx(expected) == pytest.approx(10)
+
+
+def test_bills_of_the_adaptive_scheme_fall_no_more_than_with_a_larger_mu(runs: RunCache) -> None:
+    here = look("user_oriented", "the adaptive scheme rewards customers with lower bills", runs)
+    adaptive, doubled = map(float, re.findall(r"[+-]\d+\.\d+(?= %)", here.here))
+    assert (adaptive < doubled) is here.holds
+
+
 def test_section_is_the_same_when_written_twice() -> None:
     assert write_section(PAPERS["load_call"], RunCache()) == write_section(PAPERS["load_call"], RunCache())
 
@@ -107,13 +129,14 @@ def test_document_lists_claims_that_do_not_hold() -> None:
     trends = (
         Trend("2.2", "load falls", "paper", "a run", lambda runs: Finding("it rises", False), "Prices fell."),
         Trend("2.3", "price falls", "paper", "a run", lambda runs: Finding("it does", True), "Never shown."),
+        Trend("2.4", "1 = 1", "paper", "a run", lambda runs: Finding("so", True), "Never shown.", by_construction=True),
     )
     text = write_document([Paper("game", "Title", "Gives.", figures, trends)], RunCache())
     assert "- game, 2.1 (paper): peak 10 kW. Here: 12.0 kW. Another day." in text
     assert "- game, 2.2 (paper): load falls. Here: it rises. Prices fell." in text
     assert "Never shown." not in text
-    assert tables(text)[0][1] == ["[game](#game)", "1", "0", "2"]
-    assert [row[-1] for table in tables(text)[1:] for row in table[1:]] == [NOT, NOT, REPRODUCED]
+    assert tables(text)[0][1] == ["[game](#game)", "1", "0", "1", "2"]
+    assert [row[-1] for table in tables(text)[1:] for row in table[1:]] == [NOT, NOT, REPRODUCED, BUILT_IN]
 
 
 def test_derived_mean_is_peak_by_ratio_within_their_rounding() -> None:

@@ -288,4 +288,6 @@ PAPER = Paper(
             _compare_with_mpcc,
         ),
     ),
+    source="Seangleng Khe, Parin Chaipunya and Athikom Bangviwat, 2025, arXiv:2507.12708, "
+    "doi:10.48550/arXiv.2507.12708.",
 )

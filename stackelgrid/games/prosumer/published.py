@@ -252,4 +252,5 @@ PAPER = Paper(
             _play_other_feeder,
         ),
     ),
+    source="Sayyid Mohssen Sajjadi and Meng Wu, 2021, arXiv:2110.01205, doi:10.48550/arXiv.2110.01205.",
 )
