@@ -97,7 +97,7 @@ class AggregatorNode:
         if not payload:
             # The leader clears its signal when the run is over.
             over = topic == self._up.topic_to_member("signal", self.name) and self._leave_by is not None
-            return self._leave() if over else []
+            return self._leave() if over else self._perform(self._coordinator.note_cleared(topic, now), now)
         read = self.mailbox.read(topic, payload)
         if read is None:
             return self._perform(self._coordinator.note_unreadable(topic, self.mailbox.objection, now), now)

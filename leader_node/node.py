@@ -84,7 +84,7 @@ class LeaderNode:
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """Take a payload from the broker."""
         if not payload:
-            return []  # a retained message was cleared
+            return self._perform(self._coordinator.note_cleared(topic, now), now)
         read = self.mailbox.read(topic, payload)
         if read is None:
             return self._perform(self._coordinator.note_unreadable(topic, self.mailbox.objection, now), now)

@@ -319,6 +319,14 @@ class Coordinator:
             return []
         return self._refuse(member, "malformed", f"the answer cannot be read: {detail.removeprefix(f'{topic}: ')}", now)
 
+    def note_cleared(self, topic: str, now: float) -> list[Step]:
+        """Take note that what was retained on `topic` is no more: a member that clears its presence has left."""
+        member = topic.removeprefix(f"{self.link.root}/").removesuffix("/presence")
+        if not topic.endswith("/presence") or member not in self._came or member in self.quarantined:
+            return []
+        self._gathering.discard(member)
+        return self._on_leave(member, now)
+
     def next_deadline(self) -> float | None:
         """Give the time at which to call `tick`, on the clock of `now`, or None."""
         if self._settlement is not None:

@@ -47,7 +47,9 @@ def scenario(game: str) -> tuple[Scenario, NodeConfigs]:
     return chosen, build_node_configs(chosen, "memory")
 
 
-def play(game: str, ledgers: Ledgers) -> dict[str, Any]:
+def play(
+    game: str, ledgers: Ledgers, transport: MemoryTransport | None = None, *, homes: bool = True
+) -> dict[str, Any]:
     """Play with what the coordinators remember; `ledgers` is what they remember in the end."""
     _, configs = scenario(game)
     found: dict[str, Any] = {"rounds": [], "homes": {}, "conclusion": {}}
@@ -61,9 +63,9 @@ def play(game: str, ledgers: Ledgers) -> dict[str, Any]:
             )
             for config in configs.aggregators
         ),
-        *(emc_node.config.assemble(config, found["homes"].update) for config in configs.homes),
+        *(emc_node.config.assemble(config, found["homes"].update) for config in configs.homes if homes),
     ]
-    MemoryTransport(1).run(nodes)
+    (transport or MemoryTransport(1)).run(nodes)
     return found
 
 
@@ -111,6 +113,15 @@ def test_aggregator_resumes_within_its_inner_game(game: str) -> None:
         assert numbers(found) == numbers(whole)[current - 1 :]
         assert found["homes"] == whole["homes"]
         assert ledgers["a1"] == entries  # nothing was asked twice
+
+
+def test_coordinators_that_start_after_the_run_is_over_end_without_a_wait() -> None:
+    """They find the settlement retained; the homes have left, and the aggregators leave again."""
+    chosen, _ = scenario("user_oriented")
+    broker, ledgers = MemoryTransport(1, horizon_s=chosen.rounds.gather_s), Ledgers()
+    play("user_oriented", ledgers, broker)
+    again = play("user_oriented", ledgers, broker, homes=False)
+    assert again["conclusion"]["settled"] and again["rounds"] == []
 
 
 def test_ledger_on_disk_returns_its_entries(tmp_path: Path) -> None:

@@ -206,6 +206,24 @@ def test_gathering_does_not_wait_for_a_member_that_has_left() -> None:
     assert coordinator.receive(is_("a", "online"), 3.0) == [MembersGathered(absent=())]
 
 
+def test_gathering_does_not_wait_for_a_member_that_clears_its_presence() -> None:
+    coordinator = Coordinator(LINK, ["a", "b"], POLICY, members_gather=True)
+    coordinator.start(0.0)
+    coordinator.receive(is_("a", "gathering"), 1.0)
+    coordinator.receive(is_("b", "online"), 1.0)
+    for other in (LINK.topic(is_("x", "online")), LINK.topic(has_it("a", 1)), LINK.topic(is_("b", "online"))[:-1]):
+        assert coordinator.note_cleared(other, 2.0) == []
+    assert coordinator.note_cleared(LINK.topic(is_("a", "online")), 3.0) == [MembersGathered(absent=("a",))]
+
+
+def test_round_does_not_wait_for_a_member_that_clears_its_presence() -> None:
+    coordinator = asking("a", "b")
+    assert coordinator.note_cleared(LINK.topic(is_("b", "online")), 1.0) == []
+    finished = one(coordinator.receive(says("a", 1), 2.0), Round)
+    assert isinstance(finished, Round)
+    assert finished.why == {"b": "has left"}
+
+
 def test_gathering_wait_does_not_begin_again_after_a_reconnect() -> None:
     coordinator = Coordinator(LINK, ["a"], POLICY)
     coordinator.start(0.0)
