@@ -6,7 +6,7 @@ from importlib import import_module
 from emc_node.config import build, config_model
 from stackelgrid.faults import inject_faults
 from stackelgrid.node import process
-from stackelgrid.text_file import replace_unprintable
+from stackelgrid.text_file import set_up_console
 
 COMMANDS = {
     "init": "emc_node.init",
@@ -17,7 +17,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the node, or one of `COMMANDS`; return the exit code."""
-    replace_unprintable()
+    set_up_console()
     words = sys.argv[1:] if arguments is None else arguments
     if words and words[0] in COMMANDS:
         return int(import_module(COMMANDS[words[0]]).main(words[1:]))

@@ -5,7 +5,7 @@ import sys
 
 from stackelgrid.errors import ExitCode
 from stackelgrid.interrupts import ignore_signals, raise_on_signals
-from stackelgrid.text_file import replace_unprintable
+from stackelgrid.text_file import set_up_console
 
 OURS = {"leader_node", "aggregator_node", "emc_node", "broker", "stackelgrid"}
 DESK = {
@@ -28,7 +28,7 @@ def main() -> int:
     """Run the command line; returns the exit code."""
     try:
         raise_on_signals()
-        replace_unprintable()
+        set_up_console()
         code = _run_command()
         ignore_signals()
         return code

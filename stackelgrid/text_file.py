@@ -13,9 +13,12 @@ import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stackelgrid.interrupts import defer_interrupts
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 LARGEST_FILE = 256 * 2**20
 """The largest file that is read, bytes."""
@@ -66,11 +69,27 @@ def replace_file(path: Path, content: bytes) -> None:
             raise
 
 
-def replace_unprintable() -> None:
-    """Let stdout and stderr replace characters that the encoding of the locale lacks."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+class _ReaderMayLeave(io.FileIO):
+    """A stream of the console; what is written after its reader has left is dropped."""
+
+    def write(self, content: ReadableBuffer) -> int:
+        try:
+            return super().write(content)
+        except BrokenPipeError:
+            return memoryview(content).nbytes
+
+
+def set_up_console() -> None:
+    """Let stdout and stderr replace characters that the encoding of the locale lacks, and forgive a closed pipe.
+
+    So that a command ends with the code of what it did, also behind `| head`.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):  # else a test reads it
+            raw = _ReaderMayLeave(stream.fileno(), "w", closefd=False)
+            buffered = io.BufferedWriter(raw)
+            setattr(sys, name, io.TextIOWrapper(buffered, stream.encoding, "replace", None, stream.line_buffering))
 
 
 def parse_json(text: str) -> Any:

@@ -26,7 +26,7 @@ from stackelgrid.node.config import Config, NodeConfig, load
 from stackelgrid.node.log import complain, flush_log, set_up
 from stackelgrid.node.protocol import ReportingNode, RunNode
 from stackelgrid.registry import Game
-from stackelgrid.text_file import replace_unprintable
+from stackelgrid.text_file import set_up_console
 from stackelgrid.transport.base import BrokerUnreachableError
 from stackelgrid.transport.mqtt import MqttTransport
 
@@ -47,7 +47,7 @@ def main(
     arguments: list[str] | None,
 ) -> int:
     """Run the command line of one node; returns the exit code."""
-    replace_unprintable()
+    set_up_console()
     try:
         return _run(program, config_model, build, inject, _parse(program, arguments))
     finally:

@@ -89,6 +89,29 @@ def test_console_replaces_what_its_encoding_lacks(tmp_path: Path) -> None:
     assert code == 2 and "no such file" in err and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(("rounds", "code"), [(40, 0), (2, 3)])
+def test_run_has_its_own_exit_code_though_nobody_reads_its_output(tmp_path: Path, rounds: int, code: int) -> None:
+    words = [
+        "run",
+        "street.yaml",
+        "--transport",
+        "memory",
+        "--out",
+        "run",
+        "--json",
+        f"--set=leader.max_rounds={rounds}",
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "stackelgrid", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as ran:
+        assert ran.stdout is not None and ran.stderr is not None
+        ran.stdout.close()  # as head does, once it has had enough
+        err = ran.stderr.read().decode()
+    assert ran.returncode == code, err
+    assert json.loads((tmp_path / "run/result.json").read_text())["settled"] == (code == 0)
+    assert "BrokenPipe" not in err
+
+
 def test_result_is_printed_although_the_disk_is_full(played: Path, tmp_path: Path) -> None:
     words = ["run", "street.yaml", "--transport", "memory", "--out", "run", "--json"]
     fits = (played / "scenario.yaml").stat().st_size
