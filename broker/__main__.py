@@ -26,7 +26,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(prog="python -m broker", description="Run an MQTT broker.")
     kinds = [*map(str, BrokerKind), NATS]
     arguments.add_argument("--kind", choices=kinds, default="auto", help="default: auto; nats is a cluster of three")
-    arguments.add_argument("--port", type=int, help=f"default: a free one; with --certs {TLS_PORT}")
+    arguments.add_argument("--port", type=int, help=f"0 is a free one; default: 0, with --certs {TLS_PORT}")
     arguments.add_argument(
         "--certs",
         type=Path,
@@ -64,7 +64,8 @@ def main() -> None:
 def _start(given: argparse.Namespace, folder: Path, certificates: Path | None) -> RunningBroker | nats.RunningCluster:
     if given.kind == NATS:
         return nats.start(folder, certificates)
-    port = given.port if certificates is None else given.port or TLS_PORT
+    usual = None if certificates is None else TLS_PORT
+    port = usual if given.port is None else given.port or None
     persistent = certificates is not None
     return start(given.kind, folder, port, persistent=persistent, certificates=certificates, host=given.host)
 

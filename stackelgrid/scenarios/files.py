@@ -16,7 +16,7 @@ from stackelgrid.model import explain
 from stackelgrid.registry import UnknownGameError, find
 from stackelgrid.scenarios import yaml_file
 from stackelgrid.scenarios.base import Scenario
-from stackelgrid.scenarios.measured import spell_out, with_origins
+from stackelgrid.scenarios.measured import BadReferenceError, spell_out, with_origins
 
 
 class ScenarioError(ConfigError):
@@ -68,6 +68,8 @@ def load(
         scenario.rehearse()
     except ValidationError as error:
         raise ScenarioError(explain(origins.locate, with_origins(error, raw), raw)) from None
+    except BadReferenceError as error:
+        raise ScenarioError(f"{origins.locate(_find_key(str(error)), error.declared)}: {error}") from None
     except ValueError as error:
         raise ScenarioError(f"{origins.locate(_find_key(str(error)))}: {error}") from None
     return scenario
@@ -83,15 +85,19 @@ class _Origins:
     text: str = ""
     shipped: bool = False
 
-    def locate(self, key: str) -> str:
-        """Name the options that gave the value at `key`, or else its line in the file.
+    def locate(self, key: str, declared: str = "") -> str:
+        """Name the options that gave the value at `key`, or what it names (`declared`), or else its line in the file.
 
         A shipped file has no mistakes: what is wrong in it is so by the options, whichever key it is.
         """
         options = {override.partition("=")[0].strip(): f"--set {override}" for override in self.overrides}
         if self.seed is not None:
             options["seed"] = f"--seed {self.seed}"
-        of_key = [option for changed, option in options.items() if _contains(key, changed) or _contains(changed, key)]
+        of_key = [
+            option
+            for changed, option in options.items()
+            if any(_contains(given, changed) or _contains(changed, given) for given in (key, declared))
+        ]
         if of_key or (self.shipped and options):
             return " ".join(of_key or options.values())
         return (

@@ -14,6 +14,8 @@ _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _LARGEST = 100_000
 """Points of a grid; more are a typing error."""
 
+_MOST_DIGITS = 300
+
 
 class GridError(ConfigError):
     """A grid that cannot be read; the message names the option, its value and the mend."""
@@ -73,7 +75,7 @@ def _parse_axis(word: str) -> Axis:
     try:
         values = _list_range(word, *map(Decimal, span.groups())) if span else _split(text)
     except ArithmeticError:
-        raise GridError(f"--over {word}: a number is too large; correct it") from None
+        raise GridError(f"--over {word}: a number is too large or too small; correct it") from None
     seen: set[str] = set()
     for value in values:
         if not value:
@@ -86,6 +88,8 @@ def _parse_axis(word: str) -> Axis:
 
 def _list_range(word: str, first: Decimal, last: Decimal, step: Decimal) -> list[str]:
     """List first, first + step, ... up to and including last; in decimals, so that 0.2:2:0.2 ends with 2."""
+    if any(abs(number.adjusted()) > _MOST_DIGITS for number in (first, last, step)):
+        raise ArithmeticError  # each value would be written with as many digits
     if step == 0 or (last > first and step < 0) or (last < first and step > 0):
         raise GridError(f"--over {word}: steps of {step} do not lead from {first} to {last}; change its sign or size")
     count = (last - first) / step

@@ -363,10 +363,12 @@ def test_figure_draws_the_numbers_of_the_table() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ("0:1e99999:1", "these are more than 100000 values; widen the step"),
+        ("0:1e300:1", "these are more than 100000 values; widen the step"),
         ("0:1:1e-9", "these are more than 100000 values; widen the step"),
-        ("0:1e9999999999999999999:1", "a number is too large; correct it"),
-        ("0:1e999999:1e-999999", "a number is too large; correct it"),
+        ("0:1e9999999999999999999:1", "a number is too large or too small; correct it"),
+        ("0:1e999999:1e-999999", "a number is too large or too small; correct it"),
+        ("0:1e99998:1e99997", "a number is too large or too small; correct it"),
+        ("0:1e-99998:1e-99998", "a number is too large or too small; correct it"),
     ],
 )
 def test_range_without_end_is_refused(values: str, message: str) -> None:

@@ -16,7 +16,7 @@ whose rows a `clock` finds, in the `units` of the scenario's keys.
 """
 
 from stackelgrid.scenarios.measured.origins import with_origins
-from stackelgrid.scenarios.measured.references import spell_out
+from stackelgrid.scenarios.measured.references import BadReferenceError, spell_out
 from stackelgrid.scenarios.measured.schema import with_data
 
-__all__ = ["spell_out", "with_data", "with_origins"]
+__all__ = ["BadReferenceError", "spell_out", "with_data", "with_origins"]

@@ -18,6 +18,14 @@ from stackelgrid.wire.names import name_from
 Declaration = TypeVar("Declaration", bound=StrictModel)
 
 
+class BadReferenceError(ValueError):
+    """A reference that gives no numbers; the message begins with its key, `declared` is the key of what it names."""
+
+    def __init__(self, message: str, declared: str) -> None:
+        super().__init__(message)
+        self.declared = declared
+
+
 def spell_out(
     raw: Mapping[str, Any], folder: Path, model: type[BaseModel], show: Callable[[str], None] = lambda sentence: None
 ) -> dict[str, Any]:
@@ -42,7 +50,7 @@ def spell_out(
         try:
             return _find(files, wanted.source).numbers(wanted, Kind.at(path))
         except ValueError as error:
-            raise ValueError(f"{'.'.join(path)}: {error}") from None
+            raise BadReferenceError(f"{'.'.join(path)}: {error}", f"data.{wanted.source}") from None
 
     return {key: _replace(value, (str(key),), numbers) for key, value in content.items()}
 
@@ -66,7 +74,7 @@ def _list_homes(content: dict[str, Any], files: Mapping[str, CsvFile]) -> Iterat
     try:
         columns = _find(files, each.each_column_of).columns(each.excluded)
     except ValueError as error:
-        raise ValueError(f"homes.each_column_of: {error}") from None
+        raise BadReferenceError(f"homes.each_column_of: {error}", f"data.{each.each_column_of}") from None
     columns_by_name: dict[str, str] = {}
     for column in columns:
         name = name_from(column, len(column)).strip("-")[:64]
