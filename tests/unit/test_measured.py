@@ -754,7 +754,11 @@ def test_check_reports_what_is_wrong_with_data(
         ),
         (["--set", "data.meters.unit=kwh"], 2, "--set data.meters.unit=kwh: data.meters.unit: 'kwh' is no unit"),
         (["--set", "data.meters.day=2016-06-15"], 2, "choose another day"),
-        (["--set", "data.meters.csv=no.csv"], 2, "--set data.meters.csv=no.csv: homes.each_column_of: data.meters.csv"),
+        (
+            ["--set", "data.meters.csv=no.csv"],
+            2,
+            "--set data.meters.csv=no.csv: homes.each_column_of: data.meters.file",
+        ),
         (
             ["--set", "data.spot.time=no"],
             2,
