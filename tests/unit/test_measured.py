@@ -762,7 +762,7 @@ def test_check_reports_what_is_wrong_with_data(
         (
             ["--set", "data.spot.time=no"],
             2,
-            "--set data.spot.time=no: leader.wholesale_price: meters.csv has no column",
+            "--set data.spot.time=no: leader.wholesale_price: meters.csv: no row names the",
         ),
     ):
         monkeypatch.setattr(sys, "argv", ["stackelgrid", "check", "street.yaml", *words])
