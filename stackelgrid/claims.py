@@ -6,11 +6,15 @@ A game names its `Paper` as `published`. No verdict is written here: it follows 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from stackelgrid.report import drawing
 
 Mark = Literal["paper", "derived", "reading"]
 
@@ -77,6 +81,23 @@ class Trend:
     why: str = "Not explained."
     by_construction: bool = False
 
+    @property
+    def figures(self) -> list[int]:
+        """The numbers of the paper's figures that it is about, as `where` names them."""
+        return [int(number) for number in re.findall(r"\d+", self.where.partition("fig.")[2])]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that the paper's text describes, drawn from our runs; `shows` is a sentence about ours.
+
+    What agrees with the paper and what does not is said by the trends that name its number.
+    """
+
+    number: int
+    shows: str
+    draw: Callable[[Runs], drawing.Figure]
+
 
 @dataclass(frozen=True)
 class Paper:
@@ -88,6 +109,7 @@ class Paper:
     figures: tuple[Figure, ...]
     trends: tuple[Trend, ...]
     source: str = ""
+    drawings: tuple[Drawing, ...] = ()
 
 
 def is_rising(numbers: list[float]) -> bool:

@@ -25,7 +25,22 @@ from numpy.typing import NDArray
 
 from stackelgrid.interrupts import defer_interrupts
 
-__all__ = ["Curve", "Figure", "bars", "boxes", "convergence", "levels", "many", "members", "save", "stack", "steps"]
+__all__ = [
+    "Curve",
+    "Figure",
+    "Panel",
+    "bars",
+    "boxes",
+    "convergence",
+    "levels",
+    "many",
+    "members",
+    "save",
+    "save_small",
+    "side_by_side",
+    "stack",
+    "steps",
+]
 
 Array = NDArray[np.float64]
 
@@ -94,6 +109,17 @@ class Curve:
     values: Sequence[float]
     color: str | None = None
     linestyle: str | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves over the numbers `x`, named `x_label`; without them over the slots, as steps."""
+
+    title: str
+    curves: Sequence[Curve]
+    label: str
+    x: Sequence[float] = ()
+    x_label: str = SLOT
 
 
 @dataclass(frozen=True)
@@ -169,6 +195,37 @@ def stack(layers: Mapping[str, Sequence[float]], lines: Sequence[Curve], label: 
         _label_y(axes, label)
         _from_zero(axes, [*bottom, *(value for curve in lines for value in curve.values)])
         _legend(figure, columns=5)
+    return figure
+
+
+def side_by_side(panels: Sequence[Panel]) -> Figure:
+    """Draw panels in rows of two; over slots they start at zero. The legend is the first one's."""
+    with mpl.rc_context(_STYLE):
+        columns = min(2, len(panels))
+        rows = -(-len(panels) // columns)
+        figure, grid = _panels(0.46 + 1.9 * rows, rows, columns, top=0.46, between=0.8)
+        for number, (axes, panel) in enumerate(zip(grid.flat, panels, strict=True)):
+            for place, curve in enumerate(panel.curves):
+                style: dict[str, Any] = {
+                    "color": curve.color or _COLORS[place % len(_COLORS)],
+                    "linestyle": curve.linestyle or _LINESTYLES[place % len(_LINESTYLES)],
+                    "label": curve.label,
+                }
+                if panel.x:
+                    axes.plot(panel.x, curve.values, marker="o" if len(panel.x) <= 20 else "", markersize=3, **style)
+                else:
+                    _steps(axes, curve.values, **style)
+            if panel.x:
+                axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+            else:
+                _slot_ticks(axes, len(panel.curves[0].values), 6)
+                _from_zero(axes, [value for curve in panel.curves for value in curve.values])
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            if number + columns >= len(panels) or panels[number + columns].x_label != panel.x_label:
+                axes.set_xlabel(panel.x_label)
+            _label_y(axes, panel.label)
+            axes.set_title(panel.title, loc="left", fontsize=8)
+        _legend(figure, grid.flat[0])
     return figure
 
 
@@ -343,6 +400,12 @@ def save(figure: Figure, path: Path) -> str:
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
     return _inline(drawn.getvalue(), path.stem, figure.get_figwidth() / WIDTH)
+
+
+def save_small(figure: Figure, path: Path) -> None:
+    """Write `figure` as a PNG for a page on a screen, a third of the size of `save`."""
+    with mpl.rc_context(_STYLE), defer_interrupts():
+        figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
 
 
 def _inline(svg: str, name: str, share: float) -> str:

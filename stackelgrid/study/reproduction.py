@@ -1,6 +1,7 @@
-"""docs/reproduction.md: every figure and trend that the papers state, beside ours.
+"""docs/reproduction.md: every number and trend that the papers state, and every figure that they describe, beside ours.
 
 `python -m stackelgrid.study.reproduction docs/reproduction.md` plays the runs and writes it, the same bytes each time.
+The figures go into docs/figures/reproduction/.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stackelgrid.claims import Figure, Finding, Paper, Runs, Trend
+from stackelgrid.claims import Drawing, Figure, Finding, Paper, Runs, Trend
 from stackelgrid.registry import find, list_games
 from stackelgrid.runner import Run, run
 from stackelgrid.text_file import replace_file
@@ -28,7 +29,12 @@ reconstruction where the text gives no more. A figure is *reproduced* when ours 
 printed digit unless another is given. It is only *fitted* when our case was made from that very figure. A trend is
 *reproduced* when the runs agree with it. It holds only *by construction* when our case makes it hold whatever the game
 does. What is fitted or holds by construction is no evidence for the paper, nor for us.
+
+Each figure that the texts describe is drawn as the paper draws it, as far as the text says how: the papers' own
+pictures did not reach us.
 """
+FIGURES = Path("figures") / "reproduction"
+"""Where the figures are, from the document."""
 
 _DEVIATIONS = 100
 """Deviations that a certificate tries at random."""
@@ -134,7 +140,38 @@ def write_section(paper: Paper, runs: Runs) -> str:
         finding = claim.look(runs)
         rows.append([claim.where, claim.says, finding.here, claim.how, claim.mark, judge_trend(claim, finding)])
     parts.append(_table(["where", "the paper", "here", "how", "mark", "verdict"], rows))
+    parts += [_write_figure(paper, drawing, runs) for drawing in paper.drawings]
     return "\n\n".join(parts) + "\n"
+
+
+def _write_figure(paper: Paper, drawing: Drawing, runs: Runs) -> str:
+    """Write a figure, and below it what agrees with the paper and what does not."""
+    found = {claim: claim.look(runs) for claim in paper.trends if drawing.number in claim.figures}
+    agrees, differs = (
+        "; ".join(f"{claim.says} ({finding.here})" for claim, finding in found.items() if finding.holds is holds)
+        for holds in (True, False)
+    )
+    sentences = [
+        f"**Figure {drawing.number}.** {drawing.shows}",
+        *([f"Agrees with the paper: {agrees}."] if agrees else []),
+        *([f"Does not: {differs}."] if differs else []),
+    ]
+    path = (FIGURES / _name_file(paper, drawing)).as_posix()
+    return f"![{paper.game}, figure {drawing.number}]({path})\n\n" + " ".join(sentences)
+
+
+def _name_file(paper: Paper, drawing: Drawing) -> str:
+    return f"{paper.game}-{drawing.number}.png"
+
+
+def draw_figures(papers: Sequence[Paper], runs: Runs, folder: Path) -> None:
+    """Draw the papers' figures into a folder, which is made."""
+    from stackelgrid.report.drawing import save_small
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for paper in papers:
+        for drawing in paper.drawings:
+            save_small(drawing.draw(runs), folder / _name_file(paper, drawing))
 
 
 def _figure_row(claim: Figure, ours: float) -> list[str]:
@@ -158,8 +195,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def main(path: Path) -> None:
-    """Play the runs and write the document, whole or not at all."""
-    replace_file(path, write_document(find_papers(), RunCache()).encode())
+    """Play the runs, draw the figures and write the document, whole or not at all."""
+    papers, runs = find_papers(), RunCache()
+    document = write_document(papers, runs)
+    draw_figures(papers, runs, path.parent / FIGURES)
+    replace_file(path, document.encode())
 
 
 if __name__ == "__main__":

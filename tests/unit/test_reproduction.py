@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from stackelgrid.claims import Figure, Finding, Paper, Trend
+from stackelgrid.claims import Drawing, Figure, Finding, Paper, Trend
 from stackelgrid.games.user_oriented.published import TWO_CUSTOMERS
+from stackelgrid.report import drawing
 from stackelgrid.study.reproduction import (
     BUILT_IN,
+    FIGURES,
     FITTED,
     NOT,
     REPRODUCED,
     VERDICTS,
     RunCache,
+    draw_figures,
     find_papers,
     judge_figure,
     write_document,
@@ -58,6 +61,44 @@ def test_committed_document_has_every_claim_and_no_empty_cell() -> None:
     for claim in claims:
         assert (claim.says if isinstance(claim, Trend) else claim.what) in cells
         assert claim.why
+
+
+DESCRIBED = {
+    "user_oriented": range(3, 9),
+    "prosumer": range(3, 7),
+    "load_call": range(2, 7),
+    "storage_market": range(0),
+}
+"""The figures with results that the texts of the papers describe."""
+
+
+@pytest.mark.parametrize("game", PAPERS)
+def test_every_figure_that_a_paper_describes_is_drawn_and_compared(game: str) -> None:
+    drawings, text = PAPERS[game].drawings, COMMITTED.read_text()
+    assert [each.number for each in drawings] == [*DESCRIBED[game]]
+    for each in drawings:
+        path = FIGURES / f"{game}-{each.number}.png"
+        assert (COMMITTED.parent / path).read_bytes().startswith(b"\x89PNG")
+        (below,) = re.findall(rf"\]\({re.escape(path.as_posix())}\)\n\n(.*)", text)
+        assert re.match(rf"\*\*Figure {each.number}\.\*\* .*(Agrees with the paper|Does not): .*\.$", below)
+    named = {number for trend in PAPERS[game].trends for number in trend.figures}
+    assert named == set(DESCRIBED[game])
+
+
+def test_figure_says_what_agrees_and_what_does_not(tmp_path: Path) -> None:
+    trends = (
+        Trend("1, fig. 3 and 4", "a rises", "paper", "a run", lambda runs: Finding("by 2", True)),
+        Trend("1, fig. 4", "b falls", "paper", "a run", lambda runs: Finding("it rises", False)),
+        Trend("4, theorem 3", "c", "paper", "a run", lambda runs: Finding("d", True)),
+    )
+    steps = Drawing(4, "A and b.", lambda runs: drawing.steps([drawing.Curve("a", [1.0, 2.0])], "a (kW)"))
+    paper = Paper("game", "Title", "Gives.", (), trends, drawings=(steps,))
+    assert (
+        "**Figure 4.** A and b. Agrees with the paper: a rises (by 2). Does not: b falls (it rises)."
+        in write_section(paper, RunCache())
+    )
+    draw_figures([paper], RunCache(), tmp_path / "figures")
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["game-4.png"]
 
 
 def test_summary_counts_the_verdicts_and_lists_the_misses() -> None:

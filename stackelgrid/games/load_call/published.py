@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stackelgrid.claims import Figure, Finding, Paper, Runs, Trend, format_residual
+from stackelgrid.games.load_call.figures import DRAWINGS
 from stackelgrid.games.load_call.outcome import LoadCallOutcome
 from stackelgrid.scenarios import ScenarioError, load
 
@@ -224,7 +225,7 @@ PAPER = Paper(
         ),
         Trend("III-B, fig. 4", "2, 6, 7 and 9 comply fully", "paper", "shipped case", _check_compliers),
         Trend(
-            "III-B, fig. 4",
+            "III-B, fig. 5",
             "at 1500 kWh the same comply fully, and the same partially",
             "paper",
             f"shipped case and `{LARGER}`",
@@ -288,6 +289,7 @@ PAPER = Paper(
             _compare_with_mpcc,
         ),
     ),
+    drawings=DRAWINGS,
     source="Seangleng Khe, Parin Chaipunya and Athikom Bangviwat, 2025, arXiv:2507.12708, "
     "doi:10.48550/arXiv.2507.12708.",
 )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from stackelgrid.claims import Finding, Paper, Runs, Trend, format_residual
+from stackelgrid.games.prosumer.figures import DRAWINGS
 from stackelgrid.games.prosumer.outcome import ProsumerOutcome
 from stackelgrid.games.prosumer.scenario import ProsumerScenario
 from stackelgrid.scenarios import load
@@ -60,6 +61,15 @@ def _check_dr_zero_from_six(runs: Runs) -> Finding:
         here,
         all(values[17:].max() == 0 and hour == 17 for values, hour in zip(dr.values(), last.values(), strict=True)),
     )
+
+
+def _check_pv_below_load(runs: Runs) -> Finding:
+    parts, holds = [], True
+    for home in _load_case().everyone:
+        ratio = np.divide(home.pv_kw, home.load_kw)
+        parts.append(f"{home.id} {ratio[16]:.2f} of its load at 17 h, {ratio[17]:.2f} at 18 h, {ratio[18]:.2f} at 19 h")
+        holds &= bool(ratio[17:].max() < 0.5)
+    return Finding("; ".join(parts), holds)
 
 
 def _check_dr_within_a_tenth(runs: Runs) -> Finding:
@@ -186,6 +196,14 @@ PAPER = Paper(
             "shipped case",
             _check_dr_zero_from_six,
         ),
+        Trend(
+            "V, fig. 3",
+            "PV output on and after 6 pm is much less than the load",
+            "paper",
+            "data of the shipped case; much less: below half",
+            _check_pv_below_load,
+            "At 18 h, the first hour without DR, PV output is below the load by little, by much only from 19 h on.",
+        ),
         Trend("V", "DR is within 0 to 10 % of the peak load", "paper", "shipped case", _check_dr_within_a_tenth),
         Trend(
             "V, fig. 5",
@@ -252,5 +270,6 @@ PAPER = Paper(
             _play_other_feeder,
         ),
     ),
+    drawings=DRAWINGS,
     source="Sayyid Mohssen Sajjadi and Meng Wu, 2021, arXiv:2110.01205, doi:10.48550/arXiv.2110.01205.",
 )

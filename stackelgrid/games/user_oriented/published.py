@@ -7,16 +7,21 @@ from collections.abc import Callable
 import numpy as np
 
 from stackelgrid.claims import Figure, Finding, Paper, Runs, Trend, format_residual, is_rising
+from stackelgrid.games.user_oriented.figures import DRAWINGS, compute_satisfaction, draw_lots, save_on_bill
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
-from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
-from stackelgrid.scenarios import load
+from stackelgrid.games.user_oriented.paper_runs import (
+    GAME,
+    MULTIPLES,
+    SCALES,
+    charge_deviation_at,
+    load_case,
+    play,
+    play_multiples,
+    play_scales,
+)
 
-GAME = "user_oriented"
-MULTIPLES = np.arange(1, 11) / 5
-"""Multiples of the calibrated mu, 0.2 to 2."""
 WEIGHTS = np.arange(1, 101) / 10
 """Fixed weights on the deviation, as multiples of the calibrated mu."""
-SCALES = (30, 60, 120, 240)
 ADAPTIVE = "leader.balance={kind: adaptive, high: 2, low: 0.5}"
 TWO_CUSTOMERS = (
     "population=null",
@@ -28,39 +33,34 @@ TWO_CUSTOMERS = (
 _SWEEP = "`leader.mu` 0.2 to 2 times the calibrated one, 10 runs"
 
 
-def _outcome(runs: Runs, *overrides: str) -> UserOrientedOutcome:
-    """Give the outcome of the shipped case with these overrides."""
-    outcome: UserOrientedOutcome = runs.outcome(GAME, *overrides)
-    return outcome
-
-
 def _welfare(runs: Runs) -> UserOrientedOutcome:
-    return _outcome(runs, "leader.objective=welfare")
-
-
-def _load_calibrated_mu() -> float:
-    scenario = load(GAME)
-    assert isinstance(scenario, UserOrientedScenario)
-    return scenario.leader.mu
-
-
-def _sweep(runs: Runs, objective: str = "stackelberg") -> list[UserOrientedOutcome]:
-    """Give the outcomes along the multiples of mu."""
-    settings = [f"leader.mu={_load_calibrated_mu() * multiple:.6g}" for multiple in MULTIPLES]
-    return [_outcome(runs, setting, f"leader.objective={objective}") for setting in settings]
+    return play(runs, "leader.objective=welfare")
 
 
 def _range(values: list[float], digits: int) -> str:
     return f"{values[0]:.{digits}f} to {values[-1]:.{digits}f}"
 
 
+def _check_ranking(runs: Runs) -> Finding:
+    half = {segment: float(values[0]) for segment, values in compute_satisfaction(np.array([0.5])).items()}
+    ranked = sorted(half, key=lambda segment: -half[segment])
+    here = "v S(1/2), cents/kWh: " + ", ".join(f"{segment} {half[segment]:.2f}" for segment in ranked)
+    return Finding(here, ranked == ["industrial", "commercial", "residential"])
+
+
+def _check_drop(runs: Runs) -> Finding:
+    kept = {segment: float(low / full) for segment, (low, full) in compute_satisfaction(np.array([0.1, 1.0])).items()}
+    here = "S(1/10) / S(1): " + ", ".join(f"{segment} {share:.2f}" for segment, share in kept.items())
+    return Finding(here, min(kept, key=lambda s: kept[s]) == "industrial" != max(kept, key=lambda s: kept[s]))
+
+
 def _check_price_rises(runs: Runs) -> Finding:
-    price = [float(np.mean(outcome.price)) for outcome in _sweep(runs)]
+    price = [float(np.mean(outcome.price)) for outcome in play_multiples(runs)]
     return Finding(f"mean over the hours {_range(price, 3)} cents/kWh, {_count_rises(price)}", is_rising(price))
 
 
 def _check_price_paid_rises(runs: Runs) -> Finding:
-    paid = [outcome.revenue / sum(outcome.load_kw) for outcome in _sweep(runs)]
+    paid = [outcome.revenue / sum(outcome.load_kw) for outcome in play_multiples(runs)]
     return Finding(f"mean over the kWh {_range(paid, 4)} cents/kWh, {_count_rises(paid)}", is_rising(paid))
 
 
@@ -70,14 +70,14 @@ def _count_rises(numbers: list[float]) -> str:
 
 
 def _check_deviation_falls(runs: Runs) -> Finding:
-    sweep = _sweep(runs)
+    sweep = play_multiples(runs)
     deviation, par = [outcome.deviation for outcome in sweep], [outcome.par for outcome in sweep]
     here = f"PAR {_range(par, 3)}, squared deviation {_range(deviation, 0)} kW²"
     return Finding(here, is_rising(par[::-1]) and is_rising(deviation[::-1]))
 
 
 def _check_bills_grow_linearly(runs: Runs) -> Finding:
-    bills = [_outcome(runs, f"population.homes={n}", "homes_per_process=60").revenue for n in SCALES]
+    bills = [outcome.revenue for outcome in play_scales(runs)]
     straight = float(np.corrcoef(SCALES, bills)[0, 1] ** 2)
     each = [bill / n for bill, n in zip(bills, SCALES, strict=True)]
     here = f"R² {straight:.5f} of a straight line; {min(each):.0f} to {max(each):.0f} cents a home and day"
@@ -85,14 +85,14 @@ def _check_bills_grow_linearly(runs: Runs) -> Finding:
 
 
 def _check_bills_bend_with_mu(runs: Runs) -> Finding:
-    bills = np.array([outcome.revenue for outcome in _sweep(runs)])
+    bills = np.array([outcome.revenue for outcome in play_multiples(runs)])
     line = np.interp(MULTIPLES, MULTIPLES[[0, -1]], bills[[0, -1]])
     bend = float(np.max(np.abs(bills - line)) / np.ptp(bills))
     return Finding(f"off the straight line between the ends by up to {100 * bend:.0f} % of the range", bend > 0.01)
 
 
 def _check_utility_peaks(runs: Runs) -> Finding:
-    utility = [outcome.system_utility for outcome in _sweep(runs)]
+    utility = [outcome.system_utility for outcome in play_multiples(runs)]
     best = int(np.argmax(utility))
     here = f"highest at {MULTIPLES[best]:.1f} times the calibrated μ; {_range(utility, 0)} cents"
     return Finding(here, 0 < best < len(utility) - 1)
@@ -100,12 +100,8 @@ def _check_utility_peaks(runs: Runs) -> Finding:
 
 def _find_best_mu(runs: Runs, objective: str) -> dict[float, float]:
     """Find the best multiple of mu by fixed weight on the deviation, where it is inside the sweep."""
-    sweep = _sweep(runs, objective)
-    charge = np.array(
-        [_load_calibrated_mu() * outcome.deviation / np.mean(outcome.baseline_load_kw) for outcome in sweep]
-    )
-    without = np.array([outcome.system_utility for outcome in sweep]) + MULTIPLES * charge
-    best = {float(weight): int(np.argmax(without - weight * charge)) for weight in WEIGHTS}
+    sweep = play_multiples(runs, objective)
+    best = {float(weight): int(np.argmax(charge_deviation_at(sweep, weight))) for weight in WEIGHTS}
     return {weight: float(MULTIPLES[n]) for weight, n in best.items() if 0 < n < len(sweep) - 1}
 
 
@@ -123,12 +119,12 @@ def _span(weights: dict[float, float]) -> str:
 
 
 def _check_against_dual_decomposition(runs: Runs) -> Finding:
-    ours, best = _outcome(runs).system_utility, _welfare(runs).system_utility
+    ours, best = play(runs).system_utility, _welfare(runs).system_utility
     return Finding(f"{ours:.0f} cents at the stackelberg price, {best:.0f} at the welfare optimum", ours >= best)
 
 
 def _check_stackelberg_is_optimal(runs: Runs) -> Finding:
-    ours, best = _outcome(runs).system_utility, _welfare(runs).system_utility
+    ours, best = play(runs).system_utility, _welfare(runs).system_utility
     return Finding(
         f"the stackelberg price leaves {100 * (1 - ours / best):.1f} % of the optimum", 1 - ours / best < 1e-6
     )
@@ -150,7 +146,7 @@ def _check_uniqueness(runs: Runs) -> Finding:
 def _earn_from_two_customers(runs: Runs, price: float) -> float:
     """Give what a company that may ask this price alone earns from two customers who are alike in nothing."""
     bounds = (f"leader.{key}={price:g}" for key in ("baseline_price", "price_min", "price_max"))
-    return _outcome(runs, *TWO_CUSTOMERS, *bounds).leader_utility
+    return play(runs, *TWO_CUSTOMERS, *bounds).leader_utility
 
 
 def _check_no_better_price(runs: Runs) -> Finding:
@@ -160,7 +156,7 @@ def _check_no_better_price(runs: Runs) -> Finding:
 
 
 def _check_load_moves(runs: Runs) -> Finding:
-    change = np.subtract(_outcome(runs).load_kw, _outcome(runs).baseline_load_kw)
+    change = np.subtract(play(runs).load_kw, play(runs).baseline_load_kw)
     leaves, comes = -float(change[change < 0].sum()), float(change[change > 0].sum())
     here = (
         f"{leaves:.1f} kWh leave {int((change < 0).sum())} hours, {comes:,.0f} kWh are added in the others: of what is "
@@ -170,7 +166,7 @@ def _check_load_moves(runs: Runs) -> Finding:
 
 
 def _check_peak_and_valley(runs: Runs) -> Finding:
-    before, after = np.array(_outcome(runs).baseline_load_kw), np.array(_outcome(runs).load_kw)
+    before, after = np.array(play(runs).baseline_load_kw), np.array(play(runs).load_kw)
     peak, valley = int(before.argmax()), int(before.argmin())
     here = (
         f"peak hour {peak + 1}: {before[peak]:.0f} to {after[peak]:.0f} kW; lowest hour {valley + 1}: "
@@ -183,15 +179,14 @@ def _savings(runs: Runs) -> tuple[list[float], list[float]]:
     """Give what homes with and homes without storage save a day on the bill at the flat price, cents."""
     storing: list[float] = []
     others: list[float] = []
-    for home in _outcome(runs).homes.values():
-        assert home.baseline_bill is not None
-        (others if home.storage_kwh is None else storing).append(home.baseline_bill - home.bill)
+    for home in play(runs).homes.values():
+        (others if home.storage_kwh is None else storing).append(save_on_bill(home))
     return storing, others
 
 
 def _check_bills_fall(runs: Runs) -> Finding:
     saved = [*_savings(runs)[0], *_savings(runs)[1]]
-    homes = _outcome(runs).homes.values()
+    homes = play(runs).homes.values()
     rise = sum(home.bill for home in homes) / sum(home.baseline_bill or 0.0 for home in homes) - 1
     here = f"bills change by {100 * rise:+.1f} % in all; {sum(s > 0 for s in saved)} of {len(saved)} homes pay less"
     return Finding(here, float(np.median(saved)) > 0)
@@ -199,12 +194,16 @@ def _check_bills_fall(runs: Runs) -> Finding:
 
 def _check_storage_saves(runs: Runs) -> Finding:
     storing, others = (float(np.median(saved)) for saved in _savings(runs))
-    here = f"median saving {storing:.0f} cents a day with storage or an EV, {others:.0f} without"
+    twelve = (float(np.median(saved)) for saved in draw_lots(runs))
+    here = (
+        f"median saving {storing:.0f} cents a day with storage or an EV, {others:.0f} without; of the twelve drawn "
+        f"{next(twelve):.0f} and {next(twelve):.0f}"
+    )
     return Finding(here, storing > 0 and storing > others)
 
 
 def _check_adaptive(runs: Runs) -> Finding:
-    fixed, adaptive = _outcome(runs), _outcome(runs, ADAPTIVE)
+    fixed, adaptive = play(runs), play(runs, ADAPTIVE)
     loss = 1 - adaptive.system_utility / fixed.system_utility
     here = f"PAR {fixed.par:.3f} to {adaptive.par:.3f}, system utility lower by {100 * loss:.2f} %"
     return Finding(here, adaptive.par < fixed.par and 0 < loss < 0.01)
@@ -212,8 +211,7 @@ def _check_adaptive(runs: Runs) -> Finding:
 
 def _check_adaptive_bills(runs: Runs) -> Finding:
     fixed, adaptive, doubled = (
-        _outcome(runs, *setting).revenue
-        for setting in ((), (ADAPTIVE,), (f"leader.mu={2 * _load_calibrated_mu():.6g}",))
+        play(runs, *setting).revenue for setting in ((), (ADAPTIVE,), (f"leader.mu={2 * load_case().leader.mu:.6g}",))
     )
     here = (
         f"bills together {fixed:.0f} to {adaptive:.0f} cents, {100 * (adaptive / fixed - 1):+.2f} %; with a fixed μ "
@@ -223,7 +221,7 @@ def _check_adaptive_bills(runs: Runs) -> Finding:
 
 
 def _figure(what: str, published: str, unit: str, ours: Callable[[UserOrientedOutcome], float]) -> Figure:
-    return Figure("5.3", what, published, unit, "paper", "shipped case", lambda runs: ours(_outcome(runs)), fitted=True)
+    return Figure("5.3", what, published, unit, "paper", "shipped case", lambda runs: ours(play(runs)), fitted=True)
 
 
 def _figure_of_mean(
@@ -232,7 +230,7 @@ def _figure_of_mean(
     """A mean load, kW, which follows from the paper's peak and peak-to-average ratio."""
 
     def mean(runs: Runs) -> float:
-        return float(np.mean(series(_outcome(runs))))
+        return float(np.mean(series(play(runs))))
 
     return Figure("5.3", what, published, "kW", "derived", "shipped case", mean, fitted=True, tolerance=tolerance)
 
@@ -251,6 +249,24 @@ PAPER = Paper(
         _figure_of_mean("mean load after", "382.71", "0.18", lambda outcome: outcome.load_kw),
     ),
     (
+        Trend(
+            "5.1, fig. 3",
+            "at the same rate industrial customers are satisfied more than commercial, these more than residential",
+            "paper",
+            "customers of the shipped case, medians over appliances and hours",
+            _check_ranking,
+            "In the paper valuations are equal and ω ranks the types. Our ω follows from the load at the flat price, "
+            "at which the last kWh bought is worth the same to all.",
+        ),
+        Trend(
+            "5.1, fig. 3",
+            "at low rates the satisfaction of industrial customers drops most, that of residential ones least",
+            "paper",
+            "customers of the shipped case, medians over appliances and hours",
+            _check_drop,
+            "With S = ln(1 + αq) / ω a larger α keeps more satisfaction at low rates, and our industrial customers "
+            "have the larger one. The paper has it the other way round, in a form that its text has lost.",
+        ),
         Trend("5.2, fig. 4", "the price rises as μ goes from 0.2 to 2", "paper", _SWEEP, _check_price_rises),
         Trend(
             "5.2, fig. 4",
@@ -380,6 +396,7 @@ PAPER = Paper(
             "cheaper, not the scheme that rewards.",
         ),
     ),
+    drawings=DRAWINGS,
     source="Wireless Communications and Mobile Computing, 2019, article 8694016, doi:10.1155/2019/8694016; the text "
     "that we have names no authors.",
 )
