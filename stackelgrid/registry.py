@@ -47,7 +47,10 @@ class Game:
     - `certificate`: makes a certificate from a scenario, an outcome and a number of samples;
     - `report`: a `stackelgrid.report.game.GameReport`; None for the plain page;
     - `published`: a `stackelgrid.claims.Paper`, the figures that the game's paper prints; None without a paper;
-    - `small_scenario`: makes the content of a scenario for the soak test from a random generator and a home count.
+    - `small_scenario`: makes the content of a scenario for the soak test from a random generator and a home count;
+    - `settled_price`: gives the price in a run's record, which the soak lets no liar move further than its load can;
+    - `disagreement`: finds where a run's outcome disagrees with the schedules of its homes, from scenario, record and
+      outcome. Only a game whose outcome depends on who missed a round has one: the soak then expects no more.
     """
 
     package: str
@@ -64,6 +67,8 @@ class Game:
     report: str | None = None
     published: str | None = None
     small_scenario: str | None = None
+    settled_price: str | None = None
+    disagreement: str | None = None
 
     def load(self, part: str) -> Any:
         """Import a part by its name in this class: `game.load("leader")`.

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from stackelgrid import registry
 from stackelgrid.faults.plan import BrokerOutage, Corruption, Crash, FaultPlan, Lie
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario
@@ -207,9 +208,9 @@ def find_outcome_differences(evidence: Evidence) -> Iterator[str]:
     """A settlement on a round that everybody answered is what it would have been without faults, to 1e-6.
 
     It may be anything where a node lied or a message was corrupted on its way, or where an aggregator without its disk
-    passed on a settlement that it could not confirm. In the storage market homes move one after the other, so that a
-    round which some of them missed leads elsewhere: there the outcome is the same as without faults when nobody missed
-    a round and no home lost its state; if not, it still agrees with the schedules that homes ended with.
+    passed on a settlement that it could not confirm. Where it depends on who missed a round, as a game with a
+    `disagreement` says, it is the same as without faults when nobody missed one and no home lost its state; if not, it
+    still agrees with the schedules that homes ended with.
     """
     run_record, case = evidence.run_record, evidence.case
     everybody = {home.id for home in case.scenario.everyone}
@@ -222,13 +223,14 @@ def find_outcome_differences(evidence: Evidence) -> Iterator[str]:
     if run_record.homes.keys() != everybody:
         return
     outcome = _outcome(case.scenario, run_record)
-    if case.scenario.game == "storage_market":
+    game = registry.find(case.scenario.game)
+    if game.disagreement is not None:
         forgot = any(
             isinstance(fault, Crash) and node in evidence.case.scenario.topology.aggregator_of
             for fault, node in evidence.faults
         )
         if not forgot:
-            yield from _find_imbalance(case.scenario, run_record.homes, outcome)
+            yield from game.load("disagreement")(case.scenario, run_record, outcome)
         if forgot or run_record.missing:
             return
     yield from _find_differences(outcome, _compute_undisturbed_outcome(case), "")
@@ -237,21 +239,22 @@ def find_outcome_differences(evidence: Evidence) -> Iterator[str]:
 def find_moved_prices(evidence: Evidence) -> Iterator[str]:
     """A home that lies alone moves the price by 1.5 times what it can with its load alone, and no more.
 
-    In the user-oriented game. With its load alone a home can be away, feed in what it draws, answer a load that does
-    not bend with the price, or the one that it lies about.
+    In games with a `settled_price`. With its load alone a home can be away, feed in what it draws, answer a load that
+    does not bend with the price, or the one that it lies about.
     """
     case, faults = evidence.case, evidence.case.plan.faults
     liars = {fault.node for fault in faults if isinstance(fault, Lie)}
     alone = len(liars) == 1 and all(isinstance(fault, Lie) and fault.how != "impersonate" for fault in faults)
-    if not alone or case.number is None or case.scenario.game != "user_oriented":
+    if not alone or case.number is None or registry.find(case.scenario.game).settled_price is None:
         return
     (liar,) = liars
     settled = evidence.run_record.conclusion.get("settled") and evidence.run_record.rounds
     if not settled or case.scenario.homes_per_process > 1 or liar not in case.scenario.topology.aggregator_of:
         return
-    moved = _measure_move(evidence.run_record, case.number, case.homes)
+    drawn = case.scenario.game, case.number, case.homes
+    moved = _measure_move(evidence.run_record, *drawn)
     loads = frozenset(fault.factor for fault in faults if isinstance(fault, Lie) and fault.how == "load")
-    most = _MOST_MOVED * _measure_most(case.number, case.homes, liar, loads)
+    most = _MOST_MOVED * _measure_most(*drawn, liar, loads)
     if moved > most + _RELATIVE:
         yield f"{liar} has moved a price by {moved:.3%}, with its load alone by {most / _MOST_MOVED:.3%}"
 
@@ -317,16 +320,17 @@ PROMISES: dict[str, Callable[[Evidence], Iterator[str]]] = {
 # --- prices ---
 
 
-def _measure_move(run_record: RunRecord, number: int, homes: int | None) -> float:
-    """Give the largest relative difference of a slot's price from that of the undisturbed run."""
-    undisturbed = np.array(_compute_drawn_outcome("user_oriented", number, homes)["price"])
-    return float(np.max(np.abs(np.array(run_record.rounds[-1]["price"]) - undisturbed) / np.abs(undisturbed)))
+def _measure_move(run_record: RunRecord, game: str, number: int, homes: int | None) -> float:
+    """Give the largest relative difference of a slot's price from that of the undisturbed run of a drawn scenario."""
+    settled_price = registry.find(game).load("settled_price")
+    price, undisturbed = (np.array(settled_price(each)) for each in (run_record, _play_drawn(game, number, homes)))
+    return float(np.max(np.abs(price - undisturbed) / np.abs(undisturbed)))
 
 
 @cache
-def _measure_most(number: int, homes: int | None, liar: str, loads: frozenset[float]) -> float:
+def _measure_most(game: str, number: int, homes: int | None, liar: str, loads: frozenset[float]) -> float:
     """Give the most that a home of a drawn scenario moves the price with its load alone, one of `loads` included."""
-    scenario = draw_scenario("user_oriented", number, homes)
+    scenario = draw_scenario(game, number, homes)
     moved = []
     ways = [
         ("nan", 1.0),
@@ -337,7 +341,7 @@ def _measure_most(number: int, homes: int | None, liar: str, loads: frozenset[fl
     ]
     for how, factor in ways:
         plan = FaultPlan.model_validate({"faults": [{"kind": "lie", "node": liar, "how": how, "factor": factor}]})
-        moved.append(_measure_move(in_memory.play(scenario, plan=plan), number, homes))
+        moved.append(_measure_move(in_memory.play(scenario, plan=plan), game, number, homes))
     return max(moved)
 
 
@@ -416,8 +420,12 @@ def _compute_undisturbed_outcome(case: Case) -> Any:
 
 @cache
 def _compute_drawn_outcome(game: str, number: int, homes: int | None) -> Any:
-    drawn = draw_scenario(game, number, homes)
-    return _outcome(drawn, in_memory.play(drawn))
+    return _outcome(draw_scenario(game, number, homes), _play_drawn(game, number, homes))
+
+
+@cache
+def _play_drawn(game: str, number: int, homes: int | None) -> RunRecord:
+    return in_memory.play(draw_scenario(game, number, homes))
 
 
 def _outcome(scenario: Scenario, run_record: RunRecord) -> Any:
@@ -445,12 +453,3 @@ def _find_differences(found: Any, expected: Any, where: str) -> Iterator[str]:
             yield f"{where.removeprefix('.')} is {found}, without faults {expected}"
     elif found != expected:
         yield f"{where.removeprefix('.')} is {found}, without faults {expected}"
-
-
-def _find_imbalance(scenario: Any, homes: Mapping[str, Any], outcome: Mapping[str, Any]) -> Iterator[str]:
-    """Compare the demand that was dispatched with the expected one plus the changes of the homes, MW."""
-    usual = sum(home.preferred_load() for home in scenario.everyone)
-    drawn = np.sum([schedule["load_kw"] for schedule in homes.values()], axis=0)
-    demand = scenario.leader.expected + (drawn - usual) / 1000
-    if not np.allclose(demand, outcome["load_mw"], rtol=_RELATIVE):
-        yield f"homes draw {demand.tolist()} MW, dispatched was {outcome['load_mw']}"

@@ -179,6 +179,8 @@ class _CoordinatorReader:
         match event.kind:
             case "receive" if ours and event.payload:
                 self._receive(event)
+            case "receive" if ours and event.about.purpose == "presence":
+                self._receive_farewell(event)
             case "compute":
                 self._decided = event.seconds
                 self._note_gathered(event)
@@ -227,6 +229,14 @@ class _CoordinatorReader:
         self._online.add(member)
         if self._round is None or member in self._round.counted:
             self._left.pop(member, None)
+
+    def _receive_farewell(self, event: Event) -> None:
+        """Note that a member has cleared its presence, which it does when it leaves."""
+        member = event.about.sender
+        if member in self.life.came.keys() | self._gathering | self._online and member not in self._quarantined:
+            self.life.came.setdefault(member, event.seconds)
+            self._leave(member, event.seconds)
+            self._left.setdefault(member, event.seconds)
 
     def _receive_answer(self, member: str, event: Event) -> None:
         current, number = self._round if self._decided is None else None, event.about.round or 0

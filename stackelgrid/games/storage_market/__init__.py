@@ -17,4 +17,5 @@ GAME = Game(
     report="report:REPORT",
     published="published:PAPER",
     small_scenario="samples:small_scenario",
+    disagreement="samples:find_disagreement",
 )

@@ -1,10 +1,14 @@
-"""Small random scenarios for the soak test."""
+"""Small random scenarios for the soak test, and what it asks of their runs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+
+from stackelgrid.games.storage_market.scenario import StorageMarketScenario
+from stackelgrid.run_record import RunRecord
 
 SLOTS = 4
 
@@ -54,3 +58,17 @@ def small_scenario(random: np.random.Generator, homes: int) -> dict[str, Any]:
             for number in range(homes)
         ],
     }
+
+
+def find_disagreement(
+    scenario: StorageMarketScenario, run_record: RunRecord, outcome: Mapping[str, Any]
+) -> Iterator[str]:
+    """Compare the demand that was dispatched with the expected one plus the changes of the homes, MW.
+
+    Homes move one after the other, so that a round which some of them missed leads elsewhere.
+    """
+    usual = sum(home.preferred_load() for home in scenario.everyone)
+    drawn = np.sum([schedule["load_kw"] for schedule in run_record.homes.values()], axis=0)
+    demand = scenario.leader.expected + (drawn - usual) / 1000
+    if not np.allclose(demand, outcome["load_mw"], rtol=1e-6):
+        yield f"homes draw {demand.tolist()} MW, dispatched was {outcome['load_mw']}"

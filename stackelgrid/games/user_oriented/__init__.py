@@ -17,4 +17,5 @@ GAME = Game(
     report="report:REPORT",
     published="published:PAPER",
     small_scenario="samples:small_scenario",
+    settled_price="samples:settled_price",
 )

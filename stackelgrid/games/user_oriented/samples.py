@@ -1,10 +1,12 @@
-"""Small random scenarios for the soak test."""
+"""Small random scenarios for the soak test, and what it asks of their runs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+
+from stackelgrid.run_record import RunRecord
 
 SLOTS = 4
 
@@ -25,6 +27,12 @@ def small_scenario(random: np.random.Generator, homes: int) -> dict[str, Any]:
                 }
             ]
     return content
+
+
+def settled_price(run_record: RunRecord) -> list[float]:
+    """Give the price of the last round, which is the settled one."""
+    price: list[float] = run_record.rounds[-1]["price"]
+    return price
 
 
 def _draw_without_storage(random: np.random.Generator, homes: int) -> dict[str, Any]:
