@@ -452,9 +452,9 @@ def test_retained_measurement_does_not_replace_one_that_was_sent() -> None:
 
 def test_home_keeps_its_plan_when_a_settlement_is_received_again_after_a_restart(tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
-    file.write_text(plan_for(HOME).model_dump_json())
 
     def queued_after_restart(run: str, *, asked: bool, scenario: str | None = None) -> bool:
+        file.write_text(plan_for(HOME).model_dump_json())
         home_devices = HomeDevices("h1", DeviceSettings.model_validate({}), HOME, file, Clock())
         home = DeviceHomeStrategy(HOME, UserOrientedHomes, home_devices, run, scenario)
         if asked:
