@@ -6,12 +6,16 @@ With `--lines FIRST LAST FILE...` it prints the lines of these files that ran in
 from __future__ import annotations
 
 import logging
+import resource
 import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import stackelgrid
+
+MOST_CPU_S = 600
+"""Seconds of a processor after which the hunt is ended as one that hangs; a busy machine does not shorten it."""
 
 
 def hunt(first: int, last: int) -> int:
@@ -48,6 +52,7 @@ def find_lines(first: int, last: int, files: set[str]) -> set[str]:
 
 if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
+    resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S + 1))
     if sys.argv[1] == "--lines":
         print("\n".join(sorted(find_lines(int(sys.argv[2]), int(sys.argv[3]), set(sys.argv[4:])))))
         sys.exit(0)

@@ -136,6 +136,7 @@ def test_mistake_of_a_fault_is_named_by_the_keys_of_the_plan(tmp_path: Path) -> 
         ("leader=mu:1.0", "--set leader=mu:1.0: leader: give a mapping of keys; put a space after the colon"),
         (f"leader.mu={'9' * 5000}", "leader.mu: give a finite number (found '999999999"),
         ("homes.².id=x", "--set homes.².id=x: "),
+        ("population.segments.residential.valuation.²=9", "valuation.²=9: ² is no index of a list of 2; they count"),
     ],
 )
 def test_mistake_of_an_override_is_blamed_on_its_option(override: str, message: str) -> None:
