@@ -106,7 +106,7 @@ class AggregatorNode:
             steps = self._member.receive(message)
             self._member.note_contact(now)
             return self._perform(steps, now)
-        return self._perform(self._coordinator.receive(message, now), now)
+        return self._perform(self._coordinator.receive(message, now, len(payload)), now)
 
     def next_deadline(self) -> float | None:
         """Give the time at which to call `tick`, or None."""
@@ -176,7 +176,7 @@ class AggregatorNode:
             "round": self._leader_round,
             "inner": self._inner_rounds,
             **next_step.account,
-            **finished.attendance,
+            **finished.account,
             "ms": round(1000 * (finished.closed_at - finished.opened_at), 3),
         }
         self._journal(account)

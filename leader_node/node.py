@@ -88,7 +88,7 @@ class LeaderNode:
         read = self.mailbox.read(topic, payload)
         if read is None:
             return self._perform(self._coordinator.note_unreadable(topic, self.mailbox.objection, now), now)
-        return self._perform(self._coordinator.receive(read[1], now), now)
+        return self._perform(self._coordinator.receive(read[1], now, len(payload)), now)
 
     def next_deadline(self) -> float | None:
         """Give the time at which to call `tick`, or None."""
@@ -159,7 +159,7 @@ class LeaderNode:
             "round": finished.number,
             **decision.account,
             "residual": decision.residual,
-            **finished.attendance,
+            **finished.account,
             "complete": self._all_fresh,
             "ms": round(1000 * (now - finished.opened_at), 3),
         }

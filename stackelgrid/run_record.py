@@ -106,6 +106,25 @@ class RunRecord:
         ]
         return sorted(missing, key=lambda entry: (entry["round"], entry["node"]))
 
+    @property
+    def traffic(self) -> list[dict[str, Any]]:
+        """The questions, messages and bytes of each round of the leader, those with the homes included.
+
+        The questions are those that one home was asked. The last entry, of no round, has what is in no round: presence,
+        settlement, receipts, and what came to nobody. With it messages and bytes add up to those of the run.
+        """
+        traffic = []
+        for record in self.rounds:
+            number = record["round"]
+            inner = [each for each in self.aggregator_rounds if each["round"] == number]
+            asked = Counter[str]()
+            for each in inner:
+                asked[each["aggregator"]] += each["questions"]
+            sums = {key: record[key] + sum(each[key] for each in inner) for key in ("messages", "bytes")}
+            traffic.append({"round": number, "questions": max(asked.values(), default=record["questions"]), **sums})
+        rest = {key: getattr(self, key) - sum(each[key] for each in traffic) for key in ("messages", "bytes")}
+        return [*traffic, {"round": None, "questions": 0, **rest}]
+
 
 class Outcome(StrictModel):
     """Base of a game's outcome, `outcome` in result.json. It is built once, by `of`."""

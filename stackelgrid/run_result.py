@@ -29,6 +29,15 @@ class RepeatedRequest(StrictModel):
     members: int
 
 
+class RoundTraffic(StrictModel):
+    """The questions that a home was asked in a round of the leader, and its messages and bytes; None: in no round."""
+
+    round: int | None
+    questions: int
+    messages: int
+    bytes: int
+
+
 class FaultOccurrence(StrictModel):
     """The number of times that a fault of the plan struck in a round of the leader, None for between rounds.
 
@@ -101,9 +110,10 @@ class RunResult(StrictModel, Generic[Found]):
     """The content of result.json.
 
     - `settled`: whether the leader's stopping rule was met, `complete`: on a round that everybody answered;
-    - `rounds`: of the leader, `inner_rounds`: of the aggregator that played most rounds with its homes;
+    - `rounds`: of the leader, `inner_rounds`: of the aggregator that played most rounds with its homes, `questions`:
+      that one home was asked;
     - `messages`, `bytes`: messages that the nodes sent and bytes of their payloads; `rejected`: messages ignored, by
-      reason;
+      reason; `traffic`: questions, messages and bytes by round;
     - `homes`: how many there are, `homes_settled`: how many reported a schedule;
     - `calibrated`: the scenario's keys that were fitted, each with the figures that it was fitted to;
     - `outcome`: None when not a single round was finished, `certificate`: None when none was made;
@@ -120,6 +130,7 @@ class RunResult(StrictModel, Generic[Found]):
     complete: bool
     rounds: int
     inner_rounds: int
+    questions: int = 0
     elapsed_s: Finite
     messages: int
     bytes: int
@@ -133,6 +144,7 @@ class RunResult(StrictModel, Generic[Found]):
     certificate: Certificate | None
     missing: list[Missing] = []
     asked_again: list[RepeatedRequest] = []
+    traffic: list[RoundTraffic] = []
     faults: dict[str, int] = {}
     struck: list[FaultOccurrence] = []
     failures: dict[str, str] = {}

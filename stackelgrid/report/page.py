@@ -28,7 +28,7 @@ _LINES = 20
 """Failures listed before the rest is left to result.json."""
 _LANES = 12
 """Incidents that a figure has room for."""
-_UNTRACED = {"residual", "round", "homes", "answered", "again", "ms"}
+_UNTRACED = {"residual", "round", "homes", "answered", "again", "questions", "messages", "bytes", "ms"}
 """Keys of every journal, beside the game's own."""
 
 

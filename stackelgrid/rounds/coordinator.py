@@ -84,8 +84,9 @@ class Round:
 
     `answers` holds fresh and held answers, in the order of the members. A member that did not answer is named in `held`
     or in `excluded`, by what was done about it; `quarantined` has the reason for each of the excluded whose messages
-    are ignored, `why` in words what is known of each that did not answer. `again` counts the members asked again. Times
-    are in seconds on the clock of `now`.
+    are ignored, `why` in words what is known of each that did not answer. `again` counts the members asked again,
+    `messages` and `bytes` what the round took on this link: signals, answers and refusals. Times are in seconds on the
+    clock of `now`.
     """
 
     number: int
@@ -98,6 +99,8 @@ class Round:
     closed_at: float
     quarantined: Mapping[str, str] = field(default_factory=dict)
     why: Mapping[str, str] = field(default_factory=dict)
+    messages: int = field(default=0, compare=False)
+    bytes: int = field(default=0, compare=False)
 
     @property
     def complete(self) -> bool:
@@ -105,8 +108,14 @@ class Round:
         return not self.held and not self.excluded
 
     @property
-    def attendance(self) -> dict[str, Any]:
-        """Give who answered and who did not, with the keys of a journal."""
+    def questions(self) -> int:
+        """Give the number of questions that a member was asked; a body that asks for nothing in particular is one."""
+        bodies = [self.body] if isinstance(self.body, Body) else self.body.values()
+        return max((len(body.questions) for body in bodies), default=0) or 1
+
+    @property
+    def account(self) -> dict[str, Any]:
+        """Give who answered and who did not, and what the round took, with the keys of a journal."""
         return {
             "answered": len(self.answers) - len(self.held),
             "held": list(self.held),
@@ -114,6 +123,9 @@ class Round:
             "quarantined": list(self.quarantined),
             "why": dict(self.why),
             "again": self.again,
+            "questions": self.questions,
+            "messages": self.messages,
+            "bytes": self.bytes,
         }
 
 
@@ -152,6 +164,8 @@ class _OpenRound:
     late: frozenset[str]
     missing: dict[str, None]
     again: int = 0
+    messages: int = 0
+    bytes: int = 0
     confirms: bool = False
     answers: dict[str, Body] = field(default_factory=dict)
     set_aside: dict[str, Body] = field(default_factory=dict)
@@ -296,14 +310,17 @@ class Coordinator:
         topics = dict.fromkeys(self.link.topic_to_member("signal", member) for member in self.members)
         return [Publish(topic, b"", qos=1, retain=True) for topic in topics]
 
-    def receive(self, message: Message, now: float) -> list[Step]:
-        """Take a message of a member. One of a node that is not a member is counted as stale."""
+    def receive(self, message: Message, now: float, size: int = 0) -> list[Step]:
+        """Take a message of a member, of `size` bytes. One of a node that is not a member is counted as stale."""
         if message.sender not in self.members or (
             message.sender in self.quarantined and not isinstance(message, Receipt)
         ):
             self.stale += 1
             return self._repeat_quarantine(message)
         if isinstance(message, Answer):
+            if self._round is not None and message.round == self._round.number:
+                self._round.messages += 1
+                self._round.bytes += size
             return self._on_answer(message, now)
         if isinstance(message, Receipt):
             return self._on_receipt(message, now)
@@ -430,7 +447,10 @@ class Coordinator:
                 body=body,
             )
 
-        return self._publish(signal, current.body, again or self.members, qos=0)
+        signals = self._publish(signal, current.body, again or self.members, qos=0)
+        current.messages += len(signals)
+        current.bytes += sum(len(each.payload) for each in signals)
+        return [*signals]
 
     def _on_answer(self, answer: Answer[Body], now: float) -> list[Step]:
         current, member = self._round, answer.sender
@@ -532,7 +552,11 @@ class Coordinator:
             reason=reason[:MAX_REASON].translate(_NO_BRACKETS),
             final=member in self.quarantined,
         )
-        return Publish(self.link.topic(refusal, member), self.link.write(refusal), qos=1)
+        publish = Publish(self.link.topic(refusal, member), self.link.write(refusal), qos=1)
+        if self._round is not None:
+            self._round.messages += 1
+            self._round.bytes += len(publish.payload)
+        return publish
 
     def _explain(self, current: _OpenRound, member: str) -> str:
         """Say what is known of a member that did not answer in this round."""
@@ -641,6 +665,8 @@ class Coordinator:
                 now,
                 {name: self.quarantined[name] for name in excluded if name in self.quarantined},
                 {name: self._explain(current, name) for name in missing},
+                current.messages,
+                current.bytes,
             ),
         ]
 
@@ -658,7 +684,7 @@ class Coordinator:
                 body=body,
             )
 
-        return self._publish(settlement, current.body, self.members, qos=1)
+        return [*self._publish(settlement, current.body, self.members, qos=1)]
 
     def _on_receipt(self, receipt: Receipt, now: float) -> list[Step]:
         if self._settlement is None or receipt.round != self._settlement.round:
@@ -710,7 +736,7 @@ class Coordinator:
 
     def _publish(
         self, message: Callable[[Body], Message], question: Question, members: Sequence[str], *, qos: int
-    ) -> list[Step]:
+    ) -> list[Publish]:
         """Publish one retained message for all members or, on an addressed link, one for each of `members`."""
         if isinstance(question, Body) and self.link.bodies.addressed:
             question = dict.fromkeys(members, question)

@@ -20,6 +20,7 @@ SAMPLES = 200
 
 def build_result(scenario: Scenario, run_record: RunRecord) -> RunResult[Any]:
     """Build the content of result.json, without a certificate."""
+    traffic = run_record.traffic
     content: dict[str, Any] = {
         "schema": 1,
         "game": scenario.game,
@@ -31,6 +32,7 @@ def build_result(scenario: Scenario, run_record: RunRecord) -> RunResult[Any]:
         "complete": bool(run_record.conclusion.get("complete", False)),
         "rounds": len(run_record.rounds),
         "inner_rounds": run_record.inner_rounds,
+        "questions": sum(each["questions"] for each in traffic),
         "elapsed_s": round(run_record.elapsed_s, 3),
         "messages": run_record.messages,
         "bytes": run_record.bytes,
@@ -44,6 +46,7 @@ def build_result(scenario: Scenario, run_record: RunRecord) -> RunResult[Any]:
         "certificate": None,
         "missing": run_record.missing,
         "asked_again": count_repeated_requests(run_record),
+        "traffic": traffic,
         "faults": dict(Counter(record.kind for record in run_record.faults)),
         "struck": list_faults(scenario, run_record),
         "failures": run_record.failures,

@@ -464,7 +464,7 @@ def test_round_says_why_a_member_did_not_answer() -> None:
         "e": "no answer within 3 tries",
         "f": "had not come after 0 s; raise rounds.gather_s",
     }
-    assert finished.attendance["why"] == finished.why
+    assert finished.account["why"] == finished.why
 
 
 def test_member_hears_that_it_is_refused() -> None:
