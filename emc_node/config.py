@@ -16,7 +16,7 @@ from emc_node.node import EmcNode
 from emc_node.strategy import DeviceHomeStrategy
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.record import Recorder, WholeFile, discard
-from stackelgrid.registry import Game, find
+from stackelgrid.registry import Game, UnknownAlgorithmError, find, find_homes
 from stackelgrid.rounds.settings import HomeModel, PrivacySettings
 from stackelgrid.rounds.strategy import HomeStrategy
 from stackelgrid.wire.codec import Link
@@ -28,13 +28,14 @@ Home = TypeVar("Home", bound=HomeModel)
 class EmcConfig(NodeConfig, Generic[Home]):
     """The configuration file of an EMC, in a game whose private home model is `Home`.
 
-    `homes` are those that this process answers for, to `aggregator`; `privacy` bounds what it answers. Their settled
-    schedules are written to `schedule_file`. `devices` are those that carry out what the home settles; `plan_file`
-    keeps it over a power cut.
+    `homes` are those that this process answers for, to `aggregator`; `privacy` bounds what it answers. `algorithm` is
+    the one whose home's half answers, None where homes answer as in the game. Their settled schedules are written to
+    `schedule_file`. `devices` are those that carry out what the home settles; `plan_file` keeps it over a power cut.
     """
 
     aggregator: Name
     homes: Annotated[list[Home], Field(min_length=1)]
+    algorithm: str | None = None
     privacy: PrivacySettings = PrivacySettings()
     schedule_file: Path | None = None
     ledger_file: Path | None = None
@@ -48,6 +49,14 @@ class EmcConfig(NodeConfig, Generic[Home]):
                 home.check_slots(self.slots)
             except ValueError as error:
                 raise ValueError(f"homes.{number}.{error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _check_algorithm(self) -> Self:
+        try:
+            find_homes(self.game, self.algorithm)
+        except UnknownAlgorithmError as error:
+            raise ValueError(f"algorithm: {error}") from None
         return self
 
     @model_validator(mode="after")
@@ -74,7 +83,7 @@ def assemble(
 
     Raise `ValueError` for homes that have no feasible schedule.
     """
-    return _node(config, find(config.game).load("homes")(config.homes), act, remember, memory)
+    return _node(config, find_homes(config.game, config.algorithm)(config.homes), act, remember, memory)
 
 
 def build(config: EmcConfig[Any]) -> EmcNode:
@@ -87,7 +96,7 @@ def build(config: EmcConfig[Any]) -> EmcNode:
         file: Path | None = getattr(config, key)
         if file is not None and not file.parent.is_dir():
             raise ValueError(f"{key}: {file.parent} is no folder; make it, or name a file in another")
-    homes = find(config.game).load("homes")
+    homes = find_homes(config.game, config.algorithm)
     act = discard if config.schedule_file is None else WholeFile(config.schedule_file)
     remember, memory = _open_ledger(config)
     if config.devices is None:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from stackelgrid.certify import require_solvers
 from stackelgrid.model import LARGEST, Positive, StrictModel
 from stackelgrid.node.config import Rounds
-from stackelgrid.registry import find
+from stackelgrid.registry import find, find_homes
 from stackelgrid.rounds.settings import AggregatorSettings, HomeModel, LeaderSettings, PrivacySettings
 from stackelgrid.scenarios.topology import NODE_NAME, RunTopology
 
@@ -89,8 +89,8 @@ class Scenario(StrictModel):
 
     def rehearse(self) -> None:
         """Build what the nodes will build when they start. Raises `ValueError` for what one of them would refuse."""
-        self.leader.strategy(self.slots)
-        make_homes = find(self.game).load("homes")
+        self.leader_settings().strategy(self.slots)
+        make_homes = find_homes(self.game, self.home_algorithm())
         for name, members in self.topology.members.items():
             settings = self.aggregator_settings(name, {process: list(homes) for process, homes in members.items()})
             settings.strategy(self.slots, {process: len(homes) for process, homes in members.items()})
@@ -113,6 +113,14 @@ class Scenario(StrictModel):
 
     def connection_kw(self, home: Any) -> float | None:
         """Give the limit of a home's connection, kW, by which its aggregator checks its answers; None when unknown."""
+        return None
+
+    def leader_settings(self) -> LeaderSettings:
+        """Make the settings of the leader's process: those of the scenario, and what it must know besides."""
+        return self.leader
+
+    def home_algorithm(self) -> str | None:
+        """Name the algorithm by whose home's half homes answer; None where they answer as in the game."""
         return None
 
     def privacy_settings(self) -> PrivacySettings:

@@ -69,6 +69,7 @@ def build_node_configs(scenario: Scenario, run: str, broker: str = "", *, gather
             name=name,
             aggregator=aggregator,
             homes=households,
+            algorithm=scenario.home_algorithm(),
             privacy=scenario.privacy_settings(),
             schedule_file=Path(f"{name}.schedule.json") if gather else None,
             ledger_file=Path(f"{name}.ledger.json") if gather else None,
@@ -87,7 +88,7 @@ def build_node_configs(scenario: Scenario, run: str, broker: str = "", *, gather
     leader = leader_config(
         **common,
         name=LEADER,
-        utility=scenario.leader,
+        utility=scenario.leader_settings(),
         members=[
             MemberConfig(
                 name=aggregator.name,

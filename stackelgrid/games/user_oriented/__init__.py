@@ -18,4 +18,5 @@ GAME = Game(
     published="published:PAPER",
     small_scenario="samples:small_scenario",
     settled_price="samples:settled_price",
+    algorithms="algorithms:ALGORITHMS",
 )

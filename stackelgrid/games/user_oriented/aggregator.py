@@ -37,9 +37,11 @@ class Foresight:
 
     `load_only` says that its sensitivity did not come true and does not count any more; `fixed` that a load which the
     price does not explain does not either: the last one counts on, so that the search for the price comes to its end.
+    Answers that are not `best_responses`, but follow from more than the price, are not judged.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, best_responses: bool = True) -> None:
+        self._best_responses = best_responses
         self._price: Array | None = None
         self._answer: LoadResponse
         self._misses = 0
@@ -57,7 +59,7 @@ class Foresight:
 
     def judge(self, price: Array, answer: LoadResponse) -> LoadResponse:
         """Judge a fresh answer, whose first price is `price` (T,), and give the one that counts."""
-        if self._price is not None and not self.fixed:
+        if self._best_responses and self._price is not None and not self.fixed:
             self._compare(price - self._price, answer)
         if not self.fixed:
             self._price, self._answer = price, answer
@@ -88,9 +90,9 @@ def _foretell(answer: LoadResponse, step: Array) -> Array:
 class UserOrientedAggregator:
     """The strategy: pass the price on, and sum load and sensitivity over the homes in the order of the members."""
 
-    def __init__(self, homes: Mapping[str, int]) -> None:
+    def __init__(self, homes: Mapping[str, int], *, best_responses: bool = True) -> None:
         self._homes = homes
-        self._foresight = {name: Foresight() for name in homes}
+        self._foresight = {name: Foresight(best_responses=best_responses) for name in homes}
         self._held: dict[str, LoadResponse] = {}
 
     def open(self, signal: Price) -> Ask[Price]:
@@ -165,8 +167,13 @@ def _within_wire(total: Array) -> Array:
 
 
 class UserOrientedSettings(AggregatorSettings):
-    """The aggregator's settings: there are none."""
+    """The aggregator's settings: whether homes answer with their `best_responses`, which it holds against each other.
+
+    They do not where the algorithm has a home's half.
+    """
+
+    best_responses: bool = True
 
     def strategy(self, slots: int, homes: Mapping[str, int]) -> UserOrientedAggregator:
         """Build the aggregator's strategy, for `homes` behind each member."""
-        return UserOrientedAggregator(homes)
+        return UserOrientedAggregator(homes, best_responses=self.best_responses)

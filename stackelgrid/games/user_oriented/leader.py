@@ -29,22 +29,20 @@ from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stackelgrid.games.user_oriented.local_response import Array, Observation
 from stackelgrid.games.user_oriented.messages import LoadAt, LoadResponse, Price
-from stackelgrid.games.user_oriented.search import NextPrices, PriceFound, PriceSearch
-from stackelgrid.games.user_oriented.stackelberg import StackelbergSearch
+from stackelgrid.games.user_oriented.search import NextPrices, Objective, PriceFound, PriceSearch, PricingProblem
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
-from stackelgrid.games.user_oriented.welfare import WelfareSearch
 from stackelgrid.model import NonNegative, Positive, StrictModel
+from stackelgrid.registry import find_algorithm
 from stackelgrid.rounds.settings import QUESTIONS_PER_SESSION, LeaderSettings
 from stackelgrid.rounds.strategy import Decision
 from stackelgrid.wire.arrays import Finite, PackedArray, Vector
 
-Objective = Literal["stackelberg", "welfare"]
-
 _LOG = logging.getLogger("leader_node")
+_GAME = "user_oriented"
 _TRIAL = 0.99
 """Where answers lead to no next price, one that is lower by a hundredth is tried."""
 
@@ -59,33 +57,28 @@ class UserOrientedLeader:
 
     def __init__(
         self,
-        company: UtilityCompany,
-        objective: Objective,
+        make_algorithm: Callable[[PricingProblem], PriceSearch],
+        problem: PricingProblem,
         baseline_price: Array,
         balance: Callable[[Array], Array],
-        tolerance: float = 1e-6,
-        questions: int = QUESTIONS_PER_SESSION,
     ) -> None:
+        self._make_algorithm, self._problem = make_algorithm, problem
         self._baseline_price = baseline_price
         self._balance = balance
-        self._company = company
-        self._search_class: type[StackelbergSearch] | type[WelfareSearch]
-        self._search_class = StackelbergSearch if objective == "stackelberg" else WelfareSearch
-        self._tolerance = tolerance
+        self._company = problem.company
         self._baseline_load: Array | None = None
         self._all_homes = 0
         self._search: PriceSearch
-        self._questions = questions
         self._asked: set[bytes] = set()
-        self._next_price = Price(price=baseline_price.tolist())
+        self._next_price = self.open().ask
         self._partial_search: tuple[int, PriceSearch] | None = None
         self._baseline_is_estimated = False
         self._asks_baseline_again = False  # a price was found on an estimated one
 
     def open(self) -> Decision[Price, Price]:
-        """Ask the flat price; its answer is the baseline."""
-        flat = Price(price=self._baseline_price.tolist())
-        return Decision(flat, flat)
+        """Ask the flat price, and what the algorithm wants to know besides; its answer is the baseline."""
+        opening = self._make_algorithm(self._problem).open(self._baseline_price)
+        return Decision(self._make_question(opening), Price(price=self._baseline_price.tolist()))
 
     def decide(
         self, signal: Price, answers: Mapping[str, LoadResponse], held: Collection[str]
@@ -107,11 +100,11 @@ class UserOrientedLeader:
             return Decision(signal, settlement, account=self._account(observed))
         at_baseline = signal.price == self._baseline_price.tolist()
         if observed.homes > self._all_homes and not at_baseline:
-            self._admit(observed)
+            self._admit(signal, observed)
         elif observed.homes > self._all_homes or (
             observed.homes == self._all_homes and at_baseline and self._asks_baseline_again
         ):
-            self._begin(observed)
+            self._begin(signal, observed)
         account = self._account(observed)
         if observed.homes == self._all_homes:
             if signal != self._next_price:
@@ -119,15 +112,18 @@ class UserOrientedLeader:
             self._partial_search = None
         search = self._choose_search(observed.homes)
         result: NextPrices | PriceFound
+        residual: float | None
         try:
-            result, residual = search.next(observations), search.residual
+            result = search.next(observations)
+            residual = search.residual if np.isfinite(search.residual) else None
         except (ArithmeticError, np.linalg.LinAlgError) as error:
             # No customers give such answers. Another price puts to the test what these foretell.
             _LOG.error("no next price found", extra={"data": {"error": str(error)}})
-            result, residual = NextPrices(observed.price * _TRIAL), None
+            trial = NextPrices(observed.price * _TRIAL, sensitivities=min(signal.sensitivities, 1))
+            result, residual = trial, None
         # The price that was answered is the one to settle, even when the search still wants to change it a little.
         next_price = self._make_question(result) if isinstance(result, NextPrices) else settlement
-        if len(self._asked.union(next_price.questions)) > self._questions:
+        if len(self._asked.union(next_price.questions)) > self._problem.questions:
             _LOG.warning("no question left", extra={"data": {"asked": len(self._asked), "residual": residual}})
             return Decision(settlement, settlement, True, residual, account)
         if search is self._search:
@@ -142,7 +138,7 @@ class UserOrientedLeader:
 
         A tenth of all questions is kept for first prices: for settling, and for beginning anew when homes come late.
         """
-        asked, most = self._asked.union(Price(price=wanted.price.tolist()).questions), 0.9 * self._questions
+        asked, most = self._asked.union(Price(price=wanted.price.tolist()).questions), 0.9 * self._problem.questions
         others = []
         for other in wanted.others:
             asked.add((other + 0.0).tobytes())
@@ -155,15 +151,15 @@ class UserOrientedLeader:
             sensitivities=min(wanted.sensitivities, 1 + len(others)),
         )
 
-    def _begin(self, baseline: Observation) -> None:
+    def _begin(self, asked: Price, baseline: Observation) -> None:
         """Start the search at the answer to the flat price, which gives the charge on deviation."""
         self._all_homes, self._baseline_load = baseline.homes, baseline.load
         self._company = replace(self._company, mu=self._balance(baseline.load))
-        self._search = self._search_class(self._company, self._tolerance)
-        self._next_price, self._partial_search = Price(price=baseline.price.tolist()), None
+        self._search = self._make_algorithm(replace(self._problem, company=self._company))
+        self._next_price, self._partial_search = asked, None
         self._baseline_is_estimated, self._asks_baseline_again = False, False
 
-    def _admit(self, observed: Observation) -> None:
+    def _admit(self, asked: Price, observed: Observation) -> None:
         """Go on with homes that came after the flat price was asked; until it is asked again, estimate their baseline.
 
         They are taken to draw as much as the others do on average.
@@ -172,7 +168,7 @@ class UserOrientedLeader:
         self._baseline_load = self._baseline_load * (observed.homes / self._all_homes)
         self._all_homes, self._baseline_is_estimated, self._asks_baseline_again = observed.homes, True, False
         self._search.company = self._company = replace(self._company, mu=self._balance(self._baseline_load))
-        self._next_price, self._partial_search = Price(price=observed.price.tolist()), None
+        self._next_price, self._partial_search = asked, None
 
     def _choose_search(self, homes: int) -> PriceSearch:
         """Give the search of all homes, or while only so many `homes` answer, a copy that goes on with these."""
@@ -278,10 +274,13 @@ class UtilitySettings(LeaderSettings):
     `baseline_price` is the flat price before the game, `wholesale_price` c_t a number or one per slot, both in money
     per kWh. `mu` is the charge on deviation, money per kWh per mean kW of the baseline load. `price_min` and
     `price_max` bound the price of a `stackelberg` leader, as a regulator does; a `welfare` price follows cost alone.
-    The leader asks at most `questions_per_session` different prices; homes may refuse more than they are set to.
+    The leader asks at most `questions_per_session` different prices; homes may refuse more than they are set to. It
+    finds its price by `algorithm`; one that draws at random has a `seed`, the scenario's where none is given.
     """
 
-    objective: Literal["stackelberg", "welfare"] = "stackelberg"
+    objective: Objective = "stackelberg"
+    algorithm: str = "newton"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     baseline_price: Positive
     wholesale_price: Finite | Vector
     mu: NonNegative
@@ -290,6 +289,12 @@ class UtilitySettings(LeaderSettings):
     price_min: NonNegative = 0.0
     price_max: Positive
     questions_per_session: Annotated[int, Field(ge=1)] = QUESTIONS_PER_SESSION
+
+    @field_validator("algorithm")
+    @classmethod
+    def _check_installed(cls, name: str) -> str:
+        find_algorithm(_GAME, name)
+        return name
 
     @model_validator(mode="after")
     def _check_prices(self) -> Self:
@@ -327,6 +332,8 @@ class UtilitySettings(LeaderSettings):
         else:
             balance = partial(fixed_balance, self.mu)
         flat = np.full(slots, self.baseline_price)
-        return UserOrientedLeader(
-            self.company(slots), self.objective, flat, balance, self.tolerance, self.questions_per_session
+        problem = PricingProblem(
+            self.company(slots), self.objective, self.tolerance, self.questions_per_session, self.seed or 0
         )
+        make_algorithm = find_algorithm(_GAME, self.algorithm).load("leader")
+        return UserOrientedLeader(make_algorithm, problem, flat, balance)

@@ -12,6 +12,7 @@ from stackelgrid.games.user_oriented.aggregator import UserOrientedSettings
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import UtilitySettings
 from stackelgrid.games.user_oriented.population import Population
+from stackelgrid.registry import find_algorithm
 from stackelgrid.rounds.settings import PrivacySettings
 from stackelgrid.scenarios import PopulatedScenario
 
@@ -61,6 +62,14 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
                 "homes a load: mu is per mean kW of that load"
             )
 
+    def leader_settings(self) -> UtilitySettings:
+        """Give the leader the scenario's seed, unless it has one of its own."""
+        return self.leader if self.leader.seed is not None else self.leader.model_copy(update={"seed": self.seed})
+
+    def home_algorithm(self) -> str | None:
+        """Name the leader's algorithm where it has a home's half."""
+        return None if find_algorithm(self.game, self.leader.algorithm).home is None else self.leader.algorithm
+
     def privacy_settings(self) -> PrivacySettings:
         """Give what homes disclose."""
         return self.privacy
@@ -70,8 +79,8 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
         return home.connection_kw
 
     def aggregator_settings(self, name: str, members: dict[str, list[Home]]) -> UserOrientedSettings:
-        """Give the aggregator its settings: none."""
-        return UserOrientedSettings()
+        """Tell the aggregator whether homes answer with their best responses."""
+        return UserOrientedSettings(best_responses=self.home_algorithm() is None)
 
     def copy_data_to(self, folder: Path) -> Self:
         """Copy the profiles and their notice into `folder`, and give the scenario that names the copies."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import daqp
 import numpy as np
@@ -12,6 +12,24 @@ import numpy as np
 from stackelgrid.errors import SolverError
 from stackelgrid.games.user_oriented.local_response import Array, Observation
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
+from stackelgrid.rounds.settings import QUESTIONS_PER_SESSION
+
+Objective = Literal["stackelberg", "welfare"]
+
+
+@dataclass(frozen=True)
+class PricingProblem:
+    """The problem of a leader's algorithm: for which company and objective it is to find the price, and how precisely.
+
+    `questions` is how many different prices may be asked in all, `tolerance` the relative price change below which the
+    price counts as found, `seed` of what is drawn at random. mu of the `company` is zero until the baseline is known.
+    """
+
+    company: UtilityCompany
+    objective: Objective
+    tolerance: float = 1e-6
+    questions: int = QUESTIONS_PER_SESSION
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -34,10 +52,18 @@ class PriceFound:
 
 
 class PriceSearch(Protocol):
-    """The search of one objective. `company` may be replaced between rounds."""
+    """The leader's half of an algorithm. `company` may be replaced between rounds.
+
+    It is deterministic: the same answers in the same order lead to the same prices. It is copied (`copy.deepcopy`)
+    while some homes do not answer, and made anew when the baseline is asked again. `residual` is the largest relative
+    price change that it still wants, infinite as long as it knows of none.
+    """
 
     company: UtilityCompany
     residual: float
+
+    def open(self, price: Array) -> NextPrices:
+        """Give the prices of the first round, of which the flat `price`, (T,), is the first. Nothing is known yet."""
 
     def next(self, observed: Sequence[Observation]) -> NextPrices | PriceFound:
         """Give the next prices after one round's answers, or end the search. Raise `SolverError`.
@@ -78,3 +104,10 @@ def solve_qp(
         if flag > 0:
             return np.asarray(solution), np.asarray(info["lam"])
     raise SolverError("the leader's local problem", f"DAQP exit {flag}")
+
+
+def make_convex(hessian: Array) -> Array:
+    """Replace each eigenvalue by its absolute value, above a small floor, which makes the matrix positive definite."""
+    values, vectors = np.linalg.eigh(hessian)
+    size = np.abs(values)
+    return np.asarray((vectors * np.maximum(size, 1e-6 * float(np.max(size)))) @ vectors.T)

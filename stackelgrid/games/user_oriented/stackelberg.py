@@ -18,7 +18,7 @@ import numpy as np
 
 from stackelgrid.errors import SolverError
 from stackelgrid.games.user_oriented.local_response import Array, ExponentEstimator, LocalResponse, Observation
-from stackelgrid.games.user_oriented.search import NextPrices, PriceFound, relative_change, solve_qp
+from stackelgrid.games.user_oriented.search import NextPrices, PriceFound, make_convex, relative_change, solve_qp
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 
 _LOG = logging.getLogger("leader_node")
@@ -44,6 +44,10 @@ class StackelbergSearch:
         self._predicted = 0.0
         self._restorations = 3
         self._restoring = False
+
+    def open(self, price: Array) -> NextPrices:
+        """Begin at the flat price."""
+        return NextPrices(price)
 
     def next(self, observed: Sequence[Observation]) -> NextPrices | PriceFound:
         """Give the next price towards the leader's optimum [UO-16].
@@ -180,7 +184,7 @@ class StackelbergSearch:
             # curvature of t is there to make the program strictly convex.
             unit, worth = max(float(np.max(np.abs(price))), 1e-9), max(float(np.max(np.abs(utility))), 1e-9)
             hessian = np.zeros((size + 1, size + 1))
-            hessian[:size, :size] = _convex(np.asarray(concavity)) * unit**2 / worth
+            hessian[:size, :size] = make_convex(np.asarray(concavity)) * unit**2 / worth
             hessian[size, size] = 1e-4
             try:
                 solved, multipliers = solve_qp(
@@ -213,10 +217,3 @@ class StackelbergSearch:
             if np.max(np.abs(step)) <= _CONVERGED * np.max(np.abs(price)):
                 break
         return np.clip(price, lower, upper)  # rounding may leave the box
-
-
-def _convex(hessian: Array) -> Array:
-    """Replace each eigenvalue by its absolute value, above a small floor, which makes the matrix positive definite."""
-    values, vectors = np.linalg.eigh(hessian)
-    size = np.abs(values)
-    return np.asarray((vectors * np.maximum(size, 1e-6 * float(np.max(size)))) @ vectors.T)

@@ -38,6 +38,10 @@ class WelfareSearch:
         self._target: Array | None = None
         self._start_residual = float("inf")
 
+    def open(self, price: Array) -> NextPrices:
+        """Begin at the flat price."""
+        return NextPrices(price)
+
     def next(self, observed: Sequence[Observation]) -> NextPrices | PriceFound:
         """End when the price asked equals the marginal cost of the load that answered it, within the tolerance.
 

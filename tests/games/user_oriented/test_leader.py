@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
+from stackelgrid.games.user_oriented.algorithms.newton import choose_search
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
-from stackelgrid.games.user_oriented.leader import Objective, UserOrientedLeader, adaptive_balance, fixed_balance
+from stackelgrid.games.user_oriented.leader import UserOrientedLeader, adaptive_balance, fixed_balance
 from stackelgrid.games.user_oriented.local_response import LocalResponse, Observation, estimate_exponent
 from stackelgrid.games.user_oriented.messages import LoadResponse
-from stackelgrid.games.user_oriented.search import PriceFound
+from stackelgrid.games.user_oriented.search import Objective, PriceFound, PricingProblem
 from stackelgrid.games.user_oriented.stackelberg import StackelbergSearch
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 from stackelgrid.games.user_oriented.welfare import WelfareSearch
@@ -126,7 +127,9 @@ def test_load_keeps_the_capacity_when_it_binds(objective: str) -> None:
 def settle(problems: list[HomeProblem], objective: Objective, overstated: float) -> tuple[np.ndarray, int]:
     """The price that the leader settles, and in which round; its first answer bends `overstated` times too much."""
     rules = company(np.random.default_rng(3))
-    leader = UserOrientedLeader(rules, objective, np.full(SLOTS, 9.0), lambda load: rules.mu)
+    leader = UserOrientedLeader(
+        choose_search, PricingProblem(rules, objective), np.full(SLOTS, 9.0), lambda load: rules.mu
+    )
     decision = leader.open()
     for number in range(1, 41):
         observed = answer(problems, np.array(decision.ask.price))
@@ -235,7 +238,7 @@ def test_stackelberg_prices_never_leave_their_bounds(
     price = np.full(2, start)
     for _ in range(20):
         schedule = problem.answer(price)
-        found = search.next(Observation(price, schedule.load, schedule.slope, np.zeros((2, 2)), homes=1))
+        found = search.next([Observation(price, schedule.load, schedule.slope, np.zeros((2, 2)), homes=1)])
         if isinstance(found, PriceFound):
             break
         price = found.price

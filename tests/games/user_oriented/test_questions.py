@@ -15,8 +15,7 @@ from stackelgrid.games.user_oriented.home import Home, UserOrientedHomes
 from stackelgrid.games.user_oriented.leader import UserOrientedLeader, sum_answers
 from stackelgrid.games.user_oriented.local_response import Observation
 from stackelgrid.games.user_oriented.messages import LOWER, LoadResponse, Price
-from stackelgrid.games.user_oriented.search import NextPrices
-from stackelgrid.games.user_oriented.utility_company import UtilityCompany
+from stackelgrid.games.user_oriented.search import NextPrices, PricingProblem
 from stackelgrid.rounds.settings import PrivacySettings
 from stackelgrid.scenarios import load
 from stackelgrid.transport.base import Publish
@@ -160,8 +159,11 @@ def test_home_refuses_more_questions_than_it_is_set_to_answer() -> None:
 class Curious:
     """A search that asks thirty prices in each round and never ends."""
 
-    def __init__(self, company: UtilityCompany, *rest: Any) -> None:
-        self.company, self.residual, self.seen = company, 1.0, list[int]()
+    def __init__(self, problem: PricingProblem) -> None:
+        self.company, self.residual, self.seen = problem.company, 1.0, list[int]()
+
+    def open(self, price: Any) -> NextPrices:
+        return NextPrices(price)
 
     def next(self, observed: Any) -> NextPrices:
         self.seen.append(len(observed))
@@ -173,7 +175,7 @@ def test_leader_never_asks_more_than_its_questions() -> None:
     settings = load("user_oriented").leader
     leader = settings.strategy(SLOTS)
     assert isinstance(leader, UserOrientedLeader)
-    leader._search_class = Curious  # type: ignore[assignment]
+    leader._make_algorithm = Curious
     decision, asked, rounds = leader.open(), set[bytes](), 0
     while not decision.settle:
         asked.update(decision.ask.questions)

@@ -1,0 +1,18 @@
+"""Newton: the leader solves its problem on a local model of the response, from loads and sensitivities [UO-F].
+
+Source: derived, see docs/games/user_oriented.md. The objective `stackelberg` is played by a bundle method in a trust
+region (`stackelberg.py`), `welfare` by a damped Newton method (`welfare.py`).
+"""
+
+from __future__ import annotations
+
+from stackelgrid.games.user_oriented.search import PriceSearch, PricingProblem
+from stackelgrid.games.user_oriented.stackelberg import StackelbergSearch
+from stackelgrid.games.user_oriented.welfare import WelfareSearch
+
+
+def choose_search(problem: PricingProblem) -> PriceSearch:
+    """Choose the search of the objective."""
+    search: type[StackelbergSearch] | type[WelfareSearch]
+    search = StackelbergSearch if problem.objective == "stackelberg" else WelfareSearch
+    return search(problem.company, problem.tolerance)
