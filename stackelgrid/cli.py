@@ -387,6 +387,57 @@ def _draw(folder: Path, planned: Study, points: Sweep) -> None:
     drawing.write(folder / "figure.png", planned.grid, points.rows)
 
 
+@app.command("compare-algorithms")
+def compare_algorithms(
+    scenario: Source,
+    algorithms: Annotated[str, typer.Option(metavar="A,B,C", help="Their names, with commas between.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder; a new one under runs/.")] = None,
+    seed: Seed = None,
+    sets: Sets = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print comparison.json, and nothing else, on stdout.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option(help="No progress, no summary; errors only.")] = False,
+) -> None:
+    """Play a scenario by several algorithms of its leader.
+
+    Runs are played in memory, one after the other. The folder has each run, a table, and a figure of how fast each
+    comes to the best price found. One that does not settle is a result like another.
+    """
+    from rich.progress import Progress
+
+    from stackelgrid.study import comparison, convergence
+
+    with Progress(console=_stderr(), disable=quiet or as_json, transient=True) as progress:
+        task = progress.add_task("starting", total=None)
+        compared, folder = comparison.compare(
+            scenario,
+            [name.strip() for name in algorithms.split(",")],
+            sets or [],
+            seed,
+            out,
+            lambda name, record: progress.update(task, description=f"{name}, round {record['round']}"),
+        )
+    convergence.write(folder, compared)
+    if as_json:
+        print(json.dumps(compared.content(), allow_nan=False))
+    elif not quiet:
+        _print_table(comparison.spell(compared.table))
+        print(f"table: {folder / 'table.csv'}\nfigure: {folder / 'figure.png'}")
+
+
+def _print_table(rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0], box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in rows[1:]:
+        table.add_row(*row)
+    Console(highlight=False, width=max(Console().width, 110)).print(table)
+
+
 @app.command()
 def replay(
     what: Annotated[str, typer.Argument(metavar="SEED|DIR", help="A seed of the soak test, or a run's folder.")],

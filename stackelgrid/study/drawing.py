@@ -27,8 +27,8 @@ _NAMED = 8
 """Lines up to which a legend names each; of more it names some, evenly spread."""
 _FEW = ("#0072b2", "#d55e00", "#009e73", "#808080")
 """Okabe and Ito's, which the colour-blind can tell apart."""
-_MARKERS = "os^D"
-_STYLE: dict[Any, Any] = {
+MARKERS = "os^D"
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
@@ -46,7 +46,7 @@ _STYLE: dict[Any, Any] = {
 
 def write(path: Path, grid: Grid, rows: Sequence[Row]) -> None:
     """Draw the sweep. Points that did not settle have hollow markers; those without a number have none."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         picture = io.BytesIO()
         # Without a date or a version, the same sweep gives the same bytes.
         draw(grid, rows).savefig(picture, format="png", bbox_inches="tight", metadata={"Software": None})
@@ -104,9 +104,9 @@ def _draw_panel(axes: Axes, grid: Grid, lines: dict[tuple[Cell, ...], list[Row]]
         x = np.array([met.index(row[along]) if words else row[along] for row in line], float)
         y = np.array([np.nan if row.get(name) is None else row[name] for row in line], float)
         settled = np.array([bool(row["settled"]) for row in line])
-        color = _choose_color(number, len(lines))
+        color = choose_color(number, len(lines))
         label = ", ".join(str(value) for value in others)
-        marker = _MARKERS[number % len(_MARKERS)]
+        marker = MARKERS[number % len(MARKERS)]
         axes.plot(x, y, color=color, marker=marker, label=label)
         axes.plot(x[~settled], y[~settled], linestyle="", color=color, marker=marker, markerfacecolor="white")
     axes.set_title(_label(name), fontsize=8)
@@ -119,7 +119,7 @@ def _draw_panel(axes: Axes, grid: Grid, lines: dict[tuple[Cell, ...], list[Row]]
     axes.yaxis.set_major_formatter(formatter)
 
 
-def _choose_color(number: int, of: int) -> Any:
+def choose_color(number: int, of: int) -> Any:
     """Choose distinct colours for a few lines; colours along one scale, dark to light, for many."""
     return _FEW[number] if of <= len(_FEW) else mpl.colormaps["viridis"](0.9 * number / (of - 1))
 
