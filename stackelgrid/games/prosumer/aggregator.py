@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from stackelgrid.games.prosumer.simultaneous_game import (
     Responses,
     compute_sdr,
     log_distance,
+    pay_for_more,
     price_pv,
     sum_others,
 )
@@ -33,8 +34,12 @@ _MOST_BREACHES = 3
 _ROUNDING = 1e-9
 
 
-class ProsumerSettings(AggregatorSettings):
-    """The DR provider's settings.
+Conjecture = Literal["price_taking", "anticipating"]
+"""What prosumers believe of their price: that it is held, or that it follows from their own dr by [PR-13]."""
+
+
+class SettlingSettings(AggregatorSettings):
+    """The end of a simultaneous game.
 
     The simultaneous game has settled when every S agrees with the answers to it, to a relative `tolerance`. After
     `max_rounds` rounds the provider reports the last answers, and how far from settled they are.
@@ -42,6 +47,12 @@ class ProsumerSettings(AggregatorSettings):
 
     tolerance: Annotated[float, Field(ge=1e-13, lt=1)] = 1e-11
     max_rounds: Annotated[int, Field(ge=1, le=10_000)] = 100
+
+
+class ProsumerSettings(SettlingSettings):
+    """The DR provider's settings; `anticipating` prosumers are told the rule of their price."""
+
+    prosumers: Conjecture = "price_taking"
 
     def strategy(self, slots: int, homes: Mapping[str, int]) -> ProsumerAggregator:
         """Build the provider's part of the game."""
@@ -169,6 +180,7 @@ class ProsumerAggregator:
 
     def __init__(self, settings: ProsumerSettings, slots: int, homes: Mapping[str, int]) -> None:
         self._settings = settings
+        self._anticipating = settings.prosumers == "anticipating"
         self._table = ProsumerTable(homes, slots)
         self._row_order = RowOrder(len(self._table.present))
         nothing = np.zeros_like(self._table.load)
@@ -188,7 +200,7 @@ class ProsumerAggregator:
             nothing = np.zeros_like(self._provided)
             self._game = _SimultaneousGame(self._price_at(nothing), nothing)
         elif self._pricing.active:
-            dr = responses.solve_equilibrium(self._price_at)
+            dr = responses.solve_equilibrium(self._pay_at)
             self._game = _SimultaneousGame(self._price_at(dr), sum_others(dr))
         else:
             wanted = self._price_at(responses.dr)
@@ -207,22 +219,28 @@ class ProsumerAggregator:
     ) -> Ask[dict[str, PvPrice]] | Reply[Provision]:
         """Take a round of the simultaneous game: ask on until S agrees with the answers to it, then reply."""
         dr = self._conduct.judge(
-            self._game.price, self._game.others, self._table.read(answers), self._table.mark(answers.keys() - set(held))
+            np.zeros_like(self._provided) if self._anticipating else self._game.price,  # which they do not answer
+            self._game.others,
+            self._table.read(answers),
+            self._table.mark(answers.keys() - set(held)),
         )
         self._retail = self._table.look_up_retail(self._offer)
         game, trade = self._game, self._game.price > 0
         game.rounds += 1
+        if self._anticipating:
+            game.price = np.where(trade, self._price_at(dr), 0.0)
+        pay = pay_for_more(game.price, self._retail) if self._anticipating else game.price
         unsettled = float(np.max(log_distance(sum_others(dr), game.others)[trade], initial=0.0))
         game.extrapolation.judge(unsettled, self._settings.tolerance)
         account = {"unsettled": min(1.0, unsettled), "dr_kw": dr.sum(axis=0).tolist()}
         if trade.any() and self._responses is None:
-            self._responses = Responses(game.price, game.others, dr, np.zeros_like(trade))
+            self._responses = Responses(pay, game.others, dr, np.zeros_like(trade))
         elif self._responses is not None:
-            self._responses = self._responses.update(game.price, game.others, dr)
+            self._responses = self._responses.update(pay, game.others, dr)
         if unsettled <= self._settings.tolerance or game.rounds >= self._settings.max_rounds:
             return Reply(self._report(dr, held, excluded), account)
         if self._responses is not None and game.extrapolation.active:
-            dr = self._responses.solve_equilibrium(lambda dr: game.price)
+            dr = self._responses.solve_equilibrium(self._pay_at if self._anticipating else lambda dr: pay)
         game.others = sum_others(dr)
         return Ask(self._write_prices(game.price, game.others), account)
 
@@ -246,9 +264,19 @@ class ProsumerAggregator:
         table = self._table
         return price_pv(table.load, table.pv, table.pv_cost, self._retail, dr)
 
+    def _pay_at(self, dr: Array) -> Array:
+        """Compute what a kWh more pays in the prosumers' view when these DR quantities are priced."""
+        price = self._price_at(dr)
+        return pay_for_more(price, self._retail) if self._anticipating else price
+
     def _write_prices(self, price: Array, others: Array) -> dict[str, PvPrice]:
+        retail = np.where(price > 0, self._retail, 0.0)
         return {
-            name: PvPrice(price=to_rows(price[mine]), others=to_rows(others[mine]))
+            name: PvPrice(
+                price=to_rows(price[mine]),
+                others=to_rows(others[mine]),
+                retail=to_rows(retail[mine]) if self._anticipating else None,
+            )
             for name, mine in self._table.rows.items()
         }
 

@@ -11,6 +11,12 @@ one best answer [PR-A] (derived):
 
     dr* = min(cap, lambda / (alpha + sqrt(alpha^2 + 3 alpha S lambda)))
 
+The price held is a reading. In the other one (`prosumers: anticipating`) the prosumer knows that its price falls with
+its own dr by [PR-13]. One kWh more then pays d/d dr [lambda (PV - p + dr)] = lambda^2 / r, so that it answers [PR-C]
+(derived), which is the one best answer too, since lambda falls with dr:
+
+    2 alpha dr + 3 alpha S dr^2 = lambda(dr)^2 / r,  or dr = cap if that is less.
+
 In the paper prosumers send the provider alpha and the cap. Here both stay in this process: the provider asks, and the
 prosumer answers with dr*. Units: kW and kWh per slot of one hour, money as in the price; alpha in money per kW^2.
 """
@@ -25,6 +31,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from stackelgrid.games.prosumer.messages import DrResponse, PvPrice, to_matrix, to_rows
+from stackelgrid.games.prosumer.simultaneous_game import pay_for_more, price_pv
 from stackelgrid.model import SMALLEST, NonNegative, PositivePerSlot
 from stackelgrid.rounds.settings import HomeModel
 from stackelgrid.wire.arrays import Array
@@ -33,6 +40,7 @@ from stackelgrid.wire.names import Name
 _LOG = logging.getLogger("emc_node")
 _FEW_HOMES = 1000
 """A process with more homes answers beside receiving messages, not in between."""
+_HALVINGS = 64
 
 
 def solve_dr(price: Array, others: Array, alpha: Array, cap: Array) -> Array:
@@ -41,6 +49,27 @@ def solve_dr(price: Array, others: Array, alpha: Array, cap: Array) -> Array:
     price >= 0 in money per kWh, others S >= 0 in 1/kW, alpha > 0, cap >= 0 in kW.
     """
     return np.minimum(cap, price / (alpha + np.sqrt(alpha**2 + 3 * alpha * others * price)))
+
+
+def anticipate_dr(
+    retail: Array, others: Array, alpha: Array, cap: Array, load: Array, pv: Array, pv_cost: Array
+) -> Array:
+    """Solve [PR-14] with [PR-13] for the price: dr* [PR-C], kW, by bisection, for arrays of one shape.
+
+    retail in money per kWh, zero where there is no trade; the others as in `solve_dr` and `price_pv`.
+    """
+
+    def answer_to(dr: Array) -> Array:
+        """Answer the pay at `dr`, as if it did not change: below dr* this is above it, and the other way round."""
+        return solve_dr(pay_for_more(price_pv(load, pv, pv_cost, retail, dr), retail), others, alpha, cap)
+
+    high = answer_to(np.zeros_like(cap))
+    low = answer_to(high)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        above = answer_to(middle) > middle
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return low
 
 
 def compute_cost(dr: Array, price: Array, others: Array, alpha: Array, surplus: Array) -> Array:
@@ -105,20 +134,19 @@ class ProsumerHomes:
 
     def answer(self, signal: PvPrice) -> DrResponse:
         """Answer with each prosumer's load, PV and dr* at its price."""
-        price, others = self._read_price(signal)
         return DrResponse(
             homes=len(self._homes),
             tariff=[home.tariff for home in self._homes],
             load_kw=to_rows(self._load),
             pv_kw=to_rows(self._pv),
             pv_cost=to_rows(self._pv_cost),
-            dr_kw=to_rows(solve_dr(price, others, self._alpha, self._cap)),
+            dr_kw=to_rows(self._choose_dr(signal)),
         )
 
     def settle(self, settlement: PvPrice) -> dict[str, Any]:
         """Give by prosumer its DR quantity, kW, price, pay and net cost, money per slot; `others` is S, 1/kW."""
         price, others = self._read_price(settlement)
-        dr = solve_dr(price, others, self._alpha, self._cap)
+        dr = self._choose_dr(settlement)
         paid = price * (self._pv - self._load + dr)
         net_cost = compute_cost(dr, price, others, self._alpha, self._pv - self._load)
         return {
@@ -131,6 +159,15 @@ class ProsumerHomes:
             }
             for row, home in enumerate(self._homes)
         }
+
+    def _choose_dr(self, signal: PvPrice) -> Array:
+        """Choose dr*, (homes, T) kW: at the price held [PR-A] or, where r is told, anticipating [PR-C]."""
+        price, others = self._read_price(signal)
+        if signal.retail is None or price.shape != to_matrix(signal.retail).shape:
+            return solve_dr(price, others, self._alpha, self._cap)
+        retail = to_matrix(signal.retail)
+        alpha = np.broadcast_to(self._alpha, self._cap.shape)
+        return anticipate_dr(retail, others, alpha, self._cap, self._load, self._pv, self._pv_cost)
 
     def _read_price(self, body: PvPrice) -> tuple[Array, Array]:
         """Give price and S, (homes, T): zeros when they are for another number of prosumers."""

@@ -135,11 +135,13 @@ class PvPrice(Body):
     """Down from a DR provider to one member, in signals and settlements: a row for each of its prosumers.
 
     `price` is lambda_PV, money per kWh; zero where there is no trade. `others` is S_i, the sum of 1/dr_k over the other
-    prosumers that take part, 1/kW; zero where nobody else does.
+    prosumers that take part, 1/kW; zero where nobody else does. `retail` is r of [PR-13], money per kWh, zero where
+    there is no trade: it tells prosumers that anticipate how their price follows from their dr.
     """
 
     price: Rows
     others: Rows
+    retail: Rows | None = None
 
     @property
     def slots(self) -> int:
@@ -151,6 +153,8 @@ class PvPrice(Body):
         rows, slots = find_shape(self.price)
         check_rows(self.price, "price", rows=rows, slots=slots)
         check_rows(self.others, "others", rows=rows, slots=slots)
+        if self.retail is not None:
+            check_rows(self.retail, "retail", rows=rows, slots=slots)
         return self
 
 

@@ -17,6 +17,7 @@ from stackelgrid.wire.arrays import Array
 GAME = "prosumer"
 EVENT = slice(11, 21)
 """Noon to 21 h, hours 12 to 21 counted from 1."""
+ANTICIPATING = "prosumers=anticipating"
 PEAK = (16, 17)
 """Hours of 4 and 5 pm."""
 
@@ -70,6 +71,44 @@ def _check_pv_below_load(runs: Runs) -> Finding:
         parts.append(f"{home.id} {ratio[16]:.2f} of its load at 17 h, {ratio[17]:.2f} at 18 h, {ratio[18]:.2f} at 19 h")
         holds &= bool(ratio[17:].max() < 0.5)
     return Finding("; ".join(parts), holds)
+
+
+def _check_event_hours(runs: Runs) -> Finding:
+    hours = {int(np.count_nonzero(values)) for values in _to_arrays(_play(runs).dr_kw).values()}
+    length = _load_case().leader.event.mark(24).sum()
+    here = f"an event of {length} hours, DR in {' or '.join(map(str, sorted(hours)))} of them"
+    return Finding(here, max(hours) <= 4)
+
+
+def _check_four_hours(runs: Runs) -> Finding:
+    four: ProsumerOutcome = runs.outcome("prosumer_four_hours")
+    longer = _to_arrays(_play(runs).dr_kw)
+    inside = {name: values > 0 for name, values in _to_arrays(four.dr_kw).items()}
+    apart = max(float(np.max(np.abs((longer[n] - four.dr_kw[n])[where]))) for n, where in inside.items())
+    kwh = sum(sum(provided) for provided in four.dr_kw.values())
+    here = (
+        f"DR in {max(int(where.sum()) for where in inside.values())} hours, {kwh:.1f} of "
+        f"{sum(values.sum() for values in longer.values()):.1f} kWh, in each of them the same to "
+        f"{format_residual(apart, 1e-6)} kW"
+    )
+    return Finding(here, apart < 1e-6)
+
+
+def _check_price_held(runs: Runs) -> Finding:
+    alone = runs.certificate(GAME)["anticipating"]
+    held, all_do = (sum(_play(runs, *o).sum_dr_kw()) for o in ((), (ANTICIPATING,)))
+    here = (
+        f"who alone considers it gains {100 * alone['least_gain']:.1f} to {100 * alone['largest_gain']:.1f} % with "
+        f"{100 * alone['least_cut']:.0f} to {100 * alone['largest_cut']:.0f} % less DR; when all do, DR is "
+        f"{100 * (1 - all_do / held):.0f} % less"
+    )
+    return Finding(here, alone["largest_gain"] < 1e-6)
+
+
+def _check_dr_when_anticipating(runs: Runs) -> Finding:
+    dr = _to_arrays(_play(runs, ANTICIPATING).dr_kw)
+    here = "; ".join(f"{n} {_show_hours(v, PEAK)} kW, before at most {v[:15].max():.2f}" for n, v in dr.items())
+    return Finding(here, all(min(v[h - 1] for h in PEAK) > np.delete(v, [15, 16]).max() for v in dr.values()))
 
 
 def _check_dr_within_a_tenth(runs: Runs) -> Finding:
@@ -211,6 +250,40 @@ PAPER = Paper(
             "paper",
             "shipped case",
             _check_prices_highest_at_peak,
+        ),
+        Trend(
+            "IV",
+            "thermostats are adjusted for no more than four hours of an event from noon to 9 pm",
+            "paper",
+            "shipped case",
+            _check_event_hours,
+            "Section V compares DR at 4 and 5 pm with that of earlier hours of the event, and we follow it. The case "
+            "`prosumer_four_hours` keeps to four.",
+        ),
+        Trend(
+            "IV",
+            "in an event of four hours, 2 to 5 pm, DR is what it is in the longer one",
+            "derived",
+            "case `prosumer_four_hours` against the shipped one",
+            _check_four_hours,
+            by_construction=True,
+        ),
+        Trend(
+            "III-A, (14)",
+            "with the price held, a prosumer's decision is its best one",
+            "reading",
+            f"certificate of the shipped case; `{ANTICIPATING}`",
+            _check_price_held,
+            "The price is a function of what the prosumer consumes, by (13), and (14) does not say if it considers it. "
+            "Both readings are offered; the shipped case holds the price, with which all statements of V were "
+            "compared.",
+        ),
+        Trend(
+            "V, fig. 4",
+            "DR is highest at 4 and 5 pm also when prosumers anticipate their price",
+            "derived",
+            f"`{ANTICIPATING}`",
+            _check_dr_when_anticipating,
         ),
         Trend(
             "III, (8), (16)",

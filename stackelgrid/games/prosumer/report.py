@@ -291,6 +291,12 @@ _RULES = (
         "Against equation (20) of the paper, relative to the largest of the event.",
         EQUILIBRIUM_WITHIN,
     ),
+    Rule(
+        "anticipating.largest_gain",
+        "Gain of who anticipates",
+        "The most that a prosumer would gain that alone considered how its demand response moves its price by equation "
+        "(13), relative to what it earns. In this reading of (14) the price is held, so it is not judged.",
+    ),
     Rule("violation", "Broken limits", "By how much a DR quantity is below zero or above its cap.", 1e-9, unit="kW"),
 )
 

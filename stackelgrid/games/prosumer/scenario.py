@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from stackelgrid.games.prosumer.aggregator import ProsumerSettings
+from stackelgrid.games.prosumer.aggregator import Conjecture, ProsumerSettings, SettlingSettings
 from stackelgrid.games.prosumer.home import Prosumer
 from stackelgrid.games.prosumer.leader import UtilitySettings
 from stackelgrid.model import NonNegative, Positive, StrictModel
@@ -110,7 +110,8 @@ class Feeder(StrictModel):
 class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
     """A prosumer game, ready to run: a utility, its DR providers (`aggregators`) and the prosumers of each.
 
-    Either `population` or `homes` gives the prosumers; `aggregator` holds for every provider.
+    Either `population` or `homes` gives the prosumers; `aggregator` holds for every provider. `prosumers` take their
+    price as given [PR-A], or anticipate how it falls with their own dr [PR-C].
     """
 
     # Two or three rounds of the simultaneous game are usual, eight the most seen of 500 populations.
@@ -118,7 +119,8 @@ class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
 
     game: Literal["prosumer"]
     leader: UtilitySettings
-    aggregator: ProsumerSettings = ProsumerSettings()
+    aggregator: SettlingSettings = SettlingSettings()
+    prosumers: Conjecture = "price_taking"
     feeder: Feeder | None = None
 
     @model_validator(mode="after")
@@ -181,7 +183,7 @@ class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
 
     def aggregator_settings(self, name: str, members: dict[str, list[Prosumer]]) -> ProsumerSettings:
         """Give every provider the same settings."""
-        return self.aggregator
+        return ProsumerSettings(**self.aggregator.model_dump(), prosumers=self.prosumers)
 
 
 def _check_within(load: Array, limit: Array, message: str) -> None:

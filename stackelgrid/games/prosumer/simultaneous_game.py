@@ -30,6 +30,10 @@ condition of an answer only alpha is unknown, so an answer gives alpha. `Respons
 and other S (those at their cap stay) and solves for their equilibrium, and the provider asks for that. `Extrapolation`
 decides by the results whether the next step extrapolates or is a plain one, whose convergence is proved above.
 
+Where prosumers anticipate how their own dr moves their price, they answer the pay lambda^2 / r in place of lambda
+[PR-C], and the price is no move of the provider's in between. As ln of that pay falls with e, an answer moves by less
+with S than above: the simultaneous game is a contraction by 1/2 again, and at its equilibrium prices are by [PR-13].
+
 Arrays are (n, T), a row per prosumer, a column per slot: kW, S in 1/kW, money per kWh.
 """
 
@@ -66,6 +70,11 @@ def price_pv(load: Array, pv: Array, pv_cost: Array, retail: Array, dr: Array) -
     x = load - dr
     trade = (pv > x) & (pv_cost < retail)
     return np.where(trade, retail * pv_cost * pv, 0.0) / np.where(trade, retail * pv - (retail - pv_cost) * x, 1.0)
+
+
+def pay_for_more(price: Array, retail: Array) -> Array:
+    """Compute d/d dr of lambda (PV - p + dr) with lambda by [PR-13], money per kWh: lambda^2 / r, as in [PR-C]."""
+    return np.where(price > 0, price**2, 0.0) / np.where(price > 0, retail, 1.0)
 
 
 def sum_others(dr: Array) -> Array:

@@ -18,7 +18,7 @@ from stackelgrid.certify import CertificateError
 from stackelgrid.games.prosumer.aggregator import Conduct, ProsumerAggregator, ProsumerSettings, RowOrder
 from stackelgrid.games.prosumer.certificate import certify
 from stackelgrid.games.prosumer.feeder import FeederState, solve_power_flow
-from stackelgrid.games.prosumer.home import Prosumer, ProsumerHomes, compute_cost, solve_dr
+from stackelgrid.games.prosumer.home import Prosumer, ProsumerHomes, anticipate_dr, compute_cost, solve_dr
 from stackelgrid.games.prosumer.leader import UtilitySettings, price_dr
 from stackelgrid.games.prosumer.messages import DrResponse, Offer, PvPrice, to_matrix, to_rows
 from stackelgrid.games.prosumer.outcome import ProsumerOutcome
@@ -166,6 +166,36 @@ def test_prosumer_answers_with_the_minimum_of_its_cost(price: float, s: float, a
     assert net_cost(dr) <= found.fun + 1e-12 * (1 + abs(found.fun))
     if dr < cap:  # the first-order condition
         assert 2 * alpha * dr + 3 * alpha * s * dr**2 == pytest.approx(price, rel=1e-12)
+
+
+@given(
+    s=sums,
+    alpha=alphas,
+    load=st.floats(1, 100),
+    surplus=st.floats(1e-3, 100),
+    cap=st.floats(1e-3, 1),
+    retail=prices,
+    share=st.floats(1e-3, 0.999),
+)
+@settings(max_examples=200, deadline=None)
+def test_prosumer_that_anticipates_answers_with_the_minimum_of_its_cost(
+    s: float, alpha: float, load: float, surplus: float, cap: float, retail: float, share: float
+) -> None:
+    """Its price is (13) of the paper, as the paper writes it, and the minimiser SciPy's."""
+    cost, pv, cap = share * retail, load + surplus, cap * load
+
+    def net_cost(x: float) -> float:
+        sdr = pv / (load - x) if x < load else math.inf
+        price = retail * cost / (retail + (cost - retail) / sdr)
+        return alpha * x**2 * (1 + x * s) - price * (pv - load + x)
+
+    dr = float(anticipate_dr(*(np.array([[each]]) for each in (retail, s, alpha, cap, load, pv, cost)))[0, 0])
+    found = minimize_scalar(net_cost, bounds=(0, cap), method="bounded", options={"xatol": 1e-12 * cap})
+    assert 0 <= dr <= cap
+    assert net_cost(dr) <= found.fun + 1e-12 * (1 + abs(found.fun))
+    if dr < cap * (1 - 1e-9):
+        step = 1e-5 * min(dr, cap - dr)
+        assert net_cost(dr) <= min(net_cost(dr - step), net_cost(dr + step)) + 1e-13 * (1 + abs(net_cost(dr)))
 
 
 def test_cost_is_inconvenience_less_profit() -> None:
@@ -369,6 +399,71 @@ def test_savings_are_the_operating_cost_avoided(case: Any) -> None:
     assert outcome.net_load_kw[t] == pytest.approx(Q, rel=1e-12)
     assert outcome.utility_saving[t] == pytest.approx((P - Q) * (c.c1 + c.c2 * (P + Q)), rel=1e-9)
     assert outcome.utility_saving_dr_only[t] == pytest.approx(dr * (c.c1 + c.c2 * (P - pv + Q)), rel=1e-9)
+
+
+def test_event_of_four_hours_gives_what_the_longer_one_gives_in_them(case: Any) -> None:
+    """Hours do not depend on each other; these four are the ones in a row with the most demand response."""
+    _, longer, _ = case
+    scenario = load("prosumer_four_hours")
+    outcome = ProsumerOutcome.of(scenario, play(scenario))
+    assert scenario.leader.event.last - scenario.leader.event.first + 1 == 4
+    inside = scenario.leader.event.mark(24)
+    for name, provided in outcome.dr_kw.items():
+        np.testing.assert_allclose(provided, np.where(inside, longer.dr_kw[name], 0), rtol=1e-9)
+    total = np.convolve(longer.sum_dr_kw(), np.ones(4), "valid")
+    assert int(total.argmax()) + 1 == scenario.leader.event.first
+
+
+# --- prosumers that anticipate ---
+
+
+def test_prosumers_that_anticipate_provide_less_and_are_certified_by_their_own_rule(case: Any) -> None:
+    _, taking, held = case
+    scenario = load("prosumer", ["prosumers=anticipating"])
+    assert isinstance(scenario, ProsumerScenario)
+    run_record = play(scenario)
+    assert run_record.settled and not run_record.rejected
+    outcome = ProsumerOutcome.of(scenario, run_record)
+    certificate = certify(scenario, outcome, samples=0)
+    assert certificate["gap"] <= 1e-8 and certificate["feasible"] and certificate["anticipating"] is None
+    for name, provided in outcome.dr_kw.items():
+        less, more = np.array(provided)[11:17], np.array(taking.dr_kw[name])[11:17]
+        assert (less > 0).all() and (less < more).all()
+    # Each outcome is no equilibrium of the other game.
+    assert certify(scenario, taking, samples=0)["max_regret"] > 1e-3
+    assert certify(load("prosumer"), outcome, samples=0)["max_regret"] > 1e-3
+    assert 0 < held["anticipating"]["least_gain"] <= held["anticipating"]["largest_gain"]
+
+
+def test_gain_of_who_anticipates_alone_is_that_of_the_best_answer(case: Any) -> None:
+    scenario, outcome, certificate = case
+    gains, cuts = [], []
+    for home in scenario.everyone:
+        retail = np.array([scenario.leader.tariffs[home.tariff]])
+        load_kw, pv, others = (np.array([each]) for each in (home.load_kw, home.pv_kw, outcome.others[home.id]))
+        part = np.array([outcome.dr_kw[home.id]]) > 0
+        given = [np.full_like(load_kw, home.alpha), home.limit_kw[None], load_kw, pv, np.full_like(pv, home.pv_cost)]
+        best = np.where(part, anticipate_dr(np.where(part, retail, 0), others, *given), 0)
+        price = price_pv(load_kw, pv, given[-1], np.where(part, retail, 0), best)
+        cost = float(np.sum(compute_cost(best, price, others, given[0], pv - load_kw)))
+        gains.append((sum(outcome.cost[home.id]) - cost) / -sum(outcome.cost[home.id]))
+        cuts += (1 - best[part] / np.array([outcome.dr_kw[home.id]])[part]).tolist()
+    found = certificate["anticipating"]
+    assert [found["least_gain"], found["largest_gain"]] == pytest.approx([min(gains), max(gains)], rel=1e-5)
+    assert [found["least_cut"], found["largest_cut"]] == pytest.approx([min(cuts), max(cuts)], rel=1e-5)
+
+
+def test_game_of_prosumers_that_anticipate_settles_on_an_equilibrium_in_many_populations() -> None:
+    for seed in range(25):
+        homes = population(2 + int(np.random.default_rng([seed, 999]).integers(49)), seed)
+        company = utility()
+        settings = ProsumerSettings(prosumers="anticipating")
+        negotiation = negotiate(homes, company, settings.strategy(24, {"p": len(homes)}))
+        assert negotiation.settled, seed
+        scenario = _scenario(homes, company, prosumers="anticipating")
+        certificate = certify(scenario, negotiation.outcome(scenario), samples=0)
+        assert certificate["feasible"] and certificate["gap"] <= 1e-8, (seed, certificate)
+        assert len(negotiation.rounds) <= 10 and negotiation.game_rounds <= 25, seed
 
 
 # --- populations ---
