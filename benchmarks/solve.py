@@ -179,7 +179,7 @@ def model(home: Home, price: cp.Parameter) -> tuple[cp.Problem, cp.Expression]:
     x = cp.Variable(elastic.lo.shape)
     scale, steepness = elastic.v * elastic.x_max / elastic.omega, elastic.alpha / elastic.x_max
     worth = cp.sum(cp.multiply(scale, cp.log1p(cp.multiply(steepness, x))))
-    drawn = sum(np.array(fixed.load_kw) for fixed in home.inelastic) + cp.sum(x, axis=0)
+    drawn = sum(fixed.draw(home.horizon) for fixed in home.inelastic) + cp.sum(x, axis=0)
     limits = [x >= elastic.lo, x <= elastic.hi]
     for storage in home.storage:
         r = cp.Variable(home.horizon)

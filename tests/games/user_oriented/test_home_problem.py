@@ -30,6 +30,7 @@ from stackelgrid.games.user_oriented.home import (
     Wear,
 )
 from stackelgrid.games.user_oriented.messages import Price
+from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
 from stackelgrid.wire.arrays import PackedArray
 
 Array = NDArray[np.float64]
@@ -121,6 +122,32 @@ def test_utility_is_satisfaction_less_wear_and_the_summary_takes_off_the_bill() 
     assert summary["bill"] == pytest.approx(8 * (1 + 1 / 3))
     assert summary["utility"] == pytest.approx(satisfaction - summary["bill"])
     assert summary["storage_kwh"] == [5.0]
+
+
+def test_appliance_on_and_off_draws_its_rate_in_its_hours_at_any_price() -> None:
+    switched = home(4, inelastic=[Inelastic(rate_kw=1.5, hours=[4, 2])])
+    listed = home(4, inelastic=[Inelastic(load_kw=[0, 1.5, 0, 1.5])])
+    assert switched.connection_kw == listed.connection_kw == 1.5
+    for price in ([0.1] * 4, [1.0, 90.0, 2.0, -3.0]):
+        np.testing.assert_array_equal(answer(switched, price).load, [0, 1.5, 0, 1.5])
+    np.testing.assert_array_equal(StackedHomes([switched], 4).fixed, StackedHomes([listed], 4).fixed)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({}, "give load_kw, a number per slot, or rate_kw and the hours"),
+        ({"rate_kw": 1}, "give load_kw"),
+        ({"hours": [1]}, "give load_kw"),
+        ({"load_kw": [1, 1], "rate_kw": 1, "hours": [1]}, "give load_kw"),
+        ({"rate_kw": 1, "hours": [2, 1, 2]}, "one twice"),
+        ({"rate_kw": 1, "hours": [3]}, r"inelastic\.0\.hours has 3, the slots are 1\.\.2; leave it out"),
+        ({"rate_kw": 1, "hours": [0]}, "greater than or equal to 1"),
+    ],
+)
+def test_inelastic_appliance_is_refused_when_its_schedule_is_unclear(form: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        home(2, inelastic=[form])
 
 
 def test_battery_moves_energy_until_wear_equals_the_price_difference() -> None:
@@ -255,7 +282,7 @@ class Stacked:
         return np.asarray(one.valuation * np.maximum(omega - alpha * ratio, 0))
 
     def draw(self, schedule: Schedule) -> Array:
-        fixed = np.sum([load.load_kw for load in self.home.inelastic], axis=0)
+        fixed = np.sum([load.draw(self.home.horizon) for load in self.home.inelastic], axis=0)
         return np.asarray(fixed + schedule.x.sum(axis=0) + schedule.r.sum(axis=0))
 
 
@@ -491,7 +518,7 @@ def reference(one: Home, price: Array) -> float:
     """Best utility less bill by cvxpy and Clarabel."""
     slots = one.horizon
     worth: Any = 0
-    draw: Any = np.sum([load.load_kw for load in one.inelastic], axis=0)
+    draw: Any = np.sum([load.draw(slots) for load in one.inelastic], axis=0)
     kept: list[Any] = []
     for appliance_, low, high in Stacked(one).rates():
         x = cp.Variable(slots)

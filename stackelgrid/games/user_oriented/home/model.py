@@ -19,10 +19,29 @@ from stackelgrid.rounds.settings import DayPlan, HomeModel, PrivateModel
 
 
 class Inelastic(PrivateModel):
-    """Class A1 [UO-1]: draws `load_kw[t]` in slot t at any price."""
+    """Class A1 [UO-1]: no price changes what it draws.
+
+    Either `load_kw[t]` in slot t, or switched on and off: `rate_kw` in the slots `hours`, counted from 1.
+    """
 
     name: str = "inelastic"
-    load_kw: list[NonNegative]
+    load_kw: list[NonNegative] | None = None
+    rate_kw: NonNegative | None = None
+    hours: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None
+
+    def draw(self, slots: int) -> NDArray[np.float64]:
+        """Give what it draws, (slots,) kW."""
+        if self.load_kw is not None:
+            return np.array(self.load_kw, float)
+        return np.where(np.isin(np.arange(1, slots + 1), self.hours or []), self.rate_kw or 0.0, 0.0)
+
+    @model_validator(mode="after")
+    def _check_form(self) -> Self:
+        if (self.rate_kw is None) != (self.hours is None) or (self.load_kw is None) == (self.rate_kw is None):
+            raise ValueError("give load_kw, a number per slot, or rate_kw and the hours in which it runs")
+        if self.hours and len(set(self.hours)) < len(self.hours):
+            raise ValueError(f"hours {self.hours} has one twice; name each once")
+        return self
 
 
 class Satisfaction(PrivateModel):
@@ -150,7 +169,7 @@ class Home(HomeModel):
         """The most that it may draw or feed in, kW: its draw limit or, without one, the power of all that it has."""
         if self.draw_limit.max_kw is not None:
             return max(self.draw_limit.max_kw, -self.draw_limit.min_kw)
-        rated = sum(max(load.load_kw) for load in self.inelastic)
+        rated = sum(max(load.load_kw or [load.rate_kw or 0.0]) for load in self.inelastic)
         rated += sum(float(np.max(appliance.max_kw)) for appliance in self.elastic)
         return rated + sum(max(store.charge_kw, store.discharge_kw) for store in self.storage)
 
@@ -180,7 +199,12 @@ class Home(HomeModel):
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
         for number, load in enumerate(self.inelastic):
-            _require_length(f"inelastic.{number}.load_kw", load.load_kw, self.horizon)
+            if load.load_kw is not None:
+                _require_length(f"inelastic.{number}.load_kw", load.load_kw, self.horizon)
+            if load.hours and max(load.hours) > self.horizon:
+                raise ValueError(
+                    f"inelastic.{number}.hours has {max(load.hours)}, the slots are 1..{self.horizon}; leave it out"
+                )
         for number, appliance in enumerate(self.elastic):
             for key, value in (
                 ("max_kw", appliance.max_kw),

@@ -89,7 +89,7 @@ class HomeProblem:
     def __init__(self, home: Home) -> None:
         self.home = home
         self.horizon = home.horizon
-        self.fixed = np.sum([np.zeros(home.horizon), *(np.array(load.load_kw) for load in home.inelastic)], axis=0)
+        self.fixed = np.sum([np.zeros(home.horizon), *(load.draw(home.horizon) for load in home.inelastic)], axis=0)
         self.elastic = ElasticAppliances(home.elastic, home.horizon)
         self.stores = [StorageProgram(storage, home.horizon) for storage in home.storage]
         self.draw_min = home.draw_limit.min_kw

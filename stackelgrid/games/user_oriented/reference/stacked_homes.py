@@ -152,7 +152,10 @@ class StackedHomes:
         self.fixed = np.zeros((len(homes), slots))
         for row, home in enumerate(homes):
             for load in home.inelastic:
-                self.fixed[row] += load.load_kw
+                if load.load_kw is not None:
+                    self.fixed[row] += load.load_kw
+                for hour in load.hours or ():
+                    self.fixed[row, hour - 1] += load.rate_kw or 0.0
         self.draw_min = np.array([home.draw_limit.min_kw for home in homes], float)
         self.draw_max = np.array(
             [np.inf if home.draw_limit.max_kw is None else home.draw_limit.max_kw for home in homes], float
