@@ -50,6 +50,8 @@ from stackelgrid.wire.arrays import LARGEST, Array
 
 LEAST_KW = 1e-9
 """A prosumer that provides less takes no part: 1/dr of several such would leave the range of numbers on the wire."""
+_TINY_KW = 1e-100
+"""The alpha of a prosumer that provides less would leave the range of numbers when it is squared."""
 _MOST_STEPS = 200
 _AT_CAP = 0.1
 """A prosumer that moves by less than this share of what was predicted is at its cap."""
@@ -127,8 +129,8 @@ class Responses:
     @cached_property
     def _alpha(self) -> Array:
         """alpha by the first-order condition; too large for those at their cap, 0 for those that provide nothing."""
-        part = self.dr > 0
-        return np.where(part, self.price, 0.0) / np.where(part, 2 * self.dr + 3 * self.others * self.dr**2, 1.0)
+        part, dr = self.dr > 0, np.maximum(self.dr, _TINY_KW)
+        return np.where(part, self.price, 0.0) / np.where(part, 2 * dr + 3 * self.others * dr**2, 1.0)
 
     def _predict_uncapped(self, price: Array, others: Array) -> Array:
         alpha = self._alpha

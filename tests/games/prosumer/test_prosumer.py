@@ -24,7 +24,7 @@ from stackelgrid.games.prosumer.messages import DrResponse, Offer, PvPrice, to_m
 from stackelgrid.games.prosumer.outcome import ProsumerOutcome
 from stackelgrid.games.prosumer.report import key_figures, sections
 from stackelgrid.games.prosumer.scenario import ProsumerScenario
-from stackelgrid.games.prosumer.simultaneous_game import Extrapolation, compute_sdr, price_pv, sum_others
+from stackelgrid.games.prosumer.simultaneous_game import Extrapolation, Responses, compute_sdr, price_pv, sum_others
 from stackelgrid.report.parts import Plot
 from stackelgrid.report.run_folder import RunFolder
 from stackelgrid.rounds.strategy import Ask, Decision, Question, Reply
@@ -504,6 +504,15 @@ def test_extrapolation_changes_the_rounds_and_not_the_equilibrium(monkeypatch: p
 
 def _never_extrapolate(extrapolation: Extrapolation, residual: float, tolerance: float) -> None:
     extrapolation.active, extrapolation.residual = False, residual
+
+
+def test_equilibrium_is_predicted_whatever_a_prosumer_provides() -> None:
+    one = np.ones((3, 2))
+    for least in (5e-324, 1e-300, 1e-160, 1e-100):
+        provided = one * np.array([[least], [1.0], [2.0]])
+        answers = Responses(one, one, provided, np.zeros((3, 2), bool)).update(1.1 * one, 2 * one, 1.01 * provided)
+        found = answers.solve_equilibrium(lambda dr: price_pv(9 * one, 12 * one, one, 3 * one, dr))
+        assert np.isfinite(found).all()
 
 
 def test_extrapolation_stops_after_three_steps_that_do_not_halve_the_residual() -> None:
