@@ -11,9 +11,10 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
-from stackelgrid.faults.plan import BrokerOutage, Corruption, Cut, Hang, Lie, Narrow, Slow, Stall
+from stackelgrid.faults.plan import BrokerOutage, Corruption, Crash, Cut, Hang, Lie, Narrow, Slow, Stall
 from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.soak.play import Evidence
 from stackelgrid.soak.timeline import CoordinatorLife, Event, SeenRound
@@ -123,7 +124,7 @@ def find_ignored_answers(evidence: Evidence) -> Iterator[str]:
 
 
 def find_needless_questions(evidence: Evidence) -> Iterator[str]:
-    """Asked again is who has not answered, after each deadline at the latest, and more and more rarely."""
+    """Asked again is who has not answered: who comes back at once, others after each deadline, more and more rarely."""
     for life in evidence.lives:
         for seen in life.rounds:
             for ask in seen.asks if seen.closed is not None else ():
@@ -137,9 +138,22 @@ def find_needless_questions(evidence: Evidence) -> Iterator[str]:
                 continue
             tries = int((seen.closed - seen.opened - _EPSILON) / life.policy.deadline_s)
             asked = Counter(name for ask in seen.asks for name in ask.again)
+            for name, at in seen.returned:
+                if not any(ask.seconds == at and name in ask.again for ask in seen.asks):
+                    yield f"{_where(seen)} does not ask {name} again, which has come back at {at:.3f} s"
             for name in set(seen.missing) - seen.away.keys() - seen.counted.keys() - seen.quarantined:
                 if asked[name] < min(tries, life.policy.tries - 1) and not _may_be_late(life, seen, name):
                     yield f"{_where(seen)} asks {name} {asked[name]} times again in {seen.closed - seen.opened:.3f} s"
+
+
+def find_gaps(evidence: Evidence) -> Iterator[str]:
+    """A coordinator numbers its rounds one after the other; after a restart it may leave out one number."""
+    for life in evidence.lives:
+        numbers = [seen.number for seen in life.rounds]
+        first = 1 if life.number == 0 else next(iter(numbers), 1)
+        steps = {later - before for before, later in pairwise([first - 1, *numbers])}
+        if not steps <= ({1} if life.number == 0 else {1, 2}):
+            yield f"{life.coordinator} asks rounds {numbers}"
 
 
 def find_counted_liars(evidence: Evidence) -> Iterator[str]:
@@ -198,8 +212,9 @@ def find_slow_gatherings(evidence: Evidence) -> Iterator[str]:
         last = max((at for at in life.arrivals if at <= life.gathered), default=life.began)
         if life.gathered < min(last, life.began + 9 * gather_s) + gather_s - _EPSILON:
             yield f"{where}, the last came at {last:.3f} s"
-        if life.gathered > life.began + 10 * gather_s + _EPSILON:
-            yield f"{where}, {life.gathered - life.began:.3f} s after its start"
+        longest = life.began + 10 * gather_s  # as long as the leader waits for an aggregator that gathers
+        if life.gathered > (longest if life.coordinator == LEADER else min(last + gather_s, longest)) + _EPSILON:
+            yield f"{where}, {life.gathered - life.began:.3f} s after its start, the last came at {last:.3f} s"
 
 
 def find_slow_settlements(evidence: Evidence) -> Iterator[str]:
@@ -263,6 +278,29 @@ def find_false_messages(evidence: Evidence) -> Iterator[str]:
                 yield f"{name} refuses the {what} as {event.rejected}"
 
 
+def find_silent_refusals(evidence: Evidence) -> Iterator[str]:
+    """Whoever sends an answer that is refused is told why, once, and is told nothing where it is not.
+
+    One in quarantine is told so once a round, whatever it answers.
+    """
+    for name, events in evidence.events.items():
+        quarantined: set[str] = set()
+        answer: Event | None = None
+        told = 0
+        for event in [*events, None]:
+            if event is None or event.kind in ("receive", "tick", "start"):
+                if answer is not None and told != (answer.rejected is not None):
+                    yield f"{name} tells {answer.about.sender} {told} times that it refuses ({answer.rejected})"
+                answer, told = None, 0
+            if event is None or not event.topic or event.about.coordinator != name:
+                continue
+            if event.kind == "receive" and event.about.purpose == "answer" and event.about.sender not in quarantined:
+                answer = event
+            elif event.kind == "send" and event.about.purpose == "refusal" and answer is not None:
+                told += 1
+                quarantined |= {answer.about.sender} if event.content["final"] else set()
+
+
 # --- members ---
 
 
@@ -281,6 +319,22 @@ def find_silent_members(evidence: Evidence) -> Iterator[str]:
                 walk = _MemberWalk(name, coordinator, event.life, 0 if walk is None else walk.known_round)
             for problem in walk.read(event):
                 yield f"{name} {problem}"
+
+
+def find_second_thoughts(evidence: Evidence) -> Iterator[str]:
+    """A home gives one answer to one question, also after a restart, as long as no disk is lost."""
+    if any(isinstance(fault, Crash) and fault.lose_state for fault, _ in evidence.faults) or _has(evidence, Corruption):
+        return
+    for name, coordinator in evidence.case.scenario.topology.above.items():
+        answers: dict[tuple[int | None, str], bytes] = {}
+        asked: Any = None
+        for event in evidence.events.get(name, ()) if coordinator != LEADER else ():
+            if event.kind == "receive" and event.about.purpose == "signal" and event.payload:
+                asked = event.content
+            if event.kind == "send" and event.about.purpose == "answer" and asked["round"] == event.about.round:
+                question = (event.about.round, str(asked["body"]))
+                if answers.setdefault(question, event.payload) != event.payload:
+                    yield f"{name} answers round {event.about.round} anew, at {event.seconds:.3f} s"
 
 
 class _MemberWalk:

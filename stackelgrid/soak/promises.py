@@ -169,6 +169,24 @@ def find_unrecorded_members(evidence: Evidence) -> Iterator[str]:
             yield f"round {entry['number']} says that {record['answered']} answered"
 
 
+def find_miscounted_rounds(evidence: Evidence) -> Iterator[str]:
+    """An aggregator's journal counts the rounds that each question of the leader has led to, from 1.
+
+    One that lost its disk begins anew.
+    """
+    for aggregator in _processes(evidence).keys() - _without_disk(evidence):
+        expected: list[tuple[int, int]] = []
+        inner = 0
+        for entry in evidence.ledgers.get(aggregator, []):
+            inner = 0 if "signal" in entry else inner + 1
+            if inner:
+                expected.append((entry["round"], inner))
+        journal = [each for each in evidence.run_record.aggregator_rounds if each["aggregator"] == aggregator]
+        found = [(each["round"], each["inner"]) for each in journal]
+        if found != expected:
+            yield f"{aggregator}'s journal has {found}, its ledger {expected}"
+
+
 def find_changed_questions(evidence: Evidence) -> Iterator[str]:
     """A coordinator never asks two questions under one number, nor sends two settlements, not even after a crash.
 
@@ -226,7 +244,7 @@ def find_outcome_differences(evidence: Evidence) -> Iterator[str]:
     game = registry.find(case.scenario.game)
     if game.disagreement is not None:
         forgot = any(
-            isinstance(fault, Crash) and node in evidence.case.scenario.topology.aggregator_of
+            isinstance(fault, Crash) and fault.lose_state and node in evidence.case.scenario.topology.aggregator_of
             for fault, node in evidence.faults
         )
         if not forgot:
@@ -294,6 +312,7 @@ PROMISES: dict[str, Callable[[Evidence], Iterator[str]]] = {
     "a round counts every member once": find_miscounts,
     "an answer is the member's own of that round": find_wrong_answers,
     "missing members are recorded": find_unrecorded_members,
+    "rounds are counted by question": find_miscounted_rounds,
     "a round has one question": find_changed_questions,
     "every home alive has the settlement": find_uninformed_homes,
     "a complete outcome is that without faults": find_outcome_differences,
@@ -305,6 +324,7 @@ PROMISES: dict[str, Callable[[Evidence], Iterator[str]]] = {
     "liars cost one patience": conduct.find_costly_liars,
     "the first answer in time counts": conduct.find_ignored_answers,
     "who is missing is asked again": conduct.find_needless_questions,
+    "rounds are numbered one after the other": conduct.find_gaps,
     "a member in quarantine counts nowhere": conduct.find_counted_liars,
     "whoever has answered is held": conduct.find_forgotten_members,
     "an incomplete settlement was confirmed": conduct.find_unconfirmed_rounds,
@@ -313,7 +333,9 @@ PROMISES: dict[str, Callable[[Evidence], Iterator[str]]] = {
     "nothing but settlements is left": conduct.find_leftovers,
     "what is ignored is counted": conduct.find_uncounted_messages,
     "what is no message is refused": conduct.find_false_messages,
+    "who is refused is told why": conduct.find_silent_refusals,
     "who is asked answers": conduct.find_silent_members,
+    "a home gives one answer to one question": conduct.find_second_thoughts,
 }
 
 

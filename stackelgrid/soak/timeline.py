@@ -81,8 +81,9 @@ class SeenRound:
 
     `counted` has each member's first answer that was not refused; `quarantined` the members with too many refused ones.
     `away` are those that are not there at the end, with the time at which they first left, None where they never came.
-    `changed` is when a member last answered, left or was quarantined. `waited` has the seconds for which this and the
-    rounds before it were open without an answer of the member.
+    `returned` are those that came back without having answered, and when. `changed` is when a member last answered,
+    left or was quarantined. `waited` has the seconds for which this and the rounds before it were open without an
+    answer of the member.
     """
 
     coordinator: str
@@ -93,6 +94,7 @@ class SeenRound:
     counted: dict[str, Event] = field(default_factory=dict)
     quarantined: frozenset[str] = frozenset()
     away: dict[str, float | None] = field(default_factory=dict)
+    returned: list[tuple[str, float]] = field(default_factory=list)
     changed: float = 0.0
     waited: Mapping[str, float] = field(default_factory=dict)
     closed: float | None = None
@@ -226,6 +228,8 @@ class _CoordinatorReader:
             return
         if member not in self._online:
             self._just_came = (event.seconds, member)
+            if self._round is not None and self._decided is None and member not in self._round.counted:
+                self._round.returned.append(self._just_came[::-1])
         self._online.add(member)
         if self._round is None or member in self._round.counted:
             self._left.pop(member, None)
