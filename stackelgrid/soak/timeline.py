@@ -228,8 +228,9 @@ class _CoordinatorReader:
             return
         if member not in self._online:
             self._just_came = (event.seconds, member)
-            if self._round is not None and self._decided is None and member not in self._round.counted:
-                self._round.returned.append(self._just_came[::-1])
+            asked = self._round if self._decided is None and self.life.gathered is not None else None
+            if asked is not None and member not in asked.counted:
+                asked.returned.append((member, event.seconds))
         self._online.add(member)
         if self._round is None or member in self._round.counted:
             self._left.pop(member, None)
