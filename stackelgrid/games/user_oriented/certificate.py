@@ -9,14 +9,20 @@ reported; the utility that it claims is only compared. Money as in the price, lo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from stackelgrid.certify import CertificateError
 from stackelgrid.games.user_oriented.home import Home
-from stackelgrid.games.user_oriented.leader import AdaptiveBalance, UtilitySettings, adaptive_balance, fixed_balance
+from stackelgrid.games.user_oriented.leader import (
+    AdaptiveBalance,
+    UtilitySettings,
+    adaptive_balance,
+    fixed_balance,
+    weigh_in_search,
+)
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
 from stackelgrid.games.user_oriented.reference.central_programme import (
     InfeasibleError,
@@ -86,9 +92,11 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
     leader_regret: float | None = None
     price_residual: float | None = None
     if settings.objective == "stackelberg":
-        search = BetterPriceSearch(company, HomesResponse(homes, slots).answer, settings.price_min, settings.price_max)
+        # The leader's own utility is that of a company with this mu, times its weight on revenue.
+        leader = replace(company, mu=company.mu / weigh_in_search(settings.revenue_weight))
+        search = BetterPriceSearch(leader, HomesResponse(homes, slots).answer, settings.price_min, settings.price_max)
         best_price = search.run(run.price, samples, np.random.default_rng(scenario.seed))
-        earned, tried = company.utility(run.price, load), best_price.tried
+        earned, tried = leader.utility(run.price, load), best_price.tried
         gap = leader_regret = max(0.0, (best_price.utility - earned) / max(1.0, abs(earned)))
         outside = float(np.max([settings.price_min - run.price, run.price - settings.price_max]))
         feasible &= outside <= _ROUNDING * settings.price_max

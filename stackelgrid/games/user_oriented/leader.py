@@ -2,7 +2,7 @@
 
 It maximises its own utility [UO-7], revenue less a charge on the deviation of the load from its mean,
 
-    U_c(p) = sum_t (p_t - c_t) L_t - sum_t mu_t (L_t - mean L)^2,      L = L(p) the customers' answer,
+    U_c(p) = w sum_t (p_t - c_t) L_t - sum_t mu_t (L_t - mean L)^2,    L = L(p) the customers' answer,
 
 under the capacity L_min <= L_t <= L_max [UO-8], in one of two ways:
 
@@ -34,7 +34,7 @@ from pydantic import Field, field_validator, model_validator
 from stackelgrid.games.user_oriented.local_response import Array, Observation
 from stackelgrid.games.user_oriented.messages import LoadAt, LoadResponse, Price
 from stackelgrid.games.user_oriented.search import NextPrices, Objective, PriceFound, PriceSearch, PricingProblem
-from stackelgrid.games.user_oriented.utility_company import UtilityCompany
+from stackelgrid.games.user_oriented.utility_company import LEAST_REVENUE_WEIGHT, UtilityCompany
 from stackelgrid.model import NonNegative, Positive, StrictModel
 from stackelgrid.registry import find_algorithm
 from stackelgrid.rounds.settings import QUESTIONS_PER_SESSION, LeaderSettings
@@ -61,10 +61,12 @@ class UserOrientedLeader:
         problem: PricingProblem,
         baseline_price: Array,
         balance: Callable[[Array], Array],
+        revenue_weight: float = 1.0,
     ) -> None:
         self._make_algorithm, self._problem = make_algorithm, problem
         self._baseline_price = baseline_price
         self._balance = balance
+        self._revenue_weight = revenue_weight
         self._company = problem.company
         self._baseline_load: Array | None = None
         self._all_homes = 0
@@ -186,9 +188,19 @@ class UserOrientedLeader:
             "baseline_load_kw": baseline.tolist(),
             "peak_kw": float(observed.load.max()),
             "par": compute_par(observed.load),
-            "leader_utility": self._company.utility(observed.price, observed.load),
+            "leader_utility": self._weigh_utility(observed),
             "homes": observed.homes,
         }
+
+    def _weigh_utility(self, observed: Observation) -> float:
+        """Give U_c [UO-7], money: the company's is in units of the weight on revenue."""
+        charge = weigh_in_search(self._revenue_weight) * self._company.deviation_charge(observed.load)
+        return self._revenue_weight * self._company.earn(observed.price, observed.load) - charge
+
+
+def weigh_in_search(revenue_weight: float) -> float:
+    """Give the weight on revenue with which the price is searched for [UO-7]."""
+    return max(revenue_weight, LEAST_REVENUE_WEIGHT)
 
 
 def compute_par(load: Array) -> float:
@@ -274,6 +286,7 @@ class UtilitySettings(LeaderSettings):
     `baseline_price` is the flat price before the game, `wholesale_price` c_t a number or one per slot, both in money
     per kWh. `mu` is the charge on deviation, money per kWh per mean kW of the baseline load. `price_min` and
     `price_max` bound the price of a `stackelberg` leader, as a regulator does; a `welfare` price follows cost alone.
+    `revenue_weight` weighs revenue less wholesale cost against that charge [UO-7]; at 0 the deviation counts alone.
     The leader asks at most `questions_per_session` different prices; homes may refuse more than they are set to. It
     finds its price by `algorithm`; one that draws at random has a `seed`, the scenario's where none is given.
     """
@@ -284,6 +297,7 @@ class UtilitySettings(LeaderSettings):
     baseline_price: Positive
     wholesale_price: Finite | Vector
     mu: NonNegative
+    revenue_weight: NonNegative = 1.0
     balance: FixedBalance | AdaptiveBalance = Field(default=FixedBalance(), discriminator="kind")
     capacity: Capacity = Capacity()
     price_min: NonNegative = 0.0
@@ -303,6 +317,17 @@ class UtilitySettings(LeaderSettings):
                 f"baseline_price {self.baseline_price:g} is outside price_min {self.price_min:g} .. "
                 f"price_max {self.price_max:g}; set it between them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if self.objective == "welfare" and self.revenue_weight != 1:
+            raise ValueError(
+                f"revenue_weight is {self.revenue_weight:g}, but for objective welfare bills cancel out; leave it at "
+                "1, or choose stackelberg"
+            )
+        if self.revenue_weight == self.mu == 0:
+            raise ValueError("revenue_weight and mu are both 0, which leaves nothing to seek; raise one of them")
         return self
 
     def check_slots(self, slots: int) -> None:
@@ -326,14 +351,15 @@ class UtilitySettings(LeaderSettings):
 
     def strategy(self, slots: int) -> UserOrientedLeader:
         """Build the leader's strategy over a horizon of `slots`."""
+        mu = self.mu / weigh_in_search(self.revenue_weight)
         if isinstance(self.balance, AdaptiveBalance):
             kind = self.balance
-            balance = partial(adaptive_balance, kind.high * self.mu, kind.low * self.mu, kind.threshold)
+            balance = partial(adaptive_balance, kind.high * mu, kind.low * mu, kind.threshold)
         else:
-            balance = partial(fixed_balance, self.mu)
+            balance = partial(fixed_balance, mu)
         flat = np.full(slots, self.baseline_price)
         problem = PricingProblem(
             self.company(slots), self.objective, self.tolerance, self.questions_per_session, self.seed or 0
         )
         make_algorithm = find_algorithm(_GAME, self.algorithm).load("leader")
-        return UserOrientedLeader(make_algorithm, problem, flat, balance)
+        return UserOrientedLeader(make_algorithm, problem, flat, balance, self.revenue_weight)

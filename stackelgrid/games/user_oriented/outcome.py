@@ -45,7 +45,7 @@ class UserOrientedOutcome(Outcome):
     | `peak_kw`, `baseline_peak_kw` | | kW | the largest of these |
     | `par`, `baseline_par` | | | peak-to-average ratio, peak over mean |
     | `leader_utility` | | money | U_c, [UO-7] |
-    | `system_utility` | | money | that and the utility of every home in `homes` |
+    | `system_utility` | | money | that, with revenue at weight 1, and the utility of every home in `homes` |
     | `revenue` | | money | what all homes pay, sum p_t L_t |
     | `deviation` | | kW^2 | sum (L_t - mean L)^2 |
     | `homes` | by id | | homes that reported a schedule |
@@ -86,7 +86,9 @@ class UserOrientedOutcome(Outcome):
             baseline_peak_kw=float(baseline.max()),
             baseline_par=compute_par(baseline),
             leader_utility=last["leader_utility"],
-            system_utility=last["leader_utility"] + sum(home.utility for home in homes.values()),
+            system_utility=last["leader_utility"]
+            + (1 - scenario.leader.revenue_weight) * scenario.leader.company(scenario.slots).earn(price, load)
+            + sum(home.utility for home in homes.values()),
             revenue=float(price @ load),
             deviation=float(np.sum((load - load.mean()) ** 2)),
             homes=homes,

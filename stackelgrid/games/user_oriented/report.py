@@ -64,7 +64,8 @@ def opening(run: RunFolder) -> str:
     """Say what the leader sought, and the price before the game."""
     leader = _leader(run)
     flat = f"{number(leader.baseline_price)} {run.result.money}/kWh"
-    return f"The leader sought {_OBJECTIVES[leader.objective]}. Before the game its price was flat, {flat}."
+    weight = "" if leader.revenue_weight == 1 else f" It weighed revenue by {leader.revenue_weight:g}."
+    return f"The leader sought {_OBJECTIVES[leader.objective]}.{weight} Before the game its price was flat, {flat}."
 
 
 def key_figures(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOutcome) -> list[Row]:

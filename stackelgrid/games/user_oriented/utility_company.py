@@ -1,6 +1,9 @@
 """The utility company's revenue, cost and utility [UO-7], and its capacity [UO-8].
 
 Prices are money per kWh, loads kW per slot of one hour, both (T,).
+
+[UO-7] has two weights: w on revenue, mu on deviation. The best price is the same when both are divided by w > 0: a
+search knows mu / w alone.
 """
 
 from __future__ import annotations
@@ -11,10 +14,20 @@ import numpy as np
 
 from stackelgrid.games.user_oriented.local_response import Array
 
+LEAST_REVENUE_WEIGHT = 1e-4
+"""The least weight that revenue has in a search.
+
+A company that weighs the deviation alone would take any price at which the load is as flat as can be; so it takes, of
+these, the one that earns most.
+"""
+
 
 @dataclass(frozen=True)
 class UtilityCompany:
-    """The leader's parameters. Arrays are (T,); `mu` is money per kWh per kW, already divided by the mean load."""
+    """The leader's parameters, in units of the weight on revenue.
+
+    Arrays are (T,); `mu` is money per kWh per kW, already divided by the mean load and by w.
+    """
 
     wholesale_price: Array
     mu: Array
@@ -27,9 +40,13 @@ class UtilityCompany:
         """Give the charge on deviation, sum mu_t (L_t - mean L)^2, money."""
         return float(self.mu @ (load - load.mean()) ** 2)
 
+    def earn(self, price: Array, load: Array) -> float:
+        """Give revenue less the cost of the energy, money."""
+        return float((price - self.wholesale_price) @ load)
+
     def utility(self, price: Array, load: Array) -> float:
-        """Give U_c [UO-7], money."""
-        return float((price - self.wholesale_price) @ load) - self.deviation_charge(load)
+        """Give U_c [UO-7] over w, money."""
+        return self.earn(price, load) - self.deviation_charge(load)
 
     def marginal_cost(self, load: Array) -> Array:
         """Give grad C(L) [UO-C], (T,) money per kWh: the cost of one more kWh in each slot."""
