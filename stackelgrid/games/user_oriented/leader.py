@@ -8,9 +8,9 @@ under the capacity L_min <= L_t <= L_max [UO-8], in one of two ways:
 
 - `stackelberg`: the leader's own optimum given the answer [UO-16];
 - `welfare`: the price at which selfish customers maximise the whole system's utility [UO-B]. It is the marginal cost
-  p = grad C(L) plus capacity multipliers, C(L) = c.L + sum mu_t (L_t - mean L)^2 [UO-C]. For a mu that is the same in
-  all slots this is p_t = c_t + 2 mu (L_t - mean L); otherwise the derivative of the mean, -2/T sum mu (L - mean L),
-  stays.
+  p = grad C(L) plus capacity multipliers, within the price's bounds; C(L) = c.L + sum mu_t (L_t - mean L)^2 [UO-C]. For
+  a mu that is the same in all slots this is p_t = c_t + 2 mu (L_t - mean L); otherwise the derivative of the mean,
+  -2/T sum mu (L - mean L), stays.
 
 It never sees a customer's problem. In each round it gets the total load at the price that it asked, and the derivative
 of that load: `slope`, the part of dL/dp within a slot that elastic appliances cause, and `coupling`, the matrix that
@@ -123,6 +123,8 @@ class UserOrientedLeader:
             _LOG.error("no next price found", extra={"data": {"error": str(error)}})
             trial = NextPrices(observed.price * _TRIAL, sensitivities=min(signal.sensitivities, 1))
             result, residual = trial, None
+        if isinstance(result, PriceFound):
+            account |= result.findings
         # The price that was answered is the one to settle, even when the search still wants to change it a little.
         next_price = self._make_question(result) if isinstance(result, NextPrices) else settlement
         if len(self._asked.union(next_price.questions)) > self._problem.questions:
@@ -285,10 +287,10 @@ class UtilitySettings(LeaderSettings):
 
     `baseline_price` is the flat price before the game, `wholesale_price` c_t a number or one per slot, both in money
     per kWh. `mu` is the charge on deviation, money per kWh per mean kW of the baseline load. `price_min` and
-    `price_max` bound the price of a `stackelberg` leader, as a regulator does; a `welfare` price follows cost alone.
-    `revenue_weight` weighs revenue less wholesale cost against that charge [UO-7]; at 0 the deviation counts alone.
-    The leader asks at most `questions_per_session` different prices; homes may refuse more than they are set to. It
-    finds its price by `algorithm`; one that draws at random has a `seed`, the scenario's where none is given.
+    `price_max` bound the price of either objective, as a regulator does. `revenue_weight` weighs revenue less wholesale
+    cost against that charge [UO-7]; at 0 the deviation counts alone. The leader asks at most `questions_per_session`
+    different prices; homes may refuse more than they are set to. It finds its price by `algorithm`; one that draws at
+    random has a `seed`, the scenario's where none is given.
     """
 
     objective: Objective = "stackelberg"

@@ -19,6 +19,9 @@ from stackelgrid.wire.arrays import Vector
 if TYPE_CHECKING:
     from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 
+_FINDINGS = ("unkept_capacity_kw", "least_violation_kw", "noise_kw", "noise_price")
+"""What a search for the price may find out besides; it is in the account of the last round."""
+
 
 class HomeOutcome(StrictModel):
     """One home at the settled price.
@@ -49,6 +52,9 @@ class UserOrientedOutcome(Outcome):
     | `revenue` | | money | what all homes pay, sum p_t L_t |
     | `deviation` | | kW^2 | sum (L_t - mean L)^2 |
     | `homes` | by id | | homes that reported a schedule |
+    | `unkept_capacity_kw`, `least_violation_kw` | | kW | given when no price keeps this capacity: the violation left |
+    | `noise_kw` | | kW | given when the price is not known within the tolerance: answers to one price differ by this |
+    | `noise_price` | | money per kWh | by so much the price moves with them |
     """
 
     price: Vector
@@ -63,6 +69,10 @@ class UserOrientedOutcome(Outcome):
     revenue: Finite
     deviation: Finite
     homes: dict[str, HomeOutcome]
+    unkept_capacity_kw: Finite | None = None
+    least_violation_kw: Finite | None = None
+    noise_kw: Finite | None = None
+    noise_price: Finite | None = None
 
     @classmethod
     def of(cls, scenario: UserOrientedScenario, run_record: RunRecord) -> Self:
@@ -92,6 +102,7 @@ class UserOrientedOutcome(Outcome):
             revenue=float(price @ load),
             deviation=float(np.sum((load - load.mean()) ** 2)),
             homes=homes,
+            **{key: last[key] for key in _FINDINGS if key in last},
         )
 
     @model_validator(mode="after")

@@ -79,7 +79,23 @@ def key_figures(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOut
         ("Leader utility", f"{number(outcome.leader_utility)} {result.money}"),
         ("System utility", _system_utility(result, outcome)),
         ("Revenue", f"{number(outcome.revenue)} {result.money}"),
+        *_list_findings(outcome, rate),
     ]
+
+
+def _list_findings(outcome: UserOrientedOutcome, rate: str) -> Iterator[Row]:
+    if outcome.least_violation_kw is not None and outcome.unkept_capacity_kw is not None:
+        yield (
+            "Capacity",
+            f"no price keeps {number(outcome.unkept_capacity_kw)} kW; "
+            f"the least violation is {number(outcome.least_violation_kw)} kW",
+        )
+    if outcome.noise_kw is not None and outcome.noise_price is not None:
+        yield (
+            "Noise floor",
+            f"answers to one price differ by {number(outcome.noise_kw)} kW, "
+            f"which moves the price by {number(outcome.noise_price)} {rate}",
+        )
 
 
 def _system_utility(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOutcome) -> str:

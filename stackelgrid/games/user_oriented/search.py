@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import daqp
@@ -46,9 +46,13 @@ class NextPrices:
 
 @dataclass(frozen=True)
 class PriceFound:
-    """The search ends at the first price of the last round. `residual` is the relative price change still wanted."""
+    """The search ends at the first price of the last round.
+
+    `residual` is the relative price change still wanted. `findings` go into the account of the round.
+    """
 
     residual: float
+    findings: Mapping[str, float] = field(default_factory=dict)
 
 
 class PriceSearch(Protocol):
@@ -60,7 +64,10 @@ class PriceSearch(Protocol):
     """
 
     company: UtilityCompany
-    residual: float
+
+    @property
+    def residual(self) -> float:
+        """The relative price change still wanted."""
 
     def open(self, price: Array) -> NextPrices:
         """Give the prices of the first round, of which the flat `price`, (T,), is the first. Nothing is known yet."""

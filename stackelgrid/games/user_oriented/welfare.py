@@ -1,103 +1,168 @@
 """The `welfare` leader: the price at which selfish customers maximise the utility of the whole system [UO-B].
 
-At that price a customer pays for one more kWh the amount that it costs the system:
+At that price a customer pays for one more kWh the amount that it costs the system, within the bounds of the price:
 
-    p = grad C(L(p)) + nu,      nu >= 0 where L = L_max, nu <= 0 where L = L_min, else 0.
+    p = grad C(L(p)) + nu, cut to price_min..price_max,      nu >= 0 where L = L_max, nu <= 0 where L = L_min, else 0.
 
-Each round gives the load and its Jacobian J at a price. The leader solves the condition on the local model [UO-F],
-which is a Newton step with a curved response, and asks the price found. When the price change still wanted does not
-shrink, it takes a shorter step.
+`marginal_price.py` finds it. Where its load exceeds the capacity, the leader has to show that no other price keeps it
+[UO-K]. Without storage that is so once every slot with too much load has the highest price. Storage moves load from
+dear slots to cheap ones, so there the lowest prices that keep the capacity elsewhere help it most: they are found too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from stackelgrid.games.user_oriented.local_response import Array, ExponentEstimator, LocalResponse, Observation
-from stackelgrid.games.user_oriented.search import NextPrices, PriceFound, relative_change, solve_qp
+from stackelgrid.games.user_oriented.local_response import Array, LocalResponse, Observation
+from stackelgrid.games.user_oriented.marginal_price import MarginalPriceSearch, find_marginal_price
+from stackelgrid.games.user_oriented.search import NextPrices, PriceFound, relative_change
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 
-_STEPS = 60
-_CONVERGED = 1e-13
-_LEAST_STRIDE = 1e-6
-_TINY = 1e-3
+_KEPT = 1e-7
+"""The capacity is kept when the load exceeds it by no more than this part, beside the noise of the answers."""
+_PARTS = 5
+_HALVINGS = 40
 
 
 class WelfareSearch:
-    """Damped Newton's method on p = grad C(L(p)) + nu [UO-B], one round per step."""
+    """The search for the price [UO-B], and for the least violation [UO-K] where that price does not keep the capacity.
+
+    It finds out besides: `unkept_capacity_kw` and `least_violation_kw` when no price keeps the capacity; `noise_kw` and
+    `noise_price` (money per kWh) when answers to one price differ by so much that the price is not known within the
+    tolerance.
+    """
 
     def __init__(self, company: UtilityCompany, tolerance: float = 1e-6) -> None:
-        self.company = company
-        self.residual = float("inf")
         self._tolerance = tolerance
-        self._exponents = ExponentEstimator()
-        self._stride = 1.0
-        self._start: Array | None = None
-        self._target: Array | None = None
-        self._start_residual = float("inf")
+        self._search = MarginalPriceSearch(company, tolerance)
+        self._relief: _CapacityRelief | None = None
+
+    @property
+    def company(self) -> UtilityCompany:
+        """The leader's parameters; others begin the search for the least violation anew."""
+        return self._search.company
+
+    @company.setter
+    def company(self, company: UtilityCompany) -> None:
+        self._search.company, self._relief = company, None
+
+    @property
+    def residual(self) -> float:
+        """The relative price change still wanted."""
+        return self._search.residual if self._relief is None else self._relief.residual
 
     def open(self, price: Array) -> NextPrices:
-        """Begin at the flat price."""
+        """Ask the flat price."""
         return NextPrices(price)
 
     def next(self, observed: Sequence[Observation]) -> NextPrices | PriceFound:
-        """End when the price asked equals the marginal cost of the load that answered it, within the tolerance.
+        """End when the price asked equals the marginal cost of the load that answered it, within the tolerance."""
+        first = observed[0]
+        if self._relief is not None and not first.is_of_same_homes(self._relief.outside):
+            self._relief = None
+        if self._relief is None:
+            result = self._search.next(observed)
+            if isinstance(result, PriceFound) and not (self._keeps_capacity(first) or self._search.slots_are_apart):
+                self._relief = _CapacityRelief(self.company, first, self._tolerance)
+        if self._relief is not None:
+            result = self._relief.next(observed)
+        return PriceFound(result.residual, self._list_findings(first)) if isinstance(result, PriceFound) else result
 
-        While the load exceeds capacity by more than a tenth of that, go on, unless the price hardly moves any more.
-        """
-        here = observed[0]
-        target = self._marginal_price(LocalResponse(here, self._exponents.update(here)))
-        self.residual = relative_change(target, here.price)
-        within_capacity = self.company.violation(here.load) <= 0.1 * self._tolerance * float(np.max(here.load))
-        if self.residual <= self._tolerance and (within_capacity or self.residual <= _TINY * self._tolerance):
-            return PriceFound(self.residual)
-        restart = self._start is None or self._exponents.homes_changed or self._stride < _LEAST_STRIDE
-        if restart or self.residual < self._start_residual:
-            # The first step of a search is a full one. After a step that reduced the residual the next may be longer.
-            self._stride = min(1.0, 2 * self._stride) if self._stride >= _LEAST_STRIDE else 1.0
-            self._start, self._target, self._start_residual = here.price, target, self.residual
-        else:
-            self._stride /= 4
-        assert self._start is not None and self._target is not None
-        return NextPrices(self._start + self._stride * (self._target - self._start))
+    def _keeps_capacity(self, observed: Observation) -> bool:
+        allowed = _KEPT * float(np.max(np.abs(observed.load))) + self._search.noise.load_kw
+        return self.company.violation(observed.load) <= allowed
 
-    def _marginal_price(self, model: LocalResponse) -> Array:
-        """Find the price that equals the marginal cost of the load that the model predicts for it."""
-        price = model.at.price
-        step = self._step(model, price)
-        for _ in range(_STEPS):
-            size = float(np.max(np.abs(step)))
-            if size <= _CONVERGED * float(np.max(np.abs(price))):
-                break
-            stride = 1.0
-            while stride > _LEAST_STRIDE:
-                ahead = self._step(model, price + stride * step)
-                if float(np.max(np.abs(ahead))) < (1 - stride / 4) * size:
-                    break
-                stride /= 2
+    def _list_findings(self, settled: Observation) -> dict[str, float]:
+        findings = {}
+        if not self._keeps_capacity(settled):
+            too_much, too_little = settled.load - self.company.load_max, self.company.load_min - settled.load
+            limits = self.company.load_max if too_much.max() >= too_little.max() else self.company.load_min
+            findings["unkept_capacity_kw"] = float(limits[np.argmax(np.maximum(too_much, too_little))])
+            findings["least_violation_kw"] = self.company.violation(settled.load)
+        noise = self._search.estimate_noise()
+        if noise > self._tolerance:
+            findings["noise_kw"] = self._search.noise.load_kw
+            findings["noise_price"] = noise * float(np.max(np.abs(settled.price)))
+        return findings
+
+
+class _ReliefSearch(MarginalPriceSearch):
+    """The search for the prices that relieve a capacity most, and for the least violation that they leave.
+
+    These are the prices of a company that buys at the lowest price of all (the highest, where the load is too low) and
+    pays for no deviation, within a capacity that is wider by the least violation.
+    """
+
+    def __init__(self, company: UtilityCompany, too_much: bool, tolerance: float) -> None:
+        slots = len(company.mu)
+        bought_at = np.full(slots, company.price_min if too_much else company.price_max)
+        super().__init__(replace(company, wholesale_price=bought_at, mu=np.zeros(slots)), tolerance)
+        self._capacity = company
+
+    def _find_target(self, observed: Observation, exponent: Array) -> Array:
+        """Find the price on the local model at which it widens the capacity least, by halving."""
+        model = LocalResponse(observed, exponent)
+        limits = self._bracket(model)
+
+        def find(violation: float) -> Array:
+            self.company = replace(
+                self.company,
+                load_min=self._capacity.load_min - violation,
+                load_max=self._capacity.load_max + violation,
+            )
+            return find_marginal_price(model, self.company, *limits)
+
+        least, enough = 0.0, self._capacity.violation(observed.load)
+        for _ in range(_HALVINGS):
+            between = (least + enough) / 2
+            if self._capacity.violation(model.load(find(between))) <= between * (1 + 1e-9):
+                enough = between
             else:
+                least = between
+        return find(enough)
+
+
+class _CapacityRelief:
+    """The search for the price with the least violation that is nearest to a price `outside` the capacity [UO-K]."""
+
+    def __init__(self, company: UtilityCompany, outside: Observation, tolerance: float) -> None:
+        self.outside = outside
+        self.residual = float("inf")
+        self._company = company
+        self._tolerance = tolerance
+        too_much = float(np.max(outside.load - company.load_max)) >= float(np.max(company.load_min - outside.load))
+        self._search = _ReliefSearch(company, too_much, tolerance)
+        self._best: Observation | None = None
+        self._least: float
+        self._beyond = outside.price
+
+    def next(self, observed: Sequence[Observation]) -> NextPrices | PriceFound:
+        """Give the next prices, or end at the first price observed."""
+        first = observed[0]
+        if self._best is None:
+            result = self._search.next(observed)
+            self.residual = self._search.residual
+            if isinstance(result, NextPrices):
+                return result
+            self._least = self._company.violation(first.load) + _KEPT * float(np.max(np.abs(first.load)))
+            self._best = self.outside if self._company.violation(self.outside.load) <= self._least else first
+        elif self._best is not self.outside:
+            self._narrow(observed)
+        best = self._best
+        self.residual = 0.0 if best is self.outside else relative_change(self._beyond, best.price)
+        if self.residual > self._tolerance:
+            parts = np.arange(1, _PARTS + 1) / (_PARTS + 1)
+            prices = best.price + np.outer(parts, self._beyond - best.price)
+            return NextPrices(prices[0], others=list(prices[1:]), sensitivities=0)
+        return PriceFound(self.residual) if np.array_equal(first.price, best.price) else NextPrices(best.price)
+
+    def _narrow(self, observed: Sequence[Observation]) -> None:
+        """Bring the best price, and the next beyond it with more violation, closer together."""
+        for each in observed:
+            if self._company.violation(each.load) > self._least:
+                self._beyond = each.price
                 break
-            price, step = price + stride * step, ahead
-        return price
-
-    def _step(self, model: LocalResponse, price: Array) -> Array:
-        """Take one Newton step of the condition on the model, a QP over the price change.
-
-        The step is stationary where p + step = grad C(L + J step) + nu. J is made definite for the slots in which no
-        load responds to the price; there the price follows the cost.
-        """
-        company, size = self.company, len(price)
-        load, jacobian = model.load(price), model.jacobian(price)
-        response = -jacobian + 1e-9 * (float(np.max(np.abs(jacobian))) + 1e-12) * np.eye(size)
-        far = np.full(size, 1e3 * (float(np.max(np.abs(price))) + 1.0))
-        step, _ = solve_qp(
-            company,
-            response + response @ company.cost_curvature @ response,
-            response @ (price - company.marginal_cost(load)),
-            (-far, far),
-            (np.zeros((0, size)), np.zeros(0), np.zeros(0)),
-            (-response, load),
-        )
-        return step
+            self._best = each

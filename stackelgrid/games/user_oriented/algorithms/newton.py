@@ -1,7 +1,7 @@
 """Newton: the leader solves its problem on a local model of the response, from loads and sensitivities [UO-F].
 
 Source: derived, see docs/games/user_oriented.md. The objective `stackelberg` is played by a bundle method in a trust
-region (`stackelberg.py`), `welfare` by a damped Newton method (`welfare.py`).
+region (`stackelberg.py`), `welfare` by Newton's method with a search along the line (`welfare.py`).
 """
 
 from __future__ import annotations
