@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from broker import BrokerKind, BrokerStartError
 from stackelgrid import scenarios
-from stackelgrid.certify import CertificateError, SolverMissingError
+from stackelgrid.certify import CERTIFIED_UP_TO, CertificateError, SolverMissingError
 from stackelgrid.errors import ConfigError, explain_os_error
 from stackelgrid.interrupts import allow_interrupts, defer_interrupts
 from stackelgrid.node.record import write_whole
@@ -27,7 +27,7 @@ from stackelgrid.run_result import Certificate, FaultOccurrence, Missing, RunRes
 from stackelgrid.scenarios import Scenario
 from stackelgrid.testbed import fault_plans, in_memory, run_folder
 from stackelgrid.testbed.limits import require_room
-from stackelgrid.testbed.result import CERTIFIED_UP_TO, SAMPLES, build_result
+from stackelgrid.testbed.result import SAMPLES, build_result
 from stackelgrid.testbed.result import certify as add_certificate
 from stackelgrid.transport.base import BrokerUnreachableError
 from stackelgrid.wire.names import name_from
@@ -73,7 +73,8 @@ def run(
     `embedded`) or one at an address, for `mqtts://` with the authority's folder `certs`. `faults` is a shipped fault
     plan, a YAML file or a plan. The run's folder is `out`, which must not exist, or a new one under runs/ that begins
     with `name`; without both a run over MQTT has a temporary folder, one in memory has none. With `certify` a run that
-    every home took part in is certified, up to 200 homes; with `report` the page and its figures are written.
+    every home took part in is certified, up to 200 homes, or any number where that takes seconds; with `report` the
+    page and its figures are written.
 
     `on_round` is called with each finished round of the leader, `on_fault` with each fault as it happens, `on_step`
     with what follows the rounds. A run that does not settle or loses nodes is returned like any other. On Ctrl-C, at
@@ -158,7 +159,8 @@ def conclude(
         unwritten, ended.folder = error, None
     try:
         with allow_interrupts():
-            if certify and ended.result.certifiable and ended.result.homes <= CERTIFIED_UP_TO:
+            wanted = certify and (ended.result.homes <= CERTIFIED_UP_TO or scenario.certified_at_any_size)
+            if wanted and ended.result.certifiable:
                 on_step("certifying")
                 with suppress(SolverMissingError):
                     ended.certify()

@@ -9,6 +9,8 @@ largest relative gain that any one player has from deviating alone), `violation`
 from importlib.util import find_spec
 
 SOLVERS = ("scipy", "cvxpy", "clarabel")
+CERTIFIED_UP_TO = 200
+"""Homes up to which every run is certified; above, `stackelgrid certify DIR` does it."""
 
 
 class CertificateError(RuntimeError):

@@ -139,6 +139,11 @@ class Scenario(StrictModel):
         """Build `outcome` of result.json from a run in which at least one round was finished."""
         return find(self.game).load("outcome").of(self, run_record)
 
+    @property
+    def certified_at_any_size(self) -> bool:
+        """True when a certificate takes seconds however many homes there are."""
+        return False
+
     def certificate(self, outcome: Outcome, samples: int) -> dict[str, Any]:
         """Find how far a complete outcome is from an equilibrium; see `stackelgrid.certify`.
 

@@ -12,8 +12,6 @@ from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario
 from stackelgrid.testbed.fault_log import count_repeated_requests, list_faults
 
-CERTIFIED_UP_TO = 200
-"""Homes up to which every run is certified; above, `stackelgrid certify DIR` does it."""
 SAMPLES = 200
 """Deviations that a certificate tries at random, unless another number is given."""
 

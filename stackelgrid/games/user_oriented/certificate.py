@@ -1,9 +1,10 @@
 """The equilibrium certificate of the user-oriented pricing game: compares a settled run with independent references.
 
 Each home's schedule is compared with the optimum of its own problem [UO-6], and the run with the central programme
-[UO-B], both in cvxpy. The leader is compared with a search for a better price (`stackelberg`) or with the rule that
-its price equals marginal cost (`welfare`). A home's utility is computed anew from the load and stored energy that it
-reported; the utility that it claims is only compared. Money as in the price, loads kW, per slot of one hour.
+[UO-B], both in cvxpy; a `welfare` run of many homes with a bound of that programme instead [UO-G]. The leader is
+compared with a search for a better price (`stackelberg`) or with the rule that its price equals marginal cost
+(`welfare`). A home's utility is computed anew from the load and stored energy that it reported; the utility that it
+claims is only compared. Money as in the price, loads kW, per slot of one hour.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from stackelgrid.certify import CertificateError
+from stackelgrid.certify import CERTIFIED_UP_TO, CertificateError
 from stackelgrid.games.user_oriented.home import Home
 from stackelgrid.games.user_oriented.leader import (
     AdaptiveBalance,
@@ -29,7 +30,9 @@ from stackelgrid.games.user_oriented.reference.central_programme import (
     solve_best_answers,
     solve_central_programme,
 )
-from stackelgrid.games.user_oriented.reference.price_search import BetterPriceSearch, Company, HomesResponse
+from stackelgrid.games.user_oriented.reference.company import Company
+from stackelgrid.games.user_oriented.reference.homes_response import HomesResponse
+from stackelgrid.games.user_oriented.reference.price_search import BetterPriceSearch
 from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.wire.arrays import Array
@@ -43,10 +46,14 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
 
     - `method`: the references used, in words.
     - `gap`, relative: of a `welfare` run, the distance of its system utility below the central optimum (negative only
-      by the reference's tolerance, or when limits are violated); of a `stackelberg` run, `leader_regret`.
+      by the reference's tolerance, or when limits are violated), of more than 200 homes `sums_gap`; of a `stackelberg`
+      run, `leader_regret`.
+    - `sums_gap`: of a `welfare` run, a bound of its distance below the central optimum, relative [UO-G]. It is made of
+      the homes' optimal utilities alone, without a central programme; None for `stackelberg`.
     - `max_regret`: the largest relative gain that any player has from deviating alone, of the two that follow.
     - `max_home_regret`: of the homes, relative to max(1, |utility|), utility being satisfaction less wear less bill.
-    - `leader_regret`: the leader's from the best price found, relative to max(1, |utility|); None for `welfare`.
+    - `leader_regret`: the leader's from the best price found, relative to max(1, |what it earns|); None for `welfare`.
+    - `better_price`, `better_utility`: the best price found and what it earns, money; None where none is better.
     - `price_residual`: of a `welfare` run, the largest distance of the price from marginal cost plus capacity
       multipliers, money per kWh; None for `stackelberg`.
     - `overclaim`: the largest relative excess of a utility claimed by a home over the one computed anew or, for homes
@@ -59,10 +66,11 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
       `price_max`.
     - `system_utility`: of the run, computed anew, money.
     - `welfare_system_utility`, `welfare_price`: the central optimum, money, and the price at which selfish homes reach
-      it. These and all that is measured by them are None when no schedule of the homes keeps the capacity.
+      it. These and all that is measured by them are None when no schedule of the homes keeps the capacity, and for a
+      `welfare` run of more than 200 homes, of which no central programme is solved.
     - `price_distance`: `rms`, money per kWh, and `relative` distance of the run's price from the welfare price.
     - `solver_status`: of the references `homes` and `centralised`, Clarabel's status, iterations, residuals and duality
-      gap, which bounds the error of `max_home_regret` and of `gap`.
+      gap, which bounds the error of `max_home_regret` and of `gap`; None of what was not solved by it.
     - `prices_tried`: by the search for a better price; 0 for `welfare`.
 
     `samples` is the number of prices to try at random; the scenario's seed draws them. Raise `CertificateError`.
@@ -76,44 +84,62 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
     recomputed = stacked.utility_of(run.loads, run.stored) - bills
     utility = np.where(np.isnan(recomputed), run.claimed, recomputed)
     size = np.maximum(1, np.abs(utility))
-    best = solve_best_answers(stacked, run.price, size)
-    optimum = best.utility - best.load @ run.price
+    response = HomesResponse(homes, slots)
+    solvers: dict[str, Any] = {"homes": None, "centralised": None}
+    by_sums = settings.objective == "welfare" and len(homes) > CERTIFIED_UP_TO
+    if by_sums:
+        best_load, optimum = response.best_answers(run.price)
+        method = "Homes: closed forms, of those with storage an interior-point method. "
+    else:
+        best = solve_best_answers(stacked, run.price, size)
+        best_load, optimum, solvers["homes"] = best.load, best.utility - best.load @ run.price, asdict(best.solver)
+        method = "Homes and the centralised programme: cvxpy with Clarabel, all homes at once. "
     home_regret = max(0.0, float(np.max((optimum - utility) / size)))
     overclaim = (run.claimed - np.where(np.isnan(recomputed), optimum, recomputed)) / size
 
     load = run.loads.sum(axis=0)
     system_utility = company.utility(run.price, load) + float(utility.sum())
-    welfare = _compare_welfare(stacked, company, run.price, system_utility)
+    welfare = _WelfareComparison()
+    if not by_sums:
+        welfare, solvers["centralised"] = _compare_welfare(stacked, company, run.price, system_utility)
     violation = max(stacked.violation_of(run.loads, run.stored), company.violation(load))
     feasible = violation <= _FEASIBLE * max(1.0, float(np.max(np.abs(load))))
 
-    method = "Homes and the centralised programme: cvxpy with Clarabel, all homes at once. "
     gap, tried = welfare.gap, 0
-    leader_regret: float | None = None
-    price_residual: float | None = None
+    leader_regret = price_residual = sums_gap = better_utility = None
+    better_price: list[float] | None = None
     if settings.objective == "stackelberg":
         # The leader's own utility is that of a company with this mu, times its weight on revenue.
-        leader = replace(company, mu=company.mu / weigh_in_search(settings.revenue_weight))
-        search = BetterPriceSearch(leader, HomesResponse(homes, slots).answer, settings.price_min, settings.price_max)
-        best_price = search.run(run.price, samples, np.random.default_rng(scenario.seed))
-        earned, tried = leader.utility(run.price, load), best_price.tried
-        gap = leader_regret = max(0.0, (best_price.utility - earned) / max(1.0, abs(earned)))
+        weight = weigh_in_search(settings.revenue_weight)
+        leader = replace(company, mu=company.mu / weight)
+        search = BetterPriceSearch(leader, response, settings.price_min, settings.price_max)
+        found = search.run(run.price, samples, np.random.default_rng(scenario.seed))
+        earned, tried = leader.utility(run.price, load), found.tried
+        gap = leader_regret = max(0.0, (found.utility - earned) / max(1.0, abs(found.utility)))
+        if gap > _ROUNDING:
+            better_price, better_utility = found.price.tolist(), weight * found.utility
         outside = float(np.max([settings.price_min - run.price, run.price - settings.price_max]))
         feasible &= outside <= _ROUNDING * settings.price_max
-        method += f"Leader: the best of {tried} prices, {samples} near the settled one or anywhere, the rest on climbs."
+        method += f"Leader: the best of {tried} prices, by a line search on the mean load, samples, sweeps and climbs."
     else:
         price_residual = company.price_residual(run.price, load)
-        method += "Leader: its price against marginal cost plus capacity multipliers."
+        sums_gap = _bound_gap(response, company, run, utility + bills)
+        gap = sums_gap if by_sums else gap
+        method += "Leader: its price against marginal cost plus capacity multipliers"
+        method += ", the system against a bound made of the homes' optimal utilities." if by_sums else "."
     return {
         "method": method,
         "gap": gap,
+        "sums_gap": sums_gap,
         "max_regret": max(home_regret, leader_regret or 0.0),
         "max_home_regret": home_regret,
         "leader_regret": leader_regret,
+        "better_price": better_price,
+        "better_utility": better_utility,
         "price_residual": price_residual,
         "overclaim": max(0.0, float(np.max(overclaim))),
         "bill_residual": float(np.max(np.abs(run.bills - bills) / np.maximum(1, np.abs(bills)))),
-        "load_residual": float(np.max(np.abs(run.loads - best.load))),
+        "load_residual": float(np.max(np.abs(run.loads - best_load))),
         "balance_residual": float(np.max(np.abs(run.load - load))),
         "violation": violation,
         "feasible": feasible,
@@ -121,39 +147,54 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
         "welfare_system_utility": welfare.system_utility,
         "welfare_price": welfare.price,
         "price_distance": welfare.distance,
-        "solver_status": {"homes": asdict(best.solver), "centralised": welfare.solver},
+        "solver_status": solvers,
         "prices_tried": tried,
     }
 
 
 @dataclass(frozen=True)
 class _WelfareComparison:
-    """The central optimum, and the distance of a run from it; all None but `solver` when there is no such optimum."""
+    """The central optimum, and the distance of a run from it; all None when there is none, or none was sought."""
 
-    solver: dict[str, Any]
     gap: float | None = None
     system_utility: float | None = None
     price: list[float] | None = None
     distance: dict[str, float] | None = None
 
 
-def _compare_welfare(homes: StackedHomes, company: Company, price: Array, system_utility: float) -> _WelfareComparison:
+def _compare_welfare(
+    homes: StackedHomes, company: Company, price: Array, system_utility: float
+) -> tuple[_WelfareComparison, dict[str, Any]]:
+    """Solve the central programme; give the comparison with a run, and the solver's report."""
     capacity = company.load_min, company.load_max
     try:
         plan = solve_central_programme(homes, company.wholesale, company.mu, capacity, max(1.0, abs(system_utility)))
     except InfeasibleError as error:
-        return _WelfareComparison({"status": str(error)})
+        return _WelfareComparison(), {"status": str(error)}
     load = plan.load.sum(axis=0)
     optimum = float(plan.utility.sum()) - company.cost(load)
     best_price = company.marginal_cost(load) + plan.shadow
     distance = _rms(price - best_price)
-    return _WelfareComparison(
-        asdict(plan.solver),
+    comparison = _WelfareComparison(
         gap=(optimum - system_utility) / max(1.0, abs(optimum)),
         system_utility=optimum,
         price=best_price.tolist(),
         distance={"rms": distance, "relative": distance / max(_rms(best_price), 1e-12)},
     )
+    return comparison, asdict(plan.solver)
+
+
+def _bound_gap(response: HomesResponse, company: Company, run: _Run, satisfaction: Array) -> float:
+    """Bound the distance of a run below the central optimum by the dual function [UO-G], relative.
+
+    `satisfaction` (H,) is that of the run less wear, money.
+    """
+    load = run.loads.sum(axis=0)
+    nu, residual = company.split(run.price, load)
+    price = run.price - residual
+    _, optimum = response.best_answers(price)
+    gap = float(np.sum(optimum - (satisfaction - run.loads @ price))) + company.unused_worth(nu, load)
+    return gap / max(1.0, abs(float(satisfaction.sum()) - company.cost(load) + gap))
 
 
 @dataclass(frozen=True)

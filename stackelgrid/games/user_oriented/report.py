@@ -275,6 +275,17 @@ _RULES = (
         EQUILIBRIUM_WITHIN,
     ),
     Rule(
+        "better_utility",
+        "Leader's utility at the best price found",
+        "What the leader would earn at the best price found. None where no price is better.",
+        unit="{money}",
+    ),
+    Rule(
+        "sums_gap",
+        "Bound of the gap from sums",
+        "How far below the planner's optimum the run can be at most, by the homes' optimal utilities alone, relative.",
+    ),
+    Rule(
         "price_residual",
         "Price residual",
         "The largest distance of the price from the marginal cost of the load, which is a welfare leader's price.",

@@ -74,6 +74,11 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
         """Give what homes disclose."""
         return self.privacy
 
+    @property
+    def certified_at_any_size(self) -> bool:
+        """True for `welfare`, whose certificate is made of sums over the homes."""
+        return self.leader.objective == "welfare"
+
     def connection_kw(self, home: Home) -> float:
         """Give what the home says of itself, kW."""
         return home.connection_kw

@@ -2,12 +2,14 @@
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from benchmarks.random_games.draw import draw_game
 from stackelgrid.certify import CertificateError
 from stackelgrid.games.user_oriented.certificate import certify
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
@@ -18,12 +20,13 @@ from stackelgrid.games.user_oriented.reference.central_programme import (
     solve_best_answers,
     solve_central_programme,
 )
-from stackelgrid.games.user_oriented.reference.price_search import BetterPriceSearch, Company, HomesResponse, Response
+from stackelgrid.games.user_oriented.reference.company import Company
+from stackelgrid.games.user_oriented.reference.homes_response import HomesResponse
+from stackelgrid.games.user_oriented.reference.price_search import BetterPriceSearch
 from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.scenarios import load
 from stackelgrid.testbed.in_memory import play
-from stackelgrid.wire.arrays import Array
 
 SLOTS = 24
 FORMS = ("log", "power", "quadratic")
@@ -212,7 +215,111 @@ def test_violation_is_that_of_the_limit_that_is_broken() -> None:
     assert worst({0: 2.0, 1: 2.0}, dict.fromkeys(range(SLOTS), 9.5)) == pytest.approx(3.0)  # nothing left for min_kw
 
 
+# --- the homes' answers to many prices at once ---
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_schedules_at_many_prices_are_those_of_the_nodes_for_homes_of_every_kind(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    homes, prices = odd_homes(random), random.uniform(-2, 30, (12, SLOTS))
+    response, problems = HomesResponse(homes, SLOTS), [HomeProblem(home) for home in homes]
+    found = response.schedule(prices, exact=True)
+    for number, price in enumerate(prices):
+        schedules = [problem.answer(price) for problem in problems]
+        assert found.draw[number] == pytest.approx(np.array([each.load for each in schedules]), abs=1e-5)
+        assert found.stored[number] == pytest.approx(np.array([each.level.sum(axis=0) for each in schedules]), abs=1e-4)
+        assert found.charging[number] == pytest.approx(np.array([each.r.sum(axis=0) for each in schedules]), abs=1e-4)
+    total = found.draw.sum(axis=1)
+    assert response.loads(prices) == pytest.approx(total, abs=3e-3 * float(total.max()))
+
+
+def test_interior_point_converges_on_chains_of_every_kind() -> None:
+    random = np.random.default_rng(3)
+    response = HomesResponse(odd_homes(random), SLOTS)
+    response._solve_each = lambda found, prices, homes: left.extend(homes.tolist())  # type: ignore[method-assign]
+    left: list[int] = []
+    response.schedule(random.uniform(-2, 30, (20, SLOTS)), exact=True)
+    several = response.homes.ids.index("two-stores")
+    assert set(left) <= {several}, "only several storages behind one limit are left to the nodes' solver"
+
+
+def test_best_utilities_are_those_of_the_conic_solver() -> None:
+    random = np.random.default_rng(5)
+    homes, price = odd_homes(random), random.uniform(1, 20, SLOTS)
+    _, utility = HomesResponse(homes, SLOTS).best_answers(price)
+    best = solve_best_answers(StackedHomes(homes, SLOTS), price, np.maximum(1, np.abs(utility)))
+    assert utility == pytest.approx(best.utility - best.load @ price, rel=1e-8, abs=1e-8)
+
+
 # --- the leader's search ---
+
+
+def two_hills() -> UserOrientedScenario:
+    """One slot; demand is 4 (1 - p / 10) and 10 (1 - p / 2) kW, so that 1.25 and 5 are the tops of two hills."""
+    homes = [
+        {"id": "rich", "elastic": [{"max_kw": 4, "valuation": 10, "satisfaction": {"form": "quadratic"}}]},
+        {"id": "poor", "elastic": [{"max_kw": 12, "valuation": 2, "satisfaction": {"form": "quadratic"}}]},
+    ]
+    leader = {"baseline_price": 1, "wholesale_price": 0.1, "mu": 0, "price_max": 10}
+    return load({"schema": 1, "game": "user_oriented", "slots": 1, "leader": leader, "homes": homes})  # type: ignore[return-value]
+
+
+def answer_price(scenario: UserOrientedScenario, price: list[float]) -> UserOrientedOutcome:
+    """Build the outcome of a run whose leader settled `price` and whose homes answered it best."""
+    problems = [HomeProblem(home) for home in scenario.everyone]
+    flat = np.full(scenario.slots, scenario.leader.baseline_price)
+    homes = {each.home.id: each.summarize(each.answer(np.array(price))) for each in problems}
+    return UserOrientedOutcome.model_validate(
+        {
+            **dict.fromkeys(("peak_kw", "par", "baseline_peak_kw", "baseline_par", "leader_utility"), 1.0),
+            **dict.fromkeys(("system_utility", "revenue", "deviation"), 1.0),
+            "price": price,
+            "load_kw": np.sum([home["load_kw"] for home in homes.values()], axis=0).tolist(),
+            "baseline_load_kw": np.sum([each.answer(flat).load for each in problems], axis=0).tolist(),
+            "homes": homes,
+        }
+    )
+
+
+def test_certificate_names_the_higher_hill() -> None:
+    scenario = two_hills()
+    # (p - 0.1) (16 - 6.4 p) is most at 1.3, (p - 0.1) (4 - 0.4 p) at 5.05.
+    low = certify(scenario, answer_price(scenario, [1.3]), samples=40)
+    best = 4.95 * (4 - 0.4 * 5.05)
+    assert low["leader_regret"] == pytest.approx((best - 1.2 * (16 - 6.4 * 1.3)) / best, rel=1e-9)
+    assert low["better_price"] == pytest.approx([5.05], abs=1e-6) and low["better_utility"] == pytest.approx(best)
+    high = certify(scenario, answer_price(scenario, [5.05]), samples=40)
+    assert sound(high) and high["leader_regret"] < 1e-12
+
+
+# Games of the benchmark `random_games` whose earlier leader ended on a lower hill, and games in which it did not.
+STORED = Path(__file__).parents[3] / "benchmarks" / "random_games" / "stored"
+
+
+def read_games(family: str, least: float, most: float, count: int) -> list[tuple[str, dict[str, Any]]]:
+    rows = json.loads((STORED / f"{family}.json").read_text())
+    lost = {row["seed"]: row["best"]["utility"] - row["before"]["utility"] for row in rows}
+    chosen = [row for row in rows if least <= lost[row["seed"]] / max(1, abs(row["best"]["utility"])) < most]
+    return [(family, row) for row in chosen[:count]]
+
+
+@pytest.mark.parametrize(("family", "game"), read_games("uncoupled", 1e-3, np.inf, 6))
+def test_certificate_notices_a_lower_hill_of_a_random_game(family: str, game: dict[str, Any]) -> None:
+    scenario = load(draw_game(family, game["seed"]))
+    assert isinstance(scenario, UserOrientedScenario)
+    certificate = certify(scenario, answer_price(scenario, game["before"]["price"]), samples=200)
+    best, reached = game["best"]["utility"], game["before"]["utility"]
+    loss = (best - reached) / max(1, abs(best))
+    assert certificate["leader_regret"] >= 0.99 * loss > 1e-4
+    assert certificate["better_utility"] == pytest.approx(best, rel=1e-3)
+
+
+@pytest.mark.parametrize(("family", "game"), read_games("uncoupled", -np.inf, np.inf, 5))
+def test_certificate_passes_the_best_price_of_a_random_game(family: str, game: dict[str, Any]) -> None:
+    scenario = load(draw_game(family, game["seed"]))
+    assert isinstance(scenario, UserOrientedScenario)
+    certificate = certify(scenario, answer_price(scenario, game["best"]["price"]), samples=200)
+    assert certificate["feasible"] and certificate["leader_regret"] <= 1e-6 and certificate["max_home_regret"] <= 1e-7
 
 
 def test_price_search_finds_the_monopoly_price() -> None:
@@ -220,33 +327,18 @@ def test_price_search_finds_the_monopoly_price() -> None:
     home = Home.model_validate({"id": "a", "horizon": 4, "elastic": [appliance]})
     wholesale = np.array([4.0, 6.0, 9.0, 12.0])
     company = Company(wholesale, np.zeros(4), np.full(4, -np.inf), np.full(4, np.inf))
-    search = BetterPriceSearch(company, HomesResponse([home], 4).answer, 1.0, 60.0)
+    search = BetterPriceSearch(company, HomesResponse([home], 4), 1.0, 60.0)
     found = search.run(np.full(4, 20.0), 40, np.random.default_rng(1))
     # (p - c) x_max (v / (omega p) - 1 / alpha) is largest at p = sqrt(c v alpha / omega).
     assert found.price == pytest.approx(np.sqrt(wholesale * 12 * 3 / 0.9), rel=1e-5)
     assert found.utility == pytest.approx(company.utility(found.price, found.load), rel=1e-12)
 
 
-def test_price_search_differentiates_on_its_climbs_alone() -> None:
-    appliance = {"max_kw": 5.0, "valuation": 12.0, "satisfaction": {"omega": 0.9, "alpha": 3.0}}
-    homes = HomesResponse([Home.model_validate({"id": "a", "horizon": 4, "elastic": [appliance]})], 4)
-    answers: list[Response] = []
-
-    def respond(price: Array) -> Response:
-        answers.append(homes.answer(price))
-        return answers[-1]
-
-    company, samples = Company(np.full(4, 4.0), np.zeros(4), np.full(4, -np.inf), np.full(4, np.inf)), 40
-    found = BetterPriceSearch(company, respond, 1.0, 60.0).run(np.full(4, 20.0), samples, np.random.default_rng(1))
-    differentiated = sum("jacobian" in vars(answer) for answer in answers)
-    assert 0 < differentiated <= found.tried - samples == len(answers) - samples
-
-
 def test_price_search_keeps_the_capacity() -> None:
     appliance = {"max_kw": 5.0, "valuation": 12.0, "satisfaction": {"omega": 0.9, "alpha": 3.0}}
     home = Home.model_validate({"id": "a", "horizon": 4, "elastic": [appliance]})
     company = Company(np.full(4, 4.0), np.zeros(4), np.full(4, -np.inf), np.full(4, 2.0))
-    found = BetterPriceSearch(company, HomesResponse([home], 4).answer, 1.0, 60.0).run(
+    found = BetterPriceSearch(company, HomesResponse([home], 4), 1.0, 60.0).run(
         np.full(4, 35.0), 40, np.random.default_rng(1)
     )
     # At sqrt(4 * 40) the home would draw 3.6 kW; 2 kW are drawn at 12 / (0.9 (2 / 5 + 1 / 3)).
@@ -320,9 +412,7 @@ def test_price_search_returns_when_it_starts_at_a_shifted_price() -> None:
     leader = scenario.leader
     mu = np.full(SLOTS, leader.mu / np.mean(outcome.baseline_load_kw))
     company = Company(np.full(SLOTS, leader.wholesale_price), mu, *UNBOUNDED)
-    search = BetterPriceSearch(
-        company, HomesResponse(scenario.everyone, SLOTS).answer, leader.price_min, leader.price_max
-    )
+    search = BetterPriceSearch(company, HomesResponse(scenario.everyone, SLOTS), leader.price_min, leader.price_max)
     price = np.array(outcome.price)
     back = search.run(price * np.linspace(0.9, 1.1, SLOTS), 0, np.random.default_rng(1))
     assert back.utility == pytest.approx(outcome.leader_utility, rel=1e-7)
@@ -339,6 +429,41 @@ def test_certificate_is_sound_for_a_welfare_run_with_limits(override: str) -> No
     assert sound(certificate), certificate
     assert certificate["price_distance"]["relative"] < 1e-6
     assert certificate["welfare_price"] == pytest.approx(outcome.price, rel=1e-5)
+
+
+@pytest.mark.parametrize("override", ["leader.capacity.max_kw=38", "population.draw_limit=1.05", "leader.mu=0"])
+def test_gap_from_sums_is_that_of_the_central_programme(override: str) -> None:
+    scenario, outcome = small_run("leader.objective=welfare", override)
+    certificate = certify(scenario, outcome, samples=0)
+    assert certificate["sums_gap"] == pytest.approx(0, abs=1e-9)
+    assert certificate["sums_gap"] == pytest.approx(certificate["gap"], abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gap_from_sums_bounds_that_of_the_central_programme_at_any_price(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    settled, outcome = small_run("leader.objective=welfare")
+    limits = {"max_kw": 1.2 * max(outcome.load_kw), "min_kw": 0.5 * min(outcome.load_kw)}
+    scenario = with_leader(settled, capacity=limits)
+    size = 10.0 ** -random.integers(1, 5)
+    price = np.array(outcome.price) * (1 + size * random.uniform(-1, 1, SLOTS))
+    certificate = certify(scenario, answer_price(scenario, price.tolist()), samples=0)
+    assert certificate["feasible"] and 1e-12 < certificate["gap"] <= certificate["sums_gap"] * (1 + 1e-9) + 1e-9
+    assert certificate["sums_gap"] < 1e3 * size**2
+
+
+def test_certificate_is_made_of_sums_when_there_are_many_homes(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario, outcome = small_run("leader.objective=welfare", "leader.capacity.max_kw=38")
+    whole = certify(scenario, outcome, samples=0)
+    monkeypatch.setattr("stackelgrid.games.user_oriented.certificate.CERTIFIED_UP_TO", 5)
+    monkeypatch.setattr("stackelgrid.games.user_oriented.certificate.solve_central_programme", None)
+    monkeypatch.setattr("stackelgrid.games.user_oriented.certificate.solve_best_answers", None)
+    by_sums = certify(scenario, outcome, samples=0)
+    assert sound(by_sums) and by_sums["gap"] == whole["sums_gap"]
+    assert by_sums["welfare_price"] is None and by_sums["solver_status"] == {"homes": None, "centralised": None}
+    wrong = outcome.content()
+    wrong["homes"][scenario.everyone[0].id]["load_kw"][3] *= 1.02
+    assert not sound(certify_content(scenario, wrong))
 
 
 def test_certificate_is_not_sound_when_the_objective_is_the_other_one() -> None:

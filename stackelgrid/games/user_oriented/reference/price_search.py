@@ -1,97 +1,32 @@
 """A search for a price that gives the leader more utility. It shares no code with the leader's own algorithm.
 
-Arrays are (T,); prices in money per kWh, loads in kW. Equation tags are those of docs/games/user_oriented.md.
+It sees every home's model. Arrays are (T,); prices in money per kWh, loads in kW. Equation tags are those of
+docs/games/user_oriented.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from scipy.optimize import Bounds, minimize
 
-from stackelgrid.games.user_oriented.home import Home, HomeProblem
-from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
+from stackelgrid.games.user_oriented.reference.company import Company
+from stackelgrid.games.user_oriented.reference.homes_response import HomesResponse, Response
 from stackelgrid.wire.arrays import Array
 
-_STARTS = 3
 _CLIMB = {"maxiter": 60, "maxfun": 90, "ftol": 1e-15, "gtol": 1e-12}
 _CLIMB_WITHIN = {"maxiter": 60, "ftol": 1e-14}
 _WITHIN = 1e-6
-
-
-@dataclass(frozen=True)
-class Company:
-    """The leader: wholesale price c, charge mu on deviation in money per kWh per kW, capacity."""
-
-    wholesale: Array
-    mu: Array
-    load_min: Array
-    load_max: Array
-
-    def cost(self, load: Array) -> float:
-        """Give the cost C(L) = c.L + sum mu_t (L_t - mean L)^2 [UO-C], money."""
-        return float(self.wholesale @ load + self.mu @ (load - load.mean()) ** 2)
-
-    def utility(self, price: Array, load: Array) -> float:
-        """Give U_c [UO-7], money."""
-        return float(price @ load) - self.cost(load)
-
-    def marginal_cost(self, load: Array) -> Array:
-        """Give grad C(L) [UO-C], the derivative of the mean included, (T,) money per kWh."""
-        charge = 2 * self.mu * (load - load.mean())
-        return np.asarray(self.wholesale + charge - charge.mean())
-
-    def violation(self, load: Array) -> float:
-        """Give the distance of the load from the capacity [UO-8] in the worst slot, kW; zero within it."""
-        return float(np.max([np.zeros_like(load), load - self.load_max, self.load_min - load]))
-
-    def price_residual(self, price: Array, load: Array) -> float:
-        """Give the largest distance of `price` from grad C(L) plus capacity multipliers [UO-B], money per kWh.
-
-        It is the natural residual of that complementarity problem: the difference itself where the capacity is slack,
-        and only a difference of the wrong sign where it binds.
-        """
-        per_kw = max(float(np.max(np.abs(price))), 1e-12) / max(float(np.max(np.abs(load))), 1e-12)
-        wanted = np.clip(load + (price - self.marginal_cost(load)) / per_kw, self.load_min, self.load_max)
-        return per_kw * float(np.max(np.abs(load - wanted)))
-
-
-@dataclass(frozen=True)
-class Response:
-    """The homes' answer to a price: total `load` (T,), and its derivative when it is asked for."""
-
-    load: Array
-    differentiate: Callable[[], Array]
-
-    @cached_property
-    def jacobian(self) -> Array:
-        """dL/dp, (T, T)."""
-        return self.differentiate()
-
-
-class HomesResponse:
-    """The true answer L(p) of the homes: closed form without storage, else `HomeProblem`, which is certified itself."""
-
-    def __init__(self, homes: Sequence[Home], slots: int) -> None:
-        self._plain = StackedHomes([home for home in homes if not home.storage], slots)
-        self._storing = [HomeProblem(home) for home in homes if home.storage]
-
-    def answer(self, price: Array) -> Response:
-        """Answer a price (T,)."""
-        plain = self._plain
-        wanted = plain.fixed + plain.sum_by_home(plain.appliances.demand(price))
-        # Without storage the slots are independent and the utility is concave in the draw: the limits clip it.
-        draw = np.clip(wanted, plain.draw_min[:, None], plain.draw_max[:, None])
-        schedules = [problem.answer(price) for problem in self._storing]
-
-        def differentiate() -> Array:
-            slope = np.where(draw == wanted, plain.sum_by_home(plain.appliances.demand_slope(price)), 0.0)
-            return np.asarray(sum((each.sensitivity for each in schedules), start=np.diag(slope.sum(axis=0))))
-
-        return Response(np.asarray(sum((each.load for each in schedules), start=draw.sum(axis=0))), differentiate)
+_FAR_STARTS = 6
+_APART = 0.03
+"""The distance of two starts in the slot where they differ most, relative to the band of the price."""
+_TABLE, _MEANS, _HILLS, _TURNS = 240, 80, 5, 3
+_ZOOMS, _CLOSE = 6, 41
+_SWEEPS, _LEVELS, _NEGLIGIBLE = 6, 16, 1e-6
+_NUDGES = np.array([-0.1, -0.03, -0.01, -0.003, 0.003, 0.01, 0.03, 0.1])
+_WORK = 150_000
+"""Storages times slots times prices that all sweeps together may ask."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +42,21 @@ class BestPrice:
 class BetterPriceSearch:
     """A search for a better price than the settled one, between `low` and `high`, money per kWh.
 
-    First it tries `samples` prices. Three of four are near the settled one, at distances from a hundred-thousandth to a
-    third of it, along single slots, rough and smooth directions. The others are anywhere: rough, smooth, or the settled
-    price scaled. Then it climbs along the gradient L + J'(p - grad C(L)) from the settled price and from the best ones
-    anywhere, by L-BFGS-B, or by SLSQP when there is a capacity. A price counts only if its load keeps the capacity.
+    1. A line search on the mean load m. While the storages stand still and mu is one for all slots, U_c is the most
+       over m of the sum over slots of (p_t - c_t) L_t - mu (L_t - m)^2, as the mean is where the squared deviation is
+       least. So for each m the best price of each slot is found in a table, kinks included. Without storage this finds
+       the best price up to the table's grid.
+    2. Samples: flat prices, prices near the settled one, and prices anywhere; the more, the more slots and homes.
+    3. Sweeps, where there is storage: from the best prices found that are apart, each slot in turn is tried over the
+       whole band.
+    4. Climbs along the gradient L + J'(p - grad C(L)) from the settled price and from the best ones that are apart, by
+       L-BFGS-B, or by SLSQP when there is a capacity.
+
+    A price counts only by the homes' exact answer, and only if that keeps the capacity.
     """
 
-    def __init__(self, company: Company, respond: Callable[[Array], Response], low: float, high: float) -> None:
-        self._company, self._respond = company, respond
+    def __init__(self, company: Company, homes: HomesResponse, low: float, high: float) -> None:
+        self._company, self._homes = company, homes
         self._low, self._high = low, high
         self._tried = 0
         self._at: Array | None = None
@@ -124,13 +66,13 @@ class BetterPriceSearch:
         start = np.clip(settled, self._low, self._high)
         load = self._answer(start).load
         self._best = start, load, self._company.utility(start, load)
-        elsewhere = samples // 4
-        for _ in range(samples - elsewhere):
-            self._utility_less_penalty(np.clip(self._near(start, random), self._low, self._high))
-        far = [np.clip(self._far(start, random), self._low, self._high) for _ in range(elsewhere)]
-        worth = [self._utility_less_penalty(price) for price in far]
-        promising = [far[index] for index in np.argsort(worth)[::-1][: _STARTS - 1]]
-        for price in [start, *promising]:
+        self._starts, self._merits = start[None], self._ask(start[None])
+        for _ in range(_TURNS if self._homes.storages else 1):
+            self._keep(self._search_mean(self._homes.charging(self._starts[0])))
+        if samples:
+            self._keep(self._sample(start, samples, random))
+        self._sweep(random)
+        for price in [start, *self._starts]:
             self._climb(price)
         return BestPrice(*self._best, self._tried)
 
@@ -138,7 +80,7 @@ class BetterPriceSearch:
         """Give the homes' answer to a price. Remember the last price, and the best one that keeps the capacity."""
         if self._at is None or not np.array_equal(price, self._at):
             self._at = price.copy()  # SciPy changes its own in place
-            self._response = self._respond(self._at)
+            self._response = self._homes.answer(self._at)
             self._tried += 1
             load, company = self._response.load, self._company
             kept = company.violation(load) <= _WITHIN * float(np.max(np.abs(load)))
@@ -146,10 +88,136 @@ class BetterPriceSearch:
                 self._best = self._at, load, company.utility(price, load)
         return self._response
 
-    def _utility_less_penalty(self, price: Array) -> float:
-        """Give the leader's utility, less a penalty where the load exceeds the capacity."""
-        load = self._answer(price).load
-        return self._company.utility(price, load) - 10 * self._high * self._company.violation(load)
+    def _ask(self, prices: Array) -> Array:
+        """Give the merits (K,) of prices (K, T), money: utility less a penalty where the load exceeds the capacity."""
+        self._tried += len(prices)
+        return self._company.merits(prices, self._homes.loads(prices), 10 * self._high)
+
+    def _keep(self, prices: Array) -> None:
+        """Keep the best of these prices (K, T) and of those kept before that are apart, the best first."""
+        every = np.concatenate([self._starts, prices])
+        merits = np.concatenate([self._merits, self._ask(prices)])
+        chosen: list[int] = []
+        for number in np.argsort(-merits, kind="stable"):
+            apart = np.max(np.abs(every[chosen] - every[number]), axis=1) > _APART * (self._high - self._low)
+            if np.all(apart):
+                chosen.append(int(number))
+            if len(chosen) == _FAR_STARTS:
+                break
+        self._starts, self._merits = every[chosen], merits[chosen]
+
+    # --- the line search on the mean ---
+
+    def _search_mean(self, charging: Array) -> Array:
+        """Give the best prices (K, T) while storages charge (H, T): one for each hill over the mean load."""
+        table = self._tabulate(charging)
+        loads = self._homes.loads_while_charging(table, charging)
+        means = np.linspace(loads.min(axis=0).mean(), loads.max(axis=0).mean(), _MEANS)
+        worth, found = self._choose_prices(table, loads, means)
+        padded = np.pad(worth, 1, constant_values=-np.inf)
+        tops = np.flatnonzero((worth >= padded[:-2]) & (worth >= padded[2:]))
+        tops = tops[np.argsort(-worth[tops])][:_HILLS]
+        if not self._homes.storages:
+            spacing = (self._high - self._low) / _TABLE, (means[-1] - means[0]) / _MEANS
+            found[tops] = [self._look_closer(found[top], means[top], *spacing) for top in tops]
+        return np.asarray(found[tops])
+
+    def _tabulate(self, charging: Array) -> Array:
+        """Give the prices (K, T) of the table: a grid, all kinks, and where the load reaches the capacity."""
+        grid = np.linspace(self._low, self._high, _TABLE)[:, None] + np.zeros(charging.shape[1])
+        edges = []
+        for limit in (self._company.load_min, self._company.load_max):
+            low, high = grid[0], grid[-1]
+            for _ in range(50):
+                middle = (low + high) / 2
+                above = self._homes.loads_while_charging(middle[None], charging)[0] > limit
+                low, high = np.where(above, middle, low), np.where(above, high, middle)
+            edges += [low, high]
+        return np.asarray(np.clip(np.concatenate([grid, self._homes.kinks(), edges]), self._low, self._high))
+
+    def _choose_prices(self, table: Array, loads: Array, means: Array) -> tuple[Array, Array]:
+        """Choose for each mean the best price of each slot; give what these are worth (M,) and the prices (M, T)."""
+        company = self._company
+        beyond = np.maximum(np.maximum(loads - company.load_max, company.load_min - loads), 0)
+        kept = beyond <= np.maximum(_WITHIN * np.max(np.abs(loads)), beyond.min(axis=0))
+        earned = np.where(kept, (table - company.wholesale) * loads, -np.inf)
+        worth, found = np.empty(len(means)), np.empty((len(means), table.shape[1]))
+        for number, mean in enumerate(means):
+            each = earned - company.mu * (loads - mean) ** 2
+            best = each.argmax(axis=0)[None]
+            worth[number] = np.take_along_axis(each, best, axis=0).sum()
+            found[number] = np.take_along_axis(table, best, axis=0)
+        return worth, found
+
+    def _look_closer(self, price: Array, mean: float, width: float, spread: float) -> Array:
+        """Choose again among prices within `width` and means within `spread`, closer and closer."""
+        still = np.zeros((len(self._homes.homes.ids), len(price)))
+        for _ in range(_ZOOMS):
+            table = np.clip(price + width * np.linspace(-1, 1, _CLOSE)[:, None], self._low, self._high)
+            means = mean + spread * np.linspace(-1, 1, _CLOSE)
+            worth, found = self._choose_prices(table, self._homes.loads_while_charging(table, still), means)
+            price, mean = found[worth.argmax()], means[worth.argmax()]
+            width, spread = 4 * width / _CLOSE, 4 * spread / _CLOSE
+        return np.asarray(price)
+
+    # --- samples and sweeps ---
+
+    def _sample(self, settled: Array, samples: int, random: np.random.Generator) -> Array:
+        """Draw prices (K, T): an eighth flat ones, a quarter near the settled one, the rest anywhere."""
+        count = samples + 4 * len(settled) + len(self._homes.homes.ids)
+        flat, near = count // 8, count // 4
+        levels = np.linspace(self._low, self._high, flat)[:, None] + np.zeros(len(settled))
+        drawn = [self._near(settled, random) for _ in range(near)]
+        drawn += [self._far(settled, random) for _ in range(count - flat - near)]
+        return np.asarray(np.clip(np.array([*levels, *drawn]), self._low, self._high))
+
+    def _near(self, settled: Array, random: np.random.Generator) -> Array:
+        distance = 10 ** random.uniform(-5, -0.5) * float(np.max(np.abs(settled)))
+        kind = random.integers(3)
+        if kind == 0:
+            direction = np.zeros_like(settled)
+            direction[random.integers(len(settled))] = random.choice([-1.0, 1.0])
+        else:
+            direction = random.standard_normal(len(settled)) if kind == 1 else _smooth(len(settled), random)
+        return np.asarray(settled + distance * direction / np.max(np.abs(direction)))
+
+    def _far(self, settled: Array, random: np.random.Generator) -> Array:
+        kind = random.integers(3)
+        if kind == 0:
+            return random.uniform(self._low, self._high, len(settled))
+        if kind == 1:
+            return settled * random.uniform(0.3, 3.0)
+        middle, swing = random.uniform(self._low, self._high), random.uniform(0, (self._high - self._low) / 2)
+        return middle + swing * _smooth(len(settled), random)
+
+    def _sweep(self, random: np.random.Generator) -> None:
+        """Change the best prices slot by slot, as far as they get better; as often as the work allows."""
+        slots, storages = self._starts.shape[1], self._homes.storages
+        sweeps = _WORK // max(1, storages * slots * slots * (_LEVELS + len(_NUDGES))) if storages else 0
+        for start, its_merit in zip(self._starts[: max(1, sweeps // _SWEEPS)], self._merits, strict=False):
+            price, merit = start, its_merit
+            for _ in range(min(_SWEEPS, sweeps)):
+                changed = self._change_each_slot(price, random)
+                merits = self._ask(changed.reshape(-1, slots)).reshape(slots, -1)
+                best = changed[np.arange(slots), merits.argmax(axis=1)]
+                together = np.where(merits.max(axis=1) > merit, np.diagonal(best), price)
+                both = np.array([best[merits.max(axis=1).argmax()], together])
+                reached = self._ask(both)
+                if reached.max() <= merit + _NEGLIGIBLE * abs(merit):
+                    break
+                price, merit = both[reached.argmax()], reached.max()
+            self._keep(price[None])
+
+    def _change_each_slot(self, price: Array, random: np.random.Generator) -> Array:
+        """Give prices (T, n, T) that differ from one in one slot each: over the whole band, and by a little."""
+        band = self._high - self._low
+        levels = self._low + band * (np.arange(_LEVELS) + random.uniform()) / _LEVELS
+        nudged = np.clip(price[:, None] + band * _NUDGES, self._low, self._high)
+        slots = np.arange(len(price))
+        changed = np.tile(price, (len(price), _LEVELS + len(_NUDGES), 1))
+        changed[slots, :_LEVELS, slots] = levels
+        changed[slots, _LEVELS:, slots] = nudged
+        return changed
 
     def _climb(self, start: Array) -> None:
         company = self._company
@@ -177,25 +245,6 @@ class BetterPriceSearch:
 
         kept = {"type": "ineq", "fun": room, "jac": room_slope}
         minimize(descent, start, jac=True, method="SLSQP", bounds=bounds, constraints=kept, options=_CLIMB_WITHIN)
-
-    def _near(self, settled: Array, random: np.random.Generator) -> Array:
-        distance = 10 ** random.uniform(-5, -0.5) * float(np.max(np.abs(settled)))
-        kind = random.integers(3)
-        if kind == 0:
-            direction = np.zeros_like(settled)
-            direction[random.integers(len(settled))] = random.choice([-1.0, 1.0])
-        else:
-            direction = random.standard_normal(len(settled)) if kind == 1 else _smooth(len(settled), random)
-        return np.asarray(settled + distance * direction / np.max(np.abs(direction)))
-
-    def _far(self, settled: Array, random: np.random.Generator) -> Array:
-        kind = random.integers(3)
-        if kind == 0:
-            return random.uniform(self._low, self._high, len(settled))
-        if kind == 1:
-            return settled * random.uniform(0.3, 3.0)
-        middle, swing = random.uniform(self._low, self._high), random.uniform(0, (self._high - self._low) / 2)
-        return middle + swing * _smooth(len(settled), random)
 
 
 def _smooth(slots: int, random: np.random.Generator) -> Array:

@@ -57,8 +57,8 @@ class Appliances:
         self.x_max = rows([appliance.max_kw for _, appliance in owned])
         self.omega = rows([appliance.satisfaction.omega for _, appliance in owned])
         self.alpha = rows([appliance.satisfaction.alpha for _, appliance in owned])
-        forms = np.array([appliance.satisfaction.form for _, appliance in owned], "U9")
-        self.of_form: dict[str, Index] = {form: np.flatnonzero(forms == form) for form in _SATISFACTION}
+        self.form = np.array([appliance.satisfaction.form for _, appliance in owned], "U9")
+        self.of_form: dict[str, Index] = {form: np.flatnonzero(self.form == form) for form in _SATISFACTION}
         self.lo = rows([appliance.min_kw for _, appliance in owned])
         self.hi = self.x_max.copy()
         satiable = self.of_form["quadratic"]
@@ -66,11 +66,11 @@ class Appliances:
         self.hi = np.maximum(self.hi, self.lo)
 
     def _each(self, formulas: dict[str, Callable[[Array, Array, Array], Array]], at: Array) -> Array:
-        result = np.empty_like(self.x_max)
+        result = np.empty(np.broadcast_shapes(at.shape, self.x_max.shape))
         for form, formula in formulas.items():
             rows = self.of_form[form]
             if len(rows):
-                result[rows] = formula(at[rows], self.omega[rows], self.alpha[rows])
+                result[..., rows, :] = formula(at[..., rows, :], self.omega[rows], self.alpha[rows])
         return result
 
     def satisfaction(self, x: Array) -> Array:
@@ -78,8 +78,8 @@ class Appliances:
         return self.v * self.x_max * self._each(_SATISFACTION, x / self.x_max)
 
     def demand(self, price: Array) -> Array:
-        """Give the best rates (A, T) kW at a price, (T,) or (A, T): [UO-10], clipped to the bounds."""
-        positive = np.broadcast_to(price, self.v.shape) > 0
+        """Give the best rates [UO-10], clipped to the bounds, kW: (A, T) at a price (T,) or (A, T), else (K, A, T)."""
+        positive = np.broadcast_to(price, np.broadcast_shapes(price.shape, self.v.shape)) > 0
         relative = np.where(positive, price, 1.0) / self.v
         with np.errstate(over="ignore", divide="ignore"):
             wanted = self.x_max * self._each(_RATIO_WANTED, relative)
@@ -165,9 +165,11 @@ class StackedHomes:
         self.single: Mask = np.array([len(home.storage) <= 1 for home in homes], bool)
 
     def sum_by_home(self, rates: Array) -> Array:
-        """Sum over each home's appliances, (A, T) to (H, T)."""
-        total = np.zeros_like(self.fixed)
-        np.add.at(total, self.appliances.home, rates)
+        """Sum over each home's appliances, (..., A, T) to (..., H, T)."""
+        total = np.zeros((*rates.shape[:-2], *self.fixed.shape))
+        owners, first = np.unique(self.appliances.home, return_index=True)
+        if len(owners):
+            total[..., owners, :] = np.add.reduceat(rates, first, axis=-2)
         return total
 
     def sum_storage(self, entries: Array) -> Array:

@@ -1,0 +1,70 @@
+"""The leader as the certificate sees it: utility, cost and capacity. It shares no code with the leader's own.
+
+Arrays are (T,); prices in money per kWh, loads in kW. Equation tags are those of docs/games/user_oriented.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stackelgrid.wire.arrays import Array
+
+
+@dataclass(frozen=True)
+class Company:
+    """The leader: wholesale price c, charge mu on deviation in money per kWh per kW, capacity."""
+
+    wholesale: Array
+    mu: Array
+    load_min: Array
+    load_max: Array
+
+    def cost(self, load: Array) -> float:
+        """Give the cost C(L) = c.L + sum mu_t (L_t - mean L)^2 [UO-C], money."""
+        return float(self.wholesale @ load + self.mu @ (load - load.mean()) ** 2)
+
+    def utility(self, price: Array, load: Array) -> float:
+        """Give U_c [UO-7], money."""
+        return float(price @ load) - self.cost(load)
+
+    def marginal_cost(self, load: Array) -> Array:
+        """Give grad C(L) [UO-C], the derivative of the mean included, (T,) money per kWh."""
+        charge = 2 * self.mu * (load - load.mean())
+        return np.asarray(self.wholesale + charge - charge.mean())
+
+    def violation(self, load: Array) -> float:
+        """Give the distance of the load from the capacity [UO-8] in the worst slot, kW; zero within it."""
+        return float(np.max([np.zeros_like(load), load - self.load_max, self.load_min - load]))
+
+    def split(self, price: Array, load: Array) -> tuple[Array, Array]:
+        """Split `price` less grad C(L) into capacity multipliers nu and a residual [UO-B], money per kWh.
+
+        The residual is the natural one of that complementarity problem: the difference itself where the capacity is
+        slack, and only a difference of the wrong sign where it binds.
+        """
+        per_kw = max(float(np.max(np.abs(price))), 1e-12) / max(float(np.max(np.abs(load))), 1e-12)
+        over = price - self.marginal_cost(load)
+        wanted = load + over / per_kw
+        nu = per_kw * (
+            wanted - np.clip(wanted, self.load_min, self.load_max)
+        )  # exactly zero where the capacity is slack
+        return nu, over - nu
+
+    def price_residual(self, price: Array, load: Array) -> float:
+        """Give the largest distance of `price` from grad C(L) plus capacity multipliers [UO-B], money per kWh."""
+        return float(np.max(np.abs(self.split(price, load)[1])))
+
+    def unused_worth(self, nu: Array, load: Array) -> float:
+        """Give nu+ (L_max - L) + nu- (L_min - L) [UO-G], money: what the capacity left unused is worth."""
+        bound = np.where(nu > 0, self.load_max, self.load_min)
+        binds = nu != 0
+        return float(nu[binds] @ (bound - load)[binds])
+
+    def merits(self, prices: Array, loads: Array, steep: float) -> Array:
+        """Give U_c at prices and loads (K, T), (K,) money, less `steep` for each kW beyond the capacity."""
+        off_mean = loads - loads.mean(axis=1, keepdims=True)
+        utility = ((prices - self.wholesale) * loads - self.mu * off_mean**2).sum(axis=1)
+        beyond = np.maximum(np.maximum(loads - self.load_max, self.load_min - loads), 0)
+        return np.asarray(utility - steep * beyond.max(axis=1))
