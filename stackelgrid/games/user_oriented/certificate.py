@@ -46,16 +46,17 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
 
     - `method`: the references used, in words.
     - `gap`, relative: of a `welfare` run, the distance of its system utility below the central optimum (negative only
-      by the reference's tolerance, or when limits are violated), of more than 200 homes `sums_gap`; of a `stackelberg`
-      run, `leader_regret`.
+      by the reference's tolerance, or when limits are violated), of more than 200 homes, or where a bound of the price
+      binds, `sums_gap`; of a `stackelberg` run, `leader_regret`.
     - `sums_gap`: of a `welfare` run, a bound of its distance below the central optimum, relative [UO-G]. It is made of
-      the homes' optimal utilities alone, without a central programme; None for `stackelberg`.
+      the homes' optimal utilities alone, without a central programme; None for `stackelberg`. What a bound of the price
+      costs is not counted.
     - `max_regret`: the largest relative gain that any player has from deviating alone, of the two that follow.
     - `max_home_regret`: of the homes, relative to max(1, |utility|), utility being satisfaction less wear less bill.
     - `leader_regret`: the leader's from the best price found, relative to max(1, |what it earns|); None for `welfare`.
     - `better_price`, `better_utility`: the best price found and what it earns, money; None where none is better.
     - `price_residual`: of a `welfare` run, the largest distance of the price from marginal cost plus capacity
-      multipliers, money per kWh; None for `stackelberg`.
+      multipliers, within the price's bounds, money per kWh; None for `stackelberg`.
     - `overclaim`: the largest relative excess of a utility claimed by a home over the one computed anew or, for homes
       with several storages, whose reports do not show each one's schedule, over the optimum.
     - `bill_residual`: the largest relative error of a bill.
@@ -112,7 +113,7 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
         # The leader's own utility is that of a company with this mu, times its weight on revenue.
         weight = weigh_in_search(settings.revenue_weight)
         leader = replace(company, mu=company.mu / weight)
-        search = BetterPriceSearch(leader, response, settings.price_min, settings.price_max)
+        search = BetterPriceSearch(leader, response)
         found = search.run(run.price, samples, np.random.default_rng(scenario.seed))
         earned, tried = leader.utility(run.price, load), found.tried
         gap = leader_regret = max(0.0, (found.utility - earned) / max(1.0, abs(found.utility)))
@@ -123,8 +124,8 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
         method += f"Leader: the best of {tried} prices, by a line search on the mean load, samples, sweeps and climbs."
     else:
         price_residual = company.price_residual(run.price, load)
-        sums_gap = _bound_gap(response, company, run, utility + bills)
-        gap = sums_gap if by_sums else gap
+        sums_gap, held = _bound_gap(response, company, run, utility + bills)
+        gap = sums_gap if by_sums or held else gap
         method += "Leader: its price against marginal cost plus capacity multipliers"
         method += ", the system against a bound made of the homes' optimal utilities." if by_sums else "."
     return {
@@ -184,17 +185,18 @@ def _compare_welfare(
     return comparison, asdict(plan.solver)
 
 
-def _bound_gap(response: HomesResponse, company: Company, run: _Run, satisfaction: Array) -> float:
+def _bound_gap(response: HomesResponse, company: Company, run: _Run, satisfaction: Array) -> tuple[float, bool]:
     """Bound the distance of a run below the central optimum by the dual function [UO-G], relative.
 
-    `satisfaction` (H,) is that of the run less wear, money.
+    `satisfaction` (H,) is that of the run less wear, money. Tell also whether a bound of the price binds; what that
+    costs is not counted.
     """
     load = run.loads.sum(axis=0)
-    nu, residual = company.split(run.price, load)
+    nu, held, residual = company.split(run.price, load)
     price = run.price - residual
     _, optimum = response.best_answers(price)
     gap = float(np.sum(optimum - (satisfaction - run.loads @ price))) + company.unused_worth(nu, load)
-    return gap / max(1.0, abs(float(satisfaction.sum()) - company.cost(load) + gap))
+    return gap / max(1.0, abs(float(satisfaction.sum()) - company.cost(load) + gap)), bool(np.any(held))
 
 
 @dataclass(frozen=True)
@@ -257,6 +259,8 @@ def _company(settings: UtilitySettings, baseline: Array) -> Company:
         mu=mu,
         load_min=np.full(slots, settings.capacity.min_kw or -np.inf),
         load_max=np.full(slots, settings.capacity.max_kw or np.inf),
+        price_min=settings.price_min,
+        price_max=settings.price_max,
     )
 
 

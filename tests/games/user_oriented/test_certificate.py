@@ -326,8 +326,8 @@ def test_price_search_finds_the_monopoly_price() -> None:
     appliance = {"max_kw": 5.0, "valuation": 12.0, "satisfaction": {"omega": 0.9, "alpha": 3.0}}
     home = Home.model_validate({"id": "a", "horizon": 4, "elastic": [appliance]})
     wholesale = np.array([4.0, 6.0, 9.0, 12.0])
-    company = Company(wholesale, np.zeros(4), np.full(4, -np.inf), np.full(4, np.inf))
-    search = BetterPriceSearch(company, HomesResponse([home], 4), 1.0, 60.0)
+    company = Company(wholesale, np.zeros(4), np.full(4, -np.inf), np.full(4, np.inf), 1.0, 60.0)
+    search = BetterPriceSearch(company, HomesResponse([home], 4))
     found = search.run(np.full(4, 20.0), 40, np.random.default_rng(1))
     # (p - c) x_max (v / (omega p) - 1 / alpha) is largest at p = sqrt(c v alpha / omega).
     assert found.price == pytest.approx(np.sqrt(wholesale * 12 * 3 / 0.9), rel=1e-5)
@@ -337,10 +337,8 @@ def test_price_search_finds_the_monopoly_price() -> None:
 def test_price_search_keeps_the_capacity() -> None:
     appliance = {"max_kw": 5.0, "valuation": 12.0, "satisfaction": {"omega": 0.9, "alpha": 3.0}}
     home = Home.model_validate({"id": "a", "horizon": 4, "elastic": [appliance]})
-    company = Company(np.full(4, 4.0), np.zeros(4), np.full(4, -np.inf), np.full(4, 2.0))
-    found = BetterPriceSearch(company, HomesResponse([home], 4), 1.0, 60.0).run(
-        np.full(4, 35.0), 40, np.random.default_rng(1)
-    )
+    company = Company(np.full(4, 4.0), np.zeros(4), np.full(4, -np.inf), np.full(4, 2.0), 1.0, 60.0)
+    found = BetterPriceSearch(company, HomesResponse([home], 4)).run(np.full(4, 35.0), 40, np.random.default_rng(1))
     # At sqrt(4 * 40) the home would draw 3.6 kW; 2 kW are drawn at 12 / (0.9 (2 / 5 + 1 / 3)).
     assert found.price == pytest.approx(np.full(4, 12 / (0.9 * (2 / 5 + 1 / 3))), rel=1e-5)
     assert company.violation(found.load) < 1e-5
@@ -411,8 +409,8 @@ def test_price_search_returns_when_it_starts_at_a_shifted_price() -> None:
     scenario, outcome = small_run("leader.objective=stackelberg", "leader.mu=8")
     leader = scenario.leader
     mu = np.full(SLOTS, leader.mu / np.mean(outcome.baseline_load_kw))
-    company = Company(np.full(SLOTS, leader.wholesale_price), mu, *UNBOUNDED)
-    search = BetterPriceSearch(company, HomesResponse(scenario.everyone, SLOTS), leader.price_min, leader.price_max)
+    company = Company(np.full(SLOTS, leader.wholesale_price), mu, *UNBOUNDED, leader.price_min, leader.price_max)
+    search = BetterPriceSearch(company, HomesResponse(scenario.everyone, SLOTS))
     price = np.array(outcome.price)
     back = search.run(price * np.linspace(0.9, 1.1, SLOTS), 0, np.random.default_rng(1))
     assert back.utility == pytest.approx(outcome.leader_utility, rel=1e-7)
@@ -450,6 +448,25 @@ def test_gap_from_sums_bounds_that_of_the_central_programme_at_any_price(seed: i
     certificate = certify(scenario, answer_price(scenario, price.tolist()), samples=0)
     assert certificate["feasible"] and 1e-12 < certificate["gap"] <= certificate["sums_gap"] * (1 + 1e-9) + 1e-9
     assert certificate["sums_gap"] < 1e3 * size**2
+
+
+@pytest.mark.parametrize("most", [7.0, 9.5])
+def test_certificate_is_sound_for_a_welfare_run_at_a_bound_of_the_price(most: float) -> None:
+    # Marginal cost is above 7 where wholesale is 8, and the run can do no better than ask the most.
+    scenario, outcome = small_run(
+        *(
+            "leader.objective=welfare",
+            "leader.wholesale_price=8",
+            "leader.baseline_price=6",
+            f"leader.price_max={most}",
+        ),
+        *("population.storage.share=0", "population.ev=null"),
+    )
+    certificate = certify(scenario, outcome, samples=0)
+    assert (max(outcome.price) == most) == (most == 7)
+    assert sound(certificate), certificate
+    cheaper = certify(scenario, answer_price(scenario, [0.95 * price for price in outcome.price]), samples=0)
+    assert cheaper["gap"] > 1e-5 and cheaper["price_residual"] > 0.1
 
 
 def test_certificate_is_made_of_sums_when_there_are_many_homes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,15 +11,19 @@ import numpy as np
 
 from stackelgrid.wire.arrays import Array
 
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True)
 class Company:
-    """The leader: wholesale price c, charge mu on deviation in money per kWh per kW, capacity."""
+    """The leader: wholesale price c, charge mu on deviation in money per kWh per kW, capacity, bounds of its price."""
 
     wholesale: Array
     mu: Array
     load_min: Array
     load_max: Array
+    price_min: float = -np.inf
+    price_max: float = np.inf
 
     def cost(self, load: Array) -> float:
         """Give the cost C(L) = c.L + sum mu_t (L_t - mean L)^2 [UO-C], money."""
@@ -38,23 +42,25 @@ class Company:
         """Give the distance of the load from the capacity [UO-8] in the worst slot, kW; zero within it."""
         return float(np.max([np.zeros_like(load), load - self.load_max, self.load_min - load]))
 
-    def split(self, price: Array, load: Array) -> tuple[Array, Array]:
-        """Split `price` less grad C(L) into capacity multipliers nu and a residual [UO-B], money per kWh.
+    def split(self, price: Array, load: Array) -> tuple[Array, Array, Array]:
+        """Split `price` less grad C(L) into multipliers, of the capacity and of its own bounds, and a residual [UO-B].
 
-        The residual is the natural one of that complementarity problem: the difference itself where the capacity is
-        slack, and only a difference of the wrong sign where it binds.
+        All are money per kWh. The residual is the natural one of that complementarity problem: the difference itself
+        where neither binds, and only a difference of the wrong sign where one does.
         """
         per_kw = max(float(np.max(np.abs(price))), 1e-12) / max(float(np.max(np.abs(load))), 1e-12)
-        over = price - self.marginal_cost(load)
-        wanted = load + over / per_kw
+        over, rounding = price - self.marginal_cost(load), _ROUNDING * float(np.max(np.abs(price)))
+        at_most, at_least = price >= self.price_max - rounding, price <= self.price_min + rounding
+        held = np.where((at_most & (over < 0)) | (at_least & (over > 0)), over, 0.0)
+        wanted = load + (over - held) / per_kw
         nu = per_kw * (
             wanted - np.clip(wanted, self.load_min, self.load_max)
         )  # exactly zero where the capacity is slack
-        return nu, over - nu
+        return nu, held, over - held - nu
 
     def price_residual(self, price: Array, load: Array) -> float:
-        """Give the largest distance of `price` from grad C(L) plus capacity multipliers [UO-B], money per kWh."""
-        return float(np.max(np.abs(self.split(price, load)[1])))
+        """Give the largest distance of `price` from the one that [UO-B] demands, money per kWh."""
+        return float(np.max(np.abs(self.split(price, load)[2])))
 
     def unused_worth(self, nu: Array, load: Array) -> float:
         """Give nu+ (L_max - L) + nu- (L_min - L) [UO-G], money: what the capacity left unused is worth."""

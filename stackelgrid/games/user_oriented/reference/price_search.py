@@ -40,7 +40,7 @@ class BestPrice:
 
 
 class BetterPriceSearch:
-    """A search for a better price than the settled one, between `low` and `high`, money per kWh.
+    """A search for a better price than the settled one, within the bounds of the price.
 
     1. A line search on the mean load m. While the storages stand still and mu is one for all slots, U_c is the most
        over m of the sum over slots of (p_t - c_t) L_t - mu (L_t - m)^2, as the mean is where the squared deviation is
@@ -55,9 +55,9 @@ class BetterPriceSearch:
     A price counts only by the homes' exact answer, and only if that keeps the capacity.
     """
 
-    def __init__(self, company: Company, homes: HomesResponse, low: float, high: float) -> None:
+    def __init__(self, company: Company, homes: HomesResponse) -> None:
         self._company, self._homes = company, homes
-        self._low, self._high = low, high
+        self._low, self._high = company.price_min, company.price_max
         self._tried = 0
         self._at: Array | None = None
 
