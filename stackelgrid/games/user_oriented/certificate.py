@@ -78,7 +78,7 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
     """
     homes, settings, slots = scenario.everyone, scenario.leader, scenario.slots
     run = _Run.read(homes, slots, outcome)
-    company = _company(settings, run.baseline)
+    company = _company(settings, run.baseline, np.array(outcome.balance_load_kw or outcome.baseline_load_kw))
     stacked = StackedHomes(homes, slots)
 
     bills = run.loads @ run.price
@@ -247,10 +247,10 @@ class _Run:
         )
 
 
-def _company(settings: UtilitySettings, baseline: Array) -> Company:
+def _company(settings: UtilitySettings, baseline: Array, balance_load: Array) -> Company:
     if isinstance(settings.balance, AdaptiveBalance):
         kind = settings.balance
-        mu = adaptive_balance(kind.high * settings.mu, kind.low * settings.mu, kind.threshold, baseline)
+        mu = adaptive_balance(kind.high * settings.mu, kind.low * settings.mu, kind.threshold, baseline, balance_load)
     else:
         mu = fixed_balance(settings.mu, baseline)
     slots = len(baseline)

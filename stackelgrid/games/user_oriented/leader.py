@@ -51,8 +51,9 @@ class UserOrientedLeader:
     """The leader's strategy: translates between the bodies on the wire and the search for the price.
 
     The first round asks the flat `baseline_price` (T,). `balance` turns the load that answers it, (T,) kW, into the
-    charge mu on deviation, (T,) money per kWh per kW. In all rounds together it asks at most `questions` different
-    prices; of a round that would ask more, it leaves out the last of the further ones, and settles at the end of them.
+    charge mu on deviation, (T,) money per kWh per kW. When a price is found, the load there is given to it too, and the
+    search begins anew, `recompute` times. In all rounds together the leader asks at most `questions` different prices;
+    of a round that would ask more, it leaves out the last of the further ones, and settles at the end of them.
     """
 
     def __init__(
@@ -60,13 +61,16 @@ class UserOrientedLeader:
         make_algorithm: Callable[[PricingProblem], PriceSearch],
         problem: PricingProblem,
         baseline_price: Array,
-        balance: Callable[[Array], Array],
+        balance: Callable[..., Array],
         revenue_weight: float = 1.0,
+        recompute: int = 0,
     ) -> None:
         self._make_algorithm, self._problem = make_algorithm, problem
         self._baseline_price = baseline_price
         self._balance = balance
         self._revenue_weight = revenue_weight
+        self._recompute = self._recomputations_left = recompute
+        self._balance_load: Array | None = None
         self._company = problem.company
         self._baseline_load: Array | None = None
         self._all_homes = 0
@@ -117,6 +121,9 @@ class UserOrientedLeader:
         residual: float | None
         try:
             result = search.next(observations)
+            while isinstance(result, PriceFound) and search is self._search and self._recompute_balance(observed):
+                search, account = self._search, self._account(observed)
+                result = search.next(observations)
             residual = search.residual if np.isfinite(search.residual) else None
         except (ArithmeticError, np.linalg.LinAlgError) as error:
             # No customers give such answers. Another price puts to the test what these foretell.
@@ -162,6 +169,17 @@ class UserOrientedLeader:
         self._search = self._make_algorithm(replace(self._problem, company=self._company))
         self._next_price, self._partial_search = asked, None
         self._baseline_is_estimated, self._asks_baseline_again = False, False
+        self._balance_load, self._recomputations_left = None, self._recompute
+
+    def _recompute_balance(self, found: Observation) -> bool:
+        """Turn the load at the price found into the charge on deviation, and begin anew; False when that is over."""
+        if self._recomputations_left == 0 or self._baseline_is_estimated:
+            return False
+        self._recomputations_left -= 1
+        self._balance_load = found.load
+        self._company = replace(self._company, mu=self._balance(self._baseline_load, found.load))
+        self._search = self._make_algorithm(replace(self._problem, company=self._company))
+        return True
 
     def _admit(self, asked: Price, observed: Observation) -> None:
         """Go on with homes that came after the flat price was asked; until it is asked again, estimate their baseline.
@@ -192,6 +210,7 @@ class UserOrientedLeader:
             "par": compute_par(observed.load),
             "leader_utility": self._weigh_utility(observed),
             "homes": observed.homes,
+            **({} if self._balance_load is None else {"balance_load_kw": self._balance_load.tolist()}),
         }
 
     def _weigh_utility(self, observed: Observation) -> float:
@@ -241,14 +260,17 @@ def fixed_balance(mu: float, baseline_load: Array) -> Array:
     return np.full(len(baseline_load), mu / baseline_load.mean())
 
 
-def adaptive_balance(mu_high: float, mu_low: float, threshold: float, baseline_load: Array) -> Array:
-    """Give a larger mu where the baseline is far from its mean, a smaller one elsewhere [UO-E], (T,).
+def adaptive_balance(
+    mu_high: float, mu_low: float, threshold: float, baseline_load: Array, load: Array | None = None
+) -> Array:
+    """Give a larger mu where a load is far from its mean, a smaller one elsewhere [UO-E], (T,).
 
-    Far means a deviation of more than `threshold` times the mean, up (peak) or down (deep off-peak).
+    The load is the baseline unless given. Far means a deviation of more than `threshold` times its mean, up (peak) or
+    down (deep off-peak).
     """
-    mean = baseline_load.mean()
-    far = np.abs(baseline_load - mean) > threshold * mean
-    return np.asarray(np.where(far, mu_high, mu_low) / mean)
+    load = baseline_load if load is None else load
+    far = np.abs(load - load.mean()) > threshold * load.mean()
+    return np.asarray(np.where(far, mu_high, mu_low) / baseline_load.mean())
 
 
 class FixedBalance(StrictModel):
@@ -260,13 +282,14 @@ class FixedBalance(StrictModel):
 class AdaptiveBalance(StrictModel):
     """A charge by slot [UO-E]: `high` times mu where the baseline is over `threshold` away from its mean, else `low`.
 
-    `threshold` is relative to the mean.
+    `threshold` is relative to the mean. `recompute` times the load at the price found takes the place of the baseline.
     """
 
     kind: Literal["adaptive"]
     high: NonNegative = 2.0
     low: NonNegative = 0.5
     threshold: NonNegative = 0.15
+    recompute: Annotated[int, Field(ge=0, le=20)] = 0
 
 
 class Capacity(StrictModel):
@@ -364,4 +387,5 @@ class UtilitySettings(LeaderSettings):
             self.company(slots), self.objective, self.tolerance, self.questions_per_session, self.seed or 0
         )
         make_algorithm = find_algorithm(_GAME, self.algorithm).load("leader")
-        return UserOrientedLeader(make_algorithm, problem, flat, balance, self.revenue_weight)
+        recompute = self.balance.recompute if isinstance(self.balance, AdaptiveBalance) else 0
+        return UserOrientedLeader(make_algorithm, problem, flat, balance, self.revenue_weight, recompute)

@@ -19,8 +19,8 @@ from stackelgrid.wire.arrays import Vector
 if TYPE_CHECKING:
     from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 
-_FINDINGS = ("unkept_capacity_kw", "least_violation_kw", "noise_kw", "noise_price")
-"""What a search for the price may find out besides; it is in the account of the last round."""
+_FINDINGS = ("unkept_capacity_kw", "least_violation_kw", "noise_kw", "noise_price", "balance_load_kw")
+"""What the account of the last round may have besides."""
 
 
 class HomeOutcome(StrictModel):
@@ -55,6 +55,7 @@ class UserOrientedOutcome(Outcome):
     | `unkept_capacity_kw`, `least_violation_kw` | | kW | given when no price keeps this capacity: the violation left |
     | `noise_kw` | | kW | given when the price is not known within the tolerance: answers to one price differ by this |
     | `noise_price` | | money per kWh | by so much the price moves with them |
+    | `balance_load_kw` | (T,) | kW | the load from which an adaptive balance was recomputed; None where not |
     """
 
     price: Vector
@@ -73,6 +74,7 @@ class UserOrientedOutcome(Outcome):
     least_violation_kw: Finite | None = None
     noise_kw: Finite | None = None
     noise_price: Finite | None = None
+    balance_load_kw: Vector | None = None
 
     @classmethod
     def of(cls, scenario: UserOrientedScenario, run_record: RunRecord) -> Self:

@@ -8,6 +8,7 @@ import numpy as np
 
 from stackelgrid.claims import Figure, Finding, Paper, Runs, Trend, format_residual, is_rising
 from stackelgrid.games.user_oriented.figures import DRAWINGS, compute_satisfaction, draw_lots, save_on_bill
+from stackelgrid.games.user_oriented.leader import AdaptiveBalance
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
 from stackelgrid.games.user_oriented.paper_runs import (
     GAME,
@@ -220,6 +221,20 @@ def _check_adaptive_bills(runs: Runs) -> Finding:
     return Finding(here, adaptive < min(fixed, doubled))
 
 
+def _check_balance_recomputed(runs: Runs) -> Finding:
+    outcomes = [play(runs, ADAPTIVE), *(play(runs, f"{ADAPTIVE[:-1]}, recompute: {n}}}") for n in (1, 2, 3))]
+    far = [_count_far(outcome.balance_load_kw or outcome.baseline_load_kw) for outcome in outcomes]
+    par = [f"{outcome.par:.3f}" for outcome in outcomes]
+    here = f"large in {', '.join(map(str, far))} hours as it is recomputed, PAR {', '.join(par)}"
+    return Finding(here, far[-1] == far[-2] == _count_far(outcomes[-1].load_kw))
+
+
+def _count_far(load_kw: list[float]) -> int:
+    """Count the hours in which a load is far from its mean, as the adaptive balance has it."""
+    load, threshold = np.array(load_kw), AdaptiveBalance(kind="adaptive").threshold
+    return int(np.sum(np.abs(load - load.mean()) > threshold * load.mean()))
+
+
 def _figure(what: str, published: str, unit: str, ours: Callable[[UserOrientedOutcome], float]) -> Figure:
     return Figure("5.3", what, published, unit, "paper", "shipped case", lambda runs: ours(play(runs)), fitted=True)
 
@@ -385,6 +400,15 @@ PAPER = Paper(
             "paper",
             f"`{ADAPTIVE}` against the shipped case",
             _check_adaptive,
+        ),
+        Trend(
+            "4.4",
+            "recomputed from the load at the price found, the adaptive balance agrees with that load",
+            "reading",
+            f"`{ADAPTIVE}`, and `recompute` 1, 2, 3",
+            _check_balance_recomputed,
+            "A load made flat asks for a small μ everywhere, at which it is no longer flat: the balance alternates. "
+            "From the baseline it does not, which is the default.",
         ),
         Trend(
             "5.4",

@@ -1,4 +1,4 @@
-"""The weight on revenue in the company's utility [UO-7]."""
+"""The weights in the company's utility [UO-7]: on revenue, and on deviation where it is recomputed [UO-E]."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stackelgrid.games.user_oriented.utility_company import LEAST_REVENUE_WEIGHT
 from stackelgrid.runner import Run, run
 from stackelgrid.scenarios import ScenarioError, load
 
@@ -15,12 +16,12 @@ MU = 0.6
 
 def scenario(**leader: Any) -> dict[str, Any]:
     """Three slots and two homes, one with storage; both draw at any price within bounds."""
-    satisfaction = {"form": "log", "alpha": 4, "omega": [1.0, 1.6, 0.7]}
+    satisfaction = {"form": "log", "alpha": 8, "omega": [2.0, 3.0, 1.6]}
     return {
         "schema": 1,
         "game": "user_oriented",
         "slots": 3,
-        "leader": {"baseline_price": 9, "wholesale_price": [2, 3, 5], "mu": MU, "price_min": 3, "price_max": 20}
+        "leader": {"baseline_price": 9, "wholesale_price": [2, 3, 5], "mu": MU, "price_min": 3, "price_max": 60}
         | leader,
         "homes": [
             {"id": "bakery", "elastic": [{"max_kw": 6, "valuation": 20, "satisfaction": satisfaction}]},
@@ -64,9 +65,10 @@ def test_outcome_is_certified_at_any_weight(weight: float) -> None:
 
 
 def test_load_is_flat_when_revenue_weighs_nothing() -> None:
-    flat, usual = play(revenue_weight=0).outcome, play().outcome
-    assert flat.deviation <= 1e-6 * usual.deviation
-    assert -1e-6 < flat.leader_utility <= 0
+    """Some price makes it flat, and w R - D is at least w R there: what is left costs at most w times the revenue."""
+    flat = play(revenue_weight=0).outcome
+    assert -LEAST_REVENUE_WEIGHT * flat.revenue <= flat.leader_utility <= 0
+    assert flat.par == pytest.approx(1, abs=1e-3)
 
 
 def test_weight_of_one_is_the_default() -> None:
@@ -84,3 +86,27 @@ def test_weight_of_one_is_the_default() -> None:
 def test_weight_is_refused_when_it_means_nothing(leader: dict[str, Any], message: str) -> None:
     with pytest.raises(ScenarioError, match=message):
         load(scenario(**leader))
+
+
+def adapt(recompute: int) -> dict[str, Any]:
+    return {"kind": "adaptive", "high": 4, "low": 0.25, "threshold": 0.1, "recompute": recompute}
+
+
+@pytest.mark.parametrize("recompute", [1, 2])
+def test_balance_is_recomputed_from_the_load_at_the_price_found(recompute: int) -> None:
+    before, after = (play(balance=adapt(n)) for n in (recompute - 1, recompute))
+    np.testing.assert_allclose(after.outcome.balance_load_kw, before.outcome.load_kw, rtol=1e-6)
+    # The price is the best one for a charge that is large where that load is far from its mean.
+    load_kw = np.array(before.outcome.load_kw)
+    mu = np.where(np.abs(load_kw - load_kw.mean()) > 0.1 * load_kw.mean(), 4, 0.25) * MU
+    mu /= np.mean(after.outcome.baseline_load_kw)
+    settled, price = np.array(after.outcome.load_kw), np.array(after.outcome.price)
+    utility = float((price - [2, 3, 5]) @ settled - mu @ (settled - settled.mean()) ** 2)
+    assert after.outcome.leader_utility == pytest.approx(utility, rel=1e-9)
+    assert after.certify().number("max_regret") <= 1e-6
+
+
+def test_balance_rests_on_the_baseline_unless_it_is_recomputed() -> None:
+    outcome = play(balance=adapt(0)).outcome
+    assert outcome.balance_load_kw is None
+    assert "balance_load_kw" not in outcome.content()
