@@ -173,7 +173,9 @@ class LeaderNode:
         confirmed = self._all_fresh or self._confirmations > _MAX_CONFIRMATIONS
         if self._decision.settle and confirmed:
             return self._settle(settled=True, complete=self._all_fresh, now=now)
-        if self._last_round.number >= self._max_rounds:
+        if self._decision.stop:
+            self._conclusion = {"stopped": self._decision.stop}
+        if self._decision.stop or self._last_round.number >= self._max_rounds:
             return self._settle(settled=False, complete=self._all_fresh, now=now)
         return self._ask(self._decision, now)
 

@@ -193,7 +193,8 @@ def _conclude(ended: Run, *, quiet: bool, certified: bool, required: bool) -> No
         message = f"the run went on without {_list_some(ended.failures)}; what was found is in {folder}"
         raise CommandError(ExitCode.LOST, message)
     if not ended.settled:
-        message = f"not settled within {len(ended.rounds)} rounds; raise leader.max_rounds"
+        why = ended.record.stopped or "raise leader.max_rounds"
+        message = f"not settled within {len(ended.rounds)} rounds; {why}"
         raise CommandError(ExitCode.NOT_SETTLED, message)
     if required and not passes:
         raise typer.Exit(ExitCode.NOT_CERTIFIED)

@@ -77,6 +77,11 @@ class RunRecord:
         return bool(self.conclusion.get("settled"))
 
     @property
+    def stopped(self) -> str:
+        """Why the leader ended the run before the rounds ran out, though nothing was found; empty where it did not."""
+        return str(self.conclusion.get("stopped", ""))
+
+    @property
     def lost(self) -> bool:
         """True when the run ended because a node or the broker was lost for good."""
         return not self.interrupted and (not self.conclusion or bool(self.conclusion.get("lost")))

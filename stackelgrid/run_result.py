@@ -110,6 +110,7 @@ class RunResult(StrictModel, Generic[Found]):
     """The content of result.json.
 
     - `settled`: whether the leader's stopping rule was met, `complete`: on a round that everybody answered;
+    - `stopped`: why the leader ended it before the rounds ran out, empty where it did not;
     - `rounds`: of the leader, `inner_rounds`: of the aggregator that played most rounds with its homes, `questions`:
       that one home was asked;
     - `messages`, `bytes`: messages that the nodes sent and bytes of their payloads; `rejected`: messages ignored, by
@@ -128,6 +129,7 @@ class RunResult(StrictModel, Generic[Found]):
     broker: str
     settled: bool
     complete: bool
+    stopped: str = ""
     rounds: int
     inner_rounds: int
     questions: int = 0

@@ -136,8 +136,9 @@ def verdict(run: RunFolder) -> str:
         return f"Settled in {rounds}, but on answers some of which were held or left out."
     if not result.rounds:
         return "Not settled: not a single round was finished."
-    if result.rounds >= limit:
-        return f"Not settled within the limit of {rounds}; raise leader.max_rounds in the scenario."
+    if result.stopped or result.rounds >= limit:
+        within = rounds if result.stopped else f"the limit of {rounds}"
+        return f"Not settled within {within}; {result.stopped or 'raise leader.max_rounds'} in the scenario."
     return f"Not settled: the run ended after {rounds} of at most {limit}, interrupted or without a node it needed."
 
 

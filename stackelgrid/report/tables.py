@@ -71,9 +71,11 @@ def _end(result: RunResult[Any]) -> str:
 
 
 def rounds(result: RunResult[Any]) -> str:
-    """Give the leader's number of rounds, and the aggregators' where they played more of their own."""
+    """Give the leader's number of rounds, and the aggregators' where they played more, or the questions where more."""
     rounds = plural(result.rounds, "round")
-    return f"{rounds} ({result.inner_rounds:,} among the homes)" if result.inner_rounds > result.rounds else rounds
+    if result.inner_rounds > result.rounds:
+        return f"{rounds} ({result.inner_rounds:,} among the homes)"
+    return f"{rounds} ({result.questions:,} questions)" if result.questions > result.rounds else rounds
 
 
 def key_figures(result: RunResult[Any]) -> list[Row]:

@@ -36,7 +36,8 @@ DownSettlement_co = TypeVar("DownSettlement_co", bound=Question, covariant=True)
 class Decision(Generic[DownSignal, DownSettlement_co]):
     """A leader's decision after a round: `ask` again or, when `settle` is true, end with `settlement`.
 
-    `settlement` is settled whenever the run ends here, also because the rounds ran out. `residual` is the largest
+    `settlement` is settled whenever the run ends here, also because the rounds ran out. `stop` says in words why it is
+    to end here though nothing was found, and what helps; the run then counts as not settled. `residual` is the largest
     relative change that is still wanted, None when it cannot be computed. `account` goes into the journal: the round in
     numbers.
     """
@@ -46,6 +47,7 @@ class Decision(Generic[DownSignal, DownSettlement_co]):
     settle: bool = False
     residual: float | None = None
     account: Mapping[str, Any] = field(default_factory=dict)
+    stop: str = ""
 
 
 class LeaderStrategy(Protocol[DownSignal, DownAnswer_contra, DownSettlement_co]):

@@ -62,7 +62,8 @@ def find_missing_settlement(evidence: Evidence) -> Iterator[str]:
     """A leader that is alive settles.
 
     It may lose its members under policy `fail`, when none of them has ever answered, or when those who did are in
-    quarantine for false or damaged answers; it may run out of rounds while faults go on or nobody answers.
+    quarantine for false or damaged answers; it may run out of rounds while faults go on or nobody answers, and stop
+    when its questions are used up.
     """
     conclusion, case = evidence.run_record.conclusion, evidence.case
     if LEADER in evidence.errors:
@@ -76,7 +77,8 @@ def find_missing_settlement(evidence: Evidence) -> Iterator[str]:
     elif not conclusion["settled"]:
         rounds, undisturbed = len(evidence.ledgers[LEADER]), _count_undisturbed_rounds(evidence)
         unanswered = not evidence.ledgers[LEADER][-1]["answers"]
-        if rounds < case.scenario.leader.max_rounds or (undisturbed > _MAX_UNDISTURBED_ROUNDS and not unanswered):
+        early = rounds < case.scenario.leader.max_rounds and not conclusion.get("stopped")
+        if early or (undisturbed > _MAX_UNDISTURBED_ROUNDS and not unanswered):
             yield f"not settled after {rounds} rounds, {undisturbed} of them after the last fault"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -151,7 +152,7 @@ def compare(
         raise ConfigError(f"{source}: the game {scenario.game} has no algorithms to choose from; name another scenario")
     if len(set(algorithms)) < max(len(algorithms), 1):
         raise ConfigError(f"--algorithms {','.join(algorithms)}: name each once")
-    scenarios = {name: load(source, [*overrides, f"leader.algorithm={name}"], seed) for name in algorithms}
+    scenarios = {name: load(source, [*overrides, f"leader.algorithm={json.dumps(name)}"], seed) for name in algorithms}
     name = f"{Path(source).stem[:100]}-algorithms"
     folder = run_folder.create_under_runs(name) if out is None else run_folder.create(out)
     run_folder.write_scenario(folder, scenario)

@@ -28,6 +28,7 @@ def build_result(scenario: Scenario, run_record: RunRecord) -> RunResult[Any]:
         "broker": run_record.broker,
         "settled": run_record.settled,
         "complete": bool(run_record.conclusion.get("complete", False)),
+        "stopped": run_record.stopped,
         "rounds": len(run_record.rounds),
         "inner_rounds": run_record.inner_rounds,
         "questions": sum(each["questions"] for each in traffic),

@@ -96,3 +96,23 @@ def test_algorithm_of_a_package_is_unknown_where_it_is_not_installed(tmp_path: P
     assert "leader.algorithm: 'admm' is not an algorithm of user_oriented that is installed; those are newton, " in (
         refused.stderr
     )
+
+
+def test_home_whose_algorithm_is_not_installed_says_so(command: Command, tmp_path: Path) -> None:
+    home = {"id": "h1", "horizon": 2, "inelastic": [{"load_kw": [1.0, 1.0]}]}
+    config = {"run": "r", "name": "h1", "game": "user_oriented", "slots": 2, "aggregator": "a1", "homes": [home]}
+    path = tmp_path / "h1.json"
+
+    def start(algorithm: str) -> tuple[int, str]:
+        path.write_text(json.dumps({**config, "algorithm": algorithm}))
+        started = [sys.executable, "-m", "emc_node", "--config", str(path)]
+        ended = subprocess.run(started, check=False, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+        return ended.returncode, ended.stderr.strip()
+
+    for algorithm, said in (
+        ("admm", "not an algorithm of user_oriented"),
+        ("newton", "has no home's half; leave it out"),
+    ):
+        code, line = start(algorithm)
+        assert code == 2 and "algorithm" in line and said in line, line
+        assert len(line.splitlines()) == 1

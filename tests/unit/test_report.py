@@ -483,13 +483,14 @@ def test_summary_has_the_rows_of_a_result(found: dict[str, Any]) -> None:
         "scenario": "Six homes",
         "rounds": 1,
         "inner_rounds": 1,
+        "questions": 5,
     }
     found["outcome"] |= {"peak_kw": 30.0, "baseline_peak_kw": 40.0, "par": 1.5, "baseline_par": 1.25}
     found["calibrated"] = {"leader.mu": "peak 1 kW", "leader.wholesale_price": "peak 1 kW", "seed": "PAR 2"}
     found["outcome"] |= {"price": [1.0, 2.0] * 12, "leader_utility": -1234.5, "system_utility": 0.0, "revenue": 9e6}
     assert summary(parse(found)) == [
         ("Scenario", "Six homes"),
-        ("Settled", "yes, in 1 round"),
+        ("Settled", "yes, in 1 round (5 questions)"),
         ("Game", "user-oriented pricing, seed 2016"),
         ("Players", "6 homes in 1 process"),
         ("Time", "1.250 s"),

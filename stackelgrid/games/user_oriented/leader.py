@@ -53,7 +53,7 @@ class UserOrientedLeader:
     The first round asks the flat `baseline_price` (T,). `balance` turns the load that answers it, (T,) kW, into the
     charge mu on deviation, (T,) money per kWh per kW. When a price is found, the load there is given to it too, and the
     search begins anew, `recompute` times. In all rounds together the leader asks at most `questions` different prices;
-    of a round that would ask more, it leaves out the last of the further ones, and settles at the end of them.
+    of a round that would ask more it leaves out the last of the further ones, and it stops when none is left.
     """
 
     def __init__(
@@ -136,7 +136,8 @@ class UserOrientedLeader:
         next_price = self._make_question(result) if isinstance(result, NextPrices) else settlement
         if len(self._asked.union(next_price.questions)) > self._problem.questions:
             _LOG.warning("no question left", extra={"data": {"asked": len(self._asked), "residual": residual}})
-            return Decision(settlement, settlement, True, residual, account)
+            why = f"all {self._problem.questions} questions are asked; raise leader.questions_per_session"
+            return Decision(settlement, settlement, residual=residual, account=account, stop=why)
         if search is self._search:
             self._next_price = next_price
             if isinstance(result, PriceFound) and self._baseline_is_estimated:

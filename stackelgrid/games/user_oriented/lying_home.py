@@ -269,7 +269,7 @@ class TruthfulRun:
         homes = {name: UserOrientedHomes([each]) for name, each in self.homes.items()}
         members = dict.fromkeys(homes, 1)
         decision, rounds = leader.open(), 0
-        while not decision.settle and rounds < self.scenario.leader.max_rounds:
+        while not (decision.settle or decision.stop) and rounds < self.scenario.leader.max_rounds:
             rounds += 1
             answers = {name: each.answer(decision.ask) for name, each in homes.items()}
             answers[home] = _falsify(lie, answers[home])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stackelgrid
+from stackelgrid import cli
 from stackelgrid.errors import ConfigError
 from stackelgrid.games.user_oriented.algorithms.loads_only import meet_secant
 from stackelgrid.games.user_oriented.algorithms.paper_003 import bound_price, fit_scale
+from stackelgrid.games.user_oriented.hill_climb import HillClimb
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
+from stackelgrid.games.user_oriented.leader import fixed_balance
 from stackelgrid.games.user_oriented.local_response import Observation
+from stackelgrid.games.user_oriented.samples import small_scenario
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 from stackelgrid.registry import list_algorithms
 from stackelgrid.scenarios import load
@@ -115,6 +120,31 @@ def test_loads_alone_lead_to_the_welfare_price() -> None:
     np.testing.assert_allclose(prices[1].outcome.price, prices[0].outcome.price, rtol=1e-6)
 
 
+@pytest.mark.parametrize("seed", [2, 3, 11, 25, 29, 35])
+def test_loads_alone_lead_where_a_climb_with_sensitivities_leads(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    drawn = small_scenario(random, int(random.integers(1, 8)))
+    drawn["leader"] |= {"objective": "stackelberg", "tolerance": 1e-6, "algorithm": "loads_only"}
+    run = stackelgrid.run({"schema": 1, "game": "user_oriented", **drawn})
+    homes, company = [HomeProblem(home) for home in run.scenario.everyone], run.scenario.leader.company(4)
+    price = np.full(4, run.scenario.leader.baseline_price)
+    baseline = sum(home.answer(price).load for home in homes)
+    climb = HillClimb(replace(company, mu=fixed_balance(run.scenario.leader.mu, baseline)), 1e-9)
+    best = -np.inf
+    for _ in range(60):
+        schedules = [home.answer(price) for home in homes]
+        load = np.sum([each.load for each in schedules], axis=0)
+        slope = np.sum([each.slope for each in schedules], axis=0)
+        bend = np.sum([each.sensitivity for each in schedules], axis=0)
+        best = max(best, climb.company.utility(price, load))
+        ahead = climb.step(Observation(price, load, slope, bend - np.diag(slope), len(homes)))
+        if ahead is None:
+            break
+        price = ahead
+    assert run.settled and run.result.questions <= 100
+    assert run.outcome.leader_utility == pytest.approx(best, rel=1e-7)
+
+
 def test_paper_settles_on_the_price_of_newton_where_nothing_is_stored() -> None:
     small = {"population.homes": 12, **WITHOUT_STORAGE}
     newton, paper = (
@@ -168,6 +198,21 @@ def test_unknown_algorithm_is_refused_with_those_that_there_are() -> None:
     assert list_algorithms("user_oriented")[:4] == ["newton", "loads_only", "paper_003", "dual_decomposition"]
 
 
+def test_run_whose_questions_are_used_up_is_not_settled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = ("leader.questions_per_session=9", "population.homes=4", "leader.algorithm=loads_only")
+    folder = tmp_path / "run"
+    command = ["stackelgrid", "run", "user_oriented", "--transport", "memory", "--out", str(folder)]
+    monkeypatch.setattr("sys.argv", [*command, *(f"--set={each}" for each in few)])
+    code, said = cli.main(), capsys.readouterr().err
+    result = json.loads((folder / "result.json").read_text())
+    why = "all 9 questions are asked; raise leader.questions_per_session"
+    assert (code, result["settled"], result["stopped"]) == (3, False, why)
+    assert result["rounds"] < 40
+    assert why in said and why in (folder / "report.html").read_text()
+
+
 # --- counts ---
 
 
@@ -184,7 +229,7 @@ def test_messages_and_bytes_of_the_rounds_add_up(shipped: dict[str, stackelgrid.
         # Presence: 64, and again once an aggregator has gathered; settlements and receipts; what is cleared at the end.
         assert rest.messages == (64 + 4) + (1 + 4 + 4 + 60) + (64 + 5)
     assert {record["questions"] for record in shipped["newton"].rounds[:1]} == {1}
-    assert {record["questions"] for record in shipped["loads_only"].rounds} == {3}
+    assert {record["questions"] for record in shipped["loads_only"].rounds} == {4}
 
 
 def test_journal_counts_the_bytes_of_the_leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +269,12 @@ def test_update_meets_its_secant_and_stays_negative_semidefinite(slots: int, see
 def test_load_that_rises_with_its_price_teaches_nothing() -> None:
     known = -np.eye(3)
     assert np.array_equal(meet_secant(known, np.ones(3), np.ones(3)), known)
-    assert np.array_equal(meet_secant(known, np.ones(3), np.zeros(3)), known)
+
+
+def test_load_that_does_not_move_along_a_step_is_learnt_so() -> None:
+    updated = meet_secant(-np.diag([1.0, 2.0, 3.0]), np.ones(3), np.zeros(3))
+    np.testing.assert_allclose(updated @ np.ones(3), 0, atol=1e-12)
+    assert np.linalg.eigvalsh(updated).max() <= 1e-12
 
 
 def test_fit_of_two_answers_is_exact_for_logarithmic_homes() -> None:

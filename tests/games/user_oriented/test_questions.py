@@ -177,10 +177,12 @@ def test_leader_never_asks_more_than_its_questions() -> None:
     assert isinstance(leader, UserOrientedLeader)
     leader._make_algorithm = Curious
     decision, asked, rounds = leader.open(), set[bytes](), 0
-    while not decision.settle:
+    while not decision.stop:
+        assert not decision.settle
         asked.update(decision.ask.questions)
         decision = leader.decide(decision.ask, {"a1": UserOrientedHomes(HOMES[:1]).answer(decision.ask)}, ())
         rounds += 1
     assert len(asked) == settings.questions_per_session == 100
     assert rounds > 10  # further prices leave the first ones of some rounds to ask
+    assert decision.stop == "all 100 questions are asked; raise leader.questions_per_session"
     assert decision.settlement.others is None
