@@ -300,6 +300,8 @@ def check(
         count = plural(len(fault_plans.fit(faults, checked).faults), "fault")
         description += f", with {count} of {faults}"
     print(f"{source}: {description}; no errors")
+    for doubt in checked.find_doubts():
+        _stderr().print(f"{source}: {doubt}", markup=False)
 
 
 @app.command()

@@ -12,7 +12,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as the testbed has it for its nodes;
 
 from benchmarks.random_games import reference
 from benchmarks.random_games.draw import FAMILIES
-from benchmarks.random_games.play import BOUNDS, Played, play, tabulate
+from benchmarks.random_games.play import NOTABLE, Played, play, tabulate
 
 GAMES = {"uncoupled": 300, "coupled": 100, "welfare": 300}
 _WORST = 10
@@ -42,11 +42,11 @@ def main() -> int:
 
 def print_worst(games: list[Played]) -> None:
     """Print the games that lose most, and each that ends below where the earlier leader did."""
-    worst = sorted((game for game in games if game.loss > BOUNDS[0]), key=lambda game: -game.loss)
+    worst = sorted((game for game in games if game.loss > NOTABLE), key=lambda game: -game.loss)
     for game in worst[:_WORST]:
         print(f"  seed {game.seed} loses {game.loss:.1e} in {game.rounds} rounds")
     for game in games:
-        if game.lost > BOUNDS[0]:
+        if game.lost > NOTABLE:
             print(f"  seed {game.seed} ends {game.lost:.1e} below the earlier leader")
 
 

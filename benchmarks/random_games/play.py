@@ -14,7 +14,8 @@ from benchmarks.random_games.best_price import WITHIN_CAPACITY
 from benchmarks.random_games.draw import draw_game
 from benchmarks.random_games.reference import Reference
 
-BOUNDS = (1e-6, 1e-4, 1e-3, 1e-2)
+BOUNDS = (1e-7, 1e-6, 1e-4, 1e-3, 1e-2)
+NOTABLE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Played:
 
     `utility` is the leader's, of a `welfare` game the system's; `loss` how far that is below the reference, and `lost`
     how far below the earlier leader, both relative to max(|best|, 1). `violation` of the capacity is relative to the
-    largest load; a price that does not keep it loses infinitely.
+    largest load; a price that does not keep it, or the bounds of the price, loses infinitely.
     """
 
     seed: int
@@ -47,6 +48,8 @@ def play(family: str, reference: Reference) -> Played:
     capacity, load = content["leader"].get("capacity", {}), np.array(outcome.load_kw)
     most, least = capacity.get("max_kw", math.inf), capacity.get("min_kw", -math.inf)
     violation = float(max(load.max() - most, least - load.min(), 0.0) / load.max())
+    low, high = content["leader"]["price_min"], content["leader"]["price_max"]
+    is_allowed = violation <= WITHIN_CAPACITY and low <= min(outcome.price) <= max(outcome.price) <= high
     best, before = reference.best.utility, reference.before
     # The earlier leader may owe a little more than the best to a capacity that it kept nearly.
     scale, reached = max(abs(best), 1.0), -math.inf if before is None else min(before.utility, best)
@@ -54,7 +57,7 @@ def play(family: str, reference: Reference) -> Played:
         seed=reference.seed,
         utility=utility,
         price=list(outcome.price),
-        loss=(best - utility) / scale if violation <= WITHIN_CAPACITY else math.inf,
+        loss=(best - utility) / scale if is_allowed else math.inf,
         lost=(reached - utility) / scale,
         violation=violation,
         flat=reference.best.flat,
@@ -81,5 +84,5 @@ def _line(kind: str, games: Sequence[Played]) -> str:
     return (
         f"{kind:24}{len(games):5}{shares}{losses.max():10.1e}{f'{median(rounds):g} / {max(rounds)}':>12}"
         f"{max(game.questions for game in games):11}{sum(not game.settled for game in games):11}"
-        f"{sum(game.lost > BOUNDS[0] for game in games):6}"
+        f"{sum(game.lost > NOTABLE for game in games):6}"
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.random_games.homes import Array, PlainHomes
 
@@ -21,7 +22,7 @@ Quantity = Literal["level", "charging", "rate", "draw", "cover"]  # cover: b + s
 Values = dict[Quantity, Array]
 
 _STEPS = 80
-_CLOSE_ENOUGH, _FEASIBLE = 1e-13, 1e-11
+_CLOSE_ENOUGH, _FEASIBLE = 1e-11, 1e-9
 _TO_BOUNDARY = 0.995
 
 
@@ -81,14 +82,18 @@ class _Programme:
         self._is_full_at_end = need >= size  # then the last level is no variable
         self._is_stuck = home.most - home.least <= 1e-12
 
+        # Every limit has room at the start: the storage charges slowly, and appliances leave power for that.
         count, n = price.shape
-        level = np.clip(np.linspace(self._start, (need + size) / 2, n + 1)[1:], 0.05 * size, 0.95 * size)
+        end = size if self._is_full_at_end else self._start + 0.3 * min(size - self._start, n * storage["charge_kw"])
         floor, ceiling = np.append(np.zeros(n - 1), need), np.full(n, size)
         if self._is_full_at_end:
-            level[-1], floor[-1], ceiling[-1] = size, size - 1, size + 1
-        self._level = np.tile(level, (count, 1))
-        self._rate = np.tile((home.least + home.most) / 2, (count, 1, 1))
-        self._depth = np.maximum(threshold - self._level, 0)
+            floor[-1], ceiling[-1] = size - 1, size + 1
+        self._level = np.tile(np.linspace(self._start, end, n + 1)[1:], (count, 1))
+        span = home.most - home.least
+        least = home.fixed[0] + (end - self._start) / n + home.least.sum(axis=0)
+        share = np.minimum(1.0, (home.draw_max[0] - least) / np.maximum(span.sum(axis=0), 1e-9)) / 2
+        self._rate = np.tile(home.least + share * span, (count, 1, 1))
+        self._depth = np.maximum(threshold - self._level, 0) + 1
         self._limits: list[_Limit] = []
         self._bound("level", floor, ceiling)
         self._bound("charging", -storage["discharge_kw"], storage["charge_kw"])
@@ -99,9 +104,8 @@ class _Programme:
     def _bound(self, of: Quantity, lower: Array | float, upper: Array | float) -> None:
         for sign, constant in ((1.0, -np.asarray(lower)), (-1.0, np.asarray(upper))):
             if np.isfinite(constant).all():
-                room = sign * self._values()[of] + constant
-                slack = np.where(room > 1e-3, room, 0.1)
-                self._limits.append(_Limit(of, sign, constant, slack, np.ones_like(slack)))
+                slack = np.maximum(sign * self._values()[of] + constant, 1e-3)
+                self._limits.append(_Limit(of, sign, constant, slack, 1 / slack))
 
     def _values(self) -> Values:
         charging = np.diff(self._level, axis=1, prepend=self._start)
@@ -110,25 +114,27 @@ class _Programme:
         return {"level": self._level, "charging": charging, "rate": self._rate, "draw": draw, "cover": cover}
 
     def solve(self) -> Array:
-        """Give the draw in the window, (K, n) kW. Raise `ArithmeticError` where the method does not converge."""
+        """Give the draw in the window, (K, n) kW; nan where steps become too short, at one price of some thousands."""
         centring = np.full(len(self._price), 0.5)
         limits = self._limits
         size = sum(limit.slack[0].size for limit in limits)
         for _ in range(_STEPS):
             values = self._values()
             gap = np.sum([_by_price(c.slack * c.multiplier).sum(axis=1) for c in limits], axis=0) / size
-            missed = max(float(np.abs(c.miss(values)).max()) for c in limits)
-            if gap.max() <= _CLOSE_ENOUGH and missed <= _FEASIBLE:
-                return values["draw"]
-            target = np.maximum(centring * gap, 0.1 * _CLOSE_ENOUGH)
-            length = self._move(values, target)
+            missed = np.max([_by_price(np.abs(c.miss(values))).max(axis=1) for c in limits], axis=0)
+            is_solved = (gap <= _CLOSE_ENOUGH) & (missed <= _FEASIBLE)
+            if is_solved.all():
+                break
+            # The gap closes no faster than the limits are met; else steps become short.
+            target = np.maximum(np.maximum(centring * gap, np.minimum(gap, 0.1 * missed)), 0.1 * _CLOSE_ENOUGH)
+            length = self._move(values, target, is_solved)
             centring = np.where(length > 0.8, 0.05, 0.4)
-        raise ArithmeticError(f"gap {gap.max():.1e}, missed {missed:.1e} after {_STEPS} steps")
+        return np.where(is_solved[:, None], values["draw"], np.nan)
 
-    def _move(self, values: Values, target: Array) -> Array:
-        """Take a step towards slack times multiplier = `target` (K,); give its length (K,)."""
+    def _move(self, values: Values, target: Array, is_solved: NDArray[np.bool_]) -> Array:
+        """Take a step towards slack times multiplier = `target` (K,), where not solved yet; give its length (K,)."""
         steps = self._find_steps(values, target)
-        length, moves = np.ones(len(target)), []
+        length, moves = np.where(is_solved, 0.0, 1.0), []
         for c in self._limits:
             slack = c.sign * steps[c.of] + c.miss(values)
             multiplier = (_over(target, c.slack) - c.multiplier * (c.slack + slack)) / c.slack
@@ -168,7 +174,8 @@ class _Programme:
         elastic = (moved - weight["draw"] * softness * charging) / (1 + weight["draw"] * softness)
         rate = (rise_x - (weight["draw"] * (charging + elastic))[:, None, :]) / stiffness
         depth = (rise_s - weight["cover"] * level) / stiff_s
-        return {"level": level, "charging": charging, "rate": rate, "draw": charging + elastic, "cover": level + depth}
+        draw = charging + rate.sum(axis=1)
+        return {"level": level, "charging": charging, "rate": rate, "draw": draw, "cover": level + depth}
 
 
 def _solve_chain(own: Array, link: Array, rise: Array, is_end_fixed: bool) -> Array:

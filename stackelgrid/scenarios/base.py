@@ -87,6 +87,10 @@ class Scenario(StrictModel):
                 f"homes: their connections carry {total:g} kW together, more than {LARGEST:g}; correct units or numbers"
             )
 
+    def find_doubts(self) -> list[str]:
+        """List what can be played and is probably meant otherwise, each with its key."""
+        return []
+
     def rehearse(self) -> None:
         """Build what the nodes will build when they start. Raises `ValueError` for what one of them would refuse."""
         self.leader_settings().strategy(self.slots)

@@ -245,7 +245,7 @@ def test_run_in_which_nobody_draws_has_an_outcome(tmp_path: Path) -> None:
     path = tmp_path / "two.yaml"
     path.write_text(TWO_HOMES)
     ended = runner.run(path, ["homes.1.inelastic.0.load_kw=[0, 0]", "leader.wholesale_price=20"], certify=True)
-    assert ended.settled and ended.outcome.load_kw == [0, 0] and ended.outcome.par == 1
+    assert ended.settled and ended.outcome.load_kw == [0, 0] and ended.outcome.par is None
     assert ended.outcome.baseline_par > 0
 
 
@@ -255,7 +255,7 @@ def test_leader_outlives_answers_of_no_load() -> None:
     price = leader.open().ask
     nothing = LoadResponse(homes=1, load_kw=[0.0, 0.0], slope=[0.0, 0.0])
     decided = leader.decide(price, {"a1": nothing}, ())
-    assert decided.ask == price and not decided.settle and decided.account["par"] == 1
+    assert decided.ask == price and not decided.settle and decided.account["par"] is None
     some = LoadResponse(homes=1, load_kw=[1.0, 2.0], slope=[-0.1, -0.1])
     assert leader.decide(price, {"a1": some}, ()).ask != price
 

@@ -30,7 +30,7 @@ def figures(settings: list[str], rounds: int) -> list[float]:
     """Give peak (kW) and peak-to-average ratio before and after the game, with these settings of the scenario."""
     scenario = load("user_oriented", [*settings, f"leader.max_rounds={rounds}"])
     outcome: UserOrientedOutcome = scenario.outcome(play(scenario))
-    return [outcome.baseline_peak_kw, outcome.baseline_par, outcome.peak_kw, outcome.par]
+    return [outcome.baseline_peak_kw, outcome.baseline_par or np.nan, outcome.peak_kw, outcome.par or np.nan]
 
 
 def loads(commercial: float, others: float) -> list[str]:

@@ -61,7 +61,7 @@ def _draw_price_and_deviation(runs: Runs) -> drawing.Figure:
     outcomes, x = play_multiples(runs), MULTIPLES.tolist()
     mean = [float(np.mean(outcome.price)) for outcome in outcomes]
     paid = [outcome.revenue / sum(outcome.load_kw) for outcome in outcomes]
-    par = [outcome.par for outcome in outcomes]
+    par = [outcome.par or np.nan for outcome in outcomes]
     price = [drawing.Curve("mean over the hours", mean), drawing.Curve("mean over the kWh", paid)]
     return drawing.side_by_side(
         [

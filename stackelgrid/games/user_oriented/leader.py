@@ -225,10 +225,10 @@ def weigh_in_search(revenue_weight: float) -> float:
     return max(revenue_weight, LEAST_REVENUE_WEIGHT)
 
 
-def compute_par(load: Array) -> float:
-    """Compute the peak-to-average ratio of a load, (T,); one whose mean is zero counts as flat."""
+def compute_par(load: Array) -> float | None:
+    """Compute the peak-to-average ratio of a load, (T,) kW; None where the mean is no load, less than a microwatt."""
     mean = load.mean()
-    return float(load.max() / mean) if mean else 1.0
+    return float(load.max() / mean) if mean > 1e-9 else None
 
 
 def sum_answers(question: Price, answers: Mapping[str, LoadResponse], held: Collection[str] = ()) -> list[Observation]:

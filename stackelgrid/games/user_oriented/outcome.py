@@ -46,7 +46,7 @@ class UserOrientedOutcome(Outcome):
     | `price` | (T,) | money per kWh | the price of each slot |
     | `load_kw`, `baseline_load_kw` | (T,) | kW | total load at that price, and at the flat price |
     | `peak_kw`, `baseline_peak_kw` | | kW | the largest of these |
-    | `par`, `baseline_par` | | | peak-to-average ratio, peak over mean |
+    | `par`, `baseline_par` | | | peak-to-average ratio, peak over mean; null where nobody draws |
     | `leader_utility` | | money | U_c, [UO-7] |
     | `system_utility` | | money | that, with revenue at weight 1, and the utility of every home in `homes` |
     | `revenue` | | money | what all homes pay, sum p_t L_t |
@@ -62,9 +62,9 @@ class UserOrientedOutcome(Outcome):
     load_kw: Vector
     baseline_load_kw: Vector
     peak_kw: Finite
-    par: Finite
+    par: Finite | None
     baseline_peak_kw: Finite
-    baseline_par: Finite
+    baseline_par: Finite | None
     leader_utility: Finite
     system_utility: Finite
     revenue: Finite

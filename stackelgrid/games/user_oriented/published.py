@@ -72,7 +72,7 @@ def _count_rises(numbers: list[float]) -> str:
 
 def _check_deviation_falls(runs: Runs) -> Finding:
     sweep = play_multiples(runs)
-    deviation, par = [outcome.deviation for outcome in sweep], [outcome.par for outcome in sweep]
+    deviation, par = [outcome.deviation for outcome in sweep], [outcome.par or np.nan for outcome in sweep]
     here = f"PAR {_range(par, 3)}, squared deviation {_range(deviation, 0)} kW²"
     return Finding(here, is_rising(par[::-1]) and is_rising(deviation[::-1]))
 
@@ -206,8 +206,9 @@ def _check_storage_saves(runs: Runs) -> Finding:
 def _check_adaptive(runs: Runs) -> Finding:
     fixed, adaptive = play(runs), play(runs, ADAPTIVE)
     loss = 1 - adaptive.system_utility / fixed.system_utility
-    here = f"PAR {fixed.par:.3f} to {adaptive.par:.3f}, system utility lower by {100 * loss:.2f} %"
-    return Finding(here, adaptive.par < fixed.par and 0 < loss < 0.01)
+    before, after = (outcome.par or np.nan for outcome in (fixed, adaptive))
+    here = f"PAR {before:.3f} to {after:.3f}, system utility lower by {100 * loss:.2f} %"
+    return Finding(here, after < before and 0 < loss < 0.01)
 
 
 def _check_adaptive_bills(runs: Runs) -> Finding:
@@ -257,9 +258,9 @@ PAPER = Paper(
     "customers on measured profiles, with four numbers calibrated to those four figures; only the trends are evidence.",
     (
         _figure("peak before", "447.04", "kW", lambda outcome: outcome.baseline_peak_kw),
-        _figure("PAR before", "1.377", "", lambda outcome: outcome.baseline_par),
+        _figure("PAR before", "1.377", "", lambda outcome: outcome.baseline_par or np.nan),
         _figure("peak after", "433.99", "kW", lambda outcome: outcome.peak_kw),
-        _figure("PAR after", "1.134", "", lambda outcome: outcome.par),
+        _figure("PAR after", "1.134", "", lambda outcome: outcome.par or np.nan),
         _figure_of_mean("mean load before", "324.65", "0.13", lambda outcome: outcome.baseline_load_kw),
         _figure_of_mean("mean load after", "382.71", "0.18", lambda outcome: outcome.load_kw),
     ),

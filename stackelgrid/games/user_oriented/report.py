@@ -74,7 +74,7 @@ def key_figures(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOut
     mean_price = sum(outcome.price) / len(outcome.price)
     return [
         ("Peak load", change(outcome.baseline_peak_kw, outcome.peak_kw, "kW")),
-        ("Peak-to-average ratio", change(outcome.baseline_par, outcome.par)),
+        ("Peak-to-average ratio", _compare_par(outcome)),
         ("Mean price", f"{number(mean_price)} {rate}"),
         ("Leader utility", f"{number(outcome.leader_utility)} {result.money}"),
         ("System utility", _system_utility(result, outcome)),
@@ -96,6 +96,13 @@ def _list_findings(outcome: UserOrientedOutcome, rate: str) -> Iterator[Row]:
             f"answers to one price differ by {number(outcome.noise_kw)} kW, "
             f"which moves the price by {number(outcome.noise_price)} {rate}",
         )
+
+
+def _compare_par(outcome: UserOrientedOutcome) -> str:
+    before, after = outcome.baseline_par, outcome.par
+    if before is None or after is None:
+        return " → ".join("none, as nobody draws" if par is None else number(par) for par in (before, after))
+    return change(before, after)
 
 
 def _system_utility(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOutcome) -> str:

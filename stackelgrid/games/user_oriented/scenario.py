@@ -79,6 +79,18 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
         """True for `welfare`, whose certificate is made of sums over the homes."""
         return self.leader.objective == "welfare"
 
+    def find_doubts(self) -> list[str]:
+        """Ask whether a wholesale price that no price may reach is in another unit."""
+        wholesale, most = self.leader.company(self.slots).wholesale_price, self.leader.price_max
+        above = int(np.sum(wholesale > most))
+        if not above:
+            return []
+        where = "" if above == self.slots else f" in {above} of {self.slots} slots"
+        return [
+            f"leader.wholesale_price: {wholesale.max():g} lies above price_max {most:g}{where}, so that each kWh "
+            f"sold is a loss; is it per MWh? Prices are {self.money} per kWh"
+        ]
+
     def connection_kw(self, home: Home) -> float:
         """Give what the home says of itself, kW."""
         return home.connection_kw
