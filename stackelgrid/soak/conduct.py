@@ -349,6 +349,7 @@ class _MemberWalk:
         self._round, self._question = 0, None
         self._answer = self._receipt = b""
         self._settled_at: float | None = None
+        self._is_over = False  # its coordinator has cleared the signal
         self._contact = 0.0
 
     @property
@@ -374,10 +375,12 @@ class _MemberWalk:
                 yield f"looks for messages {event.seconds - self._contact:.3f} s after the last"
             case "receive" if ours and event.payload and event.rejected is None:
                 self._receive(event)
+            case "receive" if ours and event.about.purpose == "signal" and not event.payload:
+                self._is_over = True
             case "send" if ours and event.payload:
                 yield from self._send(event)
-            case "finish" if self._is_home and self._settled_at is None:
-                yield "leaves before it knows the settlement"
+            case "finish" if self._is_home:
+                yield from self._leave(event)
         if event.kind == "fetch" or (event.kind == "receive" and ours and event.payload and event.rejected is None):
             self._contact = event.seconds
         if self._is_home and self._settled_at is None and event.seconds > self._contact + _SILENCE_S + _EPSILON:
@@ -400,6 +403,12 @@ class _MemberWalk:
                 self._begun_by = event.seconds if self.life == 0 else None  # a restarted one may know the question
             elif named and (self._answer or (self._is_home and not known)):
                 self._owe("answer", event, True)
+
+    def _leave(self, event: Event) -> Iterator[str]:
+        if self._settled_at is None:
+            yield "leaves before it knows the settlement"
+        elif not self._is_over and event.seconds < self._settled_at + _LINGER_S - _EPSILON:
+            yield f"leaves {event.seconds - self._settled_at:.3f} s after the settlement, which may come again"
 
     def _owe(self, what: str, event: Event, at_once: bool) -> None:
         self._due = (event.seconds if at_once else math.inf, what)

@@ -77,7 +77,7 @@ def find_mutants(tree: Path, file: str) -> Iterator[Mutant]:
 
 def _walk(node: ast.AST, where: str) -> Iterator[tuple[str, ast.AST]]:
     """Give the nodes of the code that runs, each with the name of its function; no annotations, no decorators."""
-    if isinstance(node, ast.Expr) and ast.unparse(node).startswith(_TELEMETRY):
+    if _is_telemetry(node):
         return
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "bases", "keywords") and not isinstance(node, ast.Call):
@@ -88,8 +88,16 @@ def _walk(node: ast.AST, where: str) -> Iterator[tuple[str, ast.AST]]:
             inside = where
             if isinstance(child, ast.FunctionDef | ast.ClassDef):
                 inside = f"{where}.{child.name}".lstrip(".")
-            yield inside or "module", child
+            if not _is_telemetry(child):
+                yield inside or "module", child
             yield from _walk(child, inside)
+
+
+def _is_telemetry(node: ast.AST) -> bool:
+    """Tell whether a statement, or each of those that a condition leads to, does no more than tell of the run."""
+    if isinstance(node, ast.If):
+        return all(map(_is_telemetry, [*node.body, *node.orelse]))
+    return isinstance(node, ast.Expr) and ast.unparse(node).startswith(_TELEMETRY)
 
 
 def _change(node: ast.AST) -> Iterator[tuple[str, str, int]]:
@@ -136,7 +144,7 @@ def _replacements(node: ast.AST) -> Iterator[tuple[tuple[ast.AST, str], object]]
 
 
 def _can_be_dropped(statement: ast.stmt) -> bool:
-    if ast.unparse(statement).startswith(_TELEMETRY):
+    if _is_telemetry(statement):
         return False
     match statement:
         case ast.Expr(value=ast.Call()) | ast.AugAssign():

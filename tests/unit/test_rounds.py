@@ -934,6 +934,17 @@ def test_member_that_was_back_for_a_round_is_waited_for_anew_in_the_next() -> No
     assert one(coordinator.tick(14.0), Round)
 
 
+def test_member_that_was_back_between_rounds_is_waited_for_from_when_it_left_last() -> None:
+    coordinator = gathered("a", "b", policy=replace(POLICY, return_s=3.0))
+    coordinator.receive(is_("b", "offline"), 1.0)
+    coordinator.receive(is_("b", "online"), 2.0)
+    coordinator.receive(is_("b", "offline"), 9.0)
+    coordinator.ask(Question(text="?"), 10.0)
+    assert coordinator.receive(says("a", 1), 10.1) == []
+    assert coordinator.tick(11.9) == []
+    assert one(coordinator.tick(12.0), Round)
+
+
 def test_settlement_does_not_wait_for_a_member_that_has_left() -> None:
     coordinator = settling("a", "b")
     coordinator.receive(has_it("a", 1), 11.0)
