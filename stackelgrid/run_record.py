@@ -116,7 +116,8 @@ class RunRecord:
         """The questions, messages and bytes of each round of the leader, those with the homes included.
 
         The questions are those that one home was asked. The last entry, of no round, has what is in no round: presence,
-        settlement, receipts, and what came to nobody. With it messages and bytes add up to those of the run.
+        settlement, receipts, and what came to nobody. With it messages and bytes add up to those of the run. There is
+        none where those of the run leave some out: of nodes that were killed, or that an observer does not hear.
         """
         traffic = []
         for record in self.rounds:
@@ -128,7 +129,7 @@ class RunRecord:
             sums = {key: record[key] + sum(each[key] for each in inner) for key in ("messages", "bytes")}
             traffic.append({"round": number, "questions": max(asked.values(), default=record["questions"]), **sums})
         rest = {key: getattr(self, key) - sum(each[key] for each in traffic) for key in ("messages", "bytes")}
-        return [*traffic, {"round": None, "questions": 0, **rest}]
+        return [*traffic, {"round": None, "questions": 0, **rest}] if min(rest.values()) >= 0 else traffic
 
 
 class Outcome(StrictModel):

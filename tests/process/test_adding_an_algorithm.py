@@ -66,6 +66,11 @@ def test_added_algorithm_comes_to_the_price_of_newton(command: Command, newton: 
     assert result["settled"] and result["complete"] and result["certificate"]["passed"]
     assert result["rounds"] > newton["rounds"]
     assert result["outcome"]["price"] == pytest.approx(newton["outcome"]["price"], rel=1e-6)
+    for key in ("messages", "bytes"):
+        assert sum(each[key] for each in result["traffic"]) == result[key]
+    *rounds, rest = result["traffic"]
+    assert (len(rounds), rest["round"]) == (result["rounds"], None)
+    assert min(each["messages"] for each in rounds) >= 1 + 4 + 4 + 6
 
 
 def test_home_of_an_added_algorithm_loads_no_leader(command: Command) -> None:

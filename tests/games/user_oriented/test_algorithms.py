@@ -25,6 +25,7 @@ from stackelgrid.games.user_oriented.local_response import Observation
 from stackelgrid.games.user_oriented.samples import small_scenario
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 from stackelgrid.registry import list_algorithms
+from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import load
 from stackelgrid.transport.memory import MemoryTransport
 
@@ -230,6 +231,15 @@ def test_messages_and_bytes_of_the_rounds_add_up(shipped: dict[str, stackelgrid.
         assert rest.messages == (64 + 4) + (1 + 4 + 4 + 60) + (64 + 5)
     assert {record["questions"] for record in shipped["newton"].rounds[:1]} == {1}
     assert {record["questions"] for record in shipped["loads_only"].rounds} == {4}
+
+
+def test_traffic_of_a_run_whose_messages_are_not_all_counted_has_rounds_alone() -> None:
+    one = {"round": 1, "questions": 2, "messages": 3, "bytes": 40}
+    inner = [{"aggregator": name, **one} for name in ("a1", "a2", "a2")]
+    record = RunRecord("mqtt", "none", 9, rounds=[one], aggregator_rounds=inner, messages=12, bytes=170)
+    sums = {"round": 1, "questions": 4, "messages": 12, "bytes": 160}
+    assert record.traffic == [sums, {"round": None, "questions": 0, "messages": 0, "bytes": 10}]
+    assert replace(record, bytes=150).traffic == [sums]
 
 
 def test_journal_counts_the_bytes_of_the_leader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
