@@ -180,8 +180,9 @@ class MarginalPriceSearch:
     def _bracket(self, model: LocalResponse) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Give the lowest and highest price to try, (T,), and the slots in which the model cannot keep the capacity.
 
-        Where the load does not respond, the model knows no price that keeps the capacity: it lies between the price of
-        the observation and the next one asked on the other side, or the bound. The middle is tried, else the bound.
+        Where the slots are apart, a price asked before bounds the one that keeps the capacity, if the cost does not
+        lead beyond it. Where the load does not respond, the model knows nothing: the middle is tried, or the bound of
+        the price where none was asked on the other side.
         """
         company, price, load = self.company, model.at.price, model.at.load
         size = len(price)
@@ -189,13 +190,15 @@ class MarginalPriceSearch:
         over, under = load > company.load_max, load < company.load_min
         flat = np.diag(model.jacobian(price)) >= -_FLAT * _size(load) / _size(price)
         if self.slots_are_apart:
+            cost = company.marginal_cost(load)
             for each in self._asked:
-                enough = np.where(over, each.load <= company.load_max, ~under & (each.load < company.load_min))
-                high = np.where(flat & enough & (each.price > price), np.minimum(high, each.price), high)
-                enough = np.where(under, each.load >= company.load_min, ~over & (each.load > company.load_max))
-                low = np.where(flat & enough & (each.price < price), np.maximum(low, each.price), low)
-            high = np.where(high < company.price_max, (price + high) / 2, high)
-            low = np.where(low > company.price_min, (price + low) / 2, low)
+                keeps_most, keeps_least = each.load <= company.load_max, each.load >= company.load_min
+                bounds = np.where(over, keeps_most & (cost <= each.price), ~under & ~keeps_least)
+                high = np.where(bounds & (each.price > price), np.minimum(high, each.price), high)
+                bounds = np.where(under, keeps_least & (cost >= each.price), ~over & ~keeps_most)
+                low = np.where(bounds & (each.price < price), np.maximum(low, each.price), low)
+            high = np.where(flat & (high < company.price_max), (price + high) / 2, high)
+            low = np.where(flat & (low > company.price_min), (price + low) / 2, low)
         return np.where(flat & over, high, low), np.where(flat & under, low, high), flat & (over | under)
 
 
@@ -208,7 +211,7 @@ def find_marginal_price(
     highest, or the lowest.
     """
     price = np.clip(model.at.price, low, high)
-    step = _find_step(model, company, price, low, high, blind)
+    step = find_step(model, company, price, low, high, blind)
     for _ in range(_STEPS):
         size = float(np.max(np.abs(step)))
         if size <= _CONVERGED * float(np.max(np.abs(price))):
@@ -216,16 +219,14 @@ def find_marginal_price(
         stride = 1.0
         while stride > _LEAST_STRIDE:
             there = _move(price, stride * step, low, high)
-            ahead = _find_step(model, company, there, low, high, blind)
+            ahead = find_step(model, company, there, low, high, blind)
             if float(np.max(np.abs(ahead))) < (1 - stride / 4) * size:
                 break
             stride /= 2
         else:
             return _move(price, step, low, high)
         price, step = there, ahead
-    load = model.load(price)
-    rest = _KEPT * _size(load)
-    return np.where(load > company.load_max + rest, high, np.where(load < company.load_min - rest, low, price))
+    return price
 
 
 def _move(price: Array, step: Array, low: Array, high: Array) -> Array:
@@ -234,39 +235,47 @@ def _move(price: Array, step: Array, low: Array, high: Array) -> Array:
     return np.where(there <= low + rounding, low, np.where(there >= high - rounding, high, there))
 
 
-def _find_step(
+def find_step(
     model: LocalResponse, company: UtilityCompany, price: Array, low: Array, high: Array, blind: NDArray[np.bool_]
 ) -> Array:
     """Take one Newton step of [UO-B] on the model, a QP over the price change.
 
     The step is stationary where p + step = grad C(L + J step) + nu. A slot whose price is at a bound, with a marginal
-    cost or a load beyond it, stays there. J is made definite for the slots in which no load responds to the price;
-    there the price follows the cost.
+    cost or a load beyond it, stays there; one that no step keeps within capacity goes there. J is made definite for the
+    slots in which no load responds to the price; there the price follows the cost.
     """
     load, jacobian = model.load(price), model.jacobian(price)
     cost = company.marginal_cost(load)
     wants_more = ((cost >= price) & (load >= company.load_min)) | (load >= company.load_max)
     wants_less = ((cost <= price) & (load <= company.load_max)) | (load <= company.load_min)
     moves = ~((price >= company.price_max) & wants_more | (price <= company.price_min) & wants_less)
-    step = np.zeros(len(price))
-    if not moves.any():
-        return step
     least = _FLAT * (float(np.max(np.abs(jacobian))) + _size(load) / _size(price))
-    response = (least * np.eye(len(price)) - jacobian)[np.ix_(moves, moves)]
-    unit, size = float(np.max(np.abs(response))), int(moves.sum())
-    limits = replace(
-        company,
-        load_min=np.where(blind, -np.inf, company.load_min)[moves],
-        load_max=np.where(blind, np.inf, company.load_max)[moves],
-    )
-    step[moves], _ = solve_qp(
-        limits,
-        (response + response @ company.cost_curvature[np.ix_(moves, moves)] @ response) / unit,
-        response @ (price - cost)[moves] / unit,
-        ((low - price)[moves], (high - price)[moves]),
-        (np.zeros((0, size)), np.zeros(0), np.zeros(0)),
-        (-response, load[moves]),
-    )
+    response = least * np.eye(len(price)) - jacobian
+    unit, rest = float(np.max(np.abs(response))), _KEPT * _size(load)
+    step = np.zeros(len(price))
+    while moves.any():
+        within, size = np.ix_(moves, moves), int(moves.sum())
+        limits = replace(
+            company,
+            load_min=np.where(blind, -np.inf, company.load_min)[moves],
+            load_max=np.where(blind, np.inf, company.load_max)[moves],
+        )
+        step[moves], _ = solve_qp(
+            limits,
+            (response[within] + response[within] @ company.cost_curvature[within] @ response[within]) / unit,
+            response[within] @ (price - cost)[moves] / unit,
+            ((low - price)[moves], (high - price)[moves]),
+            (np.zeros((0, size)), np.zeros(0), np.zeros(0)),
+            (-response[within], (load - response @ np.where(moves, 0, step))[moves]),
+        )
+        predicted = load - response @ step
+        too_much, too_little = predicted - company.load_max, company.load_min - predicted
+        missed = np.where(moves & ~blind, np.maximum(too_much, too_little), -np.inf)
+        worst = int(np.argmax(missed))
+        if missed[worst] <= rest:
+            break
+        step[worst] = (high if too_much[worst] > 0 else low)[worst] - price[worst]
+        moves[worst] = False
     return np.clip(step, low - price, high - price)
 
 

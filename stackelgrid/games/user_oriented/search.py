@@ -104,10 +104,13 @@ def solve_qp(
     lower = np.concatenate([box[0], rows[1], (company.load_min - load)[bounded]])
     upper = np.concatenate([box[1], rows[2], (company.load_max - load)[bounded]])
     hard, soft = 0, 8
-    for softness in (hard, soft):
+    # Where load is far beyond capacity, DAQP may cycle unless the rows are softer.
+    for softness, weakness in ((hard, 1e-6), (soft, 1e-6), (soft, 1e-3)):
         sense = np.zeros(len(lower), np.int32)
         sense[len(lower) - int(bounded.sum()) :] = softness
-        solution, _, flag, info = daqp.solve(hessian, linear, matrix, upper, lower, sense, primal_tol=1e-11)
+        solution, _, flag, info = daqp.solve(
+            hessian, linear, matrix, upper, lower, sense, primal_tol=1e-11, rho_soft=weakness
+        )
         if flag > 0:
             return np.asarray(solution), np.asarray(info["lam"])
     raise SolverError("the leader's local problem", f"DAQP exit {flag}")

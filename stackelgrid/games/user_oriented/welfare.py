@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from stackelgrid.games.user_oriented.local_response import Array, LocalResponse, Observation
-from stackelgrid.games.user_oriented.marginal_price import MarginalPriceSearch, find_marginal_price
+from stackelgrid.games.user_oriented.marginal_price import MarginalPriceSearch, find_marginal_price, find_step
 from stackelgrid.games.user_oriented.search import NextPrices, PriceFound, relative_change
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 
@@ -103,26 +103,23 @@ class _ReliefSearch(MarginalPriceSearch):
         self._capacity = company
 
     def _find_target(self, observed: Observation, exponent: Array) -> Array:
-        """Find the price on the local model at which it widens the capacity least, by halving."""
+        """Find the price on the local model within the capacity widened least; by halving, one Newton step each."""
         model = LocalResponse(observed, exponent)
-        limits = self._bracket(model)
-
-        def find(violation: float) -> Array:
-            self.company = replace(
-                self.company,
-                load_min=self._capacity.load_min - violation,
-                load_max=self._capacity.load_max + violation,
-            )
-            return find_marginal_price(model, self.company, *limits)
-
-        least, enough = 0.0, self._capacity.violation(observed.load)
+        low, high, blind = self._bracket(model)
+        price = np.clip(observed.price, low, high)
+        load, jacobian = model.load(price), model.jacobian(price)
+        least, enough = 0.0, self._capacity.violation(load)
         for _ in range(_HALVINGS):
             between = (least + enough) / 2
-            if self._capacity.violation(model.load(find(between))) <= between * (1 + 1e-9):
-                enough = between
-            else:
-                least = between
-        return find(enough)
+            step = find_step(model, self._widen(between), price, low, high, blind)
+            keeps = self._capacity.violation(load + jacobian @ step) <= between * (1 + _KEPT)
+            least, enough = (least, between) if keeps else (between, enough)
+        self.company = self._widen(enough)
+        return find_marginal_price(model, self.company, low, high, blind)
+
+    def _widen(self, violation: float) -> UtilityCompany:
+        capacity = self._capacity
+        return replace(self.company, load_min=capacity.load_min - violation, load_max=capacity.load_max + violation)
 
 
 class _CapacityRelief:
