@@ -19,10 +19,16 @@ from stackelgrid.wire.messages import Body
 from stackelgrid.wire.roles import Role
 
 PRICE = Price(price=[8.0, 10.0])
-TARIFF = Tariff(price=[20.0, 40.0], turn=Turn(groups=4, turn=1, inertia=0.01))
-TERMS = MarketSignal(
-    price=[20.0, 40.0], slope=[1.0, 1.0], sales_cap=[0.5, 0.5], turn=Turn(groups=4, turn=1, inertia=0.01)
-)
+TURN = Turn(weight=5.0, groups=4, turn=1, inertia=0.01)
+TARIFF = Tariff(price=[20.0, 40.0], turn=TURN)
+
+
+def tariff(**turn: int | None) -> Tariff:
+    """The same with another turn."""
+    return TARIFF.model_copy(update={"turn": TURN.model_copy(update=turn)})
+
+
+TERMS = MarketSignal(price=[20.0, 40.0], sales_cap=[0.5, 0.5], turn=TURN)
 OFFER = Offer(retail_price={"home": [10.0, 12.0]}, first=1, last=2)
 MISSION = Mission(target_kwh=50.0, peak_price=20.0, off_peak_price=10.0, commission=1.0)
 CALL = Call(call_kwh=[3.0], peak_price=20.0, off_peak_price=10.0, reward=1.0)
@@ -32,10 +38,13 @@ RESPONSE = LoadResponse(
     homes=1, load_kw=[3.0, 2.0], slope=[-0.4, -0.2], coupling=PackedArray.of(np.array([[-0.5, 0.5], [0.5, -0.5]]))
 )
 BATTERY = Batteries(capacity=12.0, power=0.5, initial=0.2, headroom=0.8, efficiency=0.9)
-HOMES = HomesAnswer(homes=1, load_kw=[0.0, 4.0], usual_kw=[4.0, 0.0], moved_kwh=1.0, wanted_kwh=3.0, batteries=BATTERY)
+HOMES = HomesAnswer(
+    homes=1, load_kw=[0.0, 4.0], usual_kw=[4.0, 0.0], offer_kw=[1.0, 3.0], starts_kw=[2.0, 2.0], wanted_kwh=3.0,
+    regret=0.2, batteries=BATTERY,
+)  # fmt: skip
 DRA = DraAnswer(
-    homes=1, load=[0.0, 0.004], usual=[0.004, 0.0], charge=[0.006, 0.0], sold=[0.0, 0.005], supply_slope=[1.0, 1.5],
-    bid_change=0.006, rated_power=0.006, moved=0.001, wanted=0.003,
+    homes=1, load=[0.0, 0.004], usual=[0.004, 0.0], offer=[0.001, 0.003], starts=[0.002, 0.002], charge=[0.006, 0.0],
+    sold=[0.0, 0.005], supply_slope=[1.0, 1.5], bid_change=0.006, rated_power=0.006, wanted=0.003, regret=0.2,
 )  # fmt: skip
 PROSUMER = DrResponse(
     homes=1, tariff=["home"], load_kw=[4.0, 4.0], pv_kw=[6.0, 9.0], pv_cost=[5.0, 5.0], dr_kw=[0.4, 0.4]
@@ -83,10 +92,11 @@ def test_truthful_answer_is_accepted(question: Body, answer: Body) -> None:
         (TARIFF, HOMES, {"load_kw": [0.0, 10.1], "usual_kw": [10.1, 0.0]}, "10.1 kW"),
         (TARIFF, HOMES, {"load_kw": [4.0, 4.0]}, "energy"),
         (TARIFF, HOMES, {"load_kw": [0.0, 0.0]}, "energy"),
-        (TARIFF, HOMES, {"wanted_kwh": 3.1}, "energy"),
-        (TARIFF, HOMES, {"moved_kwh": LARGEST}, "energy"),
-        (TARIFF.model_copy(update={"turn": Turn(groups=4, inertia=0.01)}), HOMES, {}, "nobody had the turn"),
-        (TARIFF.model_copy(update={"turn": Turn(groups=1, turn=0, inertia=0.01)}), HOMES, {}, "everybody had the turn"),
+        (TARIFF, HOMES, {"wanted_kwh": 4.1}, "energy"),
+        (TARIFF, HOMES, {"offer_kw": [1.0, 3.1]}, "energy"),
+        (TARIFF, HOMES, {"starts_kw": [LARGEST, 0.0]}, "kW"),
+        (tariff(turn=None), HOMES, {}, "nobody had the turn"),
+        (tariff(groups=1), HOMES, {}, "everybody had the turn"),
         (TARIFF, HOMES, {"batteries": BATTERY.model_copy(update={"capacity": 1e9})}, "kW"),
         (TARIFF, HOMES, {"batteries": BATTERY.model_copy(update={"power": 100.0})}, "kW"),
         (TARIFF, HOMES, {"batteries": BATTERY.model_copy(update={"initial": 1.0})}, "batteries"),
@@ -96,7 +106,8 @@ def test_truthful_answer_is_accepted(question: Body, answer: Body) -> None:
         (TERMS, DRA, {"sold": [0.0, 0.0061]}, "bid"),
         (TERMS, DRA, {"charge": [LARGEST, 0.0]}, "bid"),
         (TERMS, DRA, {"bid_change": 1.0}, "bid"),
-        (TERMS, DRA, {"moved": LARGEST}, "energy"),
+        (TERMS, DRA, {"wanted": LARGEST}, "energy"),
+        (TERMS, DRA, {"offer": [0.0, 0.011]}, "offer"),
         (OFFER, PROSUMER, {"load_kw": [10.1, 4.0]}, "10.1 kW"),
         (OFFER, PROSUMER, {"pv_kw": [LARGEST, 4.0]}, "kW"),
         (OFFER, PROVISION, {"pv_kw": [10.1, 4.0]}, "10.1 kW"),

@@ -196,9 +196,9 @@ def test_home_saves_its_schedule_for_the_next_process(
     monkeypatch.setattr(emc_node.config, "serve", lambda devices, settings: None)
     link = Link("run-1", config.aggregator, find("storage_market").bodies("lower"), config.slots)
 
-    def ask(node: EmcNode, number: int, *, back: bool = False) -> bytes:
+    def ask(node: EmcNode, number: int, *, step: float = 0.0) -> bytes:
         price = [50.0 + (7 * hour + 5 * min(number, 2)) % 24 for hour in range(config.slots)]
-        tariff = Tariff(price=price, turn=Turn(groups=1, turn=0, inertia=0.0, back=back))
+        tariff = Tariff(price=price, turn=Turn(step=step, starts=step > 0, weight=5.0, groups=1, turn=0, inertia=0.0))
         signal = Signal[Tariff](
             run="run-1", sender=config.aggregator, fingerprint=config.fingerprint, round=number, body=tariff
         )
@@ -209,11 +209,11 @@ def test_home_saves_its_schedule_for_the_next_process(
         return action.payload
 
     whole = emc_node.config.build(config)
-    first, second, third = ask(whole, 1), ask(whole, 2), ask(whole, 3, back=True)
+    first, second, third = ask(whole, 1), ask(whole, 2), ask(whole, 3, step=0.5)
     (tmp_path / "ledger.json").unlink()
     assert ask(emc_node.config.build(config), 1) == first
     assert ask(emc_node.config.build(config), 1) == first, "asked again, it repeats its answer"
     assert ask(emc_node.config.build(config), 2) == second
-    assert ask(emc_node.config.build(config), 3, back=True) == third
+    assert ask(emc_node.config.build(config), 3, step=0.5) == third
     other = config.model_copy(update={"run": "run-2", "scenario": "1" * 16})
     assert emc_node.config.build(other)._member._round == 0, "of another run it takes nothing"

@@ -17,7 +17,15 @@ from pydantic import Field
 
 from stackelgrid.errors import SolverError
 from stackelgrid.games.storage_market.battery_bid import BatteryMarket, Bid, Fleet, Terms
-from stackelgrid.games.storage_market.messages import Clearing, DraAnswer, FleetPlan, HomesAnswer, MarketSignal, Tariff
+from stackelgrid.games.storage_market.messages import (
+    Clearing,
+    DraAnswer,
+    FleetPlan,
+    HomesAnswer,
+    MarketSignal,
+    PriceCurve,
+    Tariff,
+)
 from stackelgrid.model import SMALLEST
 from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.rounds.strategy import Ask, Ending, Reply
@@ -53,15 +61,21 @@ class HomesState:
     excluded: int
     load: list[float]
     usual: list[float]
-    moved: float
+    offer: list[float]
+    starts: list[float]
     wanted: float
+    regret: float
+
+    def held_still(self) -> HomesState:
+        """Give the same homes while nobody asks them: they offer nothing."""
+        return replace(self, offer=self.load, starts=self.load)
 
 
 class Conduct:
-    """How one member keeps to the rules [SM-15]: it moves in its turn only, to where its load costs less, or back.
+    """How one member keeps to the rules [SM-15]: it goes where it offered to go, and offers what costs less.
 
-    Energy counts as moved where the load has changed. After so many breaches that it cannot have restarted as often,
-    the member counts with the answer before them, `kept`: the others would else find no schedule to rest at.
+    After so many breaches that it cannot have restarted as often, the member counts with the load before them, `kept`,
+    and with no offer: the others would else find no schedule to rest at.
     """
 
     def __init__(self) -> None:
@@ -73,24 +87,27 @@ class Conduct:
         """Judge a fresh answer and give the one that counts."""
         last, self._last = self._last, answer
         if last is not None and self.kept is None:
-            self._breaches += self._is_breach(asked, last, answer)
+            self._breaches += _is_breach(asked, last, answer)
             if self._breaches >= _MOST_BREACHES:
-                self.kept = last
-            elif answer.load_kw == last.load_kw:
-                return answer.model_copy(update={"moved_kwh": 0.0})
-        return answer if self.kept is None else self.kept.model_copy(update={"moved_kwh": 0.0, "wanted_kwh": 0.0})
+                still = {"offer_kw": last.load_kw, "starts_kw": last.load_kw, "wanted_kwh": 0.0, "regret": 0.0}
+                self.kept = last.model_copy(update=still)
+        return self.kept or answer
 
     def miss(self) -> None:
         """Note a round without an answer: the member may have moved in it."""
         self._last = None
 
-    def _is_breach(self, asked: Tariff, last: HomesAnswer, answer: HomesAnswer) -> bool:
-        if answer.usual_kw != last.usual_kw:
-            return True
-        if answer.load_kw == last.load_kw or asked.turn.back:
-            return False
-        before, now = (float(np.dot(asked.price, body.load_kw)) for body in (last, answer))
-        return asked.turn.turn is None or now > before + _ROUNDING * abs(before)
+
+def _is_breach(asked: Tariff, last: HomesAnswer, answer: HomesAnswer) -> bool:
+    """Tell whether an answer goes elsewhere than the one before offered, or offers what costs more."""
+    load, turn, price = np.array(answer.load_kw), asked.turn, np.array(asked.price)
+    due = np.array(last.load_kw)
+    due = due + turn.step * (np.array(last.offer_kw) - due) + turn.starts * (np.array(last.starts_kw) - due)
+    rounding = _ROUNDING * float(np.abs(load).max())
+    elsewhere = float(np.abs(load - due).max()) > rounding or answer.usual_kw != last.usual_kw
+    offers = (np.array(answer.offer_kw), np.array(answer.starts_kw))
+    dearest = max(float(price @ (offer - load)) for offer in offers)
+    return elsewhere or dearest > _ROUNDING * float(np.abs(price) @ load)
 
 
 class StorageMarketDra:
@@ -107,23 +124,27 @@ class StorageMarketDra:
         self._bid = Bid.nothing(slots)
         self._signal: MarketSignal | None = None
         self._homes_state: HomesState | None = None
+        self._asking = False
         self._conducts = {name: Conduct() for name in homes}
 
     def open(self, signal: MarketSignal) -> Ask[Tariff] | Reply[DraAnswer]:
-        """Answer a request for a bid alone, once the homes have answered; else ask them."""
-        self._signal = signal
-        if signal.bid and self._homes_state is not None:
-            return self._reply(replace(self._homes_state, moved=0.0))
+        """Answer alone where homes hold, once they have answered; else ask them."""
+        if self._asking:  # The leader no longer waits for the last question; some homes may have moved at it.
+            self._miss(self._homes)
+        self._signal, self._asking = signal, False
+        if signal.hold and self._homes_state is not None:
+            return self._reply(self._homes_state.held_still())
+        self._asking = True
         return Ask(Tariff(price=signal.price, turn=signal.turn))
 
     def on_answers(
         self, asked: Tariff, answers: Mapping[str, HomesAnswer], held: Collection[str], excluded: Collection[str]
     ) -> Reply[DraAnswer]:
         """Add up the homes' loads and answer with them and the bid."""
+        self._asking = False
         self._add_batteries(answers)
         fresh = {name: self._conducts[name].judge(asked, answers[name]) for name in answers if name not in held}
-        for name in self._homes.keys() - fresh.keys():
-            self._conducts[name].miss()
+        self._miss(self._homes.keys() - fresh.keys())
         counted = {name: fresh.get(name) or self._conducts[name].kept or body for name, body in answers.items()}
         return self._reply(
             HomesState(
@@ -132,8 +153,10 @@ class StorageMarketDra:
                 excluded=sum(self._homes[name] for name in excluded),
                 load=self._sum(body.load_kw for body in counted.values()),
                 usual=self._sum(body.usual_kw for body in counted.values()),
-                moved=min(sum(body.moved_kwh for body in fresh.values()) / _KW_PER_MW, LARGEST),
+                offer=self._sum(body.offer_kw if name in fresh else body.load_kw for name, body in counted.items()),
+                starts=self._sum(body.starts_kw if name in fresh else body.load_kw for name, body in counted.items()),
                 wanted=min(sum(body.wanted_kwh for body in fresh.values()) / _KW_PER_MW, LARGEST),
+                regret=max((body.regret for body in fresh.values()), default=0.0),
             )
         )
 
@@ -149,6 +172,10 @@ class StorageMarketDra:
             "fleet": vars(fleet),
         }
         return Ending(plan, account)
+
+    def _miss(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._conducts[name].miss()
 
     def _sum(self, loads: Iterable[Sequence[float]]) -> list[float]:
         """Add up homes' loads in kW, give MW."""
@@ -178,17 +205,17 @@ class StorageMarketDra:
         """Answer with the state of the `homes` and the bid, which first moves when the leader asks for that."""
         assert self._signal is not None
         signal, change = self._signal, 0.0
-        cap = np.array(signal.sales_cap) * self._market.fleet.power
-        terms = Terms(np.array(signal.price), np.array(signal.slope), cap)
-        if signal.bid:
-            change = self._move(terms, signal.step)
+        if signal.curve is not None:
+            cap = np.array(signal.sales_cap) * self._market.fleet.power
+            change = self._move(_read_terms(signal, signal.curve, cap), signal.step)
+        paid = np.array(signal.price) if signal.price_cap is None else np.minimum(signal.price, signal.price_cap)
         bid = self._bid
         self._homes_state = homes
         answer = DraAnswer(
             **vars(homes),
             charge=bid.charge.tolist(),
             sold=bid.sold.tolist(),
-            supply_slope=self._market.supply_slope(terms.price, bid).tolist(),
+            supply_slope=self._market.supply_slope(paid, bid).tolist(),
             bid_change=change,
             rated_power=self._market.fleet.power,
         )
@@ -209,6 +236,16 @@ class StorageMarketDra:
         above = bool((last.sold > terms.sales_cap).any())
         self._bid = last.towards(best, 1.0 if above else step)
         return _largest(self._bid.charge - last.charge, self._bid.sold - last.sold)
+
+
+def _read_terms(signal: MarketSignal, curve: PriceCurve, sales_cap: Array) -> Terms:
+    """Read the terms of a signal, for a DRA that may sell `sales_cap`."""
+    slots = len(signal.price)
+    price_cap = np.full(slots, np.inf if signal.price_cap is None else signal.price_cap)
+    terms = (np.array(signal.price), curve.slope.array(), sales_cap, price_cap)
+    if curve.kinks is None or curve.room is None or curve.jump is None:
+        return Terms(*terms, np.zeros((0, slots)), np.zeros(0), np.zeros(0))
+    return Terms(*terms, curve.kinks.array(), curve.room.array(), curve.jump.array())
 
 
 def _largest(*changes: Sequence[float] | Array) -> float:

@@ -1,16 +1,22 @@
 """The DRA's problem in the storage market: how much of its homes' stored energy to sell, and when to charge it.
 
-Its batteries count as one [SM-12], of usable capacity E, power P and efficiency eta each way. In each hour it faces the
-line that the leader announced around its last bid x0 [SM-3] (reading: Cournot competition on announced linear curves),
+Its batteries count as one [SM-12], of usable capacity E, power P and efficiency eta each way. The leader announced the
+price near its last bid x0 [SM-3], all hours in one vector (reading: Cournot competition on announced curves), and at
+times a cap c on what is paid for sales [SM-8]:
 
-    max over q, u   sum_t (rho_t - s_t (x_t - x0_t)) x_t - a q_t^2 - wear q_t,       x = q - u           [SM-9]
+    price at x:  lambda(x) = rho - S (x - x0) - sum_j jump_j a_j max(a_j (x - x0) - room_j, 0),      x = q - u
+
+    max over q, u   sum_t min(lambda_t, c_t) q_t - lambda_t u_t - a q_t^2 - wear q_t                     [SM-9]
     s.t.            0 <= q_t <= cap_t,   0 <= u_t,   q_t + u_t <= P
                     e_t = e_{t-1} + eta u_t - q_t / eta,   0 <= e_t <= E,   e_T >= e_0                   [SM-10]
 
-q is sold, u charged, MW; e is stored at the end of the hour, MWh; rho in $/MWh, s in $/MWh per MW, a in $/MW^2h. It is
-strictly concave for a, s > 0: a QP in DAQP. The best response satisfies, with m_t the value of a MWh in store,
+q is sold, u charged, MW; e is stored at the end of the hour, MWh; rho in $/MWh, S in $/MWh per MW, a in $/MW^2h.
 
-    rho_t - s_t (2 x_t - x0_t) = wear + 2 a q_t + m_t / eta + (caps)     where it sells:  marginal cost below the price
+Two of its terms are products, of the bid with how far a kink is crossed, and of q with how far the price is above the
+cap. They are taken to first order around the last bid, with the slack of the kink or the cap as a variable of its own:
+so the program is a QP, and at its fixed point no bid on either side of a kink or of the cap is better to first order.
+The bid is then at rest: without kinks and cap the program is exact. A kink beyond which the DRA would earn more at the
+margin makes the problem not concave: there, both sides are solved, and the better one is taken.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ from dataclasses import dataclass
 
 import daqp
 import numpy as np
+from numpy.typing import NDArray
 
 from stackelgrid.errors import SolverError
 from stackelgrid.wire.arrays import Array
@@ -27,6 +34,13 @@ from stackelgrid.wire.arrays import Array
 _PRIMAL_TOLERANCES = (1e-11, 1e-9, 1e-7)
 _ROUNDING = 1e-12
 """A bid below this part of the power is the solver's rounding, and no bid."""
+_LEAST_CURVATURE = 1e-8
+"""$/MWh per MW: DAQP needs curvature in every variable."""
+_WALL = 1e4
+"""$/MWh per MW: where a price is steeper, it jumps. Nobody knows what is beyond it, and a bid keeps clear of it."""
+_CLEAR = 1e-6
+_BETTER = 1e-9
+"""Dollars by which a bid on the other side of a kink has to be better."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +85,24 @@ class Fleet:
 
 @dataclass(frozen=True)
 class Terms:
-    """The terms that the leader announced: `price`, `slope` and `sales_cap`, all (T,)."""
+    """The terms that the leader announced: `price` (T,), its `slope` (T, T) and `kinks`; `sales_cap` (T,).
+
+    The kinks, of the directions a_j (J, T), are `room` (J,) MW away, the price falls more by `jump` (J,) beyond them.
+    `price_cap` (T,) is the most that is paid for a MWh sold, infinite where there is no cap.
+    """
 
     price: Array
     slope: Array
     sales_cap: Array
+    price_cap: Array
+    kinks: Array
+    room: Array
+    jump: Array
+
+    def at(self, change: Array) -> Array:
+        """Give the price when a bid changes by `change` (T,), (T,)."""
+        crossed = np.maximum(self.kinks @ change - self.room, 0)
+        return np.asarray(self.price - self.slope @ change - (self.jump * crossed) @ self.kinks)
 
 
 @dataclass(frozen=True)
@@ -115,13 +142,14 @@ class BatteryMarket:
         self._rows = np.vstack([np.hstack([hours, hours]), np.hstack([-until / eta, eta * until])])
         lowest = np.full(slots, -fleet.initial)
         lowest[-1] = 0.0
-        self._lower = np.concatenate([np.zeros(2 * slots), np.zeros(slots), lowest])
+        self._lower = np.concatenate([np.zeros(slots), lowest])
         self._room = np.concatenate([np.full(slots, fleet.power), np.full(slots, fleet.usable - fleet.initial)])
 
     def payoff(self, terms: Terms, last: Bid, bid: Bid) -> float:
-        """Give what a bid earns on the announced line around the `last` one [SM-9], dollars."""
-        price = terms.price - terms.slope * (bid.net - last.net)
-        return float(price @ bid.net - self.quadratic * bid.sold @ bid.sold - self.wear * bid.sold.sum())
+        """Give what a bid earns at the announced price around the `last` one [SM-9], dollars."""
+        price = terms.at(bid.net - last.net)
+        own = self.quadratic * bid.sold @ bid.sold + self.wear * bid.sold.sum()
+        return float(np.minimum(price, terms.price_cap) @ bid.sold - price @ bid.charge - own)
 
     def best_response(self, terms: Terms, last: Bid) -> Bid:
         """Solve for the bid of the largest payoff [SM-9]. Raise `SolverError` when none is found.
@@ -130,18 +158,62 @@ class BatteryMarket:
         """
         if self.fleet.power <= 0 or self.fleet.usable <= 0:
             return Bid.nothing(self.slots)
-        s, steep = np.diag(2 * terms.slope), np.diag(2 * (terms.slope + self.quadratic))
-        hessian = np.block([[steep, -s], [-s, s]])
-        anchored = terms.price + terms.slope * last.net
-        linear = np.concatenate([self.wear - anchored, anchored])
-        cap = np.minimum(terms.sales_cap, self.fleet.power)
-        upper = np.concatenate([cap, np.full(self.slots, self.fleet.power), self._room])
+        # By how much a MW beyond each kink lowers what the whole bid earns. Where it raises it, both sides are tried.
+        loss = terms.jump * (terms.kinks @ last.net + terms.room)
+        loss[(terms.jump > _WALL) & (loss < 0)] = 0.0
+        crossed = np.zeros(len(loss), bool)
+        best = self._solve(terms, last, loss, crossed)
+        # Earnings fall on the way to such a kink by half the curvature, and rise beyond it by no more than the gain.
+        curvature = np.einsum("js,st,jt->j", terms.kinks, terms.slope, terms.kinks)
+        within = terms.room + loss / (2 * curvature + _LEAST_CURVATURE)
+        for kink in np.flatnonzero((loss < 0) & (terms.kinks @ (best.net - last.net) > within)):
+            crossed[kink] = True
+            other = self._solve(terms, last, loss, crossed)
+            crossed[kink] = self.payoff(terms, last, other) > self.payoff(terms, last, best) + _BETTER
+            best = other if crossed[kink] else best
+        return best
+
+    def _solve(self, terms: Terms, last: Bid, loss: Array, crossed: NDArray[np.bool_]) -> Bid:
+        """Solve [SM-9] beyond the `crossed` kinks and, of the others, with those that lose money."""
+        slots, power = self.slots, self.fleet.power
+        slope, price, beyond = terms.slope, terms.price, terms.kinks[crossed]
+        slope = slope + (beyond.T * terms.jump[crossed]) @ beyond
+        price = price + (terms.jump * terms.room)[crossed] @ beyond
+        ahead = ~crossed & (loss > 0)
+        kinks, capped = terms.kinks[ahead], np.isfinite(terms.price_cap)
+        over = np.maximum(terms.price - terms.price_cap, 0)
+        # The variables: q, u, by how much each kink is crossed, and how far the price is above each cap.
+        net = np.hstack([np.eye(slots), -np.eye(slots)])
+        curvature = 2 * net.T @ slope @ net
+        curvature[:slots, :slots] += 2 * self.quadratic * np.eye(slots)
+        slack = np.concatenate([2 * np.maximum(terms.jump[ahead], 0), np.zeros(capped.sum())]) + _LEAST_CURVATURE
+        hessian = np.block(
+            [
+                [curvature + _LEAST_CURVATURE * np.eye(2 * slots), np.zeros((2 * slots, len(slack)))],
+                [np.zeros((len(slack), 2 * slots)), np.diag(slack)],
+            ]
+        )
+        anchored = price + slope @ last.net
+        linear = np.concatenate([self.wear - anchored + over, anchored, loss[ahead], last.sold[capped]])
+        fall = np.vstack([kinks, -slope[capped]]) @ net
+        clear = np.where(terms.jump > _WALL, _CLEAR * power, 0)
+        start = np.concatenate([kinks @ last.net + (terms.room - clear)[ahead], (terms.price_cap - anchored)[capped]])
+        rows = np.block(
+            [
+                [self._rows, np.zeros((len(self._rows), len(slack)))],
+                [fall, -np.eye(len(slack))],
+            ]
+        )
+        cap = np.minimum(terms.sales_cap, power)
+        upper = np.concatenate([cap, np.full(slots, power), np.full(len(slack), np.inf), self._room, start])
+        lower = np.concatenate([np.zeros(2 * slots + len(slack)), self._lower, np.full(len(slack), -np.inf)])
         for tolerance in _PRIMAL_TOLERANCES:
             z, _, flag, info = daqp.solve(
-                hessian, linear, self._rows, upper, self._lower, primal_tol=tolerance, dual_tol=1e-12, iter_limit=5000
+                hessian, linear, rows, upper, lower, primal_tol=tolerance, dual_tol=1e-12, iter_limit=5000
             )
             if flag > 0:
-                return self._within_limits(z, cap, info["lam"][3 * self.slots :])
+                level = 3 * slots + len(slack)
+                return self._within_limits(z[: 2 * slots], cap, info["lam"][level : level + slots])
         raise SolverError("best bid of a DRA", f"DAQP exit {flag}")
 
     def supply_slope(self, price: Array, bid: Bid) -> Array:

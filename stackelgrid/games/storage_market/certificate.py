@@ -1,119 +1,132 @@
 """The certificate of the storage market: how far a settled outcome is from an equilibrium, against `reference`.
 
-The dispatch is compared with the best one, its price with that one's dual; the bids with the equilibrium, and each
-DRA's with its own best bid and with random ones; theta with other shares, each in its own equilibrium; each home's
-schedule with an integer program. MW, MWh, dollars, $/MWh, arrays (T,), unless said otherwise.
+The dispatch is compared with the best one, its price with that one's dual, the announced slope with differences;
+homes' schedules with the cheapest ones and with those that one hand would choose; each DRA's bid with others, at the
+price that truly follows; theta with other shares, and the caps with none, each in an equilibrium of its own. MW, MWh,
+dollars, $/MWh, arrays (T,), unless said otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from stackelgrid.certify import CertificateError
-from stackelgrid.games.storage_market.home import Appliance, Interruptible, MarketHome
+from stackelgrid.games.storage_market.home import Appliance, Interruptible, MarketHome, Uninterruptible
 from stackelgrid.games.storage_market.leader import UtilitySettings
 from stackelgrid.games.storage_market.outcome import HomeOutcome, StorageMarketOutcome
 from stackelgrid.games.storage_market.reference import (
     KWH_PER_MWH,
-    BidProblem,
+    Bid,
     FleetLimits,
+    Market,
+    SupplyCurve,
+    best_dispatch,
     cheapest_cost,
-    dispatch,
-    equilibrium,
-    potential_of_bid,
+    cheapest_supply,
     supply_cost,
-    total_cost,
 )
 from stackelgrid.games.storage_market.scenario import StorageMarketScenario
 from stackelgrid.wire.arrays import Array
 
 _FEASIBLE = 1e-6
-_THETAS = (0.25, 0.5, 2.0, 4.0)
+_THETAS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.95, 1.05, 1.2, 1.5, 2.0, 4.0)
+_DIFFERENCE = 1e-5
 
 
 def certify(scenario: StorageMarketScenario, outcome: StorageMarketOutcome, samples: int) -> dict[str, Any]:
     """Give the certificate of an outcome that all homes of the scenario settled, ready for JSON.
 
     - `method`: the references used, in words.
-    - `gap`: how far the market's potential (supply cost, DRAs' costs and the announced slopes) is above its minimum,
-      the one equilibrium, relative; below zero only by the reference's tolerance, or where limits are violated.
+    - `gap`: how far the supply cost is above the least that the interruptible appliances allow, runs and bids as they
+      are, relative; below zero only by the reference's tolerance, or where limits are violated.
+    - `integrality_gap`: how far it is above the least if runs could be interrupted, too, relative.
     - `max_regret`: the largest relative gain that any one player has from deviating alone, of the three that follow.
-    - `max_dra_regret`: of the DRAs, from another bid on the announced line: their program, and `samples` bids each.
-    - `max_home_regret`: of the homes, from other schedules at the price, relative to what their appliances' energy
-      costs. Homes keep a schedule that another would better by less than `inertia`, so this is up to that.
-    - `leader_regret`: of the leader, from another theta, relative to its cost.
+    - `max_dra_regret`: of the DRAs, from another bid, at the price that truly follows from it.
+    - `max_home_regret`: of the homes, from other schedules of their interruptible appliances at the price, relative to
+      what all their appliances' energy costs.
+    - `leader_regret`: of the leader, from another theta, relative to its cost, homes as they are.
+    - `integrality_regret`: of the homes, from other starts of their runs, likewise; runs stay where a start saves less
+      than `inertia`.
     - `dispatch_gap`: how far the supply cost is above that of the best dispatch, relative.
     - `price_residual`: the largest distance of the price from that dispatch's dual, $/MWh.
-    - `bid_distance`: the largest distance of a bid from the equilibrium's, MW.
+    - `slope_residual`: the largest distance of the announced slope from the two that differences up and down show.
     - `balance_residual`: of generation and sales from demand, of homes' batteries from their DRA's bid, and of the load
       from what homes changed, MW.
     - `battery_residual`: of a battery's level from what it charged and delivered, MWh.
     - `violation`: the worst breach of a limit of a generator, a bid, a battery or an appliance, MW or MWh.
     - `feasible`: whether that, and energy not served, are within 1e-6 of the peak.
+    - `thetas`: the leader's cost at each theta tried. `best_other_theta`: the one of the least cost.
+    - `without_caps`: supply cost, leader's cost and payoffs in the equilibrium without any cap, homes as they are.
 
     Raise `CertificateError` for an outcome of another scenario, and when a reference finds no solution.
     """
     leader = scenario.leader
     members = {name: [home for process in shared for home in process] for name, shared in scenario.households().items()}
     everyone = [home for homes in members.values() for home in homes]
-    costs = {name: scenario.aggregator_settings(name, {}) for name in members}
-    fleets = {name: FleetLimits.of(homes) for name, homes in members.items()}
     _require_same_names(scenario, outcome)
     run = _Arrays.of(leader, everyone, outcome)
+    market = Market(
+        SupplyCurve(leader, scenario.slots),
+        run.load,
+        {name: FleetLimits.of(homes) for name, homes in members.items()},
+        {name: scenario.aggregator_settings(name, {}) for name in members},
+        np.inf if leader.price_cap is None else leader.price_cap,
+    )
     bids = {name: (run.sold[name], run.charge[name]) for name in members}
+    net = run.load + run.net_charge
 
-    best_dispatch = dispatch(leader, run.load + run.net_charge)
-    market = equilibrium(leader, run.load, fleets, costs, run.caps, run.slope)
+    best_cost, best_price, status = best_dispatch(leader, net)
     cost = supply_cost(leader, run.generation, run.short, run.spilt)
-    potential = cost + sum(potential_of_bid(costs[name], run.slope, *bids[name]) for name in members)
-    gap = (potential - market.value) / max(1.0, abs(market.value))
+    scale = max(1.0, abs(cost))
+    schedules = [pair for home in everyone for pair in zip(home.appliances, run.homes[home.id].appliances, strict=True)]
 
     random = np.random.default_rng(scenario.seed)
     dra_regret = max(
-        _dra_regret(
-            BidProblem(run.price, run.slope, sold - charge, run.caps[name], fleets[name], costs[name]),
-            (sold, charge),
-            random,
-            samples,
-        )
-        for name, (sold, charge) in bids.items()
+        market.regret(name, bids, run.caps[name], random, samples) / max(1.0, abs(market.payoff(name, bids)))
+        for name in bids
     )
-    home_regret = max(_home_regret(run, home) for home in everyone)
-    total = cost - float(run.price @ run.net_charge)
-    other_totals = [total_cost(leader, run.load, fleets, costs, outcome.theta * factor) for factor in _THETAS]
-    leader_regret = max(0.0, total - min(other_totals)) / max(1.0, abs(total))
+    home_regret = max(_home_regret(run, home, Interruptible) for home in everyone)
+    total = market.total_cost(bids)
+    thetas = {theta: _total_cost_at(market, bids, theta) for theta in _thetas(leader, outcome)}
+    best_theta = min(thetas, key=thetas.__getitem__, default=outcome.theta)
+    leader_regret = max(0.0, total - min(thetas.values(), default=total)) / max(1.0, abs(total))
+    free_market = replace(market, price_cap=np.inf)
+    free = free_market.clear({name: np.full(scenario.slots, np.inf) for name in bids}, bids)
 
-    violation = max(_violation(leader, run, fleets), *(_home_violation(run, home) for home in everyone))
+    violation = max(_violation(leader, run, market.fleets), *(_home_violation(run, home) for home in everyone))
     size = max(1.0, float(np.abs(run.load).max()))
     return {
-        "method": "Dispatch, equilibrium of the bids (minimum of their potential) and each DRA's best bid: cvxpy with "
-        f"Clarabel; {samples} bids a DRA at random. Homes: an integer program (HiGHS). Leader: the equilibria at "
-        f"{', '.join(f'{factor:g}' for factor in _THETAS)} times its theta.",
-        "gap": gap,
+        "method": "Dispatch and the best schedules by one hand: cvxpy with Clarabel. Each DRA's bid: ascent from it "
+        f"and from the best of {samples} others at random, the dispatch solved anew for each (DAQP, Clarabel). Homes: "
+        f"HiGHS. Leader: the equilibria at {len(thetas)} other thetas.",
+        "gap": (cost - _least_cost(leader, net, schedules, (Interruptible,))) / scale,
+        "integrality_gap": (cost - _least_cost(leader, net, schedules, (Interruptible, Uninterruptible))) / scale,
         "max_regret": max(dra_regret, home_regret, leader_regret),
         "max_dra_regret": dra_regret,
         "max_home_regret": home_regret,
         "leader_regret": leader_regret,
+        "integrality_regret": max(_home_regret(run, home, Uninterruptible) for home in everyone),
         "inertia": outcome.inertia,
-        "dispatch_gap": (cost - best_dispatch.value) / max(1.0, abs(best_dispatch.value)),
-        "price_residual": float(np.max(np.abs(run.price - best_dispatch.price))),
-        "bid_distance": max(
-            float(np.max(np.abs(np.subtract(mine, best))))
-            for name in members
-            for mine, best in zip(bids[name], market.bids[name], strict=True)
-        ),
+        "dispatch_gap": (cost - best_cost) / max(1.0, abs(best_cost)),
+        "price_residual": float(np.max(np.abs(run.price - best_price))),
+        "slope_residual": _slope_residual(market.supply, net, run.slope),
         "balance_residual": _balance_residual(members, leader, run),
         "battery_residual": max(_battery_residual(run, home) for home in everyone),
         "violation": violation,
         "feasible": max(violation, float(run.short.max())) <= _FEASIBLE * size,
         "supply_cost": cost,
-        "equilibrium_sold_mw": {name: best[0].tolist() for name, best in market.bids.items()},
-        "thetas": {f"{outcome.theta * factor:g}": other for factor, other in zip(_THETAS, other_totals, strict=True)},
-        "solver_status": {"dispatch": best_dispatch.solver, "equilibrium": market.solver},
+        "thetas": {f"{theta:.6g}": other for theta, other in thetas.items()},
+        "best_other_theta": best_theta,
+        "without_caps": {
+            "supply_cost": market.supply.solve(market.net(free))[0],
+            "total_cost": free_market.total_cost(free),
+            "payoff": {name: free_market.payoff(name, free) for name in free},
+        },
+        "solver_status": {"dispatch": status},
     }
 
 
@@ -203,18 +216,47 @@ class _Arrays:
 # --- regrets ---
 
 
-def _dra_regret(problem: BidProblem, bid: tuple[Array, Array], random: np.random.Generator, samples: int) -> float:
-    """Give the largest relative gain of a DRA from another bid on its line: the best one, or a random one."""
-    now = problem.payoff(*bid)
-    others = [problem.best_bid(), *problem.random_bids(random, samples)]
-    return max(0.0, max(problem.payoff(*other) for other in others) - now) / max(1.0, abs(now))
+def _home_regret(run: _Arrays, home: MarketHome, kind: type[Appliance]) -> float:
+    """Give what a home saves with the cheapest schedules of one kind of appliance, relative to what it pays for all."""
+    day = run.homes[home.id]
+    pays = abs(float(run.price @ day.load))
+    chosen = [pair for pair in zip(home.appliances, day.appliances, strict=True) if isinstance(pair[0], kind)]
+    saves = sum(float(run.price @ drawn) - cheapest_cost(appliance, run.price) for appliance, drawn in chosen)
+    return max(0.0, saves) / pays if pays else 0.0
 
 
-def _home_regret(run: _Arrays, home: MarketHome) -> float:
-    """Give what a home saves with the cheapest schedules, relative to what it pays for its appliances."""
-    pays = float(run.price @ run.homes[home.id].load)
-    best = sum(cheapest_cost(appliance, run.price) for appliance in home.appliances)
-    return max(0.0, pays - best) / abs(pays) if pays else 0.0
+def _least_cost(
+    leader: UtilitySettings,
+    net: Array,
+    schedules: Sequence[tuple[Appliance, Array]],
+    kinds: tuple[type[Appliance], ...],
+) -> float:
+    """Give the least supply cost when appliances of these `kinds` are scheduled by one hand, the others as they are."""
+    moved = [pair for pair in schedules if isinstance(pair[0], kinds)]
+    fixed = net - sum((drawn for _, drawn in moved), np.zeros(len(net))) / KWH_PER_MWH
+    return cheapest_supply(leader, fixed, [appliance for appliance, _ in moved])
+
+
+def _thetas(leader: UtilitySettings, outcome: StorageMarketOutcome) -> list[float]:
+    """List other thetas: around the run's one, or around the one at which its caps begin to bind."""
+    sold = np.array(list(outcome.sold_mw.values()))
+    caps = np.maximum(np.array([outcome.sales_cap_mw[name] for name in outcome.sold_mw]), 1e-12)
+    binding = outcome.theta * min(float((sold / caps).max()), 1.0)
+    return [theta for factor in _THETAS if 0 < (theta := factor * binding) <= leader.max_theta]
+
+
+def _total_cost_at(market: Market, bids: Mapping[str, Bid], theta: float) -> float:
+    """Give the leader's cost in the equilibrium at another theta."""
+    power = sum(fleet.power for fleet in market.fleets.values())
+    sales = theta * np.maximum(market.load, 0)
+    shares = {name: fleet.power / power if power > 0 else 0.0 for name, fleet in market.fleets.items()}
+    return market.total_cost(market.clear({name: sales * share for name, share in shares.items()}, bids))
+
+
+def _slope_residual(supply: SupplyCurve, net: Array, slope: Array) -> float:
+    """Give how far the announced slope is from between those on the two sides of the net demand, $/MWh per MW."""
+    up, down = (np.diagonal(supply.differentiate(net, step)) for step in (_DIFFERENCE, -_DIFFERENCE))
+    return float(np.maximum(np.minimum(up, down) - slope, slope - np.maximum(up, down)).max(initial=0.0))
 
 
 # --- limits ---
@@ -254,9 +296,7 @@ def _schedule_error(appliance: Appliance, consumption: Array) -> float:
     outside[appliance.first - 1 : appliance.last] = 0
     worst = [float(np.max(np.abs(outside))), abs(float(consumption.sum()) - appliance.energy_kwh)]
     if isinstance(appliance, Interruptible):
-        blocks = consumption / appliance.block_kwh
-        worst += [appliance.block_kwh * float(np.max(np.abs(blocks - np.round(blocks))))]
-        worst += [appliance.block_kwh * float(np.max(blocks - appliance.per_hour))]
+        worst += [float(consumption.max()) - appliance.most_kw, float(-consumption.min())]
     else:
         running = np.flatnonzero(consumption)
         in_a_row = len(running) == appliance.hours == running[-1] - running[0] + 1 if len(running) else False

@@ -42,7 +42,8 @@ class GeneratingUnit:
 class Dispatch:
     """The optimum [SM-1] for one net demand: `generation` (G, T), `short`, `spilt` (T,), MW; `price` (T,), $/MWh.
 
-    `hourly_cost` (T,) is the supply cost of each hour, lost load included, in dollars.
+    `hourly_cost` (T,) is the supply cost of each hour, lost load included, in dollars. `solution` are all variables of
+    the program, `multipliers` those of its `limits`, positive at the upper one.
     """
 
     generation: Array
@@ -50,6 +51,8 @@ class Dispatch:
     spilt: Array
     price: Array
     hourly_cost: Array
+    solution: Array
+    multipliers: Array
 
     @property
     def cost(self) -> float:
@@ -58,7 +61,11 @@ class Dispatch:
 
 
 class EconomicDispatch:
-    """The program [SM-1] of several generators over `slots` hours, set up once and solved for each net demand."""
+    """The program [SM-1] of several generators over `slots` hours, set up once and solved for each net demand.
+
+    min 1/2 z' diag(weight) z + ..., lower <= limits z <= upper, with z the outputs by generator and hour, short, spilt.
+    Of the `limits`, first those of each variable, `balance` are the rows in which both sides are the net demand.
+    """
 
     def __init__(self, generators: Sequence[GeneratingUnit], lost_load_price: float, slots: int) -> None:
         self.generators = list(generators)
@@ -73,12 +80,13 @@ class EconomicDispatch:
         balance = np.hstack([np.tile(every_hour, len(a)), every_hour, -every_hour])
         change = np.kron(np.eye(len(a)), np.diff(every_hour, axis=0))
         self._rows = np.vstack([balance, np.hstack([change, np.zeros((len(change), 2 * slots))])])
-        self._weight = np.concatenate([np.repeat(2 * a, slots), np.full(2 * slots, 2 * _SLACK_CURVATURE)])
+        self.limits = np.vstack([np.eye(self._rows.shape[1]), self._rows])
+        self.weight = np.concatenate([np.repeat(2 * a, slots), np.full(2 * slots, 2 * _SLACK_CURVATURE)])
         self._linear = np.concatenate([np.repeat(b, slots), np.full(slots, lost_load_price), np.zeros(slots)])
         steepest = np.repeat(ramp, slots - 1)
-        self._upper = np.concatenate([np.repeat(p_max, slots), np.full(2 * slots, np.inf), np.zeros(slots), steepest])
-        self._lower = np.concatenate([np.zeros(outputs + 2 * slots), np.zeros(slots), -steepest])
-        self._balance = slice(outputs + 2 * slots, outputs + 3 * slots)
+        self.upper = np.concatenate([np.repeat(p_max, slots), np.full(2 * slots, np.inf), np.zeros(slots), steepest])
+        self.lower = np.concatenate([np.zeros(outputs + 2 * slots), np.zeros(slots), -steepest])
+        self.balance = slice(outputs + 2 * slots, outputs + 3 * slots)
         self._model: daqp.Model | None = None
 
     def solve(self, net_demand: Array) -> Dispatch:
@@ -86,29 +94,29 @@ class EconomicDispatch:
 
         Every finite demand has one, but at absurd magnitudes the solver fails for lack of precision.
         """
-        self._upper[self._balance] = self._lower[self._balance] = net_demand
+        self.upper[self.balance] = self.lower[self.balance] = net_demand
         z, multipliers = self._solve_warm() or self._solve_cold()
         z, outputs = np.clip(z, 0, None), len(self.generators) * self.slots
         generation = z[:outputs].reshape(-1, self.slots)
         short, spilt = np.split(z[outputs:], 2)
         running = (self._a * generation**2 + self._b * generation + self._constant[:, None]).sum(axis=0)
         lost = self._lost_load_price * short + _SLACK_CURVATURE * (short**2 + spilt**2)
-        return Dispatch(generation, short, spilt, -multipliers[self._balance], running + lost)
+        return Dispatch(generation, short, spilt, -multipliers[self.balance], running + lost, z, np.array(multipliers))
 
     def _solve_warm(self) -> tuple[Array, Array] | None:
         """Solve from the last active set; None when there is none or it leads to no solution."""
         if self._model is None:
             return None
-        self._model.update(bupper=self._upper, blower=self._lower)
+        self._model.update(bupper=self.upper, blower=self.lower)
         z, _, flag, info = self._model.solve()
         return (z, info["lam"]) if self._is_feasible(z, flag) else None
 
     def _solve_cold(self) -> tuple[Array, Array]:
-        sense = np.zeros(len(self._upper), np.int32)
-        sense[self._balance] = _EQUALITY
+        sense = np.zeros(len(self.upper), np.int32)
+        sense[self.balance] = _EQUALITY
         model, self._model = daqp.Model(), None
-        model.settings = {"primal_tol": 1e-11, "dual_tol": 1e-12, "iter_limit": 20 * len(self._upper)}
-        flag, _ = model.setup(np.diag(self._weight), self._linear, self._rows, self._upper, self._lower, sense)
+        model.settings = {"primal_tol": 1e-11, "dual_tol": 1e-12, "iter_limit": 20 * len(self.upper)}
+        flag, _ = model.setup(np.diag(self.weight), self._linear, self._rows, self.upper, self.lower, sense)
         if flag >= 0:
             z, _, flag, info = model.solve()
             if self._is_feasible(z, flag):
@@ -118,6 +126,6 @@ class EconomicDispatch:
 
     def _is_feasible(self, z: Array, flag: int) -> bool:
         """Tell whether the solver succeeded and z keeps bounds and rows to 1e-9 of the demand."""
-        values = np.concatenate([z, self._rows @ z])
-        margin = 1e-9 * max(1.0, float(np.abs(self._upper[self._balance]).max()))
-        return flag > 0 and bool((values <= self._upper + margin).all() and (values >= self._lower - margin).all())
+        values = self.limits @ z
+        margin = 1e-9 * max(1.0, float(np.abs(self.upper[self.balance]).max()))
+        return flag > 0 and bool((values <= self.upper + margin).all() and (values >= self.lower - margin).all())

@@ -15,12 +15,13 @@ from pydantic import Field, model_validator
 
 from stackelgrid.errors import SolverError
 from stackelgrid.games.storage_market.dispatch import EconomicDispatch, GeneratingUnit
-from stackelgrid.games.storage_market.messages import Clearing, DraAnswer, MarketSignal, Turn
-from stackelgrid.games.storage_market.phases import MOST_GROUPS, MarketPlay, MarketState
+from stackelgrid.games.storage_market.messages import Clearing, DraAnswer, MarketSignal, PriceCurve, Turn
+from stackelgrid.games.storage_market.phases import MOST_GROUPS, MarketPlay, MarketState, NextRound
+from stackelgrid.games.storage_market.price_line import PriceLine, find_price_line
 from stackelgrid.model import NonNegative, Positive, StrictModel
 from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.rounds.strategy import Decision
-from stackelgrid.wire.arrays import LARGEST, Array
+from stackelgrid.wire.arrays import LARGEST, Array, PackedArray
 from stackelgrid.wire.names import Name
 
 _LOG = logging.getLogger("leader_node")
@@ -48,8 +49,9 @@ class UtilitySettings(LeaderSettings):
     """The settings of the utility.
 
     The demand expected before anybody reschedules is `peak_mw` times `shape`, one number per hour, the largest of them
-    1. `lost_load_price` is that of energy not served, $/MWh. `theta`, the share of demand that DRAs may sell, `groups`
-    and `inertia` of the homes' turns are those to begin with. Bids have come to rest when they change by less than
+    1. `lost_load_price` is that of energy not served, $/MWh, `price_cap` the most paid for a MWh that a DRA sells, no
+    cap where it is None. `theta`, the share of demand that DRAs may sell, `groups` and `inertia` of the turns of runs
+    are those to begin with; theta stays within `max_theta`. Bids have come to rest when they change by less than
     `tolerance` of all DRAs' power.
     """
 
@@ -57,7 +59,9 @@ class UtilitySettings(LeaderSettings):
     peak_mw: Positive
     shape: Annotated[list[NonNegative], Field(min_length=1)]
     lost_load_price: Positive = 1000.0
+    price_cap: Positive | None = None
     theta: Annotated[float, Field(gt=0, le=1)] = 0.04
+    max_theta: Annotated[float, Field(gt=0, le=1)] = 1.0
     groups: Annotated[int, Field(ge=1, le=MOST_GROUPS)] = 4
     inertia: Annotated[float, Field(gt=0, le=1)] = 0.002
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-7
@@ -107,26 +111,30 @@ class UtilitySettings(LeaderSettings):
 
     def strategy(self, slots: int) -> StorageMarketLeader:
         """Create the leader's part of the game."""
-        dispatch = self.economic_dispatch()
-        play = MarketPlay(dispatch, self.theta, self.groups, self.inertia, self.tolerance)
-        return StorageMarketLeader(dispatch, self.expected, play)
+        return StorageMarketLeader(self)
 
 
 class StorageMarketLeader:
-    """The leader's strategy: it turns the DRAs' answers into the state of the market, and the play into signals.
+    """The leader's strategy: it turns the DRAs' answers into the state of the market, and the play into signals."""
 
-    `expected` (T,) is the demand before anybody reschedules, MW. Homes without an answer are taken to draw what was
-    expected of them.
-    """
-
-    def __init__(self, dispatch: EconomicDispatch, expected: Array, play: MarketPlay) -> None:
-        self._dispatch, self._expected, self._play = dispatch, expected, play
+    def __init__(self, settings: UtilitySettings) -> None:
+        self._dispatch, self._expected = settings.economic_dispatch(), settings.expected
+        self._price_cap = settings.price_cap
         self._last = self._sum_up({}, ())
+        self._play = MarketPlay(
+            self._dispatch,
+            self._last.dispatch.price,
+            theta=settings.theta,
+            max_theta=settings.max_theta,
+            price_cap=settings.price_cap,
+            groups=settings.groups,
+            inertia=settings.inertia,
+            tolerance=settings.tolerance,
+        )
 
     def open(self) -> Decision[MarketSignal, Clearing]:
         """Give the price of the demand expected, at which nobody moves yet."""
-        price = _limit_price(self._last.dispatch.price)
-        return Decision(self._signal(price), Clearing(price=price))
+        return Decision(self._signal(self._last), Clearing(price=_limit_price(self._last.dispatch.price)))
 
     def decide(
         self, signal: MarketSignal, answers: Mapping[str, DraAnswer], held: Collection[str]
@@ -138,24 +146,41 @@ class StorageMarketLeader:
         except SolverError as error:
             # No homes give such answers: ask again, they may be right before the rounds run out.
             _LOG.error("no dispatch for these answers", extra={"data": {"error": str(error)}})
-            account = self._account(purpose.phase, self._last)
-            return Decision(signal, Clearing(price=signal.price), account=account)
-        account = self._account(purpose.phase, state)
-        residual = state.bid_change if purpose.bid else state.wanted / max(float(np.abs(state.demand).sum()), 1e-12)
+            account = self._account(purpose, self._last)
+            return Decision(_stand_still(signal), Clearing(price=signal.price), account=account)
+        account = self._account(purpose, state)
+        residual = max(state.bid_change, state.regret) if purpose.bid else state.regret
         self._play.advance(state)
         self._last = state
-        price = _limit_price(state.dispatch.price)
-        return Decision(self._signal(price), Clearing(price=price), self._play.next_round.settle, residual, account)
+        settlement = Clearing(price=_limit_price(state.dispatch.price))
+        return Decision(self._signal(state), settlement, self._play.next_round.settle, residual, account)
 
-    def _signal(self, price: list[float]) -> MarketSignal:
+    def _signal(self, state: MarketState) -> MarketSignal:
+        """Ask for the next round of the play, at the price of the demand that homes move to."""
         play, purpose = self._play, self._play.next_round
+        moved = purpose.step * state.offer + purpose.starts * state.starts
+        dispatch = state.dispatch
+        if moved.any():
+            try:
+                dispatch = self._dispatch.solve(state.demand - state.net_sold + moved)
+            except SolverError as error:
+                _LOG.error("no dispatch for these offers", extra={"data": {"error": str(error)}})
+        line = find_price_line(self._dispatch, dispatch, 2 * state.power) if purpose.bid else None
         return MarketSignal(
-            price=price,
-            slope=play.slope.tolist(),
+            price=_limit_price(dispatch.price),
+            curve=None if line is None else _announce(line),
             sales_cap=play.cap.tolist(),
-            bid=purpose.bid,
+            price_cap=self._price_cap,
+            hold=purpose.hold,
             step=play.step,
-            turn=Turn(groups=play.groups, turn=purpose.turn, inertia=play.inertia, back=purpose.back),
+            turn=Turn(
+                step=purpose.step,
+                starts=purpose.starts,
+                weight=play.weight,
+                groups=play.groups,
+                turn=purpose.turn,
+                inertia=play.inertia,
+            ),
         )
 
     def _sum_up(self, answers: Mapping[str, DraAnswer], held: Collection[str]) -> MarketState:
@@ -163,35 +188,38 @@ class StorageMarketLeader:
 
         DRAs that are `held` keep their load and bid; they neither move nor want to.
         """
+        zero = np.zeros(len(self._expected))
         fresh = [answer for name, answer in answers.items() if name not in held]
-        changed = sum((np.array(a.load) - np.array(a.usual) for a in answers.values()), np.zeros(len(self._expected)))
-        demand = self._expected + changed
+        demand = self._expected + sum((np.array(a.load) - np.array(a.usual) for a in answers.values()), zero)
         charge = {name: np.array(answer.charge) for name, answer in answers.items()}
         sold = {name: np.array(answer.sold) for name, answer in answers.items()}
-        net = demand + sum(charge.values(), np.zeros(len(demand))) - sum(sold.values(), np.zeros(len(demand)))
-        rated = sum(answer.rated_power for answer in answers.values())
+        rated = {name: answer.rated_power for name, answer in answers.items()}
+        power = sum(rated.values())
         largest_change = max((answer.bid_change for answer in fresh), default=0.0)
         return MarketState(
             demand=demand,
+            offer=sum((np.array(a.offer) - np.array(a.load) for a in fresh), zero),
+            starts=sum((np.array(a.starts) - np.array(a.load) for a in fresh if a.starts != a.load), zero),
             charge=charge,
             sold=sold,
             supply_slope={name: np.array(answer.supply_slope) for name, answer in answers.items()},
-            dispatch=self._dispatch.solve(net),
-            moved=sum(answer.moved for answer in fresh),
+            dispatch=self._dispatch.solve(demand + sum(charge.values(), zero) - sum(sold.values(), zero)),
             wanted=sum(answer.wanted for answer in fresh),
-            bid_change=largest_change / rated if rated > 0 else 0.0,
+            regret=max((answer.regret for answer in fresh), default=0.0),
+            bid_change=largest_change / power if power > 0 else 0.0,
             rated_power=rated,
             homes=sum(answer.homes for answer in answers.values()),
         )
 
-    def _account(self, phase: str, state: MarketState) -> dict[str, Any]:
+    def _account(self, purpose: NextRound, state: MarketState) -> dict[str, Any]:
         """Give the round in numbers for the journal: MW, MWh, dollars."""
         dispatch, play = state.dispatch, self._play
+        slope = np.diagonal(find_price_line(self._dispatch, dispatch, 0.0).slope)
         return {
-            "phase": phase,
+            "phase": purpose.phase,
             "price": dispatch.price.tolist(),
             "supply_cost": dispatch.cost,
-            "total_cost": state.total_cost,
+            "total_cost": state.total_cost(self._price_cap),
             "demand_mw": state.demand.tolist(),
             "net_demand_mw": (state.demand - state.net_sold).tolist(),
             "dispatch_mw": {
@@ -204,16 +232,32 @@ class StorageMarketLeader:
             "charge_mw": {name: charge.tolist() for name, charge in state.charge.items()},
             "sold_mw": {name: sold.tolist() for name, sold in state.sold.items()},
             "supply_slope": {name: slope.tolist() for name, slope in state.supply_slope.items()},
-            "slope": play.slope.tolist(),
+            "slope": slope.tolist(),
             "sales_cap": play.cap.tolist(),
             "theta": play.theta,
             "groups": play.groups,
             "inertia": play.inertia,
-            "moved_mwh": state.moved,
+            "step": purpose.step,
+            "weight": play.weight,
             "wanted_mwh": state.wanted,
+            "regret": state.regret,
             "bid_change": state.bid_change,
             "homes": state.homes,
         }
+
+
+def _announce(line: PriceLine) -> PriceCurve:
+    """Write the price near the present bids [SM-3] for the DRAs, who sell what the net demand falls by."""
+    slope = PackedArray.of(np.clip(line.slope, -LARGEST, LARGEST))
+    if not len(line.room):
+        return PriceCurve(slope=slope)
+    kinks, room, jump = -line.kinks, np.clip(line.room, 0, LARGEST), np.clip(line.jump, -LARGEST, LARGEST)
+    return PriceCurve(slope=slope, kinks=PackedArray.of(kinks), room=PackedArray.of(room), jump=PackedArray.of(jump))
+
+
+def _stand_still(signal: MarketSignal) -> MarketSignal:
+    """Ask the same again, without another move of the homes."""
+    return signal.model_copy(update={"turn": signal.turn.model_copy(update={"step": 0.0, "starts": False})})
 
 
 def _limit_price(price: Array) -> list[float]:

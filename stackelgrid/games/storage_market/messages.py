@@ -10,7 +10,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from stackelgrid.wire.arrays import LARGEST, MAX_SLOTS, Vector
+from stackelgrid.wire.arrays import LARGEST, MAX_SLOTS, PackedArray, Vector
 from stackelgrid.wire.codec import Bodies
 from stackelgrid.wire.messages import Body
 
@@ -24,30 +24,63 @@ Amounts = Annotated[list[NonNegative], Field(min_length=1, max_length=MAX_SLOTS)
 
 
 class Turn(Body):
-    """The appliances that may be rescheduled: those whose group, of `groups`, has the `turn`; none where it is None.
+    """How far homes follow what they last offered, and what they are to offer now [SM-15].
 
-    A home changes an appliance's schedule when that saves more than `inertia` of what it costs at the price [SM-15].
-    Where `back`, appliances that moved in their last turn go back to their schedule before it instead.
+    Interruptible appliances go the part `step` of the way; those that offered another start take it where `starts`.
+    After that, interruptible ones offer the proximal schedule [SM-13], to leave the present one costing `weight` $/MWh.
+    Of the others, those offer a better start whose group, of `groups`, has the `turn`, none where it is None, and who
+    save more by it than `inertia` of what they cost at the price.
     """
 
+    step: Share = 0.0
+    starts: bool = False
+    weight: Annotated[float, Field(gt=0, le=LARGEST)]
     groups: Annotated[int, Field(ge=1, le=1_000_000)]
     turn: Count | None = None
     inertia: NonNegative
-    back: bool = False
+
+
+class PriceCurve(BaseModel):
+    """By how much the price falls when a DRA sells more, or charges less, by dx (T,) MW [SM-3].
+
+    By `slope` dx, (T, T) in $/MWh per MW, and beyond kinks by jump_j a_j max(a_j dx - room_j, 0) more: a_j are the rows
+    of `kinks` (J, T), `room` (J,) is in MW, `jump` (J,) in $/MWh per MW. Without kinks these are None.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    slope: PackedArray
+    kinks: PackedArray | None = None
+    room: PackedArray | None = None
+    jump: PackedArray | None = None
+
+    @model_validator(mode="after")
+    def _check_shapes(self) -> Self:
+        slots = self.slope.shape[0]
+        kinks = next((array.shape[0] for array in (self.room, self.jump, self.kinks) if array is not None), 0)
+        shapes = {"slope": [slots, slots]}
+        if not self.room is self.kinks is self.jump is None:
+            shapes |= {"kinks": [kinks, slots], "room": [kinks], "jump": [kinks]}
+        for key, shape in shapes.items():
+            found = getattr(self, key) and getattr(self, key).shape
+            if found != shape:
+                raise ValueError(f"{key} has the shape {found}, it should be {shape}")
+        return self
 
 
 class MarketSignal(Body):
-    """Leader to the DRAs: the real-time `price`, whose turn it is, and the terms on which batteries are traded.
+    """Leader to the DRAs: the real-time `price`, how homes reschedule, and the terms on which batteries are traded.
 
-    The price that a DRA faces is price - slope (x - x_now) [SM-3], x what it sells less what it charges, MW, x_now as
-    its bid stands; `slope` is in $/MWh per MW. For each MW of its rated power it may sell `sales_cap` MW [SM-4]. Where
-    `bid`, it is to move its bid by the part `step` towards its best response [SM-6]; else the bid stands.
+    Where there is a `curve`, the DRA moves its bid by the part `step` towards its best response [SM-6] on it; else the
+    bid stands. For each MW of its rated power it may sell `sales_cap` MW [SM-4], for no more than `price_cap` $/MWh
+    [SM-8]. Where `hold`, homes are not asked.
     """
 
     price: Vector
-    slope: Amounts
+    curve: PriceCurve | None = None
     sales_cap: Amounts
-    bid: bool = False
+    price_cap: NonNegative | None = None
+    hold: bool = False
     step: Annotated[float, Field(gt=0, le=1)] = 1.0
     turn: Turn
 
@@ -58,18 +91,21 @@ class MarketSignal(Body):
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
-        _require_same_length(self, "price", "slope", "sales_cap")
+        _require_same_length(self, "price", "sales_cap")
+        if self.curve is not None and self.curve.slope.shape[0] != len(self.price):
+            raise ValueError(f"curve is for {self.curve.slope.shape[0]} slots, price has {len(self.price)}")
         return self
 
 
 class DraAnswer(Body):
     """DRA to leader: the load of its homes and its bid, MW.
 
-    Appliances draw `load`; they drew `usual` before there was a price. The bid is `charge` and `sold`; `supply_slope`
-    is k [SM-11], price over marginal cost, 1 where nothing is sold; `bid_change` is how far the bid moved in this
-    round. The batteries have a `rated_power`. Homes rescheduled `moved` MWh in this round; others would reschedule
-    `wanted` MWh if they had the turn. The answer is of `homes`, `held` of them with an earlier one; `excluded` homes
-    are not in it.
+    Appliances draw `load`; they drew `usual` before there was a price. They would draw `offer` with all interruptible
+    ones at what they offer, `starts` with all others at the starts that they offer. The bid is `charge` and `sold`;
+    `supply_slope` is k [SM-11], price over marginal cost, 1 where nothing is sold; `bid_change` is how far the bid
+    moved in this round. The batteries have a `rated_power`. Runs of `wanted` MWh would start elsewhere if they had the
+    turn; `regret` is the largest part of its costs that any home could still save with its interruptible appliances.
+    The answer is of `homes`, `held` of them with an earlier one; `excluded` homes are not in it.
     """
 
     homes: Count
@@ -77,13 +113,15 @@ class DraAnswer(Body):
     excluded: Count = 0
     load: Amounts
     usual: Amounts
+    offer: Amounts
+    starts: Amounts
     charge: Amounts
     sold: Amounts
     supply_slope: Amounts
     bid_change: NonNegative
     rated_power: NonNegative
-    moved: NonNegative
     wanted: NonNegative
+    regret: Share
 
     @property
     def slots(self) -> int:
@@ -99,18 +137,19 @@ class DraAnswer(Body):
         """Object to more than connections carry, batteries deliver, or appliances have to move."""
         if max_kw is not None:
             most = max_kw / _KW_PER_MW * (1 + _ROUNDING)
-            for key, power in (("load", max(self.load)), ("usual", max(self.usual)), ("rated_power", self.rated_power)):
+            loads = {key: max(getattr(self, key)) for key in ("load", "usual", "offer", "starts")}
+            for key, power in (loads | {"rated_power": self.rated_power}).items():
                 if power > most:
                     return f"{key} of {power:g} MW, its connections carry {max_kw / _KW_PER_MW:g}"
         rated = self.rated_power * (1 + _ROUNDING)
         if max(*self.charge, *self.sold, self.bid_change) > rated:
             return f"a bid of more than its rated power, {self.rated_power:g} MW"
         assert isinstance(question, MarketSignal)
-        return _find_energy_objection(question.turn, self.load, self.usual, self.moved, self.wanted)
+        return _find_energy_objection(question.turn, self.usual, self.load, self.offer, self.starts, self.wanted)
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
-        _require_same_length(self, "load", "usual", "charge", "sold", "supply_slope")
+        _require_same_length(self, "load", "usual", "offer", "starts", "charge", "sold", "supply_slope")
         return self
 
 
@@ -126,7 +165,7 @@ class Clearing(Body):
 
 
 class Tariff(Body):
-    """DRA to homes: the price, and the turn to reschedule at it."""
+    """DRA to homes: the price, and how to reschedule at it."""
 
     price: Vector
     turn: Turn
@@ -156,15 +195,19 @@ class Batteries(BaseModel):
 class HomesAnswer(Body):
     """Homes of one process to their DRA: the load of their appliances, `load_kw`, and their `batteries`, if any.
 
-    `usual_kw` is what they drew before there was a price, `moved_kwh` what they rescheduled in this round, `wanted_kwh`
-    what they would reschedule if they had the turn.
+    `usual_kw` is what they drew before there was a price. They would draw `offer_kw` with all interruptible appliances
+    at what they offer, `starts_kw` with all others at the starts that they offer. Runs of `wanted_kwh` would start
+    elsewhere if they had the turn. `regret` is the largest part of its costs that one of the homes could still save
+    with its interruptible appliances.
     """
 
     homes: Annotated[int, Field(ge=1, le=1_000_000)]
     load_kw: Amounts
     usual_kw: Amounts
-    moved_kwh: NonNegative
+    offer_kw: Amounts
+    starts_kw: Amounts
     wanted_kwh: NonNegative
+    regret: Share
     batteries: Batteries | None = None
 
     @property
@@ -176,18 +219,20 @@ class HomesAnswer(Body):
     def peak_kw(self) -> float:
         """The largest load of the appliances or power of the batteries, kW."""
         battery = 0.0 if self.batteries is None else self.batteries.power * self.batteries.capacity
-        return max(*self.load_kw, *self.usual_kw, battery)
+        return max(*self.load_kw, *self.usual_kw, *self.offer_kw, *self.starts_kw, battery)
 
     def find_objection(self, question: Body, max_kw: float | None) -> str | None:
         """Object to batteries of more than they hold, or appliances whose energy changes or is less than they move."""
         if self.batteries is not None and self.batteries.initial + self.batteries.headroom > 1 + _ROUNDING:
             return "batteries with more stored energy and room than capacity"
         assert isinstance(question, Tariff)
-        return _find_energy_objection(question.turn, self.load_kw, self.usual_kw, self.moved_kwh, self.wanted_kwh)
+        return _find_energy_objection(
+            question.turn, self.usual_kw, self.load_kw, self.offer_kw, self.starts_kw, self.wanted_kwh
+        )
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
-        _require_same_length(self, "load_kw", "usual_kw")
+        _require_same_length(self, "load_kw", "usual_kw", "offer_kw", "starts_kw")
         return self
 
 
@@ -210,19 +255,20 @@ class FleetPlan(Body):
 
 
 def _find_energy_objection(
-    turn: Turn, load: list[float], usual: list[float], moved: float, wanted: float
+    turn: Turn, usual: list[float], load: list[float], offer: list[float], starts: list[float], wanted: float
 ) -> str | None:
-    """Object unless rescheduling kept the energy, and in this `turn` no more moved and wants to move than can."""
-    if moved > 0 and turn.turn is None:
-        return f"{moved:g} moved when nobody had the turn"
+    """Object unless rescheduling keeps the energy, and in this `turn` no more wants to move than can."""
+    energy = sum(usual)
+    rounding = _ROUNDING * max(energy, sum(load))
+    if turn.turn is None and max(abs(a - b) for a, b in zip(load, starts, strict=True)) > rounding:
+        return "other starts offered when nobody had the turn"
     if wanted > 0 and turn.turn is not None and turn.groups == 1:
         return f"{wanted:g} to be moved when everybody had the turn"
-    energy, usually = sum(load), sum(usual)
-    rounding = _ROUNDING * max(energy, usually)
-    if abs(energy - usually) > rounding:
-        return f"energy of {energy:g}, usually {usually:g}: appliances are rescheduled, they use the same"
-    if moved + wanted > energy + rounding:
-        return f"{moved:g} moved and {wanted:g} to be moved of an energy of {energy:g}"
+    for rescheduled in (load, offer, starts):
+        if abs(sum(rescheduled) - energy) > rounding:
+            return f"energy of {sum(rescheduled):g}, usually {energy:g}: appliances are rescheduled, they use the same"
+    if wanted > energy + rounding:
+        return f"{wanted:g} to be moved of an energy of {energy:g}"
     return None
 
 

@@ -66,16 +66,17 @@ class StorageMarketOutcome(Outcome):
     `..._without` is the state without the market, when homes had rescheduled and no DRA had bid yet; `baseline_...`
     that before anybody rescheduled.
 
-    - `price`, `clearing_price`: the hourly price, under both names; `price_without`; `price_cap`, the marginal price of
-      the same load without batteries [SM-8].
+    - `price`: the hourly price, paid for all that is drawn; `clearing_price`: what is paid for sales, the price or its
+      cap; `price_without`; `price_cap`: the cap, and never more than the marginal price of the same load without
+      batteries [SM-8].
     - `dispatch_mw`: output by generator; `short_mw`: load not served; `spilt_mw`: generation not taken.
     - `load_mw`: demand before batteries; `demand_mw`: with what they charge; `net_demand_mw`: what generators serve.
     - `sold_mw`, `charge_mw`: the bid by DRA; `sales_cap_mw`: the most that each may sell; `supply_slope`: k, price over
-      marginal cost; `slope`: by which the announced price falls, $/MWh per MW.
+      marginal cost; `slope`: by how much the price falls in an hour when a MW more is sold in it, $/MWh per MW.
     - `fleet`: the batteries of each DRA; `level_mwh`: what they store at the end of each hour; `losses_mwh`: charged
       less sold less stored; `payoff`: sales less charging and own costs.
     - `purchases`: what all sales cost the leader, `net_purchases`: with what DRAs pay for charging taken off.
-    - `theta`, `groups`, `inertia`: the share open to sales and the homes' turns, as the run ended.
+    - `theta`, `groups`, `inertia`: the share open to sales and the turns of runs, as the run ended.
     - `supply_cost`: of the generators and of lost load; `total_cost`: with net purchases.
     - `par`, `peak_mw`: peak over mean, and peak, of the net demand.
     - `energy_by_period`, `cost_by_period`: net demand and supply cost of the periods of the day.
@@ -134,14 +135,16 @@ class StorageMarketOutcome(Outcome):
         accounts = run_record.aggregators
         price, demand, net = (np.array(last[key]) for key in ("price", "demand_mw", "net_demand_mw"))
         sold, charge = ({name: np.array(bid) for name, bid in last[key].items()} for key in ("sold_mw", "charge_mw"))
-        purchases = sum((price @ bid for bid in sold.values()), 0.0)
+        cap = np.inf if scenario.leader.price_cap is None else scenario.leader.price_cap
+        paid = np.minimum(price, cap)
+        purchases = sum((paid @ bid for bid in sold.values()), 0.0)
         paid_for_charging = sum((price @ bid for bid in charge.values()), 0.0)
         by_period = partial(sum_by_period, scenario)
         return cls(
             price=last["price"],
             price_without=without["price"],
-            price_cap=scenario.leader.economic_dispatch().solve(demand).price.tolist(),
-            clearing_price=last["price"],
+            price_cap=np.minimum(scenario.leader.economic_dispatch().solve(demand).price, cap).tolist(),
+            clearing_price=paid.tolist(),
             dispatch_mw=last["dispatch_mw"],
             short_mw=last["short_mw"],
             spilt_mw=last["spilt_mw"],
@@ -158,7 +161,10 @@ class StorageMarketOutcome(Outcome):
             fleet={name: account["fleet"] for name, account in accounts.items()},
             level_mwh={name: account["level_mwh"] for name, account in accounts.items()},
             losses_mwh={name: _losses(account) for name, account in accounts.items()},
-            payoff={name: _payoff(scenario, name, price, sold[name], charge[name]) for name in sold},
+            payoff={
+                name: float(paid @ sold[name] - price @ charge[name]) - _own_cost(scenario, name, sold[name])
+                for name in sold
+            },
             purchases=float(purchases),
             net_purchases=float(purchases - paid_for_charging),
             theta=last["theta"],
@@ -223,10 +229,10 @@ def _losses(account: dict[str, Any]) -> float:
     return float(sum(account["charge_mw"]) - sum(account["sold_mw"]) - stored)
 
 
-def _payoff(scenario: StorageMarketScenario, name: str, price: Array, sold: Array, charge: Array) -> float:
-    """Give what a DRA earns, dollars: sales less charging less its own costs."""
+def _own_cost(scenario: StorageMarketScenario, name: str, sold: Array) -> float:
+    """Give what selling costs a DRA besides the energy, dollars."""
     costs = scenario.aggregator_settings(name, {})
-    return float(price @ (sold - charge) - costs.quadratic * sold @ sold - costs.wear * sold.sum())
+    return float(costs.quadratic * sold @ sold + costs.wear * sold.sum())
 
 
 def sum_by_period(scenario: StorageMarketScenario, hourly: Sequence[float] | Array) -> ByPeriod:

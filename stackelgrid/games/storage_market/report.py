@@ -54,11 +54,12 @@ def _three(baseline: float, without: float, value: float, unit: str = "") -> str
 
 
 def sections(run: RunFolder, outcome: StorageMarketOutcome) -> Iterator[Section]:
-    """Give the sections on dispatch, prices, batteries and costs by period."""
+    """Give the sections on dispatch, prices, batteries, caps and costs by period."""
     money = run.result.money
     yield Section("Dispatch", list(_dispatch(outcome)))
     yield Section("Price", [_price(outcome, money)])
     yield Section("Batteries", list(_batteries(outcome, money)))
+    yield Section("Caps", list(_caps(run, outcome, money)))
     yield Section("Supply cost by period", [*_costs(outcome, money), _periods(outcome, money)])
 
 
@@ -102,14 +103,16 @@ def _price(outcome: StorageMarketOutcome, money: str) -> Plot:
     curves = [
         drawing.Curve("Price cap", outcome.price_cap, drawing.GREY, ":"),
         drawing.Curve("Without the market", outcome.price_without, drawing.VERMILION, "--"),
-        drawing.Curve("Clearing price", outcome.price, drawing.BLUE, "-"),
+        drawing.Curve("Price", outcome.price, drawing.BLUE, "-"),
     ]
+    if outcome.clearing_price != outcome.price:
+        curves.append(drawing.Curve("Paid for sales", outcome.clearing_price, drawing.GREEN, "-"))
     above, note = _axis(curve.values for curve in curves)
     return Plot(
         "price",
         drawing.steps(curves, f"Price ({money}/MWh)", above=above),
-        "Real-time price, at which the market is cleared, beside that without the market and the cap, the marginal "
-        f"price were no battery used.{note}",
+        "Real-time price, at which the market is cleared, beside that without the market and the cap on what is paid "
+        f"for sales, never more than the marginal price were no battery used.{note}",
     )
 
 
@@ -158,6 +161,62 @@ def _batteries(outcome: StorageMarketOutcome, money: str) -> Iterator[Plot | Tab
 
 
 _PANELS = 9
+
+
+def _caps(run: RunFolder, outcome: StorageMarketOutcome, money: str) -> Iterator[Plot | Table]:
+    from stackelgrid.report import drawing
+
+    if not any(map(any, outcome.sold_mw.values())):
+        return
+    sold, caps = (
+        list(map(sum, zip(*by_dra.values(), strict=True))) for by_dra in (outcome.sold_mw, outcome.sales_cap_mw)
+    )
+    curves = [
+        drawing.Curve("Cap", caps, drawing.GREY, ":"),
+        drawing.Curve("Sold", sold, drawing.BLUE, "-"),
+    ]
+    yield Plot(
+        "sales_cap",
+        drawing.steps(curves, "Sold by all DRAs (MW)"),
+        f"What DRAs sell and what they may sell, {percent(outcome.theta)} of the demand. {_tell_binding(outcome)}",
+    )
+    certificate = run.result.certificate
+    if certificate is None or certificate.number("without_caps.supply_cost") is None:
+        return
+    costs = {"supply_cost": ("Supply cost", outcome.supply_cost)}
+    costs["total_cost"] = ("Supply cost and net purchases", outcome.total_cost)
+    earned = {f"payoff.{name}": (f"Payoff of {name}", payoff) for name, payoff in outcome.payoff.items()}
+    rows, payoffs = (
+        [
+            _compare(name, capped, free)
+            for key, (name, capped) in group.items()
+            if (free := certificate.number(f"without_caps.{key}")) is not None
+        ]
+        for group in (costs, earned)
+    )
+    yield Table(
+        f"What the caps change, in {money}: beside the equilibrium of the bids without a cap on sales or their price, "
+        "homes as they are. From the certificate.",
+        ["With caps", "Without", "Change"],
+        [rows, payoffs],
+    )
+
+
+def _tell_binding(outcome: StorageMarketOutcome) -> str:
+    """Say in how many hours the caps bind."""
+    used = [
+        any(
+            bid[hour] > 0 and bid[hour] > 0.999 * outcome.sales_cap_mw[name][hour]
+            for name, bid in outcome.sold_mw.items()
+        )
+        for hour in range(len(outcome.price))
+    ]
+    held = [paid < price for paid, price in zip(outcome.clearing_price, outcome.price, strict=True)]
+    return f"The cap on sales binds in {sum(used)} hours, the one on their price in {sum(held)}."
+
+
+def _compare(name: str, capped: float, free: float) -> list[str]:
+    return [name, number(capped), number(free), number(capped - free)]
 
 
 def _costs(outcome: StorageMarketOutcome, money: str) -> Iterator[Plot]:
@@ -215,6 +274,10 @@ def _price_scale(outcome: StorageMarketOutcome, certificate: Certificate) -> flo
     return max(1.0, *map(abs, outcome.price))
 
 
+def _slope_scale(outcome: StorageMarketOutcome, certificate: Certificate) -> float:
+    return max(1.0, *map(abs, outcome.slope))
+
+
 def _load_scale(outcome: StorageMarketOutcome, certificate: Certificate) -> float:
     return max(1.0, *map(abs, outcome.net_demand_mw))
 
@@ -223,35 +286,46 @@ _RULES = (
     Rule(
         "max_regret",
         "Largest regret",
-        "The most that any one player could still gain by deviating alone, relative. Homes keep a schedule that "
-        "another would better by less than the inertia, so the limit is the inertia.",
-        1.0,
-        _inertia,
+        "The most that any one player could still gain by deviating alone, relative; integrality is told apart.",
+        EQUILIBRIUM_WITHIN,
     ),
     Rule(
         "max_home_regret",
         "Largest regret of a home",
-        "What a home's best schedule at this price would save, relative to what its appliances' energy costs. Bounded "
-        "by the inertia, and judged by that.",
-        1.0,
-        _inertia,
+        "What the best schedules of a home's interruptible appliances would save at this price, relative to what all "
+        "its appliances' energy costs.",
+        EQUILIBRIUM_WITHIN,
     ),
     Rule(
         "max_dra_regret",
         "Largest regret of a DRA",
-        "What another bid would bring a DRA, relative.",
+        "What another bid would bring a DRA at the price that truly follows from it, relative.",
         EQUILIBRIUM_WITHIN,
+    ),
+    Rule(
+        "integrality_regret",
+        "Cost of integrality to a home",
+        "What other starts of the appliances that run in a row would save a home at this price, relative. They start "
+        "anew for no less than the inertia, and are judged by that.",
+        1.0,
+        _inertia,
+    ),
+    Rule(
+        "integrality_gap",
+        "Cost of integrality to all",
+        "How far the supply cost is above the least if runs could be interrupted, too, relative.",
     ),
     Rule(
         "leader_regret",
         "Regret of the leader",
-        "What another share open to sales would save the leader, the DRAs bidding anew, relative.",
+        "What another share open to sales would save the leader, the DRAs bidding anew, homes as they are, relative.",
         EQUILIBRIUM_WITHIN,
     ),
     Rule(
         "gap",
-        "Gap to the equilibrium of the bids",
-        "How far the market's potential is above its minimum, which is at the one equilibrium, relative.",
+        "Gap to the best schedules",
+        "How far the supply cost is above the least that one hand could reach with all interruptible appliances, "
+        "relative.",
         EQUILIBRIUM_WITHIN,
     ),
     Rule(
@@ -267,6 +341,14 @@ _RULES = (
         EQUILIBRIUM_WITHIN,
         _price_scale,
         "{money}/MWh",
+    ),
+    Rule(
+        "slope_residual",
+        "Error of the slope",
+        "The largest distance of the announced slope from the two that a MW more and a MW less show.",
+        1e-4,
+        _slope_scale,
+        "{money}/MWh per MW",
     ),
     Rule(
         "violation",
@@ -291,13 +373,8 @@ _RULES = (
         1e-9,
         unit="MWh",
     ),
-    Rule(
-        "bid_distance",
-        "Distance from the equilibrium's bids",
-        "The largest difference of a bid. Bids that differ a little are worth almost the same, so this is not judged.",
-        unit="MW",
-    ),
-    Rule("inertia", "Inertia", "What a change had to save, at the end, for a home to make it, relative."),
+    Rule("inertia", "Inertia", "What another start had to save, at the end, for a home to make it, relative."),
+    Rule("best_other_theta", "Best other share", "Of the other shares open to sales, the one of the least cost."),
     Rule("supply_cost", "Supply cost", "Calculated again from the output of the generators.", unit="{money}"),
 )
 
@@ -309,12 +386,12 @@ REPORT = GameReport(
     residual=Trace(
         "residual",
         "Residual",
-        "while homes reschedule the part of the day's energy they still want to move, while DRAs bid the largest "
-        "change of a bid over the rated power",
+        "the largest part of its costs that a home could still save or, if more, the largest change of a bid over the "
+        "rated power",
     ),
     traces=(
         Trace("supply_cost", "Supply cost", "the supply cost", "{money}"),
-        Trace("wanted_mwh", "Wanted moves", "the energy that homes want to move", "MWh"),
+        Trace("wanted_mwh", "Wanted starts", "the energy of the runs that would rather start elsewhere", "MWh"),
     ),
     rules=_RULES,
 )

@@ -14,13 +14,20 @@ MARKET = BatteryMarket(Fleet(20, 20, 5, 7.5, 0.95), 0.15, 2, 24)
 
 def terms(number: int, cap: float = 4.0) -> Terms:
     random = np.random.default_rng([12, number])
-    return Terms(random.uniform(30, 50, 24), random.uniform(0.05, 0.3, 24), np.full(24, cap))
+    return straight(random.uniform(30, 50, 24), np.diag(random.uniform(0.05, 0.3, 24)), cap)
+
+
+def straight(price: np.ndarray, slope: np.ndarray, cap: float, price_cap: float = np.inf) -> Terms:
+    """Terms without kinks."""
+    slots = len(price)
+    none = np.zeros((0, slots)), np.zeros(0), np.zeros(0)
+    return Terms(price, slope, np.full(slots, cap), np.full(slots, price_cap), *none)
 
 
 def payoff(market: BatteryMarket, on: Terms, last: Bid, sold: Any, charge: Any) -> Any:
     """Written for cvxpy: what a bid earns on the announced line."""
     net = sold - charge
-    line = (on.price + on.slope * last.net) @ net - cp.sum(cp.multiply(on.slope, cp.square(net)))
+    line = (on.price + on.slope @ last.net) @ net - cp.quad_form(net, cp.psd_wrap(on.slope))
     return line - market.quadratic * cp.sum_squares(sold) - market.wear * cp.sum(sold)
 
 
@@ -47,7 +54,7 @@ def test_best_response_equals_another_solvers(number: int) -> None:
 def test_best_response_has_its_closed_form_over_two_hours() -> None:
     eta, a, wear, s, cheap, dear = 0.9, 0.2, 1.5, 0.25, 20.0, 40.0
     market = BatteryMarket(Fleet(100, 100, 0, 100, eta), a, wear, 2)
-    on = Terms(np.array([cheap, dear]), np.full(2, s), np.full(2, 100.0))
+    on = straight(np.array([cheap, dear]), s * np.eye(2), 100.0)
     bid = market.best_response(on, Bid.nothing(2))
     # max over u of -(cheap + s u) u + (dear - s q) q - a q^2 - wear q with q = eta^2 u
     charge = (eta**2 * (dear - wear) - cheap) / (2 * s + 2 * eta**4 * (s + a))
@@ -66,7 +73,7 @@ def test_supply_slope_is_price_over_marginal_cost_when_bids_are_at_rest(number: 
     marginal = 2 * MARKET.quadratic * bid.sold + MARKET.wear + bid.energy_value / MARKET.fleet.efficiency
     inside = (bid.sold > 1e-6) & (bid.sold < MARKET.fleet.power - 1e-6)
     assert inside.any()
-    np.testing.assert_allclose((on.price - on.slope * bid.net)[inside], marginal[inside], atol=1e-5)
+    np.testing.assert_allclose((on.price - on.slope @ bid.net)[inside], marginal[inside], atol=1e-5)
     k = MARKET.supply_slope(on.price, bid)
     assert (k >= 1 - 1e-9).all()
     np.testing.assert_allclose((k * marginal)[inside], on.price[inside], atol=1e-9)
@@ -86,3 +93,69 @@ def test_best_response_is_zero_when_losses_exceed_price_differences() -> None:
 def test_best_response_is_zero_without_batteries() -> None:
     bid = BatteryMarket(Fleet.of([]), 0.1, 1, 24).best_response(terms(0), Bid.nothing(24))
     assert (bid.sold.max(), bid.charge.max()) == (0, 0)
+
+
+# --- kinks and caps ---
+
+TWO = BatteryMarket(Fleet(100, 100, 50, 100, 1.0), 0.2, 0.0, 2)
+CHEAP, DEAR = 20.0, 40.0
+
+
+def kinked(room: float, jump: float, price_cap: float = np.inf) -> Terms:
+    """Two hours; in the dear one the price falls by `jump` more for each MW beyond `room`."""
+    line = straight(np.array([CHEAP, DEAR]), 0.25 * np.eye(2), 100.0, price_cap)
+    kink = np.array([[0.0, 1.0]]), np.array([room]), np.array([jump])
+    return Terms(line.price, line.slope, line.sales_cap, line.price_cap, *kink)
+
+
+def rest(market: BatteryMarket, on: Terms, steps: int = 300) -> Bid:
+    """The bid at which best responses rest; the price is always that of the terms at the first bid, nothing."""
+    bid, nothing = Bid.nothing(2), Bid.nothing(2)
+    for _ in range(steps):
+        crossed = on.kinks @ (bid.net - nothing.net) > on.room
+        slope = on.slope + (on.kinks[crossed].T * on.jump[crossed]) @ on.kinks[crossed]
+        room = on.room - on.kinks @ bid.net
+        sides = np.where(crossed, -1.0, 1.0)
+        here = Terms(
+            on.at(bid.net), slope, on.sales_cap, on.price_cap, sides[:, None] * on.kinks, np.abs(room), sides * on.jump
+        )
+        bid = bid.towards(market.best_response(here, bid), 0.5)
+    return bid
+
+
+@pytest.mark.parametrize(
+    ("room", "jump", "price_cap"),
+    [
+        (5.0, 1.0, np.inf),
+        (5.0, 5.0, np.inf),
+        (8.0, 0.1, np.inf),
+        (9.0, -0.1, np.inf),
+        (100.0, 0.0, 36.0),
+        (100.0, 0.0, 30.0),
+        (5.0, 1.0, 38.0),
+    ],
+)
+def test_bid_at_rest_is_the_best_at_the_price_that_follows(room: float, jump: float, price_cap: float) -> None:
+    """What is sold in the dear hour is charged in the cheap one: a scan of that quantity finds the best."""
+    on = kinked(room, jump, price_cap)
+    bid = rest(TWO, on)
+    many = np.linspace(0, 40, 400_001)
+    dear = DEAR - 0.25 * many - jump * np.maximum(many - room, 0)
+    earned = np.minimum(dear, price_cap) * many - (CHEAP + 0.25 * many) * many - 0.2 * many**2
+    assert bid.sold[1] == pytest.approx(bid.charge[0])
+    assert bid.sold[1] == pytest.approx(many[earned.argmax()], abs=2e-3)
+    assert TWO.payoff(on, Bid.nothing(2), bid) == pytest.approx(earned.max(), rel=1e-6)
+
+
+def test_bid_rests_on_a_kink_beyond_which_the_price_falls_too_fast() -> None:
+    assert rest(TWO, kinked(5.0, 5.0)).sold[1] == pytest.approx(5.0, abs=1e-6)
+
+
+def test_bid_crosses_a_kink_beyond_which_it_earns_more() -> None:
+    """Up to the kink the price falls so fast that less would be best; far beyond it, it hardly falls."""
+    steep = kinked(3.0, -0.9)
+    steep = Terms(
+        steep.price, np.diag([0.25, 1.0]), steep.sales_cap, steep.price_cap, steep.kinks, steep.room, steep.jump
+    )
+    bid = TWO.best_response(steep, Bid(np.array([2.9, 0]), np.array([0, 2.9]), np.zeros(2)))
+    assert bid.sold[1] > 3.5

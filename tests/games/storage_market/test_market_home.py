@@ -45,17 +45,48 @@ def interruptibles(draw: Any, slots: int = 6, most: int = 6) -> Interruptible:
 @quick
 @given(interruptibles(), PRICES)
 def test_cheapest_schedule_is_the_best_of_all_schedules(appliance: Interruptible, price: list[float]) -> None:
+    """The least of a linear program is at a vertex: full rate, none, or the rest in one hour."""
     window = price[appliance.first - 1 : appliance.last]
     ways = itertools.product(range(appliance.per_hour + 1), repeat=len(window))
     cheapest = min(np.dot(way, window) for way in ways if sum(way) == appliance.blocks) * appliance.block_kwh
     drawn = appliance.cheapest_schedule(np.array(price))
     assert np.dot(drawn, price) == pytest.approx(cheapest, abs=1e-9)
-    blocks = drawn / appliance.block_kwh
-    assert blocks.sum() == pytest.approx(appliance.blocks)
-    np.testing.assert_allclose(blocks, np.round(blocks), atol=1e-9)
-    assert blocks.max() <= appliance.per_hour + 1e-9
-    assert np.flatnonzero(drawn).min() >= appliance.first - 1
-    assert np.flatnonzero(drawn).max() <= appliance.last - 1
+    assert_runs(appliance, drawn)
+
+
+def assert_runs(appliance: Interruptible, drawn: np.ndarray) -> None:
+    """The schedule needs the appliance's energy, within its rate and its window."""
+    assert drawn.sum() == pytest.approx(appliance.energy_kwh, rel=1e-12)
+    assert drawn.min() >= 0
+    assert drawn.max() <= appliance.most_kw * (1 + 1e-12)
+    outside = drawn.copy()
+    outside[appliance.first - 1 : appliance.last] = 0
+    assert not outside.any()
+
+
+@quick
+@given(interruptibles(), PRICES, st.integers(0, 100), st.floats(1e-3, 1e3))
+def test_proximal_schedule_satisfies_the_conditions_of_its_optimum(
+    appliance: Interruptible, price: list[float], seed: int, weight: float
+) -> None:
+    """Marginal costs are equal where it is within its limits, higher where it is off, lower at full rate."""
+    here = np.random.default_rng(seed).uniform(0, 40, 6)
+    present = appliance.proximal_schedule(here, appliance.preferred_schedule(6), 5.0)
+    drawn = appliance.proximal_schedule(np.array(price), present, weight)
+    assert_runs(appliance, drawn)
+    window = slice(appliance.first - 1, appliance.last)
+    marginal = (np.array(price) + weight * (drawn - present) / appliance.most_kw)[window]
+    rate = drawn[window] / appliance.most_kw
+    lowest_off = marginal[rate < 1 - 1e-9].min(initial=np.inf)
+    highest_on = marginal[rate > 1e-9].max(initial=-np.inf)
+    assert highest_on <= lowest_off + 1e-7 * (100 + weight)
+
+
+def test_proximal_schedule_is_the_cheapest_where_leaving_costs_nothing() -> None:
+    appliance = Interruptible(blocks=37, block_kwh=1.5, first=2, last=23, per_hour=4, preferred=5)
+    price = np.random.default_rng(13).uniform(10, 60, 24)
+    drawn = appliance.proximal_schedule(price, appliance.preferred_schedule(24), 1e-6)
+    np.testing.assert_allclose(drawn, appliance.cheapest_schedule(price), atol=1e-9)
 
 
 @pytest.mark.parametrize("number", range(10))
@@ -81,47 +112,66 @@ def test_uninterruptible_appliance_starts_in_the_cheapest_hour() -> None:
 HOME = MarketHome(
     id="h",
     horizon=4,
-    appliances=[Interruptible(blocks=2, block_kwh=1, first=1, last=4, per_hour=2, preferred=1)],
+    appliances=[Uninterruptible(kind="uninterruptible", hours=1, kw=2, first=1, last=4, preferred=1)],
 )
 GROUP = zlib.crc32(b"h/0") % 5
 
 
+def turn(**changes: Any) -> Turn:
+    return Turn.model_validate({"weight": 10.0, "groups": 5, "turn": GROUP, "inertia": 0.1} | changes)
+
+
 @pytest.mark.parametrize(
-    ("turn", "inertia", "moves", "wants"),
-    [(GROUP, 0.49, 2, 0), (GROUP, 0.5, 0, 0), (None, 0.49, 0, 2), ((GROUP + 1) % 5, 0.49, 0, 2), (None, 0.51, 0, 0)],
+    ("has_turn", "inertia", "offers", "wants"),
+    [(GROUP, 0.49, True, 0), (GROUP, 0.5, False, 0), (None, 0.49, False, 2), ((GROUP + 1) % 5, 0.49, False, 2)],
 )
-def test_home_moves_when_it_saves_enough_and_has_the_turn(
-    turn: int | None, inertia: float, moves: float, wants: float
+def test_home_offers_another_start_when_it_saves_enough_and_has_the_turn(
+    has_turn: int | None, inertia: float, offers: bool, wants: float
 ) -> None:
     schedule = HomeSchedule(HOME)
     price = np.array([20, 20, 10, 20.0])  # it pays 40 and could pay 20: half
-    assert schedule.reschedule(price, Turn(groups=5, turn=turn, inertia=inertia)) == (moves, wants)
-    assert schedule.load.tolist() == ([0, 0, 2, 0] if moves else [2, 0, 0, 0])
-    assert schedule.reschedule(price, Turn(groups=5, turn=turn, inertia=inertia)) == (0, wants)
+    assert schedule.make_offer(price, turn(turn=has_turn, inertia=inertia)) == wants
+    assert schedule.load.tolist() == [2, 0, 0, 0]
+    assert schedule.load_with(Uninterruptible).tolist() == ([0, 0, 2, 0] if offers else [2, 0, 0, 0])
 
 
-def test_home_goes_back_once_when_asked() -> None:
+def test_home_takes_an_offered_start_where_the_leader_says_so_and_once() -> None:
     schedule = HomeSchedule(HOME)
-    turn, back = Turn(groups=5, turn=GROUP, inertia=0.1), Turn(groups=5, turn=GROUP, inertia=0.1, back=True)
-    first, second = np.array([20, 20, 10, 20.0]), np.array([20, 20, 20, 5.0])
-    schedule.reschedule(first, turn)
-    schedule.reschedule(second, turn)
-    assert schedule.load.tolist() == [0, 0, 0, 2]
-    elsewhere = Turn(groups=5, turn=(GROUP + 1) % 5, inertia=0.1, back=True)
-    assert schedule.reschedule(second, elsewhere) == (0, 0)
-    assert schedule.reschedule(second, back) == (2, 0)
+    price = np.array([20, 20, 10, 20.0])
+    schedule.make_offer(price, turn())
+    schedule.move(turn(step=1.0))
+    assert schedule.load.tolist() == [2, 0, 0, 0]
+    schedule.move(turn(starts=True))
+    assert schedule.load.tolist() == [2, 0, 0, 0], "what was not taken has lapsed"
+    schedule.make_offer(price, turn())
+    schedule.move(turn(starts=True))
     assert schedule.load.tolist() == [0, 0, 2, 0]
-    assert schedule.reschedule(second, back) == (0, 0)
+
+
+def test_home_goes_part_of_the_way_to_what_its_interruptible_appliances_offered() -> None:
+    vehicle = Interruptible(blocks=2, block_kwh=1, first=1, last=4, per_hour=2, preferred=1)
+    schedule = HomeSchedule(MarketHome(id="v", horizon=4, appliances=[vehicle]))
+    price = np.array([20, 30, 10, 30.0])
+    assert schedule.regret(price) == pytest.approx(0.5)
+    schedule.make_offer(price, turn(weight=20.0))
+    # To move x kWh saves 10 x and costs twice 20 / (2 * 2) x^2: x = 0.5.
+    assert schedule.load_with(Interruptible).tolist() == pytest.approx([1.5, 0, 0.5, 0])
+    schedule.move(turn(step=0.5, starts=True))
+    assert schedule.load.tolist() == pytest.approx([1.75, 0, 0.25, 0])
+    assert schedule.regret(price) == pytest.approx(17.5 / 37.5)
 
 
 def test_homes_of_one_process_answer_together_and_settle_one_by_one() -> None:
     other = HOME.model_copy(update={"id": "g", "battery": Battery(capacity_kwh=10, power_kw=4, initial_kwh=5)})
     homes = StorageMarketHomes([HOME, other])
-    everybody = Tariff(price=[20, 20, 10, 20], turn=Turn(groups=1, turn=0, inertia=0.1))
+    everybody = Tariff(price=[20, 20, 10, 20], turn=turn(groups=1, turn=0))
     body = homes.answer(everybody)
-    assert (body.homes, body.load_kw, body.usual_kw, body.moved_kwh) == (2, [0, 0, 4, 0], [4, 0, 0, 0], 4)
+    assert (body.homes, body.load_kw, body.usual_kw, body.offer_kw, body.starts_kw) == (
+        2, [4, 0, 0, 0], [4, 0, 0, 0], [4, 0, 0, 0], [0, 0, 4, 0]
+    )  # fmt: skip
     assert body.batteries is not None
     assert (body.batteries.capacity, body.batteries.power, body.batteries.initial) == (10, 0.4, 0.5)
+    homes.answer(Tariff(price=everybody.price, turn=turn(starts=True)))
     accounts = homes.settle(FleetPlan(price=everybody.price, charge=[0.1, 0, 0, 0], sold=[0, 0.05, 0, 0]))
     assert accounts["h"] == {"load_kw": [0, 0, 2, 0], "appliances_kwh": [[0, 0, 2, 0]], "bill": pytest.approx(0.02)}
     assert accounts["g"]["battery_kwh"] == pytest.approx([5.95, *[5.95 - 0.5 / 0.95] * 3])
@@ -135,7 +185,7 @@ def test_day_plan_draws_what_the_battery_charges() -> None:
     sold = [0.25 if hour in (18, 19) else 0.0 for hour in range(24)]
     settlement = FleetPlan(price=[30.0] * 24, charge=charge, sold=sold)
     strategy = StorageMarketHomes([home])
-    strategy.answer(Tariff(price=[30.0] * 24, turn=Turn(turn=None, groups=1, inertia=0.0)))
+    strategy.answer(Tariff(price=[30.0] * 24, turn=turn(turn=None)))
     plan = home.day_plan(strategy.settle(settlement)["m"])
     assert plan.setpoint_kw is not None
     assert plan.level_kwh is not None

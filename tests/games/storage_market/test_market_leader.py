@@ -21,9 +21,10 @@ def leader() -> StorageMarketLeader:
 
 def dra_answer(**changes: Any) -> DraAnswer:
     zeros = [0.0] * 24
-    body = dict.fromkeys(("load", "usual", "charge", "sold", "supply_slope"), zeros)
-    numbers = dict.fromkeys(("bid_change", "rated_power", "moved", "wanted"), 0.0)
-    return DraAnswer.model_validate({"homes": 3, **body, **numbers, **changes})
+    body = dict.fromkeys(("usual", "charge", "sold", "supply_slope"), zeros)
+    loads = dict.fromkeys(("load", "offer", "starts"), changes.get("load", zeros))
+    numbers = dict.fromkeys(("bid_change", "rated_power", "wanted", "regret"), 0.0)
+    return DraAnswer.model_validate({"homes": 3, **body, **loads, **numbers, **changes})
 
 
 def test_leader_opens_at_the_price_of_the_demand_expected() -> None:
@@ -31,7 +32,7 @@ def test_leader_opens_at_the_price_of_the_demand_expected() -> None:
     assert isinstance(opening.ask, MarketSignal)
     _, price = reference_dispatch(UNITS, RTS)
     np.testing.assert_allclose(opening.ask.price, price, atol=1e-5)
-    assert (opening.ask.bid, opening.ask.turn.turn, max(opening.ask.sales_cap)) == (False, None, 0)
+    assert (opening.ask.curve, opening.ask.turn.turn, max(opening.ask.sales_cap)) == (None, None, 0)
     assert not opening.settle
 
 
@@ -46,13 +47,17 @@ def test_leader_settles_at_once_when_homes_want_nothing_and_have_no_batteries() 
 def test_leader_settles_when_the_only_dra_that_wants_to_move_is_held() -> None:
     strategy = leader()
     ask = strategy.open().ask
-    gone = dra_answer(wanted=5.0, moved=2.0, load=[1.0] * 24)
+    gone = dra_answer(wanted=5.0, regret=0.1, load=[1.0] * 24, offer=[2.0] * 24)
     decision = strategy.decide(ask, {"a1": dra_answer(), "a2": gone}, ("a2",))
     assert decision.settle
     np.testing.assert_allclose(decision.account["demand_mw"], RTS + 1)
 
 
-def test_leader_sends_a_group_back_when_cost_rises_and_merges_groups_when_none_moves() -> None:
+def at(hour: int, power: float = 5.0) -> list[float]:
+    return [power if number == hour else 0.0 for number in range(24)]
+
+
+def test_leader_accepts_starts_that_lower_the_cost_and_merges_groups_when_none_is_offered() -> None:
     strategy = leader()
     ask = strategy.open().ask
 
@@ -61,15 +66,48 @@ def test_leader_sends_a_group_back_when_cost_rises_and_merges_groups_when_none_m
         assert isinstance(decision.ask, MarketSignal)
         return decision.ask.turn
 
-    to_the_peak = {"load": np.where(np.arange(24) == 11, 5.0, 0).tolist(), "usual": [5.0, *[0.0] * 23]}
-    assert turn_after(dra_answer(wanted=5.0)) == Turn(groups=12, turn=0, inertia=1e-4)
-    assert turn_after(dra_answer(moved=5.0, wanted=1.0, **to_the_peak)) == Turn(
-        groups=12, turn=0, inertia=1e-4, back=True
-    )
-    assert turn_after(dra_answer(moved=5.0, wanted=1.0)) == Turn(groups=24, turn=1, inertia=2e-4)
-    assert turn_after(dra_answer(wanted=1.0)) == Turn(groups=12, turn=2, inertia=2e-4)
-    off_the_peak = {"load": to_the_peak["usual"], "usual": to_the_peak["load"]}
-    assert turn_after(dra_answer(moved=5.0, wanted=1.0, **off_the_peak)) == Turn(groups=12, turn=3, inertia=2e-4)
+    def check(turn: Turn, groups: int, number: int, inertia: float, starts: bool) -> None:
+        assert (turn.groups, turn.turn, turn.inertia, turn.starts, turn.step) == (groups, number, inertia, starts, 0)
+
+    at_the_peak = {"load": at(11), "usual": at(11), "offer": at(11)}
+    in_the_valley = {"load": at(3), "usual": at(11), "offer": at(3)}
+    check(turn_after(dra_answer(wanted=5.0, **at_the_peak)), 12, 0, 1e-4, False)
+    check(turn_after(dra_answer(wanted=5.0, **at_the_peak, starts=at(3))), 12, 1, 1e-4, True)
+    check(turn_after(dra_answer(wanted=5.0, **in_the_valley, starts=at(11))), 24, 2, 2e-4, False)
+    check(turn_after(dra_answer(wanted=5.0, **in_the_valley)), 12, 3, 2e-4, False)
+
+
+def test_leader_lets_homes_go_to_the_least_cost_on_the_way_to_their_offer() -> None:
+    """Half-way between two hours that swap their demand, the cost is least; the price is that of the demand there."""
+    strategy = leader()
+    ask = strategy.open().ask
+    swap = (RTS[11] - RTS[3]) * 1.0
+    answer = dra_answer(regret=0.1, load=at(11, swap), usual=at(11, swap), offer=at(3, swap))
+    decision = strategy.decide(ask, {"a1": answer}, ())
+    assert isinstance(decision.ask, MarketSignal)
+    step, units = decision.ask.turn.step, UNITS
+    moved = np.array(at(3, swap)) - at(11, swap)
+    costs = [reference_dispatch(units, RTS + part * moved)[0] for part in (step - 0.02, step, step + 0.02)]
+    assert costs[1] < min(costs[0], costs[2])
+    np.testing.assert_allclose(decision.ask.price, reference_dispatch(units, RTS + step * moved)[1], atol=1e-5)
+    far = dra_answer(regret=0.1, load=at(11, 4.0), usual=at(11, 4.0), offer=at(3, 4.0))
+    weight = decision.ask.turn.weight
+    decision = strategy.decide(decision.ask, {"a1": far}, ())
+    assert isinstance(decision.ask, MarketSignal)
+    assert decision.ask.turn.step == 1.0
+    assert decision.ask.turn.weight != weight
+
+
+def test_leader_announces_the_true_slope_of_its_price() -> None:
+    strategy = leader()
+    ask = strategy.open().ask
+    decision = strategy.decide(ask, {"a1": dra_answer(rated_power=10.0)}, ())
+    assert isinstance(decision.ask, MarketSignal)
+    assert decision.ask.curve is not None
+    slope = decision.ask.curve.slope.array()
+    less, more = (reference_dispatch(UNITS, RTS + sign * np.array(at(12, 0.01)))[1] for sign in (-1, 1))
+    np.testing.assert_allclose(slope[:, 12], (more - less) / 0.02, atol=1e-3)
+    assert slope[12, 12] == pytest.approx(0.1887, abs=1e-4)
 
 
 def test_leader_halves_the_step_when_bids_turn_back() -> None:
@@ -81,17 +119,18 @@ def test_leader_halves_the_step_when_bids_turn_back() -> None:
         at_noon = np.where(np.arange(24) == 12, sold, 0.0).tolist()
         decision = strategy.decide(ask, {"a1": dra_answer(sold=at_noon, bid_change=change, rated_power=10.0)}, ())
         assert isinstance(decision.ask, MarketSignal)
-        assert decision.ask.bid
+        assert decision.ask.curve is not None
         return decision.ask.step, decision.account["theta"]
 
     assert after(0.0, 0.0) == (1.0, 0.04)
     assert after(1.0, 1.0) == (1.0, 0.04)
     assert after(0.6, 0.4) == (1.0, 0.04)  # turned back, but by less than half
     assert after(0.9, 0.3) == (0.5, 0.04)
-    # Compared are bids that change by less than a hundred times 1e-7 of the power in a full step.
-    assert after(0.9, 0.6e-4) == (0.5, 0.04)
-    assert after(0.9, 0.4e-4) == (1.0, 0.04)
-    assert after(0.9, 1.0) == (1.0, 0.08)
+    # Compared are bids that change by less than 1e-4 of the power in a full step.
+    assert after(0.9, 0.6e-3) == (0.5, 0.04)
+    # No cap binds, so a larger theta changes nothing; at half of what is used, caps would bind.
+    assert after(0.9, 0.4e-3) == (1.0, 0.04)
+    assert after(0.5, 1.0) == (1.0, pytest.approx(0.9 / RTS[12] / 2))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +139,8 @@ def test_leader_halves_the_step_when_bids_turn_back() -> None:
         {"load": [1e12] * 24},
         {"usual": [1e12] * 24, "rated_power": 1e12},
         {"sold": [1e12, 0] * 12, "charge": [0, 1e12] * 12},
-        {"wanted": 1e12, "moved": 1e12, "bid_change": 1e12, "rated_power": 1e-12},
+        {"offer": [1e12, 0] * 12, "starts": [0, 1e12] * 12, "regret": 1.0, "wanted": 1.0},
+        {"wanted": 1e12, "regret": 1.0, "bid_change": 1e12, "rated_power": 1e-12},
     ],
 )
 def test_leader_decides_when_answers_are_absurd(absurd: dict[str, Any]) -> None:
@@ -117,8 +157,8 @@ def test_leader_decides_when_answers_are_absurd(absurd: dict[str, Any]) -> None:
 def test_leader_settles_at_an_inertia_at_which_nobody_saves_when_homes_never_rest() -> None:
     strategy = leader()
     ask = strategy.open().ask
-    for number in range(200):
-        decision = strategy.decide(ask, {"a1": dra_answer(wanted=1.0, moved=number % 2)}, ())
+    for number in range(300):
+        decision = strategy.decide(ask, {"a1": dra_answer(wanted=1.0, regret=0.5, starts=at(number % 2))}, ())
         if decision.settle:
             break
     assert isinstance(decision.ask, MarketSignal)

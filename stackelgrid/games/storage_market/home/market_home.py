@@ -1,10 +1,12 @@
-"""The home of the storage market: it reschedules its appliances where that pays, and its battery follows the DRA.
+"""The home of the storage market: it offers better schedules of its appliances, and its battery follows the DRA.
 
-At a price lambda_t each appliance has a cheapest schedule (`block_schedule`, a dynamic program). A home takes it over
-where that saves more than `inertia` of what the present one costs [SM-15], and only when the appliance's group has the
-turn: homes that all move at one old price move the peak instead of flattening it (reading). Where they did, the leader
-asks the group to go back. The battery is known to the home's own DRA, which settles what each kWh of capacity charges
-(u) and delivers (q) [SM-16]:
+Homes that all move at one old price move the peak instead of flattening it (reading). So a home does not move by
+itself. At each price it offers a schedule, and stays at its present one; with the next price it learns how far to go.
+Its interruptible appliances offer the proximal schedule [SM-13] and go the part `step` of the way to it. Those that
+cannot be interrupted offer another start, where that saves more than `inertia` of what the present one costs and their
+group has the turn, and take it where the leader says so [SM-15].
+
+The battery is known to the home's own DRA. It settles what each kWh of capacity charges (u) and delivers (q) [SM-16]:
 
     e_t = e_{t-1} + eta u_t - q_t / eta - spilt_t,      0 <= e_t <= E,  0 <= u_t, q_t,  u_t + q_t <= P
 
@@ -14,14 +16,14 @@ asks the group to go back. The battery is known to the home's own DRA, which set
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from stackelgrid.games.storage_market.home.block_schedule import Appliance
+from stackelgrid.games.storage_market.home.appliances import Appliance, Interruptible, Uninterruptible
 from stackelgrid.games.storage_market.messages import Batteries, FleetPlan, HomesAnswer, Tariff, Turn
 from stackelgrid.model import NonNegative
 from stackelgrid.rounds.settings import DayPlan, HomeModel, PrivateModel
@@ -122,12 +124,12 @@ def follow(battery: Battery, charge: Array, sold: Array) -> BatteryDay:
 
 
 class HomeSchedule:
-    """A home's present schedule, and its change at a price."""
+    """A home's present schedule, by appliance, and the one that it has offered, (T,) kWh each."""
 
     def __init__(self, home: MarketHome) -> None:
         self.home = home
         self.appliances = [appliance.preferred_schedule(home.horizon) for appliance in home.appliances]
-        self._before = list(self.appliances)
+        self._offered = list(self.appliances)
         self._group_numbers = [zlib.crc32(f"{home.id}/{number}".encode()) for number in range(len(home.appliances))]
 
     @property
@@ -135,34 +137,58 @@ class HomeSchedule:
         """The load of the appliances, (T,) kWh."""
         return sum(self.appliances, np.zeros(self.home.horizon))
 
-    def reschedule(self, price: Array, turn: Turn) -> tuple[float, float]:
-        """Reschedule at `price` (T,); give the energy, kWh, that moved, and that would move if it had the turn."""
-        moved = wanted = 0.0
-        for number, group in enumerate(self._group_numbers):
+    def load_with(self, kind: type[Interruptible | Uninterruptible]) -> Array:
+        """Give the load when the appliances of one kind follow what they offered, and no others do, (T,) kWh."""
+        pairs = zip(self.home.appliances, self.appliances, self._offered, strict=True)
+        chosen = (offered if isinstance(appliance, kind) else now for appliance, now, offered in pairs)
+        return sum(chosen, np.zeros(self.home.horizon))
+
+    def move(self, turn: Turn) -> None:
+        """Go as far towards the offered schedules as the leader says; the offer then lapses."""
+        for number, appliance in enumerate(self.home.appliances):
+            now, offered = self.appliances[number], self._offered[number]
+            part = turn.step if isinstance(appliance, Interruptible) else float(turn.starts)
+            self.appliances[number] = offered if part == 1 else now + part * (offered - now)
+        self._offered = list(self.appliances)
+
+    def make_offer(self, price: Array, turn: Turn) -> float:
+        """Offer schedules at `price` (T,); give the energy, kWh, that would start elsewhere if it had the turn."""
+        wanted = 0.0
+        for number, appliance in enumerate(self.home.appliances):
             now = self.appliances[number]
-            has_turn = turn.turn is not None and group % turn.groups == turn.turn % turn.groups
-            target = self._before[number] if has_turn and turn.back else self._choose(number, price, turn.inertia)
-            shifted = float(np.abs(now - target).sum()) / 2
-            if has_turn:
-                self.appliances[number], self._before[number] = target, target if turn.back else now
-                moved += shifted
-            else:
-                wanted += shifted
-        return moved, wanted
+            if isinstance(appliance, Interruptible):
+                self._offered[number] = appliance.proximal_schedule(price, now, turn.weight)
+                continue
+            cheapest = appliance.cheapest_schedule(price)
+            saving, rounding = float(price @ (now - cheapest)), 1e-12 * float(np.abs(price) @ now)
+            if saving > turn.inertia * abs(float(price @ now)) + rounding:
+                if turn.turn is not None and self._group_numbers[number] % turn.groups == turn.turn % turn.groups:
+                    self._offered[number] = cheapest
+                else:
+                    wanted += float(np.abs(now - cheapest).sum()) / 2
+        return wanted
+
+    def regret(self, price: Array) -> float:
+        """Give what its interruptible appliances could still save, as a part of what all its energy costs."""
+        pairs = zip(self.home.appliances, self.appliances, strict=True)
+        saving = sum(
+            float(price @ (now - appliance.cheapest_schedule(price)))
+            for appliance, now in pairs
+            if isinstance(appliance, Interruptible)
+        )
+        paid = abs(float(price @ self.load))
+        return min(max(saving, 0.0) / paid, 1.0) if paid > 0 else 0.0
 
     def remember(self) -> dict[str, list[list[float]]]:
-        """Give the present schedule of each appliance, and the one before, (T,) kWh each."""
-        return {"now": [each.tolist() for each in self.appliances], "before": [each.tolist() for each in self._before]}
+        """Give the present schedule of each appliance, and the one offered, (T,) kWh each."""
+        return {
+            "now": [each.tolist() for each in self.appliances],
+            "offered": [each.tolist() for each in self._offered],
+        }
 
     def recall(self, memory: Mapping[str, list[list[float]]]) -> None:
         """Take the schedules that `remember` gave."""
-        self.appliances, self._before = ([np.array(each) for each in memory[key]] for key in ("now", "before"))
-
-    def _choose(self, number: int, price: Array, inertia: float) -> Array:
-        """Give the cheapest schedule of an appliance where it saves enough [SM-15], else the present one, (T,) kWh."""
-        now, cheapest = self.appliances[number], self.home.appliances[number].cheapest_schedule(price)
-        saving, rounding = float(price @ (now - cheapest)), 1e-12 * float(np.abs(price) @ now)
-        return cheapest if saving > inertia * abs(float(price @ now)) + rounding else now
+        self.appliances, self._offered = ([np.array(each) for each in memory[key]] for key in ("now", "offered"))
 
 
 class StorageMarketHomes:
@@ -173,20 +199,23 @@ class StorageMarketHomes:
 
     @property
     def quick(self) -> bool:
-        """Tell whether the dynamic programs take no longer than a message."""
+        """Tell whether the schedules take no longer than a message."""
         return sum(len(schedule.appliances) for schedule in self._schedules) <= _FEW_APPLIANCES
 
     def answer(self, signal: Tariff) -> HomesAnswer:
-        """Let the appliances that have the turn move; answer with the load of all, and the batteries."""
+        """Move as the signal says, offer better schedules at its price, and answer with the loads and the batteries."""
         price = np.array(signal.price)
-        shifts = [schedule.reschedule(price, signal.turn) for schedule in self._schedules]
-        load = np.sum([schedule.load for schedule in self._schedules], axis=0)
+        for schedule in self._schedules:
+            schedule.move(signal.turn)
+        wanted = sum(schedule.make_offer(price, signal.turn) for schedule in self._schedules)
         return HomesAnswer(
             homes=len(self._schedules),
-            load_kw=load.tolist(),
-            usual_kw=np.sum([schedule.home.preferred_load() for schedule in self._schedules], axis=0).tolist(),
-            moved_kwh=sum(moved for moved, _ in shifts),
-            wanted_kwh=sum(wanted for _, wanted in shifts),
+            load_kw=_add_up(schedule.load for schedule in self._schedules),
+            usual_kw=_add_up(schedule.home.preferred_load() for schedule in self._schedules),
+            offer_kw=_add_up(schedule.load_with(Interruptible) for schedule in self._schedules),
+            starts_kw=_add_up(schedule.load_with(Uninterruptible) for schedule in self._schedules),
+            wanted_kwh=wanted,
+            regret=max(schedule.regret(price) for schedule in self._schedules),
             batteries=_disclose([s.home.battery for s in self._schedules if s.home.battery is not None]),
         )
 
@@ -204,6 +233,11 @@ class StorageMarketHomes:
         price = np.array(settlement.price)
         plan = np.array(settlement.charge), np.array(settlement.sold)
         return {schedule.home.id: _account(schedule, price, plan) for schedule in self._schedules}
+
+
+def _add_up(loads: Iterable[Array]) -> list[float]:
+    """Add up loads (T,), negative rounding set to zero."""
+    return [max(float(each), 0.0) for each in np.sum(list(loads), axis=0)]
 
 
 def _disclose(batteries: Sequence[Battery]) -> Batteries | None:

@@ -1,12 +1,17 @@
-"""Schedules of a home's appliances: time-of-use scheduling by dynamic programming (reading: energy in equal blocks).
+"""Schedules of a home's appliances: time-of-use scheduling (reading: energy within a window).
 
-An interruptible appliance needs `blocks` of energy between the hours `first` and `last`, at most m of them an hour.
-With s blocks still to come, the rest of the day costs at least [SM-13]
+An interruptible appliance needs the energy E between the hours `first` and `last`, at most m of it an hour. Asked at a
+price lambda it answers with the schedule y that is cheapest when leaving its present one x costs, too [SM-13]:
 
-    V_t(s) = min over 0 <= u <= min(s, m) of  lambda_t u + V_{t+1}(s - u),    V_{last+1}(0) = 0,  else infinite,
+    min over y   sum_t lambda_t y_t + c / (2 m) (y_t - x_t)^2,      0 <= y_t <= m,   sum_t y_t = E
 
-per kWh of a block; u_t follows forwards. An appliance that cannot be interrupted decides on its starting hour alone
-[SM-14]. Both are exact. Hours count from 1, energy in kWh, prices in dollars per MWh.
+This is a quadratic program with a closed form: y_t = min(max(x_t - m lambda_t / c + nu, 0), m), and the sum, piecewise
+linear in nu, gives nu. One that cannot be interrupted runs h hours in a row. With W_t what a run from hour t on costs,
+it decides in each hour whether to start [SM-14]:
+
+    V_t = min(W_t, V_{t+1}),      V_{last-h+2} infinite.
+
+Hours count from 1, energy in kWh, prices and c in dollars per MWh.
 """
 
 from __future__ import annotations
@@ -14,19 +19,17 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from stackelgrid.model import Positive
 from stackelgrid.rounds.settings import PrivateModel
 from stackelgrid.wire.arrays import Array
 
-Blocks = NDArray[np.int64]
 Hour = Annotated[int, Field(ge=1, le=1000)]
 
 
 class Interruptible(PrivateModel):
-    """`blocks` of `block_kwh` within the hours `first`..`last`, `per_hour` of them at most.
+    """`blocks` of `block_kwh` within the hours `first`..`last`, `per_hour` of them at most, or any part of that.
 
     Before there was a price it ran at full rate from the hour `preferred` on.
     """
@@ -65,24 +68,26 @@ class Interruptible(PrivateModel):
         return blocks * self.block_kwh
 
     def cheapest_schedule(self, price: Array) -> Array:
-        """Give what it draws at `price` (T,), (T,) kWh [SM-13]: backwards for V, then forwards for u."""
-        window = range(self.first - 1, self.last)
-        most = np.arange(self.per_hour + 1)
-        to_come = np.arange(self.blocks + 1)
-        after = to_come[:, None] - most  # (s, u) -> s - u
-        possible = after >= 0
-        value = np.where(to_come == 0, 0.0, np.inf)
-        best: list[Blocks] = []
-        for hour in reversed(window):
-            cost = np.where(possible, price[hour] * most + value[np.maximum(after, 0)], np.inf)
-            best.append(cost.argmin(axis=1))
-            value = cost.min(axis=1)
-        blocks = np.zeros(len(price))
-        left = self.blocks
-        for hour, choice in zip(window, reversed(best), strict=True):
-            blocks[hour] = choice[left]
-            left -= int(choice[left])
-        return blocks * self.block_kwh
+        """Give what it draws at `price` (T,), (T,) kWh: full rate in the cheapest hours."""
+        window = slice(self.first - 1, self.last)
+        left = self.energy_kwh - self.most_kw * np.arange(self.last - self.first + 1)
+        consumption = np.zeros(len(price))
+        consumption[window][np.argsort(price[window], kind="stable")] = np.clip(left, 0, self.most_kw)
+        return consumption
+
+    def proximal_schedule(self, price: Array, present: Array, weight: float) -> Array:
+        """Give what it draws at `price` when leaving the `present` schedule costs, too, (T,) kWh [SM-13]."""
+        window, most = slice(self.first - 1, self.last), self.most_kw
+        wish = present[window] - most * (price[window] - price[window].mean()) / weight
+        levels = np.sort(np.concatenate([-wish, most - wish]))
+        sums = np.clip(wish + levels[:, None], 0, most).sum(axis=1)
+        above = min(max(int(np.searchsorted(sums, self.energy_kwh)), 1), len(levels) - 1)
+        low, high = sums[above - 1], sums[above]
+        part = (self.energy_kwh - low) / (high - low) if high > low else 0.0
+        level = levels[above - 1] + part * (levels[above] - levels[above - 1])
+        consumption = np.zeros(len(price))
+        consumption[window] = np.clip(wish + level, 0, most)
+        return consumption
 
     @model_validator(mode="after")
     def _check_window(self) -> Self:
@@ -117,8 +122,12 @@ class Uninterruptible(PrivateModel):
 
     def cheapest_schedule(self, price: Array) -> Array:
         """Give what it draws at `price` (T,), (T,) kWh, from the starting hour that costs least [SM-14]."""
-        paid = np.convolve(price[self.first - 1 : self.last], np.ones(self.hours), "valid")
-        return self._from(self.first - 1 + int(paid.argmin()), len(price))
+        start, least = 0, np.inf
+        for hour in range(self.last - self.hours, self.first - 2, -1):
+            paid = float(price[hour : hour + self.hours].sum())
+            if paid <= least:
+                start, least = hour, paid
+        return self._from(start, len(price))
 
     def _from(self, start: int, slots: int) -> Array:
         consumption = np.zeros(slots)
