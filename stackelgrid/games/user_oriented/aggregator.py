@@ -28,6 +28,8 @@ _MISSED = 2.0
 """A load has missed what was foretold when it bends by more than this times that, or by less than that part of it."""
 _MOST_MISSES = 5
 """With so many misses a sensitivity does not count any more, with twice as many an earlier load counts."""
+_FARTHEST = 0.5
+"""A step of the price by more than this part of it says nothing: there may be many kinks on the way."""
 _LEAST_KW = 1e-6
 """Loads are exact to much less; what was foretold is not judged by smaller changes."""
 
@@ -71,7 +73,9 @@ class Foresight:
         bent = float(step @ (self._answer.loads().sum(axis=0) - answer.loads().sum(axis=0)))
         if bent < -rounding:
             self._misses += _MOST_MISSES
-        if self._answer.slope is None or answer.slope is None:
+        assert self._price is not None
+        far = np.max(np.abs(step)) > _FARTHEST * np.max(np.abs(self._price))
+        if far or self._answer.slope is None or answer.slope is None:
             return
         before, now = _foretell(self._answer, step), _foretell(answer, step)
         most = _MISSED * bent + rounding

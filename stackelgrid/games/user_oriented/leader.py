@@ -167,7 +167,7 @@ class UserOrientedLeader:
         """Start the search at the answer to the flat price, which gives the charge on deviation."""
         self._all_homes, self._baseline_load = baseline.homes, baseline.load
         self._company = replace(self._company, mu=self._balance(baseline.load))
-        self._search = self._make_algorithm(replace(self._problem, company=self._company))
+        self._search = self._make_search(asked)
         self._next_price, self._partial_search = asked, None
         self._baseline_is_estimated, self._asks_baseline_again = False, False
         self._balance_load, self._recomputations_left = None, self._recompute
@@ -179,8 +179,13 @@ class UserOrientedLeader:
         self._recomputations_left -= 1
         self._balance_load = found.load
         self._company = replace(self._company, mu=self._balance(self._baseline_load, found.load))
-        self._search = self._make_algorithm(replace(self._problem, company=self._company))
+        self._search = self._make_search(Price(price=found.price.tolist()))
         return True
+
+    def _make_search(self, asked: Price) -> PriceSearch:
+        """Make the search that begins with the answers to what was `asked`, for the questions that are left."""
+        left = self._problem.questions - len(self._asked.difference(asked.questions))
+        return self._make_algorithm(replace(self._problem, company=self._company, questions=max(left, 1)))
 
     def _admit(self, asked: Price, observed: Observation) -> None:
         """Go on with homes that came after the flat price was asked; until it is asked again, estimate their baseline.
@@ -211,6 +216,7 @@ class UserOrientedLeader:
             "par": compute_par(observed.load),
             "leader_utility": self._weigh_utility(observed),
             "homes": observed.homes,
+            "capped_slots": find_capped_slots(self._company, observed),
             **({} if self._balance_load is None else {"balance_load_kw": self._balance_load.tolist()}),
         }
 
@@ -223,6 +229,15 @@ class UserOrientedLeader:
 def weigh_in_search(revenue_weight: float) -> float:
     """Give the weight on revenue with which the price is searched for [UO-7]."""
     return max(revenue_weight, LEAST_REVENUE_WEIGHT)
+
+
+def find_capped_slots(company: UtilityCompany, observed: Observation) -> list[int]:
+    """Find the slots, from 1, in which a load is sold at `price_max` that would not change with its price."""
+    if observed.slope is None:
+        return []
+    bends = np.abs(observed.slope) + np.abs(observed.coupling).sum(axis=1)
+    capped = (observed.price >= company.price_max * (1 - 1e-9)) & (observed.load > 0) & (bends == 0)
+    return [int(slot) + 1 for slot in np.flatnonzero(capped)]
 
 
 def compute_par(load: Array) -> float | None:

@@ -51,6 +51,7 @@ class UserOrientedOutcome(Outcome):
     | `system_utility` | | money | that, with revenue at weight 1, and the utility of every home in `homes` |
     | `revenue` | | money | what all homes pay, sum p_t L_t |
     | `deviation` | | kW^2 | sum (L_t - mean L)^2 |
+    | `capped_slots` | | | the slots, from 1, in which what is sold at `price_max` would not change with the price |
     | `homes` | by id | | homes that reported a schedule |
     | `unkept_capacity_kw`, `least_violation_kw` | | kW | given when no price keeps this capacity: the violation left |
     | `noise_kw` | | kW | given when the price is not known within the tolerance: answers to one price differ by this |
@@ -69,6 +70,7 @@ class UserOrientedOutcome(Outcome):
     system_utility: Finite
     revenue: Finite
     deviation: Finite
+    capped_slots: list[int] = []
     homes: dict[str, HomeOutcome]
     unkept_capacity_kw: Finite | None = None
     least_violation_kw: Finite | None = None
@@ -103,6 +105,7 @@ class UserOrientedOutcome(Outcome):
             + sum(home.utility for home in homes.values()),
             revenue=float(price @ load),
             deviation=float(np.sum((load - load.mean()) ** 2)),
+            capped_slots=last.get("capped_slots", []),
             homes=homes,
             **{key: last[key] for key in _FINDINGS if key in last},
         )

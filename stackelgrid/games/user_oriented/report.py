@@ -84,6 +84,9 @@ def key_figures(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOut
 
 
 def _list_findings(outcome: UserOrientedOutcome, rate: str) -> Iterator[Row]:
+    if outcome.capped_slots:
+        slots = ", ".join(map(str, outcome.capped_slots))
+        yield ("Sold at price_max", f"to load that no price changes, in slots {slots}")
     if outcome.least_violation_kw is not None and outcome.unkept_capacity_kw is not None:
         yield (
             "Capacity",

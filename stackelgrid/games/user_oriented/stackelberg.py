@@ -2,11 +2,16 @@
 
     max over p in [price_min, price_max]   U_c(p, L(p)),   L_min <= L(p) <= L_max
 
-The answer L(p) has kinks, where an appliance or a storage reaches a limit, and the best price often lies on a kink.
-There one local model [UO-F] is not enough: the derivative changes at the kink, and the price would jump to and fro
-across it. So the leader keeps the observed rounds and, as in a bundle method, maximises the least of the utilities that
-their models predict. It does so inside a trust region, which grows while the predictions are good and shrinks when they
-are not. A model whose prediction is wrong at the best price is dropped.
+There are many hills: wherever an appliance reaches a limit, the best price may lie. So the leader explores. It always
+climbs the hill from the baseline (`hill_climb.py`), and in the same rounds asks other prices:
+
+1. *Levels*: flat prices all over the bounds, with sensitivities. Where the slots do not depend on each other, each of
+   them gives a point on the demand curve of every slot.
+2. *Candidates*: the best price on the curves learnt so far (`demand_curves.py`, `separable_problem.py`), with one a
+   little below and one a little above, so that a kink is seen from both sides.
+3. *What promises most*: prices in intervals where the curve is not known well enough to rule out a better one.
+
+It settles on the best price asked, when the curves foretell no better one and nothing promises more.
 """
 
 from __future__ import annotations
@@ -17,203 +22,150 @@ from collections.abc import Sequence
 import numpy as np
 
 from stackelgrid.errors import SolverError
-from stackelgrid.games.user_oriented.local_response import Array, ExponentEstimator, LocalResponse, Observation
-from stackelgrid.games.user_oriented.search import NextPrices, PriceFound, make_convex, relative_change, solve_qp
+from stackelgrid.games.user_oriented.demand_curves import learn_demand_curves
+from stackelgrid.games.user_oriented.hill_climb import HillClimb
+from stackelgrid.games.user_oriented.local_response import Array, Observation
+from stackelgrid.games.user_oriented.search import NextPrices, PriceFound, relative_change
+from stackelgrid.games.user_oriented.separable_problem import SeparableProblem
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
+from stackelgrid.rounds.settings import QUESTIONS_PER_SESSION
 
 _LOG = logging.getLogger("leader_node")
-_NEWTON_STEPS = 60
-_FIRST_REACH = 0.4
-_LEAST_LENGTH = 1e-6
-_CONVERGED = 1e-13
-_UNBOUNDED = 1e6
-_CORNER_REACH, _NEGLIGIBLE_GAIN = 1e-3, 1e-9
+_LEVELS = 0.2
+"""The part of the questions that is spent on flat prices."""
+_FOR_CANDIDATES = 0.25
+"""The part of the questions that is kept for candidates, and to settle."""
+_PROMISING = 14
+"""So many prices that promise more are asked in a round."""
+_GAIN, _PROMISE, _ROUNDING = 1e-9, 1e-8, 1e-13
+"""What is gained or promised counts when it is more than this part of the utility."""
+_PATIENCE = 4
+"""After so many rounds without a gain, what the curves foretell is no longer believed."""
 
 
 class StackelbergSearch:
-    """A bundle method in a trust region, one round per step. `_reach`, its radius, is relative to the largest price."""
+    """The search for the leader's best price, several questions a round, at most `questions` different ones."""
 
-    def __init__(self, company: UtilityCompany, tolerance: float = 1e-6) -> None:
-        self.company = company
-        self.residual = float("inf")
+    def __init__(
+        self, company: UtilityCompany, tolerance: float = 1e-6, questions: int = QUESTIONS_PER_SESSION
+    ) -> None:
+        self.residual = 0.0
+        self._company = company
         self._tolerance = tolerance
-        self._exponents = ExponentEstimator()
-        self._reach = _FIRST_REACH
-        self._best: Observation | None = None
-        self._bundle: list[Observation] = []
-        self._predicted = 0.0
-        self._restorations = 3
-        self._restoring = False
+        self._questions = questions
+        self._asked: set[bytes] = set()
+        self._begin()
+
+    @property
+    def company(self) -> UtilityCompany:
+        """The utility company; may be replaced between rounds."""
+        return self._company
+
+    @company.setter
+    def company(self, company: UtilityCompany) -> None:
+        self._company = self._climb.company = company
 
     def open(self, price: Array) -> NextPrices:
         """Begin at the flat price."""
         return NextPrices(price)
 
     def next(self, observed: Sequence[Observation]) -> NextPrices | PriceFound:
-        """Give the next price towards the leader's optimum [UO-16].
-
-        The search ends when no price in the trust region promises more; the last price asked is then the best one.
-        That is when the price change is within the tolerance or, where many kinks meet, the promised gain is below 1e-9
-        of the utility.
-        """
+        """Give the next prices, or end the search at the best one; it is then the last round's first."""
         here = observed[0]
-        exponent = self._exponents.update(here)
-        if self._exponents.homes_changed:
-            self._best, self._bundle, self._reach = None, [], _FIRST_REACH
-        self._bundle.append(here)
-        best = self._best
-        if best is None or np.array_equal(here.price, best.price) or self._is_better(here, best):
-            best = self._best = here
-        models = self._models(best, exponent)
-        price = self._best_price(models)
-        if relative_change(price, best.price) <= self._tolerance:
-            models = self._drop_wrong_models(models)
-            price = self._best_price(models)
-        self.residual = relative_change(price, best.price)
-        self._predicted = self._least_merit(models, price) - self._merit(best.price, best.load)
-        if self.residual > self._tolerance and not self._is_at_corner(best):
-            return NextPrices(price)
-        if self.company.violation(best.load) > self._tolerance * float(np.max(best.load)) and self._restorations > 0:
-            self._restorations -= 1
-            self._restoring = True
-            return NextPrices(self._restore_capacity(models[0]))
-        return PriceFound(self.residual) if here is best else NextPrices(best.price)
+        if self._known and not here.is_of_same_homes(next(iter(self._known.values()))):
+            self._begin()
+        self._known |= {_name(each.price): each for each in observed if each.slope is not None}
+        self._asked |= {_name(each.price) for each in observed}
+        if len(self._asked) >= self._questions or self._company.price_min >= self._company.price_max:
+            return self._settle(here)
+        self._climb_on(here)
+        if any(each.coupling.any() for each in self._known.values()):
+            self.residual = self._climb.residual
+            return PriceFound(self.residual) if self._climbing is None else NextPrices(self._climbing)
+        if not self._knows_levels:
+            return self._ask_levels(here)
+        return self._explore(here)
 
-    def _is_at_corner(self, best: Observation) -> bool:
-        """Check for a point where many kinks meet: steps are tiny, and the promised gain is negligible."""
-        return self._reach < _CORNER_REACH and self._predicted <= _NEGLIGIBLE_GAIN * abs(
-            self._merit(best.price, best.load)
+    def _begin(self) -> None:
+        """Begin anew: the answers so far are of other homes."""
+        self._known: dict[bytes, Observation] = {}
+        self._climb = HillClimb(self._company, self._tolerance)
+        self._climbing: Array | None = None
+        self._knows_levels = self._has_climbed = False
+        self._utility, self._rounds_without_gain = -np.inf, 0
+
+    def _climb_on(self, here: Observation) -> None:
+        """Take the next step of the climb from the baseline, if the price that it wanted is answered."""
+        wanted = here if self._climbing is None else self._known.get(_name(self._climbing))
+        if wanted is None or self._has_climbed:
+            return
+        try:
+            self._climbing = self._climb.step(wanted)
+        except SolverError as error:
+            if not self._knows_levels:
+                raise
+            _LOG.warning("the climb ends", extra={"data": {"error": str(error)}})
+            self._climbing = None
+        self._has_climbed = self._climbing is None
+
+    def _ask_levels(self, here: Observation) -> NextPrices:
+        """Ask flat prices all over the bounds."""
+        self._knows_levels = True
+        count, slots = max(2, round(_LEVELS * self._questions)), len(here.price)
+        levels = np.linspace(self._company.price_min, self._company.price_max, count)
+        return self._ask(
+            [here.price if self._climbing is None else self._climbing, *(np.full(slots, p) for p in levels)]
         )
 
-    def _restore_capacity(self, model: LocalResponse) -> Array:
-        """Find the nearest price within its bounds at which the model keeps the capacity, as nearly as possible."""
-        price, size = model.at.price, len(model.at.price)
-        none = (np.zeros((0, size)), np.zeros(0), np.zeros(0))
-        for _ in range(_NEWTON_STEPS):
-            box = (self.company.price_min - price, self.company.price_max - price)
-            step, _ = solve_qp(
-                self.company, np.eye(size), np.zeros(size), box, none, (model.jacobian(price), model.load(price))
-            )
-            price = price + step
-            if np.max(np.abs(step)) <= _CONVERGED * np.max(np.abs(price)):
-                break
-        return np.clip(price, self.company.price_min, self.company.price_max)  # rounding may leave the box
+    def _explore(self, here: Observation) -> NextPrices | PriceFound:
+        """Ask the best price on the curves, what promises more than it, and the next one of the climb."""
+        if len(self._known) < 2:
+            return self._settle(here)
+        best = self._best()
+        utility = self._merit(best.price, best.load)
+        scale = max(abs(utility), 1e-9)
+        self._rounds_without_gain = 0 if utility > self._utility + _GAIN * scale else self._rounds_without_gain + 1
+        self._utility = utility
+        problem = SeparableProblem(self._company, learn_demand_curves(list(self._known.values())))
+        candidate = problem.solve()[0]
+        foretold = self._merit(candidate, problem.load(candidate)) - utility
+        self.residual = relative_change(candidate, best.price)
+        differs = foretold > _GAIN * scale or (foretold > _ROUNDING * scale and self.residual > self._tolerance)
+        promises_more = differs and self._rounds_without_gain < _PATIENCE
+        first = candidate if promises_more else best.price
+        left = int((1 - _FOR_CANDIDATES) * self._questions) - len(self._asked)
+        promising = problem.find_promising(first, _PROMISE * scale, max(0, min(_PROMISING, left)))
+        if len(self._asked) >= self._questions - 1 or not (promises_more or promising):
+            return self._settle(here)
+        aside = problem.surround(candidate) if promises_more else []
+        return self._ask([first, *([] if self._climbing is None else [self._climbing]), *aside, *promising])
 
-    def _is_better(self, observed: Observation, best: Observation) -> bool:
-        if not self._restoring:
-            return self._accept_step(observed, best)
-        # Capacity comes before utility, as long as the violation shrinks fast enough.
-        self._restoring = False
-        restored = self.company.violation(observed.load) < 0.5 * self.company.violation(best.load)
-        self._restorations = self._restorations if restored else 0
-        return restored
+    def _ask(self, prices: Sequence[Array]) -> NextPrices:
+        """Ask prices with sensitivity: of the further ones those that are not known yet, as many as may be asked."""
+        first, *others = prices
+        new = {_name(price): price for price in others if _name(price) not in self._known}
+        new.pop(_name(first), None)
+        left = max(0, self._questions - len(self._asked | {_name(first)}))
+        return NextPrices(first, list(new.values())[:left], sensitivities=1 + min(left, len(new)))
 
-    def _accept_step(self, observed: Observation, best: Observation) -> bool:
-        """Decide if a round replaces the best so far, and resize the trust region by the quality of the prediction."""
-        gain = self._merit(observed.price, observed.load) - self._merit(best.price, best.load)
-        if gain < 0.25 * self._predicted:
-            self._reach = 0.3 * min(self._reach, relative_change(observed.price, best.price))
-        elif gain > 0.75 * self._predicted:
-            self._reach = min(2 * self._reach, 1.0)
-        # Near the optimum the gain is smaller than its rounding error: such a step is accepted.
-        return gain > 0 or self._predicted <= 1e-12 * abs(self._merit(observed.price, observed.load))
+    def _best(self) -> Observation:
+        """Give the answer to the best price asked."""
+        return max(self._known.values(), key=lambda each: self._merit(each.price, each.load))
+
+    def _settle(self, here: Observation) -> NextPrices | PriceFound:
+        """End at the best price asked. Where that was not the first of its round, ask it once more."""
+        best = self._best()
+        if np.array_equal(here.price, best.price):
+            return PriceFound(self.residual)
+        return NextPrices(best.price)
 
     def _merit(self, price: Array, load: Array) -> float:
-        """Give the leader's utility less a steep charge on load beyond capacity, money."""
-        steep = 10 * max(abs(self.company.price_max), 1e-6)
-        return self.company.utility(price, load) - steep * self.company.violation(load)
+        """Give the utility less a steep charge on load beyond capacity, money; what is within the tolerance is kept."""
+        steep = 10 * max(abs(self._company.price_max), 1e-6)
+        beyond = max(0.0, self._company.violation(load) - self._tolerance * float(np.max(load)))
+        return self._company.utility(price, load) - steep * beyond
 
-    def _least_merit(self, models: list[LocalResponse], price: Array) -> float:
-        return min(self._merit(price, model.load(price)) for model in models)
 
-    # --- the bundle ---
-
-    def _models(self, best: Observation, exponent: Array) -> list[LocalResponse]:
-        """Give the local model at the best price, then those of other rounds that lie across a kink from it.
-
-        Across such a kink each of the two models predicts too much at the price where the other one was observed.
-        """
-        here = LocalResponse(best, exponent)
-        models = [here]
-        floor = self._merit(best.price, best.load)
-        slack = 1e-12 * abs(floor)
-        for other in self._bundle:
-            there = LocalResponse(other, exponent)
-            too_much_here = self._merit(best.price, there.load(best.price)) >= floor - slack
-            too_much_there = (
-                self._merit(other.price, here.load(other.price)) >= self._merit(other.price, other.load) - slack
-            )
-            if other is not best and too_much_here and too_much_there:
-                models.append(there)
-        return models
-
-    def _drop_wrong_models(self, models: list[LocalResponse]) -> list[LocalResponse]:
-        """Keep only the models that predict the load observed at the best price: it lies on a kink of theirs."""
-        best = models[0].at
-        allowed = 1e-5 * float(np.max(np.abs(best.load)))
-        kept = [m for m in models if np.max(np.abs(m.load(best.price) - best.load)) <= allowed]
-        self._bundle = [model.at for model in kept]
-        return kept
-
-    # --- the local problem ---
-
-    def _best_price(self, models: list[LocalResponse]) -> Array:
-        """Find the best price on the models, within its bounds and the trust region around the best observed price."""
-        start = models[0].at.price
-        width = self._reach * max(float(np.max(np.abs(start))), 1e-9)
-        lower = np.clip(start - width, self.company.price_min, self.company.price_max)
-        upper = np.clip(start + width, self.company.price_min, self.company.price_max)
-        return self._maximize_least_utility(models, lower, upper)
-
-    def _maximize_least_utility(self, models: list[LocalResponse], lower: Array, upper: Array) -> Array:
-        """Maximise the least utility that the models predict, within capacity [UO-16]: max t, t <= U_j(p)."""
-        company, size = self.company, len(lower)
-        price = np.clip(models[0].at.price, lower, upper)
-        share = np.full(len(models), 1 / len(models))
-        for _ in range(_NEWTON_STEPS):
-            loads = [model.load(price) for model in models]
-            jacobians = [model.jacobian(price) for model in models]
-            margins = [price - company.marginal_cost(load) for load in loads]
-            utility = np.array([company.utility(price, load) for load in loads])
-            rise = np.array([load + jacobian @ m for load, jacobian, m in zip(loads, jacobians, margins, strict=True)])
-            concavity = sum(
-                part * (j @ company.cost_curvature @ j - 2 * j - np.diag(model.curvature(price) * margin))
-                for part, model, j, margin in zip(share, models, jacobians, margins, strict=True)
-            )
-            # Variables: the price step in units of the largest price, and t in units of the utility. The small
-            # curvature of t is there to make the program strictly convex.
-            unit, worth = max(float(np.max(np.abs(price))), 1e-9), max(float(np.max(np.abs(utility))), 1e-9)
-            hessian = np.zeros((size + 1, size + 1))
-            hessian[:size, :size] = make_convex(np.asarray(concavity)) * unit**2 / worth
-            hessian[size, size] = 1e-4
-            try:
-                solved, multipliers = solve_qp(
-                    company,
-                    hessian,
-                    np.append(np.zeros(size), -1.0),
-                    (np.append((lower - price) / unit, -_UNBOUNDED), np.append((upper - price) / unit, _UNBOUNDED)),
-                    (
-                        np.hstack([-rise * unit / worth, np.ones((len(models), 1))]),
-                        np.full(len(models), -np.inf),
-                        (utility - utility.min()) / worth,
-                    ),
-                    (np.hstack([jacobians[0] * unit, np.zeros((size, 1))]), loads[0]),
-                )
-            except SolverError as error:
-                if np.array_equal(price, models[0].at.price):
-                    raise  # the search has not even begun: that is no optimum
-                _LOG.warning("no step of the price found", extra={"data": {"error": str(error)}})
-                break
-            step = unit * solved[:size]
-            weights = np.abs(multipliers[size + 1 : size + 1 + len(models)])
-            if weights.sum() > 0:
-                share = weights / weights.sum()
-            length, now = 1.0, self._least_merit(models, price)
-            while length > _LEAST_LENGTH and self._least_merit(models, price + length * step) < now:
-                length /= 2
-            if length <= _LEAST_LENGTH:
-                break
-            price = price + length * step
-            if np.max(np.abs(step)) <= _CONVERGED * np.max(np.abs(price)):
-                break
-        return np.clip(price, lower, upper)  # rounding may leave the box
+def _name(price: Array) -> bytes:
+    """Name a price, the same for the same numbers."""
+    return (price + 0.0).tobytes()

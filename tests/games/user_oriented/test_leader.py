@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from stackelgrid.games.user_oriented.algorithms.newton import choose_search
+from stackelgrid.games.user_oriented.hill_climb import HillClimb
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import UserOrientedLeader, adaptive_balance, fixed_balance
 from stackelgrid.games.user_oriented.local_response import LocalResponse, Observation, estimate_exponent
@@ -42,12 +43,12 @@ def answer(problems: list[HomeProblem], price: np.ndarray) -> Observation:
 
 def negotiate(problems: list[HomeProblem], leader: UtilityCompany, objective: str, start: float) -> Observation:
     search = StackelbergSearch(leader) if objective == "stackelberg" else WelfareSearch(leader)
-    observed = answer(problems, np.full(SLOTS, start))
+    observed = [answer(problems, np.full(SLOTS, start))]
     for _ in range(40):
-        result = search.next([observed])
+        result = search.next(observed)
         if isinstance(result, PriceFound):
-            return observed
-        observed = answer(problems, result.price)
+            return observed[0]
+        observed = [answer(problems, price) for price in (result.price, *result.others)]
     raise AssertionError("did not settle in 40 rounds")
 
 
@@ -234,12 +235,11 @@ def test_stackelberg_prices_never_leave_their_bounds(
     elastic = [{"max_kw": 2.0, "valuation": v, "satisfaction": {"alpha": alpha}} for v, alpha in appliances]
     home = Home.model_validate({"id": "a", "horizon": 2, "inelastic": [{"load_kw": [1.0, 2.0]}], "elastic": elastic})
     problem, unbounded = HomeProblem(home), np.full(2, np.inf)
-    search = StackelbergSearch(UtilityCompany(np.full(2, 5.0), np.zeros(2), -unbounded, unbounded, 0.0, most))
-    price = np.full(2, start)
+    climb = HillClimb(UtilityCompany(np.full(2, 5.0), np.zeros(2), -unbounded, unbounded, 0.0, most))
+    price: np.ndarray | None = np.full(2, start)
     for _ in range(20):
         schedule = problem.answer(price)
-        found = search.next([Observation(price, schedule.load, schedule.slope, np.zeros((2, 2)), homes=1)])
-        if isinstance(found, PriceFound):
+        price = climb.step(Observation(price, schedule.load, schedule.slope, np.zeros((2, 2)), homes=1))
+        if price is None:
             break
-        price = found.price
         assert np.all(price <= most)

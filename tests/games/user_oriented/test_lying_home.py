@@ -26,8 +26,10 @@ from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.testbed import in_memory
 
 DOC = Path(__file__).parents[3] / "docs" / "lying-home.md"
-SIX = ("population.homes=6", "aggregators=2", "population.headroom=4", "leader.wholesale_price=8")
-"""With such headroom and prices a home may answer more than twice the truth, under a welfare leader too."""
+SIX = ("population.homes=6", "aggregators=2", "population.headroom=4", "leader.wholesale_price=8", "leader.price_min=7")
+"""With such headroom and prices a home may answer more than twice the truth, under a welfare leader too.
+
+At no price that a leader asks does it draw all that its connection carries."""
 TWENTY = ("population.homes=20", "aggregators=2")
 
 

@@ -1,7 +1,8 @@
 """Newton: the leader solves its problem on a local model of the response, from loads and sensitivities [UO-F].
 
-Source: derived, see docs/games/user_oriented.md. The objective `stackelberg` is played by a bundle method in a trust
-region (`stackelberg.py`), `welfare` by Newton's method with a search along the line (`welfare.py`).
+Source: derived, see docs/games/user_oriented.md. The objective `stackelberg` is played by a search that explores
+(`stackelberg.py`) and climbs by a bundle method in a trust region (`hill_climb.py`), `welfare` by Newton's method with
+a search along the line (`welfare.py`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,6 @@ from stackelgrid.games.user_oriented.welfare import WelfareSearch
 
 def choose_search(problem: PricingProblem) -> PriceSearch:
     """Choose the search of the objective."""
-    search: type[StackelbergSearch] | type[WelfareSearch]
-    search = StackelbergSearch if problem.objective == "stackelberg" else WelfareSearch
-    return search(problem.company, problem.tolerance)
+    if problem.objective == "stackelberg":
+        return StackelbergSearch(problem.company, problem.tolerance, problem.questions)
+    return WelfareSearch(problem.company, problem.tolerance)
