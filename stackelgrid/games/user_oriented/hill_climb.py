@@ -27,13 +27,16 @@ _LEAST_LENGTH = 1e-6
 _CONVERGED = 1e-13
 _UNBOUNDED = 1e6
 _CORNER_REACH, _NEGLIGIBLE_GAIN = 1e-3, 1e-9
+_FULL_STEPS, _STEPS_PER_DIGIT = 20, 3
+"""After so many steps a climb is content with a larger gain that is left, ten times as large every so many steps."""
 
 
 class HillClimb:
     """A bundle method in a trust region, one round per step. `_reach`, its radius, is relative to the largest price."""
 
-    def __init__(self, company: UtilityCompany, tolerance: float = 1e-6) -> None:
+    def __init__(self, company: UtilityCompany, tolerance: float = 1e-6, steps: int = 0) -> None:
         self.company = company
+        self.steps = steps  # that the search has taken, in climbs before this one too
         self.residual = float("inf")
         self._tolerance = tolerance
         self._exponents = ExponentEstimator()
@@ -49,8 +52,10 @@ class HillClimb:
 
         It ends when no price in the trust region promises more; the last price asked is then the best one. That is
         when the price change is within the tolerance or, where many kinks meet, the promised gain is below 1e-9 of the
-        utility.
+        utility; after 20 steps below more and more of it, so that no home with a kink in every slot, true or pretended,
+        keeps the others from settling.
         """
+        self.steps += 1
         exponent = self._exponents.update(here)
         if self._exponents.homes_changed:
             self._best, self._bundle, self._reach = None, [], _FIRST_REACH
@@ -75,9 +80,8 @@ class HillClimb:
 
     def _is_at_corner(self, best: Observation) -> bool:
         """Check for a point where many kinks meet: steps are tiny, and the promised gain is negligible."""
-        return self._reach < _CORNER_REACH and self._predicted <= _NEGLIGIBLE_GAIN * abs(
-            self._merit(best.price, best.load)
-        )
+        negligible = _NEGLIGIBLE_GAIN * 10 ** (max(0, self.steps - _FULL_STEPS) / _STEPS_PER_DIGIT)
+        return self._reach < _CORNER_REACH and self._predicted <= negligible * abs(self._merit(best.price, best.load))
 
     def _restore_capacity(self, model: LocalResponse) -> Array:
         """Find the nearest price within its bounds at which the model keeps the capacity, as nearly as possible."""
