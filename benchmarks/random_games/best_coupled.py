@@ -119,7 +119,8 @@ def _polish(random: Random, value: Value, company: Company, price: Array) -> Arr
         near = np.clip(near, company.low + _DIFFERENCE, company.high - _DIFFERENCE)
         moved = near[:, None] + _DIFFERENCE * np.concatenate([np.eye(slots), -np.eye(slots)])
         values = value(moved.reshape(-1, slots)).reshape(around, 2, slots)
-        gradients = (values[:, 0] - values[:, 1]) / (2 * _DIFFERENCE)
+        known = np.isfinite(values).all(axis=(1, 2))
+        gradients = (values[known, 0] - values[known, 1]) / (2 * _DIFFERENCE)
         blocked_low, blocked_high = price <= company.low, price >= company.high
         gradients[:, blocked_low] = np.maximum(gradients[:, blocked_low], 0)
         gradients[:, blocked_high] = np.minimum(gradients[:, blocked_high], 0)

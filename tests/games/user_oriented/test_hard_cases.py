@@ -14,7 +14,9 @@ from benchmarks.random_games.best_welfare import find_best_welfare
 from stackelgrid import cli
 from stackelgrid.games.user_oriented.leader import Objective
 from stackelgrid.runner import Run
+from stackelgrid.scenarios import yaml_file
 
+TRUTH = Path(__file__).parent / "truth"
 OBJECTIVES: tuple[Objective, ...] = ("stackelberg", "welfare")
 Content = dict[str, Any]
 
@@ -72,7 +74,7 @@ PRICED_OUT = game(
 )
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES[:1])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_run_has_no_par_when_all_demand_is_priced_out(objective: Objective) -> None:
     run = play(PRICED_OUT, objective)
     assert run.outcome.load_kw == [0, 0, 0]
@@ -113,6 +115,14 @@ def test_check_asks_for_the_unit_of_a_wholesale_price_above_price_max(
 
 
 # --- few slots, few homes, little to choose ---
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES[1:])
+def test_price_is_the_best_one_when_wholesale_is_zero_or_below_in_some_hours(objective: Objective) -> None:
+    random = np.random.default_rng(4)
+    homes = [home(f"h{n}", omega=per_slot(random, 6, 0.6, 1.4), valuation=random.uniform(6, 14)) for n in range(5)]
+    content = game(6, homes, wholesale_price=[3.0, 2.5, 0.0, -4.0, 0.0, 2.0])
+    assert find_loss(content, play(content, objective)) <= 1e-6
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -156,7 +166,7 @@ def test_best_price_lies_on_a_kink_in_every_slot() -> None:
     np.testing.assert_allclose(run.outcome.price, 8 * (np.array(omega) - 0.25), rtol=1e-6)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES[:1])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_price_is_the_only_one_within_equal_bounds(objective: Objective) -> None:
     run = play(game(3, [home("a"), home("b")], price_min=4, price_max=4), objective)
     assert run.outcome.price == [4, 4, 4]
@@ -168,3 +178,24 @@ def test_quarters_of_a_day_are_priced_as_well_as_hours(objective: Objective) -> 
     homes = [home(f"h{n}", omega=per_slot(random, 96, 0.8, 1.2), full=9) for n in range(4)]
     content = game(96, homes, wholesale_price=per_slot(random, 96, 1, 4), baseline_price=8, mu=0.2)
     assert find_loss(content, play(content, objective)) <= 1e-6
+
+
+# --- capacity ---
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES[1:])
+def test_capacity_that_no_price_keeps_is_exceeded_as_little_as_possible(objective: Objective) -> None:
+    stiff = {"id": "stiff", "inelastic": [{"load_kw": [5.0, 1.0]}]}
+    run = play(game(2, [stiff, home("soft")], capacity={"max_kw": 3}), objective)
+    least = 5 + 4 * (9 / 12 - 1 / 2)  # at price_max
+    assert run.outcome.load_kw[0] == pytest.approx(least, rel=1e-6)
+    assert run.outcome.load_kw[1] <= 3 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_capacity_is_kept_when_no_load_bends_at_the_first_prices(objective: Objective) -> None:
+    content = yaml_file.parse((TRUTH / "capacity_between_slopes.yaml").read_text())
+    run = play(content, objective)
+    assert run.outcome.load_kw[0] <= 5.5 * (1 + 1e-6)
+    if objective == "welfare":
+        assert run.outcome.price[0] == pytest.approx(9 / 13, rel=1e-6)
