@@ -145,17 +145,13 @@ def write_section(paper: Paper, runs: Runs) -> str:
 
 
 def _write_figure(paper: Paper, drawing: Drawing, runs: Runs) -> str:
-    """Write a figure, and below it what agrees with the paper and what does not."""
-    found = {claim: claim.look(runs) for claim in paper.trends if drawing.number in claim.figures}
-    agrees, differs = (
-        "; ".join(f"{claim.says} ({finding.here})" for claim, finding in found.items() if finding.holds is holds)
-        for holds in (True, False)
-    )
-    sentences = [
-        f"**Figure {drawing.number}.** {drawing.shows}",
-        *([f"Agrees with the paper: {agrees}."] if agrees else []),
-        *([f"Does not: {differs}."] if differs else []),
-    ]
+    """Write a figure, and below it which of the paper's statements about it hold, and which do not."""
+    sentences = [f"**Figure {drawing.number}.** {drawing.shows}"]
+    found = [(claim, claim.look(runs)) for claim in paper.trends if drawing.number in claim.figures]
+    verdicts = {REPRODUCED: "Holds", BUILT_IN: "Holds by construction", NOT: "Does not hold"}
+    for verdict, words in verdicts.items():
+        claims = [f"{c.says} ({finding.here})" for c, finding in found if judge_trend(c, finding) == verdict]
+        sentences += [f"{words}: {'; '.join(claims)}."] if claims else []
     path = (FIGURES / _name_file(paper, drawing)).as_posix()
     return f"![{paper.game}, figure {drawing.number}]({path})\n\n" + " ".join(sentences)
 

@@ -80,7 +80,7 @@ def test_every_figure_that_a_paper_describes_is_drawn_and_compared(game: str) ->
         path = FIGURES / f"{game}-{each.number}.png"
         assert (COMMITTED.parent / path).read_bytes().startswith(b"\x89PNG")
         (below,) = re.findall(rf"\]\({re.escape(path.as_posix())}\)\n\n(.*)", text)
-        assert re.match(rf"\*\*Figure {each.number}\.\*\* .*(Agrees with the paper|Does not): .*\.$", below)
+        assert re.match(rf"\*\*Figure {each.number}\.\*\* .*(Holds|Holds by construction|Does not hold): .*\.$", below)
     named = {number for trend in PAPERS[game].trends for number in trend.figures}
     assert named == set(DESCRIBED[game])
 
@@ -89,13 +89,15 @@ def test_figure_says_what_agrees_and_what_does_not(tmp_path: Path) -> None:
     trends = (
         Trend("1, fig. 3 and 4", "a rises", "paper", "a run", lambda runs: Finding("by 2", True)),
         Trend("1, fig. 4", "b falls", "paper", "a run", lambda runs: Finding("it rises", False)),
+        Trend("2, fig. 4", "a is", "paper", "a run", lambda runs: Finding("so", True), by_construction=True),
         Trend("4, theorem 3", "c", "paper", "a run", lambda runs: Finding("d", True)),
     )
     steps = Drawing(4, "A and b.", lambda runs: drawing.steps([drawing.Curve("a", [1.0, 2.0])], "a (kW)"))
     paper = Paper("game", "Title", "Gives.", (), trends, drawings=(steps,))
+    section = write_section(paper, RunCache())
     assert (
-        "**Figure 4.** A and b. Agrees with the paper: a rises (by 2). Does not: b falls (it rises)."
-        in write_section(paper, RunCache())
+        "**Figure 4.** A and b. Holds: a rises (by 2). Holds by construction: a is (so). Does not hold: b falls (it "
+        "rises)." in section
     )
     draw_figures([paper], RunCache(), tmp_path / "figures")
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["game-4.png"]
