@@ -17,7 +17,8 @@ from stackelgrid.wire.arrays import Array
 
 _CLIMB = {"maxiter": 60, "maxfun": 90, "ftol": 1e-15, "gtol": 1e-12}
 _CLIMB_WITHIN = {"maxiter": 60, "ftol": 1e-14}
-_WITHIN = 1e-6
+_WITHIN, _MARGIN = 1e-9, 1e-8
+"""What may be missed of the capacity, and the margin that climbs keep, relative to the load."""
 _FAR_STARTS = 6
 _APART = 0.03
 """The distance of two starts in the slot where they differ most, relative to the band of the price."""
@@ -47,12 +48,12 @@ class BetterPriceSearch:
        least. So for each m the best price of each slot is found in a table, kinks included. Without storage this finds
        the best price up to the table's grid.
     2. Samples: flat prices, prices near the settled one, and prices anywhere; the more, the more slots and homes.
-    3. Sweeps, where there is storage: from the best prices found that are apart, each slot in turn is tried over the
-       whole band.
+    3. Sweeps, where the line search does not suffice: from the best prices found that are apart, each slot in turn is
+       tried over the whole band.
     4. Climbs along the gradient L + J'(p - grad C(L)) from the settled price and from the best ones that are apart, by
        L-BFGS-B, or by SLSQP when there is a capacity.
 
-    A price counts only by the homes' exact answer, and only if that keeps the capacity.
+    A price counts only by the homes' exact answer, and only if that keeps the capacity as well as the settled one does.
     """
 
     def __init__(self, company: Company, homes: HomesResponse) -> None:
@@ -66,6 +67,7 @@ class BetterPriceSearch:
         start = np.clip(settled, self._low, self._high)
         load = self._answer(start).load
         self._best = start, load, self._company.utility(start, load)
+        self._allowed = max(self._company.violation(load), _WITHIN * float(np.max(np.abs(load))))
         self._starts, self._merits = start[None], self._ask(start[None])
         for _ in range(_TURNS if self._homes.storages else 1):
             self._keep(self._search_mean(self._homes.charging(self._starts[0])))
@@ -83,8 +85,8 @@ class BetterPriceSearch:
             self._response = self._homes.answer(self._at)
             self._tried += 1
             load, company = self._response.load, self._company
-            kept = company.violation(load) <= _WITHIN * float(np.max(np.abs(load)))
-            if kept and self._tried > 1 and company.utility(price, load) > self._best[2]:
+            kept = self._tried > 1 and company.violation(load) <= self._allowed
+            if kept and company.utility(price, load) > self._best[2]:
                 self._best = self._at, load, company.utility(price, load)
         return self._response
 
@@ -192,8 +194,10 @@ class BetterPriceSearch:
 
     def _sweep(self, random: np.random.Generator) -> None:
         """Change the best prices slot by slot, as far as they get better; as often as the work allows."""
-        slots, storages = self._starts.shape[1], self._homes.storages
-        sweeps = _WORK // max(1, storages * slots * slots * (_LEVELS + len(_NUDGES))) if storages else 0
+        slots = self._starts.shape[1]
+        sweeps = _WORK // (max(1, self._homes.storages) * slots * slots * (_LEVELS + len(_NUDGES)))
+        if not (self._homes.storages or np.ptp(self._company.mu)):
+            return  # the line search has found the best price
         for start, its_merit in zip(self._starts[: max(1, sweeps // _SWEEPS)], self._merits, strict=False):
             price, merit = start, its_merit
             for _ in range(min(_SWEEPS, sweeps)):
@@ -237,7 +241,7 @@ class BetterPriceSearch:
 
         def room(price: Array) -> Array:
             load = self._answer(price).load
-            return np.concatenate([(load - company.load_min)[low], (company.load_max - load)[high]]) / kw
+            return np.concatenate([(load - company.load_min)[low], (company.load_max - load)[high]]) / kw - _MARGIN
 
         def room_slope(price: Array) -> Array:
             jacobian = self._answer(price).jacobian
