@@ -26,6 +26,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from stackelgrid.errors import SolverError
 from stackelgrid.games.user_oriented.hill_climb import HillClimb
 from stackelgrid.games.user_oriented.local_response import Array, LocalResponse, Observation
 from stackelgrid.games.user_oriented.search import NextPrices, PriceFound, PricingProblem
@@ -49,9 +50,9 @@ class LoadsOnly:
     """Asks each price with its neighbours, and steps on what their loads tell."""
 
     def __init__(self, problem: PricingProblem) -> None:
-        tolerance = max(_CAUTION * problem.tolerance, min(problem.tolerance, _PRECISION))
+        self._tolerance = max(_CAUTION * problem.tolerance, min(problem.tolerance, _PRECISION))
         search = HillClimb if problem.objective == "stackelberg" else WelfareSearch
-        self._search: HillClimb | WelfareSearch = search(problem.company, tolerance)
+        self._search: HillClimb | WelfareSearch = search(problem.company, self._tolerance)
         self._learnt = LearntSensitivity()
 
     @property
@@ -84,7 +85,12 @@ class LoadsOnly:
     def _take_step(self, observed: Sequence[Observation]) -> NextPrices | PriceFound:
         if isinstance(self._search, WelfareSearch):
             return self._search.next(observed)
-        price = self._search.step(observed[0])
+        try:
+            price = self._search.step(observed[0])
+        except SolverError:
+            # Models that are learnt in part may contradict each other: climb on from here with the last one alone.
+            self._search = HillClimb(self.company, self._tolerance)
+            price = self._search.step(observed[0])
         return PriceFound(self.residual) if price is None else NextPrices(price)
 
     def _ask_around(self, price: Array, margin: Array, others: Sequence[Array]) -> NextPrices:
