@@ -25,7 +25,7 @@ _LABELS = {"distance": "price, relative distance", "loss": "leader's utility, re
 
 def write(folder: Path, comparison: Comparison) -> None:
     """Draw figure.png and figure.svg."""
-    with mpl.rc_context({**STYLE, "svg.hashsalt": "stackelgrid"}):
+    with mpl.rc_context({**STYLE, "savefig.dpi": 140, "svg.hashsalt": "stackelgrid"}):
         figure = draw(comparison)
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             picture = io.BytesIO()
