@@ -52,14 +52,17 @@ def play(
 ) -> dict[str, Any]:
     """Play with what the coordinators remember; `ledgers` is what they remember in the end."""
     _, configs = scenario(game)
-    found: dict[str, Any] = {"rounds": [], "homes": {}, "conclusion": {}}
+    found: dict[str, Any] = {"rounds": [], "inner": {}, "homes": {}, "conclusion": {}}
     nodes: list[Any] = [
         leader_node.config.assemble(
             configs.leader, found["rounds"].append, found["conclusion"].update, ledgers.setdefault("leader", [])
         ),
         *(
             aggregator_node.config.assemble(
-                config, lambda record: None, lambda record: None, ledgers.setdefault(config.name, [])
+                config,
+                found["inner"].setdefault(config.name, []).append,
+                lambda record: None,
+                ledgers.setdefault(config.name, []),
             )
             for config in configs.aggregators
         ),
@@ -114,6 +117,10 @@ def test_aggregator_resumes_within_its_inner_game(game: str) -> None:
         assert numbers(found) == numbers(whole)[current - 1 :]
         assert found["homes"] == whole["homes"]
         assert ledgers["a1"] == entries  # nothing was asked twice
+        finished = sum("number" in entry for entry in entries[:known])
+        assert [each["inner"] for each in found["inner"]["a1"]] == [
+            each["inner"] for each in whole["inner"]["a1"][finished:]
+        ]
 
 
 def test_coordinators_that_start_after_the_run_is_over_end_without_a_wait() -> None:
