@@ -32,7 +32,8 @@ import numpy as np
 from stackelgrid.faults.lies import falsify
 from stackelgrid.faults.plan import FaultPlan, Lie
 from stackelgrid.games.user_oriented.aggregator import UserOrientedAggregator
-from stackelgrid.games.user_oriented.home import HomeProblem, UserOrientedHomes
+from stackelgrid.games.user_oriented.home import Home, HomeProblem, UserOrientedHomes
+from stackelgrid.games.user_oriented.home.model import Elastic, Satisfaction
 from stackelgrid.games.user_oriented.leader import fixed_balance
 from stackelgrid.games.user_oriented.messages import LoadResponse
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
@@ -65,6 +66,8 @@ _SINGLE: dict[str, tuple[Literal["load", "slope", "coupling"], float]] = {
     "coupling +10^6 in each hour": ("coupling", 1e6),
 }
 """Lies about the sensitivity alone, in words for the page: the fault's `how` and `factor`, kW per cent per kWh."""
+_BANDS = ((0.99, 1.01), (0.9, 1.0), (0.9, 1.1), (0.81, 0.99), (1.0, 1.1), (0.99, 1.21))
+"""Pretended homes draw all up to the first of these, times the truthful price, and nothing from the second one on."""
 _COLORS = ("#0072b2", "#d55e00", "#009e73")
 """Colours of Okabe and Ito, which colour-blind readers can distinguish."""
 _STYLE: dict[Any, Any] = {
@@ -136,9 +139,10 @@ its utility. The utility shows it.
 
 ## Other games
 
-- `storage_market`: a home that claims to move or to want to, or that changes its schedule or what it used to draw at
-  random, moves the price no further than its load can. The market settles, in more rounds. Still open: a battery that
-  discloses less power, room or efficiency than it has weakens the fleet of its aggregator, which follows the weakest.
+- `storage_market`: a home that claims to want to move or to save, that offers what it does not do or what costs more,
+  or changes its schedule or what it used to draw at random, moves the price no further than its load can. The market
+  settles. Still open: a battery that discloses less power, room or efficiency than it has weakens the fleet of its
+  aggregator, which follows the weakest.
 - `prosumer`: a home that answers at random counts with an earlier answer, and the others settle. One that provides next
   to nothing makes others provide less, since they bear the more the less it does. So does an honest one.
 - `load_call`: a home shifts at most what it is called for, and gives its limit once.
@@ -148,8 +152,9 @@ its utility. The utility shows it.
 - One liar, one way of lying, the same *k* in all rounds and hours. Not covered: a home that moves its answer from one
   hour to another, that answers the baseline round differently from the others, or that lies together with others.
 - A home may pretend to be another one, with the load and the sensitivity of that at every price. Nothing tells it from
-  a home that exists. One that draws all that its connection carries below a certain price, and nothing above it, can
-  move the price about twice as far as by a load that does not bend.
+  a home that exists. It can move the price about twice as far as by a load that does not bend. That is what its load
+  alone does: the leader's best price follows from loads, and the sensitivity only shows it the way there. Where the
+  load alone is told, the leader ends at a price that is worse for it, or at the same one.
 - The home must know in which direction to lie. That depends on the answers of the others, which it does not see.
 - Nothing here compares answers with meter readings afterwards. A settlement that charges a home for the difference
   would end this lie; the paper has none.
@@ -205,6 +210,21 @@ class SingleLie(NamedTuple):
     played: Move
 
 
+class Pretence(NamedTuple):
+    """A home pretends to be another one, which draws all up to the price `low` and nothing from `high` on.
+
+    Both are times the truthful price of the hour. `told` is the move of the price when it tells load and sensitivity,
+    `load_alone` when it tells the same load and no sensitivity. `leader` is the leader's utility in the latter case
+    less that in the former, cents: negative where the load alone did not show it its best price.
+    """
+
+    low: float
+    high: float
+    told: Move
+    load_alone: Move
+    leader: float
+
+
 class TruthfulRun:
     """A run with every home truthful, with which lies are compared. Its charge on deviation is a `fixed` one."""
 
@@ -215,6 +235,7 @@ class TruthfulRun:
         run_record = in_memory.play(scenario)
         self.outcome = UserOrientedOutcome.of(scenario, run_record)
         self.price = np.array(self.outcome.price)
+        self.rounds, self.settled = len(run_record.rounds), bool(run_record.conclusion["settled"])
         self._prices = [np.array(record["price"]) for record in run_record.rounds]
         self._wholesale = scenario.leader.company(scenario.slots).wholesale_price
         self._mu = fixed_balance(scenario.leader.mu, np.array(self.outcome.baseline_load_kw))
@@ -280,6 +301,31 @@ class TruthfulRun:
     def _move(self, price: list[float], rounds: int, settled: bool) -> Move:
         return Move(float(np.max(np.abs(np.array(price) / self.price - 1))), rounds, settled)
 
+    def play_pretence(self, home: str, low: float, high: float) -> Pretence:
+        """Play a home that pretends to be another one (see `Pretence`), with its sensitivity and without."""
+        satisfaction = Satisfaction(
+            form="quadratic", omega=(high * self.price).tolist(), alpha=((high - low) * self.price).tolist()
+        )
+        connection = self.scenario.connection_kw(self.homes[home])
+        appliance = Elastic(max_kw=connection, valuation=1.0, satisfaction=satisfaction)
+        other = Home(id=home, horizon=self.scenario.slots, elastic=[appliance])
+        homes = [other if each.id == home else each for each in self.homes.values()]
+        content = self.scenario.model_dump(by_alias=True) | {
+            "population": None,
+            "homes": [h.model_dump() for h in homes],
+        }
+        pretended = TruthfulRun(type(self.scenario).model_validate(content))
+        lie = FaultPlan(faults=[Lie(kind="lie", node=home, how="slope", factor=0)])
+        alone = in_memory.play(pretended.scenario, plan=lie)
+        found = UserOrientedOutcome.of(pretended.scenario, alone)
+        return Pretence(
+            low,
+            high,
+            self._move(pretended.outcome.price, pretended.rounds, pretended.settled),
+            self._move(found.price, len(alone.rounds), bool(alone.conclusion["settled"])),
+            pretended.leader_utility(found) - pretended.leader_utility(pretended.outcome),
+        )
+
     def leader_utility(self, outcome: UserOrientedOutcome) -> float:
         """Give U_c [UO-7] with the load that homes really draw at the price, cents, not the load that they answered."""
         load = np.sum([outcome.homes[name].load_kw for name in self.homes], axis=0)
@@ -308,13 +354,14 @@ def _falsify(lie: Lie, answer: LoadResponse) -> LoadResponse:
 
 class Lies(NamedTuple):
     """The lies of one home: `nothing` at all and the `most` that is accepted; of example homes those `between`, one
-    `beyond`, and the `single` ones about load or sensitivity alone."""
+    `beyond`, the `single` ones about load or sensitivity alone, and the `pretences` to be another home."""
 
     nothing: Effect
     most: Effect
     between: tuple[Effect, ...] = ()
     beyond: Effect | None = None
     single: tuple[SingleLie, ...] = ()
+    pretences: tuple[Pretence, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -352,7 +399,8 @@ def play_lies(overrides: tuple[str, ...], home: str, is_example: bool) -> Lies:
     factors = [most.factor * step / _STEPS for step in range(1, _STEPS)]
     between = tuple(truthful.play_lie(home, factor) for factor in factors)
     beyond = truthful.play_lie(home, _BEYOND * most.factor)
-    return Lies(nothing, most, between, beyond, tuple(truthful.play_single_lies(home)))
+    pretences = tuple(truthful.play_pretence(home, low, high) for low, high in _BANDS)
+    return Lies(nothing, most, between, beyond, tuple(truthful.play_single_lies(home)), pretences)
 
 
 def choose_examples(scenario: Scenario) -> tuple[str, str, str]:
@@ -399,7 +447,8 @@ def _begin_worker(parent: int) -> None:
 def write_page(findings: Sequence[Findings], figure: str) -> str:
     """Write docs/lying-home.md, with its figure at the path `figure`."""
     tables = "\n".join(
-        f"## {each.objective}\n\n{_summarize(each)}\n\n{_tabulate(each)}\n\n{_tabulate_single(each)}\n"
+        f"## {each.objective}\n\n{_summarize(each)}\n\n{_tabulate(each)}\n\n{_tabulate_single(each)}\n\n"
+        f"{_tabulate_pretences(each)}\n"
         for each in findings
     )
     homes = len(findings[0].lies)
@@ -472,6 +521,26 @@ def _tabulate_single(findings: Findings) -> str:
         "brackets the rounds that it took. "
         f"Believed, a lie moves the price of an hour by up to {100 * believed:.0f} %. In the run, one about the "
         f"sensitivity moves it by at most {played:.2f} times what the same home can do with its load alone."
+    )
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(textwrap.wrap(told, 120, break_on_hyphens=False)) + f"\n\n{table}"
+
+
+def _tabulate_pretences(findings: Findings) -> str:
+    """Tabulate the homes that the median example pretends to be."""
+    name = findings.examples[1]
+    pretences = findings.lies[name].pretences
+    header = ["draws all up to", "nothing from", "load and sensitivity", "load alone", "leader, by the load alone"]
+    rows = [
+        [f"{each.low:g}", f"{each.high:g}", _move(each.told), _move(each.load_alone), _number(each.leader)]
+        for each in pretences
+    ]
+    lines = (header, ["---"] * len(header), *rows)
+    told = (
+        f"**Pretending.** {name}, median, pretends to be a home with one appliance, which draws all that its "
+        "connection carries up to a price, nothing from another one on, both times the truthful price of the hour, and "
+        "in proportion between them. The largest change of a price, in brackets the rounds, and by how many cents the "
+        "leader is better off when the sensitivity of that load is not told."
     )
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return "\n".join(textwrap.wrap(told, 120, break_on_hyphens=False)) + f"\n\n{table}"

@@ -73,7 +73,7 @@ class StackelbergSearch:
         """Give the next prices, or end the search at the best one; it is then the last round's first."""
         here = observed[0]
         if self._known and not here.is_of_same_homes(next(iter(self._known.values()))):
-            self._begin()
+            self._begin(self._climb.steps)
         self._known |= {_name(each.price): each for each in observed if each.slope is not None}
         self._asked |= {_name(each.price) for each in observed}
         if len(self._asked) >= self._questions or self._company.price_min >= self._company.price_max:
@@ -86,10 +86,10 @@ class StackelbergSearch:
             return self._ask_levels(here)
         return self._explore(here)
 
-    def _begin(self) -> None:
+    def _begin(self, steps: int = 0) -> None:
         """Begin anew: the answers so far are of other homes."""
         self._known: dict[bytes, Observation] = {}
-        self._climb = HillClimb(self._company, self._tolerance)
+        self._climb = HillClimb(self._company, self._tolerance, steps)
         self._climbing: Array | None = None
         self._knows_levels = self._has_climbed = False
         self._utility, self._rounds_without_gain = -np.inf, 0

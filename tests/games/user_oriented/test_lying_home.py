@@ -18,6 +18,7 @@ from stackelgrid.games.user_oriented.lying_home import (
     Findings,
     Lies,
     Move,
+    Pretence,
     SingleLie,
     TruthfulRun,
 )
@@ -163,6 +164,7 @@ def test_page_counts_the_homes_for_which_a_lie_pays() -> None:
                 SingleLie("no load", True, Move(0.02, 6, True), Move(0.04, 5, True)),
                 SingleLie("slope × 10", False, Move(0.5, 40, False), Move(0.03, 7, True)),
             ),
+            (Pretence(0.9, 1.0, Move(0.1, 31, True), Move(0.006, 15, True), -1345.25),),
         )
         for name, nothing, most in (("a", 4.0, -4.0), ("b", 1.0, -1.0), ("c", -1.0, 2.5), ("d", -1.0, -0.1))
     }
@@ -175,6 +177,7 @@ def test_page_counts_the_homes_for_which_a_lie_pays() -> None:
     assert "![What a lie does](figures/it.png)" in page
     assert "the price of an hour by up to 50 %. In the run, one about the sensitivity moves it by at most 0.75" in page
     assert "| slope × 10 |" + 3 * " 50.000 (not settled in 40) | 3.000 (7) |" in page
+    assert "| 0.9 | 1 | 10.000 (31) | 0.600 (15) | -1345.250 |" in page
     picture = lying_home.draw([findings])
     assert picture == lying_home.draw([findings]) and picture.startswith(b"\x89PNG")
 
@@ -206,3 +209,14 @@ def test_lie_about_sensitivity_moves_the_price_no_further_than_the_load_can(obje
     for lie in lies:
         assert lie.played.settled, lie.words
         assert lie.played.price_max <= 1.5 * by_load, lie.words
+
+
+def test_pretended_home_moves_the_price_no_further_than_its_load_does(objective: str) -> None:
+    """Whatever its sensitivity shows the leader is a better price for the load that it tells."""
+    truthful = TruthfulRun(load("user_oriented", [*TWENTY, f"leader.objective={objective}"]))
+    pretence = truthful.play_pretence("h03", 0.9, 1.0)
+    assert pretence.told.settled and pretence.load_alone.settled
+    if objective == "stackelberg":
+        assert pretence.told.price_max > pretence.load_alone.price_max and pretence.leader < 0
+    else:  # convex: the load alone leads to the same price
+        assert pretence.told.price_max == pytest.approx(pretence.load_alone.price_max, rel=1e-2)
