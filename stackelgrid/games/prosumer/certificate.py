@@ -24,7 +24,7 @@ from stackelgrid.wire.arrays import Array
 if TYPE_CHECKING:
     from stackelgrid.games.prosumer.scenario import ProsumerScenario
 
-_FEASIBLE_KW = 1e-9
+_FEASIBLE = 1e-9
 _PARTICIPANT_KW = 1e-9
 
 
@@ -41,7 +41,7 @@ def certify(scenario: ProsumerScenario, outcome: ProsumerOutcome, samples: int) 
     - `anticipating`: where prosumers take their price as given, the gain of one that alone anticipated [PR-13]:
       `least_gain` and `largest_gain` of any, relative to what it earns in the day, and its relative cut of DR in a
       slot, `least_cut` and `largest_cut`; None where they anticipate.
-    - `feasible`: whether that holds and the violation is within 1e-9 kW.
+    - `feasible`: whether that holds and the violation is within 1e-9 of the largest DR quantity, or of 1 kW.
 
     Raise `CertificateError` when the outcome is not of the scenario's prosumers and slots.
     """
@@ -96,7 +96,7 @@ def certify(scenario: ProsumerScenario, outcome: ProsumerOutcome, samples: int) 
         **residuals,
         "violation": violation,
         "price_order": price_order,
-        "feasible": price_order and violation <= _FEASIBLE_KW,
+        "feasible": price_order and violation <= _FEASIBLE * max(1.0, float(np.max(dr))),
         "regret": regret,
         "anticipating": None if anticipating else _anticipate_alone(decisions, outcome, retail_of),
     }

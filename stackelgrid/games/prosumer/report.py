@@ -23,7 +23,7 @@ from stackelgrid.report.parts import (
 )
 from stackelgrid.report.run_folder import ReportError, RunFolder
 from stackelgrid.report.words import change, number, quantity
-from stackelgrid.run_result import RunResult
+from stackelgrid.run_result import Certificate, RunResult
 
 _PRICED_EACH = 3
 """Prosumers up to which each has a figure of its own prices."""
@@ -259,6 +259,10 @@ def _tabulate_prosumers(outcome: ProsumerOutcome, money: str) -> Table:
     )
 
 
+def _largest_quantity(outcome: ProsumerOutcome, certificate: Certificate) -> float:
+    return max(1.0, *(max(provided) for provided in outcome.dr_kw.values()))
+
+
 _RULES = (
     REGRET,
     Rule(
@@ -297,7 +301,14 @@ _RULES = (
         "The most that a prosumer would gain that alone considered how its demand response moves its price by equation "
         "(13), relative to what it earns. In this reading of (14) the price is held, so it is not judged.",
     ),
-    Rule("violation", "Broken limits", "By how much a DR quantity is below zero or above its cap.", 1e-9, unit="kW"),
+    Rule(
+        "violation",
+        "Broken limits",
+        "By how much a DR quantity is below zero or above its cap.",
+        1e-9,
+        _largest_quantity,
+        "kW",
+    ),
 )
 
 REPORT = GameReport(

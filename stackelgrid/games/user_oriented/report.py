@@ -299,7 +299,7 @@ _RULES = (
         "price_residual",
         "Price residual",
         "The largest distance of the price from the marginal cost of the load, which is a welfare leader's price.",
-        EQUILIBRIUM_WITHIN,
+        10 * EQUILIBRIUM_WITHIN,  # a small change of the price is a larger one of the marginal cost, by mu
         _largest_price,
         "{money}/kWh",
     ),

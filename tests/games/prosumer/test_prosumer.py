@@ -864,6 +864,21 @@ def test_prosumer_drawn_is_the_same_in_a_larger_population() -> None:
         )
 
 
+@pytest.mark.parametrize(("above", "feasible"), [(4e-16, True), (1e-6, False)])
+def test_certificate_allows_for_rounding_at_the_cap_of_a_large_prosumer(
+    case: Any, above: float, feasible: bool
+) -> None:
+    scenario, outcome, _ = case
+    size = 1e7
+    homes = [home.model_copy(update={"load_kw": [size * load for load in home.load_kw]}) for home in scenario.homes]
+    large = ProsumerScenario.model_validate(scenario.model_dump(by_alias=True) | {"homes": homes})
+    content = outcome.content()
+    for home in homes:
+        content["dr_kw"][home.id][HOUR_16] = float(home.limit_kw[HOUR_16]) * (1 + above)
+    certificate = certify(large, ProsumerOutcome.model_validate(content), samples=0)
+    assert certificate["violation"] > 1e-9 and certificate["feasible"] is feasible
+
+
 def test_certificate_shows_the_error_when_an_outcome_is_tampered_with(case: Any) -> None:
     scenario, outcome, _ = case
 

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks.random_games.draw import draw_game
+from stackelgrid import runner
 from stackelgrid.certify import CertificateError
 from stackelgrid.games.user_oriented.certificate import certify
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
@@ -439,6 +440,13 @@ def test_gap_from_sums_is_that_of_the_central_programme(override: str) -> None:
     certificate = certify(scenario, outcome, samples=0)
     assert certificate["sums_gap"] == pytest.approx(0, abs=1e-9)
     assert certificate["sums_gap"] == pytest.approx(certificate["gap"], abs=1e-9)
+
+
+def test_certificate_passes_where_the_marginal_cost_moves_more_than_the_price() -> None:
+    # The price is known to 1e-6; by mu, the marginal cost is 1e-6 of the largest price and a little more away from it.
+    run = runner.run(draw_game("welfare", 22))
+    certificate = run.certify()
+    assert abs(certificate.root["sums_gap"]) < 1e-9 and certificate.passed, certificate.root["failed"]
 
 
 @pytest.mark.parametrize("seed", range(4))
