@@ -117,7 +117,7 @@ def test_check_asks_for_the_unit_of_a_wholesale_price_above_price_max(
 # --- few slots, few homes, little to choose ---
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES[1:])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_price_is_the_best_one_when_wholesale_is_zero_or_below_in_some_hours(objective: Objective) -> None:
     random = np.random.default_rng(4)
     homes = [home(f"h{n}", omega=per_slot(random, 6, 0.6, 1.4), valuation=random.uniform(6, 14)) for n in range(5)]
@@ -172,7 +172,8 @@ def test_price_is_the_only_one_within_equal_bounds(objective: Objective) -> None
     assert run.outcome.price == [4, 4, 4]
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES[1:])
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_quarters_of_a_day_are_priced_as_well_as_hours(objective: Objective) -> None:
     random = np.random.default_rng(96)
     homes = [home(f"h{n}", omega=per_slot(random, 96, 0.8, 1.2), full=9) for n in range(4)]
@@ -183,13 +184,12 @@ def test_quarters_of_a_day_are_priced_as_well_as_hours(objective: Objective) -> 
 # --- capacity ---
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES[1:])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_capacity_that_no_price_keeps_is_exceeded_as_little_as_possible(objective: Objective) -> None:
     stiff = {"id": "stiff", "inelastic": [{"load_kw": [5.0, 1.0]}]}
     run = play(game(2, [stiff, home("soft")], capacity={"max_kw": 3}), objective)
-    least = 5 + 4 * (9 / 12 - 1 / 2)  # at price_max
-    assert run.outcome.load_kw[0] == pytest.approx(least, rel=1e-6)
-    assert run.outcome.load_kw[1] <= 3 * (1 + 1e-6)
+    least = 5 + 4 * (9 / 12 - 1 / 2)  # at price_max; the violation is that of the worst slot
+    assert max(run.outcome.load_kw) == pytest.approx(least, rel=1e-6)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -199,3 +199,10 @@ def test_capacity_is_kept_when_no_load_bends_at_the_first_prices(objective: Obje
     assert run.outcome.load_kw[0] <= 5.5 * (1 + 1e-6)
     if objective == "welfare":
         assert run.outcome.price[0] == pytest.approx(9 / 13, rel=1e-6)
+
+
+def test_leader_finds_the_higher_of_two_hills() -> None:
+    content = yaml_file.parse((TRUTH / "two_hills.yaml").read_text())
+    run = play(content, "stackelberg")
+    assert run.outcome.leader_utility == pytest.approx(10, rel=1e-9)
+    assert run.outcome.price[0] == pytest.approx(5, rel=1e-5)
