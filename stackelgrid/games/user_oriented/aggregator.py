@@ -30,8 +30,9 @@ _MOST_MISSES = 5
 """With so many misses a sensitivity does not count any more, with twice as many an earlier load counts."""
 _FARTHEST = 0.5
 """A step of the price by more than this part of it says nothing: there may be many kinks on the way."""
-_LEAST_KW = 1e-6
-"""Loads are exact to much less; what was foretold is not judged by smaller changes."""
+_LEAST_KW, _NOISE = 1e-6, 1e-3
+"""What was foretold is not judged by changes smaller than this, or than that part of the load: a solver may stop early,
+an adapter may round."""
 
 
 class Foresight:
@@ -69,8 +70,9 @@ class Foresight:
 
     def _compare(self, step: Array, answer: LoadResponse) -> None:
         """Compare an answer with what the last one foretold for a `step` of the price, (T,)."""
-        rounding = _LEAST_KW * float(np.abs(step).sum())
-        bent = float(step @ (self._answer.loads().sum(axis=0) - answer.loads().sum(axis=0)))
+        load = answer.loads().sum(axis=0)
+        rounding = max(_LEAST_KW, _NOISE * float(np.max(np.abs(load)))) * float(np.abs(step).sum())
+        bent = float(step @ (self._answer.loads().sum(axis=0) - load))
         if bent < -rounding:
             self._misses += _MOST_MISSES
         assert self._price is not None

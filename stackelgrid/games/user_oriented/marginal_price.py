@@ -51,7 +51,7 @@ class MarginalPriceSearch:
     def __init__(self, company: UtilityCompany, tolerance: float) -> None:
         self.company = company
         self.residual = float("inf")
-        self.noise = NoiseFloor(tolerance)
+        self.noise = NoiseFloor()
         self._tolerance = tolerance
         self._exponents = ExponentEstimator()
         self._asked: list[Observation] = []
@@ -66,9 +66,10 @@ class MarginalPriceSearch:
         first = observed[0]
         if self._base is not None and not first.is_of_same_homes(self._base):
             self._asked, self._base, self._least_residual, self._stale = [], None, float("inf"), 0
-            self.noise = NoiseFloor(self._tolerance)
+            self.noise = NoiseFloor()
         self._asked += observed
-        self.noise.compare(first, self._asked)
+        # Rounded answers may go round in circles. The longer they do, the farther apart are prices that count as one.
+        self.noise.compare(first, self._asked, self._tolerance * max(1, self._stale - _PATIENCE))
         base = self._choose_base(observed)
         if base is None:
             return self._ask_line(observed)
@@ -79,9 +80,12 @@ class MarginalPriceSearch:
         self._least_residual = min(self._least_residual, self.residual)
         if self._is_settled(base, self._target):
             return PriceFound(self.residual) if base is first else NextPrices(base.price)
-        if self._stale >= _PATIENCE:
-            return NextPrices(self._target, others=[self._target])
-        return NextPrices(self._target)
+        if self._stale < _PATIENCE:
+            return NextPrices(self._target)
+        # Rounding shows at another price only; within the tolerance it is the same one.
+        inwards = np.where(self._target < self.company.price_max, 1.0, -1.0)
+        beside = self._target + 0.9 * self._tolerance * _size(self._target) * inwards
+        return NextPrices(self._target, others=[beside])
 
     @property
     def slots_are_apart(self) -> bool:

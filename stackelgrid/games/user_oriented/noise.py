@@ -18,13 +18,9 @@ _KEPT = 8
 
 
 class NoiseFloor:
-    """The differences between answers to one price, each (T,) kW: the largest that were seen.
+    """The differences between answers to one price, each (T,) kW: the largest that were seen."""
 
-    Prices within `tolerance` of each other, relative, count as one.
-    """
-
-    def __init__(self, tolerance: float) -> None:
-        self._tolerance = tolerance
+    def __init__(self) -> None:
         self.differences: list[Array] = []
 
     @property
@@ -32,11 +28,11 @@ class NoiseFloor:
         """The largest difference in any slot, kW; zero while none was seen."""
         return max((float(np.max(np.abs(difference))) for difference in self.differences), default=0.0)
 
-    def compare(self, observed: Observation, others: Iterable[Observation]) -> None:
-        """Compare an answer that has a sensitivity with `others` to the same price."""
+    def compare(self, observed: Observation, others: Iterable[Observation], tolerance: float) -> None:
+        """Compare an answer that has a sensitivity with `others` to the same price, within a relative `tolerance`."""
         model = LocalResponse(observed, np.ones_like(observed.price))
         for other in others:
-            if other is observed or relative_change(other.price, observed.price) > self._tolerance:
+            if other is observed or relative_change(other.price, observed.price) > tolerance:
                 continue
             difference = other.load - model.load(other.price)
             if float(np.max(np.abs(difference))) > _EXACT * float(np.max(np.abs(observed.load))):

@@ -81,6 +81,12 @@ def test_kink_is_no_lie() -> None:
     assert (total.load_only, total.slope) == (0, [-1.0, -1.0])
 
 
+def test_answers_rounded_to_watts_keep_their_sensitivity() -> None:
+    """Over tiny steps the load of a truthful home seems to rise, or to bend more than it says."""
+    rounds = [bends(10.0 + step * 1e-5, 5.0 + step * 1e-3, -1.0) for step in (0, 1, -1) * 4]
+    assert (play(*rounds).load_only, play(*rounds).slope) == (0, [-1.0, -1.0])
+
+
 def test_home_that_is_at_a_kink_round_after_round_counts_with_its_load_alone() -> None:
     rounds = [bends(10.0 - number / 10, 5.0, -10.0 if number % 2 else 0.0) for number in range(12)]
     assert play(*rounds[:4]).load_only == 0

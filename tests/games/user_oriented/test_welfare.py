@@ -209,8 +209,12 @@ def test_noisy_answers_settle_within_their_noise(capacity: dict[str, float]) -> 
     assert market.company.violation(noisy.observed.load) <= noisy.findings["noise_kw"] + 1e-6
 
 
-def test_rounded_answers_settle_within_their_noise() -> None:
+@pytest.mark.parametrize("digits", [2, 3])
+def test_rounded_answers_settle_where_rounding_moves_the_price(digits: int) -> None:
+    """To one price the answers are equal; between prices that hardly differ they jump."""
     content = scenario(KINKY * 5, 6, wholesale_price=[0.5, 1, 2, 3, 3.5, 4], mu=3, capacity={"max_kw": 9.0})
     market = Market(content)
-    rounded = market.settle(lambda load: np.round(load, 3))
-    assert np.max(np.abs(rounded.observed.price - market.settle().observed.price)) <= 1e-3
+    exact, rounded = market.settle().observed, market.settle(lambda load: np.round(load, digits)).observed
+    assert exact.slope is not None
+    price_per_kw = 1 / np.abs(exact.slope).min() + 2 * market.company.mu.max()
+    np.testing.assert_allclose(rounded.price, exact.price, atol=10**-digits * price_per_kw)
