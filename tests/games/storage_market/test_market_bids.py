@@ -152,10 +152,24 @@ def test_bid_rests_on_a_kink_beyond_which_the_price_falls_too_fast() -> None:
 
 
 def test_bid_crosses_a_kink_beyond_which_it_earns_more() -> None:
-    """Up to the kink the price falls so fast that less would be best; far beyond it, it hardly falls."""
-    steep = kinked(3.0, -0.9)
-    steep = Terms(
-        steep.price, np.diag([0.25, 1.0]), steep.sales_cap, steep.price_cap, steep.kinks, steep.room, steep.jump
+    """Short of the kink the bid of 2.9 MW is best; 0.1 MW on, the price falls a tenth as fast, and more is better."""
+    slope, room, jump, last = 1.0, 0.1, -0.9, 2.9
+    dear = CHEAP + (0.25 + 2 * 0.2 + slope) * last  # marginal revenue is marginal cost
+    line = straight(np.array([CHEAP, dear]), np.diag([0.25, slope]), 100.0)
+    terms = Terms(
+        line.price,
+        line.slope,
+        line.sales_cap,
+        line.price_cap,
+        np.array([[0.0, 1.0]]),
+        np.array([room]),
+        np.array([jump]),
     )
-    bid = TWO.best_response(steep, Bid(np.array([2.9, 0]), np.array([0, 2.9]), np.zeros(2)))
-    assert bid.sold[1] > 3.5
+    now = Bid(np.array([last, 0]), np.array([0, last]), np.zeros(2))
+    assert TWO.best_response(line, now).sold[1] == pytest.approx(last)
+    many = np.linspace(0, 20, 200_001)
+    paid = dear - slope * (many - last) - jump * np.maximum(many - last - room, 0)
+    earned = paid * many - (CHEAP + 0.25 * (many - last)) * many - 0.2 * many**2
+    best = many[earned.argmax()]
+    assert best > 4
+    assert TWO.best_response(terms, now).sold[1] == pytest.approx(best, abs=1e-3)
