@@ -162,7 +162,7 @@ def find_algorithm(game: str, name: str) -> Algorithm:
             raise GameError(f"algorithm {name}: it is not a stackelgrid.registry.Algorithm; mend or uninstall it")
     if found is None or found.game != game:
         names = ", ".join(list_algorithms(game))
-        raise UnknownAlgorithmError(f"{name!r} is not an algorithm of {game} that is installed; those are {names}")
+        raise UnknownAlgorithmError(f"{name!r} is not an algorithm of {game} that is installed; name one of {names}")
     return found
 
 

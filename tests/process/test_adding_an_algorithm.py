@@ -98,7 +98,7 @@ def test_algorithm_of_a_package_is_unknown_where_it_is_not_installed(tmp_path: P
     refused = subprocess.run(check, check=False, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert refused.returncode == 2
     assert len(refused.stderr.strip().splitlines()) == 1
-    assert "leader.algorithm: 'admm' is not an algorithm of user_oriented that is installed; those are newton, " in (
+    assert "leader.algorithm: 'admm' is not an algorithm of user_oriented that is installed; name one of newton, " in (
         refused.stderr
     )
 
