@@ -47,9 +47,11 @@ def opening(run: RunFolder) -> str:
     """Describe the event and the trade."""
     scenario: ProsumerScenario = run.scenario
     event = scenario.leader.event
+    knowing = " Each prosumer considers that its price falls with its own demand response."
     return (
         f"In the demand response event, hours {event.first} to {event.last}, the DR providers buy surplus PV output "
         "and demand response from their prosumers at the PV price, and sell it to the utility at the DR price."
+        + (knowing if scenario.prosumers == "anticipating" else "")
     )
 
 
