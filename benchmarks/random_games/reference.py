@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from benchmarks.random_games.best_coupled import find_best_coupled
 from benchmarks.random_games.best_price import find_best_price
 from benchmarks.random_games.best_welfare import find_best_welfare
 from benchmarks.random_games.draw import draw_game
@@ -61,8 +62,8 @@ def write(family: str, references: dict[int, Reference]) -> None:
 
 def find(family: str, seed: int) -> Reference:
     """Search the reference of a game that is not stored."""
-    content = draw_game(family, seed)
-    best = find_best_welfare(content) if family == "welfare" else find_best_price(content)
+    search = {"uncoupled": find_best_price, "coupled": find_best_coupled, "welfare": find_best_welfare}[family]
+    best = search(draw_game(family, seed))
     return Reference(seed=seed, best=Best(utility=best.utility, price=best.price.tolist(), flat=best.is_flat))
 
 
