@@ -259,8 +259,8 @@ def find_outcome_differences(evidence: Evidence) -> Iterator[str]:
 def find_moved_prices(evidence: Evidence) -> Iterator[str]:
     """A home that lies alone moves the price by 1.5 times what it can with its load alone, and no more.
 
-    In games with a `settled_price`. With its load alone a home can be away, feed in what it draws, answer a load that
-    does not bend with the price, or the one that it lies about.
+    In games with a `settled_price`. With its load alone a home can be away, feed in what it draws, draw all or half of
+    what its connection carries, answer a load that does not bend with the price, or the one that it lies about.
     """
     case, faults = evidence.case, evidence.case.plan.faults
     liars = {fault.node for fault in faults if isinstance(fault, Lie)}
@@ -355,13 +355,14 @@ def _measure_move(run_record: RunRecord, game: str, number: int, homes: int | No
 def _measure_most(game: str, number: int, homes: int | None, liar: str, loads: frozenset[float]) -> float:
     """Give the most that a home of a drawn scenario moves the price with its load alone, one of `loads` included."""
     scenario = draw_scenario(game, number, homes)
+    connection = next(scenario.connection_kw(home) for home in scenario.everyone if home.id == liar) or 0.0
     moved = []
     ways = [
         ("nan", 1.0),
         ("scaled", 0.0),
         ("scaled", -1.0),
         ("slope", 0.0),
-        *(("load", load) for load in sorted(loads)),
+        *(("load", load) for load in sorted({*loads, connection, connection / 2})),
     ]
     for how, factor in ways:
         plan = FaultPlan.model_validate({"faults": [{"kind": "lie", "node": liar, "how": how, "factor": factor}]})
