@@ -449,6 +449,13 @@ def test_certificate_passes_where_the_marginal_cost_moves_more_than_the_price() 
     assert abs(certificate.root["sums_gap"]) < 1e-9 and certificate.passed, certificate.root["failed"]
 
 
+def test_gap_from_sums_counts_capacity_that_is_left_unused() -> None:
+    scenario, outcome = small_run("leader.objective=welfare", "leader.capacity.max_kw=38")
+    dearer = [1.01 * price for price in outcome.price]
+    certificate = certify(scenario, answer_price(scenario, dearer), samples=0)
+    assert certificate["feasible"] and 1e-6 < certificate["gap"] <= certificate["sums_gap"] < 10 * certificate["gap"]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_gap_from_sums_bounds_that_of_the_central_programme_at_any_price(seed: int) -> None:
     random = np.random.default_rng(seed)
