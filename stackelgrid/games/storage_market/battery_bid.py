@@ -168,7 +168,11 @@ class BatteryMarket:
         within = terms.room + loss / (2 * curvature + _LEAST_CURVATURE)
         for kink in np.flatnonzero((loss < 0) & (terms.kinks @ (best.net - last.net) > within)):
             crossed[kink] = True
-            other = self._solve(terms, last, loss, crossed)
+            try:
+                other = self._solve(terms, last, loss, crossed)
+            except SolverError:  # Kinks that are only known one by one may together make the price rise with sales.
+                crossed[kink] = False
+                continue
             crossed[kink] = self.payoff(terms, last, other) > self.payoff(terms, last, best) + _BETTER
             best = other if crossed[kink] else best
         return best
