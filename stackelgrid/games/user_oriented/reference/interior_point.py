@@ -23,12 +23,15 @@ Mask = NDArray[np.bool_]
 
 _ITERATIONS = 40
 _STEP = 0.995
+"""The part of the way to the nearest bound that a step goes."""
 _EXACT, _ROUGH = (1e-13, 1e-9), (1e-6, 1e-4)
 """Tolerances of the mean of the products s z, and of the residuals."""
-_WIDER = 1e-10
 _LAG = 1e3
-_ROUNDING = 1e-13
+"""A residual that is so many times the mean of the products is reduced before these are."""
+_WIDER, _ROUNDING = 1e-10, 1e-13
+"""Bounds are wider by the first, so that there is room between equal ones; a miss by the second is rounding."""
 _LEAST_SLACK, _TINY = 0.1, 1e-20
+"""The least slack at the start, and the least slack and multiplier ever."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,7 @@ class Optimum:
 
 
 class _Bounds:
-    """The bounds of a variable v (..., N): slacks s and multipliers z of both sides, (2, ..., N); none where infinite.
-
-    The bounds are wider by rounding, so that there is room between equal ones.
-    """
+    """The finite bounds of a variable v (..., N): slacks s and multipliers z of both sides, (2, ..., N)."""
 
     def __init__(
         self, v: Array, lower: Array, upper: Array, used: Mask | bool = True, least_slack: float = _LEAST_SLACK
@@ -105,7 +105,7 @@ class _Bounds:
         self._ratio = self._z / self._s
         self.curvature = self._ratio.sum(axis=0)
         self.force = -np.sum(self._side * self._z, axis=0)
-        self.load = self._z.sum(axis=0)
+        self.pressure = self._z.sum(axis=0)
 
     def aim(self, target: Array | float, product: Array | float = 0.0) -> Array:
         """Aim at s z = `target` less the second-order `product`; give the force at a step of zero."""
@@ -241,7 +241,9 @@ class _Iterate:
             on_x, on_draw = self._bounds[2:]
             worth, bend = (value / self._money for value in draw.marginal(self._x * self._kw))
             self._taste = draw.there * (self._price - worth)
-            errors += [*(draw.there * (self._taste + on_x.force + on_draw.force) / (1 + on_x.load + on_draw.load))]
+            errors += [
+                *(draw.there * (self._taste + on_x.force + on_draw.force) / (1 + on_x.pressure + on_draw.pressure))
+            ]
             # The appliances are eliminated: together they give way by the sum of `ease` per unit of force.
             self._ease = draw.there / (on_x.curvature - bend * self._kw)
             self._stiff = on_draw.curvature / (1 + self._ease.sum(axis=0) * on_draw.curvature)

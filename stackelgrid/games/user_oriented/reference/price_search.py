@@ -22,10 +22,16 @@ _WITHIN, _MARGIN = 1e-9, 1e-8
 _FAR_STARTS = 6
 _APART = 0.03
 """The distance of two starts in the slot where they differ most, relative to the band of the price."""
-_TABLE, _MEANS, _HILLS, _TURNS = 240, 80, 5, 3
+_TABLE, _MEANS, _HILLS = 240, 80, 5
+"""Prices of a slot and means of the load that the line search tries, and hills over the mean that it keeps."""
+_TURNS = 3
+"""How often it is repeated with the charging that its best price leads to."""
 _ZOOMS, _CLOSE = 6, 41
+"""How often it looks closer, and the number of prices and of means at each look."""
 _SWEEPS, _LEVELS, _NEGLIGIBLE = 6, 16, 1e-6
 _NUDGES = np.array([-0.1, -0.03, -0.01, -0.003, 0.003, 0.01, 0.03, 0.1])
+"""A sweep tries so many levels over the band in each slot, and these changes, relative to the band; the sweeps end
+where the gain is negligible."""
 _WORK = 150_000
 """Storages times slots times prices that all sweeps together may ask."""
 
