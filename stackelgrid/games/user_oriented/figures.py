@@ -149,7 +149,11 @@ def _draw_savings(runs: Runs) -> drawing.Figure:
 
 
 DRAWINGS = (
-    Drawing(3, "Satisfaction of the three types of customers, medians over appliances and hours.", _draw_satisfaction),
+    Drawing(
+        3,
+        "Worth of satisfaction to the three types of customers by rate, medians over appliances and hours.",
+        _draw_satisfaction,
+    ),
     Drawing(4, "Price and PAR as μ goes from 0.2 to 2 times the calibrated one.", _draw_price_and_deviation),
     Drawing(5, "Bills of all customers together, by their number and by μ.", _draw_bills),
     Drawing(
