@@ -262,6 +262,23 @@ def test_round_closes_with_the_last_answer() -> None:
     assert (coordinator.stale, coordinator.repeated) == (0, 0)
 
 
+class Several(Body):
+    texts: list[str]
+
+    @property
+    def questions(self) -> list[bytes]:
+        return [text.encode() for text in self.texts]
+
+
+def test_round_counts_the_questions_that_a_member_was_asked() -> None:
+    def count(body: Body | dict[str, Body]) -> int:
+        return Round(1, body, {}, (), (), 0, 0.0, 1.0).questions
+
+    assert count(Question(text="?")) == 1
+    assert count(Several(texts=["?", "??"])) == 2
+    assert count({"a": Several(texts=["?", "??"]), "b": Several(texts=["?", "??", "???"])}) == 3
+
+
 def test_round_has_answers_in_the_order_of_the_members() -> None:
     coordinator = asking("a", "b", "c")
     finished = finish(coordinator, 1, "c", "b", "a")
