@@ -121,6 +121,36 @@ def test_loads_alone_lead_to_the_welfare_price() -> None:
     np.testing.assert_allclose(prices[1].outcome.price, prices[0].outcome.price, rtol=1e-6)
 
 
+def one_slot(leader: dict[str, Any], *appliances: dict[str, Any]) -> dict[str, Any]:
+    homes = [{"id": f"h{number}", "elastic": [each]} for number, each in enumerate(appliances)]
+    company = {"algorithm": "loads_only", "mu": 0, **leader}
+    return {"schema": 1, "game": "user_oriented", "slots": 1, "leader": company, "homes": homes}
+
+
+def test_loads_alone_find_the_higher_of_two_hills() -> None:
+    # One buys 4 (1 - p / 10), the other 11.5 (1 - p / 2): 10 at p = 5 from the first alone, less at 1.26 from both.
+    quadratic = {"form": "quadratic", "omega": 1.0, "alpha": 1.0}
+    first, second = (
+        {"max_kw": most, "valuation": valuation, "satisfaction": quadratic} for most, valuation in ((4, 10), (11.5, 2))
+    )
+    run = stackelgrid.run(one_slot({"baseline_price": 1.3, "wholesale_price": 0, "price_max": 9}, first, second))
+    assert run.settled
+    assert run.outcome.price == pytest.approx([5.0], rel=1e-6)
+    assert run.outcome.leader_utility == pytest.approx(10.0, rel=1e-9)
+
+
+def test_loads_alone_keep_a_capacity_that_no_slope_shows() -> None:
+    # At 4 the first home buys nothing, at 0.5 both are at their limits; between, they buy 2.25 / p - 0.75 and 3.
+    log = [{"form": "log", "omega": omega, "alpha": 4} for omega in (4, 5)]
+    first, second = (
+        {"max_kw": 3, "valuation": valuation, "satisfaction": each} for valuation, each in zip((3, 8), log, strict=True)
+    )
+    company = {"objective": "welfare", "baseline_price": 4, "wholesale_price": 0.5, "price_max": 15}
+    run = stackelgrid.run(one_slot({**company, "capacity": {"max_kw": 5.5}}, first, second))
+    assert run.settled and run.result.questions <= 100
+    assert run.outcome.price == pytest.approx([9 / 13], rel=1e-6)
+
+
 @pytest.mark.parametrize("seed", [2, 3, 11, 25, 29, 35])
 def test_loads_alone_lead_where_a_climb_with_sensitivities_leads(seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -230,7 +260,7 @@ def test_messages_and_bytes_of_the_rounds_add_up(shipped: dict[str, stackelgrid.
         # Presence: 64, and again once an aggregator has gathered; settlements and receipts; what is cleared at the end.
         assert rest.messages == (64 + 4) + (1 + 4 + 4 + 60) + (64 + 5)
     assert {record["questions"] for record in shipped["newton"].rounds[:1]} == {1}
-    assert {record["questions"] for record in shipped["loads_only"].rounds} == {4}
+    assert {record["questions"] for record in shipped["loads_only"].rounds} == {12, 4}
 
 
 def test_traffic_of_a_run_whose_messages_are_not_all_counted_has_rounds_alone() -> None:

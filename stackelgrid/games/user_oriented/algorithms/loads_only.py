@@ -14,8 +14,9 @@ symmetric and negative semidefinite. Three things follow, and make loads enough:
   positive semidefinite [UO-S]. What J is like elsewhere decides how fast the leader comes to its end, not where.
 
 So each price is asked with three neighbours. They may lie beyond the bounds of the price by a hundred-thousandth of it;
-what is settled does not. `stackelberg` is played by one climb from the flat price: where the utility has several hills,
-it may end on a lower one than `newton`. The price is found to some 1e-8 of it. Answers that are rounded, or solved
+what is settled does not. `stackelberg` is played by a climb from the flat price, and by another one where a flat price
+that was asked in the first round earns more than the top of the first hill. Where the utility has many hills, that may
+be a lower one than `newton` finds. The price is found to some 1e-8 of it. Answers that are rounded, or solved
 loosely, differ by their errors alone: then the price does not settle.
 """
 
@@ -36,12 +37,17 @@ from stackelgrid.games.user_oriented.welfare import WelfareSearch
 _DIFFERENCE = 1e-5
 """The distance of the neighbours of a price, relative to the largest price. Loads are exact to some 1e-11."""
 _NEIGHBOURS = 3
+_PROBES = 8
+"""Flat prices of the first round, between the bounds."""
+_LEAST_GAIN = 1e-9
 _CAUTION, _PRECISION = 0.1, 1e-8
 """The step still wanted is one on a model that is learnt: it ends the search at this part of the tolerance, unless
 differences do not show so small a step, relative to the largest price."""
 _USED_UP = 0.05
 """Of what a step moves, the part that storage may use up, for the rest to be taken for stored energy."""
 
+_APART = 1e-4
+"""Slots are apart when the change of the load along the margin is what their slopes say, but for this part of it."""
 _ROUNDING = 1e-9
 """A load that bends by less than this part of it, while a price doubles, does not bend."""
 
@@ -54,6 +60,8 @@ class LoadsOnly:
         search = HillClimb if problem.objective == "stackelberg" else WelfareSearch
         self._search: HillClimb | WelfareSearch = search(problem.company, self._tolerance)
         self._learnt = LearntSensitivity()
+        self._probes: list[Observation] = []
+        self._others: int | None = None  # prices besides, before those that show their slopes
 
     @property
     def company(self) -> UtilityCompany:
@@ -70,34 +78,71 @@ class LoadsOnly:
         return self._search.residual
 
     def open(self, price: Array) -> NextPrices:
-        """Ask the flat price; without a charge on deviation its margin is known before its load."""
-        return self._ask_around(price, price - self.company.wholesale_price, ())
+        """Ask the flat price, for `stackelberg` also others; without a charge on deviation its margin is known."""
+        levels = np.linspace(self.company.price_min, self.company.price_max, _PROBES)
+        climbs = isinstance(self._search, HillClimb)
+        probes = [np.full_like(price, level) for level in levels if climbs and level not in price]
+        return self._ask_around(NextPrices(price, probes), price - self.company.wholesale_price)
 
     def next(self, observed: Sequence[Observation]) -> NextPrices | PriceFound:
         """Learn from the loads, and take a step of the search on what is known."""
         here = self._learnt.update(observed[0], observed[1 : 1 + _NEIGHBOURS])
-        result = self._take_step([here, *observed[1 + _NEIGHBOURS :]])
+        besides = observed[1 + _NEIGHBOURS :]
+        others, higher = besides[: self._others], besides[len(besides[: self._others]) :]
+        sloped = [
+            replace(other, slope=_compute_slope(other, above), coupling=here.coupling)
+            for other, above in zip(others, higher, strict=False)
+        ]
+        result = self._take_step([here, *sloped, *others[len(sloped) :]])
         if isinstance(result, PriceFound):
             return result
         foretold = LocalResponse(here, np.ones_like(here.price)).load(result.price)
-        return self._ask_around(result.price, result.price - self.company.marginal_cost(foretold), result.others)
+        return self._ask_around(result, result.price - self.company.marginal_cost(foretold))
 
     def _take_step(self, observed: Sequence[Observation]) -> NextPrices | PriceFound:
         if isinstance(self._search, WelfareSearch):
             return self._search.next(observed)
+        here, *probes = observed
+        self._probes += probes
         try:
-            price = self._search.step(observed[0])
+            price = self._search.step(here)
         except SolverError:
             # Models that are learnt in part may contradict each other: climb on from here with the last one alone.
             self._search = HillClimb(self.company, self._tolerance)
-            price = self._search.step(observed[0])
-        return PriceFound(self.residual) if price is None else NextPrices(price)
+            price = self._search.step(here)
+        if price is not None:
+            return NextPrices(price)
+        better = self._find_better_probe(here)
+        if better is None:
+            return PriceFound(self.residual)
+        self._search = HillClimb(self.company, self._tolerance)
+        return NextPrices(better)
 
-    def _ask_around(self, price: Array, margin: Array, others: Sequence[Array]) -> NextPrices:
-        """Ask a price; one that is higher by the same in all slots; one on each side along the `margin`, (T,)."""
+    def _find_better_probe(self, top: Observation) -> Array | None:
+        """Find the flat price that earns most, if it earns more than the top of a hill and keeps the capacity as well.
+
+        Of other homes than these it is not known.
+        """
+        company = self.company
+        least = company.utility(top.price, top.load)
+        known = [probe for probe in self._probes if probe.is_of_same_homes(top)]
+        kept = [probe for probe in known if company.violation(probe.load) <= company.violation(top.load)]
+        best = max(kept, key=lambda probe: company.utility(probe.price, probe.load), default=None)
+        if best is None or company.utility(best.price, best.load) <= least + _LEAST_GAIN * abs(least):
+            return None
+        return best.price
+
+    def _ask_around(self, wanted: NextPrices, margin: Array) -> NextPrices:
+        """Ask the first price wanted with its neighbours, two of them along the `margin`, (T,), and those besides.
+
+        Of these, where a sensitivity is wanted, a higher price shows the slope.
+        """
+        price, others = wanted.price, [*wanted.others]
         distance = _DIFFERENCE * max(float(np.max(np.abs(price))), 1e-9)
         step = margin * (distance / max(float(np.max(np.abs(margin))), 1e-9))
-        return NextPrices(price, [price + distance, price + step, price - step, *others], sensitivities=0)
+        higher = [other + distance for other in others[: max(wanted.sensitivities - 1, 0)]]
+        self._others = len(others)
+        return NextPrices(price, [price + distance, price + step, price - step, *others, *higher], sensitivities=0)
 
 
 class LearntSensitivity:
@@ -117,12 +162,18 @@ class LearntSensitivity:
         assert last.slope is not None
         slope, secants = last.slope, []
         if neighbours:
-            change, rise = neighbours[0].price - here.price, neighbours[0].load - here.load
-            slope = np.minimum(rise / change, 0.0)
-            secants.append((change, rise))
+            slope = _compute_slope(here, neighbours[0])
+            secants.append((neighbours[0].price - here.price, neighbours[0].load - here.load))
         if len(neighbours) == _NEIGHBOURS:
             _, ahead, behind = neighbours
             secants.append((ahead.price - behind.price, ahead.load - behind.load))
+            along, rise = secants[-1]
+            if not last.coupling.any() and np.max(np.abs(rise - slope * along)) <= _APART * np.max(np.abs(rise)):
+                # The slopes explain it all: nothing is stored. The two sides tell them better than the one above.
+                known = np.abs(along) > _APART * np.max(np.abs(along))
+                slope = np.where(known, np.minimum(rise / np.where(known, along, 1.0), 0.0), slope)
+                self._last = replace(here, slope=slope, coupling=np.zeros_like(last.coupling))
+                return self._last
         step = here.price - last.price
         shifted = here.load - last.load - (last.slope + slope) / 2 * step
         if abs(shifted.sum()) <= _USED_UP * np.abs(shifted).sum():
@@ -135,6 +186,11 @@ class LearntSensitivity:
         least = _ROUNDING * float(np.max(np.abs(here.load)) / max(float(np.max(np.abs(here.price))), 1e-9))
         self._last = replace(here, slope=slope, coupling=np.where(np.abs(coupling) > least, coupling, 0.0))
         return self._last
+
+
+def _compute_slope(at: Observation, above: Observation) -> Array:
+    """Compute the slope of each slot, (T,), from the load at a price that is higher by the same in all slots."""
+    return np.minimum((above.load - at.load) / (above.price - at.price), 0.0)
 
 
 def meet_secant(sensitivity: Array, step: Array, rise: Array) -> Array:
