@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import daqp
 import numpy as np
@@ -40,6 +41,14 @@ _NEGLIGIBLE = 1e-9
 """Parts of the load by which it may exceed the capacity, and of the bills that a further step may promise."""
 _PATIENCE = 2
 """After so many rounds in which the price change wanted was not halved, each price is asked twice."""
+
+
+class Bracket(NamedTuple):
+    """The lowest and the highest price to try, and the slots whose capacity the model cannot keep, each (T,)."""
+
+    low: Array
+    high: Array
+    blind: NDArray[np.bool_]
 
 
 class MarginalPriceSearch:
@@ -83,9 +92,8 @@ class MarginalPriceSearch:
         if self._stale < _PATIENCE:
             return NextPrices(self._target)
         # Rounding shows at another price only; within the tolerance it is the same one.
-        inwards = np.where(self._target < self.company.price_max, 1.0, -1.0)
-        beside = self._target + 0.9 * self._tolerance * _size(self._target) * inwards
-        return NextPrices(self._target, others=[beside])
+        beside = self._target + 0.9 * self._tolerance * _size(self._target)
+        return NextPrices(self._target, others=[np.minimum(beside, self.company.price_max)])
 
     @property
     def slots_are_apart(self) -> bool:
@@ -179,10 +187,10 @@ class MarginalPriceSearch:
     def _find_target(self, observed: Observation, exponent: Array) -> Array:
         """Find the price [UO-B] on the local model at an observation."""
         model = LocalResponse(observed, exponent)
-        return find_marginal_price(model, self.company, *self._bracket(model))
+        return find_marginal_price(model, self.company, self._bracket(model))
 
-    def _bracket(self, model: LocalResponse) -> tuple[Array, Array, NDArray[np.bool_]]:
-        """Give the lowest and highest price to try, (T,), and the slots in which the model cannot keep the capacity.
+    def _bracket(self, model: LocalResponse) -> Bracket:
+        """Bracket the price to try next.
 
         Where the slots are apart, a price asked before bounds the one that keeps the capacity, if the cost does not
         lead beyond it. Where the load does not respond, the model knows nothing: the middle is tried, or the bound of
@@ -203,51 +211,48 @@ class MarginalPriceSearch:
                 low = np.where(bounds & (each.price < price), np.maximum(low, each.price), low)
             high = np.where(flat & (high < company.price_max), (price + high) / 2, high)
             low = np.where(flat & (low > company.price_min), (price + low) / 2, low)
-        return np.where(flat & over, high, low), np.where(flat & under, low, high), flat & (over | under)
+        return Bracket(np.where(flat & over, high, low), np.where(flat & under, low, high), flat & (over | under))
 
 
-def find_marginal_price(
-    model: LocalResponse, company: UtilityCompany, low: Array, high: Array, blind: NDArray[np.bool_]
-) -> Array:
-    """Find the price, between `low` and `high` (T,), that equals the marginal cost of the load the model predicts.
+def find_marginal_price(model: LocalResponse, company: UtilityCompany, bracket: Bracket) -> Array:
+    """Find the price in the bracket, (T,), that equals the marginal cost [UO-B] of the load the model predicts.
 
-    The capacity of the slots `blind` (T,) is left out. Where the model finds no price that keeps it, the price is the
-    highest, or the lowest.
+    Where the model finds no price that keeps the capacity, it is the highest, or the lowest.
     """
-    price = np.clip(model.at.price, low, high)
-    step = find_step(model, company, price, low, high, blind)
+    price = np.clip(model.at.price, bracket.low, bracket.high)
+    step = find_step(model, company, price, bracket)
     for _ in range(_STEPS):
         size = float(np.max(np.abs(step)))
         if size <= _CONVERGED * float(np.max(np.abs(price))):
             break
         stride = 1.0
         while stride > _LEAST_STRIDE:
-            there = _move(price, stride * step, low, high)
-            ahead = find_step(model, company, there, low, high, blind)
+            there = _move(price, stride * step, bracket)
+            ahead = find_step(model, company, there, bracket)
             if float(np.max(np.abs(ahead))) < (1 - stride / 4) * size:
                 break
             stride /= 2
         else:
-            return _move(price, step, low, high)
+            return _move(price, step, bracket)
         price, step = there, ahead
     return price
 
 
-def _move(price: Array, step: Array, low: Array, high: Array) -> Array:
-    """Take a step between `low` and `high`, and to the last digit onto a bound that it reaches."""
+def _move(price: Array, step: Array, bracket: Bracket) -> Array:
+    """Take a step within the bracket, and to the last digit onto an end that it reaches."""
     there, rounding = price + step, _CONVERGED * float(np.max(np.abs(price)))
-    return np.where(there <= low + rounding, low, np.where(there >= high - rounding, high, there))
+    above_low = np.where(there <= bracket.low + rounding, bracket.low, there)
+    return np.where(above_low >= bracket.high - rounding, bracket.high, above_low)
 
 
-def find_step(
-    model: LocalResponse, company: UtilityCompany, price: Array, low: Array, high: Array, blind: NDArray[np.bool_]
-) -> Array:
+def find_step(model: LocalResponse, company: UtilityCompany, price: Array, bracket: Bracket) -> Array:
     """Take one Newton step of [UO-B] on the model, a QP over the price change.
 
     The step is stationary where p + step = grad C(L + J step) + nu. A slot whose price is at a bound, with a marginal
     cost or a load beyond it, stays there; one that no step keeps within capacity goes there. J is made definite for the
     slots in which no load responds to the price; there the price follows the cost.
     """
+    low, high, blind = bracket
     load, jacobian = model.load(price), model.jacobian(price)
     cost = company.marginal_cost(load)
     wants_more = ((cost >= price) & (load >= company.load_min)) | (load >= company.load_max)

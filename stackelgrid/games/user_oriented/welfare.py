@@ -76,13 +76,17 @@ class WelfareSearch:
         return self.company.violation(observed.load) <= allowed
 
     def _list_findings(self, settled: Observation) -> dict[str, float]:
+        company, noise = self.company, self._search.estimate_noise()
         findings = {}
         if not self._keeps_capacity(settled):
-            too_much, too_little = settled.load - self.company.load_max, self.company.load_min - settled.load
-            limits = self.company.load_max if too_much.max() >= too_little.max() else self.company.load_min
-            findings["unkept_capacity_kw"] = float(limits[np.argmax(np.maximum(too_much, too_little))])
-            findings["least_violation_kw"] = self.company.violation(settled.load)
-        noise = self._search.estimate_noise()
+            over, under = settled.load - company.load_max, company.load_min - settled.load
+            worst = int(np.argmax(np.maximum(over, under)))
+            limits, bound = (
+                (company.load_max, company.price_max) if over[worst] > 0 else (company.load_min, company.price_min)
+            )
+            if self._relief is not None or settled.price[worst] == bound:
+                findings["unkept_capacity_kw"] = float(limits[worst])
+                findings["least_violation_kw"] = company.violation(settled.load)
         if noise > self._tolerance:
             findings["noise_kw"] = self._search.noise.load_kw
             findings["noise_price"] = noise * float(np.max(np.abs(settled.price)))
@@ -105,17 +109,17 @@ class _ReliefSearch(MarginalPriceSearch):
     def _find_target(self, observed: Observation, exponent: Array) -> Array:
         """Find the price on the local model within the capacity widened least; by halving, one Newton step each."""
         model = LocalResponse(observed, exponent)
-        low, high, blind = self._bracket(model)
-        price = np.clip(observed.price, low, high)
+        bracket = self._bracket(model)
+        price = np.clip(observed.price, bracket.low, bracket.high)
         load, jacobian = model.load(price), model.jacobian(price)
         least, enough = 0.0, self._capacity.violation(load)
         for _ in range(_HALVINGS):
             between = (least + enough) / 2
-            step = find_step(model, self._widen(between), price, low, high, blind)
+            step = find_step(model, self._widen(between), price, bracket)
             keeps = self._capacity.violation(load + jacobian @ step) <= between * (1 + _KEPT)
             least, enough = (least, between) if keeps else (between, enough)
         self.company = self._widen(enough)
-        return find_marginal_price(model, self.company, low, high, blind)
+        return find_marginal_price(model, self.company, bracket)
 
     def _widen(self, violation: float) -> UtilityCompany:
         capacity = self._capacity
