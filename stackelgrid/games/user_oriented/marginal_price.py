@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import daqp
 import numpy as np
-from numpy.typing import NDArray
 
 from stackelgrid.errors import SolverError
 from stackelgrid.games.user_oriented.local_response import Array, ExponentEstimator, LocalResponse, Observation
@@ -31,7 +30,7 @@ _STEPS = 60
 _CONVERGED = 1e-13
 _LEAST_STRIDE = 1e-6
 _FLAT = 1e-9
-"""A load bends less than this part of load over price: it does not respond to the price."""
+"""A load that does not respond to the price is taken to bend by this part of load over price."""
 _FLATTENED = 0.3
 """A step is good when it reduces the slope of D along the line to this part, or less."""
 _LINE = (0.5, 0.2, 0.05)
@@ -44,11 +43,10 @@ _PATIENCE = 2
 
 
 class Bracket(NamedTuple):
-    """The lowest and the highest price to try, and the slots whose capacity the model cannot keep, each (T,)."""
+    """The lowest and the highest price to try, (T,)."""
 
     low: Array
     high: Array
-    blind: NDArray[np.bool_]
 
 
 class MarginalPriceSearch:
@@ -193,14 +191,12 @@ class MarginalPriceSearch:
         """Bracket the price to try next.
 
         Where the slots are apart, a price asked before bounds the one that keeps the capacity, if the cost does not
-        lead beyond it. Where the load does not respond, the model knows nothing: the middle is tried, or the bound of
-        the price where none was asked on the other side.
+        lead beyond it.
         """
         company, price, load = self.company, model.at.price, model.at.load
         size = len(price)
         low, high = np.full(size, float(company.price_min)), np.full(size, float(company.price_max))
         over, under = load > company.load_max, load < company.load_min
-        flat = np.diag(model.jacobian(price)) >= -_FLAT * _size(load) / _size(price)
         if self.slots_are_apart:
             cost = company.marginal_cost(load)
             for each in self._asked:
@@ -209,9 +205,7 @@ class MarginalPriceSearch:
                 high = np.where(bounds & (each.price > price), np.minimum(high, each.price), high)
                 bounds = np.where(under, keeps_least & (cost >= each.price), ~over & ~keeps_most)
                 low = np.where(bounds & (each.price < price), np.maximum(low, each.price), low)
-            high = np.where(flat & (high < company.price_max), (price + high) / 2, high)
-            low = np.where(flat & (low > company.price_min), (price + low) / 2, low)
-        return Bracket(np.where(flat & over, high, low), np.where(flat & under, low, high), flat & (over | under))
+        return Bracket(low, high)
 
 
 def find_marginal_price(model: LocalResponse, company: UtilityCompany, bracket: Bracket) -> Array:
@@ -252,7 +246,7 @@ def find_step(model: LocalResponse, company: UtilityCompany, price: Array, brack
     cost or a load beyond it, stays there; one that no step keeps within capacity goes there. J is made definite for the
     slots in which no load responds to the price; there the price follows the cost.
     """
-    low, high, blind = bracket
+    low, high = bracket
     load, jacobian = model.load(price), model.jacobian(price)
     cost = company.marginal_cost(load)
     wants_more = ((cost >= price) & (load >= company.load_min)) | (load >= company.load_max)
@@ -266,8 +260,8 @@ def find_step(model: LocalResponse, company: UtilityCompany, price: Array, brack
         within, size = np.ix_(moves, moves), int(moves.sum())
         limits = replace(
             company,
-            load_min=np.where(blind, -np.inf, company.load_min)[moves],
-            load_max=np.where(blind, np.inf, company.load_max)[moves],
+            load_min=company.load_min[moves],
+            load_max=company.load_max[moves],
         )
         step[moves], _ = solve_qp(
             limits,
@@ -279,7 +273,7 @@ def find_step(model: LocalResponse, company: UtilityCompany, price: Array, brack
         )
         predicted = load - response @ step
         too_much, too_little = predicted - company.load_max, company.load_min - predicted
-        missed = np.where(moves & ~blind, np.maximum(too_much, too_little), -np.inf)
+        missed = np.where(moves, np.maximum(too_much, too_little), -np.inf)
         worst = int(np.argmax(missed))
         if missed[worst] <= rest:
             break
