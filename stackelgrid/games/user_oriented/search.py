@@ -79,6 +79,11 @@ class PriceSearch(Protocol):
         """
 
 
+def name_price(price: Array) -> bytes:
+    """Name a price, (T,): the same name for the same numbers."""
+    return (price + 0.0).tobytes()
+
+
 def relative_change(price: Array, base: Array) -> float:
     """Give the largest change against `base`, relative to the largest price of `base`."""
     return float(np.max(np.abs(price - base))) / max(float(np.max(np.abs(base))), 1e-12)

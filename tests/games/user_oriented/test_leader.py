@@ -133,13 +133,18 @@ def settle(problems: list[HomeProblem], objective: Objective, overstated: float)
     )
     decision = leader.open()
     for number in range(1, 41):
-        observed = answer(problems, np.array(decision.ask.price))
+        question = decision.ask
+        observed, *others = [answer(problems, price) for price in question.prices]
+        bends = [other for other, _ in zip(others, range(question.sensitivities - 1), strict=False)]
         body = LoadResponse(
             homes=len(problems),
             load_only=int(number > 1 and overstated != 1),
             load_kw=observed.load.tolist(),
             slope=(observed.slope * (overstated if number == 1 else 1)).tolist(),
             coupling=PackedArray.of(observed.coupling),
+            other_loads_kw=PackedArray.of(np.array([other.load for other in others])) if others else None,
+            other_slopes=PackedArray.of(np.array([other.slope for other in bends])) if bends else None,
+            other_couplings=[PackedArray.of(other.coupling) for other in bends] or None,
         )
         decision = leader.decide(decision.ask, {"a1": body}, ())
         if decision.settle:

@@ -181,3 +181,45 @@ def test_best_price_on_exact_curves_satisfies_the_first_order_condition() -> Non
     assert found.slope is not None
     margin = found.price - company.marginal_cost(found.load)
     np.testing.assert_allclose(found.load + found.slope * margin, 0, atol=1e-5 * found.load.max())
+
+
+# --- with storage ---
+
+
+def draw_storing_market(random: np.random.Generator, slots: int) -> Market:
+    market = draw_market(random, slots)
+    homes = [problem.home.model_dump(exclude={"id", "horizon"}) for problem in market.problems]
+    for home in homes[: random.integers(1, len(homes) + 1)]:
+        home["storage"] = [
+            {
+                "capacity_kwh": random.uniform(2, 8),
+                "initial_kwh": 1.0,
+                "charge_kw": random.uniform(0.5, 3),
+                "discharge_kw": random.uniform(0.5, 3),
+                "wear": {"fast": random.uniform(0.05, 0.5)},
+            }
+        ]
+    return Market(replace(market.company, load_max=np.full(slots, np.inf)), homes, 4.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_price_with_storage_is_never_worse_than_on_a_grid_or_by_a_climb(seed: int) -> None:
+    market = draw_storing_market(np.random.default_rng(seed), slots=2)
+    company = market.company
+    settled, _, questions = market.search()
+    assert questions <= 100
+    found = company.utility(settled.price, settled.load)
+    levels = np.linspace(company.price_min, company.price_max, 40)
+    grid = max(market.utility(np.array(price)) for price in itertools.product(levels, levels))
+    climb, observed = HillClimb(company), market.answer(market.baseline)
+    while (price := climb.step(observed)) is not None:
+        observed = market.answer(price)
+    assert found >= max(grid, company.utility(observed.price, observed.load)) - 1e-6 * max(abs(found), 1)
+
+
+def test_best_hill_is_found_where_one_slot_must_hop() -> None:
+    """Two hills as above in each of three slots, and a small battery."""
+    battery = {"capacity_kwh": 0.2, "initial_kwh": 0.1, "charge_kw": 0.1, "discharge_kw": 0.1, "wear": {"fast": 0.1}}
+    homes = [{"elastic": [quadratic(4, 10)], "storage": [battery]}, {"elastic": [quadratic(10, 2)]}]
+    settled, _, _ = Market(make_company(slots=3), homes, baseline=1.0).search()
+    np.testing.assert_allclose(settled.price, 5.0, rtol=1e-3)
