@@ -87,6 +87,8 @@ class Game(Extension):
     - `settled_price`: gives the price in a run's record, which the soak lets no liar move further than its load can;
     - `disagreement`: finds where a run's outcome disagrees with the schedules of its homes, from scenario, record and
       outcome. Only a game whose outcome depends on who missed a round has one: the soak then expects no more;
+    - `precision`: how far apart the numbers of a settled outcome may be that was reached by other rounds, relative to
+      the largest of a list;
     - `algorithms`: the `Algorithm` of each name that comes with the game; None where its leader plays one alone.
     """
 
@@ -107,6 +109,7 @@ class Game(Extension):
     small_scenario: str | None = None
     settled_price: str | None = None
     disagreement: str | None = None
+    precision: float = 1e-6
     algorithms: str | None = None
 
     def bodies(self, level: str) -> Bodies:

@@ -26,7 +26,7 @@ _EPSILON = 1e-6
 _ROUND_S = 0.02
 """Seconds, more than an undisturbed round between an aggregator and its homes takes, twice over."""
 _MOST_ASKS = 50
-"""Waits between askings grow by half each time, from a thousandth of a deadline on."""
+"""Waits between askings grow by half each time, from a thousandth of a deadline to a whole one."""
 _SETTLEMENT_TRIES = 10
 """A settlement is sent at most this many times as often as a question."""
 _SILENCE_S = 30.0
@@ -132,7 +132,8 @@ def find_needless_questions(evidence: Evidence) -> Iterator[str]:
                 if needless:
                     yield f"{_where(seen)} asks {sorted(needless)} again, who have answered"
             asks = [ask for ask in seen.asks if not ask.came.issuperset(ask.again)]
-            if len(asks) > _MOST_ASKS:
+            waited = max((ask.seconds - seen.opened for ask in asks), default=0.0)
+            if len(asks) > _MOST_ASKS + waited / life.policy.deadline_s:
                 yield f"{_where(seen)} asks {len(asks)} times"
             if seen.closed is None or _is_disturbed(evidence, life.coordinator):
                 continue

@@ -225,7 +225,7 @@ def find_uninformed_homes(evidence: Evidence) -> Iterator[str]:
 
 
 def find_outcome_differences(evidence: Evidence) -> Iterator[str]:
-    """A settlement on a round that everybody answered is what it would have been without faults, to 1e-6.
+    """A settlement on a round that everybody answered is what it would have been without faults.
 
     It may be anything where a node lied or a message was corrupted on its way, or where an aggregator without its disk
     passed on a settlement that it could not confirm. Where it depends on who missed a round, as a game with a
@@ -253,7 +253,7 @@ def find_outcome_differences(evidence: Evidence) -> Iterator[str]:
             yield from game.load("disagreement")(case.scenario, run_record, outcome)
         if forgot or run_record.missing:
             return
-    yield from _find_differences(outcome, _compute_undisturbed_outcome(case), "")
+    yield from _find_differences(outcome, _compute_undisturbed_outcome(case), game.precision)
 
 
 def find_moved_prices(evidence: Evidence) -> Iterator[str]:
@@ -458,8 +458,8 @@ def _outcome(scenario: Scenario, run_record: RunRecord) -> Any:
     return build_result(scenario, run_record).content()["outcome"]
 
 
-def _find_differences(found: Any, expected: Any, where: str) -> Iterator[str]:
-    """Name where two outcomes differ by more than 1e-6 of the largest number of a list, or of a number itself."""
+def _find_differences(found: Any, expected: Any, precision: float, where: str = "") -> Iterator[str]:
+    """Name where two outcomes differ by more than this part of the largest number of a list, or of a number itself."""
     if isinstance(expected, dict):
         for key in expected:
             if key in _ROUND_KEYS:
@@ -467,14 +467,14 @@ def _find_differences(found: Any, expected: Any, where: str) -> Iterator[str]:
             if key not in found:
                 yield f"{where}.{key} is missing"
             else:
-                yield from _find_differences(found[key], expected[key], f"{where}.{key}")
+                yield from _find_differences(found[key], expected[key], precision, f"{where}.{key}")
     elif isinstance(expected, list) and expected and isinstance(expected[0], dict | list | str):
         for number, each in enumerate(expected):
-            yield from _find_differences(found[number], each, f"{where}.{number}")
+            yield from _find_differences(found[number], each, precision, f"{where}.{number}")
     elif isinstance(expected, list | float | int) and not isinstance(expected, bool):
         one, other = np.array(found, float), np.array(expected, float)
         scale = max(float(np.max(np.abs(other), initial=0.0)), 1e-6)
-        if one.shape != other.shape or np.max(np.abs(one - other), initial=0.0) > _RELATIVE * scale:
+        if one.shape != other.shape or np.max(np.abs(one - other), initial=0.0) > precision * scale:
             yield f"{where.removeprefix('.')} is {found}, without faults {expected}"
     elif found != expected:
         yield f"{where.removeprefix('.')} is {found}, without faults {expected}"

@@ -154,7 +154,7 @@ def forget_home(evidence: Evidence) -> None:
 
 
 def change_price(evidence: Evidence) -> None:
-    evidence.run_record.rounds[-1]["price"][0] *= 1 + 1e-5
+    evidence.run_record.rounds[-1]["price"][0] *= 1 + 1e-3
 
 
 def pile_up_messages(evidence: Evidence) -> None:

@@ -18,5 +18,6 @@ GAME = Game(
     published="published:PAPER",
     small_scenario="samples:small_scenario",
     settled_price="samples:settled_price",
+    precision=1e-4,  # the leader ends where its utility gains less than 1e-9, which is flat at its top
     algorithms="algorithms:ALGORITHMS",
 )
