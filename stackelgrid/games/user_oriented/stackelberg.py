@@ -104,7 +104,8 @@ class StackelbergSearch:
     def _go_on_climbing(self, here: Observation) -> NextPrices | PriceFound:
         """Ask what several climbs want to know, until they have ended."""
         self.residual = self._climb.hill.residual
-        wanted = self._climbs.propose(self._known, self._rounds, self._questions - 1 - len(self._asked))
+        left = int(0.9 * self._questions) - len(self._asked)  # the leader keeps a tenth for first prices
+        wanted = self._climbs.propose(self._known, self._rounds, left)
         if not wanted:
             return self._settle(here)
         return self._ask([self._find_best().price if self._climb.ended else self._climb.wanted, *wanted])
