@@ -411,7 +411,9 @@ def compare_algorithms(
 
     from stackelgrid.study import comparison, convergence
 
-    with Progress(console=_stderr(), disable=quiet or as_json, transient=True) as progress:
+    console = _stderr()
+    hidden = quiet or as_json or not console.is_terminal
+    with Progress(console=console, disable=hidden, transient=True) as progress:
         task = progress.add_task("starting", total=None)
         compared, folder = comparison.compare(
             scenario,
@@ -470,11 +472,12 @@ def scenarios() -> None:
     from stackelgrid.scenarios import list_shipped, load
     from stackelgrid.testbed import fault_plans
 
-    for name in list_shipped():
-        print(f"{name:16} {load(name).title}")
+    games = {name: load(name).title for name in list_shipped()}
+    plans = {name: fault_plans.load(name).title for name in fault_plans.list_shipped()}
+    width = max(map(len, [*games, *plans]))
+    print(*(f"{name:{width}}  {title}" for name, title in games.items()), sep="\n")
     print("\nfault plans, for run --faults:")
-    for name in fault_plans.list_shipped():
-        print(f"{name:16} {fault_plans.load(name).title}")
+    print(*(f"{name:{width}}  {title}" for name, title in plans.items()), sep="\n")
 
 
 @app.command()

@@ -249,6 +249,8 @@ def test_scenarios_and_schema_name_every_game(
     assert code == 0
     listed = {line.split()[0] for line in out.splitlines() if line}
     assert {*list_games()} <= listed
+    titled = [line for line in out.splitlines() if line and not line.endswith(":")]
+    assert len({line.index(line.split(maxsplit=1)[1]) for line in titled}) == 1  # one column
     for game in list_games():
         code, out, _ = command(monkeypatch, capfd, "schema", game)
         assert code == 0
