@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import aggregator_node.config
@@ -23,6 +25,8 @@ from stackelgrid.scenarios import Scenario
 from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.base import TransportResult
 from stackelgrid.transport.memory import DeadlockError, MemoryTransport
+
+_LONGEST_REASON = 200
 
 
 def play(
@@ -83,7 +87,7 @@ class MemoryRun:
         run_record = self.run_record
         run_record.messages = sum(traffic.sent for traffic in result.traffic.values())
         run_record.bytes = sum(traffic.sent_bytes for traffic in result.traffic.values())
-        run_record.failures = {name: repr(error) for name, error in result.crashed.items()}
+        run_record.failures = {name: _describe(error) for name, error in result.crashed.items()}
         run_record.rejected = dict(sum(self._rejected, Counter()))
         run_record.elapsed_s = time.perf_counter() - self._began
         return run_record
@@ -123,3 +127,10 @@ class MemoryRun:
     def _journal(self, record: Mapping[str, Any]) -> None:
         self.run_record.rounds.append(dict(record))
         self._on_round(self.run_record.rounds[-1])
+
+
+def _describe(error: Exception) -> str:
+    """Tell in one line what a node ended with, and where: a run in memory has no logs."""
+    text = " ".join(str(error).split())
+    *_, frame = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__}: {text[:_LONGEST_REASON]} ({Path(frame.filename).name}, line {frame.lineno})"

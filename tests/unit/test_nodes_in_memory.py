@@ -190,11 +190,12 @@ def play_with_liar(monkeypatch: pytest.MonkeyPatch, spoil: Any) -> tuple[Scenari
 
 def test_run_settles_without_a_home_that_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(given: LoadResponse) -> LoadResponse:
-        raise RuntimeError("out of memory")
+        raise RuntimeError("out of\nmemory")
 
     scenario, end = play_with_liar(monkeypatch, crash)
     first = scenario.everyone[0].id
-    assert list(end.failures) == [first]
+    line = crash.__code__.co_firstlineno + 1
+    assert end.failures == {first: f"RuntimeError: out of memory (test_nodes_in_memory.py, line {line})"}
     assert end.settled
     assert not end.conclusion["complete"]
     assert end.conclusion["unacknowledged"] == [first]
