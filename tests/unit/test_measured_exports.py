@@ -206,3 +206,12 @@ def test_missing_intervals_are_filled_between_their_neighbours(tmp_path: Path) -
     assert f"{series['file']}: 4 missing intervals of 60min are filled" in shown
     with pytest.raises(ValueError, match=r"2025-06-14 07:00 is missing, one of 4; .* or set data\.m\.fill"):
         read(series | {"fill": {"slots": 1}}, "W")
+
+
+def test_meters_by_turns_are_told_apart_by_where(tmp_path: Path) -> None:
+    rows = [f"{DAY} {hour:02d}:00,{meter},{hour}" for hour in range(24) for meter in "AB"]
+    (tmp_path / "turns.csv").write_text("\n".join(["time,meter,kW", *rows]))
+    series = {"file": str(tmp_path / "turns.csv"), "time": "time", "timezone": "UTC", "unit": "kW"}
+    with pytest.raises(ValueError, match=r"column time: most rows have the time of the row before; set data\.m\.where"):
+        read(series, "kW")
+    assert read(series | {"where": {"meter": "B"}}, "kW")[0] == list(range(24))

@@ -112,6 +112,11 @@ class Clock:
         steps = Counter(abs(after - before) for before, after in itertools.pairwise(times))
         step, _ = steps.most_common(1)[0] if steps else (_HOUR, 1)
         minutes = round(step / _MINUTE)
+        if not step:
+            raise ValueError(
+                f"{self._path}, column {self._column}: most rows have the time of the row before; set "
+                f"{self._name}.where to the rows of one meter"
+            )
         if minutes == 0 or 60 % minutes:
             raise ValueError(
                 f"{self._path}, column {self._column}: most rows are {step} apart, which is no part of an hour; set "
