@@ -106,8 +106,9 @@ class SeveralClimbs:
         best = self._find_best(known.values())
         self._give_up(self._merit(best.price, best.load), rounds)
         slots = len(best.price)
-        ended = sum(climb.ended for climb in self._climbs)
-        enough = ended >= max(_LEAST_CLIMBS, round(_CLIMBS_OF_A_SLOT / slots) + 1) and self._climbs[0].ended
+        enough = (
+            self._count_ended() >= max(_LEAST_CLIMBS, round(_CLIMBS_OF_A_SLOT / slots) + 1) and self._climbs[0].ended
+        )
         if left <= 0 or (enough and self._has_ended_at(best)):
             return []
         active = [climb for climb in self._climbs if not climb.ended]
@@ -118,6 +119,14 @@ class SeveralClimbs:
         levels = self._find_levels(problem, best) if rounds in _REFINED else []
         wanted = [*levels, *(climb.wanted for climb in active)]
         return wanted if self._climbs[0].ended else [self._climbs[0].wanted, *wanted[: max(0, left - (_ENDS - rounds))]]
+
+    @property
+    def enough_have_ended(self) -> bool:
+        """True when as many climbs have ended as a search with storage has at least."""
+        return self._count_ended() >= _LEAST_CLIMBS
+
+    def _count_ended(self) -> int:
+        return sum(climb.ended for climb in self._climbs)
 
     def _begin(self, start: Array, rounds: int = 0) -> Climb:
         climb = Climb(HillClimb(self._company, self._tolerance, rounds), start, start)

@@ -73,9 +73,11 @@ class StackelbergSearch:
         self._rounds += 1
         self._known |= {name_price(each.price): each for each in observed if each.slope is not None}
         self._asked |= {name_price(each.price) for each in observed}
-        if len(self._asked) >= self._questions or self.company.price_min >= self.company.price_max:
-            return self._settle(here)
         self._climb.go_on(self._known, self._merit)
+        if self.company.price_min >= self.company.price_max:
+            return self._settle(here)
+        if len(self._asked) >= self._questions:
+            return self._settle(here, self._climb.wanted)
         if not self._levels_asked:
             return self._ask_levels()
         if len(self._known) < 2:
@@ -107,7 +109,7 @@ class StackelbergSearch:
         left = int(0.9 * self._questions) - len(self._asked)  # the leader keeps a tenth for first prices
         wanted = self._climbs.propose(self._known, self._rounds, left)
         if not wanted:
-            return self._settle(here)
+            return self._settle(here, None if self._climbs.enough_have_ended else self._climb.wanted)
         return self._ask([self._find_best().price if self._climb.ended else self._climb.wanted, *wanted])
 
     def _explore(self, here: Observation) -> NextPrices | PriceFound:
@@ -127,7 +129,7 @@ class StackelbergSearch:
         left = int((1 - _FOR_CANDIDATES) * self._questions) - len(self._asked)
         promising = problem.find_promising(first, _PROMISE * scale, max(0, min(_PROMISING, left)))
         if len(self._asked) >= self._questions - 1 or not (promises_more or promising):
-            return self._settle(here)
+            return self._settle(here, candidate if promises_more else None)
         aside = problem.surround(candidate) if promises_more else []
         return self._ask([first, self._climb.wanted, *aside, *promising])
 
@@ -143,12 +145,18 @@ class StackelbergSearch:
         """Give the answer to the best price asked."""
         return max(self._known.values(), key=lambda each: self._merit(each.price, each.load))
 
-    def _settle(self, here: Observation) -> NextPrices | PriceFound:
-        """End at the best price asked. Where that was not the first of its round, ask it once more."""
+    def _settle(self, here: Observation, better: Array | None = None) -> NextPrices | PriceFound:
+        """End at the best price asked. Where that was not the first of its round, ask it once more.
+
+        A price that promises to be `better`, but for which no question is left, is asked all the same: so the leader
+        learns that the search is not over.
+        """
         best = self._find_best()
-        if np.array_equal(here.price, best.price):
+        if not np.array_equal(here.price, best.price):
+            return NextPrices(best.price)
+        if better is None or name_price(better) in self._asked:
             return PriceFound(self.residual)
-        return NextPrices(best.price)
+        return NextPrices(better)
 
     def _merit(self, price: Array, load: Array) -> float:
         """Give the utility less a steep charge on load beyond capacity, money; what is within the tolerance is kept."""
