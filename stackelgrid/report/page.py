@@ -137,9 +137,10 @@ def verdict(run: RunFolder) -> str:
     if not result.rounds:
         return "Not settled: not a single round was finished."
     if result.stopped or result.rounds >= limit:
-        within = rounds if result.stopped else f"the limit of {rounds}"
+        within = rounds if result.stopped else f"the limit of {words.plural(limit, 'round')}"
         return f"Not settled within {within}; {result.stopped or 'raise leader.max_rounds'} in the scenario."
-    return f"Not settled: the run ended after {rounds} of at most {limit}, interrupted or without a node it needed."
+    played = words.plural(result.rounds, "round")
+    return f"Not settled: the run ended after {played} of at most {limit}, interrupted or without a node it needed."
 
 
 # --- the game's sections, and the convergence ---
