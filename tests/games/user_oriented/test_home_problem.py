@@ -563,7 +563,108 @@ def test_schedule_is_as_good_as_that_of_a_general_solver(seed: int) -> None:
     assert ours <= best + 1e-6 * abs(best)  # nor is ours too good to be true
 
 
+def tight_home(random: np.random.Generator) -> Home:
+    """A home with storage, some of it a car at times, whose draw limit binds; it may be infeasible."""
+    slots = int(random.choice([1, 2, 3, 4, 6, 12]))
+    forms = {"log": (0.1, 8.0), "power": (0.05, 0.95), "quadratic": (0.3, 3.0)}
+    elastic = []
+    for _ in range(int(random.integers(0, 4))):
+        form = str(random.choice(list(forms)))
+        max_kw = float(random.uniform(0.5, 5))
+        elastic.append(
+            appliance(
+                form,
+                max_kw=max_kw,
+                min_kw=max_kw * float(random.choice([0, 0, 0.1, 0.3, 1])),
+                valuation=float(random.uniform(0.2, 5) * random.choice([1, 10])),
+                omega=random.uniform(0.5, 2, slots).tolist(),
+                alpha=random.uniform(*forms[form], slots).tolist(),
+            )
+        )
+    stores = []
+    for _ in range(int(random.integers(1, 3))):
+        capacity, charge = random.uniform(0.1, 20), random.uniform(0.1, 7)
+        initial = capacity * float(random.choice([0, 0.5, 1]))
+        first, last = (int(hour) for hour in random.integers(1, slots + 1, 2))
+        away = random.random() < 0.5
+        most = min(capacity, initial + charge * ((last - first) % slots + 1 if away else slots))
+        stores.append(
+            battery(
+                capacity_kwh=capacity,
+                initial_kwh=initial,
+                charge_kw=charge,
+                discharge_kw=float(random.choice([0, random.uniform(0.1, 5)])),
+                final_kwh=float(random.choice([0, 1, random.random()])) * most,
+                available={"first": first, "last": last} if away else None,
+                wear={"fast": 10 ** random.uniform(-3, 0), "deep": float(random.choice([0, 0.01, 1])), "depth": 0.5},
+            )
+        )
+    fixed = random.uniform(0, 1.5, slots)
+    most = fixed.max() + sum(float(np.max(one.max_kw)) for one in elastic) + sum(one.charge_kw for one in stores)
+    return home(
+        slots,
+        inelastic=[Inelastic(load_kw=fixed.tolist())],
+        elastic=elastic,
+        storage=stores,
+        draw_limit=DrawLimit(
+            min_kw=float(random.choice([0, -1, 0.3])), max_kw=max(0.31, float(random.uniform(0.15, 0.8) * most))
+        ),
+    )
+
+
+def test_thousands_of_homes_with_tight_draw_limits_are_solved() -> None:
+    answered = compared = 0
+    for seed in range(2500):
+        random = np.random.default_rng([7, seed])
+        one = tight_home(random)
+        try:
+            problem = HomeProblem(one)
+        except InfeasibleHomeError:
+            continue
+        price = random.uniform(*((-2, 20) if random.random() < 0.5 else (0.3, 3)), one.horizon)
+        schedule = problem.answer(price)
+        violated, unexplained = kkt_violation(one, price, schedule)
+        assert violated <= 1e-8, seed
+        assert unexplained <= 1e-8, seed
+        answered += 1
+        # The general solver takes one alpha an appliance.
+        if seed % 40 == 0 and not one.elastic:
+            ours = problem.utility(schedule) - float(price @ schedule.load)
+            assert ours == pytest.approx(reference(one, price), rel=1e-6, abs=1e-6), seed
+            compared += 1
+    assert answered > 1500 and compared > 5
+
+
 # --- homes with a wrong answer or none in an earlier version ---
+
+
+def test_home_is_solved_where_its_satisfaction_and_its_bill_cancel() -> None:
+    one = home(
+        4,
+        inelastic=[Inelastic(load_kw=[1.2686973175508802, 1.1853755999766193, 0.255854851762652, 1.2264058148975936])],
+        elastic=[
+            appliance(
+                "log", max_kw=1.919405763577833, valuation=6.990391034990759,
+                omega=0.5123527828533058, alpha=1.307661129922846,
+            ),
+            appliance(
+                "quadratic", max_kw=1.2163810959199775, min_kw=0.24765152595242068, valuation=13.01427323459828,
+                omega=0.9486183975142286, alpha=0.6211638115666538,
+            ),
+        ],
+        storage=[
+            battery(
+                capacity_kwh=8.097788274527053, initial_kwh=0.8626054795569497, charge_kw=2.2483895291302254,
+                discharge_kw=3.8963589480640963, wear={"fast": 0.2148195405354917, "deep": 0.1},
+            )
+        ],
+        draw_limit=DrawLimit(max_kw=7.607180621784969),
+    )  # fmt: skip
+    for last in (17.299786751804096, 17.299786751891276, 17.299786751860662):
+        price = np.array([15.016029755634715, 14.777301340285112, 15.504439059853855, last])
+        violated, unexplained = kkt_violation(one, price, HomeProblem(one).answer(price))
+        assert violated <= 1e-9
+        assert unexplained <= 1e-9
 
 
 @pytest.mark.parametrize("fast", [1e-3, 1e-4, 1e-6])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import daqp
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,8 @@ from stackelgrid.wire.arrays import Array
 _PRIMAL_TOLERANCES = (1e-11, 1e-9, 1e-7, 1e-5)
 """With little wear, -price / (2 fast) lies so far outside the bounds that its rounding error exceeds the finest of
 these, and DAQP reports infeasibility. A coarser one finds the active constraints; the optimum is moved onto them."""
+
+_EQUATION_STEPS = 12
 
 
 class InfeasibleHomeError(ValueError):
@@ -66,6 +70,51 @@ class QuadraticProgram:
         missed = np.where(multipliers > 0, self.upper, self.lower)[active] - face @ z
         step = np.linalg.lstsq((face / weight) @ face.T, missed, rcond=None)[0]
         return np.asarray(z + face.T @ step / weight)
+
+    def solve_equations(
+        self, derive: Callable[[Array], tuple[Array, Array]], z: Array, active: NDArray[np.bool_], scale: float
+    ) -> tuple[Array, float]:
+        """Solve the KKT equations of the `active` constraints by Newton's method from `z`, for any separable cost.
+
+        `derive(z)` gives its gradient and the diagonal of its Hessian. Return z and the largest part of the KKT
+        conditions that it misses: of a constraint as it is, of the gradient and of a multiplier's sign relative to
+        `scale`, the usual size of a gradient. The multipliers stay from step to step, so that the residuals are free of
+        the rounding error of a QP.
+        """
+        face = self._constraints[active]
+        value = self._constraints @ z
+        at_upper = (np.abs(value - self.upper) < np.abs(value - self.lower))[active]
+        bound = np.where(at_upper, self.upper[active], self.lower[active])
+        fixed = (self.upper - self.lower)[active] <= 1e-12
+        multipliers = np.zeros(len(face))
+        best, found = np.inf, z
+        for _ in range(_EQUATION_STEPS):
+            gradient, weight = derive(z)
+            residual, missed = gradient + face.T @ multipliers, bound - face @ z
+            value = self._constraints @ z
+            wrong = np.where(at_upper, -multipliers, multipliers)[~fixed]
+            error = max(
+                float(np.max(value - self.upper)),
+                float(np.max(self.lower - value)),
+                float(np.max(np.abs(missed), initial=0.0)),
+                float(np.max(np.abs(residual) / (scale + np.abs(gradient)))),
+                float(np.max(wrong, initial=0.0)) / scale,
+            )
+            if not np.isfinite(error):
+                break
+            if error < best:
+                best, found = error, z
+            gram = (face / weight) @ face.T
+            # Rows of stiff variables are small: each is scaled to one, so that least squares drops only dependent ones.
+            size = 1 / np.sqrt(np.maximum(np.diag(gram), 1e-300))
+            right = -(face / weight) @ residual - missed
+            change = size * np.linalg.lstsq(gram * size * size[:, None], size * right, rcond=1e-13)[0]
+            multipliers = multipliers + change
+            step = -(residual + face.T @ change) / weight
+            if np.max(np.abs(step)) <= 1e-15 * (1 + np.max(np.abs(z))):
+                break
+            z = np.clip(z + step, self.lower[: len(z)], self.upper[: len(z)])
+        return found, best
 
     def price_response(self, weight: Array, active: NDArray[np.bool_], price_columns: Array) -> Array:
         """Give the derivative of the slots' load by the price, (T, T), when f = price_columns @ price.

@@ -34,6 +34,12 @@ from stackelgrid.wire.arrays import Array
 
 _TOLERANCE = 1e-10
 _PASSES = 100
+_CAREFUL_PASSES = 100
+_GOOD_ENOUGH = 1e-8
+"""What the KKT conditions may miss, in kW and relative to the price, when no pass gets to `_TOLERANCE`."""
+_AT_BOUND = 1e-12
+_TRUST = 5.0
+"""The factor by which a rate changes in a pass at most where the model of its satisfaction holds only nearby."""
 _STIFFEST = 1e10
 """Largest ratio of curvatures: DAQP may fail beyond. A rate with a larger curvature hardly moves with the price."""
 
@@ -270,7 +276,7 @@ class HomeProblem:
     def _answer_within_draw_limits(self, price: Array, demand: Array) -> Schedule:
         """Solve by Newton's method, a QP per pass, from the elastic load that keeps the limits by itself.
 
-        Raise `SolverError` when it does not converge.
+        Where its last digits do not settle, `_find_optimum` goes on. Raise `SolverError` when that fails too.
         """
 
         def within_limits(load: Array) -> Array:
@@ -314,7 +320,7 @@ class HomeProblem:
         else:
             # The last digits of a step may never settle: of two equal batteries either may charge.
             if np.max(np.abs(step)) > _TOLERANCE * (1 + np.max(np.abs(target))):
-                raise SolverError(f"home {self.home.id}: schedule within draw_limit", f"{_PASSES} passes")
+                target, active = self._find_optimum(variable_price, target)
         ends = np.cumsum([rates, *(store.size for store in self.stores)])
         charging = np.split(target, ends)[1:-1]
         # Away from the limits the closed form itself holds. In a slot where a limit binds, the appliances share the
@@ -330,6 +336,73 @@ class HomeProblem:
             return slope, program.price_response(weight, active, columns) - np.diag(slope)
 
         return self._schedule(price, x, charging, self._load(x, charging), differentiate)
+
+    def _find_optimum(self, variable_price: Array, z: Array) -> tuple[Array, NDArray[np.bool_]]:
+        """Find the optimum over (x, z) and the mask of its active constraints, from a feasible `z`, slowly and surely.
+
+        Newton's method fails in two ways. One is rounding: little wear makes the last digits of a QP's answer noise,
+        and a cost whose terms cancel cannot tell which step is better. The active set is right all the same, so its
+        equations are solved by themselves, and their residuals say when they hold. The other is steepness: the
+        quadratic model of a power satisfaction near zero holds only while a rate changes by some factor, and a pass
+        goes no further. Raise `SolverError` when no pass meets the KKT conditions.
+        """
+        program, _, wear = self._joint_program
+        rates, shape = self.elastic.lo.size, self.elastic.lo.shape
+        scale = max(1.0, float(np.max(np.abs(variable_price))))
+
+        def derive(z: Array) -> tuple[Array, Array]:
+            x = z[:rates].reshape(shape)
+            marginal, curvature = self.elastic.marginal(x).ravel(), self.elastic.curvature(x).ravel()
+            return variable_price + np.concatenate([-marginal, wear * z[rates:]]), np.concatenate([-curvature, wear])
+
+        def compare(z: Array, other: Array) -> float:
+            """Give what `other` costs more than `z`, appliance by appliance, so that large terms cancel first."""
+            worth = self.elastic.utility(other[:rates].reshape(shape)) - self.elastic.utility(z[:rates].reshape(shape))
+            step, middle = other - z, (other[rates:] + z[rates:]) / 2
+            return float(variable_price @ step - worth.sum() + (wear * middle) @ step[rates:])
+
+        best, found = np.inf, None
+        for passes in range(_CAREFUL_PASSES):
+            gradient, weight = derive(z)
+            if passes >= _CAREFUL_PASSES // 10:
+                weight = self._make_comparable(weight, z)
+            lower, upper = program.lower.copy(), program.upper.copy()
+            lower[:rates] = np.maximum(lower[:rates], np.where(z[:rates] > _AT_BOUND, z[:rates] / _TRUST, 0.0))
+            upper[:rates] = np.minimum(upper[:rates], _TRUST * z[:rates] + 1e-3 * (upper[:rates] - lower[:rates]))
+            within = QuadraticProgram(program.rows, lower, upper)
+            try:
+                target, active = within.solve(weight, gradient - weight * z)
+            except InfeasibleHomeError:
+                weight = self._make_comparable(weight, z)
+                target, active = within.solve(weight, gradient - weight * z)
+            target[:rates] = np.clip(target[:rates], lower[:rates], upper[:rates])
+            room = np.minimum(target - program.lower[: len(z)], program.upper[: len(z)] - target)
+            active[:rates] &= room[:rates] <= _AT_BOUND  # not the bounds of this pass
+            exact, error = program.solve_equations(derive, target, active, scale)
+            if error < best:
+                best, found = error, (exact, active)
+            if error <= _TOLERANCE:
+                break
+            step, length = target - z, 1.0
+            if np.max(np.abs(step)) <= _TOLERANCE and np.max(np.abs(weight * step)) <= _GOOD_ENOUGH / 10 * scale:
+                best, found = 0.0, (target, active)
+                break
+            while length > 1e-9 and compare(z, z + length * step) > 1e-4 * length * min(float(gradient @ step), 0.0):
+                length /= 2
+            z = z + length * step
+        if found is None or best > _GOOD_ENOUGH:
+            raise SolverError(f"home {self.home.id}: schedule within draw_limit", f"KKT conditions missed by {best:g}")
+        return found
+
+    def _make_comparable(self, weight: Array, z: Array) -> Array:
+        """Change curvatures by which a QP fails: one that is too large shortens a pass, a small one could spoil it.
+
+        That of a rate on its floor is lowered to the largest of the others, as it hardly matters.
+        """
+        on_floor = np.zeros(len(z), bool)
+        on_floor[: self.elastic.lo.size] = z[: self.elastic.lo.size] <= self.elastic.lo.ravel()
+        weight = np.where(on_floor, np.minimum(weight, weight[~on_floor].max()), weight)
+        return np.asarray(np.maximum(weight, weight.max() / _STIFFEST))
 
     def _slope(self, price: Array, x: Array, free: NDArray[np.bool_]) -> Array:
         """Give the appliances' slope (T,) in the slots that are `free` of a draw limit, 0 in the others."""
