@@ -10,7 +10,8 @@ from stackelgrid.rounds.coordinator import AnswerCheck, ReceiptCheck
 from stackelgrid.wire.messages import Body, Receipt
 from stackelgrid.wire.roles import Role
 
-_ROUNDING = 1 + 1e-9
+_ROUNDING = 1 + 1e-3
+"""An answer may exceed the connections by a thousandth: meters and devices round to watts, and solvers stop early."""
 
 
 def build_answer_check(members: Sequence[MemberConfig], role: Role, mailbox: Mailbox) -> AnswerCheck:

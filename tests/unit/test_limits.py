@@ -128,6 +128,13 @@ def test_answer_beyond_what_is_possible_is_refused(
     assert found is not None and reason in found
 
 
+def test_answer_may_exceed_the_connection_by_rounding_only() -> None:
+    assert objection(PRICE, RESPONSE.model_copy(update={"load_kw": [10.0005, 2.0]})) is None
+    assert objection(TERMS, DRA.model_copy(update={"rated_power": 0.0100005})) is None
+    found = objection(PRICE, RESPONSE.model_copy(update={"load_kw": [10.02, 2.0]}))
+    assert found is not None and "10.02 kW" in found
+
+
 def test_homes_of_one_process_cannot_cancel_each_other_out() -> None:
     rows = PackedArray.of(np.array([[1e6, 1e6], [-1e6, -1e6]]))
     answer = LoadResponse(homes=2, load_kw=rows, slope=[0.0, 0.0])

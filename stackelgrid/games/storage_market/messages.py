@@ -18,6 +18,8 @@ NonNegative = Annotated[float, Field(ge=0, le=LARGEST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=1_000_000)]
 _ROUNDING = 1e-6
+_ROUNDING_OF_DEVICES = 1e-3
+"""The part of a connection that an answer may exceed: each home's may be a thousandth above its own."""
 _KW_PER_MW = 1000.0
 Amounts = Annotated[list[NonNegative], Field(min_length=1, max_length=MAX_SLOTS)]
 """One number per slot that is not negative."""
@@ -136,7 +138,7 @@ class DraAnswer(Body):
     def find_objection(self, question: Body, max_kw: float | None) -> str | None:
         """Object to more than connections carry, batteries deliver, or appliances have to move."""
         if max_kw is not None:
-            most = max_kw / _KW_PER_MW * (1 + _ROUNDING)
+            most = max_kw / _KW_PER_MW * (1 + _ROUNDING_OF_DEVICES)
             loads = {key: max(getattr(self, key)) for key in ("load", "usual", "offer", "starts")}
             for key, power in (loads | {"rated_power": self.rated_power}).items():
                 if power > most:
