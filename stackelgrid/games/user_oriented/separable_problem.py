@@ -65,14 +65,17 @@ class SeparableProblem:
         """Give the load at a price, both (T,)."""
         return np.asarray(self._curves.at(price[None])[0])
 
-    def solve(self, count: int = 2) -> list[Array]:
-        """Find the best prices (T,), at most `count`, the best first, each from another start."""
+    def solve(self, count: int = 2, precision: float = 1e-12) -> list[Array]:
+        """Find the best prices (T,), at most `count`, the best first, each from another start.
+
+        Each ends where a sweep over the slots adds less than `precision` of the utility.
+        """
         slot = np.arange(len(self._low))
         bounds = self._load.min(axis=0).mean(), self._load.max(axis=0).mean()
         means = np.linspace(*bounds, _MEANS) if self._company.mu.any() else np.array(bounds[:1])
         starts = np.unique([np.argmax(self._worth(self._price, self._load, m), axis=0) for m in means], axis=0)
         found = sorted((self._state(self._price[start, slot]) for start in starts), key=lambda state: -state.utility)
-        best = sorted(map(self._improve, found[:count]), key=lambda state: -state.utility)
+        best = sorted((self._improve(state, precision) for state in found[:count]), key=lambda state: -state.utility)
         return [state.price for state in best]
 
     def find_promising(self, at: Array, least: float, count: int) -> list[Array]:
@@ -119,7 +122,7 @@ class SeparableProblem:
         """Give what each slot adds to the utility, (G, T) money, when the deviation is taken from `mean`."""
         return np.asarray((price - self._company.wholesale_price) * load - self._company.mu * (load - mean) ** 2)
 
-    def _improve(self, state: _State) -> _State:
+    def _improve(self, state: _State, precision: float) -> _State:
         """Improve all slots by their mean, then each slot with the others as they are, as long as that adds utility."""
         reach = float(np.ptp(self._load)) / (_MEANS - 1)
         for _ in range(_SWEEPS):
@@ -130,7 +133,7 @@ class SeparableProblem:
             price, gain = self._search_slots(state)
             alone = np.where(np.arange(len(price)) == np.argmax(gain), price, state.price)
             state = max(state, self._state(price), self._state(alone), key=lambda each: each.utility)
-            if state.utility - before <= 1e-12 * abs(before):
+            if state.utility - before <= precision * abs(before):
                 break
         return state
 

@@ -42,7 +42,8 @@ _BEHIND = ((4, 0.02), (14, 1e-4))
 _FEW_QUESTIONS, _MOST_STEPS = 8, 200
 _REFINED, _MOST_LEVELS, _PROMISE = (2, 4), 6, 1e-6
 """After these rounds flat prices are asked where the demand curves may hide more than that part of the utility."""
-_CURVE_STARTS = 3
+_CURVE_STARTS, _ROUGHLY = 3, 1e-4
+"""So many climbs begin on the demand curves, at prices that are as good as this part of the utility."""
 _APART = 0.015
 """Starts are apart by this part of the range of the price."""
 _AROUND = (0.04, 0.012, 0.1)
@@ -135,7 +136,7 @@ class SeveralClimbs:
 
     def _begin_at_curves(self, problem: SeparableProblem, flat: list[Observation]) -> None:
         """Begin climbs at the best prices on the demand curves, and at the best flat price."""
-        for start in [*problem.solve(_CURVE_STARTS), self._find_best(flat).price]:
+        for start in [*problem.solve(_CURVE_STARTS, _ROUGHLY), self._find_best(flat).price]:
             if not self._is_near_a_start(start):
                 self._begin(start)
 
