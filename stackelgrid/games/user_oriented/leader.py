@@ -41,6 +41,7 @@ from stackelgrid.rounds.settings import QUESTIONS_PER_SESSION, LeaderSettings
 from stackelgrid.rounds.strategy import Decision
 from stackelgrid.wire.arrays import Finite, PackedArray, Vector
 
+DEFAULT_ALGORITHM = "newton"
 _LOG = logging.getLogger("leader_node")
 _GAME = "user_oriented"
 _TRIAL = 0.99
@@ -333,7 +334,7 @@ class UtilitySettings(LeaderSettings):
     """
 
     objective: Objective = "stackelberg"
-    algorithm: str = "newton"
+    algorithm: str = DEFAULT_ALGORITHM
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     baseline_price: Positive
     wholesale_price: Finite | Vector

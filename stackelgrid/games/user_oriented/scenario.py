@@ -10,7 +10,7 @@ import numpy as np
 
 from stackelgrid.games.user_oriented.aggregator import UserOrientedSettings
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
-from stackelgrid.games.user_oriented.leader import UtilitySettings
+from stackelgrid.games.user_oriented.leader import DEFAULT_ALGORITHM, UtilitySettings
 from stackelgrid.games.user_oriented.population import Population
 from stackelgrid.registry import find_algorithm
 from stackelgrid.rounds.settings import PrivacySettings
@@ -63,8 +63,12 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
             )
 
     def leader_settings(self) -> UtilitySettings:
-        """Give the leader the scenario's seed, unless it has one of its own."""
-        return self.leader if self.leader.seed is not None else self.leader.model_copy(update={"seed": self.seed})
+        """Give the leader the scenario's seed, unless it has one of its own, or draws nothing.
+
+        The seed tells which homes a population has: a leader that does not need it does not get it.
+        """
+        needs_seed = self.leader.algorithm != DEFAULT_ALGORITHM and self.leader.seed is None
+        return self.leader.model_copy(update={"seed": self.seed}) if needs_seed else self.leader
 
     def home_algorithm(self) -> str | None:
         """Name the leader's algorithm where it has a home's half."""
