@@ -85,8 +85,12 @@ class Interruptible(PrivateModel):
         low, high = sums[above - 1], sums[above]
         part = (self.energy_kwh - low) / (high - low) if high > low else 0.0
         level = levels[above - 1] + part * (levels[above] - levels[above - 1])
+        drawn = np.clip(wish + level, 0, most)
+        within = (drawn > 0) & (drawn < most)
+        # Where leaving costs little, the wish is large: what its rounding takes from the energy is given back.
+        drawn[within] += (self.energy_kwh - drawn.sum()) / max(1, within.sum())
         consumption = np.zeros(len(price))
-        consumption[window] = np.clip(wish + level, 0, most)
+        consumption[window] = np.clip(drawn, 0, most)
         return consumption
 
     @model_validator(mode="after")
