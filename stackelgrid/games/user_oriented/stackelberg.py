@@ -77,7 +77,7 @@ class StackelbergSearch:
         if self.company.price_min >= self.company.price_max:
             return self._settle(here)
         if len(self._asked) >= self._questions:
-            return self._settle(here, self._climb.wanted)
+            return self._settle(here, None if self._levels_asked else self._climb.wanted)
         if not self._levels_asked:
             return self._ask_levels()
         if len(self._known) < 2:
@@ -129,7 +129,7 @@ class StackelbergSearch:
         left = int((1 - _FOR_CANDIDATES) * self._questions) - len(self._asked)
         promising = problem.find_promising(first, _PROMISE * scale, max(0, min(_PROMISING, left)))
         if len(self._asked) >= self._questions - 1 or not (promises_more or promising):
-            return self._settle(here, candidate if promises_more else None)
+            return self._settle(here)
         aside = problem.surround(candidate) if promises_more else []
         return self._ask([first, self._climb.wanted, *aside, *promising])
 

@@ -49,6 +49,8 @@ class Market:
             if isinstance(result, PriceFound):
                 return observed[0], rounds, len(asked)
             prices = [result.price, *result.others]
+            if len(asked.union(price.tobytes() for price in prices)) > questions:
+                return observed[0], rounds, len(asked)  # the leader asks no more
             for price in prices:
                 assert np.all((price >= self.company.price_min) & (price <= self.company.price_max))
             asked.update(price.tobytes() for price in prices)
