@@ -100,9 +100,7 @@ def assert_schedules_agree(found: Any, expected: Any) -> None:
         assert found.keys() == expected.keys()
         for key, value in expected.items():
             assert_schedules_agree(found[key], value)
-    elif isinstance(expected, list) and expected and isinstance(expected[0], int | float):
-        assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
-    elif isinstance(expected, float):
+    elif isinstance(expected, float) or (isinstance(expected, list) and isinstance(expected[0], float)):
         assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
     else:
         assert found == expected

@@ -77,7 +77,8 @@ class StackelbergSearch:
         if self.company.price_min >= self.company.price_max:
             return self._settle(here)
         if len(self._asked) >= self._questions:
-            return self._settle(here, None if self._levels_asked else self._climb.wanted)
+            has_explored = self._climb.ended or self._climbs.enough_have_ended or self._utility > -np.inf
+            return self._settle(here, None if has_explored else self._climb.wanted)
         if not self._levels_asked:
             return self._ask_levels()
         if len(self._known) < 2:
