@@ -119,7 +119,7 @@ def test_page_has_the_numbers_of_the_result(folder: Path, found: dict[str, Any])
     assert f"{outcome['leader_utility']:,.0f} cents" in text
     assert f"{outcome['system_utility']:,.0f} cents" in text
     assert f"{outcome['revenue']:,.0f} cents" in text
-    assert f"Settled in {found['rounds']} rounds ({found['questions']} questions)." in text
+    assert f"Settled in {found['rounds']} rounds." in text
     for name, account in outcome["homes"].items():
         assert name in text
         assert number(account["bill"]) in text

@@ -90,22 +90,6 @@ def numbers(found: dict[str, Any]) -> Any:
     return [{key: value for key, value in record.items() if key not in timing} for record in found["rounds"]]
 
 
-def list_questions(ledger: list[Any]) -> list[Any]:
-    return [(entry["round"], entry.get("number"), entry.get("question")) for entry in ledger]
-
-
-def assert_schedules_agree(found: Any, expected: Any) -> None:
-    """Homes that were asked other prices before began the last one elsewhere, so that their last digits differ."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for key, value in expected.items():
-            assert_schedules_agree(found[key], value)
-    elif isinstance(expected, float) or (isinstance(expected, list) and isinstance(expected[0], float)):
-        assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
-    else:
-        assert found == expected
-
-
 @pytest.mark.parametrize("game", GAMES)
 def test_leader_resumes_after_any_round(game: str) -> None:
     whole, remembered = (json.loads(text) for text in play_whole(game))
@@ -117,7 +101,7 @@ def test_leader_resumes_after_any_round(game: str) -> None:
         found = play(game, ledgers)
         assert numbers(found) == numbers(whole)[known:]
         assert [entry["number"] for entry in ledgers["leader"]] == list(range(1, len(whole["rounds"]) + 1))
-        assert_schedules_agree(found["homes"], whole["homes"])
+        assert found["homes"] == whole["homes"]
         assert found["conclusion"] == whole["conclusion"]
 
 
@@ -131,8 +115,8 @@ def test_aggregator_resumes_within_its_inner_game(game: str) -> None:
         ledgers: Ledgers = {"leader": through_json(leader), "a1": through_json(entries[:known])}
         found = play(game, ledgers)
         assert numbers(found) == numbers(whole)[current - 1 :]
-        assert_schedules_agree(found["homes"], whole["homes"])
-        assert list_questions(ledgers["a1"]) == list_questions(entries)  # nothing was asked twice
+        assert found["homes"] == whole["homes"]
+        assert ledgers["a1"] == entries  # nothing was asked twice
         finished = sum("number" in entry for entry in entries[:known])
         assert [each["inner"] for each in found["inner"]["a1"]] == [
             each["inner"] for each in whole["inner"]["a1"][finished:]

@@ -14,7 +14,8 @@ Where the slots do not depend on each other, each level gives a point on the dem
 - *what promises most*: prices in intervals where the curve is not known well enough to rule out a better one,
 
 until the curves foretell no better price than the best one asked, and nothing promises more. Where storage couples the
-slots, it climbs several hills at once (`several_climbs.py`). It settles on the best price asked.
+slots, it climbs several hills at once (`several_climbs.py`), unless the slots are many. It settles on the best price
+asked.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from stackelgrid.rounds.settings import QUESTIONS_PER_SESSION
 
 _LEVELS, _LEVELS_WITH_STORAGE = 0.2, 0.12
 """The part of the questions that is spent on flat prices."""
-_MOST_NUMBERS = 600_000
-"""The answers with storage to the flat prices have at most so many numbers."""
+_MOST_SLOTS = 16
+"""With storage and more slots the baseline's hill alone is climbed: answers are long, and other hills gain little."""
 _FOR_CANDIDATES = 0.25
 """The part of the questions that is kept for candidates, and to settle."""
 _PROMISING = 14
@@ -95,12 +96,12 @@ class StackelbergSearch:
         self._levels_asked, self._utility, self._rounds_without_gain = False, -np.inf, 0
 
     def _ask_levels(self) -> NextPrices:
-        """Ask flat prices all over the bounds; with storage, whose answers are long, for few slots alone."""
+        """Ask flat prices all over the bounds, with storage fewer."""
         self._levels_asked = True
         slots = len(self._climb.wanted)
         count = max(2, round(_LEVELS * self._questions))
         if any(each.coupling.any() for each in self._known.values()):
-            count = min(round(_LEVELS_WITH_STORAGE * self._questions), _MOST_NUMBERS // slots**2)
+            count = round(_LEVELS_WITH_STORAGE * self._questions) if slots <= _MOST_SLOTS else 0
         levels = np.linspace(self.company.price_min, self.company.price_max, count)
         return self._ask([self._climb.wanted, *(np.full(slots, level) for level in levels)])
 
