@@ -765,6 +765,62 @@ def test_home_with_two_equal_batteries_is_solved_when_steps_end_in_rounding_erro
     assert unexplained <= 1e-9
 
 
+# --- slots of another length ---
+
+
+def in_quarters(one: Home) -> Home:
+    """The same home, each hour written as four quarters."""
+
+    def stretch(value: float | list[float]) -> float | list[float]:
+        return np.repeat(value, 4).tolist() if isinstance(value, list) else value
+
+    def appliance_in_quarters(each: Elastic) -> dict[str, Any]:
+        kept, worth = each.model_dump(), each.satisfaction
+        return kept | {
+            "max_kw": stretch(each.max_kw),
+            "min_kw": stretch(each.min_kw),
+            "satisfaction": {"form": worth.form, "omega": stretch(worth.omega), "alpha": stretch(worth.alpha)},
+        }
+
+    def storage_in_quarters(each: Storage) -> dict[str, Any]:
+        stay = each.available
+        window = None if stay is None else {"first": 4 * stay.first - 3, "last": 4 * stay.last}
+        return each.model_dump() | {"available": window, "wear": {"fast": each.wear.fast}}
+
+    return Home(
+        id=one.id,
+        horizon=4 * one.horizon,
+        slot_hours=0.25,
+        inelastic=[Inelastic(load_kw=stretch(load.draw(one.horizon).tolist())) for load in one.inelastic],
+        elastic=[Elastic.model_validate(appliance_in_quarters(each)) for each in one.elastic],
+        storage=[Storage.model_validate(storage_in_quarters(each)) for each in one.storage],
+        draw_limit=one.draw_limit,
+    )
+
+
+def without_deep_wear(one: Home) -> Home:
+    worn = [each.model_copy(update={"wear": Wear(fast=each.wear.fast)}) for each in one.storage]
+    return one.model_copy(update={"storage": worn})
+
+
+def test_day_of_hours_has_the_same_loads_and_money_when_written_in_quarters() -> None:
+    random = np.random.default_rng(12)
+    for _ in range(25):
+        drawn, price = random_home(random)
+        one = without_deep_wear(drawn)
+        hours, quarters = HomeProblem(one), HomeProblem(in_quarters(one))
+        by_hour, by_quarter = hours.answer(price), quarters.answer(np.repeat(price, 4))
+        np.testing.assert_allclose(by_quarter.load, np.repeat(by_hour.load, 4), rtol=0, atol=1e-9)
+        np.testing.assert_allclose(by_quarter.level[:, 3::4], by_hour.level, rtol=0, atol=1e-9)
+        money, same = hours.summarize(by_hour), quarters.summarize(by_quarter)
+        assert same["bill"] == pytest.approx(money["bill"], rel=1e-9, abs=1e-9)
+        assert same["utility"] == pytest.approx(money["utility"], rel=1e-9, abs=1e-9)
+        day, same_day = one.day_plan(money), in_quarters(one).day_plan(same)
+        if day.setpoint_kw is not None:
+            assert same_day.setpoint_kw is not None
+            np.testing.assert_allclose(same_day.setpoint_kw, np.repeat(day.setpoint_kw, 4), rtol=0, atol=1e-8)
+
+
 # --- the EMC's strategy ---
 
 

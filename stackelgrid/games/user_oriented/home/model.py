@@ -1,8 +1,8 @@
 """A home as its owner describes it: appliances, preferences, storage, the limits of its connection.
 
 This is the private half of the game. Nothing in this file is ever sent: only the answer to a price leaves a home. The
-three appliance classes are those of section 3.1 of the paper; equation tags are those of docs/games/user_oriented.md. A
-slot is one hour, so kW and kWh per slot are the same number.
+three appliance classes are those of section 3.1 of the paper; equation tags are those of docs/games/user_oriented.md.
+Power is in kW; in a slot of Δ hours it is that many kW times Δ of energy, kWh.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ class Elastic(PrivateModel):
 
 
 class Wear(PrivateModel):
-    """The wear of a storage in money [UO-4]: fast * sum r_t^2 + deep * sum min(b_t - depth * B, 0)^2 (reading).
+    """The wear of a storage [UO-4], money per hour: fast * r_t^2 + deep * min(b_t - depth * B, 0)^2 (reading).
 
-    `fast`, money per kWh^2, is above zero, so that the home's best schedule is unique and its answer a function of the
-    price; `deep`, money per kWh^2; `depth` is the share of the capacity below which a discharge counts as deep.
+    `fast`, money per kW^2 h, is above zero, so that the home's best schedule is unique and its answer a function of the
+    price; `deep`, money per kWh^2 h; `depth` is the share of the capacity below which a discharge counts as deep.
     """
 
     fast: Positive
@@ -105,7 +105,7 @@ class Availability(PrivateModel):
 
 
 class Storage(PrivateModel):
-    """Class A3 [UO-3], a battery or an EV: level b_t = b_0 + sum r, 0 <= b_t <= B, -discharge <= r_t <= charge.
+    """Class A3 [UO-3], a battery or an EV: level b_t = b_0 + Δ sum r, 0 <= b_t <= B, -discharge <= r_t <= charge.
 
     `final_kwh` is the least level after the last slot in which the storage is available: for an EV the energy needed
     at departure; when omitted, the initial level (reading: no day uses up energy that the day before stored).
@@ -155,10 +155,11 @@ class DrawLimit(PrivateModel):
 
 
 class Home(HomeModel):
-    """One customer with everything behind its meter."""
+    """One customer with everything behind its meter. A slot takes `slot_hours` (Δ)."""
 
     segment: str = "residential"
     horizon: Annotated[int, Field(ge=1, le=1000)] = 24
+    slot_hours: Annotated[float, Field(gt=0, le=1)] = 1.0
     inelastic: list[Inelastic] = []
     elastic: list[Elastic] = []
     storage: list[Storage] = []
@@ -193,7 +194,7 @@ class Home(HomeModel):
             return DayPlan(account["load_kw"])
         (storage,), level = self.storage, np.array(account["storage_kwh"])
         setpoint, slots = np.zeros(self.horizon), storage.slots(self.horizon)
-        setpoint[slots] = np.diff(level[slots], prepend=storage.initial_kwh)
+        setpoint[slots] = np.diff(level[slots], prepend=storage.initial_kwh) / self.slot_hours
         return DayPlan(account["load_kw"], setpoint.tolist(), level.tolist())
 
     @model_validator(mode="after")
@@ -221,11 +222,12 @@ class Home(HomeModel):
                     f"storage.{number}.available: {store.available.first}..{store.available.last} is outside the "
                     f"slots 1..{self.horizon}; end it by then"
                 )
-            reachable = store.initial_kwh + store.charge_kw * len(store.slots(self.horizon))
+            hours = len(store.slots(self.horizon)) * self.slot_hours
+            reachable = store.initial_kwh + store.charge_kw * hours
             if store.least_final_kwh > reachable + 1e-9:
                 raise ValueError(
                     f"storage.{number}.final_kwh {store.least_final_kwh:g} cannot be reached, "
-                    f"charging in its {len(store.slots(self.horizon))} hours gives at most {reachable:g}; "
+                    f"charging in its {hours:g} hours gives at most {reachable:g}; "
                     "lengthen the window, raise charge_kw or lower final_kwh"
                 )
         return self

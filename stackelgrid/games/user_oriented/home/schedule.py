@@ -2,17 +2,18 @@
 
 Customer i gets satisfaction of what appliances consume and pays for what the meter draws ([UO-5], [UO-6]):
 
-    max over x, r   sum_t [ sum_a v_a x_max,a S(x_a,t / x_max,a) - p_t draw_t ] - D(r)
+    max over x, r   Δ sum_t [ sum_a v_a x_max,a S(x_a,t / x_max,a) - p_t draw_t ] - D(r)
     draw_t = fixed_t + sum_a x_a,t + sum_s r_s,t,      X_min <= draw_t <= X_max            [UO-1], [UO-A]
     x_min <= x <= x_max                                                                    [UO-2]
-    -r_dis <= r <= r_ch,  b_t = b_0 + sum_{tau<=t} r_tau,  0 <= b_t <= B,  b_end >= need   [UO-3]
-    D(r) = fast sum r_t^2 + deep sum min(b_t - depth B, 0)^2                               [UO-4]
+    -r_dis <= r <= r_ch,  b_t = b_0 + Δ sum_{tau<=t} r_tau,  0 <= b_t <= B,  b_end >= need   [UO-3]
+    D(r) = Δ [ fast sum r_t^2 + deep sum min(b_t - depth B, 0)^2 ]                            [UO-4]
 
 While no draw limit binds, the problem separates: each appliance and slot has the closed form [UO-10], each storage is a
 small QP with a constant matrix. Where a limit binds, its multiplier adds to the price of the slot: the appliances share
 the power that the limit leaves by the closed form at that price. With storage, Newton's method goes on from there, one
 QP per pass. Either way the answer meets the KKT conditions to 1e-9, and the active constraints give the sensitivity
-dL/dp. Units: kW, kWh, money as in the price.
+dL/dp. The hours of a slot, Δ, are a factor of the whole objective and change the levels alone. Units: kW, kWh, money as in
+the price.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class HomeProblem:
         self.horizon = home.horizon
         self.fixed = np.sum([np.zeros(home.horizon), *(load.draw(home.horizon) for load in home.inelastic)], axis=0)
         self.elastic = ElasticAppliances(home.elastic, home.horizon)
-        self.stores = [StorageProgram(storage, home.horizon) for storage in home.storage]
+        self.stores = [StorageProgram(storage, home.horizon, home.slot_hours) for storage in home.storage]
         self.draw_min = home.draw_limit.min_kw
         self.draw_max = np.inf if home.draw_limit.max_kw is None else home.draw_limit.max_kw
         self._programs = [
@@ -137,7 +138,7 @@ class HomeProblem:
 
     def utility(self, schedule: Schedule) -> float:
         """Give satisfaction less wear, money; the bill is not taken off."""
-        return float(self.elastic.utility(schedule.x).sum()) - self.wear(schedule)
+        return self.home.slot_hours * float(self.elastic.utility(schedule.x).sum()) - self.wear(schedule)
 
     def wear(self, schedule: Schedule) -> float:
         """Give the wear D(r) [UO-4], money."""
@@ -146,14 +147,14 @@ class HomeProblem:
             slots = storage.slots(self.horizon)
             below = np.minimum(level[slots] - storage.wear.depth * storage.capacity_kwh, 0)
             total += storage.wear.fast * float(r @ r) + storage.wear.deep * float(below @ below)
-        return total
+        return self.home.slot_hours * total
 
     def summarize(self, schedule: Schedule) -> dict[str, Any]:
         """Give load, bill, utility [UO-5] and stored energy of a schedule, ready for JSON.
 
         `utility` is satisfaction less wear less bill, money; `storage_kwh` is absent without storage.
         """
-        bill = float(schedule.price @ schedule.load)
+        bill = self.home.slot_hours * float(schedule.price @ schedule.load)
         summary = {"load_kw": schedule.load.tolist(), "bill": bill, "utility": self.utility(schedule) - bill}
         return summary | ({"storage_kwh": schedule.level.sum(axis=0).tolist()} if self.stores else {})
 
@@ -188,7 +189,7 @@ class HomeProblem:
         for row, (store, z) in enumerate(zip(self.stores, charging, strict=True)):
             r[row, store.slots] = z[: len(store.slots)]
             level[row] = store.initial
-            level[row, store.slots] = store.initial + np.cumsum(z[: len(store.slots)])
+            level[row, store.slots] = store.initial + self.home.slot_hours * np.cumsum(z[: len(store.slots)])
         return Schedule(price, x, r, level, load, differentiate)
 
     # --- with draw limits that bind ---

@@ -12,10 +12,10 @@ class StorageProgram:
 
     r is net charging in its slots, s the depth below the wear threshold.
 
-    r_min <= z <= r_max, lower <= rows @ z <= upper; the wear is 1/2 z' diag(weight) z.
+    r_min <= z <= r_max, lower <= rows @ z <= upper; the wear per hour is 1/2 z' diag(weight) z.
     """
 
-    def __init__(self, storage: Storage, horizon: int) -> None:
+    def __init__(self, storage: Storage, horizon: int, slot_hours: float = 1.0) -> None:
         self.slots = storage.slots(horizon)
         self.initial = storage.initial_kwh
         n = len(self.slots)
@@ -23,7 +23,7 @@ class StorageProgram:
         self.size = 2 * n if deep else n
         self.weight = np.full(self.size, 2 * storage.wear.fast)
         self.weight[n:] = 2 * storage.wear.deep
-        cumulative = np.tril(np.ones((n, n)))
+        cumulative = slot_hours * np.tril(np.ones((n, n)))
         levels = np.hstack([cumulative, np.zeros((n, self.size - n))])
         self.lower = np.full(n, -storage.initial_kwh)
         self.lower[-1] = storage.least_final_kwh - storage.initial_kwh
