@@ -131,7 +131,7 @@ def test_energy_is_the_same_per_slot_and_per_interval(values: list[float], unit:
     given_unit = find_unit(unit)
     hours = Fraction(1, 4) if given_unit.quantity == "power" else 1
     energy = sum(map(Fraction, values)) * given_unit.size * hours
-    slots = per_slot(values, 4, given_unit, find_unit("kW"))
+    slots = per_slot(values, given_unit, find_unit("kW"), timedelta(minutes=15), timedelta(hours=1))
     scale = float(sum(abs(Fraction(value)) for value in values) * given_unit.size) or 1.0
     assert abs(float(sum(map(Fraction, slots.tolist())) - energy)) <= 1e-14 * scale
 
@@ -193,24 +193,37 @@ def test_day_with_a_change_of_clocks_is_read_or_refused(day: str, hours: int, wh
     for part in ("data.meters.day", f"Europe/Berlin change on {day}", f"a day of {hours} hours", f"slots to {hours}"):
         assert part in told
 
-    # The same export without offsets: that day is refused, the one after it is not.
-    naive = [at[:16] for at in aware(4 * 60, 15, start)]
-    export(tmp_path, naive, h1=range(len(naive)))
-    for slots in (3, 24, hours):
-        told = refusal(tmp_path, {**quarters, "day": day}, slots)
-        assert f"Europe/Berlin change on {day}, a day of {hours} hours" in told
-        assert "another day" in told
-        assert "UTC offsets" in told
+    # The same export without offsets: of the hour that is there twice, the first is summer's.
+    naive = [at[:16] for at in times]
+    export(tmp_path, naive, h1=energy)
+    assert read(tmp_path, {**quarters, "day": day}, hours) == expected
+    export(tmp_path, naive[::-1], h1=energy[::-1])
+    assert read(tmp_path, {**quarters, "day": day}, hours) == expected
+    assert f"a day of {hours} hours" in refusal(tmp_path, {**quarters, "day": day}, 24)
+
+
+@pytest.mark.parametrize(
+    ("day", "hours", "what"),
+    [("2016-03-27", 23, "does not exist"), ("2016-10-30", 25, "is there twice, in this file once")],
+)
+def test_file_that_keeps_winter_time_is_refused_on_a_change_of_clocks(
+    day: str, hours: int, what: str, tmp_path: Path
+) -> None:
+    export(tmp_path, stamps(72, start=f"{day} 00:00"), h1=range(72))
+    told = refusal(tmp_path, {**METERS, "day": day}, hours)
+    for part in (f"column time: {day} 02:00 {what}", "Europe/Berlin change", f"a day of {hours} hours", "UTC offsets"):
+        assert part in told
+    assert "set data.meters.timezone: Etc/GMT-1 if the file keeps winter time all year" in told
+    assert read(tmp_path, {**METERS, "day": day, "timezone": "Etc/GMT-1"}, 24) == list(range(24))
     after = (datetime.fromisoformat(day) + timedelta(days=1)).date().isoformat()
-    hour = hours * 4
-    assert read(tmp_path, {**quarters, "unit": "kW", "day": after}, 1) == [hour + 1.5]
+    assert read(tmp_path, {**METERS, "day": after}, 1) == [24]
 
 
 def test_change_of_clocks_is_noticed_between_rows_and_in_the_last_hour(tmp_path: Path) -> None:
     # Lord Howe's clocks go from 02:00 to 02:30: none of these rows is skipped, yet they are no hour apart.
-    export(tmp_path, stamps(4, start="2016-10-02 00:45"), h1=range(4))
+    export(tmp_path, stamps(6, start="2016-10-02 00:45"), h1=range(6))
     told = refusal(tmp_path, {**METERS, "timezone": "Australia/Lord_Howe", "first": "2016-10-02 00:45"})
-    assert "Australia/Lord_Howe change on 2016-10-02, a day of 23.5 hours" in told
+    assert "row 4, column time: 2016-10-02 02:45 is not a multiple of 1h" in told
     # Of two days, the second is the one to avoid.
     export(tmp_path, stamps(48, start="2016-03-26 00:00"), h1=range(48))
     told = refusal(tmp_path, {**METERS, "day": "2016-03-26"}, 48)
@@ -839,7 +852,7 @@ def test_schema_takes_what_the_program_takes(a_street: dict[str, list[float]]) -
     for bad in (
         street(colour="red"),
         street(data={"meters": {**A_DAY, "colour": "red"}}),
-        street(data={"meters": {key: value for key, value in A_DAY.items() if key != "unit"}}),
+        street(data={"meters": {key: value for key, value in A_DAY.items() if key != "csv"}}),
         street(homes=[{"id": "h1", "inelastic": [{"load_kw": {"column": "h1"}}]}]),
         street(homes=[{"id": "h1", "inelastic": [{"load_kw": {**column, "scal": 2}}]}]),
         street(homes={"each_column_of": "meters", "home": {**home, "id": "x"}}),

@@ -215,3 +215,16 @@ def test_meters_by_turns_are_told_apart_by_where(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"column time: most rows have the time of the row before; set data\.m\.where"):
         read(series, "kW")
     assert read(series | {"where": {"meter": "B"}}, "kW")[0] == list(range(24))
+
+
+def test_meters_below_each_other_become_homes() -> None:
+    long = METERS["meters below each other"][0] | {"where": {}, "meter": "LCLid", "value": "KWH/hh (per half hour)"}
+    each = {"each_column_of": "m", "except": ["MAC1"], "home": {"load_kw": {"column": "own"}}}
+    raw = {"slots": 24, "data": {"m": {"day": DAY} | long}, "homes": each}
+    homes = spell_out(raw, EXPORTS, AnyGame)["homes"]
+    assert [home["id"] for home in homes] == ["MAC2", "MAC3"]
+    assert homes[0]["load_kw"] == read(*METERS["meters below each other"][:2])[0]
+    with pytest.raises(ValueError, match=r"no 'MAC9' in its column LCLid; there are 'MAC1', 'MAC2', 'MAC3'"):
+        read(long, "MAC9")
+    with pytest.raises(ValueError, match=r"data\.m: give value, the column with the numbers of each meter"):
+        read(long | {"value": None}, "MAC2")

@@ -1,4 +1,8 @@
-"""Find the rows of a file that are the scenario's slots, through changes of clocks; refuse rows missing or twice."""
+"""Put the rows of a file on the clock: their times in UTC, through changes of clocks, and the intervals of the horizon.
+
+Local times without an offset are unambiguous but for one hour a year, and a file that has it has it twice: summer's
+first, then winter's. Rows missing or twice, and times that clocks skip, are refused.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,28 @@ import itertools
 import zoneinfo
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 from stackelgrid.scenarios.measured.declarations import TimeSeries
 from stackelgrid.scenarios.measured.times import guess_format, read_time
 
-_HOUR, _MINUTE = timedelta(hours=1), timedelta(minutes=1)
+HOUR, _MINUTE = timedelta(hours=1), timedelta(minutes=1)
+_NO_ENERGY = "0.,+- "
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """The `slots` of a scenario, each as long as `slot`; `start` is when a dated one begins."""
+
+    slots: int
+    slot: timedelta = HOUR
+    start: datetime | None = None
+
+    def describe(self) -> str:
+        """Count its slots."""
+        return f"{self.slots} hours" if self.slot == HOUR else f"{self.slots} slots of {self.slot // _MINUTE} min"
 
 
 class Clock:
@@ -21,83 +40,58 @@ class Clock:
     `findings` gets a sentence for each thing that was found in the times and not given.
     """
 
-    def __init__(self, name: str, path: Path, series: TimeSeries, slots: int, findings: list[str]) -> None:
-        self._name, self._path, self._series, self._slots = name, path, series, slots
+    def __init__(self, name: str, path: Path, series: TimeSeries, horizon: Horizon, findings: list[str]) -> None:
+        self._name, self._path, self._series, self._horizon = name, path, series, horizon
         self._findings = findings
         self._column = " ".join(series.time_columns)
-        self.step = series.step or _HOUR
+        self._zone = zoneinfo.ZoneInfo(series.timezone or "UTC")
+        self._with_offset = True
+        self._doubts: list[tuple[datetime, str]] = []  # times of rows that clocks skip, or that may be either of two
+        self.step = series.step or HOUR
         """The length of an interval."""
 
-    def read_times(self, stamps: Sequence[tuple[int, str]]) -> list[datetime]:
-        """Read the times of rows, each given by its number and as written; an interval's is where it begins.
+    # --- the times of rows ---
 
-        They are in UTC when they are written with an offset, else local without one.
-        """
-        times = self._read_all(stamps)
+    def read_times(self, stamps: Sequence[tuple[int, str]]) -> list[datetime]:
+        """Read the times of rows, each given by its number and as written, in UTC; an interval's is where it begins."""
+        times = self._place([row for row, _ in stamps], self._read_all(stamps))
         if self._series.step is None and self._series.reading in (None, "interval"):
             self.step = self._find_step(times)
             self._findings.append(f"its rows are {self.step // _MINUTE} minutes apart")
         return [at - self.step for at in times] if self._series.stamp == "end" else times
 
-    def read_days(self, stamps: Sequence[tuple[int, str]], step: timedelta) -> list[datetime]:
-        """Read the midnight of rows that are a day of intervals of so long a `step`.
+    def read_cells(
+        self, stamps: Sequence[tuple[int, str]], columns: Sequence[timedelta], cells: Sequence[Sequence[str]]
+    ) -> list[tuple[datetime, int, str]]:
+        """Read rows that are a day each, with their cells at the times of `columns`: time, row and cell, in order.
 
-        To it comes the time of a column, so that of one that ends its interval the step is taken off.
+        A cell without energy at a time that clocks skip is left out.
         """
-        self.step = step
-        return [at - self.step if self._series.stamp == "end" else at for at in self._read_all(stamps)]
-
-    def find_horizon(self, rows: Sequence[int], times: Sequence[datetime]) -> list[int | None]:
-        """Find the place in `rows` of each interval of the horizon; of totals also of the reading at its end.
-
-        It is None for an interval that is missing and may be filled.
-        """
-        grid = self._list_intervals(times[0].tzinfo is not None)
-        times = self._round(times, grid[0])
-        if self._series.counts and grid[0] >= min(times) and grid[-2] <= max(times) < grid[-1]:
-            raise ValueError(
-                f"{self._name}: {self._path} ends at {self._format(max(times))}, and totals are read at the end of the "
-                f"last of {self._slots} hours too, {self._format(grid[-1])}; add that row, have fewer slots, or choose "
-                "another day"
-            )
-        self._require_span(times, grid)
-        inside = [place for place, at in enumerate(times) if grid[0] <= at < grid[-1] + self.step]
-        self._require_order([(times[place], rows[place]) for place in inside])
-        return self._match([(times[place], rows[place], place) for place in inside], grid)
-
-    def list_edges(self, times: Sequence[datetime]) -> list[datetime]:
-        """List the beginnings of the slots and the end of the last, for readings at any `times`, in order."""
-        self.step = _HOUR
-        edges = self._list_intervals(times[0].tzinfo is not None)
-        edges = edges if self._series.counts else [*edges, edges[-1] + _HOUR]
-        self._require_span(times, edges if self._series.counts else edges[:1])
-        return edges
+        self.step = timedelta(days=1) / len(columns)
+        days = self._read_all(stamps)
+        there = [
+            (day + late, row, cell)
+            for day, (row, _), texts in zip(days, stamps, cells, strict=True)
+            for late, cell in zip(columns, texts, strict=True)
+            if cell.strip(_NO_ENERGY) or not self._is_skipped(day + late)
+        ]
+        times = self._place([row for _, row, _ in there], [at for at, _, _ in there])
+        late = self.step if self._series.stamp == "end" else timedelta()
+        return [(at - late, row, cell) for at, (_, row, cell) in zip(times, there, strict=True)]
 
     def _read_all(self, stamps: Sequence[tuple[int, str]]) -> list[datetime]:
+        """Read times as they are written: in UTC when they have an offset, else local without one."""
         times = [self._read_time(row, text) for row, text in stamps]
+        self._with_offset = times[0].tzinfo is not None
         for (row, _), at in zip(stamps, times, strict=True):
-            if (at.tzinfo is not None) != (times[0].tzinfo is not None):
+            if (at.tzinfo is not None) != self._with_offset:
                 raise ValueError(
                     f"{self._path}, row {row}, column {self._column}: some times have a UTC offset and some have "
                     "none; write all of them in one way"
                 )
         return times
 
-    def _require_span(self, times: Sequence[datetime], grid: Sequence[datetime]) -> None:
-        spare = self._fillable * self.step
-        if grid[0] + spare < min(times) or grid[-1] - spare > max(times):
-            raise ValueError(
-                f"{self._name}: {self._path} holds {self._format(min(times))} to {self._format(max(times))}, "
-                f"not all of the {self._slots} hours from {self._format(grid[0])}; choose another day"
-            )
-
-    @property
-    def _fillable(self) -> int:
-        """The number of intervals in a row that may be filled."""
-        return int(self._series.fill.slots * _HOUR / self.step)
-
     def _read_time(self, row: int, text: str) -> datetime:
-        """Read a row's time: in UTC when it is written with an offset, else local without one."""
         try:
             return read_time(text, self._series.format)
         except ValueError:
@@ -107,15 +101,69 @@ class Clock:
                 f"{self._name}.format{guess_format(text)}, or mend the row"
             ) from None
 
+    def _place(self, rows: Sequence[int], times: Sequence[datetime]) -> list[datetime]:
+        """Give times in UTC: of local ones that are there twice, those after a step back are the second."""
+        if self._with_offset:
+            return list(times)
+        if len(times) > 1 and times[0] > times[-1]:  # the newest first
+            return self._place(rows[::-1], times[::-1])[::-1]
+        placed: list[datetime] = []
+        hour: list[int] = []  # places of the rows within an hour that is there twice
+        for place, at in enumerate(times):
+            first, second = (at.replace(tzinfo=self._zone, fold=fold) for fold in (0, 1))
+            placed.append(first.astimezone(UTC))
+            before, after = _offset(first), _offset(second)
+            if before < after:
+                self._doubts.append((placed[-1], self._describe_doubt(rows[place], at, "does not exist")))
+            if hour and (before <= after or at - times[hour[-1]] > HOUR):
+                self._tell_apart(hour, rows, times, placed)
+                hour = []
+            if before > after:
+                hour.append(place)
+        if hour:
+            self._tell_apart(hour, rows, times, placed)
+        return placed
+
+    def _tell_apart(
+        self, hour: Sequence[int], rows: Sequence[int], times: Sequence[datetime], placed: list[datetime]
+    ) -> None:
+        """Put the rows of an hour that is there twice after the step back, if there is one, into the second."""
+        back = next((n for n, (i, j) in enumerate(itertools.pairwise(hour), 1) if times[j] <= times[i]), None)
+        if back is None:
+            for place in hour:
+                text = self._describe_doubt(rows[place], times[place], "is there twice, in this file once")
+                self._doubts += [(placed[place], text), (placed[place] + HOUR, text)]
+            return
+        for place in hour[back:]:
+            placed[place] = times[place].replace(tzinfo=self._zone, fold=1).astimezone(UTC)
+
+    def _describe_doubt(self, row: int, at: datetime, what: str) -> str:
+        """Describe a row whose local time no moment has, or two have."""
+        before = at.replace(tzinfo=self._zone) - 3 * HOUR
+        winter = min(_offset(at.replace(tzinfo=self._zone, fold=fold)) for fold in (0, 1))
+        same = f"Etc/GMT{-(winter // HOUR):+d}" if not winter % HOUR else "one without summer time"
+        return (
+            f"{self._path}, row {row}, column {self._column}: {at:%Y-%m-%d %H:%M} {what}: "
+            f"{_describe_change(before, before + 6 * HOUR)}; export the times with their UTC offsets, set "
+            f"{self._name}.timezone: {same} if the file keeps winter time all year, or choose another day"
+        )
+
+    def _is_skipped(self, at: datetime) -> bool:
+        """Say whether clocks skip a local time."""
+        return not self._with_offset and _offset(at.replace(tzinfo=self._zone)) < _offset(
+            at.replace(tzinfo=self._zone, fold=1)
+        )
+
     def _find_step(self, times: Sequence[datetime]) -> timedelta:
         """Find the commonest time from one row to the next."""
         steps = Counter(abs(after - before) for before, after in itertools.pairwise(times))
-        step, _ = steps.most_common(1)[0] if steps else (_HOUR, 1)
+        step, _ = steps.most_common(1)[0] if steps else (HOUR, 1)
         minutes = round(step / _MINUTE)
         if not step:
             raise ValueError(
                 f"{self._path}, column {self._column}: most rows have the time of the row before; set "
-                f"{self._name}.where to the rows of one meter"
+                f"{self._name}.where to the rows of one meter, or {self._name}.meter to the column that tells meters "
+                "apart"
             )
         if minutes == 0 or 60 % minutes:
             raise ValueError(
@@ -123,6 +171,76 @@ class Clock:
                 f"{self._name}.interval, or reading: sample if a row is written whenever the value changes"
             )
         return minutes * _MINUTE
+
+    # --- the horizon ---
+
+    def find_horizon(self, rows: Sequence[int], times: Sequence[datetime]) -> tuple[list[int | None], timedelta]:
+        """Find the place in `rows` of each interval of the horizon; of totals also of the reading at its end.
+
+        It is None for an interval that is missing and may be filled. Also gives how long after the beginning of the
+        first interval the first slot begins.
+        """
+        start, end = self._find_bounds()
+        begin = start
+        if (times[0] - start) % self.step:  # the slots begin within an interval
+            local = start.astimezone(self._zone)
+            begin -= (local - local.replace(minute=0, second=0, microsecond=0)) % self.step
+        count = -((begin - end) // self.step) + self._series.counts
+        grid = [begin + number * self.step for number in range(count)]
+        times = self._round(times, grid[0])
+        if self._series.counts and grid[0] >= min(times) and grid[-2] <= max(times) < grid[-1]:
+            raise ValueError(
+                f"{self._name}: {self._path} ends at {self._format(max(times))}, and totals are read at the end of the "
+                f"last of {self._horizon.describe()} too, {self._format(grid[-1])}; add that row, have fewer slots, or "
+                "choose another day"
+            )
+        self._require_span(times, grid, end)
+        inside = [place for place, at in enumerate(times) if grid[0] <= at < grid[-1] + self.step]
+        self._require_order([(times[place], rows[place]) for place in inside])
+        return self._match([(times[place], rows[place], place) for place in inside], grid), start - begin
+
+    def list_edges(self, times: Sequence[datetime]) -> list[datetime]:
+        """List the beginnings of the slots and the end of the last, for readings at any `times`, in order."""
+        start, end = self._find_bounds()
+        self.step = self._horizon.slot
+        edges = [start + number * self.step for number in range(self._horizon.slots + 1)]
+        self._require_span(times, edges if self._series.counts else edges[:1], end)
+        return edges
+
+    def _find_bounds(self) -> tuple[datetime, datetime]:
+        """Find the beginning of the first slot and the end of the last, in UTC."""
+        start = self._find_start()
+        end = (start.astimezone(UTC) + self._horizon.slots * self._horizon.slot).astimezone(start.tzinfo)
+        shift = _offset(end) - _offset(start)
+        if self._series.day is not None and self._horizon.start is None and shift and end.time() != time():
+            raise ValueError(
+                f"{self._name}.day: {_describe_change(start, end)}, and {self._horizon.slots} slots from "
+                f"{self._series.day} 00:00 end at {end:%H:%M}; set slots to "
+                f"{self._horizon.slots - shift // HOUR} for whole days, choose another day, or give "
+                "first instead of day for hours from any moment"
+            )
+        start, end = start.astimezone(UTC), end.astimezone(UTC)
+        for at, doubt in self._doubts:
+            if start <= at <= end:
+                raise ValueError(doubt)
+        return start, end
+
+    def _find_start(self) -> datetime:
+        """Give the beginning of the first slot, in the file's time zone."""
+        series, zone = self._series, self._zone
+        if series.first is not None and series.first.tzinfo is not None:
+            return series.first.astimezone(zone)
+        if series.first is None and series.day is None:
+            if self._horizon.start is None:
+                raise ValueError(f"{self._name}: give either day or first, where the slots begin in {self._path}")
+            return self._horizon.start.astimezone(zone)
+        start = (series.first or datetime.combine(series.day or datetime.min, time())).replace(tzinfo=zone)
+        if _offset(start) != _offset(start.replace(fold=1)):
+            raise ValueError(
+                f"{self._name}: clocks change in {zone}, and {start:%Y-%m-%d %H:%M} is there twice or never; give "
+                "first with its UTC offset, or choose another day"
+            )
+        return start
 
     def _round(self, times: Sequence[datetime], start: datetime) -> list[datetime]:
         """Round times that are off the intervals by little, or all of them by the same."""
@@ -139,42 +257,20 @@ class Clock:
             return [at - late for at, late in zip(times, off, strict=True)]
         return list(times)
 
-    def _list_intervals(self, with_offset: bool) -> list[datetime]:
-        """List the beginnings of the horizon's intervals: in UTC when rows have an offset, else local without one."""
-        start, hours = self._find_start(), self._slots * _HOUR
-        end = (start.astimezone(UTC) + hours).astimezone(start.tzinfo)
-        shift = _offset(end) - _offset(start)
-        count = hours // self.step + self._series.counts
-        if with_offset:
-            if self._series.day is not None and shift and end.time() != time():
-                raise ValueError(
-                    f"{self._name}.day: {_describe_change(start, end)}, and {self._slots} slots from "
-                    f"{self._series.day} 00:00 end at {end:%H:%M}; set slots to "
-                    f"{self._slots - shift // _HOUR} for whole days, choose another day, or give "
-                    "first instead of day for hours from any moment"
-                )
-            return [start.astimezone(UTC) + number * self.step for number in range(count)]
-        local = [start.replace(tzinfo=None) + number * self.step for number in range(count)]
-        if shift or any(_is_twice_or_never(at.replace(tzinfo=start.tzinfo)) for at in local):
-            raise ValueError(
-                f"{self._name}: {_describe_change(start, end)}, and without UTC offsets the hours of {self._path} "
-                "are ambiguous; choose another day, or export the times with their UTC offsets"
-            )
-        return local
-
-    def _find_start(self) -> datetime:
-        """Give the beginning of the first slot, in the file's time zone."""
-        zone = zoneinfo.ZoneInfo(self._series.timezone)
-        if self._series.first is not None and self._series.first.tzinfo is not None:
-            return self._series.first.astimezone(zone)
-        start = self._series.first or datetime.combine(self._series.day or date.min, time())
-        start = start.replace(tzinfo=zone)
-        if _is_twice_or_never(start):
-            raise ValueError(
-                f"{self._name}: clocks change in {zone}, and {start:%Y-%m-%d %H:%M} is there twice or never; give "
-                "first with its UTC offset, or choose another day"
-            )
-        return start
+    def _require_span(self, times: Sequence[datetime], grid: Sequence[datetime], end: datetime) -> None:
+        """Require rows from the first to the last of `grid`, but for those that may be filled."""
+        spare = self._fillable * self.step
+        first, last = min(times), max(times)
+        if grid[0] + spare >= first and grid[-1] - spare <= last:
+            return
+        start = end - self._horizon.slots * self._horizon.slot
+        covered = min(end, last + self.step * (not self._series.counts)) - max(start, first)
+        missing = self._horizon.slots - max(covered // self._horizon.slot, 0)
+        mend = "choose another day" if self._horizon.start is None else "correct calendar, or give data for all of it"
+        raise ValueError(
+            f"{self._name}: {self._path} holds {self._format(first)} to {self._format(last)}, not all of the "
+            f"{self._horizon.describe()} from {self._format(start)}, {missing} of them missing; {mend}"
+        )
 
     def _require_order(self, times: Sequence[tuple[datetime, int]]) -> None:
         for (before, row_before), (at, row) in itertools.pairwise(times):
@@ -216,29 +312,29 @@ class Clock:
         return [places.get(at) for at in grid]
 
     @property
+    def _fillable(self) -> int:
+        """The number of intervals in a row that may be filled."""
+        return int(self._series.fill.slots * self._horizon.slot / self.step)
+
+    @property
     def _interval(self) -> str:
         return self._series.interval or f"{self.step // _MINUTE}min"
 
     def _format(self, at: datetime) -> str:
         """A row's time as its file stamps it, local."""
-        at = at + self.step if self._series.stamp == "end" else at
-        return (at.astimezone(zoneinfo.ZoneInfo(self._series.timezone)) if at.tzinfo else at).isoformat(" ", "minutes")
+        at = (at + self.step if self._series.stamp == "end" else at).astimezone(self._zone)
+        return (at if self._with_offset else at.replace(tzinfo=None)).isoformat(" ", "minutes")
 
 
 def _offset(at: datetime) -> timedelta:
     return at.utcoffset() or timedelta()
 
 
-def _is_twice_or_never(at: datetime) -> bool:
-    """Say whether a change of clocks makes a local time ambiguous, or skips it (PEP 495)."""
-    return at.replace(fold=0).utcoffset() != at.replace(fold=1).utcoffset()
-
-
 def _describe_change(start: datetime, end: datetime) -> str:
     """Describe the first change of clocks after `start`; there is one until shortly after `end`."""
     zone, at = start.tzinfo, start.astimezone(UTC)
-    while at < end + 2 * _HOUR and _offset(at.astimezone(zone)) == _offset(start):
-        at += _HOUR
+    while at < end + 2 * HOUR and _offset(at.astimezone(zone)) == _offset(start):
+        at += HOUR
     day = at.astimezone(zone).date()
     midnights = [datetime.combine(day + timedelta(days=n), time(), zone).astimezone(UTC) for n in (0, 1)]
-    return f"the clocks of {zone} change on {day}, a day of {(midnights[1] - midnights[0]) / _HOUR:g} hours"
+    return f"the clocks of {zone} change on {day}, a day of {(midnights[1] - midnights[0]) / HOUR:g} hours"

@@ -100,10 +100,11 @@ class Fill(StrictModel):
 class TimeSeries(StrictModel):
     """A table in a text `file`: its column `time`, the `timezone` of that, and the `unit` of its numbers.
 
-    The scenario's slots begin on `day` at 00:00 local time, or at `first`. `time` may be a column with the date and one
-    with the time of day. Rows are stamped with the `start` of their interval or its `end`, with or without UTC offset,
-    as ISO 8601 (`iso`), as seconds since 1970 (`epoch`) or in strptime's `format`. `interval` is the time from one row
-    to the next; left out, it is the commonest.
+    What is left out is found in the file where it can be read in one way only. An undated scenario's slots begin on
+    `day` at 00:00 local time, or at `first`; a dated one's by its calendar, or at these, if the file is of another
+    time. `time` may be a column with the date and one with the time of day. Rows are stamped with the `start` of their
+    interval or its `end`, with or without UTC offset, as ISO 8601 (`iso`), as seconds since 1970 (`epoch`) or in
+    strptime's `format`. `interval` is the time from one row to the next; left out, it is the commonest.
 
     The `reading` of a meter is the energy of an `interval`, the `total` that it counted up to the row's time, or a
     `sample`: a value that holds until the next row, whenever that comes. While it is left out, an energy that never
@@ -111,15 +112,18 @@ class TimeSeries(StrictModel):
 
     The table begins with the line that names its columns, at the earliest after `skip` lines. A `long` table has a row
     per interval, a `wide` one a row per day and a column per interval, which together are the column `value`. `where`
-    selects the rows that have one of these texts in a column. Prices in another money than the scenario's need
-    `exchange`: how much of the scenario's money one of the file's is worth.
+    selects the rows that have one of these texts in a column. Where meters stand below each other, the column `meter`
+    tells them apart: each becomes a column, with the numbers of the column `value`. Prices in another money than the
+    scenario's need `exchange`: how much of the scenario's money one of the file's is worth.
     """
 
     file: Annotated[str, Field(min_length=1, validation_alias=AliasChoices("file", "csv"))]
     skip: Annotated[int, Field(ge=0, le=10_000)] = 0
-    time: Header | Annotated[list[Header], Field(min_length=2, max_length=2)]
-    timezone: Annotated[str, AfterValidator(_check_timezone), Field(examples=["Europe/Berlin", "UTC"])]
-    unit: Annotated[str, AfterValidator(_check_unit), Field(examples=["kW", "kWh", "Wh", "pu", "EUR/MWh"])]
+    time: Header | Annotated[list[Header], Field(min_length=2, max_length=2)] | None = None
+    timezone: Annotated[str, AfterValidator(_check_timezone), Field(examples=["Europe/Berlin", "UTC"])] | None = None
+    unit: Annotated[str, AfterValidator(_check_unit), Field(examples=["kW", "kWh", "Wh", "pu", "EUR/MWh"])] | None = (
+        None
+    )
     interval: Annotated[str, AfterValidator(_check_interval), Field(examples=["15min", "30min", "1h"])] | None = None
     reading: Literal["interval", "total", "sample"] | None = None
     fill: Fill = Fill()
@@ -129,6 +133,8 @@ class TimeSeries(StrictModel):
     format: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_check_format)] | None = None
     layout: Literal["long", "wide"] = "long"
     where: dict[Header, Texts] = {}
+    meter: Header | None = None
+    value: Header | None = None
     delimiter: Literal[",", ";", "\t", "|"] | None = None
     decimal: Literal[".", ","] = "."
     thousands: Literal[".", ",", "'", " ", "_"] | None = None
@@ -147,28 +153,30 @@ class TimeSeries(StrictModel):
     @property
     def time_columns(self) -> list[str]:
         """The columns of which a row's time is made."""
-        return [self.time] if isinstance(self.time, str) else self.time
+        return [self.time] if isinstance(self.time, str) else self.time or []
 
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
-        if (self.day is None) == (self.first is None):
-            raise ValueError("give either day or first, where the scenario's slots begin; not both and not neither")
-        is_energy = find_unit(self.unit).quantity == "energy"
-        if self.reading in ("interval", "total") and not is_energy:
+        if self.day is not None and self.first is not None:
+            raise ValueError("day and first both say where the scenario's slots begin; leave one out")
+        unit = None if self.unit is None else find_unit(self.unit)
+        if unit is not None and self.reading in ("interval", "total") and unit.quantity != "energy":
             raise ValueError(f"reading: {self.reading} is for energies, the unit is {self.unit}; leave it out")
-        if self.reading == "sample" and is_energy:
+        if unit is not None and self.reading == "sample" and unit.quantity == "energy":
             raise ValueError(f"a sample holds until the next one, an energy in {self.unit} does not; leave reading out")
         if self.reading in ("total", "sample") and self.stamp == "end":
             raise ValueError(f"stamp is for intervals, a {self.reading} is read at the row's time; leave it out")
         if self.reading == "sample" and self.interval is not None:
             raise ValueError("samples come whenever a value changes; leave interval out")
-        if self.layout == "wide" and (self.reading in ("total", "sample") or not isinstance(self.time, str)):
+        if self.layout == "wide" and (self.reading in ("total", "sample") or isinstance(self.time, list)):
             raise ValueError(
                 "a wide table has intervals, and a column with their day; leave reading out, and name that"
             )
         if self.thousands == self.decimal:
             raise ValueError(f"decimal and thousands are both {self.decimal!r}; correct one of them")
-        if self.exchange is not None and not find_unit(self.unit).of_price:
+        if self.value is not None and self.meter is None:
+            raise ValueError("value is the column with the numbers of each meter; give meter, or leave it out")
+        if self.exchange is not None and unit is not None and not unit.of_price:
             raise ValueError(f"exchange is for prices, the unit is {self.unit}; leave it out")
         return self
 

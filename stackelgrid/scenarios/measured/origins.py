@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from stackelgrid.scenarios.measured.csv_file import FromColumn
+from stackelgrid.scenarios.measured.data_file import FromColumn
 
 
 def with_origins(error: ValidationError, content: Mapping[str, Any]) -> ValidationError:

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from stackelgrid.model import StrictModel, explain
-from stackelgrid.scenarios.measured.csv_file import CsvFile, FromColumn
+from stackelgrid.scenarios.measured.clock import Horizon
+from stackelgrid.scenarios.measured.data_file import DataFile, FromColumn
 from stackelgrid.scenarios.measured.declarations import OWN, DataSection, EachColumn, Reference
 from stackelgrid.scenarios.measured.units import Kind
 from stackelgrid.scenarios.topology import NODE_NAME
@@ -39,7 +40,11 @@ def spell_out(
     content = {key: value for key, value in raw.items() if key != "data"}
     if "data" in raw:
         declared = DataSection.model_validate({**defaults, **raw})
-        files = {name: CsvFile(name, series, folder, declared, show) for name, series in declared.data.items()}
+        horizon = Horizon(declared.slots)
+        files = {
+            name: DataFile(name, series, folder, horizon, declared.money, show)
+            for name, series in declared.data.items()
+        }
     else:
         files = {}
     if isinstance(content.get("homes"), dict) and "each_column_of" in content["homes"]:
@@ -66,7 +71,7 @@ def _replace(node: Any, path: tuple[str, ...], numbers: Callable[[dict[str, Any]
     return node
 
 
-def _list_homes(content: dict[str, Any], files: Mapping[str, CsvFile]) -> Iterator[dict[str, Any]]:
+def _list_homes(content: dict[str, Any], files: Mapping[str, DataFile]) -> Iterator[dict[str, Any]]:
     """Make a home per column, with its column's name in the place of `own`."""
     each = _check(EachColumn, content, "homes")
     if "id" in each.home:
@@ -93,7 +98,7 @@ def _list_homes(content: dict[str, Any], files: Mapping[str, CsvFile]) -> Iterat
         yield {"id": name, **_replace(each.home, (), own)}
 
 
-def _find(files: Mapping[str, CsvFile], name: str) -> CsvFile:
+def _find(files: Mapping[str, DataFile], name: str) -> DataFile:
     if name not in files:
         known = f"those are {', '.join(files)}" if files else "there is no key `data`"
         raise ValueError(f"no data are called {name!r}, {known}; declare data.{name}")

@@ -10,7 +10,8 @@ import csv
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from stackelgrid.scenarios.measured.declarations import TimeSeries
 
@@ -26,7 +27,7 @@ class Table:
     """The names of the columns, and the rows below them, each with as many cells.
 
     `units` are those that a row below the names gives, in brackets. `findings` has a sentence for each thing that was
-    found in the file and not given.
+    found in the file and not given, `keys` those of `data` that it says by itself.
     """
 
     header: list[str]
@@ -34,6 +35,7 @@ class Table:
     units: dict[str, str]
     rows: list[Row]
     findings: list[str]
+    keys: dict[str, Any] = field(default_factory=dict)
 
     @property
     def names(self) -> str:
@@ -66,7 +68,7 @@ def find_table(text: str, series: TimeSeries, name: str) -> Table:
 
 def _find_header(text: str, series: TimeSeries, name: str) -> tuple[str, int, list[str]]:
     """Find the separator, the number of rows above the columns' names, and these names."""
-    wanted = [series.time] if isinstance(series.time, str) else series.time
+    wanted = series.time_columns
     candidates = DELIMITERS if series.delimiter is None else (series.delimiter,)
     broken: csv.Error | None = None
     for delimiter in candidates:

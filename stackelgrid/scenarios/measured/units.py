@@ -1,13 +1,15 @@
 """Units of measurements and of a scenario's keys, and conversion of numbers per interval to numbers per slot.
 
-A slot is an hour. Powers, prices and numbers per unit are averaged over it, energies summed. The scenario gets kW (the
-same number as kWh per slot) and money per kWh; see `target_unit`.
+Powers, prices and numbers per unit are averaged over a slot, energies summed. The scenario gets kW and money per kWh,
+see `target_unit`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from fractions import Fraction
 from functools import cached_property
 from typing import Literal
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit by `name`: `size` is how many kW, kWh per slot or `money` per kWh it is; "pu" has neither."""
+    """A unit by `name`: `size` is how many kW, kWh or `money` per kWh it is; "pu" has neither."""
 
     name: str
     quantity: Literal["power", "energy", "price", "pu"]
@@ -125,12 +127,29 @@ def target_unit(kind: Kind, given: Unit, money: str) -> Unit:
     return kind.unit or UNITS["kW"]
 
 
-def per_slot(values: Sequence[float], rows: int, given: Unit, target: Unit) -> NDArray[np.float64]:
-    """Convert numbers per interval, (T rows,) in `given`, to numbers per slot of `rows` intervals, (T,) in `target`.
+def per_slot(
+    values: Sequence[float],
+    given: Unit,
+    target: Unit,
+    step: timedelta,
+    slot: timedelta,
+    late: timedelta = timedelta(),
+) -> NDArray[np.float64]:
+    """Convert numbers per interval of a `step`, in `given`, to numbers per `slot`, in `target`, keeping the energy.
 
-    Energies are summed, all else is averaged; energy per slot of one hour is mean power (definition).
+    The first slot begins so `late` in the first interval. In an interval the power is constant, so that its pieces
+    share an energy; pieces of a slot are summed if they are energies, else averaged. Energy is mean power x Δ.
     """
-    by_slot = np.array(values, float).reshape(-1, rows)
-    whole = by_slot.sum(axis=1) if given.quantity == "energy" else by_slot.sum(axis=1) / rows
+    piece = timedelta(seconds=math.gcd(*(round(span.total_seconds()) for span in (step, slot, late))))
+    shares, pieces, first = step // piece, slot // piece, late // piece
+    whole = np.repeat(np.array(values, float), shares)[first:]
+    by_slot = whole[: len(whole) // pieces * pieces].reshape(-1, pieces).sum(axis=1)
     ratio = given.size / target.size
-    return np.asarray(whole * ratio.numerator / ratio.denominator)
+    if given.quantity == "energy":
+        ratio /= shares
+    else:
+        by_slot = by_slot / pieces
+    if {given.quantity, target.quantity} == {"energy", "power"}:
+        hours = Fraction(slot // timedelta(seconds=1), 3600)
+        ratio = ratio / hours if given.quantity == "energy" else ratio * hours
+    return np.asarray(by_slot * ratio.numerator / ratio.denominator)

@@ -1,4 +1,4 @@
-"""Read the columns of a text file's table as numbers per slot that keep their file, column and rows."""
+"""Read the columns of a data file as numbers per slot that keep their file, column and rows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stackelgrid.scenarios.measured.clock import Clock
-from stackelgrid.scenarios.measured.declarations import VALUE, DataSection, Reference, TimeSeries
-from stackelgrid.scenarios.measured.table import Table, find_table
+from stackelgrid.scenarios.measured.clock import HOUR, Clock, Horizon
+from stackelgrid.scenarios.measured.declarations import VALUE, Reference, TimeSeries
+from stackelgrid.scenarios.measured.table import Row, Table, find_table
 from stackelgrid.scenarios.measured.times import has_day_per_row, read_times_of_day
 from stackelgrid.scenarios.measured.units import UNITS, Kind, Unit, find_unit, per_slot, target_unit
 from stackelgrid.text_file import read_text
@@ -32,63 +33,99 @@ _ABSENT = {"", "unavailable", "unknown"}
 class FromColumn(list[float]):
     """A number per slot, with its origin: `file`, `column`, and the first and last of each slot's `rows`."""
 
-    def __init__(self, numbers: Iterable[float], file: Path, column: str, rows: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self, numbers: Iterable[float], file: Path, column: str, rows: Sequence[tuple[int, int]], word: str = "hour"
+    ) -> None:
         super().__init__(numbers)
         self.file = file
         self.column = column
         self.rows = rows
+        self.word = word
+        """The word for a slot in messages."""
 
     def origin(self, slot: int) -> str:
-        """Describe the origin of the number of `slot` (from 0); hours count from 1, rows as in a spreadsheet."""
+        """Describe the origin of the number of `slot` (from 0); slots count from 1, rows as in a spreadsheet."""
         first, last = self.rows[slot]
         rows = f"row {first}" if first == last else f"rows {first}-{last}"
-        return f"{self.file}, {rows}, column {self.column}, hour {slot + 1}"
+        return f"{self.file}, {rows}, column {self.column}, {self.word} {slot + 1}"
 
 
-class _Reading(NamedTuple):
-    """A row at its time, local or in UTC, with the cells of the columns that hold numbers."""
+class Reading(NamedTuple):
+    """A row at its time in UTC, with the cells of the columns that hold numbers."""
 
     at: datetime
     row: int
     cells: list[str]
 
 
-class CsvFile:
+@dataclass(frozen=True)
+class Readings:
+    """The rows of one meter in order of time, and the `clock` by which they were read."""
+
+    clock: Clock
+    rows: list[Reading]
+
+
+@dataclass(frozen=True)
+class _Intervals:
+    """Numbers per interval, or per slot: `values`, and the `rows` they come from, of totals one more.
+
+    The first slot begins so `late` in the first interval.
+    """
+
+    values: list[float]
+    rows: list[int]
+    late: timedelta = timedelta()
+
+
+class DataFile:
     """One of the scenario's data files, read when it is first needed. Raises `ValueError` for what it cannot use.
 
     `show` is given sentences on what was found in the file and how the first of its numbers was read.
     """
 
     def __init__(
-        self, name: str, series: TimeSeries, folder: Path, declared: DataSection, show: Callable[[str], None]
+        self,
+        name: str,
+        series: TimeSeries,
+        folder: Path,
+        horizon: Horizon,
+        money: str,
+        show: Callable[[str], None],
     ) -> None:
         self._show: Callable[[str], None] | None = show
         self._name = f"data.{name}"
-        self._series = series
+        self._given = series
         self._path = folder / series.file
-        self._money = declared.money
-        self._slots = declared.slots
+        self._money = money
+        self._horizon = horizon
         self._findings: list[str] = []
-        self._clock = Clock(self._name, self._path, series, declared.slots, self._findings)
+        self._of_meter: dict[str, Readings] = {}
 
     def columns(self, excluded: Sequence[str]) -> list[str]:
-        """List the names of its columns, without those of the time, those by which rows are chosen and `excluded`."""
+        """List the names of its columns, without those of the time, those by which rows are chosen and `excluded`.
+
+        They are those of its meters where a column tells these apart.
+        """
         for name in excluded:
             self._find_column(name)
-        others = (*self._series.time_columns, *self._series.where, *excluded)
-        return [name for name in self._header if name not in others]
+        others = (*self.series.time_columns, *self.series.where, *excluded)
+        return [name for name in self._names if name not in others]
 
     def numbers(self, wanted: Reference, kind: Kind) -> FromColumn:
         """Read a number per slot for a scenario's key of this `kind`, in its unit."""
         self._find_column(wanted.column)
-        given = find_unit(self._series.unit)
+        given = self._unit
         try:
             target = target_unit(kind, given, self._money)
         except ValueError as error:
             raise ValueError(f"{error} ({self._name}.unit)") from None
-        intervals, rows = self._read_slots(wanted, kind) if self._at_any_time else self._read_intervals(wanted, kind)
-        each = len(intervals) // self._slots
-        values = per_slot(intervals, each, given, target) * self._exchange_rate(given)
+        readings, slot = self.find_readings(wanted.column), self._horizon.slot
+        found = self._read_slots if self._at_any_time else self._read_intervals
+        intervals = found(readings, wanted, kind)
+        step = readings.clock.step
+        values = per_slot(intervals.values, given, target, step, slot, intervals.late)[: self._horizon.slots]
+        values = values * self._exchange_rate(given)
         if wanted.scale == "1/peak":
             peak = float(values.max())
             if peak <= 0:
@@ -98,13 +135,27 @@ class CsvFile:
             values = values / peak
         else:
             values = values * wanted.scale
-        last = each if self._series.counts or self._at_any_time else each - 1
-        slots = [(rows[first], rows[first + last]) for first in range(0, len(intervals), each)]
-        return FromColumn(map(float, values), self._path, wanted.column, slots)
+        more = len(intervals.rows) - len(intervals.values)
+        slots = []
+        for number in range(self._horizon.slots):
+            begin = intervals.late + number * slot
+            last = -(-(begin + slot) // step) - 1 + more
+            slots.append((intervals.rows[begin // step], intervals.rows[last]))
+        word = "hour" if slot == HOUR else "slot"
+        return FromColumn(map(float, values), self._path, wanted.column, slots, word)
+
+    @property
+    def _unit(self) -> Unit:
+        """The unit of its numbers."""
+        if self.series.unit is None:
+            raise ValueError(
+                f"{self._name}.unit: {self._path} does not say the unit of its numbers; give it, as in kWh"
+            )
+        return find_unit(self.series.unit)
 
     def _exchange_rate(self, given: Unit) -> float:
         """Give how much of the scenario's money one of the file's is worth."""
-        exchange = self._series.exchange
+        exchange = self.series.exchange
         if given.of_price and (given.money == self._money) != (exchange is None):
             mend = "leave exchange out"
             if exchange is None:
@@ -119,56 +170,56 @@ class CsvFile:
     @property
     def _at_any_time(self) -> bool:
         """True when rows come at any time, not one per interval."""
-        return self._series.reading == "sample" or (self._series.counts and self._series.interval is None)
+        return self.series.reading == "sample" or (self.series.counts and self.series.interval is None)
 
-    def _read_intervals(self, wanted: Reference, kind: Kind) -> tuple[list[float], list[int]]:
+    def _read_intervals(self, readings: Readings, wanted: Reference, kind: Kind) -> _Intervals:
         """Read a number per interval of the horizon and its row; of totals their differences, and the last one's row.
 
         An interval that is filled has the number between its neighbours, and the row of the one before.
         """
-        readings = self._readings
-        places = self._clock.find_horizon([reading.row for reading in readings], [reading.at for reading in readings])
+        places, late = readings.clock.find_horizon(
+            [reading.row for reading in readings.rows], [reading.at for reading in readings.rows]
+        )
         there = [number for number, place in enumerate(places) if place is not None]
-        found = [readings[place] for place in places if place is not None]
+        found = [readings.rows[place] for place in places if place is not None]
         numbers = self._read_numbers(found, wanted, kind)
         rows = [found[max(bisect_right(there, number) - 1, 0)].row for number in range(len(places))]
         values = numbers if len(there) == len(places) else np.interp(range(len(places)), there, numbers).tolist()
-        if self._series.counts:
-            return [after - before for before, after in itertools.pairwise(values)], rows
-        if self._series.reading is None and find_unit(self._series.unit).quantity == "energy" and _count_up(numbers):
+        if self.series.counts:
+            return _Intervals([after - before for before, after in itertools.pairwise(values)], rows, late)
+        if self.series.reading is None and self._unit.quantity == "energy" and _count_up(numbers):
             raise ValueError(
                 f"{self._path}, column {wanted.column}: it rises from {numbers[0]:g} to {numbers[-1]:g} like a meter's "
                 f"total; set {self._name}.reading: total, or reading: interval if this is the energy of each interval"
             )
-        return values, rows
+        return _Intervals(values, rows, late)
 
-    def _read_slots(self, wanted: Reference, kind: Kind) -> tuple[list[float], list[int]]:
+    def _read_slots(self, readings: Readings, wanted: Reference, kind: Kind) -> _Intervals:
         """Read a number per slot from rows at any times, and the row at each slot's beginning and the last one's end.
 
         A sample holds until the next; a slot has their mean. A total rises evenly from one reading to the next.
         """
         index = self._find_column(wanted.column)
-        all_readings = [reading for reading in self._readings if reading.cells[index].strip() not in _ABSENT]
-        times = [reading.at for reading in all_readings]
-        edges = self._clock.list_edges(times)
-        first, last = bisect_right(times, edges[0]) - 1, bisect_left(times, edges[-1]) + 1
-        readings = all_readings[first:last]
-        self._require_readings(self._readings, readings, wanted.column)
-        rows = [all_readings[bisect_right(times, edge) - 1].row for edge in edges]
-        numbers = np.array(self._read_numbers(readings, wanted, kind))
-        at = np.array([(reading.at - edges[0]).total_seconds() for reading in readings])
+        there = [reading for reading in readings.rows if reading.cells[index].strip() not in _ABSENT]
+        times = [reading.at for reading in there]
+        edges = readings.clock.list_edges(times)
+        inside = there[bisect_right(times, edges[0]) - 1 : bisect_left(times, edges[-1]) + 1]
+        self._require_readings(readings.rows, inside, wanted.column)
+        rows = [there[bisect_right(times, edge) - 1].row for edge in edges]
+        numbers = np.array(self._read_numbers(inside, wanted, kind))
+        at = np.array([(reading.at - edges[0]).total_seconds() for reading in inside])
         bounds = np.array([(edge - edges[0]).total_seconds() for edge in edges])
-        if self._series.counts:
-            return np.diff(np.interp(bounds, at, numbers)).tolist(), rows
+        if self.series.counts:
+            return _Intervals(np.diff(np.interp(bounds, at, numbers)).tolist(), rows)
         at = np.append(at, max(at[-1], bounds[-1]))
         area = np.append(0.0, np.cumsum(numbers * np.diff(at)))
-        return (np.diff(np.interp(bounds, at, area)) / np.diff(bounds)).tolist(), rows
+        return _Intervals((np.diff(np.interp(bounds, at, area)) / np.diff(bounds)).tolist(), rows)
 
-    def _require_readings(self, rows: Sequence[_Reading], there: Sequence[_Reading], column: str) -> None:
+    def _require_readings(self, rows: Sequence[Reading], there: Sequence[Reading], column: str) -> None:
         """Require that where rows say that there was no reading, the one before may hold so long."""
         numbers = {reading.row for reading in there}
         absent = [row for row in rows if row.row not in numbers and there[0].at <= row.at <= there[-1].at]
-        longest = self._series.fill.slots * timedelta(hours=1)
+        longest = self.series.fill.slots * self._horizon.slot
         for row in absent:
             place = bisect_right(there, row)
             gap = there[place].at - row.at
@@ -180,7 +231,7 @@ class CsvFile:
         if absent:
             self._findings.append(f"{len(absent)} rows without a reading, which the one before them fills")
 
-    def _read_numbers(self, readings: Sequence[_Reading], wanted: Reference, kind: Kind) -> list[float]:
+    def _read_numbers(self, readings: Sequence[Reading], wanted: Reference, kind: Kind) -> list[float]:
         """Read the numbers of a column; totals must not fall, and a load must not be below zero."""
         index = self._find_column(wanted.column)
         self._check_unit(wanted.column)
@@ -189,11 +240,11 @@ class CsvFile:
         for _, row, cells in readings:
             text = cells[index].strip()
             try:
-                values.append(_read_number(text, self._series.decimal, self._series.thousands or ""))
+                values.append(_read_number(text, self.series.decimal, self.series.thousands or ""))
                 # Each reading by itself: in the mean of an hour, one below zero would not be seen.
-                if kind.from_zero_up and sign * values[-1] < 0 and not self._series.counts:
+                if kind.from_zero_up and sign * values[-1] < 0 and not self.series.counts:
                     raise ValueError(_describe_negative(kind.key, text, sign))
-                if self._series.counts and len(values) > 1 and values[-1] < values[-2]:
+                if self.series.counts and len(values) > 1 and values[-1] < values[-2]:
                     raise ValueError(
                         f"the total falls from {values[-2]:g} to {values[-1]:g}: the meter was set back or exchanged; "
                         "choose another day, or mend the file"
@@ -206,9 +257,9 @@ class CsvFile:
     def _check_unit(self, column: str) -> None:
         """Compare the unit with the one that the file gives for a column."""
         written = self._table.units.get(column)
-        if written in UNITS and written != self._series.unit:
+        if written in UNITS and written != self.series.unit:
             raise ValueError(
-                f"{self._path} has column {column} in {written}; correct {self._name}.unit, now {self._series.unit}"
+                f"{self._path} has column {column} in {written}; correct {self._name}.unit, now {self.series.unit}"
             )
 
     def _show_findings(self, row: int, column: str, text: str, value: float) -> None:
@@ -216,16 +267,51 @@ class CsvFile:
         if self._show is not None:
             for finding in self._findings:
                 self._show(f"{self._path}: {finding}")
-            unit = self._series.unit
+            unit = self.series.unit
             self._show(f"{self._path}, row {row}, column {column}: {text!r} was read as {value:.12g} {unit}")
             self._show = None
 
     # --- from the file to rows ---
 
+    def find_readings(self, column: str) -> Readings:
+        """Find the rows of a column that are wanted, in order of time; of a wide table one for each of its cells."""
+        meter = column if self.series.meter is not None else ""
+        if meter not in self._of_meter:
+            self._of_meter[meter] = self._read_rows(self._rows[meter])
+        return self._of_meter[meter]
+
+    def _read_rows(self, rows: Sequence[Row]) -> Readings:
+        """Read the times of some rows."""
+        table, series = self._table, self.series
+        clock = Clock(self._name, self._path, series, self._horizon, self._findings)
+        places = [self._find_place(column) for column in series.time_columns]
+        stamps = [(row, " ".join(cells[place].strip() for place in places)) for row, cells in rows]
+        if series.layout == "wide":
+            readings = self._unfold(clock, rows, stamps)
+        else:
+            if has_day_per_row(table.header):
+                raise ValueError(f"{self._path} has a day per row; set {self._name}.layout: wide, and column: {VALUE}")
+            times = clock.read_times(stamps)
+            readings = [Reading(at, row, cells) for at, (row, cells) in zip(times, rows, strict=True)]
+        if all(after.at < before.at for before, after in itertools.pairwise(readings)) and len(readings) > 1:
+            self._findings.append("its newest row is the first")
+            readings.reverse()
+        return Readings(clock, readings)
+
+    def _unfold(self, clock: Clock, rows: Sequence[Row], stamps: Sequence[tuple[int, str]]) -> list[Reading]:
+        """List the cells of a table with a day per row."""
+        try:
+            columns = read_times_of_day(self._table.header, self.series.stamp == "end")
+        except ValueError as error:
+            raise ValueError(f"{self._name}.layout: {self._path}: {error}; set layout: long") from None
+        self._findings.append(f"each row is a day of {len(columns)} intervals, the column {VALUE}")
+        texts = [[cells[place] for place in columns] for _, cells in rows]
+        return [Reading(at, row, [cell]) for at, row, cell in clock.read_cells(stamps, list(columns.values()), texts)]
+
     @cached_property
-    def _readings(self) -> list[_Reading]:
-        """The rows that are wanted, in order of time; of a wide table one for each of its cells."""
-        table, series = self._table, self._series
+    def _rows(self) -> dict[str, list[Row]]:
+        """The rows that are wanted, by the text of the column `meter`, or all of them under no text."""
+        table, series = self._table, self.series
         chosen = {self._find_place(column): texts for column, texts in series.where.items()}
         rows = [row for row in table.rows if all(row[1][place].strip() in texts for place, texts in chosen.items())]
         if not rows:
@@ -237,43 +323,40 @@ class CsvFile:
                 f"{self._name}.where: {self._path} has no row with {' or '.join(map(repr, texts))} in column "
                 f"{table.header[place]}; there are {there}"
             )
-        places = [self._find_place(column) for column in series.time_columns]
-        stamps = [(row, " ".join(cells[place].strip() for place in places)) for row, cells in rows]
-        if series.layout == "wide":
-            readings = self._unfold(rows, stamps)
-        else:
-            if has_day_per_row(table.header):
-                raise ValueError(f"{self._path} has a day per row; set {self._name}.layout: wide, and column: {VALUE}")
-            times = self._clock.read_times(stamps)
-            readings = [_Reading(at, row, cells) for at, (row, cells) in zip(times, rows, strict=True)]
-        if all(after.at < before.at for before, after in itertools.pairwise(readings)) and len(readings) > 1:
-            self._findings.append("its newest row is the first")
-            readings.reverse()
-        return readings
-
-    def _unfold(self, rows: Sequence[tuple[int, list[str]]], stamps: Sequence[tuple[int, str]]) -> list[_Reading]:
-        """List the cells of a table with a day per row."""
-        try:
-            columns = read_times_of_day(self._table.header, self._series.stamp == "end")
-        except ValueError as error:
-            raise ValueError(f"{self._name}.layout: {self._path}: {error}; set layout: long") from None
-        self._findings.append(f"each row is a day of {len(columns)} intervals, the column {VALUE}")
-        days = self._clock.read_days(stamps, timedelta(days=1) / len(columns))
-        return [
-            _Reading(day + late, row, [cells[place]])
-            for day, (row, cells) in zip(days, rows, strict=True)
-            for place, late in columns.items()
-        ]
+        if series.meter is None:
+            return {"": rows}
+        place = self._find_place(series.meter)
+        by_meter: dict[str, list[Row]] = {}
+        for row in rows:
+            by_meter.setdefault(row[1][place].strip(), []).append(row)
+        return by_meter
 
     @property
-    def _header(self) -> list[str]:
-        return [VALUE] if self._series.layout == "wide" else self._table.header
+    def _names(self) -> list[str]:
+        """The names of what can be referred to as a column."""
+        if self.series.meter is not None:
+            return list(self._rows)
+        return [VALUE] if self.series.layout == "wide" else self._table.header
 
     def _find_column(self, column: str) -> int:
         """Find the place of a column with numbers."""
-        if self._series.layout == "wide" and column != VALUE:
-            raise ValueError(f"{self._path} has a day per row, whose numbers are the column {VALUE!r}, not {column!r}")
-        return 0 if self._series.layout == "wide" else self._find_place(column)
+        if self.series.meter is not None and column not in self._rows:
+            there = ", ".join(map(repr, list(self._rows)[:10]))
+            raise ValueError(f"{self._path} has no {column!r} in its column {self.series.meter}; there are {there}")
+        if self.series.layout == "wide":
+            if self.series.meter is None and column != VALUE:
+                raise ValueError(
+                    f"{self._path} has a day per row, whose numbers are the column {VALUE!r}, not {column!r}"
+                )
+            return 0
+        if self.series.meter is None:
+            return self._find_place(column)
+        if self.series.value is None:
+            raise ValueError(
+                f"{self._name}: give value, the column with the numbers of each meter; {self._path} has "
+                f"{self._table.names}"
+            )
+        return self._find_place(self.series.value)
 
     def _find_place(self, column: str) -> int:
         """Find the place of a column of the table."""
@@ -287,20 +370,30 @@ class CsvFile:
             raise ValueError(f"{self._path} has no column {column!r}; its row {table.header_row} names {table.names}")
         return table.header.index(column)
 
-    @cached_property
+    @property
+    def series(self) -> TimeSeries:
+        """The keys by which it is read: those that are given, and those that it says by itself."""
+        return self._opened[0]
+
+    @property
     def _table(self) -> Table:
+        return self._opened[1]
+
+    @cached_property
+    def _opened(self) -> tuple[TimeSeries, Table]:
+        """The keys by which the file is read, and its table."""
         try:
             text = read_text(self._path, "utf-8-sig")
         except ValueError as error:
             raise ValueError(f"{self._name}.file: {self._path}: {error}; paths are relative to the scenario") from None
         try:
-            table = find_table(text, self._series, self._name)
+            table = find_table(text, self._given, self._name)
         except csv.Error as error:
             raise ValueError(f"{self._name}.file: {self._path} is not CSV ({error}); export it again") from None
         except ValueError as error:
             raise ValueError(f"{self._path}: {error}") from None
         self._findings += table.findings
-        return table
+        return self._given, table
 
 
 def _count_up(values: Sequence[float]) -> bool:
