@@ -12,8 +12,8 @@ While no draw limit binds, the problem separates: each appliance and slot has th
 small QP with a constant matrix. Where a limit binds, its multiplier adds to the price of the slot: the appliances share
 the power that the limit leaves by the closed form at that price. With storage, Newton's method goes on from there, one
 QP per pass. Either way the answer meets the KKT conditions to 1e-9, and the active constraints give the sensitivity
-dL/dp. The hours of a slot, Δ, are a factor of the whole objective and change the levels alone. Units: kW, kWh, money as in
-the price.
+dL/dp. The hours of a slot, Δ, are a factor of the whole objective and change the levels alone. Units: kW, kWh, money as
+in the price.
 """
 
 from __future__ import annotations
