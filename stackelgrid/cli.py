@@ -460,7 +460,7 @@ def replay(
 
 @app.command()
 def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder.")]) -> None:
-    """Write report.html and the figures again."""
+    """Write report.html, the figures and the tables again."""
     from stackelgrid.report import write
 
     print(write(folder))

@@ -257,7 +257,7 @@ class Run:
         return self.result.certificate
 
     def report(self) -> Path:
-        """Write report.html and its figures into the run's folder; return the page. Raises `ConfigError`."""
+        """Write report.html, figures and tables into the run's folder; return the page. Raises `ConfigError`."""
         from stackelgrid.report import write
 
         if self.folder is None:
@@ -320,3 +320,4 @@ def _import_ahead(game: Game, certify: bool, report: bool) -> None:
             game.load("certificate")
         if report:
             import_module("stackelgrid.report.drawing")
+            import_module("pyarrow.parquet")

@@ -1,4 +1,4 @@
-"""Tables, figures and the HTML report of a run."""
+"""The HTML report of a run, its figures and its tables."""
 
 from stackelgrid.report.page import write
 from stackelgrid.report.run_folder import ReportError

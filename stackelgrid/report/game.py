@@ -37,12 +37,13 @@ game's: how the run ended, who was missing, the convergence, the verdict on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from stackelgrid.registry import find
 from stackelgrid.report import plain
+from stackelgrid.report.columns import Cell, Columns
 from stackelgrid.report.parts import GAP, REGRET, RESIDUAL, VIOLATION, Row, Rule, Section, Trace
 from stackelgrid.report.run_folder import ReportError, RunFolder
 from stackelgrid.run_result import RunResult
@@ -64,6 +65,8 @@ class GameReport:
     - `opening`: a sentence or two below the verdict;
     - `key_figures`: the rows of the summary, on the page and on the command line; `key_note` explains them;
     - `sections`: the game's own part of the page;
+    - `tables`: the game's tables of a run by name, each a function from scenario and outcome to columns with units in
+      their names; `totals`: the numbers of a session, from scenario and outcome too;
     - `residual`: what the residual in rounds.jsonl is in this game, `traces` what is drawn beside it, two at most;
       None for the first two numbers there are;
     - `rules`: what the certificate's numbers mean and how they are judged; those that no rule names are listed.
@@ -74,6 +77,8 @@ class GameReport:
     key_figures: Callable[[RunResult[Any], Any], list[Row]] = plain.key_figures
     key_note: str = ""
     sections: Callable[[RunFolder, Any], Iterable[Section]] = plain.sections
+    tables: Mapping[str, Callable[[Any, Any], Columns]] = field(default_factory=lambda: plain.TABLES)
+    totals: Callable[[Any, Any], Mapping[str, Cell]] = plain.list_numbers
     residual: Trace = RESIDUAL
     traces: Sequence[Trace] | None = None
     rules: Sequence[Rule] = (REGRET, GAP, VIOLATION)

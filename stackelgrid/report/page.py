@@ -1,4 +1,4 @@
-"""report.html: a run on one page that opens offline, and its figures as PNG beside it."""
+"""report.html: a run on one page that opens offline; beside it its figures as PNG, and its tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stackelgrid.registry import find
-from stackelgrid.report import tables, words
+from stackelgrid.report import run_tables, tables, words
 from stackelgrid.report.game import check, find_report
 from stackelgrid.report.incidents import NAMED, list_incidents
 from stackelgrid.report.parts import Plot, Section, Table, Trace
@@ -51,7 +51,7 @@ class PageSection:
 
 
 def write(folder: Path, scenario: Scenario | None = None) -> Path:
-    """Write report.html and figures/*.png into the folder of a run that has ended; return the path of the page.
+    """Write report.html, figures/ and tables/ into the folder of a run that has ended; return the path of the page.
 
     A `scenario` that is given is not read again. Raises `ReportError` when the folder cannot be read or written.
     """
@@ -62,6 +62,7 @@ def write(folder: Path, scenario: Scenario | None = None) -> Path:
         (folder / "figures").mkdir(exist_ok=True)
         with _pause_garbage_collection():
             write_text(page, _render(run))
+            run_tables.write(run)
     except OSError as error:
         file = error.filename or folder / "figures"
         raise ReportError(f"{file}: cannot be written ({error.strerror}); make {folder} writable") from None

@@ -1,4 +1,4 @@
-"""The page of a game that has no report of its own: every number of its outcome, and every array drawn.
+"""The report of a game that has none of its own: every number of its outcome, and every array, drawn and in tables.
 
 A key ending in a unit (`peak_kw`, `energy_kwh`, `sold_mw`) is shown in it.
 """
@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from stackelgrid.report.columns import Cell, Columns, stack
 from stackelgrid.report.parts import Plot, Row, Section
 from stackelgrid.report.run_folder import RunFolder
 from stackelgrid.report.words import quantity, split_key
@@ -47,6 +48,43 @@ def sections(run: RunFolder, outcome: Outcome) -> Iterator[Section]:
         plots.append(Plot(re.sub("[^A-Za-z0-9_-]", "-", key), figure, f"{name}: {key} of the outcome."))
     if plots:
         yield Section("Outcome", plots)
+
+
+# --- tables ---
+
+
+def list_numbers(scenario: Any, outcome: Outcome) -> dict[str, Cell]:
+    """List every single number of an outcome by its key."""
+    return {key: value for key, value in outcome.content().items() if _is_number(value)}
+
+
+def tabulate_slots(scenario: Any, outcome: Outcome) -> Columns:
+    """Tabulate every array with a number per slot, a row per slot."""
+    slots = range(1, scenario.slots + 1)
+    return {"slot": slots, **_list_series(outcome.content(), scenario.slots)}
+
+
+def tabulate_homes(scenario: Any, outcome: Outcome) -> Columns:
+    """Tabulate every array of each home, a row per home and slot."""
+    homes = outcome.content().get("homes", {})
+    slots = range(1, scenario.slots + 1)
+    return stack({"home": name, "slot": slots, **_list_series(home, scenario.slots)} for name, home in homes.items())
+
+
+def tabulate_bills(scenario: Any, outcome: Outcome) -> Columns:
+    """Tabulate every number of each home, a row per home."""
+    homes = outcome.content().get("homes", {})
+    return stack({"home": name, **{k: v for k, v in home.items() if _is_number(v)}} for name, home in homes.items())
+
+
+def _list_series(content: Mapping[str, Any], slots: int) -> dict[str, list[float]]:
+    return {key: value for key, value in content.items() if _is_series(value, slots)}
+
+
+TABLES = {"slots": tabulate_slots, "homes": tabulate_homes, "bills": tabulate_bills}
+
+
+# --- what an outcome holds ---
 
 
 def _by_name(outcome: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

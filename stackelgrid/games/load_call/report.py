@@ -8,6 +8,7 @@ from statistics import median
 from stackelgrid.games.load_call.leader import UtilitySettings
 from stackelgrid.games.load_call.outcome import LoadCallOutcome
 from stackelgrid.games.load_call.scenario import LoadCallScenario
+from stackelgrid.report.columns import Cell, Columns, spell_unit, stack
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     BOOKS_WITHIN,
@@ -153,6 +154,55 @@ def _tabulate_consumers(leader: UtilitySettings, outcome: LoadCallOutcome, money
     )
 
 
+# --- tables ---
+
+
+def tabulate_bills(scenario: LoadCallScenario, outcome: LoadCallOutcome) -> Columns:
+    """Tabulate call, shift, reward and bill, before without a call and after, a row per consumer."""
+    money, names = spell_unit(scenario.money), list(outcome.calls_kwh)
+    columns = {
+        "called_kwh": outcome.calls_kwh,
+        "shifted_kwh": outcome.shifted_kwh,
+        f"reward_{money}": outcome.rewards,
+        f"baseline_bill_{money}": outcome.baseline_bills,
+        f"bill_{money}": outcome.bills,
+    }
+    return {"home": names, **{column: [by_name[name] for name in names] for column, by_name in columns.items()}}
+
+
+def tabulate_calls(scenario: LoadCallScenario, outcome: LoadCallOutcome) -> Columns:
+    """Tabulate the rounds of calls, a row each."""
+    money = spell_unit(scenario.money)
+    return stack(
+        {
+            "call_round": number,
+            "called_kwh": each.called_kwh,
+            "shifted_kwh": each.shifted_kwh,
+            "shown": each.shown,
+            f"gap_{money}": each.gap,
+        }
+        for number, each in enumerate(outcome.call_journal, start=1)
+    )
+
+
+def compute_totals(scenario: LoadCallScenario, outcome: LoadCallOutcome) -> dict[str, Cell]:
+    """Give the energies and sums of money of a session."""
+    money = spell_unit(scenario.money)
+    return {
+        "target_kwh": outcome.target_kwh,
+        "shifted_kwh": outcome.achieved_kwh,
+        "success_rate": outcome.success_rate,
+        f"commission_{money}": outcome.commission,
+        f"aggregator_utility_{money}": outcome.aggregator_utility,
+        f"rewards_{money}": sum(outcome.rewards.values()),
+        f"baseline_bills_{money}": sum(outcome.baseline_bills.values()),
+        f"bills_{money}": sum(outcome.bills.values()),
+    }
+
+
+# --- the certificate ---
+
+
 def _scale_by_target(outcome: LoadCallOutcome, certificate: Certificate) -> float:
     return max(1.0, outcome.target_kwh)
 
@@ -223,6 +273,8 @@ REPORT = GameReport(
     key_figures=key_figures,
     key_note="Bills before → after: without a call, and with what was shifted; rewards are paid besides.",
     sections=sections,
+    tables={"bills": tabulate_bills, "calls": tabulate_calls},
+    totals=compute_totals,
     residual=Trace("residual", "Relative shortfall", "what the calls may fall short of the best ones, relative"),
     rules=_RULES,
 )

@@ -8,6 +8,7 @@ from math import nan
 
 from stackelgrid.games.prosumer.outcome import ProsumerOutcome
 from stackelgrid.games.prosumer.scenario import ProsumerScenario
+from stackelgrid.report.columns import Cell, Columns, spell_unit, stack
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     EQUILIBRIUM_WITHIN,
@@ -240,17 +241,13 @@ def _plot_feeder(scenario: ProsumerScenario, outcome: ProsumerOutcome, event: li
 
 def _tabulate_prosumers(outcome: ProsumerOutcome, money: str) -> Table:
     energy = {name: sum(provided) for name, provided in outcome.dr_kw.items()}
-    paid = {
-        name: sum(price * provided for price, provided in zip(outcome.pv_price[name], dr_kw, strict=True))
-        for name, dr_kw in outcome.dr_kw.items()
-    }
     few = spread(energy)
     which = "Each prosumer" if len(few) == len(energy) else f"{FEW} prosumers of {len(energy):,}"
     columns: dict[str, Mapping[str, float]] = {
         "DR (kWh)": energy,
         "Most (kW)": {name: max(provided) for name, provided in outcome.dr_kw.items()},
         "Highest PV price": {name: max(prices) for name, prices in outcome.pv_price.items()},
-        f"Paid for DR ({money})": paid,
+        f"Paid for DR ({money})": {name: _sum_paid(outcome, name) for name in outcome.dr_kw},
         f"Net cost ({money})": {name: sum(hourly) for name, hourly in outcome.cost.items()},
     }
     return Table(
@@ -259,6 +256,80 @@ def _tabulate_prosumers(outcome: ProsumerOutcome, money: str) -> Table:
         list(columns),
         [[[name, *(number(column[name]) for column in columns.values())] for name in few]],
     )
+
+
+# --- tables ---
+
+
+def tabulate_slots(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> Columns:
+    """Tabulate load, demand response and money of the system, a row per slot."""
+    slots, money = len(outcome.system_load_kw), spell_unit(scenario.money)
+    return {
+        "slot": range(1, slots + 1),
+        "event": scenario.leader.event.mark(slots).tolist(),
+        "baseline_load_kw": outcome.system_load_kw,
+        "load_kw": outcome.net_load_kw,
+        "dr_kw": outcome.sum_dr_kw() or [0.0] * slots,
+        f"provider_profit_{money}": outcome.provider_profit,
+        f"utility_saving_{money}": outcome.utility_saving,
+        f"utility_saving_dr_only_{money}": outcome.utility_saving_dr_only,
+    }
+
+
+def tabulate_homes(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> Columns:
+    """Tabulate load, PV output, demand response, prices and net cost, a row per prosumer and slot."""
+    slots, money = range(1, len(outcome.system_load_kw) + 1), spell_unit(scenario.money)
+    return stack(
+        {
+            "home": home.id,
+            "slot": slots,
+            "load_kw": home.load_kw,
+            "pv_kw": home.pv_kw,
+            "dr_kw": outcome.dr_kw[home.id],
+            f"pv_price_{money}_per_kwh": outcome.pv_price[home.id],
+            f"dr_price_{money}_per_kwh": outcome.dr_price.get(home.id),
+            f"net_cost_{money}": outcome.cost[home.id],
+        }
+        for home in scenario.everyone
+        if home.id in outcome.dr_kw
+    )
+
+
+def tabulate_bills(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> Columns:
+    """Tabulate demand response and net cost [PR-5] less [PR-6], a row per prosumer."""
+    money = spell_unit(scenario.money)
+    return stack(
+        {
+            "home": home.id,
+            "tariff": home.tariff,
+            "dr_kwh": sum(outcome.dr_kw[home.id]),
+            f"paid_for_dr_{money}": _sum_paid(outcome, home.id),
+            f"net_cost_{money}": sum(outcome.cost[home.id]),
+        }
+        for home in scenario.everyone
+        if home.id in outcome.dr_kw
+    )
+
+
+def _sum_paid(outcome: ProsumerOutcome, name: str) -> float:
+    """Give what a prosumer is paid for its demand response, money."""
+    return sum(price * dr for price, dr in zip(outcome.pv_price[name], outcome.dr_kw[name], strict=True))
+
+
+def compute_totals(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> dict[str, Cell]:
+    """Give the sums and peaks of a session."""
+    money = spell_unit(scenario.money)
+    return {
+        "dr_kwh": sum(outcome.sum_dr_kw()),
+        "baseline_peak_kw": max(outcome.system_load_kw),
+        "peak_kw": max(outcome.net_load_kw),
+        f"provider_profit_{money}": sum(outcome.provider_profit),
+        f"utility_saving_{money}": sum(outcome.utility_saving),
+        f"utility_saving_dr_only_{money}": sum(outcome.utility_saving_dr_only),
+    }
+
+
+# --- the certificate ---
 
 
 def _largest_quantity(outcome: ProsumerOutcome, certificate: Certificate) -> float:
@@ -319,6 +390,8 @@ REPORT = GameReport(
     key_figures=key_figures,
     key_note="Peak before → after: without the event, and with it.",
     sections=sections,
+    tables={"slots": tabulate_slots, "homes": tabulate_homes, "bills": tabulate_bills},
+    totals=compute_totals,
     residual=Trace("residual", "Relative disagreement", "the relative disagreement of prices and quantities"),
     traces=(
         Trace("dr_kw_change", "Change of DR", "the largest change of a prosumer's DR quantity", "kW"),

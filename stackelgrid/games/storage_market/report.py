@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
-from stackelgrid.games.storage_market.outcome import ByPeriod, StorageMarketOutcome
+from stackelgrid.games.storage_market.outcome import ByPeriod, HomeOutcome, StorageMarketOutcome
+from stackelgrid.games.storage_market.scenario import StorageMarketScenario
+from stackelgrid.report.columns import Cell, Columns, name_apart, spell_unit, stack
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     BOOKS_WITHIN,
@@ -263,6 +266,126 @@ def _label(sums: ByPeriod) -> dict[str, float]:
     return {"Valley": sums.valley, "Off-peak": sums.off_peak, "Peak": sums.peak}
 
 
+# --- tables ---
+
+
+def tabulate_slots(scenario: StorageMarketScenario, outcome: StorageMarketOutcome) -> Columns:
+    """Tabulate prices and loads of the system, a row per slot."""
+    rate = f"{spell_unit(scenario.money)}_per_mwh"
+    return {
+        "slot": range(1, len(outcome.price) + 1),
+        f"price_{rate}": outcome.price,
+        f"price_without_{rate}": outcome.price_without,
+        f"price_cap_{rate}": outcome.price_cap,
+        f"clearing_price_{rate}": outcome.clearing_price,
+        "baseline_load_mw": outcome.baseline_load_mw,
+        "load_without_mw": outcome.load_without_mw,
+        "load_mw": outcome.load_mw,
+        "demand_mw": outcome.demand_mw,
+        "net_demand_mw": outcome.net_demand_mw,
+        "short_mw": outcome.short_mw,
+        "spilt_mw": outcome.spilt_mw,
+    }
+
+
+def tabulate_generators(scenario: StorageMarketScenario, outcome: StorageMarketOutcome) -> Columns:
+    """Tabulate the output of the generators, a row per generator and slot."""
+    slots = range(1, len(outcome.price) + 1)
+    return stack(
+        {"generator": name, "slot": slots, "dispatch_mw": output} for name, output in outcome.dispatch_mw.items()
+    )
+
+
+def tabulate_dras(scenario: StorageMarketScenario, outcome: StorageMarketOutcome) -> Columns:
+    """Tabulate what the DRAs sell, charge and store, a row per DRA and slot."""
+    slots = range(1, len(outcome.price) + 1)
+    return stack(
+        {
+            "dra": name,
+            "slot": slots,
+            "sold_mw": sold,
+            "charge_mw": outcome.charge_mw[name],
+            "stored_mwh": outcome.level_mwh.get(name),
+            "sales_cap_mw": outcome.sales_cap_mw[name],
+            "supply_slope": outcome.supply_slope[name],
+        }
+        for name, sold in outcome.sold_mw.items()
+    )
+
+
+def tabulate_homes(scenario: StorageMarketScenario, outcome: StorageMarketOutcome) -> Columns:
+    """Tabulate what each home's appliances draw, and its battery charges, sells and stores, a row per home and slot."""
+    slots = range(1, len(outcome.price) + 1)
+    return stack(
+        {
+            "home": name,
+            "slot": slots,
+            "load_kw": home.load_kw,
+            "charge_kw": home.charge_kw,
+            "sold_kw": home.sold_kw,
+            "stored_kwh": home.battery_kwh,
+            "spilt_kwh": home.spilt_kwh,
+        }
+        for name, home in outcome.homes.items()
+    )
+
+
+def tabulate_appliances(scenario: StorageMarketScenario, outcome: StorageMarketOutcome) -> Columns:
+    """Tabulate what each appliance draws, a row per home, appliance and slot; a battery, of what it charges less sells.
+
+    What a home's meter draws is the sum over its appliances.
+    """
+    slots = range(1, len(outcome.price) + 1)
+    return stack(
+        {"home": home.id, "appliance": name, "kind": kind, "slot": slots, "load_kw": load, "stored_kwh": stored}
+        for home in scenario.everyone
+        if home.id in outcome.homes
+        for name, kind, load, stored in _list_appliances(home, outcome.homes[home.id])
+    )
+
+
+def _list_appliances(home: Any, day: HomeOutcome) -> Iterator[tuple[str, str, list[float], list[float] | None]]:
+    """List name, kind, load and stored energy of a home's appliances and of its battery."""
+    for (name, appliance), load in zip(name_apart(home.appliances), day.appliances_kwh, strict=True):
+        yield name, appliance.kind, load, None
+    if day.charge_kw is not None and day.sold_kw is not None:
+        net = [charge - sold for charge, sold in zip(day.charge_kw, day.sold_kw, strict=True)]
+        yield "battery", "battery", net, day.battery_kwh
+
+
+def tabulate_bills(scenario: StorageMarketScenario, outcome: StorageMarketOutcome) -> Columns:
+    """Tabulate energy and bill of each home's appliances, a row per home."""
+    money = spell_unit(scenario.money)
+    return stack(
+        {"home": name, "energy_kwh": sum(home.load_kw), f"bill_{money}": home.bill}
+        for name, home in outcome.homes.items()
+    )
+
+
+def compute_totals(scenario: StorageMarketScenario, outcome: StorageMarketOutcome) -> dict[str, Cell]:
+    """Give energy, peak, mean price, costs and trade of a session, before, without the market and with it."""
+    money = spell_unit(scenario.money)
+    return {
+        "baseline_energy_mwh": sum(outcome.baseline_load_mw),
+        "energy_mwh": sum(outcome.net_demand_mw),
+        "baseline_peak_mw": outcome.baseline_peak_mw,
+        "peak_without_mw": outcome.peak_without_mw,
+        "peak_mw": outcome.peak_mw,
+        "baseline_par": outcome.baseline_par,
+        "par_without": outcome.par_without,
+        "par": outcome.par,
+        f"mean_price_{money}_per_mwh": sum(outcome.price) / len(outcome.price),
+        f"baseline_supply_cost_{money}": outcome.baseline_supply_cost,
+        f"supply_cost_without_{money}": outcome.supply_cost_without,
+        f"supply_cost_{money}": outcome.supply_cost,
+        f"total_cost_{money}": outcome.total_cost,
+        "sold_mwh": sum(map(sum, outcome.sold_mw.values())),
+        "charged_mwh": sum(map(sum, outcome.charge_mw.values())),
+        f"payoff_{money}": sum(outcome.payoff.values()),
+        f"bills_{money}": sum(home.bill for home in outcome.homes.values()),
+    }
+
+
 # --- the certificate ---
 
 
@@ -383,6 +506,15 @@ REPORT = GameReport(
     key_figures=key_figures,
     key_note="Before anybody moved anything → without the market → with it; in brackets what the market alone changes.",
     sections=sections,
+    tables={
+        "slots": tabulate_slots,
+        "generators": tabulate_generators,
+        "dras": tabulate_dras,
+        "homes": tabulate_homes,
+        "appliances": tabulate_appliances,
+        "bills": tabulate_bills,
+    },
+    totals=compute_totals,
     residual=Trace(
         "residual",
         "Residual",

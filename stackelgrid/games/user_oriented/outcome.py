@@ -5,12 +5,13 @@ Money is in the unit that the scenario names; a slot is one hour, so kW and kWh 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from pydantic import model_validator
 
-from stackelgrid.games.user_oriented.home import HomeProblem
+from stackelgrid.games.user_oriented.home import Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import compute_par
 from stackelgrid.model import Finite, StrictModel
 from stackelgrid.run_record import Outcome, RunRecord
@@ -18,6 +19,43 @@ from stackelgrid.wire.arrays import Vector
 
 if TYPE_CHECKING:
     from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
+
+
+@dataclass(frozen=True)
+class ApplianceSchedule:
+    """What one of a home's appliances draws: `load_kw` (T,); `stored_kwh` (T,) at the end of each slot, of a storage.
+
+    `kind` is the key under which the home has it. Over a home's appliances `load_kw` adds up to what its meter draws.
+    """
+
+    name: str
+    kind: str
+    load_kw: list[float]
+    stored_kwh: list[float] | None = None
+
+
+def schedule_appliances(home: Home, price: list[float]) -> list[ApplianceSchedule]:
+    """Give what each appliance of a home does at a price, (T,), computed on the desk."""
+    problem = HomeProblem(home)
+    schedule = problem.answer(np.array(price))
+    return [
+        *(ApplianceSchedule(each.name, "inelastic", each.draw(len(price)).tolist()) for each in home.inelastic),
+        *(
+            ApplianceSchedule(each.name, "elastic", rate.tolist())
+            for each, rate in zip(home.elastic, schedule.x, strict=True)
+        ),
+        *(
+            ApplianceSchedule(each.name, "storage", charging.tolist(), level.tolist())
+            for each, charging, level in zip(home.storage, schedule.r, schedule.level, strict=True)
+        ),
+    ]
+
+
+def compute_utility(home: Home, price: float, slots: int) -> float:
+    """Give the utility of a home at a flat price, money [UO-5]: satisfaction less wear less bill."""
+    problem = HomeProblem(home)
+    return float(problem.summarize(problem.answer(np.full(slots, price)))["utility"])
+
 
 _FINDINGS = ("unkept_capacity_kw", "least_violation_kw", "noise_kw", "noise_price", "balance_load_kw")
 """What the account of the last round may have besides."""

@@ -6,8 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from statistics import median
 
 from stackelgrid.games.user_oriented.leader import UtilitySettings
-from stackelgrid.games.user_oriented.outcome import HomeOutcome, UserOrientedOutcome
+from stackelgrid.games.user_oriented.outcome import (
+    HomeOutcome,
+    UserOrientedOutcome,
+    compute_utility,
+    schedule_appliances,
+)
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
+from stackelgrid.report.columns import Cell, Columns, name_apart, spell_unit, stack
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     BOOKS_WITHIN,
@@ -251,6 +257,86 @@ def _medians(homes: list[HomeOutcome], measures: Iterable[Measure]) -> list[str]
     return [number(median(values)) if values else "–" for values in found]
 
 
+# --- tables ---
+
+
+def tabulate_slots(scenario: UserOrientedScenario, outcome: UserOrientedOutcome) -> Columns:
+    """Tabulate prices and total loads, a row per slot."""
+    slots, rate = len(outcome.price), f"{spell_unit(scenario.money)}_per_kwh"
+    return {
+        "slot": range(1, slots + 1),
+        f"price_{rate}": outcome.price,
+        f"baseline_price_{rate}": [scenario.leader.baseline_price] * slots,
+        f"wholesale_price_{rate}": scenario.leader.company(slots).wholesale_price.tolist(),
+        "load_kw": outcome.load_kw,
+        "baseline_load_kw": outcome.baseline_load_kw,
+    }
+
+
+def tabulate_homes(scenario: UserOrientedScenario, outcome: UserOrientedOutcome) -> Columns:
+    """Tabulate what each home draws and stores, a row per home and slot."""
+    slots = range(1, len(outcome.price) + 1)
+    return stack(
+        {"home": name, "slot": slots, "load_kw": home.load_kw, "stored_kwh": home.storage_kwh}
+        for name, home in outcome.homes.items()
+    )
+
+
+def tabulate_appliances(scenario: UserOrientedScenario, outcome: UserOrientedOutcome) -> Columns:
+    """Tabulate what each appliance draws and stores, a row per home, appliance and slot."""
+    slots = range(1, len(outcome.price) + 1)
+    return stack(
+        {
+            "home": home.id,
+            "appliance": name,
+            "kind": each.kind,
+            "slot": slots,
+            "load_kw": each.load_kw,
+            "stored_kwh": each.stored_kwh,
+        }
+        for home in scenario.everyone
+        if home.id in outcome.homes
+        for name, each in name_apart(schedule_appliances(home, outcome.price))
+    )
+
+
+def tabulate_bills(scenario: UserOrientedScenario, outcome: UserOrientedOutcome) -> Columns:
+    """Tabulate bill and utility of each home, before at the flat price and after, a row per home."""
+    money, slots, flat = spell_unit(scenario.money), len(outcome.price), scenario.leader.baseline_price
+    settled = [(home, outcome.homes[home.id]) for home in scenario.everyone if home.id in outcome.homes]
+    return stack(
+        {
+            "home": home.id,
+            "segment": home.segment,
+            "energy_kwh": sum(after.load_kw),
+            f"baseline_bill_{money}": after.baseline_bill,
+            f"bill_{money}": after.bill,
+            f"baseline_utility_{money}": compute_utility(home, flat, slots),
+            f"utility_{money}": after.utility,
+        }
+        for home, after in settled
+    )
+
+
+def compute_totals(scenario: UserOrientedScenario, outcome: UserOrientedOutcome) -> dict[str, Cell]:
+    """Give energy, peak, mean price, revenue, bills and utilities of a session, before at the flat price and after."""
+    money, homes = spell_unit(scenario.money), outcome.homes.values()
+    return {
+        "baseline_energy_kwh": sum(outcome.baseline_load_kw),
+        "energy_kwh": sum(outcome.load_kw),
+        "baseline_peak_kw": outcome.baseline_peak_kw,
+        "peak_kw": outcome.peak_kw,
+        "baseline_par": outcome.baseline_par,
+        "par": outcome.par,
+        f"mean_price_{money}_per_kwh": sum(outcome.price) / len(outcome.price),
+        f"revenue_{money}": outcome.revenue,
+        f"baseline_bills_{money}": sum(home.baseline_bill or 0.0 for home in homes),
+        f"bills_{money}": sum(home.bill for home in homes),
+        f"leader_utility_{money}": outcome.leader_utility,
+        f"system_utility_{money}": outcome.system_utility,
+    }
+
+
 # --- the certificate ---
 
 
@@ -360,6 +446,13 @@ REPORT = GameReport(
     key_figures=key_figures,
     key_note="Before → after: the first round, at the flat baseline price, and the last.",
     sections=sections,
+    tables={
+        "slots": tabulate_slots,
+        "homes": tabulate_homes,
+        "appliances": tabulate_appliances,
+        "bills": tabulate_bills,
+    },
+    totals=compute_totals,
     residual=Trace("residual", "Relative price change", "the relative price change the leader still wanted"),
     traces=(
         Trace("leader_utility", "Leader utility", "its utility", "{money}"),

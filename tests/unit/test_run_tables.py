@@ -1,0 +1,179 @@
+"""The tables of a run: they add up to its outcome, and CSV and Parquet hold the same."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import stackelgrid
+from stackelgrid.report import run_tables
+from stackelgrid.report.columns import encode_csv, name_apart, stack
+from stackelgrid.report.run_folder import read
+
+CASES: dict[str, dict[str, Any]] = {
+    "user_oriented": {"population.homes": 8},
+    "prosumer": {},
+    "load_call": {},
+    "storage_market": {},
+}
+TABLES = {
+    "user_oriented": {"slots", "homes", "appliances", "bills", "rounds", "sessions"},
+    "prosumer": {"slots", "homes", "bills", "rounds", "sessions"},
+    "load_call": {"bills", "calls", "rounds", "sessions"},
+    "storage_market": {"slots", "generators", "dras", "homes", "appliances", "bills", "rounds", "sessions"},
+}
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, stackelgrid.Run]:
+    """A run of each game, with its tables in its folder."""
+    runs = {}
+    for game, overrides in CASES.items():
+        out = tmp_path_factory.mktemp("runs") / game
+        runs[game] = stackelgrid.run(game, overrides, out=out)
+        run_tables.write(read(out, runs[game].scenario))
+    return runs
+
+
+def table(run: stackelgrid.Run, name: str) -> dict[str, Any]:
+    """The columns of a table: arrays of numbers, NaN where a cell is empty, else lists."""
+    assert run.folder is not None
+    content: dict[str, list[Any]] = pq.read_table(run.folder / "tables" / f"{name}.parquet").to_pydict()
+    return {
+        key: cells if any(isinstance(cell, str) for cell in cells) else np.array(cells, float)
+        for key, cells in content.items()
+    }
+
+
+def sum_by(keys: Any, values: Any) -> dict[Any, float]:
+    """Sum values by the key of their row."""
+    totals: dict[Any, float] = {}
+    for key, value in zip(keys, values, strict=True):
+        totals[key] = totals.get(key, 0.0) + value
+    return totals
+
+
+@pytest.mark.parametrize("game", CASES)
+def test_tables_are_those_of_the_game(played: dict[str, stackelgrid.Run], game: str) -> None:
+    folder = played[game].folder
+    assert folder is not None
+    assert {path.stem for path in (folder / "tables").glob("*.csv")} == TABLES[game]
+
+
+@pytest.mark.parametrize("game", CASES)
+def test_csv_and_parquet_of_a_table_are_equal(played: dict[str, stackelgrid.Run], game: str) -> None:
+    folder = played[game].folder
+    assert folder is not None
+    for path in (folder / "tables").glob("*.csv"):
+        header, *rows = csv.reader(path.read_text().splitlines())
+        stored = pq.read_table(path.with_suffix(".parquet"))
+        assert stored.column_names == header
+        assert len(rows) == stored.num_rows > 0
+        for name, cells in zip(header, zip(*rows, strict=True), strict=True):
+            for cell, value in zip(cells, stored[name].to_pylist(), strict=True):
+                match value:
+                    case None:
+                        assert cell == "", name
+                    case bool():
+                        assert cell == str(value).lower(), name
+                    case float():
+                        assert float(cell) == value, name
+                    case _:
+                        assert cell == str(value), name
+
+
+def test_loads_of_user_oriented_tables_add_up(played: dict[str, stackelgrid.Run]) -> None:
+    run = played["user_oriented"]
+    slots, homes, appliances = (table(run, name) for name in ("slots", "homes", "appliances"))
+    by_slot = sum_by(homes["slot"], homes["load_kw"])
+    np.testing.assert_allclose([by_slot[slot] for slot in slots["slot"]], slots["load_kw"], rtol=1e-9)
+    parts = sum_by(zip(appliances["home"], appliances["slot"], strict=True), appliances["load_kw"])
+    whole = sum_by(zip(homes["home"], homes["slot"], strict=True), homes["load_kw"])
+    assert parts.keys() == whole.keys()
+    np.testing.assert_allclose([parts[key] for key in whole], list(whole.values()), atol=1e-9)
+    assert {"battery", "ev"} <= set(appliances["appliance"])
+
+
+def test_money_of_user_oriented_tables_adds_up(played: dict[str, stackelgrid.Run]) -> None:
+    run = played["user_oriented"]
+    slots, homes, bills = (table(run, name) for name in ("slots", "homes", "bills"))
+    (totals,) = zip(*table(run, "sessions").values(), strict=True)
+    total = dict(zip(table(run, "sessions"), totals, strict=True))
+    price, load = slots["price_cents_per_kwh"], slots["load_kw"]
+    assert bills["bill_cents"].sum() == pytest.approx(price @ load, rel=1e-9)
+    assert total["bills_cents"] == pytest.approx(run.outcome.revenue, rel=1e-9)
+    assert total["energy_kwh"] == pytest.approx(bills["energy_kwh"].sum(), rel=1e-9)
+    paid = sum_by(homes["home"], np.tile(price, len(bills["home"])) * homes["load_kw"])
+    np.testing.assert_allclose(bills["bill_cents"], [paid[home] for home in bills["home"]], rtol=1e-9)
+    before = slots["baseline_price_cents_per_kwh"] @ slots["baseline_load_kw"]
+    assert bills["baseline_bill_cents"].sum() == pytest.approx(before, rel=1e-9)
+
+
+def test_baseline_utility_is_the_best_at_the_flat_price(played: dict[str, stackelgrid.Run]) -> None:
+    run = played["user_oriented"]
+    bills = table(run, "bills")
+    flat = run.scenario.leader.baseline_price
+    # What the settled schedule would be worth at the flat price: no schedule is worth more there than the baseline.
+    settled = bills["utility_cents"] + bills["bill_cents"] - flat * bills["energy_kwh"]
+    assert np.all(bills["baseline_utility_cents"] > settled)
+    worth = bills["baseline_utility_cents"] + bills["baseline_bill_cents"]
+    assert np.all(worth >= 0)
+
+
+def test_prosumer_tables_add_up(played: dict[str, stackelgrid.Run]) -> None:
+    run = played["prosumer"]
+    slots, homes, bills = (table(run, name) for name in ("slots", "homes", "bills"))
+    by_slot = sum_by(homes["slot"], homes["dr_kw"])
+    np.testing.assert_allclose([by_slot[slot] for slot in slots["slot"]], slots["dr_kw"], rtol=1e-12)
+    assert bills["dr_kwh"].sum() == pytest.approx(slots["dr_kw"].sum())
+    assert bills["paid_for_dr_cents"].sum() == pytest.approx(homes["pv_price_cents_per_kwh"] @ homes["dr_kw"])
+    assert bills["net_cost_cents"].sum() == pytest.approx(homes["net_cost_cents"].sum())
+    assert set(homes["dr_kw"][homes["slot"] < run.scenario.leader.event.first]) == {0.0}
+
+
+def test_load_call_tables_add_up(played: dict[str, stackelgrid.Run]) -> None:
+    outcome, bills = played["load_call"].outcome, table(played["load_call"], "bills")
+    assert bills["shifted_kwh"].sum() == pytest.approx(outcome.achieved_kwh)
+    assert bills["called_kwh"].sum() == pytest.approx(outcome.target_kwh)
+    assert table(played["load_call"], "sessions")["bills_THB"][0] == pytest.approx(bills["bill_THB"].sum())
+
+
+def test_storage_market_tables_add_up(played: dict[str, stackelgrid.Run]) -> None:
+    run = played["storage_market"]
+    slots, generators, dras = (table(run, name) for name in ("slots", "generators", "dras"))
+    homes, appliances = table(run, "homes"), table(run, "appliances")
+    dispatched = sum_by(generators["slot"], generators["dispatch_mw"])
+    sold, charged = (sum_by(dras["slot"], dras[key]) for key in ("sold_mw", "charge_mw"))
+    supplied = np.array([dispatched[slot] + sold[slot] for slot in slots["slot"]])
+    np.testing.assert_allclose(supplied - slots["spilt_mw"] + slots["short_mw"], slots["demand_mw"], rtol=1e-9)
+    np.testing.assert_allclose(slots["load_mw"] + [charged[s] for s in slots["slot"]], slots["demand_mw"], rtol=1e-9)
+    drawn = homes["load_kw"] + np.nan_to_num(homes["charge_kw"]) - np.nan_to_num(homes["sold_kw"])
+    whole = sum_by(zip(homes["home"], homes["slot"], strict=True), drawn)
+    parts = sum_by(zip(appliances["home"], appliances["slot"], strict=True), appliances["load_kw"])
+    np.testing.assert_allclose([parts[key] for key in whole], list(whole.values()), atol=1e-9)
+
+
+@pytest.mark.parametrize("game", CASES)
+def test_rounds_table_has_a_row_per_round(played: dict[str, stackelgrid.Run], game: str) -> None:
+    rounds = table(played[game], "rounds")
+    assert list(rounds["round"]) == [record["round"] for record in played[game].rounds]
+    assert rounds["bytes"].sum() == sum(record["bytes"] for record in played[game].rounds)
+
+
+def test_stack_leaves_cells_empty_that_a_part_lacks() -> None:
+    stacked = stack([{"home": "a", "slot": range(1, 3), "load_kw": [1.0, 2.0]}, {"home": "b", "slot": [1], "ev": True}])
+    assert stacked == {
+        "home": ["a", "a", "b"],
+        "slot": [1, 2, 1],
+        "load_kw": [1.0, 2.0, None],
+        "ev": [None, None, True],
+    }
+    assert encode_csv(stacked) == b"home,slot,load_kw,ev\na,1,1.0,\na,2,2.0,\nb,1,,true\n"
+
+
+def test_appliances_of_one_name_are_told_apart() -> None:
+    things = [Path("a/x"), Path("y"), Path("b/x")]
+    assert [name for name, _ in name_apart(things)] == ["x", "y", "x 2"]
