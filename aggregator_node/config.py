@@ -12,6 +12,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import Field
 
 from aggregator_node.node import AggregatorNode
+from stackelgrid.calendar import Session
 from stackelgrid.node.config import MemberConfig, NodeConfig, Rounds, most_homes
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines, Recorder, WholeFile, discard
@@ -62,7 +63,7 @@ def assemble(config: AggregatorConfig[Any], journal: Recorder, conclude: Recorde
         ),
         config.members,
         config.rounds.policy(),
-        config.settings.strategy(config.slots, homes),
+        config.settings.strategy(Session(config.slots), homes),
         journal=journal,
         conclude=conclude,
         ledger=ledger,

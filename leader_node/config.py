@@ -9,6 +9,7 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 from pydantic import Field, model_validator
 
 from leader_node.node import LeaderNode
+from stackelgrid.calendar import Session
 from stackelgrid.node.config import MemberConfig, NodeConfig, Rounds, most_homes
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines, Recorder, WholeFile, discard
@@ -59,7 +60,7 @@ def assemble(config: LeaderConfig[Any], journal: Recorder, conclude: Recorder, l
         Link(config.run, config.name, bodies, config.slots, most_homes(config.members), config.fingerprint),
         config.members,
         config.rounds.policy(),
-        config.utility.strategy(config.slots),
+        config.utility.strategy(Session(config.slots)),
         max_rounds=config.utility.max_rounds,
         journal=journal,
         conclude=conclude,

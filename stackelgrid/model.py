@@ -19,9 +19,13 @@ SMALLEST = 1e-9
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Positive = Annotated[float, Field(ge=SMALLEST, le=LARGEST, allow_inf_nan=False)]
-PerSlot = NonNegative | list[NonNegative]
+PER_SLOT = "per slot"
+"""The mark of a field whose list, where it has one, holds a number per slot."""
+PerSlot = Annotated[NonNegative | list[NonNegative], PER_SLOT]
 """A number for all slots, or one per slot."""
-PositivePerSlot = Positive | list[Positive]
+PositivePerSlot = Annotated[Positive | list[Positive], PER_SLOT]
+NumberPerSlot = Annotated[list[NonNegative], PER_SLOT]
+"""One number per slot."""
 
 
 class StrictModel(BaseModel):

@@ -133,7 +133,14 @@ class RunRecord:
 
 
 class Outcome(StrictModel):
-    """Base of a game's outcome, `outcome` in result.json. It is built once, by `of`."""
+    """Base of a game's outcome, `outcome` in result.json. It is built once, by `of`.
+
+    That of a dated run has besides the `times` at which its slots begin, ISO 8601 with offset, and their length
+    `slot_hours`, Δ.
+    """
+
+    times: list[str] | None = None
+    slot_hours: float = 1.0
 
     @classmethod
     def of(cls, scenario: Any, run_record: RunRecord) -> Self:

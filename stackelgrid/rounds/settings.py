@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field
 
+from stackelgrid.calendar import Session, cut
 from stackelgrid.model import StrictModel
 from stackelgrid.rounds.strategy import AggregatorStrategy, LeaderStrategy
 from stackelgrid.wire.names import Name
@@ -25,16 +26,24 @@ class LeaderSettings(StrictModel):
     def check_slots(self, slots: int) -> None:
         """Raise `ValueError` when something in the settings has another length than the horizon."""
 
-    def strategy(self, slots: int) -> LeaderStrategy[Any, Any, Any]:
-        """Create the leader's part of the game over `slots`."""
+    def in_session(self, session: Session) -> Self:
+        """Give the settings of one session of a run, with the slots of its window alone."""
+        return cut(self, session)
+
+    def strategy(self, session: Session) -> LeaderStrategy[Any, Any, Any]:
+        """Create the leader's part of the game in a session, from the settings of that session."""
         raise NotImplementedError
 
 
 class AggregatorSettings(StrictModel):
     """Base of a game's settings of an aggregator."""
 
-    def strategy(self, slots: int, homes: Mapping[str, int]) -> AggregatorStrategy[Any, Any, Any, Any, Any, Any]:
-        """Create the aggregator's part of the game over `slots`; `homes` is the number of homes behind each member."""
+    def in_session(self, session: Session) -> Self:
+        """Give the settings of one session of a run, with the slots of its window alone."""
+        return cut(self, session)
+
+    def strategy(self, session: Session, homes: Mapping[str, int]) -> AggregatorStrategy[Any, Any, Any, Any, Any, Any]:
+        """Create the aggregator's part of the game in a session; `homes` is the number of homes behind each member."""
         raise NotImplementedError
 
 
@@ -71,13 +80,29 @@ class DayPlan:
 class HomeModel(PrivateModel):
     """Base of a game's private home model: one customer's data, under the name `id`.
 
-    A game whose homes have a storage that devices can control overrides the methods below.
+    `slot_hours` is the length Δ of a slot, hours. A game whose homes have a storage that devices can control, or a
+    state that one session leaves to the next, overrides the methods below.
     """
 
     id: Name
+    slot_hours: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def check_slots(self, slots: int) -> None:
         """Raise `ValueError` that begins with the key of what has another length than the horizon."""
+
+    def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
+        """Give the home in one session of a run: the slots of its window, and the `state` left by the session before.
+
+        Without a state it is as described, at the beginning of the run.
+        """
+        return cut(self, session)
+
+    def advance(self, session: Session, account: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the state, as JSON, in which a home of `in_session` is once the binding slots of it have passed.
+
+        `account` is what it settled, as `HomeStrategy.settle` gives it.
+        """
+        return {}
 
     def storage_capacity_kwh(self) -> float | None:
         """Give the capacity of the one storage that devices can control, None where there is none or more than one.

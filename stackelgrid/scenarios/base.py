@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from stackelgrid.calendar import MOST_SLOTS, Calendar, Session
 from stackelgrid.certify import require_solvers
 from stackelgrid.model import LARGEST, Positive, StrictModel
 from stackelgrid.node.config import Rounds
@@ -25,8 +27,17 @@ def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+MOST_SLOTS_OF_RUN = 100_000
+"""The most slots of a run, in all its sessions."""
+
 Between = Annotated[tuple[Positive, Positive], AfterValidator(_check_order)]
 """Bounds of a uniform draw, low and high."""
+
+
+class _Dated(StrictModel):
+    """The part of a scenario that says when it is."""
+
+    calendar: Calendar
 
 
 class Scenario(StrictModel):
@@ -46,7 +57,8 @@ class Scenario(StrictModel):
     title: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     money: str = "cents"
-    slots: Annotated[int, Field(ge=1, le=1000)] = 24
+    slots: Annotated[int, Field(ge=1, le=MOST_SLOTS_OF_RUN)] = 24
+    calendar: Calendar | None = None
     leader: LeaderSettings
     aggregators: Annotated[int, Field(ge=1, le=10_000)] = 1
     homes_per_process: Annotated[int, Field(ge=1, le=100_000)] = 1
@@ -55,7 +67,55 @@ class Scenario(StrictModel):
 
     @classmethod
     def prepare(cls, raw: dict[str, Any], folder: Path) -> None:
-        """Complete the content of a file in `folder` before it is checked."""
+        """Complete the content of a file in `folder` before it is checked: the slots of a calendar, in each home too.
+
+        Raises `pydantic.ValidationError` for a calendar that is wrong.
+        """
+        if raw.get("calendar") is None:
+            return
+        calendar = _Dated.model_validate({"calendar": raw["calendar"]}).calendar
+        raw.setdefault("slots", calendar.slots)
+        homes = raw.get("homes")
+        for home in homes if isinstance(homes, list) else []:
+            if isinstance(home, dict):
+                home.setdefault("slot_hours", calendar.slot_hours)
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """The sessions of the run, one without a calendar."""
+        return (Session(self.slots),) if self.calendar is None else self.calendar.sessions
+
+    @property
+    def slot_hours(self) -> float:
+        """The length Δ of a slot, hours."""
+        return 1.0 if self.calendar is None else self.calendar.slot_hours
+
+    @property
+    def session(self) -> Session:
+        """The session of a scenario that has no other, like each of `in_session`."""
+        (session,) = self.sessions
+        return session
+
+    def in_session(self, session: Session, states: Mapping[str, Mapping[str, Any]] | None = None) -> Self:
+        """Give a session of the run as a scenario of its own, its homes as they are with the `states` left to them."""
+        if len(self.sessions) == 1 and not states:
+            return self
+        assert self.calendar is not None
+        states = states or {}
+        alone = self.model_copy(
+            update={
+                "slots": session.slots,
+                "calendar": self.calendar.at(session),
+                "leader": self.leader.in_session(session),
+            }
+        )
+        for name in alone.__dict__.keys() - type(self).model_fields.keys():
+            del alone.__dict__[name]  # what was computed of the whole run
+        return alone.with_homes([home.in_session(session, states.get(home.id)) for home in self.everyone])
+
+    def with_homes(self, homes: list[Any]) -> Self:
+        """Give the same scenario with these homes listed in it."""
+        raise NotImplementedError
 
     @cached_property
     def everyone(self) -> list[Any]:
@@ -64,6 +124,10 @@ class Scenario(StrictModel):
 
     def verify(self) -> None:
         """Check the parts of the scenario against each other. Raises `ValueError` with key, value and mend."""
+        if self.calendar is None and self.slots > MOST_SLOTS:
+            raise ValueError(f"slots: {self.slots}, at most {MOST_SLOTS} can be played; lower it")
+        if self.calendar is not None and self.slots != self.calendar.slots:
+            raise ValueError(f"slots: {self.slots}, the calendar has {self.calendar.slots}; leave slots out")
         try:
             self.leader.check_slots(self.slots)
         except ValueError as error:
@@ -74,6 +138,11 @@ class Scenario(StrictModel):
                 home.check_slots(self.slots)
             except ValueError as error:
                 raise ValueError(f"homes.{number}.{error}") from None
+            if home.slot_hours != self.slot_hours:
+                raise ValueError(
+                    f"homes.{number}.slot_hours: {home.slot_hours:g}, the slots of the run have {self.slot_hours:g}; "
+                    "leave it out"
+                )
             if home.id in seen:
                 raise ValueError(f"homes.{number}.id: {home.id!r} is there twice; give each home its own id")
             seen.add(home.id)
@@ -93,13 +162,14 @@ class Scenario(StrictModel):
 
     def rehearse(self) -> None:
         """Build what the nodes will build when they start. Raises `ValueError` for what one of them would refuse."""
-        self.leader_settings().strategy(self.slots)
+        first = self.sessions[0]
+        self.leader_settings().in_session(first).strategy(first)
         make_homes = find_homes(self.game, self.home_algorithm())
         for name, members in self.topology.members.items():
             settings = self.aggregator_settings(name, {process: list(homes) for process, homes in members.items()})
-            settings.strategy(self.slots, {process: len(homes) for process, homes in members.items()})
+            settings.in_session(first).strategy(first, {process: len(homes) for process, homes in members.items()})
             for homes in members.values():
-                make_homes(homes)
+                make_homes([home.in_session(first) for home in homes])
 
     def households(self) -> dict[str, list[list[Any]]]:
         """Group the homes by aggregator and process."""
@@ -141,7 +211,11 @@ class Scenario(StrictModel):
 
     def outcome(self, run_record: RunRecord) -> Any:
         """Build `outcome` of result.json from a run in which at least one round was finished."""
-        return find(self.game).load("outcome").of(self, run_record)
+        outcome = find(self.game).load("outcome").of(self, run_record)
+        if (times := self.session.times) is None:
+            return outcome
+        dated = {"times": [time.isoformat() for time in times], "slot_hours": self.slot_hours}
+        return outcome.model_copy(update=dated)
 
     @property
     def certified_at_any_size(self) -> bool:
@@ -176,6 +250,7 @@ class PopulatedScenario(Scenario, Generic[Population, Home]):
     @classmethod
     def prepare(cls, raw: dict[str, Any], folder: Path) -> None:
         """Give each listed home the scenario's slots as its horizon."""
+        super().prepare(raw, folder)
         homes = raw.get("homes")
         for home in homes if cls.horizons and isinstance(homes, list) else []:
             if isinstance(home, dict):
@@ -187,6 +262,10 @@ class PopulatedScenario(Scenario, Generic[Population, Home]):
             raise ValueError("give either population or homes, not both and not neither")
         return self
 
+    def with_homes(self, homes: list[Any]) -> Self:
+        """Give the same scenario with these homes listed in it."""
+        return self.model_copy(update={"population": None, "homes": homes})
+
     def draw(self, population: Population) -> list[Home]:
         """Draw the homes of a population."""
         raise NotImplementedError
@@ -197,4 +276,7 @@ class PopulatedScenario(Scenario, Generic[Population, Home]):
         if self.homes is not None:
             return list(self.homes)
         assert self.population is not None
-        return self.draw(self.population)
+        homes = self.draw(self.population)
+        if self.calendar is None:
+            return homes
+        return [home.model_copy(update={"slot_hours": self.calendar.slot_hours}) for home in homes]

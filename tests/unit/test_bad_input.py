@@ -12,6 +12,7 @@ from pydantic import ValidationError
 import emc_node.config
 import emc_node.status
 from stackelgrid import runner, text_file
+from stackelgrid.calendar import Session
 from stackelgrid.errors import ConfigError
 from stackelgrid.games.user_oriented.messages import LoadResponse
 from stackelgrid.node import config as node_config
@@ -251,7 +252,7 @@ def test_run_in_which_nobody_draws_has_an_outcome(tmp_path: Path) -> None:
 
 def test_leader_outlives_answers_of_no_load() -> None:
     settings = find("user_oriented").load("leader")
-    leader = settings(baseline_price=9, wholesale_price=3, mu=1, price_max=30).strategy(2)
+    leader = settings(baseline_price=9, wholesale_price=3, mu=1, price_max=30).strategy(Session(2))
     price = leader.open().ask
     nothing = LoadResponse(homes=1, load_kw=[0.0, 0.0], slope=[0.0, 0.0])
     decided = leader.decide(price, {"a1": nothing}, ())

@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from stackelgrid.calendar import Session
 from stackelgrid.games.load_call.messages import Call, Mission, MissionReport, Shift, to_rows
 from stackelgrid.model import StrictModel
 from stackelgrid.rounds.settings import AggregatorSettings
@@ -103,7 +104,7 @@ class LoadCallSettings(AggregatorTerms, AggregatorSettings):
 
     baseline_kwh: dict[Name, Annotated[list[Energy], Field(min_length=1)]]
 
-    def strategy(self, slots: int, homes: Mapping[str, int]) -> LoadCallAggregator:
+    def strategy(self, session: Session, homes: Mapping[str, int]) -> LoadCallAggregator:
         """Build the aggregator's part of the game. Raise `ValueError` unless the baselines are of these `homes`."""
         for name in homes.keys() | self.baseline_kwh.keys():
             given, there = len(self.baseline_kwh.get(name, [])), homes.get(name, 0)

@@ -11,6 +11,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from stackelgrid.calendar import Session
 from stackelgrid.games.load_call.messages import Mission, MissionReport
 from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.rounds.strategy import Decision
@@ -79,7 +80,7 @@ class UtilitySettings(LeaderSettings):
         if slots != 1:
             raise ValueError(f"target_kwh is for one on-peak period, the horizon has {slots} slots; set slots to 1")
 
-    def strategy(self, slots: int) -> LoadCallLeader:
+    def strategy(self, session: Session) -> LoadCallLeader:
         """Build the leader's part of the game."""
         return LoadCallLeader(
             Mission(

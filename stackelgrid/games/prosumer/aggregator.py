@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from stackelgrid.calendar import Session
 from stackelgrid.games.prosumer.messages import DrResponse, Offer, Provision, PvPrice, to_matrix, to_rows
 from stackelgrid.games.prosumer.simultaneous_game import (
     LEAST_KW,
@@ -54,9 +55,9 @@ class ProsumerSettings(SettlingSettings):
 
     prosumers: Conjecture = "price_taking"
 
-    def strategy(self, slots: int, homes: Mapping[str, int]) -> ProsumerAggregator:
+    def strategy(self, session: Session, homes: Mapping[str, int]) -> ProsumerAggregator:
         """Build the provider's part of the game."""
-        return ProsumerAggregator(self, slots, homes)
+        return ProsumerAggregator(self, session.slots, homes)
 
 
 class ProsumerTable:

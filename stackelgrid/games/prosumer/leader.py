@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from stackelgrid.calendar import Session
 from stackelgrid.games.prosumer.messages import Offer, Provision, Slot, to_matrix, to_rows
 from stackelgrid.model import NonNegative, StrictModel
 from stackelgrid.rounds.settings import LeaderSettings
@@ -192,7 +193,7 @@ class UtilitySettings(LeaderSettings):
         if self.event.last > slots:
             raise ValueError(f"event.last is {self.event.last}, the horizon has {slots} slots; end it by then")
 
-    def strategy(self, slots: int) -> ProsumerLeader:
+    def strategy(self, session: Session) -> ProsumerLeader:
         """Build the utility's part of the game."""
         offer = Offer(retail_price=self.tariffs, first=self.event.first, last=self.event.last)
         return ProsumerLeader(offer, np.array(self.system_load_kw), self.cost, self.tolerance, self.epsilon)

@@ -15,6 +15,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from stackelgrid.calendar import Session
 from stackelgrid.errors import SolverError
 from stackelgrid.games.storage_market.battery_bid import BatteryMarket, Bid, Fleet, Terms
 from stackelgrid.games.storage_market.messages import (
@@ -47,9 +48,9 @@ class DraCosts(AggregatorSettings):
     quadratic: QuadraticCost
     wear: WearCost = 0.0
 
-    def strategy(self, slots: int, homes: Mapping[str, int]) -> StorageMarketDra:
+    def strategy(self, session: Session, homes: Mapping[str, int]) -> StorageMarketDra:
         """Create the DRA's part of the game."""
-        return StorageMarketDra(self.quadratic, self.wear, slots, homes)
+        return StorageMarketDra(self.quadratic, self.wear, session.slots, homes)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from stackelgrid.calendar import Session
 from stackelgrid.errors import SolverError
 from stackelgrid.games.storage_market.dispatch import EconomicDispatch, GeneratingUnit
 from stackelgrid.games.storage_market.messages import Clearing, DraAnswer, MarketSignal, PriceCurve, Turn
@@ -109,7 +110,7 @@ class UtilitySettings(LeaderSettings):
                 hour = int(missing.argmax()) + 1
                 raise ValueError(f"generators: in hour {hour} ramps leave {missing.max():g} MW {kind}; raise ramp_mw")
 
-    def strategy(self, slots: int) -> StorageMarketLeader:
+    def strategy(self, session: Session) -> StorageMarketLeader:
         """Create the leader's part of the game."""
         return StorageMarketLeader(self)
 

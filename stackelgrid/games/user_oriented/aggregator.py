@@ -19,6 +19,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from stackelgrid.calendar import Session
 from stackelgrid.games.user_oriented.messages import LoadAt, LoadResponse, Price
 from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.rounds.strategy import Ask, Ending, Reply
@@ -180,6 +181,6 @@ class UserOrientedSettings(AggregatorSettings):
 
     best_responses: bool = True
 
-    def strategy(self, slots: int, homes: Mapping[str, int]) -> UserOrientedAggregator:
+    def strategy(self, session: Session, homes: Mapping[str, int]) -> UserOrientedAggregator:
         """Build the aggregator's strategy, for `homes` behind each member."""
         return UserOrientedAggregator(homes, best_responses=self.best_responses)

@@ -32,6 +32,7 @@ from stackelgrid.games.user_oriented.reference.central_programme import (
 )
 from stackelgrid.games.user_oriented.reference.company import Company
 from stackelgrid.games.user_oriented.reference.homes_response import HomesResponse
+from stackelgrid.games.user_oriented.reference.hourly_homes import rewrite_as_hourly
 from stackelgrid.games.user_oriented.reference.price_search import BetterPriceSearch
 from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
@@ -76,12 +77,13 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
 
     `samples` is the number of prices to try at random; the scenario's seed draws them. Raise `CertificateError`.
     """
-    homes, settings, slots = scenario.everyone, scenario.leader, scenario.slots
-    run = _Run.read(homes, slots, outcome)
+    settings, slots, hours = scenario.leader, scenario.slots, scenario.slot_hours
+    homes = rewrite_as_hourly(scenario.everyone)
+    run = _Run.read(homes, slots, outcome, hours)
     company = _company(settings, run.baseline, np.array(outcome.balance_load_kw or outcome.baseline_load_kw))
     stacked = StackedHomes(homes, slots)
 
-    bills = run.loads @ run.price
+    bills = run.loads @ run.price  # money is over Δ from here on
     recomputed = stacked.utility_of(run.loads, run.stored) - bills
     utility = np.where(np.isnan(recomputed), run.claimed, recomputed)
     size = np.maximum(1, np.abs(utility))
@@ -118,7 +120,7 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
         earned, tried = leader.utility(run.price, load), found.tried
         gap = leader_regret = max(0.0, (found.utility - earned) / max(1.0, abs(found.utility)))
         if gap > _ROUNDING:
-            better_price, better_utility = found.price.tolist(), weight * found.utility
+            better_price, better_utility = found.price.tolist(), hours * weight * found.utility
         outside = float(np.max([settings.price_min - run.price, run.price - settings.price_max]))
         feasible &= outside <= _ROUNDING * settings.price_max
         method += f"Leader: the best of {tried} prices, by a line search on the mean load, samples, sweeps and climbs."
@@ -144,8 +146,8 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
         "balance_residual": float(np.max(np.abs(run.load - load))),
         "violation": violation,
         "feasible": feasible,
-        "system_utility": system_utility,
-        "welfare_system_utility": welfare.system_utility,
+        "system_utility": hours * system_utility,
+        "welfare_system_utility": None if welfare.system_utility is None else hours * welfare.system_utility,
         "welfare_price": welfare.price,
         "price_distance": welfare.distance,
         "solver_status": solvers,
@@ -216,8 +218,11 @@ class _Run:
     claimed: Array
 
     @classmethod
-    def read(cls, homes: Sequence[Home], slots: int, outcome: UserOrientedOutcome) -> _Run:
-        """Raise `CertificateError` when the outcome lacks something or is not of these homes."""
+    def read(cls, homes: Sequence[Home], slots: int, outcome: UserOrientedOutcome, hours: float) -> _Run:
+        """Read an outcome of slots of so many `hours` as one of slots of an hour.
+
+        Raise `CertificateError` when it lacks something or is not of these homes.
+        """
         ids = {home.id for home in homes}
         missing, unknown = sorted(ids - outcome.homes.keys()), sorted(outcome.homes.keys() - ids)
         if not ids:
@@ -241,9 +246,9 @@ class _Run:
             load=np.array(outcome.load_kw),
             baseline=np.array(outcome.baseline_load_kw),
             loads=np.array([result.load_kw for result in settled]),
-            stored=np.array([np.zeros(slots) if level is None else level for level in stored]),
-            bills=np.array([result.bill for result in settled]),
-            claimed=np.array([result.utility for result in settled]),
+            stored=np.array([np.zeros(slots) if level is None else level for level in stored]) / hours,
+            bills=np.array([result.bill for result in settled]) / hours,
+            claimed=np.array([result.utility for result in settled]) / hours,
         )
 
 

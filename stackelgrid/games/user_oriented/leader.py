@@ -2,7 +2,7 @@
 
 It maximises its own utility [UO-7], revenue less a charge on the deviation of the load from its mean,
 
-    U_c(p) = w sum_t (p_t - c_t) L_t - sum_t mu_t (L_t - mean L)^2,    L = L(p) the customers' answer,
+    U_c(p) = w sum_t (p_t - c_t) L_t Δ - sum_t mu_t (L_t - mean L)^2 Δ,    L = L(p) the customers' answer,
 
 under the capacity L_min <= L_t <= L_max [UO-8], in one of two ways:
 
@@ -14,8 +14,8 @@ under the capacity L_min <= L_t <= L_max [UO-8], in one of two ways:
 
 It never sees a customer's problem. In each round it gets the total load at the price that it asked, and the derivative
 of that load: `slope`, the part of dL/dp within a slot that elastic appliances cause, and `coupling`, the matrix that
-storage causes. It solves its problem on the local model that these give, and asks the price found. Units: kW per slot
-of one hour, money per kWh; mu is money per kWh per mean kW of the baseline load [UO-D], so that it does not depend on
+storage causes. It solves its problem on the local model that these give, and asks the price found. Units: kW, slots of
+Δ hours, money per kWh; mu is money per kWh per mean kW of the baseline load [UO-D], so that it does not depend on
 the size of the system (derived; the paper multiplies mu by kW^2).
 """
 
@@ -31,15 +31,16 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from stackelgrid.calendar import Session
 from stackelgrid.games.user_oriented.local_response import Array, Observation
 from stackelgrid.games.user_oriented.messages import LoadAt, LoadResponse, Price
 from stackelgrid.games.user_oriented.search import NextPrices, Objective, PriceFound, PriceSearch, PricingProblem
 from stackelgrid.games.user_oriented.utility_company import LEAST_REVENUE_WEIGHT, UtilityCompany
-from stackelgrid.model import NonNegative, Positive, StrictModel
+from stackelgrid.model import PER_SLOT, NonNegative, Positive, StrictModel
 from stackelgrid.registry import find_algorithm
 from stackelgrid.rounds.settings import QUESTIONS_PER_SESSION, LeaderSettings
 from stackelgrid.rounds.strategy import Decision
-from stackelgrid.wire.arrays import Finite, PackedArray, Vector
+from stackelgrid.wire.arrays import Finite, PackedArray
 
 DEFAULT_ALGORITHM = "newton"
 _LOG = logging.getLogger("leader_node")
@@ -54,7 +55,8 @@ class UserOrientedLeader:
     The first round asks the flat `baseline_price` (T,). `balance` turns the load that answers it, (T,) kW, into the
     charge mu on deviation, (T,) money per kWh per kW. When a price is found, the load there is given to it too, and the
     search begins anew, `recompute` times. In all rounds together the leader asks at most `questions` different prices;
-    of a round that would ask more it leaves out the last of the further ones, and it stops when none is left.
+    of a round that would ask more it leaves out the last of the further ones, and it stops when none is left. Its
+    utility is over slots of `slot_hours`, Δ, on which the best price does not depend.
     """
 
     def __init__(
@@ -65,11 +67,12 @@ class UserOrientedLeader:
         balance: Callable[..., Array],
         revenue_weight: float = 1.0,
         recompute: int = 0,
+        slot_hours: float = 1.0,
     ) -> None:
         self._make_algorithm, self._problem = make_algorithm, problem
         self._baseline_price = baseline_price
         self._balance = balance
-        self._revenue_weight = revenue_weight
+        self._revenue_weight, self._slot_hours = revenue_weight, slot_hours
         self._recompute = self._recomputations_left = recompute
         self._balance_load: Array | None = None
         self._company = problem.company
@@ -222,9 +225,10 @@ class UserOrientedLeader:
         }
 
     def _weigh_utility(self, observed: Observation) -> float:
-        """Give U_c [UO-7], money: the company's is in units of the weight on revenue."""
+        """Give U_c [UO-7], money: the company's is per hour and in units of the weight on revenue."""
         charge = weigh_in_search(self._revenue_weight) * self._company.deviation_charge(observed.load)
-        return self._revenue_weight * self._company.earn(observed.price, observed.load) - charge
+        earned = self._revenue_weight * self._company.earn(observed.price, observed.load)
+        return self._slot_hours * (earned - charge)
 
 
 def weigh_in_search(revenue_weight: float) -> float:
@@ -337,7 +341,7 @@ class UtilitySettings(LeaderSettings):
     algorithm: str = DEFAULT_ALGORITHM
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     baseline_price: Positive
-    wholesale_price: Finite | Vector
+    wholesale_price: Annotated[Finite | list[Finite], PER_SLOT]
     mu: NonNegative
     revenue_weight: NonNegative = 1.0
     balance: FixedBalance | AdaptiveBalance = Field(default=FixedBalance(), discriminator="kind")
@@ -391,18 +395,20 @@ class UtilitySettings(LeaderSettings):
             price_max=self.price_max,
         )
 
-    def strategy(self, slots: int) -> UserOrientedLeader:
-        """Build the leader's strategy over a horizon of `slots`."""
+    def strategy(self, session: Session) -> UserOrientedLeader:
+        """Build the leader's strategy for a session."""
         mu = self.mu / weigh_in_search(self.revenue_weight)
         if isinstance(self.balance, AdaptiveBalance):
             kind = self.balance
             balance = partial(adaptive_balance, kind.high * mu, kind.low * mu, kind.threshold)
         else:
             balance = partial(fixed_balance, mu)
-        flat = np.full(slots, self.baseline_price)
+        flat = np.full(session.slots, self.baseline_price)
         problem = PricingProblem(
-            self.company(slots), self.objective, self.tolerance, self.questions_per_session, self.seed or 0
+            self.company(session.slots), self.objective, self.tolerance, self.questions_per_session, self.seed or 0
         )
         make_algorithm = find_algorithm(_GAME, self.algorithm).load("leader")
         recompute = self.balance.recompute if isinstance(self.balance, AdaptiveBalance) else 0
-        return UserOrientedLeader(make_algorithm, problem, flat, balance, self.revenue_weight, recompute)
+        return UserOrientedLeader(
+            make_algorithm, problem, flat, balance, self.revenue_weight, recompute, session.slot_hours
+        )

@@ -286,7 +286,7 @@ class TruthfulRun:
 
     def _believe(self, home: str, lie: Lie) -> Move:
         """Play a lie between the leader and an aggregator that believes it: one that has no memory and no limits."""
-        leader = self.scenario.leader.strategy(self.scenario.slots)
+        leader = self.scenario.leader.strategy(self.scenario.session)
         homes = {name: UserOrientedHomes([each]) for name, each in self.homes.items()}
         members = dict.fromkeys(homes, 1)
         decision, rounds = leader.open(), 0

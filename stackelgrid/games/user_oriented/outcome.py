@@ -1,6 +1,6 @@
 """The outcome of a run of the user-oriented pricing game, `outcome` in result.json.
 
-Money is in the unit that the scenario names; a slot is one hour, so kW and kWh per slot are the same number.
+Money is in the unit that the scenario names; slots have a length Δ, so that energy is kW times Δ.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class UserOrientedOutcome(Outcome):
     | `par`, `baseline_par` | | | peak-to-average ratio, peak over mean; null where nobody draws |
     | `leader_utility` | | money | U_c, [UO-7] |
     | `system_utility` | | money | that, with revenue at weight 1, and the utility of every home in `homes` |
-    | `revenue` | | money | what all homes pay, sum p_t L_t |
+    | `revenue` | | money | what all homes pay, sum p_t L_t Δ |
     | `deviation` | | kW^2 | sum (L_t - mean L)^2 |
     | `capped_slots` | | | the slots, from 1, in which what is sold at `price_max` would not change with the price |
     | `homes` | by id | | homes that reported a schedule |
@@ -121,10 +121,10 @@ class UserOrientedOutcome(Outcome):
         """Build the outcome from the last round and from what the homes reported of the settlement."""
         last = run_record.rounds[-1]
         price, load, baseline = (np.array(last[key]) for key in ("price", "load_kw", "baseline_load_kw"))
-        flat = np.full(scenario.slots, scenario.leader.baseline_price)
+        flat, hours = np.full(scenario.slots, scenario.leader.baseline_price), scenario.slot_hours
         homes = {
             home.id: HomeOutcome(
-                **run_record.homes[home.id], baseline_bill=float(flat @ HomeProblem(home).answer(flat).load)
+                **run_record.homes[home.id], baseline_bill=hours * float(flat @ HomeProblem(home).answer(flat).load)
             )
             for home in scenario.everyone
             if home.id in run_record.homes
@@ -139,9 +139,9 @@ class UserOrientedOutcome(Outcome):
             baseline_par=compute_par(baseline),
             leader_utility=last["leader_utility"],
             system_utility=last["leader_utility"]
-            + (1 - scenario.leader.revenue_weight) * scenario.leader.company(scenario.slots).earn(price, load)
+            + (1 - scenario.leader.revenue_weight) * hours * scenario.leader.company(scenario.slots).earn(price, load)
             + sum(home.utility for home in homes.values()),
-            revenue=float(price @ load),
+            revenue=hours * float(price @ load),
             deviation=float(np.sum((load - load.mean()) ** 2)),
             capped_slots=last.get("capped_slots", []),
             homes=homes,

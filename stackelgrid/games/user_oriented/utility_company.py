@@ -1,6 +1,6 @@
 """The utility company's revenue, cost and utility [UO-7], and its capacity [UO-8].
 
-Prices are money per kWh, loads kW per slot of one hour, both (T,).
+Prices are money per kWh, loads kW, both (T,). Money is per hour of slot: times Δ it is that of the slots.
 
 [UO-7] has two weights: w on revenue, mu on deviation. The best price is the same when both are divided by w > 0: a
 search knows mu / w alone.
@@ -37,15 +37,15 @@ class UtilityCompany:
     price_max: float
 
     def deviation_charge(self, load: Array) -> float:
-        """Give the charge on deviation, sum mu_t (L_t - mean L)^2, money."""
+        """Give the charge on deviation, sum mu_t (L_t - mean L)^2, money over Δ."""
         return float(self.mu @ (load - load.mean()) ** 2)
 
     def earn(self, price: Array, load: Array) -> float:
-        """Give revenue less the cost of the energy, money."""
+        """Give revenue less the cost of the energy, money over Δ."""
         return float((price - self.wholesale_price) @ load)
 
     def utility(self, price: Array, load: Array) -> float:
-        """Give U_c [UO-7] over w, money."""
+        """Give U_c [UO-7] over w, money over Δ."""
         return self.earn(price, load) - self.deviation_charge(load)
 
     def marginal_cost(self, load: Array) -> Array:

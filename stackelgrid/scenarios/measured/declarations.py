@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import zoneinfo
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field, model_validator
 
+from stackelgrid.calendar import Timezone
 from stackelgrid.model import StrictModel
 from stackelgrid.scenarios.measured.units import find_unit
 
@@ -70,16 +70,6 @@ def _read_minutes(text: str) -> int:
     return minutes
 
 
-def _check_timezone(name: str) -> str:
-    try:
-        zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        if not zoneinfo.available_timezones():
-            raise ValueError(f"{name}: this system has no time zones; install them with pip install tzdata") from None
-        raise ValueError(f"{name!r} is no time zone; write it as in Europe/Berlin, or UTC") from None
-    return name
-
-
 Header = Annotated[str, BeforeValidator(_check_header)]
 
 
@@ -120,7 +110,7 @@ class TimeSeries(StrictModel):
     file: Annotated[str, Field(min_length=1, validation_alias=AliasChoices("file", "csv"))]
     skip: Annotated[int, Field(ge=0, le=10_000)] = 0
     time: Header | Annotated[list[Header], Field(min_length=2, max_length=2)] | None = None
-    timezone: Annotated[str, AfterValidator(_check_timezone), Field(examples=["Europe/Berlin", "UTC"])] | None = None
+    timezone: Annotated[Timezone, Field(examples=["Europe/Berlin", "UTC"])] | None = None
     unit: Annotated[str, AfterValidator(_check_unit), Field(examples=["kW", "kWh", "Wh", "pu", "EUR/MWh"])] | None = (
         None
     )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.optimize import minimize_scalar
 
+from stackelgrid.calendar import Session
 from stackelgrid.certify import CertificateError
 from stackelgrid.games.load_call.aggregator import AggregatorTerms, LoadCallAggregator, LoadCallSettings, solve_calls
 from stackelgrid.games.load_call.certificate import certify, find_yhat, solve_mpcc, solve_planner
@@ -197,11 +198,11 @@ def drive(
 
 def aggregator_of(baseline: Mapping[str, list[float]], terms: AggregatorTerms) -> LoadCallAggregator:
     own_settings = LoadCallSettings(fairness=terms.fairness, reward=terms.reward, baseline_kwh=dict(baseline))
-    return own_settings.strategy(1, {name: len(numbers) for name, numbers in baseline.items()})
+    return own_settings.strategy(Session(1), {name: len(numbers) for name, numbers in baseline.items()})
 
 
 def mission_of(leader: UtilitySettings) -> Mission:
-    mission = leader.strategy(1).open().ask
+    mission = leader.strategy(Session(1)).open().ask
     assert isinstance(mission, Mission)
     return mission
 
@@ -413,7 +414,7 @@ def test_rounds_are_bounded_whatever_is_answered(seed: int, n: int) -> None:
 
 def test_settlement_calls_nobody_when_nobody_answered_the_mission() -> None:
     aggregator, _ = three()
-    leader = UtilitySettings(target_kwh=150, peak_price=5, off_peak_price=2).strategy(1)
+    leader = UtilitySettings(target_kwh=150, peak_price=5, off_peak_price=2).strategy(Session(1))
     settlement = leader.open().settlement
     assert isinstance(settlement, Mission)
     ending = aggregator.settle(settlement)
@@ -546,9 +547,9 @@ def test_scenario_is_refused_when_it_cannot_be_played(override: str, message: st
 def test_aggregator_settings_are_refused_when_baselines_are_not_of_the_members() -> None:
     own_settings = LoadCallSettings(fairness=1, reward=1, baseline_kwh={"m1": [1.0, 2.0]})
     with pytest.raises(ValueError, match=r"settings.baseline_kwh.m1 has 2 numbers, m1 has 1 homes"):
-        own_settings.strategy(1, {"m1": 1})
+        own_settings.strategy(Session(1), {"m1": 1})
     with pytest.raises(ValueError, match=r"settings.baseline_kwh.m2 has 0 numbers, m2 has 1 homes"):
-        own_settings.strategy(1, {"m1": 2, "m2": 1})
+        own_settings.strategy(Session(1), {"m1": 2, "m2": 1})
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.optimize import brentq, minimize_scalar, root
 
+from stackelgrid.calendar import Session
 from stackelgrid.certify import CertificateError
 from stackelgrid.games.prosumer.aggregator import Conduct, ProsumerAggregator, ProsumerSettings, RowOrder
 from stackelgrid.games.prosumer.certificate import certify
@@ -115,8 +116,8 @@ def negotiate(
     homes: Sequence[Prosumer], company: UtilitySettings, strategy: ProsumerAggregator | None = None
 ) -> Negotiation:
     """One provider with all the prosumers in one process."""
-    leader, emc = company.strategy(24), ProsumerHomes(homes)
-    middle = strategy or ProsumerSettings().strategy(24, {"p": len(homes)})
+    leader, emc = company.strategy(Session(24)), ProsumerHomes(homes)
+    middle = strategy or ProsumerSettings().strategy(Session(24), {"p": len(homes)})
     decision, negotiation = leader.open(), Negotiation(False)
     while not negotiation.settled and len(negotiation.rounds) < 60:
         step: Ask | Reply = middle.open(transmit(pick(decision.ask, "a1")))
@@ -458,7 +459,7 @@ def test_game_of_prosumers_that_anticipate_settles_on_an_equilibrium_in_many_pop
         homes = population(2 + int(np.random.default_rng([seed, 999]).integers(49)), seed)
         company = utility()
         settings = ProsumerSettings(prosumers="anticipating")
-        negotiation = negotiate(homes, company, settings.strategy(24, {"p": len(homes)}))
+        negotiation = negotiate(homes, company, settings.strategy(Session(24), {"p": len(homes)}))
         assert negotiation.settled, seed
         scenario = _scenario(homes, company, prosumers="anticipating")
         certificate = certify(scenario, negotiation.outcome(scenario), samples=0)
@@ -593,7 +594,7 @@ def test_utility_settles_later_when_a_threshold_is_tighter(case: Any, key: str) 
 def test_residual_is_large_when_the_provider_runs_out_of_rounds(case: Any) -> None:
     """Prices are within a half of [PR-13] by then, but the last S that prosumers received is that of being alone."""
     scenario, *_ = case
-    hasty = ProsumerSettings(max_rounds=1).strategy(24, {"p": 2})
+    hasty = ProsumerSettings(max_rounds=1).strategy(Session(24), {"p": 2})
     negotiation = negotiate(scenario.everyone, scenario.leader, hasty)
     assert negotiation.rounds[1].account["game_rounds"] == 1
     assert negotiation.rounds[1].residual == 1.0 and not negotiation.rounds[1].settle
@@ -622,7 +623,7 @@ def offer_of(company: UtilitySettings) -> Offer:
 def test_provider_leaves_out_a_prosumer_while_it_is_excluded() -> None:
     homes = population(6, seed=4)
     emcs = {home.id: ProsumerHomes([home]) for home in homes}
-    middle = ProsumerSettings().strategy(24, dict.fromkeys(emcs, 1))
+    middle = ProsumerSettings().strategy(Session(24), dict.fromkeys(emcs, 1))
     offer = offer_of(utility())
     for _ in range(6):
         reply = ask(middle, offer, emcs, {"p2"}, {}).body
@@ -654,7 +655,7 @@ def test_provider_prices_a_prosumer_that_returns_during_half_way_steps(
     monkeypatch.setattr(Extrapolation, "judge", _never_extrapolate)
     homes = population(6, seed=4)
     emcs = {home.id: ProsumerHomes([home]) for home in homes}
-    middle = ProsumerSettings().strategy(24, dict.fromkeys(emcs, 1))
+    middle = ProsumerSettings().strategy(Session(24), dict.fromkeys(emcs, 1))
     offer = offer_of(utility())
     for _ in range(4):
         away = ask(middle, offer, emcs, {"p2"}, {}).body
@@ -674,7 +675,7 @@ def test_provider_prices_a_prosumer_that_returns_during_half_way_steps(
 def test_provider_counts_the_last_quantity_of_a_prosumer_that_is_held() -> None:
     homes = population(6, seed=4)
     emcs = {home.id: ProsumerHomes([home]) for home in homes}
-    middle = ProsumerSettings().strategy(24, dict.fromkeys(emcs, 1))
+    middle = ProsumerSettings().strategy(Session(24), dict.fromkeys(emcs, 1))
     offer = offer_of(utility())
     last = emcs["p1"].answer(PvPrice(price=[20.0] * 24, others=[0.1] * 24))
     for _ in range(8):
@@ -699,7 +700,7 @@ def test_prosumer_does_not_trade_when_the_utility_lacks_its_tariff() -> None:
 def test_provider_earns_nothing_when_the_dr_price_is_for_another_number_of_prosumers() -> None:
     homes = [prosumer("a", 10, 30), prosumer("b", 12, 30)]
     emcs = {"p": ProsumerHomes(homes)}
-    middle = ProsumerSettings().strategy(24, {"p": 2})
+    middle = ProsumerSettings().strategy(Session(24), {"p": 2})
     offer = offer_of(utility())
     ask(middle, offer, emcs, set(), {})
     wrong = offer.model_copy(update={"dr_price": to_rows(np.full((3, 24), 40.0))})
@@ -713,8 +714,8 @@ def provisions(homes: Sequence[Prosumer], silent: set[str] = frozenset()) -> tup
     Each prosumer has an EMC of its own; the accounts are by prosumer, not by place.
     """
     emcs = {home.id: ProsumerHomes([home]) for home in homes}
-    middle = ProsumerSettings().strategy(24, dict.fromkeys(emcs, 1))
-    leader = utility().strategy(24)
+    middle = ProsumerSettings().strategy(Session(24), dict.fromkeys(emcs, 1))
+    leader = utility().strategy(Session(24))
     decision, answers = leader.open(), []
     for number in range(6):
         answers.append(transmit(ask(middle, pick(decision.ask, "a1"), emcs, silent if number == 0 else set(), {}).body))
@@ -772,7 +773,7 @@ def test_response_is_refused_when_it_cannot_be(change: dict[str, Any], message: 
 def test_provider_and_utility_stay_finite_at_the_largest_numbers() -> None:
     homes = [prosumer("a", 10, 30), prosumer("b", 12, 30)]
     emcs: dict[str, Any] = {"a": ProsumerHomes([homes[0]]), "b": _ExtremeProsumers(ProsumerHomes([homes[1]]))}
-    middle, leader = ProsumerSettings().strategy(24, {"a": 1, "b": 1}), utility().strategy(24)
+    middle, leader = ProsumerSettings().strategy(Session(24), {"a": 1, "b": 1}), utility().strategy(Session(24))
     decision = leader.open()
     for _ in range(5):
         reply = transmit(ask(middle, pick(decision.ask, "a1"), emcs, set(), {}).body)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from market_cases import BATTERIES, quick
 from pydantic import ValidationError
 
+from stackelgrid.calendar import Session
 from stackelgrid.games.storage_market.aggregator import DraCosts, StorageMarketDra
 from stackelgrid.games.storage_market.home.market_home import Battery, MarketHome, StorageMarketHomes, follow
 from stackelgrid.games.storage_market.messages import (
@@ -98,7 +99,7 @@ BARE = ANSWER.model_copy(update={"batteries": None, "wanted_kwh": 250.0, "regret
 
 
 def test_dra_adds_up_its_homes_in_mw_and_trades_their_batteries() -> None:
-    dra = DraCosts(quadratic=0.1, wear=1).strategy(4, {"x": 1, "y": 1})
+    dra = DraCosts(quadratic=0.1, wear=1).strategy(Session(4), {"x": 1, "y": 1})
     answer = ask_homes(dra, signal(), {"x": ANSWER, "y": BARE})
     assert (answer.load, answer.usual) == ([2, 0, 0, 1], [2, 1, 0, 0])
     assert (answer.offer, answer.starts) == ([1, 1, 0, 1], [3, 0, 0, 0])
@@ -117,7 +118,7 @@ def test_dra_adds_up_its_homes_in_mw_and_trades_their_batteries() -> None:
 
 
 def test_dra_keeps_its_bid_when_homes_are_held_or_excluded() -> None:
-    dra = DraCosts(quadratic=0.1).strategy(4, {"x": 1, "y": 1})
+    dra = DraCosts(quadratic=0.1).strategy(Session(4), {"x": 1, "y": 1})
     ask_homes(dra, signal(), {"x": ANSWER, "y": BARE})
     dra.open(request())
     answer = ask_homes(dra, signal(), {"x": ANSWER}, held=("x",), excluded=("y",))
@@ -128,7 +129,7 @@ def test_dra_keeps_its_bid_when_homes_are_held_or_excluded() -> None:
 
 
 def test_dra_moves_its_bid_within_the_caps_when_they_fall() -> None:
-    dra = DraCosts(quadratic=0.1).strategy(4, {"x": 1})
+    dra = DraCosts(quadratic=0.1).strategy(Session(4), {"x": 1})
     ask_homes(dra, signal(), {"x": ANSWER})
     dra.open(request())
     reply = dra.open(request(sales_cap=[0.01] * 4, step=0.5))
@@ -137,7 +138,7 @@ def test_dra_moves_its_bid_within_the_caps_when_they_fall() -> None:
 
 
 def test_dra_drops_its_bid_when_batteries_join_that_cannot_follow_it() -> None:
-    dra = DraCosts(quadratic=0.1).strategy(4, {"x": 1, "y": 1})
+    dra = DraCosts(quadratic=0.1).strategy(Session(4), {"x": 1, "y": 1})
     ask_homes(dra, signal(), {"x": ANSWER}, excluded=("y",))
     bid = dra.open(request()).body
     assert isinstance(bid, DraAnswer)
@@ -151,7 +152,7 @@ def test_dra_drops_its_bid_when_batteries_join_that_cannot_follow_it() -> None:
 @pytest.mark.parametrize("price", [[1e12] * 4, [-1e12, 1e12, 0, 1e12], [0.0] * 4])
 @pytest.mark.parametrize("size", [1.0, 1e9])
 def test_dra_answers_when_terms_and_homes_are_absurd(price: list[float], size: float) -> None:
-    dra = DraCosts(quadratic=0.1).strategy(4, {"x": 1, "y": 1})
+    dra = DraCosts(quadratic=0.1).strategy(Session(4), {"x": 1, "y": 1})
     body = ANSWER.model_dump() | {"load_kw": [1e12] * 4, "offer_kw": [1e12] * 4}
     body["batteries"] |= {"capacity": size, "power": 100.0}
     absurd = HomesAnswer.model_validate(body)
@@ -201,7 +202,7 @@ def power(hour: int) -> list[float]:
 
 
 def play(*answers: HomesAnswer, step: float = 1.0) -> list[DraAnswer]:
-    dra = DraCosts(quadratic=0.1).strategy(4, {"x": 1})
+    dra = DraCosts(quadratic=0.1).strategy(Session(4), {"x": 1})
     turn = HOLD.model_copy(update={"step": step})
     return [ask_homes(dra, signal(turn=turn), {"x": answer}) for answer in answers]
 
@@ -235,7 +236,7 @@ def test_home_that_changes_what_it_used_to_draw_counts_with_its_load_before_that
 
 
 def test_home_that_broke_the_rules_counts_with_its_load_before_that_while_it_is_held() -> None:
-    dra = DraCosts(quadratic=0.1).strategy(4, {"x": 1, "y": 1})
+    dra = DraCosts(quadratic=0.1).strategy(Session(4), {"x": 1, "y": 1})
     for hour in (1, 0) * 5:
         ask_homes(dra, signal(), {"x": say(power(hour)), "y": say(STAY)})
     held = ask_homes(dra, signal(), {"x": say(power(0)), "y": say(STAY)}, held=("x",))
@@ -244,7 +245,7 @@ def test_home_that_broke_the_rules_counts_with_its_load_before_that_while_it_is_
 
 def test_home_that_is_elsewhere_after_rounds_without_its_answer_keeps_to_the_rules() -> None:
     """It may have moved in a round whose answer was lost, or in one that the leader gave up."""
-    dra = DraCosts(quadratic=0.1).strategy(4, {"x": 1, "y": 1})
+    dra = DraCosts(quadratic=0.1).strategy(Session(4), {"x": 1, "y": 1})
     for hour in (1, 0) * 5:
         ask_homes(dra, signal(), {"x": say(power(hour)), "y": say(STAY)})
         ask_homes(dra, signal(), {"x": say(power(hour)), "y": say(STAY)}, held=("x",))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from market_cases import RTS, UNITS, reference_dispatch
 
+from stackelgrid.calendar import Session
 from stackelgrid.games.storage_market.leader import StorageMarketLeader
 from stackelgrid.games.storage_market.messages import Clearing, DraAnswer, MarketSignal, Turn
 from stackelgrid.scenarios import load
@@ -14,7 +15,7 @@ from stackelgrid.scenarios import load
 
 def leader() -> StorageMarketLeader:
     scenario = load("storage_market")
-    strategy = scenario.leader.strategy(24)
+    strategy = scenario.leader.strategy(Session(24))
     assert isinstance(strategy, StorageMarketLeader)
     return strategy
 

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from emc_node.node import EmcNode
+from stackelgrid.calendar import Session
 from stackelgrid.games.user_oriented.aggregator import UserOrientedAggregator
 from stackelgrid.games.user_oriented.home import Home, UserOrientedHomes
 from stackelgrid.games.user_oriented.leader import UserOrientedLeader, sum_answers
@@ -173,7 +174,7 @@ class Curious:
 
 def test_leader_never_asks_more_than_its_questions() -> None:
     settings = load("user_oriented").leader
-    leader = settings.strategy(SLOTS)
+    leader = settings.strategy(Session(SLOTS))
     assert isinstance(leader, UserOrientedLeader)
     leader._make_algorithm = Curious
     decision, asked, rounds = leader.open(), set[bytes](), 0

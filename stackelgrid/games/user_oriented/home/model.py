@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from stackelgrid.model import LARGEST, NonNegative, PerSlot, Positive, PositivePerSlot
+from stackelgrid.calendar import Session
+from stackelgrid.model import LARGEST, PER_SLOT, NonNegative, PerSlot, Positive, PositivePerSlot
 from stackelgrid.rounds.settings import DayPlan, HomeModel, PrivateModel
 
 
@@ -25,7 +26,7 @@ class Inelastic(PrivateModel):
     """
 
     name: str = "inelastic"
-    load_kw: list[NonNegative] | None = None
+    load_kw: Annotated[list[NonNegative] | None, PER_SLOT] = None
     rate_kw: NonNegative | None = None
     hours: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None
 
@@ -158,8 +159,7 @@ class Home(HomeModel):
     """One customer with everything behind its meter. A slot takes `slot_hours` (Δ)."""
 
     segment: str = "residential"
-    horizon: Annotated[int, Field(ge=1, le=1000)] = 24
-    slot_hours: Annotated[float, Field(gt=0, le=1)] = 1.0
+    horizon: Annotated[int, Field(ge=1, le=100_000)] = 24
     inelastic: list[Inelastic] = []
     elastic: list[Elastic] = []
     storage: list[Storage] = []
@@ -178,6 +178,17 @@ class Home(HomeModel):
         """Raise `ValueError` when its horizon is another."""
         if self.horizon != slots:
             raise ValueError(f"horizon is {self.horizon}, slots is {slots}; make them equal")
+
+    def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
+        """Give the home in one session, its storage as full as the session before has left it."""
+        home = super().in_session(session).model_copy(update={"horizon": session.slots})
+        if state is None:
+            return home
+        storage = [
+            store.model_copy(update={"initial_kwh": kwh, "final_kwh": store.least_final_kwh})
+            for store, kwh in zip(self.storage, state["storage_kwh"], strict=True)
+        ]
+        return home.model_copy(update={"storage": storage})
 
     def storage_capacity_kwh(self) -> float | None:
         """Give the capacity of the one storage, None where there is none or more than one."""
