@@ -459,11 +459,21 @@ def replay(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder.")]) -> None:
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder.")],
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--figures",
+            metavar="png,svg,pdf",
+            help="Draw the figures in these formats too, one and two columns of a journal wide.",
+        ),
+    ] = "",
+) -> None:
     """Write report.html, the figures and the tables again."""
     from stackelgrid.report import write
 
-    print(write(folder))
+    print(write(folder, formats=[kind.strip() for kind in formats.split(",") if kind.strip()]))
 
 
 @app.command()

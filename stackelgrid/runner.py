@@ -256,13 +256,16 @@ class Run:
             write_whole(self.folder / "result.json", self.result.content())
         return self.result.certificate
 
-    def report(self) -> Path:
-        """Write report.html, figures and tables into the run's folder; return the page. Raises `ConfigError`."""
+    def report(self, figures: Sequence[str] = ()) -> Path:
+        """Write report.html, figures and tables into the run's folder; return the page. Raises `ConfigError`.
+
+        In each of the formats `figures` (png, svg, pdf) the figures are drawn for print, too.
+        """
         from stackelgrid.report import write
 
         if self.folder is None:
             raise ConfigError(f"{self} has no folder to write a report to; play it with out=FOLDER")
-        return write(self.folder, self.scenario)
+        return write(self.folder, self.scenario, figures)
 
     def save(self, began: datetime) -> None:
         """Write result.json and manifest.json of a run that began at that time, if it has a folder.

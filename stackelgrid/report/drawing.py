@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +28,20 @@ from numpy.typing import NDArray
 from stackelgrid.interrupts import defer_interrupts
 
 __all__ = [
+    "COLUMNS",
     "Curve",
     "Figure",
     "Panel",
+    "Paper",
     "bars",
     "boxes",
     "convergence",
     "levels",
     "many",
     "members",
+    "on",
     "save",
+    "save_for_print",
     "save_small",
     "side_by_side",
     "stack",
@@ -61,8 +67,12 @@ _THEMED = {
 
 WIDTH = 6.3
 """Of a figure as wide as a page's text, inches."""
+COLUMNS = {"one_column": 3.5, "two_columns": 7.16}
+"""Widths of figures in a journal of two columns, inches."""
 _LEFT = 0.68
 """Room for the labels of a y-axis, inches."""
+_NARROWEST = 1.1
+"""The width of a panel at least, inches."""
 SLOT = "Time slot (1 h each)"
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -98,7 +108,30 @@ _STYLE: dict[Any, Any] = {
     "savefig.dpi": 200,
     "svg.hashsalt": "stackelgrid",
 }
+_LETTER = 0.065
+"""The width of a letter of a label, inches."""
 _TICKS_EVERY = (1, 2, 3, 4, 6, 12, 24, 48, 72, 96, 168)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """What figures are drawn for: as wide as its `width`, inches."""
+
+    width: float = WIDTH
+
+
+_PAGE = Paper()
+_PAPER = ContextVar("paper", default=_PAGE)
+
+
+@contextmanager
+def on(paper: Paper) -> Iterator[None]:
+    """Draw the figures within for this paper."""
+    before = _PAPER.set(paper)
+    try:
+        yield
+    finally:
+        _PAPER.reset(before)
 
 
 @dataclass(frozen=True)
@@ -201,7 +234,7 @@ def stack(layers: Mapping[str, Sequence[float]], lines: Sequence[Curve], label: 
 def side_by_side(panels: Sequence[Panel]) -> Figure:
     """Draw panels in rows of two; over slots they start at zero. The legend is the first one's."""
     with mpl.rc_context(_STYLE):
-        columns = min(2, len(panels))
+        columns = _count_columns(min(2, len(panels)), between=0.8)
         rows = -(-len(panels) // columns)
         figure, grid = _panels(0.46 + 1.9 * rows, rows, columns, top=0.46, between=0.8)
         for number, (axes, panel) in enumerate(zip(grid.flat, panels, strict=True)):
@@ -301,6 +334,8 @@ def bars(series: Mapping[str, Mapping[str, float]], label: str) -> Figure:
         axes.set_xticks(range(len(categories)), categories)
         axes.set_xlim(-0.6, len(categories) - 0.4)
         axes.tick_params(axis="x", length=0)
+        if _PAPER.get().width < WIDTH and _LETTER * sum(len(name) + 1 for name in categories) > _PAPER.get().width - 1:
+            axes.tick_params(axis="x", labelrotation=90)
         _label_y(axes, label)
         _from_zero(axes, [value for values in series.values() for value in values.values()])
         _legend(figure)
@@ -321,7 +356,10 @@ def convergence(
     """
     with mpl.rc_context(_STYLE):
         room = _LANE_HEAD + _LANE * len(lanes) if lanes else 0.0
-        figure, (panels,) = _panels(2.1 + room, 1, 1 + len(traces), top=0.42, between=0.8, below=room)
+        columns = _count_columns(1 + len(traces), between=0.8)
+        rows = -(-(1 + len(traces)) // columns)
+        figure, grid = _panels(0.42 + 1.68 * rows + room, rows, columns, top=0.42, between=0.8, below=room)
+        panels = grid.flat[: 1 + len(traces)]
         # A residual of zero has no place on a log scale, one of rounding size would flatten all others.
         floor = tolerance / 100
         wanted = np.array(residual[1], float)
@@ -331,7 +369,8 @@ def convergence(
         for letter, panel, (label, values) in zip("abcdef", panels, curves, strict=False):
             panel.plot(rounds, values, color=BLUE, marker="o" if len(rounds) <= 60 else "", markersize=3)
             _mark_rounds(panel, rounds, values, marked)
-            panel.set_xlabel("Round")
+            if panel in grid[-1]:
+                panel.set_xlabel("Round")
             _label_y(panel, label)
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
             panel.set_xlim(min(rounds) - 0.5, max(rounds) + 0.5)
@@ -356,7 +395,7 @@ def levels(stored: Mapping[str, Sequence[float]], shaded: Sequence[bool], label:
     """Draw the levels of a few stores at the end of each slot, a panel each; some slots shaded."""
     slots = len(shaded)
     with mpl.rc_context(_STYLE):
-        columns = min(3, len(stored))
+        columns = _count_columns(min(3, len(stored)), between=0.4)
         rows = -(-len(stored) // columns)
         figure, panels = _panels(0.42 + 1.3 * rows, rows, columns, top=0.3, between=0.4)
         ends = np.arange(1, slots + 1) + 0.5
@@ -381,7 +420,7 @@ def boxes(groups: Mapping[str, Sequence[float]], label: str) -> Figure:
     """Draw box plots of groups; one without members is left out."""
     groups = {name: group for name, group in groups.items() if group}
     with mpl.rc_context(_STYLE):
-        figure, ((axes,),) = _panels(2.4, 1, 1, width=WIDTH / 2, top=0.1)
+        figure, ((axes,),) = _panels(2.4, 1, 1, width=WIDTH / 2 if _PAPER.get().width == WIDTH else None, top=0.1)
         for place, group in enumerate(groups.values()):
             _box(axes, place, np.array(group))
         axes.axhline(0, color=INK, linewidth=0.6)
@@ -400,6 +439,14 @@ def save(figure: Figure, path: Path) -> str:
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
     return _inline(drawn.getvalue(), path.stem, figure.get_figwidth() / WIDTH)
+
+
+def save_for_print(figure: Figure, path: Path) -> None:
+    """Write `figure` in the format that the path ends with: png, svg or pdf, fonts in the file."""
+    kind = path.suffix.removeprefix(".")
+    dated = {"pdf": ("Creator", "Producer", "CreationDate"), "svg": ("Date",), "png": ("Software",)}[kind]
+    with mpl.rc_context({**_STYLE, "pdf.fonttype": 42, "savefig.dpi": 300}), defer_interrupts():
+        figure.savefig(path, format=kind, metadata=dict.fromkeys(dated))
 
 
 def save_small(figure: Figure, path: Path) -> None:
@@ -428,13 +475,14 @@ def _panels(
     *,
     top: float,
     between: float = 0.0,
-    width: float = WIDTH,
+    width: float | None = None,
     below: float = 0.0,
 ) -> tuple[Figure, NDArray[Any]]:
     """Make axes in `rows` and `columns`, all lengths in inches: figures one below the other line up at the left.
 
-    Room is left `below` them.
+    The figure is as wide as the paper unless another `width` is given. Room is left `below` the axes.
     """
+    width = width or _PAPER.get().width
     figure = Figure(figsize=(width, height))
     bottom, right = 0.42 + below, 0.08
     panel_width = (width - _LEFT - right - (columns - 1) * between) / columns
@@ -450,10 +498,16 @@ def _panels(
     return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=places)
 
 
+def _count_columns(wanted: int, between: float) -> int:
+    """Count the panels that find room beside each other, up to those `wanted`; they are `between` inches apart."""
+    fit = int((_PAPER.get().width - _LEFT - 0.08 + between) / (_NARROWEST + between))
+    return max(1, min(wanted, fit))
+
+
 def _slots_figure(slots: int, height: float, top: float = 0.3) -> tuple[Figure, Axes]:
     figure, ((axes,),) = _panels(height, 1, 1, top=top)
     axes.set_xlabel(SLOT)
-    _slot_ticks(axes, slots, 12)
+    _slot_ticks(axes, slots, 12 if _PAPER.get().width >= WIDTH else 6)
     return figure, axes
 
 
@@ -568,7 +622,35 @@ def _draw_lanes(figure: Figure, lanes: Sequence[Lane], numbers: Sequence[int], l
 
 
 def _legend(figure: Figure, axes: Axes | None = None, columns: int | None = None) -> None:
-    """Put the legend above the axes, where it hides nothing."""
+    """Put the legend above the axes, where it hides nothing: in as many `columns` as find room on a narrow paper."""
     handles, labels = (axes or figure.axes[0]).get_legend_handles_labels()
-    place = (_LEFT / figure.get_figwidth(), 1 - 0.02 / figure.get_figheight())
-    figure.legend(handles, labels, loc="upper left", bbox_to_anchor=place, ncols=columns or len(labels))
+    wanted = columns or len(labels)
+    narrow = figure.get_figwidth() < WIDTH and bool(labels)
+    left = 0.08 if narrow else _LEFT
+    renderer: Any = backend_agg.FigureCanvasAgg(figure).get_renderer() if narrow else None  # type: ignore[no-untyped-call]
+    for across in range(wanted, 0, -1):
+        place = (left / figure.get_figwidth(), 1 - 0.02 / figure.get_figheight())
+        legend = figure.legend(handles, labels, loc="upper left", bbox_to_anchor=place, ncols=across)
+        if not narrow:
+            return
+        size = legend.get_window_extent(renderer)
+        if size.width / figure.dpi <= figure.get_figwidth() - left or across == 1:
+            more = -(-len(labels) // across) - -(-len(labels) // wanted)
+            _make_room_above(figure, more * size.height / figure.dpi / -(-len(labels) // across))
+            return
+        legend.remove()
+
+
+def _make_room_above(figure: Figure, inches: float) -> None:
+    """Make a figure higher by so many inches; what is on it stays as far from its bottom, the legend from its top."""
+    height = figure.get_figheight()
+    shrunk = height / (height + inches)
+    for axes in figure.axes:
+        box = axes.get_position()
+        axes.set_position((box.x0, box.y0 * shrunk, box.width, box.height * shrunk))
+    for text in figure.texts:
+        text.set_y(text.get_position()[1] * shrunk)
+    figure.set_figheight(height + inches)
+    for legend in figure.legends:
+        (x, _), _ = legend.get_bbox_to_anchor().transformed(figure.transFigure.inverted()).get_points()
+        legend.set_bbox_to_anchor((x, 1 - 0.02 / (height + inches)), transform=figure.transFigure)

@@ -50,11 +50,19 @@ class PageSection:
     parts: Sequence[tuple[str, PageFigure | Table | str]]
 
 
-def write(folder: Path, scenario: Scenario | None = None) -> Path:
+FORMATS = ("png", "svg", "pdf")
+"""Formats of figures for print."""
+
+
+def write(folder: Path, scenario: Scenario | None = None, formats: Sequence[str] = ()) -> Path:
     """Write report.html, figures/ and tables/ into the folder of a run that has ended; return the path of the page.
 
-    A `scenario` that is given is not read again. Raises `ReportError` when the folder cannot be read or written.
+    A `scenario` that is given is not read again. In each of the `formats` (png, svg, pdf) the figures are drawn for
+    print, too, one and two columns of a journal wide. Raises `ReportError` when the folder cannot be read or written.
     """
+    unknown = [kind for kind in formats if kind not in FORMATS]
+    if unknown:
+        raise ReportError(f"figures: {', '.join(unknown)}: no such format; choose among {', '.join(FORMATS)}")
     run = read(folder, scenario)
     check(run)
     page = folder / "report.html"
@@ -63,6 +71,8 @@ def write(folder: Path, scenario: Scenario | None = None) -> Path:
         with _pause_garbage_collection():
             write_text(page, _render(run))
             run_tables.write(run)
+            if formats:
+                _draw_for_print(run, formats)
     except OSError as error:
         file = error.filename or folder / "figures"
         raise ReportError(f"{file}: cannot be written ({error.strerror}); make {folder} writable") from None
@@ -169,6 +179,20 @@ def _save_figures(run: RunFolder, sections: Iterable[Section]) -> Iterator[PageS
 
     for section in sections:
         yield PageSection(section.title, [save(part) for part in section.parts])
+
+
+def _draw_for_print(run: RunFolder, formats: Sequence[str]) -> None:
+    """Draw the figures of the page one column and two columns wide, figures/one_column/NAME.pdf and so on."""
+    from stackelgrid.report import drawing
+
+    for name, width in drawing.COLUMNS.items():
+        folder = run.folder / "figures" / name
+        folder.mkdir(exist_ok=True)
+        with drawing.on(drawing.Paper(width)):
+            figures = [part for section in _sections(run) for part in section.parts if isinstance(part, Plot)]
+        for figure in figures:
+            for kind in formats:
+                drawing.save_for_print(figure.figure, folder / f"{figure.name}.{kind}")
 
 
 def _convergence(run: RunFolder) -> Plot:
