@@ -305,6 +305,30 @@ def check(
 
 
 @app.command()
+def data(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An export of a meter, a portal or a market.")],
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Read it by this key of `data`; may be repeated."),
+    ] = None,
+) -> None:
+    """Print what is in a data file and the keys that read it.
+
+    Also its columns with totals and average days, and what the file does not tell.
+    """
+    from stackelgrid.scenarios.files import apply_override
+    from stackelgrid.scenarios.measured.overview import describe_file
+
+    keys: dict[str, object] = {}
+    for override in sets or []:
+        apply_override(keys, override)
+    try:
+        print(*describe_file(file, keys), sep="\n")
+    except ValueError as error:
+        raise CommandError(ExitCode.BAD_INPUT, str(error)) from None
+
+
+@app.command()
 def certify(
     source: Annotated[str, typer.Argument(metavar="DIR|SCENARIO", help="A run's folder, or a scenario to play first.")],
     sets: Sets = None,

@@ -51,7 +51,7 @@ def load(
         except ValueError as error:
             raise ScenarioError(str(error)) from None
     for override in overrides or []:
-        _apply(raw, override)
+        apply_override(raw, override)
     if seed is not None:
         raw["seed"] = seed
     try:
@@ -130,7 +130,7 @@ def _refuse_coerced(raw: Any, checked: Any, *above: str) -> None:
         raise ValueError(f"{'.'.join(above)}: give a number, without quotes (found {raw!r})")
 
 
-def _apply(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
     """Apply one `KEY.PATH=VALUE` to `raw`; the value is read as YAML, list indices are numbers."""
     match = re.fullmatch(r"([^=]+)=(.*)", override, re.DOTALL)
     if match is None:

@@ -45,7 +45,8 @@ class Clock:
         self._findings = findings
         self._column = " ".join(series.time_columns)
         self._zone = zoneinfo.ZoneInfo(series.timezone or "UTC")
-        self._with_offset = True
+        self.with_offset = True
+        """True when times are written with a UTC offset."""
         self._doubts: list[tuple[datetime, str]] = []  # times of rows that clocks skip, or that may be either of two
         self.step = series.step or HOUR
         """The length of an interval."""
@@ -82,9 +83,9 @@ class Clock:
     def _read_all(self, stamps: Sequence[tuple[int, str]]) -> list[datetime]:
         """Read times as they are written: in UTC when they have an offset, else local without one."""
         times = [self._read_time(row, text) for row, text in stamps]
-        self._with_offset = times[0].tzinfo is not None
+        self.with_offset = times[0].tzinfo is not None
         for (row, _), at in zip(stamps, times, strict=True):
-            if (at.tzinfo is not None) != self._with_offset:
+            if (at.tzinfo is not None) != self.with_offset:
                 raise ValueError(
                     f"{self._path}, row {row}, column {self._column}: some times have a UTC offset and some have "
                     "none; write all of them in one way"
@@ -103,7 +104,7 @@ class Clock:
 
     def _place(self, rows: Sequence[int], times: Sequence[datetime]) -> list[datetime]:
         """Give times in UTC: of local ones that are there twice, those after a step back are the second."""
-        if self._with_offset:
+        if self.with_offset:
             return list(times)
         if len(times) > 1 and times[0] > times[-1]:  # the newest first
             return self._place(rows[::-1], times[::-1])[::-1]
@@ -150,7 +151,7 @@ class Clock:
 
     def _is_skipped(self, at: datetime) -> bool:
         """Say whether clocks skip a local time."""
-        return not self._with_offset and _offset(at.replace(tzinfo=self._zone)) < _offset(
+        return not self.with_offset and _offset(at.replace(tzinfo=self._zone)) < _offset(
             at.replace(tzinfo=self._zone, fold=1)
         )
 
@@ -323,7 +324,7 @@ class Clock:
     def _format(self, at: datetime) -> str:
         """A row's time as its file stamps it, local."""
         at = (at + self.step if self._series.stamp == "end" else at).astimezone(self._zone)
-        return (at if self._with_offset else at.replace(tzinfo=None)).isoformat(" ", "minutes")
+        return (at if self.with_offset else at.replace(tzinfo=None)).isoformat(" ", "minutes")
 
 
 def _offset(at: datetime) -> timedelta:

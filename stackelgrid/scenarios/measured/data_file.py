@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import itertools
-import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stackelgrid.scenarios.measured.clock import HOUR, Clock, Horizon
-from stackelgrid.scenarios.measured.declarations import VALUE, Reference, TimeSeries
+from stackelgrid.scenarios.measured.declarations import VALUE, Reference, TimeSeries, complete
+from stackelgrid.scenarios.measured.nem12 import is_nem12, read_nem12
+from stackelgrid.scenarios.measured.numbers import count_up, read_number
+from stackelgrid.scenarios.measured.recognition import recognise_times
 from stackelgrid.scenarios.measured.table import Row, Table, find_table
 from stackelgrid.scenarios.measured.times import has_day_per_row, read_times_of_day
-from stackelgrid.scenarios.measured.units import UNITS, Kind, Unit, find_unit, per_slot, target_unit
+from stackelgrid.scenarios.measured.units import Kind, Unit, find_unit, per_slot, target_unit
+from stackelgrid.scenarios.measured.xml_documents import is_xml, read_xml
 from stackelgrid.text_file import read_text
-from stackelgrid.wire.arrays import LARGEST
 
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
-_PERHAPS_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([.,' ]\d{3})+([.,]\d*)?")
-_FEWEST_READINGS = 4
 _ABSENT = {"", "unavailable", "unknown"}
 """What is written in place of a reading that there was not."""
 
@@ -99,7 +100,8 @@ class DataFile:
         self._path = folder / series.file
         self._money = money
         self._horizon = horizon
-        self._findings: list[str] = []
+        self.findings: list[str] = []
+        """A sentence for each thing that was found in the file and not given."""
         self._of_meter: dict[str, Readings] = {}
 
     def columns(self, excluded: Sequence[str]) -> list[str]:
@@ -115,7 +117,7 @@ class DataFile:
     def numbers(self, wanted: Reference, kind: Kind) -> FromColumn:
         """Read a number per slot for a scenario's key of this `kind`, in its unit."""
         self._find_column(wanted.column)
-        given = self._unit
+        given = self.find_unit(wanted.column)
         try:
             target = target_unit(kind, given, self._money)
         except ValueError as error:
@@ -144,14 +146,21 @@ class DataFile:
         word = "hour" if slot == HOUR else "slot"
         return FromColumn(map(float, values), self._path, wanted.column, slots, word)
 
-    @property
-    def _unit(self) -> Unit:
-        """The unit of its numbers."""
-        if self.series.unit is None:
+    def find_unit(self, column: str) -> Unit:
+        """Find the unit of a column's numbers, which is given or in the file; where both are, they must agree."""
+        source = self.find_source(column)
+        given, written = self.series.unit, self._table.find_unit(source)
+        if given is None and written is None:
             raise ValueError(
                 f"{self._name}.unit: {self._path} does not say the unit of its numbers; give it, as in kWh"
             )
-        return find_unit(self.series.unit)
+        if given is not None and given != written and (source in self._table.units or "unit" in self._table.keys):
+            raise ValueError(f"{self._path} has column {column} in {written}; correct {self._name}.unit, now {given}")
+        return find_unit(given or written or "")
+
+    def find_source(self, column: str) -> str:
+        """Find the column of the file that has the numbers of a column: one for all meters."""
+        return self.series.value or column if self.series.layout == "long" else column
 
     def _exchange_rate(self, given: Unit) -> float:
         """Give how much of the scenario's money one of the file's is worth."""
@@ -187,7 +196,7 @@ class DataFile:
         values = numbers if len(there) == len(places) else np.interp(range(len(places)), there, numbers).tolist()
         if self.series.counts:
             return _Intervals([after - before for before, after in itertools.pairwise(values)], rows, late)
-        if self.series.reading is None and self._unit.quantity == "energy" and _count_up(numbers):
+        if self.series.reading is None and self.find_unit(wanted.column).quantity == "energy" and count_up(numbers):
             raise ValueError(
                 f"{self._path}, column {wanted.column}: it rises from {numbers[0]:g} to {numbers[-1]:g} like a meter's "
                 f"total; set {self._name}.reading: total, or reading: interval if this is the energy of each interval"
@@ -229,18 +238,17 @@ class DataFile:
                     f"{self._name}.fill to that many slots, or choose another day"
                 )
         if absent:
-            self._findings.append(f"{len(absent)} rows without a reading, which the one before them fills")
+            self.findings.append(f"{len(absent)} rows without a reading, which the one before them fills")
 
     def _read_numbers(self, readings: Sequence[Reading], wanted: Reference, kind: Kind) -> list[float]:
         """Read the numbers of a column; totals must not fall, and a load must not be below zero."""
         index = self._find_column(wanted.column)
-        self._check_unit(wanted.column)
         sign = -1 if wanted.scale != "1/peak" and wanted.scale < 0 else 1
         values: list[float] = []
         for _, row, cells in readings:
             text = cells[index].strip()
             try:
-                values.append(_read_number(text, self.series.decimal, self.series.thousands or ""))
+                values.append(read_number(text, self.series.decimal, self.series.thousands or ""))
                 # Each reading by itself: in the mean of an hour, one below zero would not be seen.
                 if kind.from_zero_up and sign * values[-1] < 0 and not self.series.counts:
                     raise ValueError(_describe_negative(kind.key, text, sign))
@@ -254,20 +262,12 @@ class DataFile:
         self._show_findings(readings[0].row, wanted.column, readings[0].cells[index].strip(), values[0])
         return values
 
-    def _check_unit(self, column: str) -> None:
-        """Compare the unit with the one that the file gives for a column."""
-        written = self._table.units.get(column)
-        if written in UNITS and written != self.series.unit:
-            raise ValueError(
-                f"{self._path} has column {column} in {written}; correct {self._name}.unit, now {self.series.unit}"
-            )
-
     def _show_findings(self, row: int, column: str, text: str, value: float) -> None:
         """Show what was found in the file and how its first number was read, once."""
         if self._show is not None:
-            for finding in self._findings:
+            for finding in self.findings:
                 self._show(f"{self._path}: {finding}")
-            unit = self.series.unit
+            unit = self.find_unit(column).name
             self._show(f"{self._path}, row {row}, column {column}: {text!r} was read as {value:.12g} {unit}")
             self._show = None
 
@@ -283,7 +283,7 @@ class DataFile:
     def _read_rows(self, rows: Sequence[Row]) -> Readings:
         """Read the times of some rows."""
         table, series = self._table, self.series
-        clock = Clock(self._name, self._path, series, self._horizon, self._findings)
+        clock = Clock(self._name, self._path, series, self._horizon, self.findings)
         places = [self._find_place(column) for column in series.time_columns]
         stamps = [(row, " ".join(cells[place].strip() for place in places)) for row, cells in rows]
         if series.layout == "wide":
@@ -294,7 +294,7 @@ class DataFile:
             times = clock.read_times(stamps)
             readings = [Reading(at, row, cells) for at, (row, cells) in zip(times, rows, strict=True)]
         if all(after.at < before.at for before, after in itertools.pairwise(readings)) and len(readings) > 1:
-            self._findings.append("its newest row is the first")
+            self.findings.append("its newest row is the first")
             readings.reverse()
         return Readings(clock, readings)
 
@@ -304,7 +304,7 @@ class DataFile:
             columns = read_times_of_day(self._table.header, self.series.stamp == "end")
         except ValueError as error:
             raise ValueError(f"{self._name}.layout: {self._path}: {error}; set layout: long") from None
-        self._findings.append(f"each row is a day of {len(columns)} intervals, the column {VALUE}")
+        self.findings.append(f"each row is a day of {len(columns)} intervals, the column {VALUE}")
         texts = [[cells[place] for place in columns] for _, cells in rows]
         return [Reading(at, row, [cell]) for at, row, cell in clock.read_cells(stamps, list(columns.values()), texts)]
 
@@ -358,6 +358,15 @@ class DataFile:
             )
         return self._find_place(self.series.value)
 
+    def read_all(self, column: str) -> tuple[NDArray[np.float64], int]:
+        """Read the numbers of all rows of a column, (N,), NaN for a cell that is none, and count these."""
+        place, series = self._find_column(column), self.series
+        numbers = np.full(len(self.find_readings(column).rows), np.nan)
+        for number, reading in enumerate(self.find_readings(column).rows):
+            with suppress(ValueError):
+                numbers[number] = read_number(reading.cells[place].strip(), series.decimal, series.thousands or "")
+        return numbers, int(np.isnan(numbers).sum())
+
     def _find_place(self, column: str) -> int:
         """Find the place of a column of the table."""
         table = self._table
@@ -387,50 +396,37 @@ class DataFile:
         except ValueError as error:
             raise ValueError(f"{self._name}.file: {self._path}: {error}; paths are relative to the scenario") from None
         try:
-            table = find_table(text, self._given, self._name)
+            series, table = _open_table(text, self._given, self._name)
         except csv.Error as error:
             raise ValueError(f"{self._name}.file: {self._path} is not CSV ({error}); export it again") from None
         except ValueError as error:
             raise ValueError(f"{self._path}: {error}") from None
-        self._findings += table.findings
-        return self._given, table
+        self.findings += table.findings
+        return series, table
 
 
-def _count_up(values: Sequence[float]) -> bool:
-    """Say whether readings look like a meter's totals: they never fall, or once at a reset and rise nearly always."""
-    steps = [after - before for before, after in itertools.pairwise(values)]
-    falls, rises = sum(step < 0 for step in steps), sum(step > 0 for step in steps)
-    return len(values) >= _FEWEST_READINGS and rises > 0 and (falls == 0 or (falls == 1 and rises >= 10 * falls))
+def read_standard(text: str) -> Table | None:
+    """Read a text in a standard format, which says by itself how it is read; None of any other."""
+    if is_xml(text):
+        return read_xml(text)
+    return read_nem12(text) if is_nem12(text) else None
 
 
-def _read_number(text: str, decimal: str, thousands: str) -> float:
-    """Read a number with a `decimal` separator and, where they are separated, `thousands`."""
-    if not text:
-        raise ValueError("the cell is empty; fill it in, or choose another day")
-    plain = text
-    if thousands:
-        group = re.escape(thousands)
-        plain = plain.replace("\u00a0", " ").replace("\u202f", " ")
-        if re.fullmatch(rf"[+-]?\d{{1,3}}({group}\d{{3}})+({re.escape(decimal)}\d*)?", plain):
-            plain = plain.replace(thousands, "")
-    if decimal == ",":
-        plain = plain.replace(".", "?").replace(",", ".")
-    if _NUMBER.fullmatch(plain) is None:
-        raise ValueError(f"{text[:60]!r} is no number with decimal {decimal!r}; {_find_mend(text, decimal)}")
-    number = float(plain)
-    if abs(number) > LARGEST:
-        raise ValueError(f"{text[:60]!r} is beyond {LARGEST:g}, the largest number anywhere in a game; correct it")
-    return number
+def _open_table(text: str, given: TimeSeries, name: str) -> tuple[TimeSeries, Table]:
+    """Find the table in the text of the data `name`, and the keys of which it says those that are not given.
 
-
-def _find_mend(text: str, decimal: str) -> str:
-    """Say what to do with a cell that is no number. Another decimal is advised only where no thousands can be meant."""
-    if _PERHAPS_THOUSANDS.fullmatch(text):
-        return "if that separates thousands, give thousands in data"
-    other = "," if decimal == "." else "."
-    if decimal not in text and _NUMBER.fullmatch(text.replace(other, ".")):
-        return f"set decimal: {other!r} in data"
-    return "fill it in, or choose another day"
+    Raises `ValueError`, `csv.Error` where the text is not CSV.
+    """
+    table = read_standard(text)
+    if table is not None:
+        return complete(given, table.keys), table
+    series = given
+    if given.time is None:
+        found = recognise_times(text, given)
+        if found.questions:
+            raise ValueError("; ".join(f"{why}; give {name}.{key}" for key, why in found.questions.items()))
+        series = complete(given, found.keys)
+    return series, find_table(text, series, name)
 
 
 def _describe_negative(key: str, text: str, sign: int) -> str:

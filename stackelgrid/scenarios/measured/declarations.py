@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -169,6 +170,12 @@ class TimeSeries(StrictModel):
         if self.exchange is not None and unit is not None and not unit.of_price:
             raise ValueError(f"exchange is for prices, the unit is {self.unit}; leave it out")
         return self
+
+
+def complete(series: TimeSeries, found: Mapping[str, Any]) -> TimeSeries:
+    """Complete the keys that are given by those that were found in the file."""
+    given = series.model_dump(exclude_unset=True)
+    return TimeSeries.model_validate({**found, **given})
 
 
 class Reference(StrictModel):

@@ -14,9 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stackelgrid.scenarios.measured.declarations import TimeSeries
+from stackelgrid.scenarios.measured.units import find_unit, read_unit
 
 DELIMITERS = (",", ";", "\t", "|")
+_NOTE = re.compile(r"([^:]+): .*\(([^()]+)\)")
+"""A line below a table that explains a column and ends with its unit."""
 _IN_BRACKETS = re.compile(r"[\[(].*[\])]")
+_UNIT_COLUMNS = {"unit", "units", "einheit", "eenheid", "unite", "unité", "unità", "unidad", "enhet", "enhed", "uom"}
 _EMPTY = "it holds no data; it takes a line with the names of its columns and a row per interval"
 Row = tuple[int, list[str]]
 """The number of a row, as a spreadsheet counts, and its cells."""
@@ -26,8 +30,8 @@ Row = tuple[int, list[str]]
 class Table:
     """The names of the columns, and the rows below them, each with as many cells.
 
-    `units` are those that a row below the names gives, in brackets. `findings` has a sentence for each thing that was
-    found in the file and not given, `keys` those of `data` that it says by itself.
+    `units` are those that a row below the names gives, in brackets, or a note below the table. `findings` has a
+    sentence for each thing that was found in the file and not given, `keys` those of `data` that it says by itself.
     """
 
     header: list[str]
@@ -36,6 +40,20 @@ class Table:
     rows: list[Row]
     findings: list[str]
     keys: dict[str, Any] = field(default_factory=dict)
+
+    def find_unit(self, column: str) -> str | None:
+        """Find the unit that the file gives for a column: in a row of units, its name, or a column of units."""
+        written = self.units.get(column) or self.keys.get("unit")
+        if written is None and column in self.header:
+            written = read_unit(column)
+        if written is None:
+            place = next((place for place, name in enumerate(self.header) if name.lower() in _UNIT_COLUMNS), None)
+            texts = {cells[place].strip() for _, cells in self.rows} if place is not None else set()
+            written = texts.pop() if len(texts) == 1 else None
+        try:
+            return None if written is None else find_unit(written).name
+        except ValueError:
+            return None
 
     @property
     def names(self) -> str:
@@ -55,11 +73,15 @@ def find_table(text: str, series: TimeSeries, name: str) -> Table:
     if above > series.skip:
         findings.append(f"its columns are named in row {above + 1}")
     below = _split(text, delimiter, above + 1)
-    rows = list(_list_rows(below, len(header), above + 1, delimiter, name, findings))
-    units: dict[str, str] = {}
+    ends: list[Row] = []
+    rows = list(_list_rows(below, len(header), above + 1, delimiter, name, ends))
+    if ends:
+        findings.append(f"the lines from row {ends[0][0]} on are not part of its table")
+    notes = (_NOTE.fullmatch(" ".join(cells).strip()) for _, cells in ends)
+    units = {note[1]: note[2] for note in notes if note is not None and note[1] in header}
     if rows and all(_IN_BRACKETS.fullmatch(cell.strip()) for cell in rows[0][1] if cell.strip()):
         number, cells = rows.pop(0)
-        units = {column: cell.strip()[1:-1] for column, cell in zip(header, cells, strict=True)}
+        units |= {column: cell.strip()[1:-1] for column, cell in zip(header, cells, strict=True)}
         findings.append(f"its row {number} has units")
     if not rows:
         raise ValueError(_EMPTY)
@@ -74,7 +96,7 @@ def _find_header(text: str, series: TimeSeries, name: str) -> tuple[str, int, li
     for delimiter in candidates:
         try:
             for number, cells in enumerate(_split(text, delimiter, series.skip), series.skip):
-                names = _strip_end([cell.strip() for cell in cells])
+                names = strip_end([cell.strip() for cell in cells])
                 if set(wanted) <= set(names):
                     return delimiter, number, names
         except csv.Error as error:
@@ -102,7 +124,7 @@ def _split(text: str, delimiter: str, skip: int) -> Iterator[list[str]]:
     return csv.reader(stream, delimiter=delimiter, strict=True)
 
 
-def _strip_end(cells: list[str]) -> list[str]:
+def strip_end(cells: list[str]) -> list[str]:
     """Leave out the empty cells at the end of a row."""
     while cells and not cells[-1]:
         cells = cells[:-1]
@@ -110,10 +132,9 @@ def _strip_end(cells: list[str]) -> list[str]:
 
 
 def _list_rows(
-    lines: Iterator[list[str]], width: int, above: int, delimiter: str, name: str, findings: list[str]
+    lines: Iterator[list[str]], width: int, above: int, delimiter: str, name: str, ends: list[Row]
 ) -> Iterator[Row]:
-    """List the rows that have a cell for each of the columns, until the table ends."""
-    ends: list[Row] = []
+    """List the rows that have a cell for each of the columns, until the table ends; what follows goes to `ends`."""
     empty = False
     for number, cells in enumerate(lines, above + 1):
         if not any(cell.strip() for cell in cells):
@@ -131,5 +152,3 @@ def _list_rows(
             raise ValueError(f"row {number} fits the table, row {ends[0][0]} above it does not; mend that row")
         else:
             ends.append((number, cells))
-    if ends:
-        findings.append(f"the lines from row {ends[0][0]} on are not part of its table")

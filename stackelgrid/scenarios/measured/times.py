@@ -12,6 +12,15 @@ _RANGE = re.compile(r"(.*\d{1,2}:\d{2}(?::\d{2})?)\s*(?: - |–|/)\s*\d.*")
 _TWENTY_FOUR = re.compile(r"(?<!\d)24(:00(?::00)?)(?!\d)")
 _EPOCH = re.compile(r"\d{9,10}(\.\d+)?|\d{12,13}")
 _MILLISECONDS = 10**11
+_ZONE_MARK = re.compile(r"\s*\((?:CET|CEST)\)")
+"""After local times of ENTSO-E on days on which clocks change; the order of rows says the same."""
+DATES = ("iso", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d", "%d.%m.%y", "%d-%b-%Y", "%d-%b-%y")
+_CLOCKS = ("%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p")
+FORMATS = (
+    *("epoch", "iso", "%Y%m%d:%H%M", "%Y%m%d%H%M"),
+    *(f"{day} {clock}" for day in (*DATES[1:], "%Y-%m-%d", "%Y%m%d") for clock in _CLOCKS),
+)
+"""How times are written, by strptime and the words of `read_time`."""
 _TIME_OF_DAY = re.compile(r"(\d{1,2})[:.h](\d{2})(?::00)?(?:\s*[-–]\s*(\d{1,2})[:.h](\d{2})(?::00)?)?")
 _NUMBER_OF_DAY = re.compile(r"[A-Za-z_ ]*0*(\d{1,3})")
 _DAY = timedelta(days=1)
@@ -28,6 +37,7 @@ def read_time(text: str, form: str | None) -> datetime:
             raise ValueError("no seconds since 1970")
         seconds = float(text)
         return check_year(datetime.fromtimestamp(seconds / 1000 if seconds > _MILLISECONDS else seconds, UTC))
+    text = _ZONE_MARK.sub("", text)
     whole = _RANGE.fullmatch(text)
     begin = whole[1].strip() if whole else text
     at_midnight = _TWENTY_FOUR.sub(r"00\1", begin)

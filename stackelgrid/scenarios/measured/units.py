@@ -7,6 +7,7 @@ see `target_unit`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,6 +43,7 @@ UNITS = {
     "MWh": Unit("MWh", "energy", Fraction(1000)),
     "pu": Unit("pu", "pu", Fraction(1)),
 }
+_MONEY = {"€": "EUR", "£": "GBP"}
 _KEY_ENDS_IN = {"_kw": "kW", "_kwh": "kWh", "_mw": "MW", "_mwh": "MWh"}
 _OF_PRICES = {"price", "prices", "cost", "costs", "tariff", "tariffs"}
 _OF_SHAPES = {"shape", "shapes"}
@@ -57,6 +59,20 @@ def find_unit(name: str) -> Unit:
     raise ValueError(
         f"{name!r} is no unit here; write {', '.join(UNITS)} (per unit, taken as it is), or a price as in EUR/MWh"
     )
+
+
+def read_unit(column: str) -> str | None:
+    """Read the unit in a column's name, behind it or in brackets, whatever its capitals; None where there is none."""
+    names = {name.lower(): name for name in UNITS if name != "pu"}
+    for word in re.split(r"[\s()\[\]_,]+", column):
+        if word.lower() in names:
+            return names[word.lower()]
+        money, slash, energy = word.partition("/")
+        if money and slash and energy.lower() in ("kwh", "mwh"):
+            return f"{_MONEY.get(money, money)}/{names[energy.lower()]}"
+        if slash and money.lower() in names:  # as KWH/hh, per half-hour
+            return names[money.lower()]
+    return None
 
 
 @dataclass(frozen=True)

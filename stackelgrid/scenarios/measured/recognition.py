@@ -1,0 +1,307 @@
+"""Find the keys of `data` by which a text file can be read, as far as it can be read in one way only.
+
+What can be read in more ways, or is not in the file, is a question: the key that answers it, and why it is asked.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import islice, pairwise
+from typing import Any
+
+from stackelgrid.scenarios.measured.declarations import TimeSeries, complete
+from stackelgrid.scenarios.measured.numbers import count_up, read_number
+from stackelgrid.scenarios.measured.table import DELIMITERS, Table, strip_end
+from stackelgrid.scenarios.measured.times import DATES, FORMATS, has_day_per_row, read_time, read_times_of_day
+from stackelgrid.scenarios.measured.units import find_unit
+
+_MOST_LINES_ABOVE = 200
+_FEWEST_ROWS = 3
+_SAMPLE = 5_000
+_MINUTE = timedelta(minutes=1)
+_CLOCK = re.compile(r"\d{1,2}:\d{2}")
+_MIDNIGHT = ("00:00", "0:00", "24:00")
+_TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?( ?[AaPp][Mm])?")
+_NUMBER = re.compile(r"[+-]?\d[\d.,' \u00a0\u202f]*")
+_COUNTS_FOR_COMMA = re.compile(r"[+-]?(0|\d{4,}|\d{1,3}([. ']\d{3})+),\d+|[+-]?\d+,(\d{1,2}|\d{4,})")
+_COUNTS_FOR_POINT = re.compile(r"[+-]?(0|\d{4,}|\d{1,3}([, ']\d{3})+)\.\d+|[+-]?\d+\.(\d{1,2}|\d{4,})")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([.,' \u00a0\u202f])\d{3}(?!\d)")
+_IN_UTC = "PVGIS"
+"""What is above the table in a file whose times are in UTC without saying so."""
+_ZONES = (("(utc)", "UTC"), ("(cet/cest)", "Europe/Brussels"), ("(cet)", "Europe/Brussels"))
+"""What market exports write behind the names of their times; the CET of all of them has summer time."""
+
+
+@dataclass
+class Recognition:
+    """The `keys` that were found, and `questions` by the key that answers each."""
+
+    keys: dict[str, Any] = field(default_factory=dict)
+    questions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """A line that may name the columns, the first rows below it, and the places of the columns with their times."""
+
+    line: int
+    names: list[str]
+    rows: list[list[str]]
+    places: list[int]
+
+    @property
+    def stamps(self) -> list[str]:
+        """The times as they are written."""
+        return [" ".join(cells[place].strip() for place in self.places) for cells in self.rows]
+
+
+# --- times ---
+
+
+def recognise_times(text: str, series: TimeSeries) -> Recognition:
+    """Find the columns with the times of rows, how they are written, and the layout. Raises `ValueError`."""
+    delimiters = DELIMITERS if series.delimiter is None else (series.delimiter,)
+    headers = (header for delimiter in delimiters for header in _list_headers(text, delimiter, series.skip))
+    header = max(headers, key=lambda header: len(header.names), default=None)
+    if header is None:
+        raise ValueError(_describe_text(text, delimiters))
+    found = Recognition()
+    names = [header.names[place] for place in header.places]
+    found.keys["time"] = names[0] if len(names) == 1 else names
+    if len(names) == 1 and _is_wide(header):
+        found.keys["layout"] = "wide"
+    forms = _list_formats(header.stamps, DATES if "layout" in found.keys else FORMATS)
+    if len(forms) > 1 and series.format is None:
+        written = " or ".join(repr(form) for form in forms)
+        found.questions["format"] = f"{header.stamps[0]!r} may be written as {written}"
+    if forms[0] != "iso":
+        found.keys["format"] = forms[0]
+    zone = next((zone for mark, zone in _ZONES for name in names if mark in name.lower()), None)
+    if any(_IN_UTC in line for line in text[:2000].splitlines()[: header.line]):
+        zone = "UTC"
+    if zone is not None:
+        found.keys["timezone"] = zone
+    return found
+
+
+def _describe_text(text: str, delimiters: Sequence[str]) -> str:
+    """Say what a text looks like that has no names of columns above rows with times, and what would read it."""
+    lines = [line for line in text.splitlines()[:_SAMPLE] if line.strip()]
+    if not lines:
+        return "it holds no data; it takes a line with the names of its columns and a row per interval"
+    delimiter = max(delimiters, key=lambda delimiter: sum(delimiter in line for line in lines))
+    cells = [cell.strip() for cell in lines[0].split(delimiter)]
+    if any(_list_formats([cell], FORMATS) for cell in cells):
+        names = delimiter.join(["time", *(f"c{number}" for number in range(2, len(cells) + 1))][:6])
+        return (
+            f"its first line has a time, none has the names of its columns; write one above it, as {names!r}, "
+            "and give time: time"
+        )
+    widths = Counter(line.count(delimiter) + 1 for line in lines)
+    width, count = widths.most_common(1)[0]
+    looks = f"{count} of its {len(lines)} lines have {width} cells" if width > 1 else "its lines have one cell each"
+    return (
+        f"no line names columns one of which has times below it: separated by {delimiter!r}, {looks}, the first is "
+        f"{lines[0][:120]!r}. If there is such a line, give time, the name of that column, and format, as in "
+        "'%d.%m.%Y %H:%M'"
+    )
+
+
+def _list_headers(text: str, delimiter: str, skip: int) -> Iterator[_Header]:
+    """List the lines with names of columns, below which there are times in rows of the same number of cells."""
+    stream = io.StringIO(text, newline="")
+    for _ in range(skip):
+        stream.readline()
+    lines: list[list[str]] = []
+    with suppress(csv.Error):  # what was read before it may do; with another separator its quotes may be in place
+        lines.extend(islice(csv.reader(stream, delimiter=delimiter, strict=True), _SAMPLE))
+    for number, cells in enumerate(lines[:_MOST_LINES_ABOVE]):
+        names = strip_end([cell.strip() for cell in cells])
+        rows = []
+        for row in lines[number + 1 :]:
+            if len(row) < len(names) or any(cell.strip() for cell in row[len(names) :]):
+                break
+            rows.append(row)
+        rows = rows[1:] if rows and is_units_row(rows[0]) else rows
+        enough = len(rows) >= _FEWEST_ROWS or (rows and number + 1 + len(rows) >= len(lines) - 1)
+        if len(names) < 2 or not enough or _list_formats(names[:1], FORMATS):
+            continue
+        places = _find_times(names, rows)
+        if places:
+            yield _Header(skip + number, names, rows, places)
+
+
+def is_units_row(cells: Iterable[str]) -> bool:
+    """Say whether all cells of a row are in brackets."""
+    there = [cell.strip() for cell in cells if cell.strip()]
+    return bool(there) and all(cell[0] + cell[-1] in ("[]", "()") for cell in there)
+
+
+def _find_times(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Find the first column with times, or with days and a later one with times of day; with days only, that."""
+    days: list[int] = []
+    for place in range(len(names)):
+        sample = [row[place].strip() for row in rows[:_FEWEST_ROWS]]
+        if days and all(map(_TIME_OF_DAY.fullmatch, sample)):
+            return [days[0], place]
+        if _list_formats(sample, DATES):
+            days.append(place)
+        elif _list_formats(sample, FORMATS):
+            return [place]
+    return days[:1]
+
+
+def _list_formats(stamps: Sequence[str], formats: Iterable[str]) -> list[str]:
+    """List the formats in which some times may be written, the first of those that mean the same.
+
+    Where days and months may be taken for each other, those with the evenest steps.
+    """
+    forms: dict[tuple[datetime, ...], str] = {}
+    for form in formats:
+        with suppress(ValueError):
+            times = [read_time(stamp, form) for stamp in stamps]
+            if formats is DATES or any(":" in stamp or form == "epoch" for stamp in stamps):
+                forms.setdefault(tuple(times), form)
+    evenness = {form: _count_even_steps(times) for times, form in forms.items()}
+    return [form for form, count in evenness.items() if count == max(evenness.values())]
+
+
+def _count_even_steps(times: Sequence[datetime]) -> int:
+    """Count the commonest time from one row to the next; rows of which only some have an offset have none."""
+    if len({at.tzinfo for at in times}) > 1:
+        return 0
+    return max(Counter(after - before for before, after in pairwise(times)).values(), default=0)
+
+
+def _is_wide(header: _Header) -> bool:
+    """Say whether a table has a day per row."""
+    try:
+        return has_day_per_row(header.names) or len(read_times_of_day(header.names, False)) >= 24
+    except ValueError:
+        return False
+
+
+# --- numbers ---
+
+
+def recognise_numbers(table: Table, series: TimeSeries) -> Recognition:
+    """Find how the numbers of a table are written, their unit, and what tells its meters apart."""
+    found = Recognition()
+    rows = [cells for _, cells in table.rows[:_SAMPLE]]
+    times = [table.header.index(name) for name in series.time_columns]
+    columns = list_number_columns(table, series)
+    _find_decimal([cells[place].strip() for cells in rows for place in columns], found)
+    units = {name: unit for name in (table.header[place] for place in columns) if (unit := table.find_unit(name))}
+    if len(set(units.values())) == 1:
+        found.keys["unit"] = next(iter(units.values()))
+    elif units:
+        found.questions["unit"] = f"columns are in {', '.join(f'{unit} ({name})' for name, unit in units.items())}"
+    else:
+        found.questions["unit"] = "it is not in the file; give it, as in kWh"
+    stamps = [" ".join(cells[place].strip() for place in times) for cells in rows]
+    if series.meter is None and not series.where and len(set(stamps)) < len(stamps):
+        _find_meter(table, [place for place in range(len(table.header)) if place not in times], rows, stamps, found)
+        if "meter" in found.keys and series.layout == "long":
+            named = [name for name in units if name != found.keys["meter"]]
+            values = named or [table.header[place] for place in columns if table.header[place] != found.keys["meter"]]
+            found.keys["value"] = values[0] if values else ""
+            if len(values) > 1:
+                found.questions["value"] = f"the numbers of each meter may be in {' or '.join(map(repr, values[:10]))}"
+    if series.layout == "long" and columns:
+        column = table.header.index(found.keys["value"]) if found.keys.get("value") else columns[0]
+        _find_reading(table, complete(series, found.keys), column, stamps, found)
+    return found
+
+
+def list_number_columns(table: Table, series: TimeSeries) -> list[int]:
+    """List the places of the columns with numbers, of a wide table those of times of day."""
+    if series.layout == "wide":
+        return list(read_times_of_day(table.header, series.stamp == "end"))
+    times = {*series.time_columns, *series.where, series.meter}
+    columns = []
+    for place, name in enumerate(table.header):
+        cells = [cells[place].strip() for _, cells in table.rows[:_SAMPLE]]
+        there = [cell for cell in cells if cell]
+        numbers = sum(_NUMBER.fullmatch(cell) is not None for cell in there)
+        if name not in times and there and numbers >= len(there) / 2:
+            columns.append(place)
+    return columns
+
+
+def _find_decimal(cells: Sequence[str], found: Recognition) -> None:
+    """Tell decimal and thousands separators, where there is one way to read all numbers."""
+    comma = next((cell for cell in cells if _COUNTS_FOR_COMMA.fullmatch(cell)), None)
+    point = next((cell for cell in cells if _COUNTS_FOR_POINT.fullmatch(cell)), None)
+    groups = [match for cell in cells if (match := _THOUSANDS.match(cell))]
+    if comma is not None and point is None:
+        found.keys["decimal"] = ","
+    elif comma is None and point is None and any(match[1] in ".," for match in groups):
+        found.questions["decimal"] = (
+            f"{groups[0].string!r} may have three decimals, or thousands; give decimal, or thousands"
+        )
+        return
+    separators = {match[1] for match in groups if match[1] != found.keys.get("decimal", ".")}
+    if len(separators) == 1:
+        found.keys["thousands"] = separators.pop().replace("\u00a0", " ").replace("\u202f", " ")
+
+
+def _find_reading(table: Table, series: TimeSeries, column: int, stamps: Sequence[str], found: Recognition) -> None:
+    """Tell totals and samples by the times and numbers of one meter: by uneven steps, and energies that count up."""
+    rows = [cells for _, cells in table.rows[:_SAMPLE]]
+    if series.meter is not None:
+        place = table.header.index(series.meter)
+        chosen = [number for number, cells in enumerate(rows) if cells[place] == rows[0][place]]
+        rows, stamps = [rows[number] for number in chosen], [stamps[number] for number in chosen]
+    try:
+        times = [read_time(stamp, series.format) for stamp in stamps]
+        steps = [abs(after - before) for before, after in pairwise(times)]
+    except (ValueError, TypeError):
+        return  # what cannot be read is reported with its row
+    numbers = []
+    for cells in rows:
+        with suppress(ValueError):
+            numbers.append(read_number(cells[column].strip(), series.decimal, series.thousands or ""))
+    if len(times) < _FEWEST_ROWS:
+        return
+    step = max(round(sorted(steps)[len(steps) // 2] / _MINUTE), 1) * _MINUTE
+    uneven = sum(abs(each - step) <= step / 20 for each in steps) < len(steps) / 2 or timedelta(hours=1) % step
+    unit = None if series.unit is None else find_unit(series.unit).quantity
+    if unit == "energy" and (uneven or count_up(numbers if times[0] < times[-1] else numbers[::-1])):
+        found.keys["reading"] = "total"
+    elif unit != "energy" and uneven:
+        found.keys["reading"] = "sample"
+    elif series.stamp == "start" and not uneven:
+        first, *_, last = stamps if times[0] < times[-1] else stamps[::-1]
+        clocks = [_CLOCK.search(stamp) for stamp in (first, last)]
+        if clocks[0] and clocks[1] and clocks[0][0] not in _MIDNIGHT and clocks[1][0] in _MIDNIGHT:
+            found.questions["stamp"] = (
+                f"the first row is at {clocks[0][0]}, the last at {clocks[1][0]}; give end if intervals end then"
+            )
+
+
+def _find_meter(
+    table: Table, places: Sequence[int], rows: Sequence[Sequence[str]], stamps: Sequence[str], found: Recognition
+) -> None:
+    """Find the column by which rows of the same time differ, of those with few texts."""
+    texts = {place: list(dict.fromkeys(cells[place].strip() for cells in rows)) for place in places}
+    few = {place: there for place, there in texts.items() if 1 < len(there) <= len(rows) / 2}
+    for place in few:
+        if len({(stamp, cells[place]) for stamp, cells in zip(stamps, rows, strict=True)}) == len(rows):
+            found.keys["meter"] = table.header[place]
+            return
+    choices = [
+        f"{table.header[place]} ({', '.join(there[:4])}{', …' if len(there) > 4 else ''})"
+        for place, there in few.items()
+        if len(there) <= 100
+    ]
+    found.questions["where"] = (
+        f"several rows have the same time; choose those of one meter by where: {{COLUMN: TEXT}}, or give meter, the "
+        f"column that tells meters apart{'; there are ' if choices else ''}{'; '.join(choices[:6])}"
+    )

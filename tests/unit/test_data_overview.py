@@ -1,0 +1,135 @@
+"""`stackelgrid data FILE`: what is found in exports, what they do not tell, and that its keys read them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackelgrid import cli
+from stackelgrid.scenarios.measured.overview import describe_file
+from stackelgrid.scenarios.yaml_file import parse
+from tests.unit.test_measured_exports import DAY, EXPORTS, METERS, read
+
+
+def describe(path: Path, **keys: Any) -> str:
+    return "\n".join(describe_file(path, keys))
+
+
+def find_keys(text: str) -> dict[str, Any]:
+    """The keys of `data` that a description proposes."""
+    block = text.split("in the same folder:\n")[1].partition("\n\n")[0]
+    (keys,) = parse(block)["data"].values()
+    return dict(keys)
+
+
+UNTOLD = {
+    "a day a row": {"unit"},
+    "date and time apart, an empty last column": {"unit"},
+    "seconds since 1970": {"unit"},
+    "ends of intervals, 24:00": {"stamp"},
+    "ends of half-hours with offsets": {"unit", "stamp"},
+    "a history of states": {"unit"},
+    "points between thousands": {"unit"},
+}
+"""Besides the zone, what the files do not tell."""
+
+
+@pytest.mark.parametrize("name", METERS)
+def test_keys_found_in_an_export_read_it_with_the_energy_that_it_has(name: str) -> None:
+    data, column, energy = METERS[name]
+    told = describe(EXPORTS / data["file"])
+    found = find_keys(told)
+    asked = {line.split()[0] for line in told.partition("does not tell")[2].splitlines()[1:]}
+    assert asked == UNTOLD.get(name, set()) | ({"timezone"} - found.keys())
+    # What is asked for, and what is a choice: the day, its meter, how long a sample may hold.
+    given = {key: data[key] for key in (*asked, "day", "where", "fill") if key in data}
+    if "where" in data:
+        found = {key: value for key, value in found.items() if key not in ("meter", "value")}
+    hours, _ = read({**found, **given}, column)
+    assert sum(hours) == pytest.approx(energy, rel=5e-5)
+
+
+def test_description_has_span_totals_and_an_average_day() -> None:
+    told = describe(EXPORTS / "lastgang_24.csv", timezone="Europe/Berlin", stamp="end").splitlines()
+    assert told[0].endswith("lastgang_24.csv: 96 rows; columns 'Datum Zeit', 'kW'")
+    for line in (
+        "  its columns are separated by ';'",
+        "  zone      Europe/Berlin",
+        "  interval  15min, stamped at its end",
+        f"  from      {DAY} 00:00",
+        "  to        2025-06-15 00:00",
+        "  gaps      none",
+        "kW      96       kW    13.4 kWh  0.3    1.225  ▄▄▄▄▄▃▃▃▃▃▃▄▄▄▄▄▄██▇▇▃▃▄",
+        "      stamp: end",
+    ):
+        assert line in told
+
+
+def test_gaps_are_counted_and_the_first_are_listed(tmp_path: Path) -> None:
+    rows = [f"{DAY} {hour:02d}:00,{hour}" for hour in range(24) if hour not in (3, 7, 8, 12, 15)]
+    (tmp_path / "gaps.csv").write_text("\n".join(["time,kW", *rows]))
+    assert (
+        f"  gaps      1 missing from {DAY} 03:00, 2 missing from {DAY} 07:00, 1 missing from {DAY} 12:00 and 1 more"
+        in describe(tmp_path / "gaps.csv").splitlines()
+    )
+
+
+TEXTS = {
+    "days or months": (
+        "date,time,kWh\n04/05/2025,00:00,1\n04/05/2025,00:30,2\n04/05/2025,01:00,1\n",
+        "format    '04/05/2025 00:00' may be written as '%d/%m/%Y %H:%M' or '%m/%d/%Y %H:%M'",
+    ),
+    "decimals or thousands": (
+        "time;kWh\n2025-06-14 00:00;1,464\n2025-06-14 01:00;2,512\n2025-06-14 02:00;1,500\n",
+        "decimal   '1,464' may have three decimals, or thousands; give decimal, or thousands",
+    ),
+    "two units": (
+        "time,use (kWh),peak (kW)\n2025-06-14 00:00,1,2\n2025-06-14 01:00,2,3\n2025-06-14 02:00,1,1\n",
+        "unit      columns are in kWh (use (kWh)), kW (peak (kW))",
+    ),
+    "meters of two kinds": (
+        "time,house,kind,kWh\n"
+        + "".join(f"{DAY} {t:02d}:00,{h},{k},1\n" for t in range(8) for h in "AB" for k in ("in", "out")),
+        "where     several rows have the same time; choose those of one meter by where: {COLUMN: TEXT}, or give meter, "
+        "the column that tells meters apart; there are house (A, B); kind (in, out)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_what_can_be_read_in_two_ways_is_asked_for(name: str, tmp_path: Path) -> None:
+    text, question = TEXTS[name]
+    (tmp_path / "m.csv").write_text(text)
+    assert question in describe(tmp_path / "m.csv").splitlines()
+
+
+REFUSED = {
+    "no times": ("a;b\n1;2\n3;4\n", "separated by ';', 3 of its 3 lines have 2 cells, the first is 'a;b'. If there is"),
+    "no names": (f"{DAY} 00:00;1\n{DAY} 01:00;2\n", "write one above it, as 'time;c2', and give time: time"),
+    "nothing": ("\n", "it holds no data"),
+    "prose": ("Dear customer,\nhere is nothing\n", "no line names columns"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_text_that_is_no_table_is_described(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text, expected = REFUSED[name]
+    (tmp_path / "m.csv").write_text(text)
+    monkeypatch.setattr("sys.argv", ["stackelgrid", "data", str(tmp_path / "m.csv")])
+    assert cli.main() == 2
+    told = capfd.readouterr().err
+    assert told.startswith(f"{tmp_path / 'm.csv'}: ") and expected in told
+    assert told.count("\n") == 1
+
+
+def test_data_command_takes_keys(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["stackelgrid", "data", str(EXPORTS / "enel.csv"), "--set", "unit=kWh", "--set", "timezone=Europe/Rome"]
+    monkeypatch.setattr("sys.argv", words)
+    assert cli.main() == 0
+    told = capfd.readouterr().out
+    assert "13.389 kWh" in told and "layout: wide" in told and "does not tell" not in told
+    monkeypatch.setattr("sys.argv", [*words, "--set", "unti=Wh"])
+    assert cli.main() == 2
+    assert "data.enel: unti: unknown key" in capfd.readouterr().err
