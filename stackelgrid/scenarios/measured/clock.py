@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
+from stackelgrid.calendar import Calendar
 from stackelgrid.scenarios.measured.declarations import TimeSeries
 from stackelgrid.scenarios.measured.times import guess_format, read_time
 
@@ -23,11 +24,20 @@ _NO_ENERGY = "0.,+- "
 
 @dataclass(frozen=True)
 class Horizon:
-    """The `slots` of a scenario, each as long as `slot`; `start` is when a dated one begins."""
+    """The `slots` of a scenario, each as long as `slot`; `start` is when a dated one begins, in its time `zone`."""
 
     slots: int
     slot: timedelta = HOUR
     start: datetime | None = None
+    zone: str | None = None
+
+    @classmethod
+    def of(cls, slots: int, calendar: Calendar | None) -> Horizon:
+        """Give that of a scenario: of a dated one the whole run."""
+        if calendar is None:
+            return cls(slots)
+        slot = timedelta(minutes=calendar.slot_minutes)
+        return cls(calendar.slots, slot, calendar.sessions[0].start, calendar.timezone)
 
     def describe(self) -> str:
         """Count its slots."""
@@ -44,7 +54,7 @@ class Clock:
         self._name, self._path, self._series, self._horizon = name, path, series, horizon
         self._findings = findings
         self._column = " ".join(series.time_columns)
-        self._zone = zoneinfo.ZoneInfo(series.timezone or "UTC")
+        self._zone = zoneinfo.ZoneInfo(series.timezone or horizon.zone or "UTC")
         self.with_offset = True
         """True when times are written with a UTC offset."""
         self._doubts: list[tuple[datetime, str]] = []  # times of rows that clocks skip, or that may be either of two
@@ -84,6 +94,13 @@ class Clock:
         """Read times as they are written: in UTC when they have an offset, else local without one."""
         times = [self._read_time(row, text) for row, text in stamps]
         self.with_offset = times[0].tzinfo is not None
+        if not self.with_offset and self._series.timezone is None:
+            if self._horizon.zone is None:
+                raise ValueError(
+                    f"{self._name}.timezone: the times in {self._path} have no UTC offset; give their zone, as in "
+                    "Europe/Berlin"
+                )
+            self._findings.append(f"its times have no zone, {self._horizon.zone} of the calendar is taken")
         for (row, _), at in zip(stamps, times, strict=True):
             if (at.tzinfo is not None) != self.with_offset:
                 raise ValueError(
@@ -195,7 +212,8 @@ class Clock:
                 f"last of {self._horizon.describe()} too, {self._format(grid[-1])}; add that row, have fewer slots, or "
                 "choose another day"
             )
-        self._require_span(times, grid, end)
+        spare = self._fillable * self.step
+        self._require_span(times, grid[0] + spare, grid[-1] - spare, start)
         inside = [place for place, at in enumerate(times) if grid[0] <= at < grid[-1] + self.step]
         self._require_order([(times[place], rows[place]) for place in inside])
         return self._match([(times[place], rows[place], place) for place in inside], grid), start - begin
@@ -205,7 +223,8 @@ class Clock:
         start, end = self._find_bounds()
         self.step = self._horizon.slot
         edges = [start + number * self.step for number in range(self._horizon.slots + 1)]
-        self._require_span(times, edges if self._series.counts else edges[:1], end)
+        held = timedelta() if self._series.counts else max(self.step, self._fillable * self.step)
+        self._require_span(times, start, end - held, start)
         return edges
 
     def _find_bounds(self) -> tuple[datetime, datetime]:
@@ -229,6 +248,9 @@ class Clock:
     def _find_start(self) -> datetime:
         """Give the beginning of the first slot, in the file's time zone."""
         series, zone = self._series, self._zone
+        of_place = series.day is not None or (series.first is not None and series.first.tzinfo is None)
+        if of_place and series.timezone is None and self._horizon.zone is None:
+            raise ValueError(f"{self._name}.timezone: {self._path} does not say whose day is meant; give its time zone")
         if series.first is not None and series.first.tzinfo is not None:
             return series.first.astimezone(zone)
         if series.first is None and series.day is None:
@@ -258,16 +280,14 @@ class Clock:
             return [at - late for at, late in zip(times, off, strict=True)]
         return list(times)
 
-    def _require_span(self, times: Sequence[datetime], grid: Sequence[datetime], end: datetime) -> None:
-        """Require rows from the first to the last of `grid`, but for those that may be filled."""
-        spare = self._fillable * self.step
-        first, last = min(times), max(times)
-        if grid[0] + spare >= first and grid[-1] - spare <= last:
+    def _require_span(self, times: Sequence[datetime], begin: datetime, end: datetime, start: datetime) -> None:
+        """Require rows from `begin` to `end` for the slots from `start` on."""
+        first, last, slot = min(times), max(times), self._horizon.slot
+        if first <= begin and end <= last:
             return
-        start = end - self._horizon.slots * self._horizon.slot
-        covered = min(end, last + self.step * (not self._series.counts)) - max(start, first)
-        missing = self._horizon.slots - max(covered // self._horizon.slot, 0)
-        mend = "choose another day" if self._horizon.start is None else "correct calendar, or give data for all of it"
+        covered = min(last + self.step * (not self._series.counts), start + self._horizon.slots * slot)
+        missing = self._horizon.slots - max((covered - max(start, first)) // slot, 0)
+        mend = "choose another day" if self._horizon.start is None else "shorten the run, or give data for all of it"
         raise ValueError(
             f"{self._name}: {self._path} holds {self._format(first)} to {self._format(last)}, not all of the "
             f"{self._horizon.describe()} from {self._format(start)}, {missing} of them missing; {mend}"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field, model_validator
 
-from stackelgrid.calendar import Timezone
+from stackelgrid.calendar import Calendar, Timezone
 from stackelgrid.model import StrictModel
 from stackelgrid.scenarios.measured.units import find_unit
 
@@ -204,6 +204,7 @@ class EachColumn(StrictModel):
 class DataSection(BaseModel):
     """The keys of a scenario that its data depend on."""
 
-    slots: Annotated[int, Field(ge=1, le=1000)]
+    slots: Annotated[int, Field(ge=1, le=100_000)]
+    calendar: Calendar | None = None
     money: str
     data: dict[str, TimeSeries] = {}

@@ -40,7 +40,7 @@ def spell_out(
     content = {key: value for key, value in raw.items() if key != "data"}
     if "data" in raw:
         declared = DataSection.model_validate({**defaults, **raw})
-        horizon = Horizon(declared.slots)
+        horizon = Horizon.of(declared.slots, declared.calendar)
         files = {
             name: DataFile(name, series, folder, horizon, declared.money, show)
             for name, series in declared.data.items()
