@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,9 +52,9 @@ class DemandCurves:
     def at(self, price: Array) -> Array:
         """Give the loads at prices (G, T) between the outermost points, kW."""
         number = np.empty(price.shape, np.intp)
-        for slot, prices in enumerate(price.T):
-            number[:, slot] = np.searchsorted(self.price[:, slot], prices, side="right") - 1
-        return self._within(np.clip(number, 0, len(self.price) - 2), price)
+        for slot, known in enumerate(self._known):
+            number[:, slot] = known.searchsorted(price[:, slot], side="right")
+        return self._within(np.minimum(np.maximum(number - 1, 0), len(self.price) - 2), price)
 
     def grid(self) -> tuple[Array, Array]:
         """Give prices (G, T) all along the curves, in ascending order, and the loads there."""
@@ -67,14 +68,28 @@ class DemandCurves:
 
     def _within(self, number: NDArray[np.intp], price: Array) -> Array:
         """Give the loads at prices (G, T) in the intervals of that `number`, (G, T)."""
-        slot = np.arange(price.shape[1])
-        a, b, la, lb = (v[number + k, slot] for v in (self.price, self.load) for k in (0, 1))
-        up = la + _rise(a, self.slope[number, slot], self.up[number, slot], price)
-        down = lb + _rise(b, self.slope[number + 1, slot], self.down[number, slot], price)
-        share = np.where(b > a, (price - a) / np.where(b > a, b - a, 1.0), 0.0)
-        curve = np.where(price <= self.kink[number, slot], up, down)
-        curve = np.where(self.is_open[number, slot], la + share * (lb - la), curve)
-        return np.asarray(np.clip(curve, np.minimum(la, lb), np.maximum(la, lb)))
+        count, slots = self.kink.shape
+        interval = number * slots + np.arange(slots)
+        piece = interval + count * slots * (price > self.kink.take(interval))
+        load, start, slope, exponent, bent = (values.take(piece) for values in self._powers)
+        curve = load + _integrate(start, slope, exponent, bent, price)
+        la, lb = self.load[:-1].take(interval), self.load[1:].take(interval)
+        if self.is_open.any():
+            a, b = self.price[:-1].take(interval), self.price[1:].take(interval)
+            share = np.where(b > a, (price - a) / np.where(b > a, b - a, 1.0), 0.0)
+            curve = np.where(self.is_open.take(interval), la + share * (lb - la), curve)
+        return np.asarray(np.minimum(np.maximum(curve, np.minimum(la, lb)), np.maximum(la, lb)))
+
+    @cached_property
+    def _known(self) -> list[Array]:
+        """The prices of the points of each slot, (n,) each."""
+        return list(np.ascontiguousarray(self.price.T))
+
+    @cached_property
+    def _powers(self) -> tuple[Array, ...]:
+        """The load at each lower point and the power up from there, then at each upper one down, (2, n - 1, T)."""
+        price, load, slope = (np.stack([values[:-1], values[1:]]) for values in (self.price, self.load, self.slope))
+        return load, *_describe_power(price, slope, np.stack([self.up, self.down]))
 
 
 def learn_demand_curves(observed: Sequence[Observation]) -> DemandCurves:
@@ -137,8 +152,16 @@ def _intersect(
 
 def _rise(start: Array, slope: Array, exponent: Array, price: Array) -> Array:
     """Integrate L' = slope (p / start)^(-e - 1) from `start` to `price`, kW."""
-    curved = (start > 0) & (exponent > -1)
-    safe = np.where(curved, start, 1.0)
-    e = np.where(np.abs(exponent) < 1e-6, 1e-6, exponent)
-    ratio = np.maximum(np.where(curved, price / safe, 1.0), 1e-2)
-    return np.asarray(slope * np.where(curved, safe * (1 - ratio**-e) / e, price - start))
+    return _integrate(*_describe_power(start, slope, exponent), price)
+
+
+def _describe_power(start: Array, slope: Array, exponent: Array) -> tuple[Array, Array, Array, Array]:
+    """Give what `_integrate` needs of a power besides the price."""
+    bent = np.where((start > 0) & (exponent > -1), start, np.nan)  # nan where the power is a line
+    return start, slope, np.where(np.abs(exponent) < 1e-6, 1e-6, exponent), bent
+
+
+def _integrate(start: Array, slope: Array, exponent: Array, bent: Array, price: Array) -> Array:
+    ratio = np.fmax(price / bent, 1e-2)
+    along = start * (1 - ratio**-exponent) / exponent
+    return np.asarray(slope * np.where(np.isnan(bent), price - start, along))

@@ -124,6 +124,10 @@ class HillClimb:
     def _least_merit(self, models: list[LocalResponse], price: Array) -> float:
         return min(self._merit(price, model.load(price)) for model in models)
 
+    def _promises_less(self, models: list[LocalResponse], price: Array, merit: float) -> bool:
+        """Tell whether the least merit that the models predict is below a `merit`."""
+        return any(self._merit(price, model.load(price)) < merit for model in models)
+
     # --- the bundle ---
 
     def _models(self, best: Observation, exponent: Array) -> list[LocalResponse]:
@@ -206,8 +210,8 @@ class HillClimb:
             weights = np.abs(multipliers[size + 1 : size + 1 + len(models)])
             if weights.sum() > 0:
                 share = weights / weights.sum()
-            length, now = 1.0, self._least_merit(models, price)
-            while length > _LEAST_LENGTH and self._least_merit(models, price + length * step) < now:
+            now, length = min(self._merit(price, load) for load in loads), 1.0
+            while length > _LEAST_LENGTH and self._promises_less(models, price + length * step, now):
                 length /= 2
             if length <= _LEAST_LENGTH:
                 break

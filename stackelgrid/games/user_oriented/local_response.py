@@ -6,6 +6,7 @@ Prices are money per kWh, loads kW, both (T,); matrices are (T, T).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,15 +49,14 @@ class LocalResponse:
 
     def load(self, price: Array) -> Array:
         """Give the load at a price, (T,) kW."""
+        start, step = self.at.price, price - self.at.price
         inside = np.maximum(price, self._floor)
-        exponent = np.where(np.abs(self.exponent) < 1e-6, 1e-6, self.exponent)  # the logarithm, as the limit of powers
-        start = self.at.price
-        ratio = np.where(self._is_curved, inside / np.where(self._is_curved, start, 1.0), 1.0)
-        along_curve = np.where(self._is_curved, start * (1 - ratio**-exponent) / exponent, price - start)
-        along_tangent = self._steepness(inside) * np.minimum(price - inside, 0)
-        return np.asarray(
-            self.at.load + self._slope * (along_curve + along_tangent) + self.at.coupling @ (price - start)
-        )
+        ratio = np.where(self._is_curved, inside / self._positive, 1.0)
+        along = np.where(self._is_curved, start * (1 - ratio**-self._power) / self._power, step)
+        if (price < inside).any():
+            along = along + self._steepness(inside) * np.minimum(price - inside, 0)
+        load = self.at.load + self._slope * along
+        return np.asarray(load + self.at.coupling @ step if self._is_coupled else load)
 
     def jacobian(self, price: Array) -> Array:
         """Give dL/dp, (T, T), symmetric."""
@@ -73,18 +73,32 @@ class LocalResponse:
         assert self.at.slope is not None
         return self.at.slope
 
-    @property
+    def _steepness(self, price: Array) -> Array:
+        """Give L' over the observed slope, at prices of at least half the observed one."""
+        ratio = np.where(self._is_curved, price / self._positive, 1.0)
+        return np.asarray(np.maximum(ratio, 0.5) ** (-self.exponent - 1))
+
+    # Each search asks thousands of loads of one response: what does not depend on the price is kept.
+
+    @cached_property
     def _is_curved(self) -> NDArray[np.bool_]:
         return (self.at.price > 0) & (self.exponent > -1)
 
-    @property
+    @cached_property
+    def _positive(self) -> Array:
+        return np.where(self._is_curved, self.at.price, 1.0)
+
+    @cached_property
     def _floor(self) -> Array:
         return np.where(self._is_curved, self.at.price / 2, -np.inf)
 
-    def _steepness(self, price: Array) -> Array:
-        """Give L' over the observed slope, at prices of at least half the observed one."""
-        ratio = np.where(self._is_curved, price / np.where(self._is_curved, self.at.price, 1.0), 1.0)
-        return np.asarray(np.maximum(ratio, 0.5) ** (-self.exponent - 1))
+    @cached_property
+    def _power(self) -> Array:
+        return np.where(np.abs(self.exponent) < 1e-6, 1e-6, self.exponent)  # the logarithm, as the limit of powers
+
+    @cached_property
+    def _is_coupled(self) -> bool:
+        return bool(self.at.coupling.any())
 
 
 class ExponentEstimator:

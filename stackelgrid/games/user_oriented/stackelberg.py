@@ -162,6 +162,8 @@ class StackelbergSearch:
 
     def _merit(self, price: Array, load: Array) -> float:
         """Give the utility less a steep charge on load beyond capacity, money; what is within the tolerance is kept."""
+        utility, beyond = self.company.utility(price, load), self.company.violation(load)
+        if beyond == 0:
+            return utility
         steep = 10 * max(abs(self.company.price_max), 1e-6)
-        beyond = max(0.0, self.company.violation(load) - self._tolerance * float(np.max(load)))
-        return self.company.utility(price, load) - steep * beyond
+        return utility - steep * max(0.0, beyond - self._tolerance * float(np.max(load)))

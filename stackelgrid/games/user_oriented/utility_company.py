@@ -9,6 +9,7 @@ search knows mu / w alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class UtilityCompany:
 
     def deviation_charge(self, load: Array) -> float:
         """Give the charge on deviation, sum mu_t (L_t - mean L)^2, money over Δ."""
-        return float(self.mu @ (load - load.mean()) ** 2)
+        return float(self.mu @ (load - _average(load)) ** 2)
 
     def earn(self, price: Array, load: Array) -> float:
         """Give revenue less the cost of the energy, money over Δ."""
@@ -50,10 +51,10 @@ class UtilityCompany:
 
     def marginal_cost(self, load: Array) -> Array:
         """Give grad C(L) [UO-C], (T,) money per kWh: the cost of one more kWh in each slot."""
-        charge = 2 * self.mu * (load - load.mean())
-        return np.asarray(self.wholesale_price + charge - charge.mean())
+        charge = 2 * self.mu * (load - _average(load))
+        return np.asarray(self.wholesale_price + charge - _average(charge))
 
-    @property
+    @cached_property
     def cost_curvature(self) -> Array:
         """The Hessian of C, (T, T), positive semidefinite."""
         off_mean = np.eye(len(self.mu)) - 1 / len(self.mu)
@@ -61,4 +62,15 @@ class UtilityCompany:
 
     def violation(self, load: Array) -> float:
         """Give the distance of the load from the capacity [UO-8] in the worst slot, kW; zero within it."""
-        return float(np.max([np.zeros_like(load), load - self.load_max, self.load_min - load]))
+        if not self._has_capacity:
+            return 0.0
+        return float(max(0.0, np.max(load - self.load_max), np.max(self.load_min - load)))
+
+    @cached_property
+    def _has_capacity(self) -> bool:
+        return bool(np.isfinite(self.load_min).any() or np.isfinite(self.load_max).any())
+
+
+def _average(load: Array) -> np.float64:
+    """Give the mean, sooner than `numpy.mean` does for a few numbers."""
+    return np.float64(np.add.reduce(load) / len(load))
