@@ -15,15 +15,20 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from stackelgrid.model import PER_SLOT, StrictModel
 
+_CLOCK_TIME = re.compile(r"([01]\d|2[0-3]):([0-5]\d)|24:00")
 _DURATION = re.compile(r"(\d{1,7}) ?(min|h|d)")
 _MINUTES = {"min": 1, "h": 60, "d": 24 * 60}
 _DAY = 24 * 60
 MOST_SLOTS = 1000
 """The most slots of a session."""
+MOST_SLOTS_OF_RUN = 100_000
+"""The most slots of a run, in all its sessions."""
 _MOST_SESSIONS = 100_000
 
 
@@ -205,16 +210,95 @@ class Calendar(StrictModel):
         return int(minutes) // self.slot_minutes
 
 
+def _check_bound(bound: Any) -> Any:
+    if isinstance(bound, str) and _CLOCK_TIME.fullmatch(bound):
+        return bound
+    if isinstance(bound, int) and not isinstance(bound, bool) and 1 <= bound <= MOST_SLOTS_OF_RUN:
+        return bound
+    raise ValueError("write the number of a slot, the first is 1, or in a run with a calendar a time as 09:00")
+
+
+class Event(StrictModel):
+    """The slots of an event: from slot `first` to slot `last`, both included, or every day between two clock times.
+
+    Slots are numbers of the run, from 1. A slot is in the event when it begins at the clock time `first` or later, and
+    before `last`.
+    """
+
+    first: Annotated[int | str, BeforeValidator(_check_bound)]
+    last: Annotated[int | str, BeforeValidator(_check_bound)]
+
+    @property
+    def daily(self) -> bool:
+        """Tell whether it is at clock times."""
+        return isinstance(self.first, str)
+
+    def in_session(self, session: Session) -> Self | None:
+        """Give the event in the slots of a session, None where it has none of them."""
+        if self.daily:
+            return self
+        first, last = self._bounds
+        first, last = max(first - session.first, 1), min(last - session.first, session.slots)
+        return self.model_copy(update={"first": first, "last": last}) if first <= last else None
+
+    def mark(self, session: Session) -> NDArray[np.bool_]:
+        """Mark its slots in a session that it is of, (T,).
+
+        Raise `ValueError` where there are no clock times, or a slot is only partly in the event.
+        """
+        first, last = self._bounds
+        if not self.daily:
+            numbers = np.arange(1, session.slots + 1)
+            return np.asarray((first <= numbers) & (numbers <= last))
+        if session.times is None:
+            raise ValueError(
+                f"event: a run without a calendar has no time {self.first}; give the numbers of slots, or a calendar"
+            )
+        for bound, minute in ((self.first, first), (self.last, last)):
+            if minute % round(60 * session.slot_hours):
+                raise ValueError(f"event: no slot of {60 * session.slot_hours:g} min begins at {bound}; move it")
+        begins = np.array([60 * time.hour + time.minute for time in session.times])
+        return np.asarray((first <= begins) & (begins < last))
+
+    @property
+    def _bounds(self) -> tuple[int, int]:
+        """Its first and last slot, or first and last minute of the day."""
+        first, last = (each if isinstance(each, int) else _read_clock_time(each) for each in (self.first, self.last))
+        return first, last
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if isinstance(self.first, str) != isinstance(self.last, str):
+            raise ValueError(f"first is {self.first}, last {self.last}; give two slots or two clock times")
+        first, last = self._bounds
+        if first > last:
+            raise ValueError(f"first {self.first} is after last {self.last}; swap them")
+        if self.daily and first == last:
+            raise ValueError(f"first and last are {self.first}; give a later time for last")
+        return self
+
+
+def _read_clock_time(text: str) -> int:
+    """Read a clock time as minutes after midnight."""
+    hours, minutes = text.split(":")
+    return 60 * int(hours) + int(minutes)
+
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def cut(model: Model, session: Session) -> Model:
-    """Give a model of a whole run in the window of one session: of each list marked as per slot, the slots of it."""
+    """Give a model of a whole run in the window of one session: of each list marked as per slot, the slots of it.
+
+    A mark on a mapping is one on each list in it.
+    """
     changed: dict[str, Any] = {}
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
         if PER_SLOT in field.metadata and isinstance(value, list):
             changed[name] = value[session.window]
+        elif PER_SLOT in field.metadata and isinstance(value, dict):
+            changed[name] = {key: numbers[session.window] for key, numbers in value.items()}
         elif isinstance(value, BaseModel):
             changed[name] = cut(value, session)
         elif isinstance(value, list) and any(isinstance(each, BaseModel) for each in value):

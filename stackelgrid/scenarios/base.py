@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Se
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from stackelgrid.calendar import MOST_SLOTS, Calendar, Session
+from stackelgrid.calendar import MOST_SLOTS, MOST_SLOTS_OF_RUN, Calendar, Session
 from stackelgrid.certify import require_solvers
 from stackelgrid.model import LARGEST, Positive, StrictModel
 from stackelgrid.node.config import Rounds
@@ -26,9 +26,6 @@ def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
         raise ValueError(f"the lower bound {bounds[0]:g} comes first, then the upper {bounds[1]:g}; swap them")
     return bounds
 
-
-MOST_SLOTS_OF_RUN = 100_000
-"""The most slots of a run, in all its sessions."""
 
 Between = Annotated[tuple[Positive, Positive], AfterValidator(_check_order)]
 """Bounds of a uniform draw, low and high."""

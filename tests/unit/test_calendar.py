@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stackelgrid.calendar import Calendar, Session, cut
+from stackelgrid.calendar import Calendar, Event, Session, cut
 from stackelgrid.model import PerSlot, StrictModel
 
 
@@ -121,3 +121,47 @@ def test_window_of_a_session_cuts_what_is_given_per_slot_alone() -> None:
     assert window.cost == [6, 7]
     assert [device.rate for device in window.devices] == [[2, 3], 7]
     assert window.devices[0].names == ["a", "b", "c", "d"]
+
+
+def test_event_at_clock_times_is_in_the_slots_that_begin_between_them_every_day() -> None:
+    event = Event(first="01:30", last="04:00")
+    march, october = (calendar(start=start, slot_minutes=30) for start in ("2026-03-29T00:00", "2026-10-25T00:00"))
+    for changed, hours in ((march, 1.5), (october, 3.5)):
+        assert event.mark(changed.sessions[0]).sum() == 2 * hours
+    two_days = calendar(start="2026-06-01T00:00", slot_minutes=30, horizon="2d").sessions[0]
+    assert event.in_session(two_days) == event
+    assert [*event.mark(two_days).nonzero()[0]] == [3, 4, 5, 6, 7, 51, 52, 53, 54, 55]
+
+
+def test_event_of_slots_has_in_a_session_those_of_its_window() -> None:
+    event = Event(first=4, last=9)
+    windows = [event.in_session(Session(slots=5, number=number, first=5 * (number - 1))) for number in (1, 2, 3)]
+    assert windows == [Event(first=4, last=5), Event(first=1, last=4), None]
+    assert Event(first=4, last=5).mark(Session(5)).tolist() == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "words"),
+    [
+        (5, 4, "first 5 is after last 4; swap them"),
+        ("12:00", "09:00", "first 12:00 is after last 09:00"),
+        ("12:00", "12:00", "give a later time for last"),
+        (5, "12:00", "give two slots or two clock times"),
+        ("9:00", "12:00", "write the number of a slot"),
+        ("23:00", "24:30", "write the number of a slot"),
+        (0, 5, "write the number of a slot"),
+        (1.5, 5, "write the number of a slot"),
+        (True, 5, "write the number of a slot"),
+    ],
+)
+def test_event_that_cannot_be_is_refused(first: Any, last: Any, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Event(first=first, last=last)
+
+
+def test_event_is_refused_where_no_slot_begins_at_its_clock_times() -> None:
+    assert Event(first="22:00", last="24:00").mark(calendar(start="2026-06-01T00:00").sessions[0]).sum() == 2
+    with pytest.raises(ValueError, match="no slot of 60 min begins at 12:30; move it"):
+        Event(first="12:00", last="12:30").mark(calendar().sessions[0])
+    with pytest.raises(ValueError, match="a run without a calendar has no time 12:00"):
+        Event(first="12:00", last="13:00").mark(Session(24))

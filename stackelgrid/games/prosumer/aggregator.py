@@ -57,7 +57,7 @@ class ProsumerSettings(SettlingSettings):
 
     def strategy(self, session: Session, homes: Mapping[str, int]) -> ProsumerAggregator:
         """Build the provider's part of the game."""
-        return ProsumerAggregator(self, session.slots, homes)
+        return ProsumerAggregator(self, session, homes)
 
 
 class ProsumerTable:
@@ -93,13 +93,13 @@ class ProsumerTable:
     def look_up_retail(self, offer: Offer) -> Array:
         """Give lambda_ret of each prosumer in the event, (n, T); 0, so that there is no trade, elsewhere."""
         retail = np.zeros_like(self.load)
-        event = slice(offer.first - 1, offer.last)
+        event = offer.event
         for row in np.flatnonzero(self.present):
             prices = offer.retail_price.get(self.tariff[row])
             if prices is None:
                 _LOG.warning("a tariff that the utility does not have", extra={"data": {"tariff": self.tariff[row]}})
             else:
-                retail[row, event] = prices[event]
+                retail[row] = np.where(event, prices, 0.0)
         return retail
 
     def mark(self, members: Collection[str]) -> NDArray[np.bool_]:
@@ -179,10 +179,10 @@ class _SimultaneousGame:
 class ProsumerAggregator:
     """The provider's strategy. Members that are held count with their last DR quantities, excluded ones not at all."""
 
-    def __init__(self, settings: ProsumerSettings, slots: int, homes: Mapping[str, int]) -> None:
-        self._settings = settings
+    def __init__(self, settings: ProsumerSettings, session: Session, homes: Mapping[str, int]) -> None:
+        self._settings, self._slot_hours = settings, session.slot_hours
         self._anticipating = settings.prosumers == "anticipating"
-        self._table = ProsumerTable(homes, slots)
+        self._table = ProsumerTable(homes, session.slots)
         self._row_order = RowOrder(len(self._table.present))
         nothing = np.zeros_like(self._table.load)
         self._conduct = Conduct(nothing.shape)
@@ -310,7 +310,7 @@ class ProsumerAggregator:
         """Compute [PR-15], (T,) money, at the DR price of `offer`; nothing where there is no trade."""
         table, price = self._table, self._game.price
         margin = np.where(price > 0, self._read_dr_price(offer) - price, 0.0)
-        return np.asarray((margin * (table.pv - table.load + dr)).sum(axis=0))
+        return np.asarray(self._slot_hours * (margin * (table.pv - table.load + dr)).sum(axis=0))
 
     def _read_dr_price(self, offer: Offer) -> Array:
         """Give lambda_DR of each prosumer, (n, T); zeros when there is none, or one for another number of them."""

@@ -60,7 +60,7 @@ def certify(scenario: ProsumerScenario, outcome: ProsumerOutcome, samples: int) 
     pv_cost = np.array([np.broadcast_to(home.pv_cost, slots) for home in homes])
     retail = np.array([utility.tariffs[home.tariff] for home in homes])
     retail_of = dict(zip((home.id for home in homes), retail, strict=True))
-    event = utility.event.mark(slots)
+    event, hours = utility.mark_event(scenario.session), scenario.slot_hours
     cap = np.array([home.limit_kw for home in homes])
 
     decisions = [decision for provider in providers for decision in _list_decisions(provider, outcome)]
@@ -70,17 +70,17 @@ def certify(scenario: ProsumerScenario, outcome: ProsumerOutcome, samples: int) 
         pay = decision.follow_rule(retail_of) if anticipating else decision.pay_settled_price
         regret[decision.home.id] = max(regret[decision.home.id], _find_gain(decision, pay))
     right_pv_price, right_dr_price = _compute_prices(load - dr, pv, pv_cost, retail, event)
-    profit = np.sum((dr_price - pv_price) * (pv - load + dr), axis=0, where=pv_price > 0)
+    profit = hours * np.sum((dr_price - pv_price) * (pv - load + dr), axis=0, where=pv_price > 0)
     system = np.array(utility.system_load_kw)
     net = np.where(event, system - pv.sum(axis=0) - dr.sum(axis=0), system)
     c0, c1, c2 = utility.cost.c0, utility.cost.c1, utility.cost.c2
-    saving = np.array([c0 + c1 * P + c2 * P * P - (c0 + c1 * Q + c2 * Q * Q) for P, Q in zip(system, net, strict=True)])
+    saved = [c0 + c1 * P + c2 * P * P - (c0 + c1 * Q + c2 * Q * Q) for P, Q in zip(system, net, strict=True)]
 
     residuals = {
         "pv_price_residual": _find_error(pv_price, right_pv_price),
         "dr_price_residual": _find_error(dr_price, right_dr_price),
         "profit_residual": _find_error_of_largest(np.array(outcome.provider_profit), profit),
-        "saving_residual": _find_error_of_largest(np.array(outcome.utility_saving), saving),
+        "saving_residual": _find_error_of_largest(np.array(outcome.utility_saving), hours * np.array(saved)),
     }
     violation = float(max(0.0, np.max(dr - cap), np.max(-dr)))
     trade = pv_price > 0
@@ -98,7 +98,7 @@ def certify(scenario: ProsumerScenario, outcome: ProsumerOutcome, samples: int) 
         "price_order": price_order,
         "feasible": price_order and violation <= _FEASIBLE * max(1.0, float(np.max(dr))),
         "regret": regret,
-        "anticipating": None if anticipating else _anticipate_alone(decisions, outcome, retail_of),
+        "anticipating": None if anticipating else _anticipate_alone(decisions, outcome, retail_of, hours),
     }
 
 
@@ -113,7 +113,7 @@ class _Decision(NamedTuple):
     most: float
 
     def suffer(self, dr: float) -> float:
-        """Give the inconvenience [PR-5] of a DR quantity."""
+        """Give the inconvenience [PR-5] of a DR quantity, money an hour."""
         return self.home.alpha * dr**2 * (1 + dr * self.others)
 
     def find_best(self, pay: Callable[[float], float]) -> float:
@@ -168,12 +168,12 @@ def _find_gain(decision: _Decision, pay: Callable[[float], float]) -> float:
 
 
 def _save(decision: _Decision, best: float, pay: Callable[[float], float]) -> float:
-    """Give what the best quantity saves a prosumer over its own, money."""
+    """Give what the best quantity saves a prosumer over its own, money an hour."""
     return decision.suffer(decision.dr) - pay(decision.dr) - (decision.suffer(best) - pay(best))
 
 
 def _anticipate_alone(
-    decisions: Sequence[_Decision], outcome: ProsumerOutcome, retail: Mapping[str, Array]
+    decisions: Sequence[_Decision], outcome: ProsumerOutcome, retail: Mapping[str, Array], hours: float
 ) -> dict[str, float | None]:
     """Find what a prosumer would gain that alone anticipated [PR-13], where all take their price as given."""
     gain: dict[str, float] = {}
@@ -181,7 +181,7 @@ def _anticipate_alone(
     for decision in decisions:
         pay = decision.follow_rule(retail)
         best = decision.find_best(pay)
-        gain[decision.home.id] = gain.get(decision.home.id, 0.0) + _save(decision, best, pay)
+        gain[decision.home.id] = gain.get(decision.home.id, 0.0) + hours * _save(decision, best, pay)
         if decision.dr > 0:
             less.append(1 - best / decision.dr)
     earned = {name: -sum(outcome.cost[name]) for name in gain}

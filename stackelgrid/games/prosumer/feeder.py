@@ -54,11 +54,11 @@ def solve_power_flow(scenario: ProsumerScenario, dr_kw: Mapping[str, Sequence[fl
     load = np.array([feeder.load_kw.get(bus, 0.0) * shape for bus in buses])
     reactive = np.array([feeder.load_kvar.get(bus, 0.0) * shape for bus in buses])
     pv, dr = np.zeros_like(load), np.zeros_like(load)
-    event = slice(scenario.leader.event.first - 1, scenario.leader.event.last)
+    event = scenario.leader.mark_event(scenario.session)
     for home in scenario.everyone:
         if home.bus is not None:
-            pv[row[home.bus], event] += home.pv_kw[event]
-            dr[row[home.bus], event] += dr_kw[home.id][event]
+            pv[row[home.bus]] += np.where(event, home.pv_kw, 0.0)
+            dr[row[home.bus]] += np.where(event, dr_kw[home.id], 0.0)
     return FeederStates(*(_solve(feeder, buses, kw, reactive) for kw in (load, load - pv, load - pv - dr)))
 
 

@@ -20,7 +20,7 @@ def _play(runs: Runs) -> tuple[ProsumerOutcome, list[bool]]:
     scenario = load("prosumer")
     assert isinstance(scenario, ProsumerScenario)
     outcome: ProsumerOutcome = runs.outcome("prosumer")
-    return outcome, scenario.leader.event.mark(scenario.slots).tolist()
+    return outcome, scenario.leader.mark_event(scenario.session).tolist()
 
 
 def _draw_pv(runs: Runs) -> drawing.Figure:

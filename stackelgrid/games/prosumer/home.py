@@ -3,11 +3,11 @@
 Prosumer i draws p and produces PV. Paid lambda per kWh of PV - p + dr [PR-6], it gives up dr of its consumption. That
 is the more inconvenient the less the others give up [PR-5]. In every slot, with the price held, it solves [PR-14]
 
-    min over dr    alpha dr^2 (1 + dr S) - lambda (PV - p + dr),      0 <= dr <= cap
+    min over dr    [alpha dr^2 (1 + dr S) - lambda (PV - p + dr)] Δ,      0 <= dr <= cap
     S = sum over the other prosumers k that take part of 1/dr_k
 
 The cost is strictly convex for dr >= 0, so its stationary point, 2 alpha dr + 3 alpha S dr^2 = lambda, clipped, is the
-one best answer [PR-A] (derived):
+one best answer [PR-A] (derived), whatever the length Δ of a slot:
 
     dr* = min(cap, lambda / (alpha + sqrt(alpha^2 + 3 alpha S lambda)))
 
@@ -18,21 +18,22 @@ its own dr by [PR-13]. One kWh more then pays d/d dr [lambda (PV - p + dr)] = la
     2 alpha dr + 3 alpha S dr^2 = lambda(dr)^2 / r,  or dr = cap if that is less.
 
 In the paper prosumers send the provider alpha and the cap. Here both stay in this process: the provider asks, and the
-prosumer answers with dr*. Units: kW and kWh per slot of one hour, money as in the price; alpha in money per kW^2.
+prosumer answers with dr*. Units: kW, slots of Δ hours, money as in the price; alpha in money per kW^2 and hour.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from stackelgrid.calendar import Session
 from stackelgrid.games.prosumer.messages import DrResponse, PvPrice, to_matrix, to_rows
 from stackelgrid.games.prosumer.simultaneous_game import pay_for_more, price_pv
-from stackelgrid.model import SMALLEST, NonNegative, PositivePerSlot
+from stackelgrid.model import SMALLEST, NonNegative, NumberPerSlot, PositivePerSlot
 from stackelgrid.rounds.settings import HomeModel
 from stackelgrid.wire.arrays import Array
 from stackelgrid.wire.names import Name
@@ -73,7 +74,7 @@ def anticipate_dr(
 
 
 def compute_cost(dr: Array, price: Array, others: Array, alpha: Array, surplus: Array) -> Array:
-    """Compute [PR-5] less [PR-6], the net cost of providing `dr`, money, for arrays of one shape (paper).
+    """Compute [PR-5] less [PR-6], the net cost of providing `dr`, money an hour, for arrays of one shape (paper).
 
     `surplus` is PV - p, kW. In [PR-5] the share [PR-4] is 1 / (1 + dr S).
     """
@@ -84,13 +85,14 @@ class Prosumer(HomeModel):
     """The data of a prosumer.
 
     It sends the provider its `tariff` class, `load_kw` p, `pv_kw` and `pv_cost`, money per kWh. `alpha` is its
-    sensitivity to curtailing; `cap_kw` the most it can curtail in a slot, when omitted `cap_share` of its peak load,
-    and never more than it draws [PR-3]. `bus` is its bus on the feeder, read on the desk only.
+    sensitivity to curtailing, money per kW^2 and hour; `cap_kw` the most it can curtail in a slot, when omitted
+    `cap_share` of its peak load, and never more than it draws [PR-3]. `bus` is its bus on the feeder, read on the desk
+    only.
     """
 
     tariff: Name
-    load_kw: Annotated[list[NonNegative], Field(min_length=1)]
-    pv_kw: Annotated[list[NonNegative], Field(min_length=1)]
+    load_kw: Annotated[NumberPerSlot, Field(min_length=1)]
+    pv_kw: Annotated[NumberPerSlot, Field(min_length=1)]
     pv_cost: PositivePerSlot
     alpha: Annotated[float, Field(ge=SMALLEST, le=1)]
     cap_kw: NonNegative | None = None
@@ -109,11 +111,18 @@ class Prosumer(HomeModel):
                 raise ValueError(f"{key} has {len(value)} numbers, load_kw {len(self.load_kw)}; give one per slot")
         return self
 
+    def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
+        """Give the prosumer in one session of a run; its cap stays the share of the peak load of the whole run."""
+        return super().in_session(session, state).model_copy(update={"cap_kw": self._most_kw})
+
     @property
     def limit_kw(self) -> Array:
         """Give the most that it can curtail in each slot, (T,) kW."""
-        cap = self.cap_share * max(self.load_kw) if self.cap_kw is None else self.cap_kw
-        return np.minimum(cap, self.load_kw)
+        return np.minimum(self._most_kw, self.load_kw)
+
+    @property
+    def _most_kw(self) -> float:
+        return self.cap_share * max(self.load_kw) if self.cap_kw is None else self.cap_kw
 
 
 class ProsumerHomes:
@@ -131,6 +140,7 @@ class ProsumerHomes:
         self._pv_cost = np.array([np.broadcast_to(home.pv_cost, slots) for home in homes], float)
         self._alpha = np.array([[home.alpha] for home in homes], float)
         self._cap = np.array([home.limit_kw for home in homes])
+        self._slot_hours = homes[0].slot_hours
 
     def answer(self, signal: PvPrice) -> DrResponse:
         """Answer with each prosumer's load, PV and dr* at its price."""
@@ -144,11 +154,11 @@ class ProsumerHomes:
         )
 
     def settle(self, settlement: PvPrice) -> dict[str, Any]:
-        """Give by prosumer its DR quantity, kW, price, pay and net cost, money per slot; `others` is S, 1/kW."""
+        """Give by prosumer its DR quantity, kW, price, pay and net cost, money in a slot; `others` is S, 1/kW."""
         price, others = self._read_price(settlement)
         dr = self._choose_dr(settlement)
-        paid = price * (self._pv - self._load + dr)
-        net_cost = compute_cost(dr, price, others, self._alpha, self._pv - self._load)
+        paid = self._slot_hours * price * (self._pv - self._load + dr)
+        net_cost = self._slot_hours * compute_cost(dr, price, others, self._alpha, self._pv - self._load)
         return {
             home.id: {
                 "dr_kw": dr[row].tolist(),

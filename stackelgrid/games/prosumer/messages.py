@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Annotated, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from stackelgrid.wire.arrays import LARGEST, MAX_SLOTS, Array, PackedArray, Vector
@@ -38,13 +39,14 @@ class Offer(Body):
     """Down from the utility to one DR provider, in signals and settlements.
 
     `retail_price` is lambda_ret of each tariff class; the DR event lasts from slot `first` to slot `last`, counted from
-    1. `dr_price` is lambda_DR [PR-17] of the provider's prosumers, in the order of its last answer; absent before its
-    first answer.
+    1, but for the slots in `pauses`; where `last` is 0 there is none. `dr_price` is lambda_DR [PR-17] of the provider's
+    prosumers, in the order of its last answer; absent before its first answer.
     """
 
     retail_price: Annotated[dict[Name, Vector], Field(min_length=1, max_length=100)]
     first: Slot
-    last: Slot
+    last: Annotated[int, Field(ge=0, le=MAX_SLOTS)]
+    pauses: Annotated[list[Slot], Field(min_length=1, max_length=MAX_SLOTS)] | None = None
     dr_price: Rows | None = None
 
     @property
@@ -52,12 +54,29 @@ class Offer(Body):
         """The number of slots priced."""
         return len(next(iter(self.retail_price.values())))
 
+    @classmethod
+    def of(cls, retail_price: dict[str, list[float]], event: NDArray[np.bool_]) -> Self:
+        """Offer a tariff and the slots that are marked in `event`, (T,)."""
+        first, last = (int(slot) + 1 for slot in np.flatnonzero(event)[[0, -1]]) if event.any() else (1, 0)
+        pauses = [slot for slot in range(first, last + 1) if not event[slot - 1]]
+        return cls(retail_price=retail_price, first=first, last=last, pauses=pauses or None)
+
+    @property
+    def event(self) -> NDArray[np.bool_]:
+        """The slots of the event, marked, (T,)."""
+        marked = np.zeros(self.slots, bool)
+        marked[self.first - 1 : self.last] = True
+        marked[[slot - 1 for slot in self.pauses or []]] = False
+        return marked
+
     @model_validator(mode="after")
     def _shapes(self) -> Self:
         for name, price in self.retail_price.items():
             if len(price) != self.slots or min(price) < 0:
                 raise ValueError(f"retail_price.{name} must be {self.slots} numbers, none below 0")
-        if not self.first <= self.last <= self.slots:
+        if max(self.pauses or [0]) > self.slots:
+            raise ValueError(f"pauses in slot {max(self.pauses or [0])} of {self.slots}")
+        if self.last > 0 and not self.first <= self.last <= self.slots:
             raise ValueError(f"the event lasts from slot {self.first} to {self.last} of {self.slots}")
         if self.dr_price is not None:
             check_rows(self.dr_price, "dr_price", slots=self.slots)

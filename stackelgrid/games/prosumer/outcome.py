@@ -13,12 +13,12 @@ from stackelgrid.run_record import Outcome, RunRecord
 if TYPE_CHECKING:
     from stackelgrid.games.prosumer.scenario import ProsumerScenario
 
-Hourly = Annotated[list[Finite], Field(min_length=1)]
-"""A number per slot of an hour, (T,)."""
+BySlot = Annotated[list[Finite], Field(min_length=1)]
+"""A number per slot, (T,)."""
 
 
 class ProsumerOutcome(Outcome):
-    """`outcome` of a prosumer game in result.json. Arrays are (T,): kW, money per kWh, money per slot.
+    """`outcome` of a prosumer game in result.json. Arrays are (T,): kW, money per kWh, money in a slot.
 
     - `dr_kw`: DR quantity by prosumer.
     - `pv_price`: lambda_PV [PR-13] by prosumer, what its provider pays it; 0 without trade.
@@ -31,17 +31,17 @@ class ProsumerOutcome(Outcome):
     - `trade`: whether any prosumer provides anything.
     """
 
-    dr_kw: dict[str, Hourly]
-    pv_price: dict[str, Hourly]
-    dr_price: dict[str, Hourly]
-    provider_profit: Hourly
-    providers: dict[str, Hourly]
-    utility_saving: Hourly
-    utility_saving_dr_only: Hourly
-    system_load_kw: Hourly
-    net_load_kw: Hourly
-    others: dict[str, Hourly]
-    cost: dict[str, Hourly]
+    dr_kw: dict[str, BySlot]
+    pv_price: dict[str, BySlot]
+    dr_price: dict[str, BySlot]
+    provider_profit: BySlot
+    providers: dict[str, BySlot]
+    utility_saving: BySlot
+    utility_saving_dr_only: BySlot
+    system_load_kw: BySlot
+    net_load_kw: BySlot
+    others: dict[str, BySlot]
+    cost: dict[str, BySlot]
     trade: bool
 
     @model_validator(mode="after")
@@ -72,7 +72,7 @@ class ProsumerOutcome(Outcome):
             if home.id in accounts
         }
         profits = {name: account["profit"] for name, account in run_record.aggregators.items()}
-        local = np.where(scenario.leader.event.mark(scenario.slots), np.add(last["pv_kw"], last["dr_kw"]), 0.0)
+        local = np.where(scenario.leader.mark_event(scenario.session), np.add(last["pv_kw"], last["dr_kw"]), 0.0)
 
         def collect(key: str) -> dict[str, list[float]]:
             return {name: account[key] for name, account in accounts.items()}

@@ -75,7 +75,7 @@ def _check_pv_below_load(runs: Runs) -> Finding:
 
 def _check_event_hours(runs: Runs) -> Finding:
     hours = {int(np.count_nonzero(values)) for values in _to_arrays(_play(runs).dr_kw).values()}
-    length = _load_case().leader.event.mark(24).sum()
+    length = _load_case().leader.mark_event(_load_case().session).sum()
     here = f"an event of {length} hours, DR in {' or '.join(map(str, sorted(hours)))} of them"
     return Finding(here, max(hours) <= 4)
 

@@ -47,22 +47,34 @@ def check(run: RunFolder) -> None:
 def opening(run: RunFolder) -> str:
     """Describe the event and the trade."""
     scenario: ProsumerScenario = run.scenario
-    event = scenario.leader.event
     knowing = " Each prosumer considers that its price falls with its own demand response."
     return (
-        f"In the demand response event, hours {event.first} to {event.last}, the DR providers buy surplus PV output "
+        f"In the demand response event, {_describe_event(scenario)}, the DR providers buy surplus PV output "
         "and demand response from their prosumers at the PV price, and sell it to the utility at the DR price."
         + (knowing if scenario.prosumers == "anticipating" else "")
     )
 
 
+def _describe_event(scenario: ProsumerScenario) -> str:
+    """Say when the event is."""
+    event = scenario.leader.event
+    if event is None:
+        return "of which none is in these hours"
+    if event.daily:
+        return f"from {event.first} to {event.last}"
+    return f"{'hours' if scenario.slot_hours == 1 else 'slots'} {event.first} to {event.last}"
+
+
 def key_figures(result: RunResult[ProsumerOutcome], outcome: ProsumerOutcome) -> list[Row]:
     """List the demand response and its highest prices, profits, saving and peak."""
-    money, total = result.money, outcome.sum_dr_kw()
+    money, total, hours = result.money, outcome.sum_dr_kw(), outcome.slot_hours
     most = max(total, default=0.0)
-    rows = [("Demand response", quantity(sum(total), "kWh"))]
+    rows = [("Demand response", quantity(hours * sum(total), "kWh"))]
     if most > 0:
-        rows.append(("Most in an hour", f"{number(most)} kW in hour {total.index(most) + 1}"))
+        slot = "hour" if hours == 1 else "slot"
+        rows.append(
+            (f"Most in {'an hour' if hours == 1 else 'a slot'}", f"{number(most)} kW in {slot} {total.index(most) + 1}")
+        )
         for label, prices in (("PV price, highest", outcome.pv_price), ("DR price, highest", outcome.dr_price)):
             if traded := _list_traded(prices, outcome.dr_kw):
                 rows.append((label, quantity(max(traded), f"{money}/kWh")))
@@ -86,7 +98,7 @@ def _list_traded(prices: Mapping[str, list[float]], dr_kw: Mapping[str, list[flo
 def sections(run: RunFolder, outcome: ProsumerOutcome) -> Iterator[Section]:
     """Show demand response, prices, profits, loads, the feeder and the prosumers."""
     scenario: ProsumerScenario = run.scenario
-    money, event = run.result.money, scenario.leader.event.mark(scenario.slots).tolist()
+    money, event = run.result.money, scenario.leader.mark_event(scenario.session).tolist()
     if not outcome.dr_kw:
         nobody = "No prosumer reported what it provides: they act on a settlement, and none reached them."
         yield Section("Demand response", [nobody])
@@ -163,9 +175,13 @@ def _hide_zeros(price: list[float]) -> list[float]:
 def _plot_profits(outcome: ProsumerOutcome, money: str, event: list[bool]) -> Iterator[Plot]:
     from stackelgrid.report import drawing
 
+    saving, dr_only, profits = (
+        [money / outcome.slot_hours for money in by_slot]
+        for by_slot in (outcome.utility_saving, outcome.utility_saving_dr_only, outcome.provider_profit)
+    )
     curves = [
-        drawing.Curve("With PV output credited", outcome.utility_saving, drawing.BLUE, "-"),
-        drawing.Curve("Due to demand response alone", outcome.utility_saving_dr_only, drawing.VERMILION, "-"),
+        drawing.Curve("With PV output credited", saving, drawing.BLUE, "-"),
+        drawing.Curve("Due to demand response alone", dr_only, drawing.VERMILION, "-"),
     ]
     yield Plot(
         "saving",
@@ -173,7 +189,7 @@ def _plot_profits(outcome: ProsumerOutcome, money: str, event: list[bool]) -> It
         "The utility's operating cost without the event less that with it, hour by hour. Equation (20) of the paper "
         f"credits the event with all PV output in it, demand response or not. {_SHADED}",
     )
-    profit = [drawing.Curve("All DR providers", outcome.provider_profit)]
+    profit = [drawing.Curve("All DR providers", profits)]
     yield Plot(
         "profit",
         drawing.steps(profit, f"Profit ({money} an hour)", shaded=event),
@@ -240,7 +256,7 @@ def _plot_feeder(scenario: ProsumerScenario, outcome: ProsumerOutcome, event: li
 
 
 def _tabulate_prosumers(outcome: ProsumerOutcome, money: str) -> Table:
-    energy = {name: sum(provided) for name, provided in outcome.dr_kw.items()}
+    energy = {name: outcome.slot_hours * sum(provided) for name, provided in outcome.dr_kw.items()}
     few = spread(energy)
     which = "Each prosumer" if len(few) == len(energy) else f"{FEW} prosumers of {len(energy):,}"
     columns: dict[str, Mapping[str, float]] = {
@@ -266,7 +282,7 @@ def tabulate_slots(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> Colu
     slots, money = len(outcome.system_load_kw), spell_unit(scenario.money)
     return {
         "slot": range(1, slots + 1),
-        "event": scenario.leader.event.mark(slots).tolist(),
+        "event": scenario.leader.mark_event(scenario.session).tolist(),
         "baseline_load_kw": outcome.system_load_kw,
         "load_kw": outcome.net_load_kw,
         "dr_kw": outcome.sum_dr_kw() or [0.0] * slots,
@@ -302,7 +318,7 @@ def tabulate_bills(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> Colu
         {
             "home": home.id,
             "tariff": home.tariff,
-            "dr_kwh": sum(outcome.dr_kw[home.id]),
+            "dr_kwh": outcome.slot_hours * sum(outcome.dr_kw[home.id]),
             f"paid_for_dr_{money}": _sum_paid(outcome, home.id),
             f"net_cost_{money}": sum(outcome.cost[home.id]),
         }
@@ -313,14 +329,16 @@ def tabulate_bills(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> Colu
 
 def _sum_paid(outcome: ProsumerOutcome, name: str) -> float:
     """Give what a prosumer is paid for its demand response, money."""
-    return sum(price * dr for price, dr in zip(outcome.pv_price[name], outcome.dr_kw[name], strict=True))
+    return outcome.slot_hours * sum(
+        price * dr for price, dr in zip(outcome.pv_price[name], outcome.dr_kw[name], strict=True)
+    )
 
 
 def compute_totals(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> dict[str, Cell]:
     """Give the sums and peaks of a session."""
     money = spell_unit(scenario.money)
     return {
-        "dr_kwh": sum(outcome.sum_dr_kw()),
+        "dr_kwh": outcome.slot_hours * sum(outcome.sum_dr_kw()),
         "baseline_peak_kw": max(outcome.system_load_kw),
         "peak_kw": max(outcome.net_load_kw),
         f"provider_profit_{money}": sum(outcome.provider_profit),

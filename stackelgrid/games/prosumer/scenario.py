@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from stackelgrid.calendar import Session, cut
 from stackelgrid.games.prosumer.aggregator import Conjecture, ProsumerSettings, SettlingSettings
 from stackelgrid.games.prosumer.home import Prosumer
 from stackelgrid.games.prosumer.leader import UtilitySettings
-from stackelgrid.model import NonNegative, Positive, StrictModel
+from stackelgrid.model import NonNegative, NumberPerSlot, Positive, StrictModel
 from stackelgrid.scenarios import Between, PopulatedScenario
 from stackelgrid.wire.arrays import Array
 from stackelgrid.wire.names import Name
 
 Bus = Annotated[int, Field(ge=1)]
-Shape = Annotated[list[NonNegative], Field(min_length=1, max_length=1000)]
+Shape = Annotated[NumberPerSlot, Field(min_length=1)]
 
 
 class Kind(StrictModel):
@@ -132,6 +134,13 @@ class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
                     raise ValueError(f"population.{key} has {there} numbers, slots is {self.slots}; give one per slot")
         return self
 
+    def in_session(self, session: Session, states: Mapping[str, Mapping[str, Any]] | None = None) -> Self:
+        """Give a session of the run as a scenario of its own, with the feeder's load of its slots."""
+        alone = super().in_session(session, states)
+        if alone is self or self.feeder is None:
+            return alone
+        return alone.model_copy(update={"feeder": cut(self.feeder, session)})
+
     def draw(self, population: ProsumerPopulation) -> list[Prosumer]:
         """Draw the prosumers of a population."""
         return population.draw(self.seed)
@@ -139,6 +148,11 @@ class ProsumerScenario(PopulatedScenario[ProsumerPopulation, Prosumer]):
     def verify(self) -> None:
         """Raise `ValueError`, besides for what all games refuse, when horizons, tariffs or loads do not fit."""
         super().verify()
+        first = self.sessions[0]
+        try:
+            self.leader.in_session(first).mark_event(first)
+        except ValueError as error:
+            raise ValueError(f"leader.{error}") from None
         for number, home in enumerate(self.everyone):
             if home.tariff not in self.leader.tariffs:
                 known = ", ".join(self.leader.tariffs)

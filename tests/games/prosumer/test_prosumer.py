@@ -98,13 +98,15 @@ class Negotiation:
     rounds: list[Decision] = field(default_factory=list)
     game_rounds: int = 0
 
-    def outcome(self, scenario: ProsumerScenario) -> ProsumerOutcome:
-        """The outcome, of one provider with one member."""
+    @property
+    def run_record(self) -> RunRecord:
+        """The record of a run with one provider that has one member."""
         rounds = [dict(decision.account) for decision in self.rounds]
-        run_record = RunRecord(
-            "memory", "none", 1, rounds=rounds, aggregators={"a1": dict(self.account)}, homes=self.homes
-        )
-        return ProsumerOutcome.of(scenario, run_record)
+        return RunRecord("memory", "none", 1, rounds=rounds, aggregators={"a1": dict(self.account)}, homes=self.homes)
+
+    def outcome(self, scenario: ProsumerScenario) -> ProsumerOutcome:
+        """The outcome of it."""
+        return ProsumerOutcome.of(scenario, self.run_record)
 
 
 def pick(question: Question, member: str) -> Body:
@@ -113,11 +115,15 @@ def pick(question: Question, member: str) -> Body:
 
 
 def negotiate(
-    homes: Sequence[Prosumer], company: UtilitySettings, strategy: ProsumerAggregator | None = None
+    homes: Sequence[Prosumer],
+    company: UtilitySettings,
+    strategy: ProsumerAggregator | None = None,
+    session: Session | None = None,
 ) -> Negotiation:
-    """One provider with all the prosumers in one process."""
-    leader, emc = company.strategy(Session(24)), ProsumerHomes(homes)
-    middle = strategy or ProsumerSettings().strategy(Session(24), {"p": len(homes)})
+    """One provider with all the prosumers in one process; a day of 24 hours unless there is another `session`."""
+    session = session or Session(24)
+    leader, emc = company.strategy(session), ProsumerHomes(homes)
+    middle = strategy or ProsumerSettings().strategy(session, {"p": len(homes)})
     decision, negotiation = leader.open(), Negotiation(False)
     while not negotiation.settled and len(negotiation.rounds) < 60:
         step: Ask | Reply = middle.open(transmit(pick(decision.ask, "a1")))
@@ -408,7 +414,7 @@ def test_event_of_four_hours_gives_what_the_longer_one_gives_in_them(case: Any) 
     scenario = load("prosumer_four_hours")
     outcome = ProsumerOutcome.of(scenario, play(scenario))
     assert scenario.leader.event.last - scenario.leader.event.first + 1 == 4
-    inside = scenario.leader.event.mark(24)
+    inside = scenario.leader.mark_event(Session(24))
     for name, provided in outcome.dr_kw.items():
         np.testing.assert_allclose(provided, np.where(inside, longer.dr_kw[name], 0), rtol=1e-9)
     total = np.convolve(longer.sum_dr_kw(), np.ones(4), "valid")
@@ -572,6 +578,159 @@ def test_outcome_has_no_trade_when_there_is_no_surplus() -> None:
     assert certificate["gap"] <= 1e-12 and certificate["feasible"]
 
 
+# --- slots of other lengths ---
+
+
+def play_dated(scenario: ProsumerScenario) -> tuple[Negotiation, ProsumerOutcome]:
+    """The one session of a dated run."""
+    settings = ProsumerSettings(prosumers=scenario.prosumers)
+    strategy = settings.strategy(scenario.session, {"p": len(scenario.everyone)})
+    negotiation = negotiate(scenario.everyone, scenario.leader, strategy, scenario.session)
+    assert negotiation.settled
+    return negotiation, scenario.outcome(negotiation.run_record)
+
+
+def in_quarters(scenario: ProsumerScenario) -> ProsumerScenario:
+    """The same day in slots of 15 minutes, each hour's numbers four times."""
+    leader = scenario.leader
+    raw = {
+        "schema": 1,
+        "game": "prosumer",
+        "calendar": {"start": "2020-07-14T00:00", "timezone": "America/Los_Angeles", "slot_minutes": 15},
+        "prosumers": scenario.prosumers,
+        "leader": leader.model_dump()
+        | {
+            "tariffs": {name: np.repeat(prices, 4).tolist() for name, prices in leader.tariffs.items()},
+            "system_load_kw": np.repeat(leader.system_load_kw, 4).tolist(),
+            "event": {"first": "11:00", "last": "21:00"},
+        },
+        "homes": [
+            home.model_dump(exclude={"slot_hours"})
+            | {key: np.repeat(getattr(home, key), 4).tolist() for key in ("load_kw", "pv_kw")}
+            for home in scenario.everyone
+        ],
+    }
+    quarters = load(raw)
+    assert isinstance(quarters, ProsumerScenario)
+    return quarters
+
+
+@pytest.mark.parametrize("conjecture", ["price_taking", "anticipating"])
+@pytest.mark.parametrize("seed", range(6))
+def test_hourly_day_written_in_quarters_gives_the_same_prices_and_money(seed: int, conjecture: str) -> None:
+    """At seed 0 it is the shipped case, after that a random population."""
+    homes = load("prosumer").everyone if seed == 0 else population(3 + seed, seed)
+    company = load("prosumer").leader if seed == 0 else utility()
+    hourly = _scenario(homes, company, prosumers=conjecture)
+    quarterly = in_quarters(hourly)
+    (long, hours), (short, quarters) = play_dated(hourly), play_dated(quarterly)
+    assert len(long.rounds) == len(short.rounds) and long.game_rounds == short.game_rounds
+    for a, b in zip(long.rounds, short.rounds, strict=True):  # thresholds [PR-21] hold at the same time
+        for key in ("dr_kw_change", "provider_profit_change", "utility_saving_change"):
+            assert b.account[key] == pytest.approx(a.account[key], rel=1e-6, abs=1e-6)
+    for key in ("dr_kw", "pv_price", "dr_price", "others"):
+        for name, values in getattr(hours, key).items():
+            np.testing.assert_allclose(getattr(quarters, key)[name], np.repeat(values, 4), rtol=1e-9)
+    for key in ("provider_profit", "utility_saving", "utility_saving_dr_only"):
+        np.testing.assert_allclose(add_hours(getattr(quarters, key)), getattr(hours, key), rtol=1e-9, atol=1e-9)
+    for name, account in long.homes.items():
+        for key in ("paid", "cost"):
+            np.testing.assert_allclose(add_hours(short.homes[name][key]), account[key], rtol=1e-9, atol=1e-9)
+    of_hours, of_quarters = (certify(each, found, 0) for each, found in ((hourly, hours), (quarterly, quarters)))
+    assert of_quarters["gap"] <= 1e-8 and of_quarters["feasible"]
+    assert of_quarters["anticipating"] == (of_hours["anticipating"] and pytest.approx(of_hours["anticipating"]))
+
+
+def add_hours(quarters: Sequence[float]) -> np.ndarray:
+    return np.asarray(np.reshape(quarters, (-1, 4)).sum(axis=1))
+
+
+@pytest.mark.parametrize(("start", "hours"), [("2026-03-29T00:00", 23), ("2026-10-25T00:00", 25)])
+@pytest.mark.parametrize("minutes", [60, 15])
+def test_day_of_a_clock_change_settles_and_adds_up(start: str, hours: int, minutes: int) -> None:
+    slots = hours * 60 // minutes
+    random = np.random.default_rng(slots)
+    load_kw = random.uniform(50, 70, (3, slots))
+    scenario = load(
+        {
+            "schema": 1,
+            "game": "prosumer",
+            "calendar": {"start": start, "timezone": "Europe/Brussels", "slot_minutes": minutes},
+            "leader": {
+                "tariffs": {"all": random.uniform(30, 50, slots).tolist()},
+                "event": {"first": "01:00", "last": "21:00"},
+                "cost": {"c0": 400, "c1": -0.6, "c2": 0.003},
+                "system_load_kw": (1.5 * load_kw.sum(axis=0)).tolist(),
+            },
+            "homes": [
+                {
+                    "id": f"h{i}",
+                    "tariff": "all",
+                    "alpha": 0.5,
+                    "pv_cost": 9,
+                    "load_kw": each.tolist(),
+                    "pv_kw": [80] * slots,
+                }
+                for i, each in enumerate(load_kw)
+            ],
+        }
+    )
+    assert isinstance(scenario, ProsumerScenario)
+    event = scenario.leader.mark_event(scenario.session)
+    # The clock changes within the event: it lasts an hour less, or more.
+    assert event.sum() * minutes / 60 == 20 + hours - 24
+    negotiation, outcome = play_dated(scenario)
+    assert outcome.times is not None and len(outcome.times) == slots and outcome.slot_hours == minutes / 60
+    certificate = certify(scenario, outcome, 0)
+    assert certificate["gap"] <= 1e-8 and certificate["feasible"]
+    dr, price, paid = (np.array(list(each.values())) for each in (outcome.dr_kw, outcome.pv_price, outcome.dr_price))
+    assert np.array_equal(event, dr.any(axis=0))
+    # What the utility pays for surplus and DR is what prosumers get and providers keep.
+    energy = (80 - load_kw + dr) * event * minutes / 60
+    got = sum(sum(account["paid"]) for account in negotiation.homes.values())
+    assert (paid * energy).sum() == pytest.approx(got + sum(outcome.provider_profit), rel=1e-9)
+    assert (price * energy).sum() == pytest.approx(got, rel=1e-9)
+
+
+def test_session_of_a_run_has_the_caps_of_the_whole_and_its_own_part_of_the_event() -> None:
+    """Sessions of two days are played like the two days by themselves, the caps being those of the whole run."""
+    homes = [prosumer("a", 10, 30, cap_share=0.05), prosumer("b", 12, 30)]
+    two_days = load(
+        {
+            "schema": 1,
+            "game": "prosumer",
+            "calendar": {"start": "2026-06-01T00:00", "days": 2},
+            "leader": {
+                **utility().model_dump(exclude={"tariffs", "event", "system_load_kw"}),
+                "tariffs": {"residential": RETAIL * 2},
+                "event": {"first": 12, "last": 40},
+                "system_load_kw": (1e5 * LOAD_SHAPE).tolist() * 2,
+            },
+            "homes": [
+                home.model_dump(exclude={"slot_hours"})
+                | {"load_kw": [*home.load_kw, *np.multiply(0.5, home.load_kw)], "pv_kw": home.pv_kw * 2}
+                for home in homes
+            ],
+        }
+    )
+    first, second = (two_days.in_session(session) for session in two_days.sessions)
+    assert np.flatnonzero(first.leader.mark_event(first.session)).tolist() == list(range(11, 24))
+    assert np.flatnonzero(second.leader.mark_event(second.session)).tolist() == list(range(16))
+    for home, whole in zip(second.everyone, homes, strict=True):
+        assert home.load_kw == pytest.approx(np.multiply(0.5, whole.load_kw))
+        np.testing.assert_allclose(home.limit_kw, np.minimum(max(whole.limit_kw), home.load_kw))
+    _, outcome = play_dated(second)
+    assert certify(second, outcome, 0)["gap"] <= 1e-8
+    assert outcome.times is not None and outcome.times[0] == "2026-06-02T00:00:00+00:00"
+
+
+def test_offer_says_which_slots_are_of_the_event() -> None:
+    for slots in ([], [1], [2, 3], [1, 4], [2, 3, 5]):
+        event = np.isin(np.arange(1, 6), slots)
+        offer = transmit(Offer.of({"all": [1.0] * 5}, event))
+        np.testing.assert_array_equal(offer.event, event)
+
+
 # --- the end of the game [PR-21] ---
 
 
@@ -617,7 +776,7 @@ def ask(
 
 
 def offer_of(company: UtilitySettings) -> Offer:
-    return Offer(retail_price=company.tariffs, first=company.event.first, last=company.event.last)
+    return Offer.of(company.tariffs, company.mark_event(Session(24)))
 
 
 def test_provider_leaves_out_a_prosumer_while_it_is_excluded() -> None:
@@ -808,6 +967,10 @@ class _ExtremeProsumers:
         (["homes.0.bus=99"], "homes.0.bus: 99 is no bus of feeder.load_kw"),
         (["leader.event.last=30"], "leader.event.last is 30, the horizon has 24 slots"),
         (["leader.event.first=22"], "first 22 is after last 21"),
+        (
+            ["leader.event.first='11:00'", "leader.event.last='21:00'"],
+            "leader.event: a run without a calendar has no time 11:00; give the numbers of slots, or a calendar",
+        ),
         (["leader.tariffs.business=[1, 2]"], "leader.tariffs.business has 2 numbers"),
         (["feeder.lines.0.start=7"], "feeder.lines: bus 2 is not connected to the substation, bus 1, nor are 32 more;"),
         (
