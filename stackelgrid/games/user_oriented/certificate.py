@@ -121,8 +121,8 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
         gap = leader_regret = max(0.0, (found.utility - earned) / max(1.0, abs(found.utility)))
         if gap > _ROUNDING:
             better_price, better_utility = found.price.tolist(), hours * weight * found.utility
-        outside = float(np.max([settings.price_min - run.price, run.price - settings.price_max]))
-        feasible &= outside <= _ROUNDING * settings.price_max
+        outside = float(np.max([company.price_min - run.price, run.price - company.price_max]))
+        feasible &= outside <= _ROUNDING * float(np.max(company.price_max))
         method += f"Leader: the best of {tried} prices, by a line search on the mean load, samples, sweeps and climbs."
     else:
         price_residual = company.price_residual(run.price, load)
@@ -258,14 +258,15 @@ def _company(settings: UtilitySettings, baseline: Array, balance_load: Array) ->
         mu = adaptive_balance(kind.high * settings.mu, kind.low * settings.mu, kind.threshold, baseline, balance_load)
     else:
         mu = fixed_balance(settings.mu, baseline)
-    slots = len(baseline)
+    none = np.zeros(len(baseline))
+    most = np.inf if settings.capacity.max_kw is None else np.array(settings.capacity.max_kw)
     return Company(
-        wholesale=np.broadcast_to(np.array(settings.wholesale_price, float), (slots,)),
+        wholesale=none + settings.wholesale_price,
         mu=mu,
-        load_min=np.full(slots, settings.capacity.min_kw or -np.inf),
-        load_max=np.full(slots, settings.capacity.max_kw or np.inf),
-        price_min=settings.price_min,
-        price_max=settings.price_max,
+        load_min=np.where(np.array(settings.capacity.min_kw) > 0, none + settings.capacity.min_kw, -np.inf),
+        load_max=none + most,
+        price_min=none + settings.price_min,
+        price_max=none + settings.price_max,
     )
 
 

@@ -118,7 +118,7 @@ class HillClimb:
 
     def _merit(self, price: Array, load: Array) -> float:
         """Give the leader's utility less a steep charge on load beyond capacity, money."""
-        steep = 10 * max(abs(self.company.price_max), 1e-6)
+        steep = 10 * max(float(np.max(self.company.price_max)), 1e-6)
         return self.company.utility(price, load) - steep * self.company.violation(load)
 
     def _least_merit(self, models: list[LocalResponse], price: Array) -> float:

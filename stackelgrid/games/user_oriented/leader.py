@@ -36,7 +36,7 @@ from stackelgrid.games.user_oriented.local_response import Array, Observation
 from stackelgrid.games.user_oriented.messages import LoadAt, LoadResponse, Price
 from stackelgrid.games.user_oriented.search import NextPrices, Objective, PriceFound, PriceSearch, PricingProblem
 from stackelgrid.games.user_oriented.utility_company import LEAST_REVENUE_WEIGHT, UtilityCompany
-from stackelgrid.model import PER_SLOT, NonNegative, Positive, StrictModel
+from stackelgrid.model import PER_SLOT, NonNegative, PerSlot, Positive, PositivePerSlot, StrictModel
 from stackelgrid.registry import find_algorithm
 from stackelgrid.rounds.settings import QUESTIONS_PER_SESSION, LeaderSettings
 from stackelgrid.rounds.strategy import Decision
@@ -300,6 +300,18 @@ class FixedBalance(StrictModel):
     kind: Literal["fixed"] = "fixed"
 
 
+def _require_order(low: str, least: float | list[float], high: str, most: float | list[float] | None) -> None:
+    """Raise `ValueError` where a lower bound is above the upper one; lists of other lengths are refused elsewhere."""
+    several = {len(value) for value in (least, most) if isinstance(value, list)}
+    if most is None or len(several) > 1:
+        return
+    for slot, (lower, upper) in enumerate(zip(*np.broadcast_arrays(least, most), strict=True)) if several else ():
+        if lower > upper:
+            raise ValueError(f"{low} {lower:g} is above {high} {upper:g} in slot {slot + 1}; swap them")
+    if not several and least > most:  # type: ignore[operator]
+        raise ValueError(f"{low} {least:g} is above {high} {most:g}; swap them")
+
+
 class AdaptiveBalance(StrictModel):
     """A charge by slot [UO-E]: `high` times mu where the baseline is over `threshold` away from its mean, else `low`.
 
@@ -314,15 +326,14 @@ class AdaptiveBalance(StrictModel):
 
 
 class Capacity(StrictModel):
-    """Bounds on the total load, kW [UO-8]."""
+    """Bounds on the total load, kW, a number or one per slot [UO-8]."""
 
-    min_kw: NonNegative = 0.0
-    max_kw: Positive | None = None
+    min_kw: PerSlot = 0.0
+    max_kw: Annotated[Positive | list[Positive] | None, PER_SLOT] = None
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
-        if self.max_kw is not None and self.min_kw > self.max_kw:
-            raise ValueError(f"min_kw {self.min_kw:g} is above max_kw {self.max_kw:g}; swap them")
+        _require_order("min_kw", self.min_kw, "max_kw", self.max_kw)
         return self
 
 
@@ -346,8 +357,8 @@ class UtilitySettings(LeaderSettings):
     revenue_weight: NonNegative = 1.0
     balance: FixedBalance | AdaptiveBalance = Field(default=FixedBalance(), discriminator="kind")
     capacity: Capacity = Capacity()
-    price_min: NonNegative = 0.0
-    price_max: Positive
+    price_min: PerSlot = 0.0
+    price_max: PositivePerSlot
     questions_per_session: Annotated[int, Field(ge=1)] = QUESTIONS_PER_SESSION
 
     @field_validator("algorithm")
@@ -358,10 +369,12 @@ class UtilitySettings(LeaderSettings):
 
     @model_validator(mode="after")
     def _check_prices(self) -> Self:
-        if not self.price_min <= self.baseline_price <= self.price_max:
+        _require_order("price_min", self.price_min, "price_max", self.price_max)
+        least, most = np.max(self.price_min), np.min(self.price_max)
+        if not least <= self.baseline_price <= most:
             raise ValueError(
-                f"baseline_price {self.baseline_price:g} is outside price_min {self.price_min:g} .. "
-                f"price_max {self.price_max:g}; set it between them"
+                f"baseline_price {self.baseline_price:g} is outside price_min {least:g} .. "
+                f"price_max {most:g}; set it between them"
             )
         return self
 
@@ -377,22 +390,31 @@ class UtilitySettings(LeaderSettings):
         return self
 
     def check_slots(self, slots: int) -> None:
-        """Raise `ValueError` when the wholesale price is a list of another length than the horizon."""
-        price = self.wholesale_price
-        if isinstance(price, list) and len(price) != slots:
-            raise ValueError(
-                f"wholesale_price has {len(price)} numbers, the horizon has {slots} slots; give one per slot"
-            )
+        """Raise `ValueError` when something is a list of another length than the horizon."""
+        for key, value in (
+            ("wholesale_price", self.wholesale_price),
+            ("price_min", self.price_min),
+            ("price_max", self.price_max),
+            ("capacity.min_kw", self.capacity.min_kw),
+            ("capacity.max_kw", self.capacity.max_kw),
+        ):
+            if isinstance(value, list) and len(value) != slots:
+                raise ValueError(f"{key} has {len(value)} numbers, the horizon has {slots} slots; give one per slot")
 
     def company(self, slots: int) -> UtilityCompany:
         """Build the company as arrays; mu is zero until the baseline is known."""
+
+        def spread(value: float | list[float]) -> Array:
+            return np.broadcast_to(np.array(value, float), (slots,)).copy()
+
+        least, most = self.capacity.min_kw, self.capacity.max_kw
         return UtilityCompany(
-            wholesale_price=np.broadcast_to(np.array(self.wholesale_price, float), (slots,)).copy(),
+            wholesale_price=spread(self.wholesale_price),
             mu=np.zeros(slots),
-            load_min=np.full(slots, self.capacity.min_kw or -np.inf),
-            load_max=np.full(slots, self.capacity.max_kw or np.inf),
-            price_min=self.price_min,
-            price_max=self.price_max,
+            load_min=np.where(spread(least) > 0, spread(least), -np.inf),
+            load_max=spread(np.inf if most is None else most),
+            price_min=spread(self.price_min),
+            price_max=spread(self.price_max),
         )
 
     def strategy(self, session: Session) -> UserOrientedLeader:

@@ -194,8 +194,7 @@ class MarginalPriceSearch:
         lead beyond it.
         """
         company, price, load = self.company, model.at.price, model.at.load
-        size = len(price)
-        low, high = np.full(size, float(company.price_min)), np.full(size, float(company.price_max))
+        low, high = company.price_min.copy(), company.price_max.copy()
         over, under = load > company.load_max, load < company.load_min
         if self.slots_are_apart:
             cost = company.marginal_cost(load)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import csv
 import io
-from datetime import date
+from collections.abc import Sequence
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +21,7 @@ from stackelgrid.scenarios import Between
 from stackelgrid.text_file import read_text
 from stackelgrid.wire.arrays import LARGEST, Array
 
+_HOURS = 24
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -83,9 +85,12 @@ class Population(StrictModel):
     storage: StorageShare
     ev: EvShare | None = None
 
-    def draw(self, seed: int, baseline_price: float, slots: int) -> list[Home]:
-        """Draw the homes. Raise `ValueError` that names file, column or day when the profiles do not fit."""
-        shapes = _read_day(self.profiles, self.day, slots)
+    def draw(self, seed: int, baseline_price: float, slots: int, times: Sequence[datetime] | None = None) -> list[Home]:
+        """Draw the homes over hours of `day` or, with the `times` at which slots begin, over days from `day` on.
+
+        Raise `ValueError` that names file, column or day when the profiles do not fit.
+        """
+        shapes = _read_day(self.profiles, self.day, slots) if times is None else self._read_slots(times)
         for name, segment in self.segments.items():
             unknown = [column for column in segment.columns if column not in shapes]
             if unknown:
@@ -97,6 +102,18 @@ class Population(StrictModel):
             )
             for number in range(self.homes)
         ]
+
+    def _read_slots(self, times: Sequence[datetime]) -> dict[str, Array]:
+        """Read the profiles at slots: the hour in which each lies, of `day` and those after it. Each has mean 1."""
+        first = times[0].date()
+        days = {time.date() - first for time in times}
+        profiles = {after: _read_day(self.profiles, self.day + after, _HOURS, scaled=False) for after in days}
+        columns = set.intersection(*(set(shapes) for shapes in profiles.values()))
+        shapes = {
+            name: np.array([profiles[time.date() - first][name][time.hour] for time in times])
+            for name in sorted(columns)
+        }
+        return {name: shape / shape.mean() for name, shape in shapes.items() if shape.mean() > 0}
 
     def _draw_home(
         self, name: str, number: int, random: np.random.Generator, shapes: dict[str, Array], baseline_price: float
@@ -183,8 +200,11 @@ def _has(number: int, share: float) -> bool:
     return int((number + 1) * share + 1e-9) > int(number * share + 1e-9)
 
 
-def _read_day(path: Path, day: date, slots: int) -> dict[str, Array]:
-    """Read the profiles of one day, each scaled to mean 1. Raise `ValueError` that names the file and what it lacks."""
+def _read_day(path: Path, day: date, slots: int, *, scaled: bool = True) -> dict[str, Array]:
+    """Read the profiles of one day, each `scaled` to mean 1.
+
+    Raise `ValueError` that names the file and what it lacks.
+    """
     where = f"population.profiles: {path}"
     try:
         header, *rows = list(csv.reader(io.StringIO(read_text(path), newline=""), strict=True)) or [[]]
@@ -210,6 +230,8 @@ def _read_day(path: Path, day: date, slots: int) -> dict[str, Array]:
         for place, name in enumerate(header)
         if name != "time"
     }
+    if not scaled:
+        return shapes
     return {column: shape / shape.mean() for column, shape in shapes.items() if shape.mean() > 0}
 
 

@@ -162,7 +162,8 @@ def _plot_load(run: RunFolder, outcome: UserOrientedOutcome) -> Plot:
     from stackelgrid.report import drawing
 
     capacity = _leader(run).capacity
-    limits = [limit for limit in (capacity.min_kw, capacity.max_kw) if limit]
+    bounds = (capacity.min_kw, capacity.max_kw)
+    limits = [bound for bound in bounds if isinstance(bound, float) and bound]
     name = "Settled" if run.result.settled else "Last round"
 
     def label(when: str, load_kw: list[float]) -> str:
@@ -172,6 +173,7 @@ def _plot_load(run: RunFolder, outcome: UserOrientedOutcome) -> Plot:
         drawing.Curve(label("Baseline", outcome.baseline_load_kw), outcome.baseline_load_kw, drawing.GREY, "--"),
         drawing.Curve(label(name, outcome.load_kw), outcome.load_kw, drawing.BLUE, "-"),
     ]
+    curves += [drawing.Curve("Capacity", bound, drawing.VERMILION, ":") for bound in bounds if isinstance(bound, list)]
     limited = " The leader's capacity limits are drawn." if limits else ""
     return Plot(
         "load",

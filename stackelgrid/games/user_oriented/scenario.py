@@ -39,7 +39,8 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
 
     def draw(self, population: Population) -> list[Home]:
         """Draw homes around measured profiles; at the flat price they draw the measured load."""
-        return population.draw(self.seed, self.leader.baseline_price, self.slots)
+        times = None if self.calendar is None else self.calendar.times
+        return population.draw(self.seed, self.leader.baseline_price, self.slots, times)
 
     def verify(self) -> None:
         """Raise `ValueError` also when a home has nothing, or nobody draws at the flat price."""
@@ -85,7 +86,7 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
 
     def find_doubts(self) -> list[str]:
         """Ask whether a wholesale price that no price may reach is in another unit."""
-        wholesale, most = self.leader.company(self.slots).wholesale_price, self.leader.price_max
+        wholesale, most = self.leader.company(self.slots).wholesale_price, np.max(self.leader.price_max)
         above = int(np.sum(wholesale > most))
         if not above:
             return []

@@ -87,7 +87,7 @@ class SeveralClimbs:
         self._random = np.random.default_rng(0)
         self._drawn = 0
         self._curves: DemandCurves | None = None
-        self._range = company.price_max - company.price_min
+        self._range = float(np.max(company.price_max - company.price_min))
 
     def propose(self, known: Mapping[bytes, Observation], rounds: int, left: int) -> list[Array]:
         """Give the prices that the climbs want to know next, none when the search is over.

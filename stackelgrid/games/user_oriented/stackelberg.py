@@ -75,7 +75,7 @@ class StackelbergSearch:
         self._known |= {name_price(each.price): each for each in observed if each.slope is not None}
         self._asked |= {name_price(each.price) for each in observed}
         self._climb.go_on(self._known, self._merit)
-        if self.company.price_min >= self.company.price_max:
+        if np.all(self.company.price_min >= self.company.price_max):
             return self._settle(here)
         if len(self._asked) >= self._questions:
             has_explored = self._climb.ended or self._climbs.enough_have_ended or self._utility > -np.inf
@@ -103,7 +103,7 @@ class StackelbergSearch:
         if any(each.coupling.any() for each in self._known.values()):
             count = round(_LEVELS_WITH_STORAGE * self._questions) if slots <= _MOST_SLOTS else 0
         levels = np.linspace(self.company.price_min, self.company.price_max, count)
-        return self._ask([self._climb.wanted, *(np.full(slots, level) for level in levels)])
+        return self._ask([self._climb.wanted, *levels])
 
     def _go_on_climbing(self, here: Observation) -> NextPrices | PriceFound:
         """Ask what several climbs want to know, until they have ended."""
@@ -165,5 +165,5 @@ class StackelbergSearch:
         utility, beyond = self.company.utility(price, load), self.company.violation(load)
         if beyond == 0:
             return utility
-        steep = 10 * max(abs(self.company.price_max), 1e-6)
+        steep = 10 * max(float(np.max(self.company.price_max)), 1e-6)
         return utility - steep * max(0.0, beyond - self._tolerance * float(np.max(load)))

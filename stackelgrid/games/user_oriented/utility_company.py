@@ -34,8 +34,12 @@ class UtilityCompany:
     mu: Array
     load_min: Array
     load_max: Array
-    price_min: float
-    price_max: float
+    price_min: Array
+    price_max: Array
+
+    def __post_init__(self) -> None:
+        for bound in ("price_min", "price_max"):  # one number is a bound in all slots
+            object.__setattr__(self, bound, np.zeros_like(self.mu) + getattr(self, bound))
 
     def deviation_charge(self, load: Array) -> float:
         """Give the charge on deviation, sum mu_t (L_t - mean L)^2, money over Δ."""

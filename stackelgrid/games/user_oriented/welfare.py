@@ -84,7 +84,7 @@ class WelfareSearch:
             limits, bound = (
                 (company.load_max, company.price_max) if over[worst] > 0 else (company.load_min, company.price_min)
             )
-            if self._relief is not None or settled.price[worst] == bound:
+            if self._relief is not None or settled.price[worst] == bound[worst]:
                 findings["unkept_capacity_kw"] = float(limits[worst])
                 findings["least_violation_kw"] = company.violation(settled.load)
         if noise > self._tolerance:
@@ -101,9 +101,8 @@ class _ReliefSearch(MarginalPriceSearch):
     """
 
     def __init__(self, company: UtilityCompany, too_much: bool, tolerance: float) -> None:
-        slots = len(company.mu)
-        bought_at = np.full(slots, company.price_min if too_much else company.price_max)
-        super().__init__(replace(company, wholesale_price=bought_at, mu=np.zeros(slots)), tolerance)
+        bought_at = company.price_min if too_much else company.price_max
+        super().__init__(replace(company, wholesale_price=bought_at, mu=np.zeros_like(company.mu)), tolerance)
         self._capacity = company
 
     def _find_target(self, observed: Observation, exponent: Array) -> Array:

@@ -99,7 +99,7 @@ def test_price_is_as_good_as_the_best_on_a_fine_grid(seed: int) -> None:
     random = np.random.default_rng(seed)
     market = draw_market(random, slots := int(random.integers(1, 3)))
     company = market.company
-    levels = np.linspace(company.price_min, company.price_max, 200)
+    levels = np.linspace(company.price_min[0], company.price_max[0], 200)
     loads = np.array([market.answer(np.full(slots, level)).load for level in levels])
     grid = itertools.product(range(len(levels)), repeat=slots)
     best, slot = -np.inf, np.arange(slots)
@@ -211,7 +211,7 @@ def test_price_with_storage_is_never_worse_than_on_a_grid_or_by_a_climb(seed: in
     settled, _, questions = market.search()
     assert questions <= 100
     found = company.utility(settled.price, settled.load)
-    levels = np.linspace(company.price_min, company.price_max, 40)
+    levels = np.linspace(company.price_min[0], company.price_max[0], 40)
     grid = max(market.utility(np.array(price)) for price in itertools.product(levels, levels))
     climb, observed = HillClimb(company), market.answer(market.baseline)
     while (price := climb.step(observed)) is not None:

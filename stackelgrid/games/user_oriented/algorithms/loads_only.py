@@ -81,7 +81,7 @@ class LoadsOnly:
         """Ask the flat price, for `stackelberg` also others; without a charge on deviation its margin is known."""
         levels = np.linspace(self.company.price_min, self.company.price_max, _PROBES)
         climbs = isinstance(self._search, HillClimb)
-        probes = [np.full_like(price, level) for level in levels if climbs and level not in price]
+        probes = [level for level in levels if climbs and not np.array_equal(level, price)]
         return self._ask_around(NextPrices(price, probes), price - self.company.wholesale_price)
 
     def next(self, observed: Sequence[Observation]) -> NextPrices | PriceFound:

@@ -115,7 +115,7 @@ def bound_price(company: UtilityCompany, scale: Array, offset: Array) -> tuple[A
 
     Where no price within the company's own bounds does, the nearest bound is the only price.
     """
-    least = max(company.price_min, _LEAST_PRICE * company.price_max)
+    least = np.maximum(company.price_min, _LEAST_PRICE * company.price_max)
     with np.errstate(divide="ignore", invalid="ignore"):
         at_most = scale / (company.load_max + offset)
         at_least = scale / (company.load_min + offset)

@@ -22,8 +22,8 @@ class Company:
     mu: Array
     load_min: Array
     load_max: Array
-    price_min: float = -np.inf
-    price_max: float = np.inf
+    price_min: Array | float = -np.inf
+    price_max: Array | float = np.inf
 
     def cost(self, load: Array) -> float:
         """Give the cost C(L) = c.L + sum mu_t (L_t - mean L)^2 [UO-C], money."""

@@ -64,7 +64,9 @@ class BetterPriceSearch:
 
     def __init__(self, company: Company, homes: HomesResponse) -> None:
         self._company, self._homes = company, homes
-        self._low, self._high = company.price_min, company.price_max
+        self._low = np.broadcast_to(company.price_min, company.mu.shape)
+        self._high = np.broadcast_to(company.price_max, company.mu.shape)
+        self._band = float(np.max(self._high - self._low))
         self._tried = 0
         self._at: Array | None = None
 
@@ -99,7 +101,7 @@ class BetterPriceSearch:
     def _ask(self, prices: Array) -> Array:
         """Give the merits (K,) of prices (K, T), money: utility less a penalty where the load exceeds the capacity."""
         self._tried += len(prices)
-        return self._company.merits(prices, self._homes.loads(prices), 10 * self._high)
+        return self._company.merits(prices, self._homes.loads(prices), 10 * float(np.max(self._high)))
 
     def _keep(self, prices: Array) -> None:
         """Keep the best of these prices (K, T) and of those kept before that are apart, the best first."""
@@ -107,7 +109,7 @@ class BetterPriceSearch:
         merits = np.concatenate([self._merits, self._ask(prices)])
         chosen: list[int] = []
         for number in np.argsort(-merits, kind="stable"):
-            apart = np.max(np.abs(every[chosen] - every[number]), axis=1) > _APART * (self._high - self._low)
+            apart = np.max(np.abs(every[chosen] - every[number]), axis=1) > _APART * self._band
             if np.all(apart):
                 chosen.append(int(number))
             if len(chosen) == _FAR_STARTS:
@@ -126,13 +128,13 @@ class BetterPriceSearch:
         tops = np.flatnonzero((worth >= padded[:-2]) & (worth >= padded[2:]))
         tops = tops[np.argsort(-worth[tops])][:_HILLS]
         if not self._homes.storages:
-            spacing = (self._high - self._low) / _TABLE, (means[-1] - means[0]) / _MEANS
+            spacing = self._band / _TABLE, (means[-1] - means[0]) / _MEANS
             found[tops] = [self._look_closer(found[top], means[top], *spacing) for top in tops]
         return np.asarray(found[tops])
 
     def _tabulate(self, charging: Array) -> Array:
         """Give the prices (K, T) of the table: a grid, all kinks, and where the load reaches the capacity."""
-        grid = np.linspace(self._low, self._high, _TABLE)[:, None] + np.zeros(charging.shape[1])
+        grid = np.linspace(self._low, self._high, _TABLE)
         edges = []
         for limit in (self._company.load_min, self._company.load_max):
             low, high = grid[0], grid[-1]
@@ -174,7 +176,7 @@ class BetterPriceSearch:
         """Draw prices (K, T): an eighth flat ones, a quarter near the settled one, the rest anywhere."""
         count = samples + 4 * len(settled) + len(self._homes.homes.ids)
         flat, near = count // 8, count // 4
-        levels = np.linspace(self._low, self._high, flat)[:, None] + np.zeros(len(settled))
+        levels = np.linspace(self._low, self._high, flat)
         drawn = [self._near(settled, random) for _ in range(near)]
         drawn += [self._far(settled, random) for _ in range(count - flat - near)]
         return np.asarray(np.clip(np.array([*levels, *drawn]), self._low, self._high))
@@ -195,8 +197,8 @@ class BetterPriceSearch:
             return random.uniform(self._low, self._high, len(settled))
         if kind == 1:
             return settled * random.uniform(0.3, 3.0)
-        middle, swing = random.uniform(self._low, self._high), random.uniform(0, (self._high - self._low) / 2)
-        return middle + swing * _smooth(len(settled), random)
+        middle, swing = random.uniform(), random.uniform(0, self._band / 2)
+        return np.asarray(self._low + middle * (self._high - self._low) + swing * _smooth(len(settled), random))
 
     def _sweep(self, random: np.random.Generator) -> None:
         """Change the best prices slot by slot, as far as they get better; as often as the work allows."""
@@ -221,8 +223,9 @@ class BetterPriceSearch:
     def _change_each_slot(self, price: Array, random: np.random.Generator) -> Array:
         """Give prices (T, n, T) that differ from one in one slot each: over the whole band, and by a little."""
         band = self._high - self._low
-        levels = self._low + band * (np.arange(_LEVELS) + random.uniform()) / _LEVELS
-        nudged = np.clip(price[:, None] + band * _NUDGES, self._low, self._high)
+        shares = (np.arange(_LEVELS) + random.uniform()) / _LEVELS
+        levels = self._low[:, None] + band[:, None] * shares
+        nudged = np.clip(price[:, None] + band[:, None] * _NUDGES, self._low[:, None], self._high[:, None])
         slots = np.arange(len(price))
         changed = np.tile(price, (len(price), _LEVELS + len(_NUDGES), 1))
         changed[slots, :_LEVELS, slots] = levels
