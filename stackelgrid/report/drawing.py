@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from stackelgrid.interrupts import defer_interrupts
+from stackelgrid.report.clock import choose_ticks, describe_axis, describe_narrow_axis, is_one_day
 
 __all__ = [
     "COLUMNS",
@@ -115,9 +117,18 @@ _TICKS_EVERY = (1, 2, 3, 4, 6, 12, 24, 48, 72, 96, 168)
 
 @dataclass(frozen=True)
 class Paper:
-    """What figures are drawn for: as wide as its `width`, inches."""
+    """What figures are drawn for: as wide as its `width`, inches, over slots that may have `times`.
+
+    These are the starts of the slots; without them slots are numbered.
+    """
 
     width: float = WIDTH
+    times: Sequence[datetime] | None = None
+
+    @property
+    def dated_ticks(self) -> bool:
+        """True when dates stand below clock times on such an axis."""
+        return self.times is not None and not is_one_day(self.times)
 
 
 _PAGE = Paper()
@@ -152,7 +163,7 @@ class Panel:
     curves: Sequence[Curve]
     label: str
     x: Sequence[float] = ()
-    x_label: str = SLOT
+    x_label: str = ""
 
 
 @dataclass(frozen=True)
@@ -236,7 +247,8 @@ def side_by_side(panels: Sequence[Panel]) -> Figure:
     with mpl.rc_context(_STYLE):
         columns = _count_columns(min(2, len(panels)), between=0.8)
         rows = -(-len(panels) // columns)
-        figure, grid = _panels(0.46 + 1.9 * rows, rows, columns, top=0.46, between=0.8)
+        below = 0.0 if all(panel.x for panel in panels) else _room_for_dates()
+        figure, grid = _panels(0.46 + 1.9 * rows + below, rows, columns, top=0.46, between=0.8, below=below)
         for number, (axes, panel) in enumerate(zip(grid.flat, panels, strict=True)):
             for place, curve in enumerate(panel.curves):
                 style: dict[str, Any] = {
@@ -255,7 +267,7 @@ def side_by_side(panels: Sequence[Panel]) -> Figure:
                 _from_zero(axes, [value for curve in panel.curves for value in curve.values])
             axes.yaxis.set_major_locator(MaxNLocator(5))
             if number + columns >= len(panels) or panels[number + columns].x_label != panel.x_label:
-                axes.set_xlabel(panel.x_label)
+                axes.set_xlabel(panel.x_label if panel.x else _label_panel_of_slots())
             _label_y(axes, panel.label)
             axes.set_title(panel.title, loc="left", fontsize=8)
         _legend(figure, grid.flat[0])
@@ -397,7 +409,8 @@ def levels(stored: Mapping[str, Sequence[float]], shaded: Sequence[bool], label:
     with mpl.rc_context(_STYLE):
         columns = _count_columns(min(3, len(stored)), between=0.4)
         rows = -(-len(stored) // columns)
-        figure, panels = _panels(0.42 + 1.3 * rows, rows, columns, top=0.3, between=0.4)
+        below = _room_for_dates()
+        figure, panels = _panels(0.42 + 1.3 * rows + below, rows, columns, top=0.3, between=0.4, below=below)
         ends = np.arange(1, slots + 1) + 0.5
         for place, panel in enumerate(panels.flat):
             panel.set_visible(place < len(stored))
@@ -410,7 +423,7 @@ def levels(stored: Mapping[str, Sequence[float]], shaded: Sequence[bool], label:
             if place + columns < len(stored):
                 panel.tick_params(labelbottom=False)
             else:
-                panel.set_xlabel(SLOT)
+                panel.set_xlabel(_label_panel_of_slots())
         for panel in panels[:, 0]:
             _label_y(panel, label)
     return figure
@@ -505,10 +518,23 @@ def _count_columns(wanted: int, between: float) -> int:
 
 
 def _slots_figure(slots: int, height: float, top: float = 0.3) -> tuple[Figure, Axes]:
-    figure, ((axes,),) = _panels(height, 1, 1, top=top)
-    axes.set_xlabel(SLOT)
+    below = _room_for_dates()
+    figure, ((axes,),) = _panels(height + below, 1, 1, top=top, below=below)
+    times = _PAPER.get().times
+    axes.set_xlabel(SLOT if times is None else describe_axis(times))
     _slot_ticks(axes, slots, 12 if _PAPER.get().width >= WIDTH else 6)
     return figure, axes
+
+
+def _label_panel_of_slots() -> str:
+    """Give the label of the slots of one panel among several."""
+    times = _PAPER.get().times
+    return SLOT if times is None else describe_narrow_axis(times)
+
+
+def _room_for_dates() -> float:
+    """Give the room that dates need below the axes, inches."""
+    return 0.12 if _PAPER.get().dated_ticks else 0.0
 
 
 def _label_y(axes: Axes, label: str) -> None:
@@ -519,8 +545,13 @@ def _label_y(axes: Axes, label: str) -> None:
 
 
 def _slot_ticks(axes: Axes, slots: int, at_most: int) -> None:
-    every = next((step for step in _TICKS_EVERY if slots <= step * at_most), _TICKS_EVERY[-1])
-    axes.set_xticks(np.arange(every, slots + 1, every))
+    times = _PAPER.get().times
+    if times is None:
+        every = next((step for step in _TICKS_EVERY if slots <= step * at_most), _TICKS_EVERY[-1])
+        axes.set_xticks(np.arange(every, slots + 1, every))
+    else:
+        ticks = choose_ticks(times, axes.get_position().width * _PAPER.get().width)
+        axes.set_xticks([0.5 + place for place, _ in ticks], [label for _, label in ticks])
     axes.set_xlim(0.5, slots + 0.5)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stackelgrid.registry import find
 from stackelgrid.report import run_tables, tables, words
+from stackelgrid.report.clock import read_times
 from stackelgrid.report.game import check, find_report
 from stackelgrid.report.incidents import NAMED, list_incidents
 from stackelgrid.report.parts import Plot, Section, Table, Trace
@@ -114,7 +115,7 @@ def _render(run: RunFolder) -> str:
         "headline": tables.headline(result)[2:],  # the title and the verdict say the first two
         "key_figures": tables.key_figures(result),
         "key_note": report.key_note,
-        "sections": list(_save_figures(run, _sections(run))),
+        "sections": _draw_sections(run),
         "certificate": result.certificate,
         "checks": [check for check in checks if check.value is not None],
         "left_out": [check.label for check in checks if check.value is None],
@@ -165,6 +166,14 @@ def _sections(run: RunFolder) -> Iterator[Section]:
     yield Section("Convergence", [_convergence(run) if len(run.rounds) > 1 else _one_round(run)])
 
 
+def _draw_sections(run: RunFolder) -> list[PageSection]:
+    """Draw the sections for the page, over the times of the outcome where it has some."""
+    from stackelgrid.report import drawing
+
+    with drawing.on(drawing.Paper(times=read_times(run.result.outcome))):
+        return list(_save_figures(run, _sections(run)))
+
+
 def _save_figures(run: RunFolder, sections: Iterable[Section]) -> Iterator[PageSection]:
     """Give the sections as the page takes them, their figures saved and numbered."""
     from stackelgrid.report import drawing
@@ -188,7 +197,7 @@ def _draw_for_print(run: RunFolder, formats: Sequence[str]) -> None:
     for name, width in drawing.COLUMNS.items():
         folder = run.folder / "figures" / name
         folder.mkdir(exist_ok=True)
-        with drawing.on(drawing.Paper(width)):
+        with drawing.on(drawing.Paper(width, read_times(run.result.outcome))):
             figures = [part for section in _sections(run) for part in section.parts if isinstance(part, Plot)]
         for figure in figures:
             for kind in formats:

@@ -7,11 +7,13 @@ for all games. `session` counts from 1, and so does `slot` within its session.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from stackelgrid.report.columns import Cell, Columns, encode_csv, encode_parquet, stack
 from stackelgrid.report.game import find_report
 from stackelgrid.report.run_folder import RunFolder
+from stackelgrid.run_record import Outcome
 from stackelgrid.text_file import replace_file
 
 
@@ -30,10 +32,19 @@ def tabulate(run: RunFolder) -> Iterator[tuple[str, Columns]]:
     found: dict[str, Columns] = {"rounds": tabulate_rounds(run), "sessions": tabulate_sessions(run)}
     if outcome is not None:
         for name, tabulate_one in find_report(run.result.game).tables.items():
-            found[name] = stack([{"session": 1, **tabulate_one(run.scenario, outcome)}])
+            found[name] = stack([{"session": 1, **_add_times(tabulate_one(run.scenario, outcome), outcome)}])
     for name, columns in found.items():
         if any(map(len, columns.values())):
             yield name, columns
+
+
+def _add_times(columns: Columns, outcome: Outcome) -> Columns:
+    """Add, beside the slots of a table, the times at which they begin, where the outcome has some."""
+    if outcome.times is None or "slot" not in columns:
+        return columns
+    times = [outcome.times[slot - 1] for slot in columns["slot"]]
+    before = dict(islice(columns.items(), [*columns].index("slot") + 1))
+    return {**before, "time": times, **columns}
 
 
 def tabulate_rounds(run: RunFolder) -> dict[str, list[Cell]]:

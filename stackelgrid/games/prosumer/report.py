@@ -8,6 +8,7 @@ from math import nan
 
 from stackelgrid.games.prosumer.outcome import ProsumerOutcome
 from stackelgrid.games.prosumer.scenario import ProsumerScenario
+from stackelgrid.report.clock import name_slot
 from stackelgrid.report.columns import Cell, Columns, spell_unit, stack
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
@@ -71,9 +72,12 @@ def key_figures(result: RunResult[ProsumerOutcome], outcome: ProsumerOutcome) ->
     most = max(total, default=0.0)
     rows = [("Demand response", quantity(hours * sum(total), "kWh"))]
     if most > 0:
-        slot = "hour" if hours == 1 else "slot"
+        which = "in hour" if outcome.times is None else "from"
         rows.append(
-            (f"Most in {'an hour' if hours == 1 else 'a slot'}", f"{number(most)} kW in {slot} {total.index(most) + 1}")
+            (
+                f"Most in {'an hour' if hours == 1 else 'a slot'}",
+                f"{number(most)} kW {which} {name_slot(outcome, total.index(most) + 1)}",
+            )
         )
         for label, prices in (("PV price, highest", outcome.pv_price), ("DR price, highest", outcome.dr_price)):
             if traded := _list_traded(prices, outcome.dr_kw):

@@ -355,19 +355,19 @@ def _list_appliances(home: Any, day: HomeOutcome) -> Iterator[tuple[str, str, li
 
 def tabulate_bills(scenario: StorageMarketScenario, outcome: StorageMarketOutcome) -> Columns:
     """Tabulate energy and bill of each home's appliances, a row per home."""
-    money = spell_unit(scenario.money)
+    money, hours = spell_unit(scenario.money), outcome.slot_hours
     return stack(
-        {"home": name, "energy_kwh": sum(home.load_kw), f"bill_{money}": home.bill}
+        {"home": name, "energy_kwh": hours * sum(home.load_kw), f"bill_{money}": home.bill}
         for name, home in outcome.homes.items()
     )
 
 
 def compute_totals(scenario: StorageMarketScenario, outcome: StorageMarketOutcome) -> dict[str, Cell]:
     """Give energy, peak, mean price, costs and trade of a session, before, without the market and with it."""
-    money = spell_unit(scenario.money)
+    money, hours = spell_unit(scenario.money), outcome.slot_hours
     return {
-        "baseline_energy_mwh": sum(outcome.baseline_load_mw),
-        "energy_mwh": sum(outcome.net_demand_mw),
+        "baseline_energy_mwh": hours * sum(outcome.baseline_load_mw),
+        "energy_mwh": hours * sum(outcome.net_demand_mw),
         "baseline_peak_mw": outcome.baseline_peak_mw,
         "peak_without_mw": outcome.peak_without_mw,
         "peak_mw": outcome.peak_mw,
@@ -379,8 +379,8 @@ def compute_totals(scenario: StorageMarketScenario, outcome: StorageMarketOutcom
         f"supply_cost_without_{money}": outcome.supply_cost_without,
         f"supply_cost_{money}": outcome.supply_cost,
         f"total_cost_{money}": outcome.total_cost,
-        "sold_mwh": sum(map(sum, outcome.sold_mw.values())),
-        "charged_mwh": sum(map(sum, outcome.charge_mw.values())),
+        "sold_mwh": hours * sum(map(sum, outcome.sold_mw.values())),
+        "charged_mwh": hours * sum(map(sum, outcome.charge_mw.values())),
         f"payoff_{money}": sum(outcome.payoff.values()),
         f"bills_{money}": sum(home.bill for home in outcome.homes.values()),
     }

@@ -13,6 +13,7 @@ from stackelgrid.games.user_oriented.outcome import (
     schedule_appliances,
 )
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
+from stackelgrid.report.clock import name_slot
 from stackelgrid.report.columns import Cell, Columns, name_apart, spell_unit, stack
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
@@ -91,8 +92,9 @@ def key_figures(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOut
 
 def _list_findings(outcome: UserOrientedOutcome, rate: str) -> Iterator[Row]:
     if outcome.capped_slots:
-        slots = ", ".join(map(str, outcome.capped_slots))
-        yield ("Sold at price_max", f"to load that no price changes, in slots {slots}")
+        slots = ", ".join(name_slot(outcome, slot) for slot in outcome.capped_slots)
+        which = "in slots" if outcome.times is None else "in the slots from"
+        yield ("Sold at price_max", f"to load that no price changes, {which} {slots}")
     if outcome.least_violation_kw is not None and outcome.unkept_capacity_kw is not None:
         yield (
             "Capacity",
@@ -218,14 +220,15 @@ Measure = Callable[[HomeOutcome], float | None]
 def _tabulate_homes(outcome: UserOrientedOutcome, money: str) -> Table:
     """Tabulate medians by group, then a few homes from the smallest bill to the largest."""
     everyone = list(outcome.homes.values())
-    columns: dict[str, Measure] = {"Energy (kWh)": lambda home: sum(home.load_kw)}
+    hours = outcome.slot_hours
+    columns: dict[str, Measure] = {"Energy (kWh)": lambda home: hours * sum(home.load_kw)}
     if any(home.baseline_bill is not None for home in everyone):
         columns[f"Bill before ({money})"] = lambda home: home.baseline_bill
         columns[f"Bill ({money})"] = lambda home: home.bill
         columns[f"Saved ({money})"] = lambda home: None if home.baseline_bill is None else _saving(home)
     else:
         columns[f"Bill ({money})"] = lambda home: home.bill
-    columns[f"Paid ({money}/kWh)"] = _price_paid
+    columns[f"Paid ({money}/kWh)"] = lambda home: _price_paid(home, hours)
     columns[f"Utility ({money})"] = lambda home: home.utility
     groups = {
         "All homes": everyone,
@@ -249,8 +252,8 @@ def _saving(home: HomeOutcome) -> float:
     return (home.baseline_bill or 0.0) - home.bill
 
 
-def _price_paid(home: HomeOutcome) -> float | None:
-    energy = sum(home.load_kw)
+def _price_paid(home: HomeOutcome, slot_hours: float) -> float | None:
+    energy = slot_hours * sum(home.load_kw)
     return home.bill / energy if energy > 0 else None
 
 
@@ -310,7 +313,7 @@ def tabulate_bills(scenario: UserOrientedScenario, outcome: UserOrientedOutcome)
         {
             "home": home.id,
             "segment": home.segment,
-            "energy_kwh": sum(after.load_kw),
+            "energy_kwh": outcome.slot_hours * sum(after.load_kw),
             f"baseline_bill_{money}": after.baseline_bill,
             f"bill_{money}": after.bill,
             f"baseline_utility_{money}": compute_utility(home, flat, slots),
@@ -324,8 +327,8 @@ def compute_totals(scenario: UserOrientedScenario, outcome: UserOrientedOutcome)
     """Give energy, peak, mean price, revenue, bills and utilities of a session, before at the flat price and after."""
     money, homes = spell_unit(scenario.money), outcome.homes.values()
     return {
-        "baseline_energy_kwh": sum(outcome.baseline_load_kw),
-        "energy_kwh": sum(outcome.load_kw),
+        "baseline_energy_kwh": outcome.slot_hours * sum(outcome.baseline_load_kw),
+        "energy_kwh": outcome.slot_hours * sum(outcome.load_kw),
         "baseline_peak_kw": outcome.baseline_peak_kw,
         "peak_kw": outcome.peak_kw,
         "baseline_par": outcome.baseline_par,
