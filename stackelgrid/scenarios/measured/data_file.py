@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from stackelgrid.scenarios.measured.clock import HOUR, Clock, Horizon
 from stackelgrid.scenarios.measured.declarations import VALUE, Reference, TimeSeries, complete
+from stackelgrid.scenarios.measured.home_assistant import is_statistics, read_statistics
 from stackelgrid.scenarios.measured.nem12 import is_nem12, read_nem12
 from stackelgrid.scenarios.measured.numbers import count_up, read_number
 from stackelgrid.scenarios.measured.recognition import recognise_times
@@ -149,12 +150,16 @@ class DataFile:
     def find_unit(self, column: str) -> Unit:
         """Find the unit of a column's numbers, which is given or in the file; where both are, they must agree."""
         source = self.find_source(column)
-        given, written = self.series.unit, self._table.find_unit(source)
+        given, written = self.series.unit, self._table.find_unit(column) or self._table.find_unit(source)
         if given is None and written is None:
             raise ValueError(
                 f"{self._name}.unit: {self._path} does not say the unit of its numbers; give it, as in kWh"
             )
-        if given is not None and given != written and (source in self._table.units or "unit" in self._table.keys):
+        if (
+            given is not None
+            and given != written
+            and ({source, column} & self._table.units.keys() or "unit" in self._table.keys)
+        ):
             raise ValueError(f"{self._path} has column {column} in {written}; correct {self._name}.unit, now {given}")
         return find_unit(given or written or "")
 
@@ -405,11 +410,13 @@ class DataFile:
         return series, table
 
 
-def read_standard(text: str) -> Table | None:
+def read_standard(text: str, series: TimeSeries) -> Table | None:
     """Read a text in a standard format, which says by itself how it is read; None of any other."""
     if is_xml(text):
         return read_xml(text)
-    return read_nem12(text) if is_nem12(text) else None
+    if is_nem12(text):
+        return read_nem12(text)
+    return read_statistics(text, series) if is_statistics(text) else None
 
 
 def _open_table(text: str, given: TimeSeries, name: str) -> tuple[TimeSeries, Table]:
@@ -417,7 +424,7 @@ def _open_table(text: str, given: TimeSeries, name: str) -> tuple[TimeSeries, Ta
 
     Raises `ValueError`, `csv.Error` where the text is not CSV.
     """
-    table = read_standard(text)
+    table = read_standard(text, given)
     if table is not None:
         return complete(given, table.keys), table
     series = given

@@ -18,6 +18,8 @@ _HEADER = ["nmi", "suffix", "meter", "time", "value"]
 _KEYS = {"time": "time", "timezone": "Etc/GMT-10", "meter": "meter", "value": "value"}
 _ENERGIES = {name.upper(): name for name in UNITS if name.endswith("Wh")}
 _DAY = 24 * 60
+_QUALITIES = {"A", "E", "F", "N", "S", "V"}
+"""Actual, estimated, final substitute, null, substitute, and variable, which records 400 resolve."""
 _NO_DATA = "N"
 """The quality of an interval for which there is no number."""
 
@@ -33,6 +35,7 @@ def read_nem12(text: str) -> Table:
     rows: list[Row] = []
     units: dict[str, str] = {}
     others: dict[str, str] = {}
+    lengths: set[int] = set()
     register: list[str] = []
     day: list[Row] = []
     for number, cells in enumerate(csv.reader(io.StringIO(text, newline=""), strict=True), 1):
@@ -42,6 +45,7 @@ def read_nem12(text: str) -> Table:
                     raise ValueError(f"row {number}: no interval of 5, 15, 30 or 60 minutes; export it again")
                 register = cells
                 measured = units if cells[7].upper() in _ENERGIES else others
+                lengths |= {int(cells[8])} if measured is units else set()
                 measured[f"{cells[1]} {cells[4]}"] = _ENERGIES.get(cells[7].upper(), cells[7])
             case ["300"]:
                 if not register:
@@ -60,7 +64,10 @@ def read_nem12(text: str) -> Table:
         raise ValueError(f"its registers are in {' and '.join(sorted(set(units.values())))}; export them apart")
     findings = ["it is in the format NEM12, a row per day and register, in UTC+10"]
     findings += [f"{name} is in {unit} and left out" for name, unit in others.items()]
-    return Table(_HEADER, 1, {}, rows, findings, {**_KEYS, "unit": next(iter(units.values()))})
+    keys = {**_KEYS, "unit": next(iter(units.values()))}
+    if len(lengths) == 1:
+        keys["interval"] = f"{lengths.pop()}min"
+    return Table(_HEADER, 1, {}, rows, findings, keys)
 
 
 def _list_day(number: int, cells: list[str], register: list[str]) -> Iterator[Row]:
@@ -71,9 +78,10 @@ def _list_day(number: int, cells: list[str], register: list[str]) -> Iterator[Ro
         begin = datetime.strptime(cells[1], "%Y%m%d")
     except (ValueError, IndexError):
         raise ValueError(f"row {number}: it has no day as 20250614; mend the row") from None
-    if len(cells) < count + 3:
-        raise ValueError(f"row {number}: {len(cells) - 2} cells for {count} intervals of {minutes} minutes; mend it")
-    if cells[count + 2][:1] == _NO_DATA:
+    quality = cells[count + 2][:1] if len(cells) > count + 2 else ""
+    if quality not in _QUALITIES:
+        raise ValueError(f"row {number}: no quality follows {count} intervals of {minutes} minutes; mend the row")
+    if quality == _NO_DATA:
         return
     nmi, suffix = register[1], register[4]
     for place, cell in enumerate(cells[2 : count + 2]):

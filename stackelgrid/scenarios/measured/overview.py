@@ -96,7 +96,7 @@ def _ignore(finding: str) -> None:
 
 def _recognise(text: str, given: TimeSeries, name: str) -> tuple[TimeSeries, Table, dict[str, str]]:
     """Find the keys that read a text, its table, and what stays unknown by the key that says it."""
-    table = read_standard(text)
+    table = read_standard(text, given)
     if table is not None:
         return complete(given, table.keys), table, {}
     times = recognise_times(text, given) if given.time is None else Recognition()
@@ -163,7 +163,7 @@ def _describe_column(file: DataFile, table: Table, given: TimeSeries, column: st
     count = f"{len(numbers) - absent}" + (f" of {len(numbers)}" if absent else "")
     if absent == len(numbers):
         return column, count, "", "", "", "", ""
-    written = given.unit or table.find_unit(file.find_source(column))
+    written = given.unit or table.find_unit(column) or table.find_unit(file.find_source(column))
     unit = None if written is None else find_unit(written)
     power, hours = _find_power(numbers, readings, series, unit)
     total = f"mean {np.nanmean(numbers):.5g}"

@@ -12,14 +12,21 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import islice, pairwise
 from typing import Any
 
 from stackelgrid.scenarios.measured.declarations import TimeSeries, complete
 from stackelgrid.scenarios.measured.numbers import count_up, read_number
 from stackelgrid.scenarios.measured.table import DELIMITERS, Table, strip_end
-from stackelgrid.scenarios.measured.times import DATES, FORMATS, has_day_per_row, read_time, read_times_of_day
+from stackelgrid.scenarios.measured.times import (
+    DATES,
+    FORMATS,
+    has_day_per_row,
+    list_formats,
+    read_time,
+    read_times_of_day,
+)
 from stackelgrid.scenarios.measured.units import find_unit
 
 _MOST_LINES_ABOVE = 200
@@ -77,7 +84,7 @@ def recognise_times(text: str, series: TimeSeries) -> Recognition:
     found.keys["time"] = names[0] if len(names) == 1 else names
     if len(names) == 1 and _is_wide(header):
         found.keys["layout"] = "wide"
-    forms = _list_formats(header.stamps, DATES if "layout" in found.keys else FORMATS)
+    forms = list_formats(header.stamps, DATES if "layout" in found.keys else FORMATS)
     if len(forms) > 1 and series.format is None:
         written = " or ".join(repr(form) for form in forms)
         found.questions["format"] = f"{header.stamps[0]!r} may be written as {written}"
@@ -98,7 +105,7 @@ def _describe_text(text: str, delimiters: Sequence[str]) -> str:
         return "it holds no data; it takes a line with the names of its columns and a row per interval"
     delimiter = max(delimiters, key=lambda delimiter: sum(delimiter in line for line in lines))
     cells = [cell.strip() for cell in lines[0].split(delimiter)]
-    if any(_list_formats([cell], FORMATS) for cell in cells):
+    if any(list_formats([cell], FORMATS) for cell in cells):
         names = delimiter.join(["time", *(f"c{number}" for number in range(2, len(cells) + 1))][:6])
         return (
             f"its first line has a time, none has the names of its columns; write one above it, as {names!r}, "
@@ -131,7 +138,7 @@ def _list_headers(text: str, delimiter: str, skip: int) -> Iterator[_Header]:
             rows.append(row)
         rows = rows[1:] if rows and is_units_row(rows[0]) else rows
         enough = len(rows) >= _FEWEST_ROWS or (rows and number + 1 + len(rows) >= len(lines) - 1)
-        if len(names) < 2 or not enough or _list_formats(names[:1], FORMATS):
+        if len(names) < 2 or not enough or list_formats(names[:1], FORMATS):
             continue
         places = _find_times(names, rows)
         if places:
@@ -151,33 +158,11 @@ def _find_times(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int
         sample = [row[place].strip() for row in rows[:_FEWEST_ROWS]]
         if days and all(map(_TIME_OF_DAY.fullmatch, sample)):
             return [days[0], place]
-        if _list_formats(sample, DATES):
-            days.append(place)
-        elif _list_formats(sample, FORMATS):
+        if list_formats(sample, FORMATS):
             return [place]
+        if list_formats(sample, DATES):
+            days.append(place)
     return days[:1]
-
-
-def _list_formats(stamps: Sequence[str], formats: Iterable[str]) -> list[str]:
-    """List the formats in which some times may be written, the first of those that mean the same.
-
-    Where days and months may be taken for each other, those with the evenest steps.
-    """
-    forms: dict[tuple[datetime, ...], str] = {}
-    for form in formats:
-        with suppress(ValueError):
-            times = [read_time(stamp, form) for stamp in stamps]
-            if formats is DATES or any(":" in stamp or form == "epoch" for stamp in stamps):
-                forms.setdefault(tuple(times), form)
-    evenness = {form: _count_even_steps(times) for times, form in forms.items()}
-    return [form for form, count in evenness.items() if count == max(evenness.values())]
-
-
-def _count_even_steps(times: Sequence[datetime]) -> int:
-    """Count the commonest time from one row to the next; rows of which only some have an offset have none."""
-    if len({at.tzinfo for at in times}) > 1:
-        return 0
-    return max(Counter(after - before for before, after in pairwise(times)).values(), default=0)
 
 
 def _is_wide(header: _Header) -> bool:
@@ -194,7 +179,7 @@ def _is_wide(header: _Header) -> bool:
 def recognise_numbers(table: Table, series: TimeSeries) -> Recognition:
     """Find how the numbers of a table are written, their unit, and what tells its meters apart."""
     found = Recognition()
-    rows = [cells for _, cells in table.rows[:_SAMPLE]]
+    rows = list(islice(_list_chosen(table, series), _SAMPLE))
     times = [table.header.index(name) for name in series.time_columns]
     columns = list_number_columns(table, series)
     _find_decimal([cells[place].strip() for cells in rows for place in columns], found)
@@ -206,7 +191,7 @@ def recognise_numbers(table: Table, series: TimeSeries) -> Recognition:
     else:
         found.questions["unit"] = "it is not in the file; give it, as in kWh"
     stamps = [" ".join(cells[place].strip() for place in times) for cells in rows]
-    if series.meter is None and not series.where and len(set(stamps)) < len(stamps):
+    if series.meter is None and len(set(stamps)) < len(stamps):
         _find_meter(table, [place for place in range(len(table.header)) if place not in times], rows, stamps, found)
         if "meter" in found.keys and series.layout == "long":
             named = [name for name in units if name != found.keys["meter"]]
@@ -218,6 +203,12 @@ def recognise_numbers(table: Table, series: TimeSeries) -> Recognition:
         column = table.header.index(found.keys["value"]) if found.keys.get("value") else columns[0]
         _find_reading(table, complete(series, found.keys), column, stamps, found)
     return found
+
+
+def _list_chosen(table: Table, series: TimeSeries) -> Iterator[list[str]]:
+    """List the rows that `where` chooses."""
+    places = {table.header.index(name): texts for name, texts in series.where.items() if name in table.header}
+    return (cells for _, cells in table.rows if all(cells[place].strip() in texts for place, texts in places.items()))
 
 
 def list_number_columns(table: Table, series: TimeSeries) -> list[int]:
@@ -254,7 +245,7 @@ def _find_decimal(cells: Sequence[str], found: Recognition) -> None:
 
 def _find_reading(table: Table, series: TimeSeries, column: int, stamps: Sequence[str], found: Recognition) -> None:
     """Tell totals and samples by the times and numbers of one meter: by uneven steps, and energies that count up."""
-    rows = [cells for _, cells in table.rows[:_SAMPLE]]
+    rows = list(islice(_list_chosen(table, series), _SAMPLE))
     if series.meter is not None:
         place = table.header.index(series.meter)
         chosen = [number for number, cells in enumerate(rows) if cells[place] == rows[0][place]]

@@ -16,10 +16,13 @@ from typing import Any
 from stackelgrid.scenarios.measured.declarations import TimeSeries
 from stackelgrid.scenarios.measured.units import find_unit, read_unit
 
-DELIMITERS = (",", ";", "\t", "|")
+DELIMITERS: tuple[str, ...] = (",", ";", "\t", "|")
 _NOTE = re.compile(r"([^:]+): .*\(([^()]+)\)")
 """A line below a table that explains a column and ends with its unit."""
 _IN_BRACKETS = re.compile(r"[\[(].*[\])]")
+_NORD_POOL = "Delivery Start (CET)"
+"""The column by which exports of Nord Pool are known; their prices are per MWh without saying so."""
+_MONEY = re.compile(r"\(([A-Z]{3})\)")
 _UNIT_COLUMNS = {"unit", "units", "einheit", "eenheid", "unite", "unité", "unità", "unidad", "enhet", "enhed", "uom"}
 _EMPTY = "it holds no data; it takes a line with the names of its columns and a row per interval"
 Row = tuple[int, list[str]]
@@ -46,6 +49,8 @@ class Table:
         written = self.units.get(column) or self.keys.get("unit")
         if written is None and column in self.header:
             written = read_unit(column)
+            if written is None and _NORD_POOL in self.header and (money := _MONEY.search(column)):
+                written = f"{money[1]}/MWh"
         if written is None:
             place = next((place for place, name in enumerate(self.header) if name.lower() in _UNIT_COLUMNS), None)
             texts = {cells[place].strip() for _, cells in self.rows} if place is not None else set()

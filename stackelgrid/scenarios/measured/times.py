@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from stackelgrid.scenarios.measured.declarations import check_year
 
@@ -45,6 +48,28 @@ def read_time(text: str, form: str | None) -> datetime:
     at = check_year(datetime.strptime(at_midnight, form) if form else datetime.fromisoformat(at_midnight))
     at = at if at.tzinfo is None else at.astimezone(UTC)
     return at + _DAY if at_midnight != begin else at
+
+
+def list_formats(stamps: Sequence[str], formats: Iterable[str]) -> list[str]:
+    """List the formats in which some times may be written, the first of those that mean the same.
+
+    Where days and months may be taken for each other, those with the evenest steps.
+    """
+    forms: dict[tuple[datetime, ...], str] = {}
+    for form in formats:
+        with suppress(ValueError):
+            times = [read_time(stamp, form) for stamp in stamps]
+            if formats is DATES or any(":" in stamp or form == "epoch" for stamp in stamps):
+                forms.setdefault(tuple(times), form)
+    evenness = {form: _count_even_steps(times) for times, form in forms.items()}
+    return [form for form, count in evenness.items() if count == max(evenness.values())]
+
+
+def _count_even_steps(times: Sequence[datetime]) -> int:
+    """Count the commonest time from one row to the next; rows of which only some have an offset have none."""
+    if len({at.tzinfo for at in times}) > 1:
+        return 0
+    return max(Counter(after - before for before, after in pairwise(times)).values(), default=0)
 
 
 def guess_format(text: str) -> str:

@@ -21,6 +21,8 @@ _HEADER = ["meter", "time", "value"]
 _KEYS = {"time": "time", "meter": "meter", "value": "value"}
 _UOM = {"38": "W", "72": "Wh"}
 _FLOW = {"1": "delivered", "19": "received", "4": "net"}
+_MINUTES = {str(60 * minutes): minutes for minutes in (1, 5, 10, 15, 30, 60)}
+"""The length of an interval by the seconds in `duration`."""
 _POWERS_OF_TEN = range(-12, 13)
 _WHOLE = re.compile(r"-?\d{1,15}")
 _RESOLUTION = re.compile(r"PT(\d{1,4})M")
@@ -109,6 +111,7 @@ def _read_green_button(root: Element) -> Table:
     feed = _Feed.of(root)
     rows: list[Row] = []
     units: set[str] = set()
+    lengths: set[str] = set()
     for here, block in feed.blocks:
         kind = feed.find_type(here)
         uom, flow = _text(kind, "uom"), _text(kind, "flowDirection")
@@ -122,11 +125,15 @@ def _read_green_button(root: Element) -> Table:
         for reading in _all(block, "IntervalReading"):
             value = Decimal(_whole(reading, "value")).scaleb(power)
             rows.append((len(rows) + 1, [meter, _whole(reading, "start"), f"{value:f}"]))
+            lengths.add(_text(reading, "duration"))
     if not rows:
         raise ValueError("it holds no readings in entries of an Atom feed; export it again")
     if len(units) > 1:
         raise ValueError("its readings are in Wh and W; export them apart")
-    return Table(_HEADER, 1, {}, rows, ["it is Green Button"], {**_KEYS, "format": "epoch", "unit": units.pop()})
+    keys = {**_KEYS, "format": "epoch", "unit": units.pop()}
+    if len(lengths) == 1 and (minutes := _MINUTES.get(lengths.pop())):
+        keys["interval"] = f"{minutes}min"
+    return Table(_HEADER, 1, {}, rows, ["it is Green Button"], keys)
 
 
 # --- prices of ENTSO-E ---
@@ -150,26 +157,35 @@ def _read_prices(root: Element) -> Table:
                 rows.append((len(rows) + 1, [area, at.isoformat(), value]))
     if not rows:
         raise ValueError(f"it holds no prices{_describe_reason(root)}")
-    keys = {**_KEYS, "unit": units.pop()} if len(units) == 1 and "" not in units else dict(_KEYS)
+    keys = dict(_KEYS)
+    if len(units) == 1 and "" not in units:
+        keys["unit"] = units.pop()
+    if len(resolutions) == 1:
+        keys["interval"] = f"{_read_minutes(resolutions.pop())}min"
     return Table(_HEADER, 1, {}, rows, ["it is a publication of prices by ENTSO-E"], keys)
+
+
+def _read_minutes(resolution: str) -> int:
+    """Read the length of an interval, as in PT15M."""
+    match = _RESOLUTION.fullmatch(resolution)
+    if match is None or not int(match[1]) or 60 % int(match[1]):
+        raise ValueError(f"a resolution {resolution[:20]!r} is no part of an hour, as PT15M is; export it again")
+    return int(match[1])
 
 
 def _list_points(period: Element, resolution: str, repeats: bool) -> Iterator[tuple[datetime, str]]:
     """List the points of a period; of a curve that `repeats`, each until the next, or the end."""
-    match = _RESOLUTION.fullmatch(resolution)
-    if match is None or not int(match[1]) or 60 % int(match[1]):
-        raise ValueError(f"a resolution {resolution[:20]!r} is no part of an hour, as PT15M is; export it again")
-    step = timedelta(minutes=int(match[1]))
+    step = timedelta(minutes=_read_minutes(resolution))
     try:
         begin, end = (datetime.fromisoformat(_text(period, edge)) for edge in ("start", "end"))
         count = (end - begin) // step
     except (ValueError, TypeError):
         raise ValueError("a Period without start and end as 2025-06-13T22:00Z; export it again") from None
     points = {int(_whole(point, "position")): _text(point, "price.amount") for point in _all(period, "Point")}
-    if any(not 1 <= position <= count for position in points) or count > len(points) * _MOST_REPEATS:
+    if points and (not 1 <= min(points) <= max(points) <= count or count > len(points) * _MOST_REPEATS):
         raise ValueError(f"positions outside a Period of {count} intervals from {begin.isoformat()}; export it again")
     value = ""
-    for position in range(1, count + 1):
+    for position in range(1, count + 1 if points else 1):
         value = points.get(position, value if repeats else "")
         if value:
             yield begin + (position - 1) * step, value
