@@ -543,7 +543,10 @@ def at(content: Any, path: str) -> Any:
 
 
 KINDS_OF_LISTS = {
-    "user_oriented": {"wholesale_price": "price", "load_kw": "power", "max_kw": "power", "min_kw": "power"},
+    "user_oriented": {
+        "wholesale_price": "price", "price_min": "price", "price_max": "price", "load_kw": "power", "max_kw": "power",
+        "min_kw": "power",
+    },
     "prosumer": {
         "tariffs": "price", "pv_cost": "price", "load_kw": "power", "pv_kw": "power", "system_load_kw": "power",
         "load_shape": "shape", "pv_shape": "shape",
