@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from functools import cache
@@ -12,10 +11,9 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import Field
 
 from aggregator_node.node import AggregatorNode
-from stackelgrid.calendar import Session
 from stackelgrid.node.config import MemberConfig, NodeConfig, Rounds, most_homes
 from stackelgrid.node.ledger import SqliteLedger
-from stackelgrid.node.record import JsonLines, Recorder, WholeFile, discard
+from stackelgrid.node.record import JsonLines, Recorder, discard, open_record, read_whole_lines
 from stackelgrid.registry import Game, find
 from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.settings import AggregatorSettings
@@ -32,7 +30,8 @@ class AggregatorConfig(NodeConfig, Generic[Settings]):
     """Its `leader`, its `members` (EMC processes and the number of homes of each) and the rules of its rounds.
 
     The node writes a line per round with its homes to `journal_file`, as it does to the log, and its account of the
-    settlement to `account_file`. After a restart it goes on from `ledger_file`; without that file it begins anew.
+    settlement to `account_file`, where a run has several sessions a line for each. After a restart it goes on from
+    `ledger_file`; without that file it begins anew.
     """
 
     leader: Name
@@ -54,16 +53,15 @@ def config_model(game: Game) -> type[AggregatorConfig[Any]]:
 def assemble(config: AggregatorConfig[Any], journal: Recorder, conclude: Recorder, ledger: Ledger) -> AggregatorNode:
     """Create the node of a configuration with a journal, an account of the settlement and a ledger of the caller's."""
     game = find(config.game)
-    homes = {member.name: member.homes for member in config.members}
+    homes, slots = {member.name: member.homes for member in config.members}, config.session_slots
     return AggregatorNode(
         config.name,
-        Link(config.run, config.leader, game.bodies("upper"), config.slots, sum(homes.values()), config.fingerprint),
-        Link(
-            config.run, config.name, game.bodies("lower"), config.slots, most_homes(config.members), config.fingerprint
-        ),
+        Link(config.run, config.leader, game.bodies("upper"), slots, sum(homes.values()), config.fingerprint),
+        Link(config.run, config.name, game.bodies("lower"), slots, most_homes(config.members), config.fingerprint),
         config.members,
         config.rounds.policy(),
-        config.settings.strategy(Session(config.slots), homes),
+        config.settings,
+        config.sessions,
         journal=journal,
         conclude=conclude,
         ledger=ledger,
@@ -76,24 +74,13 @@ def build(config: AggregatorConfig[Any]) -> AggregatorNode:
     Raises `ConfigError` for a ledger of another game, `FileExistsError` for a journal that belongs to another ledger.
     """
     ledger: Ledger = [] if config.ledger_file is None else SqliteLedger(config.ledger_file, config.terms())
-    conclude = discard if config.account_file is None else WholeFile(config.account_file)
+    conclude = discard if config.account_file is None else open_record(config.account_file, len(config.sessions))
     journal: Recorder = discard
     if config.journal_file is not None:
-        journal = JsonLines(config.journal_file, _read_whole_lines(config.journal_file) if any(ledger) else ())
+        journal = JsonLines(config.journal_file, read_whole_lines(config.journal_file) if any(ledger) else ())
 
     def record(account: Mapping[str, Any]) -> None:
         _LOG.info("round", extra={"data": dict(account)})
         journal(account)
 
     return assemble(config, record, conclude, ledger)
-
-
-def _read_whole_lines(journal: Path) -> list[Any]:
-    """Read a journal from before a restart, without its last line when only a part of that was written."""
-    if not journal.exists():
-        return []
-    return [
-        json.loads(line)
-        for line in journal.read_text(encoding="utf-8").splitlines(keepends=True)
-        if line.endswith("\n")
-    ]

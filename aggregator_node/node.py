@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stackelgrid.calendar import Session
 from stackelgrid.node.config import MemberConfig
 from stackelgrid.node.limits import build_answer_check, build_receipt_check
 from stackelgrid.node.mailbox import Mailbox
@@ -24,7 +25,8 @@ from stackelgrid.rounds import (
     SettlementReceived,
 )
 from stackelgrid.rounds.ledger import Ledger, dump_round, load_round
-from stackelgrid.rounds.strategy import AggregatorStrategy, Ask, Reply
+from stackelgrid.rounds.settings import AggregatorSettings
+from stackelgrid.rounds.strategy import Ask, Reply
 from stackelgrid.transport.base import Action, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.roles import Role
@@ -36,8 +38,9 @@ class AggregatorNode:
     """Answers each of the leader's signals after rounds with its homes, as many as its strategy wants.
 
     `members` are the processes of its homes. `journal` stores one record for each finished round with them, `conclude`
-    the strategy's account of the settlement. Before its members have gathered, the node tells the leader so. Rounds
-    that are in the `ledger` are not played again: the node goes on after the last of them.
+    the strategy's account of each settlement. It is in the session of the leader's last message. Before its members
+    have gathered, the node tells the leader so. Rounds that are in the `ledger` are not played again: the node goes on
+    after the last of them.
     """
 
     role = Role.AGGREGATOR
@@ -49,7 +52,8 @@ class AggregatorNode:
         down: Link,
         members: Sequence[MemberConfig],
         policy: RoundPolicy,
-        strategy: AggregatorStrategy[Any, Any, Any, Any, Any, Any],
+        settings: AggregatorSettings,
+        sessions: Sequence[Session],
         *,
         journal: Recorder,
         conclude: Recorder,
@@ -59,7 +63,9 @@ class AggregatorNode:
         self.mailbox = Mailbox(up, down)
         self.progress = Progress()
         self._up, self._down, self._policy = up, down, policy
-        self._strategy, self._journal, self._conclude, self._ledger = strategy, journal, conclude, ledger
+        self._settings, self._sessions = settings, sessions
+        self._homes = {member.name: member.homes for member in members}
+        self._journal, self._conclude, self._ledger = journal, conclude, ledger
         self._member = Member(name, up)
         self._coordinator = Coordinator(
             down,
@@ -74,7 +80,23 @@ class AggregatorNode:
         self._answered_round = 0  # the last of the leader's rounds that was answered
         self._next_question: Ask[Any] | None = None  # after a restart: to be asked once the homes have gathered
         self._leave_by: float | None = None
+        self._left: dict[int, Mapping[str, Any]] = {}  # by session, the state that its settlement leaves
+        self._begin_session(1)
         self._replay_ledger()
+
+    def _begin_session(self, number: int) -> None:
+        """Begin a session with the state that the last settlement before it has left."""
+        self._session = self._sessions[number - 1]
+        before = max((earlier for earlier in self._left if earlier < number), default=None)
+        self._state = None if before is None else self._left[before]
+        self._settings_now = self._settings.in_session(self._session, self._state)
+        self._strategy = self._settings_now.strategy(self._session, self._homes)
+
+    def _go_on_to(self, number: int, now: float) -> None:
+        """Go on to the session of the leader's message, if it is another."""
+        if number > self._session.number:
+            self._coordinator.begin_session(number, now)
+            self._begin_session(number)
 
     @property
     def subscriptions(self) -> Sequence[str]:
@@ -159,11 +181,16 @@ class AggregatorNode:
     def _open(self, question: QuestionReceived, now: float) -> list[Action]:
         """Begin with the leader's signal. The homes' answers to the one before, if any are missing, are dropped."""
         self._coordinator.abandon(now)
+        self._go_on_to(question.session, now)
+        if question.session > 1 and not self._coordinator.rounds:  # without its ledger: homes know the numbers before
+            self._coordinator.skip_to(question.round - 1)
         if self._next_question is not None:  # its round number was used before the restart
             self._coordinator.skip_to(self._coordinator.rounds + 1)
         self._leader_round, self._inner_rounds, self._next_question = question.round, 0, None
         signal = question.body.model_dump(mode="json")
-        self._ledger.append({"round": question.round, "signal": signal, "asked": self._coordinator.rounds})
+        self._ledger.append(
+            {**self._of_session(), "round": question.round, "signal": signal, "asked": self._coordinator.rounds}
+        )
         self.progress.start_round(question.round)
         return self._ask_or_reply(self.progress.work(self._strategy.open, question.body), now)
 
@@ -171,9 +198,10 @@ class AggregatorNode:
         """Go on with the homes' answers."""
         answers = (finished.body, finished.answers, finished.held, finished.excluded)
         next_step = self.progress.work(self._strategy.on_answers, *answers)
-        self._ledger.append({"round": self._leader_round, **dump_round(finished)})
+        self._ledger.append({**self._of_session(), "round": self._leader_round, **dump_round(finished)})
         account = {
             "round": self._leader_round,
+            **self._of_session(),
             "inner": self._inner_rounds,
             **next_step.account,
             **finished.account,
@@ -195,17 +223,32 @@ class AggregatorNode:
 
     def _settle(self, settlement: SettlementReceived, now: float) -> list[Action]:
         """Pass the leader's settlement on to the homes."""
+        self._go_on_to(settlement.session, now)
         ending = self.progress.work(self._strategy.settle, settlement.body)
-        self._conclude(ending.account)
+        states = {} if not self._state else {self.name: self._state}
+        record = {**self._of_session(), "states": states, "account": ending.account}
+        self._conclude(record if self._of_session() else ending.account)
+        if self._session.number < len(self._sessions) and self._session.number not in self._left:
+            state = self._settings_now.advance(self._session, ending.account)
+            self._left[self._session.number] = state
+            self._ledger.append({**self._of_session(), "state": state})
         self.progress.settle()
         # After a restart without a ledger the strategy does not know the answers that the settlement rests on.
         complete = settlement.complete and settlement.round == self._answered_round
         steps = self._coordinator.settle(ending.body, settled=settlement.settled, complete=complete, now=now)
         return self._perform(steps, now)
 
+    def _of_session(self) -> dict[str, int]:
+        """Give the key by which records of several sessions are told apart."""
+        return {"session": self._session.number} if len(self._sessions) > 1 else {}
+
     def _acknowledge(self, acknowledged: SettlementAcknowledged, now: float) -> list[Action]:
-        """Confirm the settlement to the leader, and wait for the end of the run no longer than it may ask again."""
-        self._leave_by = now + (self._policy.tries + 1) * self._policy.deadline_s
+        """Confirm the settlement to the leader.
+
+        That of the last session ends the run: wait for its end no longer than the leader may ask again.
+        """
+        if self._session.number == len(self._sessions):
+            self._leave_by = now + (self._policy.tries + 1) * self._policy.deadline_s
         return self._perform(self._member.acknowledge(list(acknowledged.missing)), now)
 
     def _leave(self) -> list[Action]:
@@ -213,9 +256,21 @@ class AggregatorNode:
         return [*(step for step in farewell if isinstance(step, Publish)), Finish()]
 
     def _replay_ledger(self) -> None:
-        """Take the rounds from before a restart, up to the question or the answer that comes next."""
+        """Take the rounds from before a restart, up to the question or the answer that comes next.
+
+        Of the sessions before the last only the state that they have left counts, and who is in quarantine.
+        """
         next_step: Ask[Any] | Reply[Any] | None = None
-        for entry in self._ledger:
+        entries = list(self._ledger)
+        last = max((entry.get("session", 1) for entry in entries), default=1)
+        for entry in entries:
+            if "state" in entry:
+                self._left[entry["session"]] = entry["state"]
+            elif entry.get("session", 1) < last:
+                self._coordinator.recall(entry.get("number", entry.get("asked")), entry.get("quarantined", {}))
+        self._coordinator.begin_session(last, 0.0)
+        self._begin_session(last)
+        for entry in (entry for entry in entries if "state" not in entry and entry.get("session", 1) == last):
             if "signal" in entry:
                 self._leader_round, self._inner_rounds = entry["round"], 0
                 self._coordinator.skip_to(entry["asked"])
@@ -228,7 +283,7 @@ class AggregatorNode:
         match next_step:
             case Ask():
                 self._next_question = next_step
-                self._member.resume(self._leader_round, None)
+                self._member.resume(self._leader_round, None, session=last)
             case Reply(body):
                 self._answered_round = self._leader_round
-                self._member.resume(self._leader_round, body)
+                self._member.resume(self._leader_round, body, session=last)

@@ -25,7 +25,6 @@ from benchmarks.client_choice import BarePaho
 from benchmarks.figures import Figure
 from emc_node.node import EmcNode
 from stackelgrid.games.user_oriented import GAME
-from stackelgrid.games.user_oriented.aggregator import UserOrientedAggregator
 from stackelgrid.games.user_oriented.home import UserOrientedHomes
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
 from stackelgrid.node.config import MemberConfig
@@ -70,7 +69,6 @@ class OurRound(BarePaho):
         self.up = Link(OURS, "leader", GAME.bodies("upper"), scenario.slots)
         down = Link(OURS, "a1", GAME.bodies("lower"), scenario.slots)
         homes = {home.id: ReadyHome(UserOrientedHomes([home]).answer(self.price)) for home in scenario.everyone}
-        one_each = dict.fromkeys(homes, 1)
         self.nodes: list[Node] = [
             AggregatorNode(
                 "a1",
@@ -78,12 +76,16 @@ class OurRound(BarePaho):
                 down,
                 [MemberConfig(name=name) for name in homes],
                 RoundPolicy(),
-                UserOrientedAggregator(one_each),
+                scenario.aggregator_settings("a1", {name: [] for name in homes}),
+                scenario.sessions,
                 journal=lambda record: None,
                 conclude=lambda record: None,
                 ledger=[],
             ),
-            *(EmcNode(name, down, strategy, lambda homes: None) for name, strategy in homes.items()),
+            *(
+                EmcNode(name, down, [], lambda _, ready=ready: ready, scenario.sessions, lambda homes: None)
+                for name, ready in homes.items()
+            ),
         ]
         self.transport = MqttTransport(url)
         self.number = 0

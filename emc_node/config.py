@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Generic, Self, TypeVar
@@ -12,13 +12,12 @@ from pydantic import Field, model_validator
 
 from emc_node.device_settings import DeviceSettings
 from emc_node.devices import HomeDevices, serve
-from emc_node.node import EmcNode
+from emc_node.node import CreateStrategy, EmcNode
 from emc_node.strategy import DeviceHomeStrategy
 from stackelgrid.node.config import NodeConfig
-from stackelgrid.node.record import Recorder, WholeFile, discard
+from stackelgrid.node.record import Recorder, WholeFile, discard, open_record
 from stackelgrid.registry import Game, UnknownAlgorithmError, find, find_homes
 from stackelgrid.rounds.settings import HomeModel, PrivacySettings
-from stackelgrid.rounds.strategy import HomeStrategy
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.names import Name
 
@@ -30,7 +29,8 @@ class EmcConfig(NodeConfig, Generic[Home]):
 
     `homes` are those that this process answers for, to `aggregator`; `privacy` bounds what it answers. `algorithm` is
     the one whose home's half answers, None where homes answer as in the game. Their settled schedules are written to
-    `schedule_file`. `devices` are those that carry out what the home settles; `plan_file` keeps it over a power cut.
+    `schedule_file`, where a run has several sessions a line for each. `devices` are those that carry out what the home
+    settles; `plan_file` keeps it over a power cut.
     """
 
     aggregator: Name
@@ -62,7 +62,7 @@ class EmcConfig(NodeConfig, Generic[Home]):
     @model_validator(mode="after")
     def _check_devices(self) -> Self:
         if self.devices is not None:
-            self.devices.check(self.homes, self.slots, self.broker)
+            self.devices.check(self.homes, self.sessions, self.broker)
         return self
 
 
@@ -83,7 +83,7 @@ def assemble(
 
     Raise `ValueError` for homes that have no feasible schedule.
     """
-    return _node(config, find_homes(config.game, config.algorithm)(config.homes), act, remember, memory)
+    return _node(config, find_homes(config.game, config.algorithm), act, remember, memory)
 
 
 def build(config: EmcConfig[Any]) -> EmcNode:
@@ -97,16 +97,21 @@ def build(config: EmcConfig[Any]) -> EmcNode:
         if file is not None and not file.parent.is_dir():
             raise ValueError(f"{key}: {file.parent} is no folder; make it, or name a file in another")
     homes = find_homes(config.game, config.algorithm)
-    act = discard if config.schedule_file is None else WholeFile(config.schedule_file)
+    act = discard if config.schedule_file is None else open_record(config.schedule_file, len(config.sessions))
     remember, memory = _open_ledger(config)
     if config.devices is None:
-        return _node(config, homes(config.homes), act, remember, memory)
-    config.devices.check(config.homes, config.slots, config.broker)  # --broker may name another
+        return _node(config, homes, act, remember, memory)
+    config.devices.check(config.homes, config.sessions, config.broker)  # --broker may name another
     (home,) = config.homes
     devices = HomeDevices(config.name, config.devices, home, config.plan_file)
-    strategy = DeviceHomeStrategy(home, homes, devices, config.run, config.scenario)
-    node = _node(config, strategy, act, remember, memory)
-    strategy.on_remark = node.progress.remarks.append
+    remarks: list[str] = []
+
+    def create(homes_now: Sequence[HomeModel]) -> DeviceHomeStrategy:
+        (home_now,) = homes_now
+        return DeviceHomeStrategy(home_now, homes, devices, config.run, config.scenario, remarks.append)
+
+    node = _node(config, create, act, remember, memory)
+    node.progress.remarks = remarks
     serve(devices, config.devices)
     return node
 
@@ -126,11 +131,11 @@ def _open_ledger(config: EmcConfig[Any]) -> tuple[Recorder, Mapping[str, Any] | 
 
 def _node(
     config: EmcConfig[Any],
-    strategy: HomeStrategy[Any, Any, Any],
+    create: CreateStrategy,
     act: Callable[[Mapping[str, Any]], None],
     remember: Recorder,
     memory: Mapping[str, Any] | None,
 ) -> EmcNode:
     bodies = find(config.game).bodies("lower")
-    link = Link(config.run, config.aggregator, bodies, config.slots, len(config.homes), config.fingerprint)
-    return EmcNode(config.name, link, strategy, act, remember, memory, config.privacy)
+    link = Link(config.run, config.aggregator, bodies, config.session_slots, len(config.homes), config.fingerprint)
+    return EmcNode(config.name, link, config.homes, create, config.sessions, act, remember, memory, config.privacy)

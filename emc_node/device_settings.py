@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from stackelgrid.calendar import Session
 from stackelgrid.rounds.settings import HomeModel, PrivateModel
 from stackelgrid.transport.address import Address
 
@@ -115,12 +116,16 @@ class DeviceSettings(PrivateModel):
             raise ValueError(f"{own[0]} is a topic of the EMC itself; name the device's")
         return self
 
-    def check(self, homes: Sequence[HomeModel], slots: int, grid: str) -> None:
+    def check(self, homes: Sequence[HomeModel], sessions: Sequence[Session], grid: str) -> None:
         """Raise `ValueError` unless these devices can carry out what `homes` settle with the broker at `grid`."""
         if len(homes) != 1:
             raise ValueError(f"devices: they belong to one home, this EMC has {len(homes)}; give each home its own EMC")
-        if slots != HOURS:
-            raise ValueError(f"devices: they carry out a day of {HOURS} hours, the game has {slots} slots")
+        for session in sessions:
+            if (session.slots, session.slot_hours) != (HOURS, 1.0):
+                slots = f"{session.slots} slots" + ("" if session.slot_hours == 1 else f" of {session.slot_hours:g} h")
+                raise ValueError(f"devices: they carry out a day of {HOURS} hours, the game has {slots}")
+            if session.start is not None and session.start.hour:
+                raise ValueError(f"devices: they carry out a day from midnight, the game's begins at {session.start}")
         if not _servers(self.broker).isdisjoint(_servers(grid)):
             raise ValueError(
                 f"devices.broker: {Address.parse(self.broker)} is the grid's broker, which must not receive a home's "

@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from stackelgrid.calendar import Session
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.node.record import Recorder, discard
 from stackelgrid.rounds import Member, QuestionReceived, RefusalReceived, SettlementReceived
-from stackelgrid.rounds.settings import PrivacySettings
+from stackelgrid.rounds.settings import HomeModel, PrivacySettings
 from stackelgrid.rounds.strategy import HomeStrategy, StatefulHomeStrategy
 from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Body
 from stackelgrid.wire.roles import Role
 
+_LOG = logging.getLogger("emc_node")
+
 LINGER_S = 60.0
-"""Seconds that an EMC waits for the end of the run after it has acknowledged the settlement."""
+"""Seconds that an EMC waits for the end of the run after it has acknowledged the last settlement."""
+
+CreateStrategy = Callable[[Sequence[Any]], HomeStrategy[Any, Any, Any]]
+"""Creates the strategy of homes in a session. Raises `ValueError` for homes that have no feasible schedule."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The last settlement that the homes follow: its session, the states in which they began that, what each does."""
+
+    session: int
+    states: Mapping[str, Any]
+    accounts: Mapping[str, Any]
 
 
 class EmcNode:
-    """Answers each signal for its homes, and carries out the settlement alone.
+    """Answers each signal for its homes, and carries out the settlements alone.
 
-    `act` receives, once, what each home will do; this stays in the home (in a simulation: with the run's results).
-    `privacy` bounds how many different questions are answered, counted anew after a restart.
-    `remember` gets, after each answer, what later ones depend on, where they do; `memory` is the last of it from before
-    a restart.
+    `homes` are those of the whole run; `create` makes the strategy of what they are in a session. They go into a
+    session as the plan before has left them: the last that was settled, as far as it reaches; after its end, and
+    without one, everything rests.
+    `act` receives, once a session, what each home will do; this stays in the home (in a simulation: with the run's
+    results). `privacy` bounds how many different questions of a session are answered, counted anew after a restart.
+    `remember` gets what later answers depend on, where they do: after each answer, and the plan before its receipt;
+    `memory` is the last of it from before a restart.
     """
 
     role = Role.HOME
@@ -36,7 +56,9 @@ class EmcNode:
         self,
         name: str,
         link: Link,
-        strategy: HomeStrategy[Any, Any, Any],
+        homes: Sequence[HomeModel],
+        create: CreateStrategy,
+        sessions: Sequence[Session],
         act: Callable[[Mapping[str, Any]], None],
         remember: Recorder = discard,
         memory: Mapping[str, Any] | None = None,
@@ -45,17 +67,61 @@ class EmcNode:
         self.name = name
         self.mailbox = Mailbox(link)
         self.progress = Progress()
-        self._link, self._strategy, self._carry_out, self._remember = link, strategy, act, remember
+        self._link, self._carry_out, self._remember = link, act, remember
+        self._homes, self._create, self._sessions = homes, create, sessions
         self._member = Member(name, link, renumbered=True)  # an aggregator may come back without its disk
         self._leave_by: float | None = None
-        self._privacy, self._answered = privacy or PrivacySettings(), set[bytes]()
-        if memory is not None and isinstance(strategy, StatefulHomeStrategy):
-            strategy.recall(memory["homes"])
-            answer, question = (
-                model.model_validate(memory[key])
-                for key, model in (("answer", link.bodies.answer), ("question", link.bodies.signal))
-            )
-            self._member.resume(memory["round"], answer, question)
+        self._privacy = privacy or PrivacySettings()
+        memory = memory or {}
+        self._plan = _Plan(**memory["plan"]) if memory.get("plan") else None
+        self._begin_session(memory.get("session", 1))
+        self._resume(memory)
+
+    def _begin_session(self, number: int) -> None:
+        """Begin a session with the homes as their plan has left them. Raises `ValueError` when they cannot be."""
+        self._session = self._sessions[number - 1]
+        self._answered = set[bytes]()
+        self._states = self._find_states()
+        homes = [home.in_session(self._session, self._states.get(home.id)) for home in self._homes]
+        self._strategy: HomeStrategy[Any, Any, Any] | None = self._create(homes)
+
+    def _find_states(self) -> Mapping[str, Any]:
+        """Find the states in which the homes go into the session; none of a run's beginning."""
+        plan = self._plan
+        if plan is None or plan.session == self._session.number:
+            return {} if plan is None else plan.states
+        planned = self._sessions[plan.session - 1]
+        passed = planned.until(self._session)
+        states = {
+            home.id: home.in_session(planned, plan.states.get(home.id)).advance(passed, plan.accounts[home.id])
+            for home in self._homes
+        }
+        return {name: state for name, state in states.items() if state}
+
+    def _go_on_to(self, number: int) -> None:
+        """Go on to the session of the aggregator's message, if it is another."""
+        if number <= self._session.number:
+            return
+        try:
+            self._begin_session(number)
+        except ValueError as error:
+            self._strategy = None
+            _LOG.error("no part in a session", extra={"data": {"session": number, "cause": str(error)}})
+            self.progress.remarks.append(f"no part in session {number}: {error}")
+
+    def _resume(self, memory: Mapping[str, Any]) -> None:
+        """Take over what was saved before a restart."""
+        number = self._session.number
+        if "answer" not in memory or not isinstance(self._strategy, StatefulHomeStrategy):
+            self._member.resume(0, None, session=number)
+            return
+        self._strategy.recall(memory["homes"])
+        bodies = self._link.bodies
+        answer, question = (
+            bodies.answer.model_validate(memory["answer"]),
+            bodies.signal.model_validate(memory["question"]),
+        )
+        self._member.resume(memory["round"], answer, question, session=number)
 
     @property
     def subscriptions(self) -> Sequence[str]:
@@ -104,13 +170,18 @@ class EmcNode:
                 case QuestionReceived():
                     actions += self._answer(step)
                 case SettlementReceived():
-                    actions.append(self._settle(step))
+                    actions += self._settle(step)
                 case RefusalReceived(round_number, reason, final):
                     self.progress.note_refusal(round_number, reason, final=final)
         return actions
 
     def _answer(self, question: QuestionReceived) -> list[Action]:
+        self._go_on_to(question.session)
+        strategy, session = self._strategy, self._session
+
         def then(body: Any, now: float) -> list[Action]:
+            if self._session is not session:
+                return []  # it has gone on meanwhile
             self._save(question, body)
             actions = self._perform(self._member.answer(question.round, body))
             if actions:
@@ -121,8 +192,10 @@ class EmcNode:
         if objection := self._find_objection(question.body):
             self.mailbox.reject("over_budget", "signal", objection)
             return []
-        solve = partial(self.progress.work, self._strategy.answer, question.body)
-        return then(solve(), 0.0) if self._strategy.quick else [Compute(solve, then)]
+        if strategy is None:
+            return []
+        solve = partial(self.progress.work, strategy.answer, question.body)
+        return then(solve(), 0.0) if strategy.quick else [Compute(solve, then)]
 
     def _find_objection(self, question: Body) -> str | None:
         """Count a question, and object to it when with it the homes would disclose more than they are set to."""
@@ -137,16 +210,40 @@ class EmcNode:
         homes = self._strategy.remember() if isinstance(self._strategy, StatefulHomeStrategy) else None
         if homes is not None:
             bodies = {"question": question.body.model_dump(mode="json"), "answer": answer.model_dump(mode="json")}
-            self._remember({"round": question.round, **bodies, "homes": homes})
+            self._remember({**self._of_session(), "round": question.round, **bodies, "homes": homes})
 
-    def _settle(self, settlement: SettlementReceived) -> Compute:
-        def then(homes: Any, now: float) -> Sequence[Action]:
-            self._carry_out(homes)
-            self.progress.settle()
+    def _of_session(self) -> dict[str, Any]:
+        """Give what of a run of several sessions is saved besides."""
+        if len(self._sessions) == 1:
+            return {}
+        return {"session": self._session.number, "plan": None if self._plan is None else asdict(self._plan)}
+
+    def _settle(self, settlement: SettlementReceived) -> list[Action]:
+        self._go_on_to(settlement.session)
+        session = self._session
+
+        def then(accounts: Any, now: float) -> Sequence[Action]:
+            if self._session is not session:
+                return []  # it has gone on meanwhile, without this plan
+            self._carry_out(self._adopt(accounts) if len(self._sessions) > 1 else accounts)
+            return self._acknowledge(now)
+
+        if self._strategy is None:
+            return self._acknowledge(0.0)
+        return [Compute(partial(self.progress.work, self._strategy.settle, settlement.body), then)]
+
+    def _adopt(self, accounts: Mapping[str, Any]) -> dict[str, Any]:
+        """Follow what was settled from now on, and save it; give the record of it."""
+        self._plan = _Plan(self._session.number, self._states, accounts)
+        self._remember(self._of_session())
+        return {"session": self._session.number, "states": self._states, "homes": accounts}
+
+    def _acknowledge(self, now: float) -> list[Action]:
+        """Confirm the settlement; that of the last session ends the run."""
+        self.progress.settle()
+        if self._session.number == len(self._sessions):
             self._leave_by = now + LINGER_S
-            return self._perform(self._member.acknowledge([]))
-
-        return Compute(partial(self.progress.work, self._strategy.settle, settlement.body), then)
+        return self._perform(self._member.acknowledge([]))
 
     def _leave(self) -> list[Action]:
         self._leave_by = None

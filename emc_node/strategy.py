@@ -30,12 +30,13 @@ class DeviceHomeStrategy:
         devices: HomeDevices,
         run: str,
         scenario: str | None = None,
+        on_remark: Callable[[str], None] = lambda remark: None,
     ) -> None:
         self._home, self._create, self._devices, self._run, self._scenario = home, create, devices, run, scenario
         self._strategy = create([home])
         self._has_answered = False
         self._kwh: float | None = None  # the level that the day starts from, where it was measured
-        self.on_remark: Callable[[str], None] = lambda remark: None
+        self.on_remark = on_remark
 
     @property
     def quick(self) -> bool:

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 from pydantic import Field, model_validator
 
 from leader_node.node import LeaderNode
-from stackelgrid.calendar import Session
 from stackelgrid.node.config import MemberConfig, NodeConfig, Rounds, most_homes
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines, Recorder, WholeFile, discard
@@ -25,8 +24,8 @@ Settings = TypeVar("Settings", bound=LeaderSettings)
 class LeaderConfig(NodeConfig, Generic[Settings]):
     """The utility's settings, its `members` (the aggregators) and the rules of its rounds.
 
-    The node writes a line per round to `journal_file` and how the run ended to `conclusion_file`. After a restart it
-    goes on from `ledger_file`; without that file it begins anew.
+    The node writes a line per round to `journal_file` and how its sessions ended to `conclusion_file`. After a restart
+    it goes on from `ledger_file`; without that file it begins anew.
     """
 
     utility: Settings
@@ -57,11 +56,11 @@ def assemble(config: LeaderConfig[Any], journal: Recorder, conclude: Recorder, l
     bodies = find(config.game).bodies("upper")
     return LeaderNode(
         config.name,
-        Link(config.run, config.name, bodies, config.slots, most_homes(config.members), config.fingerprint),
+        Link(config.run, config.name, bodies, config.session_slots, most_homes(config.members), config.fingerprint),
         config.members,
         config.rounds.policy(),
-        config.utility.strategy(Session(config.slots)),
-        max_rounds=config.utility.max_rounds,
+        config.utility,
+        config.sessions,
         journal=journal,
         conclude=conclude,
         ledger=ledger,
@@ -76,6 +75,6 @@ def build(config: LeaderConfig[Any]) -> LeaderNode:
     ledger: Ledger = [] if config.ledger_file is None else SqliteLedger(config.ledger_file, config.terms())
     journal: Recorder = discard
     if config.journal_file is not None:
-        journal = JsonLines(config.journal_file, [entry["account"] for entry in ledger])
+        journal = JsonLines(config.journal_file, [entry["account"] for entry in ledger if "number" in entry])
     conclude = discard if config.conclusion_file is None else WholeFile(config.conclusion_file)
     return assemble(config, journal, conclude, ledger)

@@ -1,20 +1,22 @@
-"""The leader as a state machine: gather the aggregators, ask, decide, ask again, settle."""
+"""The leader as a state machine: gather the aggregators; in each session ask, decide, ask again, settle."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from stackelgrid.calendar import Session
 from stackelgrid.node.config import MemberConfig
 from stackelgrid.node.limits import build_answer_check, build_receipt_check
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.node.record import Recorder
 from stackelgrid.rounds import Coordinator, MembersGathered, MembersLost, Round, RoundPolicy, SettlementAcknowledged
-from stackelgrid.rounds.ledger import Ledger, dump_round, load_round
-from stackelgrid.rounds.strategy import Decision, LeaderStrategy
+from stackelgrid.rounds.ledger import Entry, Ledger, dump_round, load_round
+from stackelgrid.rounds.settings import LeaderSettings
+from stackelgrid.rounds.strategy import Decision
 from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.roles import Role
@@ -27,8 +29,9 @@ _MAX_CONFIRMATIONS = 2
 class LeaderNode:
     """Coordinator of the aggregators.
 
-    `journal` stores one record for each finished round, `conclude` one at the end. Rounds that are in the `ledger` are
-    not played again: the node goes on after the last of them.
+    `journal` stores one record for each finished round, `conclude` one at the end of each session: of a run of several,
+    how each that is over has ended. Rounds that are in the `ledger` are not played again: the node goes on after the
+    last of them.
     """
 
     role = Role.LEADER
@@ -39,9 +42,9 @@ class LeaderNode:
         link: Link,
         members: Sequence[MemberConfig],
         policy: RoundPolicy,
-        strategy: LeaderStrategy[Any, Any, Any],
+        settings: LeaderSettings,
+        sessions: Sequence[Session],
         *,
-        max_rounds: int,
         journal: Recorder,
         conclude: Recorder,
         ledger: Ledger,
@@ -59,18 +62,25 @@ class LeaderNode:
             build_receipt_check(members, Role.AGGREGATOR, self.mailbox),
             members_gather=True,
         )
-        self._strategy = strategy
-        self._max_rounds = max_rounds
+        self._settings, self._sessions = settings, sessions
         self._journal = journal
         self._conclude = conclude
         self._ledger = ledger
+        self._conclusions: list[dict[str, Any]] = []  # of the sessions that are over
+        self._replay_ledger(list(ledger))
+
+    def _begin_session(self, number: int, state: Mapping[str, Any] | None) -> None:
+        """Begin a session with the state that the one before has left."""
+        self._session, self._state = self._sessions[number - 1], state
+        self._settings_now = self._settings.in_session(self._session, state)
+        self._strategy = self._settings_now.strategy(self._session)
+        self._rounds_before = self._coordinator.rounds
         self._decision: Decision[Any, Any] | None = None
         self._last_round: Round | None = None
+        self._account: Mapping[str, Any] | None = None  # of the last round
         self._all_fresh = False  # in the last round
         self._confirmations = 0
         self._conclusion: dict[str, Any] = {}
-        for entry in ledger:
-            self._replay(load_round(entry, link.bodies))
 
     @property
     def subscriptions(self) -> Sequence[str]:
@@ -112,7 +122,7 @@ class LeaderNode:
                 case MembersLost():
                     actions += self._give_up(step, now)
                 case SettlementAcknowledged():
-                    actions += self._leave(step, now)
+                    actions += self._end_session(step, now)
         return actions
 
     def _begin(self, gathered: MembersGathered, now: float) -> Sequence[Action]:
@@ -155,8 +165,9 @@ class LeaderNode:
         self._confirmations += decision.settle and not self._all_fresh
 
     def _record(self, finished: Round, decision: Decision[Any, Any], now: float) -> None:
-        account = {
+        self._account = account = {
             "round": finished.number,
+            **({"session": self._session.number} if len(self._sessions) > 1 else {}),
             **decision.account,
             "residual": decision.residual,
             **finished.account,
@@ -175,12 +186,13 @@ class LeaderNode:
             return self._settle(settled=True, complete=self._all_fresh, now=now)
         if self._decision.stop:
             self._conclusion = {"stopped": self._decision.stop}
-        if self._decision.stop or self._last_round.number >= self._max_rounds:
+        rounds = self._last_round.number - self._rounds_before
+        if self._decision.stop or rounds >= self._settings_now.max_rounds:
             return self._settle(settled=False, complete=self._all_fresh, now=now)
         return self._ask(self._decision, now)
 
     def _give_up(self, lost: MembersLost, now: float) -> Sequence[Action]:
-        """End without an agreement: a round could not go on."""
+        """End the session without an agreement: a round could not go on."""
         _LOG.error("members lost", extra={"data": {"members": lost.members, "round": lost.round}})
         self._conclusion = {"lost": list(lost.members)}
         return self._settle(settled=False, complete=False, now=now)
@@ -193,12 +205,50 @@ class LeaderNode:
         steps = self._coordinator.settle(decision.settlement, settled=settled, complete=complete, now=now)
         return self._perform(steps, now)
 
-    def _leave(self, acknowledged: SettlementAcknowledged, now: float) -> Sequence[Action]:
-        self._conclude({**self._conclusion, "unacknowledged": list(acknowledged.missing)})
+    def _end_session(self, acknowledged: SettlementAcknowledged, now: float) -> Sequence[Action]:
+        """Conclude the session and go on to the next; leave after the last."""
+        self._conclusion["unacknowledged"] = list(acknowledged.missing)
+        if len(self._sessions) == 1:
+            self._conclude(self._conclusion)
+            return self._leave(now)
+        states = {} if not self._state else {"states": {self.name: self._state}}
+        self._conclusions.append({"session": self._session.number, **self._conclusion, **states})
+        self._conclude({"sessions": self._conclusions})
+        if self._session.number == len(self._sessions):
+            return self._leave(now)
+        state = self._state if self._account is None else self._settings_now.advance(self._session, self._account)
+        rounds, conclusion = self._coordinator.rounds, self._conclusions[-1]
+        self._ledger.append(
+            {"session": self._session.number, "rounds": rounds, "conclusion": conclusion, "state": state}
+        )
+        self._coordinator.begin_session(self._session.number + 1, now)
+        self._begin_session(self._session.number + 1, state)
+        return [Compute(partial(self.progress.work, self._strategy.open), self._ask_first)]
+
+    def _leave(self, now: float) -> Sequence[Action]:
         return [*self._perform(self._coordinator.leave(), now), Finish()]
 
+    def _replay_ledger(self, entries: Sequence[Entry]) -> None:
+        """Take the rounds from before a restart, so that coordinator and strategy are where they were after the last.
+
+        Of the sessions that are over only the state that they have left counts, and who is in quarantine.
+        """
+        ended = [number for number, entry in enumerate(entries) if "conclusion" in entry]
+        open_from = ended[-1] + 1 if ended else 0
+        for entry in entries[:open_from]:
+            if "conclusion" in entry:
+                self._conclusions.append(entry["conclusion"])
+                self._coordinator.skip_to(entry["rounds"])
+            else:
+                self._coordinator.recall(entry["number"], entry["quarantined"])
+        number, state = (entries[ended[-1]]["session"] + 1, entries[ended[-1]]["state"]) if ended else (1, None)
+        self._coordinator.begin_session(number, 0.0)
+        self._begin_session(number, state)
+        for entry in entries[open_from:]:
+            self._replay(load_round(entry, self._coordinator.link.bodies))
+            self._account = entry["account"]
+
     def _replay(self, finished: Round) -> None:
-        """Take a round from before a restart, so that coordinator and strategy are where they were after it."""
         if self._decision is None:
             self._decision = self._strategy.open()
         self._coordinator.resume(finished)

@@ -51,6 +51,10 @@ class Session:
         if not self.binding:
             object.__setattr__(self, "binding", self.slots)
 
+    def until(self, later: Session) -> Session:
+        """Give the same session with the slots binding that pass before a later one begins, as far as it reaches."""
+        return replace(self, binding=min(later.first - self.first, self.slots))
+
     @property
     def window(self) -> slice:
         """The slots of the run that it looks at."""
@@ -282,6 +286,11 @@ def _read_clock_time(text: str) -> int:
     """Read a clock time as minutes after midnight."""
     hours, minutes = text.split(":")
     return 60 * int(hours) + int(minutes)
+
+
+def list_sessions(calendar: Calendar | None, slots: int) -> tuple[Session, ...]:
+    """List the sessions of a run, one of all its `slots` without a calendar."""
+    return (Session(slots),) if calendar is None else calendar.sessions
 
 
 Model = TypeVar("Model", bound=BaseModel)

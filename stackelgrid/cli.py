@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from broker import BrokerKind
-from stackelgrid.certify import CertificateError, SolverMissingError, require_solvers
+from stackelgrid.certify import CERTIFIED_SESSIONS, CertificateError, SolverMissingError, require_solvers
 from stackelgrid.deploy import scenario_commands
 from stackelgrid.deploy.commands import certs
 from stackelgrid.errors import ConfigError, ExitCode, explain_os_error
@@ -226,7 +226,9 @@ def _explain_absence(ended: Run) -> str:
         require_solvers()
     except SolverMissingError as error:
         return f"not certified: {error}; then stackelgrid certify {ended.folder}"
-    return f"not certified, with {len(ended.scenario.everyone)} homes: stackelgrid certify {ended.folder}"
+    sessions = len(ended.scenario.sessions)
+    size = f"{sessions} sessions" if sessions > CERTIFIED_SESSIONS else f"{len(ended.scenario.everyone)} homes"
+    return f"not certified, with {size}: stackelgrid certify {ended.folder}"
 
 
 def _print_troubles(ended: Run, stderr: Console) -> None:

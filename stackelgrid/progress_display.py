@@ -11,11 +11,12 @@ from stackelgrid.run_record import FaultRecord
 
 
 class ProgressDisplay:
-    """A progress bar over at most `rounds` rounds, and a line per fault."""
+    """A progress bar over at most `rounds` rounds, those of each session where there are several; a line per fault."""
 
     def __init__(self, console: Console, rounds: int, *, bar: bool, faults: bool) -> None:
         self._console, self._faults = console, faults
         self._shown: set[tuple[Any, ...]] = set()
+        self._session, self._rounds_before = 1, 0
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -36,11 +37,17 @@ class ProgressDisplay:
 
     def show_round(self, record: dict[str, Any]) -> None:
         """Show a finished round."""
+        if record.get("session", 1) > self._session:
+            self._session, self._rounds_before = record["session"], record["round"] - 1
+        session = f"session {self._session}, " if "session" in record else ""
         missing = len(record["held"]) + len(record["excluded"])
         residual = "unknown" if record["residual"] is None else f"{record['residual']:.1e}"
         state = f"change {residual}, {record['answered']} answers" + (f", {missing} missing" if missing else "")
         self._progress.update(
-            self._task, completed=record["round"], description=f"round {record['round']}", state=state
+            self._task,
+            completed=record["round"] - self._rounds_before,
+            description=f"{session}round {record['round']}",
+            state=state,
         )
 
     def show_fault(self, record: FaultRecord) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Self
 
@@ -46,6 +47,8 @@ class RunRecord:
       `aggregator`;
     - `conclusion`: the leader's final record, {} when there is none;
     - `aggregators`: the account of each aggregator after the settlement, `homes`: each home's settled schedule;
+    - `sessions`: of a run of several, a record of each that was begun: what is above, and the `states` in which leader
+      and homes went into it. Above are then all rounds, and how it went in all sessions;
     - `faults`: the faults of the plan that happened, `failures`: the nodes that died, and `broker`, each with the
       reason;
     - `late`: the EMC processes that had not come when the first round began, `last_errors`: the last warning or error
@@ -61,6 +64,8 @@ class RunRecord:
     conclusion: dict[str, Any] = field(default_factory=dict)
     aggregators: dict[str, dict[str, Any]] = field(default_factory=dict)
     homes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    states: dict[str, Any] = field(default_factory=dict)
+    sessions: dict[int, RunRecord] = field(default_factory=dict)
     faults: list[FaultRecord] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     late: list[str] = field(default_factory=list)
@@ -70,6 +75,52 @@ class RunRecord:
     bytes: int = 0
     elapsed_s: float = 0.0
     interrupted: bool = False
+
+    def of_session(self, number: int) -> RunRecord:
+        """Give the record of one of several sessions."""
+        return self.sessions.setdefault(number, RunRecord(self.transport, self.broker, self.processes))
+
+    def add_account(self, aggregator: str, account: Mapping[str, Any]) -> None:
+        """Add what an aggregator writes down of a settlement, of several with their session."""
+        if "session" in account:
+            record = self.of_session(account["session"])
+            record.aggregators[aggregator] = dict(account["account"])
+            record.states.update(account["states"])
+        else:
+            self.aggregators[aggregator] = dict(account)
+
+    def add_schedules(self, settled: Mapping[str, Any]) -> None:
+        """Add what homes will do by a settlement, of several with their session and the states that they began with."""
+        if isinstance(settled.get("session"), int):  # no home's name
+            record = self.of_session(settled["session"])
+            record.homes.update(settled["homes"])
+            record.states.update(settled["states"])
+        else:
+            self.homes.update(settled)
+
+    def divide(self, sessions: int) -> None:
+        """Give each of several `sessions` its part, and sum up how the leader says that they have ended."""
+        ended, self.conclusion = [dict(each) for each in self.conclusion.get("sessions", ())], {}
+        for each in ended:
+            record = self.of_session(each.pop("session"))
+            record.states.update(each.pop("states", {}))
+            record.conclusion = each
+        for finished in self.rounds:
+            self.of_session(finished["session"]).rounds.append(finished)
+        for finished in self.aggregator_rounds:
+            self.of_session(finished["session"]).aggregator_rounds.append(finished)
+        for record in self.sessions.values():
+            traffic = record.traffic
+            record.messages, record.bytes = (sum(entry[key] for entry in traffic) for key in ("messages", "bytes"))
+        if len(ended) < sessions:
+            return
+        self.conclusion = {key: all(each[key] for each in ended) for key in ("settled", "complete")}
+        for key in ("lost", "unacknowledged"):
+            self.conclusion[key] = list(dict.fromkeys(name for each in ended for name in each.get(key, ())))
+        self.conclusion["stopped"] = next((each["stopped"] for each in ended if "stopped" in each), "")
+        # A home has taken part where it has a schedule of every session.
+        settled = [self.of_session(number + 1).homes for number in range(sessions)]
+        self.homes = {name: each for name, each in settled[-1].items() if all(name in homes for homes in settled)}
 
     @property
     def settled(self) -> bool:

@@ -106,8 +106,44 @@ class Certificate(RootModel[dict[str, Any]]):
 Found = TypeVar("Found", bound=Outcome)
 
 
+class SessionResult(StrictModel, Generic[Found]):
+    """What came out of one session of several.
+
+    It begins at `start`, looks at `slots` slots and binds `binding` of them. `questions`, `messages` and `bytes` are
+    those of its rounds. `states` are those in which leader and homes went into it, by name. The rest is as in
+    `RunResult`.
+    """
+
+    start: str
+    slots: int
+    binding: int
+    settled: bool
+    complete: bool
+    stopped: str = ""
+    rounds: int
+    questions: int
+    messages: int
+    bytes: int
+    homes_settled: int
+    states: dict[str, Any] = {}
+    outcome: Found | None
+    certificate: Certificate | None
+
+    @field_serializer("outcome")
+    def _write_none_as_empty(self, outcome: Found | None) -> dict[str, Any]:
+        return {} if outcome is None else outcome.content()
+
+    @field_validator("outcome", mode="before")
+    @classmethod
+    def _read_empty_as_none(cls, outcome: Any) -> Any:
+        return None if outcome == {} else outcome
+
+
 class RunResult(StrictModel, Generic[Found]):
     """The content of result.json.
+
+    A run of several sessions has them in `sessions`: then `settled` and `complete` say whether all of them were,
+    numbers are sums, and `outcome` and `certificate` are those of each session alone.
 
     - `settled`: whether the leader's stopping rule was met, `complete`: on a round that everybody answered;
     - `stopped`: why the leader ended it before the rounds ran out, empty where it did not;
@@ -147,6 +183,7 @@ class RunResult(StrictModel, Generic[Found]):
     missing: list[Missing] = []
     asked_again: list[RepeatedRequest] = []
     traffic: list[RoundTraffic] = []
+    sessions: list[SessionResult[Found]] = []
     faults: dict[str, int] = {}
     struck: list[FaultOccurrence] = []
     failures: dict[str, str] = {}
@@ -168,8 +205,19 @@ class RunResult(StrictModel, Generic[Found]):
 
     @property
     def certifiable(self) -> bool:
-        """True when every home is in the outcome; a reference without some of them would certify another game."""
+        """True when every home is in the outcome, that of one session at least.
+
+        A reference without some of them would certify another game.
+        """
+        if self.sessions:
+            return any(self.of_session(number + 1).certifiable for number in range(len(self.sessions)))
         return self.complete and self.homes_settled == self.homes
+
+    def of_session(self, number: int) -> Self:
+        """Give the result of one of several sessions as that of a run of its own."""
+        session = self.sessions[number - 1]
+        own = {key: getattr(session, key) for key in session.model_fields_set & type(self).model_fields.keys()}
+        return self.model_copy(update={**own, "sessions": []})
 
     def with_certificate(self, certificate: dict[str, Any]) -> Self:
         """Give the same result with a certificate in place of the one it has."""

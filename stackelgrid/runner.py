@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from broker import BrokerKind, BrokerStartError
 from stackelgrid import scenarios
-from stackelgrid.certify import CERTIFIED_UP_TO, CertificateError, SolverMissingError
+from stackelgrid.certify import CERTIFIED_SESSIONS, CERTIFIED_UP_TO, CertificateError, SolverMissingError
 from stackelgrid.errors import ConfigError, explain_os_error
 from stackelgrid.interrupts import allow_interrupts, defer_interrupts
 from stackelgrid.node.record import write_whole
@@ -73,8 +73,8 @@ def run(
     `embedded`) or one at an address, for `mqtts://` with the authority's folder `certs`. `faults` is a shipped fault
     plan, a YAML file or a plan. The run's folder is `out`, which must not exist, or a new one under runs/ that begins
     with `name`; without both a run over MQTT has a temporary folder, one in memory has none. With `certify` a run that
-    every home took part in is certified, up to 200 homes, or any number where that takes seconds; with `report` the
-    page and its figures are written.
+    every home took part in is certified, up to 200 homes and 3 sessions, or any number where that takes seconds; with
+    `report` the page and its figures are written.
 
     `on_round` is called with each finished round of the leader, `on_fault` with each fault as it happens, `on_step`
     with what follows the rounds. A run that does not settle or loses nodes is returned like any other. On Ctrl-C, at
@@ -159,7 +159,8 @@ def conclude(
         unwritten, ended.folder = error, None
     try:
         with allow_interrupts():
-            wanted = certify and (ended.result.homes <= CERTIFIED_UP_TO or scenario.certified_at_any_size)
+            few = ended.result.homes <= CERTIFIED_UP_TO and len(scenario.sessions) <= CERTIFIED_SESSIONS
+            wanted = certify and (few or scenario.certified_at_any_size)
             if wanted and ended.result.certifiable:
                 on_step("certifying")
                 with suppress(SolverMissingError):

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 SOLVERS = ("scipy", "cvxpy", "clarabel")
 CERTIFIED_UP_TO = 200
 """Homes up to which every run is certified; above, `stackelgrid certify DIR` does it."""
+CERTIFIED_SESSIONS = 3
+"""Sessions of a run up to which it is certified; with more, `stackelgrid certify DIR` does it."""
 
 
 class CertificateError(RuntimeError):

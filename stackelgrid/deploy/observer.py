@@ -59,7 +59,7 @@ class Observer:
         if written.exists() and digest(load(str(written))) != digest(scenario):
             raise ConfigError(f"--out {out}: the result of another scenario is there; name another folder")
         game, topology = find(config.game), scenario.topology
-        rest: Any = {"slots": config.slots, "homes": len(scenario.everyone), "fingerprint": config.fingerprint}
+        rest: Any = {"slots": config.session_slots, "homes": len(scenario.everyone), "fingerprint": config.fingerprint}
         up = Link(config.run, LEADER, game.bodies("upper"), **rest)
         down = [Link(config.run, aggregator, game.bodies("lower"), **rest) for aggregator in topology.aggregators]
         self.name = config.name

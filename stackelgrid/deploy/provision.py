@@ -185,6 +185,7 @@ def _adapt_configs(configs: NodeConfigs, run: str, desk: Path | None) -> Iterato
         name=OBSERVER.name,
         game=leader.game,
         slots=leader.slots,
+        calendar=leader.calendar,
         scenario=leader.scenario,
         broker=leader.broker,
     ).model_copy(update=common)

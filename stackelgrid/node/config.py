@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from stackelgrid.calendar import MOST_SLOTS, Calendar, Session, list_sessions
 from stackelgrid.errors import ConfigError
 from stackelgrid.model import StrictModel, explain
 from stackelgrid.registry import Game, UnknownGameError, find
@@ -50,6 +51,7 @@ def most_homes(members: Sequence[MemberConfig]) -> int:
 class NodeConfig(StrictModel):
     """The settings of every node.
 
+    `slots` are those of the whole run, which a `calendar` divides into sessions; without one there is one session.
     `scenario` is a digest of what the run's nodes share; a node without it takes part in any game of its run. `tls` is
     the node's certificate for a broker at `mqtts://`. `reconnect_s` is the time within which a lost connection has to
     be made again; null is without limit, for the first connection too.
@@ -58,11 +60,30 @@ class NodeConfig(StrictModel):
     run: Name
     name: Name
     game: str
-    slots: Annotated[int, Field(ge=1, le=1000)]
+    slots: Annotated[int, Field(ge=1)]
+    calendar: Calendar | None = None
     scenario: Digest | None = None
     broker: str = "mqtt://127.0.0.1:1883"
     tls: Tls | None = None
     reconnect_s: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = 60.0
+
+    @model_validator(mode="after")
+    def _check_calendar(self) -> Self:
+        if self.calendar is None and self.slots > MOST_SLOTS:
+            raise ValueError(f"slots: {self.slots}, at most {MOST_SLOTS} can be played without a calendar; lower it")
+        if self.calendar is not None and self.slots != self.calendar.slots:
+            raise ValueError(f"slots: {self.slots}, the calendar has {self.calendar.slots}; make them equal")
+        return self
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """The sessions of the run."""
+        return list_sessions(self.calendar, self.slots)
+
+    @property
+    def session_slots(self) -> tuple[int, ...]:
+        """The number of slots of each session."""
+        return tuple(session.slots for session in self.sessions)
 
     @property
     def fingerprint(self) -> Fingerprint | None:

@@ -128,5 +128,34 @@ class JsonLines(Report):
                 self._lines = self._lines[file.write(self._lines) :]
 
 
+def open_record(path: Path, sessions: int) -> Recorder:
+    """Open the file for the record of a settlement: the record itself, or a line for each of several sessions.
+
+    Lines from before a restart stay.
+    """
+    if sessions == 1:
+        return WholeFile(path)
+    before = read_whole_lines(path)
+    if not before:
+        path.unlink(missing_ok=True)  # at most a part of a line is in it
+    return JsonLines(path, before)
+
+
+def read_records(path: Path) -> list[Any]:
+    """Read what was written to a file of `open_record`; none where there is none."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return read_whole_lines(path) if text.endswith("\n") or "\n" in text else [json.loads(text)]
+
+
+def read_whole_lines(path: Path) -> list[Any]:
+    """Read the lines of a journal, without the last when only a part of it was written; none where there is none."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
 def _encode_line(record: Any) -> bytes:
     return (json.dumps(record, allow_nan=False) + "\n").encode()

@@ -191,13 +191,14 @@ class _OpenSettlement:
 class Coordinator:
     """A node's part as coordinator of its members.
 
-    It gathers them, asks them rounds that are numbered from 1, and makes the settlement known. A message is keyed by
-    round and sender: the first answer counts; later ones are counted in `repeated`, those to other rounds in `stale`,
-    and both are ignored. A member that missed a whole round gets one try instead of all in the rounds after it, until
-    it answers again; one whose `Patience` is used up is late, and rounds do not wait for it. `check(member, question,
-    answer)` may refuse an answer by giving a reason; the answer is then ignored. `check_receipt(receipt)` may refuse
-    the names in a receipt; it then stands for its sender alone. With `members_gather` a member that gathers members of
-    its own is waited for before the first round.
+    It gathers them, asks them rounds that are numbered from 1, and makes the settlement known, session by session;
+    rounds are numbered on from one session to the next. A message is keyed by round and sender: the first answer
+    counts; later ones are counted in `repeated`, those to other rounds in `stale`, and both are ignored. A member that
+    missed a whole round gets one try instead of all in the rounds after it, until it answers again; one whose
+    `Patience` is used up is late, and rounds do not wait for it. `check(member, question, answer)` may refuse an answer
+    by giving a reason; the answer is then ignored. `check_receipt(receipt)` may refuse the names in a receipt; it then
+    stands for its sender alone. With `members_gather` a member that gathers members of its own is waited for before the
+    first round.
     """
 
     def __init__(
@@ -213,6 +214,7 @@ class Coordinator:
         self.link = link
         self.members = tuple(members)
         self.policy = policy
+        self.session = 1
         self.stale = 0
         self.repeated = 0
         self.refused: Counter[str] = Counter()
@@ -252,16 +254,31 @@ class Coordinator:
 
     def resume(self, finished: Round) -> None:
         """Take over a round that was finished before a restart. Call it round by round, before `start`."""
-        self.skip_to(finished.number)
+        self.recall(finished.number, finished.quarantined)
         self._questions = {finished.number: finished.body}
         for name, body in finished.answers.items():
             self._hold(name, self._latest_round[name] if name in finished.held else finished.number, body)
-        for name, reason in finished.quarantined.items():
+
+    def recall(self, number: int, quarantined: Mapping[str, str]) -> None:
+        """Take over of a round what sessions after it need, its number and who is in quarantine for which reason."""
+        self.skip_to(number)
+        for name, reason in quarantined.items():
             self._quarantine(name, reason)
 
     def skip_to(self, number: int) -> None:
         """Use no round number up to `number`: members know these rounds, finished or not, from before a restart."""
         self._rounds = max(self._rounds, number)
+
+    def begin_session(self, number: int, now: float) -> None:
+        """Go on to a session: who is there, who is late and who is in quarantine stays, and no answer is held.
+
+        What is still open of the session before is dropped.
+        """
+        self.abandon(now)
+        self.session, self._settlement = number, None
+        self._latest.clear()
+        self._latest_round.clear()
+        self._questions.clear()
 
     def start(self, now: float) -> list[Step]:
         """Begin to gather the members; after a reconnect, send again what is current."""
@@ -318,6 +335,9 @@ class Coordinator:
             self.stale += 1
             return self._repeat_quarantine(message)
         if isinstance(message, Answer):
+            if message.session != self.session:
+                self.stale += 1
+                return []
             if self._round is not None and message.round == self._round.number:
                 self._round.messages += 1
                 self._round.bytes += size
@@ -441,6 +461,7 @@ class Coordinator:
             return Signal(
                 run=self.link.run,
                 sender=self.link.coordinator,
+                session=self.session,
                 fingerprint=self.link.fingerprint,
                 round=current.number,
                 again=again,
@@ -548,6 +569,7 @@ class Coordinator:
         refusal = Refusal(
             run=self.link.run,
             sender=self.link.coordinator,
+            session=self.session,
             round=max(self._rounds, 1),
             reason=reason[:MAX_REASON].translate(_NO_BRACKETS),
             final=member in self.quarantined,
@@ -677,6 +699,7 @@ class Coordinator:
             return Settlement(
                 run=self.link.run,
                 sender=self.link.coordinator,
+                session=self.session,
                 fingerprint=self.link.fingerprint,
                 round=current.round,
                 settled=current.settled,

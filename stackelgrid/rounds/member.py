@@ -22,6 +22,7 @@ class QuestionReceived:
 
     round: int
     body: Body
+    session: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class SettlementReceived:
     settled: bool
     complete: bool
     body: Body
+    session: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class Member:
     """A node's part as member of one coordinator.
 
     It answers each round once. Asked again for a round it has answered, it sends the same answer again, so that a
-    signal received twice counts once. A signal of an earlier round is counted in `stale` and ignored. Without a sign of
+    signal received twice counts once. What is of an earlier round or session is counted in `stale` and ignored; with
+    the first signal or settlement of a later session the member goes on to that. Without a sign of
     the coordinator for half a minute, it fetches what is retained. With `renumbered`, the same round number with
     another question is a new question: the coordinator may have lost its ledger and then counts from one again.
     """
@@ -61,11 +64,11 @@ class Member:
         self.stale = 0
         self._renumbered = renumbered
         self._fetch_at: float | None = None
-        self._round = 0
-        self._question: Body | None = None
-        self._answer: Publish | None = None
-        self._settlement: Settlement[Body] | None = None
-        self._receipt: Publish | None = None
+        self._question: Body | None
+        self._answer: Publish | None
+        self._settlement: Settlement[Body] | None
+        self._receipt: Publish | None
+        self._begin_session(1)
 
     @property
     def subscriptions(self) -> tuple[str, ...]:
@@ -81,8 +84,9 @@ class Member:
         """Publish that the member is online, or still `gathering` members of its own, after each connection."""
         return [self._publish(self._presence("gathering" if gathering else "online"), retain=True)]
 
-    def resume(self, round_number: int, body: Body | None, question: Body | None = None) -> None:
+    def resume(self, round_number: int, body: Body | None, question: Body | None = None, *, session: int = 1) -> None:
         """Take over the round that was asked last before a restart, and its answer if there was one."""
+        self._begin_session(session)
         self._round, self._question = round_number, question
         self._answer = None
         if body is not None:
@@ -90,7 +94,8 @@ class Member:
 
     def note_contact(self, now: float) -> None:
         """Note a message of the coordinator or a new connection: the wait of `_SILENCE_S` begins anew."""
-        self._fetch_at = None if self._settlement is not None else now + _SILENCE_S
+        over = self._settlement is not None and self._session == len(self.link.sessions)
+        self._fetch_at = None if over else now + _SILENCE_S
 
     def next_deadline(self) -> float | None:
         """Give the time at which to call `tick`, on the clock of `now`, or None."""
@@ -118,7 +123,7 @@ class Member:
         if round_number != self._round or self._settlement is not None:
             self.stale += 1
             return []
-        answer = Answer(run=self.link.run, sender=self.name, round=round_number, body=body)
+        answer = Answer(run=self.link.run, sender=self.name, session=self._session, round=round_number, body=body)
         self._answer = self._publish(answer, qos=0)
         return [self._answer]
 
@@ -126,7 +131,13 @@ class Member:
         """Confirm the settlement, naming those of its own members that have not acknowledged theirs."""
         if self._settlement is None:
             return []
-        receipt = Receipt(run=self.link.run, sender=self.name, round=self._settlement.round, missing=missing)
+        receipt = Receipt(
+            run=self.link.run,
+            sender=self.name,
+            session=self._session,
+            round=self._settlement.round,
+            missing=missing,
+        )
         self._receipt = self._publish(receipt)
         return [self._receipt]
 
@@ -134,22 +145,38 @@ class Member:
         """Clear the retained presence, before the node leaves the broker."""
         return [Publish(self.link.topic(self._presence("offline")), b"", qos=1, retain=True)]
 
+    def _begin_session(self, number: int) -> None:
+        self._session, self._round = number, 0
+        self._question = self._answer = self._settlement = self._receipt = None
+
+    def _is_stale(self, message: Signal[Body] | Settlement[Body]) -> bool:
+        """Tell whether a message is of an earlier session; go on to the one that it is of where that is later."""
+        if message.session > self._session:
+            self._begin_session(message.session)
+        self.stale += message.session < self._session
+        return message.session < self._session
+
     def _on_signal(self, signal: Signal[Body]) -> list[Step]:
+        if self._is_stale(signal):
+            return []
         if self._settlement is not None or signal.round < self._round:
             self.stale += 1
             return []
         new_question = self._renumbered and signal.round == self._round and signal.body != self._question
         if signal.round > self._round or new_question:
             self._round, self._question, self._answer = signal.round, signal.body, None
-            return [QuestionReceived(signal.round, signal.body)]
+            return [QuestionReceived(signal.round, signal.body, signal.session)]
         if self._answer is not None and (not signal.again or self.name in signal.again):
             return [self._answer]
         return []
 
     def _on_settlement(self, settlement: Settlement[Body]) -> list[Step]:
+        if self._is_stale(settlement):
+            return []
         if self._settlement is None:
             self._settlement = settlement
-            return [SettlementReceived(settlement.round, settlement.settled, settlement.complete, settlement.body)]
+            settled, complete = settlement.settled, settlement.complete
+            return [SettlementReceived(settlement.round, settled, complete, settlement.body, settlement.session)]
         return [self._receipt] if self._receipt is not None else []
 
     def _presence(self, state: str) -> Presence:

@@ -26,9 +26,19 @@ class LeaderSettings(StrictModel):
     def check_slots(self, slots: int) -> None:
         """Raise `ValueError` when something in the settings has another length than the horizon."""
 
-    def in_session(self, session: Session) -> Self:
-        """Give the settings of one session of a run, with the slots of its window alone."""
+    def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
+        """Give the settings of one session of a run: the slots of its window, and the `state` left by the one before.
+
+        Without a state they are as described, at the beginning of the run.
+        """
         return cut(self, session)
+
+    def advance(self, session: Session, account: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the state, as JSON, that a session with the settings of `in_session` leaves to the next.
+
+        It is that once the binding slots have passed; `account` is the journal's record of the round that was settled.
+        """
+        return {}
 
     def strategy(self, session: Session) -> LeaderStrategy[Any, Any, Any]:
         """Create the leader's part of the game in a session, from the settings of that session."""
@@ -38,9 +48,13 @@ class LeaderSettings(StrictModel):
 class AggregatorSettings(StrictModel):
     """Base of a game's settings of an aggregator."""
 
-    def in_session(self, session: Session) -> Self:
-        """Give the settings of one session of a run, with the slots of its window alone."""
+    def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
+        """Give the settings of one session, as those of a leader."""
         return cut(self, session)
+
+    def advance(self, session: Session, account: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the state that a session leaves to the next; `account` is that of its `Ending`."""
+        return {}
 
     def strategy(self, session: Session, homes: Mapping[str, int]) -> AggregatorStrategy[Any, Any, Any, Any, Any, Any]:
         """Create the aggregator's part of the game in a session; `homes` is the number of homes behind each member."""
@@ -48,11 +62,11 @@ class AggregatorSettings(StrictModel):
 
 
 QUESTIONS_PER_SESSION = 100
-"""So many different questions a home answers in a run unless it is set to another number."""
+"""So many different questions a home answers in a session unless it is set to another number."""
 
 
 class PrivacySettings(StrictModel):
-    """What a home discloses of itself: the answers to at most `questions_per_session` different questions a run.
+    """What a home discloses of itself: the answers to at most `questions_per_session` different questions a session.
 
     A question asked again counts once. A question is a price; each answer to one tells more of a home's demand.
     """

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Se
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from stackelgrid.calendar import MOST_SLOTS, MOST_SLOTS_OF_RUN, Calendar, Session
+from stackelgrid.calendar import MOST_SLOTS, MOST_SLOTS_OF_RUN, Calendar, Session, list_sessions
 from stackelgrid.certify import require_solvers
 from stackelgrid.model import LARGEST, Positive, StrictModel
 from stackelgrid.node.config import Rounds
 from stackelgrid.registry import find, find_homes
 from stackelgrid.rounds.settings import AggregatorSettings, HomeModel, LeaderSettings, PrivacySettings
-from stackelgrid.scenarios.topology import NODE_NAME, RunTopology
+from stackelgrid.scenarios.topology import LEADER, NODE_NAME, RunTopology
 
 if TYPE_CHECKING:
     from stackelgrid.run_record import Outcome, RunRecord
@@ -80,7 +80,7 @@ class Scenario(StrictModel):
     @property
     def sessions(self) -> tuple[Session, ...]:
         """The sessions of the run, one without a calendar."""
-        return (Session(self.slots),) if self.calendar is None else self.calendar.sessions
+        return list_sessions(self.calendar, self.slots)
 
     @property
     def slot_hours(self) -> float:
@@ -94,7 +94,7 @@ class Scenario(StrictModel):
         return session
 
     def in_session(self, session: Session, states: Mapping[str, Mapping[str, Any]] | None = None) -> Self:
-        """Give a session of the run as a scenario of its own, its homes as they are with the `states` left to them."""
+        """Give a session of the run as a scenario of its own; `states` are those left to leader and homes, by name."""
         if len(self.sessions) == 1 and not states:
             return self
         assert self.calendar is not None
@@ -103,7 +103,7 @@ class Scenario(StrictModel):
             update={
                 "slots": session.slots,
                 "calendar": self.calendar.at(session),
-                "leader": self.leader.in_session(session),
+                "leader": self.leader.in_session(session, states.get(LEADER)),
             }
         )
         for name in alone.__dict__.keys() - type(self).model_fields.keys():

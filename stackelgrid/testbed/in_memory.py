@@ -72,6 +72,7 @@ class MemoryRun:
 
     def __init__(self, scenario: Scenario, on_round: Callable[[dict[str, Any]], None] = lambda record: None) -> None:
         self.run_record = RunRecord("memory", "none", 1)
+        self._sessions = len(scenario.sessions)
         self.ledgers: dict[str, list[Entry]] = {}
         self._memories: dict[str, Mapping[str, Any]] = {}  # of homes
         self._on_round = on_round
@@ -88,6 +89,8 @@ class MemoryRun:
         run_record.messages = sum(traffic.sent for traffic in result.traffic.values())
         run_record.bytes = sum(traffic.sent_bytes for traffic in result.traffic.values())
         run_record.failures = {name: _describe(error) for name, error in result.crashed.items()}
+        if self._sessions > 1:
+            run_record.divide(self._sessions)
         run_record.rejected = dict(sum(self._rejected, Counter()))
         run_record.elapsed_s = time.perf_counter() - self._began
         return run_record
@@ -100,7 +103,7 @@ class MemoryRun:
 
     def _aggregator(self, config: AggregatorConfig[Any], lose_state: bool) -> Any:
         def conclude(account: Mapping[str, Any]) -> None:
-            self.run_record.aggregators[config.name] = dict(account)
+            self.run_record.add_account(config.name, account)
 
         def journal(record: Mapping[str, Any]) -> None:
             self.run_record.aggregator_rounds.append({"aggregator": config.name, **record})
@@ -113,7 +116,7 @@ class MemoryRun:
             self._memories.pop(config.name, None)
         remember = partial(self._memories.__setitem__, config.name)
         memory = self._memories.get(config.name)
-        return self._register(emc_node.config.assemble(config, self.run_record.homes.update, remember, memory))
+        return self._register(emc_node.config.assemble(config, self.run_record.add_schedules, remember, memory))
 
     def _register(self, node: Any) -> Any:
         self._rejected.append(node.mailbox.rejected)

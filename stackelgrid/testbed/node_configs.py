@@ -44,6 +44,7 @@ def build_node_configs(scenario: Scenario, run: str, broker: str = "", *, gather
         "run": run,
         "game": scenario.game,
         "slots": scenario.slots,
+        "calendar": scenario.calendar,
         "scenario": digest(scenario),
         "broker": broker,
     }
@@ -112,6 +113,8 @@ def digest(scenario: Scenario) -> str:
     wait for each other, and where data files are do not count.
     """
     shared = scenario.model_dump(exclude={"title", "calibrated", "rounds", "homes"})
+    if scenario.calendar is None:
+        del shared["calendar"]
     shared["nodes"] = {
         aggregator: {process: [home.id for home in homes] for process, homes in members.items()}
         for aggregator, members in scenario.topology.members.items()

@@ -22,6 +22,7 @@ from stackelgrid.faults.controller import FaultController
 from stackelgrid.faults.messages import FaultReport, write_line
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan
 from stackelgrid.interrupts import allow_interrupts, defer_interrupts
+from stackelgrid.node.record import read_records
 from stackelgrid.rounds import Member
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
@@ -107,6 +108,8 @@ def play(
         processes.stop()
         journal.read()
     _gather(run_record, nodes, logs, scenario.topology.aggregators)
+    if len(scenario.sessions) > 1:
+        run_record.divide(len(scenario.sessions))
     run_record.elapsed_s = time.perf_counter() - began
     return run_record
 
@@ -388,7 +391,7 @@ def _build_last_wills(configs: NodeConfigs) -> dict[str, tuple[Publish, Tls | No
     """Give the last will of each member, and what it proves itself with to the broker."""
     members = [(config.name, config.aggregator, config.tls) for config in configs.homes]
     members += [(config.name, config.leader, config.tls) for config in configs.aggregators]
-    run, slots, any_body = configs.leader.run, configs.leader.slots, Bodies(Body, Body, Body)
+    run, slots, any_body = configs.leader.run, configs.leader.session_slots, Bodies(Body, Body, Body)
     return {name: (Member(name, Link(run, above, any_body, slots)).last_will, tls) for name, above, tls in members}
 
 
@@ -398,11 +401,11 @@ def _gather(run_record: RunRecord, nodes: Path, logs: Path, aggregators: list[st
     if conclusion.exists():
         run_record.conclusion = json.loads(conclusion.read_text(encoding="utf-8"))
     for path in sorted(nodes.glob("*.schedule.json")):
-        run_record.homes.update(json.loads(path.read_text(encoding="utf-8")))
+        for settled in read_records(path):
+            run_record.add_schedules(settled)
     for name in aggregators:
-        account = nodes / f"{name}.account.json"
-        if account.exists():
-            run_record.aggregators[name] = json.loads(account.read_text(encoding="utf-8"))
+        for account in read_records(nodes / f"{name}.account.json"):
+            run_record.add_account(name, account)
     rejected: Counter[str] = Counter()
     for path in sorted(logs.glob("*.jsonl")):
         entries = _read_log(path)

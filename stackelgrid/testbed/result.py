@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from stackelgrid.calendar import Session
 from stackelgrid.certify import CertificateError
 from stackelgrid.report.tables import judge
 from stackelgrid.run_record import RunRecord
-from stackelgrid.run_result import RunResult
+from stackelgrid.run_result import Certificate, RunResult
 from stackelgrid.scenarios import Scenario
 from stackelgrid.testbed.fault_log import count_repeated_requests, list_faults
 
@@ -41,8 +42,9 @@ def build_result(scenario: Scenario, run_record: RunRecord) -> RunResult[Any]:
         "processes": run_record.processes,
         "money": scenario.money,
         **({"calibrated": scenario.calibrated} if scenario.calibrated else {}),
-        "outcome": scenario.outcome(run_record) if run_record.rounds else None,
+        "outcome": scenario.outcome(run_record) if run_record.rounds and len(scenario.sessions) == 1 else None,
         "certificate": None,
+        **({"sessions": _build_sessions(scenario, run_record)} if len(scenario.sessions) > 1 else {}),
         "missing": run_record.missing,
         "asked_again": count_repeated_requests(run_record),
         "traffic": traffic,
@@ -53,11 +55,63 @@ def build_result(scenario: Scenario, run_record: RunRecord) -> RunResult[Any]:
     return RunResult[Any].model_validate(content)
 
 
+def _build_sessions(scenario: Scenario, run_record: RunRecord) -> list[dict[str, Any]]:
+    """Build the results of the sessions of a run that has several, one that was not begun included."""
+    return [_build_session(scenario, session, run_record.of_session(session.number)) for session in scenario.sessions]
+
+
+def _build_session(scenario: Scenario, session: Session, record: RunRecord) -> dict[str, Any]:
+    assert session.start is not None
+    alone = scenario.in_session(session, record.states)
+    return {
+        "start": session.start.isoformat(),
+        "slots": session.slots,
+        "binding": session.binding,
+        "settled": record.settled,
+        "complete": bool(record.conclusion.get("complete", False)),
+        "stopped": record.stopped,
+        "rounds": len(record.rounds),
+        "questions": sum(each["questions"] for each in record.traffic),
+        "messages": record.messages,
+        "bytes": record.bytes,
+        "homes_settled": len(record.homes),
+        "states": record.states,
+        "outcome": alone.outcome(record) if record.rounds else None,
+        "certificate": None,
+    }
+
+
 def certify(scenario: Scenario, result: RunResult[Any], samples: int) -> RunResult[Any]:
-    """Add a certificate and its verdict to the result of a run that is `certifiable`.
+    """Add a certificate and its verdict to the result of a run that is `certifiable`, to each session that is.
 
     `samples` deviations are tried at random. Raises `CertificateError`.
     """
+    if result.sessions:
+        return _certify_sessions(scenario, result, samples)
     if result.outcome is None:
         raise CertificateError("not a single round was finished, so there is nothing to certify")
     return judge(result.with_certificate(scenario.certificate(result.outcome, samples)))
+
+
+def _certify_sessions(scenario: Scenario, result: RunResult[Any], samples: int) -> RunResult[Any]:
+    """Certify each session that can be; that of the run has the worst of each number that all of them have."""
+    sessions = list(result.sessions)
+    found: list[Certificate] = []
+    for session in scenario.sessions:
+        alone, own = result.of_session(session.number), sessions[session.number - 1]
+        if alone.certifiable:
+            certificate = certify(scenario.in_session(session, own.states), alone, samples).certificate
+            assert certificate is not None
+            found.append(certificate)
+            sessions[session.number - 1] = own.model_copy(update={"certificate": certificate})
+    keys = set.intersection(*(set(each.numbers) for each in found))
+    verdicts = [each.passed for each in found if each.passed is not None]
+    summary: dict[str, Any] = {
+        "method": f"The worst of the certificates of {len(found)} sessions.",
+        "sessions": len(found),
+        **{key: max(each.numbers[key] for each in found) for key in ("gap", "max_regret") if key in keys},
+        "feasible": all(each.feasible is not False for each in found),
+        "passed": all(verdicts) if verdicts else None,
+        "failed": sorted({key for each in found for key in each.root.get("failed", ())}),
+    }
+    return result.model_copy(update={"sessions": sessions}).with_certificate(summary)

@@ -22,7 +22,18 @@ from pydantic import BaseModel, ValidationError
 
 from stackelgrid.errors import ConfigError
 from stackelgrid.wire.fingerprint import Fingerprint
-from stackelgrid.wire.messages import MAX_NAMES, Answer, Body, Message, Presence, Receipt, Refusal, Settlement, Signal
+from stackelgrid.wire.messages import (
+    MAX_NAMES,
+    Answer,
+    Body,
+    Message,
+    OfSession,
+    Presence,
+    Receipt,
+    Refusal,
+    Settlement,
+    Signal,
+)
 from stackelgrid.wire.names import MAX_NAME_LENGTH
 
 ROOT = "stackelgrid"
@@ -75,16 +86,26 @@ class Bodies:
 class Link:
     """The exchange between one coordinator and its members: run, coordinator, the game's bodies, number of slots.
 
-    `homes` is the largest number of homes behind one member. It bounds how long a payload may be. Where there is a
-    `fingerprint`, the coordinator's messages must have the same.
+    `slots` has one number for each session where there are several. `homes` is the largest number of homes behind one
+    member. It bounds how long a payload may be. Where there is a `fingerprint`, the coordinator's messages must have
+    the same.
     """
 
     run: str
     coordinator: str
     bodies: Bodies
-    slots: int
+    slots: int | tuple[int, ...]
     homes: int | None = None
     fingerprint: Fingerprint | None = None
+
+    @cached_property
+    def sessions(self) -> tuple[int, ...]:
+        """The number of slots of each session."""
+        return (self.slots,) if isinstance(self.slots, int) else self.slots
+
+    @cached_property
+    def _most_slots(self) -> int:
+        return max(self.sessions)
 
     @cached_property
     def root(self) -> str:
@@ -124,7 +145,7 @@ class Link:
     def _count_most(self, purpose: str) -> tuple[int, int]:
         """Count the names and the numbers that a message may have."""
         homes = MAX_NAMES if self.homes is None else self.homes
-        numbers = _MATRICES * self.slots**2 + _VECTORS * homes * self.slots
+        numbers = _MATRICES * self._most_slots**2 + _VECTORS * homes * self._most_slots
         match purpose:
             case "presence" | "refusal":
                 return 0, 0
@@ -182,14 +203,24 @@ class Link:
         if isinstance(message, Signal | Settlement):
             self._require_same_game(topic, message)
         sender = parts[3] if isinstance(message, Answer | Receipt | Presence) else self.coordinator
-        body = getattr(message, "body", None)
-        if body is not None and body.slots not in (None, self.slots):
-            raise BadMessageError("malformed", f"{topic}: body is for {body.slots} slots, the run has {self.slots}")
+        if isinstance(message, OfSession):
+            self._check_session(topic, message)
         if message.run != self.run or message.sender != sender:
             raise BadMessageError("foreign", f"{topic} carries a message of {message.sender} in run {message.run}")
         if isinstance(message, Signal | Settlement) and self.fingerprint is not None and message.fingerprint is None:
             raise BadMessageError("foreign", f"{topic}: the message has no fingerprint")
         return message
+
+    def _check_session(self, topic: str, message: OfSession) -> None:
+        """Raise `BadMessageError` for a message of a session that the run has not, or with a body for another one."""
+        if message.session > len(self.sessions):
+            raise BadMessageError(
+                "malformed", f"{topic}: it is of session {message.session}, the run has {len(self.sessions)}"
+            )
+        body, slots = getattr(message, "body", None), self.sessions[message.session - 1]
+        if body is not None and body.slots not in (None, slots):
+            of = "the run" if len(self.sessions) == 1 else f"session {message.session}"
+            raise BadMessageError("malformed", f"{topic}: body is for {body.slots} slots, {of} has {slots}")
 
     def _require_same_game(self, topic: str, message: Signal[Body] | Settlement[Body] | _Header) -> None:
         """Raise `AnotherGameError` where `message` is the coordinator's, and of another game than this link is for."""
@@ -218,6 +249,7 @@ class Description:
     coordinator: str
     member: str | None
     round: int | None
+    session: int = 1
 
     @property
     def of_coordinator(self) -> bool:
@@ -235,6 +267,7 @@ class _Header(BaseModel):
     sender: str | None = None
     fingerprint: Fingerprint | None = None
     round: int | None = None
+    session: int = 1
 
 
 def _read_header(payload: bytes) -> _Header:
@@ -257,7 +290,8 @@ def describe(topic: str, payload: bytes) -> Description:
             pass
         case _:
             raise BadMessageError("foreign", f"topic {topic!r} is not of a conversation")
-    return Description(purpose, coordinator, member, _read_header(payload).round)
+    header = _read_header(payload)
+    return Description(purpose, coordinator, member, header.round, header.session)
 
 
 @cache

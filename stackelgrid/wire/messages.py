@@ -15,6 +15,8 @@ MAX_NAMES = 10_000
 MAX_REASON = 500
 
 Round = Annotated[int, Field(ge=1, le=MAX_ROUND)]
+SessionNumber = Annotated[int, Field(ge=1, le=MAX_ROUND, exclude_if=lambda number: number == 1)]
+"""The number of a session, from 1. The first, of a run that may have no other, is not written."""
 Names = Annotated[list[Name], FailFast()]
 """Names of nodes or classes. The first that is none is reported, and no other."""
 
@@ -72,7 +74,13 @@ class Message(BaseModel):
     sender: Name
 
 
-class Signal(Message, Generic[SignalBody]):
+class OfSession(Message):
+    """Base of the messages of a session: of which one they are."""
+
+    session: SessionNumber = 1
+
+
+class Signal(OfSession, Generic[SignalBody]):
     """A coordinator's question to its members in round `round`. It is retained for members that connect later.
 
     `again` names the members whose answer is missing: only they answer again. `fingerprint` is of what is played.
@@ -86,7 +94,7 @@ class Signal(Message, Generic[SignalBody]):
     body: SerializeAsAny[SignalBody]
 
 
-class Answer(Message, Generic[AnswerBody]):
+class Answer(OfSession, Generic[AnswerBody]):
     """A member's answer to its coordinator's signal of round `round`."""
 
     purpose = "answer"
@@ -95,11 +103,11 @@ class Answer(Message, Generic[AnswerBody]):
     body: SerializeAsAny[AnswerBody]
 
 
-class Settlement(Message, Generic[SettlementBody]):
-    """A coordinator's final decision, from the answers of round `round`. It is retained; each member acknowledges it.
+class Settlement(OfSession, Generic[SettlementBody]):
+    """A coordinator's decision at the end of a session, from the answers of round `round`.
 
-    `settled` is false when the rounds ran out first. `complete` tells whether every member answered round `round`.
-    `fingerprint` is of what was played.
+    It is retained; each member acknowledges it. `settled` is false when the rounds ran out first. `complete` tells
+    whether every member answered round `round`. `fingerprint` is of what was played.
     """
 
     purpose = "settlement"
@@ -111,7 +119,7 @@ class Settlement(Message, Generic[SettlementBody]):
     body: SerializeAsAny[SettlementBody]
 
 
-class Receipt(Message):
+class Receipt(OfSession):
     """A member's confirmation of the settlement of round `round`, for its own members too except those in `missing`."""
 
     purpose = "receipt"
@@ -120,7 +128,7 @@ class Receipt(Message):
     missing: Annotated[Names, Field(max_length=MAX_NAMES)] = []
 
 
-class Refusal(Message):
+class Refusal(OfSession):
     """A coordinator's refusal of what one member sent in round `round`, to that member alone.
 
     `reason` is for a person to read. After a `final` one the coordinator ignores whatever the member answers.

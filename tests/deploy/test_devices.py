@@ -33,6 +33,7 @@ from emc_node.devices import HomeDevices, Plan
 from emc_node.home_assistant import discovery
 from emc_node.strategy import DeviceHomeStrategy
 from stackelgrid import scenarios
+from stackelgrid.calendar import Session
 from stackelgrid.games.user_oriented import GAME
 from stackelgrid.games.user_oriented.home import Home, HomeProblem, UserOrientedHomes
 from stackelgrid.games.user_oriented.messages import Price
@@ -503,7 +504,7 @@ class CisternHomes:
 def test_devices_need_no_more_of_a_new_game_than_its_home_model(tmp_path: Path) -> None:
     home = Cistern(id="c", held_kwh=3)
     settings = DeviceSettings.model_validate(DEVICES)
-    settings.check([home], 24, "mqtt://grid:1883")
+    settings.check([home], [Session(24)], "mqtt://grid:1883")
     home_devices = HomeDevices("h1", settings, home, tmp_path / "plan.json", clock=Clock())
     home_devices.receive("battery/soc", b"75", 0.0)
     strategy = DeviceHomeStrategy(home, CisternHomes, home_devices, "demo")

@@ -10,6 +10,7 @@ import pytest
 from aggregator_node.node import AggregatorNode
 from emc_node.node import EmcNode
 from leader_node.node import LeaderNode
+from stackelgrid.calendar import Session
 from stackelgrid.node.config import MemberConfig
 from stackelgrid.rounds import (
     Coordinator,
@@ -20,6 +21,7 @@ from stackelgrid.rounds import (
     SettlementAcknowledged,
     SettlementReceived,
 )
+from stackelgrid.rounds.settings import AggregatorSettings, LeaderSettings
 from stackelgrid.rounds.strategy import Ask, Decision, Ending, Question, Reply
 from stackelgrid.transport.base import Action, Compute, Publish
 from stackelgrid.transport.memory import MemoryTransport
@@ -125,6 +127,7 @@ def test_signal_is_foreign_when_its_sender_is_not_the_coordinator() -> None:
 
 UPPER = Bodies(Count, Count, Count)
 LOWER = Bodies(Count, Count, Count, addressed=True)
+SESSIONS = (Session(slots=1),)
 
 
 class Leader:
@@ -162,6 +165,16 @@ class Counter:
         return Ending({name: Count(number=number) for name, number in self.given.items()}, {"final": self.given})
 
 
+class LeaderTerms(LeaderSettings):
+    def strategy(self, session: Session) -> Leader:
+        return Leader()
+
+
+class CounterTerms(AggregatorSettings):
+    def strategy(self, session: Session, homes: Mapping[str, int]) -> Counter:
+        return Counter()
+
+
 class Obliging:
     quick = True
 
@@ -187,8 +200,8 @@ def play(transport: MemoryTransport) -> dict[str, Any]:
                 up,
                 [MemberConfig(name="a1", homes=2)],
                 patient,
-                Leader(),
-                max_rounds=5,
+                LeaderTerms(),
+                SESSIONS,
                 journal=lambda record: found["rounds"].append(dict(record)),
                 conclude=found["conclusion"].update,
                 ledger=[],
@@ -199,12 +212,16 @@ def play(transport: MemoryTransport) -> dict[str, Any]:
                 down,
                 [MemberConfig(name="h1"), MemberConfig(name="h2")],
                 RoundPolicy(deadline_s=0.2, tries=20, missing="hold", gather_s=10.0),
-                Counter(),
+                CounterTerms(),
+                SESSIONS,
                 journal=lambda record: found["inner"].append(dict(record)),
                 conclude=found["account"].update,
                 ledger=[],
             ),
-            *(EmcNode(name, down, Obliging(name), found["homes"].update) for name in ("h1", "h2")),
+            *(
+                EmcNode(name, down, [], lambda _, name=name: Obliging(name), SESSIONS, found["homes"].update)
+                for name in ("h1", "h2")
+            ),
         ]
     )
     return found
@@ -241,8 +258,8 @@ class LeaderByHand:
             self.link,
             [MemberConfig(name="a1"), MemberConfig(name="a2")],
             RoundPolicy(deadline_s=1.0, tries=1, missing="hold", gather_s=10.0),
-            Leader(),
-            max_rounds=9,
+            LeaderTerms(),
+            SESSIONS,
             journal=self.journal.append,
             conclude=lambda record: None,
             ledger=[],

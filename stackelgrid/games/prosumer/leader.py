@@ -174,10 +174,10 @@ class UtilitySettings(LeaderSettings):
         if self.event is not None and isinstance(self.event.last, int) and self.event.last > slots:
             raise ValueError(f"event.last is {self.event.last}, the horizon has {slots} slots; end it by then")
 
-    def in_session(self, session: Session) -> Self:
+    def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
         """Give the settings of one session of a run, with the slots of its window and the part of the event in them."""
         event = None if self.event is None else self.event.in_session(session)
-        return super().in_session(session).model_copy(update={"event": event})
+        return super().in_session(session, state).model_copy(update={"event": event})
 
     def mark_event(self, session: Session) -> NDArray[np.bool_]:
         """Mark the slots of the event, (T,). Raise `ValueError` where it is at clock times that are not there."""

@@ -182,13 +182,19 @@ class Home(HomeModel):
     def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
         """Give the home in one session, its storage as full as the session before has left it."""
         home = super().in_session(session).model_copy(update={"horizon": session.slots})
-        if state is None:
+        if not state:
             return home
         storage = [
             store.model_copy(update={"initial_kwh": kwh, "final_kwh": store.least_final_kwh})
             for store, kwh in zip(self.storage, state["storage_kwh"], strict=True)
         ]
         return home.model_copy(update={"storage": storage})
+
+    def advance(self, session: Session, account: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the level of the storage after the binding slots, as the session has settled it."""
+        if not self.storage:
+            return {}
+        return {"storage_kwh": [account["storage_kwh"][session.binding - 1]]}
 
     def storage_capacity_kwh(self) -> float | None:
         """Give the capacity of the one storage, None where there is none or more than one."""

@@ -1,0 +1,240 @@
+"""Runs of several sessions: what goes from one to the next, and what a message of another session does."""
+
+from __future__ import annotations
+
+import functools
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+import stackelgrid
+from stackelgrid.games.user_oriented.home import HomeProblem
+from stackelgrid.rounds import Coordinator, Member, QuestionReceived, RoundPolicy, SettlementReceived
+from stackelgrid.runner import Run
+from stackelgrid.wire.codec import BadMessageError, Bodies, Link
+from stackelgrid.wire.messages import Answer, Body, Presence, Settlement, Signal
+
+
+def two_days(
+    homes: int = 5, *, objective: str = "stackelberg", mu: float = 0.5, start: str = "2026-03-28T00:00", **calendar: Any
+) -> dict[str, Any]:
+    """A scenario over the change of clocks in Brussels: two aggregators, every other home with a storage."""
+    calendar = {"start": start, "timezone": "Europe/Brussels", "days": 2} | calendar
+    slots = 24 * calendar["days"] - (start < "2026-03-30" and calendar["days"] == 2)
+    random = np.random.default_rng(3)
+    return {
+        "schema": 1,
+        "game": "user_oriented",
+        "seed": 1,
+        "aggregators": 2,
+        "calendar": calendar,
+        "leader": {
+            "objective": objective,
+            "baseline_price": 9,
+            "wholesale_price": random.uniform(2, 5, slots).tolist(),
+            "mu": mu,
+            "price_max": 30,
+            "tolerance": 1e-9,
+        },
+        "homes": [
+            {
+                "id": f"h{number}",
+                "inelastic": [{"load_kw": random.uniform(0.5, 2, slots).tolist()}],
+                "elastic": [
+                    {
+                        "max_kw": random.uniform(3, 8),
+                        "valuation": random.uniform(10, 18),
+                        "satisfaction": {"form": "log", "alpha": random.uniform(2, 5)},
+                    }
+                ],
+                **({"storage": [STORAGE]} if number % 2 else {}),
+            }
+            for number in range(1, homes + 1)
+        ],
+    }
+
+
+STORAGE = {"capacity_kwh": 8.0, "initial_kwh": 3.0, "charge_kw": 2.0, "discharge_kw": 2.0, "wear": {"fast": 0.5}}
+
+
+@functools.cache
+def rolling() -> Run:
+    return stackelgrid.run(two_days(every="6h"))
+
+
+# --- whole runs ---
+
+
+def test_run_of_two_days_settles_each_of_them_over_the_change_of_clocks() -> None:
+    run = stackelgrid.run(two_days())
+    first, second = run.result.sessions
+    assert (first.start, first.slots, second.start, second.slots) == (
+        "2026-03-28T00:00:00+01:00",
+        24,
+        "2026-03-29T00:00:00+01:00",
+        23,
+    )
+    assert run.settled and run.complete and run.outcome is None
+    assert (run.result.missing, run.result.rejected, run.failures) == ([], {}, {})
+    assert [record["round"] for record in run.rounds] == list(range(1, 1 + first.rounds + second.rounds))
+    assert [record["session"] for record in run.rounds] == [1] * first.rounds + [2] * second.rounds
+    assert run.result.rounds == first.rounds + second.rounds
+    assert run.result.questions == first.questions + second.questions
+    in_no_round = {key: run.result.traffic[-1].model_dump()[key] for key in ("messages", "bytes")}
+    for key, rest in in_no_round.items():
+        assert getattr(run.result, key) == getattr(first, key) + getattr(second, key) + rest
+
+
+def test_state_goes_from_the_binding_slots_of_a_session_to_the_next() -> None:
+    run = rolling()
+    assert len(run.result.sessions) == 8 and run.complete
+    for before, after in pairwise(run.result.sessions):
+        assert after.states.keys() == {"h1", "h3", "h5"}
+        for name, state in after.states.items():
+            left = before.outcome.homes[name].storage_kwh[before.binding - 1]
+            assert state == {"storage_kwh": [left]}
+
+
+def test_stored_energy_balances_over_the_binding_slots_of_a_run() -> None:
+    """What a home draws beyond what its appliances alone would at the same price is what its storage gains."""
+    run = rolling()
+    for number in (1, 3, 5):
+        charged = 0.0
+        for session, played in zip(run.scenario.sessions, run.result.sessions, strict=True):
+            (home,) = (each for each in run.scenario.in_session(session).everyone if each.id == f"h{number}")
+            bare = HomeProblem(home.model_copy(update={"storage": []})).answer(np.array(played.outcome.price)).load
+            load = np.array(played.outcome.homes[home.id].load_kw)
+            charged += float(np.sum((load - bare)[: session.binding]))
+        last = run.result.sessions[-1].outcome.homes[f"h{number}"].storage_kwh[-1]
+        assert charged == pytest.approx(last - 3.0, abs=1e-9)
+        assert last >= 3.0 - 1e-9
+
+
+def test_sessions_are_certified_each_from_the_state_it_began_with() -> None:
+    run = stackelgrid.run(two_days(3, every="18h", start="2026-06-01T00:00", days=1))
+    assert run.certify(samples=20).passed
+    assert [session.certificate.passed for session in run.result.sessions if session.certificate] == [True, True]
+
+
+def test_planning_again_at_every_slot_gives_the_plan_of_the_day() -> None:
+    """Where the objective is a sum over slots, and the last level is fixed, a part of the best plan is the best."""
+    day = two_days(4, objective="welfare", mu=0.0, start="2026-06-01T00:00", days=1)
+    day["leader"]["capacity"] = {"min_kw": 23.5, "max_kw": 26.5}
+    ahead = stackelgrid.run(day)
+    assert ahead.outcome.load_kw.count(pytest.approx(26.5)) > 2
+    again = stackelgrid.run({**day, "calendar": day["calendar"] | {"every": "1h"}})
+    assert len(again.result.sessions) == 24
+    for name, planned in ahead.outcome.homes.items():
+        played = [session.outcome.homes[name].load_kw[0] for session in again.result.sessions]
+        np.testing.assert_allclose(played, planned.load_kw, atol=1e-6)
+    prices = [session.outcome.price[0] for session in again.result.sessions]
+    np.testing.assert_allclose(prices, ahead.outcome.price, atol=1e-6)
+
+
+def test_run_in_memory_repeats_itself_byte_for_byte() -> None:
+    again = stackelgrid.run(two_days(every="6h")).result.content()
+    assert again | {"elapsed_s": 0.0} == rolling().result.content() | {"elapsed_s": 0.0}
+
+
+# --- messages ---
+
+
+class Number(Body):
+    numbers: list[float]
+
+    @property
+    def slots(self) -> int:
+        return len(self.numbers)
+
+
+LINK = Link("run-1", "c", Bodies(Number, Number, Number), slots=(2, 1, 3))
+POLICY = RoundPolicy(deadline_s=1.0, tries=2, missing="hold", gather_s=10.0, quarantine_after=1)
+TWO, ONE, THREE = (Number(numbers=[0.0] * slots) for slots in (2, 1, 3))
+
+
+def signal(session: int, number: int, body: Number) -> Signal[Number]:
+    return Signal[Number](run="run-1", sender="c", session=session, round=number, body=body)
+
+
+def settlement(session: int, number: int, body: Number) -> Settlement[Number]:
+    return Settlement[Number](
+        run="run-1", sender="c", session=session, round=number, settled=True, complete=True, body=body
+    )
+
+
+def answer(member: str, session: int, number: int, body: Number) -> Answer[Number]:
+    return Answer[Number](run="run-1", sender=member, session=session, round=number, body=body)
+
+
+def test_message_of_the_first_session_does_not_say_so() -> None:
+    assert b"session" not in LINK.write(signal(1, 1, TWO))
+    assert b'"session":2' in LINK.write(signal(2, 1, ONE))
+    assert LINK.read("stackelgrid/run-1/c/signal", LINK.write(signal(2, 1, ONE))) == signal(2, 1, ONE)
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (signal(2, 1, TWO), "body is for 2 slots, session 2 has 1"),
+        (signal(4, 1, TWO), "it is of session 4, the run has 3"),
+    ],
+)
+def test_message_of_another_session_than_its_body_is_malformed(message: Signal[Number], words: str) -> None:
+    with pytest.raises(BadMessageError, match=words):
+        LINK.read("stackelgrid/run-1/c/signal", LINK.write(message))
+
+
+def test_member_goes_on_to_the_latest_session_and_ignores_those_before() -> None:
+    member = Member("a", LINK)
+    assert member.receive(signal(1, 4, TWO)) == [QuestionReceived(4, TWO)]
+    member.receive(settlement(1, 4, TWO))
+    assert member.receive(signal(3, 1, THREE)) == [QuestionReceived(1, THREE, 3)]  # its coordinator has lost its disk
+    assert member.receive(signal(2, 9, ONE)) == member.receive(settlement(1, 4, TWO)) == []
+    assert member.stale == 2
+    assert member.receive(settlement(3, 2, THREE)) == [SettlementReceived(2, True, True, THREE, 3)]
+
+
+def test_member_listens_for_what_it_missed_until_the_last_settlement() -> None:
+    member = Member("a", LINK)
+    member.receive(settlement(2, 1, ONE))
+    member.note_contact(0.0)
+    assert member.next_deadline() is not None
+    member.receive(settlement(3, 2, THREE))
+    member.note_contact(0.0)
+    assert member.next_deadline() is None
+
+
+def begin() -> Coordinator:
+    coordinator = Coordinator(LINK, ["a", "b"], POLICY, lambda member, asked, got: "odd" if got.numbers[0] else None)
+    coordinator.start(0.0)
+    for member in ("a", "b"):
+        coordinator.receive(Presence(run="run-1", sender=member, state="online"), 0.0)
+    return coordinator
+
+
+def test_coordinator_holds_no_answer_of_the_session_before() -> None:
+    coordinator = begin()
+    coordinator.ask(TWO, 0.0)
+    for member in ("a", "b"):
+        coordinator.receive(answer(member, 1, 1, TWO), 0.1)
+    coordinator.begin_session(2, 1.0)
+    coordinator.ask(ONE, 1.0)
+    assert coordinator.rounds == 2
+    coordinator.receive(answer("a", 2, 2, ONE), 1.1)
+    coordinator.receive(answer("b", 1, 2, TWO), 1.1)  # of another length than what is asked
+    assert coordinator.stale == 1
+    found = [step for at in (2.1, 3.2) for step in coordinator.tick(at)]
+    (closed,) = [step for step in found if hasattr(step, "excluded")]
+    assert (closed.held, closed.excluded) == ((), ("b",))
+
+
+def test_quarantine_lasts_for_all_sessions() -> None:
+    coordinator = begin()
+    coordinator.ask(TWO, 0.0)
+    coordinator.receive(answer("b", 1, 1, Number(numbers=[1.0, 0.0])), 0.1)
+    coordinator.begin_session(2, 1.0)
+    coordinator.ask(ONE, 1.0)
+    (closed,) = coordinator.receive(answer("a", 2, 2, ONE), 1.1)
+    assert closed.quarantined == {"b": "odd"}
