@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from stackelgrid.runner import Run
+    from stackelgrid.scenarios import Scenario
     from stackelgrid.study.sweep import Study, Sweep
 
 app = typer.Typer(
@@ -115,6 +116,8 @@ def run(
     checked = load(
         scenario, sets, seed, show=lambda sentence: None if quiet else _stderr().print(sentence, markup=False)
     )
+    if not quiet:
+        _print_doubts(scenario, checked)
     unwritten: runner.UnwrittenError | None = None
     display = ProgressDisplay(
         _stderr(),
@@ -302,6 +305,11 @@ def check(
         count = plural(len(fault_plans.fit(faults, checked).faults), "fault")
         description += f", with {count} of {faults}"
     print(f"{source}: {description}; no errors")
+    _print_doubts(source, checked)
+
+
+def _print_doubts(source: str, checked: Scenario) -> None:
+    """Print what can be played and is probably meant otherwise."""
     for doubt in checked.find_doubts():
         _stderr().print(f"{source}: {doubt}", markup=False)
 

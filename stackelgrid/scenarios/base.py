@@ -15,6 +15,7 @@ from stackelgrid.model import LARGEST, Positive, StrictModel
 from stackelgrid.node.config import Rounds
 from stackelgrid.registry import find, find_homes
 from stackelgrid.rounds.settings import AggregatorSettings, HomeModel, LeaderSettings, PrivacySettings
+from stackelgrid.scenarios.doubts import doubt_homes
 from stackelgrid.scenarios.topology import LEADER, NODE_NAME, RunTopology
 
 if TYPE_CHECKING:
@@ -42,12 +43,15 @@ class Scenario(StrictModel):
 
     `aggregators` share the homes in turn; `homes_per_process` homes share a process and its connection, and answer in
     one message. `inner_rounds` is how many rounds an aggregator may play with its homes before it answers its leader.
-    `calibrated` names keys whose values were fitted, each with the figures that it was fitted to.
+    `calibrated` names keys whose values were fitted, each with the figures that it was fitted to. A home with a power
+    above `home_kw`, or a load outside `home_kwh_a_day`, is asked about.
     """
 
     model_config = ConfigDict(ignored_types=(cached_property,))
 
     inner_rounds: ClassVar[int] = 1
+    home_kw: ClassVar[float] = 1000.0
+    home_kwh_a_day: ClassVar[tuple[float, float]] = (0.0, 24_000.0)
 
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
     game: str
@@ -155,7 +159,7 @@ class Scenario(StrictModel):
 
     def find_doubts(self) -> list[str]:
         """List what can be played and is probably meant otherwise, each with its key."""
-        return []
+        return doubt_homes(self.everyone, self.home_kw, self.home_kwh_a_day)
 
     def rehearse(self) -> None:
         """Build what the nodes will build when they start. Raises `ValueError` for what one of them would refuse."""

@@ -80,3 +80,25 @@ def test_horizon_is_unknown_when_the_game_has_none(game: str, tmp_path: Path) ->
 
 def test_shipped_cases_cover_every_game() -> None:
     assert {load(name).game for name in list_shipped()} == set(GAMES)
+
+
+@pytest.mark.parametrize(
+    ("load_kw", "doubt"),
+    [
+        ([0.4, 1.2], ""),
+        ([0.001, 0.002], "homes.0: its load_kw is 0.036 kWh a day, a home has 0.1 to 100"),
+        ([14.0, 20.0], "homes.0: its load_kw is 408 kWh a day, a home has 0.1 to 100"),
+        ([400.0, 3000.0], "homes.0: inelastic.0.load_kw is up to 3,000 kW, a home has at most 100"),
+    ],
+)
+def test_home_in_another_unit_is_asked_about(load_kw: list[float], doubt: str, tmp_path: Path) -> None:
+    leader = {"objective": "welfare", "baseline_price": 25, "wholesale_price": 10, "mu": 2, "price_max": 60}
+    homes = [{"id": f"h{number}", "inelastic": [{"load_kw": load_kw}]} for number in range(2)]
+    content = {"schema": 1, "game": "user_oriented", "slots": 2, "leader": leader, "homes": homes}
+    asked = "; are its numbers in W or Wh, or energies of intervals taken for kW?"
+    assert read(tmp_path, content).find_doubts() == ([f"{doubt}, and 1 more like it{asked}"] if doubt else [])
+
+
+@pytest.mark.parametrize("name", list_shipped())
+def test_shipped_case_leaves_no_doubt(name: str) -> None:
+    assert load(name).find_doubts() == []

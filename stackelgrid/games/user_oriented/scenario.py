@@ -24,6 +24,8 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
     """
 
     horizons: ClassVar[bool] = True
+    home_kw: ClassVar[float] = 100.0
+    home_kwh_a_day: ClassVar[tuple[float, float]] = (0.1, 100.0)
 
     game: Literal["user_oriented"]
     leader: UtilitySettings
@@ -85,16 +87,16 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
         return self.leader.objective == "welfare"
 
     def find_doubts(self) -> list[str]:
-        """Ask whether a wholesale price that no price may reach is in another unit."""
+        """Ask also whether a wholesale price that no price may reach is in another unit."""
+        doubts = super().find_doubts()
         wholesale, most = self.leader.company(self.slots).wholesale_price, np.max(self.leader.price_max)
-        above = int(np.sum(wholesale > most))
-        if not above:
-            return []
-        where = "" if above == self.slots else f" in {above} of {self.slots} slots"
-        return [
-            f"leader.wholesale_price: {wholesale.max():g} lies above price_max {most:g}{where}, so that each kWh "
-            f"sold is a loss; is it per MWh? Prices are {self.money} per kWh"
-        ]
+        if above := int(np.sum(wholesale > most)):
+            where = "" if above == self.slots else f" in {above} of {self.slots} slots"
+            doubts.append(
+                f"leader.wholesale_price: {wholesale.max():g} lies above price_max {most:g}{where}, so that each kWh "
+                f"sold is a loss; is it per MWh? Prices are {self.money} per kWh"
+            )
+        return doubts
 
     def connection_kw(self, home: Home) -> float:
         """Give what the home says of itself, kW."""
