@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from stackelgrid.calendar import Calendar
@@ -128,9 +129,8 @@ class Clock:
         placed: list[datetime] = []
         hour: list[int] = []  # places of the rows within an hour that is there twice
         for place, at in enumerate(times):
-            first, second = (at.replace(tzinfo=self._zone, fold=fold) for fold in (0, 1))
-            placed.append(first.astimezone(UTC))
-            before, after = _offset(first), _offset(second)
+            moment, before, after = _find_moment(at, self._zone)
+            placed.append(moment)
             if before < after:
                 self._doubts.append((placed[-1], self._describe_doubt(rows[place], at, "does not exist")))
             if hour and (before <= after or at - times[hour[-1]] > HOUR):
@@ -345,6 +345,13 @@ class Clock:
         """A row's time as its file stamps it, local."""
         at = (at + self.step if self._series.stamp == "end" else at).astimezone(self._zone)
         return (at if self.with_offset else at.replace(tzinfo=None)).isoformat(" ", "minutes")
+
+
+@lru_cache(100_000)
+def _find_moment(local: datetime, zone: zoneinfo.ZoneInfo) -> tuple[datetime, timedelta, timedelta]:
+    """Find the first moment of a local time, in UTC, and the offsets that the time may have (PEP 495)."""
+    first, second = (local.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
+    return first.astimezone(UTC), _offset(first), _offset(second)
 
 
 def _offset(at: datetime) -> timedelta:

@@ -57,7 +57,7 @@ class Reading(NamedTuple):
 
     at: datetime
     row: int
-    cells: list[str]
+    cells: Sequence[str]
 
 
 @dataclass(frozen=True)

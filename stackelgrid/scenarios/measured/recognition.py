@@ -205,7 +205,7 @@ def recognise_numbers(table: Table, series: TimeSeries) -> Recognition:
     return found
 
 
-def _list_chosen(table: Table, series: TimeSeries) -> Iterator[list[str]]:
+def _list_chosen(table: Table, series: TimeSeries) -> Iterator[Sequence[str]]:
     """List the rows that `where` chooses."""
     places = {table.header.index(name): texts for name, texts in series.where.items() if name in table.header}
     return (cells for _, cells in table.rows if all(cells[place].strip() in texts for place, texts in places.items()))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from stackelgrid.scenarios.measured.declarations import TimeSeries
+from stackelgrid.scenarios.measured.large_table import LARGE, split_large
 from stackelgrid.scenarios.measured.units import find_unit, read_unit
 
 DELIMITERS: tuple[str, ...] = (",", ";", "\t", "|")
@@ -25,7 +26,7 @@ _NORD_POOL = "Delivery Start (CET)"
 _MONEY = re.compile(r"\(([A-Z]{3})\)")
 _UNIT_COLUMNS = {"unit", "units", "einheit", "eenheid", "unite", "unité", "unità", "unidad", "enhet", "enhed", "uom"}
 _EMPTY = "it holds no data; it takes a line with the names of its columns and a row per interval"
-Row = tuple[int, list[str]]
+Row = tuple[int, Sequence[str]]
 """The number of a row, as a spreadsheet counts, and its cells."""
 
 
@@ -77,9 +78,11 @@ def find_table(text: str, series: TimeSeries, name: str) -> Table:
         findings.append(f"its columns are separated by {delimiter!r}")
     if above > series.skip:
         findings.append(f"its columns are named in row {above + 1}")
-    below = _split(text, delimiter, above + 1)
     ends: list[Row] = []
-    rows = list(_list_rows(below, len(header), above + 1, delimiter, name, ends))
+    rows = split_large(text, above + 1, len(header), delimiter) if len(text) > LARGE else None
+    if rows is None:
+        below = _split(text, delimiter, above + 1)
+        rows = list(_list_rows(below, len(header), above + 1, delimiter, name, ends))
     if ends:
         findings.append(f"the lines from row {ends[0][0]} on are not part of its table")
     notes = (_NOTE.fullmatch(" ".join(cells).strip()) for _, cells in ends)

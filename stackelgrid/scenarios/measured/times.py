@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import pairwise
 
 from stackelgrid.scenarios.measured.declarations import check_year
@@ -29,6 +30,7 @@ _NUMBER_OF_DAY = re.compile(r"[A-Za-z_ ]*0*(\d{1,3})")
 _DAY = timedelta(days=1)
 
 
+@lru_cache(100_000)
 def read_time(text: str, form: str | None) -> datetime:
     """Read a time: in UTC when it is written with an offset or as seconds, else local without one.
 
