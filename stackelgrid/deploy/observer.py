@@ -21,6 +21,7 @@ from stackelgrid.errors import ConfigError
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
+from stackelgrid.node.record import has_last_record, read_records
 from stackelgrid.registry import find
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario, load
@@ -118,12 +119,14 @@ class Observer:
     def tick(self, now: float) -> Sequence[Action]:
         """Look at the desk, where the leader's conclusion ends the run."""
         self._look_at = now + LOOK_S
-        if self._concluded_at is None and self._file(LEADERS, f"{LEADER}.conclusion.json").exists():
+        if self._concluded_at is None and self._find_conclusion() is not None:
             self._concluded_at = now
         if self._concluded_at is None:
             return []
         late = now >= self._concluded_at + GRACE_S
-        if not late and not all(self._file(HOMES, f"{name}.schedule.json").exists() for name in self._schedules):
+        sessions = len(self._scenario.sessions)
+        written = (has_last_record(self._file(HOMES, f"{name}.schedule.json"), sessions) for name in self._schedules)
+        if not late and not all(written):
             return []
         self._look_at = None
         elapsed = 0.0 if self._first is None else self._concluded_at - self._first
@@ -156,19 +159,32 @@ class Observer:
         """Gather what the nodes wrote to the desk; a node that is gone and wrote nothing has failed."""
         run_record = RunRecord("mqtt", self._broker, self._processes, messages=self._received, bytes=self._bytes)
         run_record.rounds = _read_lines(self._file(LEADERS, "rounds.jsonl"))
-        run_record.conclusion = json.loads(self._file(LEADERS, f"{LEADER}.conclusion.json").read_text(encoding="utf-8"))
+        run_record.conclusion, sessions = self._find_conclusion() or {}, len(self._scenario.sessions)
         for path in self._list_files(AGGREGATORS, ".rounds.jsonl"):
             run_record.aggregator_rounds += [{"aggregator": _node_of(path), **record} for record in _read_lines(path)]
         for path in self._list_files(AGGREGATORS, ".account.json"):
-            run_record.aggregators[_node_of(path)] = json.loads(path.read_text(encoding="utf-8"))
-        reported = set(run_record.aggregators)
+            for account in read_records(path, sessions):
+                run_record.add_account(_node_of(path), account)
+        reported = {_node_of(path) for path in self._list_files(AGGREGATORS, ".account.json")}
         for path in self._list_files(HOMES, ".schedule.json"):
-            run_record.homes.update(json.loads(path.read_text(encoding="utf-8")))
+            for settled in read_records(path, sessions):
+                run_record.add_schedules(settled)
             reported.add(_node_of(path))
         gone = {name for name, online in self._online.items() if not online}
         run_record.failures = dict.fromkeys(sorted(gone - reported), "was gone at the end, see its container's log")
         run_record.rejected = dict(self.mailbox.rejected)
+        if sessions > 1:
+            run_record.divide(sessions)
         return run_record
+
+    def _find_conclusion(self) -> dict[str, Any] | None:
+        """Find how the run has ended, None as long as it has not."""
+        path = self._file(LEADERS, f"{LEADER}.conclusion.json")
+        if not path.exists():
+            return None
+        conclusion: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        sessions = len(self._scenario.sessions)
+        return conclusion if sessions == 1 or len(conclusion["sessions"]) == sessions else None
 
     def _file(self, folder: str, name: str) -> Path:
         return self._desk / folder / self._run / name

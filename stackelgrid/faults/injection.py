@@ -78,6 +78,7 @@ class FaultInjectingNode:
         self._plan, self._actuator, self._on_fault = plan, actuator, on_fault
         self._began = began
         self._round: int | None = None  # the last that it received, or asked as the leader
+        self._session = 1  # that of this round
         crashed = bool(before) and isinstance(plan.faults[before[-1]], Crash)
         self._unreported_restart = before[-1] if crashed else None
         self._streams = Streams(plan.seed, self.name)
@@ -99,9 +100,9 @@ class FaultInjectingNode:
         ]
 
     def _suffers(self, fault: MomentFault) -> bool:
-        """Say whether a fault starts at this node; a broker outage at a round starts as the leader asks that."""
+        """Say whether a fault starts at this node; one of the broker, unless by the clock, as the leader asks."""
         if isinstance(fault, BrokerOutage):
-            return self.role is Role.LEADER and fault.at.round is not None
+            return self.role is Role.LEADER and fault.at.seconds is None
         return fault.concerns(self.name)
 
     @property
@@ -189,7 +190,7 @@ class FaultInjectingNode:
         if about.of_coordinator and about.round is not None:
             self._report_restart(about.round, now)
             if about.purpose == "signal":
-                self._round = about.round
+                self._round, self._session = about.round, about.session
                 self._start_due_faults(now)
                 if self._stalled_until is not None:
                     self._schedule(self._stalled_until, partial(self._deliver, topic, payload, about))
@@ -228,7 +229,7 @@ class FaultInjectingNode:
         if self.role is Role.LEADER and about.of_coordinator and about.round is not None:
             self._report_restart(about.round, now)
             if about.purpose == "signal":
-                self._round = about.round
+                self._round, self._session = about.round, about.session
                 self._start_due_faults(now)
         messages = self._falsify(publish, about, now) if about.purpose in ("answer", "receipt") else [(0.0, publish)]
         slow = sum(
@@ -321,8 +322,12 @@ class FaultInjectingNode:
         """Start the faults of the round that is on, and those that are due by the clock."""
         for number, fault in list(self._moments):
             at = fault.at
-            by_now = at.seconds is not None and self._age(now) >= at.seconds
-            if by_now or (self._round is not None and at.round is not None and self._round >= at.round):
+            due = (
+                (at.seconds is not None and self._age(now) >= at.seconds)
+                or (at.round is not None and self._round is not None and self._round >= at.round)
+                or (at.session is not None and self._session >= at.session)
+            )
+            if due:
                 self._moments.remove((number, fault))
                 self._report(number, now, self._round, node=self.name)
                 match fault:

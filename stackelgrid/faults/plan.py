@@ -51,15 +51,20 @@ class Window(Part):
 
 
 class Moment(Part):
-    """The moment of a fault: when the node first receives (the leader: asks) `round`, or after so many `seconds`."""
+    """The moment of a fault: when the node first receives (the leader: asks) `round`, or after so many `seconds`.
+
+    With `session`, when it first receives (the leader: asks) a round of that session, which is between two sessions.
+    Rounds are numbered on from one session to the next.
+    """
 
     round: Annotated[int, Field(ge=1)] | None = None
+    session: Annotated[int, Field(ge=2)] | None = None
     seconds: Seconds | None = None
 
     @model_validator(mode="after")
     def _check_choice(self) -> Self:
-        if (self.round is None) == (self.seconds is None):
-            raise ValueError("give round or seconds, one of them")
+        if sum(given is not None for given in (self.round, self.session, self.seconds)) != 1:
+            raise ValueError("give round, session or seconds, one of them")
         return self
 
 

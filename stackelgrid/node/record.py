@@ -141,12 +141,18 @@ def open_record(path: Path, sessions: int) -> Recorder:
     return JsonLines(path, before)
 
 
-def read_records(path: Path) -> list[Any]:
+def read_records(path: Path, sessions: int) -> list[Any]:
     """Read what was written to a file of `open_record`; none where there is none."""
-    if not path.exists():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return read_whole_lines(path) if text.endswith("\n") or "\n" in text else [json.loads(text)]
+    if sessions > 1 or not path.exists():
+        return read_whole_lines(path)
+    return [json.loads(path.read_text(encoding="utf-8"))]
+
+
+def has_last_record(path: Path, sessions: int) -> bool:
+    """Tell whether the record of the last of a run's `sessions` is in a file of `open_record`."""
+    if sessions == 1:
+        return path.exists()
+    return any(record["session"] == sessions for record in read_whole_lines(path)[-1:])
 
 
 def read_whole_lines(path: Path) -> list[Any]:

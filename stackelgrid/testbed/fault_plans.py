@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from broker import BrokerKind
 from stackelgrid.errors import ConfigError
-from stackelgrid.faults.plan import BrokerOutage, FaultPlan, Lie, OnLink, OnNode, Partition
+from stackelgrid.faults.plan import BrokerOutage, FaultPlan, Lie, MomentFault, OnLink, OnNode, Partition
 from stackelgrid.model import explain
 from stackelgrid.scenarios import Scenario, yaml_file
 from stackelgrid.transport.address import hide_password
@@ -66,6 +66,9 @@ def fit(source: str | Path | FaultPlan, scenario: Scenario, broker: str = Broker
     names = topology.names
     for number, fault in enumerate(plan.faults):
         where = f"{'fault_plan' if source is general else source}: faults.{number}"
+        session, sessions = fault.at.session if isinstance(fault, MomentFault) else None, len(scenario.sessions)
+        if session is not None and session > sessions:
+            raise FaultPlanError(f"{where}.at.session: {session}, the run has {sessions}; choose one of them")
         match fault:
             case OnLink():
                 _require_known(f"{where}.from", [fault.from_], names)

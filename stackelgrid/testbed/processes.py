@@ -22,7 +22,7 @@ from stackelgrid.faults.controller import FaultController
 from stackelgrid.faults.messages import FaultReport, write_line
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan
 from stackelgrid.interrupts import allow_interrupts, defer_interrupts
-from stackelgrid.node.record import read_records
+from stackelgrid.node.record import has_last_record, read_records
 from stackelgrid.rounds import Member
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
@@ -107,9 +107,7 @@ def play(
             run_record.interrupted = True
         processes.stop()
         journal.read()
-    _gather(run_record, nodes, logs, scenario.topology.aggregators)
-    if len(scenario.sessions) > 1:
-        run_record.divide(len(scenario.sessions))
+    _gather(run_record, nodes, logs, scenario.topology.aggregators, len(scenario.sessions))
     run_record.elapsed_s = time.perf_counter() - began
     return run_record
 
@@ -171,6 +169,7 @@ class NodeProcesses:
         self._last_wills: dict[str, tuple[Publish, Tls | None]] = {}
         self._broker_url = ""
         self._leave_s = _LEAVE_S
+        self._sessions = 1
         self._cannot_go_on = False
         self._running: set[str] = set()
         self._dead: list[str] = []  # nodes whose last wills are to be published
@@ -202,6 +201,7 @@ class NodeProcesses:
         """
         self._controller, self._broker = controller, own_broker
         self._last_wills, self._broker_url = _build_last_wills(configs), configs.leader.broker
+        self._sessions = len(configs.leader.sessions)
         # One that has lost its connection finds the settlement retained if it comes back in time.
         self._leave_s = max(_LEAVE_S, configs.leader.rounds.return_s)
         self._roles |= {config.name: Role.HOME for config in configs.homes}
@@ -284,9 +284,9 @@ class NodeProcesses:
         self._cannot_go_on = True
 
     def _find_settled(self) -> set[str]:
-        """Name the nodes that have written what they make of the settlement, whether they have left or not."""
+        """Name the nodes that have written what they make of the last settlement, whether they have left or not."""
         written = [*self._nodes.glob("*.schedule.json"), *self._nodes.glob("*.account.json")]
-        return {path.name.split(".")[0] for path in written}
+        return {path.name.split(".")[0] for path in written if has_last_record(path, self._sessions)}
 
     def _follow_plan(self) -> None:
         if self._controller is not None:
@@ -395,16 +395,16 @@ def _build_last_wills(configs: NodeConfigs) -> dict[str, tuple[Publish, Tls | No
     return {name: (Member(name, Link(run, above, any_body, slots)).last_will, tls) for name, above, tls in members}
 
 
-def _gather(run_record: RunRecord, nodes: Path, logs: Path, aggregators: list[str]) -> None:
+def _gather(run_record: RunRecord, nodes: Path, logs: Path, aggregators: list[str], sessions: int) -> None:
     """Read what the nodes wrote: conclusion, accounts, schedules, counts, missing members."""
     conclusion = nodes / "leader.conclusion.json"
     if conclusion.exists():
         run_record.conclusion = json.loads(conclusion.read_text(encoding="utf-8"))
     for path in sorted(nodes.glob("*.schedule.json")):
-        for settled in read_records(path):
+        for settled in read_records(path, sessions):
             run_record.add_schedules(settled)
     for name in aggregators:
-        for account in read_records(nodes / f"{name}.account.json"):
+        for account in read_records(nodes / f"{name}.account.json", sessions):
             run_record.add_account(name, account)
     rejected: Counter[str] = Counter()
     for path in sorted(logs.glob("*.jsonl")):
@@ -422,6 +422,8 @@ def _gather(run_record: RunRecord, nodes: Path, logs: Path, aggregators: list[st
         if last is not None:
             run_record.last_errors[path.stem] = last
     run_record.rejected = dict(rejected)
+    if sessions > 1:
+        run_record.divide(sessions)
 
 
 def _find_last_error(entries: list[dict[str, Any]]) -> str | None:

@@ -548,7 +548,7 @@ BAD: dict[str, tuple[Any, list[str]]] = {
     "impersonates nobody": ([{"kind": "lie", "node": "h1", "how": "impersonate", "as": "h0"}], ["faults.0.as", "'h0'"]),
     "round and seconds": (
         [{"kind": "broker", "at": {"round": 1, "seconds": 1}, "seconds": 1}],
-        ["faults.0", "at", "round or seconds"],
+        ["faults.0", "at", "session or seconds"],
     ),
     "probability above one": ([{"kind": "loss", "probability": 1.5}], ["faults.0", "probability", "1.5"]),
     "a hang beyond the keep-alive": (

@@ -658,8 +658,11 @@ def test_outcome_is_the_same_after_a_broker_outage(game: str, keep_retained: boo
         ({"kind": "duplication", "probability": 0.1, "copies": 0}, "greater than or equal to 1"),
         ({"kind": "bandwidth", "bytes_per_s": 0}, "greater than 0"),
         ({"kind": "partition", "groups": [["a1"]]}, "at least 2 items"),
-        ({"kind": "stall", "node": "a1", "at": {}, "seconds": 1}, "give round or seconds, one of them"),
-        ({"kind": "crash", "node": "a1", "at": {"round": 1, "seconds": 1}}, "give round or seconds, one of them"),
+        ({"kind": "stall", "node": "a1", "at": {}, "seconds": 1}, "give round, session or seconds, one of them"),
+        (
+            {"kind": "crash", "node": "a1", "at": {"round": 1, "seconds": 1}},
+            "give round, session or seconds, one of them",
+        ),
         ({"kind": "lie", "node": "h1", "how": "impersonate"}, "as names the member to impersonate"),
         ({"kind": "lie", "node": "h1", "how": "nan", "as": "h2"}, "leave it out with how: nan"),
         ({"kind": "lie", "node": "h1", "how": "slope", "factor": 1e13}, "less than or equal to"),

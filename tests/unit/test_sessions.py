@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import stackelgrid
+from stackelgrid.errors import ConfigError
+from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.games.user_oriented.home import HomeProblem
 from stackelgrid.rounds import Coordinator, Member, QuestionReceived, RoundPolicy, SettlementReceived
 from stackelgrid.runner import Run
@@ -17,9 +19,7 @@ from stackelgrid.wire.codec import BadMessageError, Bodies, Link
 from stackelgrid.wire.messages import Answer, Body, Presence, Settlement, Signal
 
 
-def two_days(
-    homes: int = 5, *, objective: str = "stackelberg", mu: float = 0.5, start: str = "2026-03-28T00:00", **calendar: Any
-) -> dict[str, Any]:
+def two_days(homes: int = 5, *, mu: float = 0.5, start: str = "2026-03-28T00:00", **calendar: Any) -> dict[str, Any]:
     """A scenario over the change of clocks in Brussels: two aggregators, every other home with a storage."""
     calendar = {"start": start, "timezone": "Europe/Brussels", "days": 2} | calendar
     slots = 24 * calendar["days"] - (start < "2026-03-30" and calendar["days"] == 2)
@@ -31,7 +31,7 @@ def two_days(
         "aggregators": 2,
         "calendar": calendar,
         "leader": {
-            "objective": objective,
+            "objective": "welfare",
             "baseline_price": 9,
             "wholesale_price": random.uniform(2, 5, slots).tolist(),
             "mu": mu,
@@ -120,7 +120,7 @@ def test_sessions_are_certified_each_from_the_state_it_began_with() -> None:
 
 def test_planning_again_at_every_slot_gives_the_plan_of_the_day() -> None:
     """Where the objective is a sum over slots, and the last level is fixed, a part of the best plan is the best."""
-    day = two_days(4, objective="welfare", mu=0.0, start="2026-06-01T00:00", days=1)
+    day = two_days(4, mu=0.0, start="2026-06-01T00:00", days=1)
     day["leader"]["capacity"] = {"min_kw": 23.5, "max_kw": 26.5}
     ahead = stackelgrid.run(day)
     assert ahead.outcome.load_kw.count(pytest.approx(26.5)) > 2
@@ -238,3 +238,65 @@ def test_quarantine_lasts_for_all_sessions() -> None:
     coordinator.ask(ONE, 1.0)
     (closed,) = coordinator.receive(answer("a", 2, 2, ONE), 1.1)
     assert closed.quarantined == {"b": "odd"}
+
+
+# --- nodes that are away between two sessions ---
+
+
+def play_under(fault: dict[str, Any], *, return_s: float = 10.0, **calendar: Any) -> Run:
+    scenario = two_days(every="6h", **calendar) | {"rounds": {"return_s": return_s}}
+    return stackelgrid.run(scenario, faults=FaultPlan.model_validate({"seed": 1, "faults": [fault]}))
+
+
+def crash(node: str, session: int, restart_after_s: float, *, lose_state: bool = False) -> dict[str, Any]:
+    return {
+        "kind": "crash",
+        "node": node,
+        "at": {"session": session},
+        "restart_after_s": restart_after_s,
+        "lose_state": lose_state,
+    }
+
+
+@pytest.mark.parametrize("session", [2, 5])
+@pytest.mark.parametrize("node", ["leader", "a1", "h1"])
+def test_node_that_is_killed_between_two_sessions_loses_nothing(node: str, session: int) -> None:
+    run = play_under(crash(node, session, 0.01))
+    assert sorted(fault.kind for fault in run.faults) == ["crash", "restart"]
+    assert run.settled and run.complete
+    assert [each.outcome for each in run.result.sessions] == [each.outcome for each in rolling().result.sessions]
+    assert [each.states for each in run.result.sessions] == [each.states for each in rolling().result.sessions]
+    assert [record["session"] for record in run.rounds] == [record["session"] for record in rolling().rounds]
+
+
+@pytest.mark.parametrize("horizon", ["24h", "12h"])
+def test_home_that_sleeps_through_two_sessions_comes_back_as_its_plan_has_left_it(horizon: str) -> None:
+    """It follows the plan as far as that reaches; after its end the storage rests."""
+    run = play_under(crash("h1", 2, 0.12), return_s=0.0, horizon=horizon)
+    sessions = run.result.sessions
+    back = next(number for number in range(1, 8) if "h1" in sessions[number].outcome.homes)
+    assert back >= 3
+    assert [each.settled for each in sessions] == [True] * 8
+    assert not run.complete and run.result.homes_settled == 4
+    planned = sessions[0].outcome.homes["h1"].storage_kwh
+    assert (back == 3 and len(planned) > 18) or horizon == "12h"
+    assert sessions[back].states["h1"] == {"storage_kwh": [planned[min(6 * back, len(planned)) - 1]]}
+    for before, after in pairwise(sessions[back:]):
+        left = before.outcome.homes["h1"].storage_kwh[before.binding - 1]
+        assert after.states["h1"] == {"storage_kwh": [left]}
+
+
+def test_home_without_its_disk_begins_as_it_is_described() -> None:
+    run = play_under(crash("h1", 3, 0.01, lose_state=True))
+    assert ["h1" in each.states for each in run.result.sessions] == [False, True, False, *[True] * 5]
+    assert run.settled and run.complete
+
+
+def test_aggregator_without_its_disk_is_answered_again() -> None:
+    run = play_under(crash("a1", 3, 0.01, lose_state=True))
+    assert run.settled and run.complete and run.result.missing == []
+
+
+def test_fault_at_a_session_that_the_run_has_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"faults.0.at.session: 9, the run has 8"):
+        play_under(crash("h1", 9, 1.0))
