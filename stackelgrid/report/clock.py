@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from stackelgrid.run_record import Outcome
 
@@ -79,6 +79,11 @@ def name_slot(outcome: Outcome, number: int) -> str:
         return str(number)
     begin = times[number - 1]
     return f"{begin:%H:%M}" if is_one_day(times) else f"{_spell_day(begin)} {begin:%H:%M}"
+
+
+def name_day(day: date) -> str:
+    """Name a date with its weekday: "Sun 29 Mar"."""
+    return f"{day:%a} {day.day} {day:%b}"
 
 
 def _spell_day(time: datetime) -> str:

@@ -27,7 +27,7 @@ from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from stackelgrid.interrupts import defer_interrupts
-from stackelgrid.report.clock import choose_ticks, describe_axis, describe_narrow_axis, is_one_day
+from stackelgrid.report.clock import choose_ticks, describe_axis, describe_narrow_axis, is_one_day, name_day
 
 __all__ = [
     "COLUMNS",
@@ -38,6 +38,7 @@ __all__ = [
     "bars",
     "boxes",
     "convergence",
+    "heat_map",
     "levels",
     "many",
     "members",
@@ -73,6 +74,8 @@ COLUMNS = {"one_column": 3.5, "two_columns": 7.16}
 """Widths of figures in a journal of two columns, inches."""
 _LEFT = 0.68
 """Room for the labels of a y-axis, inches."""
+_HEAT_LEFT = 0.8
+"""Room for the names of days, inches."""
 _NARROWEST = 1.1
 """The width of a panel at least, inches."""
 SLOT = "Time slot (1 h each)"
@@ -426,6 +429,35 @@ def levels(stored: Mapping[str, Sequence[float]], shaded: Sequence[bool], label:
                 panel.set_xlabel(_label_panel_of_slots())
         for panel in panels[:, 0]:
             _label_y(panel, label)
+    return figure
+
+
+def heat_map(values: Sequence[float], times: Sequence[datetime], slot_hours: float, label: str) -> Figure:
+    """Draw a number per slot by colour, a row per date and a column per time of day, as clocks show it.
+
+    A time that clocks skip is left blank; of one that is there twice the mean is drawn.
+    """
+    columns = round(24 / slot_hours)
+    dates = list(dict.fromkeys(time.date() for time in times))
+    total, count = np.zeros((len(dates), columns)), np.zeros((len(dates), columns))
+    for time, value in zip(times, values, strict=True):
+        place = dates.index(time.date()), int((time.hour + time.minute / 60) / slot_hours)
+        total[place] += value
+        count[place] += 1
+    shown = np.ma.masked_where(count == 0, total / np.maximum(count, 1))
+    with mpl.rc_context(_STYLE | {"axes.grid": False}):
+        rows = min(max(0.2 * len(dates), 1.2), 4.5)
+        figure, ((axes,),) = _panels(0.52 + rows, 1, 1, top=0.1)
+        width, height = figure.get_figwidth(), figure.get_figheight()
+        axes.set_position((_HEAT_LEFT / width, 0.42 / height, (width - _HEAT_LEFT - 0.85) / width, rows / height))
+        image = axes.imshow(shown, aspect="auto", interpolation="nearest", cmap="cividis")
+        every = -(-len(dates) // int(rows / 0.17))
+        axes.set_yticks(range(0, len(dates), every), [name_day(day) for day in dates[::every]])
+        hours = range(0, 25, 3 if width >= WIDTH else 6)
+        axes.set_xticks([hour / slot_hours - 0.5 for hour in hours], [f"{hour:02}:00" for hour in hours])
+        axes.set_xlabel("Time of day")
+        bar = figure.add_axes((1 - 0.75 / width, 0.42 / height, 0.1 / width, rows / height))
+        figure.colorbar(image, cax=bar, label=label)
     return figure
 
 

@@ -44,6 +44,7 @@ from typing import Any
 from stackelgrid.registry import find
 from stackelgrid.report import plain
 from stackelgrid.report.columns import Cell, Columns
+from stackelgrid.report.days import Courses
 from stackelgrid.report.parts import GAP, REGRET, RESIDUAL, VIOLATION, Row, Rule, Section, Trace
 from stackelgrid.report.run_folder import ReportError, RunFolder
 from stackelgrid.run_result import RunResult
@@ -67,6 +68,7 @@ class GameReport:
     - `sections`: the game's own part of the page;
     - `tables`: the game's tables of a run by name, each a function from scenario and outcome to columns with units in
       their names; `totals`: the numbers of a session, from scenario and outcome too;
+    - `courses`: what happened in runs of several days, slot by slot, and what would have without the game;
     - `residual`: what the residual in rounds.jsonl is in this game, `traces` what is drawn beside it, two at most;
       None for the first two numbers there are;
     - `rules`: what the certificate's numbers mean and how they are judged; those that no rule names are listed.
@@ -79,6 +81,7 @@ class GameReport:
     sections: Callable[[RunFolder, Any], Iterable[Section]] = plain.sections
     tables: Mapping[str, Callable[[Any, Any], Columns]] = field(default_factory=lambda: plain.TABLES)
     totals: Callable[[Any, Any], Mapping[str, Cell]] = plain.list_numbers
+    courses: Courses | None = None
     residual: Trace = RESIDUAL
     traces: Sequence[Trace] | None = None
     rules: Sequence[Rule] = (REGRET, GAP, VIOLATION)

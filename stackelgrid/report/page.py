@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stackelgrid.registry import find
-from stackelgrid.report import run_tables, tables, words
+from stackelgrid.report import days, run_tables, tables, words
 from stackelgrid.report.clock import read_times
 from stackelgrid.report.game import check, find_report
 from stackelgrid.report.incidents import NAMED, list_incidents
@@ -70,10 +70,11 @@ def write(folder: Path, scenario: Scenario | None = None, formats: Sequence[str]
     try:
         (folder / "figures").mkdir(exist_ok=True)
         with _pause_garbage_collection():
-            write_text(page, _render(run))
-            run_tables.write(run)
+            followed = days.follow(run, find_report(run.result.game).courses)
+            write_text(page, _render(run, followed))
+            run_tables.write(run, followed)
             if formats:
-                _draw_for_print(run, formats)
+                _draw_for_print(run, followed, formats)
     except OSError as error:
         file = error.filename or folder / "figures"
         raise ReportError(f"{file}: cannot be written ({error.strerror}); make {folder} writable") from None
@@ -92,7 +93,7 @@ def _pause_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _render(run: RunFolder) -> str:
+def _render(run: RunFolder, followed: days.Days | None) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -109,13 +110,13 @@ def _render(run: RunFolder) -> str:
     judged = [check.passed for check in checks if check.passed is not None]
     content: dict[str, Any] = {
         "title": result.scenario or title[:1].upper() + title[1:],
-        "verdict": verdict(run),
+        "verdict": judge_sessions(run) if result.sessions else verdict(run),
         "fine": result.settled and result.complete and not result.failures,
         "opening": report.opening(run),
         "headline": tables.headline(result)[2:],  # the title and the verdict say the first two
         "key_figures": tables.key_figures(result),
-        "key_note": report.key_note,
-        "sections": _draw_sections(run),
+        "key_note": days.KEY_NOTE if result.sessions else report.key_note,
+        "sections": list(_save_figures(run, _draw_sections(run, followed))),
         "certificate": result.certificate,
         "checks": [check for check in checks if check.value is not None],
         "left_out": [check.label for check in checks if check.value is None],
@@ -155,23 +156,43 @@ def verdict(run: RunFolder) -> str:
     return f"Not settled: the run ended after {played} of at most {limit}, interrupted or without a node it needed."
 
 
+def judge_sessions(run: RunFolder) -> str:
+    """Say in a sentence how the sessions ended."""
+    result, sessions = run.result, words.plural(len(run.result.sessions), "session")
+    if not result.settled:
+        settled = sum(each.settled for each in result.sessions)
+        why = f"; {result.stopped}" if result.stopped else ""
+        return f"{settled:,} of {sessions} settled, in {tables.rounds(result)}{why}."
+    verdict = f"All {sessions} settled, in {tables.rounds(result)}"
+    if not result.complete:
+        held = sum(not each.complete for each in result.sessions)
+        return f"{verdict}, {held:,} of them on answers some of which were held or left out."
+    if result.failures:
+        return f"{verdict}, though {words.plural(len(result.failures), 'node')} failed on the way."
+    return f"{verdict}."
+
+
 # --- the game's sections, and the convergence ---
 
 
-def _sections(run: RunFolder) -> Iterator[Section]:
-    if run.result.outcome is None:
-        return
-    report = find_report(run.result.game)
-    yield from report.sections(run, run.result.outcome)
-    yield Section("Convergence", [_convergence(run) if len(run.rounds) > 1 else _one_round(run)])
+def _draw_sections(run: RunFolder, followed: days.Days | None, width: float | None = None) -> list[Section]:
+    """Draw the sections of the game, on paper of so many inches, and what the days were where there are several.
 
-
-def _draw_sections(run: RunFolder) -> list[PageSection]:
-    """Draw the sections for the page, over the times of the outcome where it has some."""
+    Of a run of several sessions these are all: its figures are the course of the run.
+    """
     from stackelgrid.report import drawing
 
-    with drawing.on(drawing.Paper(times=read_times(run.result.outcome))):
-        return list(_save_figures(run, _sections(run)))
+    report, width = find_report(run.result.game), width or drawing.WIDTH
+    sections = []
+    if followed is not None:
+        with drawing.on(drawing.Paper(width, followed.times)):
+            sections.append(days.show_days(followed))
+            sections += days.show_run(followed) if run.result.sessions else ()
+    if run.result.outcome is not None:
+        with drawing.on(drawing.Paper(width, read_times(run.result.outcome))):
+            sections += report.sections(run, run.result.outcome)
+            sections.append(Section("Convergence", [_convergence(run) if len(run.rounds) > 1 else _one_round(run)]))
+    return sections
 
 
 def _save_figures(run: RunFolder, sections: Iterable[Section]) -> Iterator[PageSection]:
@@ -190,18 +211,17 @@ def _save_figures(run: RunFolder, sections: Iterable[Section]) -> Iterator[PageS
         yield PageSection(section.title, [save(part) for part in section.parts])
 
 
-def _draw_for_print(run: RunFolder, formats: Sequence[str]) -> None:
+def _draw_for_print(run: RunFolder, followed: days.Days | None, formats: Sequence[str]) -> None:
     """Draw the figures of the page one column and two columns wide, figures/one_column/NAME.pdf and so on."""
     from stackelgrid.report import drawing
 
     for name, width in drawing.COLUMNS.items():
         folder = run.folder / "figures" / name
         folder.mkdir(exist_ok=True)
-        with drawing.on(drawing.Paper(width, read_times(run.result.outcome))):
-            figures = [part for section in _sections(run) for part in section.parts if isinstance(part, Plot)]
-        for figure in figures:
-            for kind in formats:
-                drawing.save_for_print(figure.figure, folder / f"{figure.name}.{kind}")
+        for section in _draw_sections(run, followed, width):
+            for plot in (part for part in section.parts if isinstance(part, Plot)):
+                for kind in formats:
+                    drawing.save_for_print(plot.figure, folder / f"{plot.name}.{kind}")
 
 
 def _convergence(run: RunFolder) -> Plot:

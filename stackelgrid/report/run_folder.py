@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from stackelgrid.calendar import Session
 from stackelgrid.errors import ConfigError
 from stackelgrid.model import Finite, explain
 from stackelgrid.run_result import RunResult, parse
@@ -40,6 +41,20 @@ class RoundRecord(BaseModel):
 
 
 @dataclass(frozen=True)
+class PlayedSession:
+    """A session of a run, its scenario and its result as those of a run of its own."""
+
+    session: Session
+    scenario: Any
+    result: RunResult[Any]
+
+    @property
+    def outcome(self) -> Any:
+        """The outcome, of the game's own class; None when no round was finished."""
+        return self.result.outcome
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """The content of a run's folder; `scenario` is of the game's own class, `manifest` {} where there is none."""
 
@@ -49,17 +64,30 @@ class RunFolder:
     scenario: Any
     manifest: dict[str, Any]
 
+    @property
+    def sessions(self) -> list[PlayedSession]:
+        """The sessions, in the order of time: the run itself where it has only one."""
+        if not self.result.sessions:
+            return [PlayedSession(self.scenario.sessions[0], self.scenario, self.result)]
+        return [
+            PlayedSession(
+                session, self.scenario.in_session(session, found.states), self.result.of_session(session.number)
+            )
+            for session, found in zip(self.scenario.sessions, self.result.sessions, strict=True)
+        ]
+
 
 def read(folder: Path, scenario: Scenario | None = None) -> RunFolder:
     """Read the folder of a run that has ended; its scenario too, unless that is given. Raises `ReportError`."""
     result = read_result(folder / "result.json")
-    return RunFolder(
-        folder,
-        result,
-        _read_rounds(folder / "rounds.jsonl", result.rounds),
-        _read_scenario(folder / "scenario.yaml") if scenario is None else scenario,
-        _read_manifest(folder / "manifest.json"),
-    )
+    rounds = _read_rounds(folder / "rounds.jsonl", result.rounds)
+    played = _read_scenario(folder / "scenario.yaml") if scenario is None else scenario
+    if result.sessions and len(played.sessions) != len(result.sessions):
+        raise ReportError(
+            f"{folder / 'scenario.yaml'}: calendar makes {len(played.sessions)} sessions, result.json has "
+            f"{len(result.sessions)}; put back the scenario that was played"
+        )
+    return RunFolder(folder, result, rounds, played, _read_manifest(folder / "manifest.json"))
 
 
 def read_result(path: Path) -> RunResult[Any]:

@@ -7,44 +7,47 @@ for all games. `session` counts from 1, and so does `slot` within its session.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
-from stackelgrid.report.columns import Cell, Columns, encode_csv, encode_parquet, stack
+from stackelgrid.report import days
+from stackelgrid.report.columns import Cell, Column, Columns, encode_csv, encode_parquet, stack
 from stackelgrid.report.game import find_report
-from stackelgrid.report.run_folder import RunFolder
-from stackelgrid.run_record import Outcome
+from stackelgrid.report.run_folder import PlayedSession, RunFolder
 from stackelgrid.text_file import replace_file
 
 
-def write(run: RunFolder) -> None:
+def write(run: RunFolder, followed: days.Days | None) -> None:
     """Write the tables of a run into its folder, tables/NAME.csv and tables/NAME.parquet each. Raises `OSError`."""
     folder = run.folder / "tables"
     folder.mkdir(exist_ok=True)
-    for name, columns in tabulate(run):
+    for name, columns in tabulate(run, followed):
         replace_file(folder / f"{name}.csv", encode_csv(columns))
         replace_file(folder / f"{name}.parquet", encode_parquet(columns))
 
 
-def tabulate(run: RunFolder) -> Iterator[tuple[str, Columns]]:
-    """Give each table that has rows, with its name: the game's, `rounds` and `sessions`."""
-    outcome = run.result.outcome
+def tabulate(run: RunFolder, followed: days.Days | None) -> Iterator[tuple[str, Columns]]:
+    """Give each table that has rows, with its name: the game's, `rounds`, `sessions` and, of several days, theirs."""
+    played = [each for each in run.sessions if each.outcome is not None]
     found: dict[str, Columns] = {"rounds": tabulate_rounds(run), "sessions": tabulate_sessions(run)}
-    if outcome is not None:
-        for name, tabulate_one in find_report(run.result.game).tables.items():
-            found[name] = stack([{"session": 1, **_add_times(tabulate_one(run.scenario, outcome), outcome)}])
+    for name, tabulate_one in find_report(run.result.game).tables.items():
+        found[name] = stack(_place(tabulate_one(each.scenario, each.outcome), each) for each in played)
+    if followed is not None:
+        found |= {"days": days.tabulate_days(followed), "savings": days.tabulate_savings(followed)}
     for name, columns in found.items():
         if any(map(len, columns.values())):
             yield name, columns
 
 
-def _add_times(columns: Columns, outcome: Outcome) -> Columns:
-    """Add, beside the slots of a table, the times at which they begin, where the outcome has some."""
-    if outcome.times is None or "slot" not in columns:
-        return columns
-    times = [outcome.times[slot - 1] for slot in columns["slot"]]
-    before = dict(islice(columns.items(), [*columns].index("slot") + 1))
-    return {**before, "time": times, **columns}
+def _place(columns: Columns, played: PlayedSession) -> dict[str, Cell | Column]:
+    """Add the session to a table and, beside its slots, the times at which they begin and whether they bind."""
+    placed: dict[str, Cell | Column] = {"session": played.session.number}
+    for name, column in columns.items():
+        placed[name] = column
+        if name == "slot" and played.outcome.times is not None:
+            placed["time"] = [played.outcome.times[slot - 1] for slot in column]
+        if name == "slot" and played.session.start is not None:
+            placed["binding"] = [slot <= played.session.binding for slot in column]
+    return placed
 
 
 def tabulate_rounds(run: RunFolder) -> dict[str, list[Cell]]:
@@ -55,18 +58,26 @@ def tabulate_rounds(run: RunFolder) -> dict[str, list[Cell]]:
         missing = {key: len(own[key]) for key in ("quarantined",) if isinstance(own.get(key), list)}
         numbers = {key: value for key, value in own.items() if _is_cell(value)}
         missing |= {"held": len(record.held), "excluded": len(record.excluded), "again": record.again}
-        rows.append({"session": 1, "round": record.round, "residual": record.residual, **numbers, **missing})
+        first = {"session": 1, "round": record.round, "residual": record.residual}
+        rows.append({**first, **numbers, **missing})
     return stack(rows)
 
 
 def tabulate_sessions(run: RunFolder) -> dict[str, list[Cell]]:
     """Tabulate the sessions, a row each: how it ended, what it took, and the game's totals of it."""
-    result = run.result
     keys = ("settled", "complete", "rounds", "questions", "messages", "bytes")
-    row = {"session": 1, "slots": run.scenario.slots, **{key: getattr(result, key) for key in keys}}
-    if result.outcome is not None:
-        row |= find_report(result.game).totals(run.scenario, result.outcome)
-    return stack([row])
+    totals = find_report(run.result.game).totals
+    return stack(
+        {
+            "session": each.session.number,
+            **({} if each.session.start is None else {"start": each.session.start.isoformat()}),
+            "slots": each.session.slots,
+            **({} if each.session.start is None else {"binding": each.session.binding}),
+            **{key: getattr(each.result, key) for key in keys},
+            **({} if each.outcome is None else totals(each.scenario, each.outcome)),
+        }
+        for each in run.sessions
+    )
 
 
 def _is_cell(value: Any) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from stackelgrid.registry import find
+from stackelgrid.report import days
 from stackelgrid.report.game import find_report
 from stackelgrid.report.parts import GAP, REGRET, Row, Rule
 from stackelgrid.report.words import number, plural, quantity, tiny, volume
@@ -65,6 +68,9 @@ def headline(result: RunResult[Any]) -> list[Row]:
 def _end(result: RunResult[Any]) -> str:
     if not result.rounds:
         return "no, not a single round was finished"
+    if not result.settled and result.sessions:
+        settled = sum(each.settled for each in result.sessions)
+        return f"{settled:,} of {plural(len(result.sessions), 'session')}, in {rounds(result)}"
     if not result.settled:
         return f"no, stopped after {rounds(result)}"
     return f"yes, in {rounds(result)}" + ("" if result.complete else ", the last one incomplete")
@@ -79,7 +85,12 @@ def rounds(result: RunResult[Any]) -> str:
 
 
 def key_figures(result: RunResult[Any]) -> list[Row]:
-    """Give the game's own rows, and what they were fitted to. Empty when no round was finished."""
+    """Give the game's own rows, or those of several sessions, and what they were fitted to.
+
+    Empty when no round was finished.
+    """
+    if result.sessions:
+        return [*days.list_key_figures(result, find_report(result.game).courses), *_fitted(result)]
     if result.outcome is None:
         return []
     return [*find_report(result.game).key_figures(result, result.outcome), *_fitted(result)]
@@ -103,7 +114,12 @@ class Check:
 
 
 def checks(result: RunResult[Any]) -> list[Check]:
-    """Give the certificate's numbers in plain words, judged where there is a limit. Empty without a certificate."""
+    """Give the certificate's numbers in plain words, judged where there is a limit. Empty without a certificate.
+
+    Of several sessions each number is that of the session in which it is worst.
+    """
+    if result.sessions:
+        return _list_worst([result.of_session(number + 1) for number in range(len(result.sessions))])
     certificate, outcome = result.certificate, result.outcome
     if certificate is None or outcome is None:
         return []
@@ -116,6 +132,19 @@ def checks(result: RunResult[Any]) -> list[Check]:
     ]
     lines = [_line(rule, certificate, outcome, result.money) for rule in rules]
     return [_feasible(certificate.feasible), *lines, *others]
+
+
+def _list_worst(sessions: Sequence[RunResult[Any]]) -> list[Check]:
+    """Of each number give the check that fails, or else the one of the largest number."""
+    worst: dict[str, tuple[tuple[bool, float], Check]] = {}
+    for alone in sessions:
+        for check in checks(alone):
+            assert alone.certificate is not None
+            value = None if check.key == "feasible" else alone.certificate.number(check.key)
+            rank = (check.passed is False, -inf if value is None else value)
+            if check.key not in worst or rank > worst[check.key][0]:
+                worst[check.key] = rank, check
+    return [check for _, check in worst.values()]
 
 
 def _feasible(feasible: bool | None) -> Check:

@@ -66,8 +66,8 @@ def test_format_that_there_is_not_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("game", GAMES)
 def test_nothing_sticks_out_of_a_figure_one_column_wide(game: str, tmp_path: Path) -> None:
     run = stackelgrid.run(game, GAMES[game], out=tmp_path / "run")
-    with drawing.on(drawing.Paper(NARROW)):
-        parts = [part for each in page._sections(read(tmp_path / "run", run.scenario)) for part in each.parts]
+    drawn = page._draw_sections(read(tmp_path / "run", run.scenario), None, NARROW)
+    parts = [part for section in drawn for part in section.parts]
     for plot in (part for part in parts if isinstance(part, Plot)):
         figure = plot.figure
         canvas: Any = FigureCanvasAgg(figure)

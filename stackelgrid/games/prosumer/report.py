@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from math import nan
 
@@ -10,6 +10,7 @@ from stackelgrid.games.prosumer.outcome import ProsumerOutcome
 from stackelgrid.games.prosumer.scenario import ProsumerScenario
 from stackelgrid.report.clock import name_slot
 from stackelgrid.report.columns import Cell, Columns, spell_unit, stack
+from stackelgrid.report.days import Course, Courses, join
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     EQUILIBRIUM_WITHIN,
@@ -23,7 +24,7 @@ from stackelgrid.report.parts import (
     Trace,
     spread,
 )
-from stackelgrid.report.run_folder import ReportError, RunFolder
+from stackelgrid.report.run_folder import PlayedSession, ReportError, RunFolder
 from stackelgrid.report.words import change, number, quantity
 from stackelgrid.run_result import Certificate, RunResult
 
@@ -278,6 +279,19 @@ def _tabulate_prosumers(outcome: ProsumerOutcome, money: str) -> Table:
     )
 
 
+# --- several days ---
+
+
+def follow_session(outcome: ProsumerOutcome, binding: int) -> Course:
+    """Give the system's load in the first slots of a session, those that bind."""
+    return Course(outcome.net_load_kw[:binding])
+
+
+def follow_baseline(scenario: ProsumerScenario, played: Sequence[PlayedSession]) -> Course:
+    """Give the system's load in the same slots without an event."""
+    return join([Course(each.outcome.system_load_kw[: each.session.binding]) for each in played])
+
+
 # --- tables ---
 
 
@@ -414,6 +428,7 @@ REPORT = GameReport(
     sections=sections,
     tables={"slots": tabulate_slots, "homes": tabulate_homes, "bills": tabulate_bills},
     totals=compute_totals,
+    courses=Courses(follow_session, follow_baseline),
     residual=Trace("residual", "Relative disagreement", "the relative disagreement of prices and quantities"),
     traces=(
         Trace("dr_kw_change", "Change of DR", "the largest change of a prosumer's DR quantity", "kW"),

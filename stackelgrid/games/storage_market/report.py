@@ -8,6 +8,7 @@ from typing import Any
 from stackelgrid.games.storage_market.outcome import ByPeriod, HomeOutcome, StorageMarketOutcome
 from stackelgrid.games.storage_market.scenario import StorageMarketScenario
 from stackelgrid.report.columns import Cell, Columns, name_apart, spell_unit, stack
+from stackelgrid.report.days import Course, Courses, join
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     BOOKS_WITHIN,
@@ -19,7 +20,7 @@ from stackelgrid.report.parts import (
     Table,
     Trace,
 )
-from stackelgrid.report.run_folder import RunFolder
+from stackelgrid.report.run_folder import PlayedSession, RunFolder
 from stackelgrid.report.words import number, percent, quantity, relative
 from stackelgrid.run_result import Certificate, RunResult
 
@@ -264,6 +265,19 @@ def _periods(outcome: StorageMarketOutcome, money: str) -> Table:
 
 def _label(sums: ByPeriod) -> dict[str, float]:
     return {"Valley": sums.valley, "Off-peak": sums.off_peak, "Peak": sums.peak}
+
+
+# --- several days ---
+
+
+def follow_session(outcome: StorageMarketOutcome, binding: int) -> Course:
+    """Give net demand and price of the first slots of a session, those that bind."""
+    return Course(outcome.net_demand_mw[:binding], outcome.price[:binding])
+
+
+def follow_baseline(scenario: StorageMarketScenario, played: Sequence[PlayedSession]) -> Course:
+    """Give the load in the same slots before anybody moved anything."""
+    return join([Course(each.outcome.baseline_load_mw[: each.session.binding]) for each in played])
 
 
 # --- tables ---
@@ -515,6 +529,7 @@ REPORT = GameReport(
         "bills": tabulate_bills,
     },
     totals=compute_totals,
+    courses=Courses(follow_session, follow_baseline, power="MW"),
     residual=Trace(
         "residual",
         "Residual",

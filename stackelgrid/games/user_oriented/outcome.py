@@ -6,7 +6,7 @@ Money is in the unit that the scenario names; slots have a length Δ, so that en
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from pydantic import model_validator
@@ -15,7 +15,7 @@ from stackelgrid.games.user_oriented.home import Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import compute_par
 from stackelgrid.model import Finite, StrictModel
 from stackelgrid.run_record import Outcome, RunRecord
-from stackelgrid.wire.arrays import Vector
+from stackelgrid.wire.arrays import Array, Vector
 
 if TYPE_CHECKING:
     from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
@@ -49,6 +49,26 @@ def schedule_appliances(home: Home, price: list[float]) -> list[ApplianceSchedul
             for each, charging, level in zip(home.storage, schedule.r, schedule.level, strict=True)
         ),
     ]
+
+
+def follow_flat_price(scenario: UserOrientedScenario) -> tuple[Array, dict[str, float]]:
+    """Give the load of all homes, kW, in the slots of a run at the flat price, and each home's bill, money.
+
+    Session by session, each home from the state in which the one before has left it.
+    """
+    flat, load, bills = scenario.leader.baseline_price, np.zeros(scenario.slots), {}
+    for home in scenario.everyone:
+        state: dict[str, Any] | None = None
+        drawn: list[float] = []
+        for session in scenario.sessions:
+            now = home.in_session(session, state)
+            problem = HomeProblem(now)
+            account = problem.summarize(problem.answer(np.full(session.slots, flat)))
+            drawn += account["load_kw"][: session.binding]
+            state = now.advance(session, account)
+        load += drawn
+        bills[home.id] = flat * scenario.slot_hours * sum(drawn)
+    return load, bills
 
 
 def compute_utility(home: Home, price: float, slots: int) -> float:

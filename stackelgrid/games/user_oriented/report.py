@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import median
 
 from stackelgrid.games.user_oriented.leader import UtilitySettings
@@ -10,11 +10,13 @@ from stackelgrid.games.user_oriented.outcome import (
     HomeOutcome,
     UserOrientedOutcome,
     compute_utility,
+    follow_flat_price,
     schedule_appliances,
 )
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.report.clock import name_slot
 from stackelgrid.report.columns import Cell, Columns, name_apart, spell_unit, stack
+from stackelgrid.report.days import Course, Courses
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     BOOKS_WITHIN,
@@ -28,7 +30,7 @@ from stackelgrid.report.parts import (
     Trace,
     spread,
 )
-from stackelgrid.report.run_folder import ReportError, RunFolder
+from stackelgrid.report.run_folder import PlayedSession, ReportError, RunFolder
 from stackelgrid.report.words import change, number, plural
 from stackelgrid.run_result import Certificate, RunResult
 
@@ -262,6 +264,26 @@ def _medians(homes: list[HomeOutcome], measures: Iterable[Measure]) -> list[str]
     return [number(median(values)) if values else "–" for values in found]
 
 
+# --- several days ---
+
+
+def follow_session(outcome: UserOrientedOutcome, binding: int) -> Course:
+    """Give load, price and bills of the first slots of a session, those that bind."""
+    price = outcome.price[:binding]
+
+    def bill(home: HomeOutcome) -> float:
+        return outcome.slot_hours * sum(p * load for p, load in zip(price, home.load_kw[:binding], strict=True))
+
+    return Course(outcome.load_kw[:binding], price, {name: bill(home) for name, home in outcome.homes.items()})
+
+
+def follow_baseline(scenario: UserOrientedScenario, played: Sequence[PlayedSession]) -> Course:
+    """Give load, price and bills of the same slots at the flat price."""
+    load, bills = follow_flat_price(scenario)
+    slots = sum(each.session.binding for each in played)
+    return Course(load[:slots].tolist(), [scenario.leader.baseline_price] * slots, bills)
+
+
 # --- tables ---
 
 
@@ -458,6 +480,7 @@ REPORT = GameReport(
         "bills": tabulate_bills,
     },
     totals=compute_totals,
+    courses=Courses(follow_session, follow_baseline),
     residual=Trace("residual", "Relative price change", "the relative price change the leader still wanted"),
     traces=(
         Trace("leader_utility", "Leader utility", "its utility", "{money}"),

@@ -1,0 +1,312 @@
+"""The days of a run: what it did by day and by hour, beside what would have been without the game.
+
+Of sessions that look further than the next one begins, only the slots that bind have happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from operator import gt, lt
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from stackelgrid.report.clock import name_day, read_times
+from stackelgrid.report.columns import Cell, spell_unit
+from stackelgrid.report.parts import Plot, Row, Section, Table, spread
+from stackelgrid.report.words import change, number, percent, plural, quantity, relative
+
+if TYPE_CHECKING:
+    from stackelgrid.report.run_folder import PlayedSession, RunFolder
+    from stackelgrid.run_result import RunResult
+
+
+KEY_NOTE = "All sessions together, of each the slots that bind."
+
+
+@dataclass(frozen=True)
+class Course:
+    """What happened in the slots that bind, one after the other: `load` and `price`, (T,), `bills` by home, money.
+
+    `price` is None and `bills` are empty in a game that has none.
+    """
+
+    load: list[float]
+    price: list[float] | None = None
+    bills: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Courses:
+    """How a game gives the courses of a run. `power` is the unit of the loads.
+
+    `after` is of an outcome, as far as its first slots bind, so many. `before` is what would have been without the
+    game, from the scenario and all sessions.
+    """
+
+    after: Callable[[Any, int], Course]
+    before: Callable[[Any, Sequence[PlayedSession]], Course]
+    power: str = "kW"
+
+
+@dataclass(frozen=True)
+class Days:
+    """The course of a run, `before` without the game and `after`, over slots that begin at `times` and last Δ hours.
+
+    `power` is the unit of the loads, `rounds` are those of the sessions that begin in each slot.
+    """
+
+    times: list[datetime]
+    slot_hours: float
+    before: Course
+    after: Course
+    power: str
+    money: str
+    rounds: list[int]
+
+    @property
+    def dates(self) -> list[date]:
+        """The dates, each once."""
+        return list(dict.fromkeys(time.date() for time in self.times))
+
+    def of_date(self, day: date, values: Sequence[Any]) -> list[Any]:
+        """Give those of the values by slot that are of a date."""
+        return [value for time, value in zip(self.times, values, strict=True) if time.date() == day]
+
+
+def follow(run: RunFolder, courses: Courses | None) -> Days | None:
+    """Follow a run of more than one date by the courses of its game; None of another, and where the game has none."""
+    played = [each for each in run.sessions if each.outcome is not None]
+    if courses is None or not played or played[0].outcome.times is None:
+        return None
+    times: list[datetime] = []
+    rounds: list[int] = []
+    for each in played:
+        starts = read_times(each.outcome) or []
+        times += starts[: each.session.binding]
+        rounds += [each.result.rounds, *([0] * (each.session.binding - 1))]
+    if times[0].date() == times[-1].date():
+        return None
+    before, after = (
+        courses.before(run.scenario, played),
+        _join_sessions(courses, [(each.outcome, each.session.binding) for each in played]),
+    )
+    return Days(times, played[0].outcome.slot_hours, before, after, courses.power, run.result.money, rounds)
+
+
+def _join_sessions(courses: Courses, sessions: Sequence[tuple[Any, int]]) -> Course:
+    return join([courses.after(outcome, binding) for outcome, binding in sessions])
+
+
+def join(courses: Sequence[Course]) -> Course:
+    """Join the courses of sessions that follow one another; bills are of the homes that have one in each."""
+    homes = [name for name in courses[0].bills if all(name in course.bills for course in courses)]
+    return Course(
+        [load for course in courses for load in course.load],
+        None
+        if any(course.price is None for course in courses)
+        else [price for course in courses for price in course.price or ()],
+        {name: sum(course.bills[name] for course in courses) for name in homes},
+    )
+
+
+# --- the numbers of the whole run ---
+
+
+def list_key_figures(result: RunResult[Any], courses: Courses | None) -> list[Row]:
+    """List sessions, energy, peak, peak-to-average ratio, mean price and revenue of a run of several sessions."""
+    ended = [(each.outcome, each.binding) for each in result.sessions if each.outcome is not None]
+    rows = [("Sessions", f"{len(ended):,} of {len(result.sessions):,} played")]
+    if courses is None or not ended:
+        return rows
+    course, hours, kwh = _join_sessions(courses, ended), ended[0][0].slot_hours, f"{courses.power}h"
+    rows.append(("Energy", quantity(hours * sum(course.load), kwh)))
+    rows.append(("Peak load", quantity(max(course.load), courses.power)))
+    if sum(course.load) > 0:
+        rows.append(("Peak-to-average ratio", number(max(course.load) * len(course.load) / sum(course.load))))
+    if course.price is not None:
+        rows.append(("Mean price", f"{number(sum(course.price) / len(course.price))} {result.money}/{kwh}"))
+        rows.append(("Revenue", quantity(_earn(course.price, course.load, hours), result.money)))
+    return rows
+
+
+# --- tables ---
+
+
+def tabulate_days(days: Days) -> dict[str, list[Cell]]:
+    """Tabulate energy, peak, peak-to-average ratio, mean price, revenue and rounds, before and after, a row per day."""
+    kw, money = days.power.lower(), spell_unit(days.money)
+    columns: dict[str, list[Cell]] = {}
+    for day in days.dates:
+        row: dict[str, Cell] = {"date": day.isoformat(), "slots": len(days.of_date(day, days.times))}
+        for prefix, course in (("baseline_", days.before), ("", days.after)):
+            load = days.of_date(day, course.load)
+            row[f"{prefix}energy_{kw}h"] = days.slot_hours * sum(load)
+            row[f"{prefix}peak_{kw}"] = max(load)
+            row[f"{prefix}par"] = max(load) * len(load) / sum(load) if sum(load) > 0 else None
+            if course.price is not None:
+                price = days.of_date(day, course.price)
+                row[f"{prefix}mean_price_{money}_per_{kw}h"] = sum(price) / len(price)
+                row[f"{prefix}revenue_{money}"] = _earn(price, load, days.slot_hours)
+        row["rounds"] = sum(days.of_date(day, days.rounds))
+        for name, cell in row.items():
+            columns.setdefault(name, []).append(cell)
+    return columns
+
+
+def tabulate_savings(days: Days) -> dict[str, list[Cell]]:
+    """Tabulate the bill of each home over the whole run, before and after, a row per home."""
+    money, homes = spell_unit(days.money), _list_compared(days)
+    return {
+        "home": [*homes],
+        f"baseline_bill_{money}": [days.before.bills[name] for name in homes],
+        f"bill_{money}": [days.after.bills[name] for name in homes],
+    }
+
+
+def _earn(price: Sequence[float], load: Sequence[float], slot_hours: float) -> float:
+    return slot_hours * sum(p * q for p, q in zip(price, load, strict=True))
+
+
+def _list_compared(days: Days) -> list[str]:
+    return [name for name in days.after.bills if name in days.before.bills]
+
+
+# --- the page ---
+
+
+def show_days(days: Days) -> Section:
+    """Show the run by day, and by day and hour."""
+    return Section("Days", [_tabulate(days), *_plot_heat(days)])
+
+
+def show_run(days: Days) -> Iterator[Section]:
+    """Show the course of the run and its bills."""
+    yield Section("Course", list(_plot_course(days)))
+    if _list_compared(days):
+        yield Section("Bills", list(_compare_bills(days)))
+
+
+def _tabulate(days: Days) -> Table:
+    found = tabulate_days(days)
+    kw, money = days.power.lower(), spell_unit(days.money)
+    columns = {f"Energy ({days.power}h)": f"energy_{kw}h", f"Peak ({days.power})": f"peak_{kw}", "PAR": "par"}
+    after_alone = {"Rounds": "rounds"}
+    if days.after.price is not None:
+        mean, revenue = f"mean_price_{money}_per_{kw}h", f"revenue_{money}"
+        after_alone = {
+            f"Mean price ({days.money}/{days.power}h)": mean,
+            f"Revenue ({days.money})": revenue,
+            **after_alone,
+        }
+
+    def spell(key: str, row: int) -> str:
+        cell = found[key][row]
+        return "–" if cell is None else f"{cell:,}" if isinstance(cell, int) else number(float(cell))
+
+    rows = [
+        [
+            f"{name_day(day)}{_note_length(days, day)}",
+            *(f"{spell(f'baseline_{key}', row)} → {spell(key, row)}" for key in columns.values()),
+            *(spell(key, row) for key in after_alone.values()),
+        ]
+        for row, day in enumerate(days.dates)
+    ]
+    return Table(
+        "Day by day, before → after: without the game, and with it. PAR is the peak-to-average ratio.",
+        [*columns, *after_alone],
+        [rows],
+    )
+
+
+def _note_length(days: Days, day: date) -> str:
+    """Note the length of a day in which clocks change."""
+    hours = days.slot_hours * len(days.of_date(day, days.times))
+    return f" ({hours:g} h)" if hours in (23, 25) else ""
+
+
+def _plot_heat(days: Days) -> Iterator[Plot]:
+    from stackelgrid.report import drawing
+
+    note = _note_changes(days)
+    if days.after.price is not None:
+        yield Plot(
+            "price_by_day",
+            drawing.heat_map(days.after.price, days.times, days.slot_hours, f"Price ({days.money}/{days.power}h)"),
+            f"The price by day and time of day.{note}",
+        )
+    yield Plot(
+        "load_by_day",
+        drawing.heat_map(days.after.load, days.times, days.slot_hours, f"Load ({days.power})"),
+        f"The load by day and time of day.{note}",
+    )
+
+
+def _note_changes(days: Days) -> str:
+    """Say how hours are shown that clocks skip, or show twice."""
+    offsets = [time.utcoffset() or timedelta() for time in days.times]
+    skipped, repeated = (any(map(differs, offsets, offsets[1:])) for differs in (lt, gt))
+    notes = [" Blank: an hour that clocks skip."] if skipped else []
+    notes += [" Of an hour that a day has twice the mean is drawn."] if repeated else []
+    return "".join(notes)
+
+
+def _plot_course(days: Days) -> Iterator[Plot]:
+    from stackelgrid.report import drawing
+
+    if days.after.price is not None:
+        curves = [drawing.Curve("Settled price", days.after.price, drawing.BLUE, "-")]
+        if days.before.price is not None:
+            curves.insert(0, drawing.Curve("Price before", days.before.price, drawing.GREY, "--"))
+        yield Plot(
+            "price_course",
+            drawing.steps(curves, f"Price ({days.money}/{days.power}h)"),
+            "The price in each slot that bound.",
+        )
+    curves = [
+        drawing.Curve(
+            f"Before (peak {number(max(days.before.load))} {days.power})", days.before.load, drawing.GREY, "--"
+        ),
+        drawing.Curve(f"After (peak {number(max(days.after.load))} {days.power})", days.after.load, drawing.BLUE, "-"),
+    ]
+    yield Plot(
+        "load_course",
+        drawing.steps(curves, f"Load ({days.power})", peaks=True, height=2.6),
+        "The load in each slot that bound, without the game and with it, each peak marked.",
+    )
+
+
+def _compare_bills(days: Days) -> Iterator[str | Plot | Table]:
+    from stackelgrid.report import drawing
+
+    homes = _list_compared(days)
+    before, after = days.before.bills, days.after.bills
+    saved = {name: before[name] - after[name] for name in homes}
+    yield _tell_bills(saved, before, after)
+    yield Plot(
+        "bills",
+        drawing.members({"Saved": saved}, f"Bill saved ({days.money})", who="Home"),
+        "What each home saves on its bill of the whole run against the flat price. Below zero it pays more.",
+    )
+    few = spread(saved)
+    which = "Every home" if len(few) == len(homes) else "A few homes"
+    yield Table(
+        f"{which}, from the one that saves least to the one that saves most.",
+        [f"Bill before ({days.money})", f"Bill ({days.money})", f"Saved ({days.money})"],
+        [[[name, *map(number, (before[name], after[name], saved[name]))] for name in few]],
+    )
+
+
+def _tell_bills(saved: dict[str, float], before: dict[str, float], after: dict[str, float]) -> str:
+    """Say whose bill fell, and by how much."""
+    fell = [name for name, money in saved.items() if money > 0]
+    rose = [name for name, money in saved.items() if money < 0]
+    shares = {name: after[name] / before[name] - 1 for name in saved if before[name] > 0}
+    told = f"The bill fell for {len(fell):,} of {plural(len(saved), 'home')}"
+    if shares:
+        told += f", and changed by {relative(median(shares.values()))} in the median"
+    if rose and shares:
+        worst = max(shares, key=lambda name: shares[name])
+        told += f"; it rose for {len(rose):,}, most for {worst}, by {percent(shares[worst])}"
+    return f"{told}. All bills together: {change(sum(before[n] for n in saved), sum(after[n] for n in saved))}."

@@ -1,0 +1,173 @@
+"""The report of many days: what bound adds up, day by day, through a change of clocks."""
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from support.report_page import Page, figures
+
+import stackelgrid
+from stackelgrid.calendar import Calendar
+from stackelgrid.report import ReportError, drawing
+from stackelgrid.report.tables import checks, summary
+from stackelgrid.report.words import tiny
+
+FLAT = 20.0
+
+
+def scenario(**calendar: Any) -> dict[str, Any]:
+    """Three homes over three days, the second of which has 23 hours."""
+    times = {"start": "2026-03-28T00:00", "timezone": "Europe/Brussels", "slot_minutes": 30, "days": 3, **calendar}
+    slots = 2 * 71
+
+    def home(number: int) -> dict[str, Any]:
+        store = {"capacity_kwh": 6, "initial_kwh": 2, "charge_kw": 2, "discharge_kw": 2, "wear": {"fast": 0.5}}
+        return {
+            "id": f"h{number}",
+            "inelastic": [{"load_kw": [0.5 + 0.1 * number + (t % 48 > 35) + 0.002 * t for t in range(slots)]}],
+            "elastic": [{"max_kw": 1.0, "valuation": 18.0 + number}],
+            "storage": [store] if number else [],
+        }
+
+    leader = {"objective": "welfare", "baseline_price": FLAT, "wholesale_price": 15, "mu": 4, "price_max": 60}
+    return {"game": "user_oriented", "calendar": times, "leader": leader, "homes": [home(n) for n in range(3)]}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, stackelgrid.Run]:
+    """A run day after day, and one that plans again every six hours, each with its report."""
+    played = {}
+    for name, calendar in (("daily", {"horizon": "24h"}), ("rolling", {"horizon": "24h", "every": "6h"})):
+        out = tmp_path_factory.mktemp("runs") / name
+        played[name] = stackelgrid.run(scenario(**calendar), out=out, report=True)
+    return played
+
+
+def table(run: stackelgrid.Run, name: str) -> dict[str, list[Any]]:
+    assert run.folder is not None
+    content: dict[str, list[Any]] = pq.read_table(run.folder / "tables" / f"{name}.parquet").to_pydict()
+    return content
+
+
+def folder_of(run: stackelgrid.Run) -> Path:
+    assert run.folder is not None
+    return run.folder
+
+
+each = pytest.mark.parametrize("name", ["daily", "rolling"])
+
+
+@each
+def test_days_add_up_to_the_slots_that_bound(runs: dict[str, stackelgrid.Run], name: str) -> None:
+    days, slots = table(runs[name], "days"), table(runs[name], "slots")
+    assert days["date"] == ["2026-03-28", "2026-03-29", "2026-03-30"]
+    assert days["slots"] == [48, 46, 48]
+    bound = np.array(slots["binding"])
+    times = np.array(slots["time"])[bound]
+    assert list(times) == [time.isoformat() for time in runs[name].scenario.calendar.times]
+    load, price = (np.array(slots[key])[bound] for key in ("load_kw", "price_cents_per_kwh"))
+    for day, energy, peak, revenue in zip(
+        days["date"], days["energy_kwh"], days["peak_kw"], days["revenue_cents"], strict=True
+    ):
+        of_day = np.array([time.startswith(day) for time in times])
+        assert energy == pytest.approx(load[of_day].sum() / 2)
+        assert peak == load[of_day].max()
+        assert revenue == pytest.approx(price[of_day] @ load[of_day] / 2)
+    assert sum(days["rounds"]) == runs[name].result.rounds
+
+
+@each
+def test_bills_of_the_run_add_up_to_its_revenue(runs: dict[str, stackelgrid.Run], name: str) -> None:
+    days, savings = table(runs[name], "days"), table(runs[name], "savings")
+    assert sum(savings["bill_cents"]) == pytest.approx(sum(days["revenue_cents"]), rel=1e-9)
+    assert sum(savings["baseline_bill_cents"]) == pytest.approx(FLAT * sum(days["baseline_energy_kwh"]), rel=1e-9)
+    # Without storage nothing is carried over: the bill before is the flat price of what the first rounds drew.
+    first = [session.outcome.homes["h0"].baseline_bill for session in runs["daily"].result.sessions]
+    assert savings["baseline_bill_cents"][0] == pytest.approx(sum(first), rel=1e-9)
+
+
+@each
+def test_appliances_add_up_from_the_state_that_each_session_began_with(
+    runs: dict[str, stackelgrid.Run], name: str
+) -> None:
+    homes, appliances = table(runs[name], "homes"), table(runs[name], "appliances")
+    keys = ("session", "home", "slot")
+    drawn: dict[Any, float] = {}
+    for *key, load in zip(*(appliances[key] for key in keys), appliances["load_kw"], strict=True):
+        drawn[tuple(key)] = drawn.get(tuple(key), 0.0) + load
+    for *key, load in zip(*(homes[key] for key in keys), homes["load_kw"], strict=True):
+        assert drawn[tuple(key)] == pytest.approx(load, abs=1e-7)
+    assert len(drawn) == len(homes["slot"])
+
+
+def test_stored_energy_goes_on_from_session_to_session(runs: dict[str, stackelgrid.Run]) -> None:
+    run = runs["rolling"]
+    rows = table(run, "appliances")
+    battery = [place for place, kind in enumerate(rows["kind"]) if kind == "storage" and rows["home"][place] == "h1"]
+    level = 2.0
+    for place in battery:
+        if rows["binding"][place]:
+            level += rows["load_kw"][place] / 2
+            assert rows["stored_kwh"][place] == pytest.approx(level, abs=1e-7)
+
+
+@each
+def test_page_of_many_days_has_them_by_day_and_hour(runs: dict[str, stackelgrid.Run], name: str) -> None:
+    run = runs[name]
+    page = Page(folder_of(run) / "report.html")
+    sessions = len(run.scenario.sessions)
+    assert f"All {sessions} sessions settled, in {run.result.rounds} rounds" in page.text
+    for label, value in summary(run.result)[2:]:
+        assert " ".join(f"{label} {value}".split()) in page.text
+    assert "Sun 29 Mar (23 h)" in page.text
+    assert "Blank: an hour that clocks skip." in page.text
+    assert {"price_by_day", "load_by_day", "price_course", "load_course", "bills"} == figures(folder_of(run))
+    saved = np.subtract(*(table(run, "savings")[key] for key in ("baseline_bill_cents", "bill_cents")))
+    assert f"The bill fell for {np.sum(saved > 0)} of 3 homes" in page.text
+
+
+def test_certificate_of_many_sessions_shows_the_worst(runs: dict[str, stackelgrid.Run]) -> None:
+    run = stackelgrid.load(folder_of(runs["daily"]))
+    run.certify(samples=5)
+    found = {check.key: check for check in checks(run.result)}
+    gaps = [session.certificate.number("gap") for session in run.result.sessions]
+    assert found["gap"].value == tiny(max(gaps), "")
+    assert found["feasible"].passed
+    broken = run.result.sessions[1].certificate.root | {"gap": 1.0}
+    content = json.loads(json.dumps(run.result.content()))
+    content["sessions"][1]["certificate"] = broken
+    (failed,) = [check for check in checks(type(run.result).model_validate(content)) if check.passed is False]
+    assert failed.key == "gap"
+
+
+def test_scenario_with_other_sessions_is_refused(runs: dict[str, stackelgrid.Run], tmp_path: Path) -> None:
+    from stackelgrid.report import write
+
+    for file in ("result.json", "rounds.jsonl", "scenario.yaml"):
+        (tmp_path / file).write_bytes((folder_of(runs["daily"]) / file).read_bytes())
+    text = (tmp_path / "scenario.yaml").read_text()
+    assert "horizon: 24h" in text
+    (tmp_path / "scenario.yaml").write_text(text.replace("horizon: 24h", "horizon: 24h\n  every: 12h"))
+    with pytest.raises(ReportError, match=r"6 sessions, result\.json has 3; put back the scenario that was played"):
+        write(tmp_path)
+
+
+@pytest.mark.parametrize("start", ["2026-03-28T00:00", "2026-10-24T00:00"])
+def test_heat_map_has_each_value_at_its_day_and_hour(start: str) -> None:
+    calendar = {"start": start, "timezone": "Europe/Brussels", "horizon": "24h", "days": 3}
+    times = Calendar.model_validate(calendar).times
+    values = list(map(float, range(len(times))))
+    figure = drawing.heat_map(values, times, 1.0, "Load (kW)")
+    (image,) = figure.axes[0].images
+    shown: Any = image.get_array()
+    assert shown.shape == (3, 24)
+    first = datetime.fromisoformat(start).date().toordinal()
+    for time, value in zip(times, values, strict=True):
+        if not (time.hour == 2 and time.date().toordinal() == first + 1):
+            assert shown[time.date().toordinal() - first, time.hour] == value
+    changed = shown[1, 2]
+    assert np.ma.is_masked(changed) if start.startswith("2026-03") else changed == np.mean([26.0, 27.0])
