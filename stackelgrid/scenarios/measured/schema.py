@@ -25,7 +25,7 @@ def with_data(schema: dict[str, Any]) -> dict[str, Any]:
     series["oneOf"] = [{"required": ["file"]}, {"required": ["csv"]}]
     definitions["TimeSeries"] = series
     properties["data"] = {
-        "description": "CSV files, by the name under which `from` refers to them.",
+        "description": "Data files, by the name under which `from` refers to them.",
         "type": "object",
         "additionalProperties": {"$ref": "#/$defs/TimeSeries"},
     }
