@@ -14,8 +14,8 @@ refuses afterwards. `with_data` completes the JSON Schema for editors.
 
 `declarations` has the models of `data` and of references; `references` replaces them by numbers, from a `data_file`:
 its `table` is found in the text by `recognition`, or read from a standard format (`nem12`, `xml_documents`,
-`home_assistant`), a `clock` finds the rows by their `times`, and their `numbers` get the `units` of the scenario's keys.
-`overview` describes a file for `stackelgrid data`.
+`home_assistant`), a `clock` finds the rows by their `times`, and their `numbers` get the `units` of the scenario's
+keys. `overview` describes a file for `stackelgrid data`.
 """
 
 from stackelgrid.scenarios.measured.origins import with_origins

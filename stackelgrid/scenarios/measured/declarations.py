@@ -1,4 +1,4 @@
-"""Models of a scenario's data: CSV files, a column in place of a number per slot, a home for each column."""
+"""Models of a scenario's data: its files, a column in place of a number per slot, a home for each column."""
 
 from __future__ import annotations
 
