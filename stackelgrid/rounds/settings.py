@@ -95,10 +95,11 @@ class HomeModel(PrivateModel):
     """Base of a game's private home model: one customer's data, under the name `id`.
 
     `slot_hours` is the length Δ of a slot, hours. A game whose homes have a storage that devices can control, or a
-    state that one session leaves to the next, overrides the methods below.
+    state that one session leaves to the next, overrides the methods below. In a scenario it may name its `aggregator`.
     """
 
     id: Name
+    aggregator: Name | None = None
     slot_hours: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def check_slots(self, slots: int) -> None:

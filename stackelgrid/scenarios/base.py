@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
@@ -151,11 +152,24 @@ class Scenario(StrictModel):
                 raise ValueError(f"homes.{number}.id: {home.id!r} is a name of other nodes; give the home another id")
         if len(seen) < self.aggregators:
             raise ValueError(f"aggregators: {self.aggregators} for {len(seen)} homes; there must be a home for each")
+        self._require_aggregators()
         total = sum(self.connection_kw(home) or 0 for home in self.everyone)
         if total > LARGEST:
             raise ValueError(
                 f"homes: their connections carry {total:g} kW together, more than {LARGEST:g}; correct units or numbers"
             )
+
+    def _require_aggregators(self) -> None:
+        """Raise `ValueError` where a home names an aggregator that is not there, or one is left without homes."""
+        names = [f"a{number + 1}" for number in range(self.aggregators)]
+        for number, home in enumerate(self.everyone):
+            if home.aggregator not in (None, *names):
+                raise ValueError(
+                    f"homes.{number}.aggregator: {home.aggregator!r} is none of {names[0]} to {names[-1]}; "
+                    "name one, or raise aggregators"
+                )
+        if empty := [name for name, mine in self.households().items() if not mine]:
+            raise ValueError(f"aggregators: no home is left for {empty[0]}; let one name it, or lower aggregators")
 
     def find_doubts(self) -> list[str]:
         """List what can be played and is probably meant otherwise, each with its key."""
@@ -173,13 +187,15 @@ class Scenario(StrictModel):
                 make_homes([home.in_session(first) for home in homes])
 
     def households(self) -> dict[str, list[list[Any]]]:
-        """Group the homes by aggregator and process."""
-        share: dict[str, list[list[Any]]] = {}
-        for number in range(self.aggregators):
-            mine = self.everyone[number :: self.aggregators]
-            size = self.homes_per_process
-            share[f"a{number + 1}"] = [mine[start : start + size] for start in range(0, len(mine), size)]
-        return share
+        """Group the homes by aggregator and process: those that name an aggregator there, the others in turn."""
+        members: dict[str, list[Any]] = {f"a{number + 1}": [] for number in range(self.aggregators)}
+        in_turn = cycle(members)
+        for home in self.everyone:
+            members[home.aggregator or next(in_turn)].append(home)
+        size = self.homes_per_process
+        return {
+            name: [mine[start : start + size] for start in range(0, len(mine), size)] for name, mine in members.items()
+        }
 
     @cached_property
     def topology(self) -> RunTopology:

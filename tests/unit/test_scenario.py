@@ -102,3 +102,23 @@ def test_home_in_another_unit_is_asked_about(load_kw: list[float], doubt: str, t
 @pytest.mark.parametrize("name", list_shipped())
 def test_shipped_case_leaves_no_doubt(name: str) -> None:
     assert load(name).find_doubts() == []
+
+
+def test_homes_go_to_the_aggregator_that_they_name_and_the_others_in_turn() -> None:
+    homes = [{"id": name, "inelastic": [{"load_kw": [1.0] * 24}]} for name in "abcd"]
+    homes[1]["aggregator"] = homes[2]["aggregator"] = "a2"
+    leader = {"baseline_price": 9, "wholesale_price": 3, "mu": 1, "price_max": 20}
+    scenario = load({"game": "user_oriented", "leader": leader, "aggregators": 2, "homes": homes})
+    members = {name: [home.id for (home,) in processes] for name, processes in scenario.households().items()}
+    assert members == {"a1": ["a"], "a2": ["b", "c", "d"]}
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [("a9", "homes.0.aggregator: 'a9' is none of a1 to a2"), ("a1", "no home is left for a2")],
+)
+def test_aggregator_that_is_not_there_or_has_no_home_is_refused(named: str, words: str) -> None:
+    homes = [{"id": name, "aggregator": named, "inelastic": [{"load_kw": [1.0] * 24}]} for name in "ab"]
+    leader = {"baseline_price": 9, "wholesale_price": 3, "mu": 1, "price_max": 20}
+    with pytest.raises(ScenarioError, match=words):
+        load({"game": "user_oriented", "leader": leader, "aggregators": 2, "homes": homes})

@@ -83,6 +83,9 @@ class StorageMarketScenario(PopulatedScenario[Population, MarketHome]):
     def verify(self) -> None:
         """Require, besides what all games do, a DRA for every home and appliances within the demand expected."""
         super().verify()
+        for number, home in enumerate(self.everyone):
+            if home.aggregator is not None:
+                raise ValueError(f"homes.{number}.aggregator: dras say whose homes these are; leave it out")
         shared = sum(dra.homes for dra in self.dras)
         if shared != len(self.everyone):
             raise ValueError(
