@@ -78,7 +78,7 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
     `samples` is the number of prices to try at random; the scenario's seed draws them. Raise `CertificateError`.
     """
     settings, slots, hours = scenario.leader, scenario.slots, scenario.slot_hours
-    homes = rewrite_as_hourly(scenario.everyone)
+    homes = rewrite_as_hourly(_require_known(scenario.everyone))
     run = _Run.read(homes, slots, outcome, hours)
     company = _company(settings, run.baseline, np.array(outcome.balance_load_kw or outcome.baseline_load_kw))
     stacked = StackedHomes(homes, slots)
@@ -153,6 +153,17 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
         "solver_status": solvers,
         "prices_tried": tried,
     }
+
+
+def _require_known(homes: Sequence[Home]) -> Sequence[Home]:
+    """Give the homes back. Raise `CertificateError` for one with more than the references know."""
+    for home in homes:
+        if home.flows_together:
+            raise CertificateError(
+                f"home {home.id} has pv, ev, heat_pump, connection, inverter, feed_in_price or a storage that loses "
+                "energy: there is no certificate of such homes yet"
+            )
+    return homes
 
 
 @dataclass(frozen=True)

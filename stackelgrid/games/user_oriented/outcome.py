@@ -5,13 +5,14 @@ Money is in the unit that the scenario names; slots have a length Δ, so that en
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from stackelgrid.games.user_oriented.home import Home, HomeProblem
+from stackelgrid.games.user_oriented.home import DeviceRates, Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import compute_par
 from stackelgrid.model import Finite, StrictModel
 from stackelgrid.run_record import Outcome, RunRecord
@@ -48,7 +49,20 @@ def schedule_appliances(home: Home, price: list[float]) -> list[ApplianceSchedul
             ApplianceSchedule(each.name, "storage", charging.tolist(), level.tolist())
             for each, charging, level in zip(home.storage, schedule.r, schedule.level, strict=True)
         ),
+        *_schedule_devices(home, schedule.devices),
     ]
+
+
+def _schedule_devices(home: Home, rates: DeviceRates | None) -> Iterator[ApplianceSchedule]:
+    """Give what PV, cars and heat pumps do."""
+    if rates is None:
+        return
+    for pv, used in zip(home.pv, rates.pv, strict=True):
+        yield ApplianceSchedule(pv.name, "pv", (-used).tolist())
+    for car, charging, level in zip(home.ev, rates.ev, rates.ev_level, strict=True):
+        yield ApplianceSchedule(car.name, "ev", charging.tolist(), level.tolist())
+    for pump, heating in zip(home.heat_pump, rates.heating, strict=True):
+        yield ApplianceSchedule(pump.name, "heat_pump", heating.tolist())
 
 
 def follow_flat_price(scenario: UserOrientedScenario) -> tuple[Array, dict[str, float]]:
@@ -86,13 +100,25 @@ class HomeOutcome(StrictModel):
 
     `load_kw` (T,) is what its meter draws, kW; `bill` money; `utility` satisfaction less wear less bill, money;
     `storage_kwh` (T,) the energy stored at the end of each slot in all its storage together, kWh, absent without any;
-    `baseline_bill` its bill at the flat price, money, computed on the desk.
+    `stores_kwh` a row for each, where there are several. Where devices are scheduled together also, (T,) kW, the net
+    charging `storage_kw` and `ev_kw`, `pv_kw` used and `curtailed_kw`, `heat_pump_kw` and `feed_in_kw`, and a row for
+    each, (T,) at the end of each slot, the energy `ev_kwh` of cars and the temperature `temperature_c`. `baseline_bill`
+    is its bill at the flat price, money, computed on the desk.
     """
 
     load_kw: Vector
     bill: Finite
     utility: Finite
     storage_kwh: Vector | None = None
+    stores_kwh: Annotated[list[Vector] | None, Field(exclude=True)] = None
+    storage_kw: Vector | None = None
+    ev_kw: Vector | None = None
+    ev_kwh: list[Vector] | None = None
+    pv_kw: Vector | None = None
+    curtailed_kw: Vector | None = None
+    feed_in_kw: Vector | None = None
+    heat_pump_kw: Vector | None = None
+    temperature_c: list[Vector] | None = None
     baseline_bill: Finite | None = None
 
 

@@ -54,11 +54,17 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
                 f"lower it to {most}"
             )
         for number, home in enumerate(self.everyone):
-            if not (home.inelastic or home.elastic or home.storage):
+            if not home.devices:
                 raise ValueError(f"homes.{number}: neither inelastic, elastic nor storage; give it one or leave it out")
+            paid = 0.0 if home.feed_in_price is None else float(np.max(home.feed_in_price))
+            if paid > self.leader.baseline_price:
+                raise ValueError(
+                    f"homes.{number}.feed_in_price: {paid:g} is above leader.baseline_price "
+                    f"{self.leader.baseline_price:g}: whoever buys and feeds in gains without end; lower it"
+                )
         flat = np.full(self.slots, self.leader.baseline_price)
         loads = (float(HomeProblem(home).answer(flat).load.sum()) for home in self.everyone)
-        feeds_in = any(home.draw_limit.min_kw < 0 for home in self.everyone)
+        feeds_in = any(home.feeds_in for home in self.everyone)
         if not (sum(loads) > 0 if feeds_in else any(load > 0 for load in loads)):
             raise ValueError(
                 f"leader.baseline_price: at {self.leader.baseline_price:g} nobody draws anything; lower it, or give "

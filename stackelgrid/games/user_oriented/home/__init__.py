@@ -1,5 +1,7 @@
 """A home as its owner describes it, and its best schedule at a price. Nothing in this package is ever sent."""
 
+from stackelgrid.games.user_oriented.home.answer import DeviceRates, Schedule
+from stackelgrid.games.user_oriented.home.battery import Wear
 from stackelgrid.games.user_oriented.home.model import (
     Availability,
     DrawLimit,
@@ -8,14 +10,14 @@ from stackelgrid.games.user_oriented.home.model import (
     Inelastic,
     Satisfaction,
     Storage,
-    Wear,
 )
 from stackelgrid.games.user_oriented.home.quadratic_program import InfeasibleHomeError
-from stackelgrid.games.user_oriented.home.schedule import HomeProblem, Schedule
+from stackelgrid.games.user_oriented.home.schedule import HomeProblem
 from stackelgrid.games.user_oriented.home.strategy import UserOrientedHomes
 
 __all__ = [
     "Availability",
+    "DeviceRates",
     "DrawLimit",
     "Elastic",
     "Home",

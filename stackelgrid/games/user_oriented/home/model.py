@@ -7,7 +7,7 @@ Power is in kW; in a slot of Δ hours it is that many kW times Δ of energy, kWh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -15,6 +15,12 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from stackelgrid.calendar import Session
+from stackelgrid.games.user_oriented.home.battery import Store
+from stackelgrid.games.user_oriented.home.connection import Connection, Inverter
+from stackelgrid.games.user_oriented.home.ev import EV
+from stackelgrid.games.user_oriented.home.flows import Chain
+from stackelgrid.games.user_oriented.home.heat_pump import HeatPump
+from stackelgrid.games.user_oriented.home.pv import PV
 from stackelgrid.model import LARGEST, PER_SLOT, NonNegative, PerSlot, Positive, PositivePerSlot
 from stackelgrid.rounds.settings import DayPlan, HomeModel, PrivateModel
 
@@ -35,6 +41,12 @@ class Inelastic(PrivateModel):
         if self.load_kw is not None:
             return np.array(self.load_kw, float)
         return np.where(np.isin(np.arange(1, slots + 1), self.hours or []), self.rate_kw or 0.0, 0.0)
+
+    def in_window(self, slots: int, window: slice) -> Self:
+        """Give what it draws in a window of a run of so many slots."""
+        if self.hours is None:
+            return self
+        return type(self)(name=self.name, load_kw=self.draw(slots)[window].tolist())
 
     @model_validator(mode="after")
     def _check_form(self) -> Self:
@@ -83,18 +95,6 @@ class Elastic(PrivateModel):
     satisfaction: Satisfaction = Satisfaction()
 
 
-class Wear(PrivateModel):
-    """The wear of a storage [UO-4], money per hour: fast * r_t^2 + deep * min(b_t - depth * B, 0)^2 (reading).
-
-    `fast`, money per kW^2 h, is above zero, so that the home's best schedule is unique and its answer a function of the
-    price; `deep`, money per kWh^2 h; `depth` is the share of the capacity below which a discharge counts as deep.
-    """
-
-    fast: Positive
-    deep: NonNegative = 0.0
-    depth: Annotated[float, Field(ge=0, le=1)] = 0.2
-
-
 class Availability(PrivateModel):
     """The hours in which an EV is plugged in, first and last included, counted from 1.
 
@@ -105,7 +105,7 @@ class Availability(PrivateModel):
     last: Annotated[int, Field(ge=1)]
 
 
-class Storage(PrivateModel):
+class Storage(Store):
     """Class A3 [UO-3], a battery or an EV: level b_t = b_0 + Δ sum r, 0 <= b_t <= B, -discharge <= r_t <= charge.
 
     `final_kwh` is the least level after the last slot in which the storage is available: for an EV the energy needed
@@ -113,18 +113,7 @@ class Storage(PrivateModel):
     """
 
     name: str = "storage"
-    capacity_kwh: NonNegative
-    initial_kwh: NonNegative
-    charge_kw: NonNegative
-    discharge_kw: NonNegative
-    final_kwh: NonNegative | None = None
     available: Availability | None = None
-    wear: Wear
-
-    @property
-    def least_final_kwh(self) -> float:
-        """The least level at the end, kWh."""
-        return self.initial_kwh if self.final_kwh is None else self.final_kwh
 
     def slots(self, horizon: int) -> NDArray[np.intp]:
         """List the slots (from 0) in which it may run, in the order of time, which may lead over midnight."""
@@ -133,13 +122,21 @@ class Storage(PrivateModel):
         first, last = self.available.first - 1, self.available.last - 1
         return (first + np.arange((last - first) % horizon + 1)) % horizon
 
-    @model_validator(mode="after")
-    def _check_levels(self) -> Self:
-        if self.initial_kwh > self.capacity_kwh:
-            raise ValueError(f"initial_kwh {self.initial_kwh} is above capacity_kwh {self.capacity_kwh}; lower it")
-        if self.least_final_kwh > self.capacity_kwh:
-            raise ValueError(f"final_kwh {self.least_final_kwh} is above capacity_kwh {self.capacity_kwh}; lower it")
-        return self
+    def level_after(self, slot: int, level: Sequence[float], horizon: int) -> float:
+        """Give the energy in it after a slot, kWh, from its level at the end of those in which it is available.
+
+        One that is available over midnight has the same level every day.
+        """
+        here = self.slots(horizon)
+        if here[0] > here[-1] or here[0] > slot:
+            return self.initial_kwh
+        return level[min(slot, int(here[-1]))]
+
+    def chain(self, horizon: int) -> Chain:
+        """Give its energy as a chain of the home; it is not available over midnight."""
+        here, least, slots = np.zeros(horizon), np.zeros(horizon), self.slots(horizon)
+        here[slots], least[slots[-1]] = 1.0, self.least_final_kwh
+        return self.build_chain(here, np.zeros(horizon), least, behind_inverter=True)
 
 
 class DrawLimit(PrivateModel):
@@ -156,7 +153,11 @@ class DrawLimit(PrivateModel):
 
 
 class Home(HomeModel):
-    """One customer with everything behind its meter. A slot takes `slot_hours` (Δ)."""
+    """One customer with everything behind its meter. A slot takes `slot_hours` (Δ).
+
+    The meter draws within `draw_limit` or, where the limits differ by slot, within `connection`. What is fed in is paid
+    the public `feed_in_price` [UO-FI], but never more than the price of the slot; that price where no other is given.
+    """
 
     segment: str = "residential"
     horizon: Annotated[int, Field(ge=1, le=100_000)] = 24
@@ -164,15 +165,54 @@ class Home(HomeModel):
     elastic: list[Elastic] = []
     storage: list[Storage] = []
     draw_limit: DrawLimit = DrawLimit()
+    pv: list[PV] = []
+    ev: list[EV] = []
+    heat_pump: list[HeatPump] = []
+    connection: Connection | None = None
+    inverter: Inverter | None = None
+    feed_in_price: Annotated[PerSlot | None, PER_SLOT] = None
 
     @property
     def connection_kw(self) -> float:
-        """The most that it may draw or feed in, kW: its draw limit or, without one, the power of all that it has."""
-        if self.draw_limit.max_kw is not None:
-            return max(self.draw_limit.max_kw, -self.draw_limit.min_kw)
+        """The most that it may draw or feed in, kW: its limits or, without any, the power of all that it has."""
+        least, most = self.meter_limits
+        feeds_in = max(0.0, -float(least.min()))
+        if np.all(np.isfinite(most)):
+            return max(float(most.max()), feeds_in)
         rated = sum(max(load.load_kw or [load.rate_kw or 0.0]) for load in self.inelastic)
         rated += sum(float(np.max(appliance.max_kw)) for appliance in self.elastic)
-        return rated + sum(max(store.charge_kw, store.discharge_kw) for store in self.storage)
+        rated += sum(max(store.charge_kw, store.discharge_kw) for store in [*self.storage, *self.ev])
+        rated += sum(pump.max_kw for pump in self.heat_pump)
+        return max(rated, sum(float(np.max(pv.available_kw)) for pv in self.pv))
+
+    @property
+    def meter_limits(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The least and the most that the meter draws in each slot, kW; infinite where nothing limits it."""
+        least, most = self.draw_limit.min_kw, self.draw_limit.max_kw
+        if self.connection is None:
+            return np.full(self.horizon, least), np.full(self.horizon, np.inf if most is None else most)
+        feed_in, draw = self.connection.feed_in_kw, self.connection.draw_kw
+        return (
+            -np.broadcast_to(np.asarray(feed_in, float), (self.horizon,)),
+            np.broadcast_to(np.asarray(np.inf if draw is None else draw, float), (self.horizon,)),
+        )
+
+    @property
+    def devices(self) -> list[PrivateModel]:
+        """All that it has."""
+        return [*self.inelastic, *self.elastic, *self.storage, *self.pv, *self.ev, *self.heat_pump]
+
+    @property
+    def feeds_in(self) -> bool:
+        """True where its meter may feed in."""
+        return bool(np.any(self.meter_limits[0] < 0))
+
+    @property
+    def flows_together(self) -> bool:
+        """True where its devices share more than a draw limit, or lose energy: they are then scheduled together."""
+        lossy = any(store.charge_efficiency < 1 or store.discharge_efficiency < 1 for store in self.storage)
+        limited = self.connection is not None or self.inverter is not None or self.feed_in_price is not None
+        return bool(self.pv or self.ev or self.heat_pump or limited or lossy)
 
     def check_slots(self, slots: int) -> None:
         """Raise `ValueError` when its horizon is another."""
@@ -180,21 +220,46 @@ class Home(HomeModel):
             raise ValueError(f"horizon is {self.horizon}, slots is {slots}; make them equal")
 
     def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
-        """Give the home in one session, its storage as full as the session before has left it."""
-        home = super().in_session(session).model_copy(update={"horizon": session.slots})
-        if not state:
-            return home
-        storage = [
-            store.model_copy(update={"initial_kwh": kwh, "final_kwh": store.least_final_kwh})
-            for store, kwh in zip(self.storage, state["storage_kwh"], strict=True)
-        ]
-        return home.model_copy(update={"storage": storage})
+        """Give the home in one session: storage and cars as full, rooms as warm as the session before has left them."""
+        home = super().in_session(session)
+        switched = [load.in_window(self.horizon, session.window) for load in home.inelastic]
+        cars = [car.in_window(session.first, session.slots) for car in home.ev]
+        parts: dict[str, Any] = {"horizon": session.slots, "inelastic": switched, "ev": cars}
+        if state:
+            parts["storage"] = [
+                store.model_copy(update={"initial_kwh": kwh, "final_kwh": store.least_final_kwh})
+                for store, kwh in zip(self.storage, state["storage_kwh"], strict=True)
+            ]
+            parts["ev"] = [
+                car.model_copy(update={"initial_kwh": kwh}) for car, kwh in zip(cars, state["ev_kwh"], strict=True)
+            ]
+            parts["heat_pump"] = [
+                pump.model_copy(update={"initial_c": celsius})
+                for pump, celsius in zip(home.heat_pump, state["temperature_c"], strict=True)
+            ]
+        return home.model_copy(update=parts)._end_within_reach()
+
+    def _end_within_reach(self) -> Self:
+        """Give the home whose cars need no more at the end of its horizon than they can have by then."""
+        cars = []
+        for car in self.ev:
+            _, most = car.model_copy(update={"final_kwh": 0.0}).chain(self.horizon).reach(self.slot_hours)
+            cars.append(car.model_copy(update={"final_kwh": min(car.least_final_kwh, max(float(most[-1]), 0.0))}))
+        return self.model_copy(update={"ev": cars})
 
     def advance(self, session: Session, account: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the level of the storage after the binding slots, as the session has settled it."""
-        if not self.storage:
+        """Give the energy in each storage and car and the temperature of each room after the binding slots."""
+        if not (self.storage or self.ev or self.heat_pump):
             return {}
-        return {"storage_kwh": [account["storage_kwh"][session.binding - 1]]}
+        last = session.binding - 1
+        levels = [account["storage_kwh"]] if len(self.storage) == 1 else account.get("stores_kwh", [])
+        return {
+            "storage_kwh": [
+                store.level_after(last, level, self.horizon) for store, level in zip(self.storage, levels, strict=True)
+            ],
+            "ev_kwh": [level[last] for level in account.get("ev_kwh", [])],
+            "temperature_c": [celsius[last] for celsius in account.get("temperature_c", [])],
+        }
 
     def storage_capacity_kwh(self) -> float | None:
         """Give the capacity of the one storage, None where there is none or more than one."""
@@ -210,6 +275,8 @@ class Home(HomeModel):
         if len(self.storage) != 1:
             return DayPlan(account["load_kw"])
         (storage,), level = self.storage, np.array(account["storage_kwh"])
+        if "storage_kw" in account:
+            return DayPlan(account["load_kw"], account["storage_kw"], level.tolist())
         setpoint, slots = np.zeros(self.horizon), storage.slots(self.horizon)
         setpoint[slots] = np.diff(level[slots], prepend=storage.initial_kwh) / self.slot_hours
         return DayPlan(account["load_kw"], setpoint.tolist(), level.tolist())
@@ -240,16 +307,84 @@ class Home(HomeModel):
                     f"slots 1..{self.horizon}; end it by then"
                 )
             hours = len(store.slots(self.horizon)) * self.slot_hours
-            reachable = store.initial_kwh + store.charge_kw * hours
+            reachable = store.initial_kwh + store.charge_efficiency * store.charge_kw * hours
             if store.least_final_kwh > reachable + 1e-9:
                 raise ValueError(
                     f"storage.{number}.final_kwh {store.least_final_kwh:g} cannot be reached, "
                     f"charging in its {hours:g} hours gives at most {reachable:g}; "
                     "lengthen the window, raise charge_kw or lower final_kwh"
                 )
+        self._check_devices()
         return self
 
+    def _check_devices(self) -> None:
+        """Check what homes have whose devices are scheduled together."""
+        lists: list[tuple[str, Any]] = [("feed_in_price", self.feed_in_price)]
+        for number, pv in enumerate(self.pv):
+            lists.append((f"pv.{number}.available_kw", pv.available_kw))
+        for number, pump in enumerate(self.heat_pump):
+            at = f"heat_pump.{number}"
+            lists += [(f"{at}.{key}", getattr(pump, key)) for key in ("cop", "outside_c", "gains_kw")]
+            lists += [(f"{at}.comfort.{key}", getattr(pump.comfort, key)) for key in ("min_c", "max_c")]
+        if self.connection is not None:
+            lists += [(f"connection.{key}", getattr(self.connection, key)) for key in ("draw_kw", "feed_in_kw")]
+            if self.draw_limit != DrawLimit():
+                raise ValueError("draw_limit and connection say both what the meter may draw; leave draw_limit out")
+        for key, value in lists:
+            _require_length(key, value, self.horizon)
+        for number, store in enumerate(self.storage):
+            if self.flows_together and store.available and store.available.first > store.available.last:
+                raise ValueError(
+                    f"storage.{number}.available: over midnight, in a home whose devices are scheduled together; "
+                    "describe the car as an ev with trips"
+                )
+        for number, car in enumerate(self.ev):
+            for place, trip in enumerate(car.trips):
+                if trip.leave > self.horizon:
+                    raise ValueError(
+                        f"ev.{number}.trips.{place}.leave {trip.leave} is outside the slots 1..{self.horizon}; "
+                        "leave the trip out"
+                    )
+            self._check_needs(number, car)
+        for number, pump in enumerate(self.heat_pump):
+            if pump.comfort.price is None:
+                self._check_comfort(number, pump)
 
-def _require_length(what: str, value: float | list[float], horizon: int) -> None:
+    def _check_needs(self, number: int, car: EV) -> None:
+        """Raise `ValueError` with what is missing where a car cannot have charged enough when it leaves."""
+        chain = car.chain(self.horizon)
+        _, most = chain.reach(self.slot_hours)
+        least = chain.lower
+        for slot in np.flatnonzero(most < least - 1e-9):
+            missing = f"{most[slot]:g} kWh can be reached, {least[slot] - most[slot]:g} kWh too little"
+            mend = "lengthen its stay, raise charge_kw or lower"
+            for place, trip in enumerate(car.trips):
+                if trip.leave == slot + 2 and trip.least_kwh == least[slot]:
+                    raise ValueError(
+                        f"ev.{number}.trips.{place}: {least[slot]:g} kWh are needed when it leaves in slot "
+                        f"{trip.leave}; {missing}; {mend} need_kwh"
+                    )
+                if trip.leave == slot + 1:
+                    raise ValueError(
+                        f"ev.{number}.trips.{place}: it uses {trip.uses_kwh:g} kWh; {missing}; {mend} uses_kwh"
+                    )
+            raise ValueError(f"ev.{number}.final_kwh: {least[slot]:g} kWh; {missing}; {mend} final_kwh")
+
+    def _check_comfort(self, number: int, pump: HeatPump) -> None:
+        """Raise `ValueError` with what is missing where a temperature that may not leave its band has to."""
+        chain = pump.chain(self.horizon, self.slot_hours)
+        least, most = chain.reach(self.slot_hours)
+        for slot in range(self.horizon):
+            cold, hot = chain.lower[slot] - most[slot], least[slot] - chain.upper[slot]
+            if max(cold, hot) > 1e-9:
+                what, bound = ("at most", "min_c") if cold > hot else ("at least", "max_c")
+                reached = most[slot] if cold > hot else least[slot]
+                raise ValueError(
+                    f"heat_pump.{number}.comfort.{bound}: in slot {slot + 1} it is {what} {reached:.4g} C there, "
+                    f"{max(cold, hot):.2g} K out of the band; widen it, or give comfort a price"
+                )
+
+
+def _require_length(what: str, value: float | list[float] | None, horizon: int) -> None:
     if isinstance(value, list) and len(value) != horizon:
         raise ValueError(f"{what} has {len(value)} numbers, the horizon has {horizon} slots; give one per slot")

@@ -19,7 +19,6 @@ in the price.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stackelgrid.errors import SolverError
+from stackelgrid.games.user_oriented.home.answer import Derivative, Schedule
 from stackelgrid.games.user_oriented.home.appliances import ElasticAppliances
+from stackelgrid.games.user_oriented.home.joint_schedule import JointProblem
 from stackelgrid.games.user_oriented.home.model import Home
 from stackelgrid.games.user_oriented.home.quadratic_program import InfeasibleHomeError, QuadraticProgram
 from stackelgrid.games.user_oriented.home.storage import StorageProgram
@@ -45,48 +46,6 @@ _STIFFEST = 1e10
 """Largest ratio of curvatures: DAQP may fail beyond. A rate with a larger curvature hardly moves with the price."""
 
 
-Derivative = tuple[Array, Array | None]
-"""The slope and the coupling of a schedule."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A home's best answer to a price.
-
-    `x` (A, T) rates of the elastic appliances, `r` (S, T) net charging, `level` (S, T) stored energy at the end of
-    each slot, `load` (T,) what the meter draws. dL/dp = diag(slope) + coupling is symmetric and negative semidefinite:
-    `slope` (T,) is what elastic appliances cause within a slot, `coupling` (T, T) the rest, None without storage. It
-    takes longer than the schedule itself and is computed by `differentiate` when it is first asked for.
-    """
-
-    price: Array
-    x: Array
-    r: Array
-    level: Array
-    load: Array
-    differentiate: Callable[[], Derivative]
-
-    @cached_property
-    def _derivative(self) -> Derivative:
-        return self.differentiate()
-
-    @property
-    def slope(self) -> Array:
-        """The diagonal part of dL/dp, (T,), kW per money per kWh."""
-        return self._derivative[0]
-
-    @property
-    def coupling(self) -> Array | None:
-        """The rest of dL/dp, (T, T), None without storage."""
-        return self._derivative[1]
-
-    @property
-    def sensitivity(self) -> Array:
-        """dL/dp, (T, T), kW per money per kWh."""
-        diagonal = np.diag(self.slope)
-        return diagonal if self.coupling is None else diagonal + self.coupling
-
-
 class HomeProblem:
     """The problem of one home, set up once and solved for each price.
 
@@ -96,6 +55,9 @@ class HomeProblem:
     def __init__(self, home: Home) -> None:
         self.home = home
         self.horizon = home.horizon
+        self._joint = JointProblem(home) if home.flows_together else None
+        if self._joint is not None:
+            return
         self.fixed = np.sum([np.zeros(home.horizon), *(load.draw(home.horizon) for load in home.inelastic)], axis=0)
         self.elastic = ElasticAppliances(home.elastic, home.horizon)
         self.stores = [StorageProgram(storage, home.horizon, home.slot_hours) for storage in home.storage]
@@ -115,6 +77,8 @@ class HomeProblem:
 
     def answer(self, price: Array) -> Schedule:
         """Find the unique optimum at `price` (T,), any finite numbers. Raise `SolverError` when the search fails."""
+        if self._joint is not None:
+            return self._joint.answer(price)
         x = self.elastic.demand(price)
         solved = [
             program.solve(store.weight, columns @ price)
@@ -137,7 +101,9 @@ class HomeProblem:
         return self._schedule(price, x, charging, load, differentiate)
 
     def utility(self, schedule: Schedule) -> float:
-        """Give satisfaction less wear, money; the bill is not taken off."""
+        """Give satisfaction less wear and discomfort, money; the bill is not taken off."""
+        if schedule.devices is not None:
+            return self.home.slot_hours * schedule.devices.worth
         return self.home.slot_hours * float(self.elastic.utility(schedule.x).sum()) - self.wear(schedule)
 
     def wear(self, schedule: Schedule) -> float:
@@ -152,11 +118,35 @@ class HomeProblem:
     def summarize(self, schedule: Schedule) -> dict[str, Any]:
         """Give load, bill, utility [UO-5] and stored energy of a schedule, ready for JSON.
 
-        `utility` is satisfaction less wear less bill, money; `storage_kwh` is absent without storage.
+        `utility` is satisfaction less wear and discomfort less bill, money; `storage_kwh` is absent without storage,
+        `stores_kwh` has a row for each of several. What else a home may have, a number per slot: `storage_kw` net
+        charging of all storage and `ev_kw` of all cars, `pv_kw` used and `curtailed_kw`, `heat_pump_kw`, `feed_in_kw`;
+        `ev_kwh` and `temperature_c` with a row for each car and each room.
         """
         bill = self.home.slot_hours * float(schedule.price @ schedule.load)
-        summary = {"load_kw": schedule.load.tolist(), "bill": bill, "utility": self.utility(schedule) - bill}
-        return summary | ({"storage_kwh": schedule.level.sum(axis=0).tolist()} if self.stores else {})
+        summary: dict[str, Any] = {"load_kw": schedule.load.tolist()}
+        devices = schedule.devices
+        if devices is not None:
+            bill += self.home.slot_hours * float((schedule.price - devices.feed_in_price) @ devices.feed_in)
+        summary |= {"bill": bill, "utility": self.utility(schedule) - bill}
+        if self.home.storage:
+            summary["storage_kwh"] = schedule.level.sum(axis=0).tolist()
+        if len(self.home.storage) > 1:
+            summary["stores_kwh"] = schedule.level.tolist()
+        if devices is None:
+            return summary
+        if self.home.storage:
+            summary["storage_kw"] = schedule.r.sum(axis=0).tolist()
+        if self.home.ev:
+            summary |= {"ev_kw": devices.ev.sum(axis=0).tolist(), "ev_kwh": devices.ev_level.tolist()}
+        if self.home.pv:
+            summary |= {"pv_kw": devices.pv.sum(axis=0).tolist(), "curtailed_kw": devices.cut.sum(axis=0).tolist()}
+        if self.home.heat_pump:
+            summary["heat_pump_kw"] = devices.heating.sum(axis=0).tolist()
+            summary["temperature_c"] = devices.temperature.tolist()
+        if np.any(schedule.load < 0) or self.home.pv:
+            summary["feed_in_kw"] = np.maximum(-schedule.load, 0.0).tolist()
+        return summary
 
     # --- one storage ---
 

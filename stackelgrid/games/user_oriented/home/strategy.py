@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from stackelgrid.games.user_oriented.home.answer import Schedule
 from stackelgrid.games.user_oriented.home.model import Home
-from stackelgrid.games.user_oriented.home.schedule import HomeProblem, Schedule
+from stackelgrid.games.user_oriented.home.schedule import HomeProblem
 from stackelgrid.games.user_oriented.messages import STEEPEST, LoadAt, LoadResponse, Price, compute_bending
 from stackelgrid.wire.arrays import Array, PackedArray
 
