@@ -5,7 +5,7 @@ Of sessions that look further than the next one begins, only the slots that bind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from operator import gt, lt
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from stackelgrid.report.clock import name_day, read_times
 from stackelgrid.report.columns import Cell, spell_unit
 from stackelgrid.report.parts import Plot, Row, Section, Table, spread
-from stackelgrid.report.words import change, number, percent, plural, quantity, relative
+from stackelgrid.report.words import change, number, percent, plural, quantity, relative, split_key
 
 if TYPE_CHECKING:
     from stackelgrid.report.run_folder import PlayedSession, RunFolder
@@ -76,7 +76,7 @@ class Days:
 
 
 def follow(run: RunFolder, courses: Courses | None) -> Days | None:
-    """Follow a run of more than one date by the courses of its game; None of another, and where the game has none."""
+    """Follow a run of several dates or sessions by the courses of its game; None of another, and where it has none."""
     played = [each for each in run.sessions if each.outcome is not None]
     if courses is None or not played or played[0].outcome.times is None:
         return None
@@ -86,7 +86,7 @@ def follow(run: RunFolder, courses: Courses | None) -> Days | None:
         starts = read_times(each.outcome) or []
         times += starts[: each.session.binding]
         rounds += [each.result.rounds, *([0] * (each.session.binding - 1))]
-    if times[0].date() == times[-1].date():
+    if len(run.sessions) == 1 and times[0].date() == times[-1].date():
         return None
     before, after = (
         courses.before(run.scenario, played),
@@ -176,6 +176,34 @@ def _list_compared(days: Days) -> list[str]:
 # --- the page ---
 
 
+def show_sessions(run: RunFolder, totals: Callable[[Any, Any], Mapping[str, Cell]]) -> Section:
+    """Show the sessions of a run by their totals, in a game that has no course or no one price in it."""
+    found = {each.session.start: totals(each.scenario, each.outcome) for each in run.sessions if each.outcome}
+    keys = list(dict.fromkeys(key for row in found.values() for key in row))
+    rows = [
+        [f"{name_day(start)} {start:%H:%M}", *(_spell(row.get(key)) for key in keys)]
+        for start, row in found.items()
+        if start is not None
+    ]
+    names = [_name(key, run.result.money) for key in keys]
+    return Section(
+        "Sessions",
+        [Table("Each session by the time at which it begins, over all slots that it looks at.", names, [rows])],
+    )
+
+
+def _name(key: str, money: str) -> str:
+    """Name the column of a table on the page by its key: target_kwh is "Target (kWh)"."""
+    suffix = f"_{spell_unit(money)}"
+    words, unit = (key.removesuffix(suffix).replace("_", " "), money) if key.endswith(suffix) else split_key(key)
+    name = words[:1].upper() + words[1:]
+    return f"{name} ({unit})" if unit else name
+
+
+def _spell(cell: Cell) -> str:
+    return "–" if cell is None else number(float(cell)) if isinstance(cell, float) else f"{cell:,}"
+
+
 def show_days(days: Days) -> Section:
     """Show the run by day, and by day and hour."""
     return Section("Days", [_tabulate(days), *_plot_heat(days)])
@@ -201,15 +229,11 @@ def _tabulate(days: Days) -> Table:
             **after_alone,
         }
 
-    def spell(key: str, row: int) -> str:
-        cell = found[key][row]
-        return "–" if cell is None else f"{cell:,}" if isinstance(cell, int) else number(float(cell))
-
     rows = [
         [
             f"{name_day(day)}{_note_length(days, day)}",
-            *(f"{spell(f'baseline_{key}', row)} → {spell(key, row)}" for key in columns.values()),
-            *(spell(key, row) for key in after_alone.values()),
+            *(f"{_spell(found[f'baseline_{key}'][row])} → {_spell(found[key][row])}" for key in columns.values()),
+            *(_spell(found[key][row]) for key in after_alone.values()),
         ]
         for row, day in enumerate(days.dates)
     ]

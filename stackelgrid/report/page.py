@@ -158,12 +158,12 @@ def verdict(run: RunFolder) -> str:
 
 def judge_sessions(run: RunFolder) -> str:
     """Say in a sentence how the sessions ended."""
-    result, sessions = run.result, words.plural(len(run.result.sessions), "session")
+    result, number = run.result, len(run.result.sessions)
     if not result.settled:
         settled = sum(each.settled for each in result.sessions)
         why = f"; {result.stopped}" if result.stopped else ""
-        return f"{settled:,} of {sessions} settled, in {tables.rounds(result)}{why}."
-    verdict = f"All {sessions} settled, in {tables.rounds(result)}"
+        return f"{settled:,} of {number:,} sessions settled, in {tables.rounds(result)}{why}."
+    verdict = f"{'Both' if number == 2 else f'All {number:,}'} sessions settled, in {tables.rounds(result)}"
     if not result.complete:
         held = sum(not each.complete for each in result.sessions)
         return f"{verdict}, {held:,} of them on answers some of which were held or left out."
@@ -188,6 +188,8 @@ def _draw_sections(run: RunFolder, followed: days.Days | None, width: float | No
         with drawing.on(drawing.Paper(width, followed.times)):
             sections.append(days.show_days(followed))
             sections += days.show_run(followed) if run.result.sessions else ()
+    if run.result.sessions and (followed is None or followed.after.price is None):
+        sections.append(days.show_sessions(run, report.totals))
     if run.result.outcome is not None:
         with drawing.on(drawing.Paper(width, read_times(run.result.outcome))):
             sections += report.sections(run, run.result.outcome)

@@ -130,6 +130,31 @@ def test_page_of_many_days_has_them_by_day_and_hour(runs: dict[str, stackelgrid.
     assert f"The bill fell for {np.sum(saved > 0)} of 3 homes" in page.text
 
 
+def test_page_of_a_game_without_one_price_shows_the_totals_of_each_session(tmp_path: Path) -> None:
+    pv, load = [0.0, 0.0, 9.0, 0.0], [5.0, 6.0, 7.0, 8.0]
+    prosumers = {
+        "game": "prosumer",
+        "calendar": {"start": "2026-04-01T00:00", "horizon": "4h", "days": 1},
+        "leader": {
+            "event": {"first": "02:00", "last": "03:00"},
+            "cost": {"c0": 100, "c1": 1, "c2": 0.01},
+            "system_load_kw": [90.0, 95.0, 110.0, 100.0] * 6,
+            "tariffs": {"residential": [20.0] * 24},
+        },
+        "homes": [
+            {"id": f"p{n}", "tariff": "residential", "load_kw": load * 6, "pv_kw": pv * 6, "pv_cost": 5, "alpha": 0.5}
+            for n in range(2)
+        ],
+    }
+    run = stackelgrid.run(prosumers, out=tmp_path / "run", report=True)
+    text = Page(tmp_path / "run" / "report.html").text
+    assert "All 6 sessions settled" in text
+    assert "Each session by the time at which it begins" in text
+    assert "Wed 1 Apr 04:00" in text
+    assert len(run.result.sessions) == 6
+    assert table(run, "days")["slots"] == [24]
+
+
 def test_certificate_of_many_sessions_shows_the_worst(runs: dict[str, stackelgrid.Run]) -> None:
     run = stackelgrid.load(folder_of(runs["daily"]))
     run.certify(samples=5)

@@ -127,6 +127,16 @@ def test_plain_page_shows_every_number_and_array(fifth: Path) -> None:
 
 
 @plain
+def test_plain_tables_have_every_number_and_array(fifth: Path) -> None:
+    write(fifth)
+    tables = {path.stem: path.read_text() for path in (fifth / "tables").glob("*.csv")}
+    assert tables["slots"] == "session,slot,price\n1,1,1.0\n1,2,2.0\n1,3,4.0\n"
+    assert tables["homes"].splitlines()[:2] == ["session,home,slot,load_kw", "1,h1,1,1.0"]
+    assert tables["bills"] == "session,home,bill\n1,h1,7.0\n1,h2,5.0\n"
+    assert tables["sessions"].splitlines()[0].endswith("bytes,peak_kw")
+
+
+@plain
 def test_plain_summary_has_every_number(fifth: Path) -> None:
     rows = dict(summary(parse(content(fifth))))
     assert rows["Game"] == "fifth game, seed 4"
