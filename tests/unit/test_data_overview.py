@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stackelgrid import cli
 from stackelgrid.scenarios.measured.overview import describe_file
@@ -101,6 +103,33 @@ def test_what_can_be_read_in_two_ways_is_asked_for(name: str, tmp_path: Path) ->
     text, question = TEXTS[name]
     (tmp_path / "m.csv").write_text(text)
     assert question in describe(tmp_path / "m.csv").splitlines()
+
+
+@given(
+    name=st.sampled_from([data["file"] for data, _, _ in METERS.values()]),
+    cuts=st.lists(
+        st.tuples(
+            st.floats(0, 1),
+            st.integers(0, 200),
+            st.sampled_from(["", "\n", ";", ",", '"', "24:00", "-1", "2025-03-30 02:30", "1e400", "<", "\0", "é"]),
+        ),
+        max_size=6,
+    ),
+)
+@settings(max_examples=60, deadline=None)
+def test_broken_export_is_described_or_refused(
+    name: str, cuts: list[tuple[float, int, str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    text = (EXPORTS / name).read_text(encoding="utf-8")
+    for where, length, piece in cuts:
+        begin = int(where * len(text))
+        text = text[:begin] + piece + text[begin + length :]
+    path = tmp_path_factory.mktemp("broken") / "m.csv"
+    path.write_text(text, encoding="utf-8")
+    try:
+        assert describe(path)
+    except ValueError as refused:
+        assert str(path) in str(refused)
 
 
 REFUSED = {

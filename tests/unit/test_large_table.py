@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stackelgrid.scenarios.measured import table
@@ -24,6 +24,7 @@ CELLS = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters=
     above=st.sampled_from(["", "a note\n", "\n\n"]),
     delimiter=st.sampled_from([",", ";"]),
 )
+@settings(deadline=None)
 def test_rows_are_those_of_the_csv_module(
     rows: list[list[str]], end: str, spare: bool, above: str, delimiter: str
 ) -> None:

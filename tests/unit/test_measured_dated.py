@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -57,6 +57,7 @@ LENGTHS = st.sampled_from([5, 10, 15, 20, 30, 60])
     unit=st.sampled_from(["kW", "Wh", "kWh", "EUR/MWh"]),
     data=st.data(),
 )
+@settings(deadline=None)
 def test_slots_have_the_energy_of_their_time(step: int, slot: int, late: int, unit: str, data: Any) -> None:
     """In exact fractions: power is constant in an interval, whatever part of it a slot has."""
     values = data.draw(st.lists(st.integers(-1000, 1000), min_size=24, max_size=30))

@@ -228,3 +228,10 @@ def test_meters_below_each_other_become_homes() -> None:
         read(long, "MAC9")
     with pytest.raises(ValueError, match=r"data\.m: give value, the column with the numbers of each meter"):
         read(long | {"value": None}, "MAC2")
+
+
+def test_unit_other_than_the_columns_name_says_is_asked_about() -> None:
+    data, column, _ = METERS["lines above the table"]
+    asked = f"{EXPORTS / 'greenbutton.csv'}: column USAGE (kWh) is named as in kWh; is data.m.unit kW?"
+    assert asked in read(data | {"unit": "kW"}, column)[1]
+    assert not any("is named as in" in sentence for sentence in read(data, column)[1])

@@ -272,7 +272,9 @@ class DataFile:
         if self._show is not None:
             for finding in self.findings:
                 self._show(f"{self._path}: {finding}")
-            unit = self.find_unit(column).name
+            unit, written = self.find_unit(column).name, self._table.find_unit(self.find_source(column))
+            if written not in (None, unit):
+                self._show(f"{self._path}: column {column} is named as in {written}; is {self._name}.unit {unit}?")
             self._show(f"{self._path}, row {row}, column {column}: {text!r} was read as {value:.12g} {unit}")
             self._show = None
 

@@ -75,8 +75,8 @@ class _Header:
 def recognise_times(text: str, series: TimeSeries) -> Recognition:
     """Find the columns with the times of rows, how they are written, and the layout. Raises `ValueError`."""
     delimiters = DELIMITERS if series.delimiter is None else (series.delimiter,)
-    headers = (header for delimiter in delimiters for header in _list_headers(text, delimiter, series.skip))
-    header = max(headers, key=lambda header: len(header.names), default=None)
+    headers = (_find_header(text, delimiter, series.skip) for delimiter in delimiters)
+    header = max(filter(None, headers), key=lambda header: len(header.names), default=None)
     if header is None:
         raise ValueError(_describe_text(text, delimiters))
     found = Recognition()
@@ -84,10 +84,12 @@ def recognise_times(text: str, series: TimeSeries) -> Recognition:
     found.keys["time"] = names[0] if len(names) == 1 else names
     if len(names) == 1 and _is_wide(header):
         found.keys["layout"] = "wide"
-    forms = list_formats(header.stamps, DATES if "layout" in found.keys else FORMATS)
+    formats, stamps = DATES if "layout" in found.keys else FORMATS, header.stamps
+    # A row that breaks the format of the first ones is reported when it is read.
+    forms = list_formats(stamps, formats) or list_formats(stamps[:_FEWEST_ROWS], formats) or ["iso"]
     if len(forms) > 1 and series.format is None:
         written = " or ".join(repr(form) for form in forms)
-        found.questions["format"] = f"{header.stamps[0]!r} may be written as {written}"
+        found.questions["format"] = f"{stamps[0]!r} may be written as {written}"
     if forms[0] != "iso":
         found.keys["format"] = forms[0]
     zone = next((zone for mark, zone in _ZONES for name in names if mark in name.lower()), None)
@@ -121,8 +123,8 @@ def _describe_text(text: str, delimiters: Sequence[str]) -> str:
     )
 
 
-def _list_headers(text: str, delimiter: str, skip: int) -> Iterator[_Header]:
-    """List the lines with names of columns, below which there are times in rows of the same number of cells."""
+def _find_header(text: str, delimiter: str, skip: int) -> _Header | None:
+    """Find the first line with names of columns, below which there are times in rows of as many cells."""
     stream = io.StringIO(text, newline="")
     for _ in range(skip):
         stream.readline()
@@ -142,7 +144,8 @@ def _list_headers(text: str, delimiter: str, skip: int) -> Iterator[_Header]:
             continue
         places = _find_times(names, rows)
         if places:
-            yield _Header(skip + number, names, rows, places)
+            return _Header(skip + number, names, rows, places)
+    return None
 
 
 def is_units_row(cells: Iterable[str]) -> bool:

@@ -25,6 +25,7 @@ FORMATS = (
     *(f"{day} {clock}" for day in (*DATES[1:], "%Y-%m-%d", "%Y%m%d") for clock in _CLOCKS),
 )
 """How times are written, by strptime and the words of `read_time`."""
+_PERHAPS_TIME = re.compile(r"\d.*[-/.: ].*[-/.:].*\d|\d{8}")
 _TIME_OF_DAY = re.compile(r"(\d{1,2})[:.h](\d{2})(?::00)?(?:\s*[-–]\s*(\d{1,2})[:.h](\d{2})(?::00)?)?")
 _NUMBER_OF_DAY = re.compile(r"[A-Za-z_ ]*0*(\d{1,3})")
 _DAY = timedelta(days=1)
@@ -58,7 +59,7 @@ def list_formats(stamps: Sequence[str], formats: Iterable[str]) -> list[str]:
     Where days and months may be taken for each other, those with the evenest steps.
     """
     forms: dict[tuple[datetime, ...], str] = {}
-    for form in formats:
+    for form in formats if stamps and _PERHAPS_TIME.search(stamps[0]) else ():
         with suppress(ValueError):
             times = [read_time(stamp, form) for stamp in stamps]
             if formats is DATES or any(":" in stamp or form == "epoch" for stamp in stamps):
