@@ -41,11 +41,11 @@ class Course:
 class Courses:
     """How a game gives the courses of a run. `power` is the unit of the loads.
 
-    `after` is of an outcome, as far as its first slots bind, so many. `before` is what would have been without the
-    game, from the scenario and all sessions.
+    `after` is of a session, from its scenario, its outcome and how many slots bind; where the scenario is None, without
+    bills. `before` is what would have been without the game, from the scenario of the run and all sessions.
     """
 
-    after: Callable[[Any, int], Course]
+    after: Callable[[Any, Any, int], Course]
     before: Callable[[Any, Sequence[PlayedSession]], Course]
     power: str = "kW"
 
@@ -88,15 +88,9 @@ def follow(run: RunFolder, courses: Courses | None) -> Days | None:
         rounds += [each.result.rounds, *([0] * (each.session.binding - 1))]
     if len(run.sessions) == 1 and times[0].date() == times[-1].date():
         return None
-    before, after = (
-        courses.before(run.scenario, played),
-        _join_sessions(courses, [(each.outcome, each.session.binding) for each in played]),
-    )
+    before = courses.before(run.scenario, played)
+    after = join([courses.after(each.scenario, each.outcome, each.session.binding) for each in played])
     return Days(times, played[0].outcome.slot_hours, before, after, courses.power, run.result.money, rounds)
-
-
-def _join_sessions(courses: Courses, sessions: Sequence[tuple[Any, int]]) -> Course:
-    return join([courses.after(outcome, binding) for outcome, binding in sessions])
 
 
 def join(courses: Sequence[Course]) -> Course:
@@ -120,7 +114,8 @@ def list_key_figures(result: RunResult[Any], courses: Courses | None) -> list[Ro
     rows = [("Sessions", f"{len(ended):,} of {len(result.sessions):,} played")]
     if courses is None or not ended:
         return rows
-    course, hours, kwh = _join_sessions(courses, ended), ended[0][0].slot_hours, f"{courses.power}h"
+    course = join([courses.after(None, outcome, binding) for outcome, binding in ended])
+    hours, kwh = ended[0][0].slot_hours, f"{courses.power}h"
     rows.append(("Energy", quantity(hours * sum(course.load), kwh)))
     rows.append(("Peak load", quantity(max(course.load), courses.power)))
     if sum(course.load) > 0:

@@ -130,6 +130,45 @@ def test_page_of_many_days_has_them_by_day_and_hour(runs: dict[str, stackelgrid.
     assert f"The bill fell for {np.sum(saved > 0)} of 3 homes" in page.text
 
 
+@pytest.mark.parametrize("every", ["24h", "6h"])
+def test_tables_of_homes_with_all_devices_add_up(tmp_path: Path, every: str) -> None:
+    slots, wear = 48, {"fast": 0.05}
+    sun = [max(0.0, 9 * np.sin((t % 24 - 6) / 12 * np.pi)) for t in range(slots)]
+    store = {"capacity_kwh": 8, "initial_kwh": 3, "charge_kw": 3, "discharge_kw": 3, "wear": wear}
+    trips = [{"leave": 8 + day, "back": 18 + day, "uses_kwh": 6} for day in (0, 24)]
+    car = {"capacity_kwh": 50, "initial_kwh": 25, "charge_kw": 7, "trips": trips, "wear": wear}
+    pump = {"max_kw": 3, "cop": 3, "heat_kwh_per_k": 8, "loss_kw_per_k": 0.2, "outside_c": [4.0] * slots}
+    pump |= {"initial_c": 21, "comfort": {"min_c": 20, "max_c": 22, "price": 10}, "fast": 0.05}
+    home = {
+        "id": "all",
+        "inelastic": [{"load_kw": [0.4 + (t % 24 > 17) for t in range(slots)]}],
+        "pv": [{"available_kw": sun}],
+        "storage": [store | {"charge_efficiency": 0.95, "discharge_efficiency": 0.95}],
+        "ev": [car],
+        "heat_pump": [pump],
+        "connection": {"draw_kw": 12, "feed_in_kw": 8},
+        "feed_in_price": 6,
+    }
+    plain = {"id": "plain", "inelastic": [{"load_kw": [9.0] * slots}], "elastic": [{"max_kw": 1.0, "valuation": 18.0}]}
+    content = scenario() | {"homes": [home, plain]}
+    content["calendar"] = {"start": "2026-04-01T00:00", "horizon": "24h", "every": every, "days": 2}
+    run = stackelgrid.run(content, out=tmp_path / "run", report=True)
+    rows, homes, savings = (table(run, name) for name in ("appliances", "homes", "savings"))
+    assert {"inelastic", "pv", "storage", "ev", "heat_pump"} == set(rows["kind"]) - {"elastic"}
+    drawn: dict[Any, float] = {}
+    for *key, load in zip(rows["session"], rows["home"], rows["slot"], rows["load_kw"], strict=True):
+        drawn[tuple(key)] = drawn.get(tuple(key), 0.0) + load
+    for *key, load in zip(homes["session"], homes["home"], homes["slot"], homes["load_kw"], strict=True):
+        assert drawn[tuple(key)] == pytest.approx(load, abs=1e-6)
+    assert sum(fed or 0.0 for fed in homes["feed_in_kw"]) > 1
+    # What is fed in earns less than the price at which the leader sells it.
+    assert sum(savings["bill_cents"]) > sum(table(run, "days")["revenue_cents"]) + 1
+    if every == "24h":
+        for number, name in enumerate(savings["home"]):
+            settled = [session.outcome.homes[name] for session in run.result.sessions]
+            assert savings["bill_cents"][number] == pytest.approx(sum(each.bill for each in settled), rel=1e-9)
+
+
 def test_page_of_a_game_without_one_price_shows_the_totals_of_each_session(tmp_path: Path) -> None:
     pv, load = [0.0, 0.0, 9.0, 0.0], [5.0, 6.0, 7.0, 8.0]
     prosumers = {

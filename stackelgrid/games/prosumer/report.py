@@ -282,7 +282,7 @@ def _tabulate_prosumers(outcome: ProsumerOutcome, money: str) -> Table:
 # --- several days ---
 
 
-def follow_session(outcome: ProsumerOutcome, binding: int) -> Course:
+def follow_session(scenario: ProsumerScenario | None, outcome: ProsumerOutcome, binding: int) -> Course:
     """Give the system's load in the first slots of a session, those that bind."""
     return Course(outcome.net_load_kw[:binding])
 

@@ -270,7 +270,7 @@ def _label(sums: ByPeriod) -> dict[str, float]:
 # --- several days ---
 
 
-def follow_session(outcome: StorageMarketOutcome, binding: int) -> Course:
+def follow_session(scenario: StorageMarketScenario | None, outcome: StorageMarketOutcome, binding: int) -> Course:
     """Give net demand and price of the first slots of a session, those that bind."""
     return Course(outcome.net_demand_mw[:binding], outcome.price[:binding])
 

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ApplianceSchedule:
-    """What one of a home's appliances draws: `load_kw` (T,); `stored_kwh` (T,) at the end of each slot, of a storage.
+    """What one of a home's appliances draws: `load_kw` (T,).
 
+    A storage or a car has `stored_kwh` (T,), a heat pump the `temperature_c` (T,) of its room, at the end of each slot.
     `kind` is the key under which the home has it. Over a home's appliances `load_kw` adds up to what its meter draws.
     """
 
@@ -33,6 +34,7 @@ class ApplianceSchedule:
     kind: str
     load_kw: list[float]
     stored_kwh: list[float] | None = None
+    temperature_c: list[float] | None = None
 
 
 def schedule_appliances(home: Home, price: list[float]) -> list[ApplianceSchedule]:
@@ -61,8 +63,14 @@ def _schedule_devices(home: Home, rates: DeviceRates | None) -> Iterator[Applian
         yield ApplianceSchedule(pv.name, "pv", (-used).tolist())
     for car, charging, level in zip(home.ev, rates.ev, rates.ev_level, strict=True):
         yield ApplianceSchedule(car.name, "ev", charging.tolist(), level.tolist())
-    for pump, heating in zip(home.heat_pump, rates.heating, strict=True):
-        yield ApplianceSchedule(pump.name, "heat_pump", heating.tolist())
+    for pump, heating, celsius in zip(home.heat_pump, rates.heating, rates.temperature, strict=True):
+        yield ApplianceSchedule(pump.name, "heat_pump", heating.tolist(), temperature_c=celsius.tolist())
+
+
+def bill_by_slot(home: Home, price: Array, load: Array) -> Array:
+    """Give what a home pays in each slot, (T,) money: for what it draws, less what it earns for feeding in [UO-FI]."""
+    paid_back = price if home.feed_in_price is None else np.minimum(home.feed_in_price, price)
+    return home.slot_hours * (price * np.maximum(load, 0.0) - paid_back * np.maximum(-load, 0.0))
 
 
 def follow_flat_price(scenario: UserOrientedScenario) -> tuple[Array, dict[str, float]]:
@@ -70,25 +78,28 @@ def follow_flat_price(scenario: UserOrientedScenario) -> tuple[Array, dict[str, 
 
     Session by session, each home from the state in which the one before has left it.
     """
-    flat, load, bills = scenario.leader.baseline_price, np.zeros(scenario.slots), {}
+    load, bills = np.zeros(scenario.slots), {}
     for home in scenario.everyone:
         state: dict[str, Any] | None = None
-        drawn: list[float] = []
+        bills[home.id] = 0.0
         for session in scenario.sessions:
-            now = home.in_session(session, state)
+            now, flat = home.in_session(session, state), np.full(session.slots, scenario.leader.baseline_price)
             problem = HomeProblem(now)
-            account = problem.summarize(problem.answer(np.full(session.slots, flat)))
-            drawn += account["load_kw"][: session.binding]
-            state = now.advance(session, account)
-        load += drawn
-        bills[home.id] = flat * scenario.slot_hours * sum(drawn)
+            schedule = problem.answer(flat)
+            load[session.first : session.first + session.binding] += schedule.load[: session.binding]
+            bills[home.id] += float(bill_by_slot(now, flat, schedule.load)[: session.binding].sum())
+            state = now.advance(session, problem.summarize(schedule))
     return load, bills
 
 
 def compute_utility(home: Home, price: float, slots: int) -> float:
     """Give the utility of a home at a flat price, money [UO-5]: satisfaction less wear less bill."""
+    return float(_summarize_at(home, np.full(slots, price))["utility"])
+
+
+def _summarize_at(home: Home, price: Array) -> dict[str, Any]:
     problem = HomeProblem(home)
-    return float(problem.summarize(problem.answer(np.full(slots, price)))["utility"])
+    return problem.summarize(problem.answer(price))
 
 
 _FINDINGS = ("unkept_capacity_kw", "least_violation_kw", "noise_kw", "noise_price", "balance_load_kw")
@@ -169,9 +180,7 @@ class UserOrientedOutcome(Outcome):
         price, load, baseline = (np.array(last[key]) for key in ("price", "load_kw", "baseline_load_kw"))
         flat, hours = np.full(scenario.slots, scenario.leader.baseline_price), scenario.slot_hours
         homes = {
-            home.id: HomeOutcome(
-                **run_record.homes[home.id], baseline_bill=hours * float(flat @ HomeProblem(home).answer(flat).load)
-            )
+            home.id: HomeOutcome(**run_record.homes[home.id], baseline_bill=_summarize_at(home, flat)["bill"])
             for home in scenario.everyone
             if home.id in run_record.homes
         }

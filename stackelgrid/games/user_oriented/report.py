@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import median
+from typing import Any
+
+import numpy as np
 
 from stackelgrid.games.user_oriented.leader import UtilitySettings
 from stackelgrid.games.user_oriented.outcome import (
     HomeOutcome,
     UserOrientedOutcome,
+    bill_by_slot,
     compute_utility,
     follow_flat_price,
     schedule_appliances,
@@ -267,14 +271,16 @@ def _medians(homes: list[HomeOutcome], measures: Iterable[Measure]) -> list[str]
 # --- several days ---
 
 
-def follow_session(outcome: UserOrientedOutcome, binding: int) -> Course:
-    """Give load, price and bills of the first slots of a session, those that bind."""
-    price = outcome.price[:binding]
+def follow_session(scenario: UserOrientedScenario | None, outcome: UserOrientedOutcome, binding: int) -> Course:
+    """Give load, price and bills of the first slots of a session, those that bind; no bills without the scenario."""
+    price = np.array(outcome.price)
 
-    def bill(home: HomeOutcome) -> float:
-        return outcome.slot_hours * sum(p * load for p, load in zip(price, home.load_kw[:binding], strict=True))
+    def bill(home: Any) -> float:
+        return float(bill_by_slot(home, price, np.array(outcome.homes[home.id].load_kw))[:binding].sum())
 
-    return Course(outcome.load_kw[:binding], price, {name: bill(home) for name, home in outcome.homes.items()})
+    everyone = [] if scenario is None else scenario.everyone
+    bills = {home.id: bill(home) for home in everyone if home.id in outcome.homes}
+    return Course(outcome.load_kw[:binding], outcome.price[:binding], bills)
 
 
 def follow_baseline(scenario: UserOrientedScenario, played: Sequence[PlayedSession]) -> Course:
@@ -304,9 +310,15 @@ def tabulate_homes(scenario: UserOrientedScenario, outcome: UserOrientedOutcome)
     """Tabulate what each home draws and stores, a row per home and slot."""
     slots = range(1, len(outcome.price) + 1)
     return stack(
-        {"home": name, "slot": slots, "load_kw": home.load_kw, "stored_kwh": home.storage_kwh}
+        {"home": name, "slot": slots, "load_kw": home.load_kw, "stored_kwh": home.storage_kwh, **_list_pv(home)}
         for name, home in outcome.homes.items()
     )
+
+
+def _list_pv(home: HomeOutcome) -> dict[str, list[float]]:
+    """List what a home has of PV and feed-in, kW in each slot."""
+    found = {"pv_kw": home.pv_kw, "curtailed_kw": home.curtailed_kw, "feed_in_kw": home.feed_in_kw}
+    return {key: values for key, values in found.items() if values is not None}
 
 
 def tabulate_appliances(scenario: UserOrientedScenario, outcome: UserOrientedOutcome) -> Columns:
@@ -320,6 +332,7 @@ def tabulate_appliances(scenario: UserOrientedScenario, outcome: UserOrientedOut
             "slot": slots,
             "load_kw": each.load_kw,
             "stored_kwh": each.stored_kwh,
+            **({} if each.temperature_c is None else {"temperature_c": each.temperature_c}),
         }
         for home in scenario.everyone
         if home.id in outcome.homes
