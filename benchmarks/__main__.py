@@ -14,6 +14,7 @@ BENCHMARKS = {
     "round": "benchmarks.round_trip",
     "hosts": "benchmarks.hosts",
     "solve": "benchmarks.solve",
+    "devices": "benchmarks.devices",
     "case": "benchmarks.case",
     "memory": "benchmarks.memory",
     "startup": "benchmarks.startup",

@@ -10,12 +10,17 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stackelgrid.games.user_oriented.home.block_tridiagonal import BlockTridiagonal
 from stackelgrid.games.user_oriented.home.joint_program import JointProgram
 from stackelgrid.wire.arrays import Array
 
 _STEPS = 60
+_HALFWAY = 3e-2
+"""How far from the optimum, relative to the largest price, the way to that of the next price begins."""
+_REFINED = 1e-9
+"""A step that misses the equations by more, kW or kWh, is refined."""
 _ALMOST = 0.995
 """The part of the way to the next bound that a step takes."""
 _DIVERGED = 1e12
@@ -65,6 +70,12 @@ class CentralPath:
         self.point = CentralPoint(
             np.where(self._free, lower + room / 2, lower), np.zeros((program.slots, program.rows)), pushes, pushes
         )
+        self.halfway: CentralPoint | None = None
+
+    def start_from(self, other: CentralPath) -> None:
+        """Begin halfway on the path of another price, where the bounds are the same."""
+        if other.halfway is not None and np.array_equal(self._free, other._free):
+            self.point = other.halfway
 
     def follow(self, accuracy: float) -> CentralPoint:
         """Go on until no condition is missed by more than `accuracy`: kW, and relative to the largest price."""
@@ -73,45 +84,25 @@ class CentralPath:
             low = np.maximum(point.z - self.lower, self._least_room)
             high = np.maximum(self.upper - point.z, self._least_room)
             slope = program.slope(point.z) + self.linear - program.multiply_back(point.y)
-            dual = np.where(free, slope - point.at_lower + point.at_upper, 0.0)
+            dual = free * (slope - point.at_lower + point.at_upper)
             primal = program.right - program.multiply(point.z)
-            mu = self._mean_product(point, low, high)
+            products = point.at_lower * low, point.at_upper * high
+            mu = float(products[0].sum() + products[1].sum()) / self._count
             missed = max(mu / self.scale, float(np.abs(primal).max()), float(np.abs(dual).max()) / self.scale)
             self.point = point = replace(point, missed=missed)
+            if self.halfway is None and mu < _HALFWAY * self.scale:
+                self.halfway = point
             if missed <= accuracy or not mu < _DIVERGED * self.scale:
                 break
-            curvature = program.curvature(point.z) + point.at_lower / low + point.at_upper / high
-            theta = free / np.where(free, curvature, 1.0)
-            newton = _Newton(program, point, theta, low, high, primal, dual)
-            ahead = newton.step(point.at_lower * low, point.at_upper * high)
-            reached = point.go(ahead, *self._lengths(ahead))
-            at_best = self._mean_product(reached, reached.z - self.lower, self.upper - reached.z)
-            target = mu * min((at_best / mu) ** 3, 1.0)
-            step = newton.step(
-                point.at_lower * low + ahead.at_lower * ahead.z - target,
-                point.at_upper * high - ahead.at_upper * ahead.z - target,
-            )
-            self.point = point.go(step, *(min(1.0, _ALMOST * length) for length in self._lengths(step)))
+            newton = _Newton(program, point, free, low, high, primal, dual)
+            ahead = newton.step(*products)
+            reached = point.go(ahead, *newton.measure(ahead))
+            at_best = reached.at_lower * (reached.z - self.lower) + reached.at_upper * (self.upper - reached.z)
+            target = free * (mu * min((float((free * at_best).sum()) / self._count / mu) ** 3, 1.0))
+            bend = ahead.at_lower * ahead.z, ahead.at_upper * ahead.z
+            step = newton.step(products[0] + bend[0] - target, products[1] - bend[1] - target)
+            self.point = point.go(step, *(min(1.0, _ALMOST * length) for length in newton.measure(step)))
         return self.point
-
-    def _mean_product(self, point: CentralPoint, low: Array, high: Array) -> float:
-        return float(((point.at_lower * low + point.at_upper * high) * self._free).sum()) / self._count
-
-    def _lengths(self, step: _Step) -> tuple[float, float]:
-        """Give how far the variables and the multipliers can go until one is at its bound, a little over 1 at most.
-
-        They go equally far where appliances curve the cost: a dual residual is then linear in neither alone.
-        """
-        point, longest = self.point, 1 / _ALMOST
-        bound = np.where(step.z < 0, self.lower, self.upper)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            primal = float(np.where(step.z != 0, (bound - point.z) / step.z, longest)[self._free].min(initial=longest))
-            dual = longest
-            for push, change in ((point.at_lower, step.at_lower), (point.at_upper, step.at_upper)):
-                dual = min(dual, float(np.where(change < 0, -push / change, longest).min()))
-        if self.program.appliances.stop:
-            primal = dual = min(primal, dual)
-        return primal, dual
 
 
 class _Newton:
@@ -121,39 +112,57 @@ class _Newton:
         self,
         program: JointProgram,
         point: CentralPoint,
-        theta: Array,
+        free: NDArray[np.bool_],
         low: Array,
         high: Array,
         primal: Array,
         dual: Array,
     ) -> None:
-        self.program, self.point, self.theta, self.low, self.high = program, point, theta, low, high
+        self.program, self.point, self.low, self.high = program, point, low, high
         self.primal, self.dual = primal, dual
-        local, beside = program.couple(theta)
-        rows = np.arange(program.rows)
-        local[:, rows, rows] = np.maximum(local[:, rows, rows] * (1 + _ROUNDING), _ROUNDING**2)
-        first = program.first_chain
-        self._own, self._cross = np.linalg.inv(local[:, :first, :first]), local[:, first:, :first]
-        self._carry = self._cross @ self._own
-        self._chains = BlockTridiagonal(local[:, first:, first:] - self._carry @ self._cross.transpose(0, 2, 1), beside)
+        curvature = program.curvature(point.z) + point.at_lower / low + point.at_upper / high
+        self.theta = free / np.where(free, curvature, 1.0)
+        coupling = program.couple(self.theta)
+        for diagonal in (np.einsum("tii->ti", coupling.own), coupling.chain):
+            np.maximum(diagonal * (1 + _ROUNDING), _ROUNDING**2, out=diagonal)
+        self._own = np.linalg.inv(coupling.own) if program.first_chain > 1 else 1 / coupling.own
+        self._carry = coupling.cross @ self._own
+        self._carry_back = self._carry.transpose(0, 2, 1)
+        inner = -(self._carry @ coupling.cross.transpose(0, 2, 1))
+        np.einsum("tii->ti", inner)[:] += coupling.chain
+        self._chains = BlockTridiagonal(inner, coupling.beside)
 
     def step(self, at_lower: Array, at_upper: Array) -> _Step:
         """Give the step that takes the products of multipliers and room down by `at_lower` and `at_upper`, (T, n)."""
         program, theta = self.program, self.theta
-        push = -self.dual - at_lower / self.low + at_upper / self.high
+        lower, upper = at_lower / self.low, at_upper / self.high
+        push = upper - lower - self.dual
         y = self._solve(self.primal - program.multiply(theta * push))
         z = theta * (program.multiply_back(y) + push)
-        moves = theta > 0
-        return _Step(
-            z,
-            y,
-            np.where(moves, -(at_lower + self.point.at_lower * z) / self.low, 0.0),
-            np.where(moves, (self.point.at_upper * z - at_upper) / self.high, 0.0),
-        )
+        # Near the optimum theta spans many orders of magnitude, and rounding makes the step miss the equations.
+        left = self.primal - program.multiply(z)
+        if np.max(np.abs(left)) > _REFINED:
+            more = self._solve(left)
+            y, z = y + more, z + theta * program.multiply_back(more)
+        return _Step(z, y, -lower - self.point.at_lower * z / self.low, self.point.at_upper * z / self.high - upper)
+
+    def measure(self, step: _Step) -> tuple[float, float]:
+        """Give how far the variables and the multipliers can go until one is at its bound, a little over 1 at most.
+
+        They go equally far where appliances curve the cost: what the gradient misses is then linear in neither alone.
+        """
+        point, least = self.point, _ALMOST
+        primal = max(least, float((step.z / self.high).max()), -float((step.z / self.low).min()))
+        dual = least
+        for push, change in ((point.at_lower, step.at_lower), (point.at_upper, step.at_upper)):
+            dual = max(dual, -float((change / np.where(push > 0, push, 1.0)).min()))
+        if self.program.appliances.stop:
+            primal = dual = max(primal, dual)
+        return 1 / primal, 1 / dual
 
     def _solve(self, right: Array) -> Array:
         """Solve A theta A' y = right, (T, R)."""
         own, chains = right[:, : self.program.first_chain, None], right[:, self.program.first_chain :, None]
         of_chains = self._chains.solve(chains - self._carry @ own)
-        of_own = self._own @ (own - self._cross.transpose(0, 2, 1) @ of_chains)
+        of_own = self._own @ own - self._carry_back @ of_chains
         return np.concatenate([of_own, of_chains], axis=1)[:, :, 0]

@@ -23,7 +23,7 @@ Modes = NDArray[np.int8]
 AT_LEAST, FEEDS_IN, AT_ZERO, BUYS, AT_MOST = range(5)
 """What the meter does in a slot: it stands at one of its limits or at zero, or is between them."""
 
-_NEWTON_STEPS = 30
+_NEAR = 0.02
 _RIDGE = 1e-9
 """A matrix that may be singular is made larger by this part; the next of Newton's steps makes up for it."""
 _SOLVED = 1e-12
@@ -47,6 +47,10 @@ class Tariff:
     def scale(self) -> float:
         """The largest of the prices, by which what is missed is measured."""
         return max(1e-3, float(np.max(np.abs(self.price))))
+
+    def is_near(self, other: Tariff) -> bool:
+        """Tell whether the prices are so near to those of another that most active limits are the same."""
+        return float(np.max(np.abs(self.price - other.price))) <= _NEAR * self.scale
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,16 @@ def guess_limits(program: JointProgram, tariff: Tariff, point: CentralPoint) -> 
     return ActiveLimits(meter, inverter, modes[:, program.levels])
 
 
-def find_optimum(program: JointProgram, tariff: Tariff, limits: ActiveLimits, y: Array, changes: int) -> Optimum | None:
-    """Find the optimum from a guess of its limits and multipliers; None when that takes more than so many `changes`."""
+def find_optimum(
+    program: JointProgram, tariff: Tariff, limits: ActiveLimits, y: Array, changes: int, steps: int
+) -> Optimum | None:
+    """Find the optimum from a guess of its limits and multipliers.
+
+    None when that takes more than so many `changes` of limits, or of Newton's `steps` for one set of them.
+    """
     for change in range(changes + 1):
         face = _Face(program, tariff, limits)
-        solved = face.solve(y)
+        solved = face.solve(y, steps)
         if solved is None:
             return None
         z, y = solved
@@ -146,10 +155,10 @@ class _Face:
 
     # --- the equations ---
 
-    def solve(self, y: Array) -> tuple[Array, Array] | None:
+    def solve(self, y: Array, steps: int) -> tuple[Array, Array] | None:
         """Solve them by Newton's method from multipliers y: variables (T, n) without those that stand free, and y.
 
-        None where they have no solution.
+        None where that takes more than so many steps: they may have no solution.
         """
         program, first = self.program, self.program.first_chain
         standing = self._stand()
@@ -157,7 +166,7 @@ class _Face:
         own = np.where(self.held, y[:, :first], self.base)
         worth = self._gather(self.factor * y[:, first:]) / np.maximum(self._gather(self.factor**2), 1e-300)
         size, longest, last = 1.0 + float(np.max(np.abs(program.right))), 2 * self.tariff.scale, np.inf
-        for _ in range(_NEWTON_STEPS):
+        for _ in range(steps):
             y = np.concatenate([own, self._spread(worth)], axis=1)
             z, theta = respond(program, y)
             missed = known - program.multiply(z)
@@ -207,7 +216,9 @@ class _Face:
     def complete(self, z: Array, y: Array) -> Optimum:
         """Complete a solution by the variables that stand free: the meter, the inverter, the levels."""
         program, meter, first = self.program, self.limits.meter, self.program.first_chain
-        flows = (program.columns[:, :, : program.bought] @ z[:, : program.bought, None])[:, :, 0] - program.right
+        powers = z.copy()
+        powers[:, program.bought :] = 0.0
+        flows = program.multiply(powers) - program.right
         load = np.where((meter == BUYS) | (meter == FEEDS_IN), -flows[:, 0], self._standing_load)
         z[:, program.bought], z[:, program.fed_in] = np.maximum(load, 0.0), np.maximum(-load, 0.0)
         if program.has_inverter:
@@ -302,29 +313,34 @@ class _Reduced:
     """The equations of a face at derivatives theta (T, n), reduced to the worth at the limits of levels."""
 
     def __init__(self, face: _Face, theta: Array) -> None:
-        self.face, first, count = face, face.program.first_chain, face.count
-        self.local, beside = face.program.couple(theta)
-        both = face.held[:, :, None] & face.held[:, None, :]
-        own = np.where(both, self.local[:, :first, :first], np.eye(first))
-        # Where nothing answers to a slot's own price, that price stays. The same devices may answer to both prices.
-        diagonal = np.arange(first)
-        answers = own[:, diagonal, diagonal]
-        least = 1e-12 * np.max(self.local[:, :first, :first], initial=1e-12)
-        own[:, diagonal, diagonal] = np.where(answers > least, answers * (1 + _RIDGE * (first > 1)), 1e300)
-        inverse = np.linalg.inv(own) if first > 1 else 1 / own
-        self.own = np.where(both, inverse, 0.0)
-        cross = self.local[:, first:, :first]
-        self.carry = cross @ self.own
-        inner = self.local[:, first:, first:] - self.carry @ cross.transpose(0, 2, 1)
-        inner = inner * face.factor[:, :, None] * face.factor[:, None, :]
+        self.face, count = face, face.count
+        self.coupling = coupling = face.program.couple(theta)
+        self.own = self._invert_own()
+        self.carry = coupling.cross @ self.own
+        inner = -(self.carry @ coupling.cross.transpose(0, 2, 1))
+        np.einsum("tii->ti", inner)[:] += coupling.chain
+        inner *= face.factor[:, :, None] * face.factor[:, None, :]
         place = face.segment[:, :, None] * (count + 1) + face.segment[:, None, :]
         next_to = face.segment[1:] * (count + 1) + face.segment[:-1]
-        beside = beside * face.factor[1:] * face.factor[:-1]
+        beside = coupling.beside * face.factor[1:] * face.factor[:-1]
         across = _add_at(next_to, beside, (count + 1) ** 2).reshape(count + 1, -1)
         matrix = _add_at(place, inner, (count + 1) ** 2).reshape(count + 1, -1) + across + across.T
         self.matrix = matrix[:count, :count]
         at = np.arange(count)
         self.matrix[at, at] += 1e-13 * np.max(self.matrix[at, at], initial=1e-12)
+
+    def _invert_own(self) -> Array:
+        """Invert the matrix of the own rows that are held, (T, F, F); 0 for others.
+
+        Where nothing answers to a slot's own price, that price stays. The same devices may answer to both rows.
+        """
+        held, first = self.face.held, self.face.program.first_chain
+        both = held[:, :, None] & held[:, None, :]
+        own = np.where(both, self.coupling.own, np.eye(first))
+        answers = np.einsum("tii->ti", own)
+        least = 1e-12 * np.max(self.coupling.own, initial=1e-12)
+        answers[:] = np.where(answers > least, answers * (1 + _RIDGE * (first > 1)), 1e300)
+        return np.where(both, np.linalg.inv(own) if first > 1 else 1 / own, 0.0)
 
     def solve(self, right: Array) -> tuple[Array, Array]:
         """Solve for right-hand sides (T, R, K): the own rows (T, first, K), 0 where not held, and worth (count, K)."""
@@ -351,11 +367,12 @@ def differentiate(program: JointProgram, optimum: Optimum) -> tuple[Array, Array
     # A price that rises raises the home's own price in its slot; the rows that this unbalances are balanced by others.
     slots = np.flatnonzero(buys)
     unbalanced = np.zeros((program.slots, program.rows, program.slots))
-    unbalanced[slots, :, slots] = reduced.local[slots, :, 0]
+    coupled = np.concatenate([reduced.coupling.own[:, :, 0], reduced.coupling.cross[:, :, 0]], axis=1)
+    unbalanced[slots, :, slots] = coupled[slots]
     unbalanced[:, : program.first_chain] *= face.held[:, :, None]
     own, worth = reduced.solve(unbalanced)
     spread = np.vstack([worth, np.zeros((1, program.slots))])[face.segment] * face.factor[:, :, None]
     answers = np.concatenate([own, spread], axis=1)
-    coupling = np.einsum("tr,trk->tk", reduced.local[:, 0] * buys[:, None], answers)
-    coupling[slots, slots] -= reduced.local[slots, 0, 0]
+    coupling = np.einsum("tr,trk->tk", coupled * buys[:, None], answers)
+    coupling[slots, slots] -= coupled[slots, 0]
     return slope, (coupling + coupling.T) / 2

@@ -24,6 +24,19 @@ from stackelgrid.games.user_oriented.home.flows import Chain, Control
 from stackelgrid.wire.arrays import Array
 
 
+class Coupling(NamedTuple):
+    """A diag(theta) A': among the rows that a slot has for itself, `own` (T, F, F), between these and the chains'.
+
+    `cross` (T, S, F), among the chains' rows of one slot, `chain` (T, S), and with those of the next, `beside`
+    (T-1, S); both are diagonal, as no variable is in two chains.
+    """
+
+    own: Array
+    cross: Array
+    chain: Array
+    beside: Array
+
+
 class JointProgram:
     """The program of one home: `multiply` is A, `right` (T, R) is b. The price is no part of it.
 
@@ -42,7 +55,7 @@ class JointProgram:
         inverter_kw: float | None,
         slot_hours: float,
     ) -> None:
-        self.elastic, self.fixed, self.slots = elastic, fixed, len(fixed)
+        self.elastic, self.fixed, self.chains, self.slots = elastic, fixed, chains, len(fixed)
         owned = [(each, None) for each in controls]
         owned += [(each, row) for row, chain in enumerate(chains) for each in chain.controls]  # type: ignore[misc]
         parts = [_split_in_parts(chain) for chain in chains]
@@ -55,7 +68,9 @@ class JointProgram:
         self.size, self.rows = first_part + sum(map(len, parts)), self.first_chain + len(chains)
 
         self.lower, self.upper, self.weight, self.best = np.zeros((4, self.slots, self.size))
-        self.columns = np.zeros((self.slots, self.rows, self.size))
+        self._own = np.zeros((self.first_chain, self.size))
+        self._gain = np.zeros((self.slots, self.size))
+        self._member = np.zeros((self.size, len(chains)))
         self.right = np.zeros((self.slots, self.rows))
         self.right[:, 0] = fixed
         self.keep = np.zeros((self.slots, len(chains)))
@@ -63,21 +78,24 @@ class JointProgram:
         self.levels: list[int] = []
 
         self.lower[:, self.appliances], self.upper[:, self.appliances] = elastic.lo.T, elastic.hi.T
-        self.columns[:, 0, self.appliances] = -1.0
+        self._own[0, self.appliances] = -1.0
         for at, (control, chain_of_it) in enumerate(owned, self.controls.start):
             self._add_control(at, control, chain_of_it, slot_hours)
-        self.columns[:, 0, self.bought], self.columns[:, 0, self.fed_in] = 1.0, -1.0
+        self._own[0, self.bought], self._own[0, self.fed_in] = 1.0, -1.0
         if inverter_kw is not None:
-            self.columns[:, 1, self.through] = -1.0
+            self._own[1, self.through] = -1.0
             self.lower[:, self.through], self.upper[:, self.through] = -inverter_kw, inverter_kw
         for row, (chain, of_chain) in enumerate(zip(chains, parts, strict=True)):
             self._add_chain(first_part, row, chain, of_chain)
             first_part += len(of_chain)
         self.strict = self.weight > 0
         self.strict[:, self.appliances] = True
-        self.columns_back = np.ascontiguousarray(self.columns.transpose(0, 2, 1))
+        self._pairs = (self._own[:, None] * self._own[None]).reshape(-1, self.size).T.copy()
+        self._crossing = (self._member.T[:, None] * self._own[None]).reshape(-1, self.size).T.copy()
+        self._own_back, self._member_back = self._own.T.copy(), self._member.T.copy()
+        self._sign_back, self._of_level = self.sign.T.copy(), self.sign**2
         # Where nothing limits the meter, its devices do.
-        drawn = -self.columns[:, 0, : self.bought]
+        drawn = -self._own[0, : self.bought]
         ends = np.stack([drawn * self.lower[:, : self.bought], drawn * self.upper[:, : self.bought]])
         self.least_kw = np.maximum(meter_limits[0], np.minimum(fixed + ends.min(0).sum(1), 0) - 1)
         self.most_kw = np.minimum(meter_limits[1], np.maximum(fixed + ends.max(0).sum(1), 0) + 1)
@@ -86,11 +104,11 @@ class JointProgram:
         self.lower[:, at], self.upper[:, at] = control.lower, control.upper
         self.weight[:, at] = 2 * control.fast
         self.best[:, at] = 0.0 if control.best is None else control.best
-        self.columns[:, 0, at] = -control.draw
+        self._own[0, at] = -control.draw
         if control.behind_inverter and self.has_inverter:
-            self.columns[:, 1, at] = control.draw
+            self._own[1, at] = control.draw
         if chain is not None and control.gain is not None:
-            self.columns[:, self.first_chain + chain, at] = slot_hours * control.gain
+            self._gain[:, at], self._member[at, chain] = slot_hours * control.gain, 1.0
 
     def _add_chain(self, at: int, row: int, chain: Chain, parts: list[_Part]) -> None:
         self.levels.append(at)
@@ -98,33 +116,36 @@ class JointProgram:
         self.right[:, self.first_chain + row] = -chain.drift
         self.right[0, self.first_chain + row] -= chain.keep[0] * chain.initial
         for column, part in enumerate(parts, at):
-            self.sign[column, row] = part.sign
-            self.columns[:, self.first_chain + row, column] = -part.sign
+            self.sign[column, row], self._member[column, row] = part.sign, 1.0
+            self._gain[:, column] = -part.sign
             self.lower[:, column], self.upper[:, column] = part.lower, part.upper
             self.weight[:, column] = 2 * part.stiffness
 
     def multiply(self, z: Array) -> Array:
         """Give A z, (T, R)."""
-        product = (self.columns @ z[:, :, None])[:, :, 0]
+        product = np.empty((self.slots, self.rows))
+        product[:, : self.first_chain] = z @ self._own_back
+        product[:, self.first_chain :] = (z * self._gain) @ self._member
         product[1:, self.first_chain :] += self.keep[1:] * (z[:-1] @ self.sign)
-        return np.asarray(product)
+        return product
 
     def multiply_back(self, y: Array) -> Array:
         """Give A'y, (T, n)."""
-        product = (y[:, None, :] @ self.columns)[:, 0, :]
-        product[:-1] += (self.keep[1:] * y[1:, self.first_chain :]) @ self.sign.T
+        chains = y[:, self.first_chain :]
+        product = y[:, : self.first_chain] @ self._own + (chains @ self._member_back) * self._gain
+        product[:-1] += (self.keep[1:] * chains[1:]) @ self._sign_back
         return np.asarray(product)
 
-    def couple(self, theta: Array) -> tuple[Array, Array]:
-        """Give A diag(theta) A': the blocks of each slot, (T, R, R), and beside them, (T-1, S).
-
-        The latter couple a chain's row of one slot with that of the next, and nothing else does.
-        """
-        local = (self.columns * theta[:, None, :]) @ self.columns_back
-        in_parts = theta @ self.sign**2
-        chains = np.arange(self.first_chain, self.rows)
-        local[1:, chains, chains] += self.keep[1:] ** 2 * in_parts[:-1]
-        return local, -self.keep[1:] * in_parts[:-1]
+    def couple(self, theta: Array) -> Coupling:
+        """Give A diag(theta) A' for theta (T, n)."""
+        first, chains = self.first_chain, len(self.chains)
+        own = (theta @ self._pairs).reshape(self.slots, first, first)
+        answers = theta * self._gain
+        cross = (answers @ self._crossing).reshape(self.slots, chains, first)
+        of_level = theta[:-1] @ self._of_level
+        chain = (answers * self._gain) @ self._member
+        chain[1:] += self.keep[1:] ** 2 * of_level
+        return Coupling(own, cross, chain, -self.keep[1:] * of_level)
 
     def slope(self, z: Array) -> Array:
         """Give the derivative of the cost, (T, n)."""

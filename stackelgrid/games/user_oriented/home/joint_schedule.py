@@ -27,11 +27,13 @@ from stackelgrid.games.user_oriented.home.model import Home
 from stackelgrid.games.user_oriented.home.quadratic_program import InfeasibleHomeError
 from stackelgrid.wire.arrays import Array
 
-_ACCURACIES = (1e-4, 1e-7, 1e-10, 1e-13)
+_ACCURACIES = (1e-4, 1e-6, 1e-8, 1e-10, 1e-12)
 """How near to the optimum the interior point comes before its limits are tried, one after the other."""
-_CHANGES, _CHANGES_FROM_LAST = 16, 6
-"""So many times limits change on the way from the interior point, and from the last price."""
-_FEASIBLE = 1e-6
+_CHANGES, _STEPS = 16, 30
+_CHANGES_FROM_LAST, _STEPS_FROM_LAST = 4, 6
+"""So many times limits change, and so many of Newton's steps solve their equations: from the interior point, and from
+the last price."""
+_FEASIBLE = 1e-4
 """What the equations may miss, kW and kWh, of a home that has a schedule."""
 
 
@@ -59,6 +61,7 @@ class JointProblem:
         )
         self._feed_in_price = None if home.feed_in_price is None else np.broadcast_to(home.feed_in_price, (slots,))
         self._last: Optimum | None = None
+        self._path: CentralPath | None = None
         self._require_feasible()
 
     def answer(self, price: Array) -> Schedule:
@@ -66,8 +69,10 @@ class JointProblem:
         tariff = self._make_tariff(price)
         try:
             optimum = None
-            if self._last is not None:
-                optimum = find_optimum(self.program, tariff, self._last.limits, self._last.y, _CHANGES_FROM_LAST)
+            if self._last is not None and tariff.is_near(self._last.tariff):
+                optimum = find_optimum(
+                    self.program, tariff, self._last.limits, self._last.y, _CHANGES_FROM_LAST, _STEPS_FROM_LAST
+                )
             if optimum is None:
                 optimum = self._find_optimum(tariff)
         except np.linalg.LinAlgError as error:
@@ -83,10 +88,13 @@ class JointProblem:
     def _find_optimum(self, tariff: Tariff) -> Optimum:
         """Find the optimum from an interior point."""
         path = self._make_path(tariff)
+        if self._path is not None:
+            path.start_from(self._path)
+        self._path = path
         for accuracy in _ACCURACIES:
             point = path.follow(accuracy)
             limits = guess_limits(self.program, tariff, point)
-            found = find_optimum(self.program, tariff, limits, point.y, _CHANGES)
+            found = find_optimum(self.program, tariff, limits, point.y, _CHANGES, _STEPS)
             if found is not None:
                 return found
             if not point.missed <= accuracy:
