@@ -38,6 +38,8 @@ _LINE = (0.5, 0.2, 0.05)
 _KEPT = 1e-8
 _NEGLIGIBLE = 1e-9
 """Parts of the load by which it may exceed the capacity, and of the bills that a further step may promise."""
+_COST_CHANGE = 5.0
+"""The change of the marginal cost that counts as none, in tolerances of the price."""
 _PATIENCE = 2
 """After so many rounds in which the price change wanted was not halved, each price is asked twice."""
 
@@ -115,10 +117,15 @@ class MarginalPriceSearch:
         if change > self._tolerance:
             return bool(self.noise.differences) and self._stale > 0 and change <= self.estimate_noise()
         model = LocalResponse(base, self._exponent)
-        gain = (base.price - self.company.marginal_cost(base.load)) @ (model.load(target) - base.load)
+        ahead = model.load(target)
+        cost = self.company.marginal_cost(base.load)
+        # Where the load bends much, the smallest change of the price is a large one of the marginal cost.
+        cost_change = float(np.max(np.abs(self.company.marginal_cost(ahead) - cost)))
+        gain = (base.price - cost) @ (ahead - base.load)
         kept = self.company.violation(base.load) <= _KEPT * float(np.max(np.abs(base.load)))
         bills = float(np.abs(base.price) @ np.abs(base.load))
-        return bool(kept and abs(gain) <= _NEGLIGIBLE * bills) or change <= 1e-3 * self._tolerance
+        is_near = abs(gain) <= _NEGLIGIBLE * bills and cost_change <= _COST_CHANGE * self._tolerance * _size(base.price)
+        return bool(kept and is_near) or change <= 1e-3 * self._tolerance
 
     # --- the line from the last base to its target ---
 
