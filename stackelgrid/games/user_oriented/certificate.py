@@ -31,6 +31,7 @@ from stackelgrid.games.user_oriented.reference.central_programme import (
     solve_central_programme,
 )
 from stackelgrid.games.user_oriented.reference.company import Company
+from stackelgrid.games.user_oriented.reference.device_programme import compute_bill
 from stackelgrid.games.user_oriented.reference.homes_response import HomesResponse
 from stackelgrid.games.user_oriented.reference.hourly_homes import rewrite_as_hourly
 from stackelgrid.games.user_oriented.reference.price_search import BetterPriceSearch
@@ -78,34 +79,21 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
     `samples` is the number of prices to try at random; the scenario's seed draws them. Raise `CertificateError`.
     """
     settings, slots, hours = scenario.leader, scenario.slots, scenario.slot_hours
-    homes = rewrite_as_hourly(_require_known(scenario.everyone))
-    run = _Run.read(homes, slots, outcome, hours)
+    homes = rewrite_as_hourly(scenario.everyone)
+    run = _Run.read(homes, slots, outcome, hours)  # money is over Δ from here on
     company = _company(settings, run.baseline, np.array(outcome.balance_load_kw or outcome.baseline_load_kw))
-    stacked = StackedHomes(homes, slots)
-
-    bills = run.loads @ run.price  # money is over Δ from here on
-    recomputed = stacked.utility_of(run.loads, run.stored) - bills
-    utility = np.where(np.isnan(recomputed), run.claimed, recomputed)
-    size = np.maximum(1, np.abs(utility))
+    by_sums = settings.objective == "welfare" and (len(homes) > CERTIFIED_UP_TO or _any_together(homes))
     response = HomesResponse(homes, slots)
-    solvers: dict[str, Any] = {"homes": None, "centralised": None}
-    by_sums = settings.objective == "welfare" and len(homes) > CERTIFIED_UP_TO
-    if by_sums:
-        best_load, optimum = response.best_answers(run.price)
-        method = "Homes: closed forms, of those with storage an interior-point method. "
-    else:
-        best = solve_best_answers(stacked, run.price, size)
-        best_load, optimum, solvers["homes"] = best.load, best.utility - best.load @ run.price, asdict(best.solver)
-        method = "Homes and the centralised programme: cvxpy with Clarabel, all homes at once. "
-    home_regret = max(0.0, float(np.max((optimum - utility) / size)))
-    overclaim = (run.claimed - np.where(np.isnan(recomputed), optimum, recomputed)) / size
-
+    judged = _HomesVerdict.judge(homes, run, response, by_sums=by_sums)
+    method, utility, bills, size = judged.method, judged.utility, judged.bills, judged.size
+    home_regret = max(0.0, float(np.max((judged.optimum - utility) / size)))
     load = run.loads.sum(axis=0)
     system_utility = company.utility(run.price, load) + float(utility.sum())
+    solvers: dict[str, Any] = {"homes": judged.solver, "centralised": None}
     welfare = _WelfareComparison()
-    if not by_sums:
-        welfare, solvers["centralised"] = _compare_welfare(stacked, company, run.price, system_utility)
-    violation = max(stacked.violation_of(run.loads, run.stored), company.violation(load))
+    if judged.solver is not None:
+        welfare, solvers["centralised"] = _compare_welfare(judged.stacked, company, run.price, system_utility)
+    violation = max(judged.violation, company.violation(load))
     feasible = violation <= _FEASIBLE * max(1.0, float(np.max(np.abs(load))))
 
     gap, tried = welfare.gap, 0
@@ -126,6 +114,8 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
         method += f"Leader: the best of {tried} prices, by a line search on the mean load, samples, sweeps and climbs."
     else:
         price_residual = company.price_residual(run.price, load)
+        if any(home.feed_in_price is not None for home in homes):  # a planner pays no such price
+            response = HomesResponse([home.model_copy(update={"feed_in_price": None}) for home in homes], slots)
         sums_gap, held = _bound_gap(response, company, run, utility + bills)
         gap = sums_gap if by_sums or held else gap
         method += "Leader: its price against marginal cost plus capacity multipliers"
@@ -140,9 +130,9 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
         "better_price": better_price,
         "better_utility": better_utility,
         "price_residual": price_residual,
-        "overclaim": max(0.0, float(np.max(overclaim))),
+        "overclaim": max(0.0, float(np.max(judged.overclaim))),
         "bill_residual": float(np.max(np.abs(run.bills - bills) / np.maximum(1, np.abs(bills)))),
-        "load_residual": float(np.max(np.abs(run.loads - best_load))),
+        "load_residual": float(np.max(np.abs(run.loads - judged.best_load))),
         "balance_residual": float(np.max(np.abs(run.load - load))),
         "violation": violation,
         "feasible": feasible,
@@ -155,15 +145,56 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
     }
 
 
-def _require_known(homes: Sequence[Home]) -> Sequence[Home]:
-    """Give the homes back. Raise `CertificateError` for one with more than the references know."""
-    for home in homes:
-        if home.flows_together:
-            raise CertificateError(
-                f"home {home.id} has pv, ev, heat_pump, connection, inverter, feed_in_price or a storage that loses "
-                "energy: there is no certificate of such homes yet"
-            )
-    return homes
+@dataclass(frozen=True)
+class _HomesVerdict:
+    """The homes of a run beside their best answers to its price, (H, T) kW and (H,) money.
+
+    `utility` is computed anew where the load tells it, else as claimed; `overclaim` is by how much more was claimed,
+    relative to `size`. `stacked` are the homes whose devices are scheduled apart. `solver` is Clarabel's report where
+    it solved all homes at once.
+    """
+
+    stacked: StackedHomes
+    bills: Array
+    utility: Array
+    size: Array
+    best_load: Array
+    optimum: Array
+    overclaim: Array
+    violation: float
+    solver: dict[str, Any] | None
+    method: str
+
+    @classmethod
+    def judge(cls, homes: Sequence[Home], run: _Run, response: HomesResponse, *, by_sums: bool) -> _HomesVerdict:
+        """Find the best answers: of all homes at once, or one by one with devices that are scheduled together."""
+        together = np.array([home.flows_together for home in homes])
+        apart = StackedHomes([home for home in homes if not home.flows_together], len(run.price))
+        bills = np.array([compute_bill(home, run.price, load) for home, load in zip(homes, run.loads, strict=True)])
+        recomputed = np.full(len(homes), np.nan)
+        recomputed[~together] = apart.utility_of(run.loads[~together], run.stored[~together]) - bills[~together]
+        utility = np.where(np.isnan(recomputed), run.claimed, recomputed)
+        size, solver = np.maximum(1, np.abs(utility)), None
+        if by_sums or together.any():
+            best_load, optimum = response.best_answers(run.price)
+            method = "Homes: closed forms, of those with storage an interior-point method. "
+            if together.any():
+                method += "Homes with devices that are scheduled together: cvxpy with Clarabel, one by one. "
+        else:
+            best = solve_best_answers(apart, run.price, size)
+            best_load, optimum, solver = best.load, best.utility - best.load @ run.price, asdict(best.solver)
+            method = "Homes and the centralised programme: cvxpy with Clarabel, all homes at once. "
+        violation = max(
+            apart.violation_of(run.loads[~together], run.stored[~together]),
+            *(_exceed_meter(home, run.loads[row]) for row, home in enumerate(homes) if together[row]),
+            0.0,
+        )
+        overclaim = (run.claimed - np.where(np.isnan(recomputed), optimum, recomputed)) / size
+        return cls(apart, bills, utility, size, best_load, optimum, overclaim, violation, solver, method)
+
+
+def _any_together(homes: Sequence[Home]) -> bool:
+    return any(home.flows_together for home in homes)
 
 
 @dataclass(frozen=True)
@@ -279,6 +310,12 @@ def _company(settings: UtilitySettings, baseline: Array, balance_load: Array) ->
         price_min=none + settings.price_min,
         price_max=none + settings.price_max,
     )
+
+
+def _exceed_meter(home: Home, load: Array) -> float:
+    """Give how far a load (T,) is outside the limits of the home's meter, kW; zero within them."""
+    least, most = home.meter_limits
+    return float(max(0.0, np.max(least - load), np.max(load - most)))
 
 
 def _rms(values: Array) -> float:

@@ -65,7 +65,7 @@ def test_day_of_hours_written_in_quarters_has_the_same_prices_and_money(objectiv
     before, after = hourly.outcome, quarters.outcome
     assert np.allclose(after.price, np.repeat(before.price, 4), rtol=1e-8)
     assert np.allclose(after.load_kw, np.repeat(before.load_kw, 4), rtol=1e-8)
-    for key in ("revenue",):
+    for key in ("revenue", "leader_utility", "system_utility"):
         assert getattr(after, key) == pytest.approx(getattr(before, key), rel=1e-9)
     for name, home in before.homes.items():
         assert after.homes[name].bill == pytest.approx(home.bill, rel=1e-8)

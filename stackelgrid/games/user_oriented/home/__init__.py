@@ -2,6 +2,9 @@
 
 from stackelgrid.games.user_oriented.home.answer import DeviceRates, Schedule
 from stackelgrid.games.user_oriented.home.battery import Wear
+from stackelgrid.games.user_oriented.home.connection import Connection
+from stackelgrid.games.user_oriented.home.ev import EV
+from stackelgrid.games.user_oriented.home.heat_pump import HeatPump
 from stackelgrid.games.user_oriented.home.model import (
     Availability,
     DrawLimit,
@@ -11,15 +14,20 @@ from stackelgrid.games.user_oriented.home.model import (
     Satisfaction,
     Storage,
 )
+from stackelgrid.games.user_oriented.home.pv import PV
 from stackelgrid.games.user_oriented.home.quadratic_program import InfeasibleHomeError
 from stackelgrid.games.user_oriented.home.schedule import HomeProblem
 from stackelgrid.games.user_oriented.home.strategy import UserOrientedHomes
 
 __all__ = [
+    "EV",
+    "PV",
     "Availability",
+    "Connection",
     "DeviceRates",
     "DrawLimit",
     "Elastic",
+    "HeatPump",
     "Home",
     "HomeProblem",
     "Inelastic",

@@ -12,9 +12,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from stackelgrid.games.user_oriented.home import Home, HomeProblem, Storage
+from stackelgrid.games.user_oriented.home import DrawLimit, Home, HomeProblem, Storage
+from stackelgrid.games.user_oriented.reference.device_programme import DeviceProgramme
 from stackelgrid.games.user_oriented.reference.interior_point import Chains, Draw, solve_chains
 from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
+from stackelgrid.model import LARGEST
 from stackelgrid.wire.arrays import Array
 
 Index = NDArray[np.intp]
@@ -50,18 +52,23 @@ class HomesResponse:
     """The true answer L(p) of the homes.
 
     Without storage it has a closed form. With storage, `answer` takes it from `HomeProblem`, which is certified itself,
-    and `schedule` from an interior-point method, many homes and prices at once.
+    and `schedule` from an interior-point method, many homes and prices at once. Homes whose devices are scheduled
+    together leave all but `best_answers` to `HomeProblem`; that comes from a programme in cvxpy.
     """
 
     def __init__(self, homes: Sequence[Home], slots: int) -> None:
+        self._together = {row: home for row, home in enumerate(homes) if home.flows_together}
+        self._problems = {
+            row: HomeProblem(home) for row, home in enumerate(homes) if home.storage or home.flows_together
+        }
+        homes = [_empty(home) if home.flows_together else home for home in homes]
         self.homes = StackedHomes(homes, slots)
-        self._problems = {row: HomeProblem(home) for row, home in enumerate(homes) if home.storage}
         owned = [(row, storage) for row, home in enumerate(homes) for storage in home.storage]
         self._owner: Index = np.array([row for row, _ in owned], np.intp)
         self._order, self._chains = _stack_chains([storage for _, storage in owned], slots)
         self.storages = len(owned)
         self._count = np.bincount(self._owner, minlength=len(homes))
-        self._without = np.flatnonzero(self._count == 0)
+        self._without = np.setdiff1d(np.flatnonzero(self._count == 0), list(self._together))
         self._chain_of = np.zeros(len(homes), np.intp)
         self._chain_of[self._owner] = np.arange(len(owned))
         rows = [np.flatnonzero(self.homes.appliances.home == row) for row in range(len(homes))]
@@ -92,7 +99,10 @@ class HomesResponse:
             problem = self._problems[int(home)]
             best = problem.answer(price)
             draw[home], utility[home] = best.load, problem.utility(best)
-        return draw, utility - draw @ price
+        utility = utility - draw @ price
+        for row, described in self._together.items():
+            draw[row], utility[row] = DeviceProgramme(described).solve(price)
+        return draw, utility
 
     def loads(self, prices: Array) -> Array:
         """Give the total loads (K, T) at prices (K, T), right to about a thousandth where homes have storage."""
@@ -140,6 +150,9 @@ class HomesResponse:
         if alone.any():
             self._limit(found, price[alone], home[alone], exact)
         self._solve_each(found, price[several], home[several])
+        for row in self._together:
+            for number, each in enumerate(prices):
+                draw[number, row] = found.charging[number, row] = self._problems[row].answer(each).load
         return found
 
     def _run_storages(self, found: Schedules, exact: bool) -> None:
@@ -191,6 +204,11 @@ class HomesResponse:
             best = self._problems[int(home)].answer(found.prices[price])
             found.draw[price, home], found.stored[price, home] = best.load, best.level.sum(axis=0)
             found.charging[price, home] = best.r.sum(axis=0)
+
+
+def _empty(home: Home) -> Home:
+    """Give a home of the same name that has nothing, in the place of one whose load is found otherwise."""
+    return Home(id=home.id, horizon=home.horizon, draw_limit=DrawLimit(min_kw=-LARGEST))
 
 
 _MARGINAL: dict[str, Callable[[Array, Array, Array], tuple[Array, Array]]] = {

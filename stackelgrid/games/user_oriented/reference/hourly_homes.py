@@ -13,8 +13,11 @@ from stackelgrid.games.user_oriented.home import Home
 
 
 def rewrite_as_hourly(homes: Sequence[Home]) -> list[Home]:
-    """Give homes with the same loads at the same prices, whose slots are hours; their money is that over Δ."""
-    return [home if home.slot_hours == 1 else _rewrite(home) for home in homes]
+    """Give homes with the same loads at the same prices, whose slots are hours; their money is that over Δ.
+
+    Those whose devices are scheduled together stay as they are: their own reference knows Δ.
+    """
+    return [home if home.slot_hours == 1 or home.flows_together else _rewrite(home) for home in homes]
 
 
 def _rewrite(home: Home) -> Home:
