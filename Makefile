@@ -18,8 +18,8 @@ AUDIT := $(UV) run --quiet --no-project --isolated --with-requirements requireme
 help:  ## List the commands (the default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
-run: $(INSTALLED)  ## Play the user-oriented pricing game over MQTT; the run's folder is under runs/
-	$(VENV)/bin/stackelgrid run user_oriented
+run: $(INSTALLED)  ## Play a street of sixty homes over MQTT; the run's folder is under runs/
+	$(VENV)/bin/stackelgrid run street
 
 test: $(INSTALLED)  ## Run the tests, a worker a core
 	$(VENV)/bin/pytest --numprocesses logical --dist worksteal

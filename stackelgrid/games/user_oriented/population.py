@@ -10,12 +10,22 @@ import io
 from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from stackelgrid.games.user_oriented.home import Availability, Elastic, Home, Inelastic, Satisfaction, Storage, Wear
+from stackelgrid.games.user_oriented.home import (
+    Availability,
+    Connection,
+    Elastic,
+    Home,
+    Inelastic,
+    Satisfaction,
+    Storage,
+    Wear,
+)
+from stackelgrid.games.user_oriented.household_devices import BatteryShare, CarShare, HeatPumpShare, PvShare
 from stackelgrid.model import NonNegative, Positive, StrictModel
 from stackelgrid.scenarios import Between
 from stackelgrid.text_file import read_text
@@ -70,7 +80,10 @@ class EvShare(StrictModel):
 
 
 class Population(StrictModel):
-    """The distribution from which the homes of a scenario are drawn."""
+    """The distribution from which the homes of a scenario are drawn.
+
+    `storage` and `ev` are those of the paper's case; `pv`, `battery`, `cars` and `heat_pump` those of a dated run.
+    """
 
     homes: Annotated[int, Field(ge=1, le=100_000)]
     profiles: Path
@@ -82,38 +95,62 @@ class Population(StrictModel):
     headroom: Annotated[float, Field(gt=1)] = 1.5
     draw_limit: Annotated[float, Field(gt=1)] | None = None
     segments: Annotated[dict[str, Segment], Field(min_length=1)]
-    storage: StorageShare
+    storage: StorageShare = StorageShare(share=0)
     ev: EvShare | None = None
+    pv: PvShare | None = None
+    battery: BatteryShare | None = None
+    cars: CarShare | None = None
+    heat_pump: HeatPumpShare | None = None
+    connection: Connection | None = None
 
     def draw(self, seed: int, baseline_price: float, slots: int, times: Sequence[datetime] | None = None) -> list[Home]:
         """Draw the homes over hours of `day` or, with the `times` at which slots begin, over days from `day` on.
 
         Raise `ValueError` that names file, column or day when the profiles do not fit.
         """
-        shapes = _read_day(self.profiles, self.day, slots) if times is None else self._read_slots(times)
+        profiles = _read_day(self.profiles, self.day, slots) if times is None else self._read_slots(times)
+        shapes = {column: shape / shape.mean() for column, shape in profiles.items() if shape.mean() > 0}
         for name, segment in self.segments.items():
             unknown = [column for column in segment.columns if column not in shapes]
             if unknown:
                 raise ValueError(f"population.segments.{name}.columns: {self.profiles} has no column {unknown[0]!r}")
-        width = len(str(self.homes))
-        return [
-            self._draw_home(
-                f"h{number + 1:0{width}d}", number, np.random.default_rng([seed, number]), shapes, baseline_price
-            )
-            for number in range(self.homes)
-        ]
+        for section in ("pv", "battery", "cars", "heat_pump"):
+            if getattr(self, section) is not None and times is None:
+                raise ValueError(f"population.{section}: its sun, trips or weather need dates; give the run a calendar")
+        width, homes = len(str(self.homes)), []
+        for number in range(self.homes):
+            random, name = np.random.default_rng([seed, number]), f"h{number + 1:0{width}d}"
+            home = self._draw_home(name, number, random, shapes, baseline_price)
+            homes.append(home if times is None else self._add_devices(home, random, profiles, times))
+        return homes
 
     def _read_slots(self, times: Sequence[datetime]) -> dict[str, Array]:
-        """Read the profiles at slots: the hour in which each lies, of `day` and those after it. Each has mean 1."""
+        """Read the profiles at slots: the hour in which each lies, of `day` and those after it."""
         first = times[0].date()
         days = {time.date() - first for time in times}
-        profiles = {after: _read_day(self.profiles, self.day + after, _HOURS, scaled=False) for after in days}
+        profiles = {after: _read_day(self.profiles, self.day + after, _HOURS) for after in days}
         columns = set.intersection(*(set(shapes) for shapes in profiles.values()))
-        shapes = {
+        return {
             name: np.array([profiles[time.date() - first][name][time.hour] for time in times])
             for name in sorted(columns)
         }
-        return {name: shape / shape.mean() for name, shape in shapes.items() if shape.mean() > 0}
+
+    def _add_devices(
+        self, home: Home, random: np.random.Generator, profiles: dict[str, Array], times: Sequence[datetime]
+    ) -> Home:
+        """Add the devices that a home has, each with the probability that is its share of the homes."""
+        devices: dict[str, list[dict[str, Any]]] = {}
+        if self.pv is not None and random.uniform() < self.pv.share:
+            devices["pv"] = [self.pv.draw(random, profiles)]
+        if self.battery is not None and random.uniform() < self.battery.share:
+            devices["storage"] = [*home.model_dump()["storage"], self.battery.draw(random)]
+        if self.cars is not None and random.uniform() < self.cars.share:
+            devices["ev"] = [self.cars.draw(random, times)]
+        if self.heat_pump is not None and random.uniform() < self.heat_pump.share:
+            devices["heat_pump"] = [self.heat_pump.draw(random, times)]
+        connection = {} if self.connection is None else {"connection": self.connection.model_dump()}
+        slot_hours = (times[1].timestamp() - times[0].timestamp()) / 3600 if len(times) > 1 else 1.0
+        return Home.model_validate(home.model_dump() | devices | connection | {"slot_hours": slot_hours})
 
     def _draw_home(
         self, name: str, number: int, random: np.random.Generator, shapes: dict[str, Array], baseline_price: float
@@ -200,11 +237,8 @@ def _has(number: int, share: float) -> bool:
     return int((number + 1) * share + 1e-9) > int(number * share + 1e-9)
 
 
-def _read_day(path: Path, day: date, slots: int, *, scaled: bool = True) -> dict[str, Array]:
-    """Read the profiles of one day, each `scaled` to mean 1.
-
-    Raise `ValueError` that names the file and what it lacks.
-    """
+def _read_day(path: Path, day: date, slots: int) -> dict[str, Array]:
+    """Read the profiles of one day. Raise `ValueError` that names the file and what it lacks."""
     where = f"population.profiles: {path}"
     try:
         header, *rows = list(csv.reader(io.StringIO(read_text(path), newline=""), strict=True)) or [[]]
@@ -230,9 +264,7 @@ def _read_day(path: Path, day: date, slots: int, *, scaled: bool = True) -> dict
         for place, name in enumerate(header)
         if name != "time"
     }
-    if not scaled:
-        return shapes
-    return {column: shape / shape.mean() for column, shape in shapes.items() if shape.mean() > 0}
+    return shapes
 
 
 def _read_load(where: str, text: str) -> float:
