@@ -116,6 +116,16 @@ def test_prices_are_converted_to_the_scenarios_money_per_kwh(tmp_path: Path) -> 
     assert read(tmp_path, {**A_DAY, "unit": "cents/kWh"}, 2, "wholesale_price") == [50, -12.5]
 
 
+def test_temperatures_are_averaged_and_taken_by_their_keys_only(tmp_path: Path) -> None:
+    export(tmp_path, stamps(4, 30), h1=[-3, -1, 0, 5])
+    celsius = {**A_DAY, "unit": "°C", "interval": "30min"}
+    assert read(tmp_path, celsius, 2, "outside_c") == [-2, 2.5]
+    assert "load_kw is in kW, the data in °C" in refusal(tmp_path, celsius, 2)
+    for unit in ("kW", "kWh", "EUR/MWh"):
+        told = refusal(tmp_path, {**celsius, "unit": unit, "reading": None}, 2, key="outside_c")
+        assert f"outside_c is in °C, the data in {unit}" in told
+
+
 def test_column_is_multiplied_by_its_scale(tmp_path: Path) -> None:
     export(tmp_path, stamps(4), h1=[1, 2, 8, 4])
     assert read(tmp_path, A_DAY, 4, scale=0.5) == [0.5, 1, 4, 2]
@@ -531,6 +541,7 @@ def test_reading_below_zero_is_refused_unless_the_scale_is_negative(tmp_path: Pa
     assert read(tmp_path, A_DAY, 2, "pv_kw", scale=-1) == [1, 2]
     assert read(tmp_path, A_DAY, 2, "net_kw") == [-1, -2]
     assert read(tmp_path, A_DAY, 2, "omega") == [-1, -2]  # says nothing: the model decides
+    assert read(tmp_path, A_DAY, 2, "gains_kw") == [-1, -2]
     export(tmp_path, stamps(2), h1=[-1, 2])
     told = refusal(tmp_path, A_DAY, 2, key="pv_kw", scale=-1)
     assert "row 3, column h1: '2' times the scale is below zero, pv_kw never is" in told
@@ -544,8 +555,10 @@ def at(content: Any, path: str) -> Any:
 
 KINDS_OF_LISTS = {
     "user_oriented": {
-        "wholesale_price": "price", "price_min": "price", "price_max": "price", "load_kw": "power", "max_kw": "power",
-        "min_kw": "power",
+        "wholesale_price": "price", "price_min": "price", "price_max": "price", "feed_in_price": "price",
+        "load_kw": "power", "max_kw": "power", "min_kw": "power", "available_kw": "power", "draw_kw": "power",
+        "feed_in_kw": "power", "gains_kw": "power",
+        "outside_c": "temperature", "min_c": "temperature", "max_c": "temperature",
     },
     "prosumer": {
         "tariffs": "price", "pv_cost": "price", "load_kw": "power", "pv_kw": "power", "system_load_kw": "power",
@@ -554,8 +567,8 @@ KINDS_OF_LISTS = {
     "load_call": {},
     "storage_market": {"shape": "shape"},
 }  # fmt: skip
-SAY_NOTHING = {"alpha", "omega"}
-"""Of satisfaction: neither powers nor prices."""
+SAY_NOTHING = {"alpha", "omega", "cop"}
+"""Of satisfaction and of a heat pump: neither powers nor prices."""
 
 
 @pytest.mark.parametrize("game", KINDS_OF_LISTS)
@@ -566,8 +579,8 @@ def test_every_key_that_takes_a_column_has_a_kind(game: str) -> None:
     for key, taken in (item for model in models for item in model.get("properties", {}).items()):
         if '"#/$defs/Column"' in json.dumps(taken):
             kind = Kind(key)
-            said = {"power": kind.unit is not None, "price": kind.of_price, "shape": kind.of_shape}
-            kinds[key] = next((name for name, true in said.items() if true), None)
+            said = {"price": kind.of_price, "shape": kind.of_shape}
+            kinds[key] = kind.unit.quantity if kind.unit else next((name for name, true in said.items() if true), None)
     assert {key: kind for key, kind in kinds.items() if key not in SAY_NOTHING} == KINDS_OF_LISTS[game]
     assert all(kinds[key] is None for key in SAY_NOTHING & kinds.keys())
 

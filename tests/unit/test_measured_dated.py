@@ -98,6 +98,42 @@ def test_week_over_a_change_of_clocks_is_read_by_real_time(start: str, slots: in
     assert later == pytest.approx(4 * energy[24 : 24 + calendar.slots], rel=1e-12)
 
 
+@pytest.mark.parametrize("stamp", ["start", "end"])
+@pytest.mark.parametrize("skipped", ["", "0,000"])
+def test_day_a_row_of_23_hours_leaves_out_the_hour_that_clocks_skip(stamp: str, skipped: str, tmp_path: Path) -> None:
+    quarters = [number * 15 + 15 * (stamp == "end") for number in range(96)]
+    names = [f"{minutes // 60 % 24:02d}:{minutes % 60:02d}" for minutes in quarters]
+    rows = [";".join(["Tag", *names])]
+    for day in (28, 29, 30):
+        cells = [f"0,{day}{number:02d}" for number in range(96)]
+        gap = slice(8, 12)  # from 02:00 to 03:00
+        cells[gap] = [skipped] * 4 if day == 29 else cells[gap]
+        rows.append(";".join([f"{day}.03.2026", *cells]))
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    data = {"time": "Tag", "format": "%d.%m.%Y", "layout": "wide", "decimal": ",", "stamp": stamp}
+    raw = {
+        "calendar": {**WEEK, "start": "2026-03-28T00:00", "days": 3},
+        "data": {"m": SERIES | data},
+        "load_kw": {"from": "m", "column": "value"},
+    }
+    load = spell_out(raw, tmp_path, AnyGame)["load_kw"]
+    there = [4 * float(f"0.{day}{n:02d}") for day in (28, 29, 30) for n in range(96) if day != 29 or not 8 <= n < 12]
+    assert load == pytest.approx(there)
+
+
+def test_day_a_row_of_25_hours_in_24_is_refused(tmp_path: Path) -> None:
+    rows = [",".join(["day", *(f"{hour:02d}:00" for hour in range(24))])]
+    rows += [",".join([f"2026-10-{day}", *["1"] * 24]) for day in (24, 25, 26)]
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    raw = {
+        "calendar": {**WEEK, "start": "2026-10-24T00:00", "days": 3},
+        "data": {"m": SERIES | {"time": "day", "layout": "wide"}},
+        "load_kw": {"from": "m", "column": "value"},
+    }
+    with pytest.raises(ValueError, match=r"row 3, column day: 2026-10-25 02:00 is there twice, in this file once"):
+        spell_out(raw, tmp_path, AnyGame)
+
+
 def test_prices_of_hours_hold_in_their_quarters(tmp_path: Path) -> None:
     export(tmp_path, "2026-01-05 00:00", 48, 60, range(48))
     prices = {"unit": "EUR/MWh", "exchange": 100, "reading": None}

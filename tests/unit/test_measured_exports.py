@@ -235,3 +235,11 @@ def test_unit_other_than_the_columns_name_says_is_asked_about() -> None:
     asked = f"{EXPORTS / 'greenbutton.csv'}: column USAGE (kWh) is named as in kWh; is data.m.unit kW?"
     assert asked in read(data | {"unit": "kW"}, column)[1]
     assert not any("is named as in" in sentence for sentence in read(data, column)[1])
+
+
+def test_columns_named_like_nodes_become_homes() -> None:
+    each = {"each_column_of": "m", "home": {"load_kw": {"column": "own"}}}
+    data = {"m": {"file": "cols.csv", "timezone": "UTC", "unit": "kW", "day": DAY}}
+    homes = spell_out({"data": data, "homes": each}, EXPORTS, AnyGame)["homes"]
+    energies = {home["id"]: sum(home["load_kw"]) for home in homes}
+    assert energies == pytest.approx({"home-a1": 12.0, "home-a2": 14.4, "home-leader": 16.8})

@@ -80,16 +80,16 @@ class Clock:
         A cell without energy at a time that clocks skip is left out.
         """
         self.step = timedelta(days=1) / len(columns)
+        begins = [late - self.step if self._series.stamp == "end" else late for late in columns]
         days = self._read_all(stamps)
         there = [
-            (day + late, row, cell)
+            (day + begin, row, cell)
             for day, (row, _), texts in zip(days, stamps, cells, strict=True)
-            for late, cell in zip(columns, texts, strict=True)
-            if cell.strip(_NO_ENERGY) or not self._is_skipped(day + late)
+            for begin, cell in zip(begins, texts, strict=True)
+            if cell.strip(_NO_ENERGY) or not self._is_skipped(day + begin)
         ]
         times = self._place([row for _, row, _ in there], [at for at, _, _ in there])
-        late = self.step if self._series.stamp == "end" else timedelta()
-        return [(at - late, row, cell) for at, (_, row, cell) in zip(times, there, strict=True)]
+        return [(at, row, cell) for at, (_, row, cell) in zip(times, there, strict=True)]
 
     def _read_all(self, stamps: Sequence[tuple[int, str]]) -> list[datetime]:
         """Read times as they are written: in UTC when they have an offset, else local without one."""

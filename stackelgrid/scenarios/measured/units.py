@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit by `name`: `size` is how many kW, kWh or `money` per kWh it is; "pu" has neither."""
+    """A unit by `name`: `size` is how many kW, kWh, °C or `money` per kWh it is; "pu" has none."""
 
     name: str
-    quantity: Literal["power", "energy", "price", "pu"]
+    quantity: Literal["power", "energy", "price", "temperature", "pu"]
     size: Fraction
     money: str = ""
 
@@ -41,10 +41,13 @@ UNITS = {
     "Wh": Unit("Wh", "energy", Fraction(1, 1000)),
     "kWh": Unit("kWh", "energy", Fraction(1)),
     "MWh": Unit("MWh", "energy", Fraction(1000)),
+    "°C": Unit("°C", "temperature", Fraction(1)),
     "pu": Unit("pu", "pu", Fraction(1)),
 }
 _MONEY = {"€": "EUR", "£": "GBP"}
-_KEY_ENDS_IN = {"_kw": "kW", "_kwh": "kWh", "_mw": "MW", "_mwh": "MWh"}
+_KEY_ENDS_IN = {"_kw": "kW", "_kwh": "kWh", "_mw": "MW", "_mwh": "MWh", "_c": "°C"}
+_BELOW_ZERO = {"net", "gains"}
+"""Words of powers that go both ways."""
 _OF_PRICES = {"price", "prices", "cost", "costs", "tariff", "tariffs"}
 _OF_SHAPES = {"shape", "shapes"}
 
@@ -79,8 +82,8 @@ def read_unit(column: str) -> str | None:
 class Kind:
     """The quantity of a scenario's `key`, read from the words between its underscores by one rule for all games.
 
-    A unit at its end means power or energy; otherwise price, cost or tariff means a price, and shape means numbers
-    relative to some power. A key with none of these words takes powers and prices alike.
+    A unit at its end means power, energy or temperature; otherwise price, cost or tariff means a price, and shape means
+    numbers relative to some power. A key with none of these words takes all of them.
     """
 
     key: str
@@ -97,7 +100,7 @@ class Kind:
 
     @property
     def unit(self) -> Unit | None:
-        """The unit of power or energy at its end, unless the key is per something."""
+        """The unit at its end, unless the key is per something."""
         if "per" in self._words:
             return None
         return next((UNITS[name] for end, name in _KEY_ENDS_IN.items() if self.key.endswith(end)), None)
@@ -120,7 +123,12 @@ class Kind:
     @property
     def from_zero_up(self) -> bool:
         """True when a reading below zero is a mistake: a load, an output, a limit or a shape, unless it is `net`."""
-        return (self.unit is not None or self.of_shape) and "net" not in self._words
+        of_power = self.unit is not None and self.unit.quantity != "temperature"
+        return (of_power or self.of_shape) and not self._words & _BELOW_ZERO
+
+
+_FLOWS = {"power", "energy"}
+"""Quantities that the length of an interval turns into each other."""
 
 
 def target_unit(kind: Kind, given: Unit, money: str) -> Unit:
@@ -132,15 +140,16 @@ def target_unit(kind: Kind, given: Unit, money: str) -> Unit:
     if given.quantity == "pu":
         return given
     mend = f"the data in {given.name}; name other data, or correct their unit"
-    if kind.unit is not None and given.of_price:
+    wanted = given.quantity if kind.unit is None else kind.unit.quantity
+    if kind.unit is not None and wanted != given.quantity and not {wanted, given.quantity} <= _FLOWS:
         raise ValueError(f"{kind.key} is in {kind.unit.name}, {mend}")
-    if kind.of_shape and given.of_price:
+    if kind.of_shape and given.quantity not in _FLOWS:
         raise ValueError(f"{kind.key} is relative to a power, {mend}")
     if kind.of_price and not given.of_price:
         raise ValueError(f"{kind.key} takes prices, {mend}")
     if given.of_price:
         return Unit(f"{money}/kWh", "price", Fraction(1), money)
-    return kind.unit or UNITS["kW"]
+    return kind.unit or (given if given.quantity == "temperature" else UNITS["kW"])
 
 
 def per_slot(
