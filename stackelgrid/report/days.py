@@ -300,9 +300,9 @@ def _compare_bills(days: Days) -> Iterator[str | Plot | Table]:
     from stackelgrid.report import drawing
 
     homes = _list_compared(days)
-    before, after = days.before.bills, days.after.bills
+    before, after = {name: days.before.bills[name] for name in homes}, days.after.bills
     saved = {name: before[name] - after[name] for name in homes}
-    yield _tell_bills(saved, before, after)
+    yield _tell_all_bills(before, after)
     yield Plot(
         "bills",
         drawing.members({"Saved": saved}, f"Bill saved ({days.money})", who="Home"),
@@ -317,15 +317,23 @@ def _compare_bills(days: Days) -> Iterator[str | Plot | Table]:
     )
 
 
-def _tell_bills(saved: dict[str, float], before: dict[str, float], after: dict[str, float]) -> str:
-    """Say whose bill fell, and by how much."""
-    fell = [name for name, money in saved.items() if money > 0]
-    rose = [name for name, money in saved.items() if money < 0]
-    shares = {name: after[name] / before[name] - 1 for name in saved if before[name] > 0}
-    told = f"The bill fell for {len(fell):,} of {plural(len(saved), 'home')}"
-    if shares:
-        told += f", and changed by {relative(median(shares.values()))} in the median"
-    if rose and shares:
-        worst = max(shares, key=lambda name: shares[name])
-        told += f"; it rose for {len(rose):,}, most for {worst}, by {percent(shares[worst])}"
-    return f"{told}. All bills together: {change(sum(before[n] for n in saved), sum(after[n] for n in saved))}."
+def tell_bills(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Say for how many homes the bill fell, and how it changed in the median."""
+    fell = sum(after[name] < before[name] for name in before)
+    changes = _list_changes(before, after)
+    middle = f", {relative(median(changes.values()))} in the median" if changes else ""
+    return f"fell for {fell:,} of {plural(len(before), 'home')}{middle}"
+
+
+def _list_changes(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """List the relative change of each bill that was one before."""
+    return {name: after[name] / money - 1 for name, money in before.items() if money > 0}
+
+
+def _tell_all_bills(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Say whose bill fell, whose rose most, and what all pay together."""
+    changes = _list_changes(before, after)
+    worst = max(changes, key=lambda name: changes[name], default="")
+    rose = f"; it rose most for {worst}, by {percent(changes[worst])}" if worst and changes[worst] > 0 else ""
+    together = change(sum(before.values()), sum(after[name] for name in before))
+    return f"The bill {tell_bills(before, after)}{rose}. All bills together: {together}."

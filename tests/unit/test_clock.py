@@ -110,4 +110,6 @@ def test_report_of_a_dated_run_is_in_clock_time(tmp_path: Path, begin: datetime,
     bills, load = tables["bills"].to_pydict(), np.array(run.outcome.load_kw)
     assert bills["energy_kwh"] == [pytest.approx(load.sum() / 4)]
     assert bills["bill_cents"] == [pytest.approx(np.array(run.outcome.price) @ load / 4)]
+    fell = "1 of 1 home" if bills["bill_cents"] < bills["baseline_bill_cents"] else "0 of 1 home"
+    assert f"Bills fell for {fell}, " in shown.text
     assert name_slot(run.outcome, 13) == {SPRING: "04:00", AUTUMN: "02:00"}[begin]

@@ -20,7 +20,7 @@ from stackelgrid.games.user_oriented.outcome import (
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.report.clock import name_slot
 from stackelgrid.report.columns import Cell, Columns, name_apart, spell_unit, stack
-from stackelgrid.report.days import Course, Courses
+from stackelgrid.report.days import Course, Courses, tell_bills
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     BOOKS_WITHIN,
@@ -97,6 +97,9 @@ def key_figures(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOut
 
 
 def _list_findings(outcome: UserOrientedOutcome, rate: str) -> Iterator[Row]:
+    before = {name: bill for name, home in outcome.homes.items() if (bill := home.baseline_bill) is not None}
+    if before and outcome.times is not None:
+        yield ("Bills", tell_bills(before, {name: home.bill for name, home in outcome.homes.items()}))
     if outcome.capped_slots:
         slots = ", ".join(name_slot(outcome, slot) for slot in outcome.capped_slots)
         which = "in slots" if outcome.times is None else "in the slots from"
