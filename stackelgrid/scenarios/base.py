@@ -93,6 +93,12 @@ class Scenario(StrictModel):
         return 1.0 if self.calendar is None else self.calendar.slot_hours
 
     @property
+    def run(self) -> Session:
+        """All slots of the run, as if one session looked at them."""
+        first = self.sessions[0]
+        return Session(self.slots, first.slot_hours, start=first.start)
+
+    @property
     def session(self) -> Session:
         """The session of a scenario that has no other, like each of `in_session`."""
         (session,) = self.sessions

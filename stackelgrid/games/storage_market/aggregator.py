@@ -50,7 +50,7 @@ class DraCosts(AggregatorSettings):
 
     def strategy(self, session: Session, homes: Mapping[str, int]) -> StorageMarketDra:
         """Create the DRA's part of the game."""
-        return StorageMarketDra(self.quadratic, self.wear, session.slots, homes)
+        return StorageMarketDra(self.quadratic, self.wear, session, homes)
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,12 @@ class StorageMarketDra:
     that answer disclosed; a home that is held or excluded goes on following the plan.
     """
 
-    def __init__(self, quadratic: float, wear: float, slots: int, homes: Mapping[str, int]) -> None:
-        self._quadratic, self._wear, self._slots, self._homes = quadratic, wear, slots, homes
+    def __init__(self, quadratic: float, wear: float, session: Session, homes: Mapping[str, int]) -> None:
+        self._quadratic, self._wear, self._homes = quadratic, wear, homes
+        self._slots, self._slot_hours = session.slots, session.slot_hours
         self._fleets: dict[str, Fleet] = {}
-        self._market = BatteryMarket(Fleet.none(), quadratic, wear, slots)
-        self._bid = Bid.nothing(slots)
+        self._market = BatteryMarket(Fleet.none(), quadratic, wear, session.slots, session.slot_hours)
+        self._bid = Bid.nothing(session.slots)
         self._signal: MarketSignal | None = None
         self._homes_state: HomesState | None = None
         self._asking = False
@@ -169,7 +170,7 @@ class StorageMarketDra:
         account = {
             "charge_mw": bid.charge.tolist(),
             "sold_mw": bid.sold.tolist(),
-            "level_mwh": fleet.level(bid.charge, bid.sold).tolist(),
+            "level_mwh": fleet.level(bid.charge, bid.sold, self._slot_hours).tolist(),
             "fleet": vars(fleet),
         }
         return Ending(plan, account)
@@ -199,7 +200,7 @@ class StorageMarketDra:
         if new:
             self._fleets |= new
             fleet = Fleet.of([self._fleets[name] for name in self._homes if name in self._fleets])
-            self._market = BatteryMarket(fleet, self._quadratic, self._wear, self._slots)
+            self._market = BatteryMarket(fleet, self._quadratic, self._wear, self._slots, self._slot_hours)
             self._bid = Bid.nothing(self._slots)
 
     def _reply(self, homes: HomesState) -> Reply[DraAnswer]:

@@ -6,11 +6,12 @@ times a cap c on what is paid for sales [SM-8]:
 
     price at x:  lambda(x) = rho - S (x - x0) - sum_j jump_j a_j max(a_j (x - x0) - room_j, 0),      x = q - u
 
-    max over q, u   sum_t min(lambda_t, c_t) q_t - lambda_t u_t - a q_t^2 - wear q_t                     [SM-9]
+    max over q, u   sum_t [min(lambda_t, c_t) q_t - lambda_t u_t - a q_t^2 - wear q_t] Δ                 [SM-9]
     s.t.            0 <= q_t <= cap_t,   0 <= u_t,   q_t + u_t <= P
-                    e_t = e_{t-1} + eta u_t - q_t / eta,   0 <= e_t <= E,   e_T >= e_0                   [SM-10]
+                    e_t = e_{t-1} + (eta u_t - q_t / eta) Δ,   0 <= e_t <= E,   e_T >= e_0               [SM-10]
 
-q is sold, u charged, MW; e is stored at the end of the hour, MWh; rho in $/MWh, S in $/MWh per MW, a in $/MW^2h.
+q is sold, u charged, MW; e is stored at the end of the slot, MWh; rho in $/MWh, S in $/MWh per MW, a in $/MW^2h. It is
+solved per hour, e in units of Δ.
 
 Two of its terms are products, of the bid with how far a kink is crossed, and of q with how far the price is above the
 cap. They are taken to first order around the last bid, with the slack of the kink or the cap as a variable of its own:
@@ -39,6 +40,8 @@ _LEAST_CURVATURE = 1e-8
 _WALL = 1e4
 """$/MWh per MW: where a price is steeper, it jumps. Nobody knows what is beyond it, and a bid keeps clear of it."""
 _CLEAR = 1e-6
+_MANY_KINKS = 128
+"""So many kinks are taken into the program at once; of more, those that matter."""
 _BETTER = 1e-9
 """Dollars by which a bid on the other side of a kink has to be better."""
 
@@ -78,9 +81,9 @@ class Fleet:
         power = installed * min(part.power / part.installed for part in parts)
         return cls(installed, initial + headroom, initial, power, min(part.efficiency for part in parts))
 
-    def level(self, charge: Array, sold: Array) -> Array:
-        """Give the energy stored at the end of each hour [SM-10], (T,) MWh."""
-        return np.asarray(self.initial + np.cumsum(self.efficiency * charge - sold / self.efficiency))
+    def level(self, charge: Array, sold: Array, slot_hours: float) -> Array:
+        """Give the energy stored at the end of each slot [SM-10], (T,) MWh."""
+        return np.asarray(self.initial + slot_hours * np.cumsum(self.efficiency * charge - sold / self.efficiency))
 
 
 @dataclass(frozen=True)
@@ -135,21 +138,22 @@ class Bid:
 class BatteryMarket:
     """A DRA's side of the market: its `fleet`, the `quadratic` cost a and the `wear` of a MWh sold, all private."""
 
-    def __init__(self, fleet: Fleet, quadratic: float, wear: float, slots: int) -> None:
-        self.fleet, self.quadratic, self.wear, self.slots = fleet, quadratic, wear, slots
-        hours, until = np.eye(slots), np.tril(np.ones((slots, slots)))
+    def __init__(self, fleet: Fleet, quadratic: float, wear: float, slots: int, slot_hours: float = 1.0) -> None:
+        self.fleet, self.quadratic, self.wear, self.slots, self.slot_hours = fleet, quadratic, wear, slots, slot_hours
+        each, until = np.eye(slots), np.tril(np.ones((slots, slots)))
         eta = fleet.efficiency
-        self._rows = np.vstack([np.hstack([hours, hours]), np.hstack([-until / eta, eta * until])])
+        self._rows = np.vstack([np.hstack([each, each]), np.hstack([-until / eta, eta * until])])
         lowest = np.full(slots, -fleet.initial)
         lowest[-1] = 0.0
-        self._lower = np.concatenate([np.zeros(slots), lowest])
-        self._room = np.concatenate([np.full(slots, fleet.power), np.full(slots, fleet.usable - fleet.initial)])
+        highest = np.full(slots, fleet.usable - fleet.initial)
+        self._lower = np.concatenate([np.zeros(slots), lowest / slot_hours])
+        self._room = np.concatenate([np.full(slots, fleet.power), highest / slot_hours])
 
     def payoff(self, terms: Terms, last: Bid, bid: Bid) -> float:
         """Give what a bid earns at the announced price around the `last` one [SM-9], dollars."""
         price = terms.at(bid.net - last.net)
         own = self.quadratic * bid.sold @ bid.sold + self.wear * bid.sold.sum()
-        return float(np.minimum(price, terms.price_cap) @ bid.sold - price @ bid.charge - own)
+        return self.slot_hours * float(np.minimum(price, terms.price_cap) @ bid.sold - price @ bid.charge - own)
 
     def best_response(self, terms: Terms, last: Bid) -> Bid:
         """Solve for the bid of the largest payoff [SM-9]. Raise `SolverError` when none is found.
@@ -178,12 +182,34 @@ class BatteryMarket:
         return best
 
     def _solve(self, terms: Terms, last: Bid, loss: Array, crossed: NDArray[np.bool_]) -> Bid:
-        """Solve [SM-9] beyond the `crossed` kinks and, of the others, with those that lose money."""
+        """Solve [SM-9] beyond the `crossed` kinks and, of the others, with those that lose money.
+
+        Of many, first those on which the last bid lies, and then those that the bid would cross: the others change
+        nothing.
+        """
+        ahead = ~crossed & (loss > 0)
+        if ahead.sum() <= _MANY_KINKS:
+            return self._solve_with(terms, last, loss, crossed, ahead)
+        taken = ahead & (terms.room <= _CLEAR * self.fleet.power)
+        while True:
+            bid = self._solve_with(terms, last, loss, crossed, taken)
+            missed = ahead & ~taken & (terms.kinks @ (bid.net - last.net) > terms.room - self._keep_clear(terms))
+            if not missed.any():
+                return bid
+            taken |= missed
+
+    def _keep_clear(self, terms: Terms) -> Array:
+        """Give how far a bid keeps from each kink, (J,) MW: where the price jumps."""
+        return np.where(terms.jump > _WALL, _CLEAR * self.fleet.power, 0)
+
+    def _solve_with(
+        self, terms: Terms, last: Bid, loss: Array, crossed: NDArray[np.bool_], ahead: NDArray[np.bool_]
+    ) -> Bid:
+        """Solve it with the kinks `ahead`."""
         slots, power = self.slots, self.fleet.power
         slope, price, beyond = terms.slope, terms.price, terms.kinks[crossed]
         slope = slope + (beyond.T * terms.jump[crossed]) @ beyond
         price = price + (terms.jump * terms.room)[crossed] @ beyond
-        ahead = ~crossed & (loss > 0)
         kinks, capped = terms.kinks[ahead], np.isfinite(terms.price_cap)
         over = np.maximum(terms.price - terms.price_cap, 0)
         # The variables: q, u, by how much each kink is crossed, and how far the price is above each cap.
@@ -200,8 +226,8 @@ class BatteryMarket:
         anchored = price + slope @ last.net
         linear = np.concatenate([self.wear - anchored + over, anchored, loss[ahead], last.sold[capped]])
         fall = np.vstack([kinks, -slope[capped]]) @ net
-        clear = np.where(terms.jump > _WALL, _CLEAR * power, 0)
-        start = np.concatenate([kinks @ last.net + (terms.room - clear)[ahead], (terms.price_cap - anchored)[capped]])
+        room = (terms.room - self._keep_clear(terms))[ahead]
+        start = np.concatenate([kinks @ last.net + room, (terms.price_cap - anchored)[capped]])
         rows = np.block(
             [
                 [self._rows, np.zeros((len(self._rows), len(slack)))],

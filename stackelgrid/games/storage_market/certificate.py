@@ -68,19 +68,20 @@ def certify(scenario: StorageMarketScenario, outcome: StorageMarketOutcome, samp
     members = {name: [home for process in shared for home in process] for name, shared in scenario.households().items()}
     everyone = [home for homes in members.values() for home in homes]
     _require_same_names(scenario, outcome)
+    hours = scenario.slot_hours
     run = _Arrays.of(leader, everyone, outcome)
     market = Market(
-        SupplyCurve(leader, scenario.slots),
+        SupplyCurve(leader, scenario.slots, hours),
         run.load,
-        {name: FleetLimits.of(homes) for name, homes in members.items()},
+        {name: FleetLimits.of(homes, hours) for name, homes in members.items()},
         {name: scenario.aggregator_settings(name, {}) for name in members},
         np.inf if leader.price_cap is None else leader.price_cap,
     )
     bids = {name: (run.sold[name], run.charge[name]) for name in members}
     net = run.load + run.net_charge
 
-    best_cost, best_price, status = best_dispatch(leader, net)
-    cost = supply_cost(leader, run.generation, run.short, run.spilt)
+    best_cost, best_price, status = best_dispatch(leader, net, hours)
+    cost = supply_cost(leader, run.generation, run.short, run.spilt, hours)
     scale = max(1.0, abs(cost))
     schedules = [pair for home in everyone for pair in zip(home.appliances, run.homes[home.id].appliances, strict=True)]
 
@@ -97,14 +98,15 @@ def certify(scenario: StorageMarketScenario, outcome: StorageMarketOutcome, samp
     free_market = replace(market, price_cap=np.inf)
     free = free_market.clear({name: np.full(scenario.slots, np.inf) for name in bids}, bids)
 
-    violation = max(_violation(leader, run, market.fleets), *(_home_violation(run, home) for home in everyone))
+    violation = max(_violation(leader, run, market.fleets, hours), *(_home_violation(run, home) for home in everyone))
     size = max(1.0, float(np.abs(run.load).max()))
     return {
         "method": "Dispatch and the best schedules by one hand: cvxpy with Clarabel. Each DRA's bid: ascent from it "
         f"and from the best of {samples} others at random, the dispatch solved anew for each (DAQP, Clarabel). Homes: "
         f"HiGHS. Leader: the equilibria at {len(thetas)} other thetas.",
-        "gap": (cost - _least_cost(leader, net, schedules, (Interruptible,))) / scale,
-        "integrality_gap": (cost - _least_cost(leader, net, schedules, (Interruptible, Uninterruptible))) / scale,
+        "gap": (cost - _least_cost(leader, net, schedules, (Interruptible,), hours)) / scale,
+        "integrality_gap": (cost - _least_cost(leader, net, schedules, (Interruptible, Uninterruptible), hours))
+        / scale,
         "max_regret": max(dra_regret, home_regret, leader_regret),
         "max_dra_regret": dra_regret,
         "max_home_regret": home_regret,
@@ -161,7 +163,7 @@ def _require_same_names(scenario: StorageMarketScenario, outcome: StorageMarketO
 
 @dataclass(frozen=True)
 class _HomeArrays:
-    """A home's day, kW or kWh an hour: `appliances` (A, T), all others (T,), zeros where it has no battery."""
+    """A home's day, kW, `level` and `spilt` kWh: `appliances` (A, T), others (T,), zeros where it has no battery."""
 
     appliances: Array
     load: Array
@@ -171,10 +173,11 @@ class _HomeArrays:
     spilt: Array
 
     @classmethod
-    def of(cls, day: HomeOutcome) -> _HomeArrays:
+    def of(cls, day: HomeOutcome, slot_hours: float) -> _HomeArrays:
         zero = [0.0] * len(day.load_kw)
-        hourly = (day.load_kw, day.charge_kw, day.sold_kw, day.battery_kwh, day.spilt_kwh)
-        return cls(np.array(day.appliances_kwh), *(np.array(zero if each is None else each) for each in hourly))
+        by_slot = (day.load_kw, day.charge_kw, day.sold_kw, day.battery_kwh, day.spilt_kwh)
+        appliances = np.array(day.appliances_kwh) / slot_hours
+        return cls(appliances, *(np.array(zero if each is None else each) for each in by_slot))
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,7 @@ class _Arrays:
             sold={name: np.array(bid) for name, bid in outcome.sold_mw.items()},
             charge={name: np.array(bid) for name, bid in outcome.charge_mw.items()},
             caps={name: np.array(cap) for name, cap in outcome.sales_cap_mw.items()},
-            homes={home.id: _HomeArrays.of(outcome.homes[home.id]) for home in homes},
+            homes={home.id: _HomeArrays.of(outcome.homes[home.id], home.slot_hours) for home in homes},
         )
 
     @property
@@ -221,7 +224,10 @@ def _home_regret(run: _Arrays, home: MarketHome, kind: type[Appliance]) -> float
     day = run.homes[home.id]
     pays = abs(float(run.price @ day.load))
     chosen = [pair for pair in zip(home.appliances, day.appliances, strict=True) if isinstance(pair[0], kind)]
-    saves = sum(float(run.price @ drawn) - cheapest_cost(appliance, run.price) for appliance, drawn in chosen)
+    hours = home.slot_hours
+    saves = sum(
+        float(run.price @ drawn) - cheapest_cost(appliance, run.price, hours) / hours for appliance, drawn in chosen
+    )
     return max(0.0, saves) / pays if pays else 0.0
 
 
@@ -230,11 +236,12 @@ def _least_cost(
     net: Array,
     schedules: Sequence[tuple[Appliance, Array]],
     kinds: tuple[type[Appliance], ...],
+    slot_hours: float,
 ) -> float:
     """Give the least supply cost when appliances of these `kinds` are scheduled by one hand, the others as they are."""
     moved = [pair for pair in schedules if isinstance(pair[0], kinds)]
     fixed = net - sum((drawn for _, drawn in moved), np.zeros(len(net))) / KWH_PER_MWH
-    return cheapest_supply(leader, fixed, [appliance for appliance, _ in moved])
+    return cheapest_supply(leader, fixed, [appliance for appliance, _ in moved], slot_hours)
 
 
 def _thetas(leader: UtilitySettings, outcome: StorageMarketOutcome) -> list[float]:
@@ -262,15 +269,15 @@ def _slope_residual(supply: SupplyCurve, net: Array, slope: Array) -> float:
 # --- limits ---
 
 
-def _violation(leader: UtilitySettings, run: _Arrays, fleets: Mapping[str, FleetLimits]) -> float:
+def _violation(leader: UtilitySettings, run: _Arrays, fleets: Mapping[str, FleetLimits], slot_hours: float) -> float:
     """Give the worst breach of a generator's limit, a cap, a fleet's power or level, MW or MWh."""
     worst = [0.0, float(-run.generation.min())]
     for unit, output in zip(leader.generators, run.generation, strict=True):
         worst += [float(output.max()) - unit.max_mw]
-        worst += [float(np.max(np.abs(np.diff(output)), initial=0.0)) - unit.ramp_mw]
+        worst += [float(np.max(np.abs(np.diff(output)), initial=0.0)) - slot_hours * unit.ramp_mw]
     for name, fleet in fleets.items():
         sold, charge = run.sold[name], run.charge[name]
-        change = np.cumsum(fleet.efficiency * charge - sold / fleet.efficiency)
+        change = fleet.change(sold, charge)
         worst += [float(np.max(sold - run.caps[name])), float(np.max(sold + charge)) - fleet.power]
         worst += [float(-min(sold.min(), charge.min())), -float(change[-1])]
         worst += [fleet.low - float(change.min()), float(change.max()) - fleet.high]
@@ -281,7 +288,8 @@ def _home_violation(run: _Arrays, home: MarketHome) -> float:
     """Give the worst breach of an appliance's or the battery's limits, MWh."""
     day = run.homes[home.id]
     worst = [0.0, float(np.max(np.abs(sum(day.appliances, -day.load))))]
-    worst += [_schedule_error(*pair) for pair in zip(home.appliances, day.appliances, strict=True)]
+    pairs = zip(home.appliances, day.appliances, strict=True)
+    worst += [_schedule_error(*pair, home.slot_hours) for pair in pairs]
     if home.battery is not None:
         battery = home.battery
         worst += [float(np.max(day.charge + day.sold - battery.power_kw))]
@@ -290,16 +298,17 @@ def _home_violation(run: _Arrays, home: MarketHome) -> float:
     return max(worst) / KWH_PER_MWH
 
 
-def _schedule_error(appliance: Appliance, consumption: Array) -> float:
-    """Give how far an appliance's consumption, (T,) kWh, is from a schedule that it can run, kWh."""
+def _schedule_error(appliance: Appliance, consumption: Array, slot_hours: float) -> float:
+    """Give how far an appliance's consumption, (T,) kW, is from a schedule that it can run, kW or kWh."""
     outside = consumption.copy()
     outside[appliance.first - 1 : appliance.last] = 0
-    worst = [float(np.max(np.abs(outside))), abs(float(consumption.sum()) - appliance.energy_kwh)]
+    worst = [float(np.max(np.abs(outside))), abs(slot_hours * float(consumption.sum()) - appliance.energy_kwh)]
     if isinstance(appliance, Interruptible):
         worst += [float(consumption.max()) - appliance.most_kw, float(-consumption.min())]
     else:
         running = np.flatnonzero(consumption)
-        in_a_row = len(running) == appliance.hours == running[-1] - running[0] + 1 if len(running) else False
+        count = round(appliance.hours / slot_hours)
+        in_a_row = len(running) == count == running[-1] - running[0] + 1 if len(running) else False
         worst += [float(np.max(np.abs(consumption[running] - appliance.kw))) if in_a_row else appliance.kw]
     return max(worst)
 
@@ -330,5 +339,5 @@ def _battery_residual(run: _Arrays, home: MarketHome) -> float:
         return 0.0
     battery, day = home.battery, run.homes[home.id]
     change = np.diff(day.level, prepend=battery.initial_kwh)
-    due = battery.efficiency * day.charge - day.sold / battery.efficiency - day.spilt
+    due = home.slot_hours * (battery.efficiency * day.charge - day.sold / battery.efficiency) - day.spilt
     return float(np.max(np.abs(change - due))) / KWH_PER_MWH

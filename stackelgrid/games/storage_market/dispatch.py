@@ -1,13 +1,14 @@
-"""Dynamic economic dispatch [SM-1] (reading): what each generator runs at in each hour, and the price that follows.
+"""Dynamic economic dispatch [SM-1] (reading): what each generator runs at in each slot, and the price that follows.
 
-    min   sum_t [ sum_g a_g P_gt^2 + b_g P_gt + c_g  +  V short_t + eps (short_t^2 + spilt_t^2) ]
-    s.t.  sum_g P_gt + short_t - spilt_t = N_t                     price_t is the multiplier of this balance
-          0 <= P_gt <= P_max,g      |P_gt - P_g,t-1| <= R_g        short_t, spilt_t >= 0
+    min   sum_t [ sum_g a_g P_gt^2 + b_g P_gt + c_g  +  V short_t + eps (short_t^2 + spilt_t^2) ] Δ
+    s.t.  sum_g P_gt + short_t - spilt_t = N_t                     price_t Δ is the multiplier of this balance
+          0 <= P_gt <= P_max,g      |P_gt - P_g,t-1| <= R_g Δ      short_t, spilt_t >= 0
 
 N is the net demand: demand less what batteries deliver. `short` is load that is not served, at the price V of lost
 load, `spilt` is generation that nobody takes. With both, every net demand has a dispatch, also one that follows from
-wrong answers, and the price stays between about 0 and V. The program is strictly convex (a_g > 0). One DAQP model
-serves all demands; each solve starts from the last active set. MW per slot of one hour, dollars per MWh.
+wrong answers, and the price stays between about 0 and V. The program is strictly convex (a_g > 0). Δ in the objective
+changes no output: it is solved per hour, so that the multipliers are prices. One DAQP model serves all demands; each
+solve starts from the last active set. MW, slots of Δ hours, dollars per MWh.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ class GeneratingUnit:
 class Dispatch:
     """The optimum [SM-1] for one net demand: `generation` (G, T), `short`, `spilt` (T,), MW; `price` (T,), $/MWh.
 
-    `hourly_cost` (T,) is the supply cost of each hour, lost load included, in dollars. `solution` are all variables of
-    the program, `multipliers` those of its `limits`, positive at the upper one.
+    `hourly_cost` (T,) is the supply cost of an hour as each slot is, lost load included, in dollars; a slot has
+    `slot_hours`, Δ. `solution` are all variables of the program, `multipliers` those of its `limits`, positive at the
+    upper one.
     """
 
     generation: Array
@@ -51,39 +53,42 @@ class Dispatch:
     spilt: Array
     price: Array
     hourly_cost: Array
+    slot_hours: float
     solution: Array
     multipliers: Array
 
     @property
     def cost(self) -> float:
         """The supply cost of the horizon, dollars."""
-        return float(self.hourly_cost.sum())
+        return self.slot_hours * float(self.hourly_cost.sum())
 
 
 class EconomicDispatch:
-    """The program [SM-1] of several generators over `slots` hours, set up once and solved for each net demand.
+    """The program [SM-1] of several generators over `slots`, set up once and solved for each net demand.
 
-    min 1/2 z' diag(weight) z + ..., lower <= limits z <= upper, with z the outputs by generator and hour, short, spilt.
+    min 1/2 z' diag(weight) z + ..., lower <= limits z <= upper, with z the outputs by generator and slot, short, spilt.
     Of the `limits`, first those of each variable, `balance` are the rows in which both sides are the net demand.
     """
 
-    def __init__(self, generators: Sequence[GeneratingUnit], lost_load_price: float, slots: int) -> None:
+    def __init__(
+        self, generators: Sequence[GeneratingUnit], lost_load_price: float, slots: int, slot_hours: float = 1.0
+    ) -> None:
         self.generators = list(generators)
-        self.slots = slots
+        self.slots, self.slot_hours = slots, slot_hours
         self._lost_load_price = lost_load_price
         a, b, self._constant, p_max, ramp = np.array(
             [[g.quadratic, g.linear, g.constant, g.max_mw, g.ramp_mw] for g in generators]
         ).T
         self._a, self._b = a[:, None], b[:, None]
         outputs = len(a) * slots
-        every_hour = np.eye(slots)
-        balance = np.hstack([np.tile(every_hour, len(a)), every_hour, -every_hour])
-        change = np.kron(np.eye(len(a)), np.diff(every_hour, axis=0))
+        every_slot = np.eye(slots)
+        balance = np.hstack([np.tile(every_slot, len(a)), every_slot, -every_slot])
+        change = np.kron(np.eye(len(a)), np.diff(every_slot, axis=0))
         self._rows = np.vstack([balance, np.hstack([change, np.zeros((len(change), 2 * slots))])])
         self.limits = np.vstack([np.eye(self._rows.shape[1]), self._rows])
         self.weight = np.concatenate([np.repeat(2 * a, slots), np.full(2 * slots, 2 * _SLACK_CURVATURE)])
         self._linear = np.concatenate([np.repeat(b, slots), np.full(slots, lost_load_price), np.zeros(slots)])
-        steepest = np.repeat(ramp, slots - 1)
+        steepest = slot_hours * np.repeat(ramp, slots - 1)
         self.upper = np.concatenate([np.repeat(p_max, slots), np.full(2 * slots, np.inf), np.zeros(slots), steepest])
         self.lower = np.concatenate([np.zeros(outputs + 2 * slots), np.zeros(slots), -steepest])
         self.balance = slice(outputs + 2 * slots, outputs + 3 * slots)
@@ -101,7 +106,8 @@ class EconomicDispatch:
         short, spilt = np.split(z[outputs:], 2)
         running = (self._a * generation**2 + self._b * generation + self._constant[:, None]).sum(axis=0)
         lost = self._lost_load_price * short + _SLACK_CURVATURE * (short**2 + spilt**2)
-        return Dispatch(generation, short, spilt, -multipliers[self.balance], running + lost, z, np.array(multipliers))
+        price = -multipliers[self.balance]
+        return Dispatch(generation, short, spilt, price, running + lost, self.slot_hours, z, np.array(multipliers))
 
     def _solve_warm(self) -> tuple[Array, Array] | None:
         """Solve from the last active set; None when there is none or it leads to no solution."""

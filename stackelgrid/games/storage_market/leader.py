@@ -1,7 +1,7 @@
 """The utility of the storage market: it dispatches generators, sets the price and leads the play of `phases`.
 
-The price of a round is that of the dispatch [SM-1] for the net demand of the last answers [SM-2]. MW per slot of one
-hour, dollars per MWh.
+The price of a round is that of the dispatch [SM-1] for the net demand of the last answers [SM-2]. MW, slots of Δ hours,
+dollars per MWh.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stackelgrid.games.storage_market.dispatch import EconomicDispatch, Generati
 from stackelgrid.games.storage_market.messages import Clearing, DraAnswer, MarketSignal, PriceCurve, Turn
 from stackelgrid.games.storage_market.phases import MOST_GROUPS, MarketPlay, MarketState, NextRound
 from stackelgrid.games.storage_market.price_line import PriceLine, find_price_line
-from stackelgrid.model import NonNegative, Positive, StrictModel
+from stackelgrid.model import NonNegative, NumberPerSlot, Positive, StrictModel
 from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.rounds.strategy import Decision
 from stackelgrid.wire.arrays import LARGEST, Array, PackedArray
@@ -31,7 +31,7 @@ _LOG = logging.getLogger("leader_node")
 class GeneratorSettings(StrictModel):
     """A generator: `quadratic` P^2 + `linear` P + `constant` dollars an hour at P MW.
 
-    It runs between 0 and `max_mw` and changes by `ramp_mw` from one hour to the next at most.
+    It runs between 0 and `max_mw` and changes by `ramp_mw` an hour at most.
     """
 
     id: Name
@@ -49,7 +49,7 @@ class GeneratorSettings(StrictModel):
 class UtilitySettings(LeaderSettings):
     """The settings of the utility.
 
-    The demand expected before anybody reschedules is `peak_mw` times `shape`, one number per hour, the largest of them
+    The demand expected before anybody reschedules is `peak_mw` times `shape`, one number per slot, the largest of them
     1. `lost_load_price` is that of energy not served, $/MWh, `price_cap` the most paid for a MWh that a DRA sells, no
     cap where it is None. `theta`, the share of demand that DRAs may sell, `groups` and `inertia` of the turns of runs
     are those to begin with; theta stays within `max_theta`. Bids have come to rest when they change by less than
@@ -58,7 +58,7 @@ class UtilitySettings(LeaderSettings):
 
     generators: Annotated[list[GeneratorSettings], Field(min_length=1, max_length=100)]
     peak_mw: Positive
-    shape: Annotated[list[NonNegative], Field(min_length=1)]
+    shape: Annotated[NumberPerSlot, Field(min_length=1)]
     lost_load_price: Positive = 1000.0
     price_cap: Positive | None = None
     theta: Annotated[float, Field(gt=0, le=1)] = 0.04
@@ -89,37 +89,41 @@ class UtilitySettings(LeaderSettings):
         """The demand before anybody reschedules, (T,) MW."""
         return self.peak_mw * np.array(self.shape)
 
-    def economic_dispatch(self) -> EconomicDispatch:
+    def economic_dispatch(self, slot_hours: float) -> EconomicDispatch:
         """Set up the dispatch of the generators [SM-1]."""
-        return EconomicDispatch([unit.unit() for unit in self.generators], self.lost_load_price, len(self.shape))
+        units = [unit.unit() for unit in self.generators]
+        return EconomicDispatch(units, self.lost_load_price, len(self.shape), slot_hours)
 
     def check_slots(self, slots: int) -> None:
-        """Raise `ValueError` where the shape has another length, or no dispatch serves the demand: which hour, why."""
+        """Raise `ValueError` where the shape has another length, or generators are too small: in which slot."""
         if len(self.shape) != slots:
             raise ValueError(f"shape has {len(self.shape)} numbers, the horizon has {slots} slots; give one per slot")
         capacity = sum(unit.max_mw for unit in self.generators)
-        peak, hour = float(self.expected.max()), int(self.expected.argmax()) + 1
+        peak, slot = float(self.expected.max()), int(self.expected.argmax()) + 1
         if peak > capacity:
             raise ValueError(
-                f"peak_mw: demand is highest in hour {hour}, {peak:g} MW, {peak - capacity:g} MW above what generators "
+                f"peak_mw: demand is highest in slot {slot}, {peak:g} MW, {peak - capacity:g} MW above what generators "
                 "have; lower it or add max_mw"
             )
-        dispatch = self.economic_dispatch().solve(self.expected)
+
+    def check_ramps(self, session: Session) -> None:
+        """Raise `ValueError` where no dispatch serves the demand of a session: in which slot of the run."""
+        dispatch = self.economic_dispatch(session.slot_hours).solve(self.expected)
         for kind, missing in (("short", dispatch.short), ("left over", dispatch.spilt)):
             if missing.max() > 1e-6:
-                hour = int(missing.argmax()) + 1
-                raise ValueError(f"generators: in hour {hour} ramps leave {missing.max():g} MW {kind}; raise ramp_mw")
+                slot = session.first + int(missing.argmax()) + 1
+                raise ValueError(f"generators: in slot {slot} ramps leave {missing.max():g} MW {kind}; raise ramp_mw")
 
     def strategy(self, session: Session) -> StorageMarketLeader:
         """Create the leader's part of the game."""
-        return StorageMarketLeader(self)
+        return StorageMarketLeader(self, session.slot_hours)
 
 
 class StorageMarketLeader:
     """The leader's strategy: it turns the DRAs' answers into the state of the market, and the play into signals."""
 
-    def __init__(self, settings: UtilitySettings) -> None:
-        self._dispatch, self._expected = settings.economic_dispatch(), settings.expected
+    def __init__(self, settings: UtilitySettings, slot_hours: float) -> None:
+        self._dispatch, self._expected = settings.economic_dispatch(slot_hours), settings.expected
         self._price_cap = settings.price_cap
         self._last = self._sum_up({}, ())
         self._play = MarketPlay(

@@ -1,7 +1,7 @@
 """The message bodies of the storage market: MW between leader and DRA, kW between a DRA and its homes.
 
 A DRA is a demand response aggregator. A home's battery is known to its own DRA alone, its appliances to nobody. Prices
-are dollars per MWh, one number per slot of an hour.
+are dollars per MWh, one number per slot.
 """
 
 from __future__ import annotations
@@ -259,7 +259,10 @@ class FleetPlan(Body):
 def _find_energy_objection(
     turn: Turn, usual: list[float], load: list[float], offer: list[float], starts: list[float], wanted: float
 ) -> str | None:
-    """Object unless rescheduling keeps the energy, and in this `turn` no more wants to move than can."""
+    """Object unless rescheduling keeps the energy, and in this `turn` no more wants to move than can.
+
+    Loads add up to energy over Δ, which is no less than the energy: a slot is an hour at most.
+    """
     energy = sum(usual)
     rounding = _ROUNDING * max(energy, sum(load))
     if turn.turn is None and max(abs(a - b) for a, b in zip(load, starts, strict=True)) > rounding:

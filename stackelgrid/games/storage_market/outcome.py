@@ -15,13 +15,13 @@ from stackelgrid.model import Finite, StrictModel
 from stackelgrid.run_record import Outcome, RunRecord
 from stackelgrid.wire.arrays import Array
 
-Hourly = Annotated[list[Finite], Field(min_length=1)]
-"""One number per slot of an hour, (T,)."""
-ByDra = dict[str, Hourly]
+BySlot = Annotated[list[Finite], Field(min_length=1)]
+"""One number per slot, (T,)."""
+ByDra = dict[str, BySlot]
 
 
 class ByPeriod(StrictModel):
-    """Sums over the hours of each period of the day; see `scenario.Periods`."""
+    """Sums over the slots of each period of the day; see `scenario.Periods`."""
 
     valley: Finite
     off_peak: Finite
@@ -44,36 +44,36 @@ class FleetOutcome(StrictModel):
 
 
 class HomeOutcome(StrictModel):
-    """A home's settled day, kW and kWh per slot of an hour.
+    """A home's settled day.
 
-    `load_kw` is what its appliances draw together, `appliances_kwh` (A, T) each of them in the scenario's order, `bill`
-    what their energy costs, dollars. A home with a battery has `charge_kw` and `sold_kw`, at the meter, `battery_kwh`
-    stored at the end of each hour and `spilt_kwh` charged into a full battery and lost.
+    `load_kw` is what its appliances draw together, `appliances_kwh` (A, T) the energy of each of them in the scenario's
+    order, `bill` what it costs, dollars. A home with a battery has `charge_kw` and `sold_kw`, at the meter,
+    `battery_kwh` stored at the end of each slot and `spilt_kwh` charged into a full battery and lost.
     """
 
-    load_kw: Hourly
-    appliances_kwh: list[Hourly]
+    load_kw: BySlot
+    appliances_kwh: list[BySlot]
     bill: Finite
-    charge_kw: Hourly | None = None
-    sold_kw: Hourly | None = None
-    battery_kwh: Hourly | None = None
-    spilt_kwh: Hourly | None = None
+    charge_kw: BySlot | None = None
+    sold_kw: BySlot | None = None
+    battery_kwh: BySlot | None = None
+    spilt_kwh: BySlot | None = None
 
 
 class StorageMarketOutcome(Outcome):
-    """The state that a run settled. Powers MW, energies MWh, money dollars, prices $/MWh; hourly arrays are (T,).
+    """The state that a run settled. Powers MW, energies MWh, money dollars, prices $/MWh; arrays by slot are (T,).
 
     `..._without` is the state without the market, when homes had rescheduled and no DRA had bid yet; `baseline_...`
     that before anybody rescheduled.
 
-    - `price`: the hourly price, paid for all that is drawn; `clearing_price`: what is paid for sales, the price or its
+    - `price`: paid for all that is drawn; `clearing_price`: what is paid for sales, the price or its
       cap; `price_without`; `price_cap`: the cap, and never more than the marginal price of the same load without
       batteries [SM-8].
     - `dispatch_mw`: output by generator; `short_mw`: load not served; `spilt_mw`: generation not taken.
     - `load_mw`: demand before batteries; `demand_mw`: with what they charge; `net_demand_mw`: what generators serve.
     - `sold_mw`, `charge_mw`: the bid by DRA; `sales_cap_mw`: the most that each may sell; `supply_slope`: k, price over
-      marginal cost; `slope`: by how much the price falls in an hour when a MW more is sold in it, $/MWh per MW.
-    - `fleet`: the batteries of each DRA; `level_mwh`: what they store at the end of each hour; `losses_mwh`: charged
+      marginal cost; `slope`: by how much the price falls in a slot when a MW more is sold in it, $/MWh per MW.
+    - `fleet`: the batteries of each DRA; `level_mwh`: what they store at the end of each slot; `losses_mwh`: charged
       less sold less stored; `payoff`: sales less charging and own costs.
     - `purchases`: what all sales cost the leader, `net_purchases`: with what DRAs pay for charging taken off.
     - `theta`, `groups`, `inertia`: the share open to sales and the turns of runs, as the run ended.
@@ -83,22 +83,22 @@ class StorageMarketOutcome(Outcome):
     - `homes`: the settled day of each home.
     """
 
-    price: Hourly
-    price_without: Hourly
-    price_cap: Hourly
-    clearing_price: Hourly
-    dispatch_mw: dict[str, Hourly]
-    short_mw: Hourly
-    spilt_mw: Hourly
-    demand_mw: Hourly
-    load_mw: Hourly
-    load_without_mw: Hourly
-    baseline_load_mw: Hourly
-    net_demand_mw: Hourly
+    price: BySlot
+    price_without: BySlot
+    price_cap: BySlot
+    clearing_price: BySlot
+    dispatch_mw: dict[str, BySlot]
+    short_mw: BySlot
+    spilt_mw: BySlot
+    demand_mw: BySlot
+    load_mw: BySlot
+    load_without_mw: BySlot
+    baseline_load_mw: BySlot
+    net_demand_mw: BySlot
     sold_mw: ByDra
     charge_mw: ByDra
     supply_slope: ByDra
-    slope: Hourly
+    slope: BySlot
     sales_cap_mw: ByDra
     fleet: dict[str, FleetOutcome]
     level_mwh: ByDra
@@ -137,13 +137,14 @@ class StorageMarketOutcome(Outcome):
         sold, charge = ({name: np.array(bid) for name, bid in last[key].items()} for key in ("sold_mw", "charge_mw"))
         cap = np.inf if scenario.leader.price_cap is None else scenario.leader.price_cap
         paid = np.minimum(price, cap)
-        purchases = sum((paid @ bid for bid in sold.values()), 0.0)
-        paid_for_charging = sum((price @ bid for bid in charge.values()), 0.0)
+        hours = scenario.slot_hours
+        purchases = hours * sum((paid @ bid for bid in sold.values()), 0.0)
+        paid_for_charging = hours * sum((price @ bid for bid in charge.values()), 0.0)
         by_period = partial(sum_by_period, scenario)
         return cls(
             price=last["price"],
             price_without=without["price"],
-            price_cap=np.minimum(scenario.leader.economic_dispatch().solve(demand).price, cap).tolist(),
+            price_cap=np.minimum(scenario.leader.economic_dispatch(hours).solve(demand).price, cap).tolist(),
             clearing_price=paid.tolist(),
             dispatch_mw=last["dispatch_mw"],
             short_mw=last["short_mw"],
@@ -160,9 +161,9 @@ class StorageMarketOutcome(Outcome):
             sales_cap_mw={name: _sales_cap(last["sales_cap"], accounts.get(name)) for name in sold},
             fleet={name: account["fleet"] for name, account in accounts.items()},
             level_mwh={name: account["level_mwh"] for name, account in accounts.items()},
-            losses_mwh={name: _losses(account) for name, account in accounts.items()},
+            losses_mwh={name: _losses(account, hours) for name, account in accounts.items()},
             payoff={
-                name: float(paid @ sold[name] - price @ charge[name]) - _own_cost(scenario, name, sold[name])
+                name: hours * (float(paid @ sold[name] - price @ charge[name]) - _own_cost(scenario, name, sold[name]))
                 for name in sold
             },
             purchases=float(purchases),
@@ -195,14 +196,14 @@ class StorageMarketOutcome(Outcome):
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
-        for path, numbers in _hourly("", self):
+        for path, numbers in _list_arrays("", self):
             if len(numbers) != len(self.price):
                 raise ValueError(f"{path} has {len(numbers)} numbers, price has {len(self.price)}")
         return self
 
 
-def _hourly(path: str, value: Any) -> Iterator[tuple[str, list[float]]]:
-    """List every hourly array in `value`, by the dotted path to it."""
+def _list_arrays(path: str, value: Any) -> Iterator[tuple[str, list[float]]]:
+    """List every array in `value`, by the dotted path to it."""
     parts: Iterable[tuple[Any, Any]] = ()
     match value:
         case StrictModel():
@@ -214,7 +215,7 @@ def _hourly(path: str, value: Any) -> Iterator[tuple[str, list[float]]]:
         case list():
             parts = enumerate(value)
     for key, part in parts:
-        yield from _hourly(f"{path}.{key}" if path else str(key), part)
+        yield from _list_arrays(f"{path}.{key}" if path else str(key), part)
 
 
 def _sales_cap(per_power: list[float], account: dict[str, Any] | None) -> list[float]:
@@ -223,22 +224,22 @@ def _sales_cap(per_power: list[float], account: dict[str, Any] | None) -> list[f
     return [cap * power for cap in per_power]
 
 
-def _losses(account: dict[str, Any]) -> float:
+def _losses(account: dict[str, Any], hours: float) -> float:
     """Give what a DRA's batteries lost, MWh: charged less sold less what they store more than at the start."""
     stored = account["level_mwh"][-1] - account["fleet"]["initial"]
-    return float(sum(account["charge_mw"]) - sum(account["sold_mw"]) - stored)
+    return float(hours * sum(account["charge_mw"]) - hours * sum(account["sold_mw"]) - stored)
 
 
 def _own_cost(scenario: StorageMarketScenario, name: str, sold: Array) -> float:
-    """Give what selling costs a DRA besides the energy, dollars."""
+    """Give what selling costs a DRA besides the energy, dollars over Δ."""
     costs = scenario.aggregator_settings(name, {})
     return float(costs.quadratic * sold @ sold + costs.wear * sold.sum())
 
 
-def sum_by_period(scenario: StorageMarketScenario, hourly: Sequence[float] | Array) -> ByPeriod:
-    """Sum an hourly quantity over the valley, off-peak and peak hours."""
-    periods = scenario.periods.hours(scenario.leader.expected)
-    return ByPeriod(**{period: float(np.array(hourly)[hours].sum()) for period, hours in periods.items()})
+def sum_by_period(scenario: StorageMarketScenario, rate: Sequence[float] | Array) -> ByPeriod:
+    """Sum a quantity, given per hour as each slot is, over the slots of the valley, off-peak and of the peak."""
+    periods, hours = scenario.periods.mark(scenario.leader.expected, scenario.leader.peak_mw), scenario.slot_hours
+    return ByPeriod(**{period: hours * float(np.array(rate)[slots].sum()) for period, slots in periods.items()})
 
 
 def _peak_to_average(load: Array) -> float:

@@ -23,14 +23,14 @@ move.
 
 **Theta.** The leader minimises what supply and net purchases cost [SM-7],
 
-    J = C(N) + sum_t min(lambda_t, cap) q_t - lambda_t u_t
+    J = C(N) + sum_t [min(lambda_t, cap) q_t - lambda_t u_t] Δ
 
 with what DRAs pay for charging taken off (derived: at gross purchases all that charging costs would be a loss). Beyond
 the theta at which no cap binds J is flat, since prices are true. So the leader doubles theta while caps bind and J
 falls, or else halves it from where they begin to bind, and then narrows down what it has found.
 
 **Balance.** Then all go on together: homes offer while DRAs bid. When both rest and runs still want to start elsewhere,
-the inertia doubles, and it is played again with turns. The inertia bounds how often (derived). MW per slot of one hour,
+the inertia doubles, and it is played again with turns. The inertia bounds how often (derived). MW, slots of Δ hours,
 dollars per MWh.
 """
 
@@ -121,7 +121,7 @@ class MarketState:
         """J: supply cost and net purchases [SM-7], dollars."""
         paid = self.dispatch.price if price_cap is None else np.minimum(self.dispatch.price, price_cap)
         purchases = sum((paid @ sold for sold in self.sold.values()), 0.0)
-        return self.dispatch.cost + float(
+        return self.dispatch.cost + self.dispatch.slot_hours * float(
             purchases - sum((self.dispatch.price @ charge for charge in self.charge.values()), 0.0)
         )
 

@@ -2,7 +2,7 @@
 
 The dispatch, the best schedules and each DRA's best bid are solved by cvxpy with Clarabel, the cheapest schedule of an
 appliance by HiGHS through SciPy. How the price falls with sales is found by solving the dispatch once more for each
-hour, all but the first time by DAQP, with matrices of its own.
+slot, all but the first time by DAQP, with matrices of its own.
 MW, MWh, dollars, $/MWh, arrays (T,), unless said otherwise.
 """
 # cvxpy passes its atoms on by star imports, which its types do not name, and is not typed throughout.
@@ -40,59 +40,69 @@ _TOLERANCES = {
 
 @dataclass(frozen=True)
 class FleetLimits:
-    """A DRA's batteries as one: the level stays between `low` and `high` around the start, MWh; `power` MW."""
+    """A DRA's batteries as one: the level stays between `low` and `high` around the start, MWh; `power` MW.
+
+    A slot has `slot_hours`, Δ.
+    """
 
     low: float
     high: float
     power: float
     efficiency: float
+    slot_hours: float
+
+    def change(self, sold: Any, charge: Any) -> Any:
+        """Give the level at the end of each slot less that at the start, (T,) MWh, of arrays or of cvxpy's."""
+        rate = self.efficiency * charge - sold / self.efficiency
+        return self.slot_hours * (np.cumsum(rate) if isinstance(rate, np.ndarray) else cp.cumsum(rate))
 
     @classmethod
-    def of(cls, homes: Sequence[MarketHome]) -> FleetLimits:
+    def of(cls, homes: Sequence[MarketHome], slot_hours: float) -> FleetLimits:
         """Give what every battery of these homes can follow in proportion to its capacity [SM-12]."""
         batteries = [home.battery for home in homes if home.battery is not None]
         if not batteries:
-            return cls(0.0, 0.0, 0.0, 1.0)
+            return cls(0.0, 0.0, 0.0, 1.0, slot_hours)
         capacity = sum(battery.capacity_kwh for battery in batteries) / KWH_PER_MWH
         return cls(
             -capacity * min(battery.initial_kwh / battery.capacity_kwh for battery in batteries),
             capacity * min(1 - battery.initial_kwh / battery.capacity_kwh for battery in batteries),
             capacity * min(battery.power_kw / battery.capacity_kwh for battery in batteries),
             min(battery.efficiency for battery in batteries),
+            slot_hours,
         )
 
 
 # --- the dispatch ---
 
 
-def best_dispatch(leader: UtilitySettings, net: Array) -> tuple[float, Array, dict[str, Any]]:
+def best_dispatch(leader: UtilitySettings, net: Array, slot_hours: float) -> tuple[float, Array, dict[str, Any]]:
     """Solve the best dispatch [SM-1]: its cost, dollars, its price as the balance's dual, and how the solver ended.
 
     Raise `CertificateError`.
     """
-    cost, balance, limits = _supply(leader, cp.Constant(net))
+    cost, balance, limits = _supply(leader, cp.Constant(net), slot_hours)
     problem = cp.Problem(cp.Minimize(cost), [balance, *limits])
     _solve(problem, "the dispatch")
     status = {"status": str(problem.status), "iterations": problem.solver_stats.num_iters}
-    return float(problem.value), -np.asarray(balance.dual_value), status
+    return slot_hours * float(problem.value), -np.asarray(balance.dual_value), status
 
 
 class SupplyCurve:
-    """The same for one net demand after another, in DAQP, many times as fast: hours in turn, generators within.
+    """The same for one net demand after another, in DAQP, many times as fast: slots in turn, generators within.
 
     Searching for a better bid takes thousands of dispatches.
     """
 
-    def __init__(self, leader: UtilitySettings, slots: int) -> None:
-        units = leader.generators
+    def __init__(self, leader: UtilitySettings, slots: int, slot_hours: float) -> None:
+        units, self.slot_hours = leader.generators, slot_hours
         self._step = len(units) + 2  # outputs, short, spilt
-        hour = [(2 * u.quadratic, u.linear, u.max_mw) for u in units]
-        hour += [(2 * _SLACK_CURVATURE, leader.lost_load_price, np.inf), (2 * _SLACK_CURVATURE, 0.0, np.inf)]
-        self._weight, self._linear, most = np.tile(np.array(hour).T, slots)
+        slot = [(2 * u.quadratic, u.linear, u.max_mw) for u in units]
+        slot += [(2 * _SLACK_CURVATURE, leader.lost_load_price, np.inf), (2 * _SLACK_CURVATURE, 0.0, np.inf)]
+        self._weight, self._linear, most = np.tile(np.array(slot).T, slots)
         self._constant = slots * sum(u.constant for u in units)
         balance = np.kron(np.eye(slots), np.append(np.ones(len(units) + 1), -1))
         ramps = np.kron(np.diff(np.eye(slots), axis=0), np.eye(len(units), self._step))
-        steepest = np.tile([u.ramp_mw for u in units], slots - 1)
+        steepest = slot_hours * np.tile([u.ramp_mw for u in units], slots - 1)
         self._upper = np.concatenate([most, np.zeros(slots), steepest])
         self._lower = np.concatenate([np.zeros(len(most)), np.zeros(slots), -steepest])
         self._balance = slice(len(most), len(most) + slots)
@@ -115,16 +125,16 @@ class SupplyCurve:
         if flag <= 0:
             raise CertificateError(f"a dispatch: DAQP ended with {flag}; no certificate")
         cost = float(self._weight @ z**2 / 2 + self._linear @ z) + self._constant
-        return cost, -np.array(info["lam"][self._balance])
+        return self.slot_hours * cost, -np.array(info["lam"][self._balance])
 
     def differentiate(self, net: Array, step: float) -> Array:
-        """Give by how much the price rises with the net demand, (T, T), from one more dispatch for each hour."""
-        price, hours = self.solve(net)[1], np.eye(len(net))
-        return np.array([(self.solve(net + step * hour)[1] - price) / step for hour in hours]).T
+        """Give by how much the price rises with the net demand, (T, T), from one more dispatch for each slot."""
+        price, slots = self.solve(net)[1], np.eye(len(net))
+        return np.array([(self.solve(net + step * slot)[1] - price) / step for slot in slots]).T
 
 
-def _supply(leader: UtilitySettings, net: Any) -> tuple[Any, Any, list[Any]]:
-    """Write the dispatch of the net demand for cvxpy: its cost, the balance and the limits."""
+def _supply(leader: UtilitySettings, net: Any, slot_hours: float) -> tuple[Any, Any, list[Any]]:
+    """Write the dispatch of the net demand for cvxpy: its cost over Δ, the balance and the limits."""
     units, slots = leader.generators, net.shape[0]
     generation = cp.Variable((len(units), slots), nonneg=True)
     short, spilt = cp.Variable(slots, nonneg=True), cp.Variable(slots, nonneg=True)
@@ -134,19 +144,19 @@ def _supply(leader: UtilitySettings, net: Any) -> tuple[Any, Any, list[Any]]:
     for row, unit in enumerate(units):
         cost += unit.quadratic * cp.sum_squares(generation[row]) + unit.linear * cp.sum(generation[row])
         cost += unit.constant * slots
-        limits += [generation[row] <= unit.max_mw, cp.abs(cp.diff(generation[row])) <= unit.ramp_mw]
+        limits += [generation[row] <= unit.max_mw, cp.abs(cp.diff(generation[row])) <= slot_hours * unit.ramp_mw]
     return cost, cp.sum(generation, axis=0) + short - spilt == net, limits
 
 
-def supply_cost(leader: UtilitySettings, generation: Array, short: Array, spilt: Array) -> float:
+def supply_cost(leader: UtilitySettings, generation: Array, short: Array, spilt: Array, slot_hours: float) -> float:
     """Give what a dispatch costs, dollars; `generation` (G, T)."""
     cost = leader.lost_load_price * short.sum() + _SLACK_CURVATURE * (short @ short + spilt @ spilt)
     for unit, output in zip(leader.generators, generation, strict=True):
         cost += unit.quadratic * output @ output + unit.linear * output.sum() + unit.constant * len(output)
-    return float(cost)
+    return slot_hours * float(cost)
 
 
-def cheapest_supply(leader: UtilitySettings, fixed: Array, appliances: Sequence[Appliance]) -> float:
+def cheapest_supply(leader: UtilitySettings, fixed: Array, appliances: Sequence[Appliance], slot_hours: float) -> float:
     """Give the least supply cost, dollars, of the `fixed` net demand and `appliances` scheduled by one hand.
 
     Those that cannot be interrupted are, here: what integrality costs is the difference. Raise `CertificateError`.
@@ -156,10 +166,10 @@ def cheapest_supply(leader: UtilitySettings, fixed: Array, appliances: Sequence[
         row[appliance.first - 1 : appliance.last] = appliance.most_kw / KWH_PER_MWH
     drawn = cp.Variable(window.shape, nonneg=True)
     energy = np.array([appliance.energy_kwh for appliance in appliances]) / KWH_PER_MWH
-    cost, balance, limits = _supply(leader, cp.sum(drawn, axis=0) + fixed)
-    problem = cp.Problem(cp.Minimize(cost), [balance, *limits, drawn <= window, cp.sum(drawn, axis=1) == energy])
-    _solve(problem, "the best schedules")
-    return float(problem.value)
+    cost, balance, limits = _supply(leader, cp.sum(drawn, axis=0) + fixed, slot_hours)
+    needs = cp.sum(drawn, axis=1) == energy / slot_hours
+    _solve(problem := cp.Problem(cp.Minimize(cost), [balance, *limits, drawn <= window, needs]), "the best schedules")
+    return slot_hours * float(problem.value)
 
 
 # --- bids ---
@@ -190,20 +200,22 @@ class Market:
         """Give what a DRA earns at the price that truly follows from all bids, dollars."""
         price, (sold, charge), own = self.price(bids), bids[name], self.costs[name]
         paid = np.minimum(price, self.price_cap)
-        return float(paid @ sold - price @ charge - own.quadratic * sold @ sold - own.wear * sold.sum())
+        earned = float(paid @ sold - price @ charge - own.quadratic * sold @ sold - own.wear * sold.sum())
+        return self.supply.slot_hours * earned
 
     def total_cost(self, bids: Mapping[str, Bid]) -> float:
         """Give J [SM-7], dollars."""
         cost, price = self.supply.solve(self.net(bids))
         paid = np.minimum(price, self.price_cap)
-        return cost + float(sum(paid @ sold - price @ charge for sold, charge in bids.values()))
+        net_purchases = float(sum(paid @ sold - price @ charge for sold, charge in bids.values()))
+        return cost + self.supply.slot_hours * net_purchases
 
     def regret(
         self, name: str, bids: Mapping[str, Bid], cap: Array, random: np.random.Generator, samples: int
     ) -> float:
         """Search for a bid of one DRA that earns more at the price that follows, and give how much more, dollars.
 
-        Random bids anywhere, near its own and with energy moved between two hours; then, from its own and from the best
+        Random bids anywhere, near its own and with energy moved between two slots; then, from its own and from the best
         of these, ascent along the price as differences show it, up and down.
         """
         now = best = self.payoff(name, bids)
@@ -271,7 +283,7 @@ class Market:
 
 
 def _draw_bids(fleet: FleetLimits, bid: Bid, cap: Array, random: np.random.Generator, samples: int) -> Iterator[Bid]:
-    """Draw bids within the limits: anywhere, near the present one, or with energy moved between two hours."""
+    """Draw bids within the limits: anywhere, near the present one, or with energy moved between two slots."""
     now = bid[0] - bid[1]
     for number in range(samples):
         scale = fleet.power * 10.0 ** -random.uniform(0, 5)
@@ -291,24 +303,24 @@ def _draw_bids(fleet: FleetLimits, bid: Bid, cap: Array, random: np.random.Gener
 def _limit(fleet: FleetLimits, cap: Array, sold: Array, charge: Array) -> Bid | None:
     """Reduce a bid to what the batteries can do; None when they end below where they began."""
     sold, charge = np.minimum(sold, np.minimum(cap, fleet.power)), np.minimum(charge, fleet.power)
-    eta, change = fleet.efficiency, 0.0
-    for hour in range(len(sold)):
-        charge[hour] = min(charge[hour], (fleet.high - change) / eta, fleet.power - sold[hour])
-        sold[hour] = min(sold[hour], (change + eta * charge[hour] - fleet.low) * eta)
-        change += eta * charge[hour] - sold[hour] / eta
-    # What is missing at the end is not sold in the last hours.
-    for hour in reversed(range(len(sold))):
-        unsold = min(max(-change, 0.0) * eta, sold[hour])
+    eta, hours, change = fleet.efficiency, fleet.slot_hours, 0.0
+    for slot in range(len(sold)):
+        charge[slot] = min(charge[slot], (fleet.high - change) / hours / eta, fleet.power - sold[slot])
+        sold[slot] = min(sold[slot], ((change - fleet.low) / hours + eta * charge[slot]) * eta)
+        change += hours * (eta * charge[slot] - sold[slot] / eta)
+    # What is missing at the end is not sold in the last slots.
+    for slot in reversed(range(len(sold))):
+        unsold = min(max(-change, 0.0) / hours * eta, sold[slot])
         if unsold > 0:
-            sold[hour] -= unsold
-            change += unsold / eta
-    level = np.cumsum(eta * charge - sold / eta)
+            sold[slot] -= unsold
+            change += hours * unsold / eta
+    level = fleet.change(sold, charge)
     feasible = level.min() >= fleet.low - 1e-12 and level.max() <= fleet.high + 1e-12 and level[-1] >= -1e-12
     return (sold, charge) if feasible else None
 
 
 def _bid_limits(fleet: FleetLimits, cap: Array, sold: Any, charge: Any) -> list[Any]:
-    change = cp.cumsum(fleet.efficiency * charge - sold / fleet.efficiency)
+    change = fleet.change(sold, charge)
     return [sold <= cap, sold + charge <= fleet.power, change >= fleet.low, change <= fleet.high, change[-1] >= 0]
 
 
@@ -321,20 +333,21 @@ def _solve(problem: Any, name: str) -> None:
 # --- appliances ---
 
 
-def cheapest_cost(appliance: Appliance, price: Array) -> float:
-    """Give the least that an appliance's energy costs, price times kWh, by a program over hours or starts.
+def cheapest_cost(appliance: Appliance, price: Array, slot_hours: float = 1.0) -> float:
+    """Give the least that an appliance's energy costs, price times kWh, by a program over slots or starts.
 
     Raise `CertificateError`.
     """
     window = price[appliance.first - 1 : appliance.last]
     if isinstance(appliance, Interruptible):
-        cost, count, most, whole = window, appliance.energy_kwh, appliance.most_kw, 0
+        cost, count, most, whole = window, appliance.energy_kwh / slot_hours, appliance.most_kw, 0
     else:
-        starts = range(len(window) - appliance.hours + 1)
-        cost = appliance.kw * np.array([window[start : start + appliance.hours].sum() for start in starts])
+        run = round(appliance.hours / slot_hours)
+        starts = range(len(window) - run + 1)
+        cost = appliance.kw * np.array([window[start : start + run].sum() for start in starts])
         count, most, whole = 1.0, 1.0, 1
     one_sum = LinearConstraint(np.ones((1, len(cost))), count, count)
     solution = milp(cost, integrality=np.full(len(cost), whole), bounds=Bounds(0, most), constraints=one_sum)
     if not solution.success:
         raise CertificateError(f"the cheapest schedule of an appliance: HiGHS ended with {solution.message}")
-    return float(solution.fun)
+    return slot_hours * float(solution.fun)

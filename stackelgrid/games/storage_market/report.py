@@ -37,7 +37,7 @@ def opening(run: RunFolder) -> str:
 def key_figures(result: RunResult[StorageMarketOutcome], outcome: StorageMarketOutcome) -> list[Row]:
     """List cost, peak and PAR before, without and with the market, and what was traded."""
     money = result.money
-    sold, charged = (sum(map(sum, bids.values())) for bids in (outcome.sold_mw, outcome.charge_mw))
+    sold, charged = (outcome.slot_hours * sum(map(sum, bids.values())) for bids in (outcome.sold_mw, outcome.charge_mw))
     return [
         ("Supply cost", _three(outcome.baseline_supply_cost, outcome.supply_cost_without, outcome.supply_cost, money)),
         ("Peak of net demand", _three(outcome.baseline_peak_mw, outcome.peak_without_mw, outcome.peak_mw, "MW")),
@@ -154,8 +154,8 @@ def _batteries(outcome: StorageMarketOutcome, money: str) -> Iterator[Plot | Tab
     rows = [
         [
             name,
-            number(sum(bid)),
-            number(sum(outcome.charge_mw[name])),
+            number(outcome.slot_hours * sum(bid)),
+            number(outcome.slot_hours * sum(outcome.charge_mw[name])),
             number(outcome.losses_mwh[name]) if name in outcome.losses_mwh else "–",
             number(outcome.payoff[name]),
         ]
@@ -207,16 +207,17 @@ def _caps(run: RunFolder, outcome: StorageMarketOutcome, money: str) -> Iterator
 
 
 def _tell_binding(outcome: StorageMarketOutcome) -> str:
-    """Say in how many hours the caps bind."""
+    """Say in how many slots the caps bind."""
     used = [
         any(
-            bid[hour] > 0 and bid[hour] > 0.999 * outcome.sales_cap_mw[name][hour]
+            bid[slot] > 0 and bid[slot] > 0.999 * outcome.sales_cap_mw[name][slot]
             for name, bid in outcome.sold_mw.items()
         )
-        for hour in range(len(outcome.price))
+        for slot in range(len(outcome.price))
     ]
     held = [paid < price for paid, price in zip(outcome.clearing_price, outcome.price, strict=True)]
-    return f"The cap on sales binds in {sum(used)} hours, the one on their price in {sum(held)}."
+    unit = "hours" if outcome.slot_hours == 1 else "slots"
+    return f"The cap on sales binds in {sum(used)} {unit}, the one on their price in {sum(held)}."
 
 
 def _compare(name: str, capped: float, free: float) -> list[str]:
@@ -360,8 +361,8 @@ def tabulate_appliances(scenario: StorageMarketScenario, outcome: StorageMarketO
 
 def _list_appliances(home: Any, day: HomeOutcome) -> Iterator[tuple[str, str, list[float], list[float] | None]]:
     """List name, kind, load and stored energy of a home's appliances and of its battery."""
-    for (name, appliance), load in zip(name_apart(home.appliances), day.appliances_kwh, strict=True):
-        yield name, appliance.kind, load, None
+    for (name, appliance), energy in zip(name_apart(home.appliances), day.appliances_kwh, strict=True):
+        yield name, appliance.kind, [kwh / home.slot_hours for kwh in energy], None
     if day.charge_kw is not None and day.sold_kw is not None:
         net = [charge - sold for charge, sold in zip(day.charge_kw, day.sold_kw, strict=True)]
         yield "battery", "battery", net, day.battery_kwh

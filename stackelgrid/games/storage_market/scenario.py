@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from stackelgrid.games.storage_market.aggregator import DraCosts, QuadraticCost, WearCost
 from stackelgrid.games.storage_market.home import MarketHome
 from stackelgrid.games.storage_market.leader import UtilitySettings
-from stackelgrid.games.storage_market.population import Population, Share
+from stackelgrid.games.storage_market.population import Day, Population, Share
 from stackelgrid.model import StrictModel
 from stackelgrid.scenarios import PopulatedScenario
 from stackelgrid.wire.arrays import Array
@@ -33,7 +34,7 @@ class Dra(StrictModel):
 class Periods(StrictModel):
     """The periods of the day, by the demand expected as a part of its peak.
 
-    An hour is in the valley below `valley_below`, in the peak from `peak_from` on, off-peak between.
+    A slot is in the valley below `valley_below`, in the peak from `peak_from` on, off-peak between.
     """
 
     valley_below: Share = 0.7
@@ -45,9 +46,9 @@ class Periods(StrictModel):
             raise ValueError(f"valley_below {self.valley_below:g} is above peak_from {self.peak_from:g}; swap them")
         return self
 
-    def hours(self, expected: Array) -> dict[str, Array]:
-        """Give the hours of each period as a mask, (T,)."""
-        part = expected / expected.max()
+    def mark(self, expected: Array, peak_mw: float) -> dict[str, NDArray[np.bool_]]:
+        """Mark the slots of each period, (T,)."""
+        part = expected / peak_mw
         valley, peak = part < self.valley_below, part >= self.peak_from
         return {"valley": valley, "off_peak": ~valley & ~peak, "peak": peak}
 
@@ -78,26 +79,31 @@ class StorageMarketScenario(PopulatedScenario[Population, MarketHome]):
 
     def draw(self, population: Population) -> list[MarketHome]:
         """Draw homes whose appliances are part of the demand expected."""
-        return population.draw(self.seed, self.leader.expected)
+        return population.draw(self.seed, self.leader.expected, Day.of(self.run))
 
     def verify(self) -> None:
         """Require, besides what all games do, a DRA for every home and appliances within the demand expected."""
-        super().verify()
-        for number, home in enumerate(self.everyone):
-            if home.aggregator is not None:
-                raise ValueError(f"homes.{number}.aggregator: dras say whose homes these are; leave it out")
         shared = sum(dra.homes for dra in self.dras)
         if shared != len(self.everyone):
             raise ValueError(
                 f"dras: their homes are {shared} together, the scenario has {len(self.everyone)}; make them equal"
             )
+        super().verify()
+        for number, home in enumerate(self.everyone):
+            if home.aggregator is not None:
+                raise ValueError(f"homes.{number}.aggregator: dras say whose homes these are; leave it out")
+        try:
+            for session in self.sessions:
+                self.leader.in_session(session).check_ramps(session)
+        except ValueError as error:
+            raise ValueError(f"leader.{error}") from None
         usual = sum((home.preferred_load() for home in self.everyone), np.zeros(self.slots)) / _KW_PER_MW
         above = usual - self.leader.expected
         if above.max() > 1e-9 * self.leader.peak_mw:
-            hour = int(above.argmax())
+            slot = int(above.argmax())
             raise ValueError(
-                f"leader.peak_mw: in hour {hour + 1} appliances usually draw {usual[hour]:g} MW, demand expected is "
-                f"{self.leader.expected[hour]:g} MW with them; raise it or have less to schedule"
+                f"leader.peak_mw: in slot {slot + 1} appliances usually draw {usual[slot]:g} MW, demand expected is "
+                f"{self.leader.expected[slot]:g} MW with them; raise it or have less to schedule"
             )
 
     def households(self) -> dict[str, list[list[MarketHome]]]:

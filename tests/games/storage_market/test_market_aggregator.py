@@ -40,7 +40,7 @@ def answer_of(battery: Battery) -> HomesAnswer:
 @quick
 @given(st.lists(BATTERIES, min_size=1, max_size=5), st.integers(0, 1000))
 def test_battery_follows_its_share_of_any_fleet(batteries: list[Battery], seed: int) -> None:
-    dra = StorageMarketDra(0.001, 0.0, 6, {f"b{number}": 1 for number in range(len(batteries))})
+    dra = StorageMarketDra(0.001, 0.0, Session(6), {f"b{number}": 1 for number in range(len(batteries))})
     price = np.random.default_rng([14, seed]).uniform(0, 100, 6).tolist()
     signal = MarketSignal(price=price, curve=straight(0.01, 6), sales_cap=[1] * 6, hold=True, turn=HOLD)
     asked = dra.open(signal)

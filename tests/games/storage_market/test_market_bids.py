@@ -31,21 +31,23 @@ def payoff(market: BatteryMarket, on: Terms, last: Bid, sold: Any, charge: Any) 
     return line - market.quadratic * cp.sum_squares(sold) - market.wear * cp.sum(sold)
 
 
+@pytest.mark.parametrize("hours", [1.0, 0.25])
 @pytest.mark.parametrize("number", range(5))
-def test_best_response_equals_another_solvers(number: int) -> None:
+def test_best_response_equals_another_solvers(number: int, hours: float) -> None:
+    market = BatteryMarket(Fleet(20, 20, 5, 7.5, 0.95), 0.15, 2, 24, hours)
     on = terms(number)
-    last = MARKET.best_response(terms(number + 100), Bid.nothing(24))
-    bid = MARKET.best_response(on, last)
-    fleet = MARKET.fleet
+    last = market.best_response(terms(number + 100), Bid.nothing(24))
+    bid = market.best_response(on, last)
+    fleet = market.fleet
     sold, charge = cp.Variable(24, nonneg=True), cp.Variable(24, nonneg=True)
-    level = fleet.initial + cp.cumsum(fleet.efficiency * charge - sold / fleet.efficiency)
+    level = fleet.initial + hours * cp.cumsum(fleet.efficiency * charge - sold / fleet.efficiency)
     limits = [sold <= on.sales_cap, sold + charge <= fleet.power, level >= 0, level <= 20, level[-1] >= fleet.initial]
-    problem = cp.Problem(cp.Maximize(payoff(MARKET, on, last, sold, charge)), limits)
+    problem = cp.Problem(cp.Maximize(hours * payoff(market, on, last, sold, charge)), limits)
     problem.solve(solver=cp.CLARABEL, **CLARABEL)
-    assert MARKET.payoff(on, last, bid) == pytest.approx(problem.value, rel=1e-8)
+    assert market.payoff(on, last, bid) == pytest.approx(problem.value, rel=1e-8)
     np.testing.assert_allclose(bid.sold, sold.value, atol=1e-4)
     np.testing.assert_allclose(bid.charge, charge.value, atol=1e-4)
-    levels = fleet.level(bid.charge, bid.sold)
+    levels = fleet.level(bid.charge, bid.sold, hours)
     assert levels.min() >= -1e-9
     assert levels.max() <= 20 + 1e-9
     assert levels[-1] >= fleet.initial - 1e-9

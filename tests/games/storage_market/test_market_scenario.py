@@ -11,10 +11,10 @@ from stackelgrid.scenarios import ScenarioError, load
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("leader.peak_mw=60", r"leader.peak_mw: demand is highest in hour 4, 60 MW, 10 MW above"),
+        ("leader.peak_mw=60", r"leader.peak_mw: demand is highest in slot 4, 60 MW, 10 MW above"),
         (
             "leader.generators.0.ramp_mw=3",
-            r"leader.generators: in hour \d ramps leave [\d.]+ MW left over; raise ramp_mw",
+            r"leader.generators: in slot \d ramps leave [\d.]+ MW left over; raise ramp_mw",
         ),
         ("leader.shape=[1, 0.5]", r"leader.shape has 2 numbers, the horizon has 6 slots"),
         ("leader.shape.3=0.8", r"shape has the maximum 0.9; make it 1"),
@@ -24,7 +24,7 @@ from stackelgrid.scenarios import ScenarioError, load
         ("homes.1.appliances.0.preferred=6", r"preferred 6 is outside 1..5"),
         ("homes.1.appliances.0.per_hour=1", r"preferred 4 is outside 1..1"),
         ("homes.1.appliances.0.blocks=30", r"it runs 10 hours, its window 1..6 has 6"),
-        ("homes.1.appliances.0.block_kwh=90000", r"in hour 5 appliances usually draw 270 MW, demand expected is 36 MW"),
+        ("homes.1.appliances.0.block_kwh=90000", r"in slot 5 appliances usually draw 270 MW, demand expected is 36 MW"),
         ("homes.0.battery.power_kw=5e5", r"power_kw 500000 is above 100 times capacity_kwh 4000"),
         ("homes.0.battery.initial_kwh=5000", r"initial_kwh 5000 is above capacity_kwh 4000"),
     ],

@@ -1,52 +1,54 @@
 """Schedules of a home's appliances: time-of-use scheduling (reading: energy within a window).
 
-An interruptible appliance needs the energy E between the hours `first` and `last`, at most m of it an hour. Asked at a
+An interruptible appliance needs the energy E between the slots `first` and `last`, at a rate of at most m. Asked at a
 price lambda it answers with the schedule y that is cheapest when leaving its present one x costs, too [SM-13]:
 
-    min over y   sum_t lambda_t y_t + c / (2 m) (y_t - x_t)^2,      0 <= y_t <= m,   sum_t y_t = E
+    min over y   sum_t [lambda_t y_t + c / (2 m) (y_t - x_t)^2] Δ,      0 <= y_t <= m,   sum_t y_t Δ = E
 
 This is a quadratic program with a closed form: y_t = min(max(x_t - m lambda_t / c + nu, 0), m), and the sum, piecewise
-linear in nu, gives nu. One that cannot be interrupted runs h hours in a row. With W_t what a run from hour t on costs,
-it decides in each hour whether to start [SM-14]:
+linear in nu, gives nu. One that cannot be interrupted runs n slots in a row. With W_t what a run from slot t on costs,
+it decides in each slot whether to start [SM-14]:
 
-    V_t = min(W_t, V_{t+1}),      V_{last-h+2} infinite.
+    V_t = min(W_t, V_{t+1}),      V_{last-n+2} infinite.
 
-Hours count from 1, energy in kWh, prices and c in dollars per MWh.
+Slots have Δ hours and count from 1; schedules are in kW, prices and c in dollars per MWh.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from math import ceil
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from stackelgrid.calendar import MOST_SLOTS_OF_RUN
 from stackelgrid.model import Positive
 from stackelgrid.rounds.settings import PrivateModel
 from stackelgrid.wire.arrays import Array
 
-Hour = Annotated[int, Field(ge=1, le=1000)]
+Slot = Annotated[int, Field(ge=1, le=MOST_SLOTS_OF_RUN)]
+Hours = Annotated[int, Field(ge=1, le=1000)] | Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 
 
 class Interruptible(PrivateModel):
-    """`blocks` of `block_kwh` within the hours `first`..`last`, `per_hour` of them at most, or any part of that.
+    """`blocks` of `block_kwh` within the slots `first`..`last`, `per_hour` of them at most, or any part of that.
 
-    Before there was a price it ran at full rate from the hour `preferred` on.
+    Before there was a price it ran at full rate from the slot `preferred` on.
     """
 
     kind: Literal["interruptible"] = "interruptible"
     name: str = "interruptible"
     blocks: Annotated[int, Field(ge=1, le=1000)]
     block_kwh: Positive
-    first: Hour
-    last: Hour
+    first: Slot
+    last: Slot
     per_hour: Annotated[int, Field(ge=1, le=1000)]
-    preferred: Hour
+    preferred: Slot
 
-    @property
-    def hours(self) -> int:
-        """The hours that it runs at full rate."""
-        return -(-self.blocks // self.per_hour)
+    def count_slots(self, slot_hours: float) -> int:
+        """Count the slots in which it runs, the last perhaps not at full rate."""
+        return ceil(self.blocks / (self._per_hour * slot_hours))
 
     @property
     def energy_kwh(self) -> float:
@@ -55,60 +57,63 @@ class Interruptible(PrivateModel):
 
     @property
     def most_kw(self) -> float:
-        """Its full rate."""
-        return min(self.blocks, self.per_hour) * self.block_kwh
+        """Its full rate; no more than all of its blocks in an hour."""
+        return self._per_hour * self.block_kwh
 
-    def preferred_schedule(self, slots: int) -> Array:
-        """Give what it draws before there is a price, (T,) kWh."""
-        blocks = np.zeros(slots)
-        left = self.blocks
-        for hour in range(self.preferred - 1, self.preferred - 1 + self.hours):
-            blocks[hour] = min(left, self.per_hour)
-            left -= self.per_hour
-        return blocks * self.block_kwh
+    @property
+    def _per_hour(self) -> int:
+        return min(self.blocks, self.per_hour)
 
-    def cheapest_schedule(self, price: Array) -> Array:
-        """Give what it draws at `price` (T,), (T,) kWh: full rate in the cheapest hours."""
+    def preferred_schedule(self, slots: int, slot_hours: float = 1.0) -> Array:
+        """Give what it draws before there is a price, (T,) kW."""
+        per_hour = np.zeros(slots)
+        left = self.blocks / slot_hours
+        for slot in range(self.preferred - 1, self.preferred - 1 + self.count_slots(slot_hours)):
+            per_hour[slot] = min(left, self._per_hour)
+            left -= self._per_hour
+        return per_hour * self.block_kwh
+
+    def cheapest_schedule(self, price: Array, slot_hours: float = 1.0) -> Array:
+        """Give what it draws at `price` (T,), (T,) kW: full rate in the cheapest slots."""
         window = slice(self.first - 1, self.last)
-        left = self.energy_kwh - self.most_kw * np.arange(self.last - self.first + 1)
+        left = self.energy_kwh / slot_hours - self.most_kw * np.arange(self.last - self.first + 1)
         consumption = np.zeros(len(price))
         consumption[window][np.argsort(price[window], kind="stable")] = np.clip(left, 0, self.most_kw)
         return consumption
 
-    def proximal_schedule(self, price: Array, present: Array, weight: float) -> Array:
-        """Give what it draws at `price` when leaving the `present` schedule costs, too, (T,) kWh [SM-13]."""
-        window, most = slice(self.first - 1, self.last), self.most_kw
+    def proximal_schedule(self, price: Array, present: Array, weight: float, slot_hours: float = 1.0) -> Array:
+        """Give what it draws at `price` when leaving the `present` schedule costs, too, (T,) kW [SM-13]."""
+        window, most, energy = slice(self.first - 1, self.last), self.most_kw, self.energy_kwh / slot_hours
         wish = present[window] - most * (price[window] - price[window].mean()) / weight
         levels = np.sort(np.concatenate([-wish, most - wish]))
         sums = np.clip(wish + levels[:, None], 0, most).sum(axis=1)
-        above = min(max(int(np.searchsorted(sums, self.energy_kwh)), 1), len(levels) - 1)
+        above = min(max(int(np.searchsorted(sums, energy)), 1), len(levels) - 1)
         low, high = sums[above - 1], sums[above]
-        part = (self.energy_kwh - low) / (high - low) if high > low else 0.0
+        part = (energy - low) / (high - low) if high > low else 0.0
         level = levels[above - 1] + part * (levels[above] - levels[above - 1])
         drawn = np.clip(wish + level, 0, most)
         within = (drawn > 0) & (drawn < most)
         # Where leaving costs little, the wish is large: what its rounding takes from the energy is given back.
-        drawn[within] += (self.energy_kwh - drawn.sum()) / max(1, within.sum())
+        drawn[within] += (energy - drawn.sum()) / max(1, within.sum())
         consumption = np.zeros(len(price))
         consumption[window] = np.clip(drawn, 0, most)
         return consumption
 
-    @model_validator(mode="after")
-    def _check_window(self) -> Self:
-        _require_window(self.name, self.first, self.last, self.preferred, self.hours)
-        return self
-
 
 class Uninterruptible(PrivateModel):
-    """Runs `hours` in a row at `kw` within the hours `first`..`last`; before there was a price, from `preferred` on."""
+    """Runs `hours` in a row at `kw` within the slots `first`..`last`; before there was a price, from `preferred` on."""
 
     kind: Literal["uninterruptible"]
     name: str = "uninterruptible"
-    hours: Hour
+    hours: Hours
     kw: Positive
-    first: Hour
-    last: Hour
-    preferred: Hour
+    first: Slot
+    last: Slot
+    preferred: Slot
+
+    def count_slots(self, slot_hours: float) -> int:
+        """Count the slots in which it runs."""
+        return round(self.hours / slot_hours)
 
     @property
     def energy_kwh(self) -> float:
@@ -120,41 +125,44 @@ class Uninterruptible(PrivateModel):
         """Its rate."""
         return self.kw
 
-    def preferred_schedule(self, slots: int) -> Array:
-        """Give what it draws before there is a price, (T,) kWh."""
-        return self._from(self.preferred - 1, slots)
+    def preferred_schedule(self, slots: int, slot_hours: float = 1.0) -> Array:
+        """Give what it draws before there is a price, (T,) kW."""
+        return self._from(self.preferred - 1, slots, slot_hours)
 
-    def cheapest_schedule(self, price: Array) -> Array:
-        """Give what it draws at `price` (T,), (T,) kWh, from the starting hour that costs least [SM-14]."""
-        start, least = 0, np.inf
-        for hour in range(self.last - self.hours, self.first - 2, -1):
-            paid = float(price[hour : hour + self.hours].sum())
+    def cheapest_schedule(self, price: Array, slot_hours: float = 1.0) -> Array:
+        """Give what it draws at `price` (T,), (T,) kW, from the starting slot that costs least [SM-14]."""
+        start, least, count = 0, np.inf, self.count_slots(slot_hours)
+        for slot in range(self.last - count, self.first - 2, -1):
+            paid = float(price[slot : slot + count].sum())
             if paid <= least:
-                start, least = hour, paid
-        return self._from(start, len(price))
+                start, least = slot, paid
+        return self._from(start, len(price), slot_hours)
 
-    def _from(self, start: int, slots: int) -> Array:
+    def _from(self, start: int, slots: int, slot_hours: float) -> Array:
         consumption = np.zeros(slots)
-        consumption[start : start + self.hours] = self.kw
+        consumption[start : start + self.count_slots(slot_hours)] = self.kw
         return consumption
-
-    @model_validator(mode="after")
-    def _check_window(self) -> Self:
-        _require_window(self.name, self.first, self.last, self.preferred, self.hours)
-        return self
 
 
 Appliance = Annotated[Interruptible | Uninterruptible, Field(discriminator="kind")]
 
 
-def _require_window(name: str, first: int, last: int, preferred: int, hours: int) -> None:
-    if last - first + 1 < hours:
+def check_window(appliance: Interruptible | Uninterruptible, slot_hours: float) -> None:
+    """Raise `ValueError` where an appliance does not fit into its window, or runs no whole number of slots."""
+    name, first, last, preferred = appliance.name, appliance.first, appliance.last, appliance.preferred
+    slots, unit = appliance.count_slots(slot_hours), "hours" if slot_hours == 1 else "slots"
+    if isinstance(appliance, Uninterruptible) and slots * slot_hours != appliance.hours:
         raise ValueError(
-            f"appliance '{name}': it runs {hours} hours, its window {first}..{last} has {max(0, last - first + 1)}; "
+            f"appliance '{name}': it runs {appliance.hours:g} hours, which are no slots of {60 * slot_hours:g} min; "
+            "make hours a multiple of that"
+        )
+    if last - first + 1 < slots:
+        raise ValueError(
+            f"appliance '{name}': it runs {slots} {unit}, its window {first}..{last} has {max(0, last - first + 1)}; "
             "widen the window or raise its rate"
         )
-    if not first <= preferred <= last - hours + 1:
+    if not first <= preferred <= last - slots + 1:
         raise ValueError(
-            f"appliance '{name}': preferred {preferred} is outside {first}..{last - hours + 1}, from where its {hours} "
-            "hours end within its window; move preferred"
+            f"appliance '{name}': preferred {preferred} is outside {first}..{last - slots + 1}, from where its {slots} "
+            f"{unit} end within its window; move preferred"
         )

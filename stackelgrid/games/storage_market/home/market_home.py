@@ -8,9 +8,9 @@ group has the turn, and take it where the leader says so [SM-15].
 
 The battery is known to the home's own DRA. It settles what each kWh of capacity charges (u) and delivers (q) [SM-16]:
 
-    e_t = e_{t-1} + eta u_t - q_t / eta - spilt_t,      0 <= e_t <= E,  0 <= u_t, q_t,  u_t + q_t <= P
+    e_t = e_{t-1} + (eta u_t - q_t / eta) Δ - spilt_t,      0 <= e_t <= E,  0 <= u_t, q_t,  u_t + q_t <= P
 
-`spilt` is zero unless a battery is charged that is full already. kW and kWh per slot of an hour, dollars per MWh.
+`spilt` is zero unless a battery is charged that is full already. kW, slots of Δ hours, dollars per MWh.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from stackelgrid.games.storage_market.home.appliances import Appliance, Interruptible, Uninterruptible
+from stackelgrid.calendar import MOST_SLOTS_OF_RUN
+from stackelgrid.games.storage_market.home.appliances import Appliance, Interruptible, Uninterruptible, check_window
 from stackelgrid.games.storage_market.messages import Batteries, FleetPlan, HomesAnswer, Tariff, Turn
 from stackelgrid.model import NonNegative
 from stackelgrid.rounds.settings import DayPlan, HomeModel, PrivateModel
@@ -58,7 +59,7 @@ class Battery(PrivateModel):
 class MarketHome(HomeModel):
     """One home, or a street of them under one controller: `appliances` that can be scheduled, and a battery."""
 
-    horizon: Annotated[int, Field(ge=1, le=1000)] = 24
+    horizon: Annotated[int, Field(ge=1, le=MOST_SLOTS_OF_RUN)] = 24
     appliances: list[Appliance] = Field(default_factory=list)
     battery: Battery | None = None
 
@@ -68,8 +69,8 @@ class MarketHome(HomeModel):
             raise ValueError(f"horizon is {self.horizon}, slots is {slots}; make them equal")
 
     def preferred_load(self) -> Array:
-        """Give what its appliances draw before there is a price, (T,) kWh."""
-        schedules = (appliance.preferred_schedule(self.horizon) for appliance in self.appliances)
+        """Give what its appliances draw before there is a price, (T,) kW."""
+        schedules = (appliance.preferred_schedule(self.horizon, self.slot_hours) for appliance in self.appliances)
         return sum(schedules, np.zeros(self.horizon))
 
     def storage_capacity_kwh(self) -> float | None:
@@ -92,9 +93,11 @@ class MarketHome(HomeModel):
     @model_validator(mode="after")
     def _check_windows(self) -> Self:
         for number, appliance in enumerate(self.appliances):
+            check_window(appliance, self.slot_hours)
             if appliance.last > self.horizon:
+                unit = "hours" if self.slot_hours == 1 else "slots"
                 raise ValueError(
-                    f"appliances.{number}.last is {appliance.last}, the horizon has {self.horizon} hours; "
+                    f"appliances.{number}.last is {appliance.last}, the horizon has {self.horizon} {unit}; "
                     "end its window within the horizon"
                 )
         return self
@@ -102,7 +105,7 @@ class MarketHome(HomeModel):
 
 @dataclass(frozen=True)
 class BatteryDay:
-    """A battery's day, all (T,) kWh an hour: `charge` and `sold` at the meter, `level` at the end, `spilt` as heat."""
+    """A battery's day, (T,): `charge` and `sold` kW at the meter, `level` kWh at the end, `spilt` kWh as heat."""
 
     charge: Array
     sold: Array
@@ -110,35 +113,35 @@ class BatteryDay:
     spilt: Array
 
 
-def follow(battery: Battery, charge: Array, sold: Array) -> BatteryDay:
+def follow(battery: Battery, charge: Array, sold: Array, slot_hours: float = 1.0) -> BatteryDay:
     """Follow a plan [SM-16], kW for each kWh of capacity (T,), within the battery's power, capacity and energy."""
     eta, level = battery.efficiency, battery.initial_kwh
-    hours = []
+    slots = []
     for planned_charge, planned_sold in zip(charge * battery.capacity_kwh, sold * battery.capacity_kwh, strict=True):
         u = min(planned_charge, battery.power_kw)
-        q = min(planned_sold, battery.power_kw - u, eta * (level + eta * u))
-        full = level + eta * u - q / eta
+        q = min(planned_sold, battery.power_kw - u, eta * (level / slot_hours + eta * u))
+        full = level + slot_hours * (eta * u - q / eta)
         level = min(max(full, 0.0), battery.capacity_kwh)
-        hours.append((u, q, level, max(full - battery.capacity_kwh, 0.0)))
-    return BatteryDay(*np.array(hours).T)
+        slots.append((u, q, level, max(full - battery.capacity_kwh, 0.0)))
+    return BatteryDay(*np.array(slots).T)
 
 
 class HomeSchedule:
-    """A home's present schedule, by appliance, and the one that it has offered, (T,) kWh each."""
+    """A home's present schedule, by appliance, and the one that it has offered, (T,) kW each."""
 
     def __init__(self, home: MarketHome) -> None:
         self.home = home
-        self.appliances = [appliance.preferred_schedule(home.horizon) for appliance in home.appliances]
+        self.appliances = [appliance.preferred_schedule(home.horizon, home.slot_hours) for appliance in home.appliances]
         self._offered = list(self.appliances)
         self._group_numbers = [zlib.crc32(f"{home.id}/{number}".encode()) for number in range(len(home.appliances))]
 
     @property
     def load(self) -> Array:
-        """The load of the appliances, (T,) kWh."""
+        """The load of the appliances, (T,) kW."""
         return sum(self.appliances, np.zeros(self.home.horizon))
 
     def load_with(self, kind: type[Interruptible | Uninterruptible]) -> Array:
-        """Give the load when the appliances of one kind follow what they offered, and no others do, (T,) kWh."""
+        """Give the load when the appliances of one kind follow what they offered, and no others do, (T,) kW."""
         pairs = zip(self.home.appliances, self.appliances, self._offered, strict=True)
         chosen = (offered if isinstance(appliance, kind) else now for appliance, now, offered in pairs)
         return sum(chosen, np.zeros(self.home.horizon))
@@ -153,26 +156,26 @@ class HomeSchedule:
 
     def make_offer(self, price: Array, turn: Turn) -> float:
         """Offer schedules at `price` (T,); give the energy, kWh, that would start elsewhere if it had the turn."""
-        wanted = 0.0
+        wanted, hours = 0.0, self.home.slot_hours
         for number, appliance in enumerate(self.home.appliances):
             now = self.appliances[number]
             if isinstance(appliance, Interruptible):
-                self._offered[number] = appliance.proximal_schedule(price, now, turn.weight)
+                self._offered[number] = appliance.proximal_schedule(price, now, turn.weight, hours)
                 continue
-            cheapest = appliance.cheapest_schedule(price)
+            cheapest = appliance.cheapest_schedule(price, hours)
             saving, rounding = float(price @ (now - cheapest)), 1e-12 * float(np.abs(price) @ now)
             if saving > turn.inertia * abs(float(price @ now)) + rounding:
                 if turn.turn is not None and self._group_numbers[number] % turn.groups == turn.turn % turn.groups:
                     self._offered[number] = cheapest
                 else:
-                    wanted += float(np.abs(now - cheapest).sum()) / 2
+                    wanted += hours * float(np.abs(now - cheapest).sum()) / 2
         return wanted
 
     def regret(self, price: Array) -> float:
         """Give what its interruptible appliances could still save, as a part of what all its energy costs."""
         pairs = zip(self.home.appliances, self.appliances, strict=True)
         saving = sum(
-            float(price @ (now - appliance.cheapest_schedule(price)))
+            float(price @ (now - appliance.cheapest_schedule(price, self.home.slot_hours)))
             for appliance, now in pairs
             if isinstance(appliance, Interruptible)
         )
@@ -180,7 +183,7 @@ class HomeSchedule:
         return min(max(saving, 0.0) / paid, 1.0) if paid > 0 else 0.0
 
     def remember(self) -> dict[str, list[list[float]]]:
-        """Give the present schedule of each appliance, and the one offered, (T,) kWh each."""
+        """Give the present schedule of each appliance, and the one offered, (T,) kW each."""
         return {
             "now": [each.tolist() for each in self.appliances],
             "offered": [each.tolist() for each in self._offered],
@@ -254,13 +257,14 @@ def _disclose(batteries: Sequence[Battery]) -> Batteries | None:
 
 
 def _account(schedule: HomeSchedule, price: Array, plan: tuple[Array, Array]) -> dict[str, Any]:
+    hours = schedule.home.slot_hours
     account: dict[str, Any] = {
         "load_kw": schedule.load.tolist(),
-        "appliances_kwh": [consumption.tolist() for consumption in schedule.appliances],
-        "bill": float(price @ schedule.load) / _PER_MWH,
+        "appliances_kwh": [(hours * consumption).tolist() for consumption in schedule.appliances],
+        "bill": hours * float(price @ schedule.load) / _PER_MWH,
     }
     if schedule.home.battery is not None:
-        day = follow(schedule.home.battery, *plan)
+        day = follow(schedule.home.battery, *plan, hours)
         account |= {
             "charge_kw": day.charge.tolist(),
             "sold_kw": day.sold.tolist(),
