@@ -120,6 +120,9 @@ def _polish(random: Random, value: Value, company: Company, price: Array) -> Arr
         moved = near[:, None] + _DIFFERENCE * np.concatenate([np.eye(slots), -np.eye(slots)])
         values = value(moved.reshape(-1, slots)).reshape(around, 2, slots)
         known = np.isfinite(values).all(axis=(1, 2))
+        if not known.any():  # prices this far away miss the capacity
+            radius /= 4
+            continue
         gradients = (values[known, 0] - values[known, 1]) / (2 * _DIFFERENCE)
         blocked_low, blocked_high = price <= company.low, price >= company.high
         gradients[:, blocked_low] = np.maximum(gradients[:, blocked_low], 0)

@@ -27,6 +27,8 @@ _BISECTIONS = 50
 _EXACT = 1e-9
 """A power that misses the next point by less than this part of the slot's largest load leads to it."""
 _EXPONENTS = (-1.0, 10.0)
+_NARROW, _BENT = 1e-5, 1e-2
+"""A kink is where the slope changes by more than the second part of it within the first part of the price."""
 _SAMPLES = 6
 """So many prices inside each interval are on the grid, besides its ends and its kink."""
 
@@ -65,6 +67,12 @@ class DemandCurves:
         price = price.reshape(-1, a.shape[1])
         load = self._within(number, price)
         return np.vstack([price, self.price[-1:]]), np.vstack([load, self.load[-1:]])
+
+    def find_kinks(self) -> Array:
+        """Find the prices, of all slots together, at which a kink has been seen from both sides."""
+        a, b, sa, sb = self.price[:-1], self.price[1:], self.slope[:-1], self.slope[1:]
+        narrow = (b > a) & (b - a <= _NARROW * np.abs(b))
+        return np.unique(self.kink[narrow & (np.abs(sb - sa) > _BENT * np.maximum(np.abs(sa), np.abs(sb)))])
 
     def _within(self, number: NDArray[np.intp], price: Array) -> Array:
         """Give the loads at prices (G, T) in the intervals of that `number`, (G, T)."""

@@ -27,7 +27,7 @@ _LEAST_LENGTH = 1e-6
 _CONVERGED = 1e-13
 _UNBOUNDED = 1e6
 _CORNER_REACH, _NEGLIGIBLE_GAIN = 1e-3, 1e-9
-_FULL_STEPS, _STEPS_PER_DIGIT = 20, 3
+_FULL_STEPS, _STEPS_PER_DIGIT = 35, 0.5
 """After so many steps a climb is content with a larger gain that is left, ten times as large every so many steps."""
 
 

@@ -22,7 +22,7 @@ the size of the system (derived; the paper multiplies mu by kW^2).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -34,7 +34,14 @@ from pydantic import Field, field_validator, model_validator
 from stackelgrid.calendar import Session
 from stackelgrid.games.user_oriented.local_response import Array, Observation
 from stackelgrid.games.user_oriented.messages import LoadAt, LoadResponse, Price
-from stackelgrid.games.user_oriented.search import NextPrices, Objective, PriceFound, PriceSearch, PricingProblem
+from stackelgrid.games.user_oriented.search import (
+    KEPT_FOR_FIRST,
+    NextPrices,
+    Objective,
+    PriceFound,
+    PriceSearch,
+    PricingProblem,
+)
 from stackelgrid.games.user_oriented.utility_company import LEAST_REVENUE_WEIGHT, UtilityCompany
 from stackelgrid.model import PER_SLOT, NonNegative, PerSlot, Positive, PositivePerSlot, StrictModel
 from stackelgrid.registry import find_algorithm
@@ -45,6 +52,7 @@ from stackelgrid.wire.arrays import Finite, PackedArray
 DEFAULT_ALGORITHM = "newton"
 _LOG = logging.getLogger("leader_node")
 _GAME = "user_oriented"
+_KEPT_FOR_RECOMPUTING = 0.1
 _TRIAL = 0.99
 """Where answers lead to no next price, one that is lower by a hundredth is tried."""
 
@@ -80,6 +88,7 @@ class UserOrientedLeader:
         self._all_homes = 0
         self._search: PriceSearch
         self._asked: set[bytes] = set()
+        self._answers: list[Observation] = []
         self._next_price = self.open().ask
         self._partial_search: tuple[int, PriceSearch] | None = None
         self._baseline_is_estimated = False
@@ -103,6 +112,7 @@ class UserOrientedLeader:
         observations = sum_answers(signal, answers, held)
         observed = observations[0]
         self._asked.update(signal.questions)
+        self._answers += observations if self._recompute else []
         settlement = Price(price=signal.price)
         if self._baseline_load is None and observed.load.mean() <= 0:
             # Nobody answers a scenario that was checked so. Ask the same price again: the next answers may be right.
@@ -154,7 +164,8 @@ class UserOrientedLeader:
 
         A tenth of all questions is kept for first prices: for settling, and for beginning anew when homes come late.
         """
-        asked, most = self._asked.union(Price(price=wanted.price.tolist()).questions), 0.9 * self._problem.questions
+        asked = self._asked.union(Price(price=wanted.price.tolist()).questions)
+        most = (1 - KEPT_FOR_FIRST) * self._problem.questions
         others = []
         for other in wanted.others:
             asked.add((other + 0.0).tobytes())
@@ -171,10 +182,10 @@ class UserOrientedLeader:
         """Start the search at the answer to the flat price, which gives the charge on deviation."""
         self._all_homes, self._baseline_load = baseline.homes, baseline.load
         self._company = replace(self._company, mu=self._balance(baseline.load))
+        self._balance_load, self._recomputations_left = None, self._recompute
         self._search = self._make_search(asked)
         self._next_price, self._partial_search = asked, None
         self._baseline_is_estimated, self._asks_baseline_again = False, False
-        self._balance_load, self._recomputations_left = None, self._recompute
 
     def _recompute_balance(self, found: Observation) -> bool:
         """Turn the load at the price found into the charge on deviation, and begin anew; False when that is over."""
@@ -183,13 +194,21 @@ class UserOrientedLeader:
         self._recomputations_left -= 1
         self._balance_load = found.load
         self._company = replace(self._company, mu=self._balance(self._baseline_load, found.load))
-        self._search = self._make_search(Price(price=found.price.tolist()))
+        self._search = self._make_search(Price(price=found.price.tolist()), self._answers)
         return True
 
-    def _make_search(self, asked: Price) -> PriceSearch:
-        """Make the search that begins with the answers to what was `asked`, for the questions that are left."""
-        left = self._problem.questions - len(self._asked.difference(asked.questions))
-        return self._make_algorithm(replace(self._problem, company=self._company, questions=max(left, 1)))
+    def _make_search(self, asked: Price, known: Sequence[Observation] = ()) -> PriceSearch:
+        """Make the search that begins with the answers to what was `asked`, for the questions that are left.
+
+        Each time that the balance is still to be recomputed, a tenth of all questions is kept for the search then, yet
+        never more than half. What is kept for first prices stays that part of the questions left.
+        """
+        most = self._problem.questions
+        used = len(self._asked.difference(asked.questions))
+        left = most - used / (1 - KEPT_FOR_FIRST)
+        kept = min(_KEPT_FOR_RECOMPUTING * self._recomputations_left * most, left / 2)
+        problem = replace(self._problem, company=self._company, questions=max(int(left - kept), 1), known=known)
+        return self._make_algorithm(problem)
 
     def _admit(self, asked: Price, observed: Observation) -> None:
         """Go on with homes that came after the flat price was asked; until it is asked again, estimate their baseline.

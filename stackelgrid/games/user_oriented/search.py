@@ -15,6 +15,8 @@ from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 from stackelgrid.rounds.settings import QUESTIONS_PER_SESSION
 
 Objective = Literal["stackelberg", "welfare"]
+KEPT_FOR_FIRST = 0.1
+"""The part of all questions that is kept for the first prices of rounds: for settling, and for beginning anew."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class PricingProblem:
 
     `questions` is how many different prices may be asked in all, `tolerance` the relative price change below which the
     price counts as found, `seed` of what is drawn at random. mu of the `company` is zero until the baseline is known.
+    `known` are answers from before, when the company's charge was another one.
     """
 
     company: UtilityCompany
@@ -30,6 +33,7 @@ class PricingProblem:
     tolerance: float = 1e-6
     questions: int = QUESTIONS_PER_SESSION
     seed: int = 0
+    known: Sequence[Observation] = ()
 
 
 @dataclass(frozen=True)

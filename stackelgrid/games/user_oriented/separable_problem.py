@@ -28,6 +28,8 @@ _SWEEPS = 40
 _BISECTIONS = 60
 _SHARES = np.linspace(0, 1, 7)
 _ASIDE = 0.05
+_SAME = 1e-6
+"""Prices that differ by less than this part are one."""
 
 
 class SeparableProblem:
@@ -88,20 +90,39 @@ class SeparableProblem:
         """
         curves, state = self._curves, self._state(at)
         a, b = curves.price[:-1], curves.price[1:]
-        unknown = (b - a > 1e-9 * np.abs(b)) & (curves.gap > 0) & (b >= self._low) & (a <= self._high)
-        promise = np.full(a.shape, -np.inf)
-        slack = np.where(curves.is_open, np.inf, curves.gap)
-        for share in _SHARES:
-            price = np.clip(a + share * (b - a), self._low, self._high)
-            curve = curves.at(price)
-            high = np.clip(curve + slack, self._least, np.minimum(curves.load[:-1], np.maximum(self._most, curve)))
-            low = np.clip(curve - slack, np.maximum(curves.load[1:], np.minimum(self._least, curve)), high)
-            gain = self._gain(state, price, np.clip(self._best_load(state, price), low, high))
-            promise = np.maximum(promise, np.where(unknown, gain, -np.inf))
+        promise = np.max([self._foretell_gain(state, a + share * (b - a)) for share in _SHARES], axis=0)
         where, slot = np.where(curves.is_open, (a + b) / 2, curves.kink), np.arange(len(at))
         order = np.argsort(-promise, axis=0, kind="stable")[:count]
         chosen = np.where(promise[order, slot] > least, where[order, slot], at)
         return [price for price in chosen if (price != at).any()]
+
+    def find_shared_kinks(self, at: Array, least: float) -> list[Array]:
+        """Find the price (T,) with each slot at that kink of another one that promises it most; none if none does.
+
+        Most appliances are the same in all slots, and so are the prices at which they reach their limits.
+        """
+        curves, state = self._curves, self._state(at)
+        a, b = curves.price[:-1], curves.price[1:]
+        best, chosen = np.full(len(at), least), at
+        for kink in curves.find_kinks():
+            near = _SAME * abs(kink)
+            inside = (a < kink - near) & (kink + near < b) & (self._low <= kink) & (kink <= self._high)
+            gain = np.where(inside, self._foretell_gain(state, np.full(a.shape, kink)), -np.inf).max(axis=0)
+            best, chosen = np.maximum(best, gain), np.where(gain > best, kink, chosen)
+        return [] if (chosen == at).all() else [chosen]
+
+    def _foretell_gain(self, state: _State, price: Array) -> Array:
+        """Give the utility that each interval may add at a price in it, (n - 1, T) money; -inf where it is known."""
+        curves = self._curves
+        a, b = curves.price[:-1], curves.price[1:]
+        unknown = (b - a > 1e-9 * np.abs(b)) & (curves.gap > 0) & (b >= self._low) & (a <= self._high)
+        slack = np.where(curves.is_open, np.inf, curves.gap)
+        price = np.clip(price, self._low, self._high)
+        curve = curves.at(price)
+        high = np.clip(curve + slack, self._least, np.minimum(curves.load[:-1], np.maximum(self._most, curve)))
+        low = np.clip(curve - slack, np.maximum(curves.load[1:], np.minimum(self._least, curve)), high)
+        gain = self._gain(state, price, np.clip(self._best_load(state, price), low, high))
+        return np.where(unknown, gain, -np.inf)
 
     def surround(self, price: Array) -> list[Array]:
         """Give a price a little below another one, (T,), and one a little above, to see the curve on both sides."""

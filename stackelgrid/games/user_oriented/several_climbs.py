@@ -10,15 +10,16 @@ So the search climbs several of them in the same rounds, each with a question a 
   and the storage's response at the best price foretell it;
 - and from prices drawn around the best one.
 
-A climb that stays behind ends. The search ends when enough climbs have, or when no question is left. With more slots
-fewer are enough, since the hill of a single slot counts less.
+A climb ends that stays behind, or that comes to where another one has ended higher. Only the one from the baseline goes
+on as long as it may still reach the best price known. The search ends when enough climbs have, or when no question is
+left. With more slots fewer are enough, since the hill of a single slot counts less.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,19 +34,22 @@ from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 _LOG = logging.getLogger("leader_node")
 _WIDTH = 5
 """So many climbs go on at once."""
-_LEAST_CLIMBS, _CLIMBS_OF_A_SLOT = 3, 48
+_LEAST_CLIMBS, _CLIMBS_OF_A_SLOT = 3, 80
 """The search ends with so many climbs, or with so many over the number of slots if that is more."""
 _BEGINS, _ENDS = 21, 39
 """No climb begins after the one round, none goes on after the other."""
 _BEHIND = ((4, 0.02), (14, 1e-4))
 """A climb ends that after so many steps is behind by more than so much of the utility."""
+_LATELY, _SOON, _LEVEL = 5, (10, 6), 1e-6
+"""How many steps show the pace of a climb, how many it has before it is judged (the one from the baseline, others), and
+the part of the utility by which it may be behind all the same."""
 _FEW_QUESTIONS, _MOST_STEPS = 8, 200
 _REFINED, _MOST_LEVELS, _PROMISE = (2, 4), 6, 1e-6
 """After these rounds flat prices are asked where the demand curves may hide more than that part of the utility."""
 _CURVE_STARTS, _ROUGHLY = 3, 1e-4
 """So many climbs begin on the demand curves, at prices that are as good as this part of the utility."""
 _APART = 0.015
-"""Starts are apart by this part of the range of the price."""
+"""Starts are apart by this part of the range of the price; climbs that end nearer are on one hill."""
 _AROUND = (0.04, 0.012, 0.1)
 """The standard deviations of prices drawn around the best one, in parts of the range of the price."""
 
@@ -55,20 +59,28 @@ Merit = Callable[[Array, Array], float]
 
 @dataclass
 class Climb:
-    """One climb: its `start`, the price `wanted` next, how many answers it has had, and the best merit among them."""
+    """One climb: its `start`, the price `wanted` next, and the best merit up to each answer, its `heights`."""
 
     hill: HillClimb
     start: Array
     wanted: Array
-    steps: int = 0
-    best: float = -np.inf
+    heights: list[float] = field(default_factory=list)
     ended: bool = False
+
+    @property
+    def steps(self) -> int:
+        """The number of answers."""
+        return len(self.heights)
+
+    @property
+    def best(self) -> float:
+        """The best merit among the answers, money."""
+        return self.heights[-1] if self.heights else -np.inf
 
     def go_on(self, known: Mapping[bytes, Observation], merit: Merit) -> None:
         """Take the steps for which answers are known."""
         while not self.ended and (answer := known.get(name_price(self.wanted))) is not None:
-            self.steps += 1
-            self.best = max(self.best, merit(answer.price, answer.load))
+            self.heights.append(max(self.best, merit(answer.price, answer.load)))
             try:
                 wanted = self.hill.step(answer)
             except (SolverError, np.linalg.LinAlgError) as error:
@@ -147,11 +159,25 @@ class SeveralClimbs:
         return [np.full(len(best.price), level) for level in levels[:_MOST_LEVELS]]
 
     def _give_up(self, best: float, rounds: int) -> None:
-        """End the climbs that are behind, but the one from the baseline only when the rounds run out."""
+        """End the climbs that are behind, or on a hill that is known; the one from the baseline if it is far behind."""
         for number, climb in enumerate(self._climbs):
             behind = (best - climb.best) / max(abs(best), 1e-9)
-            late = any(climb.steps >= steps and behind > most for steps, most in _BEHIND)
-            climb.ended |= rounds >= _ENDS or (late and number > 0)
+            climb.ended |= rounds >= _ENDS or self._is_too_slow(climb, best, rounds)
+            if number > 0:
+                climb.ended |= any(climb.steps >= steps and behind > most for steps, most in _BEHIND)
+                climb.ended |= self._is_on_known_hill(climb)
+
+    def _is_too_slow(self, climb: Climb, best: float, rounds: int) -> bool:
+        """Tell whether a climb would not reach the best merit in the rounds left, at its pace of late."""
+        if climb.steps < (_SOON[0] if climb is self._climbs[0] else _SOON[1]):
+            return False
+        pace = (climb.heights[-1] - climb.heights[-1 - _LATELY]) / _LATELY
+        return best - climb.best > max(pace * (_ENDS - rounds), _LEVEL * abs(best))
+
+    def _is_on_known_hill(self, climb: Climb) -> bool:
+        """Tell whether a climb has come to where another one ended higher."""
+        ended = [other for other in self._climbs if other.ended and other is not climb and other.best >= climb.best]
+        return climb.steps > 1 and any(self._are_near(climb.wanted, other.wanted) for other in ended)
 
     def _has_ended_at(self, best: Observation) -> bool:
         """Tell whether no climb is on the way on the best hill."""
@@ -160,18 +186,19 @@ class SeveralClimbs:
     def _choose_start(self, best: Observation) -> Array:
         """Choose where to begin next: two hops, then a price around the best one."""
         self._drawn += 1
-        if self._drawn % 3:
-            for hop in self._find_hops(best):
-                if not self._is_near_a_start(hop):
-                    return hop
+        if self._drawn % 3 and (hops := self._find_hops(best)):
+            return hops[0]
         spread = _AROUND[self._drawn % len(_AROUND)] * self._range
         drawn = best.price + spread * self._random.normal(size=len(best.price))
         return np.clip(drawn, self._company.price_min, self._company.price_max)
 
     def _find_hops(self, best: Observation) -> list[Array]:
-        """Find the prices to which one slot may hop from the best one, (T,) each, the best as foretold first."""
+        """Find the prices to which one slot may hop from the best one, (T,) each, where no climb began.
+
+        First the best hop of each slot as foretold, then the second best of each, and so on.
+        """
         assert self._curves is not None
-        hops: list[tuple[float, Array]] = []
+        hops: list[tuple[int, float, Array]] = []
         levels, demand = self._curves.grid()
         here = self._curves.at(best.price[None])[0]
         for slot in range(len(best.price)):
@@ -182,12 +209,20 @@ class SeveralClimbs:
             merit = np.array([self._merit(p, y) for p, y in zip(price, load, strict=True)])
             above = np.append(merit[1:], -np.inf)
             below = np.append(-np.inf, merit[:-1])
-            hops += [(merit[number], price[number]) for number in np.flatnonzero((merit >= above) & (merit >= below))]
-        hops.sort(key=lambda hop: -hop[0])
-        return [price for _, price in hops if np.max(np.abs(price - best.price)) > _APART * self._range]
+            tops = [
+                number
+                for number in np.flatnonzero((merit >= above) & (merit >= below))
+                if not self._are_near(price[number], best.price) and not self._is_near_a_start(price[number])
+            ]
+            tops.sort(key=lambda number: -merit[number])
+            hops += [(rank, -merit[number], price[number]) for rank, number in enumerate(tops)]
+        return [price for *_, price in sorted(hops, key=lambda hop: hop[:2])]
 
     def _find_best(self, known: Iterable[Observation]) -> Observation:
         return max(known, key=lambda each: self._merit(each.price, each.load))
 
     def _is_near_a_start(self, price: Array) -> bool:
-        return any(np.max(np.abs(price - climb.start)) <= _APART * self._range for climb in self._climbs)
+        return any(self._are_near(price, climb.start) for climb in self._climbs)
+
+    def _are_near(self, price: Array, other: Array) -> bool:
+        return bool(np.max(np.abs(price - other)) <= _APART * self._range)

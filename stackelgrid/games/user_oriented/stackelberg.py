@@ -27,7 +27,13 @@ import numpy as np
 from stackelgrid.games.user_oriented.demand_curves import learn_demand_curves
 from stackelgrid.games.user_oriented.hill_climb import HillClimb
 from stackelgrid.games.user_oriented.local_response import Array, Observation
-from stackelgrid.games.user_oriented.search import NextPrices, PriceFound, name_price, relative_change
+from stackelgrid.games.user_oriented.search import (
+    KEPT_FOR_FIRST,
+    NextPrices,
+    PriceFound,
+    name_price,
+    relative_change,
+)
 from stackelgrid.games.user_oriented.separable_problem import SeparableProblem
 from stackelgrid.games.user_oriented.several_climbs import Climb, SeveralClimbs
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
@@ -48,15 +54,23 @@ _PATIENCE = 4
 
 
 class StackelbergSearch:
-    """The search for the leader's best price, several questions a round, at most `questions` different ones."""
+    """The search for the leader's best price, several questions a round, at most `questions` different ones.
+
+    Prices whose answers are `known` are not asked again. Where there are some, the search takes them for its levels.
+    """
 
     def __init__(
-        self, company: UtilityCompany, tolerance: float = 1e-6, questions: int = QUESTIONS_PER_SESSION
+        self,
+        company: UtilityCompany,
+        tolerance: float = 1e-6,
+        questions: int = QUESTIONS_PER_SESSION,
+        known: Sequence[Observation] = (),
     ) -> None:
         self.company = company
         self.residual = 0.0
         self._tolerance = tolerance
         self._questions = questions
+        self._earlier = {name_price(each.price): each for each in known if each.slope is not None}
         self._rounds = 0
         self._asked: set[bytes] = set()
         self._known: dict[bytes, Observation] = {}
@@ -78,7 +92,9 @@ class StackelbergSearch:
         if np.all(self.company.price_min >= self.company.price_max):
             return self._settle(here)
         if len(self._asked) >= self._questions:
-            has_explored = self._climb.ended or self._climbs.enough_have_ended or self._utility > -np.inf
+            has_explored = (
+                self._climb.ended or self._climbs.enough_have_ended or self._utility > -np.inf or bool(self._earlier)
+            )
             return self._settle(here, None if has_explored else self._climb.wanted)
         if not self._levels_asked:
             return self._ask_levels()
@@ -88,12 +104,13 @@ class StackelbergSearch:
         return self._go_on_climbing(here) if is_coupled else self._explore(here)
 
     def _begin(self, here: Observation) -> None:
-        """Begin, or begin anew: the answers so far are of other homes."""
+        """Begin, or begin anew, then at the best price so far: the answers are of other homes."""
         steps = self._climb.hill.steps if self._known else 0
-        self._known = {}
-        self._climb = Climb(HillClimb(self.company, self._tolerance, steps), here.price, here.price)
+        start = self._find_best().price if self._known else here.price
+        self._known = {name: each for name, each in self._earlier.items() if each.is_of_same_homes(here)}
+        self._climb = Climb(HillClimb(self.company, self._tolerance, steps), start, start)
         self._climbs = SeveralClimbs(self.company, self._tolerance, self._climb, self._merit)
-        self._levels_asked, self._utility, self._rounds_without_gain = False, -np.inf, 0
+        self._levels_asked, self._utility, self._rounds_without_gain = bool(self._known), -np.inf, 0
 
     def _ask_levels(self) -> NextPrices:
         """Ask flat prices all over the bounds, with storage fewer."""
@@ -108,8 +125,7 @@ class StackelbergSearch:
     def _go_on_climbing(self, here: Observation) -> NextPrices | PriceFound:
         """Ask what several climbs want to know, until they have ended."""
         self.residual = self._climb.hill.residual
-        left = int(0.9 * self._questions) - len(self._asked)  # the leader keeps a tenth for first prices
-        wanted = self._climbs.propose(self._known, self._rounds, left)
+        wanted = self._climbs.propose(self._known, self._rounds, self._left(1 - KEPT_FOR_FIRST))
         if not wanted:
             return self._settle(here, None if self._climbs.enough_have_ended else self._climb.wanted)
         return self._ask([self._find_best().price if self._climb.ended else self._climb.wanted, *wanted])
@@ -128,11 +144,13 @@ class StackelbergSearch:
         differs = foretold > _GAIN * scale or (foretold > _ROUNDING * scale and self.residual > self._tolerance)
         promises_more = differs and self._rounds_without_gain < _PATIENCE
         first = candidate if promises_more else best.price
-        left = int((1 - _FOR_CANDIDATES) * self._questions) - len(self._asked)
-        promising = problem.find_promising(first, _PROMISE * scale, max(0, min(_PROMISING, left)))
-        if len(self._asked) >= self._questions - 1 or not (promises_more or promising):
-            return self._settle(here)
         aside = problem.surround(candidate) if promises_more else []
+        if self._left(1 - KEPT_FOR_FIRST) > 0:
+            aside += problem.find_shared_kinks(first, _PROMISE * scale)
+        count = min(_PROMISING, self._left(1 - _FOR_CANDIDATES))
+        promising = problem.find_promising(first, _PROMISE * scale, max(0, count))
+        if self._left(1) <= 1 or not (promises_more or aside or promising):
+            return self._settle(here)
         return self._ask([first, self._climb.wanted, *aside, *promising])
 
     def _ask(self, prices: Sequence[Array]) -> NextPrices:
@@ -142,6 +160,10 @@ class StackelbergSearch:
         new.pop(name_price(first), None)
         left = max(0, self._questions - len(self._asked | {name_price(first)}))
         return NextPrices(first, list(new.values())[:left], sensitivities=1 + min(left, len(new)))
+
+    def _left(self, part: float) -> int:
+        """Give how many more different prices may be asked until a part of all questions is used up."""
+        return int(part * self._questions) - len(self._asked)
 
     def _find_best(self) -> Observation:
         """Give the answer to the best price asked."""
@@ -156,7 +178,7 @@ class StackelbergSearch:
         best = self._find_best()
         if not np.array_equal(here.price, best.price):
             return NextPrices(best.price)
-        if better is None or name_price(better) in self._asked:
+        if better is None or name_price(better) in self._known:
             return PriceFound(self.residual)
         return NextPrices(better)
 

@@ -36,12 +36,8 @@ def scenario(**leader: Any) -> dict[str, Any]:
     }
 
 
-QUESTIONS = 300
-"""Each search takes up to a hundred."""
-
-
 def play(**leader: Any) -> Run:
-    played = run({**scenario(**leader), "privacy": {"questions_per_session": QUESTIONS}})
+    played = run(scenario(**leader))
     assert played.settled
     return played
 
@@ -98,7 +94,7 @@ def adapt(recompute: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("recompute", [1, 2])
 def test_balance_is_recomputed_from_the_load_at_the_price_found(recompute: int) -> None:
-    before, after = (play(balance=adapt(n), questions_per_session=QUESTIONS) for n in (recompute - 1, recompute))
+    before, after = (play(balance=adapt(n)) for n in (recompute - 1, recompute))
     np.testing.assert_allclose(after.outcome.balance_load_kw, before.outcome.load_kw, rtol=1e-6)
     # The price is the best one for a charge that is large where that load is far from its mean.
     load_kw = np.array(before.outcome.load_kw)

@@ -15,5 +15,5 @@ from stackelgrid.games.user_oriented.welfare import WelfareSearch
 def choose_search(problem: PricingProblem) -> PriceSearch:
     """Choose the search of the objective."""
     if problem.objective == "stackelberg":
-        return StackelbergSearch(problem.company, problem.tolerance, problem.questions)
+        return StackelbergSearch(problem.company, problem.tolerance, problem.questions, problem.known)
     return WelfareSearch(problem.company, problem.tolerance)
