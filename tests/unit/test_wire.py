@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
 from stackelgrid.node.mailbox import Mailbox
-from stackelgrid.wire.arrays import MAX_SLOTS, PackedArray
+from stackelgrid.wire.arrays import MAX_SLOTS, PackedArray, PackedTriangle
 from stackelgrid.wire.codec import MAX_BYTES, AnotherGameError, BadMessageError, Bodies, Link
 from stackelgrid.wire.fingerprint import Fingerprint
 from stackelgrid.wire.messages import Answer, Message, Presence, Receipt, Settlement, Signal
@@ -335,6 +335,49 @@ MALFORMED: dict[str, Any] = {
     "coupling not square": answer(coupling=packed([1.0] * 6, [2, 3])),
     "coupling as numbers": answer(coupling=[1.0, 2.0, 3.0]),
 }
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.sampled_from([1e-9, 1.0, 1e8]))
+def test_triangle_is_near_its_matrix_and_negative_semidefinite_like_it(slots: int, seed: int, size: float) -> None:
+    random = np.random.default_rng(seed)
+    factor = random.normal(size=(slots, int(random.integers(1, slots + 1))))
+    matrix = -size * factor @ factor.T
+    packed = PackedTriangle.model_validate_json(PackedTriangle.of(matrix).model_dump_json())
+    read_back, largest = packed.array(), float(np.max(np.abs(matrix)))
+    np.testing.assert_array_equal(read_back, read_back.T)
+    assert np.max(np.abs(read_back - matrix)) <= largest * (slots / 2 + 1) / (2**19 - 1 - slots)
+    assert np.linalg.eigvalsh(read_back).max() <= 1e-12 * largest * slots
+    off_diagonal = ~np.eye(slots, dtype=bool)
+    assert np.max(np.abs(read_back - matrix)[off_diagonal], initial=0) <= 0.5000001 * packed.unit
+
+
+TRIANGLE = {"slots": 3, "unit": 0.5, "int20": base64.b64encode(bytes(15)).decode()}
+
+
+def test_triangle_is_a_coupling_of_its_slots() -> None:
+    read(answer(coupling=TRIANGLE))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"slots": 4},
+        {"slots": 2},
+        {"slots": 0},
+        {"unit": -1.0},
+        {"unit": 1e300},
+        {"int20": "A" * 16},
+        {"int20": "!" * 20},
+        {"int20": ""},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_triangle_is_refused_when_malformed(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadMessageError) as refused:
+        read(answer(coupling=TRIANGLE | wrong))
+    assert refused.value.reason == "malformed"
 
 
 @pytest.mark.parametrize("content", MALFORMED.values(), ids=MALFORMED)

@@ -20,7 +20,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from stackelgrid.calendar import Session
-from stackelgrid.games.user_oriented.messages import LoadAt, LoadResponse, Price
+from stackelgrid.games.user_oriented.messages import LoadAt, LoadResponse, Price, pack_coupling
 from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.rounds.strategy import Ask, Ending, Reply
 from stackelgrid.wire.arrays import LARGEST, Array, PackedArray
@@ -144,10 +144,10 @@ class UserOrientedAggregator:
             fixed=sum(answers[name].homes for name in fixed),
             load_kw=first.loads.tolist(),
             slope=None if first.slope is None else first.slope.tolist(),
-            coupling=None if first.coupling is None else PackedArray.of(first.coupling),
+            coupling=None if first.coupling is None else pack_coupling(first.coupling),
             other_loads_kw=PackedArray.of(np.array([at.loads for at in others])) if others else None,
             other_slopes=PackedArray.of(np.array(slopes)) if slopes else None,
-            other_couplings=[PackedArray.of(coupling) for coupling in couplings] or None,
+            other_couplings=[pack_coupling(coupling) for coupling in couplings] or None,
         )
         return Reply(body, {"load_only": load_only, "fixed": fixed} if load_only else {})
 

@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from stackelgrid.wire.arrays import LARGEST, MAX_SLOTS, Array, PackedArray, Vector
+from stackelgrid.wire.arrays import LARGEST, MAX_SLOTS, Array, PackedArray, PackedTriangle, Vector
 from stackelgrid.wire.codec import Bodies
 from stackelgrid.wire.messages import Body
 
@@ -20,6 +20,16 @@ _ROUNDING = 1e-6
 
 Falling = Annotated[float, Field(ge=-LARGEST, le=0)]
 """The derivative of a load by the price of its own slot, which is never positive."""
+
+
+Coupling = PackedArray | PackedTriangle
+"""The part of dL/dp between slots, packed."""
+_MOST_SLOTS_IN_FULL = 48
+
+
+def pack_coupling(coupling: Array) -> Coupling:
+    """Pack a coupling (T, T): in full, or with many slots as a triangle, a fifth of the bytes."""
+    return PackedArray.of(coupling) if len(coupling) <= _MOST_SLOTS_IN_FULL else PackedTriangle.of(coupling)
 
 
 class Price(Body):
@@ -89,10 +99,10 @@ class LoadResponse(Body):
     fixed: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     load_kw: Vector | PackedArray
     slope: Annotated[list[Falling], Field(min_length=1, max_length=MAX_SLOTS)] | None = None
-    coupling: PackedArray | None = None
+    coupling: Coupling | None = None
     other_loads_kw: PackedArray | None = None
     other_slopes: PackedArray | None = None
-    other_couplings: Annotated[list[PackedArray], Field(min_length=1, max_length=MAX_PRICES)] | None = None
+    other_couplings: Annotated[list[Coupling], Field(min_length=1, max_length=MAX_PRICES)] | None = None
 
     @property
     def slots(self) -> int:

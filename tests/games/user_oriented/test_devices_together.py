@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from support.random_devices import NEAR_KW, compare, draw_home
 
 from stackelgrid.calendar import Session
-from stackelgrid.games.user_oriented.home import Home, HomeProblem, InfeasibleHomeError, Schedule
+from stackelgrid.games.user_oriented.home import Home, HomeProblem, InfeasibleHomeError, Schedule, UserOrientedHomes
+from stackelgrid.games.user_oriented.messages import Price
 
 Array = NDArray[np.float64]
 
@@ -221,6 +222,20 @@ def test_sensitivity_is_the_derivative_of_what_is_bought() -> None:
         np.testing.assert_allclose(bought / (2 * step), sensitivity @ direction, rtol=0, atol=1e-5 * size + rounding)
         compared += 1
     assert compared >= 25
+
+
+def test_answer_of_a_day_in_quarters_is_small() -> None:
+    one, price = draw_home(np.random.default_rng(3), 96), np.linspace(10, 40, 96) + 1 / 3
+    homes = UserOrientedHomes([one])
+    bending, alone = (homes.answer(Price(price=price.tolist(), sensitivities=number)) for number in (1, 0))
+    assert bending.coupling is not None
+    assert len(bending.model_dump_json(exclude_none=True)) <= 20_000
+    assert len(alone.model_dump_json(exclude_none=True)) <= 2_500
+    exact = HomeProblem(one).answer(price)
+    assert exact.coupling is not None
+    np.testing.assert_allclose(
+        bending.coupling.array(), exact.coupling, rtol=0, atol=1e-4 * np.abs(exact.coupling).max()
+    )
 
 
 # --- session by session ---

@@ -11,7 +11,14 @@ import numpy as np
 from stackelgrid.games.user_oriented.home.answer import Schedule
 from stackelgrid.games.user_oriented.home.model import Home
 from stackelgrid.games.user_oriented.home.schedule import HomeProblem
-from stackelgrid.games.user_oriented.messages import STEEPEST, LoadAt, LoadResponse, Price, compute_bending
+from stackelgrid.games.user_oriented.messages import (
+    STEEPEST,
+    LoadAt,
+    LoadResponse,
+    Price,
+    compute_bending,
+    pack_coupling,
+)
 from stackelgrid.wire.arrays import Array, PackedArray
 
 _FEW_HOMES = 4
@@ -39,10 +46,10 @@ class UserOrientedHomes:
             homes=len(self._problems),
             load_kw=first.loads[0].tolist() if len(self._problems) == 1 else PackedArray.of(first.loads),
             slope=None if first.slope is None else first.slope.tolist(),
-            coupling=None if first.coupling is None else PackedArray.of(first.coupling),
+            coupling=None if first.coupling is None else pack_coupling(first.coupling),
             other_loads_kw=PackedArray.of(np.vstack([at.loads for at in others])) if others else None,
             other_slopes=PackedArray.of(np.array(bends)) if bends else None,
-            other_couplings=[PackedArray.of(coupling) for coupling in couplings] or None,
+            other_couplings=[pack_coupling(coupling) for coupling in couplings] or None,
         )
 
     def _answer_price(self, price: Array, bends: bool) -> LoadAt:
