@@ -235,3 +235,8 @@ def test_heat_map_has_each_value_at_its_day_and_hour(start: str) -> None:
             assert shown[time.date().toordinal() - first, time.hour] == value
     changed = shown[1, 2]
     assert np.ma.is_masked(changed) if start.startswith("2026-03") else changed == np.mean([26.0, 27.0])
+
+
+def test_home_at_the_flat_price_plans_no_more_often_than_its_horizon(runs: dict[str, stackelgrid.Run]) -> None:
+    daily, rolling = (table(runs[name], "savings")["baseline_bill_cents"] for name in ("daily", "rolling"))
+    assert rolling == daily  # every six hours, and day by day: the flat price stays

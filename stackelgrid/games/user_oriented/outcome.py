@@ -5,8 +5,8 @@ Money is in the unit that the scenario names; slots have a length Δ, so that en
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ from stackelgrid.run_record import Outcome, RunRecord
 from stackelgrid.wire.arrays import Array, Vector
 
 if TYPE_CHECKING:
+    from stackelgrid.calendar import Session
     from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 
 
@@ -76,13 +77,14 @@ def bill_by_slot(home: Home, price: Array, load: Array) -> Array:
 def follow_flat_price(scenario: UserOrientedScenario) -> tuple[Array, dict[str, float]]:
     """Give the load of all homes, kW, in the slots of a run at the flat price, and each home's bill, money.
 
-    Session by session, each home from the state in which the one before has left it.
+    Each home plans horizon after horizon, from the state in which the one before has left it: at a price that stays it
+    need not plan again.
     """
     load, bills = np.zeros(scenario.slots), {}
     for home in scenario.everyone:
         state: dict[str, Any] | None = None
         bills[home.id] = 0.0
-        for session in scenario.sessions:
+        for session in _list_whole_horizons(scenario.sessions):
             now, flat = home.in_session(session, state), np.full(session.slots, scenario.leader.baseline_price)
             problem = HomeProblem(now)
             schedule = problem.answer(flat)
@@ -92,9 +94,26 @@ def follow_flat_price(scenario: UserOrientedScenario) -> tuple[Array, dict[str, 
     return load, bills
 
 
-def compute_utility(home: Home, price: float, slots: int) -> float:
+def _list_whole_horizons(sessions: Sequence[Session]) -> Iterator[Session]:
+    """List sessions that begin as late as the horizon of the one before allows, and bind as far."""
+    session, end = sessions[0], sessions[-1].first + sessions[-1].slots
+    while session.first + session.slots < end:
+        later = [each for each in sessions if session.first < each.first <= session.first + session.slots][-1]
+        yield session.until(later)
+        session = later
+    yield replace(session, binding=session.slots)
+
+
+def compute_utility(home: Home, price: float) -> float:
     """Give the utility of a home at a flat price, money [UO-5]: satisfaction less wear less bill."""
-    return float(_summarize_at(home, np.full(slots, price))["utility"])
+    return float(_summarize_at(home, np.full(home.horizon, price))["utility"])
+
+
+def _list_baseline(scenario: UserOrientedScenario, home: Home) -> dict[str, Any]:
+    """List the bill of a home at the flat price and, in a dated run, its utility, money."""
+    before = _summarize_at(home, np.full(scenario.slots, scenario.leader.baseline_price))
+    keys = ("bill",) if scenario.calendar is None else ("bill", "utility")
+    return {f"baseline_{key}": before[key] for key in keys}
 
 
 def _summarize_at(home: Home, price: Array) -> dict[str, Any]:
@@ -114,7 +133,7 @@ class HomeOutcome(StrictModel):
     `stores_kwh` a row for each, where there are several. Where devices are scheduled together also, (T,) kW, the net
     charging `storage_kw` and `ev_kw`, `pv_kw` used and `curtailed_kw`, `heat_pump_kw` and `feed_in_kw`, and a row for
     each, (T,) at the end of each slot, the energy `ev_kwh` of cars and the temperature `temperature_c`. `baseline_bill`
-    is its bill at the flat price, money, computed on the desk.
+    is its bill at the flat price, money, computed on the desk, and so is `baseline_utility` of a dated run.
     """
 
     load_kw: Vector
@@ -131,6 +150,7 @@ class HomeOutcome(StrictModel):
     heat_pump_kw: Vector | None = None
     temperature_c: list[Vector] | None = None
     baseline_bill: Finite | None = None
+    baseline_utility: Finite | None = None
 
 
 class UserOrientedOutcome(Outcome):
@@ -178,9 +198,9 @@ class UserOrientedOutcome(Outcome):
         """Build the outcome from the last round and from what the homes reported of the settlement."""
         last = run_record.rounds[-1]
         price, load, baseline = (np.array(last[key]) for key in ("price", "load_kw", "baseline_load_kw"))
-        flat, hours = np.full(scenario.slots, scenario.leader.baseline_price), scenario.slot_hours
+        hours = scenario.slot_hours
         homes = {
-            home.id: HomeOutcome(**run_record.homes[home.id], baseline_bill=_summarize_at(home, flat)["bill"])
+            home.id: HomeOutcome(**run_record.homes[home.id], **_list_baseline(scenario, home))
             for home in scenario.everyone
             if home.id in run_record.homes
         }

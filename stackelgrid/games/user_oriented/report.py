@@ -345,7 +345,7 @@ def tabulate_appliances(scenario: UserOrientedScenario, outcome: UserOrientedOut
 
 def tabulate_bills(scenario: UserOrientedScenario, outcome: UserOrientedOutcome) -> Columns:
     """Tabulate bill and utility of each home, before at the flat price and after, a row per home."""
-    money, slots, flat = spell_unit(scenario.money), len(outcome.price), scenario.leader.baseline_price
+    money, flat = spell_unit(scenario.money), scenario.leader.baseline_price
     settled = [(home, outcome.homes[home.id]) for home in scenario.everyone if home.id in outcome.homes]
     return stack(
         {
@@ -354,7 +354,9 @@ def tabulate_bills(scenario: UserOrientedScenario, outcome: UserOrientedOutcome)
             "energy_kwh": outcome.slot_hours * sum(after.load_kw),
             f"baseline_bill_{money}": after.baseline_bill,
             f"bill_{money}": after.bill,
-            f"baseline_utility_{money}": compute_utility(home, flat, slots),
+            f"baseline_utility_{money}": compute_utility(home, flat)
+            if after.baseline_utility is None
+            else after.baseline_utility,
             f"utility_{money}": after.utility,
         }
         for home, after in settled
