@@ -439,7 +439,7 @@ def compare_algorithms(
     """Play a scenario by several algorithms of its leader.
 
     Runs are played in memory, one after the other. The folder has each run, a table, and a figure of how fast each
-    comes to the best price found. One that does not settle is a result like another.
+    comes to the best price found. One that does not settle is a result like another. One that fails is named.
     """
     from rich.progress import Progress
 
@@ -463,6 +463,8 @@ def compare_algorithms(
     elif not quiet:
         _print_table(comparison.spell(compared.table))
         print(f"table: {folder / 'table.csv'}\nfigure: {folder / 'figure.png'}")
+    if compared.failures:
+        raise CommandError(ExitCode.LOST, "; ".join(f"{name} failed: {why}" for name, why in compared.failures.items()))
 
 
 def _print_table(rows: list[list[str]]) -> None:

@@ -12,7 +12,8 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from stackelgrid.registry import find, find_algorithm
 from stackelgrid.report.words import volume
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario, load
-from stackelgrid.testbed import run_folder
+from stackelgrid.testbed import in_memory, run_folder
 from stackelgrid.text_file import replace_file
 
 COSTS = ("rounds", "questions", "messages", "bytes", "seconds")
@@ -60,11 +61,11 @@ class Comparison:
     """The runs of one scenario by several algorithms, measured against the best price that one of them settled.
 
     Of an objective the best price is the one that is worth most to it, among those whose load keeps the capacity, if
-    there are any.
+    there are any. `failures` say why an algorithm failed, by its name; if it had finished a round, it has a run too.
     """
 
-    def __init__(self, scenario: Any, runs: Sequence[Played]) -> None:
-        self.scenario, self.runs = scenario, runs
+    def __init__(self, scenario: Any, runs: Sequence[Played], failures: Mapping[str, str]) -> None:
+        self.scenario, self.runs, self.failures = scenario, runs, failures
         self.objective: str = scenario.leader.objective
         self.best = max(runs, key=lambda run: (self._keeps_capacity(run), self._worth(run)))
 
@@ -114,6 +115,7 @@ class Comparison:
             "seed": self.scenario.seed,
             "objective": self.objective,
             "best": {"algorithm": self.best.algorithm, "price": self.best.outcome.price},
+            "failures": self.failures,
             "algorithms": [{**row, "title": titles[run.algorithm], "trace": self.trace(run)} for row, run in rows],
         }
 
@@ -144,27 +146,49 @@ def compare(
 ) -> tuple[Comparison, Path]:
     """Play a scenario by each of the algorithms and write the folder of the comparison, `out` or a new one under runs/.
 
-    `on_round` is called with the algorithm and each finished round. Raises `ConfigError` before anything is played for
-    an algorithm that there is not, a game that has none, and a scenario that is refused.
+    `on_round` is called with the algorithm and each finished round. An algorithm that fails does not keep the others
+    from playing. Raises `ConfigError` before anything is played for an algorithm that there is not, a game that has
+    none, and a scenario that is refused, and in the end if no algorithm finished a round.
     """
     scenario = load(source, list(overrides), seed)
     if find(scenario.game).algorithms is None:
         raise ConfigError(f"{source}: the game {scenario.game} has no algorithms to choose from; name another scenario")
     if len(set(algorithms)) < max(len(algorithms), 1):
         raise ConfigError(f"--algorithms {','.join(algorithms)}: name each once")
-    scenarios = {name: load(source, [*overrides, f"leader.algorithm={json.dumps(name)}"], seed) for name in algorithms}
+    scenarios, failures = dict[str, Scenario](), dict[str, str]()
+    for algorithm in algorithms:
+        with _note_failure(algorithm, failures):
+            scenarios[algorithm] = load(source, [*overrides, f"leader.algorithm={json.dumps(algorithm)}"], seed)
     name = f"{Path(source).stem[:100]}-algorithms"
     folder = run_folder.create_under_runs(name) if out is None else run_folder.create(out)
     run_folder.write_scenario(folder, scenario)
-    runs = []
+    runs: list[Played] = []
     for algorithm, chosen in scenarios.items():
-        runs.append(_play(algorithm, chosen, folder, on_round))
-        if runs[-1].result.outcome is None:
-            raise ConfigError(f"{source}: by {algorithm} not a single round was finished; see {folder / algorithm}")
-    comparison = Comparison(scenario, runs)
+        with _note_failure(algorithm, failures):
+            run = _play(algorithm, chosen, folder, on_round)
+            for node, why in run.result.failures.items():
+                failures.setdefault(algorithm, f"{node} ended: {why}")
+            if run.result.outcome is None:
+                failures.setdefault(algorithm, "no round was finished")
+            else:
+                runs.append(run)
+    if not runs:
+        raise ConfigError(f"{source}: by {', by '.join(': '.join(each) for each in failures.items())}")
+    comparison = Comparison(scenario, runs, failures)
     write_whole(folder / "comparison.json", comparison.content())
     _write_table(folder / "table.csv", comparison.table)
     return comparison, folder
+
+
+@contextmanager
+def _note_failure(algorithm: str, failures: dict[str, str]) -> Iterator[None]:
+    """Note what an algorithm raises, of another package perhaps, instead of passing it on."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        failures[algorithm] = in_memory.describe(error)
 
 
 def _play(

@@ -88,7 +88,7 @@ class MemoryRun:
         run_record = self.run_record
         run_record.messages = sum(traffic.sent for traffic in result.traffic.values())
         run_record.bytes = sum(traffic.sent_bytes for traffic in result.traffic.values())
-        run_record.failures = {name: _describe(error) for name, error in result.crashed.items()}
+        run_record.failures = {name: describe(error) for name, error in result.crashed.items()}
         if self._sessions > 1:
             run_record.divide(self._sessions)
         run_record.rejected = dict(sum(self._rejected, Counter()))
@@ -132,7 +132,7 @@ class MemoryRun:
         self._on_round(self.run_record.rounds[-1])
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """Tell in one line what a node ended with, and where: a run in memory has no logs."""
     text = " ".join(str(error).split())
     *_, frame = traceback.extract_tb(error.__traceback__)

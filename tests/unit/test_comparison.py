@@ -12,6 +12,8 @@ import yaml
 
 from stackelgrid import cli
 from stackelgrid.errors import ConfigError
+from stackelgrid.games.user_oriented.algorithms.dual_decomposition import DualDecomposition
+from stackelgrid.games.user_oriented.algorithms.paper_003 import PaperAlgorithm
 from stackelgrid.study.comparison import COSTS, Comparison, compare
 
 HOME = {"satisfaction": {"form": "log", "alpha": 3.0}, "max_kw": 3.0, "valuation": 6.6}
@@ -100,6 +102,25 @@ def test_command_prints_json_alone_and_draws(
     assert [each["settled"] for each in content["algorithms"]] == [True, False]
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "new" / "figure.svg").read_text().startswith("<?xml")
+
+
+def test_others_play_on_when_an_algorithm_fails(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("out of ideas")
+
+    monkeypatch.setattr(PaperAlgorithm, "open", fail)  # as it is set up
+    monkeypatch.setattr(DualDecomposition, "next", fail)  # after a round
+    options = ["--algorithms", "paper_003,dual_decomposition,newton", "--json", "--out", str(tmp_path / "new")]
+    code, out, err = call(capsys, monkeypatch, str(scenario), *options)
+    content: dict[str, Any] = json.loads(out)
+    settled = {each["algorithm"]: each["settled"] for each in content["algorithms"]}
+    assert settled.pop("newton") and not any(settled.values())
+    assert code == 4 and len(err.splitlines()) == 1
+    assert list(content["failures"]) == ["paper_003", "dual_decomposition"]
+    for name, why in content["failures"].items():
+        assert "RuntimeError: out of ideas (test_comparison.py, line" in why and f"{name} failed: {why}" in err
 
 
 @pytest.mark.parametrize(
