@@ -76,7 +76,7 @@ class CarShare(StrictModel):
     uses_kwh: Between = (4.0, 12.0)
     least: Share = 0.6
     efficiency: Efficiency = 0.9
-    fast: Positive = 0.2
+    fast: Positive = 0.5
 
     def draw(self, random: np.random.Generator, times: Sequence[datetime]) -> dict[str, Any]:
         """Draw a car and its trips over slots that begin at `times`."""
@@ -120,7 +120,7 @@ class HeatPumpShare(StrictModel):
     """Heat pumps of `kw`, of whose power `cop` times as much heat comes, in homes that lose `loss_kw_per_k`.
 
     A home left alone cools with the time constant `hours`. From 20 to 22 °C nobody complains; outside that comfort has
-    its `discomfort`, money per K^2 and hour.
+    its `discomfort`, money per K^2 and hour. `fast`, money per kW^2 h, is for the heat that a kWh lacks at full power.
     """
 
     share: Share
@@ -130,6 +130,7 @@ class HeatPumpShare(StrictModel):
     hours: Between = (40.0, 80.0)
     gains_kw: NonNegative = 0.3
     discomfort: Positive = 20.0
+    fast: Positive = 0.5
     weather: Weather = Weather()
 
     def draw(self, random: np.random.Generator, times: Sequence[datetime]) -> dict[str, Any]:
@@ -143,5 +144,6 @@ class HeatPumpShare(StrictModel):
             "outside_c": self.weather.temperature(times),
             "gains_kw": self.gains_kw,
             "initial_c": 21.0,
+            "fast": self.fast,
             "comfort": {"min_c": 20.0, "max_c": 22.0, "price": self.discomfort},
         }
