@@ -82,7 +82,8 @@ class EmcNode:
         self._session = self._sessions[number - 1]
         self._answered = set[bytes]()
         self._states = self._find_states()
-        homes = [home.in_session(self._session, self._states.get(home.id)) for home in self._homes]
+        foreseen = [home.foresee(self._session) for home in self._homes]
+        homes = [home.in_session(self._session, self._states.get(home.id)) for home in foreseen]
         self._strategy: HomeStrategy[Any, Any, Any] | None = self._create(homes)
 
     def _find_states(self) -> Mapping[str, Any]:
@@ -92,10 +93,13 @@ class EmcNode:
             return {} if plan is None else plan.states
         planned = self._sessions[plan.session - 1]
         passed = planned.until(self._session)
-        states = {
-            home.id: home.in_session(planned, plan.states.get(home.id)).advance(passed, plan.accounts[home.id])
-            for home in self._homes
-        }
+        states = {}
+        for home in self._homes:
+            state, account = plan.states.get(home.id), plan.accounts[home.id]
+            foreseen = home.foresee(planned)
+            there = foreseen.in_session(planned, state)
+            done = account if foreseen is home else there.meter(account, home.in_session(planned, state))
+            states[home.id] = there.advance(passed, done)
         return {name: state for name, state in states.items() if state}
 
     def _go_on_to(self, number: int) -> None:

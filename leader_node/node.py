@@ -72,7 +72,7 @@ class LeaderNode:
     def _begin_session(self, number: int, state: Mapping[str, Any] | None) -> None:
         """Begin a session with the state that the one before has left."""
         self._session, self._state = self._sessions[number - 1], state
-        self._settings_now = self._settings.in_session(self._session, state)
+        self._settings_now = self._settings.foresee(self._session).in_session(self._session, state)
         self._strategy = self._settings_now.strategy(self._session)
         self._rounds_before = self._coordinator.rounds
         self._decision: Decision[Any, Any] | None = None

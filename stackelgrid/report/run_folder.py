@@ -68,7 +68,7 @@ class RunFolder:
     def sessions(self) -> list[PlayedSession]:
         """The sessions, in the order of time: the run itself where it has only one."""
         if not self.result.sessions:
-            return [PlayedSession(self.scenario.sessions[0], self.scenario, self.result)]
+            return [PlayedSession(self.scenario.session, self.scenario.in_session(self.scenario.session), self.result)]
         return [
             PlayedSession(
                 session, self.scenario.in_session(session, found.states), self.result.of_session(session.number)

@@ -26,6 +26,13 @@ class LeaderSettings(StrictModel):
     def check_slots(self, slots: int) -> None:
         """Raise `ValueError` when something in the settings has another length than the horizon."""
 
+    def foresee(self, session: Session) -> Self:
+        """Give the settings of the run with what is foreseen at the beginning of a session in place of what comes.
+
+        That counts for the slots of the session. Without forecasts in the settings they stay.
+        """
+        return self
+
     def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
         """Give the settings of one session of a run: the slots of its window, and the `state` left by the one before.
 
@@ -105,6 +112,10 @@ class HomeModel(PrivateModel):
     def check_slots(self, slots: int) -> None:
         """Raise `ValueError` that begins with the key of what has another length than the horizon."""
 
+    def foresee(self, session: Session) -> Self:
+        """Give the home of the run with what it foresees at the beginning of a session in place of what comes."""
+        return self
+
     def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
         """Give the home in one session of a run: the slots of its window, and the `state` left by the session before.
 
@@ -112,10 +123,14 @@ class HomeModel(PrivateModel):
         """
         return cut(self, session)
 
+    def meter(self, account: Mapping[str, Any], came: Self) -> Mapping[str, Any]:
+        """Give the account of what a home that has settled `account` by its forecast does, when it is as it `came`."""
+        return account
+
     def advance(self, session: Session, account: Mapping[str, Any]) -> dict[str, Any]:
         """Give the state, as JSON, in which a home of `in_session` is once the binding slots of it have passed.
 
-        `account` is what it settled, as `HomeStrategy.settle` gives it.
+        `account` is what it does, as `HomeStrategy.settle` gives it, or `meter` where it planned by a forecast.
         """
         return {}
 

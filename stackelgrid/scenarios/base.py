@@ -104,9 +104,17 @@ class Scenario(StrictModel):
         (session,) = self.sessions
         return session
 
+    @property
+    def has_forecasts(self) -> bool:
+        """True when somebody plans by a forecast of what the lists per slot hold."""
+        return False
+
     def in_session(self, session: Session, states: Mapping[str, Mapping[str, Any]] | None = None) -> Self:
-        """Give a session of the run as a scenario of its own; `states` are those left to leader and homes, by name."""
-        if len(self.sessions) == 1 and not states:
+        """Give a session of the run, as it is foreseen at its beginning, as a scenario of its own.
+
+        `states` are those left to leader and homes, by name.
+        """
+        if len(self.sessions) == 1 and not states and not self.has_forecasts:
             return self
         assert self.calendar is not None
         states = states or {}
@@ -114,12 +122,13 @@ class Scenario(StrictModel):
             update={
                 "slots": session.slots,
                 "calendar": self.calendar.at(session),
-                "leader": self.leader.in_session(session, states.get(LEADER)),
+                "leader": self.leader_settings().foresee(session).in_session(session, states.get(LEADER)),
             }
         )
         for name in alone.__dict__.keys() - type(self).model_fields.keys():
             del alone.__dict__[name]  # what was computed of the whole run
-        return alone.with_homes([home.in_session(session, states.get(home.id)) for home in self.everyone])
+        foreseen = [home.foresee(session) for home in self.everyone]
+        return alone.with_homes([home.in_session(session, states.get(home.id)) for home in foreseen])
 
     def with_homes(self, homes: list[Any]) -> Self:
         """Give the same scenario with these homes listed in it."""
@@ -184,13 +193,13 @@ class Scenario(StrictModel):
     def rehearse(self) -> None:
         """Build what the nodes will build when they start. Raises `ValueError` for what one of them would refuse."""
         first = self.sessions[0]
-        self.leader_settings().in_session(first).strategy(first)
+        self.leader_settings().foresee(first).in_session(first).strategy(first)
         make_homes = find_homes(self.game, self.home_algorithm())
         for name, members in self.topology.members.items():
             settings = self.aggregator_settings(name, {process: list(homes) for process, homes in members.items()})
             settings.in_session(first).strategy(first, {process: len(homes) for process, homes in members.items()})
             for homes in members.values():
-                make_homes([home.in_session(first) for home in homes])
+                make_homes([home.foresee(first).in_session(first) for home in homes])
 
     def households(self) -> dict[str, list[list[Any]]]:
         """Group the homes by aggregator and process: those that name an aggregator there, the others in turn."""
@@ -239,6 +248,10 @@ class Scenario(StrictModel):
             return outcome
         dated = {"times": [time.isoformat() for time in times], "slot_hours": self.slot_hours}
         return outcome.model_copy(update=dated)
+
+    def meter(self, session: Session, states: Mapping[str, Mapping[str, Any]], outcome: Any) -> Any:
+        """Add to the outcome of a session, built by `in_session`, what its meters count, where that was foreseen."""
+        return outcome
 
     @property
     def certified_at_any_size(self) -> bool:

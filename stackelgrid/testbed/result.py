@@ -42,7 +42,7 @@ def build_result(scenario: Scenario, run_record: RunRecord) -> RunResult[Any]:
         "processes": run_record.processes,
         "money": scenario.money,
         **({"calibrated": scenario.calibrated} if scenario.calibrated else {}),
-        "outcome": scenario.outcome(run_record) if run_record.rounds and len(scenario.sessions) == 1 else None,
+        "outcome": _build_outcome(scenario, scenario.session, run_record) if len(scenario.sessions) == 1 else None,
         "certificate": None,
         **({"sessions": _build_sessions(scenario, run_record)} if len(scenario.sessions) > 1 else {}),
         "missing": run_record.missing,
@@ -55,6 +55,13 @@ def build_result(scenario: Scenario, run_record: RunRecord) -> RunResult[Any]:
     return RunResult[Any].model_validate(content)
 
 
+def _build_outcome(scenario: Scenario, session: Session, record: RunRecord) -> Any:
+    """Build the outcome of a session, None where it has not finished a round."""
+    if not record.rounds:
+        return None
+    return scenario.meter(session, record.states, scenario.in_session(session, record.states).outcome(record))
+
+
 def _build_sessions(scenario: Scenario, run_record: RunRecord) -> list[dict[str, Any]]:
     """Build the results of the sessions of a run that has several, one that was not begun included."""
     return [_build_session(scenario, session, run_record.of_session(session.number)) for session in scenario.sessions]
@@ -62,7 +69,6 @@ def _build_sessions(scenario: Scenario, run_record: RunRecord) -> list[dict[str,
 
 def _build_session(scenario: Scenario, session: Session, record: RunRecord) -> dict[str, Any]:
     assert session.start is not None
-    alone = scenario.in_session(session, record.states)
     return {
         "start": session.start.isoformat(),
         "slots": session.slots,
@@ -76,7 +82,7 @@ def _build_session(scenario: Scenario, session: Session, record: RunRecord) -> d
         "bytes": record.bytes,
         "homes_settled": len(record.homes),
         "states": record.states,
-        "outcome": alone.outcome(record) if record.rounds else None,
+        "outcome": _build_outcome(scenario, session, record),
         "certificate": None,
     }
 
@@ -90,7 +96,8 @@ def certify(scenario: Scenario, result: RunResult[Any], samples: int) -> RunResu
         return _certify_sessions(scenario, result, samples)
     if result.outcome is None:
         raise CertificateError("not a single round was finished, so there is nothing to certify")
-    return judge(result.with_certificate(scenario.certificate(result.outcome, samples)))
+    alone = scenario.in_session(scenario.session)
+    return judge(result.with_certificate(alone.certificate(result.outcome, samples)))
 
 
 def _certify_sessions(scenario: Scenario, result: RunResult[Any], samples: int) -> RunResult[Any]:

@@ -32,6 +32,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from stackelgrid.calendar import Session
+from stackelgrid.forecast import Forecast, foresee
 from stackelgrid.games.user_oriented.local_response import Array, Observation
 from stackelgrid.games.user_oriented.messages import LoadAt, LoadResponse, Price
 from stackelgrid.games.user_oriented.search import (
@@ -364,7 +365,9 @@ class UtilitySettings(LeaderSettings):
     `price_max` bound the price of either objective, as a regulator does. `revenue_weight` weighs revenue less wholesale
     cost against that charge [UO-7]; at 0 the deviation counts alone. The leader asks at most `questions_per_session`
     different prices; homes may refuse more than they are set to. It finds its price by `algorithm`; one that draws at
-    random has a `seed`, the scenario's where none is given.
+    random has a `seed`, the scenario's where none is given. At the beginning of a session it plans with what `forecast`
+    makes of the wholesale price (in a scenario `forecast.price`); for what meters count beyond what was settled it pays
+    `imbalance_price`, the wholesale price where none is given.
     """
 
     objective: Objective = "stackelberg"
@@ -378,6 +381,8 @@ class UtilitySettings(LeaderSettings):
     capacity: Capacity = Capacity()
     price_min: PerSlot = 0.0
     price_max: PositivePerSlot
+    forecast: Forecast | None = None
+    imbalance_price: Annotated[Finite | list[Finite] | None, PER_SLOT] = None
     questions_per_session: Annotated[int, Field(ge=1)] = QUESTIONS_PER_SESSION
 
     @field_validator("algorithm")
@@ -412,6 +417,8 @@ class UtilitySettings(LeaderSettings):
         """Raise `ValueError` when something is a list of another length than the horizon."""
         for key, value in (
             ("wholesale_price", self.wholesale_price),
+            ("forecast", self.forecast),
+            ("imbalance_price", self.imbalance_price),
             ("price_min", self.price_min),
             ("price_max", self.price_max),
             ("capacity.min_kw", self.capacity.min_kw),
@@ -419,6 +426,13 @@ class UtilitySettings(LeaderSettings):
         ):
             if isinstance(value, list) and len(value) != slots:
                 raise ValueError(f"{key} has {len(value)} numbers, the horizon has {slots} slots; give one per slot")
+
+    def foresee(self, session: Session) -> Self:
+        """Give the settings with the wholesale price that is foreseen for a session."""
+        if self.forecast is None:
+            return self
+        foreseen = foresee(self.forecast, self.wholesale_price, session)
+        return self.model_copy(update={"wholesale_price": foreseen, "forecast": None})
 
     def company(self, slots: int) -> UtilityCompany:
         """Build the company as arrays; mu is zero until the baseline is known."""

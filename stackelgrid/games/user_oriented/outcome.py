@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from stackelgrid.games.user_oriented.home import DeviceRates, Home, HomeProblem
-from stackelgrid.games.user_oriented.leader import compute_par
+from stackelgrid.games.user_oriented.leader import UtilitySettings, compute_par
 from stackelgrid.model import Finite, StrictModel
 from stackelgrid.run_record import Outcome, RunRecord
 from stackelgrid.wire.arrays import Array, Vector
@@ -133,7 +133,9 @@ class HomeOutcome(StrictModel):
     `stores_kwh` a row for each, where there are several. Where devices are scheduled together also, (T,) kW, the net
     charging `storage_kw` and `ev_kw`, `pv_kw` used and `curtailed_kw`, `heat_pump_kw` and `feed_in_kw`, and a row for
     each, (T,) at the end of each slot, the energy `ev_kwh` of cars and the temperature `temperature_c`. `baseline_bill`
-    is its bill at the flat price, money, computed on the desk, and so is `baseline_utility` of a dated run.
+    is its bill at the flat price, money, computed on the desk, and so is `baseline_utility` of a dated run. Where it
+    planned by a forecast also, of the slots that bind, what its meter counted, `metered_kw`, what it pays for that,
+    `metered_bill`, and `unserved_kw`, load that its connection did not carry.
     """
 
     load_kw: Vector
@@ -148,9 +150,25 @@ class HomeOutcome(StrictModel):
     curtailed_kw: Vector | None = None
     feed_in_kw: Vector | None = None
     heat_pump_kw: Vector | None = None
+    heat_pumps_kw: Annotated[list[Vector] | None, Field(exclude=True)] = None
     temperature_c: list[Vector] | None = None
     baseline_bill: Finite | None = None
     baseline_utility: Finite | None = None
+    metered_kw: Vector | None = None
+    metered_bill: Finite | None = None
+    unserved_kw: Vector | None = None
+
+    def meter(self, foreseen: Home, came: Home, price: Vector, binding: int) -> Self:
+        """Give the same with what the meter counts in the binding slots, which came otherwise than was foreseen.
+
+        The home pays the settled price for all that its meter counts, and is paid for what it feeds in [UO-FI].
+        """
+        account = {key: value for key, value in self if value is not None}
+        done = foreseen.meter(account, came)
+        load = np.array(done["load_kw"])
+        bill = float(bill_by_slot(came, np.array(price), load)[:binding].sum())
+        unserved = {"unserved_kw": done["unserved_kw"][:binding]} if "unserved_kw" in done else {}
+        return self.model_copy(update={"metered_kw": load[:binding].tolist(), "metered_bill": bill, **unserved})
 
 
 class UserOrientedOutcome(Outcome):
@@ -172,6 +190,16 @@ class UserOrientedOutcome(Outcome):
     | `noise_kw` | | kW | given when the price is not known within the tolerance: answers to one price differ by this |
     | `noise_price` | | money per kWh | by so much the price moves with them |
     | `balance_load_kw` | (T,) | kW | the load from which an adaptive balance was recomputed; None where not |
+
+    Of the first B slots, those that bind, where somebody planned by a forecast [UO-IMB]:
+
+    | key | shape | unit | meaning |
+    |---|---|---|---|
+    | `metered_kw` | (B,) | kW | what the meters counted; `load_kw` is what was settled |
+    | `imbalance_kwh` | (B,) | kWh | metered less settled, of the homes in `homes` |
+    | `imbalance_price` | (B,) | money per kWh | what the company pays for that; it is paid where that is below zero |
+    | `metered_revenue` | | money | what the homes in `homes` pay for what was metered |
+    | `supply_cost` | | money | what the company pays: settled load at the wholesale price, and the imbalance |
     """
 
     price: Vector
@@ -192,6 +220,40 @@ class UserOrientedOutcome(Outcome):
     noise_kw: Finite | None = None
     noise_price: Finite | None = None
     balance_load_kw: Vector | None = None
+    metered_kw: Vector | None = None
+    imbalance_kwh: Vector | None = None
+    imbalance_price: Vector | None = None
+    metered_revenue: Finite | None = None
+    supply_cost: Finite | None = None
+
+    def meter(self, foreseen: Sequence[Home], came: Sequence[Home], leader: UtilitySettings, binding: int) -> Self:
+        """Give the same with what the meters count, when homes and `leader` are as they `came` [UO-IMB]."""
+        homes = {
+            after.id: self.homes[after.id].meter(before, after, self.price, binding)
+            for before, after in zip(foreseen, came, strict=True)
+            if after.id in self.homes
+        }
+        settled, hours = np.array(self.load_kw[:binding]), self.slot_hours
+        unforeseen = np.zeros(binding)
+        for home in homes.values():
+            unforeseen += np.array(home.metered_kw) - home.load_kw[:binding]
+        wholesale, price = (
+            np.broadcast_to(value, len(self.price))[:binding]
+            for value in (
+                leader.wholesale_price,
+                leader.wholesale_price if leader.imbalance_price is None else leader.imbalance_price,
+            )
+        )
+        return self.model_copy(
+            update={
+                "homes": homes,
+                "metered_kw": (settled + unforeseen).tolist(),
+                "imbalance_kwh": (hours * unforeseen).tolist(),
+                "imbalance_price": price.tolist(),
+                "metered_revenue": sum(home.metered_bill for home in homes.values()),
+                "supply_cost": hours * float(wholesale @ settled + price @ unforeseen),
+            }
+        )
 
     @classmethod
     def of(cls, scenario: UserOrientedScenario, run_record: RunRecord) -> Self:

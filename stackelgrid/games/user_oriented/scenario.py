@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from stackelgrid.calendar import Session
+from stackelgrid.forecast import Forecasts, seed_noise
 from stackelgrid.games.user_oriented.aggregator import UserOrientedSettings
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
 from stackelgrid.games.user_oriented.leader import DEFAULT_ALGORITHM, UtilitySettings
@@ -20,7 +24,7 @@ from stackelgrid.scenarios import PopulatedScenario
 class UserOrientedScenario(PopulatedScenario[Population, Home]):
     """A user-oriented pricing game, ready to run. Its homes are drawn from a `population` or listed as `homes`.
 
-    `privacy` bounds what they disclose.
+    `privacy` bounds what they disclose. By `forecast` homes and leader foresee what the lists per slot hold.
     """
 
     horizons: ClassVar[bool] = True
@@ -30,6 +34,36 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
     game: Literal["user_oriented"]
     leader: UtilitySettings
     privacy: PrivacySettings = PrivacySettings()
+    forecast: Forecasts | None = None
+
+    @cached_property
+    def everyone(self) -> list[Home]:
+        """All homes of the scenario, each with its own way to foresee."""
+        homes, shared = super().everyone, None if self.forecast is None else self.forecast.of_homes
+        return [
+            home.model_copy(update={"forecast": rules.seed(self.seed, home.id)})
+            if (rules := home.forecast or shared)
+            else home
+            for home in homes
+        ]
+
+    @property
+    def has_forecasts(self) -> bool:
+        """True when somebody plans by a forecast."""
+        return self.leader_settings().forecast is not None or any(home.forecast is not None for home in self.everyone)
+
+    def in_session(self, session: Session, states: Mapping[str, Mapping[str, Any]] | None = None) -> Self:
+        """Give a session as it is foreseen, a scenario of its own."""
+        alone = super().in_session(session, states)
+        return alone if alone is self else alone.model_copy(update={"forecast": None})
+
+    def meter(self, session: Session, states: Mapping[str, Mapping[str, Any]], outcome: Any) -> Any:
+        """Add what the meters count once the binding slots of a session have come."""
+        if not self.has_forecasts:
+            return outcome
+        came = [home.in_session(session, states.get(home.id)) for home in self.everyone]
+        foreseen = self.in_session(session, states).everyone
+        return outcome.meter(foreseen, came, self.leader.in_session(session), session.binding)
 
     @classmethod
     def prepare(cls, raw: dict[str, Any], folder: Path) -> None:
@@ -45,8 +79,15 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
         return population.draw(self.seed, self.leader.baseline_price, self.slots, times)
 
     def verify(self) -> None:
-        """Raise `ValueError` also when a home has nothing, or nobody draws at the flat price."""
+        """Raise `ValueError` also for forecasts, homes with nothing, and when nobody draws at the flat price."""
+        for key, rule in self.forecast or ():
+            if isinstance(rule, list) and len(rule) != self.slots:
+                raise ValueError(
+                    f"forecast.{key} has {len(rule)} numbers, the run has {self.slots} slots; give one each"
+                )
         super().verify()
+        if self.has_forecasts and self.calendar is None:
+            raise ValueError("forecast: a run without a calendar is not dated, so that nothing comes; add one")
         most, wanted = self.privacy.questions_per_session, self.leader.questions_per_session
         if wanted > most:
             raise ValueError(
@@ -72,12 +113,15 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
             )
 
     def leader_settings(self) -> UtilitySettings:
-        """Give the leader the scenario's seed, unless it has one of its own, or draws nothing.
+        """Give the leader its forecast, and the scenario's seed, unless it has one of its own, or draws nothing.
 
         The seed tells which homes a population has: a leader that does not need it does not get it.
         """
         needs_seed = self.leader.algorithm != DEFAULT_ALGORITHM and self.leader.seed is None
-        return self.leader.model_copy(update={"seed": self.seed}) if needs_seed else self.leader
+        update: dict[str, Any] = {"seed": self.seed} if needs_seed else {}
+        if self.forecast is not None:
+            update["forecast"] = seed_noise(self.forecast.price, self.seed, "leader/price")
+        return self.leader.model_copy(update=update) if update else self.leader
 
     def home_algorithm(self) -> str | None:
         """Name the leader's algorithm where it has a home's half."""

@@ -46,6 +46,11 @@ class Store(PrivateModel):
         """The least level at the end, kWh."""
         return self.initial_kwh if self.final_kwh is None else self.final_kwh
 
+    def move(self, kwh: float, rate: float, slot_hours: float) -> float:
+        """Give its energy, kWh, after a slot of net charging at a `rate`, kW, within its capacity."""
+        inside = rate * self.charge_efficiency if rate > 0 else rate / self.discharge_efficiency
+        return float(np.clip(kwh + slot_hours * inside, 0.0, self.capacity_kwh))
+
     def build_chain(self, here: Array, taken: Array, least: Array, *, behind_inverter: bool = False) -> Chain:
         """Build its energy as a chain [UO-3]: `here` (1 or 0) it runs, `taken` kWh leave, `least` kWh are left.
 

@@ -79,6 +79,16 @@ class HeatPump(PrivateModel):
             self.initial_c, np.full(horizon, keep), drift, lower, upper, [control], low, high, self.comfort.price
         )
 
+    def follow(self, power: Array, slot_hours: float) -> Array:
+        """Give the temperature at the end of each slot, (T,), when it draws `power`, (T,) kW."""
+        chain, celsius, found = self.chain(len(power), slot_hours), self.initial_c, np.zeros(len(power))
+        (control,) = chain.controls
+        assert control.gain is not None
+        for slot in range(len(power)):
+            celsius = chain.keep[slot] * celsius + chain.drift[slot] + slot_hours * control.gain[slot] * power[slot]
+            found[slot] = celsius
+        return found
+
     def _reach(self, keep: float, drift: Array, heating: Array) -> tuple[Array, Array]:
         """Give the temperature without any heating, and with all of it."""
         least, most = np.zeros(len(drift)), np.zeros(len(drift))

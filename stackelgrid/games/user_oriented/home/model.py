@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from stackelgrid.calendar import Session
+from stackelgrid.forecast import HomeForecast, foresee
 from stackelgrid.games.user_oriented.home.battery import Store
 from stackelgrid.games.user_oriented.home.connection import Connection, Inverter
 from stackelgrid.games.user_oriented.home.ev import EV
 from stackelgrid.games.user_oriented.home.flows import Chain
 from stackelgrid.games.user_oriented.home.heat_pump import HeatPump
+from stackelgrid.games.user_oriented.home.metering import Surroundings, meter
 from stackelgrid.games.user_oriented.home.pv import PV
 from stackelgrid.model import LARGEST, PER_SLOT, NonNegative, PerSlot, Positive, PositivePerSlot
 from stackelgrid.rounds.settings import DayPlan, HomeModel, PrivateModel
@@ -157,6 +159,7 @@ class Home(HomeModel):
 
     The meter draws within `draw_limit` or, where the limits differ by slot, within `connection`. What is fed in is paid
     the public `feed_in_price` [UO-FI], but never more than the price of the slot; that price where no other is given.
+    Lists per slot are what comes; at the beginning of a session it plans with what `forecast` makes of them.
     """
 
     segment: str = "residential"
@@ -171,6 +174,7 @@ class Home(HomeModel):
     connection: Connection | None = None
     inverter: Inverter | None = None
     feed_in_price: Annotated[PerSlot | None, PER_SLOT] = None
+    forecast: HomeForecast | None = None
 
     @property
     def connection_kw(self) -> float:
@@ -214,10 +218,80 @@ class Home(HomeModel):
         limited = self.connection is not None or self.inverter is not None or self.feed_in_price is not None
         return bool(self.pv or self.ev or self.heat_pump or limited or lossy)
 
+    def draw_inelastic(self) -> NDArray[np.float64]:
+        """Give what its inelastic appliances draw together, (T,) kW."""
+        return sum((load.draw(self.horizon) for load in self.inelastic), np.zeros(self.horizon))
+
     def check_slots(self, slots: int) -> None:
-        """Raise `ValueError` when its horizon is another."""
+        """Raise `ValueError` when its horizon is another, or its forecast cannot be made."""
         if self.horizon != slots:
             raise ValueError(f"horizon is {self.horizon}, slots is {slots}; make them equal")
+        if self.forecast is None:
+            return
+        for key, rule, count in (
+            ("load", self.forecast.load, len(self.inelastic)),
+            ("pv", self.forecast.pv, len(self.pv)),
+            ("temperature", self.forecast.temperature, 1),
+        ):
+            _require_length(f"forecast.{key}", rule if isinstance(rule, list) else None, slots)
+            if isinstance(rule, list) and count > 1:
+                raise ValueError(f"forecast.{key} is a list for one, the home has {count}; join them, or name a rule")
+        if self.forecast.temperature != "perfect" and any(pump.comfort.price is None for pump in self.heat_pump):
+            raise ValueError(
+                "forecast.temperature is not perfect, so that rooms may leave a band that has no price; "
+                "give heat_pump.comfort a price"
+            )
+
+    def foresee(self, session: Session) -> Self:
+        """Give the home with the inelastic load, the PV and the temperature outside that it foresees for a session.
+
+        It foresees no more inelastic load than its meter may draw.
+        """
+        rules = self.forecast
+        if rules is None or rules.perfect:
+            return self
+        loads = [np.array(foresee(rules.load, load.draw(self.horizon).tolist(), session)) for load in self.inelastic]
+        too_much = np.maximum(sum(loads) / self.meter_limits[1], 1.0)
+        parts = {
+            "inelastic": [
+                load.model_copy(update={"load_kw": (kw / too_much).tolist(), "rate_kw": None, "hours": None})
+                for load, kw in zip(self.inelastic, loads, strict=True)
+            ],
+            "pv": [
+                pv.model_copy(update={"available_kw": foresee(rules.pv, pv.available_kw, session)}) for pv in self.pv
+            ],
+            "heat_pump": [
+                pump.model_copy(
+                    update={"outside_c": foresee(rules.temperature, pump.outside_c, session, around_zero=True)}
+                )
+                for pump in self.heat_pump
+            ],
+        }
+        return self.model_copy(update={"forecast": None, **parts})
+
+    def meter(self, account: Mapping[str, Any], came: Self) -> dict[str, Any]:
+        """Give the account of what the home does that has settled `account`, when it is as it `came`."""
+        return meter(self._surroundings, came._surroundings, account)
+
+    @property
+    def _surroundings(self) -> Surroundings:
+        fixed, free = np.zeros(self.horizon), np.zeros(self.horizon)
+        for pv in self.pv:
+            which = free if pv.curtailable else fixed
+            which += pv.available_kw
+        least, most = self.meter_limits
+        return Surroundings(
+            self.slot_hours,
+            self.draw_inelastic(),
+            fixed,
+            free,
+            least,
+            most,
+            np.inf if self.inverter is None else self.inverter.max_kw,
+            self.storage,
+            [store.slots(self.horizon) for store in self.storage],
+            self.heat_pump,
+        )
 
     def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
         """Give the home in one session: storage and cars as full, rooms as warm as the session before has left them."""
@@ -228,14 +302,15 @@ class Home(HomeModel):
         if state:
             parts["storage"] = [
                 store.model_copy(update={"initial_kwh": kwh, "final_kwh": store.least_final_kwh})
-                for store, kwh in zip(self.storage, state["storage_kwh"], strict=True)
+                for store, kwh in zip(self.storage, state.get("storage_kwh", []), strict=True)
             ]
             parts["ev"] = [
-                car.model_copy(update={"initial_kwh": kwh}) for car, kwh in zip(cars, state["ev_kwh"], strict=True)
+                car.model_copy(update={"initial_kwh": kwh})
+                for car, kwh in zip(cars, state.get("ev_kwh", []), strict=True)
             ]
             parts["heat_pump"] = [
                 pump.model_copy(update={"initial_c": celsius})
-                for pump, celsius in zip(home.heat_pump, state["temperature_c"], strict=True)
+                for pump, celsius in zip(home.heat_pump, state.get("temperature_c", []), strict=True)
             ]
         return home.model_copy(update=parts)._end_within_reach()
 
@@ -249,17 +324,16 @@ class Home(HomeModel):
 
     def advance(self, session: Session, account: Mapping[str, Any]) -> dict[str, Any]:
         """Give the energy in each storage and car and the temperature of each room after the binding slots."""
-        if not (self.storage or self.ev or self.heat_pump):
-            return {}
         last = session.binding - 1
         levels = [account["storage_kwh"]] if len(self.storage) == 1 else account.get("stores_kwh", [])
-        return {
+        state = {
             "storage_kwh": [
                 store.level_after(last, level, self.horizon) for store, level in zip(self.storage, levels, strict=True)
             ],
             "ev_kwh": [level[last] for level in account.get("ev_kwh", [])],
             "temperature_c": [celsius[last] for celsius in account.get("temperature_c", [])],
         }
+        return {key: left for key, left in state.items() if left}
 
     def storage_capacity_kwh(self) -> float | None:
         """Give the capacity of the one storage, None where there is none or more than one."""

@@ -120,8 +120,8 @@ class HomeProblem:
 
         `utility` is satisfaction less wear and discomfort less bill, money; `storage_kwh` is absent without storage,
         `stores_kwh` has a row for each of several. What else a home may have, a number per slot: `storage_kw` net
-        charging of all storage and `ev_kw` of all cars, `pv_kw` used and `curtailed_kw`, `heat_pump_kw`, `feed_in_kw`;
-        `ev_kwh` and `temperature_c` with a row for each car and each room.
+        charging of all storage and `ev_kw` of all cars, `pv_kw` used and `curtailed_kw`, `heat_pump_kw` of all pumps
+        (`heat_pumps_kw` of each of several), `feed_in_kw`; `ev_kwh` and `temperature_c`, a row for each car and room.
         """
         bill = self.home.slot_hours * float(schedule.price @ schedule.load)
         summary: dict[str, Any] = {"load_kw": schedule.load.tolist()}
@@ -143,6 +143,8 @@ class HomeProblem:
             summary |= {"pv_kw": devices.pv.sum(axis=0).tolist(), "curtailed_kw": devices.cut.sum(axis=0).tolist()}
         if self.home.heat_pump:
             summary["heat_pump_kw"] = devices.heating.sum(axis=0).tolist()
+            if len(self.home.heat_pump) > 1:
+                summary["heat_pumps_kw"] = devices.heating.tolist()
             summary["temperature_c"] = devices.temperature.tolist()
         if np.any(schedule.load < 0) or self.home.pv:
             summary["feed_in_kw"] = np.maximum(-schedule.load, 0.0).tolist()
