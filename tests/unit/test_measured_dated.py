@@ -134,6 +134,12 @@ def test_day_a_row_of_25_hours_in_24_is_refused(tmp_path: Path) -> None:
         spell_out(raw, tmp_path, AnyGame)
 
 
+def test_hour_that_is_there_twice_is_told_apart_in_rows_of_hours(tmp_path: Path) -> None:
+    export(tmp_path, "2026-10-25 00:00", 25, 60, range(25), form="%Y-%m-%d %H:%M")
+    calendar = {**WEEK, "slot_minutes": 60, "start": "2026-10-25T00:00", "days": 1}
+    assert read(tmp_path, calendar, {})[0] == list(range(25))
+
+
 def test_prices_of_hours_hold_in_their_quarters(tmp_path: Path) -> None:
     export(tmp_path, "2026-01-05 00:00", 48, 60, range(48))
     prices = {"unit": "EUR/MWh", "exchange": 100, "reading": None}

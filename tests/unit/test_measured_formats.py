@@ -218,6 +218,9 @@ def test_prices_of_nord_pool_are_per_mwh_in_central_european_time(tmp_path: Path
     data = {"day": "2025-06-14", "decimal": ",", "exchange": 100}
     found = read(tmp_path, "\n".join(rows), "SE4 Price (EUR)", data, key="wholesale_price")
     assert found == pytest.approx([0.2 * hour for hour in range(24)])
+    # Another file's money in brackets says nothing of an energy.
+    told = refusal(tmp_path, "time,Price (EUR)\n2025-06-14 00:00,1\n", "Price (EUR)")
+    assert "m.txt does not say the unit of its numbers" in told
 
 
 # Home Assistant: what `sum` and `start` mean is in home-assistant/core, components/sensor/recorder.py; the columns are
