@@ -3,11 +3,13 @@
 It earns kappa per kWh that its n consumers shift, and wants to call them as equally as it can. With the utility [LC-5]
 it solves the bilevel program [LC-7]
 
-    max over c    kappa sum_i y_i - lambda sum_i (c_i - mean c)^2,      sum_i c_i = R,    0 <= c_i <= d_i,
-    y_i = y*_i(c_i) = min(c_i, yhat_i) the consumer's answer [LC-A],
+    max over c    kappa sum_i y_i - lambda sum_i (c_i - f_i)^2,      sum_i c_i = R,    0 <= c_i <= d_i,
+    y_i = y*_i(c_i) = min(c_i, yhat_i) the consumer's answer [LC-A],      f_i = mean c, h_i / mean h times [LC-D],
 
-R the utility's target, d_i a consumer's baseline, which the aggregator meters. yhat_i, what a consumer is willing to
-shift at most, is known to the consumer alone.
+R the utility's target, d_i a consumer's baseline, which the aggregator meters, f_i a fair call: calls are spread "as
+equally as possible under the performance history of each consumer". h_i is the part that consumer i has shifted of its
+calls of earlier sessions, 1 before any (reading), so that at first all fair calls are the mean. yhat_i, what a consumer
+is willing to shift at most, is known to the consumer alone.
 
 **With every yhat known** this is a concave program in c (derived: y*(c) is concave), strictly concave for lambda > 0,
 and separable but for the sum [LC-6]. `solve_calls` solves it exactly.
@@ -30,7 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,27 +49,28 @@ from stackelgrid.wire.names import Name
 Energy = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 
 
-def solve_calls(target: float, baseline: Array, willing: Array, spread: float) -> Array:
+def solve_calls(target: float, baseline: Array, willing: Array, spread: float, fair: Array | float = 0.0) -> Array:
     """Solve [LC-7] with sum c = min(R, sum d) [LC-6]: the calls c, (n,) kWh, exactly, in O(n log n) (derived).
 
-    `target` is R, `baseline` d and `willing` yhat <= d, (n,) kWh; `spread` = kappa / (2 lambda), kWh.
+    `target` is R, `baseline` d, `willing` yhat <= d and `fair` f, (n,) kWh; `spread` = kappa / (2 lambda), kWh. A
+    constant more in all of f changes nothing.
 
-    Since the sum is fixed, so is the mean, and every consumer's share of the Lagrangian has the same shape. The
-    multiplier of the sum is written as the level l, the call of a consumer that shifts nothing. A call is then [LC-B]
+    Every consumer's share of the Lagrangian has the same shape around its f. The multiplier of the sum is written as
+    the level l, by how much the call of a consumer that shifts nothing is above f. A call is then [LC-B]
 
-        c_i(l) = clip(max(l, min(l + spread, yhat_i)), 0, d_i):
+        c_i(l) = clip(max(f_i + l, min(f_i + l + spread, yhat_i)), 0, d_i):
 
-    A consumer that complies in full is called `spread` above the level, up to yhat. There the call rests until the
-    level itself reaches yhat, and rises with the level from there to d. Each c_i is piecewise linear and non-decreasing
-    in l, and so is their sum. Its edges, sorted, give the one segment in which it reaches R.
+    A consumer that complies in full is called `spread` above that, up to yhat. There the call rests until f + l itself
+    reaches yhat, and rises with the level from there to d. Each c_i is piecewise linear and non-decreasing in l, and so
+    is their sum. Its edges, sorted, give the one segment in which it reaches R.
     """
     if target >= baseline.sum():
         return baseline.copy()
     n = len(baseline)
     # From the largest baseline on, full compliers come first and partial ones only after them: a wider spread does not
     # change any call, and would cost digits of the level.
-    spread = min(spread, float(baseline.max()))
-    edges = np.concatenate([np.full(n, -spread), willing - spread, willing, baseline])
+    spread = min(spread, float(baseline.max()) + float(np.ptp(fair)))
+    edges = np.concatenate([each - fair for each in (np.full(n, -spread), willing - spread, willing, baseline)])
     order = np.argsort(edges, kind="stable")
     level, slope = edges[order], np.cumsum(np.repeat([1, -1, 1, -1], n)[order])
     total = np.concatenate([[0.0], np.cumsum(slope[:-1] * np.diff(level))])
@@ -75,18 +78,38 @@ def solve_calls(target: float, baseline: Array, willing: Array, spread: float) -
     if slope[segment] == 0:  # the target is the whole of the baselines but for rounding
         return baseline.copy()
     reached = level[segment] + (target - total[segment]) / slope[segment]
+    reached = fair + reached
     return np.asarray(np.clip(np.maximum(reached, np.minimum(reached + spread, willing)), 0, baseline))
+
+
+def share_fairly(total: float, performance: Array) -> Array:
+    """Share a total by performance h, (n,): the fair calls f [LC-D], (n,) kWh; equal shares where nobody has any."""
+    mean = float(performance.mean())
+    return total / len(performance) * (performance / mean if mean > 0 else np.ones(len(performance)))
+
+
+class History(StrictModel):
+    """What each member's homes were `called_kwh` for and have `shifted_kwh` in earlier sessions together."""
+
+    called_kwh: dict[Name, list[Energy]]
+    shifted_kwh: dict[Name, list[Energy]]
+
+    def rate(self, member: str) -> list[float]:
+        """Rate the performance h of a member's homes [LC-D]: 1 where they were not called."""
+        pairs = zip(self.called_kwh[member], self.shifted_kwh[member], strict=True)
+        return [shifted / called if called > 0 else 1.0 for called, shifted in pairs]
 
 
 class AggregatorTerms(StrictModel):
     """The aggregator's preferences and its offer.
 
-    `fairness` is lambda, the cost of a squared deviation of the calls from their mean, money per kWh^2; `reward` is r,
-    the pay of a consumer per kWh shifted, money per kWh.
+    `fairness` is lambda, the cost of a squared deviation of the calls from fair ones, money per kWh^2; `reward` is r,
+    the pay of a consumer per kWh shifted, money per kWh. Sessions of a run leave a `history` to those after them.
     """
 
     fairness: Annotated[float, Field(le=LARGEST, allow_inf_nan=False)]
     reward: Energy
+    history: History | None = None
 
     @field_validator("fairness")
     @classmethod
@@ -100,9 +123,32 @@ class AggregatorTerms(StrictModel):
 
 
 class LoadCallSettings(AggregatorTerms, AggregatorSettings):
-    """The aggregator's settings: its terms and `baseline_kwh`, the metered d of each member's homes, kWh."""
+    """The aggregator's settings: its terms and `baseline_kwh`, the metered d of each member's homes, kWh.
 
-    baseline_kwh: dict[Name, Annotated[list[Energy], Field(min_length=1)]]
+    In a run of several sessions each home has a list of them, one for each.
+    """
+
+    baseline_kwh: dict[Name, Annotated[list[Energy | list[Energy]], Field(min_length=1)]]
+
+    def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
+        """Give the settings of one session, with its baselines and the history so far."""
+        baseline = {
+            member: [each[session.number - 1] if isinstance(each, list) else each for each in of_homes]
+            for member, of_homes in self.baseline_kwh.items()
+        }
+        history = History.model_validate(state) if state else self.history
+        return self.model_copy(update={"baseline_kwh": baseline, "history": history})
+
+    def advance(self, session: Session, account: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the history with what was called for and shifted in a session."""
+        before = {} if self.history is None else self.history.model_dump()
+        return {
+            key: {
+                member: [a + b for a, b in zip(before.get(key, {}).get(member, [0.0] * len(new)), new, strict=True)]
+                for member, new in account[f"{key}_by_member"].items()
+            }
+            for key in ("called_kwh", "shifted_kwh")
+        }
 
     def strategy(self, session: Session, homes: Mapping[str, int]) -> LoadCallAggregator:
         """Build the aggregator's part of the game. Raise `ValueError` unless the baselines are of these `homes`."""
@@ -125,6 +171,7 @@ class _MissionState:
     known: NDArray[np.bool_]
     excluded: NDArray[np.bool_]
     calls: Array
+    shifted: Array
     rounds: int = 0
 
 
@@ -143,13 +190,17 @@ class LoadCallAggregator:
         ends = np.cumsum([0, *(len(numbers) for numbers in baseline.values())]).tolist()
         self._rows = {name: slice(*ends[i : i + 2]) for i, name in enumerate(baseline)}
         self._baseline = np.concatenate(list(baseline.values()))
+        history = terms.history
+        self._performance = np.concatenate(
+            [np.ones(len(each)) if history is None else history.rate(name) for name, each in baseline.items()]
+        )
         self._state: _MissionState | None = None
 
     def open(self, signal: Mission) -> Ask[dict[str, Call]]:
         """Take a mission: call as if every consumer would shift all of its baseline."""
         n = len(self._baseline)
         nobody = np.zeros(n, bool)
-        self._state = _MissionState(signal, self._baseline.copy(), nobody, nobody, np.zeros(n))
+        self._state = _MissionState(signal, self._baseline.copy(), nobody, nobody, np.zeros(n), np.zeros(n))
         return Ask(self._update_calls(self._state))
 
     def on_answers(
@@ -159,6 +210,7 @@ class LoadCallAggregator:
         state = self._state
         assert state is not None
         shifted, fresh = self._read_shifts(state, answers, held)
+        state.shifted = shifted
         expected = np.minimum(state.calls, state.willing)
         short = fresh & ~state.known & (shifted < expected)
         state.willing = np.where(short, shifted, state.willing)
@@ -184,14 +236,22 @@ class LoadCallAggregator:
     def settle(self, settlement: Mission) -> Ending[dict[str, Call]]:
         """Give the last calls if they are of this mission; else it was never played, and nobody is called."""
         state = self._state
-        calls = state.calls if state is not None and state.mission == settlement else np.zeros(len(self._baseline))
-        return Ending(self._write_calls(settlement, calls), {"called_kwh": float(calls.sum())})
+        calls = shifted = np.zeros(len(self._baseline))
+        if state is not None and state.mission == settlement:
+            calls, shifted = state.calls, state.shifted
+        by_member = {
+            f"{key}_by_member": {name: each[mine].tolist() for name, mine in self._rows.items()}
+            for key, each in (("called_kwh", calls), ("shifted_kwh", shifted))
+        }
+        return Ending(self._write_calls(settlement, calls), {"called_kwh": float(calls.sum()), **by_member})
 
     def _update_calls(self, state: _MissionState) -> dict[str, Call]:
         """Solve for the calls with what is known, and give each member its own."""
         spread = state.mission.commission / (2 * self._terms.fairness)
         baseline, willing = np.where(state.excluded, 0.0, [self._baseline, state.willing])
-        state.calls = solve_calls(state.mission.target_kwh, baseline, willing, spread)
+        total = min(state.mission.target_kwh, float(baseline.sum()))
+        fair = 0.0 if self._terms.history is None else share_fairly(total, self._performance)
+        state.calls = solve_calls(state.mission.target_kwh, baseline, willing, spread, fair)
         state.rounds += 1
         return self._write_calls(state.mission, state.calls)
 
@@ -227,7 +287,7 @@ class LoadCallAggregator:
         """Sum up the round. `utility` is the objective [LC-5], money; `gap` how far it is below its upper bound."""
         mission, calls = state.mission, state.calls
         commission = mission.commission * float(shifted.sum())
-        squared_deviation = float(np.sum((calls - calls.mean()) ** 2))
+        squared_deviation = float(np.sum((calls - share_fairly(float(calls.sum()), self._performance)) ** 2))
         return {
             "called_kwh": float(calls.sum()),
             "shifted_kwh": float(shifted.sum()),

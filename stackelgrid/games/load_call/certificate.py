@@ -85,8 +85,8 @@ def certify(scenario: LoadCallScenario, outcome: LoadCallOutcome, samples: int) 
         0.0, float(np.max((cost - _compute_net_costs(homes, saving, best)) / np.maximum(1, np.abs(charged))))
     )
 
-    utility = _compute_utility(leader, terms, calls, shifts)
-    plan = solve_planner(homes, leader, terms)
+    utility = _compute_utility(leader, terms, calls, shifts, scenario.performance)
+    plan = solve_planner(homes, leader, terms, scenario.performance)
     gap = (plan.utility - utility) / max(1.0, abs(plan.utility))
     violation = _find_violation(homes, leader.target_kwh, calls, shifts)
     method = "Consumers: a bounded scalar minimiser (scipy). Planner: a concave program in cvxpy with Clarabel"
@@ -98,7 +98,7 @@ def certify(scenario: LoadCallScenario, outcome: LoadCallOutcome, samples: int) 
     elif len(homes) <= _LARGEST_MPCC:
         method += ", and the consumers' KKT conditions with complementarity as SOS1 sets in SCIP"
         try:
-            solved = solve_mpcc(homes, leader, terms)
+            solved = solve_mpcc(homes, leader, terms, scenario.performance)
             exact = {"utility": solved.utility, "gap": (solved.utility - utility) / max(1.0, abs(solved.utility))}
             scip = solved.solver
         except CertificateError as error:
@@ -148,7 +148,9 @@ def find_yhat(home: Consumer, saving: float) -> float:
     return most if marginal(most) <= 0 else float(brentq(marginal, 0.0, most, xtol=1e-12, rtol=1e-14))
 
 
-def solve_planner(homes: Sequence[Consumer], leader: UtilitySettings, terms: AggregatorTerms) -> Plan:
+def solve_planner(
+    homes: Sequence[Consumer], leader: UtilitySettings, terms: AggregatorTerms, performance: Array | None = None
+) -> Plan:
     """Solve [LC-7] with every yhat known, as a concave program over calls and shifts. Raise `CertificateError`.
 
     In units of the mean call and of the commission on it, so that Clarabel's tolerances mean the same for any game.
@@ -162,7 +164,7 @@ def solve_planner(homes: Sequence[Consumer], leader: UtilitySettings, terms: Agg
     unfair = terms.fairness * unit / (leader.commission or 1.0)
     earned = cp.sum(shifts) if leader.commission > 0 else 0.0
     problem = cp.Problem(
-        cp.Maximize(earned - unfair * cp.sum_squares(calls - mean)),
+        cp.Maximize(earned - unfair * cp.sum_squares(calls - mean * _rate(n, performance))),
         [
             cp.sum(calls) == mean * n,
             calls >= 0,
@@ -180,12 +182,14 @@ def solve_planner(homes: Sequence[Consumer], leader: UtilitySettings, terms: Agg
     return Plan(
         calls=found,
         shifts=answered,
-        utility=_compute_utility(leader, terms, found, answered),
+        utility=_compute_utility(leader, terms, found, answered, performance),
         solver={"status": str(problem.status), "iterations": problem.solver_stats.num_iters},
     )
 
 
-def solve_mpcc(homes: Sequence[Consumer], leader: UtilitySettings, terms: AggregatorTerms) -> Plan:
+def solve_mpcc(
+    homes: Sequence[Consumer], leader: UtilitySettings, terms: AggregatorTerms, performance: Array | None = None
+) -> Plan:
     """Solve the paper's single-level form of [LC-7] by SCIP: consumers' problems replaced by their KKT conditions.
 
     For each consumer, with multipliers for y <= c, y <= min(d, m) and y >= 0,
@@ -219,7 +223,8 @@ def solve_mpcc(homes: Sequence[Consumer], leader: UtilitySettings, terms: Aggreg
     mean = leader.target_kwh / len(homes)
     model.addCons(quicksum(calls) == mean * len(homes))
     deviation = model.addVar(lb=0)
-    model.addCons(quicksum((call - mean) * (call - mean) for call in calls) <= deviation)
+    fair = mean * _rate(len(homes), performance)
+    model.addCons(quicksum((call - f) * (call - f) for call, f in zip(calls, fair, strict=True)) <= deviation)
     model.setObjective(leader.commission * quicksum(shifts) - terms.fairness * deviation, "maximize")
     try:
         model.optimize()
@@ -229,9 +234,8 @@ def solve_mpcc(homes: Sequence[Consumer], leader: UtilitySettings, terms: Aggreg
     if status != "optimal":
         raise CertificateError(f"the MPCC: SCIP ended with {status}")
     found, answered = (np.array([model.getVal(variable) for variable in some]) for some in (calls, shifts))
-    return Plan(
-        found, answered, _compute_utility(leader, terms, found, answered), {"status": status, "gap": model.getGap()}
-    )
+    utility = _compute_utility(leader, terms, found, answered, performance)
+    return Plan(found, answered, utility, {"status": status, "gap": model.getGap()})
 
 
 def _check_consumers(homes: Sequence[Consumer], outcome: LoadCallOutcome) -> None:
@@ -250,9 +254,17 @@ def _to_array(homes: Sequence[Consumer], by_consumer: Mapping[str, float]) -> Ar
     return np.array([by_consumer[home.id] for home in homes])
 
 
-def _compute_utility(leader: UtilitySettings, terms: AggregatorTerms, calls: Array, shifts: Array) -> float:
+def _compute_utility(
+    leader: UtilitySettings, terms: AggregatorTerms, calls: Array, shifts: Array, performance: Array | None
+) -> float:
     """Compute the aggregator's utility [LC-5], money."""
-    return leader.commission * float(shifts.sum()) - terms.fairness * float(np.sum((calls - calls.mean()) ** 2))
+    fair = calls.mean() * _rate(len(calls), performance)
+    return leader.commission * float(shifts.sum()) - terms.fairness * float(np.sum((calls - fair) ** 2))
+
+
+def _rate(n: int, performance: Array | None) -> Array:
+    """Give the fair call of each consumer as a part of the mean call [LC-D], (n,)."""
+    return np.ones(n) if performance is None or not performance.any() else n * performance / performance.sum()
 
 
 def _list_baselines(homes: Sequence[Consumer]) -> Array:

@@ -9,19 +9,22 @@ its "availability"). The cost [LC-2] is strictly convex, so the answer is its st
 
     y*(c) = min(c, yhat),      yhat = clip((p_on - p_off + r - beta) / (2 alpha), 0, min(d, m))          (derived)
 
-alpha, beta and m never leave this process; y*(c) does. Energies kWh, money as in the prices.
+alpha, beta and m never leave this process; y*(c) does. d is given, or is what the load draws in the slots of the event
+[LC-C]. Energies kWh, money as in the prices.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self
 
 import numpy as np
+from pydantic import model_validator
 
+from stackelgrid.calendar import Event, Session
 from stackelgrid.games.load_call.messages import Call, Shift, to_rows
-from stackelgrid.model import NonNegative, Positive
+from stackelgrid.model import PER_SLOT, NonNegative, Positive
 from stackelgrid.rounds.settings import HomeModel
 from stackelgrid.wire.arrays import Array
 
@@ -33,15 +36,40 @@ _FEW_HOMES = 1000
 class Consumer(HomeModel):
     """The data of a consumer.
 
-    `baseline_kwh` is d, its on-peak consumption without a call; the aggregator meters it and so knows it too.
-    Dissatisfaction is `alpha` y^2 + `beta` y [LC-3], money per kWh^2 and per kWh. `most_kwh` is m, the most that it can
-    shift whatever that pays; when omitted, its baseline.
+    `baseline_kwh` is d, its on-peak consumption without a call; the aggregator meters it and so knows it too. In place
+    of it `load_kw` is its load without a call, one number per slot; the scenario then says which slots are of the
+    `event`. Dissatisfaction is `alpha` y^2 + `beta` y [LC-3], money per kWh^2 and per kWh. `most_kwh` is m, the most
+    that it can shift whatever that pays; when omitted, its baseline.
     """
 
-    baseline_kwh: NonNegative
+    baseline_kwh: NonNegative = 0.0
+    load_kw: Annotated[list[NonNegative] | None, PER_SLOT] = None
+    event: Event | None = None
     alpha: Positive
     beta: NonNegative = 0.0
     most_kwh: NonNegative | None = None
+
+    @model_validator(mode="after")
+    def _check_baseline(self) -> Self:
+        if self.baseline_kwh > 0 if self.load_kw is not None else "baseline_kwh" not in self.model_fields_set:
+            raise ValueError("give either baseline_kwh or load_kw, not both and not neither")
+        if self.load_kw is not None and self.event is None:
+            raise ValueError("load_kw is given by slot; say in leader.event which slots are of the event")
+        return self
+
+    def check_slots(self, slots: int) -> None:
+        """Raise `ValueError` when its load has another length."""
+        if self.load_kw is not None and len(self.load_kw) != slots:
+            raise ValueError(f"load_kw has {len(self.load_kw)} numbers, slots is {slots}; give one per slot")
+
+    def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
+        """Give the consumer in one session, with its baseline [LC-C] in the event of that."""
+        if self.load_kw is None or self.event is None:
+            return self
+        event, load = self.event.in_session(session), self.load_kw[session.window]
+        marked = np.zeros(session.slots, bool) if event is None else event.mark(session)
+        baseline = session.slot_hours * float(np.sum(load, where=marked))
+        return self.model_copy(update={"baseline_kwh": baseline, "load_kw": None, "event": None})
 
     @property
     def limit_kwh(self) -> float:

@@ -7,11 +7,11 @@ p_on, p_off is public). The aggregator decides whom to call and for how much.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from stackelgrid.calendar import Session
+from stackelgrid.calendar import Event, Session
 from stackelgrid.games.load_call.messages import Mission, MissionReport
 from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.rounds.strategy import Decision
@@ -58,11 +58,13 @@ class LoadCallLeader:
 class UtilitySettings(LeaderSettings):
     """The utility of the load call game.
 
-    `target_kwh` is R, what is to be shifted out of the on-peak hours; `peak_price` p_on and `off_peak_price` p_off are
+    `target_kwh` is R, what is to be shifted out of the on-peak hours, in each session of a run. These are one slot, or
+    with several slots the `event`, between clock times in a dated run. `peak_price` p_on and `off_peak_price` p_off are
     the tariff and `commission` kappa is what the aggregator earns, all three in money per kWh.
     """
 
     target_kwh: Target
+    event: Event | None = None
     peak_price: Finite
     off_peak_price: Finite
     commission: Price = 1.0
@@ -76,9 +78,19 @@ class UtilitySettings(LeaderSettings):
         return self
 
     def check_slots(self, slots: int) -> None:
-        """Raise `ValueError` for more than one slot."""
-        if slots != 1:
-            raise ValueError(f"target_kwh is for one on-peak period, the horizon has {slots} slots; set slots to 1")
+        """Raise `ValueError` for more than one slot without an event, or one that ends later."""
+        if self.event is None and slots != 1:
+            raise ValueError(
+                f"target_kwh is for one on-peak period, the horizon has {slots} slots; set slots to 1, or give the "
+                "event"
+            )
+        if self.event is not None and isinstance(self.event.last, int) and self.event.last > slots:
+            raise ValueError(f"event.last is {self.event.last}, the horizon has {slots} slots; end it by then")
+
+    def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
+        """Give the settings of one session, with the part of the event that is in it."""
+        event = None if self.event is None else self.event.in_session(session)
+        return super().in_session(session, state).model_copy(update={"event": event})
 
     def strategy(self, session: Session) -> LoadCallLeader:
         """Build the leader's part of the game."""

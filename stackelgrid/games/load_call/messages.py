@@ -1,8 +1,8 @@
 """The bodies of the load call game's messages.
 
 The utility sends the aggregator a mission, the aggregator answers with sums over its consumers. Between the aggregator
-and its consumers the link is addressed: each consumer receives its own call and no other's. The game has one slot, the
-on-peak hours; energies are kWh shifted out of it, prices money per kWh.
+and its consumers the link is addressed: each consumer receives its own call and no other's. No number is of a slot:
+energies are kWh shifted out of the event, the on-peak hours, as a whole. Prices are money per kWh.
 """
 
 from __future__ import annotations
@@ -26,16 +26,7 @@ Rows = Annotated[list[NonNegative], Field(min_length=1, max_length=1)] | PackedA
 """A number per home, kWh: of one home a list of it; of several in a process a packed matrix (homes, 1)."""
 
 
-class _OneSlot(Body):
-    """Base of the game's bodies."""
-
-    @property
-    def slots(self) -> int:
-        """The horizon: the on-peak hours are one slot."""
-        return 1
-
-
-class Mission(_OneSlot):
+class Mission(Body):
     """Down from the utility, in signals and settlements: the target R, the tariff and the commission kappa.
 
     `commission` is what the aggregator earns per kWh shifted.
@@ -48,7 +39,7 @@ class Mission(_OneSlot):
     commission: NonNegative
 
 
-class MissionReport(_OneSlot):
+class MissionReport(Body):
     """Up to the utility: the result of the mission, summed over the consumers.
 
     `homes` is the number of consumers in the sums; `held` of them stand with their answer to an earlier call. Besides
@@ -82,7 +73,7 @@ class MissionReport(_OneSlot):
         return None
 
 
-class Call(_OneSlot):
+class Call(Body):
     """Down to one member, in signals and settlements: the call of each of its homes, kWh, and the prices.
 
     A home saves `peak_price` less `off_peak_price` per kWh shifted and is paid `reward` on top.
@@ -103,7 +94,7 @@ class Call(_OneSlot):
         return self
 
 
-class Shift(_OneSlot):
+class Shift(Body):
     """Up from one member: what each of its `homes` shifts at its call, kWh."""
 
     homes: Annotated[int, Field(ge=1, le=1_000_000)]

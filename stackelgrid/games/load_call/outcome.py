@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Self
+from collections.abc import Iterator
+from datetime import UTC, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from stackelgrid.calendar import Session
 from stackelgrid.model import Finite, StrictModel
 from stackelgrid.run_record import Outcome, RunRecord
 
@@ -39,11 +44,13 @@ class LoadCallOutcome(Outcome):
     - `achieved_kwh`: the sum of the shifts that the aggregator reported to the utility, kWh.
     - `success_rate`: its share of the target; 1 for a target of 0.
     - `commission`: what the utility pays the aggregator, money.
-    - `squared_deviation`: sum of (c - mean c)^2, kWh^2.
+    - `squared_deviation`: sum of (c - f)^2, kWh^2, f the fair call [LC-D]: the mean where there is no history.
     - `aggregator_utility`: [LC-5], commission less fairness times squared deviation, money.
     - `call_rounds`: the number of rounds of calls; `call_journal` has each of them.
     - `rewards`, `bills`: by consumer, money; the reward is not deducted from the bill.
     - `baseline_bills`: by consumer, the bill without a call, money.
+    - `event`: of a dated run, when the event begins and ends, ISO 8601 with offset; and again, if it is interrupted.
+    - `performance`: in a session after others, h by consumer [LC-D].
     """
 
     target_kwh: Finite
@@ -59,6 +66,8 @@ class LoadCallOutcome(Outcome):
     rewards: dict[str, Finite]
     bills: dict[str, Finite]
     baseline_bills: dict[str, Finite]
+    event: list[tuple[str, str]] | None = None
+    performance: dict[str, Finite] | None = None
 
     @model_validator(mode="after")
     def _same_consumers(self) -> Self:
@@ -77,7 +86,14 @@ class LoadCallOutcome(Outcome):
         def collect(key: str) -> dict[str, float]:
             return {name: account[key] for name, account in accounts.items()}
 
+        besides: dict[str, Any] = {}
+        if scenario.aggregator.history is not None:
+            everyone = [home.id for home in scenario.everyone]
+            besides["performance"] = dict(zip(everyone, scenario.performance.tolist(), strict=True))
+        if scenario.leader.event is not None and scenario.session.times is not None:
+            besides["event"] = list(_list_times(scenario.session, scenario.leader.event.mark(scenario.session)))
         return cls(
+            **besides,
             target_kwh=target,
             calls_kwh=collect("call_kwh"),
             shifted_kwh=collect("shifted_kwh"),
@@ -99,3 +115,12 @@ class LoadCallOutcome(Outcome):
     def complies(self, name: str) -> bool:
         """Tell whether a consumer shifts all that it is called for."""
         return self.shifted_kwh[name] >= _ALL * self.calls_kwh[name]
+
+
+def _list_times(session: Session, event: NDArray[np.bool_]) -> Iterator[tuple[str, str]]:
+    """List when an event begins and ends, as often as it does."""
+    times = session.times or []
+    edges = np.flatnonzero(np.diff(event, prepend=False, append=False))
+    for first, end in edges.reshape(-1, 2).tolist():
+        last = times[end - 1].astimezone(UTC) + timedelta(hours=session.slot_hours)
+        yield times[first].isoformat(), last.astimezone(times[first].tzinfo).isoformat()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field
 
-from stackelgrid.games.load_call.aggregator import AggregatorTerms, LoadCallSettings
+from stackelgrid.calendar import MOST_SLOTS_OF_RUN, Session
+from stackelgrid.games.load_call.aggregator import AggregatorTerms, History, LoadCallSettings
 from stackelgrid.games.load_call.home import Consumer
 from stackelgrid.games.load_call.leader import UtilitySettings
 from stackelgrid.model import Positive, StrictModel
 from stackelgrid.scenarios import Between, PopulatedScenario
+from stackelgrid.wire.arrays import Array
 
 
 class LargeConsumer(StrictModel):
@@ -54,9 +59,49 @@ class LoadCallScenario(PopulatedScenario[ConsumerPopulation, Consumer]):
     inner_rounds: ClassVar[int] = 5
 
     game: Literal["load_call"]
-    slots: Annotated[int, Field(ge=1, le=1000)] = 1
+    slots: Annotated[int, Field(ge=1, le=MOST_SLOTS_OF_RUN)] = 1
     leader: UtilitySettings
     aggregator: AggregatorTerms
+
+    @classmethod
+    def prepare(cls, raw: dict[str, Any], folder: Path) -> None:
+        """Tell each listed home that has a load when the event is."""
+        super().prepare(raw, folder)
+        homes, leader = raw.get("homes"), raw.get("leader")
+        event = leader.get("event") if isinstance(leader, dict) else None
+        for home in homes if isinstance(homes, list) and event is not None else []:
+            if isinstance(home, dict) and home.get("load_kw") is not None:
+                home.setdefault("event", event)
+
+    @cached_property
+    def everyone(self) -> list[Any]:
+        """All consumers, in a run of one session with their baselines in its event. Raises `ValueError`."""
+        homes = super().everyone
+        if len(self.sessions) > 1:
+            return homes
+        for number, home in enumerate(homes):
+            try:
+                home.check_slots(self.slots)
+            except ValueError as error:
+                raise ValueError(f"homes.{number}.{error}") from None
+        return [home.in_session(self.session) for home in homes]
+
+    def in_session(self, session: Session, states: Mapping[str, Mapping[str, Any]] | None = None) -> Self:
+        """Give a session of the run as a scenario of its own, with the history that the aggregator has of consumers."""
+        alone = super().in_session(session, states)
+        history = (states or {}).get(*self.topology.members)
+        if not history:
+            return alone
+        aggregator = self.aggregator.model_copy(update={"history": History.model_validate(history)})
+        return alone.model_copy(update={"aggregator": aggregator})
+
+    @property
+    def performance(self) -> Array:
+        """The performance h of each consumer [LC-D], (n,)."""
+        history, (members,) = self.aggregator.history, self.topology.members.values()
+        if history is None:
+            return np.ones(len(self.everyone))
+        return np.array([h for process in members for h in history.rate(process)])
 
     def draw(self, population: ConsumerPopulation) -> list[Consumer]:
         """Draw the consumers of a population."""
@@ -69,17 +114,28 @@ class LoadCallScenario(PopulatedScenario[ConsumerPopulation, Consumer]):
             raise ValueError(
                 f"aggregators: {self.aggregators}; in this game one aggregator calls everybody, set it to 1"
             )
-        baseline = sum(home.baseline_kwh for home in self.everyone)
-        if self.leader.target_kwh > baseline:
-            raise ValueError(
-                f"leader.target_kwh: {self.leader.target_kwh:g} is above the {baseline:g} kWh that the baselines of "
-                f"{len(self.everyone)} homes come to; lower it or add homes"
-            )
+        for session in self.sessions:
+            try:
+                baseline = sum(home.in_session(session).baseline_kwh for home in self.everyone)
+            except ValueError as error:
+                raise ValueError(f"leader.{error}") from None
+            if self.leader.target_kwh > baseline:
+                which = "" if len(self.sessions) == 1 else f" in session {session.number}"
+                raise ValueError(
+                    f"leader.target_kwh: {self.leader.target_kwh:g} is above the {baseline:g} kWh that the baselines "
+                    f"of {len(self.everyone)} homes come to{which}; lower it or add homes"
+                )
 
     def aggregator_settings(self, name: str, members: dict[str, list[Consumer]]) -> LoadCallSettings:
         """Give the aggregator its terms, and the baselines that it has metered."""
         return LoadCallSettings(
             fairness=self.aggregator.fairness,
             reward=self.aggregator.reward,
-            baseline_kwh={member: [home.baseline_kwh for home in homes] for member, homes in members.items()},
+            history=self.aggregator.history,
+            baseline_kwh={member: [self._list_baselines(home) for home in homes] for member, homes in members.items()},
         )
+
+    def _list_baselines(self, home: Consumer) -> float | list[float]:
+        """Give a consumer's baseline, of several sessions that in each, kWh."""
+        each = [home.in_session(session).baseline_kwh for session in self.sessions]
+        return each if len(each) > 1 else each[0]
