@@ -94,6 +94,8 @@ class RunRecord:
         if isinstance(settled.get("session"), int):  # no home's name
             record = self.of_session(settled["session"])
             record.homes.update(settled["homes"])
+            # One that has lost its disk meanwhile settles anew, from another state.
+            record.states = {name: state for name, state in record.states.items() if name not in settled["homes"]}
             record.states.update(settled["states"])
         else:
             self.homes.update(settled)

@@ -275,7 +275,8 @@ class Coordinator:
         What is still open of the session before is dropped.
         """
         self.abandon(now)
-        self.session, self._settlement = number, None
+        self._close_settlement(now)
+        self.session = number
         self._latest.clear()
         self._latest_round.clear()
         self._questions.clear()
@@ -728,7 +729,7 @@ class Coordinator:
             return ended
         if now >= wait.deadline:
             if wait.tries == _SETTLEMENT_TRIES * self.policy.tries:
-                return self._end_settlement()
+                return self._end_settlement(now)
             wait.tries += 1
             wait.deadline = now + self.policy.deadline_s
         wait.ask_again(now)
@@ -737,7 +738,7 @@ class Coordinator:
     def _end_settlement_if_acknowledged(self, now: float) -> list[Step]:
         assert self._settlement is not None
         later = math.nextafter(now, math.inf)
-        return [] if self._settlement_ends_at(self._settlement, later) == later else self._end_settlement()
+        return [] if self._settlement_ends_at(self._settlement, later) == later else self._end_settlement(now)
 
     def _settlement_ends_at(self, current: _OpenSettlement, bound: float) -> float:
         """Give the time from which on nobody is waited for, `bound` if that is not before it.
@@ -748,9 +749,16 @@ class Coordinator:
         until = (self._patience.awaited_until(current.wait, name, late=name in current.late) for name in waiting)
         return _find_latest(until, bound)
 
-    def _end_settlement(self) -> list[Step]:
-        assert self._settlement is not None
-        receipts, self._settlement = self._settlement.receipts, None
+    def _close_settlement(self, now: float) -> Mapping[str, tuple[str, ...]]:
+        """End the settlement that is under way, if any; give the receipts that have come."""
+        current, self._settlement = self._settlement, None
+        if current is None:
+            return {}
+        self._patience.close(current.wait, current.missing, now)
+        return current.receipts
+
+    def _end_settlement(self, now: float) -> list[Step]:
+        receipts = self._close_settlement(now)
         silent = [member for member in self.members if member not in receipts]
         below = [name for names in receipts.values() for name in names]
         return [SettlementAcknowledged((*silent, *below))]

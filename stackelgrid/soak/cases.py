@@ -27,6 +27,9 @@ _SCENARIOS, _LARGE_SCENARIOS = 40, 10
 """Scenarios of a game: those of up to 8 homes and 3 aggregators first, then those of up to 24 homes and 4."""
 _LARGE = 0.1
 """The share of runs with a large scenario, which take longer."""
+_SEVERAL_SESSIONS = 0.2
+"""The share of runs of several sessions, of a game that `_IN_SESSIONS` has."""
+_IN_SESSIONS = ("user_oriented", "prosumer")
 _LIAR_ALONE = 0.1
 """The share of runs in which nothing is wrong but that one node lies."""
 MAX_ROUNDS = 400
@@ -38,13 +41,14 @@ Content = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A scenario, its plan and where they come from; `number` and `homes` are those of `draw_scenario`."""
+    """A scenario, its plan and where they come from; `number`, `homes` and `every` are those of `draw_scenario`."""
 
     source: str
     scenario: Scenario
     plan: FaultPlan
     number: int | None = None
     homes: int | None = None
+    every: int | None = None
 
 
 @cache
@@ -67,7 +71,13 @@ def draw_case(seed: int) -> Case:
         _draw_fault(random, nodes) if liar is None else {"kind": "lie", **_draw_lie(random, nodes, liar)}
         for _ in range(int(random.integers(1, 5)))
     ]
-    return build_case(game, number, seed=seed, rounds=rounds, faults=faults)
+    more = np.random.default_rng([seed, 1])  # so that what is drawn above stays as it was before there were sessions
+    if game not in _IN_SESSIONS or more.random() >= _SEVERAL_SESSIONS:
+        return build_case(game, number, seed=seed, rounds=rounds, faults=faults)
+    every = int(more.integers(1, nodes.slots))
+    if liar is None:
+        faults.append(_draw_between_sessions(more, nodes, -(-nodes.slots // every)))
+    return build_case(game, number, seed=seed, rounds=rounds, faults=faults, every=every)
 
 
 def build_case(
@@ -79,16 +89,17 @@ def build_case(
     rounds: Mapping[str, Any],
     faults: Sequence[Mapping[str, Any]],
     max_rounds: int = MAX_ROUNDS,
+    every: int | None = None,
 ) -> Case:
-    """Build a case of a drawn scenario, with so many `homes` where that is given."""
-    drawn = draw_scenario(game, number, homes)
+    """Build a case of a drawn scenario, with so many `homes` and `every` so many slots a session, where given."""
+    drawn = draw_scenario(game, number, homes, every)
     update = {
         "seed": seed,
         "rounds": Rounds.model_validate(rounds),
         "leader": drawn.leader.model_copy(update={"max_rounds": max_rounds}),
     }
     plan = FaultPlan.model_validate({"seed": seed, "faults": list(faults)})
-    return Case(f"seed {seed}", drawn.model_copy(update=update), plan, number, homes)
+    return Case(f"seed {seed}", drawn.model_copy(update=update), plan, number, homes, every)
 
 
 def read_case(folder: Path) -> Case:
@@ -102,8 +113,11 @@ def read_case(folder: Path) -> Case:
 
 
 @cache
-def draw_scenario(name: str, number: int, homes: int | None = None) -> Scenario:
-    """Draw scenario `number` of a game, with so many `homes` where that is given, and check it."""
+def draw_scenario(name: str, number: int, homes: int | None = None, every: int | None = None) -> Scenario:
+    """Draw scenario `number` of a game and check it.
+
+    It has so many `homes` where that is given, and with `every` plans again after so many slots.
+    """
     random = np.random.default_rng([games().index(name), number])
     game = registry.find(name)
     large = number >= _SCENARIOS
@@ -118,7 +132,11 @@ def draw_scenario(name: str, number: int, homes: int | None = None) -> Scenario:
         **game.load("small_scenario")(random, homes),
     }
     content["leader"]["max_rounds"] = MAX_ROUNDS
-    scenario: Scenario = game.load("scenario").model_validate(content)
+    model: type[Scenario] = game.load("scenario")
+    if every is not None:
+        content["calendar"] = {"start": "2026-06-01T00:00", "horizon": f"{content['slots']}h", "every": f"{every}h"}
+        model.prepare(content, Path())
+    scenario = model.model_validate(content)
     scenario.verify()
     return scenario
 
@@ -145,6 +163,7 @@ class _Nodes:
 
     def __init__(self, scenario: Scenario) -> None:
         topology = scenario.topology
+        self.slots = scenario.slots
         self.aggregators = topology.aggregators
         self.homes = list(topology.aggregator_of)
         self.siblings = {
@@ -250,6 +269,13 @@ def _draw_crash(random: Random, nodes: _Nodes) -> Content:
     restart = None if for_good else float(10 ** random.uniform(-2, 1.4))
     lost = bool(random.random() < 0.25)
     return {"node": nodes.draw_any(random), "at": _draw_moment(random), "restart_after_s": restart, "lose_state": lost}
+
+
+def _draw_between_sessions(random: Random, nodes: _Nodes, sessions: int) -> Content:
+    """Draw a fault of a node as it goes from one session to the next, most often a crash."""
+    kind = str(random.choice(["crash", "crash", "crash", "stall", "cut"]))
+    at = {"session": int(random.integers(2, sessions + 1))}
+    return {"kind": kind, **_FAULTS[kind](random, nodes), "at": at}
 
 
 def _draw_slow(random: Random, nodes: _Nodes) -> Content:

@@ -151,7 +151,9 @@ def find_gaps(evidence: Evidence) -> Iterator[str]:
     """A coordinator numbers its rounds one after the other; after a restart it may leave out one number."""
     for life in evidence.lives:
         numbers = [seen.number for seen in life.rounds]
-        first = 1 if life.number == 0 else next(iter(numbers), 1)
+        # One that is first asked in a later session begins with a number that its members cannot know.
+        begun_late = life.number > 0 or any(seen.session > 1 for seen in life.rounds[:1])
+        first = next(iter(numbers), 1) if begun_late else 1
         steps = {later - before for before, later in pairwise([first - 1, *numbers])}
         if not steps <= ({1} if life.number == 0 else {1, 2}):
             yield f"{life.coordinator} asks rounds {numbers}"
@@ -168,12 +170,13 @@ def find_forgotten_members(evidence: Evidence) -> Iterator[str]:
     """Policy `hold` holds whoever has ever answered and is not in quarantine, also after a restart with its ledger."""
     answered: dict[str, set[str]] = {}
     quarantined: dict[str, set[str]] = {}
-    last: dict[str, int] = {}
+    last: dict[str, tuple[int, int]] = {}
     for seen in _closed_rounds(evidence) if evidence.case.scenario.rounds.missing == "hold" else ():
         name = seen.coordinator
-        if seen.number <= last.get(name, 0):  # its ledger is lost
+        session, number = last.get(name, (1, 0))
+        if seen.number <= number or seen.session > session:  # its ledger is lost, or nothing is held of another session
             answered.pop(name, None)
-        last[name] = seen.number
+        last[name] = seen.session, seen.number
         liars = quarantined.setdefault(name, set())
         liars |= seen.quarantined
         known = answered.setdefault(name, set())
@@ -184,10 +187,10 @@ def find_forgotten_members(evidence: Evidence) -> Iterator[str]:
 
 def find_unconfirmed_rounds(evidence: Evidence) -> Iterator[str]:
     """A leader settles without all answers only after three rounds from which some were missing."""
-    conclusion = evidence.run_record.conclusion
-    incomplete = sum(not record["complete"] for record in evidence.run_record.rounds)
-    if conclusion.get("settled") and not conclusion["complete"] and incomplete < 3:
-        yield f"settled after {incomplete} rounds that were not complete"
+    for session in evidence.sessions:
+        conclusion, incomplete = session.conclusion, sum(not record["complete"] for record in session.rounds)
+        if conclusion.get("settled") and not conclusion["complete"] and incomplete < 3:
+            yield f"settled after {incomplete} rounds that were not complete"
 
 
 # --- gathering and settlement ---
@@ -223,15 +226,16 @@ def find_slow_settlements(evidence: Evidence) -> Iterator[str]:
 
     Until then it is sent again and again, and that ten times as long as a question at most.
     """
-    for life in evidence.lives:
-        seen, policy = life.settlement, life.policy.policy()
-        if seen is None or seen.ended is None or _is_disturbed(evidence, life.coordinator):
+    settlements = [(life, seen) for life in evidence.lives for seen in life.settlements]
+    for life, seen in settlements:
+        policy = life.policy.policy()
+        if seen.ended is None or _is_disturbed(evidence, life.coordinator):
             continue
         lasted, longest = seen.ended - seen.sent[0], _SETTLEMENT_TRIES * policy.tries * policy.deadline_s
         if lasted > longest + _EPSILON or (not seen.waiting and seen.ended > seen.changed + _EPSILON):
             yield f"{life.coordinator} ends its settlement at {seen.ended:.3f} s, confirmed at {seen.changed:.3f} s"
         for name in seen.waiting:
-            if lasted < min(longest, policy.patience_s - life.waited.get(name, 0.0)) - _EPSILON:
+            if lasted < min(longest, policy.patience_s - seen.waited.get(name, 0.0)) - _EPSILON:
                 yield f"{life.coordinator} does not wait for the receipt of {name}, for {lasted:.3f} s"
             if len(seen.sent) < min(int(lasted / policy.deadline_s), policy.tries):
                 yield f"{life.coordinator} sends its settlement {len(seen.sent)} times in {lasted:.3f} s"
@@ -271,7 +275,7 @@ def find_false_messages(evidence: Evidence) -> Iterator[str]:
         for event in events:
             if event.kind != "receive" or event.payload not in intact or not event.payload:
                 continue
-            false = _find_fault(event, evidence.case.scenario.slots)
+            false = _find_fault(event, [session.slots for session in evidence.case.scenario.sessions])
             what = f"{event.about.purpose} of {event.about.sender} at {event.seconds:.3f} s"
             if false and event.rejected is None:
                 yield f"{name} takes the {what}: {false}"
@@ -317,7 +321,8 @@ def find_silent_members(evidence: Evidence) -> Iterator[str]:
         walk = None
         for event in evidence.events.get(name, ()):
             if walk is None or walk.life != event.life:
-                walk = _MemberWalk(name, coordinator, event.life, 0 if walk is None else walk.known_round)
+                known, sessions = 0 if walk is None else walk.known_round, len(evidence.case.scenario.sessions)
+                walk = _MemberWalk(name, coordinator, event.life, known, sessions)
             for problem in walk.read(event):
                 yield f"{name} {problem}"
 
@@ -341,8 +346,9 @@ def find_second_thoughts(evidence: Evidence) -> Iterator[str]:
 class _MemberWalk:
     """Follows a member through one of its lives, and finds what it should not have done, or done without delay."""
 
-    def __init__(self, name: str, coordinator: str, life: int, known_round: int) -> None:
+    def __init__(self, name: str, coordinator: str, life: int, known_round: int, sessions: int) -> None:
         self.life = life
+        self._session, self._sessions = 1, sessions
         self._before = known_round
         self._name, self._coordinator, self._is_home = name, coordinator, coordinator != LEADER
         self._due: tuple[float, str] | None = None
@@ -384,11 +390,21 @@ class _MemberWalk:
                 yield from self._leave(event)
         if event.kind == "fetch" or (event.kind == "receive" and ours and event.payload and event.rejected is None):
             self._contact = event.seconds
-        if self._is_home and self._settled_at is None and event.seconds > self._contact + _SILENCE_S + _EPSILON:
+        if self._is_home and not self._is_last_settled and event.seconds > self._contact + _SILENCE_S + _EPSILON:
             yield f"looks for no messages for {event.seconds - self._contact:.3f} s"
+
+    @property
+    def _is_last_settled(self) -> bool:
+        return self._settled_at is not None and self._session == self._sessions
 
     def _receive(self, event: Event) -> None:
         content = event.content
+        if event.about.purpose in ("signal", "settlement") and event.about.session != self._session:
+            if event.about.session < self._session:
+                return
+            self._session, self._round, self._question = event.about.session, 0, None
+            self._answer = self._receipt = b""
+            self._due = self._settled_at = None
         if event.about.purpose == "settlement":
             if self._settled_at is None or self._receipt:
                 self._owe("receipt", event, self._is_home or bool(self._receipt))
@@ -406,8 +422,8 @@ class _MemberWalk:
                 self._owe("answer", event, True)
 
     def _leave(self, event: Event) -> Iterator[str]:
-        if self._settled_at is None:
-            yield "leaves before it knows the settlement"
+        if self._settled_at is None or not self._is_last_settled:
+            yield "leaves before it knows the last settlement"
         elif not self._is_over and event.seconds < self._settled_at + _LINGER_S - _EPSILON:
             yield f"leaves {event.seconds - self._settled_at:.3f} s after the settlement, which may come again"
 
@@ -456,13 +472,16 @@ def _is_disturbed(evidence: Evidence, name: str) -> bool:
     return slow or struck or _has(evidence, BrokerOutage)
 
 
-def _find_fault(event: Event, slots: int) -> str:
+def _find_fault(event: Event, sessions: list[int]) -> str:
     """Say why a message is none for its receiver, by rules simpler than those of the codec; empty where it may be."""
     content, about = event.content, event.about
     if not isinstance(content, dict):
         return "it is no JSON object"
     if content.get("run") != event.topic.split("/")[1] or content.get("sender") != about.sender:
         return f"it is of {content.get('sender')} in run {content.get('run')}"
+    if about.session > len(sessions):
+        return f"it is of session {about.session} of {len(sessions)}"
+    slots = sessions[about.session - 1]
     for key, value in (content.get("body") or {}).items():
         if not isinstance(value, list) or not all(isinstance(number, float | int) for number in value):
             continue

@@ -42,11 +42,14 @@ _LIFE_MARKS: dict[str, Callable[[CoordinatorLife], object]] = {
     "coordinator: dropped a round": lambda life: any(seen.closed is None for seen in life.rounds[:-1]),
     "message: stale": lambda life: life.stale,
     "message: repeated": lambda life: life.repeated,
-    "settlement: sent again": lambda life: life.settlement and len(life.settlement.sent) > 1,
-    "settlement: confirmed by all": lambda life: (
-        life.settlement and life.settlement.receipts == set(life.members) and life.settlement.ended is not None
+    "settlement: sent again": lambda life: any(len(seen.sent) > 1 for seen in life.settlements),
+    "settlement: confirmed by all": lambda life: any(
+        seen.receipts.keys() == set(life.members) and seen.ended is not None for seen in life.settlements
     ),
-    "settlement: ended without a receipt": lambda life: life.settlement and life.settlement.waiting,
+    "settlement: ended without a receipt": lambda life: any(seen.waiting for seen in life.settlements),
+    "session: begun": lambda life: any(seen.session > 1 for seen in life.rounds),
+    "session: begun after a restart": lambda life: life.number > 0 and len({seen.session for seen in life.rounds}) > 1,
+    "session: settlement dropped for the next": lambda life: any(seen.dropped for seen in life.settlements),
 }
 
 
@@ -68,20 +71,29 @@ def _of_coordinators(evidence: Evidence) -> Iterator[str]:
                 yield from (mark for mark, is_reached in _ROUND_MARKS.items() if is_reached(life, seen))
 
 
-_MEMBER_MARKS = ("member: answered again", "member: settled twice", "member: restarted", "member: looked for messages")
+_MEMBER_MARKS = (
+    "member: answered again",
+    "member: settled twice",
+    "member: restarted",
+    "member: looked for messages",
+    "session: a home slept through one",
+)
 
 
 def _of_members(evidence: Evidence) -> Iterator[str]:
-    for name in evidence.case.scenario.topology.aggregator_of:
+    members = evidence.case.scenario.topology.members
+    for name, homes in ((name, homes) for processes in members.values() for name, homes in processes.items()):
         events = evidence.events[name]
         sent = [_describe(event) for event in events if event.kind == "send"]
         answered, again, settled, looked = (
             any(purpose == "answer" for purpose, _ in sent),
             len({each for each in sent if each[0] == "answer"}) < sum(purpose == "answer" for purpose, _ in sent),
-            sum(purpose == "receipt" for purpose, _ in sent) > 1,
+            len({each for each in sent if each[0] == "receipt"}) < sum(purpose == "receipt" for purpose, _ in sent),
             any(event.kind == "fetch" for event in events),
         )
-        reached = (answered and again, settled, events[-1].life > 0, looked)
+        taken = [all(home.id in record.homes for home in homes) for record in evidence.sessions]
+        slept = any(not each and any(taken[number:]) for number, each in enumerate(taken))
+        reached = (answered and again, settled, events[-1].life > 0, looked, slept)
         yield from (mark for mark, is_reached in zip(_MEMBER_MARKS, reached, strict=True) if is_reached)
 
 

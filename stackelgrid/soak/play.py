@@ -81,6 +81,12 @@ class Evidence:
     max_pending: int = 0
     calls: int = 0
 
+    @property
+    def sessions(self) -> list[RunRecord]:
+        """The records of the sessions, the run's own where it has no others."""
+        count = len(self.case.scenario.sessions)
+        return [self.run_record] if count == 1 else [self.run_record.of_session(n + 1) for n in range(count)]
+
     @cached_property
     def faults(self) -> list[tuple[Any, str]]:
         """The faults of the plan that changed anything, each with the node that it happened to."""

@@ -7,12 +7,14 @@ exception applies where its fault has happened, not where it was planned only.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from stackelgrid import registry
+from stackelgrid.calendar import Session
 from stackelgrid.faults.plan import BrokerOutage, Corruption, Crash, FaultPlan, Lie
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario
@@ -65,21 +67,23 @@ def find_missing_settlement(evidence: Evidence) -> Iterator[str]:
     quarantine for false or damaged answers; it may run out of rounds while faults go on or nobody answers, and stop
     when its questions are used up.
     """
-    conclusion, case = evidence.run_record.conclusion, evidence.case
     if LEADER in evidence.errors:
         return
-    if not conclusion:
-        yield "it did not conclude"
-    elif conclusion.get("lost"):
-        nobody = not evidence.ledgers.get(LEADER)
-        if case.scenario.rounds.missing != "fail" and not nobody and not _any(evidence, Lie, Corruption):
-            yield f"it lost {conclusion['lost']}, policy {case.scenario.rounds.missing}"
-    elif not conclusion["settled"]:
-        rounds, undisturbed = len(evidence.ledgers[LEADER]), _count_undisturbed_rounds(evidence)
-        unanswered = not evidence.ledgers[LEADER][-1]["answers"]
-        early = rounds < case.scenario.leader.max_rounds and not conclusion.get("stopped")
-        if early or (undisturbed > _MAX_UNDISTURBED_ROUNDS and not unanswered):
-            yield f"not settled after {rounds} rounds, {undisturbed} of them after the last fault"
+    entries = _rounds(evidence, LEADER)
+    for session in evidence.sessions:
+        conclusion, case = session.conclusion, evidence.case
+        own = {record["round"] for record in session.rounds}
+        if not conclusion:
+            yield "it did not conclude"
+        elif conclusion.get("lost"):
+            if case.scenario.rounds.missing != "fail" and own and not _any(evidence, Lie, Corruption):
+                yield f"it lost {conclusion['lost']}, policy {case.scenario.rounds.missing}"
+        elif not conclusion["settled"]:
+            rounds, undisturbed = len(own), _count_undisturbed_rounds(evidence, own)
+            unanswered = not next(entry for entry in entries if entry["number"] == max(own))["answers"]
+            early = rounds < case.scenario.leader.max_rounds and not conclusion.get("stopped")
+            if early or (undisturbed > _MAX_UNDISTURBED_ROUNDS and not unanswered):
+                yield f"not settled after {rounds} rounds, {undisturbed} of them after the last fault"
 
 
 def find_victims(evidence: Evidence) -> Iterator[str]:
@@ -115,12 +119,15 @@ def find_refusals(evidence: Evidence) -> Iterator[str]:
 def find_miscounts(evidence: Evidence) -> Iterator[str]:
     """Rounds of a ledger are numbered in order; in each a member has answered, is held or is excluded, one of them.
 
-    An aggregator drops a round when its leader asks the next or when nobody answers it; the leader drops none.
+    An aggregator drops a round when its leader asks the next or when nobody answers it; the leader drops none but the
+    one in which a session lost its members.
     """
+    dropped = any(session.conclusion.get("lost") for session in evidence.sessions)
     for coordinator, members in _members(evidence).items():
         rounds = _rounds(evidence, coordinator)
         numbers = [entry["number"] for entry in rounds]
-        if numbers != (list(range(1, len(rounds) + 1)) if coordinator == LEADER else sorted(set(numbers))):
+        all_there = coordinator == LEADER and not dropped
+        if numbers != (list(range(1, len(rounds) + 1)) if all_there else sorted(set(numbers))):
             yield f"{coordinator} has rounds {numbers}"
         for entry in rounds:
             answers, held, excluded = set(entry["answers"]), set(entry["held"]), set(entry["excluded"])
@@ -180,6 +187,8 @@ def find_miscounted_rounds(evidence: Evidence) -> Iterator[str]:
         expected: list[tuple[int, int]] = []
         inner = 0
         for entry in evidence.ledgers.get(aggregator, []):
+            if "round" not in entry:
+                continue
             inner = 0 if "signal" in entry else inner + 1
             if inner:
                 expected.append((entry["round"], inner))
@@ -190,65 +199,92 @@ def find_miscounted_rounds(evidence: Evidence) -> Iterator[str]:
 
 
 def find_changed_questions(evidence: Evidence) -> Iterator[str]:
-    """A coordinator never asks two questions under one number, nor sends two settlements, not even after a crash.
+    """A coordinator never asks two questions under one number, nor settles a session in two ways.
 
-    One that lost its disk may.
+    Not even after a crash; one that lost its disk may.
     """
-    first: dict[tuple[str, int | None], Any] = {}
+    first: dict[tuple[str, str, int], Any] = {}
     without_disk = _without_disk(evidence)
     for message in evidence.messages:
         if message.purpose not in ("signal", "settlement") or not message.payload or message.sender in without_disk:
             continue
         content = {key: value for key, value in message.content.items() if key != "again"}
-        number = content["round"] if message.purpose == "signal" else None
-        if first.setdefault((message.topic, number), content) != content:
+        number = content["round"] if message.purpose == "signal" else content.get("session", 1)
+        if first.setdefault((message.topic, message.purpose, number), content) != content:
             yield f"{message.topic} has two contents in round {content['round']}, one at {message.seconds:.3f} s"
 
 
 def find_uninformed_homes(evidence: Evidence) -> Iterator[str]:
-    """Every home that is alive acts on the settlement in the end.
+    """Every home that is alive acts on the last settlement in the end.
 
     It may not where no coordinator is alive to send it, nor where the broker lost it while the home was away. The
-    leader reports of a home without the settlement that it did not acknowledge it.
+    leader reports of a home without a settlement, of whichever session, that it did not acknowledge it.
     """
-    run_record = evidence.run_record
-    unacknowledged = set(run_record.conclusion.get("unacknowledged", []))
-    for aggregator, processes in _processes(evidence).items():
-        for name, homes in processes.items():
-            if homes <= run_record.homes.keys():
+    for number, session in enumerate(evidence.sessions, start=1):
+        unacknowledged = set(session.conclusion.get("unacknowledged", []))
+        for aggregator, processes in _processes(evidence).items():
+            for name, homes in processes.items():
+                if homes <= session.homes.keys():
+                    continue
+                gone = evidence.errors.keys() & ({name} | _above(evidence, name))
+                if number == len(evidence.sessions) and not gone and not _broker_lost_messages(evidence):
+                    yield f"{name} does not have it"
+                if session.conclusion and not unacknowledged & {name, aggregator}:
+                    yield f"{name} does not have it, the leader reports that it has, session {number}"
+
+
+def find_lost_states(evidence: Evidence) -> Iterator[str]:
+    """A home goes into a session as its last plan has left it; without one, and without its disk, as at first.
+
+    A plan that ends before is followed to its end.
+    """
+    scenario, records = evidence.case.scenario, evidence.sessions
+    forgetful = _forgot(evidence)
+    topology = scenario.topology.members
+    owners = {home.id: name for processes in topology.values() for name, homes in processes.items() for home in homes}
+    for home in scenario.everyone if len(records) > 1 else ():
+        planned: tuple[Session, RunRecord] | None = None
+        for session, record in zip(scenario.sessions, records, strict=True):
+            if home.id not in record.homes or owners[home.id] in forgetful:
                 continue
-            gone = evidence.errors.keys() & ({name} | _above(evidence, name))
-            if not gone and not _broker_lost_messages(evidence):
-                yield f"{name} does not have it"
-            if run_record.conclusion and not unacknowledged & {name, aggregator}:
-                yield f"{name} does not have it, the leader reports that it has"
+            expected: Mapping[str, Any] = {}
+            if planned is not None:
+                before, plan = planned
+                ready = home.in_session(before, plan.states.get(home.id))
+                expected = ready.advance(before.until(session), plan.homes[home.id])
+            if record.states.get(home.id, {}) != expected:
+                yield f"{home.id} is {record.states.get(home.id)} before session {session.number}, not {expected}"
+            planned = session, record
 
 
 def find_outcome_differences(evidence: Evidence) -> Iterator[str]:
-    """A settlement on a round that everybody answered is what it would have been without faults.
+    """A settlement on a round that everybody answered is what it would have been without faults, from the same states.
 
     It may be anything where a node lied or a message was corrupted on its way, or where an aggregator without its disk
-    passed on a settlement that it could not confirm. Where it depends on who missed a round, as a game with a
-    `disagreement` says, it is the same as without faults when nobody missed one and no home lost its state; if not, it
-    still agrees with the schedules that homes ended with.
+    passed on a settlement that it could not confirm, or, of several sessions, a home without its disk. Where it depends
+    on who missed a round, as a game with a `disagreement` says, it is the same as without faults when nobody missed one
+    and no home lost its state; if not, it still agrees with the schedules that homes ended with.
     """
-    run_record, case = evidence.run_record, evidence.case
-    everybody = {home.id for home in case.scenario.everyone}
-    if (
-        not run_record.conclusion.get("complete")
-        or _has_unconfirmed_settlement(evidence)
-        or _any(evidence, Lie, Corruption)
-    ):
+    if _has_unconfirmed_settlement(evidence) or _any(evidence, Lie, Corruption):
         return
-    if run_record.homes.keys() != everybody:
+    case = evidence.case
+    if len(evidence.sessions) == 1:
+        yield from _find_differences_of_session(evidence, case, evidence.run_record)
+        return
+    for session, record in zip(case.scenario.sessions, evidence.sessions, strict=True) if not _forgot(evidence) else ():
+        alone = replace(case, scenario=case.scenario.in_session(session, record.states))
+        for difference in _find_differences_of_session(evidence, alone, record):
+            yield f"session {session.number}: {difference}"
+
+
+def _find_differences_of_session(evidence: Evidence, case: Case, run_record: RunRecord) -> Iterator[str]:
+    everybody = {home.id for home in case.scenario.everyone}
+    if not run_record.conclusion.get("complete") or run_record.homes.keys() != everybody:
         return
     outcome = _outcome(case.scenario, run_record)
     game = registry.find(case.scenario.game)
     if game.disagreement is not None:
-        forgot = any(
-            isinstance(fault, Crash) and fault.lose_state and node in evidence.case.scenario.topology.aggregator_of
-            for fault, node in evidence.faults
-        )
+        forgot = _forgot(evidence)
         if not forgot:
             yield from game.load("disagreement")(case.scenario, run_record, outcome)
         if forgot or run_record.missing:
@@ -265,7 +301,12 @@ def find_moved_prices(evidence: Evidence) -> Iterator[str]:
     case, faults = evidence.case, evidence.case.plan.faults
     liars = {fault.node for fault in faults if isinstance(fault, Lie)}
     alone = len(liars) == 1 and all(isinstance(fault, Lie) and fault.how != "impersonate" for fault in faults)
-    if not alone or case.number is None or registry.find(case.scenario.game).settled_price is None:
+    if (
+        not alone
+        or case.number is None
+        or case.every is not None
+        or registry.find(case.scenario.game).settled_price is None
+    ):
         return
     (liar,) = liars
     settled = evidence.run_record.conclusion.get("settled") and evidence.run_record.rounds
@@ -284,13 +325,14 @@ def find_unconfirmed_settlements(evidence: Evidence) -> Iterator[str]:
 
     One in whose name another answered the leader knows nothing of what it is said to have answered.
     """
-    if not evidence.run_record.conclusion.get("complete") or _any(evidence, Corruption):
+    if _any(evidence, Corruption):
         return
+    complete = {number for number, each in enumerate(evidence.sessions, start=1) if each.conclusion.get("complete")}
     impersonated = {fault.as_ for fault, _ in evidence.faults if isinstance(fault, Lie) and fault.how == "impersonate"}
     aggregators = _processes(evidence).keys() - _without_disk(evidence) - impersonated
     for message in evidence.messages:
         settlement = message.purpose == "settlement" and message.payload and message.sender in aggregators
-        if settlement and not message.content["complete"]:
+        if settlement and not message.content["complete"] and message.about.session in complete:
             yield f"{message.sender} sent a settlement that is not complete, at {message.seconds:.3f} s"
 
 
@@ -317,6 +359,7 @@ PROMISES: dict[str, Callable[[Evidence], Iterator[str]]] = {
     "rounds are counted by question": find_miscounted_rounds,
     "a round has one question": find_changed_questions,
     "every home alive has the settlement": find_uninformed_homes,
+    "a home's state goes on": find_lost_states,
     "a complete outcome is that without faults": find_outcome_differences,
     "a liar moves no more than its load can": find_moved_prices,
     "aggregators confirm a complete settlement": find_unconfirmed_settlements,
@@ -406,6 +449,12 @@ def _without_disk(evidence: Evidence) -> set[str]:
     return lost & _members(evidence).keys()
 
 
+def _forgot(evidence: Evidence) -> set[str]:
+    """Name the homes' processes that were restarted without their disk."""
+    lost = {node for fault, node in evidence.faults if isinstance(fault, Crash) and fault.lose_state}
+    return lost & evidence.case.scenario.topology.aggregator_of.keys()
+
+
 def _has_unconfirmed_settlement(evidence: Evidence) -> bool:
     """Say whether an aggregator without its disk sent its homes a settlement that it could not confirm."""
     settlements = [message for message in evidence.messages if message.purpose == "settlement" and message.payload]
@@ -417,11 +466,11 @@ def _broker_lost_messages(evidence: Evidence) -> bool:
     return any(isinstance(fault, BrokerOutage) and not fault.keep_retained for fault, _ in evidence.faults)
 
 
-def _count_undisturbed_rounds(evidence: Evidence) -> int:
-    """Count the rounds that the leader asked after the last fault had begun."""
+def _count_undisturbed_rounds(evidence: Evidence, rounds: set[int]) -> int:
+    """Count those of these rounds that the leader asked after the last fault had begun."""
     last = max((record.seconds for record in evidence.run_record.faults if record.kind != "restart"), default=0.0)
     signals = (each for each in evidence.messages if (each.sender, each.purpose) == (LEADER, "signal") and each.payload)
-    return len({signal.content["round"] for signal in signals if signal.seconds > last})
+    return len(rounds & {signal.content["round"] for signal in signals if signal.seconds > last})
 
 
 def _rounds(evidence: Evidence, coordinator: str) -> list[Mapping[str, Any]]:
@@ -438,9 +487,27 @@ def _drop_none(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _compute_undisturbed_outcome(case: Case) -> Any:
     """Give the outcome without faults; that of a drawn scenario, which many cases share, is computed once."""
+    if case.every is not None:
+        return _compute_session_outcome(_Session(case.scenario))
     if case.number is None:
         return _outcome(case.scenario, in_memory.play(case.scenario))
     return _compute_drawn_outcome(case.scenario.game, case.number, case.homes)
+
+
+@dataclass(frozen=True)
+class _Session:
+    """A session as a scenario of its own, the same as another of the same content."""
+
+    scenario: Scenario = field(compare=False)
+    content: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "content", self.scenario.model_dump_json(exclude={"seed", "rounds", "title"}))
+
+
+@cache
+def _compute_session_outcome(session: _Session) -> Any:
+    return _outcome(session.scenario, in_memory.play(session.scenario))
 
 
 @cache

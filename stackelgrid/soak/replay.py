@@ -60,7 +60,7 @@ def _describe_message(message: SentMessage) -> str:
         purpose += "" if about.sender == message.sender else f" as {about.sender}"
     if message.content is None:
         return f"{message.sender} -> {receiver}: {purpose} cleared"
-    keys = ("round", "again", "state", "complete", "missing")
+    keys = ("session", "round", "again", "state", "complete", "missing")
     details = [f"{key} {message.content[key]}" for key in keys if message.content.get(key) not in (None, [])]
     return f"{message.sender} -> {receiver}: {purpose} " + " ".join(details)
 

@@ -26,6 +26,7 @@ class Recipe:
     rounds: Mapping[str, Any]
     faults: tuple[Mapping[str, Any], ...]
     max_rounds: int = MAX_ROUNDS
+    every: int | None = None
 
     @classmethod
     def of(cls, case: Case) -> Recipe:
@@ -38,7 +39,7 @@ class Recipe:
         ]
         rounds = case.scenario.rounds.model_dump(exclude_defaults=True)
         homes = len(case.scenario.everyone)
-        return cls(case.scenario.game, case.number, homes, case.plan.seed, rounds, tuple(faults))
+        return cls(case.scenario.game, case.number, homes, case.plan.seed, rounds, tuple(faults), every=case.every)
 
     def build(self) -> Case:
         """Build the case."""
@@ -50,6 +51,7 @@ class Recipe:
             rounds=self.rounds,
             faults=self.faults,
             max_rounds=self.max_rounds,
+            every=self.every,
         )
 
     def format_test(self) -> str:
@@ -67,6 +69,7 @@ class Recipe:
                 *(f"            {dict(fault)}," for fault in self.faults),
                 "        ],",
                 f"        max_rounds={self.max_rounds},",
+                *([] if self.every is None else [f"        every={self.every},"]),
                 "    )",
                 "    assert find_violations(play(case)) == []",
             ]

@@ -88,6 +88,7 @@ class SeenRound:
 
     coordinator: str
     life: int
+    session: int
     number: int
     opened: float
     asks: list[Ask] = field(default_factory=list)
@@ -108,14 +109,20 @@ class SeenRound:
 
 @dataclass
 class SeenSettlement:
-    """A settlement: when it was sent, who has confirmed it, when that last changed, and when it `ended`."""
+    """A settlement: when it was sent, who has confirmed it, when that last changed, and when it `ended`.
 
+    One that the coordinator `dropped`, because it was called to the next session, has no end.
+    """
+
+    session: int
     round: int | None
     sent: list[float]
-    receipts: set[str] = field(default_factory=set)
+    receipts: dict[str, float] = field(default_factory=dict)
     waiting: frozenset[str] = frozenset()
+    waited: Mapping[str, float] = field(default_factory=dict)
     changed: float = 0.0
     ended: float | None = None
+    dropped: bool = False
 
 
 @dataclass
@@ -139,10 +146,16 @@ class CoordinatorLife:
     arrivals: list[float] = field(default_factory=list)
     gathered: float | None = None
     rounds: list[SeenRound] = field(default_factory=list)
-    settlement: SeenSettlement | None = None
+    settlements: list[SeenSettlement] = field(default_factory=list)
     waited: dict[str, float] = field(default_factory=dict)
     stale: int = 0
     repeated: int = 0
+
+    @property
+    def settlement(self) -> SeenSettlement | None:
+        """The settlement that is under way, None where there is none."""
+        last = self.settlements[-1] if self.settlements else None
+        return None if last is None or last.dropped or last.ended is not None else last
 
 
 def read_coordinator(config: CoordinatorConfig, events: Iterable[Event]) -> list[CoordinatorLife]:
@@ -172,6 +185,7 @@ class _CoordinatorReader:
         self._refused: Counter[str] = Counter()
         self._quarantined = set(life.quarantined)
         self._gathering: set[str] = set()
+        self._session = 1
         self._asked: set[int] = set()
         self._held: dict[str, int] = {}  # the round of the last answer of each
 
@@ -183,6 +197,10 @@ class _CoordinatorReader:
                 self._receive(event)
             case "receive" if ours and event.about.purpose == "presence":
                 self._receive_farewell(event)
+            case "receive" if event.about.coordinator == LEADER and self.life.coordinator != LEADER:
+                self._receive_call(event)
+            case "compute" if self.life.settlement is not None:
+                self._begin_session(self._session + 1, event.seconds)
             case "compute":
                 self._decided = event.seconds
                 self._note_gathered(event)
@@ -266,22 +284,54 @@ class _CoordinatorReader:
             self.life.stale += 1
 
     def _settles(self) -> bool:
-        return self.life.settlement is not None and self.life.settlement.ended is None
+        return self.life.settlement is not None
 
     def _receive_receipt(self, member: str, event: Event) -> None:
         settlement = self.life.settlement
-        if settlement is None or settlement.ended is not None or event.about.round != settlement.round:
+        if settlement is None or event.about.round != settlement.round:
             self.life.stale += 1
             return
-        settlement.receipts.add(member)
+        settlement.receipts.setdefault(member, event.seconds)
         settlement.changed = event.seconds
 
     def _leave(self, member: str, now: float) -> None:
         self._online.discard(member)
         if self._round is not None:
             self._round.changed = now
-        if self.life.settlement is not None and self.life.settlement.ended is None:
+        if self.life.settlement is not None:
             self.life.settlement.changed = now
+
+    def _receive_call(self, event: Event) -> None:
+        """Note that the leader calls an aggregator to a session."""
+        called = event.payload and event.rejected is None and event.about.purpose in ("signal", "settlement")
+        if called and event.about.session > self._session:
+            self._begin_session(event.about.session, event.seconds)
+
+    def _begin_session(self, number: int, now: float) -> None:
+        """Note that what was open is over: a leader has ended its settlement, an aggregator drops what it has."""
+        self._session = number
+        settlement = self.life.settlement
+        if settlement is not None and self.life.coordinator != LEADER:
+            self._charge_settlement(settlement, now)
+            settlement.dropped = True
+        elif settlement is not None:
+            self._end_settlement(settlement, now)
+        if self._round is not None:
+            self._charge(self._round, now)
+            self._round = None
+        self._asked.clear()
+        self._held.clear()
+
+    def _end_settlement(self, settlement: SeenSettlement, now: float) -> None:
+        settlement.ended = now
+        settlement.waiting = frozenset(self._online - settlement.receipts.keys())
+        self._charge_settlement(settlement, now)
+
+    def _charge_settlement(self, settlement: SeenSettlement, until: float) -> None:
+        settlement.waited = self.life.waited.copy()
+        for name in self.life.members:
+            waited = settlement.receipts.get(name, until) - settlement.sent[0]
+            self.life.waited[name] = self.life.waited.get(name, 0.0) + waited
 
     # --- what it does ---
 
@@ -297,7 +347,8 @@ class _CoordinatorReader:
             if current is not None:
                 self._charge(current, event.seconds)
             self._left = {name: at for name, at in self._left.items() if name not in self._online}
-            self._round = SeenRound(self.life.coordinator, self.life.number, number, event.seconds)
+            session = event.about.session
+            self._round = SeenRound(self.life.coordinator, self.life.number, session, number, event.seconds)
             self._decided = None
             self._asked.add(number)
             self.life.rounds.append(self._round)
@@ -333,10 +384,13 @@ class _CoordinatorReader:
         if self._round is not None:
             self._charge(self._round, event.seconds)
         self._round = None
-        if self.life.settlement is None:
-            self.life.settlement = SeenSettlement(event.about.round, [event.seconds], changed=event.seconds)
-        elif event.seconds > self.life.settlement.sent[-1]:
-            self.life.settlement.sent.append(event.seconds)
+        about, settlement = event.about, self.life.settlement
+        if settlement is not None:
+            if event.seconds > settlement.sent[-1]:
+                settlement.sent.append(event.seconds)
+        elif not any(each.session == about.session for each in self.life.settlements):
+            seen = SeenSettlement(about.session, about.round, [event.seconds], changed=event.seconds)
+            self.life.settlements.append(seen)
 
     def _send_other(self, event: Event) -> None:
         """Note the end of a phase: an aggregator is present once it has gathered, and confirms a settled run."""
@@ -344,6 +398,5 @@ class _CoordinatorReader:
         if event.about.purpose == "presence" and event.payload:
             if event.content["state"] == "online":
                 self._note_gathered(event)
-        elif settlement is not None and settlement.ended is None:
-            settlement.ended = event.seconds
-            settlement.waiting = frozenset(self._online - settlement.receipts)
+        elif settlement is not None:
+            self._end_settlement(settlement, event.seconds)
