@@ -8,7 +8,9 @@ price [UO-6]. So over a step d of the price, J = dL/dp on the way,
 
 and with one kink in each slot at most, the mean lies between the values at both ends. A load that rises along its price
 is no customer's. One that bends less than at both ends has lied about its sensitivity; one that lies far from what the
-answer before foretold has a kink, or lied. Homes have few kinks, so they may miss a few times.
+answer before foretold has a kink, or lied. Homes have few kinks, so they may miss a few times. Batteries, cars and
+heat pumps have many, one for each slot and limit: a load with a coupling may bend more than it foretells as often as it
+does.
 
 Of a round that asks several prices the first is judged; what comes of it counts for all of them.
 """
@@ -82,7 +84,9 @@ class Foresight:
             return
         before, now = _foretell(self._answer, step), _foretell(answer, step)
         most = _MISSED * bent + rounding
-        if bent >= -rounding and (before.sum() > most or bent > _MISSED * max(before.sum(), now.sum()) + rounding):
+        coupled = self._answer.coupling is not None or answer.coupling is not None
+        more = bent > _MISSED * max(before.sum(), now.sum()) + rounding and not coupled
+        if bent >= -rounding and (before.sum() > most or more):
             self._misses += 1
         self._overstates |= bool(np.minimum(before, now).sum() > most)
 

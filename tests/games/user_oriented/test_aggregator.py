@@ -75,6 +75,14 @@ def test_coupling_that_does_not_come_true_does_not_count() -> None:
     assert total.load_only == 1 and total.coupling is None
 
 
+def test_load_with_a_coupling_may_bend_more_than_it_foretells() -> None:
+    """Between two prices a battery leaves one limit and comes to another, at both of which it does not bend."""
+    plain = [bends(10.0 - number, 5.0 + 5 * number, -0.1) for number in range(8)]
+    coupled = [(price, answer(5.0 + 5 * number, -0.1, -0.1)) for number, (price, _) in enumerate(plain)]
+    assert play(*plain).load_only == 1
+    assert play(*coupled).load_only == 0
+
+
 def test_kink_is_no_lie() -> None:
     """At its limit a load does not bend any more; where it leaves the limit it bends again."""
     total = play(bends(10.0, 5.0, -1.0), bends(8.0, 5.1, 0.0), bends(10.0, 5.0, -1.0))

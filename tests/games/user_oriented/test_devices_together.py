@@ -14,6 +14,7 @@ from support.random_devices import NEAR_KW, compare, draw_home
 from stackelgrid.calendar import Session
 from stackelgrid.games.user_oriented.home import Home, HomeProblem, InfeasibleHomeError, Schedule, UserOrientedHomes
 from stackelgrid.games.user_oriented.messages import Price
+from stackelgrid.wire.arrays import PackedArray
 
 Array = NDArray[np.float64]
 
@@ -236,6 +237,17 @@ def test_answer_of_a_day_in_quarters_is_small() -> None:
     np.testing.assert_allclose(
         bending.coupling.array(), exact.coupling, rtol=0, atol=1e-4 * np.abs(exact.coupling).max()
     )
+
+
+def test_answer_to_several_prices_has_a_coupling_for_each_or_none() -> None:
+    for seed in range(12):
+        one = draw_home(np.random.default_rng([14, seed]), 24)
+        try:
+            homes = UserOrientedHomes([one])
+        except InfeasibleHomeError:
+            continue
+        others = PackedArray.of(np.vstack([np.full(24, 1.0), np.linspace(1, 90, 24), np.full(24, 90.0)]))
+        homes.answer(Price(price=[30.0] * 24, others=others, sensitivities=4))  # its model refuses another number
 
 
 # --- session by session ---

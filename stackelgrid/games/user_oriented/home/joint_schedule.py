@@ -87,9 +87,18 @@ class JointProblem:
 
     def _find_optimum(self, tariff: Tariff) -> Optimum:
         """Find the optimum from an interior point."""
-        path = self._make_path(tariff)
+        found = None
         if self._path is not None:
-            path.start_from(self._path)
+            found = self._follow(self._make_path(tariff, self._path), tariff)
+        if found is None:
+            found = self._follow(self._make_path(tariff), tariff)
+        if found is None:
+            missed = self._make_path(tariff).follow(_ACCURACIES[-1]).missed
+            raise SolverError(f"home {self.home.id}: schedule of its devices", f"KKT conditions missed by {missed:g}")
+        return found
+
+    def _follow(self, path: CentralPath, tariff: Tariff) -> Optimum | None:
+        """Follow a path until the limits that it shows lead to the optimum; None where they never do."""
         self._path = path
         for accuracy in _ACCURACIES:
             point = path.follow(accuracy)
@@ -99,13 +108,17 @@ class JointProblem:
                 return found
             if not point.missed <= accuracy:
                 break
-        raise SolverError(f"home {self.home.id}: schedule of its devices", f"KKT conditions missed by {point.missed:g}")
+        return None
 
-    def _make_path(self, tariff: Tariff) -> CentralPath:
+    def _make_path(self, tariff: Tariff, other: CentralPath | None = None) -> CentralPath:
+        """Make the path to the optimum at a tariff, from its start or halfway on the path of another."""
         lower, upper = bound_meter(self.program, tariff)
         linear = np.zeros_like(lower)
         linear[:, self.program.bought], linear[:, self.program.fed_in] = tariff.price, -tariff.feed_in
-        return CentralPath(self.program, lower, upper, linear)
+        path = CentralPath(self.program, lower, upper, linear)
+        if other is not None:
+            path.start_from(other)
+        return path
 
     def _require_feasible(self) -> None:
         point = self._make_path(self._make_tariff(np.ones(self.home.horizon))).follow(_FEASIBLE)
@@ -144,7 +157,7 @@ class JointProblem:
 
         def derive() -> Derivative:
             slope, coupling = differentiate(program, optimum)
-            return slope, coupling if np.any(coupling) else None
+            return (slope, coupling) if program.chains else (slope + np.diag(coupling), None)
 
         x = z[:, program.appliances].T
         return Schedule(
