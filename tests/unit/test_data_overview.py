@@ -34,7 +34,7 @@ UNTOLD = {
     "points between thousands": {"unit"},
 }
 """Besides the zone, what the files do not tell."""
-FOUND_ZONE = {"lines below the table, ten minutes past": {"timezone": "UTC"}}
+FOUND_ZONE = {"lines below the table, ten minutes past": "UTC"}
 
 
 @pytest.mark.parametrize("name", METERS)
@@ -43,8 +43,8 @@ def test_keys_found_in_an_export_read_it_with_the_energy_that_it_has(name: str) 
     told = describe(EXPORTS / data["file"])
     found = find_keys(told)
     asked = {line.split()[0] for line in told.partition("does not tell")[2].splitlines()[1:]}
-    assert asked == UNTOLD.get(name, set()) | {"timezone"} - set(FOUND_ZONE.get(name, {}))
-    assert found.get("timezone") == FOUND_ZONE.get(name, {}).get("timezone")
+    assert found.get("timezone") == FOUND_ZONE.get(name)
+    assert asked == UNTOLD.get(name, set()) | ({"timezone"} - found.keys())
     # What is asked for, and what is a choice: the day, its meter, how long a sample may hold.
     given = {key: data[key] for key in (*asked, "day", "where", "fill") if key in data}
     if "where" in data:
@@ -151,8 +151,16 @@ def test_text_that_is_no_table_is_described(
     monkeypatch.setattr("sys.argv", ["stackelgrid", "data", str(tmp_path / "m.csv")])
     assert cli.main() == 2
     told = capfd.readouterr().err
-    assert told.startswith(f"{tmp_path / 'm.csv'}: ") and expected in told
+    assert told.startswith(str(tmp_path / "m.csv")) and expected in told
     assert told.count("\n") == 1
+
+
+def test_file_whose_times_do_not_fit_is_described_with_the_trouble(tmp_path: Path) -> None:
+    rows = [f"2025-06-{day},1{day % 3}" for day in range(10, 20)]
+    (tmp_path / "m.csv").write_text("\n".join(["day,kWh", *rows]))
+    told = describe(tmp_path / "m.csv")
+    assert "most rows are 24 hours apart, of which no slot's energy can be told; export intervals of an hour" in told
+    assert find_keys(told) == {"file": "m.csv", "time": "day", "unit": "kWh"}
 
 
 def test_data_command_takes_keys(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

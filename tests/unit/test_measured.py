@@ -556,6 +556,7 @@ def at(content: Any, path: str) -> Any:
 KINDS_OF_LISTS = {
     "user_oriented": {
         "wholesale_price": "price", "price_min": "price", "price_max": "price", "feed_in_price": "price",
+        "price": "price", "imbalance_price": "price",
         "load_kw": "power", "max_kw": "power", "min_kw": "power", "available_kw": "power", "draw_kw": "power",
         "feed_in_kw": "power", "gains_kw": "power",
         "outside_c": "temperature", "min_c": "temperature", "max_c": "temperature",
@@ -564,11 +565,11 @@ KINDS_OF_LISTS = {
         "tariffs": "price", "pv_cost": "price", "load_kw": "power", "pv_kw": "power", "system_load_kw": "power",
         "load_shape": "shape", "pv_shape": "shape",
     },
-    "load_call": {},
+    "load_call": {"load_kw": "power", "called_kwh": "energy", "shifted_kwh": "energy"},
     "storage_market": {"shape": "shape"},
 }  # fmt: skip
-SAY_NOTHING = {"alpha", "omega", "cop"}
-"""Of satisfaction and of a heat pump: neither powers nor prices."""
+SAY_NOTHING = {"alpha", "omega", "cop", "forecast", "load", "pv", "temperature"}
+"""Of satisfaction, a heat pump and forecasts: they take what they are given."""
 
 
 @pytest.mark.parametrize("game", KINDS_OF_LISTS)

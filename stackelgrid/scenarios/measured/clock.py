@@ -18,6 +18,7 @@ from pathlib import Path
 from stackelgrid.calendar import Calendar
 from stackelgrid.scenarios.measured.declarations import TimeSeries
 from stackelgrid.scenarios.measured.times import guess_format, read_time
+from stackelgrid.scenarios.measured.units import find_unit
 
 HOUR, _MINUTE = timedelta(hours=1), timedelta(minutes=1)
 _NO_ENERGY = "0.,+- "
@@ -182,6 +183,11 @@ class Clock:
                 f"{self._path}, column {self._column}: most rows have the time of the row before; set "
                 f"{self._name}.where to the rows of one meter, or {self._name}.meter to the column that tells meters "
                 "apart"
+            )
+        if minutes > 60 and find_unit(self._series.unit or "pu").quantity == "energy":
+            raise ValueError(
+                f"{self._path}, column {self._column}: most rows are {minutes // 60} hours apart, of which no slot's "
+                "energy can be told; export intervals of an hour or less"
             )
         if minutes == 0 or 60 % minutes:
             raise ValueError(

@@ -63,10 +63,14 @@ def _describe(path: Path, name: str, given: TimeSeries) -> Iterator[str]:
     yield f"{path}: {len(table.rows)} row{'s' * (len(table.rows) != 1)}; columns {table.names}"
     file = DataFile(name, complete(series, {"timezone": "UTC", "unit": "pu"}), path.parent, Horizon(1), "", _ignore)
     columns = _list_columns(file, table)
-    first = file.find_readings(columns[0]) if columns else None
+    try:
+        first = file.find_readings(columns[0]) if columns else None
+        trouble = "no column has numbers"
+    except ValueError as error:
+        first, trouble = None, f"not readable so: {error}"
     yield from (f"  {finding}" for finding in dict.fromkeys(file.findings))
     if first is None:
-        yield "  no column has numbers"
+        yield f"  {trouble}"
     else:
         yield from _describe_times(series, first, columns[0])
         yield ""

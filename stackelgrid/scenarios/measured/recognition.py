@@ -267,7 +267,7 @@ def _find_reading(table: Table, series: TimeSeries, column: int, stamps: Sequenc
     step = max(round(sorted(steps)[len(steps) // 2] / _MINUTE), 1) * _MINUTE
     uneven = sum(abs(each - step) <= step / 20 for each in steps) < len(steps) / 2 or timedelta(hours=1) % step
     unit = None if series.unit is None else find_unit(series.unit).quantity
-    if unit == "energy" and (uneven or count_up(numbers if times[0] < times[-1] else numbers[::-1])):
+    if unit == "energy" and count_up(numbers if times[0] < times[-1] else numbers[::-1]):
         found.keys["reading"] = "total"
     elif unit != "energy" and uneven:
         found.keys["reading"] = "sample"
