@@ -302,7 +302,7 @@ def _compare_bills(days: Days) -> Iterator[str | Plot | Table]:
     homes = _list_compared(days)
     before, after = {name: days.before.bills[name] for name in homes}, days.after.bills
     saved = {name: before[name] - after[name] for name in homes}
-    yield _tell_all_bills(before, after)
+    yield _tell_all_bills(before, after, days.money)
     yield Plot(
         "bills",
         drawing.members({"Saved": saved}, f"Bill saved ({days.money})", who="Home"),
@@ -330,10 +330,10 @@ def _list_changes(before: Mapping[str, float], after: Mapping[str, float]) -> di
     return {name: after[name] / money - 1 for name, money in before.items() if money > 0}
 
 
-def _tell_all_bills(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+def _tell_all_bills(before: Mapping[str, float], after: Mapping[str, float], money: str) -> str:
     """Say whose bill fell, whose rose most, and what all pay together."""
     changes = _list_changes(before, after)
     worst = max(changes, key=lambda name: changes[name], default="")
     rose = f"; it rose most for {worst}, by {percent(changes[worst])}" if worst and changes[worst] > 0 else ""
-    together = change(sum(before.values()), sum(after[name] for name in before))
+    together = change(sum(before.values()), sum(after[name] for name in before), money)
     return f"The bill {tell_bills(before, after)}{rose}. All bills together: {together}."

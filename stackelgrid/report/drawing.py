@@ -285,11 +285,20 @@ def shows_each_curve(curves: Mapping[str, Sequence[float]]) -> bool:
     return len(curves) <= len(_COLORS)
 
 
-def many(curves: Mapping[str, Sequence[float]], label: str, *, shaded: Sequence[bool] | None = None) -> Figure:
-    """Draw curves by name: each in its own colour where they are few, else their quantiles, slot by slot."""
+def many(
+    curves: Mapping[str, Sequence[float]],
+    label: str,
+    *,
+    shaded: Sequence[bool] | None = None,
+    above: float | None = None,
+) -> Figure:
+    """Draw curves by name: each in its own colour where they are few, else their quantiles, slot by slot.
+
+    The axis starts at zero, unless only what is `above` is to be seen.
+    """
     if shows_each_curve(curves):
         each = [Curve(name, values, linestyle="-" if len(curves) > 4 else None) for name, values in curves.items()]
-        return steps(each, label, shaded=shaded)
+        return steps(each, label, shaded=shaded, above=above)
     values = np.array(list(curves.values()), float)
     slots = values.shape[1]
     low, first, middle, third, high = np.quantile(values, [0, 0.25, 0.5, 0.75, 1], axis=0)
@@ -303,6 +312,8 @@ def many(curves: Mapping[str, Sequence[float]], label: str, *, shaded: Sequence[
         _steps(axes, middle, color=BLUE, label="Median")
         _label_y(axes, label)
         _from_zero(axes, [*low, *high])
+        if above is not None:
+            axes.set_ylim(above, above + 1.08 * (high.max() - above))
         _legend(figure)
     return figure
 

@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from support.figure_fit import list_what_sticks_out
 from support.report_page import Page, figures
 
 import stackelgrid
 from stackelgrid.calendar import Calendar
-from stackelgrid.report import ReportError, drawing
+from stackelgrid.report import ReportError, days, drawing, page
+from stackelgrid.report.game import find_report
+from stackelgrid.report.parts import Plot
+from stackelgrid.report.run_folder import read
 from stackelgrid.report.tables import checks, summary
 from stackelgrid.report.words import tiny
 
@@ -63,28 +67,28 @@ each = pytest.mark.parametrize("name", ["daily", "rolling"])
 
 @each
 def test_days_add_up_to_the_slots_that_bound(runs: dict[str, stackelgrid.Run], name: str) -> None:
-    days, slots = table(runs[name], "days"), table(runs[name], "slots")
-    assert days["date"] == ["2026-03-28", "2026-03-29", "2026-03-30"]
-    assert days["slots"] == [48, 46, 48]
+    by_day, slots = table(runs[name], "days"), table(runs[name], "slots")
+    assert by_day["date"] == ["2026-03-28", "2026-03-29", "2026-03-30"]
+    assert by_day["slots"] == [48, 46, 48]
     bound = np.array(slots["binding"])
     times = np.array(slots["time"])[bound]
     assert list(times) == [time.isoformat() for time in runs[name].scenario.calendar.times]
     load, price = (np.array(slots[key])[bound] for key in ("load_kw", "price_cents_per_kwh"))
     for day, energy, peak, revenue in zip(
-        days["date"], days["energy_kwh"], days["peak_kw"], days["revenue_cents"], strict=True
+        by_day["date"], by_day["energy_kwh"], by_day["peak_kw"], by_day["revenue_cents"], strict=True
     ):
         of_day = np.array([time.startswith(day) for time in times])
         assert energy == pytest.approx(load[of_day].sum() / 2)
         assert peak == load[of_day].max()
         assert revenue == pytest.approx(price[of_day] @ load[of_day] / 2)
-    assert sum(days["rounds"]) == runs[name].result.rounds
+    assert sum(by_day["rounds"]) == runs[name].result.rounds
 
 
 @each
 def test_bills_of_the_run_add_up_to_its_revenue(runs: dict[str, stackelgrid.Run], name: str) -> None:
-    days, savings = table(runs[name], "days"), table(runs[name], "savings")
-    assert sum(savings["bill_cents"]) == pytest.approx(sum(days["revenue_cents"]), rel=1e-9)
-    assert sum(savings["baseline_bill_cents"]) == pytest.approx(FLAT * sum(days["baseline_energy_kwh"]), rel=1e-9)
+    by_day, savings = table(runs[name], "days"), table(runs[name], "savings")
+    assert sum(savings["bill_cents"]) == pytest.approx(sum(by_day["revenue_cents"]), rel=1e-9)
+    assert sum(savings["baseline_bill_cents"]) == pytest.approx(FLAT * sum(by_day["baseline_energy_kwh"]), rel=1e-9)
     # Without storage nothing is carried over: the bill before is the flat price of what the first rounds drew.
     first = [session.outcome.homes["h0"].baseline_bill for session in runs["daily"].result.sessions]
     assert savings["baseline_bill_cents"][0] == pytest.approx(sum(first), rel=1e-9)
@@ -118,41 +122,53 @@ def test_stored_energy_goes_on_from_session_to_session(runs: dict[str, stackelgr
 @each
 def test_page_of_many_days_has_them_by_day_and_hour(runs: dict[str, stackelgrid.Run], name: str) -> None:
     run = runs[name]
-    page = Page(folder_of(run) / "report.html")
+    text = Page(folder_of(run) / "report.html").text
     sessions = len(run.scenario.sessions)
-    assert f"All {sessions} sessions settled, in {run.result.rounds} rounds" in page.text
+    assert f"All {sessions} sessions settled, in {run.result.rounds} rounds" in text
     for label, value in summary(run.result)[2:]:
-        assert " ".join(f"{label} {value}".split()) in page.text
-    assert "Sun 29 Mar (23 h)" in page.text
-    assert "Blank: an hour that clocks skip." in page.text
+        assert " ".join(f"{label} {value}".split()) in text
+    assert "Sun 29 Mar (23 h)" in text
+    assert "Blank: an hour that clocks skip." in text
     assert {"price_by_day", "load_by_day", "price_course", "load_course", "bills"} == figures(folder_of(run))
     saved = np.subtract(*(table(run, "savings")[key] for key in ("baseline_bill_cents", "bill_cents")))
-    assert f"The bill fell for {np.sum(saved > 0)} of 3 homes" in page.text
+    assert f"The bill fell for {np.sum(saved > 0)} of 3 homes" in text
 
 
-@pytest.mark.parametrize("every", ["24h", "6h"])
-def test_tables_of_homes_with_all_devices_add_up(tmp_path: Path, every: str) -> None:
-    slots, wear = 48, {"fast": 0.05}
-    sun = [max(0.0, 9 * np.sin((t % 24 - 6) / 12 * np.pi)) for t in range(slots)]
+def devices(slots: int, **calendar: Any) -> dict[str, Any]:
+    """A home with everything and one that draws much, over some hours."""
+    wear, base = {"fast": 0.05}, [0.4 + (t % 24 > 17) for t in range(slots)]
     store = {"capacity_kwh": 8, "initial_kwh": 3, "charge_kw": 3, "discharge_kw": 3, "wear": wear}
-    trips = [{"leave": 8 + day, "back": 18 + day, "uses_kwh": 6} for day in (0, 24)]
-    car = {"capacity_kwh": 50, "initial_kwh": 25, "charge_kw": 7, "trips": trips, "wear": wear}
+    trips = [{"leave": 8 + day, "back": 18 + day, "uses_kwh": 6} for day in range(0, slots, 24)]
     pump = {"max_kw": 3, "cop": 3, "heat_kwh_per_k": 8, "loss_kw_per_k": 0.2, "outside_c": [4.0] * slots}
     pump |= {"initial_c": 21, "comfort": {"min_c": 20, "max_c": 22, "price": 10}, "fast": 0.05}
     home = {
         "id": "all",
-        "inelastic": [{"load_kw": [0.4 + (t % 24 > 17) for t in range(slots)]}],
-        "pv": [{"available_kw": sun}],
+        "inelastic": [{"load_kw": base}],
+        "pv": [{"available_kw": [max(0.0, 9 * np.sin((t % 24 - 6) / 12 * np.pi)) for t in range(slots)]}],
         "storage": [store | {"charge_efficiency": 0.95, "discharge_efficiency": 0.95}],
-        "ev": [car],
+        "ev": [{"capacity_kwh": 50, "initial_kwh": 25, "charge_kw": 7, "trips": trips, "wear": wear}],
         "heat_pump": [pump],
         "connection": {"draw_kw": 12, "feed_in_kw": 8},
         "feed_in_price": 6,
     }
     plain = {"id": "plain", "inelastic": [{"load_kw": [9.0] * slots}], "elastic": [{"max_kw": 1.0, "valuation": 18.0}]}
-    content = scenario() | {"homes": [home, plain]}
-    content["calendar"] = {"start": "2026-04-01T00:00", "horizon": "24h", "every": every, "days": 2}
-    run = stackelgrid.run(content, out=tmp_path / "run", report=True)
+    return scenario() | {"homes": [home, plain], "calendar": {"start": "2026-04-01T00:00", **calendar}}
+
+
+def test_page_of_homes_with_all_devices_draws_them(tmp_path: Path) -> None:
+    run = stackelgrid.run(devices(24), out=tmp_path / "run", report=True)
+    assert {"storage", "cars", "pv", "rooms"} < figures(tmp_path / "run")
+    text = Page(tmp_path / "run" / "report.html").text
+    assert "in electric vehicles, also while they are away" in text
+    assert "battery and electric vehicle together" not in text
+    assert "PV of 1 home together" in text
+    assert "1 room with a heat pump" in text
+    assert run.outcome.homes["all"].baseline_utility == table(run, "bills")["baseline_utility_cents"][0]
+
+
+@pytest.mark.parametrize("every", ["24h", "6h"])
+def test_tables_of_homes_with_all_devices_add_up(tmp_path: Path, every: str) -> None:
+    run = stackelgrid.run(devices(48, horizon="24h", every=every, days=2), out=tmp_path / "run", report=True)
     rows, homes, savings = (table(run, name) for name in ("appliances", "homes", "savings"))
     assert {"inelastic", "pv", "storage", "ev", "heat_pump"} == set(rows["kind"]) - {"elastic"}
     drawn: dict[Any, float] = {}
@@ -240,3 +256,14 @@ def test_heat_map_has_each_value_at_its_day_and_hour(start: str) -> None:
 def test_home_at_the_flat_price_plans_no_more_often_than_its_horizon(runs: dict[str, stackelgrid.Run]) -> None:
     daily, rolling = (table(runs[name], "savings")["baseline_bill_cents"] for name in ("daily", "rolling"))
     assert rolling == daily  # every six hours, and day by day: the flat price stays
+
+
+def test_nothing_sticks_out_of_the_figures_of_many_days(runs: dict[str, stackelgrid.Run]) -> None:
+    run = read(folder_of(runs["daily"]), runs["daily"].scenario)
+    followed = days.follow(run, find_report("user_oriented").courses)
+    for width in drawing.COLUMNS.values():
+        plots = [part for section in page._draw_sections(run, followed, width) for part in section.parts]
+        for plot in plots:
+            if isinstance(plot, Plot):
+                assert plot.figure.get_figwidth() == width
+                assert not list_what_sticks_out(plot.figure), plot.name

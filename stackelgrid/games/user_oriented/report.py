@@ -197,17 +197,22 @@ def _plot_homes(outcome: UserOrientedOutcome, money: str) -> Iterator[Plot]:
     from stackelgrid.report import drawing
 
     stores = {name: home.storage_kwh for name, home in outcome.homes.items() if home.storage_kwh}
-    if stores:
-        shown = {name: stores[name] for name in spread({name: max(level) for name, level in stores.items()})}
-        mean = sum(outcome.price) / len(outcome.price)
-        below_mean = mean - 1e-9 * max(map(abs, outcome.price))
-        yield Plot(
-            "storage",
-            drawing.levels(shown, [price < below_mean for price in outcome.price], "Stored (kWh)"),
-            f"Energy stored at the end of each slot, battery and electric vehicle together, in {len(shown)} of "
-            f"{plural(len(stores), 'home')} with storage, from the smallest to the largest. Shaded: slots with "
-            "a price below its mean.",
-        )
+    cars = {name: list(map(sum, zip(*home.ev_kwh, strict=True))) for name, home in outcome.homes.items() if home.ev_kwh}
+    mean = sum(outcome.price) / len(outcome.price)
+    cheap = [price < mean - 1e-9 * max(map(abs, outcome.price)) for price in outcome.price]
+    for key, levels, what, whose in (
+        ("storage", stores, "" if cars else ", battery and electric vehicle together", "storage"),
+        ("cars", cars, " in electric vehicles, also while they are away", "one"),
+    ):
+        if levels:
+            shown = {name: levels[name] for name in spread({name: max(level) for name, level in levels.items()})}
+            yield Plot(
+                key,
+                drawing.levels(shown, cheap, "Stored (kWh)"),
+                f"Energy stored at the end of each slot{what}, in {len(shown)} of {plural(len(levels), 'home')} with "
+                f"{whose}, from the smallest to the largest. Shaded: slots with a price below its mean.",
+            )
+    yield from _plot_sun_and_rooms(outcome)
     compared = [home for home in outcome.homes.values() if home.baseline_bill is not None]
     if compared:
         groups = {
@@ -220,6 +225,35 @@ def _plot_homes(outcome: UserOrientedOutcome, money: str) -> Iterator[Plot]:
             "The saving of each home on its bill against the flat baseline price. Below zero it pays more, perhaps "
             "because it uses more at a lower price. Box: the middle half of the homes and the median; whiskers: up to "
             "1.5 times the box beyond it.",
+        )
+
+
+def _plot_sun_and_rooms(outcome: UserOrientedOutcome) -> Iterator[Plot]:
+    from stackelgrid.report import drawing
+
+    sun = [home for home in outcome.homes.values() if home.pv_kw is not None]
+    if sun:
+        curves = [
+            drawing.Curve(name, list(map(sum, zip(*(getattr(home, key) for home in sun), strict=True))))
+            for name, key in (("Used or fed in", "pv_kw"), ("Fed in", "feed_in_kw"), ("Curtailed", "curtailed_kw"))
+        ]
+        yield Plot(
+            "pv",
+            drawing.steps(curves, "Power (kW)"),
+            f"PV of {plural(len(sun), 'home')} together: what is used or fed in, what these homes feed in, and what is "
+            "curtailed.",
+        )
+    rooms = {
+        name if number == 0 else f"{name}, room {number + 1}": celsius
+        for name, home in outcome.homes.items()
+        for number, celsius in enumerate(home.temperature_c or ())
+    }
+    if rooms:
+        yield Plot(
+            "rooms",
+            drawing.many(rooms, "Temperature (°C)", above=min(map(min, rooms.values())) - 1),
+            f"Temperature at the end of each slot in {plural(len(rooms), 'room')} with a heat pump. The axis does not "
+            "start at zero.",
         )
 
 
