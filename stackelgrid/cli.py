@@ -467,6 +467,44 @@ def compare_algorithms(
         raise CommandError(ExitCode.LOST, "; ".join(f"{name} failed: {why}" for name, why in compared.failures.items()))
 
 
+@app.command("compare-planning")
+def compare_planning(
+    scenario: Source,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder; a new one under runs/.")] = None,
+    seed: Seed = None,
+    sets: Sets = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print planning.json, and nothing else, on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option(help="No progress, no summary; errors only.")] = False,
+) -> None:
+    """Play a scenario with forecasts as it is, without replanning, and with perfect foresight.
+
+    Runs are played in memory, one after the other. The folder has each run, and a table of what came in the slots that
+    bind: energy, imbalance, money, utilities, and what each plan is worth above planning once per horizon.
+    """
+    from rich.progress import Progress
+
+    from stackelgrid.study import planning
+
+    console = _stderr()
+    hidden = quiet or as_json or not console.is_terminal
+    with Progress(console=console, disable=hidden, transient=True) as progress:
+        task = progress.add_task("starting", total=None)
+        compared, folder = planning.compare(
+            scenario,
+            sets or [],
+            seed,
+            out,
+            lambda plan, record: progress.update(
+                task, description=f"{plan}, session {record.get('session', 1)}, round {record['round']}"
+            ),
+        )
+    if as_json:
+        print(json.dumps(compared.content(), allow_nan=False))
+    elif not quiet:
+        _print_table(planning.spell(compared.table))
+        print(f"table: {folder / 'table.csv'}")
+
+
 def _print_table(rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table

@@ -109,6 +109,17 @@ class Scenario(StrictModel):
         """True when somebody plans by a forecast of what the lists per slot hold."""
         return False
 
+    def change(self, **values: Any) -> Self:
+        """Give a copy with other values, unchecked, and without what was computed of those before."""
+        changed = self.model_copy(update=values)
+        for name in changed.__dict__.keys() - type(self).model_fields.keys():
+            del changed.__dict__[name]
+        return changed
+
+    def with_foresight(self) -> Self:
+        """Give the scenario in which everybody knows what comes."""
+        return self
+
     def in_session(self, session: Session, states: Mapping[str, Mapping[str, Any]] | None = None) -> Self:
         """Give a session of the run, as it is foreseen at its beginning, as a scenario of its own.
 
@@ -118,15 +129,11 @@ class Scenario(StrictModel):
             return self
         assert self.calendar is not None
         states = states or {}
-        alone = self.model_copy(
-            update={
-                "slots": session.slots,
-                "calendar": self.calendar.at(session),
-                "leader": self.leader_settings().foresee(session).in_session(session, states.get(LEADER)),
-            }
+        alone = self.change(
+            slots=session.slots,
+            calendar=self.calendar.at(session),
+            leader=self.leader_settings().foresee(session).in_session(session, states.get(LEADER)),
         )
-        for name in alone.__dict__.keys() - type(self).model_fields.keys():
-            del alone.__dict__[name]  # what was computed of the whole run
         foreseen = [home.foresee(session) for home in self.everyone]
         return alone.with_homes([home.in_session(session, states.get(home.id)) for home in foreseen])
 

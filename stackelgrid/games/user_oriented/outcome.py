@@ -5,14 +5,16 @@ Money is in the unit that the scenario names; slots have a length Δ, so that en
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from stackelgrid.games.user_oriented.home import DeviceRates, Home, HomeProblem
+from stackelgrid.games.user_oriented.home import DeviceRates, Home, HomeProblem, Schedule
+from stackelgrid.games.user_oriented.home.appliances import ElasticAppliances
+from stackelgrid.games.user_oriented.home.metering import read_rates
 from stackelgrid.games.user_oriented.leader import UtilitySettings, compute_par
 from stackelgrid.model import Finite, StrictModel
 from stackelgrid.run_record import Outcome, RunRecord
@@ -135,7 +137,8 @@ class HomeOutcome(StrictModel):
     each, (T,) at the end of each slot, the energy `ev_kwh` of cars and the temperature `temperature_c`. `baseline_bill`
     is its bill at the flat price, money, computed on the desk, and so is `baseline_utility` of a dated run. Where it
     planned by a forecast also, of the slots that bind, what its meter counted, `metered_kw`, what it pays for that,
-    `metered_bill`, and `unserved_kw`, load that its connection did not carry.
+    `metered_bill`, satisfaction less wear and discomfort less that, `metered_utility`, and `unserved_kw`, load that its
+    connection did not carry.
     """
 
     load_kw: Vector
@@ -156,6 +159,7 @@ class HomeOutcome(StrictModel):
     baseline_utility: Finite | None = None
     metered_kw: Vector | None = None
     metered_bill: Finite | None = None
+    metered_utility: Finite | None = None
     unserved_kw: Vector | None = None
 
     def meter(self, foreseen: Home, came: Home, price: Vector, binding: int) -> Self:
@@ -167,8 +171,32 @@ class HomeOutcome(StrictModel):
         done = foreseen.meter(account, came)
         load = np.array(done["load_kw"])
         bill = float(bill_by_slot(came, np.array(price), load)[:binding].sum())
-        unserved = {"unserved_kw": done["unserved_kw"][:binding]} if "unserved_kw" in done else {}
-        return self.model_copy(update={"metered_kw": load[:binding].tolist(), "metered_bill": bill, **unserved})
+        metered = {"metered_kw": load[:binding].tolist(), "metered_bill": bill}
+        worth = list_worth(came, HomeProblem(foreseen).answer(np.array(price)), done)
+        metered["metered_utility"] = float(worth[:binding].sum()) - bill
+        if "unserved_kw" in done:
+            metered["unserved_kw"] = done["unserved_kw"][:binding]
+        return self.model_copy(update=metered)
+
+
+def list_worth(home: Home, plan: Schedule, done: Mapping[str, Any]) -> Array:
+    """Give satisfaction less wear and discomfort of each slot, (T,) money, of a home that follows a plan.
+
+    What it has `done` says how full storage and how warm rooms are. What cut PV costs is left out: it is no money, but
+    the home's way to choose among plans.
+    """
+    worth = ElasticAppliances(home.elastic, home.horizon).utility(plan.x).sum(axis=0)
+    levels = [] if not home.storage else done["stores_kwh"] if len(home.storage) > 1 else [done["storage_kwh"]]
+    for store, level in zip(home.storage, np.array(levels), strict=True):
+        here = store.slots(home.horizon)
+        worth[here] -= store.wear_of(read_rates(store, here, level, home.slot_hours), level)[here]
+    if plan.devices is not None:
+        for car, rate, level in zip(home.ev, plan.devices.ev, plan.devices.ev_level, strict=True):
+            worth -= car.wear_of(rate, level)
+        rooms = done.get("temperature_c", ())
+        for pump, power, celsius in zip(home.heat_pump, plan.devices.heating, rooms, strict=True):
+            worth -= pump.fast * power**2 + pump.comfort.price_of(np.array(celsius))
+    return np.asarray(home.slot_hours * worth)
 
 
 class UserOrientedOutcome(Outcome):
@@ -199,6 +227,7 @@ class UserOrientedOutcome(Outcome):
     | `imbalance_kwh` | (B,) | kWh | metered less settled, of the homes in `homes` |
     | `imbalance_price` | (B,) | money per kWh | what the company pays for that; it is paid where that is below zero |
     | `metered_revenue` | | money | what the homes in `homes` pay for what was metered |
+    | `metered_utility` | | money | satisfaction less wear and discomfort less that, of these homes |
     | `supply_cost` | | money | what the company pays: settled load at the wholesale price, and the imbalance |
     """
 
@@ -224,6 +253,7 @@ class UserOrientedOutcome(Outcome):
     imbalance_kwh: Vector | None = None
     imbalance_price: Vector | None = None
     metered_revenue: Finite | None = None
+    metered_utility: Finite | None = None
     supply_cost: Finite | None = None
 
     def meter(self, foreseen: Sequence[Home], came: Sequence[Home], leader: UtilitySettings, binding: int) -> Self:
@@ -250,7 +280,10 @@ class UserOrientedOutcome(Outcome):
                 "metered_kw": (settled + unforeseen).tolist(),
                 "imbalance_kwh": (hours * unforeseen).tolist(),
                 "imbalance_price": price.tolist(),
-                "metered_revenue": sum(home.metered_bill for home in homes.values()),
+                **{
+                    f"metered_{key}": sum(getattr(home, f"metered_{of_home}") for home in homes.values())
+                    for key, of_home in (("revenue", "bill"), ("utility", "utility"))
+                },
                 "supply_cost": hours * float(wholesale @ settled + price @ unforeseen),
             }
         )

@@ -57,6 +57,12 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
         alone = super().in_session(session, states)
         return alone if alone is self else alone.model_copy(update={"forecast": None})
 
+    def with_foresight(self) -> Self:
+        """Give the scenario in which everybody knows what comes."""
+        known = {"forecast": None}
+        homes = self.homes and [home.model_copy(update=known) for home in self.homes]
+        return self.change(homes=homes, leader=self.leader.model_copy(update=known), forecast=Forecasts())
+
     def meter(self, session: Session, states: Mapping[str, Mapping[str, Any]], outcome: Any) -> Any:
         """Add what the meters count once the binding slots of a session have come."""
         if not self.has_forecasts:

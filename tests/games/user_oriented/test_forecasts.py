@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.random_devices import draw_home
 
 import stackelgrid
 from stackelgrid.calendar import Session
-from stackelgrid.games.user_oriented.home import Home, HomeProblem
+from stackelgrid.games.user_oriented.home import Home, HomeProblem, InfeasibleHomeError
+from stackelgrid.games.user_oriented.outcome import list_worth
 from stackelgrid.runner import Run
 from stackelgrid.scenarios import ScenarioError, load
 
@@ -301,3 +303,19 @@ def test_band_without_a_price_wants_a_perfect_forecast_of_the_weather() -> None:
     content["homes"][3]["heat_pump"][0]["comfort"] |= {"min_c": 0.0, "max_c": 60.0}
     with pytest.raises(ScenarioError, match=r"homes\.3\.forecast\.temperature"):
         load(content)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_worth_of_a_plan_carried_out_is_utility_and_bill(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    home = draw_home(random, 24)
+    try:
+        problem = HomeProblem(home)
+    except InfeasibleHomeError:
+        pytest.skip("drawn without a schedule")
+    schedule = problem.answer(random.uniform(3, 20, 24))
+    account = problem.summarize(schedule)
+    cut = [] if schedule.devices is None else zip(home.pv, schedule.devices.cut, strict=True)
+    curtailment = home.slot_hours * sum(pv.curtailment * float(kw @ kw) for pv, kw in cut)
+    worth = float(list_worth(home, schedule, account).sum())
+    assert worth == pytest.approx(account["utility"] + account["bill"] + curtailment, abs=1e-7)

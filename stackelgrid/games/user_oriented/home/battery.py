@@ -51,6 +51,11 @@ class Store(PrivateModel):
         inside = rate * self.charge_efficiency if rate > 0 else rate / self.discharge_efficiency
         return float(np.clip(kwh + slot_hours * inside, 0.0, self.capacity_kwh))
 
+    def wear_of(self, rate: Array, level: Array) -> Array:
+        """Give the wear [UO-4] of each slot, (T,) money per hour, at net charging `rate` and `level` at its end."""
+        below = np.minimum(level - self.wear.depth * self.capacity_kwh, 0.0)
+        return self.wear.fast * rate**2 + self.wear.deep * below**2
+
     def build_chain(self, here: Array, taken: Array, least: Array, *, behind_inverter: bool = False) -> Chain:
         """Build its energy as a chain [UO-3]: `here` (1 or 0) it runs, `taken` kWh leave, `least` kWh are left.
 

@@ -28,6 +28,11 @@ class Comfort(PrivateModel):
     max_c: CelsiusPerSlot
     price: Positive | None = None
 
+    def price_of(self, celsius: Array) -> Array:
+        """Give what a temperature outside the band costs in each slot, (T,) money per hour."""
+        excess = np.maximum(self.min_c - celsius, 0.0) + np.maximum(celsius - self.max_c, 0.0)
+        return (self.price or 0.0) * excess**2
+
     @model_validator(mode="after")
     def _check_order(self) -> Self:
         if np.ndim(self.min_c) == np.ndim(self.max_c) == 1 and len(self.min_c) != len(self.max_c):  # type: ignore[arg-type]

@@ -107,7 +107,7 @@ def _spare_storage(came: Surroundings, planned: Any, draw: Array) -> tuple[Array
     levels = np.array(planned, float).reshape(-1, len(draw)) if came.stores else np.zeros((0, len(draw)))
     draw, levels, change, hours = draw.copy(), levels.copy(), np.zeros(len(draw)), came.slot_hours
     moving = [
-        (store, _read_rates(store, here, level, hours), level)
+        (store, read_rates(store, here, level, hours), level)
         for store, here, level in zip(came.stores, came.windows, levels, strict=True)
         if here[0] <= here[-1]
     ]
@@ -126,7 +126,7 @@ def _spare_storage(came: Surroundings, planned: Any, draw: Array) -> tuple[Array
     return draw, change, levels
 
 
-def _read_rates(store: Store, here: NDArray[np.intp], level: Array, slot_hours: float) -> Array:
+def read_rates(store: Store, here: NDArray[np.intp], level: Array, slot_hours: float) -> Array:
     """Read the net charging, (T,) kW, from the level at the end of each slot, (T,) kWh."""
     rates, rise = np.zeros(len(level)), np.diff(level[here], prepend=store.initial_kwh) / slot_hours
     rates[here] = np.where(rise > 0, rise / store.charge_efficiency, rise * store.discharge_efficiency)

@@ -1,0 +1,152 @@
+"""A comparison of plans: what it is worth to plan again, and to know what comes. Its folder holds
+
+scenario.yaml     the scenario as run
+PLAN/             the folder of each run: as the scenario says, without replanning, with perfect foresight
+planning.json     what came out of each, in the slots that bind
+table.csv
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stackelgrid import runner
+from stackelgrid.errors import ConfigError
+from stackelgrid.node.record import write_whole
+from stackelgrid.run_result import RunResult
+from stackelgrid.scenarios import Scenario, load
+from stackelgrid.testbed import run_folder
+from stackelgrid.text_file import replace_file
+
+COLUMNS = (
+    "plan",
+    "settled",
+    "sessions",
+    "energy_kwh",
+    "peak_kw",
+    "imbalance_kwh",
+    "unserved_kwh",
+    "homes_pay",
+    "homes_utility",
+    "company_earns",
+    "welfare",
+    "worth",
+)
+"""The columns of the table; `welfare` is the utility of homes and company, `worth` its gain over planning once."""
+_MEASURED = ("metered_revenue", "metered_utility", "supply_cost")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Planning:
+    """The rows of the plans that were played: `replanned` as the scenario says, `planned_once`, `perfect_foresight`."""
+
+    scenario: Scenario
+    table: list[Row]
+
+    def content(self) -> dict[str, Any]:
+        """Give what planning.json holds."""
+        return {
+            "schema": 1,
+            "game": self.scenario.game,
+            "scenario": self.scenario.title,
+            "seed": self.scenario.seed,
+            "money": self.scenario.money,
+            "plans": self.table,
+        }
+
+
+def compare(
+    source: str,
+    overrides: Sequence[str],
+    seed: int | None,
+    out: Path | None,
+    on_round: Callable[[str, Mapping[str, Any]], None] = lambda plan, record: None,
+) -> tuple[Planning, Path]:
+    """Play a scenario by each plan and write the folder of the comparison, `out` or a new one under runs/.
+
+    `on_round` is called with the plan and each finished round. Raises `ConfigError` for a scenario without forecasts,
+    or that plans only once as it is, before anything is played.
+    """
+    scenario = load(source, list(overrides), seed)
+    calendar = scenario.calendar
+    if calendar is None or not scenario.has_forecasts:
+        raise ConfigError(f"{source}: forecast: nobody plans by one, so that replanning changes nothing; give forecast")
+    if calendar.every in (None, calendar.horizon):
+        raise ConfigError(f"{source}: calendar.every: a session plans {calendar.horizon} once; give a shorter time")
+    once = load(source, [*overrides, f"calendar.every={calendar.horizon}"], seed)
+    plans = {"replanned": scenario, "planned_once": once, "perfect_foresight": scenario.with_foresight()}
+    name = f"{Path(source).stem[:100]}-planning"
+    folder = run_folder.create_under_runs(name) if out is None else run_folder.create(out)
+    run_folder.write_scenario(folder, scenario)
+    table = []
+    for plan, chosen in plans.items():
+        ended = runner.run(chosen, out=folder / plan, on_round=partial(on_round, plan))
+        if ended.interrupted:
+            raise KeyboardInterrupt
+        table.append({"plan": plan, **measure(chosen, ended.result)})
+    for row in table:
+        row["worth"] = row["welfare"] - table[1]["welfare"]
+    planning = Planning(scenario, table)
+    write_whole(folder / "planning.json", planning.content())
+    _write_table(folder / "table.csv", table)
+    return planning, folder
+
+
+def measure(scenario: Scenario, result: RunResult[Any]) -> Row:
+    """Measure what came in the slots that bind: energy and peak of all meters, money, and utilities.
+
+    Raises `ConfigError` where a session has no outcome.
+    """
+    outcomes: list[Any] = [each.outcome for each in result.sessions] or [result.outcome]
+    if any(outcome is None for outcome in outcomes):
+        raise ConfigError(f"{scenario.title or scenario.game}: a session finished no round: nothing to measure")
+    load = np.concatenate([outcome.metered_kw for outcome in outcomes])
+    unserved = [home.unserved_kw for outcome in outcomes for home in outcome.homes.values() if home.unserved_kw]
+    pay, utility, cost = (sum(getattr(outcome, key) for outcome in outcomes) for key in _MEASURED)
+    return {
+        "settled": result.settled,
+        "sessions": len(outcomes),
+        "energy_kwh": scenario.slot_hours * float(load.sum()),
+        "peak_kw": float(load.max()),
+        "imbalance_kwh": float(sum(np.abs(outcome.imbalance_kwh).sum() for outcome in outcomes)),
+        "unserved_kwh": scenario.slot_hours * float(sum(map(sum, unserved))),
+        "homes_pay": pay,
+        "homes_utility": utility,
+        "company_earns": pay - cost,
+        "welfare": utility + pay - cost,
+    }
+
+
+def _write_table(path: Path, rows: Sequence[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_file(path, text.getvalue().encode())
+
+
+def spell(rows: Sequence[Row]) -> list[list[str]]:
+    """Write the table for people, a list of words per row, its heading first."""
+    numbers = COLUMNS[3:]
+    return [
+        [name.replace("_", " ") for name in COLUMNS],
+        *(
+            [
+                row["plan"].replace("_", " "),
+                "yes" if row["settled"] else "no",
+                str(row["sessions"]),
+                *(f"{row[name]:,.1f}" for name in numbers),
+            ]
+            for row in rows
+        ),
+    ]

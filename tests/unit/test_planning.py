@@ -1,0 +1,93 @@
+"""compare-planning: its table, its files, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from stackelgrid import cli
+from stackelgrid.errors import ConfigError
+from stackelgrid.study.planning import COLUMNS, compare
+
+
+def draw_days(**keys: Any) -> dict[str, Any]:
+    """Two homes over two days, whose second day is nothing like the first."""
+    random = np.random.default_rng(1)
+    battery = {"capacity_kwh": 5, "initial_kwh": 2, "charge_kw": 2, "discharge_kw": 2, "wear": {"fast": 0.1}}
+    loads = [np.roll(random.uniform(0, 3, 48), 9 * number) for number in range(2)]
+    content = {
+        "schema": 1,
+        "game": "user_oriented",
+        "calendar": {"start": "2026-06-01T00:00", "days": 2, "every": "12h"},
+        "leader": {"objective": "welfare", "baseline_price": 9, "wholesale_price": 5, "mu": 0.5, "price_max": 30},
+        "homes": [
+            {
+                "id": f"h{number}",
+                "inelastic": [{"load_kw": load.tolist()}],
+                "elastic": [{"max_kw": 2, "valuation": 14, "satisfaction": {"alpha": 3}}],
+                "storage": [battery],
+            }
+            for number, load in enumerate(loads)
+        ],
+        "forecast": {"load": "persistence"},
+    }
+    return content | keys
+
+
+def write(folder: Path, content: dict[str, Any]) -> str:
+    (folder / "days.yaml").write_text(yaml.safe_dump(content))
+    return str(folder / "days.yaml")
+
+
+def test_plans_are_measured_in_the_same_slots(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "new"
+    monkeypatch.setattr(
+        "sys.argv", ["stackelgrid", "compare-planning", write(tmp_path, draw_days()), "--json", "--out", str(folder)]
+    )
+    assert cli.main() == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content == json.loads((folder / "planning.json").read_text())
+    rows = {row["plan"]: row for row in content["plans"]}
+    assert [(plan, row["sessions"]) for plan, row in rows.items()] == [
+        ("replanned", 4),
+        ("planned_once", 2),
+        ("perfect_foresight", 4),
+    ]
+    assert rows["planned_once"]["worth"] == 0
+    assert rows["perfect_foresight"]["imbalance_kwh"] == pytest.approx(0, abs=1e-9)
+    assert rows["replanned"]["imbalance_kwh"] > 5
+    for plan, row in rows.items():
+        assert row["welfare"] == pytest.approx(row["homes_utility"] + row["company_earns"])
+        assert row["worth"] == pytest.approx(row["welfare"] - rows["planned_once"]["welfare"])
+        result = json.loads((folder / plan / "result.json").read_text())
+        metered = [kw for session in result["sessions"] for kw in session["outcome"]["metered_kw"]]
+        assert len(metered) == 48 and row["energy_kwh"] == pytest.approx(sum(metered))
+        # At one wholesale price the company pays it for every kWh, whatever was settled.
+        assert row["homes_pay"] - row["company_earns"] == pytest.approx(5 * sum(metered))
+    with (folder / "table.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert tuple(table[0]) == COLUMNS
+    assert [float(row["welfare"]) for row in table] == [row["welfare"] for row in content["plans"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"forecast": None}, "forecast: nobody plans by one"),
+        ({"calendar": {"start": "2026-06-01T00:00", "days": 2}}, "calendar.every: a session plans 24h once"),
+    ],
+)
+def test_nothing_is_compared_where_replanning_changes_nothing(
+    change: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        compare(write(tmp_path, draw_days(**change)), [], None, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
