@@ -180,6 +180,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "00:00-00:15",
         ["has a day per row; set data.m.layout: wide, and column: value"],
     ),
+    "days without times of day": (
+        METERS["lines above the table"][0] | {"time": "DATE"},
+        "USAGE (kWh)",
+        ["the column DATE has days without times of day; set data.m.time: [DATE, START TIME]"],
+    ),
+    "a history read as intervals": (
+        METERS["a history of states"][0] | {"reading": None, "interval": "5min"},
+        "state",
+        ["row 3", "is not a multiple of 5min", "leave data.m.interval out, and set reading: sample"],
+    ),
     "an export without a day a row": (
         METERS["seconds late"][0] | {"layout": "wide"},
         "value",

@@ -305,23 +305,27 @@ class Clock:
             if at == before:
                 raise ValueError(
                     f"{where} is there twice, also in row {row_before}; remove one, give UTC offsets, or choose the "
-                    f"rows of one meter by {self._name}.where"
+                    f"rows of one meter by {self._name}.where or meter"
                 )
             if at < before:
                 raise ValueError(
                     f"{where} comes after {self._format(before)}; sort the rows by time, or choose those of one meter "
-                    f"by {self._name}.where"
+                    f"by {self._name}.where or meter"
                 )
 
     def _match(self, times: Sequence[tuple[datetime, int, int]], grid: Sequence[datetime]) -> list[int | None]:
         """Match rows of the horizon, in order, with its intervals: each time, row and place."""
         wanted = set(grid)
-        for at, row, _ in times:
-            if at not in wanted:
-                raise ValueError(
-                    f"{self._path}, row {row}, column {self._column}: {self._format(at)} is not a multiple of "
-                    f"{self._interval} from {self._format(grid[0])}; correct {self._name}.interval, or the row"
-                )
+        off = [(at, row) for at, row, _ in times if at not in wanted]
+        if off:
+            at, row = off[0]
+            mend = f"correct {self._name}.interval, or the row"
+            if len(off) > len(times) / 2:
+                mend = f"leave {self._name}.interval out, and set reading: sample if a row is written at every change"
+            raise ValueError(
+                f"{self._path}, row {row}, column {self._column}: {self._format(at)} is not a multiple of "
+                f"{self._interval} from {self._format(grid[0])}; {mend}"
+            )
         places = {at: place for at, _, place in times}
         gaps = [list(gap) for missing, gap in itertools.groupby(grid, lambda at: at not in places) if missing]
         count = sum(map(len, gaps))

@@ -21,7 +21,7 @@ from stackelgrid.scenarios.measured.declarations import VALUE, Reference, TimeSe
 from stackelgrid.scenarios.measured.home_assistant import is_statistics, read_statistics
 from stackelgrid.scenarios.measured.nem12 import is_nem12, read_nem12
 from stackelgrid.scenarios.measured.numbers import count_up, read_number
-from stackelgrid.scenarios.measured.recognition import recognise_times
+from stackelgrid.scenarios.measured.recognition import find_clock_column, recognise_times
 from stackelgrid.scenarios.measured.table import Row, Table, find_table
 from stackelgrid.scenarios.measured.times import has_day_per_row, read_times_of_day
 from stackelgrid.scenarios.measured.units import Kind, Unit, find_unit, per_slot, target_unit
@@ -298,6 +298,13 @@ class DataFile:
         else:
             if has_day_per_row(table.header):
                 raise ValueError(f"{self._path} has a day per row; set {self._name}.layout: wide, and column: {VALUE}")
+            clock_column = find_clock_column(table.header, [cells for _, cells in rows[:2]])
+            texts = {text for _, text in stamps[:2]}
+            if clock_column is not None and len(texts) < len(stamps[:2]) and ":" not in stamps[0][1]:
+                raise ValueError(
+                    f"{self._path}: the column {series.time} has days without times of day; set {self._name}.time: "
+                    f"[{series.time}, {clock_column}]"
+                )
             times = clock.read_times(stamps)
             readings = [Reading(at, row, cells) for at, (row, cells) in zip(times, rows, strict=True)]
         if all(after.at < before.at for before, after in itertools.pairwise(readings)) and len(readings) > 1:

@@ -168,6 +168,12 @@ def _find_times(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int
     return days[:1]
 
 
+def find_clock_column(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str | None:
+    """Find the first column with times of day."""
+    columns = (place for place in range(len(names)) if all(_TIME_OF_DAY.fullmatch(row[place].strip()) for row in rows))
+    return next((names[place] for place in columns), None)
+
+
 def _is_wide(header: _Header) -> bool:
     """Say whether a table has a day per row."""
     try:
