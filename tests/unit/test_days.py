@@ -1,6 +1,7 @@
 """The report of many days: what bound adds up, day by day, through a change of clocks."""
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,21 @@ def test_nothing_sticks_out_of_the_figures_of_many_days(runs: dict[str, stackelg
             if isinstance(plot, Plot):
                 assert plot.figure.get_figwidth() == width
                 assert not list_what_sticks_out(plot.figure), plot.name
+
+
+@each
+def test_days_of_a_run_that_was_interrupted_are_those_that_were_played(
+    runs: dict[str, stackelgrid.Run], name: str
+) -> None:
+    run = read(folder_of(runs[name]), runs[name].scenario)
+    sessions = run.result.sessions
+    missing = [each.model_copy(update={"outcome": None}) for each in sessions[-(len(sessions) // 3) :]]
+    cut = run.result.model_copy(update={"sessions": [*sessions[: -len(missing)], *missing]})
+    courses = find_report("user_oriented").courses
+    found, whole = (days.follow(replace(run, result=result), courses) for result in (cut, run.result))
+    assert found is not None and whole is not None
+    assert found.times == whole.times[: len(found.times)]
+    assert len(found.times) == sum(each.binding for each in sessions[: -len(missing)])
+    assert found.before.load == pytest.approx(whole.before.load[: len(found.times)])
+    assert sum(found.before.bills.values()) == pytest.approx(FLAT * sum(found.before.load) / 2)
+    assert sum(found.after.bills.values()) == pytest.approx(np.dot(found.after.price, found.after.load) / 2)

@@ -167,6 +167,8 @@ def tabulate_bills(scenario: LoadCallScenario, outcome: LoadCallOutcome) -> Colu
         f"baseline_bill_{money}": outcome.baseline_bills,
         f"bill_{money}": outcome.bills,
     }
+    if outcome.performance is not None:
+        columns["performance"] = outcome.performance
     return {"home": names, **{column: [by_name[name] for name in names] for column, by_name in columns.items()}}
 
 

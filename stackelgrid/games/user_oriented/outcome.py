@@ -76,17 +76,17 @@ def bill_by_slot(home: Home, price: Array, load: Array) -> Array:
     return home.slot_hours * (price * np.maximum(load, 0.0) - paid_back * np.maximum(-load, 0.0))
 
 
-def follow_flat_price(scenario: UserOrientedScenario) -> tuple[Array, dict[str, float]]:
-    """Give the load of all homes, kW, in the slots of a run at the flat price, and each home's bill, money.
+def follow_flat_price(scenario: UserOrientedScenario, sessions: Sequence[Session]) -> tuple[Array, dict[str, float]]:
+    """Give the load of all homes, kW, in the slots that sessions bind, at the flat price, and each home's bill, money.
 
     Each home plans horizon after horizon, from the state in which the one before has left it: at a price that stays it
     need not plan again.
     """
-    load, bills = np.zeros(scenario.slots), {}
+    load, bills = np.zeros(sessions[-1].first + sessions[-1].binding), {}
     for home in scenario.everyone:
         state: dict[str, Any] | None = None
         bills[home.id] = 0.0
-        for session in _list_whole_horizons(scenario.sessions):
+        for session in _list_whole_horizons(sessions):
             now, flat = home.in_session(session, state), np.full(session.slots, scenario.leader.baseline_price)
             problem = HomeProblem(now)
             schedule = problem.answer(flat)
@@ -98,12 +98,12 @@ def follow_flat_price(scenario: UserOrientedScenario) -> tuple[Array, dict[str, 
 
 def _list_whole_horizons(sessions: Sequence[Session]) -> Iterator[Session]:
     """List sessions that begin as late as the horizon of the one before allows, and bind as far."""
-    session, end = sessions[0], sessions[-1].first + sessions[-1].slots
+    session, end = sessions[0], sessions[-1].first + sessions[-1].binding
     while session.first + session.slots < end:
         later = [each for each in sessions if session.first < each.first <= session.first + session.slots][-1]
         yield session.until(later)
         session = later
-    yield replace(session, binding=session.slots)
+    yield replace(session, binding=end - session.first)
 
 
 def compute_utility(home: Home, price: float) -> float:

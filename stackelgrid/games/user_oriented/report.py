@@ -322,9 +322,8 @@ def follow_session(scenario: UserOrientedScenario | None, outcome: UserOrientedO
 
 def follow_baseline(scenario: UserOrientedScenario, played: Sequence[PlayedSession]) -> Course:
     """Give load, price and bills of the same slots at the flat price."""
-    load, bills = follow_flat_price(scenario)
-    slots = sum(each.session.binding for each in played)
-    return Course(load[:slots].tolist(), [scenario.leader.baseline_price] * slots, bills)
+    load, bills = follow_flat_price(scenario, [each.session for each in played])
+    return Course(load.tolist(), [scenario.leader.baseline_price] * len(load), bills)
 
 
 # --- tables ---
