@@ -279,6 +279,14 @@ def test_session_begins_with_the_state_that_the_one_before_has_left() -> None:
     HomeProblem(other).answer(price[6:18])
 
 
+def test_session_is_refused_with_what_is_missing_when_the_car_that_came_back_is_too_empty() -> None:
+    whole = home(24, ev=[CAR | {"initial_kwh": 30, "trips": [{"leave": 15, "back": 20, "uses_kwh": 30}]}])
+    state = {"storage_kwh": [], "ev_kwh": [9.0], "temperature_c": []}
+    with pytest.raises(ValueError, match=r"ev\.0\.trips\.0: 30 kWh are needed .* slot 3; 19 kWh can .* 11 kWh too"):
+        whole.in_session(Session(slots=12, number=2, first=12), state)
+    assert whole.in_session(Session(slots=12, number=2, first=12), state | {"ev_kwh": [20.0]}).ev[0].initial_kwh == 20
+
+
 def test_planning_again_at_every_slot_gives_the_plan_of_the_whole_horizon() -> None:
     """What was best for the whole day is best for the rest of it, where no session ends before the day does."""
     car = CAR | {"trips": [{"leave": 5, "back": 9, "uses_kwh": 12}]}

@@ -312,7 +312,10 @@ class Home(HomeModel):
                 pump.model_copy(update={"initial_c": celsius})
                 for pump, celsius in zip(home.heat_pump, state.get("temperature_c", []), strict=True)
             ]
-        return home.model_copy(update=parts)._end_within_reach()
+        there = home.model_copy(update=parts)._end_within_reach()
+        for number, car in enumerate(there.ev):
+            there._check_needs(number, car)
+        return there
 
     def _end_within_reach(self) -> Self:
         """Give the home whose cars need no more at the end of its horizon than they can have by then."""
