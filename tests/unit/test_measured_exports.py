@@ -180,6 +180,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "00:00-00:15",
         ["has a day per row; set data.m.layout: wide, and column: value"],
     ),
+    "ends taken for beginnings": (
+        METERS["ends of intervals, 24:00"][0] | {"stamp": "start"},
+        "kW",
+        ["if rows have the time at which their interval ends, set data.m.stamp: end, or choose another day"],
+    ),
     "days without times of day": (
         METERS["lines above the table"][0] | {"time": "DATE"},
         "USAGE (kWh)",

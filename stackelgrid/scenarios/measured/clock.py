@@ -294,6 +294,8 @@ class Clock:
         covered = min(last + self.step * (not self._series.counts), start + self._horizon.slots * slot)
         missing = self._horizon.slots - max((covered - max(start, first)) // slot, 0)
         mend = "choose another day" if self._horizon.start is None else "shorten the run, or give data for all of it"
+        if first - begin == self.step and self._series.stamp == "start" and self._series.reading in (None, "interval"):
+            mend = f"if rows have the time at which their interval ends, set {self._name}.stamp: end, or {mend}"
         raise ValueError(
             f"{self._name}: {self._path} holds {self._format(first)} to {self._format(last)}, not all of the "
             f"{self._horizon.describe()} from {self._format(start)}, {missing} of them missing; {mend}"

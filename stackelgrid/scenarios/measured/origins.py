@@ -30,11 +30,11 @@ def with_origins(error: ValidationError, content: Mapping[str, Any]) -> Validati
     return ValidationError.from_exception_data(error.title, rewritten)
 
 
-def _rewrite(mistake: ErrorDetails, place: _Place, hours: int) -> InitErrorDetails:
-    """Rewrite a mistake at its place; `hours` is the number of its column's numbers that are refused."""
+def _rewrite(mistake: ErrorDetails, place: _Place, slots: int) -> InitErrorDetails:
+    """Rewrite a mistake at its place; `slots` is the number of its column's numbers that are refused."""
     kind, message, where = mistake["type"], mistake["msg"], mistake["loc"]
     if place.column is not None and place.slot is not None:
-        others = f", one of {hours} such hours" if hours > 1 else ""
+        others = f", one of {slots} such {place.column.word}s" if slots > 1 else ""
         message = message.removeprefix("Value error, ").replace("Input should", "the number must", 1)
         message = f"{place.column.origin(place.slot)}{others}: {message}; correct the file, or write numbers"
         kind, where = "from_column", place.path
