@@ -67,6 +67,11 @@ class Readings:
     clock: Clock
     rows: list[Reading]
 
+    @cached_property
+    def horizon(self) -> tuple[list[int | None], timedelta]:
+        """The places of the horizon's intervals, and how late the first slot begins, as `Clock.find_horizon` has it."""
+        return self.clock.find_horizon([row.row for row in self.rows], [row.at for row in self.rows])
+
 
 @dataclass(frozen=True)
 class _Intervals:
@@ -191,9 +196,7 @@ class DataFile:
 
         An interval that is filled has the number between its neighbours, and the row of the one before.
         """
-        places, late = readings.clock.find_horizon(
-            [reading.row for reading in readings.rows], [reading.at for reading in readings.rows]
-        )
+        places, late = readings.horizon
         there = [number for number, place in enumerate(places) if place is not None]
         found = [readings.rows[place] for place in places if place is not None]
         numbers = self._read_numbers(found, wanted, kind)
