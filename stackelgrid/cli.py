@@ -499,10 +499,10 @@ def compare_planning(
             ),
         )
     if as_json:
-        print(json.dumps(compared.content(), allow_nan=False))
+        print(json.dumps(compared.model_dump(by_alias=True), allow_nan=False))
     elif not quiet:
-        _print_table(planning.spell(compared.table))
-        print(f"table: {folder / 'table.csv'}")
+        _print_table(planning.spell(compared))
+        print(f"table: {folder / 'table.csv'}\nreport: {folder / 'replanned' / 'report.html'}")
 
 
 def _print_table(rows: list[list[str]]) -> None:

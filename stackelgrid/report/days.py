@@ -29,12 +29,14 @@ KEY_NOTE = "All sessions together, of each the slots that bind."
 class Course:
     """What happened in the slots that bind, one after the other: `load` and `price`, (T,), `bills` by home, money.
 
-    `price` is None and `bills` are empty in a game that has none.
+    `price` is None and `bills` are empty in a game that has none. `settled` is the load that was settled where meters
+    have counted another, which is then the `load`; None where nobody planned by a forecast.
     """
 
     load: list[float]
     price: list[float] | None = None
     bills: dict[str, float] = field(default_factory=dict)
+    settled: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,9 @@ def join(courses: Sequence[Course]) -> Course:
         if any(course.price is None for course in courses)
         else [price for course in courses for price in course.price or ()],
         {name: sum(course.bills[name] for course in courses) for name in homes},
+        None
+        if any(course.settled is None for course in courses)
+        else [load for course in courses for load in course.settled or ()],
     )
 
 
@@ -117,6 +122,9 @@ def list_key_figures(result: RunResult[Any], courses: Courses | None) -> list[Ro
     course = join([courses.after(None, outcome, binding) for outcome, binding in ended])
     hours, kwh = ended[0][0].slot_hours, f"{courses.power}h"
     rows.append(("Energy", quantity(hours * sum(course.load), kwh)))
+    if course.settled is not None:
+        imbalance = hours * sum(abs(load - settled) for load, settled in zip(course.load, course.settled, strict=True))
+        rows.append(("Imbalance", f"{quantity(imbalance, kwh)} metered beyond what was settled, or short of it"))
     rows.append(("Peak load", quantity(max(course.load), courses.power)))
     if sum(course.load) > 0:
         rows.append(("Peak-to-average ratio", number(max(course.load) * len(course.load) / sum(course.load))))
@@ -294,6 +302,16 @@ def _plot_course(days: Days) -> Iterator[Plot]:
         drawing.steps(curves, f"Load ({days.power})", peaks=True, height=2.6),
         "The load in each slot that bound, without the game and with it, each peak marked.",
     )
+    if days.after.settled is not None:
+        curves = [
+            drawing.Curve("Settled", days.after.settled, drawing.GREY, "--"),
+            drawing.Curve("Metered", days.after.load, drawing.BLUE, "-"),
+        ]
+        yield Plot(
+            "metered_course",
+            drawing.steps(curves, f"Load ({days.power})"),
+            "The load that was settled by forecasts and the one that the meters counted, in each slot that bound.",
+        )
 
 
 def _compare_bills(days: Days) -> Iterator[str | Plot | Table]:

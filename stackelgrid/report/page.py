@@ -18,6 +18,7 @@ from stackelgrid.report.clock import read_times
 from stackelgrid.report.game import check, find_report
 from stackelgrid.report.incidents import NAMED, list_incidents
 from stackelgrid.report.parts import Plot, Section, Table, Trace
+from stackelgrid.report.plans import show_plans
 from stackelgrid.report.run_folder import ReportError, RunFolder, read
 from stackelgrid.scenarios import Scenario
 from stackelgrid.text_file import write_text
@@ -188,6 +189,7 @@ def _draw_sections(run: RunFolder, followed: days.Days | None, width: float | No
         with drawing.on(drawing.Paper(width, followed.times)):
             sections.append(days.show_days(followed))
             sections += days.show_run(followed) if run.result.sessions else ()
+    sections += show_plans(run.folder)
     if run.result.sessions and (followed is None or followed.after.price is None):
         sections.append(days.show_sessions(run, report.totals))
     if run.result.outcome is not None:

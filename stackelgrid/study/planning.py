@@ -2,8 +2,8 @@
 
 scenario.yaml     the scenario as run
 PLAN/             the folder of each run: as the scenario says, without replanning, with perfect foresight
-planning.json     what came out of each, in the slots that bind
-table.csv
+planning.json     what came of each, in the slots that bind
+table.csv         the same; replanned/report.html shows it too
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,48 +20,23 @@ import numpy as np
 from stackelgrid import runner
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.record import write_whole
+from stackelgrid.report.plans import FILE, Plan, Planning
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import run_folder
 from stackelgrid.text_file import replace_file
 
-COLUMNS = (
-    "plan",
-    "settled",
-    "sessions",
-    "energy_kwh",
-    "peak_kw",
-    "imbalance_kwh",
-    "unserved_kwh",
-    "homes_pay",
-    "homes_utility",
-    "company_earns",
-    "welfare",
-    "worth",
-)
-"""The columns of the table; `welfare` is the utility of homes and company, `worth` its gain over planning once."""
+_NUMBERS = {
+    "kWh": "energy_kwh",
+    "peak kW": "peak_kw",
+    "imbalance": "imbalance_kwh",
+    "homes pay": "homes_pay",
+    "utility": "homes_utility",
+    "earned": "company_earns",
+    "worth": "worth",
+}
+"""The headings of the table for people, and what stands below them."""
 _MEASURED = ("metered_revenue", "metered_utility", "supply_cost")
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Planning:
-    """The rows of the plans that were played: `replanned` as the scenario says, `planned_once`, `perfect_foresight`."""
-
-    scenario: Scenario
-    table: list[Row]
-
-    def content(self) -> dict[str, Any]:
-        """Give what planning.json holds."""
-        return {
-            "schema": 1,
-            "game": self.scenario.game,
-            "scenario": self.scenario.title,
-            "seed": self.scenario.seed,
-            "money": self.scenario.money,
-            "plans": self.table,
-        }
 
 
 def compare(
@@ -88,21 +62,28 @@ def compare(
     name = f"{Path(source).stem[:100]}-planning"
     folder = run_folder.create_under_runs(name) if out is None else run_folder.create(out)
     run_folder.write_scenario(folder, scenario)
-    table = []
+    ended, found = {}, {}
     for plan, chosen in plans.items():
-        ended = runner.run(chosen, out=folder / plan, on_round=partial(on_round, plan))
-        if ended.interrupted:
+        ended[plan] = runner.run(chosen, out=folder / plan, on_round=partial(on_round, plan))
+        if ended[plan].interrupted:
             raise KeyboardInterrupt
-        table.append({"plan": plan, **measure(chosen, ended.result)})
-    for row in table:
-        row["worth"] = row["welfare"] - table[1]["welfare"]
-    planning = Planning(scenario, table)
-    write_whole(folder / "planning.json", planning.content())
-    _write_table(folder / "table.csv", table)
+        found[plan] = measure(chosen, ended[plan].result)
+    least = found["planned_once"]["welfare"]
+    planning = Planning(
+        game=scenario.game,
+        scenario=scenario.title,
+        seed=scenario.seed,
+        money=scenario.money,
+        plans=[Plan(plan=plan, **row, worth=row["welfare"] - least) for plan, row in found.items()],
+    )
+    write_whole(folder / FILE, planning.model_dump(by_alias=True))
+    write_whole(folder / "replanned" / FILE, planning.model_dump(by_alias=True))
+    _write_table(folder / "table.csv", planning)
+    ended["replanned"].report()
     return planning, folder
 
 
-def measure(scenario: Scenario, result: RunResult[Any]) -> Row:
+def measure(scenario: Scenario, result: RunResult[Any]) -> dict[str, Any]:
     """Measure what came in the slots that bind: energy and peak of all meters, money, and utilities.
 
     Raises `ConfigError` where a session has no outcome.
@@ -127,26 +108,25 @@ def measure(scenario: Scenario, result: RunResult[Any]) -> Row:
     }
 
 
-def _write_table(path: Path, rows: Sequence[Row]) -> None:
+def _write_table(path: Path, planning: Planning) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, list(Plan.model_fields), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(plan.model_dump() for plan in planning.plans)
     replace_file(path, text.getvalue().encode())
 
 
-def spell(rows: Sequence[Row]) -> list[list[str]]:
+def spell(planning: Planning) -> list[list[str]]:
     """Write the table for people, a list of words per row, its heading first."""
-    numbers = COLUMNS[3:]
     return [
-        [name.replace("_", " ") for name in COLUMNS],
+        ["plan", "settled", "sessions", *_NUMBERS],
         *(
             [
-                row["plan"].replace("_", " "),
-                "yes" if row["settled"] else "no",
-                str(row["sessions"]),
-                *(f"{row[name]:,.1f}" for name in numbers),
+                plan.plan.replace("_", " "),
+                "yes" if plan.settled else "no",
+                str(plan.sessions),
+                *(f"{getattr(plan, key):,.1f}" for key in _NUMBERS.values()),
             ]
-            for row in rows
+            for plan in planning.plans
         ),
     ]

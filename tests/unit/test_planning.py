@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from stackelgrid import cli
 from stackelgrid.errors import ConfigError
-from stackelgrid.study.planning import COLUMNS, compare
+from stackelgrid.report.plans import Plan
+from stackelgrid.study.planning import compare
 
 
 def draw_days(**keys: Any) -> dict[str, Any]:
@@ -72,9 +74,16 @@ def test_plans_are_measured_in_the_same_slots(
         assert len(metered) == 48 and row["energy_kwh"] == pytest.approx(sum(metered))
         # At one wholesale price the company pays it for every kWh, whatever was settled.
         assert row["homes_pay"] - row["company_earns"] == pytest.approx(5 * sum(metered))
+    slots = pq.read_table(folder / "replanned" / "tables" / "slots.parquet").to_pydict()
+    bound = [kw for kw, binds in zip(slots["metered_kw"], slots["binding"], strict=True) if binds]
+    assert len(bound) == 48 and None not in bound
+    assert [kw for kw in slots["metered_kw"] if kw is not None] == bound
+    page = (folder / "replanned" / "report.html").read_text()
+    assert "What planning again was worth" in page and "Imbalance" in page
+    assert (folder / "replanned" / "figures" / "metered_course.png").is_file()
     with (folder / "table.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert tuple(table[0]) == COLUMNS
+    assert list(table[0]) == list(Plan.model_fields)
     assert [float(row["welfare"]) for row in table] == [row["welfare"] for row in content["plans"]]
 
 

@@ -310,6 +310,9 @@ def _medians(homes: list[HomeOutcome], measures: Iterable[Measure]) -> list[str]
 
 def follow_session(scenario: UserOrientedScenario | None, outcome: UserOrientedOutcome, binding: int) -> Course:
     """Give load, price and bills of the first slots of a session, those that bind; no bills without the scenario."""
+    if outcome.metered_kw is not None:
+        metered = {name: home.metered_bill for name, home in outcome.homes.items() if home.metered_bill is not None}
+        return Course(outcome.metered_kw, outcome.price[:binding], metered, outcome.load_kw[:binding])
     price = np.array(outcome.price)
 
     def bill(home: Any) -> float:
@@ -339,7 +342,16 @@ def tabulate_slots(scenario: UserOrientedScenario, outcome: UserOrientedOutcome)
         f"wholesale_price_{rate}": scenario.leader.company(slots).wholesale_price.tolist(),
         "load_kw": outcome.load_kw,
         "baseline_load_kw": outcome.baseline_load_kw,
+        **_list_metered(outcome, rate),
     }
+
+
+def _list_metered(outcome: UserOrientedOutcome, rate: str) -> Columns:
+    """List what the meters counted, kW, and the price of the imbalance, in slots that bind; empty cells in others."""
+    if outcome.metered_kw is None or outcome.imbalance_price is None:
+        return {}
+    rest = [None] * (len(outcome.price) - len(outcome.metered_kw))
+    return {"metered_kw": [*outcome.metered_kw, *rest], f"imbalance_price_{rate}": [*outcome.imbalance_price, *rest]}
 
 
 def tabulate_homes(scenario: UserOrientedScenario, outcome: UserOrientedOutcome) -> Columns:
