@@ -35,9 +35,10 @@ class Comfort(PrivateModel):
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
-        if np.ndim(self.min_c) == np.ndim(self.max_c) == 1 and len(self.min_c) != len(self.max_c):  # type: ignore[arg-type]
+        least, most = np.atleast_1d(self.min_c), np.atleast_1d(self.max_c)
+        if len(least) != len(most) and min(len(least), len(most)) > 1:
             raise ValueError("min_c and max_c have different lengths; give both one per slot")
-        above = np.flatnonzero(np.atleast_1d(np.asarray(self.min_c) > np.asarray(self.max_c)))
+        above = np.flatnonzero(least > most)
         if len(above):
             raise ValueError(f"min_c is above max_c in slot {above[0] + 1}; swap them")
         return self

@@ -23,7 +23,8 @@ Modes = NDArray[np.int8]
 AT_LEAST, FEEDS_IN, AT_ZERO, BUYS, AT_MOST = range(5)
 """What the meter does in a slot: it stands at one of its limits or at zero, or is between them."""
 
-_NEAR = 0.02
+_NEAR = 0.03
+"""Prices are near that differ by no more, relative to the largest."""
 _RIDGE = 1e-9
 """A matrix that may be singular is made larger by this part; the next of Newton's steps makes up for it."""
 _SOLVED = 1e-12

@@ -56,8 +56,8 @@ class JointProgram:
         slot_hours: float,
     ) -> None:
         self.elastic, self.fixed, self.chains, self.slots = elastic, fixed, chains, len(fixed)
-        owned = [(each, None) for each in controls]
-        owned += [(each, row) for row, chain in enumerate(chains) for each in chain.controls]  # type: ignore[misc]
+        owned: list[tuple[Control, int | None]] = [(each, None) for each in controls]
+        owned += [(each, row) for row, chain in enumerate(chains) for each in chain.controls]
         parts = [_split_in_parts(chain) for chain in chains]
         self.appliances = slice(0, len(elastic.lo))
         self.controls = slice(self.appliances.stop, self.appliances.stop + len(owned))
