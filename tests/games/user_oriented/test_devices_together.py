@@ -13,6 +13,8 @@ from support.random_devices import NEAR_KW, compare, draw_home
 
 from stackelgrid.calendar import Session
 from stackelgrid.games.user_oriented.home import Home, HomeProblem, InfeasibleHomeError, Schedule, UserOrientedHomes
+from stackelgrid.games.user_oriented.home.internal_price import bound_meter
+from stackelgrid.games.user_oriented.home.joint_schedule import JointProblem
 from stackelgrid.games.user_oriented.messages import Price
 from stackelgrid.wire.arrays import PackedArray
 
@@ -187,6 +189,33 @@ def test_load_is_that_of_a_general_solver() -> None:
         assert apart <= NEAR_KW, seed
         compared += 1
     assert compared >= 25
+
+
+def test_optimum_meets_the_conditions_of_karush_kuhn_and_tucker() -> None:
+    """Also where satisfaction is logarithmic or a power, which a general solver knows to some watts only."""
+    solved = 0
+    for seed in range(44):
+        drawn = draw_solvable(100 + seed, 24 if seed < 40 else 96)
+        if drawn is None:
+            continue
+        one, _, price = drawn
+        problem = JointProblem(one)
+        problem.answer(price)
+        optimum, program = problem.last, problem.program
+        assert optimum is not None
+        lower, upper = bound_meter(program, optimum.tariff)
+        linear = np.zeros_like(lower)
+        linear[:, program.bought], linear[:, program.fed_in] = price, -optimum.tariff.feed_in
+        z, plain = optimum.z.copy(), ~optimum.tariff.kinked
+        z[plain, program.bought], z[plain, program.fed_in] = optimum.load[plain], 0.0
+        assert np.max(np.abs(program.multiply(z) - program.right)) <= 1e-9, seed
+        assert max(np.max(lower - z), np.max(z - upper)) <= 1e-9, seed
+        pull = (program.slope(z) + linear - program.multiply_back(optimum.y)) / np.max(price)
+        at_lower, at_upper = z <= lower + 1e-8, z >= upper - 1e-8
+        unexplained = np.where(at_lower, np.maximum(-pull, 0), np.where(at_upper, np.maximum(pull, 0), np.abs(pull)))
+        assert np.max(unexplained[upper - lower > 1e-12], initial=0) <= 1e-9, seed
+        solved += 1
+    assert solved >= 36
 
 
 def test_answer_does_not_depend_on_the_prices_asked_before() -> None:

@@ -38,7 +38,7 @@ _FEASIBLE = 1e-4
 
 
 class JointProblem:
-    """The problem of one home, set up once and solved for each price.
+    """The problem of one home, set up once and solved for each price; `last` is the last optimum.
 
     Raise `InfeasibleHomeError` from the constructor when no schedule exists at any price.
     """
@@ -60,7 +60,7 @@ class JointProblem:
             home.slot_hours,
         )
         self._feed_in_price = None if home.feed_in_price is None else np.broadcast_to(home.feed_in_price, (slots,))
-        self._last: Optimum | None = None
+        self.last: Optimum | None = None
         self._path: CentralPath | None = None
         self._require_feasible()
 
@@ -69,15 +69,15 @@ class JointProblem:
         tariff = self._make_tariff(price)
         try:
             optimum = None
-            if self._last is not None and tariff.is_near(self._last.tariff):
+            if self.last is not None and tariff.is_near(self.last.tariff):
                 optimum = find_optimum(
-                    self.program, tariff, self._last.limits, self._last.y, _CHANGES_FROM_LAST, _STEPS_FROM_LAST
+                    self.program, tariff, self.last.limits, self.last.y, _CHANGES_FROM_LAST, _STEPS_FROM_LAST
                 )
             if optimum is None:
                 optimum = self._find_optimum(tariff)
         except np.linalg.LinAlgError as error:
             raise SolverError(f"home {self.home.id}: schedule of its devices", str(error)) from None
-        self._last = optimum
+        self.last = optimum
         return self._schedule(optimum)
 
     def _make_tariff(self, price: Array) -> Tariff:
