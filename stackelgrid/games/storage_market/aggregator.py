@@ -66,6 +66,7 @@ class HomesState:
     starts: list[float]
     wanted: float
     regret: float
+    moved: list[float] | None
 
     def held_still(self) -> HomesState:
         """Give the same homes while nobody asks them: they offer nothing."""
@@ -105,7 +106,8 @@ def _is_breach(asked: Tariff, last: HomesAnswer, answer: HomesAnswer) -> bool:
     due = np.array(last.load_kw)
     due = due + turn.step * (np.array(last.offer_kw) - due) + turn.starts * (np.array(last.starts_kw) - due)
     rounding = _ROUNDING * float(np.abs(load).max())
-    elsewhere = float(np.abs(load - due).max()) > rounding or answer.usual_kw != last.usual_kw
+    before = (answer.usual_kw, answer.moved_kw) == (last.usual_kw, last.moved_kw)
+    elsewhere = float(np.abs(load - due).max()) > rounding or not before
     offers = (np.array(answer.offer_kw), np.array(answer.starts_kw))
     dearest = max(float(price @ (offer - load)) for offer in offers)
     return elsewhere or dearest > _ROUNDING * float(np.abs(price) @ load)
@@ -159,6 +161,7 @@ class StorageMarketDra:
                 starts=self._sum(body.starts_kw if name in fresh else body.load_kw for name, body in counted.items()),
                 wanted=min(sum(body.wanted_kwh for body in fresh.values()) / _KW_PER_MW, LARGEST),
                 regret=max((body.regret for body in fresh.values()), default=0.0),
+                moved=self._sum_moved(counted.values()),
             )
         )
 
@@ -171,7 +174,7 @@ class StorageMarketDra:
             "charge_mw": bid.charge.tolist(),
             "sold_mw": bid.sold.tolist(),
             "level_mwh": fleet.level(bid.charge, bid.sold, self._slot_hours).tolist(),
-            "fleet": vars(fleet),
+            "fleet": {key: value for key, value in vars(fleet).items() if key != "rise"},
         }
         return Ending(plan, account)
 
@@ -184,6 +187,11 @@ class StorageMarketDra:
         total = sum((np.array(load) for load in loads), np.zeros(self._slots)) / _KW_PER_MW
         return [float(each) for each in np.minimum(total, LARGEST)]
 
+    def _sum_moved(self, bodies: Iterable[HomesAnswer]) -> list[float] | None:
+        """Add up what earlier sessions have moved, in kW, and give MW; None where there are none."""
+        moved = [body.moved_kw for body in bodies if body.moved_kw is not None]
+        return (np.sum(moved, axis=0) / _KW_PER_MW).tolist() if moved else None
+
     def _add_batteries(self, answers: Mapping[str, HomesAnswer]) -> None:
         """Add the batteries of homes that answer for the first time; a bid made without them is void."""
         new = {
@@ -193,6 +201,7 @@ class StorageMarketDra:
                 b.initial * b.capacity / _KW_PER_MW,
                 b.power * b.capacity / _KW_PER_MW,
                 b.efficiency,
+                (b.rise or 0.0) * b.capacity / _KW_PER_MW,
             )
             for name, body in answers.items()
             if name not in self._fleets and (b := body.batteries) is not None
@@ -226,7 +235,7 @@ class StorageMarketDra:
     def _move(self, terms: Terms, step: float) -> float:
         """Move the bid by `step` towards the best response [SM-6] and give the largest change, MW.
 
-        Where the bid as it stands is above its caps, it moves all the way.
+        Where the bid as it stands is above its caps, or ends with too little in store, it moves all the way.
         """
         last = self._bid
         try:
@@ -235,8 +244,8 @@ class StorageMarketDra:
             # No market has such terms: the bid stands, the leader's next terms may be right.
             _LOG.error("the bid stays as it is", extra={"data": {"error": str(error)}})
             return 0.0
-        above = bool((last.sold > terms.sales_cap).any())
-        self._bid = last.towards(best, 1.0 if above else step)
+        outside = bool((last.sold > terms.sales_cap).any()) or not self._market.reaches_end(last)
+        self._bid = last.towards(best, 1.0 if outside else step)
         return _largest(self._bid.charge - last.charge, self._bid.sold - last.sold)
 
 

@@ -8,10 +8,10 @@ times a cap c on what is paid for sales [SM-8]:
 
     max over q, u   sum_t [min(lambda_t, c_t) q_t - lambda_t u_t - a q_t^2 - wear q_t] Δ                 [SM-9]
     s.t.            0 <= q_t <= cap_t,   0 <= u_t,   q_t + u_t <= P
-                    e_t = e_{t-1} + (eta u_t - q_t / eta) Δ,   0 <= e_t <= E,   e_T >= e_0               [SM-10]
+                    e_t = e_{t-1} + (eta u_t - q_t / eta) Δ,   0 <= e_t <= E,   e_T >= e_end             [SM-10]
 
-q is sold, u charged, MW; e is stored at the end of the slot, MWh; rho in $/MWh, S in $/MWh per MW, a in $/MW^2h. It is
-solved per hour, e in units of Δ.
+q is sold, u charged, MW; e is stored at the end of the slot, MWh, e_end what it was at the start of the run; rho in
+$/MWh, S in $/MWh per MW, a in $/MW^2h. It is solved per hour, e in units of Δ.
 
 Two of its terms are products, of the bid with how far a kink is crossed, and of q with how far the price is above the
 cap. They are taken to first order around the last bid, with the slack of the kink or the cap as a variable of its own:
@@ -51,7 +51,7 @@ class Fleet:
     """The batteries of a DRA as one that each of them can follow in proportion to its capacity.
 
     `installed` is the sum of the capacities, MWh, of which `usable` can be run together; `initial` of that is stored at
-    the start. `power` MW, `efficiency` each way.
+    the start. `power` MW, `efficiency` each way. At the end at least `rise` more is stored than at the start.
     """
 
     installed: float
@@ -59,6 +59,7 @@ class Fleet:
     initial: float
     power: float
     efficiency: float
+    rise: float = 0.0
 
     @classmethod
     def none(cls) -> Fleet:
@@ -79,7 +80,8 @@ class Fleet:
         initial = installed * min(part.initial / part.installed for part in parts)
         headroom = installed * min((part.usable - part.initial) / part.installed for part in parts)
         power = installed * min(part.power / part.installed for part in parts)
-        return cls(installed, initial + headroom, initial, power, min(part.efficiency for part in parts))
+        rise = installed * max(part.rise / part.installed for part in parts)
+        return cls(installed, initial + headroom, initial, power, min(part.efficiency for part in parts), rise)
 
     def level(self, charge: Array, sold: Array, slot_hours: float) -> Array:
         """Give the energy stored at the end of each slot [SM-10], (T,) MWh."""
@@ -144,10 +146,19 @@ class BatteryMarket:
         eta = fleet.efficiency
         self._rows = np.vstack([np.hstack([each, each]), np.hstack([-until / eta, eta * until])])
         lowest = np.full(slots, -fleet.initial)
-        lowest[-1] = 0.0
+        # No more than there is room for, and can be charged.
+        self._rise = min(fleet.rise, fleet.usable - fleet.initial, eta * fleet.power * slot_hours * slots)
+        lowest[-1] = max(self._rise, lowest[-1])
         highest = np.full(slots, fleet.usable - fleet.initial)
         self._lower = np.concatenate([np.zeros(slots), lowest / slot_hours])
         self._room = np.concatenate([np.full(slots, fleet.power), highest / slot_hours])
+
+    def reaches_end(self, bid: Bid) -> bool:
+        """Tell whether a bid ends with what has to be stored then, but for rounding."""
+        if self._rise <= 0:
+            return True
+        short = self.fleet.initial + self._rise - self.fleet.level(bid.charge, bid.sold, self.slot_hours)[-1]
+        return bool(short <= 1e-9 * self.fleet.usable)
 
     def payoff(self, terms: Terms, last: Bid, bid: Bid) -> float:
         """Give what a bid earns at the announced price around the `last` one [SM-9], dollars."""

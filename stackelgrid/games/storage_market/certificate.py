@@ -274,12 +274,13 @@ def _violation(leader: UtilitySettings, run: _Arrays, fleets: Mapping[str, Fleet
     worst = [0.0, float(-run.generation.min())]
     for unit, output in zip(leader.generators, run.generation, strict=True):
         worst += [float(output.max()) - unit.max_mw]
-        worst += [float(np.max(np.abs(np.diff(output)), initial=0.0)) - slot_hours * unit.ramp_mw]
+        before = output[:1] if unit.output_mw is None else [unit.output_mw]
+        worst += [float(np.max(np.abs(np.diff(output, prepend=before)))) - slot_hours * unit.ramp_mw]
     for name, fleet in fleets.items():
         sold, charge = run.sold[name], run.charge[name]
         change = fleet.change(sold, charge)
         worst += [float(np.max(sold - run.caps[name])), float(np.max(sold + charge)) - fleet.power]
-        worst += [float(-min(sold.min(), charge.min())), -float(change[-1])]
+        worst += [float(-min(sold.min(), charge.min())), fleet.rise - float(change[-1])]
         worst += [fleet.low - float(change.min()), float(change.max()) - fleet.high]
     return max(worst)
 
@@ -293,7 +294,7 @@ def _home_violation(run: _Arrays, home: MarketHome) -> float:
     if home.battery is not None:
         battery = home.battery
         worst += [float(np.max(day.charge + day.sold - battery.power_kw))]
-        worst += [float(np.max(day.level - battery.capacity_kwh)), battery.initial_kwh - float(day.level[-1])]
+        worst += [float(np.max(day.level - battery.capacity_kwh)), battery.least_kwh - float(day.level[-1])]
         worst += [float(-min(day.charge.min(), day.sold.min(), day.level.min()))]
     return max(worst) / KWH_PER_MWH
 
@@ -327,7 +328,7 @@ def _balance_residual(members: Mapping[str, Sequence[MarketHome]], leader: Utili
             np.abs(sum((day.charge for day in days), zero) / KWH_PER_MWH - run.charge[name]),
             np.abs(sum((day.sold for day in days), zero) / KWH_PER_MWH - run.sold[name]),
         ]
-        shifts = (day.load - home.preferred_load() for home, day in zip(homes, days, strict=True))
+        shifts = (day.load - home.usual_load() for home, day in zip(homes, days, strict=True))
         changed = changed + sum(shifts, zero) / KWH_PER_MWH
     residuals.append(np.abs(run.load - leader.expected - changed))
     return float(np.max(residuals))

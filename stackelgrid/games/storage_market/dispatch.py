@@ -29,7 +29,10 @@ _SLACK_CURVATURE = 0.01
 
 @dataclass(frozen=True)
 class GeneratingUnit:
-    """Cost a P^2 + b P + c in $/h of the output P in MW, 0 <= P <= `max_mw`, changing by `ramp_mw` an hour at most."""
+    """Cost a P^2 + b P + c in $/h of the output P in MW, 0 <= P <= `max_mw`, changing by `ramp_mw` an hour at most.
+
+    It changes from `output_mw` in the slot before the first, from any output where that is None.
+    """
 
     id: str
     quadratic: float
@@ -37,6 +40,7 @@ class GeneratingUnit:
     constant: float
     max_mw: float
     ramp_mw: float
+    output_mw: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,11 @@ class EconomicDispatch:
         steepest = slot_hours * np.repeat(ramp, slots - 1)
         self.upper = np.concatenate([np.repeat(p_max, slots), np.full(2 * slots, np.inf), np.zeros(slots), steepest])
         self.lower = np.concatenate([np.zeros(outputs + 2 * slots), np.zeros(slots), -steepest])
+        for number, unit in enumerate(generators):
+            if unit.output_mw is not None:
+                first, change_mw = number * slots, slot_hours * unit.ramp_mw
+                self.upper[first] = min(unit.max_mw, unit.output_mw + change_mw)
+                self.lower[first] = max(0.0, unit.output_mw - change_mw)
         self.balance = slice(outputs + 2 * slots, outputs + 3 * slots)
         self._model: daqp.Model | None = None
 

@@ -31,7 +31,8 @@ _LOG = logging.getLogger("leader_node")
 class GeneratorSettings(StrictModel):
     """A generator: `quadratic` P^2 + `linear` P + `constant` dollars an hour at P MW.
 
-    It runs between 0 and `max_mw` and changes by `ramp_mw` an hour at most.
+    It runs between 0 and `max_mw` and changes by `ramp_mw` an hour at most, at first from `output_mw`, from any output
+    where that is None.
     """
 
     id: Name
@@ -40,10 +41,11 @@ class GeneratorSettings(StrictModel):
     constant: NonNegative = 0.0
     max_mw: Positive
     ramp_mw: Positive
+    output_mw: NonNegative | None = None
 
     def unit(self) -> GeneratingUnit:
         """Give the generator for the dispatch."""
-        return GeneratingUnit(self.id, self.quadratic, self.linear, self.constant, self.max_mw, self.ramp_mw)
+        return GeneratingUnit(**self.model_dump())
 
 
 class UtilitySettings(LeaderSettings):
@@ -113,6 +115,18 @@ class UtilitySettings(LeaderSettings):
             if missing.max() > 1e-6:
                 slot = session.first + int(missing.argmax()) + 1
                 raise ValueError(f"generators: in slot {slot} ramps leave {missing.max():g} MW {kind}; raise ramp_mw")
+
+    def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
+        """Give the settings of one session, its generators at the outputs that the one before has left."""
+        cut = super().in_session(session, state)
+        if not state:
+            return cut
+        generators = [unit.model_copy(update={"output_mw": state["output_mw"][unit.id]}) for unit in cut.generators]
+        return cut.model_copy(update={"generators": generators})
+
+    def advance(self, session: Session, account: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the output of each generator in the last binding slot, MW."""
+        return {"output_mw": {name: output[session.binding - 1] for name, output in account["dispatch_mw"].items()}}
 
     def strategy(self, session: Session) -> StorageMarketLeader:
         """Create the leader's part of the game."""
@@ -196,6 +210,7 @@ class StorageMarketLeader:
         zero = np.zeros(len(self._expected))
         fresh = [answer for name, answer in answers.items() if name not in held]
         demand = self._expected + sum((np.array(a.load) - np.array(a.usual) for a in answers.values()), zero)
+        demand = demand - sum((np.array(a.moved) for a in answers.values() if a.moved is not None), zero)
         charge = {name: np.array(answer.charge) for name, answer in answers.items()}
         sold = {name: np.array(answer.sold) for name, answer in answers.items()}
         rated = {name: answer.rated_power for name, answer in answers.items()}

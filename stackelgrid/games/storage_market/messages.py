@@ -107,7 +107,8 @@ class DraAnswer(Body):
     `supply_slope` is k [SM-11], price over marginal cost, 1 where nothing is sold; `bid_change` is how far the bid
     moved in this round. The batteries have a `rated_power`. Runs of `wanted` MWh would start elsewhere if they had the
     turn; `regret` is the largest part of its costs that any home could still save with its interruptible appliances.
-    The answer is of `homes`, `held` of them with an earlier one; `excluded` homes are not in it.
+    The answer is of `homes`, `held` of them with an earlier one; `excluded` homes are not in it. After other sessions,
+    `moved` is what those have moved out of these slots, beside `usual`.
     """
 
     homes: Count
@@ -117,6 +118,7 @@ class DraAnswer(Body):
     usual: Amounts
     offer: Amounts
     starts: Amounts
+    moved: Vector | None = None
     charge: Amounts
     sold: Amounts
     supply_slope: Amounts
@@ -140,6 +142,7 @@ class DraAnswer(Body):
         if max_kw is not None:
             most = max_kw / _KW_PER_MW * (1 + _ROUNDING_OF_DEVICES)
             loads = {key: max(getattr(self, key)) for key in ("load", "usual", "offer", "starts")}
+            loads["moved"] = max(map(abs, self.moved or [0.0]))
             for key, power in (loads | {"rated_power": self.rated_power}).items():
                 if power > most:
                     return f"{key} of {power:g} MW, its connections carry {max_kw / _KW_PER_MW:g}"
@@ -151,7 +154,8 @@ class DraAnswer(Body):
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
-        _require_same_length(self, "load", "usual", "offer", "starts", "charge", "sold", "supply_slope")
+        moved = () if self.moved is None else ("moved",)
+        _require_same_length(self, "load", "usual", "offer", "starts", "charge", "sold", "supply_slope", *moved)
         return self
 
 
@@ -182,7 +186,8 @@ class Batteries(BaseModel):
     """The batteries of a process together, disclosed to its own DRA [SM-12]: `capacity` kWh.
 
     Of each kWh of capacity, the least that any of them has of `power` kW, stored energy at the start (`initial`) and
-    room above it (`headroom`); `efficiency` each way is that of the worst. Sums keep within the bounds, too.
+    room above it (`headroom`); `efficiency` each way is that of the worst. Sums keep within the bounds, too. Where any
+    is to store more at the end than at the start, or may store less, `rise` is the most that has to be added.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -191,6 +196,7 @@ class Batteries(BaseModel):
     power: Annotated[float, Field(ge=0, le=100)]
     initial: Share
     headroom: Share
+    rise: Annotated[float, Field(ge=-1, le=1)] | None = None
     efficiency: Annotated[float, Field(gt=0, le=1)]
 
 
@@ -200,7 +206,8 @@ class HomesAnswer(Body):
     `usual_kw` is what they drew before there was a price. They would draw `offer_kw` with all interruptible appliances
     at what they offer, `starts_kw` with all others at the starts that they offer. Runs of `wanted_kwh` would start
     elsewhere if they had the turn. `regret` is the largest part of its costs that one of the homes could still save
-    with its interruptible appliances.
+    with its interruptible appliances. After other sessions, `moved_kw` is what those have moved out of these slots, or
+    below zero into them: beside `usual_kw`, which is of what is left to run.
     """
 
     homes: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -208,6 +215,7 @@ class HomesAnswer(Body):
     usual_kw: Amounts
     offer_kw: Amounts
     starts_kw: Amounts
+    moved_kw: Vector | None = None
     wanted_kwh: NonNegative
     regret: Share
     batteries: Batteries | None = None
@@ -221,7 +229,8 @@ class HomesAnswer(Body):
     def peak_kw(self) -> float:
         """The largest load of the appliances or power of the batteries, kW."""
         battery = 0.0 if self.batteries is None else self.batteries.power * self.batteries.capacity
-        return max(*self.load_kw, *self.usual_kw, *self.offer_kw, *self.starts_kw, battery)
+        moved = map(abs, self.moved_kw or [])
+        return max(*self.load_kw, *self.usual_kw, *self.offer_kw, *self.starts_kw, *moved, battery)
 
     def find_objection(self, question: Body, max_kw: float | None) -> str | None:
         """Object to batteries of more than they hold, or appliances whose energy changes or is less than they move."""
@@ -234,7 +243,8 @@ class HomesAnswer(Body):
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
-        _require_same_length(self, "load_kw", "usual_kw", "offer_kw", "starts_kw")
+        moved = () if self.moved_kw is None else ("moved_kw",)
+        _require_same_length(self, "load_kw", "usual_kw", "offer_kw", "starts_kw", *moved)
         return self
 
 

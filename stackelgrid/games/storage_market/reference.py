@@ -42,7 +42,7 @@ _TOLERANCES = {
 class FleetLimits:
     """A DRA's batteries as one: the level stays between `low` and `high` around the start, MWh; `power` MW.
 
-    A slot has `slot_hours`, Δ.
+    A slot has `slot_hours`, Δ. At the end it is at least `rise` above the start, MWh.
     """
 
     low: float
@@ -50,6 +50,7 @@ class FleetLimits:
     power: float
     efficiency: float
     slot_hours: float
+    rise: float = 0.0
 
     def change(self, sold: Any, charge: Any) -> Any:
         """Give the level at the end of each slot less that at the start, (T,) MWh, of arrays or of cvxpy's."""
@@ -69,6 +70,7 @@ class FleetLimits:
             capacity * min(battery.power_kw / battery.capacity_kwh for battery in batteries),
             min(battery.efficiency for battery in batteries),
             slot_hours,
+            capacity * max((battery.least_kwh - battery.initial_kwh) / battery.capacity_kwh for battery in batteries),
         )
 
 
@@ -105,6 +107,10 @@ class SupplyCurve:
         steepest = slot_hours * np.tile([u.ramp_mw for u in units], slots - 1)
         self._upper = np.concatenate([most, np.zeros(slots), steepest])
         self._lower = np.concatenate([np.zeros(len(most)), np.zeros(slots), -steepest])
+        for number, unit in enumerate(units):
+            if unit.output_mw is not None:
+                self._upper[number] = min(unit.max_mw, unit.output_mw + slot_hours * unit.ramp_mw)
+                self._lower[number] = max(0.0, unit.output_mw - slot_hours * unit.ramp_mw)
         self._balance = slice(len(most), len(most) + slots)
         self._rows, self._model = np.vstack([balance, ramps]), None
 
@@ -144,6 +150,8 @@ def _supply(leader: UtilitySettings, net: Any, slot_hours: float) -> tuple[Any, 
     for row, unit in enumerate(units):
         cost += unit.quadratic * cp.sum_squares(generation[row]) + unit.linear * cp.sum(generation[row])
         cost += unit.constant * slots
+        if unit.output_mw is not None:
+            limits += [cp.abs(generation[row, 0] - unit.output_mw) <= slot_hours * unit.ramp_mw]
         limits += [generation[row] <= unit.max_mw, cp.abs(cp.diff(generation[row])) <= slot_hours * unit.ramp_mw]
     return cost, cp.sum(generation, axis=0) + short - spilt == net, limits
 
@@ -310,18 +318,26 @@ def _limit(fleet: FleetLimits, cap: Array, sold: Array, charge: Array) -> Bid | 
         change += hours * (eta * charge[slot] - sold[slot] / eta)
     # What is missing at the end is not sold in the last slots.
     for slot in reversed(range(len(sold))):
-        unsold = min(max(-change, 0.0) / hours * eta, sold[slot])
+        unsold = min(max(fleet.rise - change, 0.0) / hours * eta, sold[slot])
         if unsold > 0:
             sold[slot] -= unsold
             change += hours * unsold / eta
     level = fleet.change(sold, charge)
-    feasible = level.min() >= fleet.low - 1e-12 and level.max() <= fleet.high + 1e-12 and level[-1] >= -1e-12
+    feasible = (
+        level.min() >= fleet.low - 1e-12 and level.max() <= fleet.high + 1e-12 and level[-1] >= fleet.rise - 1e-12
+    )
     return (sold, charge) if feasible else None
 
 
 def _bid_limits(fleet: FleetLimits, cap: Array, sold: Any, charge: Any) -> list[Any]:
     change = fleet.change(sold, charge)
-    return [sold <= cap, sold + charge <= fleet.power, change >= fleet.low, change <= fleet.high, change[-1] >= 0]
+    return [
+        sold <= cap,
+        sold + charge <= fleet.power,
+        change >= fleet.low,
+        change <= fleet.high,
+        change[-1] >= fleet.rise,
+    ]
 
 
 def _solve(problem: Any, name: str) -> None:

@@ -22,11 +22,12 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from stackelgrid.calendar import MOST_SLOTS_OF_RUN
-from stackelgrid.model import Positive
+from stackelgrid.calendar import MOST_SLOTS_OF_RUN, Session
+from stackelgrid.model import NonNegative, Positive
 from stackelgrid.rounds.settings import PrivateModel
 from stackelgrid.wire.arrays import Array
 
+_ROUNDING = 1e-9
 Slot = Annotated[int, Field(ge=1, le=MOST_SLOTS_OF_RUN)]
 Hours = Annotated[int, Field(ge=1, le=1000)] | Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
 
@@ -34,7 +35,8 @@ Hours = Annotated[int, Field(ge=1, le=1000)] | Annotated[float, Field(gt=0, le=1
 class Interruptible(PrivateModel):
     """`blocks` of `block_kwh` within the slots `first`..`last`, `per_hour` of them at most, or any part of that.
 
-    Before there was a price it ran at full rate from the slot `preferred` on.
+    Before there was a price it ran at full rate from the slot `preferred` on. In a session of a run it draws a part of
+    its energy `elsewhere_kwh`: in other sessions.
     """
 
     kind: Literal["interruptible"] = "interruptible"
@@ -45,15 +47,31 @@ class Interruptible(PrivateModel):
     last: Slot
     per_hour: Annotated[int, Field(ge=1, le=1000)]
     preferred: Slot
+    elsewhere_kwh: NonNegative = 0.0
+
+    def in_session(self, session: Session, drawn_kwh: float) -> Interruptible | None:
+        """Give what it needs in one session of a run, None where that is nothing.
+
+        Where its window goes on after the session, that is the part of its energy that falls on the session when it is
+        spread evenly over what is left of the window (reading).
+        """
+        first, last, end = _cut_window(self, session)
+        left = min(self.energy_kwh - drawn_kwh, self.most_kw * session.slot_hours * (end - first + 1))
+        if last < first or left <= _ROUNDING * self.energy_kwh:
+            return None
+        here = left * (last - first + 1) / (end - first + 1)
+        part = self.model_copy(update={"first": first, "last": last, "elsewhere_kwh": self.energy_kwh - here})
+        latest = last - part.count_slots(session.slot_hours) + 1
+        return part.model_copy(update={"preferred": max(first, min(self.preferred - session.first, latest))})
 
     def count_slots(self, slot_hours: float) -> int:
         """Count the slots in which it runs, the last perhaps not at full rate."""
-        return ceil(self.blocks / (self._per_hour * slot_hours))
+        return ceil(self._blocks / (self._per_hour * slot_hours) - _ROUNDING)
 
     @property
     def energy_kwh(self) -> float:
         """The energy that it needs."""
-        return self.blocks * self.block_kwh
+        return self.blocks * self.block_kwh - self.elsewhere_kwh
 
     @property
     def most_kw(self) -> float:
@@ -64,10 +82,14 @@ class Interruptible(PrivateModel):
     def _per_hour(self) -> int:
         return min(self.blocks, self.per_hour)
 
+    @property
+    def _blocks(self) -> float:
+        return self.blocks - self.elsewhere_kwh / self.block_kwh
+
     def preferred_schedule(self, slots: int, slot_hours: float = 1.0) -> Array:
         """Give what it draws before there is a price, (T,) kW."""
         per_hour = np.zeros(slots)
-        left = self.blocks / slot_hours
+        left = self._blocks / slot_hours
         for slot in range(self.preferred - 1, self.preferred - 1 + self.count_slots(slot_hours)):
             per_hour[slot] = min(left, self._per_hour)
             left -= self._per_hour
@@ -111,6 +133,29 @@ class Uninterruptible(PrivateModel):
     last: Slot
     preferred: Slot
 
+    def in_session(self, session: Session, drawn_kwh: float) -> Uninterruptible | None:
+        """Give what of its run may be, or has to be, in one session, None where that is nothing.
+
+        A run once begun goes on. One that does not fit into what the session has of its window waits, while it can
+        begin after the binding slots; at last it begins as late as it may, and goes on in the next session (reading).
+        """
+        first, last, end = _cut_window(self, session)
+        left = self.count_slots(session.slot_hours) - round(drawn_kwh / (self.kw * session.slot_hours))
+        latest = end - left + 1
+        if last < first or left <= 0:
+            return None
+        if drawn_kwh > 0:
+            return self._cut(first, min(left, last - first + 1), session)
+        if last - first + 1 >= left:
+            preferred = max(first, min(self.preferred - session.first, last - left + 1))
+            return self.model_copy(update={"first": first, "last": last, "preferred": preferred})
+        return self._cut(latest, last - latest + 1, session) if first <= latest <= session.binding else None
+
+    def _cut(self, first: int, slots: int, session: Session) -> Uninterruptible:
+        """Give the run of so many slots that begins in slot `first`."""
+        run = {"first": first, "last": first + slots - 1, "preferred": first, "hours": slots * session.slot_hours}
+        return self.model_copy(update=run)
+
     def count_slots(self, slot_hours: float) -> int:
         """Count the slots in which it runs."""
         return round(self.hours / slot_hours)
@@ -145,6 +190,12 @@ class Uninterruptible(PrivateModel):
 
 
 Appliance = Annotated[Interruptible | Uninterruptible, Field(discriminator="kind")]
+
+
+def _cut_window(appliance: Interruptible | Uninterruptible, session: Session) -> tuple[int, int, int]:
+    """Give the first and last slot of its window in a session, and where the window ends, perhaps after it."""
+    end = appliance.last - session.first
+    return max(appliance.first - session.first, 1), min(end, session.slots), end
 
 
 def check_window(appliance: Interruptible | Uninterruptible, slot_hours: float) -> None:

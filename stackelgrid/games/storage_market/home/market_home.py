@@ -23,7 +23,7 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from stackelgrid.calendar import MOST_SLOTS_OF_RUN
+from stackelgrid.calendar import MOST_SLOTS_OF_RUN, Session
 from stackelgrid.games.storage_market.home.appliances import Appliance, Interruptible, Uninterruptible, check_window
 from stackelgrid.games.storage_market.messages import Batteries, FleetPlan, HomesAnswer, Tariff, Turn
 from stackelgrid.model import NonNegative
@@ -38,30 +38,90 @@ _FASTEST = 100.0
 
 
 class Battery(PrivateModel):
-    """A battery: `capacity_kwh`, of which `initial_kwh` is stored at the start; `power_kw`; `efficiency` each way."""
+    """A battery: `capacity_kwh`, of which `initial_kwh` is stored at the start; `power_kw`; `efficiency` each way.
+
+    At the end it stores `final_kwh` at least, as much as at the start unless that says otherwise.
+    """
 
     capacity_kwh: Annotated[float, Field(gt=0, le=1e6)]
     power_kw: NonNegative
     initial_kwh: NonNegative
+    final_kwh: NonNegative | None = None
     efficiency: Annotated[float, Field(gt=0, le=1)] = 0.95
 
     @model_validator(mode="after")
     def _check_levels(self) -> Self:
         if self.initial_kwh > self.capacity_kwh:
             raise ValueError(f"initial_kwh {self.initial_kwh:g} is above capacity_kwh {self.capacity_kwh:g}; lower it")
+        if self.least_kwh > self.capacity_kwh:
+            raise ValueError(f"final_kwh {self.least_kwh:g} is above capacity_kwh {self.capacity_kwh:g}; lower it")
         if self.power_kw > _FASTEST * self.capacity_kwh:
             raise ValueError(
                 f"power_kw {self.power_kw:g} is above {_FASTEST:g} times capacity_kwh {self.capacity_kwh:g}; lower it"
             )
         return self
 
+    @property
+    def least_kwh(self) -> float:
+        """The least that it stores at the end."""
+        return self.initial_kwh if self.final_kwh is None else self.final_kwh
+
+
+class RunPart(PrivateModel):
+    """What a home in a session has of the run: the numbers of its `appliances` among those of the run, from 0.
+
+    Of those, `drawn_kwh` is what each has drawn in earlier sessions. `moved_kw` is what all of them usually draw in the
+    slots of the session less what those left to run usually draw.
+    """
+
+    appliances: list[int]
+    drawn_kwh: list[float]
+    moved_kw: list[float]
+
 
 class MarketHome(HomeModel):
-    """One home, or a street of them under one controller: `appliances` that can be scheduled, and a battery."""
+    """One home, or a street of them under one controller: `appliances` that can be scheduled, and a battery.
+
+    In a session it knows its `part` of the run.
+    """
 
     horizon: Annotated[int, Field(ge=1, le=MOST_SLOTS_OF_RUN)] = 24
     appliances: list[Appliance] = Field(default_factory=list)
     battery: Battery | None = None
+    part: RunPart | None = None
+
+    def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
+        """Give the home in one session of a run: what is left for its appliances there, and what its battery stores."""
+        if session.first == 0 and session.slots == self.horizon and state is None:
+            return self
+        drawn = state["drawn_kwh"] if state else [0.0] * len(self.appliances)
+        parts = [appliance.in_session(session, kwh) for appliance, kwh in zip(self.appliances, drawn, strict=True)]
+        battery = self.battery
+        if battery is not None:
+            level = state["battery_kwh"] if state else battery.initial_kwh
+            battery = battery.model_copy(update={"initial_kwh": level, "final_kwh": battery.least_kwh})
+        left = [part for part in parts if part is not None]
+        home = self.model_copy(update={"horizon": session.slots, "appliances": left, "battery": battery})
+        part = RunPart(
+            appliances=[number for number, part in enumerate(parts) if part is not None],
+            drawn_kwh=drawn,
+            moved_kw=(self.preferred_load()[session.window] - home.preferred_load()).tolist(),
+        )
+        return home.model_copy(update={"part": part})
+
+    def advance(self, session: Session, account: Mapping[str, Any]) -> dict[str, Any]:
+        """Give what each of the run's appliances has drawn and the battery stores after the binding slots, kWh."""
+        count = len(self.appliances)
+        numbers = range(count) if self.part is None else self.part.appliances
+        drawn = [0.0] * count if self.part is None else list(self.part.drawn_kwh)
+        for number, energy in zip(numbers, account["appliances_kwh"], strict=True):
+            drawn[number] += sum(energy[: session.binding])
+        state: dict[str, Any] = {"drawn_kwh": drawn}
+        return state if self.battery is None else state | {"battery_kwh": account["battery_kwh"][session.binding - 1]}
+
+    def usual_load(self) -> Array:
+        """Give what all appliances of the run usually draw in these slots, (T,) kW."""
+        return self.preferred_load() + (0.0 if self.part is None else np.array(self.part.moved_kw))
 
     def check_slots(self, slots: int) -> None:
         """Raise `ValueError` when its horizon is another."""
@@ -217,6 +277,7 @@ class StorageMarketHomes:
             usual_kw=_add_up(schedule.home.preferred_load() for schedule in self._schedules),
             offer_kw=_add_up(schedule.load_with(Interruptible) for schedule in self._schedules),
             starts_kw=_add_up(schedule.load_with(Uninterruptible) for schedule in self._schedules),
+            moved_kw=self._add_moved(),
             wanted_kwh=wanted,
             regret=max(schedule.regret(price) for schedule in self._schedules),
             batteries=_disclose([s.home.battery for s in self._schedules if s.home.battery is not None]),
@@ -225,6 +286,11 @@ class StorageMarketHomes:
     def remember(self) -> list[dict[str, list[list[float]]]]:
         """Give the present schedule of each home's appliances, and the one before."""
         return [schedule.remember() for schedule in self._schedules]
+
+    def _add_moved(self) -> list[float] | None:
+        """Add up what earlier sessions have moved, None where there are none."""
+        moved = [schedule.home.part.moved_kw for schedule in self._schedules if schedule.home.part is not None]
+        return np.sum(moved, axis=0).tolist() if moved else None
 
     def recall(self, memory: Sequence[Mapping[str, list[list[float]]]]) -> None:
         """Go on from the schedules of before a restart."""
@@ -252,6 +318,7 @@ def _disclose(batteries: Sequence[Battery]) -> Batteries | None:
         power=min(_FASTEST, *(battery.power_kw / battery.capacity_kwh for battery in batteries)),
         initial=min(battery.initial_kwh / battery.capacity_kwh for battery in batteries),
         headroom=min(1 - battery.initial_kwh / battery.capacity_kwh for battery in batteries),
+        rise=max((b.least_kwh - b.initial_kwh) / b.capacity_kwh for b in batteries) or None,
         efficiency=min(battery.efficiency for battery in batteries),
     )
 
