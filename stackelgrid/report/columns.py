@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 Cell = bool | int | float | str | None
@@ -54,6 +54,11 @@ def name_apart(things: Iterable[Thing]) -> Iterator[tuple[str, Thing]]:
     for thing in things:
         seen[thing.name] += 1
         yield thing.name if seen[thing.name] == 1 else f"{thing.name} {seen[thing.name]}", thing
+
+
+def pad(column: Sequence[Cell], length: int) -> list[Cell]:
+    """Fill a column up to a length with empty cells."""
+    return [*column, *([None] * (length - len(column)))]
 
 
 def spell_unit(money: str) -> str:

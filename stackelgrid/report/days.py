@@ -100,14 +100,15 @@ def join(courses: Sequence[Course]) -> Course:
     homes = [name for name in courses[0].bills if all(name in course.bills for course in courses)]
     return Course(
         [load for course in courses for load in course.load],
-        None
-        if any(course.price is None for course in courses)
-        else [price for course in courses for price in course.price or ()],
+        _chain([course.price for course in courses]),
         {name: sum(course.bills[name] for course in courses) for name in homes},
-        None
-        if any(course.settled is None for course in courses)
-        else [load for course in courses for load in course.settled or ()],
+        _chain([course.settled for course in courses]),
     )
+
+
+def _chain(parts: Sequence[list[float] | None]) -> list[float] | None:
+    """Chain lists, None where one is missing."""
+    return None if any(part is None for part in parts) else [number for part in parts for number in part or ()]
 
 
 # --- the numbers of the whole run ---
@@ -152,6 +153,9 @@ def tabulate_days(days: Days) -> dict[str, list[Cell]]:
                 price = days.of_date(day, course.price)
                 row[f"{prefix}mean_price_{money}_per_{kw}h"] = sum(price) / len(price)
                 row[f"{prefix}revenue_{money}"] = _earn(price, load, days.slot_hours)
+        if days.after.settled is not None:
+            missed = [abs(load - plan) for load, plan in zip(days.after.load, days.after.settled, strict=True)]
+            row[f"imbalance_{kw}h"] = days.slot_hours * sum(days.of_date(day, missed))
         row["rounds"] = sum(days.of_date(day, days.rounds))
         for name, cell in row.items():
             columns.setdefault(name, []).append(cell)
@@ -224,6 +228,8 @@ def _tabulate(days: Days) -> Table:
     kw, money = days.power.lower(), spell_unit(days.money)
     columns = {f"Energy ({days.power}h)": f"energy_{kw}h", f"Peak ({days.power})": f"peak_{kw}", "PAR": "par"}
     after_alone = {"Rounds": "rounds"}
+    if days.after.settled is not None:
+        after_alone = {f"Imbalance ({days.power}h)": f"imbalance_{kw}h", **after_alone}
     if days.after.price is not None:
         mean, revenue = f"mean_price_{money}_per_{kw}h", f"revenue_{money}"
         after_alone = {

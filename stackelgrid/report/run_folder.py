@@ -42,7 +42,7 @@ class RoundRecord(BaseModel):
 
 @dataclass(frozen=True)
 class PlayedSession:
-    """A session of a run, its scenario and its result as those of a run of its own."""
+    """A session of a run, its scenario as it was foreseen and its result, as those of a run of its own."""
 
     session: Session
     scenario: Any
@@ -82,10 +82,10 @@ def read(folder: Path, scenario: Scenario | None = None) -> RunFolder:
     result = read_result(folder / "result.json")
     rounds = _read_rounds(folder / "rounds.jsonl", result.rounds)
     played = _read_scenario(folder / "scenario.yaml") if scenario is None else scenario
-    if result.sessions and len(played.sessions) != len(result.sessions):
+    if len(played.sessions) != (sessions := len(result.sessions) or 1):
         raise ReportError(
-            f"{folder / 'scenario.yaml'}: calendar makes {len(played.sessions)} sessions, result.json has "
-            f"{len(result.sessions)}; put back the scenario that was played"
+            f"{folder / 'scenario.yaml'}: calendar makes {len(played.sessions)} sessions, result.json has {sessions}; "
+            "put back the scenario that was played"
         )
     return RunFolder(folder, result, rounds, played, _read_manifest(folder / "manifest.json"))
 

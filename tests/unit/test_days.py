@@ -286,3 +286,37 @@ def test_days_of_a_run_that_was_interrupted_are_those_that_were_played(
     assert found.before.load == pytest.approx(whole.before.load[: len(found.times)])
     assert sum(found.before.bills.values()) == pytest.approx(FLAT * sum(found.before.load) / 2)
     assert sum(found.after.bills.values()) == pytest.approx(np.dot(found.after.price, found.after.load) / 2)
+
+
+@pytest.fixture(scope="module")
+def foreseen(tmp_path_factory: pytest.TempPathFactory) -> stackelgrid.Run:
+    """A run whose homes foresee their load with errors."""
+    content = scenario(horizon="24h", every="12h") | {"forecast": {"load": {"noisy": {"sigma": 0.3}}}}
+    return stackelgrid.run(content, out=tmp_path_factory.mktemp("runs") / "foreseen", report=True)
+
+
+def test_days_with_forecasts_are_what_meters_counted(foreseen: stackelgrid.Run) -> None:
+    assert foreseen.complete, "a home was refused for what it foresaw"
+    by_day, slots, savings = (table(foreseen, name) for name in ("days", "slots", "savings"))
+    outcomes = [session.outcome for session in foreseen.result.sessions]
+    imbalance = sum(sum(map(abs, outcome.imbalance_kwh)) for outcome in outcomes)
+    assert imbalance > 1
+    assert sum(by_day["imbalance_kwh"]) == pytest.approx(imbalance)
+    metered = [load for load in slots["metered_kw"] if load is not None]
+    assert sum(by_day["energy_kwh"]) == pytest.approx(sum(metered) / 2)
+    assert [load is not None for load in slots["metered_kw"]] == slots["binding"]
+    billed = [sum(outcome.homes[name].metered_bill for outcome in outcomes) for name in savings["home"]]
+    assert savings["bill_cents"] == pytest.approx(billed)
+    assert sum(billed) == pytest.approx(sum(by_day["revenue_cents"]))
+    text = Page(folder_of(foreseen) / "report.html").text
+    assert "Imbalance (kWh)" in text
+    assert "settled by forecasts and the one that the meters counted" in text
+
+
+def test_appliances_with_forecasts_add_up_to_what_was_settled(foreseen: stackelgrid.Run) -> None:
+    homes, appliances = table(foreseen, "homes"), table(foreseen, "appliances")
+    drawn: dict[Any, float] = {}
+    for *key, load in zip(*(appliances[key] for key in ("session", "home", "slot", "load_kw")), strict=True):
+        drawn[tuple(key)] = drawn.get(tuple(key), 0.0) + load
+    for *key, load in zip(*(homes[key] for key in ("session", "home", "slot", "load_kw")), strict=True):
+        assert drawn[tuple(key)] == pytest.approx(load, abs=1e-7)

@@ -19,7 +19,7 @@ from stackelgrid.games.user_oriented.outcome import (
 )
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.report.clock import name_slot
-from stackelgrid.report.columns import Cell, Columns, name_apart, spell_unit, stack
+from stackelgrid.report.columns import Cell, Columns, name_apart, pad, spell_unit, stack
 from stackelgrid.report.days import Course, Courses, tell_bills
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
@@ -347,26 +347,29 @@ def tabulate_slots(scenario: UserOrientedScenario, outcome: UserOrientedOutcome)
 
 
 def _list_metered(outcome: UserOrientedOutcome, rate: str) -> Columns:
-    """List what the meters counted, kW, and the price of the imbalance, in slots that bind; empty cells in others."""
-    if outcome.metered_kw is None or outcome.imbalance_price is None:
-        return {}
-    rest = [None] * (len(outcome.price) - len(outcome.metered_kw))
-    return {"metered_kw": [*outcome.metered_kw, *rest], f"imbalance_price_{rate}": [*outcome.imbalance_price, *rest]}
+    """List what the meters counted, kW, the imbalance and its price, in slots that bind; empty cells in others."""
+    found = {
+        "metered_kw": outcome.metered_kw,
+        "imbalance_kwh": outcome.imbalance_kwh,
+        f"imbalance_price_{rate}": outcome.imbalance_price,
+    }
+    return {key: pad(values, len(outcome.price)) for key, values in found.items() if values is not None}
 
 
 def tabulate_homes(scenario: UserOrientedScenario, outcome: UserOrientedOutcome) -> Columns:
     """Tabulate what each home draws and stores, a row per home and slot."""
     slots = range(1, len(outcome.price) + 1)
     return stack(
-        {"home": name, "slot": slots, "load_kw": home.load_kw, "stored_kwh": home.storage_kwh, **_list_pv(home)}
+        {"home": name, "slot": slots, "load_kw": home.load_kw, "stored_kwh": home.storage_kwh, **_list_other(home)}
         for name, home in outcome.homes.items()
     )
 
 
-def _list_pv(home: HomeOutcome) -> dict[str, list[float]]:
-    """List what a home has of PV and feed-in, kW in each slot."""
-    found = {"pv_kw": home.pv_kw, "curtailed_kw": home.curtailed_kw, "feed_in_kw": home.feed_in_kw}
-    return {key: values for key, values in found.items() if values is not None}
+def _list_other(home: HomeOutcome) -> dict[str, list[Cell]]:
+    """List what a home has of PV and feed-in, and what its meter counted, kW in each slot."""
+    keys = ("pv_kw", "curtailed_kw", "feed_in_kw", "metered_kw", "unserved_kw")
+    found = {key: getattr(home, key) for key in keys}
+    return {key: pad(values, len(home.load_kw)) for key, values in found.items() if values is not None}
 
 
 def tabulate_appliances(scenario: UserOrientedScenario, outcome: UserOrientedOutcome) -> Columns:
@@ -403,6 +406,8 @@ def tabulate_bills(scenario: UserOrientedScenario, outcome: UserOrientedOutcome)
             if after.baseline_utility is None
             else after.baseline_utility,
             f"utility_{money}": after.utility,
+            **({} if after.metered_bill is None else {f"metered_bill_{money}": after.metered_bill}),
+            **({} if after.metered_utility is None else {f"metered_utility_{money}": after.metered_utility}),
         }
         for home, after in settled
     )

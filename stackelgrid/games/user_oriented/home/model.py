@@ -23,7 +23,7 @@ from stackelgrid.games.user_oriented.home.flows import Chain
 from stackelgrid.games.user_oriented.home.heat_pump import HeatPump
 from stackelgrid.games.user_oriented.home.metering import Surroundings, meter
 from stackelgrid.games.user_oriented.home.pv import PV
-from stackelgrid.model import LARGEST, PER_SLOT, NonNegative, PerSlot, Positive, PositivePerSlot
+from stackelgrid.model import LARGEST, PER_SLOT, SMALLEST, NonNegative, PerSlot, Positive, PositivePerSlot
 from stackelgrid.rounds.settings import DayPlan, HomeModel, PrivateModel
 
 
@@ -245,13 +245,15 @@ class Home(HomeModel):
     def foresee(self, session: Session) -> Self:
         """Give the home with the inelastic load, the PV and the temperature outside that it foresees for a session.
 
-        It foresees no more inelastic load than its meter may draw.
+        It foresees no more inelastic load than its meter may draw or, where nothing limits that, than its appliances
+        have at most: more would be refused as above the power of its connection.
         """
         rules = self.forecast
         if rules is None or rules.perfect:
             return self
         loads = [np.array(foresee(rules.load, load.draw(self.horizon).tolist(), session)) for load in self.inelastic]
-        too_much = np.maximum(sum(loads) / self.meter_limits[1], 1.0)
+        limit, rated = self.meter_limits[1], sum(float(load.draw(self.horizon).max()) for load in self.inelastic)
+        too_much = np.maximum(sum(loads) / np.where(np.isfinite(limit), limit, max(rated, SMALLEST)), 1.0)
         parts = {
             "inelastic": [
                 load.model_copy(update={"load_kw": (kw / too_much).tolist(), "rate_kw": None, "hours": None})
