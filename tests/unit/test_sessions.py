@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import functools
+import json
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import stackelgrid
+from emc_node.node import EmcNode
+from stackelgrid.calendar import Session
 from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.games.user_oriented.home import HomeProblem
+from stackelgrid.node.mailbox import Mailbox
+from stackelgrid.node.record import has_last_record, open_record, read_records
 from stackelgrid.rounds import Coordinator, Member, QuestionReceived, RoundPolicy, SettlementReceived
+from stackelgrid.rounds.settings import HomeModel, PrivacySettings
 from stackelgrid.runner import Run
+from stackelgrid.transport.base import Compute, Publish
 from stackelgrid.wire.codec import BadMessageError, Bodies, Link
 from stackelgrid.wire.messages import Answer, Body, Presence, Settlement, Signal
 
@@ -300,3 +309,148 @@ def test_aggregator_without_its_disk_is_answered_again() -> None:
 def test_fault_at_a_session_that_the_run_has_not_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"faults.0.at.session: 9, the run has 8"):
         play_under(crash("h1", 9, 1.0))
+
+
+def test_run_whose_leader_is_gone_has_the_sessions_that_were_played() -> None:
+    run = play_under(crash("leader", 3, 0.0) | {"restart_after_s": None}, homes=2)
+    assert "leader" in run.failures and not run.settled and run.outcome is None
+    assert [each.settled for each in run.result.sessions] == [True, True, *[False] * 6]
+    assert [each.outcome is None for each in run.result.sessions] == [False, False, *[True] * 6]
+
+
+def test_policy_fail_fails_a_session_and_the_run_goes_on() -> None:
+    scenario = two_days(every="6h") | {"rounds": {"missing": "fail", "deadline_s": 0.1, "return_s": 0.0}}
+    plan = FaultPlan.model_validate({"faults": [crash("h1", 2, 3.0)]})
+    sessions = stackelgrid.run(scenario, faults=plan).result.sessions
+    settled = [each.settled for each in sessions]
+    assert settled[0] and not settled[1] and settled[-1]
+    assert not any(each.complete for each in sessions if not each.settled)
+
+
+# --- a home's node alone ---
+
+
+class Stubborn:
+    """Answers with what it is asked; in `without`, a number of slots, there is no such home."""
+
+    quick, without = True, 1
+
+    def __init__(self, homes: Sequence[HomeModel]) -> None:
+        self.homes = homes
+
+    def answer(self, signal: Number) -> Number:
+        return signal
+
+    def settle(self, settlement: Number) -> dict[str, Any]:
+        return {home.id: {"numbers": settlement.numbers} for home in self.homes}
+
+
+class Battery(HomeModel):
+    """A home that remembers the last number that it settled before a session ends."""
+
+    level: float = 0.0
+
+    def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Battery:
+        if session.slots == Stubborn.without:
+            raise ValueError("7 kWh are missing at departure")
+        return self.model_copy(update=dict(state or {}))
+
+    def advance(self, session: Session, account: Mapping[str, Any]) -> dict[str, Any]:
+        return {"level": account["numbers"][session.binding - 1]}
+
+
+class HomeByHand:
+    """The node of one home in a run of three sessions: of two slots, of one, which it cannot keep, and of three."""
+
+    def __init__(self, memory: Mapping[str, Any] | None = None, questions: int = 100) -> None:
+        sessions = [Session(2, 1.0, 1, 0, 2), Session(1, 1.0, 2, 2, 1), Session(3, 1.0, 3, 3, 3)]
+        self.saved: list[Any] = []
+        self.acted: list[Any] = []
+        self.node = EmcNode(
+            "a",
+            LINK,
+            [Battery(id="a")],
+            Stubborn,
+            sessions,
+            self.acted.append,
+            self.saved.append,
+            memory,
+            PrivacySettings(questions_per_session=questions),
+        )
+
+    def receive(self, message: Signal[Number] | Settlement[Number]) -> list[str]:
+        """Give the purposes of what it sends."""
+        actions = list(self.node.receive(LINK.topic(message), LINK.write(message), 0.0))
+        sent = []
+        while actions:
+            match actions.pop(0):
+                case Compute(job, then):
+                    actions += then(job(), 0.0)
+                case Publish(topic=topic):
+                    sent.append(topic.rpartition("/")[2])
+        return sent
+
+
+def test_home_saves_its_plan_before_it_acknowledges_it_and_goes_on_from_it() -> None:
+    first = HomeByHand()
+    assert first.receive(settlement(1, 1, Number(numbers=[3.0, 5.0]))) == ["receipt"]
+    assert first.acted == [{"session": 1, "states": {}, "homes": {"a": {"numbers": [3.0, 5.0]}}}]
+    later = HomeByHand(json.loads(json.dumps(first.saved[-1])))
+    later.receive(settlement(3, 2, THREE))
+    assert later.acted[-1]["states"] == {"a": {"level": 5.0}}
+    again = HomeByHand(json.loads(json.dumps(later.saved[-1])))  # killed before its receipt was sent
+    assert again.receive(settlement(3, 2, THREE)) == ["receipt"]
+    assert again.acted == later.acted
+    assert again.receive(signal(2, 9, ONE)) == []
+
+
+def test_home_that_cannot_keep_a_session_says_so_and_is_in_the_next() -> None:
+    home = HomeByHand()
+    home.receive(settlement(1, 1, Number(numbers=[3.0, 5.0])))
+    assert home.receive(signal(2, 2, ONE)) == []
+    assert home.node.progress.remarks == ["no part in session 2: 7 kWh are missing at departure"]
+    assert home.receive(settlement(2, 2, ONE)) == ["receipt"]
+    assert home.receive(signal(3, 3, THREE)) == ["answer"]
+    home.receive(settlement(3, 3, THREE))
+    assert [record["session"] for record in home.acted] == [1, 3]
+    assert home.acted[-1]["states"] == {"a": {"level": 5.0}}
+
+
+def test_home_counts_questions_anew_in_each_session() -> None:
+    class Asked(Number):
+        @property
+        def questions(self) -> list[bytes]:
+            return [str(self.numbers).encode()]
+
+    link = Link("run-1", "c", Bodies(Asked, Number, Number), slots=LINK.sessions)
+    home = HomeByHand(questions=1)
+    home.node.mailbox = Mailbox(link)
+    assert home.receive(signal(1, 1, TWO)) == ["answer"]
+    assert home.receive(signal(1, 2, Number(numbers=[1.0, 0.0]))) == []
+    assert home.receive(signal(3, 3, THREE)) == ["answer"]
+    assert home.node.mailbox.rejected == {"over_budget": 1}
+
+
+# --- files ---
+
+
+def test_record_of_several_sessions_is_a_line_for_each_and_survives_a_cut_line(tmp_path: Path) -> None:
+    path = tmp_path / "h1.schedule.json"
+    record = open_record(path, 3)
+    record({"session": 1})
+    record({"session": 2})
+    with path.open("a") as file:
+        file.write('{"session": 3, "ho')
+    assert [each["session"] for each in read_records(path, 3)] == [1, 2]
+    assert not has_last_record(path, 3)
+    open_record(path, 3)({"session": 3})
+    assert [each["session"] for each in read_records(path, 3)] == [1, 2, 3]
+    assert has_last_record(path, 3)
+
+
+def test_record_of_one_session_is_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "h1.schedule.json"
+    assert read_records(path, 1) == [] and not has_last_record(path, 1)
+    open_record(path, 1)({"h1": [1.0]})
+    assert json.loads(path.read_text()) == {"h1": [1.0]}
+    assert read_records(path, 1) == [{"h1": [1.0]}] and has_last_record(path, 1)
