@@ -32,6 +32,8 @@ from stackelgrid.games.user_oriented.separable_problem import SeparableProblem
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 
 _LOG = logging.getLogger("leader_node")
+MOST_SLOTS = 16
+"""With more slots the baseline's hill alone is climbed: answers are long, and other hills gain little."""
 _WIDTH = 5
 """So many climbs go on at once."""
 _LEAST_CLIMBS, _CLIMBS_OF_A_SLOT = 3, 80
@@ -104,11 +106,11 @@ class SeveralClimbs:
     def propose(self, known: Mapping[bytes, Observation], rounds: int, left: int) -> list[Array]:
         """Give the prices that the climbs want to know next, none when the search is over.
 
-        `rounds` is how many there were, `left` how many questions are left. With fewer than two flat prices known, the
-        climb from the baseline is the only one.
+        `rounds` is how many there were, `left` how many questions are left. With many slots, or fewer than two flat
+        prices known, the climb from the baseline is the only one.
         """
         flat = [each for each in known.values() if np.ptp(each.price) == 0]
-        if len(flat) < 2:
+        if len(flat) < 2 or len(flat[0].price) > MOST_SLOTS:
             return [] if self._climbs[0].ended or left <= 0 else [self._climbs[0].wanted]
         self._curves = learn_demand_curves(flat)
         problem = SeparableProblem(self._company, self._curves)

@@ -35,14 +35,12 @@ from stackelgrid.games.user_oriented.search import (
     relative_change,
 )
 from stackelgrid.games.user_oriented.separable_problem import SeparableProblem
-from stackelgrid.games.user_oriented.several_climbs import Climb, SeveralClimbs
+from stackelgrid.games.user_oriented.several_climbs import MOST_SLOTS, Climb, SeveralClimbs
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 from stackelgrid.rounds.settings import QUESTIONS_PER_SESSION
 
 _LEVELS, _LEVELS_WITH_STORAGE = 0.2, 0.12
 """The part of the questions that is spent on flat prices."""
-_MOST_SLOTS = 16
-"""With storage and more slots the baseline's hill alone is climbed: answers are long, and other hills gain little."""
 _FOR_CANDIDATES = 0.25
 """The part of the questions that is kept for candidates, and to settle."""
 _PROMISING = 14
@@ -118,7 +116,7 @@ class StackelbergSearch:
         slots = len(self._climb.wanted)
         count = max(2, round(_LEVELS * self._questions))
         if any(each.coupling.any() for each in self._known.values()):
-            count = round(_LEVELS_WITH_STORAGE * self._questions) if slots <= _MOST_SLOTS else 0
+            count = round(_LEVELS_WITH_STORAGE * self._questions) if slots <= MOST_SLOTS else 0
         levels = np.linspace(self.company.price_min, self.company.price_max, count)
         return self._ask([self._climb.wanted, *levels])
 

@@ -53,23 +53,26 @@ def repeat(content: Any, hours: int, times: int) -> Any:
 
 
 @pytest.mark.parametrize(("objective", "stores"), [("stackelberg", False), ("stackelberg", True), ("welfare", True)])
-def test_day_of_hours_written_in_quarters_has_the_same_prices_and_money(objective: str, *, stores: bool) -> None:
-    hours = 18 if stores else 6  # with storage and few slots several hills are climbed, and perhaps others in quarters
+def test_day_of_hours_in_shorter_slots_has_the_same_prices_and_money(objective: str, *, stores: bool) -> None:
+    # With storage and few slots several hills are climbed, perhaps others in shorter ones; over 48 slots couplings are
+    # rounded on the wire.
+    hours, parts = (18, 2) if stores else (6, 4)
     content: dict[str, Any] = {"game": "user_oriented", "homes": draw_homes(np.random.default_rng(5), hours, stores)}
     content["leader"] = LEADER | {"objective": objective, "wholesale_price": np.linspace(2.5, 4, hours).tolist()}
     start = {"start": "2026-06-01T00:00", "horizon": f"{hours}h"}
     hourly = runner.run({**content, "calendar": start}, certify=True)
-    quarters = runner.run({**repeat(content, hours, 4), "calendar": {**start, "slot_minutes": 15}}, certify=True)
+    calendar = {**start, "slot_minutes": 60 // parts}
+    shorter = runner.run({**repeat(content, hours, parts), "calendar": calendar}, certify=True)
     assert hourly.settled
-    assert quarters.settled
-    before, after = hourly.outcome, quarters.outcome
-    assert np.allclose(after.price, np.repeat(before.price, 4), rtol=1e-8)
-    assert np.allclose(after.load_kw, np.repeat(before.load_kw, 4), rtol=1e-8)
+    assert shorter.settled
+    before, after = hourly.outcome, shorter.outcome
+    assert np.allclose(after.price, np.repeat(before.price, parts), rtol=1e-8)
+    assert np.allclose(after.load_kw, np.repeat(before.load_kw, parts), rtol=1e-8)
     for key in ("revenue", "leader_utility", "system_utility"):
         assert getattr(after, key) == pytest.approx(getattr(before, key), rel=1e-9)
     for name, home in before.homes.items():
         assert after.homes[name].bill == pytest.approx(home.bill, rel=1e-8)
-    for run in (hourly, quarters):
+    for run in (hourly, shorter):
         assert run.certificate is not None
         assert run.certificate.number("max_home_regret") == pytest.approx(0, abs=1e-8)
         assert run.certificate.number("bill_residual") == pytest.approx(0, abs=1e-9)
