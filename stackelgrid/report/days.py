@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from functools import cached_property
 from operator import gt, lt
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -67,14 +68,17 @@ class Days:
     money: str
     rounds: list[int]
 
-    @property
-    def dates(self) -> list[date]:
-        """The dates, each once."""
-        return list(dict.fromkeys(time.date() for time in self.times))
+    @cached_property
+    def dates(self) -> dict[date, list[int]]:
+        """The dates, each with its slots, counted from 0."""
+        dates: dict[date, list[int]] = {}
+        for slot, time in enumerate(self.times):
+            dates.setdefault(time.date(), []).append(slot)
+        return dates
 
     def of_date(self, day: date, values: Sequence[Any]) -> list[Any]:
         """Give those of the values by slot that are of a date."""
-        return [value for time, value in zip(self.times, values, strict=True) if time.date() == day]
+        return [values[slot] for slot in self.dates[day]]
 
 
 def follow(run: RunFolder, courses: Courses | None) -> Days | None:
@@ -142,6 +146,7 @@ def tabulate_days(days: Days) -> dict[str, list[Cell]]:
     """Tabulate energy, peak, peak-to-average ratio, mean price, revenue and rounds, before and after, a row per day."""
     kw, money = days.power.lower(), spell_unit(days.money)
     columns: dict[str, list[Cell]] = {}
+    missed = [abs(load - plan) for load, plan in zip(days.after.load, days.after.settled or (), strict=False)]
     for day in days.dates:
         row: dict[str, Cell] = {"date": day.isoformat(), "slots": len(days.of_date(day, days.times))}
         for prefix, course in (("baseline_", days.before), ("", days.after)):
@@ -153,8 +158,7 @@ def tabulate_days(days: Days) -> dict[str, list[Cell]]:
                 price = days.of_date(day, course.price)
                 row[f"{prefix}mean_price_{money}_per_{kw}h"] = sum(price) / len(price)
                 row[f"{prefix}revenue_{money}"] = _earn(price, load, days.slot_hours)
-        if days.after.settled is not None:
-            missed = [abs(load - plan) for load, plan in zip(days.after.load, days.after.settled, strict=True)]
+        if missed:
             row[f"imbalance_{kw}h"] = days.slot_hours * sum(days.of_date(day, missed))
         row["rounds"] = sum(days.of_date(day, days.rounds))
         for name, cell in row.items():

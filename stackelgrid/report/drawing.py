@@ -42,13 +42,13 @@ __all__ = [
     "levels",
     "many",
     "members",
-    "on",
     "save",
     "save_for_print",
     "save_small",
     "side_by_side",
     "stack",
     "steps",
+    "use_paper",
 ]
 
 Array = NDArray[np.float64]
@@ -139,7 +139,7 @@ _PAPER = ContextVar("paper", default=_PAGE)
 
 
 @contextmanager
-def on(paper: Paper) -> Iterator[None]:
+def use_paper(paper: Paper) -> Iterator[None]:
     """Draw the figures within for this paper."""
     before = _PAPER.set(paper)
     try:
@@ -449,10 +449,10 @@ def heat_map(values: Sequence[float], times: Sequence[datetime], slot_hours: flo
     A time that clocks skip is left blank; of one that is there twice the mean is drawn.
     """
     columns = round(24 / slot_hours)
-    dates = list(dict.fromkeys(time.date() for time in times))
+    dates = {day: row for row, day in enumerate(dict.fromkeys(time.date() for time in times))}
     total, count = np.zeros((len(dates), columns)), np.zeros((len(dates), columns))
     for time, value in zip(times, values, strict=True):
-        place = dates.index(time.date()), int((time.hour + time.minute / 60) / slot_hours)
+        place = dates[time.date()], int((time.hour + time.minute / 60) / slot_hours)
         total[place] += value
         count[place] += 1
     shown = np.ma.masked_where(count == 0, total / np.maximum(count, 1))
@@ -463,7 +463,7 @@ def heat_map(values: Sequence[float], times: Sequence[datetime], slot_hours: flo
         axes.set_position((_HEAT_LEFT / width, 0.42 / height, (width - _HEAT_LEFT - 0.85) / width, rows / height))
         image = axes.imshow(shown, aspect="auto", interpolation="nearest", cmap="cividis")
         every = -(-len(dates) // int(rows / 0.17))
-        axes.set_yticks(range(0, len(dates), every), [name_day(day) for day in dates[::every]])
+        axes.set_yticks(range(0, len(dates), every), [name_day(day) for day in [*dates][::every]])
         hours = range(0, 25, 3 if width >= WIDTH else 6)
         axes.set_xticks([hour / slot_hours - 0.5 for hour in hours], [f"{hour:02}:00" for hour in hours])
         axes.set_xlabel("Time of day")

@@ -186,14 +186,14 @@ def _draw_sections(run: RunFolder, followed: days.Days | None, width: float | No
     report, width = find_report(run.result.game), width or drawing.WIDTH
     sections = []
     if followed is not None:
-        with drawing.on(drawing.Paper(width, followed.times)):
+        with drawing.use_paper(drawing.Paper(width, followed.times)):
             sections.append(days.show_days(followed))
             sections += days.show_run(followed) if run.result.sessions else ()
     sections += show_plans(run.folder)
     if run.result.sessions and (followed is None or followed.after.price is None):
         sections.append(days.show_sessions(run, report.totals))
     if run.result.outcome is not None:
-        with drawing.on(drawing.Paper(width, read_times(run.result.outcome))):
+        with drawing.use_paper(drawing.Paper(width, read_times(run.result.outcome))):
             sections += report.sections(run, run.result.outcome)
             sections.append(Section("Convergence", [_convergence(run) if len(run.rounds) > 1 else _one_round(run)]))
     return sections

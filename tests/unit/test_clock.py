@@ -70,7 +70,7 @@ def test_axis_says_dates_and_offsets() -> None:
 
 def test_figure_over_times_has_a_step_per_slot_and_its_ticks_at_their_starts() -> None:
     times = starts(SPRING, 15)
-    with drawing.on(Paper(times=times)):
+    with drawing.use_paper(Paper(times=times)):
         figure = drawing.steps([Curve("Load", list(map(float, range(92))))], "Load (kW)")
     (axes,) = figure.axes
     labels = {label.get_text(): tick for label, tick in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)}

@@ -74,9 +74,9 @@ def test_nothing_sticks_out_of_a_figure_one_column_wide(game: str, tmp_path: Pat
 
 def test_legend_of_a_narrow_figure_has_as_many_rows_as_it_takes() -> None:
     curves = [drawing.Curve(f"A curve of a long name, number {n}", [1.0, 2.0]) for n in range(4)]
-    with drawing.on(drawing.Paper(NARROW)):
+    with drawing.use_paper(drawing.Paper(NARROW)):
         narrow = drawing.steps(curves, "Power (kW)")
-    with drawing.on(drawing.Paper(WIDE)):
+    with drawing.use_paper(drawing.Paper(WIDE)):
         wide = drawing.steps(curves, "Power (kW)")
     assert narrow.get_figheight() > wide.get_figheight()
     assert [axes.get_position().height * narrow.get_figheight() for axes in narrow.axes] == pytest.approx(
