@@ -83,15 +83,7 @@ class StorageMarketScenario(PopulatedScenario[Population, MarketHome]):
 
     def verify(self) -> None:
         """Require, besides what all games do, a DRA for every home and appliances within the demand expected."""
-        shared = sum(dra.homes for dra in self.dras)
-        if shared != len(self.everyone):
-            raise ValueError(
-                f"dras: their homes are {shared} together, the scenario has {len(self.everyone)}; make them equal"
-            )
         super().verify()
-        for number, home in enumerate(self.everyone):
-            if home.aggregator is not None:
-                raise ValueError(f"homes.{number}.aggregator: dras say whose homes these are; leave it out")
         try:
             for session in self.sessions:
                 self.leader.in_session(session).check_ramps(session)
@@ -105,6 +97,17 @@ class StorageMarketScenario(PopulatedScenario[Population, MarketHome]):
                 f"leader.peak_mw: in slot {slot + 1} appliances usually draw {usual[slot]:g} MW, demand expected is "
                 f"{self.leader.expected[slot]:g} MW with them; raise it or have less to schedule"
             )
+
+    def _require_aggregators(self) -> None:
+        """Raise `ValueError` unless the DRAs share all homes, and no home says otherwise."""
+        shared = sum(dra.homes for dra in self.dras)
+        if shared != len(self.everyone):
+            raise ValueError(
+                f"dras: their homes are {shared} together, the scenario has {len(self.everyone)}; make them equal"
+            )
+        for number, home in enumerate(self.everyone):
+            if home.aggregator is not None:
+                raise ValueError(f"homes.{number}.aggregator: dras say whose homes these are; leave it out")
 
     def households(self) -> dict[str, list[list[MarketHome]]]:
         """Share the homes, in their order, by DRA and process."""
