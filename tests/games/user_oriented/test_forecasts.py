@@ -265,7 +265,11 @@ def test_metered_slot_is_the_settled_one_and_what_came_otherwise(seed: int) -> N
     plan = problem.summarize(schedule)
     came = home.model_copy(
         update={
-            "inelastic": [home.inelastic[0].model_copy(update={"load_kw": random.uniform(0, 7, slots).tolist()})],
+            "inelastic": [
+                home.inelastic[0].model_copy(
+                    update={"load_kw": random.uniform(0, random.choice([0.5, 7]), slots).tolist()}
+                )
+            ],
             "pv": [home.pv[0].model_copy(update={"available_kw": random.uniform(0, 6, slots).tolist()})],
         }
     )
