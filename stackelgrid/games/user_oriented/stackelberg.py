@@ -47,6 +47,8 @@ _PROMISING = 14
 """So many prices that promise more are asked in a round."""
 _GAIN, _PROMISE, _ROUNDING = 1e-9, 1e-8, 1e-13
 """What is gained or promised counts when it is more than this part of the utility."""
+_FINE = 1e3
+"""Load beyond capacity costs so many times what the baseline load is worth at most: no utility outweighs it."""
 _PATIENCE = 4
 """After so many rounds without a gain, what the curves foretell is no longer believed."""
 
@@ -109,6 +111,7 @@ class StackelbergSearch:
         self._climb = Climb(HillClimb(self.company, self._tolerance, steps), start, start)
         self._climbs = SeveralClimbs(self.company, self._tolerance, self._climb, self._merit)
         self._levels_asked, self._utility, self._rounds_without_gain = bool(self._known), -np.inf, 0
+        self._fine = _FINE * float(np.max(self.company.price_max)) * float(np.abs(here.load).sum())
 
     def _ask_levels(self) -> NextPrices:
         """Ask flat prices all over the bounds, with storage fewer."""
@@ -132,7 +135,7 @@ class StackelbergSearch:
         """Ask the best price on the curves, what promises more than it, and the next one of the climb."""
         best = self._find_best()
         utility = self._merit(best.price, best.load)
-        scale = max(abs(utility), 1e-9)
+        scale = max(abs(self.company.utility(best.price, best.load)), 1e-9)
         self._rounds_without_gain = 0 if utility > self._utility + _GAIN * scale else self._rounds_without_gain + 1
         self._utility = utility
         problem = SeparableProblem(self.company, learn_demand_curves(list(self._known.values())))
@@ -181,9 +184,10 @@ class StackelbergSearch:
         return NextPrices(better)
 
     def _merit(self, price: Array, load: Array) -> float:
-        """Give the utility less a steep charge on load beyond capacity, money; what is within the tolerance is kept."""
-        utility, beyond = self.company.utility(price, load), self.company.violation(load)
-        if beyond == 0:
+        """Give the utility, money, far less of it beyond capacity [UO-8]; what is within the tolerance is kept."""
+        utility = self.company.utility(price, load)
+        beyond = self.company.violation(load) - self._tolerance * float(np.max(load))
+        if beyond <= 0:
             return utility
         steep = 10 * max(float(np.max(self.company.price_max)), 1e-6)
-        return utility - steep * max(0.0, beyond - self._tolerance * float(np.max(load)))
+        return utility - self._fine - steep * beyond

@@ -132,6 +132,14 @@ def test_search_ends_within_its_questions(questions: int) -> None:
     assert market.company.utility(settled.price, settled.load) >= market.utility(market.baseline)
 
 
+def test_capacity_is_kept_however_much_a_price_beyond_it_earns() -> None:
+    """They buy 10 kW less p / 200. At least 9.99 kW means a price of at most 2; at 10 they pay five times as much."""
+    homes = [{"elastic": [quadratic(5, 2000)]}, {"elastic": [quadratic(5, 2000)]}]
+    market = Market(make_company(load_min=np.array([9.99])), homes, baseline=9.0)
+    settled, _, _ = market.search()
+    np.testing.assert_allclose(settled.price, 2.0, rtol=2e-3)  # the tolerance is of the load
+
+
 def test_inelastic_load_is_sold_at_the_highest_price() -> None:
     market = Market(make_company(slots=3), [{"inelastic": [{"load_kw": [1.0, 2.0, 0.0]}]}], baseline=4.0)
     settled, rounds, _ = market.search()
