@@ -234,6 +234,9 @@ class EmcNode:
 
         if self._strategy is None:
             return self._acknowledge(0.0)
+        plan = self._plan
+        if plan is not None and plan.session == session.number:  # it was restarted after it had saved that
+            return [Compute(lambda: plan.accounts, then)]
         return [Compute(partial(self.progress.work, self._strategy.settle, settlement.body), then)]
 
     def _adopt(self, accounts: Mapping[str, Any]) -> dict[str, Any]:

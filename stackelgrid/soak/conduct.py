@@ -117,7 +117,7 @@ def find_ignored_answers(evidence: Evidence) -> Iterator[str]:
                 if name in seen.missing:
                     if not _may_be_late(life, seen, name):
                         yield f"{_where(seen)} ends without {name}, which has answered at {event.seconds:.3f} s"
-                elif found is not None and _drop_none(found) != _drop_none(event.content["body"]):
+                elif found is not None and drop_none(found) != drop_none(event.content["body"]):
                     yield f"{_where(seen)} counts another answer of {name} than its first"
             for name in set(seen.entry["answers"]) - set(seen.entry["held"]) - seen.counted.keys():
                 yield f"{_where(seen)} counts an answer of {name}, which gave none"
@@ -492,8 +492,11 @@ def _find_fault(event: Event, sessions: list[int]) -> str:
     return ""
 
 
-def _drop_none(body: Any) -> Any:
-    return {key: value for key, value in body.items() if value is not None}
+def drop_none(body: Any) -> Any:
+    """Give a body of a ledger as it is sent, without the keys that are null."""
+    if isinstance(body, dict):
+        return {key: drop_none(value) for key, value in body.items() if value is not None}
+    return [drop_none(each) for each in body] if isinstance(body, list) else body
 
 
 def _where(seen: SeenRound) -> str:

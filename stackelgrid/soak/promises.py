@@ -154,9 +154,9 @@ def find_wrong_answers(evidence: Evidence) -> Iterator[str]:
                 where = f"{coordinator} round {entry['number']}: {member}"
                 if member in entry["held"]:
                     numbers = range(counted.get(member, 1), entry["number"] + 1)
-                    if not any(_drop_none(body) in sent.get((coordinator, member, n), []) for n in numbers):
+                    if not any(conduct.drop_none(body) in sent.get((coordinator, member, n), []) for n in numbers):
                         yield f"{where} is held with something else than its last answer or a later one"
-                elif _drop_none(body) not in sent.get((coordinator, member, entry["number"]), []):
+                elif conduct.drop_none(body) not in sent.get((coordinator, member, entry["number"]), []):
                     yield f"{where} never sent that answer in this round"
             counted |= dict.fromkeys(entry["answers"].keys() - set(entry["held"]), entry["number"])
 
@@ -273,7 +273,7 @@ def find_outcome_differences(evidence: Evidence) -> Iterator[str]:
         return
     for session, record in zip(case.scenario.sessions, evidence.sessions, strict=True) if not _forgot(evidence) else ():
         alone = replace(case, scenario=case.scenario.in_session(session, record.states))
-        for difference in _find_differences_of_session(evidence, alone, record):
+        for difference in _find_differences_of_session(evidence, alone, replace(record, states={})):
             yield f"session {session.number}: {difference}"
 
 
@@ -475,11 +475,6 @@ def _count_undisturbed_rounds(evidence: Evidence, rounds: set[int]) -> int:
 
 def _rounds(evidence: Evidence, coordinator: str) -> list[Mapping[str, Any]]:
     return [entry for entry in evidence.ledgers.get(coordinator, []) if "number" in entry]
-
-
-def _drop_none(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the body of a ledger as it is sent."""
-    return {key: value for key, value in body.items() if value is not None}
 
 
 # --- outcomes ---
