@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.optimize import brentq, minimize_scalar, root
 
+import stackelgrid
 from stackelgrid.calendar import Session
 from stackelgrid.certify import CertificateError
 from stackelgrid.games.prosumer.aggregator import Conduct, ProsumerAggregator, ProsumerSettings, RowOrder
@@ -722,6 +723,41 @@ def test_session_of_a_run_has_the_caps_of_the_whole_and_its_own_part_of_the_even
     _, outcome = play_dated(second)
     assert certify(second, outcome, 0)["gap"] <= 1e-8
     assert outcome.times is not None and outcome.times[0] == "2026-06-02T00:00:00+00:00"
+
+
+def test_run_of_three_days_settles_each_of_them_in_an_equilibrium() -> None:
+    slots = 24 + 23 + 24
+    random = np.random.default_rng(4)
+    loads = random.uniform(50, 70, (3, slots))
+    raw = {
+        "schema": 1,
+        "game": "prosumer",
+        "calendar": {"start": "2026-03-28T00:00", "timezone": "Europe/Brussels", "days": 3},
+        "leader": {
+            "tariffs": {"all": random.uniform(30, 50, slots).tolist()},
+            "event": {"first": "10:00", "last": "15:00"},
+            "cost": {"c0": 400, "c1": -0.6, "c2": 0.003},
+            "system_load_kw": (1.5 * loads.sum(axis=0)).tolist(),
+        },
+        "homes": [
+            {
+                "id": f"h{i}",
+                "tariff": "all",
+                "alpha": 0.5,
+                "pv_cost": 9,
+                "load_kw": each.tolist(),
+                "pv_kw": [80] * slots,
+            }
+            for i, each in enumerate(loads)
+        ],
+    }
+    run = stackelgrid.run(raw, certify=True)
+    assert run.settled and (run.result.rejected, run.failures) == ({}, {})
+    for session in run.result.sessions:
+        provided = np.array(session.outcome.sum_dr_kw()) > 0
+        hours = [time[11:13] for time, there in zip(session.outcome.times, provided, strict=True) if there]
+        assert hours == ["10", "11", "12", "13", "14"]
+        assert session.certificate is not None and session.certificate.passed
 
 
 def test_offer_says_which_slots_are_of_the_event() -> None:

@@ -14,6 +14,7 @@ from stackelgrid.games.storage_market.home import Battery, Interruptible, Market
 from stackelgrid.games.storage_market.leader import GeneratorSettings, UtilitySettings
 from stackelgrid.games.storage_market.reference import SupplyCurve, best_dispatch
 from stackelgrid.runner import Run
+from stackelgrid.scenarios import ScenarioError, load
 
 VEHICLES = {"kind": "interruptible", "name": "vehicles", "blocks": 6, "block_kwh": 500, "per_hour": 3}
 MACHINE = {"kind": "uninterruptible", "name": "machine", "hours": 2, "kw": 700}
@@ -152,6 +153,13 @@ def test_certificates_of_the_sessions_hold() -> None:
         assert abs(certificate.number("dispatch_gap") or 0) <= 1e-9
         assert (certificate.number("max_home_regret") or 0) <= 1e-6
         assert (certificate.number("max_dra_regret") or 0) <= 1e-6
+
+
+def test_scenario_is_refused_when_ramps_cannot_follow_on_a_later_day() -> None:
+    raw = two_days(every="6h")
+    raw["leader"]["shape"][40] = 0.1
+    with pytest.raises(ScenarioError, match=r"leader.generators: in slot 4\d ramps leave [\d.]+ MW (left over|short)"):
+        load(raw)
 
 
 # --- what is left of an appliance ---
