@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import zlib
 from typing import Annotated, Self
 
 import numpy as np
@@ -23,22 +24,16 @@ Vector = Annotated[list[Finite], Field(min_length=1, max_length=MAX_SLOTS)]
 """One finite number per slot, as a JSON list."""
 
 
-_BITS = 20
-_MOST_COUNTS = 2 ** (_BITS - 1) - 1
-
-
 class PackedTriangle(BaseModel):
-    """A symmetric negative semidefinite matrix: in `int20` the base64 of its lower triangle, row by row, times `unit`.
+    """A symmetric matrix of `slots`: in `deflated` its lower triangle, row by row, compressed with zlib, in base64.
 
-    Each number is a whole one of 20 bits, two in five bytes, the lower bits first. The diagonal is lower by as much as
-    the others of its row are rounded, so that what is unpacked is negative semidefinite too.
+    The numbers are little-endian IEEE doubles, exact and at fixed places. Many of a home's are zero or the same.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     slots: Annotated[int, Field(ge=1, le=MAX_SLOTS)]
-    unit: Annotated[float, Field(ge=0, le=LARGEST / _MOST_COUNTS, allow_inf_nan=False)]
-    int20: Annotated[str, Field(max_length=4 * (_BITS * MAX_SLOTS * (MAX_SLOTS + 1) // 48 + 8))]
+    deflated: Annotated[str, Field(max_length=4 * (8 * MAX_CELLS // 3 + 1))]
 
     @property
     def shape(self) -> list[int]:
@@ -47,44 +42,28 @@ class PackedTriangle(BaseModel):
 
     @classmethod
     def of(cls, matrix: Array) -> Self:
-        """Pack a matrix (slots, slots)."""
-        slots = len(matrix)
-        unit = float(np.max(np.abs(matrix))) / max(_MOST_COUNTS - slots, 1)
-        scaled = matrix / (unit or 1.0)
-        counts = np.rint(scaled)
-        rounded = np.abs(scaled - counts)
-        np.fill_diagonal(counts, np.floor(np.diag(scaled) - rounded.sum(axis=1) + np.diag(rounded)))
-        numbers = counts[np.tril_indices(slots)].astype(np.int64) & (2**_BITS - 1)
-        pairs = np.append(numbers, 0)[: 2 * ((len(numbers) + 1) // 2)].reshape(-1, 2).astype("<u8")
-        joined = np.ascontiguousarray(pairs[:, 0] | pairs[:, 1] << np.uint64(_BITS))
-        data = joined.view(np.uint8).reshape(-1, 8)[:, :5].tobytes()
-        return cls.model_construct(slots=slots, unit=unit, int20=base64.b64encode(data).decode())
+        """Pack a symmetric matrix."""
+        data = np.ascontiguousarray(matrix[np.tril_indices(len(matrix))], "<f8").tobytes()
+        return cls.model_construct(slots=len(matrix), deflated=base64.b64encode(zlib.compress(data, 1)).decode())
 
     def array(self) -> Array:
         """Unpack the matrix."""
-        return self._unpack(base64.b64decode(self.int20))
-
-    def _unpack(self, data: bytes) -> Array:
-        padded = np.zeros((len(data) // 5, 8), np.uint8)
-        padded[:, :5] = np.frombuffer(data, np.uint8).reshape(-1, 5)
-        joined = padded.view("<u8")[:, 0]
-        numbers = np.stack([joined, joined >> np.uint64(_BITS)], axis=1).ravel() & np.uint64(2**_BITS - 1)
-        counts = numbers.astype(np.int64)
-        counts[counts > _MOST_COUNTS] -= 2**_BITS
         matrix = np.zeros((self.slots, self.slots))
-        below = np.tril_indices(self.slots)
-        matrix[below] = self.unit * counts[: len(below[0])]
+        matrix[np.tril_indices(self.slots)] = np.frombuffer(zlib.decompress(base64.b64decode(self.deflated)), "<f8")
         return np.asarray(matrix + np.tril(matrix, -1).T)
 
     @model_validator(mode="after")
     def _check_content(self) -> Self:
+        size = 8 * (self.slots * (self.slots + 1) // 2)
+        stream = zlib.decompressobj()
         try:
-            data = base64.b64decode(self.int20, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise ValueError(f"int20 is not base64: {error}") from None
-        count = self.slots * (self.slots + 1) // 2
-        if len(data) != 5 * ((count + 1) // 2):
-            raise ValueError(f"int20 holds {len(data)} bytes, {self.slots} slots want {5 * ((count + 1) // 2)}")
+            data = stream.decompress(base64.b64decode(self.deflated, validate=True), size + 1)
+        except (binascii.Error, ValueError, zlib.error) as error:
+            raise ValueError(f"deflated is not base64 of compressed doubles: {error}") from None
+        if len(data) != size or not stream.eof or stream.unused_data:
+            raise ValueError(f"deflated does not hold the {size} bytes of {self.slots} slots")
+        if not (np.abs(np.frombuffer(data, "<f8")) <= LARGEST).all():
+            raise ValueError(f"deflated holds a number that is not finite or above {LARGEST:g}")
         return self
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -337,22 +338,20 @@ MALFORMED: dict[str, Any] = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.sampled_from([1e-9, 1.0, 1e8]))
-def test_triangle_is_near_its_matrix_and_negative_semidefinite_like_it(slots: int, seed: int, size: float) -> None:
-    random = np.random.default_rng(seed)
-    factor = random.normal(size=(slots, int(random.integers(1, slots + 1))))
-    matrix = -size * factor @ factor.T
+def test_triangle_is_read_back_exactly(slots: int, seed: int, size: float) -> None:
+    factor = np.random.default_rng(seed).normal(size=(slots, slots))
+    matrix = -size * (factor + factor.T)
     packed = PackedTriangle.model_validate_json(PackedTriangle.of(matrix).model_dump_json())
-    read_back, largest = packed.array(), float(np.max(np.abs(matrix)))
-    np.testing.assert_array_equal(read_back, read_back.T)
-    assert np.max(np.abs(read_back - matrix)) <= largest * (slots / 2 + 1) / (2**19 - 1 - slots)
-    assert np.linalg.eigvalsh(read_back).max() <= 1e-12 * largest * slots
-    off_diagonal = ~np.eye(slots, dtype=bool)
-    assert np.max(np.abs(read_back - matrix)[off_diagonal], initial=0) <= 0.5000001 * packed.unit
+    np.testing.assert_array_equal(packed.array(), matrix)
 
 
-TRIANGLE = {"slots": 3, "unit": 0.5, "int20": base64.b64encode(bytes(15)).decode()}
+def compressed(numbers: list[float]) -> str:
+    return base64.b64encode(zlib.compress(np.array(numbers).tobytes())).decode()
+
+
+TRIANGLE = {"slots": 3, "deflated": compressed([-1.0] * 6)}
 
 
 def test_triangle_is_a_coupling_of_its_slots() -> None:
@@ -365,14 +364,17 @@ def test_triangle_is_a_coupling_of_its_slots() -> None:
         {"slots": 4},
         {"slots": 2},
         {"slots": 0},
-        {"unit": -1.0},
-        {"unit": 1e300},
-        {"int20": "A" * 16},
-        {"int20": "!" * 20},
-        {"int20": ""},
+        {"deflated": ""},
+        {"deflated": "!" * 20},
+        {"deflated": "A" * 20},
+        {"deflated": compressed([-1.0] * 5)},
+        {"deflated": compressed([-1.0] * 100_000)},
+        {"deflated": compressed([float("nan")] * 6)},
+        {"deflated": compressed([-1e13] * 6)},
+        {"deflated": compressed([-1.0] * 6)[:-8]},
         {"more": 1},
     ],
-    ids=str,
+    ids=lambda wrong: str(wrong)[:40],
 )
 def test_triangle_is_refused_when_malformed(wrong: dict[str, Any]) -> None:
     with pytest.raises(BadMessageError) as refused:

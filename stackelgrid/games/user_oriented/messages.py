@@ -28,7 +28,7 @@ _MOST_SLOTS_IN_FULL = 48
 
 
 def pack_coupling(coupling: Array) -> Coupling:
-    """Pack a coupling (T, T): in full, or with many slots as a triangle, a fifth of the bytes."""
+    """Pack a coupling (T, T): in full, or with many slots as a triangle, compressed."""
     return PackedArray.of(coupling) if len(coupling) <= _MOST_SLOTS_IN_FULL else PackedTriangle.of(coupling)
 
 

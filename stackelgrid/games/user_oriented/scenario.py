@@ -100,7 +100,13 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
                 f"leader.questions_per_session: {wanted}, but homes answer {most} (privacy.questions_per_session); "
                 f"lower it to {most}"
             )
+        begins = {(session.start.hour, session.start.minute) for session in self.sessions if session.start}
         for number, home in enumerate(self.everyone):
+            if len(begins) > 1 and any(store.available for store in home.storage):
+                raise ValueError(
+                    f"homes.{number}.storage: available counts the slots of a session, and sessions begin at several "
+                    "times of the day; describe the car as an ev with trips"
+                )
             if not home.devices:
                 raise ValueError(f"homes.{number}: neither inelastic, elastic nor storage; give it one or leave it out")
             paid = 0.0 if home.feed_in_price is None else float(np.max(home.feed_in_price))

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from support.random_devices import NEAR_KW, compare, draw_home
 
+from stackelgrid import scenarios
 from stackelgrid.calendar import Session
+from stackelgrid.errors import ConfigError
 from stackelgrid.games.user_oriented.home import Home, HomeProblem, InfeasibleHomeError, Schedule, UserOrientedHomes
 from stackelgrid.games.user_oriented.home.internal_price import bound_meter
 from stackelgrid.games.user_oriented.home.joint_schedule import JointProblem
@@ -263,9 +265,7 @@ def test_answer_of_a_day_in_quarters_is_small() -> None:
     assert len(alone.model_dump_json(exclude_none=True)) <= 2_500
     exact = HomeProblem(one).answer(price)
     assert exact.coupling is not None
-    np.testing.assert_allclose(
-        bending.coupling.array(), exact.coupling, rtol=0, atol=1e-4 * np.abs(exact.coupling).max()
-    )
+    np.testing.assert_array_equal(bending.coupling.array(), exact.coupling)
 
 
 def test_answer_to_several_prices_has_a_coupling_for_each_or_none() -> None:
@@ -366,6 +366,28 @@ def test_planning_again_at_every_slot_gives_the_plan_of_the_whole_horizon() -> N
 def test_home_is_refused_with_key_and_what_is_missing(parts: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         home(6, **parts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part", "message"),
+    [
+        (
+            {},
+            {"pv": [{"available_kw": 4.0}], "feed_in_price": 21.0},
+            r"homes\.0\.feed_in_price: 21 is above .* 20: whoever",
+        ),
+        (
+            {"calendar": {"start": "2026-03-02T00:00", "days": 1, "every": "6h"}},
+            {"storage": [BATTERY | {"available": {"first": 18, "last": 7}}]},
+            r"homes\.0\.storage: available counts the slots of a session, .* describe the car as an ev with trips",
+        ),
+    ],
+)
+def test_scenario_is_refused_with_key_and_mend(changes: dict[str, Any], part: dict[str, Any], message: str) -> None:
+    leader = {"baseline_price": 20, "wholesale_price": 5, "mu": 0.1, "price_max": 40}
+    one = {"id": "h1", "inelastic": [{"rate_kw": 1.0, "hours": [1, 2]}], **part}
+    with pytest.raises(ConfigError, match=message):
+        scenarios.load({"schema": 1, "game": "user_oriented", "leader": leader, "homes": [one], **changes})
 
 
 def test_home_is_refused_when_its_car_and_its_load_exceed_the_connection() -> None:
