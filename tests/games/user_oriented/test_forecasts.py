@@ -323,3 +323,9 @@ def test_worth_of_a_plan_carried_out_is_utility_and_bill(seed: int) -> None:
     curtailment = home.slot_hours * sum(pv.curtailment * float(kw @ kw) for pv, kw in cut)
     worth = float(list_worth(home, schedule, account).sum())
     assert worth == pytest.approx(account["utility"] + account["bill"] + curtailment, abs=1e-7)
+
+
+def test_home_without_limits_foresees_nothing_that_its_aggregator_would_refuse() -> None:
+    content = draw_days({"load": {"noisy": {"sigma": 3.0}}})
+    run = stackelgrid.run({**content, "homes": content["homes"][:1] + content["homes"][2:]})
+    assert run.complete and run.result.rejected == {}
