@@ -247,8 +247,8 @@ def test_sensitivity_is_the_derivative_of_what_is_bought() -> None:
         assert np.linalg.eigvalsh(sensitivity).max() <= 1e-9 * size
         if np.max(np.abs(ahead.sensitivity - behind.sensitivity)) > 1e-3 * size:
             continue  # a kink lies between
-        # What is fed in is paid the price too where there is no other; else the price is of what is bought.
-        least = -np.inf if one.feed_in_price is None else 0.0
+        # What is fed in is paid the price too where no lower one is given; else the price is of what is bought.
+        least = np.where(price > (np.inf if one.feed_in_price is None else one.feed_in_price), 0.0, -np.inf)
         bought = np.maximum(ahead.load, least) - np.maximum(behind.load, least)
         rounding = 1e-11 / step
         np.testing.assert_allclose(bought / (2 * step), sensitivity @ direction, rtol=0, atol=1e-5 * size + rounding)
