@@ -54,8 +54,7 @@ def repeat(content: Any, hours: int, times: int) -> Any:
 
 @pytest.mark.parametrize(("objective", "stores"), [("stackelberg", False), ("stackelberg", True), ("welfare", True)])
 def test_day_of_hours_in_shorter_slots_has_the_same_prices_and_money(objective: str, *, stores: bool) -> None:
-    # With storage and few slots several hills are climbed, perhaps others in shorter ones; over 48 slots couplings are
-    # rounded on the wire.
+    # With storage and few slots several hills are climbed, perhaps others in shorter ones.
     hours, parts = (18, 2) if stores else (6, 4)
     content: dict[str, Any] = {"game": "user_oriented", "homes": draw_homes(np.random.default_rng(5), hours, stores)}
     content["leader"] = LEADER | {"objective": objective, "wholesale_price": np.linspace(2.5, 4, hours).tolist()}
