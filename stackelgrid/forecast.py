@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from stackelgrid.calendar import Session
 from stackelgrid.model import LARGEST, StrictModel
@@ -39,17 +39,26 @@ class Noisy(StrictModel):
 
 
 def _check_form(rule: Any) -> Any:
-    if (isinstance(rule, str) and rule not in ("perfect", *_DAYS)) or not isinstance(rule, str | dict | list | Noisy):
+    noise = rule.get("noisy") if isinstance(rule, dict) and len(rule) == 1 else None
+    if rule not in ("perfect", *_DAYS) and not isinstance(rule, list | Noisy) and not isinstance(noise, dict | Noise):
         raise ValueError(
-            f"write perfect, persistence, same_weekday, {{noisy: {{sigma: 0.1}}}} or a number per slot of the run"
-            f" (found {rule!r})"
+            "write perfect, persistence, same_weekday, {noisy: {sigma: 0.1}} or a number per slot of the run"
         )
     return rule
 
 
+def _tell_form(rule: Any) -> str:
+    # Steps that begin so are left out of the keys that messages name.
+    return "function-list" if isinstance(rule, list) else "function-name" if isinstance(rule, str) else "function-noisy"
+
+
 _Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 Forecast = Annotated[
-    Literal["perfect", "persistence", "same_weekday"] | Noisy | list[_Number], BeforeValidator(_check_form)
+    Annotated[Literal["perfect", "persistence", "same_weekday"], Tag("function-name")]
+    | Annotated[Noisy, Tag("function-noisy")]
+    | Annotated[list[_Number], Tag("function-list")],
+    Discriminator(_tell_form),
+    BeforeValidator(_check_form),
 ]
 """A rule by which forecasts are made, or the forecast itself: a number for every slot of the run."""
 
@@ -78,7 +87,7 @@ class HomeForecast(StrictModel):
     def _check_signs(self) -> Self:
         for key in ("load", "pv"):
             if isinstance(rule := getattr(self, key), list) and min(rule, default=0.0) < 0:
-                raise ValueError(f"{key} is {min(rule):g} in slot {rule.index(min(rule)) + 1}; it is not below 0")
+                raise ValueError(f"{key} is {min(rule):g} in slot {rule.index(min(rule)) + 1}, below 0; correct it")
         return self
 
 

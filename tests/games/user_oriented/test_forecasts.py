@@ -294,6 +294,8 @@ def test_metered_slot_is_the_settled_one_and_what_came_otherwise(seed: int) -> N
         ({"forecast": {"price": [1.0, 2.0]}}, "forecast.price has 2 numbers"),
         ({"forecast": {"load": [1.0, 2.0]}}, "forecast.load has 2 numbers"),
         ({"forecast": {"load": "tomorrow"}}, "forecast.load: write perfect, persistence, same_weekday"),
+        ({"forecast": {"pv": {"noisy": {"sigma": -1}}}}, "forecast.pv.noisy.sigma: It must be"),
+        ({"forecast": {"load": [-1.0] * 47}}, "forecast: load is -1 in slot 1, below 0"),
     ],
 )
 def test_forecast_that_cannot_be_made_is_refused_with_its_key(change: dict[str, Any], words: str) -> None:
