@@ -89,6 +89,8 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
     home_regret = max(0.0, float(np.max((judged.optimum - utility) / size)))
     load = run.loads.sum(axis=0)
     system_utility = company.utility(run.price, load) + float(utility.sum())
+    if any(home.feed_in_price is not None for home in homes):  # what it saves the company
+        system_utility += float(bills.sum() - run.price @ load)
     solvers: dict[str, Any] = {"homes": judged.solver, "centralised": None}
     welfare = _WelfareComparison()
     if judged.solver is not None:

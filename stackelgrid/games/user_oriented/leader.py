@@ -383,6 +383,7 @@ class UtilitySettings(LeaderSettings):
     price_max: PositivePerSlot
     forecast: Forecast | None = None
     imbalance_price: Annotated[Finite | list[Finite] | None, PER_SLOT] = None
+    feed_in_price: Annotated[NonNegative | list[NonNegative] | None, PER_SLOT] = None
     questions_per_session: Annotated[int, Field(ge=1)] = QUESTIONS_PER_SESSION
 
     @field_validator("algorithm")
@@ -421,6 +422,7 @@ class UtilitySettings(LeaderSettings):
             ("imbalance_price", self.imbalance_price),
             ("price_min", self.price_min),
             ("price_max", self.price_max),
+            ("feed_in_price", self.feed_in_price),
             ("capacity.min_kw", self.capacity.min_kw),
             ("capacity.max_kw", self.capacity.max_kw),
         ):

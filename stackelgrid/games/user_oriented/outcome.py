@@ -208,9 +208,9 @@ class UserOrientedOutcome(Outcome):
     | `load_kw`, `baseline_load_kw` | (T,) | kW | total load at that price, and at the flat price |
     | `peak_kw`, `baseline_peak_kw` | | kW | the largest of these |
     | `par`, `baseline_par` | | | peak-to-average ratio, peak over mean; null where nobody draws |
-    | `leader_utility` | | money | U_c, [UO-7] |
+    | `leader_utility` | | money | U_c, [UO-7], with what a feed-in price below the price saves |
     | `system_utility` | | money | that, with revenue at weight 1, and the utility of every home in `homes` |
-    | `revenue` | | money | what all homes pay, sum p_t L_t Δ |
+    | `revenue` | | money | what all homes pay, sum p_t L_t Δ, and less for what is fed in at a price of its own |
     | `deviation` | | kW^2 | sum (L_t - mean L)^2 |
     | `capped_slots` | | | the slots, from 1, in which what is sold at `price_max` would not change with the price |
     | `homes` | by id | | homes that reported a schedule |
@@ -299,6 +299,14 @@ class UserOrientedOutcome(Outcome):
             for home in scenario.everyone
             if home.id in run_record.homes
         }
+        saved = sum(
+            float(bill_by_slot(home, price, np.array(homes[home.id].load_kw)).sum())
+            - hours * float(price @ homes[home.id].load_kw)
+            for home in scenario.everyone
+            if home.id in homes and home.feed_in_price is not None
+        )
+        utility = last["leader_utility"] + scenario.leader.revenue_weight * saved
+        company = scenario.leader.company(scenario.slots)
         return cls(
             price=price.tolist(),
             load_kw=load.tolist(),
@@ -307,11 +315,11 @@ class UserOrientedOutcome(Outcome):
             par=compute_par(load),
             baseline_peak_kw=float(baseline.max()),
             baseline_par=compute_par(baseline),
-            leader_utility=last["leader_utility"],
-            system_utility=last["leader_utility"]
-            + (1 - scenario.leader.revenue_weight) * hours * scenario.leader.company(scenario.slots).earn(price, load)
+            leader_utility=utility,
+            system_utility=utility
+            + (1 - scenario.leader.revenue_weight) * (hours * company.earn(price, load) + saved)
             + sum(home.utility for home in homes.values()),
-            revenue=hours * float(price @ load),
+            revenue=hours * float(price @ load) + saved,
             deviation=float(np.sum((load - load.mean()) ** 2)),
             capped_slots=last.get("capped_slots", []),
             homes=homes,

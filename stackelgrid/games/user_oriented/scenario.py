@@ -38,14 +38,17 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
 
     @cached_property
     def everyone(self) -> list[Home]:
-        """All homes of the scenario, each with its own way to foresee."""
-        homes, shared = super().everyone, None if self.forecast is None else self.forecast.of_homes
-        return [
-            home.model_copy(update={"forecast": rules.seed(self.seed, home.id)})
-            if (rules := home.forecast or shared)
-            else home
-            for home in homes
-        ]
+        """All homes of the scenario, with their forecasts, and the public price for what they feed in."""
+        shared = None if self.forecast is None else self.forecast.of_homes
+        homes = []
+        for home in super().everyone:
+            known: dict[str, Any] = {}
+            if rules := home.forecast or shared:
+                known["forecast"] = rules.seed(self.seed, home.id)
+            if home.feeds_in and home.feed_in_price is None and self.leader.feed_in_price is not None:
+                known["feed_in_price"] = self.leader.feed_in_price
+            homes.append(home.model_copy(update=known) if known else home)
+        return homes
 
     @property
     def has_forecasts(self) -> bool:

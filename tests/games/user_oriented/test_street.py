@@ -73,3 +73,20 @@ def test_devices_without_dates_are_refused(section: str) -> None:
     overrides += [f"population.{other}=null" for other in ("pv", "battery", "cars", "heat_pump") if other != section]
     with pytest.raises(ScenarioError, match=f"population.{section}: .* give the run a calendar"):
         scenarios.load("street", overrides)
+
+
+def test_public_feed_in_price_is_paid_to_all_that_feed_in() -> None:
+    run = runner.run(scenarios.load("street", [*FEW, "leader.feed_in_price=6"]))
+    price, outcome = np.array(run.outcome.price), run.outcome
+    for home in outcome.homes.values():
+        load = np.array(home.load_kw)
+        paid = price @ np.maximum(load, 0) - np.minimum(6, price) @ np.maximum(-load, 0)
+        assert home.bill == pytest.approx(paid, rel=1e-9)
+    assert sum(home.bill for home in outcome.homes.values()) == pytest.approx(outcome.revenue, rel=1e-9)
+    earned = outcome.leader_utility + sum(home.utility for home in outcome.homes.values())
+    assert outcome.system_utility == pytest.approx(earned, rel=1e-9)
+
+
+def test_feed_in_price_above_the_flat_price_is_refused() -> None:
+    with pytest.raises(ScenarioError, match="feed_in_price: 26 is above leader"):
+        scenarios.load("street", [*FEW, "leader.feed_in_price=26"])
