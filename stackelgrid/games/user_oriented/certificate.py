@@ -215,7 +215,14 @@ def _compare_welfare(
     """Solve the central programme; give the comparison with a run, and the solver's report."""
     capacity = company.load_min, company.load_max
     try:
-        plan = solve_central_programme(homes, company.wholesale, company.mu, capacity, max(1.0, abs(system_utility)))
+        plan = solve_central_programme(
+            homes,
+            company.wholesale,
+            company.mu,
+            capacity,
+            max(1.0, abs(system_utility)),
+            (company.passed_load, company.passed_mu),
+        )
     except InfeasibleError as error:
         return _WelfareComparison(), {"status": str(error)}
     load = plan.load.sum(axis=0)
@@ -297,20 +304,25 @@ class _Run:
 
 
 def _company(settings: UtilitySettings, baseline: Array, balance_load: Array) -> Company:
+    passed = np.array([] if settings.passed is None else settings.passed.load_kw)
+    if settings.passed is not None:  # the session that planned the whole horizon has the baseline of it
+        baseline = balance_load = np.array(settings.passed.baseline_load_kw)
     if isinstance(settings.balance, AdaptiveBalance):
         kind = settings.balance
         mu = adaptive_balance(kind.high * settings.mu, kind.low * settings.mu, kind.threshold, baseline, balance_load)
     else:
         mu = fixed_balance(settings.mu, baseline)
-    none = np.zeros(len(baseline))
+    none = np.zeros(len(baseline) - len(passed))
     most = np.inf if settings.capacity.max_kw is None else np.array(settings.capacity.max_kw)
     return Company(
         wholesale=none + settings.wholesale_price,
-        mu=mu,
+        mu=mu[len(passed) :],
         load_min=np.where(np.array(settings.capacity.min_kw) > 0, none + settings.capacity.min_kw, -np.inf),
         load_max=none + most,
         price_min=none + settings.price_min,
         price_max=none + settings.price_max,
+        passed_load=passed,
+        passed_mu=mu[: len(passed)],
     )
 
 

@@ -48,7 +48,7 @@ from stackelgrid.model import PER_SLOT, NonNegative, PerSlot, Positive, Positive
 from stackelgrid.registry import find_algorithm
 from stackelgrid.rounds.settings import QUESTIONS_PER_SESSION, LeaderSettings
 from stackelgrid.rounds.strategy import Decision
-from stackelgrid.wire.arrays import Finite, PackedArray
+from stackelgrid.wire.arrays import Finite, PackedArray, Vector
 
 DEFAULT_ALGORITHM = "newton"
 _LOG = logging.getLogger("leader_node")
@@ -314,6 +314,11 @@ def adaptive_balance(
     return np.asarray(np.where(far, mu_high, mu_low) / baseline_load.mean())
 
 
+def _keep(mu: Array, *loads: Array) -> Array:
+    """Give a charge that is known, whatever the load."""
+    return mu
+
+
 class FixedBalance(StrictModel):
     """The same charge on deviation in every slot [UO-D]: `mu` of the leader's settings."""
 
@@ -330,6 +335,16 @@ def _require_order(low: str, least: float | list[float], high: str, most: float 
             raise ValueError(f"{low} {lower:g} is above {high} {upper:g} in slot {slot + 1}; swap them")
     if not several and least > most:  # type: ignore[operator]
         raise ValueError(f"{low} {least:g} is above {high} {most:g}; swap them")
+
+
+class PassedSlots(StrictModel):
+    """The slots of a horizon that have passed when it is planned again: their settled load, kW.
+
+    `baseline_load_kw` is the baseline of the whole horizon, from the session that planned it first, which gives mu.
+    """
+
+    load_kw: Vector
+    baseline_load_kw: Vector
 
 
 class AdaptiveBalance(StrictModel):
@@ -367,7 +382,8 @@ class UtilitySettings(LeaderSettings):
     different prices; homes may refuse more than they are set to. It finds its price by `algorithm`; one that draws at
     random has a `seed`, the scenario's where none is given. At the beginning of a session it plans with what `forecast`
     makes of the wholesale price (in a scenario `forecast.price`); for what meters count beyond what was settled it pays
-    `imbalance_price`, the wholesale price where none is given.
+    `imbalance_price`, the wholesale price where none is given. `feed_in_price` is what homes are paid for what they
+    feed in. `passed` is what a session before this one has left, where this one plans the rest of its horizon again.
     """
 
     objective: Objective = "stackelberg"
@@ -385,6 +401,7 @@ class UtilitySettings(LeaderSettings):
     imbalance_price: Annotated[Finite | list[Finite] | None, PER_SLOT] = None
     feed_in_price: Annotated[NonNegative | list[NonNegative] | None, PER_SLOT] = None
     questions_per_session: Annotated[int, Field(ge=1)] = QUESTIONS_PER_SESSION
+    passed: PassedSlots | None = None
 
     @field_validator("algorithm")
     @classmethod
@@ -436,6 +453,25 @@ class UtilitySettings(LeaderSettings):
         foreseen = foresee(self.forecast, self.wholesale_price, session)
         return self.model_copy(update={"wholesale_price": foreseen, "forecast": None})
 
+    def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
+        """Give the settings of a session. Of a horizon that is planned again, what has passed counts in the deviation.
+
+        So a plan that is right stays right. That is for `welfare`, whose price is the derivative of the whole charge.
+        """
+        settings = super().in_session(session)
+        if not state or state["end"] != session.window.stop:
+            return settings
+        return settings.model_copy(update={"passed": PassedSlots.model_validate(state["passed"])})
+
+    def advance(self, session: Session, account: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the load of the binding slots, and of those of the same horizon that had passed before."""
+        if self.objective != "welfare" or session.binding == session.slots:
+            return {}
+        before = self.passed or PassedSlots.model_construct(load_kw=[], baseline_load_kw=account["baseline_load_kw"])
+        load = [*before.load_kw, *account["load_kw"][: session.binding]]
+        passed = {"load_kw": load, "baseline_load_kw": before.baseline_load_kw}
+        return {"end": session.window.stop, "passed": passed}
+
     def company(self, slots: int) -> UtilityCompany:
         """Build the company as arrays; mu is zero until the baseline is known."""
 
@@ -460,10 +496,13 @@ class UtilitySettings(LeaderSettings):
             balance = partial(adaptive_balance, kind.high * mu, kind.low * mu, kind.threshold)
         else:
             balance = partial(fixed_balance, mu)
+        company = self.company(session.slots)
+        if self.passed is not None:
+            passed, whole = len(self.passed.load_kw), balance(np.array(self.passed.baseline_load_kw))
+            company = replace(company, passed_load=np.array(self.passed.load_kw), passed_mu=whole[:passed])
+            balance = partial(_keep, whole[passed:])
         flat = np.full(session.slots, self.baseline_price)
-        problem = PricingProblem(
-            self.company(session.slots), self.objective, self.tolerance, self.questions_per_session, self.seed or 0
-        )
+        problem = PricingProblem(company, self.objective, self.tolerance, self.questions_per_session, self.seed or 0)
         make_algorithm = find_algorithm(_GAME, self.algorithm).load("leader")
         recompute = self.balance.recompute if isinstance(self.balance, AdaptiveBalance) else 0
         return UserOrientedLeader(

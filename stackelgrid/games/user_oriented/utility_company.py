@@ -8,7 +8,7 @@ search knows mu / w alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -27,7 +27,8 @@ these, the one that earns most.
 class UtilityCompany:
     """The leader's parameters, in units of the weight on revenue.
 
-    Arrays are (T,); `mu` is money per kWh per kW, already divided by the mean load and by w.
+    Arrays are (T,); `mu` is money per kWh per kW, already divided by the mean load and by w. Of slots of the horizon
+    that have passed before these, `passed_load` and `passed_mu` (P,) count in the deviation; none without replanning.
     """
 
     wholesale_price: Array
@@ -36,6 +37,8 @@ class UtilityCompany:
     load_max: Array
     price_min: Array
     price_max: Array
+    passed_load: Array = field(default_factory=lambda: np.zeros(0))
+    passed_mu: Array = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         for bound in ("price_min", "price_max"):  # one number is a bound in all slots
@@ -43,7 +46,10 @@ class UtilityCompany:
 
     def deviation_charge(self, load: Array) -> float:
         """Give the charge on deviation, sum mu_t (L_t - mean L)^2, money over Δ."""
-        return float(self.mu @ (load - _average(load)) ** 2)
+        if not len(self.passed_load):
+            return float(self.mu @ (load - _average(load)) ** 2)
+        whole = np.concatenate([self.passed_load, load])
+        return float(self._whole_mu @ (whole - _average(whole)) ** 2)
 
     def earn(self, price: Array, load: Array) -> float:
         """Give revenue less the cost of the energy, money over Δ."""
@@ -55,14 +61,23 @@ class UtilityCompany:
 
     def marginal_cost(self, load: Array) -> Array:
         """Give grad C(L) [UO-C], (T,) money per kWh: the cost of one more kWh in each slot."""
-        charge = 2 * self.mu * (load - _average(load))
-        return np.asarray(self.wholesale_price + charge - _average(charge))
+        if not len(self.passed_load):
+            charge = 2 * self.mu * (load - _average(load))
+            return np.asarray(self.wholesale_price + charge - _average(charge))
+        whole = np.concatenate([self.passed_load, load])
+        charge = 2 * self._whole_mu * (whole - _average(whole))
+        return np.asarray(self.wholesale_price + charge[len(self.passed_load) :] - _average(charge))
 
     @cached_property
     def cost_curvature(self) -> Array:
         """The Hessian of C, (T, T), positive semidefinite."""
-        off_mean = np.eye(len(self.mu)) - 1 / len(self.mu)
-        return np.asarray(off_mean @ np.diag(2 * self.mu) @ off_mean)
+        size, passed = len(self._whole_mu), len(self.passed_load)
+        off_mean = np.eye(size) - 1 / size
+        return np.asarray(off_mean @ np.diag(2 * self._whole_mu) @ off_mean)[passed:, passed:]
+
+    @cached_property
+    def _whole_mu(self) -> Array:
+        return np.concatenate([self.passed_mu, self.mu])
 
     def violation(self, load: Array) -> float:
         """Give the distance of the load from the capacity [UO-8] in the worst slot, kW; zero within it."""

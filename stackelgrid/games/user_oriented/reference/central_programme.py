@@ -76,17 +76,27 @@ def solve_best_answers(homes: StackedHomes, price: Array, scale: Array) -> BestA
 
 
 def solve_central_programme(
-    homes: StackedHomes, wholesale: Array, mu: Array, capacity: tuple[Array, Array], scale: float
+    homes: StackedHomes,
+    wholesale: Array,
+    mu: Array,
+    capacity: tuple[Array, Array],
+    scale: float,
+    passed: tuple[Array, Array] = (np.zeros(0), np.zeros(0)),
 ) -> CentralPlan:
     """Maximise sum_i U_i - D_i less c.L + sum mu_t (L_t - mean L)^2 with capacity[0] <= L <= capacity[1] [UO-B].
 
-    Arrays are (T,); infinite bounds are none; `scale` is the expected size of the optimum, money. Raise
+    Arrays are (T,); infinite bounds are none; `scale` is the expected size of the optimum, money. `passed` are load and
+    mu of slots that have passed (P,), which count in the deviation. Raise
     `CertificateError`, and `InfeasibleError` when no schedule of the homes keeps the capacity.
     """
     programme = _Programme(homes, np.full(len(homes.ids), 1 / scale))
     total = cp.Variable(homes.slots)
     summed = sp.csr_array(np.tile(np.eye(homes.slots), len(homes.ids)))
-    cost = wholesale @ total + cp.sum_squares(cp.multiply(np.sqrt(mu), total - cp.sum(total) / homes.slots))
+    before, its_mu = passed
+    mean = (cp.sum(total) + before.sum()) / (homes.slots + len(before))
+    cost = wholesale @ total + cp.sum_squares(cp.multiply(np.sqrt(mu), total - mean))
+    if len(before):
+        cost += cp.sum_squares(cp.multiply(np.sqrt(its_mu), before - mean))
     floor, ceiling = np.flatnonzero(np.isfinite(capacity[0])), np.flatnonzero(np.isfinite(capacity[1]))
     above, below = total[floor] >= capacity[0][floor], total[ceiling] <= capacity[1][ceiling]
     kept = [constraint for constraint, slots in ((above, floor), (below, ceiling)) if len(slots)]

@@ -5,7 +5,7 @@ Arrays are (T,); prices in money per kWh, loads in kW. Equation tags are those o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,10 +24,15 @@ class Company:
     load_max: Array
     price_min: Array | float = -np.inf
     price_max: Array | float = np.inf
+    passed_load: Array = field(default_factory=lambda: np.zeros(0))
+    passed_mu: Array = field(default_factory=lambda: np.zeros(0))
+    """The load and mu of slots of the horizon that have passed (P,): they count in the deviation."""
 
     def cost(self, load: Array) -> float:
         """Give the cost C(L) = c.L + sum mu_t (L_t - mean L)^2 [UO-C], money."""
-        return float(self.wholesale @ load + self.mu @ (load - load.mean()) ** 2)
+        mean = (load.sum() + self.passed_load.sum()) / (len(load) + len(self.passed_load))
+        before = float(self.passed_mu @ (self.passed_load - mean) ** 2)
+        return before + float(self.wholesale @ load + self.mu @ (load - mean) ** 2)
 
     def utility(self, price: Array, load: Array) -> float:
         """Give U_c [UO-7], money."""
@@ -35,8 +40,11 @@ class Company:
 
     def marginal_cost(self, load: Array) -> Array:
         """Give grad C(L) [UO-C], the derivative of the mean included, (T,) money per kWh."""
-        charge = 2 * self.mu * (load - load.mean())
-        return np.asarray(self.wholesale + charge - charge.mean())
+        slots = len(load) + len(self.passed_load)
+        mean = (load.sum() + self.passed_load.sum()) / slots
+        charge = 2 * self.mu * (load - mean)
+        before = 2 * float(self.passed_mu @ (self.passed_load - mean))
+        return np.asarray(self.wholesale + charge - (charge.sum() + before) / slots)
 
     def violation(self, load: Array) -> float:
         """Give the distance of the load from the capacity [UO-8] in the worst slot, kW; zero within it."""
