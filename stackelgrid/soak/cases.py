@@ -28,8 +28,7 @@ _SCENARIOS, _LARGE_SCENARIOS = 40, 10
 _LARGE = 0.1
 """The share of runs with a large scenario, which take longer."""
 _SEVERAL_SESSIONS = 0.2
-"""The share of runs of several sessions, of a game that `_IN_SESSIONS` has."""
-_IN_SESSIONS = ("user_oriented", "prosumer")
+"""The share of runs of several sessions, of those of several slots."""
 _LIAR_ALONE = 0.1
 """The share of runs in which nothing is wrong but that one node lies."""
 MAX_ROUNDS = 400
@@ -72,7 +71,7 @@ def draw_case(seed: int) -> Case:
         for _ in range(int(random.integers(1, 5)))
     ]
     more = np.random.default_rng([seed, 1])  # so that what is drawn above stays as it was before there were sessions
-    if game not in _IN_SESSIONS or more.random() >= _SEVERAL_SESSIONS:
+    if nodes.slots == 1 or more.random() >= _SEVERAL_SESSIONS:
         return build_case(game, number, seed=seed, rounds=rounds, faults=faults)
     every = int(more.integers(1, nodes.slots))
     if liar is None:

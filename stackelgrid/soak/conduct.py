@@ -31,6 +31,8 @@ _SETTLEMENT_TRIES = 10
 """A settlement is sent at most this many times as often as a question."""
 _SILENCE_S = 30.0
 _LINGER_S = 60.0
+_OF_ONE_HOME = ("call_kwh", "shifted_kwh")
+"""Keys of bodies whose list is one number of the only home in a process; other lists have a number per slot."""
 
 # --- rounds ---
 
@@ -487,7 +489,7 @@ def _find_fault(event: Event, sessions: list[int]) -> str:
             continue
         if not all(map(math.isfinite, value)):
             return f"{key} is not finite"
-        if len(value) != slots:
+        if len(value) != (1 if key in _OF_ONE_HOME else slots):
             return f"{key} has {len(value)} numbers for {slots} slots"
     return ""
 

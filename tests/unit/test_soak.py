@@ -94,7 +94,15 @@ def test_run_without_faults_keeps_all_promises(game: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("game", "number", "every"), [("user_oriented", 1, 1), ("user_oriented", 3, 3), ("prosumer", 0, 1)]
+    ("game", "number", "every"),
+    [
+        ("user_oriented", 1, 1),
+        ("user_oriented", 3, 3),
+        ("prosumer", 0, 1),
+        ("load_call", 0, 1),
+        ("storage_market", 4, 2),
+        ("storage_market", 7, 1),
+    ],
 )
 def test_run_of_several_sessions_without_faults_keeps_all_promises(game: str, number: int, every: int) -> None:
     evidence = play_sessions(game, number, every)

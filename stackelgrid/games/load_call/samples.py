@@ -6,15 +6,18 @@ from typing import Any
 
 import numpy as np
 
+SLOTS = 3
+
 
 def small_scenario(random: np.random.Generator, homes: int) -> dict[str, Any]:
-    """Draw a call and the consumers of a scenario with one aggregator."""
+    """Draw a call in the event of all slots, and the consumers of a scenario with one aggregator."""
     baseline = random.uniform(80, 150, homes).tolist()
     return {
-        "slots": 1,
+        "slots": SLOTS,
         "aggregators": 1,
         "leader": {
             "target_kwh": random.uniform(0.2, 0.9) * sum(baseline),
+            "event": {"first": 1, "last": SLOTS},
             "peak_price": 5.8,
             "off_peak_price": 2.6,
         },

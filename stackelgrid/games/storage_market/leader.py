@@ -26,6 +26,7 @@ from stackelgrid.wire.arrays import LARGEST, Array, PackedArray
 from stackelgrid.wire.names import Name
 
 _LOG = logging.getLogger("leader_node")
+_ROUNDING = 1e-9
 
 
 class GeneratorSettings(StrictModel):
@@ -51,7 +52,7 @@ class GeneratorSettings(StrictModel):
 class UtilitySettings(LeaderSettings):
     """The settings of the utility.
 
-    The demand expected before anybody reschedules is `peak_mw` times `shape`, one number per slot, the largest of them
+    The demand expected before anybody reschedules is `peak_mw` times `shape`, one number per slot, the largest of a run
     1. `lost_load_price` is that of energy not served, $/MWh, `price_cap` the most paid for a MWh that a DRA sells, no
     cap where it is None. `theta`, the share of demand that DRAs may sell, `groups` and `inertia` of the turns of runs
     are those to begin with; theta stays within `max_theta`. Bids have come to rest when they change by less than
@@ -82,8 +83,8 @@ class UtilitySettings(LeaderSettings):
                 f"lost_load_price {self.lost_load_price:g} is not above {dearest:g}, what the dearest MWh generated "
                 "costs; raise it, or load would be dropped to save money"
             )
-        if not np.isclose(max(self.shape), 1, atol=1e-9):
-            raise ValueError(f"shape has the maximum {max(self.shape):g}; make it 1, shape is in parts of peak_mw")
+        if max(self.shape) > 1 + _ROUNDING:
+            self.check_peak()
         return self
 
     @property
@@ -107,6 +108,11 @@ class UtilitySettings(LeaderSettings):
                 f"peak_mw: demand is highest in slot {slot}, {peak:g} MW, {peak - capacity:g} MW above what generators "
                 "have; lower it or add max_mw"
             )
+
+    def check_peak(self) -> None:
+        """Raise `ValueError` where the largest number of the shape, that of a run, is not 1."""
+        if abs(max(self.shape) - 1) > _ROUNDING:
+            raise ValueError(f"shape has the maximum {max(self.shape):g}; make it 1, shape is in parts of peak_mw")
 
     def check_ramps(self, session: Session) -> None:
         """Raise `ValueError` where no dispatch serves the demand of a session: in which slot of the run."""

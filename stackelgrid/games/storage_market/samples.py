@@ -84,7 +84,7 @@ def find_disagreement(
 
     Homes move one after the other, so that a round which some of them missed leads elsewhere.
     """
-    usual = sum(home.preferred_load() for home in scenario.everyone)
+    usual = sum(home.usual_load() for home in scenario.everyone)
     drawn = np.sum([schedule["load_kw"] for schedule in run_record.homes.values()], axis=0)
     demand = scenario.leader.expected + (drawn - usual) / 1000
     if not np.allclose(demand, outcome["load_mw"], rtol=1e-6):

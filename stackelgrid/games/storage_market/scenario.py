@@ -85,6 +85,8 @@ class StorageMarketScenario(PopulatedScenario[Population, MarketHome]):
         """Require, besides what all games do, a DRA for every home and appliances within the demand expected."""
         super().verify()
         try:
+            if all(home.part is None for home in self.everyone):  # a session of a run may be without the run's peak
+                self.leader.check_peak()
             checked = 0
             for session in self.sessions:
                 if session.first >= checked:  # the others look at the same slots again
@@ -92,7 +94,7 @@ class StorageMarketScenario(PopulatedScenario[Population, MarketHome]):
                     checked = session.first + session.slots
         except ValueError as error:
             raise ValueError(f"leader.{error}") from None
-        usual = sum((home.preferred_load() for home in self.everyone), np.zeros(self.slots)) / _KW_PER_MW
+        usual = sum((home.usual_load() for home in self.everyone), np.zeros(self.slots)) / _KW_PER_MW
         above = usual - self.leader.expected
         if above.max() > 1e-9 * self.leader.peak_mw:
             slot = int(above.argmax())
@@ -124,8 +126,7 @@ class StorageMarketScenario(PopulatedScenario[Population, MarketHome]):
 
     def connection_kw(self, home: MarketHome) -> float:
         """Give the power of all its appliances and its battery at once."""
-        appliances = sum(appliance.most_kw for appliance in home.appliances)
-        return appliances + (0.0 if home.battery is None else home.battery.power_kw)
+        return home.connection_kw
 
     def aggregator_settings(self, name: str, members: dict[str, list[MarketHome]]) -> DraCosts:
         """Give a DRA's own costs."""

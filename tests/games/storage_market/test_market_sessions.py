@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from market_cases import RTS, TIGHT
 
 import stackelgrid
@@ -13,8 +15,10 @@ from stackelgrid.calendar import Session
 from stackelgrid.games.storage_market.home import Battery, Interruptible, MarketHome, Uninterruptible
 from stackelgrid.games.storage_market.leader import GeneratorSettings, UtilitySettings
 from stackelgrid.games.storage_market.reference import SupplyCurve, best_dispatch
+from stackelgrid.games.storage_market.scenario import StorageMarketScenario
 from stackelgrid.runner import Run
 from stackelgrid.scenarios import ScenarioError, load
+from stackelgrid.testbed import in_memory
 
 VEHICLES = {"kind": "interruptible", "name": "vehicles", "blocks": 6, "block_kwh": 500, "per_hour": 3}
 MACHINE = {"kind": "uninterruptible", "name": "machine", "hours": 2, "kw": 700}
@@ -208,4 +212,24 @@ def test_home_of_a_session_knows_what_was_moved_out_of_its_slots() -> None:
     assert left.battery is not None and (left.battery.initial_kwh, left.battery.least_kwh) == (7, 2)
     account = {"appliances_kwh": [], "battery_kwh": [6.0] * 24}
     assert left.advance(second, account) == {"drawn_kwh": [4.0], "battery_kwh": 6.0}
+    assert left.connection_kw == home.connection_kw == 7  # what was moved may be as much, with nothing left to run
     assert home.in_session(Session(48)) is home
+
+
+def test_session_without_the_peak_is_a_scenario_of_its_own() -> None:
+    run = rolling()
+    session, result = run.scenario.sessions[-1], run.result.sessions[-1]
+    alone = run.scenario.in_session(session, result.states)
+    assert max(alone.leader.shape) < 1
+    again = load(alone.model_dump(mode="json", by_alias=True, exclude_none=True))
+    assert isinstance(again, StorageMarketScenario)
+    record = in_memory.play(again)
+    assert record.conclusion["complete"] and record.rejected == {}
+    assert again.outcome(record) == result.outcome
+
+
+@given(kwh=st.floats(0.1, 1000), slots=st.integers(1, 24), drawn=st.floats(0, 1))
+def test_appliance_draws_no_less_than_nothing_elsewhere(kwh: float, slots: int, drawn: float) -> None:
+    vehicles = Interruptible(blocks=3, block_kwh=kwh, first=1, last=48, per_hour=3, preferred=1)
+    part = vehicles.in_session(Session(slots, number=2, first=48 - slots), 3 * kwh * drawn)
+    assert part is None or part == Interruptible.model_validate(part.model_dump())

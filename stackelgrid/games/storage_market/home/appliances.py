@@ -60,7 +60,7 @@ class Interruptible(PrivateModel):
         if last < first or left <= _ROUNDING * self.energy_kwh:
             return None
         here = left * (last - first + 1) / (end - first + 1)
-        part = self.model_copy(update={"first": first, "last": last, "elsewhere_kwh": self.energy_kwh - here})
+        part = self.model_copy(update={"first": first, "last": last, "elsewhere_kwh": max(self.energy_kwh - here, 0.0)})
         latest = last - part.count_slots(session.slot_hours) + 1
         return part.model_copy(update={"preferred": max(first, min(self.preferred - session.first, latest))})
 

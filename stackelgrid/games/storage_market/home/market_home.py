@@ -71,12 +71,13 @@ class RunPart(PrivateModel):
     """What a home in a session has of the run: the numbers of its `appliances` among those of the run, from 0.
 
     Of those, `drawn_kwh` is what each has drawn in earlier sessions. `moved_kw` is what all of them usually draw in the
-    slots of the session less what those left to run usually draw.
+    slots of the session less what those left to run usually draw. `connection_kw` is that of the home in the run.
     """
 
     appliances: list[int]
     drawn_kwh: list[float]
     moved_kw: list[float]
+    connection_kw: NonNegative
 
 
 class MarketHome(HomeModel):
@@ -106,6 +107,7 @@ class MarketHome(HomeModel):
             appliances=[number for number, part in enumerate(parts) if part is not None],
             drawn_kwh=drawn,
             moved_kw=(self.preferred_load()[session.window] - home.preferred_load()).tolist(),
+            connection_kw=self.connection_kw,
         )
         return home.model_copy(update={"part": part})
 
@@ -118,6 +120,15 @@ class MarketHome(HomeModel):
             drawn[number] += sum(energy[: session.binding])
         state: dict[str, Any] = {"drawn_kwh": drawn}
         return state if self.battery is None else state | {"battery_kwh": account["battery_kwh"][session.binding - 1]}
+
+    @property
+    def connection_kw(self) -> float:
+        """The power of its battery and all appliances of the run at once."""
+        if self.part is not None:
+            return self.part.connection_kw
+        return sum(appliance.most_kw for appliance in self.appliances) + (
+            0.0 if self.battery is None else self.battery.power_kw
+        )
 
     def usual_load(self) -> Array:
         """Give what all appliances of the run usually draw in these slots, (T,) kW."""
