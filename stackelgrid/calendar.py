@@ -184,10 +184,19 @@ class Calendar(StrictModel):
         """Give a time of the place, with its offset. Raises `ValueError` where no or two moments have it."""
         zone = zoneinfo.ZoneInfo(self.timezone)
         if local.tzinfo is not None:
-            return local.astimezone(zone)
+            there = local.astimezone(zone)
+            if there.utcoffset() != local.utcoffset():
+                raise ValueError(
+                    f"start: {local.isoformat()} is {there.isoformat()} in {self.timezone}; write it so, or without "
+                    "an offset"
+                )
+            return there
         early, late = (local.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
         if early.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != local:
-            raise ValueError(f"start: {local.isoformat()} does not exist in {self.timezone}, where clocks skip it")
+            raise ValueError(
+                f"start: {local.isoformat()} does not exist in {self.timezone}, where clocks skip it; begin an hour "
+                "later"
+            )
         if early.utcoffset() != late.utcoffset():
             raise ValueError(
                 f"start: {local.isoformat()} is there twice in {self.timezone}; say which one, "

@@ -76,7 +76,8 @@ class Scenario(StrictModel):
         if raw.get("calendar") is None:
             return
         calendar = _Dated.model_validate({"calendar": raw["calendar"]}).calendar
-        raw.setdefault("slots", calendar.slots)
+        if raw.setdefault("slots", calendar.slots) != calendar.slots:
+            raise ValueError(f"slots: {raw['slots']}, the calendar has {calendar.slots}; leave slots out")
         homes = raw.get("homes")
         for home in homes if isinstance(homes, list) else []:
             if isinstance(home, dict):

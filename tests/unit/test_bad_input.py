@@ -218,7 +218,7 @@ homes:
         ("leader.mu=1e300", "leader.mu: It must be less than or equal to 1000000000"),
         (
             "homes=[{id: flat, elastic: [{max_kw: 6, valuation: 1e-3}]}]",
-            "leader.baseline_price: at 9 nobody draws anything",
+            "leader.baseline_price: at 9 nobody draws or feeds in anything",
         ),
     ],
 )

@@ -86,6 +86,7 @@ def test_binding_slots_of_the_sessions_are_the_run(
         ({"start": "2026-03-29T02:30"}, "does not exist in Europe/Brussels"),
         ({"start": "2026-10-25T02:00"}, "say which one, as 2026-10-25T02:00:00+02:00 or 2026-10-25T02:00:00+01:00"),
         ({"start": "2026-03-28T00:10"}, "no start of a slot of 60 min"),
+        ({"start": "2026-03-10T00:00+05:00"}, "is 2026-03-09T20:00:00+01:00 in Europe/Brussels; write it so"),
         ({"start": 5}, "write a time as 2026-03-28T00:00"),
         ({"timezone": "Europe/Brussel"}, "no time zone"),
         ({"slot_minutes": 7}, "slot_minutes"),

@@ -115,9 +115,11 @@ class UserOrientedLeader:
         self._asked.update(signal.questions)
         self._answers += observations if self._recompute else []
         settlement = Price(price=signal.price)
-        if self._baseline_load is None and observed.load.mean() <= 0:
+        if self._baseline_load is None and not observed.load.any():
             # Nobody answers a scenario that was checked so. Ask the same price again: the next answers may be right.
-            _LOG.error("nobody draws at the flat price", extra={"data": {"load_kw": observed.load.tolist()}})
+            _LOG.error(
+                "nobody draws or feeds in at the flat price", extra={"data": {"load_kw": observed.load.tolist()}}
+            )
             return Decision(signal, settlement, account=self._account(observed))
         at_baseline = signal.price == self._baseline_price.tolist()
         if observed.homes > self._all_homes and not at_baseline:
@@ -297,8 +299,8 @@ def sum_answers(question: Price, answers: Mapping[str, LoadResponse], held: Coll
 
 
 def fixed_balance(mu: float, baseline_load: Array) -> Array:
-    """Give mu per mean kW of the baseline [UO-D], the same in every slot, (T,)."""
-    return np.full(len(baseline_load), mu / baseline_load.mean())
+    """Give mu per mean kW of the baseline [UO-D], the same in every slot, (T,); what is fed in counts like a load."""
+    return np.full(len(baseline_load), mu / np.abs(baseline_load).mean())
 
 
 def adaptive_balance(
@@ -310,8 +312,8 @@ def adaptive_balance(
     down (deep off-peak).
     """
     load = baseline_load if load is None else load
-    far = np.abs(load - load.mean()) > threshold * load.mean()
-    return np.asarray(np.where(far, mu_high, mu_low) / baseline_load.mean())
+    far = np.abs(load - load.mean()) > threshold * np.abs(load).mean()
+    return np.asarray(np.where(far, mu_high, mu_low) / np.abs(baseline_load).mean())
 
 
 def _keep(mu: Array, *loads: Array) -> Array:

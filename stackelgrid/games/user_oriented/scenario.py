@@ -119,12 +119,10 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
                     f"{self.leader.baseline_price:g}: whoever buys and feeds in gains without end; lower it"
                 )
         flat = np.full(self.slots, self.leader.baseline_price)
-        loads = (float(HomeProblem(home).answer(flat).load.sum()) for home in self.everyone)
-        feeds_in = any(home.feeds_in for home in self.everyone)
-        if not (sum(loads) > 0 if feeds_in else any(load > 0 for load in loads)):
+        if not any(HomeProblem(home).answer(flat).load.any() for home in self.everyone):
             raise ValueError(
-                f"leader.baseline_price: at {self.leader.baseline_price:g} nobody draws anything; lower it, or give "
-                "homes a load: mu is per mean kW of that load"
+                f"leader.baseline_price: at {self.leader.baseline_price:g} nobody draws or feeds in anything; "
+                "lower it, or give homes a load: mu is per mean kW of that load"
             )
 
     def leader_settings(self) -> UtilitySettings:

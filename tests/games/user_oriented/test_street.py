@@ -90,3 +90,20 @@ def test_public_feed_in_price_is_paid_to_all_that_feed_in() -> None:
 def test_feed_in_price_above_the_flat_price_is_refused() -> None:
     with pytest.raises(ScenarioError, match="feed_in_price: 26 is above leader"):
         scenarios.load("street", [*FEW, "leader.feed_in_price=26"])
+
+
+def test_home_that_feeds_in_more_than_it_draws_is_played() -> None:
+    sunny = {"available_kw": [0.0] * 8 + [5.0] * 8 + [0.0] * 8}
+    home = {
+        "id": "h1",
+        "inelastic": [{"load_kw": [0.4] * 24}],
+        "elastic": [{"max_kw": 2, "valuation": 30, "satisfaction": {"form": "quadratic", "omega": 2, "alpha": 4}}],
+        "pv": [sunny],
+        "connection": {"draw_kw": 10, "feed_in_kw": 10},
+    }
+    leader = {"objective": "welfare", "baseline_price": 25, "wholesale_price": 20, "mu": 1, "price_max": 80}
+    run = runner.run({"game": "user_oriented", "leader": leader, "homes": [home]}, certify=True)
+    assert sum(run.outcome.baseline_load_kw) < 0
+    assert run.settled
+    assert run.certificate is not None
+    assert run.certificate.passed
