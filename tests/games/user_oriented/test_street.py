@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from stackelgrid import runner, scenarios
 from stackelgrid.games.user_oriented.home import HomeProblem
 from stackelgrid.games.user_oriented.reference.device_programme import DeviceProgramme
 from stackelgrid.scenarios import ScenarioError
+from stackelgrid.scenarios.yaml_file import parse
 
 FEW = ["population.homes=6", "homes_per_process=3"]
 
@@ -104,6 +108,16 @@ def test_home_that_feeds_in_more_than_it_draws_is_played() -> None:
     leader = {"objective": "welfare", "baseline_price": 25, "wholesale_price": 20, "mu": 1, "price_max": 80}
     run = runner.run({"game": "user_oriented", "leader": leader, "homes": [home]}, certify=True)
     assert sum(run.outcome.baseline_load_kw) < 0
+    assert run.settled
+    assert run.certificate is not None
+    assert run.certificate.passed
+
+
+def test_home_of_the_docs_is_played() -> None:
+    page = (Path(__file__).parents[3] / "docs/games/user_oriented.md").read_text(encoding="utf-8")
+    homes = parse(re.search(r"```yaml\n(homes:.*?)```", page, re.DOTALL)[1])["homes"]  # type: ignore[index]
+    leader = {"objective": "welfare", "baseline_price": 25, "wholesale_price": 20, "mu": 1, "price_max": 80}
+    run = runner.run({"game": "user_oriented", "leader": leader, "homes": homes}, certify=True)
     assert run.settled
     assert run.certificate is not None
     assert run.certificate.passed
