@@ -13,6 +13,7 @@ from operator import gt, lt
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from stackelgrid.errors import SolverError
 from stackelgrid.report.clock import name_day, read_times
 from stackelgrid.report.columns import Cell, spell_unit
 from stackelgrid.report.parts import Plot, Row, Section, Table, spread
@@ -45,7 +46,8 @@ class Courses:
     """How a game gives the courses of a run. `power` is the unit of the loads.
 
     `after` is of a session, from its scenario, its outcome and how many slots bind; where the scenario is None, without
-    bills. `before` is what would have been without the game, from the scenario of the run and all sessions.
+    bills. `before` is what would have been without the game, from the scenario of the run and all sessions; it raises
+    `ValueError` or `SolverError` where nobody can say.
     """
 
     after: Callable[[Any, Any, int], Course]
@@ -57,16 +59,18 @@ class Courses:
 class Days:
     """The course of a run, `before` without the game and `after`, over slots that begin at `times` and last Δ hours.
 
-    `power` is the unit of the loads, `rounds` are those of the sessions that begin in each slot.
+    `before` is None where it is not known, `unknown` says why. `power` is the unit of the loads, `rounds` are those of
+    the sessions that begin in each slot.
     """
 
     times: list[datetime]
     slot_hours: float
-    before: Course
+    before: Course | None
     after: Course
     power: str
     money: str
     rounds: list[int]
+    unknown: str = ""
 
     @cached_property
     def dates(self) -> dict[date, list[int]]:
@@ -94,9 +98,13 @@ def follow(run: RunFolder, courses: Courses | None) -> Days | None:
         rounds += [each.result.rounds, *([0] * (each.session.binding - 1))]
     if len(run.sessions) == 1 and times[0].date() == times[-1].date():
         return None
-    before = courses.before(run.scenario, played)
+    before, unknown = None, ""
+    try:
+        before = courses.before(run.scenario, played)
+    except (ValueError, SolverError) as error:
+        unknown = str(error)
     after = join([courses.after(each.scenario, each.outcome, each.session.binding) for each in played])
-    return Days(times, played[0].outcome.slot_hours, before, after, courses.power, run.result.money, rounds)
+    return Days(times, played[0].outcome.slot_hours, before, after, courses.power, run.result.money, rounds, unknown)
 
 
 def join(courses: Sequence[Course]) -> Course:
@@ -149,7 +157,7 @@ def tabulate_days(days: Days) -> dict[str, list[Cell]]:
     missed = [abs(load - plan) for load, plan in zip(days.after.load, days.after.settled or (), strict=False)]
     for day in days.dates:
         row: dict[str, Cell] = {"date": day.isoformat(), "slots": len(days.of_date(day, days.times))}
-        for prefix, course in (("baseline_", days.before), ("", days.after)):
+        for prefix, course in _list_courses(days):
             load = days.of_date(day, course.load)
             row[f"{prefix}energy_{kw}h"] = days.slot_hours * sum(load)
             row[f"{prefix}peak_{kw}"] = max(load)
@@ -168,20 +176,23 @@ def tabulate_days(days: Days) -> dict[str, list[Cell]]:
 
 def tabulate_savings(days: Days) -> dict[str, list[Cell]]:
     """Tabulate the bill of each home over the whole run, before and after, a row per home."""
-    money, homes = spell_unit(days.money), _list_compared(days)
+    money, courses = spell_unit(days.money), list(_list_courses(days))
+    homes = [name for name in days.after.bills if all(name in course.bills for _, course in courses)]
     return {
         "home": [*homes],
-        f"baseline_bill_{money}": [days.before.bills[name] for name in homes],
-        f"bill_{money}": [days.after.bills[name] for name in homes],
+        **{f"{prefix}bill_{money}": [course.bills[name] for name in homes] for prefix, course in courses},
     }
+
+
+def _list_courses(days: Days) -> Iterator[tuple[str, Course]]:
+    """List the courses that are known, before and after, each with the prefix of its columns."""
+    if days.before is not None:
+        yield "baseline_", days.before
+    yield "", days.after
 
 
 def _earn(price: Sequence[float], load: Sequence[float], slot_hours: float) -> float:
     return slot_hours * sum(p * q for p, q in zip(price, load, strict=True))
-
-
-def _list_compared(days: Days) -> list[str]:
-    return [name for name in days.after.bills if name in days.before.bills]
 
 
 # --- the page ---
@@ -217,20 +228,28 @@ def _spell(cell: Cell) -> str:
 
 def show_days(days: Days) -> Section:
     """Show the run by day, and by day and hour."""
-    return Section("Days", [_tabulate(days), *_plot_heat(days)])
+    unknown = [f"What would have been without the game is not known: {days.unknown}."] if days.unknown else []
+    return Section("Days", [*unknown, _tabulate(days), *_plot_heat(days)])
 
 
 def show_run(days: Days) -> Iterator[Section]:
     """Show the course of the run and its bills."""
     yield Section("Course", list(_plot_course(days)))
-    if _list_compared(days):
-        yield Section("Bills", list(_compare_bills(days)))
+    if before := _list_bills_before(days):
+        yield Section("Bills", list(_compare_bills(days, before)))
+
+
+def _list_bills_before(days: Days) -> dict[str, float]:
+    """List the bills before of the homes that have one after."""
+    bills = {} if days.before is None else days.before.bills
+    return {name: bill for name, bill in bills.items() if name in days.after.bills}
 
 
 def _tabulate(days: Days) -> Table:
     found = tabulate_days(days)
     kw, money = days.power.lower(), spell_unit(days.money)
     columns = {f"Energy ({days.power}h)": f"energy_{kw}h", f"Peak ({days.power})": f"peak_{kw}", "PAR": "par"}
+    prefixes = [prefix for prefix, _ in _list_courses(days)]
     after_alone = {"Rounds": "rounds"}
     if days.after.settled is not None:
         after_alone = {f"Imbalance ({days.power}h)": f"imbalance_{kw}h", **after_alone}
@@ -245,13 +264,14 @@ def _tabulate(days: Days) -> Table:
     rows = [
         [
             f"{name_day(day)}{_note_length(days, day)}",
-            *(f"{_spell(found[f'baseline_{key}'][row])} → {_spell(found[key][row])}" for key in columns.values()),
+            *(" → ".join(_spell(found[prefix + key][row]) for prefix in prefixes) for key in columns.values()),
             *(_spell(found[key][row]) for key in after_alone.values()),
         ]
         for row, day in enumerate(days.dates)
     ]
+    both = "" if days.before is None else ", before → after: without the game, and with it"
     return Table(
-        "Day by day, before → after: without the game, and with it. PAR is the peak-to-average ratio.",
+        f"Day by day{both}. PAR is the peak-to-average ratio.",
         [*columns, *after_alone],
         [rows],
     )
@@ -293,24 +313,25 @@ def _plot_course(days: Days) -> Iterator[Plot]:
     from stackelgrid.report import drawing
 
     if days.after.price is not None:
-        curves = [drawing.Curve("Settled price", days.after.price, drawing.BLUE, "-")]
-        if days.before.price is not None:
+        curves = [drawing.Curve("Price after", days.after.price, drawing.BLUE, "-")]
+        if days.before is not None and days.before.price is not None:
             curves.insert(0, drawing.Curve("Price before", days.before.price, drawing.GREY, "--"))
         yield Plot(
             "price_course",
             drawing.steps(curves, f"Price ({days.money}/{days.power}h)"),
             "The price in each slot that bound.",
         )
+    styles = {"baseline_": ("Before", drawing.GREY, "--"), "": ("After", drawing.BLUE, "-")}
     curves = [
-        drawing.Curve(
-            f"Before (peak {number(max(days.before.load))} {days.power})", days.before.load, drawing.GREY, "--"
-        ),
-        drawing.Curve(f"After (peak {number(max(days.after.load))} {days.power})", days.after.load, drawing.BLUE, "-"),
+        drawing.Curve(f"{name} (peak {number(max(course.load))} {days.power})", course.load, color, style)
+        for prefix, course in _list_courses(days)
+        for name, color, style in [styles[prefix]]
     ]
     yield Plot(
         "load_course",
         drawing.steps(curves, f"Load ({days.power})", peaks=True, height=2.6),
-        "The load in each slot that bound, without the game and with it, each peak marked.",
+        "The load in each slot that bound, with the game"
+        f"{'' if days.before is None else ' and without it'}, each peak marked.",
     )
     if days.after.settled is not None:
         curves = [
@@ -324,12 +345,11 @@ def _plot_course(days: Days) -> Iterator[Plot]:
         )
 
 
-def _compare_bills(days: Days) -> Iterator[str | Plot | Table]:
+def _compare_bills(days: Days, before: Mapping[str, float]) -> Iterator[str | Plot | Table]:
     from stackelgrid.report import drawing
 
-    homes = _list_compared(days)
-    before, after = {name: days.before.bills[name] for name in homes}, days.after.bills
-    saved = {name: before[name] - after[name] for name in homes}
+    after = days.after.bills
+    saved = {name: before[name] - after[name] for name in before}
     yield _tell_all_bills(before, after, days.money)
     yield Plot(
         "bills",
@@ -337,7 +357,7 @@ def _compare_bills(days: Days) -> Iterator[str | Plot | Table]:
         "What each home saves on its bill of the whole run against the flat price. Below zero it pays more.",
     )
     few = spread(saved)
-    which = "Every home" if len(few) == len(homes) else "A few homes"
+    which = "Every home" if len(few) == len(before) else "A few homes"
     yield Table(
         f"{which}, from the one that saves least to the one that saves most.",
         [f"Bill before ({days.money})", f"Bill ({days.money})", f"Saved ({days.money})"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from itertools import cycle
 from pathlib import Path
@@ -124,7 +125,8 @@ class Scenario(StrictModel):
     def in_session(self, session: Session, states: Mapping[str, Mapping[str, Any]] | None = None) -> Self:
         """Give a session of the run, as it is foreseen at its beginning, as a scenario of its own.
 
-        `states` are those left to leader and homes, by name.
+        `states` are those left to leader and homes, by name. A home whose state does not allow what the session asks of
+        it has no part in it.
         """
         if len(self.sessions) == 1 and not states and not self.has_forecasts:
             return self
@@ -135,8 +137,11 @@ class Scenario(StrictModel):
             calendar=self.calendar.at(session),
             leader=self.leader_settings().foresee(session).in_session(session, states.get(LEADER)),
         )
-        foreseen = [home.foresee(session) for home in self.everyone]
-        return alone.with_homes([home.in_session(session, states.get(home.id)) for home in foreseen])
+        homes = []
+        for home in self.everyone:
+            with suppress(ValueError):  # as its EMC, which has logged it
+                homes.append(home.foresee(session).in_session(session, states.get(home.id)))
+        return alone.with_homes(homes)
 
     def with_homes(self, homes: list[Any]) -> Self:
         """Give the same scenario with these homes listed in it."""

@@ -254,9 +254,9 @@ def test_heat_map_has_each_value_at_its_day_and_hour(start: str) -> None:
     assert np.ma.is_masked(changed) if start.startswith("2026-03") else changed == np.mean([26.0, 27.0])
 
 
-def test_home_at_the_flat_price_plans_no_more_often_than_its_horizon(runs: dict[str, stackelgrid.Run]) -> None:
+def test_home_at_the_flat_price_does_the_same_however_often_it_plans(runs: dict[str, stackelgrid.Run]) -> None:
     daily, rolling = (table(runs[name], "savings")["baseline_bill_cents"] for name in ("daily", "rolling"))
-    assert rolling == daily  # every six hours, and day by day: the flat price stays
+    assert rolling == pytest.approx(daily, rel=1e-12)  # it sees nothing new
 
 
 def test_nothing_sticks_out_of_the_figures_of_many_days(runs: dict[str, stackelgrid.Run]) -> None:
@@ -320,3 +320,38 @@ def test_appliances_with_forecasts_add_up_to_what_was_settled(foreseen: stackelg
         drawn[tuple(key)] = drawn.get(tuple(key), 0.0) + load
     for *key, load in zip(*(homes[key] for key in ("session", "home", "slot", "load_kw")), strict=True):
         assert drawn[tuple(key)] == pytest.approx(load, abs=1e-7)
+
+
+def drive(every: str, need_kwh: float) -> dict[str, Any]:
+    """Two homes over two days, one with a car that needs much on the second morning."""
+    trips = [
+        {"leave": leave, "back": leave + 6, "uses_kwh": 3, "need_kwh": kwh} for leave, kwh in ((8, 10), (32, need_kwh))
+    ]
+    car = {"capacity_kwh": 60, "initial_kwh": 5, "charge_kw": 3, "wear": {"fast": 0.1}, "trips": trips}
+    homes = [{"id": name, "inelastic": [{"load_kw": [0.4] * 48}]} for name in ("driver", "other")]
+    return {
+        "game": "user_oriented",
+        "calendar": {"start": "2026-03-10T00:00", "timezone": "Europe/Berlin", "every": every, "days": 2},
+        "leader": {"objective": "welfare", "baseline_price": 25, "wholesale_price": 10, "mu": 1, "price_max": 60},
+        "homes": [homes[0] | {"ev": [car]}, homes[1]],
+    }
+
+
+def test_home_at_the_flat_price_sees_a_trip_when_the_game_sees_it(tmp_path: Path) -> None:
+    run = stackelgrid.run(drive("12h", 40), out=tmp_path / "run", report=True)
+    by_day, savings = table(run, "days"), table(run, "savings")
+    car = by_day["baseline_energy_kwh"][0] - 2 * 24 * 0.4
+    assert car >= 40 - 5 + 3 - 7 * 3  # what the seven hours of the second morning cannot charge
+    assert sum(savings["baseline_bill_cents"]) == pytest.approx(25 * sum(by_day["baseline_energy_kwh"]))
+
+
+def test_home_that_cannot_plan_a_session_has_no_part_in_it(tmp_path: Path) -> None:
+    run = stackelgrid.run(drive("24h", 40), out=tmp_path / "run", report=True)
+    assert list(table(run, "savings")) == ["home", "bill_cents"]
+    assert not any("baseline" in key for key in table(run, "days"))
+    text = Page(folder_of(run) / "report.html").text
+    assert "without the game is not known: home driver: ev.0.trips.0: 40 kWh are needed" in text
+    first, second = (session.outcome for session in run.result.sessions)
+    assert set(first.homes) == {"driver", "other"}
+    assert set(second.homes) == {"other"}
+    assert second.load_kw == pytest.approx([0.4] * 24)

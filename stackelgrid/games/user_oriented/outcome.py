@@ -6,7 +6,7 @@ Money is in the unit that the scenario names; slots have a length Δ, so that en
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
@@ -77,33 +77,34 @@ def bill_by_slot(home: Home, price: Array, load: Array) -> Array:
 
 
 def follow_flat_price(scenario: UserOrientedScenario, sessions: Sequence[Session]) -> tuple[Array, dict[str, float]]:
-    """Give the load of all homes, kW, in the slots that sessions bind, at the flat price, and each home's bill, money.
+    """Give what the meters of all homes count, kW, in the slots that sessions bind, at the flat price, and their bills.
 
-    Each home plans horizon after horizon, from the state in which the one before has left it: at a price that stays it
-    need not plan again.
+    Each home plans session after session as in the game, by what it foresees and from the state in which the one before
+    has left it. Raises `ValueError` where that state does not allow what a later session asks for, and `SolverError`.
     """
-    load, bills = np.zeros(sessions[-1].first + sessions[-1].binding), {}
+    load, bills = np.zeros(sum(session.binding for session in sessions)), {}
     for home in scenario.everyone:
-        state: dict[str, Any] | None = None
-        bills[home.id] = 0.0
-        for session in _list_whole_horizons(sessions):
-            now, flat = home.in_session(session, state), np.full(session.slots, scenario.leader.baseline_price)
-            problem = HomeProblem(now)
-            schedule = problem.answer(flat)
-            load[session.first : session.first + session.binding] += schedule.load[: session.binding]
-            bills[home.id] += float(bill_by_slot(now, flat, schedule.load)[: session.binding].sum())
-            state = now.advance(session, problem.summarize(schedule))
+        try:
+            drawn, bills[home.id] = _follow_home(home, scenario.leader.baseline_price, sessions)
+        except ValueError as error:
+            raise ValueError(f"home {home.id}: {error}") from None
+        load += drawn
     return load, bills
 
 
-def _list_whole_horizons(sessions: Sequence[Session]) -> Iterator[Session]:
-    """List sessions that begin as late as the horizon of the one before allows, and bind as far."""
-    session, end = sessions[0], sessions[-1].first + sessions[-1].binding
-    while session.first + session.slots < end:
-        later = [each for each in sessions if session.first < each.first <= session.first + session.slots][-1]
-        yield session.until(later)
-        session = later
-    yield replace(session, binding=end - session.first)
+def _follow_home(home: Home, price: float, sessions: Sequence[Session]) -> tuple[Array, float]:
+    """Give what the meter of a home counts at a flat price in the slots that sessions bind, kW, and its bill, money."""
+    state: dict[str, Any] | None = None
+    load, bill = [], 0.0
+    for session, later in zip(sessions, [*sessions[1:], None], strict=True):
+        foreseen, came = home.foresee(session).in_session(session, state), home.in_session(session, state)
+        flat = np.full(session.slots, price)
+        done = foreseen.meter(_summarize_at(foreseen, flat), came)
+        drawn = np.array(done["load_kw"])
+        load.append(drawn[: session.binding])
+        bill += float(bill_by_slot(came, flat, drawn)[: session.binding].sum())
+        state = foreseen.advance(session if later is None else session.until(later), done)
+    return np.concatenate(load), bill
 
 
 def compute_utility(home: Home, price: float) -> float:

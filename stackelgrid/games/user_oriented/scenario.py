@@ -70,8 +70,9 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
         """Add what the meters count once the binding slots of a session have come."""
         if not self.has_forecasts:
             return outcome
-        came = [home.in_session(session, states.get(home.id)) for home in self.everyone]
         foreseen = self.in_session(session, states).everyone
+        there = {home.id for home in foreseen}
+        came = [home.in_session(session, states.get(home.id)) for home in self.everyone if home.id in there]
         return outcome.meter(foreseen, came, self.leader.in_session(session), session.binding)
 
     @classmethod
