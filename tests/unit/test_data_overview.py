@@ -1,7 +1,9 @@
 """`stackelgrid data FILE`: what is found in exports, what they do not tell, and that its keys read them."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -172,3 +174,60 @@ def test_data_command_takes_keys(monkeypatch: pytest.MonkeyPatch, capfd: pytest.
     monkeypatch.setattr("sys.argv", [*words, "--set", "unti=Wh"])
     assert cli.main() == 2
     assert "data.enel: unti: unknown key" in capfd.readouterr().err
+
+
+def write_autumn(path: Path, number: str, more: str = "") -> None:
+    """Write the three days around a change of clocks to winter time, as their clocks show them, `more` in each row."""
+    begin = datetime(2025, 10, 25, tzinfo=ZoneInfo("Europe/Berlin")).astimezone(UTC)
+    times = [(begin + n * timedelta(minutes=15)).astimezone(ZoneInfo("Europe/Berlin")) for n in range(73 * 4)]
+    rows = [f"{at:%d.%m.%Y;%H:%M};{number.format(n % 7)}{more}" for n, at in enumerate(times)]
+    path.write_text("\n".join([f"Datum;Uhrzeit;Verbrauch (Wh){';kind' * bool(more)}", *rows]))
+
+
+@pytest.mark.parametrize("number", ["1{},5", "1{}"])
+@pytest.mark.parametrize("zone", [{}, {"timezone": "Europe/Berlin"}])
+def test_hour_that_is_there_twice_is_no_second_meter(number: str, zone: dict[str, str], tmp_path: Path) -> None:
+    write_autumn(tmp_path / "m.csv", number)
+    told = describe(tmp_path / "m.csv", **zone)
+    assert "meter" not in find_keys(told) and "where" not in told
+    if zone:
+        assert "  to        2025-10-28 00:00" in told.splitlines() and "  gaps      none" in told
+
+
+def test_keys_of_a_file_with_the_autumn_change_read_all_of_its_energy(tmp_path: Path) -> None:
+    write_autumn(tmp_path / "m.csv", "1{},5", ";A")
+    found = find_keys(describe(tmp_path / "m.csv", timezone="Europe/Berlin"))
+    hours, _ = read({**found, "file": str(tmp_path / "m.csv"), "day": "2025-10-25"}, "Verbrauch (Wh)", 73)
+    assert sum(hours) == pytest.approx(sum(10.5 + n % 7 for n in range(73 * 4)) / 1000)
+
+
+def test_repeated_hour_in_a_zone_without_a_change_is_asked_about(tmp_path: Path) -> None:
+    write_autumn(tmp_path / "m.csv", "1{},5")
+    told = describe(tmp_path / "m.csv", timezone="UTC")
+    assert "several rows have the same time" in told and "meter" not in find_keys(told)
+
+
+def test_few_numbers_at_each_time_are_meters_and_others_are_not(tmp_path: Path) -> None:
+    rows = [f"{DAY} {hour:02d}:00,{meter},{hour % 5}" for meter in (1001, 1002) for hour in range(24)]
+    (tmp_path / "m.csv").write_text("\n".join(["time,house,Wh", *rows]))
+    found = find_keys(describe(tmp_path / "m.csv"))
+    assert (found["meter"], found["value"]) == ("house", "Wh")
+    rows = [f"{DAY} {hour:02d}:00,{10 * meter + hour % 5}" for meter in (1, 2) for hour in range(24)]
+    (tmp_path / "n.csv").write_text("\n".join(["time,Wh", *rows]))
+    assert "several rows have the same time" in describe(tmp_path / "n.csv")
+
+
+@pytest.mark.parametrize(
+    "keys", [{"reading": "total", "stamp": "end"}, {"value": "kW"}, {"interval": "7min"}, {"unit": "kW", "exchange": 2}]
+)
+def test_keys_that_contradict_are_refused_by_their_name(keys: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^data\.lastgang_24: ") as refused:
+        describe(EXPORTS / "lastgang_24.csv", **keys)
+    assert "pydantic" not in str(refused.value) and "whole file" not in str(refused.value)
+
+
+def test_no_meter_may_be_said(tmp_path: Path) -> None:
+    rows = [f"{DAY} {hour:02d}:00,{name},1" for hour in range(24) for name in "AB"]
+    (tmp_path / "m.csv").write_text("\n".join(["time,house,Wh", *rows]))
+    assert find_keys(describe(tmp_path / "m.csv"))["meter"] == "house"
+    assert "most rows have the time of the row before" in describe(tmp_path / "m.csv", meter=None)

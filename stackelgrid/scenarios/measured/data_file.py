@@ -15,9 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from stackelgrid.scenarios.measured.clock import HOUR, Clock, Horizon
-from stackelgrid.scenarios.measured.declarations import VALUE, Reference, TimeSeries, complete
+from stackelgrid.scenarios.measured.declarations import VALUE, Reference, TimeSeries, complete, explain_keys
 from stackelgrid.scenarios.measured.home_assistant import is_statistics, read_statistics
 from stackelgrid.scenarios.measured.nem12 import is_nem12, read_nem12
 from stackelgrid.scenarios.measured.numbers import count_up, read_number
@@ -416,6 +417,8 @@ class DataFile:
             series, table = _open_table(text, self._given, self._name)
         except csv.Error as error:
             raise ValueError(f"{self._name}.file: {self._path} is not CSV ({error}); export it again") from None
+        except ValidationError as error:
+            raise ValueError(f"{self._path}: {explain_keys(self._name, error)}") from None
         except ValueError as error:
             raise ValueError(f"{self._path}: {error}") from None
         self.findings += table.findings

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from stackelgrid.calendar import Calendar, Timezone
-from stackelgrid.model import StrictModel
+from stackelgrid.model import StrictModel, explain
 from stackelgrid.scenarios.measured.units import find_unit
 
 OWN = "own"
@@ -176,6 +176,11 @@ def complete(series: TimeSeries, found: Mapping[str, Any]) -> TimeSeries:
     """Complete the keys that are given by those that were found in the file."""
     given = series.model_dump(exclude_unset=True)
     return TimeSeries.model_validate({**found, **given})
+
+
+def explain_keys(name: str, error: ValidationError) -> str:
+    """Explain what is wrong with the keys of the data `name`; of keys that contradict, pydantic names none."""
+    return explain(name, error).replace(f"{name}: (whole file): ", f"{name}: ")
 
 
 class Reference(StrictModel):

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from stackelgrid.model import explain
 from stackelgrid.scenarios.measured.clock import HOUR, Horizon
 from stackelgrid.scenarios.measured.data_file import DataFile, Readings, read_standard
-from stackelgrid.scenarios.measured.declarations import TimeSeries, complete
+from stackelgrid.scenarios.measured.declarations import TimeSeries, complete, explain_keys
 from stackelgrid.scenarios.measured.recognition import (
     Recognition,
     list_number_columns,
@@ -47,11 +46,9 @@ def describe_file(path: Path, keys: Mapping[str, Any]) -> Iterator[str]:
     """
     name = name_from(path.stem, 64).strip("-") or "meter"
     try:
-        given = TimeSeries.model_validate({"file": path.name, **keys})
+        yield from _describe(path, name, TimeSeries.model_validate({"file": path.name, **keys}))
     except ValidationError as error:
-        raise ValueError(explain(f"data.{name}", error)) from None
-    try:
-        yield from _describe(path, name, given)
+        raise ValueError(explain_keys(f"data.{name}", error)) from None
     except csv.Error as error:
         raise ValueError(f"{path} is not CSV ({error}); export it again") from None
     except ValueError as error:

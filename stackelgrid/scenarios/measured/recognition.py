@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice, pairwise
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from stackelgrid.scenarios.measured.declarations import TimeSeries, complete
 from stackelgrid.scenarios.measured.numbers import count_up, read_number
@@ -23,6 +24,7 @@ from stackelgrid.scenarios.measured.times import (
     DATES,
     FORMATS,
     has_day_per_row,
+    is_twice,
     list_formats,
     read_time,
     read_times_of_day,
@@ -33,9 +35,14 @@ _MOST_LINES_ABOVE = 200
 _FEWEST_ROWS = 3
 _SAMPLE = 5_000
 _MINUTE = timedelta(minutes=1)
+_FROM_CHANGE_TO_CHANGE = timedelta(days=300)
+"""Less than the time from one autumn's change of clocks to the next."""
+_MOST_TIMES_MISSED = 2
+"""How many times as many rows a table of meters would have at most, had each meter one at every time."""
 _CLOCK = re.compile(r"\d{1,2}:\d{2}")
 _MIDNIGHT = ("00:00", "0:00", "24:00")
 _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?( ?[AaPp][Mm])?")
+_DECIMALS = re.compile(r"[.,]\d")
 _NUMBER = re.compile(r"[+-]?\d[\d.,' \u00a0\u202f]*")
 _COUNTS_FOR_COMMA = re.compile(r"[+-]?(0|\d{4,}|\d{1,3}([. ']\d{3})+),\d+|[+-]?\d+,(\d{1,2}|\d{4,})")
 _COUNTS_FOR_POINT = re.compile(r"[+-]?(0|\d{4,}|\d{1,3}([, ']\d{3})+)\.\d+|[+-]?\d+\.(\d{1,2}|\d{4,})")
@@ -200,12 +207,13 @@ def recognise_numbers(table: Table, series: TimeSeries) -> Recognition:
     else:
         found.questions["unit"] = "it is not in the file; give it, as in kWh"
     stamps = [" ".join(cells[place].strip() for place in times) for cells in rows]
-    if series.meter is None and len(set(stamps)) < len(stamps):
-        _find_meter(table, [place for place in range(len(table.header)) if place not in times], rows, stamps, found)
+    if "meter" not in series.model_fields_set and _has_several_meters(stamps, complete(series, found.keys)):
+        places = [place for place in range(len(table.header)) if place not in times]
+        _find_meter(table, places, columns, rows, stamps, found)
         if "meter" in found.keys and series.layout == "long":
             named = [name for name in units if name != found.keys["meter"]]
             values = named or [table.header[place] for place in columns if table.header[place] != found.keys["meter"]]
-            found.keys["value"] = values[0] if values else ""
+            found.keys["value"] = values[0]
             if len(values) > 1:
                 found.questions["value"] = f"the numbers of each meter may be in {' or '.join(map(repr, values[:10]))}"
     if series.layout == "long" and columns:
@@ -286,13 +294,44 @@ def _find_reading(table: Table, series: TimeSeries, column: int, stamps: Sequenc
             )
 
 
+def _has_several_meters(stamps: Sequence[str], series: TimeSeries) -> bool:
+    """Say whether rows have the same time, other than those of an hour that is there twice when clocks change."""
+    count = Counter(stamps)
+    repeated = [stamp for stamp, rows in count.items() if rows > 1]
+    if series.layout == "wide" or not repeated or len(repeated) == len(count):
+        return bool(repeated)
+    try:
+        times = [read_time(stamp, series.format) for stamp in repeated]
+    except ValueError:
+        return True
+    if any(count[stamp] > 2 for stamp in repeated) or any(at.tzinfo is not None for at in times):
+        return True
+    if series.timezone is not None:
+        zone = ZoneInfo(series.timezone)
+        return not all(is_twice(at, zone) for at in times)
+    hours = sorted({at.replace(minute=0, second=0, microsecond=0) for at in times})
+    return any(after - before < _FROM_CHANGE_TO_CHANGE for before, after in pairwise(hours))
+
+
 def _find_meter(
-    table: Table, places: Sequence[int], rows: Sequence[Sequence[str]], stamps: Sequence[str], found: Recognition
+    table: Table,
+    places: Sequence[int],
+    numbers: Sequence[int],
+    rows: Sequence[Sequence[str]],
+    stamps: Sequence[str],
+    found: Recognition,
 ) -> None:
-    """Find the column by which rows of the same time differ, of those with few texts."""
+    """Find the column by which rows of the same time differ, of those with few texts; of `numbers`, few at each time.
+
+    Another column must have the numbers of the meters.
+    """
     texts = {place: list(dict.fromkeys(cells[place].strip() for cells in rows)) for place in places}
     few = {place: there for place, there in texts.items() if 1 < len(there) <= len(rows) / 2}
-    for place in few:
+    for place, there in few.items():
+        decimals = place in numbers and any(_DECIMALS.search(text) for text in there)
+        scattered = place in numbers and len(there) * len(set(stamps)) > _MOST_TIMES_MISSED * len(rows)
+        if decimals or scattered or not set(numbers) - {place}:
+            continue
         if len({(stamp, cells[place]) for stamp, cells in zip(stamps, rows, strict=True)}) == len(rows):
             found.keys["meter"] = table.header[place]
             return

@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import pairwise
+from zoneinfo import ZoneInfo
 
 from stackelgrid.scenarios.measured.declarations import check_year
 
@@ -51,6 +52,12 @@ def read_time(text: str, form: str | None) -> datetime:
     at = check_year(datetime.strptime(at_midnight, form) if form else datetime.fromisoformat(at_midnight))
     at = at if at.tzinfo is None else at.astimezone(UTC)
     return at + _DAY if at_midnight != begin else at
+
+
+def is_twice(local: datetime, zone: ZoneInfo) -> bool:
+    """Say whether a local time is there twice, as in the hour by which clocks are set back (PEP 495)."""
+    first, second = (local.replace(tzinfo=zone, fold=fold).utcoffset() or timedelta() for fold in (0, 1))
+    return first > second
 
 
 def list_formats(stamps: Sequence[str], formats: Iterable[str]) -> list[str]:
