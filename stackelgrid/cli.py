@@ -503,6 +503,9 @@ def compare_planning(
     elif not quiet:
         _print_table(planning.spell(compared))
         print(f"table: {folder / 'table.csv'}\nreport: {folder / 'replanned' / 'report.html'}")
+    if unsettled := [each.plan.replace("_", " ") for each in compared.plans if not each.settled]:
+        message = f"not settled: {', '.join(unsettled)}; their numbers are of the last rounds; raise leader.max_rounds"
+        raise CommandError(ExitCode.NOT_SETTLED, message)
 
 
 def _print_table(rows: list[list[str]]) -> None:

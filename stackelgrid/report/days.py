@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from stackelgrid.errors import SolverError
 from stackelgrid.report.clock import name_day, read_times
 from stackelgrid.report.columns import Cell, spell_unit
-from stackelgrid.report.parts import Plot, Row, Section, Table, spread
+from stackelgrid.report.parts import Plot, Row, Section, Table, drop_rounding, spread
 from stackelgrid.report.words import change, number, percent, plural, quantity, relative, split_key
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ def list_key_figures(result: RunResult[Any], courses: Courses | None) -> list[Ro
     rows.append(("Energy", quantity(hours * sum(course.load), kwh)))
     if course.settled is not None:
         imbalance = hours * sum(abs(load - settled) for load, settled in zip(course.load, course.settled, strict=True))
+        imbalance = drop_rounding(imbalance, hours * sum(map(abs, course.settled)))
         rows.append(("Imbalance", f"{quantity(imbalance, kwh)} metered beyond what was settled, or short of it"))
     rows.append(("Peak load", quantity(max(course.load), courses.power)))
     if sum(course.load) > 0:
@@ -167,7 +168,9 @@ def tabulate_days(days: Days) -> dict[str, list[Cell]]:
                 row[f"{prefix}mean_price_{money}_per_{kw}h"] = sum(price) / len(price)
                 row[f"{prefix}revenue_{money}"] = _earn(price, load, days.slot_hours)
         if missed:
-            row[f"imbalance_{kw}h"] = days.slot_hours * sum(days.of_date(day, missed))
+            imbalance = days.slot_hours * sum(days.of_date(day, missed))
+            size = days.slot_hours * sum(map(abs, days.of_date(day, days.after.load)))
+            row[f"imbalance_{kw}h"] = drop_rounding(imbalance, size)
         row["rounds"] = sum(days.of_date(day, days.rounds))
         for name, cell in row.items():
             columns.setdefault(name, []).append(cell)

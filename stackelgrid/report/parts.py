@@ -99,6 +99,11 @@ GAP = Rule("gap", "Gap to the reference", "How far the run falls short of the re
 VIOLATION = Rule("violation", "Broken limits", "The worst breach of any limit of any player.")
 
 
+def drop_rounding(difference: float, size: float) -> float:
+    """Give a difference of numbers of a size, 0 where it is only their rounding."""
+    return 0.0 if abs(difference) <= BOOKS_WITHIN * abs(size) else difference
+
+
 def spread(sizes: Mapping[str, float]) -> list[str]:
     """Choose up to `FEW` names, evenly from the smallest size to the largest."""
     ranked = sorted(sizes, key=lambda name: sizes[name])

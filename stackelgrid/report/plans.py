@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from stackelgrid.model import Finite, StrictModel, explain
-from stackelgrid.report.parts import Section, Table
+from stackelgrid.report.parts import Section, Table, drop_rounding
 from stackelgrid.report.run_folder import ReportError
 from stackelgrid.report.words import number
 from stackelgrid.text_file import parse_json, read_text
@@ -62,7 +62,6 @@ def show_plans(folder: Path) -> list[Section]:
         raise ReportError(f"{path}: {error}") from None
     money = found.money
     columns = {
-        "Sessions": "sessions",
         "Energy (kWh)": "energy_kwh",
         "Peak (kW)": "peak_kw",
         "Imbalance (kWh)": "imbalance_kwh",
@@ -72,11 +71,23 @@ def show_plans(folder: Path) -> list[Section]:
         f"Worth ({money})": "worth",
     }
     rows = [
-        [plan.plan.replace("_", " ").capitalize(), *(number(getattr(plan, key)) for key in columns.values())]
-        for plan in found.plans
+        [
+            plan.plan.replace("_", " ").capitalize(),
+            "yes" if plan.settled else "no",
+            f"{plan.sessions:,}",
+            *(number(getattr(plan, key)) for key in columns.values()),
+        ]
+        for plan in map(_drop_rounding, found.plans)
     ]
+    unsettled = "" if all(plan.settled for plan in found.plans) else " Of a plan that did not settle, the last rounds."
     note = (
         "The same days as the scenario says, planned once per horizon, and with perfect foresight. Worth: by how much "
         "the homes' utility and what the company earns are above those of planning once."
+        f"{unsettled}"
     )
-    return [Section("What planning again was worth", [Table(note, list(columns), [rows])])]
+    return [Section("What planning again was worth", [Table(note, ["Settled", "Sessions", *columns], [rows])])]
+
+
+def _drop_rounding(plan: Plan) -> Plan:
+    imbalance, worth = drop_rounding(plan.imbalance_kwh, plan.energy_kwh), drop_rounding(plan.worth, plan.welfare)
+    return plan.model_copy(update={"imbalance_kwh": imbalance, "worth": worth})

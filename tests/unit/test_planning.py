@@ -87,6 +87,20 @@ def test_plans_are_measured_in_the_same_slots(
     assert [float(row["welfare"]) for row in table] == [row["welfare"] for row in content["plans"]]
 
 
+def test_plan_that_did_not_settle_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "new"
+    source = write(tmp_path, draw_days())
+    monkeypatch.setattr(
+        "sys.argv",
+        ["stackelgrid", "compare-planning", source, "--quiet", "--out", str(folder), "--set", "leader.max_rounds=1"],
+    )
+    assert cli.main() == 3
+    assert "not settled: replanned, planned once, perfect foresight; their numbers" in capsys.readouterr().err
+    assert "Of a plan that did not settle, the last rounds" in (folder / "replanned" / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

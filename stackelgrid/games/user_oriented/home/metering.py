@@ -53,11 +53,11 @@ def meter(foreseen: Surroundings, came: Surroundings, account: Mapping[str, Any]
     It has what that has but for the money, and `unserved_kw` (T,), load that the connection did not carry, if any.
     """
     done = {key: value for key, value in account.items() if key not in ("bill", "utility")}
-    draw = np.array(account["load_kw"]) + came.inelastic - foreseen.inelastic
+    draw = np.array(account["load_kw"]) + (came.inelastic - foreseen.inelastic)
     used = free = np.zeros(len(draw))
     if "pv_kw" in account:
         used, free = _use_pv(foreseen, came, account)
-        draw = draw - used + account["pv_kw"]
+        draw = draw + (account["pv_kw"] - used)
     if np.any(draw < came.least) or np.any(draw > came.most):
         draw, change, levels = _spare_storage(came, account.get("stores_kwh", [account.get("storage_kwh")]), draw)
         cut = np.clip(came.least - draw, 0.0, free)
