@@ -558,7 +558,7 @@ KINDS_OF_LISTS = {
         "wholesale_price": "price", "price_min": "price", "price_max": "price", "feed_in_price": "price",
         "price": "price", "imbalance_price": "price",
         "load_kw": "power", "max_kw": "power", "min_kw": "power", "available_kw": "power", "draw_kw": "power",
-        "feed_in_kw": "power", "gains_kw": "power",
+        "feed_in_kw": "power", "gains_kw": "power", "baseline_load_kw": "power",
         "outside_c": "temperature", "min_c": "temperature", "max_c": "temperature",
     },
     "prosumer": {
