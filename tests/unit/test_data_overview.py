@@ -93,12 +93,6 @@ TEXTS = {
         "time,use (kWh),peak (kW)\n2025-06-14 00:00,1,2\n2025-06-14 01:00,2,3\n2025-06-14 02:00,1,1\n",
         "unit      columns are in kWh (use (kWh)), kW (peak (kW))",
     ),
-    "meters of two kinds": (
-        "time,house,kind,kWh\n"
-        + "".join(f"{DAY} {t:02d}:00,{h},{k},1\n" for t in range(8) for h in "AB" for k in ("in", "out")),
-        "where     several rows have the same time; choose those of one meter by where: {COLUMN: TEXT}, or give meter, "
-        "the column that tells meters apart; there are house (A, B); kind (in, out)",
-    ),
 }
 
 
@@ -157,12 +151,59 @@ def test_text_that_is_no_table_is_described(
     assert told.count("\n") == 1
 
 
-def test_file_whose_times_do_not_fit_is_described_with_the_trouble(tmp_path: Path) -> None:
-    rows = [f"2025-06-{day},1{day % 3}" for day in range(10, 20)]
-    (tmp_path / "m.csv").write_text("\n".join(["day,kWh", *rows]))
-    told = describe(tmp_path / "m.csv")
-    assert "most rows are 24 hours apart, of which no slot's energy can be told; export intervals of an hour" in told
-    assert find_keys(told) == {"file": "m.csv", "time": "day", "unit": "kWh"}
+def test_data_command_refuses_what_is_not_readable_with_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(name: str, content: bytes = b"") -> str:
+        if content:
+            (tmp_path / name).write_bytes(content)
+        monkeypatch.setattr("sys.argv", ["stackelgrid", "data", str(tmp_path / name)])
+        assert cli.main() == 2
+        told, error = capfd.readouterr()
+        assert not told and error.count("\n") == 1 and error.startswith(str(tmp_path))
+        return error
+
+    days = "\n".join(["day,kWh", *(f"2025-06-{day},1{day % 3}" for day in range(10, 20))]).encode()
+    assert "most rows are 24 hours apart, of which no slot's energy can be told; export intervals" in refuse("d", days)
+    kinds = "".join(f"{DAY} {t:02d}:00,{h},{k},1\n" for t in range(8) for h in "AB" for k in ("in", "out"))
+    assert (
+        "several rows have the same time; choose those of one meter by where: {COLUMN: TEXT}, or give meter, the "
+        "column that tells meters apart; there are house (A, B); kind (in, out)"
+    ) in refuse("k.csv", f"time,house,kind,kWh\n{kinds}".encode())
+    assert "none of its columns 'time', 'x' has numbers" in refuse("x.csv", f"time,x\n{DAY} 00:00,no\n".encode())
+    assert "a folder, not a file" in refuse("")
+    assert "a spreadsheet (.xlsx); save its sheet as CSV" in refuse("m.xlsx", b"PK\x03\x04\xff\xfe")
+
+
+def test_folder_in_which_one_is_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^\.: cannot be read \(a folder"):
+        describe(Path("."))
+
+
+@pytest.mark.parametrize("word", ["Summe", "Total", "total:"])
+def test_closing_row_is_left_out_and_told(word: str, tmp_path: Path) -> None:
+    rows = [f"{DAY} {hour:02d}:00,{hour % 5}" for hour in range(24)]
+    (tmp_path / "m.csv").write_text("\n".join(["time,kWh", *rows, f"{word},46"]))
+    told = describe(tmp_path / "m.csv").splitlines()
+    assert told[0].endswith("m.csv: 24 rows; columns 'time', 'kWh'")
+    assert f"  its last row 26, '{word}', is no interval and is left out" in told
+    hours, shown = read({"file": str(tmp_path / "m.csv"), "timezone": "UTC"}, "kWh")
+    assert sum(hours) == sum(hour % 5 for hour in range(24)) and "its last row 26" in "".join(shown)
+
+
+def test_day_per_row_up_to_24_asks_for_its_stamp(tmp_path: Path) -> None:
+    ends = [f"{minute // 60:02d}:{minute % 60:02d}" for minute in range(15, 1441, 15)]
+    rows = [f"2025-06-{day};{';'.join(str(n) for n in range(96))}" for day in (13, 14)]
+    (tmp_path / "m.csv").write_text("\n".join([f"Tag;{';'.join(ends)}", *rows]))
+    assert "stamp     its columns are from 00:15 to 24:00; give end if intervals end then" in describe(
+        tmp_path / "m.csv"
+    )
+    keys = {"file": str(tmp_path / "m.csv"), "timezone": "UTC", "unit": "kWh", "reading": "interval"}
+    with pytest.raises(ValueError, match=r"its columns are from 00:15 to 24:00; set data\.m\.stamp: end"):
+        read(keys, "value")
+    hours, _ = read({**keys, "stamp": "end"}, "value")
+    assert hours == [sum(range(4 * hour, 4 * hour + 4)) for hour in range(24)]
 
 
 def test_data_command_takes_keys(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -230,4 +271,5 @@ def test_no_meter_may_be_said(tmp_path: Path) -> None:
     rows = [f"{DAY} {hour:02d}:00,{name},1" for hour in range(24) for name in "AB"]
     (tmp_path / "m.csv").write_text("\n".join(["time,house,Wh", *rows]))
     assert find_keys(describe(tmp_path / "m.csv"))["meter"] == "house"
-    assert "most rows have the time of the row before" in describe(tmp_path / "m.csv", meter=None)
+    with pytest.raises(ValueError, match="most rows have the time of the row before"):
+        describe(tmp_path / "m.csv", meter=None)

@@ -24,13 +24,15 @@ from stackelgrid.scenarios.measured.nem12 import is_nem12, read_nem12
 from stackelgrid.scenarios.measured.numbers import count_up, read_number
 from stackelgrid.scenarios.measured.recognition import find_clock_column, recognise_times
 from stackelgrid.scenarios.measured.table import Row, Table, find_table
-from stackelgrid.scenarios.measured.times import has_day_per_row, read_times_of_day
+from stackelgrid.scenarios.measured.times import find_ends, has_day_per_row, read_times_of_day
 from stackelgrid.scenarios.measured.units import Kind, Unit, find_unit, per_slot, target_unit
 from stackelgrid.scenarios.measured.xml_documents import is_xml, read_xml
 from stackelgrid.text_file import read_text
 
 _ABSENT = {"", "unavailable", "unknown"}
 """What is written in place of a reading that there was not."""
+
+_SPREADSHEETS = {".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"}
 
 
 class FromColumn(list[float]):
@@ -322,6 +324,12 @@ class DataFile:
             columns = read_times_of_day(self._table.header, self.series.stamp == "end")
         except ValueError as error:
             raise ValueError(f"{self._name}.layout: {self._path}: {error}; set layout: long") from None
+        ends = find_ends([self._table.header[place] for place in columns])
+        if ends is not None and "stamp" not in self.series.model_fields_set:
+            raise ValueError(
+                f"{self._path}: its columns are from {ends}; set {self._name}.stamp: end, if intervals end then, or "
+                "start"
+            )
         self.findings.append(f"each row is a day of {len(columns)} intervals, the column {VALUE}")
         texts = [[cells[place] for place in columns] for _, cells in rows]
         return [Reading(at, row, [cell]) for at, row, cell in clock.read_cells(stamps, list(columns.values()), texts)]
@@ -410,7 +418,7 @@ class DataFile:
     def _opened(self) -> tuple[TimeSeries, Table]:
         """The keys by which the file is read, and its table."""
         try:
-            text = read_text(self._path, "utf-8-sig")
+            text = read_export(self._path)
         except ValueError as error:
             raise ValueError(f"{self._name}.file: {self._path}: {error}; paths are relative to the scenario") from None
         try:
@@ -423,6 +431,16 @@ class DataFile:
             raise ValueError(f"{self._path}: {error}") from None
         self.findings += table.findings
         return series, table
+
+
+def read_export(path: Path) -> str:
+    """Read the text of a file. Raises `ValueError` for what is no text, as a spreadsheet's own format."""
+    try:
+        return read_text(path, "utf-8-sig", "name a file")
+    except ValueError:
+        if path.suffix.lower() in _SPREADSHEETS and path.is_file():
+            raise ValueError(f"a spreadsheet ({path.suffix}); save its sheet as CSV in UTF-8, and name that") from None
+        raise
 
 
 def read_standard(text: str, series: TimeSeries) -> Table | None:

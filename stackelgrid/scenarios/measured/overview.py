@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from stackelgrid.scenarios.measured.clock import HOUR, Horizon
-from stackelgrid.scenarios.measured.data_file import DataFile, Readings, read_standard
+from stackelgrid.scenarios.measured.data_file import DataFile, Readings, read_export, read_standard
 from stackelgrid.scenarios.measured.declarations import TimeSeries, complete, explain_keys
 from stackelgrid.scenarios.measured.recognition import (
     Recognition,
@@ -29,9 +29,10 @@ from stackelgrid.scenarios.measured.recognition import (
 from stackelgrid.scenarios.measured.table import Table, find_table
 from stackelgrid.scenarios.measured.units import Unit, find_unit
 from stackelgrid.scenarios.yaml_file import spell
-from stackelgrid.text_file import read_text
 from stackelgrid.wire.names import name_from
 
+_ASSUMED = {"timezone": "UTC", "unit": "pu", "stamp": "start"}
+"""What a file is described by as long as it is not known."""
 _MOST_COLUMNS = 40
 _MOST_GAPS = 3
 _BARS = "▁▂▃▄▅▆▇█"
@@ -42,11 +43,11 @@ _MINUTE = timedelta(minutes=1)
 def describe_file(path: Path, keys: Mapping[str, Any]) -> Iterator[str]:
     """Describe a file, read by those `keys` of data that are given, line by line.
 
-    Raises `ValueError` for keys that are wrong, and for a file that is no table.
+    Raises `ValueError` for keys that are wrong, and for a file that is no table or cannot be read by them.
     """
     name = name_from(path.stem, 64).strip("-") or "meter"
     try:
-        yield from _describe(path, name, TimeSeries.model_validate({"file": path.name, **keys}))
+        yield from _describe(path, name, TimeSeries.model_validate({"file": path.name or str(path), **keys}))
     except ValidationError as error:
         raise ValueError(explain_keys(f"data.{name}", error)) from None
     except csv.Error as error:
@@ -56,30 +57,28 @@ def describe_file(path: Path, keys: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _describe(path: Path, name: str, given: TimeSeries) -> Iterator[str]:
-    series, table, unknown = _recognise(read_text(path, "utf-8-sig"), given, f"data.{name}")
+    series, table, unknown = _recognise(read_export(path), given, f"data.{name}")
     yield f"{path}: {len(table.rows)} row{'s' * (len(table.rows) != 1)}; columns {table.names}"
-    file = DataFile(name, complete(series, {"timezone": "UTC", "unit": "pu"}), path.parent, Horizon(1), "", _ignore)
+    file = DataFile(name, complete(series, _ASSUMED), path.parent, Horizon(1), "", _ignore)
     columns = _list_columns(file, table)
+    if not columns:
+        raise ValueError(f"none of its columns {table.names} has numbers; export it again, or name another file")
     try:
-        first = file.find_readings(columns[0]) if columns else None
-        trouble = "no column has numbers"
+        first = file.find_readings(columns[0])
     except ValueError as error:
-        first, trouble = None, f"not readable so: {error}"
+        raise ValueError(unknown.get("where", str(error))) from None
     yield from (f"  {finding}" for finding in dict.fromkeys(file.findings))
-    if first is None:
-        yield f"  {trouble}"
-    else:
-        yield from _describe_times(series, first, columns[0])
-        yield ""
-        yield from _align(
-            [_HEADINGS, *(_describe_column(file, table, given, column) for column in columns[:_MOST_COLUMNS])]
-        )
-        if len(columns) > _MOST_COLUMNS:
-            yield f"and {len(columns) - _MOST_COLUMNS} more"
+    yield from _describe_times(series, first, columns[0])
+    yield ""
+    yield from _align(
+        [_HEADINGS, *(_describe_column(file, table, given, column) for column in columns[:_MOST_COLUMNS])]
+    )
+    if len(columns) > _MOST_COLUMNS:
+        yield f"and {len(columns) - _MOST_COLUMNS} more"
     if series.timezone is None:
         unknown["timezone"] = (
             "its times have UTC offsets; give the zone of its days, as in Europe/Berlin (above, UTC is taken)"
-            if first is not None and first.clock.with_offset
+            if first.clock.with_offset
             else "its times are local, of which zone it does not tell; give it, as in Europe/Berlin"
         )
     yield ""

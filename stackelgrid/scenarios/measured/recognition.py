@@ -23,6 +23,7 @@ from stackelgrid.scenarios.measured.table import DELIMITERS, Table, strip_end
 from stackelgrid.scenarios.measured.times import (
     DATES,
     FORMATS,
+    find_ends,
     has_day_per_row,
     is_twice,
     list_formats,
@@ -39,8 +40,6 @@ _FROM_CHANGE_TO_CHANGE = timedelta(days=300)
 """Less than the time from one autumn's change of clocks to the next."""
 _MOST_TIMES_MISSED = 2
 """How many times as many rows a table of meters would have at most, had each meter one at every time."""
-_CLOCK = re.compile(r"\d{1,2}:\d{2}")
-_MIDNIGHT = ("00:00", "0:00", "24:00")
 _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?( ?[AaPp][Mm])?")
 _DECIMALS = re.compile(r"[.,]\d")
 _NUMBER = re.compile(r"[+-]?\d[\d.,' \u00a0\u202f]*")
@@ -219,6 +218,8 @@ def recognise_numbers(table: Table, series: TimeSeries) -> Recognition:
     if series.layout == "long" and columns:
         column = table.header.index(found.keys["value"]) if found.keys.get("value") else columns[0]
         _find_reading(table, complete(series, found.keys), column, stamps, found)
+    if series.layout == "wide" and (ends := find_ends([table.header[place] for place in columns])):
+        found.questions["stamp"] = f"its columns are from {ends}; give end if intervals end then"
     return found
 
 
@@ -286,12 +287,9 @@ def _find_reading(table: Table, series: TimeSeries, column: int, stamps: Sequenc
     elif unit != "energy" and uneven:
         found.keys["reading"] = "sample"
     elif series.stamp == "start" and not uneven:
-        first, *_, last = stamps if times[0] < times[-1] else stamps[::-1]
-        clocks = [_CLOCK.search(stamp) for stamp in (first, last)]
-        if clocks[0] and clocks[1] and clocks[0][0] not in _MIDNIGHT and clocks[1][0] in _MIDNIGHT:
-            found.questions["stamp"] = (
-                f"the first row is at {clocks[0][0]}, the last at {clocks[1][0]}; give end if intervals end then"
-            )
+        ends = find_ends(stamps if times[0] < times[-1] else stamps[::-1])
+        if ends is not None:
+            found.questions["stamp"] = f"its rows are from {ends}; give end if intervals end then"
 
 
 def _has_several_meters(stamps: Sequence[str], series: TimeSeries) -> bool:

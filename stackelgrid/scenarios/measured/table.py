@@ -25,6 +25,10 @@ _NORD_POOL = "Delivery Start (CET)"
 """The column by which exports of Nord Pool are known; their prices are per MWh without saying so."""
 _MONEY = re.compile(r"\(([A-Z]{3})\)")
 _UNIT_COLUMNS = {"unit", "units", "einheit", "eenheid", "unite", "unité", "unità", "unidad", "enhet", "enhed", "uom"}
+_CLOSING_WORDS = {
+    *("summe", "gesamt", "gesamtsumme", "total", "grand total", "sum", "somme", "totale", "totaal", "suma", "summa"),
+    *("average", "mean", "mittelwert", "moyenne", "media", "gemiddelde"),
+}
 _EMPTY = "it holds no data; it takes a line with the names of its columns and a row per interval"
 Row = tuple[int, Sequence[str]]
 """The number of a row, as a spreadsheet counts, and its cells."""
@@ -91,9 +95,19 @@ def find_table(text: str, series: TimeSeries, name: str) -> Table:
         number, cells = rows.pop(0)
         units |= {column: cell.strip()[1:-1] for column, cell in zip(header, cells, strict=True)}
         findings.append(f"its row {number} has units")
+    places = [header.index(column) for column in series.time_columns]
+    if rows and (closing := _find_closing_word([rows[-1][1][place] for place in places])):
+        findings.append(f"its last row {rows[-1][0]}, {closing!r}, is no interval and is left out")
+        rows.pop()
     if not rows:
         raise ValueError(_EMPTY)
     return Table(header, above + 1, units, rows, findings)
+
+
+def _find_closing_word(times: Sequence[str]) -> str | None:
+    """Find the word that the last row has instead of a time where it sums up the others."""
+    words = (text.strip() for text in times)
+    return next((word for word in words if word.rstrip(":").lower() in _CLOSING_WORDS), None)
 
 
 def _find_header(text: str, series: TimeSeries, name: str) -> tuple[str, int, list[str]]:

@@ -29,6 +29,8 @@ FORMATS = (
 _PERHAPS_TIME = re.compile(r"\d.*[-/.: ].*[-/.:].*\d|\d{8}")
 _TIME_OF_DAY = re.compile(r"(\d{1,2})[:.h](\d{2})(?::00)?(?:\s*[-–]\s*(\d{1,2})[:.h](\d{2})(?::00)?)?")
 _NUMBER_OF_DAY = re.compile(r"[A-Za-z_ ]*0*(\d{1,3})")
+_CLOCK = re.compile(r"\d{1,2}:\d{2}")
+_MIDNIGHT = ("00:00", "0:00", "24:00")
 _DAY = timedelta(days=1)
 
 
@@ -92,6 +94,15 @@ def guess_format(text: str) -> str:
 def has_day_per_row(header: Sequence[str]) -> bool:
     """Tell by its columns' names whether a table has a day per row."""
     return sum(_TIME_OF_DAY.fullmatch(name) is not None for name in header) >= 24
+
+
+def find_ends(times: Sequence[str]) -> str | None:
+    """Give the first and the last of some times where these look like the ends of intervals: 00:15 to 24:00."""
+    clocks = [_CLOCK.search(time) for time in (times[0], times[-1])] if times else []
+    texts = [clock[0] for clock in clocks if clock]
+    if len(texts) == 2 and texts[0] not in _MIDNIGHT and texts[1] in _MIDNIGHT:
+        return " to ".join(texts)
+    return None
 
 
 def read_times_of_day(header: Sequence[str], ends: bool) -> dict[int, timedelta]:
