@@ -435,8 +435,11 @@ def test_page_explains_the_certificate(folder: Path, found: dict[str, Any]) -> N
     keep(folder, found)
     text = Page(write(folder)).text
     assert "All 7 checks passed." in text
-    missing = "leader's utility at the best price found, bound of the gap from sums, price residual, error of a bill"
-    assert f"Not part of it: {missing}, error of the balance." in text
+    missing = (
+        "cost of integrality to the homes, money that integrality costs, leader's utility at the best price found, "
+        "bound of the gap from sums, price residual, error of a bill, error of the balance"
+    )
+    assert f"Not part of it: {missing}." in text
     assert "4,321 cents" in text
     assert "1.250 cents/kWh" in text
     found["certificate"] = {**CERTIFICATE, "max_regret": 2e-6, "feasible": False}

@@ -22,7 +22,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from stackelgrid.calendar import Session
-from stackelgrid.games.user_oriented.messages import LoadAt, LoadResponse, Price, pack_coupling
+from stackelgrid.games.user_oriented.messages import MOST_CHANGES, LoadAt, LoadResponse, Price, pack_coupling
 from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.rounds.strategy import Ask, Ending, Reply
 from stackelgrid.wire.arrays import LARGEST, Array, PackedArray
@@ -140,6 +140,11 @@ class UserOrientedAggregator:
         ]
         slopes = [at.slope for at in others if at.slope is not None]
         couplings = [at.coupling for at in others if at.coupling is not None]
+        changes = [
+            min(body.starts_changed, MOST_CHANGES * body.homes)
+            for body in answers.values()
+            if body.starts_changed is not None
+        ]
         body = LoadResponse(
             homes=sum(body.homes for body in answers.values()),
             held=sum(answers[name].homes for name in held),
@@ -152,6 +157,7 @@ class UserOrientedAggregator:
             other_loads_kw=PackedArray.of(np.array([at.loads for at in others])) if others else None,
             other_slopes=PackedArray.of(np.array(slopes)) if slopes else None,
             other_couplings=[pack_coupling(coupling) for coupling in couplings] or None,
+            starts_changed=sum(changes) if changes else None,
         )
         return Reply(body, {"load_only": load_only, "fixed": fixed} if load_only else {})
 

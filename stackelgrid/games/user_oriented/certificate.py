@@ -36,6 +36,7 @@ from stackelgrid.games.user_oriented.reference.homes_response import HomesRespon
 from stackelgrid.games.user_oriented.reference.hourly_homes import rewrite_as_hourly
 from stackelgrid.games.user_oriented.reference.price_search import BetterPriceSearch
 from stackelgrid.games.user_oriented.reference.stacked_homes import StackedHomes
+from stackelgrid.games.user_oriented.reference.start_search import find_best_utility
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.wire.arrays import Array
 
@@ -55,6 +56,9 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
       costs is not counted.
     - `max_regret`: the largest relative gain that any player has from deviating alone, of the two that follow.
     - `max_home_regret`: of the homes, relative to max(1, |utility|), utility being satisfaction less wear less bill.
+    - `integrality_gap`, `integrality_money`: of homes with deferrable runs, which all else takes at the starts that
+      these chose: what they would gain together by other starts at the settled price [UO-DG], relative to max(1, |their
+      utility|), and money. It is not judged: there may be no price at which it is zero.
     - `leader_regret`: the leader's from the best price found, relative to max(1, |what it earns|); None for `welfare`.
     - `better_price`, `better_utility`: the best price found and what it earns, money; None where none is better.
     - `price_residual`: of a `welfare` run, the largest distance of the price from marginal cost plus capacity
@@ -79,7 +83,7 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
     `samples` is the number of prices to try at random; the scenario's seed draws them. Raise `CertificateError`.
     """
     settings, slots, hours = scenario.leader, scenario.slots, scenario.slot_hours
-    homes = rewrite_as_hourly(scenario.everyone)
+    homes = rewrite_as_hourly([_fix_starts(home, outcome) for home in scenario.everyone])
     run = _Run.read(homes, slots, outcome, hours)  # money is over Δ from here on
     company = _company(settings, run.baseline, np.array(outcome.balance_load_kw or outcome.baseline_load_kw))
     by_sums = settings.objective == "welfare" and (len(homes) > CERTIFIED_UP_TO or _any_together(homes))
@@ -128,6 +132,7 @@ def certify(scenario: UserOrientedScenario, outcome: UserOrientedOutcome, sample
         "sums_gap": sums_gap,
         "max_regret": max(home_regret, leader_regret or 0.0),
         "max_home_regret": home_regret,
+        **_find_integrality_gap(scenario.everyone, run.price, judged.optimum, hours),
         "leader_regret": leader_regret,
         "better_price": better_price,
         "better_utility": better_utility,
@@ -193,6 +198,32 @@ class _HomesVerdict:
         )
         overclaim = (run.claimed - np.where(np.isnan(recomputed), optimum, recomputed)) / size
         return cls(apart, bills, utility, size, best_load, optimum, overclaim, violation, solver, method)
+
+
+def _fix_starts(home: Home, outcome: UserOrientedOutcome) -> Home:
+    """Give a home with its deferrable runs at the starts that it settled. Raise `CertificateError` for others."""
+    settled = outcome.homes.get(home.id)
+    if settled is None or not home.deferrable:
+        return home
+    allowed = [run.starts for run in home.deferrable]
+    if len(settled.starts) != len(allowed) or any(
+        start not in starts for start, starts in zip(settled.starts, allowed, strict=True)
+    ):
+        raise CertificateError(
+            f"outcome.homes.{home.id}.starts {settled.starts}: its deferrable runs may not begin there; certify the "
+            "scenario that was played"
+        )
+    return home.at_starts(tuple(settled.starts))
+
+
+def _find_integrality_gap(homes: Sequence[Home], price: Array, optimum: Array, hours: float) -> dict[str, float]:
+    """Find what homes would gain by other starts than those at which `optimum` (H,), money over Δ, is best [UO-DG]."""
+    running = [(home, own) for home, own in zip(homes, optimum, strict=True) if home.deferrable]
+    if not running:
+        return {}
+    gain = sum(find_best_utility(home, price, own) - own for home, own in running)
+    size = max(1.0, abs(sum(own for _, own in running)))
+    return {"integrality_gap": float(gain / size), "integrality_money": float(hours * gain)}
 
 
 def _any_together(homes: Sequence[Home]) -> bool:

@@ -282,6 +282,7 @@ def sum_answers(question: Price, answers: Mapping[str, LoadResponse], held: Coll
     homes = sum(answers[name].homes - answers[name].held for name in fresh)
     load_only = sum(answers[name].load_only for name in fresh)
     fixed = sum(answers[name].fixed for name in fresh)
+    changes = sum(body.starts_changed or 0 for body in answers.values())
     observations = []
     for number, price in enumerate(question.prices):
         load, slope = np.zeros(len(price)), np.zeros(len(price))
@@ -294,7 +295,8 @@ def sum_answers(question: Price, answers: Mapping[str, LoadResponse], held: Coll
             if at.coupling is not None:
                 coupling += at.coupling
         bends = number < question.sensitivities
-        observations.append(Observation(price, load, slope if bends else None, coupling, homes, load_only, fixed))
+        slope_asked = slope if bends else None
+        observations.append(Observation(price, load, slope_asked, coupling, homes, load_only, fixed, changes))
     return observations
 
 

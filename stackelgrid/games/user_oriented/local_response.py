@@ -20,7 +20,8 @@ class Observation:
 
     dL/dp = diag(slope) + coupling: `slope` (T,) acts within a slot, `coupling` (T, T) is the rest. `slope` is None
     where no derivative was asked. `homes` homes answered this very round, `load_only` of them without a derivative and
-    `fixed` of these with an earlier load.
+    `fixed` of these with an earlier load. `starts_changed` counts how often homes have changed the starts of their
+    deferrable runs: while it stays, so does the function of the price that they answer with [UO-DH].
     """
 
     price: Array
@@ -30,10 +31,16 @@ class Observation:
     homes: int = 1
     load_only: int = 0
     fixed: int = 0
+    starts_changed: int = 0
 
     def is_of_same_homes(self, other: Observation) -> bool:
-        """Tell whether as many homes answered as in another round, and as many of them respond."""
-        return (self.homes, self.load_only, self.fixed) == (other.homes, other.load_only, other.fixed)
+        """Tell whether as many homes answered as in another round, as many respond, and their runs begin as then."""
+        return (self.homes, self.load_only, self.fixed, self.starts_changed) == (
+            other.homes,
+            other.load_only,
+            other.fixed,
+            other.starts_changed,
+        )
 
 
 @dataclass(frozen=True)

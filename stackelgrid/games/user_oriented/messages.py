@@ -14,6 +14,9 @@ from stackelgrid.wire.messages import Body
 MAX_PRICES = 100
 """No round asks more prices."""
 
+MOST_CHANGES = 20
+"""So many changes of its starts count of a home in a session [UO-DH], so that the search for the price ends."""
+
 STEEPEST = 10_000.0
 """The most that a sensitivity may say of a price that doubles or vanishes: so many times the connection."""
 _ROUNDING = 1e-6
@@ -88,6 +91,7 @@ class LoadResponse(Body):
     `other_loads_kw` has as many rows for each further price, one price after the other, `other_slopes` a row and
     `other_couplings` a matrix for each further price that asks for sensitivity. The answer is of `homes` homes,
     `held` of which did not answer this round: an earlier answer stands for them. `excluded` homes are not in it.
+    `starts_changed` counts how often their deferrable runs have got other starts, where they have any.
     `load_only` of the homes count with their load alone, because their sensitivity did not come true, and `fixed` of
     these with an earlier load, because the price does not explain the later ones.
     """
@@ -103,6 +107,7 @@ class LoadResponse(Body):
     other_loads_kw: PackedArray | None = None
     other_slopes: PackedArray | None = None
     other_couplings: Annotated[list[Coupling], Field(min_length=1, max_length=MAX_PRICES)] | None = None
+    starts_changed: Annotated[int, Field(ge=0, le=1_000_000 * MOST_CHANGES)] | None = None
 
     @property
     def slots(self) -> int:

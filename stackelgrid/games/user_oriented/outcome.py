@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from stackelgrid.games.user_oriented.home import DeviceRates, Home, HomeProblem, Schedule
+from stackelgrid.games.user_oriented.home import DeviceRates, Home, HomeProblem, Schedule, pose_problem
 from stackelgrid.games.user_oriented.home.appliances import ElasticAppliances
 from stackelgrid.games.user_oriented.home.metering import read_rates
 from stackelgrid.games.user_oriented.leader import UtilitySettings, compute_par
@@ -40,12 +40,16 @@ class ApplianceSchedule:
     temperature_c: list[float] | None = None
 
 
-def schedule_appliances(home: Home, price: list[float]) -> list[ApplianceSchedule]:
-    """Give what each appliance of a home does at a price, (T,), computed on the desk."""
-    problem = HomeProblem(home)
+def schedule_appliances(home: Home, price: list[float], starts: Sequence[int | None] = ()) -> list[ApplianceSchedule]:
+    """Give what each appliance of a home does at a price, (T,), its runs beginning in the slots `starts`."""
+    problem = HomeProblem(home.at_starts(tuple(starts)))
     schedule = problem.answer(np.array(price))
     return [
         *(ApplianceSchedule(each.name, "inelastic", each.draw(len(price)).tolist()) for each in home.inelastic),
+        *(
+            ApplianceSchedule(each.name, "deferrable", each.draw(start, len(price)).tolist())
+            for each, start in zip(home.deferrable, starts, strict=True)
+        ),
         *(
             ApplianceSchedule(each.name, "elastic", rate.tolist())
             for each, rate in zip(home.elastic, schedule.x, strict=True)
@@ -120,7 +124,7 @@ def _list_baseline(scenario: UserOrientedScenario, home: Home) -> dict[str, Any]
 
 
 def _summarize_at(home: Home, price: Array) -> dict[str, Any]:
-    problem = HomeProblem(home)
+    problem = pose_problem(home)
     return problem.summarize(problem.answer(price))
 
 
@@ -135,7 +139,8 @@ class HomeOutcome(StrictModel):
     `storage_kwh` (T,) the energy stored at the end of each slot in all its storage together, kWh, absent without any;
     `stores_kwh` a row for each, where there are several. Where devices are scheduled together also, (T,) kW, the net
     charging `storage_kw` and `ev_kw`, `pv_kw` used and `curtailed_kw`, `heat_pump_kw` and `feed_in_kw`, and a row for
-    each, (T,) at the end of each slot, the energy `ev_kwh` of cars and the temperature `temperature_c`. `baseline_bill`
+    each, (T,) at the end of each slot, the energy `ev_kwh` of cars and the temperature `temperature_c`. `starts` are
+    the slots, from 1, in which its deferrable runs begin, null for one that does not begin here. `baseline_bill`
     is its bill at the flat price, money, computed on the desk, and so is `baseline_utility` of a dated run. Where it
     planned by a forecast also, of the slots that bind, what its meter counted, `metered_kw`, what it pays for that,
     `metered_bill`, satisfaction less wear and discomfort less that, `metered_utility`, and `unserved_kw`, load that its
@@ -156,6 +161,7 @@ class HomeOutcome(StrictModel):
     heat_pump_kw: Vector | None = None
     heat_pumps_kw: Annotated[list[Vector] | None, Field(exclude=True)] = None
     temperature_c: list[Vector] | None = None
+    starts: list[int | None] = []
     baseline_bill: Finite | None = None
     baseline_utility: Finite | None = None
     metered_kw: Vector | None = None
@@ -173,7 +179,8 @@ class HomeOutcome(StrictModel):
         load = np.array(done["load_kw"])
         bill = float(bill_by_slot(came, np.array(price), load)[:binding].sum())
         metered = {"metered_kw": load[:binding].tolist(), "metered_bill": bill}
-        worth = list_worth(came, HomeProblem(foreseen).answer(np.array(price)), done)
+        plan = HomeProblem(foreseen.at_starts(tuple(self.starts)))
+        worth = list_worth(came, plan.answer(np.array(price)), done)
         metered["metered_utility"] = float(worth[:binding].sum()) - bill
         if "unserved_kw" in done:
             metered["unserved_kw"] = done["unserved_kw"][:binding]

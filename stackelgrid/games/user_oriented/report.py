@@ -387,7 +387,7 @@ def tabulate_appliances(scenario: UserOrientedScenario, outcome: UserOrientedOut
         }
         for home in scenario.everyone
         if home.id in outcome.homes
-        for name, each in name_apart(schedule_appliances(home, outcome.price))
+        for name, each in name_apart(schedule_appliances(home, outcome.price, outcome.homes[home.id].starts))
     )
 
 
@@ -465,6 +465,13 @@ _RULES = (
         "knows everybody's data, for a Stackelberg leader the best price found.",
         EQUILIBRIUM_WITHIN,
     ),
+    Rule(
+        "integrality_gap",
+        "Cost of integrality to the homes",
+        "What homes could gain together by other starts of their deferrable runs at the settled price, relative to "
+        "their utility. There may be no price at which it is zero, so this is not judged.",
+    ),
+    Rule("integrality_money", "Money that integrality costs", "", unit="{money}"),
     Rule(
         "better_utility",
         "Leader's utility at the best price found",

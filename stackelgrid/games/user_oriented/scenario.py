@@ -120,7 +120,8 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
                     f"{self.leader.baseline_price:g}: whoever buys and feeds in gains without end; lower it"
                 )
         flat = np.full(self.slots, self.leader.baseline_price)
-        if not any(HomeProblem(home).answer(flat).load.any() for home in self.everyone):
+        at_earliest = (home.at_starts(home.earliest_starts) for home in self.everyone)
+        if not any(HomeProblem(home).answer(flat).load.any() for home in at_earliest):
             raise ValueError(
                 f"leader.baseline_price: at {self.leader.baseline_price:g} nobody draws or feeds in anything; "
                 "lower it, or give homes a load: mu is per mean kW of that load"
@@ -167,8 +168,9 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
         return home.connection_kw
 
     def aggregator_settings(self, name: str, members: dict[str, list[Home]]) -> UserOrientedSettings:
-        """Tell the aggregator whether homes answer with their best responses."""
-        return UserOrientedSettings(best_responses=self.home_algorithm() is None)
+        """Tell the aggregator whether homes answer with their best responses, and with no more than these."""
+        has_runs = any(home.deferrable for homes in members.values() for home in homes)
+        return UserOrientedSettings(best_responses=self.home_algorithm() is None and not has_runs)
 
     def copy_data_to(self, folder: Path) -> Self:
         """Copy the profiles and their notice into `folder`, and give the scenario that names the copies."""

@@ -3,6 +3,7 @@
 from stackelgrid.games.user_oriented.home.answer import DeviceRates, Schedule
 from stackelgrid.games.user_oriented.home.battery import Wear
 from stackelgrid.games.user_oriented.home.connection import Connection
+from stackelgrid.games.user_oriented.home.deferrable import Deferrable
 from stackelgrid.games.user_oriented.home.ev import EV
 from stackelgrid.games.user_oriented.home.heat_pump import HeatPump
 from stackelgrid.games.user_oriented.home.model import (
@@ -12,11 +13,13 @@ from stackelgrid.games.user_oriented.home.model import (
     Home,
     Inelastic,
     Satisfaction,
+    Starts,
     Storage,
 )
 from stackelgrid.games.user_oriented.home.pv import PV
 from stackelgrid.games.user_oriented.home.quadratic_program import InfeasibleHomeError
 from stackelgrid.games.user_oriented.home.schedule import HomeProblem
+from stackelgrid.games.user_oriented.home.start_choice import pose_problem
 from stackelgrid.games.user_oriented.home.strategy import UserOrientedHomes
 
 __all__ = [
@@ -24,6 +27,7 @@ __all__ = [
     "PV",
     "Availability",
     "Connection",
+    "Deferrable",
     "DeviceRates",
     "DrawLimit",
     "Elastic",
@@ -34,7 +38,9 @@ __all__ = [
     "InfeasibleHomeError",
     "Satisfaction",
     "Schedule",
+    "Starts",
     "Storage",
     "UserOrientedHomes",
     "Wear",
+    "pose_problem",
 ]

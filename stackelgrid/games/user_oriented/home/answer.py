@@ -20,7 +20,8 @@ class DeviceRates:
 
     `pv` is what PV gives, `cut` what it does not; `ev` net charging at home, `ev_level` the energy of the cars and
     `temperature` that of the rooms at the end of each slot, `heating` the power of heat pumps. `feed_in` (T,) is paid
-    `feed_in_price` (T,). `worth` is satisfaction less wear and discomfort, summed over the slots, money per hour.
+    `feed_in_price` (T,); one more kWh costs the home its `own_price` (T,). `worth` is satisfaction less wear and
+    discomfort, summed over the slots, money per hour.
     """
 
     pv: Array
@@ -31,6 +32,7 @@ class DeviceRates:
     temperature: Array
     feed_in: Array
     feed_in_price: Array
+    own_price: Array
     worth: float
 
 
@@ -42,7 +44,8 @@ class Schedule:
     each slot, `load` (T,) what the meter draws. dL/dp = diag(slope) + coupling is symmetric and negative semidefinite:
     `slope` (T,) is what elastic appliances cause within a slot, `coupling` (T, T) the rest, None without storage. It
     takes longer than the schedule itself and is computed by `differentiate` when it is first asked for. Where energy is
-    fed in at a price of its own, dL/dp is of what is bought. `devices` is what else a home has.
+    fed in at a price of its own, dL/dp is of what is bought. `devices` is what else a home has, `starts` the slots,
+    from 1, in which its deferrable runs begin.
     """
 
     price: Array
@@ -52,6 +55,7 @@ class Schedule:
     load: Array
     differentiate: Callable[[], Derivative]
     devices: DeviceRates | None = None
+    starts: tuple[int | None, ...] = ()
 
     @cached_property
     def _derivative(self) -> Derivative:

@@ -152,6 +152,7 @@ class JointProblem:
             temperature=levels[stores:],
             feed_in=np.maximum(-load, 0.0),
             feed_in_price=optimum.tariff.feed_in,
+            own_price=optimum.y[:, 0],
             worth=program.worth(z),
         )
 

@@ -18,6 +18,7 @@ from stackelgrid.calendar import Session
 from stackelgrid.forecast import HomeForecast, foresee
 from stackelgrid.games.user_oriented.home.battery import Store
 from stackelgrid.games.user_oriented.home.connection import Connection, Inverter
+from stackelgrid.games.user_oriented.home.deferrable import Deferrable, StartChanges
 from stackelgrid.games.user_oriented.home.ev import EV
 from stackelgrid.games.user_oriented.home.flows import Chain
 from stackelgrid.games.user_oriented.home.heat_pump import HeatPump
@@ -25,6 +26,9 @@ from stackelgrid.games.user_oriented.home.metering import Surroundings, meter
 from stackelgrid.games.user_oriented.home.pv import PV
 from stackelgrid.model import LARGEST, PER_SLOT, SMALLEST, NonNegative, PerSlot, Positive, PositivePerSlot
 from stackelgrid.rounds.settings import DayPlan, HomeModel, PrivateModel
+
+Starts = tuple[int | None, ...]
+"""The slot, from 1, in which each deferrable run of a home begins; None where it does not begin."""
 
 
 class Inelastic(PrivateModel):
@@ -157,7 +161,8 @@ class DrawLimit(PrivateModel):
 class Home(HomeModel):
     """One customer with everything behind its meter. A slot takes `slot_hours` (Δ).
 
-    The meter draws within `draw_limit` or, where the limits differ by slot, within `connection`. What is fed in is paid
+    Its `deferrable` runs begin where that is best, and change their starts as `start_changes` allows [UO-DH]. The meter
+    draws within `draw_limit` or, where the limits differ by slot, within `connection`. What is fed in is paid
     the public `feed_in_price` [UO-FI], but never more than the price of the slot; that price where no other is given.
     Lists per slot are what comes; at the beginning of a session it plans with what `forecast` makes of them.
     """
@@ -171,6 +176,8 @@ class Home(HomeModel):
     pv: list[PV] = []
     ev: list[EV] = []
     heat_pump: list[HeatPump] = []
+    deferrable: list[Deferrable] = []
+    start_changes: StartChanges = StartChanges()
     connection: Connection | None = None
     inverter: Inverter | None = None
     feed_in_price: Annotated[PerSlot | None, PER_SLOT] = None
@@ -187,6 +194,7 @@ class Home(HomeModel):
         rated += sum(float(np.max(appliance.max_kw)) for appliance in self.elastic)
         rated += sum(max(store.charge_kw, store.discharge_kw) for store in [*self.storage, *self.ev])
         rated += sum(pump.max_kw for pump in self.heat_pump)
+        rated += sum(max(run.shape_kw, default=0.0) for run in self.deferrable)
         return max(rated, sum(float(np.max(pv.available_kw)) for pv in self.pv))
 
     @property
@@ -204,7 +212,7 @@ class Home(HomeModel):
     @property
     def devices(self) -> list[PrivateModel]:
         """All that it has."""
-        return [*self.inelastic, *self.elastic, *self.storage, *self.pv, *self.ev, *self.heat_pump]
+        return [*self.inelastic, *self.elastic, *self.storage, *self.pv, *self.ev, *self.heat_pump, *self.deferrable]
 
     @property
     def feeds_in(self) -> bool:
@@ -217,6 +225,32 @@ class Home(HomeModel):
         lossy = any(store.charge_efficiency < 1 or store.discharge_efficiency < 1 for store in self.storage)
         limited = self.connection is not None or self.inverter is not None or self.feed_in_price is not None
         return bool(self.pv or self.ev or self.heat_pump or limited or lossy)
+
+    @property
+    def couples_runs(self) -> bool:
+        """True where the best start of a run depends on the limits of the meter, or on more than the price."""
+        limited = self.draw_limit.max_kw is not None or self.draw_limit.min_kw > 0
+        return bool(self.flows_together or self.storage or limited)
+
+    @property
+    def earliest_starts(self) -> Starts:
+        """The slot in which each deferrable run begins at the earliest."""
+        return tuple(run.starts[0] for run in self.deferrable)
+
+    def draw_runs(self, starts: Starts) -> NDArray[np.float64]:
+        """Give what its deferrable runs draw together when they begin in the slots `starts`, (T,) kW."""
+        drawn = (run.draw(start, self.horizon) for run, start in zip(self.deferrable, starts, strict=True))
+        return sum(drawn, np.zeros(self.horizon))
+
+    def at_starts(self, starts: Starts) -> Self:
+        """Give the home at given starts of its deferrable runs, which are then inelastic load, the last of it."""
+        if not self.deferrable:
+            return self
+        drawn = [
+            Inelastic(name=run.name, load_kw=run.draw(start, self.horizon).tolist())
+            for run, start in zip(self.deferrable, starts, strict=True)
+        ]
+        return self.model_copy(update={"deferrable": [], "inelastic": [*self.inelastic, *drawn]})
 
     def draw_inelastic(self) -> NDArray[np.float64]:
         """Give what its inelastic appliances draw together, (T,) kW."""
@@ -300,7 +334,9 @@ class Home(HomeModel):
         home = super().in_session(session)
         switched = [load.in_window(self.horizon, session.window) for load in home.inelastic]
         cars = [car.in_window(session.first, session.slots) for car in home.ev]
-        parts: dict[str, Any] = {"horizon": session.slots, "inelastic": switched, "ev": cars}
+        left = (state or {}).get("runs_left_kw", [None] * len(self.deferrable))
+        runs = [run.in_session(session, left_kw) for run, left_kw in zip(home.deferrable, left, strict=True)]
+        parts: dict[str, Any] = {"horizon": session.slots, "inelastic": switched, "ev": cars, "deferrable": runs}
         if state:
             parts["storage"] = [
                 store.model_copy(update={"initial_kwh": kwh, "final_kwh": store.least_final_kwh})
@@ -328,7 +364,7 @@ class Home(HomeModel):
         return self.model_copy(update={"ev": cars})
 
     def advance(self, session: Session, account: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the energy in each storage and car and the temperature of each room after the binding slots."""
+        """Give the state after the binding slots: stored energy, temperatures, what is left of the runs that began."""
         last = session.binding - 1
         levels = [account["storage_kwh"]] if len(self.storage) == 1 else account.get("stores_kwh", [])
         state = {
@@ -337,6 +373,10 @@ class Home(HomeModel):
             ],
             "ev_kwh": [level[last] for level in account.get("ev_kwh", [])],
             "temperature_c": [celsius[last] for celsius in account.get("temperature_c", [])],
+            "runs_left_kw": [
+                run.advance(start, session.binding)
+                for run, start in zip(self.deferrable, account.get("starts", []), strict=True)
+            ],
         }
         return {key: left for key, left in state.items() if left}
 
@@ -347,7 +387,8 @@ class Home(HomeModel):
     def with_stored_energy(self, kwh: float) -> Self:
         """Give the same home with `kwh` in its storage at the start. Raise `ValueError` where it cannot hold that."""
         (storage,) = self.storage
-        return self.model_validate(self.model_dump() | {"storage": [storage.model_dump() | {"initial_kwh": kwh}]})
+        fuller = self.model_dump() | {"storage": [storage.model_dump() | {"initial_kwh": kwh}], "deferrable": []}
+        return self.model_validate(fuller).model_copy(update={"deferrable": self.deferrable})
 
     def day_plan(self, account: Mapping[str, Any]) -> DayPlan:
         """Give the settled day for the devices: the level rises by what the storage charges."""
@@ -393,8 +434,19 @@ class Home(HomeModel):
                     f"charging in its {hours:g} hours gives at most {reachable:g}; "
                     "lengthen the window, raise charge_kw or lower final_kwh"
                 )
+        for number, run in enumerate(self.deferrable):
+            self._check_run(number, run)
         self._check_devices()
         return self
+
+    def _check_run(self, number: int, run: Deferrable) -> None:
+        """Raise `ValueError` where a run that begins late does not end within the horizon."""
+        end = run.latest + len(run.shape_kw) - 1
+        if end > self.horizon:
+            raise ValueError(
+                f"deferrable.{number}.latest {run.latest}: its {len(run.shape_kw)} slots then end with slot {end}, the "
+                f"slots are 1..{self.horizon}; lower latest, or shorten shape_kw"
+            )
 
     def _check_devices(self) -> None:
         """Check what homes have whose devices are scheduled together."""

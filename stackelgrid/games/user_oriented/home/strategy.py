@@ -10,7 +10,7 @@ import numpy as np
 
 from stackelgrid.games.user_oriented.home.answer import Schedule
 from stackelgrid.games.user_oriented.home.model import Home
-from stackelgrid.games.user_oriented.home.schedule import HomeProblem
+from stackelgrid.games.user_oriented.home.start_choice import StartChoice, pose_problem
 from stackelgrid.games.user_oriented.messages import (
     STEEPEST,
     LoadAt,
@@ -29,14 +29,18 @@ class UserOrientedHomes:
     """The strategy for the homes of one process: translates between the bodies on the wire and the homes' problems."""
 
     def __init__(self, homes: Sequence[Home]) -> None:
-        self._problems = [HomeProblem(home) for home in homes]
+        self._problems = [pose_problem(home) for home in homes]
+        self._choices = [problem for problem in self._problems if isinstance(problem, StartChoice)]
         self.quick = len(homes) <= _FEW_HOMES
 
     def answer(self, signal: Price) -> LoadResponse:
         """Answer each price with the load, and with the sensitivity where that is asked, and with nothing else.
 
-        Loads are numbers for one home, packed for several, a row each.
+        Loads are numbers for one home, packed for several, a row each. Deferrable runs begin where the first price
+        says.
         """
+        for choice in self._choices:
+            choice.choose(signal.prices[0])
         first, *others = [
             self._answer_price(price, number < signal.sensitivities) for number, price in enumerate(signal.prices)
         ]
@@ -50,6 +54,7 @@ class UserOrientedHomes:
             other_loads_kw=PackedArray.of(np.vstack([at.loads for at in others])) if others else None,
             other_slopes=PackedArray.of(np.array(bends)) if bends else None,
             other_couplings=[pack_coupling(coupling) for coupling in couplings] or None,
+            starts_changed=sum(choice.changes for choice in self._choices) if self._choices else None,
         )
 
     def _answer_price(self, price: Array, bends: bool) -> LoadAt:
@@ -67,6 +72,15 @@ class UserOrientedHomes:
         """Give each home's result at the settled price: load and stored energy per slot, bill and utility, money."""
         price = np.array(settlement.price)
         return {problem.home.id: problem.summarize(problem.answer(price)) for problem in self._problems}
+
+    def remember(self) -> Any:
+        """Give the starts of runs that each home has answered with, None where no home has any."""
+        return [choice.remember() for choice in self._choices] or None
+
+    def recall(self, memory: Any) -> None:
+        """Go on from the starts of before a restart."""
+        for choice, remembered in zip(self._choices, memory, strict=True):
+            choice.recall(remembered)
 
 
 def _limit_bending(home: Home, schedule: Schedule) -> Schedule:
