@@ -134,6 +134,11 @@ class HomeModel(PrivateModel):
         """
         return {}
 
+    @property
+    def has_state(self) -> bool:
+        """True when a session may leave something to the next."""
+        return type(self).advance is not HomeModel.advance
+
     def storage_capacity_kwh(self) -> float | None:
         """Give the capacity of the one storage that devices can control, None where there is none or more than one.
 

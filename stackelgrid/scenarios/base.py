@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from itertools import cycle
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
@@ -22,6 +23,9 @@ from stackelgrid.scenarios.topology import LEADER, NODE_NAME, RunTopology
 
 if TYPE_CHECKING:
     from stackelgrid.run_record import Outcome, RunRecord
+
+_MOST_REHEARSED = 1000
+"""Homes times sessions that are rehearsed when a run is read, of which a home may take some milliseconds."""
 
 
 def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -204,15 +208,31 @@ class Scenario(StrictModel):
         return doubt_homes(self.everyone, self.home_kw, self.home_kwh_a_day)
 
     def rehearse(self) -> None:
-        """Build what the nodes will build when they start. Raises `ValueError` for what one of them would refuse."""
-        first = self.sessions[0]
-        self.leader_settings().foresee(first).in_session(first).strategy(first)
+        """Build what the nodes will build in each session, of many in some from the first to the last.
+
+        Homes that go into a session as the one before has left them are built in the first only. Raises `ValueError`
+        for what a node would refuse.
+        """
+        step = ceil(len(self.sessions) * len(self.everyone) / _MOST_REHEARSED)
+        for session in (*self.sessions[:-1:step], self.sessions[-1]):
+            try:
+                self._rehearse_session(session)
+            except ValueError as error:
+                if session.first == 0:
+                    raise
+                of_run = f"session {session.number}, which begins in slot {session.first + 1} of the run"
+                raise ValueError(f"{error} ({of_run})") from None
+
+    def _rehearse_session(self, session: Session) -> None:
+        self.leader_settings().foresee(session).in_session(session).strategy(session)
         make_homes = find_homes(self.game, self.home_algorithm())
         for name, members in self.topology.members.items():
             settings = self.aggregator_settings(name, {process: list(homes) for process, homes in members.items()})
-            settings.in_session(first).strategy(first, {process: len(homes) for process, homes in members.items()})
+            settings.in_session(session).strategy(session, {process: len(homes) for process, homes in members.items()})
             for homes in members.values():
-                make_homes([home.foresee(first).in_session(first) for home in homes])
+                known = [home for home in homes if session.first == 0 or not home.has_state]
+                if known:
+                    make_homes([home.foresee(session).in_session(session) for home in known])
 
     def households(self) -> dict[str, list[list[Any]]]:
         """Group the homes by aggregator and process: those that name an aggregator there, the others in turn."""

@@ -122,3 +122,35 @@ def test_aggregator_that_is_not_there_or_has_no_home_is_refused(named: str, word
     leader = {"baseline_price": 9, "wholesale_price": 3, "mu": 1, "price_max": 20}
     with pytest.raises(ScenarioError, match=words):
         load({"game": "user_oriented", "leader": leader, "aggregators": 2, "homes": homes})
+
+
+def three_days(**second: Any) -> dict[str, Any]:
+    """Two homes that plan again every six hours."""
+    load_kw = [1.0] * 72
+    return {
+        "game": "user_oriented",
+        "calendar": {"start": "2026-06-01T00:00", "every": "6h", "days": 3},
+        "leader": {"baseline_price": 20, "wholesale_price": 15, "mu": 4, "price_max": 60},
+        "homes": [{"id": "h1", "inelastic": [{"load_kw": load_kw}]}, {"id": "h2"} | second],
+    }
+
+
+@pytest.mark.parametrize(("slot", "session", "begins"), [(30, 2, 7), (72, 9, 49)])
+def test_limit_that_is_not_kept_in_a_later_session_is_refused(slot: int, session: int, begins: int) -> None:
+    load_kw = [1.0] * 72
+    load_kw[slot - 1] = 5.0
+    within = f"in slot {slot - begins + 1} it draws .* widen draw_limit"
+    with pytest.raises(ScenarioError, match=rf"home h2: {within} \(session {session}, which begins in slot {begins} "):
+        load(three_days(inelastic=[{"load_kw": load_kw}], draw_limit={"max_kw": 3}))
+
+
+def test_many_sessions_are_rehearsed_up_to_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stackelgrid.scenarios.base._MOST_REHEARSED", 2)
+    with pytest.raises(ScenarioError, match=r"\(session 12, which begins in slot 67 of the run\)"):
+        load(three_days(inelastic=[{"load_kw": [1.0] * 71 + [5.0]}], draw_limit={"max_kw": 3}))
+
+
+def test_car_that_is_charged_in_sessions_before_is_not_refused() -> None:
+    trip = {"leave": 39, "back": 42, "uses_kwh": 30}  # at its first level it could not leave in session 7
+    car = {"capacity_kwh": 40, "initial_kwh": 5, "charge_kw": 5, "wear": {"fast": 0.1}, "trips": [trip]}
+    assert len(load(three_days(ev=[car])).sessions) == 12

@@ -363,6 +363,11 @@ class Home(HomeModel):
             cars.append(car.model_copy(update={"final_kwh": min(car.least_final_kwh, max(float(most[-1]), 0.0))}))
         return self.model_copy(update={"ev": cars})
 
+    @property
+    def has_state(self) -> bool:
+        """True where there is energy in a storage or car, or warmth in a room, to take along."""
+        return bool(self.storage or self.ev or self.heat_pump)
+
     def advance(self, session: Session, account: Mapping[str, Any]) -> dict[str, Any]:
         """Give the state after the binding slots: stored energy, temperatures, what is left of the runs that began."""
         last = session.binding - 1
