@@ -101,7 +101,8 @@ def test_installed_wheel_is_not_the_checkout(programs: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", sorted(list_shipped()))
 def test_shipped_scenario_is_played_in_memory(name: str, programs: Path, tmp_path: Path) -> None:
-    played = call(programs / "stackelgrid", "run", name, "--transport", "memory", "--json", folder=tmp_path)
+    part = ("--set", "calendar.days=1", "--set", "population.homes=6") if name == "street_week" else ()
+    played = call(programs / "stackelgrid", "run", name, "--transport", "memory", "--json", *part, folder=tmp_path)
     assert played.returncode == 0, played.stderr
     result = json.loads(played.stdout)
     assert result["settled"] and result["certificate"]["passed"]
