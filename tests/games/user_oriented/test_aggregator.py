@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stackelgrid.games.user_oriented.aggregator import UserOrientedAggregator
-from stackelgrid.games.user_oriented.messages import LoadResponse, Price
+from stackelgrid.games.user_oriented.messages import MOST_CHANGES, LoadResponse, Price
 from stackelgrid.scenarios import load
 from stackelgrid.testbed import in_memory
 from stackelgrid.wire.arrays import LARGEST, PackedArray
@@ -41,6 +41,14 @@ def test_aggregator_keeps_sums_of_extreme_answers_within_what_travels(sign: floa
     total = sum_of(extreme)
     assert total.load_kw == [sign * LARGEST] * 2 and total.slope == [-LARGEST] * 2
     assert total.coupling is not None and (total.coupling.array() == sign * LARGEST).all()
+
+
+def test_aggregator_counts_no_more_changes_of_starts_than_a_home_may_make() -> None:
+    bodies = {name: answer(2.0, -1.0) for name in ("h1", "h2", "h3")}
+    assert sum_of(bodies).starts_changed is None
+    for name, changes in (("h1", 3), ("h2", 1_000_000)):
+        bodies[name] = bodies[name].model_copy(update={"starts_changed": changes})
+    assert sum_of(bodies).starts_changed == 3 + MOST_CHANGES
 
 
 # --- what an answer foretells is held against the next one ---
