@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stackelgrid import cli
+from stackelgrid.scenarios.measured import spell_out
 from stackelgrid.scenarios.measured.overview import describe_file
+from stackelgrid.scenarios.measured.references import name_home
 from stackelgrid.scenarios.yaml_file import parse
-from tests.unit.test_measured_exports import DAY, EXPORTS, METERS, read
+from tests.unit.test_measured_exports import DAY, EXPORTS, METERS, AnyGame, read
 
 
 def describe(path: Path, **keys: Any) -> str:
@@ -273,3 +275,55 @@ def test_no_meter_may_be_said(tmp_path: Path) -> None:
     assert find_keys(describe(tmp_path / "m.csv"))["meter"] == "house"
     with pytest.raises(ValueError, match="most rows have the time of the row before"):
         describe(tmp_path / "m.csv", meter=None)
+
+
+def test_column_of_times_is_no_home_and_one_of_texts_is_refused(tmp_path: Path) -> None:
+    def list_homes(**more: Any) -> list[str]:
+        data = {"file": "m.csv", "timezone": "UTC", "day": DAY, "time": ["Datum", "von"], "format": "%d.%m.%Y %H:%M"}
+        homes = {"each_column_of": "m", "home": {"load_kw": {"column": "own"}}, **more}
+        raw = {"slots": 24, "data": {"m": {**data, "decimal": ","}}, "homes": homes}
+        return [home["id"] for home in spell_out(raw, tmp_path, AnyGame)["homes"]]
+
+    names = ["Datum", "von", "bis", "Tag", "Zähler Haus 1 (kWh)", "Ålesund [kWh]", "20250614 (Wh)", "Note", "leer"]
+    rows = [f"14.06.2025;{t:02d}:00;{t + 1:02d}:00;14.06.2025;0,{t % 5}1;1,5;20250{t % 5 + 1}14;ok;" for t in range(24)]
+    (tmp_path / "m.csv").write_text("\n".join([";".join(names), *rows]), encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"column Note: 'ok' is no number.*leave the column out by homes.except: \[Note"
+    ):
+        list_homes()
+    with pytest.raises(ValueError, match="does not say the unit of its column 'leer'"):
+        list_homes(**{"except": ["Note"]})
+    assert list_homes(**{"except": ["Note", "leer"]}) == ["Zaehler-Haus-1", "Alesund", "20250614"]
+
+
+@pytest.mark.parametrize(
+    ("column", "name"),
+    [
+        ("Zähler Haus 1 (kWh)", "Zaehler-Haus-1"),
+        ("Größe Öl [Wh]", "Groesse-Oel"),
+        ("Café (Nord)", "Cafe-Nord"),
+        ("use (EUR/MWh)", "use"),
+        ("h07", "h07"),
+        ("x" * 80, "x" * 64),
+        ("日本", ""),
+    ],
+)
+def test_home_is_named_by_its_column(column: str, name: str) -> None:
+    assert name_home(column) == name
+
+
+def test_columns_without_a_unit_are_named(tmp_path: Path) -> None:
+    rows = [f"{DAY} {hour:02d}:00,{hour % 5},1" for hour in range(24)]
+    (tmp_path / "m.csv").write_text("\n".join(["time,a,b", *rows]))
+    assert "unit      it is not in the file for 'a', 'b'; give it, as in kWh" in describe(tmp_path / "m.csv")
+
+
+def test_totals_are_told_as_a_guess_and_a_reset_is_asked_about(tmp_path: Path) -> None:
+    stamps = [f"2025-06-{day} {hour:02d}:00" for day in (14, 15) for hour in range(24)]
+    (tmp_path / "total.csv").write_text("\n".join(["time,kWh", *(f"{at},{n}" for n, at in enumerate(stamps))]))
+    told = describe(tmp_path / "total.csv")
+    assert find_keys(told)["reading"] == "total" and "(a guess: its numbers never fall" in told
+    assert "a guess" not in describe(tmp_path / "total.csv", reading="total")
+    (tmp_path / "days.csv").write_text("\n".join(["time,kWh", *(f"{at},{n % 24}" for n, at in enumerate(stamps))]))
+    told = describe(tmp_path / "days.csv")
+    assert "reading" not in find_keys(told) and "reading   its numbers rise and fall once; give total if" in told

@@ -685,7 +685,7 @@ def test_homes_are_made_for_each_column(tmp_path: Path) -> None:
     made = spell_out(raw, tmp_path, AnyGame)
     assert "data" not in made
     assert made["homes"] == [
-        {"id": "Meter-1-kW", "load_kw": [2, 4], "nested": [{"pv_kw": [0.001, 0.002]}], "all": [9, 9]},
+        {"id": "Meter-1", "load_kw": [2, 4], "nested": [{"pv_kw": [0.001, 0.002]}], "all": [9, 9]},
         {"id": "h2", "load_kw": [6, 8], "nested": [{"pv_kw": [0.003, 0.004]}], "all": [9, 9]},
     ]
 

@@ -220,7 +220,7 @@ def test_prices_of_nord_pool_are_per_mwh_in_central_european_time(tmp_path: Path
     assert found == pytest.approx([0.2 * hour for hour in range(24)])
     # Another file's money in brackets says nothing of an energy.
     told = refusal(tmp_path, "time,Price (EUR)\n2025-06-14 00:00,1\n", "Price (EUR)")
-    assert "m.txt does not say the unit of its numbers" in told
+    assert "m.txt does not say the unit of its column" in told
 
 
 # Home Assistant: what `sum` and `start` mean is in home-assistant/core, components/sensor/recorder.py; the columns are

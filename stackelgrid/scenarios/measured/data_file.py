@@ -22,7 +22,7 @@ from stackelgrid.scenarios.measured.declarations import VALUE, Reference, TimeSe
 from stackelgrid.scenarios.measured.home_assistant import is_statistics, read_statistics
 from stackelgrid.scenarios.measured.nem12 import is_nem12, read_nem12
 from stackelgrid.scenarios.measured.numbers import count_up, read_number
-from stackelgrid.scenarios.measured.recognition import find_clock_column, recognise_times
+from stackelgrid.scenarios.measured.recognition import find_clock_column, hold_no_number, hold_times, recognise_times
 from stackelgrid.scenarios.measured.table import Row, Table, find_table
 from stackelgrid.scenarios.measured.times import find_ends, has_day_per_row, read_times_of_day
 from stackelgrid.scenarios.measured.units import Kind, Unit, find_unit, per_slot, target_unit
@@ -32,6 +32,7 @@ from stackelgrid.text_file import read_text
 _ABSENT = {"", "unavailable", "unknown"}
 """What is written in place of a reading that there was not."""
 
+_SAMPLE = 1000
 _SPREADSHEETS = {".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"}
 
 
@@ -116,12 +117,29 @@ class DataFile:
     def columns(self, excluded: Sequence[str]) -> list[str]:
         """List the names of its columns, without those of the time, those by which rows are chosen and `excluded`.
 
-        They are those of its meters where a column tells these apart.
+        They are those of its meters where a column tells these apart, else those with numbers: a column with times is
+        left out, one with texts is refused.
         """
         for name in excluded:
             self._find_column(name)
         others = (*self.series.time_columns, *self.series.where, *excluded)
-        return [name for name in self._names if name not in others]
+        names = [name for name in self._names if name not in others]
+        if self.series.meter is not None or self.series.layout == "wide":
+            return names
+        texts = {name: self._list_texts(name) for name in names}
+        for name, there in texts.items():
+            if not hold_times(there) and hold_no_number(there):
+                raise ValueError(
+                    f"{self._path}, column {name}: {there[0][:60]!r} is no number, nor are those below it; leave the "
+                    f"column out by homes.except: [{name}]"
+                )
+        return [name for name, there in texts.items() if not hold_times(there)]
+
+    def _list_texts(self, column: str) -> list[str]:
+        """List the first texts in a column of the table, without those of cells that have no reading."""
+        place = self._find_place(column)
+        texts = (cells[place].strip() for _, cells in self._rows[""])
+        return list(itertools.islice((text for text in texts if text not in _ABSENT), _SAMPLE))
 
     def numbers(self, wanted: Reference, kind: Kind) -> FromColumn:
         """Read a number per slot for a scenario's key of this `kind`, in its unit."""
@@ -161,7 +179,7 @@ class DataFile:
         given, written = self.series.unit, self._table.find_unit(column) or self._table.find_unit(source)
         if given is None and written is None:
             raise ValueError(
-                f"{self._name}.unit: {self._path} does not say the unit of its numbers; give it, as in kWh"
+                f"{self._name}.unit: {self._path} does not say the unit of its column {source!r}; give it, as in kWh"
             )
         if (
             given is not None

@@ -197,8 +197,9 @@ class Reference(StrictModel):
 class EachColumn(StrictModel):
     """In place of a list of homes: one like `home` for each column of some data but those in `except`.
 
-    A home's id is its column's name, every run of characters that an id cannot have replaced by a hyphen,
-    and `home-` before one that other nodes have, as `a1`.
+    Columns with times are no homes. A home's id is its column's name, without a unit in brackets, ä as ae, other
+    letters without accents, every run of characters that an id cannot have replaced by a hyphen, and `home-` before one
+    that other nodes have, as `a1`.
     """
 
     each_column_of: str

@@ -35,6 +35,11 @@ _ASSUMED = {"timezone": "UTC", "unit": "pu", "stamp": "start"}
 """What a file is described by as long as it is not known."""
 _MOST_COLUMNS = 40
 _MOST_GAPS = 3
+_GUESSES = {
+    "total": " (a guess: its numbers never fall; give reading: interval if they are energies)",
+    "sample": " (a guess: its rows are unevenly apart; give interval if they are not)",
+}
+"""What is said of a reading that is not given."""
 _BARS = "▁▂▃▄▅▆▇█"
 _NO_BAR = "·"
 _MINUTE = timedelta(minutes=1)
@@ -68,7 +73,7 @@ def _describe(path: Path, name: str, given: TimeSeries) -> Iterator[str]:
     except ValueError as error:
         raise ValueError(unknown.get("where", str(error))) from None
     yield from (f"  {finding}" for finding in dict.fromkeys(file.findings))
-    yield from _describe_times(series, first, columns[0])
+    yield from _describe_times(series, given, first, columns[0])
     yield ""
     yield from _align(
         [_HEADINGS, *(_describe_column(file, table, given, column) for column in columns[:_MOST_COLUMNS])]
@@ -123,7 +128,7 @@ def _list_columns(file: DataFile, table: Table) -> list[str]:
     return [table.header[place] for place in list_number_columns(table, file.series)]
 
 
-def _describe_times(series: TimeSeries, readings: Readings, column: str) -> Iterator[str]:
+def _describe_times(series: TimeSeries, given: TimeSeries, readings: Readings, column: str) -> Iterator[str]:
     """Describe from when to when a column's rows are, how far apart, and what is missing between them."""
     times, clock = [reading.at for reading in readings.rows], readings.clock
 
@@ -133,7 +138,8 @@ def _describe_times(series: TimeSeries, readings: Readings, column: str) -> Iter
 
     lines = [("zone", series.timezone or ("UTC" if clock.with_offset else "not known"))]
     if series.reading in ("sample", "total"):
-        lines += [("rows", f"a {series.reading} each, at any time"), ("from", spell_time(times[0]))]
+        guess = "" if given.reading else _GUESSES[series.reading]
+        lines += [("rows", f"a {series.reading} each, at any time{guess}"), ("from", spell_time(times[0]))]
         lines += [("to", spell_time(times[-1]))]
     else:
         missing = [

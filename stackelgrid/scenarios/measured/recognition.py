@@ -35,6 +35,7 @@ from stackelgrid.scenarios.measured.units import find_unit
 _MOST_LINES_ABOVE = 200
 _FEWEST_ROWS = 3
 _SAMPLE = 5_000
+_MOST_NAMES = 6
 _MINUTE = timedelta(minutes=1)
 _FROM_CHANGE_TO_CHANGE = timedelta(days=300)
 """Less than the time from one autumn's change of clocks to the next."""
@@ -42,6 +43,7 @@ _MOST_TIMES_MISSED = 2
 """How many times as many rows a table of meters would have at most, had each meter one at every time."""
 _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?( ?[AaPp][Mm])?")
 _DECIMALS = re.compile(r"[.,]\d")
+_PLAIN_NUMBER = re.compile(r"\d+(\.\d*)?")
 _NUMBER = re.compile(r"[+-]?\d[\d.,' \u00a0\u202f]*")
 _COUNTS_FOR_COMMA = re.compile(r"[+-]?(0|\d{4,}|\d{1,3}([. ']\d{3})+),\d+|[+-]?\d+,(\d{1,2}|\d{4,})")
 _COUNTS_FOR_POINT = re.compile(r"[+-]?(0|\d{4,}|\d{1,3}([, ']\d{3})+)\.\d+|[+-]?\d+\.(\d{1,2}|\d{4,})")
@@ -204,7 +206,7 @@ def recognise_numbers(table: Table, series: TimeSeries) -> Recognition:
     elif units:
         found.questions["unit"] = f"columns are in {', '.join(f'{unit} ({name})' for name, unit in units.items())}"
     else:
-        found.questions["unit"] = "it is not in the file; give it, as in kWh"
+        found.questions["unit"] = f"it is not in the file{_list_names(table, columns, series)}; give it, as in kWh"
     stamps = [" ".join(cells[place].strip() for place in times) for cells in rows]
     if "meter" not in series.model_fields_set and _has_several_meters(stamps, complete(series, found.keys)):
         places = [place for place in range(len(table.header)) if place not in times]
@@ -223,10 +225,30 @@ def recognise_numbers(table: Table, series: TimeSeries) -> Recognition:
     return found
 
 
+def _list_names(table: Table, columns: Sequence[int], series: TimeSeries) -> str:
+    """List columns of a long table, for a message."""
+    names = [repr(table.header[place]) for place in columns] if series.layout == "long" else []
+    return f" for {', '.join(names[:_MOST_NAMES])}{', …' if len(names) > _MOST_NAMES else ''}" if names else ""
+
+
 def _list_chosen(table: Table, series: TimeSeries) -> Iterator[Sequence[str]]:
     """List the rows that `where` chooses."""
     places = {table.header.index(name): texts for name, texts in series.where.items() if name in table.header}
     return (cells for _, cells in table.rows if all(cells[place].strip() in texts for place, texts in places.items()))
+
+
+def hold_times(cells: Sequence[str]) -> bool:
+    """Say whether the first of some cells hold times, dates or times of day, as no number is written."""
+    sample = cells[:_FEWEST_ROWS]
+    if not sample or all(map(_TIME_OF_DAY.fullmatch, sample)):
+        return bool(sample)
+    of_numbers = all(_PLAIN_NUMBER.fullmatch(cell) for cell in sample)  # as 20250614, which may be a total
+    return not of_numbers and bool(list_formats(sample, FORMATS) or list_formats(sample, DATES))
+
+
+def hold_no_number(cells: Sequence[str]) -> bool:
+    """Say whether there are cells and none of them is a number, however written."""
+    return bool(cells) and not any(_NUMBER.fullmatch(cell) for cell in cells)
 
 
 def list_number_columns(table: Table, series: TimeSeries) -> list[int]:
@@ -239,7 +261,7 @@ def list_number_columns(table: Table, series: TimeSeries) -> list[int]:
         cells = [cells[place].strip() for _, cells in table.rows[:_SAMPLE]]
         there = [cell for cell in cells if cell]
         numbers = sum(_NUMBER.fullmatch(cell) is not None for cell in there)
-        if name not in times and there and numbers >= len(there) / 2:
+        if name not in times and there and numbers >= len(there) / 2 and not hold_times(there):
             columns.append(place)
     return columns
 
@@ -282,8 +304,15 @@ def _find_reading(table: Table, series: TimeSeries, column: int, stamps: Sequenc
     step = max(round(sorted(steps)[len(steps) // 2] / _MINUTE), 1) * _MINUTE
     uneven = sum(abs(each - step) <= step / 20 for each in steps) < len(steps) / 2 or timedelta(hours=1) % step
     unit = None if series.unit is None else find_unit(series.unit).quantity
-    if unit == "energy" and count_up(numbers if times[0] < times[-1] else numbers[::-1]):
-        found.keys["reading"] = "total"
+    in_order = numbers if times[0] < times[-1] else numbers[::-1]
+    if unit == "energy" and count_up(in_order):
+        if in_order == sorted(in_order):
+            found.keys["reading"] = "total"
+        else:
+            found.questions["reading"] = (
+                "its numbers rise and fall once; give total if a meter counts them up and was set back, or interval if "
+                "they are the energy of each interval"
+            )
     elif unit != "energy" and uneven:
         found.keys["reading"] = "sample"
     elif series.stamp == "start" and not uneven:

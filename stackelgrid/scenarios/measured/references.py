@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,11 +14,15 @@ from stackelgrid.model import StrictModel, explain
 from stackelgrid.scenarios.measured.clock import Horizon
 from stackelgrid.scenarios.measured.data_file import DataFile, FromColumn
 from stackelgrid.scenarios.measured.declarations import OWN, DataSection, EachColumn, Reference
-from stackelgrid.scenarios.measured.units import Kind
+from stackelgrid.scenarios.measured.units import Kind, read_unit
 from stackelgrid.scenarios.topology import NODE_NAME
-from stackelgrid.wire.names import name_from
+from stackelgrid.wire.names import MAX_NAME_LENGTH, name_from
 
 Declaration = TypeVar("Declaration", bound=StrictModel)
+_IN_BRACKETS = re.compile(r"\s*(\([^()]*\)|\[[^\[\]]*\])")
+_UMLAUTS = str.maketrans(
+    {"ä": "ae", "ö": "oe", "ü": "ue", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "ß": "ss", "ø": "o", "Ø": "O"}
+)
 
 
 class BadReferenceError(ValueError):
@@ -82,7 +88,7 @@ def _list_homes(content: dict[str, Any], files: Mapping[str, DataFile]) -> Itera
         raise BadReferenceError(f"homes.each_column_of: {error}", f"data.{each.each_column_of}") from None
     columns_by_name: dict[str, str] = {}
     for column in columns:
-        name = name_from(column, len(column)).strip("-")[:64]
+        name = name_home(column)
         if NODE_NAME.fullmatch(name):
             name = f"home-{name}"
         if not name or name in columns_by_name:
@@ -96,6 +102,13 @@ def _list_homes(content: dict[str, Any], files: Mapping[str, DataFile]) -> Itera
             return {"from": each.each_column_of, **reference, "column": column}
 
         yield {"id": name, **_replace(each.home, (), own)}
+
+
+def name_home(column: str) -> str:
+    """Make a home's id of its column's name: without a unit in brackets, and in letters without accents."""
+    plain = _IN_BRACKETS.sub(lambda found: "" if read_unit(found[0]) else found[0], column).translate(_UMLAUTS)
+    letters = "".join(letter for letter in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(letter))
+    return name_from(letters, len(letters)).strip("-")[:MAX_NAME_LENGTH]
 
 
 def _find(files: Mapping[str, DataFile], name: str) -> DataFile:
