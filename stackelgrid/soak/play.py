@@ -63,8 +63,8 @@ class Evidence:
     `messages` is in order of time, `events` has what each node itself saw and did. `errors` has the exception of each
     node that crashed for good, `waiting` the nodes that waited for ever, `ended_s` the time at which each node left in
     good order. `lives` has the lives of each coordinator, `nodes` each node as it was built, at first and after each
-    crash. `retained` are the topics on which the broker has a message at the end, `max_pending` is the longest that a
-    node's queue of delayed messages became.
+    crash. `retained` are the topics on which the broker has a message at the end, `max_pending` is the longest that the
+    queue of delayed messages became, by node.
     """
 
     case: Case
@@ -78,7 +78,7 @@ class Evidence:
     lives: list[CoordinatorLife] = field(default_factory=list)
     nodes: dict[str, list[Any]] = field(default_factory=dict)
     retained: list[str] = field(default_factory=list)
-    max_pending: int = 0
+    max_pending: dict[str, int] = field(default_factory=dict)
     calls: int = 0
 
     @property
@@ -160,7 +160,7 @@ class _ObservedNode:
         evidence.calls += 1
         if evidence.calls > MAX_CALLS:
             raise EndlessError(f"{evidence.calls} calls into nodes, {now:.3f} s of virtual time")
-        evidence.max_pending = max(evidence.max_pending, self.node.pending)
+        evidence.max_pending[self.name] = max(evidence.max_pending.get(self.name, 0), self.node.pending)
         return [self._note(action, now) for action in actions]
 
     def _note(self, action: Action, now: float) -> Action:

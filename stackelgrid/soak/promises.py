@@ -28,7 +28,8 @@ from stackelgrid.wire.codec import AnotherGameError
 
 _RELATIVE = 1e-6
 _MOST_MOVED = 1.5
-_MAX_PENDING = 2000
+_MAX_PENDING = 1000
+"""Messages on a link: fifteen a second, at the shortest deadline, for the minute to which delays of four hops come."""
 _MAX_UNDISTURBED_ROUNDS = 100
 """Rounds after the last fault within which a leader settles; without faults no case needs half as many."""
 _ROUND_KEYS = ("call_rounds", "call_journal")
@@ -338,9 +339,11 @@ def find_unconfirmed_settlements(evidence: Evidence) -> Iterator[str]:
 
 def find_growth(evidence: Evidence) -> Iterator[str]:
     """Ledgers grow by one entry a round, and one for each question of the leader; queues stay short."""
-    if evidence.max_pending > _MAX_PENDING:
-        yield f"{evidence.max_pending} messages held up at a node"
-    for coordinator in _members(evidence):
+    members = _members(evidence)
+    for node, pending in evidence.max_pending.items():
+        if pending > _MAX_PENDING * (len(members.get(node, ())) + 1):
+            yield f"{pending} messages held up at {node}"
+    for coordinator in members:
         entries = evidence.ledgers.get(coordinator, [])
         questions = [entry["round"] for entry in entries if "signal" in entry]
         if len(set(questions)) != len(questions):

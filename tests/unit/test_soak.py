@@ -189,7 +189,7 @@ def change_price(evidence: Evidence) -> None:
 
 
 def pile_up_messages(evidence: Evidence) -> None:
-    evidence.max_pending = 10_000
+    evidence.max_pending["h1"] = 10_000
 
 
 def leave_member_out(evidence: Evidence) -> None:
