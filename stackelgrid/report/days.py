@@ -369,11 +369,16 @@ def _compare_bills(days: Days, before: Mapping[str, float]) -> Iterator[str | Pl
 
 
 def tell_bills(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """Say for how many homes the bill fell, and how it changed in the median."""
-    fell = sum(after[name] < before[name] for name in before)
+    """Say for how many homes the bill fell, and how it changed in the median of those that had one to pay."""
     changes = _list_changes(before, after)
-    middle = f", {relative(median(changes.values()))} in the median" if changes else ""
-    return f"fell for {fell:,} of {plural(len(before), 'home')}{middle}"
+    those = f" of the {len(changes):,} that paid before" if len(changes) < len(before) else ""
+    middle = f", {relative(median(changes.values()))} in the median{those}" if changes else ""
+    return f"fell for {count_fallen(before, after):,} of {plural(len(before), 'home')}{middle}"
+
+
+def count_fallen(before: Mapping[str, float], after: Mapping[str, float]) -> int:
+    """Count the bills that fell by more than rounding."""
+    return sum(drop_rounding(after[name] - money, money) < 0 for name, money in before.items())
 
 
 def _list_changes(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:

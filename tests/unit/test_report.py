@@ -500,7 +500,7 @@ def test_summary_has_the_rows_of_a_result(found: dict[str, Any]) -> None:
         ("Transport", "memory, no broker; 1,234 messages, 5.6 MB"),
         ("Peak load", "40.00 → 30.00 kW (−25.0 %)"),
         ("Peak-to-average ratio", "1.250 → 1.500 (+20.0 %)"),
-        ("Mean price", "1.500 cents/kWh"),
+        ("Mean price", "1.500 cents/kWh over time"),
         ("Leader utility", "−1,234 cents"),
         ("System utility", "0 cents"),
         ("Revenue", "9,000,000 cents"),

@@ -123,6 +123,17 @@ def _list_baseline(scenario: UserOrientedScenario, home: Home) -> dict[str, Any]
     return {f"baseline_{key}": before[key] for key in keys}
 
 
+def _compute_leader_before(
+    scenario: UserOrientedScenario, first: Mapping[str, Any], load: Array, homes: Mapping[str, HomeOutcome]
+) -> float | None:
+    """Give the leader's utility in the first round, at the flat price, with what feed-in at a lower one saves."""
+    flat, bills = scenario.leader.baseline_price, [home.baseline_bill or 0.0 for home in homes.values()]
+    if scenario.calendar is None or len(homes) < len(scenario.everyone) or set(first["price"]) != {flat}:
+        return None
+    saved = sum(bills) - scenario.slot_hours * flat * float(load.sum())
+    return float(first["leader_utility"] + scenario.leader.revenue_weight * saved)
+
+
 def _summarize_at(home: Home, price: Array) -> dict[str, Any]:
     problem = pose_problem(home)
     return problem.summarize(problem.answer(price))
@@ -218,6 +229,7 @@ class UserOrientedOutcome(Outcome):
     | `par`, `baseline_par` | | | peak-to-average ratio, peak over mean; null where nobody draws |
     | `leader_utility` | | money | U_c, [UO-7], with what a feed-in price below the price saves |
     | `system_utility` | | money | that, with revenue at weight 1, and the utility of every home in `homes` |
+    | `baseline_leader_utility` | | money | the same at the flat price; of a dated run in which every home reported |
     | `revenue` | | money | what all homes pay, sum p_t L_t Δ, and less for what is fed in at a price of its own |
     | `deviation` | | kW^2 | sum (L_t - mean L)^2 |
     | `capped_slots` | | | the slots, from 1, in which what is sold at `price_max` would not change with the price |
@@ -247,6 +259,7 @@ class UserOrientedOutcome(Outcome):
     baseline_peak_kw: Finite
     baseline_par: Finite | None
     leader_utility: Finite
+    baseline_leader_utility: Finite | None = None
     system_utility: Finite
     revenue: Finite
     deviation: Finite
@@ -324,6 +337,7 @@ class UserOrientedOutcome(Outcome):
             baseline_peak_kw=float(baseline.max()),
             baseline_par=compute_par(baseline),
             leader_utility=utility,
+            baseline_leader_utility=_compute_leader_before(scenario, run_record.rounds[0], baseline, homes),
             system_utility=utility
             + (1 - scenario.leader.revenue_weight) * (hours * company.earn(price, load) + saved)
             + sum(home.utility for home in homes.values()),

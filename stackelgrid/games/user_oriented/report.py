@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -20,7 +20,7 @@ from stackelgrid.games.user_oriented.outcome import (
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.report.clock import name_slot
 from stackelgrid.report.columns import Cell, Columns, name_apart, pad, spell_unit, stack
-from stackelgrid.report.days import Course, Courses, tell_bills
+from stackelgrid.report.days import Course, Courses, count_fallen, tell_bills
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     BOOKS_WITHIN,
@@ -88,18 +88,36 @@ def key_figures(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOut
     return [
         ("Peak load", change(outcome.baseline_peak_kw, outcome.peak_kw, "kW")),
         ("Peak-to-average ratio", _compare_par(outcome)),
-        ("Mean price", f"{number(mean_price)} {rate}"),
-        ("Leader utility", f"{number(outcome.leader_utility)} {result.money}"),
+        ("Mean price", f"{number(mean_price)} {rate} over time"),
+        ("Leader utility", _compare(outcome.baseline_leader_utility, outcome.leader_utility, result.money)),
+        *_compare_homes_utility(outcome, result.money),
         ("System utility", _system_utility(result, outcome)),
         ("Revenue", f"{number(outcome.revenue)} {result.money}"),
-        *_list_findings(outcome, rate),
+        *_list_findings(outcome, rate, result.money),
     ]
 
 
-def _list_findings(outcome: UserOrientedOutcome, rate: str) -> Iterator[Row]:
-    before = {name: bill for name, home in outcome.homes.items() if (bill := home.baseline_bill) is not None}
+def _compare(before: float | None, after: float, unit: str) -> str:
+    return f"{number(after)} {unit}" if before is None else change(before, after, unit)
+
+
+def _compare_homes_utility(outcome: UserOrientedOutcome, money: str) -> Iterator[Row]:
+    before = [home.baseline_utility for home in outcome.homes.values() if home.baseline_utility is not None]
+    if before and len(before) == len(outcome.homes):
+        after = sum(home.utility for home in outcome.homes.values())
+        yield ("Homes' utility", change(sum(before), after, money))
+
+
+def _list_bills_before(homes: Mapping[str, HomeOutcome]) -> dict[str, float]:
+    """List the bills at the flat price, money, where they are known."""
+    return {name: bill for name, home in homes.items() if (bill := home.baseline_bill) is not None}
+
+
+def _list_findings(outcome: UserOrientedOutcome, rate: str, money: str) -> Iterator[Row]:
+    before, after = _list_bills_before(outcome.homes), {name: home.bill for name, home in outcome.homes.items()}
     if before and outcome.times is not None:
-        yield ("Bills", tell_bills(before, {name: home.bill for name, home in outcome.homes.items()}))
+        yield ("Bills", tell_bills(before, after))
+        yield ("Bills together", change(sum(before.values()), sum(after[name] for name in before), money))
     if outcome.capped_slots:
         slots = ", ".join(name_slot(outcome, slot) for slot in outcome.capped_slots)
         which = "in slots" if outcome.times is None else "in the slots from"
@@ -141,7 +159,8 @@ def sections(run: RunFolder, outcome: UserOrientedOutcome) -> Iterator[Section]:
     if not outcome.homes:
         yield Section("Homes", ["No home reported a schedule: homes act on a settlement, and none reached them."])
     else:
-        yield Section("Homes", [_tabulate_homes(outcome, run.result.money), *_plot_homes(outcome, run.result.money)])
+        told, table = _tell_groups(outcome), _tabulate_homes(outcome, run.result.money)
+        yield Section("Homes", [*told, table, *_plot_homes(outcome, run.result.money)])
 
 
 def _plot_prices(run: RunFolder, outcome: UserOrientedOutcome) -> Iterator[Plot]:
@@ -213,12 +232,10 @@ def _plot_homes(outcome: UserOrientedOutcome, money: str) -> Iterator[Plot]:
                 f"{whose}, from the smallest to the largest. Shaded: slots with a price below its mean.",
             )
     yield from _plot_sun_and_rooms(outcome)
-    compared = [home for home in outcome.homes.values() if home.baseline_bill is not None]
+    compared = {name: home for name, home in outcome.homes.items() if home.baseline_bill is not None}
     if compared:
-        groups = {
-            "With storage": [_saving(home) for home in compared if home.storage_kwh],
-            "Without storage": [_saving(home) for home in compared if not home.storage_kwh],
-        }
+        groups = {group: list(map(_saving, some.values())) for group, some in _group_homes(compared).items()}
+        groups = groups or {"All homes": list(map(_saving, compared.values()))}
         yield Plot(
             "savings",
             drawing.boxes(groups, f"Bill saved ({money} per home)"),
@@ -257,6 +274,37 @@ def _plot_sun_and_rooms(outcome: UserOrientedOutcome) -> Iterator[Plot]:
         )
 
 
+_DEVICES = {"PV": "pv_kw", "storage": "storage_kwh", "a car": "ev_kwh", "a heat pump": "heat_pump_kw"}
+"""What a home may have, and what it then reports."""
+
+
+def _group_homes(homes: Mapping[str, HomeOutcome]) -> dict[str, dict[str, HomeOutcome]]:
+    """Group homes by what they have: a home is in the group of each of its devices, or in that of those with none."""
+    groups = {
+        f"With {device}": {name: home for name, home in homes.items() if getattr(home, key) is not None}
+        for device, key in _DEVICES.items()
+    }
+    groups = {name: some for name, some in groups.items() if some}
+    rest = {name: home for name, home in homes.items() if not any(name in some for some in groups.values())}
+    if not groups or not rest:
+        return groups
+    first, *others = groups
+    return groups | {"With none of these" if others else first.replace("With", "Without"): rest}
+
+
+def _tell_groups(outcome: UserOrientedOutcome) -> Iterator[str]:
+    """Say for how many homes of each group the bill fell, in a dated run."""
+    after = {name: home.bill for name, home in outcome.homes.items()}
+    known = {name: home for name, home in outcome.homes.items() if home.baseline_bill is not None}
+    groups = _group_homes(known)
+    if groups and outcome.times is not None:
+        told = [
+            f"{count_fallen(_list_bills_before(some), after):,} of {plural(len(some), 'home')} w{group[1:]}"
+            for group, some in groups.items()
+        ]
+        yield f"The bill fell for {', '.join(told)}."
+
+
 Measure = Callable[[HomeOutcome], float | None]
 
 
@@ -275,8 +323,7 @@ def _tabulate_homes(outcome: UserOrientedOutcome, money: str) -> Table:
     columns[f"Utility ({money})"] = lambda home: home.utility
     groups = {
         "All homes": everyone,
-        "With storage": [home for home in everyone if home.storage_kwh],
-        "Without storage": [home for home in everyone if not home.storage_kwh],
+        **{group: list(some.values()) for group, some in _group_homes(outcome.homes).items()},
     }
     few = spread({name: home.bill for name, home in outcome.homes.items()})
     shown = "every home" if len(few) == len(everyone) else "a few homes"

@@ -9,7 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
+from stackelgrid.games.user_oriented.report import key_figures
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
+from stackelgrid.report.days import tell_bills
+from stackelgrid.report.words import number
+from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import load
 from stackelgrid.testbed.in_memory import play
 
@@ -50,6 +54,24 @@ def test_outcome_has_stored_energy_only_of_homes_with_storage() -> None:
     content = outcome.content()["homes"]
     assert 0 < len(storing) < len(content)
     assert {name for name, home in content.items() if "storage_kwh" in home} == storing
+
+
+def test_leader_before_earns_the_bills_less_what_it_buys() -> None:
+    scenario = load("street", ["population.homes=4", "leader.mu=1e-12", "leader.feed_in_price=8"])
+    assert isinstance(scenario, UserOrientedScenario)
+    outcome = scenario.outcome(play(scenario))
+    bills = sum(home.baseline_bill for home in outcome.homes.values())
+    assert bills > 1.01 * 25 * scenario.slot_hours * sum(outcome.baseline_load_kw), "no home feeds in"
+    bought = scenario.slot_hours * np.dot(scenario.leader.wholesale_price, outcome.baseline_load_kw)
+    assert outcome.baseline_leader_utility == pytest.approx(bills - bought, rel=1e-6)
+    page = dict(key_figures(RunResult.model_construct(money="cents", homes=4), outcome))
+    assert page["Leader utility"].startswith(f"{number(bills - bought)} → ")
+    assert page["Bills together"].startswith(f"{number(bills)} → ")
+
+
+def test_median_of_bills_is_of_those_that_paid() -> None:
+    before, after = {"a": 10.0, "b": -4.0, "c": 20.0, "d": 5.0}, {"a": 9.0, "b": -3.0, "c": 20.0 + 1e-12, "d": 4.0}
+    assert tell_bills(before, after) == "fell for 2 of 4 homes, −10.0 % in the median of the 3 that paid before"
 
 
 @pytest.mark.parametrize(
