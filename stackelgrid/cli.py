@@ -272,7 +272,7 @@ def _print_summary(ended: Run) -> None:
     from stackelgrid.report.tables import summary
 
     table = Table(box=None, show_header=False, pad_edge=False)
-    for label, value in summary(ended.result):
+    for label, value in summary(ended.result, ended.days):
         table.add_row(label, value)
     Console(highlight=False).print(table)
 

@@ -34,6 +34,7 @@ from stackelgrid.wire.names import name_from
 
 if TYPE_CHECKING:
     from stackelgrid.faults.plan import FaultPlan
+    from stackelgrid.report.days import Days
 
 
 class UnwrittenError(ConfigError):
@@ -194,7 +195,8 @@ class Run:
 
     `result` is the content of result.json, `rounds` the leader's journal as in rounds.jsonl (round 3 is `rounds[2]`),
     `folder` where it was written, None where it was not. `record` is all that the testbed knows of it, None of a run
-    that was read from its folder.
+    that was read from its folder. `days` are those of a run of several, beside what would have been without the game;
+    None until `report` has followed them.
     """
 
     def __init__(
@@ -207,6 +209,7 @@ class Run:
     ) -> None:
         self.scenario, self.result, self.rounds, self.folder, self.record = scenario, result, rounds, folder, record
         self.interrupted = record is not None and record.interrupted
+        self.days: Days | None = None
 
     @property
     def settled(self) -> bool:
@@ -262,11 +265,12 @@ class Run:
 
         In each of the formats `figures` (png, svg, pdf) the figures are drawn for print, too.
         """
-        from stackelgrid.report import write
+        from stackelgrid.report.page import write_and_follow
 
         if self.folder is None:
             raise ConfigError(f"{self} has no folder to write a report to; play it with out=FOLDER")
-        return write(self.folder, self.scenario, figures)
+        page, self.days = write_and_follow(self.folder, self.scenario, figures)
+        return page
 
     def save(self, began: datetime) -> None:
         """Write result.json and manifest.json of a run that began at that time, if it has a folder.

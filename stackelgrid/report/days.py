@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stackelgrid.run_result import RunResult
 
 
-KEY_NOTE = "All sessions together, of each the slots that bind."
+KEY_NOTE = "All sessions together, of each the slots that bind; before → after: without the game, and with it."
 
 
 @dataclass(frozen=True)
@@ -126,26 +126,44 @@ def _chain(parts: Sequence[list[float] | None]) -> list[float] | None:
 # --- the numbers of the whole run ---
 
 
-def list_key_figures(result: RunResult[Any], courses: Courses | None) -> list[Row]:
-    """List sessions, energy, peak, peak-to-average ratio, mean price and revenue of a run of several sessions."""
+def list_key_figures(result: RunResult[Any], courses: Courses | None, days: Days | None = None) -> list[Row]:
+    """List sessions, energy, peak, peak-to-average ratio, price, revenue and bills of a run of several sessions.
+
+    Energy, peak and ratio are before -> after where its days tell what was before, and bills are there then.
+    """
     ended = [(each.outcome, each.binding) for each in result.sessions if each.outcome is not None]
     rows = [("Sessions", f"{len(ended):,} of {len(result.sessions):,} played")]
     if courses is None or not ended:
         return rows
     course = join([courses.after(None, outcome, binding) for outcome, binding in ended])
     hours, kwh = ended[0][0].slot_hours, f"{courses.power}h"
-    rows.append(("Energy", quantity(hours * sum(course.load), kwh)))
+    both = [load for load in (days and days.before and days.before.load, course.load) if load]
+    rows.append(("Energy", _compare([hours * sum(load) for load in both], kwh)))
     if course.settled is not None:
         imbalance = hours * sum(abs(load - settled) for load, settled in zip(course.load, course.settled, strict=True))
         imbalance = drop_rounding(imbalance, hours * sum(map(abs, course.settled)))
         rows.append(("Imbalance", f"{quantity(imbalance, kwh)} metered beyond what was settled, or short of it"))
-    rows.append(("Peak load", quantity(max(course.load), courses.power)))
-    if sum(course.load) > 0:
-        rows.append(("Peak-to-average ratio", number(max(course.load) * len(course.load) / sum(course.load))))
+    rows.append(("Peak load", _compare([max(load) for load in both], courses.power)))
+    if all(sum(load) > 0 for load in both):
+        rows.append(("Peak-to-average ratio", _compare([max(load) * len(load) / sum(load) for load in both])))
     if course.price is not None:
-        rows.append(("Mean price", f"{number(sum(course.price) / len(course.price))} {result.money}/{kwh}"))
+        rows.append(("Mean price", f"{number(sum(course.price) / len(course.price))} {result.money}/{kwh} over time"))
         rows.append(("Revenue", quantity(_earn(course.price, course.load, hours), result.money)))
-    return rows
+    return [*rows, *(_list_bills(days) if days is not None else ())]
+
+
+def _compare(values: Sequence[float], unit: str = "") -> str:
+    """Write a value, or before -> after."""
+    return quantity(values[0], unit) if len(values) == 1 else change(values[0], values[1], unit)
+
+
+def _list_bills(days: Days) -> Iterator[Row]:
+    if before := _list_bills_before(days):
+        yield ("Bills", tell_bills(before, days.after.bills))
+        yield (
+            "Bills together",
+            change(sum(before.values()), sum(map(days.after.bills.__getitem__, before)), days.money),
+        )
 
 
 # --- tables ---

@@ -62,6 +62,12 @@ def write(folder: Path, scenario: Scenario | None = None, formats: Sequence[str]
     A `scenario` that is given is not read again. In each of the `formats` (png, svg, pdf) the figures are drawn for
     print, too, one and two columns of a journal wide. Raises `ReportError` when the folder cannot be read or written.
     """
+    page, _ = write_and_follow(folder, scenario, formats)
+    return page
+
+
+def write_and_follow(folder: Path, scenario: Scenario | None, formats: Sequence[str]) -> tuple[Path, days.Days | None]:
+    """Do what `write` does; return the path of the page, and the days of the run, which take long to follow."""
     unknown = [kind for kind in formats if kind not in FORMATS]
     if unknown:
         raise ReportError(f"figures: {', '.join(unknown)}: no such format; choose among {', '.join(FORMATS)}")
@@ -79,7 +85,7 @@ def write(folder: Path, scenario: Scenario | None = None, formats: Sequence[str]
     except OSError as error:
         file = error.filename or folder / "figures"
         raise ReportError(f"{file}: cannot be written ({error.strerror}); make {folder} writable") from None
-    return page
+    return page, followed
 
 
 @contextmanager
@@ -115,7 +121,7 @@ def _render(run: RunFolder, followed: days.Days | None) -> str:
         "fine": result.settled and result.complete and not result.failures,
         "opening": report.opening(run),
         "headline": tables.headline(result)[2:],  # the title and the verdict say the first two
-        "key_figures": tables.key_figures(result),
+        "key_figures": tables.key_figures(result, followed),
         "key_note": days.KEY_NOTE if result.sessions else report.key_note,
         "sections": list(_save_figures(run, _draw_sections(run, followed))),
         "certificate": result.certificate,

@@ -15,9 +15,12 @@ from stackelgrid.report.words import number, plural, quantity, tiny, volume
 from stackelgrid.run_result import Certificate, RunResult
 
 
-def summary(result: RunResult[Any]) -> list[Row]:
-    """Give a result as rows of label and value: what was played, what came out, how good it is."""
-    return [*headline(result), *key_figures(result), *verdict(result)]
+def summary(result: RunResult[Any], followed: days.Days | None = None) -> list[Row]:
+    """Give a result as rows of label and value: what was played, what came out, how good it is.
+
+    The days of its run tell what was before in a run of several sessions.
+    """
+    return [*headline(result), *key_figures(result, followed), *verdict(result)]
 
 
 def judge(result: RunResult[Any]) -> RunResult[Any]:
@@ -84,13 +87,13 @@ def rounds(result: RunResult[Any]) -> str:
     return f"{rounds} ({result.questions:,} questions)" if result.questions > result.rounds else rounds
 
 
-def key_figures(result: RunResult[Any]) -> list[Row]:
+def key_figures(result: RunResult[Any], followed: days.Days | None = None) -> list[Row]:
     """Give the game's own rows, or those of several sessions, and what they were fitted to.
 
     Empty when no round was finished.
     """
     if result.sessions:
-        return [*days.list_key_figures(result, find_report(result.game).courses), *_fitted(result)]
+        return [*days.list_key_figures(result, find_report(result.game).courses, followed), *_fitted(result)]
     if result.outcome is None:
         return []
     return [*find_report(result.game).key_figures(result, result.outcome), *_fitted(result)]

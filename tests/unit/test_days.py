@@ -19,7 +19,7 @@ from stackelgrid.report.game import find_report
 from stackelgrid.report.parts import Plot
 from stackelgrid.report.run_folder import read
 from stackelgrid.report.tables import checks, summary
-from stackelgrid.report.words import tiny
+from stackelgrid.report.words import change, tiny
 
 FLAT = 20.0
 
@@ -126,13 +126,19 @@ def test_page_of_many_days_has_them_by_day_and_hour(runs: dict[str, stackelgrid.
     text = Page(folder_of(run) / "report.html").text
     sessions = len(run.scenario.sessions)
     assert f"All {sessions} sessions settled, in {run.result.rounds} rounds" in text
-    for label, value in summary(run.result)[2:]:
+    rows = summary(run.result, run.days)
+    for label, value in rows[2:]:
         assert " ".join(f"{label} {value}".split()) in text
+    by_day = table(run, "days")
+    before, after = (max(by_day[f"{prefix}peak_kw"]) for prefix in ("baseline_", ""))
+    assert ("Peak load", change(before, after, "kW")) in rows
     assert "Sun 29 Mar (23 h)" in text
     assert "Blank: an hour that clocks skip." in text
     assert {"price_by_day", "load_by_day", "price_course", "load_course", "bills"} == figures(folder_of(run))
     saved = np.subtract(*(table(run, "savings")[key] for key in ("baseline_bill_cents", "bill_cents")))
     assert f"The bill fell for {np.sum(saved > 0)} of 3 homes" in text
+    paid = [sum(table(run, "savings")[key]) for key in ("baseline_bill_cents", "bill_cents")]
+    assert ("Bills together", change(*paid, "cents")) in rows
 
 
 def devices(slots: int, **calendar: Any) -> dict[str, Any]:
