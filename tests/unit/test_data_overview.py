@@ -255,9 +255,11 @@ def test_few_numbers_at_each_time_are_meters_and_others_are_not(tmp_path: Path) 
     (tmp_path / "m.csv").write_text("\n".join(["time,house,Wh", *rows]))
     found = find_keys(describe(tmp_path / "m.csv"))
     assert (found["meter"], found["value"]) == ("house", "Wh")
-    rows = [f"{DAY} {hour:02d}:00,{10 * meter + hour % 5}" for meter in (1, 2) for hour in range(24)]
-    (tmp_path / "n.csv").write_text("\n".join(["time,Wh", *rows]))
-    assert "several rows have the same time" in describe(tmp_path / "n.csv")
+    for scattered in ("{}{}", "{}.5"):
+        cells = [(hour, scattered.format(meter, hour % 5)) for meter in (1, 2) for hour in range(24)]
+        rows = [f"{DAY} {hour:02d}:00,{cell},{hour % 3}" for hour, cell in cells]
+        (tmp_path / "n.csv").write_text("\n".join(["time,Wh,more", *rows]))
+        assert "several rows have the same time" in describe(tmp_path / "n.csv")
 
 
 @pytest.mark.parametrize(
