@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -475,12 +476,16 @@ def heat_map(values: Sequence[float], times: Sequence[datetime], slot_hours: flo
 def boxes(groups: Mapping[str, Sequence[float]], label: str) -> Figure:
     """Draw box plots of groups; one without members is left out."""
     groups = {name: group for name, group in groups.items() if group}
+    few = len(groups) <= 3
+    width, below = (WIDTH / 2 if few and _PAPER.get().width == WIDTH else None), (0.0 if few else 0.24)
     with mpl.rc_context(_STYLE):
-        figure, ((axes,),) = _panels(2.4, 1, 1, width=WIDTH / 2 if _PAPER.get().width == WIDTH else None, top=0.1)
+        figure, ((axes,),) = _panels(2.4, 1, 1, width=width, top=0.1, below=below)
         for place, group in enumerate(groups.values()):
             _box(axes, place, np.array(group))
         axes.axhline(0, color=INK, linewidth=0.6)
-        axes.set_xticks(range(len(groups)), [f"{name}\n({len(group):,})" for name, group in groups.items()])
+        names = [name if few else fill(name, 8) for name in groups]
+        counts = [f"({len(group):,})" for group in groups.values()]
+        axes.set_xticks(range(len(groups)), ["\n".join(lines) for lines in zip(names, counts, strict=True)])
         axes.set_xlim(-0.6, len(groups) - 0.4)
         _label_y(axes, label)
     return figure

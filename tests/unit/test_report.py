@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,17 @@ def test_box_plot_shows_quartiles_and_outliers() -> None:
     assert middle[0][:, 1].tolist() == [3.5, 3.5]
     assert axes.lines[0].get_ydata().tolist() == [90.0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["With storage\n(6)"]
+
+
+def test_names_of_many_boxes_are_apart() -> None:
+    names = ["With PV", "With storage", "With a car", "With a heat pump", "With none of these"]
+    for width in (drawing.WIDTH, *drawing.COLUMNS.values()):
+        with drawing.use_paper(drawing.Paper(width, None)):
+            figure = drawing.boxes({name: [1.0] for name in names}, "Bill saved (cents per home)")
+        figure.canvas.draw()
+        spans = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+        assert all(left.x1 < right.x0 for left, right in pairwise(spans))
+        assert min(span.y0 for span in spans) > 0
 
 
 def test_report_is_quick_to_import() -> None:
