@@ -559,6 +559,7 @@ KINDS_OF_LISTS = {
         "price": "price", "imbalance_price": "price",
         "load_kw": "power", "max_kw": "power", "min_kw": "power", "available_kw": "power", "draw_kw": "power",
         "feed_in_kw": "power", "gains_kw": "power", "baseline_load_kw": "power",
+        "shape_kw": "power",
         "outside_c": "temperature", "min_c": "temperature", "max_c": "temperature",
     },
     "prosumer": {
