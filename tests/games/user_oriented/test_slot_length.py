@@ -59,9 +59,9 @@ def test_day_of_hours_in_shorter_slots_has_the_same_prices_and_money(objective: 
     content: dict[str, Any] = {"game": "user_oriented", "homes": draw_homes(np.random.default_rng(5), hours, stores)}
     content["leader"] = LEADER | {"objective": objective, "wholesale_price": np.linspace(2.5, 4, hours).tolist()}
     start = {"start": "2026-06-01T00:00", "horizon": f"{hours}h"}
-    hourly = runner.run({**content, "calendar": start}, certify=True)
+    hourly = runner.run({**content, "calendar": start}, certify=objective == "welfare")
     calendar = {**start, "slot_minutes": 60 // parts}
-    shorter = runner.run({**repeat(content, hours, parts), "calendar": calendar}, certify=True)
+    shorter = runner.run({**repeat(content, hours, parts), "calendar": calendar}, certify=objective == "welfare")
     assert hourly.settled
     assert shorter.settled
     before, after = hourly.outcome, shorter.outcome
@@ -71,7 +71,7 @@ def test_day_of_hours_in_shorter_slots_has_the_same_prices_and_money(objective: 
         assert getattr(after, key) == pytest.approx(getattr(before, key), rel=1e-9)
     for name, home in before.homes.items():
         assert after.homes[name].bill == pytest.approx(home.bill, rel=1e-8)
-    for run in (hourly, shorter):
+    for run in (hourly, shorter) if objective == "welfare" else ():
         assert run.certificate is not None
         assert run.certificate.number("max_home_regret") == pytest.approx(0, abs=1e-8)
         assert run.certificate.number("bill_residual") == pytest.approx(0, abs=1e-9)
