@@ -5,7 +5,7 @@ Of sessions that look further than the next one begins, only the slots that bind
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from functools import cached_property
@@ -47,12 +47,13 @@ class Courses:
 
     `after` is of a session, from its scenario, its outcome and how many slots bind; where the scenario is None, without
     bills. `before` is what would have been without the game, from the scenario of the run and all sessions; it raises
-    `ValueError` or `SolverError` where nobody can say.
+    `ValueError` or `SolverError` where nobody can say. `groups` are the homes of an outcome by what they have.
     """
 
     after: Callable[[Any, Any, int], Course]
     before: Callable[[Any, Sequence[PlayedSession]], Course]
     power: str = "kW"
+    groups: Callable[[Any], Mapping[str, Iterable[str]]] = lambda outcome: {}
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Days:
     """The course of a run, `before` without the game and `after`, over slots that begin at `times` and last Δ hours.
 
     `before` is None where it is not known, `unknown` says why. `power` is the unit of the loads, `rounds` are those of
-    the sessions that begin in each slot.
+    the sessions that begin in each slot, `groups` are homes by what they have.
     """
 
     times: list[datetime]
@@ -70,6 +71,7 @@ class Days:
     power: str
     money: str
     rounds: list[int]
+    groups: Mapping[str, Iterable[str]]
     unknown: str = ""
 
     @cached_property
@@ -104,7 +106,9 @@ def follow(run: RunFolder, courses: Courses | None) -> Days | None:
     except (ValueError, SolverError) as error:
         unknown = str(error)
     after = join([courses.after(each.scenario, each.outcome, each.session.binding) for each in played])
-    return Days(times, played[0].outcome.slot_hours, before, after, courses.power, run.result.money, rounds, unknown)
+    first, money = played[0].outcome, run.result.money
+    groups = courses.groups(first)
+    return Days(times, first.slot_hours, before, after, courses.power, money, rounds, groups, unknown)
 
 
 def join(courses: Sequence[Course]) -> Course:
@@ -371,7 +375,7 @@ def _compare_bills(days: Days, before: Mapping[str, float]) -> Iterator[str | Pl
 
     after = days.after.bills
     saved = {name: before[name] - after[name] for name in before}
-    yield _tell_all_bills(before, after, days.money)
+    yield f"{_tell_all_bills(before, after, days.money)}{tell_groups(days.groups, before, after)}"
     yield Plot(
         "bills",
         drawing.members({"Saved": saved}, f"Bill saved ({days.money})", who="Home"),
@@ -397,6 +401,17 @@ def tell_bills(before: Mapping[str, float], after: Mapping[str, float]) -> str:
 def count_fallen(before: Mapping[str, float], after: Mapping[str, float]) -> int:
     """Count the bills that fell by more than rounding."""
     return sum(drop_rounding(after[name] - money, money) < 0 for name, money in before.items())
+
+
+def tell_groups(groups: Mapping[str, Iterable[str]], before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Say for how many homes of each group, as "with PV", the bill fell; empty without groups."""
+    compared = {group: {name: before[name] for name in names if name in before} for group, names in groups.items()}
+    told = [
+        f"{count_fallen(some, after):,} of {plural(len(some), 'home')} {group[:1].lower()}{group[1:]}"
+        for group, some in compared.items()
+        if some
+    ]
+    return f" It fell for {', '.join(told)}." if told else ""
 
 
 def _list_changes(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:

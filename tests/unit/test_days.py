@@ -137,6 +137,10 @@ def test_page_of_many_days_has_them_by_day_and_hour(runs: dict[str, stackelgrid.
     assert {"price_by_day", "load_by_day", "price_course", "load_course", "bills"} == figures(folder_of(run))
     saved = np.subtract(*(table(run, "savings")[key] for key in ("baseline_bill_cents", "bill_cents")))
     assert f"The bill fell for {np.sum(saved > 0)} of 3 homes" in text
+    assert (
+        f"It fell for {np.sum(saved[1:] > 0)} of 2 homes with storage, {np.sum(saved[:1] > 0)} of 1 home without"
+        in text
+    )
     paid = [sum(table(run, "savings")[key]) for key in ("baseline_bill_cents", "bill_cents")]
     assert ("Bills together", change(*paid, "cents")) in rows
 

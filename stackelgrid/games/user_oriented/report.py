@@ -20,7 +20,7 @@ from stackelgrid.games.user_oriented.outcome import (
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.report.clock import name_slot
 from stackelgrid.report.columns import Cell, Columns, name_apart, pad, spell_unit, stack
-from stackelgrid.report.days import Course, Courses, count_fallen, tell_bills
+from stackelgrid.report.days import Course, Courses, tell_bills, tell_groups
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     BOOKS_WITHIN,
@@ -294,15 +294,9 @@ def _group_homes(homes: Mapping[str, HomeOutcome]) -> dict[str, dict[str, HomeOu
 
 def _tell_groups(outcome: UserOrientedOutcome) -> Iterator[str]:
     """Say for how many homes of each group the bill fell, in a dated run."""
-    after = {name: home.bill for name, home in outcome.homes.items()}
-    known = {name: home for name, home in outcome.homes.items() if home.baseline_bill is not None}
-    groups = _group_homes(known)
-    if groups and outcome.times is not None:
-        told = [
-            f"{count_fallen(_list_bills_before(some), after):,} of {plural(len(some), 'home')} w{group[1:]}"
-            for group, some in groups.items()
-        ]
-        yield f"The bill fell for {', '.join(told)}."
+    before, after = _list_bills_before(outcome.homes), {name: home.bill for name, home in outcome.homes.items()}
+    if before and outcome.times is not None:
+        yield f"The bill {tell_bills(before, after)}.{tell_groups(_group_homes(outcome.homes), before, after)}"
 
 
 Measure = Callable[[HomeOutcome], float | None]
@@ -602,7 +596,7 @@ REPORT = GameReport(
         "bills": tabulate_bills,
     },
     totals=compute_totals,
-    courses=Courses(follow_session, follow_baseline),
+    courses=Courses(follow_session, follow_baseline, groups=lambda outcome: _group_homes(outcome.homes)),
     residual=Trace("residual", "Relative price change", "the relative price change the leader still wanted"),
     traces=(
         Trace("leader_utility", "Leader utility", "its utility", "{money}"),

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
 from stackelgrid.games.user_oriented.report import key_figures
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
-from stackelgrid.report.days import tell_bills
+from stackelgrid.report.days import tell_bills, tell_groups
 from stackelgrid.report.words import number
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import load
@@ -67,6 +67,12 @@ def test_leader_before_earns_the_bills_less_what_it_buys() -> None:
     page = dict(key_figures(RunResult.model_construct(money="cents", homes=4), outcome))
     assert page["Leader utility"].startswith(f"{number(bills - bought)} → ")
     assert page["Bills together"].startswith(f"{number(bills)} → ")
+
+
+def test_bills_are_told_by_what_homes_have() -> None:
+    before, after = {"a": 3.0, "b": 3.0, "c": 3.0}, {"a": 2.0, "b": 4.0, "c": 2.0}
+    told = tell_groups({"With PV": ["a", "b"], "With a car": ["b", "c"], "With storage": ["d"]}, before, after)
+    assert told == " It fell for 1 of 2 homes with PV, 1 of 2 homes with a car."
 
 
 def test_median_of_bills_is_of_those_that_paid() -> None:
