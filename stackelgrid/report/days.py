@@ -375,7 +375,7 @@ def _compare_bills(days: Days, before: Mapping[str, float]) -> Iterator[str | Pl
 
     after = days.after.bills
     saved = {name: before[name] - after[name] for name in before}
-    yield f"{_tell_all_bills(before, after, days.money)}{tell_groups(days.groups, before, after)}"
+    yield _tell_all_bills(before, days)
     yield Plot(
         "bills",
         drawing.members({"Saved": saved}, f"Bill saved ({days.money})", who="Home"),
@@ -419,10 +419,12 @@ def _list_changes(before: Mapping[str, float], after: Mapping[str, float]) -> di
     return {name: after[name] / money - 1 for name, money in before.items() if money > 0}
 
 
-def _tell_all_bills(before: Mapping[str, float], after: Mapping[str, float], money: str) -> str:
+def _tell_all_bills(before: Mapping[str, float], days: Days) -> str:
     """Say whose bill fell, whose rose most, and what all pay together."""
+    after = days.after.bills
     changes = _list_changes(before, after)
     worst = max(changes, key=lambda name: changes[name], default="")
     rose = f"; it rose most for {worst}, by {percent(changes[worst])}" if worst and changes[worst] > 0 else ""
-    together = change(sum(before.values()), sum(after[name] for name in before), money)
-    return f"The bill {tell_bills(before, after)}{rose}. All bills together: {together}."
+    together = change(sum(before.values()), sum(after[name] for name in before), days.money)
+    groups = tell_groups(days.groups, before, after)
+    return f"The bill {tell_bills(before, after)}{rose}.{groups} All bills together: {together}."
