@@ -492,6 +492,19 @@ class UtilitySettings(LeaderSettings):
             price_max=spread(self.price_max),
         )
 
+    def company_at(self, baseline: Array) -> UtilityCompany:
+        """Build the company with the charge on deviation that a baseline load gives, (T,) kW; revenue has weight 1."""
+        company, whole, passed = self.company(len(baseline)), baseline, np.zeros(0)
+        if self.passed is not None:
+            whole, passed = np.array(self.passed.baseline_load_kw), np.array(self.passed.load_kw)
+        if isinstance(self.balance, AdaptiveBalance):
+            kind = self.balance
+            mu = adaptive_balance(kind.high * self.mu, kind.low * self.mu, kind.threshold, whole)
+        else:
+            mu = fixed_balance(self.mu, whole)
+        before = len(passed)
+        return replace(company, mu=mu[before:], passed_load=passed, passed_mu=mu[:before])
+
     def strategy(self, session: Session) -> UserOrientedLeader:
         """Build the leader's strategy for a session."""
         mu = self.mu / weigh_in_search(self.revenue_weight)

@@ -124,14 +124,16 @@ def _list_baseline(scenario: UserOrientedScenario, home: Home) -> dict[str, Any]
 
 
 def _compute_leader_before(
-    scenario: UserOrientedScenario, first: Mapping[str, Any], load: Array, homes: Mapping[str, HomeOutcome]
+    scenario: UserOrientedScenario, load: Array, homes: Mapping[str, HomeOutcome]
 ) -> float | None:
-    """Give the leader's utility in the first round, at the flat price, with what feed-in at a lower one saves."""
-    flat, bills = scenario.leader.baseline_price, [home.baseline_bill or 0.0 for home in homes.values()]
-    if scenario.calendar is None or len(homes) < len(scenario.everyone) or set(first["price"]) != {flat}:
+    """Compute the leader's utility at the flat price, with what feed-in at a lower one saves."""
+    if scenario.calendar is None or len(homes) < len(scenario.everyone):
         return None
-    saved = sum(bills) - scenario.slot_hours * flat * float(load.sum())
-    return float(first["leader_utility"] + scenario.leader.revenue_weight * saved)
+    flat, hours, leader = scenario.leader.baseline_price, scenario.slot_hours, scenario.leader
+    bills = sum(home.baseline_bill or 0.0 for home in homes.values())
+    company = leader.company_at(load)
+    earned = company.earn(np.full(len(load), flat), load) - flat * float(load.sum())  # the wholesale cost, below zero
+    return hours * (leader.revenue_weight * earned - company.deviation_charge(load)) + leader.revenue_weight * bills
 
 
 def _summarize_at(home: Home, price: Array) -> dict[str, Any]:
@@ -337,7 +339,7 @@ class UserOrientedOutcome(Outcome):
             baseline_peak_kw=float(baseline.max()),
             baseline_par=compute_par(baseline),
             leader_utility=utility,
-            baseline_leader_utility=_compute_leader_before(scenario, run_record.rounds[0], baseline, homes),
+            baseline_leader_utility=_compute_leader_before(scenario, baseline, homes),
             system_utility=utility
             + (1 - scenario.leader.revenue_weight) * (hours * company.earn(price, load) + saved)
             + sum(home.utility for home in homes.values()),
