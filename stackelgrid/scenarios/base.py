@@ -160,8 +160,6 @@ class Scenario(StrictModel):
         """Check the parts of the scenario against each other. Raises `ValueError` with key, value and mend."""
         if self.calendar is None and self.slots > MOST_SLOTS:
             raise ValueError(f"slots: {self.slots}, at most {MOST_SLOTS} can be played; lower it")
-        if self.calendar is not None and self.slots != self.calendar.slots:
-            raise ValueError(f"slots: {self.slots}, the calendar has {self.calendar.slots}; leave slots out")
         try:
             self.leader.check_slots(self.slots)
         except ValueError as error:

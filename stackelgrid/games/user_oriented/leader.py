@@ -25,7 +25,6 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -318,11 +317,6 @@ def adaptive_balance(
     return np.asarray(np.where(far, mu_high, mu_low) / np.abs(baseline_load).mean())
 
 
-def _keep(mu: Array, *loads: Array) -> Array:
-    """Give a charge that is known, whatever the load."""
-    return mu
-
-
 class FixedBalance(StrictModel):
     """The same charge on deviation in every slot [UO-D]: `mu` of the leader's settings."""
 
@@ -477,7 +471,9 @@ class UtilitySettings(LeaderSettings):
         return {"end": session.window.stop, "passed": passed}
 
     def company(self, slots: int) -> UtilityCompany:
-        """Build the company as arrays; mu is zero until the baseline is known."""
+        """Build the company as arrays; mu is zero until the baseline is known, but for slots that have passed."""
+        passed = np.array([] if self.passed is None else self.passed.load_kw)
+        before = passed if self.passed is None else self._charge_whole(np.array(self.passed.baseline_load_kw))
 
         def spread(value: float | list[float]) -> Array:
             return np.broadcast_to(np.array(value, float), (slots,)).copy()
@@ -490,34 +486,33 @@ class UtilitySettings(LeaderSettings):
             load_max=spread(np.inf if most is None else most),
             price_min=spread(self.price_min),
             price_max=spread(self.price_max),
+            passed_load=passed,
+            passed_mu=before[: len(passed)],
         )
 
-    def company_at(self, baseline: Array) -> UtilityCompany:
-        """Build the company with the charge on deviation that a baseline load gives, (T,) kW; revenue has weight 1."""
-        company, whole, passed = self.company(len(baseline)), baseline, np.zeros(0)
-        if self.passed is not None:
-            whole, passed = np.array(self.passed.baseline_load_kw), np.array(self.passed.load_kw)
-        if isinstance(self.balance, AdaptiveBalance):
-            kind = self.balance
-            mu = adaptive_balance(kind.high * self.mu, kind.low * self.mu, kind.threshold, whole)
-        else:
-            mu = fixed_balance(self.mu, whole)
-        before = len(passed)
-        return replace(company, mu=mu[before:], passed_load=passed, passed_mu=mu[:before])
+    def charge(self, baseline: Array, load: Array | None = None) -> Array:
+        """Give mu_t, (T,) money per kWh per kW, from the baseline load and, adaptive, the one found [UO-D], [UO-E].
+
+        Of a horizon that is planned again, the baseline is that of the whole of it.
+        """
+        if self.passed is None:
+            return self._charge_whole(baseline, load)
+        return self._charge_whole(np.array(self.passed.baseline_load_kw))[len(self.passed.load_kw) :]
+
+    def _charge_whole(self, baseline: Array, load: Array | None = None) -> Array:
+        if isinstance(self.balance, FixedBalance):
+            return fixed_balance(self.mu, baseline)
+        kind = self.balance
+        return adaptive_balance(kind.high * self.mu, kind.low * self.mu, kind.threshold, baseline, load)
 
     def strategy(self, session: Session) -> UserOrientedLeader:
         """Build the leader's strategy for a session."""
-        mu = self.mu / weigh_in_search(self.revenue_weight)
-        if isinstance(self.balance, AdaptiveBalance):
-            kind = self.balance
-            balance = partial(adaptive_balance, kind.high * mu, kind.low * mu, kind.threshold)
-        else:
-            balance = partial(fixed_balance, mu)
+        weight = weigh_in_search(self.revenue_weight)
+
+        def balance(*loads: Array) -> Array:
+            return self.charge(*loads) / weight
+
         company = self.company(session.slots)
-        if self.passed is not None:
-            passed, whole = len(self.passed.load_kw), balance(np.array(self.passed.baseline_load_kw))
-            company = replace(company, passed_load=np.array(self.passed.load_kw), passed_mu=whole[:passed])
-            balance = partial(_keep, whole[passed:])
         flat = np.full(session.slots, self.baseline_price)
         problem = PricingProblem(company, self.objective, self.tolerance, self.questions_per_session, self.seed or 0)
         make_algorithm = find_algorithm(_GAME, self.algorithm).load("leader")

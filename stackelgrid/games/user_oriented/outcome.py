@@ -6,7 +6,7 @@ Money is in the unit that the scenario names; slots have a length Δ, so that en
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
@@ -131,7 +131,7 @@ def _compute_leader_before(
         return None
     flat, hours, leader = scenario.leader.baseline_price, scenario.slot_hours, scenario.leader
     bills = sum(home.baseline_bill or 0.0 for home in homes.values())
-    company = leader.company_at(load)
+    company = replace(leader.company(len(load)), mu=leader.charge(load))
     earned = company.earn(np.full(len(load), flat), load) - flat * float(load.sum())  # the wholesale cost, below zero
     return hours * (leader.revenue_weight * earned - company.deviation_charge(load)) + leader.revenue_weight * bills
 
