@@ -81,7 +81,6 @@ class AggregatorNode:
         self._next_question: Ask[Any] | None = None  # after a restart: to be asked once the homes have gathered
         self._leave_by: float | None = None
         self._left: dict[int, Mapping[str, Any]] = {}  # by session, the state that its settlement leaves
-        self._begin_session(1)
         self._replay_ledger()
 
     def _begin_session(self, number: int) -> None:

@@ -229,11 +229,12 @@ class EmcNode:
         def then(accounts: Any, now: float) -> Sequence[Action]:
             if self._session is not session:
                 return []  # it has gone on meanwhile, without this plan
-            self._carry_out(self._adopt(accounts) if len(self._sessions) > 1 else accounts)
+            if self._strategy is not None:
+                self._carry_out(self._adopt(accounts) if len(self._sessions) > 1 else accounts)
             return self._acknowledge(now)
 
-        if self._strategy is None:
-            return self._acknowledge(0.0)
+        if self._strategy is None:  # the homes have no part in the session
+            return [Compute(lambda: None, then)]
         plan = self._plan
         if plan is not None and plan.session == session.number:  # it was restarted after it had saved that
             return [Compute(lambda: plan.accounts, then)]

@@ -138,7 +138,10 @@ class Calendar(StrictModel):
         return Session(count, self.slot_hours, start=start).times or []
 
     def at(self, session: Session) -> Self:
-        """Give the calendar of one session alone."""
+        """Give the calendar of one session alone.
+
+        Its sessions are set: 24 hours that pass, written as a length of time, would be read as a day of the place.
+        """
         hours = session.slots * self.slot_minutes
         update = {"start": session.start, "horizon": f"{hours}min", "every": None, "days": None}
         alone = self.model_copy(update=update)

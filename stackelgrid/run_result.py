@@ -107,7 +107,7 @@ Found = TypeVar("Found", bound=Outcome)
 
 
 class SessionResult(StrictModel, Generic[Found]):
-    """What came out of one session of several.
+    """The result of one session of several.
 
     It begins at `start`, looks at `slots` slots and binds `binding` of them. `questions`, `messages` and `bytes` are
     those of its rounds. `states` are those in which leader and homes went into it, by name. The rest is as in

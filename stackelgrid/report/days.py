@@ -29,7 +29,7 @@ KEY_NOTE = "All sessions together, of each the slots that bind; before → after
 
 @dataclass(frozen=True)
 class Course:
-    """What happened in the slots that bind, one after the other: `load` and `price`, (T,), `bills` by home, money.
+    """The course of the slots that bind, one after the other: `load` and `price`, (T,), `bills` by home, money.
 
     `price` is None and `bills` are empty in a game that has none. `settled` is the load that was settled where meters
     have counted another, which is then the `load`; None where nobody planned by a forecast.
@@ -43,7 +43,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Courses:
-    """How a game gives the courses of a run. `power` is the unit of the loads.
+    """The way in which a game gives the courses of a run. `power` is the unit of the loads.
 
     `after` is of a session, from its scenario, its outcome and how many slots bind; where the scenario is None, without
     bills. `before` is what would have been without the game, from the scenario of the run and all sessions; it raises

@@ -121,7 +121,7 @@ _TICKS_EVERY = (1, 2, 3, 4, 6, 12, 24, 48, 72, 96, 168)
 
 @dataclass(frozen=True)
 class Paper:
-    """What figures are drawn for: as wide as its `width`, inches, over slots that may have `times`.
+    """The paper that figures are drawn for: as wide as its `width`, inches, over slots that may have `times`.
 
     These are the starts of the slots; without them slots are numbered.
     """

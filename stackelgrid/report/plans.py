@@ -1,4 +1,4 @@
-"""What planning again was worth: the table that `compare-planning` puts beside a run."""
+"""The worth of planning again: the table that `compare-planning` puts beside a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILE = "planning.json"
 
 
 class Plan(StrictModel):
-    """What came of a plan, of all slots that bound: energy and peak of the meters, money, utilities.
+    """The result of a plan, of all slots that bound: energy and peak of the meters, money, utilities.
 
     `imbalance_kwh` is what meters counted beyond what was settled or short of it, `unserved_kwh` load that connections
     did not carry. `welfare` is the utility of the homes and what the company earns, `worth` its gain over planning once

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class RunFolder:
     scenario: Any
     manifest: dict[str, Any]
 
-    @property
+    @cached_property
     def sessions(self) -> list[PlayedSession]:
         """The sessions, in the order of time: the run itself where it has only one."""
         if not self.result.sessions:

@@ -55,7 +55,7 @@ def tabulate_rounds(run: RunFolder) -> dict[str, list[Cell]]:
     rows = []
     for record in run.rounds:
         own = record.model_extra or {}
-        missing = {key: len(own[key]) for key in ("quarantined",) if isinstance(own.get(key), list)}
+        missing = {"quarantined": len(own["quarantined"])} if isinstance(own.get("quarantined"), list) else {}
         numbers = {key: value for key, value in own.items() if _is_cell(value)}
         missing |= {"held": len(record.held), "excluded": len(record.excluded), "again": record.again}
         first = {"session": 1, "round": record.round, "residual": record.residual}

@@ -113,9 +113,6 @@ def digest(scenario: Scenario) -> str:
     wait for each other, and where data files are do not count.
     """
     shared = scenario.model_dump(exclude={"title", "calibrated", "rounds", "homes"})
-    for key in ("calendar", "forecast"):
-        if shared.get(key, "") is None:
-            del shared[key]
     shared["nodes"] = {
         aggregator: {process: [home.id for home in homes] for process, homes in members.items()}
         for aggregator, members in scenario.topology.members.items()

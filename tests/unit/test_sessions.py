@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import stackelgrid
-from emc_node.node import EmcNode
+from emc_node.node import LINGER_S, EmcNode
 from stackelgrid.calendar import Session
 from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import FaultPlan
@@ -362,10 +362,15 @@ class Battery(HomeModel):
 
 
 class HomeByHand:
-    """The node of one home in a run of three sessions: of two slots, of one, which it cannot keep, and of three."""
+    """The node of one home in a run of three sessions: of two slots, of one, which it cannot keep, and of three.
 
-    def __init__(self, memory: Mapping[str, Any] | None = None, questions: int = 100) -> None:
-        sessions = [Session(2, 1.0, 1, 0, 2), Session(1, 1.0, 2, 2, 1), Session(3, 1.0, 3, 3, 3)]
+    Its clock stands at `now`; of the sessions only the first `count` are played.
+    """
+
+    now = 1000.0
+
+    def __init__(self, memory: Mapping[str, Any] | None = None, questions: int = 100, count: int = 3) -> None:
+        sessions = [Session(2, 1.0, 1, 0, 2), Session(1, 1.0, 2, 2, 1), Session(3, 1.0, 3, 3, 3)][:count]
         self.saved: list[Any] = []
         self.acted: list[Any] = []
         self.node = EmcNode(
@@ -382,12 +387,12 @@ class HomeByHand:
 
     def receive(self, message: Signal[Number] | Settlement[Number]) -> list[str]:
         """Give the purposes of what it sends."""
-        actions = list(self.node.receive(LINK.topic(message), LINK.write(message), 0.0))
+        actions = list(self.node.receive(LINK.topic(message), LINK.write(message), self.now))
         sent = []
         while actions:
             match actions.pop(0):
                 case Compute(job, then):
-                    actions += then(job(), 0.0)
+                    actions += then(job(), self.now)
                 case Publish(topic=topic):
                     sent.append(topic.rpartition("/")[2])
         return sent
@@ -416,6 +421,13 @@ def test_home_that_cannot_keep_a_session_says_so_and_is_in_the_next() -> None:
     home.receive(settlement(3, 3, THREE))
     assert [record["session"] for record in home.acted] == [1, 3]
     assert home.acted[-1]["states"] == {"a": {"level": 5.0}}
+
+
+def test_home_without_a_part_in_the_last_session_waits_for_the_end_of_the_run() -> None:
+    home = HomeByHand(count=2)
+    home.receive(settlement(1, 1, Number(numbers=[3.0, 5.0])))
+    assert home.receive(settlement(2, 2, ONE)) == ["receipt"]
+    assert home.node.next_deadline() == home.now + LINGER_S
 
 
 def test_home_counts_questions_anew_in_each_session() -> None:

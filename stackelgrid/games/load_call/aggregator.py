@@ -89,7 +89,7 @@ def share_fairly(total: float, performance: Array) -> Array:
 
 
 class History(StrictModel):
-    """What each member's homes were `called_kwh` for and have `shifted_kwh` in earlier sessions together."""
+    """The energy that each member's homes were `called_kwh` for and have `shifted_kwh` in earlier sessions together."""
 
     called_kwh: dict[Name, list[Energy]]
     shifted_kwh: dict[Name, list[Energy]]

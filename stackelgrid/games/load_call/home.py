@@ -51,7 +51,9 @@ class Consumer(HomeModel):
 
     @model_validator(mode="after")
     def _check_baseline(self) -> Self:
-        if self.baseline_kwh > 0 if self.load_kw is not None else "baseline_kwh" not in self.model_fields_set:
+        both = self.load_kw is not None and self.baseline_kwh > 0
+        neither = self.load_kw is None and "baseline_kwh" not in self.model_fields_set
+        if both or neither:
             raise ValueError("give either baseline_kwh or load_kw, not both and not neither")
         if self.load_kw is not None and self.event is None:
             raise ValueError("load_kw is given by slot; say in leader.event which slots are of the event")

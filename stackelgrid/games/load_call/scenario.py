@@ -89,7 +89,8 @@ class LoadCallScenario(PopulatedScenario[ConsumerPopulation, Consumer]):
     def in_session(self, session: Session, states: Mapping[str, Mapping[str, Any]] | None = None) -> Self:
         """Give a session of the run as a scenario of its own, with the history that the aggregator has of consumers."""
         alone = super().in_session(session, states)
-        history = (states or {}).get(*self.topology.members)
+        (aggregator_name,) = self.topology.members
+        history = (states or {}).get(aggregator_name)
         if not history:
             return alone
         aggregator = self.aggregator.model_copy(update={"history": History.model_validate(history)})

@@ -94,7 +94,7 @@ class CarShare(StrictModel):
         return {
             "capacity_kwh": kwh,
             "initial_kwh": self.least * kwh,
-            "final_kwh": min(kwh, self.least * kwh),
+            "final_kwh": self.least * kwh,
             "charge_kw": self.charge_kw,
             "discharge_kw": 0.0,
             "charge_efficiency": self.efficiency,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ApplianceSchedule:
-    """What one of a home's appliances draws: `load_kw` (T,).
+    """The schedule of one of a home's appliances: `load_kw` (T,).
 
     A storage or a car has `stored_kwh` (T,), a heat pump the `temperature_c` (T,) of its room, at the end of each slot.
     `kind` is the key under which the home has it. Over a home's appliances `load_kw` adds up to what its meter draws.
@@ -124,16 +124,17 @@ def _list_baseline(scenario: UserOrientedScenario, home: Home) -> dict[str, Any]
 
 
 def _compute_leader_before(
-    scenario: UserOrientedScenario, load: Array, homes: Mapping[str, HomeOutcome]
+    scenario: UserOrientedScenario, load: Array, homes: Mapping[str, HomeOutcome], balance_load: list[float] | None
 ) -> float | None:
-    """Compute the leader's utility at the flat price, with what feed-in at a lower one saves."""
+    """Compute the leader's utility at the flat price, with the charge of its last search: bills less what it buys."""
     if scenario.calendar is None or len(homes) < len(scenario.everyone):
         return None
-    flat, hours, leader = scenario.leader.baseline_price, scenario.slot_hours, scenario.leader
+    leader, weight = scenario.leader, scenario.leader.revenue_weight
     bills = sum(home.baseline_bill or 0.0 for home in homes.values())
-    company = replace(leader.company(len(load)), mu=leader.charge(load))
-    earned = company.earn(np.full(len(load), flat), load) - flat * float(load.sum())  # the wholesale cost, below zero
-    return hours * (leader.revenue_weight * earned - company.deviation_charge(load)) + leader.revenue_weight * bills
+    mu = leader.charge(load, None if balance_load is None else np.array(balance_load))
+    company = replace(leader.company(len(load)), mu=mu)
+    bought = -company.earn(np.zeros_like(load), load)
+    return weight * bills - scenario.slot_hours * (weight * bought + company.deviation_charge(load))
 
 
 def _summarize_at(home: Home, price: Array) -> dict[str, Any]:
@@ -339,7 +340,7 @@ class UserOrientedOutcome(Outcome):
             baseline_peak_kw=float(baseline.max()),
             baseline_par=compute_par(baseline),
             leader_utility=utility,
-            baseline_leader_utility=_compute_leader_before(scenario, baseline, homes),
+            baseline_leader_utility=_compute_leader_before(scenario, baseline, homes, last.get("balance_load_kw")),
             system_utility=utility
             + (1 - scenario.leader.revenue_weight) * (hours * company.earn(price, load) + saved)
             + sum(home.utility for home in homes.values()),

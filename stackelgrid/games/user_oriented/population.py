@@ -25,14 +25,13 @@ from stackelgrid.games.user_oriented.home import (
     Storage,
     Wear,
 )
-from stackelgrid.games.user_oriented.household_devices import BatteryShare, CarShare, HeatPumpShare, PvShare
+from stackelgrid.games.user_oriented.household_devices import BatteryShare, CarShare, HeatPumpShare, PvShare, Share
 from stackelgrid.model import NonNegative, Positive, StrictModel
 from stackelgrid.scenarios import Between
 from stackelgrid.text_file import read_text
 from stackelgrid.wire.arrays import LARGEST, Array
 
 _HOURS = 24
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Alpha(StrictModel):

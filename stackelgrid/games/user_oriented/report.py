@@ -275,7 +275,7 @@ def _plot_sun_and_rooms(outcome: UserOrientedOutcome) -> Iterator[Plot]:
 
 
 _DEVICES = {"PV": "pv_kw", "storage": "storage_kwh", "a car": "ev_kwh", "a heat pump": "heat_pump_kw"}
-"""What a home may have, and what it then reports."""
+"""The kinds of devices that a home may have, and what it then reports."""
 
 
 def _group_homes(homes: Mapping[str, HomeOutcome]) -> dict[str, dict[str, HomeOutcome]]:

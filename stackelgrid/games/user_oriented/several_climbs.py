@@ -32,7 +32,7 @@ from stackelgrid.games.user_oriented.separable_problem import SeparableProblem
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 
 _LOG = logging.getLogger("leader_node")
-MOST_SLOTS = 16
+MOST_COUPLED_SLOTS = 16
 """With more slots the baseline's hill alone is climbed: answers are long, and other hills gain little."""
 _WIDTH = 5
 """So many climbs go on at once."""
@@ -43,8 +43,8 @@ _BEGINS, _ENDS = 21, 39
 _BEHIND = ((4, 0.02), (14, 1e-4))
 """A climb ends that after so many steps is behind by more than so much of the utility."""
 _LATELY, _SOON, _LEVEL = 5, (10, 6), 1e-6
-"""How many steps show the pace of a climb, how many it has before it is judged (the one from the baseline, others), and
-the part of the utility by which it may be behind all the same."""
+"""The steps that show the pace of a climb, and those that it has before it is judged (the one from the baseline, others),
+and the part of the utility by which it may be behind all the same."""
 _FEW_QUESTIONS, _MOST_STEPS = 8, 200
 _REFINED, _MOST_LEVELS, _PROMISE = (2, 4), 6, 1e-6
 """After these rounds flat prices are asked where the demand curves may hide more than that part of the utility."""
@@ -110,7 +110,7 @@ class SeveralClimbs:
         prices known, the climb from the baseline is the only one.
         """
         flat = [each for each in known.values() if np.ptp(each.price) == 0]
-        if len(flat) < 2 or len(flat[0].price) > MOST_SLOTS:
+        if len(flat) < 2 or len(flat[0].price) > MOST_COUPLED_SLOTS:
             return [] if self._climbs[0].ended or left <= 0 else [self._climbs[0].wanted]
         self._curves = learn_demand_curves(flat)
         problem = SeparableProblem(self._company, self._curves)

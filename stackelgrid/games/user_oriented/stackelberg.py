@@ -35,7 +35,7 @@ from stackelgrid.games.user_oriented.search import (
     relative_change,
 )
 from stackelgrid.games.user_oriented.separable_problem import SeparableProblem
-from stackelgrid.games.user_oriented.several_climbs import MOST_SLOTS, Climb, SeveralClimbs
+from stackelgrid.games.user_oriented.several_climbs import MOST_COUPLED_SLOTS, Climb, SeveralClimbs
 from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 from stackelgrid.rounds.settings import QUESTIONS_PER_SESSION
 
@@ -119,7 +119,7 @@ class StackelbergSearch:
         slots = len(self._climb.wanted)
         count = max(2, round(_LEVELS * self._questions))
         if any(each.coupling.any() for each in self._known.values()):
-            count = round(_LEVELS_WITH_STORAGE * self._questions) if slots <= MOST_SLOTS else 0
+            count = round(_LEVELS_WITH_STORAGE * self._questions) if slots <= MOST_COUPLED_SLOTS else 0
         levels = np.linspace(self.company.price_min, self.company.price_max, count)
         return self._ask([self._climb.wanted, *levels])
 

@@ -30,7 +30,7 @@ from stackelgrid.scenarios.measured.xml_documents import is_xml, read_xml
 from stackelgrid.text_file import read_text
 
 _ABSENT = {"", "unavailable", "unknown"}
-"""What is written in place of a reading that there was not."""
+"""The words in place of a reading that there was not."""
 
 _SAMPLE = 1000
 _SPREADSHEETS = {".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"}

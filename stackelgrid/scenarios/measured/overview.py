@@ -32,14 +32,14 @@ from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.wire.names import name_from
 
 _ASSUMED = {"timezone": "UTC", "unit": "pu", "stamp": "start"}
-"""What a file is described by as long as it is not known."""
+"""The description of a file as long as it is not known."""
 _MOST_COLUMNS = 40
 _MOST_GAPS = 3
 _GUESSES = {
     "total": " (a guess: its numbers never fall; give reading: interval if they are energies)",
     "sample": " (a guess: its rows are unevenly apart; give interval if they are not)",
 }
-"""What is said of a reading that is not given."""
+"""The question about a reading that is not given."""
 _BARS = "▁▂▃▄▅▆▇█"
 _NO_BAR = "·"
 _MINUTE = timedelta(minutes=1)

@@ -40,7 +40,7 @@ _MINUTE = timedelta(minutes=1)
 _FROM_CHANGE_TO_CHANGE = timedelta(days=300)
 """Less than the time from one autumn's change of clocks to the next."""
 _MOST_TIMES_MISSED = 2
-"""How many times as many rows a table of meters would have at most, had each meter one at every time."""
+"""The number of times as many rows that a table of meters would have at most, had each meter one at every time."""
 _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?( ?[AaPp][Mm])?")
 _DECIMALS = re.compile(r"[.,]\d")
 _PLAIN_NUMBER = re.compile(r"\d+(\.\d*)?")
@@ -49,9 +49,9 @@ _COUNTS_FOR_COMMA = re.compile(r"[+-]?(0|\d{4,}|\d{1,3}([. ']\d{3})+),\d+|[+-]?\
 _COUNTS_FOR_POINT = re.compile(r"[+-]?(0|\d{4,}|\d{1,3}([, ']\d{3})+)\.\d+|[+-]?\d+\.(\d{1,2}|\d{4,})")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([.,' \u00a0\u202f])\d{3}(?!\d)")
 _IN_UTC = "PVGIS"
-"""What is above the table in a file whose times are in UTC without saying so."""
+"""The words above the table in a file whose times are in UTC without saying so."""
 _ZONES = (("(utc)", "UTC"), ("(cet/cest)", "Europe/Brussels"), ("(cet)", "Europe/Brussels"))
-"""What market exports write behind the names of their times; the CET of all of them has summer time."""
+"""The words that market exports write behind the names of their times; the CET of all of them has summer time."""
 
 
 @dataclass

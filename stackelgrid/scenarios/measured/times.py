@@ -25,7 +25,7 @@ FORMATS = (
     *("epoch", "iso", "%Y%m%d:%H%M", "%Y%m%d%H%M"),
     *(f"{day} {clock}" for day in (*DATES[1:], "%Y-%m-%d", "%Y%m%d") for clock in _CLOCKS),
 )
-"""How times are written, by strptime and the words of `read_time`."""
+"""The ways in which times are written, by strptime and the words of `read_time`."""
 _PERHAPS_TIME = re.compile(r"\d.*[-/.: ].*[-/.:].*\d|\d{8}")
 _TIME_OF_DAY = re.compile(r"(\d{1,2})[:.h](\d{2})(?::00)?(?:\s*[-–]\s*(\d{1,2})[:.h](\d{2})(?::00)?)?")
 _NUMBER_OF_DAY = re.compile(r"[A-Za-z_ ]*0*(\d{1,3})")

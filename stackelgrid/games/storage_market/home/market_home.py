@@ -68,7 +68,7 @@ class Battery(PrivateModel):
 
 
 class RunPart(PrivateModel):
-    """What a home in a session has of the run: the numbers of its `appliances` among those of the run, from 0.
+    """The part of the run that a home in a session has: the numbers of its `appliances` among those of the run, from 0.
 
     Of those, `drawn_kwh` is what each has drawn in earlier sessions. `moved_kw` is what all of them usually draw in the
     slots of the session less what those left to run usually draw. `connection_kw` is that of the home in the run.

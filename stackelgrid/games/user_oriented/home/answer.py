@@ -16,7 +16,7 @@ Derivative = tuple[Array, Array | None]
 
 @dataclass(frozen=True)
 class DeviceRates:
-    """What devices do that are scheduled together, a row each, kW, kWh and degrees C, (devices, T).
+    """The rates of devices that are scheduled together, a row each, kW, kWh and degrees C, (devices, T).
 
     `pv` is what PV gives, `cut` what it does not; `ev` net charging at home, `ev_level` the energy of the cars and
     `temperature` that of the rooms at the end of each slot, `heating` the power of heat pumps. `feed_in` (T,) is paid

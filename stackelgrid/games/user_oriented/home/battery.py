@@ -1,4 +1,4 @@
-"""What holds energy in a home, a battery or a car: its limits [UO-3], its wear [UO-4], and what is lost on the way."""
+"""The stores of energy in a home, batteries and cars: limits [UO-3], wear [UO-4], and what is lost on the way."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Wear(PrivateModel):
 
 
 class Store(PrivateModel):
-    """What holds energy: `final_kwh` is the least level at the end, when omitted the initial one."""
+    """A store of energy: `final_kwh` is the least level at the end, when omitted the initial one."""
 
     name: str
     capacity_kwh: NonNegative

@@ -18,7 +18,7 @@ from stackelgrid.wire.arrays import Array
 
 _STEPS = 60
 _HALFWAY = 3e-2
-"""How far from the optimum, relative to the largest price, the way to that of the next price begins."""
+"""The distance from the optimum, relative to the largest price, at which the way to that of the next price begins."""
 _REFINED = 1e-9
 """A step that misses the equations by more, kW or kWh, is refined."""
 _ALMOST = 0.995

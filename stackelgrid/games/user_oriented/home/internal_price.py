@@ -21,16 +21,16 @@ from stackelgrid.wire.arrays import Array
 
 Modes = NDArray[np.int8]
 AT_LEAST, FEEDS_IN, AT_ZERO, BUYS, AT_MOST = range(5)
-"""What the meter does in a slot: it stands at one of its limits or at zero, or is between them."""
+"""The state of the meter in a slot: at one of its limits, at zero, or between them."""
 
 _NEAR = 0.03
 """Prices are near that differ by no more, relative to the largest."""
 _RIDGE = 1e-9
 """A matrix that may be singular is made larger by this part; the next of Newton's steps makes up for it."""
 _SOLVED = 1e-12
-"""What an equation may miss, relative to the largest of the home's."""
+"""The most that an equation may miss, relative to the largest of the home's."""
 _EXACT = 1e-10
-"""What the optimum may miss: a limit, kW or kWh, and a multiplier's sign, relative to the largest price."""
+"""The most that the optimum may miss: a limit, kW or kWh, and a multiplier's sign, relative to the largest price."""
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,13 @@ from stackelgrid.games.user_oriented.home.quadratic_program import InfeasibleHom
 from stackelgrid.wire.arrays import Array
 
 _ACCURACIES = (1e-4, 1e-6, 1e-8, 1e-10, 1e-12)
-"""How near to the optimum the interior point comes before its limits are tried, one after the other."""
+"""The distances from the optimum at which the interior point's limits are tried, one after the other."""
 _CHANGES, _STEPS = 16, 30
 _CHANGES_FROM_LAST, _STEPS_FROM_LAST = 4, 6
 """So many times limits change, and so many of Newton's steps solve their equations: from the interior point, and from
 the last price."""
 _FEASIBLE = 1e-4
-"""What the equations may miss, kW and kWh, of a home that has a schedule."""
+"""The most that the equations miss, kW and kWh, of a home that has a schedule."""
 
 
 class JointProblem:

@@ -1,4 +1,4 @@
-"""What a home does once the slots have come, which it planned by a forecast [UO-MET].
+"""The carrying out of a plan made by a forecast, once the slots have come [UO-MET].
 
 It carries out what it settled: the rates of its appliances, the charging of batteries and cars, the power of heat
 pumps. What it did not foresee goes through the meter,
@@ -28,7 +28,7 @@ _CUT = 1e-6
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What no price changes in a home, in slots of `slot_hours`, foreseen or as it came, (T,) kW.
+    """The part of a home that no price changes, in slots of `slot_hours`, foreseen or as it came, (T,) kW.
 
     `inelastic` load; PV that is there, of which `pv_fixed` cannot be cut and `pv_free` can; the limits `least` and
     `most` of the meter, and that of the inverter. Each of the `stores` runs in its `windows`; `pumps` heat what is in

@@ -28,7 +28,7 @@ from stackelgrid.wire.arrays import Array
 
 _MOST_CHOICES = 4096
 _NO_BETTER = 1e-9
-"""What costs less by no more, relative to the cost, is not better."""
+"""A start whose cost is lower by no more, relative to the cost, is not better."""
 
 
 def pose_problem(home: Home) -> HomeProblem | StartChoice:
