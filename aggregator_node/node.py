@@ -183,9 +183,8 @@ class AggregatorNode:
         self._go_on_to(question.session, now)
         if question.session > 1 and not self._coordinator.rounds:  # without its ledger: homes know the numbers before
             self._coordinator.skip_to(question.round - 1)
-        if self._next_question is not None:  # its round number was used before the restart
-            self._coordinator.skip_to(self._coordinator.rounds + 1)
-        self._leader_round, self._inner_rounds, self._next_question = question.round, 0, None
+        self._drop_next_question()
+        self._leader_round, self._inner_rounds = question.round, 0
         signal = question.body.model_dump(mode="json")
         self._ledger.append(
             {**self._of_session(), "round": question.round, "signal": signal, "asked": self._coordinator.rounds}
@@ -220,9 +219,16 @@ class AggregatorNode:
             self.progress.count_answer()
         return actions
 
+    def _drop_next_question(self) -> None:
+        """Drop the question from before a restart, which the leader no longer waits for. Its number was used then."""
+        if self._next_question is not None:
+            self._next_question = None
+            self._coordinator.skip_to(self._coordinator.rounds + 1)
+
     def _settle(self, settlement: SettlementReceived, now: float) -> list[Action]:
         """Pass the leader's settlement on to the homes."""
         self._go_on_to(settlement.session, now)
+        self._drop_next_question()
         ending = self.progress.work(self._strategy.settle, settlement.body)
         states = {} if not self._state else {self.name: self._state}
         record = {**self._of_session(), "states": states, "account": ending.account}
