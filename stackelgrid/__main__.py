@@ -31,10 +31,11 @@ def main() -> int:
         set_up_console()
         code = _run_command()
         ignore_signals()
-        return code
     except KeyboardInterrupt:  # which comes once
+        ignore_signals()
         print("interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
+    return code
 
 
 def _run_command() -> int:

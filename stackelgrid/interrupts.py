@@ -118,6 +118,9 @@ def ignore_signals() -> None:
     """Ignore them from here on: the process is about to end, and its exit code is decided."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    # Python notes an interrupt that leaves code given as a string, such as a dataclass while its module is imported.
+    # Under -m it would kill itself by SIGINT in the end, though the interrupt was caught. The next such code clears it.
+    exec("")
 
 
 def _raise_once(number: int, frame: FrameType | None) -> None:

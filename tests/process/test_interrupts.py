@@ -234,3 +234,21 @@ def test_interrupt_that_a_library_hides_is_raised(wrong: Exception | None) -> No
             if wrong is not None:
                 raise wrong
         assert hidden and interrupts.take()
+
+
+def test_interrupt_of_code_given_as_a_string_leaves_the_exit_code(tmp_path: Path) -> None:
+    """As when a dataclass is being made: Python compiles it from a string, and remembers the interrupt to its end."""
+    (tmp_path / "program.py").write_text(
+        """
+import sys
+from stackelgrid.interrupts import ignore_signals
+try:
+    exec("raise KeyboardInterrupt")
+except KeyboardInterrupt:
+    ignore_signals()
+sys.exit(130)
+"""
+    )
+    running = start(tmp_path, ["program"])
+    running.communicate(timeout=300)
+    assert running.returncode == 130

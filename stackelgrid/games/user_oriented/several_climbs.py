@@ -43,8 +43,8 @@ _BEGINS, _ENDS = 21, 39
 _BEHIND = ((4, 0.02), (14, 1e-4))
 """A climb ends that after so many steps is behind by more than so much of the utility."""
 _LATELY, _SOON, _LEVEL = 5, (10, 6), 1e-6
-"""The steps that show the pace of a climb, and those that it has before it is judged (the one from the baseline, others),
-and the part of the utility by which it may be behind all the same."""
+"""The steps that show the pace of a climb, and those that it has before it is judged (from the baseline, others), and
+the part of the utility by which it may be behind all the same."""
 _FEW_QUESTIONS, _MOST_STEPS = 8, 200
 _REFINED, _MOST_LEVELS, _PROMISE = (2, 4), 6, 1e-6
 """After these rounds flat prices are asked where the demand curves may hide more than that part of the utility."""
