@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 SOAK_RUNS ?= 10000
+SOAK_FROM ?=
 VENV := .venv
 UV_VERSION := 0.13.9
 UV := $(VENV)/bin/uv
@@ -37,8 +38,8 @@ check: $(INSTALLED)  ## Check format, style, types and imports between layers
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-soak: $(INSTALLED)  ## Play 10,000 seeded runs (or SOAK_RUNS) under random faults, and check the round protocol's promises on each
-	$(VENV)/bin/python -m stackelgrid.soak --runs $(SOAK_RUNS) --seconds 3600 --jobs 2
+soak: $(INSTALLED)  ## Play 10,000 seeded runs (or SOAK_RUNS, from SOAK_FROM) under random faults, and check the round protocol's promises on each
+	$(VENV)/bin/python -m stackelgrid.soak --runs $(SOAK_RUNS) $(SOAK_FROM:%=--from %) --seconds 3600 --jobs 2
 
 mutants: $(INSTALLED)  ## Change the round protocol by small mistakes, and see whether soak and tests find each
 	PYTHONPATH=tests $(VENV)/bin/python -m mutants
