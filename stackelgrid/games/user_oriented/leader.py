@@ -459,7 +459,10 @@ class UtilitySettings(LeaderSettings):
         settings = super().in_session(session)
         if not state or state["end"] != session.window.stop:
             return settings
-        return settings.model_copy(update={"passed": PassedSlots.model_validate(state["passed"])})
+        passed = PassedSlots.model_validate(state["passed"])
+        if len(passed.load_kw) + session.slots < len(passed.baseline_load_kw):
+            return settings  # a session between ended without any answer: the load of its slots is not known
+        return settings.model_copy(update={"passed": passed})
 
     def advance(self, session: Session, account: Mapping[str, Any]) -> dict[str, Any]:
         """Give the load of the binding slots, and of those of the same horizon that had passed before."""
