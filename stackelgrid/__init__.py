@@ -1,6 +1,7 @@
 """Stackelberg demand-response games: the parts that all nodes share, and a testbed that plays whole runs.
 
 `stackelgrid.run` plays a scenario, `stackelgrid.load` reads a run's folder; both return a `stackelgrid.Run`.
+`stackelgrid.__version__` is that of the installed package.
 """
 
 import logging
@@ -15,4 +16,6 @@ def __getattr__(name: str) -> Any:
     """Import the runner when it is used: an EMC imports this package and must stay light."""
     if name in ("Run", "load", "run"):
         return getattr(import_module("stackelgrid.runner"), name)
+    if name == "__version__":
+        return import_module("importlib.metadata").version("stackelgrid")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

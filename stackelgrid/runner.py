@@ -33,6 +33,8 @@ from stackelgrid.transport.base import BrokerUnreachableError
 from stackelgrid.wire.names import name_from
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from stackelgrid.faults.plan import FaultPlan
     from stackelgrid.report.days import Days
 
@@ -245,6 +247,33 @@ class Run:
     def failures(self) -> dict[str, str]:
         """The nodes that died, each with the reason."""
         return self.result.failures
+
+    @property
+    def slots(self) -> pd.DataFrame:
+        """The table of prices and loads of all homes together, a row per slot."""
+        return self.table("slots")
+
+    @property
+    def homes(self) -> pd.DataFrame:
+        """The table of what each home pays and is paid, a row per home: tables/bills.csv."""
+        return self.table("bills")
+
+    @property
+    def schedules(self) -> pd.DataFrame:
+        """The table of what each home does, a row per home and slot: tables/homes.csv."""
+        return self.table("homes")
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Give a table of the run by its name in the folder's tables/, with units in the names of columns.
+
+        `days` and `savings` are there once `report` has followed the days. Raises `ConfigError` when there is no such
+        table, and names those that there are.
+        """
+        from stackelgrid.report.run_folder import RoundRecord, RunFolder
+        from stackelgrid.report.run_tables import build_frame
+
+        rounds = [RoundRecord.model_validate(record) for record in self.rounds]
+        return build_frame(RunFolder(self.folder or Path(), self.result, rounds, self.scenario, {}), self.days, name)
 
     def certify(self, samples: int = SAMPLES) -> Certificate:
         """Compare the outcome with the centralised reference, and try `samples` deviations at random.

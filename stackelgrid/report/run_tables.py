@@ -6,14 +6,18 @@ for all games. `session` counts from 1, and so does `slot` within its session.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stackelgrid.report import days
 from stackelgrid.report.columns import Cell, Column, Columns, encode_csv, encode_parquet, stack
 from stackelgrid.report.game import find_report
-from stackelgrid.report.run_folder import PlayedSession, RunFolder
+from stackelgrid.report.run_folder import PlayedSession, ReportError, RunFolder
 from stackelgrid.text_file import replace_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def write(run: RunFolder, followed: days.Days | None) -> None:
@@ -36,6 +40,17 @@ def tabulate(run: RunFolder, followed: days.Days | None) -> Iterator[tuple[str, 
     for name, columns in found.items():
         if any(map(len, columns.values())):
             yield name, columns
+
+
+def build_frame(run: RunFolder, followed: days.Days | None, name: str) -> pd.DataFrame:
+    """Give a table as pandas reads its Parquet file. Raises `ReportError` when the run has no such table."""
+    import pandas as pd
+
+    found = dict(tabulate(run, followed))
+    if name not in found:
+        there = f"it has {', '.join(found)}" if found else "no round was finished"
+        raise ReportError(f"{name}: this run of {run.result.game} has no such table; {there}")
+    return pd.read_parquet(io.BytesIO(encode_parquet(found[name])))
 
 
 def _place(columns: Columns, played: PlayedSession) -> dict[str, Cell | Column]:

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 import stackelgrid
+from stackelgrid.errors import ConfigError
 from stackelgrid.report import run_tables
 from stackelgrid.report.columns import encode_csv, name_apart, stack
 from stackelgrid.report.run_folder import read
@@ -177,3 +179,29 @@ def test_stack_leaves_cells_empty_that_a_part_lacks() -> None:
 def test_appliances_of_one_name_are_told_apart() -> None:
     things = [Path("a/x"), Path("y"), Path("b/x")]
     assert [name for name, _ in name_apart(things)] == ["x", "y", "x 2"]
+
+
+@pytest.mark.parametrize("game", CASES)
+def test_table_in_pandas_is_that_of_the_folder(played: dict[str, stackelgrid.Run], game: str) -> None:
+    run = played[game]
+    assert run.folder is not None
+    for each in (run, stackelgrid.load(run.folder)):
+        for name in TABLES[game]:
+            stored = pd.read_parquet(run.folder / "tables" / f"{name}.parquet")
+            pd.testing.assert_frame_equal(each.table(name), stored)
+
+
+def test_tables_of_a_run_without_a_folder_have_a_row_per_slot_and_home() -> None:
+    run = stackelgrid.run("user_oriented", {"population.homes": 4, "aggregators": 2})
+    assert run.folder is None
+    slots = list(range(1, len(run.outcome.load_kw) + 1))
+    assert list(run.slots["slot"]) == slots
+    assert list(run.slots["load_kw"]) == run.outcome.load_kw
+    assert sorted(run.homes["home"]) == sorted(run.outcome.homes)
+    drawn = run.schedules.groupby("home")["slot"].apply(list).to_dict()
+    assert drawn == dict.fromkeys(run.outcome.homes, slots)
+
+
+def test_table_that_a_game_lacks_is_refused_with_those_there_are(played: dict[str, stackelgrid.Run]) -> None:
+    with pytest.raises(ConfigError, match=r"slots: this run of load_call has no such table; it has .*bills, calls"):
+        _ = played["load_call"].slots

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ def test_readme_example_runs(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     settled, _, gap = ended.stdout.split()
     assert settled == "True" and abs(float(gap)) < 1e-6
+
+
+def test_version_is_that_of_the_installed_package() -> None:
+    assert stackelgrid.__version__ == version("stackelgrid")
 
 
 def test_interface_example_runs(tmp_path: Path) -> None:
