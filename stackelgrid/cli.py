@@ -32,6 +32,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # rich takes longer to import than all the rest of help
     help="Demand response games between a utility, aggregators and homes, played by separate processes over MQTT.",
 )
@@ -70,6 +71,23 @@ class CommandError(Exception):
     def __init__(self, code: ExitCode, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"stackelgrid {version('stackelgrid')}")
+        raise typer.Exit
+
+
+@app.callback()
+def stackelgrid(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Read the options that stand before a command."""
 
 
 @app.command()

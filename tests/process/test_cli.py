@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +263,18 @@ def test_scenarios_and_schema_name_every_game(
     code, out, _ = command(monkeypatch, capfd, "check", "user_oriented", *one)
     assert code == 0
     assert "a user_oriented game of 1 home, 1 aggregator and 24 slots; no errors" in out
+
+
+@pytest.mark.parametrize("words", ["", "run", "certs", "certs add", "provision"])
+def test_short_help_is_the_long_one(
+    words: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    short, long = (command(monkeypatch, capfd, *words.split(), flag) for flag in ("-h", "--help"))
+    assert short[1].startswith("Usage: stackelgrid")
+    assert short == long == (0, short[1], "")
+
+
+def test_version_is_that_of_the_installed_package(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, capfd, "--version") == (0, f"stackelgrid {version('stackelgrid')}\n", "")
