@@ -19,7 +19,9 @@ DESK = {
     "rich",
     "ruamel",
     "scipy",
+    "starlette",
     "typer",
+    "uvicorn",
 }
 """The import names of the packages that the extra `desk` installs."""
 

@@ -20,6 +20,7 @@ from stackelgrid.deploy import scenario_commands
 from stackelgrid.deploy.commands import certs
 from stackelgrid.errors import ConfigError, ExitCode, explain_os_error
 from stackelgrid.interrupts import allow_interrupts, defer_interrupts
+from stackelgrid.ui.command import ui
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -600,6 +601,7 @@ def schema(game: Annotated[str, typer.Argument(metavar="GAME", help="One of `sta
 
 scenario_commands.register(app)
 app.add_typer(certs, name="certs")
+app.command()(ui)
 
 
 def _stderr() -> Console:

@@ -76,6 +76,12 @@ def explain(source: str | Callable[[str], str], error: ValidationError, content:
     refused, keys are as they stand there, without the kinds that pydantic puts between.
     """
     locate = source if callable(source) else lambda _: source
+    mistakes = list_mistakes(error, content)
+    return "\n".join(f"{locate(key)}: {key or '(whole file)'}: {message}" for key, message in mistakes)
+
+
+def list_mistakes(error: ValidationError, content: object = None) -> list[tuple[str, str]]:
+    """List the keys that are wrong, each with what is wrong and what is wanted, as `explain` writes them."""
     mistakes = [_Mistake.of(found, content) for found in error.errors(include_url=False)]
     explained = {above for mistake in mistakes if not mistake.other_kind for above in mistake.list_keys_above()}
     lines: dict[tuple[str, str], None] = {}
@@ -92,7 +98,7 @@ def explain(source: str | Callable[[str], str], error: ValidationError, content:
     told = [*lines, *((key, f"and {count - _FEW} more like it") for (key, _), count in alike.items() if count > _FEW)]
     if len(told) > _MOST_LINES:
         told[_MOST_LINES - 1 :] = [("", f"and {len(told) - _MOST_LINES + 1} more mistakes")]
-    return "\n".join(f"{locate(key)}: {key or '(whole file)'}: {message}" for key, message in told)
+    return told
 
 
 @dataclass(frozen=True)

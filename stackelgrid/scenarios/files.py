@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from stackelgrid.errors import ConfigError
-from stackelgrid.model import explain
+from stackelgrid.model import explain, list_mistakes
 from stackelgrid.registry import UnknownGameError, find
 from stackelgrid.scenarios import yaml_file
 from stackelgrid.scenarios.base import Scenario
@@ -20,7 +20,14 @@ from stackelgrid.scenarios.measured import BadReferenceError, spell_out, with_or
 
 
 class ScenarioError(ConfigError):
-    """A scenario that cannot be run; the message names file, key, value and mend."""
+    """A scenario that cannot be run; the message names file, key, value and mend.
+
+    `mistakes` has each key that is wrong, with what is wrong and what is wanted.
+    """
+
+    def __init__(self, message: str, mistakes: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(message)
+        self.mistakes = mistakes or [("", message)]
 
 
 def list_shipped() -> dict[str, Path]:
@@ -57,7 +64,7 @@ def load(
     try:
         model: type[Scenario] = find(str(raw.get("game"))).load("scenario")
     except UnknownGameError as error:
-        raise ScenarioError(f"{origins.locate('game')}: game: {error}") from None
+        raise ScenarioError(f"{origins.locate('game')}: game: {error}", [("game", str(error))]) from None
     folder = origins.path.parent
     try:
         raw = spell_out(raw, folder, model, show)
@@ -67,11 +74,13 @@ def load(
         scenario.verify()
         scenario.rehearse()
     except ValidationError as error:
-        raise ScenarioError(explain(origins.locate, with_origins(error, raw), raw)) from None
+        found = with_origins(error, raw)
+        raise ScenarioError(explain(origins.locate, found, raw), list_mistakes(found, raw)) from None
     except BadReferenceError as error:
-        raise ScenarioError(f"{origins.locate(_find_key(str(error)), error.declared)}: {error}") from None
+        where = origins.locate(_find_key(str(error)), error.declared)
+        raise ScenarioError(f"{where}: {error}", [_split_key(str(error))]) from None
     except ValueError as error:
-        raise ScenarioError(f"{origins.locate(_find_key(str(error)))}: {error}") from None
+        raise ScenarioError(f"{origins.locate(_find_key(str(error)))}: {error}", [_split_key(str(error))]) from None
     return scenario
 
 
@@ -116,6 +125,12 @@ def _find_key(message: str) -> str:
     """Find the key with which a message begins."""
     match = re.match(r"[\w-]+(\.[\w-]+)*", message)
     return match[0] if match else ""
+
+
+def _split_key(message: str) -> tuple[str, str]:
+    """Split a message into the key with which it begins, empty where it does not, and the rest."""
+    key = _find_key(message)
+    return (key, message[len(key) + 2 :]) if message.startswith(f"{key}: ") else ("", message)
 
 
 def _refuse_coerced(raw: Any, checked: Any, *above: str) -> None:

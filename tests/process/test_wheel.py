@@ -21,7 +21,20 @@ from stackelgrid.scenarios import list_shipped
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"leader_node", "aggregator_node", "emc_node", "broker", "stackelgrid"}
-DESK = ("amqtt", "clarabel", "cryptography", "cvxpy", "jinja2", "matplotlib", "rich", "ruamel.yaml", "scipy", "typer")
+DESK = (
+    "amqtt",
+    "clarabel",
+    "cryptography",
+    "cvxpy",
+    "jinja2",
+    "matplotlib",
+    "rich",
+    "ruamel.yaml",
+    "scipy",
+    "starlette",
+    "typer",
+    "uvicorn",
+)
 
 
 @pytest.fixture(scope="module")

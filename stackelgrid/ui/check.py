@@ -1,0 +1,74 @@
+"""Check a scenario as the form of the page has it, and say of each key what is wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from stackelgrid.errors import ConfigError
+from stackelgrid.faults.plan import FaultPlan
+from stackelgrid.model import StrictModel, list_mistakes
+from stackelgrid.scenarios import Scenario, ScenarioError, load
+from stackelgrid.testbed import fault_plans
+from stackelgrid.ui.scenario_list import find_scenarios
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Check(StrictModel):
+    """What is checked: a scenario by its name or content, values to `set` by key, a seed, a plan by name or content."""
+
+    scenario: str | dict[str, Any]
+    set: dict[str, Any] = {}
+    seed: Seed | None = None
+    faults: str | dict[str, Any] | None = None
+
+
+def check(wanted: Check) -> dict[str, Any]:
+    """Check it: `errors` has a `key` and a `message` for each mistake. Without any, the size of the game follows."""
+    try:
+        scenario = read_scenario(wanted)
+        if wanted.faults is not None:
+            fault_plans.fit(read_plan(wanted.faults), scenario)
+    except ScenarioError as error:
+        return {"errors": [{"key": key, "message": message} for key, message in error.mistakes]}
+    except ConfigError as error:
+        return {"errors": [{"key": "faults", "message": str(error)}]}
+    return {
+        "errors": [],
+        "homes": len(scenario.everyone),
+        "aggregators": scenario.aggregators,
+        "slots": scenario.slots,
+        "sessions": len(scenario.sessions),
+        "doubts": scenario.find_doubts(),
+    }
+
+
+def read_scenario(wanted: Check) -> Scenario:
+    """Read the scenario. Raises `ScenarioError`."""
+    source: Any = wanted.scenario
+    if isinstance(source, str):
+        known = find_scenarios()
+        if source not in known:
+            there = ", ".join(known)
+            message = f"{source!r} is no scenario; there are {there}"
+            raise ScenarioError(message, [("scenario", message)])
+        source = source if known[source].parent.name == "cases" else str(known[source])
+    return load(source, [f"{key}={json.dumps(value)}" for key, value in wanted.set.items()], wanted.seed)
+
+
+def read_plan(plan: str | Mapping[str, Any]) -> str | FaultPlan:
+    """Read a fault plan: a shipped name, or its content. Raises `FaultPlanError`."""
+    if isinstance(plan, str):
+        if plan not in fault_plans.list_shipped():
+            there = ", ".join(fault_plans.list_shipped())
+            raise fault_plans.FaultPlanError(f"{plan!r} is no shipped plan; there are {there}")
+        return plan
+    try:
+        return FaultPlan.model_validate(plan)
+    except ValidationError as error:
+        key, message = list_mistakes(error, plan)[0]
+        raise fault_plans.FaultPlanError(f"{key}: {message}") from None

@@ -1,0 +1,111 @@
+"""The runs of a folder, each a folder of its own, as the interface shows them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from stackelgrid.errors import ConfigError
+from stackelgrid.scenarios import load
+from stackelgrid.text_file import parse_json, read_text
+from stackelgrid.ui.events import are_written
+from stackelgrid.ui.words import describe_tree
+
+_FILES = (
+    "report.html", "result.json", "scenario.yaml", "faults.yaml", "manifest.json", "rounds.jsonl", "events.jsonl"
+)  # fmt: skip
+"""The files of a run that are given out, with those in `_FOLDERS`. Configurations and logs are not."""
+_FOLDERS = ("figures", "tables")
+
+
+class NoRunError(LookupError):
+    """There is no run of that name."""
+
+
+class Runs:
+    """The runs in the folder `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def find(self, run_id: str) -> Path:
+        """Find the folder of a run. Raises `NoRunError`."""
+        folder = self.root / run_id
+        if run_id != folder.name or run_id in (".", "..") or "\0" in run_id or not folder.is_dir():
+            raise NoRunError(f"there is no run {run_id!r} in {self.root}")
+        return folder
+
+    def summarise(self) -> list[dict[str, Any]]:
+        """Summarise each run, the newest first."""
+        found = [folder for folder in self.root.glob("*") if (folder / "scenario.yaml").is_file()]
+        return sorted((summarise(folder) for folder in found), key=lambda run: run["started"] or "", reverse=True)
+
+    def describe(self, run_id: str) -> dict[str, Any]:
+        """Describe a run: its summary, nodes, slots, files and result."""
+        folder = self.find(run_id)
+        summary = summarise(folder)
+        if summary["state"] == "unreadable":
+            return summary
+        result = _read_json(folder / "result.json") if (folder / "result.json").is_file() else None
+        try:
+            tree = describe_tree(load(str(folder / "scenario.yaml")))
+        except ConfigError as error:
+            return {**summary, "state": "unreadable", "message": str(error)}
+        return {
+            **summary,
+            "tree": tree["nodes"],
+            **{key: tree[key] for key in ("money", "slots", "slot_hours", "times", "sessions", "max_rounds")},
+            "files": [*list_files(folder)],
+            "result": result,
+            "certificate": None if result is None else result.get("certificate"),
+        }
+
+    def remove(self, run_id: str) -> None:
+        """Remove a run's folder."""
+        shutil.rmtree(self.find(run_id))
+
+
+def list_files(folder: Path) -> Iterator[str]:
+    """List the files of a run that are given out."""
+    yield from (name for name in _FILES if (folder / name).is_file())
+    for name in _FOLDERS:
+        yield from sorted(f"{name}/{path.name}" for path in (folder / name).glob("*") if path.is_file())
+
+
+def find_file(folder: Path, name: str) -> Path | None:
+    """Find a file of a run that is given out; None where there is none, or a link leads out of the folder."""
+    path = folder / name
+    inside = name in list_files(folder) and path.resolve().is_relative_to(folder.resolve())
+    return path if inside else None
+
+
+def summarise(folder: Path) -> dict[str, Any]:
+    """Summarise a run: its scenario, its state, when it began, its rounds and homes."""
+    summary: dict[str, Any] = {"id": folder.name}
+    summary |= dict.fromkeys(("scenario", "game", "started", "rounds", "homes", "transport"))
+    if are_written(folder):
+        return {**summary, "state": "running"}
+    if not (folder / "result.json").is_file():
+        return {**summary, "state": "failed", "message": f"{folder}: no result.json; the run was ended before it"}
+    try:
+        result = _read_json(folder / "result.json")
+        manifest = _read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
+        summary |= {key: result[key] for key in ("scenario", "game", "rounds", "homes", "transport")}
+        summary["started"] = manifest.get("began")
+        state = "settled" if result["settled"] else "unsettled"
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        message = str(error) if isinstance(error, ConfigError) else f"{folder / 'result.json'}: of another version"
+        return {**summary, "state": "unreadable", "message": message}
+    return {**summary, "state": state}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = parse_json(read_text(path))
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: not a mapping of keys")
+    return content

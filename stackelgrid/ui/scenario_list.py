@@ -1,0 +1,58 @@
+"""The scenarios that a run can be started from: the shipped ones, and the files of the working directory."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from stackelgrid.scenarios import list_shipped, yaml_file
+from stackelgrid.testbed import fault_plans
+
+
+def find_scenarios() -> dict[str, Path]:
+    """Find the scenarios by name: shipped ones, and YAML files of the working directory that name a game."""
+    own = {path.name: path for path in sorted([*Path().glob("*.yaml"), *Path().glob("*.yml")])}
+    return list_shipped() | {name: path for name, path in own.items() if "game" in _read(path)}
+
+
+def list_scenarios() -> list[dict[str, Any]]:
+    """List the scenarios, each with its game, its title, a sentence of what it is, and its content."""
+    listed = []
+    for name, path in find_scenarios().items():
+        content = _read(path)
+        game = str(content["game"])
+        listed.append(
+            {
+                "name": name,
+                "game": game,
+                "title": str(content.get("title") or name),
+                "summary": _read_first_sentence(path),
+                "form": f"/api/v1/schema/{game}",
+                "content": to_jsonable_python(content),  # YAML has dates
+            }
+        )
+    return listed
+
+
+def list_plans() -> list[dict[str, Any]]:
+    """List the shipped fault plans."""
+    plans = {name: fault_plans.load(name) for name in fault_plans.list_shipped()}
+    return [{"name": name, "title": plan.title, "faults": len(plan.faults)} for name, plan in plans.items()]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return yaml_file.read(path, "scenario")
+    except ValueError:
+        return {}  # no scenario
+
+
+def _read_first_sentence(path: Path) -> str:
+    """Read the first sentence of the comment that a file begins with."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = " ".join(line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines))
+    sentence, dot, _ = comment.partition(". ")
+    return sentence + dot.strip()

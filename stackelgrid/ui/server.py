@@ -1,0 +1,215 @@
+"""The HTTP interface, below /api/v1, and the page that uses it. docs/interface.md has both for users."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from stackelgrid.errors import ConfigError
+from stackelgrid.model import list_mistakes
+from stackelgrid.registry import UnknownGameError, find
+from stackelgrid.scenarios.measured import with_data
+from stackelgrid.ui import scenario_list
+from stackelgrid.ui.access import Guard, refuse
+from stackelgrid.ui.check import Check, check
+from stackelgrid.ui.events import EventFile, are_written
+from stackelgrid.ui.history import recall
+from stackelgrid.ui.runs import NoRunError, Runs, find_file, summarise
+
+PAGE = Path(__file__).parent / "page"
+_LOOK_S = 0.03
+"""The time between two looks at the events of a run that is on."""
+_ALIVE_S = 15.0
+"""After so long without an event a comment is sent, so that nobody between takes the connection for dead."""
+_SANDBOX = "sandbox allow-scripts allow-popups allow-downloads; default-src 'none'; img-src data:; font-src data:; "
+_SANDBOX += "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+"""A report may have scripts, of its own origin: what is in a run's folder may be anybody's."""
+
+
+class Interface:
+    """The interface to the runs in a folder.
+
+    `is_closing` tells that the server is about to end, and with it the streams that are open.
+    """
+
+    def __init__(self, runs: Runs, token: str, cookie: str, is_closing: Callable[[], bool] = lambda: False) -> None:
+        self._runs, self._is_closing = runs, is_closing
+        self._token, self._cookie = token, cookie
+
+    def build(self) -> Guard:
+        """Build the application."""
+        api = [
+            Route("/scenarios", self.list_scenarios),
+            Route("/plans", self.list_plans),
+            Route("/schema/{game}", self.show_schema),
+            Route("/check", self.check, methods=["POST"]),
+            Route("/runs", self.list_runs),
+            Route("/runs/{run}", self.show_run),
+            Route("/runs/{run}", self.remove_run, methods=["DELETE"]),
+            Route("/runs/{run}/events", self.stream_events),
+            Route("/runs/{run}/files/{name:path}", self.send_file),
+        ]
+        routes = [
+            Route("/", self.show_page),
+            Mount("/api/v1", routes=api),
+            Mount("/", StaticFiles(directory=PAGE, check_dir=False)),
+        ]
+        handlers: dict[Any, Any] = {
+            HTTPException: _answer_error,
+            ConfigError: _answer_config_error,
+            NoRunError: _answer_no_run,
+            ValidationError: _answer_invalid,
+        }
+        app = Starlette(routes=routes, exception_handlers=handlers)
+        self._guard = Guard(app, self._token, self._cookie)
+        return self._guard
+
+    async def show_page(self, request: Request) -> Response:
+        """Send the page; with the token in the address, give the browser the cookie that stands for it."""
+        response = FileResponse(PAGE / "index.html")
+        token = request.query_params.get("token")
+        if token is not None:
+            if not self._guard.accepts(token):
+                return refuse(401, "this is not the token; open the address that stackelgrid ui has printed")
+            response.set_cookie(self._cookie, token, httponly=True, samesite="strict")
+        return response
+
+    async def list_scenarios(self, request: Request) -> Response:
+        """List the scenarios that a run can be started from."""
+        return JSONResponse(await run_in_threadpool(scenario_list.list_scenarios))
+
+    async def list_plans(self, request: Request) -> Response:
+        """List the shipped fault plans."""
+        return JSONResponse(await run_in_threadpool(scenario_list.list_plans))
+
+    async def show_schema(self, request: Request) -> Response:
+        """Send the JSON Schema of a game's scenario."""
+        try:
+            model = find(request.path_params["game"]).load("scenario")
+        except UnknownGameError as error:
+            raise HTTPException(404, str(error)) from None
+        return JSONResponse(with_data(await run_in_threadpool(model.model_json_schema)))
+
+    async def check(self, request: Request) -> Response:
+        """Check a scenario, and a fault plan against it."""
+        wanted = Check.model_validate(await _read_json(request))
+        return JSONResponse(await run_in_threadpool(check, wanted))
+
+    async def list_runs(self, request: Request) -> Response:
+        """List the runs, the newest first."""
+        return JSONResponse(await run_in_threadpool(self._runs.summarise))
+
+    async def show_run(self, request: Request) -> Response:
+        """Describe a run."""
+        return JSONResponse(await run_in_threadpool(self._runs.describe, request.path_params["run"]))
+
+    async def remove_run(self, request: Request) -> Response:
+        """Remove the folder of a run that has ended."""
+        folder = self._runs.find(request.path_params["run"])
+        if are_written(folder):
+            return refuse(409, f"{folder.name} is running; stop it first")
+        await run_in_threadpool(self._runs.remove, folder.name)
+        return Response(status_code=204)
+
+    async def send_file(self, request: Request) -> Response:
+        """Send a file of a run."""
+        folder, name = self._runs.find(request.path_params["run"]), request.path_params["name"]
+        path = await run_in_threadpool(find_file, folder, name)
+        if path is None:
+            return refuse(404, f"{folder.name} has no file {name!r} to give out")
+        attached = path.name if "download" in request.query_params else None
+        return FileResponse(path, filename=attached, headers={"Content-Security-Policy": _SANDBOX})
+
+    async def stream_events(self, request: Request) -> Response:
+        """Send the events of a run, from the first or from the one after `Last-Event-ID`."""
+        folder = self._runs.find(request.path_params["run"])
+        last = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
+        if not last.isascii() or not last.isdecimal() or len(last) > 15:
+            return refuse(400, f"Last-Event-ID is {last!r}; it is the number of an event", "Last-Event-ID")
+        events = self._follow(folder, int(last))
+        try:
+            first = await anext(events)
+        except StopAsyncIteration:
+            return Response(status_code=204)  # upon which a browser does not ask again
+
+        async def send() -> AsyncIterator[str]:
+            yield first
+            async for each in events:
+                yield each
+
+        return StreamingResponse(send(), media_type="text/event-stream")
+
+    async def _follow(self, folder: Path, after: int) -> AsyncIterator[str]:
+        """Give what a stream sends of the events after one of that number, until the last."""
+        number = 0
+        async for line in self._read_events(folder):
+            if not line:
+                yield ": the run goes on\n\n"
+                continue
+            number += 1
+            if number > after:
+                yield f"id: {number}\ndata: {line}\n\n"
+
+    async def _read_events(self, folder: Path) -> AsyncIterator[str]:
+        """Give a run's events as JSON, an empty text now and then while there is none."""
+        file = EventFile(folder)
+        seconds = 0.0
+        if file.exists:
+            loop = asyncio.get_running_loop()
+            quiet_since = loop.time()
+            goes_on = True
+            while goes_on:
+                goes_on = are_written(folder)  # before what has been written is read
+                for line in file.read():
+                    yield line
+                    quiet_since = loop.time()
+                if file.ended or self._is_closing():
+                    return
+                if loop.time() - quiet_since > _ALIVE_S:
+                    yield ""
+                    quiet_since = loop.time()
+                await asyncio.sleep(_LOOK_S)
+        else:
+            for event in await run_in_threadpool(lambda: [*recall(folder)]):
+                seconds = event["seconds"]
+                yield json.dumps(event)
+        summary = await run_in_threadpool(summarise, folder)
+        yield json.dumps({"seconds": seconds, "type": "end", "state": summary["state"]})
+
+
+async def _read_json(request: Request) -> Any:
+    try:
+        return json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"the body is not JSON ({error})") from None
+
+
+async def _answer_error(request: Request, error: HTTPException) -> Response:
+    response = refuse(error.status_code, error.detail)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _answer_config_error(request: Request, error: ConfigError) -> Response:
+    return refuse(422, str(error))
+
+
+async def _answer_no_run(request: Request, error: NoRunError) -> Response:
+    return refuse(404, str(error))
+
+
+async def _answer_invalid(request: Request, error: ValidationError) -> Response:
+    key, message = list_mistakes(error)[0]
+    return refuse(422, message, key or None)

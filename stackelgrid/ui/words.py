@@ -1,0 +1,85 @@
+"""A run's rounds and faults as events and in words: of a run that is on, and of one that has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stackelgrid.run_record import FaultRecord
+from stackelgrid.scenarios import Scenario
+from stackelgrid.scenarios.topology import LEADER
+from stackelgrid.ui.events import Event
+
+MISSING = {
+    "held": "counts with its last answer",
+    "excluded": "is left out",
+    "quarantined": "is in quarantine",
+}
+"""What is done without the answer of a node, as in a journal, and in words."""
+
+
+def describe_tree(scenario: Scenario) -> Event:
+    """Give the nodes of a run, and its slots."""
+    topology, run = scenario.topology, scenario.run
+    homes = {process: len(each) for processes in topology.members.values() for process, each in processes.items()}
+    nodes: list[dict[str, Any]] = [{"name": LEADER, "role": "leader", "parent": None}]
+    nodes += [{"name": name, "role": "aggregator", "parent": LEADER} for name in topology.aggregators]
+    nodes += [{"name": name, "role": "home", "parent": above} for name, above in topology.aggregator_of.items()]
+    for node in nodes:
+        if homes.get(node["name"], 1) > 1:
+            node["homes"] = homes[node["name"]]
+    sessions = [
+        {"number": each.number, "first": each.first, "slots": each.slots, "binding": each.binding}
+        for each in scenario.sessions
+    ]
+    return {
+        "type": "tree",
+        "nodes": nodes,
+        "game": scenario.game,
+        "money": scenario.money,
+        "slots": scenario.slots,
+        "slot_hours": scenario.slot_hours,
+        "times": None if run.times is None else [time.isoformat() for time in run.times],
+        "sessions": sessions,
+        "max_rounds": scenario.leader.max_rounds,
+    }
+
+
+def describe_round(record: Mapping[str, Any]) -> Iterator[Event]:
+    """Give the events of a finished round of the leader: the round, who missed it, and both in words."""
+    yield {"type": "round", "session": 1, **record}
+    yield from describe_missing(record)
+    asked = record["answered"] + sum(len(record[action]) for action in MISSING)
+    session = f"Session {record['session']}, round" if "session" in record else "Round"
+    yield _say(f"{session} {record['round']}: {record['answered']} of {asked} have answered the leader")
+
+
+def describe_missing(record: Mapping[str, Any]) -> Iterator[Event]:
+    """Give the events of those who missed a round of a coordinator."""
+    for action, words in MISSING.items():
+        if names := record.get(action, []):
+            yield {"type": "node", "state": action, "names": names}
+        for name in names:
+            why = record.get("why", {}).get(name)
+            yield _say(f"{name} {words} in round {record['round']}" + (f": {why}" if why else ""), "warning")
+
+
+def describe_inner_round(aggregator: str, record: Mapping[str, Any]) -> Iterator[Event]:
+    """Give the events of a finished round of an aggregator with its homes."""
+    kept = ("round", "session", "inner", "answered", "held", "excluded", "quarantined", "again", "ms")
+    yield {"type": "inner", "aggregator": aggregator, **{key: record[key] for key in kept if key in record}}
+    yield from describe_missing(record)
+
+
+def describe_fault(record: FaultRecord) -> Event:
+    """Give the event of a fault that has struck."""
+    where = f" of messages from {record.from_} to {record.to}" if record.to is not None else f" of {record.node}"
+    text = f"{record.node} is back" if record.kind == "restart" else f"Fault: {record.kind}{where}"
+    if record.kind == "broker":
+        text = "Fault: the broker is down"
+    content = record.content()
+    return {"type": "fault", "text": text, **content, "nodes": record.nodes}
+
+
+def _say(text: str, level: str = "info") -> Event:
+    return {"type": "message", "text": text, "level": level}

@@ -1,0 +1,228 @@
+"""The HTTP interface to runs that have ended: who may ask, what is given out, what a stream sends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+import stackelgrid
+from stackelgrid.ui.access import MOST_BYTES
+from stackelgrid.ui.runs import Runs
+from stackelgrid.ui.server import Interface
+
+TOKEN, COOKIE = "secret", "stackelgrid-test"
+HOST = "http://127.0.0.1:8765"
+RUN = "a run of two"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run whose name has spaces."""
+    runs = tmp_path_factory.mktemp("runs")
+    stackelgrid.run("prosumer", out=runs / RUN)
+    return runs
+
+
+@pytest.fixture
+def stranger(runs: Path) -> TestClient:
+    """A client without a token."""
+    return TestClient(Interface(Runs(runs), TOKEN, COOKIE).build(), base_url=HOST)
+
+
+@pytest.fixture
+def client(stranger: TestClient) -> TestClient:
+    """A script that knows the token."""
+    stranger.headers["Authorization"] = f"Bearer {TOKEN}"
+    return stranger
+
+
+def read_events(client: TestClient, run: str = RUN, **headers: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read the stream of a run that has ended: number and content of each event."""
+    for block in client.get(f"/api/v1/runs/{run}/events", headers=headers).text.strip().split("\n\n"):
+        number, data = block.split("\n")
+        yield int(number.removeprefix("id: ")), json.loads(data.removeprefix("data: "))
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/api/v1/runs"), ("GET", f"/api/v1/runs/{RUN}/events"), ("DELETE", f"/api/v1/runs/{RUN}")],
+)
+def test_request_without_the_token_is_refused(stranger: TestClient, runs: Path, method: str, path: str) -> None:
+    for headers in ({}, {"Authorization": "Bearer "}, {"Authorization": "Bearer wrong"}, {"Cookie": f"{COOKIE}=wrong"}):
+        answer = stranger.request(method, path, headers=headers)
+        assert (answer.status_code, set(answer.json())) == (401, {"message"})
+    assert (runs / RUN).is_dir()
+
+
+def test_page_gives_the_browser_the_cookie(stranger: TestClient) -> None:
+    assert stranger.get("/?token=wrong").status_code == 401
+    answer = stranger.get(f"/?token={TOKEN}")
+    assert "HttpOnly" in answer.headers["set-cookie"]
+    assert "SameSite=strict" in answer.headers["set-cookie"]
+    assert stranger.get("/api/v1/runs").status_code == 200
+
+
+def test_cookie_does_not_write_for_a_page_of_another_site(stranger: TestClient, runs: Path) -> None:
+    stranger.get(f"/?token={TOKEN}")
+    for headers in ({}, {"Origin": "http://127.0.0.1:3000"}, {"Origin": "null"}):
+        assert stranger.delete(f"/api/v1/runs/{RUN}", headers=headers).status_code == 403
+    assert (runs / RUN).is_dir()
+    assert stranger.post("/api/v1/check", json={"scenario": "prosumer"}, headers={"Origin": HOST}).status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{"Host": "grid.example"}, {"Host": ""}, {"Origin": "http://grid.example"}])
+def test_foreign_host_or_origin_is_refused(client: TestClient, headers: dict[str, str]) -> None:
+    assert client.get("/api/v1/runs", headers=headers).status_code == 403
+    assert client.get("/", headers=headers).status_code == 403
+
+
+def test_oversized_body_is_refused(client: TestClient) -> None:
+    kind = {"Content-Type": "application/json"}
+    body = b'{"scenario": "' + b"x" * MOST_BYTES + b'"}'
+    assert client.post("/api/v1/check", content=body, headers=kind).status_code == 413
+    assert client.post("/api/v1/check", content=iter([body[:1000], body[1000:]]), headers=kind).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("content", "status"), [(b"{", 400), (b"[" * 100_000, 400), (b"[]", 422), (b"{}", 422), (b'{"scenario": 1}', 422)]
+)
+def test_body_of_another_form_is_refused(client: TestClient, content: bytes, status: int) -> None:
+    answer = client.post("/api/v1/check", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status
+    assert answer.json()["message"]
+    assert client.post("/api/v1/check", content=content, headers={"Content-Type": "text/plain"}).status_code == 415
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "..",
+        "%2e%2e",
+        "%2e",
+        "..%2f..",
+        "%2fetc",
+        "a%00b",
+        "other",
+        f"{RUN}/files/scenario.yaml%00",
+        f"{RUN}/files/../{RUN}/result.json",
+        f"{RUN}/files/..%2f..%2fsecret",
+        f"{RUN}/files/%2fetc%2fpasswd",
+        f"{RUN}/files/figures/link",
+        f"{RUN}/files/figures",
+        f"{RUN}/files/logs/a1.jsonl",
+    ],
+)
+def test_path_out_of_the_run_is_not_found(client: TestClient, runs: Path, path: str) -> None:
+    (runs.parent / "secret").write_text("what nobody may read")
+    (runs / RUN / "figures").mkdir(exist_ok=True)
+    if not (link := runs / RUN / "figures" / "link").is_symlink():
+        link.symlink_to(runs.parent / "secret")
+    answer = client.get(f"/api/v1/runs/{path}")
+    assert answer.status_code == 404
+    assert "what nobody may read" not in answer.text
+
+
+def test_file_of_a_run_has_no_part_in_the_page(client: TestClient, runs: Path) -> None:
+    answer = client.get(f"/api/v1/runs/{RUN}/files/result.json?download")
+    assert answer.content == (runs / RUN / "result.json").read_bytes()
+    assert answer.headers["content-disposition"].startswith("attachment")
+    assert "sandbox" in answer.headers["content-security-policy"]
+
+
+def test_run_is_listed_and_described(client: TestClient) -> None:
+    (listed,) = client.get("/api/v1/runs").json()
+    assert (listed["id"], listed["game"], listed["state"], listed["homes"]) == (RUN, "prosumer", "settled", 2)
+    run = client.get(f"/api/v1/runs/{RUN}").json()
+    assert listed.items() <= run.items()
+    assert [node["name"] for node in run["tree"]] == ["leader", "a1", "bus23", "bus27"]
+    assert [node["parent"] for node in run["tree"]] == [None, "leader", "a1", "a1"]
+    assert run["result"]["settled"]
+    assert "result.json" in run["files"]
+
+
+def test_folder_that_is_broken_is_listed_with_a_message(client: TestClient, runs: Path, tmp_path: Path) -> None:
+    broken = {"half": None, "old": "{}", "torn": '{"scenario": ', "list": "[]"}
+    for name, result in broken.items():
+        folder = runs / name
+        folder.mkdir()
+        (folder / "scenario.yaml").write_text("game: prosumer")
+        if result is not None:
+            (folder / "result.json").write_text(result)
+    try:
+        listed = {run["id"]: run for run in client.get("/api/v1/runs").json()}
+        assert {name: listed[name]["state"] for name in broken} == {
+            "half": "failed", "old": "unreadable", "torn": "unreadable", "list": "unreadable"
+        }  # fmt: skip
+        assert all("\n" not in listed[name]["message"] for name in broken)
+        assert client.get("/api/v1/runs/torn").json()["message"]
+        assert client.get("/api/v1/runs/torn/events").status_code == 422
+    finally:
+        for name in broken:
+            client.delete(f"/api/v1/runs/{name}")
+    assert not (runs / "half").exists()
+
+
+def test_events_of_a_run_that_has_ended(client: TestClient) -> None:
+    events = [*read_events(client)]
+    assert [number for number, _ in events] == [*range(1, len(events) + 1)]
+    told = [event for _, event in events]
+    assert (told[0]["type"], told[-1]) == ("tree", {"seconds": told[-2]["seconds"], "type": "end", "state": "settled"})
+    rounds = [event for event in told if event["type"] == "round"]
+    assert [event["round"] for event in rounds] == [1, 2, 3, 4, 5, 6]
+    assert all(len(event["load_kw"]) == 24 for event in rounds)
+    assert [event["seconds"] for event in told] == sorted(event["seconds"] for event in told)
+
+
+def test_stream_goes_on_behind_the_last_event(client: TestClient) -> None:
+    events = [*read_events(client)]
+    last, _ = events[-1]
+    assert [*read_events(client, **{"Last-Event-ID": str(last - 3)})] == events[-3:]
+    assert client.get(f"/api/v1/runs/{RUN}/events", headers={"Last-Event-ID": str(last)}).status_code == 204
+    assert client.get(f"/api/v1/runs/{RUN}/events", headers={"Last-Event-ID": "-1"}).status_code == 400
+
+
+def test_events_tell_who_missed_a_round(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("faults: [{kind: crash, node: h1, at: {round: 2}}]")
+    stackelgrid.run(
+        "user_oriented", {"population.homes": 3, "aggregators": 1}, faults=plan, out=tmp_path / "runs" / "r"
+    )
+    client = TestClient(Interface(Runs(tmp_path / "runs"), TOKEN, COOKIE).build(), base_url=HOST)
+    client.headers["Authorization"] = f"Bearer {TOKEN}"
+    events = [event for _, event in read_events(client, "r")]
+    states = [event["state"] for event in events if event["type"] == "node" and "h1" in event["names"]]
+    assert states[:5] == ["online", "asked", "answered", "asked", "held"]
+    words = [event["text"] for event in events if event["type"] == "message" and event["level"] == "warning"]
+    assert words[0].startswith("h1 counts with its last answer in round 2")
+
+
+def test_check_names_the_keys_that_are_wrong(client: TestClient) -> None:
+    wrong = {"leader.mu": -1, "population.homes": "x", "population.nothing": 1}
+    found = client.post("/api/v1/check", json={"scenario": "user_oriented", "set": wrong}).json()["errors"]
+    assert {error["key"] for error in found} == {"leader.mu", "population.homes", "population.nothing"}
+    assert all(error["message"] for error in found)
+    (error,) = client.post("/api/v1/check", json={"scenario": "nothing"}).json()["errors"]
+    assert error["key"] == "scenario"
+    faults = {"faults": [{"kind": "crash", "node": "h999", "at": {"round": 1}}]}
+    (error,) = client.post("/api/v1/check", json={"scenario": "prosumer", "faults": faults}).json()["errors"]
+    assert error["key"] == "faults"
+
+
+def test_scenarios_are_what_check_takes(client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my own.yaml").write_text("# Mine. More.\ngame: prosumer\ntitle: 'My <own>'\nhomes: []")
+    (tmp_path / "broken.yaml").write_text("game: [")
+    (tmp_path / "plan.yaml").write_text("faults: []")
+    listed = {scenario["name"]: scenario for scenario in client.get("/api/v1/scenarios").json()}
+    assert {"user_oriented", "street_week", "my own.yaml"} < listed.keys()
+    assert not {"broken.yaml", "plan.yaml"} & listed.keys()
+    assert (listed["my own.yaml"]["title"], listed["my own.yaml"]["summary"]) == ("My <own>", "Mine.")
+    for scenario in ("load_call", listed["load_call"]["content"]):
+        answer = client.post("/api/v1/check", json={"scenario": scenario}).json()
+        assert (answer["errors"], answer["homes"]) == ([], 10)
+    assert client.get(listed["load_call"]["form"]).json()["properties"]["leader"]
