@@ -29,6 +29,7 @@ from stackelgrid.testbed import fault_plans, in_memory, run_folder
 from stackelgrid.testbed.limits import require_room
 from stackelgrid.testbed.result import SAMPLES, build_result
 from stackelgrid.testbed.result import certify as add_certificate
+from stackelgrid.testbed.start import RunStart
 from stackelgrid.transport.base import BrokerUnreachableError
 from stackelgrid.wire.names import name_from
 
@@ -67,6 +68,7 @@ def run(
     on_round: Notify = lambda record: None,
     on_fault: Callable[[FaultRecord], None] = lambda record: None,
     on_step: Callable[[str], None] = lambda step: None,
+    on_start: Callable[[RunStart], None] | None = None,
 ) -> Run:
     """Play a scenario to its end.
 
@@ -80,11 +82,11 @@ def run(
     `report` the page and its figures are written.
 
     `on_round` is called with each finished round of the leader, `on_fault` with each fault as it happens, `on_step`
-    with what follows the rounds. A run that does not settle or loses nodes is returned like any other. On Ctrl-C, at
-    any moment and however often, all nodes are stopped, and the run so far is written and returned, `interrupted`;
-    then nothing is certified or drawn. Raises `ConfigError` for what cannot be played, `BrokerStartError`,
-    `BrokerUnreachableError`, `CertificateError` when the reference has no solution, and `UnwrittenError`, which has the
-    run, when it was played and its folder could not be written.
+    with what follows the rounds, `on_start` when the nodes are about to start. A run that does not settle or loses
+    nodes is returned like any other. On Ctrl-C, at any moment and however often, all nodes are stopped, and the run so
+    far is written and returned, `interrupted`; then nothing is certified or drawn. Raises `ConfigError` for what cannot
+    be played, `BrokerStartError`, `BrokerUnreachableError`, `CertificateError` when the reference has no solution, and
+    `UnwrittenError`, which has the run, when it was played and its folder could not be written.
     """
     if transport not in ("memory", "mqtt"):
         raise ValueError(f"transport is {transport!r}; give memory or mqtt")
@@ -104,10 +106,12 @@ def run(
                 shutil.rmtree(folder)
                 raise
         if folder is None or transport == "memory":
+            if on_start is not None:
+                on_start(RunStart(folder))
             record = in_memory.play(loaded, on_round, plan, on_fault)
         else:
             ahead = partial(_import_ahead, find(loaded.game), certify, report)
-            record = _play_over_mqtt(loaded, folder, broker, on_round, plan, on_fault, certs, ahead)
+            record = _play_over_mqtt(loaded, folder, broker, on_round, plan, on_fault, certs, ahead, on_start)
         ended = conclude(loaded, record, folder, began, certify=certify, report=report, on_step=on_step)
         ended.interrupted = interrupts.take() or ended.interrupted
     return ended
@@ -122,6 +126,7 @@ def _play_over_mqtt(
     on_fault: Callable[[FaultRecord], None],
     certs: Path | None,
     import_ahead: Callable[[], None],
+    on_start: Callable[[RunStart], None] | None,
 ) -> RunRecord:
     from stackelgrid.testbed import processes
 
@@ -131,7 +136,7 @@ def _play_over_mqtt(
     # Unique, so that runs which share a broker never hear each other, nor what an earlier one left retained.
     name = f"{name_from(folder.name, 50)}-{secrets.token_hex(3)}"
     try:
-        return processes.play(scenario, folder, broker, name, on_round, plan, on_fault, certs)
+        return processes.play(scenario, folder, broker, name, on_round, plan, on_fault, certs, on_start)
     except (BrokerStartError, BrokerUnreachableError, ConfigError):
         if not any(log.stat().st_size for log in folder.glob("logs/*")):  # else it has evidence
             shutil.rmtree(folder)

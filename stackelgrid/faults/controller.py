@@ -7,14 +7,16 @@ as under the virtual clock. `stackelgrid.testbed.processes` carries these messag
 
 from __future__ import annotations
 
+import itertools
+import queue
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
 
 from broker import RunningBroker
 from stackelgrid.faults.messages import Acknowledgement, FaultOrder, FaultReport
-from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, MomentFault, OnConnection
+from stackelgrid.faults.plan import BrokerOutage, Crash, Fault, FaultPlan, MomentFault, OnConnection
 from stackelgrid.faults.proxy import Proxy
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.transport.address import Address
@@ -25,6 +27,9 @@ class FaultController(AbstractContextManager["FaultController"]):
 
     `names` are its nodes, `broker_url` is where its broker listens, `broker` the broker itself unless it belongs to
     others. Every record of a fault is added to `run_record` and given to `on_fault`.
+
+    While the run goes on, `add` may add faults to the plan. A connection that no fault of the plan concerns when the
+    run begins is not proxied: faults of it that are added later are simulated by the node.
     """
 
     def __init__(
@@ -36,7 +41,10 @@ class FaultController(AbstractContextManager["FaultController"]):
         run_record: RunRecord,
         on_fault: Callable[[FaultRecord], None],
     ) -> None:
-        self._plan, self._broker, self._run_record, self._on_fault = plan, broker, run_record, on_fault
+        self._plan = plan.model_copy(update={"faults": [*plan.faults]})
+        self._broker, self._run_record, self._on_fault = broker, run_record, on_fault
+        self._added = queue.SimpleQueue[Fault]()
+        self._numbers = itertools.count(len(plan.faults))
         disturbed = [fault for fault in plan.faults if isinstance(fault, OnConnection)]
         proxied = [name for name in names if any(fault.concerns(name) for fault in disturbed)]
         self._proxy = Proxy(Address.parse(broker_url), proxied)
@@ -66,6 +74,17 @@ class FaultController(AbstractContextManager["FaultController"]):
         """True from the beginning of an outage until the broker is restarted."""
         return self._outage is not None
 
+    def add(self, fault: Fault) -> int:
+        """Add a fault to the plan, from any thread; return its number."""
+        self._added.put(fault)
+        return next(self._numbers)
+
+    def take_added(self) -> Iterator[Fault]:
+        """Take the faults that were added into the plan, and give each, for the nodes that are there to learn of it."""
+        while not self._added.empty():
+            self._plan.faults.append(self._added.get())
+            yield self._plan.faults[-1]
+
     def order(self, name: str) -> FaultOrder:
         """Give the order with which a node is started, for the first time or again."""
         return FaultOrder(plan=self._plan, before=self._before[name], began=self._began.get(name))
@@ -88,7 +107,8 @@ class FaultController(AbstractContextManager["FaultController"]):
                 self._crashes[report.node] = record.fault
                 return None
             case OnConnection():
-                self._proxy.disturb(report.node, fault)
+                if not self._proxy.disturb(report.node, fault):
+                    return Acknowledgement(fault=record.fault, simulated=True)
             case BrokerOutage():
                 self._stop_broker(fault)
             case _:

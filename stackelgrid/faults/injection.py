@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,12 +21,15 @@ from stackelgrid.faults.plan import (
     BrokerOutage,
     Crash,
     Cut,
+    Fault,
     FaultPlan,
     Hang,
     Lie,
     MomentFault,
     Narrow,
     OnConnection,
+    OnLink,
+    Partition,
     Slow,
     Stall,
 )
@@ -93,11 +96,26 @@ class FaultInjectingNode:
         self._narrow: dict[str, list[_Pipe]] = {"in": [], "out": []}
         self._held: list[Publish] = []  # at QoS 1, while the connection is cut
         self._finished = False  # the node has finished while its connection was cut
+        self._added: deque[Fault] = deque()  # to the plan, by another thread
         self._moments = [
             (number, fault)
             for number, fault in enumerate(plan.faults)
             if isinstance(fault, MomentFault) and self._suffers(fault) and number not in before
         ]
+
+    def add(self, fault: Fault) -> None:
+        """Add a fault to the plan, from any thread; it begins with the next `tick`."""
+        self._added.append(fault)
+
+    def _take_added(self) -> None:
+        while self._added:
+            number, fault = len(self._plan.faults), self._added.popleft()
+            self._plan.faults.append(fault)
+            match fault:
+                case OnLink() | Partition():
+                    self._links.add(number, fault)
+                case Stall() | Crash() | OnConnection() | BrokerOutage() if self._suffers(fault):
+                    self._moments.append((number, fault))
 
     def _suffers(self, fault: MomentFault) -> bool:
         """Say whether a fault starts at this node; one of the broker, unless by the clock, as the leader asks."""
@@ -159,6 +177,7 @@ class FaultInjectingNode:
                 return []
             self._stalled_until = None
         actions: list[Action] = []
+        self._take_added()
         self._start_due_faults(now)
         while self._events and self._events[0].at <= now and self._stalled_until is None:
             call = heapq.heappop(self._events).call

@@ -15,6 +15,7 @@ from stackelgrid.faults.plan import (
     Duplication,
     FaultPlan,
     Loss,
+    MessageFault,
     OnLink,
     Partition,
     Reordering,
@@ -57,6 +58,10 @@ class LinkFaults:
         self._bad_links: set[tuple[int, str]] = set()  # in the bad state of a burst
         self._free_at: dict[tuple[int, str], float] = {}  # when a link has carried what it was given
         self._latest: dict[str, float] = defaultdict(float)  # topic -> arrival of its last message
+
+    def add(self, number: int, fault: MessageFault) -> None:
+        """Apply a fault that the plan has been given since, after those before it."""
+        self._faults.append((number, fault))
 
     def apply(self, topic: str, about: Description, message: Copy, age: float) -> tuple[list[Copy], list[int]]:
         """Give the copies of a message that arrive, and the numbers of the faults that changed anything.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stackelgrid.faults.plan import FaultPlan
+from stackelgrid.faults.plan import Fault, FaultPlan
 from stackelgrid.model import StrictModel
 from stackelgrid.run_record import FaultRecord
 
@@ -27,9 +27,19 @@ class FaultReport(StrictModel):
 
 
 class Acknowledgement(StrictModel):
-    """The controller has started fault number `fault`: the connection is disturbed, or the broker is down."""
+    """The controller has started fault number `fault`: the connection is disturbed, or the broker is down.
+
+    With `simulated` it has not: there is nothing between the node and its broker, and the node simulates the fault.
+    """
 
     fault: int
+    simulated: bool = False
+
+
+class FaultAddition(StrictModel):
+    """One more fault for the plan of a run that is on, under the next number."""
+
+    add: Fault
 
 
 def write_line(message: StrictModel) -> str:

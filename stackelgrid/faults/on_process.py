@@ -6,21 +6,24 @@ The launcher starts a node with `--faults -`: its controller is then at standard
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import select
+import queue
 import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from stackelgrid.errors import ConfigError
 from stackelgrid.faults.injection import FaultInjectingNode
-from stackelgrid.faults.messages import Acknowledgement, FaultOrder, FaultReport, write_line
-from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan, OnConnection
+from stackelgrid.faults.messages import Acknowledgement, FaultAddition, FaultOrder, FaultReport, write_line
+from stackelgrid.faults.plan import BrokerOutage, Crash, Fault, FaultPlan, OnConnection
 from stackelgrid.model import explain
 from stackelgrid.node.protocol import RunNode
 from stackelgrid.run_record import FaultRecord
@@ -34,23 +37,30 @@ _WAKE = "sleep {seconds}; while kill -CONT {pid}; do sleep 0.1; done"
 """Repeated, because the first signal may come before the node is stopped."""
 
 
-def inject(node: RunNode, source: str) -> FaultInjectingNode:
+def inject(node: RunNode, source: str, wake: Callable[[], None] = lambda: None) -> FaultInjectingNode:
     """Put `node` under the plan in the JSON file `source`, or under the controller of this process where that is `-`.
 
-    Raises `ConfigError`.
+    `wake` has the node tick, for a fault that the controller adds to the plan. Raises `ConfigError`.
     """
     now = time.monotonic()
     if source != "-":
         return FaultInjectingNode(node, _read(Path(source)), ProcessActuator(), _log, began=now)
     controller = ControllerPipes()
-    order = FaultOrder.model_validate_json(controller.read_line(None))
+    order = FaultOrder.model_validate_json(controller.read_line())
     began = now if order.began is None else order.began
 
     def report(record: FaultRecord) -> None:
         _log(record)
         controller.write_line(write_line(FaultReport(node=node.name, began=began, record=record)))
 
-    return FaultInjectingNode(node, order.plan, ProcessActuator(controller), report, order.before, began)
+    injected = FaultInjectingNode(node, order.plan, ProcessActuator(controller), report, order.before, began)
+
+    def add(fault: Fault) -> None:
+        injected.add(fault)
+        wake()
+
+    controller.listen(add)
+    return injected
 
 
 def _read(file: Path) -> FaultPlan:
@@ -74,13 +84,35 @@ class ControllerPipes:
     def __init__(self, source: int = 0, target: int = 1) -> None:
         self._source, self._target = source, target
         self._unread = b""
+        self._acknowledged = queue.SimpleQueue[Acknowledgement | None]()  # None: the controller is gone
 
-    def read_line(self, timeout_s: float | None) -> bytes:
-        """Give the next line; None waits for ever. Raises `TimeoutError`, and `EOFError` where there is no more."""
-        until = None if timeout_s is None else time.monotonic() + timeout_s
+    def listen(self, add: Callable[[Fault], None]) -> None:
+        """Read the lines that come from now on, in a thread; `add` gets each fault that is added to the plan."""
+        threading.Thread(target=self._listen, args=[add], name="stackelgrid-faults", daemon=True).start()
+
+    def _listen(self, add: Callable[[Fault], None]) -> None:
+        with suppress(EOFError):
+            while True:
+                line = self.read_line()
+                if "add" in json.loads(line):
+                    add(FaultAddition.model_validate_json(line).add)
+                else:
+                    self._acknowledged.put(Acknowledgement.model_validate_json(line))
+        self._acknowledged.put(None)
+
+    def await_acknowledgement(self, number: int) -> Acknowledgement | None:
+        """Give the controller's acknowledgement of fault `number`; None where it does not come in time."""
+        until = time.monotonic() + CONTROLLER_S
+        with suppress(queue.Empty):
+            while (found := self._acknowledged.get(timeout=max(0.0, until - time.monotonic()))) is not None:
+                if found.fault == number:  # what comes too late for an earlier fault is passed over
+                    return found
+            self._acknowledged.put(None)
+        return None
+
+    def read_line(self) -> bytes:
+        """Give the next line. Raises `EOFError` where there is no more."""
         while b"\n" not in self._unread:
-            if until is not None and not select.select([self._source], [], [], max(0.0, until - time.monotonic()))[0]:
-                raise TimeoutError
             read = os.read(self._source, 65536)
             if not read:
                 raise EOFError
@@ -122,12 +154,8 @@ class ProcessActuator:
         if self._controller is None:
             _LOG.warning("no controller", extra={"data": {"fault": number, "kind": fault.kind}})
             return False
-        until = time.monotonic() + CONTROLLER_S
-        try:
-            acknowledged = None
-            while acknowledged != number:  # what comes too late for an earlier fault is passed over
-                line = self._controller.read_line(until - time.monotonic())
-                acknowledged = Acknowledgement.model_validate_json(line).fault
-        except (TimeoutError, EOFError):
+        acknowledgement = self._controller.await_acknowledgement(number)
+        if acknowledgement is None:
             _LOG.warning("fault not acknowledged", extra={"data": {"fault": number, "kind": fault.kind}})
-        return False
+            return False
+        return acknowledgement.simulated

@@ -52,8 +52,10 @@ class Proxy:
         """Give the address at which a node finds its broker; None for a node that is not proxied."""
         return str(self._broker.at("127.0.0.1", self._lines[name].port)) if name in self._lines else None
 
-    def disturb(self, name: str, fault: OnConnection) -> None:
-        """Start a fault of a node's connection. It is in force when this returns."""
+    def disturb(self, name: str, fault: OnConnection) -> bool:
+        """Start a fault of a node's connection, and return true; it is in force then. Of one not proxied it cannot."""
+        if name not in self._lines:
+            return False
         line = self._lines[name]
 
         async def begin() -> None:
@@ -67,6 +69,7 @@ class Proxy:
                     line.narrow.append((fault.bytes_per_s, now + fault.seconds))
 
         asyncio.run_coroutine_threadsafe(begin(), self._loop).result()
+        return True
 
 
 class _Line:

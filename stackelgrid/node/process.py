@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("stackelgrid.node")
 
-Inject = Callable[[RunNode, str], ReportingNode]
-"""Puts a node under a fault plan: its file, or `-` for a controller at standard input."""
+Inject = Callable[[RunNode, str, Callable[[], None]], ReportingNode]
+"""Puts a node under a fault plan: its file, or `-` for a controller at standard input. The last has the node tick."""
 
 
 def main(
@@ -94,7 +94,7 @@ def _run(
             _LOG.warning("certificate out of date", extra={"data": {"cause": out_of_date}})
         set_up(options.log, config.run, config.name, node.progress)  # from here on with its round
         heartbeat = _build_heartbeat(config, node, transport, options.status, options.metrics)
-        served: ReportingNode = node if options.faults is None else inject(node, options.faults)
+        served: ReportingNode = node if options.faults is None else inject(node, options.faults, transport.wake)
     except (ConfigError, ValueError) as error:
         complain(f"{program}: {error}")
         return ExitCode.BAD_INPUT

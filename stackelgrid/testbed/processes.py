@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 import broker
 from stackelgrid.faults.controller import FaultController
-from stackelgrid.faults.messages import FaultReport, write_line
+from stackelgrid.faults.messages import FaultAddition, FaultReport, write_line
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan
 from stackelgrid.interrupts import allow_interrupts, defer_interrupts
 from stackelgrid.node.record import has_last_record, read_records
@@ -28,6 +28,7 @@ from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
+from stackelgrid.testbed.start import RunStart
 from stackelgrid.transport.address import PASSWORD_VARIABLE, Address, Login
 from stackelgrid.transport.base import BrokerUnreachableError, Publish
 from stackelgrid.transport.mqtt import MqttTransport
@@ -59,19 +60,22 @@ def play(
     plan: FaultPlan | None = None,
     on_fault: Callable[[FaultRecord], None] = lambda record: None,
     certificates: Path | None = None,
+    on_start: Callable[[RunStart], None] | None = None,
 ) -> RunRecord:
     """Run `scenario` with its nodes as processes; `folder` gets configurations, logs and the journal.
 
     `broker_kind` is auto, mosquitto, embedded or the address of a broker that is there already; at an address
     `mqtts://` the nodes use the certificates of the authority in the folder `certificates`. Under a fault plan nodes
     and broker are killed and restarted. `on_round` gets each finished round of the leader, `on_fault` each fault as it
-    happens.
+    happens, `on_start` the run before its nodes start; with it, the run has a plan to which faults may be added.
 
     Raises `broker.BrokerStartError`, `broker.authority.AuthorityError` or `BrokerUnreachableError` before any node is
     started. When the run's own broker or the forkserver ends by itself, so does the run, with that among its failures.
     On an interrupt everything is stopped and what was found so far is returned as interrupted.
     """
     began = time.perf_counter()
+    if on_start is not None and plan is None:
+        plan = FaultPlan()
     logs, nodes = folder / "logs", folder / "nodes"
     logs.mkdir()
     nodes.mkdir(mode=0o700)
@@ -101,6 +105,8 @@ def play(
             if own is None:
                 with allow_interrupts():
                     _try_out(configs, login)
+            if on_start is not None:
+                on_start(RunStart(folder, run, url, None if own is None else own.kind, controller))
             processes.start(configs, controller, own)
             processes.wait(journal.read)
         except KeyboardInterrupt:
@@ -290,6 +296,10 @@ class NodeProcesses:
 
     def _follow_plan(self) -> None:
         if self._controller is not None:
+            for fault in self._controller.take_added():
+                line = write_line(FaultAddition(add=fault))
+                for name in self._running:
+                    self._send(name, {"input": line})
             self._controller.update()
         for name, due in list(self._restarts.items()):
             if time.monotonic() >= due:

@@ -105,6 +105,7 @@ class MqttTransport(Transport):
         self.traffic: dict[str, Traffic] = {}
         self._stopping = False
         self._cancel_run: Callable[[], object] | None = None
+        self._wake_run: Callable[[], object] | None = None
 
     def _make_context(self, tls: Tls | None) -> ssl.SSLContext | None:
         if not self.address.encrypted:
@@ -123,9 +124,11 @@ class MqttTransport(Transport):
             raise ValueError(f"two nodes share a name: give each its own, not {[node.name for node in nodes]}")
         self.traffic = result.traffic
         worker = Worker(asyncio.get_running_loop())
-        connections = [asyncio.create_task(_Connection(node, self, worker, result).drive()) for node in nodes]
+        clients = [_Connection(node, self, worker, result) for node in nodes]
+        connections = [asyncio.create_task(client.drive()) for client in clients]
         everyone = asyncio.gather(*connections)
         self._cancel_run = partial(asyncio.get_running_loop().call_soon_threadsafe, everyone.cancel)
+        self._wake_run = partial(asyncio.get_running_loop().call_soon_threadsafe, _wake_all, clients)
         if self._stopping:
             everyone.cancel()
         try:
@@ -134,7 +137,7 @@ class MqttTransport(Transport):
             if not self._stopping:
                 raise
         finally:
-            self._cancel_run = None
+            self._cancel_run = self._wake_run = None
             for connection in connections:
                 connection.cancel()
             await asyncio.gather(*connections, return_exceptions=True)
@@ -152,6 +155,17 @@ class MqttTransport(Transport):
         if self._cancel_run is not None:
             with suppress(RuntimeError):  # the loop closed meanwhile: nothing is left to stop
                 self._cancel_run()
+
+    def wake(self) -> None:
+        """Have every node tick now, from any thread; none that has not begun or has ended."""
+        if self._wake_run is not None:
+            with suppress(RuntimeError):  # the loop closed meanwhile
+                self._wake_run()
+
+
+def _wake_all(clients: Sequence[_Connection]) -> None:
+    for client in clients:
+        client.wake()
 
 
 class _Connection:
@@ -248,6 +262,11 @@ class _Connection:
             self._stop_node()
             if self._closing_socket is not None:
                 self._closing_socket.close()
+
+    def wake(self) -> None:
+        """Have the node tick now."""
+        self._step(self._node.tick)
+        self._pump()
 
     def _require_acknowledgement(self) -> None:
         """Raise `BrokerRefusalError` when what a node sent before it ended stays unacknowledged."""

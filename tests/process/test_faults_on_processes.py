@@ -9,6 +9,7 @@ import asyncio
 import functools
 import json
 import os
+import queue
 import re
 import signal
 import socket
@@ -28,9 +29,9 @@ from benchmarks.stalled_coordinator import answers_to_a_stalled_coordinator
 from stackelgrid import cli, runner
 from stackelgrid.errors import ConfigError
 from stackelgrid.faults.controller import FaultController
-from stackelgrid.faults.messages import Acknowledgement, FaultReport, write_line
+from stackelgrid.faults.messages import Acknowledgement, FaultAddition, FaultReport, write_line
 from stackelgrid.faults.on_process import ControllerPipes, ProcessActuator, inject
-from stackelgrid.faults.plan import BrokerOutage, Crash, Cut, FaultPlan, Hang, Narrow
+from stackelgrid.faults.plan import BrokerOutage, Crash, Cut, FaultPlan, Hang, Moment, Narrow
 from stackelgrid.faults.proxy import Proxy
 from stackelgrid.games.user_oriented.outcome import UserOrientedOutcome
 from stackelgrid.run_record import FaultRecord, RunRecord
@@ -369,20 +370,46 @@ def test_controller_acknowledges_a_cut_once_it_is_in_force(echo: int) -> None:
                 connection.recv(1)
 
 
+def test_controller_numbers_the_faults_that_are_added(echo: int) -> None:
+    cut = {"kind": "cut", "node": "a1", "at": {"round": 1}, "seconds": 60}
+    plan = FaultPlan.model_validate({"faults": [{"kind": "delay", "seconds": 0.1}]})
+    added = FaultPlan.model_validate({"faults": [cut, {**cut, "node": "h1"}]}).faults
+    run_record, url = RunRecord("mqtt", "mosquitto", 2), f"mqtt://127.0.0.1:{echo}"
+    with FaultController(plan, ["a1", "h1"], url, None, run_record, lambda record: None) as controller:
+        assert [controller.add(fault) for fault in added] == [1, 2]
+        assert [*controller.take_added()] == added
+        assert [*controller.take_added()] == []
+        assert controller.order("a1").plan.faults == [*plan.faults, *added]
+        assert controller.receive(report(1, "cut")) == Acknowledgement(fault=1, simulated=True)  # nothing is between
+    assert len(plan.faults) == 1
+
+
 def test_node_waits_for_the_acknowledgement_of_its_own_fault() -> None:
     (source, to_node), (from_node, target) = os.pipe(), os.pipe()
     pipes = ControllerPipes(source, target)
+    pipes.listen(lambda fault: None)
     fault = Cut(kind="cut", seconds=1.0, **AT_ONCE)
     for number in (3, 4):  # the first is of a fault before
         os.write(to_node, write_line(Acknowledgement(fault=number)).encode() + b"\n")
     assert ProcessActuator(pipes).disturb(4, fault) is False
     os.close(to_node)
-    with pytest.raises(EOFError):
-        pipes.read_line(10)
     assert ProcessActuator(pipes).disturb(5, fault) is False  # the controller is gone
     pipes.write_line("a line")
     assert os.read(from_node, 100) == b"a line\n"
     for end in (source, from_node, target):
+        os.close(end)
+
+
+def test_node_takes_a_fault_from_its_controller_while_it_waits() -> None:
+    (source, to_node), (from_node, target) = os.pipe(), os.pipe()
+    pipes, added = ControllerPipes(source, target), queue.SimpleQueue[Any]()
+    pipes.listen(added.put)
+    fault = Cut(kind="cut", node="a1", seconds=1.0, at=Moment(round=1))
+    for line in (FaultAddition(add=fault), Acknowledgement(fault=4, simulated=True)):
+        os.write(to_node, write_line(line).encode() + b"\n")
+    assert added.get(timeout=10) == fault
+    assert ProcessActuator(pipes).disturb(4, fault) is True
+    for end in (source, to_node, from_node, target):
         os.close(end)
 
 

@@ -260,6 +260,25 @@ def test_fault_record_names_link_round_and_second() -> None:
     ]
 
 
+def test_fault_that_is_added_strikes_in_the_round_that_is_on() -> None:
+    driven = NodeUnderPlan(plan_of({"kind": "loss", "to": "a2", "probability": 1.0}))
+    driven.send(1.0, message(0, 3))
+    added = [
+        {"kind": "stall", "node": "a1", "at": {"round": 3}, "seconds": 1},
+        {"kind": "stall", "node": "h1", "at": {"round": 3}, "seconds": 1},
+        {"kind": "loss", "to": "a1", "during": {"rounds": [4, 4]}, "probability": 1.0},
+        {"kind": "stall", "node": "a1", "at": {"round": 5}, "seconds": 1},
+    ]
+    for fault in plan_of(*added).faults:
+        driven.node.add(fault)
+    driven.node.tick(2.0)
+    driven.advance(3.0)
+    for number in (3, 4, 5):
+        driven.send(1.0 + number, message(number, number))
+    struck = [(fault.fault, fault.kind, fault.round, fault.seconds) for fault in driven.faults]
+    assert struck == [(1, "stall", 3, 2.0), (3, "loss", 4, 5.0), (4, "stall", 5, 6.0)]
+
+
 KILLED = {"kind": "crash", "node": "*", "at": {"round": 2}, "restart_after_s": 1}
 
 
