@@ -50,11 +50,12 @@ def serve(listener: socket.socket, runs: Path, token: str, *, opened: bool) -> N
     """Serve until an interrupt."""
     import uvicorn
 
+    from stackelgrid.ui.launcher import Launcher
     from stackelgrid.ui.runs import Runs
     from stackelgrid.ui.server import Interface
 
     port = listener.getsockname()[1]
-    interface = Interface(Runs(runs), token, f"stackelgrid-{port}", lambda: server.should_exit)
+    interface = Interface(Runs(runs), Launcher(), token, f"stackelgrid-{port}", lambda: server.should_exit)
     settings = uvicorn.Config(
         interface.build(), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +31,9 @@ class EventLog:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._began = time.monotonic()
 
-    def write(self, kind: str, **content: Any) -> None:
-        """Write an event of that type."""
-        self._lines({"seconds": round(time.monotonic() - self._began, 3), "type": kind, **content})
+    def write(self, event: Event) -> None:
+        """Write an event, with the seconds since the beginning."""
+        self._lines({"seconds": round(time.monotonic() - self._began, 3), **event})
 
     def close(self) -> None:
         """Note that there are no more."""
@@ -49,6 +50,30 @@ def are_written(folder: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def read_first(folder: Path) -> Event:
+    """Give the first event of a run; {} of one that wrote none."""
+    return next(iter(_parse_some(folder, 0)), {})
+
+
+def read_end(folder: Path) -> Event:
+    """Give the event with which a run has ended; {} where there is none."""
+    last = next(reversed([{}, *_parse_some(folder, -_CHUNK)]))
+    return last if last.get("type") == "end" else {}
+
+
+def _parse_some(folder: Path, begin: int) -> list[Event]:
+    """Parse the whole lines of a chunk of the events that begins there, of one before the end after its first line."""
+    path = folder / _FILE
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        if begin < 0 and path.stat().st_size > -begin:
+            file.seek(begin, os.SEEK_END)
+            file.readline()
+        lines = file.read(_CHUNK).split(b"\n")[:-1]
+    return [json.loads(line) for line in (lines[:1] if begin == 0 else lines[-1:])]
 
 
 class EventFile:

@@ -11,7 +11,7 @@ from stackelgrid.node.record import read_whole_lines
 from stackelgrid.report.run_folder import read_result
 from stackelgrid.scenarios import load
 from stackelgrid.ui.events import Event
-from stackelgrid.ui.words import MISSING, describe_missing, describe_round, describe_tree
+from stackelgrid.ui.words import MISSING, describe_missing, describe_nodes, describe_round, describe_tree
 
 
 def recall(folder: Path) -> Iterator[Event]:
@@ -19,16 +19,16 @@ def recall(folder: Path) -> Iterator[Event]:
     tree = describe_tree(load(str(folder / "scenario.yaml")))
     yield {"seconds": 0.0, **tree}
     names = [node["name"] for node in tree["nodes"]]
-    yield {"seconds": 0.0, "type": "node", "state": "online", "names": names}
+    yield {"seconds": 0.0, **describe_nodes("online", names)}
     missing = _find_missing_homes(folder)
     seconds = 0.0
     for record in _read_rounds(folder):
-        yield {"seconds": round(seconds, 3), "type": "node", "state": "asked", "names": names[1:]}
+        yield {"seconds": round(seconds, 3), **describe_nodes("asked", names[1:])}
         seconds += record["ms"] / 1000
         absent = _leave_out(missing[record["round"]], _list_missing(record))
         away = {*_list_missing(record), *_list_missing(absent)}
         answered = [name for name in names[1:] if name not in away]
-        events = [{"type": "node", "state": "answered", "names": answered}, *describe_round(record)]
+        events = [describe_nodes("answered", answered), *describe_round(record)]
         for event in (*events, *describe_missing(absent)):
             yield {"seconds": round(seconds, 3), **event}
 

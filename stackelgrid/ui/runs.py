@@ -10,7 +10,7 @@ from typing import Any
 from stackelgrid.errors import ConfigError
 from stackelgrid.scenarios import load
 from stackelgrid.text_file import parse_json, read_text
-from stackelgrid.ui.events import are_written
+from stackelgrid.ui.events import are_written, read_end, read_first
 from stackelgrid.ui.words import describe_tree
 
 _FILES = (
@@ -85,20 +85,23 @@ def summarise(folder: Path) -> dict[str, Any]:
     """Summarise a run: its scenario, its state, when it began, its rounds and homes."""
     summary: dict[str, Any] = {"id": folder.name}
     summary |= dict.fromkeys(("scenario", "game", "started", "rounds", "homes", "transport"))
+    summary |= {key: value for key, value in read_first(folder).items() if key in summary}
     if are_written(folder):
         return {**summary, "state": "running"}
+    end = read_end(folder)
     if not (folder / "result.json").is_file():
-        return {**summary, "state": "failed", "message": f"{folder}: no result.json; the run was ended before it"}
+        why = end.get("message", "it was ended before it had one")
+        return {**summary, "state": "failed", "message": f"{folder}: no result.json; {why}"}
     try:
         result = _read_json(folder / "result.json")
         manifest = _read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
         summary |= {key: result[key] for key in ("scenario", "game", "rounds", "homes", "transport")}
         summary["started"] = manifest.get("began")
-        state = "settled" if result["settled"] else "unsettled"
+        state = end.get("state", "settled" if result["settled"] else "unsettled")
     except (ConfigError, KeyError, TypeError, AttributeError) as error:
         message = str(error) if isinstance(error, ConfigError) else f"{folder / 'result.json'}: of another version"
         return {**summary, "state": "unreadable", "message": message}
-    return {**summary, "state": state}
+    return {**summary, "state": state} | ({"message": end["message"]} if "message" in end else {})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

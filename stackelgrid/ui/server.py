@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
@@ -26,6 +28,9 @@ from stackelgrid.ui.access import Guard, refuse
 from stackelgrid.ui.check import Check, check
 from stackelgrid.ui.events import EventFile, are_written
 from stackelgrid.ui.history import recall
+from stackelgrid.ui.launcher import Launcher, LiveRun, OrderRefusedError
+from stackelgrid.ui.play import Order
+from stackelgrid.ui.recorder import FaultRefusedError
 from stackelgrid.ui.runs import NoRunError, Runs, find_file, summarise
 
 PAGE = Path(__file__).parent / "page"
@@ -44,8 +49,15 @@ class Interface:
     `is_closing` tells that the server is about to end, and with it the streams that are open.
     """
 
-    def __init__(self, runs: Runs, token: str, cookie: str, is_closing: Callable[[], bool] = lambda: False) -> None:
-        self._runs, self._is_closing = runs, is_closing
+    def __init__(
+        self,
+        runs: Runs,
+        launcher: Launcher,
+        token: str,
+        cookie: str,
+        is_closing: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._runs, self._launcher, self._is_closing = runs, launcher, is_closing
         self._token, self._cookie = token, cookie
 
     def build(self) -> Guard:
@@ -56,8 +68,12 @@ class Interface:
             Route("/schema/{game}", self.show_schema),
             Route("/check", self.check, methods=["POST"]),
             Route("/runs", self.list_runs),
+            Route("/runs", self.start_run, methods=["POST"]),
             Route("/runs/{run}", self.show_run),
             Route("/runs/{run}", self.remove_run, methods=["DELETE"]),
+            Route("/runs/{run}/stop", self.stop_run, methods=["POST"]),
+            Route("/runs/{run}/faults", self.show_faults),
+            Route("/runs/{run}/faults", self.add_fault, methods=["POST"]),
             Route("/runs/{run}/events", self.stream_events),
             Route("/runs/{run}/files/{name:path}", self.send_file),
         ]
@@ -71,10 +87,17 @@ class Interface:
             ConfigError: _answer_config_error,
             NoRunError: _answer_no_run,
             ValidationError: _answer_invalid,
+            OrderRefusedError: _answer_order,
+            FaultRefusedError: _answer_fault,
         }
-        app = Starlette(routes=routes, exception_handlers=handlers)
+        app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._live)
         self._guard = Guard(app, self._token, self._cookie)
         return self._guard
+
+    @asynccontextmanager
+    async def _live(self, app: Starlette) -> AsyncIterator[None]:
+        yield
+        await self._launcher.close()
 
     async def show_page(self, request: Request) -> Response:
         """Send the page; with the token in the address, give the browser the cookie that stands for it."""
@@ -111,9 +134,23 @@ class Interface:
         """List the runs, the newest first."""
         return JSONResponse(await run_in_threadpool(self._runs.summarise))
 
+    async def start_run(self, request: Request) -> Response:
+        """Start a run."""
+        order = Order.model_validate(await _read_json(request))
+        run_id = await self._launcher.start(order.model_dump_json(exclude_unset=True))
+        return JSONResponse({"id": run_id}, 201, {"Location": f"/api/v1/runs/{quote(run_id)}"})
+
     async def show_run(self, request: Request) -> Response:
         """Describe a run."""
-        return JSONResponse(await run_in_threadpool(self._runs.describe, request.path_params["run"]))
+        run = await run_in_threadpool(self._runs.describe, request.path_params["run"])
+        return JSONResponse(
+            {
+                **run,
+                "faultable": run["state"] == "running"
+                and run["transport"] == "mqtt"
+                and run["id"] in self._launcher.live,
+            }
+        )
 
     async def remove_run(self, request: Request) -> Response:
         """Remove the folder of a run that has ended."""
@@ -122,6 +159,33 @@ class Interface:
             return refuse(409, f"{folder.name} is running; stop it first")
         await run_in_threadpool(self._runs.remove, folder.name)
         return Response(status_code=204)
+
+    async def stop_run(self, request: Request) -> Response:
+        """Interrupt a run that this server has started."""
+        self._find_live(request).stop()
+        return Response(status_code=202)
+
+    def _find_live(self, request: Request) -> LiveRun:
+        folder = self._runs.find(request.path_params["run"])
+        live = self._launcher.live.get(folder.name)
+        if live is None or not are_written(folder):
+            raise HTTPException(409, f"{folder.name} is not running here")
+        return live
+
+    async def show_faults(self, request: Request) -> Response:
+        """Send the fault plan of a run, with the faults that it was given while it went on."""
+        path = self._runs.find(request.path_params["run"]) / "faults.yaml"
+        if not path.is_file():
+            return refuse(404, f"{path.parent.name} has no faults")
+        return FileResponse(path, media_type="application/yaml")
+
+    async def add_fault(self, request: Request) -> Response:
+        """Add a fault to a run that is on."""
+        run = self._find_live(request)
+        content = await _read_json(request)
+        if not isinstance(content, dict):
+            return refuse(422, "a fault is a mapping of keys")
+        return JSONResponse({"fault": await run.add_fault(content)}, 202)
 
     async def send_file(self, request: Request) -> Response:
         """Send a file of a run."""
@@ -204,6 +268,14 @@ async def _answer_error(request: Request, error: HTTPException) -> Response:
 
 async def _answer_config_error(request: Request, error: ConfigError) -> Response:
     return refuse(422, str(error))
+
+
+async def _answer_order(request: Request, error: OrderRefusedError) -> Response:
+    return refuse(422, str(error), error.key)
+
+
+async def _answer_fault(request: Request, error: FaultRefusedError) -> Response:
+    return refuse(409 if error.key is None else 422, str(error), error.key)
 
 
 async def _answer_no_run(request: Request, error: NoRunError) -> Response:

@@ -35,6 +35,8 @@ def describe_tree(scenario: Scenario) -> Event:
     return {
         "type": "tree",
         "nodes": nodes,
+        "scenario": scenario.title,
+        "homes": len(scenario.everyone),
         "game": scenario.game,
         "money": scenario.money,
         "slots": scenario.slots,
@@ -51,17 +53,18 @@ def describe_round(record: Mapping[str, Any]) -> Iterator[Event]:
     yield from describe_missing(record)
     asked = record["answered"] + sum(len(record[action]) for action in MISSING)
     session = f"Session {record['session']}, round" if "session" in record else "Round"
-    yield _say(f"{session} {record['round']}: {record['answered']} of {asked} have answered the leader")
+    text = f"{session} {record['round']}: {record['answered']} of {asked} have answered the leader"
+    yield {"type": "message", "text": text, "level": "info"}
 
 
 def describe_missing(record: Mapping[str, Any]) -> Iterator[Event]:
     """Give the events of those who missed a round of a coordinator."""
     for action, words in MISSING.items():
         if names := record.get(action, []):
-            yield {"type": "node", "state": action, "names": names}
+            yield describe_nodes(action, names)
         for name in names:
             why = record.get("why", {}).get(name)
-            yield _say(f"{name} {words} in round {record['round']}" + (f": {why}" if why else ""), "warning")
+            yield describe_trouble(f"{name} {words} in round {record['round']}" + (f": {why}" if why else ""))
 
 
 def describe_inner_round(aggregator: str, record: Mapping[str, Any]) -> Iterator[Event]:
@@ -77,9 +80,15 @@ def describe_fault(record: FaultRecord) -> Event:
     text = f"{record.node} is back" if record.kind == "restart" else f"Fault: {record.kind}{where}"
     if record.kind == "broker":
         text = "Fault: the broker is down"
-    content = record.content()
+    content = record.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"seconds"})
     return {"type": "fault", "text": text, **content, "nodes": record.nodes}
 
 
-def _say(text: str, level: str = "info") -> Event:
-    return {"type": "message", "text": text, "level": level}
+def describe_nodes(state: str, names: list[str]) -> Event:
+    """Give the event of nodes that have a new state."""
+    return {"type": "node", "state": state, "names": names}
+
+
+def describe_trouble(text: str) -> Event:
+    """Give the event of what is not as it should be, in words."""
+    return {"type": "message", "text": text, "level": "warning"}

@@ -1,0 +1,239 @@
+"""Record a run that is on as events, and add faults to it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from stackelgrid.errors import ConfigError
+from stackelgrid.faults.plan import BrokerOutage, ConnectionFault, Fault, FaultPlan, MessageFault, NodeFault
+from stackelgrid.model import list_mistakes
+from stackelgrid.run_record import FaultRecord
+from stackelgrid.runner import Run
+from stackelgrid.scenarios import Scenario
+from stackelgrid.testbed import fault_plans, run_folder
+from stackelgrid.testbed.start import RunStart
+from stackelgrid.transport.base import BrokerUnreachableError
+from stackelgrid.transport.mqtt import MqttTransport
+from stackelgrid.ui.events import Event, EventLog
+from stackelgrid.ui.observer import NodeStates, Observer
+from stackelgrid.ui.words import (
+    describe_fault,
+    describe_inner_round,
+    describe_nodes,
+    describe_round,
+    describe_tree,
+    describe_trouble,
+)
+
+_GATHER_S = 0.05
+"""The time for which changes of nodes are gathered into one event."""
+_MOST_FAULTS = 200
+"""Faults that a run may be given while it goes on."""
+_MODELS = {
+    get_args(model.model_fields["kind"].annotation)[0]: model
+    for model in get_args(MessageFault | NodeFault | ConnectionFault | BrokerOutage)
+}
+"""The model of each kind of fault."""
+_STRUCK = {"crash": "crashed", "stall": "stalled"}
+"""The state of a node that a fault of that kind has struck."""
+
+
+class FaultRefusedError(ConfigError):
+    """A fault that a run cannot be given; `key` is the key that is wrong, None where the run is."""
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+class Recorder:
+    """Records a run of `scenario` under `plan`: its methods are for the callbacks of `stackelgrid.runner.run`.
+
+    `broker` is the address of one that is there already, with its password; else the run's own is listened to.
+    """
+
+    def __init__(self, scenario: Scenario, plan: FaultPlan | None, broker: str | None = None) -> None:
+        self._scenario, self._broker = scenario, broker
+        self._faults = [] if plan is None else [*plan.faults]
+        self._plan = plan or FaultPlan()
+        self._added = 0
+        self._round = 1  # the one that the leader asks, or will ask next
+        self._shown: set[tuple[Any, ...]] = set()
+        self._start: RunStart | None = None
+        self._ended = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._transport: MqttTransport | None = None
+
+    @property
+    def has_begun(self) -> bool:
+        """True once the run has a folder with events."""
+        return self._start is not None
+
+    def begin(self, start: RunStart) -> None:
+        """Begin to write events into the run's folder: its nodes are about to start."""
+        assert start.folder is not None
+        self._start, self.folder = start, start.folder
+        self._log = EventLog(start.folder)
+        self._states = NodeStates(lambda state, names: self._log.write(describe_nodes(state, names)))
+        began = datetime.now(UTC).isoformat(timespec="milliseconds")
+        transport = "mqtt" if start.url else "memory"
+        self._write([{**describe_tree(self._scenario), "transport": transport, "started": began}])
+        self._states.note("starting", self._scenario.topology.names)
+        self._states.flush()
+        if start.url:
+            self._transport = MqttTransport(self._broker or start.url)
+            self._threads = [threading.Thread(target=work, daemon=True) for work in (self._observe, self._gather)]
+            for thread in self._threads:
+                thread.start()
+
+    def note_round(self, record: dict[str, Any]) -> None:
+        """Write a finished round of the leader."""
+        self._round = record["round"] + 1
+        if self._start is not None and not self._start.url:  # nobody has seen the answers
+            self._write([describe_nodes("answered", self._scenario.topology.names[1:])])
+        self._write(describe_round(record))
+
+    def note_fault(self, record: FaultRecord) -> None:
+        """Write a fault that has struck; one on messages once a round, with the first link that it struck."""
+        where = "" if record.to is not None else record.node
+        key = (record.fault, record.kind, where, record.round)
+        if key in self._shown:
+            return
+        self._shown.add(key)
+        event = describe_fault(record)
+        self._write([event])
+        if record.kind in _STRUCK:
+            self._states.note(_STRUCK[record.kind], event["nodes"])
+            self._states.flush()
+
+    def note_step(self, text: str) -> None:
+        """Write what follows the rounds."""
+        self._log.write({"type": "step", "text": text})
+
+    def end(self, run: Run | None, message: str = "") -> None:
+        """Write how the run has ended; None is one that failed, by `message`."""
+        if self._start is None:
+            return
+        if self._transport is not None:
+            self._transport.stop()
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+        state = "failed" if run is None or (run.record is not None and run.record.lost) else "unsettled"
+        if run is not None and run.interrupted:
+            state = "interrupted"
+        elif run is not None and run.settled and state != "failed":
+            state = "settled"
+        if run is not None and run.failures:
+            lost = ", ".join([*run.failures][:5])
+            message = message or f"without {lost}: {next(iter(run.failures.values()))}"
+        self._log.write({"type": "end", "state": state} | ({"message": message} if message else {}))
+        self._log.close()
+
+    def add_fault(self, content: dict[str, Any]) -> int:
+        """Add a fault to the run, as in a plan but without its time: it strikes in the round that is on.
+
+        One on messages lasts for `rounds` rounds. Returns its number in the plan. Raises `FaultRefusedError`.
+        """
+        start = self._start
+        if start is None or start.faults is None or self._ended.is_set():
+            raise FaultRefusedError("faults are added to runs over MQTT while they go on; this is none")
+        if self._added == _MOST_FAULTS:
+            raise FaultRefusedError(f"this run has been given {_MOST_FAULTS} faults; it is given no more")
+        fault = self._read_fault(content, start.kind)
+        self._added += 1
+        self._faults.append(fault)
+        plan = self._plan.model_copy(update={"faults": self._faults})
+        run_folder.write_faults(self.folder, plan)
+        return start.faults.add(fault)
+
+    def _read_fault(self, content: dict[str, Any], broker: str | None) -> Fault:
+        rounds = content.pop("rounds", 1)
+        if not isinstance(rounds, int) or isinstance(rounds, bool) or not 1 <= rounds <= 1000:
+            raise FaultRefusedError("rounds: give a whole number from 1 to 1000", "rounds")
+        for key in ("at", "during"):
+            if key in content:
+                raise FaultRefusedError(f"{key}: a fault of a run that is on strikes now; leave it out", key)
+        if content.get("kind") == "broker":
+            # What the run's own broker retains is not on disk, which costs time.
+            content.setdefault("keep_retained", False)
+        model = _MODELS.get(str(content.get("kind")))
+        if model is None:
+            raise FaultRefusedError(f"kind: give one of {', '.join(_MODELS)}", "kind")
+        at, during = {"round": self._round}, {"rounds": [self._round, self._round + rounds - 1]}
+        when: dict[str, Any] = {"at": at} if "at" in model.model_fields else {"during": during}
+        try:
+            fault = model.model_validate({**content, **when})
+        except ValidationError as error:
+            key, message = list_mistakes(error, content)[0]
+            raise FaultRefusedError(f"{key}: {message}", key) from None
+        if isinstance(fault, BrokerOutage) and fault.keep_retained:
+            raise FaultRefusedError(
+                "keep_retained: a broker that is watched keeps nothing; give false", "keep_retained"
+            )
+        try:
+            fitted = fault_plans.fit(FaultPlan(faults=[fault]), self._scenario, broker or "mqtt://another")
+        except fault_plans.FaultPlanError as error:
+            where, _, message = str(error).removeprefix("fault_plan: faults.0").partition(": ")
+            raise FaultRefusedError(message, where.removeprefix(".") or None) from None
+        return fitted.faults[0]
+
+    def _write(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if event["type"] == "node":
+                self._states.note(event["state"], event["names"])
+                self._states.flush()
+            else:
+                self._log.write(event)
+
+    def _observe(self) -> None:
+        """Listen to the broker until the run has ended."""
+        assert self._start is not None
+        assert self._transport is not None
+        members: dict[str, list[str]] = {}
+        for name, above in self._scenario.topology.above.items():
+            members.setdefault(above, []).append(name)
+        try:
+            self._transport.run([Observer(self._start.run, members, self._states)])
+        except BrokerUnreachableError as error:
+            self._log.write(describe_trouble(f"answers are not shown as they come: {error}"))
+
+    def _gather(self) -> None:
+        """Write the changes of nodes, and the rounds of aggregators, until the run has ended."""
+        journals = [_Journal(self.folder / "logs" / f"{name}.jsonl") for name in self._scenario.topology.aggregators]
+        interval = max(_GATHER_S, 0.002 * len(journals))
+        goes_on = True
+        while goes_on:
+            goes_on = not self._ended.wait(interval)
+            for journal in journals:
+                for record in journal.read():
+                    self._write(describe_inner_round(record.pop("node"), record))
+            self._states.flush()
+
+
+class _Journal:
+    """Reads the rounds in the log of an aggregator as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def read(self) -> Iterable[dict[str, Any]]:
+        """Give the rounds that were finished since the last time."""
+        if not self._path.exists() or self._path.stat().st_size == self._offset:
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                if b'"event": "round"' in line:
+                    yield json.loads(line)

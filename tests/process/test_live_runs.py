@@ -1,0 +1,249 @@
+"""`stackelgrid ui` and the runs that it starts: watched as they go on, disturbed, stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+
+from stackelgrid import cli
+from stackelgrid.testbed import fault_plans
+
+TOKEN = "secret"
+SMALL = {
+    "population.homes": 4,
+    "aggregators": 2,
+    "leader.objective": "welfare",  # six rounds
+    "rounds.deadline_s": 0.8,
+    "rounds.tries": 2,
+    "rounds.return_s": 0.1,
+}
+ORDER = {"scenario": "user_oriented", "set": SMALL, "pace_s": 0.3, "certify": False, "name": "a run"}
+
+Event = dict[str, Any]
+
+
+class Server:
+    """A server in a process of its own, and the requests to it."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "stackelgrid", "ui", "--port", "0", "--token", TOKEN, *options],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        address = urlsplit(self.process.stdout.readline())
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        self.client = httpx2.Client(base_url=f"http://{address.netloc}/api/v1", headers=headers, timeout=60)
+
+    def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        answer = self.client.request(method, path, json=body)
+        return answer.status_code, answer.json() if answer.content else None
+
+    def start(self, **changes: Any) -> str:
+        status, answer = self.call("POST", "/runs", {**ORDER, **changes})
+        assert status == 201, answer
+        return f"/runs/{answer['id']}"
+
+    def watch(self, run: str, after: int = 0) -> Iterator[tuple[int, Event]]:
+        """Receive the events of a run as they come, with their numbers."""
+        with self.client.stream("GET", f"{run}/events", headers={"Last-Event-ID": str(after)}) as stream:
+            for line in stream.iter_lines():
+                if line.startswith("id: "):
+                    number = int(line[4:])
+                elif line.startswith("data: "):
+                    yield number, json.loads(line[6:])
+
+    def end(self, how: signal.Signals) -> tuple[int, str, str]:
+        """End it; give its exit code and what it has printed."""
+        self.client.close()
+        self.process.send_signal(how)
+        out, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, out, errors
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[Server]:
+    server = Server(folder)
+    try:
+        yield server
+    finally:
+        assert server.end(signal.SIGINT) == (0, "", "")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve(tmp_path_factory.mktemp("desk")) as server:
+        yield server
+
+
+def await_event(events: Iterator[tuple[int, Event]], wanted: dict[str, Any]) -> tuple[int, Event]:
+    """Wait for an event with these keys; a name in `names` is enough."""
+    for number, event in events:
+        if all(
+            wanted["names"] in event.get("names", []) if key == "names" else event.get(key) == value
+            for key, value in wanted.items()
+        ):
+            return number, event
+    raise AssertionError(f"the run has ended without {wanted}")
+
+
+def test_faults_strike_a_run_that_is_on(server: Server) -> None:
+    run = server.start()
+    events = server.watch(run)
+    assert await_event(events, {"type": "tree"})[0] == 1
+    await_event(events, {"type": "round", "round": 1})
+    status, summary = server.call("GET", run)
+    assert (status, summary["state"], summary["faultable"], summary["result"]) == (200, "running", True, None)
+    assert server.call("DELETE", run)[0] == 409
+
+    crash = {"kind": "crash", "node": "a2", "restart_after_s": 0.5}
+    assert server.call("POST", f"{run}/faults", crash) == (202, {"fault": 1})
+    _, struck = await_event(events, {"type": "fault"})
+    assert (struck["kind"], struck["nodes"], struck["text"]) == ("crash", ["a2"], "Fault: crash of a2")
+    await_event(events, {"type": "node", "state": "crashed", "names": "a2"})
+    _, missed = await_event(events, {"type": "round", "held": ["a2"]})
+    await_event(events, {"type": "node", "state": "held", "names": "a2"})
+    _, told = await_event(events, {"type": "message"})
+    assert told["text"].startswith(f"a2 counts with its last answer in round {missed['round']}")
+    await_event(events, {"type": "node", "state": "answered", "names": "a2"})
+    number, back = await_event(events, {"type": "round", "held": []})
+
+    loss = {"kind": "loss", "from": "h1", "probability": 1, "rounds": 1}
+    assert server.call("POST", f"{run}/faults", loss) == (202, {"fault": 2})
+    _, first = await_event(events, {"type": "fault", "kind": "loss"})
+    number, _ = await_event(events, {"type": "node", "state": "held", "names": "h1"})
+    others = server.watch(run)  # of another page
+    rest = [*events]
+    assert rest[-1][1]["state"] == "settled"
+    assert [*others][number:] == rest
+    assert [*server.watch(run, rest[-1][0])] == []
+
+    plan = server.folder / "plan.yaml"
+    plan.write_bytes(server.client.get(f"{run}/faults").content)
+    pace, killed, lost = fault_plans.load(str(plan)).faults
+    assert (pace.kind, killed.kind, killed.at.round) == ("slow", "crash", struck["round"])  # type: ignore[union-attr]
+    assert lost.during.rounds == (first["round"], first["round"])  # type: ignore[union-attr]
+    assert back["round"] > missed["round"] >= struck["round"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "key"),
+    [
+        ({}, "kind"),
+        ({"kind": "dalay"}, "kind"),
+        ({"kind": ["crash"]}, "kind"),
+        ({"kind": "crash", "node": "a1", "at": {"round": 1}}, "at"),
+        ({"kind": "crash"}, "node"),
+        ({"kind": "delay", "seconds": 1, "rounds": 0}, "rounds"),
+        ({"kind": "stall", "node": "a1", "seconds": "x"}, "seconds"),
+        ({"kind": "broker", "seconds": 1, "keep_retained": True}, "keep_retained"),
+        ({"kind": "crash", "node": "a9"}, "node"),
+    ],
+    ids=str,
+)
+def test_fault_that_is_wrong_is_refused(running: tuple[Server, str], fault: Event, key: str) -> None:
+    server, run = running
+    status, answer = server.call("POST", f"{run}/faults", fault)
+    assert (status, answer["key"]) == (422, key)
+    assert "\n" not in answer["message"]
+
+
+@pytest.fixture(scope="module")
+def running(server: Server) -> Iterator[tuple[Server, str]]:
+    """A run that does not end by itself."""
+    run = server.start()
+    assert server.call("POST", f"{run}/faults", {"kind": "stall", "node": "leader", "seconds": 1000})[0] == 202
+    yield server, run
+    assert server.call("POST", f"{run}/stop")[0] == 202
+    assert [*server.watch(run)][-1][1]["state"] == "interrupted"
+    assert server.call("POST", f"{run}/stop")[0] == 409
+    assert server.call("GET", run)[1]["state"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"set": {"leader.mu": -1}}, "leader.mu"),
+        ({"scenario": "/etc/passwd"}, "scenario"),
+        ({"name": "../up"}, "name"),
+        ({"pace_s": 2}, "pace_s"),
+        ({"faults": "nothing"}, "faults"),
+        ({"what": 1}, "what"),
+    ],
+    ids=str,
+)
+def test_run_that_cannot_be_played_is_refused(server: Server, change: Event, key: str) -> None:
+    before = {path.name for path in (server.folder / "runs").glob("*")}
+    status, answer = server.call("POST", "/runs", {**ORDER, **change})
+    assert (status, answer["key"]) == (422, key)
+    assert {path.name for path in (server.folder / "runs").glob("*")} == before
+
+
+def test_run_in_memory_is_told_and_takes_no_faults(server: Server) -> None:
+    run = server.start(scenario="load_call", set={}, transport="memory", name="naïve ☀")
+    told = [event for _, event in server.watch(run)]
+    assert [event["state"] for event in told if event["type"] in ("node", "end")] == ["starting", "answered", "settled"]
+    assert server.call("GET", run)[1]["faultable"] is False
+    assert server.call("POST", f"{run}/faults", {"kind": "crash", "node": "a1"})[0] == 409
+    assert server.call("DELETE", run) == (204, None)
+    assert server.call("GET", run)[0] == 404
+
+
+def test_server_that_ends_stops_its_runs(tmp_path: Path) -> None:
+    with serve(tmp_path) as server:
+        run = server.start()
+        await_event(server.watch(run), {"type": "round"})
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert json.loads((folder / "events.jsonl").read_text().splitlines()[-1])["state"] == "interrupted"
+    assert json.loads((folder / "result.json").read_text())["rounds"]
+
+
+def test_run_ends_with_a_server_that_was_killed(tmp_path: Path) -> None:
+    server = Server(tmp_path)
+    run = server.start()
+    await_event(server.watch(run), {"type": "round"})
+    server.end(signal.SIGKILL)
+    with serve(tmp_path) as another:
+        (summary,) = another.call("GET", "/runs")[1]
+        assert summary["state"] in ("running", "interrupted")
+        assert [*another.watch(run)][-1][1]["state"] == "interrupted"
+
+
+def test_port_in_use_is_one_message(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(sys, "argv", ["stackelgrid", "ui", "--port", str(port)])
+        assert cli.main() == 2
+    assert capsys.readouterr().err == f"--port {port}: in use; name another, or 0 for a free one\n"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may listen on any port")
+def test_port_of_the_system_is_one_message(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["stackelgrid", "ui", "--port", "1"])
+    assert cli.main() == 2
+    assert capsys.readouterr().err.startswith("--port 1: Permission denied")
+
+
+def test_token_that_no_address_carries_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for token in ("", "a b", "ü", "a&b"):
+        monkeypatch.setattr(sys, "argv", ["stackelgrid", "ui", "--token", token])
+        assert cli.main() == 2
+        assert capsys.readouterr().err.startswith("--token: give letters")
