@@ -6,20 +6,29 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
 from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.model import StrictModel, list_mistakes
 from stackelgrid.scenarios import Scenario, ScenarioError, load
 from stackelgrid.testbed import fault_plans
+from stackelgrid.ui.answers import Checked, Mistake
 from stackelgrid.ui.scenario_list import find_scenarios
 
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+def _read_whole(value: object) -> object:
+    """Read 14.0 as 14, as JSON Schema does."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(_read_whole)]
 
 
 class Check(StrictModel):
     """What is checked: a scenario by its name or content, values to `set` by key, a seed, a plan by name or content."""
+
+    model_config = ConfigDict(strict=True)
 
     scenario: str | dict[str, Any]
     set: dict[str, Any] = {}
@@ -27,24 +36,24 @@ class Check(StrictModel):
     faults: str | dict[str, Any] | None = None
 
 
-def check(wanted: Check) -> dict[str, Any]:
-    """Check it: `errors` has a `key` and a `message` for each mistake. Without any, the size of the game follows."""
+def check(wanted: Check) -> Checked:
+    """Check it: list its mistakes, or the size of the game."""
     try:
         scenario = read_scenario(wanted)
         if wanted.faults is not None:
             fault_plans.fit(read_plan(wanted.faults), scenario)
     except ScenarioError as error:
-        return {"errors": [{"key": key, "message": message} for key, message in error.mistakes]}
+        return Checked(errors=[Mistake(key=key, message=message) for key, message in error.mistakes])
     except ConfigError as error:
-        return {"errors": [{"key": "faults", "message": str(error)}]}
-    return {
-        "errors": [],
-        "homes": len(scenario.everyone),
-        "aggregators": scenario.aggregators,
-        "slots": scenario.slots,
-        "sessions": len(scenario.sessions),
-        "doubts": scenario.find_doubts(),
-    }
+        return Checked(errors=[Mistake(key="faults", message=str(error))])
+    return Checked(
+        errors=[],
+        homes=len(scenario.everyone),
+        aggregators=scenario.aggregators,
+        slots=scenario.slots,
+        sessions=len(scenario.sessions),
+        doubts=scenario.find_doubts(),
+    )
 
 
 def read_scenario(wanted: Check) -> Scenario:

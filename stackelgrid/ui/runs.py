@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from stackelgrid.errors import ConfigError
 from stackelgrid.scenarios import load
 from stackelgrid.text_file import parse_json, read_text
+from stackelgrid.ui.answers import RunDescription, RunSummary
 from stackelgrid.ui.events import are_written, read_end, read_first
 from stackelgrid.ui.words import describe_tree
 
@@ -33,34 +36,37 @@ class Runs:
     def find(self, run_id: str) -> Path:
         """Find the folder of a run. Raises `NoRunError`."""
         folder = self.root / run_id
-        if run_id != folder.name or run_id in (".", "..") or "\0" in run_id or not folder.is_dir():
-            raise NoRunError(f"there is no run {run_id!r} in {self.root}")
-        return folder
+        try:
+            if run_id == folder.name and run_id != ".." and folder.is_dir():
+                return folder
+        except (OSError, ValueError):
+            pass  # a name that no folder can have
+        raise NoRunError(f"there is no run {run_id!r} in {self.root}")
 
-    def summarise(self) -> list[dict[str, Any]]:
+    def summarise(self) -> list[RunSummary]:
         """Summarise each run, the newest first."""
         found = [folder for folder in self.root.glob("*") if (folder / "scenario.yaml").is_file()]
-        return sorted((summarise(folder) for folder in found), key=lambda run: run["started"] or "", reverse=True)
+        return sorted((summarise(folder) for folder in found), key=lambda run: run.started or "", reverse=True)
 
-    def describe(self, run_id: str) -> dict[str, Any]:
+    def describe(self, run_id: str) -> RunDescription:
         """Describe a run: its summary, nodes, slots, files and result."""
         folder = self.find(run_id)
-        summary = summarise(folder)
+        summary = summarise(folder).model_dump()
         if summary["state"] == "unreadable":
-            return summary
+            return RunDescription(**summary)
         result = _read_json(folder / "result.json") if (folder / "result.json").is_file() else None
         try:
             tree = describe_tree(load(str(folder / "scenario.yaml")))
         except ConfigError as error:
-            return {**summary, "state": "unreadable", "message": str(error)}
-        return {
+            return RunDescription(**{**summary, "state": "unreadable", "message": str(error)})
+        return RunDescription(
             **summary,
-            "tree": tree["nodes"],
+            tree=tree["nodes"],
             **{key: tree[key] for key in ("money", "slots", "slot_hours", "times", "sessions", "max_rounds")},
-            "files": [*list_files(folder)],
-            "result": result,
-            "certificate": None if result is None else result.get("certificate"),
-        }
+            files=[*list_files(folder)],
+            result=result,
+            certificate=None if result is None else result.get("certificate"),
+        )
 
     def remove(self, run_id: str) -> None:
         """Remove a run's folder."""
@@ -81,27 +87,30 @@ def find_file(folder: Path, name: str) -> Path | None:
     return path if inside else None
 
 
-def summarise(folder: Path) -> dict[str, Any]:
+def summarise(folder: Path) -> RunSummary:
     """Summarise a run: its scenario, its state, when it began, its rounds and homes."""
-    summary: dict[str, Any] = {"id": folder.name}
-    summary |= dict.fromkeys(("scenario", "game", "started", "rounds", "homes", "transport"))
-    summary |= {key: value for key, value in read_first(folder).items() if key in summary}
+    first, end = read_first(folder), read_end(folder)
+    known: dict[str, Any] = {key: first.get(key) for key in ("scenario", "game", "started", "homes", "transport")}
     if are_written(folder):
-        return {**summary, "state": "running"}
-    end = read_end(folder)
+        return RunSummary(id=folder.name, state="running", **known)
     if not (folder / "result.json").is_file():
-        why = end.get("message", "it was ended before it had one")
-        return {**summary, "state": "failed", "message": f"{folder}: no result.json; {why}"}
+        message = f"{folder}: no result.json; {end.get('message', 'it was ended before it had one')}"
+        return RunSummary(id=folder.name, state="failed", message=message, **known)
     try:
         result = _read_json(folder / "result.json")
         manifest = _read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
-        summary |= {key: result[key] for key in ("scenario", "game", "rounds", "homes", "transport")}
-        summary["started"] = manifest.get("began")
-        state = end.get("state", "settled" if result["settled"] else "unsettled")
-    except (ConfigError, KeyError, TypeError, AttributeError) as error:
-        message = str(error) if isinstance(error, ConfigError) else f"{folder / 'result.json'}: of another version"
-        return {**summary, "state": "unreadable", "message": message}
-    return {**summary, "state": state} | ({"message": end["message"]} if "message" in end else {})
+        return RunSummary(
+            id=folder.name,
+            state=end.get("state", "settled" if result["settled"] else "unsettled"),
+            message=end.get("message", ""),
+            started=manifest.get("began"),
+            **{key: result[key] for key in ("scenario", "game", "rounds", "homes", "transport")},
+        )
+    except ConfigError as error:
+        return RunSummary(id=folder.name, state="unreadable", message=str(error), **known)
+    except (KeyError, ValidationError):
+        message = f"{folder / 'result.json'}: of another version; run the scenario again"
+        return RunSummary(id=folder.name, state="unreadable", message=message, **known)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

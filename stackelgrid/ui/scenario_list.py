@@ -10,6 +10,7 @@ from pydantic_core import to_jsonable_python
 
 from stackelgrid.scenarios import list_shipped, yaml_file
 from stackelgrid.testbed import fault_plans
+from stackelgrid.ui.answers import PlanEntry, ScenarioEntry
 
 
 def find_scenarios() -> dict[str, Path]:
@@ -18,29 +19,29 @@ def find_scenarios() -> dict[str, Path]:
     return list_shipped() | {name: path for name, path in own.items() if "game" in _read(path)}
 
 
-def list_scenarios() -> list[dict[str, Any]]:
+def list_scenarios() -> list[ScenarioEntry]:
     """List the scenarios, each with its game, its title, a sentence of what it is, and its content."""
     listed = []
     for name, path in find_scenarios().items():
         content = _read(path)
         game = str(content["game"])
         listed.append(
-            {
-                "name": name,
-                "game": game,
-                "title": str(content.get("title") or name),
-                "summary": _read_first_sentence(path),
-                "form": f"/api/v1/schema/{game}",
-                "content": to_jsonable_python(content),  # YAML has dates
-            }
+            ScenarioEntry(
+                name=name,
+                game=game,
+                title=str(content.get("title") or name),
+                summary=_read_first_sentence(path),
+                form=f"/api/v1/schema/{game}",
+                content=to_jsonable_python(content),  # YAML has dates
+            )
         )
     return listed
 
 
-def list_plans() -> list[dict[str, Any]]:
+def list_plans() -> list[PlanEntry]:
     """List the shipped fault plans."""
     plans = {name: fault_plans.load(name) for name in fault_plans.list_shipped()}
-    return [{"name": name, "title": plan.title, "faults": len(plan.faults)} for name, plan in plans.items()]
+    return [PlanEntry(name=name, title=plan.title, faults=len(plan.faults)) for name, plan in plans.items()]
 
 
 def _read(path: Path) -> dict[str, Any]:

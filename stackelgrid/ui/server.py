@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_jsonable_python
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -23,24 +24,23 @@ from stackelgrid.errors import ConfigError
 from stackelgrid.model import list_mistakes
 from stackelgrid.registry import UnknownGameError, find
 from stackelgrid.scenarios.measured import with_data
-from stackelgrid.ui import scenario_list
+from stackelgrid.ui import openapi, scenario_list
 from stackelgrid.ui.access import Guard, refuse
+from stackelgrid.ui.answers import Added, Checked, PlanEntry, RunDescription, RunSummary, ScenarioEntry, Started
 from stackelgrid.ui.check import Check, check
-from stackelgrid.ui.events import EventFile, are_written
-from stackelgrid.ui.history import recall
+from stackelgrid.ui.events import are_written
 from stackelgrid.ui.launcher import Launcher, LiveRun, OrderRefusedError
+from stackelgrid.ui.openapi import Operation
 from stackelgrid.ui.play import Order
 from stackelgrid.ui.recorder import FaultRefusedError
-from stackelgrid.ui.runs import NoRunError, Runs, find_file, summarise
+from stackelgrid.ui.runs import NoRunError, Runs, find_file
+from stackelgrid.ui.stream import follow
 
 PAGE = Path(__file__).parent / "page"
-_LOOK_S = 0.03
-"""The time between two looks at the events of a run that is on."""
-_ALIVE_S = 15.0
-"""After so long without an event a comment is sent, so that nobody between takes the connection for dead."""
 _SANDBOX = "sandbox allow-scripts allow-popups allow-downloads; default-src 'none'; img-src data:; font-src data:; "
 _SANDBOX += "style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """A report may have scripts, of its own origin: what is in a run's folder may be anybody's."""
+_OF_A_BODY = (400, 413, 415, 422)
 
 
 class Interface:
@@ -62,25 +62,13 @@ class Interface:
 
     def build(self) -> Guard:
         """Build the application."""
-        api = [
-            Route("/scenarios", self.list_scenarios),
-            Route("/plans", self.list_plans),
-            Route("/schema/{game}", self.show_schema),
-            Route("/check", self.check, methods=["POST"]),
-            Route("/runs", self.list_runs),
-            Route("/runs", self.start_run, methods=["POST"]),
-            Route("/runs/{run}", self.show_run),
-            Route("/runs/{run}", self.remove_run, methods=["DELETE"]),
-            Route("/runs/{run}/stop", self.stop_run, methods=["POST"]),
-            Route("/runs/{run}/faults", self.show_faults),
-            Route("/runs/{run}/faults", self.add_fault, methods=["POST"]),
-            Route("/runs/{run}/events", self.stream_events),
-            Route("/runs/{run}/files/{name:path}", self.send_file),
-        ]
         routes = [
             Route("/", self.show_page),
-            Mount("/api/v1", routes=api),
-            Mount("/", StaticFiles(directory=PAGE, check_dir=False)),
+            Mount(
+                "/api/v1",
+                routes=[Route("/openapi.json", self.show_document), *(each.route for each in self.operations)],
+            ),
+            Mount("/", StaticFiles(directory=PAGE)),
         ]
         handlers: dict[Any, Any] = {
             HTTPException: _answer_error,
@@ -93,6 +81,49 @@ class Interface:
         app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._live)
         self._guard = Guard(app, self._token, self._cookie)
         return self._guard
+
+    @cached_property
+    def operations(self) -> Sequence[Operation]:
+        """Every operation below /api/v1."""
+        found = (404,)
+        return (
+            Operation("GET", "/scenarios", self.list_scenarios, list[ScenarioEntry]),
+            Operation("GET", "/plans", self.list_plans, list[PlanEntry]),
+            Operation("GET", "/schema/{game}", self.show_schema, dict[str, Any], refusals=found),
+            Operation("POST", "/check", self.check, Checked, body=Check, refusals=_OF_A_BODY),
+            Operation("GET", "/runs", self.list_runs, list[RunSummary]),
+            Operation("POST", "/runs", self.start_run, Started, 201, body=Order, refusals=_OF_A_BODY),
+            Operation("GET", "/runs/{run}", self.show_run, RunDescription, refusals=found),
+            Operation("DELETE", "/runs/{run}", self.remove_run, None, 204, refusals=(404, 409)),
+            Operation("POST", "/runs/{run}/stop", self.stop_run, None, 202, refusals=(404, 409)),
+            Operation("GET", "/runs/{run}/faults", self.show_faults, "application/yaml", refusals=found),
+            Operation(
+                "POST",
+                "/runs/{run}/faults",
+                self.add_fault,
+                Added,
+                202,
+                body=dict[str, Any],
+                refusals=(*_OF_A_BODY, 404, 409),
+            ),
+            Operation(
+                "GET",
+                "/runs/{run}/events",
+                self.stream_events,
+                "text/event-stream",
+                refusals=(400, 404, 422),
+                query={"after": "The number of the last event that is known."},
+                headers={"Last-Event-ID": "The same, as a browser sends it."},
+            ),
+            Operation(
+                "GET",
+                "/runs/{run}/files/{name:path}",
+                self.send_file,
+                "application/octet-stream",
+                refusals=found,
+                query={"download": "As an attachment."},
+            ),
+        )
 
     @asynccontextmanager
     async def _live(self, app: Starlette) -> AsyncIterator[None]:
@@ -109,13 +140,17 @@ class Interface:
             response.set_cookie(self._cookie, token, httponly=True, samesite="strict")
         return response
 
+    async def show_document(self, request: Request) -> Response:
+        """Send the OpenAPI document."""
+        return JSONResponse(openapi.describe(self.operations))
+
     async def list_scenarios(self, request: Request) -> Response:
         """List the scenarios that a run can be started from."""
-        return JSONResponse(await run_in_threadpool(scenario_list.list_scenarios))
+        return _answer(await run_in_threadpool(scenario_list.list_scenarios))
 
     async def list_plans(self, request: Request) -> Response:
         """List the shipped fault plans."""
-        return JSONResponse(await run_in_threadpool(scenario_list.list_plans))
+        return _answer(await run_in_threadpool(scenario_list.list_plans))
 
     async def show_schema(self, request: Request) -> Response:
         """Send the JSON Schema of a game's scenario."""
@@ -128,29 +163,23 @@ class Interface:
     async def check(self, request: Request) -> Response:
         """Check a scenario, and a fault plan against it."""
         wanted = Check.model_validate(await _read_json(request))
-        return JSONResponse(await run_in_threadpool(check, wanted))
+        return _answer(await run_in_threadpool(check, wanted))
 
     async def list_runs(self, request: Request) -> Response:
         """List the runs, the newest first."""
-        return JSONResponse(await run_in_threadpool(self._runs.summarise))
+        return _answer(await run_in_threadpool(self._runs.summarise))
 
     async def start_run(self, request: Request) -> Response:
         """Start a run."""
         order = Order.model_validate(await _read_json(request))
         run_id = await self._launcher.start(order.model_dump_json(exclude_unset=True))
-        return JSONResponse({"id": run_id}, 201, {"Location": f"/api/v1/runs/{quote(run_id)}"})
+        return _answer(Started(id=run_id), 201, {"Location": f"/api/v1/runs/{quote(run_id)}"})
 
     async def show_run(self, request: Request) -> Response:
         """Describe a run."""
         run = await run_in_threadpool(self._runs.describe, request.path_params["run"])
-        return JSONResponse(
-            {
-                **run,
-                "faultable": run["state"] == "running"
-                and run["transport"] == "mqtt"
-                and run["id"] in self._launcher.live,
-            }
-        )
+        faultable = run.state == "running" and run.transport == "mqtt" and run.id in self._launcher.live
+        return _answer(run.model_copy(update={"faultable": faultable}))
 
     async def remove_run(self, request: Request) -> Response:
         """Remove the folder of a run that has ended."""
@@ -185,7 +214,7 @@ class Interface:
         content = await _read_json(request)
         if not isinstance(content, dict):
             return refuse(422, "a fault is a mapping of keys")
-        return JSONResponse({"fault": await run.add_fault(content)}, 202)
+        return _answer(Added(fault=await run.add_fault(content)), 202)
 
     async def send_file(self, request: Request) -> Response:
         """Send a file of a run."""
@@ -202,7 +231,7 @@ class Interface:
         last = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
         if not last.isascii() or not last.isdecimal() or len(last) > 15:
             return refuse(400, f"Last-Event-ID is {last!r}; it is the number of an event", "Last-Event-ID")
-        events = self._follow(folder, int(last))
+        events = follow(folder, int(last), self._is_closing)
         try:
             first = await anext(events)
         except StopAsyncIteration:
@@ -215,42 +244,9 @@ class Interface:
 
         return StreamingResponse(send(), media_type="text/event-stream")
 
-    async def _follow(self, folder: Path, after: int) -> AsyncIterator[str]:
-        """Give what a stream sends of the events after one of that number, until the last."""
-        number = 0
-        async for line in self._read_events(folder):
-            if not line:
-                yield ": the run goes on\n\n"
-                continue
-            number += 1
-            if number > after:
-                yield f"id: {number}\ndata: {line}\n\n"
 
-    async def _read_events(self, folder: Path) -> AsyncIterator[str]:
-        """Give a run's events as JSON, an empty text now and then while there is none."""
-        file = EventFile(folder)
-        seconds = 0.0
-        if file.exists:
-            loop = asyncio.get_running_loop()
-            quiet_since = loop.time()
-            goes_on = True
-            while goes_on:
-                goes_on = are_written(folder)  # before what has been written is read
-                for line in file.read():
-                    yield line
-                    quiet_since = loop.time()
-                if file.ended or self._is_closing():
-                    return
-                if loop.time() - quiet_since > _ALIVE_S:
-                    yield ""
-                    quiet_since = loop.time()
-                await asyncio.sleep(_LOOK_S)
-        else:
-            for event in await run_in_threadpool(lambda: [*recall(folder)]):
-                seconds = event["seconds"]
-                yield json.dumps(event)
-        summary = await run_in_threadpool(summarise, folder)
-        yield json.dumps({"seconds": seconds, "type": "end", "state": summary["state"]})
+def _answer(content: BaseModel | Sequence[BaseModel], status: int = 200, headers: Any = None) -> JSONResponse:
+    return JSONResponse(to_jsonable_python(content), status, headers)
 
 
 async def _read_json(request: Request) -> Any:

@@ -24,10 +24,10 @@ def describe_tree(scenario: Scenario) -> Event:
     homes = {process: len(each) for processes in topology.members.values() for process, each in processes.items()}
     nodes: list[dict[str, Any]] = [{"name": LEADER, "role": "leader", "parent": None}]
     nodes += [{"name": name, "role": "aggregator", "parent": LEADER} for name in topology.aggregators]
-    nodes += [{"name": name, "role": "home", "parent": above} for name, above in topology.aggregator_of.items()]
-    for node in nodes:
-        if homes.get(node["name"], 1) > 1:
-            node["homes"] = homes[node["name"]]
+    nodes += [
+        {"name": name, "role": "home", "parent": above, "homes": homes[name]}
+        for name, above in topology.aggregator_of.items()
+    ]
     sessions = [
         {"number": each.number, "first": each.first, "slots": each.slots, "binding": each.binding}
         for each in scenario.sessions

@@ -1,0 +1,114 @@
+"""What the HTTP interface answers, as its OpenAPI document has it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from stackelgrid.model import StrictModel
+
+
+class Refusal(StrictModel):
+    """Why a request is refused; `key` is the key of it that is wrong."""
+
+    message: str
+    key: str = ""
+
+
+class ScenarioEntry(StrictModel):
+    """A scenario that a run can be started from; `form` is the address of its schema."""
+
+    name: str
+    game: str
+    title: str
+    summary: str
+    form: str
+    content: dict[str, Any]
+
+
+class PlanEntry(StrictModel):
+    """A shipped fault plan, and how many faults it has."""
+
+    name: str
+    title: str
+    faults: int
+
+
+class Mistake(StrictModel):
+    """A key of a scenario that is wrong, empty where no single one is."""
+
+    key: str
+    message: str
+
+
+class Checked(StrictModel):
+    """The mistakes of a scenario; where there are none, its size and what is probably meant otherwise."""
+
+    errors: list[Mistake]
+    homes: int = 0
+    aggregators: int = 0
+    slots: int = 0
+    sessions: int = 0
+    doubts: list[str] = []
+
+
+RunState = Literal["running", "settled", "unsettled", "interrupted", "failed", "unreadable"]
+
+
+class RunSummary(StrictModel):
+    """A run; what is not known of it is null."""
+
+    id: str
+    state: RunState
+    scenario: str | None = None
+    game: str | None = None
+    started: str | None = None
+    rounds: int | None = None
+    homes: int | None = None
+    transport: str | None = None
+    message: str = ""
+
+
+class TreeNode(StrictModel):
+    """A node of a run; `homes` counts those that a home's process answers for."""
+
+    name: str
+    role: Literal["leader", "aggregator", "home"]
+    parent: str | None
+    homes: int = 0
+
+
+class SessionSlots(StrictModel):
+    """The slots of the run that a session looks at, and how many of them it binds."""
+
+    number: int
+    first: int
+    slots: int
+    binding: int
+
+
+class RunDescription(RunSummary):
+    """A run with its nodes, slots, files and result. One that is unreadable has none of them."""
+
+    faultable: bool = False
+    tree: list[TreeNode] = []
+    money: str = ""
+    slots: int = 0
+    slot_hours: float = 0.0
+    times: list[str] | None = None
+    sessions: list[SessionSlots] = []
+    max_rounds: int = 0
+    files: list[str] = []
+    result: dict[str, Any] | None = None
+    certificate: dict[str, Any] | None = None
+
+
+class Started(StrictModel):
+    """A run that was started."""
+
+    id: str
+
+
+class Added(StrictModel):
+    """A fault that was added to a run, by its number in the plan."""
+
+    fault: int
