@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -25,9 +25,11 @@ from stackelgrid.ui.command import ui
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from stackelgrid.progress_display import ProgressDisplay
     from stackelgrid.runner import Run
     from stackelgrid.scenarios import Scenario
     from stackelgrid.study.sweep import Study, Sweep
+    from stackelgrid.ui.watch import Watch
 
 app = typer.Typer(
     add_completion=False,
@@ -118,6 +120,9 @@ def run(
     required: RequireCertificate = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json, and nothing else, on stdout.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress, no summary; errors only.")] = False,
+    watched: Annotated[
+        bool, typer.Option("--watch", help="Open a page on the run, and serve it until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Play a scenario and write its folder.
 
@@ -128,6 +133,9 @@ def run(
     from stackelgrid.scenarios import load
 
     _check_broker(broker, certificates)
+    if watched and certificates is not None:
+        message = "--watch: nobody but the nodes may listen where --certs are needed; leave one of them out"
+        raise CommandError(ExitCode.BAD_INPUT, message)
     if required and not certified:
         raise CommandError(
             ExitCode.BAD_INPUT, "--require-certificate: nothing is certified with --no-certify; drop one"
@@ -137,40 +145,63 @@ def run(
     )
     if not quiet:
         _print_doubts(scenario, checked)
-    unwritten: runner.UnwrittenError | None = None
+    console = _stderr()
     display = ProgressDisplay(
-        _stderr(),
+        console,
         checked.leader.max_rounds,
         bar=not quiet and sys.stderr.isatty(),
         faults=not quiet,
     )
-    with defer_interrupts(), display:
-        try:
-            ended = runner.run(
-                checked,
-                transport=transport.value,
-                broker=broker,
-                certs=certificates,
-                faults=faults,
-                out=out,
-                name=Path(scenario).stem[:100],
-                certify=certified,
-                report=True,
-                on_round=display.show_round,
-                on_fault=display.show_fault,
-                on_step=display.show_step,
-            )
-        except runner.UnwrittenError as error:
-            ended, unwritten = error.run, error
-        except CertificateError as error:
-            if not required:
-                raise
-            raise CommandError(ExitCode.NOT_CERTIFIED, f"the certificate could not be made: {error}") from None
-    if as_json:
-        print(json.dumps(ended.result.content(), allow_nan=False))
-    if unwritten is not None:
-        raise unwritten
-    _conclude(ended, quiet=quiet or as_json, certified=certified, required=required)
+    unwritten: runner.UnwrittenError | None = None
+    with ExitStack() as stack:
+        watch = None
+        if watched:
+            watch = stack.enter_context(_watch(checked, faults, broker, display, console))
+        shown = watch or display
+        with defer_interrupts(), display:
+            try:
+                ended = runner.run(
+                    checked,
+                    transport=transport.value,
+                    broker=broker,
+                    certs=certificates,
+                    faults=faults,
+                    out=out,
+                    name=Path(scenario).stem[:100],
+                    certify=certified,
+                    report=True,
+                    on_round=shown.show_round,
+                    on_fault=shown.show_fault,
+                    on_step=shown.show_step,
+                    on_start=None if watch is None else watch.begin,
+                )
+            except runner.UnwrittenError as error:
+                ended, unwritten = error.run, error
+            except CertificateError as error:
+                if not required:
+                    raise
+                raise CommandError(ExitCode.NOT_CERTIFIED, f"the certificate could not be made: {error}") from None
+        if watch is not None:
+            watch.end(ended)
+        if as_json:
+            print(json.dumps(ended.result.content(), allow_nan=False), flush=True)
+        if unwritten is not None:
+            raise unwritten
+        if watch is not None and not ended.interrupted:
+            stack.callback(watch.wait)
+        _conclude(ended, quiet=quiet or as_json, certified=certified, required=required)
+
+
+def _watch(scenario: Scenario, faults: str | None, broker: str, display: ProgressDisplay, console: Console) -> Watch:
+    """Prepare the page on a run."""
+    from stackelgrid.testbed import fault_plans
+    from stackelgrid.ui.recorder import Recorder
+    from stackelgrid.ui.watch import Watch
+
+    plan = None if faults is None else fault_plans.fit(faults, scenario, broker)
+    address = broker if BrokerKind.of(broker) is None else None
+    recorder = Recorder(scenario, plan, address)
+    return Watch(recorder, display, lambda line: console.print(line, markup=False))
 
 
 def _check_broker(broker: str, certificates: Path | None) -> None:

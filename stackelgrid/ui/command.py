@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import secrets
 import socket
+import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stackelgrid.errors import ConfigError
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from stackelgrid.ui.launcher import Launcher
 
 PORT = 8765
 
@@ -48,23 +56,36 @@ def listen(port: int) -> socket.socket:
 
 def serve(listener: socket.socket, runs: Path, token: str, *, opened: bool) -> None:
     """Serve until an interrupt."""
+    from stackelgrid.ui.launcher import Launcher
+
+    server = build_server(listener, Launcher(runs), token)
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/?token={token}"
+    print(address, flush=True)
+    if opened:
+        open_page(address, lambda line: print(line, file=sys.stderr))
+    with suppress(KeyboardInterrupt):  # that is how it ends
+        server.run([listener])
+
+
+def build_server(listener: socket.socket, launcher: Launcher, token: str) -> uvicorn.Server:
+    """Build the server of the runs in the launcher's folder."""
     import uvicorn
 
-    from stackelgrid.ui.launcher import Launcher
-    from stackelgrid.ui.runs import Runs
     from stackelgrid.ui.server import Interface
 
-    port = listener.getsockname()[1]
-    interface = Interface(Runs(runs), Launcher(), token, f"stackelgrid-{port}", lambda: server.should_exit)
+    cookie = f"stackelgrid-{listener.getsockname()[1]}"  # a browser has one jar for all ports of a machine
+    interface = Interface(launcher, token, cookie, lambda: server.should_exit)
     settings = uvicorn.Config(
         interface.build(), log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1
     )
     server = uvicorn.Server(settings)
-    address = f"http://127.0.0.1:{port}/?token={token}"
-    print(address, flush=True)
-    if opened:
-        import webbrowser
+    return server
 
-        webbrowser.open(address)
-    with suppress(KeyboardInterrupt):  # that is how it ends
-        server.run([listener])
+
+def open_page(address: str, say: Callable[[str], None]) -> None:
+    """Open the page in the browser of a desktop; where there is none, `say` so."""
+    import webbrowser
+
+    desktop = sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    if not desktop or not webbrowser.open(address):
+        say("no desktop with a browser is here; open the address yourself")

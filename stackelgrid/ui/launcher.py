@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from stackelgrid.ui.recorder import FaultRefusedError
@@ -34,9 +35,10 @@ class LiveRun(Protocol):
 
 
 class Launcher:
-    """Starts runs, and knows those that are on by their ids."""
+    """Starts runs in the folder `root`, and knows those that are on by their ids."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
+        self.root = root
         self.live: dict[str, LiveRun] = {}
         self._ends: set[asyncio.Task[None]] = set()
 
@@ -44,7 +46,7 @@ class Launcher:
         """Start the run of an order in JSON; return its id. Raises `OrderRefusedError`."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "stackelgrid.ui.play"),
+            *("-m", "stackelgrid.ui.play", str(self.root)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is the server's, which then stops its runs

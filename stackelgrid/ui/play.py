@@ -1,4 +1,4 @@
-"""Play a run for the server, in a process of its own: `python -m stackelgrid.ui.play`.
+"""Play a run for the server, in a process of its own: `python -m stackelgrid.ui.play RUNS`.
 
 The first line of standard input is the `Order`, each further one a fault to add. Each has a line on standard output for
 its answer: the run's id, the fault's number, or the error. When standard input ends, so does the run, as by Ctrl-C.
@@ -6,11 +6,14 @@ its answer: the run's id, the fault's number, or the error. When standard input 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import sys
 import threading
+from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -51,12 +54,12 @@ class Order(Check):
         return self.scenario.rpartition(".")[0] or self.scenario if isinstance(self.scenario, str) else "run"
 
 
-def main() -> int:
-    """Play the run that standard input orders."""
+def main(root: str) -> int:
+    """Play the run that standard input orders, in a new folder in `root`."""
     raise_on_signals()
     try:
         order = Order.model_validate_json(sys.stdin.readline())
-        _play(order)
+        _play(order, Path(root))
     except KeyboardInterrupt:
         pass  # before there was a run
     except ScenarioError as error:
@@ -70,7 +73,7 @@ def main() -> int:
     return 0
 
 
-def _play(order: Order) -> None:
+def _play(order: Order, root: Path) -> None:
     scenario = read_scenario(order)
     plan = _build_plan(order, scenario)
     recorder = Recorder(scenario, plan)
@@ -86,7 +89,7 @@ def _play(order: Order) -> None:
             scenario,
             transport=order.transport,
             faults=plan,
-            name=order.folder_name,
+            out=_choose_folder(root, order.folder_name),
             certify=order.certify,
             report=True,
             on_round=recorder.note_round,
@@ -107,6 +110,13 @@ def _play(order: Order) -> None:
         raise
     finally:
         recorder.end(ended, message)
+
+
+def _choose_folder(root: Path, name: str) -> Path:
+    """Choose a folder that is not there, by name and time."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    numbered = (f"{name}-{stamp}{'' if number == 1 else f'-{number}'}" for number in itertools.count(1))
+    return next(root / each for each in numbered if not (root / each).exists())
 
 
 def _build_plan(order: Order, scenario: Scenario) -> FaultPlan | None:
@@ -139,4 +149,4 @@ def _answer(content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))

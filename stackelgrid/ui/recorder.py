@@ -119,7 +119,7 @@ class Recorder:
 
     def end(self, run: Run | None, message: str = "") -> None:
         """Write how the run has ended; None is one that failed, by `message`."""
-        if self._start is None:
+        if self._start is None or self._ended.is_set():
             return
         if self._transport is not None:
             self._transport.stop()

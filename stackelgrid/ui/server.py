@@ -44,20 +44,19 @@ _OF_A_BODY = (400, 413, 415, 422)
 
 
 class Interface:
-    """The interface to the runs in a folder.
+    """The interface to the runs in the folder of `launcher`, which starts more of them.
 
     `is_closing` tells that the server is about to end, and with it the streams that are open.
     """
 
     def __init__(
         self,
-        runs: Runs,
         launcher: Launcher,
         token: str,
         cookie: str,
         is_closing: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._runs, self._launcher, self._is_closing = runs, launcher, is_closing
+        self._runs, self._launcher, self._is_closing = Runs(launcher.root), launcher, is_closing
         self._token, self._cookie = token, cookie
 
     def build(self) -> Guard:

@@ -225,6 +225,31 @@ def test_run_ends_with_a_server_that_was_killed(tmp_path: Path) -> None:
         assert [*another.watch(run)][-1][1]["state"] == "interrupted"
 
 
+def test_command_serves_the_page_on_its_own_run(tmp_path: Path) -> None:
+    sets = [f"--set={key}={value}" for key, value in SMALL.items()]
+    command = ["run", "user_oriented", *sets, "--no-certify", "--out", "my run", "--watch"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "stackelgrid", *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        address = urlsplit(process.stderr.readline().removeprefix("watch: ").strip())
+        assert address.fragment == "/runs/my%20run"
+        with httpx2.Client(base_url=f"http://{address.netloc}") as client:
+            client.get(f"/?{address.query}")  # gives the cookie
+            told = client.get("/api/v1/runs/my run/events").text
+            assert told.rstrip().endswith('"type": "end", "state": "settled"}')
+            assert '"state": "answered"' in told
+            assert client.get("/api/v1/runs/my run").json()["state"] == "settled"
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert out.rstrip().endswith("report: my run/report.html")
+
+
 def test_port_in_use_is_one_message(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

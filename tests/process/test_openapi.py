@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 import stackelgrid
 from stackelgrid.ui import openapi
 from stackelgrid.ui.launcher import Launcher
-from stackelgrid.ui.runs import Runs
 from stackelgrid.ui.server import Interface
 
 TOKEN = {"Authorization": "Bearer secret"}
@@ -28,18 +27,18 @@ class MemoryLauncher(Launcher):
     """Plays a tiny case in memory, whatever is ordered."""
 
     def __init__(self, runs: Path) -> None:
-        super().__init__()
-        self._runs, self._numbers = runs, itertools.count(1)
+        super().__init__(runs)
+        self._numbers = itertools.count(1)
 
     async def start(self, order: str) -> str:
-        folder = self._runs / f"tiny-{next(self._numbers)}"
+        folder = self.root / f"tiny-{next(self._numbers)}"
         stackelgrid.run("load_call", out=folder)
         return folder.name
 
 
 def document() -> dict[str, Any]:
     """The document, with runs that there are among those that are drawn."""
-    described = openapi.describe(Interface(Runs(Path()), Launcher(), "", "").operations)
+    described = openapi.describe(Interface(Launcher(Path()), "", "").operations)
     for operation in itertools.chain.from_iterable(path.values() for path in described["paths"].values()):
         for parameter in operation["parameters"]:
             if parameter["name"] == "run":
@@ -54,7 +53,7 @@ OPERATIONS = [found.ok() for found in schemathesis.openapi.from_dict(document())
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     runs = tmp_path_factory.mktemp("runs")
     stackelgrid.run("prosumer", out=runs / RUNS[0])
-    app = Interface(Runs(runs), MemoryLauncher(runs), "secret", "cookie").build()
+    app = Interface(MemoryLauncher(runs), "secret", "cookie").build()
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=[[listener]])

@@ -13,7 +13,6 @@ from starlette.testclient import TestClient
 import stackelgrid
 from stackelgrid.ui.access import MOST_BYTES
 from stackelgrid.ui.launcher import Launcher
-from stackelgrid.ui.runs import Runs
 from stackelgrid.ui.server import Interface
 
 TOKEN, COOKIE = "secret", "stackelgrid-test"
@@ -32,7 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def stranger(runs: Path) -> TestClient:
     """A client without a token."""
-    return TestClient(Interface(Runs(runs), Launcher(), TOKEN, COOKIE).build(), base_url=HOST)
+    return TestClient(Interface(Launcher(runs), TOKEN, COOKIE).build(), base_url=HOST)
 
 
 @pytest.fixture
@@ -193,7 +192,7 @@ def test_events_tell_who_missed_a_round(tmp_path: Path) -> None:
     stackelgrid.run(
         "user_oriented", {"population.homes": 3, "aggregators": 1}, faults=plan, out=tmp_path / "runs" / "r"
     )
-    client = TestClient(Interface(Runs(tmp_path / "runs"), Launcher(), TOKEN, COOKIE).build(), base_url=HOST)
+    client = TestClient(Interface(Launcher(tmp_path / "runs"), TOKEN, COOKIE).build(), base_url=HOST)
     client.headers["Authorization"] = f"Bearer {TOKEN}"
     events = [event for _, event in read_events(client, "r")]
     states = [event["state"] for event in events if event["type"] == "node" and "h1" in event["names"]]
