@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,11 @@ from typing import Any
 from stackelgrid import runner
 from stackelgrid.certify import CertificateError
 from stackelgrid.deploy.provision import AGGREGATORS, HOMES, LEADERS
-from stackelgrid.errors import ConfigError
+from stackelgrid.errors import ConfigError, explain_os_error
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
-from stackelgrid.node.record import has_last_record, read_records
+from stackelgrid.node.record import GrowingLines, has_last_record, read_records
 from stackelgrid.registry import find
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario, load
@@ -30,12 +30,15 @@ from stackelgrid.testbed import run_folder
 from stackelgrid.testbed.node_configs import digest
 from stackelgrid.transport.address import Address
 from stackelgrid.transport.base import Action, Compute, Finish, Publish
+from stackelgrid.ui.events import EventLog, read_end
+from stackelgrid.ui.observer import NodeObserver
+from stackelgrid.ui.words import describe_end, describe_inner_round, describe_round, describe_tree
 from stackelgrid.wire.codec import ROOT, Link
 from stackelgrid.wire.messages import Message, Presence, Receipt, Settlement, Signal
 
 _LOG = logging.getLogger("stackelgrid.observer")
 
-LOOK_S = 1.0
+LOOK_S = 0.5
 """The time between two looks at the desk."""
 GRACE_S = 10.0
 """The time that homes have to write their schedules to the desk once the leader has concluded."""
@@ -44,8 +47,9 @@ GRACE_S = 10.0
 class Observer:
     """A node that receives and never sends. It writes the run's folder, `out`, from the broker and the desk.
 
-    It finishes when the leader has concluded and every home has written its schedule, or had the time to. Raises
-    `ConfigError` when the nodes were configured for another scenario, or the result of another one is in `out`.
+    What it hears it writes there as events, which `stackelgrid ui` shows at once. It finishes when the leader has
+    concluded and every home has written its schedule, or had the time to. Raises `ConfigError` when the nodes were
+    configured for another scenario, or the result of another one is in `out`, or nothing can be written there.
     """
 
     last_will: Publish | None = None
@@ -77,6 +81,30 @@ class Observer:
         self._first: float | None = None
         self._look_at: float | None = 0.0
         self._concluded_at: float | None = None
+        members = {LEADER: topology.aggregators} | {name: [*each] for name, each in topology.members.items()}
+        try:
+            self._events = self._open_events()
+        except OSError as error:
+            raise ConfigError(f"--out {explain_os_error(error) or error}") from None
+        self._nodes = NodeObserver(config.run, members, self._note_state)
+        self._journals: dict[Path, GrowingLines] = {}
+
+    def _open_events(self) -> EventLog | None:
+        """Open the events of the run, those of before a restart included; None where they have ended."""
+        if read_end(self._out):
+            return None
+        self._out.mkdir(parents=True, exist_ok=True)
+        if not (self._out / "scenario.yaml").exists():
+            run_folder.write_scenario(self._out, self._scenario)
+        events = EventLog(self._out)
+        if events.is_new:
+            began = self._began.isoformat(timespec="milliseconds")
+            events.write({**describe_tree(self._scenario), "transport": "mqtt", "started": began})
+        return events
+
+    def _note_state(self, state: str, names: Iterable[str]) -> None:
+        if self._events is not None:
+            self._events.note(state, names)
 
     def start(self, now: float) -> Sequence[Action]:
         """Log that the observer is connected."""
@@ -86,9 +114,10 @@ class Observer:
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """Count a message, and log what it says of the run."""
         if not payload:
-            return []  # a retained message was removed
+            return self._nodes.receive(topic, payload, now)  # a retained message was removed
         read = self.mailbox.read(topic, payload)
         if read is not None:
+            self._nodes.receive(topic, payload, now)
             self._received += 1
             self._bytes += len(payload)
             self._note(*read, now)
@@ -119,6 +148,7 @@ class Observer:
     def tick(self, now: float) -> Sequence[Action]:
         """Look at the desk, where the leader's conclusion ends the run."""
         self._look_at = now + LOOK_S
+        self._tell_rounds()
         if self._concluded_at is None and self._find_conclusion() is not None:
             self._concluded_at = now
         if self._concluded_at is None:
@@ -132,9 +162,27 @@ class Observer:
         elapsed = 0.0 if self._first is None else self._concluded_at - self._first
         return [Compute(lambda: self._write(elapsed), self._finish)]
 
+    def _tell_rounds(self) -> None:
+        """Write the states of nodes that have changed, and the rounds that are new on the desk."""
+        if self._events is None:
+            return
+        self._events.flush()
+        for path in self._list_files(AGGREGATORS, ".rounds.jsonl"):
+            for record in self._read_new(path):
+                self._events.write(*describe_inner_round(_node_of(path), record))
+        for record in self._read_new(self._file(LEADERS, "rounds.jsonl")):
+            self._events.write(*describe_round(record))
+
+    def _read_new(self, journal: Path) -> list[dict[str, Any]]:
+        lines = self._journals.setdefault(journal, GrowingLines(journal))
+        return [json.loads(line) for line in lines.read()]
+
     def _finish(self, settled: bool, now: float) -> Sequence[Action]:
         if settled:
             self.progress.settle()
+        if self._events is not None:
+            self._events.write(describe_end("settled" if settled else "unsettled"))
+            self._events.close()
         return [Finish()]
 
     def _write(self, elapsed_s: float) -> bool:

@@ -22,7 +22,7 @@ from stackelgrid.faults.controller import FaultController
 from stackelgrid.faults.messages import FaultAddition, FaultReport, write_line
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan
 from stackelgrid.interrupts import allow_interrupts, defer_interrupts
-from stackelgrid.node.record import has_last_record, read_records
+from stackelgrid.node.record import GrowingLines, has_last_record, read_records
 from stackelgrid.rounds import Member
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
@@ -141,21 +141,13 @@ class _Journal:
     """Reads the leader's journal as it grows."""
 
     def __init__(self, path: Path, run_record: RunRecord, on_round: Callable[[dict[str, Any]], None]) -> None:
-        self._path, self._run_record, self._on_round = path, run_record, on_round
-        self._offset = 0
+        self._lines, self._run_record, self._on_round = GrowingLines(path), run_record, on_round
 
     def read(self) -> None:
         """Read the rounds that were finished since the last time."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._offset += len(line)
-                self._run_record.rounds.append(json.loads(line))
-                self._on_round(self._run_record.rounds[-1])
+        for line in self._lines.read():
+            self._run_record.rounds.append(json.loads(line))
+            self._on_round(self._run_record.rounds[-1])
 
 
 class NodeProcesses:

@@ -8,36 +8,81 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
+import threading
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stackelgrid.node.record import JsonLines
+from stackelgrid.node.record import GrowingLines, JsonLines, read_whole_lines
 
 Event = dict[str, Any]
 
 _FILE = "events.jsonl"
 _CHUNK = 2**20
+"""The longest event that is read alone, bytes."""
+_HIDING = ("offline", "crashed", "left", "quarantined")
+"""The states of a node of which the broker has nothing to say."""
 
 
 class EventLog:
-    """Writes the events of a run into its folder. A thread may write while others do."""
+    """Writes the events of a run into its folder. Threads may write while others do.
+
+    States of nodes that are noted are gathered: `flush` writes one event for all that have come to the same state. A
+    log that an earlier process has begun goes on.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._lines = JsonLines(folder / _FILE)
-        self._lock = (folder / _FILE).open("rb")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self._began = time.monotonic()
+        path = folder / _FILE
+        before = path.is_file() and path.stat().st_size > 0
+        self.is_new = not before
+        self._lines = JsonLines(path, read_whole_lines(path))
+        self._file = path.open("rb")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        last = _parse_last(folder)
+        self._began = time.monotonic() - last.get("seconds", 0.0)
+        self._states: dict[str, str] = {}
+        self._changed: dict[str, None] = {}
+        self._noting = threading.Lock()
 
-    def write(self, event: Event) -> None:
-        """Write an event, with the seconds since the beginning."""
+    def write(self, *events: Event) -> None:
+        """Write events, with the seconds since the beginning. One of nodes goes with what is noted of others."""
+        for event in events:
+            if event["type"] == "node":
+                self.note(event["state"], event["names"])
+                self.flush()
+            else:
+                self._append(event)
+
+    def note(self, state: str, names: Iterable[str]) -> None:
+        """Note the state of nodes. One that is away does not hear a question; one that has settled may leave."""
+        with self._noting:
+            for name in names:
+                before = self._states.get(name)
+                hidden = (state, before) == ("left", "settled") or (
+                    before in _HIDING and state in ("asked", "late", "offline")
+                )
+                if state != before and not hidden:
+                    self._states[name] = state
+                    self._changed[name] = None
+
+    def flush(self) -> None:
+        """Write the states that have changed since the last time."""
+        with self._noting:
+            by_state: defaultdict[str, list[str]] = defaultdict(list)
+            for name in self._changed:
+                by_state[self._states[name]].append(name)
+            self._changed.clear()
+            for state, names in by_state.items():
+                self._append({"type": "node", "state": state, "names": names})
+
+    def _append(self, event: Event) -> None:
         self._lines({"seconds": round(time.monotonic() - self._began, 3), **event})
 
     def close(self) -> None:
         """Note that there are no more."""
-        self._lock.close()
+        self._file.close()
 
 
 def are_written(folder: Path) -> bool:
@@ -54,26 +99,35 @@ def are_written(folder: Path) -> bool:
 
 def read_first(folder: Path) -> Event:
     """Give the first event of a run; {} of one that wrote none."""
-    return next(iter(_parse_some(folder, 0)), {})
+    path = folder / _FILE
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        return _parse(file.readline(_CHUNK))
 
 
 def read_end(folder: Path) -> Event:
     """Give the event with which a run has ended; {} where there is none."""
-    last = next(reversed([{}, *_parse_some(folder, -_CHUNK)]))
+    last = _parse_last(folder)
     return last if last.get("type") == "end" else {}
 
 
-def _parse_some(folder: Path, begin: int) -> list[Event]:
-    """Parse the whole lines of a chunk of the events that begins there, of one before the end after its first line."""
+def _parse_last(folder: Path) -> Event:
     path = folder / _FILE
     if not path.is_file():
-        return []
+        return {}
     with path.open("rb") as file:
-        if begin < 0 and path.stat().st_size > -begin:
-            file.seek(begin, os.SEEK_END)
-            file.readline()
-        lines = file.read(_CHUNK).split(b"\n")[:-1]
-    return [json.loads(line) for line in (lines[:1] if begin == 0 else lines[-1:])]
+        file.seek(max(0, path.stat().st_size - _CHUNK))
+        lines = file.read().split(b"\n")
+    return _parse(lines[-2]) if len(lines) > 1 else {}
+
+
+def _parse(line: bytes) -> Event:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
 
 
 class EventFile:
@@ -81,8 +135,7 @@ class EventFile:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _FILE
-        self._offset = 0
-        self._rest = b""
+        self._lines = GrowingLines(self._path)
         self.ended = False
 
     @property
@@ -92,11 +145,8 @@ class EventFile:
 
     def read(self) -> Iterator[str]:
         """Give the lines that were written since the last time; after the event `end` there is none."""
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            while not self.ended and (content := file.read(_CHUNK)):
-                self._offset += len(content)
-                *lines, self._rest = (self._rest + content).split(b"\n")
-                for line in lines:
-                    self.ended = self.ended or (b'"end"' in line and json.loads(line)["type"] == "end")
-                    yield line.decode()
+        for line in self._lines.read():
+            self.ended = b'"end"' in line and json.loads(line)["type"] == "end"
+            yield line.decode().rstrip("\n")
+            if self.ended:
+                return

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
@@ -14,6 +12,7 @@ from pydantic import ValidationError
 from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import BrokerOutage, ConnectionFault, Fault, FaultPlan, MessageFault, NodeFault
 from stackelgrid.model import list_mistakes
+from stackelgrid.node.record import GrowingLines
 from stackelgrid.run_record import FaultRecord
 from stackelgrid.runner import Run
 from stackelgrid.scenarios import Scenario
@@ -21,9 +20,10 @@ from stackelgrid.testbed import fault_plans, run_folder
 from stackelgrid.testbed.start import RunStart
 from stackelgrid.transport.base import BrokerUnreachableError
 from stackelgrid.transport.mqtt import MqttTransport
-from stackelgrid.ui.events import Event, EventLog
-from stackelgrid.ui.observer import NodeStates, Observer
+from stackelgrid.ui.events import EventLog
+from stackelgrid.ui.observer import NodeObserver
 from stackelgrid.ui.words import (
+    describe_end,
     describe_fault,
     describe_inner_round,
     describe_nodes,
@@ -81,12 +81,10 @@ class Recorder:
         assert start.folder is not None
         self._start, self.folder = start, start.folder
         self._log = EventLog(start.folder)
-        self._states = NodeStates(lambda state, names: self._log.write(describe_nodes(state, names)))
         began = datetime.now(UTC).isoformat(timespec="milliseconds")
         transport = "mqtt" if start.url else "memory"
-        self._write([{**describe_tree(self._scenario), "transport": transport, "started": began}])
-        self._states.note("starting", self._scenario.topology.names)
-        self._states.flush()
+        tree = {**describe_tree(self._scenario), "transport": transport, "started": began}
+        self._log.write(tree, describe_nodes("starting", self._scenario.topology.names))
         if start.url:
             self._transport = MqttTransport(self._broker or start.url)
             self._threads = [threading.Thread(target=work, daemon=True) for work in (self._observe, self._gather)]
@@ -97,8 +95,8 @@ class Recorder:
         """Write a finished round of the leader."""
         self._round = record["round"] + 1
         if self._start is not None and not self._start.url:  # nobody has seen the answers
-            self._write([describe_nodes("answered", self._scenario.topology.names[1:])])
-        self._write(describe_round(record))
+            self._log.write(describe_nodes("answered", self._scenario.topology.names[1:]))
+        self._log.write(*describe_round(record))
 
     def note_fault(self, record: FaultRecord) -> None:
         """Write a fault that has struck; one on messages once a round, with the first link that it struck."""
@@ -108,10 +106,9 @@ class Recorder:
             return
         self._shown.add(key)
         event = describe_fault(record)
-        self._write([event])
+        self._log.write(event)
         if record.kind in _STRUCK:
-            self._states.note(_STRUCK[record.kind], event["nodes"])
-            self._states.flush()
+            self._log.write(describe_nodes(_STRUCK[record.kind], event["nodes"]))
 
     def note_step(self, text: str) -> None:
         """Write what follows the rounds."""
@@ -126,15 +123,10 @@ class Recorder:
         self._ended.set()
         for thread in self._threads:
             thread.join()
-        state = "failed" if run is None or (run.record is not None and run.record.lost) else "unsettled"
-        if run is not None and run.interrupted:
-            state = "interrupted"
-        elif run is not None and run.settled and state != "failed":
-            state = "settled"
         if run is not None and run.failures:
             lost = ", ".join([*run.failures][:5])
             message = message or f"without {lost}: {next(iter(run.failures.values()))}"
-        self._log.write({"type": "end", "state": state} | ({"message": message} if message else {}))
+        self._log.write(describe_end(_judge(run), message))
         self._log.close()
 
     def add_fault(self, content: dict[str, Any]) -> int:
@@ -185,14 +177,6 @@ class Recorder:
             raise FaultRefusedError(message, where.removeprefix(".") or None) from None
         return fitted.faults[0]
 
-    def _write(self, events: Iterable[Event]) -> None:
-        for event in events:
-            if event["type"] == "node":
-                self._states.note(event["state"], event["names"])
-                self._states.flush()
-            else:
-                self._log.write(event)
-
     def _observe(self) -> None:
         """Listen to the broker until the run has ended."""
         assert self._start is not None
@@ -201,39 +185,28 @@ class Recorder:
         for name, above in self._scenario.topology.above.items():
             members.setdefault(above, []).append(name)
         try:
-            self._transport.run([Observer(self._start.run, members, self._states)])
+            self._transport.run([NodeObserver(self._start.run, members, self._log.note)])
         except BrokerUnreachableError as error:
             self._log.write(describe_trouble(f"answers are not shown as they come: {error}"))
 
     def _gather(self) -> None:
         """Write the changes of nodes, and the rounds of aggregators, until the run has ended."""
-        journals = [_Journal(self.folder / "logs" / f"{name}.jsonl") for name in self._scenario.topology.aggregators]
-        interval = max(_GATHER_S, 0.002 * len(journals))
+        names = self._scenario.topology.aggregators
+        logs = {name: GrowingLines(self.folder / "logs" / f"{name}.jsonl") for name in names}
+        interval = max(_GATHER_S, 0.002 * len(logs))
         goes_on = True
         while goes_on:
             goes_on = not self._ended.wait(interval)
-            for journal in journals:
-                for record in journal.read():
-                    self._write(describe_inner_round(record.pop("node"), record))
-            self._states.flush()
+            for name, log in logs.items():
+                for line in log.read():
+                    if b'"event": "round"' in line:
+                        self._log.write(*describe_inner_round(name, json.loads(line)))
+            self._log.flush()
 
 
-class _Journal:
-    """Reads the rounds in the log of an aggregator as it grows."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-
-    def read(self) -> Iterable[dict[str, Any]]:
-        """Give the rounds that were finished since the last time."""
-        if not self._path.exists() or self._path.stat().st_size == self._offset:
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                if b'"event": "round"' in line:
-                    yield json.loads(line)
+def _judge(run: Run | None) -> str:
+    if run is None or (run.record is not None and run.record.lost):
+        return "failed"
+    if run.interrupted:
+        return "interrupted"
+    return "settled" if run.settled else "unsettled"

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from stackelgrid.ui.events import EventFile, are_written
 from stackelgrid.ui.history import recall
 from stackelgrid.ui.runs import summarise
+from stackelgrid.ui.words import describe_end
 
 _LOOK_S = 0.03
 """The time between two looks at the events of a run that is on."""
@@ -53,4 +54,4 @@ async def _read(folder: Path, is_closing: Callable[[], bool]) -> AsyncIterator[s
             seconds = event["seconds"]
             yield json.dumps(event)
     summary = await run_in_threadpool(summarise, folder)
-    yield json.dumps({"seconds": seconds, "type": "end", "state": summary.state})
+    yield json.dumps({"seconds": seconds, **describe_end(summary.state)})

@@ -89,6 +89,11 @@ def describe_nodes(state: str, names: list[str]) -> Event:
     return {"type": "node", "state": state, "names": names}
 
 
+def describe_end(state: str, message: str = "") -> Event:
+    """Give the event of the end, with what there is to say of it."""
+    return {"type": "end", "state": state} | ({"message": message} if message else {})
+
+
 def describe_trouble(text: str) -> Event:
     """Give the event of what is not as it should be, in words."""
     return {"type": "message", "text": text, "level": "warning"}

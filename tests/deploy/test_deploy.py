@@ -195,6 +195,10 @@ def test_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {"report.html", "rounds.jsonl", "scenario.yaml"}
     refused = json.loads((tmp_path / "broker/refusals.json").read_text())
     assert refused == {}
+    told = [json.loads(line) for line in (tmp_path / "run/events.jsonl").read_text().splitlines()]
+    assert (told[0]["type"], told[-1]["type"], told[-1]["state"]) == ("tree", "end", "settled")
+    assert [event["round"] for event in told if event["type"] == "round"] == [*range(1, found["rounds"] + 1)]
+    assert any(event["type"] == "node" and "leader" in event["names"] for event in told)
 
 
 def test_observer_refuses_another_scenario_than_the_nodes_play(
