@@ -32,6 +32,7 @@ class Runs:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._summaries: dict[str, tuple[Any, RunSummary]] = {}  # by id, with the state of the files read for it
 
     def find(self, run_id: str) -> Path:
         """Find the folder of a run. Raises `NoRunError`."""
@@ -45,8 +46,15 @@ class Runs:
 
     def summarise(self) -> list[RunSummary]:
         """Summarise each run, the newest first."""
-        found = [folder for folder in self.root.glob("*") if (folder / "scenario.yaml").is_file()]
-        return sorted((summarise(folder) for folder in found), key=lambda run: run.started or "", reverse=True)
+        found = [self._summarise(path.parent) for path in self.root.glob("*/scenario.yaml")]
+        self._summaries = {summary.id: (state, summary) for state, summary in found}
+        return sorted((summary for _, summary in found), key=lambda run: run.started or "", reverse=True)
+
+    def _summarise(self, folder: Path) -> tuple[Any, RunSummary]:
+        """Summarise a run anew where its files have changed since the last time."""
+        state = (are_written(folder), *(_find_time(folder / name) for name in ("result.json", "events.jsonl")))
+        before = self._summaries.get(folder.name)
+        return before if before is not None and before[0] == state else (state, summarise(folder))
 
     def describe(self, run_id: str) -> RunDescription:
         """Describe a run: its summary, nodes, slots, files and result."""
@@ -111,6 +119,13 @@ def summarise(folder: Path) -> RunSummary:
     except (KeyError, ValidationError):
         message = f"{folder / 'result.json'}: of another version; run the scenario again"
         return RunSummary(id=folder.name, state="unreadable", message=message, **known)
+
+
+def _find_time(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

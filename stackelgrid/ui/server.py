@@ -230,6 +230,8 @@ class Interface:
         last = request.headers.get("last-event-id") or request.query_params.get("after") or "0"
         if not last.isascii() or not last.isdecimal() or len(last) > 15:
             return refuse(400, f"Last-Event-ID is {last!r}; it is the number of an event", "Last-Event-ID")
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
         events = follow(folder, int(last), self._is_closing)
         try:
             first = await anext(events)

@@ -145,6 +145,20 @@ def test_run_is_listed_and_described(client: TestClient) -> None:
     assert "result.json" in run["files"]
 
 
+def test_run_that_has_changed_is_summarised_anew(client: TestClient, runs: Path) -> None:
+    folder = runs / "later"
+    folder.mkdir()
+    (folder / "scenario.yaml").write_text("game: prosumer")
+    try:
+        states = [next(run["state"] for run in client.get("/api/v1/runs").json() if run["id"] == "later")]
+        (folder / "result.json").write_bytes((runs / RUN / "result.json").read_bytes())
+        states += [next(run["state"] for run in client.get("/api/v1/runs").json() if run["id"] == "later")]
+    finally:
+        client.delete("/api/v1/runs/later")
+    assert states == ["failed", "settled"]
+    assert [run["id"] for run in client.get("/api/v1/runs").json()] == [RUN]
+
+
 def test_folder_that_is_broken_is_listed_with_a_message(client: TestClient, runs: Path, tmp_path: Path) -> None:
     broken = {"half": None, "old": "{}", "torn": '{"scenario": ', "list": "[]"}
     for name, result in broken.items():
@@ -184,6 +198,7 @@ def test_stream_goes_on_behind_the_last_event(client: TestClient) -> None:
     assert [*read_events(client, **{"Last-Event-ID": str(last - 3)})] == events[-3:]
     assert client.get(f"/api/v1/runs/{RUN}/events", headers={"Last-Event-ID": str(last)}).status_code == 204
     assert client.get(f"/api/v1/runs/{RUN}/events", headers={"Last-Event-ID": "-1"}).status_code == 400
+    assert client.head(f"/api/v1/runs/{RUN}/events").text == ""
 
 
 def test_events_tell_who_missed_a_round(tmp_path: Path) -> None:
