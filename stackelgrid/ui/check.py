@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.model import StrictModel, list_mistakes
-from stackelgrid.scenarios import Scenario, ScenarioError, load
+from stackelgrid.scenarios import Scenario, ScenarioError, list_shipped, load
 from stackelgrid.testbed import fault_plans
 from stackelgrid.ui.answers import Checked, Mistake
 from stackelgrid.ui.scenario_list import find_scenarios
@@ -65,7 +65,7 @@ def read_scenario(wanted: Check) -> Scenario:
             there = ", ".join(known)
             message = f"{source!r} is no scenario; there are {there}"
             raise ScenarioError(message, [("scenario", message)])
-        source = source if known[source].parent.name == "cases" else str(known[source])
+        source = source if source in list_shipped() else str(known[source])
     return load(source, [f"{key}={json.dumps(value)}" for key, value in wanted.set.items()], wanted.seed)
 
 

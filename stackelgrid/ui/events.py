@@ -1,13 +1,14 @@
 """The events of a run, in its folder: written as they happen, and followed by whoever watches.
 
 An event is a JSON object with `seconds` since the beginning, its `type`, and what that type has: docs/interface.md.
-While a run writes them, it holds a lock on the file; so that a run that was killed is not taken for one that goes on.
+While a run writes them it holds a lock on its folder, so that one that was killed is not taken for one that goes on.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import os
 import threading
 import time
 from collections import defaultdict
@@ -15,11 +16,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from stackelgrid.errors import ConfigError
 from stackelgrid.node.record import GrowingLines, JsonLines, read_whole_lines
 
 Event = dict[str, Any]
 
 _FILE = "events.jsonl"
+_LOCK_S = 2.0
+"""The time in which who only looks at a folder has let go of it."""
 _CHUNK = 2**20
 """The longest event that is read alone, bytes."""
 _HIDING = ("offline", "crashed", "left", "quarantined")
@@ -30,18 +34,15 @@ class EventLog:
     """Writes the events of a run into its folder. Threads may write while others do.
 
     States of nodes that are noted are gathered: `flush` writes one event for all that have come to the same state. A
-    log that an earlier process has begun goes on.
+    log that an earlier process has begun goes on. Raises `ConfigError` where another process writes it.
     """
 
     def __init__(self, folder: Path) -> None:
-        path = folder / _FILE
-        before = path.is_file() and path.stat().st_size > 0
+        self._lock = _lock(folder)
+        before = read_whole_lines(folder / _FILE)
         self.is_new = not before
-        self._lines = JsonLines(path, read_whole_lines(path))
-        self._file = path.open("rb")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        last = _parse_last(folder)
-        self._began = time.monotonic() - last.get("seconds", 0.0)
+        self._lines = JsonLines(folder / _FILE, before)
+        self._began = time.monotonic() - (before[-1]["seconds"] if before else 0.0)
         self._states: dict[str, str] = {}
         self._changed: dict[str, None] = {}
         self._noting = threading.Lock()
@@ -82,18 +83,37 @@ class EventLog:
 
     def close(self) -> None:
         """Note that there are no more."""
-        self._file.close()
+        os.close(self._lock)
+
+
+def _lock(folder: Path) -> int:
+    """Lock a folder until the descriptor is closed, or the process ends. Who looks holds the lock for a moment, too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    until = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                os.close(descriptor)
+                raise ConfigError(f"{folder}: another process writes its events; name another folder") from None
+            time.sleep(0.01)
+        else:
+            return descriptor
 
 
 def are_written(folder: Path) -> bool:
     """Tell whether a process still writes the events of a run."""
     try:
-        with (folder / _FILE).open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
         return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
     return False
 
 

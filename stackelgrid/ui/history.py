@@ -20,9 +20,17 @@ def recall(folder: Path) -> Iterator[Event]:
     yield {"seconds": 0.0, **tree}
     names = [node["name"] for node in tree["nodes"]]
     yield {"seconds": 0.0, **describe_nodes("online", names)}
+    try:
+        yield from _recall_rounds(folder, names)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        message = f"{folder / 'rounds.jsonl'}: not the rounds of a run of this version ({error}); run it again"
+        raise ConfigError(message) from None
+
+
+def _recall_rounds(folder: Path, names: list[str]) -> Iterator[Event]:
     missing = _find_missing_homes(folder)
     seconds = 0.0
-    for record in _read_rounds(folder):
+    for record in read_whole_lines(folder / "rounds.jsonl"):
         yield {"seconds": round(seconds, 3), **describe_nodes("asked", names[1:])}
         seconds += record["ms"] / 1000
         absent = _leave_out(missing[record["round"]], _list_missing(record))
@@ -31,16 +39,6 @@ def recall(folder: Path) -> Iterator[Event]:
         events = [describe_nodes("answered", answered), *describe_round(record)]
         for event in (*events, *describe_missing(absent)):
             yield {"seconds": round(seconds, 3), **event}
-
-
-def _read_rounds(folder: Path) -> list[Event]:
-    try:
-        records: list[Event] = read_whole_lines(folder / "rounds.jsonl")
-    except ValueError as error:
-        raise ConfigError(f"{folder / 'rounds.jsonl'}: not JSON lines ({error}); put the file back") from None
-    if any(not isinstance(each, dict) or not {"round", "ms", "answered"} <= each.keys() for each in records):
-        raise ConfigError(f"{folder / 'rounds.jsonl'}: not the rounds of a run of this version; run it again")
-    return records
 
 
 def _leave_out(record: Event, names: list[str]) -> Event:

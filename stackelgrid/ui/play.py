@@ -33,6 +33,9 @@ from stackelgrid.transport.base import BrokerUnreachableError
 from stackelgrid.ui.check import Check, read_plan, read_scenario
 from stackelgrid.ui.recorder import FaultRefusedError, Recorder
 
+_LONGEST = 5000
+"""Characters of an answer that are sent; it quotes what the order has."""
+
 
 class Order(Check):
     """What is played: a scenario under a plan.
@@ -64,7 +67,7 @@ def main(root: str) -> int:
         pass  # before there was a run
     except ScenarioError as error:
         key, message = error.mistakes[0]
-        _answer({"error": message, "key": f"{key}" or None})
+        _answer({"error": message, "key": key or None})
     except FaultPlanError as error:
         _answer({"error": str(error), "key": "faults"})
     except (ConfigError, BrokerStartError, BrokerUnreachableError) as error:
@@ -122,8 +125,11 @@ def _choose_folder(root: Path, name: str) -> Path:
 def _build_plan(order: Order, scenario: Scenario) -> FaultPlan | None:
     """Build the plan of the order, with the pace as its last faults."""
     plan = None if order.faults is None else fault_plans.fit(read_plan(order.faults), scenario)
-    if order.pace_s == 0 or order.transport == "memory":
+    if order.pace_s == 0:
         return plan
+    if order.transport == "memory":
+        message = "no time passes in memory; leave it out, or take transport mqtt"
+        raise ScenarioError(message, [("pace_s", message)])
     if order.pace_s > (most := scenario.rounds.deadline_s / 2):
         message = f"{order.pace_s:g} is more than half of rounds.deadline_s; give at most {most:g}"
         raise ScenarioError(message, [("pace_s", message)])
@@ -145,7 +151,8 @@ def _take_faults(recorder: Recorder) -> None:
 
 
 def _answer(content: dict[str, Any]) -> None:
-    print(json.dumps(content), flush=True)
+    print(json.dumps({key: value[:_LONGEST] if isinstance(value, str) else value for key, value in content.items()}))
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from stackelgrid.errors import ConfigError
+from stackelgrid.errors import ConfigError, explain_os_error
 from stackelgrid.faults.plan import BrokerOutage, ConnectionFault, Fault, FaultPlan, MessageFault, NodeFault
 from stackelgrid.model import list_mistakes
 from stackelgrid.node.record import GrowingLines
@@ -36,6 +36,8 @@ _GATHER_S = 0.05
 """The time for which changes of nodes are gathered into one event."""
 _MOST_FAULTS = 200
 """Faults that a run may be given while it goes on."""
+_MOST_ROUNDS = 1000
+"""Rounds for which a fault may last."""
 _MODELS = {
     get_args(model.model_fields["kind"].annotation)[0]: model
     for model in get_args(MessageFault | NodeFault | ConnectionFault | BrokerOutage)
@@ -142,14 +144,14 @@ class Recorder:
         fault = self._read_fault(content, start.kind)
         self._added += 1
         self._faults.append(fault)
-        plan = self._plan.model_copy(update={"faults": self._faults})
-        run_folder.write_faults(self.folder, plan)
-        return start.faults.add(fault)
+        number = start.faults.add(fault)
+        try:
+            run_folder.write_faults(self.folder, self._plan.model_copy(update={"faults": self._faults}))
+        except OSError as error:
+            self._log.write(describe_trouble(f"the plan lacks this fault: {explain_os_error(error) or error}"))
+        return number
 
     def _read_fault(self, content: dict[str, Any], broker: str | None) -> Fault:
-        rounds = content.pop("rounds", 1)
-        if not isinstance(rounds, int) or isinstance(rounds, bool) or not 1 <= rounds <= 1000:
-            raise FaultRefusedError("rounds: give a whole number from 1 to 1000", "rounds")
         for key in ("at", "during"):
             if key in content:
                 raise FaultRefusedError(f"{key}: a fault of a run that is on strikes now; leave it out", key)
@@ -159,10 +161,8 @@ class Recorder:
         model = _MODELS.get(str(content.get("kind")))
         if model is None:
             raise FaultRefusedError(f"kind: give one of {', '.join(_MODELS)}", "kind")
-        at, during = {"round": self._round}, {"rounds": [self._round, self._round + rounds - 1]}
-        when: dict[str, Any] = {"at": at} if "at" in model.model_fields else {"during": during}
         try:
-            fault = model.model_validate({**content, **when})
+            fault = model.model_validate({**content, **self._choose_time(content, once="at" in model.model_fields)})
         except ValidationError as error:
             key, message = list_mistakes(error, content)[0]
             raise FaultRefusedError(f"{key}: {message}", key) from None
@@ -176,6 +176,15 @@ class Recorder:
             where, _, message = str(error).removeprefix("fault_plan: faults.0").partition(": ")
             raise FaultRefusedError(message, where.removeprefix(".") or None) from None
         return fitted.faults[0]
+
+    def _choose_time(self, content: dict[str, Any], *, once: bool) -> dict[str, Any]:
+        """Give the time of a fault that happens `once`, or lasts for the rounds that `content` asks for."""
+        if once:
+            return {"at": {"round": self._round}}
+        rounds = content.pop("rounds", 1)
+        if not isinstance(rounds, int) or isinstance(rounds, bool) or not 1 <= rounds <= _MOST_ROUNDS:
+            raise FaultRefusedError(f"rounds: give a whole number from 1 to {_MOST_ROUNDS}", "rounds")
+        return {"during": {"rounds": [self._round, self._round + rounds - 1]}}
 
     def _observe(self) -> None:
         """Listen to the broker until the run has ended."""

@@ -38,7 +38,7 @@ class Runs:
         """Find the folder of a run. Raises `NoRunError`."""
         folder = self.root / run_id
         try:
-            if run_id == folder.name and run_id != ".." and folder.is_dir():
+            if run_id == folder.name and run_id != ".." and (folder / "scenario.yaml").is_file():
                 return folder
         except (OSError, ValueError):
             pass  # a name that no folder can have

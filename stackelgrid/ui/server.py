@@ -185,7 +185,10 @@ class Interface:
         folder = self._runs.find(request.path_params["run"])
         if are_written(folder):
             return refuse(409, f"{folder.name} is running; stop it first")
-        await run_in_threadpool(self._runs.remove, folder.name)
+        try:
+            await run_in_threadpool(self._runs.remove, folder.name)
+        except OSError as error:
+            return refuse(409, f"{folder} cannot be removed ({error.strerror or error})")
         return Response(status_code=204)
 
     async def stop_run(self, request: Request) -> Response:

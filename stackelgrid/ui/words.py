@@ -51,7 +51,7 @@ def describe_round(record: Mapping[str, Any]) -> Iterator[Event]:
     """Give the events of a finished round of the leader: the round, who missed it, and both in words."""
     yield {"type": "round", "session": 1, **record}
     yield from describe_missing(record)
-    asked = record["answered"] + sum(len(record[action]) for action in MISSING)
+    asked = record["answered"] + sum(len(record.get(action, [])) for action in MISSING)
     session = f"Session {record['session']}, round" if "session" in record else "Round"
     text = f"{session} {record['round']}: {record['answered']} of {asked} have answered the leader"
     yield {"type": "message", "text": text, "level": "info"}
@@ -81,7 +81,7 @@ def describe_fault(record: FaultRecord) -> Event:
     if record.kind == "broker":
         text = "Fault: the broker is down"
     content = record.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"seconds"})
-    return {"type": "fault", "text": text, **content, "nodes": record.nodes}
+    return {"type": "fault", "text": text, **content, "nodes": [] if record.kind == "broker" else record.nodes}
 
 
 def describe_nodes(state: str, names: list[str]) -> Event:

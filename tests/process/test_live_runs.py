@@ -151,6 +151,7 @@ def test_faults_strike_a_run_that_is_on(server: Server) -> None:
         ({"kind": "crash", "node": "a1", "at": {"round": 1}}, "at"),
         ({"kind": "crash"}, "node"),
         ({"kind": "delay", "seconds": 1, "rounds": 0}, "rounds"),
+        ({"kind": "crash", "node": "a1", "rounds": 2}, "rounds"),
         ({"kind": "stall", "node": "a1", "seconds": "x"}, "seconds"),
         ({"kind": "broker", "seconds": 1, "keep_retained": True}, "keep_retained"),
         ({"kind": "crash", "node": "a9"}, "node"),
@@ -183,6 +184,7 @@ def running(server: Server) -> Iterator[tuple[Server, str]]:
         ({"scenario": "/etc/passwd"}, "scenario"),
         ({"name": "../up"}, "name"),
         ({"pace_s": 2}, "pace_s"),
+        ({"transport": "memory"}, "pace_s"),
         ({"faults": "nothing"}, "faults"),
         ({"what": 1}, "what"),
     ],
@@ -196,7 +198,7 @@ def test_run_that_cannot_be_played_is_refused(server: Server, change: Event, key
 
 
 def test_run_in_memory_is_told_and_takes_no_faults(server: Server) -> None:
-    run = server.start(scenario="load_call", set={}, transport="memory", name="naïve ☀")
+    run = server.start(scenario="load_call", set={}, transport="memory", pace_s=0, name="naïve ☀")
     told = [event for _, event in server.watch(run)]
     assert [event["state"] for event in told if event["type"] in ("node", "end")] == ["starting", "answered", "settled"]
     assert server.call("GET", run)[1]["faultable"] is False

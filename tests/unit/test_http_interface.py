@@ -102,6 +102,7 @@ def test_body_of_another_form_is_refused(client: TestClient, content: bytes, sta
     "path",
     [
         "..",
+        "no run",
         "%2e%2e",
         "%2e",
         "..%2f..",
@@ -118,6 +119,7 @@ def test_body_of_another_form_is_refused(client: TestClient, content: bytes, sta
     ],
 )
 def test_path_out_of_the_run_is_not_found(client: TestClient, runs: Path, path: str) -> None:
+    (runs / "no run").mkdir(exist_ok=True)
     (runs.parent / "secret").write_text("what nobody may read")
     (runs / RUN / "figures").mkdir(exist_ok=True)
     if not (link := runs / RUN / "figures" / "link").is_symlink():
@@ -190,6 +192,20 @@ def test_events_of_a_run_that_has_ended(client: TestClient) -> None:
     assert [event["round"] for event in rounds] == [1, 2, 3, 4, 5, 6]
     assert all(len(event["load_kw"]) == 24 for event in rounds)
     assert [event["seconds"] for event in told] == sorted(event["seconds"] for event in told)
+
+
+def test_rounds_of_another_version_are_one_message(client: TestClient, runs: Path) -> None:
+    folder = runs / "old"
+    folder.mkdir()
+    (folder / "scenario.yaml").write_bytes((runs / RUN / "scenario.yaml").read_bytes())
+    try:
+        for line in ('{"round": 1, "held": []}', "[]", "{", '{"round": 1, "ms": "1", "answered": 1}'):
+            (folder / "rounds.jsonl").write_text(f"{line}\n")
+            answer = client.get("/api/v1/runs/old/events")
+            assert answer.status_code == 422
+            assert "rounds.jsonl: not the rounds of a run of this version" in answer.json()["message"]
+    finally:
+        client.delete("/api/v1/runs/old")
 
 
 def test_stream_goes_on_behind_the_last_event(client: TestClient) -> None:
