@@ -161,8 +161,9 @@ class Recorder:
         model = _MODELS.get(str(content.get("kind")))
         if model is None:
             raise FaultRefusedError(f"kind: give one of {', '.join(_MODELS)}", "kind")
+        timed = self._set_time(content, once="at" in model.model_fields)
         try:
-            fault = model.model_validate({**content, **self._choose_time(content, once="at" in model.model_fields)})
+            fault = model.model_validate(timed)
         except ValidationError as error:
             key, message = list_mistakes(error, content)[0]
             raise FaultRefusedError(f"{key}: {message}", key) from None
@@ -177,14 +178,15 @@ class Recorder:
             raise FaultRefusedError(message, where.removeprefix(".") or None) from None
         return fitted.faults[0]
 
-    def _choose_time(self, content: dict[str, Any], *, once: bool) -> dict[str, Any]:
-        """Give the time of a fault that happens `once`, or lasts for the rounds that `content` asks for."""
+    def _set_time(self, content: dict[str, Any], *, once: bool) -> dict[str, Any]:
+        """Set the time of a fault that happens `once`, or lasts for the `rounds` that it asks for."""
         if once:
-            return {"at": {"round": self._round}}
-        rounds = content.pop("rounds", 1)
+            return {**content, "at": {"round": self._round}}
+        rounds = content.get("rounds", 1)
         if not isinstance(rounds, int) or isinstance(rounds, bool) or not 1 <= rounds <= _MOST_ROUNDS:
             raise FaultRefusedError(f"rounds: give a whole number from 1 to {_MOST_ROUNDS}", "rounds")
-        return {"during": {"rounds": [self._round, self._round + rounds - 1]}}
+        others = {key: value for key, value in content.items() if key != "rounds"}
+        return {**others, "during": {"rounds": [self._round, self._round + rounds - 1]}}
 
     def _observe(self) -> None:
         """Listen to the broker until the run has ended."""
