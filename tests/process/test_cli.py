@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from stackelgrid import cli, runner
 from stackelgrid.registry import list_games
@@ -272,6 +273,39 @@ def test_short_help_is_the_long_one(
     short, long = (command(monkeypatch, capfd, *words.split(), flag) for flag in ("-h", "--help"))
     assert short[1].startswith("Usage: stackelgrid")
     assert short == long == (0, short[1], "")
+
+
+def test_help_lists_every_command_by_purpose(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = command(monkeypatch, capfd, "--help")[1]
+    lists = out[out.index("\nRuns:") :]
+    headings = [line[:-1] for line in lists.splitlines() if line and not line.startswith(" ")]
+    assert headings == [*cli.COMMANDS]
+    lines = [line.split(maxsplit=1) for line in lists.splitlines() if line.startswith(" ")]
+    assert lines[0][0] == "run"
+    assert {name for name, _ in lines} == {*typer.main.get_group(cli.app).commands}
+    assert not [about for _, about in lines if not about.endswith(".") or about.endswith("...")]
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("ru", {"run"}),
+        ("run --transport m", {"mqtt", "memory"}),
+        ("run user", {"user_oriented"}),
+        ("run street --faults aggregator-d", {"aggregator-dies"}),
+    ],
+)
+def test_completion_offers_what_may_follow(
+    typed: str, offered: set[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_STACKELGRID_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"stackelgrid {typed}")
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split())))
+    code, out, err = command(monkeypatch, capfd)
+    assert (code, {*out.split()}, err) == (0, offered, "")
 
 
 def test_version_is_that_of_the_installed_package(

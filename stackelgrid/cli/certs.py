@@ -10,7 +10,10 @@ import typer
 from broker.access import Node, Role
 
 certs = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Certificates of the nodes, for a broker with access rules."
+    name="certs",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Give nodes certificates, and revoke them.",
 )
 
 Folder = Annotated[Path, typer.Option("--dir", metavar="DIR", help="The authority's folder.")]

@@ -8,20 +8,8 @@ from typing import Annotated
 
 import typer
 
+from stackelgrid.cli.options import Sets, Source
 from stackelgrid.errors import ConfigError
-
-Source = Annotated[str, typer.Argument(metavar="SCENARIO", help="A YAML file or the name of a shipped case study.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a value of the scenario; may be repeated."),
-]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line `app`."""
-    app.command()(provision)
-    app.command()(compose)
-    app.command()(observe)
 
 
 def provision(

@@ -1,0 +1,125 @@
+"""The closing lines of a run: its summary, its certificate, its troubles, its exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import typer
+
+from stackelgrid.certify import CERTIFIED_SESSIONS, SolverMissingError, require_solvers
+from stackelgrid.cli.console import CommandError, open_stderr
+from stackelgrid.errors import ExitCode
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from stackelgrid.runner import Run
+
+_LINES = 20
+"""Troubles of nodes that are printed before the rest is left to result.json."""
+
+
+def conclude(ended: Run, *, quiet: bool, certified: bool, required: bool) -> None:
+    """Print the summary; raise `CommandError` with the exit code of a run that did not settle in good order."""
+    stderr, folder = open_stderr(), ended.folder
+    assert ended.record is not None
+    if not quiet:
+        _print_summary(ended)
+    missing = certified and ended.result.certifiable and ended.certificate is None
+    if missing and not required and not ended.interrupted:
+        stderr.print(_explain_absence(ended), markup=False)
+    _print_troubles(ended, stderr)
+    if not quiet and not ended.interrupted:
+        print(f"report: {folder}/report.html")
+    passes = ended.interrupted or judge(ended, required=required)
+    if ended.interrupted:
+        message = f"interrupted; what was found so far is in {folder}, for stackelgrid certify and stackelgrid report"
+        raise CommandError(ExitCode.INTERRUPTED, message)
+    if ended.record.lost:
+        lost = _list_some(ended.record.conclusion.get("lost") or ended.failures or ["leader"])
+        raise CommandError(ExitCode.LOST, f"the run ended without {lost}; what was found so far is in {folder}")
+    if ended.failures:
+        message = f"the run went on without {_list_some(ended.failures)}; what was found is in {folder}"
+        raise CommandError(ExitCode.LOST, message)
+    if not ended.settled:
+        why = ended.record.stopped or "raise leader.max_rounds"
+        message = f"not settled within {len(ended.rounds)} rounds; {why}"
+        raise CommandError(ExitCode.NOT_SETTLED, message)
+    if required and not passes:
+        raise typer.Exit(ExitCode.NOT_CERTIFIED)
+
+
+def judge(ended: Run, *, required: bool) -> bool:
+    """Print a certificate that does not pass in one red line, with the reason; where one is `required`, its absence."""
+    from rich.markup import escape
+
+    from stackelgrid.report.tables import explain_failure
+
+    if ended.certificate is None:
+        failure = _explain_absence(ended) if required else None
+    elif ended.certificate.passed is None:
+        failure = "the certificate does not pass: nothing in it is judged" if required else None
+    else:
+        reason = explain_failure(ended.result)
+        failure = None if ended.certificate.passed else f"the certificate does not pass: {reason}"
+    if failure is not None:
+        open_stderr().print(f"[red]{escape(failure)}[/red]")
+    return failure is None
+
+
+def _explain_absence(ended: Run) -> str:
+    """Say why a run has no certificate, and what makes one."""
+    if not ended.result.certifiable:
+        return "not certified: not every home answered the last round, so there is no equilibrium of all to certify"
+    try:
+        require_solvers()
+    except SolverMissingError as error:
+        return f"not certified: {error}; then stackelgrid certify {ended.folder}"
+    sessions = len(ended.scenario.sessions)
+    size = f"{sessions} sessions" if sessions > CERTIFIED_SESSIONS else f"{len(ended.scenario.everyone)} homes"
+    return f"not certified, with {size}: stackelgrid certify {ended.folder}"
+
+
+def _print_troubles(ended: Run, stderr: Console) -> None:
+    """Print a line for each node that was lost or left out of every round, and how many homes came late."""
+    from rich.markup import escape
+
+    assert ended.record is not None
+    record, members = ended.record, ended.scenario.topology.members
+    homes = {process: len(each) for processes in members.values() for process, each in processes.items()}
+    late = sum(homes[process] for process in record.late)
+    if late:
+        everybody, gather_s = sum(homes.values()), ended.scenario.rounds.gather_s
+        came = f"{everybody - late} of {everybody} homes had come when the first round began"
+        stderr.print(f"{came}; raise rounds.gather_s, which is {gather_s:g} s", markup=False)
+    troubles: dict[str, list[str]] = {}
+    for node, why in ended.failures.items():
+        troubles.setdefault(why, []).append(node)
+    for node in record.left_out:
+        if node not in ended.failures:
+            last = record.last_errors.get(node, f"no error, see logs/{node}.jsonl")
+            troubles.setdefault(f"was left out of every round; it logged last: {last}", []).append(node)
+    for why, nodes in islice(troubles.items(), _LINES):
+        stderr.print(f"[red]{_list_some(nodes)}[/red] {escape(why)}")
+    if len(troubles) > _LINES:
+        stderr.print(f"and {len(troubles) - _LINES} more such lines, see {ended.folder}/result.json", markup=False)
+
+
+def _list_some(names: Iterable[str]) -> str:
+    """List the first names."""
+    some = [*names]
+    return ", ".join(some[:5]) + (", …" if len(some) > 5 else "")
+
+
+def _print_summary(ended: Run) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from stackelgrid.report.tables import summary
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for label, value in summary(ended.result, ended.days):
+        table.add_row(label, value)
+    Console(highlight=False).print(table)

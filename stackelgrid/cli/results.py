@@ -1,0 +1,68 @@
+"""`stackelgrid certify`, `report`, `replay`: come back to a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stackelgrid.cli.conclusion import judge
+from stackelgrid.cli.console import CommandError
+from stackelgrid.cli.options import RequireCertificate, Seed, Sets
+from stackelgrid.errors import ExitCode
+
+
+def certify(
+    source: Annotated[str, typer.Argument(metavar="DIR|SCENARIO", help="A run's folder, or a scenario to play first.")],
+    sets: Sets = None,
+    seed: Seed = None,
+    samples: Annotated[int, typer.Option(help="Random deviations tried in search of a better one.", min=1)] = 200,
+    required: RequireCertificate = False,
+) -> None:
+    """Compare a run with the centralised reference.
+
+    The certificate is printed; that of a folder is also written to its result.json.
+    """
+    from stackelgrid import runner
+
+    folder = Path(source)
+    ended = runner.load(folder) if folder.is_dir() else runner.run(source, sets, seed=seed)
+    if ended.folder is not None and not ended.result.certifiable:
+        message = "not every home answered the last round, so there is no equilibrium of all to certify"
+        raise CommandError(ExitCode.BAD_INPUT, f"{folder / 'result.json'}: {message}")
+    print(json.dumps(ended.certify(samples).root, indent=2, allow_nan=False))
+    if not judge(ended, required=required) and required:
+        raise typer.Exit(ExitCode.NOT_CERTIFIED)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder.")],
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--figures",
+            metavar="png,svg,pdf",
+            help="Draw the figures in these formats too, one and two columns of a journal wide.",
+        ),
+    ] = "",
+) -> None:
+    """Write report.html, the figures and the tables again."""
+    from stackelgrid.report import write
+
+    print(write(folder, formats=[kind.strip() for kind in formats.split(",") if kind.strip()]))
+
+
+def replay(
+    what: Annotated[str, typer.Argument(metavar="SEED|DIR", help="A seed of the soak test, or a run's folder.")],
+) -> None:
+    """Play a run again and print its messages.
+
+    The run is played in memory, under its faults; each message and each fault is printed.
+
+    Over MQTT the timing differs from run to run: the replay of such a run is one possible course of it.
+    """
+    from stackelgrid.soak import replay as soak_replay
+
+    print(soak_replay.replay(what))
