@@ -29,6 +29,7 @@ _PARAMETERS = {
     "game": "The name of a game.",
     "name": "The name of a file, one of `files` of the run.",
     "run": "The id of a run, the name of its folder.",
+    "table": "The name of a table of the run, as slots or bills.",
 }
 
 

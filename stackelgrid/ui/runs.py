@@ -95,6 +95,17 @@ def find_file(folder: Path, name: str) -> Path | None:
     return path if inside else None
 
 
+def read_table(path: Path) -> dict[str, list[Any]]:
+    """Read a Parquet file, column by column. Raises `ConfigError`."""
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    try:
+        columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: no table ({error}); write it again with stackelgrid report") from None
+    return columns
+
+
 def summarise(folder: Path) -> RunSummary:
     """Summarise a run: its scenario, its state, when it began, its rounds and homes."""
     first, end = read_first(folder), read_end(folder)

@@ -23,6 +23,7 @@ from starlette.staticfiles import StaticFiles
 from stackelgrid.errors import ConfigError
 from stackelgrid.model import list_mistakes
 from stackelgrid.registry import UnknownGameError, find
+from stackelgrid.report.columns import Cell
 from stackelgrid.scenarios.measured import with_data
 from stackelgrid.ui import openapi, scenario_list
 from stackelgrid.ui.access import Guard, refuse
@@ -33,7 +34,7 @@ from stackelgrid.ui.launcher import Launcher, LiveRun, OrderRefusedError
 from stackelgrid.ui.openapi import Operation
 from stackelgrid.ui.play import Order
 from stackelgrid.ui.recorder import FaultRefusedError
-from stackelgrid.ui.runs import NoRunError, Runs, find_file
+from stackelgrid.ui.runs import NoRunError, Runs, find_file, read_table
 from stackelgrid.ui.stream import follow
 
 PAGE = Path(__file__).parent / "page"
@@ -114,6 +115,7 @@ class Interface:
                 query={"after": "The number of the last event that is known."},
                 headers={"Last-Event-ID": "The same, as a browser sends it."},
             ),
+            Operation("GET", "/runs/{run}/tables/{table}", self.show_table, dict[str, list[Cell]], refusals=(404, 422)),
             Operation(
                 "GET",
                 "/runs/{run}/files/{name:path}",
@@ -217,6 +219,14 @@ class Interface:
         if not isinstance(content, dict):
             return refuse(422, "a fault is a mapping of keys")
         return _answer(Added(fault=await run.add_fault(content)), 202)
+
+    async def show_table(self, request: Request) -> Response:
+        """Send a table of a run, column by column."""
+        folder, name = self._runs.find(request.path_params["run"]), request.path_params["table"]
+        path = await run_in_threadpool(find_file, folder, f"tables/{name}.parquet")
+        if path is None:
+            return refuse(404, f"{folder.name} has no table {name!r}; stackelgrid report {folder} writes what it has")
+        return JSONResponse(await run_in_threadpool(read_table, path))
 
     async def send_file(self, request: Request) -> Response:
         """Send a file of a run."""

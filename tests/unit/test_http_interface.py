@@ -11,6 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import stackelgrid
+from stackelgrid.report.columns import encode_parquet
 from stackelgrid.ui.access import MOST_BYTES
 from stackelgrid.ui.launcher import Launcher
 from stackelgrid.ui.server import Interface
@@ -134,6 +135,26 @@ def test_file_of_a_run_has_no_part_in_the_page(client: TestClient, runs: Path) -
     assert answer.content == (runs / RUN / "result.json").read_bytes()
     assert answer.headers["content-disposition"].startswith("attachment")
     assert "sandbox" in answer.headers["content-security-policy"]
+
+
+def test_table_is_sent_column_by_column(client: TestClient, runs: Path) -> None:
+    tables = runs / RUN / "tables"
+    tables.mkdir()
+    columns = {
+        "session": [1, 1],
+        "slot": range(1, 3),
+        "time": ["a", None],
+        "binding": [True, None],
+        "load_kw": [0.1, 2],
+    }
+    (tables / "slots.parquet").write_bytes(encode_parquet(columns))
+    assert client.get(f"/api/v1/runs/{RUN}/tables/slots").json() == {**columns, "slot": [1, 2]}
+    for name in ("nothing", "..%2fresult", "slots.csv"):
+        assert client.get(f"/api/v1/runs/{RUN}/tables/{name}").status_code == 404
+    (tables / "torn.parquet").write_bytes(b"PAR1")
+    answer = client.get(f"/api/v1/runs/{RUN}/tables/torn")
+    assert answer.status_code == 422
+    assert "torn.parquet: no table" in answer.json()["message"]
 
 
 def test_run_is_listed_and_described(client: TestClient) -> None:
