@@ -1,0 +1,39 @@
+// Elements of the document, made in one line.
+
+/** Make an element. `on…` attributes are listeners; null, undefined and false are left out. */
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "value" || name === "checked") element[name] = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+/** Make a table with a caption. Numbers are set right. */
+export function makeTable(caption, head, rows) {
+  const cell = (value) => make("td", { class: typeof value === "number" && "number" }, showCell(value));
+  return make(
+    "table",
+    {},
+    make("caption", {}, caption),
+    make("thead", {}, make("tr", {}, head.map((text) => make("th", { scope: "col" }, text)))),
+    make("tbody", {}, rows.map((row) => make("tr", {}, row.map(cell)))),
+  );
+}
+
+function showCell(value) {
+  if (value === null || value === undefined) return "–";
+  return value instanceof Node ? value : showNumber(value);
+}
+
+/** Write a number with three or four digits that count; give back what is none. */
+export function showNumber(value) {
+  if (typeof value !== "number" || Number.isInteger(value)) return String(value);
+  const size = Math.abs(value);
+  if (size > 0 && size < 0.001) return value.toExponential(1);
+  return value.toLocaleString("en", { maximumFractionDigits: size < 1 ? 4 : size < 100 ? 2 : 1 });
+}
