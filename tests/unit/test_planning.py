@@ -70,8 +70,14 @@ def test_plans_are_measured_in_the_same_slots(
         assert row["welfare"] == pytest.approx(row["homes_utility"] + row["company_earns"])
         assert row["worth"] == pytest.approx(row["welfare"] - rows["planned_once"]["welfare"])
         result = json.loads((folder / plan / "result.json").read_text())
-        metered = [kw for session in result["sessions"] for kw in session["outcome"]["metered_kw"]]
+        outcomes = [session["outcome"] for session in result["sessions"]]
+        metered, imbalance = ([kw for each in outcomes for kw in each[key]] for key in ("metered_kw", "imbalance_kwh"))
         assert len(metered) == 48 and row["energy_kwh"] == pytest.approx(sum(metered))
+        assert row["peak_kw"] == max(metered)
+        assert row["imbalance_kwh"] == pytest.approx(sum(map(abs, imbalance)))
+        homes = [home for each in outcomes for home in each["homes"].values()]
+        assert row["homes_utility"] == pytest.approx(sum(home["metered_utility"] for home in homes))
+        assert row["homes_pay"] == pytest.approx(sum(home["metered_bill"] for home in homes))
         # At one wholesale price the company pays it for every kWh, whatever was settled.
         assert row["homes_pay"] - row["company_earns"] == pytest.approx(5 * sum(metered))
     slots = pq.read_table(folder / "replanned" / "tables" / "slots.parquet").to_pydict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -18,13 +19,16 @@ from stackelgrid.runner import Run
 from stackelgrid.scenarios import ScenarioError, load
 
 
-def draw_days(forecast: dict[str, Any] | None = None, days: int = 2, **leader: Any) -> dict[str, Any]:
+def draw_days(
+    forecast: dict[str, Any] | None = None, days: int = 2, slot_minutes: int = 60, **leader: Any
+) -> dict[str, Any]:
     """Draw four homes: with a battery but no feed-in, with PV and a battery, with a car, and with a heat pump.
 
     From a Saturday on, over the change of clocks in Brussels; a session every 12 hours.
     """
     random = np.random.default_rng(5)
-    hours = np.arange(24 * days - 1)
+    per_hour = 60 // slot_minutes
+    hours = np.arange((24 * days - 1) * per_hour) / per_hour
     sun = np.maximum(np.sin((hours % 24 - 6) * np.pi / 12), 0) * random.uniform(1, 6, len(hours))
     battery = {"capacity_kwh": 6.0, "initial_kwh": 3.0, "charge_kw": 2.0, "discharge_kw": 2.0, "wear": {"fast": 0.05}}
 
@@ -33,7 +37,9 @@ def draw_days(forecast: dict[str, Any] | None = None, days: int = 2, **leader: A
         inelastic = [{"load_kw": (random.uniform(0.1, 2.5, len(hours))).tolist()}]
         return {"id": name, "inelastic": inelastic, "elastic": [appliance], **devices}
 
-    trips = [{"leave": day * 24 + 8, "back": day * 24 + 18, "uses_kwh": 5.0} for day in range(days)]
+    trips = [
+        {"leave": (day * 24 + 8) * per_hour, "back": (day * 24 + 18) * per_hour, "uses_kwh": 5.0} for day in range(days)
+    ]
     room = {
         "max_kw": 3.0,
         "heat_kwh_per_k": 6.0,
@@ -47,7 +53,13 @@ def draw_days(forecast: dict[str, Any] | None = None, days: int = 2, **leader: A
         "game": "user_oriented",
         "seed": 1,
         "aggregators": 2,
-        "calendar": {"start": "2026-03-28T00:00", "timezone": "Europe/Brussels", "days": days, "every": "12h"},
+        "calendar": {
+            "start": "2026-03-28T00:00",
+            "timezone": "Europe/Brussels",
+            "slot_minutes": slot_minutes,
+            "days": days,
+            "every": "12h",
+        },
         "leader": {
             "objective": "welfare",
             "baseline_price": 9,
@@ -78,6 +90,11 @@ YESTERDAY = {
 @functools.cache
 def week() -> Run:
     return stackelgrid.run(draw_days(YESTERDAY, 7, imbalance_price=11.0))
+
+
+@functools.cache
+def half_hours() -> Run:
+    return stackelgrid.run(draw_days(YESTERDAY, slot_minutes=30, imbalance_price=11.0))
 
 
 def of(run: Run, session: Session, name: str) -> tuple[Home, Home, Any]:
@@ -159,28 +176,40 @@ def test_room_follows_the_weather_that_comes() -> None:
     assert np.abs(np.array(planned) - came).max() > 0.1
 
 
-def test_money_balances_between_homes_company_and_market() -> None:
-    run = week()
+@pytest.mark.parametrize("play", [week, half_hours])
+def test_money_balances_between_homes_company_and_market(play: Callable[[], Run]) -> None:
+    run = play()
+    hours = run.scenario.slot_hours
     for session, played in zip(run.scenario.sessions, run.result.sessions, strict=True):
         outcome, price = played.outcome, np.array(played.outcome.price[: session.binding])
         settled = np.array(outcome.load_kw[: session.binding])
         wholesale = np.array(run.scenario.leader.wholesale_price[session.window][: session.binding])
-        unforeseen = np.array(outcome.imbalance_kwh)
+        unforeseen = np.array(outcome.imbalance_kwh) / hours
         np.testing.assert_allclose(outcome.metered_kw, settled + unforeseen, atol=1e-9)
-        assert outcome.metered_revenue == pytest.approx(float(price @ outcome.metered_kw), abs=1e-9)
+        assert outcome.metered_revenue == pytest.approx(hours * float(price @ outcome.metered_kw), abs=1e-9)
         assert outcome.metered_revenue == pytest.approx(
             sum(home.metered_bill for home in outcome.homes.values()), abs=1e-9
         )
-        assert outcome.supply_cost == pytest.approx(float(wholesale @ settled + 11.0 * unforeseen.sum()), abs=1e-9)
+        cost = hours * float(wholesale @ settled + 11.0 * unforeseen.sum())
+        assert outcome.supply_cost == pytest.approx(cost, abs=1e-9)
 
 
 def test_perfect_forecast_meters_what_was_settled_and_pays_the_wholesale_price() -> None:
-    plain, perfect = (stackelgrid.run(draw_days(key)) for key in (None, {}))
-    for before, after in zip(plain.result.sessions, perfect.result.sessions, strict=True):
+    plain, perfect = (stackelgrid.run(draw_days(key, slot_minutes=30)) for key in (None, {}))
+    sessions, wholesale = perfect.scenario.sessions, perfect.scenario.leader.wholesale_price
+    for session, before, after in zip(sessions, plain.result.sessions, perfect.result.sessions, strict=True):
         assert after.outcome.price == before.outcome.price and after.states == before.states
         np.testing.assert_allclose(after.outcome.metered_kw, after.outcome.load_kw[: after.binding], atol=1e-9)
         np.testing.assert_allclose(after.outcome.imbalance_kwh, 0, atol=1e-9)
         assert before.outcome.metered_kw is None and "metered_kw" not in before.outcome.content()
+        bought = 0.5 * np.dot(wholesale[session.window][: after.binding], after.outcome.load_kw[: after.binding])
+        assert after.outcome.supply_cost == pytest.approx(bought, abs=1e-9)
+    last = perfect.result.sessions[-1]
+    assert last.binding == last.slots
+    for home in last.outcome.homes.values():
+        assert home.metered_bill == pytest.approx(home.bill, abs=1e-9)
+        assert home.metered_utility == pytest.approx(home.utility, abs=1e-6)
+    assert last.outcome.metered_utility == sum(home.metered_utility for home in last.outcome.homes.values())
 
 
 def test_forecast_is_the_same_however_many_homes_there_are_and_in_which_order() -> None:
