@@ -86,8 +86,29 @@ class SessionSlots(StrictModel):
     binding: int
 
 
+class KeyFigure(StrictModel):
+    """A number of a result in words."""
+
+    label: str
+    value: str
+
+
+class CertificateCheck(StrictModel):
+    """A line of a certificate; `passed` is null where nothing is judged."""
+
+    key: str
+    label: str
+    meaning: str
+    value: str | None
+    limit: str
+    passed: bool | None
+
+
 class RunDescription(RunSummary):
-    """A run with its nodes, slots, files and result. One that is unreadable has none of them."""
+    """A run with its nodes, slots, files and result, and that in the words of its report.
+
+    One that is unreadable has none of them.
+    """
 
     faultable: bool = False
     tree: list[TreeNode] = []
@@ -100,6 +121,9 @@ class RunDescription(RunSummary):
     files: list[str] = []
     result: dict[str, Any] | None = None
     certificate: dict[str, Any] | None = None
+    verdict: str = ""
+    key_figures: list[KeyFigure] = []
+    checks: list[CertificateCheck] = []
 
 
 class Started(StrictModel):

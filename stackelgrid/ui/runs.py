@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from stackelgrid.errors import ConfigError
-from stackelgrid.scenarios import load
+from stackelgrid.report import tables
+from stackelgrid.report.page import judge_sessions, verdict
+from stackelgrid.report.run_folder import read
+from stackelgrid.scenarios import Scenario, load
 from stackelgrid.text_file import parse_json, read_text
-from stackelgrid.ui.answers import RunDescription, RunSummary
+from stackelgrid.ui.answers import CertificateCheck, KeyFigure, RunDescription, RunSummary
 from stackelgrid.ui.events import are_written, read_end, read_first
 from stackelgrid.ui.words import describe_tree
 
@@ -62,23 +66,36 @@ class Runs:
         summary = summarise(folder).model_dump()
         if summary["state"] == "unreadable":
             return RunDescription(**summary)
-        result = _read_json(folder / "result.json") if (folder / "result.json").is_file() else None
         try:
-            tree = describe_tree(load(str(folder / "scenario.yaml")))
+            scenario = load(str(folder / "scenario.yaml"))
+            found = _describe_result(folder, scenario) if (folder / "result.json").is_file() else {}
         except ConfigError as error:
             return RunDescription(**{**summary, "state": "unreadable", "message": str(error)})
+        tree = describe_tree(scenario)
         return RunDescription(
             **summary,
             tree=tree["nodes"],
             **{key: tree[key] for key in ("money", "slots", "slot_hours", "times", "sessions", "max_rounds")},
             files=[*list_files(folder)],
-            result=result,
-            certificate=None if result is None else result.get("certificate"),
+            **found,
         )
 
     def remove(self, run_id: str) -> None:
         """Remove a run's folder."""
         shutil.rmtree(self.find(run_id))
+
+
+def _describe_result(folder: Path, scenario: Scenario) -> dict[str, Any]:
+    """Give what came out of a run, and what its report says of it. Raises `ConfigError`."""
+    run = read(folder, scenario)
+    content = run.result.content()
+    return {
+        "result": content,
+        "certificate": content["certificate"],
+        "verdict": judge_sessions(run) if run.result.sessions else verdict(run),
+        "key_figures": [KeyFigure(label=label, value=value) for label, value in tables.key_figures(run.result)],
+        "checks": [CertificateCheck(**asdict(check)) for check in tables.checks(run.result)],
+    }
 
 
 def list_files(folder: Path) -> Iterator[str]:

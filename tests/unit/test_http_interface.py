@@ -165,6 +165,9 @@ def test_run_is_listed_and_described(client: TestClient) -> None:
     assert [node["name"] for node in run["tree"]] == ["leader", "a1", "bus23", "bus27"]
     assert [node["parent"] for node in run["tree"]] == [None, "leader", "a1", "a1"]
     assert run["result"]["settled"]
+    assert run["verdict"] == "Settled in 6 rounds (9 among the homes)."
+    assert run["key_figures"][0].keys() == {"label", "value"}
+    assert (run["certificate"], run["checks"]) == (None, [])
     assert "result.json" in run["files"]
 
 
