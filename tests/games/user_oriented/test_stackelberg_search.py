@@ -41,7 +41,7 @@ class Market:
         return self.company.utility(price, self.answer(price).load)
 
     def search(self, questions: int = 100) -> tuple[Observation, int, int]:
-        """The settled answer, and in how many rounds and with how many different prices, of `questions`, it was found."""
+        """The settled answer, and in how many rounds and with how many different prices it was found."""
         search = StackelbergSearch(self.company, questions=questions)
         observed, asked = [self.answer(self.baseline)], {self.baseline.tobytes()}
         for rounds in range(1, 41):
