@@ -37,3 +37,13 @@ export function showNumber(value) {
   if (size > 0 && size < 0.001) return value.toExponential(1);
   return value.toLocaleString("en", { maximumFractionDigits: size < 1 ? 4 : size < 100 ? 2 : 1 });
 }
+
+/** Write a time of the past as an element: how long ago, within a day. */
+export function showTime(iso) {
+  if (!iso) return "";
+  const time = new Date(iso);
+  const minutes = Math.floor((Date.now() - time) / 60_000);
+  const date = time.toLocaleString("en-GB", { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit" });
+  const ago = minutes < 1 ? "just now" : minutes < 60 ? `${minutes} min ago` : minutes < 1440 ? `${Math.floor(minutes / 60)} h ago` : date;
+  return make("time", { datetime: iso, title: date }, ago);
+}

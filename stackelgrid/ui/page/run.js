@@ -1,24 +1,128 @@
-// One run: watched while it goes on, replayed when it has ended, and its results.
+// One run: watched and disturbed while it goes on, replayed when it has ended, and its results.
 
-import { follow, get, locate } from "./api.js";
-import { RoundCharts } from "./charts.js";
-import { make } from "./dom.js";
+import { follow, get, locate, locateFile, post } from "./api.js";
+import { make, showTime } from "./dom.js";
+import { Disturbance } from "./faults.js";
+import { Replay } from "./replay.js";
 import { showResults } from "./results.js";
-import { RUN_STATES } from "./states.js";
+import { makeStateChip } from "./runs.js";
+import { Scene } from "./scene.js";
 
 /** Show a run; `view` is "watch" or "results". */
 export async function showRun(element, id, view) {
   const run = await get(locate(id));
-  const body = make("section", { "aria-label": view === "results" ? "Results" : "Negotiation" });
-  element.append(make("h1", { tabindex: "-1" }, run.scenario ?? run.id), make("p", {}, RUN_STATES[run.state]), body);
-  if (view === "results") return showResults(body, run);
-  let charts = null;
-  return follow(
-    id,
+  const head = new Head(element, run, view);
+  if (run.state === "unreadable") {
+    element.append(make("p", { class: "notice bad" }, run.message));
+    return null;
+  }
+  const body = make("div", { class: "view" });
+  element.append(body);
+  if (view === "watch") return watch(body, run, head);
+  if (run.state !== "running") return showResults(body, run);
+  body.append(make("p", { class: "notice" }, "The run goes on. Its results come when it has ended."));
+  return follow(id, (event) => event.type === "end" && head.reload(), () => {});
+}
+
+function watch(element, run, head) {
+  const events = [];
+  const isLive = run.state === "running";
+  const bar = make("section", { class: "card replay", "aria-label": "Replay", hidden: true });
+  const broken = make("p", { class: "notice warn", role: "status", hidden: true }, "The connection to the server is lost. Trying again.");
+  let disturbance = null;
+  element.append(broken, bar);
+  const scene = new Scene(element, (name) => disturbance?.select(name));
+  if (run.faultable) {
+    const card = make("section", { class: "card disturb", "aria-label": "Disturb" });
+    scene.side.append(card);
+    disturbance = new Disturbance(card, run.id);
+  }
+  let replay = null;
+  const offerReplay = () => {
+    bar.hidden = false;
+    replay = new Replay(bar, events, (event) => scene.apply(event), () => scene.restart());
+  };
+  const stop = follow(
+    run.id,
     (event) => {
-      if (event.type === "tree") charts = new RoundCharts(body, event);
-      if (event.type === "round") charts.round(event);
+      events.push(event);
+      if (event.type === "fault") head.offerPlan();
+      if (isLive) scene.apply(event);
+      if (event.type !== "end") return;
+      if (isLive) {
+        scene.side.replaceChildren();
+        disturbance = null;
+        head.reload();
+      } else for (const each of events) scene.apply(each);
+      offerReplay();
     },
-    () => {},
+    (isBroken) => (broken.hidden = !isBroken),
   );
+  return () => {
+    stop();
+    replay?.close();
+    scene.close();
+  };
+}
+
+/** The title of a run with its state, its views and what can be done with it. */
+class Head {
+  constructor(element, run, view) {
+    this.view = view;
+    this.facts = make("p", { class: "facts soft" });
+    this.actions = make("div", { class: "buttons" });
+    this.notice = make("p", { class: "notice", hidden: true });
+    this.views = make("nav", { class: "tabs", "aria-label": "Views of the run" });
+    element.append(
+      make("div", { class: "title" }, make("div", {}, make("h1", { tabindex: "-1" }, run.scenario || run.id), this.facts), this.actions),
+      this.notice,
+      this.views,
+    );
+    this.draw(run);
+  }
+
+  draw(run) {
+    this.run = run;
+    const path = `#/runs/${encodeURIComponent(run.id)}`;
+    const size = run.homes && `${run.homes} homes, ${run.transport === "memory" ? "in memory" : "over MQTT"}`;
+    this.facts.replaceChildren(makeStateChip(run.state), make("span", {}, run.id), size ? make("span", {}, size) : "", showTime(run.started));
+    const tab = (name, text, href) => make("a", { href, "aria-current": this.view === name && "page" }, text);
+    this.views.replaceChildren(tab("watch", "Negotiation", path), tab("results", "Results", `${path}/results`));
+    this.views.hidden = run.state === "unreadable";
+    this.actions.replaceChildren();
+    if (run.files.includes("report.html")) {
+      this.actions.append(make("a", { class: "button", href: locateFile(run.id, "report.html"), target: "_blank", rel: "noopener" }, "Report", make("span", { class: "unseen" }, " in a new tab")));
+    }
+    if (run.state === "running") this.actions.append(make("button", { type: "button", onclick: () => this.stop() }, "Stop the run"));
+    if (this.hasPlan) this.offerPlan(true);
+  }
+
+  /** Offer the faults that have struck as a plan. */
+  offerPlan(isAgain = false) {
+    if (this.hasPlan && !isAgain) return;
+    this.hasPlan = true;
+    this.actions.prepend(make("a", { class: "button", href: locateFile(this.run.id, "faults.yaml", true), download: true }, "Save faults as a plan"));
+  }
+
+  async stop() {
+    try {
+      await post(locate(this.run.id, "stop"));
+      this.say("The run is being stopped.");
+    } catch (error) {
+      this.say(error.message);
+    }
+  }
+
+  /** Draw it anew, for the run has ended. */
+  async reload() {
+    const run = await get(locate(this.run.id));
+    this.draw(run);
+    const words = { settled: `Settled after ${run.rounds} rounds. `, unsettled: "The run has ended without settling. ", interrupted: "The run was stopped. ", failed: "The run has failed. " };
+    this.say(words[run.state] ?? "The run has ended. ", make("a", { href: `#/runs/${encodeURIComponent(run.id)}/results` }, "See its results"));
+  }
+
+  say(...content) {
+    this.notice.hidden = false;
+    this.notice.replaceChildren(...content);
+  }
 }

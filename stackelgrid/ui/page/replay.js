@@ -1,0 +1,109 @@
+// Play, pause and step through the events of a run that has ended.
+
+import { make } from "./dom.js";
+
+const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 5, 20, 100];
+/** The longest that a person waits for all of it, seconds. */
+const LONGEST_S = 40;
+
+/** Controls over recorded `events`: `apply(event)` shows the next, `restart()` what was before the first. */
+export class Replay {
+  constructor(element, events, apply, restart) {
+    this.events = events;
+    this.apply = apply;
+    this.restart = restart;
+    this.applied = events.length;
+    this.length = events.at(-1).seconds;
+    this.seconds = this.length;
+    this.build(element);
+    this.draw();
+  }
+
+  /** Play on, at the end from the beginning. */
+  play() {
+    if (this.applied === this.events.length) this.seek(0);
+    this.then = performance.now();
+    this.frame = requestAnimationFrame((now) => this.tick(now));
+    this.draw();
+  }
+
+  pause() {
+    cancelAnimationFrame(this.frame);
+    this.frame = 0;
+    this.draw();
+  }
+
+  /** Go on to the end of the next round. */
+  step() {
+    this.pause();
+    if (this.applied === this.events.length) this.seek(0);
+    let next = this.events.findIndex((event, index) => index >= this.applied && event.type === "round");
+    if (next < 0) next = this.events.length - 1;
+    this.advance(this.events[next].seconds, next + 1);
+    this.draw();
+  }
+
+  /** Go to a time. */
+  seek(seconds) {
+    if (seconds < this.seconds) {
+      this.restart();
+      this.applied = 0;
+    }
+    this.advance(seconds);
+    this.draw();
+  }
+
+  close() {
+    cancelAnimationFrame(this.frame);
+  }
+
+  tick(now) {
+    const seconds = this.seconds + ((now - this.then) / 1000) * SPEEDS[this.speed.value];
+    this.then = now;
+    this.advance(Math.min(seconds, this.length));
+    this.frame = this.applied < this.events.length ? requestAnimationFrame((next) => this.tick(next)) : 0;
+    this.draw();
+  }
+
+  advance(seconds, least = 0) {
+    while (this.applied < this.events.length && (this.applied < least || this.events[this.applied].seconds <= seconds)) {
+      this.apply(this.events[this.applied]);
+      this.applied += 1;
+    }
+    this.seconds = seconds;
+  }
+
+  build(element) {
+    this.button = make("button", { type: "button", class: "main play", onclick: () => (this.frame ? this.pause() : this.play()) });
+    this.slider = make("input", { type: "range", min: "0", max: String(this.length), step: "any", "aria-label": "Time of the run", oninput: () => this.seek(Number(this.slider.value)) });
+    this.time = make("output", { class: "soft time" });
+    this.speed = make("select", { "aria-label": "Speed" }, SPEEDS.map((speed, index) => make("option", { value: String(index) }, `${speed} ×`)));
+    this.speed.value = String(this.chooseSpeed());
+    element.replaceChildren(
+      this.button,
+      make("button", { type: "button", onclick: () => this.step() }, "Next round"),
+      this.slider,
+      this.time,
+      this.speed,
+    );
+  }
+
+  /** Choose a speed at which a round can be followed, and the whole is not too long. */
+  chooseSpeed() {
+    const times = this.events.filter((event) => event.type === "round").map((event) => event.seconds);
+    const perRound = times.length > 1 ? (times.at(-1) - times[0]) / (times.length - 1) : 1;
+    const slowest = SPEEDS.findIndex((speed) => speed >= this.length / LONGEST_S);
+    const wanted = SPEEDS.findLastIndex((speed) => speed <= Math.max(perRound, 0.1));
+    return Math.min(Math.max(slowest < 0 ? SPEEDS.length - 1 : slowest, Math.min(wanted, 3)), SPEEDS.length - 1);
+  }
+
+  draw() {
+    const word = this.frame ? "Pause" : "Play";
+    if (this.button.textContent !== word) this.button.textContent = word;
+    this.button.dataset.playing = Boolean(this.frame);
+    this.slider.value = String(this.seconds);
+    const text = `${this.seconds.toFixed(1)} of ${this.length.toFixed(1)} s`;
+    if (this.time.textContent !== text) this.time.textContent = text;
+    this.slider.setAttribute("aria-valuetext", text);
+  }
+}

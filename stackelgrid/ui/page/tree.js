@@ -1,0 +1,206 @@
+// The tree of a run: leader, aggregators and homes, each in the colour and with the letter of its state.
+
+import { make } from "./dom.js";
+import { NODE_STATES } from "./states.js";
+
+const HAS_ANSWERED = ["answered", "settled"];
+const MOST_LINES = 40;
+
+/** Draws the nodes of the `tree` event; `onSelect(name)` tells which one was chosen. */
+export class Tree {
+  constructor(element, nodes, onSelect) {
+    this.onSelect = onSelect;
+    this.nodes = new Map(nodes.map((node) => [node.name, { ...node, state: "starting", button: null, children: [] }]));
+    for (const node of this.nodes.values()) this.nodes.get(node.parent)?.children.push(node);
+    this.changed = new Set();
+    this.selected = null;
+    this.build(element);
+    this.resizing = new ResizeObserver(() => this.drawLines());
+    this.resizing.observe(this.element);
+    for (const name of this.nodes.keys()) this.changed.add(name);
+    this.draw();
+  }
+
+  /** Note the state of nodes; they are drawn with the next frame. */
+  setState(names, state) {
+    for (const name of names) {
+      const node = this.nodes.get(name);
+      if (node === undefined || node.state === state) continue;
+      node.state = state;
+      this.changed.add(name);
+    }
+    if (this.changed.size && !this.frame) this.frame = requestAnimationFrame(() => this.draw());
+  }
+
+  /** Set all nodes back, as before the beginning. */
+  reset() {
+    this.setState(this.nodes.keys(), "starting");
+  }
+
+  /** Select a node. */
+  select(name, { focus = false } = {}) {
+    const node = this.nodes.get(name);
+    if (node === undefined) return;
+    const before = this.nodes.get(this.selected);
+    if (before) {
+      before.button.tabIndex = -1;
+      before.button.removeAttribute("aria-current");
+    }
+    this.selected = name;
+    node.button.tabIndex = 0;
+    node.button.setAttribute("aria-current", "true");
+    if (focus) node.button.focus();
+    this.onSelect(name);
+  }
+
+  /** Count homes by state. */
+  countHomes() {
+    const counts = {};
+    for (const node of this.nodes.values()) if (node.role === "home") counts[node.state] = (counts[node.state] ?? 0) + 1;
+    return counts;
+  }
+
+  /** End what goes on behind it. */
+  close() {
+    cancelAnimationFrame(this.frame);
+    this.resizing.disconnect();
+  }
+
+  build(element) {
+    const homes = [...this.nodes.values()].filter((node) => node.role === "home").length;
+    const [leader] = [...this.nodes.values()].filter((node) => node.role === "leader");
+    this.lines = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    this.lines.setAttribute("aria-hidden", "true");
+    this.legend = make("ul", { class: "legend", "aria-label": "States of the homes" });
+    this.element = make(
+      "div",
+      { class: "tree", "data-size": homes > 300 ? "small" : homes > 90 ? "medium" : "large", onkeydown: (event) => this.move(event), onclick: (event) => this.click(event) },
+      this.lines,
+      make("div", { class: "top" }, this.makeButton(leader, "leader")),
+      make("div", { class: "branches" }, leader.children.map((node) => this.makeBranch(node))),
+    );
+    element.replaceChildren(this.element, this.legend);
+    leader.button.tabIndex = 0;
+  }
+
+  makeButton(node, kind) {
+    node.glyph = make("span", { class: "glyph", "aria-hidden": true });
+    node.words = kind !== "home" && make("span", { class: "words" });
+    node.button = make(
+      "button",
+      { type: "button", class: `node ${kind}`, "data-node": node.name, tabindex: "-1" },
+      node.glyph,
+      kind !== "home" && make("span", { class: "name" }, node.name),
+      node.words,
+    );
+    return node.button;
+  }
+
+  makeBranch(node) {
+    node.bar = make("i");
+    node.count = make("span", { class: "count" });
+    return make(
+      "section",
+      { class: "branch", "aria-label": `${node.name} and its homes` },
+      this.makeButton(node, "aggregator"),
+      make("div", { class: "progress" }, make("span", { class: "track", "aria-hidden": true }, node.bar), node.count),
+      make("div", { class: "homes" }, node.children.map((home) => this.makeButton(home, "home"))),
+    );
+  }
+
+  draw() {
+    this.frame = 0;
+    const parents = new Set();
+    for (const name of this.changed) {
+      const node = this.nodes.get(name);
+      const [letter, words] = NODE_STATES[node.state] ?? ["?", node.state];
+      node.button.dataset.state = node.state;
+      node.glyph.textContent = letter;
+      node.button.setAttribute("aria-label", `${node.name} ${words}`);
+      if (node.words) node.words.textContent = words.split(/[,:]/)[0];
+      if (node.role === "home") parents.add(this.nodes.get(node.parent));
+      if (node.line) node.line.dataset.state = node.state;
+    }
+    this.changed.clear();
+    for (const node of parents) drawProgress(node);
+    this.drawLegend();
+    this.onDraw?.();
+  }
+
+  drawLegend() {
+    const counts = this.countHomes();
+    const text = JSON.stringify(counts);
+    if (text === this.counted) return;
+    this.counted = text;
+    this.legend.replaceChildren(
+      ...Object.entries(NODE_STATES)
+        .filter(([state]) => counts[state])
+        .map(([state, [letter, words]]) =>
+          make("li", {}, make("span", { class: "node home sample", "data-state": state, "aria-hidden": true }, letter), make("b", {}, String(counts[state])), ` ${words.split(/[,:]/)[0].replace(/^(is|has) /, "")}`),
+        ),
+    );
+  }
+
+  drawLines() {
+    const [leader] = this.nodes.values();
+    // Those of further rows would run behind the first.
+    const first = leader.children[0]?.button.parentElement.offsetTop;
+    const reached = leader.children.filter((node) => node.button.parentElement.offsetTop === first);
+    const box = this.element.getBoundingClientRect();
+    const from = leader.button.getBoundingClientRect();
+    const x = from.left + from.width / 2 - box.left;
+    const y = from.bottom - box.top;
+    this.lines.replaceChildren();
+    for (const node of reached.length <= MOST_LINES ? reached : []) {
+      const to = node.button.parentElement.getBoundingClientRect();
+      const [tx, ty] = [to.left + to.width / 2 - box.left, to.top - box.top];
+      node.line = document.createElementNS("http://www.w3.org/2000/svg", "path");
+      node.line.setAttribute("d", `M${x} ${y}C${x} ${(y + ty) / 2} ${tx} ${(y + ty) / 2} ${tx} ${ty}`);
+      node.line.dataset.state = node.state;
+      this.lines.append(node.line);
+    }
+  }
+
+  click(event) {
+    const button = event.target.closest("[data-node]");
+    if (button) this.select(button.dataset.node);
+  }
+
+  /** Go from node to node: left and right to the next, up and down to the row above and below. */
+  move(event) {
+    const here = event.target.closest("[data-node]");
+    if (!here || event.altKey || event.ctrlKey || event.metaKey) return;
+    const buttons = [...this.element.querySelectorAll("[data-node]")];
+    const index = buttons.indexOf(here);
+    const steps = { ArrowLeft: buttons[index - 1], ArrowRight: buttons[index + 1], Home: buttons[0], End: buttons.at(-1) };
+    let next = steps[event.key];
+    if (event.key === "ArrowDown" || event.key === "ArrowUp") next = findNear(buttons, here, event.key === "ArrowDown");
+    else if (!(event.key in steps)) return;
+    event.preventDefault();
+    if (next) this.select(next.dataset.node, { focus: true });
+  }
+}
+
+function drawProgress(node) {
+  const all = node.children.length;
+  const answered = node.children.filter((home) => HAS_ANSWERED.includes(home.state)).length;
+  node.bar.style.transform = `scaleX(${all ? answered / all : 0})`;
+  node.count.textContent = `${answered} of ${all}`;
+}
+
+/** Find the button of the nearest row below or above, the one most nearly in the same column. */
+function findNear(buttons, here, isBelow) {
+  const from = here.getBoundingClientRect();
+  const middle = (box) => [box.left + box.width / 2, box.top + box.height / 2];
+  const [x, y] = middle(from);
+  let best = null;
+  let least = Infinity;
+  for (const button of buttons) {
+    const [bx, by] = middle(button.getBoundingClientRect());
+    const down = isBelow ? by - y : y - by;
+    if (down < 6) continue;
+    const distance = down * 3 + Math.abs(bx - x);
+    if (distance < least) [best, least] = [button, distance];
+  }
+  return best;
+}
