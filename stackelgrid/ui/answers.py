@@ -107,9 +107,11 @@ class CertificateCheck(StrictModel):
 class RunDescription(RunSummary):
     """A run with its nodes, slots, files and result, and that in the words of its report.
 
-    One that is unreadable has none of them.
+    One that is unreadable has none of them. It is `stoppable` while the server plays it, and `faultable` where faults
+    can strike it, too.
     """
 
+    stoppable: bool = False
     faultable: bool = False
     tree: list[TreeNode] = []
     money: str = ""

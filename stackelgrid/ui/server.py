@@ -179,8 +179,9 @@ class Interface:
     async def show_run(self, request: Request) -> Response:
         """Describe a run."""
         run = await run_in_threadpool(self._runs.describe, request.path_params["run"])
-        faultable = run.state == "running" and run.transport == "mqtt" and run.id in self._launcher.live
-        return _answer(run.model_copy(update={"faultable": faultable}))
+        stoppable = run.state == "running" and run.id in self._launcher.live
+        faultable = stoppable and run.transport == "mqtt"
+        return _answer(run.model_copy(update={"stoppable": stoppable, "faultable": faultable}))
 
     async def remove_run(self, request: Request) -> Response:
         """Remove the folder of a run that has ended."""

@@ -109,7 +109,8 @@ def test_faults_strike_a_run_that_is_on(server: Server) -> None:
     assert await_event(events, {"type": "tree"})[0] == 1
     await_event(events, {"type": "round", "round": 1})
     status, summary = server.call("GET", run)
-    assert (status, summary["state"], summary["faultable"], summary["result"]) == (200, "running", True, None)
+    assert (status, summary["state"], summary["result"]) == (200, "running", None)
+    assert summary["stoppable"] and summary["faultable"]
     assert server.call("DELETE", run)[0] == 409
 
     crash = {"kind": "crash", "node": "a2", "restart_after_s": 0.5}
@@ -201,7 +202,8 @@ def test_run_in_memory_is_told_and_takes_no_faults(server: Server) -> None:
     run = server.start(scenario="load_call", set={}, transport="memory", pace_s=0, name="naïve ☀")
     told = [event for _, event in server.watch(run)]
     assert [event["state"] for event in told if event["type"] in ("node", "end")] == ["starting", "answered", "settled"]
-    assert server.call("GET", run)[1]["faultable"] is False
+    summary = server.call("GET", run)[1]
+    assert not summary["stoppable"] and not summary["faultable"]
     assert server.call("POST", f"{run}/faults", {"kind": "crash", "node": "a1"})[0] == 409
     assert server.call("DELETE", run) == (204, None)
     assert server.call("GET", run)[0] == 404
