@@ -19,7 +19,7 @@ from stackelgrid.report.game import check, find_report
 from stackelgrid.report.incidents import NAMED, list_incidents
 from stackelgrid.report.parts import Plot, Section, Table, Trace
 from stackelgrid.report.plans import show_plans
-from stackelgrid.report.run_folder import ReportError, RunFolder, read
+from stackelgrid.report.run_folder import FAULTS, ReportError, RunFolder, read
 from stackelgrid.scenarios import Scenario
 from stackelgrid.text_file import write_text
 
@@ -112,6 +112,7 @@ def _render(run: RunFolder, followed: days.Days | None) -> str:
     )
     result, report = run.result, find_report(run.result.game)
     title = find(result.game).title
+    under_faults = [] if run.faults is None else ["--faults", str(run.folder / FAULTS)]
     in_memory = ["--transport", "memory"] if result.transport == "memory" else []
     checks = tables.checks(result)
     judged = [check.passed for check in checks if check.passed is not None]
@@ -120,6 +121,7 @@ def _render(run: RunFolder, followed: days.Days | None) -> str:
         "verdict": judge_sessions(run) if result.sessions else verdict(run),
         "fine": result.settled and result.complete and not result.failures,
         "opening": report.opening(run),
+        "faults": run.faults,
         "headline": tables.headline(result)[2:],  # the title and the verdict say the first two
         "key_figures": tables.key_figures(result, followed),
         "key_note": days.KEY_NOTE if result.sessions else report.key_note,
@@ -129,13 +131,12 @@ def _render(run: RunFolder, followed: days.Days | None) -> str:
         "left_out": [check.label for check in checks if check.value is None],
         "rounds": result.rounds,
         "incidents": list_incidents(result),
-        "missing": bool(result.missing),
         "failures": list(result.failures.items()),
         "lines": _LINES,
         "judged": len(judged),
         "failed": judged.count(False),
         "rejected": result.rejected,
-        "run_again": _command("run", run.folder / "scenario.yaml", *in_memory),
+        "run_again": _command("run", run.folder / "scenario.yaml", *under_faults, *in_memory),
         "certifiable": result.certifiable,
         "certify": _command("certify", run.folder),
         "report": _command("report", run.folder),

@@ -11,10 +11,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stackelgrid.calendar import Session
 from stackelgrid.errors import ConfigError
+from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.model import Finite, explain
 from stackelgrid.run_result import RunResult, parse
-from stackelgrid.scenarios import Scenario, ScenarioError, load
+from stackelgrid.scenarios import Scenario, ScenarioError, load, yaml_file
 from stackelgrid.text_file import parse_json, read_text
+
+FAULTS = "faults.yaml"
+"""The plan of a run under faults."""
 
 
 class ReportError(ConfigError):
@@ -57,13 +61,17 @@ class PlayedSession:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The content of a run's folder; `scenario` is of the game's own class, `manifest` {} where there is none."""
+    """The content of a run's folder; `scenario` is of the game's own class.
+
+    Where there is no manifest it is {}, where there is no fault plan that is None.
+    """
 
     folder: Path
     result: RunResult[Any]
     rounds: list[RoundRecord]
     scenario: Any
     manifest: dict[str, Any]
+    faults: FaultPlan | None = None
 
     @cached_property
     def sessions(self) -> list[PlayedSession]:
@@ -88,7 +96,9 @@ def read(folder: Path, scenario: Scenario | None = None) -> RunFolder:
             f"{folder / 'scenario.yaml'}: calendar makes {len(played.sessions)} sessions, result.json has {sessions}; "
             "put back the scenario that was played"
         )
-    return RunFolder(folder, result, rounds, played, _read_manifest(folder / "manifest.json"))
+    return RunFolder(
+        folder, result, rounds, played, _read_manifest(folder / "manifest.json"), _read_faults(folder / FAULTS)
+    )
 
 
 def read_result(path: Path) -> RunResult[Any]:
@@ -125,6 +135,18 @@ def _read_scenario(path: Path) -> Any:
         return load(str(path))
     except ScenarioError as error:
         raise ReportError(f"{error}; put back the scenario that was played") from None
+
+
+def _read_faults(path: Path) -> FaultPlan | None:
+    if not path.is_file():
+        return None
+    try:
+        content = yaml_file.read(path, "fault plan")
+        return FaultPlan.model_validate(content)
+    except ValidationError as error:
+        raise ReportError(f"{explain(str(path), error, content)}; put back the plan that was played") from None
+    except ValueError as error:
+        raise ReportError(f"{error}; put back the plan that was played") from None
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

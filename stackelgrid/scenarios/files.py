@@ -44,7 +44,8 @@ def load(
     """Read a scenario: a shipped name, a YAML file or its content, with `KEY.PATH=VALUE` overrides and a seed.
 
     Paths inside it are relative to the file, of content to the working directory. `show` is given a sentence for each
-    file of measured data: how its first number was read. Raises `ScenarioError`.
+    file of measured data: how its first number was read. Overrides are named in the title, which may say otherwise.
+    Raises `ScenarioError`.
     """
     origins = _Origins(Path("scenario"), overrides or [], seed)
     if isinstance(source, Mapping):
@@ -59,6 +60,7 @@ def load(
             raise ScenarioError(str(error)) from None
     for override in overrides or []:
         apply_override(raw, override)
+    _note_in_title(raw, overrides or [])
     if seed is not None:
         raw["seed"] = seed
     try:
@@ -165,6 +167,21 @@ def apply_override(raw: dict[str, Any], override: str) -> None:
         place[int(last)] = value
     else:
         place[last] = value
+
+
+_NAMED, _LONGEST = 3, 40
+"""Overrides that a title names, and letters of each."""
+
+
+def _note_in_title(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Add what was changed to the title, so that it stays true of the run: "A street (calendar.days=2)"."""
+    title = raw.get("title")
+    changed = [each if len(each) <= _LONGEST else f"{each[: _LONGEST - 1]}…" for each in overrides]
+    if not title or not isinstance(title, str) or not changed or any(each.startswith("title=") for each in changed):
+        return
+    more = len(changed) - _NAMED
+    named = [*changed[:_NAMED], *([f"{more} more"] if more > 0 else [])]
+    raw["title"] = f"{title} ({', '.join(named)})"
 
 
 def _get_item(place: list[Any], key: str, override: str) -> Any:

@@ -152,6 +152,24 @@ def test_page_has_the_command_that_repeats_the_run(folder: Path) -> None:
     assert "numpy 2.3.1" in text
 
 
+def test_page_of_a_run_under_faults_names_and_repeats_the_plan(folder: Path) -> None:
+    assert "--faults" not in Page(write(folder)).text
+    (folder / "faults.yaml").write_text("title: The cable is cut\nfaults: []\n")
+    text = Page(write(folder)).text
+    assert "Played under a fault plan: The cable is cut." in text
+    assert f"{folder / 'scenario.yaml'} --faults {folder / 'faults.yaml'} --transport memory" in text
+
+
+def test_title_names_what_was_changed(tmp_path: Path, small: tuple[Scenario, RunRecord]) -> None:
+    changed = load("user_oriented", ["aggregators=2", "leader.mu=0.8", "slots=24", "leader.price_min=1"])
+    plain = load("user_oriented")
+    assert changed.title == f"{plain.title} (aggregators=2, leader.mu=0.8, slots=24, 1 more)"
+    assert load("user_oriented", ["aggregators=2", "title=My own"]).title == "My own"
+    scenario, run_record = small
+    fill(tmp_path, scenario, run_record, build_result(scenario, run_record).content())
+    assert f"<h1>{plain.title} (population.homes=6, aggregators=2)</h1>" in write(tmp_path).read_text()
+
+
 # --- figures ---
 
 
@@ -316,7 +334,7 @@ def test_page_stays_short_with_a_thousand_homes(folder: Path, found: dict[str, A
 
 
 def test_page_lists_members_that_were_missing(folder: Path, found: dict[str, Any]) -> None:
-    assert "No round went on without a member." in Page(write(folder)).text
+    assert "What went wrong" not in Page(write(folder)).text
     found["missing"] = [{"round": n, "node": "h3", "action": "held"} for n in (2, 3, 4)]
     found["missing"] += [{"round": 1, "node": "a2", "action": "excluded"}]
     found["failures"] = {"h3": "exit code -9"}
@@ -325,7 +343,7 @@ def test_page_lists_members_that_were_missing(folder: Path, found: dict[str, Any
     text = Page(write(folder)).text
     assert "held: its last answer stood in h3 2–4 3" in text
     assert "excluded: left out a2 1 1" in text
-    assert "No round went on without a member." not in text
+    assert "What went wrong" in text
     assert "h3 exit code -9" in text
     assert "Messages refused: 4 malformed" in text
     assert "Marked are rounds in which members were held" in text
@@ -379,7 +397,6 @@ def test_page_lists_faults_with_nodes_and_rounds(folder: Path, found: dict[str, 
         "asked members again a1 1–3 6",
     ):
         assert row in text
-    assert "No round went on without a member." not in text
     assert "(d) what went wrong" in text
 
 

@@ -239,9 +239,8 @@ def _plot_homes(outcome: UserOrientedOutcome, money: str) -> Iterator[Plot]:
         yield Plot(
             "savings",
             drawing.boxes(groups, f"Bill saved ({money} per home)"),
-            "The saving of each home on its bill against the flat baseline price. Below zero it pays more, perhaps "
-            "because it uses more at a lower price. Box: the middle half of the homes and the median; whiskers: up to "
-            "1.5 times the box beyond it.",
+            "The saving of each home on its bill against the flat baseline price. Below zero it pays more. Box: the "
+            "middle half of the homes and the median; whiskers: up to 1.5 times the box beyond it.",
         )
 
 
