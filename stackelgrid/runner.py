@@ -7,8 +7,9 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
@@ -29,6 +30,7 @@ from stackelgrid.testbed import fault_plans, in_memory, run_folder
 from stackelgrid.testbed.limits import require_room
 from stackelgrid.testbed.result import SAMPLES, build_result
 from stackelgrid.testbed.result import certify as add_certificate
+from stackelgrid.testbed.run_lock import RunLock
 from stackelgrid.testbed.start import RunStart
 from stackelgrid.transport.base import BrokerUnreachableError
 from stackelgrid.wire.names import name_from
@@ -97,24 +99,53 @@ def run(
     with defer_interrupts() as interrupts:
         began = datetime.now(UTC)
         folder = _make_folder(out, name, needed=report or transport == "mqtt")
-        if folder is not None:
-            try:
-                run_folder.write_scenario(folder, loaded)
-                if plan is not None:
-                    run_folder.write_faults(folder, plan)
-            except OSError:
-                shutil.rmtree(folder)
-                raise
-        if folder is None or transport == "memory":
+        lock = None if folder is None else RunLock(folder)
+
+        def start(start: RunStart) -> None:
             if on_start is not None:
-                on_start(RunStart(folder))
-            record = in_memory.play(loaded, on_round, plan, on_fault)
-        else:
-            ahead = partial(_import_ahead, find(loaded.game), certify, report)
-            record = _play_over_mqtt(loaded, folder, broker, on_round, plan, on_fault, certs, ahead, on_start)
-        ended = conclude(loaded, record, folder, began, certify=certify, report=report, on_step=on_step)
-        ended.interrupted = interrupts.take() or ended.interrupted
+                on_start(replace(start, lock=lock))
+
+        with lock or nullcontext(), _note_failure(folder):
+            if folder is not None:
+                try:
+                    run_folder.write_manifest(folder, loaded, transport, began)
+                    run_folder.write_scenario(folder, loaded)
+                    if plan is not None:
+                        run_folder.write_faults(folder, plan)
+                except OSError:
+                    shutil.rmtree(folder)
+                    raise
+            if folder is None or transport == "memory":
+                start(RunStart(folder))
+                record = in_memory.play(loaded, on_round, plan, on_fault)
+            else:
+                ahead = partial(_import_ahead, find(loaded.game), certify, report)
+                record = _play_over_mqtt(loaded, folder, broker, on_round, plan, on_fault, certs, ahead, start)
+            ended = conclude(loaded, record, folder, certify=certify, report=report, on_step=on_step)
+            ended.interrupted = interrupts.take() or ended.interrupted
     return ended
+
+
+@contextmanager
+def _note_failure(folder: Path | None) -> Iterator[None]:
+    """Note in the folder of a run why it has failed."""
+    try:
+        yield
+    except UnwrittenError:
+        raise
+    except CertificateError as error:
+        _note_end(folder, None, f"the certificate could not be made: {error}")
+        raise
+    except Exception as error:
+        explained = explain_os_error(error) if isinstance(error, OSError) else None
+        _note_end(folder, "failed", explained or f"{type(error).__name__}: {error}")
+        raise
+
+
+def _note_end(folder: Path | None, state: str | None, message: str) -> None:
+    if folder is not None:
+        with suppress(OSError):  # it may be removed already
+            run_folder.note_end(folder, state, message)
 
 
 def _play_over_mqtt(
@@ -126,7 +157,7 @@ def _play_over_mqtt(
     on_fault: Callable[[FaultRecord], None],
     certs: Path | None,
     import_ahead: Callable[[], None],
-    on_start: Callable[[RunStart], None] | None,
+    on_start: Callable[[RunStart], None],
 ) -> RunRecord:
     from stackelgrid.testbed import processes
 
@@ -149,7 +180,6 @@ def conclude(
     scenario: Scenario,
     record: RunRecord,
     folder: Path | None,
-    began: datetime,
     *,
     certify: bool = False,
     report: bool = False,
@@ -162,7 +192,7 @@ def conclude(
     ended = Run(scenario, build_result(scenario, record), record.rounds, folder, record)
     unwritten: OSError | ConfigError | None = None
     try:
-        ended.save(began)
+        ended.save()
     except OSError as error:
         unwritten, ended.folder = error, None
     try:
@@ -173,7 +203,7 @@ def conclude(
                 on_step("certifying")
                 with suppress(SolverMissingError):
                     ended.certify()
-                    ended.save(began)
+                    ended.save()
             if report and unwritten is None:
                 on_step("drawing")
                 ended.report()
@@ -222,6 +252,13 @@ class Run:
     def settled(self) -> bool:
         """True when the leader's stopping rule was met. A settlement is sent in any case."""
         return self.result.settled
+
+    @property
+    def state(self) -> str:
+        """How the run ended: failed where a node was lost for good, interrupted, settled or unsettled."""
+        if self.record is not None and (self.record.lost or self.record.interrupted):
+            return "failed" if self.record.lost else "interrupted"
+        return "settled" if self.settled else "unsettled"
 
     @property
     def complete(self) -> bool:
@@ -306,15 +343,18 @@ class Run:
         page, self.days = write_and_follow(self.folder, self.scenario, figures)
         return page
 
-    def save(self, began: datetime) -> None:
-        """Write result.json and manifest.json of a run that began at that time, if it has a folder.
+    def save(self) -> None:
+        """Write result.json and the end in manifest.json, if the run has a folder.
 
         Its rounds too, where no leader's process has written them.
         """
         if self.folder is not None:
             if self.record is not None and not (self.folder / "rounds.jsonl").exists():
                 run_folder.write_rounds(self.folder, self.record)
-            run_folder.write_result(self.folder, self.result, began)
+            run_folder.write_result(self.folder, self.result)
+            lost = ", ".join([*self.failures][:5])
+            message = f"without {lost}: {next(iter(self.failures.values()))}" if lost else ""
+            run_folder.note_end(self.folder, self.state, message, broker=self.result.broker)
 
     def __repr__(self) -> str:
         words = [

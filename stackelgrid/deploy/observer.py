@@ -95,6 +95,7 @@ class Observer:
             return None
         self._out.mkdir(parents=True, exist_ok=True)
         if not (self._out / "scenario.yaml").exists():
+            run_folder.write_manifest(self._out, self._scenario, "mqtt", self._began)
             run_folder.write_scenario(self._out, self._scenario)
         events = EventLog(self._out)
         if events.is_new:
@@ -194,7 +195,7 @@ class Observer:
         self._out.mkdir(parents=True, exist_ok=True)
         run_folder.write_scenario(self._out, self._scenario)
         run_folder.write_rounds(self._out, record)
-        conclude = partial(runner.conclude, self._scenario, record, self._out, self._began, report=True)
+        conclude = partial(runner.conclude, self._scenario, record, self._out, report=True)
         try:
             conclude(certify=True)
         except CertificateError as error:

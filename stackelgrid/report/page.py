@@ -52,6 +52,8 @@ class PageSection:
     parts: Sequence[tuple[str, PageFigure | Table | str]]
 
 
+_TOLD = ("schema", "scenario", "game", "homes", "transport", "broker", "state", "message")
+"""Keys of the manifest that are told elsewhere."""
 FORMATS = ("png", "svg", "pdf")
 """Formats of figures for print."""
 
@@ -140,7 +142,7 @@ def _render(run: RunFolder, followed: days.Days | None) -> str:
         "certifiable": result.certifiable,
         "certify": _command("certify", run.folder),
         "report": _command("report", run.folder),
-        "manifest": _describe(run.manifest),
+        "manifest": describe_manifest(run.manifest),
     }
     return environment.get_template("report.html.jinja").render(content)
 
@@ -327,10 +329,12 @@ def _command(verb: str, path: Path, *options: str) -> str:
     return shlex.join(["stackelgrid", verb, str(path), *options])
 
 
-def _describe(manifest: dict[str, Any]) -> list[tuple[str, str]]:
-    """Give a line per key of the manifest."""
+def describe_manifest(manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    """Give a line per key of the manifest that the summary of the run does not tell."""
     lines = []
     for key, value in manifest.items():
+        if key in _TOLD:
+            continue
         if isinstance(value, dict):
             lines.append((key, ", ".join(f"{name} {each}" for name, each in value.items())))
         elif isinstance(value, list):

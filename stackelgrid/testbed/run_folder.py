@@ -73,19 +73,31 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     return versions
 
 
-def write_result(folder: Path, result: RunResult[Any], began: datetime) -> None:
-    """result.json and manifest.json."""
+def write_result(folder: Path, result: RunResult[Any]) -> None:
+    """result.json."""
     write_whole(folder / "result.json", result.content())
+
+
+def write_manifest(folder: Path, scenario: Scenario, transport: str, began: datetime) -> None:
+    """manifest.json of a run that begins."""
     packages = ("stackelgrid", "numpy", "daqp", "pydantic", "paho-mqtt", "cvxpy", "clarabel", "amqtt")
     manifest = {
         "schema": 1,
+        "scenario": scenario.title,
+        "game": scenario.game,
+        "homes": len(scenario.everyone),
+        "transport": transport,
         "began": began.isoformat(timespec="milliseconds"),
-        "ended": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "transport": result.transport,
-        "broker": result.broker,
         "python": platform.python_version(),
         "packages": installed_versions(packages),
         "machine": {"system": platform.platform(), "architecture": platform.machine()},
         "command": [Path(sys.argv[0]).name, *map(hide_password, sys.argv[1:])],
     }
     write_whole(folder / "manifest.json", manifest)
+
+
+def note_end(folder: Path, state: str | None, message: str, **more: str) -> None:
+    """Add to manifest.json when and how the run has ended; without a `state`, that which it has."""
+    path = folder / "manifest.json"
+    manifest = {**json.loads(path.read_bytes()), **more, "ended": datetime.now(UTC).isoformat(timespec="milliseconds")}
+    write_whole(path, manifest | ({"state": state} if state else {}) | ({"message": message} if message else {}))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stackelgrid.faults.controller import FaultController
+from stackelgrid.testbed.run_lock import RunLock
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class RunStart:
     """A run that is about to start, in `folder` if it has one.
 
     Over MQTT, `run` is its name on the broker at `url`, which is of the `kind` that the run has started, None where it
-    is another's; `faults` takes faults while the run goes on.
+    is another's; `faults` takes faults while the run goes on. `lock` is the one on its folder.
     """
 
     folder: Path | None
@@ -21,3 +22,4 @@ class RunStart:
     url: str = ""
     kind: str | None = None
     faults: FaultController | None = None
+    lock: RunLock | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from stackelgrid.model import StrictModel
+from stackelgrid.store.summary import RunSummary
 
 
 class Refusal(StrictModel):
@@ -49,23 +50,6 @@ class Checked(StrictModel):
     slots: int = 0
     sessions: int = 0
     doubts: list[str] = []
-
-
-RunState = Literal["running", "settled", "unsettled", "interrupted", "failed", "unreadable"]
-
-
-class RunSummary(StrictModel):
-    """A run; what is not known of it is null."""
-
-    id: str
-    state: RunState
-    scenario: str | None = None
-    game: str | None = None
-    started: str | None = None
-    rounds: int | None = None
-    homes: int | None = None
-    transport: str | None = None
-    message: str = ""
 
 
 class TreeNode(StrictModel):

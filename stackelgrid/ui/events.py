@@ -1,14 +1,12 @@
 """The events of a run, in its folder: written as they happen, and followed by whoever watches.
 
 An event is a JSON object with `seconds` since the beginning, its `type`, and what that type has: docs/interface.md.
-While a run writes them it holds a lock on its folder, so that one that was killed is not taken for one that goes on.
+While a run writes them its folder is locked, so that one that was killed is not taken for one that goes on.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import threading
 import time
 from collections import defaultdict
@@ -16,14 +14,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stackelgrid.errors import ConfigError
 from stackelgrid.node.record import GrowingLines, JsonLines, read_whole_lines
+from stackelgrid.testbed.run_lock import RunLock
 
 Event = dict[str, Any]
 
 _FILE = "events.jsonl"
-_LOCK_S = 2.0
-"""The time in which who only looks at a folder has let go of it."""
 _CHUNK = 2**20
 """The longest event that is read alone, bytes."""
 _HIDING = ("offline", "crashed", "left", "quarantined")
@@ -34,11 +30,12 @@ class EventLog:
     """Writes the events of a run into its folder. Threads may write while others do.
 
     States of nodes that are noted are gathered: `flush` writes one event for all that have come to the same state. A
-    log that an earlier process has begun goes on. Raises `ConfigError` where another process writes it.
+    log that an earlier process has begun goes on. `lock` is the one on the folder of who plays the run; without it the
+    folder is locked here, and `ConfigError` raised where another process has it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._lock = _lock(folder)
+    def __init__(self, folder: Path, lock: RunLock | None = None) -> None:
+        self._lock = RunLock(folder) if lock is None else lock.share()
         before = read_whole_lines(folder / _FILE)
         self.is_new = not before
         self._lines = JsonLines(folder / _FILE, before)
@@ -83,47 +80,7 @@ class EventLog:
 
     def close(self) -> None:
         """Note that there are no more."""
-        os.close(self._lock)
-
-
-def _lock(folder: Path) -> int:
-    """Lock a folder until the descriptor is closed, or the process ends. Who looks holds the lock for a moment, too."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    until = time.monotonic() + _LOCK_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > until:
-                os.close(descriptor)
-                raise ConfigError(f"{folder}: another process writes its events; name another folder") from None
-            time.sleep(0.01)
-        else:
-            return descriptor
-
-
-def are_written(folder: Path) -> bool:
-    """Tell whether a process still writes the events of a run."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def read_first(folder: Path) -> Event:
-    """Give the first event of a run; {} of one that wrote none."""
-    path = folder / _FILE
-    if not path.is_file():
-        return {}
-    with path.open("rb") as file:
-        return _parse(file.readline(_CHUNK))
+        self._lock.release()
 
 
 def read_end(folder: Path) -> Event:

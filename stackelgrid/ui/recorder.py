@@ -82,7 +82,7 @@ class Recorder:
         """Begin to write events into the run's folder: its nodes are about to start."""
         assert start.folder is not None
         self._start, self.folder = start, start.folder
-        self._log = EventLog(start.folder)
+        self._log = EventLog(start.folder, start.lock)
         began = datetime.now(UTC).isoformat(timespec="milliseconds")
         transport = "mqtt" if start.url else "memory"
         tree = {**describe_tree(self._scenario), "transport": transport, "started": began}
@@ -128,7 +128,7 @@ class Recorder:
         if run is not None and run.failures:
             lost = ", ".join([*run.failures][:5])
             message = message or f"without {lost}: {next(iter(run.failures.values()))}"
-        self._log.write(describe_end(_judge(run), message))
+        self._log.write(describe_end("failed" if run is None else run.state, message))
         self._log.close()
 
     def add_fault(self, content: dict[str, Any]) -> int:
@@ -213,11 +213,3 @@ class Recorder:
                     if b'"event": "round"' in line:
                         self._log.write(*describe_inner_round(name, json.loads(line)))
             self._log.flush()
-
-
-def _judge(run: Run | None) -> str:
-    if run is None or (run.record is not None and run.record.lost):
-        return "failed"
-    if run.interrupted:
-        return "interrupted"
-    return "settled" if run.settled else "unsettled"

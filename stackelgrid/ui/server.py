@@ -25,16 +25,18 @@ from stackelgrid.model import list_mistakes
 from stackelgrid.registry import UnknownGameError, find
 from stackelgrid.report.columns import Cell
 from stackelgrid.scenarios.measured import with_data
+from stackelgrid.store.run_store import NoRunError, RunGoesOnError, RunStore
+from stackelgrid.store.summary import RunSummary
+from stackelgrid.testbed.run_lock import is_played
 from stackelgrid.ui import openapi, scenario_list
 from stackelgrid.ui.access import Guard, refuse
-from stackelgrid.ui.answers import Added, Checked, PlanEntry, RunDescription, RunSummary, ScenarioEntry, Started
+from stackelgrid.ui.answers import Added, Checked, PlanEntry, RunDescription, ScenarioEntry, Started
 from stackelgrid.ui.check import Check, check
-from stackelgrid.ui.events import are_written
 from stackelgrid.ui.launcher import Launcher, LiveRun, OrderRefusedError
 from stackelgrid.ui.openapi import Operation
 from stackelgrid.ui.play import Order
 from stackelgrid.ui.recorder import FaultRefusedError
-from stackelgrid.ui.runs import NoRunError, Runs, find_file, read_table
+from stackelgrid.ui.runs import describe, find_file, read_table
 from stackelgrid.ui.stream import follow
 
 PAGE = Path(__file__).parent / "page"
@@ -57,7 +59,7 @@ class Interface:
         cookie: str,
         is_closing: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._runs, self._launcher, self._is_closing = Runs(launcher.root), launcher, is_closing
+        self._runs, self._launcher, self._is_closing = RunStore(launcher.root), launcher, is_closing
         self._token, self._cookie = token, cookie
 
     def build(self) -> Guard:
@@ -168,7 +170,7 @@ class Interface:
 
     async def list_runs(self, request: Request) -> Response:
         """List the runs, the newest first."""
-        return _answer(await run_in_threadpool(self._runs.summarise))
+        return _answer(await run_in_threadpool(self._runs.list))
 
     async def start_run(self, request: Request) -> Response:
         """Start a run."""
@@ -178,20 +180,20 @@ class Interface:
 
     async def show_run(self, request: Request) -> Response:
         """Describe a run."""
-        run = await run_in_threadpool(self._runs.describe, request.path_params["run"])
+        run = await run_in_threadpool(describe, self._runs.find(request.path_params["run"]))
         stoppable = run.state == "running" and run.id in self._launcher.live
         faultable = stoppable and run.transport == "mqtt"
         return _answer(run.model_copy(update={"stoppable": stoppable, "faultable": faultable}))
 
     async def remove_run(self, request: Request) -> Response:
         """Remove the folder of a run that has ended."""
-        folder = self._runs.find(request.path_params["run"])
-        if are_written(folder):
-            return refuse(409, f"{folder.name} is running; stop it first")
+        run = request.path_params["run"]
         try:
-            await run_in_threadpool(self._runs.remove, folder.name)
+            await run_in_threadpool(self._runs.remove, run)
+        except RunGoesOnError as error:
+            return refuse(409, str(error))
         except OSError as error:
-            return refuse(409, f"{folder} cannot be removed ({error.strerror or error})")
+            return refuse(409, f"{run} cannot be removed ({error.strerror or error})")
         return Response(status_code=204)
 
     async def stop_run(self, request: Request) -> Response:
@@ -202,7 +204,7 @@ class Interface:
     def _find_live(self, request: Request) -> LiveRun:
         folder = self._runs.find(request.path_params["run"])
         live = self._launcher.live.get(folder.name)
-        if live is None or not are_written(folder):
+        if live is None or not is_played(folder):
             raise HTTPException(409, f"{folder.name} is not running here")
         return live
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 
-from stackelgrid.ui.events import EventFile, are_written
+from stackelgrid.store.summary import summarise
+from stackelgrid.testbed.run_lock import is_played
+from stackelgrid.ui.events import EventFile
 from stackelgrid.ui.history import recall
-from stackelgrid.ui.runs import summarise
 from stackelgrid.ui.words import describe_end
 
 _LOOK_S = 0.03
@@ -39,7 +40,7 @@ async def _read(folder: Path, is_closing: Callable[[], bool]) -> AsyncIterator[s
         loop = asyncio.get_running_loop()
         quiet_since, goes_on = loop.time(), True
         while goes_on:
-            goes_on = are_written(folder)  # looked up before what has been written is read
+            goes_on = is_played(folder)  # looked up before what has been written is read
             for line in file.read():
                 yield line
                 quiet_since = loop.time()

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from stackelgrid.errors import ConfigError
-from stackelgrid.ui import events
-from stackelgrid.ui.events import EventFile, EventLog, are_written, read_end, read_first
+from stackelgrid.testbed import run_lock
+from stackelgrid.testbed.run_lock import is_played
+from stackelgrid.ui.events import EventFile, EventLog, read_end
 from stackelgrid.ui.observer import NodeObserver
 from stackelgrid.ui.words import describe_end, describe_nodes
 
@@ -20,7 +21,7 @@ def read_states(folder: Path) -> list[tuple[str, list[str]]]:
     return [(event["state"], event["names"]) for event in told if event["type"] == "node"]
 
 
-def test_events_are_followed_as_they_are_written(tmp_path: Path) -> None:
+def test_events_are_followed_as_they_is_played(tmp_path: Path) -> None:
     log, file = EventLog(tmp_path), EventFile(tmp_path)
     assert [*file.read()] == []
     log.write({"type": "tree"})
@@ -34,16 +35,16 @@ def test_events_are_followed_as_they_are_written(tmp_path: Path) -> None:
     assert file.ended
 
 
-def test_folder_is_locked_while_events_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_LOCK_S", 0.0)
-    assert not are_written(tmp_path)
+def test_folder_is_locked_while_events_is_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_lock, "_LOCK_S", 0.0)
+    assert not is_played(tmp_path)
     log = EventLog(tmp_path)
-    assert are_written(tmp_path)
+    assert is_played(tmp_path)
     with pytest.raises(ConfigError, match="another process"):
         EventLog(tmp_path)
     log.write(describe_end("settled"))
     log.close()
-    assert not are_written(tmp_path)
+    assert not is_played(tmp_path)
     assert read_end(tmp_path)["state"] == "settled"
 
 
@@ -53,7 +54,7 @@ def test_log_goes_on_after_a_restart(tmp_path: Path) -> None:
     assert not log.is_new
     log.write({"type": "message"})
     first, second = (json.loads(line) for line in EventFile(tmp_path).read())
-    assert (first, read_first(tmp_path)) == ({"seconds": 5.0, "type": "tree"}, first)
+    assert first == {"seconds": 5.0, "type": "tree"}
     assert second["seconds"] >= 5.0
     log.close()
 

@@ -175,6 +175,7 @@ def test_run_that_has_changed_is_summarised_anew(client: TestClient, runs: Path)
     folder = runs / "later"
     folder.mkdir()
     (folder / "scenario.yaml").write_text("game: prosumer")
+    (folder / "rounds.jsonl").touch()
     try:
         states = [next(run["state"] for run in client.get("/api/v1/runs").json() if run["id"] == "later")]
         (folder / "result.json").write_bytes((runs / RUN / "result.json").read_bytes())
@@ -191,6 +192,7 @@ def test_folder_that_is_broken_is_listed_with_a_message(client: TestClient, runs
         folder = runs / name
         folder.mkdir()
         (folder / "scenario.yaml").write_text("game: prosumer")
+        (folder / "rounds.jsonl").touch()
         if result is not None:
             (folder / "result.json").write_text(result)
     try:

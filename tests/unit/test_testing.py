@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +145,7 @@ def test_assert_certified_fails_when_the_price_is_no_equilibrium(testbed: Testbe
     assert_certified(run)
     record = replace(run.record, rounds=[*run.rounds, {**run.rounds[-1], "price": [9.0] * 24}])
     with pytest.raises(AssertionError, match="max_regret is"):
-        assert_certified(conclude(run.scenario, record, None, datetime.now(UTC)))
+        assert_certified(conclude(run.scenario, record, None))
 
 
 def test_plugin_imports_nothing_heavy() -> None:

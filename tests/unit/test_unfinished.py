@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ def write_page(folder: Path, scenario: Scenario, run_record: RunRecord) -> str:
     store.write_scenario(folder, scenario)
     store.write_rounds(folder, run_record)
     found = build_result(scenario, run_record)
-    store.write_result(folder, found, datetime.now(UTC))
+    store.write_result(folder, found)
     assert summary(parse(json.loads(json.dumps(found.content(), allow_nan=False))))
     return write(folder).read_text()
 

@@ -1,0 +1,119 @@
+"""`stackelgrid runs`: list the runs in runs/, show one, remove one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stackelgrid.store.run_store import RunStore
+from stackelgrid.store.summary import RunSummary, read_mapping, summarise
+
+ROOT = Path("runs")
+
+runs = typer.Typer(
+    name="runs", invoke_without_command=True, rich_markup_mode=None, help="List, show and remove the runs in runs/."
+)
+
+Run = Annotated[str, typer.Argument(metavar="ID", help="The name of the run's folder in runs/.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
+
+
+@runs.callback()
+def choose(context: typer.Context) -> None:
+    """List the runs where no command is given."""
+    if context.invoked_subcommand is None:
+        list_runs()
+
+
+@runs.command("list")
+def list_runs(as_json: AsJson = False) -> None:
+    """List the runs, the newest first."""
+    found = RunStore(ROOT).list()
+    if as_json:
+        print(json.dumps([run.model_dump() for run in found]))
+    elif not found:
+        print(f"no runs in {ROOT}; stackelgrid run plays one")
+    else:
+        _print_list(found)
+
+
+@runs.command()
+def show(run: Run, as_json: AsJson = False) -> None:
+    """Show a run: how it ended, its key figures, and what it was played with."""
+    folder = RunStore(ROOT).find(run)
+    summary = summarise(folder)
+    readable = summary.state != "unreadable"
+    manifest, result = (
+        read_mapping(path) if readable and (path := folder / name).is_file() else {}
+        for name in ("manifest.json", "result.json")
+    )
+    if as_json:
+        print(json.dumps({**summary.model_dump(), "folder": str(folder), "manifest": manifest, "result": result}))
+    else:
+        _print_run(folder, summary, manifest, has_result=bool(result))
+
+
+@runs.command()
+def rm(run: Run) -> None:
+    """Remove the folder of a run that has ended."""
+    RunStore(ROOT).remove(run)
+
+
+def _print_list(found: list[RunSummary]) -> None:
+    """Print a line per run; on a terminal the last column is cut where the line ends."""
+    head = ["id", "state", "game", "homes", "rounds", "started", "scenario"]
+    rows = [head, *map(_make_row, found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for row in rows:
+        aligned = [
+            text.rjust(size) if name in ("homes", "rounds") else text.ljust(size)
+            for name, text, size in zip(head, row, widths, strict=True)
+        ]
+        line = "  ".join(aligned).rstrip()
+        print(line if width is None or len(line) <= width else f"{line[: width - 1]}…")
+
+
+def _make_row(run: RunSummary) -> list[str]:
+    homes, rounds = ("" if each is None else f"{each:,}" for each in (run.homes, run.rounds))
+    row = [run.id, run.state, run.game or "", homes, rounds, _tell_time(run.started), run.message or run.scenario or ""]
+    return [*map(_plain, row)]
+
+
+def _print_run(folder: Path, summary: RunSummary, manifest: dict[str, Any], *, has_result: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from stackelgrid.report import tables
+    from stackelgrid.report.page import describe_manifest
+    from stackelgrid.report.run_folder import read_result
+
+    rows = [("Run", str(folder)), ("State", summary.state)]
+    if summary.message:
+        rows.append(("Message", summary.message))
+    if has_result:
+        rows += tables.summary(read_result(folder / "result.json"))
+    rows += [(label.capitalize(), value) for label, value in describe_manifest(manifest)]
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for label, value in rows:
+        table.add_row(_plain(label), _plain(value))
+    Console(highlight=False, markup=False, emoji=False).print(table)
+
+
+def _tell_time(started: str | None) -> str:
+    """Tell when a run began, by the clock of this machine."""
+    try:
+        return "" if started is None else f"{datetime.fromisoformat(started).astimezone():%Y-%m-%d %H:%M:%S}"
+    except ValueError:
+        return started or ""
+
+
+def _plain(text: str) -> str:
+    """Make one printable line of a text that is a file's."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
