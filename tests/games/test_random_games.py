@@ -56,24 +56,24 @@ def test_leader_finds_the_best_price_with_a_hundred_questions(seed: int) -> None
     In the last one, a slot's best price is a kink that the leader has met in another slot.
     """
     played = play("uncoupled", reference.read("uncoupled")[seed])
-    assert played.settled and abs(played.loss) <= 1e-6
-    assert played.questions <= 100
+    assert played.settled and abs(played.loss) <= 1e-8
+    assert played.lost < -1e-4 and played.questions <= 100
 
 
-@pytest.mark.parametrize(("seed", "loss"), [(27, 1e-5), (76, 1e-3), (92, 1e-6)])
+@pytest.mark.parametrize(("seed", "loss"), [(27, 3e-6), (76, 5e-4), (92, 1e-9)])
 def test_leader_with_storage_ends_near_the_best_and_never_below_the_earlier_one(seed: int, loss: float) -> None:
     """In the first the climb from the baseline is long; in the second a home with many kinks is no longer believed."""
     played = play("coupled", reference.read("coupled")[seed])
     assert played.settled and played.rounds <= 40
     assert played.loss <= loss
-    assert played.lost <= 1e-6
+    assert played.lost <= 0
 
 
 @pytest.mark.parametrize("seed", [9, 21, 39])
 def test_welfare_leader_comes_to_the_optimum_within_capacity(seed: int) -> None:
     """The earlier leader ended outside capacity, beyond a bound of the price, and not settled, in this order."""
     played = play("welfare", reference.read("welfare")[seed])
-    assert played.settled and abs(played.loss) <= 1e-7
+    assert played.settled and abs(played.loss) <= 1e-9
 
 
 def test_table_counts_games_at_a_flat_price_apart_and_a_violation_as_an_infinite_loss() -> None:

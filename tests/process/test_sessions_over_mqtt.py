@@ -20,7 +20,7 @@ def day_in_parts(every: str) -> dict[str, Any]:
         "game": "user_oriented",
         "aggregators": 2,
         "calendar": {"start": "2026-06-01T00:00", "timezone": "Europe/Brussels", "every": every, "days": 1},
-        "rounds": {"deadline_s": 0.8, "return_s": 5.0},
+        "rounds": {"deadline_s": 0.8, "return_s": 60.0},
         "leader": {
             "objective": "welfare",
             "baseline_price": 9,

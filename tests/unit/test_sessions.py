@@ -308,6 +308,13 @@ def test_aggregator_without_its_disk_is_answered_again() -> None:
     assert run.settled and run.complete and run.result.missing == []
 
 
+def test_aggregator_that_loses_its_disk_within_a_session_is_in_it_again() -> None:
+    second_round = [record["round"] for record in rolling().rounds if record["session"] == 3][1]
+    run = play_under(crash("a1", 3, 0.01, lose_state=True) | {"at": {"round": second_round}})
+    assert run.settled and run.complete and run.result.missing == []
+    assert [each.outcome for each in run.result.sessions] == [each.outcome for each in rolling().result.sessions]
+
+
 def test_fault_at_a_session_that_the_run_has_not_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"faults.0.at.session: 9, the run has 8"):
         play_under(crash("h1", 9, 1.0))

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stackelgrid
+from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.games.load_call.aggregator import AggregatorTerms, History, share_fairly, solve_calls
 from stackelgrid.games.load_call.certificate import solve_mpcc, solve_planner
 from stackelgrid.games.load_call.home import Consumer
@@ -107,7 +108,18 @@ def test_calls_weigh_what_consumers_shifted_in_earlier_sessions() -> None:
     assert second.success_rate > first.success_rate + 0.05
     for session in run.result.sessions:
         assert session.certificate is not None
-        assert (session.certificate.number("max_regret") or 0) <= 1e-8
+        regret = session.certificate.number("max_regret")
+        assert regret is not None and regret <= 1e-8
+
+
+def test_aggregator_that_is_killed_between_two_sessions_knows_what_consumers_shifted_before() -> None:
+    raw = dated({"start": "2026-03-28T00:00", "days": 4}, 95)
+    crash = {"kind": "crash", "node": "a1", "at": {"session": 3}, "restart_after_s": 0.01}
+    run, undisturbed = (
+        stackelgrid.run(raw, faults=plan) for plan in (FaultPlan.model_validate({"faults": [crash]}), None)
+    )
+    assert [fault.kind for fault in run.faults] == ["crash", "restart"] and run.complete
+    assert [each.outcome for each in run.result.sessions] == [each.outcome for each in undisturbed.result.sessions]
 
 
 @given(st.integers(0, 2**32), st.integers(2, 12))

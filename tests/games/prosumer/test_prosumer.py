@@ -646,36 +646,40 @@ def add_hours(quarters: Sequence[float]) -> np.ndarray:
     return np.asarray(np.reshape(quarters, (-1, 4)).sum(axis=1))
 
 
+def dated(slots: int, event: dict[str, Any], **calendar: Any) -> dict[str, Any]:
+    """Three prosumers in Brussels, with more PV than load in all slots."""
+    random = np.random.default_rng(slots)
+    load_kw = random.uniform(50, 70, (3, slots))
+    return {
+        "schema": 1,
+        "game": "prosumer",
+        "calendar": {"timezone": "Europe/Brussels"} | calendar,
+        "leader": {
+            "tariffs": {"all": random.uniform(30, 50, slots).tolist()},
+            "event": event,
+            "cost": {"c0": 400, "c1": -0.6, "c2": 0.003},
+            "system_load_kw": (1.5 * load_kw.sum(axis=0)).tolist(),
+        },
+        "homes": [
+            {
+                "id": f"h{number}",
+                "tariff": "all",
+                "alpha": 0.5,
+                "pv_cost": 9,
+                "load_kw": drawn.tolist(),
+                "pv_kw": [80] * slots,
+            }
+            for number, drawn in enumerate(load_kw)
+        ],
+    }
+
+
 @pytest.mark.parametrize(("start", "hours"), [("2026-03-29T00:00", 23), ("2026-10-25T00:00", 25)])
 @pytest.mark.parametrize("minutes", [60, 15])
 def test_day_of_a_clock_change_settles_and_adds_up(start: str, hours: int, minutes: int) -> None:
     slots = hours * 60 // minutes
-    random = np.random.default_rng(slots)
-    load_kw = random.uniform(50, 70, (3, slots))
-    scenario = load(
-        {
-            "schema": 1,
-            "game": "prosumer",
-            "calendar": {"start": start, "timezone": "Europe/Brussels", "slot_minutes": minutes},
-            "leader": {
-                "tariffs": {"all": random.uniform(30, 50, slots).tolist()},
-                "event": {"first": "01:00", "last": "21:00"},
-                "cost": {"c0": 400, "c1": -0.6, "c2": 0.003},
-                "system_load_kw": (1.5 * load_kw.sum(axis=0)).tolist(),
-            },
-            "homes": [
-                {
-                    "id": f"h{i}",
-                    "tariff": "all",
-                    "alpha": 0.5,
-                    "pv_cost": 9,
-                    "load_kw": each.tolist(),
-                    "pv_kw": [80] * slots,
-                }
-                for i, each in enumerate(load_kw)
-            ],
-        }
-    )
+    scenario = load(dated(slots, {"first": "01:00", "last": "21:00"}, start=start, slot_minutes=minutes))
+    load_kw = np.array([home.load_kw for home in scenario.everyone])
     assert isinstance(scenario, ProsumerScenario)
     event = scenario.leader.mark_event(scenario.session)
     # The clock changes within the event: it lasts an hour less, or more.
@@ -696,6 +700,7 @@ def test_day_of_a_clock_change_settles_and_adds_up(start: str, hours: int, minut
 def test_session_of_a_run_has_the_caps_of_the_whole_and_its_own_part_of_the_event() -> None:
     """Sessions of two days are played like the two days by themselves, the caps being those of the whole run."""
     homes = [prosumer("a", 10, 30, cap_share=0.05), prosumer("b", 12, 30)]
+    of_the_second_day = np.multiply(1.1, RETAIL).tolist()
     two_days = load(
         {
             "schema": 1,
@@ -703,7 +708,7 @@ def test_session_of_a_run_has_the_caps_of_the_whole_and_its_own_part_of_the_even
             "calendar": {"start": "2026-06-01T00:00", "days": 2},
             "leader": {
                 **utility().model_dump(exclude={"tariffs", "event", "system_load_kw"}),
-                "tariffs": {"residential": RETAIL * 2},
+                "tariffs": {"residential": [*RETAIL, *of_the_second_day]},
                 "event": {"first": 12, "last": 40},
                 "system_load_kw": (1e5 * LOAD_SHAPE).tolist() * 2,
             },
@@ -717,6 +722,8 @@ def test_session_of_a_run_has_the_caps_of_the_whole_and_its_own_part_of_the_even
     first, second = (two_days.in_session(session) for session in two_days.sessions)
     assert np.flatnonzero(first.leader.mark_event(first.session)).tolist() == list(range(11, 24))
     assert np.flatnonzero(second.leader.mark_event(second.session)).tolist() == list(range(16))
+    assert first.leader.tariffs == {"residential": RETAIL}
+    assert second.leader.tariffs == {"residential": of_the_second_day}
     for home, whole in zip(second.everyone, homes, strict=True):
         assert home.load_kw == pytest.approx(np.multiply(0.5, whole.load_kw))
         np.testing.assert_allclose(home.limit_kw, np.minimum(max(whole.limit_kw), home.load_kw))
@@ -726,32 +733,8 @@ def test_session_of_a_run_has_the_caps_of_the_whole_and_its_own_part_of_the_even
 
 
 def test_run_of_three_days_settles_each_of_them_in_an_equilibrium() -> None:
-    slots = 24 + 23 + 24
-    random = np.random.default_rng(4)
-    loads = random.uniform(50, 70, (3, slots))
-    raw = {
-        "schema": 1,
-        "game": "prosumer",
-        "calendar": {"start": "2026-03-28T00:00", "timezone": "Europe/Brussels", "days": 3},
-        "leader": {
-            "tariffs": {"all": random.uniform(30, 50, slots).tolist()},
-            "event": {"first": "10:00", "last": "15:00"},
-            "cost": {"c0": 400, "c1": -0.6, "c2": 0.003},
-            "system_load_kw": (1.5 * loads.sum(axis=0)).tolist(),
-        },
-        "homes": [
-            {
-                "id": f"h{i}",
-                "tariff": "all",
-                "alpha": 0.5,
-                "pv_cost": 9,
-                "load_kw": each.tolist(),
-                "pv_kw": [80] * slots,
-            }
-            for i, each in enumerate(loads)
-        ],
-    }
-    run = stackelgrid.run(raw, certify=True)
+    event = {"first": "10:00", "last": "15:00"}
+    run = stackelgrid.run(dated(24 + 23 + 24, event, start="2026-03-28T00:00", days=3), certify=True)
     assert run.settled and (run.result.rejected, run.failures) == ({}, {})
     for session in run.result.sessions:
         provided = np.array(session.outcome.sum_dr_kw()) > 0

@@ -165,42 +165,30 @@ def test_home_without_new_devices_is_scheduled_as_one_whose_connection_says_the_
 # --- random homes ---
 
 
-def draw_solvable(seed: int, slots: int, **options: Any) -> tuple[Home, HomeProblem, Array] | None:
-    """A home that devices are scheduled in together, and a price; None where the limits drawn contradict each other."""
+def draw_solvable(seed: int, slots: int, **options: Any) -> tuple[Home, HomeProblem, Array]:
+    """A home that devices are scheduled in together, and a price."""
     random = np.random.default_rng([13, seed])
     one = draw_home(random, slots, **options)
     wave = 25 + 12 * np.sin(np.arange(slots) / slots * 4 * np.pi + random.uniform(0, 6))
     price = wave if seed % 2 else random.uniform(10, 40, slots)
-    try:
-        return (one, HomeProblem(one), price) if one.flows_together else None
-    except InfeasibleHomeError:
-        return None
+    assert one.flows_together
+    return one, HomeProblem(one), price
 
 
 def test_load_is_that_of_a_general_solver() -> None:
-    compared = 0
     for seed in range(30):
-        drawn = draw_solvable(seed, 24, quadratic=True)
-        if drawn is None:
-            continue
-        one, problem, price = drawn
+        one, problem, price = draw_solvable(seed, 24, quadratic=True)
         schedule = problem.answer(price)
         apart, best = compare(one, price, schedule.load)
         ours = problem.summarize(schedule)["utility"]
         assert ours == pytest.approx(best, rel=1e-8, abs=1e-8), seed
         assert apart <= NEAR_KW, seed
-        compared += 1
-    assert compared >= 25
 
 
 def test_optimum_meets_the_conditions_of_karush_kuhn_and_tucker() -> None:
     """Also where satisfaction is logarithmic or a power, which a general solver knows to some watts only."""
-    solved = 0
     for seed in range(44):
-        drawn = draw_solvable(100 + seed, 24 if seed < 40 else 96)
-        if drawn is None:
-            continue
-        one, _, price = drawn
+        one, _, price = draw_solvable(100 + seed, 24 if seed < 40 else 96)
         problem = JointProblem(one)
         problem.answer(price)
         optimum, program = problem.last, problem.program
@@ -216,16 +204,11 @@ def test_optimum_meets_the_conditions_of_karush_kuhn_and_tucker() -> None:
         at_lower, at_upper = z <= lower + 1e-8, z >= upper - 1e-8
         unexplained = np.where(at_lower, np.maximum(-pull, 0), np.where(at_upper, np.maximum(pull, 0), np.abs(pull)))
         assert np.max(unexplained[upper - lower > 1e-12], initial=0) <= 1e-9, seed
-        solved += 1
-    assert solved >= 36
 
 
 def test_answer_does_not_depend_on_the_prices_asked_before() -> None:
     for seed in range(12):
-        drawn = draw_solvable(seed, 24)
-        if drawn is None:
-            continue
-        one, problem, price = drawn
+        one, problem, price = draw_solvable(seed, 24)
         for factor in (1.0, 1.02, 0.7):
             again = problem.answer(price * factor)
             np.testing.assert_allclose(again.load, HomeProblem(one).answer(price * factor).load, rtol=0, atol=1e-8)
@@ -235,10 +218,7 @@ def test_sensitivity_is_the_derivative_of_what_is_bought() -> None:
     step, compared = 1e-5, 0
     random = np.random.default_rng(3)
     for seed in range(40):
-        drawn = draw_solvable(seed, 24)
-        if drawn is None:
-            continue
-        one, problem, price = drawn
+        one, problem, price = draw_solvable(seed, 24)
         direction = random.normal(size=24)
         ahead, behind = problem.answer(price + step * direction), problem.answer(price - step * direction)
         sensitivity = problem.answer(price).sensitivity
@@ -253,7 +233,7 @@ def test_sensitivity_is_the_derivative_of_what_is_bought() -> None:
         rounding = 1e-11 / step
         np.testing.assert_allclose(bought / (2 * step), sensitivity @ direction, rtol=0, atol=1e-5 * size + rounding)
         compared += 1
-    assert compared >= 25
+    assert compared >= 38
 
 
 def test_answer_of_a_day_in_quarters_is_small() -> None:
@@ -270,11 +250,7 @@ def test_answer_of_a_day_in_quarters_is_small() -> None:
 
 def test_answer_to_several_prices_has_a_coupling_for_each_or_none() -> None:
     for seed in range(12):
-        one = draw_home(np.random.default_rng([14, seed]), 24)
-        try:
-            homes = UserOrientedHomes([one])
-        except InfeasibleHomeError:
-            continue
+        homes = UserOrientedHomes([draw_home(np.random.default_rng([14, seed]), 24)])
         others = PackedArray.of(np.vstack([np.full(24, 1.0), np.linspace(1, 90, 24), np.full(24, 90.0)]))
         homes.answer(Price(price=[30.0] * 24, others=others, sensitivities=4))  # its model refuses another number
 

@@ -56,16 +56,20 @@ def test_outcome_has_stored_energy_only_of_homes_with_storage() -> None:
     assert {name for name, home in content.items() if "storage_kwh" in home} == storing
 
 
-def test_leader_before_earns_the_bills_less_what_it_buys() -> None:
-    scenario = load("street", ["population.homes=4", "leader.mu=1e-12", "leader.feed_in_price=8"])
+def test_leader_before_earns_the_bills_less_what_it_buys_and_the_charge_on_deviation() -> None:
+    scenario = load("street", ["population.homes=4", "calendar.slot_minutes=30", "leader.feed_in_price=8"])
     assert isinstance(scenario, UserOrientedScenario)
     outcome = scenario.outcome(play(scenario))
+    assert scenario.slot_hours == 0.5
     bills = sum(home.baseline_bill for home in outcome.homes.values())
     assert bills > 1.01 * 25 * scenario.slot_hours * sum(outcome.baseline_load_kw), "no home feeds in"
-    bought = scenario.slot_hours * np.dot(scenario.leader.wholesale_price, outcome.baseline_load_kw)
-    assert outcome.baseline_leader_utility == pytest.approx(bills - bought, rel=1e-6)
+    load_kw = np.array(outcome.baseline_load_kw)
+    bought = 0.5 * np.dot(scenario.leader.wholesale_price, load_kw)
+    mu = scenario.leader.mu / np.abs(load_kw).mean()
+    before = bills - bought - 0.5 * mu * np.sum((load_kw - load_kw.mean()) ** 2)
+    assert outcome.baseline_leader_utility == pytest.approx(before, rel=1e-9)
     page = dict(key_figures(RunResult.model_construct(money="cents", homes=4), outcome))
-    assert page["Leader utility"].startswith(f"{number(bills - bought)} → ")
+    assert page["Leader utility"].startswith(f"{number(before)} → ")
     assert page["Bills together"].startswith(f"{number(bills)} → ")
 
 

@@ -80,11 +80,13 @@ def test_devices_without_dates_are_refused(section: str) -> None:
 
 
 def test_public_feed_in_price_is_paid_to_all_that_feed_in() -> None:
-    run = runner.run(scenarios.load("street", [*FEW, "leader.feed_in_price=6"]))
+    run = runner.run(scenarios.load("street", [*FEW, "leader.feed_in_price=17"]))
     price, outcome = np.array(run.outcome.price), run.outcome
+    fed_in = np.any([np.array(home.load_kw) < 0 for home in outcome.homes.values()], axis=0)
+    assert np.any(fed_in & (price > 17)) and np.any(fed_in & (price < 17))
     for home in outcome.homes.values():
         load = np.array(home.load_kw)
-        paid = price @ np.maximum(load, 0) - np.minimum(6, price) @ np.maximum(-load, 0)
+        paid = price @ np.maximum(load, 0) - np.minimum(17, price) @ np.maximum(-load, 0)
         assert home.bill == pytest.approx(paid, rel=1e-9)
     assert sum(home.bill for home in outcome.homes.values()) == pytest.approx(outcome.revenue, rel=1e-9)
     earned = outcome.leader_utility + sum(home.utility for home in outcome.homes.values())
