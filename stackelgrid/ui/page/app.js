@@ -35,7 +35,7 @@ async function show(isChange) {
   const number = ++shown;
   close?.();
   close = null;
-  main.replaceChildren(view);
+  main.replaceChildren(view, make("p", { class: "loading soft" }, "Loading …"));
   markPage(path);
   if (isChange) scrollTo(0, 0);
   try {
@@ -48,6 +48,7 @@ async function show(isChange) {
     if (error.status === undefined) throw error;
   }
   if (number !== shown) return;
+  main.querySelector(".loading").remove();
   const title = view.querySelector("h1");
   document.title = title ? `${title.textContent} · Stackelgrid` : "Stackelgrid";
   if (isChange) title?.focus();

@@ -27,8 +27,9 @@ class RunList {
     this.body = make("ul", { class: "runs" });
     this.tools = make("div", { class: "tools" }, this.filter, this.status, this.compare);
     this.notice = make("p", { class: "notice bad", role: "alert", hidden: true });
+    this.title = make("h1", { tabindex: "-1" }, "Runs");
     element.append(
-      make("div", { class: "title" }, make("h1", { tabindex: "-1" }, "Runs"), make("a", { class: "button main", href: "#/new" }, "New run")),
+      make("div", { class: "title" }, this.title, make("a", { class: "button main", href: "#/new" }, "New run")),
       this.tools,
       this.notice,
       this.body,
@@ -108,7 +109,7 @@ class RunList {
     return make(
       "li",
       { class: "run card", "data-run": run.id },
-      canBeRead
+      canBeRead && run.state !== "running"
         ? make("label", { class: "choice" }, this.makeBox(run), make("span", { class: "unseen" }, `Compare ${run.id}`))
         : make("span", { class: "choice" }),
       make(
@@ -171,6 +172,7 @@ class RunList {
       this.rows.delete(run.id);
       await this.load();
       this.say("");
+      this.title.focus();
     } catch (error) {
       this.say(error.message);
     }

@@ -11,11 +11,11 @@ const MOST_MESSAGES = 150;
 export class Scene {
   constructor(element, onSelect) {
     this.onSelect = onSelect;
-    this.tiles = { round: new Tile("Round"), residual: new Tile("Residual"), answered: new Tile("Homes answered"), time: new Tile("Time") };
+    this.tiles = { round: new Tile("Round"), residual: new Tile("Residual"), answered: new Tile("Homes answered"), trouble: new Tile("Nodes in trouble") };
     this.step = make("p", { class: "soft step", role: "status" });
     this.treeBox = make("div", {});
     this.chartBox = make("div", { class: "round-charts" });
-    this.log = make("ol", { class: "log", role: "log", "aria-label": "Messages, the newest first", tabindex: "0" });
+    this.log = make("div", { class: "log", role: "log", "aria-label": "Messages, the newest first", tabindex: "0" });
     this.node = make("div", { class: "node-facts" });
     this.side = make("div", { class: "side" });
     element.append(
@@ -23,13 +23,17 @@ export class Scene {
       make(
         "div",
         { class: "stage" },
-        make("section", { class: "card tree-card", "aria-label": "Nodes" }, make("div", { class: "card-head" }, make("h2", {}, "Nodes"), this.step), this.treeBox, this.node),
         make(
           "div",
-          { class: "right" },
-          make("section", { class: "card chart-card", "aria-label": "Price and load" }, make("h2", {}, "Price and load"), this.chartBox),
+          { class: "column" },
+          make("section", { class: "card", "aria-label": "Nodes" }, make("div", { class: "card-head" }, make("h2", {}, "Nodes"), this.step), this.treeBox, this.node),
           this.side,
-          make("section", { class: "card log-card", "aria-label": "Messages" }, make("h2", {}, "Messages"), this.log),
+        ),
+        make(
+          "div",
+          { class: "column" },
+          make("section", { class: "card", "aria-label": "Price and load" }, make("h2", {}, "Price and load"), this.chartBox),
+          make("section", { class: "card", "aria-label": "Messages" }, make("h2", {}, "Messages"), this.log),
         ),
       ),
     );
@@ -45,7 +49,6 @@ export class Scene {
     else if (event.type === "fault") this.tell({ ...event, level: "fault" });
     else if (event.type === "step") this.step.textContent = { certifying: "The certificate is computed", drawing: "The report is drawn" }[event.text] ?? event.text;
     else if (event.type === "end") this.end(event);
-    this.tiles.time.set(`${event.seconds.toFixed(1)} s`);
   }
 
   /** Go back to before the beginning. */
@@ -88,7 +91,7 @@ export class Scene {
     const sessions = this.plan.sessions.length;
     const within = sessions > 1 ? `session ${event.session} of ${sessions}` : `of at most ${this.plan.max_rounds}`;
     this.tiles.round.set(String(event.round), within);
-    this.tiles.residual.set(showNumber(event.residual));
+    this.tiles.residual.set(event.residual === null ? "–" : showNumber(event.residual));
     this.tiles.residual.plot(event.session, event.residual);
   }
 
@@ -100,7 +103,7 @@ export class Scene {
   tell(event) {
     const mark = { warning: "!", fault: "⚡" }[event.level] ?? "";
     this.waiting.unshift(
-      make("li", { "data-level": event.level }, make("span", { class: "at soft" }, event.seconds.toFixed(1)), make("span", { class: "mark", "aria-hidden": true }, mark), make("span", {}, event.text)),
+      make("p", { "data-level": event.level }, make("span", { class: "at soft" }, event.seconds.toFixed(1)), make("span", { class: "mark", "aria-hidden": true }, mark), make("span", {}, event.text)),
     );
     this.waiting.length = Math.min(this.waiting.length, MOST_MESSAGES);
     this.frame ||= requestAnimationFrame(() => this.drawMessages());
@@ -117,6 +120,9 @@ export class Scene {
     const counts = this.tree.countHomes();
     const all = Object.values(counts).reduce((sum, count) => sum + count, 0);
     this.tiles.answered.set(String((counts.answered ?? 0) + (counts.settled ?? 0)), `of ${all}`);
+    const troubled = this.tree.countTrouble();
+    const words = Object.entries(troubled).map(([state, count]) => `${count} ${state}`);
+    this.tiles.trouble.set(String(Object.values(troubled).reduce((sum, count) => sum + count, 0)), words.join(", "));
     this.drawNode();
   }
 

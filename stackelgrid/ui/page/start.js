@@ -34,7 +34,7 @@ class StartForm {
         make("legend", {}, "Scenario"),
         scenarios.map((each) => this.makeChoice(each)),
       ),
-      make("div", { class: "right" }, this.settingsBox),
+      this.settingsBox,
       make("div", { class: "submit card" }, this.status, this.button),
     );
     element.append(make("h1", { tabindex: "-1" }, "New run"), this.form);

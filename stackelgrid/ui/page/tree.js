@@ -3,6 +3,7 @@
 import { make } from "./dom.js";
 import { NODE_STATES } from "./states.js";
 
+const TROUBLE = ["late", "held", "excluded", "quarantined", "stalled", "offline", "crashed"];
 const HAS_ANSWERED = ["answered", "settled"];
 const MOST_LINES = 40;
 
@@ -55,8 +56,17 @@ export class Tree {
 
   /** Count homes by state. */
   countHomes() {
+    return this.count((node) => node.role === "home");
+  }
+
+  /** Count the nodes that are late, missing or broken, by state. */
+  countTrouble() {
+    return this.count((node) => TROUBLE.includes(node.state));
+  }
+
+  count(isMeant) {
     const counts = {};
-    for (const node of this.nodes.values()) if (node.role === "home") counts[node.state] = (counts[node.state] ?? 0) + 1;
+    for (const node of this.nodes.values()) if (isMeant(node)) counts[node.state] = (counts[node.state] ?? 0) + 1;
     return counts;
   }
 
@@ -117,7 +127,7 @@ export class Tree {
       node.button.dataset.state = node.state;
       node.glyph.textContent = letter;
       node.button.setAttribute("aria-label", `${node.name} ${words}`);
-      if (node.words) node.words.textContent = words.split(/[,:]/)[0];
+      if (node.words) node.words.textContent = shorten(words);
       if (node.role === "home") parents.add(this.nodes.get(node.parent));
       if (node.line) node.line.dataset.state = node.state;
     }
@@ -136,7 +146,7 @@ export class Tree {
       ...Object.entries(NODE_STATES)
         .filter(([state]) => counts[state])
         .map(([state, [letter, words]]) =>
-          make("li", {}, make("span", { class: "node home sample", "data-state": state, "aria-hidden": true }, letter), make("b", {}, String(counts[state])), ` ${words.split(/[,:]/)[0].replace(/^(is|has) /, "")}`),
+          make("li", {}, make("span", { class: "node home sample", "data-state": state, "aria-hidden": true }, letter), make("b", {}, String(counts[state])), ` ${shorten(words)}`),
         ),
     );
   }
@@ -179,6 +189,11 @@ export class Tree {
     event.preventDefault();
     if (next) this.select(next.dataset.node, { focus: true });
   }
+}
+
+/** "is held: counts with its last answer" is "held". */
+function shorten(words) {
+  return words.split(/[,:]/)[0].replace(/^(is|has) /, "");
 }
 
 function drawProgress(node) {
