@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cvxpy as cp
@@ -20,8 +20,13 @@ Array = NDArray[np.float64]
 NEAR_KW = 1e-7
 _ACCURATE: dict[str, dict[str, Any]] = {
     "CLARABEL": {"tol_gap_abs": 1e-13, "tol_gap_rel": 1e-13, "tol_feas": 1e-13, "tol_ktratio": 1e-10, "max_iter": 300},
-    "OSQP": {"eps_abs": 1e-9, "eps_rel": 1e-9, "max_iter": 200_000, "polishing": True},
+    "PIQP": {
+        "max_iter": 1000,
+        **dict.fromkeys(["eps_abs", "eps_rel", "eps_duality_gap_abs", "eps_duality_gap_rel"], 1e-10),
+    },
 }
+_MODELS = 4
+"""So many quadratic models of the satisfactions are solved, each around the best rates of the one before."""
 
 
 def draw_home(random: np.random.Generator, slots: int, *, quadratic: bool = False) -> Home:
@@ -127,22 +132,33 @@ class _Programme:
     worth: Any
     draw: Any
     through: Any
+    rates: list[Any] = field(default_factory=list)
 
     def choose(self, least: Any, most: Any) -> Any:
         power = cp.Variable(self.slots)
         self.limits.extend([power >= least, power <= most])
         return power
 
-    def add_appliance(self, each: Elastic) -> None:
+    def add_appliance(self, each: Elastic, around: Array | None) -> None:
+        """Add an appliance, on request with a quadratic model of its satisfaction `around` its rates (T,)."""
         form, omega, alpha = each.satisfaction.form, each.satisfaction.omega, each.satisfaction.alpha
         most, least = float(np.max(each.max_kw)), float(np.max(each.min_kw))
         x = self.choose(least, max(least, most * min(1.0, omega / alpha if form == "quadratic" else 1.0)))
-        if form == "log":
-            felt = cp.sum(cp.log1p(alpha * x / most)) / omega
-        elif form == "power":
-            felt = cp.sum(cp.power(x / most, alpha, approx=False)) / omega
-        else:
+        self.rates.append(x)
+        if form == "quadratic":
             felt = omega * cp.sum(x / most) - alpha / 2 * cp.sum_squares(x / most)
+        elif around is not None:
+            part = np.maximum(around / most, 1e-12)
+            if form == "log":
+                slope, bend = alpha / (1 + alpha * part) / omega, (alpha / (1 + alpha * part)) ** 2 / omega
+            else:
+                slope, bend = alpha * part ** (alpha - 1) / omega, alpha * (1 - alpha) * part ** (alpha - 2) / omega
+            step = x / most - part
+            felt = cp.sum(cp.multiply(slope, step) - cp.multiply(bend / 2, step**2))
+        elif form == "log":
+            felt = cp.sum(cp.log1p(alpha * x / most)) / omega
+        else:
+            felt = cp.sum(cp.power(x / most, alpha, approx=False)) / omega
         self.worth += each.valuation * most * felt
         self.draw = self.draw + x
 
@@ -184,25 +200,38 @@ class _Programme:
 def compare(home: Home, price: Array, load: Array) -> tuple[float, float]:
     """Give the distance of a load from the best one by cvxpy, kW, and the best satisfaction less wear less bill, money.
 
-    Clarabel now and then stops short, so that OSQP is asked too, where a home has no satisfaction that it cannot solve.
+    Clarabel now and then stops short, so that PIQP is asked too. That solves quadratic programs only, and where
+    satisfaction is of another form a sequence of them.
     """
-    told = []
+    told: list[tuple[float, float]] = []
+    rates: list[Array] | None = None
     for solver in _ACCURATE:
         try:
-            reference, best = _solve(home, price, solver)
+            reference, best, rates = _solve(home, price, solver, rates)
         except (cp.error.SolverError, ValueError):
             continue
-        told.append((float(np.max(np.abs(load - reference))), best))
+        told.append((float(np.max(np.abs(load - reference))), best if not told else told[0][1]))
         if told[-1][0] <= NEAR_KW:
             break
     return min(told)
 
 
-def _solve(home: Home, price: Array, solver: str) -> tuple[Array, float]:
+def _solve(home: Home, price: Array, solver: str, rates: list[Array] | None) -> tuple[Array, float, list[Array]]:
+    """Give the load, its worth, and the rates of the appliances; PIQP begins with such rates where it needs them."""
+    if solver == "CLARABEL" or all(each.satisfaction.form == "quadratic" for each in home.elastic):
+        return _solve_once(home, price, solver, None)
+    if rates is None:
+        raise ValueError("nothing to begin with")
+    for _ in range(_MODELS):
+        load, best, rates = _solve_once(home, price, solver, rates)
+    return load, best, rates
+
+
+def _solve_once(home: Home, price: Array, solver: str, rates: list[Array] | None) -> tuple[Array, float, list[Array]]:
     slots, fixed = home.horizon, np.sum([load.draw(home.horizon) for load in home.inelastic], axis=0)
     model = _Programme(slots, home.slot_hours, [], 0, fixed, np.zeros(slots))
-    for appliance in home.elastic:
-        model.add_appliance(appliance)
+    for number, appliance in enumerate(home.elastic):
+        model.add_appliance(appliance, None if rates is None else rates[number])
     for pv in home.pv:
         model.add_pv(pv)
     for store in home.storage:
@@ -224,4 +253,5 @@ def _solve(home: Home, price: Array, solver: str) -> tuple[Array, float]:
         programme.solve(solver=solver, **_ACCURATE[solver])
     if programme.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
         raise ValueError(programme.status)
-    return np.asarray(model.draw.value), home.slot_hours * float(programme.value)
+    best = home.slot_hours * float(programme.value)
+    return np.asarray(model.draw.value), best, [np.asarray(each.value) for each in model.rates]

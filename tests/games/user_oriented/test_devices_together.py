@@ -177,16 +177,16 @@ def draw_solvable(seed: int, slots: int, **options: Any) -> tuple[Home, HomeProb
 
 def test_load_is_that_of_a_general_solver() -> None:
     for seed in range(30):
-        one, problem, price = draw_solvable(seed, 24, quadratic=True)
+        one, problem, price = draw_solvable(seed, 24)
         schedule = problem.answer(price)
         apart, best = compare(one, price, schedule.load)
         ours = problem.summarize(schedule)["utility"]
-        assert ours == pytest.approx(best, rel=1e-8, abs=1e-8), seed
+        # Clarabel knows logarithms and powers to fewer digits than squares.
+        assert -1e-8 <= (ours - best) / max(1, abs(best)) <= 1e-6, seed
         assert apart <= NEAR_KW, seed
 
 
 def test_optimum_meets_the_conditions_of_karush_kuhn_and_tucker() -> None:
-    """Also where satisfaction is logarithmic or a power, which a general solver knows to some watts only."""
     for seed in range(44):
         one, _, price = draw_solvable(100 + seed, 24 if seed < 40 else 96)
         problem = JointProblem(one)
@@ -217,7 +217,8 @@ def test_answer_does_not_depend_on_the_prices_asked_before() -> None:
 def test_sensitivity_is_the_derivative_of_what_is_bought() -> None:
     step, compared = 1e-5, 0
     random = np.random.default_rng(3)
-    for seed in range(40):
+    # In the last two, discharging is all that a slot with a limit of its own leaves.
+    for seed in (*range(40), 280, 336):
         one, problem, price = draw_solvable(seed, 24)
         direction = random.normal(size=24)
         ahead, behind = problem.answer(price + step * direction), problem.answer(price - step * direction)

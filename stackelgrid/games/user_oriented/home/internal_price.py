@@ -333,14 +333,16 @@ class _Reduced:
     def _invert_own(self) -> Array:
         """Invert the matrix of the own rows that are held, (T, F, F); 0 for others.
 
-        Where nothing answers to a slot's own price, that price stays. The same devices may answer to both rows.
+        Where nothing answers to a slot's own price, that price stays. Where the same devices answer to both rows, the
+        matrix is made larger; only there, as what that leaves would else be taken for an answer to the price.
         """
         held, first = self.face.held, self.face.program.first_chain
         both = held[:, :, None] & held[:, None, :]
         own = np.where(both, self.coupling.own, np.eye(first))
         answers = np.einsum("tii->ti", own)
+        singular = np.linalg.det(own) <= _RIDGE * answers.prod(axis=1)
         least = 1e-12 * np.max(self.coupling.own, initial=1e-12)
-        answers[:] = np.where(answers > least, answers * (1 + _RIDGE * (first > 1)), 1e300)
+        answers[:] = np.where(answers > least, answers * (1 + _RIDGE * singular[:, None]), 1e300)
         return np.where(both, np.linalg.inv(own) if first > 1 else 1 / own, 0.0)
 
     def solve(self, right: Array) -> tuple[Array, Array]:
