@@ -187,6 +187,12 @@ def list_algorithms(game: str) -> list[str]:
     return [*_list_algorithms(game)]
 
 
+def list_extensions() -> list[str]:
+    """List the packages that bring games or algorithms."""
+    points = [*entry_points(group=GAMES), *entry_points(group=ALGORITHMS)]
+    return sorted({point.dist.name for point in points if point.dist is not None})
+
+
 def _list_algorithms(game: str) -> dict[str, Algorithm | EntryPoint]:
     """Find the algorithms that there are by name; a game's own come first and are not replaced."""
     own: dict[str, Algorithm] = {} if find(game).algorithms is None else find(game).load("algorithms")

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.node.record import write_whole
+from stackelgrid.registry import list_extensions
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario, ScenarioError, dump
 from stackelgrid.testbed import fault_plans
 from stackelgrid.text_file import write_text
 from stackelgrid.transport.address import hide_password
+
+_PACKAGES = ("stackelgrid", "numpy", "scipy", "daqp", "pydantic", "paho-mqtt", "cvxpy", "clarabel", "amqtt")
+"""The packages that make a run what it is, with those of games and algorithms from elsewhere."""
+_GIT_S = 5.0
+"""The time that git has to tell the commit."""
 
 
 class FolderExistsError(ScenarioError):
@@ -73,6 +81,22 @@ def installed_versions(packages: Iterable[str]) -> dict[str, str]:
     return versions
 
 
+@cache
+def find_commit(checkout: Path) -> str | None:
+    """Find the git commit of a source checkout, with `-dirty` where tracked files have been changed.
+
+    None for what is no checkout, such as an installed package, and where git cannot tell.
+    """
+    if not (checkout / ".git").exists():
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
 def write_result(folder: Path, result: RunResult[Any]) -> None:
     """result.json."""
     write_whole(folder / "result.json", result.content())
@@ -80,7 +104,6 @@ def write_result(folder: Path, result: RunResult[Any]) -> None:
 
 def write_manifest(folder: Path, scenario: Scenario, transport: str, began: datetime) -> None:
     """manifest.json of a run that begins."""
-    packages = ("stackelgrid", "numpy", "daqp", "pydantic", "paho-mqtt", "cvxpy", "clarabel", "amqtt")
     manifest = {
         "schema": 1,
         "scenario": scenario.title,
@@ -89,7 +112,8 @@ def write_manifest(folder: Path, scenario: Scenario, transport: str, began: date
         "transport": transport,
         "began": began.isoformat(timespec="milliseconds"),
         "python": platform.python_version(),
-        "packages": installed_versions(packages),
+        "packages": installed_versions([*_PACKAGES, *list_extensions()]),
+        **({"commit": commit} if (commit := find_commit(Path(__file__).parents[2])) else {}),
         "machine": {"system": platform.platform(), "architecture": platform.machine()},
         "command": [Path(sys.argv[0]).name, *map(hide_password, sys.argv[1:])],
     }

@@ -14,6 +14,7 @@ from stackelgrid.registry import (
     find_algorithm,
     find_homes,
     list_algorithms,
+    list_extensions,
     list_games,
 )
 from stackelgrid.scenarios import load
@@ -74,6 +75,11 @@ def test_package_that_a_game_needs_is_reported_as_missing(install: str) -> None:
 
 def test_versions_of_packages_that_are_not_installed_are_left_out() -> None:
     assert installed_versions(["numpy", "no-such-package"]).keys() == {"numpy"}
+
+
+@pytest.mark.parametrize("install", [{"__init__.py": GAME}], indirect=True)
+def test_packages_that_bring_games_are_listed_once(install: str) -> None:
+    assert list_extensions().count(install) == 1
 
 
 # --- algorithms ---

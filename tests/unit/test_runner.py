@@ -17,6 +17,7 @@ from stackelgrid.certify import CertificateError
 from stackelgrid.errors import ConfigError
 from stackelgrid.registry import list_games
 from stackelgrid.scenarios import load
+from stackelgrid.testbed.run_folder import find_commit
 from stackelgrid.testing import build_plan
 
 DOC = Path(__file__).parents[2] / "docs" / "interface.md"
@@ -78,6 +79,34 @@ def test_manifest_has_the_command_without_a_password(tmp_path: Path, monkeypatch
     stackelgrid.run("user_oriented", FOUR, out=tmp_path / "run")
     shown = json.loads((tmp_path / "run" / "manifest.json").read_text())["command"]
     assert shown == ["stackelgrid", *words[:3], "mqtt://grid@host:18830", "--broker=mqtts://grid@host"]
+
+
+def test_commit_is_that_of_the_checkout(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", "-C", str(tmp_path), *identity, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    def find() -> str | None:
+        find_commit.cache_clear()
+        return find_commit(tmp_path)
+
+    try:
+        assert find() is None
+        git("init", "--quiet")
+        assert find() is None  # nothing is committed
+        (tmp_path / "code.py").write_text("1")
+        git("add", "code.py")
+        git("commit", "--quiet", "--message", "one")
+        git("tag", "v1")
+        (tmp_path / "notes").write_text("not tracked")
+        assert find() == git("rev-parse", "HEAD")
+        (tmp_path / "code.py").write_text("two")
+        assert find() == f"{git('rev-parse', 'HEAD')}-dirty"
+        (tmp_path / "within").mkdir()
+        assert find_commit(tmp_path / "within") is None  # as of a package installed below somebody's repository
+    finally:
+        find_commit.cache_clear()
 
 
 @pytest.mark.parametrize(
