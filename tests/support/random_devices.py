@@ -25,7 +25,7 @@ _ACCURATE: dict[str, dict[str, Any]] = {
         **dict.fromkeys(["eps_abs", "eps_rel", "eps_duality_gap_abs", "eps_duality_gap_rel"], 1e-10),
     },
 }
-_MODELS = 4
+_MODELS = 8
 """So many quadratic models of the satisfactions are solved, each around the best rates of the one before."""
 
 
@@ -140,25 +140,24 @@ class _Programme:
         return power
 
     def add_appliance(self, each: Elastic, around: Array | None) -> None:
-        """Add an appliance, on request with a quadratic model of its satisfaction `around` its rates (T,)."""
+        """Add an appliance, its satisfaction as a quadratic model `around` its rates (T,) if it is of another form."""
         form, omega, alpha = each.satisfaction.form, each.satisfaction.omega, each.satisfaction.alpha
         most, least = float(np.max(each.max_kw)), float(np.max(each.min_kw))
         x = self.choose(least, max(least, most * min(1.0, omega / alpha if form == "quadratic" else 1.0)))
         self.rates.append(x)
         if form == "quadratic":
             felt = omega * cp.sum(x / most) - alpha / 2 * cp.sum_squares(x / most)
-        elif around is not None:
+        else:
+            assert around is not None
             part = np.maximum(around / most, 1e-12)
             if form == "log":
                 slope, bend = alpha / (1 + alpha * part) / omega, (alpha / (1 + alpha * part)) ** 2 / omega
+                there = np.log1p(alpha * part) / omega
             else:
                 slope, bend = alpha * part ** (alpha - 1) / omega, alpha * (1 - alpha) * part ** (alpha - 2) / omega
+                there = part**alpha / omega
             step = x / most - part
-            felt = cp.sum(cp.multiply(slope, step) - cp.multiply(bend / 2, step**2))
-        elif form == "log":
-            felt = cp.sum(cp.log1p(alpha * x / most)) / omega
-        else:
-            felt = cp.sum(cp.power(x / most, alpha, approx=False)) / omega
+            felt = cp.sum(there + cp.multiply(slope, step) - cp.multiply(bend / 2, step**2))
         self.worth += each.valuation * most * felt
         self.draw = self.draw + x
 
@@ -200,34 +199,26 @@ class _Programme:
 def compare(home: Home, price: Array, load: Array) -> tuple[float, float]:
     """Give the distance of a load from the best one by cvxpy, kW, and the best satisfaction less wear less bill, money.
 
-    Clarabel now and then stops short, so that PIQP is asked too. That solves quadratic programs only, and where
-    satisfaction is of another form a sequence of them.
+    Clarabel now and then stops short, so that PIQP is asked too. Both are accurate on quadratic programs only. Where
+    satisfaction is of another form they solve a sequence of them.
     """
     told: list[tuple[float, float]] = []
-    rates: list[Array] | None = None
+    is_quadratic = all(each.satisfaction.form == "quadratic" for each in home.elastic)
+    rates = None if is_quadratic else [np.full(home.horizon, np.max(each.max_kw) / 2) for each in home.elastic]
     for solver in _ACCURATE:
         try:
-            reference, best, rates = _solve(home, price, solver, rates)
+            for _ in range(1 if is_quadratic else _MODELS):
+                reference, best, rates = _solve(home, price, solver, rates)
         except (cp.error.SolverError, ValueError):
             continue
-        told.append((float(np.max(np.abs(load - reference))), best if not told else told[0][1]))
+        told.append((float(np.max(np.abs(load - reference))), best))
         if told[-1][0] <= NEAR_KW:
             break
     return min(told)
 
 
 def _solve(home: Home, price: Array, solver: str, rates: list[Array] | None) -> tuple[Array, float, list[Array]]:
-    """Give the load, its worth, and the rates of the appliances; PIQP begins with such rates where it needs them."""
-    if solver == "CLARABEL" or all(each.satisfaction.form == "quadratic" for each in home.elastic):
-        return _solve_once(home, price, solver, None)
-    if rates is None:
-        raise ValueError("nothing to begin with")
-    for _ in range(_MODELS):
-        load, best, rates = _solve_once(home, price, solver, rates)
-    return load, best, rates
-
-
-def _solve_once(home: Home, price: Array, solver: str, rates: list[Array] | None) -> tuple[Array, float, list[Array]]:
+    """Give the load, its worth and the rates of appliances; satisfaction is modelled around `rates` where it must."""
     slots, fixed = home.horizon, np.sum([load.draw(home.horizon) for load in home.inelastic], axis=0)
     model = _Programme(slots, home.slot_hours, [], 0, fixed, np.zeros(slots))
     for number, appliance in enumerate(home.elastic):

@@ -181,8 +181,7 @@ def test_load_is_that_of_a_general_solver() -> None:
         schedule = problem.answer(price)
         apart, best = compare(one, price, schedule.load)
         ours = problem.summarize(schedule)["utility"]
-        # Clarabel knows logarithms and powers to fewer digits than squares.
-        assert -1e-8 <= (ours - best) / max(1, abs(best)) <= 1e-6, seed
+        assert ours == pytest.approx(best, rel=1e-8, abs=1e-8), seed
         assert apart <= NEAR_KW, seed
 
 
