@@ -28,16 +28,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="package")
+def settled(server: Server) -> str:
+    """A run of six rounds that has settled."""
+    run = server.start(pace_s=0, certify=True)
+    assert [*server.watch(run)][-1][1]["state"] == "settled"
+    return run.removeprefix("/runs/")
+
+
 class Visit:
     """A page of the server in a window of its own; `errors` are those of its console."""
 
     def __init__(self, browser: Browser, server: Server, **options: Any) -> None:
-        context = browser.new_context(viewport={"width": 1280, "height": 800}, reduced_motion="reduce", **options)
+        context = browser.new_context(
+            viewport={"width": 1280, "height": 800}, reduced_motion="reduce", base_url=server.address, **options
+        )
         self.page: Page = context.new_page()
         self.errors: list[str] = []
         self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.goto(f"{server.address}?token={TOKEN}")
+        self.page.goto(f"?token={TOKEN}")
 
 
 @pytest.fixture
