@@ -20,6 +20,7 @@ export class SettingsForm {
     const field = this.fields.get(key);
     if (field === undefined) return null;
     field.element.remove();
+    field.isTaken = true;
     field.label.replaceChildren(label);
     if (hint) field.hint.textContent = hint;
     field.hint.hidden = !hint;
@@ -42,9 +43,9 @@ export class SettingsForm {
     });
   }
 
-  /** Show only the fields whose key has all of `words`. */
+  /** Show of the fields in their groups only those whose key has all of `words`. */
   filter(words) {
-    for (const field of this.fields.values()) field.element.hidden = !words.every((word) => field.key.includes(word));
+    for (const field of this.fields.values()) field.element.hidden = !field.isTaken && !words.every((word) => field.key.includes(word));
     for (const group of this.groups.querySelectorAll("details")) {
       group.hidden = !group.querySelector(".field:not([hidden])");
       group.open = words.length > 0 && !group.hidden;

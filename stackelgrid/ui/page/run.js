@@ -93,7 +93,7 @@ class Head {
     if (run.files.includes("report.html")) {
       this.actions.append(make("a", { class: "button", href: locateFile(run.id, "report.html"), target: "_blank", rel: "noopener" }, "Report", make("span", { class: "unseen" }, " in a new tab")));
     }
-    if (run.state === "running") this.actions.append(make("button", { type: "button", onclick: () => this.stop() }, "Stop the run"));
+    if (run.stoppable) this.actions.append(make("button", { type: "button", onclick: () => this.stop() }, "Stop the run"));
     if (this.hasPlan) this.offerPlan(true);
   }
 
@@ -117,7 +117,7 @@ class Head {
   async reload() {
     const run = await get(locate(this.run.id));
     this.draw(run);
-    const words = { settled: `Settled after ${run.rounds} rounds. `, unsettled: "The run has ended without settling. ", interrupted: "The run was stopped. ", failed: "The run has failed. " };
+    const words = { settled: `Settled after ${run.rounds} ${run.rounds === 1 ? "round" : "rounds"}. `, unsettled: "The run has ended without settling. ", interrupted: "The run was stopped. ", failed: "The run has failed. " };
     this.say(words[run.state] ?? "The run has ended. ", make("a", { href: `#/runs/${encodeURIComponent(run.id)}/results` }, "See its results"));
   }
 

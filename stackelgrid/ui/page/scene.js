@@ -45,6 +45,7 @@ export class Scene {
     if (event.type === "tree") this.begin(event);
     else if (event.type === "node") this.setState(event);
     else if (event.type === "round") this.endRound(event);
+    else if (event.type === "inner") this.tree.setInner(event.aggregator, event.inner);
     else if (event.type === "message") this.tell(event);
     else if (event.type === "fault") this.tell({ ...event, level: "fault" });
     else if (event.type === "step") this.step.textContent = { certifying: "The certificate is computed", drawing: "The report is drawn" }[event.text] ?? event.text;

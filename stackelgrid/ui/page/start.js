@@ -87,9 +87,9 @@ class StartForm {
     const found = await post("check", { scenario, set, ...(faults && { faults }) });
     // What was typed meanwhile has a check of its own.
     if (this.closed || this.checking !== text) return false;
-    const mistakes = this.options.showMistakes(found.errors);
-    const others = this.settings.showMistakes(mistakes);
-    const count = found.errors.length;
+    const errors = [...this.options.findMistakes(), ...found.errors];
+    const others = this.settings.showMistakes(this.options.showMistakes(errors));
+    const count = errors.length;
     if (others.length) this.say(others.map(({ key, message }) => (key ? `${key}: ${message}` : message)).join("; "), true);
     else if (count) this.say(count === 1 ? "One setting is wrong." : `${count} settings are wrong.`, true);
     else {
@@ -163,8 +163,16 @@ function makeOptions(plans, onChange) {
       const order = { transport: transport.value, certify: certify.checked };
       if (plan.value) order.faults = plan.value;
       if (name.value.trim()) order.name = name.value.trim();
-      if (transport.value === "mqtt") order.pace_s = Number.isNaN(Number(pace.value)) ? pace.value : Number(pace.value);
+      if (transport.value === "mqtt") order.pace_s = Number(pace.value);
       return order;
+    },
+    /** Find what is no pace, and no name of a folder. */
+    findMistakes() {
+      const mistakes = [];
+      const seconds = Number(pace.value);
+      if (transport.value === "mqtt" && !(pace.value.trim() && seconds >= 0 && seconds <= 60)) mistakes.push({ key: "pace_s", message: "give seconds from 0 to 60" });
+      if (/^\.|\//.test(name.value.trim())) mistakes.push({ key: "name", message: "give a name without a slash that does not begin with a dot" });
+      return mistakes;
     },
     /** Show mistakes beside the options that they are of. Gives those of none. */
     showMistakes(mistakes) {

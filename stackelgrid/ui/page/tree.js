@@ -33,8 +33,17 @@ export class Tree {
     if (this.changed.size && !this.frame) this.frame = requestAnimationFrame(() => this.draw());
   }
 
+  /** Note the round that an aggregator has played with its homes, where it plays several. */
+  setInner(name, inner) {
+    const node = this.nodes.get(name);
+    if (node === undefined || inner === node.inner) return;
+    node.inner = inner;
+    drawProgress(node);
+  }
+
   /** Set all nodes back, as before the beginning. */
   reset() {
+    for (const node of this.nodes.values()) node.inner = 0;
     this.setState(this.nodes.keys(), "starting");
   }
 
@@ -200,7 +209,8 @@ function drawProgress(node) {
   const all = node.children.length;
   const answered = node.children.filter((home) => HAS_ANSWERED.includes(home.state)).length;
   node.bar.style.transform = `scaleX(${all ? answered / all : 0})`;
-  node.count.textContent = `${answered} of ${all}`;
+  const inner = node.inner > 1 ? `, inner round ${node.inner}` : "";
+  node.count.textContent = `${answered} of ${all}${inner}`;
 }
 
 /** Find the button of the nearest row below or above, the one most nearly in the same column. */
