@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from stackelgrid.faults.plan import FaultPlan
     from stackelgrid.report.days import Days
+    from stackelgrid.report.run_folder import RunFolder
 
 
 class UnwrittenError(ConfigError):
@@ -222,29 +223,29 @@ def load(folder: str | Path) -> Run:
 
     folder = Path(folder)
     result = read_result(folder / "result.json")
-    journal = folder / "rounds.jsonl"
-    rounds = read_journal(journal) if journal.is_file() else []
-    return Run(scenarios.load(str(folder / "scenario.yaml")), result, rounds, folder)
+    lines = folder / "rounds.jsonl"
+    journal = read_journal(lines) if lines.is_file() else []
+    return Run(scenarios.load(str(folder / "scenario.yaml")), result, journal, folder)
 
 
 class Run:
     """A run that has ended.
 
-    `result` is the content of result.json, `rounds` the leader's journal as in rounds.jsonl (round 3 is `rounds[2]`),
-    `folder` where it was written, None where it was not. `record` is all that the testbed knows of it, None of a run
-    that was read from its folder. `days` are those of a run of several, beside what would have been without the game;
-    None until `report` has followed them.
+    `result` is the content of result.json, `journal` that of rounds.jsonl (round 3 is `journal[2]`), `folder` where it
+    was written, None where it was not. `record` is all that the testbed knows of it, None of a run that was read from
+    its folder. `days` are those of a run of several, beside what would have been without the game; None until `report`
+    or a table of them has followed them.
     """
 
     def __init__(
         self,
         scenario: Scenario,
         result: RunResult[Any],
-        rounds: list[Record],
+        journal: list[Record],
         folder: Path | None = None,
         record: RunRecord | None = None,
     ) -> None:
-        self.scenario, self.result, self.rounds, self.folder, self.record = scenario, result, rounds, folder, record
+        self.scenario, self.result, self.journal, self.folder, self.record = scenario, result, journal, folder, record
         self.interrupted = record is not None and record.interrupted
         self.days: Days | None = None
 
@@ -297,25 +298,50 @@ class Run:
 
     @property
     def homes(self) -> pd.DataFrame:
-        """The table of what each home pays and is paid, a row per home: tables/bills.csv."""
-        return self.table("bills")
+        """The table of what each home uses, pays and is paid, a row per home."""
+        return self.table("homes")
 
     @property
     def schedules(self) -> pd.DataFrame:
-        """The table of what each home does, a row per home and slot: tables/homes.csv."""
-        return self.table("homes")
+        """The table of what each home does, a row per home and slot."""
+        return self.table("schedules")
+
+    @property
+    def rounds(self) -> pd.DataFrame:
+        """The table of the leader's rounds, a row per round."""
+        return self.table("rounds")
+
+    @property
+    def messages(self) -> pd.DataFrame:
+        """The table of messages and bytes that were sent, a row per round above and below the aggregators."""
+        return self.table("messages")
 
     def table(self, name: str) -> pd.DataFrame:
-        """Give a table of the run by its name in the folder's tables/, with units in the names of columns.
+        """Build a table of the run by its name in the folder's tables/, with units in the names of columns.
 
-        `days` and `savings` are there once `report` has followed the days. Raises `ConfigError` when there is no such
-        table, and names those that there are.
+        Nothing else is built, and nothing is written. Raises `ConfigError` when there is no such table, and names those
+        that there are.
         """
-        from stackelgrid.report.run_folder import RoundRecord, RunFolder
-        from stackelgrid.report.run_tables import build_frame
+        from stackelgrid.report.columns import build_frame
+        from stackelgrid.report.run_tables import tabulate
 
-        rounds = [RoundRecord.model_validate(record) for record in self.rounds]
-        return build_frame(RunFolder(self.folder or Path(), self.result, rounds, self.scenario, {}), self.days, name)
+        return build_frame(tabulate(self._read(), name, self._follow))
+
+    def _read(self) -> RunFolder:
+        """Give the run as reports read it from its folder."""
+        from stackelgrid.report.run_folder import RoundRecord, RunFolder
+
+        rounds = [RoundRecord.model_validate(record) for record in self.journal]
+        return RunFolder(self.folder or Path(), self.result, rounds, self.scenario, {})
+
+    def _follow(self) -> Days | None:
+        """Follow the days, once."""
+        from stackelgrid.report.days import follow
+        from stackelgrid.report.game import find_report
+
+        if self.days is None:
+            self.days = follow(self._read(), find_report(self.result.game).courses)
+        return self.days
 
     def certify(self, samples: int = SAMPLES) -> Certificate:
         """Compare the outcome with the centralised reference, and try `samples` deviations at random.
@@ -360,7 +386,7 @@ class Run:
         words = [
             "settled" if self.settled else "not settled",
             "complete" if self.complete else "not complete",
-            f"{len(self.rounds)} rounds",
+            f"{len(self.journal)} rounds",
         ]
         content = self.result.content()
         for name in ("missing", "failures"):

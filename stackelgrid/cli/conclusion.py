@@ -45,7 +45,7 @@ def conclude(ended: Run, *, quiet: bool, certified: bool, required: bool) -> Non
         raise CommandError(ExitCode.LOST, message)
     if not ended.settled:
         why = ended.record.stopped or "raise leader.max_rounds"
-        message = f"not settled within {len(ended.rounds)} rounds; {why}"
+        message = f"not settled within {ended.result.rounds} rounds; {why}"
         raise CommandError(ExitCode.NOT_SETTLED, message)
     if required and not passes:
         raise typer.Exit(ExitCode.NOT_CERTIFIED)

@@ -1,4 +1,4 @@
-"""Tables of data: columns by name, written as CSV and as Parquet."""
+"""Tables of data: columns by name, as CSV, as Parquet and in pandas."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-Cell = bool | int | float | str | None
+if TYPE_CHECKING:
+    import pandas as pd
+
+Cell = bool | int | float | str | datetime | None
 Column = list[Any] | range
 """The cells of a column."""
 Columns = Mapping[str, Column]
@@ -67,7 +71,7 @@ def spell_unit(money: str) -> str:
 
 
 def encode_csv(columns: Columns) -> bytes:
-    """Write columns as CSV, numbers to their last digit, true and false in lower case."""
+    """Write columns as CSV: numbers to their last digit, true and false in lower case, times as in ISO 8601."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -76,7 +80,11 @@ def encode_csv(columns: Columns) -> bytes:
 
 
 def _format_cells(column: Column) -> Iterator[Cell]:
-    return (str(cell).lower() if isinstance(cell, bool) else cell for cell in column)
+    for cell in column:
+        if isinstance(cell, bool):
+            yield str(cell).lower()
+        else:
+            yield cell.isoformat() if isinstance(cell, datetime) else cell
 
 
 def encode_parquet(columns: Columns) -> bytes:
@@ -84,22 +92,41 @@ def encode_parquet(columns: Columns) -> bytes:
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    arrays = {}
-    for name, column in columns.items():
-        kind = _find_type(column)
-        cells = [None if cell is None else str(cell) for cell in _format_cells(column)] if kind == "string" else column
-        arrays[name] = pa.array(cells, type=getattr(pa, kind)())
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(arrays), sink)
+    pq.write_table(_build_arrow(columns), sink)
     content: bytes = sink.getvalue().to_pybytes()
     return content
 
 
-def _find_type(column: Column) -> str:
+def build_frame(columns: Columns) -> pd.DataFrame:
+    """Build the table of the same types in pandas; whole numbers stay whole beside empty cells."""
+    table = _build_arrow(columns)
+    frame: pd.DataFrame = table.to_pandas()
+    gaps = [name for name in table.column_names if table[name].null_count and str(table[name].type) == "int64"]
+    return frame.astype(dict.fromkeys(gaps, "Int64"))
+
+
+def _build_arrow(columns: Columns) -> Any:
+    import pyarrow as pa
+
+    arrays = {}
+    for name, column in columns.items():
+        kind = _find_type(column)
+        texts = (None if cell is None else str(cell) for cell in _format_cells(column))
+        arrays[name] = pa.array(texts if kind == pa.string() else column, type=kind)
+    return pa.table(arrays)
+
+
+def _find_type(column: Column) -> Any:
     """Find the narrowest type that holds a whole column: the numbers of one that has texts are texts there, too."""
+    import pyarrow as pa
+
     there = {type(cell) for cell in column if cell is not None}
     if str in there:
-        return "string"
+        return pa.string()
+    if there == {datetime}:
+        (zone,) = {str(cell.tzinfo) for cell in column if isinstance(cell, datetime)}
+        return pa.timestamp("us", tz=zone)
     if there == {bool}:
-        return "bool_"
-    return "int64" if there == {int} else "float64"
+        return pa.bool_()
+    return pa.int64() if there == {int} else pa.float64()

@@ -14,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from stackelgrid.errors import SolverError
-from stackelgrid.report.clock import name_day, read_times
+from stackelgrid.report.clock import is_one_day, name_day, read_times
 from stackelgrid.report.columns import Cell, spell_unit
 from stackelgrid.report.parts import Plot, Row, Section, Table, drop_rounding, spread
 from stackelgrid.report.words import change, number, percent, plural, quantity, relative, split_key
@@ -89,17 +89,15 @@ class Days:
 
 def follow(run: RunFolder, courses: Courses | None) -> Days | None:
     """Follow a run of several dates or sessions by the courses of its game; None of another, and where it has none."""
-    played = [each for each in run.sessions if each.outcome is not None]
-    if courses is None or not played or played[0].outcome.times is None:
+    if courses is None or not is_followed(run, courses):
         return None
+    played = _list_played(run)
     times: list[datetime] = []
     rounds: list[int] = []
     for each in played:
         starts = read_times(each.outcome) or []
         times += starts[: each.session.binding]
         rounds += [each.result.rounds, *([0] * (each.session.binding - 1))]
-    if len(run.sessions) == 1 and times[0].date() == times[-1].date():
-        return None
     before, unknown = None, ""
     try:
         before = courses.before(run.scenario, played)
@@ -109,6 +107,19 @@ def follow(run: RunFolder, courses: Courses | None) -> Days | None:
     first, money = played[0].outcome, run.result.money
     groups = courses.groups(first)
     return Days(times, first.slot_hours, before, after, courses.power, money, rounds, groups, unknown)
+
+
+def is_followed(run: RunFolder, courses: Courses | None) -> bool:
+    """Tell whether a run is followed: one of several dates or sessions, whose game has courses."""
+    played = _list_played(run)
+    times = read_times(played[0].outcome) if played else None
+    if courses is None or times is None:
+        return False
+    return len(run.sessions) > 1 or not is_one_day(times[: played[0].session.binding])
+
+
+def _list_played(run: RunFolder) -> list[PlayedSession]:
+    return [each for each in run.sessions if each.outcome is not None]
 
 
 def join(courses: Sequence[Course]) -> Course:

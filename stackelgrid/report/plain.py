@@ -64,14 +64,14 @@ def tabulate_slots(scenario: Any, outcome: Outcome) -> Columns:
     return {"slot": slots, **_list_series(outcome.content(), scenario.slots)}
 
 
-def tabulate_homes(scenario: Any, outcome: Outcome) -> Columns:
+def tabulate_schedules(scenario: Any, outcome: Outcome) -> Columns:
     """Tabulate every array of each home, a row per home and slot."""
     homes = outcome.content().get("homes", {})
     slots = range(1, scenario.slots + 1)
     return stack({"home": name, "slot": slots, **_list_series(home, scenario.slots)} for name, home in homes.items())
 
 
-def tabulate_bills(scenario: Any, outcome: Outcome) -> Columns:
+def tabulate_homes(scenario: Any, outcome: Outcome) -> Columns:
     """Tabulate every number of each home, a row per home."""
     homes = outcome.content().get("homes", {})
     return stack({"home": name, **{k: v for k, v in home.items() if _is_number(v)}} for name, home in homes.items())
@@ -81,7 +81,7 @@ def _list_series(content: Mapping[str, Any], slots: int) -> dict[str, list[float
     return {key: value for key, value in content.items() if _is_series(value, slots)}
 
 
-TABLES = {"slots": tabulate_slots, "homes": tabulate_homes, "bills": tabulate_bills}
+TABLES = {"slots": tabulate_slots, "schedules": tabulate_schedules, "homes": tabulate_homes}
 
 
 # --- what an outcome holds ---

@@ -1,66 +1,89 @@
 """The tables of a run: tidy, a row per observation, units in the names of columns.
 
-Each table is a function from scenario and outcome to columns, the game's own (`GameReport.tables`); those below hold
-for all games. `session` counts from 1, and so does `slot` within its session.
+They are defined once, for CSV, Parquet and pandas. Each is a function from scenario and outcome to columns, the game's
+own (`GameReport.tables`); those below hold for all games. `session` counts from 1, and so does `slot` within it.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from stackelgrid.report import days
+from stackelgrid.report.clock import read_times
 from stackelgrid.report.columns import Cell, Column, Columns, encode_csv, encode_parquet, stack
 from stackelgrid.report.game import find_report
 from stackelgrid.report.run_folder import PlayedSession, ReportError, RunFolder
 from stackelgrid.text_file import replace_file
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 def write(run: RunFolder, followed: days.Days | None) -> None:
-    """Write the tables of a run into its folder, tables/NAME.csv and tables/NAME.parquet each. Raises `OSError`."""
+    """Write the tables of a run that have rows, tables/NAME.csv and tables/NAME.parquet each. Raises `OSError`."""
     folder = run.folder / "tables"
     folder.mkdir(exist_ok=True)
-    for name, columns in tabulate(run, followed):
-        replace_file(folder / f"{name}.csv", encode_csv(columns))
-        replace_file(folder / f"{name}.parquet", encode_parquet(columns))
+    for name, tabulate in list_tables(run, lambda: followed).items():
+        columns = tabulate()
+        if has_rows(columns):
+            replace_file(folder / f"{name}.csv", encode_csv(columns))
+            replace_file(folder / f"{name}.parquet", encode_parquet(columns))
 
 
-def tabulate(run: RunFolder, followed: days.Days | None) -> Iterator[tuple[str, Columns]]:
-    """Give each table that has rows, with its name: the game's, `rounds`, `sessions` and, of several days, theirs."""
+def list_tables(run: RunFolder, follow: Callable[[], days.Days | None]) -> dict[str, Callable[[], Columns]]:
+    """List the tables of a run by name, each as the function that builds it: those of all games, and the game's own.
+
+    `follow` gives the days of the run, which takes long; it is called where a table needs them.
+    """
     played = [each for each in run.sessions if each.outcome is not None]
-    found: dict[str, Columns] = {"rounds": tabulate_rounds(run), "sessions": tabulate_sessions(run)}
-    for name, tabulate_one in find_report(run.result.game).tables.items():
-        found[name] = stack(_place(tabulate_one(each.scenario, each.outcome), each) for each in played)
-    if followed is not None:
-        found |= {"days": days.tabulate_days(followed), "savings": days.tabulate_savings(followed)}
-    for name, columns in found.items():
-        if any(map(len, columns.values())):
-            yield name, columns
+
+    def stack_sessions(tabulate_one: Callable[[Any, Any], Columns]) -> Columns:
+        return stack(_place(tabulate_one(each.scenario, each.outcome), each) for each in played)
+
+    def tabulate_followed(tabulate: Callable[[days.Days], Columns]) -> Columns:
+        followed = follow()
+        return {} if followed is None else tabulate(followed)
+
+    report = find_report(run.result.game)
+    return {
+        **{name: partial(stack_sessions, tabulate_one) for name, tabulate_one in report.tables.items()},
+        "rounds": partial(tabulate_rounds, run),
+        "messages": partial(tabulate_messages, run),
+        "sessions": partial(tabulate_sessions, run),
+        **(
+            {
+                "days": partial(tabulate_followed, days.tabulate_days),
+                "savings": partial(tabulate_followed, days.tabulate_savings),
+            }
+            if days.is_followed(run, report.courses)
+            else {}
+        ),
+    }
 
 
-def build_frame(run: RunFolder, followed: days.Days | None, name: str) -> pd.DataFrame:
-    """Give a table as pandas reads its Parquet file. Raises `ReportError` when the run has no such table."""
-    import pandas as pd
+def tabulate(run: RunFolder, name: str, follow: Callable[[], days.Days | None]) -> Columns:
+    """Build one table. Raises `ReportError` when the run has no such table, and names those that there are."""
+    tables = list_tables(run, follow)
+    columns = tables[name]() if name in tables else {}
+    if has_rows(columns):
+        return columns
+    found = f"it has {', '.join(tables)}" if run.rounds else "no round was finished"
+    raise ReportError(f"{name}: this run of {run.result.game} has no such table; {found}")
 
-    found = dict(tabulate(run, followed))
-    if name not in found:
-        there = f"it has {', '.join(found)}" if found else "no round was finished"
-        raise ReportError(f"{name}: this run of {run.result.game} has no such table; {there}")
-    return pd.read_parquet(io.BytesIO(encode_parquet(found[name])))
+
+def has_rows(columns: Columns) -> bool:
+    """Tell whether a table has a row."""
+    return any(map(len, columns.values()))
 
 
 def _place(columns: Columns, played: PlayedSession) -> dict[str, Cell | Column]:
     """Add the session to a table and, beside its slots, the times at which they begin and whether they bind."""
     placed: dict[str, Cell | Column] = {"session": played.session.number}
+    times, start = read_times(played.outcome), played.session.start
     for name, column in columns.items():
         placed[name] = column
-        if name == "slot" and played.outcome.times is not None:
-            placed["time"] = [played.outcome.times[slot - 1] for slot in column]
-        if name == "slot" and played.session.start is not None:
+        if name == "slot" and times is not None and start is not None:
+            placed["time"] = [times[slot - 1].astimezone(start.tzinfo) for slot in column]
+        if name == "slot" and start is not None:
             placed["binding"] = [slot <= played.session.binding for slot in column]
     return placed
 
@@ -78,6 +101,30 @@ def tabulate_rounds(run: RunFolder) -> dict[str, list[Cell]]:
     return stack(rows)
 
 
+def tabulate_messages(run: RunFolder) -> dict[str, list[Cell]]:
+    """Tabulate what was sent in each round of the leader, a row between leader and aggregators, one below them.
+
+    The last row has no round: presence, settlement, receipts, and what came to nobody.
+    """
+    by_leader = {record.round: record.model_extra or {} for record in run.rounds}
+    rows: list[dict[str, Cell]] = []
+    for sent in run.result.traffic:
+        if sent.round is None:
+            rows.append({"messages": sent.messages, "bytes": sent.bytes})
+            continue
+        own = by_leader[sent.round]
+        above = {key: own[key] for key in ("questions", "messages", "bytes")}
+        below = {
+            "questions": sent.questions,
+            "messages": sent.messages - above["messages"],
+            "bytes": sent.bytes - above["bytes"],
+        }
+        for link, counts in (("leader-aggregators", above), ("aggregators-homes", below)):
+            if counts["messages"]:
+                rows.append({"session": own.get("session", 1), "round": sent.round, "link": link, **counts})
+    return stack(rows)
+
+
 def tabulate_sessions(run: RunFolder) -> dict[str, list[Cell]]:
     """Tabulate the sessions, a row each: how it ended, what it took, and the game's totals of it."""
     keys = ("settled", "complete", "rounds", "questions", "messages", "bytes")
@@ -85,7 +132,7 @@ def tabulate_sessions(run: RunFolder) -> dict[str, list[Cell]]:
     return stack(
         {
             "session": each.session.number,
-            **({} if each.session.start is None else {"start": each.session.start.isoformat()}),
+            **({} if each.session.start is None else {"start": each.session.start}),
             "slots": each.session.slots,
             **({} if each.session.start is None else {"binding": each.session.binding}),
             **{key: getattr(each.result, key) for key in keys},

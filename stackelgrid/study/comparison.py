@@ -203,7 +203,7 @@ def _play(
     ended = runner.run(scenario, out=folder / algorithm, on_round=note)
     if ended.interrupted:
         raise KeyboardInterrupt
-    return Played(algorithm, ended.result, ended.rounds, seconds)
+    return Played(algorithm, ended.result, ended.journal, seconds)
 
 
 def _write_table(path: Path, rows: Sequence[Row]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,15 @@ def find_file(folder: Path, name: str) -> Path | None:
 
 
 def read_table(path: Path) -> dict[str, list[Any]]:
-    """Read a Parquet file, column by column. Raises `ConfigError`."""
+    """Read a Parquet file as JSON has it, column by column, times as in ISO 8601. Raises `ConfigError`."""
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     try:
         columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: no table ({error}); write it again with stackelgrid report") from None
-    return columns
+    return {name: [_write_time(cell) for cell in column] for name, column in columns.items()}
+
+
+def _write_time(cell: Any) -> Any:
+    return cell.isoformat() if isinstance(cell, datetime) else cell

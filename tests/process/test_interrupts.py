@@ -134,7 +134,7 @@ def test_run_is_written_when_its_terminal_is_closed(tmp_path: Path) -> None:
     os.close(terminal)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 130
-    assert stackelgrid.load(tmp_path / "out").rounds
+    assert stackelgrid.load(tmp_path / "out").journal
     assert not psutil.wait_procs(survivors(tmp_path), timeout=60)[1]
 
 

@@ -58,5 +58,5 @@ def test_nodes_that_are_killed_between_sessions_go_on_from_their_disks(tmp_path:
     undisturbed = stackelgrid.run(day_in_parts("5h"))
     assert [each.outcome for each in run.result.sessions] == [each.outcome for each in undisturbed.result.sessions]
     assert [each.states for each in run.result.sessions] == [each.states for each in undisturbed.result.sessions]
-    assert [record["round"] for record in run.rounds] == [record["round"] for record in undisturbed.rounds]
+    assert [record["round"] for record in run.journal] == [record["round"] for record in undisturbed.journal]
     assert stackelgrid.load(tmp_path / "run").result.sessions == run.result.sessions

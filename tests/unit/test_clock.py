@@ -1,5 +1,6 @@
 """Axes in clock time: ticks stand where their times are, through changes of clocks, and find room."""
 
+import csv
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -103,11 +104,16 @@ def test_report_of_a_dated_run_is_in_clock_time(tmp_path: Path, begin: datetime,
     assert "Time, " in shown.source
     assert drawing.SLOT not in shown.source
     tables = {path.stem: pq.read_table(path) for path in (tmp_path / "run" / "tables").glob("*.parquet")}
-    assert tables["slots"]["time"].to_pylist() == run.outcome.times
-    assert tables["homes"]["time"].to_pylist() == run.outcome.times
     times = [datetime.fromisoformat(text) for text in run.outcome.times]
+    for name in ("slots", "schedules"):
+        assert [time.isoformat() for time in tables[name]["time"].to_pylist()] == run.outcome.times
+    assert str(tables["slots"]["time"].type) == "timestamp[us, tz=Europe/Brussels]"
+    header, *rows = csv.reader((tmp_path / "run" / "tables" / "slots.csv").read_text().splitlines())
+    assert [row[header.index("time")] for row in rows] == run.outcome.times
+    assert str(run.slots["time"].dtype) == "datetime64[us, Europe/Brussels]"
+    assert [time.isoformat() for time in run.slots["time"]] == run.outcome.times
     assert times[-1] - times[0] == (slots - 1) * timedelta(minutes=15)
-    bills, load = tables["bills"].to_pydict(), np.array(run.outcome.load_kw)
+    bills, load = tables["homes"].to_pydict(), np.array(run.outcome.load_kw)
     assert bills["energy_kwh"] == [pytest.approx(load.sum() / 4)]
     assert bills["bill_cents"] == [pytest.approx(np.array(run.outcome.price) @ load / 4)]
     fell = "1 of 1 home" if bills["bill_cents"] < bills["baseline_bill_cents"] else "0 of 1 home"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from starlette.testclient import TestClient
@@ -143,12 +145,16 @@ def test_table_is_sent_column_by_column(client: TestClient, runs: Path) -> None:
     columns = {
         "session": [1, 1],
         "slot": range(1, 3),
-        "time": ["a", None],
+        "time": [datetime(2026, 3, 28, tzinfo=ZoneInfo("Europe/Brussels")), None],
         "binding": [True, None],
         "load_kw": [0.1, 2],
     }
     (tables / "slots.parquet").write_bytes(encode_parquet(columns))
-    assert client.get(f"/api/v1/runs/{RUN}/tables/slots").json() == {**columns, "slot": [1, 2]}
+    assert client.get(f"/api/v1/runs/{RUN}/tables/slots").json() == {
+        **columns,
+        "slot": [1, 2],
+        "time": ["2026-03-28T00:00:00+01:00", None],
+    }
     for name in ("nothing", "..%2fresult", "slots.csv"):
         assert client.get(f"/api/v1/runs/{RUN}/tables/{name}").status_code == 404
     (tables / "torn.parquet").write_bytes(b"PAR1")

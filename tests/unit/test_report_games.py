@@ -131,8 +131,8 @@ def test_plain_tables_have_every_number_and_array(fifth: Path) -> None:
     write(fifth)
     tables = {path.stem: path.read_text() for path in (fifth / "tables").glob("*.csv")}
     assert tables["slots"] == "session,slot,price\n1,1,1.0\n1,2,2.0\n1,3,4.0\n"
-    assert tables["homes"].splitlines()[:2] == ["session,home,slot,load_kw", "1,h1,1,1.0"]
-    assert tables["bills"] == "session,home,bill\n1,h1,7.0\n1,h2,5.0\n"
+    assert tables["schedules"].splitlines()[:2] == ["session,home,slot,load_kw", "1,h1,1,1.0"]
+    assert tables["homes"] == "session,home,bill\n1,h1,7.0\n1,h2,5.0\n"
     assert tables["sessions"].splitlines()[0].endswith("bytes,peak_kw")
 
 

@@ -1,6 +1,7 @@
 """The tables of a run: they add up to its outcome, and CSV and Parquet hold the same."""
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import stackelgrid
 from stackelgrid.errors import ConfigError
 from stackelgrid.games.user_oriented.reference.device_programme import DeviceProgramme
 from stackelgrid.report import run_tables
-from stackelgrid.report.columns import encode_csv, name_apart, stack
+from stackelgrid.report.columns import encode_csv, name_apart, spell_unit, stack
 from stackelgrid.report.run_folder import read
 
+DOC = Path(__file__).parents[2] / "docs" / "tables.md"
 CASES: dict[str, dict[str, Any]] = {
     "user_oriented": {"population.homes": 8},
     "prosumer": {},
@@ -23,10 +25,12 @@ CASES: dict[str, dict[str, Any]] = {
     "storage_market": {},
 }
 TABLES = {
-    "user_oriented": {"slots", "homes", "appliances", "bills", "rounds", "sessions"},
-    "prosumer": {"slots", "homes", "bills", "rounds", "sessions"},
-    "load_call": {"bills", "calls", "rounds", "sessions"},
-    "storage_market": {"slots", "generators", "dras", "homes", "appliances", "bills", "rounds", "sessions"},
+    "user_oriented": {"slots", "schedules", "appliances", "homes", "rounds", "messages", "sessions"},
+    "prosumer": {"slots", "schedules", "homes", "rounds", "messages", "sessions"},
+    "load_call": {"homes", "calls", "rounds", "messages", "sessions"},
+    "storage_market": {
+        *("slots", "generators", "dras", "schedules", "appliances", "homes", "rounds", "messages", "sessions")
+    },
 }
 
 
@@ -90,11 +94,11 @@ def test_csv_and_parquet_of_a_table_are_equal(played: dict[str, stackelgrid.Run]
 
 def test_loads_of_user_oriented_tables_add_up(played: dict[str, stackelgrid.Run]) -> None:
     run = played["user_oriented"]
-    slots, homes, appliances = (table(run, name) for name in ("slots", "homes", "appliances"))
-    by_slot = sum_by(homes["slot"], homes["load_kw"])
+    slots, schedules, appliances = (table(run, name) for name in ("slots", "schedules", "appliances"))
+    by_slot = sum_by(schedules["slot"], schedules["load_kw"])
     np.testing.assert_allclose([by_slot[slot] for slot in slots["slot"]], slots["load_kw"], rtol=1e-9)
     parts = sum_by(zip(appliances["home"], appliances["slot"], strict=True), appliances["load_kw"])
-    whole = sum_by(zip(homes["home"], homes["slot"], strict=True), homes["load_kw"])
+    whole = sum_by(zip(schedules["home"], schedules["slot"], strict=True), schedules["load_kw"])
     assert parts.keys() == whole.keys()
     np.testing.assert_allclose([parts[key] for key in whole], list(whole.values()), atol=1e-9)
     assert {"battery", "ev"} <= set(appliances["appliance"])
@@ -102,58 +106,58 @@ def test_loads_of_user_oriented_tables_add_up(played: dict[str, stackelgrid.Run]
 
 def test_money_of_user_oriented_tables_adds_up(played: dict[str, stackelgrid.Run]) -> None:
     run = played["user_oriented"]
-    slots, homes, bills = (table(run, name) for name in ("slots", "homes", "bills"))
+    slots, schedules, homes = (table(run, name) for name in ("slots", "schedules", "homes"))
     (totals,) = zip(*table(run, "sessions").values(), strict=True)
     total = dict(zip(table(run, "sessions"), totals, strict=True))
     price, load = slots["price_cents_per_kwh"], slots["load_kw"]
-    assert bills["bill_cents"].sum() == pytest.approx(price @ load, rel=1e-9)
+    assert homes["bill_cents"].sum() == pytest.approx(price @ load, rel=1e-9)
     assert total["bills_cents"] == pytest.approx(run.outcome.revenue, rel=1e-9)
-    assert total["energy_kwh"] == pytest.approx(bills["energy_kwh"].sum(), rel=1e-9)
-    paid = sum_by(homes["home"], np.tile(price, len(bills["home"])) * homes["load_kw"])
-    np.testing.assert_allclose(bills["bill_cents"], [paid[home] for home in bills["home"]], rtol=1e-9)
+    assert total["energy_kwh"] == pytest.approx(homes["energy_kwh"].sum(), rel=1e-9)
+    paid = sum_by(schedules["home"], np.tile(price, len(homes["home"])) * schedules["load_kw"])
+    np.testing.assert_allclose(homes["bill_cents"], [paid[home] for home in homes["home"]], rtol=1e-9)
     before = slots["baseline_price_cents_per_kwh"] @ slots["baseline_load_kw"]
-    assert bills["baseline_bill_cents"].sum() == pytest.approx(before, rel=1e-9)
+    assert homes["baseline_bill_cents"].sum() == pytest.approx(before, rel=1e-9)
 
 
 def test_baseline_utility_is_the_best_at_the_flat_price(played: dict[str, stackelgrid.Run]) -> None:
     run = played["user_oriented"]
-    bills = table(run, "bills")
+    homes = table(run, "homes")
     flat = run.scenario.leader.baseline_price
-    homes = {home.id: home for home in run.scenario.everyone}
-    for name, found in zip(bills["home"], bills["baseline_utility_cents"], strict=True):
-        _, best = DeviceProgramme(homes[name]).solve(np.full(run.scenario.slots, float(flat)))
-        assert found == pytest.approx(homes[name].slot_hours * best, rel=1e-8), name
+    by_name = {home.id: home for home in run.scenario.everyone}
+    for name, found in zip(homes["home"], homes["baseline_utility_cents"], strict=True):
+        _, best = DeviceProgramme(by_name[name]).solve(np.full(run.scenario.slots, float(flat)))
+        assert found == pytest.approx(by_name[name].slot_hours * best, rel=1e-8), name
 
 
 def test_prosumer_tables_add_up(played: dict[str, stackelgrid.Run]) -> None:
     run = played["prosumer"]
-    slots, homes, bills = (table(run, name) for name in ("slots", "homes", "bills"))
-    by_slot = sum_by(homes["slot"], homes["dr_kw"])
+    slots, schedules, homes = (table(run, name) for name in ("slots", "schedules", "homes"))
+    by_slot = sum_by(schedules["slot"], schedules["dr_kw"])
     np.testing.assert_allclose([by_slot[slot] for slot in slots["slot"]], slots["dr_kw"], rtol=1e-12)
-    assert bills["dr_kwh"].sum() == pytest.approx(slots["dr_kw"].sum())
-    assert bills["paid_for_dr_cents"].sum() == pytest.approx(homes["pv_price_cents_per_kwh"] @ homes["dr_kw"])
-    assert bills["net_cost_cents"].sum() == pytest.approx(homes["net_cost_cents"].sum())
-    assert set(homes["dr_kw"][homes["slot"] < run.scenario.leader.event.first]) == {0.0}
+    assert homes["dr_kwh"].sum() == pytest.approx(slots["dr_kw"].sum())
+    assert homes["paid_for_dr_cents"].sum() == pytest.approx(schedules["pv_price_cents_per_kwh"] @ schedules["dr_kw"])
+    assert homes["net_cost_cents"].sum() == pytest.approx(schedules["net_cost_cents"].sum())
+    assert set(schedules["dr_kw"][schedules["slot"] < run.scenario.leader.event.first]) == {0.0}
 
 
 def test_load_call_tables_add_up(played: dict[str, stackelgrid.Run]) -> None:
-    outcome, bills = played["load_call"].outcome, table(played["load_call"], "bills")
-    assert bills["shifted_kwh"].sum() == pytest.approx(outcome.achieved_kwh)
-    assert bills["called_kwh"].sum() == pytest.approx(outcome.target_kwh)
-    assert table(played["load_call"], "sessions")["bills_THB"][0] == pytest.approx(bills["bill_THB"].sum())
+    outcome, homes = played["load_call"].outcome, table(played["load_call"], "homes")
+    assert homes["shifted_kwh"].sum() == pytest.approx(outcome.achieved_kwh)
+    assert homes["called_kwh"].sum() == pytest.approx(outcome.target_kwh)
+    assert table(played["load_call"], "sessions")["bills_THB"][0] == pytest.approx(homes["bill_THB"].sum())
 
 
 def test_storage_market_tables_add_up(played: dict[str, stackelgrid.Run]) -> None:
     run = played["storage_market"]
     slots, generators, dras = (table(run, name) for name in ("slots", "generators", "dras"))
-    homes, appliances = table(run, "homes"), table(run, "appliances")
+    schedules, appliances = table(run, "schedules"), table(run, "appliances")
     dispatched = sum_by(generators["slot"], generators["dispatch_mw"])
     sold, charged = (sum_by(dras["slot"], dras[key]) for key in ("sold_mw", "charge_mw"))
     supplied = np.array([dispatched[slot] + sold[slot] for slot in slots["slot"]])
     np.testing.assert_allclose(supplied - slots["spilt_mw"] + slots["short_mw"], slots["demand_mw"], rtol=1e-9)
     np.testing.assert_allclose(slots["load_mw"] + [charged[s] for s in slots["slot"]], slots["demand_mw"], rtol=1e-9)
-    drawn = homes["load_kw"] + np.nan_to_num(homes["charge_kw"]) - np.nan_to_num(homes["sold_kw"])
-    whole = sum_by(zip(homes["home"], homes["slot"], strict=True), drawn)
+    drawn = schedules["load_kw"] + np.nan_to_num(schedules["charge_kw"]) - np.nan_to_num(schedules["sold_kw"])
+    whole = sum_by(zip(schedules["home"], schedules["slot"], strict=True), drawn)
     parts = sum_by(zip(appliances["home"], appliances["slot"], strict=True), appliances["load_kw"])
     np.testing.assert_allclose([parts[key] for key in whole], list(whole.values()), atol=1e-9)
 
@@ -161,8 +165,8 @@ def test_storage_market_tables_add_up(played: dict[str, stackelgrid.Run]) -> Non
 @pytest.mark.parametrize("game", CASES)
 def test_rounds_table_has_a_row_per_round(played: dict[str, stackelgrid.Run], game: str) -> None:
     rounds = table(played[game], "rounds")
-    assert list(rounds["round"]) == [record["round"] for record in played[game].rounds]
-    assert rounds["bytes"].sum() == sum(record["bytes"] for record in played[game].rounds)
+    assert list(rounds["round"]) == [record["round"] for record in played[game].journal]
+    assert rounds["bytes"].sum() == sum(record["bytes"] for record in played[game].journal)
 
 
 def test_stack_leaves_cells_empty_that_a_part_lacks() -> None:
@@ -187,8 +191,60 @@ def test_table_in_pandas_is_that_of_the_folder(played: dict[str, stackelgrid.Run
     assert run.folder is not None
     for each in (run, stackelgrid.load(run.folder)):
         for name in TABLES[game]:
-            stored = pd.read_parquet(run.folder / "tables" / f"{name}.parquet")
-            pd.testing.assert_frame_equal(each.table(name), stored)
+            stored, built = pd.read_parquet(run.folder / "tables" / f"{name}.parquet"), each.table(name)
+            pd.testing.assert_frame_equal(built, stored.astype(built.dtypes))
+            texts = built.select_dtypes(exclude=["number", "bool"]).columns
+            assert list(texts) == list(stored.select_dtypes(exclude=["number", "bool"]).columns)
+
+
+@pytest.mark.parametrize("game", CASES)
+def test_messages_table_adds_up_to_those_of_the_run(played: dict[str, stackelgrid.Run], game: str) -> None:
+    run = played[game]
+    messages, rounds = run.messages, run.rounds.set_index("round")
+    assert messages["messages"].sum() == run.result.messages
+    assert messages["bytes"].sum() == run.result.bytes
+    above = messages[messages["link"] == "leader-aggregators"].set_index("round")
+    assert above[["messages", "bytes"]].to_dict() == rounds[["messages", "bytes"]].to_dict()
+    below = messages[messages["link"] == "aggregators-homes"]
+    assert below["questions"].min() > 0
+    assert below["messages"].min() > 0
+    assert messages["round"].isna().tolist() == [False] * (len(messages) - 1) + [True]
+    assert str(messages["round"].dtype) == "Int64"
+
+
+def test_every_column_is_documented(played: dict[str, stackelgrid.Run]) -> None:
+    documented = set(re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\| (`.*?) \|", DOC.read_text(), re.MULTILINE))))
+    home: dict[str, Any] = {
+        "id": "h1",
+        "inelastic": [{"load_kw": [1.0] * 48}],
+        "pv": [{"available_kw": [0.5] * 48}],
+    }
+    ahead = stackelgrid.run(
+        {
+            "schema": 1,
+            "game": "user_oriented",
+            "calendar": {"start": "2026-06-01T00:00", "timezone": "Europe/Berlin", "days": 2, "every": "24h"},
+            "forecast": {"load": {"noisy": {"sigma": 0.1}}},
+            "leader": {"baseline_price": 9, "wholesale_price": 4, "mu": 1, "price_max": 30, "objective": "welfare"},
+            "homes": [home],
+        }
+    )
+    for run in (*played.values(), ahead):
+        for name in (*TABLES[run.result.game], *(["days", "savings"] if run is ahead else [])):
+            for column in run.table(name):
+                key = column.replace(spell_unit(run.result.money), "MONEY")
+                assert key.removeprefix("baseline_") in documented or key in documented, (name, column)
+
+
+def test_table_builds_itself_alone(played: dict[str, stackelgrid.Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("another table is built")
+
+    monkeypatch.setattr(run_tables, "tabulate_rounds", refuse)
+    monkeypatch.setattr(run_tables, "tabulate_sessions", refuse)
+    assert len(played["user_oriented"].homes) == 8
+    with pytest.raises(AssertionError, match="another table is built"):
+        _ = played["user_oriented"].rounds
 
 
 def test_tables_of_a_run_without_a_folder_have_a_row_per_slot_and_home() -> None:
@@ -203,5 +259,8 @@ def test_tables_of_a_run_without_a_folder_have_a_row_per_slot_and_home() -> None
 
 
 def test_table_that_a_game_lacks_is_refused_with_those_there_are(played: dict[str, stackelgrid.Run]) -> None:
-    with pytest.raises(ConfigError, match=r"slots: this run of load_call has no such table; it has .*bills, calls"):
+    with pytest.raises(
+        ConfigError,
+        match=r"slots: this run of load_call has no such table; it has homes, calls, rounds, messages, sessions",
+    ):
         _ = played["load_call"].slots

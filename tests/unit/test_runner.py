@@ -20,7 +20,7 @@ from stackelgrid.scenarios import load
 from stackelgrid.testbed.run_folder import find_commit
 from stackelgrid.testing import build_plan
 
-DOC = Path(__file__).parents[2] / "docs" / "interface.md"
+DOC = Path(__file__).parents[2] / "docs" / "python.md"
 README = DOC.parents[1] / "README.md"
 FOUR = {"population.homes": 4, "aggregators": 2}
 
@@ -37,7 +37,7 @@ def test_version_is_that_of_the_installed_package() -> None:
     assert stackelgrid.__version__ == version("stackelgrid")
 
 
-def test_interface_example_runs(tmp_path: Path) -> None:
+def test_example_of_the_reference_runs(tmp_path: Path) -> None:
     (example,) = re.findall(r"^```python\n((?s:.*?))^```$", DOC.read_text(), re.MULTILINE)
     ended = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -67,7 +67,7 @@ def test_load_gives_what_run_gave(game: str, tmp_path: Path) -> None:
     played = stackelgrid.run(game, FOUR if game == "user_oriented" else None, out=tmp_path / "run", seed=5)
     read = stackelgrid.load(tmp_path / "run")
     assert read.result == played.result
-    assert read.rounds == json.loads(json.dumps(played.rounds))
+    assert read.journal == json.loads(json.dumps(played.journal))
     assert read.outcome == played.outcome is not None
     assert read.scenario.everyone == played.scenario.everyone and read.scenario.seed == 5
     assert read.record is None and not read.interrupted
@@ -151,7 +151,7 @@ def test_callbacks_follow_a_run(tmp_path: Path) -> None:
         on_fault=lambda record: faults.append(record.kind),
         on_step=steps.append,
     )
-    assert rounds == list(range(1, len(run.rounds) + 1))
+    assert rounds == list(range(1, len(run.journal) + 1))
     assert faults == ["crash", "restart"]
     assert steps == ["certifying", "drawing"]
     assert run.certificate is not None and (tmp_path / "run" / "report.html").exists()

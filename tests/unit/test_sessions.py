@@ -87,8 +87,8 @@ def test_run_of_two_days_settles_each_of_them_over_the_change_of_clocks() -> Non
     )
     assert run.settled and run.complete and run.outcome is None
     assert (run.result.missing, run.result.rejected, run.failures) == ([], {}, {})
-    assert [record["round"] for record in run.rounds] == list(range(1, 1 + first.rounds + second.rounds))
-    assert [record["session"] for record in run.rounds] == [1] * first.rounds + [2] * second.rounds
+    assert [record["round"] for record in run.journal] == list(range(1, 1 + first.rounds + second.rounds))
+    assert [record["session"] for record in run.journal] == [1] * first.rounds + [2] * second.rounds
     assert run.result.rounds == first.rounds + second.rounds
     assert run.result.questions == first.questions + second.questions
     in_no_round = {key: run.result.traffic[-1].model_dump()[key] for key in ("messages", "bytes")}
@@ -277,7 +277,7 @@ def test_node_that_is_killed_between_two_sessions_loses_nothing(node: str, sessi
     assert run.settled and run.complete
     assert [each.outcome for each in run.result.sessions] == [each.outcome for each in rolling().result.sessions]
     assert [each.states for each in run.result.sessions] == [each.states for each in rolling().result.sessions]
-    assert [record["session"] for record in run.rounds] == [record["session"] for record in rolling().rounds]
+    assert [record["session"] for record in run.journal] == [record["session"] for record in rolling().journal]
 
 
 @pytest.mark.parametrize("horizon", ["24h", "12h"])

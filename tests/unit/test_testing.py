@@ -92,7 +92,7 @@ def test_testbed_returns_the_run_when_it_does_not_settle(
     testbed: Testbed, fault_plan: Callable[..., FaultPlan]
 ) -> None:
     short = testbed("user_oriented", {**FOUR, "leader.max_rounds": 1})
-    assert not short.settled and len(short.rounds) == 1
+    assert not short.settled and len(short.journal) == 1
     headless = testbed("user_oriented", FOUR, faults=fault_plan(kind="crash", node="leader", at={"round": 2}))
     assert not headless.settled and headless.failures.keys() == {"leader"}
     assert "not settled, not complete, 1 rounds, failures {'leader'" in repr(headless)
@@ -143,7 +143,7 @@ def test_assert_certified_names_what_is_exceeded(testbed: Testbed, instead: dict
 def test_assert_certified_fails_when_the_price_is_no_equilibrium(testbed: Testbed) -> None:
     run = testbed("user_oriented", FOUR)
     assert_certified(run)
-    record = replace(run.record, rounds=[*run.rounds, {**run.rounds[-1], "price": [9.0] * 24}])
+    record = replace(run.record, rounds=[*run.journal, {**run.journal[-1], "price": [9.0] * 24}])
     with pytest.raises(AssertionError, match="max_regret is"):
         assert_certified(conclude(run.scenario, record, None))
 

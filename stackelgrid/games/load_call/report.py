@@ -157,7 +157,7 @@ def _tabulate_consumers(leader: UtilitySettings, outcome: LoadCallOutcome, money
 # --- tables ---
 
 
-def tabulate_bills(scenario: LoadCallScenario, outcome: LoadCallOutcome) -> Columns:
+def tabulate_homes(scenario: LoadCallScenario, outcome: LoadCallOutcome) -> Columns:
     """Tabulate call, shift, reward and bill, before without a call and after, a row per consumer."""
     money, names = spell_unit(scenario.money), list(outcome.calls_kwh)
     columns = {
@@ -275,7 +275,7 @@ REPORT = GameReport(
     key_figures=key_figures,
     key_note="Bills before → after: without a call, and with what was shifted; rewards are paid besides.",
     sections=sections,
-    tables={"bills": tabulate_bills, "calls": tabulate_calls},
+    tables={"homes": tabulate_homes, "calls": tabulate_calls},
     totals=compute_totals,
     residual=Trace("residual", "Relative shortfall", "what the calls may fall short of the best ones, relative"),
     rules=_RULES,

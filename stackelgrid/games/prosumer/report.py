@@ -310,7 +310,7 @@ def tabulate_slots(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> Colu
     }
 
 
-def tabulate_homes(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> Columns:
+def tabulate_schedules(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> Columns:
     """Tabulate load, PV output, demand response, prices and net cost, a row per prosumer and slot."""
     slots, money = range(1, len(outcome.system_load_kw) + 1), spell_unit(scenario.money)
     return stack(
@@ -329,7 +329,7 @@ def tabulate_homes(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> Colu
     )
 
 
-def tabulate_bills(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> Columns:
+def tabulate_homes(scenario: ProsumerScenario, outcome: ProsumerOutcome) -> Columns:
     """Tabulate demand response and net cost [PR-5] less [PR-6], a row per prosumer."""
     money = spell_unit(scenario.money)
     return stack(
@@ -426,7 +426,7 @@ REPORT = GameReport(
     key_figures=key_figures,
     key_note="Peak before → after: without the event, and with it.",
     sections=sections,
-    tables={"slots": tabulate_slots, "homes": tabulate_homes, "bills": tabulate_bills},
+    tables={"slots": tabulate_slots, "schedules": tabulate_schedules, "homes": tabulate_homes},
     totals=compute_totals,
     courses=Courses(follow_session, follow_baseline),
     residual=Trace("residual", "Relative disagreement", "the relative disagreement of prices and quantities"),

@@ -328,7 +328,7 @@ def tabulate_dras(scenario: StorageMarketScenario, outcome: StorageMarketOutcome
     )
 
 
-def tabulate_homes(scenario: StorageMarketScenario, outcome: StorageMarketOutcome) -> Columns:
+def tabulate_schedules(scenario: StorageMarketScenario, outcome: StorageMarketOutcome) -> Columns:
     """Tabulate what each home's appliances draw, and its battery charges, sells and stores, a row per home and slot."""
     slots = range(1, len(outcome.price) + 1)
     return stack(
@@ -368,7 +368,7 @@ def _list_appliances(home: Any, day: HomeOutcome) -> Iterator[tuple[str, str, li
         yield "battery", "battery", net, day.battery_kwh
 
 
-def tabulate_bills(scenario: StorageMarketScenario, outcome: StorageMarketOutcome) -> Columns:
+def tabulate_homes(scenario: StorageMarketScenario, outcome: StorageMarketOutcome) -> Columns:
     """Tabulate energy and bill of each home's appliances, a row per home."""
     money, hours = spell_unit(scenario.money), outcome.slot_hours
     return stack(
@@ -525,9 +525,9 @@ REPORT = GameReport(
         "slots": tabulate_slots,
         "generators": tabulate_generators,
         "dras": tabulate_dras,
-        "homes": tabulate_homes,
+        "schedules": tabulate_schedules,
         "appliances": tabulate_appliances,
-        "bills": tabulate_bills,
+        "homes": tabulate_homes,
     },
     totals=compute_totals,
     courses=Courses(follow_session, follow_baseline, power="MW"),

@@ -396,7 +396,7 @@ def _list_metered(outcome: UserOrientedOutcome, rate: str) -> Columns:
     return {key: pad(values, len(outcome.price)) for key, values in found.items() if values is not None}
 
 
-def tabulate_homes(scenario: UserOrientedScenario, outcome: UserOrientedOutcome) -> Columns:
+def tabulate_schedules(scenario: UserOrientedScenario, outcome: UserOrientedOutcome) -> Columns:
     """Tabulate what each home draws and stores, a row per home and slot."""
     slots = range(1, len(outcome.price) + 1)
     return stack(
@@ -431,7 +431,7 @@ def tabulate_appliances(scenario: UserOrientedScenario, outcome: UserOrientedOut
     )
 
 
-def tabulate_bills(scenario: UserOrientedScenario, outcome: UserOrientedOutcome) -> Columns:
+def tabulate_homes(scenario: UserOrientedScenario, outcome: UserOrientedOutcome) -> Columns:
     """Tabulate bill and utility of each home, before at the flat price and after, a row per home."""
     money, flat = spell_unit(scenario.money), scenario.leader.baseline_price
     settled = [(home, outcome.homes[home.id]) for home in scenario.everyone if home.id in outcome.homes]
@@ -590,9 +590,9 @@ REPORT = GameReport(
     sections=sections,
     tables={
         "slots": tabulate_slots,
-        "homes": tabulate_homes,
+        "schedules": tabulate_schedules,
         "appliances": tabulate_appliances,
-        "bills": tabulate_bills,
+        "homes": tabulate_homes,
     },
     totals=compute_totals,
     courses=Courses(follow_session, follow_baseline, groups=lambda outcome: _group_homes(outcome.homes)),

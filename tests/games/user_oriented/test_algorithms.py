@@ -193,7 +193,7 @@ def test_paper_does_not_settle_where_half_of_the_homes_store() -> None:
 def test_paper_begins_at_random_from_the_seed() -> None:
     def second_price(seed: int) -> list[float]:
         scenario = two_slots("paper_003") | {"seed": seed}
-        price: list[float] = stackelgrid.run(scenario).rounds[1]["price"]
+        price: list[float] = stackelgrid.run(scenario).journal[1]["price"]
         return price
 
     assert second_price(1) == second_price(1) != second_price(2)
@@ -256,11 +256,11 @@ def test_messages_and_bytes_of_the_rounds_add_up(shipped: dict[str, stackelgrid.
         assert sum(each.questions for each in rounds) == run.result.questions
         # A signal of the leader and 4 answers; a signal of each of 4 aggregators and 60 answers.
         assert {each.messages for each in rounds} == {1 + 4 + 4 + 60}
-        assert {record["messages"] for record in run.rounds} == {1 + 4}
+        assert {record["messages"] for record in run.journal} == {1 + 4}
         # Presence: 64, and again once an aggregator has gathered; settlements and receipts; what is cleared at the end.
         assert rest.messages == (64 + 4) + (1 + 4 + 4 + 60) + (64 + 5)
-    assert {record["questions"] for record in shipped["newton"].rounds[:1]} == {1}
-    assert {record["questions"] for record in shipped["loads_only"].rounds} == {12, 4}
+    assert {record["questions"] for record in shipped["newton"].journal[:1]} == {1}
+    assert {record["questions"] for record in shipped["loads_only"].journal} == {12, 4}
 
 
 def test_traffic_of_a_run_whose_messages_are_not_all_counted_has_rounds_alone() -> None:

@@ -43,7 +43,7 @@ def play(content: Content, objective: Objective) -> Run:
     assert run.settled
     assert leader.price_min <= min(outcome.price) <= max(outcome.price) <= leader.price_max
     np.testing.assert_allclose(outcome.load_kw, np.sum([h.load_kw for h in outcome.homes.values()], axis=0), atol=1e-9)
-    json.dumps([run.result.content(), run.rounds], allow_nan=False)
+    json.dumps([run.result.content(), run.journal], allow_nan=False)
     return run
 
 
