@@ -25,7 +25,7 @@ _ACCURATE: dict[str, dict[str, Any]] = {
         **dict.fromkeys(["eps_abs", "eps_rel", "eps_duality_gap_abs", "eps_duality_gap_rel"], 1e-10),
     },
 }
-_MODELS = 8
+_MODELS = 4
 """So many quadratic models of the satisfactions are solved, each around the best rates of the one before."""
 
 
@@ -140,15 +140,18 @@ class _Programme:
         return power
 
     def add_appliance(self, each: Elastic, around: Array | None) -> None:
-        """Add an appliance, its satisfaction as a quadratic model `around` its rates (T,) if it is of another form."""
+        """Add an appliance; one whose satisfaction is not quadratic has on request a model `around` its rates (T,)."""
         form, omega, alpha = each.satisfaction.form, each.satisfaction.omega, each.satisfaction.alpha
         most, least = float(np.max(each.max_kw)), float(np.max(each.min_kw))
         x = self.choose(least, max(least, most * min(1.0, omega / alpha if form == "quadratic" else 1.0)))
         self.rates.append(x)
         if form == "quadratic":
             felt = omega * cp.sum(x / most) - alpha / 2 * cp.sum_squares(x / most)
+        elif around is None and form == "log":
+            felt = cp.sum(cp.log1p(alpha * x / most)) / omega
+        elif around is None:
+            felt = cp.sum(cp.power(x / most, alpha, approx=False)) / omega
         else:
-            assert around is not None
             part = np.maximum(around / most, 1e-12)
             if form == "log":
                 slope, bend = alpha / (1 + alpha * part) / omega, (alpha / (1 + alpha * part)) ** 2 / omega
@@ -200,11 +203,11 @@ def compare(home: Home, price: Array, load: Array) -> tuple[float, float]:
     """Give the distance of a load from the best one by cvxpy, kW, and the best satisfaction less wear less bill, money.
 
     Clarabel now and then stops short, so that PIQP is asked too. Both are accurate on quadratic programs only. Where
-    satisfaction is of another form they solve a sequence of them.
+    satisfaction is of another form they solve a sequence of them, from what Clarabel gives for the form itself.
     """
-    told: list[tuple[float, float]] = []
     is_quadratic = all(each.satisfaction.form == "quadratic" for each in home.elastic)
-    rates = None if is_quadratic else [np.full(home.horizon, np.max(each.max_kw) / 2) for each in home.elastic]
+    rates = None if is_quadratic else _guess_rates(home, price)
+    told: list[tuple[float, float]] = []
     for solver in _ACCURATE:
         try:
             for _ in range(1 if is_quadratic else _MODELS):
@@ -215,6 +218,13 @@ def compare(home: Home, price: Array, load: Array) -> tuple[float, float]:
         if told[-1][0] <= NEAR_KW:
             break
     return min(told)
+
+
+def _guess_rates(home: Home, price: Array) -> list[Array]:
+    try:
+        return _solve(home, price, "CLARABEL", None)[2]
+    except (cp.error.SolverError, ValueError):
+        return [np.full(home.horizon, np.max(each.max_kw) / 2) for each in home.elastic]
 
 
 def _solve(home: Home, price: Array, solver: str, rates: list[Array] | None) -> tuple[Array, float, list[Array]]:
