@@ -6,10 +6,9 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any
 
 from stackelgrid.faults.plan import Cut, Hang, Narrow, OnConnection
 from stackelgrid.transport.address import Address
@@ -42,11 +41,14 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for line in self._lines.values():
-            asyncio.run_coroutine_threadsafe(line.close(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _close(self) -> None:
+        """Listen no more, and end every connection, also one that has just been accepted."""
+        await asyncio.gather(*(line.close() for line in self._lines.values()))
 
     def url(self, name: str) -> str | None:
         """Give the address at which a node finds its broker; None for a node that is not proxied."""
@@ -77,57 +79,65 @@ class _Line:
 
     def __init__(self, host: str, port: int) -> None:
         self._host, self._port = host, port
-        self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: socket.socket
+        self._tasks: set[asyncio.Task[None]] = set()  # one for each connection
         self.port = 0
         self.refused_until = self.hung_until = 0.0
         self.narrow: list[tuple[float, float]] = []  # bytes a second, until when
 
     async def listen(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        # An asyncio.Server that is closed leaves open what it is accepting.
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     async def close(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        self._reset()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        asyncio.get_running_loop().remove_reader(self._listener)
+        self._listener.close()
+        self._cancel()
+        while self._tasks:
+            await asyncio.sleep(0)
 
     def cut(self, until: float) -> None:
         """Reset open connections, and new ones until then."""
         self.refused_until = max(self.refused_until, until)
-        self._reset()
+        self._cancel()
 
-    def _reset(self) -> None:
-        for writer in list(self._writers):
-            _reset(writer)
-        self._writers.clear()
+    def _cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task: asyncio.Task[Any] | None = asyncio.current_task()
-        assert task is not None
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:  # it has left again
+            return
+        connection.setblocking(False)
+        task = asyncio.get_running_loop().create_task(self._serve(connection))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: connection.close())
+
+    async def _serve(self, connection: socket.socket) -> None:
+        """Carry between a node and the broker until both have ended. What is cut off before is reset."""
         if asyncio.get_running_loop().time() < self.refused_until:
-            _reset(writer)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             return
         try:
             far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
         except OSError:
-            _reset(writer)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             return
-        ends = {writer, far_writer}
-        self._writers |= ends
-        with suppress(OSError):  # the other side, or a cut, has reset it
-            async with asyncio.TaskGroup() as ways:
-                ways.create_task(self._carry(reader, far_writer, far_writer.write_eof))
-                ways.create_task(self._carry(far_reader, writer, writer.write_eof))
-        self._writers -= ends
-        for end in ends:
-            end.close()
+        with _reset_at_end(far_writer):
+            reader, writer = await asyncio.open_connection(sock=connection)
+            with _reset_at_end(writer), suppress(OSError):  # one side has reset it
+                async with asyncio.TaskGroup() as ways:
+                    ways.create_task(self._carry(reader, far_writer, far_writer.write_eof))
+                    ways.create_task(self._carry(far_reader, writer, writer.write_eof))
+                for end in (writer, far_writer):
+                    end.close()
+                    await end.wait_closed()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, end: Callable[[], None]) -> None:
         """Carry one way, until its sender ends."""
@@ -151,8 +161,13 @@ class _Line:
         return free_at
 
 
-def _reset(writer: asyncio.StreamWriter) -> None:
-    end: socket.socket | None = writer.get_extra_info("socket")
-    if end is not None and not writer.is_closing():
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    writer.transport.abort()
+@contextmanager
+def _reset_at_end(writer: asyncio.StreamWriter) -> Iterator[None]:
+    """Reset a connection at the end unless it is closed by then."""
+    try:
+        yield
+    finally:
+        end: socket.socket | None = writer.get_extra_info("socket")
+        if end is not None and not writer.is_closing():
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        writer.transport.abort()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import json
 import os
 import queue
@@ -17,7 +18,9 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +291,18 @@ def test_cut_resets_one_connection_and_refuses_new_ones_until_it_ends(echo: int)
                 time.sleep(0.05)
         assert refused > 0
         assert time.monotonic() - began >= 1.0
+
+
+def test_proxy_that_ends_leaves_no_connection_open(echo: int) -> None:
+    """Nor one that it is just accepting. Whoever collects one that is left open is warned."""
+    for clients in range(1, 20):
+        with ExitStack() as stack, Proxy(at(echo), ["h1"]) as proxy:
+            for _ in range(clients):
+                stack.enter_context(connect(proxy, "h1"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        gc.collect()
+    assert [str(each.message) for each in caught] == []
 
 
 def test_hang_delivers_afterwards_in_order(echo: int) -> None:
