@@ -50,6 +50,8 @@ function watch(element, run, head) {
       if (isLive) scene.apply(event);
       if (event.type !== "end") return;
       if (isLive) {
+        // What has the focus goes; the run's title takes it.
+        if (scene.side.contains(document.activeElement)) head.title.focus();
         scene.side.replaceChildren();
         disturbance = null;
         head.reload();
@@ -72,9 +74,10 @@ class Head {
     this.facts = make("p", { class: "facts soft" });
     this.actions = make("div", { class: "buttons" });
     this.notice = make("p", { class: "notice", hidden: true });
+    this.title = make("h1", { tabindex: "-1" }, run.scenario || run.id);
     this.views = make("nav", { class: "tabs", "aria-label": "Views of the run" });
     element.append(
-      make("div", { class: "title" }, make("div", {}, make("h1", { tabindex: "-1" }, run.scenario || run.id), this.facts), this.actions),
+      make("div", { class: "title" }, make("div", {}, this.title, this.facts), this.actions),
       this.notice,
       this.views,
     );

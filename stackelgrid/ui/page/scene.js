@@ -28,13 +28,9 @@ export class Scene {
           { class: "column" },
           make("section", { class: "card", "aria-label": "Nodes" }, make("div", { class: "card-head" }, make("h2", {}, "Nodes"), this.step), this.treeBox, this.node),
           this.side,
+          make("section", { class: "card messages", "aria-label": "Messages" }, make("h2", {}, "Messages"), this.log),
         ),
-        make(
-          "div",
-          { class: "column" },
-          make("section", { class: "card", "aria-label": "Price and load" }, make("h2", {}, "Price and load"), this.chartBox),
-          make("section", { class: "card", "aria-label": "Messages" }, make("h2", {}, "Messages"), this.log),
-        ),
+        make("section", { class: "card", "aria-label": "Price and load" }, make("h2", {}, "Price and load"), this.chartBox),
       ),
     );
   }
