@@ -11,16 +11,22 @@ from typing import Annotated, Any
 
 import typer
 
-from stackelgrid.store.run_store import RunStore
+from stackelgrid.store.run_store import NoRunError, RunStore, is_run
 from stackelgrid.store.summary import RunSummary, read_mapping, summarise
 
 ROOT = Path("runs")
 
 runs = typer.Typer(
-    name="runs", invoke_without_command=True, rich_markup_mode=None, help="List, show and remove the runs in runs/."
+    name="runs",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+    help="List, show, compare and remove the runs in runs/.",
 )
 
-Run = Annotated[str, typer.Argument(metavar="ID", help="The name of the run's folder in runs/.")]
+_LONGEST = 60
+"""Characters of a scenario's value that are printed."""
+
+Run = Annotated[str, typer.Argument(metavar="ID", help="The name of the run's folder in runs/, or a run's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 
 
@@ -46,7 +52,7 @@ def list_runs(as_json: AsJson = False) -> None:
 @runs.command()
 def show(run: Run, as_json: AsJson = False) -> None:
     """Show a run: how it ended, its key figures, and what it was played with."""
-    folder = RunStore(ROOT).find(run)
+    folder = _find(run)
     summary = summarise(folder)
     readable = summary.state != "unreadable"
     manifest, result = (
@@ -60,9 +66,55 @@ def show(run: Run, as_json: AsJson = False) -> None:
 
 
 @runs.command()
+def diff(one: Run, other: Run, as_json: AsJson = False) -> None:
+    """List the keys of the scenario and the key figures in which two runs differ."""
+    from stackelgrid.store.comparison import list_differences, read_run, spell
+
+    read = [read_run(run, _find(run)) for run in (one, other)]
+    keys, figures = list_differences(*read)
+    if as_json:
+        print(json.dumps({"runs": [one, other], "scenario": keys, "figures": figures}))
+        return
+    rows = [
+        [key, *(_shorten(json.dumps(value, ensure_ascii=False)) for value in values)] for key, values in keys.items()
+    ]
+    rows += [[label, *map(spell, values)] for label, values in figures.items()]
+    if rows:
+        _print_table([["", one, other], *rows])
+    else:
+        print("no differences")
+
+
+@runs.command()
 def rm(run: Run) -> None:
     """Remove the folder of a run that has ended."""
     RunStore(ROOT).remove(run)
+
+
+def _find(run: str) -> Path:
+    """Find the folder of a run: one in runs/, or else that of a run elsewhere."""
+    try:
+        return RunStore(ROOT).find(run)
+    except NoRunError:
+        if is_run(Path(run)):
+            return Path(run)
+        raise
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def _print_table(rows: list[list[str]]) -> None:
+    """Print a table whose first row is its head; what is not for a terminal has a line per row."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*map(_plain, rows[0]), box=None, pad_edge=False)
+    for row in rows[1:]:
+        table.add_row(*map(_plain, row))
+    width = None if sys.stdout.isatty() else 10_000
+    Console(highlight=False, markup=False, emoji=False, width=width).print(table)
 
 
 def _print_list(found: list[RunSummary]) -> None:

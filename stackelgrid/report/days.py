@@ -243,17 +243,20 @@ def show_sessions(run: RunFolder, totals: Callable[[Any, Any], Mapping[str, Cell
         for start, row in found.items()
         if start is not None
     ]
-    names = [_name(key, run.result.money) for key in keys]
+    names = [name_total(key, run.result.money) for key in keys]
     return Section(
         "Sessions",
         [Table("Each session by the time at which it begins, over all slots that it looks at.", names, [rows])],
     )
 
 
-def _name(key: str, money: str) -> str:
-    """Name the column of a table on the page by its key: target_kwh is "Target (kWh)"."""
-    suffix = f"_{spell_unit(money)}"
-    words, unit = (key.removesuffix(suffix).replace("_", " "), money) if key.endswith(suffix) else split_key(key)
+def name_total(key: str, money: str) -> str:
+    """Name a total by its key: target_kwh is "Target (kWh)", mean_price_cents_per_kwh "Mean price (cents/kWh)"."""
+    words, paid, per = key.partition(f"_{spell_unit(money)}")
+    if paid and per in ("", "_per_kwh", "_per_mwh"):
+        words, unit = words.replace("_", " "), money + per.replace("_per_kwh", "/kWh").replace("_per_mwh", "/MWh")
+    else:
+        words, unit = split_key(key)
     name = words[:1].upper() + words[1:]
     return f"{name} ({unit})" if unit else name
 

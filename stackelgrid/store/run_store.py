@@ -50,7 +50,7 @@ class RunStore:
             path = Path(run)
             if path.name != run and path.parent.resolve() == self.root.resolve():
                 run = path.name
-            if _is_name(run) and _stamp(folder := self.root / run) and not folder.is_symlink():
+            if _is_name(run) and is_run(folder := self.root / run) and not folder.is_symlink():
                 return folder
         raise NoRunError(f"there is no run {run!r} in {self.root}; see stackelgrid runs list")
 
@@ -82,11 +82,15 @@ def _is_name(name: str) -> bool:
     return name == Path(name).name and not name.startswith(".") and name.isprintable()
 
 
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder is that of a run."""
+    return any((folder / name).is_file() for name in (*_SUMMARISED, *_EARLY))
+
+
 def _stamp(folder: Path) -> str:
     """Make the stamp of a run's files; empty for a folder that is none of a run."""
     states = [_find_state(folder / name) for name in _SUMMARISED]
-    is_run = any(states) or any((folder / name).is_file() for name in _EARLY)
-    return " ".join(states) or "early" if is_run else ""
+    return " ".join(states) if any(states) or is_run(folder) else ""
 
 
 def _find_state(path: Path) -> str:
