@@ -20,6 +20,7 @@ from stackelgrid.report.incidents import NAMED, list_incidents
 from stackelgrid.report.parts import Plot, Section, Table, Trace
 from stackelgrid.report.plans import show_plans
 from stackelgrid.report.run_folder import FAULTS, ReportError, RunFolder, read
+from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario
 from stackelgrid.text_file import write_text
 
@@ -120,7 +121,7 @@ def _render(run: RunFolder, followed: days.Days | None) -> str:
     judged = [check.passed for check in checks if check.passed is not None]
     content: dict[str, Any] = {
         "title": result.scenario or title[:1].upper() + title[1:],
-        "verdict": judge_sessions(run) if result.sessions else verdict(run),
+        "verdict": verdict(result, run.scenario.leader.max_rounds),
         "fine": result.settled and result.complete and not result.failures,
         "opening": report.opening(run),
         "faults": run.faults,
@@ -147,14 +148,14 @@ def _render(run: RunFolder, followed: days.Days | None) -> str:
     return environment.get_template("report.html.jinja").render(content)
 
 
-def verdict(run: RunFolder) -> str:
-    """Say in a sentence how the run ended."""
-    result, limit = run.result, run.scenario.leader.max_rounds
+def verdict(result: RunResult[Any], limit: int) -> str:
+    """Say in a sentence how a run of at most `limit` rounds, or of several sessions, ended."""
+    if result.sessions:
+        return _judge_sessions(result)
     rounds = tables.rounds(result)
-    if result.settled and result.complete and result.failures:
-        return f"Settled in {rounds}, though {words.plural(len(result.failures), 'node')} failed on the way."
     if result.settled and result.complete:
-        return f"Settled in {rounds}."
+        failed = f", though {words.plural(len(result.failures), 'node')} failed on the way" if result.failures else ""
+        return f"Settled in {rounds}{failed}."
     if result.settled:
         return f"Settled in {rounds}, but on answers some of which were held or left out."
     if not result.rounds:
@@ -166,9 +167,8 @@ def verdict(run: RunFolder) -> str:
     return f"Not settled: the run ended after {played} of at most {limit}, interrupted or without a node it needed."
 
 
-def judge_sessions(run: RunFolder) -> str:
-    """Say in a sentence how the sessions ended."""
-    result, number = run.result, len(run.result.sessions)
+def _judge_sessions(result: RunResult[Any]) -> str:
+    number = len(result.sessions)
     if not result.settled:
         settled = sum(each.settled for each in result.sessions)
         why = f"; {result.stopped}" if result.stopped else ""

@@ -27,7 +27,7 @@ class ScenarioEntry(StrictModel):
 
 
 class PlanEntry(StrictModel):
-    """A shipped fault plan, and how many faults it has."""
+    """A fault plan, and how many faults it has."""
 
     name: str
     title: str

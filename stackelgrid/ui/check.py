@@ -13,8 +13,9 @@ from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.model import StrictModel, list_mistakes
 from stackelgrid.scenarios import Scenario, ScenarioError, list_shipped, load
 from stackelgrid.testbed import fault_plans
+from stackelgrid.testbed.fault_plans import FaultPlanError
 from stackelgrid.ui.answers import Checked, Mistake
-from stackelgrid.ui.scenario_list import find_scenarios
+from stackelgrid.ui.scenario_list import find_plans, find_scenarios
 
 
 def _read_whole(value: object) -> object:
@@ -69,15 +70,15 @@ def read_scenario(wanted: Check) -> Scenario:
     return load(source, [f"{key}={json.dumps(value)}" for key, value in wanted.set.items()], wanted.seed)
 
 
-def read_plan(plan: str | Mapping[str, Any]) -> str | FaultPlan:
-    """Read a fault plan: a shipped name, or its content. Raises `FaultPlanError`."""
+def read_plan(plan: str | Mapping[str, Any]) -> FaultPlan:
+    """Read a fault plan: one by its name, or its content. Raises `FaultPlanError`."""
     if isinstance(plan, str):
-        if plan not in fault_plans.list_shipped():
-            there = ", ".join(fault_plans.list_shipped())
-            raise fault_plans.FaultPlanError(f"{plan!r} is no shipped plan; there are {there}")
-        return plan
+        known = find_plans()
+        if plan not in known:
+            raise FaultPlanError(f"{plan!r} is no fault plan; there are {', '.join(known)}")
+        return fault_plans.load(str(known[plan]))
     try:
         return FaultPlan.model_validate(plan)
     except ValidationError as error:
         key, message = list_mistakes(error, plan)[0]
-        raise fault_plans.FaultPlanError(f"{key}: {message}") from None
+        raise FaultPlanError(f"{key}: {message}") from None

@@ -83,6 +83,16 @@ class EventLog:
         self._lock.release()
 
 
+def read_tree(folder: Path) -> Event:
+    """Give the event with which a run began, its nodes and slots; {} where there is none."""
+    path = folder / _FILE
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        first = _parse(file.readline())
+    return first if first.get("type") == "tree" else {}
+
+
 def read_end(folder: Path) -> Event:
     """Give the event with which a run has ended; {} where there is none."""
     last = _parse_last(folder)

@@ -36,10 +36,10 @@ class NodeObserver:
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """Note what a message says; its body is not read."""
         match topic.split("/")[2:]:
-            case [coordinator, "signal"] if payload:
-                self._note_signal(payload, self._members.get(coordinator, ()))
-            case [_, member, "signal"] if payload:
-                self._note_signal(payload, [member])
+            case [coordinator, *member, "signal"] if payload:
+                if coordinator == LEADER:  # which announces no presence
+                    self._note("online", [LEADER])
+                self._note_signal(payload, member or self._members.get(coordinator, ()))
             case [coordinator, *_, "settlement"] if coordinator == LEADER:
                 self._note("settled", [LEADER])
             case [_, member, "answer"]:

@@ -8,13 +8,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from stackelgrid.errors import ConfigError
 from stackelgrid.report import tables
-from stackelgrid.report.page import judge_sessions, verdict
-from stackelgrid.report.run_folder import read
-from stackelgrid.scenarios import Scenario, load
+from stackelgrid.report.page import verdict
+from stackelgrid.report.run_folder import read_result
+from stackelgrid.scenarios import load
 from stackelgrid.store.summary import summarise
 from stackelgrid.ui.answers import CertificateCheck, KeyFigure, RunDescription
+from stackelgrid.ui.events import read_tree
 from stackelgrid.ui.words import describe_tree
 
 _FILES = (
@@ -30,30 +33,31 @@ def describe(folder: Path) -> RunDescription:
     if summary["state"] == "unreadable":
         return RunDescription(**summary)
     try:
-        scenario = load(str(folder / "scenario.yaml"))
-        found = _describe_result(folder, scenario) if (folder / "result.json").is_file() else {}
+        tree = read_tree(folder) or describe_tree(load(str(folder / "scenario.yaml")))
+        return RunDescription(
+            **summary,
+            tree=tree["nodes"],
+            **{key: tree[key] for key in ("money", "slots", "slot_hours", "times", "sessions", "max_rounds")},
+            files=[*list_files(folder)],
+            **(_describe_result(folder, tree["max_rounds"]) if (folder / "result.json").is_file() else {}),
+        )
     except ConfigError as error:
-        return RunDescription(**{**summary, "state": "unreadable", "message": str(error)})
-    tree = describe_tree(scenario)
-    return RunDescription(
-        **summary,
-        tree=tree["nodes"],
-        **{key: tree[key] for key in ("money", "slots", "slot_hours", "times", "sessions", "max_rounds")},
-        files=[*list_files(folder)],
-        **found,
-    )
+        message = str(error)
+    except (KeyError, TypeError, ValidationError):
+        message = f"{folder / 'events.jsonl'}: of another version of stackelgrid; run the scenario again"
+    return RunDescription(**{**summary, "state": "unreadable", "message": message})
 
 
-def _describe_result(folder: Path, scenario: Scenario) -> dict[str, Any]:
+def _describe_result(folder: Path, max_rounds: int) -> dict[str, Any]:
     """Give what came out of a run, and what its report says of it. Raises `ConfigError`."""
-    run = read(folder, scenario)
-    content = run.result.content()
+    result = read_result(folder / "result.json")
+    content = result.content()
     return {
         "result": content,
         "certificate": content["certificate"],
-        "verdict": judge_sessions(run) if run.result.sessions else verdict(run),
-        "key_figures": [KeyFigure(label=label, value=value) for label, value in tables.key_figures(run.result)],
-        "checks": [CertificateCheck(**asdict(check)) for check in tables.checks(run.result)],
+        "verdict": verdict(result, max_rounds),
+        "key_figures": [KeyFigure(label=label, value=value) for label, value in tables.key_figures(result)],
+        "checks": [CertificateCheck(**asdict(check)) for check in tables.checks(result)],
     }
 
 

@@ -1,7 +1,8 @@
-"""The scenarios that a run can be started from: the shipped ones, and the files of the working directory."""
+"""The scenarios and fault plans that a run can be started from: shipped ones, and files of the working directory."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,18 @@ from pydantic_core import to_jsonable_python
 
 from stackelgrid.scenarios import list_shipped, yaml_file
 from stackelgrid.testbed import fault_plans
+from stackelgrid.testbed.fault_plans import FaultPlanError
 from stackelgrid.ui.answers import PlanEntry, ScenarioEntry
 
 
 def find_scenarios() -> dict[str, Path]:
     """Find the scenarios by name: shipped ones, and YAML files of the working directory that name a game."""
-    own = {path.name: path for path in sorted([*Path().glob("*.yaml"), *Path().glob("*.yml")])}
-    return list_shipped() | {name: path for name, path in own.items() if "game" in _read(path)}
+    return list_shipped() | {path.name: path for path in _list_files() if "game" in _read(path)}
+
+
+def find_plans() -> dict[str, Path]:
+    """Find the fault plans by name: shipped ones, and YAML files of the working directory that have faults."""
+    return fault_plans.list_shipped() | {path.name: path for path in _list_files() if fault_plans.is_plan(str(path))}
 
 
 def list_scenarios() -> list[ScenarioEntry]:
@@ -39,9 +45,17 @@ def list_scenarios() -> list[ScenarioEntry]:
 
 
 def list_plans() -> list[PlanEntry]:
-    """List the shipped fault plans."""
-    plans = {name: fault_plans.load(name) for name in fault_plans.list_shipped()}
-    return [PlanEntry(name=name, title=plan.title, faults=len(plan.faults)) for name, plan in plans.items()]
+    """List the fault plans; a file that is none, or a wrong one, is left out."""
+    listed = []
+    for name, path in find_plans().items():
+        with suppress(FaultPlanError):
+            plan = fault_plans.load(str(path))
+            listed.append(PlanEntry(name=name, title=plan.title or name, faults=len(plan.faults)))
+    return listed
+
+
+def _list_files() -> list[Path]:
+    return sorted([*Path().glob("*.yaml"), *Path().glob("*.yml")])
 
 
 def _read(path: Path) -> dict[str, Any]:

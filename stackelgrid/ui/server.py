@@ -152,7 +152,7 @@ class Interface:
         return _answer(await run_in_threadpool(scenario_list.list_scenarios))
 
     async def list_plans(self, request: Request) -> Response:
-        """List the shipped fault plans."""
+        """List the fault plans that a run can be played under."""
         return _answer(await run_in_threadpool(scenario_list.list_plans))
 
     async def show_schema(self, request: Request) -> Response:

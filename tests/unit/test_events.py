@@ -98,7 +98,8 @@ HEADER = '{"schema":1,"run":"r","sender":"a1","round":2'
 @pytest.mark.parametrize(
     ("topic", "payload", "noted"),
     [
-        ("leader/signal", HEADER + ',"again":[],"body":{}}', [("asked", ["a1", "a2"])]),
+        ("leader/signal", HEADER + ',"again":[],"body":{}}', [("online", ["leader"]), ("asked", ["a1", "a2"])]),
+        ("leader/a2/signal", HEADER + ',"body":{}}', [("online", ["leader"]), ("asked", ["a2"])]),
         ("a1/signal", HEADER + ',"again":["h1"],"body":{"again":["h2"]}}', [("late", ["h1"])]),
         ("a1/signal", HEADER + ',"body":{"again":["h2"]}}', [("asked", ["h1", "h2"])]),
         ("a1/signal", "", []),

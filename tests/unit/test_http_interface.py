@@ -215,6 +215,20 @@ def test_folder_that_is_broken_is_listed_with_a_message(client: TestClient, runs
     assert not (runs / "half").exists()
 
 
+def test_events_of_another_version_are_one_message(client: TestClient, runs: Path) -> None:
+    folder = runs / "old"
+    folder.mkdir()
+    (folder / "scenario.yaml").write_bytes((runs / RUN / "scenario.yaml").read_bytes())
+    try:
+        for tree in ({"type": "tree", "nodes": []}, {"type": "tree", "nodes": 3, "max_rounds": "x"}):
+            (folder / "events.jsonl").write_text(f"{json.dumps(tree)}\n")
+            run = client.get("/api/v1/runs/old").json()
+            assert run["state"] == "unreadable"
+            assert "events.jsonl: of another version" in run["message"]
+    finally:
+        client.delete("/api/v1/runs/old")
+
+
 def test_events_of_a_run_that_has_ended(client: TestClient) -> None:
     events = [*read_events(client)]
     assert [number for number, _ in events] == [*range(1, len(events) + 1)]
@@ -284,6 +298,12 @@ def test_scenarios_are_what_check_takes(client: TestClient, tmp_path: Path, monk
     listed = {scenario["name"]: scenario for scenario in client.get("/api/v1/scenarios").json()}
     assert {"user_oriented", "street_week", "my own.yaml"} < listed.keys()
     assert not {"broken.yaml", "plan.yaml"} & listed.keys()
+    plans = {plan["name"]: plan["faults"] for plan in client.get("/api/v1/plans").json()}
+    assert (plans["plan.yaml"], plans["aggregator-dies"]) == (0, 1)
+    assert not {"broken.yaml", "my own.yaml"} & plans.keys()
+    for plan in ("plan.yaml", "nothing", "../plan.yaml"):
+        errors = client.post("/api/v1/check", json={"scenario": "load_call", "faults": plan}).json()["errors"]
+        assert [error["key"] for error in errors] == ([] if plan in plans else ["faults"])
     assert (listed["my own.yaml"]["title"], listed["my own.yaml"]["summary"]) == ("My <own>", "Mine.")
     for scenario in ("load_call", listed["load_call"]["content"]):
         answer = client.post("/api/v1/check", json={"scenario": scenario}).json()
