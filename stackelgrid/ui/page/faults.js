@@ -3,15 +3,15 @@
 import { locate, post } from "./api.js";
 import { make } from "./dom.js";
 
-/** The faults of a node, each with the numbers that one may change. */
+/** The faults of a node: what each does, in words around the numbers that one may change. */
 const FAULTS = [
-  { name: "Crash", what: "Kill the process; it comes back after", kind: "crash", fields: [["restart_after_s", 3, "s", 0]] },
-  { name: "Stall", what: "Let the process stand still for", kind: "stall", fields: [["seconds", 3, "s", 0.1]] },
-  { name: "Cut", what: "Cut its connection for", kind: "cut", fields: [["seconds", 3, "s", 0.1]] },
-  { name: "Delay", what: "What it sends is late by", kind: "delay", from: true, fields: [["seconds", 1, "s", 0.1], ["rounds", 3, "rounds", 1]] },
-  { name: "Lose", what: "Lose this part of what it sends:", kind: "loss", from: true, fields: [["probability", 0.5, "", 0.01], ["rounds", 3, "rounds", 1]] },
+  { name: "Crash", kind: "crash", words: ["killed, back after", ["restart_after_s", 3, 0], "s"] },
+  { name: "Stall", kind: "stall", words: ["stands still for", ["seconds", 3, 0.1], "s"] },
+  { name: "Cut", kind: "cut", words: ["off the network for", ["seconds", 3, 0.1], "s"] },
+  { name: "Delay", kind: "delay", from: true, words: ["speaks", ["seconds", 1, 0.1], "s late for", ["rounds", 3, 1], "rounds"] },
+  { name: "Lose", kind: "loss", from: true, words: ["loses", ["probability", 0.5, 0.01], "of its messages for", ["rounds", 3, 1], "rounds"] },
 ];
-const BROKER = { name: "Restart broker", what: "The broker is down for", kind: "broker", fields: [["seconds", 2, "s", 0.1]] };
+const BROKER = { name: "Restart broker", kind: "broker", words: ["down for", ["seconds", 2, 0.1], "s"] };
 
 /** Offers the faults of the selected node of a run that goes on. */
 export class Disturbance {
@@ -39,12 +39,13 @@ export class Disturbance {
   }
 
   makeFault(fault) {
-    const inputs = fault.fields.map(([key, value, unit, min]) => {
-      const step = key === "rounds" ? "1" : "any";
-      const max = key === "probability" ? "1" : null;
+    const parts = fault.words.map((part) => {
+      if (typeof part === "string") return make("span", {}, part);
+      const [key, value, min] = part;
       const label = `${fault.name}: ${key === "restart_after_s" ? "seconds until it is back" : key}`;
-      const input = make("input", { type: "number", name: key, value: String(value), min: String(min), max, step, required: true, "aria-label": label });
-      return [input, unit && make("span", {}, unit)];
+      const max = key === "probability" ? "1" : null;
+      const step = key === "rounds" ? "1" : "any";
+      return make("input", { type: "number", name: key, value: String(value), min: String(min), max, step, required: true, "aria-label": label });
     });
     const submit = (event) => {
       event.preventDefault();
@@ -55,7 +56,7 @@ export class Disturbance {
       "form",
       { class: "fault", onsubmit: submit },
       make("button", { class: "harm" }, fault.name),
-      make("p", { class: "soft" }, fault.what, " ", inputs),
+      make("p", { class: "soft" }, parts),
     );
   }
 

@@ -6,6 +6,9 @@ const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 5, 20, 100];
 /** The longest that a person waits for all of it, seconds. */
 const LONGEST_S = 40;
 
+/** The time after a round in which what is said of it comes, seconds. */
+const AFTER_S = 0.05;
+
 /** Controls over recorded `events`: `apply(event)` shows the next, `restart()` what was before the first. */
 export class Replay {
   constructor(element, events, apply, restart) {
@@ -39,7 +42,7 @@ export class Replay {
     if (this.applied === this.events.length) this.seek(0);
     let next = this.events.findIndex((event, index) => index >= this.applied && event.type === "round");
     if (next < 0) next = this.events.length - 1;
-    this.advance(this.events[next].seconds, next + 1);
+    this.advance(Math.min(this.events[next].seconds + AFTER_S, this.length), next + 1);
     this.draw();
   }
 

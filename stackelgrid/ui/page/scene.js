@@ -75,7 +75,7 @@ export class Scene {
     }
     this.chartBox.replaceChildren();
     this.charts = new RoundCharts(this.chartBox, event);
-    this.tiles.round.set("0", `of at most ${event.max_rounds}`);
+    this.tiles.round.set("0", `at most ${event.max_rounds}`);
   }
 
   setState(event) {
@@ -86,7 +86,7 @@ export class Scene {
     for (const [name, why] of Object.entries(event.why ?? {})) this.why.set(name, why);
     this.charts.round(event);
     const sessions = this.plan.sessions.length;
-    const within = sessions > 1 ? `session ${event.session} of ${sessions}` : `of at most ${this.plan.max_rounds}`;
+    const within = sessions > 1 ? `session ${event.session} of ${sessions}` : `at most ${this.plan.max_rounds}`;
     this.tiles.round.set(String(event.round), within);
     this.tiles.residual.set(event.residual === null ? "–" : showNumber(event.residual));
     this.tiles.residual.plot(event.session, event.residual);
@@ -118,7 +118,8 @@ export class Scene {
     const all = Object.values(counts).reduce((sum, count) => sum + count, 0);
     this.tiles.answered.set(String((counts.answered ?? 0) + (counts.settled ?? 0)), `of ${all}`);
     const troubled = this.tree.countTrouble();
-    const words = Object.entries(troubled).map(([state, count]) => `${count} ${state}`);
+    const states = Object.entries(troubled);
+    const words = states.map(([state, count]) => (states.length > 1 ? `${count} ${state}` : state));
     this.tiles.trouble.set(String(Object.values(troubled).reduce((sum, count) => sum + count, 0)), words.join(", "));
     this.drawNode();
   }
