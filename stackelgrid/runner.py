@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
 import tempfile
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from stackelgrid.faults.plan import FaultPlan
     from stackelgrid.report.days import Days
+    from stackelgrid.report.figures import Figures
     from stackelgrid.report.run_folder import RunFolder
 
 
@@ -248,6 +250,7 @@ class Run:
         self.scenario, self.result, self.journal, self.folder, self.record = scenario, result, journal, folder, record
         self.interrupted = record is not None and record.interrupted
         self.days: Days | None = None
+        self._figures: tuple[RunResult[Any], Figures] | None = None
 
     @property
     def settled(self) -> bool:
@@ -327,12 +330,22 @@ class Run:
 
         return build_frame(tabulate(self._read(), name, self._follow))
 
+    @property
+    def plot(self) -> Figures:
+        """The figures of the report, each a method: `run.plot.load(ax=None)`. repr() and dir() name those there are."""
+        from stackelgrid.report.figures import Figures
+
+        if self._figures is None or self._figures[0] is not self.result:
+            self._figures = self.result, Figures(self._read(), self._follow)
+        return self._figures[1]
+
     def _read(self) -> RunFolder:
         """Give the run as reports read it from its folder."""
         from stackelgrid.report.run_folder import RoundRecord, RunFolder
 
         rounds = [RoundRecord.model_validate(record) for record in self.journal]
-        return RunFolder(self.folder or Path(), self.result, rounds, self.scenario, {})
+        folder = self.folder or Path(os.devnull)  # in which nothing is found
+        return RunFolder(folder, self.result, rounds, self.scenario, {})
 
     def _follow(self) -> Days | None:
         """Follow the days, once."""

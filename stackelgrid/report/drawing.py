@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Any, ParamSpec, cast
+from weakref import WeakKeyDictionary
 
 import matplotlib as mpl
 import numpy as np
@@ -43,6 +45,7 @@ __all__ = [
     "levels",
     "many",
     "members",
+    "recall",
     "save",
     "save_for_print",
     "save_small",
@@ -123,11 +126,14 @@ _TICKS_EVERY = (1, 2, 3, 4, 6, 12, 24, 48, 72, 96, 168)
 class Paper:
     """The paper that figures are drawn for: as wide as its `width`, inches, over slots that may have `times`.
 
-    These are the starts of the slots; without them slots are numbered.
+    These are the starts of the slots; without them slots are numbered. `make_figure` makes a figure of a `figsize`;
+    where there are `axes` already, what is drawn goes there.
     """
 
     width: float = WIDTH
     times: Sequence[datetime] | None = None
+    make_figure: Callable[..., Figure] = Figure
+    axes: Axes | None = None
 
     @property
     def dated_ticks(self) -> bool:
@@ -147,6 +153,47 @@ def use_paper(paper: Paper) -> Iterator[None]:
         yield
     finally:
         _PAPER.reset(before)
+
+
+Arguments = ParamSpec("Arguments")
+_DRAWN: WeakKeyDictionary[Figure, Callable[[Callable[[Paper], Paper]], Figure]] = WeakKeyDictionary()
+
+
+def _remember(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
+    """Let `recall` draw again what a function has drawn."""
+
+    @wraps(draw)
+    def draw_and_remember(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
+        paper = _PAPER.get()
+
+        def draw_again(change: Callable[[Paper], Paper]) -> Figure:
+            with use_paper(change(paper)):
+                return draw(*args, **kwargs)
+
+        figure = draw(*args, **kwargs)
+        _DRAWN[figure] = draw_again
+        return figure
+
+    return draw_and_remember
+
+
+def recall(figure: Figure) -> Callable[[Axes | None], Axes]:
+    """Give the function that draws a figure of this module again: on some axes, or on a new figure of pyplot.
+
+    It returns the axes, of several panels the first, and raises `ValueError` for axes that cannot hold several.
+    """
+    draw_again = _DRAWN[figure]
+
+    def draw(axes: Axes | None) -> Axes:
+        if axes is None:
+            from matplotlib import pyplot
+
+            return draw_again(lambda paper: replace(paper, make_figure=pyplot.figure)).axes[0]
+        width = axes.bbox.width / axes.figure.dpi / axes.get_position().width
+        draw_again(lambda paper: replace(paper, width=width, axes=axes))
+        return axes
+
+    return draw
 
 
 @dataclass(frozen=True)
@@ -183,6 +230,7 @@ _COLORS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY)
 _LINESTYLES = ("-", "--", "-.", ":")
 
 
+@_remember
 def steps(
     curves: Sequence[Curve],
     label: str,
@@ -225,6 +273,7 @@ def steps(
     return figure
 
 
+@_remember
 def stack(layers: Mapping[str, Sequence[float]], lines: Sequence[Curve], label: str) -> Figure:
     """Draw layers over the slots, the first at the bottom, and curves over them."""
     slots = len(next(iter(layers.values())))
@@ -246,6 +295,7 @@ def stack(layers: Mapping[str, Sequence[float]], lines: Sequence[Curve], label: 
     return figure
 
 
+@_remember
 def side_by_side(panels: Sequence[Panel]) -> Figure:
     """Draw panels in rows of two; over slots they start at zero. The legend is the first one's."""
     with mpl.rc_context(_STYLE):
@@ -286,6 +336,7 @@ def shows_each_curve(curves: Mapping[str, Sequence[float]]) -> bool:
     return len(curves) <= len(_COLORS)
 
 
+@_remember
 def many(
     curves: Mapping[str, Sequence[float]],
     label: str,
@@ -327,6 +378,7 @@ def shows_each_bar(values: Mapping[str, float]) -> bool:
     return len(values) <= _BARS_AT_MOST
 
 
+@_remember
 def members(series: Mapping[str, Mapping[str, float]], label: str, *, who: str = "Member") -> Figure:
     """Draw a number by name, one or more series of it: bars where names are few, else ranked by the first series."""
     first = next(iter(series.values()))
@@ -347,6 +399,7 @@ def members(series: Mapping[str, Mapping[str, float]], label: str, *, who: str =
     return figure
 
 
+@_remember
 def bars(series: Mapping[str, Mapping[str, float]], label: str) -> Figure:
     """Draw bars by category, one of each series side by side; the categories are the first series'."""
     categories = list(next(iter(series.values())))
@@ -369,6 +422,7 @@ def bars(series: Mapping[str, Mapping[str, float]], label: str) -> Figure:
     return figure
 
 
+@_remember
 def convergence(
     numbers: Sequence[int],
     residual: tuple[str, Sequence[float]],
@@ -379,8 +433,11 @@ def convergence(
 ) -> Figure:
     """Draw the residual, and `traces` beside it, over the rounds `numbers`; `marked` are those to mark, by the reason.
 
-    NaN stands for a number that is not known. `residual` is the axis's label and the values. Below them are `lanes`.
+    NaN stands for a number that is not known. `residual` is the axis's label and the values. Below them are `lanes`. On
+    axes that are given the residual is alone.
     """
+    if _PAPER.get().axes is not None:
+        traces, lanes = {}, ()
     with mpl.rc_context(_STYLE):
         room = _LANE_HEAD + _LANE * len(lanes) if lanes else 0.0
         columns = _count_columns(1 + len(traces), between=0.8)
@@ -401,7 +458,8 @@ def convergence(
             _label_y(panel, label)
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
             panel.set_xlim(min(rounds) - 0.5, max(rounds) + 0.5)
-            panel.set_title(f"({letter})", loc="left", fontsize=8)
+            if _PAPER.get().axes is None:
+                panel.set_title(f"({letter})", loc="left", fontsize=8)
         for panel in panels[1:]:
             panel.yaxis.set_major_locator(MaxNLocator(5))
             panel.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
@@ -418,6 +476,7 @@ def convergence(
     return figure
 
 
+@_remember
 def levels(stored: Mapping[str, Sequence[float]], shaded: Sequence[bool], label: str) -> Figure:
     """Draw the levels of a few stores at the end of each slot, a panel each; some slots shaded."""
     slots = len(shaded)
@@ -444,6 +503,7 @@ def levels(stored: Mapping[str, Sequence[float]], shaded: Sequence[bool], label:
     return figure
 
 
+@_remember
 def heat_map(values: Sequence[float], times: Sequence[datetime], slot_hours: float, label: str) -> Figure:
     """Draw a number per slot by colour, a row per date and a column per time of day, as clocks show it.
 
@@ -460,19 +520,22 @@ def heat_map(values: Sequence[float], times: Sequence[datetime], slot_hours: flo
     with mpl.rc_context(_STYLE | {"axes.grid": False}):
         rows = min(max(0.2 * len(dates), 1.2), 4.5)
         figure, ((axes,),) = _panels(0.52 + rows, 1, 1, top=0.1)
-        width, height = figure.get_figwidth(), figure.get_figheight()
-        axes.set_position((_HEAT_LEFT / width, 0.42 / height, (width - _HEAT_LEFT - 0.85) / width, rows / height))
+        width, height = _PAPER.get().width, figure.get_figheight()
+        beside: dict[str, Any] = {"ax": axes}
+        if _PAPER.get().axes is None:
+            axes.set_position((_HEAT_LEFT / width, 0.42 / height, (width - _HEAT_LEFT - 0.85) / width, rows / height))
+            beside = {"cax": figure.add_axes((1 - 0.75 / width, 0.42 / height, 0.1 / width, rows / height))}
         image = axes.imshow(shown, aspect="auto", interpolation="nearest", cmap="cividis")
         every = -(-len(dates) // int(rows / 0.17))
         axes.set_yticks(range(0, len(dates), every), [name_day(day) for day in [*dates][::every]])
         hours = range(0, 25, 3 if width >= WIDTH else 6)
         axes.set_xticks([hour / slot_hours - 0.5 for hour in hours], [f"{hour:02}:00" for hour in hours])
         axes.set_xlabel("Time of day")
-        bar = figure.add_axes((1 - 0.75 / width, 0.42 / height, 0.1 / width, rows / height))
-        figure.colorbar(image, cax=bar, label=label)
+        figure.colorbar(image, label=label, **beside)
     return figure
 
 
+@_remember
 def boxes(groups: Mapping[str, Sequence[float]], label: str) -> Figure:
     """Draw box plots of groups; one without members is left out."""
     groups = {name: group for name, group in groups.items() if group}
@@ -541,10 +604,16 @@ def _panels(
 ) -> tuple[Figure, NDArray[Any]]:
     """Make axes in `rows` and `columns`, all lengths in inches: figures one below the other line up at the left.
 
-    The figure is as wide as the paper unless another `width` is given. Room is left `below` the axes.
+    The figure is as wide as the paper unless another `width` is given. Room is left `below` the axes. Axes that the
+    paper has are taken as they are.
     """
-    width = width or _PAPER.get().width
-    figure = Figure(figsize=(width, height))
+    paper = _PAPER.get()
+    if paper.axes is not None:
+        if rows * columns > 1:
+            raise ValueError(f"ax: the figure has {rows * columns} panels, more than one ax can hold; leave ax out")
+        return cast(Figure, paper.axes.figure), np.array([[paper.axes]])
+    width = width or paper.width
+    figure = paper.make_figure(figsize=(width, height))
     bottom, right = 0.42 + below, 0.08
     panel_width = (width - _LEFT - right - (columns - 1) * between) / columns
     panel_height = (height - bottom - top * rows) / rows
@@ -588,6 +657,8 @@ def _room_for_dates() -> float:
 def _label_y(axes: Axes, label: str) -> None:
     """Put the label at the same distance from every axis, whatever its tick labels."""
     axes.set_ylabel(label)
+    if axes is _PAPER.get().axes:
+        return
     to_left = ScaledTranslation(-(_LEFT - 0.17), 0, axes.figure.dpi_scale_trans)
     axes.yaxis.set_label_coords(0, 0.5, axes.transAxes + to_left)
 
@@ -702,7 +773,11 @@ def _draw_lanes(figure: Figure, lanes: Sequence[Lane], numbers: Sequence[int], l
 
 def _legend(figure: Figure, axes: Axes | None = None, columns: int | None = None) -> None:
     """Put the legend above the axes, where it hides nothing: in as many `columns` as find room on a narrow paper."""
-    handles, labels = (axes or figure.axes[0]).get_legend_handles_labels()
+    given = _PAPER.get().axes
+    handles, labels = (axes or given or figure.axes[0]).get_legend_handles_labels()
+    if given is not None:
+        given.legend(handles, labels)
+        return
     wanted = columns or len(labels)
     narrow = figure.get_figwidth() < WIDTH and bool(labels)
     left = 0.08 if narrow else _LEFT

@@ -128,7 +128,7 @@ def _render(run: RunFolder, followed: days.Days | None) -> str:
         "headline": tables.headline(result)[2:],  # the title and the verdict say the first two
         "key_figures": tables.key_figures(result, followed),
         "key_note": days.KEY_NOTE if result.sessions else report.key_note,
-        "sections": list(_save_figures(run, _draw_sections(run, followed))),
+        "sections": list(_save_figures(run, draw_sections(run, followed))),
         "certificate": result.certificate,
         "checks": [check for check in checks if check.value is not None],
         "left_out": [check.label for check in checks if check.value is None],
@@ -185,7 +185,7 @@ def _judge_sessions(result: RunResult[Any]) -> str:
 # --- the game's sections, and the convergence ---
 
 
-def _draw_sections(run: RunFolder, followed: days.Days | None, width: float | None = None) -> list[Section]:
+def draw_sections(run: RunFolder, followed: days.Days | None, width: float | None = None) -> list[Section]:
     """Draw the sections of the game, on paper of so many inches, and what the days were where there are several.
 
     Of a run of several sessions these are all: its figures are the course of the run.
@@ -231,7 +231,7 @@ def _draw_for_print(run: RunFolder, followed: days.Days | None, formats: Sequenc
     for name, width in drawing.COLUMNS.items():
         folder = run.folder / "figures" / name
         folder.mkdir(exist_ok=True)
-        for section in _draw_sections(run, followed, width):
+        for section in draw_sections(run, followed, width):
             for plot in (part for part in section.parts if isinstance(part, Plot)):
                 for kind in formats:
                     drawing.save_for_print(plot.figure, folder / f"{plot.name}.{kind}")

@@ -273,7 +273,7 @@ def test_nothing_sticks_out_of_the_figures_of_many_days(runs: dict[str, stackelg
     run = read(folder_of(runs["daily"]), runs["daily"].scenario)
     followed = days.follow(run, find_report("user_oriented").courses)
     for width in drawing.COLUMNS.values():
-        plots = [part for section in page._draw_sections(run, followed, width) for part in section.parts]
+        plots = [part for section in page.draw_sections(run, followed, width) for part in section.parts]
         for plot in plots:
             if isinstance(plot, Plot):
                 assert plot.figure.get_figwidth() == width

@@ -66,7 +66,7 @@ def test_format_that_there_is_not_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("game", GAMES)
 def test_nothing_sticks_out_of_a_figure_one_column_wide(game: str, tmp_path: Path) -> None:
     run = stackelgrid.run(game, GAMES[game], out=tmp_path / "run")
-    drawn = page._draw_sections(read(tmp_path / "run", run.scenario), None, NARROW)
+    drawn = page.draw_sections(read(tmp_path / "run", run.scenario), None, NARROW)
     parts = [part for section in drawn for part in section.parts]
     for plot in (part for part in parts if isinstance(part, Plot)):
         assert not list_what_sticks_out(plot.figure), plot.name
