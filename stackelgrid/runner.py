@@ -22,7 +22,6 @@ from stackelgrid import scenarios
 from stackelgrid.certify import CERTIFIED_SESSIONS, CERTIFIED_UP_TO, CertificateError, SolverMissingError
 from stackelgrid.errors import ConfigError, explain_os_error
 from stackelgrid.interrupts import allow_interrupts, defer_interrupts
-from stackelgrid.node.record import write_whole
 from stackelgrid.registry import Game, find
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.run_result import Certificate, FaultOccurrence, Missing, RunResult
@@ -359,16 +358,21 @@ class Run:
     def certify(self, samples: int = SAMPLES) -> Certificate:
         """Compare the outcome with the centralised reference, and try `samples` deviations at random.
 
-        The certificate goes into `result` and result.json. Raises `CertificateError` when a home did not answer the
-        last round, or the reference has no solution.
+        The certificate goes into `result` and result.json; of several sessions that of each does as it is made, and a
+        certification that was interrupted goes on with those that have none. Raises `CertificateError` when a home did
+        not answer the last round, or the reference has no solution.
         """
         if not self.result.certifiable:
             raise CertificateError(f"not every home answered the last round of {self}: nothing to certify")
-        self.result = add_certificate(self.scenario, self.result, samples)
+        self._keep(add_certificate(self.scenario, self.result, samples, self._keep))
         assert self.result.certificate is not None
-        if self.folder is not None:
-            write_whole(self.folder / "result.json", self.result.content())
         return self.result.certificate
+
+    def _keep(self, result: RunResult[Any]) -> None:
+        """Keep a result with certificates."""
+        self.result = result
+        if self.folder is not None:
+            run_folder.write_result(self.folder, result)
 
     def report(self, figures: Sequence[str] = ()) -> Path:
         """Write report.html, figures and tables into the run's folder; return the page. Raises `ConfigError`.

@@ -23,7 +23,8 @@ def certify(
 ) -> None:
     """Compare a run with the centralised reference.
 
-    The certificate is printed; that of a folder is also written to its result.json.
+    The certificate is printed; that of a folder is also written to its result.json. Of a run of several sessions each
+    is certified alone, and a certification that was interrupted goes on with those that are left.
     """
     from stackelgrid import runner
 
@@ -32,7 +33,15 @@ def certify(
     if ended.folder is not None and not ended.result.certifiable:
         message = "not every home answered the last round, so there is no equilibrium of all to certify"
         raise CommandError(ExitCode.BAD_INPUT, f"{folder / 'result.json'}: {message}")
-    print(json.dumps(ended.certify(samples).root, indent=2, allow_nan=False))
+    try:
+        certificate = ended.certify(samples)
+    except KeyboardInterrupt:
+        certified = sum(session.certificate is not None for session in ended.result.sessions)
+        if ended.folder is None or not certified:
+            raise
+        kept = f"{certified} of {len(ended.result.sessions)} sessions are certified, the same command goes on"
+        raise CommandError(ExitCode.INTERRUPTED, f"interrupted; {kept}") from None
+    print(json.dumps(certificate.root, indent=2, allow_nan=False))
     if not judge(ended, required=required) and required:
         raise typer.Exit(ExitCode.NOT_CERTIFIED)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from stackelgrid.calendar import Session
 from stackelgrid.certify import CertificateError
 from stackelgrid.report.tables import judge
 from stackelgrid.run_record import RunRecord
-from stackelgrid.run_result import Certificate, RunResult
+from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario
 from stackelgrid.testbed.fault_log import count_repeated_requests, list_faults
 
@@ -87,30 +88,40 @@ def _build_session(scenario: Scenario, session: Session, record: RunRecord) -> d
     }
 
 
-def certify(scenario: Scenario, result: RunResult[Any], samples: int) -> RunResult[Any]:
+def certify(
+    scenario: Scenario,
+    result: RunResult[Any],
+    samples: int,
+    keep: Callable[[RunResult[Any]], None] = lambda result: None,
+) -> RunResult[Any]:
     """Add a certificate and its verdict to the result of a run that is `certifiable`, to each session that is.
 
-    `samples` deviations are tried at random. Raises `CertificateError`.
+    `samples` deviations are tried at random. After each of several sessions `keep` is called with what there is. A
+    result with certificates of sessions and none of the run is one that was left in the middle: they are taken over.
+    Raises `CertificateError`.
     """
     if result.sessions:
-        return _certify_sessions(scenario, result, samples)
+        return _certify_sessions(scenario, result, samples, keep)
     if result.outcome is None:
         raise CertificateError("not a single round was finished, so there is nothing to certify")
     alone = scenario.in_session(scenario.session)
     return judge(result.with_certificate(alone.certificate(result.outcome, samples)))
 
 
-def _certify_sessions(scenario: Scenario, result: RunResult[Any], samples: int) -> RunResult[Any]:
+def _certify_sessions(
+    scenario: Scenario, result: RunResult[Any], samples: int, keep: Callable[[RunResult[Any]], None]
+) -> RunResult[Any]:
     """Certify each session that can be; that of the run has the worst of each number that all of them have."""
     sessions = list(result.sessions)
-    found: list[Certificate] = []
+    if result.certificate is not None:  # that is to be made anew
+        sessions = [each.model_copy(update={"certificate": None}) for each in sessions]
     for session in scenario.sessions:
         alone, own = result.of_session(session.number), sessions[session.number - 1]
-        if alone.certifiable:
+        if alone.certifiable and own.certificate is None:
             certificate = certify(scenario.in_session(session, own.states), alone, samples).certificate
-            assert certificate is not None
-            found.append(certificate)
             sessions[session.number - 1] = own.model_copy(update={"certificate": certificate})
+            keep(result.model_copy(update={"sessions": sessions, "certificate": None}))
+    found = [each.certificate for each in sessions if each.certificate is not None]
     keys = set.intersection(*(set(each.numbers) for each in found))
     verdicts = [each.passed for each in found if each.passed is not None]
     summary: dict[str, Any] = {

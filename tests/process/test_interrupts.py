@@ -67,7 +67,7 @@ def assert_interrupted(running: subprocess.Popen[str], folder: Path, *, written:
     if written:
         read = stackelgrid.load(folder / "out")
         assert json.loads((folder / "out" / "manifest.json").read_text())["ended"]
-        assert len(read.rounds) == read.result.rounds
+        assert len(read.journal) == read.result.rounds
 
 
 def has(path: str, content: str = "") -> Callable[[Path], bool]:
