@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -73,12 +74,17 @@ def compose(
 def observe(
     scenario: Source,
     config: Annotated[Path, typer.Option(metavar="FILE", help="The observer's configuration.")],
-    desk: Annotated[Path, typer.Option(metavar="DIR", help="Where the nodes write their schedules.")],
+    desk: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the nodes write their schedules; else there is no result.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The run's folder; by default runs/RUN.")] = None,
     status: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep a file with the state of the process.")
     ] = None,
     stay: Annotated[bool, typer.Option(help="When the run is over, stay until stopped.")] = False,
+    watched: Annotated[
+        bool, typer.Option("--watch", help="Open a page on the run, and serve it until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Watch a deployed run and write its folder.
 
@@ -97,8 +103,16 @@ def observe(
     transport = MqttTransport(
         settings.broker, tls=settings.tls, connect_timeout_s=float("inf"), reconnect_s=float("inf")
     )
-    node = Observer(load(scenario), settings, desk, out or Path("runs") / settings.run)
+    folder = out or Path("runs") / settings.run
+    node = Observer(load(scenario), settings, desk, folder)
     set_up("json", settings.run, settings.name, node.progress)
     health = Status(settings.run, settings.name, node.progress, node.mailbox, transport)
     heartbeat = None if status is None else Heartbeat(health, [StatusFile(status, health)])
-    sys.exit(serve(node, transport, heartbeat, stay=stay))
+    with _serve_page(folder) if watched else nullcontext():
+        sys.exit(serve(node, transport, heartbeat, stay=stay or watched))
+
+
+def _serve_page(folder: Path) -> AbstractContextManager[None]:
+    from stackelgrid.ui.watch import serve_run
+
+    return serve_run(folder, lambda line: print(line, file=sys.stderr, flush=True))

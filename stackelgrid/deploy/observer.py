@@ -1,7 +1,7 @@
 """The observer of a deployed run: it follows the rounds over the broker and gathers the run's folder.
 
 An observer's certificate lets it receive questions, settlements, receipts and presence, but no home's answer. Schedules
-and accounts are read on the desk, folders to which nodes write after `stackelgrid provision --desk`.
+and accounts are read on the desk. In the field there is none: then what was heard is written, and no result.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 
 from stackelgrid import runner
 from stackelgrid.certify import CertificateError
-from stackelgrid.deploy.provision import AGGREGATORS, HOMES, LEADERS
+from stackelgrid.deploy.desk import Desk
+from stackelgrid.deploy.heard import HeardRounds
 from stackelgrid.errors import ConfigError, explain_os_error
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
-from stackelgrid.node.record import GrowingLines, has_last_record, read_records
 from stackelgrid.registry import find
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario, load
@@ -30,7 +30,7 @@ from stackelgrid.testbed import run_folder
 from stackelgrid.testbed.node_configs import digest
 from stackelgrid.transport.address import Address
 from stackelgrid.transport.base import Action, Compute, Finish, Publish
-from stackelgrid.ui.events import EventLog, read_end
+from stackelgrid.ui.events import Event, EventLog, read_end
 from stackelgrid.ui.observer import NodeObserver
 from stackelgrid.ui.words import describe_end, describe_inner_round, describe_round, describe_tree
 from stackelgrid.wire.codec import ROOT, Link
@@ -38,23 +38,25 @@ from stackelgrid.wire.messages import Message, Presence, Receipt, Settlement, Si
 
 _LOG = logging.getLogger("stackelgrid.observer")
 
-LOOK_S = 0.5
-"""The time between two looks at the desk."""
+LOOK_S = 0.2
+"""The time between two looks at the desk, and for which changes of nodes are gathered."""
 GRACE_S = 10.0
-"""The time that homes have to write their schedules to the desk once the leader has concluded."""
+"""The time that nodes have to write their schedules to the desk, or to acknowledge, once the leader has concluded."""
+_STATES = {True: "settled", False: "unsettled"}
 
 
 class Observer:
     """A node that receives and never sends. It writes the run's folder, `out`, from the broker and the desk.
 
     What it hears it writes there as events, which `stackelgrid ui` shows at once. It finishes when the leader has
-    concluded and every home has written its schedule, or had the time to. Raises `ConfigError` when the nodes were
+    concluded and every home has written its schedule, or had the time to; without a desk, when every aggregator has
+    acknowledged the last settlement. Raises `ConfigError` when the nodes were
     configured for another scenario, or the result of another one is in `out`, or nothing can be written there.
     """
 
     last_will: Publish | None = None
 
-    def __init__(self, scenario: Scenario, config: NodeConfig, desk: Path, out: Path) -> None:
+    def __init__(self, scenario: Scenario, config: NodeConfig, desk: Path | None, out: Path) -> None:
         if config.scenario not in (None, digest(scenario)):
             raise ConfigError(
                 f"SCENARIO: the nodes of run {config.run} were configured for another one; name the scenario.yaml "
@@ -72,10 +74,13 @@ class Observer:
         self.progress = Progress()
         self._online: dict[str, bool] = {}
         self.subscriptions = _observer_topics(config.run)
-        self._scenario, self._desk, self._out = scenario, desk, out
-        self._run, self._processes = config.run, len(topology.names)
+        self._scenario, self._out = scenario, out
+        self._desk = None if desk is None else Desk(desk, config.run, scenario)
+        self._heard = HeardRounds()
+        self._unacknowledged = {*topology.aggregators}
+        self._settled = False
+        self._members, self._processes = len(topology.aggregators), len(topology.names)
         self._broker = str(Address.parse(config.broker))
-        self._schedules = topology.aggregator_of.keys()
         self._received = self._bytes = 0
         self._began = datetime.now(UTC)
         self._first: float | None = None
@@ -87,7 +92,6 @@ class Observer:
         except OSError as error:
             raise ConfigError(f"--out {explain_os_error(error) or error}") from None
         self._nodes = NodeObserver(config.run, members, self._note_state)
-        self._journals: dict[Path, GrowingLines] = {}
 
     def _open_events(self) -> EventLog | None:
         """Open the events of the run, those of before a restart included; None where they have ended."""
@@ -109,7 +113,7 @@ class Observer:
 
     def start(self, now: float) -> Sequence[Action]:
         """Log that the observer is connected."""
-        _log("waiting", str(self._file(LEADERS, f"{LEADER}.conclusion.json")))
+        _log("waiting", "the last settlement" if self._desk is None else str(self._desk.conclusion_file))
         return []
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
@@ -125,6 +129,8 @@ class Observer:
         return []
 
     def _note(self, link: Link, message: Message, now: float) -> None:
+        if self._desk is None and link.coordinator == LEADER:
+            self._follow(message, now)
         match message:
             case Signal() if link.coordinator == LEADER and message.round > self.progress.round:
                 self._first = now if self._first is None else self._first
@@ -146,51 +152,59 @@ class Observer:
         """Give the time of the next look at the desk."""
         return self._look_at
 
+    def _follow(self, message: Message, now: float) -> None:
+        """Tell the rounds of the leader, and note how the last session ends."""
+        for record in self._heard.receive(message, now):
+            self._tell(*describe_round(record, self._members))
+        match message:
+            case Settlement() if message.session == len(self._scenario.sessions) and self._concluded_at is None:
+                self._settled, self._concluded_at = message.settled, now
+            case Receipt() if message.session == len(self._scenario.sessions):
+                self._unacknowledged.discard(message.sender)
+
     def tick(self, now: float) -> Sequence[Action]:
-        """Look at the desk, where the leader's conclusion ends the run."""
+        """Look whether the run is over: on the desk the leader's conclusion ends it."""
         self._look_at = now + LOOK_S
-        self._tell_rounds()
-        if self._concluded_at is None and self._find_conclusion() is not None:
-            self._concluded_at = now
+        if self._events is not None:
+            self._events.flush()
+        if self._desk is not None:
+            self._read_desk(self._desk, now)
         if self._concluded_at is None:
             return []
-        late = now >= self._concluded_at + GRACE_S
-        sessions = len(self._scenario.sessions)
-        written = (has_last_record(self._file(HOMES, f"{name}.schedule.json"), sessions) for name in self._schedules)
-        if not late and not all(written):
+        done = not self._unacknowledged if self._desk is None else self._desk.has_all_schedules()
+        if not done and now < self._concluded_at + GRACE_S:
             return []
         self._look_at = None
-        elapsed = 0.0 if self._first is None else self._concluded_at - self._first
-        return [Compute(lambda: self._write(elapsed), self._finish)]
+        if self._desk is None:
+            run_folder.note_end(self._out, _STATES[self._settled], "")
+            return self._finish(self._settled, now)
+        desk, elapsed = self._desk, 0.0 if self._first is None else self._concluded_at - self._first
+        return [Compute(lambda: self._write(desk, elapsed), self._finish)]
 
-    def _tell_rounds(self) -> None:
-        """Write the states of nodes that have changed, and the rounds that are new on the desk."""
-        if self._events is None:
-            return
-        self._events.flush()
-        for path in self._list_files(AGGREGATORS, ".rounds.jsonl"):
-            for record in self._read_new(path):
-                self._events.write(*describe_inner_round(_node_of(path), record))
-        for record in self._read_new(self._file(LEADERS, "rounds.jsonl")):
-            self._events.write(*describe_round(record))
+    def _read_desk(self, desk: Desk, now: float) -> None:
+        for coordinator, record in desk.read_rounds():
+            inner = coordinator != LEADER
+            self._tell(*(describe_inner_round(coordinator, record) if inner else describe_round(record)))
+        if self._concluded_at is None and desk.find_conclusion() is not None:
+            self._concluded_at = now
 
-    def _read_new(self, journal: Path) -> list[dict[str, Any]]:
-        lines = self._journals.setdefault(journal, GrowingLines(journal))
-        return [json.loads(line) for line in lines.read()]
+    def _tell(self, *events: Event) -> None:
+        if self._events is not None:
+            self._events.write(*events)
 
     def _finish(self, settled: bool, now: float) -> Sequence[Action]:
         if settled:
             self.progress.settle()
         if self._events is not None:
-            self._events.write(describe_end("settled" if settled else "unsettled"))
+            self._events.write(describe_end(_STATES[settled]))
             self._events.close()
         return [Finish()]
 
-    def _write(self, elapsed_s: float) -> bool:
+    def _write(self, desk: Desk, elapsed_s: float) -> bool:
         """Write the run's folder, unless an earlier observer has; say whether the run settled."""
         if (self._out / "result.json").exists():
             return bool(json.loads((self._out / "result.json").read_text(encoding="utf-8"))["settled"])
-        record = self._gather()
+        record = self._gather(desk)
         record.elapsed_s = elapsed_s
         self._out.mkdir(parents=True, exist_ok=True)
         run_folder.write_scenario(self._out, self._scenario)
@@ -204,42 +218,16 @@ class Observer:
         _log("written", str(self._out), settled=record.settled)
         return record.settled
 
-    def _gather(self) -> RunRecord:
+    def _gather(self, desk: Desk) -> RunRecord:
         """Gather what the nodes wrote to the desk; a node that is gone and wrote nothing has failed."""
         run_record = RunRecord("mqtt", self._broker, self._processes, messages=self._received, bytes=self._bytes)
-        run_record.rounds = _read_lines(self._file(LEADERS, "rounds.jsonl"))
-        run_record.conclusion, sessions = self._find_conclusion() or {}, len(self._scenario.sessions)
-        for path in self._list_files(AGGREGATORS, ".rounds.jsonl"):
-            run_record.aggregator_rounds += [{"aggregator": _node_of(path), **record} for record in _read_lines(path)]
-        for path in self._list_files(AGGREGATORS, ".account.json"):
-            for account in read_records(path, sessions):
-                run_record.add_account(_node_of(path), account)
-        reported = {_node_of(path) for path in self._list_files(AGGREGATORS, ".account.json")}
-        for path in self._list_files(HOMES, ".schedule.json"):
-            for settled in read_records(path, sessions):
-                run_record.add_schedules(settled)
-            reported.add(_node_of(path))
+        reported = desk.gather(run_record)
         gone = {name for name, online in self._online.items() if not online}
         run_record.failures = dict.fromkeys(sorted(gone - reported), "was gone at the end, see its container's log")
         run_record.rejected = dict(self.mailbox.rejected)
-        if sessions > 1:
-            run_record.divide(sessions)
+        if len(self._scenario.sessions) > 1:
+            run_record.divide(len(self._scenario.sessions))
         return run_record
-
-    def _find_conclusion(self) -> dict[str, Any] | None:
-        """Find how the run has ended, None as long as it has not."""
-        path = self._file(LEADERS, f"{LEADER}.conclusion.json")
-        if not path.exists():
-            return None
-        conclusion: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        sessions = len(self._scenario.sessions)
-        return conclusion if sessions == 1 or len(conclusion["sessions"]) == sessions else None
-
-    def _file(self, folder: str, name: str) -> Path:
-        return self._desk / folder / self._run / name
-
-    def _list_files(self, folder: str, ending: str) -> list[Path]:
-        return sorted((self._desk / folder / self._run).glob(f"*{ending}"))
 
 
 def _observer_topics(run: str) -> tuple[str, ...]:
@@ -251,16 +239,3 @@ def _observer_topics(run: str) -> tuple[str, ...]:
 
 def _log(event: str, *of: str, **more: object) -> None:
     _LOG.info(event, extra={"data": {"of": list(of), **more}})
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the complete lines of a journal, none if there is no journal."""
-    if not path.exists():
-        return []
-    return [
-        json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")
-    ]
-
-
-def _node_of(path: Path) -> str:
-    return path.name.split(".", 1)[0]

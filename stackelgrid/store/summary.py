@@ -64,7 +64,8 @@ def _summarise(folder: Path, manifest: dict[str, Any]) -> RunSummary:
         state = manifest.get("state", "settled" if result["settled"] else "unsettled")
         known = {key: result[key] for key in ("scenario", "game", "rounds", "homes", "transport")}
     else:
-        state, message = "failed", message or "it was ended before it had a result"
+        state = manifest.get("state", "failed")  # one that was observed without a desk has no result
+        message = message or ("it was ended before it had a result" if state == "failed" else "")
         known = {key: manifest.get(key) for key in ("scenario", "game", "homes", "transport")}
     return RunSummary(id=folder.name, state=state, message=message, started=started, **known)
 

@@ -1,4 +1,4 @@
-"""`stackelgrid run --watch`: the page on a run that the command itself plays."""
+"""`--watch`: the page on the run that a command itself plays or observes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 from urllib.parse import quote
@@ -20,8 +21,36 @@ from stackelgrid.run_record import FaultRecord
 from stackelgrid.runner import Run
 from stackelgrid.testbed.start import RunStart
 from stackelgrid.ui.command import PORT, build_server, listen, open_page
-from stackelgrid.ui.launcher import Launcher
+from stackelgrid.ui.launcher import Launcher, LiveRun
 from stackelgrid.ui.recorder import Recorder
+
+
+@contextmanager
+def serve_run(folder: Path, say: Callable[[str], None], own: LiveRun | None = None) -> Iterator[None]:
+    """Serve the page in a thread, and open it on the run in `folder`; without its `own` one, it is only looked at.
+
+    `say` is given lines for the terminal.
+    """
+    token = secrets.token_urlsafe()
+    try:
+        listener = listen(PORT)
+    except ConfigError:  # of another run, or stackelgrid ui
+        listener = listen(0)
+    launcher = Launcher(folder.parent)
+    if own is not None:
+        launcher.live[folder.name] = own
+    server = build_server(listener, launcher, token)
+    thread = threading.Thread(target=server.run, args=[[listener]], daemon=True)
+    thread.start()
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/?token={token}#/runs/{quote(folder.name)}"
+    say(f"watch: {address}")
+    open_page(address, say)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
 
 
 class Display(Protocol):
@@ -45,7 +74,7 @@ class Watch(Display):
 
     def __init__(self, recorder: Recorder, display: Display, say: Callable[[str], None]) -> None:
         self._recorder, self._display, self._say = recorder, display, say
-        self._close: Callable[[], None] = lambda: None
+        self._page = ExitStack()
 
     def __enter__(self) -> Self:
         return self
@@ -55,31 +84,13 @@ class Watch(Display):
     ) -> None:
         if error is not None:
             self._recorder.end(None, str(error))
-        self._close()
+        self._page.close()
 
     def begin(self, start: RunStart) -> None:
         """Serve the page, and open it."""
         self._recorder.begin(start)
-        folder, token = self._recorder.folder, secrets.token_urlsafe()
-        try:
-            listener = listen(PORT)
-        except ConfigError:  # of another run, or stackelgrid ui
-            listener = listen(0)
-        launcher = Launcher(folder.parent)
-        launcher.live[folder.name] = _OwnRun(self._recorder)
-        server = build_server(listener, launcher, token)
-        thread = threading.Thread(target=server.run, args=[[listener]], daemon=True)
-        thread.start()
-
-        def close() -> None:
-            server.should_exit = True
-            thread.join()
-            listener.close()
-
-        self._close = close
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}/?token={token}#/runs/{quote(folder.name)}"
-        self._say(f"watch: {address}")
-        open_page(address, self._say)
+        own = _OwnRun(self._recorder)
+        self._page.enter_context(serve_run(self._recorder.folder, self._say, own))
 
     def show_round(self, record: dict[str, Any]) -> None:
         """Show a finished round."""

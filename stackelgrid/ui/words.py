@@ -47,11 +47,15 @@ def describe_tree(scenario: Scenario) -> Event:
     }
 
 
-def describe_round(record: Mapping[str, Any]) -> Iterator[Event]:
-    """Give the events of a finished round of the leader: the round, who missed it, and both in words."""
+def describe_round(record: Mapping[str, Any], asked: int | None = None) -> Iterator[Event]:
+    """Give the events of a finished round of the leader: the round, who missed it, and both in words.
+
+    `asked` is the number of its members, where the record does not name those who missed it.
+    """
     yield {"type": "round", "session": 1, **record}
     yield from describe_missing(record)
-    asked = record["answered"] + sum(len(record.get(action, [])) for action in MISSING)
+    if asked is None:
+        asked = record["answered"] + sum(len(record.get(action, [])) for action in MISSING)
     session = f"Session {record['session']}, round" if "session" in record else "Round"
     text = f"{session} {record['round']}: {record['answered']} of {asked} have answered the leader"
     yield {"type": "message", "text": text, "level": "info"}

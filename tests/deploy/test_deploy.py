@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 
 import broker
 import leader_node.config
 from aggregator_node.config import build
+from broker.access import Node, Role
 from broker.authority import Authority
 from stackelgrid import cli
 from stackelgrid.deploy.compose import compose
@@ -165,6 +168,42 @@ def start_nodes(certs: Path, logs: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def watch_without_a_desk(certs: Path, folder: Path) -> Iterator[str]:
+    """Start another observer, which finds no desk; give the address of its page once it listens to the broker."""
+    place = certs / "observers/watcher"
+    config = (certs / "observers/observer/config.json").read_text().replace("observers/observer", "observers/watcher")
+    (place / "config.json").write_text(json.dumps({**json.loads(config), "name": "watcher"}))
+    observe = [sys.executable, "-m", "stackelgrid", "observe", str(certs / "scenario/scenario.yaml"), "--watch"]
+    observe += ["--config", str(place / "config.json")]
+    with subprocess.Popen(observe, cwd=folder, stderr=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stderr is not None
+        address = watcher.stderr.readline().removeprefix("watch: ").strip()
+        said = next((line for line in watcher.stderr if '"waiting"' in line), "nothing")
+        try:
+            assert said != "nothing"
+            yield address
+        finally:
+            watcher.terminate()
+            said = watcher.communicate(timeout=60)[1]
+        assert watcher.returncode == 0, said
+
+
+def read_page(page: str) -> list[dict[str, Any]]:
+    """Read the events of a run on an observer's page, where nothing can be done to it."""
+    address = urlsplit(page)
+    with httpx2.Client(base_url=f"http://{address.netloc}", headers={"Origin": f"http://{address.netloc}"}) as client:
+        client.get(f"/?{address.query}")
+        run = f"/api/v1/runs/{address.fragment.rsplit('/')[-1]}"
+        shown = client.get(run).json()
+        assert not shown["stoppable"] and not shown["faultable"]
+        assert client.post(f"{run}/stop").status_code == 409
+        assert client.post(f"{run}/faults", json={"kind": "crash", "node": "a1"}).status_code == 409
+        told = client.get(f"{run}/events", timeout=100).text
+        assert client.get(run).json()["state"] == "settled"
+    return [json.loads(line.removeprefix("data: ")) for line in told.splitlines() if line.startswith("data: ")]
+
+
 def test_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
     if broker.find_mosquitto() is None:
         pytest.skip("Mosquitto is not installed")
@@ -173,14 +212,17 @@ def test_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
     provision(scenario, certs, f"mqtts://127.0.0.1:{port}", "deployed", desk)
     logs = tmp_path / "logs"
     logs.mkdir()
+    Authority(certs).add(Node("watcher", Role.observer))
     with (
         broker.start("mosquitto", tmp_path / "broker", port, certificates=certs / "broker"),
+        watch_without_a_desk(certs, tmp_path) as page,
         start_nodes(certs, logs),
     ):
         observe = [sys.executable, "-m", "stackelgrid", "observe", str(certs / "scenario/scenario.yaml")]
         observe += ["--config", str(certs / "observers/observer/config.json")]
         observe += ["--desk", str(desk), "--out", str(tmp_path / "run")]
         done = subprocess.run(observe, capture_output=True, text=True, timeout=100, check=False)
+        heard = read_page(page)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads((tmp_path / "run/result.json").read_text())
     run_record = in_memory.play(scenario)
@@ -199,6 +241,13 @@ def test_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
     assert (told[0]["type"], told[-1]["type"], told[-1]["state"]) == ("tree", "end", "settled")
     assert [event["round"] for event in told if event["type"] == "round"] == [*range(1, found["rounds"] + 1)]
     assert any(event["type"] == "node" and "leader" in event["names"] for event in told)
+    assert (heard[0]["type"], heard[-1]["type"], heard[-1]["state"]) == ("tree", "end", "settled")
+    rounds = [event for event in heard if event["type"] == "round"]
+    assert [event["round"] for event in rounds] == [*range(1, found["rounds"] + 1)]
+    assert {event["answered"] for event in rounds} == {2}
+    last = rounds[-1]
+    assert last["price"] == pytest.approx(expected["price"], rel=1e-9)
+    assert last["load_kw"] == pytest.approx(expected["load_kw"], rel=1e-9)
 
 
 def test_observer_refuses_another_scenario_than_the_nodes_play(
