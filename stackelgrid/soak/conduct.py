@@ -315,7 +315,9 @@ def find_silent_members(evidence: Evidence) -> Iterator[str]:
     """A member says that it is there, answers each question once, and again where it is asked again.
 
     A home does so at once, an aggregator after the rounds with its homes. It never changes its answer to a question.
-    A home that has been restarted may know its answers from before, and then is silent where it is not asked again.
+    A home that has been restarted may know its answers from before, and then is silent where it is not asked again. It
+    may know in which session it was, and then ignores what comes of an earlier one. An aggregator that has been
+    restarted knows what it was asked last.
     """
     for name, coordinator in evidence.case.scenario.topology.above.items():
         if any(isinstance(fault, Stall | Corruption) and node == name for fault, node in evidence.faults):
@@ -323,8 +325,7 @@ def find_silent_members(evidence: Evidence) -> Iterator[str]:
         walk = None
         for event in evidence.events.get(name, ()):
             if walk is None or walk.life != event.life:
-                known, sessions = 0 if walk is None else walk.known_round, len(evidence.case.scenario.sessions)
-                walk = _MemberWalk(name, coordinator, event.life, known, sessions)
+                walk = _MemberWalk(name, coordinator, event.life, len(evidence.case.scenario.sessions), walk)
             for problem in walk.read(event):
                 yield f"{name} {problem}"
 
@@ -348,10 +349,10 @@ def find_second_thoughts(evidence: Evidence) -> Iterator[str]:
 class _MemberWalk:
     """Follows a member through one of its lives, and finds what it should not have done, or done without delay."""
 
-    def __init__(self, name: str, coordinator: str, life: int, known_round: int, sessions: int) -> None:
+    def __init__(self, name: str, coordinator: str, life: int, sessions: int, before: _MemberWalk | None) -> None:
         self.life = life
         self._session, self._sessions = 1, sessions
-        self._before = known_round
+        self._before, self._session_before = (0, 1) if before is None else (before.known_round, before.known_session)
         self._name, self._coordinator, self._is_home = name, coordinator, coordinator != LEADER
         self._due: tuple[float, str] | None = None
         self._begun_by: float | None = None  # an aggregator asks its homes or answers at once
@@ -365,6 +366,11 @@ class _MemberWalk:
     def known_round(self) -> int:
         """The last round that it was asked, in this life or those before."""
         return max(self._before, self._round)
+
+    @property
+    def known_session(self) -> int:
+        """The last session that it was called to, in this life or those before."""
+        return max(self._session_before, self._session)
 
     def read(self, event: Event) -> Iterator[str]:
         """Take the next event, and give what is wrong with it."""
@@ -409,7 +415,8 @@ class _MemberWalk:
             self._due = self._settled_at = None
         if event.about.purpose == "settlement":
             if self._settled_at is None or self._receipt:
-                self._owe("receipt", event, self._is_home or bool(self._receipt))
+                earlier = self._session < self._session_before
+                self._owe("receipt", event, (self._is_home and not earlier) or bool(self._receipt))
             self._settled_at = event.seconds if self._settled_at is None else self._settled_at
         elif event.about.purpose == "signal" and self._settled_at is None and content["round"] >= self._round:
             again = content.get("again", [])
@@ -434,8 +441,8 @@ class _MemberWalk:
 
     def _send(self, event: Event) -> Iterator[str]:
         purpose = event.about.purpose
-        if purpose == "answer" and self.life > 0 and self._round == 0:  # of before its restart
-            self._round, self._due = event.about.round or 0, (math.inf, "answer")
+        if purpose == "answer" and self._round < (event.about.round or 0) <= self._before:  # of before its restart
+            self._round, self._due, self._answer = self._before, (math.inf, "answer"), b""
         if purpose in ("answer", "receipt") and (self._due is None or self._due[1] != purpose):
             yield f"sends an {purpose} at {event.seconds:.3f} s that it does not owe"
         if purpose == "answer":

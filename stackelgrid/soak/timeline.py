@@ -179,6 +179,7 @@ class _CoordinatorReader:
         self.life = life
         self._round: SeenRound | None = None
         self._decided: float | None = None  # when the leader began to decide on the round
+        self._away: dict[str, float | None] = {}  # who was away then, and since when
         self._online: set[str] = set()
         self._left: dict[str, float] = {}
         self._just_came: tuple[float, str] = (0.0, "")
@@ -202,7 +203,7 @@ class _CoordinatorReader:
             case "compute" if self.life.settlement is not None:
                 self._begin_session(self._session + 1, event.seconds)
             case "compute":
-                self._decided = event.seconds
+                self._decided, self._away = event.seconds, self._find_away()
                 self._note_gathered(event)
                 self._hold_counted()
             case "close" if self._round is not None:
@@ -366,6 +367,9 @@ class _CoordinatorReader:
             end = until if answered is None else answered.seconds
             self.life.waited[name] = self.life.waited.get(name, 0.0) + end - current.opened
 
+    def _find_away(self) -> dict[str, float | None]:
+        return {name: self._left.get(name) for name in self.life.members if name not in self._online}
+
     def _hold_counted(self) -> None:
         if self._round is not None:
             self._held |= dict.fromkeys(self._round.counted, self._round.number)
@@ -377,7 +381,7 @@ class _CoordinatorReader:
         current.quarantined = frozenset(self._quarantined)
         self._charge(current, current.closed)
         current.waited = self.life.waited.copy()
-        current.away = {name: self._left.get(name) for name in self.life.members if name not in self._online}
+        current.away = self._find_away() if self._decided is None else self._away
         self._round, self._decided = None, None
 
     def _send_settlement(self, event: Event) -> None:
@@ -385,6 +389,8 @@ class _CoordinatorReader:
             self._charge(self._round, event.seconds)
         self._round = None
         about, settlement = event.about, self.life.settlement
+        if about.coordinator == LEADER:  # one that is back may begin by a settlement from before
+            self._note_gathered(event)
         if settlement is not None:
             if event.seconds > settlement.sent[-1]:
                 settlement.sent.append(event.seconds)

@@ -107,7 +107,8 @@ class UserOrientedLeader:
         While some homes do not answer, a second search goes on with the others. Once all homes answer again, the first
         search goes on where it was, so that the run ends where it would have ended with no member lost. Homes that come
         after the first round join the search where it is. Once it has found a price, the flat one is asked again, for
-        the baseline of all, and the search begins anew: another start could lead to another best price.
+        the baseline of all, and the search begins anew: another start could lead to another best price. A `stackelberg`
+        search, which has many hills to try, begins anew at once as long as half of the questions are left for that.
         """
         observations = sum_answers(signal, answers, held)
         observed = observations[0]
@@ -222,6 +223,8 @@ class UserOrientedLeader:
         self._all_homes, self._baseline_is_estimated, self._asks_baseline_again = observed.homes, True, False
         self._search.company = self._company = replace(self._company, mu=self._balance(self._baseline_load))
         self._next_price, self._partial_search = asked, None
+        if self._problem.objective == "stackelberg" and 2 * len(self._asked) <= self._problem.questions:
+            self._asks_baseline_again, self._next_price = True, self.open().ask
 
     def _choose_search(self, homes: int) -> PriceSearch:
         """Give the search of all homes, or while only so many `homes` answer, a copy that goes on with these."""
