@@ -73,7 +73,7 @@ class Store(PrivateModel):
         )
         return Chain(
             initial=self.initial_kwh,
-            keep=np.ones(len(here)),
+            keep=1.0,
             drift=-taken,
             lower=least,
             upper=np.full(len(here), self.capacity_kwh),

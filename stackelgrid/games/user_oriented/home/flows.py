@@ -33,14 +33,14 @@ class Control:
 
 @dataclass(frozen=True)
 class Chain:
-    """A stored quantity b: b_t = keep_t b_{t-1} + drift_t + Δ sum of gain_t u_t, within lower <= b <= upper.
+    """A stored quantity b: b_t = keep b_{t-1} + drift_t + Δ sum of gain_t u_t, within lower <= b <= upper.
 
     Outside `soft_lower` .. `soft_upper` it costs `stiffness` times the square of the excess per hour; at `stiffness` 0
     these do not count.
     """
 
     initial: float
-    keep: Array
+    keep: float
     drift: Array
     lower: Array
     upper: Array
@@ -51,16 +51,16 @@ class Chain:
 
     def reach(self, slot_hours: float) -> tuple[Array, Array]:
         """Give the least and the most of b that its controls reach, one slot after the other, within its limits."""
-        least, most = np.zeros(len(self.keep)), np.zeros(len(self.keep))
+        least, most = np.zeros(len(self.drift)), np.zeros(len(self.drift))
         low = high = self.initial
-        for slot in range(len(self.keep)):
+        for slot in range(len(self.drift)):
             change = [
                 (each.gain[slot] * each.lower[slot], each.gain[slot] * each.upper[slot])
                 for each in self.controls
                 if each.gain is not None
             ]
             low, high = (
-                self.keep[slot] * at + self.drift[slot] + slot_hours * sum(pick(pair) for pair in change)
+                self.keep * at + self.drift[slot] + slot_hours * sum(pick(pair) for pair in change)
                 for at, pick in ((low, min), (high, max))
             )
             least[slot], most[slot] = low, high

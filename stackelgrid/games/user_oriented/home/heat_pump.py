@@ -78,12 +78,10 @@ class HeatPump(PrivateModel):
         control = Control(np.zeros(horizon), np.full(horizon, self.max_kw), self.fast, 1.0, rise * cop)
         drift = slot_hours * rise * (self.loss_kw_per_k * outside + gains)
         if self.comfort.price is None:
-            return Chain(self.initial_c, np.full(horizon, keep), drift, low, high, [control])
+            return Chain(self.initial_c, keep, drift, low, high, [control])
         widest = self._reach(keep, drift, slot_hours * rise * cop * self.max_kw)
         lower, upper = np.minimum(widest[0] - 1, low), np.maximum(widest[1] + 1, high)
-        return Chain(
-            self.initial_c, np.full(horizon, keep), drift, lower, upper, [control], low, high, self.comfort.price
-        )
+        return Chain(self.initial_c, keep, drift, lower, upper, [control], low, high, self.comfort.price)
 
     def follow(self, power: Array, slot_hours: float) -> Array:
         """Give the temperature at the end of each slot, (T,), when it draws `power`, (T,) kW."""
@@ -91,7 +89,7 @@ class HeatPump(PrivateModel):
         (control,) = chain.controls
         assert control.gain is not None
         for slot in range(len(power)):
-            celsius = chain.keep[slot] * celsius + chain.drift[slot] + slot_hours * control.gain[slot] * power[slot]
+            celsius = chain.keep * celsius + chain.drift[slot] + slot_hours * control.gain[slot] * power[slot]
             found[slot] = celsius
         return found
 

@@ -17,8 +17,9 @@ from stackelgrid.games.user_oriented.home.joint_program import JointProgram
 from stackelgrid.wire.arrays import Array
 
 _STEPS = 60
-_HALFWAY = 3e-2
-"""The distance from the optimum, relative to the largest price, at which the way to that of the next price begins."""
+_FAR, _NEAR, _AHEAD = 3e-2, 1e-3, 0.3
+"""The way to the optimum of the next price begins where the distance from the last one's is this part, `_AHEAD`, of the
+change in price, and between these two; all are relative to the largest price."""
 _REFINED = 1e-9
 """A step that misses the equations by more, kW or kWh, is refined."""
 _ALMOST = 0.995
@@ -70,12 +71,15 @@ class CentralPath:
         self.point = CentralPoint(
             np.where(self._free, lower + room / 2, lower), np.zeros((program.slots, program.rows)), pushes, pushes
         )
-        self.halfway: CentralPoint | None = None
+        self._passed: list[tuple[float, CentralPoint]] = []  # each with its distance from the optimum
 
     def start_from(self, other: CentralPath) -> None:
-        """Begin halfway on the path of another price, where the bounds are the same."""
-        if other.halfway is not None and np.array_equal(self._free, other._free):
-            self.point = other.halfway
+        """Begin on the path of another price, where the bounds are the same: the nearer that is, the later."""
+        if not np.array_equal(self._free, other._free):
+            return
+        change = float(np.max(np.abs(self.linear - other.linear))) / self.scale
+        begin = min(max(_AHEAD * change, _NEAR), _FAR)
+        self.point = next((point for distance, point in other._passed if distance < begin), self.point)
 
     def follow(self, accuracy: float) -> CentralPoint:
         """Go on until no condition is missed by more than `accuracy`: kW, and relative to the largest price."""
@@ -90,8 +94,7 @@ class CentralPath:
             mu = float(products[0].sum() + products[1].sum()) / self._count
             missed = max(mu / self.scale, float(np.abs(primal).max()), float(np.abs(dual).max()) / self.scale)
             self.point = point = replace(point, missed=missed)
-            if self.halfway is None and mu < _HALFWAY * self.scale:
-                self.halfway = point
+            self._passed.append((mu / self.scale, point))
             if missed <= accuracy or not mu < _DIVERGED * self.scale:
                 break
             newton = _Newton(program, point, free, low, high, primal, dual)

@@ -139,19 +139,15 @@ class _Face:
         self.base[:, 0] = np.select([meter == BUYS, meter == FEEDS_IN], [tariff.price, tariff.feed_in], 0.0)
         if program.has_inverter:
             self.held[:, 1] = limits.inverter != 0
-        self.factor = np.zeros_like(program.keep)
-        segment = np.zeros(program.keep.shape, np.intp)
-        self.count = 0
-        for row, keep in enumerate(program.keep.T):
-            stands = limits.level[:, row] != 0
-            segment[:, row] = self.count + np.cumsum(stands) - stands
-            self.count += int(stands.sum())
-            factor, factors = 0.0, []
-            for here, kept in zip(stands[::-1].tolist(), keep[::-1].tolist(), strict=True):
-                factor = 1.0 if here else factor
-                factors.append(factor)
-                factor *= kept
-            self.factor[:, row] = factors[::-1]
+        stands = limits.level != 0
+        before = np.cumsum(stands, axis=0) - stands
+        of_chain = before[-1] + stands[-1]
+        segment = before + np.cumsum(of_chain) - of_chain
+        self.count = int(of_chain.sum())
+        slots = np.arange(program.slots)[:, None]
+        last = np.where(stands, slots, program.slots)[::-1]
+        next_limit = np.minimum.accumulate(last, axis=0)[::-1]
+        self.factor = np.where(next_limit < program.slots, program.keep ** (next_limit - slots), 0.0)
         self.segment = np.where(self.factor != 0, segment, self.count)  # what is known goes to a last place, dropped
 
     # --- the equations ---
@@ -224,11 +220,11 @@ class _Face:
         z[:, program.bought], z[:, program.fed_in] = np.maximum(load, 0.0), np.maximum(-load, 0.0)
         if program.has_inverter:
             z[:, program.through] = flows[:, 1]
-        levels = np.zeros_like(program.keep)
-        for row, (keep, inflow) in enumerate(zip(program.keep.T.tolist(), flows[:, first:].T.tolist(), strict=True)):
+        levels = np.zeros((program.slots, len(program.keep)))
+        for row, (keep, inflow) in enumerate(zip(program.keep.tolist(), flows[:, first:].T.tolist(), strict=True)):
             level, track = 0.0, []
-            for kept, into in zip(keep, inflow, strict=True):
-                level = kept * level + into
+            for into in inflow:
+                level = keep * level + into
                 track.append(level)
             levels[:, row] = track
         z[:, program.levels] = 0.0
@@ -349,8 +345,9 @@ class _Reduced:
         """Solve for right-hand sides (T, R, K): the own rows (T, first, K), 0 where not held, and worth (count, K)."""
         face, first = self.face, self.face.program.first_chain
         own, chains = right[:, :first], (right[:, first:] - self.carry @ right[:, :first]) * face.factor[:, :, None]
-        gathered = np.zeros((face.count + 1, right.shape[2]))
-        np.add.at(gathered, face.segment.ravel(), chains.reshape(-1, right.shape[2]))
+        columns = right.shape[2]
+        place = face.segment[:, :, None] * columns + np.arange(columns)
+        gathered = _add_at(place, chains, (face.count + 1) * columns).reshape(-1, columns)
         worth = np.asarray(np.linalg.solve(self.matrix, gathered[: face.count]), float)
         spread = np.vstack([worth, np.zeros_like(gathered[:1])])[face.segment] * face.factor[:, :, None]
         return self.own @ own - self.carry.transpose(0, 2, 1) @ spread, worth

@@ -8,7 +8,7 @@ far it is below or above that. Equations (T, R), in this order, with their multi
 
     bought - fed in - sum of draw u = fixed load                             pi_t, the home's own price
     sum over what is behind the inverter of draw u - through it = 0          nu_t
-    keep_t b_{t-1} + Δ sum of gain u - b_t = -drift_t, for each chain        lambda_t, the worth of what is stored
+    keep b_{t-1} + Δ sum of gain u - b_t = -drift_t, for each chain        lambda_t, the worth of what is stored
 
 All costs are per hour: Δ is a factor of the whole objective, and stands in the chains alone.
 """
@@ -73,7 +73,7 @@ class JointProgram:
         self._member = np.zeros((self.size, len(chains)))
         self.right = np.zeros((self.slots, self.rows))
         self.right[:, 0] = fixed
-        self.keep = np.zeros((self.slots, len(chains)))
+        self.keep = np.array([chain.keep for chain in chains])
         self.sign = np.zeros((self.size, len(chains)))
         self.levels: list[int] = []
 
@@ -112,9 +112,8 @@ class JointProgram:
 
     def _add_chain(self, at: int, row: int, chain: Chain, parts: list[_Part]) -> None:
         self.levels.append(at)
-        self.keep[1:, row] = chain.keep[1:]
         self.right[:, self.first_chain + row] = -chain.drift
-        self.right[0, self.first_chain + row] -= chain.keep[0] * chain.initial
+        self.right[0, self.first_chain + row] -= chain.keep * chain.initial
         for column, part in enumerate(parts, at):
             self.sign[column, row], self._member[column, row] = part.sign, 1.0
             self._gain[:, column] = -part.sign
@@ -126,14 +125,14 @@ class JointProgram:
         product = np.empty((self.slots, self.rows))
         product[:, : self.first_chain] = z @ self._own_back
         product[:, self.first_chain :] = (z * self._gain) @ self._member
-        product[1:, self.first_chain :] += self.keep[1:] * (z[:-1] @ self.sign)
+        product[1:, self.first_chain :] += self.keep * (z[:-1] @ self.sign)
         return product
 
     def multiply_back(self, y: Array) -> Array:
         """Give A'y, (T, n)."""
         chains = y[:, self.first_chain :]
         product = y[:, : self.first_chain] @ self._own + (chains @ self._member_back) * self._gain
-        product[:-1] += (self.keep[1:] * chains[1:]) @ self._sign_back
+        product[:-1] += (self.keep * chains[1:]) @ self._sign_back
         return np.asarray(product)
 
     def couple(self, theta: Array) -> Coupling:
@@ -144,8 +143,8 @@ class JointProgram:
         cross = (answers @ self._crossing).reshape(self.slots, chains, first)
         of_level = theta[:-1] @ self._of_level
         chain = (answers * self._gain) @ self._member
-        chain[1:] += self.keep[1:] ** 2 * of_level
-        return Coupling(own, cross, chain, -self.keep[1:] * of_level)
+        chain[1:] += self.keep**2 * of_level
+        return Coupling(own, cross, chain, -self.keep * of_level)
 
     def slope(self, z: Array) -> Array:
         """Give the derivative of the cost, (T, n)."""

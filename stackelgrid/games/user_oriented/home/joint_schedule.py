@@ -27,7 +27,7 @@ from stackelgrid.games.user_oriented.home.model import Home
 from stackelgrid.games.user_oriented.home.quadratic_program import InfeasibleHomeError
 from stackelgrid.wire.arrays import Array
 
-_ACCURACIES = (1e-4, 1e-6, 1e-8, 1e-10, 1e-12)
+_ACCURACIES = (1e-5, 1e-6, 1e-8, 1e-10, 1e-12)
 """The distances from the optimum at which the interior point's limits are tried, one after the other."""
 _CHANGES, _STEPS = 16, 30
 _CHANGES_FROM_LAST, _STEPS_FROM_LAST = 4, 6
