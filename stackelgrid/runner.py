@@ -399,6 +399,12 @@ class Run:
             message = f"without {lost}: {next(iter(self.failures.values()))}" if lost else ""
             run_folder.note_end(self.folder, self.state, message, broker=self.result.broker)
 
+    def _repr_html_(self) -> str:
+        """Write the summary that a notebook shows."""
+        from stackelgrid.report.summary import write_html
+
+        return write_html(self.result, self.scenario.leader.max_rounds, self.days)
+
     def __repr__(self) -> str:
         words = [
             "settled" if self.settled else "not settled",

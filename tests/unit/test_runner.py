@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import subprocess
@@ -29,8 +30,14 @@ def test_readme_example_runs(tmp_path: Path) -> None:
     (example,) = re.findall(r"^```python\n((?s:.*?))^```$", README.read_text(), re.MULTILINE)
     ended = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    settled, _, gap = ended.stdout.split()
-    assert settled == "True" and abs(float(gap)) < 1e-6
+    run, *described, passed = ended.stdout.splitlines()
+    assert run.startswith("<Run user_oriented on memory: settled, complete") and passed == "True"
+    assert len(example.splitlines()) == 10
+    assert described[0].split() == ["baseline_bill_cents", "bill_cents"] and described[1].split()[0] == "count"
+    header, *bills = csv.reader((tmp_path / "bills.csv").read_text().splitlines())
+    assert header == ["home", "baseline_bill_cents", "bill_cents"] and len(bills) == 20
+    assert (tmp_path / "load.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in tmp_path.iterdir()} == {"bills.csv", "load.png"}
 
 
 def test_version_is_that_of_the_installed_package() -> None:
@@ -126,6 +133,17 @@ def test_certificate_is_kept_in_the_folder(tmp_path: Path) -> None:
     certificate = run.certify(samples=10)
     assert certificate.root["passed"] and run.certificate == certificate
     assert stackelgrid.load(tmp_path / "run").certificate == certificate
+
+
+def test_notebook_shows_the_summary_of_a_run() -> None:
+    run = stackelgrid.run("user_oriented", {**FOUR, "title": "Four & more"})
+    html = run._repr_html_()
+    assert "<strong>Four &amp; more</strong>: Settled in 3 rounds." in html
+    assert "Peak load</th>" in html and "Certificate" not in html
+    run.certify(samples=5)
+    assert "Certificate</th><td>all " in run._repr_html_()
+    unfinished = stackelgrid.run("user_oriented", FOUR, faults=build_plan(kind="crash", node="leader", at={"round": 1}))
+    assert "not a single round was finished" in unfinished._repr_html_()
 
 
 def test_certificate_is_refused_when_a_home_is_missing() -> None:
