@@ -110,7 +110,10 @@ class Field {
     this.label = make("label", { for: id }, sayKey(path.at(-1)));
     this.hint = make("p", { class: "soft hint", id: `${id}-hint` }, explain(schema.description) || (path.length > 1 ? this.key : ""));
     this.error = make("p", { class: "error", id: `${id}-error` });
-    this.element = make("div", { class: "field", "data-wide": this.control.tagName === "TEXTAREA" }, this.label, this.control, this.error, this.hint);
+    const suggestions = schema.examples?.map((each) => make("option", { value: show(each) }));
+    const list = suggestions && make("datalist", { id: `${id}-list` }, suggestions);
+    if (list) this.control.setAttribute("list", list.id);
+    this.element = make("div", { class: "field", "data-wide": this.control.tagName === "TEXTAREA" }, this.label, this.control, list, this.error, this.hint);
   }
 
   isChanged() {
@@ -150,12 +153,8 @@ class Field {
       return select;
     }
     if (SIMPLE.includes(type) || (type === undefined && text.length < 60)) {
-      const suggestions = this.schema.examples?.map(show) ?? [];
-      const list = suggestions.length ? make("datalist", { id: `${id}-list` }, suggestions.map((each) => make("option", { value: each }))) : null;
       const numeric = type === "number" || type === "integer";
-      const input = make("input", { id, value: text, placeholder, autocomplete: "off", spellcheck: "false", inputmode: numeric && "decimal", list: list && list.id });
-      if (list) document.body.querySelector("main").append(list);
-      return input;
+      return make("input", { id, value: text, placeholder, autocomplete: "off", spellcheck: "false", inputmode: numeric && "decimal" });
     }
     return make("textarea", { id, rows: String(Math.min(12, Math.max(2, text.split("\n").length))), placeholder, spellcheck: "false", value: text });
   }

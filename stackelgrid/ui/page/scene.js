@@ -11,6 +11,8 @@ const MOST_MESSAGES = 150;
 export class Scene {
   constructor(element, onSelect) {
     this.onSelect = onSelect;
+    this.waiting = []; // messages for the next frame
+    this.why = new Map(); // why a node was missed, the last time
     this.tiles = { round: new Tile("Round"), residual: new Tile("Residual"), answered: new Tile("Homes answered"), trouble: new Tile("Nodes in trouble") };
     this.step = make("p", { class: "soft step", role: "status" });
     this.treeBox = make("div", {});
@@ -37,7 +39,6 @@ export class Scene {
 
   /** Show the next event. */
   apply(event) {
-    this.waiting ??= [];
     if (event.type === "tree") this.begin(event);
     else if (event.type === "node") this.setState(event);
     else if (event.type === "round") this.endRound(event);
@@ -68,7 +69,6 @@ export class Scene {
 
   begin(event) {
     this.plan = event;
-    this.why = new Map();
     if (!this.tree) {
       this.tree = new Tree(this.treeBox, event.nodes, (name) => this.select(name));
       this.tree.onDraw = () => this.drawNumbers();
