@@ -150,15 +150,22 @@ def find_needless_questions(evidence: Evidence) -> Iterator[str]:
 
 
 def find_gaps(evidence: Evidence) -> Iterator[str]:
-    """A coordinator numbers its rounds one after the other; after a restart it may leave out one number."""
+    """A coordinator numbers its rounds one after the other; after a restart it may leave out one number.
+
+    It may then ask the round again that was open. One that has lost its disk begins anew.
+    """
+    forgot = {node for fault, node in evidence.faults if isinstance(fault, Crash) and fault.lose_state}
+    last: dict[str, int] = {}
     for life in evidence.lives:
-        numbers = [seen.number for seen in life.rounds]
+        numbers, before = [seen.number for seen in life.rounds], last.get(life.coordinator)
         # One that is first asked in a later session begins with a number that its members cannot know.
-        begun_late = life.number > 0 or any(seen.session > 1 for seen in life.rounds[:1])
-        first = next(iter(numbers), 1) if begun_late else 1
-        steps = {later - before for before, later in pairwise([first - 1, *numbers])}
-        if not steps <= ({1} if life.number == 0 else {1, 2}):
+        begun_late = life.coordinator in forgot or any(seen.session > 1 for seen in life.rounds[:1])
+        if numbers and not begun_late:
+            numbers.insert(0, 0 if before is None else before)
+        steps = {later - earlier for earlier, later in pairwise(numbers)}
+        if not steps <= ({1} if life.number == 0 else {0, 1, 2}):
             yield f"{life.coordinator} asks rounds {numbers}"
+        last[life.coordinator] = max([*numbers, before or 0])
 
 
 def find_counted_liars(evidence: Evidence) -> Iterator[str]:
@@ -272,7 +279,7 @@ def find_uncounted_messages(evidence: Evidence) -> Iterator[str]:
 def find_false_messages(evidence: Evidence) -> Iterator[str]:
     """A message that is none for the node is refused, and no other one, unless its sender is a liar."""
     intact = {message.payload for message in evidence.messages}
-    liars = _find_liars(evidence)
+    liars = list_liars(evidence)
     for name, events in evidence.events.items():
         for event in events:
             if event.kind != "receive" or event.payload not in intact or not event.payload:
@@ -464,7 +471,7 @@ def _closed_rounds(evidence: Evidence) -> Iterator[SeenRound]:
     return (seen for life in evidence.lives for seen in life.rounds if seen.closed is not None)
 
 
-def _find_liars(evidence: Evidence) -> set[str]:
+def list_liars(evidence: Evidence) -> set[str]:
     """Name the nodes that have lied, and those in whose name they did."""
     lies = [(fault, node) for fault, node in evidence.faults if isinstance(fault, Lie)]
     return {name for fault, node in lies for name in (node, fault.as_) if name}

@@ -64,9 +64,9 @@ def find_waiting_nodes(evidence: Evidence) -> Iterator[str]:
 def find_missing_settlement(evidence: Evidence) -> Iterator[str]:
     """A leader that is alive settles.
 
-    It may lose its members under policy `fail`, when none of them has ever answered, or when those who did are in
-    quarantine for false or damaged answers; it may run out of rounds while faults go on or nobody answers, and stop
-    when its questions are used up.
+    It may lose its members under policy `fail`, when none of them has answered in the session, or when those who did
+    are in quarantine for false or damaged answers; it may run out of rounds while faults go on or nobody answers, and
+    stop when its questions are used up.
     """
     if LEADER in evidence.errors:
         return
@@ -77,7 +77,9 @@ def find_missing_settlement(evidence: Evidence) -> Iterator[str]:
         if not conclusion:
             yield "it did not conclude"
         elif conclusion.get("lost"):
-            if case.scenario.rounds.missing != "fail" and own and not _any(evidence, Lie, Corruption):
+            answered = {name for each in entries if each["number"] in own for name in each["answers"]}
+            honest = answered - conduct.list_liars(evidence)
+            if case.scenario.rounds.missing != "fail" and honest and not _any(evidence, Corruption):
                 yield f"it lost {conclusion['lost']}, policy {case.scenario.rounds.missing}"
         elif not conclusion["settled"]:
             rounds, undisturbed = len(own), _count_undisturbed_rounds(evidence, own)
@@ -94,21 +96,19 @@ def find_victims(evidence: Evidence) -> Iterator[str]:
     """
     if _any(evidence, Corruption):
         return
-    lies = [(fault, node) for fault, node in evidence.faults if isinstance(fault, Lie)]
-    liars = {name for fault, node in lies for name in (node, fault.as_)}
+    liars = conduct.list_liars(evidence)
     for record in (*evidence.run_record.rounds, *evidence.run_record.aggregator_rounds):
         for name in set(record["quarantined"]) - liars:
             yield f"{name} is in quarantine in round {record['round']} and has not lied"
-    if lies and {fault.kind for fault in evidence.case.plan.faults} == {"lie"}:
+    if liars and {fault.kind for fault in evidence.case.plan.faults} == {"lie"}:
         for record in (*evidence.run_record.rounds, *evidence.run_record.aggregator_rounds):
-            for name in {*record["held"], *record["excluded"]} - liars - _above_liars(evidence, liars):
+            for name in {*record["held"], *record["excluded"]} - liars - _above_liars_alone(evidence, liars):
                 yield f"round {record['round']} went on without {name}, and nothing but lies is wrong"
 
 
-def _above_liars(evidence: Evidence, liars: set[str | None]) -> set[str]:
-    """Name the aggregators of liars: they answer nothing where nobody else answers them."""
-    above = evidence.case.scenario.topology.aggregator_of
-    return {above[name] for name in liars if name in above}
+def _above_liars_alone(evidence: Evidence, liars: set[str]) -> set[str]:
+    """Name the aggregators that have liars alone: they answer nothing where nobody answers them."""
+    return {name for name, members in evidence.case.scenario.topology.members.items() if members.keys() <= liars}
 
 
 def find_refusals(evidence: Evidence) -> Iterator[str]:
@@ -123,17 +123,28 @@ def find_miscounts(evidence: Evidence) -> Iterator[str]:
     An aggregator drops a round when its leader asks the next or when nobody answers it; the leader drops none but the
     one in which a session lost its members.
     """
-    dropped = any(session.conclusion.get("lost") for session in evidence.sessions)
+    dropped = _list_dropped_rounds(evidence)
     for coordinator, members in _members(evidence).items():
         rounds = _rounds(evidence, coordinator)
         numbers = [entry["number"] for entry in rounds]
-        all_there = coordinator == LEADER and not dropped
-        if numbers != (list(range(1, len(rounds) + 1)) if all_there else sorted(set(numbers))):
+        due = set(range(1, max(numbers, default=0) + 1)) - dropped if coordinator == LEADER else set()
+        if numbers != sorted(set(numbers)) or not due <= set(numbers):
             yield f"{coordinator} has rounds {numbers}"
         for entry in rounds:
             answers, held, excluded = set(entry["answers"]), set(entry["held"]), set(entry["excluded"])
             if answers | excluded != members or answers & excluded or not held <= answers:
                 yield f"{coordinator} round {entry['number']}: answers {answers}, held {held}, excluded {excluded}"
+
+
+def _list_dropped_rounds(evidence: Evidence) -> set[int]:
+    """List the rounds in which the leader lost its members: of each session that ended so the one after its last."""
+    dropped, last = set(), 0
+    for session in evidence.sessions:
+        last = max((record["round"] for record in session.rounds), default=last)
+        if session.conclusion.get("lost"):
+            last += 1
+            dropped.add(last)
+    return dropped
 
 
 def find_wrong_answers(evidence: Evidence) -> Iterator[str]:
@@ -296,8 +307,9 @@ def _find_differences_of_session(evidence: Evidence, case: Case, run_record: Run
 def find_moved_prices(evidence: Evidence) -> Iterator[str]:
     """A home that lies alone moves the price by 1.5 times what it can with its load alone, and no more.
 
-    In games with a `settled_price`. With its load alone a home can be away, feed in what it draws, draw all or half of
-    what its connection carries, answer a load that does not bend with the price, or the one that it lies about.
+    In drawn scenarios of one session, in games with a `settled_price`, by lies in its own name. With its load alone a
+    home can be away, feed in what it draws, draw all or half of what its connection carries, answer a load that does
+    not bend with the price, or the one that it lies about.
     """
     case, faults = evidence.case, evidence.case.plan.faults
     liars = {fault.node for fault in faults if isinstance(fault, Lie)}
@@ -338,7 +350,7 @@ def find_unconfirmed_settlements(evidence: Evidence) -> Iterator[str]:
 
 
 def find_growth(evidence: Evidence) -> Iterator[str]:
-    """Ledgers grow by one entry a round, and one for each question of the leader; queues stay short."""
+    """Ledgers grow by an entry a round, one for each question of the leader and one a session; queues stay short."""
     members = _members(evidence)
     for node, pending in evidence.max_pending.items():
         if pending > _MAX_PENDING * (len(members.get(node, ())) + 1):
@@ -348,6 +360,9 @@ def find_growth(evidence: Evidence) -> Iterator[str]:
         questions = [entry["round"] for entry in entries if "signal" in entry]
         if len(set(questions)) != len(questions):
             yield f"{coordinator} has questions {questions} in its ledger"
+        rounds, sessions = _rounds(evidence, coordinator), len(evidence.case.scenario.sessions)
+        if len(entries) > len(rounds) + len(questions) + sessions:
+            yield f"{coordinator} has {len(entries)} entries in its ledger for {len(rounds)} rounds"
 
 
 PROMISES: dict[str, Callable[[Evidence], Iterator[str]]] = {

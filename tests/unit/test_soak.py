@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -150,6 +151,26 @@ def forget_conclusion(evidence: Evidence) -> None:
 
 def unsettle(evidence: Evidence) -> None:
     evidence.run_record.conclusion["settled"] = False
+
+
+def lose_members(evidence: Evidence) -> None:
+    evidence.run_record.conclusion |= {"settled": False, "lost": ["a1"]}
+
+
+def drop_round(evidence: Evidence) -> None:
+    """The last round may be dropped where a session lost its members, and no other one."""
+    evidence.run_record.conclusion["lost"] = ["a1"]
+    del evidence.ledgers["leader"][1]
+
+
+def repeat_state(evidence: Evidence) -> None:
+    evidence.ledgers["a1"] += [{"state": {}}] * 2
+
+
+def skip_numbers_in_a_restart(evidence: Evidence) -> None:
+    life = evidence.lives[0]
+    later = replace(life.rounds[-1], number=life.rounds[-1].number + 3, closed=None)
+    evidence.lives.append(replace(life, number=1, rounds=[later], settlements=[]))
 
 
 def refuse_message(evidence: Evidence) -> None:
@@ -296,6 +317,10 @@ def answer_unasked(evidence: Evidence) -> None:
         (quarantine_victim, "a lie removes its liar alone"),
         (forget_conclusion, "the leader settles"),
         (unsettle, "the leader settles"),
+        (lose_members, "the leader settles"),
+        (drop_round, "a round counts every member once"),
+        (repeat_state, "memory is bounded"),
+        (skip_numbers_in_a_restart, "rounds are numbered one after the other"),
         (refuse_message, "no honest message is refused"),
         (drop_answer, "a round counts every member once"),
         (repeat_round, "a round counts every member once"),
@@ -321,6 +346,15 @@ def test_violation_is_found_when_a_liar_moves_the_price_too_far() -> None:
     assert find_violations(evidence) == []
     evidence.run_record.rounds[-1]["price"][0] *= 3
     assert any("h1 has moved a price" in line for line in find_violations(evidence))
+
+
+def test_violation_is_found_when_a_lie_takes_an_aggregator_of_honest_homes() -> None:
+    lie = {"kind": "lie", "node": "h1", "how": "scaled", "factor": 0.9}
+    evidence = play(build_case("user_oriented", 4, seed=1, rounds={}, faults=[lie]))
+    above = evidence.case.scenario.topology.aggregator_of["h1"]
+    assert len(evidence.case.scenario.topology.members[above]) > 1 and find_violations(evidence) == []
+    evidence.run_record.rounds[0]["held"] = [above]
+    assert any(f"went on without {above}" in line for line in find_violations(evidence))
 
 
 def test_violation_is_found_when_a_market_does_not_add_up() -> None:
