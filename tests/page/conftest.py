@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="package")
 def settled(server: Server) -> str:
     """A run of six rounds that has settled."""
-    run = server.start(pace_s=0, certify=True)
+    run = server.start(transport="memory", pace_s=0, certify=True)
     assert [*server.watch(run)][-1][1]["state"] == "settled"
     return run.removeprefix("/runs/")
 

@@ -5,6 +5,7 @@ import uPlot from "./vendor/uPlot.js";
 
 const AXIS_WIDTH = 58;
 const MARK_WIDTH = 64;
+const DATE_WIDTH = 92;
 const steps = uPlot.paths.stepped({ align: 1 });
 let count = 0;
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -56,6 +57,11 @@ export class SlotCharts {
   zoom(first, last) {
     this.window = [first, last];
     for (const panel of this.panels) panel.draw();
+  }
+
+  /** True where more than a day is shown. */
+  get isLong() {
+    return (this.window[1] - this.window[0]) * this.clock.hours > 25;
   }
 
   press(event) {
@@ -115,8 +121,8 @@ class Panel {
           show: true,
           size: isLast ? 26 : 0,
           gap: 6,
-          splits: (plot, index, low, high) => charts.clock.mark(low, high, (plot.width - AXIS_WIDTH) / MARK_WIDTH),
-          values: (plot, splits) => splits.map((slot) => (isLast ? charts.clock.label(slot, (charts.window[1] - charts.window[0]) * charts.clock.hours > 25) : "")),
+          splits: (plot, index, low, high) => charts.clock.mark(low, high, (plot.width - AXIS_WIDTH) / (charts.isLong ? DATE_WIDTH : MARK_WIDTH)),
+          values: (plot, splits) => splits.map((slot) => (isLast ? charts.clock.label(slot, charts.isLong) : "")),
         },
         { ...axis, size: AXIS_WIDTH, gap: 6, space: 26, values: (plot, splits) => splits.map(showNumber) },
       ],

@@ -35,7 +35,7 @@ export function showNumber(value) {
   if (typeof value !== "number" || Number.isInteger(value)) return String(value);
   const size = Math.abs(value);
   if (size > 0 && size < 0.001) return value.toExponential(1);
-  return value.toLocaleString("en", { maximumFractionDigits: size < 1 ? 4 : size < 100 ? 2 : 1 });
+  return value.toLocaleString("en", { maximumFractionDigits: size < 1 ? 4 : size < 100 ? 2 : 1 }).replace("-", "−");
 }
 
 /** Write a time of the past as an element: how long ago, within a day. */
