@@ -22,7 +22,7 @@ from stackelgrid.ui.command import ui
 
 COMMANDS: dict[str, list[Callable[..., Any] | typer.Typer]] = {
     "Runs": [run, inputs.check, results.certify, results.report, results.replay, runs, ui],
-    "Scenarios and data": [inputs.scenarios, inputs.schema, inputs.data],
+    "Scenarios and data": [inputs.init, inputs.scenarios, inputs.schema, inputs.data],
     "Many runs": [studies.sweep, studies.compare_algorithms, studies.compare_planning],
     "Machines": [machines.provision, machines.compose, machines.observe, certs],
 }

@@ -1,8 +1,9 @@
-"""`stackelgrid check`, `scenarios`, `schema`, `data`: look at what can be played."""
+"""`stackelgrid init`, `check`, `scenarios`, `schema`, `data`: begin, and look at what can be played."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,6 +51,29 @@ def print_doubts(source: str, checked: Scenario) -> None:
     """Print what can be played and is probably meant otherwise."""
     for doubt in checked.find_doubts():
         open_stderr().print(f"{source}: {doubt}", markup=False)
+
+
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; it must not exist.")] = Path(
+        "scenario.yaml"
+    ),
+    game: Annotated[
+        str, typer.Option(metavar="GAME", help="One of the games of `stackelgrid scenarios`.")
+    ] = "user_oriented",
+) -> None:
+    """Write a commented scenario to begin with.
+
+    It can be checked and run as it is.
+    """
+    from stackelgrid.scenarios import read_template
+
+    template = read_template(game)
+    try:
+        with file.open("x", encoding="utf-8") as new:
+            new.write(template)
+    except FileExistsError:
+        raise CommandError(ExitCode.BAD_INPUT, f"{file}: it exists already; name a new file") from None
+    print(f"{file}: a {game} game; change it, then: stackelgrid run {shlex.quote(str(file))}")
 
 
 def scenarios() -> None:

@@ -1,6 +1,6 @@
 """Scenarios: the models of their files, the data they draw on, and the case studies that come with the package."""
 
 from stackelgrid.scenarios.base import Between, PopulatedScenario, Scenario
-from stackelgrid.scenarios.files import ScenarioError, dump, list_shipped, load
+from stackelgrid.scenarios.files import ScenarioError, dump, list_shipped, load, read_template
 
-__all__ = ["Between", "PopulatedScenario", "Scenario", "ScenarioError", "dump", "list_shipped", "load"]
+__all__ = ["Between", "PopulatedScenario", "Scenario", "ScenarioError", "dump", "list_shipped", "load", "read_template"]

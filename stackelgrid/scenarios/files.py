@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,17 @@ class ScenarioError(ConfigError):
 def list_shipped() -> dict[str, Path]:
     """List the case studies that come with the package, by name."""
     return yaml_file.list_shipped("cases")
+
+
+def read_template(game: str) -> str:
+    """Read the commented scenario that comes with a game, to begin one's own with. Raises `ScenarioError`."""
+    try:
+        template = files(find(game).package) / "template.yaml"
+    except UnknownGameError as error:
+        raise ScenarioError(str(error)) from None
+    if not template.is_file():
+        raise ScenarioError(f"{game}: the game comes without a template.yaml; its keys: stackelgrid schema {game}")
+    return template.read_text("utf-8")
 
 
 def load(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import typer
 
+import stackelgrid
 from stackelgrid import cli, runner
 from stackelgrid.registry import list_games
 from stackelgrid.scenarios.yaml_file import spell
@@ -312,3 +313,35 @@ def test_version_is_that_of_the_installed_package(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert command(monkeypatch, capfd, "--version") == (0, f"stackelgrid {version('stackelgrid')}\n", "")
+
+
+@pytest.mark.parametrize("game", list_games())
+def test_init_writes_a_scenario_that_is_checked_and_settles(
+    game: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = command(monkeypatch, capfd, "init", "my own.yaml", "--game", game)
+    assert (code, err) == (0, "")
+    assert out == f"my own.yaml: a {game} game; change it, then: stackelgrid run 'my own.yaml'\n"
+    written = (tmp_path / "my own.yaml").read_text()
+    assert written.count("#") > 10 and f"\ngame: {game}\n" in written and max(map(len, written.splitlines())) <= 120
+    code, out, err = command(monkeypatch, capfd, "check", "my own.yaml")
+    assert code == 0 and out.endswith("no errors\n") and err == ""
+    run = stackelgrid.run("my own.yaml")
+    assert run.settled and run.complete
+    assert run.certify(samples=5).passed
+
+
+def test_init_overwrites_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "scenario.yaml").write_text("mine")
+    code, _, err = command(monkeypatch, capfd, "init")
+    assert (code, err) == (2, "scenario.yaml: it exists already; name a new file\n")
+    assert (tmp_path / "scenario.yaml").read_text() == "mine"
+    for words, said in (
+        (["nowhere/new.yaml"], "nowhere/new.yaml: No such file or directory; "),
+        (["new.yaml", "--game", "chess"], "'chess' is not a game that is installed"),
+    ):
+        code, _, err = command(monkeypatch, capfd, "init", *words)
+        assert code == 2 and err.startswith(said) and err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["scenario.yaml"]
