@@ -36,13 +36,17 @@ export class Replay {
     this.draw();
   }
 
-  /** Go on to the end of the next round. */
+  /** Go on to the end of the next round, and to what is said of it. */
   step() {
     this.pause();
     if (this.applied === this.events.length) this.seek(0);
-    let next = this.events.findIndex((event, index) => index >= this.applied && event.type === "round");
-    if (next < 0) next = this.events.length - 1;
-    this.advance(Math.min(this.events[next].seconds + AFTER_S, this.length), next + 1);
+    let last = this.events.findIndex((event, index) => index >= this.applied && event.type === "round");
+    if (last < 0) last = this.events.length - 1;
+    const until = this.events[last].seconds + AFTER_S;
+    const isOfRound = (event) => event.seconds <= until && event.state !== "asked" && event.type !== "round";
+    while (last + 1 < this.events.length && isOfRound(this.events[last + 1])) last += 1;
+    this.applyTo(last + 1);
+    this.seconds = this.events[last].seconds;
     this.draw();
   }
 
@@ -68,12 +72,14 @@ export class Replay {
     this.draw();
   }
 
-  advance(seconds, least = 0) {
-    while (this.applied < this.events.length && (this.applied < least || this.events[this.applied].seconds <= seconds)) {
-      this.apply(this.events[this.applied]);
-      this.applied += 1;
-    }
+  advance(seconds) {
+    const next = this.events.findIndex((event, index) => index >= this.applied && event.seconds > seconds);
+    this.applyTo(next < 0 ? this.events.length : next);
     this.seconds = seconds;
+  }
+
+  applyTo(count) {
+    for (; this.applied < count; this.applied += 1) this.apply(this.events[this.applied]);
   }
 
   build(element) {

@@ -214,19 +214,17 @@ function drawProgress(node) {
   node.count.textContent = `${answered} of ${all}${inner}`;
 }
 
-/** Find the button of the nearest row below or above, the one most nearly in the same column. */
+/** Find the button of the nearest row below or above, the one that begins most nearly in the same column. */
 function findNear(buttons, here, isBelow) {
   const from = here.getBoundingClientRect();
-  const middle = (box) => [box.left + box.width / 2, box.top + box.height / 2];
-  const [x, y] = middle(from);
   let best = null;
   let least = Infinity;
   for (const button of buttons) {
-    const [bx, by] = middle(button.getBoundingClientRect());
-    const down = isBelow ? by - y : y - by;
-    if (down < 6) continue;
-    const distance = down * 3 + Math.abs(bx - x);
-    if (distance < least) [best, least] = [button, distance];
+    const box = button.getBoundingClientRect();
+    const distance = isBelow ? box.top - from.bottom : from.top - box.bottom;
+    if (distance < -1) continue;
+    const whole = distance * 3 + Math.abs(box.left - from.left);
+    if (whole < least) [best, least] = [button, whole];
   }
   return best;
 }
