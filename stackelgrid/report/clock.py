@@ -75,8 +75,11 @@ def describe_narrow_axis(times: Sequence[datetime]) -> str:
 def name_slot(outcome: Outcome, number: int) -> str:
     """Name a slot, counted from 1: its number, or the time at which it begins."""
     times = read_times(outcome)
-    if times is None:
-        return str(number)
+    return str(number) if times is None else name_time(times, number)
+
+
+def name_time(times: Sequence[datetime], number: int) -> str:
+    """Name the time at which a slot begins, counted from 1: with its day, unless there is only one."""
     begin = times[number - 1]
     return f"{begin:%H:%M}" if is_one_day(times) else f"{_spell_day(begin)} {begin:%H:%M}"
 

@@ -16,8 +16,18 @@ from typing import TYPE_CHECKING, Any
 from stackelgrid.errors import SolverError
 from stackelgrid.report.clock import is_one_day, name_day, read_times
 from stackelgrid.report.columns import Cell, spell_unit
-from stackelgrid.report.parts import Plot, Row, Section, Table, drop_rounding, spread
-from stackelgrid.report.words import change, number, percent, plural, quantity, relative, split_key
+from stackelgrid.report.parts import Highlight, Plot, Row, Section, Table, drop_rounding, highlight_change, spread
+from stackelgrid.report.words import (
+    change,
+    join_clauses,
+    number,
+    percent,
+    plural,
+    quantity,
+    relative,
+    split_key,
+    tell_change,
+)
 
 if TYPE_CHECKING:
     from stackelgrid.report.run_folder import PlayedSession, RunFolder
@@ -181,6 +191,74 @@ def _list_bills(days: Days) -> Iterator[Row]:
         )
 
 
+# --- the first screen ---
+
+
+def tell_story(result: RunResult[Any], days: Days) -> str:
+    """Say what came out in a sentence, over all slots that bound: peak, energy and bills."""
+    course, kwh = days.after, f"{days.power}h"
+    span = f"{days.times[0].day} {days.times[0]:%B %Y}"
+    dates, homes = plural(len(days.dates), "day"), plural(result.homes, "home")
+    planned = f", planned in {plural(len(result.sessions), 'session')}" if result.sessions else ""
+    opening = f"{homes} over {dates} from {span}{planned}"
+    energy = days.slot_hours * sum(course.load)
+    if days.before is None:
+        peak = quantity(max(course.load), days.power)
+        return f"{opening}: the peak load was {peak}, the energy {quantity(energy, kwh)}."
+    found = [
+        tell_change("the peak load", max(days.before.load), max(course.load), days.power),
+        tell_change("the energy", days.slot_hours * sum(days.before.load), energy, kwh),
+    ]
+    if before := _list_bills_before(days):
+        bills = sum(before.values()), sum(course.bills[name] for name in before)
+        found.append(tell_change("all bills together", *bills, days.money))
+    return f"{opening}: {join_clauses(found)}."
+
+
+def list_highlights(days: Days) -> list[Highlight]:
+    """Give peak, peak-to-average ratio, energy and bills, or revenue."""
+    after, before, hours, kwh = days.after, days.before, days.slot_hours, f"{days.power}h"
+    if before is None:
+        found = [
+            ("Peak load", quantity(max(after.load), days.power), ""),
+            ("Energy", quantity(hours * sum(after.load), kwh), ""),
+        ]
+    else:
+        found = [
+            highlight_change("Peak load", max(before.load), max(after.load), days.power),
+            highlight_change("Energy", hours * sum(before.load), hours * sum(after.load), kwh),
+        ]
+        if sum(before.load) > 0 and sum(after.load) > 0:
+            was, now = (max(course.load) * len(course.load) / sum(course.load) for course in (before, after))
+            found.insert(1, highlight_change("Peak-to-average ratio", was, now))
+    if bills := _list_bills_before(days):
+        together = sum(bills.values()), sum(after.bills[name] for name in bills)
+        found.append(highlight_change("Bills together", *together, days.money))
+    elif after.price is not None:
+        found.append(("Revenue", quantity(_earn(after.price, after.load, hours), days.money), ""))
+    return found
+
+
+def plot_overview(days: Days) -> Plot:
+    """Draw the load without the game and with it over the price, of all slots that bound."""
+    from stackelgrid.report import drawing
+
+    after, before = days.after, days.before
+    loads = [drawing.Curve("With the game", after.load, drawing.BLUE, "-")]
+    prices = [] if after.price is None else [drawing.Curve("Price with the game", after.price, drawing.BLUE, "-")]
+    if before is not None:
+        loads.insert(0, drawing.Curve("Without the game", before.load, drawing.GREY, "--"))
+        if before.price is not None:
+            prices.insert(0, drawing.Curve("Price without the game", before.price, drawing.GREY, "--"))
+    both = "" if before is None else ", without the game and with it"
+    below = "; below, the price" if prices else ""
+    return Plot(
+        "load_course",
+        drawing.over_price(loads, f"Load ({days.power})", prices, f"Price ({days.money}/{days.power}h)"),
+        f"{'Above, the' if prices else 'The'} load in each slot that bound{both}, each peak marked{below}.",
+    )
+
+
 # --- tables ---
 
 
@@ -273,7 +351,8 @@ def show_days(days: Days) -> Section:
 
 def show_run(days: Days) -> Iterator[Section]:
     """Show the course of the run and its bills."""
-    yield Section("Course", list(_plot_course(days)))
+    if plots := list(_plot_course(days)):
+        yield Section("Meters", plots)
     if before := _list_bills_before(days):
         yield Section("Bills", list(_compare_bills(days, before)))
 
@@ -351,27 +430,6 @@ def _note_changes(days: Days) -> str:
 def _plot_course(days: Days) -> Iterator[Plot]:
     from stackelgrid.report import drawing
 
-    if days.after.price is not None:
-        curves = [drawing.Curve("Price after", days.after.price, drawing.BLUE, "-")]
-        if days.before is not None and days.before.price is not None:
-            curves.insert(0, drawing.Curve("Price before", days.before.price, drawing.GREY, "--"))
-        yield Plot(
-            "price_course",
-            drawing.steps(curves, f"Price ({days.money}/{days.power}h)"),
-            "The price in each slot that bound.",
-        )
-    styles = {"baseline_": ("Before", drawing.GREY, "--"), "": ("After", drawing.BLUE, "-")}
-    curves = [
-        drawing.Curve(f"{name} (peak {number(max(course.load))} {days.power})", course.load, color, style)
-        for prefix, course in _list_courses(days)
-        for name, color, style in [styles[prefix]]
-    ]
-    yield Plot(
-        "load_course",
-        drawing.steps(curves, f"Load ({days.power})", peaks=True, height=2.6),
-        "The load in each slot that bound, with the game"
-        f"{'' if days.before is None else ' and without it'}, each peak marked.",
-    )
     if days.after.settled is not None:
         curves = [
             drawing.Curve("Settled", days.after.settled, drawing.GREY, "--"),

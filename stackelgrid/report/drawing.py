@@ -30,7 +30,8 @@ from matplotlib.transforms import ScaledTranslation
 from numpy.typing import NDArray
 
 from stackelgrid.interrupts import defer_interrupts
-from stackelgrid.report.clock import choose_ticks, describe_axis, describe_narrow_axis, is_one_day, name_day
+from stackelgrid.report.clock import choose_ticks, describe_axis, describe_narrow_axis, is_one_day, name_day, name_time
+from stackelgrid.report.words import number as spell
 
 __all__ = [
     "COLUMNS",
@@ -45,6 +46,8 @@ __all__ = [
     "levels",
     "many",
     "members",
+    "over_price",
+    "read_values",
     "recall",
     "save",
     "save_for_print",
@@ -53,6 +56,7 @@ __all__ = [
     "stack",
     "steps",
     "use_paper",
+    "write_svg",
 ]
 
 Array = NDArray[np.float64]
@@ -83,6 +87,7 @@ _HEAT_LEFT = 0.8
 _NARROWEST = 1.1
 """The width of a panel at least, inches."""
 SLOT = "Time slot (1 h each)"
+HOURS = "Hours from the beginning of the first slot"
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -126,12 +131,13 @@ _TICKS_EVERY = (1, 2, 3, 4, 6, 12, 24, 48, 72, 96, 168)
 class Paper:
     """The paper that figures are drawn for: as wide as its `width`, inches, over slots that may have `times`.
 
-    These are the starts of the slots; without them slots are numbered. `make_figure` makes a figure of a `figsize`;
-    where there are `axes` already, what is drawn goes there.
+    These are the starts of the slots; without them slots are numbered, or told `by_hour` from where the first begins.
+    `make_figure` makes a figure of a `figsize`; where there are `axes` already, what is drawn goes there.
     """
 
     width: float = WIDTH
     times: Sequence[datetime] | None = None
+    by_hour: bool = False
     make_figure: Callable[..., Figure] = Figure
     axes: Axes | None = None
 
@@ -139,6 +145,12 @@ class Paper:
     def dated_ticks(self) -> bool:
         """True when dates stand below clock times on such an axis."""
         return self.times is not None and not is_one_day(self.times)
+
+    def name_slot(self, number: int) -> str:
+        """Name a slot, counted from 1."""
+        if self.times is not None:
+            return name_time(self.times, number)
+        return f"{number - 1}:00–{number}:00" if self.by_hour else f"Slot {number}"
 
 
 _PAGE = Paper()
@@ -256,21 +268,107 @@ def steps(
             linestyle = curve.linestyle or _LINESTYLES[place % len(_LINESTYLES)]
             _steps(axes, curve.values, color=color, linestyle=linestyle, label=curve.label)
             if peaks:
-                # The tip is the peak; the lower one points up, so that two in one slot keep apart.
-                peak = max(curve.values)
-                tip = CARETDOWN if peak == highest else CARETUP
-                axes.plot(curve.values.index(peak) + 1, peak, marker=tip, markersize=6, color=color)
-        for name, values in (limits or {}).items():
-            for line, limit in enumerate(values):
-                axes.axhline(limit, color=VERMILION, linestyle="-.", linewidth=1, label="" if line else name)
+                _mark_peak(axes, curve, highest, place)
+        _draw_limits(axes, limits or {})
         _label_y(axes, label)
         lines = [value for values in (limits or {}).values() for value in values]
         shown = [*(value for curve in curves for value in curve.values), *lines]
         _from_zero(axes, shown)
         if above is not None:
             axes.set_ylim(above, above + 1.08 * (np.nanmax(shown) - above))
+        _note_slots(axes, [(curve.label, curve.values) for curve in curves])
         _legend(figure)
     return figure
+
+
+@_remember
+def over_price(
+    loads: Sequence[Curve],
+    label: str,
+    prices: Sequence[Curve] = (),
+    price_label: str = "",
+    *,
+    limits: Mapping[str, Sequence[float]] | None = None,
+    shaded: Sequence[bool] | None = None,
+    from_zero: bool = True,
+) -> Figure:
+    """Draw loads, the first before and the last after, each peak marked, above prices over the same slots.
+
+    What the load after is below the one before, or above it, is filled. Slots without a price (NaN) are left open.
+    Axes that are not to start at zero start a little below the smallest value. On axes that are given loads are alone.
+    """
+    paper = _PAPER.get()
+    width, prices = paper.width, prices if paper.axes is None else ()
+    slots, drawn = len(loads[0].values), [*loads, *prices]
+    across = max(1, int((width - _LEFT) / (0.5 + 0.058 * max(map(len, [_MORE, *(curve.label for curve in drawn)])))))
+    heights, rows = [2.0], [-(-(len(loads) + 2 + len(limits or {})) // across)]
+    if prices:
+        heights, rows = [1.75, 0.9], [*rows, -(-len(prices) // across)]
+    tops = [0.06 + 0.19 * count for count in rows]
+    below = 0.42 + _room_for_dates()
+    height = sum(heights) + sum(tops) + below + 0.1 * (len(heights) - 1)
+    with mpl.rc_context(_STYLE):
+        figure = paper.make_figure(figsize=(width, height)) if paper.axes is None else cast(Figure, paper.axes.figure)
+        floor = height
+        for place, (curves, inches, top) in enumerate(zip([loads, prices], heights, tops, strict=False)):
+            floor -= top + inches + (0.1 if place else 0.0)
+            box = (_LEFT / width, floor / height, 1 - (_LEFT + 0.08) / width, inches / height)
+            axes = paper.axes or figure.add_axes(box)
+            if shaded is not None:
+                _shade(axes, shaded)
+            for number, curve in enumerate(curves):
+                color = curve.color or _COLORS[number % len(_COLORS)]
+                linestyle = curve.linestyle or _LINESTYLES[number % len(_LINESTYLES)]
+                _steps(axes, curve.values, color=color, linestyle=linestyle, label=curve.label)
+            if place == 0:
+                if len(loads) > 1:
+                    _fill_difference(axes, loads[0].values, loads[-1].values)
+                for number, curve in enumerate((loads[0], loads[-1])):
+                    _mark_peak(axes, curve, max(map(max, (loads[0].values, loads[-1].values))), number)
+                _draw_limits(axes, limits or {})
+            _slot_ticks(axes, slots, 12 if width >= WIDTH else 6)
+            axes.yaxis.set_major_locator(MaxNLocator(5 if place == 0 else 3))
+            _label_y(axes, price_label if place else label)
+            lines = [value for values in (limits or {}).values() for value in values] if place == 0 else []
+            shown = [*(value for curve in curves for value in curve.values), *lines]
+            _from_zero(axes, shown)
+            if not from_zero:
+                low, high = np.nanmin(shown), np.nanmax(shown)
+                axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+            above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1 + 0.05 / inches), "ncols": across}
+            axes.legend(**(above if paper.axes is None else {}), handlelength=1.8, columnspacing=1.4)
+            if place < len(heights) - 1:
+                axes.tick_params(labelbottom=False)
+            else:
+                axes.set_xlabel(_label_slots())
+            _note(axes, range(1, slots + 1), _PAPER.get().name_slot, [(c.label, c.values) for c in curves])
+    return figure
+
+
+_LESS, _MORE = "Less than before", "More than before"
+
+
+def _fill_difference(axes: Axes, before: Sequence[float], after: Sequence[float]) -> None:
+    """Fill what the load after is below the one before, and what it is above it."""
+    was, low, high = np.array(before), np.minimum(before, after), np.maximum(before, after)
+    for label, top, bottom, color, alpha in ((_LESS, was, low, BLUE, 0.15), (_MORE, high, was, ORANGE, 0.3)):
+        if (top > bottom).any():
+            filled: dict[str, Any] = {"fill": True, "linewidth": 0, "color": color, "alpha": alpha, "zorder": 0.9}
+            axes.stairs(top, _edges(len(was)), baseline=bottom, label=label, **filled)
+
+
+def _mark_peak(axes: Axes, curve: Curve, highest: float, place: int) -> None:
+    """Mark where a curve is highest; the lower peak points up, so that two in one slot keep apart."""
+    peak = max(curve.values)
+    tip = CARETDOWN if peak == highest else CARETUP
+    color = curve.color or _COLORS[place % len(_COLORS)]
+    axes.plot(list(curve.values).index(peak) + 1, peak, marker=tip, markersize=6, color=color)
+
+
+def _draw_limits(axes: Axes, limits: Mapping[str, Sequence[float]]) -> None:
+    for name, values in limits.items():
+        for line, limit in enumerate(values):
+            axes.axhline(limit, color=VERMILION, linestyle="-.", linewidth=1, label="" if line else name)
 
 
 @_remember
@@ -291,6 +389,7 @@ def stack(layers: Mapping[str, Sequence[float]], lines: Sequence[Curve], label: 
             _steps(axes, curve.values, color=curve.color or INK, linestyle=linestyle, label=curve.label)
         _label_y(axes, label)
         _from_zero(axes, [*bottom, *(value for curve in lines for value in curve.values)])
+        _note_slots(axes, [*layers.items(), *((curve.label, curve.values) for curve in lines)])
         _legend(figure, columns=5)
     return figure
 
@@ -366,6 +465,8 @@ def many(
         _from_zero(axes, [*low, *high])
         if above is not None:
             axes.set_ylim(above, above + 1.08 * (high.max() - above))
+        quantiles = {"Highest": high, "Upper quarter": third, "Median": middle, "Lower quarter": first, "Lowest": low}
+        _note_slots(axes, [(name, found.tolist()) for name, found in quantiles.items()])
         _legend(figure)
     return figure
 
@@ -379,34 +480,38 @@ def shows_each_bar(values: Mapping[str, float]) -> bool:
 
 
 @_remember
-def members(series: Mapping[str, Mapping[str, float]], label: str, *, who: str = "Member") -> Figure:
+def members(
+    series: Mapping[str, Mapping[str, float]], label: str, *, who: str = "Member", colors: Sequence[str] = _COLORS
+) -> Figure:
     """Draw a number by name, one or more series of it: bars where names are few, else ranked by the first series."""
     first = next(iter(series.values()))
     if shows_each_bar(first):
-        return bars(series, label)
+        return bars(series, label, colors)
     # Where the first series has ties, the others rise among them.
     ranked = sorted(first, key=lambda name: [values[name] for values in series.values()])
     with mpl.rc_context(_STYLE):
         figure, ((axes,),) = _panels(2.3, 1, 1, top=0.3)
         places = np.arange(1, len(ranked) + 1)
-        for color, (name, values) in zip(_COLORS, series.items(), strict=False):
+        for color, (name, values) in zip(colors, series.items(), strict=False):
             axes.plot(places, [values[each] for each in ranked], color=color, linewidth=1, label=name)
         axes.set_xlabel(f"{who}, ranked by {next(iter(series)).lower()}")
         axes.set_xlim(0, 1.02 * len(ranked))
         _label_y(axes, label)
         _from_zero(axes, [value for values in series.values() for value in values.values()])
+        ranks = [(name, [values[each] for each in ranked]) for name, values in series.items()]
+        _note(axes, range(1, len(ranked) + 1), lambda place: ranked[place - 1], ranks)
         _legend(figure)
     return figure
 
 
 @_remember
-def bars(series: Mapping[str, Mapping[str, float]], label: str) -> Figure:
+def bars(series: Mapping[str, Mapping[str, float]], label: str, colors: Sequence[str] = _COLORS) -> Figure:
     """Draw bars by category, one of each series side by side; the categories are the first series'."""
     categories = list(next(iter(series.values())))
     thickness = 0.8 / len(series)
     with mpl.rc_context(_STYLE):
         figure, ((axes,),) = _panels(2.3, 1, 1, top=0.3)
-        for place, (color, (name, values)) in enumerate(zip(_COLORS, series.items(), strict=False)):
+        for place, (color, (name, values)) in enumerate(zip(colors, series.items(), strict=False)):
             middle = np.arange(len(categories)) + (place - (len(series) - 1) / 2) * thickness
             heights = [values.get(category, np.nan) for category in categories]
             axes.bar(middle, heights, 0.92 * thickness, color=color, linewidth=0, label=name)
@@ -418,6 +523,8 @@ def bars(series: Mapping[str, Mapping[str, float]], label: str) -> Figure:
             axes.tick_params(axis="x", labelrotation=90)
         _label_y(axes, label)
         _from_zero(axes, [value for values in series.values() for value in values.values()])
+        found = [(name, [values.get(each, np.nan) for each in categories]) for name, values in series.items()]
+        _note(axes, range(len(categories)), lambda place: categories[place], found)
         _legend(figure)
     return figure
 
@@ -444,6 +551,8 @@ def convergence(
         rows = -(-(1 + len(traces)) // columns)
         figure, grid = _panels(0.42 + 1.68 * rows + room, rows, columns, top=0.42, between=0.8, below=room)
         panels = grid.flat[: 1 + len(traces)]
+        for empty in grid.flat[1 + len(traces) :]:
+            empty.remove()
         # A residual of zero has no place on a log scale, one of rounding size would flatten all others.
         floor = tolerance / 100
         wanted = np.array(residual[1], float)
@@ -453,13 +562,15 @@ def convergence(
         for letter, panel, (label, values) in zip("abcdef", panels, curves, strict=False):
             panel.plot(rounds, values, color=BLUE, marker="o" if len(rounds) <= 60 else "", markersize=3)
             _mark_rounds(panel, rounds, values, marked)
-            if panel in grid[-1]:
+            if panel in panels[-columns:]:
                 panel.set_xlabel("Round")
             _label_y(panel, label)
             panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
             panel.set_xlim(min(rounds) - 0.5, max(rounds) + 0.5)
             if _PAPER.get().axes is None:
                 panel.set_title(f"({letter})", loc="left", fontsize=8)
+            exact = wanted.tolist() if panel is panels[0] else values.tolist()
+            _note(panel, numbers, "Round {}".format, [(re.sub(r" \(.*\)$", "", label), exact)])
         for panel in panels[1:]:
             panel.yaxis.set_major_locator(MaxNLocator(5))
             panel.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
@@ -556,13 +667,73 @@ def boxes(groups: Mapping[str, Sequence[float]], label: str) -> Figure:
 
 def save(figure: Figure, path: Path) -> str:
     """Write `figure` as PNG to `path`; return it as SVG, which the page holds without a file or a font beside it."""
-    with mpl.rc_context(_STYLE):
-        with defer_interrupts():
-            figure.savefig(path, format="png", metadata={"Software": None})
-        drawn = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with mpl.rc_context(_STYLE), defer_interrupts():
+        figure.savefig(path, format="png", metadata={"Software": None})
+    return write_svg(figure, path.stem)
+
+
+def write_svg(figure: Figure, name: str) -> str:
+    """Write `figure` as an element of the page, of a name of its own there."""
+    drawn = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with mpl.rc_context({**_STYLE, "svg.fonttype": "none"}):  # in the page's own font, which is none wider
         figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
-    return _inline(drawn.getvalue(), path.stem, figure.get_figwidth() / WIDTH)
+    return _inline(drawn.getvalue(), name)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """The values of the curves of axes at `places` along x, and the name of each place."""
+
+    places: Sequence[float]
+    names: Sequence[str]
+    curves: Sequence[tuple[str, Sequence[float]]]
+
+
+_READINGS: WeakKeyDictionary[Axes, _Reading] = WeakKeyDictionary()
+
+
+def _note(
+    axes: Axes, places: Sequence[int], name: Callable[[int], str], curves: Sequence[tuple[str, Sequence[float]]]
+) -> None:
+    """Note the values on axes, for who points at them."""
+    _READINGS[axes] = _Reading(places, [name(place) for place in places], curves)
+
+
+def _note_slots(axes: Axes, curves: Sequence[tuple[str, Sequence[float]]]) -> None:
+    _note(axes, range(1, len(curves[0][1]) + 1), _PAPER.get().name_slot, curves)
+
+
+def read_values(figure: Figure) -> list[dict[str, Any]]:
+    """Give for each of the axes its `box` in the figure, points, and what is read at each place in it.
+
+    `x` are the places, points, `names` theirs, `curves` pairs of a label and the values there, in words with the unit.
+    """
+    return [_read_axes(axes, found) for axes in figure.axes if (found := _READINGS.get(axes)) is not None]
+
+
+def _read_axes(axes: Axes, reading: _Reading) -> dict[str, Any]:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    (width, height), place = 72 * figure.get_size_inches(), axes.get_position()
+    left, right = axes.get_xlim()
+    across = width * place.width / (right - left)
+    unit = re.search(r"\(([^()]*)\)$", axes.get_ylabel())
+    return {
+        "box": [
+            round(float(edge), 1)
+            for edge in (
+                width * place.x0,
+                height * (1 - place.y1),
+                width * place.x1,
+                height * (1 - place.y0),
+            )
+        ],
+        "x": [round(float(width * place.x0 + (x - left) * across), 1) for x in reading.places],
+        "names": list(reading.names),
+        "unit": unit[1] if unit else "",
+        "curves": [[label, ["" if np.isnan(value) else spell(value) for value in v]] for label, v in reading.curves],
+    }
 
 
 def save_for_print(figure: Figure, path: Path) -> None:
@@ -579,14 +750,15 @@ def save_small(figure: Figure, path: Path) -> None:
         figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
 
 
-def _inline(svg: str, name: str, share: float) -> str:
+def _inline(svg: str, name: str) -> str:
     """Make an SVG file an element of the page: no prologue, the page's colours, ids of its own."""
     opening = re.search(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', svg)
     assert opening is not None
     body = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\g<1>{name}-", svg[opening.end() :])
     for colour, themed in _THEMED.items():
         body = body.replace(colour, themed)
-    return f'<svg viewBox="{opening[1]}" style="width: {share:.0%}" role="img" aria-labelledby="{name}">{body}'
+    labelled = name.removesuffix("-narrow")
+    return f'<svg viewBox="{opening[1]}" data-name="{name}" role="img" aria-labelledby="figure-{labelled}">{body}'
 
 
 # --- the parts of a figure ---
@@ -637,16 +809,21 @@ def _count_columns(wanted: int, between: float) -> int:
 def _slots_figure(slots: int, height: float, top: float = 0.3) -> tuple[Figure, Axes]:
     below = _room_for_dates()
     figure, ((axes,),) = _panels(height + below, 1, 1, top=top, below=below)
-    times = _PAPER.get().times
-    axes.set_xlabel(SLOT if times is None else describe_axis(times))
+    axes.set_xlabel(_label_slots())
     _slot_ticks(axes, slots, 12 if _PAPER.get().width >= WIDTH else 6)
     return figure, axes
 
 
+def _label_slots() -> str:
+    """Give the label of the slots of one panel as wide as the paper."""
+    paper = _PAPER.get()
+    return describe_axis(paper.times) if paper.times is not None else HOURS if paper.by_hour else SLOT
+
+
 def _label_panel_of_slots() -> str:
     """Give the label of the slots of one panel among several."""
-    times = _PAPER.get().times
-    return SLOT if times is None else describe_narrow_axis(times)
+    paper = _PAPER.get()
+    return describe_narrow_axis(paper.times) if paper.times is not None else "Hours" if paper.by_hour else SLOT
 
 
 def _room_for_dates() -> float:
@@ -667,7 +844,11 @@ def _slot_ticks(axes: Axes, slots: int, at_most: int) -> None:
     times = _PAPER.get().times
     if times is None:
         every = next((step for step in _TICKS_EVERY if slots <= step * at_most), _TICKS_EVERY[-1])
-        axes.set_xticks(np.arange(every, slots + 1, every))
+        if _PAPER.get().by_hour:
+            hours = range(0, slots, every)
+            axes.set_xticks([0.5 + hour for hour in hours], [f"{hour}:00" for hour in hours])
+        else:
+            axes.set_xticks(np.arange(every, slots + 1, every))
     else:
         ticks = choose_ticks(times, axes.get_position().width * _PAPER.get().width)
         axes.set_xticks([0.5 + place for place, _ in ticks], [label for _, label in ticks])

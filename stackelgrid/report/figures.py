@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stackelgrid.report.days import Days
 from stackelgrid.report.game import check
-from stackelgrid.report.page import draw_sections
+from stackelgrid.report.page import draw_plots
 from stackelgrid.report.parts import Plot
 from stackelgrid.report.run_folder import RunFolder
 
@@ -51,9 +51,11 @@ class Figures:
     @cached_property
     def _drawn(self) -> dict[str, DrawFigure]:
         """The figures, drawn once as for the page to know which there are."""
+        from stackelgrid.report.drawing import WIDTH
+
         check(self._run)
-        plots = (part for section in draw_sections(self._run, self._follow()) for part in section.parts)
-        return {re.sub(r"\W", "_", plot.name): _prepare(plot) for plot in plots if isinstance(plot, Plot)}
+        plots = draw_plots(self._run, self._follow(), WIDTH)
+        return {re.sub(r"\W", "_", plot.name): _prepare(plot) for plot in plots}
 
 
 def _prepare(plot: Plot) -> DrawFigure:

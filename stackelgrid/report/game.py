@@ -45,7 +45,18 @@ from stackelgrid.registry import find
 from stackelgrid.report import plain
 from stackelgrid.report.columns import Cell, Columns
 from stackelgrid.report.days import Courses
-from stackelgrid.report.parts import GAP, REGRET, RESIDUAL, VIOLATION, Row, Rule, Section, Trace
+from stackelgrid.report.parts import (
+    GAP,
+    REGRET,
+    RESIDUAL,
+    VIOLATION,
+    Highlight,
+    Plot,
+    Row,
+    Rule,
+    Section,
+    Trace,
+)
 from stackelgrid.report.run_folder import ReportError, RunFolder
 from stackelgrid.run_result import RunResult
 
@@ -58,12 +69,23 @@ def _check_nothing(run: RunFolder) -> None:
     pass
 
 
+def _tell_nothing(result: RunResult[Any], outcome: Any) -> str:
+    return ""
+
+
+def _draw_nothing(run: RunFolder, outcome: Any) -> Plot | None:
+    return None
+
+
 @dataclass(frozen=True)
 class GameReport:
     """The report of the runs of a game. An `outcome` below is of the game's own class.
 
     - `check`: raises `ReportError` where the outcome does not fit the scenario;
-    - `opening`: a sentence or two below the verdict;
+    - `story`: what happened, in a sentence, of a run that settled or did not; the page begins with it;
+    - `highlights`: the four numbers below it; without them, the first rows of the summary;
+    - `overview`: the large figure on the first screen;
+    - `opening`: a sentence or two on the game that was played;
     - `key_figures`: the rows of the summary, on the page and on the command line; `key_note` explains them;
     - `sections`: the game's own part of the page;
     - `tables`: the game's tables of a run by name, each a function from scenario and outcome to columns with units in
@@ -75,6 +97,9 @@ class GameReport:
     """
 
     check: Callable[[RunFolder], None] = _check_nothing
+    story: Callable[[RunResult[Any], Any], str] = _tell_nothing
+    highlights: Callable[[RunResult[Any], Any], Sequence[Highlight]] | None = None
+    overview: Callable[[RunFolder, Any], Plot | None] = _draw_nothing
     opening: Callable[[RunFolder], str] = _open_with_nothing
     key_figures: Callable[[RunResult[Any], Any], list[Row]] = plain.key_figures
     key_note: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from stackelgrid.report import days, run_tables, tables, words
 from stackelgrid.report.clock import read_times
 from stackelgrid.report.game import check, find_report
 from stackelgrid.report.incidents import NAMED, list_incidents
-from stackelgrid.report.parts import Plot, Section, Table, Trace
+from stackelgrid.report.parts import Highlight, Plot, Section, Table, Trace
 from stackelgrid.report.plans import show_plans
 from stackelgrid.report.run_folder import FAULTS, ReportError, RunFolder, read
 from stackelgrid.run_result import RunResult
@@ -35,22 +36,34 @@ _UNTRACED = {"residual", "round", "homes", "answered", "again", "questions", "me
 """Keys of every journal, beside the game's own."""
 
 
+PAGE = 4.2
+"""The width of a figure on the page, inches: as wide as it is on a telephone, and half of a wide screen."""
+WHOLE = 8.4
+"""The width of the large figure, inches."""
+
+
 @dataclass(frozen=True)
 class PageFigure:
-    """A figure on the page: `svg` is the element itself."""
+    """A figure on the page: `svg` is the element itself, `narrow` that of a narrow screen where there is another."""
 
     number: int
     name: str
     svg: str
     caption: str
+    narrow: str = ""
 
 
 @dataclass(frozen=True)
 class PageSection:
-    """A section on the page: each part with its kind, "figure", "table" or "words"."""
+    """A section on the page: each part with its kind, "figure", "table" or "words"; contents link to its `anchor`."""
 
     title: str
     parts: Sequence[tuple[str, PageFigure | Table | str]]
+
+    @property
+    def anchor(self) -> str:
+        """The title, as it can be in an address."""
+        return re.sub("[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
 _TOLD = ("schema", "scenario", "game", "homes", "transport", "broker", "state", "message")
@@ -119,16 +132,23 @@ def _render(run: RunFolder, followed: days.Days | None) -> str:
     in_memory = ["--transport", "memory"] if result.transport == "memory" else []
     checks = tables.checks(result)
     judged = [check.passed for check in checks if check.passed is not None]
+    readings: dict[str, Any] = {}
+    first = _save_overview(run, followed, readings)
     content: dict[str, Any] = {
         "title": result.scenario or title[:1].upper() + title[1:],
+        "story": _tell_story(run, followed),
         "verdict": verdict(result, run.scenario.leader.max_rounds),
         "fine": result.settled and result.complete and not result.failures,
+        "certified": dict(tables.verdict(result)).get("Certificate", ""),
+        "highlights": _list_highlights(run, followed),
+        "overview": first,
         "opening": report.opening(run),
         "faults": run.faults,
         "headline": tables.headline(result)[2:],  # the title and the verdict say the first two
         "key_figures": tables.key_figures(result, followed),
         "key_note": days.KEY_NOTE if result.sessions else report.key_note,
-        "sections": list(_save_figures(run, draw_sections(run, followed))),
+        "sections": list(_save_figures(run, draw_sections(run, followed), readings, 1 if first is None else 2)),
+        "readings": readings,
         "certificate": result.certificate,
         "checks": [check for check in checks if check.value is not None],
         "left_out": [check.label for check in checks if check.value is None],
@@ -182,6 +202,53 @@ def _judge_sessions(result: RunResult[Any]) -> str:
     return f"{verdict}."
 
 
+# --- the first screen ---
+
+
+def _tell_story(run: RunFolder, followed: days.Days | None) -> str:
+    """Say what happened in a sentence; empty where there is nothing to say beyond how it ended."""
+    result = run.result
+    if followed is not None:
+        return days.tell_story(result, followed)
+    return "" if result.outcome is None else find_report(result.game).story(result, result.outcome)
+
+
+def _list_highlights(run: RunFolder, followed: days.Days | None) -> Sequence[Highlight]:
+    """Give the four numbers of the first screen."""
+    result, report = run.result, find_report(run.result.game)
+    if followed is not None:
+        return days.list_highlights(followed)
+    if result.outcome is not None and report.highlights is not None:
+        return report.highlights(result, result.outcome)
+    return [(label, value, "") for label, value in tables.key_figures(result, followed)[:4]]
+
+
+def _draw_overview(run: RunFolder, followed: days.Days | None, width: float) -> Plot | None:
+    """Draw the large figure; None of a run that has none."""
+    from stackelgrid.report import drawing
+
+    if followed is not None:
+        with drawing.use_paper(drawing.Paper(width, followed.times)):
+            return days.plot_overview(followed)
+    result = run.result
+    if result.outcome is None:
+        return None
+    with drawing.use_paper(drawing.Paper(width, read_times(result.outcome), by_hour=True)):
+        return find_report(result.game).overview(run, result.outcome)
+
+
+def _save_overview(run: RunFolder, followed: days.Days | None, readings: dict[str, Any]) -> PageFigure | None:
+    from stackelgrid.report import drawing
+
+    whole, narrow = (_draw_overview(run, followed, width) for width in (WHOLE, PAGE))
+    if whole is None or narrow is None:
+        return None
+    name = f"{whole.name}-narrow"
+    readings |= {whole.name: drawing.read_values(whole.figure), name: drawing.read_values(narrow.figure)}
+    svg = drawing.save(whole.figure, run.folder / "figures" / f"{whole.name}.png")
+    return PageFigure(1, whole.name, svg, whole.caption, drawing.write_svg(narrow.figure, name))
+
+
 # --- the game's sections, and the convergence ---
 
 
@@ -192,7 +259,7 @@ def draw_sections(run: RunFolder, followed: days.Days | None, width: float | Non
     """
     from stackelgrid.report import drawing
 
-    report, width = find_report(run.result.game), width or drawing.WIDTH
+    report, width = find_report(run.result.game), width or PAGE
     sections = []
     if followed is not None:
         with drawing.use_paper(drawing.Paper(width, followed.times)):
@@ -202,20 +269,30 @@ def draw_sections(run: RunFolder, followed: days.Days | None, width: float | Non
     if run.result.sessions and (followed is None or followed.after.price is None):
         sections.append(days.show_sessions(run, report.totals))
     if run.result.outcome is not None:
-        with drawing.use_paper(drawing.Paper(width, read_times(run.result.outcome))):
+        with drawing.use_paper(drawing.Paper(width, read_times(run.result.outcome), by_hour=True)):
             sections += report.sections(run, run.result.outcome)
             sections.append(Section("Convergence", [_convergence(run) if len(run.rounds) > 1 else _one_round(run)]))
     return sections
 
 
-def _save_figures(run: RunFolder, sections: Iterable[Section]) -> Iterator[PageSection]:
-    """Give the sections as the page takes them, their figures saved and numbered."""
+def draw_plots(run: RunFolder, followed: days.Days | None, width: float | None = None) -> list[Plot]:
+    """Draw the figures of the page, the large one first, on paper of so many inches."""
+    parts = [part for section in draw_sections(run, followed, width) for part in section.parts]
+    first = _draw_overview(run, followed, width or PAGE)
+    return [*([] if first is None else [first]), *(part for part in parts if isinstance(part, Plot))]
+
+
+def _save_figures(
+    run: RunFolder, sections: Iterable[Section], readings: dict[str, Any], first: int
+) -> Iterator[PageSection]:
+    """Give the sections as the page takes them, their figures saved and numbered, what is read on them noted."""
     from stackelgrid.report import drawing
 
-    numbers = count(1)
+    numbers = count(first)
 
     def save(part: Plot | Table | str) -> tuple[str, PageFigure | Table | str]:
         if isinstance(part, Plot):
+            readings[part.name] = drawing.read_values(part.figure)
             svg = drawing.save(part.figure, run.folder / "figures" / f"{part.name}.png")
             return "figure", PageFigure(next(numbers), part.name, svg, part.caption)
         return ("table", part) if isinstance(part, Table) else ("words", part)
@@ -231,10 +308,9 @@ def _draw_for_print(run: RunFolder, followed: days.Days | None, formats: Sequenc
     for name, width in drawing.COLUMNS.items():
         folder = run.folder / "figures" / name
         folder.mkdir(exist_ok=True)
-        for section in draw_sections(run, followed, width):
-            for plot in (part for part in section.parts if isinstance(part, Plot)):
-                for kind in formats:
-                    drawing.save_for_print(plot.figure, folder / f"{plot.name}.{kind}")
+        for plot in draw_plots(run, followed, width):
+            for kind in formats:
+                drawing.save_for_print(plot.figure, folder / f"{plot.name}.{kind}")
 
 
 def _convergence(run: RunFolder) -> Plot:

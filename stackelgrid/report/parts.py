@@ -6,12 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stackelgrid.report.words import number, quantity, relative
+
 if TYPE_CHECKING:
     from stackelgrid.report.drawing import Figure
     from stackelgrid.run_result import Certificate
 
 Row = tuple[str, str]
 """A label and a formatted value."""
+
+Highlight = tuple[str, str, str]
+"""A label, the number that the eye finds first, and what it is to be compared with, which may be empty."""
 
 EQUILIBRIUM_WITHIN = 1e-6
 """Relative: below it a regret, a gap or a broken limit is the solvers' tolerance."""
@@ -97,6 +102,14 @@ REGRET = Rule(
 )
 GAP = Rule("gap", "Gap to the reference", "How far the run falls short of the reference, relative.", EQUILIBRIUM_WITHIN)
 VIOLATION = Rule("violation", "Broken limits", "The worst breach of any limit of any player.")
+
+
+def highlight_change(label: str, before: float, after: float, unit: str = "") -> Highlight:
+    """Give a number beside what it was before."""
+    if number(before) == number(after):
+        return label, quantity(after, unit), "as before"
+    by = f"{relative(after / before - 1)} " if before > 0 else ""
+    return label, quantity(after, unit), f"{by}from {quantity(before, unit)}"
 
 
 def drop_rounding(difference: float, size: float) -> float:

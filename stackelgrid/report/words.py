@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _UNITS = {"kw": "kW", "kwh": "kWh", "mw": "MW", "mwh": "MWh"}
 
 
@@ -43,6 +45,19 @@ def change(before: float, after: float, unit: str = "") -> str:
     """Write before -> after with the relative change; without it where the value before is not positive."""
     both = " ".join(f"{number(before)} → {number(after)} {unit}".split())
     return f"{both} ({relative(after / before - 1)})" if before > 0 else both
+
+
+def tell_change(what: str, before: float, after: float, unit: str = "") -> str:
+    """Say that something fell or rose, from what to what, and by how much; or that it stayed, but for rounding."""
+    if number(before) == number(after):
+        return f"{what} stayed at {quantity(after, unit)}"
+    by = f" ({relative(after / before - 1)})" if before > 0 else ""
+    return f"{what} {'fell' if after < before else 'rose'} from {number(before)} to {quantity(after, unit)}{by}"
+
+
+def join_clauses(clauses: Sequence[str]) -> str:
+    """Join clauses to a sentence's list: a, b, and c."""
+    return " and ".join(clauses) if len(clauses) < 3 else f"{', '.join(clauses[:-1])}, and {clauses[-1]}"
 
 
 def relative(part: float) -> str:

@@ -26,7 +26,7 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        if self.lasttag != "style":
+        if self.lasttag not in ("style", "script"):
             self.parts.append(data)
 
 

@@ -16,7 +16,6 @@ import stackelgrid
 from stackelgrid.calendar import Calendar
 from stackelgrid.report import ReportError, days, drawing, page
 from stackelgrid.report.game import find_report
-from stackelgrid.report.parts import Plot
 from stackelgrid.report.run_folder import read
 from stackelgrid.report.tables import checks, summary
 from stackelgrid.report.words import change, tiny
@@ -134,7 +133,7 @@ def test_page_of_many_days_has_them_by_day_and_hour(runs: dict[str, stackelgrid.
     assert ("Peak load", change(before, after, "kW")) in rows
     assert "Sun 29 Mar (23 h)" in text
     assert "Blank: an hour that clocks skip." in text
-    assert {"price_by_day", "load_by_day", "price_course", "load_course", "bills"} == figures(folder_of(run))
+    assert {"load_course", "price_by_day", "load_by_day", "bills"} == figures(folder_of(run))
     saved = np.subtract(*(table(run, "savings")[key] for key in ("baseline_bill_cents", "bill_cents")))
     assert f"The bill fell for {np.sum(saved > 0)} of 3 homes" in text
     assert (
@@ -273,11 +272,9 @@ def test_nothing_sticks_out_of_the_figures_of_many_days(runs: dict[str, stackelg
     run = read(folder_of(runs["daily"]), runs["daily"].scenario)
     followed = days.follow(run, find_report("user_oriented").courses)
     for width in drawing.COLUMNS.values():
-        plots = [part for section in page.draw_sections(run, followed, width) for part in section.parts]
-        for plot in plots:
-            if isinstance(plot, Plot):
-                assert plot.figure.get_figwidth() == width
-                assert not list_what_sticks_out(plot.figure), plot.name
+        for plot in page.draw_plots(run, followed, width):
+            assert plot.figure.get_figwidth() == width
+            assert not list_what_sticks_out(plot.figure), plot.name
 
 
 @each

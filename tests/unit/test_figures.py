@@ -11,11 +11,10 @@ from support.figure_fit import list_what_sticks_out
 import stackelgrid
 from stackelgrid.errors import ConfigError
 from stackelgrid.report import drawing, page
-from stackelgrid.report.parts import Plot
 from stackelgrid.report.run_folder import read
 
 NARROW, WIDE = drawing.COLUMNS["one_column"], drawing.COLUMNS["two_columns"]
-PRINTED = {"price", "load", "storage", "savings", "convergence"}
+PRINTED = {"load", "price", "storage", "savings", "convergence"}
 GAMES: dict[str, dict[str, Any]] = {
     "user_oriented": {"population.homes": 8},
     "prosumer": {},
@@ -66,9 +65,7 @@ def test_format_that_there_is_not_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("game", GAMES)
 def test_nothing_sticks_out_of_a_figure_one_column_wide(game: str, tmp_path: Path) -> None:
     run = stackelgrid.run(game, GAMES[game], out=tmp_path / "run")
-    drawn = page.draw_sections(read(tmp_path / "run", run.scenario), None, NARROW)
-    parts = [part for section in drawn for part in section.parts]
-    for plot in (part for part in parts if isinstance(part, Plot)):
+    for plot in page.draw_plots(read(tmp_path / "run", run.scenario), None, NARROW):
         assert not list_what_sticks_out(plot.figure), plot.name
 
 

@@ -1,6 +1,7 @@
 """The report of a run: its page, its figures, and the messages about a broken folder."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -40,7 +41,7 @@ CERTIFICATE = {
     "welfare_system_utility": 5432.0,
     "price_distance": {"rms": 1.25, "relative": 0.5},
 }
-BASIC = {"price", "load", "convergence", "storage", "savings"}
+BASIC = {"load", "price", "convergence", "storage", "savings"}
 
 
 def run(slots: int = 24, homes: int = 6, **leader: Any) -> tuple[Scenario, RunRecord]:
@@ -93,7 +94,7 @@ def test_page_needs_nothing_but_itself(folder: Path) -> None:
     page = Page(write(folder))
     assert "http" not in page.source
     assert "@import" not in page.source
-    assert not {"img", "script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert not {"img", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
     for _, attributes in page.tags:
         assert "src" not in attributes
         for key in ("href", "xlink:href"):
@@ -105,9 +106,10 @@ def test_page_ids_are_unique_and_references_resolve(folder: Path) -> None:
     page = Page(write(folder))
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    targets = [attributes["xlink:href"] for _, attributes in page.tags if "xlink:href" in attributes]
+    targets = {(at["xlink:href"] or "")[1:] for _, at in page.tags if "xlink:href" in at}
+    targets |= {at["aria-labelledby"] or "" for tag, at in page.tags if tag == "svg"}
     assert targets
-    assert {(target or "")[1:] for target in targets} <= set(ids)
+    assert targets <= set(ids)
 
 
 def test_page_has_the_numbers_of_the_result(folder: Path, found: dict[str, Any]) -> None:
@@ -126,6 +128,50 @@ def test_page_has_the_numbers_of_the_result(folder: Path, found: dict[str, Any])
         assert number(account["bill"]) in text
 
 
+def test_story_has_the_numbers_of_the_result(folder: Path, found: dict[str, Any]) -> None:
+    outcome = found["outcome"]
+    homes = outcome["homes"].values()
+    for changed in (-1.0, 1.0):  # the sentence follows the run, whichever way it went
+        outcome["load_kw"] = [load + changed for load in outcome["baseline_load_kw"]]
+        outcome["peak_kw"] = max(outcome["load_kw"])
+        for account in homes:
+            account["bill"] = account["baseline_bill"] * (1 + 0.1 * changed)
+        keep(folder, found)
+        (story,) = re.findall('<p class="story">(.*)</p>', write(folder).read_text())
+        before, after = (sum(outcome[key]) for key in ("baseline_load_kw", "load_kw"))
+        bills = [sum(account[key] for account in homes) for key in ("baseline_bill", "bill")]
+        verb = "fell" if changed < 0 else "rose"
+        low, high = number(min(outcome["price"])), number(max(outcome["price"]))
+        assert f"6 homes settled on prices between {low} and {high} cents/kWh:" in story
+        peak = number(outcome["baseline_peak_kw"]), number(outcome["peak_kw"])
+        assert f"the peak load {verb} from {peak[0]} to {peak[1]} kW" in story
+        assert f"the energy {verb} from {number(before)} to {number(after)} kWh" in story
+        assert f"all bills together {verb} from {number(bills[0])} to {number(bills[1])} cents" in story
+
+
+def test_contents_lead_to_the_sections(folder: Path) -> None:
+    page = Page(write(folder))
+    ids = {attributes["id"] for tag, attributes in page.tags if tag == "section"}
+    links = {(attributes["href"] or "")[1:] for tag, attributes in page.tags if tag == "a"}
+    assert ids == links
+
+
+def test_readings_are_the_values_that_are_drawn(folder: Path, found: dict[str, Any]) -> None:
+    source = write(folder).read_text()
+    readings = json.loads(re.findall('<script type="application/json" id="readings">(.*)</script>', source)[0])
+    assert set(readings) == BASIC | {"load-narrow"}
+    for name in ("load", "load-narrow"):
+        load, price = readings[name]
+        assert [label for label, _ in load["curves"]] == ["At the flat price", "At the settled price"]
+        assert load["curves"][1][1] == [number(value) for value in found["outcome"]["load_kw"]]
+        assert (load["unit"], price["unit"]) == ("kW", "cents/kWh")
+        assert price["curves"][2] == ["Settled price", [number(value) for value in found["outcome"]["price"]]]
+        assert load["names"][18] == "18:00–19:00"
+        left, _, right, bottom = load["box"]
+        assert all(left < x < right for x in load["x"])
+        assert bottom < price["box"][1]
+
+
 def test_page_has_the_rows_of_the_command_line(folder: Path, found: dict[str, Any]) -> None:
     text = Page(write(folder)).text
     for label, value in summary(parse(found)):
@@ -141,7 +187,7 @@ def test_page_escapes_what_nodes_wrote(folder: Path, found: dict[str, Any]) -> N
     found["failures"] = {"a1": "<script>alert(1)</script>"}
     keep(folder, found)
     page = Page(write(folder))
-    assert "<script>" not in page.source
+    assert "<script>alert" not in page.source
     assert "<script>alert(1)</script>" in page.text
 
 
@@ -176,9 +222,9 @@ def test_title_names_what_was_changed(tmp_path: Path, small: tuple[Scenario, Run
 def test_figures_are_drawn_for_print(folder: Path) -> None:
     write(folder)
     assert figures(folder) == BASIC
-    for name in BASIC - {"savings"}:
+    for name in BASIC:
         picture = imread(folder / "figures" / f"{name}.png")
-        assert picture.shape[1] == round(200 * drawing.WIDTH)
+        assert picture.shape[1] == round(200 * (page.WHOLE if name == "load" else page.PAGE))
         assert 0.001 < np.mean(picture[..., :3].min(axis=2) < 0.9) < 0.5  # ink on paper
 
 
@@ -204,8 +250,11 @@ def test_savings_are_left_out_when_baseline_bills_are_not_known(folder: Path, fo
 def test_welfare_price_is_drawn_beside_the_settled_one(folder: Path, found: dict[str, Any]) -> None:
     found["certificate"] = {**CERTIFICATE, "welfare_price": [4.0] * 24}
     keep(folder, found)
-    write(folder)
-    assert figures(folder) == BASIC | {"welfare"}
+    page = Page(write(folder))
+    assert figures(folder) == BASIC
+    assert "the price at which the leader buys energy, and the welfare price" in page.text
+    readings = json.loads(re.findall('<script type="application/json" id="readings">(.*)</script>', page.source)[0])
+    assert readings["price"][0]["curves"][-1] == ["Welfare price", ["4.000"] * 24]
 
 
 def test_capacity_is_drawn_where_there_is_one() -> None:

@@ -14,16 +14,18 @@ from stackelgrid.report.parts import (
     BOOKS_WITHIN,
     EQUILIBRIUM_WITHIN,
     REGRET,
+    Highlight,
     Plot,
     Row,
     Rule,
     Section,
     Table,
     Trace,
+    highlight_change,
     spread,
 )
 from stackelgrid.report.run_folder import RunFolder
-from stackelgrid.report.words import change, number, percent, plural, quantity
+from stackelgrid.report.words import change, number, percent, plural, quantity, tell_change
 from stackelgrid.run_result import Certificate, RunResult
 
 _FEW = 24
@@ -39,6 +41,48 @@ def opening(run: RunFolder) -> str:
     return (
         f"The utility wants load shifted out of the peak hours, at {peak} {rate}, into others, at {off_peak} {rate}. "
         "The aggregator chooses whom to call, and for how much; each consumer chooses how much of its call to shift."
+    )
+
+
+def story(result: RunResult[LoadCallOutcome], outcome: LoadCallOutcome) -> str:
+    """Say what came out in a sentence: what was shifted of the target, rewards and bills."""
+    money, who = result.money, plural(len(outcome.calls_kwh), "consumer")
+    bills = sum(outcome.baseline_bills.values()), sum(outcome.bills.values())
+    ended = "" if result.settled else "The calls were not settled; by the last round, "
+    sentence = (
+        f"{ended}of the {quantity(outcome.target_kwh, 'kWh')} that the utility wanted shifted, {who} shifted "
+        f"{quantity(outcome.achieved_kwh, 'kWh')} ({percent(outcome.success_rate)}) for rewards of "
+        f"{quantity(sum(outcome.rewards.values()), money)}; {tell_change('their bills', *bills, money)}."
+    )
+    return sentence[0].upper() + sentence[1:]
+
+
+def highlights(result: RunResult[LoadCallOutcome], outcome: LoadCallOutcome) -> list[Highlight]:
+    """Give the shift, who complied, rewards and bills."""
+    full = sum(map(outcome.complies, outcome.calls_kwh))
+    bills = sum(outcome.baseline_bills.values()), sum(outcome.bills.values())
+    target = f"{percent(outcome.success_rate)} of {quantity(outcome.target_kwh, 'kWh')} wanted"
+    return [
+        ("Shifted", quantity(outcome.achieved_kwh, "kWh"), target),
+        ("Complied in full", f"{full:,}", f"of {plural(len(outcome.calls_kwh), 'consumer')}"),
+        ("Rewards", quantity(sum(outcome.rewards.values()), result.money), "paid besides the bills"),
+        highlight_change("Bills", *bills, result.money),
+    ]
+
+
+def overview(run: RunFolder, outcome: LoadCallOutcome) -> Plot | None:
+    """Draw what each consumer is called for, and what it shifts of that."""
+    from stackelgrid.report import drawing
+
+    if not outcome.calls_kwh:
+        return None
+    ranked = "" if drawing.shows_each_bar(outcome.calls_kwh) else " Consumers are ranked by what they are called for."
+    calls = {"Called for": outcome.calls_kwh, "Shifted": outcome.shifted_kwh}
+    return Plot(
+        "calls",
+        drawing.members(calls, "Energy (kWh)", who="Consumer", colors=(drawing.GREY, drawing.BLUE)),
+        "What each consumer is called for, and what it shifts of that; where the two are equal it complies in "
+        f"full.{ranked}",
     )
 
 
@@ -67,20 +111,8 @@ def sections(run: RunFolder, outcome: LoadCallOutcome) -> Iterator[Section]:
     if not outcome.calls_kwh:
         yield Section("Calls", ["No consumer reported a shift: consumers act on a settlement, and none reached them."])
         return
-    ranked = "" if drawing.shows_each_bar(outcome.calls_kwh) else " Consumers are ranked by what they are called for."
-    calls = {"Called": outcome.calls_kwh, "Shifted": outcome.shifted_kwh}
-    yield Section(
-        "Calls",
-        [
-            Plot(
-                "calls",
-                drawing.members(calls, "Energy (kWh)", who="Consumer"),
-                "What each consumer is called for, and what it shifts of that; where the two are equal it complies in "
-                f"full.{ranked}",
-            ),
-            *_tabulate_rounds(outcome, money),
-        ],
-    )
+    if rounds := list(_tabulate_rounds(outcome, money)):
+        yield Section("Calls", rounds)
     saved = {name: outcome.baseline_bills[name] - bill for name, bill in outcome.bills.items()}
     earned = {"Bill saved": saved, "Reward": outcome.rewards}
     ranked = "" if drawing.shows_each_bar(saved) else " Consumers are ranked by what they save."
@@ -271,6 +303,9 @@ _RULES = (
 )
 
 REPORT = GameReport(
+    story=story,
+    highlights=highlights,
+    overview=overview,
     opening=opening,
     key_figures=key_figures,
     key_note="Bills before → after: without a call, and with what was shifted; rewards are paid besides.",

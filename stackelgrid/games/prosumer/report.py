@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from math import nan
+from math import isnan, nan
 
 from stackelgrid.games.prosumer.outcome import ProsumerOutcome
 from stackelgrid.games.prosumer.scenario import ProsumerScenario
@@ -16,16 +16,18 @@ from stackelgrid.report.parts import (
     EQUILIBRIUM_WITHIN,
     FEW,
     REGRET,
+    Highlight,
     Plot,
     Row,
     Rule,
     Section,
     Table,
     Trace,
+    highlight_change,
     spread,
 )
 from stackelgrid.report.run_folder import PlayedSession, ReportError, RunFolder
-from stackelgrid.report.words import change, number, quantity
+from stackelgrid.report.words import change, number, plural, quantity, tell_change
 from stackelgrid.run_result import Certificate, RunResult
 
 _PRICED_EACH = 3
@@ -65,6 +67,71 @@ def _describe_event(scenario: ProsumerScenario) -> str:
     if event.daily:
         return f"from {event.first} to {event.last}"
     return f"{'hours' if scenario.slot_hours == 1 else 'slots'} {event.first} to {event.last}"
+
+
+def story(result: RunResult[ProsumerOutcome], outcome: ProsumerOutcome) -> str:
+    """Say what came out in a sentence: demand response, what it saved, and the peak."""
+    who, money = plural(len(outcome.dr_kw), "prosumer"), result.money
+    provided = outcome.slot_hours * sum(outcome.sum_dr_kw())
+    ended = "" if result.settled else "No agreement was reached; by the last round, "
+    saved = f"the utility saved {quantity(sum(outcome.utility_saving), money)}"
+    alone = f"{quantity(sum(outcome.utility_saving_dr_only), money)} of it by demand response alone"
+    found = [
+        f"{who} provided {quantity(provided, 'kWh')} of demand response",
+        f"{saved}, {alone}",
+        tell_change("the peak of the system", max(outcome.system_load_kw), max(outcome.net_load_kw), "kW"),
+    ]
+    sentence = f"{ended}{found[0]}; {found[1]}, and {found[2]}."
+    return sentence[0].upper() + sentence[1:]
+
+
+def highlights(result: RunResult[ProsumerOutcome], outcome: ProsumerOutcome) -> list[Highlight]:
+    """Give demand response, the utility's saving, the providers' profit and the peak."""
+    alone = quantity(sum(outcome.utility_saving_dr_only), result.money)
+    return [
+        ("Demand response", quantity(outcome.slot_hours * sum(outcome.sum_dr_kw()), "kWh"), "in the event"),
+        ("Utility's saving", quantity(sum(outcome.utility_saving), result.money), f"{alone} by it alone"),
+        ("Providers' profit", quantity(sum(outcome.provider_profit), result.money), "paid less what they pay"),
+        highlight_change("Peak of the system", max(outcome.system_load_kw), max(outcome.net_load_kw), "kW"),
+    ]
+
+
+def overview(run: RunFolder, outcome: ProsumerOutcome) -> Plot:
+    """Draw the system's load without the event and with it, over the prices of demand response."""
+    from stackelgrid.report import drawing
+
+    scenario: ProsumerScenario = run.scenario
+    loads = [
+        drawing.Curve("Without the event", outcome.system_load_kw, drawing.GREY, "--"),
+        drawing.Curve("With it", outcome.net_load_kw, drawing.BLUE, "-"),
+    ]
+    prices = [
+        drawing.Curve(f"{name}, highest", _find_highest(of_all, outcome), color, "-")
+        for name, of_all, color in (
+            ("DR price, paid by the utility", outcome.dr_price, drawing.VERMILION),
+            ("PV price, paid to prosumers", outcome.pv_price, drawing.BLUE),
+        )
+    ]
+    traded = all(not all(map(isnan, curve.values)) for curve in prices)
+    event = scenario.leader.mark_event(scenario.session).tolist()
+    return Plot(
+        "system",
+        drawing.over_price(
+            loads, "System load (kW)", prices if traded else (), f"Price ({run.result.money}/kWh)", shaded=event
+        ),
+        "Above, what the utility has to supply without the event, and with PV output and demand response in it, each "
+        f"peak marked; below, the highest prices at which demand response is traded. {_SHADED}",
+    )
+
+
+def _find_highest(prices: Mapping[str, list[float]], outcome: ProsumerOutcome) -> list[float]:
+    """Find the highest price of each slot at which somebody provides something, NaN where nobody does."""
+    found = [nan] * len(outcome.system_load_kw)
+    for name, by_slot in prices.items():
+        for slot, price in enumerate(by_slot):
+            if outcome.dr_kw[name][slot] > 0 and not found[slot] >= price:
+                found[slot] = price
+    return found
 
 
 def key_figures(result: RunResult[ProsumerOutcome], outcome: ProsumerOutcome) -> list[Row]:
@@ -111,7 +178,8 @@ def sections(run: RunFolder, outcome: ProsumerOutcome) -> Iterator[Section]:
         yield Section("Demand response", list(_plot_quantities(outcome, event)))
         yield Section("Prices", list(_plot_prices(scenario, outcome, money, event)))
     yield Section("Profits", list(_plot_profits(outcome, money, event)))
-    yield Section("PV and load", list(_plot_loads(scenario, outcome, event)))
+    if plots := list(_plot_loads(scenario, event)):
+        yield Section("PV and load", plots)
     if scenario.feeder is not None and {home.id for home in scenario.homes or []} == outcome.dr_kw.keys():
         yield Section("Feeder", list(_plot_feeder(scenario, outcome, event)))
     if outcome.dr_kw:
@@ -202,7 +270,7 @@ def _plot_profits(outcome: ProsumerOutcome, money: str, event: list[bool]) -> It
     )
 
 
-def _plot_loads(scenario: ProsumerScenario, outcome: ProsumerOutcome, event: list[bool]) -> Iterator[Plot]:
+def _plot_loads(scenario: ProsumerScenario, event: list[bool]) -> Iterator[Plot]:
     from stackelgrid.report import drawing
 
     homes = scenario.homes or []
@@ -217,15 +285,6 @@ def _plot_loads(scenario: ProsumerScenario, outcome: ProsumerOutcome, event: lis
             "PV output and load without the event of each prosumer. There is trade where PV output is above load. "
             + _SHADED,
         )
-    curves = [
-        drawing.Curve("Without the event", outcome.system_load_kw, drawing.GREY, "--"),
-        drawing.Curve("With it", outcome.net_load_kw, drawing.BLUE, "-"),
-    ]
-    yield Plot(
-        "system",
-        drawing.steps(curves, "System load (kW)", shaded=event),
-        f"What the utility has to supply: without the event, and less PV output and demand response in it. {_SHADED}",
-    )
 
 
 def _plot_feeder(scenario: ProsumerScenario, outcome: ProsumerOutcome, event: list[bool]) -> Iterator[Plot | str]:
@@ -422,6 +481,9 @@ _RULES = (
 
 REPORT = GameReport(
     check=check,
+    story=story,
+    highlights=highlights,
+    overview=overview,
     opening=opening,
     key_figures=key_figures,
     key_note="Peak before → after: without the event, and with it.",

@@ -13,15 +13,17 @@ from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     BOOKS_WITHIN,
     EQUILIBRIUM_WITHIN,
+    Highlight,
     Plot,
     Row,
     Rule,
     Section,
     Table,
     Trace,
+    highlight_change,
 )
 from stackelgrid.report.run_folder import PlayedSession, RunFolder
-from stackelgrid.report.words import number, percent, quantity, relative
+from stackelgrid.report.words import number, percent, plural, quantity, relative, tell_change
 from stackelgrid.run_result import Certificate, RunResult
 
 
@@ -31,6 +33,52 @@ def opening(run: RunFolder) -> str:
         "Homes moved appliances to cheaper hours; then their aggregators, the DRAs, bid energy stored in the homes' "
         "batteries, and the utility dispatched its generators for what is left. Without the market means: with the "
         "appliances moved, and no battery used."
+    )
+
+
+def story(result: RunResult[StorageMarketOutcome], outcome: StorageMarketOutcome) -> str:
+    """Say what came out in a sentence: what was moved and sold, and with it peak and supply cost."""
+    sold = outcome.slot_hours * sum(map(sum, outcome.sold_mw.values()))
+    dras, homes = plural(len(outcome.sold_mw), "DRA"), plural(result.homes, "home")
+    ended = "" if result.settled else "No price was settled; by the last round, "
+    peak = tell_change("the peak of net demand", outcome.baseline_peak_mw, outcome.peak_mw, "MW")
+    cost = tell_change("the cost of supply", outcome.baseline_supply_cost, outcome.supply_cost, result.money)
+    return (
+        f"{ended}{homes} moved appliances and {dras} sold {quantity(sold, 'MWh')} from batteries: {peak}, and {cost}."
+    )
+
+
+def highlights(result: RunResult[StorageMarketOutcome], outcome: StorageMarketOutcome) -> list[Highlight]:
+    """Give peak, cost, what was sold and the payoff of selling."""
+    sold, charged = (outcome.slot_hours * sum(map(sum, bids.values())) for bids in (outcome.sold_mw, outcome.charge_mw))
+    payoff = quantity(sum(outcome.payoff.values()), result.money)
+    return [
+        highlight_change("Peak of net demand", outcome.baseline_peak_mw, outcome.peak_mw, "MW"),
+        highlight_change("Supply cost", outcome.baseline_supply_cost, outcome.supply_cost, result.money),
+        ("Sold from batteries", quantity(sold, "MWh"), f"after charging {quantity(charged, 'MWh')}"),
+        ("Payoff of the DRAs", payoff, "sales less charging and costs"),
+    ]
+
+
+def overview(run: RunFolder, outcome: StorageMarketOutcome) -> Plot:
+    """Draw net demand before, without the market and with it over the price."""
+    from stackelgrid.report import drawing
+
+    loads = [
+        drawing.Curve("Before anybody moved", outcome.baseline_load_mw, drawing.GREY, "--"),
+        drawing.Curve("With appliances moved", outcome.load_without_mw, drawing.VERMILION, ":"),
+        drawing.Curve("With batteries, too", outcome.net_demand_mw, drawing.BLUE, "-"),
+    ]
+    prices = [
+        drawing.Curve("Price with appliances moved", outcome.price_without, drawing.VERMILION, ":"),
+        drawing.Curve("Price with batteries, too", outcome.price, drawing.BLUE, "-"),
+    ]
+    return Plot(
+        "net_demand",
+        drawing.over_price(loads, "Net demand (MW)", prices, f"Price ({run.result.money}/MWh)", from_zero=False),
+        "Above, what the generators have to supply before anybody moved anything, with appliances moved, and with the "
+        "DRAs' batteries too, the first peak and the last marked; below, the real-time price without and with the "
+        "batteries. The axes do not start at zero.",
     )
 
 
@@ -80,18 +128,6 @@ def _dispatch(outcome: StorageMarketOutcome) -> Iterator[Plot]:
         drawing.stack({**outcome.dispatch_mw, **sold}, demand, "Power (MW)"),
         "Generators, one on the other, and on top of them what the DRAs sell: together the demand, with what batteries "
         "charge.",
-    )
-    curves = [
-        drawing.Curve("Before", outcome.baseline_load_mw, drawing.GREY, "--"),
-        drawing.Curve("Without the market", outcome.load_without_mw, drawing.VERMILION, "--"),
-        drawing.Curve("With it", outcome.net_demand_mw, drawing.BLUE, "-"),
-    ]
-    above, note = _axis(curve.values for curve in curves)
-    yield Plot(
-        "net_demand",
-        drawing.steps(curves, "Net demand (MW)", above=above),
-        "What the generators have to supply: before anybody moved anything, with appliances moved, and with the DRAs' "
-        f"batteries too.{note}",
     )
 
 
@@ -517,6 +553,9 @@ _RULES = (
 )
 
 REPORT = GameReport(
+    story=story,
+    highlights=highlights,
+    overview=overview,
     opening=opening,
     key_figures=key_figures,
     key_note="Before anybody moved anything → without the market → with it; in brackets what the market alone changes.",

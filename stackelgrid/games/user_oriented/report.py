@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,17 +26,22 @@ from stackelgrid.report.parts import (
     BOOKS_WITHIN,
     EQUILIBRIUM_WITHIN,
     REGRET,
+    Highlight,
     Plot,
     Row,
     Rule,
     Section,
     Table,
     Trace,
+    highlight_change,
     spread,
 )
 from stackelgrid.report.run_folder import PlayedSession, ReportError, RunFolder
-from stackelgrid.report.words import change, number, plural
+from stackelgrid.report.words import change, join_clauses, number, plural, tell_change
 from stackelgrid.run_result import Certificate, RunResult
+
+if TYPE_CHECKING:
+    from stackelgrid.report.drawing import Curve
 
 
 def check(run: RunFolder) -> None:
@@ -79,6 +84,43 @@ def opening(run: RunFolder) -> str:
     flat = f"{number(leader.baseline_price)} {run.result.money}/kWh"
     weight = "" if leader.revenue_weight == 1 else f" It weighed revenue by {leader.revenue_weight:g}."
     return f"The leader sought {_OBJECTIVES[leader.objective]}.{weight} Before the game its price was flat, {flat}."
+
+
+def story(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOutcome) -> str:
+    """Say what came out in a sentence: the price, and with it peak, energy and bills."""
+    homes, rate = plural(result.homes, "home"), f"{result.money}/kWh"
+    low, high = number(min(outcome.price)), number(max(outcome.price))
+    price = f"a price of {low} {rate}" if low == high else f"prices between {low} and {high} {rate}"
+    hours = outcome.slot_hours
+    energy = hours * sum(outcome.baseline_load_kw), hours * sum(outcome.load_kw)
+    found = [
+        tell_change("the peak load", outcome.baseline_peak_kw, outcome.peak_kw, "kW"),
+        tell_change("the energy", *energy, "kWh"),
+    ]
+    before = _list_bills_before(outcome.homes)
+    if before and len(before) == len(outcome.homes):
+        bills = sum(before.values()), sum(home.bill for home in outcome.homes.values())
+        found.append(tell_change("all bills together", *bills, result.money))
+    if result.settled:
+        return f"The utility and {homes} settled on {price}: {join_clauses(found)}."
+    return f"No price was settled; at the last one asked of {homes}, {price}, {join_clauses(found)}."
+
+
+def highlights(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOutcome) -> list[Highlight]:
+    """Give peak, peak-to-average ratio, bills and the leader's utility."""
+    found = [highlight_change("Peak load", outcome.baseline_peak_kw, outcome.peak_kw, "kW")]
+    if outcome.par is not None and outcome.baseline_par is not None:
+        found.append(highlight_change("Peak-to-average ratio", outcome.baseline_par, outcome.par))
+    before = _list_bills_before(outcome.homes)
+    if before and len(before) == len(outcome.homes):
+        bills = sum(before.values()), sum(home.bill for home in outcome.homes.values())
+        found.append(highlight_change("Bills together", *bills, result.money))
+    else:
+        found.append(("Revenue", f"{number(outcome.revenue)} {result.money}", ""))
+    if outcome.baseline_leader_utility is None:
+        return [*found, ("Leader utility", f"{number(outcome.leader_utility)} {result.money}", "")]
+    utility = outcome.baseline_leader_utility, outcome.leader_utility
+    return [*found, highlight_change("Leader utility", *utility, result.money)]
 
 
 def key_figures(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOutcome) -> list[Row]:
@@ -154,8 +196,7 @@ def _system_utility(result: RunResult[UserOrientedOutcome], outcome: UserOriente
 
 def sections(run: RunFolder, outcome: UserOrientedOutcome) -> Iterator[Section]:
     """Draw price, load and homes."""
-    yield Section("Price", list(_plot_prices(run, outcome)))
-    yield Section("Load", [_plot_load(run, outcome)])
+    yield Section("Price", [_plot_price(run, outcome)])
     if not outcome.homes:
         yield Section("Homes", ["No home reported a schedule: homes act on a settlement, and none reached them."])
     else:
@@ -163,53 +204,56 @@ def sections(run: RunFolder, outcome: UserOrientedOutcome) -> Iterator[Section]:
         yield Section("Homes", [*told, table, *_plot_homes(outcome, run.result.money)])
 
 
-def _plot_prices(run: RunFolder, outcome: UserOrientedOutcome) -> Iterator[Plot]:
+def overview(run: RunFolder, outcome: UserOrientedOutcome) -> Plot:
+    """Draw the load before and after over the price."""
     from stackelgrid.report import drawing
 
-    leader, slots, money = _leader(run), len(outcome.price), run.result.money
-    name = "Settled price" if run.result.settled else "Price of the last round"
-    curves = [
-        drawing.Curve("Flat baseline price", [leader.baseline_price] * slots, drawing.GREY, "--"),
-        drawing.Curve("Wholesale price", leader.company(slots).wholesale_price.tolist(), drawing.GREEN, ":"),
-        drawing.Curve(name, outcome.price, drawing.BLUE, "-"),
-    ]
-    yield Plot(
-        "price",
-        drawing.steps(curves, f"Price ({money}/kWh)"),
-        f"{name} in each slot, with the flat price before the game and the price at which the leader buys energy.",
-    )
-    welfare = _welfare_price(run.result.certificate)
-    if welfare:
-        curves = [drawing.Curve(name, outcome.price), drawing.Curve("Welfare price", welfare)]
-        yield Plot(
-            "welfare",
-            drawing.steps(curves, f"Price ({money}/kWh)"),
-            f"{name} beside the welfare price, at which selfish homes maximise the utility of the whole system.",
-        )
-
-
-def _plot_load(run: RunFolder, outcome: UserOrientedOutcome) -> Plot:
-    from stackelgrid.report import drawing
-
-    capacity = _leader(run).capacity
-    bounds = (capacity.min_kw, capacity.max_kw)
+    leader, money = _leader(run), run.result.money
+    bounds = (leader.capacity.min_kw, leader.capacity.max_kw)
     limits = [bound for bound in bounds if isinstance(bound, float) and bound]
-    name = "Settled" if run.result.settled else "Last round"
-
-    def label(when: str, load_kw: list[float]) -> str:
-        return f"{when} (peak {number(max(load_kw))} kW)"
-
-    curves = [
-        drawing.Curve(label("Baseline", outcome.baseline_load_kw), outcome.baseline_load_kw, drawing.GREY, "--"),
-        drawing.Curve(label(name, outcome.load_kw), outcome.load_kw, drawing.BLUE, "-"),
+    price = "Settled price" if run.result.settled else "Price of the last round"
+    loads = [
+        drawing.Curve("At the flat price", outcome.baseline_load_kw, drawing.GREY, "--"),
+        *(drawing.Curve("Capacity", bound, drawing.VERMILION, ":") for bound in bounds if isinstance(bound, list)),
+        drawing.Curve(f"At the {price[0].lower()}{price[1:]}", outcome.load_kw, drawing.BLUE, "-"),
     ]
-    curves += [drawing.Curve("Capacity", bound, drawing.VERMILION, ":") for bound in bounds if isinstance(bound, list)]
-    limited = " The leader's capacity limits are drawn." if limits else ""
+    limited = {"Capacity": limits} if limits else {}
     return Plot(
         "load",
-        drawing.steps(curves, "Total load (kW)", limits={"Capacity": limits}, peaks=True, height=2.6),
-        f"Total load of the homes before and after, each peak marked.{limited}",
+        drawing.over_price(loads, "Load (kW)", _draw_prices(run, outcome), f"Price ({money}/kWh)", limits=limited),
+        f"Above, the load of all homes together at the flat price before the game and at the {price[0].lower()}"
+        f"{price[1:]}, each peak marked; below, these prices and the one at which the leader buys energy.",
     )
+
+
+def _plot_price(run: RunFolder, outcome: UserOrientedOutcome) -> Plot:
+    from stackelgrid.report import drawing
+
+    name = "Settled price" if run.result.settled else "Price of the last round"
+    curves = _draw_prices(run, outcome)
+    if welfare := _welfare_price(run.result.certificate):
+        curves.append(drawing.Curve("Welfare price", welfare, drawing.VERMILION, "-."))
+    best = " and the welfare price, at which selfish homes maximise the utility of the whole system" if welfare else ""
+    return Plot(
+        "price",
+        drawing.steps(curves, f"Price ({run.result.money}/kWh)"),
+        f"{name} in each slot, with the flat price before the game, the price at which the leader buys energy"
+        f"{',' if welfare else ''}{best}.",
+    )
+
+
+def _draw_prices(run: RunFolder, outcome: UserOrientedOutcome) -> list[Curve]:
+    """Draw the flat price, the wholesale price and the one that came out."""
+    from stackelgrid.report import drawing
+
+    leader, slots = _leader(run), len(outcome.price)
+    return [
+        drawing.Curve("Flat price before", [leader.baseline_price] * slots, drawing.GREY, "--"),
+        drawing.Curve("Wholesale price", leader.company(slots).wholesale_price.tolist(), drawing.GREEN, ":"),
+        drawing.Curve(
+            "Settled price" if run.result.settled else "Price of the last round", outcome.price, drawing.BLUE, "-"
+        ),
+    ]
 
 
 def _plot_homes(outcome: UserOrientedOutcome, money: str) -> Iterator[Plot]:
@@ -584,6 +628,9 @@ _RULES = (
 
 REPORT = GameReport(
     check=check,
+    story=story,
+    highlights=highlights,
+    overview=overview,
     opening=opening,
     key_figures=key_figures,
     key_note="Before → after: the first round, at the flat baseline price, and the last.",
