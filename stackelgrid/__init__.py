@@ -14,7 +14,7 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 def __getattr__(name: str) -> Any:
     """Import the runner when it is used: an EMC imports this package and must stay light."""
-    if name in ("Run", "load", "run"):
+    if name in ("Run", "load", "resume", "run"):
         return getattr(import_module("stackelgrid.runner"), name)
     if name == "__version__":
         return import_module("importlib.metadata").version("stackelgrid")

@@ -28,6 +28,7 @@ from stackelgrid.run_result import Certificate, FaultOccurrence, Missing, RunRes
 from stackelgrid.scenarios import Scenario
 from stackelgrid.testbed import fault_plans, in_memory, run_folder
 from stackelgrid.testbed.limits import require_room
+from stackelgrid.testbed.recovery import RecoveryLog
 from stackelgrid.testbed.result import SAMPLES, build_result
 from stackelgrid.testbed.result import certify as add_certificate
 from stackelgrid.testbed.run_lock import RunLock
@@ -117,14 +118,41 @@ def run(
                 except OSError:
                     shutil.rmtree(folder)
                     raise
+            log = None
             if folder is None or transport == "memory":
                 start(RunStart(folder))
-                record = in_memory.play(loaded, on_round, plan, on_fault)
+                log = None if folder is None or plan is not None else RecoveryLog(folder, loaded)
+                record = in_memory.play(loaded, on_round, plan, on_fault, log)
             else:
                 ahead = partial(_import_ahead, find(loaded.game), certify, report)
                 record = _play_over_mqtt(loaded, folder, broker, on_round, plan, on_fault, certs, ahead, start)
-            ended = conclude(loaded, record, folder, certify=certify, report=report, on_step=on_step)
+            ended = conclude(loaded, record, folder, log, certify=certify, report=report, on_step=on_step)
             ended.interrupted = interrupts.take() or ended.interrupted
+    return ended
+
+
+def resume(
+    folder: str | Path,
+    *,
+    certify: bool = False,
+    report: bool = False,
+    on_round: Notify = lambda record: None,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Run:
+    """Go on with a run in memory that was interrupted or killed, from the last round that the leader had finished.
+
+    Its result is that of a run that was never interrupted, to the last digit but for the seconds that it took. The rest
+    is as for `run`. Raises `ConfigError` for a folder of no such run.
+    """
+    folder = Path(folder)
+    run_folder.require_unfinished(folder)
+    with defer_interrupts() as interrupts, RunLock(folder), _note_failure(folder):
+        loaded = scenarios.load(str(folder / "scenario.yaml"))
+        log = RecoveryLog(folder, loaded)
+        run_folder.reopen(folder)
+        record = in_memory.play(loaded, on_round, log=log)
+        ended = conclude(loaded, record, folder, log, certify=certify, report=report, on_step=on_step)
+        ended.interrupted = interrupts.take() or ended.interrupted
     return ended
 
 
@@ -182,6 +210,7 @@ def conclude(
     scenario: Scenario,
     record: RunRecord,
     folder: Path | None,
+    log: RecoveryLog | None = None,
     *,
     certify: bool = False,
     report: bool = False,
@@ -189,12 +218,15 @@ def conclude(
 ) -> Run:
     """Write the result of a run that was played, certify it and report on it, as `run` does.
 
+    The `log` of one that was not interrupted is removed once the result is written.
     Raises `UnwrittenError` once all that needs no disk is done.
     """
     ended = Run(scenario, build_result(scenario, record), record.rounds, folder, record)
     unwritten: OSError | ConfigError | None = None
     try:
         ended.save()
+        if log is not None and not record.interrupted:
+            log.remove()
     except OSError as error:
         unwritten, ended.folder = error, None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import typer
 from stackelgrid.certify import CERTIFIED_SESSIONS, SolverMissingError, require_solvers
 from stackelgrid.cli.console import CommandError, open_stderr
 from stackelgrid.errors import ExitCode
+from stackelgrid.testbed.recovery import RECOVERY_LOG
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +38,8 @@ def conclude(ended: Run, *, quiet: bool, certified: bool, required: bool) -> Non
     passes = ended.interrupted or judge(ended, required=required)
     if ended.interrupted:
         message = f"interrupted; what was found so far is in {folder}, for stackelgrid certify and stackelgrid report"
+        if folder is not None and (folder / RECOVERY_LOG).is_file():
+            message += f"; stackelgrid run --resume {shlex.quote(str(folder))} goes on"
         raise CommandError(ExitCode.INTERRUPTED, message)
     if ended.record.lost:
         lost = _list_some(ended.record.conclusion.get("lost") or ended.failures or ["leader"])

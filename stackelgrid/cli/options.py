@@ -19,14 +19,11 @@ def _complete_plan(incomplete: str) -> list[str]:
     return [name for name in list_shipped() if name.startswith(incomplete)]
 
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        metavar="SCENARIO",
-        help="A YAML file or the name of a shipped case study.",
-        autocompletion=_complete_scenario,
-    ),
-]
+_SOURCE = typer.Argument(
+    metavar="SCENARIO", help="A YAML file or the name of a shipped case study.", autocompletion=_complete_scenario
+)
+Source = Annotated[str, _SOURCE]
+OptionalSource = Annotated[str | None, _SOURCE]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY.PATH=VALUE", help="Change a value of the scenario; may be repeated."),

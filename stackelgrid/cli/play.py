@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -16,16 +17,20 @@ from stackelgrid.certify import CertificateError
 from stackelgrid.cli.conclusion import conclude
 from stackelgrid.cli.console import CommandError, open_stderr
 from stackelgrid.cli.inputs import print_doubts
-from stackelgrid.cli.options import Faults, Quiet, RequireCertificate, Seed, Sets, Source
+from stackelgrid.cli.options import Faults, OptionalSource, Quiet, RequireCertificate, Seed, Sets
+from stackelgrid.cli.runs import find_folder
 from stackelgrid.errors import ExitCode
 from stackelgrid.interrupts import defer_interrupts
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from stackelgrid.progress_display import ProgressDisplay
+    from stackelgrid.runner import Run, UnwrittenError
     from stackelgrid.scenarios import Scenario
     from stackelgrid.ui.watch import Watch
+
+
+_WITH_RESUME = ("resumed", "certified", "required", "as_json", "quiet")
+"""Parameters of `run` that do not change what is played."""
 
 
 class TransportName(StrEnum):
@@ -36,7 +41,8 @@ class TransportName(StrEnum):
 
 
 def run(
-    scenario: Source,
+    context: typer.Context,
+    scenario: OptionalSource = None,
     transport: Annotated[
         TransportName, typer.Option(help="mqtt: a process per node; memory: all in one.")
     ] = TransportName.mqtt,
@@ -64,44 +70,60 @@ def run(
     watched: Annotated[
         bool, typer.Option("--watch", help="Open a page on the run, and serve it until Ctrl-C.")
     ] = False,
+    resumed: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="ID", help="Go on with a run in memory that was interrupted or killed."),
+    ] = None,
 ) -> None:
     """Play a scenario and write its folder.
 
     The folder has the result, a line per round, logs and a report with figures.
     """
     from stackelgrid import runner
-    from stackelgrid.progress_display import ProgressDisplay
     from stackelgrid.scenarios import load
 
-    _check_broker(broker, certificates)
-    if watched and certificates is not None:
-        message = "--watch: nobody but the nodes may listen where --certs are needed; leave one of them out"
-        raise CommandError(ExitCode.BAD_INPUT, message)
     if required and not certified:
         raise CommandError(
             ExitCode.BAD_INPUT, "--require-certificate: nothing is certified with --no-certify; drop one"
         )
+    if resumed is not None:
+        _refuse_others(context, resumed)
+        folder = find_folder(resumed)
+        display = _open_display(load(str(folder / "scenario.yaml")), quiet=quiet)
+        with defer_interrupts(), display:
+            ended, unwritten = _await_end(
+                lambda: runner.resume(
+                    folder,
+                    certify=certified,
+                    report=True,
+                    on_round=display.show_round,
+                    on_step=display.show_step,
+                ),
+                required=required,
+            )
+        _print_result(ended, unwritten, as_json=as_json)
+        conclude(ended, quiet=quiet or as_json, certified=certified, required=required)
+        return
+    if scenario is None:
+        context.fail("Missing argument 'SCENARIO'.")
+    _check_broker(broker, certificates)
+    if watched and certificates is not None:
+        message = "--watch: nobody but the nodes may listen where --certs are needed; leave one of them out"
+        raise CommandError(ExitCode.BAD_INPUT, message)
     checked = load(
         scenario, sets, seed, show=lambda sentence: None if quiet else open_stderr().print(sentence, markup=False)
     )
     if not quiet:
         print_doubts(scenario, checked)
-    console = open_stderr()
-    display = ProgressDisplay(
-        console,
-        checked.leader.max_rounds,
-        bar=not quiet and sys.stderr.isatty(),
-        faults=not quiet,
-    )
-    unwritten: runner.UnwrittenError | None = None
+    display = _open_display(checked, quiet=quiet)
     with ExitStack() as stack:
         watch = None
         if watched:
-            watch = stack.enter_context(_watch(checked, faults, broker, display, console))
+            watch = stack.enter_context(_watch(checked, faults, broker, display))
         shown = watch or display
         with defer_interrupts(), display:
-            try:
-                ended = runner.run(
+            ended, unwritten = _await_end(
+                lambda: runner.run(
                     checked,
                     transport=transport.value,
                     broker=broker,
@@ -115,25 +137,56 @@ def run(
                     on_fault=shown.show_fault,
                     on_step=shown.show_step,
                     on_start=None if watch is None else watch.begin,
-                )
-            except runner.UnwrittenError as error:
-                ended, unwritten = error.run, error
-            except CertificateError as error:
-                if not required:
-                    raise
-                raise CommandError(ExitCode.NOT_CERTIFIED, f"the certificate could not be made: {error}") from None
+                ),
+                required=required,
+            )
         if watch is not None:
             watch.end(ended)
-        if as_json:
-            print(json.dumps(ended.result.content(), allow_nan=False), flush=True)
-        if unwritten is not None:
-            raise unwritten
+        _print_result(ended, unwritten, as_json=as_json)
         if watch is not None and not ended.interrupted:
             stack.callback(watch.wait)
         conclude(ended, quiet=quiet or as_json, certified=certified, required=required)
 
 
-def _watch(scenario: Scenario, faults: str | None, broker: str, display: ProgressDisplay, console: Console) -> Watch:
+def _refuse_others(context: typer.Context, resumed: str) -> None:
+    """Refuse what is given beside --resume and would change the run."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.name not in _WITH_RESUME and source is not None and source.name == "COMMANDLINE":
+            given = parameter.opts[0] if parameter.opts[0].startswith("-") else "SCENARIO"
+            message = f"--resume {resumed}: the run goes on as it was begun; leave {given} out"
+            raise CommandError(ExitCode.BAD_INPUT, message)
+
+
+def _open_display(scenario: Scenario, *, quiet: bool) -> ProgressDisplay:
+    from stackelgrid.progress_display import ProgressDisplay
+
+    bar = not quiet and sys.stderr.isatty()
+    return ProgressDisplay(open_stderr(), scenario.leader.max_rounds, bar=bar, faults=not quiet)
+
+
+def _await_end(play: Callable[[], Run], *, required: bool) -> tuple[Run, UnwrittenError | None]:
+    """Play a run to its end, written or not."""
+    from stackelgrid.runner import UnwrittenError
+
+    try:
+        return play(), None
+    except UnwrittenError as error:
+        return error.run, error
+    except CertificateError as error:
+        if not required:
+            raise
+        raise CommandError(ExitCode.NOT_CERTIFIED, f"the certificate could not be made: {error}") from None
+
+
+def _print_result(ended: Run, unwritten: UnwrittenError | None, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(ended.result.content(), allow_nan=False), flush=True)
+    if unwritten is not None:
+        raise unwritten
+
+
+def _watch(scenario: Scenario, faults: str | None, broker: str, display: ProgressDisplay) -> Watch:
     """Prepare the page on a run."""
     from stackelgrid.testbed import fault_plans
     from stackelgrid.ui.recorder import Recorder
@@ -142,7 +195,7 @@ def _watch(scenario: Scenario, faults: str | None, broker: str, display: Progres
     plan = None if faults is None else fault_plans.fit(faults, scenario, broker)
     address = broker if BrokerKind.of(broker) is None else None
     recorder = Recorder(scenario, plan, address)
-    return Watch(recorder, display, lambda line: console.print(line, markup=False))
+    return Watch(recorder, display, lambda line: open_stderr().print(line, markup=False))
 
 
 def _check_broker(broker: str, certificates: Path | None) -> None:

@@ -52,7 +52,7 @@ def list_runs(as_json: AsJson = False) -> None:
 @runs.command()
 def show(run: Run, as_json: AsJson = False) -> None:
     """Show a run: how it ended, its key figures, and what it was played with."""
-    folder = _find(run)
+    folder = find_folder(run)
     summary = summarise(folder)
     readable = summary.state != "unreadable"
     manifest, result = (
@@ -70,7 +70,7 @@ def diff(one: Run, other: Run, as_json: AsJson = False) -> None:
     """List the keys of the scenario and the key figures in which two runs differ."""
     from stackelgrid.store.comparison import list_differences, read_run, spell
 
-    read = [read_run(run, _find(run)) for run in (one, other)]
+    read = [read_run(run, find_folder(run)) for run in (one, other)]
     keys, figures = list_differences(*read)
     if as_json:
         print(json.dumps({"runs": [one, other], "scenario": keys, "figures": figures}))
@@ -91,7 +91,7 @@ def rm(run: Run) -> None:
     RunStore(ROOT).remove(run)
 
 
-def _find(run: str) -> Path:
+def find_folder(run: str) -> Path:
     """Find the folder of a run: one in runs/, or else that of a run elsewhere."""
     try:
         return RunStore(ROOT).find(run)

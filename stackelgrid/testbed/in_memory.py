@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ from leader_node.config import LeaderConfig
 from stackelgrid.faults.in_memory import Build, FaultyMemory
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.interrupts import allow_interrupts
-from stackelgrid.rounds.ledger import Entry
+from stackelgrid.rounds.ledger import Entry, Ledger
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
+from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.testbed.node_configs import build_node_configs
-from stackelgrid.transport.base import TransportResult
+from stackelgrid.testbed.recovery import MARK, RecoveryLog
+from stackelgrid.transport.base import Traffic, TransportResult
 from stackelgrid.transport.memory import DeadlockError, MemoryTransport
 
 _LONGEST_REASON = 200
@@ -34,12 +36,14 @@ def play(
     on_round: Callable[[dict[str, Any]], None] = lambda record: None,
     plan: FaultPlan | None = None,
     on_fault: Callable[[FaultRecord], None] = lambda record: None,
+    log: RecoveryLog | None = None,
 ) -> RunRecord:
     """Run `scenario` to its end, under a fault plan if there is one.
 
-    `on_round` gets each finished round of the leader, `on_fault` each fault as it happens.
+    `on_round` gets each finished round of the leader, `on_fault` each fault as it happens. With a `log` the run goes on
+    from there, and is kept in it; then there is no plan.
     """
-    run = MemoryRun(scenario, on_round)
+    run = MemoryRun(scenario, on_round, log)
     run_record = run.run_record
 
     def note(record: FaultRecord) -> None:
@@ -49,7 +53,7 @@ def play(
     try:
         with allow_interrupts():
             if plan is None:
-                result = MemoryTransport(scenario.seed).run([build(False) for build in run.builds.values()])
+                result = run.transport.run([build(False) for build in run.builds.values()])
             else:
                 transport = FaultyMemory(plan, run.builds, note, scenario.seed)
                 result = transport.run(transport.nodes())
@@ -58,7 +62,7 @@ def play(
         if not result.crashed:
             raise
     except KeyboardInterrupt:
-        result = TransportResult()
+        result = TransportResult(traffic=run.transport.traffic)
         run_record.interrupted = True
     return run.finish(result)
 
@@ -66,28 +70,37 @@ def play(
 class MemoryRun:
     """A run in memory: `builds` builds each of its nodes, at first and after a crash.
 
-    Nodes write into `run_record` and `ledgers`, those of the coordinators by name. `on_round` gets each finished round
-    of the leader.
+    Nodes write into `run_record` and `ledgers`, those of the coordinators by name, and into the `log` if there is one;
+    what is in that from before an interrupt is not played again. `on_round` gets each finished round of the leader.
     """
 
-    def __init__(self, scenario: Scenario, on_round: Callable[[dict[str, Any]], None] = lambda record: None) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        on_round: Callable[[dict[str, Any]], None] = lambda record: None,
+        log: RecoveryLog | None = None,
+    ) -> None:
         self.run_record = RunRecord("memory", "none", 1)
+        self.transport = MemoryTransport(scenario.seed)
         self._sessions = len(scenario.sessions)
         self.ledgers: dict[str, list[Entry]] = {}
         self._memories: dict[str, Mapping[str, Any]] = {}  # of homes
-        self._on_round = on_round
+        self._on_round, self._log = on_round, log
         self._began = time.perf_counter()
         self._rejected: list[Counter[str]] = []  # of each node that was built
+        self._counted = (0, 0)  # messages and bytes of before an interrupt, without those by which nodes came together
+        self._gathering: tuple[int, int] | None = None  # messages and bytes by which they did
         configs = build_node_configs(scenario, run="memory")
         self.builds: dict[str, Build] = {configs.leader.name: partial(self._leader, configs.leader)}
         self.builds |= {config.name: partial(self._aggregator, config) for config in configs.aggregators}
         self.builds |= {config.name: partial(self._home, config) for config in configs.homes}
+        if log is not None:
+            self._recall(log.lines)
 
     def finish(self, result: TransportResult) -> RunRecord:
         """Add to the record what is known once the transport has ended."""
         run_record = self.run_record
-        run_record.messages = sum(traffic.sent for traffic in result.traffic.values())
-        run_record.bytes = sum(traffic.sent_bytes for traffic in result.traffic.values())
+        run_record.messages, run_record.bytes = self._count(result.traffic)
         run_record.failures = {name: describe(error) for name, error in result.crashed.items()}
         if self._sessions > 1:
             run_record.divide(self._sessions)
@@ -95,8 +108,14 @@ class MemoryRun:
         run_record.elapsed_s = time.perf_counter() - self._began
         return run_record
 
+    def _count(self, traffic: Mapping[str, Traffic]) -> tuple[int, int]:
+        """Count messages and bytes as if there had been no interrupt: nodes come together once."""
+        messages, size = self._counted
+        sent = traffic.values()
+        return messages + sum(each.sent for each in sent), size + sum(each.sent_bytes for each in sent)
+
     def _leader(self, config: LeaderConfig[Any], lose_state: bool) -> Any:
-        ledger = self._ledger(config.name, lose_state)
+        ledger = self._ledger(config.name, lose_state, self._mark)
         return self._register(
             leader_node.config.assemble(config, self._journal, self.run_record.conclusion.update, ledger)
         )
@@ -104,9 +123,11 @@ class MemoryRun:
     def _aggregator(self, config: AggregatorConfig[Any], lose_state: bool) -> Any:
         def conclude(account: Mapping[str, Any]) -> None:
             self.run_record.add_account(config.name, account)
+            self._keep("account", config.name, account)
 
         def journal(record: Mapping[str, Any]) -> None:
             self.run_record.aggregator_rounds.append({"aggregator": config.name, **record})
+            self._keep("round", config.name, record)
 
         ledger = self._ledger(config.name, lose_state)
         return self._register(aggregator_node.config.assemble(config, journal, conclude, ledger))
@@ -114,22 +135,100 @@ class MemoryRun:
     def _home(self, config: EmcConfig[Any], lose_state: bool) -> Any:
         if lose_state:
             self._memories.pop(config.name, None)
-        remember = partial(self._memories.__setitem__, config.name)
+
+        def act(settled: Mapping[str, Any]) -> None:
+            self.run_record.add_schedules(settled)
+            self._keep("schedules", config.name, settled)
+
+        def remember(memory: Mapping[str, Any]) -> None:
+            self._memories[config.name] = memory
+            self._keep("memory", config.name, memory)
+
         memory = self._memories.get(config.name)
-        return self._register(emc_node.config.assemble(config, self.run_record.add_schedules, remember, memory))
+        return self._register(emc_node.config.assemble(config, act, remember, memory))
 
     def _register(self, node: Any) -> Any:
         self._rejected.append(node.mailbox.rejected)
         return node
 
-    def _ledger(self, name: str, lose_state: bool) -> list[Entry]:
+    def _ledger(self, name: str, lose_state: bool, then: Callable[[Entry], None] = lambda entry: None) -> Ledger:
         if lose_state:
             self.ledgers.pop(name, None)
-        return self.ledgers.setdefault(name, [])
+        entries = self.ledgers.setdefault(name, [])
+        return entries if self._log is None else _KeptLedger(entries, partial(self._keep, "ledger", name), then)
 
     def _journal(self, record: Mapping[str, Any]) -> None:
         self.run_record.rounds.append(dict(record))
         self._on_round(self.run_record.rounds[-1])
+
+    # --- an interrupt, and after it ---
+
+    def _keep(self, kind: str, node: str, record: Mapping[str, Any]) -> None:
+        if self._log is not None:
+            self._log.keep(kind, node, record)
+
+    def _mark(self, entry: Entry) -> None:
+        """Mark in the log that the leader has finished a round or a session."""
+        messages, size = self._count(self.transport.traffic)
+        if self._gathering is None:  # it has finished its first round, and nothing else
+            rounds = [*self.run_record.aggregator_rounds, *([entry["account"]] if "account" in entry else [])]
+            self._gathering = (
+                messages - sum(each["messages"] for each in rounds),
+                size - sum(each["bytes"] for each in rounds),
+            )
+        mark = {
+            "messages": messages,
+            "bytes": size,
+            "gathering": self._gathering,
+            "rejected": dict(sum(self._rejected, Counter())),
+            "elapsed_s": time.perf_counter() - self._began,
+        }
+        self._keep(MARK, LEADER, mark)
+
+    def _recall(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Take over what nodes had kept before an interrupt."""
+        run_record = self.run_record
+        for line in lines:
+            node, record = line["node"], line["record"]
+            match line["kind"]:
+                case "ledger":
+                    self.ledgers.setdefault(node, []).append(record)
+                case "memory":
+                    self._memories[node] = record
+                case "round":
+                    run_record.aggregator_rounds.append({"aggregator": node, **record})
+                case "account":
+                    run_record.add_account(node, record)
+                case "schedules":
+                    run_record.add_schedules(record)
+                case _:
+                    mark = record
+        if not lines:
+            return
+        self._gathering = messages, size = tuple(mark["gathering"])
+        self._counted = mark["messages"] - messages, mark["bytes"] - size
+        self._rejected.append(Counter(mark["rejected"]))
+        self._began -= mark["elapsed_s"]
+        entries = self.ledgers[LEADER]
+        run_record.rounds = [dict(entry["account"]) for entry in entries if "number" in entry]
+        if ended := [entry["conclusion"] for entry in entries if "conclusion" in entry]:
+            run_record.conclusion["sessions"] = ended
+
+
+class _KeptLedger:
+    """A ledger whose entries are kept in a file, too."""
+
+    def __init__(self, entries: list[Entry], *keep: Callable[[Entry], None]) -> None:
+        self._entries, self._keep = entries, keep
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries)
+
+    def append(self, entry: Entry) -> None:
+        """Store an entry."""
+        self._entries.append(entry)
+        for keep in self._keep:
+            keep(entry)
 
 
 def describe(error: Exception) -> str:

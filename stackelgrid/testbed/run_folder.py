@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.node.record import write_whole
 from stackelgrid.registry import list_extensions
@@ -21,7 +22,7 @@ from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario, ScenarioError, dump
 from stackelgrid.testbed import fault_plans
-from stackelgrid.text_file import write_text
+from stackelgrid.text_file import parse_json, read_text, write_text
 from stackelgrid.transport.address import hide_password
 
 _PACKAGES = ("stackelgrid", "numpy", "scipy", "daqp", "pydantic", "paho-mqtt", "cvxpy", "clarabel", "amqtt")
@@ -118,6 +119,35 @@ def write_manifest(folder: Path, scenario: Scenario, transport: str, began: date
         "command": [Path(sys.argv[0]).name, *map(hide_password, sys.argv[1:])],
     }
     write_whole(folder / "manifest.json", manifest)
+
+
+def require_unfinished(folder: Path) -> None:
+    """Raise `ConfigError` unless the folder is that of a run in memory that was interrupted or killed."""
+    path = folder / "manifest.json"
+    try:
+        manifest = parse_json(read_text(path, mend="name the folder of a run that was interrupted"))
+        transport, state = manifest["transport"], manifest.get("state", "failed")
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (AttributeError, KeyError, TypeError):
+        raise ConfigError(f"{path}: of another version of stackelgrid; play the scenario again") from None
+    if state in ("settled", "unsettled"):
+        mend = "stackelgrid certify goes on with its certificate, stackelgrid report writes its report"
+        raise ConfigError(f"{folder}: this run has ended; {mend}")
+    if transport != "memory" or (folder / "faults.yaml").exists():
+        what = "over MQTT" if transport != "memory" else "under a fault plan"
+        raise ConfigError(f"{folder}: a run {what} does not go on; play its scenario.yaml again")
+
+
+def reopen(folder: Path) -> None:
+    """Take out of a run's folder what its end has written, and note that it goes on."""
+    for name in ("result.json", "rounds.jsonl"):
+        (folder / name).unlink(missing_ok=True)
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    kept = {key: value for key, value in manifest.items() if key not in ("ended", "state", "message")}
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    write_whole(path, {**kept, "resumed": [*manifest.get("resumed", []), now]})
 
 
 def note_end(folder: Path, state: str | None, message: str, **more: str) -> None:

@@ -59,7 +59,7 @@ class MemoryTransport(Transport):
 
     A message takes `latency_s` seconds plus up to `jitter_s` more, drawn uniformly from a stream of random numbers that
     depends on `seed` and the names of sender and receiver only. A `Compute` job runs at once and takes no virtual time.
-    A run that has not ended after `horizon_s` seconds is taken for a deadlock.
+    A run that has not ended after `horizon_s` seconds is taken for a deadlock. `traffic` is that of the run so far.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class MemoryTransport(Transport):
         self.jitter_s = jitter_s
         self._retained: dict[str, tuple[str, Publish]] = {}  # topic -> sender's name and message
         self._streams: dict[tuple[str, str], np.random.Generator] = {}
+        self.traffic: dict[str, Traffic] = {}
 
     def delays(self, sender: str, receiver: str, publish: Publish, now: float) -> Sequence[float]:
         """Give the seconds from `now` until each copy of `publish` reaches `receiver`; here, always one copy.
@@ -97,7 +98,9 @@ class MemoryTransport(Transport):
         share a name.
         """
         self._streams.clear()
-        return _Run(nodes, self, self._retained).execute()
+        run = _Run(nodes, self, self._retained)
+        self.traffic = run.result.traffic
+        return run.execute()
 
     def _stream(self, sender: str, receiver: str) -> np.random.Generator:
         link = (sender, receiver)

@@ -6,13 +6,20 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import stackelgrid
+from stackelgrid import cli
+from stackelgrid.errors import ConfigError
+from stackelgrid.progress_display import ProgressDisplay
+from stackelgrid.registry import find, list_games
 from stackelgrid.scenarios import Scenario
+from stackelgrid.store.run_store import RunStore
 
 SIX_SESSIONS: dict[str, Any] = {
     "calendar": {"start": "2026-06-01T00:00", "timezone": "Europe/Brussels", "days": 1, "horizon": "8h", "every": "4h"},
@@ -25,6 +32,137 @@ SIX_SESSIONS: dict[str, Any] = {
 def read_result(folder: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((folder / "result.json").read_bytes())
     return content
+
+
+# --- runs in memory ---
+
+PLAY_AND_DIE = """
+import os, signal, sys
+import stackelgrid
+
+def die(record):
+    if record["round"] == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+stackelgrid.run(sys.argv[1], out=sys.argv[2], on_round=die)
+"""
+
+HOMES = 6
+
+
+def interrupt_after(rounds: int) -> Callable[[dict[str, Any]], None]:
+    def stop(record: dict[str, Any]) -> None:
+        if record["round"] == rounds:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], bytes, list[str]]:
+    """What a run has left, but for the seconds that it took: its result, its rounds, its files."""
+    result = {**read_result(folder), "elapsed_s": 0.0}
+    return result, (folder / "rounds.jsonl").read_bytes(), sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("game", list_games())
+def test_run_goes_on_as_if_it_had_not_been_interrupted(game: str, tmp_path: Path) -> None:
+    small = find(game).load("small_scenario")(np.random.default_rng(2), HOMES)
+    scenario = {"schema": 1, "game": game, "aggregators": 2, **small}
+    whole = stackelgrid.run(scenario, out=tmp_path / "whole")
+    for rounds in {1, (whole.result.rounds + 1) // 2, whole.result.rounds}:
+        folder = tmp_path / f"interrupted in {rounds}"
+        before = stackelgrid.run(scenario, out=folder, on_round=interrupt_after(rounds))
+        assert (before.interrupted, before.result.rounds) == (True, rounds)
+        asked: list[int] = []
+        after = stackelgrid.resume(folder, on_round=lambda record: asked.append(record["round"]))  # noqa: B023
+        assert asked == [*range(rounds + 1, whole.result.rounds + 1)]
+        assert not after.interrupted
+        assert read_run(folder) == read_run(tmp_path / "whole")
+
+
+def test_run_of_sessions_goes_on_after_each_interrupt(tmp_path: Path) -> None:
+    whole = stackelgrid.run("user_oriented", SIX_SESSIONS, out=tmp_path / "whole")
+    folder = tmp_path / "interrupted"
+    stackelgrid.run("user_oriented", SIX_SESSIONS, out=folder, on_round=interrupt_after(2))
+    for session in whole.result.sessions[:-1]:
+        played = len(stackelgrid.load(folder).journal)
+        partly = stackelgrid.resume(folder, on_round=interrupt_after(played + session.rounds))
+        assert partly.interrupted
+        assert partly.journal == whole.journal[: played + session.rounds]
+        assert RunStore(tmp_path).list()[0].state in ("interrupted", "settled")
+    stackelgrid.resume(folder)
+    assert read_run(folder) == read_run(tmp_path / "whole")
+    assert len(json.loads((folder / "manifest.json").read_bytes())["resumed"]) == 6
+
+
+def test_run_that_was_killed_goes_on(tmp_path: Path) -> None:
+    """Whatever a kill has left of the last lines."""
+    whole = stackelgrid.run("user_oriented", SIX_SESSIONS, out=tmp_path / "whole")
+    second = whole.result.sessions[0].rounds + 1
+    words = [str(tmp_path / "whole" / "scenario.yaml"), str(tmp_path / "killed"), str(second)]
+    ended = subprocess.run([sys.executable, "-c", PLAY_AND_DIE, *words], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert [run.state for run in RunStore(tmp_path).list() if run.id == "killed"] == ["failed"]
+    log = tmp_path / "killed" / "nodes" / "recovery.jsonl"
+    log.write_bytes(log.read_bytes()[:-7])
+    stackelgrid.resume(tmp_path / "killed")
+    assert read_run(tmp_path / "killed") == read_run(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json: cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text("{}"), "of another version"),
+        (lambda folder: (folder / "nodes" / "recovery.jsonl").write_text('{"kind": 1}\n'), "another scenario"),
+        (lambda folder: (folder / "nodes" / "recovery.jsonl").write_text("[\n"), "recovery.jsonl: damaged"),
+        (lambda folder: (folder / "faults.yaml").write_text("faults: []"), "under a fault plan does not go on"),
+        (lambda folder: change_seed(folder / "scenario.yaml"), "of another scenario than scenario.yaml"),
+        (stackelgrid.resume, "this run has ended"),
+    ],
+)
+def test_folder_that_cannot_go_on_is_one_message(tmp_path: Path, spoil: Callable[[Path], Any], message: str) -> None:
+    stackelgrid.run("prosumer", out=tmp_path / "run", on_round=interrupt_after(1))
+    spoil(tmp_path / "run")
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    with pytest.raises(ConfigError, match=message) as refused:
+        stackelgrid.resume(tmp_path / "run")
+    assert "\n" not in str(refused.value)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+
+
+def change_seed(scenario: Path) -> None:
+    scenario.write_text(scenario.read_text().replace("seed: 2020", "seed: 2021"))
+
+
+def run_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["stackelgrid", *words])
+    code = cli.main()
+    return (code, *capsys.readouterr())
+
+
+def test_command_goes_on_with_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stackelgrid.Run, "report", lambda run: None)
+    run = ["run", "prosumer", "--transport", "memory", "--no-certify"]
+    with monkeypatch.context() as stopping:
+        stopping.setattr(ProgressDisplay, "show_round", lambda display, record: interrupt_after(2)(record))
+        code, _, error = run_command(monkeypatch, capsys, *run, "--out", "my run")
+    assert code == 130
+    assert error.endswith("; stackelgrid run --resume 'my run' goes on\n")
+    code, out, _ = run_command(monkeypatch, capsys, "run", "--resume", "my run", "--no-certify", "--json")
+    assert (code, json.loads(out)) == (0, stackelgrid.load("my run").result.content())
+    assert stackelgrid.load("my run").result.rounds == 6
+    for words in (["prosumer"], ["--seed", "3"], ["--set", "seed=3"], ["--transport", "memory"]):
+        code, _, error = run_command(monkeypatch, capsys, "run", "--resume", "my run", *words)
+        assert (code, error.count("\n")) == (2, 1)
+        assert f"leave {words[0] if words[0].startswith('-') else 'SCENARIO'} out" in error
+    assert run_command(monkeypatch, capsys, "run")[0] == 2
+    assert run_command(monkeypatch, capsys, "run", "--resume", "nowhere")[0] == 2
 
 
 # --- certification ---
