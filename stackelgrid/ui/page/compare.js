@@ -58,7 +58,7 @@ function makeFigures(runs) {
     make(
       "table",
       {},
-      make("thead", {}, make("tr", {}, ["Figure", ...NAMES, "B − A", ""].map((text, index) => make("th", { scope: "col", class: index && index < 4 ? "number" : "" }, text)))),
+      make("thead", {}, make("tr", {}, ["Figure", ...NAMES, "B − A", "relative"].map((text, index) => make("th", { scope: "col", class: index && index < 4 ? "number" : "" }, text)))),
       make("tbody", {}, rows.map(([label, value, other, unit]) => make("tr", {}, make("th", { scope: "row" }, label, unit && ` (${unit})`), [value, other].map((each) => make("td", { class: "number" }, write(each))), makeDifference(value, other)))),
     ),
   );
