@@ -1,6 +1,6 @@
 // The control room's page: which view is shown, by the fragment of the address.
 
-import { get, locate } from "./api.js";
+import { ApiError, get, locate } from "./api.js";
 import { showComparison } from "./compare.js";
 import { make } from "./dom.js";
 import { showRun } from "./run.js";
@@ -41,11 +41,11 @@ async function show(isChange) {
   try {
     const [pattern, draw] = ROUTES.find(([each]) => each.test(path)) ?? [/^/, showNothing];
     const end = await draw(view, ...pattern.exec(path).slice(1).map(decodeURIComponent));
-    if (number !== shown) end?.();
-    else close = end ?? null;
+    if (number === shown) close = end ?? null;
+    else end?.();
   } catch (error) {
-    if (number === shown) view.replaceChildren(make("h1", { tabindex: "-1" }, "This cannot be shown"), make("p", { class: "notice bad", role: "alert" }, error.message));
-    if (error.status === undefined) throw error;
+    if (!(error instanceof ApiError)) console.error(error);
+    view.replaceChildren(make("h1", { tabindex: "-1" }, "This cannot be shown"), make("p", { class: "notice bad", role: "alert" }, error.message));
   }
   if (number !== shown) return;
   main.querySelector(".loading").remove();
