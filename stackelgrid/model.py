@@ -11,6 +11,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from stackelgrid.spelling import list_keys, suggest
+
 LARGEST = 1e9
 """The largest number of a scenario or configuration: sums over many homes, and products, then stay finite."""
 SMALLEST = 1e-9
@@ -34,10 +36,11 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_UNKNOWN_KEY = "unknown key; remove it or correct its spelling"
 _WANTED = {
     "missing": "missing; add it",
     "union_tag_not_found": "missing; add it",
-    "extra_forbidden": "unknown key; remove it or correct its spelling",
+    "extra_forbidden": _UNKNOWN_KEY,
     "list_type": "give a list",
     "float_type": "give a number",
     "float_parsing": "give a number",
@@ -51,7 +54,7 @@ _WANTED = {
     "model_type": "give a mapping of keys",
     "model_attributes_type": "give a mapping of keys",
     "finite_number": "give a finite number",
-    "invalid_key": "unknown key; remove it or correct its spelling",
+    "invalid_key": _UNKNOWN_KEY,
 }
 _ABOVE_ZERO = f"greater than or equal to {SMALLEST:.9f}"
 _OF_A_KIND = {"union_tag_invalid", "union_tag_not_found"}
@@ -69,18 +72,26 @@ _MOST_LINES = 10
 _LONGEST_VALUE = 80
 
 
-def explain(source: str | Callable[[str], str], error: ValidationError, content: object = None) -> str:
+def explain(
+    source: str | Callable[[str], str],
+    error: ValidationError,
+    content: object = None,
+    model: type[BaseModel] | None = None,
+) -> str:
     """Write one line per mistake: file, key, what is wrong and what is wanted, the value found.
 
     `source` names the file, or finds for a key where it stands: "mine.yaml, line 3". With the `content` that was
-    refused, keys are as they stand there, without the kinds that pydantic puts between.
+    refused, keys are as they stand there, without the kinds that pydantic puts between. With the `model` that refused
+    it, an unknown key comes with the one that was probably meant.
     """
     locate = source if callable(source) else lambda _: source
-    mistakes = list_mistakes(error, content)
+    mistakes = list_mistakes(error, content, model)
     return "\n".join(f"{locate(key)}: {key or '(whole file)'}: {message}" for key, message in mistakes)
 
 
-def list_mistakes(error: ValidationError, content: object = None) -> list[tuple[str, str]]:
+def list_mistakes(
+    error: ValidationError, content: object = None, model: type[BaseModel] | None = None
+) -> list[tuple[str, str]]:
     """List the keys that are wrong, each with what is wrong and what is wanted, as `explain` writes them."""
     mistakes = [_Mistake.of(found, content) for found in error.errors(include_url=False)]
     explained = {above for mistake in mistakes if not mistake.other_kind for above in mistake.list_keys_above()}
@@ -98,7 +109,16 @@ def list_mistakes(error: ValidationError, content: object = None) -> list[tuple[
     told = [*lines, *((key, f"and {count - _FEW} more like it") for (key, _), count in alike.items() if count > _FEW)]
     if len(told) > _MOST_LINES:
         told[_MOST_LINES - 1 :] = [("", f"and {len(told) - _MOST_LINES + 1} more mistakes")]
-    return told
+    return told if model is None else [(key, _correct(key, message, content, model)) for key, message in told]
+
+
+def _correct(key: str, message: str, content: object, model: type[BaseModel]) -> str:
+    """Put into the message of an unknown key the one that was probably meant."""
+    if not message.startswith(_UNKNOWN_KEY):
+        return message
+    *above, last = key.split(".")
+    meant = suggest(last, list_keys(model, above, content))
+    return message if meant is None else message.replace(_UNKNOWN_KEY, f"unknown key; {meant}", 1)
 
 
 @dataclass(frozen=True)

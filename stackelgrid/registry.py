@@ -18,6 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar
 
 from stackelgrid.errors import ConfigError
+from stackelgrid.spelling import suggest
 from stackelgrid.wire.codec import Bodies
 
 GAMES = "stackelgrid.games"
@@ -143,7 +144,8 @@ def find(name: str) -> Game:
     else:
         points = entry_points(group=GAMES, name=name)
         if not points:
-            raise UnknownGameError(f"{name!r} is not a game that is installed; those are {', '.join(list_games())}")
+            those = suggest(name, list_games()) or f"those are {', '.join(list_games())}"
+            raise UnknownGameError(f"{name!r} is not a game that is installed; {those}")
         where, found = points[name].value, _load_entry_point("game", points[name])
     if not isinstance(found, Game):
         raise UnknownGameError(f"{name}: {where} is not a stackelgrid.registry.Game")
@@ -164,8 +166,9 @@ def find_algorithm(game: str, name: str) -> Algorithm:
         if not isinstance(found, Algorithm):
             raise GameError(f"algorithm {name}: it is not a stackelgrid.registry.Algorithm; mend or uninstall it")
     if found is None or found.game != game:
-        names = ", ".join(list_algorithms(game))
-        raise UnknownAlgorithmError(f"{name!r} is not an algorithm of {game} that is installed; name one of {names}")
+        names = list_algorithms(game)
+        those = suggest(name, names) or f"name one of {', '.join(names)}"
+        raise UnknownAlgorithmError(f"{name!r} is not an algorithm of {game} that is installed; {those}")
     return found
 
 

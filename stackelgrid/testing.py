@@ -63,7 +63,7 @@ def build_plan(*faults: Mapping[str, Any], title: str = "", seed: int = 0, **fau
     try:
         return FaultPlan.model_validate(content)
     except ValidationError as error:
-        raise FaultPlanError(explain("fault_plan", error, content)) from None
+        raise FaultPlanError(explain("fault_plan", error, content, FaultPlan)) from None
 
 
 class Testbed:

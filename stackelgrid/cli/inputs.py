@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -118,7 +119,8 @@ def data(
     keys: dict[str, object] = {}
     for override in sets or []:
         apply_override(keys, override)
+    options = {re.split(r"[.=]", override, maxsplit=1)[0].strip(): f"--set {override}" for override in sets or []}
     try:
-        print(*describe_file(file, keys), sep="\n")
+        print(*describe_file(file, keys, options), sep="\n")
     except ValueError as error:
         raise CommandError(ExitCode.BAD_INPUT, str(error)) from None

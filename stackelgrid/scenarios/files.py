@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from stackelgrid.errors import ConfigError
 from stackelgrid.model import explain, list_mistakes
@@ -18,6 +18,7 @@ from stackelgrid.registry import UnknownGameError, find
 from stackelgrid.scenarios import yaml_file
 from stackelgrid.scenarios.base import Scenario
 from stackelgrid.scenarios.measured import BadReferenceError, spell_out, with_origins
+from stackelgrid.scenarios.measured.declarations import DataSection
 
 
 class ScenarioError(ConfigError):
@@ -80,8 +81,10 @@ def load(
     except UnknownGameError as error:
         raise ScenarioError(f"{origins.locate('game')}: game: {error}", [("game", str(error))]) from None
     folder = origins.path.parent
+    refusing: type[BaseModel] = DataSection
     try:
         raw = spell_out(raw, folder, model, show)
+        refusing = model
         model.prepare(raw, folder)
         scenario = model.model_validate(raw)
         _refuse_coerced(raw, scenario.model_dump(by_alias=True))
@@ -89,7 +92,8 @@ def load(
         scenario.rehearse()
     except ValidationError as error:
         found = with_origins(error, raw)
-        raise ScenarioError(explain(origins.locate, found, raw), list_mistakes(found, raw)) from None
+        told = explain(origins.locate, found, raw, refusing), list_mistakes(found, raw, refusing)
+        raise ScenarioError(*told) from None
     except BadReferenceError as error:
         where = origins.locate(_find_key(str(error)), error.declared)
         raise ScenarioError(f"{where}: {error}", [_split_key(str(error))]) from None

@@ -26,6 +26,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.resolver import VersionedResolver
 from ruamel.yaml.scanner import Scanner, ScannerError
 
+from stackelgrid.spelling import suggest
 from stackelgrid.text_file import read_text
 
 _MERGE = "tag:yaml.org,2002:merge"
@@ -240,7 +241,8 @@ def find(source: str, shipped: Mapping[str, Path], what: str) -> Path:
     try:
         Path(source).stat()
     except FileNotFoundError:
-        raise ValueError(f"{source}: no such file, and no shipped {what}; those are {', '.join(shipped)}") from None
+        those = suggest(source, shipped) or f"those are {', '.join(shipped)}"
+        raise ValueError(f"{source}: no such file, and no shipped {what}; {those}") from None
     except (OSError, ValueError):
         pass  # reading it says what is wrong
     return Path(source)

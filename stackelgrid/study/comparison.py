@@ -23,7 +23,7 @@ import numpy as np
 from stackelgrid import runner
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.record import write_whole
-from stackelgrid.registry import find, find_algorithm
+from stackelgrid.registry import UnknownAlgorithmError, find, find_algorithm
 from stackelgrid.report.words import volume
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario, load
@@ -158,6 +158,10 @@ def compare(
     scenarios, failures = dict[str, Scenario](), dict[str, str]()
     for algorithm in algorithms:
         with _note_failure(algorithm, failures):
+            try:
+                find_algorithm(scenario.game, algorithm)
+            except UnknownAlgorithmError as error:
+                raise ConfigError(f"--algorithms {','.join(algorithms)}: {error}") from None
             scenarios[algorithm] = load(source, [*overrides, f"leader.algorithm={json.dumps(algorithm)}"], seed)
     name = f"{Path(source).stem[:100]}-algorithms"
     folder = run_folder.create_under_runs(name) if out is None else run_folder.create(out)

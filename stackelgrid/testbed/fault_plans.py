@@ -47,7 +47,7 @@ def load(source: str) -> FaultPlan:
     try:
         return FaultPlan.model_validate(content)
     except ValidationError as error:
-        raise FaultPlanError(explain(str(path), error, content)) from None
+        raise FaultPlanError(explain(str(path), error, content, FaultPlan)) from None
 
 
 def fit(source: str | Path | FaultPlan, scenario: Scenario, broker: str = BrokerKind.AUTO) -> FaultPlan:

@@ -80,5 +80,5 @@ def read_plan(plan: str | Mapping[str, Any]) -> FaultPlan:
     try:
         return FaultPlan.model_validate(plan)
     except ValidationError as error:
-        key, message = list_mistakes(error, plan)[0]
+        key, message = list_mistakes(error, plan, FaultPlan)[0]
         raise FaultPlanError(f"{key}: {message}") from None

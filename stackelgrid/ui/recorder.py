@@ -165,7 +165,7 @@ class Recorder:
         try:
             fault = model.model_validate(timed)
         except ValidationError as error:
-            key, message = list_mistakes(error, content)[0]
+            key, message = list_mistakes(error, content, model)[0]
             raise FaultRefusedError(f"{key}: {message}", key) from None
         if isinstance(fault, BrokerOutage) and fault.keep_retained:
             raise FaultRefusedError(

@@ -123,7 +123,16 @@ def test_run_and_check_refuse_a_bad_scenario(
         (["report", "nowhere"], ["nowhere"]),
         (["schema", "chess"], ["chess", "user_oriented"]),
         (["dance"], ["dance"]),
-        (["run", "user_oriented", "--sed", "1"], ["--sed"]),
+        (["rnu"], ["Did you mean 'run'?"]),
+        (["certs", "ad"], ["Did you mean 'add'?"]),
+        (["run", "user_oriented", "--sed", "1"], ["--sed", "--seed"]),
+        (["run", "user_orientd"], ["user_orientd: no such file", "did you mean user_oriented?"]),
+        (["check", "user_oriented", "--faults", "agregator-dies"], ["did you mean aggregator-dies?"]),
+        (["schema", "prosumr"], ["did you mean prosumer?"]),
+        (
+            ["compare-algorithms", "user_oriented", "--algorithms", "newtn,paper_003"],
+            ["--algorithms newtn,paper_003: 'newtn' is not", "did you mean newton?"],
+        ),
     ],
 )
 def test_command_refuses_bad_usage(

@@ -65,6 +65,33 @@ def test_scenario_error_is_one_line_for_one_mistake(game: str, override: str, me
     assert str(told.value).count("\n") == 0
 
 
+@pytest.mark.parametrize(
+    ("game", "override", "meant"),
+    [
+        ("user_oriented", "leader.muu=1", "mu"),
+        ("user_oriented", "leader.balance={kind: adaptive, lowest: 1}", "low"),
+        ("user_oriented", "calendar={start: 2026-03-28T00:00, timzone: Europe/Berlin}", "timezone"),
+        ("street", "data.prices.tiem=cost", "time"),
+        ("street", "forecast.lod=perfect", "load"),
+        ("street", "populaton.homes=3", "population"),
+        ("prosumer", "homes.1.pvv_kw=[1]", "pv_kw"),
+        ("storage_market", "leader.generators.0.maximum_mw=1", "max_mw"),
+    ],
+)
+def test_unknown_key_comes_with_the_one_that_was_meant(game: str, override: str, meant: str) -> None:
+    with pytest.raises(ScenarioError) as told:
+        load(game, [override])
+    first = str(told.value).splitlines()[0]
+    assert first.startswith(f"--set {override}: ") and f": unknown key; did you mean {meant}? (found " in first
+
+
+def test_unknown_key_like_none_is_to_be_removed() -> None:
+    far, long = "leader.xyz=1", f"leader.{'mu' * 50}=1"
+    for override in (far, long):
+        with pytest.raises(ScenarioError, match="unknown key; remove it or correct its spelling"):
+            load("user_oriented", [override])
+
+
 def test_scenario_error_is_short_for_many_like_mistakes() -> None:
     with pytest.raises(ScenarioError) as told:
         load("prosumer", [f"homes.0.pv_kw={[-1] * 24}"])
@@ -291,3 +318,14 @@ def test_file_without_an_end_is_read_no_further_than_the_largest(monkeypatch: py
     endless = Path("/proc/self/pagemap")  # which says that it has 0 bytes
     with pytest.raises(ValueError, match="larger than 1 MiB"):
         text_file.read_text(endless, "latin-1")
+
+
+def test_unknown_key_of_a_plan_comes_with_the_one_of_its_kind(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text("faults:\n  - {kind: loss, form: a1, probability: 1}\n  - {kind: crash, node: a1, at: {roun: 2}}\n")
+    with pytest.raises(FaultPlanError) as told:
+        fault_plans.load(str(path))
+    assert str(told.value).splitlines() == [
+        f"{path}: faults.0.form: unknown key; did you mean from? (found 'a1')",
+        f"{path}: faults.1.at.roun: unknown key; did you mean round? (found 2)",
+    ]

@@ -216,7 +216,10 @@ def test_data_command_takes_keys(monkeypatch: pytest.MonkeyPatch, capfd: pytest.
     assert "13.389 kWh" in told and "layout: wide" in told and "does not tell" not in told
     monkeypatch.setattr("sys.argv", [*words, "--set", "unti=Wh"])
     assert cli.main() == 2
-    assert "data.enel: unti: unknown key" in capfd.readouterr().err
+    assert capfd.readouterr().err == "--set unti=Wh: unti: unknown key; did you mean unit? (found 'Wh')\n"
+    monkeypatch.setattr("sys.argv", [*words, "--set", "reading=sample"])
+    assert cli.main() == 2
+    assert capfd.readouterr().err.startswith("--set unit=kWh --set timezone=Europe/Rome --set reading=sample: a sample")
 
 
 def write_autumn(path: Path, number: str, more: str = "") -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -178,9 +178,12 @@ def complete(series: TimeSeries, found: Mapping[str, Any]) -> TimeSeries:
     return TimeSeries.model_validate({**found, **given})
 
 
-def explain_keys(name: str, error: ValidationError) -> str:
-    """Explain what is wrong with the keys of the data `name`; of keys that contradict, pydantic names none."""
-    return explain(name, error).replace(f"{name}: (whole file): ", f"{name}: ")
+def explain_keys(source: str | Callable[[str], str], error: ValidationError) -> str:
+    """Explain what is wrong with the keys of some data; `source` is their name, or finds for a key where it stands.
+
+    Of keys that contradict each other pydantic names none.
+    """
+    return explain(source, error, model=TimeSeries).replace(": (whole file): ", ": ")
 
 
 class Reference(StrictModel):

@@ -45,20 +45,26 @@ _NO_BAR = "·"
 _MINUTE = timedelta(minutes=1)
 
 
-def describe_file(path: Path, keys: Mapping[str, Any]) -> Iterator[str]:
+def describe_file(path: Path, keys: Mapping[str, Any], options: Mapping[str, str] = {}) -> Iterator[str]:
     """Describe a file, read by those `keys` of data that are given, line by line.
 
-    Raises `ValueError` for keys that are wrong, and for a file that is no table or cannot be read by them.
+    `options` has the words of the command line that gave each. Raises `ValueError` for keys that are wrong, and for a
+    file that is no table or cannot be read by them.
     """
     name = name_from(path.stem, 64).strip("-") or "meter"
     try:
         yield from _describe(path, name, TimeSeries.model_validate({"file": path.name or str(path), **keys}))
     except ValidationError as error:
-        raise ValueError(explain_keys(f"data.{name}", error)) from None
+        raise ValueError(explain_keys(lambda key: _find_options(key, options) or f"data.{name}", error)) from None
     except csv.Error as error:
         raise ValueError(f"{path} is not CSV ({error}); export it again") from None
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+
+
+def _find_options(key: str, options: Mapping[str, str]) -> str:
+    """Find the option that gave a key; all of them where keys contradict each other."""
+    return options.get(key.partition(".")[0]) or " ".join(options.values())
 
 
 def _describe(path: Path, name: str, given: TimeSeries) -> Iterator[str]:

@@ -122,4 +122,4 @@ def _check(model: type[Declaration], content: dict[str, Any], where: str) -> Dec
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ValueError(explain(where, error)) from None
+        raise ValueError(explain(where, error, content, model)) from None
