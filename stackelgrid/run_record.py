@@ -16,7 +16,8 @@ class FaultRecord(StrictModel):
     """A fault of a plan that happened: its number in the plan, its kind, where, in which round, after how many seconds.
 
     A fault on messages has `from_` and `to`, any other its `node`. `round` is that of the conversation in which it
-    happened; None is none. A node that is back from a crash is of kind `restart`, under the number of the crash.
+    happened; None is none. Over MQTT `seconds` are those until the testbed heard of it. A node that is back from a
+    crash is of kind `restart`, under the number of the crash.
     """
 
     model_config = ConfigDict(populate_by_name=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -23,12 +23,15 @@ _LINES = 20
 """Troubles of nodes that are printed before the rest is left to result.json."""
 
 
-def conclude(ended: Run, *, quiet: bool, certified: bool, required: bool) -> None:
-    """Print the summary; raise `CommandError` with the exit code of a run that did not settle in good order."""
+def conclude(ended: Run, seconds: Mapping[str, float], *, quiet: bool, certified: bool, required: bool) -> None:
+    """Print the summary, with the `seconds` that each part of the run took.
+
+    Raises `CommandError` with the exit code of a run that did not settle in good order.
+    """
     stderr, folder = open_stderr(), ended.folder
     assert ended.record is not None
     if not quiet:
-        _print_summary(ended)
+        _print_summary(ended, seconds)
     missing = certified and ended.result.certifiable and ended.certificate is None
     if missing and not required and not ended.interrupted:
         stderr.print(_explain_absence(ended), markup=False)
@@ -117,13 +120,15 @@ def _list_some(names: Iterable[str]) -> str:
     return ", ".join(some[:5]) + (", …" if len(some) > 5 else "")
 
 
-def _print_summary(ended: Run) -> None:
+def _print_summary(ended: Run, seconds: Mapping[str, float]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from stackelgrid.report.tables import summary
+    from stackelgrid.report.words import number
 
+    parts = ", ".join(f"{part} {number(took)} s" for part, took in seconds.items())
     table = Table(box=None, show_header=False, pad_edge=False)
     for label, value in summary(ended.result, ended.days):
-        table.add_row(label, value)
+        table.add_row(label, f"{number(sum(seconds.values()))} s: {parts}" if label == "Time" else value)
     Console(highlight=False).print(table)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from enum import StrEnum
@@ -23,7 +22,7 @@ from stackelgrid.errors import ExitCode
 from stackelgrid.interrupts import defer_interrupts
 
 if TYPE_CHECKING:
-    from stackelgrid.progress_display import ProgressDisplay
+    from stackelgrid.cli.progress import RunDisplay
     from stackelgrid.runner import Run, UnwrittenError
     from stackelgrid.scenarios import Scenario
     from stackelgrid.ui.watch import Watch
@@ -102,7 +101,7 @@ def run(
                 required=required,
             )
         _print_result(ended, unwritten, as_json=as_json)
-        conclude(ended, quiet=quiet or as_json, certified=certified, required=required)
+        conclude(ended, display.seconds, quiet=quiet or as_json, certified=certified, required=required)
         return
     if scenario is None:
         context.fail("Missing argument 'SCENARIO'.")
@@ -145,7 +144,7 @@ def run(
         _print_result(ended, unwritten, as_json=as_json)
         if watch is not None and not ended.interrupted:
             stack.callback(watch.wait)
-        conclude(ended, quiet=quiet or as_json, certified=certified, required=required)
+        conclude(ended, display.seconds, quiet=quiet or as_json, certified=certified, required=required)
 
 
 def _refuse_others(context: typer.Context, resumed: str) -> None:
@@ -158,11 +157,10 @@ def _refuse_others(context: typer.Context, resumed: str) -> None:
             raise CommandError(ExitCode.BAD_INPUT, message)
 
 
-def _open_display(scenario: Scenario, *, quiet: bool) -> ProgressDisplay:
-    from stackelgrid.progress_display import ProgressDisplay
+def _open_display(scenario: Scenario, *, quiet: bool) -> RunDisplay:
+    from stackelgrid.cli.progress import RunDisplay
 
-    bar = not quiet and sys.stderr.isatty()
-    return ProgressDisplay(open_stderr(), scenario.leader.max_rounds, bar=bar, faults=not quiet)
+    return RunDisplay(open_stderr(), scenario.leader.max_rounds, quiet=quiet)
 
 
 def _await_end(play: Callable[[], Run], *, required: bool) -> tuple[Run, UnwrittenError | None]:
@@ -186,7 +184,7 @@ def _print_result(ended: Run, unwritten: UnwrittenError | None, *, as_json: bool
         raise unwritten
 
 
-def _watch(scenario: Scenario, faults: str | None, broker: str, display: ProgressDisplay) -> Watch:
+def _watch(scenario: Scenario, faults: str | None, broker: str, display: RunDisplay) -> Watch:
     """Prepare the page on a run."""
     from stackelgrid.testbed import fault_plans
     from stackelgrid.ui.recorder import Recorder

@@ -39,8 +39,7 @@ def sweep(
     Runs are played in memory and in parallel. A sweep that was interrupted goes on where it was. The folder has a table
     and a figure.
     """
-    from rich.progress import Progress
-
+    from stackelgrid.cli.progress import ProgressDisplay
     from stackelgrid.study import grid, table
     from stackelgrid.study import sweep as study
     from stackelgrid.testbed.result import SAMPLES
@@ -52,10 +51,10 @@ def sweep(
     with defer_interrupts() as interrupts:
         points = study.Sweep(planned, folder)
         try:
-            with Progress(console=open_stderr(), disable=quiet, transient=True) as progress:
-                task = progress.add_task(f"{wanted} points", total=wanted, completed=len(points.rows))
+            with ProgressDisplay(open_stderr(), wanted, quiet=quiet) as display:
                 for _ in points.play(jobs or len(os.sched_getaffinity(0))):
-                    progress.advance(task)
+                    completed = len(points.rows)
+                    display.show(f"{completed} of {wanted} points", completed=completed)
         except KeyboardInterrupt:
             points = study.Sweep(planned, folder)  # some may be finished and not yet reported
         table.write(folder, planned.grid, points.rows)
@@ -96,21 +95,17 @@ def compare_algorithms(
     Runs are played in memory, one after the other. The folder has each run, a table, and a figure of how fast each
     comes to the best price found. One that does not settle is a result like another. One that fails is named.
     """
-    from rich.progress import Progress
-
+    from stackelgrid.cli.progress import ProgressDisplay
     from stackelgrid.study import comparison, convergence
 
-    console = open_stderr()
-    hidden = quiet or as_json or not console.is_terminal
-    with Progress(console=console, disable=hidden, transient=True) as progress:
-        task = progress.add_task("starting", total=None)
+    with ProgressDisplay(open_stderr(), quiet=quiet) as display:
         compared, folder = comparison.compare(
             scenario,
             [name.strip() for name in algorithms.split(",")],
             sets or [],
             seed,
             out,
-            lambda name, record: progress.update(task, description=f"{name}, round {record['round']}"),
+            lambda name, record: display.show(f"{name}, round {record['round']}"),
         )
     convergence.write(folder, compared)
     if as_json:
@@ -137,21 +132,17 @@ def compare_planning(
     Runs are played in memory, one after the other. The folder has each run, and a table of what came in the slots that
     bind: energy, imbalance, money, utilities, and what each plan is worth above planning once per horizon.
     """
-    from rich.progress import Progress
-
+    from stackelgrid.cli.progress import ProgressDisplay
     from stackelgrid.study import planning
 
-    console = open_stderr()
-    hidden = quiet or as_json or not console.is_terminal
-    with Progress(console=console, disable=hidden, transient=True) as progress:
-        task = progress.add_task("starting", total=None)
+    with ProgressDisplay(open_stderr(), quiet=quiet) as display:
         compared, folder = planning.compare(
             scenario,
             sets or [],
             seed,
             out,
-            lambda plan, record: progress.update(
-                task, description=f"{plan}, session {record.get('session', 1)}, round {record['round']}"
+            lambda plan, record: display.show(
+                f"{plan.replace('_', ' ')}, session {record.get('session', 1)}, round {record['round']}"
             ),
         )
     if as_json:

@@ -95,7 +95,8 @@ class FaultController(AbstractContextManager["FaultController"]):
 
     def receive(self, report: FaultReport) -> Acknowledgement | None:
         """Take in a report of a node, and start the fault if that is up to the controller."""
-        record = report.record
+        # The clocks of nodes begin when they start. In a run's record there is one, that of their controller.
+        record = report.record.model_copy(update={"seconds": time.monotonic() - self._began_at})
         fault = self._plan.faults[record.fault]
         self._record(record)
         if record.kind == "restart" or not isinstance(fault, MomentFault):

@@ -367,6 +367,8 @@ def test_controller_orders_a_restart_with_the_faults_that_happened_before(echo: 
         assert controller.take_crash("a1") is None
     assert [record.kind for record in run_record.faults] == ["stall", "delay", "crash", "restart"]
     assert watched == run_record.faults
+    told = [record.seconds for record in watched]
+    assert told == sorted(told) and 2.0 not in told  # by the controller's clock, not by that of each node
 
 
 def test_controller_acknowledges_a_cut_once_it_is_in_force(echo: int) -> None:

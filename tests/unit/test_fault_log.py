@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from stackelgrid.cli.progress import RunDisplay
 from stackelgrid.faults.plan import FaultPlan
-from stackelgrid.progress_display import ProgressDisplay
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
 from stackelgrid.soak.cases import Case, draw_scenario, games
@@ -119,7 +119,7 @@ def test_result_has_no_faults_when_none_are_planned() -> None:
 
 def test_progress_shows_a_fault_on_messages_once_a_round() -> None:
     console = Console(file=io.StringIO(), width=200)
-    display = ProgressDisplay(console, 3, bar=False, faults=True)
+    display = RunDisplay(console, 3)
     for number in (1, 2):
         for home in ("h1", "h2", "h3"):
             display.show_fault(FaultRecord(fault=0, kind="loss", from_=home, to="a1", round=number, seconds=number))

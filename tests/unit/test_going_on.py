@@ -15,8 +15,8 @@ import pytest
 
 import stackelgrid
 from stackelgrid import cli
+from stackelgrid.cli.progress import RunDisplay
 from stackelgrid.errors import ConfigError
-from stackelgrid.progress_display import ProgressDisplay
 from stackelgrid.registry import find, list_games
 from stackelgrid.scenarios import Scenario
 from stackelgrid.store.run_store import RunStore
@@ -150,7 +150,7 @@ def test_command_goes_on_with_a_run(
     monkeypatch.setattr(stackelgrid.Run, "report", lambda run: None)
     run = ["run", "prosumer", "--transport", "memory", "--no-certify"]
     with monkeypatch.context() as stopping:
-        stopping.setattr(ProgressDisplay, "show_round", lambda display, record: interrupt_after(2)(record))
+        stopping.setattr(RunDisplay, "show_round", lambda display, record: interrupt_after(2)(record))
         code, _, error = run_command(monkeypatch, capsys, *run, "--out", "my run")
     assert code == 130
     assert error.endswith("; stackelgrid run --resume 'my run' goes on\n")

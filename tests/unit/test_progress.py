@@ -1,0 +1,66 @@
+"""What a command shows of its progress on stderr: a bar on a terminal, elsewhere lines, with --quiet nothing."""
+
+import io
+import threading
+
+import pytest
+from rich.console import Console
+
+from stackelgrid.cli.progress import ProgressDisplay, RunDisplay
+
+ROUND = {"round": 2, "residual": 0.01, "answered": 3, "held": [], "excluded": ["h4"]}
+
+
+class Stderr(io.StringIO):
+    """A stream that tells when something was printed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.printed = threading.Event()
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        self.printed.set()
+        return written
+
+
+@pytest.fixture
+def stderr() -> Stderr:
+    return Stderr()
+
+
+def test_progress_is_a_line_at_intervals_where_there_is_no_terminal(stderr: Stderr) -> None:
+    with RunDisplay(Console(file=stderr, width=200), 9, every_s=0.01) as display:
+        assert stderr.printed.wait(60)
+        display.show_round(ROUND)
+        stderr.printed.clear()
+        assert stderr.printed.wait(60)
+        display.show_step("certifying")
+    first, *_, last = stderr.getvalue().splitlines()
+    assert first == "      0 s: starting"
+    assert last.partition(": ")[2] in ("round 2, change 1.0e-02, 3 answers, 1 missing", "certifying")
+    assert [*display.seconds] == ["rounds", "certificate"]
+
+
+def test_progress_ends_with_its_command(stderr: Stderr) -> None:
+    before = threading.active_count()
+    with ProgressDisplay(Console(file=stderr), every_s=0.01):
+        assert stderr.printed.wait(60)
+    assert threading.active_count() == before
+
+
+def test_progress_is_a_bar_on_a_terminal(stderr: Stderr) -> None:
+    with RunDisplay(Console(file=stderr, width=200, force_terminal=True), 9, every_s=0.01) as display:
+        display.show_round(ROUND)
+    assert "round 2" in stderr.getvalue() and "change 1.0e-02" in stderr.getvalue()
+    assert " s: " not in stderr.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_silent_when_quiet(stderr: Stderr, terminal: bool) -> None:
+    before = threading.active_count()
+    console = Console(file=stderr, force_terminal=terminal)
+    with RunDisplay(console, 9, quiet=True, every_s=0.01) as display:
+        display.show_round(ROUND)
+        assert threading.active_count() == before
+    assert stderr.getvalue() == ""
