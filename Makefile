@@ -14,7 +14,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-st
 AUDIT := $(UV) run --quiet --no-project --isolated --with-requirements requirements-audit.lock
 
 .PHONY: help run test test-arm64 test-containers check soak mutants wheel reproduction stored-outcomes \
-	bench audit sbom lock clean
+	bench docs audit sbom lock clean
 
 help:  ## List the commands (the default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,9 @@ wheel: $(INSTALLED)  ## Build the package into dist/: pip install 'dist/stackelg
 reproduction: $(INSTALLED)  ## Write docs/reproduction.md: the papers' figures beside those of our runs
 	$(VENV)/bin/python -m stackelgrid.study.reproduction docs/reproduction.md
 
+docs: $(INSTALLED)  ## Build the documentation as a site: site/index.html. A broken link, anchor or tag of an equation is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
+
 bench: $(INSTALLED)  ## Run the benchmarks
 	$(VENV)/bin/python -m benchmarks
 
@@ -73,7 +76,7 @@ lock: $(UV_READY)  ## Update the lock files from pyproject.toml, keeping the ver
 	printf 'pip-audit\ncyclonedx-bom\n' | $(COMPILE) --output-file requirements-audit.lock -
 
 clean:  ## Remove the environment, builds and caches; runs/ stays
-	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(UV_READY): requirements-uv.lock
