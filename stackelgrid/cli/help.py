@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from typer.core import TyperGroup
@@ -12,12 +11,15 @@ if TYPE_CHECKING:
 
 
 class GroupedCommands(TyperGroup):
-    """Lists commands in the order in which they were added, those of one panel under its name."""
+    """Lists the commands of each panel under its name, the panels in the order of their first commands."""
 
     def format_commands(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write the headings and a line for each command, in columns that are the same under all headings."""
         width = max(map(len, self.commands))
-        for heading, group in groupby(self.commands.items(), lambda item: getattr(item[1], "rich_help_panel", None)):
-            lines = {name: command.get_short_help_str(formatter.width - width - 6) for name, command in group}
-            with formatter.section(str(heading)):
-                formatter.write_dl([(f"{name:{width}}", line) for name, line in lines.items()])
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            line = command.get_short_help_str(formatter.width - width - 6)
+            groups.setdefault(str(getattr(command, "rich_help_panel", "")), []).append((f"{name:{width}}", line))
+        for heading, lines in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(lines)
