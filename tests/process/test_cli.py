@@ -302,7 +302,7 @@ def test_help_lists_every_command_by_purpose(
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("ru", {"run"}),
+        ("swe", {"sweep"}),
         ("run --transport m", {"mqtt", "memory"}),
         ("run user", {"user_oriented"}),
         ("run street --faults aggregator-d", {"aggregator-dies"}),
