@@ -133,7 +133,7 @@ class StartForm {
 /** Make the options of a run that are no keys of its scenario. */
 function makeOptions(plans, onChange) {
   const plan = make("select", { id: "faults", onchange: () => draw() }, make("option", { value: "" }, "None"), plans.map((each) => make("option", { value: each.name }, each.title)));
-  const transport = make("select", { id: "transport", onchange: () => draw() }, make("option", { value: "mqtt" }, "MQTT, processes of their own"), make("option", { value: "memory" }, "In memory, one process"));
+  const transport = make("select", { id: "transport", onchange: () => draw() }, make("option", { value: "mqtt" }, "MQTT"), make("option", { value: "memory" }, "In memory"));
   const pace = make("input", { id: "pace_s", inputmode: "decimal", value: "1", oninput: onChange, autocomplete: "off" });
   const name = make("input", { id: "name", maxlength: "50", placeholder: "as the scenario", autocomplete: "off", oninput: onChange });
   const certify = make("input", { id: "certify", type: "checkbox", checked: true });
@@ -148,7 +148,7 @@ function makeOptions(plans, onChange) {
     "div",
     { class: "fields options" },
     field("Fault plan", plan, "Goes wrong by itself", true),
-    field("Transport", transport, "Only over MQTT can nodes be harmed"),
+    field("Transport", transport, "Over MQTT, nodes are processes that can be harmed"),
     paceField,
     field("Name", name, "Of the run's folder"),
     make("div", { class: "field check" }, certify, make("label", { for: "certify" }, "Compute the certificate")),
