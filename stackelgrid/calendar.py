@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from stackelgrid.model import PER_SLOT, StrictModel
 
@@ -249,6 +249,11 @@ class Event(StrictModel):
         """Tell whether it is at clock times."""
         return isinstance(self.first, str)
 
+    def check_slots(self, slots: int) -> None:
+        """Raise `ValueError` when it ends after the last of so many slots."""
+        if isinstance(self.last, int) and self.last > slots:
+            raise ValueError(f"event.last is {self.last}, the horizon has {slots} slots; end it by then")
+
     def in_session(self, session: Session) -> Self | None:
         """Give the event in the slots of a session, None where it has none of them."""
         if self.daily:
@@ -305,7 +310,7 @@ def list_sessions(calendar: Calendar | None, slots: int) -> tuple[Session, ...]:
     return (Session(slots),) if calendar is None else calendar.sessions
 
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound=StrictModel)
 
 
 def cut(model: Model, session: Session) -> Model:
@@ -320,16 +325,13 @@ def cut(model: Model, session: Session) -> Model:
             changed[name] = value[session.window]
         elif PER_SLOT in field.metadata and isinstance(value, dict):
             changed[name] = {key: numbers[session.window] for key, numbers in value.items()}
-        elif isinstance(value, BaseModel):
+        elif isinstance(value, StrictModel):
             changed[name] = cut(value, session)
-        elif isinstance(value, list) and any(isinstance(each, BaseModel) for each in value):
-            changed[name] = [cut(each, session) if isinstance(each, BaseModel) else each for each in value]
+        elif isinstance(value, list) and any(isinstance(each, StrictModel) for each in value):
+            changed[name] = [cut(each, session) if isinstance(each, StrictModel) else each for each in value]
     if not changed:
         return model
-    window = model.model_copy(update=changed)
-    for name in window.__dict__.keys() - type(model).model_fields.keys():
-        del window.__dict__[name]  # what was computed of the whole run
-    return window
+    return model.change(**changed)
 
 
 def _count_minutes(length: str) -> int:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -34,6 +34,13 @@ class StrictModel(BaseModel):
     """A model that refuses unknown keys and whose values cannot change afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def change(self, **values: Any) -> Self:
+        """Give a copy with other values, unchecked, and without what was computed of those before."""
+        changed = self.model_copy(update=values)
+        for name in changed.__dict__.keys() - type(self).model_fields.keys():
+            del changed.__dict__[name]
+        return changed
 
 
 _UNKNOWN_KEY = "unknown key; remove it or correct its spelling"

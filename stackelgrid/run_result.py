@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, RootModel, field_serializer, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, RootModel, field_validator, model_validator
 
 from stackelgrid.model import Finite, StrictModel
 from stackelgrid.registry import find
@@ -104,6 +104,12 @@ class Certificate(RootModel[dict[str, Any]]):
 
 
 Found = TypeVar("Found", bound=Outcome)
+OutcomeOrEmpty = Annotated[
+    Found | None,
+    BeforeValidator(lambda outcome: None if outcome == {} else outcome),
+    PlainSerializer(lambda outcome: {} if outcome is None else outcome.content(), return_type=dict[str, Any]),
+]
+"""An outcome, None in files as an empty mapping."""
 
 
 class SessionResult(StrictModel, Generic[Found]):
@@ -126,17 +132,8 @@ class SessionResult(StrictModel, Generic[Found]):
     bytes: int
     homes_settled: int
     states: dict[str, Any] = {}
-    outcome: Found | None
+    outcome: OutcomeOrEmpty[Found]
     certificate: Certificate | None
-
-    @field_serializer("outcome")
-    def _write_none_as_empty(self, outcome: Found | None) -> dict[str, Any]:
-        return {} if outcome is None else outcome.content()
-
-    @field_validator("outcome", mode="before")
-    @classmethod
-    def _read_empty_as_none(cls, outcome: Any) -> Any:
-        return None if outcome == {} else outcome
 
 
 class RunResult(StrictModel, Generic[Found]):
@@ -178,7 +175,7 @@ class RunResult(StrictModel, Generic[Found]):
     processes: int
     money: str
     calibrated: dict[str, str] = {}
-    outcome: Found | None
+    outcome: OutcomeOrEmpty[Found]
     certificate: Certificate | None
     missing: list[Missing] = []
     asked_again: list[RepeatedRequest] = []
@@ -193,15 +190,6 @@ class RunResult(StrictModel, Generic[Found]):
     def _check_installed(cls, game: str) -> str:
         find(game)
         return game
-
-    @field_validator("outcome", mode="before")
-    @classmethod
-    def _read_empty_as_none(cls, outcome: Any) -> Any:
-        return None if outcome == {} else outcome
-
-    @field_serializer("outcome")
-    def _write_none_as_empty(self, outcome: Found | None) -> dict[str, Any]:
-        return {} if outcome is None else outcome.content()
 
     @property
     def certifiable(self) -> bool:

@@ -115,13 +115,6 @@ class Scenario(StrictModel):
         """True when somebody plans by a forecast of what the lists per slot hold."""
         return False
 
-    def change(self, **values: Any) -> Self:
-        """Give a copy with other values, unchecked, and without what was computed of those before."""
-        changed = self.model_copy(update=values)
-        for name in changed.__dict__.keys() - type(self).model_fields.keys():
-            del changed.__dict__[name]
-        return changed
-
     def with_foresight(self) -> Self:
         """Give the scenario in which everybody knows what comes."""
         return self

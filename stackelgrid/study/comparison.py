@@ -8,8 +8,6 @@ table.csv, figure.png, figure.svg
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +22,7 @@ from stackelgrid import runner
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.record import write_whole
 from stackelgrid.registry import UnknownAlgorithmError, find, find_algorithm
+from stackelgrid.report.columns import encode_csv
 from stackelgrid.report.words import volume
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario, load
@@ -211,11 +210,7 @@ def _play(
 
 
 def _write_table(path: Path, rows: Sequence[Row]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    replace_file(path, text.getvalue().encode())
+    replace_file(path, encode_csv({name: [row[name] for row in rows] for name in COLUMNS}))
 
 
 def spell(rows: Sequence[Row]) -> list[list[str]]:

@@ -8,8 +8,6 @@ table.csv         the same; replanned/report.html shows it too
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 from stackelgrid import runner
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.record import write_whole
+from stackelgrid.report.columns import encode_csv, stack
 from stackelgrid.report.plans import FILE, Plan, Planning
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario, load
@@ -109,11 +108,7 @@ def measure(scenario: Scenario, result: RunResult[Any]) -> dict[str, Any]:
 
 
 def _write_table(path: Path, planning: Planning) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Plan.model_fields), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(plan.model_dump() for plan in planning.plans)
-    replace_file(path, text.getvalue().encode())
+    replace_file(path, encode_csv(stack(plan.model_dump() for plan in planning.plans)))
 
 
 def spell(planning: Planning) -> list[list[str]]:

@@ -84,8 +84,8 @@ class UtilitySettings(LeaderSettings):
                 f"target_kwh is for one on-peak period, the horizon has {slots} slots; set slots to 1, or give the "
                 "event"
             )
-        if self.event is not None and isinstance(self.event.last, int) and self.event.last > slots:
-            raise ValueError(f"event.last is {self.event.last}, the horizon has {slots} slots; end it by then")
+        if self.event is not None:
+            self.event.check_slots(slots)
 
     def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
         """Give the settings of one session, with the part of the event that is in it."""

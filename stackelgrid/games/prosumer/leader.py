@@ -171,8 +171,8 @@ class UtilitySettings(LeaderSettings):
         ):
             if len(numbers) != slots:
                 raise ValueError(f"{key} has {len(numbers)} numbers, the horizon has {slots} slots; give one per slot")
-        if self.event is not None and isinstance(self.event.last, int) and self.event.last > slots:
-            raise ValueError(f"event.last is {self.event.last}, the horizon has {slots} slots; end it by then")
+        if self.event is not None:
+            self.event.check_slots(slots)
 
     def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
         """Give the settings of one session of a run, with the slots of its window and the part of the event in them."""

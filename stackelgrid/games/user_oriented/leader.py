@@ -331,11 +331,10 @@ def _require_order(low: str, least: float | list[float], high: str, most: float 
     several = {len(value) for value in (least, most) if isinstance(value, list)}
     if most is None or len(several) > 1:
         return
-    for slot, (lower, upper) in enumerate(zip(*np.broadcast_arrays(least, most), strict=True)) if several else ():
+    for slot, (lower, upper) in enumerate(np.broadcast(least, most)):
         if lower > upper:
-            raise ValueError(f"{low} {lower:g} is above {high} {upper:g} in slot {slot + 1}; swap them")
-    if not several and least > most:  # type: ignore[operator]
-        raise ValueError(f"{low} {least:g} is above {high} {most:g}; swap them")
+            where = f" in slot {slot + 1}" if several else ""
+            raise ValueError(f"{low} {lower:g} is above {high} {upper:g}{where}; swap them")
 
 
 class PassedSlots(StrictModel):

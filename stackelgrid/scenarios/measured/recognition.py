@@ -9,7 +9,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 
 from stackelgrid.scenarios.measured.declarations import TimeSeries, complete
 from stackelgrid.scenarios.measured.numbers import count_up, read_number
-from stackelgrid.scenarios.measured.table import DELIMITERS, Table, strip_end
+from stackelgrid.scenarios.measured.table import DELIMITERS, Table, is_units_row, strip_end
 from stackelgrid.scenarios.measured.times import (
     DATES,
     FORMATS,
@@ -154,12 +154,6 @@ def _find_header(text: str, delimiter: str, skip: int) -> _Header | None:
         if places:
             return _Header(skip + number, names, rows, places)
     return None
-
-
-def is_units_row(cells: Iterable[str]) -> bool:
-    """Say whether all cells of a row are in brackets."""
-    there = [cell.strip() for cell in cells if cell.strip()]
-    return bool(there) and all(cell[0] + cell[-1] in ("[]", "()") for cell in there)
 
 
 def _find_times(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,6 @@ from stackelgrid.scenarios.measured.units import find_unit, read_unit
 DELIMITERS: tuple[str, ...] = (",", ";", "\t", "|")
 _NOTE = re.compile(r"([^:]+): .*\(([^()]+)\)")
 """A line below a table that explains a column and ends with its unit."""
-_IN_BRACKETS = re.compile(r"[\[(].*[\])]")
 _NORD_POOL = "Delivery Start (CET)"
 """The column by which exports of Nord Pool are known; their prices are per MWh without saying so."""
 _MONEY = re.compile(r"\(([A-Z]{3})\)")
@@ -91,7 +90,7 @@ def find_table(text: str, series: TimeSeries, name: str) -> Table:
         findings.append(f"the lines from row {ends[0][0]} on are not part of its table")
     notes = (_NOTE.fullmatch(" ".join(cells).strip()) for _, cells in ends)
     units = {note[1]: note[2] for note in notes if note is not None and note[1] in header}
-    if rows and all(_IN_BRACKETS.fullmatch(cell.strip()) for cell in rows[0][1] if cell.strip()):
+    if rows and is_units_row(rows[0][1]):
         number, cells = rows.pop(0)
         units |= {column: cell.strip()[1:-1] for column, cell in zip(header, cells, strict=True)}
         findings.append(f"its row {number} has units")
@@ -108,6 +107,12 @@ def _find_closing_word(times: Sequence[str]) -> str | None:
     """Find the word that the last row has instead of a time where it sums up the others."""
     words = (text.strip() for text in times)
     return next((word for word in words if word.rstrip(":").lower() in _CLOSING_WORDS), None)
+
+
+def is_units_row(cells: Iterable[str]) -> bool:
+    """Say whether all cells of a row are in brackets."""
+    there = [cell.strip() for cell in cells if cell.strip()]
+    return bool(there) and all(cell[0] + cell[-1] in ("[]", "()") for cell in there)
 
 
 def _find_header(text: str, series: TimeSeries, name: str) -> tuple[str, int, list[str]]:

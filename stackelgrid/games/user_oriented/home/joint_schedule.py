@@ -45,7 +45,7 @@ class JointProblem:
 
     def __init__(self, home: Home) -> None:
         self.home, slots = home, home.horizon
-        self.fixed = np.sum([np.zeros(slots), *(load.draw(slots) for load in home.inelastic)], axis=0)
+        self.fixed = home.draw_inelastic()
         elastic = ElasticAppliances(home.elastic, slots)
         chains = [store.chain(slots) for store in home.storage]
         chains += [car.chain(slots) for car in home.ev]

@@ -58,7 +58,7 @@ class HomeProblem:
         self._joint = JointProblem(home) if home.flows_together else None
         if self._joint is not None:
             return
-        self.fixed = np.sum([np.zeros(home.horizon), *(load.draw(home.horizon) for load in home.inelastic)], axis=0)
+        self.fixed = home.draw_inelastic()
         self.elastic = ElasticAppliances(home.elastic, home.horizon)
         self.stores = [StorageProgram(storage, home.horizon, home.slot_hours) for storage in home.storage]
         self.draw_min = home.draw_limit.min_kw
