@@ -16,12 +16,12 @@ from stackelgrid.cli.certs import certs
 from stackelgrid.cli.console import CommandError, open_stderr
 from stackelgrid.cli.help import GroupedCommands
 from stackelgrid.cli.play import run
-from stackelgrid.cli.runs import runs
+from stackelgrid.cli.runs import compare, runs
 from stackelgrid.errors import ConfigError, ExitCode, explain_os_error
 from stackelgrid.ui.command import ui
 
 COMMANDS: dict[str, list[Callable[..., Any] | typer.Typer]] = {
-    "Runs": [run, inputs.check, results.certify, results.report, results.replay, runs, ui],
+    "Runs": [run, inputs.check, results.certify, results.report, results.replay, runs, compare, ui],
     "Scenarios and data": [inputs.init, inputs.scenarios, inputs.schema, inputs.data],
     "Many runs": [studies.sweep, studies.compare_algorithms, studies.compare_planning],
     "Machines": [machines.provision, machines.compose, machines.observe, certs],

@@ -1,4 +1,4 @@
-"""`stackelgrid runs`: list the runs in runs/, show one, remove one."""
+"""`stackelgrid runs` and `compare`: the runs in runs/, alone and side by side."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stackelgrid.errors import ConfigError
 from stackelgrid.store.run_store import NoRunError, RunStore, is_run
 from stackelgrid.store.summary import RunSummary, read_mapping, summarise
 
@@ -22,9 +23,6 @@ runs = typer.Typer(
     rich_markup_mode=None,
     help="List, show, compare and remove the runs in runs/.",
 )
-
-_LONGEST = 60
-"""Characters of a scenario's value that are printed."""
 
 Run = Annotated[str, typer.Argument(metavar="ID", help="The name of the run's folder in runs/, or a run's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
@@ -69,20 +67,46 @@ def show(run: Run, as_json: AsJson = False) -> None:
 def diff(one: Run, other: Run, as_json: AsJson = False) -> None:
     """List the keys of the scenario and the key figures in which two runs differ."""
     from stackelgrid.store.comparison import list_differences, read_run, spell
+    from stackelgrid.store.comparison_page import spell_value
 
     read = [read_run(run, find_folder(run)) for run in (one, other)]
     keys, figures = list_differences(*read)
     if as_json:
         print(json.dumps({"runs": [one, other], "scenario": keys, "figures": figures}))
         return
-    rows = [
-        [key, *(_shorten(json.dumps(value, ensure_ascii=False)) for value in values)] for key, values in keys.items()
-    ]
+    rows = [[key, *map(spell_value, values)] for key, values in keys.items()]
     rows += [[label, *map(spell, values)] for label, values in figures.items()]
     if rows:
         _print_table([["", one, other], *rows])
     else:
         print("no differences")
+
+
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="ID ID …", help="Runs in runs/, or folders of runs.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder; a new one under runs/.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print comparison.json, and nothing else, on stdout.")
+    ] = False,
+) -> None:
+    """Compare runs that have ended.
+
+    The folder has a page with key figures and with loads and prices over each other, and the same as a table.
+    """
+    from stackelgrid.store import comparison_page
+    from stackelgrid.store.comparison import read_run, spell_row, tabulate_figures
+    from stackelgrid.testbed import run_folder
+
+    if len(set(names)) < len(names) or len(names) < 2:
+        raise ConfigError(f"{' '.join(names)}: give two runs or more, each once")
+    read = [read_run(name, find_folder(name)) for name in names]
+    folder = run_folder.create_under_runs("comparison") if out is None else run_folder.create(out)
+    page = comparison_page.write(folder, read)
+    if as_json:
+        print((folder / "comparison.json").read_text(encoding="utf-8"))
+    else:
+        _print_table([["", *names], *([label, *spell_row(row)] for label, row in tabulate_figures(read).items())])
+        print(f"report: {page}")
 
 
 @runs.command()
@@ -99,10 +123,6 @@ def find_folder(run: str) -> Path:
         if is_run(Path(run)):
             return Path(run)
         raise
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _print_table(rows: list[list[str]]) -> None:

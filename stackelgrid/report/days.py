@@ -335,8 +335,12 @@ def name_total(key: str, money: str) -> str:
         words, unit = words.replace("_", " "), money + per.replace("_per_kwh", "/kWh").replace("_per_mwh", "/MWh")
     else:
         words, unit = split_key(key)
+    words = " ".join(_ABBREVIATIONS.get(word, word) for word in words.split())
     name = words[:1].upper() + words[1:]
     return f"{name} ({unit})" if unit else name
+
+
+_ABBREVIATIONS = {"dr": "DR", "par": "PAR"}
 
 
 def _spell(cell: Cell) -> str:

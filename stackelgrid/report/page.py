@@ -26,6 +26,8 @@ from stackelgrid.scenarios import Scenario
 from stackelgrid.text_file import write_text
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from stackelgrid.report import drawing
 
 _LINES = 20
@@ -117,15 +119,6 @@ def _pause_garbage_collection() -> Iterator[None]:
 
 
 def _render(run: RunFolder, followed: days.Days | None) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     result, report = run.result, find_report(run.result.game)
     title = find(result.game).title
     under_faults = [] if run.faults is None else ["--faults", str(run.folder / FAULTS)]
@@ -165,7 +158,21 @@ def _render(run: RunFolder, followed: days.Days | None) -> str:
         "report": _command("report", run.folder),
         "manifest": describe_manifest(run.manifest),
     }
-    return environment.get_template("report.html.jinja").render(content)
+    return open_template(Path(__file__).parent / "report.html.jinja").render(content)
+
+
+def open_template(path: Path) -> Template:
+    """Open the template of a page, which may include the style and the script of a report."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader([path.parent, Path(__file__).parent]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(path.name)
 
 
 def verdict(result: RunResult[Any], limit: int) -> str:

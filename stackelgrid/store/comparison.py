@@ -1,9 +1,9 @@
-"""Runs side by side: their key figures, and the keys of their scenarios in which two differ."""
+"""Runs side by side: their key figures, and the keys of their scenarios in which they differ."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,13 +29,14 @@ class ComparedRun:
 
     @cached_property
     def figures(self) -> dict[str, Cell]:
-        """The key figures by their labels: how it went, then those of its game, then the certificate.
+        """The key figures by their labels: how it went and what the certificate says, then those of its game.
 
         Those of the game are its `GameReport.totals`; of several sessions, whose slots overlap, the report's words.
         """
         result = self.content.result
         figures: dict[str, Cell] = {
             "Settled": result.settled,
+            **dict(tables.verdict(result)),
             "Rounds": result.rounds,
             "Questions": result.questions,
             "Messages": result.messages,
@@ -50,7 +51,7 @@ class ComparedRun:
         elif result.outcome is not None:
             totals = find_report(result.game).totals(self.content.sessions[0].scenario, result.outcome)
             figures |= {name_total(key, result.money): value for key, value in totals.items()}
-        return figures | dict(tables.verdict(result))
+        return figures
 
     @cached_property
     def scenario(self) -> dict[str, Any]:
@@ -92,23 +93,30 @@ def list_differences(one: ComparedRun, other: ComparedRun) -> tuple[dict[str, An
         for label, values in tabulate_figures([one, other]).items()
         if label != TIME and spell(values[0]) != spell(values[1])
     }
-    return dict(_compare("", one.scenario, other.scenario)), figures
+    return list_keys([one, other]), figures
 
 
-def _compare(path: str, one: Any, other: Any) -> Iterator[tuple[str, list[Any]]]:
-    """Compare what JSON holds, key by key; a list of other length is one value."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in dict.fromkeys((*one, *other)):
-            yield from _compare(f"{path}.{key}".lstrip("."), one.get(key), other.get(key))
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other) and _has_mappings(one + other):
-        for place, values in enumerate(zip(one, other, strict=True)):
-            yield from _compare(f"{path}.{place}", *values)
-    elif one != other:
-        yield path, [one, other]
+def list_keys(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:
+    """List the keys of their scenarios in which runs differ, each with the value of every run."""
+    return dict(_compare("", [run.scenario for run in runs]))
 
 
-def _has_mappings(values: Sequence[Any]) -> bool:
-    return any(isinstance(value, Mapping) for value in values)
+def _compare(path: str, values: Sequence[Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Compare what JSON holds, key by key; lists of different lengths are one value."""
+    if all(isinstance(value, dict) for value in values):
+        for key in dict.fromkeys(key for value in values for key in value):
+            yield from _compare(f"{path}.{key}".lstrip("."), [value.get(key) for value in values])
+    elif all(isinstance(value, list) for value in values) and _are_rows(values):
+        for place, row in enumerate(zip(*values, strict=True)):
+            yield from _compare(f"{path}.{place}", row)
+    elif any(value != values[0] for value in values):
+        yield path, [*values]
+
+
+def _are_rows(lists: Sequence[list[Any]]) -> bool:
+    """Tell whether lists are equally long, and have keys to compare."""
+    same_length = len({len(each) for each in lists}) == 1
+    return same_length and any(isinstance(value, dict) for each in lists for value in each)
 
 
 def spell(cell: Cell) -> str:

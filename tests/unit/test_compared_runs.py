@@ -7,12 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.report_page import Page
 
 import stackelgrid
 from stackelgrid import cli
+from stackelgrid.report import drawing
+from stackelgrid.report.parts import Plot
+from stackelgrid.report.words import number
 from stackelgrid.store.comparison import list_differences, read_run, spell_row, tabulate_figures
+from stackelgrid.store.comparison_page import draw
 
 FEW = {"population.homes": 3, "aggregators": 1}
+SESSIONS = {"start": "2026-06-01T00:00", "days": 1, "horizon": "24h", "every": "12h"}
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +28,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, changes in {"one": {}, "again": {}, "low mu": {"leader.mu": 0.5}}.items():
         stackelgrid.run("user_oriented", {**FEW, **changes}, out=root / "runs" / name)
     stackelgrid.run("prosumer", out=root / "elsewhere")
+    stackelgrid.run("user_oriented", {**FEW, "calendar": SESSIONS}, out=root / "runs" / "sessions")
     return root
 
 
@@ -81,8 +88,57 @@ def test_runs_of_two_games_have_rows_of_their_own() -> None:
     runs = [read_run("one", Path("runs/one")), read_run("elsewhere", Path("elsewhere"))]
     table = tabulate_figures(runs)
     assert table["Rounds"] == [run.content.result.rounds for run in runs]
-    assert table["Dr (kWh)"][0] is None
-    assert table["Par"][1] is None
+    assert table["DR (kWh)"][0] is None
+    assert table["PAR"][1] is None
+
+
+def test_loads_and_prices_are_drawn_over_each_other() -> None:
+    """Each slot once, however many sessions have looked at it."""
+    runs = [read_run(name, Path(path)) for name, path in (("one", "runs/one"), ("sessions", "runs/sessions"))]
+    load, price = draw([*runs, read_run("other", Path("elsewhere"))])
+    assert (load.name, price.name) == ("load", "price")
+    assert [list(drawn) for drawn in read_curves(load)] == [["one", "sessions", "other"]]
+    assert [list(drawn) for drawn in read_curves(price)] == [["one", "sessions"]]
+    (drawn,) = read_curves(load)
+    assert drawn["one"] == [*map(number, runs[0].content.result.outcome.load_kw)]
+    assert [len(values) for values in drawn.values()] == [24, 24, 24]
+
+
+def read_curves(plot: Plot) -> list[dict[str, list[str]]]:
+    """The curves of each panel, as the page reads them out."""
+    return [dict(panel["curves"]) for panel in drawing.read_values(plot.figure)]
+
+
+def test_command_compares_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["one", "low mu", "sessions", "elsewhere"]
+    code, out, _ = run_command(monkeypatch, capsys, "compare", *names, "--out", "found")
+    assert code == 0
+    assert out.splitlines()[-1] == "report: found/report.html"
+    (rounds,) = (line.split() for line in out.splitlines() if line.startswith("Rounds"))
+    assert int(rounds[1]) == read_run("one", Path("runs/one")).content.result.rounds
+    page = Page(Path("found/report.html"))
+    assert "low mu" in page.text
+    assert sorted(path.name for path in Path("found").rglob("*.*")) == [
+        "comparison.json", "load.png", "price.png", "report.html", "table.csv"
+    ]  # fmt: skip
+    code, out, _ = run_command(monkeypatch, capsys, "compare", *names[:2], "--json")
+    assert code == 0
+    content = json.loads(out)
+    assert [run["run"] for run in content["runs"]] == names[:2]
+    assert content["runs"][0]["figures"]["Peak (kW)"] == read_run("one", Path("runs/one")).figures["Peak (kW)"]
+    assert content["scenario"]["leader.mu"][1] == 0.5
+    assert len([*Path("runs").glob("comparison-*")]) == 1
+    assert run_command(monkeypatch, capsys, "runs", "list")[1].count("comparison") == 0
+
+
+@pytest.mark.parametrize("names", [["one"], ["one", "one"], ["one", "nowhere"], []])
+def test_command_refuses_what_cannot_be_compared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], names: list[str]
+) -> None:
+    code, out, error = run_command(monkeypatch, capsys, "compare", *names, "--out", "nothing")
+    assert (code, out) == (2, "")
+    assert error
+    assert not Path("nothing").exists()
 
 
 @pytest.mark.parametrize(
