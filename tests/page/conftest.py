@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from support.browser import Visit, find_chromium, launch
 from support.ui_server import Server, serve
+
+# Tests of other packages run beside these.
+expect.set_options(timeout=20_000)
 
 
 # Of the package, so that it is closed before the tests of another, some of which run event loops of their own.

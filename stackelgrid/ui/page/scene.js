@@ -88,7 +88,7 @@ export class Scene {
     const sessions = this.plan.sessions.length;
     const within = sessions > 1 ? `session ${event.session} of ${sessions}` : `at most ${this.plan.max_rounds}`;
     this.tiles.round.set(String(event.round), within);
-    this.tiles.residual.set(event.residual === null ? "–" : showNumber(event.residual));
+    this.tiles.residual.set(event.residual == null ? "–" : showNumber(event.residual));
     this.tiles.residual.plot(event.session, event.residual);
   }
 
