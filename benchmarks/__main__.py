@@ -19,6 +19,7 @@ BENCHMARKS = {
     "memory": "benchmarks.memory",
     "startup": "benchmarks.startup",
     "meter": "benchmarks.meter",
+    "page": "benchmarks.page",
 }
 
 
