@@ -12,7 +12,6 @@ import typer
 from stackelgrid.certify import CERTIFIED_SESSIONS, SolverMissingError, require_solvers
 from stackelgrid.cli.console import CommandError, open_stderr
 from stackelgrid.errors import ExitCode
-from stackelgrid.testbed.recovery import RECOVERY_LOG
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,6 +27,8 @@ def conclude(ended: Run, seconds: Mapping[str, float], *, quiet: bool, certified
 
     Raises `CommandError` with the exit code of a run that did not settle in good order.
     """
+    from stackelgrid.testbed.recovery import RECOVERY_LOG
+
     stderr, folder = open_stderr(), ended.folder
     assert ended.record is not None
     if not quiet:

@@ -7,13 +7,14 @@ import shutil
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stackelgrid.errors import ConfigError
-from stackelgrid.store.run_store import NoRunError, RunStore, is_run
-from stackelgrid.store.summary import RunSummary, read_mapping, summarise
+
+if TYPE_CHECKING:
+    from stackelgrid.store.summary import RunSummary
 
 ROOT = Path("runs")
 
@@ -38,6 +39,8 @@ def choose(context: typer.Context) -> None:
 @runs.command("list")
 def list_runs(as_json: AsJson = False) -> None:
     """List the runs, the newest first."""
+    from stackelgrid.store.run_store import RunStore
+
     found = RunStore(ROOT).list()
     if as_json:
         print(json.dumps([run.model_dump() for run in found]))
@@ -50,6 +53,8 @@ def list_runs(as_json: AsJson = False) -> None:
 @runs.command()
 def show(run: Run, as_json: AsJson = False) -> None:
     """Show a run: how it ended, its key figures, and what it was played with."""
+    from stackelgrid.store.summary import read_mapping, summarise
+
     folder = find_folder(run)
     summary = summarise(folder)
     readable = summary.state != "unreadable"
@@ -112,11 +117,15 @@ def compare(
 @runs.command()
 def rm(run: Run) -> None:
     """Remove the folder of a run that has ended."""
+    from stackelgrid.store.run_store import RunStore
+
     RunStore(ROOT).remove(run)
 
 
 def find_folder(run: str) -> Path:
     """Find the folder of a run: one in runs/, or else that of a run elsewhere."""
+    from stackelgrid.store.run_store import NoRunError, RunStore, is_run
+
     try:
         return RunStore(ROOT).find(run)
     except NoRunError:

@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -283,6 +284,12 @@ def test_short_help_is_the_long_one(
     short, long = (command(monkeypatch, capfd, *words.split(), flag) for flag in ("-h", "--help"))
     assert short[1].startswith("Usage: stackelgrid")
     assert short == long == (0, short[1], "")
+
+
+def test_help_needs_nothing_that_a_run_needs() -> None:
+    code = "import sys, stackelgrid.cli; print(*{'numpy', 'pydantic', 'rich', 'ruamel', 'starlette'} & {*sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert loaded == "\n"
 
 
 def test_help_lists_every_command_by_purpose(
