@@ -18,6 +18,7 @@ from stackelgrid.games.user_oriented.home import Home, HomeProblem, InfeasibleHo
 from stackelgrid.games.user_oriented.home.internal_price import bound_meter
 from stackelgrid.games.user_oriented.home.joint_schedule import JointProblem
 from stackelgrid.games.user_oriented.messages import Price
+from stackelgrid.games.user_oriented.reference.device_programme import DeviceProgramme
 from stackelgrid.wire.arrays import PackedArray
 
 Array = NDArray[np.float64]
@@ -282,6 +283,16 @@ def test_session_begins_with_the_state_that_the_one_before_has_left() -> None:
     assert other.connection.draw_kw == [20.0] * 6 + [15.0] * 6
     np.testing.assert_array_equal(other.inelastic[0].load_kw, DATED["inelastic"][0]["load_kw"][6:18])
     HomeProblem(other).answer(price[6:18])
+
+
+def test_car_that_leaves_as_the_session_ends_is_ready_and_certified_so() -> None:
+    whole = home(24, ev=[CAR | {"trips": [{"leave": 13, "back": 20, "uses_kwh": 20}]}])
+    one, price = whole.in_session(Session(slots=12)), np.linspace(2, 1, 12)
+    schedule, (load, utility) = answer(one, price.tolist()), DeviceProgramme(one).solve(price)
+    assert schedule.devices is not None
+    assert schedule.devices.ev_level[0][-1] == pytest.approx(20)
+    np.testing.assert_allclose(schedule.load, load, rtol=0, atol=1e-6)
+    assert HomeProblem(one).summarize(schedule)["utility"] == pytest.approx(utility, rel=1e-8)
 
 
 def test_session_is_refused_with_what_is_missing_when_the_car_that_came_back_is_too_empty() -> None:

@@ -135,7 +135,8 @@ class DeviceProgramme:
         here, taken, least = np.ones(slots), np.zeros(slots), np.zeros(slots)
         for trip in car.trips:
             here[trip.leave - 1 : trip.back - 1] = 0.0
-            taken[trip.leave - 1] += trip.uses_kwh
+            if trip.leave <= slots:  # else it leaves as the session ends, and only has to be ready
+                taken[trip.leave - 1] += trip.uses_kwh
             if trip.leave > 1:
                 least[trip.leave - 2] = max(trip.uses_kwh, trip.need_kwh or 0.0)
         self._add_store(car, here, taken, least)
