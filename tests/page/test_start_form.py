@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from support.ui_server import Server
 
-from stackelgrid.registry import list_games
+from stackelgrid.registry import list_algorithms, list_games
 
 _FIXED = {"schema", "game"}
 """Keys that the choice of a scenario decides."""
@@ -39,6 +39,10 @@ def test_wrong_value_is_not_started_but_gets_the_focus(form: Page, server: Serve
     form.get_by_role("button", name="Start the run").click()
     expect(form.get_by_label("Pace")).to_be_focused()
     assert server.call("GET", "/runs")[1] == before
+
+
+def test_form_offers_the_algorithms_that_are_installed(form: Page) -> None:
+    expect(form.get_by_label("Algorithm").get_by_role("option")).to_have_text(list_algorithms("user_oriented"))
 
 
 @pytest.mark.parametrize("game", list_games())

@@ -44,7 +44,7 @@ from stackelgrid.games.user_oriented.search import (
 )
 from stackelgrid.games.user_oriented.utility_company import LEAST_REVENUE_WEIGHT, UtilityCompany
 from stackelgrid.model import PER_SLOT, NonNegative, PerSlot, Positive, PositivePerSlot, StrictModel
-from stackelgrid.registry import find_algorithm
+from stackelgrid.registry import find_algorithm, list_algorithms
 from stackelgrid.rounds.settings import QUESTIONS_PER_SESSION, LeaderSettings
 from stackelgrid.rounds.strategy import Decision
 from stackelgrid.wire.arrays import Finite, PackedArray, Vector
@@ -372,6 +372,11 @@ class Capacity(StrictModel):
         return self
 
 
+def _name_algorithms(schema: dict[str, Any]) -> None:
+    """Name in a JSON Schema the algorithms that are installed."""
+    schema["enum"] = list_algorithms(_GAME)
+
+
 class UtilitySettings(LeaderSettings):
     """The utility company of the user-oriented pricing game.
 
@@ -387,7 +392,7 @@ class UtilitySettings(LeaderSettings):
     """
 
     objective: Objective = "stackelberg"
-    algorithm: str = DEFAULT_ALGORITHM
+    algorithm: Annotated[str, Field(json_schema_extra=_name_algorithms)] = DEFAULT_ALGORITHM
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     baseline_price: Positive
     wholesale_price: Annotated[Finite | list[Finite], PER_SLOT]

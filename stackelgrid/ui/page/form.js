@@ -110,10 +110,7 @@ class Field {
     this.label = make("label", { for: id }, sayKey(path.at(-1)));
     this.hint = make("p", { class: "soft hint", id: `${id}-hint` }, explain(schema.description) || (path.length > 1 ? this.key : ""));
     this.error = make("p", { class: "error", id: `${id}-error` });
-    const suggestions = schema.examples?.map((each) => make("option", { value: show(each) }));
-    const list = suggestions && make("datalist", { id: `${id}-list` }, suggestions);
-    if (list) this.control.setAttribute("list", list.id);
-    this.element = make("div", { class: "field", "data-wide": this.control.tagName === "TEXTAREA" }, this.label, this.control, list, this.error, this.hint);
+    this.element = make("div", { class: "field", "data-wide": this.control.tagName === "TEXTAREA" }, this.label, this.control, this.error, this.hint);
   }
 
   isChanged() {
