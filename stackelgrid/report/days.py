@@ -454,8 +454,8 @@ def _compare_bills(days: Days, before: Mapping[str, float]) -> Iterator[str | Pl
     yield _tell_all_bills(before, days)
     yield Plot(
         "bills",
-        drawing.members({"Saved": saved}, f"Bill saved ({days.money})", who="Home"),
-        "What each home saves on its bill of the whole run against the flat price. Below zero it pays more.",
+        drawing.before_and_after(before, after, f"Bill ({days.money})", who="Home"),
+        "The bill of each home for the whole run before, at the flat price, and after.",
     )
     few = spread(saved)
     which = "Every home" if len(few) == len(before) else "A few homes"

@@ -40,10 +40,10 @@ __all__ = [
     "Panel",
     "Paper",
     "bars",
+    "before_and_after",
     "boxes",
     "convergence",
     "heat_map",
-    "levels",
     "many",
     "members",
     "over_price",
@@ -124,6 +124,8 @@ _STYLE: dict[Any, Any] = {
 }
 _LETTER = 0.065
 """The width of a letter of a label, inches."""
+_HANDLE, _ROW = 0.42, 0.185
+"""The width of the sample of an entry of a legend, and the height of its row, inches."""
 _TICKS_EVERY = (1, 2, 3, 4, 6, 12, 24, 48, 72, 96, 168)
 
 
@@ -440,6 +442,7 @@ def many(
     curves: Mapping[str, Sequence[float]],
     label: str,
     *,
+    who: str = "",
     shaded: Sequence[bool] | None = None,
     above: float | None = None,
 ) -> Figure:
@@ -458,8 +461,8 @@ def many(
         if shaded is not None:
             _shade(axes, shaded)
         band: dict[str, Any] = {"fill": True, "color": BLUE, "linewidth": 0}
-        axes.stairs(high, _edges(slots), baseline=low, alpha=0.15, label=f"All {len(values):,}", **band)
-        axes.stairs(third, _edges(slots), baseline=first, alpha=0.3, label="Middle half", **band)
+        axes.stairs(high, _edges(slots), baseline=low, alpha=0.15, label=f"All {len(values):,} {who}".strip(), **band)
+        axes.stairs(third, _edges(slots), baseline=first, alpha=0.3, label="Middle half of them", **band)
         _steps(axes, middle, color=BLUE, label="Median")
         _label_y(axes, label)
         _from_zero(axes, [*low, *high])
@@ -502,6 +505,39 @@ def members(
         _note(axes, range(1, len(ranked) + 1), lambda place: ranked[place - 1], ranks)
         _legend(figure)
     return figure
+
+
+@_remember
+def before_and_after(
+    before: Mapping[str, float], after: Mapping[str, float], label: str, *, who: str = "Member"
+) -> Figure:
+    """Draw two numbers by name, ranked by the one before: joined where there is room, else as two lines."""
+    if len(before) > _JOINED_AT_MOST:
+        return members({"Before": before, "After": after}, label, who=who, colors=(GREY, BLUE))
+    ranked = sorted(before, key=lambda name: (before[name], after[name]))
+    was, now = np.array([before[name] for name in ranked]), np.array([after[name] for name in ranked])
+    places, size = np.arange(1, len(ranked) + 1), 5.0 if len(ranked) <= 30 else 3.0
+    with mpl.rc_context(_STYLE):
+        figure, ((axes,),) = _panels(2.6, 1, 1, top=0.46)
+        for name, chosen, color in (("Fell", now < was, GREEN), ("Rose", now > was, VERMILION)):
+            if chosen.any():
+                style: dict[str, Any] = {"color": color, "linewidth": 1.6, "alpha": 0.75, "label": name}
+                axes.vlines(places[chosen], was[chosen], now[chosen], **style)
+        dot: dict[str, Any] = {"linestyle": "", "marker": "o", "markersize": size}
+        axes.plot(places, was, color=GREY, label="Before", **dot)
+        axes.plot(places, now, color=BLUE, label="After", **dot)
+        axes.set_xlabel(f"{who}, ranked by the value before")
+        axes.set_xlim(0.3, len(ranked) + 0.7)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        _label_y(axes, label)
+        _from_zero(axes, [*was, *now])
+        both = [("Before", was.tolist()), ("After", now.tolist())]
+        _note(axes, range(1, len(ranked) + 1), lambda place: ranked[place - 1], both)
+        _legend(figure, columns=4)
+    return figure
+
+
+_JOINED_AT_MOST = 240
 
 
 @_remember
@@ -575,6 +611,7 @@ def convergence(
             panel.yaxis.set_major_locator(MaxNLocator(5))
             panel.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
         panels[0].set_yscale("log")
+        panels[0].minorticks_off()
         panels[0].set_ylim(floor / 2, np.nanmax([*(2 * shown), 10 * tolerance]))
         panels[0].axhline(tolerance, color=VERMILION, linestyle="--", linewidth=1, label="Tolerance")
         below = wanted < floor
@@ -584,33 +621,6 @@ def convergence(
         _legend(figure, panels[0])
         if lanes:
             _draw_lanes(figure, lanes, numbers, "abcdef"[len(panels)])
-    return figure
-
-
-@_remember
-def levels(stored: Mapping[str, Sequence[float]], shaded: Sequence[bool], label: str) -> Figure:
-    """Draw the levels of a few stores at the end of each slot, a panel each; some slots shaded."""
-    slots = len(shaded)
-    with mpl.rc_context(_STYLE):
-        columns = _count_columns(min(3, len(stored)), between=0.4)
-        rows = -(-len(stored) // columns)
-        below = _room_for_dates()
-        figure, panels = _panels(0.42 + 1.3 * rows + below, rows, columns, top=0.3, between=0.4, below=below)
-        ends = np.arange(1, slots + 1) + 0.5
-        for place, panel in enumerate(panels.flat):
-            panel.set_visible(place < len(stored))
-        for place, (panel, (name, level)) in enumerate(zip(panels.flat, stored.items(), strict=False)):
-            _shade(panel, shaded)
-            panel.plot(ends, level, color=BLUE, marker="o" if len(ends) == 1 else "", clip_on=False)
-            panel.set_title(name, loc="left", fontsize=8)
-            _slot_ticks(panel, slots, 6)
-            _from_zero(panel, level)
-            if place + columns < len(stored):
-                panel.tick_params(labelbottom=False)
-            else:
-                panel.set_xlabel(_label_panel_of_slots())
-        for panel in panels[:, 0]:
-            _label_y(panel, label)
     return figure
 
 
@@ -959,21 +969,18 @@ def _legend(figure: Figure, axes: Axes | None = None, columns: int | None = None
     if given is not None:
         given.legend(handles, labels)
         return
-    wanted = columns or len(labels)
-    narrow = figure.get_figwidth() < WIDTH and bool(labels)
+    wanted = max(1, min(columns or len(labels), len(labels)))
+    width, height = figure.get_figwidth(), figure.get_figheight()
+    narrow = width < WIDTH
     left = 0.08 if narrow else _LEFT
-    renderer: Any = backend_agg.FigureCanvasAgg(figure).get_renderer() if narrow else None  # type: ignore[no-untyped-call]
-    for across in range(wanted, 0, -1):
-        place = (left / figure.get_figwidth(), 1 - 0.02 / figure.get_figheight())
-        legend = figure.legend(handles, labels, loc="upper left", bbox_to_anchor=place, ncols=across)
-        if not narrow:
-            return
-        size = legend.get_window_extent(renderer)
-        if size.width / figure.dpi <= figure.get_figwidth() - left or across == 1:
-            more = -(-len(labels) // across) - -(-len(labels) // wanted)
-            _make_room_above(figure, more * size.height / figure.dpi / -(-len(labels) // across))
-            return
-        legend.remove()
+    across = wanted
+    if narrow and labels:
+        across = max(1, min(wanted, int((width - left) / (_HANDLE + _LETTER * max(map(len, labels))))))
+    place = (left / width, 1 - 0.02 / height)
+    figure.legend(handles, labels, loc="upper left", bbox_to_anchor=place, ncols=across)
+    more = -(-len(labels) // across) - -(-len(labels) // wanted)
+    if more:
+        _make_room_above(figure, _ROW * more)
 
 
 def _make_room_above(figure: Figure, inches: float) -> None:

@@ -169,8 +169,8 @@ def test_page_of_homes_with_all_devices_draws_them(tmp_path: Path) -> None:
     run = stackelgrid.run(devices(24), out=tmp_path / "run", report=True)
     assert {"storage", "cars", "pv", "rooms"} < figures(tmp_path / "run")
     text = Page(tmp_path / "run" / "report.html").text
-    assert "in electric vehicles, also while they are away" in text
-    assert "battery and electric vehicle together" not in text
+    assert "The energy in each car, also while it is away" in text
+    assert " of each home, at the end of each slot; 1 home of 2 has one." in text
     assert "PV of 1 home together" in text
     assert "1 room with a heat pump" in text
     assert run.outcome.homes["all"].baseline_utility == table(run, "homes")["baseline_utility_cents"][0]

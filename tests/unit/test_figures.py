@@ -14,7 +14,7 @@ from stackelgrid.report import drawing, page
 from stackelgrid.report.run_folder import read
 
 NARROW, WIDE = drawing.COLUMNS["one_column"], drawing.COLUMNS["two_columns"]
-PRINTED = {"load", "price", "storage", "savings", "convergence"}
+PRINTED = {"load", "price", "loads", "storage", "storage_ev", "bills", "convergence"}
 GAMES: dict[str, dict[str, Any]] = {
     "user_oriented": {"population.homes": 8},
     "prosumer": {},

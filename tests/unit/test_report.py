@@ -41,7 +41,8 @@ CERTIFICATE = {
     "welfare_system_utility": 5432.0,
     "price_distance": {"rms": 1.25, "relative": 0.5},
 }
-BASIC = {"load", "price", "convergence", "storage", "savings"}
+STORES = {"battery": 1.0, "ev": 4.0}
+BASIC = {"load", "price", "loads", "convergence", "storage", "bills"}
 
 
 def run(slots: int = 24, homes: int = 6, **leader: Any) -> tuple[Scenario, RunRecord]:
@@ -228,7 +229,7 @@ def test_figures_are_drawn_for_print(folder: Path) -> None:
         assert 0.001 < np.mean(picture[..., :3].min(axis=2) < 0.9) < 0.5  # ink on paper
 
 
-def test_savings_are_drawn_when_baseline_bills_are_known(folder: Path, found: dict[str, Any]) -> None:
+def test_bills_are_drawn_when_baseline_bills_are_known(folder: Path, found: dict[str, Any]) -> None:
     for account in found["outcome"]["homes"].values():
         account["baseline_bill"] = account["bill"] + 7.125
     keep(folder, found)
@@ -237,12 +238,12 @@ def test_savings_are_drawn_when_baseline_bills_are_known(folder: Path, found: di
     assert "7.125" in text
 
 
-def test_savings_are_left_out_when_baseline_bills_are_not_known(folder: Path, found: dict[str, Any]) -> None:
+def test_bills_before_are_left_out_when_baseline_bills_are_not_known(folder: Path, found: dict[str, Any]) -> None:
     for account in found["outcome"]["homes"].values():
         account.pop("baseline_bill", None)
     keep(folder, found)
     text = Page(write(folder)).text
-    assert figures(folder) == BASIC - {"savings"}
+    assert figures(folder) == BASIC - {"bills"}
     assert "Bill (cents)" in text
     assert "Bill before" not in text
 
@@ -273,6 +274,53 @@ def test_peaks_are_marked_where_they_are() -> None:
     axes = drawing.steps(curves, "Total load (kW)", peaks=True).axes[0]
     marks = {(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines}
     assert marks == {(2, 3.0), (3, 4.0)}
+
+
+def test_bills_before_and_after_are_joined_where_they_differ() -> None:
+    before = {"a": 5.0, "b": 1.0, "c": 3.0}
+
+    def draw(**after: float) -> dict[str, list[Any]]:
+        axes = drawing.before_and_after(before, before | after, "Bill (cents)", who="Home").axes[0]
+        dots = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+        joined = {each.get_label(): [path[:, 1].tolist() for path in each.get_segments()] for each in axes.collections}
+        return dots | joined
+
+    assert draw() == {"Before": [1.0, 3.0, 5.0], "After": [1.0, 3.0, 5.0]}  # the legend names no change there is not
+    assert draw(a=4.0)["Fell"] == [[5.0, 4.0]]
+    assert "Rose" not in draw(a=4.0)
+    assert draw(b=2.5) == {"Before": [1.0, 3.0, 5.0], "After": [2.5, 3.0, 5.0], "Rose": [[1.0, 2.5]]}
+
+
+def test_page_says_for_how_many_the_bill_fell(folder: Path, found: dict[str, Any]) -> None:
+    for number_fallen in (0, 2, 6):
+        for place, account in enumerate(found["outcome"]["homes"].values()):
+            account["bill"] = account["baseline_bill"] + (-5.0 if place < number_fallen else 5.0)
+        keep(folder, found)
+        assert f"The bill fell for {number_fallen} of 6 homes" in Page(write(folder)).text
+
+
+def test_stores_of_a_home_are_apart(tmp_path: Path) -> None:
+    """Summed, a car's energy would hide the battery's."""
+    homes = [home(number, 24) for number in range(2)]
+    homes[0]["storage"] = [homes[1]["storage"][0] | {"name": name, "initial_kwh": kwh} for name, kwh in STORES.items()]
+    scenario = UserOrientedScenario.model_validate(
+        load("user_oriented").model_dump(by_alias=True, exclude={"population"}) | {"homes": homes, "aggregators": 1}
+    )
+    run_record = play(scenario)
+    fill(tmp_path, scenario, run_record, build_result(scenario, run_record).content())
+    source = write(tmp_path).read_text()
+    assert {"storage", "storage_ev"} < figures(tmp_path)
+    readings = json.loads(re.findall('<script type="application/json" id="readings">(.*)</script>', source)[0])
+    table = [row.split(",") for row in (tmp_path / "tables" / "appliances.csv").read_text().splitlines()]
+    place = {name: table[0].index(name) for name in ("home", "appliance", "stored_kwh")}
+    for figure, store in (("storage", "battery"), ("storage_ev", "ev")):
+        drawn = dict(readings[figure][0]["curves"])
+        expected = [
+            number(float(row[place["stored_kwh"]]))
+            for row in table
+            if (row[place["home"]], row[place["appliance"]]) == ("h0", store)
+        ]
+        assert drawn["h0"] == expected
 
 
 def test_box_plot_shows_quartiles_and_outliers() -> None:

@@ -204,7 +204,7 @@ def test_curves_are_drawn_as_quantiles_when_many() -> None:
 
 SHIPPED = [game for game in list_games() if game in shipped_cases()]
 DRAWN = {
-    "user_oriented": {"load", "price", "storage", "savings", "convergence"},
+    "user_oriented": {"load", "price", "loads", "storage", "storage_ev", "bills", "convergence"},
     "load_call": {"calls", "earnings"},
     "prosumer": {
         "system", "demand_response", "prices_bus23", "prices_bus27", "saving", "profit", "pv", "convergence",
@@ -437,7 +437,7 @@ def test_prosumer_feeder_is_drawn_when_a_power_flow_can_be_solved(
     monkeypatch.setattr("stackelgrid.games.prosumer.feeder.solve_power_flow", flow)
     figure = drawn(folders["prosumer"])
     assert curves(figure["voltage"])["Without the event"].tolist() == [0.99, 0.98] * 12
-    assert curves(figure["losses"])["and demand response"].tolist() == [3.0] * 24
+    assert curves(figure["losses"])["With PV and demand response"].tolist() == [3.0] * 24
     monkeypatch.setattr("stackelgrid.games.prosumer.report.find_spec", lambda name: None)
     assert "pip install 'stackelgrid[grid]'" in Page(write(folders["prosumer"])).text
 

@@ -90,7 +90,7 @@ def highlights(result: RunResult[ProsumerOutcome], outcome: ProsumerOutcome) -> 
     alone = quantity(sum(outcome.utility_saving_dr_only), result.money)
     return [
         ("Demand response", quantity(outcome.slot_hours * sum(outcome.sum_dr_kw()), "kWh"), "in the event"),
-        ("Utility's saving", quantity(sum(outcome.utility_saving), result.money), f"{alone} by it alone"),
+        ("Utility's saving", quantity(sum(outcome.utility_saving), result.money), f"{alone} by demand response alone"),
         ("Providers' profit", quantity(sum(outcome.provider_profit), result.money), "paid less what they pay"),
         highlight_change("Peak of the system", max(outcome.system_load_kw), max(outcome.net_load_kw), "kW"),
     ]
@@ -103,7 +103,7 @@ def overview(run: RunFolder, outcome: ProsumerOutcome) -> Plot:
     scenario: ProsumerScenario = run.scenario
     loads = [
         drawing.Curve("Without the event", outcome.system_load_kw, drawing.GREY, "--"),
-        drawing.Curve("With it", outcome.net_load_kw, drawing.BLUE, "-"),
+        drawing.Curve("With the event", outcome.net_load_kw, drawing.BLUE, "-"),
     ]
     prices = [
         drawing.Curve(f"{name}, highest", _find_highest(of_all, outcome), color, "-")
@@ -191,7 +191,7 @@ def _plot_quantities(outcome: ProsumerOutcome, event: list[bool]) -> Iterator[Pl
 
     yield Plot(
         "demand_response",
-        drawing.many(outcome.dr_kw, "DR quantity (kW)", shaded=event),
+        drawing.many(outcome.dr_kw, "DR quantity (kW)", who="prosumers", shaded=event),
         f"What each of the {len(outcome.dr_kw):,} prosumers provides, hour by hour. {_SHADED}"
         if drawing.shows_each_curve(outcome.dr_kw)
         else f"How what the {len(outcome.dr_kw):,} prosumers provide spreads over them, hour by hour. {_SHADED}",
@@ -235,7 +235,7 @@ def _plot_prices(scenario: ProsumerScenario, outcome: ProsumerOutcome, money: st
             continue
         yield Plot(
             key,
-            drawing.many(of_all, label, shaded=event),
+            drawing.many(of_all, label, who="prosumers", shaded=event),
             f"{whose} the prosumers; zero where there is no trade. {_SHADED}",
         )
 
@@ -296,7 +296,7 @@ def _plot_feeder(scenario: ProsumerScenario, outcome: ProsumerOutcome, event: li
     from stackelgrid.report import drawing
 
     flow = solve_power_flow(scenario, outcome.dr_kw)
-    states = {"Without the event": flow.before, "With PV credited": flow.pv, "and demand response": flow.after}
+    states = {"Without the event": flow.before, "With PV credited": flow.pv, "With PV and demand response": flow.after}
     styles = ((drawing.GREY, "--"), (drawing.GREEN, ":"), (drawing.BLUE, "-"))
     lowest = [
         drawing.Curve(name, [min(at_bus) for at_bus in zip(*state.voltage.values(), strict=True)], *style)

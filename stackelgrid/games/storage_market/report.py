@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import nan
 from typing import Any
 
 from stackelgrid.games.storage_market.outcome import ByPeriod, HomeOutcome, StorageMarketOutcome
@@ -108,10 +109,9 @@ def _three(baseline: float, without: float, value: float, unit: str = "") -> str
 def sections(run: RunFolder, outcome: StorageMarketOutcome) -> Iterator[Section]:
     """Give the sections on dispatch, prices, batteries, caps and costs by period."""
     money = run.result.money
-    yield Section("Dispatch", list(_dispatch(outcome)))
-    yield Section("Price", [_price(outcome, money)])
-    yield Section("Batteries", list(_batteries(outcome, money)))
-    yield Section("Caps", list(_caps(run, outcome, money)))
+    yield Section("Dispatch and price", [*_dispatch(outcome), _price(outcome, money)])
+    if parts := [*_caps(run, outcome, money), *_batteries(outcome, money)]:
+        yield Section("Batteries and sales", parts)
     yield Section("Supply cost by period", [*_costs(outcome, money), _periods(outcome, money)])
 
 
@@ -140,20 +140,32 @@ def _axis(curves: Iterable[Sequence[float]]) -> tuple[float | None, str]:
 def _price(outcome: StorageMarketOutcome, money: str) -> Plot:
     from stackelgrid.report import drawing
 
+    sold = [any(bid[slot] > 0 for bid in outcome.sold_mw.values()) for slot in range(len(outcome.price))]
+    paid = [price if there else nan for price, there in zip(outcome.clearing_price, sold, strict=True)]
     curves = [
-        drawing.Curve("Price cap", outcome.price_cap, drawing.GREY, ":"),
-        drawing.Curve("Without the market", outcome.price_without, drawing.VERMILION, "--"),
+        drawing.Curve("Without the market", outcome.price_without, drawing.GREY, "--"),
         drawing.Curve("Price", outcome.price, drawing.BLUE, "-"),
+        *([drawing.Curve("Paid for sales", paid, drawing.GREEN, "-.")] if any(sold) else []),
+        drawing.Curve("Cap on what is paid for sales", outcome.price_cap, drawing.VERMILION, ":"),
     ]
-    if outcome.clearing_price != outcome.price:
-        curves.append(drawing.Curve("Paid for sales", outcome.clearing_price, drawing.GREEN, "-"))
-    above, note = _axis(curve.values for curve in curves)
+    above, note = _axis(curve.values for curve in curves if curve.values is not paid)
     return Plot(
         "price",
         drawing.steps(curves, f"Price ({money}/MWh)", above=above),
-        "Real-time price, at which the market is cleared, beside that without the market and the cap on what is paid "
-        f"for sales, never more than the marginal price were no battery used.{note}",
+        "Real-time price, at which the market is cleared, beside that without the market; what is paid for sales where "
+        f"there are some, and the cap on it, never more than the marginal price were no battery used. "
+        f"{_tell_cap(outcome)}{note}",
     )
+
+
+def _tell_cap(outcome: StorageMarketOutcome) -> str:
+    """Say in how many slots the cap on the price of sales binds."""
+    held = sum(paid < price for paid, price in zip(outcome.clearing_price, outcome.price, strict=True))
+    return f"The cap on the price binds in {_count_slots(outcome, held)}."
+
+
+def _count_slots(outcome: StorageMarketOutcome, count: int) -> str:
+    return plural(count, "hour" if outcome.slot_hours == 1 else "slot")
 
 
 def _batteries(outcome: StorageMarketOutcome, money: str) -> Iterator[Plot | Table]:
@@ -167,22 +179,22 @@ def _batteries(outcome: StorageMarketOutcome, money: str) -> Iterator[Plot | Tab
     }
     yield Plot(
         "bids",
-        drawing.many(net, "Sold (MW)"),
+        drawing.many(net, "Sold (MW)", who="DRAs"),
         "What each DRA sells of the energy stored with its homes, hour by hour; below zero it charges.",
     )
     mean = sum(outcome.price) / len(outcome.price)
     cheap = [price < mean for price in outcome.price]
     if outcome.level_mwh:
-        shown = dict(list(outcome.level_mwh.items())[:_PANELS])
         yield Plot(
             "level",
-            drawing.levels(shown, cheap, "Stored (MWh)"),
-            "Energy stored at the end of each hour. Shaded: hours with a price below its mean.",
+            drawing.many(outcome.level_mwh, "Stored (MWh)", who="DRAs", shaded=cheap),
+            "Energy stored with the homes of each DRA at the end of each slot. Shaded: slots with a price below its "
+            "mean.",
         )
     markup = {name: [100 * (k - 1) for k in slope] for name, slope in outcome.supply_slope.items()}
     yield Plot(
         "supply_slope",
-        drawing.many(markup, "Price above marginal cost (%)"),
+        drawing.many(markup, "Price above marginal cost (%)", who="DRAs"),
         "By how much the slope k of each DRA's supply function, its price over its marginal cost, is above 1, that of "
         "a bidder that takes the price as given. Zero where nothing is sold.",
     )
@@ -200,25 +212,17 @@ def _batteries(outcome: StorageMarketOutcome, money: str) -> Iterator[Plot | Tab
     yield Table("Each DRA over the day. Its payoff is sales less charging and its own costs.", columns, [rows])
 
 
-_PANELS = 9
-
-
 def _caps(run: RunFolder, outcome: StorageMarketOutcome, money: str) -> Iterator[Plot | Table]:
     from stackelgrid.report import drawing
 
     if not any(map(any, outcome.sold_mw.values())):
         return
-    sold, caps = (
-        list(map(sum, zip(*by_dra.values(), strict=True))) for by_dra in (outcome.sold_mw, outcome.sales_cap_mw)
-    )
-    curves = [
-        drawing.Curve("Cap", caps, drawing.GREY, ":"),
-        drawing.Curve("Sold", sold, drawing.BLUE, "-"),
-    ]
+    caps = list(map(sum, zip(*outcome.sales_cap_mw.values(), strict=True)))
     yield Plot(
         "sales_cap",
-        drawing.steps(curves, "Sold by all DRAs (MW)"),
-        f"What DRAs sell and what they may sell, {percent(outcome.theta)} of the demand. {_tell_binding(outcome)}",
+        drawing.stack(outcome.sold_mw, [drawing.Curve("Cap on sales", caps, drawing.VERMILION, ":")], "Sold (MW)"),
+        f"What the DRAs sell, one on the other, below what they may sell together, {percent(outcome.theta)} of the "
+        f"demand. {_tell_binding(outcome)}",
     )
     certificate = run.result.certificate
     if certificate is None or certificate.number("without_caps.supply_cost") is None:
@@ -243,7 +247,7 @@ def _caps(run: RunFolder, outcome: StorageMarketOutcome, money: str) -> Iterator
 
 
 def _tell_binding(outcome: StorageMarketOutcome) -> str:
-    """Say in how many slots the caps bind."""
+    """Say in how many slots a cap on sales binds."""
     used = [
         any(
             bid[slot] > 0 and bid[slot] > 0.999 * outcome.sales_cap_mw[name][slot]
@@ -251,9 +255,7 @@ def _tell_binding(outcome: StorageMarketOutcome) -> str:
         )
         for slot in range(len(outcome.price))
     ]
-    held = [paid < price for paid, price in zip(outcome.clearing_price, outcome.price, strict=True)]
-    unit = "hours" if outcome.slot_hours == 1 else "slots"
-    return f"The cap on sales binds in {sum(used)} {unit}, the one on their price in {sum(held)}."
+    return f"The cap of some DRA binds in {_count_slots(outcome, sum(used))}."
 
 
 def _compare(name: str, capped: float, free: float) -> list[str]:
@@ -268,7 +270,7 @@ def _costs(outcome: StorageMarketOutcome, money: str) -> Iterator[Plot]:
         label: {period: cost - baseline[period] for period, cost in _label(costs).items()}
         for label, costs in (
             ("Appliances moved", outcome.cost_by_period_without),
-            ("and the market", outcome.cost_by_period),
+            ("Appliances moved and batteries used", outcome.cost_by_period),
         )
     }
     yield Plot(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -196,12 +197,12 @@ def _system_utility(result: RunResult[UserOrientedOutcome], outcome: UserOriente
 
 def sections(run: RunFolder, outcome: UserOrientedOutcome) -> Iterator[Section]:
     """Draw price, load and homes."""
-    yield Section("Price", [_plot_price(run, outcome)])
+    yield Section("Price and homes", [_plot_price(run, outcome), *_plot_homes(run, outcome)])
     if not outcome.homes:
-        yield Section("Homes", ["No home reported a schedule: homes act on a settlement, and none reached them."])
+        yield Section("Bills", ["No home reported a schedule: homes act on a settlement, and none reached them."])
     else:
-        told, table = _tell_groups(outcome), _tabulate_homes(outcome, run.result.money)
-        yield Section("Homes", [*told, table, *_plot_homes(outcome, run.result.money)])
+        money = run.result.money
+        yield Section("Bills", [*_tell_groups(outcome), *_plot_bills(outcome, money), _tabulate_homes(outcome, money)])
 
 
 def overview(run: RunFolder, outcome: UserOrientedOutcome) -> Plot:
@@ -256,35 +257,80 @@ def _draw_prices(run: RunFolder, outcome: UserOrientedOutcome) -> list[Curve]:
     ]
 
 
-def _plot_homes(outcome: UserOrientedOutcome, money: str) -> Iterator[Plot]:
+def _plot_homes(run: RunFolder, outcome: UserOrientedOutcome) -> Iterator[Plot]:
+    """Draw load, stored energy, sun and rooms of all homes."""
     from stackelgrid.report import drawing
 
-    stores = {name: home.storage_kwh for name, home in outcome.homes.items() if home.storage_kwh}
-    cars = {name: list(map(sum, zip(*home.ev_kwh, strict=True))) for name, home in outcome.homes.items() if home.ev_kwh}
+    if not outcome.homes:
+        return
     mean = sum(outcome.price) / len(outcome.price)
     cheap = [price < mean - 1e-9 * max(map(abs, outcome.price)) for price in outcome.price]
-    for key, levels, what, whose in (
-        ("storage", stores, "" if cars else ", battery and electric vehicle together", "storage"),
-        ("cars", cars, " in electric vehicles, also while they are away", "one"),
-    ):
-        if levels:
-            shown = {name: levels[name] for name in spread({name: max(level) for name, level in levels.items()})}
-            yield Plot(
-                key,
-                drawing.levels(shown, cheap, "Stored (kWh)"),
-                f"Energy stored at the end of each slot{what}, in {len(shown)} of {plural(len(levels), 'home')} with "
-                f"{whose}, from the smallest to the largest. Shaded: slots with a price below its mean.",
-            )
-    yield from _plot_sun_and_rooms(outcome)
-    compared = {name: home for name, home in outcome.homes.items() if home.baseline_bill is not None}
-    if compared:
-        groups = {group: list(map(_saving, some.values())) for group, some in _group_homes(compared).items()}
-        groups = groups or {"All homes": list(map(_saving, compared.values()))}
+    note = " Shaded: slots with a price below its mean." if any(cheap) else ""
+    loads = {name: home.load_kw for name, home in outcome.homes.items()}
+    yield Plot(
+        "loads",
+        drawing.many(loads, "Load (kW)", who="homes", shaded=cheap),
+        f"{_spell_spread(loads, 'The load of each home')}.{note}",
+    )
+    for place, (store, levels) in enumerate(_list_stores(run, outcome).items()):
+        what = _spell_spread(levels, f"The energy in the {_STORES.get(store, store)} of each home")
         yield Plot(
-            "savings",
-            drawing.boxes(groups, f"Bill saved ({money} per home)"),
-            "The saving of each home on its bill against the flat baseline price. Below zero it pays more. Box: the "
-            "middle half of the homes and the median; whiskers: up to 1.5 times the box beyond it.",
+            "storage" if place == 0 else f"storage_{re.sub('[^A-Za-z0-9]+', '_', store)}",
+            drawing.many(levels, "Stored (kWh)", who="homes", shaded=cheap),
+            f"{what}, at the end of each slot; {plural(len(levels), 'home')} of {len(outcome.homes):,} "
+            f"{'has' if len(levels) == 1 else 'have'} one.{note}",
+        )
+    cars = {
+        name if number == 0 else f"{name}, car {number + 1}": level
+        for name, home in outcome.homes.items()
+        for number, level in enumerate(home.ev_kwh or ())
+    }
+    if cars:
+        yield Plot(
+            "cars",
+            drawing.many(cars, "Stored (kWh)", who="cars", shaded=cheap),
+            f"{_spell_spread(cars, 'The energy in each car')}, also while it is away, at the end of each slot.{note}",
+        )
+    yield from _plot_sun_and_rooms(outcome)
+
+
+_STORES = {"ev": "electric vehicle"}
+"""Names of stores, spelt out."""
+
+
+def _spell_spread(curves: Mapping[str, Any], each: str) -> str:
+    """Say what a figure of many curves shows: each of them, or how they spread."""
+    from stackelgrid.report import drawing
+
+    return each if drawing.shows_each_curve(curves) else f"How this spreads: {each[0].lower()}{each[1:]}"
+
+
+def _list_stores(run: RunFolder, outcome: UserOrientedOutcome) -> dict[str, dict[str, list[float]]]:
+    """List the energy stored at the end of each slot by the name of the store, then by home."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for home in run.sessions[0].scenario.everyone:
+        after = outcome.homes.get(home.id)
+        if after is None or after.storage_kwh is None:
+            continue
+        if len(home.storage) == 1:
+            found.setdefault(home.storage[0].name, {})[home.id] = after.storage_kwh
+            continue
+        schedules = schedule_appliances(home, outcome.price, after.starts)
+        for name, each in name_apart(each for each in schedules if each.kind == "storage"):
+            found.setdefault(name, {})[home.id] = each.stored_kwh or []
+    return found
+
+
+def _plot_bills(outcome: UserOrientedOutcome, money: str) -> Iterator[Plot]:
+    """Draw the bills at the flat price and those after, where both are known."""
+    from stackelgrid.report import drawing
+
+    if before := _list_bills_before(outcome.homes):
+        after = {name: outcome.homes[name].bill for name in before}
+        yield Plot(
+            "bills",
+            drawing.before_and_after(before, after, f"Bill ({money})", who="Home"),
+            "The bill of each home before, at the flat price, and after.",
         )
 
 
@@ -311,7 +357,7 @@ def _plot_sun_and_rooms(outcome: UserOrientedOutcome) -> Iterator[Plot]:
     if rooms:
         yield Plot(
             "rooms",
-            drawing.many(rooms, "Temperature (°C)", above=min(map(min, rooms.values())) - 1),
+            drawing.many(rooms, "Temperature (°C)", who="rooms", above=min(map(min, rooms.values())) - 1),
             f"Temperature at the end of each slot in {plural(len(rooms), 'room')} with a heat pump. The axis does not "
             "start at zero.",
         )
@@ -336,9 +382,9 @@ def _group_homes(homes: Mapping[str, HomeOutcome]) -> dict[str, dict[str, HomeOu
 
 
 def _tell_groups(outcome: UserOrientedOutcome) -> Iterator[str]:
-    """Say for how many homes of each group the bill fell, in a dated run."""
+    """Say for how many homes of each group the bill fell."""
     before, after = _list_bills_before(outcome.homes), {name: home.bill for name, home in outcome.homes.items()}
-    if before and outcome.times is not None:
+    if before:
         yield f"The bill {tell_bills(before, after)}.{tell_groups(_group_homes(outcome.homes), before, after)}"
 
 
