@@ -126,10 +126,9 @@ def _print_summary(ended: Run, seconds: Mapping[str, float]) -> None:
     from rich.table import Table
 
     from stackelgrid.report.tables import summary
-    from stackelgrid.report.words import number
 
-    parts = ", ".join(f"{part} {number(took)} s" for part, took in seconds.items())
+    parts = ", ".join(f"{part} {took:.1f}" for part, took in seconds.items())
     table = Table(box=None, show_header=False, pad_edge=False)
     for label, value in summary(ended.result, ended.days):
-        table.add_row(label, f"{number(sum(seconds.values()))} s: {parts}" if label == "Time" else value)
+        table.add_row(label, f"{sum(seconds.values()):.1f} s: {parts}" if label == "Time" else value)
     Console(highlight=False).print(table)

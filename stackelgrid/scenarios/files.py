@@ -57,8 +57,9 @@ def load(
     """Read a scenario: a shipped name, a YAML file or its content, with `KEY.PATH=VALUE` overrides and a seed.
 
     Paths inside it are relative to the file, of content to the working directory. `show` is given a sentence for each
-    file of measured data: how its first number was read. Overrides are named in the title, which may say otherwise.
-    Raises `ScenarioError`.
+    file of measured data: how its first number was read. Those of a shipped case are read as it says, unless an
+    override changes its `data`: it is given none. Overrides are named in the title, which may say otherwise. Raises
+    `ScenarioError`.
     """
     origins = _Origins(Path("scenario"), overrides or [], seed)
     if isinstance(source, Mapping):
@@ -83,7 +84,7 @@ def load(
     folder = origins.path.parent
     refusing: type[BaseModel] = DataSection
     try:
-        raw = spell_out(raw, folder, model, show)
+        raw = spell_out(raw, folder, model, _ignore if origins.known_data else show)
         refusing = model
         model.prepare(raw, folder)
         scenario = model.model_validate(raw)
@@ -112,6 +113,11 @@ class _Origins:
     text: str = ""
     shipped: bool = False
 
+    @property
+    def known_data(self) -> bool:
+        """True when all measured data are those of a shipped case, read as it says."""
+        return self.shipped and not any(override.startswith("data.") for override in self.overrides)
+
     def locate(self, key: str, declared: str = "") -> str:
         """Name the options that gave the value at `key`, or what it names (`declared`), or else its line in the file.
 
@@ -132,6 +138,10 @@ class _Origins:
             if self.text and key
             else str(self.path)
         )
+
+
+def _ignore(sentence: str) -> None:
+    """Show nothing."""
 
 
 def _contains(outer: str, inner: str) -> bool:

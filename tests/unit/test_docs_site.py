@@ -1,5 +1,6 @@
 """The documentation as a site: it is built strictly, so that what leads nowhere is an error."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,9 @@ def test_site_is_not_built_with_what_leads_nowhere(
 ) -> None:
     with pytest.raises(Abort):
         build_site(tmp_path, f"{PAGE}\n{mistake}\n", monkeypatch)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_page_outside_the_site_leads_to_files_that_are_there(page: str) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", (ROOT / page).read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []

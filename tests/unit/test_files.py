@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from stackelgrid import cli, runner
+from stackelgrid import cli, runner, scenarios
 
 SCENARIO = """\
 schema: 1
@@ -249,3 +249,11 @@ def test_error_is_short_whatever_it_quotes(monkeypatch: pytest.MonkeyPatch, capf
     Path("mine.yaml").write_text(f"game: {'x' * 100_000}", encoding="utf-8")
     code, _, err = command(monkeypatch, capfd, "check", "mine.yaml")
     assert code == 2 and len(err) < 6000
+
+
+def test_shipped_data_is_shown_as_it_was_read_only_when_it_is_read_in_another_way() -> None:
+    shown: list[str] = []
+    scenarios.load("street", ["population.homes=4"], show=shown.append)
+    assert shown == []
+    scenarios.load("street", ["population.homes=4", "data.prices.stamp=start"], show=shown.append)
+    assert any("was read as" in sentence for sentence in shown)
