@@ -10,7 +10,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
@@ -31,8 +30,10 @@ from stackelgrid.testbed.limits import require_room
 from stackelgrid.testbed.recovery import RecoveryLog
 from stackelgrid.testbed.result import SAMPLES, build_result
 from stackelgrid.testbed.result import certify as add_certificate
+from stackelgrid.testbed.run_folder import Place
 from stackelgrid.testbed.run_lock import RunLock
 from stackelgrid.testbed.start import RunStart
+from stackelgrid.transport.address import hide_password
 from stackelgrid.transport.base import BrokerUnreachableError
 from stackelgrid.wire.names import name_from
 
@@ -103,15 +104,11 @@ def run(
         began = datetime.now(UTC)
         folder = _make_folder(out, name, needed=report or transport == "mqtt")
         lock = None if folder is None else RunLock(folder)
-
-        def start(start: RunStart) -> None:
-            if on_start is not None:
-                on_start(replace(start, lock=lock))
-
         with lock or nullcontext(), _note_failure(folder):
+            where = _choose_place(folder, broker, certs) if folder is not None and transport == "mqtt" else None
             if folder is not None:
                 try:
-                    run_folder.write_manifest(folder, loaded, transport, began)
+                    run_folder.write_manifest(folder, loaded, transport, began, where)
                     run_folder.write_scenario(folder, loaded)
                     if plan is not None:
                         run_folder.write_faults(folder, plan)
@@ -119,13 +116,16 @@ def run(
                     shutil.rmtree(folder)
                     raise
             log = None
-            if folder is None or transport == "memory":
-                start(RunStart(folder))
+            if folder is None or where is None:
+                if on_start is not None:
+                    on_start(RunStart(folder, lock=lock))
                 log = None if folder is None or plan is not None else RecoveryLog(folder, loaded)
                 record = in_memory.play(loaded, on_round, plan, on_fault, log)
             else:
                 ahead = partial(_import_ahead, find(loaded.game), certify, report)
-                record = _play_over_mqtt(loaded, folder, broker, on_round, plan, on_fault, certs, ahead, start)
+                record = _play_over_mqtt(
+                    loaded, folder, where, broker, on_round, plan, on_fault, on_start, import_ahead=ahead, lock=lock
+                )
             ended = conclude(loaded, record, folder, log, certify=certify, report=report, on_step=on_step)
             ended.interrupted = interrupts.take() or ended.interrupted
     return ended
@@ -139,21 +139,36 @@ def resume(
     on_round: Notify = lambda record: None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Run:
-    """Go on with a run in memory that was interrupted or killed, from the last round that the leader had finished.
+    """Go on with a run that was interrupted or killed, from the last rounds that were finished.
 
-    Its result is that of a run that was never interrupted, to the last digit but for the seconds that it took. The rest
-    is as for `run`. Raises `ConfigError` for a folder of no such run.
+    In memory its result is that of a run that was never interrupted, to the last digit but for the seconds that it
+    took. Over MQTT the nodes go on from their ledgers, on a broker as before, and `on_round` is called with the rounds
+    of before, too. The rest is as for `run`. Raises `ConfigError` for a folder of no such run, one under a fault plan
+    included.
     """
     folder = Path(folder)
-    run_folder.require_unfinished(folder)
-    with defer_interrupts() as interrupts, RunLock(folder), _note_failure(folder):
-        loaded = scenarios.load(str(folder / "scenario.yaml"))
-        log = RecoveryLog(folder, loaded)
+    where = run_folder.read_unfinished(folder)
+    loaded = scenarios.load(str(folder / "scenario.yaml"))
+    with defer_interrupts() as interrupts, RunLock(folder, resumed=True) as lock:
+        log = None if where is not None else RecoveryLog(folder, loaded)
         run_folder.reopen(folder)
-        record = in_memory.play(loaded, on_round, log=log)
-        ended = conclude(loaded, record, folder, log, certify=certify, report=report, on_step=on_step)
-        ended.interrupted = interrupts.take() or ended.interrupted
+        with _note_failure(folder):
+            if where is None:
+                record = in_memory.play(loaded, on_round, log=log)
+            else:
+                ahead = partial(_import_ahead, find(loaded.game), certify, report)
+                record = _play_over_mqtt(
+                    loaded, folder, where, where.broker, on_round, import_ahead=ahead, lock=lock, resumed=True
+                )
+            ended = conclude(loaded, record, folder, log, certify=certify, report=report, on_step=on_step)
+            ended.interrupted = interrupts.take() or ended.interrupted
     return ended
+
+
+def _choose_place(folder: Path, broker: str, certs: Path | None) -> Place:
+    """Choose the place of a run over MQTT: its name is unique, so that runs which share a broker never meet."""
+    name = f"{name_from(folder.name, 50)}-{secrets.token_hex(3)}"
+    return Place(run=name, broker=hide_password(broker), certs=None if certs is None else str(certs.resolve()))
 
 
 @contextmanager
@@ -181,25 +196,29 @@ def _note_end(folder: Path | None, state: str | None, message: str) -> None:
 def _play_over_mqtt(
     scenario: Scenario,
     folder: Path,
+    where: Place,
     broker: str,
     on_round: Notify,
-    plan: FaultPlan | None,
-    on_fault: Callable[[FaultRecord], None],
-    certs: Path | None,
+    plan: FaultPlan | None = None,
+    on_fault: Callable[[FaultRecord], None] = lambda record: None,
+    on_start: Callable[[RunStart], None] | None = None,
+    *,
     import_ahead: Callable[[], None],
-    on_start: Callable[[RunStart], None],
+    lock: RunLock | None,
+    resumed: bool = False,
 ) -> RunRecord:
     from stackelgrid.testbed import processes
 
     # This process waits while the nodes work: it can import what certificate and report need.
     importing = threading.Thread(target=import_ahead, daemon=True)
     importing.start()
-    # Unique, so that runs which share a broker never hear each other, nor what an earlier one left retained.
-    name = f"{name_from(folder.name, 50)}-{secrets.token_hex(3)}"
+    certs = None if where.certs is None else Path(where.certs)
     try:
-        return processes.play(scenario, folder, broker, name, on_round, plan, on_fault, certs, on_start)
+        return processes.play(
+            scenario, folder, broker, where.run, on_round, plan, on_fault, certs, on_start, lock, resumed=resumed
+        )
     except (BrokerStartError, BrokerUnreachableError, ConfigError):
-        if not any(log.stat().st_size for log in folder.glob("logs/*")):  # else it has evidence
+        if not resumed and not any(log.stat().st_size for log in folder.glob("logs/*")):  # else it has evidence
             shutil.rmtree(folder)
         raise
     finally:

@@ -27,7 +27,6 @@ def conclude(ended: Run, seconds: Mapping[str, float], *, quiet: bool, certified
 
     Raises `CommandError` with the exit code of a run that did not settle in good order.
     """
-    from stackelgrid.testbed.recovery import RECOVERY_LOG
 
     stderr, folder = open_stderr(), ended.folder
     assert ended.record is not None
@@ -42,7 +41,7 @@ def conclude(ended: Run, seconds: Mapping[str, float], *, quiet: bool, certified
     passes = ended.interrupted or judge(ended, required=required)
     if ended.interrupted:
         message = f"interrupted; what was found so far is in {folder}, for stackelgrid certify and stackelgrid report"
-        if folder is not None and (folder / RECOVERY_LOG).is_file():
+        if ended.record.interrupted and folder is not None and not (folder / "faults.yaml").exists():
             message += f"; stackelgrid run --resume {shlex.quote(str(folder))} goes on"
         raise CommandError(ExitCode.INTERRUPTED, message)
     if ended.record.lost:

@@ -71,7 +71,7 @@ def run(
     ] = False,
     resumed: Annotated[
         str | None,
-        typer.Option("--resume", metavar="ID", help="Go on with a run in memory that was interrupted or killed."),
+        typer.Option("--resume", metavar="ID", help="Go on with a run that was interrupted or killed."),
     ] = None,
 ) -> None:
     """Play a scenario and write its folder.

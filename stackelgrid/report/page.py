@@ -68,7 +68,7 @@ class PageSection:
         return re.sub("[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
-_TOLD = ("schema", "scenario", "game", "homes", "transport", "broker", "state", "message")
+_TOLD = ("schema", "scenario", "game", "homes", "transport", "broker", "place", "state", "message")
 """Keys of the manifest that are told elsewhere."""
 FORMATS = ("png", "svg", "pdf")
 """Formats of figures for print."""

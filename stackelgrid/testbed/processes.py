@@ -28,6 +28,7 @@ from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
+from stackelgrid.testbed.run_lock import RunLock
 from stackelgrid.testbed.start import RunStart
 from stackelgrid.transport.address import PASSWORD_VARIABLE, Address, Login
 from stackelgrid.transport.base import BrokerUnreachableError, Publish
@@ -61,13 +62,18 @@ def play(
     on_fault: Callable[[FaultRecord], None] = lambda record: None,
     certificates: Path | None = None,
     on_start: Callable[[RunStart], None] | None = None,
+    lock: RunLock | None = None,
+    *,
+    resumed: bool = False,
 ) -> RunRecord:
     """Run `scenario` with its nodes as processes; `folder` gets configurations, logs and the journal.
 
     `broker_kind` is auto, mosquitto, embedded or the address of a broker that is there already; at an address
     `mqtts://` the nodes use the certificates of the authority in the folder `certificates`. Under a fault plan nodes
     and broker are killed and restarted. `on_round` gets each finished round of the leader, `on_fault` each fault as it
-    happens, `on_start` the run before its nodes start; with it, the run has a plan to which faults may be added.
+    happens, `on_start` the run before its nodes start; with it, the run has a plan to which faults may be added. The
+    `lock` on the folder is kept until the last node has ended. Where a run is `resumed`, the nodes go on from the files
+    that they have left in it.
 
     Raises `broker.BrokerStartError`, `broker.authority.AuthorityError` or `BrokerUnreachableError` before any node is
     started. When the run's own broker or the forkserver ends by itself, so does the run, with that among its failures.
@@ -77,15 +83,15 @@ def play(
     if on_start is not None and plan is None:
         plan = FaultPlan()
     logs, nodes = folder / "logs", folder / "nodes"
-    logs.mkdir()
-    nodes.mkdir(mode=0o700)
+    logs.mkdir(exist_ok=resumed)
+    nodes.mkdir(mode=0o700, exist_ok=resumed)
     (folder / "rounds.jsonl").touch()
     address = None if broker.BrokerKind.of(broker_kind) else Address.parse(broker_kind)
     # Without the password, which no file has: the nodes find it in their environment.
     run_record = RunRecord("mqtt", broker_kind if address is None else str(address), len(scenario.topology.names))
     login = None if address is None else address.login
     with defer_interrupts(), ExitStack() as stack:
-        processes = NodeProcesses(scenario.game, nodes, logs, run_record, login, under_plan=plan is not None)
+        processes = NodeProcesses(scenario.game, nodes, logs, run_record, login, lock, under_plan=plan is not None)
         stack.callback(processes.stop)
         own = _start_broker(broker_kind, logs, stack, plan)
         url = str(address) if own is None else own.url
@@ -106,7 +112,7 @@ def play(
                 with allow_interrupts():
                     _try_out(configs, login)
             if on_start is not None:
-                on_start(RunStart(folder, run, url, None if own is None else own.kind, controller))
+                on_start(RunStart(folder, run, url, None if own is None else own.kind, controller, lock))
             processes.start(configs, controller, own)
             processes.wait(journal.read)
         except KeyboardInterrupt:
@@ -158,7 +164,15 @@ class NodeProcesses:
     """
 
     def __init__(
-        self, game: str, nodes: Path, logs: Path, run_record: RunRecord, login: Login | None, *, under_plan: bool
+        self,
+        game: str,
+        nodes: Path,
+        logs: Path,
+        run_record: RunRecord,
+        login: Login | None,
+        lock: RunLock | None = None,
+        *,
+        under_plan: bool,
     ) -> None:
         self._nodes, self._logs, self._run_record, self._login = nodes, logs, run_record, login
         self._controller: FaultController | None = None
@@ -181,6 +195,7 @@ class NodeProcesses:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
+                pass_fds=[] if lock is None else [lock.descriptor],  # it ends after its nodes
                 env={**os.environ, **password, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             )
         assert self._forkserver.stdin is not None and self._forkserver.stdout is not None
@@ -223,7 +238,7 @@ class NodeProcesses:
 
     def _write(self, name: str, config: BaseModel) -> None:
         with os.fdopen(
-            os.open(self._config(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
+            os.open(self._config(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
         ) as file:
             file.write(config.model_dump_json(exclude_none=True))
 

@@ -14,8 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import FaultPlan
+from stackelgrid.model import StrictModel
 from stackelgrid.node.record import write_whole
 from stackelgrid.registry import list_extensions
 from stackelgrid.run_record import RunRecord
@@ -29,6 +32,14 @@ _PACKAGES = ("stackelgrid", "numpy", "scipy", "daqp", "pydantic", "paho-mqtt", "
 """The packages that make a run what it is, with those of games and algorithms from elsewhere."""
 _GIT_S = 5.0
 """The time that git has to tell the commit."""
+
+
+class Place(StrictModel):
+    """The place of a run over MQTT: its name there, the kind or the address of the broker, the authority's folder."""
+
+    run: str
+    broker: str
+    certs: str | None = None
 
 
 class FolderExistsError(ScenarioError):
@@ -103,7 +114,9 @@ def write_result(folder: Path, result: RunResult[Any]) -> None:
     write_whole(folder / "result.json", result.content())
 
 
-def write_manifest(folder: Path, scenario: Scenario, transport: str, began: datetime) -> None:
+def write_manifest(
+    folder: Path, scenario: Scenario, transport: str, began: datetime, place: Place | None = None
+) -> None:
     """manifest.json of a run that begins."""
     manifest = {
         "schema": 1,
@@ -111,6 +124,7 @@ def write_manifest(folder: Path, scenario: Scenario, transport: str, began: date
         "game": scenario.game,
         "homes": len(scenario.everyone),
         "transport": transport,
+        **({} if place is None else {"place": place.model_dump(exclude_none=True)}),
         "began": began.isoformat(timespec="milliseconds"),
         "python": platform.python_version(),
         "packages": installed_versions([*_PACKAGES, *list_extensions()]),
@@ -121,22 +135,29 @@ def write_manifest(folder: Path, scenario: Scenario, transport: str, began: date
     write_whole(folder / "manifest.json", manifest)
 
 
-def require_unfinished(folder: Path) -> None:
-    """Raise `ConfigError` unless the folder is that of a run in memory that was interrupted or killed."""
+def read_unfinished(folder: Path) -> Place | None:
+    """Read the place of a run over MQTT that was interrupted or killed, None of one in memory.
+
+    Raises `ConfigError` for a folder of no such run.
+    """
     path = folder / "manifest.json"
     try:
         manifest = parse_json(read_text(path, mend="name the folder of a run that was interrupted"))
-        transport, state = manifest["transport"], manifest.get("state", "failed")
+        transport, state = manifest["transport"], manifest.get("state", "settled" if "ended" in manifest else "failed")
+        where = None if transport == "memory" else Place.model_validate(manifest["place"])
+    except ValidationError:
+        raise ConfigError(f"{path}: place: not that of a run; play the scenario again") from None
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
     except (AttributeError, KeyError, TypeError):
-        raise ConfigError(f"{path}: of another version of stackelgrid; play the scenario again") from None
+        mend = "play the scenario again"
+        raise ConfigError(f"{path}: of another version of stackelgrid, or of a deployed run; {mend}") from None
     if state in ("settled", "unsettled"):
         mend = "stackelgrid certify goes on with its certificate, stackelgrid report writes its report"
         raise ConfigError(f"{folder}: this run has ended; {mend}")
-    if transport != "memory" or (folder / "faults.yaml").exists():
-        what = "over MQTT" if transport != "memory" else "under a fault plan"
-        raise ConfigError(f"{folder}: a run {what} does not go on; play its scenario.yaml again")
+    if (folder / "faults.yaml").exists():
+        raise ConfigError(f"{folder}: a run under a fault plan does not go on; play its scenario.yaml again")
+    return where
 
 
 def reopen(folder: Path) -> None:
