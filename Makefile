@@ -14,7 +14,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-st
 AUDIT := $(UV) run --quiet --no-project --isolated --with-requirements requirements-audit.lock
 
 .PHONY: help run test test-arm64 test-containers check soak mutants wheel reproduction stored-outcomes \
-	bench docs audit sbom lock clean
+	screenshots bench docs audit sbom lock clean
 
 help:  ## List the commands (the default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ stored-outcomes: $(INSTALLED)  ## Write tests/games/stored anew, after a result 
 
 wheel: $(INSTALLED)  ## Build the package into dist/: pip install 'dist/stackelgrid-….whl[desk]'
 	$(VENV)/bin/hatchling build --target wheel --directory dist
+
+screenshots: $(INSTALLED)  ## Take the screenshots of docs/control-room.md anew; needs Chromium
+	PYTHONPATH=tests $(VENV)/bin/python -m page.screenshots
 
 reproduction: $(INSTALLED)  ## Write docs/reproduction.md: the papers' figures beside those of our runs
 	$(VENV)/bin/python -m stackelgrid.study.reproduction docs/reproduction.md

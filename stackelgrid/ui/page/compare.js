@@ -6,6 +6,8 @@ import { Outcome } from "./results-games.js";
 import { showFigure, showShare } from "./results.js";
 
 const NAMES = ["A", "B"];
+/** Relative: below it a difference is rounding. */
+const SAME_WITHIN = 1e-7;
 
 /** Show two runs, as `GET /runs/ID` has them. Gives a function that ends it. */
 export function showComparison(element, runs) {
@@ -84,16 +86,17 @@ const write = (value) => (Number.isFinite(value) ? showFigure(value) : "–");
 function makeDifference(value, other) {
   const difference = other - value;
   if (!Number.isFinite(difference)) return [make("td", { class: "number" }, "–"), make("td", {})];
-  const text = difference === 0 ? "equal" : `${difference < 0 ? "−" : "+"}${showFigure(Math.abs(difference))}`;
-  return [make("td", { class: "number" }, text), make("td", { class: "soft" }, difference !== 0 && value > 0 ? showShare(difference / value) : "")];
+  const isEqual = Math.abs(difference) <= SAME_WITHIN * Math.abs(value);
+  const text = isEqual ? "equal" : `${difference < 0 ? "−" : "+"}${showFigure(Math.abs(difference))}`;
+  return [make("td", { class: "number" }, text), make("td", { class: "soft" }, !isEqual && value > 0 ? showShare(difference / value) : "")];
 }
 
 function haveSameSlots([first, second]) {
   return first.slots === second.slots && first.slot_hours === second.slot_hours && String(first.times) === String(second.times) && String(first.sessions.map(Object.values)) === String(second.sessions.map(Object.values));
 }
 
-/** Draw the settled line of a panel for both runs, B dashed above A. */
+/** Draw the settled line of a panel for both runs, B as a broad one behind that of A. */
 function pair(panel) {
   const line = panel.lines.at(-1);
-  return { ...panel, lines: [{ ...line, key: `${line.key} 0`, label: "A", filled: false }, { ...line, key: `${line.key} 1`, label: "B", colour: "--car", dash: [7, 4], filled: false }] };
+  return { ...panel, lines: [{ ...line, key: `${line.key} 1`, label: "B", colour: "--car", width: 7, alpha: 0.55, filled: false }, { ...line, key: `${line.key} 0`, label: "A", filled: false }] };
 }
