@@ -32,7 +32,7 @@ export class Scene {
           this.side,
           make("section", { class: "card messages", "aria-label": "Messages" }, make("h2", {}, "Messages"), this.log),
         ),
-        make("section", { class: "card", "aria-label": "Price and load" }, make("h2", {}, "Price and load"), this.chartBox),
+        make("section", { class: "card staying", "aria-label": "Price and load" }, make("h2", {}, "Price and load"), this.chartBox),
       ),
     );
   }
@@ -134,7 +134,9 @@ export class Scene {
   drawNode() {
     const node = this.tree.nodes.get(this.selected);
     if (!node) return;
-    const role = { leader: "the leader", aggregator: `an aggregator with ${node.children.length} homes`, home: `a home of ${node.parent}` }[node.role];
+    const homes = node.children.reduce((sum, home) => sum + home.homes, 0);
+    const home = node.homes > 1 ? `${node.homes} homes` : "a home";
+    const role = { leader: "the leader", aggregator: `an aggregator with ${homes} homes`, home: `${home} of ${node.parent}` }[node.role];
     const text = `${node.name}, ${role}, ${NODE_STATES[node.state]?.[1] ?? node.state}.`;
     const why = this.why.get(node.name);
     const whole = why ? `${text} Last missed a round: ${why}.` : text;

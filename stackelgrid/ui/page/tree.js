@@ -65,17 +65,17 @@ export class Tree {
 
   /** Count homes by state. */
   countHomes() {
-    return this.count((node) => node.role === "home");
+    return this.count((node) => node.homes);
   }
 
   /** Count the nodes that are late, missing or broken, by state. */
   countTrouble() {
-    return this.count((node) => TROUBLE.includes(node.state));
+    return this.count((node) => (TROUBLE.includes(node.state) ? 1 : 0));
   }
 
-  count(isMeant) {
+  count(weigh) {
     const counts = {};
-    for (const node of this.nodes.values()) if (isMeant(node)) counts[node.state] = (counts[node.state] ?? 0) + 1;
+    for (const node of this.nodes.values()) if (weigh(node)) counts[node.state] = (counts[node.state] ?? 0) + weigh(node);
     return counts;
   }
 
@@ -207,8 +207,9 @@ function shorten(words) {
 }
 
 function drawProgress(node) {
-  const all = node.children.length;
-  const answered = node.children.filter((home) => HAS_ANSWERED.includes(home.state)).length;
+  const count = (homes) => homes.reduce((sum, home) => sum + home.homes, 0);
+  const all = count(node.children);
+  const answered = count(node.children.filter((home) => HAS_ANSWERED.includes(home.state)));
   node.bar.style.transform = `scaleX(${all ? answered / all : 0})`;
   const inner = node.inner > 1 ? `, inner round ${node.inner}` : "";
   node.count.textContent = `${answered} of ${all}${inner}`;
