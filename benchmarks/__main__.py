@@ -18,6 +18,7 @@ BENCHMARKS = {
     "case": "benchmarks.case",
     "memory": "benchmarks.memory",
     "startup": "benchmarks.startup",
+    "watched": "benchmarks.watched",
     "meter": "benchmarks.meter",
     "page": "benchmarks.page",
 }

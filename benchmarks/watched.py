@@ -23,7 +23,7 @@ from benchmarks.case import command
 from benchmarks.figures import Figure
 
 TITLE = "stackelgrid ui plays user_oriented, 65 processes over Mosquitto, and streams its events"
-RUNS = 2
+RUNS = 7
 DELAY_MS, COST = 150, 1.05
 TOKEN = "token"
 

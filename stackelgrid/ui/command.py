@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import re
@@ -60,11 +61,15 @@ def serve(listener: socket.socket, runs: Path, token: str, *, opened: bool) -> N
 
     server = build_server(listener, Launcher(runs), token)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/?token={token}"
-    print(address, flush=True)
-    if opened:
-        open_page(address, lambda line: print(line, file=sys.stderr))
+
+    async def announce_and_serve() -> None:
+        print(address, flush=True)
+        if opened:
+            open_page(address, lambda line: print(line, file=sys.stderr))
+        await server.serve([listener])
+
     with suppress(KeyboardInterrupt):  # that is how it ends
-        server.run([listener])
+        asyncio.run(announce_and_serve())
 
 
 def build_server(listener: socket.socket, launcher: Launcher, token: str) -> uvicorn.Server:

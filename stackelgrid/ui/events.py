@@ -83,13 +83,18 @@ class EventLog:
         self._lock.release()
 
 
+def has_events(folder: Path) -> bool:
+    """Tell whether a run wrote events."""
+    return (folder / _FILE).is_file()
+
+
 def read_tree(folder: Path) -> Event:
     """Give the event with which a run began, its nodes and slots; {} where there is none."""
     path = folder / _FILE
     if not path.is_file():
         return {}
     with path.open("rb") as file:
-        first = _parse(file.readline())
+        first = parse_event(file.readline())
     return first if first.get("type") == "tree" else {}
 
 
@@ -106,10 +111,11 @@ def _parse_last(folder: Path) -> Event:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _CHUNK))
         lines = file.read().split(b"\n")
-    return _parse(lines[-2]) if len(lines) > 1 else {}
+    return parse_event(lines[-2]) if len(lines) > 1 else {}
 
 
-def _parse(line: bytes) -> Event:
+def parse_event(line: bytes | str) -> Event:
+    """Read a line; {} of one that is no event."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -121,19 +127,13 @@ class EventFile:
     """Reads the events of a run's folder as they are written, as lines of JSON."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / _FILE
-        self._lines = GrowingLines(self._path)
+        self._lines = GrowingLines(folder / _FILE)
         self.ended = False
-
-    @property
-    def exists(self) -> bool:
-        """True for a run that wrote events."""
-        return self._path.is_file()
 
     def read(self) -> Iterator[str]:
         """Give the lines that were written since the last time; after the event `end` there is none."""
         for line in self._lines.read():
-            self.ended = b'"end"' in line and json.loads(line)["type"] == "end"
+            self.ended = b'"end"' in line and parse_event(line).get("type") == "end"
             yield line.decode().rstrip("\n")
             if self.ended:
                 return

@@ -1,44 +1,64 @@
-"""The events of a run that wrote none, from what its folder has: rounds, who missed them, how it ended."""
+"""The events of a run that writes none, from what its folder has: rounds, who missed them."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from stackelgrid.errors import ConfigError
-from stackelgrid.node.record import read_whole_lines
+from stackelgrid.node.record import GrowingLines
 from stackelgrid.report.run_folder import read_result
 from stackelgrid.scenarios import load
 from stackelgrid.ui.events import Event
 from stackelgrid.ui.words import MISSING, describe_missing, describe_nodes, describe_round, describe_tree
 
-
-def recall(folder: Path) -> Iterator[Event]:
-    """Give the events of a run but its end. Raises `ConfigError` for a folder that cannot be read."""
-    tree = describe_tree(load(str(folder / "scenario.yaml")))
-    yield {"seconds": 0.0, **tree}
-    names = [node["name"] for node in tree["nodes"]]
-    yield {"seconds": 0.0, **describe_nodes("online", names)}
-    try:
-        yield from _recall_rounds(folder, names)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        message = f"{folder / 'rounds.jsonl'}: not the rounds of a run of this version ({error}); run it again"
-        raise ConfigError(message) from None
+_LEAST_S = 0.5
+"""The time that a round takes at least when it is watched again: in memory it took none."""
 
 
-def _recall_rounds(folder: Path, names: list[str]) -> Iterator[Event]:
-    missing = _find_missing_homes(folder)
-    seconds = 0.0
-    for record in read_whole_lines(folder / "rounds.jsonl"):
-        yield {"seconds": round(seconds, 3), **describe_nodes("asked", names[1:])}
-        seconds += record["ms"] / 1000
+class RecalledEvents:
+    """Reads the rounds of a run's folder, as they are written, and gives events for them, as lines of JSON."""
+
+    ended = False
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rounds = GrowingLines(folder / "rounds.jsonl")
+        self._names: list[str] = []
+        self._seconds = 0.0
+
+    def read(self) -> Iterator[str]:
+        """Give the events since the last time. Raises `ConfigError` for a folder that cannot be read."""
+        try:
+            for event in self._tell():
+                yield json.dumps({"seconds": round(self._seconds, 3), **event})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            message = (
+                f"{self._folder / 'rounds.jsonl'}: not the rounds of a run of this version ({error}); run it again"
+            )
+            raise ConfigError(message) from None
+
+    def _tell(self) -> Iterator[Event]:
+        if not self._names:
+            tree = describe_tree(load(str(self._folder / "scenario.yaml")))
+            self._names = [node["name"] for node in tree["nodes"]]
+            yield tree
+            yield describe_nodes("online", self._names)
+        missing = _find_missing_homes(self._folder)
+        for line in self._rounds.read():
+            yield from self._tell_round(json.loads(line), missing)
+
+    def _tell_round(self, record: Event, missing: defaultdict[int, Event]) -> Iterator[Event]:
+        members = self._names[1:]
+        yield describe_nodes("asked", members)
+        self._seconds += max(record["ms"] / 1000, _LEAST_S)
         absent = _leave_out(missing[record["round"]], _list_missing(record))
         away = {*_list_missing(record), *_list_missing(absent)}
-        answered = [name for name in names[1:] if name not in away]
-        events = [describe_nodes("answered", answered), *describe_round(record)]
-        for event in (*events, *describe_missing(absent)):
-            yield {"seconds": round(seconds, 3), **event}
+        yield describe_nodes("answered", [name for name in members if name not in away])
+        yield from describe_round(record)
+        yield from describe_missing(absent)
 
 
 def _leave_out(record: Event, names: list[str]) -> Event:

@@ -78,6 +78,10 @@ class Recorder:
         """True once the run has a folder with events."""
         return self._start is not None
 
+    @property
+    def _in_memory(self) -> bool:
+        return self._start is not None and not self._start.url
+
     def begin(self, start: RunStart) -> None:
         """Begin to write events into the run's folder: its nodes are about to start."""
         assert start.folder is not None
@@ -96,8 +100,9 @@ class Recorder:
     def note_round(self, record: dict[str, Any]) -> None:
         """Write a finished round of the leader."""
         self._round = record["round"] + 1
-        if self._start is not None and not self._start.url:  # nobody has seen the answers
-            self._log.write(describe_nodes("answered", self._scenario.topology.names[1:]))
+        if self._in_memory:  # nobody has seen question and answers
+            leader, *members = self._scenario.topology.names
+            self._log.write(describe_nodes("online", [leader]), describe_nodes("answered", members))
         self._log.write(*describe_round(record))
 
     def note_fault(self, record: FaultRecord) -> None:
@@ -128,6 +133,8 @@ class Recorder:
         if run is not None and run.failures:
             lost = ", ".join([*run.failures][:5])
             message = message or f"without {lost}: {next(iter(run.failures.values()))}"
+        if self._in_memory and run is not None and run.settled:
+            self._log.write(describe_nodes("settled", self._scenario.topology.names))
         self._log.write(describe_end("failed" if run is None else run.state, message))
         self._log.close()
 

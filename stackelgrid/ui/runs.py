@@ -15,9 +15,9 @@ from stackelgrid.report import tables
 from stackelgrid.report.page import verdict
 from stackelgrid.report.run_folder import read_result
 from stackelgrid.scenarios import load
-from stackelgrid.store.summary import summarise
+from stackelgrid.store.summary import summarise, summarise_files
 from stackelgrid.ui.answers import CertificateCheck, KeyFigure, RunDescription
-from stackelgrid.ui.events import read_tree
+from stackelgrid.ui.events import read_end, read_tree
 from stackelgrid.ui.words import describe_tree
 
 _FILES = (
@@ -29,7 +29,8 @@ _FOLDERS = ("figures", "tables")
 
 def describe(folder: Path) -> RunDescription:
     """Describe a run: its summary, nodes, slots, files and result."""
-    summary = summarise(folder).model_dump()
+    ended = read_end(folder)  # its lock may be there for a moment more
+    summary = (summarise_files if ended else summarise)(folder).model_dump()
     if summary["state"] == "unreadable":
         return RunDescription(**summary)
     try:

@@ -11,14 +11,16 @@ from starlette.concurrency import run_in_threadpool
 
 from stackelgrid.store.summary import summarise
 from stackelgrid.testbed.run_lock import is_played
-from stackelgrid.ui.events import EventFile
-from stackelgrid.ui.history import recall
+from stackelgrid.ui.events import EventFile, has_events, parse_event
+from stackelgrid.ui.history import RecalledEvents
 from stackelgrid.ui.words import describe_end
 
 _LOOK_S = 0.03
 """The time between two looks at the events of a run that is on."""
+_LOOK_AT_LOCK_S = 1.0
+"""The time between two looks whether somebody still plays it."""
 _ALIVE_S = 15.0
-"""After so long without an event a comment is sent, so that nobody between takes the connection for dead."""
+"""The time between two comments, so that nobody between takes a quiet connection for dead."""
 
 
 async def follow(folder: Path, after: int, is_closing: Callable[[], bool]) -> AsyncIterator[str]:
@@ -34,25 +36,21 @@ async def follow(folder: Path, after: int, is_closing: Callable[[], bool]) -> As
 
 
 async def _read(folder: Path, is_closing: Callable[[], bool]) -> AsyncIterator[str]:
-    """Give a run's events as JSON; an empty text now and then while there is none."""
-    file, seconds = EventFile(folder), 0.0
-    if file.exists:
-        loop = asyncio.get_running_loop()
-        quiet_since, goes_on = loop.time(), True
-        while goes_on:
+    """Give a run's events as JSON; an empty text now and then while there is none, and when all so far are given."""
+    events = EventFile(folder) if has_events(folder) else RecalledEvents(folder)
+    loop = asyncio.get_running_loop()
+    last, alive_at, look_at, goes_on = "", loop.time(), 0.0, True
+    while goes_on:
+        if loop.time() >= look_at:
             goes_on = is_played(folder)  # looked up before what has been written is read
-            for line in file.read():
-                yield line
-                quiet_since = loop.time()
-            if file.ended or is_closing():
-                return
-            if loop.time() - quiet_since > _ALIVE_S:
-                yield ""
-                quiet_since = loop.time()
-            await asyncio.sleep(_LOOK_S)
-    else:
-        for event in await run_in_threadpool(lambda: [*recall(folder)]):
-            seconds = event["seconds"]
-            yield json.dumps(event)
-    summary = await run_in_threadpool(summarise, folder)
-    yield json.dumps({"seconds": seconds, **describe_end(summary.state)})
+            look_at = loop.time() + _LOOK_AT_LOCK_S
+        for last in await run_in_threadpool(list, events.read()):
+            yield last
+        if events.ended or is_closing():
+            return
+        if goes_on and loop.time() >= alive_at:
+            yield ""
+            alive_at = loop.time() + _ALIVE_S
+        await asyncio.sleep(_LOOK_S)
+    ended = await run_in_threadpool(summarise, folder)
+    yield json.dumps({"seconds": parse_event(last).get("seconds", 0.0), **describe_end(ended.state, ended.message)})

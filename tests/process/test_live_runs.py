@@ -124,7 +124,8 @@ def test_run_that_cannot_be_played_is_refused(server: Server, change: Event, key
 def test_run_in_memory_is_told_and_takes_no_faults(server: Server) -> None:
     run = server.start(scenario="load_call", set={}, transport="memory", pace_s=0, name="naïve ☀")
     told = [event for _, event in server.watch(run)]
-    assert [event["state"] for event in told if event["type"] in ("node", "end")] == ["starting", "answered", "settled"]
+    states = [event["state"] for event in told if event["type"] in ("node", "end")]
+    assert states == ["starting", "online", "answered", "settled", "settled"]
     summary = server.call("GET", run)[1]
     assert not summary["stoppable"] and not summary["faultable"]
     assert server.call("POST", f"{run}/faults", {"kind": "crash", "node": "a1"})[0] == 409
@@ -165,7 +166,7 @@ def test_command_serves_the_page_on_its_own_run(tmp_path: Path) -> None:
         assert process.stderr is not None
         address = urlsplit(process.stderr.readline().removeprefix("watch: ").strip())
         assert address.fragment == "/runs/my%20run"
-        with httpx2.Client(base_url=f"http://{address.netloc}") as client:
+        with httpx2.Client(base_url=f"http://{address.netloc}", timeout=60) as client:
             client.get(f"/?{address.query}")  # gives the cookie
             told = client.get("/api/v1/runs/my run/events").text
             assert told.rstrip().endswith('"type": "end", "state": "settled"}')

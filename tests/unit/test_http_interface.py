@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from datetime import datetime
@@ -14,9 +15,11 @@ from starlette.testclient import TestClient
 
 import stackelgrid
 from stackelgrid.report.columns import encode_parquet
+from stackelgrid.testbed.run_lock import RunLock
 from stackelgrid.ui.access import MOST_BYTES
 from stackelgrid.ui.launcher import Launcher
 from stackelgrid.ui.server import Interface
+from stackelgrid.ui.stream import follow
 
 TOKEN, COOKIE = "secret", "stackelgrid-test"
 HOST = "http://127.0.0.1:8765"
@@ -276,6 +279,34 @@ def test_events_tell_who_missed_a_round(tmp_path: Path) -> None:
     assert states[:5] == ["online", "asked", "answered", "asked", "held"]
     words = [event["text"] for event in events if event["type"] == "message" and event["level"] == "warning"]
     assert words[0].startswith("h1 counts with its last answer in round 2")
+
+
+def test_run_that_writes_no_events_is_told_while_it_goes_on(client: TestClient, runs: Path) -> None:
+    folder = runs / "slow"
+    folder.mkdir()
+    (folder / "scenario.yaml").write_bytes((runs / RUN / "scenario.yaml").read_bytes())
+    first, *others = (runs / RUN / "rounds.jsonl").read_text().splitlines(keepends=True)
+    (folder / "rounds.jsonl").write_text(first)
+    found: list[list[int]] = []
+
+    async def watch() -> None:
+        told = []
+        async for sent in follow(folder, 0, lambda: False):
+            told += [json.loads(sent.partition("data: ")[2])] if sent.startswith("id") else []
+            if sent.startswith(":"):  # all so far is told
+                found.append([event["round"] for event in told if event["type"] == "round"])
+                with (folder / "rounds.jsonl").open("a") as file:
+                    file.writelines(others)
+                lock.release()
+        found.append([event["round"] for event in told if event["type"] == "round"])
+        assert told[-1].items() >= {"type": "end", "state": "failed", "seconds": told[-2]["seconds"]}.items()
+
+    lock = RunLock(folder)
+    try:
+        asyncio.run(watch())
+    finally:
+        client.delete("/api/v1/runs/slow")
+    assert found == [[1], [1, 2, 3, 4, 5, 6]]
 
 
 def test_check_names_the_keys_that_are_wrong(client: TestClient) -> None:
