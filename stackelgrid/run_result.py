@@ -211,6 +211,10 @@ class RunResult(StrictModel, Generic[Found]):
         """Give the same result with a certificate in place of the one it has."""
         return self.model_copy(update={"certificate": Certificate(certificate)})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A class that is made for an outcome's model has no name by which pickle would find it.
+        return parse, (self.content(),)
+
     def content(self) -> dict[str, Any]:
         """Give what result.json holds, ready for JSON."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)

@@ -65,7 +65,7 @@ def run(
     transport: Literal["memory", "mqtt"] = "memory",
     broker: str = BrokerKind.AUTO,
     certs: Path | None = None,
-    faults: str | Path | FaultPlan | None = None,
+    faults: str | Path | Mapping[str, Any] | FaultPlan | None = None,
     out: str | Path | None = None,
     name: str | None = None,
     seed: int | None = None,
@@ -79,13 +79,13 @@ def run(
     """Play a scenario to its end.
 
     `scenario` is a shipped name, a YAML file, the content of one, or a scenario that was loaded before. `overrides`
-    change its values, as `{"leader.mu": 0.8}` or as `["leader.mu=0.8"]`. On `memory` all nodes share this process and
-    a virtual clock; on `mqtt` each is a process of its own, on a `broker` of the run's own (`auto`, `mosquitto`,
+    change its values, as `{"leader.mu": 0.8}` or as `["leader.mu=0.8"]`. On `memory` all nodes share this process and a
+    virtual clock; on `mqtt` each is a process of its own, on a `broker` of the run's own (`auto`, `mosquitto`,
     `embedded`) or one at an address, for `mqtts://` with the authority's folder `certs`. `faults` is a shipped fault
-    plan, a YAML file or a plan. The run's folder is `out`, which must not exist, or a new one under runs/ that begins
-    with `name`; without both a run over MQTT has a temporary folder, one in memory has none. With `certify` a run that
-    every home took part in is certified, up to 200 homes and 3 sessions, or any number where that takes seconds; with
-    `report` the page and its figures are written.
+    plan, a YAML file, the content of one or a plan. The run's folder is `out`, which must not exist, or a new one under
+    runs/ that begins with `name`; without both a run over MQTT has a temporary folder, one in memory has none. With
+    `certify` a run that every home took part in is certified, up to 200 homes and 3 sessions, or any number where that
+    takes seconds; with `report` the page and its figures are written.
 
     `on_round` is called with each finished round of the leader, `on_fault` with each fault as it happens, `on_step`
     with what follows the rounds, `on_start` when the nodes are about to start. A run that does not settle or loses
@@ -391,10 +391,10 @@ class Run:
 
     def _read(self) -> RunFolder:
         """Give the run as reports read it from its folder."""
-        from stackelgrid.report.run_folder import RoundRecord, RunFolder
+        from stackelgrid.report.run_folder import RunFolder, parse_rounds
 
-        rounds = [RoundRecord.model_validate(record) for record in self.journal]
         folder = self.folder or Path(os.devnull)  # in which nothing is found
+        rounds = parse_rounds(folder / "rounds.jsonl", self.journal, self.result.rounds)
         return RunFolder(folder, self.result, rounds, self.scenario, {})
 
     def _follow(self) -> Days | None:
@@ -449,6 +449,10 @@ class Run:
             lost = ", ".join([*self.failures][:5])
             message = f"without {lost}: {next(iter(self.failures.values()))}" if lost else ""
             run_folder.note_end(self.folder, self.state, message, broker=self.result.broker)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out of a pickle what is drawn again when asked."""
+        return self.__dict__ | {"_figures": None}
 
     def _repr_html_(self) -> str:
         """Write the summary that a notebook shows."""

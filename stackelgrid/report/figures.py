@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from stackelgrid.report.days import Days
 from stackelgrid.report.game import check
@@ -64,7 +64,7 @@ def _prepare(plot: Plot) -> DrawFigure:
 
     draw_again = drawing.recall(plot.figure)
 
-    def draw(ax: Any = None) -> Any:
+    def draw(ax: Axes | None = None) -> Axes:
         return draw_again(ax)
 
     draw.__name__ = draw.__qualname__ = plot.name

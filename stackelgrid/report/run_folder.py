@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -117,7 +118,11 @@ def read_journal(path: Path) -> list[Any]:
 
 
 def _read_rounds(path: Path, expected: int) -> list[RoundRecord]:
-    records = read_journal(path) if expected or path.is_file() else []
+    return parse_rounds(path, read_journal(path) if expected or path.is_file() else [], expected)
+
+
+def parse_rounds(path: Path, records: Sequence[Any], expected: int) -> list[RoundRecord]:
+    """Check the lines of a rounds.jsonl. Raises `ReportError`."""
     if len(records) != expected:
         raise ReportError(f"{path}: {len(records)} rounds, but result.json counts {expected}; run the scenario again")
     return [_read_round(f"{path}, line {number}", record) for number, record in enumerate(records, start=1)]

@@ -6,7 +6,7 @@ own (`GameReport.tables`); those below hold for all games. `session` counts from
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,8 @@ from stackelgrid.report import days
 from stackelgrid.report.clock import read_times
 from stackelgrid.report.columns import Cell, Column, Columns, encode_csv, encode_parquet, stack
 from stackelgrid.report.game import find_report
-from stackelgrid.report.run_folder import PlayedSession, ReportError, RunFolder
+from stackelgrid.report.run_folder import PlayedSession, ReportError, RoundRecord, RunFolder
+from stackelgrid.run_result import RoundTraffic
 from stackelgrid.text_file import replace_file
 
 
@@ -66,7 +67,7 @@ def tabulate(run: RunFolder, name: str, follow: Callable[[], days.Days | None]) 
     columns = tables[name]() if name in tables else {}
     if has_rows(columns):
         return columns
-    found = f"it has {', '.join(tables)}" if run.rounds else "no round was finished"
+    found = f"it has {', '.join(each for each in tables if each != name)}" if run.rounds else "no round was finished"
     raise ReportError(f"{name}: this run of {run.result.game} has no such table; {found}")
 
 
@@ -106,23 +107,25 @@ def tabulate_messages(run: RunFolder) -> dict[str, list[Cell]]:
 
     The last row has no round: presence, settlement, receipts, and what came to nobody.
     """
-    by_leader = {record.round: record.model_extra or {} for record in run.rounds}
+    records = {record.round: record for record in run.rounds}
     rows: list[dict[str, Cell]] = []
     for sent in run.result.traffic:
         if sent.round is None:
             rows.append({"messages": sent.messages, "bytes": sent.bytes})
-            continue
-        own = by_leader[sent.round]
-        above = {key: own[key] for key in ("questions", "messages", "bytes")}
-        below = {
-            "questions": sent.questions,
-            "messages": sent.messages - above["messages"],
-            "bytes": sent.bytes - above["bytes"],
-        }
-        for link, counts in (("leader-aggregators", above), ("aggregators-homes", below)):
-            if counts["messages"]:
-                rows.append({"session": own.get("session", 1), "round": sent.round, "link": link, **counts})
+        elif sent.round in records:
+            rows += _divide_at_aggregators(sent, records[sent.round])
     return stack(rows)
+
+
+def _divide_at_aggregators(sent: RoundTraffic, record: RoundRecord) -> Iterator[dict[str, Cell]]:
+    """Divide what was sent in a round into what the leader's journal counts, and the rest."""
+    both = sent.model_dump(exclude={"round"})
+    above = {key: int(record.number(key) or 0) for key in both}
+    below = {"questions": sent.questions} | {key: both[key] - above[key] for key in ("messages", "bytes")}
+    session = (record.model_extra or {}).get("session", 1)
+    for link, counts in (("leader-aggregators", above), ("aggregators-homes", below)):
+        if counts["messages"]:
+            yield {"session": session, "round": record.round, "link": link, **counts}
 
 
 def tabulate_sessions(run: RunFolder) -> dict[str, list[Cell]]:

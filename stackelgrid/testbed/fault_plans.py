@@ -37,21 +37,29 @@ def is_plan(source: str) -> bool:
     return "faults" in content and "game" not in content
 
 
-def load(source: str) -> FaultPlan:
-    """Read a plan: a shipped name or a YAML file. Raises `FaultPlanError`."""
+def load(source: str | Mapping[str, Any]) -> FaultPlan:
+    """Read a plan: a shipped name, a YAML file or its content. Raises `FaultPlanError`."""
+    if isinstance(source, Mapping):
+        return _parse("fault_plan", dict(source))
     try:
         path = yaml_file.find(source, list_shipped(), "fault plan")
         content = yaml_file.read(path, "fault plan")
     except ValueError as error:
         raise FaultPlanError(str(error)) from None
+    return _parse(str(path), content)
+
+
+def _parse(source: str, content: dict[str, Any]) -> FaultPlan:
     try:
         return FaultPlan.model_validate(content)
     except ValidationError as error:
-        raise FaultPlanError(explain(str(path), error, content, FaultPlan)) from None
+        raise FaultPlanError(explain(source, error, content, FaultPlan)) from None
 
 
-def fit(source: str | Path | FaultPlan, scenario: Scenario, broker: str = BrokerKind.AUTO) -> FaultPlan:
-    """Fit a plan, or that of a name or file, to a scenario: `home:N` and `aggregator:N` become names.
+def fit(
+    source: str | Path | Mapping[str, Any] | FaultPlan, scenario: Scenario, broker: str = BrokerKind.AUTO
+) -> FaultPlan:
+    """Fit a plan, or that of a name, a file or content, to a scenario: `home:N` and `aggregator:N` become names.
 
     `home:N` is the N-th EMC process, counted aggregator by aggregator, `aggregator:N` the N-th aggregator.
 
@@ -61,11 +69,13 @@ def fit(source: str | Path | FaultPlan, scenario: Scenario, broker: str = Broker
     topology = scenario.topology
     named = {f"home:{number}": name for number, name in enumerate(topology.aggregator_of, start=1)}
     named |= {f"aggregator:{number}": name for number, name in enumerate(topology.aggregators, start=1)}
-    general = source if isinstance(source, FaultPlan) else load(str(source))
+    if isinstance(source, Path):
+        source = str(source)
+    general = source if isinstance(source, FaultPlan) else load(source)
     plan = FaultPlan.model_validate(_rename(general.model_dump(by_alias=True), named))
     names = topology.names
     for number, fault in enumerate(plan.faults):
-        where = f"{'fault_plan' if source is general else source}: faults.{number}"
+        where = f"{source if isinstance(source, str) else 'fault_plan'}: faults.{number}"
         session, sessions = fault.at.session if isinstance(fault, MomentFault) else None, len(scenario.sessions)
         if session is not None and session > sessions:
             raise FaultPlanError(f"{where}.at.session: {session}, the run has {sessions}; choose one of them")

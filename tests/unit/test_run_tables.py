@@ -3,6 +3,7 @@
 import csv
 import re
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import numpy as np
@@ -234,6 +235,30 @@ def test_every_column_is_documented(played: dict[str, stackelgrid.Run]) -> None:
             for column in run.table(name):
                 key = column.replace(spell_unit(run.result.money), "MONEY")
                 assert key.removeprefix("baseline_") in documented or key in documented, (name, column)
+
+
+def test_table_of_a_run_that_finished_no_round_is_refused() -> None:
+    run = stackelgrid.run(
+        "user_oriented",
+        {"population.homes": 4, "aggregators": 2},
+        faults={"faults": [{"kind": "crash", "node": "leader", "at": {"round": 1}}]},
+    )
+    for name in ("rounds", "slots", "nothing"):
+        with pytest.raises(ConfigError, match=f"{name}: this run of user_oriented has no such table; no round was fi"):
+            run.table(name)
+    assert run.messages["messages"].sum() == run.result.messages
+
+
+def test_table_of_a_folder_that_lost_rounds_is_refused(played: dict[str, stackelgrid.Run], tmp_path: Path) -> None:
+    source = played["user_oriented"].folder
+    assert source is not None
+    folder = Path(copytree(source, tmp_path / "run"))
+    lines = (folder / "rounds.jsonl").read_text().splitlines(keepends=True)
+    (folder / "rounds.jsonl").write_text("".join(lines[:-1]))
+    with pytest.raises(
+        ConfigError, match=r"rounds\.jsonl: 3 rounds, but result\.json counts 4; run the scenario again"
+    ):
+        _ = stackelgrid.load(folder).rounds
 
 
 def test_table_builds_itself_alone(played: dict[str, stackelgrid.Run], monkeypatch: pytest.MonkeyPatch) -> None:

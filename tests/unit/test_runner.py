@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -60,6 +61,17 @@ def test_package_imports_no_runner_until_it_is_used() -> None:
         stackelgrid.walk  # type: ignore[attr-defined]  # noqa: B018
 
 
+def test_fault_plan_is_given_as_its_content() -> None:
+    plan = {"faults": [{"kind": "crash", "node": "aggregator:1", "at": {"round": 2}, "restart_after_s": 1}]}
+    assert [fault.kind for fault in stackelgrid.run("user_oriented", FOUR, faults=plan).faults] == ["crash", "restart"]
+    with pytest.raises(ConfigError, match=r"fault_plan: faults\.0\.kind: "):
+        stackelgrid.run("user_oriented", FOUR, faults={"faults": [{"kind": "crush", "node": "leader"}]})
+    with pytest.raises(ConfigError, match=r"fault_plan: faults\.0\.node: no node of this scenario is called 'h99'"):
+        stackelgrid.run(
+            "user_oriented", FOUR, faults={"faults": [{"kind": "crash", "node": "h99", "at": {"round": 1}}]}
+        )
+
+
 def test_run_in_memory_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -78,6 +90,14 @@ def test_load_gives_what_run_gave(game: str, tmp_path: Path) -> None:
     assert read.outcome == played.outcome is not None
     assert read.scenario.everyone == played.scenario.everyone and read.scenario.seed == 5
     assert read.record is None and not read.interrupted
+
+
+def test_run_is_the_same_out_of_a_pickle() -> None:
+    run = stackelgrid.run("user_oriented", FOUR)
+    assert run.plot.load is not None  # figures are left out
+    again = pickle.loads(pickle.dumps(run))
+    assert again.result == run.result and again.outcome == run.outcome
+    assert again.homes.equals(run.homes) and dir(again.plot) == dir(run.plot)
 
 
 def test_manifest_has_the_command_without_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
