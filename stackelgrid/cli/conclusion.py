@@ -27,7 +27,6 @@ def conclude(ended: Run, seconds: Mapping[str, float], *, quiet: bool, certified
 
     Raises `CommandError` with the exit code of a run that did not settle in good order.
     """
-
     stderr, folder = open_stderr(), ended.folder
     assert ended.record is not None
     if not quiet:

@@ -25,7 +25,21 @@ runs = typer.Typer(
     help="List, show, compare and remove the runs in runs/.",
 )
 
-Run = Annotated[str, typer.Argument(metavar="ID", help="The name of the run's folder in runs/, or a run's folder.")]
+
+def _complete_run(incomplete: str) -> list[str]:
+    from stackelgrid.store.run_store import RunStore
+
+    return [run.id for run in RunStore(ROOT).list() if run.id.startswith(incomplete)]
+
+
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID",
+        help="The name of the run's folder in runs/, or a run's folder.",
+        autocompletion=_complete_run,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
 
 
@@ -88,7 +102,10 @@ def diff(one: Run, other: Run, as_json: AsJson = False) -> None:
 
 
 def compare(
-    names: Annotated[list[str], typer.Argument(metavar="ID ID …", help="Runs in runs/, or folders of runs.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="ID ID …", help="Runs in runs/, or folders of runs.", autocompletion=_complete_run),
+    ],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder; a new one under runs/.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print comparison.json, and nothing else, on stdout.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -55,11 +56,13 @@ class RunStore:
         raise NoRunError(f"there is no run {run!r} in {self.root}; see stackelgrid runs list")
 
     def remove(self, run: str) -> None:
-        """Remove a run's folder. Raises `RunGoesOnError` while it is played, and `OSError`."""
+        """Remove a run's folder. Raises `RunGoesOnError` while it is played, and `OSError`, upon which it is whole."""
         folder = self.find(run)
         if is_played(folder):
             raise RunGoesOnError(f"{folder.name} is running; stop it first")
-        shutil.rmtree(folder)
+        aside = self.root / f".removed-{os.getpid()}-{time.time_ns()}"
+        folder.rename(aside)
+        shutil.rmtree(aside)
 
     def _scan(self) -> Iterator[tuple[str, str]]:
         """Give the id of each run, and a stamp that changes with the files that its summary is made from."""

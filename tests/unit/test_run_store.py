@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -147,6 +148,17 @@ def test_name_of_no_run_leads_nowhere(store: RunStore, run: str) -> None:
 @pytest.mark.parametrize("run", [SETTLED, f"runs/{SETTLED}", f"./runs/{SETTLED}/", f"runs/../runs/{SETTLED}"])
 def test_run_is_found_by_its_name_or_folder(store: RunStore, run: str) -> None:
     assert store.find(run) == store.root / SETTLED
+
+
+def test_run_that_cannot_be_removed_is_whole(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, target: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    before = sorted((store.root / SETTLED).iterdir())
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="Read-only"):
+        store.remove(SETTLED)
+    assert sorted((store.root / SETTLED).iterdir()) == before
 
 
 def test_index_is_used_and_follows_the_files(store: RunStore) -> None:
