@@ -97,8 +97,8 @@ export class SlotCharts {
 class Panel {
   constructor(charts, { title, unit, height, lines, fromZero }) {
     Object.assign(this, { charts, unit, height, lines, fromZero });
-    this.shown = lines.filter((line) => line.label).map((line) => ({ line, value: make("b", {}) }));
-    this.legend = this.shown.toReversed().map(({ line, value }) => make("li", {}, make("i", { class: line.dash ? "dashed" : line.width < 2 ? "thin" : line.width > 3 ? "wide" : "", style: `--colour: var(${line.colour})`, "aria-hidden": true }), line.label, " ", value));
+    this.shown = lines.filter((line) => line.label).toReversed().map((line) => ({ line, value: make("b", {}) }));
+    this.legend = this.shown.map(({ line, value }) => make("li", {}, make("i", { class: line.dash ? "dashed" : line.width < 2 ? "thin" : line.width > 3 ? "wide" : "", style: `--colour: var(${line.colour})`, "aria-hidden": true }), line.label, " ", value));
     this.box = make("div", {});
     this.element = make("div", { class: "panel" }, make("div", { class: "panel-head" }, make("h3", {}, title, make("span", { class: "soft" }, ` ${unit}`)), make("ul", { class: "series" }, this.legend)), this.box);
   }
