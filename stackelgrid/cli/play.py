@@ -121,6 +121,8 @@ def run(
             watch = stack.enter_context(_watch(checked, faults, broker, display))
         shown = watch or display
         with defer_interrupts(), display:
+            if transport is TransportName.mqtt:
+                display.show(f"starting {len(checked.topology.names)} processes")
             ended, unwritten = _await_end(
                 lambda: runner.run(
                     checked,

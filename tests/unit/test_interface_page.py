@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,9 @@ from stackelgrid.registry import find, list_games
 from stackelgrid.run_record import Outcome
 from stackelgrid.run_result import RunResult
 
-PAGE = (Path(__file__).parents[2] / "docs/interface.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGE = (DOCS / "interface.md").read_text(encoding="utf-8")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
@@ -144,3 +147,17 @@ def test_page_has_every_file_of_a_run(tmp_path: Path) -> None:
     assert {"report.html", "figures/", "tables/", "logs/", "nodes/", "events.jsonl"} <= listed
     first = json.loads((tmp_path / "run" / "rounds.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert {*first} - name_all(section("## rounds.jsonl")) == set()
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *(f"docs/{path.name}" for path in sorted(DOCS.glob("*.md")) if path.name != "interface.md")]
+)
+def test_commands_of_a_page_can_be_given(page: str) -> None:
+    blocks = re.findall(r"^```(?:sh|console)?\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.M | re.DOTALL)
+    for line in re.findall(r"^(?:\$ )?stackelgrid (.*)$", "".join(blocks).replace("\\\n", " "), re.MULTILINE):
+        command, words = typer.main.get_command(cli.app), shlex.split(line, comments=True)
+        if re.search(r"[…\[|]|\.\.\.|^[A-Z]", " ".join(words)) or words[0].startswith("--"):
+            continue  # a synopsis
+        while hasattr(command, "commands") and words and words[0] in command.commands:
+            command, *words = command.commands[words[0]], *words[1:]
+        command.make_context(line, words)  # raises for an option that is not there
