@@ -23,7 +23,7 @@ CASES: dict[str, dict[str, Any]] = {
     "user_oriented": {"population.homes": 8},
     "prosumer": {},
     "load_call": {},
-    "storage_market": {},
+    "storage_market": {"population.homes": 12, "dras.0.homes": 6, "dras.1.homes": 6},
 }
 TABLES = {
     "user_oriented": {"slots", "schedules", "appliances", "homes", "rounds", "messages", "sessions"},
