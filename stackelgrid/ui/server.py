@@ -95,7 +95,14 @@ class Interface:
             Operation("POST", "/check", self.check, Checked, body=Check, refusals=_OF_A_BODY),
             Operation("GET", "/runs", self.list_runs, list[RunSummary]),
             Operation("POST", "/runs", self.start_run, Started, 201, body=Order, refusals=_OF_A_BODY),
-            Operation("GET", "/runs/{run}", self.show_run, RunDescription, refusals=found),
+            Operation(
+                "GET",
+                "/runs/{run}",
+                self.show_run,
+                RunDescription,
+                refusals=found,
+                query={"result": "0 leaves the result out, of which a long run has megabytes."},
+            ),
             Operation("DELETE", "/runs/{run}", self.remove_run, None, 204, refusals=(404, 409)),
             Operation("POST", "/runs/{run}/stop", self.stop_run, None, 202, refusals=(404, 409)),
             Operation("GET", "/runs/{run}/faults", self.show_faults, "application/yaml", refusals=found),
@@ -183,7 +190,8 @@ class Interface:
         run = await run_in_threadpool(describe, self._runs.find(request.path_params["run"]))
         stoppable = run.state == "running" and run.id in self._launcher.live
         faultable = stoppable and run.transport == "mqtt"
-        return _answer(run.model_copy(update={"stoppable": stoppable, "faultable": faultable}))
+        without = {"result": None} if request.query_params.get("result") == "0" else {}
+        return _answer(run.model_copy(update={"stoppable": stoppable, "faultable": faultable, **without}))
 
     async def remove_run(self, request: Request) -> Response:
         """Remove the folder of a run that has ended."""

@@ -177,6 +177,7 @@ def test_run_is_listed_and_described(client: TestClient) -> None:
     assert run["verdict"] == "Settled in 6 rounds (9 among the homes)."
     assert run["key_figures"][0].keys() == {"label", "value"}
     assert (run["certificate"], run["checks"]) == (None, [])
+    assert client.get(f"/api/v1/runs/{RUN}?result=0").json() == {**run, "result": None}
     assert "result.json" in run["files"]
 
 
