@@ -12,10 +12,18 @@ from typing import Any
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
+_OF_RUNNER = ("Run", "load", "resume", "run")
+
+
 def __getattr__(name: str) -> Any:
     """Import the runner when it is used: an EMC imports this package and must stay light."""
-    if name in ("Run", "load", "resume", "run"):
+    if name in _OF_RUNNER:
         return getattr(import_module("stackelgrid.runner"), name)
     if name == "__version__":
         return import_module("importlib.metadata").version("stackelgrid")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List what is imported when it is used, too."""
+    return sorted({*globals(), *_OF_RUNNER, "__version__"})

@@ -465,6 +465,7 @@ class Run:
             "settled" if self.settled else "not settled",
             "complete" if self.complete else "not complete",
             f"{len(self.journal)} rounds",
+            *(["interrupted"] if self.interrupted else []),
         ]
         content = self.result.content()
         for name in ("missing", "failures"):

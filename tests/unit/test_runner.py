@@ -57,6 +57,7 @@ def test_package_imports_no_runner_until_it_is_used() -> None:
     code = "import sys, stackelgrid; print('numpy' in sys.modules); stackelgrid.run; print('numpy' in sys.modules)"
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert seen.stdout.split() == ["False", "True"]
+    assert {"Run", "__version__", "load", "run"} <= set(dir(stackelgrid))
     with pytest.raises(AttributeError, match="no attribute 'walk'"):
         stackelgrid.walk  # type: ignore[attr-defined]  # noqa: B018
 
