@@ -443,7 +443,7 @@ class Run:
         Its rounds too, where no leader's process has written them.
         """
         if self.folder is not None:
-            if self.record is not None and not (self.folder / "rounds.jsonl").exists():
+            if self.record is not None and self.record.transport == "memory":
                 run_folder.write_rounds(self.folder, self.record)
             run_folder.write_result(self.folder, self.result)
             lost = ", ".join([*self.failures][:5])

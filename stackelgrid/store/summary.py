@@ -59,7 +59,8 @@ def summarise_files(folder: Path) -> RunSummary:
 def _summarise(folder: Path, manifest: dict[str, Any]) -> RunSummary:
     message = manifest.get("message", "")
     started = manifest.get("began")
-    if (folder / "result.json").is_file():
+    goes_on = "began" in manifest and "ended" not in manifest  # a result is then that of a part
+    if (folder / "result.json").is_file() and not goes_on:
         result = read_mapping(folder / "result.json")
         state = manifest.get("state", "settled" if result["settled"] else "unsettled")
         known = {key: result[key] for key in ("scenario", "game", "rounds", "homes", "transport")}

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,9 @@ def play(
     `on_round` gets each finished round of the leader, `on_fault` each fault as it happens. With a `log` the run goes on
     from there, and is kept in it; then there is no plan.
     """
-    run = MemoryRun(scenario, on_round, log)
+    with nullcontext() if log is None else log.explain_damage():
+        run = MemoryRun(scenario, on_round, log)
+        nodes = [build(False) for build in run.builds.values()] if plan is None else []
     run_record = run.run_record
 
     def note(record: FaultRecord) -> None:
@@ -53,7 +56,7 @@ def play(
     try:
         with allow_interrupts():
             if plan is None:
-                result = run.transport.run([build(False) for build in run.builds.values()])
+                result = run.transport.run(nodes)
             else:
                 transport = FaultyMemory(plan, run.builds, note, scenario.seed)
                 result = transport.run(transport.nodes())

@@ -6,7 +6,8 @@ a session, there is a mark: no question is open then, and from there on the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,19 @@ class RecoveryLog:
         self._path.parent.mkdir(mode=0o700, exist_ok=True)  # private, as what nodes write
         self._append = JsonLines(self._path, [head, *self.lines])
 
-    def _read(self, head: Mapping[str, str]) -> list[dict[str, Any]]:
+    @contextmanager
+    def explain_damage(self) -> Iterator[None]:
+        """Raise `ConfigError` in place of what comes of a damaged log."""
         try:
+            yield
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"{self._path}: damaged ({reason}); play the scenario again") from None
+
+    def _read(self, head: Mapping[str, str]) -> list[dict[str, Any]]:
+        with self.explain_damage():
             found, *lines = read_whole_lines(self._path) or [head]
             marks = [place for place, line in enumerate(lines, start=1) if line["kind"] == MARK]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"{self._path}: damaged ({error}); play the scenario again") from None
         if found != head:
             raise ConfigError(f"{self._path}: of another scenario than scenario.yaml; put back the one that was played")
         return lines[: marks[-1]] if marks else []

@@ -161,9 +161,11 @@ def read_unfinished(folder: Path) -> Place | None:
 
 
 def reopen(folder: Path) -> None:
-    """Take out of a run's folder what its end has written, and note that it goes on."""
-    for name in ("result.json", "rounds.jsonl"):
-        (folder / name).unlink(missing_ok=True)
+    """Note in a run's folder that it goes on; the result that is there is that of a part until another one is written.
+
+    Its events are told from the rounds from now on: what follows is not written there.
+    """
+    (folder / "events.jsonl").unlink(missing_ok=True)
     path = folder / "manifest.json"
     manifest = json.loads(path.read_bytes())
     kept = {key: value for key, value in manifest.items() if key not in ("ended", "state", "message")}

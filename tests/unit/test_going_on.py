@@ -116,8 +116,13 @@ def test_run_that_was_killed_goes_on(tmp_path: Path) -> None:
         (lambda folder: (folder / "manifest.json").write_text("{}"), "of another version"),
         (lambda folder: (folder / "nodes" / "recovery.jsonl").write_text('{"kind": 1}\n'), "another scenario"),
         (lambda folder: (folder / "nodes" / "recovery.jsonl").write_text("[\n"), "recovery.jsonl: damaged"),
+        (lambda folder: replace(folder / "nodes" / "recovery.jsonl", '"answers"', '"replies"'), "jsonl: damaged"),
+        (lambda folder: replace(folder / "nodes" / "recovery.jsonl", '"record": {', '"record": 1, "x": {'), "damaged"),
         (lambda folder: (folder / "faults.yaml").write_text("faults: []"), "under a fault plan does not go on"),
-        (lambda folder: change_seed(folder / "scenario.yaml"), "of another scenario than scenario.yaml"),
+        (
+            lambda folder: replace(folder / "scenario.yaml", "seed: 2020", "seed: 2021"),
+            "of another scenario than scenario.yaml",
+        ),
         (stackelgrid.resume, "this run has ended"),
     ],
 )
@@ -131,8 +136,9 @@ def test_folder_that_cannot_go_on_is_one_message(tmp_path: Path, spoil: Callable
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
 
 
-def change_seed(scenario: Path) -> None:
-    scenario.write_text(scenario.read_text().replace("seed: 2020", "seed: 2021"))
+def replace(path: Path, old: str, new: str) -> None:
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
 
 
 def run_command(

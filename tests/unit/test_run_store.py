@@ -108,6 +108,7 @@ def test_run_that_fails_says_why(store: RunStore) -> None:
         ({"rounds.jsonl": ""}, "failed"),
         ({"manifest.json": "{}"}, "failed"),
         ({"manifest.json": '{"began": 5}'}, "unreadable"),
+        ({"manifest.json": '{"began": "2026"}', "result.json": "{}"}, "failed"),
         ({"manifest.json": '{"state": "odd"}', "result.json": "{}"}, "unreadable"),
         ({"result.json": '{"schema": 0}'}, "unreadable"),
         ({"result.json": '{"settled": tr'}, "unreadable"),
