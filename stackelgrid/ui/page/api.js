@@ -14,7 +14,11 @@ export class ApiError extends Error {
 
 /** The address of a run below the interface. */
 export function locate(run, ...rest) {
-  return ["runs", encodeURIComponent(run), ...rest.map((each) => each.split("/").map(encodeURIComponent).join("/"))].join("/");
+  return [
+    "runs",
+    encodeURIComponent(run),
+    ...rest.map((each) => each.split("/").map(encodeURIComponent).join("/")),
+  ].join("/");
 }
 
 /** The address of a file of a run, as a link has it. */
@@ -40,7 +44,8 @@ async function request(method, path, body) {
   }
   const isJson = (response.headers.get("content-type") ?? "").includes("json");
   const content = isJson ? await response.json() : await response.text();
-  if (!response.ok) throw new ApiError(response.status, content.message ?? `The server answers ${response.status}.`, content.key);
+  if (!response.ok)
+    throw new ApiError(response.status, content.message ?? `The server answers ${response.status}.`, content.key);
   return content;
 }
 

@@ -45,7 +45,10 @@ async function show(isChange) {
     else end?.();
   } catch (error) {
     if (!(error instanceof ApiError)) console.error(error);
-    view.replaceChildren(make("h1", { tabindex: "-1" }, "This cannot be shown"), make("p", { class: "notice bad", role: "alert" }, error.message));
+    view.replaceChildren(
+      make("h1", { tabindex: "-1" }, "This cannot be shown"),
+      make("p", { class: "notice bad", role: "alert" }, error.message),
+    );
   }
   if (number !== shown) return;
   main.querySelector(".loading").remove();
@@ -71,5 +74,8 @@ async function compare(element, ...ids) {
 }
 
 function showNothing(element) {
-  element.append(make("h1", { tabindex: "-1" }, "There is no such page"), make("p", {}, make("a", { href: "#/" }, "All runs")));
+  element.append(
+    make("h1", { tabindex: "-1" }, "There is no such page"),
+    make("p", {}, make("a", { href: "#/" }, "All runs")),
+  );
 }

@@ -8,8 +8,18 @@ const FAULTS = [
   { name: "Crash", kind: "crash", words: ["killed, back after", ["restart_after_s", 3, 0], "s"] },
   { name: "Stall", kind: "stall", words: ["stands still for", ["seconds", 3, 0.1], "s"] },
   { name: "Cut", kind: "cut", words: ["off the network for", ["seconds", 3, 0.1], "s"] },
-  { name: "Delay", kind: "delay", from: true, words: ["speaks", ["seconds", 1, 0.1], "s late for", ["rounds", 3, 1], "rounds"] },
-  { name: "Lose", kind: "loss", from: true, words: ["loses", ["probability", 0.5, 0.01], "of its messages for", ["rounds", 3, 1], "rounds"] },
+  {
+    name: "Delay",
+    kind: "delay",
+    from: true,
+    words: ["speaks", ["seconds", 1, 0.1], "s late for", ["rounds", 3, 1], "rounds"],
+  },
+  {
+    name: "Lose",
+    kind: "loss",
+    from: true,
+    words: ["loses", ["probability", 0.5, 0.01], "of its messages for", ["rounds", 3, 1], "rounds"],
+  },
 ];
 const BROKER = { name: "Restart broker", kind: "broker", words: ["down for", ["seconds", 2, 0.1], "s"] };
 
@@ -20,7 +30,11 @@ export class Disturbance {
     this.node = null;
     this.answer = make("p", { role: "status", class: "soft answer" });
     this.target = make("p", { class: "target" });
-    this.ofNode = make("div", { class: "faults" }, FAULTS.map((fault) => this.makeFault(fault)));
+    this.ofNode = make(
+      "div",
+      { class: "faults" },
+      FAULTS.map((fault) => this.makeFault(fault)),
+    );
     element.append(
       make("h2", {}, "Disturb"),
       this.target,
@@ -35,7 +49,11 @@ export class Disturbance {
   select(name) {
     this.node = name;
     this.ofNode.hidden = name === null;
-    this.target.replaceChildren(...(name === null ? ["Choose a node in the tree."] : ["Strikes ", make("b", {}, name), " now, or at its next question."]));
+    this.target.replaceChildren(
+      ...(name === null
+        ? ["Choose a node in the tree."]
+        : ["Strikes ", make("b", {}, name), " now, or at its next question."]),
+    );
   }
 
   makeFault(fault) {
@@ -45,7 +63,16 @@ export class Disturbance {
       const label = `${fault.name}: ${key === "restart_after_s" ? "seconds until it is back" : key}`;
       const max = key === "probability" ? "1" : null;
       const step = key === "rounds" ? "1" : "any";
-      return make("input", { type: "number", name: key, value: String(value), min: String(min), max, step, required: true, "aria-label": label });
+      return make("input", {
+        type: "number",
+        name: key,
+        value: String(value),
+        min: String(min),
+        max,
+        step,
+        required: true,
+        "aria-label": label,
+      });
     });
     const submit = (event) => {
       event.preventDefault();

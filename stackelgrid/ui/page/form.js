@@ -45,7 +45,8 @@ export class SettingsForm {
 
   /** Show of the fields in their groups only those whose key has all of `words`. */
   filter(words) {
-    for (const field of this.fields.values()) field.element.hidden = !field.isTaken && !words.every((word) => field.key.includes(word));
+    for (const field of this.fields.values())
+      field.element.hidden = !field.isTaken && !words.every((word) => field.key.includes(word));
     for (const group of this.groups.querySelectorAll("details")) {
       group.hidden = !group.querySelector(".field:not([hidden])");
       group.open = words.length > 0 && !group.hidden;
@@ -67,7 +68,8 @@ export class SettingsForm {
       const inner = this.resolve(property);
       const value = content?.[key];
       const here = [...path, key];
-      if (inner.properties && inner.type === "object" && !Array.isArray(value)) nested.push(this.makeNested(inner, value, here));
+      if (inner.properties && inner.type === "object" && !Array.isArray(value))
+        nested.push(this.makeNested(inner, value, here));
       else {
         const field = new Field(here, inner, value, this.onChange);
         this.fields.set(field.key, field);
@@ -90,7 +92,8 @@ export class SettingsForm {
 
   /** Follow references, and leave null out of what may be null. */
   resolve(schema) {
-    if (schema.$ref) return { ...this.resolve(this.schema.$defs[schema.$ref.split("/").at(-1)]), ...schema, $ref: undefined };
+    if (schema.$ref)
+      return { ...this.resolve(this.schema.$defs[schema.$ref.split("/").at(-1)]), ...schema, $ref: undefined };
     const some = (schema.anyOf ?? []).filter((each) => each.type !== "null");
     if (schema.anyOf && some.length === 1) return { ...this.resolve(some[0]), default: schema.default };
     return schema;
@@ -108,9 +111,20 @@ class Field {
     this.control.addEventListener("input", onChange);
     this.control.setAttribute("aria-describedby", `${id}-error ${id}-hint`);
     this.label = make("label", { for: id }, sayKey(path.at(-1)));
-    this.hint = make("p", { class: "soft hint", id: `${id}-hint` }, explain(schema.description) || (path.length > 1 ? this.key : ""));
+    this.hint = make(
+      "p",
+      { class: "soft hint", id: `${id}-hint` },
+      explain(schema.description) || (path.length > 1 ? this.key : ""),
+    );
     this.error = make("p", { class: "error", id: `${id}-error` });
-    this.element = make("div", { class: "field", "data-wide": this.control.tagName === "TEXTAREA" }, this.label, this.control, this.error, this.hint);
+    this.element = make(
+      "div",
+      { class: "field", "data-wide": this.control.tagName === "TEXTAREA" },
+      this.label,
+      this.control,
+      this.error,
+      this.hint,
+    );
   }
 
   isChanged() {
@@ -134,7 +148,8 @@ class Field {
     if (!message) this.control.removeAttribute("aria-invalid");
     else {
       this.control.setAttribute("aria-invalid", "true");
-      for (let group = this.element.closest("details"); group; group = group.parentElement.closest("details")) group.open = true;
+      for (let group = this.element.closest("details"); group; group = group.parentElement.closest("details"))
+        group.open = true;
     }
   }
 
@@ -145,15 +160,33 @@ class Field {
     if (choices || type === "boolean") {
       const options = (choices ?? [true, false]).map(show);
       const usual = value === undefined || value === null ? placeholder : text;
-      const select = make("select", { id }, !options.includes(usual) && make("option", { value: "" }, "not set"), options.map((each) => make("option", { value: each }, each)));
+      const select = make(
+        "select",
+        { id },
+        !options.includes(usual) && make("option", { value: "" }, "not set"),
+        options.map((each) => make("option", { value: each }, each)),
+      );
       select.value = usual;
       return select;
     }
     if (SIMPLE.includes(type) || (type === undefined && text.length < 60)) {
       const numeric = type === "number" || type === "integer";
-      return make("input", { id, value: text, placeholder, autocomplete: "off", spellcheck: "false", inputmode: numeric && "decimal" });
+      return make("input", {
+        id,
+        value: text,
+        placeholder,
+        autocomplete: "off",
+        spellcheck: "false",
+        inputmode: numeric && "decimal",
+      });
     }
-    return make("textarea", { id, rows: String(Math.min(12, Math.max(2, text.split("\n").length))), placeholder, spellcheck: "false", value: text });
+    return make("textarea", {
+      id,
+      rows: String(Math.min(12, Math.max(2, text.split("\n").length))),
+      placeholder,
+      spellcheck: "false",
+      value: text,
+    });
   }
 }
 
@@ -167,7 +200,12 @@ function show(value) {
 }
 
 function sayKey(key) {
-  const words = key.replaceAll("_", " ").replace(/ kwh\b/, " (kWh)").replace(/ kw\b/, " (kW)").replace(/ mw\b/, " (MW)").replace(/ s$/, " (s)");
+  const words = key
+    .replaceAll("_", " ")
+    .replace(/ kwh\b/, " (kWh)")
+    .replace(/ kw\b/, " (kW)")
+    .replace(/ mw\b/, " (MW)")
+    .replace(/ s$/, " (s)");
   return words[0].toUpperCase() + words.slice(1);
 }
 

@@ -83,10 +83,25 @@ export class Replay {
   }
 
   build(element) {
-    this.button = make("button", { type: "button", class: "main play", onclick: () => (this.frame ? this.pause() : this.play()) });
-    this.slider = make("input", { type: "range", min: "0", max: String(this.length), step: "any", "aria-label": "Time of the run", oninput: () => this.seek(Number(this.slider.value)) });
+    this.button = make("button", {
+      type: "button",
+      class: "main play",
+      onclick: () => (this.frame ? this.pause() : this.play()),
+    });
+    this.slider = make("input", {
+      type: "range",
+      min: "0",
+      max: String(this.length),
+      step: "any",
+      "aria-label": "Time of the run",
+      oninput: () => this.seek(Number(this.slider.value)),
+    });
     this.time = make("output", { class: "soft time" });
-    this.speed = make("select", { "aria-label": "Speed" }, SPEEDS.map((speed, index) => make("option", { value: String(index) }, `${speed} ×`)));
+    this.speed = make(
+      "select",
+      { "aria-label": "Speed" },
+      SPEEDS.map((speed, index) => make("option", { value: String(index) }, `${speed} ×`)),
+    );
     this.speed.value = String(this.chooseSpeed());
     element.replaceChildren(
       this.button,

@@ -21,14 +21,22 @@ export async function showRun(element, id, view) {
   if (view === "watch") return watch(body, run, head);
   if (run.state !== "running") return showResults(body, run);
   body.append(make("p", { class: "notice" }, "The run goes on. Its results come when it has ended."));
-  return follow(id, (event) => event.type === "end" && head.reload(), () => {});
+  return follow(
+    id,
+    (event) => event.type === "end" && head.reload(),
+    () => {},
+  );
 }
 
 function watch(element, run, head) {
   const events = [];
   const isLive = run.state === "running";
   const bar = make("section", { class: "card replay", "aria-label": "Replay", hidden: true });
-  const broken = make("p", { class: "notice warn", role: "status", hidden: true }, "The connection to the server is lost. Trying again.");
+  const broken = make(
+    "p",
+    { class: "notice warn", role: "status", hidden: true },
+    "The connection to the server is lost. Trying again.",
+  );
   let disturbance = null;
   element.append(broken, bar);
   const scene = new Scene(element, (name) => disturbance?.select(name));
@@ -40,7 +48,12 @@ function watch(element, run, head) {
   let replay = null;
   const offerReplay = () => {
     bar.hidden = false;
-    replay = new Replay(bar, events, (event) => scene.apply(event), () => scene.restart());
+    replay = new Replay(
+      bar,
+      events,
+      (event) => scene.apply(event),
+      () => scene.restart(),
+    );
   };
   const stop = follow(
     run.id,
@@ -88,15 +101,28 @@ class Head {
     this.run = run;
     const path = `#/runs/${encodeURIComponent(run.id)}`;
     const size = run.homes && `${run.homes} homes, ${run.transport === "memory" ? "in memory" : "over MQTT"}`;
-    this.facts.replaceChildren(makeStateChip(run.state), make("span", {}, run.id), size ? make("span", {}, size) : "", showTime(run.started));
+    this.facts.replaceChildren(
+      makeStateChip(run.state),
+      make("span", {}, run.id),
+      size ? make("span", {}, size) : "",
+      showTime(run.started),
+    );
     const tab = (name, text, href) => make("a", { href, "aria-current": this.view === name && "page" }, text);
     this.views.replaceChildren(tab("watch", "Negotiation", path), tab("results", "Results", `${path}/results`));
     this.views.hidden = run.state === "unreadable";
     this.actions.replaceChildren();
     if (run.files.includes("report.html")) {
-      this.actions.append(make("a", { class: "button", href: locateFile(run.id, "report.html"), target: "_blank", rel: "noopener" }, "Report", make("span", { class: "unseen" }, " in a new tab")));
+      this.actions.append(
+        make(
+          "a",
+          { class: "button", href: locateFile(run.id, "report.html"), target: "_blank", rel: "noopener" },
+          "Report",
+          make("span", { class: "unseen" }, " in a new tab"),
+        ),
+      );
     }
-    if (run.stoppable) this.actions.append(make("button", { type: "button", onclick: () => this.stop() }, "Stop the run"));
+    if (run.stoppable)
+      this.actions.append(make("button", { type: "button", onclick: () => this.stop() }, "Stop the run"));
     if (this.hasPlan) this.offerPlan(true);
   }
 
@@ -104,7 +130,13 @@ class Head {
   offerPlan(isAgain = false) {
     if (this.hasPlan && !isAgain) return;
     this.hasPlan = true;
-    this.actions.prepend(make("a", { class: "button", href: locateFile(this.run.id, "faults.yaml", true), download: true }, "Save faults as a plan"));
+    this.actions.prepend(
+      make(
+        "a",
+        { class: "button", href: locateFile(this.run.id, "faults.yaml", true), download: true },
+        "Save faults as a plan",
+      ),
+    );
   }
 
   async stop() {
@@ -120,8 +152,16 @@ class Head {
   async reload() {
     const run = await get(locate(this.run.id));
     this.draw(run);
-    const words = { settled: `Settled after ${run.rounds} ${run.rounds === 1 ? "round" : "rounds"}. `, unsettled: "The run has ended without settling. ", interrupted: "The run was stopped. ", failed: "The run has failed. " };
-    this.say(words[run.state] ?? "The run has ended. ", make("a", { href: `#/runs/${encodeURIComponent(run.id)}/results` }, "See its results"));
+    const words = {
+      settled: `Settled after ${run.rounds} ${run.rounds === 1 ? "round" : "rounds"}. `,
+      unsettled: "The run has ended without settling. ",
+      interrupted: "The run was stopped. ",
+      failed: "The run has failed. ",
+    };
+    this.say(
+      words[run.state] ?? "The run has ended. ",
+      make("a", { href: `#/runs/${encodeURIComponent(run.id)}/results` }, "See its results"),
+    );
   }
 
   say(...content) {

@@ -22,7 +22,12 @@ class RunList {
     this.length = PART;
     this.status = make("p", { role: "status", class: "soft" });
     this.compare = make("button", { type: "button", onclick: () => this.openComparison() }, "Compare");
-    this.filter = make("input", { type: "search", placeholder: "Filter by name, scenario or state", "aria-label": "Filter the runs", oninput: () => this.draw() });
+    this.filter = make("input", {
+      type: "search",
+      placeholder: "Filter by name, scenario or state",
+      "aria-label": "Filter the runs",
+      oninput: () => this.draw(),
+    });
     this.more = make("button", { type: "button", class: "more", onclick: () => this.showMore() }, "Show more");
     this.body = make("ul", { class: "runs" });
     this.tools = make("div", { class: "tools" }, this.filter, this.status, this.compare);
@@ -119,12 +124,21 @@ class RunList {
         make("p", { class: "soft id" }, run.id),
         run.message && make("p", { class: canBeRead ? "soft" : "trouble" }, run.message),
       ),
-      make("p", { class: "facts soft" }, facts.map(([value, word]) => make("span", {}, make("b", {}, String(value)), ` ${word}`))),
+      make(
+        "p",
+        { class: "facts soft" },
+        facts.map(([value, word]) => make("span", {}, make("b", {}, String(value)), ` ${word}`)),
+      ),
       make("p", { class: "soft when" }, showTime(run.started)),
       makeStateChip(run.state),
       run.state === "running"
         ? make("span", {})
-        : make("button", { type: "button", class: "quiet", onclick: () => this.askToRemove(run) }, "Remove", make("span", { class: "unseen" }, ` ${run.id}`)),
+        : make(
+            "button",
+            { type: "button", class: "quiet", onclick: () => this.askToRemove(run) },
+            "Remove",
+            make("span", { class: "unseen" }, ` ${run.id}`),
+          ),
     );
   }
 
@@ -194,7 +208,11 @@ function makeInvitation() {
     "li",
     { class: "card invitation" },
     make("h2", {}, "There are no runs yet"),
-    make("p", { class: "soft" }, "Start a shipped case and watch a utility, its aggregators and sixty homes agree on a price."),
+    make(
+      "p",
+      { class: "soft" },
+      "Start a shipped case and watch a utility, its aggregators and sixty homes agree on a price.",
+    ),
     make("a", { class: "button main", href: "#/new" }, "Start a run"),
   );
 }

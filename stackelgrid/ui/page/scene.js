@@ -13,7 +13,12 @@ export class Scene {
     this.onSelect = onSelect;
     this.waiting = []; // messages for the next frame
     this.why = new Map(); // why a node was missed, the last time
-    this.tiles = { round: new Tile("Round"), residual: new Tile("Residual"), answered: new Tile("Homes answered"), trouble: new Tile("Nodes in trouble") };
+    this.tiles = {
+      round: new Tile("Round"),
+      residual: new Tile("Residual"),
+      answered: new Tile("Homes answered"),
+      trouble: new Tile("Nodes in trouble"),
+    };
     this.step = make("p", { class: "soft step", role: "status" });
     this.treeBox = make("div", {});
     this.chartBox = make("div", { class: "round-charts" });
@@ -21,18 +26,33 @@ export class Scene {
     this.node = make("div", { class: "node-facts" });
     this.side = make("div", { class: "side" });
     element.append(
-      make("div", { class: "tiles" }, Object.values(this.tiles).map((tile) => tile.element)),
+      make(
+        "div",
+        { class: "tiles" },
+        Object.values(this.tiles).map((tile) => tile.element),
+      ),
       make(
         "div",
         { class: "stage" },
         make(
           "div",
           { class: "column" },
-          make("section", { class: "card", "aria-label": "Nodes" }, make("div", { class: "card-head" }, make("h2", {}, "Nodes"), this.step), this.treeBox, this.node),
+          make(
+            "section",
+            { class: "card", "aria-label": "Nodes" },
+            make("div", { class: "card-head" }, make("h2", {}, "Nodes"), this.step),
+            this.treeBox,
+            this.node,
+          ),
           this.side,
           make("section", { class: "card messages", "aria-label": "Messages" }, make("h2", {}, "Messages"), this.log),
         ),
-        make("section", { class: "card staying", "aria-label": "Price and load" }, make("h2", {}, "Price and load"), this.chartBox),
+        make(
+          "section",
+          { class: "card staying", "aria-label": "Price and load" },
+          make("h2", {}, "Price and load"),
+          this.chartBox,
+        ),
       ),
     );
   }
@@ -45,7 +65,9 @@ export class Scene {
     else if (event.type === "inner") this.tree.setInner(event.aggregator, event.inner);
     else if (event.type === "message") this.tell(event);
     else if (event.type === "fault") this.tell({ ...event, level: "fault" });
-    else if (event.type === "step") this.step.textContent = { certifying: "The certificate is computed", drawing: "The report is drawn" }[event.text] ?? event.text;
+    else if (event.type === "step")
+      this.step.textContent =
+        { certifying: "The certificate is computed", drawing: "The report is drawn" }[event.text] ?? event.text;
     else if (event.type === "end") this.end(event);
   }
 
@@ -100,7 +122,13 @@ export class Scene {
   tell(event) {
     const mark = { warning: "!", fault: "⚡" }[event.level] ?? "";
     this.waiting.unshift(
-      make("p", { "data-level": event.level }, make("span", { class: "at soft" }, event.seconds.toFixed(1)), make("span", { class: "mark", "aria-hidden": true }, mark), make("span", {}, event.text)),
+      make(
+        "p",
+        { "data-level": event.level },
+        make("span", { class: "at soft" }, event.seconds.toFixed(1)),
+        make("span", { class: "mark", "aria-hidden": true }, mark),
+        make("span", {}, event.text),
+      ),
     );
     this.waiting.length = Math.min(this.waiting.length, MOST_MESSAGES);
     this.frame ||= requestAnimationFrame(() => this.drawMessages());
@@ -136,7 +164,11 @@ export class Scene {
     if (!node) return;
     const homes = node.children.reduce((sum, home) => sum + home.homes, 0);
     const home = node.homes > 1 ? `${node.homes} homes` : "a home";
-    const role = { leader: "the leader", aggregator: `an aggregator with ${homes} homes`, home: `${home} of ${node.parent}` }[node.role];
+    const role = {
+      leader: "the leader",
+      aggregator: `an aggregator with ${homes} homes`,
+      home: `${home} of ${node.parent}`,
+    }[node.role];
     const text = `${node.name}, ${role}, ${NODE_STATES[node.state]?.[1] ?? node.state}.`;
     const why = this.why.get(node.name);
     const whole = why ? `${text} Last missed a round: ${why}.` : text;
@@ -155,7 +187,12 @@ class Tile {
     this.line.setAttribute("aria-hidden", "true");
     this.path = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
     this.line.append(this.path);
-    this.element = make("div", { class: "tile card" }, make("span", { class: "soft" }, name), make("p", {}, this.value, " ", this.note));
+    this.element = make(
+      "div",
+      { class: "tile card" },
+      make("span", { class: "soft" }, name),
+      make("p", {}, this.value, " ", this.note),
+    );
     this.clear();
   }
 
@@ -173,7 +210,12 @@ class Tile {
     if (!this.line.isConnected) this.element.append(this.line);
     const low = Math.min(...this.past);
     const range = Math.max(...this.past) - low || 1;
-    this.path.setAttribute("points", this.past.map((each, index) => `${(100 * index) / (this.past.length - 1)},${22 - (20 * (each - low)) / range}`).join(" "));
+    this.path.setAttribute(
+      "points",
+      this.past
+        .map((each, index) => `${(100 * index) / (this.past.length - 1)},${22 - (20 * (each - low)) / range}`)
+        .join(" "),
+    );
   }
 
   clear() {

@@ -46,29 +46,57 @@ class StartForm {
   }
 
   makeChoice(scenario) {
-    const radio = make("input", { type: "radio", name: "scenario", value: scenario.name, onchange: () => this.choose(scenario).catch((error) => this.say(error.message, true)) });
-    return make("label", { class: "scenario" }, radio, make("span", {}, make("b", {}, scenario.title), make("span", { class: "soft" }, scenario.summary)));
+    const radio = make("input", {
+      type: "radio",
+      name: "scenario",
+      value: scenario.name,
+      onchange: () => this.choose(scenario).catch((error) => this.say(error.message, true)),
+    });
+    return make(
+      "label",
+      { class: "scenario" },
+      radio,
+      make("span", {}, make("b", {}, scenario.title), make("span", { class: "soft" }, scenario.summary)),
+    );
   }
 
   /** Show the settings of a scenario. */
   async choose(scenario) {
     this.scenario = scenario;
     this.form.elements.scenario.value = scenario.name;
-    if (!this.schemas.has(scenario.game)) this.schemas.set(scenario.game, get(`schema/${encodeURIComponent(scenario.game)}`));
+    if (!this.schemas.has(scenario.game))
+      this.schemas.set(scenario.game, get(`schema/${encodeURIComponent(scenario.game)}`));
     const schema = await this.schemas.get(scenario.game);
     if (this.closed || this.scenario !== scenario) return;
     this.settings = new SettingsForm(schema, scenario.content, () => this.change());
     const often = [
       this.settings.take("seed", "Seed", "Draws the homes"),
-      scenario.content.population && this.settings.take("population.homes", "Number of homes", "Each is a process of its own"),
+      scenario.content.population &&
+        this.settings.take("population.homes", "Number of homes", "Each is a process of its own"),
       this.settings.take("leader.algorithm", "Algorithm", "By which the leader finds its price"),
       this.settings.take("leader.objective", "Objective", "What the leader wants"),
       this.settings.take("leader.max_rounds", "Rounds at most"),
     ];
-    const search = make("input", { type: "search", placeholder: "Find a setting", "aria-label": "Find a setting", oninput: () => this.settings.filter(search.value.toLowerCase().split(/\s+/).filter(Boolean)) });
+    const search = make("input", {
+      type: "search",
+      placeholder: "Find a setting",
+      "aria-label": "Find a setting",
+      oninput: () => this.settings.filter(search.value.toLowerCase().split(/\s+/).filter(Boolean)),
+    });
     this.settingsBox.replaceChildren(
-      make("section", { class: "card", "aria-label": "Important settings" }, make("h2", {}, scenario.title), make("div", { class: "fields" }, often), this.options.element),
-      make("section", { class: "card all", "aria-label": "All other settings" }, make("div", { class: "card-head" }, make("h2", {}, "All other settings"), search), this.settings.groups),
+      make(
+        "section",
+        { class: "card", "aria-label": "Important settings" },
+        make("h2", {}, scenario.title),
+        make("div", { class: "fields" }, often),
+        this.options.element,
+      ),
+      make(
+        "section",
+        { class: "card all", "aria-label": "All other settings" },
+        make("div", { class: "card-head" }, make("h2", {}, "All other settings"), search),
+        this.settings.groups,
+      ),
     );
     this.change();
   }
@@ -90,11 +118,17 @@ class StartForm {
     const errors = [...this.options.findMistakes(), ...found.errors];
     const others = this.settings.showMistakes(this.options.showMistakes(errors));
     const count = errors.length;
-    if (others.length) this.say(others.map(({ key, message }) => (key ? `${key}: ${message}` : message)).join("; "), true);
+    if (others.length)
+      this.say(others.map(({ key, message }) => (key ? `${key}: ${message}` : message)).join("; "), true);
     else if (count) this.say(count === 1 ? "One setting is wrong." : `${count} settings are wrong.`, true);
     else {
       const sessions = found.sessions > 1 ? `, ${found.sessions} sessions` : "";
-      this.say([`${found.homes} homes, ${found.aggregators} ${found.aggregators === 1 ? "aggregator" : "aggregators"}, ${found.slots} ${found.slots === 1 ? "slot" : "slots"}${sessions}.`, ...found.doubts].join(" "));
+      this.say(
+        [
+          `${found.homes} homes, ${found.aggregators} ${found.aggregators === 1 ? "aggregator" : "aggregators"}, ${found.slots} ${found.slots === 1 ? "slot" : "slots"}${sessions}.`,
+          ...found.doubts,
+        ].join(" "),
+      );
     }
     return count === 0;
   }
@@ -113,7 +147,8 @@ class StartForm {
       if (!this.closed) location.hash = `#/runs/${encodeURIComponent(id)}`;
     } catch (error) {
       const mistakes = [{ key: error.key ?? "", message: error.message }];
-      const isPlaced = this.options.showMistakes(mistakes).length === 0 || this.settings.showMistakes(mistakes).length === 0;
+      const isPlaced =
+        this.options.showMistakes(mistakes).length === 0 || this.settings.showMistakes(mistakes).length === 0;
       this.say(isPlaced ? "One setting is wrong." : error.message, true);
     } finally {
       this.button.disabled = false;
@@ -132,16 +167,45 @@ class StartForm {
 
 /** Make the options of a run that are no keys of its scenario. */
 function makeOptions(plans, onChange) {
-  const plan = make("select", { id: "faults", onchange: () => draw() }, make("option", { value: "" }, "None"), plans.map((each) => make("option", { value: each.name }, each.title)));
-  const transport = make("select", { id: "transport", onchange: () => draw() }, make("option", { value: "mqtt" }, "MQTT"), make("option", { value: "memory" }, "In memory"));
-  const pace = make("input", { id: "pace_s", inputmode: "decimal", value: "1", oninput: onChange, autocomplete: "off" });
-  const name = make("input", { id: "name", maxlength: "50", placeholder: "as the scenario", autocomplete: "off", oninput: onChange });
+  const plan = make(
+    "select",
+    { id: "faults", onchange: () => draw() },
+    make("option", { value: "" }, "None"),
+    plans.map((each) => make("option", { value: each.name }, each.title)),
+  );
+  const transport = make(
+    "select",
+    { id: "transport", onchange: () => draw() },
+    make("option", { value: "mqtt" }, "MQTT"),
+    make("option", { value: "memory" }, "In memory"),
+  );
+  const pace = make("input", {
+    id: "pace_s",
+    inputmode: "decimal",
+    value: "1",
+    oninput: onChange,
+    autocomplete: "off",
+  });
+  const name = make("input", {
+    id: "name",
+    maxlength: "50",
+    placeholder: "as the scenario",
+    autocomplete: "off",
+    oninput: onChange,
+  });
   const certify = make("input", { id: "certify", type: "checkbox", checked: true });
   const errors = {};
   const field = (label, control, hint, wide = false) => {
     errors[control.id] = make("p", { class: "error", id: `${control.id}-error` });
     control.setAttribute("aria-describedby", `${control.id}-error`);
-    return make("div", { class: "field", "data-wide": wide }, make("label", { for: control.id }, label), control, errors[control.id], make("p", { class: "soft hint" }, hint));
+    return make(
+      "div",
+      { class: "field", "data-wide": wide },
+      make("label", { for: control.id }, label),
+      control,
+      errors[control.id],
+      make("p", { class: "soft hint" }, hint),
+    );
   };
   const paceField = field("Pace (s)", pace, "The leader waits so long before each question");
   const element = make(
@@ -170,8 +234,10 @@ function makeOptions(plans, onChange) {
     findMistakes() {
       const mistakes = [];
       const seconds = Number(pace.value);
-      if (transport.value === "mqtt" && !(pace.value.trim() && seconds >= 0 && seconds <= 60)) mistakes.push({ key: "pace_s", message: "give seconds from 0 to 60" });
-      if (/^\.|\//.test(name.value.trim())) mistakes.push({ key: "name", message: "give a name without a slash that does not begin with a dot" });
+      if (transport.value === "mqtt" && !(pace.value.trim() && seconds >= 0 && seconds <= 60))
+        mistakes.push({ key: "pace_s", message: "give seconds from 0 to 60" });
+      if (/^\.|\//.test(name.value.trim()))
+        mistakes.push({ key: "name", message: "give a name without a slash that does not begin with a dot" });
       return mistakes;
     },
     /** Show mistakes beside the options that they are of. Gives those of none. */

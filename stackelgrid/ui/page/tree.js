@@ -14,7 +14,6 @@ export class Tree {
     this.nodes = new Map(nodes.map((node) => [node.name, { ...node, state: "starting", button: null, children: [] }]));
     for (const node of this.nodes.values()) this.nodes.get(node.parent)?.children.push(node);
     this.changed = new Set();
-    this.selected = null;
     this.build(element);
     this.resizing = new ResizeObserver(() => this.drawLines());
     this.resizing.observe(this.element);
@@ -52,10 +51,8 @@ export class Tree {
     const node = this.nodes.get(name);
     if (node === undefined) return;
     const before = this.nodes.get(this.selected);
-    if (before) {
-      before.button.tabIndex = -1;
-      before.button.removeAttribute("aria-current");
-    }
+    before.button.tabIndex = -1;
+    before.button.removeAttribute("aria-current");
     this.selected = name;
     node.button.tabIndex = 0;
     node.button.setAttribute("aria-current", "true");
@@ -75,7 +72,8 @@ export class Tree {
 
   count(weigh) {
     const counts = {};
-    for (const node of this.nodes.values()) if (weigh(node)) counts[node.state] = (counts[node.state] ?? 0) + weigh(node);
+    for (const node of this.nodes.values())
+      if (weigh(node)) counts[node.state] = (counts[node.state] ?? 0) + weigh(node);
     return counts;
   }
 
@@ -93,13 +91,24 @@ export class Tree {
     this.legend = make("ul", { class: "legend", "aria-label": "States of the homes" });
     this.element = make(
       "div",
-      { class: "tree", "data-size": homes > 300 ? "small" : homes > 90 ? "medium" : "large", onkeydown: (event) => this.move(event), onclick: (event) => this.click(event) },
+      {
+        class: "tree",
+        "data-size": homes > 300 ? "small" : homes > 90 ? "medium" : "large",
+        onkeydown: (event) => this.move(event),
+        onclick: (event) => this.click(event),
+      },
       this.lines,
       make("div", { class: "top" }, this.makeButton(leader, "leader")),
-      make("div", { class: "branches" }, leader.children.map((node) => this.makeBranch(node))),
+      make(
+        "div",
+        { class: "branches" },
+        leader.children.map((node) => this.makeBranch(node)),
+      ),
     );
     element.replaceChildren(this.element, this.legend);
+    // Tab comes to one node, and the arrow keys go on from there.
     leader.button.tabIndex = 0;
+    this.selected = leader.name;
   }
 
   makeButton(node, kind) {
@@ -124,7 +133,11 @@ export class Tree {
       { class: "branch", "aria-label": `${node.name} and its homes` },
       this.makeButton(node, "aggregator"),
       make("div", { class: "progress" }, make("span", { class: "track", "aria-hidden": true }, node.bar), node.count),
-      make("div", { class: "homes" }, node.children.map((home) => this.makeButton(home, "home"))),
+      make(
+        "div",
+        { class: "homes" },
+        node.children.map((home) => this.makeButton(home, "home")),
+      ),
     );
   }
 
@@ -156,7 +169,13 @@ export class Tree {
       ...Object.entries(NODE_STATES)
         .filter(([state]) => counts[state])
         .map(([state, [letter, words]]) =>
-          make("li", {}, make("span", { class: "node home sample", "data-state": state, "aria-hidden": true }, letter), make("b", {}, String(counts[state])), ` ${shorten(words)}`),
+          make(
+            "li",
+            {},
+            make("span", { class: "node home sample", "data-state": state, "aria-hidden": true }, letter),
+            make("b", {}, String(counts[state])),
+            ` ${shorten(words)}`,
+          ),
         ),
     );
   }
@@ -192,7 +211,12 @@ export class Tree {
     if (!here || event.altKey || event.ctrlKey || event.metaKey) return;
     const buttons = [...this.element.querySelectorAll("[data-node]")];
     const index = buttons.indexOf(here);
-    const steps = { ArrowLeft: buttons[index - 1], ArrowRight: buttons[index + 1], Home: buttons[0], End: buttons.at(-1) };
+    const steps = {
+      ArrowLeft: buttons[index - 1],
+      ArrowRight: buttons[index + 1],
+      Home: buttons[0],
+      End: buttons.at(-1),
+    };
     let next = steps[event.key];
     if (event.key === "ArrowDown" || event.key === "ArrowUp") next = findNear(buttons, here, event.key === "ArrowDown");
     else if (!(event.key in steps)) return;
