@@ -17,6 +17,7 @@ from stackelgrid.registry import find
 from stackelgrid.report import days, run_tables, tables, words
 from stackelgrid.report.clock import read_times
 from stackelgrid.report.game import check, find_report
+from stackelgrid.report.homes import describe_homes
 from stackelgrid.report.incidents import NAMED, list_incidents
 from stackelgrid.report.parts import Highlight, Plot, Section, Table, Trace
 from stackelgrid.report.plans import show_plans
@@ -96,8 +97,9 @@ def write_and_follow(folder: Path, scenario: Scenario | None, formats: Sequence[
         (folder / "figures").mkdir(exist_ok=True)
         with _pause_garbage_collection():
             followed = days.follow(run, find_report(run.result.game).courses)
-            write_text(page, _render(run, followed))
-            run_tables.write(run, followed)
+            built = run_tables.build(run, followed)
+            write_text(page, _render(run, followed, describe_homes(built, run.result.money)))
+            run_tables.write(run, built)
             if formats:
                 _draw_for_print(run, followed, formats)
     except OSError as error:
@@ -118,7 +120,7 @@ def _pause_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _render(run: RunFolder, followed: days.Days | None) -> str:
+def _render(run: RunFolder, followed: days.Days | None, homes: dict[str, Any] | None) -> str:
     result, report = run.result, find_report(run.result.game)
     title = find(result.game).title
     under_faults = [] if run.faults is None else ["--faults", str(run.folder / FAULTS)]
@@ -142,6 +144,7 @@ def _render(run: RunFolder, followed: days.Days | None) -> str:
         "key_note": days.KEY_NOTE if result.sessions else report.key_note,
         "sections": list(_save_figures(run, draw_sections(run, followed), readings, 1 if first is None else 2)),
         "readings": readings,
+        "homes": homes,
         "certificate": result.certificate,
         "checks": [check for check in checks if check.value is not None],
         "left_out": [check.label for check in checks if check.value is None],

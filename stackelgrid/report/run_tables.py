@@ -6,7 +6,7 @@ own (`GameReport.tables`); those below hold for all games. `session` counts from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,15 +19,19 @@ from stackelgrid.run_result import RoundTraffic
 from stackelgrid.text_file import replace_file
 
 
-def write(run: RunFolder, followed: days.Days | None) -> None:
-    """Write the tables of a run that have rows, tables/NAME.csv and tables/NAME.parquet each. Raises `OSError`."""
+def build(run: RunFolder, followed: days.Days | None) -> dict[str, Columns]:
+    """Build the tables of a run that have rows."""
+    built = {name: tabulate() for name, tabulate in list_tables(run, lambda: followed).items()}
+    return {name: columns for name, columns in built.items() if has_rows(columns)}
+
+
+def write(run: RunFolder, tables: Mapping[str, Columns]) -> None:
+    """Write tables into a run's folder, tables/NAME.csv and tables/NAME.parquet each. Raises `OSError`."""
     folder = run.folder / "tables"
     folder.mkdir(exist_ok=True)
-    for name, tabulate in list_tables(run, lambda: followed).items():
-        columns = tabulate()
-        if has_rows(columns):
-            replace_file(folder / f"{name}.csv", encode_csv(columns))
-            replace_file(folder / f"{name}.parquet", encode_parquet(columns))
+    for name, columns in tables.items():
+        replace_file(folder / f"{name}.csv", encode_csv(columns))
+        replace_file(folder / f"{name}.parquet", encode_parquet(columns))
 
 
 def list_tables(run: RunFolder, follow: Callable[[], days.Days | None]) -> dict[str, Callable[[], Columns]]:

@@ -16,6 +16,7 @@ from support.report_page import Page, figures, fill, keep
 
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.report import ReportError, drawing, page, write
+from stackelgrid.report.homes import describe_homes
 from stackelgrid.report.run_folder import read
 from stackelgrid.report.tables import checks, summary
 from stackelgrid.report.words import change, number
@@ -171,6 +172,35 @@ def test_readings_are_the_values_that_are_drawn(folder: Path, found: dict[str, A
         left, _, right, bottom = load["box"]
         assert all(left < x < right for x in load["x"])
         assert bottom < price["box"][1]
+
+
+def test_homes_to_choose_have_what_each_does_and_pays(folder: Path, found: dict[str, Any]) -> None:
+    source = write(folder).read_text()
+    told = json.loads(re.findall('<script type="application/json" id="homes">(.*)</script>', source)[0])
+    accounts = found["outcome"]["homes"]
+    assert told["of"] == len(accounts) == len(told["homes"]) == source.count("<option>")
+    assert told["slots"] == [f"{hour}:00" for hour in range(24)]
+    for name, account in accounts.items():
+        charts = {chart["unit"]: dict(chart["curves"]) for chart in told["homes"][name]["charts"]}
+        assert charts["kW"]["Load"] == pytest.approx(account["load_kw"], rel=1e-3)
+        held = [sum(at) for at in zip(*charts.get("kWh", {}).values(), strict=True)]
+        assert held == pytest.approx(account.get("storage_kwh", []), rel=1e-3)
+        facts = dict(told["homes"][name]["facts"])
+        assert facts["Bill"] == f"{number(account['bill'])} cents"
+        assert facts["Baseline bill"] == f"{number(account['baseline_bill'])} cents"
+
+
+def test_homes_to_choose_are_evenly_some_of_many() -> None:
+    columns = {"home": [], "slot": [], "load_kw": []}
+    for place in range(1000):
+        columns["home"] += [f"n{place}"] * 100
+        columns["slot"] += range(1, 101)
+        columns["load_kw"] += [1.0 + place] * 100
+    told = describe_homes({"schedules": columns}, "cents")
+    assert told is not None
+    assert told["of"] == 1000
+    assert list(told["homes"]) == [f"n{place}" for place in range(0, 1000, 3)]  # 33,400 numbers
+    assert describe_homes({"homes": {"home": ["a"], "bill_cents": [1.0]}}, "cents") is None
 
 
 def test_page_has_the_rows_of_the_command_line(folder: Path, found: dict[str, Any]) -> None:

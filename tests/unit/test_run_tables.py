@@ -42,7 +42,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, stackelgrid.Ru
     for game, overrides in CASES.items():
         out = tmp_path_factory.mktemp("runs") / game
         runs[game] = stackelgrid.run(game, overrides, out=out)
-        run_tables.write(read(out, runs[game].scenario), None)
+        run = read(out, runs[game].scenario)
+        run_tables.write(run, run_tables.build(run, None))
     return runs
 
 
