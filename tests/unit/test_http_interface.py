@@ -15,11 +15,13 @@ from starlette.testclient import TestClient
 
 import stackelgrid
 from stackelgrid.report.columns import encode_parquet
+from stackelgrid.scenarios import load
 from stackelgrid.testbed.run_lock import RunLock
 from stackelgrid.ui.access import MOST_BYTES
 from stackelgrid.ui.launcher import Launcher
 from stackelgrid.ui.server import Interface
 from stackelgrid.ui.stream import follow
+from stackelgrid.ui.words import describe_tree
 
 TOKEN, COOKIE = "secret", "stackelgrid-test"
 HOST = "http://127.0.0.1:8765"
@@ -280,6 +282,24 @@ def test_events_tell_who_missed_a_round(tmp_path: Path) -> None:
     assert states[:5] == ["online", "asked", "answered", "asked", "held"]
     words = [event["text"] for event in events if event["type"] == "message" and event["level"] == "warning"]
     assert words[0].startswith("h1 counts with its last answer in round 2")
+
+
+def test_run_that_was_killed_has_failed(client: TestClient, runs: Path) -> None:
+    folder = runs / "killed"
+    folder.mkdir()
+    (folder / "scenario.yaml").write_bytes((runs / RUN / "scenario.yaml").read_bytes())
+    tree = {**describe_tree(load("prosumer")), "seconds": 0.0}
+    told = [tree, {"seconds": 1.5, "type": "message", "text": "on", "level": "info"}]
+    (folder / "events.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in told) + '{"seconds": 2.0, "ty')
+    try:
+        run = client.get("/api/v1/runs/killed").json()
+        *events, (number, end) = read_events(client, "killed")
+    finally:
+        client.delete("/api/v1/runs/killed")
+    assert (run["state"], run["message"]) == ("failed", "it was ended before it had a result")
+    assert [node["name"] for node in run["tree"]] == ["leader", "a1", "bus23", "bus27"]
+    assert [event for _, event in events] == told
+    assert (number, end) == (3, {"seconds": 1.5, "type": "end", "state": "failed", "message": run["message"]})
 
 
 def test_run_that_writes_no_events_is_told_while_it_goes_on(client: TestClient, runs: Path) -> None:
