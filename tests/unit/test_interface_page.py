@@ -20,6 +20,9 @@ from stackelgrid.errors import ExitCode
 from stackelgrid.registry import find, list_games
 from stackelgrid.run_record import Outcome
 from stackelgrid.run_result import RunResult
+from stackelgrid.ui import openapi
+from stackelgrid.ui.launcher import Launcher
+from stackelgrid.ui.server import Interface
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -114,6 +117,17 @@ def test_page_has_the_options_of_other_programs(
 def test_page_has_every_exit_code() -> None:
     codes = [int(code) for code in re.findall(r"^\| (\d+) \|", section("### Exit codes"), re.MULTILINE)]
     assert codes == [*ExitCode]
+
+
+def spell_path(path: str) -> str:
+    """A path of the OpenAPI document, as the page has it."""
+    return re.sub(r"{(\w+)}", lambda found: {"run": "ID", "game": "GAME"}.get(found[1], "NAME"), path)
+
+
+def test_page_has_every_request_of_the_http_interface() -> None:
+    paths = openapi.describe(Interface(Launcher(Path()), "", "").operations)["paths"]
+    there = {f"{method.upper()} {spell_path(path)}" for path, methods in paths.items() for method in methods}
+    assert {*re.findall(r"`((?:GET|POST|DELETE) [^`?]+)`", section("## HTTP"))} == there | {"GET /openapi.json"}
 
 
 def test_page_has_every_key_of_a_result() -> None:
