@@ -36,7 +36,7 @@ Faults = Annotated[
         autocompletion=_complete_plan,
     ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything drawn at random.", min=0)]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Seed of everything drawn at random.", min=0)]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no summary; errors only.")]
 RequireCertificate = Annotated[
     bool, typer.Option("--require-certificate", help="End with code 5 unless the run has a certificate that passes.")

@@ -18,7 +18,9 @@ def certify(
     source: Annotated[str, typer.Argument(metavar="DIR|SCENARIO", help="A run's folder, or a scenario to play first.")],
     sets: Sets = None,
     seed: Seed = None,
-    samples: Annotated[int, typer.Option(help="Random deviations tried in search of a better one.", min=1)] = 200,
+    samples: Annotated[
+        int, typer.Option(metavar="N", help="Random deviations tried in search of a better one.", min=1)
+    ] = 200,
     required: RequireCertificate = False,
 ) -> None:
     """Compare a run with the centralised reference.

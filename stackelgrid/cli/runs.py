@@ -66,7 +66,7 @@ def list_runs(as_json: AsJson = False) -> None:
 
 @runs.command()
 def show(run: Run, as_json: AsJson = False) -> None:
-    """Show a run: how it ended, its key figures, and what it was played with."""
+    """Show how a run ended, and what it was played with."""
     from stackelgrid.store.summary import read_mapping, summarise
 
     folder = find_folder(run)
@@ -84,7 +84,7 @@ def show(run: Run, as_json: AsJson = False) -> None:
 
 @runs.command()
 def diff(one: Run, other: Run, as_json: AsJson = False) -> None:
-    """List the keys of the scenario and the key figures in which two runs differ."""
+    """List what differs between two runs: scenario, key figures."""
     from stackelgrid.store.comparison import list_differences, read_run, spell
     from stackelgrid.store.comparison_page import spell_value
 

@@ -25,7 +25,9 @@ def sweep(
         list[str],
         typer.Option(metavar="KEY.PATH=A:B:STEP", help="Values of a parameter, A to B inclusive, or V1,V2,V3; repeat."),
     ],
-    jobs: Annotated[int | None, typer.Option(help="Processes side by side; as many as there are cores.", min=1)] = None,
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes side by side; as many as there are cores.", min=1)
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The sweep's folder; an existing sweep is continued.")
     ] = None,

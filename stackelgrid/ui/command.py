@@ -27,7 +27,9 @@ PORT = 8765
 
 
 def ui(
-    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = PORT,
+    port: Annotated[
+        int, typer.Option(metavar="N", help="The port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)
+    ] = PORT,
     token: Annotated[str | None, typer.Option(help="What who uses it has to know; a new one is drawn.")] = None,
     opened: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:

@@ -126,7 +126,7 @@ def test_others_play_on_when_an_algorithm_fails(
 @pytest.mark.parametrize(
     ("source", "algorithms", "said"),
     [
-        (None, "newton,newtown", "leader.algorithm: 'newtown' is not an algorithm of user_oriented that is installed"),
+        (None, "newton,newtown", "--algorithms newton,newtown: 'newtown' is not an algorithm of user_oriented"),
         (None, "newton,newton", "--algorithms newton,newton: name each once"),
         (None, "", "'' is not an algorithm of user_oriented"),
         ("prosumer", "newton", "prosumer: the game prosumer has no algorithms to choose from; name another scenario"),

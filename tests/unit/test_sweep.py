@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stackelgrid import cli
-from stackelgrid.scenarios import load
+from stackelgrid.scenarios import list_shipped, load
 from stackelgrid.scenarios.yaml_file import spell
 from stackelgrid.study import drawing, table
 from stackelgrid.study.grid import GridError, parse
@@ -257,7 +257,7 @@ def test_sweep_is_refused_when_the_folder_is_of_another(sweep: Sweep) -> None:
 
 
 def test_sweep_is_refused_when_data_have_changed(sweep: Sweep) -> None:
-    shipped = Path(cli.__file__).parent / "scenarios" / "cases"
+    shipped = list_shipped()["user_oriented"].parent
     for name in ("user_oriented.yaml", "simbench_2016_days.csv"):
         shutil.copy(shipped / name, name)
     words = ["user_oriented.yaml", "--over", "leader.mu=1", "--set", "population.homes=4", "--out", "out"]
