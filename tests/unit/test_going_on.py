@@ -21,8 +21,14 @@ from stackelgrid.registry import find, list_games
 from stackelgrid.scenarios import Scenario
 from stackelgrid.store.run_store import RunStore
 
-SIX_SESSIONS: dict[str, Any] = {
-    "calendar": {"start": "2026-06-01T00:00", "timezone": "Europe/Brussels", "days": 1, "horizon": "8h", "every": "4h"},
+SESSIONS: dict[str, Any] = {
+    "calendar": {
+        "start": "2026-06-01T00:00",
+        "timezone": "Europe/Brussels",
+        "days": 1,
+        "horizon": "12h",
+        "every": "8h",
+    },
     "population.homes": 4,
     "aggregators": 2,
     "leader.objective": "welfare",
@@ -81,9 +87,9 @@ def test_run_goes_on_as_if_it_had_not_been_interrupted(game: str, tmp_path: Path
 
 
 def test_run_of_sessions_goes_on_after_each_interrupt(tmp_path: Path) -> None:
-    whole = stackelgrid.run("user_oriented", SIX_SESSIONS, out=tmp_path / "whole")
+    whole = stackelgrid.run("user_oriented", SESSIONS, out=tmp_path / "whole")
     folder = tmp_path / "interrupted"
-    stackelgrid.run("user_oriented", SIX_SESSIONS, out=folder, on_round=interrupt_after(2))
+    stackelgrid.run("user_oriented", SESSIONS, out=folder, on_round=interrupt_after(2))
     for session in whole.result.sessions[:-1]:
         played = len(stackelgrid.load(folder).journal)
         partly = stackelgrid.resume(folder, on_round=interrupt_after(played + session.rounds))
@@ -92,12 +98,12 @@ def test_run_of_sessions_goes_on_after_each_interrupt(tmp_path: Path) -> None:
         assert RunStore(tmp_path).list()[0].state in ("interrupted", "settled")
     stackelgrid.resume(folder)
     assert read_run(folder) == read_run(tmp_path / "whole")
-    assert len(json.loads((folder / "manifest.json").read_bytes())["resumed"]) == 6
+    assert len(json.loads((folder / "manifest.json").read_bytes())["resumed"]) == 3
 
 
 def test_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     """Whatever a kill has left of the last lines."""
-    whole = stackelgrid.run("user_oriented", SIX_SESSIONS, out=tmp_path / "whole")
+    whole = stackelgrid.run("user_oriented", SESSIONS, out=tmp_path / "whole")
     second = whole.result.sessions[0].rounds + 1
     words = [str(tmp_path / "whole" / "scenario.yaml"), str(tmp_path / "killed"), str(second)]
     ended = subprocess.run([sys.executable, "-c", PLAY_AND_DIE, *words], check=False)
@@ -177,7 +183,7 @@ def test_command_goes_on_with_a_run(
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("played") / "run"
-    stackelgrid.run("user_oriented", SIX_SESSIONS, out=folder)
+    stackelgrid.run("user_oriented", SESSIONS, out=folder)
     return folder
 
 
@@ -191,20 +197,20 @@ def test_certification_goes_on_with_the_sessions_that_are_left(played: Path, mon
 
     def certify_and_count(scenario: Scenario, *rest: Any) -> dict[str, Any]:
         asked.append(scenario.session.first)
-        if len(asked) == 3:
+        if len(asked) == 2:
             raise KeyboardInterrupt
         return certify(scenario, *rest)
 
     monkeypatch.setattr(Scenario, "certificate", certify_and_count)
     with pytest.raises(KeyboardInterrupt):
         stackelgrid.load(played).certify(samples=5)
-    assert list_certified(played) == [1, 2]
+    assert list_certified(played) == [1]
     assert read_result(played)["certificate"] is None
     going_on = stackelgrid.load(played).certify(samples=5)
-    assert len(asked) == 3 + 4  # the third was asked again, and then the other three
-    assert list_certified(played) == [1, 2, 3, 4, 5, 6]
+    assert len(asked) == 2 + 2  # the second was asked again, and then the third
+    assert list_certified(played) == [1, 2, 3]
     assert stackelgrid.load(played).certify(samples=5) == going_on  # all of them anew
-    assert len(asked) == 3 + 4 + 6
+    assert len(asked) == 2 + 2 + 3
     assert read_result(played)["certificate"] == going_on.root
 
 
@@ -221,4 +227,4 @@ def test_command_says_how_a_certification_goes_on(played: Path) -> None:
         _, error = process.communicate()
     certified = list_certified(played)
     assert process.returncode == 130
-    assert error == f"interrupted; {len(certified)} of 6 sessions are certified, the same command goes on\n"
+    assert error == f"interrupted; {len(certified)} of 3 sessions are certified, the same command goes on\n"
