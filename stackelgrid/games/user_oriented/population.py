@@ -107,7 +107,8 @@ class Population(StrictModel):
 
         Raise `ValueError` that names file, column or day when the profiles do not fit.
         """
-        profiles = _read_day(self.profiles, self.day, slots) if times is None else self._read_slots(times)
+        file = _Profiles(self.profiles)
+        profiles = file.of_day(self.day, slots) if times is None else self._take_slots(file, times)
         shapes = {column: shape / shape.mean() for column, shape in profiles.items() if shape.mean() > 0}
         for name, segment in self.segments.items():
             unknown = [column for column in segment.columns if column not in shapes]
@@ -123,11 +124,11 @@ class Population(StrictModel):
             homes.append(home if times is None else self._add_devices(home, random, profiles, times))
         return homes
 
-    def _read_slots(self, times: Sequence[datetime]) -> dict[str, Array]:
-        """Read the profiles at slots: the hour in which each lies, of `day` and those after it."""
+    def _take_slots(self, file: _Profiles, times: Sequence[datetime]) -> dict[str, Array]:
+        """Take the profiles at slots: the hour in which each lies, of `day` and those after it."""
         first = times[0].date()
         days = {time.date() - first for time in times}
-        profiles = {after: _read_day(self.profiles, self.day + after, _HOURS) for after in days}
+        profiles = {after: file.of_day(self.day + after, _HOURS) for after in days}
         columns = set.intersection(*(set(shapes) for shapes in profiles.values()))
         return {
             name: np.array([profiles[time.date() - first][name][time.hour] for time in times])
@@ -236,34 +237,40 @@ def _has(number: int, share: float) -> bool:
     return int((number + 1) * share + 1e-9) > int(number * share + 1e-9)
 
 
-def _read_day(path: Path, day: date, slots: int) -> dict[str, Array]:
-    """Read the profiles of one day. Raise `ValueError` that names the file and what it lacks."""
-    where = f"population.profiles: {path}"
-    try:
-        header, *rows = list(csv.reader(io.StringIO(read_text(path), newline=""), strict=True)) or [[]]
-    except csv.Error as error:
-        raise ValueError(f"{where} is not CSV ({error}); export it again") from None
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    if "time" not in header:
-        raise ValueError(f"{where} has no column 'time' in its first row; call that of the hours so")
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise ValueError(f"{where}, row {number}: {len(row)} cells below a header of {len(header)}; mend the row")
-    times = [row[header.index("time")] for row in rows]
-    of_day = [row for row, time in zip(rows, times, strict=True) if time.startswith(day.isoformat())]
-    if len(of_day) != slots:
-        known = sorted({time[:10] for time in times})
-        shown = ", ".join(known if len(known) <= 6 else [*known[:5], "…", known[-1]])
-        raise ValueError(
-            f"population.day: {path} has {len(of_day)} of {slots} hours of {day}; it holds the days {shown}"
-        )
-    shapes = {
-        name: np.array([_read_load(f"{where}, column {name}", row[place]) for row in of_day])
-        for place, name in enumerate(header)
-        if name != "time"
-    }
-    return shapes
+class _Profiles:
+    """A file of profiles, a row per hour. Raise `ValueError` that names the file and what it lacks."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._where = path, f"population.profiles: {path}"
+        try:
+            self._header, *rows = list(csv.reader(io.StringIO(read_text(path), newline=""), strict=True)) or [[]]
+        except csv.Error as error:
+            raise ValueError(f"{self._where} is not CSV ({error}); export it again") from None
+        except ValueError as error:
+            raise ValueError(f"{self._where}: {error}") from None
+        if "time" not in self._header:
+            raise ValueError(f"{self._where} has no column 'time' in its first row; call that of the hours so")
+        self._days: dict[str, list[list[str]]] = {}
+        for number, row in enumerate(rows, start=2):
+            if len(row) != len(self._header):
+                cells = f"{len(row)} cells below a header of {len(self._header)}"
+                raise ValueError(f"{self._where}, row {number}: {cells}; mend the row")
+            self._days.setdefault(row[self._header.index("time")][:10], []).append(row)
+
+    def of_day(self, day: date, slots: int) -> dict[str, Array]:
+        """Give the profiles of a day, by column. Raise `ValueError` where it has not so many `slots`, or no loads."""
+        rows = self._days.get(day.isoformat(), [])
+        if len(rows) != slots:
+            known = sorted(self._days)
+            shown = ", ".join(known if len(known) <= 6 else [*known[:5], "…", known[-1]])
+            raise ValueError(
+                f"population.day: {self._path} has {len(rows)} of {slots} hours of {day}; it holds the days {shown}"
+            )
+        return {
+            name: np.array([_read_load(f"{self._where}, column {name}", row[place]) for row in rows])
+            for place, name in enumerate(self._header)
+            if name != "time"
+        }
 
 
 def _read_load(where: str, text: str) -> float:
