@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ Event = dict[str, Any]
 _FILE = "events.jsonl"
 _CHUNK = 2**20
 """The longest event that is read alone, bytes."""
+LEAST_ROUND_S = 0.5
+"""The time that a round takes at least when it is watched again: in memory it took none."""
 _HIDING = ("offline", "crashed", "left", "quarantined")
 """The states of a node of which the broker has nothing to say."""
 
@@ -31,15 +33,16 @@ class EventLog:
 
     States of nodes that are noted are gathered: `flush` writes one event for all that have come to the same state. A
     log that an earlier process has begun goes on. `lock` is the one on the folder of who plays the run; without it the
-    folder is locked here, and `ConfigError` raised where another process has it.
+    folder is locked here, and `ConfigError` raised where another process has it. `clock` gives the seconds.
     """
 
-    def __init__(self, folder: Path, lock: RunLock | None = None) -> None:
+    def __init__(self, folder: Path, lock: RunLock | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._lock = RunLock(folder) if lock is None else lock.share()
         before = read_whole_lines(folder / _FILE)
         self.is_new = not before
         self._lines = JsonLines(folder / _FILE, before)
-        self._began = time.monotonic() - (before[-1]["seconds"] if before else 0.0)
+        self._clock = clock
+        self._began = clock() - (before[-1]["seconds"] if before else 0.0)
         self._states: dict[str, str] = {}
         self._changed: dict[str, None] = {}
         self._noting = threading.Lock()
@@ -76,7 +79,7 @@ class EventLog:
                 self._append({"type": "node", "state": state, "names": names})
 
     def _append(self, event: Event) -> None:
-        self._lines({"seconds": round(time.monotonic() - self._began, 3), **event})
+        self._lines({"seconds": round(self._clock() - self._began, 3), **event})
 
     def close(self) -> None:
         """Note that there are no more."""

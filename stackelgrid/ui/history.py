@@ -11,11 +11,8 @@ from stackelgrid.errors import ConfigError
 from stackelgrid.node.record import GrowingLines
 from stackelgrid.report.run_folder import read_result
 from stackelgrid.scenarios import load
-from stackelgrid.ui.events import Event
+from stackelgrid.ui.events import LEAST_ROUND_S, Event
 from stackelgrid.ui.words import MISSING, describe_missing, describe_nodes, describe_round, describe_tree
-
-_LEAST_S = 0.5
-"""The time that a round takes at least when it is watched again: in memory it took none."""
 
 
 class RecalledEvents:
@@ -53,7 +50,7 @@ class RecalledEvents:
     def _tell_round(self, record: Event, missing: defaultdict[int, Event]) -> Iterator[Event]:
         members = self._names[1:]
         yield describe_nodes("asked", members)
-        self._seconds += max(record["ms"] / 1000, _LEAST_S)
+        self._seconds += max(record["ms"] / 1000, LEAST_ROUND_S)
         absent = _leave_out(missing[record["round"]], _list_missing(record))
         away = {*_list_missing(record), *_list_missing(absent)}
         yield describe_nodes("answered", [name for name in members if name not in away])

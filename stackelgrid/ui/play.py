@@ -33,6 +33,7 @@ from stackelgrid.transport.base import BrokerUnreachableError
 from stackelgrid.ui.check import Check, read_plan, read_scenario
 from stackelgrid.ui.recorder import FaultRefusedError, Recorder
 
+_LONGEST_NAME = 50
 _LONGEST = 5000
 """Characters of an answer that are sent; it quotes what the order has."""
 
@@ -47,14 +48,15 @@ class Order(Check):
     transport: Literal["mqtt", "memory"] = "mqtt"
     pace_s: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = 0.0
     certify: bool = True
-    name: Annotated[str, Field(min_length=1, max_length=50, pattern=r"^[^/\x00-\x1f.][^/\x00-\x1f]*$")] | None = None
+    name: (
+        Annotated[str, Field(min_length=1, max_length=_LONGEST_NAME, pattern=r"^[^/\x00-\x1f.][^/\x00-\x1f]*$")] | None
+    ) = None
 
     @property
     def folder_name(self) -> str:
-        """The beginning of the name of its folder."""
-        if self.name is not None:
-            return self.name
-        return self.scenario.rpartition(".")[0] or self.scenario if isinstance(self.scenario, str) else "run"
+        """The beginning of the name of its folder, as a run can have it: it prints, and does not begin with a dot."""
+        name = self.name or (Path(self.scenario).stem if isinstance(self.scenario, str) else "run")
+        return "".join(letter if letter.isprintable() else "-" for letter in name[:_LONGEST_NAME]).lstrip(".") or "run"
 
 
 def main(root: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from datetime import UTC, datetime
 from typing import Any, get_args
 
@@ -20,7 +21,7 @@ from stackelgrid.testbed import fault_plans, run_folder
 from stackelgrid.testbed.start import RunStart
 from stackelgrid.transport.base import BrokerUnreachableError
 from stackelgrid.transport.mqtt import MqttTransport
-from stackelgrid.ui.events import EventLog
+from stackelgrid.ui.events import LEAST_ROUND_S, EventLog
 from stackelgrid.ui.observer import NodeObserver
 from stackelgrid.ui.words import (
     describe_end,
@@ -66,6 +67,7 @@ class Recorder:
         self._faults = [] if plan is None else [*plan.faults]
         self._plan = plan or FaultPlan()
         self._added = 0
+        self._seconds = 0.0  # of a run in memory
         self._round = 1  # the one that the leader asks, or will ask next
         self._shown: set[tuple[Any, ...]] = set()
         self._start: RunStart | None = None
@@ -86,7 +88,7 @@ class Recorder:
         """Begin to write events into the run's folder: its nodes are about to start."""
         assert start.folder is not None
         self._start, self.folder = start, start.folder
-        self._log = EventLog(start.folder, start.lock)
+        self._log = EventLog(start.folder, start.lock, time.monotonic if start.url else lambda: self._seconds)
         began = datetime.now(UTC).isoformat(timespec="milliseconds")
         transport = "mqtt" if start.url else "memory"
         tree = {**describe_tree(self._scenario), "transport": transport, "started": began}
@@ -101,6 +103,7 @@ class Recorder:
         """Write a finished round of the leader."""
         self._round = record["round"] + 1
         if self._in_memory:  # nobody has seen question and answers
+            self._seconds += max(record["ms"] / 1000, LEAST_ROUND_S)
             leader, *members = self._scenario.topology.names
             self._log.write(describe_nodes("online", [leader]), describe_nodes("answered", members))
         self._log.write(*describe_round(record))

@@ -18,6 +18,7 @@ from support.ui_server import ORDER, SMALL, Event, Server, await_event, serve
 
 from stackelgrid import cli
 from stackelgrid.testbed import fault_plans
+from stackelgrid.ui.play import Order
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,23 @@ def running(server: Server) -> Iterator[tuple[Server, str]]:
 
 
 @pytest.mark.parametrize(
+    ("order", "name"),
+    [
+        ({"scenario": "load_call"}, "load_call"),
+        ({"scenario": "my own.v2.yaml"}, "my own.v2"),
+        ({"scenario": ".yaml"}, "yaml"),
+        ({"scenario": {}}, "run"),
+        ({"scenario": {}, "name": "naïve ☀"}, "naïve ☀"),
+        ({"scenario": {}, "name": "a\u2028b\x7f"}, "a-b-"),
+        ({"scenario": "x" * 250 + ".yaml"}, "x" * 50),
+    ],
+    ids=str,
+)
+def test_folder_of_a_run_has_a_name_that_is_shown(order: Event, name: str) -> None:
+    assert Order(**order).folder_name == name
+
+
+@pytest.mark.parametrize(
     ("change", "key"),
     [
         ({"set": {"leader.mu": -1}}, "leader.mu"),
@@ -126,6 +144,7 @@ def test_run_in_memory_is_told_and_takes_no_faults(server: Server) -> None:
     told = [event for _, event in server.watch(run)]
     states = [event["state"] for event in told if event["type"] in ("node", "end")]
     assert states == ["starting", "online", "answered", "settled", "settled"]
+    assert (told[0]["seconds"], told[-1]["seconds"]) == (0.0, 0.5)  # time to see a round, when it is watched again
     summary = server.call("GET", run)[1]
     assert not summary["stoppable"] and not summary["faultable"]
     assert server.call("POST", f"{run}/faults", {"kind": "crash", "node": "a1"})[0] == 409
