@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 
 from playwright.sync_api import Page, expect
 from support.ui_server import SMALL, Server
@@ -37,6 +39,54 @@ def test_results_are_those_of_the_run(page: Page, server: Server, settled: str) 
     schedule.press("Home")
     load = outcome["homes"]["h3"]["load_kw"][0]
     expect(schedule).to_have_attribute("aria-valuetext", f"Hour 1: load {show(load)} kW")
+
+
+def test_cursors_go_over_the_days_and_sessions_of_a_longer_run(page: Page, server: Server) -> None:
+    days = {"calendar.days": 2, "calendar.slot_minutes": 60, "calendar.horizon": "24h", "calendar.every": "12h"}
+    sets = {"population.homes": 2, "aggregators": 1, **days}
+    run = server.start(scenario="street_week", set=sets, transport="memory", pace_s=0, name="two days")
+    assert [*server.watch(run)][-1][1]["state"] == "settled"
+    result = server.call("GET", run)[1]["result"]
+    savings = server.call("GET", f"{run}/tables/savings")[1]
+
+    page.goto(f"#{run}/results".replace(" ", "%20"))
+    slots = page.get_by_role("slider", name="Slots of the run")
+    slots.press("End")
+    expect(slots).to_have_attribute("aria-valuenow", "48")
+    page.get_by_role("button", name="The next day").click()
+    expect(page.get_by_role("slider", name="Day")).to_have_attribute("aria-valuetext", "Thu 24 Mar")
+    slots.press("End")
+    last = show(result["sessions"][1]["outcome"]["load_kw"][11])
+    expect(slots).to_have_attribute("aria-valuetext", re.compile(f"^Thu 24 Mar, 23:00–00:00: settled {last} kW"))
+
+    page.get_by_role("button", name="The next session").click()
+    told = "2 of 4, from Thu 24 Mar, 12:00: 12 of its 24 slots bind"
+    expect(page.get_by_role("slider", name="Session", exact=True)).to_have_attribute("aria-valuetext", told)
+    planned = page.get_by_role("slider", name="Slots of the session")
+    planned.press("End")
+    last = show(result["sessions"][1]["outcome"]["load_kw"][23])
+    expect(planned).to_have_attribute("aria-valuetext", re.compile(f"^Fri 25 Mar, 11:00–12:00: settled {last} kW"))
+
+    row = page.get_by_label("Table of homes").get_by_role("row", name=savings["home"][0])
+    bills = [show(savings[f"{prefix}bill_cents"][0]) for prefix in ("baseline_", "")]
+    expect(row.get_by_role("cell")).to_have_text([*bills, re.compile("[+−]")])
+
+
+def test_results_say_what_is_missing(page: Page, server: Server, settled: str) -> None:
+    runs = server.folder / "runs"
+    for name in ("without a round", "without a result"):
+        shutil.copytree(runs / settled, runs / name, ignore=shutil.ignore_patterns("events.jsonl"))
+    (runs / "without a result" / "result.json").unlink()
+    path = runs / "without a round" / "result.json"
+    nothing = {"outcome": None, "certificate": None, "settled": False, "rounds": 0, "homes_settled": 0}
+    path.write_text(json.dumps(json.loads(path.read_text()) | nothing))
+    page.goto("#/runs/without%20a%20round/results")
+    expect(page.get_by_text("not a single round was finished")).to_be_visible()
+    expect(page.get_by_text("This run has no certificate.")).to_be_visible()
+    page.goto("#/runs/without%20a%20result/results")
+    expect(page.get_by_text("This run has no result.")).to_be_visible()
+    page.goto(f"#/compare/{settled}/without%20a%20result".replace("a run", "a%20run"))
+    expect(page.get_by_text("without a result has no result to compare")).to_be_visible()
 
 
 def test_tables_are_downloaded(page: Page, server: Server, settled: str) -> None:

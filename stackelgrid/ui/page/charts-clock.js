@@ -21,7 +21,12 @@ export class Clock {
   /** Name a slot in full. */
   name(slot) {
     if (!this.times) return this.hours === 1 ? `Hour ${slot + 1}` : `Slot ${slot + 1}`;
-    return `${nameDate(this.times[slot])}, ${this.showTime(slot)}–${this.showTime(slot + 1)}`;
+    return `${this.nameBegin(slot)}–${this.showTime(slot + 1)}`;
+  }
+
+  /** Name the beginning of a slot. */
+  nameBegin(slot) {
+    return this.times ? `${nameDate(this.times[slot])}, ${this.showTime(slot)}` : this.name(slot);
   }
 
   showTime(slot) {
@@ -41,7 +46,7 @@ export class Clock {
   mark(first, last, most) {
     const span = (last - first) * this.hours;
     const step = STEPS.find((each) => span / each <= most) ?? STEPS.at(-1);
-    const end = this.times ? Math.min(last, this.times.length - 1) : last;
+    const end = this.times ? last - 1 : last;
     const marks = [];
     for (let slot = first; slot <= end; slot++) if (this.minutes(slot) % (60 * (this.times ? Math.min(step, 24) : step)) === 0) marks.push(slot);
     return marks.filter((_, index) => index % Math.max(1, this.times ? step / 24 : 1) === 0);

@@ -69,7 +69,8 @@ export class SlotCharts {
     const move = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 4, PageDown: -4, Home: -Infinity, End: Infinity }[event.key];
     if (move === undefined) return;
     event.preventDefault();
-    this.point(Math.min(last - 1, Math.max(first, this.slot === null ? first : this.slot + move)), true);
+    const wanted = this.slot === null && Number.isFinite(move) ? first : (this.slot ?? first) + move;
+    this.point(Math.min(last - 1, Math.max(first, wanted)), true);
   }
 
   /** Put the cursor on a slot, or nowhere. `isDrawn` moves the line too, which a pointer does itself. */
@@ -111,7 +112,7 @@ class Panel {
     const options = {
       width: this.width(),
       height: this.height,
-      padding: [8, 12, isLast ? 0 : 8, 0],
+      padding: [8, 16, isLast ? 0 : 8, 0],
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { show: false }, sync: { key: charts.key } },
       scales: { x: { time: false, range: () => charts.window }, y: { range: (plot, low, high) => this.span(low, high) } },

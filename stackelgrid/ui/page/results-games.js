@@ -123,8 +123,9 @@ export class Outcome {
     this.game = GAMES[run.game];
     const { outcome, sessions = [] } = run.result;
     this.parts = sessions.length ? sessions.map((each, index) => ({ outcome: each.outcome, ...run.sessions[index] })) : [{ outcome, ...run.sessions[0], binding: run.slots }];
-    this.parts = this.parts.filter((part) => part.outcome);
+    this.parts = this.parts.filter((part) => Object.keys(part.outcome ?? {}).length);
     this.first = this.parts[0]?.outcome ?? null;
+    this.whole = new Clock(run.slots, run.slot_hours, run.times);
     const times = run.times && this.parts.flatMap(({ first, binding }) => run.times.slice(first, first + binding));
     this.clock = new Clock(times ? times.length : run.slots, run.slot_hours, times);
   }

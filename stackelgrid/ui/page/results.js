@@ -15,15 +15,17 @@ export async function showResults(element, run) {
   const outcome = new Outcome(run);
   const savings = outcome.isKnown && outcome.isOfSessions && run.files.includes("tables/savings.parquet") ? await get(locate(run.id, "tables", "savings")) : null;
   const charts = [];
+  const ends = [() => charts.forEach((chart) => chart.close())];
   element.append(makeVerdict(run));
   if (outcome.isKnown) {
     const homes = outcome.listHomes(savings);
     element.append(makeTiles(outcome.listTiles(homes), run.money));
     if (outcome.panels) drawSlots(element, outcome, charts);
+    if (outcome.panels && outcome.isOfSessions) ends.push(drawSessions(element, outcome));
     element.append(drawHomes(outcome, homes, charts));
   }
-  element.append(make("div", { class: "halves" }, makeCertificate(run), makeKeyFigures(run)), makeDownloads(run));
-  return () => charts.forEach((chart) => chart.close());
+  element.append(make("div", { class: "halves" }, makeCertificate(run), makeKeyFigures(run) ?? ""), makeDownloads(run));
+  return () => ends.forEach((end) => end());
 }
 
 // --- key numbers ---
@@ -70,6 +72,7 @@ export function showFigure(value) {
 }
 
 function makeKeyFigures(run) {
+  if (!run.key_figures.length) return null;
   const rows = run.key_figures.map(({ label, value }) => [make("dt", {}, label), make("dd", {}, value)]);
   return make("section", { class: "card", "aria-label": "Key figures" }, make("h2", {}, "Key figures"), make("dl", { class: "figures" }, rows));
 }
@@ -112,25 +115,49 @@ function listDays({ times }) {
 
 /** A cursor over the days of a run: all charts show the day that it is on, or all of them. */
 function makeDayCursor(days, slots, charts) {
-  const shown = make("output", {}, `all ${days.length} days`);
-  const slide = make("input", { type: "range", min: "0", max: String(days.length), value: "0", "aria-label": "Day", "aria-valuetext": shown.textContent });
-  const move = () => {
-    const day = days[slide.value - 1];
-    shown.textContent = day ? nameDate(day.date) : `all ${days.length} days`;
-    slide.setAttribute("aria-valuetext", shown.textContent);
+  const names = [`all ${days.length} days`, ...days.map(({ date }) => nameDate(date))];
+  return makeCursor("day", names, (place) => {
+    const day = days[place - 1];
     for (const chart of charts) chart.zoom(day?.first ?? 0, day?.last ?? slots);
+  });
+}
+
+/** Show what a session has looked ahead to, and a cursor over the sessions. Gives a function that ends it. */
+function drawSessions(element, outcome) {
+  const box = make("div", {});
+  let chart = null;
+  const show = (place) => {
+    const { outcome: planned, first, slots } = outcome.parts[place];
+    chart?.close();
+    const series = outcome.game.series(planned);
+    chart = fill(new SlotCharts(box, outcome.whole.cut(first, slots), keepKnown(outcome.panels, series), "Slots of the session"), series);
   };
-  slide.addEventListener("input", move);
+  const names = outcome.parts.map(({ number, first, slots, binding }) => `${number} of ${outcome.run.sessions.length}, from ${outcome.whole.nameBegin(first)}: ${binding} of its ${slots} slots bind`);
+  element.append(make("section", { class: "card", "aria-label": "Sessions" }, make("h2", {}, "What a session planned"), makeCursor("session", names, show), box));
+  show(0);
+  return () => chart.close();
+}
+
+/** A slider over places that have names, with a button to either side. */
+function makeCursor(what, names, onMove) {
+  const shown = make("output", {}, names[0]);
+  const slide = make("input", { type: "range", min: "0", max: String(names.length - 1), value: "0", "aria-label": what[0].toUpperCase() + what.slice(1), "aria-valuetext": names[0] });
+  const move = () => {
+    shown.textContent = names[slide.value];
+    slide.setAttribute("aria-valuetext", names[slide.value]);
+    onMove(Number(slide.value));
+  };
   const step = (by) => {
     slide.value = Number(slide.value) + by;
     move();
   };
+  slide.addEventListener("input", move);
   return make(
     "div",
-    { class: "day-cursor" },
-    make("button", { type: "button", "aria-label": "The day before", onclick: () => step(-1) }, "‹"),
+    { class: "cursor" },
+    make("button", { type: "button", "aria-label": `The ${what} before`, onclick: () => step(-1) }, "‹"),
     slide,
-    make("button", { type: "button", "aria-label": "The next day", onclick: () => step(1) }, "›"),
+    make("button", { type: "button", "aria-label": `The next ${what}`, onclick: () => step(1) }, "›"),
     shown,
   );
 }
@@ -138,7 +165,8 @@ function makeDayCursor(days, slots, charts) {
 // --- homes ---
 
 function drawHomes(outcome, homes, charts) {
-  const { money, id } = outcome.run;
+  const { money } = outcome.run;
+  if (!homes.length) return make("p", { class: "notice warn" }, "No home has reported what it does: homes act on a settlement, and none reached them.");
   const columns = outcome.game.columns.filter(([key]) => homes.some((home) => home[key] !== undefined));
   if (!columns.length) return make("p", { class: "notice" }, "The bills of several sessions are in the table of savings, which this run does not have. stackelgrid report writes it.");
   const picker = outcome.game.home ? new HomePicker(outcome, homes, charts) : null;
