@@ -76,9 +76,12 @@ def sweep(
 
 
 def _draw(folder: Path, planned: Study, points: Sweep) -> None:
+    from stackelgrid.report.game import find_report
     from stackelgrid.study import drawing
 
-    drawing.write(folder / "figure.png", planned.grid, points.rows)
+    scenario = planned.scenario()
+    labels = {key: label.format(money=scenario.money) for key, label in find_report(scenario.game).labels.items()}
+    drawing.write(folder / "figure.png", planned.grid, points.rows, labels)
 
 
 def compare_algorithms(

@@ -91,6 +91,8 @@ class GameReport:
     - `tables`: the game's tables of a run by name, each a function from scenario and outcome to columns with units in
       their names; `totals`: the numbers of a session, from scenario and outcome too;
     - `courses`: what happened in runs of several days, slot by slot, and what would have without the game;
+    - `labels`: names with units of numbers of the outcome and of keys of the scenario, on the axes of a sweep's figure;
+      {money} stands for the scenario's;
     - `residual`: what the residual in rounds.jsonl is in this game, `traces` what is drawn beside it, two at most;
       None for the first two numbers there are;
     - `rules`: what the certificate's numbers mean and how they are judged; those that no rule names are listed.
@@ -107,6 +109,7 @@ class GameReport:
     tables: Mapping[str, Callable[[Any, Any], Columns]] = field(default_factory=lambda: plain.TABLES)
     totals: Callable[[Any, Any], Mapping[str, Cell]] = plain.list_numbers
     courses: Courses | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
     residual: Trace = RESIDUAL
     traces: Sequence[Trace] | None = None
     rules: Sequence[Rule] = (REGRET, GAP, VIOLATION)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -45,16 +47,19 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def write(path: Path, grid: Grid, rows: Sequence[Row]) -> None:
-    """Draw the sweep. Points that did not settle have hollow markers; those without a number have none."""
+def write(path: Path, grid: Grid, rows: Sequence[Row], labels: Mapping[str, str]) -> None:
+    """Draw the sweep. Points that did not settle have hollow markers; those without a number have none.
+
+    `labels` are names with units of parameters and of numbers of the outcome.
+    """
     with mpl.rc_context(STYLE):
         picture = io.BytesIO()
         # Without a date or a version, the same sweep gives the same bytes.
-        draw(grid, rows).savefig(picture, format="png", bbox_inches="tight", metadata={"Software": None})
+        draw(grid, rows, labels).savefig(picture, format="png", bbox_inches="tight", metadata={"Software": None})
     replace_file(path, picture.getvalue())
 
 
-def draw(grid: Grid, rows: Sequence[Row]) -> Figure:
+def draw(grid: Grid, rows: Sequence[Row], labels: Mapping[str, str]) -> Figure:
     """Draw the figure: a panel per number that varies, a line per combination of the parameters after the first."""
     names = choose_panels(grid, rows)
     down = math.ceil(len(names) / _ACROSS)
@@ -63,15 +68,15 @@ def draw(grid: Grid, rows: Sequence[Row]) -> Figure:
     panels = list(figure.subplots(down, across, squeeze=False).flat)
     lines = _group_by_line(grid, rows)
     for axes, name in zip(panels, names, strict=False):
-        _draw_panel(axes, grid, lines, name)
+        _draw_panel(axes, grid, lines, name, labels)
     for axes in panels[len(names) :]:
         axes.remove()
     if len(lines) > 1:
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        named = np.linspace(0, len(labels) - 1, min(len(labels), _NAMED)).round().astype(int)
-        title = ", ".join(grid.keys[1:])
+        handles, texts = figure.axes[0].get_legend_handles_labels()
+        named = np.linspace(0, len(handles) - 1, min(len(handles), _NAMED)).round().astype(int)
+        title = ", ".join(labels.get(key, key) for key in grid.keys[1:])
         figure.legend(
-            [handles[i] for i in named], [labels[i] for i in named], title=title, loc="outside upper center", ncols=4
+            [handles[i] for i in named], [texts[i] for i in named], title=title, loc="outside upper center", ncols=4
         )
     return figure
 
@@ -97,7 +102,9 @@ def _group_by_line(grid: Grid, rows: Sequence[Row]) -> dict[tuple[Cell, ...], li
     return lines
 
 
-def _draw_panel(axes: Axes, grid: Grid, lines: dict[tuple[Cell, ...], list[Row]], name: str) -> None:
+def _draw_panel(
+    axes: Axes, grid: Grid, lines: dict[tuple[Cell, ...], list[Row]], name: str, labels: Mapping[str, str]
+) -> None:
     along = grid.keys[0]
     met = list(dict.fromkeys(row[along] for line in lines.values() for row in line))
     words = any(isinstance(value, bool | str) for value in met)
@@ -110,8 +117,8 @@ def _draw_panel(axes: Axes, grid: Grid, lines: dict[tuple[Cell, ...], list[Row]]
         marker = MARKERS[number % len(MARKERS)]
         axes.plot(x, y, color=color, marker=marker, label=label)
         axes.plot(x[~settled], y[~settled], linestyle="", color=color, marker=marker, markerfacecolor="white")
-    axes.set_title(_label(name), fontsize=8)
-    axes.set_xlabel(along, fontsize=7.5)
+    axes.set_title(fill(_label(name, labels), 34), fontsize=8, loc="left")
+    axes.set_xlabel(fill(labels.get(along, along), 34), fontsize=7.5)
     if words:
         axes.set_xticks(range(len(met)), [str(value) for value in met], rotation=30, ha="right")
     axes.yaxis.set_major_locator(MaxNLocator(4, integer=name == "rounds"))
@@ -125,7 +132,16 @@ def choose_color(number: int, of: int) -> Any:
     return _FEW[number] if of <= len(_FEW) else mpl.colormaps["viridis"](0.9 * number / (of - 1))
 
 
-def _label(name: str) -> str:
-    """Write `outcome.baseline_peak_kw` as "baseline peak (kW)"."""
-    words, unit = split_key(name.removeprefix("outcome."))
-    return f"{words} ({unit})" if unit else words
+def _label(name: str, labels: Mapping[str, str]) -> str:
+    """Name a number: `outcome.baseline_peak_kw` is "Peak load before (kW)", by the label of `peak_kw`."""
+    whole, _, part = name.removeprefix("outcome.").partition(".")
+    owner, _, last = part.rpartition(".")
+    if last in labels:  # a number of one home: homes.h1.bill
+        whole, part = last, owner
+    key = whole.removeprefix("baseline_")
+    words, unit = split_key(key)
+    found = labels.get(whole) or labels.get(key) or words[:1].upper() + words[1:] + (f" ({unit})" if unit else "")
+    added = " before" if whole != key and whole not in labels else ""
+    added += f", {part.replace('_', ' ').replace('.', ', ')}" if part else ""
+    end = match.start() if (match := re.search(r" \([^()]*\)$", found)) else len(found)
+    return found[:end] + added + found[end:]

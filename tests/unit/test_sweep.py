@@ -351,12 +351,33 @@ def test_figure_draws_the_numbers_of_the_table() -> None:
         for point in grid.points
     ]
     assert drawing.choose_panels(grid, found) == ["outcome.peak_kw"]
-    figure = drawing.draw(grid, found)
+    figure = drawing.draw(grid, found, {"x": "Price (cents/kWh)"})
     (axes,) = figure.axes
-    assert axes.get_title() == "peak (kW)"
+    assert (axes.get_title(loc="left"), axes.get_xlabel()) == ("Peak (kW)", "Price (cents/kWh)")
     assert [list(line.get_ydata()) for line in axes.lines] == [[0, 2, 4], [], [1, 3, 5], [3]]
     assert [list(line.get_xdata()) for line in axes.lines][2:] == [[1, 2, 3], [2]]
     assert axes.lines[3].get_markerfacecolor() == "white"
+
+
+@pytest.mark.parametrize(
+    ("key", "title"),
+    [
+        ("revenue", "Revenue (cents)"),
+        ("baseline_revenue", "Revenue before (cents)"),
+        ("cost.off_peak", "Cost, off peak (cents)"),
+        ("baseline_cost.valley", "Cost before, valley (cents)"),
+        ("homes.h1.revenue", "Revenue, h1 (cents)"),
+        ("par", "PAR"),
+        ("baseline_par", "PAR before"),
+        ("other_kwh", "Other (kWh)"),
+    ],
+)
+def test_figure_of_a_sweep_names_numbers_with_units(key: str, title: str) -> None:
+    labels = {"revenue": "Revenue (cents)", "cost": "Cost (cents)", "par": "PAR"}
+    rows = [{"x": x, "settled": True, f"outcome.{key}": x} for x in (0.5, 1.0)]
+    rows[0][f"outcome.{key}"] = 7.0
+    (axes,) = drawing.draw(parse(["x=0.5,1.0"]), rows, labels).axes
+    assert axes.get_title(loc="left") == title
 
 
 @pytest.mark.timeout(60)

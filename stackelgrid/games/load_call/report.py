@@ -302,6 +302,23 @@ _RULES = (
     Rule("mpcc.utility", "Utility of the paper's program", "", unit="{money}"),
 )
 
+_LABELS = {
+    "target_kwh": "Target (kWh)",
+    "achieved_kwh": "Shifted (kWh)",
+    "success_rate": "Shifted, of the target",
+    "commission": "Commission ({money})",
+    "squared_deviation": "Squared deviation of calls (kWh²)",
+    "aggregator_utility": "Aggregator's utility ({money})",
+    "calls_kwh": "Called for (kWh)",
+    "shifted_kwh": "Shifted (kWh)",
+    "rewards": "Reward ({money})",
+    "bills": "Bill ({money})",
+    "leader.target_kwh": "Target (kWh)",
+    "leader.peak_price": "Price in peak hours ({money}/kWh)",
+    "leader.off_peak_price": "Price in other hours ({money}/kWh)",
+    "leader.commission": "Commission ({money}/kWh)",
+}
+
 REPORT = GameReport(
     story=story,
     highlights=highlights,
@@ -312,6 +329,7 @@ REPORT = GameReport(
     sections=sections,
     tables={"homes": tabulate_homes, "calls": tabulate_calls},
     totals=compute_totals,
+    labels=_LABELS,
     residual=Trace("residual", "Relative shortfall", "what the calls may fall short of the best ones, relative"),
     rules=_RULES,
 )

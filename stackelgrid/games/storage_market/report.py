@@ -554,6 +554,27 @@ _RULES = (
     Rule("supply_cost", "Supply cost", "Calculated again from the output of the generators.", unit="{money}"),
 )
 
+_LABELS = {
+    "supply_cost": "Supply cost ({money})",
+    "supply_cost_without": "Supply cost without the market ({money})",
+    "total_cost": "Supply cost and net purchases ({money})",
+    "purchases": "Purchases from the DRAs ({money})",
+    "net_purchases": "Net purchases from the DRAs ({money})",
+    "payoff": "Payoff ({money})",
+    "theta": "Share open to sales",
+    "peak_mw": "Peak of net demand (MW)",
+    "peak_without_mw": "Peak without the market (MW)",
+    "par": "Peak-to-average ratio",
+    "par_without": "Peak-to-average ratio without the market",
+    "cost_by_period": "Supply cost ({money})",
+    "cost_by_period_without": "Supply cost without the market ({money})",
+    "energy_by_period": "Energy (MWh)",
+    "energy_by_period_without": "Energy without the market (MWh)",
+    "leader.theta": "Share open to sales",
+    "leader.peak_mw": "Peak of the load before (MW)",
+    "leader.lost_load_price": "Price of lost load ({money}/MWh)",
+}
+
 REPORT = GameReport(
     story=story,
     highlights=highlights,
@@ -572,6 +593,7 @@ REPORT = GameReport(
     },
     totals=compute_totals,
     courses=Courses(follow_session, follow_baseline, power="MW"),
+    labels=_LABELS,
     residual=Trace(
         "residual",
         "Residual",

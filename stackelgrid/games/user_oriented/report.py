@@ -672,6 +672,26 @@ _RULES = (
     Rule("price_distance.relative", "Distance from the welfare price, relative", ""),
 )
 
+_LABELS = {
+    "peak_kw": "Peak load (kW)",
+    "par": "Peak-to-average ratio",
+    "deviation": "Squared deviation of the load (kW²)",
+    "leader_utility": "Leader utility ({money})",
+    "system_utility": "System utility ({money})",
+    "revenue": "Revenue ({money})",
+    "bill": "Bill ({money})",
+    "utility": "Utility ({money})",
+    "leader.mu": "Charge on deviation mu ({money}/kWh per mean kW)",
+    "leader.baseline_price": "Flat price before ({money}/kWh)",
+    "leader.wholesale_price": "Wholesale price ({money}/kWh)",
+    "leader.price_min": "Lowest price allowed ({money}/kWh)",
+    "leader.price_max": "Highest price allowed ({money}/kWh)",
+    "leader.revenue_weight": "Weight of revenue",
+    "leader.objective": "Objective of the leader",
+    "population.homes": "Homes",
+    "aggregators": "Aggregators",
+}
+
 REPORT = GameReport(
     check=check,
     story=story,
@@ -689,6 +709,7 @@ REPORT = GameReport(
     },
     totals=compute_totals,
     courses=Courses(follow_session, follow_baseline, groups=lambda outcome: _group_homes(outcome.homes)),
+    labels=_LABELS,
     residual=Trace("residual", "Relative price change", "the relative price change the leader still wanted"),
     traces=(
         Trace("leader_utility", "Leader utility", "its utility", "{money}"),
