@@ -202,7 +202,13 @@ def recall(figure: Figure) -> Callable[[Axes | None], Axes]:
         if axes is None:
             from matplotlib import pyplot
 
-            return draw_again(lambda paper: replace(paper, make_figure=pyplot.figure)).axes[0]
+            figure = pyplot.figure()  # out of our style: what it sets as it starts a backend is to stay
+
+            def resize(figsize: tuple[float, float]) -> Figure:
+                figure.set_size_inches(figsize)
+                return figure
+
+            return draw_again(lambda paper: replace(paper, make_figure=resize)).axes[0]
         width = axes.bbox.width / axes.figure.dpi / axes.get_position().width
         draw_again(lambda paper: replace(paper, width=width, axes=axes))
         return axes

@@ -17,6 +17,11 @@ def read(name: str) -> nbformat.NotebookNode:
     return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
 
 
+def list_kinds(cell: nbformat.NotebookNode) -> set[str]:
+    """The kinds of what a cell has shown."""
+    return {kind for output in cell.get("outputs", ()) for kind in output.get("data", ())}
+
+
 def test_notebooks_are_those_that_are_played() -> None:
     assert sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb")) == sorted(NAMES)
 
@@ -28,8 +33,10 @@ def test_notebook_runs_and_shows_tables_and_figures(name: str, tmp_path: Path, m
     book, work = read(name), tmp_path / "work"
     work.mkdir()
     NotebookClient(book, timeout=240, resources={"metadata": {"path": str(work)}}).execute()
-    shown = {kind for cell in book.cells for output in cell.get("outputs", ()) for kind in output.get("data", ())}
-    assert {"text/html", "image/png"} <= shown
+    shown = {number: list_kinds(cell) for number, cell in enumerate(book.cells)}
+    drawing = [number for number, cell in enumerate(book.cells) if re.search(r"\.plot\.?\w*\(|subplots\(", cell.source)]
+    assert drawing == [number for number, kinds in shown.items() if "image/png" in kinds]
+    assert any("text/html" in kinds for kinds in shown.values())
     said = [output.text for cell in book.cells for output in cell.get("outputs", ()) if output.get("name") == "stderr"]
     assert said == []
 
