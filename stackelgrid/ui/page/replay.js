@@ -2,10 +2,12 @@
 
 import { make } from "./dom.js";
 
-const SPEEDS = [0.1, 0.25, 0.5, 1, 2, 5, 20, 100];
+const SPEEDS = [0.25, 0.5, 1, 2, 5, 20];
 /** The longest that a person waits for all of it, seconds. */
-const LONGEST_S = 40;
-
+const LONGEST_S = 60;
+/** The longest that nothing happens, and the least between two rounds: one in memory takes milliseconds. */
+const MOST_GAP_S = 2;
+const LEAST_ROUND_S = 0.7;
 /** The time after a round in which what is said of it comes, seconds. */
 const AFTER_S = 0.05;
 
@@ -15,8 +17,9 @@ export class Replay {
     this.events = events;
     this.apply = apply;
     this.restart = restart;
+    this.moments = [...space(events)];
     this.applied = events.length;
-    this.length = events.at(-1).seconds;
+    this.length = this.moments.at(-1);
     this.seconds = this.length;
     this.build(element);
     this.draw();
@@ -46,7 +49,7 @@ export class Replay {
     const isOfRound = (event) => event.seconds <= until && event.state !== "asked" && event.type !== "round";
     while (last + 1 < this.events.length && isOfRound(this.events[last + 1])) last += 1;
     this.applyTo(last + 1);
-    this.seconds = this.events[last].seconds;
+    this.seconds = this.moments[last];
     this.draw();
   }
 
@@ -73,7 +76,7 @@ export class Replay {
   }
 
   advance(seconds) {
-    const next = this.events.findIndex((event, index) => index >= this.applied && event.seconds > seconds);
+    const next = this.moments.findIndex((moment, index) => index >= this.applied && moment > seconds);
     this.applyTo(next < 0 ? this.events.length : next);
     this.seconds = seconds;
   }
@@ -112,13 +115,10 @@ export class Replay {
     );
   }
 
-  /** Choose a speed at which a round can be followed, and the whole is not too long. */
+  /** Choose a speed at which all of it is not too long. */
   chooseSpeed() {
-    const times = this.events.filter((event) => event.type === "round").map((event) => event.seconds);
-    const perRound = times.length > 1 ? (times.at(-1) - times[0]) / (times.length - 1) : 1;
-    const slowest = SPEEDS.findIndex((speed) => speed >= this.length / LONGEST_S);
-    const wanted = SPEEDS.findLastIndex((speed) => speed <= Math.max(perRound, 0.1));
-    return Math.min(Math.max(slowest < 0 ? SPEEDS.length - 1 : slowest, Math.min(wanted, 3)), SPEEDS.length - 1);
+    const found = SPEEDS.findIndex((speed) => speed >= 1 && speed >= this.length / LONGEST_S);
+    return found < 0 ? SPEEDS.length - 1 : found;
   }
 
   draw() {
@@ -126,8 +126,25 @@ export class Replay {
     if (this.button.textContent !== word) this.button.textContent = word;
     this.button.dataset.playing = Boolean(this.frame);
     this.slider.value = String(this.seconds);
-    const text = `${this.seconds.toFixed(1)} of ${this.length.toFixed(1)} s`;
+    const seconds = this.applied ? this.events[this.applied - 1].seconds : 0;
+    const text = `${seconds.toFixed(1)} of ${this.events.at(-1).seconds.toFixed(1)} s`;
     if (this.time.textContent !== text) this.time.textContent = text;
     this.slider.setAttribute("aria-valuetext", text);
+  }
+}
+
+/** Give the time of each event in the replay. */
+function* space(events) {
+  let now = 0;
+  let round = -LEAST_ROUND_S;
+  let before = 0;
+  for (const event of events) {
+    now += Math.min(Math.max(event.seconds - before, 0), MOST_GAP_S);
+    before = event.seconds;
+    if (event.type === "round") {
+      now = Math.max(now, round + LEAST_ROUND_S);
+      round = now;
+    }
+    yield now;
   }
 }

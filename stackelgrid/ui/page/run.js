@@ -10,7 +10,8 @@ import { Scene } from "./scene.js";
 
 /** Show a run; `view` is "watch" or "results". */
 export async function showRun(element, id, view) {
-  const run = await get(locate(id));
+  // What came out of a week is long, and nobody who watches needs it.
+  const run = await get(locate(id) + (view === "watch" ? "?result=0" : ""));
   const head = new Head(element, run, view);
   if (run.state === "unreadable") {
     element.append(make("p", { class: "notice bad" }, run.message));
@@ -150,7 +151,7 @@ class Head {
 
   /** Draw it anew, for the run has ended. */
   async reload() {
-    const run = await get(locate(this.run.id));
+    const run = await get(`${locate(this.run.id)}?result=0`);
     this.draw(run);
     const words = {
       settled: `Settled after ${run.rounds} ${run.rounds === 1 ? "round" : "rounds"}. `,
