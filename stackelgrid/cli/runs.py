@@ -197,6 +197,9 @@ def _print_run(folder: Path, summary: RunSummary, manifest: dict[str, Any], *, h
         rows.append(("Message", summary.message))
     if has_result:
         rows += tables.summary(read_result(folder / "result.json"))
+    else:
+        known = {"Scenario": summary.scenario, "Game": summary.game, "Homes": summary.homes}
+        rows += [(label, str(value)) for label, value in known.items() if value is not None]
     rows += [(label.capitalize(), value) for label, value in describe_manifest(manifest)]
     table = Table(box=None, show_header=False, pad_edge=False)
     for label, value in rows:

@@ -262,4 +262,5 @@ def test_unreadable_run_is_shown_with_its_message(
     code, out, _ = run_command(capsys, monkeypatch, "runs", "show", SETTLED)
     assert code == 0
     assert "unreadable" in out
+    assert "prosumer" in out
     assert "result.json: not JSON" in " ".join(out.split())
