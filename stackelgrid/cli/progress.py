@@ -24,17 +24,18 @@ class ProgressDisplay:
         self, console: Console, total: int | None = None, *, quiet: bool = False, every_s: float = _LINE_EVERY_S
     ) -> None:
         self._console, self._quiet, self._every_s = console, quiet, every_s
+        on_terminal = console.file.isatty()  # what is in colour, as by FORCE_COLOR, need not be one
         self._began = time.monotonic()
         self._line = "starting"
         self._ended = threading.Event()
-        self._lines: threading.Thread | None = None
+        self._lines = None if quiet or on_terminal else threading.Thread(target=self._print_lines, daemon=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(),
             console=console,
-            disable=quiet or not console.is_terminal,
+            disable=quiet or not on_terminal,
             transient=True,
         )
         self._task = self._bar.add_task(self._line, total=total, state="")
@@ -42,8 +43,7 @@ class ProgressDisplay:
     def __enter__(self) -> Self:
         self._began = time.monotonic()
         self._bar.start()
-        if not self._quiet and not self._console.is_terminal:
-            self._lines = threading.Thread(target=self._print_lines, daemon=True)
+        if self._lines is not None:
             self._lines.start()
         return self
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from stackelgrid.cli.conclusion import judge
-from stackelgrid.cli.console import CommandError
+from stackelgrid.cli.console import CommandError, open_stderr
 from stackelgrid.cli.options import RequireCertificate, Seed, Sets
 from stackelgrid.errors import ExitCode
 
@@ -29,20 +29,28 @@ def certify(
     is certified alone, and a certification that was interrupted goes on with those that are left.
     """
     from stackelgrid import runner
+    from stackelgrid.cli.progress import ProgressDisplay
 
     folder = Path(source)
-    ended = runner.load(folder) if folder.is_dir() else runner.run(source, sets, seed=seed)
-    if ended.folder is not None and not ended.result.certifiable:
-        message = "not every home answered the last round, so there is no equilibrium of all to certify"
-        raise CommandError(ExitCode.BAD_INPUT, f"{folder / 'result.json'}: {message}")
-    try:
-        certificate = ended.certify(samples)
-    except KeyboardInterrupt:
-        certified = sum(session.certificate is not None for session in ended.result.sessions)
-        if ended.folder is None or not certified:
-            raise
-        kept = f"{certified} of {len(ended.result.sessions)} sessions are certified, the same command goes on"
-        raise CommandError(ExitCode.INTERRUPTED, f"interrupted; {kept}") from None
+    with ProgressDisplay(open_stderr()) as display:
+        if folder.is_dir():
+            ended = runner.load(folder)
+        else:
+            ended = runner.run(
+                source, sets, seed=seed, on_round=lambda record: display.show(f"round {record['round']}")
+            )
+        if ended.folder is not None and not ended.result.certifiable:
+            message = "not every home answered the last round, so there is no equilibrium of all to certify"
+            raise CommandError(ExitCode.BAD_INPUT, f"{folder / 'result.json'}: {message}")
+        display.show("certifying")
+        try:
+            certificate = ended.certify(samples)
+        except KeyboardInterrupt:
+            certified = sum(session.certificate is not None for session in ended.result.sessions)
+            if ended.folder is None or not certified:
+                raise
+            kept = f"{certified} of {len(ended.result.sessions)} sessions are certified, the same command goes on"
+            raise CommandError(ExitCode.INTERRUPTED, f"interrupted; {kept}") from None
     print(json.dumps(certificate.root, indent=2, allow_nan=False))
     if not judge(ended, required=required) and required:
         raise typer.Exit(ExitCode.NOT_CERTIFIED)
@@ -60,9 +68,13 @@ def report(
     ] = "",
 ) -> None:
     """Write report.html, the figures and the tables again."""
+    from stackelgrid.cli.progress import ProgressDisplay
     from stackelgrid.report import write
 
-    print(write(folder, formats=[kind.strip() for kind in formats.split(",") if kind.strip()]))
+    with ProgressDisplay(open_stderr()) as display:
+        display.show("drawing")
+        page = write(folder, formats=[kind.strip() for kind in formats.split(",") if kind.strip()])
+    print(page)
 
 
 def replay(

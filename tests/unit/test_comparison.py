@@ -112,7 +112,14 @@ def test_others_play_on_when_an_algorithm_fails(
 
     monkeypatch.setattr(PaperAlgorithm, "open", fail)  # as it is set up
     monkeypatch.setattr(DualDecomposition, "next", fail)  # after a round
-    options = ["--algorithms", "paper_003,dual_decomposition,newton", "--json", "--out", str(tmp_path / "new")]
+    options = [
+        "--algorithms",
+        "paper_003,dual_decomposition,newton",
+        "--json",
+        "--quiet",
+        "--out",
+        str(tmp_path / "new"),
+    ]
     code, out, err = call(capsys, monkeypatch, str(scenario), *options)
     content: dict[str, Any] = json.loads(out)
     settled = {each["algorithm"]: each["settled"] for each in content["algorithms"]}

@@ -14,9 +14,12 @@ ROUND = {"round": 2, "residual": 0.01, "answered": 3, "held": [], "excluded": ["
 class Stderr(io.StringIO):
     """A stream that tells when something was printed."""
 
-    def __init__(self) -> None:
+    def __init__(self, terminal: bool = False) -> None:
         super().__init__()
-        self.printed = threading.Event()
+        self.terminal, self.printed = terminal, threading.Event()
+
+    def isatty(self) -> bool:
+        return self.terminal
 
     def write(self, text: str) -> int:
         written = super().write(text)
@@ -42,6 +45,12 @@ def test_progress_is_a_line_at_intervals_where_there_is_no_terminal(stderr: Stde
     assert [*display.seconds] == ["rounds", "certificate"]
 
 
+def test_progress_in_colour_is_lines_where_there_is_no_terminal(stderr: Stderr) -> None:
+    with RunDisplay(Console(file=stderr, force_terminal=True, highlight=False), 9, every_s=0.01):
+        assert stderr.printed.wait(60)
+    assert {*stderr.getvalue().splitlines()} == {"      0 s: starting"}
+
+
 def test_progress_ends_with_its_command(stderr: Stderr) -> None:
     before = threading.active_count()
     with ProgressDisplay(Console(file=stderr), every_s=0.01):
@@ -49,7 +58,8 @@ def test_progress_ends_with_its_command(stderr: Stderr) -> None:
     assert threading.active_count() == before
 
 
-def test_progress_is_a_bar_on_a_terminal(stderr: Stderr) -> None:
+def test_progress_is_a_bar_on_a_terminal() -> None:
+    stderr = Stderr(terminal=True)
     with RunDisplay(Console(file=stderr, width=200, force_terminal=True), 9, every_s=0.01) as display:
         display.show_round(ROUND)
     assert "round 2" in stderr.getvalue() and "change 1.0e-02" in stderr.getvalue()
@@ -57,7 +67,8 @@ def test_progress_is_a_bar_on_a_terminal(stderr: Stderr) -> None:
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_progress_is_silent_when_quiet(stderr: Stderr, terminal: bool) -> None:
+def test_progress_is_silent_when_quiet(terminal: bool) -> None:
+    stderr = Stderr(terminal)
     before = threading.active_count()
     console = Console(file=stderr, force_terminal=terminal)
     with RunDisplay(console, 9, quiet=True, every_s=0.01) as display:
