@@ -24,6 +24,7 @@ class RecalledEvents:
         self._folder = folder
         self._rounds = GrowingLines(folder / "rounds.jsonl")
         self._names: list[str] = []
+        self._missing: defaultdict[int, Event]
         self._seconds = 0.0
 
     def read(self) -> Iterator[str]:
@@ -43,15 +44,15 @@ class RecalledEvents:
             self._names = [node["name"] for node in tree["nodes"]]
             yield tree
             yield describe_nodes("online", self._names)
-        missing = _find_missing_homes(self._folder)
+            self._missing = _find_missing_homes(self._folder)
         for line in self._rounds.read():
-            yield from self._tell_round(json.loads(line), missing)
+            yield from self._tell_round(json.loads(line))
 
-    def _tell_round(self, record: Event, missing: defaultdict[int, Event]) -> Iterator[Event]:
+    def _tell_round(self, record: Event) -> Iterator[Event]:
         members = self._names[1:]
         yield describe_nodes("asked", members)
         self._seconds += max(record["ms"] / 1000, LEAST_ROUND_S)
-        absent = _leave_out(missing[record["round"]], _list_missing(record))
+        absent = _leave_out(self._missing[record["round"]], _list_missing(record))
         away = {*_list_missing(record), *_list_missing(absent)}
         yield describe_nodes("answered", [name for name in members if name not in away])
         yield from describe_round(record)

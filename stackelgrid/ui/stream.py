@@ -15,7 +15,7 @@ from stackelgrid.ui.events import EventFile, has_events, parse_event
 from stackelgrid.ui.history import RecalledEvents
 from stackelgrid.ui.words import describe_end
 
-_LOOK_S = 0.03
+_LOOK_S = 0.05
 """The time between two looks at the events of a run that is on."""
 _LOOK_AT_LOCK_S = 1.0
 """The time between two looks whether somebody still plays it."""
@@ -44,7 +44,8 @@ async def _read(folder: Path, is_closing: Callable[[], bool]) -> AsyncIterator[s
         if loop.time() >= look_at:
             goes_on = is_played(folder)  # looked up before what has been written is read
             look_at = loop.time() + _LOOK_AT_LOCK_S
-        for last in await run_in_threadpool(list, events.read()):
+        lines = events.read() if last else iter(await run_in_threadpool(list, events.read()))  # the first are many
+        for last in lines:
             yield last
         if events.ended or is_closing():
             return
