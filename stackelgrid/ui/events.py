@@ -134,9 +134,10 @@ class EventFile:
         self.ended = False
 
     def read(self) -> Iterator[str]:
-        """Give the lines that were written since the last time; after the event `end` there is none."""
+        """Give the lines that were written since the last time, without damaged ones; after `end` there is none."""
         for line in self._lines.read():
-            self.ended = b'"end"' in line and parse_event(line).get("type") == "end"
-            yield line.decode().rstrip("\n")
+            if event := parse_event(line):
+                self.ended = event.get("type") == "end"
+                yield line.decode().rstrip("\n")
             if self.ended:
                 return

@@ -290,7 +290,8 @@ def test_run_that_was_killed_has_failed(client: TestClient, runs: Path) -> None:
     (folder / "scenario.yaml").write_bytes((runs / RUN / "scenario.yaml").read_bytes())
     tree = {**describe_tree(load("prosumer")), "seconds": 0.0}
     told = [tree, {"seconds": 1.5, "type": "message", "text": "on", "level": "info"}]
-    (folder / "events.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in told) + '{"seconds": 2.0, "ty')
+    first, second = (json.dumps(event).encode() for event in told)
+    (folder / "events.jsonl").write_bytes(b"\n".join([first, b"\xff\x00", b"[]", second, b'{"seconds": 2.0, "ty']))
     try:
         run = client.get("/api/v1/runs/killed").json()
         *events, (number, end) = read_events(client, "killed")
