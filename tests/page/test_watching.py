@@ -66,6 +66,14 @@ def test_node_is_harmed_by_keys_and_the_plan_is_saved(page: Page, server: Server
     assert "restart_after_s: 0.5" in plan
 
 
+def test_results_come_when_the_run_has_ended(page: Page, server: Server) -> None:
+    run = server.start(pace_s=0.2)
+    page.goto(f"#{run}/results")
+    expect(page.get_by_text("The run goes on")).to_be_visible()
+    expect(page.get_by_role("heading", name="Load and price")).to_be_visible(timeout=60_000)
+    expect(page.locator(".title [data-run-state]")).to_have_text("Settled")
+
+
 def test_run_is_stopped(page: Page, server: Server) -> None:
     run = server.start(pace_s=0.4)
     page.goto(f"#{run}")

@@ -21,12 +21,34 @@ export async function showRun(element, id, view) {
   element.append(body);
   if (view === "watch") return watch(body, run, head);
   if (run.state !== "running") return showResults(body, run);
-  body.append(make("p", { class: "notice" }, "The run goes on. Its results come when it has ended."));
-  return follow(
-    id,
-    (event) => event.type === "end" && head.reload(),
+  return awaitResults(body, run, head);
+}
+
+/** Show the results of a run as soon as it has ended. */
+function awaitResults(element, run, head) {
+  element.append(make("p", { class: "notice" }, "The run goes on. Its results come when it has ended."));
+  let isClosed = false;
+  let close = null;
+  const show = async () => {
+    const ended = await get(locate(run.id));
+    if (isClosed) return;
+    head.draw(ended);
+    element.replaceChildren();
+    close = await showResults(element, ended);
+    if (isClosed) close?.();
+  };
+  const stop = follow(
+    run.id,
+    (event) => {
+      if (event.type === "end") show().catch((error) => head.say(error.message));
+    },
     () => {},
   );
+  return () => {
+    isClosed = true;
+    stop();
+    close?.();
+  };
 }
 
 function watch(element, run, head) {
@@ -68,7 +90,7 @@ function watch(element, run, head) {
         if (scene.side.contains(document.activeElement)) head.title.focus();
         scene.side.replaceChildren();
         disturbance = null;
-        head.reload();
+        head.reload().catch((error) => head.say(error.message));
       } else for (const each of events) scene.apply(each);
       offerReplay();
     },
