@@ -48,7 +48,8 @@ export class Clock {
     const step = STEPS.find((each) => span / each <= most) ?? STEPS.at(-1);
     const end = this.times ? last - 1 : last;
     const marks = [];
-    for (let slot = first; slot <= end; slot++) if (this.minutes(slot) % (60 * (this.times ? Math.min(step, 24) : step)) === 0) marks.push(slot);
+    for (let slot = first; slot <= end; slot++)
+      if (this.minutes(slot) % (60 * (this.times ? Math.min(step, 24) : step)) === 0) marks.push(slot);
     return marks.filter((_, index) => index % Math.max(1, this.times ? step / 24 : 1) === 0);
   }
 

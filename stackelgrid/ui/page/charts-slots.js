@@ -33,7 +33,17 @@ export class SlotCharts {
     this.panels = panels.map((panel) => new Panel(this, panel));
     this.root = make(
       "div",
-      { class: "slot-charts", tabindex: "0", role: "slider", "aria-label": name, "aria-valuemin": "1", "aria-valuemax": String(clock.slots), "aria-valuenow": "1", onkeydown: (event) => this.press(event), onblur: () => this.point(null) },
+      {
+        class: "slot-charts",
+        tabindex: "0",
+        role: "slider",
+        "aria-label": name,
+        "aria-valuemin": "1",
+        "aria-valuemax": String(clock.slots),
+        "aria-valuenow": "1",
+        onkeydown: (event) => this.press(event),
+        onblur: () => this.point(null),
+      },
       this.at,
       this.panels.map((panel) => panel.element),
     );
@@ -66,7 +76,16 @@ export class SlotCharts {
 
   press(event) {
     const [first, last] = this.window;
-    const move = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 4, PageDown: -4, Home: -Infinity, End: Infinity }[event.key];
+    const move = {
+      ArrowRight: 1,
+      ArrowUp: 1,
+      ArrowLeft: -1,
+      ArrowDown: -1,
+      PageUp: 4,
+      PageDown: -4,
+      Home: -Infinity,
+      End: Infinity,
+    }[event.key];
     if (move === undefined) return;
     event.preventDefault();
     const wanted = this.slot === null && Number.isFinite(move) ? first : (this.slot ?? first) + move;
@@ -84,7 +103,10 @@ export class SlotCharts {
     this.at.textContent = this.slot === null ? "" : this.clock.name(this.slot);
     const said = this.panels.flatMap((panel) => panel.write(this.slot));
     this.root.setAttribute("aria-valuenow", String((this.slot ?? this.window[0]) + 1));
-    this.root.setAttribute("aria-valuetext", this.slot === null ? "No slot chosen" : `${this.clock.name(this.slot)}: ${said.join(", ")}`);
+    this.root.setAttribute(
+      "aria-valuetext",
+      this.slot === null ? "No slot chosen" : `${this.clock.name(this.slot)}: ${said.join(", ")}`,
+    );
   }
 
   close() {
@@ -98,16 +120,47 @@ export class SlotCharts {
 class Panel {
   constructor(charts, { title, unit, height, lines, fromZero }) {
     Object.assign(this, { charts, unit, height, lines, fromZero });
-    this.shown = lines.filter((line) => line.label).toReversed().map((line) => ({ line, value: make("b", {}) }));
-    this.legend = this.shown.map(({ line, value }) => make("li", {}, make("i", { class: line.dash ? "dashed" : line.width < 2 ? "thin" : line.width > 3 ? "wide" : "", style: `--colour: var(${line.colour})`, "aria-hidden": true }), line.label, " ", value));
+    this.shown = lines
+      .filter((line) => line.label)
+      .toReversed()
+      .map((line) => ({ line, value: make("b", {}) }));
+    this.legend = this.shown.map(({ line, value }) =>
+      make(
+        "li",
+        {},
+        make("i", {
+          class: line.dash ? "dashed" : line.width < 2 ? "thin" : line.width > 3 ? "wide" : "",
+          style: `--colour: var(${line.colour})`,
+          "aria-hidden": true,
+        }),
+        line.label,
+        " ",
+        value,
+      ),
+    );
     this.box = make("div", {});
-    this.element = make("div", { class: "panel" }, make("div", { class: "panel-head" }, make("h3", {}, title, make("span", { class: "soft" }, ` ${unit}`)), make("ul", { class: "series" }, this.legend)), this.box);
+    this.element = make(
+      "div",
+      { class: "panel" },
+      make(
+        "div",
+        { class: "panel-head" },
+        make("h3", {}, title, make("span", { class: "soft" }, ` ${unit}`)),
+        make("ul", { class: "series" }, this.legend),
+      ),
+      this.box,
+    );
   }
 
   begin() {
     this.readColours();
     const { charts, lines } = this;
-    const axis = { stroke: () => this.colours.ink, grid: { stroke: () => this.colours.grid, width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
+    const axis = {
+      stroke: () => this.colours.ink,
+      grid: { stroke: () => this.colours.grid, width: 1 },
+      ticks: { show: false },
+      font: "12px system-ui, sans-serif",
+    };
     const isLast = charts.panels.at(-1) === this;
     const options = {
       width: this.width(),
@@ -115,14 +168,18 @@ class Panel {
       padding: [8, 16, isLast ? 0 : 8, 0],
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { show: false }, sync: { key: charts.key } },
-      scales: { x: { time: false, range: () => charts.window }, y: { range: (plot, low, high) => this.span(low, high) } },
+      scales: {
+        x: { time: false, range: () => charts.window },
+        y: { range: (plot, low, high) => this.span(low, high) },
+      },
       axes: [
         {
           ...axis,
           show: true,
           size: isLast ? 26 : 0,
           gap: 6,
-          splits: (plot, index, low, high) => charts.clock.mark(low, high, (plot.width - AXIS_WIDTH) / (charts.isLong ? DATE_WIDTH : MARK_WIDTH)),
+          splits: (plot, index, low, high) =>
+            charts.clock.mark(low, high, (plot.width - AXIS_WIDTH) / (charts.isLong ? DATE_WIDTH : MARK_WIDTH)),
           values: (plot, splits) => splits.map((slot) => (isLast ? charts.clock.label(slot, charts.isLong) : "")),
         },
         { ...axis, size: AXIS_WIDTH, gap: 6, space: 26, values: (plot, splits) => splits.map(showNumber) },
@@ -163,7 +220,10 @@ class Panel {
   columns() {
     const { clock, values } = this.charts;
     const x = Array.from({ length: clock.slots + 1 }, (_, slot) => slot);
-    return [x, ...this.lines.map(({ key }) => (values[key] ? [...values[key], values[key].at(-1)] : x.map(() => null)))];
+    return [
+      x,
+      ...this.lines.map(({ key }) => (values[key] ? [...values[key], values[key].at(-1)] : x.map(() => null))),
+    ];
   }
 
   span(low, high) {
@@ -193,7 +253,12 @@ class Panel {
 
   fade({ colour, alpha }) {
     const whole = this.colours[colour];
-    return alpha === undefined ? whole : whole + Math.round(255 * alpha).toString(16).padStart(2, "0");
+    return alpha === undefined
+      ? whole
+      : whole +
+          Math.round(255 * alpha)
+            .toString(16)
+            .padStart(2, "0");
   }
 
   point(slot) {
@@ -203,10 +268,12 @@ class Panel {
 
   /** Write the values at the cursor into the legend; give them in words. */
   write(slot) {
-    return this.shown.flatMap(({ line, value }) => {
-      const number = slot === null ? undefined : this.charts.values[line.key]?.[slot];
-      value.textContent = number === undefined || number === null ? "" : showNumber(number);
-      return value.textContent && `${line.label} ${value.textContent} ${this.unit}`;
-    }).filter(Boolean);
+    return this.shown
+      .flatMap(({ line, value }) => {
+        const number = slot === null ? undefined : this.charts.values[line.key]?.[slot];
+        value.textContent = number === undefined || number === null ? "" : showNumber(number);
+        return value.textContent && `${line.label} ${value.textContent} ${this.unit}`;
+      })
+      .filter(Boolean);
   }
 }

@@ -10,17 +10,52 @@ const PAST = 7;
 /** What each game shows of a round: panels of keys of a `round` event. The first line of a panel bends. */
 const SHOWN = {
   user_oriented: (money) => [
-    { title: "Load", unit: "kW", height: 210, fromZero: true, lines: [["load_kw", "this round", "--load"], ["baseline_load_kw", "at the flat price", "--baseline"]] },
+    {
+      title: "Load",
+      unit: "kW",
+      height: 210,
+      fromZero: true,
+      lines: [
+        ["load_kw", "this round", "--load"],
+        ["baseline_load_kw", "at the flat price", "--baseline"],
+      ],
+    },
     { title: "Price", unit: `${money}/kWh`, height: 130, lines: [["price", "this round", "--price"]] },
   ],
   storage_market: (money) => [
-    { title: "Net demand", unit: "MW", height: 210, lines: [["net_demand_mw", "this round", "--load"], ["first", "first round", "--baseline"]] },
+    {
+      title: "Net demand",
+      unit: "MW",
+      height: 210,
+      lines: [
+        ["net_demand_mw", "this round", "--load"],
+        ["first", "first round", "--baseline"],
+      ],
+    },
     { title: "Price", unit: `${money}/MWh`, height: 130, lines: [["price", "this round", "--price"]] },
   ],
   prosumer: (money) => [
     { title: "Demand response", unit: "kW", height: 170, fromZero: true, lines: [["dr_kw", "this round", "--load"]] },
-    { title: "Photovoltaics and load", unit: "kW", height: 150, fromZero: true, lines: [["pv_kw", "photovoltaics", "--pv"], ["load_kw", "load", "--baseline"]] },
-    { title: "Saved and earned", unit: money, height: 130, fromZero: true, lines: [["utility_saving", "utility's saving", "--price"], ["provider_profit", "providers' profit", "--battery"]] },
+    {
+      title: "Photovoltaics and load",
+      unit: "kW",
+      height: 150,
+      fromZero: true,
+      lines: [
+        ["pv_kw", "photovoltaics", "--pv"],
+        ["load_kw", "load", "--baseline"],
+      ],
+    },
+    {
+      title: "Saved and earned",
+      unit: money,
+      height: 130,
+      fromZero: true,
+      lines: [
+        ["utility_saving", "utility's saving", "--price"],
+        ["provider_profit", "providers' profit", "--battery"],
+      ],
+    },
   ],
 };
 
@@ -48,7 +83,8 @@ export class RoundCharts {
     this.frame = 0;
     const last = this.rounds.at(-1);
     const sessions = this.tree.sessions.length;
-    this.title.textContent = `After round ${last.round}` + (sessions > 1 ? `, session ${last.session} of ${sessions}` : "");
+    this.title.textContent =
+      `After round ${last.round}` + (sessions > 1 ? `, session ${last.session} of ${sessions}` : "");
     if (last.session !== this.session) this.begin(last.session);
     const within = this.rounds.filter((event) => event.session === last.session);
     if (this.charts) this.charts.set(this.list(within));
@@ -64,7 +100,13 @@ export class RoundCharts {
     this.charts = null;
     const panels = SHOWN[this.tree.game]?.(this.tree.money);
     const { first, slots } = this.tree.sessions[number - 1] ?? { first: 0, slots: this.tree.slots };
-    if (panels) this.charts = new SlotCharts(this.curves, this.clock.cut(first, slots), panels.map(addPast), "Slots of the last round");
+    if (panels)
+      this.charts = new SlotCharts(
+        this.curves,
+        this.clock.cut(first, slots),
+        panels.map(addPast),
+        "Slots of the last round",
+      );
   }
 
   /** List the values of the last round, and of those before it. */
@@ -80,8 +122,23 @@ export class RoundCharts {
   /** Show what was called for and shifted, where a round has no slots. */
   showCalls({ target_kwh, called_kwh, shifted_kwh }) {
     const most = Math.max(target_kwh, called_kwh, shifted_kwh) || 1;
-    const bar = (name, value, colour) => make("li", {}, make("span", {}, name), make("i", { "aria-hidden": true, style: `width: ${(100 * value) / most}%; background: var(${colour})` }), make("b", {}, `${showNumber(value)} kWh`));
-    this.curves.replaceChildren(make("ul", { class: "bars" }, bar("Target", target_kwh, "--baseline"), bar("Called for", called_kwh, "--price"), bar("Shifted", shifted_kwh, "--load")));
+    const bar = (name, value, colour) =>
+      make(
+        "li",
+        {},
+        make("span", {}, name),
+        make("i", { "aria-hidden": true, style: `width: ${(100 * value) / most}%; background: var(${colour})` }),
+        make("b", {}, `${showNumber(value)} kWh`),
+      );
+    this.curves.replaceChildren(
+      make(
+        "ul",
+        { class: "bars" },
+        bar("Target", target_kwh, "--baseline"),
+        bar("Called for", called_kwh, "--price"),
+        bar("Shifted", shifted_kwh, "--load"),
+      ),
+    );
   }
 
   /** End what goes on behind the charts. */
@@ -94,8 +151,19 @@ export class RoundCharts {
 
 /** Put the rounds before behind the first line of a panel, the older the fainter. */
 function addPast(panel) {
-  const [first, ...others] = panel.lines.map(([key, label, colour], index) => ({ key, label, colour, width: index ? 1.5 : 2.5, dash: colour === "--baseline" ? [5, 4] : undefined }));
-  const past = Array.from({ length: PAST }, (_, index) => ({ key: `${first.key} ${PAST - index}`, colour: first.colour, width: 1.25, alpha: 0.1 + (0.35 * index) / PAST }));
+  const [first, ...others] = panel.lines.map(([key, label, colour], index) => ({
+    key,
+    label,
+    colour,
+    width: index ? 1.5 : 2.5,
+    dash: colour === "--baseline" ? [5, 4] : undefined,
+  }));
+  const past = Array.from({ length: PAST }, (_, index) => ({
+    key: `${first.key} ${PAST - index}`,
+    colour: first.colour,
+    width: 1.25,
+    alpha: 0.1 + (0.35 * index) / PAST,
+  }));
   return { ...panel, lines: [...past, ...others, first] };
 }
 
@@ -104,9 +172,21 @@ class Residual {
   constructor(element) {
     this.element = element;
     this.box = make("div", {});
-    element.append(make("div", { class: "panel-head" }, make("h3", {}, "Residual", make("span", { class: "soft" }, " by round, relative"))), this.box);
+    element.append(
+      make(
+        "div",
+        { class: "panel-head" },
+        make("h3", {}, "Residual", make("span", { class: "soft" }, " by round, relative")),
+      ),
+      this.box,
+    );
     const ink = () => readColour("--ink-soft");
-    const axis = { stroke: ink, grid: { stroke: () => readColour("--grid-line"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
+    const axis = {
+      stroke: ink,
+      grid: { stroke: () => readColour("--grid-line"), width: 1 },
+      ticks: { show: false },
+      font: "12px system-ui, sans-serif",
+    };
     this.plot = new uPlot(
       {
         width: Math.max(200, element.clientWidth),
@@ -114,18 +194,40 @@ class Residual {
         padding: [8, 12, 0, 0],
         legend: { show: false },
         cursor: { show: false },
-        scales: { x: { time: false, range: (plot, low, high) => [low - 0.3, Math.max(high, low + 5) + 0.3] }, y: { range: (plot, low, high) => [this.ground, Math.max(0.1, Math.ceil(high))] } },
+        scales: {
+          x: { time: false, range: (plot, low, high) => [low - 0.3, Math.max(high, low + 5) + 0.3] },
+          y: { range: (plot, low, high) => [this.ground, Math.max(0.1, Math.ceil(high))] },
+        },
         axes: [
           { ...axis, size: 26, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000] },
-          { ...axis, size: 58, gap: 6, space: 26, splits: () => this.mark(), values: (plot, splits) => splits.map((each) => (each === this.ground ? "0" : 10 ** each >= 0.01 ? String(10 ** each) : `1e${each}`)) },
+          {
+            ...axis,
+            size: 58,
+            gap: 6,
+            space: 26,
+            splits: () => this.mark(),
+            values: (plot, splits) =>
+              splits.map((each) =>
+                each === this.ground ? "0" : 10 ** each >= 0.01 ? String(10 ** each) : `1e${each}`,
+              ),
+          },
         ],
-        series: [{}, { stroke: () => readColour("--accent"), width: 2, points: { show: true, size: 5, fill: () => readColour("--accent") } }],
+        series: [
+          {},
+          {
+            stroke: () => readColour("--accent"),
+            width: 2,
+            points: { show: true, size: 5, fill: () => readColour("--accent") },
+          },
+        ],
       },
       [[], []],
       this.box,
     );
     this.plot.root.setAttribute("aria-hidden", "true");
-    this.observer = new ResizeObserver(() => this.plot.setSize({ width: Math.max(200, element.clientWidth), height: 120 }));
+    this.observer = new ResizeObserver(() =>
+      this.plot.setSize({ width: Math.max(200, element.clientWidth), height: 120 }),
+    );
     this.observer.observe(element);
     this.recolour = () => this.plot.redraw(false, true);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", this.recolour);

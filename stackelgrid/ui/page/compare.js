@@ -26,13 +26,23 @@ export function showComparison(element, runs) {
   }
   if (!outcomes.every((outcome) => outcome.isKnown && outcome.panels)) return null;
   if (!haveSameSlots(runs)) {
-    element.append(make("p", { class: "notice" }, "Their slots differ, so their curves are not drawn over each other."));
+    element.append(
+      make("p", { class: "notice" }, "Their slots differ, so their curves are not drawn over each other."),
+    );
     return null;
   }
   const box = make("div", {});
-  element.append(make("section", { class: "card", "aria-label": "Load and price" }, make("h2", {}, "Load and price"), box));
+  element.append(
+    make("section", { class: "card", "aria-label": "Load and price" }, make("h2", {}, "Load and price"), box),
+  );
   const chart = new SlotCharts(box, outcomes[0].clock, outcomes[0].panels.map(pair), "Slots of both runs");
-  chart.set(Object.fromEntries(outcomes.flatMap(({ series }, index) => Object.entries(series).map(([key, values]) => [`${key} ${index}`, values]))));
+  chart.set(
+    Object.fromEntries(
+      outcomes.flatMap(({ series }, index) =>
+        Object.entries(series).map(([key, values]) => [`${key} ${index}`, values]),
+      ),
+    ),
+  );
   return () => chart.close();
 }
 
@@ -40,7 +50,13 @@ function makeHead(run, index) {
   return make(
     "section",
     { class: "card", "aria-label": `Run ${NAMES[index]}` },
-    make("h2", {}, make("span", { class: `letter letter-${index}` }, NAMES[index]), " ", make("a", { href: `#/runs/${encodeURIComponent(run.id)}/results` }, run.id)),
+    make(
+      "h2",
+      {},
+      make("span", { class: `letter letter-${index}` }, NAMES[index]),
+      " ",
+      make("a", { href: `#/runs/${encodeURIComponent(run.id)}/results` }, run.id),
+    ),
     make("p", {}, run.scenario),
     make("p", { class: "soft" }, run.verdict || run.message),
   );
@@ -60,8 +76,30 @@ function makeFigures(runs) {
     make(
       "table",
       {},
-      make("thead", {}, make("tr", {}, ["Figure", ...NAMES, "B − A", "relative"].map((text, index) => make("th", { scope: "col", class: index && index < 4 ? "number" : "" }, text)))),
-      make("tbody", {}, rows.map(([label, value, other, unit]) => make("tr", {}, make("th", { scope: "row" }, label, unit && ` (${unit})`), [value, other].map((each) => make("td", { class: "number" }, write(each))), makeDifference(value, other)))),
+      make(
+        "thead",
+        {},
+        make(
+          "tr",
+          {},
+          ["Figure", ...NAMES, "B − A", "relative"].map((text, index) =>
+            make("th", { scope: "col", class: index && index < 4 ? "number" : "" }, text),
+          ),
+        ),
+      ),
+      make(
+        "tbody",
+        {},
+        rows.map(([label, value, other, unit]) =>
+          make(
+            "tr",
+            {},
+            make("th", { scope: "row" }, label, unit && ` (${unit})`),
+            [value, other].map((each) => make("td", { class: "number" }, write(each))),
+            makeDifference(value, other),
+          ),
+        ),
+      ),
     ),
   );
 }
@@ -88,15 +126,29 @@ function makeDifference(value, other) {
   if (!Number.isFinite(difference)) return [make("td", { class: "number" }, "–"), make("td", {})];
   const isEqual = Math.abs(difference) <= SAME_WITHIN * Math.abs(value);
   const text = isEqual ? "equal" : `${difference < 0 ? "−" : "+"}${showFigure(Math.abs(difference))}`;
-  return [make("td", { class: "number" }, text), make("td", { class: "soft" }, !isEqual && value > 0 ? showShare(difference / value) : "")];
+  return [
+    make("td", { class: "number" }, text),
+    make("td", { class: "soft" }, !isEqual && value > 0 ? showShare(difference / value) : ""),
+  ];
 }
 
 function haveSameSlots([first, second]) {
-  return first.slots === second.slots && first.slot_hours === second.slot_hours && String(first.times) === String(second.times) && String(first.sessions.map(Object.values)) === String(second.sessions.map(Object.values));
+  return (
+    first.slots === second.slots &&
+    first.slot_hours === second.slot_hours &&
+    String(first.times) === String(second.times) &&
+    String(first.sessions.map(Object.values)) === String(second.sessions.map(Object.values))
+  );
 }
 
 /** Draw the settled line of a panel for both runs, B as a broad one behind that of A. */
 function pair(panel) {
   const line = panel.lines.at(-1);
-  return { ...panel, lines: [{ ...line, key: `${line.key} 1`, label: "B", colour: "--car", width: 7, alpha: 0.55, filled: false }, { ...line, key: `${line.key} 0`, label: "A", filled: false }] };
+  return {
+    ...panel,
+    lines: [
+      { ...line, key: `${line.key} 1`, label: "B", colour: "--car", width: 7, alpha: 0.55, filled: false },
+      { ...line, key: `${line.key} 0`, label: "A", filled: false },
+    ],
+  };
 }

@@ -5,22 +5,42 @@ import { Clock } from "./charts-clock.js";
 const LOAD = { key: "load", label: "settled", colour: "--load", width: 2.5 };
 const FILLED = { ...LOAD, filled: true };
 const BEFORE = (label) => ({ key: "before", label, colour: "--baseline", width: 1.5, dash: [5, 4] });
-const BILLS = [["before", "Bill before", "money"], ["bill", "Bill", "money"]];
+const BILLS = [
+  ["before", "Bill before", "money"],
+  ["bill", "Bill", "money"],
+];
 
 /**
  * A game: `panels` of the run, `series(outcome)` for them and for the panels `stored` of the energy in batteries;
- * `homes(outcome, hours)`, rows for `columns`; `home(outcome, name)`, the series of one; `tiles(outcome, homes)`, the key numbers
- * as [label, value, unit, value before].
+ * `homes(outcome, hours)`, rows for `columns`; `home(outcome, name)`, the series of one; `tiles(outcome, homes)`, the key
+ * numbers as [label, value, unit, value before].
  */
 const GAMES = {
   user_oriented: {
     panels: (money) => [
       { title: "Load", unit: "kW", height: 260, fromZero: true, lines: [BEFORE("at the flat price"), FILLED] },
-      { title: "Price", unit: `${money}/kWh`, height: 140, lines: [{ key: "price", label: "settled", colour: "--price", width: 2.5 }] },
+      {
+        title: "Price",
+        unit: `${money}/kWh`,
+        height: 140,
+        lines: [{ key: "price", label: "settled", colour: "--price", width: 2.5 }],
+      },
     ],
     stored: [
-      { title: "Batteries, together", unit: "kWh", height: 130, fromZero: true, lines: [{ key: "batteries", label: "stored", colour: "--battery", width: 2.5 }] },
-      { title: "Cars, together", unit: "kWh", height: 130, fromZero: true, lines: [{ key: "cars", label: "stored", colour: "--car", width: 2.5 }] },
+      {
+        title: "Batteries, together",
+        unit: "kWh",
+        height: 130,
+        fromZero: true,
+        lines: [{ key: "batteries", label: "stored", colour: "--battery", width: 2.5 }],
+      },
+      {
+        title: "Cars, together",
+        unit: "kWh",
+        height: 130,
+        fromZero: true,
+        lines: [{ key: "cars", label: "stored", colour: "--car", width: 2.5 }],
+      },
     ],
     series: (outcome) => ({
       load: outcome.metered_kw ?? outcome.load_kw,
@@ -30,10 +50,23 @@ const GAMES = {
       cars: addUp(Object.values(outcome.homes).flatMap((home) => home.ev_kwh ?? [])),
     }),
     columns: BILLS,
-    homes: (outcome) => Object.entries(outcome.homes).map(([name, home]) => ({ name, before: home.baseline_bill, bill: home.metered_bill ?? home.bill })),
+    homes: (outcome) =>
+      Object.entries(outcome.homes).map(([name, home]) => ({
+        name,
+        before: home.baseline_bill,
+        bill: home.metered_bill ?? home.bill,
+      })),
     home: (outcome, name) => {
       const home = outcome.homes[name];
-      return { load: home.metered_kw ?? home.load_kw, pv: home.pv_kw, car: home.ev_kw, heat: home.heat_pump_kw, battery: home.storage_kwh, carStored: addUp(home.ev_kwh ?? []), room: home.temperature_c?.[0] };
+      return {
+        load: home.metered_kw ?? home.load_kw,
+        pv: home.pv_kw,
+        car: home.ev_kw,
+        heat: home.heat_pump_kw,
+        battery: home.storage_kwh,
+        carStored: addUp(home.ev_kwh ?? []),
+        room: home.temperature_c?.[0],
+      };
     },
     tiles: (outcome, homes) => [
       ["Peak load", outcome.peak_kw, "kW", outcome.baseline_peak_kw],
@@ -45,12 +78,42 @@ const GAMES = {
   storage_market: {
     panels: (money) => [
       { title: "Net demand", unit: "MW", height: 260, lines: [BEFORE("before"), LOAD] },
-      { title: "Price", unit: `${money}/MWh`, height: 140, lines: [{ key: "without", label: "without the market", colour: "--baseline", width: 1.5, dash: [5, 4] }, { key: "price", label: "settled", colour: "--price", width: 2.5 }] },
+      {
+        title: "Price",
+        unit: `${money}/MWh`,
+        height: 140,
+        lines: [
+          { key: "without", label: "without the market", colour: "--baseline", width: 1.5, dash: [5, 4] },
+          { key: "price", label: "settled", colour: "--price", width: 2.5 },
+        ],
+      },
     ],
-    series: (outcome) => ({ load: outcome.net_demand_mw, before: outcome.baseline_load_mw, price: outcome.price, without: outcome.price_without, batteries: addUp(Object.values(outcome.level_mwh)) }),
-    stored: [{ title: "Batteries of all DRAs, together", unit: "MWh", height: 130, fromZero: true, lines: [{ key: "batteries", label: "stored", colour: "--battery", width: 2.5 }] }],
-    columns: [["energy", "Energy", "kWh"], ["bill", "Bill", "money"]],
-    homes: (outcome, hours) => Object.entries(outcome.homes).map(([name, home]) => ({ name, energy: hours * total(home.load_kw), bill: home.bill })),
+    series: (outcome) => ({
+      load: outcome.net_demand_mw,
+      before: outcome.baseline_load_mw,
+      price: outcome.price,
+      without: outcome.price_without,
+      batteries: addUp(Object.values(outcome.level_mwh)),
+    }),
+    stored: [
+      {
+        title: "Batteries of all DRAs, together",
+        unit: "MWh",
+        height: 130,
+        fromZero: true,
+        lines: [{ key: "batteries", label: "stored", colour: "--battery", width: 2.5 }],
+      },
+    ],
+    columns: [
+      ["energy", "Energy", "kWh"],
+      ["bill", "Bill", "money"],
+    ],
+    homes: (outcome, hours) =>
+      Object.entries(outcome.homes).map(([name, home]) => ({
+        name,
+        energy: hours * total(home.load_kw),
+        bill: home.bill,
+      })),
     home: (outcome, name) => {
       const home = outcome.homes[name];
       return { load: home.load_kw, charge: home.charge_kw, sold: home.sold_kw, battery: home.battery_kwh };
@@ -65,13 +128,43 @@ const GAMES = {
   prosumer: {
     panels: (money) => [
       { title: "Load of the system", unit: "kW", height: 260, lines: [BEFORE("before"), LOAD] },
-      { title: "Demand response", unit: "kW", height: 140, fromZero: true, lines: [{ key: "response", label: "of all prosumers", colour: "--battery", width: 2.5 }] },
-      { title: "Price paid for it, highest", unit: `${money}/kWh`, height: 120, fromZero: true, lines: [{ key: "price", label: "settled", colour: "--price", width: 2.5 }] },
+      {
+        title: "Demand response",
+        unit: "kW",
+        height: 140,
+        fromZero: true,
+        lines: [{ key: "response", label: "of all prosumers", colour: "--battery", width: 2.5 }],
+      },
+      {
+        title: "Price paid for it, highest",
+        unit: `${money}/kWh`,
+        height: 120,
+        fromZero: true,
+        lines: [{ key: "price", label: "settled", colour: "--price", width: 2.5 }],
+      },
     ],
-    series: (outcome) => ({ load: outcome.net_load_kw, before: outcome.system_load_kw, response: addUp(Object.values(outcome.dr_kw)), price: highest(Object.values(outcome.dr_price)) }),
-    columns: [["response", "Demand response", "kWh"], ["bill", "Net cost", "money"]],
-    homes: (outcome, hours) => Object.entries(outcome.cost).map(([name, cost]) => ({ name, response: hours * total(outcome.dr_kw[name] ?? []), bill: total(cost) })),
-    home: (outcome, name) => ({ response: outcome.dr_kw[name], others: outcome.others[name], price: outcome.dr_price[name], pvPrice: outcome.pv_price[name] }),
+    series: (outcome) => ({
+      load: outcome.net_load_kw,
+      before: outcome.system_load_kw,
+      response: addUp(Object.values(outcome.dr_kw)),
+      price: highest(Object.values(outcome.dr_price)),
+    }),
+    columns: [
+      ["response", "Demand response", "kWh"],
+      ["bill", "Net cost", "money"],
+    ],
+    homes: (outcome, hours) =>
+      Object.entries(outcome.cost).map(([name, cost]) => ({
+        name,
+        response: hours * total(outcome.dr_kw[name] ?? []),
+        bill: total(cost),
+      })),
+    home: (outcome, name) => ({
+      response: outcome.dr_kw[name],
+      others: outcome.others[name],
+      price: outcome.dr_price[name],
+      pvPrice: outcome.pv_price[name],
+    }),
     tiles: (outcome, homes) => [
       ["Peak of the system", Math.max(...outcome.net_load_kw), "kW", Math.max(...outcome.system_load_kw)],
       ["Demand response", sum(homes, "response"), "kWh"],
@@ -83,7 +176,14 @@ const GAMES = {
     panels: null,
     columns: [["called", "Called for", "kWh"], ["shifted", "Shifted", "kWh"], ["reward", "Reward", "money"], ...BILLS],
     homes: (outcome) =>
-      Object.entries(outcome.bills).map(([name, bill]) => ({ name, called: outcome.calls_kwh[name], shifted: outcome.shifted_kwh[name], reward: outcome.rewards[name], before: outcome.baseline_bills[name], bill })),
+      Object.entries(outcome.bills).map(([name, bill]) => ({
+        name,
+        called: outcome.calls_kwh[name],
+        shifted: outcome.shifted_kwh[name],
+        reward: outcome.rewards[name],
+        before: outcome.baseline_bills[name],
+        bill,
+      })),
     tiles: (outcome, homes) => [
       ["Shifted", outcome.achieved_kwh, `of ${showWhole(outcome.target_kwh)} kWh`],
       ["Homes pay", sum(homes, "bill"), "money", sum(homes, "before")],
@@ -111,18 +211,37 @@ export const HOME_PANELS = (money) => [
       { ...FILLED, label: "load" },
     ],
   },
-  { title: "Stored", unit: "kWh", height: 110, fromZero: true, lines: [{ key: "carStored", label: "car", colour: "--car", width: 2 }, { key: "battery", label: "battery", colour: "--battery", width: 2 }] },
+  {
+    title: "Stored",
+    unit: "kWh",
+    height: 110,
+    fromZero: true,
+    lines: [
+      { key: "carStored", label: "car", colour: "--car", width: 2 },
+      { key: "battery", label: "battery", colour: "--battery", width: 2 },
+    ],
+  },
   { title: "Room", unit: "°C", height: 90, lines: [{ key: "room", label: "temperature", colour: "--heat", width: 2 }] },
-  { title: "Price", unit: `${money}/kWh`, height: 90, lines: [{ key: "pvPrice", label: "for photovoltaics", colour: "--pv", width: 2 }, { key: "price", label: "for response", colour: "--price", width: 2 }] },
+  {
+    title: "Price",
+    unit: `${money}/kWh`,
+    height: 90,
+    lines: [
+      { key: "pvPrice", label: "for photovoltaics", colour: "--pv", width: 2 },
+      { key: "price", label: "for response", colour: "--price", width: 2 },
+    ],
+  },
 ];
 
-/** The outcome of a run with one session or several; of several, the slots that each of them binds, one after the other. */
+/** The outcome of a run; of several sessions, the slots that each of them binds, one after the other. */
 export class Outcome {
   constructor(run) {
     this.run = run;
     this.game = GAMES[run.game];
     const { outcome, sessions = [] } = run.result;
-    this.parts = sessions.length ? sessions.map((each, index) => ({ outcome: each.outcome, ...run.sessions[index] })) : [{ outcome, ...run.sessions[0], binding: run.slots }];
+    this.parts = sessions.length
+      ? sessions.map((each, index) => ({ outcome: each.outcome, ...run.sessions[index] }))
+      : [{ outcome, ...run.sessions[0], binding: run.slots }];
     this.parts = this.parts.filter((part) => Object.keys(part.outcome ?? {}).length);
     this.first = this.parts[0]?.outcome ?? null;
     this.whole = new Clock(run.slots, run.slot_hours, run.times);
@@ -175,7 +294,8 @@ export class Outcome {
   chain(read) {
     const chained = {};
     for (const { outcome, binding } of this.parts) {
-      for (const [key, values] of Object.entries(read(outcome))) if (values) (chained[key] ??= []).push(...values.slice(0, binding));
+      for (const [key, values] of Object.entries(read(outcome)))
+        if (values) (chained[key] ??= []).push(...values.slice(0, binding));
     }
     return chained;
   }
@@ -192,7 +312,9 @@ const showWhole = (value) => value.toLocaleString("en");
 
 /** Add up a number of all homes; undefined where one has none. */
 function sum(homes, key) {
-  return homes.length && homes.every((home) => Number.isFinite(home[key])) ? total(homes.map((home) => home[key])) : undefined;
+  return homes.length && homes.every((home) => Number.isFinite(home[key]))
+    ? total(homes.map((home) => home[key]))
+    : undefined;
 }
 
 function addUp(lists) {

@@ -13,7 +13,10 @@ export async function showResults(element, run) {
     return null;
   }
   const outcome = new Outcome(run);
-  const savings = outcome.isKnown && outcome.isOfSessions && run.files.includes("tables/savings.parquet") ? await get(locate(run.id, "tables", "savings")) : null;
+  const savings =
+    outcome.isKnown && outcome.isOfSessions && run.files.includes("tables/savings.parquet")
+      ? await get(locate(run.id, "tables", "savings"))
+      : null;
   const charts = [];
   const ends = [() => charts.forEach((chart) => chart.close())];
   element.append(makeVerdict(run));
@@ -33,8 +36,18 @@ export async function showResults(element, run) {
 /** What happened, and what the certificate says of it. */
 function makeVerdict(run) {
   const { judged, failed } = judge(run);
-  const words = !judged.length ? "No certificate" : failed.length ? "Certificate: " + failed.map((check) => check.label).join(", ") + (failed.length > 1 ? " fail" : " fails") : "Certified";
-  return make("p", { class: "verdict" }, run.verdict, " ", make("span", { class: !judged.length ? "chip" : failed.length ? "chip fails" : "chip holds" }, words));
+  const words = !judged.length
+    ? "No certificate"
+    : failed.length
+      ? "Certificate: " + failed.map((check) => check.label).join(", ") + (failed.length > 1 ? " fail" : " fails")
+      : "Certified";
+  return make(
+    "p",
+    { class: "verdict" },
+    run.verdict,
+    " ",
+    make("span", { class: !judged.length ? "chip" : failed.length ? "chip fails" : "chip holds" }, words),
+  );
 }
 
 /** The four numbers, each with what it was before. */
@@ -47,7 +60,13 @@ function makeTiles(tiles, money) {
         "div",
         { class: "tile result card" },
         make("span", { class: "soft" }, label),
-        make("p", {}, make("b", {}, value === undefined || value === null ? "not known" : showFigure(value)), " ", make("span", { class: "soft" }, unit === "money" ? money : unit)),
+        make(
+          "p",
+          {},
+          make("b", {}, value === undefined || value === null ? "not known" : showFigure(value)),
+          " ",
+          make("span", { class: "soft" }, unit === "money" ? money : unit),
+        ),
         make("p", { class: "soft was" }, showChange(before, value)),
       ),
     ),
@@ -74,28 +93,52 @@ export function showFigure(value) {
 function makeKeyFigures(run) {
   if (!run.key_figures.length) return null;
   const rows = run.key_figures.map(({ label, value }) => [make("dt", {}, label), make("dd", {}, value)]);
-  return make("section", { class: "card", "aria-label": "Key figures" }, make("h2", {}, "Key figures"), make("dl", { class: "figures" }, rows));
+  return make(
+    "section",
+    { class: "card", "aria-label": "Key figures" },
+    make("h2", {}, "Key figures"),
+    make("dl", { class: "figures" }, rows),
+  );
 }
 
 // --- over the slots ---
 
 function drawSlots(element, outcome, charts) {
   const body = make("div", {});
-  const card = make("section", { class: "card", "aria-label": "Load and price" }, make("h2", {}, "Load and price"), body);
+  const card = make(
+    "section",
+    { class: "card", "aria-label": "Load and price" },
+    make("h2", {}, "Load and price"),
+    body,
+  );
   element.append(card);
   const days = listDays(outcome.clock);
   if (days.length > 1) card.append(makeDayCursor(days, outcome.clock.slots, charts));
-  charts.push(fill(new SlotCharts(body, outcome.clock, keepKnown(outcome.panels, outcome.series), "Slots of the run"), outcome.series));
+  charts.push(
+    fill(
+      new SlotCharts(body, outcome.clock, keepKnown(outcome.panels, outcome.series), "Slots of the run"),
+      outcome.series,
+    ),
+  );
   const stored = keepKnown(outcome.game.stored ?? [], outcome.series);
   if (!stored.length) return;
   const box = make("div", {});
-  element.append(make("section", { class: "card", "aria-label": "Stored energy" }, make("h2", {}, "Stored energy, at the end of each slot"), box));
+  element.append(
+    make(
+      "section",
+      { class: "card", "aria-label": "Stored energy" },
+      make("h2", {}, "Stored energy, at the end of each slot"),
+      box,
+    ),
+  );
   charts.push(fill(new SlotCharts(box, outcome.clock, stored, "Slots of the stored energy"), outcome.series));
 }
 
 /** Keep the panels and lines that have values. */
 function keepKnown(panels, series) {
-  return panels.map((panel) => ({ ...panel, lines: panel.lines.filter(({ key }) => series[key]) })).filter((panel) => panel.lines.length);
+  return panels
+    .map((panel) => ({ ...panel, lines: panel.lines.filter(({ key }) => series[key]) }))
+    .filter((panel) => panel.lines.length);
 }
 
 function fill(chart, values) {
@@ -130,10 +173,25 @@ function drawSessions(element, outcome) {
     const { outcome: planned, first, slots } = outcome.parts[place];
     chart?.close();
     const series = outcome.game.series(planned);
-    chart = fill(new SlotCharts(box, outcome.whole.cut(first, slots), keepKnown(outcome.panels, series), "Slots of the session"), series);
+    chart = fill(
+      new SlotCharts(box, outcome.whole.cut(first, slots), keepKnown(outcome.panels, series), "Slots of the session"),
+      series,
+    );
   };
-  const names = outcome.parts.map(({ number, first, slots, binding }) => `${number} of ${outcome.run.sessions.length}, from ${outcome.whole.nameBegin(first)}: ${binding} of its ${slots} slots bind`);
-  element.append(make("section", { class: "card", "aria-label": "Sessions" }, make("h2", {}, "What a session planned"), makeCursor("session", names, show), box));
+  const { length } = outcome.run.sessions;
+  const names = outcome.parts.map(
+    ({ number, first, slots, binding }) =>
+      `${number} of ${length}, from ${outcome.whole.nameBegin(first)}: ${binding} of its ${slots} slots bind`,
+  );
+  element.append(
+    make(
+      "section",
+      { class: "card", "aria-label": "Sessions" },
+      make("h2", {}, "What a session planned"),
+      makeCursor("session", names, show),
+      box,
+    ),
+  );
   show(0);
   return () => chart.close();
 }
@@ -141,7 +199,14 @@ function drawSessions(element, outcome) {
 /** A slider over places that have names, with a button to either side. */
 function makeCursor(what, names, onMove) {
   const shown = make("output", {}, names[0]);
-  const slide = make("input", { type: "range", min: "0", max: String(names.length - 1), value: "0", "aria-label": what[0].toUpperCase() + what.slice(1), "aria-valuetext": names[0] });
+  const slide = make("input", {
+    type: "range",
+    min: "0",
+    max: String(names.length - 1),
+    value: "0",
+    "aria-label": what[0].toUpperCase() + what.slice(1),
+    "aria-valuetext": names[0],
+  });
   const move = () => {
     shown.textContent = names[slide.value];
     slide.setAttribute("aria-valuetext", names[slide.value]);
@@ -166,9 +231,19 @@ function makeCursor(what, names, onMove) {
 
 function drawHomes(outcome, homes, charts) {
   const { money } = outcome.run;
-  if (!homes.length) return make("p", { class: "notice warn" }, "No home has reported what it does: homes act on a settlement, and none reached them.");
+  if (!homes.length)
+    return make(
+      "p",
+      { class: "notice warn" },
+      "No home has reported what it does: homes act on a settlement, and none reached them.",
+    );
   const columns = outcome.game.columns.filter(([key]) => homes.some((home) => home[key] !== undefined));
-  if (!columns.length) return make("p", { class: "notice" }, "The bills of several sessions are in the table of savings, which this run does not have. stackelgrid report writes it.");
+  if (!columns.length)
+    return make(
+      "p",
+      { class: "notice" },
+      "This run has no table of savings, which has the bills of several sessions. stackelgrid report writes it.",
+    );
   const picker = outcome.game.home ? new HomePicker(outcome, homes, charts) : null;
   const table = new HomeTable(homes, withChange(columns), money, picker && ((name) => picker.pick(name)));
   if (picker) picker.onPick = (name) => table.mark(name);
@@ -195,25 +270,68 @@ class HomeTable {
     this.columns = columns;
     this.heads = [["name", "Home", ""], ...columns].map(([key, label, unit]) => ({
       key,
-      cell: make("th", { scope: "col", class: key === "name" ? "" : "number" }, make("button", { type: "button", class: "sort", onclick: () => this.sort(key) }, label, unit && make("span", {}, unit === "money" ? money : unit))),
+      cell: make(
+        "th",
+        { scope: "col", class: key === "name" ? "" : "number" },
+        make(
+          "button",
+          { type: "button", class: "sort", onclick: () => this.sort(key) },
+          label,
+          unit && make("span", {}, unit === "money" ? money : unit),
+        ),
+      ),
     }));
     this.most = Math.max(...this.rows.map((row) => Math.abs(row.change)).filter(Number.isFinite), 0) || 1;
     this.lines = new Map(this.rows.map((row) => [row.name, this.makeRow(row)]));
     this.body = make("tbody", {});
-    this.element = make("div", { class: "scroll homes-table", tabindex: "0", role: "region", "aria-label": "Table of homes" }, make("table", {}, make("thead", {}, make("tr", {}, this.heads.map(({ cell }) => cell))), this.body));
+    this.element = make(
+      "div",
+      { class: "scroll homes-table", tabindex: "0", role: "region", "aria-label": "Table of homes" },
+      make(
+        "table",
+        {},
+        make(
+          "thead",
+          {},
+          make(
+            "tr",
+            {},
+            this.heads.map(({ cell }) => cell),
+          ),
+        ),
+        this.body,
+      ),
+    );
     this.draw();
   }
 
   makeRow(row) {
-    const name = this.onPick ? make("button", { type: "button", class: "pick", onclick: () => this.onPick(row.name) }, row.name) : row.name;
-    return make("tr", {}, make("th", { scope: "row" }, name), this.columns.map(([key]) => make("td", { class: "number" }, key === "change" ? this.makeChange(row.change) : write(row[key]))));
+    const name = this.onPick
+      ? make("button", { type: "button", class: "pick", onclick: () => this.onPick(row.name) }, row.name)
+      : row.name;
+    return make(
+      "tr",
+      {},
+      make("th", { scope: "row" }, name),
+      this.columns.map(([key]) =>
+        make("td", { class: "number" }, key === "change" ? this.makeChange(row.change) : write(row[key])),
+      ),
+    );
   }
 
   makeChange(change) {
     if (!Number.isFinite(change)) return "–";
     const width = (50 * Math.abs(change)) / this.most;
-    const bar = make("i", { class: change < 0 ? "less" : "more", style: `width: ${width}%; ${change < 0 ? "right" : "left"}: 50%` });
-    return make("span", { class: "change" }, make("span", { class: "bar-track", "aria-hidden": true }, bar), `${change < 0 ? "−" : "+"}${showNumber(Math.abs(change))}`);
+    const bar = make("i", {
+      class: change < 0 ? "less" : "more",
+      style: `width: ${width}%; ${change < 0 ? "right" : "left"}: 50%`,
+    });
+    return make(
+      "span",
+      { class: "change" },
+      make("span", { class: "bar-track", "aria-hidden": true }, bar),
+      `${change < 0 ? "−" : "+"}${showNumber(Math.abs(change))}`,
+    );
   }
 
   sort(key) {
@@ -223,7 +341,10 @@ class HomeTable {
 
   draw() {
     const [key, way] = this.order;
-    const compare = (one, other) => (key === "name" ? one.name.localeCompare(other.name, "en", { numeric: true }) : (one[key] ?? Infinity) - (other[key] ?? Infinity));
+    const compare = (one, other) =>
+      key === "name"
+        ? one.name.localeCompare(other.name, "en", { numeric: true })
+        : (one[key] ?? Infinity) - (other[key] ?? Infinity);
     this.rows.sort((one, other) => way * compare(one, other));
     for (const head of this.heads) {
       if (head.key === key) head.cell.setAttribute("aria-sort", way > 0 ? "ascending" : "descending");
@@ -244,9 +365,18 @@ const write = (value) => (value === undefined || value === null ? "–" : showNu
 class HomePicker {
   constructor(outcome, homes, charts) {
     Object.assign(this, { outcome, charts, chart: null, onPick: () => {} });
-    this.select = make("select", { "aria-label": "Home", onchange: () => this.pick(this.select.value) }, homes.map(({ name }) => make("option", { value: name }, name)));
+    this.select = make(
+      "select",
+      { "aria-label": "Home", onchange: () => this.pick(this.select.value) },
+      homes.map(({ name }) => make("option", { value: name }, name)),
+    );
     this.box = make("div", {});
-    this.element = make("section", { class: "card", "aria-label": "One home" }, make("div", { class: "card-head" }, make("h2", {}, "Schedule of"), this.select), this.box);
+    this.element = make(
+      "section",
+      { class: "card", "aria-label": "One home" },
+      make("div", { class: "card-head" }, make("h2", {}, "Schedule of"), this.select),
+      this.box,
+    );
   }
 
   pick(name) {
@@ -256,7 +386,15 @@ class HomePicker {
     const window = this.charts[0]?.window;
     this.chart?.close();
     const series = this.outcome.home(name);
-    this.chart = fill(new SlotCharts(this.box, this.outcome.clock, keepKnown(HOME_PANELS(this.outcome.run.money), series), `Slots of ${name}`), series);
+    this.chart = fill(
+      new SlotCharts(
+        this.box,
+        this.outcome.clock,
+        keepKnown(HOME_PANELS(this.outcome.run.money), series),
+        `Slots of ${name}`,
+      ),
+      series,
+    );
     if (window) this.chart.zoom(...window);
     this.charts.push(this.chart);
   }
@@ -267,7 +405,11 @@ class HomePicker {
 function judge(run) {
   const known = run.checks.filter((check) => check.value !== null);
   const judged = known.filter((check) => check.passed !== null);
-  return { judged, failed: judged.filter((check) => !check.passed), others: known.filter((check) => check.passed === null) };
+  return {
+    judged,
+    failed: judged.filter((check) => !check.passed),
+    others: known.filter((check) => check.passed === null),
+  };
 }
 
 function makeCertificate(run) {
@@ -277,16 +419,48 @@ function makeCertificate(run) {
   const content = !judged.length
     ? make("p", { class: "notice" }, "This run has no certificate. stackelgrid certify computes it.")
     : [
-        make("p", { class: failed.length ? "notice bad" : "notice good" }, failed.length ? `${failed.length} of ${judged.length} checks fail.` : `All ${judged.length} checks hold${best}.`),
+        make(
+          "p",
+          { class: failed.length ? "notice bad" : "notice good" },
+          failed.length
+            ? `${failed.length} of ${judged.length} checks fail.`
+            : `All ${judged.length} checks hold${best}.`,
+        ),
         make("ul", { class: "checks" }, judged.map(makeCheck)),
-        others.length ? make("details", {}, make("summary", {}, "Numbers that are not judged"), make("ul", { class: "checks" }, others.map(makeCheck))) : null,
+        others.length
+          ? make(
+              "details",
+              {},
+              make("summary", {}, "Numbers that are not judged"),
+              make("ul", { class: "checks" }, others.map(makeCheck)),
+            )
+          : null,
       ];
   return make("section", { class: "card", "aria-label": "Certificate" }, make("h2", {}, "Certificate"), content);
 }
 
 function makeCheck({ label, meaning, value, limit, passed }) {
-  const mark = passed === null ? "" : make("span", { class: passed ? "mark holds" : "mark fails" }, passed ? "✓" : "✕", make("span", { class: "unseen" }, passed ? "holds" : "fails"));
-  return make("li", {}, mark, make("div", {}, make("b", {}, label), make("span", { class: "soft" }, ` ${value}${limit && limit !== value ? `, at most ${limit}` : ""}`), meaning && make("p", { class: "soft" }, meaning)));
+  const mark =
+    passed === null
+      ? ""
+      : make(
+          "span",
+          { class: passed ? "mark holds" : "mark fails" },
+          passed ? "✓" : "✕",
+          make("span", { class: "unseen" }, passed ? "holds" : "fails"),
+        );
+  return make(
+    "li",
+    {},
+    mark,
+    make(
+      "div",
+      {},
+      make("b", {}, label),
+      make("span", { class: "soft" }, ` ${value}${limit && limit !== value ? `, at most ${limit}` : ""}`),
+      meaning && make("p", { class: "soft" }, meaning),
+    ),
+  );
 }
 
 function makeDownloads(run) {
@@ -295,7 +469,15 @@ function makeDownloads(run) {
     ["Figures", run.files.filter((name) => name.startsWith("figures/"))],
     ["Result and journal", run.files.filter((name) => !name.includes("/"))],
   ].filter(([, names]) => names.length);
-  const link = (name) => make("li", {}, make("a", { href: locateFile(run.id, name, true), download: true }, name.replace(/^.*\//, "")));
-  const parts = groups.map(([title, names]) => make("div", {}, make("h3", {}, title), make("ul", { class: "links" }, names.map(link))));
-  return make("section", { class: "card", "aria-label": "Downloads" }, make("h2", {}, "Downloads"), make("div", { class: "downloads" }, parts));
+  const link = (name) =>
+    make("li", {}, make("a", { href: locateFile(run.id, name, true), download: true }, name.replace(/^.*\//, "")));
+  const parts = groups.map(([title, names]) =>
+    make("div", {}, make("h3", {}, title), make("ul", { class: "links" }, names.map(link))),
+  );
+  return make(
+    "section",
+    { class: "card", "aria-label": "Downloads" },
+    make("h2", {}, "Downloads"),
+    make("div", { class: "downloads" }, parts),
+  );
 }
