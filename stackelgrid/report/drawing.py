@@ -209,7 +209,10 @@ def recall(figure: Figure) -> Callable[[Axes | None], Axes]:
                 return figure
 
             return draw_again(lambda paper: replace(paper, make_figure=resize)).axes[0]
-        width = axes.bbox.width / axes.figure.dpi / axes.get_position().width
+        axes.tick_params(labelsize=_STYLE["xtick.labelsize"])
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.label.set_fontsize(_STYLE["axes.labelsize"])
+        width = _LEFT + _measure_width(axes) + 0.08
         draw_again(lambda paper: replace(paper, width=width, axes=axes))
         return axes
 
@@ -866,9 +869,14 @@ def _slot_ticks(axes: Axes, slots: int, at_most: int) -> None:
         else:
             axes.set_xticks(np.arange(every, slots + 1, every))
     else:
-        ticks = choose_ticks(times, axes.get_position().width * _PAPER.get().width)
+        ticks = choose_ticks(times, _measure_width(axes))
         axes.set_xticks([0.5 + place for place, _ in ticks], [label for _, label in ticks])
     axes.set_xlim(0.5, slots + 0.5)
+
+
+def _measure_width(axes: Axes) -> float:
+    """Measure how wide axes are, inches."""
+    return float(axes.bbox.width / axes.figure.dpi)
 
 
 def _edges(slots: int) -> Array:
