@@ -7,7 +7,7 @@ a session, there is a mark: no question is open then, and from there on the same
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class RecoveryLog:
         self._append({"kind": kind, "node": node, "record": record})
 
     def remove(self) -> None:
-        """Remove the log of a run that has ended."""
-        self._path.unlink()
-        self._path.parent.rmdir()
+        """Remove the log of a run that has ended. One that stays does no harm."""
+        with suppress(OSError):
+            self._path.unlink()
+            self._path.parent.rmdir()
