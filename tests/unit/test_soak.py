@@ -355,6 +355,8 @@ def test_violation_is_found_when_a_lie_takes_an_aggregator_of_honest_homes() -> 
     assert len(evidence.case.scenario.topology.members[above]) > 1 and find_violations(evidence) == []
     evidence.run_record.rounds[0]["held"] = [above]
     assert any(f"went on without {above}" in line for line in find_violations(evidence))
+    evidence.run_record.conclusion |= {"settled": False, "lost": [above]}
+    assert any(line.startswith("the leader settles: it lost") for line in find_violations(evidence))
 
 
 def test_violation_is_found_when_a_market_does_not_add_up() -> None:

@@ -110,7 +110,8 @@ adds them up. The aggregator of a run holds answers against what is possible:
   ten-thousandth of the price.
 - It holds what an answer foretells against the next one. A home whose load bends less than half as much as its
   sensitivities at both ends of a step of the price say counts with its load alone, as if that did not bend. So does one
-  whose load misses five times what was foretold; a home with a few kinks does not.
+  whose load misses five times what was foretold; a home with a few kinks does not. A home with a coupling, which has a
+  kink for each slot and limit, may bend more than foretold. A step of the price by more than half of it says nothing.
 - A load that rises along its price is no customer's, and for one that jumps again and again no price can be found. Such
   a home counts with an earlier load, so that the search comes to its end.
 - Once a home counts in another way, the leader begins its search anew. It never settles on a price only because it

@@ -200,6 +200,25 @@ def test_shipped_page_has_the_numbers_of_the_shipped_case(objective: str) -> Non
     assert (DOC.parent / "figures" / "lying-home.png").stat().st_size < 150_000
 
 
+def write_move(move: Move) -> str:
+    return f"{100 * move.price_max:.3f} ({move.rounds})"
+
+
+def test_shipped_page_has_what_lies_about_the_load_alone_and_pretended_homes_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shipped = TruthfulRun(load("user_oriented", ["leader.objective=stackelberg"]))
+    examples = lying_home.choose_examples(shipped.scenario)
+    section = DOC.read_text().partition("## stackelberg\n")[2]
+    monkeypatch.setattr(lying_home, "_SINGLE", {})  # those about the load alone
+    for lie in shipped.play_single_lies(examples[1]):
+        row = next(line for line in section.splitlines() if line.startswith(f"| {lie.words} |"))
+        assert row.split(" | ")[3:5] == [write_move(lie.believed), write_move(lie.played)]
+    pretence = shipped.play_pretence(examples[1], 0.9, 1.1)
+    row = next(line for line in section.splitlines() if line.startswith("| 0.9 | 1.1 |"))
+    assert row.split(" | ")[2:4] == [write_move(pretence.told), write_move(pretence.load_alone)]
+
+
 def test_lie_about_sensitivity_moves_the_price_no_further_than_the_load_can(objective: str) -> None:
     truthful = TruthfulRun(load("user_oriented", [*TWENTY, f"leader.objective={objective}"]))
     lies = truthful.play_single_lies("h03")
