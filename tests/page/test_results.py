@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from typing import Any
 
 from playwright.sync_api import Page, expect
-from support.ui_server import SMALL, Server
+from support.ui_server import Server
 
 
 def show(value: float) -> str:
@@ -72,14 +73,19 @@ def test_cursors_go_over_the_days_and_sessions_of_a_longer_run(page: Page, serve
     expect(row.get_by_role("cell")).to_have_text([*bills, re.compile("[+−]")])
 
 
+def copy_run(server: Server, run: str, name: str, **changes: Any) -> str:
+    """Copy a run under another name, with changes to its result."""
+    folder = server.folder / "runs" / name
+    shutil.copytree(folder.parent / run, folder, ignore=shutil.ignore_patterns("events.jsonl"))
+    path = folder / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return name
+
+
 def test_results_say_what_is_missing(page: Page, server: Server, settled: str) -> None:
-    runs = server.folder / "runs"
-    for name in ("without a round", "without a result"):
-        shutil.copytree(runs / settled, runs / name, ignore=shutil.ignore_patterns("events.jsonl"))
-    (runs / "without a result" / "result.json").unlink()
-    path = runs / "without a round" / "result.json"
     nothing = {"outcome": None, "certificate": None, "settled": False, "rounds": 0, "homes_settled": 0}
-    path.write_text(json.dumps(json.loads(path.read_text()) | nothing))
+    copy_run(server, settled, "without a round", **nothing)
+    (server.folder / "runs" / copy_run(server, settled, "without a result") / "result.json").unlink()
     page.goto("#/runs/without%20a%20round/results")
     expect(page.get_by_text("not a single round was finished")).to_be_visible()
     expect(page.get_by_text("This run has no certificate.")).to_be_visible()
@@ -100,10 +106,9 @@ def test_tables_are_downloaded(page: Page, server: Server, settled: str) -> None
 
 
 def test_comparison_shows_the_difference(page: Page, server: Server, settled: str) -> None:
-    more = {**SMALL, "population.homes": 8}
-    other = server.start(transport="memory", pace_s=0, name="larger", set=more).removeprefix("/runs/")
-    assert [*server.watch(f"/runs/{other}")][-1][1]["state"] == "settled"
-    peaks = [server.call("GET", f"/runs/{run}")[1]["result"]["outcome"]["peak_kw"] for run in (settled, other)]
+    outcome = server.call("GET", f"/runs/{settled}")[1]["result"]["outcome"]
+    peaks = [outcome["peak_kw"], 1.5 * outcome["peak_kw"]]
+    other = copy_run(server, settled, "larger", outcome=outcome | {"peak_kw": peaks[1]})
     page.goto(f"#/compare/{settled}/{other}".replace(" ", "%20"))
     row = page.get_by_role("row", name="Peak load")
     expect(row.get_by_role("cell").nth(0)).to_have_text(show(peaks[0]))

@@ -48,7 +48,7 @@ def test_run_that_has_ended_cannot_be_disturbed(page: Page, settled: str) -> Non
 def test_node_is_harmed_by_keys_and_the_plan_is_saved(page: Page, server: Server) -> None:
     run = server.start(pace_s=0.4)
     page.goto(f"#{run}")
-    expect(_find_tile(page, "Round")).to_have_text("1")
+    page.locator("[data-node=a1]:is([data-state=asked], [data-state=answered])").wait_for()
     page.locator("[data-node=leader]").focus()
     page.keyboard.press("ArrowRight")
     crash = page.get_by_role("button", name="Crash")
