@@ -302,7 +302,7 @@ def _spell_spread(curves: Mapping[str, Any], each: str) -> str:
     """Say what a figure of many curves shows: each of them, or how they spread."""
     from stackelgrid.report import drawing
 
-    return each if drawing.shows_each_curve(curves) else f"How this spreads: {each[0].lower()}{each[1:]}"
+    return each if drawing.shows_each_curve(curves) else f"{each}, as it spreads over all of them"
 
 
 def _list_stores(run: RunFolder, outcome: UserOrientedOutcome) -> dict[str, dict[str, list[float]]]:
