@@ -3,15 +3,13 @@ each worker of a parallel run has of its own."""
 
 import os
 import signal
-import socket
 import string
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from support.listener import await_listener
 
 import broker
 from broker.access import Node, Role, Rules
@@ -35,15 +33,6 @@ def mosquitto_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("Mosquitto is not installed")
     with broker.start("mosquitto", tmp_path_factory.mktemp("mosquitto")) as running:
         yield running.url
-
-
-def await_listener(port: int) -> None:
-    """Wait until somebody listens on a port of the loopback interface."""
-    give_up = time.monotonic() + 60
-    while time.monotonic() < give_up:
-        with suppress(OSError), socket.create_connection((broker.LOOPBACK, port)):
-            return
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="session")

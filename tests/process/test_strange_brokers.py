@@ -15,10 +15,10 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from conftest import await_listener
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from support.listener import await_listener
 from support.scripted_node import Scripted, finish
 
 import broker
