@@ -251,6 +251,8 @@ class Lane:
 
 _COLORS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, GREY)
 _LINESTYLES = ("-", "--", "-.", ":")
+_FLAT_WITHIN = 1e-6
+"""Relative: below it a difference from the peak is the solvers' tolerance."""
 
 
 @_remember
@@ -369,11 +371,12 @@ def _fill_difference(axes: Axes, before: Sequence[float], after: Sequence[float]
 
 
 def _mark_peak(axes: Axes, curve: Curve, highest: float, place: int) -> None:
-    """Mark where a curve is highest; the lower peak points up, so that two in one slot keep apart."""
+    """Mark where a curve is first highest; the lower peak points up, so that two in one slot keep apart."""
     peak = max(curve.values)
+    slot = next(slot for slot, value in enumerate(curve.values, 1) if peak - value <= _FLAT_WITHIN * abs(peak))
     tip = CARETDOWN if peak == highest else CARETUP
     color = curve.color or _COLORS[place % len(_COLORS)]
-    axes.plot(list(curve.values).index(peak) + 1, peak, marker=tip, markersize=6, color=color)
+    axes.plot(slot, peak, marker=tip, markersize=6, color=color)
 
 
 def _draw_limits(axes: Axes, limits: Mapping[str, Sequence[float]]) -> None:

@@ -134,7 +134,7 @@ def _render(run: RunFolder, followed: days.Days | None, homes: dict[str, Any] | 
         "story": _tell_story(run, followed),
         "verdict": verdict(result, run.scenario.leader.max_rounds),
         "fine": result.settled and result.complete and not result.failures,
-        "certified": dict(tables.verdict(result)).get("Certificate", ""),
+        "certified": tables.tell_certificate(result),
         "highlights": _list_highlights(run, followed),
         "overview": first,
         "opening": report.opening(run),

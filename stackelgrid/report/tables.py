@@ -10,7 +10,7 @@ from typing import Any
 from stackelgrid.registry import find
 from stackelgrid.report import days
 from stackelgrid.report.game import find_report
-from stackelgrid.report.parts import GAP, REGRET, Row, Rule
+from stackelgrid.report.parts import EQUILIBRIUM_WITHIN, GAP, REGRET, Row, Rule
 from stackelgrid.report.words import number, plural, quantity, tiny, volume
 from stackelgrid.run_result import Certificate, RunResult
 
@@ -38,11 +38,34 @@ def verdict(result: RunResult[Any]) -> list[Row]:
     judged = [check for check in checks(result) if check.passed is not None]
     if result.certificate is None or not judged:
         return []
-    failed = [check.label.lower() for check in judged if not check.passed]
-    outcome = f"not passed: {', '.join(failed)}" if failed else f"all {len(judged)} checks passed"
     first = (("gap", "gap"), ("largest regret", "max_regret"))
     numbers = [f"{name} {value:.1e}" for name, key in first if (value := result.certificate.number(key)) is not None]
-    return [("Certificate", "; ".join([outcome, *numbers]))]
+    return [("Certificate", "; ".join([_tell_passed(judged), *numbers]))]
+
+
+def tell_certificate(result: RunResult[Any]) -> str:
+    """Say which checks passed, and what anybody could gain by acting alone. Empty without a certificate."""
+    judged = [check for check in checks(result) if check.passed is not None]
+    if result.certificate is None or not judged:
+        return ""
+    regret = result.certificate.number(REGRET.key)
+    return "; ".join([_tell_passed(judged), *([] if regret is None else [_tell_regret(regret, result)])])
+
+
+def _tell_passed(judged: Sequence[Check]) -> str:
+    failed = [check.label.lower() for check in judged if not check.passed]
+    return f"not passed: {', '.join(failed)}" if failed else f"all {len(judged)} checks passed"
+
+
+def _tell_regret(regret: float, result: RunResult[Any]) -> str:
+    if regret > EQUILIBRIUM_WITHIN:
+        return f"somebody could gain {100 * regret:.2g} % by acting alone"
+    certificates = [each.certificate for each in result.sessions] or [result.certificate]
+    numbers = [item for each in certificates if each is not None for item in each.numbers.items()]
+    # A regret leaves an appliance that runs in a row at its start.
+    others = any(key.startswith("integrality") and value > EQUILIBRIUM_WITHIN for key, value in numbers)
+    aside = ", other starts of appliances aside" if others else ""
+    return f"nobody was found to gain more than {100 * EQUILIBRIUM_WITHIN:g} % by acting alone{aside}"
 
 
 def explain_failure(result: RunResult[Any]) -> str:

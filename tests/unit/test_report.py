@@ -18,7 +18,7 @@ from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.report import ReportError, drawing, page, write
 from stackelgrid.report.homes import describe_homes
 from stackelgrid.report.run_folder import read
-from stackelgrid.report.tables import checks, summary
+from stackelgrid.report.tables import checks, summary, tell_certificate
 from stackelgrid.report.words import change, number
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import parse
@@ -149,6 +149,8 @@ def test_story_has_the_numbers_of_the_result(folder: Path, found: dict[str, Any]
         assert f"the peak load {verb} from {peak[0]} to {peak[1]} kW" in story
         assert f"the energy {verb} from {number(before)} to {number(after)} kWh" in story
         assert f"all bills together {verb} from {number(bills[0])} to {number(bills[1])} cents" in story
+        per_kwh = number(bills[0] / before), number(bills[1] / after)
+        assert f"; per kWh they {verb} from {per_kwh[0]} to {per_kwh[1]} cents" in story
 
 
 def test_contents_lead_to_the_sections(folder: Path) -> None:
@@ -304,6 +306,12 @@ def test_peaks_are_marked_where_they_are() -> None:
     axes = drawing.steps(curves, "Total load (kW)", peaks=True).axes[0]
     marks = {(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines}
     assert marks == {(2, 3.0), (3, 4.0)}
+
+
+def test_peak_is_marked_where_a_plateau_begins() -> None:
+    flat = [1.0, 3.0, 3.0 + 1e-7, 3.1 - 0.1, 2.0]
+    (mark,) = drawing.steps([drawing.Curve("Settled", flat)], "Total load (kW)", peaks=True).axes[0].lines
+    assert mark.get_xdata()[0] == 2
 
 
 def test_bills_before_and_after_are_joined_where_they_differ() -> None:
@@ -591,6 +599,7 @@ def test_page_explains_the_certificate(folder: Path, found: dict[str, Any]) -> N
     keep(folder, found)
     text = Page(write(folder)).text
     assert "All 7 checks passed." in text
+    assert "✓ Certificate: all 7 checks passed; nobody was found to gain more than 0.0001 % by acting alone." in text
     missing = (
         "cost of integrality to the homes, money that integrality costs, leader's utility at the best price found, "
         "bound of the gap from sums, price residual, error of a bill, error of the balance"
@@ -600,7 +609,18 @@ def test_page_explains_the_certificate(folder: Path, found: dict[str, Any]) -> N
     assert "1.250 cents/kWh" in text
     found["certificate"] = {**CERTIFICATE, "max_regret": 2e-6, "feasible": False}
     keep(folder, found)
-    assert "2 of 7 checks failed." in Page(write(folder)).text
+    text = Page(write(folder)).text
+    assert "2 of 7 checks failed." in text
+    assert "✗ Certificate: not passed: feasible, largest regret; somebody could gain 0.0002 % by acting alone." in text
+
+
+def test_certificate_tells_that_other_starts_are_not_counted(found: dict[str, Any]) -> None:
+    told = {
+        gain: tell_certificate(parse(found | {"certificate": {**CERTIFICATE, "integrality_gap": gain}}))
+        for gain in (1e-9, 2e-3)
+    }
+    assert told[1e-9].endswith("by acting alone")
+    assert told[2e-3].endswith("by acting alone, other starts of appliances aside")
 
 
 @pytest.mark.parametrize(

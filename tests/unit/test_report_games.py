@@ -341,6 +341,41 @@ def test_page_of_a_game_that_was_interrupted(
     assert "stackelgrid certify" not in text
 
 
+# --- the first screens ---
+
+
+def tell_story(folder: Path, outcome: dict[str, Any]) -> str:
+    """The sentence of the first screen, for this outcome in place of that of the run."""
+    result = parse(content(folder) | {"outcome": outcome})
+    return find_report(result.game).story(result, result.outcome)
+
+
+def test_load_call_story_tells_rate_and_bills(shipped: dict[str, Path]) -> None:
+    outcome = content(shipped["load_call"])["outcome"]
+    outcome["rewards"] = {name: 2.5 * shifted for name, shifted in outcome["shifted_kwh"].items()}
+    story = tell_story(shipped["load_call"], outcome)
+    assert "for rewards of 1,680 THB at 2.500 THB/kWh; without these, their bills fell from 10,002 to 7,877" in story
+    outcome |= {key: dict.fromkeys(outcome[key], 0.0) for key in ("rewards", "shifted_kwh")}
+    assert "for rewards of 0 THB; without these" in tell_story(shipped["load_call"], outcome)
+
+
+def test_prosumer_story_tells_pv_output_and_demand_response(shipped: dict[str, Path]) -> None:
+    outcome = content(shipped["prosumer"])["outcome"]
+    outcome["dr_kw"] = {name: [2.0] * 24 for name in outcome["dr_kw"]}
+    for local, pv in ((10.0, "144.0"), (4.0, "0")):  # 2 prosumers, 24 hours
+        outcome["net_load_kw"] = [load - local for load in outcome["system_load_kw"]]
+        found = f"2 prosumers provided {pv} kWh of PV output and 96.00 kWh of demand response;"
+        assert found in tell_story(shipped["prosumer"], outcome)
+
+
+def test_storage_market_story_tells_appliances_and_batteries_apart(shipped: dict[str, Path]) -> None:
+    outcome = content(shipped["storage_market"])["outcome"]
+    outcome |= {"baseline_peak_mw": 200.0, "peak_without_mw": 180.0, "peak_mw": 189.0}
+    story = tell_story(shipped["storage_market"], outcome)
+    assert "moved appliances, and the peak of net demand fell from 200.0 to 180.0 MW (−10.0 %); " in story
+    assert "from batteries, and it rose from 180.0 to 189.0 MW (+5.0 %). The cost of supply fell from" in story
+
+
 # --- load calls ---
 
 

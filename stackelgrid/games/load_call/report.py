@@ -48,13 +48,21 @@ def story(result: RunResult[LoadCallOutcome], outcome: LoadCallOutcome) -> str:
     """Say what came out in a sentence: what was shifted of the target, rewards and bills."""
     money, who = result.money, plural(len(outcome.calls_kwh), "consumer")
     bills = sum(outcome.baseline_bills.values()), sum(outcome.bills.values())
+    rewards = sum(outcome.rewards.values())
     ended = "" if result.settled else "The calls were not settled; by the last round, "
     sentence = (
         f"{ended}of the {quantity(outcome.target_kwh, 'kWh')} that the utility wanted shifted, {who} shifted "
         f"{quantity(outcome.achieved_kwh, 'kWh')} ({percent(outcome.success_rate)}) for rewards of "
-        f"{quantity(sum(outcome.rewards.values()), money)}; {tell_change('their bills', *bills, money)}."
+        f"{quantity(rewards, money)}{_tell_rate(outcome, money)}; without these, "
+        f"{tell_change('their bills', *bills, money)}."
     )
     return sentence[0].upper() + sentence[1:]
+
+
+def _tell_rate(outcome: LoadCallOutcome, money: str) -> str:
+    """Say what a kWh shifted is rewarded with; nothing where none was shifted."""
+    shifted = sum(outcome.shifted_kwh.values())
+    return f" at {quantity(sum(outcome.rewards.values()) / shifted, f'{money}/kWh')}" if shifted > 0 else ""
 
 
 def highlights(result: RunResult[LoadCallOutcome], outcome: LoadCallOutcome) -> list[Highlight]:

@@ -23,6 +23,7 @@ from stackelgrid.report.parts import (
     Section,
     Table,
     Trace,
+    drop_rounding,
     highlight_change,
     spread,
 )
@@ -77,7 +78,8 @@ def story(result: RunResult[ProsumerOutcome], outcome: ProsumerOutcome) -> str:
     saved = f"the utility saved {quantity(sum(outcome.utility_saving), money)}"
     alone = f"{quantity(sum(outcome.utility_saving_dr_only), money)} of it by demand response alone"
     found = [
-        f"{who} provided {quantity(provided, 'kWh')} of demand response",
+        f"{who} provided {quantity(_sum_pv(outcome), 'kWh')} of PV output and {quantity(provided, 'kWh')} of demand "
+        "response",
         f"{saved}, {alone}",
         tell_change("the peak of the system", max(outcome.system_load_kw), max(outcome.net_load_kw), "kW"),
     ]
@@ -85,13 +87,27 @@ def story(result: RunResult[ProsumerOutcome], outcome: ProsumerOutcome) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
+def _sum_pv(outcome: ProsumerOutcome) -> float:
+    """Sum up the PV output in the event, kWh: what the utility supplies less, but for demand response."""
+    before, after = sum(outcome.system_load_kw), sum(outcome.net_load_kw)
+    return drop_rounding(outcome.slot_hours * (before - after - sum(outcome.sum_dr_kw())), outcome.slot_hours * before)
+
+
 def highlights(result: RunResult[ProsumerOutcome], outcome: ProsumerOutcome) -> list[Highlight]:
     """Give demand response, the utility's saving, the providers' profit and the peak."""
-    alone = quantity(sum(outcome.utility_saving_dr_only), result.money)
+    alone, pv = quantity(sum(outcome.utility_saving_dr_only), result.money), quantity(_sum_pv(outcome), "kWh")
     return [
-        ("Demand response", quantity(outcome.slot_hours * sum(outcome.sum_dr_kw()), "kWh"), "in the event"),
+        (
+            "Demand response",
+            quantity(outcome.slot_hours * sum(outcome.sum_dr_kw()), "kWh"),
+            f"besides {pv} of PV output",
+        ),
         ("Utility's saving", quantity(sum(outcome.utility_saving), result.money), f"{alone} by demand response alone"),
-        ("Providers' profit", quantity(sum(outcome.provider_profit), result.money), "paid less what they pay"),
+        (
+            "DR providers' profit",
+            quantity(sum(outcome.provider_profit), result.money),
+            "paid less what they pay prosumers",
+        ),
         highlight_change("Peak of the system", max(outcome.system_load_kw), max(outcome.net_load_kw), "kW"),
     ]
 
@@ -120,7 +136,7 @@ def overview(run: RunFolder, outcome: ProsumerOutcome) -> Plot:
             loads, "System load (kW)", prices if traded else (), f"Price ({run.result.money}/kWh)", shaded=event
         ),
         "Above, what the utility has to supply without the event, and with PV output and demand response in it, each "
-        f"peak marked; below, the highest prices at which demand response is traded. {_SHADED}",
+        f"peak marked; below, the highest prices of demand response, while any is traded. {_SHADED}",
     )
 
 

@@ -40,12 +40,14 @@ def opening(run: RunFolder) -> str:
 def story(result: RunResult[StorageMarketOutcome], outcome: StorageMarketOutcome) -> str:
     """Say what came out in a sentence: what was moved and sold, and with it peak and supply cost."""
     sold = outcome.slot_hours * sum(map(sum, outcome.sold_mw.values()))
-    dras, homes = plural(len(outcome.sold_mw), "DRA"), plural(result.homes, "home")
+    dras = plural(len(outcome.sold_mw), "demand response aggregator (DRA)", "demand response aggregators (DRAs)")
     ended = "" if result.settled else "No price was settled; by the last round, "
-    peak = tell_change("the peak of net demand", outcome.baseline_peak_mw, outcome.peak_mw, "MW")
-    cost = tell_change("the cost of supply", outcome.baseline_supply_cost, outcome.supply_cost, result.money)
+    moved = tell_change("the peak of net demand", outcome.baseline_peak_mw, outcome.peak_without_mw, "MW")
+    peak = tell_change("it", outcome.peak_without_mw, outcome.peak_mw, "MW")
+    cost = tell_change("The cost of supply", outcome.baseline_supply_cost, outcome.supply_cost, result.money)
     return (
-        f"{ended}{homes} moved appliances and {dras} sold {quantity(sold, 'MWh')} from batteries: {peak}, and {cost}."
+        f"{ended}{plural(result.homes, 'home')} moved appliances, and {moved}; {dras} sold {quantity(sold, 'MWh')} "
+        f"from batteries, and {peak}. {cost}."
     )
 
 

@@ -38,7 +38,7 @@ from stackelgrid.report.parts import (
     spread,
 )
 from stackelgrid.report.run_folder import PlayedSession, ReportError, RunFolder
-from stackelgrid.report.words import change, join_clauses, number, plural, tell_change
+from stackelgrid.report.words import change, join_clauses, number, plural, quantity, tell_change
 from stackelgrid.run_result import Certificate, RunResult
 
 if TYPE_CHECKING:
@@ -102,6 +102,9 @@ def story(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOutcome) 
     if before and len(before) == len(outcome.homes):
         bills = sum(before.values()), sum(home.bill for home in outcome.homes.values())
         found.append(tell_change("all bills together", *bills, result.money))
+        if min(energy) > 0:
+            per_kwh = bills[0] / energy[0], bills[1] / energy[1]
+            found[-1] += f"; {tell_change('per kWh they', *per_kwh, result.money)}"
     if result.settled:
         return f"The utility and {homes} settled on {price}: {join_clauses(found)}."
     return f"No price was settled; at the last one asked of {homes}, {price}, {join_clauses(found)}."
@@ -119,9 +122,13 @@ def highlights(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOutc
     else:
         found.append(("Revenue", f"{number(outcome.revenue)} {result.money}", ""))
     if outcome.baseline_leader_utility is None:
-        return [*found, ("Leader utility", f"{number(outcome.leader_utility)} {result.money}", "")]
+        return [*found, ("Leader utility", quantity(outcome.leader_utility, result.money), _UTILITY)]
     utility = outcome.baseline_leader_utility, outcome.leader_utility
-    return [*found, highlight_change("Leader utility", *utility, result.money)]
+    label, value, note = highlight_change("Leader utility", *utility, result.money)
+    return [*found, (label, value, f"{note}; {_UTILITY}")]
+
+
+_UTILITY = "the utility's earnings weighed against uneven load"
 
 
 def key_figures(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOutcome) -> list[Row]:
@@ -223,7 +230,7 @@ def overview(run: RunFolder, outcome: UserOrientedOutcome) -> Plot:
         "load",
         drawing.over_price(loads, "Load (kW)", _draw_prices(run, outcome), f"Price ({money}/kWh)", limits=limited),
         f"Above, the load of all homes together at the flat price before the game and at the {price[0].lower()}"
-        f"{price[1:]}, each peak marked; below, these prices and the one at which the leader buys energy.",
+        f"{price[1:]}, each peak marked; below, these prices and the one at which the utility buys energy.",
     )
 
 
