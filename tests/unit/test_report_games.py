@@ -354,9 +354,11 @@ def test_load_call_story_tells_rate_and_bills(shipped: dict[str, Path]) -> None:
     outcome = content(shipped["load_call"])["outcome"]
     outcome["rewards"] = {name: 2.5 * shifted for name, shifted in outcome["shifted_kwh"].items()}
     story = tell_story(shipped["load_call"], outcome)
-    assert "for rewards of 1,680 THB at 2.500 THB/kWh; without these, their bills fell from 10,002 to 7,877" in story
+    assert (
+        "for rewards of 1,680 THB at 2.500 THB/kWh; these not counted, their bills fell from 10,002 to 7,877" in story
+    )
     outcome |= {key: dict.fromkeys(outcome[key], 0.0) for key in ("rewards", "shifted_kwh")}
-    assert "for rewards of 0 THB; without these" in tell_story(shipped["load_call"], outcome)
+    assert "for rewards of 0 THB; these not counted" in tell_story(shipped["load_call"], outcome)
 
 
 def test_prosumer_story_tells_pv_output_and_demand_response(shipped: dict[str, Path]) -> None:

@@ -53,7 +53,7 @@ def story(result: RunResult[LoadCallOutcome], outcome: LoadCallOutcome) -> str:
     sentence = (
         f"{ended}of the {quantity(outcome.target_kwh, 'kWh')} that the utility wanted shifted, {who} shifted "
         f"{quantity(outcome.achieved_kwh, 'kWh')} ({percent(outcome.success_rate)}) for rewards of "
-        f"{quantity(rewards, money)}{_tell_rate(outcome, money)}; without these, "
+        f"{quantity(rewards, money)}{_tell_rate(outcome, money)}; these not counted, "
         f"{tell_change('their bills', *bills, money)}."
     )
     return sentence[0].upper() + sentence[1:]
