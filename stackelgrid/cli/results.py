@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stackelgrid.cli.conclusion import judge
 from stackelgrid.cli.console import CommandError, open_stderr
 from stackelgrid.cli.options import RequireCertificate, Seed, Sets
+from stackelgrid.cli.runs import Run, find_folder
 from stackelgrid.errors import ExitCode
+
+if TYPE_CHECKING:
+    from stackelgrid.scenarios import Scenario
 
 
 def certify(
-    source: Annotated[str, typer.Argument(metavar="DIR|SCENARIO", help="A run's folder, or a scenario to play first.")],
+    source: Annotated[
+        str, typer.Argument(metavar="ID|SCENARIO", help="A run, its folder, or a scenario to play first.")
+    ],
     sets: Sets = None,
     seed: Seed = None,
     samples: Annotated[
@@ -30,15 +39,15 @@ def certify(
     """
     from stackelgrid import runner
     from stackelgrid.cli.progress import ProgressDisplay
+    from stackelgrid.scenarios import list_shipped
 
-    folder = Path(source)
+    folder = Path(source) if source in list_shipped() else _find_folder(source)
     with ProgressDisplay(open_stderr()) as display:
         if folder.is_dir():
             ended = runner.load(folder)
         else:
-            ended = runner.run(
-                source, sets, seed=seed, on_round=lambda record: display.show(f"round {record['round']}")
-            )
+            played = _load(source, sets, seed)
+            ended = runner.run(played, on_round=lambda record: display.show(f"round {record['round']}"))
         if ended.folder is not None and not ended.result.certifiable:
             message = "not every home answered the last round, so there is no equilibrium of all to certify"
             raise CommandError(ExitCode.BAD_INPUT, f"{folder / 'result.json'}: {message}")
@@ -57,7 +66,7 @@ def certify(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run's folder.")],
+    run: Run,
     formats: Annotated[
         str,
         typer.Option(
@@ -73,8 +82,29 @@ def report(
 
     with ProgressDisplay(open_stderr()) as display:
         display.show("drawing")
-        page = write(folder, formats=[kind.strip() for kind in formats.split(",") if kind.strip()])
+        page = write(_find_folder(run), formats=[kind.strip() for kind in formats.split(",") if kind.strip()])
     print(page)
+
+
+def _find_folder(run: str) -> Path:
+    """Find the folder of a run; where there is none, give the path of which reading says what is wrong."""
+    from stackelgrid.store.run_store import NoRunError
+
+    with suppress(NoRunError):
+        return find_folder(run)
+    return Path(run)
+
+
+def _load(source: str, sets: Sequence[str] | None, seed: int | None) -> Scenario:
+    """Load a scenario; where there is none of that name, refer to the runs too."""
+    from stackelgrid.scenarios import ScenarioError, list_shipped, load
+
+    try:
+        return load(source, sets, seed)
+    except ScenarioError as error:
+        if source in list_shipped() or os.path.lexists(source):
+            raise
+        raise CommandError(ExitCode.BAD_INPUT, f"{error}; for a run see stackelgrid runs") from None
 
 
 def replay(

@@ -165,7 +165,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
-        return read_text(path, mend="name the folder of a finished `stackelgrid run`")
+        return read_text(path, mend="name the folder of a finished `stackelgrid run`, or a run of `stackelgrid runs`")
     except ValueError as error:
         raise ReportError(f"{path}: {error}") from None
 

@@ -150,7 +150,7 @@ NAME = "x" * 300
     ("words", "message"),
     [
         (["certify", NAME], "File name too long; shorten the name"),
-        (["report", NAME], "cannot be read (File name too long)"),
+        (["report", NAME], "File name too long; shorten the name"),
         (["check", NAME], "cannot be read (File name too long)"),
         (["check", "street.yaml", "--faults", NAME], "cannot be read (File name too long)"),
         (["run", "street.yaml", "--transport", "memory", "--out", NAME], "File name too long"),

@@ -255,6 +255,25 @@ def test_commands_list_show_and_remove(
     assert run_command(capsys, monkeypatch, "runs")[1] == "no runs in runs; stackelgrid run plays one\n"
 
 
+@pytest.mark.parametrize("by_path", [False, True])
+def test_run_is_certified_and_reported_on_by_its_name_or_folder(
+    store: RunStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, by_path: bool
+) -> None:
+    run, folder = str(store.root / SETTLED) if by_path else SETTLED, store.root / SETTLED
+    code, out, _ = run_command(capsys, monkeypatch, "certify", run, "--samples", "1")
+    assert code == 0
+    assert json.loads((folder / "result.json").read_text())["certificate"] == json.loads(out)
+    assert run_command(capsys, monkeypatch, "report", run)[:2] == (0, f"{folder / 'report.html'}\n")
+
+
+def test_scenario_is_certified_before_a_run_of_its_name(
+    store: RunStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.rename(store.root / SETTLED, store.root / "prosumer")
+    assert run_command(capsys, monkeypatch, "certify", "prosumer", "--samples", "1")[0] == 0
+    assert json.loads((store.root / "prosumer" / "result.json").read_text())["certificate"] is None
+
+
 def test_unreadable_run_is_shown_with_its_message(
     store: RunStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
