@@ -135,6 +135,7 @@ def _render(run: RunFolder, followed: days.Days | None, homes: dict[str, Any] | 
         "verdict": verdict(result, run.scenario.leader.max_rounds),
         "fine": result.settled and result.complete and not result.failures,
         "certified": tables.tell_certificate(result),
+        "partly": tables.tell_partly_certified(result),
         "highlights": _list_highlights(run, followed),
         "overview": first,
         "opening": report.opening(run),

@@ -35,21 +35,44 @@ def judge(result: RunResult[Any]) -> RunResult[Any]:
 
 def verdict(result: RunResult[Any]) -> list[Row]:
     """Give the certificate in a line: the checks that passed, and the two numbers to read first. Empty without one."""
-    judged = [check for check in checks(result) if check.passed is not None]
+    judged, partly = _list_judged(result), tell_partly_certified(result)
     if result.certificate is None or not judged:
-        return []
+        return [("Certificate", partly)] if partly else []
     first = (("gap", "gap"), ("largest regret", "max_regret"))
     numbers = [f"{name} {value:.1e}" for name, key in first if (value := result.certificate.number(key)) is not None]
-    return [("Certificate", "; ".join([_tell_passed(judged), *numbers]))]
+    return [("Certificate", "; ".join([*_tell_first(judged, partly), *numbers]))]
 
 
 def tell_certificate(result: RunResult[Any]) -> str:
-    """Say which checks passed, and what anybody could gain by acting alone. Empty without a certificate."""
-    judged = [check for check in checks(result) if check.passed is not None]
+    """Say which checks passed, and what anybody could gain by acting alone. Empty without a certificate.
+
+    Of a run that is certified in part nothing is claimed beyond how much, and what fails.
+    """
+    judged, partly = _list_judged(result), tell_partly_certified(result)
+    if partly:
+        return "; ".join(_tell_first(judged, partly))
     if result.certificate is None or not judged:
         return ""
     regret = result.certificate.number(REGRET.key)
     return "; ".join([_tell_passed(judged), *([] if regret is None else [_tell_regret(regret, result)])])
+
+
+def tell_partly_certified(result: RunResult[Any]) -> str:
+    """Say how many sessions are certified where some are and others are not; empty otherwise."""
+    certified = sum(each.certificate is not None for each in result.sessions)
+    partly = 0 < certified < len(result.sessions)
+    return f"{certified:,} of {len(result.sessions):,} sessions certified" if partly else ""
+
+
+def _list_judged(result: RunResult[Any]) -> list[Check]:
+    return [check for check in checks(result) if check.passed is not None]
+
+
+def _tell_first(judged: Sequence[Check], partly: str) -> list[str]:
+    """Say what fails, and how much is certified; that all checks passed where the whole run is certified only."""
+    if not partly:
+        return [_tell_passed(judged)]
+    return [partly] if all(check.passed for check in judged) else [_tell_passed(judged), partly]
 
 
 def _tell_passed(judged: Sequence[Check]) -> str:

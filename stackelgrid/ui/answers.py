@@ -91,6 +91,7 @@ class CertificateCheck(StrictModel):
 class RunDescription(RunSummary):
     """A run with its nodes, slots, files and result, and that in the words of its report.
 
+    `partly_certified` says how many sessions are certified where some are and others are not.
     One that is unreadable has none of them. It is `stoppable` while the server plays it, and `faultable` where faults
     can strike it, too.
     """
@@ -108,6 +109,7 @@ class RunDescription(RunSummary):
     result: dict[str, Any] | None = None
     certificate: dict[str, Any] | None = None
     verdict: str = ""
+    partly_certified: str = ""
     key_figures: list[KeyFigure] = []
     checks: list[CertificateCheck] = []
 

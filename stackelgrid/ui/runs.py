@@ -57,6 +57,7 @@ def _describe_result(folder: Path, max_rounds: int) -> dict[str, Any]:
         "result": content,
         "certificate": content["certificate"],
         "verdict": verdict(result, max_rounds),
+        "partly_certified": tables.tell_partly_certified(result),
         "key_figures": [KeyFigure(label=label, value=value) for label, value in tables.key_figures(result)],
         "checks": [CertificateCheck(**asdict(check)) for check in tables.checks(result)],
     }

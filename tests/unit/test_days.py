@@ -1,6 +1,7 @@
 """The report of many days: what bound adds up, day by day, through a change of clocks."""
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -14,11 +15,12 @@ from support.report_page import Page, figures
 
 import stackelgrid
 from stackelgrid.calendar import Calendar
-from stackelgrid.report import ReportError, days, drawing, page
+from stackelgrid.report import ReportError, days, drawing, page, tables, write
 from stackelgrid.report.game import find_report
 from stackelgrid.report.run_folder import read
 from stackelgrid.report.tables import checks, summary
 from stackelgrid.report.words import change, tiny
+from stackelgrid.run_result import parse
 
 FLAT = 20.0
 
@@ -232,6 +234,30 @@ def test_certificate_of_many_sessions_shows_the_worst(runs: dict[str, stackelgri
     content["sessions"][1]["certificate"] = broken
     (failed,) = [check for check in checks(type(run.result).model_validate(content)) if check.passed is False]
     assert failed.key == "gap"
+
+
+def test_run_that_is_certified_in_part_says_how_many_sessions_are(
+    runs: dict[str, stackelgrid.Run], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(folder_of(runs["daily"]), folder)
+    run = stackelgrid.load(folder)
+    run.certify(samples=5)
+    content = run.result.content() | {"certificate": None}
+    content["sessions"][1]["certificate"] = None
+    number = len(content["sessions"])
+    told = f"{number - 1} of {number} sessions certified"
+    assert tables.tell_certificate(parse(content)) == told
+    assert tables.verdict(parse(content)) == [("Certificate", told)]
+    (folder / "result.json").write_text(json.dumps(content))
+    text = Page(write(folder)).text
+    assert f"Certificate: {told}." in text
+    assert f"{told}; the numbers are of those." in text
+    assert "checks passed" not in text
+    assert "✓ Certificate" not in text
+
+    content["sessions"][0]["certificate"]["gap"] = 1.0
+    assert tables.tell_certificate(parse(content)) == f"not passed: gap to the reference; {told}"
 
 
 def test_scenario_with_other_sessions_is_refused(runs: dict[str, stackelgrid.Run], tmp_path: Path) -> None:

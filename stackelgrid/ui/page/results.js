@@ -40,14 +40,9 @@ function makeVerdict(run) {
     ? "No certificate"
     : failed.length
       ? "Certificate: " + failed.map((check) => check.label).join(", ") + (failed.length > 1 ? " fail" : " fails")
-      : "Certified";
-  return make(
-    "p",
-    { class: "verdict" },
-    run.verdict,
-    " ",
-    make("span", { class: !judged.length ? "chip" : failed.length ? "chip fails" : "chip holds" }, words),
-  );
+      : run.partly_certified || "Certified";
+  const mark = failed.length ? " fails" : judged.length && !run.partly_certified ? " holds" : "";
+  return make("p", { class: "verdict" }, run.verdict, " ", make("span", { class: `chip${mark}` }, words));
 }
 
 /** The four numbers, each with what it was before. */
@@ -415,16 +410,18 @@ function judge(run) {
 function makeCertificate(run) {
   const { judged, failed, others } = judge(run);
   const regret = judged.find((check) => check.key === "max_regret");
-  const best = regret ? `: nobody could gain more than ${regret.value} of what it has by deviating alone` : "";
+  const most = regret?.value === "0" ? "anything" : `more than ${regret?.value} of what it has`;
+  const best = regret ? `: nobody could gain ${most} by deviating alone` : "";
   const content = !judged.length
     ? make("p", { class: "notice" }, "This run has no certificate. stackelgrid certify computes it.")
     : [
         make(
           "p",
-          { class: failed.length ? "notice bad" : "notice good" },
+          { class: failed.length ? "notice bad" : run.partly_certified ? "notice" : "notice good" },
+          run.partly_certified && `${run.partly_certified}; the numbers are of those. `,
           failed.length
             ? `${failed.length} of ${judged.length} checks fail.`
-            : `All ${judged.length} checks hold${best}.`,
+            : !run.partly_certified && `All ${judged.length} checks hold${best}.`,
         ),
         make("ul", { class: "checks" }, judged.map(makeCheck)),
         others.length
