@@ -255,7 +255,7 @@ def conclude(
             if wanted and ended.result.certifiable:
                 on_step("certifying")
                 with suppress(SolverMissingError):
-                    ended.certify()
+                    ended.certify(on_step=on_step)
                     ended.save()
             if report and unwritten is None:
                 on_step("drawing")
@@ -406,16 +406,22 @@ class Run:
             self.days = follow(self._read(), find_report(self.result.game).courses)
         return self.days
 
-    def certify(self, samples: int = SAMPLES) -> Certificate:
+    def certify(self, samples: int = SAMPLES, *, on_step: Callable[[str], None] = lambda step: None) -> Certificate:
         """Compare the outcome with the centralised reference, and try `samples` deviations at random.
 
         The certificate goes into `result` and result.json; of several sessions that of each does as it is made, and a
-        certification that was interrupted goes on with those that have none. Raises `CertificateError` when a home did
-        not answer the last round, or the reference has no solution.
+        certification that was interrupted goes on with those that have none, and `on_step` is called with how many have
+        one. Raises `CertificateError` when a home did not answer the last round, or the reference has no solution.
         """
+
+        def keep(result: RunResult[Any]) -> None:
+            self._keep(result)
+            certified = sum(session.certificate is not None for session in result.sessions)
+            on_step(f"certifying, {certified} of {len(result.sessions)} sessions")
+
         if not self.result.certifiable:
             raise CertificateError(f"not every home answered the last round of {self}: nothing to certify")
-        self._keep(add_certificate(self.scenario, self.result, samples, self._keep))
+        self._keep(add_certificate(self.scenario, self.result, samples, keep))
         assert self.result.certificate is not None
         return self.result.certificate
 

@@ -162,7 +162,7 @@ def _refuse_others(context: typer.Context, resumed: str) -> None:
 def _open_display(scenario: Scenario, *, quiet: bool) -> RunDisplay:
     from stackelgrid.cli.progress import RunDisplay
 
-    return RunDisplay(open_stderr(), scenario.leader.max_rounds, quiet=quiet)
+    return RunDisplay(open_stderr(), scenario.leader.max_rounds, len(scenario.sessions), quiet=quiet)
 
 
 def _await_end(play: Callable[[], Run], *, required: bool) -> tuple[Run, UnwrittenError | None]:

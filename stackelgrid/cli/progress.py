@@ -64,13 +64,16 @@ class ProgressDisplay:
 
 
 class RunDisplay(ProgressDisplay):
-    """Shows a run: a bar over at most `rounds` rounds, those of each session where there are several; a line per fault.
+    """Shows a run: a bar over at most `rounds` rounds, those of each of its `sessions`; a line per fault.
 
     `seconds` has what each part of the run took that has ended, once the display has ended all.
     """
 
-    def __init__(self, console: Console, rounds: int, *, quiet: bool = False, every_s: float = _LINE_EVERY_S) -> None:
+    def __init__(
+        self, console: Console, rounds: int, sessions: int = 1, *, quiet: bool = False, every_s: float = _LINE_EVERY_S
+    ) -> None:
         super().__init__(console, rounds, quiet=quiet, every_s=every_s)
+        self._sessions = sessions
         self.seconds: dict[str, float] = {}
         self._part = "rounds"
         self._shown: set[tuple[Any, ...]] = set()
@@ -84,7 +87,7 @@ class RunDisplay(ProgressDisplay):
         """Show a finished round."""
         if record.get("session", 1) > self._session:
             self._session, self._rounds_before = record["session"], record["round"] - 1
-        session = f"session {self._session}, " if "session" in record else ""
+        session = f"session {self._session} of {self._sessions}, " if "session" in record else ""
         missing = len(record["held"]) + len(record["excluded"])
         residual = "unknown" if record["residual"] is None else f"{record['residual']:.1e}"
         state = f"change {residual}, {record['answered']} answers" + (f", {missing} missing" if missing else "")
@@ -103,9 +106,11 @@ class RunDisplay(ProgressDisplay):
         self._console.print(f"{when}: {record.kind}{f', first from {where}' if on_messages else of_node}", markup=False)
 
     def show_step(self, step: str) -> None:
-        """Show what follows the rounds."""
-        self._end_part()
-        self._part = {"certifying": "certificate", "drawing": "report"}.get(step, step)
+        """Show what follows the rounds, and after a comma how far it is."""
+        part = {"certifying": "certificate", "drawing": "report"}[step.partition(",")[0]]
+        if part != self._part:
+            self._end_part()
+            self._part = part
         self.show(step)
 
     def _end_part(self) -> None:

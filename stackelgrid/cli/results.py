@@ -53,7 +53,7 @@ def certify(
             raise CommandError(ExitCode.BAD_INPUT, f"{folder / 'result.json'}: {message}")
         display.show("certifying")
         try:
-            certificate = ended.certify(samples)
+            certificate = ended.certify(samples, on_step=display.show)
         except KeyboardInterrupt:
             certified = sum(session.certificate is not None for session in ended.result.sessions)
             if ended.folder is None or not certified:

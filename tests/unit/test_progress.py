@@ -45,6 +45,22 @@ def test_progress_is_a_line_at_intervals_where_there_is_no_terminal(stderr: Stde
     assert [*display.seconds] == ["rounds", "certificate"]
 
 
+def test_progress_counts_sessions(stderr: Stderr) -> None:
+    display = RunDisplay(Console(file=stderr, width=200), 9, 28, every_s=0.01)
+    display.show_round({**ROUND, "session": 8})
+    with display:
+        assert stderr.printed.wait(60)
+        for step in ("certifying", "certifying, 1 of 28 sessions", "certifying, 2 of 28 sessions"):
+            display.show_step(step)
+        assert [*display.seconds] == ["rounds"]
+        while ": certifying, 2 of 28 sessions\n" not in stderr.getvalue():
+            stderr.printed.clear()
+            assert stderr.printed.wait(60)
+    first = stderr.getvalue().splitlines()[0]
+    assert first.endswith(": session 8 of 28, round 2, change 1.0e-02, 3 answers, 1 missing")
+    assert [*display.seconds] == ["rounds", "certificate"]
+
+
 def test_progress_in_colour_is_lines_where_there_is_no_terminal(stderr: Stderr) -> None:
     with RunDisplay(Console(file=stderr, force_terminal=True, highlight=False), 9, every_s=0.01):
         assert stderr.printed.wait(60)

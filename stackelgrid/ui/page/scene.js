@@ -66,8 +66,9 @@ export class Scene {
     else if (event.type === "message") this.tell(event);
     else if (event.type === "fault") this.tell({ ...event, level: "fault" });
     else if (event.type === "step")
-      this.step.textContent =
-        { certifying: "The certificate is computed", drawing: "The report is drawn" }[event.text] ?? event.text;
+      this.step.textContent = event.text
+        .replace(/^certifying/, "The certificate is computed")
+        .replace(/^drawing/, "The report is drawn");
     else if (event.type === "end") this.end(event);
   }
 
