@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from stackelgrid.store.summary import RunSummary
 
 ROOT = Path("runs")
+_LEAST = 16
+"""Characters of the scenario that the list on a terminal has room for, if need be without other columns."""
 
 runs = typer.Typer(
     name="runs",
@@ -164,15 +166,19 @@ def _print_table(rows: list[list[str]]) -> None:
 
 
 def _print_list(found: list[RunSummary]) -> None:
-    """Print a line per run; on a terminal the last column is cut where the line ends."""
+    """Print a line per run; on a terminal without the columns that it has no room for, the last one cut."""
     head = ["id", "state", "game", "homes", "rounds", "started", "scenario"]
-    rows = [head, *map(_make_row, found)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    columns = {row[0]: row for row in zip(head, *map(_make_row, found), strict=True)}
+    widths = {name: max(map(len, texts)) for name, texts in columns.items()}
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for row in rows:
+    for name in ("game", "rounds", "homes"):
+        least = sum(widths.values()) + 2 * (len(widths) - 1) - max(widths["scenario"] - _LEAST, 0)
+        if width is not None and least > width:
+            del widths[name]
+    for row in zip(*(columns[name] for name in widths), strict=True):
         aligned = [
             text.rjust(size) if name in ("homes", "rounds") else text.ljust(size)
-            for name, text, size in zip(head, row, widths, strict=True)
+            for (name, size), text in zip(widths.items(), row, strict=True)
         ]
         line = "  ".join(aligned).rstrip()
         print(line if width is None or len(line) <= width else f"{line[: width - 1]}…")

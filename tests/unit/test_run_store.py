@@ -255,6 +255,25 @@ def test_commands_list_show_and_remove(
     assert run_command(capsys, monkeypatch, "runs")[1] == "no runs in runs; stackelgrid run plays one\n"
 
 
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (200, ["id", "state", "game", "homes", "rounds", "started", "scenario"]),
+        (80, ["id", "state", "homes", "started", "scenario"]),
+        (40, ["id", "state", "star\N{HORIZONTAL ELLIPSIS}"]),
+    ],
+)
+def test_list_on_a_terminal_leaves_out_columns_before_the_scenario(
+    store: RunStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int, columns: list[str]
+) -> None:
+    os.rename(store.root / SETTLED, store.root / "prosumer-20261129-090002")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = run_command(capsys, monkeypatch, "runs")[1].splitlines()
+    assert lines[0].split() == columns
+    assert max(map(len, lines)) <= width
+
+
 @pytest.mark.parametrize("by_path", [False, True])
 def test_run_is_certified_and_reported_on_by_its_name_or_folder(
     store: RunStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, by_path: bool
