@@ -147,7 +147,7 @@ def key_figures(result: RunResult[Any], followed: days.Days | None = None) -> li
 
 def _fitted(result: RunResult[Any]) -> list[Row]:
     figures = "; ".join(dict.fromkeys(result.calibrated.values()))
-    return [("Fitted as shipped", f"{figures}. Agreement with these is no evidence")] if figures else []
+    return [("Chosen to match", f"{figures}. That the run comes close to these proves nothing")] if figures else []
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,8 @@ def load(
             raw = yaml_file.parse_keys(origins.text, origins.path, "scenario")
         except ValueError as error:
             raise ScenarioError(str(error)) from None
+    if overrides or seed not in (None, raw.get("seed", 0)):
+        raw.pop("calibrated", None)  # the file was fitted as it is
     for override in overrides or []:
         apply_override(raw, override)
     _note_in_title(raw, overrides or [])

@@ -154,3 +154,11 @@ def test_car_that_is_charged_in_sessions_before_is_not_refused() -> None:
     trip = {"leave": 39, "back": 42, "uses_kwh": 30}  # at its first level it could not leave in session 7
     car = {"capacity_kwh": 40, "initial_kwh": 5, "charge_kw": 5, "wear": {"fast": 0.1}, "trips": [trip]}
     assert len(load(three_days(ev=[car])).sessions) == 12
+
+
+def test_case_that_was_changed_claims_no_fit() -> None:
+    fitted = load("user_oriented")
+    assert "leader.mu" in fitted.calibrated
+    assert load("user_oriented", seed=fitted.seed).calibrated == fitted.calibrated
+    assert load("user_oriented", ["population.homes=4"]).calibrated == {}
+    assert load("user_oriented", seed=fitted.seed + 1).calibrated == {}
