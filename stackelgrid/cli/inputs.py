@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stackelgrid.cli.console import CommandError, open_stderr
-from stackelgrid.cli.options import Faults, Seed, Sets
+from stackelgrid.cli.options import Faults, Seed, Sets, complete_game
 from stackelgrid.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def init(
         "scenario.yaml"
     ),
     game: Annotated[
-        str, typer.Option(metavar="GAME", help="One of the games of `stackelgrid scenarios`.")
+        str,
+        typer.Option(metavar="GAME", help="One of the games of `stackelgrid scenarios`.", autocompletion=complete_game),
     ] = "user_oriented",
 ) -> None:
     """Write a commented scenario to begin with.
@@ -90,7 +91,12 @@ def scenarios() -> None:
     print(*(f"{name:{width}}  {title}" for name, title in plans.items()), sep="\n")
 
 
-def schema(game: Annotated[str, typer.Argument(metavar="GAME", help="One of `stackelgrid scenarios`.")]) -> None:
+def schema(
+    game: Annotated[
+        str,
+        typer.Argument(metavar="GAME", help="One of `stackelgrid scenarios`.", autocompletion=complete_game),
+    ],
+) -> None:
     """Print the JSON Schema of a game's scenario."""
     from stackelgrid.registry import UnknownGameError, find
     from stackelgrid.scenarios.measured import with_data

@@ -7,10 +7,18 @@ from typing import Annotated
 import typer
 
 
-def _complete_scenario(incomplete: str) -> list[str]:
+def complete_scenario(incomplete: str) -> list[str]:
+    """Complete the name of a shipped case study."""
     from stackelgrid.scenarios import list_shipped
 
     return [name for name in list_shipped() if name.startswith(incomplete)]
+
+
+def complete_game(incomplete: str) -> list[str]:
+    """Complete the name of a game."""
+    from stackelgrid.registry import list_games
+
+    return [name for name in list_games() if name.startswith(incomplete)]
 
 
 def _complete_plan(incomplete: str) -> list[str]:
@@ -20,7 +28,7 @@ def _complete_plan(incomplete: str) -> list[str]:
 
 
 _SOURCE = typer.Argument(
-    metavar="SCENARIO", help="A YAML file or the name of a shipped case study.", autocompletion=_complete_scenario
+    metavar="SCENARIO", help="A YAML file or the name of a shipped case study.", autocompletion=complete_scenario
 )
 Source = Annotated[str, _SOURCE]
 OptionalSource = Annotated[str | None, _SOURCE]

@@ -17,7 +17,7 @@ from stackelgrid.cli.conclusion import conclude
 from stackelgrid.cli.console import CommandError, open_stderr
 from stackelgrid.cli.inputs import print_doubts
 from stackelgrid.cli.options import Faults, OptionalSource, Quiet, RequireCertificate, Seed, Sets
-from stackelgrid.cli.runs import find_folder
+from stackelgrid.cli.runs import complete_run, find_folder
 from stackelgrid.errors import ExitCode
 from stackelgrid.interrupts import defer_interrupts
 
@@ -71,7 +71,12 @@ def run(
     ] = False,
     resumed: Annotated[
         str | None,
-        typer.Option("--resume", metavar="ID", help="Go on with a run that was interrupted or killed."),
+        typer.Option(
+            "--resume",
+            metavar="ID",
+            help="Go on with a run that was interrupted or killed.",
+            autocompletion=complete_run,
+        ),
     ] = None,
 ) -> None:
     """Play a scenario and write its folder.

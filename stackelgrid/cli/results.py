@@ -13,17 +13,26 @@ import typer
 
 from stackelgrid.cli.conclusion import judge
 from stackelgrid.cli.console import CommandError, open_stderr
-from stackelgrid.cli.options import RequireCertificate, Seed, Sets
-from stackelgrid.cli.runs import Run, find_folder
+from stackelgrid.cli.options import RequireCertificate, Seed, Sets, complete_scenario
+from stackelgrid.cli.runs import Run, complete_run, find_folder
 from stackelgrid.errors import ExitCode
 
 if TYPE_CHECKING:
     from stackelgrid.scenarios import Scenario
 
 
+def _complete_source(incomplete: str) -> list[str]:
+    return complete_run(incomplete) + complete_scenario(incomplete)
+
+
 def certify(
     source: Annotated[
-        str, typer.Argument(metavar="ID|SCENARIO", help="A run, its folder, or a scenario to play first.")
+        str,
+        typer.Argument(
+            metavar="ID|SCENARIO",
+            help="A run, its folder, or a scenario to play first.",
+            autocompletion=_complete_source,
+        ),
     ],
     sets: Sets = None,
     seed: Seed = None,

@@ -28,7 +28,8 @@ runs = typer.Typer(
 )
 
 
-def _complete_run(incomplete: str) -> list[str]:
+def complete_run(incomplete: str) -> list[str]:
+    """Complete the name of a run in runs/."""
     from stackelgrid.store.run_store import RunStore
 
     return [run.id for run in RunStore(ROOT).list() if run.id.startswith(incomplete)]
@@ -39,7 +40,7 @@ Run = Annotated[
     typer.Argument(
         metavar="ID",
         help="The name of the run's folder in runs/, or a run's folder.",
-        autocompletion=_complete_run,
+        autocompletion=complete_run,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, on stdout.")]
@@ -106,7 +107,7 @@ def diff(one: Run, other: Run, as_json: AsJson = False) -> None:
 def compare(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="ID ID …", help="Runs in runs/, or folders of runs.", autocompletion=_complete_run),
+        typer.Argument(metavar="ID ID …", help="Runs in runs/, or folders of runs.", autocompletion=complete_run),
     ],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder; a new one under runs/.")] = None,
     as_json: Annotated[

@@ -315,11 +315,18 @@ def test_help_lists_every_command_by_purpose(
         ("run --transport m", {"mqtt", "memory"}),
         ("run user", {"user_oriented"}),
         ("run street --faults aggregator-d", {"aggregator-dies"}),
+        ("run --resume user", {"user-run"}),
+        ("certify user", {"user-run", "user_oriented"}),
+        ("report user", {"user-run"}),
+        ("init --game user", {"user_oriented"}),
+        ("schema user", {"user_oriented"}),
     ],
 )
 def test_completion_offers_what_may_follow(
     typed: str, offered: set[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    Path("runs/user-run").mkdir(parents=True)
+    Path("runs/user-run/rounds.jsonl").touch()
     monkeypatch.setenv("_STACKELGRID_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", f"stackelgrid {typed}")
     monkeypatch.setenv("COMP_CWORD", str(len(typed.split())))
