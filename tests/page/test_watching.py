@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import Locator, Page, expect
-from support.ui_server import Server
+from support.ui_server import SMALL, Server
 
 
 def _find_tile(page: Page, name: str) -> Locator:
@@ -20,6 +21,27 @@ def test_nodes_are_walked_by_arrow_keys(page: Page, settled: str) -> None:
     page.keyboard.press("ArrowLeft")
     expect(leader).to_be_focused()
     expect(page.get_by_role("region", name="Nodes")).to_contain_text("leader, the leader, ")
+
+
+@pytest.mark.parametrize(("width", "rows"), [(1280, 1), (390, 2)])
+def test_each_aggregator_has_a_line_to_the_leader_in_even_rows(
+    page: Page, server: Server, width: int, rows: int
+) -> None:
+    run = server.start(set={**SMALL, "aggregators": 4}, transport="memory", pace_s=0)
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(f"#{run}")
+    page.locator("[data-node=a4][data-state=settled]").wait_for()
+    branches = page.locator(".branch")
+    tops = branches.evaluate_all("each => each.map((branch) => branch.offsetTop)")
+    assert [tops.count(top) for top in sorted(set(tops))] == [4 // rows] * rows
+    ends = page.locator(".tree path").evaluate_all(
+        "each => each.map((line) => { const {x, y} = line.getPointAtLength(line.getTotalLength()); return [x, y]; })"
+    )
+    middles = branches.evaluate_all("""each => each.map((branch) => {
+        const [box, tree] = [branch.getBoundingClientRect(), branch.closest(".tree").getBoundingClientRect()];
+        return [box.left + box.width / 2 - tree.left, box.top - tree.top];
+    })""")
+    assert [*map(pytest.approx, middles)] == ends
 
 
 def test_replay_goes_from_round_to_round(page: Page, settled: str) -> None:
@@ -56,6 +78,7 @@ def test_node_is_harmed_by_keys_and_the_plan_is_saved(page: Page, server: Server
     crash.focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("log")).to_contain_text("Fault: crash of a1")
+    expect(page.get_by_label("Disturb")).to_contain_text("Fault 1 has struck.")
     expect(page.get_by_role("log")).to_contain_text("a1 is back")
     expect(page.get_by_text("Settled after")).to_be_visible(timeout=30_000)
     expect(page.get_by_role("heading", level=1)).to_be_focused()

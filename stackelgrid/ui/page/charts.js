@@ -167,7 +167,7 @@ function addPast(panel) {
   return { ...panel, lines: [...past, ...others, first] };
 }
 
-/** The residual over the rounds, on a logarithmic scale; what is 0 stands on the ground. */
+/** The residual over the rounds, on a logarithmic scale; what is 0 stands on the ground, what is not known is left out. */
 class Residual {
   constructor(element) {
     this.element = element;
@@ -234,10 +234,11 @@ class Residual {
   }
 
   set(rounds) {
-    const powers = rounds.map(({ residual }) => (residual > 0 ? Math.log10(residual) : null));
-    const known = powers.filter((power) => power !== null);
+    const residuals = rounds.map((event, index) => (hasCompared(rounds, index) ? event.residual : null));
+    const known = residuals.filter((residual) => residual > 0).map(Math.log10);
     this.ground = Math.floor(Math.min(0, ...known)) - 1;
-    this.plot.setData([rounds.map((event) => event.round), powers.map((power) => power ?? this.ground)]);
+    const powers = residuals.map((residual) => (residual > 0 ? Math.log10(residual) : residual === 0 ? this.ground : null));
+    this.plot.setData([rounds.map((event) => event.round), powers]);
   }
 
   /** Some powers of ten from the ground to 1. */
@@ -251,4 +252,12 @@ class Residual {
     matchMedia("(prefers-color-scheme: dark)").removeEventListener("change", this.recolour);
     this.plot.destroy();
   }
+}
+
+/** Tell whether a round's residual says something: a session that goes on after a first 0 had nothing to compare. */
+function hasCompared(rounds, index) {
+  const { session, residual } = rounds[index];
+  const isFirst = rounds[index - 1]?.session !== session;
+  const goesOn = rounds[index + 1]?.session === session;
+  return residual !== 0 || !isFirst || !goesOn;
 }

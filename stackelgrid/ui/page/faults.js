@@ -28,6 +28,7 @@ export class Disturbance {
   constructor(element, run) {
     this.run = run;
     this.node = null;
+    this.struck = new Set(); // the numbers of faults
     this.answer = make("p", { role: "status", class: "soft answer" });
     this.target = make("p", { class: "target" });
     this.ofNode = make(
@@ -58,7 +59,7 @@ export class Disturbance {
 
   makeFault(fault) {
     const parts = fault.words.map((part) => {
-      if (typeof part === "string") return make("span", {}, part);
+      if (typeof part === "string") return ` ${part} `;
       const [key, value, min] = part;
       const label = `${fault.name}: ${key === "restart_after_s" ? "seconds until it is back" : key}`;
       const max = key === "probability" ? "1" : null;
@@ -91,10 +92,18 @@ export class Disturbance {
     const where = fault === BROKER ? {} : { [fault.from ? "from" : "node"]: this.node };
     try {
       const { fault: number } = await post(locate(this.run, "faults"), { kind: fault.kind, ...where, ...numbers });
-      this.say(`Fault ${number} is on its way${fault === BROKER ? "" : ` to ${this.node}`}.`);
+      this.waited = number;
+      if (this.struck.has(number)) this.note(number);
+      else this.say(`Fault ${number} is on its way${fault === BROKER ? "" : ` to ${where.from ?? where.node}`}.`);
     } catch (error) {
       this.say(error.message, true);
     }
+  }
+
+  /** Note that a fault has struck. */
+  note(number) {
+    this.struck.add(number);
+    if (number === this.waited) this.say(`Fault ${number} has struck.`);
   }
 
   say(text, isBad = false) {

@@ -82,7 +82,10 @@ function watch(element, run, head) {
     run.id,
     (event) => {
       events.push(event);
-      if (event.type === "fault") head.offerPlan();
+      if (event.type === "fault") {
+        head.offerPlan();
+        disturbance?.note(event.fault);
+      }
       if (isLive) scene.apply(event);
       if (event.type !== "end") return;
       if (isLive) {

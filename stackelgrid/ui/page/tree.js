@@ -6,6 +6,9 @@ import { NODE_STATES } from "./states.js";
 const TROUBLE = ["late", "held", "excluded", "quarantined", "stalled", "offline", "crashed"];
 const HAS_ANSWERED = ["answered", "settled"];
 const MOST_LINES = 40;
+/** The least width of an aggregator with its homes, and how far lines stay from the middle of a gap, pixels. */
+const BRANCH_WIDTH = 136;
+const LINE_OFFSET = 3;
 
 /** Draws the nodes of the `tree` event; `onSelect(name)` tells which one was chosen. */
 export class Tree {
@@ -15,7 +18,8 @@ export class Tree {
     for (const node of this.nodes.values()) this.nodes.get(node.parent)?.children.push(node);
     this.changed = new Set();
     this.build(element);
-    this.resizing = new ResizeObserver(() => this.drawLines());
+    // Not within the observer: another number of columns changes the height that it observes.
+    this.resizing = new ResizeObserver(() => (this.placing ||= requestAnimationFrame(() => this.place())));
     this.resizing.observe(this.element);
     for (const name of this.nodes.keys()) this.changed.add(name);
     this.draw();
@@ -80,6 +84,7 @@ export class Tree {
   /** End what goes on behind it. */
   close() {
     cancelAnimationFrame(this.frame);
+    cancelAnimationFrame(this.placing);
     this.resizing.disconnect();
   }
 
@@ -89,6 +94,11 @@ export class Tree {
     this.lines = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     this.lines.setAttribute("aria-hidden", "true");
     this.legend = make("ul", { class: "legend", "aria-label": "States of the homes" });
+    this.branches = make(
+      "div",
+      { class: "branches" },
+      leader.children.map((node) => this.makeBranch(node)),
+    );
     this.element = make(
       "div",
       {
@@ -99,13 +109,10 @@ export class Tree {
       },
       this.lines,
       make("div", { class: "top" }, this.makeButton(leader, "leader")),
-      make(
-        "div",
-        { class: "branches" },
-        leader.children.map((node) => this.makeBranch(node)),
-      ),
+      this.branches,
     );
     element.replaceChildren(this.element, this.legend);
+    this.place();
     // Tab comes to one node, and the arrow keys go on from there.
     leader.button.tabIndex = 0;
     this.selected = leader.name;
@@ -180,21 +187,44 @@ export class Tree {
     );
   }
 
-  drawLines() {
+  /** Place the aggregators in rows as even as can be: four are one row, or two of two. */
+  place() {
+    this.placing = 0;
+    const count = this.branches.children.length;
+    const most = Math.max(1, Math.floor(this.branches.clientWidth / BRANCH_WIDTH));
+    const columns = Math.ceil(count / Math.ceil(count / most));
+    this.branches.style.setProperty("--columns", columns);
+    this.drawLines(columns);
+  }
+
+  drawLines(columns) {
     const [leader] = this.nodes.values();
-    // Those of further rows would run behind the first.
-    const first = leader.children[0]?.button.parentElement.offsetTop;
-    const reached = leader.children.filter((node) => node.button.parentElement.offsetTop === first);
     const box = this.element.getBoundingClientRect();
     const from = leader.button.getBoundingClientRect();
     const x = from.left + from.width / 2 - box.left;
     const y = from.bottom - box.top;
     this.lines.replaceChildren();
-    for (const node of reached.length <= MOST_LINES ? reached : []) {
-      const to = node.button.parentElement.getBoundingClientRect();
-      const [tx, ty] = [to.left + to.width / 2 - box.left, to.top - box.top];
+    if (leader.children.length > MOST_LINES) return;
+    const places = leader.children.map((node) => {
+      const place = node.button.parentElement.getBoundingClientRect();
+      const [left, top] = [place.left - box.left, place.top - box.top];
+      return { left, right: left + place.width, middle: left + place.width / 2, top, bottom: top + place.height };
+    });
+    for (const [index, node] of leader.children.entries()) {
+      const to = places[index];
+      let path = `M${x} ${y}`;
+      if (index < columns || columns === 1) path += bend(x, y, to.middle, to.top);
+      else {
+        // Through the gap beside it that is nearer to the leader, then down to its row.
+        const column = index % columns;
+        const isLeft = column === columns - 1 || (column > 0 && to.middle > x);
+        const beside = places[isLeft ? column - 1 : column + 1];
+        const gap = isLeft ? (beside.right + to.left) / 2 + LINE_OFFSET : (to.right + beside.left) / 2 - LINE_OFFSET;
+        const above = places[index - columns].bottom;
+        path += `${bend(x, y, gap, places[0].top)}V${above}${bend(gap, above, to.middle, to.top)}`;
+      }
       node.line = document.createElementNS("http://www.w3.org/2000/svg", "path");
-      node.line.setAttribute("d", `M${x} ${y}C${x} ${(y + ty) / 2} ${tx} ${(y + ty) / 2} ${tx} ${ty}`);
+      node.line.setAttribute("d", path);
       node.line.dataset.state = node.state;
       this.lines.append(node.line);
     }
@@ -223,6 +253,11 @@ export class Tree {
     event.preventDefault();
     if (next) this.select(next.dataset.node, { focus: true });
   }
+}
+
+/** Draw on from a point to one below it, upright at both. */
+function bend(x, y, tx, ty) {
+  return `C${x} ${(y + ty) / 2} ${tx} ${(y + ty) / 2} ${tx} ${ty}`;
 }
 
 /** "is held: counts with its last answer" is "held". */
