@@ -614,6 +614,14 @@ def test_page_explains_the_certificate(folder: Path, found: dict[str, Any]) -> N
     assert "✗ Certificate: not passed: feasible, largest regret; somebody could gain 0.0002 % by acting alone." in text
 
 
+def test_bills_explain_what_a_home_that_feeds_in_pays_per_kwh(folder: Path, found: dict[str, Any]) -> None:
+    told = "Paid is the bill over the energy net of what is fed in, so it can be more than any price."
+    assert told not in Page(write(folder)).text
+    next(iter(found["outcome"]["homes"].values()))["load_kw"][12] = -0.1
+    keep(folder, found)
+    assert told in Page(write(folder)).text
+
+
 def test_certificate_tells_that_other_starts_are_not_counted(found: dict[str, Any]) -> None:
     told = {
         gain: tell_certificate(parse(found | {"certificate": {**CERTIFICATE, "integrality_gap": gain}}))
@@ -666,6 +674,7 @@ def test_summary_has_the_rows_of_a_result(found: dict[str, Any]) -> None:
     }
     found["outcome"] |= {"peak_kw": 30.0, "baseline_peak_kw": 40.0, "par": 1.5, "baseline_par": 1.25}
     found["calibrated"] = {"leader.mu": "peak 1 kW", "leader.wholesale_price": "peak 1 kW", "seed": "PAR 2"}
+    found["outcome"] |= {"baseline_load_kw": [10.0] * 24, "load_kw": [12.0] * 24}
     found["outcome"] |= {"price": [1.0, 2.0] * 12, "leader_utility": -1234.5, "system_utility": 0.0, "revenue": 9e6}
     assert summary(parse(found)) == [
         ("Scenario", "Six homes"),
@@ -674,6 +683,7 @@ def test_summary_has_the_rows_of_a_result(found: dict[str, Any]) -> None:
         ("Players", "6 homes in 1 process"),
         ("Time", "1.250 s"),
         ("Transport", "memory, no broker; 1,234 messages, 5.6 MB"),
+        ("Energy", "240.0 → 288.0 kWh (+20.0 %)"),
         ("Peak load", "40.00 → 30.00 kW (−25.0 %)"),
         ("Peak-to-average ratio", "1.250 → 1.500 (+20.0 %)"),
         ("Mean price", "1.500 cents/kWh over time"),

@@ -132,10 +132,12 @@ _UTILITY = "the utility's earnings weighed against uneven load"
 
 
 def key_figures(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOutcome) -> list[Row]:
-    """Give peak, PAR, price, utilities and revenue; before -> after where the value before is known."""
+    """Give energy, peak, PAR, price, utilities and revenue; before -> after where the value before is known."""
     rate = f"{result.money}/kWh"
     mean_price = sum(outcome.price) / len(outcome.price)
+    energy = [outcome.slot_hours * sum(load) for load in (outcome.baseline_load_kw, outcome.load_kw)]
     return [
+        ("Energy", change(*energy, "kWh")),
         ("Peak load", change(outcome.baseline_peak_kw, outcome.peak_kw, "kW")),
         ("Peak-to-average ratio", _compare_par(outcome)),
         ("Mean price", f"{number(mean_price)} {rate} over time"),
@@ -417,9 +419,11 @@ def _tabulate_homes(outcome: UserOrientedOutcome, money: str) -> Table:
     }
     few = spread({name: home.bill for name, home in outcome.homes.items()})
     shown = "every home" if len(few) == len(everyone) else "a few homes"
+    fed_in = any(load < 0 for home in everyone for load in home.load_kw)
+    net = " net of what is fed in, so it can be more than any price" if fed_in else ""
     return Table(
-        f"Medians of each group, then {shown} from the smallest bill to the largest. Utility is satisfaction less wear "
-        "less bill.",
+        f"Medians of each group, then {shown} from the smallest bill to the largest. Paid is the bill over the energy"
+        f"{net}. Utility is satisfaction less wear less bill.",
         list(columns),
         [
             [[f"{name} ({len(some):,})", *_medians(some, columns.values())] for name, some in groups.items() if some],
