@@ -135,9 +135,9 @@ def key_figures(result: RunResult[UserOrientedOutcome], outcome: UserOrientedOut
     """Give energy, peak, PAR, price, utilities and revenue; before -> after where the value before is known."""
     rate = f"{result.money}/kWh"
     mean_price = sum(outcome.price) / len(outcome.price)
-    energy = [outcome.slot_hours * sum(load) for load in (outcome.baseline_load_kw, outcome.load_kw)]
+    before, after = (outcome.slot_hours * sum(load) for load in (outcome.baseline_load_kw, outcome.load_kw))
     return [
-        ("Energy", change(*energy, "kWh")),
+        ("Energy", change(before, after, "kWh")),
         ("Peak load", change(outcome.baseline_peak_kw, outcome.peak_kw, "kW")),
         ("Peak-to-average ratio", _compare_par(outcome)),
         ("Mean price", f"{number(mean_price)} {rate} over time"),
