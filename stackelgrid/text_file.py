@@ -11,6 +11,7 @@ import math
 import os
 import stat
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 LARGEST_FILE = 256 * 2**20
 """The largest file that is read, bytes."""
 _MOST_DIGITS = 300
-_MOST_LEVELS = 200
+_MOST_LEVELS = 100
 
 
 def read_text(path: Path, encoding: str = "utf-8", mend: str = "name a file that you may read") -> str:
@@ -100,8 +101,7 @@ def parse_json(text: str) -> Any:
         raise ValueError("lists or mappings are nested too deeply") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error})") from None
-    if _is_deeper(content, _MOST_LEVELS):
-        raise ValueError("lists or mappings are nested too deeply")
+    check_content(content)
     return content
 
 
@@ -118,9 +118,24 @@ def _read_whole_number(text: str) -> int:
     return int(text)
 
 
-def _is_deeper(content: Any, levels: int) -> bool:
-    """Say whether lists and mappings in `content` are nested deeper than so many levels."""
-    if not isinstance(content, dict | list):
-        return False
-    inside = content.values() if isinstance(content, dict) else content
-    return levels == 0 or any(_is_deeper(value, levels - 1) for value in inside)
+def check_content(content: Any, key: str = "", levels: int = _MOST_LEVELS) -> None:
+    """Raise `ValueError` for lists and mappings nested too deeply, and for text that no file in UTF-8 can hold."""
+    if isinstance(content, str):
+        if not content.isascii():
+            _check_text(content, key)
+    elif isinstance(content, Mapping | list):
+        if levels == 0:
+            raise ValueError("lists or mappings are nested too deeply")
+        for name, value in content.items() if isinstance(content, Mapping) else enumerate(content):
+            if isinstance(name, str):
+                check_content(name, key, levels)
+            if isinstance(value, str | Mapping | list):
+                check_content(value, f"{key}.{name}".lstrip("."), levels - 1)
+
+
+def _check_text(text: str, key: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        message = f"{text[error.start]!a} is half of a character; write the whole one"
+        raise ValueError(f"{key}: {message}" if key else message) from None

@@ -19,6 +19,7 @@ from stackelgrid.scenarios import yaml_file
 from stackelgrid.scenarios.base import Scenario
 from stackelgrid.scenarios.measured import BadReferenceError, spell_out, with_origins
 from stackelgrid.scenarios.measured.declarations import DataSection
+from stackelgrid.text_file import check_content
 
 
 class ScenarioError(ConfigError):
@@ -63,6 +64,10 @@ def load(
     """
     origins = _Origins(Path("scenario"), overrides or [], seed)
     if isinstance(source, Mapping):
+        try:
+            check_content(source)
+        except ValueError as error:
+            raise ScenarioError(f"scenario: {error}", [_split_key(str(error))]) from None
         raw = copy.deepcopy(dict(source))
     else:
         origins.shipped = source in list_shipped()

@@ -27,7 +27,7 @@ from ruamel.yaml.resolver import VersionedResolver
 from ruamel.yaml.scanner import Scanner, ScannerError
 
 from stackelgrid.spelling import suggest
-from stackelgrid.text_file import read_text
+from stackelgrid.text_file import check_content, read_text
 
 _MERGE = "tag:yaml.org,2002:merge"
 _NOT_DECIMAL = re.compile(r"[-+]?0[box].*|[-+.0-9eE_]*_[-+.0-9eE_]*")
@@ -157,8 +157,10 @@ def _refuse_slips(node: MappingNode) -> None:
 
 
 def parse(text: str) -> Any:
-    """Read a YAML document. Raises `ValueError` with line, column and what is wrong there."""
-    return _load(text, lambda yaml: yaml.load(text))
+    """Read a YAML document. Raises `ValueError` with line and column, or key, and what is wrong there."""
+    content = _load(text, lambda yaml: yaml.load(text))
+    check_content(content)
+    return content
 
 
 def find_line(text: str, path: Sequence[str]) -> int:

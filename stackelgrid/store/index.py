@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from stackelgrid.store.summary import RunSummary
 
-_VERSION = 1
+_VERSION = 2
 """To be raised with each change of `RunSummary` or of how it is made."""
 _PATIENCE_S = 1.0
 """The time to wait for another process that has the file; to read the runs themselves takes not much longer."""

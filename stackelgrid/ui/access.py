@@ -7,9 +7,11 @@ sends it, must be the interface itself.
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from http.cookies import CookieError, SimpleCookie
+from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -61,7 +63,7 @@ class Guard:
         """Tell whether this is the token."""
         return secrets.compare_digest(token.encode(), self._token.encode())
 
-    def _find_refusal(self, scope: Scope) -> JSONResponse | None:
+    def _find_refusal(self, scope: Scope) -> EscapedResponse | None:
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         if not _LOOPBACK.fullmatch(host):
@@ -86,12 +88,20 @@ class Guard:
         return "" if morsel is None else morsel.value
 
 
-def refuse(status: int, message: str, key: str | None = None) -> JSONResponse:
+class EscapedResponse(JSONResponse):
+    """A response in ASCII: a name of a file may be text that UTF-8 cannot hold."""
+
+    def render(self, content: Any) -> bytes:
+        """Write the body."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+
+
+def refuse(status: int, message: str, key: str | None = None) -> EscapedResponse:
     """Make the response to what is refused; `key` is the key of the request that is wrong."""
-    return JSONResponse({"message": message} | ({} if key is None else {"key": key}), status)
+    return EscapedResponse({"message": message} | ({} if key is None else {"key": key}), status)
 
 
-def _refuse_body(scope: Scope, headers: Headers) -> JSONResponse | None:
+def _refuse_body(scope: Scope, headers: Headers) -> EscapedResponse | None:
     length = headers.get("content-length", "0")
     if not length.isdecimal() or int(length[:20]) > MOST_BYTES:
         return refuse(413, _TOO_LARGE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property
@@ -16,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -28,8 +27,9 @@ from stackelgrid.scenarios.measured import with_data
 from stackelgrid.store.run_store import NoRunError, RunGoesOnError, RunStore
 from stackelgrid.store.summary import RunSummary
 from stackelgrid.testbed.run_lock import is_played
+from stackelgrid.text_file import parse_json
 from stackelgrid.ui import openapi, scenario_list
-from stackelgrid.ui.access import Guard, refuse
+from stackelgrid.ui.access import EscapedResponse, Guard, refuse
 from stackelgrid.ui.answers import Added, Checked, PlanEntry, RunDescription, ScenarioEntry, Started
 from stackelgrid.ui.check import Check, check
 from stackelgrid.ui.launcher import Launcher, LiveRun, OrderRefusedError
@@ -152,7 +152,7 @@ class Interface:
 
     async def show_document(self, request: Request) -> Response:
         """Send the OpenAPI document."""
-        return JSONResponse(openapi.describe(self.operations))
+        return EscapedResponse(openapi.describe(self.operations))
 
     async def list_scenarios(self, request: Request) -> Response:
         """List the scenarios that a run can be started from."""
@@ -168,7 +168,7 @@ class Interface:
             model = find(request.path_params["game"]).load("scenario")
         except UnknownGameError as error:
             raise HTTPException(404, str(error)) from None
-        return JSONResponse(with_data(await run_in_threadpool(model.model_json_schema)))
+        return EscapedResponse(with_data(await run_in_threadpool(model.model_json_schema)))
 
     async def check(self, request: Request) -> Response:
         """Check a scenario, and a fault plan against it."""
@@ -237,7 +237,7 @@ class Interface:
         path = await run_in_threadpool(find_file, folder, f"tables/{name}.parquet")
         if path is None:
             return refuse(404, f"{folder.name} has no table {name!r}; stackelgrid report {folder} writes what it has")
-        return JSONResponse(await run_in_threadpool(read_table, path))
+        return EscapedResponse(await run_in_threadpool(read_table, path))
 
     async def send_file(self, request: Request) -> Response:
         """Send a file of a run."""
@@ -270,15 +270,15 @@ class Interface:
         return StreamingResponse(send(), media_type="text/event-stream")
 
 
-def _answer(content: BaseModel | Sequence[BaseModel], status: int = 200, headers: Any = None) -> JSONResponse:
-    return JSONResponse(to_jsonable_python(content), status, headers)
+def _answer(content: BaseModel | Sequence[BaseModel], status: int = 200, headers: Any = None) -> EscapedResponse:
+    return EscapedResponse(to_jsonable_python(content), status, headers)
 
 
 async def _read_json(request: Request) -> Any:
     try:
-        return json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(400, f"the body is not JSON ({error})") from None
+        return parse_json((await request.body()).decode())
+    except ValueError as error:
+        raise HTTPException(400, f"the body: {error}") from None
 
 
 async def _answer_error(request: Request, error: HTTPException) -> Response:

@@ -105,6 +105,7 @@ def test_scenario_error_is_short_for_many_like_mistakes() -> None:
     [
         ("schema: 1\nschema: 1\n", "line 2, column 1: the key 'schema' is there twice, first in line 1; remove one"),
         ("leader:\n  mu: 1\n  mu: 2\n", "line 3, column 3: the key 'mu' is there twice, first in line 2; remove one"),
+        ('title: "\\ud800 x"\n', "title: '\\ud800' is half of a character; write the whole one"),
         ("", "a scenario is a mapping of keys; this is an empty file"),
         ("- 1\n", "a scenario is a mapping of keys; this is a list"),
     ],
@@ -152,6 +153,11 @@ def test_mistake_of_a_fault_is_named_by_the_keys_of_the_plan(tmp_path: Path) -> 
         f"{path}: faults.3.probability: It must be less than or equal to 1 (found 2)",
         f"{path}: faults.4.at.round: It must be greater than or equal to 1 (found 0)",
     ]
+
+
+def test_content_with_half_of_a_character_is_refused() -> None:
+    with pytest.raises(ScenarioError, match=r"leader\.note: '.udc00' is half of a character"):
+        load({"game": "prosumer", "leader": {"note": "\udc00"}})
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,7 @@ def replace_by_pipe(name: str) -> Callable[[Path], None]:
         (put("elapsed_s", "1e999"), "result.json: 1e999 is no number of JSON, or too large for one"),
         (put("elapsed_s", "9" * 300), None),
         (put("game", '"tag"'), "result.json: game: "),
+        (put("scenario", r'"\ud800"'), "result.json: scenario: '\\ud800' is half of a character; write the whole one"),
         (replace_by_pipe("result.json"), "result.json: cannot be read (a pipe or a device, not a file)"),
         (overwrite("rounds.jsonl", b"\xff\n"), "rounds.jsonl: not text in UTF-8"),
         (overwrite("rounds.jsonl", b"[" * 100_000), "rounds.jsonl, line 1: lists or mappings are nested too deeply"),

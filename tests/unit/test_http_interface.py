@@ -97,10 +97,21 @@ def test_oversized_body_is_refused(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "status"), [(b"{", 400), (b"[" * 100_000, 400), (b"[]", 422), (b"{}", 422), (b'{"scenario": 1}', 422)]
+    ("content", "status"),
+    [
+        (b"{", 400),
+        (b"\xff", 400),
+        (b"[" * 100_000, 400),
+        (b'{"scenario": ' + b'{"a":' * 300 + b"1" + b"}" * 301, 400),
+        (rb'{"scenario": {"title": "\ud800"}}', 400),
+        (b"[]", 422),
+        (b"{}", 422),
+        (b'{"scenario": 1}', 422),
+    ],
 )
-def test_body_of_another_form_is_refused(client: TestClient, content: bytes, status: int) -> None:
-    answer = client.post("/api/v1/check", content=content, headers={"Content-Type": "application/json"})
+@pytest.mark.parametrize("path", ["check", "runs"])
+def test_body_of_another_form_is_refused(client: TestClient, path: str, content: bytes, status: int) -> None:
+    answer = client.post(f"/api/v1/{path}", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == status
     assert answer.json()["message"]
     assert client.post("/api/v1/check", content=content, headers={"Content-Type": "text/plain"}).status_code == 415
@@ -219,6 +230,16 @@ def test_folder_that_is_broken_is_listed_with_a_message(client: TestClient, runs
         for name in broken:
             client.delete(f"/api/v1/runs/{name}")
     assert not (runs / "half").exists()
+
+
+def test_file_whose_name_is_not_utf_8_is_listed(client: TestClient, runs: Path) -> None:
+    file = runs / RUN / "figures" / "\udcff.png"
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    try:
+        assert f"figures/{file.name}" in client.get(f"/api/v1/runs/{RUN}").json()["files"]
+    finally:
+        file.unlink()
 
 
 def test_events_of_another_version_are_one_message(client: TestClient, runs: Path) -> None:

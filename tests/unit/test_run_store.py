@@ -115,6 +115,7 @@ def test_run_that_fails_says_why(store: RunStore) -> None:
         ({"result.json": "[" * 10_000}, "unreadable"),
         ({"result.json": "[]"}, "unreadable"),
         ({"result.json": "\udcff"}, "unreadable"),
+        ({"result.json": '{"scenario": "\\ud800"}'}, "unreadable"),
         ({"scenario.yaml": "game: prosumer", "comparison.json": "{}"}, None),
         ({}, None),
     ],
