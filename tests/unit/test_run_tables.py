@@ -290,3 +290,12 @@ def test_table_that_a_game_lacks_is_refused_with_those_there_are(played: dict[st
         match=r"slots: this run of load_call has no such table; it has homes, calls, rounds, messages, sessions",
     ):
         _ = played["load_call"].slots
+
+
+def test_tables_of_the_first_steps_are_printed_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "first-steps.md").read_text(encoding="utf-8")
+    (steps,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(steps.replace('"population.homes": 12', '"population.homes": 4'), {})
+    out = capsys.readouterr().out
+    assert "price_cents_per_kwh" in out and "bill_cents" in out
+    assert "..." not in out
