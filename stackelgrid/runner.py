@@ -297,7 +297,8 @@ class Run:
         folder: Path | None = None,
         record: RunRecord | None = None,
     ) -> None:
-        self.scenario, self.result, self.journal, self.folder, self.record = scenario, result, journal, folder, record
+        self.scenario, self.result, self.journal, self.record = scenario, result, journal, record
+        self.folder = None if folder is None else folder.absolute()  # stays where it is when the process goes elsewhere
         self.interrupted = record is not None and record.interrupted
         self.days: Days | None = None
         self._figures: tuple[RunResult[Any], Figures] | None = None

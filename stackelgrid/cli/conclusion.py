@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -27,7 +28,7 @@ def conclude(ended: Run, seconds: Mapping[str, float], *, quiet: bool, certified
 
     Raises `CommandError` with the exit code of a run that did not settle in good order.
     """
-    stderr, folder = open_stderr(), ended.folder
+    stderr, folder = open_stderr(), _shorten_folder(ended)
     assert ended.record is not None
     if not quiet:
         _print_summary(ended, seconds)
@@ -82,10 +83,10 @@ def _explain_absence(ended: Run) -> str:
     try:
         require_solvers()
     except SolverMissingError as error:
-        return f"not certified: {error}; then stackelgrid certify {ended.folder}"
+        return f"not certified: {error}; then stackelgrid certify {_shorten_folder(ended)}"
     sessions = len(ended.scenario.sessions)
     size = f"{sessions} sessions" if sessions > CERTIFIED_SESSIONS else f"{len(ended.scenario.everyone)} homes"
-    return f"not certified, with {size}: stackelgrid certify {ended.folder}"
+    return f"not certified, with {size}: stackelgrid certify {_shorten_folder(ended)}"
 
 
 def _print_troubles(ended: Run, stderr: Console) -> None:
@@ -110,7 +111,15 @@ def _print_troubles(ended: Run, stderr: Console) -> None:
     for why, nodes in islice(troubles.items(), _LINES):
         stderr.print(f"[red]{_list_some(nodes)}[/red] {escape(why)}")
     if len(troubles) > _LINES:
-        stderr.print(f"and {len(troubles) - _LINES} more such lines, see {ended.folder}/result.json", markup=False)
+        stderr.print(
+            f"and {len(troubles) - _LINES} more such lines, see {_shorten_folder(ended)}/result.json", markup=False
+        )
+
+
+def _shorten_folder(ended: Run) -> Path | None:
+    """Give the run's folder as it is named from the working directory, where it is below that."""
+    folder, here = ended.folder, Path.cwd()
+    return folder.relative_to(here) if folder is not None and folder.is_relative_to(here) else folder
 
 
 def _list_some(names: Iterable[str]) -> str:

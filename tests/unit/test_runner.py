@@ -156,6 +156,18 @@ def test_certificate_is_kept_in_the_folder(tmp_path: Path) -> None:
     assert stackelgrid.load(tmp_path / "run").certificate == certificate
 
 
+def test_run_keeps_its_folder_when_the_process_goes_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = stackelgrid.run("user_oriented", FOUR, out="run")
+    read = stackelgrid.load("run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    run.certify(samples=5)
+    assert run.folder == read.folder == tmp_path / "run"
+    assert read.report() == tmp_path / "run" / "report.html"
+    assert stackelgrid.load(tmp_path / "run").certificate == run.certificate
+
+
 def test_notebook_shows_the_summary_of_a_run() -> None:
     run = stackelgrid.run("user_oriented", {**FOUR, "title": "Four & more"})
     html = run._repr_html_()
