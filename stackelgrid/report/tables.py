@@ -39,7 +39,9 @@ def verdict(result: RunResult[Any]) -> list[Row]:
     if result.certificate is None or not judged:
         return [("Certificate", partly)] if partly else []
     first = (("gap", "gap"), ("largest regret", "max_regret"))
-    numbers = [f"{name} {value:.1e}" for name, key in first if (value := result.certificate.number(key)) is not None]
+    numbers = [
+        f"{name} {tiny(value, '')}" for name, key in first if (value := result.certificate.number(key)) is not None
+    ]
     return [("Certificate", "; ".join([*_tell_first(judged, partly), *numbers]))]
 
 

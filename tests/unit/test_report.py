@@ -699,6 +699,11 @@ def test_summary_of_a_case_that_was_not_calibrated_claims_no_fit(found: dict[str
     assert "Chosen to match" not in dict(summary(parse(found)))
 
 
+def test_summary_writes_a_gap_below_zero_with_the_minus_of_every_other_number(found: dict[str, Any]) -> None:
+    rows = dict(summary(parse(found | {"certificate": CERTIFICATE})))
+    assert rows["Certificate"] == "all 7 checks passed; gap −3.0e-11; largest regret 2.0e-09"
+
+
 def test_change_from_zero_has_no_percentage() -> None:
     assert change(0.0, 2.0, "kW") == "0 → 2.000 kW"
 
