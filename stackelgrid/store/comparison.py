@@ -55,8 +55,12 @@ class ComparedRun:
 
     @cached_property
     def scenario(self) -> dict[str, Any]:
-        """The scenario by key, with the values that its file leaves out; a file of data by its name and content."""
-        content: dict[str, Any] = self.content.scenario.model_dump(mode="json", by_alias=True)
+        """The scenario by key, with the values that its file leaves out; a file of data by its name and content.
+
+        Title and `calibrated` are left out: they tell of the other keys, and change nothing in a run.
+        """
+        told = {"title", "calibrated"}
+        content: dict[str, Any] = self.content.scenario.model_dump(mode="json", by_alias=True, exclude=told)
         named: dict[str, Any] = _name_data(content, self.content.folder.resolve())
         return named
 

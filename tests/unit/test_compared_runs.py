@@ -49,7 +49,7 @@ def test_differences_are_keys_and_figures() -> None:
     one, low = (read_run(name, Path("runs") / name) for name in ("one", "low mu"))
     keys, figures = list_differences(one, low)
     assert keys["leader.mu"] == [one.scenario["leader"]["mu"], 0.5]
-    assert keys.keys() == {"title", "leader.mu"}
+    assert keys.keys() == {"leader.mu"}
     assert figures["Peak (kW)"] == [one.content.result.outcome.peak_kw, low.content.result.outcome.peak_kw]
     assert "Time (s)" not in figures
     assert "Homes settled" not in figures
