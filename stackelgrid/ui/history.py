@@ -24,6 +24,7 @@ class RecalledEvents:
         self._folder = folder
         self._rounds = GrowingLines(folder / "rounds.jsonl")
         self._names: list[str] = []
+        self._answered: list[str] = []
         self._missing: defaultdict[int, Event]
         self._seconds = 0.0
 
@@ -37,6 +38,10 @@ class RecalledEvents:
                 f"{self._folder / 'rounds.jsonl'}: not the rounds of a run of this version ({error}); run it again"
             )
             raise ConfigError(message) from None
+
+    def settle(self) -> Event:
+        """Give the event of a run that has settled: the leader and who has answered its last round."""
+        return describe_nodes("settled", [*self._names[:1], *self._answered])
 
     def _tell(self) -> Iterator[Event]:
         if not self._names:
@@ -54,7 +59,8 @@ class RecalledEvents:
         self._seconds += max(record["ms"] / 1000, LEAST_ROUND_S)
         absent = _leave_out(self._missing[record["round"]], _list_missing(record))
         away = {*_list_missing(record), *_list_missing(absent)}
-        yield describe_nodes("answered", [name for name in members if name not in away])
+        self._answered = [name for name in members if name not in away]
+        yield describe_nodes("answered", self._answered)
         yield from describe_round(record)
         yield from describe_missing(absent)
 

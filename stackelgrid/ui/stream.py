@@ -54,4 +54,7 @@ async def _read(folder: Path, is_closing: Callable[[], bool]) -> AsyncIterator[s
             alive_at = loop.time() + _ALIVE_S
         await asyncio.sleep(_LOOK_S)
     ended = await run_in_threadpool(summarise, folder)
-    yield json.dumps({"seconds": parse_event(last).get("seconds", 0.0), **describe_end(ended.state, ended.message)})
+    seconds = parse_event(last).get("seconds", 0.0)
+    if isinstance(events, RecalledEvents) and ended.state == "settled":
+        yield json.dumps({"seconds": seconds, **events.settle()})
+    yield json.dumps({"seconds": seconds, **describe_end(ended.state, ended.message)})

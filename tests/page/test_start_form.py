@@ -87,3 +87,18 @@ def test_run_is_played_as_the_form_has_it(form: Page, server: Server) -> None:
     expect(form.locator("[data-node]")).to_have_count(1 + 4 + 4)
     scenario = server.client.get(f"{form.url.rpartition('#')[2]}/files/scenario.yaml").text
     assert "mu: 0.5" in scenario
+
+
+def test_scenario_that_has_the_focus_is_not_hidden_by_the_bar(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto("#/new")
+    page.get_by_text("60 homes, 4 aggregators").wait_for()
+    choices = page.get_by_role("radio")
+    choices.first.focus()
+    for index in range(1, choices.count()):
+        page.keyboard.press("ArrowDown")
+        expect(choices.nth(index)).to_be_focused()
+        low = "each => each.getBoundingClientRect().bottom"
+        assert page.locator(".scenario:has(:focus)").evaluate(low) <= page.locator(".submit").evaluate(
+            low.replace("bottom", "top")
+        )

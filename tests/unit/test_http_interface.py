@@ -263,6 +263,8 @@ def test_events_of_a_run_that_has_ended(client: TestClient) -> None:
     assert (told[0]["type"], told[-1]) == ("tree", {"seconds": told[-2]["seconds"], "type": "end", "state": "settled"})
     rounds = [event for event in told if event["type"] == "round"]
     assert [event["round"] for event in rounds] == [1, 2, 3, 4, 5, 6]
+    settled = [node["name"] for node in told[0]["nodes"]]
+    assert [event["names"] for event in told if (event["type"], event.get("state")) == ("node", "settled")] == [settled]
     assert all(len(event["load_kw"]) == 24 for event in rounds)
     assert [event["seconds"] for event in told] == sorted(event["seconds"] for event in told)
 
