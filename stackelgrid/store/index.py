@@ -33,7 +33,7 @@ class Index:
                 if _read_version(index) != _VERSION:
                     return {}
                 rows = index.execute("SELECT id, stamp, summary FROM runs").fetchall()
-            return {run: (stamp, RunSummary.model_validate(json.loads(summary))) for run, stamp, summary in rows}
+            return {run: (stamp, RunSummary.model_validate_json(summary)) for run, stamp, summary in rows}
         except (sqlite3.Error, ValueError):
             return {}
 

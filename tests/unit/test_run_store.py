@@ -177,7 +177,7 @@ def test_index_is_used_and_follows_the_files(store: RunStore) -> None:
         assert index.execute("SELECT count(*) FROM runs").fetchone() == (0,)
 
 
-@pytest.mark.parametrize("spoil", ["text", "torn", "version", "folder", "locked"])
+@pytest.mark.parametrize("spoil", ["text", "torn", "version", "number", "folder", "locked"])
 def test_index_that_cannot_be_used_costs_nothing_but_time(store: RunStore, spoil: str) -> None:
     expected, file = store.list(), store.root / ".index.sqlite"
     index = sqlite3.connect(file)
@@ -188,6 +188,10 @@ def test_index_that_cannot_be_used_costs_nothing_but_time(store: RunStore, spoil
             file.write_bytes(file.read_bytes()[:5000])
         case "version":
             index.executescript("PRAGMA user_version = 99; DROP TABLE runs; CREATE TABLE runs (other TEXT)")
+        case "number":
+            index.executescript(
+                "DROP TABLE runs; CREATE TABLE runs (id PRIMARY KEY, stamp, summary); INSERT INTO runs VALUES (1, 2, 3)"
+            )
         case "folder":
             file.unlink()
             file.mkdir()
