@@ -13,6 +13,7 @@ from stackelgrid.errors import ConfigError
 from stackelgrid.store.index import Index
 from stackelgrid.store.summary import RunSummary, summarise_files
 from stackelgrid.testbed.run_lock import is_played
+from stackelgrid.testbed.run_name import is_run_name
 
 _INDEX = ".index.sqlite"
 _SUMMARISED = ("manifest.json", "result.json")
@@ -51,7 +52,7 @@ class RunStore:
             path = Path(run)
             if path.name != run and path.parent.resolve() == self.root.resolve():
                 run = path.name
-            if _is_name(run) and is_run(folder := self.root / run) and not folder.is_symlink():
+            if is_run_name(run) and is_run(folder := self.root / run) and not folder.is_symlink():
                 return folder
         raise NoRunError(f"there is no run {run!r} in {self.root}; see stackelgrid runs list")
 
@@ -71,18 +72,13 @@ class RunStore:
         except FileNotFoundError:
             return
         for name in folders:
-            if _is_name(name) and (stamp := _stamp(self.root / name)):
+            if is_run_name(name) and (stamp := _stamp(self.root / name)):
                 yield name, stamp
 
 
 def _mark_played(root: Path, summary: RunSummary) -> RunSummary:
     played = is_played(root / summary.id)
     return summary.model_copy(update={"state": "running", "message": ""}) if played else summary
-
-
-def _is_name(name: str) -> bool:
-    """Tell whether a run can have that name: text that prints on one line."""
-    return name == Path(name).name and not name.startswith(".") and name.isprintable()
 
 
 def is_run(folder: Path) -> bool:

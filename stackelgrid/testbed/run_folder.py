@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario, ScenarioError, dump
 from stackelgrid.testbed import fault_plans
+from stackelgrid.testbed.run_name import is_run_name
 from stackelgrid.text_file import parse_json, read_text, write_text
 from stackelgrid.transport.address import hide_password
 
@@ -47,7 +50,13 @@ class FolderExistsError(ScenarioError):
 
 
 def create_under_runs(name: str) -> Path:
-    """Make a folder under runs/ by name and time; one more number for each that another command has made meanwhile."""
+    """Make a folder under runs/ by name and time; one more number for each that another command has made meanwhile.
+
+    Raises `ScenarioError` for a name that no run can have.
+    """
+    if not is_run_name(name):
+        mend = "give one that prints on one line, without / and without a dot at its beginning, or a folder as out"
+        raise ScenarioError(f"name: {name!r} cannot be that of a run; {mend}")
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     number = 1
     while True:
@@ -60,6 +69,8 @@ def create_under_runs(name: str) -> Path:
 def create(out: Path) -> Path:
     """Make the run's folder. Raises `FolderExistsError`, or `ScenarioError` when it cannot be made."""
     try:
+        if "\0" in str(out):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         out.mkdir(parents=True)
     except FileExistsError:
         raise FolderExistsError(f"--out {out}: it exists already; name a new folder, or remove this one") from None

@@ -168,6 +168,14 @@ def test_run_keeps_its_folder_when_the_process_goes_elsewhere(tmp_path: Path, mo
     assert stackelgrid.load(tmp_path / "run").certificate == run.certificate
 
 
+@pytest.mark.parametrize("name", ["../outside", "a/b", ".hidden", "..", "two\nlines", "a\0b"])
+def test_name_that_no_run_can_have_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"^name: .* cannot be that of a run; give one that prints on one line"):
+        stackelgrid.run("user_oriented", FOUR, name=name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_notebook_shows_the_summary_of_a_run() -> None:
     run = stackelgrid.run("user_oriented", {**FOUR, "title": "Four & more"})
     html = run._repr_html_()
