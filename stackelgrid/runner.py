@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,7 +34,7 @@ from stackelgrid.testbed.result import certify as add_certificate
 from stackelgrid.testbed.run_folder import Place
 from stackelgrid.testbed.run_lock import RunLock
 from stackelgrid.testbed.start import RunStart
-from stackelgrid.transport.address import hide_password
+from stackelgrid.transport.address import Address, hide_password
 from stackelgrid.transport.base import BrokerUnreachableError
 from stackelgrid.wire.names import name_from
 
@@ -64,7 +65,7 @@ def run(
     *,
     transport: Literal["memory", "mqtt"] = "memory",
     broker: str = BrokerKind.AUTO,
-    certs: Path | None = None,
+    certs: str | Path | None = None,
     faults: str | Path | Mapping[str, Any] | FaultPlan | None = None,
     out: str | Path | None = None,
     name: str | None = None,
@@ -95,7 +96,9 @@ def run(
     `UnwrittenError`, which has the run, when it was played and its folder could not be written.
     """
     if transport not in ("memory", "mqtt"):
-        raise ValueError(f"transport is {transport!r}; give memory or mqtt")
+        raise ConfigError(f"transport: {transport!r} is none; give memory or mqtt")
+    if transport == "mqtt":
+        _check_broker(broker)
     loaded = _load_scenario(scenario, overrides, seed)
     plan = None if faults is None else fault_plans.fit(faults, loaded, broker)
     if transport == "mqtt":
@@ -165,10 +168,19 @@ def resume(
     return ended
 
 
-def _choose_place(folder: Path, broker: str, certs: Path | None) -> Place:
+def _check_broker(broker: str) -> None:
+    """Raise `ConfigError` for a broker that is neither a kind nor an address."""
+    if BrokerKind.of(broker) is None:
+        try:
+            Address.parse(broker)
+        except ValueError as error:
+            raise ConfigError(f"broker: give {', '.join(BrokerKind)} or an address ({error})") from None
+
+
+def _choose_place(folder: Path, broker: str, certs: str | Path | None) -> Place:
     """Choose the place of a run over MQTT: its name is unique, so that runs which share a broker never meet."""
     name = f"{name_from(folder.name, 50)}-{secrets.token_hex(3)}"
-    return Place(run=name, broker=hide_password(broker), certs=None if certs is None else str(certs.resolve()))
+    return Place(run=name, broker=hide_password(broker), certs=None if certs is None else str(Path(certs).resolve()))
 
 
 @contextmanager
@@ -412,7 +424,8 @@ class Run:
 
         The certificate goes into `result` and result.json; of several sessions that of each does as it is made, and a
         certification that was interrupted goes on with those that have none, and `on_step` is called with how many have
-        one. Raises `CertificateError` when a home did not answer the last round, or the reference has no solution.
+        one. Raises `CertificateError` when a home did not answer the last round, or the reference has no solution,
+        `ConfigError` for fewer samples than one.
         """
 
         def keep(result: RunResult[Any]) -> None:
@@ -420,6 +433,8 @@ class Run:
             certified = sum(session.certificate is not None for session in result.sessions)
             on_step(f"certifying, {certified} of {len(result.sessions)} sessions")
 
+        if samples < 1:
+            raise ConfigError(f"samples: {samples} deviations cannot be tried; give 1 or more")
         if not self.result.certifiable:
             raise CertificateError(f"not every home answered the last round of {self}: nothing to certify")
         self._keep(add_certificate(self.scenario, self.result, samples, keep))
@@ -490,12 +505,30 @@ def _load_scenario(
 ) -> Scenario:
     """Load a scenario, unless it is one already."""
     if isinstance(overrides, Mapping):
-        overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+        overrides = [*starmap(_spell_override, overrides.items())]
     if isinstance(scenario, Scenario):
         if overrides or seed is not None:
             raise ConfigError("a scenario that is loaded has its values; give overrides and seed to load()")
         return scenario
     return scenarios.load(scenario if isinstance(scenario, Mapping) else str(scenario), list(overrides or []), seed)
+
+
+def _spell_override(key: str, value: object) -> str:
+    """Write an override as `KEY=VALUE`."""
+    try:
+        return f"{key}={json.dumps(value, default=_read_number)}"
+    except (RecursionError, TypeError, ValueError):
+        mend = "give numbers, texts, or lists and mappings of them"
+        raise ConfigError(f"overrides: {key}: {type(value).__name__} cannot be written as YAML; {mend}") from None
+
+
+def _read_number(value: object) -> object:
+    """Read the numbers of NumPy."""
+    import numpy as np
+
+    if isinstance(value, np.number | np.bool_ | np.ndarray):
+        return value.tolist()
+    raise TypeError(type(value).__name__)
 
 
 def _make_folder(out: str | Path | None, name: str | None, *, needed: bool) -> Path | None:

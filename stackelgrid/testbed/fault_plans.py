@@ -69,6 +69,9 @@ def fit(
     topology = scenario.topology
     named = {f"home:{number}": name for number, name in enumerate(topology.aggregator_of, start=1)}
     named |= {f"aggregator:{number}": name for number, name in enumerate(topology.aggregators, start=1)}
+    if not isinstance(source, str | Path | Mapping | FaultPlan):
+        kind = type(source).__name__
+        raise FaultPlanError(f"fault_plan: {kind} is no plan; give a name, a file, its content or a FaultPlan")
     if isinstance(source, Path):
         source = str(source)
     general = source if isinstance(source, FaultPlan) else load(source)

@@ -8,10 +8,12 @@ import pickle
 import re
 import subprocess
 import sys
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import stackelgrid
@@ -174,6 +176,42 @@ def test_name_that_no_run_can_have_is_refused(name: str, tmp_path: Path, monkeyp
     with pytest.raises(ConfigError, match=r"^name: .* cannot be that of a run; give one that prints on one line"):
         stackelgrid.run("user_oriented", FOUR, name=name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_overrides_may_be_numbers_of_numpy() -> None:
+    run = stackelgrid.run("user_oriented", {"population.homes": np.int64(4), "leader.mu": np.float32(0.5)})
+    assert len(run.scenario.everyone) == 4 and run.scenario.leader.model_dump()["mu"] == 0.5
+
+
+@pytest.mark.parametrize("value", [Path("there"), date(2026, 11, 29), {"a": {1, 2}}])
+def test_override_that_is_no_yaml_is_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"^overrides: leader\.mu: {type(value).__name__} cannot be written as YAML"):
+        stackelgrid.run("user_oriented", {"leader.mu": value})
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ({"transport": "carrier"}, "transport: 'carrier' is none; give memory or mqtt"),
+        ({"transport": "mqtt", "broker": "foo"}, "broker: give auto, mosquitto, embedded or an address"),
+        ({"faults": 5}, "fault_plan: int is no plan; give a name"),
+        ({"faults": []}, "fault_plan: list is no plan; give a name"),
+        ({"out": "a\0b"}, "--out a\0b: cannot be made"),
+        ({"transport": "mqtt", "broker": "mqtts://127.0.0.1:1", "certs": "nowhere"}, "nowhere"),
+    ],
+)
+def test_argument_that_cannot_be_used_is_refused(
+    argument: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=said):
+        stackelgrid.run("user_oriented", FOUR, **argument)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_certificate_of_no_samples_is_refused() -> None:
+    with pytest.raises(ConfigError, match="samples: -1 deviations cannot be tried; give 1 or more"):
+        stackelgrid.run("user_oriented", FOUR).certify(samples=-1)
 
 
 def test_notebook_shows_the_summary_of_a_run() -> None:

@@ -18,6 +18,7 @@ import pytest
 
 import broker
 from stackelgrid.certify import CertificateError
+from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.runner import conclude
 from stackelgrid.scenarios import ScenarioError
@@ -114,7 +115,7 @@ def test_run_over_mqtt_shares_the_broker_unless_it_fails(
     assert bounced.result.faults == {"broker": 1} and bounced.settled
     assert bounced.result.broker != stackelgrid_broker.url
     assert broker.answers(stackelgrid_broker.port)
-    with pytest.raises(ValueError, match="transport is 'pigeon'; give memory or mqtt"):
+    with pytest.raises(ConfigError, match="transport: 'pigeon' is none; give memory or mqtt"):
         testbed("user_oriented", FOUR, transport="pigeon")  # type: ignore[arg-type]
 
 
