@@ -145,14 +145,15 @@ def resume(
     """Go on with a run that was interrupted or killed, from the last rounds that were finished.
 
     In memory its result is that of a run that was never interrupted, to the last digit but for the seconds that it
-    took. Over MQTT the nodes go on from their ledgers, on a broker as before, and `on_round` is called with the rounds
-    of before, too. The rest is as for `run`. Raises `ConfigError` for a folder of no such run, one under a fault plan
-    included.
+    took; to 1e-12 of it where homes have devices that are scheduled together. Over MQTT the nodes go on from their
+    ledgers, on a broker as before, and `on_round` is called with the rounds of before, too. The rest is as for `run`.
+    Raises `ConfigError` for a folder of no such run, one under a fault plan included.
     """
     folder = Path(folder)
-    where = run_folder.read_unfinished(folder)
+    run_folder.read_unfinished(folder)
     loaded = scenarios.load(str(folder / "scenario.yaml"))
     with defer_interrupts() as interrupts, RunLock(folder, resumed=True) as lock:
+        where = run_folder.read_unfinished(folder)  # it may have ended while this waited for the lock
         log = None if where is not None else RecoveryLog(folder, loaded)
         run_folder.reopen(folder)
         with _note_failure(folder):

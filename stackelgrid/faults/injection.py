@@ -384,7 +384,7 @@ class _Event:
 
 @dataclass(slots=True)
 class _Pipe:
-    """A narrow connection, one way, until a time."""
+    """A narrow connection, one way, until a time, at which what is still in it goes on at once."""
 
     bytes_per_s: float
     until: float
@@ -394,7 +394,7 @@ class _Pipe:
         """Give the time at which `size` bytes, one message after the other, are through."""
         if now >= self.until:
             return max(now, self.free_at)
-        self.free_at = max(now, self.free_at) + size / self.bytes_per_s
+        self.free_at = min(max(now, self.free_at) + size / self.bytes_per_s, self.until)
         return self.free_at
 
 

@@ -140,7 +140,7 @@ class Bandwidth(OnLink):
     """A link carries so many bytes a second, one message after the other."""
 
     kind: Literal["bandwidth"]
-    bytes_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    bytes_per_s: Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
 class Partition(Part):
@@ -280,7 +280,7 @@ class Narrow(OnConnection):
     """The connection carries so many bytes a second, each way."""
 
     kind: Literal["narrow"]
-    bytes_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    bytes_per_s: Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
 MessageFault = Loss | Delay | Duplication | Reordering | Corruption | Bandwidth | Partition

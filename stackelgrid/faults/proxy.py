@@ -156,7 +156,7 @@ class _Line:
             await asyncio.sleep(wait)
         for bytes_per_s, until in self.narrow:
             if loop.time() < until:
-                free_at = max(free_at, loop.time()) + size / bytes_per_s
+                free_at = min(max(free_at, loop.time()) + size / bytes_per_s, until)
                 await asyncio.sleep(free_at - loop.time())
         return free_at
 

@@ -675,7 +675,7 @@ def test_outcome_is_the_same_after_a_broker_outage(game: str, keep_retained: boo
         ({"kind": "delay", "seconds": 1, "during": {"seconds": [3, 2]}}, "swap them"),
         ({"kind": "delay", "seconds": 1, "form": "a1"}, "Extra inputs are not permitted"),
         ({"kind": "duplication", "probability": 0.1, "copies": 0}, "greater than or equal to 1"),
-        ({"kind": "bandwidth", "bytes_per_s": 0}, "greater than 0"),
+        ({"kind": "bandwidth", "bytes_per_s": 0}, "greater than or equal to 1"),
         ({"kind": "partition", "groups": [["a1"]]}, "at least 2 items"),
         ({"kind": "stall", "node": "a1", "at": {}, "seconds": 1}, "give round, session or seconds, one of them"),
         (

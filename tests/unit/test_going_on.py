@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 
 import stackelgrid
-from stackelgrid import cli
+from stackelgrid import cli, runner
 from stackelgrid.cli.progress import RunDisplay
 from stackelgrid.errors import ConfigError
 from stackelgrid.registry import find, list_games
 from stackelgrid.scenarios import Scenario
 from stackelgrid.store.run_store import RunStore
+from stackelgrid.testbed import run_folder
+from stackelgrid.testbed.run_lock import RunLock
 
 SESSIONS: dict[str, Any] = {
     "calendar": {
@@ -140,6 +142,21 @@ def test_folder_that_cannot_go_on_is_one_message(tmp_path: Path, spoil: Callable
         stackelgrid.resume(tmp_path / "run")
     assert "\n" not in str(refused.value)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+
+
+def test_run_that_ends_while_another_waits_for_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    stackelgrid.run("prosumer", out=folder, on_round=interrupt_after(1))
+
+    def wait_for_end(path: Path, *, resumed: bool) -> RunLock:
+        run_folder.note_end(path, "settled", "")
+        return RunLock(path, resumed=resumed)
+
+    before = read_run(folder)
+    monkeypatch.setattr(runner, "RunLock", wait_for_end)
+    with pytest.raises(ConfigError, match="this run has ended"):
+        stackelgrid.resume(folder)
+    assert read_run(folder) == before
 
 
 def replace(path: Path, old: str, new: str) -> None:
