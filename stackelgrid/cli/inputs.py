@@ -68,13 +68,18 @@ def init(
     It can be checked and run as it is.
     """
     from stackelgrid.scenarios import read_template
+    from stackelgrid.text_file import write_text
 
     template = read_template(game)
     try:
-        with file.open("x", encoding="utf-8") as new:
-            new.write(template)
+        file.touch(exist_ok=False)
     except FileExistsError:
         raise CommandError(ExitCode.BAD_INPUT, f"{file}: it exists already; name a new file") from None
+    try:
+        write_text(file, template)
+    except OSError:
+        file.unlink()
+        raise
     print(f"{file}: a {game} game; change it, then: stackelgrid run {shlex.quote(str(file))}")
 
 

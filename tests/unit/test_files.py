@@ -124,6 +124,14 @@ def test_result_is_printed_although_the_disk_is_full(played: Path, tmp_path: Pat
     assert not list(tmp_path.glob("run/.*"))
 
 
+def test_init_leaves_no_file_when_it_cannot_be_written(tmp_path: Path) -> None:
+    before = {*tmp_path.iterdir()}
+    code, out, err = stackelgrid("init", "new.yaml", largest=10)
+    assert (code, out) == (2, "")
+    assert err == "new.yaml: File too large; make room, or name one on another disk\n"
+    assert {*tmp_path.iterdir()} == before
+
+
 def test_run_leaves_no_folder_when_nothing_can_be_written(tmp_path: Path) -> None:
     words = ["run", "street.yaml", "--transport", "memory", "--out", "run", "--json", "--quiet"]
     code, out, err = stackelgrid(*words, largest=10)
