@@ -47,10 +47,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing el
 
 
 @runs.callback()
-def choose(context: typer.Context) -> None:
+def choose(context: typer.Context, as_json: AsJson = False) -> None:
     """List the runs where no command is given."""
     if context.invoked_subcommand is None:
-        list_runs()
+        list_runs(as_json)
+    elif as_json:
+        raise ConfigError(f"--json: write it behind {context.invoked_subcommand}")
 
 
 @runs.command("list")

@@ -249,6 +249,9 @@ def test_commands_list_show_and_remove(
         assert code == 0
         assert [line.split("  ")[0] for line in out.splitlines()] == ["id", "a \u00e9 run"]
     _, out, _ = run_command(capsys, monkeypatch, "runs", "list", "--json")
+    assert run_command(capsys, monkeypatch, "runs", "--json")[:2] == (0, out)
+    code, _, err = run_command(capsys, monkeypatch, "runs", "--json", "list")
+    assert (code, err) == (2, "--json: write it behind list\n")
     assert [run["state"] for run in json.loads(out)] == ["settled"]
     _, out, _ = run_command(capsys, monkeypatch, "runs", "show", "a \u00e9 run")
     assert "Demand response" in out
