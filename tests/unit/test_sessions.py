@@ -309,7 +309,7 @@ def test_aggregator_without_its_disk_is_answered_again() -> None:
 
 
 def test_aggregator_that_loses_its_disk_within_a_session_is_in_it_again() -> None:
-    second_round = [record["round"] for record in rolling().rounds if record["session"] == 3][1]
+    second_round = [record["round"] for record in rolling().journal if record["session"] == 3][1]
     run = play_under(crash("a1", 3, 0.01, lose_state=True) | {"at": {"round": second_round}})
     assert run.settled and run.complete and run.result.missing == []
     assert [each.outcome for each in run.result.sessions] == [each.outcome for each in rolling().result.sessions]

@@ -221,10 +221,12 @@ def test_home_sends_only_loads_to_an_algorithm_that_asks_no_more(
 
 
 def test_unknown_algorithm_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError, match=r"leader\.algorithm: 'newtown' .* did you mean newton\?"):
         load("user_oriented", ["leader.algorithm=newtown"])
+    with pytest.raises(ConfigError) as refused:
+        load("user_oriented", ["leader.algorithm=simplex"])
     (line,) = str(refused.value).splitlines()
-    assert "leader.algorithm" in line and "'newtown'" in line
+    assert "leader.algorithm" in line and "'simplex'" in line
     assert ", ".join(list_algorithms("user_oriented")) in line
     assert list_algorithms("user_oriented")[:4] == ["newton", "loads_only", "paper_003", "dual_decomposition"]
 
