@@ -492,7 +492,7 @@ class Run:
         ]
         content = self.result.content()
         for name in ("missing", "failures"):
-            entries = content[name]
+            entries = content.get(name)
             text = repr(entries)
             words += [f"{name} {text if len(text) <= 200 else text[:200] + '…'}"] if entries else []
         where = "" if self.folder is None else f", in {self.folder}"

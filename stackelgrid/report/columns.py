@@ -112,8 +112,12 @@ def _build_arrow(columns: Columns) -> Any:
     arrays = {}
     for name, column in columns.items():
         kind = _find_type(column)
-        texts = (None if cell is None else str(cell) for cell in _format_cells(column))
-        arrays[name] = pa.array(texts if kind == pa.string() else column, type=kind)
+        cells: Iterable[Cell] = column
+        if kind == pa.string():
+            cells = [None if cell is None else str(cell) for cell in _format_cells(column)]
+        elif kind == pa.float64():  # pyarrow refuses whole numbers that this would round
+            cells = [None if cell is None else float(cell) for cell in column]
+        arrays[name] = pa.array(cells, type=kind)
     return pa.table(arrays)
 
 
@@ -129,4 +133,5 @@ def _find_type(column: Column) -> Any:
         return pa.timestamp("us", tz=zone)
     if there == {bool}:
         return pa.bool_()
-    return pa.int64() if there == {int} else pa.float64()
+    fits = there == {int} and all(abs(cell) < 2**63 for cell in column if isinstance(cell, int))
+    return pa.int64() if fits else pa.float64()

@@ -102,6 +102,8 @@ REGRET = Rule(
 )
 GAP = Rule("gap", "Gap to the reference", "How far the run falls short of the reference, relative.", EQUILIBRIUM_WITHIN)
 VIOLATION = Rule("violation", "Broken limits", "The worst breach of any limit of any player.")
+PLAIN_RULES = (REGRET, GAP, VIOLATION)
+"""The rules of a game that has none of its own."""
 
 
 def highlight_change(label: str, before: float, after: float, unit: str = "") -> Highlight:

@@ -14,7 +14,9 @@ from stackelgrid.calendar import Session
 from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.model import Finite, explain
-from stackelgrid.run_result import RunResult, parse
+from stackelgrid.registry import find
+from stackelgrid.report.parts import PLAIN_RULES, Rule
+from stackelgrid.run_result import RunResult, SessionResult, parse
 from stackelgrid.scenarios import Scenario, ScenarioError, load, yaml_file
 from stackelgrid.text_file import parse_json, read_text
 
@@ -106,9 +108,30 @@ def read_result(path: Path) -> RunResult[Any]:
     """Read a result.json. Raises `ReportError`."""
     content = _parse_json(path, _read_text(path))
     try:
-        return parse(content)
+        result = parse(content)
+        _check_certificates(result)
     except ValidationError as error:
         raise ReportError(f"{explain(str(path), error)}; put the file back or run again") from None
+    except ValueError as error:
+        raise ReportError(f"{path}: {error}; put the file back or run again") from None
+    return result
+
+
+def _check_certificates(result: RunResult[Any]) -> None:
+    """Check that what the rules of the game judge is a number, in every session. Raises `ValueError` with the key."""
+    game = find(result.game)
+    rules: Sequence[Rule] = PLAIN_RULES if game.report is None else game.load("report").rules
+    certified: Sequence[RunResult[Any] | SessionResult[Any]] = result.sessions if result.sessions else [result]
+    for number, each in enumerate(certified):
+        if each.certificate is None:
+            continue
+        try:
+            for rule in rules:
+                each.certificate.number(rule.key)
+                if rule.within is not None and each.outcome is not None:
+                    rule.of(each.outcome, each.certificate)
+        except ValueError as error:
+            raise ValueError(f"sessions.{number}.{error}" if result.sessions else str(error)) from None
 
 
 def read_journal(path: Path) -> list[Any]:

@@ -764,6 +764,12 @@ def edit_scenario(edit: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Non
             "certificate.welfare_price has 1 numbers, outcome.price has 24",
             "run again",
         ),
+        (
+            edit_result(lambda c: c.update(certificate={"welfare_price": [{}] * 24})),
+            "result.json",
+            "certificate.welfare_price.0 is {}, not a number",
+            "run again",
+        ),
         (lambda f: (f / "rounds.jsonl").unlink(), "rounds.jsonl", "No such file", "name the folder of a finished"),
         (rewrite("rounds.jsonl", lambda text: text + "{}\n"), "rounds.jsonl", "result.json counts", "again"),
         (rewrite("rounds.jsonl", lambda text: text[:-9]), "rounds.jsonl, line", "not JSON", "run the scenario again"),

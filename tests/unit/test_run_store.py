@@ -301,6 +301,18 @@ def test_scenario_is_certified_before_a_run_of_its_name(
     assert json.loads((store.root / "prosumer" / "result.json").read_text())["certificate"] is None
 
 
+@pytest.mark.parametrize("words", [["runs", "show", SETTLED], ["runs", "diff", SETTLED, "../runs/" + SETTLED]])
+def test_certificate_that_is_no_number_is_one_line(
+    store: RunStore, words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = store.root / SETTLED / "result.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"certificate": {"gap": "big"}}))
+    code, out, err = run_command(capsys, monkeypatch, *words)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "result.json: certificate.gap is 'big', not a finite number; put the file back or run again" in err
+
+
 def test_unreadable_run_is_shown_with_its_message(
     store: RunStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ import stackelgrid
 from stackelgrid.errors import ConfigError
 from stackelgrid.games.user_oriented.reference.device_programme import DeviceProgramme
 from stackelgrid.report import run_tables
-from stackelgrid.report.columns import encode_csv, name_apart, spell_unit, stack
+from stackelgrid.report.columns import build_frame, encode_csv, name_apart, spell_unit, stack
 from stackelgrid.report.run_folder import read
 
 DOC = Path(__file__).parents[2] / "docs" / "tables.md"
@@ -180,6 +180,10 @@ def test_stack_leaves_cells_empty_that_a_part_lacks() -> None:
         "ev": [None, None, True],
     }
     assert encode_csv(stacked) == b"home,slot,load_kw,ev\na,1,1.0,\na,2,2.0,\nb,1,,true\n"
+
+
+def test_whole_numbers_that_no_integer_type_holds_are_floats() -> None:
+    assert build_frame({"bytes": [None, 1, 10**30]})["bytes"].tolist()[1:] == [1.0, 1e30]
 
 
 def test_appliances_of_one_name_are_told_apart() -> None:

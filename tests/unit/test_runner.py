@@ -95,6 +95,14 @@ def test_load_gives_what_run_gave(game: str, tmp_path: Path) -> None:
     assert read.record is None and not read.interrupted
 
 
+def test_run_whose_result_leaves_keys_out_has_a_repr(tmp_path: Path) -> None:
+    stackelgrid.run("prosumer", out=tmp_path / "run")
+    file = tmp_path / "run" / "result.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({key: content[key] for key in content.keys() - {"missing", "failures"}}))
+    assert repr(stackelgrid.load(tmp_path / "run")).startswith("<Run prosumer on memory: settled")
+
+
 def test_run_is_the_same_out_of_a_pickle() -> None:
     run = stackelgrid.run("user_oriented", FOUR)
     assert run.plot.load is not None  # figures are left out

@@ -62,6 +62,12 @@ def check(run: RunFolder) -> None:
             f"{run.folder / 'result.json'}: certificate.welfare_price has {len(welfare)} numbers, outcome.price has "
             f"{slots}; put the file back or run again"
         )
+    for place, value in enumerate(welfare or []):
+        if not isinstance(value, int | float):
+            raise ReportError(
+                f"{run.folder / 'result.json'}: certificate.welfare_price.{place} is {value!r}, not a number; put the "
+                "file back or run again"
+            )
 
 
 def _leader(run: RunFolder) -> UtilitySettings:
