@@ -15,6 +15,9 @@ from stackelgrid.ui.recorder import FaultRefusedError
 _STOP_S = 60.0
 """The time that a run has to stop its nodes and to write what it has found."""
 
+_ANSWER_S = 10.0
+"""The time that a run has to answer to a fault."""
+
 
 class OrderRefusedError(Exception):
     """A run that cannot be played; `key` is the key that is wrong, if one is."""
@@ -98,7 +101,11 @@ class _RunProcess:
 
     async def add_fault(self, content: dict[str, Any]) -> int:
         """Add a fault and return its number. Raises `FaultRefusedError`."""
-        answer = await self.ask(json.dumps(content))
+        asked = asyncio.create_task(self.ask(json.dumps(content)))
+        await asyncio.wait([asked], timeout=_ANSWER_S)
+        if not asked.done():  # it is not cancelled: its answer would be taken for that to the next fault
+            raise FaultRefusedError(f"the run has not answered in {_ANSWER_S:g} s; it takes the fault if it goes on")
+        answer = asked.result()
         if "fault" not in answer:
             raise FaultRefusedError(answer["error"], answer.get("key"))
         return int(answer["fault"])

@@ -17,8 +17,10 @@ import stackelgrid
 from stackelgrid.report.columns import encode_parquet
 from stackelgrid.scenarios import load
 from stackelgrid.testbed.run_lock import RunLock
+from stackelgrid.ui import launcher
 from stackelgrid.ui.access import MOST_BYTES
 from stackelgrid.ui.launcher import Launcher
+from stackelgrid.ui.recorder import FaultRefusedError
 from stackelgrid.ui.server import Interface
 from stackelgrid.ui.stream import follow
 from stackelgrid.ui.words import describe_tree
@@ -352,6 +354,23 @@ def test_run_that_writes_no_events_is_told_while_it_goes_on(client: TestClient, 
     finally:
         client.delete("/api/v1/runs/slow")
     assert found == [[1], [1, 2, 3, 4, 5, 6]]
+
+
+def test_fault_for_a_run_that_does_not_answer_is_refused_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "_ANSWER_S", 0.1)
+
+    async def add_fault() -> None:
+        process = await asyncio.create_subprocess_exec(
+            "sleep", "60", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            with pytest.raises(FaultRefusedError, match="the run has not answered"):
+                await launcher._RunProcess(process).add_fault({"kind": "crash"})
+        finally:
+            process.kill()
+            await process.wait()
+
+    asyncio.run(asyncio.wait_for(add_fault(), 30))
 
 
 def test_check_names_the_keys_that_are_wrong(client: TestClient) -> None:
