@@ -15,6 +15,7 @@ DESK = {
     "cvxpy",
     "jinja2",
     "matplotlib",
+    "pandas",
     "pyarrow",
     "rich",
     "ruamel",
