@@ -35,6 +35,11 @@ class FaultRecord(StrictModel):
         """The nodes that it happened to: one, or sender and receiver."""
         return [name for name in (self.node, self.from_, self.to) if name is not None]
 
+    @property
+    def occasion(self) -> tuple[int, str, str | None, int | None]:
+        """The occasion that it is counted for: a fault on messages once a round, whatever links it struck."""
+        return self.fault, self.kind, None if self.to is not None else self.node, self.round
+
     def content(self) -> dict[str, Any]:
         """Give the same as JSON has it; keys that were not given stay away."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)

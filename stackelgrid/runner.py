@@ -359,6 +359,12 @@ class Run:
         return self.result.failures
 
     @property
+    def trouble(self) -> str:
+        """The nodes that died, the first of them by name, and the reason of the first; empty when none did."""
+        lost = ", ".join([*self.failures][:5])
+        return f"without {lost}: {next(iter(self.failures.values()))}" if lost else ""
+
+    @property
     def slots(self) -> pd.DataFrame:
         """The table of prices and loads of all homes together, a row per slot."""
         return self.table("slots")
@@ -469,9 +475,7 @@ class Run:
             if self.record is not None and self.record.transport == "memory":
                 run_folder.write_rounds(self.folder, self.record)
             run_folder.write_result(self.folder, self.result)
-            lost = ", ".join([*self.failures][:5])
-            message = f"without {lost}: {next(iter(self.failures.values()))}" if lost else ""
-            run_folder.note_end(self.folder, self.state, message, broker=self.result.broker)
+            run_folder.note_end(self.folder, self.state, self.trouble, broker=self.result.broker)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out of a pickle what is drawn again when asked."""

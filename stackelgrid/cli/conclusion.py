@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from stackelgrid.certify import CERTIFIED_SESSIONS, SolverMissingError, require_solvers
-from stackelgrid.cli.console import CommandError, open_stderr
+from stackelgrid.cli.console import CommandError, open_stderr, print_pairs
 from stackelgrid.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -129,13 +129,8 @@ def _list_some(names: Iterable[str]) -> str:
 
 
 def _print_summary(ended: Run, seconds: Mapping[str, float]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from stackelgrid.report.tables import summary
 
     parts = ", ".join(f"{part} {took:.1f}" for part, took in seconds.items())
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for label, value in summary(ended.result, ended.days):
-        table.add_row(label, f"{sum(seconds.values()):.1f} s: {parts}" if label == "Time" else value)
-    Console(highlight=False).print(table)
+    took = f"{sum(seconds.values()):.1f} s: {parts}"
+    print_pairs((label, took if label == "Time" else value) for label, value in summary(ended.result, ended.days))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from stackelgrid.errors import ExitCode
@@ -23,6 +24,22 @@ def open_stderr() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+
+def print_pairs(rows: Iterable[tuple[str, str]]) -> None:
+    """Print labels and values, as they are: a title may look like markup."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for label, value in rows:
+        table.add_row(to_line(label), to_line(value))
+    Console(highlight=False, markup=False, emoji=False).print(table)
+
+
+def to_line(text: str) -> str:
+    """Make one printable line of a text that is a file's."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def print_columns(rows: list[list[str]]) -> None:

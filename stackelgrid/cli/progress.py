@@ -97,10 +97,9 @@ class RunDisplay(ProgressDisplay):
         """Print a fault that happened; one on messages once a round, with the first link that it struck."""
         on_messages = record.to is not None
         where = f"{record.from_} to {record.to}" if on_messages else record.node or ""
-        key = (record.fault, record.kind, "" if on_messages else where, record.round)
-        if self._quiet or key in self._shown:
+        if self._quiet or record.occasion in self._shown:
             return
-        self._shown.add(key)
+        self._shown.add(record.occasion)
         when = f"{record.seconds:7.2f} s" + (f", round {record.round}" if record.round is not None else "")
         of_node = f" {where}" if record.kind != "broker" and where else ""
         self._console.print(f"{when}: {record.kind}{f', first from {where}' if on_messages else of_node}", markup=False)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stackelgrid.cli.console import print_pairs, to_line
 from stackelgrid.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -161,9 +162,9 @@ def _print_table(rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*map(_plain, rows[0]), box=None, pad_edge=False)
+    table = Table(*map(to_line, rows[0]), box=None, pad_edge=False)
     for row in rows[1:]:
-        table.add_row(*map(_plain, row))
+        table.add_row(*map(to_line, row))
     width = None if sys.stdout.isatty() else 10_000
     Console(highlight=False, markup=False, emoji=False, width=width).print(table)
 
@@ -190,13 +191,10 @@ def _print_list(found: list[RunSummary]) -> None:
 def _make_row(run: RunSummary) -> list[str]:
     homes, rounds = ("" if each is None else f"{each:,}" for each in (run.homes, run.rounds))
     row = [run.id, run.state, run.game or "", homes, rounds, _tell_time(run.started), run.message or run.scenario or ""]
-    return [*map(_plain, row)]
+    return [*map(to_line, row)]
 
 
 def _print_run(folder: Path, summary: RunSummary, manifest: dict[str, Any], *, has_result: bool) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from stackelgrid.report import tables
     from stackelgrid.report.page import describe_manifest
     from stackelgrid.report.run_folder import read_result
@@ -210,10 +208,7 @@ def _print_run(folder: Path, summary: RunSummary, manifest: dict[str, Any], *, h
         known = {"Scenario": summary.scenario, "Game": summary.game, "Homes": summary.homes}
         rows += [(label, str(value)) for label, value in known.items() if value is not None]
     rows += [(label.capitalize(), value) for label, value in describe_manifest(manifest)]
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for label, value in rows:
-        table.add_row(_plain(label), _plain(value))
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    print_pairs(rows)
 
 
 def _tell_time(started: str | None) -> str:
@@ -222,8 +217,3 @@ def _tell_time(started: str | None) -> str:
         return "" if started is None else f"{datetime.fromisoformat(started).astimezone():%Y-%m-%d %H:%M:%S}"
     except ValueError:
         return started or ""
-
-
-def _plain(text: str) -> str:
-    """Make one printable line of a text that is a file's."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)

@@ -6,7 +6,6 @@ and accounts are read on the desk. In the field there is none: then what was hea
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from stackelgrid.registry import find
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario, load
 from stackelgrid.scenarios.topology import LEADER
+from stackelgrid.store.summary import summarise_files
 from stackelgrid.testbed import run_folder
 from stackelgrid.testbed.node_configs import digest
 from stackelgrid.transport.address import Address
@@ -42,7 +42,6 @@ LOOK_S = 0.2
 """The time between two looks at the desk, and for which changes of nodes are gathered."""
 GRACE_S = 10.0
 """The time that nodes have to write their schedules to the desk, or to acknowledge, once the leader has concluded."""
-_STATES = {True: "settled", False: "unsettled"}
 
 
 class Observer:
@@ -176,8 +175,9 @@ class Observer:
             return []
         self._look_at = None
         if self._desk is None:
-            run_folder.note_end(self._out, _STATES[self._settled], "")
-            return self._finish(self._settled, now)
+            state = "settled" if self._settled else "unsettled"
+            run_folder.note_end(self._out, state, "")
+            return self._finish(state, now)
         desk, elapsed = self._desk, 0.0 if self._first is None else self._concluded_at - self._first
         return [Compute(lambda: self._write(desk, elapsed), self._finish)]
 
@@ -192,18 +192,18 @@ class Observer:
         if self._events is not None:
             self._events.write(*events)
 
-    def _finish(self, settled: bool, now: float) -> Sequence[Action]:
-        if settled:
+    def _finish(self, state: str, now: float) -> Sequence[Action]:
+        if state == "settled":
             self.progress.settle()
         if self._events is not None:
-            self._events.write(describe_end(_STATES[settled]))
+            self._events.write(describe_end(state))
             self._events.close()
         return [Finish()]
 
-    def _write(self, desk: Desk, elapsed_s: float) -> bool:
-        """Write the run's folder, unless an earlier observer has; say whether the run settled."""
+    def _write(self, desk: Desk, elapsed_s: float) -> str:
+        """Write the run's folder, unless an earlier observer has; give the state in which the run ended."""
         if (self._out / "result.json").exists():
-            return bool(json.loads((self._out / "result.json").read_text(encoding="utf-8"))["settled"])
+            return summarise_files(self._out).state
         record = self._gather(desk)
         record.elapsed_s = elapsed_s
         self._out.mkdir(parents=True, exist_ok=True)
@@ -211,12 +211,12 @@ class Observer:
         run_folder.write_rounds(self._out, record)
         conclude = partial(runner.conclude, self._scenario, record, self._out, report=True)
         try:
-            conclude(certify=True)
+            ended = conclude(certify=True)
         except CertificateError as error:
             _LOG.error("no certificate", extra={"data": {"error": str(error)}})
-            conclude()
+            ended = conclude()
         _log("written", str(self._out), settled=record.settled)
-        return record.settled
+        return ended.state
 
     def _gather(self, desk: Desk) -> RunRecord:
         """Gather what the nodes wrote to the desk; a node that is gone and wrote nothing has failed."""

@@ -72,10 +72,15 @@ def spell_unit(money: str) -> str:
 
 def encode_csv(columns: Columns) -> bytes:
     """Write columns as CSV: numbers to their last digit, true and false in lower case, times as in ISO 8601."""
+    return encode_rows(columns, columns.values())
+
+
+def encode_rows(head: Iterable[str], columns: Iterable[Column]) -> bytes:
+    """Write columns as CSV in the same way, under a head whose names may be equal."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*map(_format_cells, columns.values()), strict=True))
+    writer.writerow(head)
+    writer.writerows(zip(*map(_format_cells, columns), strict=True))
     return text.getvalue().encode()
 
 

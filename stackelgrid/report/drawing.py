@@ -1,6 +1,6 @@
 """The figures of a report, as a paper would print them: one style, units on the axes, the caption left to the page.
 
-The only module that imports Matplotlib, which is slow to import. Colours are Okabe and Ito's, which the
+Matplotlib is slow to import, and so is this module. Colours are Okabe and Ito's, which the
 colour-blind can tell apart; line styles differ too, for print without colour.
 """
 

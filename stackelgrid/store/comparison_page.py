@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -14,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from stackelgrid.node.record import write_whole
-from stackelgrid.report.columns import spell_unit
+from stackelgrid.report.columns import encode_rows, spell_unit
 from stackelgrid.report.parts import Plot
 from stackelgrid.report.run_tables import list_tables
 from stackelgrid.store.comparison import ComparedRun, list_keys, spell_row, tabulate_figures
-from stackelgrid.text_file import write_text
+from stackelgrid.text_file import replace_file, write_text
 
 _LONGEST = 60
 """Characters of a scenario's value that are shown."""
@@ -40,7 +38,7 @@ def write(folder: Path, runs: Sequence[ComparedRun]) -> Path:
         "readings": {plot.name: drawing.read_values(plot.figure) for plot, _ in figures},
     }
     write_whole(folder / "comparison.json", describe(runs))
-    write_text(folder / "table.csv", _write_csv(runs))
+    replace_file(folder / "table.csv", _encode_figures(runs))
     page = folder / "report.html"
     write_text(page, open_template(Path(__file__).parent / "comparison.html.jinja").render(content))
     return page
@@ -61,12 +59,11 @@ def spell_value(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def _write_csv(runs: Sequence[ComparedRun]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["figure", *(run.name for run in runs)])
-    writer.writerows([label, *cells] for label, cells in tabulate_figures(runs).items())
-    return text.getvalue()
+def _encode_figures(runs: Sequence[ComparedRun]) -> bytes:
+    figures = tabulate_figures(runs)
+    return encode_rows(
+        ["figure", *(run.name for run in runs)], [[*figures], *map(list, zip(*figures.values(), strict=True))]
+    )
 
 
 # --- figures ---

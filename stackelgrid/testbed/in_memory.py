@@ -44,7 +44,7 @@ def play(
     `on_round` gets each finished round of the leader, `on_fault` each fault as it happens. With a `log` the run goes on
     from there, and is kept in it; then there is no plan.
     """
-    with nullcontext() if log is None else log.explain_damage():
+    with log.explain_damage() if log is not None and log.lines else nullcontext():
         run = MemoryRun(scenario, on_round, log)
         nodes = [build(False) for build in run.builds.values()] if plan is None else []
     run_record = run.run_record

@@ -40,7 +40,7 @@ class RecoveryLog:
             yield
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise ConfigError(f"{self._path}: damaged ({reason}); play the scenario again") from None
+            raise ConfigError(f"{self._path}: damaged ({reason}); play the scenario again") from error
 
     def _read(self, head: Mapping[str, str]) -> list[dict[str, Any]]:
         with self.explain_damage():

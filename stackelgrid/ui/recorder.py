@@ -67,6 +67,7 @@ class Recorder:
         self._faults = [] if plan is None else [*plan.faults]
         self._plan = plan or FaultPlan()
         self._added = 0
+        self._adding = threading.Lock()
         self._seconds = 0.0  # of a run in memory
         self._round = 1  # the one that the leader asks, or will ask next
         self._shown: set[tuple[Any, ...]] = set()
@@ -110,11 +111,9 @@ class Recorder:
 
     def note_fault(self, record: FaultRecord) -> None:
         """Write a fault that has struck; one on messages once a round, with the first link that it struck."""
-        where = "" if record.to is not None else record.node
-        key = (record.fault, record.kind, where, record.round)
-        if key in self._shown:
+        if record.occasion in self._shown:
             return
-        self._shown.add(key)
+        self._shown.add(record.occasion)
         event = describe_fault(record)
         self._log.write(event)
         if record.kind in _STRUCK:
@@ -133,9 +132,8 @@ class Recorder:
         self._ended.set()
         for thread in self._threads:
             thread.join()
-        if run is not None and run.failures:
-            lost = ", ".join([*run.failures][:5])
-            message = message or f"without {lost}: {next(iter(run.failures.values()))}"
+        if run is not None:
+            message = message or run.trouble
         if self._in_memory and run is not None and run.settled:
             self._log.write(describe_nodes("settled", self._scenario.topology.names))
         self._log.write(describe_end("failed" if run is None else run.state, message))
@@ -152,13 +150,14 @@ class Recorder:
         if self._added == _MOST_FAULTS:
             raise FaultRefusedError(f"this run has been given {_MOST_FAULTS} faults; it is given no more")
         fault = self._read_fault(content, start.kind)
-        self._added += 1
-        self._faults.append(fault)
-        number = start.faults.add(fault)
-        try:
-            run_folder.write_faults(self.folder, self._plan.model_copy(update={"faults": self._faults}))
-        except OSError as error:
-            self._log.write(describe_trouble(f"the plan lacks this fault: {explain_os_error(error) or error}"))
+        with self._adding:  # the number is the fault's place in the plan
+            self._added += 1
+            self._faults.append(fault)
+            number = start.faults.add(fault)
+            try:
+                run_folder.write_faults(self.folder, self._plan.model_copy(update={"faults": self._faults}))
+            except OSError as error:
+                self._log.write(describe_trouble(f"the plan lacks this fault: {explain_os_error(error) or error}"))
         return number
 
     def _read_fault(self, content: dict[str, Any], broker: str | None) -> Fault:

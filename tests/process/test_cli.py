@@ -158,6 +158,14 @@ def test_check_refuses_a_file_that_is_not_yaml(
         assert "bad.yaml" in err
 
 
+def test_summary_shows_a_title_as_it_is(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    title = "[bold] day [x]"
+    words = ["run", "prosumer", "--transport", "memory", "--no-certify", "--out", "out"]
+    code, out, _ = command(monkeypatch, capfd, *words, "--set", f"title='{title}'")
+    assert code == 0
+    assert title in out
+
+
 def test_run_ends_with_4_when_the_broker_is_not_there(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -121,6 +121,8 @@ def test_command_compares_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert sorted(path.name for path in Path("found").rglob("*.*")) == [
         "comparison.json", "load.png", "price.png", "report.html", "table.csv"
     ]  # fmt: skip
+    lines = Path("found/table.csv").read_text().splitlines()
+    assert lines[:2] == ["figure,one,low mu,sessions,elsewhere", "Settled,true,true,true,true"]
     code, out, _ = run_command(monkeypatch, capsys, "compare", *names[:2], "--json")
     assert code == 0
     content = json.loads(out)

@@ -20,7 +20,7 @@ from stackelgrid.errors import ConfigError
 from stackelgrid.registry import find, list_games
 from stackelgrid.scenarios import Scenario
 from stackelgrid.store.run_store import RunStore
-from stackelgrid.testbed import run_folder
+from stackelgrid.testbed import in_memory, run_folder
 from stackelgrid.testbed.run_lock import RunLock
 
 SESSIONS: dict[str, Any] = {
@@ -157,6 +157,15 @@ def test_run_that_ends_while_another_waits_for_it_is_kept(tmp_path: Path, monkey
     with pytest.raises(ConfigError, match="this run has ended"):
         stackelgrid.resume(folder)
     assert read_run(folder) == before
+
+
+def test_bug_in_a_game_is_not_taken_for_a_damaged_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise TypeError("a bug in a game")
+
+    monkeypatch.setattr(in_memory, "build_node_configs", fail)
+    with pytest.raises(TypeError, match="a bug in a game"):
+        stackelgrid.run("prosumer", out=tmp_path / "run")
 
 
 def replace(path: Path, old: str, new: str) -> None:

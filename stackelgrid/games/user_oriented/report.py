@@ -295,11 +295,7 @@ def _plot_homes(run: RunFolder, outcome: UserOrientedOutcome) -> Iterator[Plot]:
             f"{what}, at the end of each slot; {plural(len(levels), 'home')} of {len(outcome.homes):,} "
             f"{'has' if len(levels) == 1 else 'have'} one.{note}",
         )
-    cars = {
-        name if number == 0 else f"{name}, car {number + 1}": level
-        for name, home in outcome.homes.items()
-        for number, level in enumerate(home.ev_kwh or ())
-    }
+    cars = _name_each("car", {name: home.ev_kwh for name, home in outcome.homes.items()})
     if cars:
         yield Plot(
             "cars",
@@ -311,6 +307,15 @@ def _plot_homes(run: RunFolder, outcome: UserOrientedOutcome) -> Iterator[Plot]:
 
 _STORES = {"ev": "electric vehicle"}
 """Names of stores, spelt out."""
+
+
+def _name_each(device: str, of_homes: Mapping[str, list[list[float]] | None]) -> dict[str, list[float]]:
+    """Name what the devices of a kind do, (T,) each: the first by its home, the others by their number too."""
+    return {
+        name if number == 0 else f"{name}, {device} {number + 1}": values
+        for name, devices in of_homes.items()
+        for number, values in enumerate(devices or ())
+    }
 
 
 def _spell_spread(curves: Mapping[str, Any], each: str) -> str:
@@ -364,11 +369,7 @@ def _plot_sun_and_rooms(outcome: UserOrientedOutcome) -> Iterator[Plot]:
             f"PV of {plural(len(sun), 'home')} together: what is used or fed in, what these homes feed in, and what is "
             "curtailed.",
         )
-    rooms = {
-        name if number == 0 else f"{name}, room {number + 1}": celsius
-        for name, home in outcome.homes.items()
-        for number, celsius in enumerate(home.temperature_c or ())
-    }
+    rooms = _name_each("room", {name: home.temperature_c for name, home in outcome.homes.items()})
     if rooms:
         yield Plot(
             "rooms",
