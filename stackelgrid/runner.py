@@ -145,9 +145,10 @@ def resume(
     """Go on with a run that was interrupted or killed, from the last rounds that were finished.
 
     In memory its result is that of a run that was never interrupted, to the last digit but for the seconds that it
-    took; to 1e-12 of it where homes have devices that are scheduled together. Over MQTT the nodes go on from their
-    ledgers, on a broker as before, and `on_round` is called with the rounds of before, too. The rest is as for `run`.
-    Raises `ConfigError` for a folder of no such run, one under a fault plan included.
+    took. Where homes have devices that are scheduled together, powers and prices are the same to 1e-9, and counts of
+    bytes differ. Over MQTT the nodes go on from their ledgers, on a broker as before, and `on_round` is called with the
+    rounds of before, too. The rest is as for `run`. Raises `ConfigError` for a folder of no such run, one under a fault
+    plan included.
     """
     folder = Path(folder)
     run_folder.read_unfinished(folder)

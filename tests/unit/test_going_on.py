@@ -88,6 +88,18 @@ def test_run_goes_on_as_if_it_had_not_been_interrupted(game: str, tmp_path: Path
         assert read_run(folder) == read_run(tmp_path / "whole")
 
 
+def test_run_of_homes_with_devices_goes_on_to_the_same_powers_and_prices(tmp_path: Path) -> None:
+    street = {"population.homes": 4, "aggregators": 2}
+    whole = stackelgrid.run("street", street, seed=2)
+    stackelgrid.run("street", street, seed=2, out=tmp_path / "run", on_round=interrupt_after(whole.result.rounds // 2))
+    after = stackelgrid.resume(tmp_path / "run")
+    assert after.result.rounds == whole.result.rounds
+    for name in ("price", "load_kw"):
+        np.testing.assert_allclose(getattr(after.outcome, name), getattr(whole.outcome, name), rtol=0, atol=1e-9)
+    for home, content in whole.outcome.homes.items():
+        np.testing.assert_allclose(after.outcome.homes[home].load_kw, content.load_kw, rtol=0, atol=1e-9)
+
+
 def test_run_of_sessions_goes_on_after_each_interrupt(tmp_path: Path) -> None:
     whole = stackelgrid.run("user_oriented", SESSIONS, out=tmp_path / "whole")
     folder = tmp_path / "interrupted"
