@@ -77,6 +77,19 @@ def test_page_gives_the_browser_the_cookie(stranger: TestClient) -> None:
     assert stranger.get("/api/v1/runs").status_code == 200
 
 
+def test_page_takes_only_what_the_server_sends(stranger: TestClient) -> None:
+    policy = dict(each.split(" ", 1) for each in stranger.get("/").headers["content-security-policy"].split("; "))
+    assert policy == {
+        "default-src": "'self'",
+        "style-src": "'self' 'unsafe-inline'",
+        "img-src": "'self' data:",
+        "object-src": "'none'",
+        "base-uri": "'none'",
+        "form-action": "'self'",
+        "frame-ancestors": "'self'",
+    }
+
+
 def test_cookie_does_not_write_for_a_page_of_another_site(stranger: TestClient, runs: Path) -> None:
     stranger.get(f"/?token={TOKEN}")
     for headers in ({}, {"Origin": "http://127.0.0.1:3000"}, {"Origin": "null"}):
@@ -85,7 +98,17 @@ def test_cookie_does_not_write_for_a_page_of_another_site(stranger: TestClient, 
     assert stranger.post("/api/v1/check", json={"scenario": "prosumer"}, headers={"Origin": HOST}).status_code == 200
 
 
-@pytest.mark.parametrize("headers", [{"Host": "grid.example"}, {"Host": ""}, {"Origin": "http://grid.example"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "grid.example"},
+        {"Host": "127.0.0.1.grid.example"},
+        {"Host": "localhost.grid.example"},
+        {"Host": "127.0.0.1:80.grid.example"},
+        {"Host": ""},
+        {"Origin": "http://grid.example"},
+    ],
+)
 def test_foreign_host_or_origin_is_refused(client: TestClient, headers: dict[str, str]) -> None:
     assert client.get("/api/v1/runs", headers=headers).status_code == 403
     assert client.get("/", headers=headers).status_code == 403
@@ -116,7 +139,16 @@ def test_body_of_another_form_is_refused(client: TestClient, path: str, content:
     answer = client.post(f"/api/v1/{path}", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == status
     assert answer.json()["message"]
-    assert client.post("/api/v1/check", content=content, headers={"Content-Type": "text/plain"}).status_code == 415
+
+
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", None]
+)
+@pytest.mark.parametrize("path", ["check", "runs"])
+def test_body_that_a_form_of_another_site_can_send_is_refused(client: TestClient, path: str, kind: str | None) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+    answer = client.post(f"/api/v1/{path}", content=b"{}", headers=headers)
+    assert answer.status_code == 415
 
 
 @pytest.mark.parametrize(
