@@ -335,3 +335,11 @@ def test_unknown_key_of_a_plan_comes_with_the_one_of_its_kind(tmp_path: Path) ->
         f"{path}: faults.0.form: unknown key; did you mean from? (found 'a1')",
         f"{path}: faults.1.at.roun: unknown key; did you mean round? (found 2)",
     ]
+
+
+def test_unknown_key_of_a_plan_is_not_taken_for_one_of_another_kind(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text("faults: [{kind: crash, node: a1, at: {round: 2}, probabilty: 1}]\n")
+    with pytest.raises(FaultPlanError) as told:
+        fault_plans.load(str(path))
+    assert str(told.value) == (f"{path}: faults.0.probabilty: unknown key; remove it or correct its spelling (found 1)")
