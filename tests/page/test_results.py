@@ -101,6 +101,15 @@ def copy_run(server: Server, run: str, name: str, **changes: Any) -> str:
     return name
 
 
+def test_results_say_which_check_fails(page: Page, server: Server, settled: str) -> None:
+    copy_run(server, settled, "far away", certificate={"gap": 1.0, "max_home_regret": 0.0})
+    labels = {check["key"]: check["label"] for check in server.call("GET", "/runs/far away")[1]["checks"]}
+    page.goto("#/runs/far%20away/results")
+    expect(page.locator(".verdict .chip.fails")).to_have_text(f"Certificate: {labels['gap']} fails")
+    expect(page.locator(".notice.bad")).to_have_text("1 of 2 checks fail.")
+    expect(page.locator(".chip.holds, .notice.good")).to_have_count(0)
+
+
 def test_results_say_what_is_missing(page: Page, server: Server, settled: str) -> None:
     nothing = {"outcome": None, "certificate": None, "settled": False, "rounds": 0, "homes_settled": 0}
     copy_run(server, settled, "without a round", **nothing)
@@ -127,7 +136,9 @@ def test_tables_are_downloaded(page: Page, server: Server, settled: str) -> None
 def test_comparison_shows_the_difference(page: Page, server: Server, settled: str) -> None:
     outcome = server.call("GET", f"/runs/{settled}")[1]["result"]["outcome"]
     peaks = [outcome["peak_kw"], 1.5 * outcome["peak_kw"]]
-    other = copy_run(server, settled, "larger", outcome=outcome | {"peak_kw": peaks[1]})
+    loads, prices = ([outcome[key], [2 * value for value in outcome[key]]] for key in ("load_kw", "price"))
+    changed = {"peak_kw": peaks[1], "load_kw": loads[1], "price": prices[1]}
+    other = copy_run(server, settled, "larger", outcome=outcome | changed)
     page.goto(f"#/compare/{settled}/{other}".replace(" ", "%20"))
     row = page.get_by_role("row", name="Peak load")
     expect(row.get_by_role("cell").nth(0)).to_have_text(show(peaks[0]))
@@ -135,4 +146,9 @@ def test_comparison_shows_the_difference(page: Page, server: Server, settled: st
     expect(row.get_by_role("cell").nth(2)).to_have_text(f"+{show(peaks[1] - peaks[0])}")
     charts = page.get_by_role("slider", name="Slots of both runs")
     charts.press("Home")
-    expect(charts).to_have_attribute("aria-valuetext", re.compile("^Hour 1: A "))
+    told = [
+        f"{letter} {show(values[0])} {unit}"
+        for pair, unit in ((loads, "kW"), (prices, "cents/kWh"))
+        for letter, values in zip("AB", pair, strict=True)
+    ]
+    expect(charts).to_have_attribute("aria-valuetext", f"Hour 1: {', '.join(told)}")
