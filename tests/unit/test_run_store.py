@@ -18,8 +18,10 @@ import pytest
 
 import stackelgrid
 from stackelgrid import cli
+from stackelgrid.errors import ConfigError
 from stackelgrid.store.run_store import NoRunError, RunGoesOnError, RunStore
-from stackelgrid.testbed.run_lock import RunLock
+from stackelgrid.testbed import run_lock
+from stackelgrid.testbed.run_lock import RunLock, is_played
 
 SETTLED = "two words"
 PLAY_AND_WAIT = """
@@ -83,6 +85,15 @@ def test_run_is_running_until_its_process_is_killed(store: RunStore, running: su
     assert read_states(store)["live"] == "failed"
     store.remove("live")
     assert not (store.root / "live").exists()
+
+
+def test_run_that_another_process_plays_is_not_gone_on_with(
+    store: RunStore, running: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_lock, "_END_S", 0.05)
+    with pytest.raises(ConfigError, match="another process plays this run"):
+        stackelgrid.resume(store.root / "live")
+    assert read_states(store)["live"] == "running"
 
 
 def test_interrupted_run_is_known_as_one(store: RunStore, running: subprocess.Popen[str]) -> None:
@@ -222,8 +233,6 @@ def test_store_may_change_while_it_is_listed(store: RunStore) -> None:
 
 
 def test_folder_is_locked_until_all_have_released_it(tmp_path: Path) -> None:
-    from stackelgrid.testbed.run_lock import is_played
-
     lock = RunLock(tmp_path)
     shared = lock.share()
     lock.release()
