@@ -123,6 +123,19 @@ def test_results_say_what_is_missing(page: Page, server: Server, settled: str) -
     expect(page.get_by_text("without a result has no result to compare")).to_be_visible()
 
 
+def test_results_say_which_check_fails(page: Page, server: Server, settled: str) -> None:
+    certificate = server.call("GET", f"/runs/{settled}")[1]["certificate"] | {"max_regret": 1.0}
+    run = copy_run(server, settled, "gainful", certificate=certificate)
+    checks = [check for check in server.call("GET", f"/runs/{run}")[1]["checks"] if check["passed"] is not None]
+    (failed,) = (check for check in checks if not check["passed"])
+    page.goto(f"#/runs/{run}/results")
+    expect(page.locator(".verdict .chip.fails")).to_have_text(f"Certificate: {failed['label']} fails")
+    shown = page.get_by_label("Certificate", exact=True)
+    expect(shown.locator(".notice.bad")).to_have_text(f"1 of {len(checks)} checks fail.")
+    expect(shown.get_by_role("listitem").filter(has=page.locator(".mark.fails"))).to_contain_text(failed["label"])
+    expect(page.locator(".chip.holds, .notice.good")).to_have_count(0)
+
+
 def test_tables_are_downloaded(page: Page, server: Server, settled: str) -> None:
     page.goto(f"#/runs/{settled}/results")
     with page.expect_download() as download:

@@ -34,6 +34,95 @@ TABLES = {
     },
 }
 
+DAYS = {"user_oriented": {"days", "savings"}, "prosumer": {"days"}, "load_call": set(), "storage_market": {"days"}}
+"""The tables that a dated run has besides."""
+SUN = [max(0.0, 9 * np.sin((slot % 48 - 12) / 24 * np.pi)) for slot in range(96)]
+_WEAR = {"fast": 0.05}
+DATED: dict[str, dict[str, Any]] = {
+    "user_oriented": {
+        "forecast": {"load": "persistence"},
+        "leader": {
+            "objective": "welfare",
+            "baseline_price": 9,
+            "wholesale_price": [4.0 + slot % 5 for slot in range(96)],
+            "mu": 1,
+            "price_max": 30,
+        },
+        "homes": [
+            {
+                "id": "full",
+                "inelastic": [{"load_kw": [1.0] * 90 + [11.5] * 2 + [1.0] * 4}],  # the second evening is not foreseen
+                "elastic": [{"max_kw": 4.0, "valuation": 25.0}],
+                "pv": [{"available_kw": SUN}],
+                "ev": [
+                    {
+                        **{"capacity_kwh": 50, "initial_kwh": 25, "charge_kw": 7, "wear": _WEAR},
+                        "trips": [{"leave": 16, "back": 36, "uses_kwh": 6}],
+                    }
+                ],
+                "heat_pump": [
+                    {
+                        **{"max_kw": 3, "cop": 3, "heat_kwh_per_k": 8, "loss_kw_per_k": 0.2, "outside_c": [4.0] * 96},
+                        **{"initial_c": 21, "comfort": {"min_c": 20, "max_c": 22, "price": 10}, **_WEAR},
+                    }
+                ],
+                "connection": {"draw_kw": 12, "feed_in_kw": 0.5},
+                "feed_in_price": 3,
+            },
+            {"id": "plain", "inelastic": [{"load_kw": [9.0] * 96}]},
+        ],
+    },
+    "prosumer": {
+        "leader": {
+            "event": {"first": "11:00", "last": "15:00"},
+            "cost": {"c0": 100, "c1": 1, "c2": 0.01},
+            "system_load_kw": [90.0 + slot % 7 for slot in range(96)],
+            "tariffs": {"residential": [20.0] * 96},
+        },
+        "homes": [
+            {"id": f"p{number}", "tariff": "residential", "load_kw": [5.0 - number] * 96, "pv_kw": SUN}
+            | {"pv_cost": 5, "alpha": 0.5}
+            for number in range(2)
+        ],
+    },
+    "load_call": {
+        "leader": {
+            **{"target_kwh": 6, "peak_price": 5.8, "off_peak_price": 2.6},
+            "event": {"first": "18:00", "last": "21:00"},
+        },
+        "aggregator": {"fairness": 0.02, "reward": 1},
+        "homes": [
+            {"id": f"c{number}", "load_kw": [1.0 + number] * 96, "alpha": 0.05 * 3**number, "beta": 0.5}
+            for number in range(2)
+        ],
+    },
+    "storage_market": {
+        "leader": {
+            "generators": [
+                {"id": "g1", "quadratic": 0.5, "linear": 10, "max_mw": 30, "ramp_mw": 1000},
+                {"id": "g2", "quadratic": 0.3, "linear": 14, "max_mw": 30, "ramp_mw": 1000},
+            ],
+            "peak_mw": 40,
+            "shape": [0.6 + 0.4 * (slot % 48 > 30) for slot in range(96)],
+        },
+        "dras": [{"homes": 1, "quadratic": 0.1, "wear": 1}, {"homes": 1, "quadratic": 0.1}],
+        "homes": [
+            {"id": name, "battery": {"capacity_kwh": 4000, "power_kw": 1500, "initial_kwh": 500}} for name in ("x", "y")
+        ],
+    },
+}
+"""Two days of half hours, small, with everything that has a column of its own."""
+
+
+@pytest.fixture(scope="module")
+def dated() -> dict[str, stackelgrid.Run]:
+    """A run of each game over two days, a session each."""
+    calendar = {"start": "2026-06-01T00:00", "timezone": "Europe/Berlin", "slot_minutes": 30, "days": 2}
+    return {
+        game: stackelgrid.run({"schema": 1, "game": game, "calendar": calendar, **content})
+        for game, content in DATED.items()
+    }
+
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, stackelgrid.Run]:
@@ -218,28 +307,88 @@ def test_messages_table_adds_up_to_those_of_the_run(played: dict[str, stackelgri
     assert str(messages["round"].dtype) == "Int64"
 
 
-def test_every_column_is_documented(played: dict[str, stackelgrid.Run]) -> None:
-    documented = set(re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\| (`.*?) \|", DOC.read_text(), re.MULTILINE))))
-    home: dict[str, Any] = {
-        "id": "h1",
-        "inelastic": [{"load_kw": [1.0] * 48}],
-        "pv": [{"available_kw": [0.5] * 48}],
+def test_documented_columns_are_those_of_the_tables(
+    played: dict[str, stackelgrid.Run], dated: dict[str, stackelgrid.Run]
+) -> None:
+    built = set()
+    for run in (*played.values(), *dated.values()):
+        for name in (*TABLES[run.result.game], *(DAYS[run.result.game] if run.scenario.calendar else ())):
+            built |= {(column.replace(spell_unit(run.result.money), "MONEY"), name) for column in run.table(name)}
+    assert read_documented_columns() == built
+
+
+def read_documented_columns() -> set[tuple[str, str]]:
+    """Read the pairs of column and table that the page lists."""
+    tables, columns = DOC.read_text(encoding="utf-8").split("## Columns")
+    every = set(re.findall(r"^[|] `(\w+)` [|]", tables, re.MULTILINE))
+    documented: set[tuple[str, str]] = set()
+    for names, where in re.findall(r"^[|] (`.*?) [|] (.*?) [|]", columns, re.MULTILINE):
+        listed = set(re.findall(r"`(\w+)`", where))
+        if where.startswith("all but"):
+            listed = every - listed
+        elif where == "as `slot`":
+            listed = {table for column, table in documented if column == "slot"}
+        documented |= {(column, table) for column in re.findall(r"`(\w+)`", names) for table in listed}
+    return documented
+
+
+@pytest.mark.parametrize("game", CASES)
+def test_documented_tables_are_those_of_the_game(dated: dict[str, stackelgrid.Run], game: str) -> None:
+    page, _ = DOC.read_text(encoding="utf-8").split("## Columns")
+    documented = {
+        name
+        for name, games in re.findall(r"^[|] `(\w+)` [|].*[|] (.*) [|]$", page, re.MULTILINE)
+        if games == "all" or (f"`{game}`" in games) != games.startswith("all but")
     }
-    ahead = stackelgrid.run(
-        {
-            "schema": 1,
-            "game": "user_oriented",
-            "calendar": {"start": "2026-06-01T00:00", "timezone": "Europe/Berlin", "days": 2, "every": "24h"},
-            "forecast": {"load": {"noisy": {"sigma": 0.1}}},
-            "leader": {"baseline_price": 9, "wholesale_price": 4, "mu": 1, "price_max": 30, "objective": "welfare"},
-            "homes": [home],
-        }
-    )
-    for run in (*played.values(), ahead):
-        for name in (*TABLES[run.result.game], *(["days", "savings"] if run is ahead else [])):
-            for column in run.table(name):
-                key = column.replace(spell_unit(run.result.money), "MONEY")
-                assert key.removeprefix("baseline_") in documented or key in documented, (name, column)
+    assert documented == TABLES[game] | DAYS[game]
+    for name in documented:
+        assert len(dated[game].table(name)) > 0
+    for name in DAYS["user_oriented"] - documented:
+        with pytest.raises(ConfigError, match=f"{name}: this run of {game} has no such table"):
+            dated[game].table(name)
+
+
+def test_user_oriented_tables_of_half_hours_hold_what_was_played(dated: dict[str, stackelgrid.Run]) -> None:
+    run = dated["user_oriented"]
+    assert list(run.slots["wholesale_price_cents_per_kwh"]) == DATED["user_oriented"]["leader"]["wholesale_price"]
+    outcomes = [session.outcome for session in run.result.sessions]
+    schedules = run.schedules.set_index("home").loc["full"]
+    for key in ("pv_kw", "curtailed_kw"):
+        assert list(schedules[key]) == [kw for outcome in outcomes for kw in getattr(outcome.homes["full"], key)]
+    assert schedules["curtailed_kw"].max() > 0
+    assert list(schedules["pv_kw"] + schedules["curtailed_kw"]) == pytest.approx(SUN)
+    settled = {(n, name): home for n, each in enumerate(outcomes, 1) for name, home in each.homes.items()}
+    for row in run.homes.to_dict("records"):
+        home = settled.pop((row["session"], row["home"]))
+        assert row["energy_kwh"] == pytest.approx(sum(home.load_kw) / 2)
+        assert (row["bill_cents"], row["utility_cents"]) == (home.bill, home.utility)
+    assert not settled
+    for key in ("energy_kwh", "baseline_energy_kwh"):
+        energies = [sum(getattr(outcome, key.replace("energy_kwh", "load_kw"))) / 2 for outcome in outcomes]
+        assert list(run.table("sessions")[key]) == pytest.approx(energies)
+
+
+def test_prosumer_tables_of_half_hours_hold_what_was_played(dated: dict[str, stackelgrid.Run]) -> None:
+    run = dated["prosumer"]
+    schedules = run.schedules.assign(paid=run.schedules["pv_price_cents_per_kwh"] * run.schedules["dr_kw"])
+    provided = schedules.groupby(["session", "home"])[["dr_kw", "paid"]].sum() / 2
+    assert provided["dr_kw"].min() > 0
+    homes = run.homes.set_index(["session", "home"])
+    assert homes["dr_kwh"].to_dict() == pytest.approx(provided["dr_kw"].to_dict())
+    assert homes["paid_for_dr_cents"].to_dict() == pytest.approx(provided["paid"].to_dict())
+    assert list(run.table("sessions")["dr_kwh"]) == pytest.approx(list(homes["dr_kwh"].groupby("session").sum()))
+
+
+def test_storage_market_tables_of_half_hours_hold_what_was_played(dated: dict[str, stackelgrid.Run]) -> None:
+    run = dated["storage_market"]
+    traded = run.table("dras").groupby("session")[["sold_mw", "charge_mw"]].sum() / 2
+    demand = run.slots.groupby("session")[["net_demand_mw", "baseline_load_mw"]].sum() / 2
+    sessions = run.table("sessions")
+    assert traded["sold_mw"].min() > 0
+    assert list(sessions["sold_mwh"]) == pytest.approx(list(traded["sold_mw"]))
+    assert list(sessions["charged_mwh"]) == pytest.approx(list(traded["charge_mw"]))
+    assert list(sessions["energy_mwh"]) == pytest.approx(list(demand["net_demand_mw"]))
+    assert list(sessions["baseline_energy_mwh"]) == pytest.approx(list(demand["baseline_load_mw"]))
 
 
 def test_table_of_a_run_that_finished_no_round_is_refused() -> None:

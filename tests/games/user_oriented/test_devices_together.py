@@ -142,6 +142,32 @@ def test_inverter_limits_pv_and_battery_together() -> None:
     np.testing.assert_allclose(schedule.load, [3.5, 3.5], atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("parts", "loads", "levels"),
+    [
+        ({**load(2.5, 2.5), "pv": [{"available_kw": [4.0, 2.0]}], "inverter": {"max_kw": 2.5}}, [0.0, 0.5], []),
+        (
+            {
+                **load(1.0, 1.0),
+                "storage": [BATTERY | {"final_kwh": 8}],
+                "inverter": {"max_kw": 2.0},
+                "connection": {"draw_kw": 3.0},
+            },
+            [3.0, 2.0],
+            [[7.0, 8.0]],
+        ),
+    ],
+    ids=["pv", "battery"],
+)
+def test_meter_and_inverter_are_at_their_limits_in_one_slot(
+    parts: dict[str, Any], loads: list[float], levels: list[list[float]]
+) -> None:
+    schedule = answer(home(2, **parts), [10.0, 12.0])
+    np.testing.assert_allclose(schedule.load, loads, atol=1e-9)
+    np.testing.assert_allclose(schedule.level, np.reshape(levels, (-1, 2)), atol=1e-9)
+    np.testing.assert_allclose(schedule.sensitivity, np.zeros((2, 2)), atol=1e-9)
+
+
 def test_draw_keeps_a_limit_that_differs_by_slot() -> None:
     one = home(3, ev=[CAR | {"final_kwh": 16}], connection={"draw_kw": [1.0, 5.0, 2.0]})
     np.testing.assert_allclose(answer(one, [1.0, 1.0, 1.0]).load, [1.0, 3.0, 2.0], atol=1e-9)
