@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from stackelgrid.interrupts import defer_interrupts
 
@@ -56,18 +56,41 @@ def write_text(path: Path, text: str) -> None:
     replace_file(path, text.encode())
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old file or the new one. Raises `OSError` that names it."""
+def replace_file(path: Path, content: bytes, *, durable: bool = False) -> None:
+    """Write a file so that a reader sees the old file or the new one. Raises `OSError` that names it.
+
+    Of a `durable` file so does who reads it after a power cut, and sees the new one once this has returned.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with defer_interrupts():
         try:
-            draft.write_bytes(content)
+            with draft.open("wb") as file:
+                file.write(content)
+                if durable:
+                    sync_file(file)
             draft.replace(path)
+            if durable:
+                sync_folder(path.parent)
         except OSError as error:
             with suppress(OSError):
                 draft.unlink()
             error.filename, error.filename2 = str(path), None  # that of a full disk names no file
             raise
+
+
+def sync_file(file: IO[bytes]) -> None:
+    """Have the disk confirm what was written to a file."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk confirm which files a folder has."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 class _ReaderMayLeave(io.FileIO):

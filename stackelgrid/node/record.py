@@ -1,6 +1,8 @@
 """Write files so that a reader sees the old version or the new one, and so that no disk ends a node.
 
-A full or read-only disk is met by `Report`: it keeps what it could not write and tries again.
+A full or read-only disk is met by `Report`: it keeps what it could not write and tries again. What a node would miss
+after a power cut (its plan, its ledger, the records of its sessions) is durable: the disk confirms it, a few times a
+session. What is made again after a restart (a status; a journal, which is in the ledger) is not: no card wears out.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stackelgrid.text_file import replace_file
+from stackelgrid.text_file import replace_file, sync_file, sync_folder
 
 _LOG = logging.getLogger("stackelgrid.node")
 
@@ -76,7 +78,7 @@ class Report(ABC):
 
 
 class WholeFile(Report):
-    """A file with one JSON value, the latest that it was called with; a reader sees the old file or the new one."""
+    """A durable file with one JSON value, the latest that it was called with: a reader sees the old one or the new."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -89,18 +91,20 @@ class WholeFile(Report):
             self.save()
 
     def _write(self) -> None:
-        replace_file(self._path, self._content)
+        replace_file(self._path, self._content, durable=True)
 
 
 class JsonLines(Report):
     """Appends one JSON object a line to a file.
 
     `before` are the lines of before a restart. Raises `FileExistsError` for a file with any content where there are
-    none: it is of another run. Raises `OSError` for a file that cannot be there, on whatever disk.
+    none: it is of another run. Raises `OSError` for a file that cannot be there, on whatever disk. Of a `durable` file
+    each line is on disk when it is appended.
     """
 
-    def __init__(self, path: Path, before: Sequence[Any] = ()) -> None:
+    def __init__(self, path: Path, before: Sequence[Any] = (), *, durable: bool = False) -> None:
         super().__init__(path)
+        self._durable = durable
         self._before = b"".join(map(_encode_line, before))
         self._lines = b""
         if not before and path.exists() and path.stat().st_size:
@@ -121,15 +125,18 @@ class JsonLines(Report):
 
     def _write(self) -> None:
         if self._before:
-            replace_file(self._path, self._before)
+            replace_file(self._path, self._before, durable=self._durable)
             self._before = b""
         with self._path.open("ab", buffering=0) as file:
             while self._lines:  # a disk that becomes full takes a part
                 self._lines = self._lines[file.write(self._lines) :]
+            if self._durable:
+                sync_file(file)
+                sync_folder(self._path.parent)  # it may be a new file
 
 
 def open_record(path: Path, sessions: int) -> Recorder:
-    """Open the file for the record of a settlement: the record itself, or a line for each of several sessions.
+    """Open the durable file for the record of a settlement: the record itself, or a line for each of several sessions.
 
     Lines from before a restart stay.
     """
@@ -138,7 +145,7 @@ def open_record(path: Path, sessions: int) -> Recorder:
     before = read_whole_lines(path)
     if not before:
         path.unlink(missing_ok=True)  # at most a part of a line is in it
-    return JsonLines(path, before)
+    return JsonLines(path, before, durable=True)
 
 
 def read_records(path: Path, sessions: int) -> list[Any]:
