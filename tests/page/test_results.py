@@ -123,7 +123,7 @@ def test_results_say_what_is_missing(page: Page, server: Server, settled: str) -
     expect(page.get_by_text("without a result has no result to compare")).to_be_visible()
 
 
-def test_results_say_which_check_fails(page: Page, server: Server, settled: str) -> None:
+def test_certificate_lists_the_check_that_fails(page: Page, server: Server, settled: str) -> None:
     certificate = server.call("GET", f"/runs/{settled}")[1]["certificate"] | {"max_regret": 1.0}
     run = copy_run(server, settled, "gainful", certificate=certificate)
     checks = [check for check in server.call("GET", f"/runs/{run}")[1]["checks"] if check["passed"] is not None]
