@@ -17,7 +17,7 @@ from stackelgrid.games.user_oriented.home.joint_program import JointProgram
 from stackelgrid.wire.arrays import Array
 
 _STEPS = 60
-_FAR, _NEAR, _AHEAD = 3e-2, 1e-3, 0.3
+_FAR, _NEAR, _AHEAD = 1e-1, 1e-4, 0.05
 """The way to the optimum of the next price begins where the distance from the last one's is this part, `_AHEAD`, of the
 change in price, and between these two; all are relative to the largest price."""
 _REFINED = 1e-9
@@ -30,46 +30,47 @@ _ROUNDING = 1e-14
 """The matrix of the equations is made larger by this part, so that rounding does not make it singular."""
 
 
+_SIDES = np.array([-1.0, 1.0])[:, None, None]
+"""The direction of the lower bounds, and that of the upper ones."""
+
+
 @dataclass(frozen=True)
 class CentralPoint:
-    """Variables z (T, n), multipliers of the equations y (T, R) and of the bounds (T, n), and what is missed."""
+    """Variables z (T, n), multipliers of the equations y (T, R), and what is missed.
+
+    `pushes` (2, T, n) are the multipliers of the lower bounds, and of the upper ones.
+    """
 
     z: Array
     y: Array
-    at_lower: Array
-    at_upper: Array
+    pushes: Array
     missed: float = np.inf
 
     def go(self, step: _Step, primal: float, dual: float) -> CentralPoint:
         """Give the point a part of a step on."""
-        return CentralPoint(
-            self.z + primal * step.z,
-            self.y + dual * step.y,
-            self.at_lower + dual * step.at_lower,
-            self.at_upper + dual * step.at_upper,
-        )
+        return CentralPoint(self.z + primal * step.z, self.y + dual * step.y, self.pushes + dual * step.pushes)
 
 
 class _Step(NamedTuple):
     z: Array
     y: Array
-    at_lower: Array
-    at_upper: Array
+    pushes: Array
 
 
 class CentralPath:
     """The way to the optimum of `cost(z) + linear z` within bounds (T, n)."""
 
     def __init__(self, program: JointProgram, lower: Array, upper: Array, linear: Array) -> None:
-        self.program, self.lower, self.upper, self.linear = program, lower, upper, linear
+        self.program, self.bounds, self.linear = program, np.stack([lower, upper]), linear
         self.scale = max(float(np.max(np.abs(linear))), 1e-3)
         self._free = upper - lower > 1e-12
         self._count = 2 * max(int(self._free.sum()), 1)
         room = np.where(self._free, upper - lower, 1.0)
         self._least_room = np.where(self._free, 1e-15 * room, 1.0)
-        pushes = np.where(self._free, self.scale, 0.0)
         self.point = CentralPoint(
-            np.where(self._free, lower + room / 2, lower), np.zeros((program.slots, program.rows)), pushes, pushes
+            np.where(self._free, lower + room / 2, lower),
+            np.zeros((program.slots, program.rows)),
+            np.where(self._free, self.scale, np.zeros_like(self.bounds)),
         )
         self._passed: list[tuple[float, CentralPoint]] = []  # each with its distance from the optimum
 
@@ -85,25 +86,23 @@ class CentralPath:
         """Go on until no condition is missed by more than `accuracy`: kW, and relative to the largest price."""
         for _ in range(_STEPS):
             program, point, free = self.program, self.point, self._free
-            low = np.maximum(point.z - self.lower, self._least_room)
-            high = np.maximum(self.upper - point.z, self._least_room)
+            room = np.maximum(_SIDES * (self.bounds - point.z), self._least_room)
             slope = program.slope(point.z) + self.linear - program.multiply_back(point.y)
-            dual = free * (slope - point.at_lower + point.at_upper)
+            dual = free * (slope + point.pushes[1] - point.pushes[0])
             primal = program.right - program.multiply(point.z)
-            products = point.at_lower * low, point.at_upper * high
-            mu = float(products[0].sum() + products[1].sum()) / self._count
+            products = point.pushes * room
+            mu = float(products.sum()) / self._count
             missed = max(mu / self.scale, float(np.abs(primal).max()), float(np.abs(dual).max()) / self.scale)
             self.point = point = replace(point, missed=missed)
             self._passed.append((mu / self.scale, point))
             if missed <= accuracy or not mu < _DIVERGED * self.scale:
                 break
-            newton = _Newton(program, point, free, low, high, primal, dual)
-            ahead = newton.step(*products)
+            newton = _Newton(program, point, free, room, primal, dual)
+            ahead = newton.step(products)
             reached = point.go(ahead, *newton.measure(ahead))
-            at_best = reached.at_lower * (reached.z - self.lower) + reached.at_upper * (self.upper - reached.z)
-            target = free * (mu * min((float((free * at_best).sum()) / self._count / mu) ** 3, 1.0))
-            bend = ahead.at_lower * ahead.z, ahead.at_upper * ahead.z
-            step = newton.step(products[0] + bend[0] - target, products[1] - bend[1] - target)
+            at_best = float((reached.pushes * _SIDES * (self.bounds - reached.z)).sum()) / self._count
+            target = free * (mu * min((at_best / mu) ** 3, 1.0))
+            step = newton.step(products - _SIDES * ahead.pushes * ahead.z - target)
             self.point = point.go(step, *(min(1.0, _ALMOST * length) for length in newton.measure(step)))
         return self.point
 
@@ -116,14 +115,14 @@ class _Newton:
         program: JointProgram,
         point: CentralPoint,
         free: NDArray[np.bool_],
-        low: Array,
-        high: Array,
+        room: Array,
         primal: Array,
         dual: Array,
     ) -> None:
-        self.program, self.point, self.low, self.high = program, point, low, high
-        self.primal, self.dual = primal, dual
-        curvature = program.curvature(point.z) + point.at_lower / low + point.at_upper / high
+        self.program, self.primal, self.dual = program, primal, dual
+        self._per_room, self._pushes = _SIDES / room, point.pushes + ~free
+        self._stiffness = point.pushes * self._per_room
+        curvature = program.curvature(point.z) + self._stiffness[1] - self._stiffness[0]
         self.theta = free / np.where(free, curvature, 1.0)
         coupling = program.couple(self.theta)
         for diagonal in (np.einsum("tii->ti", coupling.own), coupling.chain):
@@ -135,30 +134,27 @@ class _Newton:
         np.einsum("tii->ti", inner)[:] += coupling.chain
         self._chains = BlockTridiagonal(inner, coupling.beside)
 
-    def step(self, at_lower: Array, at_upper: Array) -> _Step:
-        """Give the step that takes the products of multipliers and room down by `at_lower` and `at_upper`, (T, n)."""
+    def step(self, products: Array) -> _Step:
+        """Give the step that takes the products of multipliers and room down by `products`, (2, T, n)."""
         program, theta = self.program, self.theta
-        lower, upper = at_lower / self.low, at_upper / self.high
-        push = upper - lower - self.dual
+        towards = products * self._per_room
+        push = towards[0] + towards[1] - self.dual
         y = self._solve(self.primal - program.multiply(theta * push))
         z = theta * (program.multiply_back(y) + push)
         # Near the optimum theta spans many orders of magnitude, and rounding makes the step miss the equations.
         left = self.primal - program.multiply(z)
-        if np.max(np.abs(left)) > _REFINED:
+        if np.abs(left).max() > _REFINED:
             more = self._solve(left)
             y, z = y + more, z + theta * program.multiply_back(more)
-        return _Step(z, y, -lower - self.point.at_lower * z / self.low, self.point.at_upper * z / self.high - upper)
+        return _Step(z, y, self._stiffness * z - _SIDES * towards)
 
     def measure(self, step: _Step) -> tuple[float, float]:
         """Give how far the variables and the multipliers can go until one is at its bound, a little over 1 at most.
 
         They go equally far where appliances curve the cost: what the gradient misses is then linear in neither alone.
         """
-        point, least = self.point, _ALMOST
-        primal = max(least, float((step.z / self.high).max()), -float((step.z / self.low).min()))
-        dual = least
-        for push, change in ((point.at_lower, step.at_lower), (point.at_upper, step.at_upper)):
-            dual = max(dual, -float((change / np.where(push > 0, push, 1.0)).min()))
+        primal = max(_ALMOST, float((step.z * self._per_room).max()))
+        dual = max(_ALMOST, -float((step.pushes / self._pushes).min()))
         if self.program.appliances.stop:
             primal = dual = max(primal, dual)
         return 1 / primal, 1 / dual

@@ -92,8 +92,8 @@ def bound_meter(program: JointProgram, tariff: Tariff) -> tuple[Array, Array]:
 def guess_limits(program: JointProgram, tariff: Tariff, point: CentralPoint) -> ActiveLimits:
     """Guess the active limits from a point inside: those whose multiplier is larger than the room that is left."""
     lower, upper = bound_meter(program, tariff)
-    below = point.at_lower / tariff.scale > point.z - lower
-    above = point.at_upper / tariff.scale > upper - point.z
+    below = point.pushes[0] / tariff.scale > point.z - lower
+    above = point.pushes[1] / tariff.scale > upper - point.z
     meter = np.full(program.slots, BUYS, np.int8)
     fed_in = np.where(below[:, program.fed_in], AT_ZERO, np.where(above[:, program.fed_in], AT_LEAST, FEEDS_IN))
     meter[below[:, program.bought]] = np.where(tariff.kinked, fed_in, AT_LEAST)[below[:, program.bought]]

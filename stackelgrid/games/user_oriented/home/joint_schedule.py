@@ -30,7 +30,7 @@ from stackelgrid.wire.arrays import Array
 _ACCURACIES = (1e-5, 1e-6, 1e-8, 1e-10, 1e-12)
 """The distances from the optimum at which the interior point's limits are tried, one after the other."""
 _CHANGES, _STEPS = 16, 30
-_CHANGES_FROM_LAST, _STEPS_FROM_LAST = 4, 6
+_CHANGES_FROM_LAST, _STEPS_FROM_LAST = 3, 4
 """So many times limits change, and so many of Newton's steps solve their equations: from the interior point, and from
 the last price."""
 _FEASIBLE = 1e-4
