@@ -11,14 +11,14 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import Field
 
 from aggregator_node.node import AggregatorNode
-from stackelgrid.node.config import MemberConfig, NodeConfig, Rounds, most_homes
+from stackelgrid.node.config import NodeConfig, Rounds, most_homes
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines, Recorder, discard, open_record, read_whole_lines
 from stackelgrid.registry import Game, find
 from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.wire.codec import Link
-from stackelgrid.wire.messages import MAX_NAMES
+from stackelgrid.wire.messages import MAX_NAMES, RegisteredMember
 from stackelgrid.wire.names import Name
 
 _LOG = logging.getLogger("aggregator_node")
@@ -36,7 +36,7 @@ class AggregatorConfig(NodeConfig, Generic[Settings]):
 
     leader: Name
     settings: Settings
-    members: Annotated[list[MemberConfig], Field(min_length=1, max_length=MAX_NAMES)]
+    members: Annotated[list[RegisteredMember], Field(min_length=1, max_length=MAX_NAMES)]
     rounds: Rounds = Rounds()
     journal_file: Path | None = None
     account_file: Path | None = None

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stackelgrid.calendar import Session
-from stackelgrid.node.config import MemberConfig
 from stackelgrid.node.limits import build_answer_check, build_receipt_check
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
@@ -29,6 +28,7 @@ from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.rounds.strategy import Ask, Reply
 from stackelgrid.transport.base import Action, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link
+from stackelgrid.wire.messages import RegisteredMember
 from stackelgrid.wire.roles import Role
 
 _LOG = logging.getLogger("aggregator_node")
@@ -50,7 +50,7 @@ class AggregatorNode:
         name: str,
         up: Link,
         down: Link,
-        members: Sequence[MemberConfig],
+        members: Sequence[RegisteredMember],
         policy: RoundPolicy,
         settings: AggregatorSettings,
         sessions: Sequence[Session],

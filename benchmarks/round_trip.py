@@ -27,13 +27,12 @@ from emc_node.node import EmcNode
 from stackelgrid.games.user_oriented import GAME
 from stackelgrid.games.user_oriented.home import UserOrientedHomes
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
-from stackelgrid.node.config import MemberConfig
 from stackelgrid.rounds import RoundPolicy
 from stackelgrid.scenarios import load
 from stackelgrid.transport.base import Node
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.wire.codec import Link
-from stackelgrid.wire.messages import Body, Signal
+from stackelgrid.wire.messages import Body, RegisteredMember, Signal
 
 TITLE = "one round of an aggregator and 100 homes, nothing solved"
 HOMES, WARM_UP, ROUNDS = 100, 10, 60
@@ -74,7 +73,7 @@ class OurRound(BarePaho):
                 "a1",
                 self.up,
                 down,
-                [MemberConfig(name=name) for name in homes],
+                [RegisteredMember(name=name) for name in homes],
                 RoundPolicy(),
                 scenario.aggregator_settings("a1", {name: [] for name in homes}),
                 scenario.sessions,

@@ -23,9 +23,9 @@ from aggregator_node.config import config_model
 from broker import answers, find_mosquitto, free_port
 from stackelgrid.games.user_oriented import GAME
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
-from stackelgrid.node.config import MemberConfig, Rounds
+from stackelgrid.node.config import Rounds
 from stackelgrid.wire.codec import Link
-from stackelgrid.wire.messages import Answer, Presence, Signal
+from stackelgrid.wire.messages import Answer, Presence, RegisteredMember, Signal
 
 RUN, LEADER, AGGREGATOR, SLOTS = "stalled", "leader", "a1", 24
 UP, DOWN = Link(RUN, LEADER, GAME.bodies("upper"), SLOTS), Link(RUN, AGGREGATOR, GAME.bodies("lower"), SLOTS)
@@ -62,7 +62,7 @@ def answers_to_a_stalled_coordinator(homes: int, seconds: float, folder: Path) -
             broker=f"mqtt://127.0.0.1:{port}",
             leader=LEADER,
             settings={},
-            members=[MemberConfig(name=name) for name in _names(homes)],
+            members=[RegisteredMember(name=name) for name in _names(homes)],
             rounds=Rounds(deadline_s=10 * seconds, tries=20),
         )
         (folder / "a1.json").write_text(config.model_dump_json(exclude_none=True), encoding="utf-8")

@@ -4,9 +4,10 @@ Where a node has no rule for a topic it may do nothing, so this table is complet
 
 | who | writes | reads |
 |---|---|---|
-| home h of aggregator a | RUN/a/h/answer, receipt, presence | RUN/a/signal, settlement; RUN/a/h/signal, settlement, refusal |
-| aggregator a of leader l | the same towards l; RUN/a/signal, settlement; RUN/a/HOME/signal, settlement, refusal of its homes | the same from l; RUN/a/+/answer, receipt, presence |
-| leader l | RUN/l/signal, settlement; RUN/l/AGGREGATOR/signal, settlement, refusal of its aggregators | RUN/l/+/answer, receipt, presence |
+| home h of aggregator a | RUN/a/h/answer, receipt, presence | RUN/a/signal, settlement; RUN/a/h/signal, settlement, refusal; RUN/registrar/h/place |
+| aggregator a of leader l | the same towards l; RUN/a/signal, settlement; RUN/a/HOME/signal, settlement, refusal of its homes | the same from l; RUN/l/a/roster; RUN/a/+/answer, receipt, presence |
+| leader l | RUN/l/signal, settlement; RUN/l/AGGREGATOR/signal, settlement, refusal, roster of its aggregators | RUN/l/+/answer, receipt, presence; RUN/registrar/roster |
+| registrar | RUN/registrar/roster; RUN/registrar/HOME/place | nothing |
 | observer | nothing | every signal, settlement, receipt and presence; of the answers those to a leader |
 | the broker itself | everything, to clear what a revoked node has retained | the same, and $SYS for health checks |
 
@@ -18,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+
+from stackelgrid.wire.codec import REGISTRAR
 
 UP, DOWN = ("answer", "receipt", "presence"), ("signal", "settlement")
 """The purposes of what a member sends to its coordinator, and of what it receives from it: `docs/wire.md`."""
@@ -32,6 +35,7 @@ class Role(StrEnum):
     aggregator = "aggregator"
     home = "home"
     observer = "observer"
+    registrar = "registrar"
     broker = "broker"
 
 
@@ -132,12 +136,18 @@ class _Topics:
 def _grant(node: Node, members: list[str], leaders: list[str]) -> _Topics:
     match node.role:
         case Role.home:
-            return _grant_member(node)
+            own = _grant_member(node)
+            return _Topics(own.write, own.read + _below(f"+/{REGISTRAR}/{node.name}", ["place"]))
         case Role.aggregator:
             up, down = _grant_member(node), _grant_coordinator(node, members)
-            return _Topics(up.write + down.write, up.read + down.read)
+            rosters = _below(f"+/{node.above}/{node.name}", ["roster"])
+            return _Topics(up.write + down.write, up.read + rosters + down.read)
         case Role.leader:
-            return _grant_coordinator(node, members)
+            own = _grant_coordinator(node, members)
+            rosters = tuple(topic for member in members for topic in _below(f"+/{node.name}/{member}", ["roster"]))
+            return _Topics(own.write + rosters, own.read + _below(f"+/{REGISTRAR}", ["roster"]))
+        case Role.registrar:
+            return _Topics(_below(f"+/{REGISTRAR}", ["roster"]) + _below(f"+/{REGISTRAR}/+", ["place"]), ())
         case Role.observer:
             of_all = _below("+/+", DOWN) + _below("+/+/+", (*DOWN, "receipt", "presence"))
             return _Topics(

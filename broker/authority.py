@@ -43,7 +43,13 @@ CA_YEARS, NODE_YEARS = 20, 5
 BACKDATED = timedelta(days=1)
 """Certificates hold from this long before they are made: a Raspberry Pi has no clock and starts with an old time."""
 
-_FOLDERS = {Role.leader: "leaders", Role.aggregator: "aggregators", Role.home: "homes", Role.observer: "observers"}
+_FOLDERS = {
+    Role.leader: "leaders",
+    Role.aggregator: "aggregators",
+    Role.home: "homes",
+    Role.observer: "observers",
+    Role.registrar: "registrars",
+}
 _ABOVE = {Role.home: Role.aggregator, Role.aggregator: Role.leader}
 _ADD = "stackelgrid certs add"
 

@@ -9,14 +9,14 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 from pydantic import Field, model_validator
 
 from leader_node.node import LeaderNode
-from stackelgrid.node.config import MemberConfig, NodeConfig, Rounds, most_homes
+from stackelgrid.node.config import NodeConfig, Rounds, most_homes
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines, Recorder, WholeFile, discard
 from stackelgrid.registry import Game, find
 from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.wire.codec import Link
-from stackelgrid.wire.messages import MAX_NAMES
+from stackelgrid.wire.messages import MAX_NAMES, RegisteredMember
 
 Settings = TypeVar("Settings", bound=LeaderSettings)
 
@@ -29,7 +29,7 @@ class LeaderConfig(NodeConfig, Generic[Settings]):
     """
 
     utility: Settings
-    members: Annotated[list[MemberConfig], Field(min_length=1, max_length=MAX_NAMES)]
+    members: Annotated[list[RegisteredMember], Field(min_length=1, max_length=MAX_NAMES)]
     rounds: Rounds = Rounds()
     journal_file: Path | None = None
     conclusion_file: Path | None = None

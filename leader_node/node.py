@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 from stackelgrid.calendar import Session
-from stackelgrid.node.config import MemberConfig
 from stackelgrid.node.limits import build_answer_check, build_receipt_check
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
@@ -19,6 +18,7 @@ from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.rounds.strategy import Decision
 from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link
+from stackelgrid.wire.messages import RegisteredMember
 from stackelgrid.wire.roles import Role
 
 _LOG = logging.getLogger("leader_node")
@@ -40,7 +40,7 @@ class LeaderNode:
         self,
         name: str,
         link: Link,
-        members: Sequence[MemberConfig],
+        members: Sequence[RegisteredMember],
         policy: RoundPolicy,
         settings: LeaderSettings,
         sessions: Sequence[Session],

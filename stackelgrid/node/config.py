@@ -16,6 +16,7 @@ from stackelgrid.rounds import Offence, RoundPolicy
 from stackelgrid.text_file import read_text
 from stackelgrid.transport.tls import Tls
 from stackelgrid.wire.fingerprint import Digest, Fingerprint
+from stackelgrid.wire.messages import RegisteredMember
 from stackelgrid.wire.names import Name
 
 
@@ -35,17 +36,9 @@ class Rounds(StrictModel):
         return RoundPolicy(**self.model_dump())
 
 
-class MemberConfig(StrictModel):
-    """One member of a coordinator: a node's name, how many homes are behind it and what their connections carry."""
-
-    name: Name
-    homes: Annotated[int, Field(ge=1)] = 1
-    max_kw: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
-
-
-def most_homes(members: Sequence[MemberConfig]) -> int:
+def most_homes(members: Sequence[RegisteredMember]) -> int:
     """Give the largest number of homes behind one of `members`."""
-    return max(member.homes for member in members)
+    return max((member.homes for member in members), default=1)
 
 
 class NodeConfig(StrictModel):

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stackelgrid.node.config import MemberConfig
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.rounds.coordinator import AnswerCheck, ReceiptCheck
-from stackelgrid.wire.messages import Body, Receipt
+from stackelgrid.wire.messages import Body, Receipt, RegisteredMember
 from stackelgrid.wire.roles import Role
 
 _ROUNDING = 1 + 1e-3
 """An answer may exceed the connections by a thousandth: meters and devices round to watts, and solvers stop early."""
 
 
-def build_answer_check(members: Sequence[MemberConfig], role: Role, mailbox: Mailbox) -> AnswerCheck:
+def build_answer_check(members: Sequence[RegisteredMember], role: Role, mailbox: Mailbox) -> AnswerCheck:
     """Build the check of a coordinator on answers of `members`, which are all of one `role`.
 
     It refuses an answer for another number of homes than the member was registered with, with more power than their
@@ -53,7 +52,7 @@ def _count_absent(body: Body) -> tuple[int, int]:
     return getattr(body, "held", 0), getattr(body, "excluded", 0)
 
 
-def build_receipt_check(members: Sequence[MemberConfig], role: Role, mailbox: Mailbox) -> ReceiptCheck:
+def build_receipt_check(members: Sequence[RegisteredMember], role: Role, mailbox: Mailbox) -> ReceiptCheck:
     """Build the check of a coordinator on the names in receipts of `members`, which are all of one `role`.
 
     An aggregator may name each of its homes once, and no member of this coordinator. A home has nobody to name.

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, Literal, Protocol
 
-from stackelgrid.node.config import MemberConfig, Rounds
+from stackelgrid.node.config import Rounds
 from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.wire.codec import Description, describe
+from stackelgrid.wire.messages import RegisteredMember
 
 
 @lru_cache(maxsize=4096)
@@ -58,7 +59,7 @@ class CoordinatorConfig(Protocol):
     """The part of a leader's or an aggregator's configuration that its rounds follow."""
 
     name: str
-    members: list[MemberConfig]
+    members: list[RegisteredMember]
     rounds: Rounds
 
 

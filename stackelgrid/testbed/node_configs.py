@@ -16,10 +16,10 @@ import leader_node.config
 from aggregator_node.config import AggregatorConfig
 from emc_node.config import EmcConfig
 from leader_node.config import LeaderConfig
-from stackelgrid.node.config import MemberConfig
 from stackelgrid.registry import find
 from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
+from stackelgrid.wire.messages import RegisteredMember
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def build_node_configs(scenario: Scenario, run: str, broker: str = "", *, gather
             leader=LEADER,
             settings=scenario.aggregator_settings(name, {process: list(homes) for process, homes in members.items()}),
             members=[
-                MemberConfig(name=process, homes=len(homes), max_kw=_add_limits(map(scenario.connection_kw, homes)))
+                RegisteredMember(name=process, homes=len(homes), max_kw=_add_limits(map(scenario.connection_kw, homes)))
                 for process, homes in members.items()
             ],
             rounds=scenario.rounds,
@@ -91,7 +91,7 @@ def build_node_configs(scenario: Scenario, run: str, broker: str = "", *, gather
         name=LEADER,
         utility=scenario.leader_settings(),
         members=[
-            MemberConfig(
+            RegisteredMember(
                 name=aggregator.name,
                 homes=sum(member.homes for member in aggregator.members),
                 max_kw=_add_limits(member.max_kw for member in aggregator.members),

@@ -8,6 +8,9 @@
     stackelgrid/RUN/COORDINATOR/MEMBER/receipt       a member's confirmation of the settlement
     stackelgrid/RUN/COORDINATOR/MEMBER/refusal       the coordinator's refusal of what that member answered
     stackelgrid/RUN/COORDINATOR/MEMBER/presence      a member's state, online or offline; retained, last will
+    stackelgrid/RUN/LEADER/AGGREGATOR/roster         the aggregator's members from a session on; retained
+    stackelgrid/RUN/registrar/roster                 all aggregators with their members, for the leader; retained
+    stackelgrid/RUN/registrar/HOME/place             a home's aggregator, for the home; retained
 
 A topic names the run, the sender and the purpose, so that a broker's access rules can restrict each node to its own
 topics. A coordinator subscribes to its own members only, a member to its own coordinator only.
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -24,19 +28,24 @@ from stackelgrid.errors import ConfigError
 from stackelgrid.wire.fingerprint import Fingerprint
 from stackelgrid.wire.messages import (
     MAX_NAMES,
+    AggregatorRoster,
     Answer,
     Body,
     Message,
     OfSession,
+    Place,
     Presence,
     Receipt,
     Refusal,
+    Roster,
     Settlement,
     Signal,
 )
 from stackelgrid.wire.names import MAX_NAME_LENGTH
 
 ROOT = "stackelgrid"
+REGISTRAR = "registrar"
+"""The name of the registrar in every run; its topics have it where those of a conversation have the coordinator."""
 MAX_BYTES = 16 * 1024 * 1024
 """No payload is longer. Most links have a tighter bound, see `Link.max_bytes`."""
 _KILOBYTE = 1024
@@ -46,6 +55,9 @@ _VECTORS = 16
 """No message has more vectors, or matrices with a row per home."""
 _MATRICES = 8
 """No message has more matrices with a row and a column per slot."""
+_ENTRY_BYTES = 3 * (MAX_NAME_LENGTH + 3)
+"""A node's entry in a roster has fewer, the name of its aggregator included."""
+_ENTRY_KEYS = 8
 _KEYS = 1000
 """No message has more keys, objects and lists, without those that it may have for each vector and home."""
 MAX_DEPTH = 16
@@ -67,6 +79,17 @@ class BadMessageError(Exception):
 
 class AnotherGameError(ConfigError):
     """A coordinator plays something else than this node is configured for; the message says what differs."""
+
+
+class Channel(Protocol):
+    """Messages of a run below one `root`: what a node reads from."""
+
+    @property
+    def root(self) -> str:
+        """The beginning of its topics."""
+
+    def read(self, topic: str, payload: bytes) -> Message:
+        """Read a payload that arrived on `topic`. Raises `BadMessageError`, and `AnotherGameError` where it may."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +139,7 @@ class Link:
         """Give the topic that carries `message`. Only what a coordinator sends to one member needs `member`."""
         if isinstance(message, Signal | Settlement):
             return self.topic_to_member(message.purpose, member)
-        if isinstance(message, Refusal):
+        if isinstance(message, Refusal | AggregatorRoster):
             return f"{self.root}/{member}/{message.purpose}"
         return f"{self.root}/{message.sender}/{message.purpose}"
 
@@ -129,6 +152,10 @@ class Link:
         asked = tuple(self.topic_to_member(purpose, member) for purpose in ("signal", "settlement"))
         return (*asked, f"{self.root}/{member}/refusal")
 
+    def topic_of_roster(self, member: str) -> str:
+        """Give the topic on which `member` receives its own members."""
+        return f"{self.root}/{member}/roster"
+
     def topics_from_members(self) -> tuple[str, ...]:
         """Give the topic filters that the coordinator subscribes to."""
         return tuple(f"{self.root}/+/{p}" for p in ("answer", "receipt", "presence"))
@@ -138,6 +165,8 @@ class Link:
 
         Whoever may publish could otherwise fill a node's memory: of 16 MiB of unknown keys a parser makes a gigabyte.
         """
+        if purpose == "roster":
+            return _LONGEST_ROSTER
         names, numbers = self._count_most(purpose)
         rest = _KILOBYTE if purpose in ("presence", "receipt") else 64 * _KILOBYTE
         return min(MAX_BYTES, rest + (MAX_NAME_LENGTH + 3) * names + _NUMBER_BYTES * numbers)
@@ -156,23 +185,17 @@ class Link:
             case _:
                 return homes, numbers
 
-    def _find_excess(self, purpose: str, payload: bytes) -> str:
-        """Find, without parsing, what no message has so much of; empty when there is nothing.
-
-        A parser makes a hundred times its length of a payload of empty objects, and notes a mistake for each of them.
-        """
-        if len(payload) > (longest := self.max_bytes(purpose)):
-            return f"{len(payload)} bytes, at most {longest} are read"
-        keys = sum(map(payload.count, (b":", b"{", b"[")))
-        if keys > (most := _KEYS + _VECTORS * (MAX_NAMES if self.homes is None else self.homes)):
-            return f"{keys} keys, objects and lists, at most {most} are read"
-        if (values := payload.count(b",")) > (most := _KEYS + sum(self._count_most(purpose))):
-            return f"{values} values, at most {most} are read"
-        return ""
+    def _require_size(self, purpose: str, topic: str, payload: bytes) -> None:
+        """Raise `BadMessageError` for what no message has so much of."""
+        keys = _KEYS + _VECTORS * (MAX_NAMES if self.homes is None else self.homes)
+        values = _KEYS + sum(self._count_most(purpose))
+        if purpose == "roster":
+            keys = values = _MOST_IN_ROSTER
+        _require_size(topic, payload, self.max_bytes(purpose), keys, values)
 
     def write(self, message: Message) -> bytes:
         """Write a message as compact JSON; floats keep all their digits."""
-        return message.model_dump_json(by_alias=True, exclude_none=True).encode()
+        return _write(message)
 
     def read(self, topic: str, payload: bytes) -> Message:
         """Read a payload that arrived on `topic`.
@@ -188,18 +211,13 @@ class Link:
         model = message_models(self.bodies).get((parts[-1], len(parts)))
         if model is None:
             raise BadMessageError("foreign", f"topic {topic!r} has no known purpose")
-        if excess := self._find_excess(parts[-1], payload):
-            raise BadMessageError("oversized", f"{topic}: {excess}")
-        if _is_deep(payload):
-            raise BadMessageError("malformed", f"{topic}: brackets do not close within {MAX_DEPTH} levels")
+        self._require_size(parts[-1], topic, payload)
         try:
-            message = model.model_validate_json(payload)
-        except ValidationError as error:
+            message = _parse(model, topic, payload)
+        except BadMessageError:
             if issubclass(model, Signal | Settlement):  # of another game, it can have a body that is none in this one
                 self._require_same_game(topic, _read_header(payload))
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(step) for step in first["loc"]) or "payload"
-            raise BadMessageError("malformed", f"{topic}: {where}: {first['msg']}") from None
+            raise
         if isinstance(message, Signal | Settlement):
             self._require_same_game(topic, message)
         sender = parts[3] if isinstance(message, Answer | Receipt | Presence) else self.coordinator
@@ -233,6 +251,85 @@ class Link:
         )
 
 
+_MOST_IN_ROSTER = _KEYS + _ENTRY_KEYS * MAX_NAMES
+_LONGEST_ROSTER = _KILOBYTE + _ENTRY_BYTES * MAX_NAMES
+
+
+@dataclass(frozen=True)
+class RegistrarLink:
+    """What the registrar of a run publishes: the roster for the leader, for each home its place."""
+
+    run: str
+
+    @property
+    def root(self) -> str:
+        """Give the beginning of its topics."""
+        return f"{ROOT}/{self.run}/{REGISTRAR}"
+
+    @property
+    def topic_of_roster(self) -> str:
+        """Give the topic of the roster."""
+        return f"{self.root}/roster"
+
+    def topic_of_place(self, home: str) -> str:
+        """Give the topic of a home's place."""
+        return f"{self.root}/{home}/place"
+
+    def write(self, message: Roster | Place) -> bytes:
+        """Write a message as compact JSON."""
+        return _write(message)
+
+    def read(self, topic: str, payload: bytes) -> Roster | Place:
+        """Read a payload that arrived on `topic`. Raises `BadMessageError` as `Link.read` does."""
+        parts = topic.removeprefix(f"{self.root}/").split("/")
+        match parts:
+            case ["roster"]:
+                _require_size(topic, payload, _LONGEST_ROSTER, _MOST_IN_ROSTER, _MOST_IN_ROSTER)
+                message: Roster | Place = _parse(Roster, topic, payload)
+            case [_, "place"]:
+                _require_size(topic, payload, _KILOBYTE, _KEYS, _KEYS)
+                message = _parse(Place, topic, payload)
+            case _:
+                raise BadMessageError("foreign", f"topic {topic!r} is not the registrar's")
+        if (message.run, message.sender) != (self.run, REGISTRAR):
+            raise BadMessageError("foreign", f"{topic} carries a message of {message.sender} in run {message.run}")
+        return message
+
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
+def _write(message: Message) -> bytes:
+    return message.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+
+def _parse(model: type[AnyMessage], topic: str, payload: bytes) -> AnyMessage:
+    """Read a payload of a size that may be read. Raises `BadMessageError` for one that is `malformed`."""
+    if _is_deep(payload):
+        raise BadMessageError("malformed", f"{topic}: brackets do not close within {MAX_DEPTH} levels")
+    try:
+        return model.model_validate_json(payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(step) for step in first["loc"]) or "payload"
+        raise BadMessageError("malformed", f"{topic}: {where}: {first['msg']}") from None
+
+
+def _require_size(topic: str, payload: bytes, most_bytes: int, most_keys: int, most_values: int) -> None:
+    """Raise `BadMessageError` for a payload with more than that, without parsing it.
+
+    A parser makes a hundred times its length of a payload of empty objects, and notes a mistake for each of them.
+    """
+    keys, values = sum(map(payload.count, (b":", b"{", b"["))), payload.count(b",")
+    for count, most, what in (
+        (len(payload), most_bytes, "bytes"),
+        (keys, most_keys, "keys, objects and lists"),
+        (values, most_values, "values"),
+    ):
+        if count > most:
+            raise BadMessageError("oversized", f"{topic}: {count} {what}, at most {most} are read")
+
+
 def _is_deep(payload: bytes) -> bool:
     """Tell whether brackets remain when those that close are taken out, level by level from the innermost."""
     brackets = payload.translate(None, _NOT_BRACKETS)
@@ -254,7 +351,7 @@ class Description:
     @property
     def of_coordinator(self) -> bool:
         """True for what a coordinator sends to its members, false for what a member sends."""
-        return self.purpose in ("signal", "settlement", "refusal")
+        return self.purpose in ("signal", "settlement", "refusal", "roster", "place")
 
     @property
     def sender(self) -> str:
@@ -308,4 +405,5 @@ def message_models(bodies: Bodies) -> dict[tuple[str, int], type[Message]]:
         ("receipt", 5): Receipt,
         ("refusal", 5): Refusal,
         ("presence", 5): Presence,
+        ("roster", 5): AggregatorRoster,
     }

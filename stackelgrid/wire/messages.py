@@ -1,11 +1,11 @@
-"""The six messages of a run. They are the same in every game; the models of `body` are the game's own."""
+"""The messages of a run. They are the same in every game; the models of `body` are the game's own."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, ClassVar, Generic, Literal, TypeVar
+from typing import Annotated, ClassVar, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, FailFast, Field, SerializeAsAny, model_validator
 
 from stackelgrid.wire.fingerprint import Fingerprint
 from stackelgrid.wire.names import Name
@@ -150,3 +150,78 @@ class Presence(Message):
     purpose = "presence"
 
     state: Literal["online", "offline", "gathering"]
+
+
+# --- who takes part ---
+
+
+class RegisteredMember(BaseModel):
+    """One member of a coordinator: a node's name, how many homes are behind it and what their connections carry."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    name: Name
+    homes: Annotated[int, Field(ge=1)] = 1
+    max_kw: Annotated[float | None, Field(gt=0)] = None
+
+
+RegisteredMembers = Annotated[list[RegisteredMember], FailFast(), Field(max_length=MAX_NAMES)]
+RosterNumber = Annotated[int, Field(ge=1, le=2**53)]
+"""The number of a roster, larger than those of all before it in the run."""
+
+
+class Roster(Message):
+    """The registrar's list of the aggregators and of the homes of each, to the leader. It is retained.
+
+    It holds from the next session on.
+    """
+
+    purpose = "roster"
+
+    number: RosterNumber
+    aggregators: Annotated[dict[Name, RegisteredMembers], Field(max_length=MAX_NAMES)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        homes = [home.name for members in self.aggregators.values() for home in members]
+        _check_names([*self.aggregators, *homes])
+        return self
+
+
+class AggregatorRoster(OfSession):
+    """The leader's list of one aggregator's `members` from `session` on, out of the roster of that `number`.
+
+    It is retained, and comes before the first signal of the session.
+    """
+
+    purpose = "roster"
+
+    number: RosterNumber
+    members: RegisteredMembers
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_names([member.name for member in self.members])
+        return self
+
+
+class Place(Message):
+    """The registrar's word to one home: the aggregator that it belongs to, and what its connection carries.
+
+    It is retained.
+    """
+
+    purpose = "place"
+
+    number: RosterNumber
+    aggregator: Name
+    max_kw: Annotated[float | None, Field(gt=0)] = None
+
+
+def _check_names(names: list[str]) -> None:
+    """Raise `ValueError` where one name stands for two nodes, or there are more than a run can have."""
+    if len(names) > MAX_NAMES:
+        raise ValueError(f"{len(names)} nodes, at most {MAX_NAMES} can be in a roster")
+    if len(set(names)) < len(names):
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise ValueError(f"{twice} is there twice")

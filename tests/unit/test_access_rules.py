@@ -9,12 +9,12 @@ import paho.mqtt.client as paho
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.access import A1, A2, DESK, EVERYONE, LEADER, LOG
+from support.access import A1, A2, DESK, EVERYONE, HOMES, LEADER, LOG, REGISTRAR
 
 from broker.access import Role, Rules, covers, make_rules
 from broker.refusals import UNKNOWN, Refusals
 from stackelgrid.registry import find
-from stackelgrid.wire.codec import Link
+from stackelgrid.wire.codec import Link, RegistrarLink
 
 # The rules, before any broker has them.
 
@@ -91,6 +91,18 @@ def test_rules_allow_the_topics_of_every_game_and_no_others(game: str) -> None:
                 hear_up = {coordinator.name} | (set() if private else {DESK.name})
                 assert {node.name for node in EVERYONE if granted.may_read(node.name, topic)} == hear_up
         assert all(granted.may_read(coordinator.name, asked) for asked in link.topics_from_members())
+
+
+def test_rosters_and_places_reach_those_whom_they_are_for() -> None:
+    granted, registrar = make_rules(EVERYONE), RegistrarLink("run")
+    upper = Link("run", LEADER.name, find("user_oriented").bodies("upper"), 24)
+    for topic, writer, reader in (
+        (registrar.topic_of_roster, REGISTRAR, LEADER),
+        (registrar.topic_of_place("h1"), REGISTRAR, HOMES[0]),
+        (upper.topic_of_roster("a2"), LEADER, A2),
+    ):
+        assert {node.name for node in EVERYONE if granted.may_write(node.name, topic)} == {writer.name}
+        assert {node.name for node in EVERYONE if granted.may_read(node.name, topic)} == {reader.name}
 
 
 # Counting, from what Mosquitto logs.

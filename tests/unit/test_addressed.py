@@ -11,7 +11,6 @@ from aggregator_node.node import AggregatorNode
 from emc_node.node import EmcNode
 from leader_node.node import LeaderNode
 from stackelgrid.calendar import Session
-from stackelgrid.node.config import MemberConfig
 from stackelgrid.rounds import (
     Coordinator,
     Member,
@@ -26,7 +25,7 @@ from stackelgrid.rounds.strategy import Ask, Decision, Ending, Question, Reply
 from stackelgrid.transport.base import Action, Compute, Publish
 from stackelgrid.transport.memory import MemoryTransport
 from stackelgrid.wire.codec import BadMessageError, Bodies, Link
-from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, Settlement, Signal
+from stackelgrid.wire.messages import Answer, Body, Message, Presence, Receipt, RegisteredMember, Settlement, Signal
 
 
 class Secret(Body):
@@ -198,7 +197,7 @@ def play(transport: MemoryTransport) -> dict[str, Any]:
             LeaderNode(
                 "leader",
                 up,
-                [MemberConfig(name="a1", homes=2)],
+                [RegisteredMember(name="a1", homes=2)],
                 patient,
                 LeaderTerms(),
                 SESSIONS,
@@ -210,7 +209,7 @@ def play(transport: MemoryTransport) -> dict[str, Any]:
                 "a1",
                 up,
                 down,
-                [MemberConfig(name="h1"), MemberConfig(name="h2")],
+                [RegisteredMember(name="h1"), RegisteredMember(name="h2")],
                 RoundPolicy(deadline_s=0.2, tries=20, missing="hold", gather_s=10.0),
                 CounterTerms(),
                 SESSIONS,
@@ -256,7 +255,7 @@ class LeaderByHand:
         self.node = LeaderNode(
             "leader",
             self.link,
-            [MemberConfig(name="a1"), MemberConfig(name="a2")],
+            [RegisteredMember(name="a1"), RegisteredMember(name="a2")],
             RoundPolicy(deadline_s=1.0, tries=1, missing="hold", gather_s=10.0),
             LeaderTerms(),
             SESSIONS,

@@ -18,9 +18,21 @@ from pydantic import ValidationError
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.wire.arrays import MAX_SLOTS, PackedArray, PackedTriangle
-from stackelgrid.wire.codec import MAX_BYTES, AnotherGameError, BadMessageError, Bodies, Link
+from stackelgrid.wire.codec import MAX_BYTES, AnotherGameError, BadMessageError, Bodies, Link, RegistrarLink
 from stackelgrid.wire.fingerprint import Fingerprint
-from stackelgrid.wire.messages import Answer, Message, Presence, Receipt, Settlement, Signal
+from stackelgrid.wire.messages import (
+    MAX_NAMES,
+    AggregatorRoster,
+    Answer,
+    Message,
+    Place,
+    Presence,
+    Receipt,
+    RegisteredMember,
+    Roster,
+    Settlement,
+    Signal,
+)
 
 SLOTS = 3
 LINK = Link("run-1", "leader", Bodies(Price, LoadResponse, Price), SLOTS)
@@ -519,6 +531,76 @@ def test_answer_is_refused_when_its_body_is_a_signals() -> None:
         read(signal() | UP, "stackelgrid/run-1/leader/a1/answer")
 
 
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=8), children, max_size=4),
+    max_leaves=12,
+)
+
+
+# --- who takes part ---
+
+REGISTRAR = RegistrarLink("run-1")
+OF_REGISTRAR = {"schema": 1, "run": "run-1", "sender": "registrar", "number": 7}
+HOME = {"name": "h1", "homes": 1, "max_kw": 11.0}
+
+
+def test_roster_and_place_are_read_back() -> None:
+    members = [RegisteredMember(name="h1", max_kw=11.0), RegisteredMember(name="p2", homes=3)]
+    whole = Roster(run="run-1", sender="registrar", number=7, aggregators={"a1": members, "a2": []})
+    place = Place(run="run-1", sender="registrar", number=7, aggregator="a1", max_kw=11.0)
+    assert REGISTRAR.read("stackelgrid/run-1/registrar/roster", REGISTRAR.write(whole)) == whole
+    assert REGISTRAR.read("stackelgrid/run-1/registrar/h1/place", REGISTRAR.write(place)) == place
+    part = AggregatorRoster(**DOWN, session=1, number=7, members=members)
+    assert LINK.topic(part, "a1") == LINK.topic_of_roster("a1") == "stackelgrid/run-1/leader/a1/roster"
+    assert LINK.read(LINK.topic(part, "a1"), LINK.write(part)) == part
+
+
+def test_largest_roster_is_read_whatever_the_homes_of_the_link_were() -> None:
+    link = replace(LINK, homes=1)
+    names = [f"{number:064}" for number in range(MAX_NAMES - 1)]
+    members = [RegisteredMember(name=name, homes=10**6, max_kw=1.2345678901234567e-300) for name in names]
+    part = AggregatorRoster(**DOWN, number=2**53, members=members)
+    assert link.read(LINK.topic_of_roster("a1"), LINK.write(part)) == part
+    whole = Roster(run="run-1", sender="registrar", number=2**53, aggregators={"a1": members})
+    assert REGISTRAR.read(REGISTRAR.topic_of_roster, REGISTRAR.write(whole)) == whole
+
+
+NO_ROSTERS = {
+    "a home twice": {"aggregators": {"a1": [HOME], "a2": [HOME]}},
+    "an aggregator as a home": {"aggregators": {"a1": [HOME | {"name": "a1"}]}},
+    "a member without homes": {"aggregators": {"a1": [HOME | {"homes": 0}]}},
+    "a connection that is not finite": {"aggregators": {"a1": [HOME | {"max_kw": 1e999}]}},
+    "a key that nobody knows": {"aggregators": {"a1": [HOME | {"price": 1}]}},
+    "no number": {"aggregators": {}, "number": 0},
+    "no name": {"aggregators": {"a/1": [HOME]}},
+    "another sender": {"aggregators": {}, "sender": "h1"},
+    "too many names": {"aggregators": {f"a{number}": [] for number in range(MAX_NAMES + 1)}},
+    "too many keys": {"aggregators": {"a1": [{}] * 90_000}},
+}
+
+
+@pytest.mark.parametrize("wrong", NO_ROSTERS.values(), ids=NO_ROSTERS)
+def test_roster_is_refused_when_it_names_nobody_in_particular(wrong: dict[str, Any]) -> None:
+    assert REGISTRAR.read(
+        REGISTRAR.topic_of_roster, json.dumps(OF_REGISTRAR | {"aggregators": {"a1": [HOME]}}).encode()
+    )
+    with pytest.raises(BadMessageError):
+        REGISTRAR.read(REGISTRAR.topic_of_roster, json.dumps(OF_REGISTRAR | wrong).encode())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from([REGISTRAR.topic_of_roster, REGISTRAR.topic_of_place("h1"), "stackelgrid/run-1/registrar/x"]),
+    st.binary(max_size=200) | json_values.map(lambda value: json.dumps(OF_REGISTRAR | {"aggregator": value}).encode()),
+)
+def test_any_bytes_of_a_registrar_are_refused_or_read(topic: str, payload: bytes) -> None:
+    try:
+        assert REGISTRAR.read(topic, payload).sender == "registrar"
+    except BadMessageError as refused:
+        assert refused.reason in ("foreign", "malformed", "oversized")
+
+
 # --- whatever arrives ---
 
 TOPICS = [LINK.topic(m) for m in (Presence(**UP, state="online"), Receipt(**UP, round=1))] + [
@@ -526,12 +608,6 @@ TOPICS = [LINK.topic(m) for m in (Presence(**UP, state="online"), Receipt(**UP, 
     "stackelgrid/run-1/leader/settlement",
     "stackelgrid/run-1/leader/a1/answer",
 ]
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=8), children, max_size=4),
-    max_leaves=12,
-)
 
 
 def refused_or_kept(topic: str, payload: bytes) -> bool:
