@@ -1,26 +1,46 @@
-"""`emc-node status`: show the status file of a running EMC in plain words.
-
-Exit codes: 0 the EMC is in order; 2 there is no such file; 4 it is lost or refused, or the file is no longer updated.
-"""
+"""`emc-node status`: show the status file of a running EMC in plain words, and its condition as the exit code."""
 
 from __future__ import annotations
 
 import argparse
 import stat
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from enum import IntEnum
 from pathlib import Path
 from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
-from stackelgrid.errors import ExitCode
+from emc_node.clock import is_synchronised
 
 FILE = Path("/run/stackelgrid/status.json")
 """The status file of the service that `emc-node install-service` sets up."""
 STALE = timedelta(seconds=30)
 """A running process writes its status every ten seconds; an older file is out of date."""
-IN_ORDER = 0
+EXPIRES_SOON = timedelta(days=14)
+
+
+class Condition(IntEnum):
+    """The exit codes of `emc-node status`; of several that hold, the first below `IN_ORDER` counts."""
+
+    IN_ORDER = 0
+    """It takes part, or its plan holds."""
+    UNKNOWN = 2
+    """There is no status file."""
+    LOST = 4
+    """Its process hangs or has ended, or could not go on."""
+    IGNORED = 10
+    """Its coordinator refuses its answers."""
+    REFUSED = 11
+    """The broker does not accept it: its certificate is revoked, expired or foreign."""
+    CLOCK = 12
+    """This machine's clock, by which it would carry out the plan, is not synchronised."""
+    IDLE = 15
+    """It has no connection, and no plan that holds."""
+    WARNING = 1
+    """It takes part, or its plan holds; but its certificate soon expires."""
 
 
 class StatusFile(BaseModel):
@@ -34,6 +54,9 @@ class StatusFile(BaseModel):
     broker: str
     connected: bool
     reconnects: int
+    failure: str | None = None
+    refused: bool = False
+    certificate_until: AwareDatetime | None = None
     rejected: dict[str, int]
     remarks: list[str] = []
     refusal: str | None = None
@@ -41,27 +64,48 @@ class StatusFile(BaseModel):
     updated: AwareDatetime
 
     def describe(self, now: datetime) -> str:
-        """Describe the run in one line, the connection in another, and each problem in one of its own."""
+        """Describe the run in one line, the connection in another, and what else there is to say in one of its own."""
         lines = [f"{self.node}: {self._describe_state(_duration(now - self.since))}."]
         again = {0: "", 1: ", made again once"}.get(self.reconnects, f", made again {self.reconnects} times")
         if self.connected:
             lines.append(f"Connected to {self.broker}{again}.")
         elif self.state not in ("over", "lost"):
-            lines.append(f"No connection to {self.broker}; it keeps trying{again}.")
-        if self.ignored:
-            lines.append(f"Its answers are ignored and count nowhere: {self.refusal}.")
-        elif self.refusal is not None:
-            lines.append(f"Its last answer was refused: {self.refusal}.")
+            why = "" if self.failure is None else f" ({self.failure})"
+            lines.append(f"No connection to {self.broker}{why}; it keeps trying{again}.")
         if self.rejected:
             counted = ", ".join(f"{count} {reason}" for reason, count in sorted(self.rejected.items()))
             lines.append(f"Messages it ignored: {counted}.")
-        lines += [f"Note: {remark}." for remark in self.remarks]
+        return "\n".join([*lines, *(f"Note: {remark}." for remark in self.remarks)])
+
+    def find_problems(self, now: datetime, *, clock_is_right: bool) -> Iterator[tuple[Condition, str]]:
+        """Find what is not in order, the worst first, each with a line that says how to mend it."""
         if self.is_stale(now):
-            lines.append(
-                f"This is {_duration(now - self.updated)} old: the process hangs or has ended; "
-                "see journalctl --unit emc-node."
-            )
-        return "\n".join(lines)
+            age = _duration(now - self.updated)
+            yield Condition.LOST, f"This is {age} old: the process hangs or has ended; see journalctl --unit emc-node."
+        elif self.state == "lost":
+            yield Condition.LOST, "It could not go on; see journalctl --unit emc-node."
+        if self.ignored:
+            mend = "ask the operator to let it take part again"
+            yield Condition.IGNORED, f"Its answers are ignored and count nowhere: {self.refusal}; {mend}."
+        elif self.refusal is not None:
+            yield Condition.IGNORED, f"Its last answer was refused: {self.refusal}."
+        until = self.certificate_until
+        has_expired = until is not None and until <= now
+        if self.refused or has_expired:
+            why = f"its certificate held until {until:%Y-%m-%d %H:%M} UTC" if has_expired else self.failure
+            yield Condition.REFUSED, f"The broker does not accept it: {why}; ask the operator for a new certificate."
+        if not clock_is_right:
+            mend = "let a time service set it, see timedatectl"
+            yield Condition.CLOCK, f"This machine's clock is not synchronised; {mend}."
+        if not self.connected and not self.has_plan:
+            yield Condition.IDLE, "It takes part in nothing, and no plan holds."
+        if until is not None and now < until <= now + EXPIRES_SOON:
+            yield Condition.WARNING, f"Its certificate holds for {_duration(until - now)} more; ask for a new one."
+
+    @property
+    def has_plan(self) -> bool:
+        """True when a plan that was settled is in force."""
+        return self.state in ("settled", "over")
 
     def is_stale(self, now: datetime) -> bool:
         """Tell whether the file is no longer updated."""
@@ -77,12 +121,12 @@ class StatusFile(BaseModel):
             "round": f"takes part in run {self.run}, round {self.round} (for {lasted})",
             "settled": f"run {self.run} was settled {lasted} ago, and its plan is in force",
             "over": f"run {self.run} ended {lasted} ago; the plan it settled, if it did, stays in force",
-            "lost": f"run {self.run} was lost {lasted} ago; see journalctl --unit emc-node",
+            "lost": f"run {self.run} was lost {lasted} ago",
         }[self.state]
 
 
 def main(arguments: list[str]) -> int:
-    """Print the status; return the exit code."""
+    """Print the status; return its `Condition`."""
     parser = argparse.ArgumentParser(prog="emc-node status", description="Show the state of the EMC on this machine.")
     parser.add_argument("--file", type=Path, default=FILE, help="its status file (default: %(default)s)")
     file: Path = parser.parse_args(arguments).file
@@ -100,13 +144,16 @@ def main(arguments: list[str]) -> int:
         return _report_unreadable(file, "is no status file; name the one that emc-node --status writes with --file")
     now = datetime.now(UTC)
     print(status.describe(now))
-    refused = status.refusal is not None
-    return ExitCode.LOST if status.is_stale(now) or status.state == "lost" or refused else IN_ORDER
+    condition = Condition.IN_ORDER
+    for found, line in status.find_problems(now, clock_is_right=is_synchronised()):
+        print(line)
+        condition = condition or found
+    return condition
 
 
 def _report_unreadable(file: Path, why: str) -> int:
     print(f"emc-node status: {file} {why}", file=sys.stderr)
-    return ExitCode.BAD_INPUT
+    return Condition.UNKNOWN
 
 
 def _duration(span: timedelta) -> str:

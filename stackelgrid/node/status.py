@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -22,6 +23,7 @@ from stackelgrid.node.progress import Progress
 from stackelgrid.node.record import DISK_FAULTS, write_whole
 from stackelgrid.transport.base import Traffic
 from stackelgrid.transport.mqtt import MqttTransport
+from stackelgrid.transport.tls import read_certificate
 
 _LOG = logging.getLogger("stackelgrid.node")
 
@@ -63,6 +65,17 @@ class Status:
         return max(0, self.traffic.connections - 1)
 
     @property
+    def certificate_until(self) -> datetime | None:
+        """The end of the node's certificate, None where it has none; a renewed one is seen."""
+        tls = self.transport.certificates
+        if tls is None:
+            return None
+        try:
+            return _read_end(tls.certificate, tls.certificate.stat().st_mtime_ns)
+        except (OSError, ValueError):  # it is being replaced, or gone: the next connection will say so
+            return None
+
+    @property
     def hangs(self) -> bool:
         """True where the node's computation does not come to an end."""
         since = self.progress.working_since
@@ -70,6 +83,7 @@ class Status:
 
     def record(self) -> dict[str, Any]:
         """Give the same as JSON."""
+        until = self.certificate_until
         return {
             "node": self.node,
             "run": self.run,
@@ -78,11 +92,20 @@ class Status:
             "broker": self.transport.url,
             "connected": self.traffic.connected,
             "reconnects": self.reconnects,
+            "failure": self.traffic.failure,
+            "refused": self.traffic.refused,
+            "certificate_until": None if until is None else until.isoformat(),
             "rejected": dict(self.mailbox.rejected),
             "remarks": list(self.progress.remarks),
             "refusal": self.progress.refusal,
             "ignored": self.progress.is_ignored,
         }
+
+
+@lru_cache(maxsize=1)
+def _read_end(certificate: Path, changed: int) -> datetime:
+    """Read until when a certificate holds, once for each time that its file was `changed`."""
+    return read_certificate(certificate).until
 
 
 class Outlet(Protocol):

@@ -98,7 +98,8 @@ def receiver(node: Node, *, retained: bool) -> Callable[[str, bytes, float], Seq
 class Traffic:
     """Messages and payload bytes that one node sent and received; the framing of MQTT is not counted.
 
-    `connections` counts how often its connection was made, `connected` tells whether it is up.
+    `connections` counts how often its connection was made, `connected` tells whether it is up. While it is not,
+    `failure` is why, None before the first attempt has failed; where the broker `refused` it, only somebody can help.
     """
 
     sent: int = 0
@@ -107,6 +108,8 @@ class Traffic:
     received_bytes: int = 0
     connections: int = 0
     connected: bool = False
+    failure: str | None = None
+    refused: bool = False
 
 
 @dataclass

@@ -6,6 +6,7 @@ import socket
 import ssl
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from stackelgrid.transport.address import Address
 from stackelgrid.transport.tls import Tls, find_out_of_date
@@ -22,6 +23,13 @@ _REFUSALS = {
 }
 
 
+class Diagnosis(NamedTuple):
+    """Why there is no connection, in a line; `refused` where the broker does not accept who asks for one."""
+
+    cause: str
+    refused: bool = False
+
+
 def explain_refusal(reason: str) -> str:
     """Explain the broker's own word for why it does not accept a connection."""
     mend = _REFUSALS.get(reason)
@@ -30,19 +38,18 @@ def explain_refusal(reason: str) -> str:
 
 def diagnose(
     address: Address, server: tuple[str, int], error: OSError, context: ssl.SSLContext | None, tls: Tls | None
-) -> str:
+) -> Diagnosis:
     """Explain why a connection to `server` failed with `error`, looking at what the server answers to other questions.
 
     `context` and `tls` are what the connection was made with. Takes some seconds.
     """
     if isinstance(error, ConnectionRefusedError | socket.gaierror):
-        return str(error)
+        return Diagnosis(str(error))
     if tls is not None and (problem := tls.find_out_of_date()) is not None:
-        return problem
+        return Diagnosis(problem, refused=True)
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _explain_certificate(server, error)
-    found = _look(server, address, context, tls)
-    return found or str(error)
+        return Diagnosis(_explain_certificate(server, error))
+    return _look(server, address, context, tls) or Diagnosis(str(error))
 
 
 def _explain_certificate(server: tuple[str, int], error: ssl.SSLCertVerificationError) -> str:
@@ -62,15 +69,17 @@ def _explain_certificate(server: tuple[str, int], error: ssl.SSLCertVerification
     return f"the broker's certificate is not trusted ({why}): name its authority's file, ?ca=FILE, or tls.ca"
 
 
-def _look(server: tuple[str, int], address: Address, context: ssl.SSLContext | None, tls: Tls | None) -> str | None:
+def _look(
+    server: tuple[str, int], address: Address, context: ssl.SSLContext | None, tls: Tls | None
+) -> Diagnosis | None:
     """Look at what the server answers; None when that explains nothing."""
     clear = _ask(server, _CONNECT, None)
     if not address.encrypted:
         if clear.startswith(b"\x15\x03") or (not clear and _speaks_tls(server)):
-            return f"it speaks TLS there: write {_swap(address)}"
+            return Diagnosis(f"it speaks TLS there: write {_swap(address)}")
         return _explain_answer(clear or _ask(server, _GET, None), address)
     if clear.startswith(b"\x20"):
-        return f"it does not speak TLS there: write {_swap(address)}"
+        return Diagnosis(f"it does not speak TLS there: write {_swap(address)}")
     if not _speaks_tls(server):
         return _explain_answer(clear or _ask(server, _GET, None), address)
     try:
@@ -79,19 +88,21 @@ def _look(server: tuple[str, int], address: Address, context: ssl.SSLContext | N
     except ssl.SSLError as error:
         answer, alert = b"", (error.reason or "").lower().replace("_", " ").split("alert ")[-1]
     found = _explain_answer(answer or _ask(server, _GET, context), address)
-    return found or (None if answer else _explain_end(alert, tls))
+    return found or (None if answer else Diagnosis(_explain_end(alert, tls), refused=bool(alert)))
 
 
-def _explain_answer(answer: bytes, address: Address) -> str | None:
+def _explain_answer(answer: bytes, address: Address) -> Diagnosis | None:
     if answer.startswith(b"HTTP/") and not address.over_websockets:
-        return "a web server answers there, no MQTT broker; give the broker's port, or ws:// and wss:// for WebSockets"
-    if answer.startswith(b"HTTP/"):
-        return f"it serves no WebSocket with MQTT at {address.path}; give the path, {address.scheme}://HOST:PORT/PATH"
-    if answer.startswith(b"\x20") and (answer[1:2] != b"\x02" or answer[3:4] == b"\x01"):
-        return explain_refusal("Unsupported protocol version")
-    if answer.startswith(b"\x20") and address.over_websockets:
-        return f"it speaks MQTT without WebSockets there: write {str(address).replace('ws', 'mqtt', 1)}"
-    return None
+        found = "a web server answers there, no MQTT broker; give the broker's port, or ws:// and wss:// for WebSockets"
+    elif answer.startswith(b"HTTP/"):
+        found = f"it serves no WebSocket with MQTT at {address.path}; give the path, {address.scheme}://HOST:PORT/PATH"
+    elif answer.startswith(b"\x20") and (answer[1:2] != b"\x02" or answer[3:4] == b"\x01"):
+        found = explain_refusal("Unsupported protocol version")
+    elif answer.startswith(b"\x20") and address.over_websockets:
+        found = f"it speaks MQTT without WebSockets there: write {str(address).replace('ws', 'mqtt', 1)}"
+    else:
+        return None
+    return Diagnosis(found)
 
 
 def _explain_end(alert: str, tls: Tls | None) -> str:

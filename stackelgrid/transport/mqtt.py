@@ -40,7 +40,7 @@ from stackelgrid.transport.base import (
     TransportResult,
     receiver,
 )
-from stackelgrid.transport.diagnosis import diagnose, explain_refusal
+from stackelgrid.transport.diagnosis import Diagnosis, diagnose, explain_refusal
 from stackelgrid.transport.tls import Tls, make_context
 from stackelgrid.transport.worker import Worker
 
@@ -248,6 +248,7 @@ class _Connection:
                 now = self._loop.time()
                 cause = f"it closed the connection after {now - connected_at:.1f} s{self._name_last()}"
                 _LOG.warning("connection lost", extra={"data": {"server": self._server_name(), "cause": cause}})
+                self._traffic.failure = cause
                 # A broker that accepts a connection and ends it at once is tried again with a pause, and not for ever.
                 short_lived = now - connected_at < PATIENT_PAUSE_S
                 pause = min(2 * pause, PATIENT_PAUSE_S) if short_lived else FIRST_PAUSE_S
@@ -290,22 +291,24 @@ class _Connection:
         give_up_at = began + patience_s
         pause = FIRST_PAUSE_S
         servers = self._transport.address.servers
-        attempts, causes = 0, dict[str, str]()
+        attempts, causes = 0, dict[str, Diagnosis]()
         while not self._may_disconnect():
             try:
                 await self._try_to_connect(min(ATTEMPT_S, max(give_up_at - self._loop.time(), FIRST_PAUSE_S)))
             except OSError as error:
                 self._abort()
                 attempts += 1
-                if (cause := causes.get(str(error))) is None:  # each once in an outage, which may last for days
-                    cause = causes[str(error)] = await self._diagnose(error)
-                    _LOG.warning("no connection", extra={"data": {"server": self._server_name(), "cause": cause}})
+                if (found := causes.get(str(error))) is None:  # each once in an outage, which may last for days
+                    found = causes[str(error)] = await self._diagnose(error)
+                    cause = {"server": self._server_name(), "cause": found.cause}
+                    _LOG.warning("no connection", extra={"data": cause})
+                self._traffic.failure, self._traffic.refused = found
                 self._server = (self._server + 1) % len(servers)
                 wait = pause * self._jitter.uniform(0.5, 1.0)
                 if attempts % len(servers):
                     wait = 0.0  # try the next server of the cluster at once
                 elif self._loop.time() + wait >= give_up_at:
-                    raise BrokerUnreachableError(self._transport.url, patience_s, cause) from error
+                    raise BrokerUnreachableError(self._transport.url, patience_s, found.cause) from error
                 else:
                     longest = max(PATIENT_PAUSE_S, PATIENT_SHARE * (self._loop.time() - began))
                     pause = min(2 * pause, LONGEST_PAUSE_S, longest)
@@ -315,11 +318,15 @@ class _Connection:
                 return
             await asyncio.sleep(wait)
 
-    async def _diagnose(self, error: OSError) -> str:
+    async def _diagnose(self, error: OSError) -> Diagnosis:
         """Explain why the connection could not be made. Of a broker that did once answer only certificates may do."""
-        if isinstance(error, _RefusedError) or (self._traffic.connections and not isinstance(error, ssl.SSLError)):
-            return str(error)
         transport = self._transport
+        if isinstance(error, _RefusedError):
+            return Diagnosis(str(error), refused=True)
+        # The broker says what it has against a certificate after the handshake: to paho that is a closed connection.
+        of_certificates = isinstance(error, ssl.SSLError) or (transport.tls is not None and str(error) == _CLOSED)
+        if self._traffic.connections and not of_certificates:
+            return Diagnosis(str(error))
         server = transport.address.servers[self._server]
         return await asyncio.to_thread(
             diagnose, transport.address, server, error, transport.tls, transport.certificates
@@ -357,6 +364,7 @@ class _Connection:
         self._idle_since = self._loop.time()
         self._traffic.connections += 1
         self._traffic.connected = True
+        self._traffic.failure, self._traffic.refused = None, False
         waiting, self._outbox = self._outbox, []
         for publish in waiting:
             self._publish(publish)

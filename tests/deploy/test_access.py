@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import queue
 import re
 import signal
@@ -34,6 +35,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from support.access import A1, EVERYONE, HOMES, LEADER, LOG
+from support.scripted_node import Scripted
 
 import aggregator_node.config
 import broker
@@ -570,6 +572,32 @@ def test_revoked_nodes_are_shut_out_while_others_stay_connected(site: Site) -> N
     with site.counted((UNKNOWN, "certificate")), pytest.raises(RefusedError):
         knock(site.running.port, context)
     assert not any(other.gone.is_set() for other in others)
+
+
+def test_revoked_node_learns_that_the_broker_refuses_it(site: Site) -> None:
+    """Its connection stays until something ends it: here its successor does."""
+    dismissed = Node("dismissed", Role.home, "a1")
+    with site.reloaded():
+        site.authority.add(dismissed)
+    url = f"mqtts://localhost:{site.running.port}"
+    transport = MqttTransport(url, tls=site.tls("dismissed"), connect_timeout_s=math.inf, reconnect_s=math.inf)
+    thread = threading.Thread(target=transport.run, args=([Scripted("dismissed", ["stackelgrid/run/a1/signal"])],))
+    thread.start()
+    until(lambda: "dismissed" in transport.traffic and transport.traffic["dismissed"].connected)
+    traffic = transport.traffic["dismissed"]
+    assert (traffic.connected, traffic.failure) == (True, None)
+    with site.reloaded():
+        site.authority.revoke("dismissed")
+    with site.reloaded():
+        site.authority.add(dismissed)
+    with site.visit("dismissed"):
+        until(lambda: traffic.refused)
+    transport.stop()
+    thread.join()
+    with site.reloaded():
+        site.authority.revoke("dismissed")
+    assert (traffic.connections, traffic.refused) == (1, True)
+    assert traffic.failure is not None and "certificate revoked" in traffic.failure
 
 
 def test_what_a_revoked_node_retained_is_cleared(site: Site) -> None:

@@ -411,18 +411,38 @@ def status_file(folder: Path, *, age_s: float = 3, **changes: Any) -> Path:
     return file
 
 
+def in_days(days: float) -> str:
+    return (datetime.now(UTC) + timedelta(days=days)).isoformat()
+
+
+@pytest.fixture
+def _synchronised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "is_synchronised", lambda: True)
+
+
+@pytest.mark.usefixtures("_synchronised")
 @pytest.mark.parametrize(
     ("changes", "code", "words"),
     [
         ({}, 0, ["takes part in run demo, round 4 (for 93 seconds)", "Connected to mqtts://grid:8883."]),
         ({"state": "settled", "reconnects": 2}, 0, ["was settled 93 seconds ago", "made again 2 times"]),
-        ({"state": "connecting", "round": 0, "connected": False}, 0, ["looks for the broker", "it keeps trying"]),
-        ({"connected": False, "reconnects": 1}, 0, ["No connection to mqtts://grid:8883; it keeps trying"]),
+        ({"state": "connecting", "connected": False}, 15, ["looks for the broker", "it keeps trying", "no plan holds"]),
+        ({"connected": False, "failure": "Connection refused"}, 15, ["No connection to mqtts://grid:8883 (Connection"]),
+        ({"state": "settled", "connected": False, "reconnects": 1}, 0, ["No connection", "its plan is in force"]),
         ({"state": "over", "connected": False}, 0, ["run demo ended 93 seconds ago; the plan it settled"]),
         ({"rejected": {"schema": 2, "json": 1}}, 0, ["ignored: 1 json, 2 schema"]),
         ({"remarks": ["the reading is of unknown age"]}, 0, ["Note: the reading is of unknown age."]),
-        ({"refusal": "too much"}, 4, ["takes part in run demo", "Its last answer was refused: too much."]),
-        ({"refusal": "too much", "ignored": True}, 4, ["does not take part in run demo", "count nowhere: too much"]),
+        ({"refusal": "too much"}, 10, ["takes part in run demo", "Its last answer was refused: too much."]),
+        ({"refusal": "too much", "ignored": True}, 10, ["does not take part in run demo", "count nowhere: too much"]),
+        (
+            {"state": "settled", "connected": False, "refused": True, "failure": "it ends the connection"},
+            11,
+            ["certificate"],
+        ),
+        ({"certificate_until": in_days(-1)}, 11, ["The broker does not accept it: its certificate held until "]),
+        ({"certificate_until": in_days(9.5)}, 1, ["Its certificate holds for 9 days more"]),
+        ({"certificate_until": in_days(9.5), "refusal": "too much"}, 10, ["too much", "holds for 9 days"]),
+        ({"certificate_until": in_days(20)}, 0, ["Connected"]),
         ({"state": "lost", "connected": False}, 4, ["was lost 93 seconds ago", "journalctl --unit emc-node"]),
         ({"age_s": 40}, 4, ["40 seconds old", "hangs or has ended"]),
         ({"age_s": 7300}, 4, ["2 hours old"]),
@@ -434,6 +454,14 @@ def test_status_describes_the_state_and_gives_its_exit_code(
     assert __main__.main(["status", "--file", str(status_file(tmp_path, **changes))]) == code
     output = capsys.readouterr().out
     assert [word for word in words if word not in output] == []
+
+
+def test_status_says_that_the_clock_is_not_synchronised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "is_synchronised", lambda: False)
+    assert __main__.main(["status", "--file", str(status_file(tmp_path))]) == 12
+    assert "clock is not synchronised; let a time service set it" in capsys.readouterr().out
 
 
 def test_status_names_no_lost_connection_when_the_emc_has_ended(
