@@ -1,4 +1,4 @@
-"""`python -m broker`: start a broker by hand; it runs until Ctrl-C.
+"""`python -m broker`: start a broker by hand, until Ctrl-C, or have systemd run it.
 
 Exit codes: 0 after Ctrl-C or SIGTERM; 2 bad usage, or it could not be started; 4 the broker ended by itself.
 """
@@ -14,32 +14,27 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from broker import LOOPBACK, BrokerKind, BrokerStartError, RunningBroker, nats, start
+from broker.service import describe
+from stackelgrid import service
 from stackelgrid.errors import ExitCode
+from stackelgrid.version import PrintVersion
 
 NATS = "nats"
 TLS_PORT = 8883
 """The port of MQTT over TLS."""
 
 
-def main() -> None:
-    """Start the broker, print its address, wait for Ctrl-C or SIGTERM."""
-    arguments = argparse.ArgumentParser(prog="python -m broker", description="Run an MQTT broker.")
-    kinds = [*map(str, BrokerKind), NATS]
-    arguments.add_argument("--kind", choices=kinds, default="auto", help="default: auto; nats is a cluster of three")
-    arguments.add_argument("--port", type=int, help=f"0 is a free one; default: 0, with --certs {TLS_PORT}")
-    arguments.add_argument(
-        "--certs",
-        type=Path,
-        metavar="DIR",
-        help="admit only clients with a certificate: the folder of stackelgrid certs init, or its folder broker; "
-        "log, refusals and what is retained go to broker/state",
-    )
-    arguments.add_argument(
-        "--host", default=LOOPBACK, help=f"default: {LOOPBACK}; another, 0.0.0.0 for all, with --certs only"
-    )
-    given = arguments.parse_args()
+def main(arguments: list[str] | None = None) -> int:
+    """Start the broker, print its address, wait for Ctrl-C or SIGTERM; or install it as a service."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["install-service"]:
+        return service.main(
+            _parser(" install-service", "Let systemd run a broker with certificates."), _describe, words[1:]
+        )
+    parser = _parser("", "Run an MQTT broker. python -m broker install-service has systemd run it.")
+    given = parser.parse_args(words)
     if given.kind == NATS and (given.port is not None or given.host != LOOPBACK):
-        arguments.error(f"a cluster of --kind {NATS} is on {LOOPBACK}, on free ports; leave out --port and --host")
+        parser.error(f"a cluster of --kind {NATS} is on {LOOPBACK}, on free ports; leave out --port and --host")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         try:
@@ -47,18 +42,50 @@ def main() -> None:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stackelgrid-broker-")))
                 running = _start(given, folder, None)
             else:
-                whole = os.path.isdir(given.certs / "broker")  # not a Path's is_dir, which raises where it may not look
-                certificates = given.certs / "broker" if whole else given.certs
+                certificates = _find_certificates(given.certs)
                 running = _start(given, certificates / "state", certificates)
         except BrokerStartError as error:
             print(error, file=sys.stderr)
-            sys.exit(ExitCode.BAD_INPUT)
+            return ExitCode.BAD_INPUT
         with running:
             process = f", process {running.pid}" if isinstance(running, RunningBroker) else ""
             print(f"{running.kind} at {running.url}{process}; Ctrl-C ends it", flush=True)
             running.wait()
             print(running.find_end(), file=sys.stderr)
-            sys.exit(ExitCode.LOST)
+            return ExitCode.LOST
+    return ExitCode.SETTLED
+
+
+def _parser(command: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"python -m broker{command}", description=description)
+    kinds = [*map(str, BrokerKind), NATS]
+    parser.add_argument("--version", action=PrintVersion)
+    parser.add_argument("--kind", choices=kinds, default="auto", help="default: auto; nats is a cluster of three")
+    parser.add_argument("--port", type=int, help=f"0 is a free one; default: 0, with --certs {TLS_PORT}")
+    parser.add_argument(
+        "--certs",
+        type=Path,
+        metavar="DIR",
+        help="admit only clients with a certificate: the folder of stackelgrid certs init, or its folder broker; "
+        "log, refusals and what is retained go to broker/state",
+    )
+    parser.add_argument(
+        "--host", default=LOOPBACK, help=f"default: {LOOPBACK}; another, 0.0.0.0 for all, with --certs only"
+    )
+    return parser
+
+
+def _describe(given: argparse.Namespace) -> service.Service:
+    """Describe the service that runs the broker with the options `given`. Raises `ServiceError`."""
+    if given.certs is None or given.kind in (NATS, BrokerKind.EMBEDDED):
+        raise service.ServiceError("a service is a Mosquitto with certificates: give --certs, and no other --kind")
+    return describe(_find_certificates(given.certs), [f"--host={given.host}", f"--port={given.port or TLS_PORT}"])
+
+
+def _find_certificates(folder: Path) -> Path:
+    """Find the broker's own folder, which may be that of its authority too."""
+    whole = os.path.isdir(folder / "broker")  # not a Path's is_dir, which raises where it may not look
+    return folder / "broker" if whole else folder
 
 
 def _start(given: argparse.Namespace, folder: Path, certificates: Path | None) -> RunningBroker | nats.RunningCluster:
@@ -71,4 +98,4 @@ def _start(given: argparse.Namespace, folder: Path, certificates: Path | None) -
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -111,10 +111,10 @@ class _Outline(BaseModel):
 Config = TypeVar("Config", bound=NodeConfig)
 
 
-def load(path: Path, config_model: Callable[[Game], type[Config]]) -> Config:
+def load(path: Path, config_model: Callable[[Game], type[Config]], state: Path | None = None) -> Config:
     """Read a configuration file and check it by the model that `config_model` gives for the game it names.
 
-    Files it names are relative to its own folder. Raises `ConfigError`.
+    Files it names are relative to its own folder, those that the node writes to `state` if given. Raises `ConfigError`.
     """
     try:
         text = read_text(path, mend="name an existing file with --config")
@@ -130,7 +130,8 @@ def load(path: Path, config_model: Callable[[Game], type[Config]]) -> Config:
         raise ConfigError(f"{path}: game: {error}") from None
     except ValidationError as error:
         raise ConfigError(explain(str(path), error)) from None
-    files: dict[str, Any] = {name: path.parent / value for name, value in config if isinstance(value, Path)}
+    written = path.parent if state is None else state
+    files: dict[str, Any] = {name: written / value for name, value in config if isinstance(value, Path)}
     if config.tls is not None:
         files["tls"] = config.tls.resolve_in(path.parent)
     return config.model_copy(update=files)

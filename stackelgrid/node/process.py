@@ -14,8 +14,10 @@ import gc
 import logging
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from math import inf
 from pathlib import Path
 from types import FrameType
@@ -29,6 +31,7 @@ from stackelgrid.registry import Game
 from stackelgrid.text_file import set_up_console
 from stackelgrid.transport.base import BrokerUnreachableError
 from stackelgrid.transport.mqtt import MqttTransport
+from stackelgrid.version import PrintVersion
 
 if TYPE_CHECKING:
     from stackelgrid.node.status import Heartbeat
@@ -45,17 +48,24 @@ def main(
     build: Callable[[Config], RunNode],
     inject: Inject,
     arguments: list[str] | None,
+    commands: Mapping[str, str],
 ) -> int:
-    """Run the command line of one node; returns the exit code."""
+    """Run the command line of one node, or one of the `commands`, whose modules are named; returns the exit code."""
     set_up_console()
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] in commands:
+        return int(import_module(commands[words[0]]).main(words[1:]))
+    if words and words[0] in ("-h", "--help"):
+        print(f"other commands: {', '.join(f'{program} {name}' for name in commands)}; see the --help of each\n")
     try:
-        return _run(program, config_model, build, inject, _parse(program, arguments))
+        return _run(program, config_model, build, inject, _parse(program, words))
     finally:
         flush_log()
 
 
-def _parse(program: str, arguments: list[str] | None) -> argparse.Namespace:
+def _parse(program: str, arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program, description=f"One {program.replace('-', ' ')} of a Stackelgrid run.")
+    parser.add_argument("--version", action=PrintVersion)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", type=Path, metavar="FILE", help="the node's configuration, a JSON file")
     which.add_argument(
@@ -66,6 +76,9 @@ def _parse(program: str, arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--faults", metavar="FILE", help="a fault plan for this node, a JSON file")
     parser.add_argument(
         "--stay", action="store_true", help="when the run is over, stay until a signal stops the process"
+    )
+    parser.add_argument(
+        "--state", type=Path, metavar="FOLDER", help="write its files here, not beside the configuration"
     )
     parser.add_argument("--status", type=Path, metavar="FILE", help="keep a file with the status of the process")
     parser.add_argument("--metrics", metavar="[HOST:]PORT", help="serve Prometheus metrics, on 127.0.0.1 by default")
@@ -83,7 +96,9 @@ def _run(
     try:
         if file is None:
             file = _claim(options.claim)
-        config = load(file, config_model)
+        config = load(file, config_model, options.state)
+        if options.state is not None:
+            _make_folders(config)
         if options.broker is not None:
             config = config.model_copy(update={"broker": options.broker})
         set_up(options.log, config.run, config.name)
@@ -103,6 +118,11 @@ def _run(
         return ExitCode.BAD_INPUT
     _free_memory()
     return serve(served, transport, heartbeat, stay=options.stay)
+
+
+def _make_folders(config: NodeConfig) -> None:
+    for file in (value for _, value in config if isinstance(value, Path)):
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _claim(folder: Path) -> Path:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import re
 import selectors
 import shutil
 import stat
-import subprocess
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -27,13 +25,11 @@ import aggregator_node.__main__
 import leader_node.__main__
 from broker.access import Node, Role
 from broker.authority import Authority
-from emc_node import __main__, service, status
+from emc_node import __main__, status
 from emc_node.config import EmcConfig, assemble, config_model
 from emc_node.device_settings import DeviceSettings, Power
 from emc_node.init import main as init
-from emc_node.service import ServiceError, unit
 from stackelgrid import scenarios
-from stackelgrid.errors import ConfigError
 from stackelgrid.faults.plan import Cut, FaultPlan
 from stackelgrid.faults.proxy import Proxy
 from stackelgrid.games.user_oriented import GAME
@@ -278,115 +274,6 @@ def test_node_names_the_program_of_a_configuration_of_another_role(
                 assert main(["--config", str(file)]) == 2
                 said = f"{other}: {file}: is the configuration of another role; start it with {program}\n"
                 assert capsys.readouterr().err == said
-
-
-# --- the unit ---
-
-
-@pytest.fixture
-def config_file(tmp_path: Path, home_file: Path, certificates: Path) -> Path:
-    """The configuration that `init` wrote."""
-    folder = tmp_path / "etc"
-    assert init(from_flags(home_file, certificates, folder)) == 0
-    return folder / "config.json"
-
-
-def analyse(text: str, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is not on this machine")
-    version = subprocess.run(["systemd-analyze", "--version"], capture_output=True, text=True, check=True).stdout
-    if int(version.split()[1]) < 252:
-        pytest.skip("this systemd is older than that of Raspberry Pi OS Bookworm, 252")
-    file = folder / "emc-node.service"
-    file.write_text(text)
-    return subprocess.run(["systemd-analyze", *words, str(file)], capture_output=True, text=True, check=False)
-
-
-@pytest.mark.parametrize("user", [None, "daemon"])
-def test_unit_is_valid_for_systemd(tmp_path: Path, config_file: Path, user: str | None) -> None:
-    verified = analyse(unit(config_file, Path("/bin/true"), 252, user), tmp_path, "verify", "--man=no")
-    assert (verified.returncode, verified.stderr) == (0, "")
-
-
-@pytest.mark.parametrize("user", [None, "daemon"])
-def test_unit_has_a_low_exposure_level(tmp_path: Path, config_file: Path, user: str | None) -> None:
-    text = unit(config_file, Path("/bin/true"), 252, user)
-    report = analyse(text, tmp_path, "security", "--offline=true", "--no-pager", "--threshold=20")
-    exposure = re.search(r"Overall exposure level for emc-node.service: ([\d.]+)", report.stdout)
-    assert exposure is not None
-    assert float(exposure[1]) <= 2.0
-    assert report.returncode == 0
-
-
-def settings(text: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for line in text.splitlines():
-        if "=" in line and not line.startswith("#"):
-            key, _, value = line.partition("=")
-            found.setdefault(key, []).append(value)
-    return found
-
-
-def test_unit_loads_roots_files_by_the_names_in_the_configuration(config_file: Path) -> None:
-    found = settings(unit(config_file, Path("/opt/stackelgrid/bin/emc-node"), 252))
-    loaded = dict(entry.split(":", 1) for entry in found["LoadCredential"])
-    assert loaded == {
-        name: str(config_file.parent / name) for name in ("config.json", "ca.crt", "node.crt", "node.key")
-    }
-    written = json.loads(config_file.read_text())
-    assert set(written["tls"].values()) < loaded.keys()  # in the folder %d they are found by these names
-    assert found["DynamicUser"] == ["yes"]
-    words = found["ExecStart"][0].split()
-    assert words[:3] == ["/opt/stackelgrid/bin/emc-node", "--config", "%d/config.json"]
-    assert "--stay" in words
-    assert words[words.index("--status") + 1].replace("%t", "/run") == str(status.FILE)
-
-
-def test_unit_lengthens_pauses_between_restarts_where_systemd_can(config_file: Path) -> None:
-    program = Path("/opt/stackelgrid/bin/emc-node")
-    assert settings(unit(config_file, program, 252))["RestartSec"] == ["30"]
-    newer = settings(unit(config_file, program, 254))
-    assert newer["RestartSteps"] == ["6"]
-    assert newer["RestartMaxDelaySec"] == ["300"]
-
-
-def test_unit_is_refused_when_a_service_cannot_use_it(tmp_path: Path, config_file: Path) -> None:
-    program = Path("/opt/stackelgrid/bin/emc-node")
-    with pytest.raises(ServiceError, match="which the service cannot read"):
-        unit(config_file, Path("/home/pi/venv/bin/emc-node"), 252)
-    with pytest.raises(ServiceError, match="there is no such user"):
-        unit(config_file, program, 252, "nobody-at-all")
-    with pytest.raises(ConfigError, match="cannot be read"):
-        unit(tmp_path / "nothing.json", program, 252)
-    written = json.loads(config_file.read_text())
-    config_file.write_text(json.dumps(written | {"schedule_file": "schedule.json"}))
-    with pytest.raises(ServiceError, match="schedule_file: the service writes in /var/lib/stackelgrid only"):
-        unit(config_file, program, 252)
-    config_file.write_text(json.dumps(written | {"tls": written["tls"] | {"key": "keys/node.key"}}))
-    with pytest.raises(ServiceError, match="put it beside the configuration"):
-        unit(config_file, program, 252)
-
-
-def test_install_service_writes_and_starts_the_unit_unless_it_is_to_print_it(
-    tmp_path: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    called = tmp_path / "called"
-    systemctl = tmp_path / "bin" / "systemctl"
-    systemctl.parent.mkdir()
-    systemctl.write_text(f'#!/bin/sh\necho "$*" >> {called}\n[ "$1" != --version ] || echo "systemd 252 (252.38)"\n')
-    systemctl.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{systemctl.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(service, "UNIT", tmp_path / "emc-node.service")
-    monkeypatch.setattr(service, "program", lambda: Path("/opt/stackelgrid/bin/emc-node"))
-    assert __main__.main(["install-service", "--config", str(config_file), "--print"]) == 0
-    assert capsys.readouterr().out == unit(config_file, service.program(), 252)
-    assert not service.UNIT.exists()
-    assert __main__.main(["install-service", "--config", str(config_file)]) == 0
-    assert service.UNIT.read_text() == unit(config_file, service.program(), 252)
-    asked = [line for line in called.read_text().splitlines() if line != "--version"]
-    assert asked == ["daemon-reload", "enable emc-node.service", "restart emc-node.service"]
-    systemctl.write_text(systemctl.read_text() + '[ "$1" != restart ]\n')
-    assert __main__.main(["install-service", "--config", str(config_file)]) == 4
 
 
 # --- status ---
