@@ -30,13 +30,14 @@ class EmcConfig(NodeConfig, Generic[Home]):
     `homes` are those that this process answers for, to `aggregator`; `privacy` bounds what it answers. `algorithm` is
     the one whose home's half answers, None where homes answer as in the game. Their settled schedules are written to
     `schedule_file`, where a run has several sessions a line for each. `devices` are those that carry out what the home
-    settles; `plan_file` keeps it over a power cut.
+    settles; `plan_file` keeps it over a power cut. `max_kw` is what their connections carry, as the aggregator has it.
     """
 
     aggregator: Name
     homes: Annotated[list[Home], Field(min_length=1)]
     algorithm: str | None = None
     privacy: PrivacySettings = PrivacySettings()
+    max_kw: Annotated[float | None, Field(gt=0, allow_inf_nan=False, exclude_if=lambda limit: limit is None)] = None
     schedule_file: Path | None = None
     ledger_file: Path | None = None
     devices: DeviceSettings | None = None

@@ -3,6 +3,7 @@
     config.json                the grid's broker, the aggregator, and the home
     ca.crt node.crt node.key   certificates and key, where the broker is at mqtts://
 
+With `--enrol` the key is made here, and certificate and configuration come from the operator, over the grid's broker.
 All files are written to a temporary folder and checked there as a run checks them, before any file is replaced.
 """
 
@@ -14,15 +15,23 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from emc_node.config import assemble, config_model
+from emc_node import openssl
+from emc_node.config import EmcConfig, assemble, config_model
+from emc_node.enrolment import DeniedError, EnrolmentWish, enrol
+from emc_node.openssl import OpensslError
 from stackelgrid.errors import ConfigError, ExitCode
+from stackelgrid.model import LARGEST
 from stackelgrid.node.config import load
+from stackelgrid.node.log import set_up
 from stackelgrid.registry import find, list_games
+from stackelgrid.rounds.settings import HomeModel
+from stackelgrid.text_file import sync_folder
 from stackelgrid.transport.address import Address
+from stackelgrid.transport.base import BrokerUnreachableError
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.wire.names import RULE, is_name
 
@@ -31,6 +40,10 @@ STATE = Path("/var/lib/stackelgrid")
 CONFIG = "config.json"
 TLS = {"ca": "ca.crt", "certificate": "node.crt", "key": "node.key"}
 """The names of the files for TLS, beside the configuration."""
+ENROLMENT_KEY = "enrolment.key"
+"""The private key beside them, from the request for its certificate until the operator has approved it."""
+_OWN = {"homes", "devices", "tls", "name", "reconnect_s"}
+"""The keys of a configuration, besides those of files, that are the home's own and no operator's."""
 _QUESTIONS = {
     "broker": "Broker of the grid (mqtts://HOST:PORT)",
     "run": "Name of the run",
@@ -45,6 +58,8 @@ _TLS_QUESTIONS = {
     "certificate": "Certificate of this home (node.crt)",
     "key": "Its private key (node.key)",
 }
+_OPERATORS = ("folder", "broker", "run", "game", "slots", "scenario", "certificate", "key")
+"""The options for what the operator's terms have."""
 DONE = 0
 
 
@@ -56,10 +71,18 @@ def main(arguments: list[str]) -> int:
     """Set an EMC up; return the exit code."""
     options = _options(arguments)
     try:
-        configuration, files = _collect(options)
+        configuration, files = _collect(options) if options.enrol is None else _enrol(options)
         _install(options.to, configuration, files, overwrite=options.force)
-    except InitError as error:
+        if options.enrol is not None:
+            (options.to / ENROLMENT_KEY).unlink()
+    except (InitError, OpensslError) as error:
         return _report(str(error))
+    except BrokerUnreachableError as error:
+        _report(str(error))
+        return ExitCode.LOST
+    except KeyboardInterrupt:
+        _report("interrupted; nothing is written but the key, the same command goes on")
+        return ExitCode.INTERRUPTED
     except OSError as error:
         hint = "; try it with sudo" if isinstance(error, PermissionError) else ""
         return _report(f"{error.filename}: {error.strerror}{hint}")
@@ -78,6 +101,11 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--from", dest="folder", type=Path, metavar="FOLDER", help="the folder that the operator made for this home"
+    )
+    parser.add_argument(
+        "--enrol",
+        metavar="mqtts://HOST:PORT",
+        help="make a key here and ask the operator for a certificate of it; needs --ca, --name and --home",
     )
     parser.add_argument("--broker", help="mqtts://HOST:PORT, the grid's")
     parser.add_argument("--run", help="the run's name")
@@ -101,8 +129,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 # --- collect ---
 
 
-def _collect(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Path]]:
-    """Collect the configuration, which names its files as in `TLS`, and the present paths of those files by name."""
+def _collect(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Collect the configuration, which names its files as in `TLS`, and the contents of those files by name."""
     ask = _ask if sys.stdin.isatty() else None
     folder: Path | None = options.folder
     if folder is None and ask is not None and options.broker is None:
@@ -128,12 +156,68 @@ def _collect(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Pat
         configuration["tls"] = TLS
     if isinstance(configuration["slots"], str) and configuration["slots"].isdigit():
         configuration["slots"] = int(configuration["slots"])
+    contents = {name: _read_bytes(file, f"name the home's own {name}") for name, file in files.items()}
+    return _complete(configuration, options.state), contents
+
+
+def _complete(configuration: dict[str, Any], state: Path) -> dict[str, Any]:
+    """Add what every EMC at home has: patience, and files below `state`."""
     configuration["reconnect_s"] = None  # a meter at home waits for its broker as long as it takes
-    configuration["schedule_file"] = str(options.state.absolute() / "schedule.json")
-    configuration["ledger_file"] = str(options.state.absolute() / "ledger.json")
+    configuration["schedule_file"] = str(state.absolute() / "schedule.json")
+    configuration["ledger_file"] = str(state.absolute() / "ledger.json")
     if configuration.get("devices") is not None:
-        configuration["plan_file"] = str(options.state.absolute() / "plan.json")
-    return configuration, files
+        configuration["plan_file"] = str(state.absolute() / "plan.json")
+    return configuration
+
+
+def _enrol(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Ask the operator for a certificate; give the same as `_collect`, of the answer."""
+    given = [f"--{key}" for key in _OPERATORS if getattr(options, key) is not None]
+    if given:
+        raise InitError(f"{', '.join(given)}: comes from the operator with --enrol; leave it out")
+    _require_free(options.to, overwrite=options.force)
+    questions = {key: (_QUESTIONS | _TLS_QUESTIONS)[key] for key in ("ca", "name", "home")}
+    values = _values_for(options, list(questions), questions, _ask if sys.stdin.isatty() else None)
+    name, ca, home_file = values["name"], Path(values["ca"]).expanduser(), Path(values["home"]).expanduser()
+    if not is_name(name):
+        raise InitError(f"--name: {name!r} is no name: {RULE}")
+    described: dict[str, Any] = {}
+    _describe(described, home_file)
+    authority = _read_bytes(ca, "name the authority's certificate, which the operator gave you, with --ca")
+    set_up("console", "", name)
+    options.to.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = options.to / ENROLMENT_KEY
+    wish = EnrolmentWish(name, options.aggregator, _find_limit(described["homes"][0]))
+    try:
+        certificate, terms = enrol(
+            options.enrol, ca, key, wish, lambda line: print(f"emc-node init: {line}", flush=True)
+        )
+    except DeniedError as error:
+        key.unlink()  # another request is another key's
+        raise InitError(f"the operator denied it: {error}; mend that and repeat the command, which asks anew") from None
+    except ValueError as error:
+        raise InitError(str(error)) from None
+    if foreign := sorted(key for key in terms if key in _OWN or key.endswith("_file")):
+        raise InitError(f"the operator's terms have {foreign[0]}, which is the home's own; ask the operator")
+    configuration = {
+        **terms,
+        "name": name,
+        **described,
+        "tls": TLS | {"renewed": str(options.state.absolute() / f"{openssl.identify(key)}.pem")},
+    }
+    files = {"ca.crt": authority, "node.crt": certificate.encode(), "node.key": key.read_bytes()}
+    return _complete(configuration, options.state), files
+
+
+def _find_limit(home: Mapping[str, Any]) -> float | None:
+    """Find the largest power that a described home may draw at its connection, None where it names none."""
+    for key, limit in (("connection", "draw_kw"), ("draw_limit", "max_kw")):
+        part = home.get(key)
+        value = part.get(limit) if isinstance(part, dict) else None
+        values = value if isinstance(value, list) else [value]
+        if values and all(isinstance(each, int | float) and 0 < each <= LARGEST for each in values):
+            return float(max(values))
+    return None
 
 
 def _ask(question: str) -> str:
@@ -217,13 +301,24 @@ def _read_json(file: Path, mend: str) -> dict[str, Any]:
     return content
 
 
+def _read_bytes(file: Path, mend: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InitError(f"{file}: cannot be read ({error.strerror}); {mend}") from None
+
+
 # --- write ---
 
 
-def _install(folder: Path, configuration: dict[str, Any], files: dict[str, Path], *, overwrite: bool) -> None:
-    """Write all files, for their owner alone to read; `folder` stays as it was unless all of them are in order."""
+def _require_free(folder: Path, *, overwrite: bool) -> None:
     if (folder / CONFIG).exists() and not overwrite:
         raise InitError(f"{folder / CONFIG} is there already; keep it, or replace it with --force")
+
+
+def _install(folder: Path, configuration: dict[str, Any], files: dict[str, bytes], *, overwrite: bool) -> None:
+    """Write all files, for their owner alone to read; `folder` stays as it was unless all of them are in order."""
+    _require_free(folder, overwrite=overwrite)
     before = folder.exists()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
@@ -232,19 +327,15 @@ def _install(folder: Path, configuration: dict[str, Any], files: dict[str, Path]
             _check(Path(draft), folder)
             for name in [*files, CONFIG]:  # the configuration last: with it the rest is in force
                 (Path(draft) / name).replace(folder / name)
+        sync_folder(folder)
     except BaseException:
         if not before:
             shutil.rmtree(folder)
         raise
 
 
-def _write(draft: Path, configuration: dict[str, Any], files: dict[str, Path]) -> None:
-    content = {CONFIG: (json.dumps(configuration, indent=2) + "\n").encode()}
-    for name, file in files.items():
-        try:
-            content[name] = file.read_bytes()
-        except OSError as error:
-            raise InitError(f"{file}: cannot be read ({error.strerror}); name the home's own {name}") from None
+def _write(draft: Path, configuration: dict[str, Any], files: dict[str, bytes]) -> None:
+    content = {CONFIG: (json.dumps(configuration, indent=2) + "\n").encode(), **files}
     for name, text in content.items():
         target = os.open(draft / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(target, "wb") as written:
@@ -253,12 +344,24 @@ def _write(draft: Path, configuration: dict[str, Any], files: dict[str, Path]) -
 
 
 def _check(draft: Path, folder: Path) -> None:
-    """Check as a run does: the configuration by its model, certificate and key, and that the home can be solved."""
+    """Check as a run does: the configuration by its model, certificate and key, and that the home can be solved.
+
+    Besides, a home alone is held against the limit of its connection, which its aggregator holds against its answers.
+    """
     try:
-        config = load(draft / CONFIG, config_model)
+        config: EmcConfig[Any] = load(draft / CONFIG, config_model)
+        if config.max_kw is not None and len(config.homes) == 1:
+            _check_connection(config.homes[0], config.max_kw)
         assemble(config, lambda homes: None)
         MqttTransport(config.broker, tls=config.tls)
         if config.tls is not None and (problem := config.tls.find_out_of_date()) is not None:
             raise ConfigError(problem)
     except (ConfigError, ValueError) as error:
         raise InitError(str(error).replace(str(draft), str(folder))) from None
+
+
+def _check_connection(home: HomeModel, max_kw: float) -> None:
+    try:
+        home.check_connection(max_kw)
+    except ValueError as error:
+        raise InitError(f"homes.0.{error}") from None

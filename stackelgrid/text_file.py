@@ -56,15 +56,16 @@ def write_text(path: Path, text: str) -> None:
     replace_file(path, text.encode())
 
 
-def replace_file(path: Path, content: bytes, *, durable: bool = False) -> None:
+def replace_file(path: Path, content: bytes, *, durable: bool = False, mode: int = 0o666) -> None:
     """Write a file so that a reader sees the old file or the new one. Raises `OSError` that names it.
 
-    Of a `durable` file so does who reads it after a power cut, and sees the new one once this has returned.
+    Of a `durable` file so does who reads it after a power cut, and sees the new one once this has returned. `mode` is
+    who may read and write it, less what the umask forbids.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with defer_interrupts():
         try:
-            with draft.open("wb") as file:
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode), "wb") as file:
                 file.write(content)
                 if durable:
                     sync_file(file)

@@ -174,12 +174,13 @@ def _adapt_configs(configs: NodeConfigs, run: str, desk: Path | None) -> Iterato
             "ledger_file": own / f"{aggregator.name}.ledger",
         }
         yield aggregator.model_copy(update={**common, **files})
+    limits = {member.name: member.max_kw for aggregator in configs.aggregators for member in aggregator.members}
     for home in configs.homes:
         files = {
             "schedule_file": homes / f"{home.name}.schedule.json",
             "ledger_file": homes / f"{home.name}.ledger.json",
         }
-        yield home.model_copy(update={**common, **files})
+        yield home.model_copy(update={**common, **files, "max_kw": limits[home.name]})
     yield NodeConfig(
         run=run,
         name=OBSERVER.name,

@@ -88,7 +88,9 @@ class NodeConfig(StrictModel):
     def terms(self) -> dict[str, Any]:
         """Give all that the course of the game depends on, as JSON: not places, and not how long to wait for whom."""
         files = {key for key, value in self if isinstance(value, Path)}
-        return self.model_dump(mode="json", exclude={"broker", "tls", "reconnect_s", "rounds", "devices", *files})
+        return self.model_dump(
+            mode="json", exclude={"broker", "tls", "reconnect_s", "rounds", "devices", "max_kw", *files}
+        )
 
 
 _PROGRAMS = {"utility": "leader-node", "leader": "aggregator-node", "aggregator": "emc-node"}

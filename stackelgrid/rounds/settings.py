@@ -112,6 +112,9 @@ class HomeModel(PrivateModel):
     def check_slots(self, slots: int) -> None:
         """Raise `ValueError` that begins with the key of what has another length than the horizon."""
 
+    def check_connection(self, max_kw: float) -> None:
+        """Raise `ValueError` that begins with the key when it may draw or feed in more than its connection carries."""
+
     def foresee(self, session: Session) -> Self:
         """Give the home of the run with what it foresees at the beginning of a session in place of what comes."""
         return self

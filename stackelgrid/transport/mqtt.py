@@ -78,7 +78,8 @@ class MqttTransport(Transport):
     another form of address, and for `tls` that is unusable or would not be used.
 
     While a connection is away, messages that its node publishes at QoS 0 are lost. Those at QoS 1 are sent later and
-    may arrive twice. A node's client id is its name and a random suffix, so that runs can share a broker.
+    may arrive twice. A node's client id is its name and a random suffix, so that runs can share a broker; with
+    `plain_ids` it is the name alone, where a broker grants topics by it.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class MqttTransport(Transport):
         login: Login | None = None,
         connect_timeout_s: float = 20,
         reconnect_s: float = 60,
+        plain_ids: bool = False,
     ) -> None:
         self.address = Address.parse(url)
         self.url = str(self.address)  # without its password
@@ -102,6 +104,7 @@ class MqttTransport(Transport):
         self.login = login or self.address.login
         self.connect_timeout_s = connect_timeout_s
         self.reconnect_s = reconnect_s
+        self.plain_ids = plain_ids
         self.traffic: dict[str, Traffic] = {}
         self._stopping = False
         self._cancel_run: Callable[[], object] | None = None
@@ -195,13 +198,13 @@ class _Connection:
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-        client_id = f"{node.name}-{secrets.token_hex(4)}"
-        self._jitter = random.Random(client_id)
+        unique_id = f"{node.name}-{secrets.token_hex(4)}"
+        self._jitter = random.Random(unique_id)
         servers = transport.address.servers
         self._server = self._jitter.randrange(len(servers))  # so that a cluster's servers share the nodes
         self._client = paho.Client(
             CallbackAPIVersion.VERSION2,
-            client_id,
+            node.name if transport.plain_ids else unique_id,
             clean_session=True,
             protocol=MQTTProtocolVersion.MQTTv311,
             transport="websockets" if transport.address.over_websockets else "tcp",

@@ -121,6 +121,14 @@ class MarketHome(HomeModel):
         state: dict[str, Any] = {"drawn_kwh": drawn}
         return state if self.battery is None else state | {"battery_kwh": account["battery_kwh"][session.binding - 1]}
 
+    def check_connection(self, max_kw: float) -> None:
+        """Raise `ValueError` when its battery and all appliances at once exceed `max_kw`."""
+        if self.connection_kw > max_kw:
+            raise ValueError(
+                f"appliances, battery: {self.connection_kw:g} kW together, the connection carries {max_kw:g}; lower "
+                "their power, or ask the operator for more"
+            )
+
     @property
     def connection_kw(self) -> float:
         """The power of its battery and all appliances of the run at once."""

@@ -183,6 +183,25 @@ class Home(HomeModel):
     feed_in_price: Annotated[PerSlot | None, PER_SLOT] = None
     forecast: HomeForecast | None = None
 
+    def check_connection(self, max_kw: float) -> None:
+        """Raise `ValueError` that begins with the key when it may draw or feed in more than `max_kw`."""
+        least, most = self.meter_limits
+        feeds_in, draws = -float(least.min()), float(most.max())
+        limits = ("draw_limit.min_kw", "draw_limit.max_kw")
+        if self.connection is not None:
+            limits = ("connection.feed_in_kw", "connection.draw_kw")
+        if feeds_in > max_kw:
+            raise ValueError(f"{limits[0]}: {feeds_in:g} kW is fed in, the connection carries {max_kw:g}; lower it")
+        if draws <= max_kw:
+            return
+        if np.isfinite(draws):
+            raise ValueError(f"{limits[1]}: {draws:g} kW, the connection carries {max_kw:g}; lower it to that")
+        if self.connection_kw > max_kw:
+            raise ValueError(
+                f"{limits[1]}: missing, and what the home has draws up to {self.connection_kw:g} kW together, the "
+                f"connection carries {max_kw:g}; set it to that"
+            )
+
     @property
     def connection_kw(self) -> float:
         """The most that it may draw or feed in, kW: its limits or, without any, the power of all that it has."""
