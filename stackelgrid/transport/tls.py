@@ -137,37 +137,6 @@ def make_context(ca: Path | None) -> ssl.SSLContext:
     return context
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """The name of a certificate's owner, and the times between which it holds."""
-
-    name: str
-    since: datetime
-    until: datetime
-
-    def find_out_of_date(self, called: str, now: datetime) -> str | None:
-        """Say that the certificate, called so, does not hold at a time that is this machine's; None when it does."""
-        if self.since <= now <= self.until:
-            return None
-        return (
-            f"{called} holds from {self.since:%Y-%m-%d %H:%M} to {self.until:%Y-%m-%d %H:%M} UTC, and this machine's "
-            f"clock says {now:%Y-%m-%d %H:%M} UTC: "
-            + ("set the clock" if now < self.since else "renew it, or set the clock if it is wrong")
-        )
-
-
-def read_certificate(file: Path) -> Certificate:
-    """Read the first certificate in a file, PEM. Raises `ValueError` where there is none."""
-    try:
-        read_bytes(file, "name one in PEM")
-        content = ssl._ssl._test_decode_cert(str(file))  # type: ignore[attr-defined]  # nothing public reads it
-    except (OSError, ValueError):
-        raise ValueError(f"{file} is no certificate; name one in PEM") from None
-    names = [value for part in content["subject"] for key, value in part if key == "commonName"]
-    since, until = (datetime.fromtimestamp(ssl.cert_time_to_seconds(content[key]), UTC) for key in _DATES)
-    return Certificate(names[0] if len(names) == 1 else "", since, until)
-
-
 def find_out_of_date(certificate: Path, name: str) -> str | None:
     """Say that a certificate, called `name`, does not hold at this machine's time; None when it does.
 
