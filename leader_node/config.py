@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Generic, Self, TypeVar
@@ -9,11 +10,12 @@ from typing import Annotated, Any, Generic, Self, TypeVar
 from pydantic import Field, model_validator
 
 from leader_node.node import LeaderNode
+from stackelgrid.gates import Clock, Timetable, read_wall_clock
 from stackelgrid.node.config import NodeConfig, Rounds, most_homes
 from stackelgrid.node.ledger import SqliteLedger
-from stackelgrid.node.record import JsonLines, Recorder, WholeFile, discard
+from stackelgrid.node.record import JsonLines, Recorder, WholeFile, cut_lines, discard
 from stackelgrid.registry import Game, find
-from stackelgrid.rounds.ledger import Ledger
+from stackelgrid.rounds.ledger import Entry, Ledger
 from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import MAX_NAMES, RegisteredMember
@@ -24,8 +26,8 @@ Settings = TypeVar("Settings", bound=LeaderSettings)
 class LeaderConfig(NodeConfig, Generic[Settings]):
     """The utility's settings, its `members` (the aggregators) and the rules of its rounds.
 
-    The node writes a line per round to `journal_file` and how its sessions ended to `conclusion_file`. After a restart
-    it goes on from `ledger_file`; without that file it begins anew.
+    The node writes a line per round to `journal_file` and how its sessions ended to `conclusion_file`, in a grid a line
+    per session. After a restart it goes on from `ledger_file`; without that file it begins anew.
     """
 
     utility: Settings
@@ -51,8 +53,10 @@ def config_model(game: Game) -> type[LeaderConfig[Any]]:
     return LeaderConfig[settings]
 
 
-def assemble(config: LeaderConfig[Any], journal: Recorder, conclude: Recorder, ledger: Ledger) -> LeaderNode:
-    """Create the node of a configuration with a journal, a conclusion and a ledger of the caller's."""
+def assemble(
+    config: LeaderConfig[Any], journal: Recorder, conclude: Recorder, ledger: Ledger, clock: Clock = read_wall_clock
+) -> LeaderNode:
+    """Create the node of a configuration with a journal, a conclusion, a ledger and a clock of the caller's."""
     bodies = find(config.game).bodies("upper")
     return LeaderNode(
         config.name,
@@ -61,6 +65,7 @@ def assemble(config: LeaderConfig[Any], journal: Recorder, conclude: Recorder, l
         config.rounds.policy(),
         config.utility,
         config.sessions,
+        Timetable(config.sessions, config.gates, clock),
         journal=journal,
         conclude=conclude,
         ledger=ledger,
@@ -73,8 +78,42 @@ def build(config: LeaderConfig[Any]) -> LeaderNode:
     Raises `ConfigError` for a ledger of another game, `FileExistsError` for a journal that belongs to another ledger.
     """
     ledger: Ledger = [] if config.ledger_file is None else SqliteLedger(config.ledger_file, config.terms())
+    if config.gates is not None:
+        return assemble(config, *_open_files_of_grid(config, list(ledger)), ledger)
     journal: Recorder = discard
     if config.journal_file is not None:
         journal = JsonLines(config.journal_file, [entry["account"] for entry in ledger if "number" in entry])
-    conclude = discard if config.conclusion_file is None else WholeFile(config.conclusion_file)
+    conclude: Recorder = discard if config.conclusion_file is None else WholeFile(config.conclusion_file)
+    if len(config.sessions) > 1:
+        conclude = _gather([entry["conclusion"] for entry in ledger if "conclusion" in entry], conclude)
     return assemble(config, journal, conclude, ledger)
+
+
+def _gather(conclusions: list[Any], write: Recorder) -> Recorder:
+    """Write with each session all that were before it, too."""
+
+    def conclude(conclusion: Mapping[str, Any]) -> None:
+        conclusions.append(conclusion)
+        write({"sessions": conclusions})
+
+    return conclude
+
+
+def _open_files_of_grid(config: LeaderConfig[Any], ledger: Sequence[Entry]) -> tuple[Recorder, Recorder]:
+    """Open journal and conclusion of a grid: what is in them of sessions that are over stays, the rest is the ledger's.
+
+    A session that the ledger does not know to be over is concluded again.
+    """
+    over = max((entry["session"] for entry in ledger if "conclusion" in entry), default=0)
+    journal: Recorder = discard
+    conclude: Recorder = discard
+    if config.journal_file is not None:
+        cut_lines(config.journal_file, lambda account: account["session"] <= over)
+        journal = JsonLines(config.journal_file, goes_on=True)
+        for entry in ledger:
+            if "number" in entry:
+                journal(entry["account"])
+    if config.conclusion_file is not None:
+        cut_lines(config.conclusion_file, lambda conclusion: conclusion["session"] <= over)
+        conclude = JsonLines(config.conclusion_file, goes_on=True)
+    return journal, conclude

@@ -1,13 +1,15 @@
-"""The leader as a state machine: gather the aggregators; in each session ask, decide, ask again, settle."""
+"""The leader as a state machine: gather the aggregators; in each session wait, ask, decide, ask again, settle."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 from stackelgrid.calendar import Session
+from stackelgrid.gates import Opening, Timetable
 from stackelgrid.node.limits import build_answer_check, build_receipt_check
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
@@ -24,14 +26,16 @@ from stackelgrid.wire.roles import Role
 _LOG = logging.getLogger("leader_node")
 _MAX_CONFIRMATIONS = 2
 """A decision to settle on answers that are not all fresh is asked again this many times before it is settled anyway."""
+_LOOK_S = 30.0
+"""The time between two looks at the clock while a gate is awaited: clocks are set, and machines sleep."""
 
 
 class LeaderNode:
     """Coordinator of the aggregators.
 
-    `journal` stores one record for each finished round, `conclude` one at the end of each session: of a run of several,
-    how each that is over has ended. Rounds that are in the `ledger` are not played again: the node goes on after the
-    last of them.
+    Sessions open by the `timetable`. `journal` stores one record for each finished round, `conclude` one at the end of
+    each session. Rounds that are in the `ledger` are not played again: the node goes on after the last of them. In a
+    grid the ledger keeps of the sessions that are over the last one's end alone.
     """
 
     role = Role.LEADER
@@ -44,6 +48,7 @@ class LeaderNode:
         policy: RoundPolicy,
         settings: LeaderSettings,
         sessions: Sequence[Session],
+        timetable: Timetable,
         *,
         journal: Recorder,
         conclude: Recorder,
@@ -62,11 +67,12 @@ class LeaderNode:
             build_receipt_check(members, Role.AGGREGATOR, self.mailbox),
             members_gather=True,
         )
-        self._settings, self._sessions = settings, sessions
+        self._settings, self._sessions, self._timetable = settings, sessions, timetable
+        self._opening: Opening | None = None  # the session that waits for its gate
+        self._look_at: float | None = None  # at the clock, meanwhile
         self._journal = journal
         self._conclude = conclude
         self._ledger = ledger
-        self._conclusions: list[dict[str, Any]] = []  # of the sessions that are over
         self._replay_ledger(list(ledger))
 
     def _begin_session(self, number: int, state: Mapping[str, Any] | None) -> None:
@@ -102,11 +108,15 @@ class LeaderNode:
 
     def next_deadline(self) -> float | None:
         """Give the time at which to call `tick`, or None."""
-        return self._coordinator.next_deadline()
+        deadlines = (self._coordinator.next_deadline(), self._look_at)
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def tick(self, now: float) -> Sequence[Action]:
         """Act on the deadline."""
-        return self._perform(self._coordinator.tick(now), now)
+        actions = self._perform(self._coordinator.tick(now), now)
+        if self._opening is not None and self._look_at is not None and now >= self._look_at:
+            actions += self._await_session(self._opening.number, now)
+        return actions
 
     def _perform(self, steps: Sequence[object], now: float) -> list[Action]:
         """Pass the coordinator's actions on and respond to its events."""
@@ -126,13 +136,99 @@ class LeaderNode:
         return actions
 
     def _begin(self, gathered: MembersGathered, now: float) -> Sequence[Action]:
-        """Ask the first question or, after a restart, what follows from the rounds in the ledger."""
+        """Open the first session or, after a restart, go on in the one that was open, unless that is over."""
         if gathered.absent:
             _LOG.warning(gathered.describe("aggregators"), extra={"data": {"absent": gathered.absent}})
-        if self._decision is None:
-            return [Compute(partial(self.progress.work, self._strategy.open), self._ask_first)]
+        number = self._session.number
+        next_opening = self._timetable.find_next(number, now)
+        if self._decision is None or next_opening is None or next_opening.number != number:
+            self._account = None  # what was not settled leaves nothing
+            return self._await_session(number, now)
         _LOG.info("going on", extra={"data": {"round": self._last_round.number if self._last_round else 0}})
         return self._ask_or_settle(now)
+
+    # --- between two sessions ---
+
+    def _await_session(self, number: int, now: float) -> Sequence[Action]:
+        """Open session `number`, or the first after it that is not to be skipped, at its gate; leave after the last."""
+        anchor = self._timetable.anchor
+        opening = self._timetable.find_next(number, now)
+        if self._timetable.anchor is not None and self._timetable.anchor != anchor:
+            self._ledger.append({"anchor": self._timetable.anchor.isoformat()})
+        self._skip(range(number, len(self._sessions) + 1 if opening is None else opening.number), now)
+        if opening is None:
+            self._opening = self._look_at = None
+            return self._leave(now)
+        if opening.at <= now:
+            return self._open_session(opening.number, now)
+        if self._opening is None or self._opening.number != opening.number:
+            opens = {"session": opening.number, "opens": opening.opens.isoformat()} if opening.opens else {}
+            _LOG.info("waiting for a gate", extra={"data": opens})
+        self._opening, self._look_at = opening, min(opening.at, now + _LOOK_S)
+        return []
+
+    def _skip(self, numbers: range, now: float) -> None:
+        """Conclude sessions that could not be opened in time."""
+        if not numbers:
+            return
+        first, last = (self._sessions[number - 1] for number in (numbers[0], numbers[-1]))
+        _LOG.warning(
+            "sessions skipped",
+            extra={"data": {"first": first.number, "last": last.number, "reason": self._timetable.explain(first, now)}},
+        )
+        for number in numbers:
+            reason = self._timetable.explain(self._sessions[number - 1], now)
+            conclusion = {"session": number, "settled": False, "complete": False, "skipped": reason}
+            self._conclude(conclusion)
+        if last.number < len(self._sessions):
+            self._keep_end(last.number, conclusion)
+
+    def _open_session(self, number: int, now: float) -> Sequence[Action]:
+        """Ask the first question of a session. The coordinator's roster is that of the whole session."""
+        self._opening = self._look_at = None
+        if number != self._session.number:
+            state = self._find_state(number)
+            self._coordinator.begin_session(number, now)
+            self._begin_session(number, state)
+        opened = self._timetable.read(now)
+        if opened is not None:
+            self._conclusion["opened"] = opened.isoformat(timespec="seconds")
+        return [Compute(partial(self.progress.work, self._strategy.open), self._ask_first)]
+
+    def _find_state(self, number: int) -> Mapping[str, Any] | None:
+        """Find the state that this session leaves to the later session `number`."""
+        if self._account is None:
+            return self._state
+        return self._settings_now.advance(self._session.until(self._sessions[number - 1]), self._account)
+
+    def _end_session(self, acknowledged: SettlementAcknowledged, now: float) -> Sequence[Action]:
+        """Conclude the session and go on to the next."""
+        self._conclusion["unacknowledged"] = list(acknowledged.missing)
+        if len(self._sessions) == 1:
+            self._conclude(self._conclusion)
+            return self._leave(now)
+        number = self._session.number
+        states = {} if not self._state else {"states": {self.name: self._state}}
+        conclusion = {"session": number, **self._conclusion, **states}
+        self._conclude(conclusion)
+        if number < len(self._sessions):
+            self._keep_end(number, conclusion)
+        return self._await_session(number + 1, now)
+
+    def _keep_end(self, number: int, conclusion: Mapping[str, Any]) -> None:
+        """Keep in the ledger how session `number` has ended, and what it leaves; in a grid drop what led to it."""
+        end = {"session": number, "rounds": self._coordinator.rounds, "conclusion": conclusion}
+        end["state"] = self._find_state(number + 1)
+        if self._timetable.has_gates:
+            anchor = self._timetable.anchor
+            end |= {
+                "quarantined": dict(self._coordinator.quarantined),
+                "anchor": None if anchor is None else anchor.isoformat(),
+            }
+            self._ledger.clear()
+        self._ledger.append(end)
+
+    # --- a session ---
 
     def _ask_first(self, decision: Decision[Any, Any], now: float) -> Sequence[Action]:
         self._decision = decision
@@ -205,26 +301,6 @@ class LeaderNode:
         steps = self._coordinator.settle(decision.settlement, settled=settled, complete=complete, now=now)
         return self._perform(steps, now)
 
-    def _end_session(self, acknowledged: SettlementAcknowledged, now: float) -> Sequence[Action]:
-        """Conclude the session and go on to the next; leave after the last."""
-        self._conclusion["unacknowledged"] = list(acknowledged.missing)
-        if len(self._sessions) == 1:
-            self._conclude(self._conclusion)
-            return self._leave(now)
-        states = {} if not self._state else {"states": {self.name: self._state}}
-        self._conclusions.append({"session": self._session.number, **self._conclusion, **states})
-        self._conclude({"sessions": self._conclusions})
-        if self._session.number == len(self._sessions):
-            return self._leave(now)
-        state = self._state if self._account is None else self._settings_now.advance(self._session, self._account)
-        rounds, conclusion = self._coordinator.rounds, self._conclusions[-1]
-        self._ledger.append(
-            {"session": self._session.number, "rounds": rounds, "conclusion": conclusion, "state": state}
-        )
-        self._coordinator.begin_session(self._session.number + 1, now)
-        self._begin_session(self._session.number + 1, state)
-        return [Compute(partial(self.progress.work, self._strategy.open), self._ask_first)]
-
     def _leave(self, now: float) -> Sequence[Action]:
         return [*self._perform(self._coordinator.leave(), now), Finish()]
 
@@ -233,20 +309,21 @@ class LeaderNode:
 
         Of the sessions that are over only the state that they have left counts, and who is in quarantine.
         """
+        for entry in entries:
+            if entry.get("anchor"):
+                self._timetable.anchor = datetime.fromisoformat(entry["anchor"])
         ended = [number for number, entry in enumerate(entries) if "conclusion" in entry]
         open_from = ended[-1] + 1 if ended else 0
         for entry in entries[:open_from]:
-            if "conclusion" in entry:
-                self._conclusions.append(entry["conclusion"])
-                self._coordinator.skip_to(entry["rounds"])
-            else:
-                self._coordinator.recall(entry["number"], entry["quarantined"])
+            number = entry.get("number", entry.get("rounds", 0))
+            self._coordinator.recall(number, entry.get("quarantined", {}))
         number, state = (entries[ended[-1]]["session"] + 1, entries[ended[-1]]["state"]) if ended else (1, None)
         self._coordinator.begin_session(number, 0.0)
         self._begin_session(number, state)
         for entry in entries[open_from:]:
-            self._replay(load_round(entry, self._coordinator.link.bodies))
-            self._account = entry["account"]
+            if "number" in entry:
+                self._replay(load_round(entry, self._coordinator.link.bodies))
+                self._account = entry["account"]
 
     def _replay(self, finished: Round) -> None:
         if self._decision is None:

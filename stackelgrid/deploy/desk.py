@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stackelgrid.deploy.provision import AGGREGATORS, HOMES, LEADERS
-from stackelgrid.node.record import GrowingLines, has_last_record, read_records, read_whole_lines
+from stackelgrid.node.record import GrowingLines, has_last_record, read_conclusion, read_records, read_whole_lines
 from stackelgrid.run_record import RunRecord
 from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
@@ -19,7 +19,7 @@ class Desk:
 
     def __init__(self, folder: Path, run: str, scenario: Scenario) -> None:
         self._folder, self._run = folder, run
-        self._sessions = len(scenario.sessions)
+        self._sessions, self._is_grid = len(scenario.sessions), scenario.gates is not None
         self._schedules = [self._file(HOMES, f"{name}.schedule.json") for name in scenario.topology.aggregator_of]
         self._journals: dict[Path, GrowingLines] = {}
 
@@ -30,10 +30,8 @@ class Desk:
 
     def find_conclusion(self) -> dict[str, Any] | None:
         """Find how the run has ended, None as long as it has not."""
-        if not self.conclusion_file.exists():
-            return None
-        conclusion: dict[str, Any] = json.loads(self.conclusion_file.read_text(encoding="utf-8"))
-        return conclusion if self._sessions == 1 or len(conclusion["sessions"]) == self._sessions else None
+        conclusion = read_conclusion(self.conclusion_file, of_grid=self._is_grid)
+        return conclusion if conclusion and len(conclusion.get("sessions", [{}])) == self._sessions else None
 
     def has_all_schedules(self) -> bool:
         """Tell whether every home has written its last schedule."""

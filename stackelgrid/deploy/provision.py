@@ -187,6 +187,7 @@ def _adapt_configs(configs: NodeConfigs, run: str, desk: Path | None) -> Iterato
         game=leader.game,
         slots=leader.slots,
         calendar=leader.calendar,
+        gates=leader.gates,
         scenario=leader.scenario,
         broker=leader.broker,
     ).model_copy(update=common)

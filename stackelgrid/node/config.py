@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from stackelgrid.calendar import MOST_SLOTS, Calendar, Session, list_sessions
 from stackelgrid.errors import ConfigError
+from stackelgrid.gates import Gates
 from stackelgrid.model import StrictModel, explain
 from stackelgrid.registry import Game, UnknownGameError, find
 from stackelgrid.rounds import Offence, RoundPolicy
@@ -45,6 +46,7 @@ class NodeConfig(StrictModel):
     """The settings of every node.
 
     `slots` are those of the whole run, which a `calendar` divides into sessions; without one there is one session.
+    With `gates` the run is a grid, whose sessions open by the clock.
     `scenario` is a digest of what the run's nodes share; a node without it takes part in any game of its run. `tls` is
     the node's certificate for a broker at `mqtts://`. `reconnect_s` is the time within which a lost connection has to
     be made again; null is without limit, for the first connection too.
@@ -55,6 +57,7 @@ class NodeConfig(StrictModel):
     game: str
     slots: Annotated[int, Field(ge=1)]
     calendar: Calendar | None = None
+    gates: Annotated[Gates | None, Field(exclude_if=lambda gates: gates is None)] = None
     scenario: Digest | None = None
     broker: str = "mqtt://127.0.0.1:1883"
     tls: Tls | None = None
@@ -66,6 +69,8 @@ class NodeConfig(StrictModel):
             raise ValueError(f"slots: {self.slots}, at most {MOST_SLOTS} can be played without a calendar; lower it")
         if self.calendar is not None and self.slots != self.calendar.slots:
             raise ValueError(f"slots: {self.slots}, the calendar has {self.calendar.slots}; make them equal")
+        if self.gates is not None:
+            self.gates.check(self.calendar)
         return self
 
     @property
@@ -86,11 +91,14 @@ class NodeConfig(StrictModel):
         return Fingerprint(game=self.game, slots=self.slots, scenario=self.scenario)
 
     def terms(self) -> dict[str, Any]:
-        """Give all that the course of the game depends on, as JSON: not places, and not how long to wait for whom."""
+        """Give all that the course of the game depends on, as JSON: not places, and not how long to wait for whom.
+
+        The members of a grid come and go.
+        """
         files = {key for key, value in self if isinstance(value, Path)}
-        return self.model_dump(
-            mode="json", exclude={"broker", "tls", "reconnect_s", "rounds", "devices", "max_kw", *files}
-        )
+        members = set() if self.gates is None else {"members"}
+        without = {"broker", "tls", "reconnect_s", "rounds", "devices", "max_kw", *members, *files}
+        return self.model_dump(mode="json", exclude=without)
 
 
 _PROGRAMS = {"utility": "leader-node", "leader": "aggregator-node", "aggregator": "emc-node"}

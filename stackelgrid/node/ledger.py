@@ -36,6 +36,7 @@ class SqliteLedger(Report):
         self._terms = json.dumps(terms)
         self._file: sqlite3.Connection | None = None
         self._pending: list[str] = []
+        self._clearing = False  # drop what is there together with writing what is pending
         is_new = not (path.exists() and path.stat().st_size)
         try:
             self._write()
@@ -68,14 +69,23 @@ class SqliteLedger(Report):
             self._pending.append(json.dumps(entry, allow_nan=False))
             self.save()
 
+    def clear(self) -> None:
+        """Drop all entries with the next `append`, and not without it."""
+        with self._lock:
+            self._pending.clear()
+            self._clearing = True
+
     def _write(self) -> None:
         try:
             if self._file is None:
                 self._file = self._open()
             with self._file as file:
+                if self._clearing and self._pending:
+                    file.execute("DELETE FROM entries")
                 file.executemany("INSERT INTO entries (entry) VALUES (?)", [(entry,) for entry in self._pending])
         except sqlite3.Error as error:
             raise OSError(_ERRNO.get(error.sqlite_errorcode & 0xFF, errno.EINVAL), str(error)) from None
+        self._clearing = self._clearing and not self._pending
         self._pending.clear()
 
     def _open(self) -> sqlite3.Connection:

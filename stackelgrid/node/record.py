@@ -98,16 +98,16 @@ class JsonLines(Report):
     """Appends one JSON object a line to a file.
 
     `before` are the lines of before a restart. Raises `FileExistsError` for a file with any content where there are
-    none: it is of another run. Raises `OSError` for a file that cannot be there, on whatever disk. Of a `durable` file
-    each line is on disk when it is appended.
+    none, unless the file `goes_on`: it is of another run. Raises `OSError` for a file that cannot be there, on whatever
+    disk. Of a `durable` file each line is on disk when it is appended.
     """
 
-    def __init__(self, path: Path, before: Sequence[Any] = (), *, durable: bool = False) -> None:
+    def __init__(self, path: Path, before: Sequence[Any] = (), *, goes_on: bool = False, durable: bool = False) -> None:
         super().__init__(path)
         self._durable = durable
         self._before = b"".join(map(_encode_line, before))
         self._lines = b""
-        if not before and path.exists() and path.stat().st_size:
+        if not before and not goes_on and path.exists() and path.stat().st_size:
             raise FileExistsError(errno.EEXIST, "there is another run's journal", str(path))
         try:
             path.touch()
@@ -142,10 +142,8 @@ def open_record(path: Path, sessions: int) -> Recorder:
     """
     if sessions == 1:
         return WholeFile(path)
-    before = read_whole_lines(path)
-    if not before:
-        path.unlink(missing_ok=True)  # at most a part of a line is in it
-    return JsonLines(path, before, durable=True)
+    cut_lines(path, lambda record: True)
+    return JsonLines(path, goes_on=True, durable=True)
 
 
 def read_records(path: Path, sessions: int) -> list[Any]:
@@ -162,12 +160,33 @@ def has_last_record(path: Path, sessions: int) -> bool:
     return any(record["session"] == sessions for record in read_whole_lines(path)[-1:])
 
 
+def read_conclusion(path: Path, *, of_grid: bool) -> dict[str, Any]:
+    """Read how the sessions of a run have ended, {} where the leader has written nothing; in a grid a line each."""
+    if of_grid:
+        return {"sessions": lines} if (lines := read_whole_lines(path)) else {}
+    conclusion: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return conclusion
+
+
 def read_whole_lines(path: Path) -> list[Any]:
     """Read the lines of a journal, without the last when only a part of it was written; none where there is none."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def cut_lines(path: Path, keep: Callable[[Any], bool]) -> None:
+    """Cut a journal off before the first line that is not to be kept, or was written in part."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        end = 0
+        for line in file:
+            if not line.endswith(b"\n") or not keep(json.loads(line)):
+                break
+            end += len(line)
+        file.truncate(end)
 
 
 class GrowingLines:

@@ -27,6 +27,9 @@ class Ledger(Protocol):
     def append(self, entry: Entry) -> None:
         """Store an entry for good: once this returns, `kill -9` does not lose it, unless the disk did not take it."""
 
+    def clear(self) -> None:
+        """Drop the entries so far. On disk they stay until the next is appended, so that no kill leaves none."""
+
 
 def dump_round(finished: Round) -> dict[str, Any]:
     """Write a finished round as an entry."""

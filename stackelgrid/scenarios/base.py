@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from stackelgrid.calendar import MOST_SLOTS, MOST_SLOTS_OF_RUN, Calendar, Session, list_sessions
 from stackelgrid.certify import require_solvers
+from stackelgrid.gates import Gates
 from stackelgrid.model import LARGEST, Positive, StrictModel
 from stackelgrid.node.config import Rounds
 from stackelgrid.registry import find, find_homes
@@ -47,6 +48,7 @@ class _Dated(StrictModel):
 class Scenario(StrictModel):
     """Base of a game's scenario: the keys that all games have, and the methods that a game may or must override.
 
+    With `gates` the run is a grid: each session of the calendar opens by the clock.
     `aggregators` share the homes in turn; `homes_per_process` homes share a process and its connection, and answer in
     one message. `inner_rounds` is how many rounds an aggregator may play with its homes before it answers its leader.
     `calibrated` names keys whose values were fitted, each with the figures that it was fitted to. A home with a power
@@ -66,6 +68,7 @@ class Scenario(StrictModel):
     money: str = "cents"
     slots: Annotated[int, Field(ge=1, le=MOST_SLOTS_OF_RUN)] = 24
     calendar: Calendar | None = None
+    gates: Annotated[Gates | None, Field(exclude_if=lambda gates: gates is None)] = None
     leader: LeaderSettings
     aggregators: Annotated[int, Field(ge=1, le=10_000)] = 1
     homes_per_process: Annotated[int, Field(ge=1, le=100_000)] = 1
@@ -130,6 +133,7 @@ class Scenario(StrictModel):
         assert self.calendar is not None
         states = states or {}
         alone = self.change(
+            gates=None,
             slots=session.slots,
             calendar=self.calendar.at(session),
             leader=self.leader_settings().foresee(session).in_session(session, states.get(LEADER)),
@@ -151,6 +155,8 @@ class Scenario(StrictModel):
 
     def verify(self) -> None:
         """Check the parts of the scenario against each other. Raises `ValueError` with key, value and mend."""
+        if self.gates is not None:
+            self.gates.check(self.calendar)
         if self.calendar is None and self.slots > MOST_SLOTS:
             raise ValueError(f"slots: {self.slots}, at most {MOST_SLOTS} can be played; lower it")
         try:

@@ -7,6 +7,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from datetime import UTC, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from emc_node.config import EmcConfig
 from leader_node.config import LeaderConfig
 from stackelgrid.faults.in_memory import Build, FaultyMemory
 from stackelgrid.faults.plan import FaultPlan
+from stackelgrid.gates import Clock, read_wall_clock
 from stackelgrid.interrupts import allow_interrupts
 from stackelgrid.rounds.ledger import Entry, Ledger
 from stackelgrid.run_record import FaultRecord, RunRecord
@@ -94,6 +96,8 @@ class MemoryRun:
         self._counted = (0, 0)  # messages and bytes of before an interrupt, without those by which nodes came together
         self._gathering: tuple[int, int] | None = None  # messages and bytes by which they did
         configs = build_node_configs(scenario, run="memory")
+        self._clock = _run_clock(scenario)
+        self.transport.horizon_s += scenario.slots * scenario.slot_hours * 3600 if scenario.gates is not None else 0
         self.builds: dict[str, Build] = {configs.leader.name: partial(self._leader, configs.leader)}
         self.builds |= {config.name: partial(self._aggregator, config) for config in configs.aggregators}
         self.builds |= {config.name: partial(self._home, config) for config in configs.homes}
@@ -119,9 +123,7 @@ class MemoryRun:
 
     def _leader(self, config: LeaderConfig[Any], lose_state: bool) -> Any:
         ledger = self._ledger(config.name, lose_state, self._mark)
-        return self._register(
-            leader_node.config.assemble(config, self._journal, self.run_record.conclusion.update, ledger)
-        )
+        return self._register(leader_node.config.assemble(config, self._journal, self._conclude, ledger, self._clock))
 
     def _aggregator(self, config: AggregatorConfig[Any], lose_state: bool) -> Any:
         def conclude(account: Mapping[str, Any]) -> None:
@@ -163,6 +165,17 @@ class MemoryRun:
     def _journal(self, record: Mapping[str, Any]) -> None:
         self.run_record.rounds.append(dict(record))
         self._on_round(self.run_record.rounds[-1])
+
+    def _conclude(self, conclusion: Mapping[str, Any]) -> None:
+        """Take how a session has ended; one that was played again, or comes after that, replaces what it was before."""
+        record = self.run_record.conclusion
+        if "session" not in conclusion:
+            record.update(conclusion)
+            return
+        ended = record.setdefault("sessions", [])
+        while ended and ended[-1]["session"] >= conclusion["session"]:
+            ended.pop()
+        ended.append(conclusion)
 
     # --- an interrupt, and after it ---
 
@@ -227,11 +240,23 @@ class _KeptLedger:
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries)
 
+    def clear(self) -> None:
+        """Drop the entries; the file has them all."""
+        self._entries.clear()
+
     def append(self, entry: Entry) -> None:
         """Store an entry."""
         self._entries.append(entry)
         for keep in self._keep:
             keep(entry)
+
+
+def _run_clock(scenario: Scenario) -> Clock:
+    """Make the clock of a run under a virtual clock: it begins at the first gate."""
+    if scenario.gates is None:
+        return read_wall_clock  # which nobody reads
+    first = scenario.gates.open_at(scenario.sessions[0]).astimezone(UTC)
+    return lambda now: first + timedelta(seconds=now)
 
 
 def describe(error: Exception) -> str:

@@ -45,6 +45,7 @@ def build_node_configs(scenario: Scenario, run: str, broker: str = "", *, gather
         "game": scenario.game,
         "slots": scenario.slots,
         "calendar": scenario.calendar,
+        "gates": scenario.gates,
         "scenario": digest(scenario),
         "broker": broker,
     }
@@ -106,17 +107,24 @@ def build_node_configs(scenario: Scenario, run: str, broker: str = "", *, gather
     return NodeConfigs(leader, aggregators, homes)
 
 
+_MEMBERSHIP = ("aggregators", "homes_per_process", "population")
+"""Keys of a scenario that say who takes part."""
+
+
 def digest(scenario: Scenario) -> str:
     """Give a digest of all that the nodes of a scenario share.
 
     Of listed homes it knows their names and places alone, so that it gives nothing private away. Title, how long nodes
-    wait for each other, and where data files are do not count.
+    wait for each other, and where data files are do not count. Homes of a grid come and go, so its nodes do not either.
     """
     shared = scenario.model_dump(exclude={"title", "calibrated", "rounds", "homes"})
-    shared["nodes"] = {
-        aggregator: {process: [home.id for home in homes] for process, homes in members.items()}
-        for aggregator, members in scenario.topology.members.items()
-    }
+    if scenario.gates is not None:
+        shared = {key: value for key, value in shared.items() if key not in _MEMBERSHIP}
+    else:
+        shared["nodes"] = {
+            aggregator: {process: [home.id for home in homes] for process, homes in members.items()}
+            for aggregator, members in scenario.topology.members.items()
+        }
     text = json.dumps(
         shared, sort_keys=True, default=lambda value: value.name if isinstance(value, Path) else str(value)
     )

@@ -22,7 +22,7 @@ from stackelgrid.faults.controller import FaultController
 from stackelgrid.faults.messages import FaultAddition, FaultReport, write_line
 from stackelgrid.faults.plan import BrokerOutage, Crash, FaultPlan
 from stackelgrid.interrupts import allow_interrupts, defer_interrupts
-from stackelgrid.node.record import GrowingLines, has_last_record, read_records
+from stackelgrid.node.record import GrowingLines, has_last_record, read_conclusion, read_records
 from stackelgrid.rounds import Member
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
@@ -119,7 +119,7 @@ def play(
             run_record.interrupted = True
         processes.stop()
         journal.read()
-    _gather(run_record, nodes, logs, scenario.topology.aggregators, len(scenario.sessions))
+    _gather(run_record, nodes, logs, scenario)
     run_record.elapsed_s = time.perf_counter() - began
     return run_record
 
@@ -412,11 +412,10 @@ def _build_last_wills(configs: NodeConfigs) -> dict[str, tuple[Publish, Tls | No
     return {name: (Member(name, Link(run, above, any_body, slots)).last_will, tls) for name, above, tls in members}
 
 
-def _gather(run_record: RunRecord, nodes: Path, logs: Path, aggregators: list[str], sessions: int) -> None:
+def _gather(run_record: RunRecord, nodes: Path, logs: Path, scenario: Scenario) -> None:
     """Read what the nodes wrote: conclusion, accounts, schedules, counts, missing members."""
-    conclusion = nodes / "leader.conclusion.json"
-    if conclusion.exists():
-        run_record.conclusion = json.loads(conclusion.read_text(encoding="utf-8"))
+    aggregators, sessions = scenario.topology.aggregators, len(scenario.sessions)
+    run_record.conclusion = read_conclusion(nodes / "leader.conclusion.json", of_grid=scenario.gates is not None)
     for path in sorted(nodes.glob("*.schedule.json")):
         for settled in read_records(path, sessions):
             run_record.add_schedules(settled)

@@ -11,6 +11,7 @@ from aggregator_node.node import AggregatorNode
 from emc_node.node import EmcNode
 from leader_node.node import LeaderNode
 from stackelgrid.calendar import Session
+from stackelgrid.gates import Timetable
 from stackelgrid.rounds import (
     Coordinator,
     Member,
@@ -201,6 +202,7 @@ def play(transport: MemoryTransport) -> dict[str, Any]:
                 patient,
                 LeaderTerms(),
                 SESSIONS,
+                Timetable(SESSIONS),
                 journal=lambda record: found["rounds"].append(dict(record)),
                 conclude=found["conclusion"].update,
                 ledger=[],
@@ -259,6 +261,7 @@ class LeaderByHand:
             RoundPolicy(deadline_s=1.0, tries=1, missing="hold", gather_s=10.0),
             LeaderTerms(),
             SESSIONS,
+            Timetable(SESSIONS),
             journal=self.journal.append,
             conclude=lambda record: None,
             ledger=[],

@@ -1,0 +1,189 @@
+"""Gates: when the sessions of a grid open, and which of them are skipped."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+import leader_node.config
+from stackelgrid.calendar import Calendar
+from stackelgrid.gates import Gates, Timetable
+from stackelgrid.rounds.ledger import Entry
+from stackelgrid.scenarios import load
+from stackelgrid.scenarios.files import ScenarioError
+from stackelgrid.testbed import in_memory
+from stackelgrid.testbed.node_configs import build_node_configs
+
+
+def four_days(gates: dict[str, Any] | None = None, **calendar: Any) -> dict[str, Any]:
+    """A scenario over the change of clocks in Berlin, of which a price tells a session from another."""
+    days = {"start": "2026-03-27T00:00", "timezone": "Europe/Berlin", "days": 4} | calendar
+    slots = Calendar.model_validate(days).slots
+    grid = {} if gates is None else {"gates": gates}
+    home = {"inelastic": [{"load_kw": slots * [1.0]}], "elastic": [{"max_kw": 5, "valuation": 15, "satisfaction": LOG}]}
+    return {
+        "schema": 1,
+        "game": "user_oriented",
+        "calendar": days,
+        "leader": {
+            "wholesale_price": [3 + slot % 7 / 10 for slot in range(slots)],
+            "price_max": 30,
+            "baseline_price": 9,
+            "mu": 0.5,
+        },
+        "homes": [{"id": f"h{number}", **home} for number in range(1, 4)],
+        **grid,
+    }
+
+
+LOG = {"form": "log", "alpha": 3.0}
+NOON = {"day_ahead": "12:00"}
+SESSIONS = Calendar.model_validate(
+    {"start": "2026-03-27T00:00", "timezone": "Europe/Berlin", "days": 4, "every": "24h"}
+).sessions
+FIRST_GATE = datetime(2026, 3, 26, 11, tzinfo=UTC)  # noon in Berlin, the day before
+
+
+def make_gates(**keys: Any) -> Gates:
+    return Gates.model_validate(keys)
+
+
+def timetable(gates: Gates, began: datetime = FIRST_GATE) -> Timetable:
+    """A timetable whose wall clock shows `began` at 0."""
+    return Timetable(SESSIONS, gates, lambda now: began + timedelta(seconds=now))
+
+
+def test_gate_day_ahead_is_by_the_clock_of_the_place() -> None:
+    gates = make_gates(day_ahead="12:00")
+    opened = [gates.open_at(session).isoformat() for session in SESSIONS]
+    # Clocks change on the 29th, so that the day before the 30th has its noon an hour earlier.
+    assert opened[:2] == ["2026-03-26T12:00:00+01:00", "2026-03-27T12:00:00+01:00"]
+    assert opened[2:] == ["2026-03-28T12:00:00+01:00", "2026-03-29T12:00:00+02:00"]
+
+
+def test_gate_intraday_is_so_many_minutes_before() -> None:
+    assert make_gates(intraday_minutes=15).open_at(SESSIONS[0]).isoformat() == "2026-03-26T23:45:00+01:00"
+
+
+@pytest.mark.parametrize(
+    ("gates", "said"),
+    [
+        ({}, "gates: give either day_ahead or intraday_minutes"),
+        (NOON | {"intraday_minutes": 5}, "gates: give either day_ahead or intraday_minutes"),
+        ({"day_ahead": "25:00"}, 'gates.day_ahead: write a time of the day as "12:00"'),
+        ({"intraday_minutes": 0}, "gates.intraday_minutes"),
+        (NOON | {"clock": "slow"}, "gates.clock: write real"),
+        (NOON | {"clock": {"speed": 0}}, "gates.clock: write real, simulated, or {speed: 600}"),
+    ],
+)
+def test_gates_that_say_nothing_clear_are_refused(gates: dict[str, Any], said: str) -> None:
+    with pytest.raises(ScenarioError, match=re.escape(said)):
+        load(four_days(gates))
+
+
+@pytest.mark.parametrize(
+    ("calendar", "said"),
+    [
+        ({"days": 1}, "gates: the calendar has one session"),
+        ({"every": "6h"}, "gates.day_ahead: sessions 1 and 2 both open at 2026-03-26T12:00:00"),
+    ],
+)
+def test_gates_that_cannot_open_the_sessions_of_a_calendar_are_refused(calendar: dict[str, Any], said: str) -> None:
+    with pytest.raises(ScenarioError, match=said):
+        load(four_days(NOON, **calendar))
+
+
+def test_gates_without_a_calendar_are_refused() -> None:
+    scenario = load(four_days(days=1, horizon="24h"))
+    with pytest.raises(ValueError, match="gates: there is no calendar"):
+        make_gates(**NOON).check(None)
+    with pytest.raises(ScenarioError, match="gates: there is no calendar"):
+        load(scenario.change(calendar=None, gates=make_gates(**NOON)).model_dump(by_alias=True, exclude_none=True))
+
+
+def test_session_waits_for_its_gate() -> None:
+    table = timetable(make_gates(day_ahead="12:00"), FIRST_GATE - timedelta(hours=1))
+    opening = table.find_next(1, 100.0)
+    assert opening is not None and (opening.number, opening.at) == (1, 3600.0)
+    due = table.find_next(1, 3600.0)
+    assert due is not None and (due.number, due.at) == (1, 3600.0)
+
+
+def test_session_is_skipped_once_the_next_gate_has_passed() -> None:
+    table = timetable(make_gates(day_ahead="12:00"))
+    just_before = table.find_next(1, 24 * 3600.0 - 1)
+    assert just_before is not None and just_before.number == 1
+    after = table.find_next(1, 24 * 3600.0)
+    assert after is not None and (after.number, after.at) == (2, 24 * 3600.0)
+
+
+def test_last_session_is_skipped_once_its_slots_are_over() -> None:
+    table = timetable(make_gates(day_ahead="12:00"))
+    ends = (SESSIONS[-1].start or FIRST_GATE) + timedelta(days=1)
+    over = (ends - FIRST_GATE).total_seconds()
+    last = table.find_next(1, over - 1)
+    assert last is not None and last.number == 4
+    assert table.find_next(1, over) is None
+
+
+def test_accelerated_clock_begins_at_the_first_gate_and_goes_on_after_a_restart() -> None:
+    gates = make_gates(day_ahead="12:00", clock={"speed": 600})
+    table = timetable(gates, datetime(2030, 1, 1, tzinfo=UTC))
+    first, second = table.find_next(1, 50.0), table.find_next(2, 50.0)
+    assert first is not None and (first.number, first.at) == (1, 50.0)
+    assert second is not None and second.at == 50.0 + 24 * 3600 / 600
+    again = timetable(gates, datetime(2030, 1, 1, 0, 1, 0, tzinfo=UTC))  # its clock begins at 0 a minute later
+    again.anchor = table.anchor
+    opening = again.find_next(2, 0.0)
+    assert opening is not None and opening.at == second.at - 60
+
+
+def test_grid_on_a_simulated_clock_plays_as_a_run_without_gates() -> None:
+    run = in_memory.play(load(four_days(days=2)))
+    grid = in_memory.play(load(four_days(NOON | {"clock": "simulated"}, days=2)))
+    assert grid.settled and len(grid.sessions) == 2
+    assert [each["price"] for each in grid.rounds] == [each["price"] for each in run.rounds]
+    assert grid.homes == run.homes
+
+
+def test_grid_opens_each_session_at_its_gate() -> None:
+    scenario = load(four_days({"intraday_minutes": 5}, horizon="24h", every="12h", days=1))
+    grid = in_memory.play(scenario)
+    assert scenario.gates is not None and len(scenario.sessions) == 2
+    opened = [datetime.fromisoformat(session.conclusion["opened"]) for session in grid.sessions.values()]
+    late = [at - scenario.gates.open_at(session) for at, session in zip(opened, scenario.sessions, strict=True)]
+    assert all(timedelta(0) <= each < timedelta(seconds=1) for each in late), late
+
+
+class Grid:
+    """A grid in memory whose leader, of which the clock shows `began` at 0, is started again and again."""
+
+    def __init__(self, gates: dict[str, Any]) -> None:
+        self.scenario = load(four_days(gates))
+        self.ledger: list[Entry] = []
+        self.conclusions: list[dict[str, Any]] = []
+
+    def start(self, began: datetime) -> leader_node.config.LeaderNode:
+        config = build_node_configs(self.scenario, "grid").leader
+        return leader_node.config.assemble(
+            config,
+            lambda account: None,
+            lambda conclusion: self.conclusions.append(dict(conclusion)),
+            self.ledger,
+            lambda now: began + timedelta(seconds=now),
+        )
+
+
+def test_grid_that_was_away_goes_on_with_the_session_that_is_due() -> None:
+    grid = Grid(NOON)
+    node = grid.start(FIRST_GATE + timedelta(days=2, minutes=1))  # the third gate has passed
+    node.start(0.0)
+    node.tick(node.next_deadline() or 0.0)
+    while not grid.conclusions:  # nobody comes; gathering ends
+        node.tick(node.next_deadline() or 0.0)
+    assert [each["session"] for each in grid.conclusions] == [1, 2]
+    assert all("skipped" in each and not each["settled"] for each in grid.conclusions)
+    assert grid.ledger[-1]["session"] == 2
