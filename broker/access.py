@@ -4,26 +4,31 @@ Where a node has no rule for a topic it may do nothing, so this table is complet
 
 | who | writes | reads |
 |---|---|---|
-| home h of aggregator a | RUN/a/h/answer, receipt, presence | RUN/a/signal, settlement; RUN/a/h/signal, settlement, refusal; RUN/registrar/h/place |
-| aggregator a of leader l | the same towards l; RUN/a/signal, settlement; RUN/a/HOME/signal, settlement, refusal of its homes | the same from l; RUN/l/a/roster; RUN/a/+/answer, receipt, presence |
+| home h of aggregator a | RUN/a/h/answer, receipt, presence, heartbeat | RUN/a/signal, settlement; RUN/a/h/signal, settlement, refusal; RUN/registrar/h/place |
+| aggregator a of leader l | the same towards l; RUN/a/signal, settlement; RUN/a/HOME/signal, settlement, refusal of its homes | the same from l, but no place; RUN/l/a/roster; RUN/a/+/answer, receipt, presence |
 | leader l | RUN/l/signal, settlement; RUN/l/AGGREGATOR/signal, settlement, refusal, roster of its aggregators | RUN/l/+/answer, receipt, presence; RUN/registrar/roster |
-| registrar | RUN/registrar/roster; RUN/registrar/HOME/place | nothing |
-| observer | nothing | every signal, settlement, receipt and presence; of the answers those to a leader |
+| each of these, n | RUN/registrar/n/request | RUN/registrar/n/answer |
+| observer | nothing | every signal, settlement, receipt, presence and heartbeat; of the answers those to a leader |
+| registrar | RUN/registrar/roster; RUN/registrar/NODE/answer, place; enrolment/ID/answer | RUN/registrar/+/request; enrolment/+/request; every presence; its own answers and places |
 | the broker itself | everything, to clear what a revoked node has retained | the same, and $SYS for health checks |
 
-What a coordinator reads below its own name needs no list of its members: nobody else may write there.
+What a coordinator reads below its own name needs no list of its members: nobody else may write there. A home that moves
+to another aggregator may do all this at both of them, until it has come to the other one.
 """  # noqa: E501  (a table)
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from stackelgrid.wire.codec import REGISTRAR
+from stackelgrid.wire.enrolment import ENROLMENT
 
 UP, DOWN = ("answer", "receipt", "presence"), ("signal", "settlement")
 """The purposes of what a member sends to its coordinator, and of what it receives from it: `docs/wire.md`."""
+HEARTBEAT = "heartbeat"
+"""The purpose of what a member says of itself to observers."""
 TO_ONE = (*DOWN, "refusal")
 """The purposes of what a coordinator may send to one member alone."""
 
@@ -41,11 +46,18 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Node:
-    """The owner of a certificate: `above` is a home's aggregator, an aggregator's leader, None for the others."""
+    """The owner of a certificate: `above` is a home's aggregator, an aggregator's leader, None for the others.
+
+    Behind a home's process are so many `homes`, whose connections carry `max_kw` together. One that is moving has
+    `moved_from`, its aggregator of before. Two descriptions of a node are equal where name, role and `above` are.
+    """
 
     name: str
     role: Role
     above: str | None = None
+    homes: int = field(default=1, compare=False, repr=False)
+    max_kw: float | None = field(default=None, compare=False, repr=False)
+    moved_from: str | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,8 @@ def make_rules(nodes: Iterable[Node]) -> Rules:
     everyone = list(nodes)
     members: dict[str | None, list[str]] = {}
     for node in everyone:
-        members.setdefault(node.above, []).append(node.name)
+        for above in (node.above, node.moved_from):
+            members.setdefault(above, []).append(node.name)
     leaders = [node.name for node in everyone if node.role is Role.leader]
     by_name = {node.name: _grant(node, members.get(node.name, []), leaders) for node in everyone}
     return Rules(
@@ -136,35 +149,53 @@ class _Topics:
 def _grant(node: Node, members: list[str], leaders: list[str]) -> _Topics:
     match node.role:
         case Role.home:
-            own = _grant_member(node)
-            return _Topics(own.write, own.read + _below(f"+/{REGISTRAR}/{node.name}", ["place"]))
+            before = () if node.moved_from is None else (_grant_member(node, node.moved_from),)
+            place = _Topics((), _below(f"+/{REGISTRAR}/{node.name}", ["place"]))
+            return _join(_grant_member(node, node.above), *before, _grant_requests(node), place)
         case Role.aggregator:
-            up, down = _grant_member(node), _grant_coordinator(node, members)
-            rosters = _below(f"+/{node.above}/{node.name}", ["roster"])
-            return _Topics(up.write + down.write, up.read + rosters + down.read)
+            roster = _Topics((), _below(f"+/{node.above}/{node.name}", ["roster"]))
+            return _join(
+                _grant_member(node, node.above), roster, _grant_coordinator(node, members), _grant_requests(node)
+            )
         case Role.leader:
-            own = _grant_coordinator(node, members)
-            rosters = tuple(topic for member in members for topic in _below(f"+/{node.name}/{member}", ["roster"]))
-            return _Topics(own.write + rosters, own.read + _below(f"+/{REGISTRAR}", ["roster"]))
-        case Role.registrar:
-            return _Topics(_below(f"+/{REGISTRAR}", ["roster"]) + _below(f"+/{REGISTRAR}/+", ["place"]), ())
+            rosters = _Topics(
+                tuple(topic for member in members for topic in _below(f"+/{node.name}/{member}", ["roster"])),
+                _below(f"+/{REGISTRAR}", ["roster"]),
+            )
+            return _join(_grant_coordinator(node, members), rosters, _grant_requests(node))
         case Role.observer:
-            of_all = _below("+/+", DOWN) + _below("+/+/+", (*DOWN, "receipt", "presence"))
+            of_all = _below("+/+", DOWN) + _below("+/+/+", (*DOWN, "receipt", "presence", HEARTBEAT))
             return _Topics(
                 (), of_all + tuple(topic for leader in leaders for topic in _below(f"+/{leader}/+", ["answer"]))
             )
+        case Role.registrar:
+            own = _below(f"+/{REGISTRAR}/+", ["answer", "place"]) + _below(f"{ENROLMENT}/+", ["answer"])
+            asked = _below(f"+/{REGISTRAR}/+", ["request"]) + _below(f"{ENROLMENT}/+", ["request"])
+            # What it has retained before a restart it reads, to clear what is no longer true.
+            return _Topics(_below(f"+/{REGISTRAR}", ["roster"]) + own, asked + _below("+/+/+", ["presence"]) + own)
         case Role.broker:
             return _Topics(("stackelgrid/#",), ("stackelgrid/#", "$SYS/#"))
 
 
-def _grant_member(node: Node) -> _Topics:
-    own = f"+/{node.above}/{node.name}"
-    return _Topics(_below(own, UP), _below(f"+/{node.above}", DOWN) + _below(own, TO_ONE))
+def _join(*topics: _Topics) -> _Topics:
+    return _Topics(
+        tuple(topic for each in topics for topic in each.write), tuple(topic for each in topics for topic in each.read)
+    )
+
+
+def _grant_member(node: Node, coordinator: str | None) -> _Topics:
+    own = f"+/{coordinator}/{node.name}"
+    return _Topics(_below(own, (*UP, HEARTBEAT)), _below(f"+/{coordinator}", DOWN) + _below(own, TO_ONE))
 
 
 def _grant_coordinator(node: Node, members: list[str]) -> _Topics:
     addressed = tuple(topic for member in members for topic in _below(f"+/{node.name}/{member}", TO_ONE))
     return _Topics(_below(f"+/{node.name}", DOWN) + addressed, _below(f"+/{node.name}/+", UP))
+
+
+def _grant_requests(node: Node) -> _Topics:
+    own = f"+/{REGISTRAR}/{node.name}"
+    return _Topics(_below(own, ["request"]), _below(own, ["answer"]))
 
 
 def _below(root: str, purposes: Iterable[str]) -> tuple[str, ...]:

@@ -1,47 +1,55 @@
-"""A small certificate authority for a broker with access rules.
+"""A small certificate authority for a broker with access rules, and the register of who belongs to a grid.
 
 It is a folder on the desk, the machine from which the testbed is run:
 
-    authority/   ca.key, ca.crt, crl.pem, register.json       stays where it is
+    authority/   ca.key, ca.crt, crl.pem, register.json, grid.json, requests/     stays where it is
     broker/      ca.crt, crl.pem, node.crt, node.key, access.acl, mosquitto.conf, nats.conf     for the broker's machine
     leaders/NAME/, aggregators/NAME/, homes/NAME/, observers/NAME/     ca.crt, node.crt, node.key, for the node's
+    registrars/registrar/                                              the same, for `stackelgrid certs serve`
 
-Certificates are X.509, keys ECDSA on P-256, signatures with SHA-256. Private keys have mode 0600, in folders of mode
-0700, and are never logged.
+Private keys have mode 0600, in folders of mode 0700, and are never logged. A home that makes its own key has no folder
+here.
 """
 
 from __future__ import annotations
 
-import fcntl
-import ipaddress
-import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import Field, ValidationError
 
 from broker import mosquitto, nats
 from broker.access import Node, Role, make_rules
-from stackelgrid.errors import ConfigError
+from broker.files import AuthorityError, lock, make_private, write
+from broker.register import CertificateEntry, Register, now, read_register, register_path
+from broker.requests import MOST_WAITING, KeptRequest, RefusedRequestError, Requests
+from broker.signer import (
+    NODE_LIFETIME,
+    Signer,
+    find_address,
+    find_id,
+    new_key,
+    read_request,
+    write_key,
+    write_pem,
+)
 from stackelgrid.model import StrictModel
+from stackelgrid.wire.codec import REGISTRAR as REGISTRAR_NAME
+from stackelgrid.wire.enrolment import EnrolmentRequest, Pem
 from stackelgrid.wire.names import RULE, Name, is_name
 
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 HOSTS = ("localhost", "127.0.0.1", "broker")
 """Names by which the broker is always reached: on its own machine, and among containers."""
-BROKER = Node("broker", Role.broker)
-CA_YEARS, NODE_YEARS = 20, 5
-BACKDATED = timedelta(days=1)
-"""Certificates hold from this long before they are made: a Raspberry Pi has no clock and starts with an old time."""
+BROKER, REGISTRAR = Node("broker", Role.broker), Node(REGISTRAR_NAME, Role.registrar)
+RENEWABLE = 2 / 3
+"""A certificate may be renewed once less than this share of its lifetime is left: a node cannot fill the register."""
 
 _FOLDERS = {
     Role.leader: "leaders",
@@ -54,44 +62,26 @@ _ABOVE = {Role.home: Role.aggregator, Role.aggregator: Role.leader}
 _ADD = "stackelgrid certs add"
 
 
-class AuthorityError(ConfigError):
-    """The authority cannot do what it was asked to. Attributes: `what` is wrong, `where`, and the `mend`."""
+class Grid(StrictModel):
+    """The grid that an authority is for, as `provision` wrote it: its run, its broker's address as nodes reach it.
 
-    def __init__(self, what: str, where: str, mend: str) -> None:
-        super().__init__(f"{what} ({where}): {mend}")
-        self.what = what
-        self.where = where
-        self.mend = mend
-
-
-class CertificateEntry(StrictModel):
-    """A certificate in the register: its owner, its serial number in hexadecimal, the times between which it holds."""
-
-    name: Name
-    role: Role
-    above: Name | None
-    serial: Annotated[str, Field(pattern="^[0-9a-f]{1,40}$")]
-    added: datetime
-    expires: datetime
-    revoked: datetime | None = None
-
-    @property
-    def node(self) -> Node:
-        """Its owner."""
-        return Node(self.name, self.role, self.above)
-
-
-class Register(StrictModel):
-    """Every certificate that the authority ever gave, and the names of the broker's machine."""
+    `terms` is what a new home needs besides: keys and values of its configuration.
+    """
 
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
-    hosts: tuple[str, ...]
-    certified: tuple[CertificateEntry, ...]
+    run: Name
+    broker: str
+    terms: dict[str, Any]
 
-    @property
-    def in_force(self) -> dict[str, CertificateEntry]:
-        """The certificates that are not revoked, by name: one for each."""
-        return {entry.name: entry for entry in self.certified if entry.revoked is None}
+
+@dataclass(frozen=True)
+class Directory:
+    """All that a registrar makes public of an authority: register, requests, the certificates of its key, the grid."""
+
+    register: Register
+    requests: Sequence[KeptRequest]
+    ca: Pem
+    grid: Grid
 
 
 class Authority:
@@ -104,7 +94,7 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
         try:
-            there = _register_path(self.folder).is_file()
+            there = register_path(self.folder).is_file()
         except OSError as error:
             mend = "be the user who made it, or name another folder"
             raise AuthorityError(f"cannot be looked into: {error.strerror}", str(self.folder), mend) from None
@@ -115,42 +105,47 @@ class Authority:
     def init(cls, folder: Path, *hosts: str) -> Authority:
         """Make a new authority, whose broker is reached as `HOSTS` and by the names or addresses `hosts`."""
         folder, checked = folder.resolve(), _check_hosts(*HOSTS, *hosts)
-        with _lock(folder):
-            if _register_path(folder).exists():
+        with lock(folder):
+            if register_path(folder).exists():
                 raise AuthorityError("there is one already", str(folder), f"go on with {_ADD}, or name another folder")
-            _write(folder / ".gitignore", b"*\n")  # private keys do not belong in a repository
-            signer = _Signer.new(folder / "authority")
+            write(folder / ".gitignore", b"*\n")  # private keys do not belong in a repository
+            signer = Signer.new(folder / "authority")
             register = Register(hosts=checked, certified=())
-            _publish(folder, signer, _certify_broker(folder, signer, register))
+            _publish(folder, signer, register.enter(_certify(folder, signer, BROKER, checked)))
         return cls(folder)
 
     @property
     def register(self) -> Register:
         """The certificates that there are."""
-        return _read_register(self.folder)
+        return read_register(self.folder)
+
+    @property
+    def requests(self) -> list[KeptRequest]:
+        """The requests that are kept, the oldest first."""
+        return self._requests.list()
 
     def place(self, node: Node) -> Path:
         """Give the folder that holds a node's certificate and key."""
         return _place(self.folder, node)
 
     def add(self, *nodes: Node) -> None:
-        """Give each node a certificate.
+        """Give each node a key and a certificate.
 
         A home's aggregator, or an aggregator's leader, has one already or comes before it.
         """
-        with _lock(self.folder):
-            register, signer = self.register, _Signer.load(self.folder / "authority")
+        with lock(self.folder):
+            register, signer = self.register, self._load_signer()
             known = {name: entry.role for name, entry in register.in_force.items()}
             for node in nodes:
                 _check(node, known, self.folder)
                 known[node.name] = node.role
-            given = tuple(_certify(self.folder, signer, node, ()) for node in nodes)
-            _publish(self.folder, signer, register.model_copy(update={"certified": register.certified + given}))
+            given = [_certify(self.folder, signer, node) for node in nodes]
+            _publish(self.folder, signer, register.enter(*given))
 
-    def revoke(self, name: str) -> None:
+    def revoke(self, name: str, by: str | None = None, reason: str | None = None) -> None:
         """Have the broker refuse this node's certificate; a connection that it has already may do nothing any more."""
-        with _lock(self.folder):
-            register, signer = self.register, _Signer.load(self.folder / "authority")
+        with lock(self.folder):
+            register, signer = self.register, self._load_signer()
             if name == BROKER.name:
                 mend = f"give it another, which revokes this one: {_ADD} broker --role broker"
                 raise AuthorityError("the broker cannot be without a certificate", str(self.folder), mend)
@@ -158,17 +153,190 @@ class Authority:
                 revoked = [entry.revoked for entry in register.certified if entry.name == name]
                 what = f"{name!r} is revoked since {revoked[-1]:%Y-%m-%d %H:%M} UTC" if revoked else f"no {name!r} here"
                 raise AuthorityError(what, str(self.folder), "see stackelgrid certs list")
-            _publish(self.folder, signer, _revoke(register, name))
+            self._requests.forget(*(each for each in self.requests if each.name == name and each.state == "approved"))
+            _publish(self.folder, signer, register.revoke(name, by, reason))
 
     def serve_as(self, *hosts: str) -> None:
         """Replace the broker's certificate by one that holds for the names or addresses `hosts` too."""
-        with _lock(self.folder):
-            register, signer = self.register, _Signer.load(self.folder / "authority")
-            renamed = register.model_copy(update={"hosts": _check_hosts(*register.hosts, *hosts)})
-            _publish(self.folder, signer, _certify_broker(self.folder, signer, _revoke(renamed, BROKER.name)))
+        with lock(self.folder):
+            register, signer = self.register, self._load_signer()
+            named = _check_hosts(*register.hosts, *hosts)
+            revoked = register.revoke(BROKER.name).model_copy(update={"hosts": named})
+            _publish(self.folder, signer, revoked.enter(_certify(self.folder, signer, BROKER, named)))
+
+    # Who makes its key itself asks over the broker.
+
+    def keep(self, key: str, enrolment: EnrolmentRequest) -> None:
+        """Keep a stranger's request, which came on the topic of the key with that ID, until the operator decides.
+
+        The same request again changes nothing, signed anew or not. Raises `RefusedRequestError`.
+        """
+        with lock(self.folder):
+            register = self.register
+            if _read_key(enrolment.csr, enrolment.name) != key:
+                raise RefusedRequestError("foreign", "csr is of another key than the topic")
+            before = next((each for each in self.requests if each.id == key), None)
+            if before is not None and before.state != "denied":
+                if before.enrolment == enrolment.model_copy(update={"csr": before.csr}):
+                    return
+                raise RefusedRequestError("second", f"another request with this key is kept, and {before.state}")
+            self._check_enrolment(enrolment, register)
+            self._requests.forget_old()
+            if sum(each.state == "waiting" for each in self.requests) >= MOST_WAITING:
+                raise RefusedRequestError("too many", f"{MOST_WAITING} requests wait for the operator; try again later")
+            self._requests.save(KeptRequest(id=key, name=enrolment.name, received=now(), enrolment=enrolment))
+
+    def approve(self, which: str, by: str) -> CertificateEntry:
+        """Give the home whose request waits a certificate, by its name or the beginning of its fingerprint."""
+        with lock(self.folder):
+            register, signer = self.register, self._load_signer()
+            request = self._requests.find_waiting(which, {entry.key for entry in register.certified})
+            assert request.enrolment is not None
+            try:
+                node = self._check_enrolment(request.enrolment, register)
+            except RefusedRequestError as error:
+                raise AuthorityError(error.reason, str(self.folder), f"stackelgrid certs deny {which}") from None
+            key = read_request(request.enrolment.csr, node.name)
+            certificate = signer.certify(node.name, key, NODE_LIFETIME)
+            entry = _enter(node, certificate)
+            decided = {"state": "approved", "by": by, "decided": now(), "certificate": write_pem(certificate).decode()}
+            self._requests.save(request.model_copy(update=decided))
+            _publish(self.folder, signer, register.enter(entry))
+            return entry
+
+    def deny(self, which: str, by: str, reason: str | None = None) -> KeptRequest:
+        """Refuse the request that waits, by its name or the beginning of its fingerprint."""
+        with lock(self.folder):
+            request = self._requests.find_waiting(which)
+            decided = {"state": "denied", "by": by, "decided": now(), "reason": reason}
+            self._requests.save(request.model_copy(update=decided))
+            return request
+
+    def renew(self, name: str, csr: str) -> None:
+        """Give a node that has a certificate another one, while the one before still holds.
+
+        Raises `RefusedRequestError`.
+        """
+        with lock(self.folder):
+            register = self.register
+            key = _read_key(csr, name)
+            entry = register.in_force.get(name)
+            if entry is None:
+                raise RefusedRequestError("unknown", f"there is no {name!r}")
+            before = [each for each in self.requests if each.name == name and each.state == "approved"]
+            if entry.key == key and any(each.id == key and each.enrolment is None for each in before):
+                return  # the answer has not reached the node
+            left = (entry.expires - now()) / (entry.expires - entry.added)
+            if left > RENEWABLE:
+                raise RefusedRequestError("early", f"the certificate holds until {entry.expires:%Y-%m-%d %H:%M} UTC")
+            signer = self._load_signer()
+            certificate = signer.certify(name, read_request(csr, name), NODE_LIFETIME)
+            pem = write_pem(certificate).decode()
+            self._requests.forget(*before)
+            self._requests.save(
+                KeptRequest(id=key, name=name, received=now(), state="approved", decided=now(), certificate=pem)
+            )
+            renewed = _enter(entry.node, certificate)
+            _publish(self.folder, signer, register.enter(renewed))
+
+    def move(self, name: str, aggregator: str) -> None:
+        """Put a home below another aggregator; until it has come there, it may still talk to the one before."""
+        with lock(self.folder):
+            register = self.register
+            entry, above = register.in_force.get(name), register.in_force.get(aggregator)
+            if entry is None or entry.role is not Role.home:
+                raise AuthorityError(f"there is no home {name!r}", str(self.folder), "see stackelgrid certs list")
+            if above is None or above.role is not Role.aggregator:
+                mend = f"see stackelgrid certs list, or add it: {_ADD} {aggregator} --role aggregator"
+                raise AuthorityError(f"there is no aggregator {aggregator!r}", str(self.folder), mend)
+            if entry.above == aggregator:
+                raise AuthorityError(f"{name!r} is below {aggregator!r}", str(self.folder), "name another aggregator")
+            moved = register.describe(name, above=aggregator, moved_from=entry.above)
+            _publish(self.folder, self._load_signer(), moved)
+
+    def note_arrival(self, name: str, aggregator: str) -> None:
+        """Take from a home that has moved and has come to `aggregator` what it might do at the one before."""
+        with lock(self.folder):
+            entry = self.register.in_force.get(name)
+            if entry is not None and entry.moved_from is not None and entry.above == aggregator:
+                _publish(self.folder, self._load_signer(), self.register.describe(name, moved_from=None))
+
+    def describe(self, *nodes: Node) -> None:
+        """Take up how many homes are behind each of these nodes, and the limit of their connections."""
+        with lock(self.folder):
+            register = self.register
+            for node in nodes:
+                entry = register.in_force[node.name]
+                if (entry.homes, entry.max_kw) != (node.homes, node.max_kw):
+                    register = register.describe(node.name, homes=node.homes, max_kw=node.max_kw)
+            if register.number != self.register.number:
+                _publish(self.folder, self._load_signer(), register)
+
+    def found_grid(self, grid: Grid) -> None:
+        """Write down which grid the authority is for."""
+        with lock(self.folder):
+            write(self.folder / "authority" / "grid.json", grid.model_dump_json(by_alias=True, indent=1).encode())
+
+    def stamp(self) -> object:
+        """Give what changes when one of the files that a registrar reads does."""
+        own = self.folder / "authority"
+        paths = [own / "register.json", own / "grid.json", own / "ca.crt", *sorted((own / "requests").glob("*.json"))]
+        found = []
+        for path in paths:
+            with suppress(FileNotFoundError):
+                stat = path.stat()
+                found.append((path.name, stat.st_ino, stat.st_mtime_ns))
+        return found
+
+    def read_directory(self) -> Directory:
+        """Read what a registrar makes public, as it is between two changes."""
+        with lock(self.folder):
+            ca = (self.folder / "authority" / "ca.crt").read_text(encoding="ascii")
+            return Directory(self.register, self.requests, ca, self._read_grid())
+
+    def _read_grid(self) -> Grid:
+        path = self.folder / "authority" / "grid.json"
+        try:
+            return Grid.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            mend = "stackelgrid provision SCENARIO --broker mqtts://HOST:PORT writes it"
+            raise AuthorityError("the authority is for no grid yet", str(path), mend) from None
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise AuthorityError(f"the grid is damaged: {first['msg']}", str(path), "provision it again") from None
+
+    def _check_enrolment(self, enrolment: EnrolmentRequest, register: Register) -> Node:
+        """Give the node that a request asks to be, at the aggregator that it gets. Raises `RefusedRequestError`."""
+        known = {name: entry.role for name, entry in register.in_force.items()}
+        if enrolment.name in known:
+            raise RefusedRequestError("taken", f"the name {enrolment.name!r} is taken; take another")
+        above = enrolment.aggregator or register.find_smallest()
+        if above is None:
+            raise RefusedRequestError("no aggregator", "the grid has no aggregator yet; try again later")
+        node = Node(enrolment.name, Role.home, above, enrolment.homes, enrolment.max_kw)
+        try:
+            _check(node, known, self.folder)
+        except AuthorityError as error:
+            raise RefusedRequestError("impossible", error.what) from None
+        return node
+
+    @property
+    def _requests(self) -> Requests:
+        return Requests(self.folder / "authority" / "requests")
+
+    def _load_signer(self) -> Signer:
+        return Signer.load(self.folder / "authority")
 
 
-# Requests, checked.
+def _read_key(csr: str, name: str) -> str:
+    """Give the ID of the key in a signing request. Raises `RefusedRequestError`."""
+    try:
+        return find_id(read_request(csr, name))
+    except ValueError as error:
+        raise RefusedRequestError("malformed", str(error)) from None
+
+
+# Nodes, checked.
 
 
 def _check(node: Node, known: dict[str, Role], folder: Path) -> None:
@@ -179,6 +347,9 @@ def _check(node: Node, known: dict[str, Role], folder: Path) -> None:
     if node.role is Role.broker or node.name == BROKER.name:
         mend = "take another name; the broker's own certificate is renewed by certs add broker --role broker"
         raise AuthorityError(f"{node.name!r} cannot be a {node.role}: there is one broker, named broker", where, mend)
+    if (node.role is Role.registrar) != (node.name == REGISTRAR.name):
+        mend = f"take another name, or make it so: {_ADD} {REGISTRAR.name} --role {REGISTRAR.role}"
+        raise AuthorityError(f"{node.name!r} cannot be a {node.role}: the registrar is named registrar", where, mend)
     if node.name in known:
         mend = f"take another name, or revoke it first: stackelgrid certs revoke {node.name}"
         raise AuthorityError(f"{node.name!r} has a certificate already, as {known[node.name]}", where, mend)
@@ -194,238 +365,56 @@ def _check(node: Node, known: dict[str, Role], folder: Path) -> None:
 def _check_hosts(*hosts: str) -> tuple[str, ...]:
     """Check host names and addresses, and leave out repetitions."""
     for host in hosts:
-        if not HOST.fullmatch(host) and _address(host) is None:
+        if not HOST.fullmatch(host) and find_address(host) is None:
             raise AuthorityError(f"{host!r} is no host", "--host", "give a name like broker.example.org, or an address")
     return tuple(dict.fromkeys(hosts))
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-# Keys and signatures.
-
-
-@dataclass(frozen=True)
-class _Signer:
-    """The authority's private key and its own certificate, which every node has."""
-
-    key: ec.EllipticCurvePrivateKey
-    certificate: x509.Certificate
-
-    @classmethod
-    def new(cls, folder: Path) -> _Signer:
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = _common_name("Stackelgrid authority")
-        builder = _certificate(name, name, key.public_key(), _now() + timedelta(days=365 * CA_YEARS))
-        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
-        signer = cls(key, builder.sign(key, hashes.SHA256()))
-        _write_key(folder / "ca.key", key)
-        _write(folder / "ca.crt", _pem(signer.certificate))
-        return signer
-
-    @classmethod
-    def load(cls, folder: Path) -> _Signer:
-        try:
-            key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
-            certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
-        except (ValueError, TypeError) as error:
-            raise AuthorityError("the authority's key or certificate is damaged", str(folder), _RESTORE) from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or certificate.public_key() != key.public_key():
-            raise AuthorityError("ca.key is not the key of ca.crt", str(folder), _RESTORE)
-        return cls(key, certificate)
-
-    def certify(self, node: Node, key: ec.EllipticCurvePublicKey, hosts: Sequence[str]) -> x509.Certificate:
-        """Make a certificate that a node connects with; with `hosts`, it also serves as one of those."""
-        until = min(_now() + timedelta(days=365 * NODE_YEARS), self.certificate.not_valid_after_utc)
-        builder = _certificate(_common_name(node.name), self.certificate.subject, key, until)
-        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
-        builder = builder.add_extension(self._identifier(), critical=False)
-        purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
-        if hosts:
-            purposes.append(ExtendedKeyUsageOID.SERVER_AUTH)
-            builder = builder.add_extension(_alternative_names(hosts), critical=False)
-        builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
-        return builder.sign(self.key, hashes.SHA256())
-
-    def revocations(self, register: Register) -> bytes:
-        """Write the list of revoked certificates, PEM.
-
-        It holds as long as the authority does: a broker refuses everybody once its list has expired, and it gets a new
-        list when a certificate is revoked, not at some date.
-        """
-        revoked = [entry for entry in register.certified if entry.revoked is not None]
-        builder = (
-            x509.CertificateRevocationListBuilder()
-            .issuer_name(self.certificate.subject)
-            .last_update(_now() - BACKDATED)
-            .next_update(self.certificate.not_valid_after_utc)
-            .add_extension(x509.CRLNumber(len(register.certified) + len(revoked)), critical=False)
-            .add_extension(self._identifier(), critical=False)
-        )
-        for entry in revoked:
-            one = x509.RevokedCertificateBuilder().serial_number(int(entry.serial, 16))
-            builder = builder.add_revoked_certificate(one.revocation_date(entry.revoked or _now()).build())
-        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-    def _identifier(self) -> x509.AuthorityKeyIdentifier:
-        return x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
-
-
-_RESTORE = "restore the folder from a copy, or make a new authority elsewhere and everybody's certificates anew"
-
-
-def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, until: datetime
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(_now() - BACKDATED)
-        .not_valid_after(until)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _common_name(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
-def _alternative_names(hosts: Sequence[str]) -> x509.SubjectAlternativeName:
-    addresses = {host: _address(host) for host in hosts}
-    return x509.SubjectAlternativeName(
-        [x509.DNSName(host) if address is None else x509.IPAddress(address) for host, address in addresses.items()]
-    )
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
-
-
 # Files.
-
-
-def _register_path(folder: Path) -> Path:
-    return folder / "authority" / "register.json"
 
 
 def _place(folder: Path, node: Node) -> Path:
     return folder / "broker" if node.role is Role.broker else folder / _FOLDERS[node.role] / node.name
 
 
-def _read_register(folder: Path) -> Register:
-    path = _register_path(folder)
-    try:
-        return Register.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise AuthorityError(f"the register cannot be read: {error.strerror}", str(path), "make it readable") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"])) or "the file"
-        raise AuthorityError(f"the register is damaged, {key}: {first['msg']}", str(path), _RESTORE) from None
-
-
-def _revoke(register: Register, name: str) -> Register:
-    """Mark the certificate in force of `name` as revoked."""
-    revoked = [
-        entry.model_copy(update={"revoked": _now()}) if entry.name == name and entry.revoked is None else entry
-        for entry in register.certified
-    ]
-    return register.model_copy(update={"certified": tuple(revoked)})
-
-
-def _certify_broker(folder: Path, signer: _Signer, register: Register) -> Register:
-    entry = _certify(folder, signer, BROKER, register.hosts)
-    return register.model_copy(update={"certified": (*register.certified, entry)})
-
-
-def _certify(folder: Path, signer: _Signer, node: Node, hosts: Sequence[str]) -> CertificateEntry:
+def _certify(folder: Path, signer: Signer, node: Node, hosts: Sequence[str] = ()) -> CertificateEntry:
     """Write a node's key and certificate into its folder; returns its entry for the register."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    certificate = signer.certify(node, key.public_key(), hosts)
+    key = new_key()
+    certificate = signer.certify(node.name, key.public_key(), NODE_LIFETIME, hosts)
     place = _place(folder, node)
-    for private in (place.parent, place):
-        private.mkdir(mode=0o700, exist_ok=True)
-    _write_key(place / "node.key", key)
-    _write(place / "node.crt", _pem(certificate))
-    _write(place / "ca.crt", _pem(signer.certificate))
+    make_private(place.parent, place)
+    write_key(place / "node.key", key)
+    write(place / "node.crt", write_pem(certificate))
+    write(place / "ca.crt", write_pem(signer.certificate))
+    return _enter(node, certificate)
+
+
+def _enter(node: Node, certificate: x509.Certificate) -> CertificateEntry:
+    """Give the entry of a node's certificate for the register."""
+    key = certificate.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
     return CertificateEntry(
         name=node.name,
         role=node.role,
         above=node.above,
+        moved_from=node.moved_from,
+        homes=node.homes,
+        max_kw=node.max_kw,
+        key=find_id(key),
         serial=f"{certificate.serial_number:x}",
-        added=_now(),
+        added=now(),
         expires=certificate.not_valid_after_utc,
     )
 
 
-def _publish(folder: Path, signer: _Signer, register: Register) -> None:
+def _publish(folder: Path, signer: Signer, register: Register) -> None:
     """Write what the broker reads, then the register."""
     revocations = signer.revocations(register)
-    _write(folder / "authority" / "crl.pem", revocations)
-    _write(folder / "broker" / "crl.pem", revocations)
+    write(folder / "authority" / "crl.pem", revocations)
+    write(folder / "broker" / "crl.pem", revocations)
     rules = make_rules(entry.node for entry in register.in_force.values())
-    _write(folder / "broker" / "access.acl", rules.text().encode())
-    _write(folder / "broker" / "mosquitto.conf", mosquitto.configuration_in_container().encode())
+    write(folder / "broker" / "access.acl", rules.text().encode())
+    write(folder / "broker" / "mosquitto.conf", mosquitto.configuration_in_container().encode())
     key = (folder / "broker" / "node.key").read_bytes()
-    _write(folder / "broker" / "nats.conf", nats.configuration_in_container(rules, key).encode(), mode=0o600)
-    _write(_register_path(folder), register.model_dump_json(by_alias=True, indent=1).encode())
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Let one process change the folder at a time. A file that cannot be written is an `AuthorityError`."""
-    try:
-        for private in (folder, folder / "authority"):
-            private.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(folder / "authority" / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it however this process ends
-            yield
-        finally:
-            os.close(lock)
-    except OSError as error:
-        mend = "make room, or the folder writable, and repeat the command"
-        raise AuthorityError(f"cannot be read or written: {error.strerror}", str(error.filename), mend) from None
-
-
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
-def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    plain = serialization.NoEncryption()
-    _write(path, key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain), 0o600)
-
-
-def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Replace a file by `content`, on disk when this returns: a reader sees the old file or the new one."""
-    draft = path.with_name(f".{path.name}.draft")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    write(folder / "broker" / "nats.conf", nats.configuration_in_container(rules, key).encode(), mode=0o600)
+    write(register_path(folder), register.model_dump_json(by_alias=True, indent=1).encode())

@@ -4,6 +4,7 @@
     leaders/NAME/, aggregators/NAME/         ca.crt, node.crt, node.key, config.json
     homes/NAME/                              the same; the configuration is private to the home
     observers/observer/                      the same, for `stackelgrid observe`
+    registrars/registrar/                    its certificate, for `stackelgrid certs serve`
     scenario/                                the scenario, for certificates and reports on the desk
 
 A node writes its files to a folder named after the run, in its own folder. With a desk that the nodes can write to, the
@@ -16,11 +17,12 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from broker.access import Node, Role
-from broker.authority import Authority
+from broker.authority import REGISTRAR, Authority, Grid
 from emc_node.config import EmcConfig
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.config import NodeConfig
@@ -70,11 +72,12 @@ def provision(scenario: Scenario, folder: Path, broker: str, run: str, desk: Pat
         authority, renewed = _open_authority(folder, [host for host, _ in address.servers])
         revoked = find_revoked(authority)
         lacking = find_uncertified(scenario.topology, authority)
-        if OBSERVER.name not in authority.register.in_force:
-            lacking.append(OBSERVER)
+        lacking += [node for node in (OBSERVER, REGISTRAR) if node.name not in authority.register.in_force]
         added = [node for node in lacking if node.name not in revoked]
         if added:
             authority.add(*added)
+        authority.describe(*_describe_members(configs, authority.register.in_force))
+        authority.found_grid(Grid(run=run, broker=broker, terms=_write_terms(configs)))
         participants = [*list_nodes(scenario.topology), OBSERVER]
         withdrawn = _withdraw(authority.folder, {authority.place(node) for node in participants})
         for node, config in zip(participants, _adapt_configs(configs, run, desk), strict=True):
@@ -152,6 +155,24 @@ def _open_authority(folder: Path, hosts: Sequence[str]) -> tuple[Authority, bool
     if renewed:
         authority.serve_as(*hosts)
     return authority, renewed
+
+
+def _describe_members(configs: NodeConfigs, known: Collection[str]) -> Iterator[Node]:
+    """Describe the nodes that have a certificate by the homes and limits that their coordinators have for them."""
+    leader = configs.leader
+    members = [(member, Role.aggregator, leader.name) for member in leader.members]
+    members += [(member, Role.home, each.name) for each in configs.aggregators for member in each.members]
+    for member, role, above in members:
+        if member.name in known:
+            yield Node(member.name, role, above, member.homes, member.max_kw)
+
+
+def _write_terms(configs: NodeConfigs) -> dict[str, Any]:
+    """Write what the configuration of any home of the grid has in common with the others."""
+    home = configs.homes[0]
+    own = {"run", "name", "broker", "tls", "reconnect_s", "aggregator", "homes", "devices"}
+    files = {key for key, value in home if isinstance(value, Path)}
+    return home.model_dump(mode="json", exclude=own | files, exclude_none=True)
 
 
 def _adapt_configs(configs: NodeConfigs, run: str, desk: Path | None) -> Iterator[NodeConfig]:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from broker.access import Node, Role
-from broker.authority import Authority, AuthorityError
+from broker.authority import Authority
+from broker.files import AuthorityError
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.scenarios.topology import LEADER, RunTopology
 from stackelgrid.testbed.node_configs import NodeConfigs

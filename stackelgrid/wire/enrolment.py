@@ -16,13 +16,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from stackelgrid.wire.codec import REGISTRAR, ROOT
 from stackelgrid.wire.messages import MAX_NAMES, MAX_REASON
 from stackelgrid.wire.names import Name
 
 MAX_REQUEST, MAX_ANSWER = 4096, 65536
 """Bytes of a request, and of an answer; longer ones are refused without being parsed."""
-ENROLMENT, REGISTRAR = "enrolment", "registrar"
-"""The level of a topic in the place of a run; the registrar's name, and its level in the place of a coordinator."""
+ENROLMENT = "enrolment"
+"""The level of a stranger's topics that stands in the place of a run."""
 
 KeyId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Pem = Annotated[str, Field(max_length=16384)]
@@ -41,12 +42,12 @@ def show_fingerprint(key: str) -> str:
 
 def stranger_topic(key: str, purpose: Literal["request", "answer"]) -> str:
     """Give the topic of a stranger's request or of the answer to it."""
-    return f"stackelgrid/{ENROLMENT}/{key}/{purpose}"
+    return f"{ROOT}/{ENROLMENT}/{key}/{purpose}"
 
 
 def node_topic(run: str, name: str, purpose: Literal["request", "answer"]) -> str:
     """Give the topic of the request of a node that has a certificate, or of the answer to it."""
-    return f"stackelgrid/{run}/{REGISTRAR}/{name}/{purpose}"
+    return f"{ROOT}/{run}/{REGISTRAR}/{name}/{purpose}"
 
 
 class _Message(BaseModel):

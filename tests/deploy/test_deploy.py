@@ -44,7 +44,7 @@ PACKAGES = {"leaders": "leader_node", "aggregators": "aggregator_node", "homes":
 def test_provision_gives_each_node_a_private_folder(tmp_path: Path) -> None:
     scenario = load("user_oriented", SETTINGS)
     done = provision(scenario, tmp_path / "certs", "mqtts://grid.example.org:8883", "r1")
-    assert (done.nodes, len(done.added)) == (7, 8)  # and the observer
+    assert (done.nodes, len(done.added)) == (7, 9)  # and observer and registrar
     places = sorted(path.parent for path in (tmp_path / "certs").glob("*/*/config.json"))
     assert [place.name for place in places] == ["a1", "a2", "h1", "h2", "h3", "h4", "leader", "observer"]
     for place in places:
@@ -55,7 +55,18 @@ def test_provision_gives_each_node_a_private_folder(tmp_path: Path) -> None:
         assert (told["run"], told["broker"], told["reconnect_s"]) == ("r1", "mqtts://grid.example.org:8883", None)
     private = {place.name: (place / "config.json").read_text() for place in places}
     assert [name for name, text in private.items() if '"elastic"' in text] == ["h1", "h2", "h3", "h4"]
-    assert "grid.example.org" in Authority(tmp_path / "certs").register.hosts
+    authority = Authority(tmp_path / "certs")
+    assert "grid.example.org" in authority.register.hosts
+    directory, h2 = authority.read_directory(), json.loads(private["h2"])
+    members = {name: [home.name for home in homes] for name, homes in directory.register.members.items()}
+    assert members == {"a1": ["h1", "h3"], "a2": ["h2", "h4"]}
+    limits = {member["name"]: member["max_kw"] for member in json.loads(private["a2"])["members"]}
+    assert {
+        home.name: home.max_kw for home in directory.register.members["a2"]
+    } == limits and None not in limits.values()
+    assert (directory.grid.run, directory.grid.broker) == ("r1", "mqtts://grid.example.org:8883")
+    assert directory.grid.terms.items() <= h2.items()
+    assert {"game", "slots", "scenario"} <= directory.grid.terms.keys() and "homes" not in directory.grid.terms
 
 
 def test_provision_keeps_certificates_for_another_run(tmp_path: Path) -> None:

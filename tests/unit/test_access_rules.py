@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable
 
 import paho.mqtt.client as paho
 import pytest
@@ -15,6 +16,7 @@ from broker.access import Role, Rules, covers, make_rules
 from broker.refusals import UNKNOWN, Refusals
 from stackelgrid.registry import find
 from stackelgrid.wire.codec import Link, RegistrarLink
+from stackelgrid.wire.enrolment import node_topic, stranger_topic
 
 # The rules, before any broker has them.
 
@@ -88,7 +90,8 @@ def test_rules_allow_the_topics_of_every_game_and_no_others(game: str) -> None:
             for topic in up:
                 assert {node.name for node in EVERYONE if granted.may_write(node.name, topic)} == {member.name}
                 private = topic.endswith("answer") and member.role is Role.home
-                hear_up = {coordinator.name} | (set() if private else {DESK.name})
+                told = {REGISTRAR.name} if topic.endswith("presence") else set()
+                hear_up = {coordinator.name} | (set() if private else {DESK.name}) | told
                 assert {node.name for node in EVERYONE if granted.may_read(node.name, topic)} == hear_up
         assert all(granted.may_read(coordinator.name, asked) for asked in link.topics_from_members())
 
@@ -96,13 +99,13 @@ def test_rules_allow_the_topics_of_every_game_and_no_others(game: str) -> None:
 def test_rosters_and_places_reach_those_whom_they_are_for() -> None:
     granted, registrar = make_rules(EVERYONE), RegistrarLink("run")
     upper = Link("run", LEADER.name, find("user_oriented").bodies("upper"), 24)
-    for topic, writer, reader in (
-        (registrar.topic_of_roster, REGISTRAR, LEADER),
-        (registrar.topic_of_place("h1"), REGISTRAR, HOMES[0]),
-        (upper.topic_of_roster("a2"), LEADER, A2),
+    for topic, writer, readers in (
+        (registrar.topic_of_roster, REGISTRAR, {LEADER.name}),
+        (registrar.topic_of_place("h1"), REGISTRAR, {HOMES[0].name, REGISTRAR.name}),
+        (upper.topic_of_roster("a2"), LEADER, {A2.name}),
     ):
         assert {node.name for node in EVERYONE if granted.may_write(node.name, topic)} == {writer.name}
-        assert {node.name for node in EVERYONE if granted.may_read(node.name, topic)} == {reader.name}
+        assert {node.name for node in EVERYONE if granted.may_read(node.name, topic)} == readers
 
 
 # Counting, from what Mosquitto logs.
@@ -135,3 +138,23 @@ def test_refusals_read_any_log(lines: list[bytes]) -> None:
         refusals.read(line)
         refusals.read(b"03:28:13: " + line)
     json.loads(refusals.text())
+
+
+def test_requests_and_heartbeats_reach_those_whom_they_are_for() -> None:
+    granted, h1 = make_rules(EVERYONE), HOMES[0]
+
+    def who(may: Callable[[str, str], bool], topic: str) -> set[str]:
+        return {node.name for node in EVERYONE if may(node.name, topic)}
+
+    for node in (LEADER, A1, h1):
+        asks, told = (node_topic("run", node.name, purpose) for purpose in ("request", "answer"))
+        assert who(granted.may_write, asks) == {node.name} and who(granted.may_read, asks) == {REGISTRAR.name}
+        assert who(granted.may_write, told) == {REGISTRAR.name}
+        assert who(granted.may_read, told) == {node.name, REGISTRAR.name}
+    stranger = "0" * 32
+    assert who(granted.may_read, stranger_topic(stranger, "request")) == {REGISTRAR.name}
+    assert who(granted.may_write, stranger_topic(stranger, "request")) == set()
+    assert who(granted.may_write, stranger_topic(stranger, "answer")) == {REGISTRAR.name}
+    for coordinator, member in ((LEADER, A1), (A1, h1)):
+        beat = f"stackelgrid/run/{coordinator.name}/{member.name}/heartbeat"
+        assert who(granted.may_write, beat) == {member.name} and who(granted.may_read, beat) == {DESK.name}

@@ -19,9 +19,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.verification import PolicyBuilder, Store
 
-from broker import authority as room
+from broker import files as room
 from broker.access import Node, Role, Rules
-from broker.authority import BROKER, Authority, AuthorityError, Register
+from broker.authority import BROKER, Authority
+from broker.files import AuthorityError
+from broker.register import Register
 from stackelgrid import cli
 
 LEADER, A1, H1 = Node("leader", Role.leader), Node("a1", Role.aggregator, "leader"), Node("h1", Role.home, "a1")

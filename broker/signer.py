@@ -1,0 +1,184 @@
+"""The authority's key: it signs certificates and revocation lists.
+
+Certificates are X.509, keys ECDSA on P-256, signatures with SHA-256.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from broker.files import AuthorityError, write
+from broker.register import RESTORE, Register, now
+from stackelgrid.wire.enrolment import key_id
+
+CA_LIFETIME, NODE_LIFETIME = timedelta(days=365 * 20), timedelta(days=365 * 5)
+BACKDATED = timedelta(days=1)
+"""Certificates hold from this long before they are made: a Raspberry Pi has no clock and starts with an old time."""
+
+
+@dataclass(frozen=True)
+class Signer:
+    """The authority's private key and its own certificate, which every node has."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+    @classmethod
+    def new(cls, folder: Path) -> Signer:
+        """Make a key and its certificate in `folder`."""
+        key = new_key()
+        name = _common_name("Stackelgrid authority")
+        builder = _certificate(name, name, key.public_key(), now() + CA_LIFETIME)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
+        signer = cls(key, builder.sign(key, hashes.SHA256()))
+        write_key(folder / "ca.key", key)
+        write(folder / "ca.crt", write_pem(signer.certificate))
+        return signer
+
+    @classmethod
+    def load(cls, folder: Path) -> Signer:
+        """Read key and certificate in `folder`. Raises `AuthorityError` for those that are damaged."""
+        try:
+            key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+            certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+        except (ValueError, TypeError) as error:
+            raise AuthorityError("the authority's key or certificate is damaged", str(folder), RESTORE) from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or certificate.public_key() != key.public_key():
+            raise AuthorityError("ca.key is not the key of ca.crt", str(folder), RESTORE)
+        return cls(key, certificate)
+
+    def certify(
+        self, name: str, key: ec.EllipticCurvePublicKey, lifetime: timedelta, hosts: Sequence[str] = ()
+    ) -> x509.Certificate:
+        """Make a certificate that a node connects with; with `hosts`, it also serves as one of those."""
+        until = min(now() + lifetime, self.certificate.not_valid_after_utc)
+        builder = _certificate(_common_name(name), self.certificate.subject, key, until)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
+        builder = builder.add_extension(self._identifier(), critical=False)
+        purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
+        if hosts:
+            purposes.append(ExtendedKeyUsageOID.SERVER_AUTH)
+            builder = builder.add_extension(_alternative_names(hosts), critical=False)
+        builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        return builder.sign(self.key, hashes.SHA256())
+
+    def revocations(self, register: Register) -> bytes:
+        """Write the list of revoked certificates, PEM.
+
+        It holds as long as the authority does: a broker refuses everybody once its list has expired, and it gets a new
+        list when a certificate is revoked, not at some date.
+        """
+        revoked = [entry for entry in register.certified if entry.revoked is not None]
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(now() - BACKDATED)
+            .next_update(self.certificate.not_valid_after_utc)
+            .add_extension(x509.CRLNumber(register.number), critical=False)
+            .add_extension(self._identifier(), critical=False)
+        )
+        for entry in revoked:
+            one = x509.RevokedCertificateBuilder().serial_number(int(entry.serial, 16))
+            builder = builder.add_revoked_certificate(one.revocation_date(entry.revoked or now()).build())
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def _identifier(self) -> x509.AuthorityKeyIdentifier:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """Make a private key."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def read_request(pem: str, name: str) -> ec.EllipticCurvePublicKey:
+    """Read the public key of a signing request for `name`. Raises `ValueError` that says what is wrong with it."""
+    try:
+        csr = x509.load_pem_x509_csr(pem.encode())
+        key, names = csr.public_key(), csr.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        signed = csr.is_signature_valid
+    except Exception:  # whatever a parser of ASN.1 makes of what a stranger sends
+        raise ValueError("csr is no signing request in PEM") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise ValueError("the key of csr is not one of ECDSA on P-256")
+    if not signed:
+        raise ValueError("csr is not signed with its own key")
+    if [each.value for each in names] != [name]:
+        raise ValueError(f"csr is not for the name {name!r}")
+    return key
+
+
+def find_id(key: ec.EllipticCurvePublicKey) -> str:
+    """Give the ID of a public key, by which a node and the operator recognise it."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key_id(key.public_bytes(serialization.Encoding.DER, form))
+
+
+def write_pem(certificate: x509.Certificate) -> bytes:
+    """Write a certificate as PEM."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    """Write a private key to a file that its owner alone may read."""
+    plain = serialization.NoEncryption()
+    write(path, key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain), 0o600)
+
+
+def find_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Give the IP address that a host is written as, None where it is a name."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, until: datetime
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now() - BACKDATED)
+        .not_valid_after(until)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _common_name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _alternative_names(hosts: Sequence[str]) -> x509.SubjectAlternativeName:
+    addresses = {host: find_address(host) for host in hosts}
+    return x509.SubjectAlternativeName(
+        [x509.DNSName(host) if address is None else x509.IPAddress(address) for host, address in addresses.items()]
+    )

@@ -1,0 +1,418 @@
+"""The registrar without a broker: what it keeps, grants, refuses and publishes, with the authority in a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from broker import requests as kept
+from broker.access import Node, Role, Rules
+from broker.authority import Authority, Grid
+from broker.files import AuthorityError
+from broker.register import now
+from broker.signer import find_id
+from stackelgrid.deploy.registrar import MOST_OPEN, Registrar
+from stackelgrid.transport.base import Action, Compute, Publish
+from stackelgrid.wire.enrolment import Answer, EnrolmentRequest, NodeRequest, node_topic, stranger_topic
+
+NODES = [
+    Node("leader", Role.leader),
+    Node("a1", Role.aggregator, "leader"),
+    Node("a2", Role.aggregator, "leader"),
+    Node("h1", Role.home, "a1", 3, 30.0),
+    Node("h2", Role.home, "a2"),
+]
+
+
+class Applicant:
+    """Somebody with a key of their own, who asks for a name."""
+
+    def __init__(self, name: str, key: Any = None) -> None:
+        self.name = name
+        self.key = key or ec.generate_private_key(ec.SECP256R1())
+
+    @property
+    def id(self) -> str:
+        return find_id(self.key.public_key())
+
+    def csr(self, name: str | None = None) -> str:
+        subject = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, name or self.name)])
+        signed = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(self.key, hashes.SHA256())
+        return signed.public_bytes(serialization.Encoding.PEM).decode()
+
+    def request(self, **values: Any) -> EnrolmentRequest:
+        return EnrolmentRequest(**{"name": self.name, "csr": self.csr(), "max_kw": 11.0, **values})
+
+
+class Desk:
+    """A registrar that does at once what it asks to be computed; `retained` is what a broker would have."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = Authority.init(folder / "certs")
+        self.authority.add(*NODES)
+        self.authority.found_grid(
+            Grid(run="g", broker="mqtts://grid:8883", terms={"game": "user_oriented", "slots": 24})
+        )
+        self.registrar = Registrar(self.authority, "g")
+        self.retained: dict[str, dict[str, Any]] = {}
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.do(self.registrar.start(0.0))
+
+    def do(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Compute():
+                    self.do(action.then(action.job(), 0.0))
+                case Publish(retain=True):
+                    assert action.qos == 1
+                    self.retained.pop(action.topic, None)
+                    if action.payload:
+                        self.retained[action.topic] = json.loads(action.payload)
+                case Publish():
+                    self.told.append((action.topic, json.loads(action.payload)))
+
+    def look(self) -> None:
+        self.do(self.registrar.tick(1.0))
+
+    def send(self, topic: str, payload: bytes) -> None:
+        self.do(self.registrar.receive(topic, payload, 0.0))
+
+    def ask(self, applicant: Applicant, **values: Any) -> None:
+        self.send(stranger_topic(applicant.id, "request"), applicant.request(**values).write())
+
+    def answer(self, applicant: Applicant) -> Answer:
+        found = self.retained[stranger_topic(applicant.id, "answer")]
+        return Answer.model_validate_json(json.dumps(found))
+
+    def counts(self) -> dict[str, int]:
+        return dict(self.registrar.mailbox.rejected)
+
+    def rules(self) -> Rules:
+        return Rules.parse((self.authority.folder / "broker" / "access.acl").read_text())
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+# A stranger asks.
+
+
+def test_home_has_certificate_terms_and_place_once_the_operator_approves(desk: Desk) -> None:
+    h9 = Applicant("h9")
+    desk.ask(h9)
+    assert desk.answer(h9).state == "waiting" and not desk.rules().may_write("h9", "stackelgrid/g/a2/h9/answer")
+    desk.authority.approve("h9", "eva")
+    desk.look()
+    answer = desk.answer(h9)
+    assert answer.state == "approved" and answer.certificate is not None and answer.ca is not None
+    certificate, ca = (x509.load_pem_x509_certificate(pem.encode()) for pem in (answer.certificate, answer.ca))
+    certificate.verify_directly_issued_by(ca)
+    assert certificate.public_key() == h9.key.public_key()
+    assert [each.value for each in certificate.subject] == ["h9"]
+    assert answer.terms == {
+        "game": "user_oriented",
+        "slots": 24,
+        "run": "g",
+        "broker": "mqtts://grid:8883",
+        "aggregator": "a2",  # with one home, and a1 has three
+        "max_kw": 11.0,
+    }
+    assert desk.rules().may_write("h9", "stackelgrid/g/a2/h9/answer")
+    (request,) = desk.authority.requests
+    assert (request.by, request.state) == ("eva", "approved")
+    assert not list(desk.authority.folder.rglob("h9"))  # its key is nowhere here
+
+
+def test_denied_home_is_told_why_and_may_ask_again(desk: Desk) -> None:
+    h9 = Applicant("h9")
+    desk.ask(h9)
+    desk.authority.deny("h9", "eva", "call us first")
+    desk.look()
+    assert (desk.answer(h9).state, desk.answer(h9).reason) == ("denied", "call us first")
+    desk.ask(h9, aggregator="a1")
+    assert desk.answer(h9).state == "waiting"
+
+
+def test_home_gets_the_aggregator_that_it_asks_for(desk: Desk) -> None:
+    h9 = Applicant("h9")
+    desk.ask(h9, aggregator="a1", homes=2, max_kw=None)
+    entry = desk.authority.approve("h9", "eva")
+    assert (entry.above, entry.homes, entry.max_kw) == ("a1", 2, None)
+    desk.look()
+    terms = desk.answer(h9).terms
+    assert terms is not None and terms["aggregator"] == "a1" and "max_kw" not in terms
+
+
+def test_fingerprint_tells_two_who_ask_for_one_name_apart(desk: Desk) -> None:
+    mine, thiefs = Applicant("h9"), Applicant("h9")
+    desk.ask(mine)
+    desk.ask(thiefs)
+    with pytest.raises(AuthorityError, match=r"2 requests are for 'h9'.*fingerprint"):
+        desk.authority.approve("h9", "eva")
+    shown = next(each.fingerprint for each in desk.authority.requests if each.id == mine.id)
+    desk.authority.approve(shown[:24], "eva")
+    desk.look()
+    assert desk.answer(mine).state == "approved" and desk.answer(thiefs).state == "waiting"
+    with pytest.raises(AuthorityError, match=r"the name 'h9' is taken"):
+        desk.authority.approve(thiefs.id, "eva")
+
+
+def test_same_request_again_changes_nothing(desk: Desk) -> None:
+    h9 = Applicant("h9")
+    for _ in range(3):
+        desk.ask(h9)  # each time signed anew
+    assert len(desk.authority.requests) == 1 and desk.counts() == {}
+
+
+REFUSED = {
+    "a name that is taken": ("taken", Applicant("h1"), {}),
+    "the broker's name": ("taken", Applicant("broker"), {}),
+    "the registrar's name": ("impossible", Applicant("registrar"), {}),
+    "an unknown aggregator": ("impossible", Applicant("h9"), {"aggregator": "a9"}),
+    "an aggregator that is a home": ("impossible", Applicant("h9"), {"aggregator": "h1"}),
+    "a csr for another name": ("malformed", Applicant("h9"), {"csr": Applicant("h9").csr("h1")}),
+    "a csr of another key": ("foreign", Applicant("h9"), {"csr": Applicant("h9").csr()}),
+    "no csr": ("malformed", Applicant("h9"), {"csr": "-----BEGIN CERTIFICATE REQUEST-----"}),
+    "another kind of key": (
+        "malformed",
+        Applicant("h9"),
+        {"csr": Applicant("h9", rsa.generate_private_key(65537, 2048)).csr()},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_request_that_may_not_be_is_refused_counted_and_not_kept(desk: Desk, case: str) -> None:
+    kind, applicant, values = REFUSED[case]
+    retained = dict(desk.retained)
+    desk.ask(applicant, **values)
+    assert desk.counts() == {kind: 1}
+    ((topic, told),) = desk.told
+    assert topic == stranger_topic(applicant.id, "answer") and told["state"] == "denied" and told["reason"]
+    assert desk.authority.requests == [] and desk.retained == retained
+
+
+def test_second_request_with_a_key_is_refused(desk: Desk) -> None:
+    h9 = Applicant("h9")
+    desk.ask(h9)
+    desk.ask(h9, aggregator="a1")
+    assert desk.counts() == {"second": 1}
+    (request,) = desk.authority.requests
+    assert request.enrolment is not None and request.enrolment.aggregator is None
+
+
+@pytest.mark.parametrize(
+    ("payload", "kind"),
+    [
+        (b"", "malformed"),
+        (b"{", "malformed"),
+        (b"\xff", "malformed"),
+        (b"[" * 4096, "malformed"),
+        (b'{"schema":2,"name":"h9","csr":""}', "malformed"),
+        (b'{"schema":1,"name":"h 9","csr":""}', "malformed"),
+        (b'{"schema":1,"name":"h9","csr":"","role":"leader"}', "malformed"),
+        (b'{"schema":1,"name":"h9","csr":"","max_kw":1e999}', "malformed"),
+        (b'{"schema":1,"name":"h9","csr":"' + b"x" * 4096 + b'"}', "oversized"),
+    ],
+)
+@pytest.mark.parametrize("topic", [stranger_topic("0" * 32, "request"), node_topic("g", "h1", "request")])
+def test_payload_that_is_no_request_is_counted_and_not_answered(
+    desk: Desk, topic: str, payload: bytes, kind: str
+) -> None:
+    retained = dict(desk.retained)
+    desk.send(topic, payload)
+    assert desk.counts() == {kind: 1} and desk.told == [] and desk.retained == retained
+
+
+def test_requests_that_wait_are_limited_and_forgotten(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.authority.MOST_WAITING", 2)
+    first, second, third = (Applicant(f"h{number}") for number in (11, 12, 13))
+    for each in (first, second, third):
+        desk.ask(each)
+    assert desk.counts() == {"too many": 1} and len(desk.authority.requests) == 2
+    monkeypatch.setattr(kept, "WAIT", timedelta(seconds=-1))
+    desk.ask(third)
+    assert [each.id for each in desk.authority.requests] == [third.id]
+    assert [topic for topic in desk.retained if "enrolment" in topic] == [stranger_topic(third.id, "answer")]
+
+
+def test_flood_does_not_wait_for_the_disk(desk: Desk) -> None:
+    h9 = Applicant("h9")
+    topic, payload = stranger_topic(h9.id, "request"), h9.request().write()
+    actions = [action for _ in range(MOST_OPEN + 5) for action in desk.registrar.receive(topic, payload, 0.0)]
+    assert len(actions) == MOST_OPEN and desk.counts() == {"too many": 5}
+    desk.do(actions)
+    desk.send(topic, payload)
+    assert desk.counts() == {"too many": 5} and len(desk.authority.requests) == 1
+
+
+@pytest.mark.parametrize("at", ["0.json", "access.acl", "register.json"])
+def test_interrupted_approval_is_repaired_by_repeating_it(desk: Desk, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
+    h9, replace = Applicant("h9"), Path.replace
+    desk.ask(h9)
+
+    def cut(self: Path, target: Path) -> Path:
+        if Path(target).name in (at, f"{h9.id}.json" if at == "0.json" else at):
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", cut)
+        desk.authority.approve("h9", "eva")
+    desk.look()
+    found = desk.retained.get(stranger_topic(h9.id, "answer"))
+    assert found is None or found["state"] == "waiting"
+    desk.authority.approve("h9", "eva")
+    desk.look()
+    certificate = desk.answer(h9).certificate
+    assert certificate is not None
+    serial = x509.load_pem_x509_certificate(certificate.encode()).serial_number
+    assert f"{serial:x}" == desk.authority.register.in_force["h9"].serial
+
+
+# A node that has a certificate asks.
+
+
+def age(authority: Authority, name: str, share: float) -> None:
+    """Let the certificates of a name have been given so long ago that `share` of their lifetime is left."""
+    register = authority.register
+    entries = [
+        each.model_copy(
+            update={"added": now() - timedelta(days=100 * (1 - share)), "expires": now() + timedelta(days=100 * share)}
+        )
+        if each.name == name
+        else each
+        for each in register.certified
+    ]
+    aged = register.model_copy(update={"certified": tuple(entries)})
+    (authority.folder / "authority" / "register.json").write_text(aged.model_dump_json(by_alias=True))
+
+
+def test_certificate_is_renewed_near_its_end_and_the_one_before_still_holds(desk: Desk) -> None:
+    h1 = Applicant("h1")
+    ask = partial_send(desk, "h1", NodeRequest(name="h1", renew=h1.csr()))
+    ask()
+    assert desk.counts() == {"early": 1} and "holds until" in desk.told[-1][1]["reason"]
+    age(desk.authority, "h1", 0.3)
+    before = desk.authority.register.in_force["h1"]
+    ask()
+    answer = Answer.model_validate_json(json.dumps(desk.retained[node_topic("g", "h1", "answer")]))
+    assert answer.state == "approved" and answer.certificate and answer.ca and answer.terms is None
+    certificate = x509.load_pem_x509_certificate(answer.certificate.encode())
+    entry = desk.authority.register.in_force["h1"]
+    assert certificate.public_key() == h1.key.public_key() and f"{certificate.serial_number:x}" == entry.serial
+    assert (entry.above, entry.homes, entry.max_kw) == ("a1", 3, 30.0)
+    crl = x509.load_pem_x509_crl((desk.authority.folder / "broker" / "crl.pem").read_bytes())
+    assert list(crl) == [] and before in desk.authority.register.certified
+    ask()  # the answer was lost
+    assert desk.authority.register.in_force["h1"] == entry and desk.counts() == {"early": 1}
+    desk.authority.revoke("h1")
+    crl = x509.load_pem_x509_crl((desk.authority.folder / "broker" / "crl.pem").read_bytes())
+    assert {f"{each.serial_number:x}" for each in crl} == {before.serial, entry.serial}
+
+
+def partial_send(desk: Desk, name: str, request: NodeRequest) -> Any:
+    return lambda: desk.send(node_topic("g", name, "request"), request.write())
+
+
+def test_request_on_the_topic_of_another_is_refused(desk: Desk) -> None:
+    desk.send(node_topic("g", "h1", "request"), NodeRequest(name="h2", leave=True).write())
+    assert desk.counts() == {"foreign": 1} and "h2" in desk.authority.register.in_force
+
+
+def test_home_that_leaves_is_revoked_and_its_place_is_cleared(desk: Desk) -> None:
+    assert node_topic("g", "h2", "answer").replace("answer", "place") in desk.retained
+    desk.send(node_topic("g", "h2", "request"), NodeRequest(name="h2", leave=True).write())
+    (entry,) = [each for each in desk.authority.register.certified if each.name == "h2"]
+    assert entry.revoked is not None and (entry.revoked_by, entry.reason) == ("h2", "has left")
+    assert desk.retained["stackelgrid/g/registrar/roster"]["aggregators"]["a2"] == []
+    assert not [topic for topic in desk.retained if "/h2/" in topic]
+
+
+# Who belongs to the grid.
+
+
+def test_roster_and_places_follow_the_register(desk: Desk) -> None:
+    roster = desk.retained["stackelgrid/g/registrar/roster"]
+    assert roster["aggregators"] == {
+        "a1": [{"name": "h1", "homes": 3, "max_kw": 30.0}],
+        "a2": [{"name": "h2", "homes": 1}],
+    }
+    place = desk.retained["stackelgrid/g/registrar/h1/place"]
+    assert (place["run"], place["sender"], place["aggregator"], place["max_kw"]) == ("g", "registrar", "a1", 30.0)
+    desk.authority.move("h1", "a2")
+    desk.look()
+    moved = desk.retained["stackelgrid/g/registrar/roster"]
+    assert moved["number"] > roster["number"]
+    assert [home["name"] for home in moved["aggregators"]["a2"]] == ["h1", "h2"]
+    assert desk.retained["stackelgrid/g/registrar/h1/place"]["aggregator"] == "a2"
+    desk.authority.add(Node("desk", Role.observer))
+    desk.look()
+    assert desk.retained["stackelgrid/g/registrar/roster"] == moved  # an observer is no member
+
+
+def test_home_that_moves_may_talk_to_both_until_it_has_come(desk: Desk) -> None:
+    def may(aggregator: str) -> bool:
+        told, rules = f"stackelgrid/g/{aggregator}/h1", desk.rules()
+        return (
+            rules.may_write("h1", f"{told}/answer")
+            and rules.may_read("h1", f"stackelgrid/g/{aggregator}/signal")
+            and rules.may_write(aggregator, f"{told}/signal")
+        )
+
+    assert may("a1") and not may("a2")
+    desk.authority.move("h1", "a2")
+    desk.look()
+    assert may("a1") and may("a2")
+    for state, coordinator in (("offline", "a2"), ("online", "a1")):
+        presence = {"schema": 1, "run": "g", "sender": "h1", "state": state}
+        desk.send(f"stackelgrid/g/{coordinator}/h1/presence", json.dumps(presence).encode())
+    desk.send("stackelgrid/g/a2/h1/presence", b"{")
+    assert may("a1") and may("a2")
+    desk.send("stackelgrid/g/a2/h1/presence", b'{"schema":1,"run":"g","sender":"h1","state":"online"}')
+    assert may("a2") and not may("a1")
+
+
+@pytest.mark.parametrize(
+    ("home", "aggregator", "told"),
+    [
+        ("h9", "a2", "no home 'h9'"),
+        ("a1", "a2", "no home 'a1'"),
+        ("h1", "h2", "no aggregator 'h2'"),
+        ("h1", "a1", "below"),
+    ],
+)
+def test_move_that_cannot_be_is_refused(desk: Desk, home: str, aggregator: str, told: str) -> None:
+    with pytest.raises(AuthorityError, match=told):
+        desk.authority.move(home, aggregator)
+
+
+def test_what_is_retained_from_before_a_restart_is_cleared(desk: Desk) -> None:
+    gone = stranger_topic("f" * 32, "answer")
+    again = Registrar(desk.authority, "g")
+    actions = again.start(0.0)
+    assert again.receive(gone, b"{}", 0.0) == []  # not known yet
+    (compute,) = actions
+    assert isinstance(compute, Compute)
+    published = [each for each in compute.then(compute.job(), 0.0) if isinstance(each, Publish)]
+    assert Publish(gone, b"", 1, True) in published and len(published) == 1 + len(desk.retained)
+    (cleared,) = again.receive(stranger_topic("e" * 32, "answer"), b"{}", 0.0)
+    assert cleared == Publish(stranger_topic("e" * 32, "answer"), b"", 1, True)
+    kept_topic = "stackelgrid/g/registrar/roster"
+    assert kept_topic in desk.retained
+
+
+def test_registrar_says_everything_again_when_its_broker_returns(desk: Desk) -> None:
+    before, desk.retained = desk.retained, {}
+    desk.do(desk.registrar.start(5.0))
+    assert desk.retained == before != {}
