@@ -81,6 +81,9 @@ def observe(
     status: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep a file with the state of the process.")
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="[HOST:]PORT", help="Serve Prometheus metrics, on 127.0.0.1 by default.")
+    ] = None,
     stay: Annotated[bool, typer.Option(help="When the run is over, stay until stopped.")] = False,
     watched: Annotated[
         bool, typer.Option("--watch", help="Open a page on the run, and serve it until Ctrl-C.")
@@ -107,6 +110,11 @@ def observe(
     node = Observer(load(scenario), settings, desk, folder)
     set_up("json", settings.run, settings.name, node.progress)
     health = Status(settings.run, settings.name, node.progress, node.mailbox, transport)
+    if metrics is not None:
+        from stackelgrid.node.metrics import OBSERVER
+        from stackelgrid.node.metrics import serve as serve_metrics
+
+        serve_metrics(metrics, OBSERVER, health)
     heartbeat = None if status is None else Heartbeat(health, [StatusFile(status, health)])
     with _serve_page(folder) if watched else nullcontext():
         sys.exit(serve(node, transport, heartbeat, stay=stay or watched))

@@ -20,9 +20,10 @@ from stackelgrid.deploy.heard import HeardRounds
 from stackelgrid.errors import ConfigError, explain_os_error
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.mailbox import Mailbox
-from stackelgrid.node.progress import Progress
+from stackelgrid.node.progress import Progress, Verdict
 from stackelgrid.registry import find
 from stackelgrid.run_record import RunRecord
+from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario, load
 from stackelgrid.scenarios.topology import LEADER
 from stackelgrid.store.summary import summarise_files
@@ -216,6 +217,7 @@ class Observer:
             _LOG.error("no certificate", extra={"data": {"error": str(error)}})
             ended = conclude()
         _log("written", str(self._out), settled=record.settled)
+        self.progress.certificate = _find_verdict(ended.result)
         return ended.state
 
     def _gather(self, desk: Desk) -> RunRecord:
@@ -235,6 +237,14 @@ def _observer_topics(run: str) -> tuple[str, ...]:
     to_all = tuple(f"{ROOT}/{run}/+/{purpose}" for purpose in ("signal", "settlement"))
     of_each = ("signal", "settlement", "receipt", "presence")
     return (*to_all, *(f"{ROOT}/{run}/+/+/{purpose}" for purpose in of_each), f"{ROOT}/{run}/{LEADER}/+/answer")
+
+
+def _find_verdict(result: RunResult[Any]) -> Verdict | None:
+    """Find the verdict on what was settled last, None where there is none."""
+    sessions = [result.of_session(number + 1) for number in range(len(result.sessions))] or [result]
+    certificates = [session.certificate for session in sessions if session.certificate is not None]
+    judged = [each for each in certificates if each.passed is not None]
+    return Verdict(bool(judged[-1].passed), judged[-1].number("gap")) if judged else None
 
 
 def _log(event: str, *of: str, **more: object) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 
 from stackelgrid.errors import ConfigError
-from stackelgrid.node.progress import Account
+from stackelgrid.node.progress import MISSING, Account
 from stackelgrid.node.status import STATES, Status
 from stackelgrid.wire.roles import Role
 
@@ -30,7 +31,11 @@ WORK_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1,
 """Bounds of the histogram of computations."""
 
 
-def serve(at: str, role: Role, status: Status) -> int:
+OBSERVER = "observer"
+"""The label `role` of an observer, which has no part in the run."""
+
+
+def serve(at: str, role: str, status: Status) -> int:
     """Answer HTTP at `[HOST:]PORT` from a thread of its own; returns the port, a free one for port 0.
 
     Raises `ConfigError` for another form of address, and for one that cannot be had.
@@ -53,11 +58,11 @@ def _address(at: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
-def registry(role: Role, status: Status) -> CollectorRegistry:
-    """Build the metrics of a node, each with the labels run, node and role."""
+def registry(role: str, status: Status) -> CollectorRegistry:
+    """Build the metrics of a node, a `Role` or an `OBSERVER`, each with the labels run, node and role."""
     disable_created_metrics()  # type: ignore[no-untyped-call]
     found = CollectorRegistry()
-    labels = {"run": status.run, "node": status.node, "role": role.value}
+    labels = {"run": status.run, "node": status.node, "role": str(role)}
     status.progress.on_work = (
         Histogram(
             "stackelgrid_work_seconds",
@@ -69,7 +74,7 @@ def registry(role: Role, status: Status) -> CollectorRegistry:
         .labels(**labels)
         .observe
     )
-    if role is not Role.HOME:
+    if role in (Role.LEADER, Role.AGGREGATOR):
         status.progress.on_round = _Rounds(found, labels).count
     found.register(_Current(role, status, labels))
     return found
@@ -97,7 +102,7 @@ class _Rounds:
             buckets=ROUND_S,
         )
         self._rounds, self._answers, self._again = (each.labels(**labels) for each in (rounds, answers, again))
-        self._missing = {how: missing.labels(**labels, action=how) for how in ("held", "excluded", "quarantined")}
+        self._missing = {how: missing.labels(**labels, action=how) for how in MISSING}
         self._seconds = seconds.labels(**labels)
 
     def count(self, account: Account) -> None:
@@ -113,7 +118,7 @@ class _Rounds:
 class _Current(Collector):
     """The state that the node is in now, and the numbers that it counts itself."""
 
-    def __init__(self, role: Role, status: Status, labels: dict[str, str]) -> None:
+    def __init__(self, role: str, status: Status, labels: dict[str, str]) -> None:
         self._role, self._status, self._labels = role, status, labels
 
     def collect(self) -> Iterator[Metric]:
@@ -131,8 +136,25 @@ class _Current(Collector):
         yield self._metric("counter", "received_bytes", "Bytes received, payloads only.", traffic.received_bytes)
         rejected = dict(status.mailbox.rejected)
         yield self._metric("counter", "messages_rejected", "Messages ignored, by reason.", rejected, by="reason")
-        if self._role is not Role.LEADER:
+        if self._role in (Role.AGGREGATOR, Role.HOME):
             yield self._metric("counter", "answers_given", "Answers to the coordinator.", status.progress.answers)
+        if self._role in (Role.LEADER, Role.AGGREGATOR):
+            missing = {action: status.progress.missing.get(action, 0) for action in MISSING}
+            yield self._metric("gauge", "members_missing", "Members missed in the last round.", missing, by="action")
+        yield self._metric("gauge", "build_info", "1, for the version.", {version("stackelgrid"): 1.0}, by="version")
+        yield from self._collect_times()
+        if self._role == OBSERVER and (verdict := status.progress.certificate) is not None:
+            yield self._metric("gauge", "certificate_passed", "1 if what was settled was confirmed.", verdict.passed)
+            if verdict.gap is not None:
+                yield self._metric("gauge", "certificate_gap", "The gap of what was settled.", verdict.gap)
+
+    def _collect_times(self) -> Iterator[Metric]:
+        """Give the times that are known, in seconds since 1970."""
+        if (settled_at := self._status.progress.settled_at) is not None:
+            yield self._metric("gauge", "settled_timestamp_seconds", "Time of the last settlement.", settled_at)
+        if (until := self._status.certificate_until) is not None:
+            name, words = "tls_certificate_expiry_timestamp_seconds", "End of the node's certificate for the broker."
+            yield self._metric("gauge", name, words, until.timestamp())
 
     def _metric(self, kind: str, name: str, words: str, value: float | Mapping[str, float], by: str = "") -> Metric:
         """Build a metric of one value, or of one for each value of the label `by`."""

@@ -5,13 +5,24 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar, TypeVarTuple, Unpack
+from typing import Any, Literal, NamedTuple, TypeVar, TypeVarTuple, Unpack
 
 _LOG = logging.getLogger("stackelgrid.node")
 
 Account = Mapping[str, Any]
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
+
+
+MISSING = ("held", "excluded", "quarantined")
+"""What a coordinator does about a member whose answer is missing."""
+
+
+class Verdict(NamedTuple):
+    """The end of an examination of what was settled: whether it `passed`, and the `gap` where there is one."""
+
+    passed: bool
+    gap: float | None
 
 
 class Progress:
@@ -23,7 +34,9 @@ class Progress:
     finished (`answered`, `held`, `excluded`, `quarantined`, `why`, `again`, `ms`, …), `on_work` the seconds that each
     computation took. `refusal` is why the coordinator refuses the node's answers, None as long as it does not; when the
     node `is_ignored`, it refuses all that follow. `working_since` is when the computation that is under way began, on
-    the monotonic clock. `remarks` are lines that whoever looks after the node should see.
+    the monotonic clock. `remarks` are lines that whoever looks after the node should see. `missing` is how many members
+    a coordinator missed in the last round that it finished, by what it did about them. `settled_at` is when it was
+    settled last, in seconds since 1970, None before. `certificate` is what an observer found out about that.
     """
 
     def __init__(self) -> None:
@@ -31,6 +44,9 @@ class Progress:
         self.round = 0
         self.answers = 0
         self.remarks: list[str] = []
+        self.missing: Mapping[str, int] = {}
+        self.settled_at: float | None = None
+        self.certificate: Verdict | None = None
         self.refusal: str | None = None
         self.is_ignored = False
         self._refused_round = 0
@@ -50,6 +66,7 @@ class Progress:
         for name in set(account["quarantined"]) - self._quarantined:
             self._quarantined.add(name)
             _LOG.warning("member quarantined", extra={"data": {"member": name, "reason": account["why"][name]}})
+        self.missing = {action: len(account[action]) for action in MISSING}
         self.on_round(account)
 
     def count_answer(self) -> None:
@@ -65,7 +82,7 @@ class Progress:
 
     def settle(self) -> None:
         """Note that the settlement is published, or received."""
-        self.state = "settled"
+        self.state, self.settled_at = "settled", time.time()
 
     def end(self, *, lost: bool) -> None:
         """Note that the node has done its work, or cannot go on."""

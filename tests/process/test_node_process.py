@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import broker
 import emc_node.__main__
+from broker import access
+from broker.authority import Authority
 from stackelgrid.errors import ConfigError
 from stackelgrid.node import status as status_module
 from stackelgrid.node.claim import claim
 from stackelgrid.node.log import set_up
 from stackelgrid.node.mailbox import Mailbox
-from stackelgrid.node.metrics import registry, serve
-from stackelgrid.node.progress import Progress
+from stackelgrid.node.metrics import OBSERVER, registry, serve
+from stackelgrid.node.progress import Progress, Verdict
 from stackelgrid.node.status import REFRESH_S, Heartbeat, Status, StatusFile
 from stackelgrid.node.systemd import Systemd
 from stackelgrid.scenarios import load
@@ -39,6 +42,7 @@ from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
 from stackelgrid.transport.base import Traffic
 from stackelgrid.transport.mqtt import MqttTransport
+from stackelgrid.transport.tls import Tls
 from stackelgrid.wire.roles import Role
 
 ROOT = Path(__file__).parents[2]
@@ -203,6 +207,8 @@ def test_metrics_count_missing_members_by_action() -> None:
     for _ in range(2):
         progress.finish_round(account)
     found = samples(generate_latest(page).decode())
+    last = {action: found["stackelgrid_members_missing", action] for action in ("held", "excluded", "quarantined")}
+    assert last == {"held": 1, "excluded": 2, "quarantined": 3}, "of the last round, not of both"
     assert {key: value for key, value in found.items() if "answers" in key[0] or "again" in key[0]} == {
         ("stackelgrid_answers_received_total", ""): 10,
         ("stackelgrid_members_asked_again_total", ""): 8,
@@ -253,36 +259,57 @@ def test_nodes_of_every_game_report_their_progress(monkeypatch: pytest.MonkeyPat
 # --- the metrics' names ---
 
 
-def exported(role: Role) -> dict[str, str]:
-    """The metrics of a node and their types, as a scrape would show them."""
-    found: dict[str, str] = {}
-    for metric in registry(role, a_status(Traffic())).collect():
-        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
-        found[name] = metric.type
-    return found
+WHO = (*Role, OBSERVER)
+Exported = dict[str, dict[str, str]]
 
 
-def everything_exported() -> dict[str, str]:
-    return {name: kind for role in Role for name, kind in exported(role).items()}
+@pytest.fixture(scope="module")
+def settled_status(tmp_path_factory: pytest.TempPathFactory) -> Status:
+    """That of a node with a certificate whose run was settled and examined."""
+    leader = access.Node("l", access.Role.leader)
+    authority = Authority.init(tmp_path_factory.mktemp("certs"))
+    authority.add(leader)
+    place = authority.place(leader)
+    progress = Progress()
+    progress.settle()
+    progress.certificate = Verdict(passed=True, gap=1e-9)
+    status = a_status(Traffic(), progress)
+    status.transport.certificates = Tls(ca=place / "ca.crt", certificate=place / "node.crt", key=place / "node.key")
+    return status
 
 
-def test_monitoring_page_lists_every_metric_and_no_other() -> None:
+@pytest.fixture(scope="module")
+def exported(settled_status: Status) -> Exported:
+    """The metrics of a node of each role that knows all it can, and their types, as a scrape would show them."""
+    return {
+        role: {
+            f"{metric.name}_total" if metric.type == "counter" else metric.name: metric.type
+            for metric in registry(role, settled_status).collect()
+        }
+        for role in WHO
+    }
+
+
+def test_monitoring_page_lists_every_metric_and_no_other(exported: Exported) -> None:
     page = (ROOT / "docs" / "monitoring.md").read_text()
     listed = re.findall(r"^\| `(stackelgrid_\w+)` \| (\w+) \|", page, re.MULTILINE)
-    assert dict(listed) == everything_exported()
+    assert dict(listed) == {name: kind for found in exported.values() for name, kind in found.items()}
     assert len(listed) == len(dict(listed))
 
 
-def test_dashboard_asks_only_for_metrics_that_exist() -> None:
+def test_dashboard_and_alerts_ask_only_for_metrics_that_exist(exported: Exported) -> None:
     text = (ROOT / "deploy/monitoring/grafana/dashboards/stackelgrid.json").read_text()
     dashboard = json.loads(text)
     shown = set(re.findall(r"stackelgrid_\w+", text))
     there = {
         full
-        for name, kind in everything_exported().items()
+        for found in exported.values()
+        for name, kind in found.items()
         for full in ([f"{name}_{part}" for part in ("bucket", "sum", "count")] if kind == "histogram" else [name])
     }
     assert shown <= there
+    rules = set(re.findall(r"stackelgrid_\w+", (ROOT / "deploy/monitoring/alerts.yml").read_text()))
+    assert rules and rules <= there
     bases = {re.sub(r"_(bucket|sum|count)$", "", name) for name in shown}
     assert {
         "stackelgrid_rounds_finished_total",
@@ -305,17 +332,20 @@ def test_prometheus_scrapes_every_service_with_nodes() -> None:
         for found in job["dns_sd_configs"]
         for name in found["names"]
     }
-    assert asked == dict.fromkeys(["leader", "aggregators", "homes"], ("A", 9100))
+    assert asked == dict.fromkeys(["leader", "aggregators", "homes", "observer"], ("A", 9100))
 
 
-@pytest.mark.parametrize("role", Role)
-def test_metric_names_follow_prometheus_conventions(role: Role) -> None:
-    for name, kind in exported(role).items():
+@pytest.mark.parametrize("role", WHO)
+def test_metric_names_follow_prometheus_conventions(exported: Exported, role: str) -> None:
+    for name, kind in exported[role].items():
         assert name.startswith("stackelgrid_")
         assert name.endswith("_total") == (kind == "counter")
         assert name.endswith("_seconds") or kind != "histogram"
-    assert ("stackelgrid_rounds_finished_total" in exported(role)) == (role is not Role.HOME)
-    assert ("stackelgrid_answers_given_total" in exported(role)) == (role is not Role.LEADER)
+    coordinates = role in (Role.LEADER, Role.AGGREGATOR)
+    assert ("stackelgrid_rounds_finished_total" in exported[role]) == coordinates
+    assert ("stackelgrid_members_missing" in exported[role]) == coordinates
+    assert ("stackelgrid_answers_given_total" in exported[role]) == (role in (Role.AGGREGATOR, Role.HOME))
+    assert ("stackelgrid_certificate_passed" in exported[role]) == (role == OBSERVER)
 
 
 # --- bad usage ---
@@ -347,6 +377,19 @@ def test_metrics_port_is_refused_when_it_is_taken(tmp_path: Path, capsys: pytest
         port = str(taken.getsockname()[1])
         said = run_emc(capsys, "--config", str(folder / "config.json"), "--metrics", port)
     assert f"--metrics: {port}: Address already in use" in said
+
+
+def test_metrics_tell_version_last_settlement_and_end_of_the_certificate(settled_status: Status) -> None:
+    found = samples(generate_latest(registry(OBSERVER, settled_status)).decode())
+    assert found["stackelgrid_build_info", version("stackelgrid")] == 1
+    assert 0 <= time.time() - found["stackelgrid_settled_timestamp_seconds", ""] < 3600
+    until = settled_status.certificate_until
+    assert until is not None and until.timestamp() > time.time()
+    assert found["stackelgrid_tls_certificate_expiry_timestamp_seconds", ""] == until.timestamp()
+    assert found["stackelgrid_certificate_passed", ""] == 1
+    assert found["stackelgrid_certificate_gap", ""] == 1e-9
+    unknown = samples(generate_latest(registry(OBSERVER, a_status(Traffic()))).decode())
+    assert [name for name, _ in unknown if "timestamp" in name or "certificate" in name] == []
 
 
 def test_metrics_are_on_the_loopback_without_a_host() -> None:
@@ -765,6 +808,7 @@ from stackelgrid.node import status as module
 from stackelgrid.node.systemd import Systemd
 from stackelgrid.transport.base import Compute
 from stackelgrid.transport.mqtt import MqttTransport
+from stackelgrid.transport.tls import Tls
 from stackelgrid.wire.roles import Role
 
 class Hanging:
