@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Generic, Self, TypeVar
@@ -15,6 +16,7 @@ from emc_node.devices import HomeDevices, serve
 from emc_node.node import CreateStrategy, EmcNode
 from emc_node.strategy import DeviceHomeStrategy
 from stackelgrid.node.config import NodeConfig
+from stackelgrid.node.protocol import RunNode
 from stackelgrid.node.record import Recorder, WholeFile, discard, open_record
 from stackelgrid.registry import Game, UnknownAlgorithmError, find, find_homes
 from stackelgrid.rounds.settings import HomeModel, PrivacySettings
@@ -87,7 +89,7 @@ def assemble(
     return _node(config, find_homes(config.game, config.algorithm), act, remember, memory)
 
 
-def build(config: EmcConfig[Any]) -> EmcNode:
+def build(config: EmcConfig[Any]) -> RunNode:
     """Create the node of a configuration, which writes its settled schedules to `schedule_file`.
 
     Its devices, if it has any, are served from now on until the process ends. Raise `ValueError` for homes
@@ -101,7 +103,7 @@ def build(config: EmcConfig[Any]) -> EmcNode:
     act = discard if config.schedule_file is None else open_record(config.schedule_file, len(config.sessions))
     remember, memory = _open_ledger(config)
     if config.devices is None:
-        return _node(config, homes, act, remember, memory)
+        return _certify(_node(config, homes, act, remember, memory), config)
     config.devices.check(config.homes, config.sessions, config.broker)  # --broker may name another
     (home,) = config.homes
     devices = HomeDevices(config.name, config.devices, home, config.plan_file)
@@ -114,7 +116,16 @@ def build(config: EmcConfig[Any]) -> EmcNode:
     node = _node(config, create, act, remember, memory)
     node.progress.remarks = remarks
     serve(devices, config.devices)
-    return node
+    return _certify(node, config)
+
+
+def _certify(node: EmcNode, config: EmcConfig[Any]) -> RunNode:
+    """Have a home that enrolled itself renew its certificate."""
+    if config.tls is None or config.tls.renewed is None:
+        return node
+    from emc_node.renewal import CertifiedNode, RenewedFile  # with all that only these homes need
+
+    return CertifiedNode(node, config.run, RenewedFile(config.tls, config.name), lambda: datetime.now(UTC))
 
 
 def _open_ledger(config: EmcConfig[Any]) -> tuple[Recorder, Mapping[str, Any] | None]:

@@ -40,20 +40,17 @@ class DeniedError(Exception):
 
 
 class AnswerError(ValueError):
-    """A payload that is no answer to this request; the message says why."""
+    """A payload that is no answer to a request; the message says why."""
 
 
-def read_answer(payload: bytes, key: str) -> Answer:
-    """Read an answer to the request with the ID `key`. Raises `AnswerError`."""
+def read_answer(payload: bytes) -> Answer:
+    """Read an answer of the registrar. Raises `AnswerError`."""
     if len(payload) > MAX_ANSWER:
         raise AnswerError(f"it has {len(payload)} bytes, an answer has at most {MAX_ANSWER}")
     try:
-        answer = Answer.model_validate_json(payload)
+        return Answer.model_validate_json(payload)
     except ValidationError as error:
         raise AnswerError(f"it is no answer: {error.errors(include_url=False)[0]['msg']}") from None
-    if answer.id not in (None, key):
-        raise AnswerError("it is for another key")
-    return answer
 
 
 class Applicant:
@@ -100,7 +97,9 @@ class Applicant:
         if not payload:
             return []  # it was withdrawn
         try:
-            answer = read_answer(payload, self.name)
+            answer = read_answer(payload)
+            if answer.id != self.name:
+                raise AnswerError("it is for another key")
         except AnswerError as error:
             return self._refuse(error)
         self._ask_at = None

@@ -35,7 +35,7 @@ from stackelgrid.faults.plan import (
 )
 from stackelgrid.node.protocol import RunNode
 from stackelgrid.run_record import FaultRecord
-from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish
+from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish, Reconnect
 from stackelgrid.wire.codec import Description, describe
 from stackelgrid.wire.roles import Role
 
@@ -227,6 +227,8 @@ class FaultInjectingNode:
                 case Compute():
                     passed.append(Compute(action.job, partial(self._continue, action)))
                 case FetchRetained() if self._cut_until is None:
+                    passed.append(action)
+                case Reconnect():
                     passed.append(action)
                 case Finish() if self._cut_until is not None:
                     self._finished = True

@@ -95,7 +95,8 @@ def main(program: NodeProgram, arguments: list[str]) -> int:
 
 def _require_state(config_file: Path, config: NodeConfig, state: Path) -> None:
     """Raise `ServiceError` for a file that the service could not write."""
-    for key, file in config:
+    renewed = None if config.tls is None else config.tls.renewed
+    for key, file in (*config, ("tls.renewed", renewed)):
         beside = isinstance(file, Path) and file.is_relative_to(config_file.parent)
         if isinstance(file, Path) and not beside and not file.is_relative_to(state):
             raise ServiceError(f"{config_file}: {key}: the service writes in {state} only; name a file there")

@@ -71,7 +71,8 @@ class Status:
         if tls is None:
             return None
         try:
-            return _read_end(tls.certificate, tls.certificate.stat().st_mtime_ns)
+            file = tls.choose().certificate
+            return _read_end(file, file.stat().st_mtime_ns)
         except (OSError, ValueError):  # it is being replaced, or gone: the next connection will say so
             return None
 

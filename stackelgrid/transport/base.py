@@ -46,11 +46,19 @@ class FetchRetained:
 
 
 @dataclass(frozen=True, slots=True)
+class Reconnect:
+    """Close the connection in good order and make it anew, with the certificate that the node has now.
+
+    What was sent before is acknowledged first. Where there is no connection, nothing happens.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """End the node: send what is queued, disconnect from the broker without the last will, and stop."""
 
 
-Action = Publish | Compute | FetchRetained | Finish
+Action = Publish | Compute | FetchRetained | Reconnect | Finish
 
 
 class Node(Protocol):

@@ -22,6 +22,7 @@ from stackelgrid.transport.base import (
     Finish,
     Node,
     Publish,
+    Reconnect,
     Traffic,
     Transport,
     TransportResult,
@@ -202,6 +203,8 @@ class _Run:
                         self._schedule(now, client, partial(_compute, action))
                     case FetchRetained():
                         self._fetch_retained(client, now)
+                    case Reconnect():
+                        pass
                     case Finish():
                         client.ended = True
                         return

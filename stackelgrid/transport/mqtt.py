@@ -35,6 +35,7 @@ from stackelgrid.transport.base import (
     Finish,
     Node,
     Publish,
+    Reconnect,
     Traffic,
     Transport,
     TransportResult,
@@ -116,6 +117,10 @@ class MqttTransport(Transport):
         ca = self.address.options.get("ca")
         return make_context(None if ca is None else Path(ca)) if tls is None else tls.context()
 
+    def read_certificates(self) -> None:
+        """Read the files in `tls` again, for the connections that are made from now on."""
+        self.tls = self._make_context(self.certificates)
+
     def run(self, nodes: Sequence[Node]) -> TransportResult:
         """Drive the nodes until each has finished or crashed, or `stop` is called. See `Transport.run`."""
         return asyncio.run(self.serve(nodes))
@@ -185,6 +190,7 @@ class _Connection:
         self._socket: socket.socket | None = None  # the one the loop watches; over WebSockets paho's, around a socket
         self._watched_for_writing = False
         self._closing_socket: socket.socket | None = None  # after DISCONNECT
+        self._anew = False  # the connection is to be made anew, with the certificate that there is then
         self._closed = asyncio.Event()
         self._refusal: asyncio.Future[str] = self._loop.create_future()  # why the broker refuses, or ""
         self._ready = False  # the subscriptions are in force
@@ -198,35 +204,41 @@ class _Connection:
         self._deadline: float | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-        unique_id = f"{node.name}-{secrets.token_hex(4)}"
-        self._jitter = random.Random(unique_id)
+        self._unique_id = f"{node.name}-{secrets.token_hex(4)}"
+        self._jitter = random.Random(self._unique_id)
         servers = transport.address.servers
         self._server = self._jitter.randrange(len(servers))  # so that a cluster's servers share the nodes
-        self._client = paho.Client(
+        self._client = self._make_client()
+
+    def _make_client(self) -> paho.Client:
+        """Make a client for the node; it keeps the TLS context for good."""
+        node, transport = self._node, self._transport
+        client = paho.Client(
             CallbackAPIVersion.VERSION2,
-            node.name if transport.plain_ids else unique_id,
+            node.name if transport.plain_ids else self._unique_id,
             clean_session=True,
             protocol=MQTTProtocolVersion.MQTTv311,
             transport="websockets" if transport.address.over_websockets else "tcp",
             reconnect_on_failure=False,
         )
         if transport.address.over_websockets:
-            self._client.ws_set_options(path=transport.address.path)
-        self._client.connect_timeout = min(ATTEMPT_S, transport.connect_timeout_s)
+            client.ws_set_options(path=transport.address.path)
+        client.connect_timeout = min(ATTEMPT_S, transport.connect_timeout_s)
         if transport.tls is not None:
-            self._client.tls_set_context(transport.tls)
+            client.tls_set_context(transport.tls)
         if transport.login is not None:
-            self._client.username_pw_set(*transport.login)
+            client.username_pw_set(*transport.login)
         # No limit in flight, else messages at QoS 0 would overtake those at QoS 1 that wait their turn.
-        self._client.max_inflight_messages_set(0)
+        client.max_inflight_messages_set(0)
         if node.last_will is not None:
             will = node.last_will
-            self._client.will_set(self._prefix + will.topic, will.payload, will.qos, will.retain)
-        self._client.on_connect = self._on_connect
-        self._client.on_subscribe = self._on_subscribe
-        self._client.on_message = self._on_message
-        self._client.on_publish = self._on_publish
-        self._client.on_socket_close = self._on_socket_close
+            client.will_set(self._prefix + will.topic, will.payload, will.qos, will.retain)
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_socket_close = self._on_socket_close
+        return client
 
     # --- connect, hold, connect again, disconnect ---
 
@@ -248,6 +260,9 @@ class _Connection:
                 patience_s = self._transport.reconnect_s
                 if self._may_disconnect():
                     break
+                if self._anew and not self._unacknowledged:
+                    await self._begin_anew()
+                    continue
                 now = self._loop.time()
                 cause = f"it closed the connection after {now - connected_at:.1f} s{self._name_last()}"
                 _LOG.warning("connection lost", extra={"data": {"server": self._server_name(), "cause": cause}})
@@ -266,6 +281,15 @@ class _Connection:
             self._stop_node()
             if self._closing_socket is not None:
                 self._closing_socket.close()
+
+    async def _begin_anew(self) -> None:
+        """Forget the connection that was closed; the next has the certificate that the node has now."""
+        await self._drain_until_closed()
+        if self._closing_socket is not None:
+            self._closing_socket.close()
+        self._closing_socket, self._disconnecting, self._anew = None, False, False
+        self._transport.read_certificates()
+        self._client = self._make_client()
 
     def wake(self) -> None:
         """Have the node tick now."""
@@ -468,7 +492,7 @@ class _Connection:
                 self._traffic.received += 1
                 self._traffic.received_bytes += len(payload)
                 self._step(partial(receiver(self._node, retained=message.retain), topic, payload))
-        if self._ready and self._may_disconnect():
+        if self._ready and (self._may_disconnect() or (self._anew and not self._unacknowledged)):
             self._ready, self._disconnecting = False, True
             self._client.disconnect()  # queued behind all that was published; paho closes once it is written
         if self._client.want_write():
@@ -493,6 +517,8 @@ class _Connection:
                         self._compute(action)
                     case FetchRetained():
                         self._fetch_retained()
+                    case Reconnect():
+                        self._anew = True
                     case Finish():
                         self._node_ended = True
                         self._idle_since = self._loop.time()

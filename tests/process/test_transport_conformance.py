@@ -25,6 +25,7 @@ from stackelgrid.transport.base import (
     FetchRetained,
     Finish,
     Publish,
+    Reconnect,
     Transport,
     TransportResult,
 )
@@ -582,6 +583,20 @@ def test_node_starts_again_and_qos_1_is_sent_after_a_reconnect(
             assert running.result(120).crashed == {}
     assert node.calls.count("start") == 2
     assert node.received[-1] == (f"{root}/a", b"held 2")
+
+
+def test_connection_is_made_anew_without_the_last_will(mqtt: MqttTransport, root: str) -> None:
+    will = Publish(f"{root}/will", b"gone", qos=1, retain=True)
+    flood = [Publish(f"{root}/a", bytes(1000)) for _ in range(300)]
+    before, after = (Publish(f"{root}/{name}", b"!", qos=1, retain=True) for name in ("before", "after"))
+
+    def begin(now: float) -> Sequence[Action]:
+        return [*flood, before, Reconnect()] if node.calls.count("start") == 1 else [after, Finish()]
+
+    node = Scripted("node", [f"{root}/a"], start=begin, last_will=will)
+    carried = mqtt.run([node])
+    assert (carried.crashed, carried.traffic["node"].connections) == ({}, 2)
+    assert sorted(heard(mqtt, root, f"{root}/+")) == [(f"{root}/after", b"!"), (f"{root}/before", b"!")]
 
 
 def test_error_is_raised_when_the_broker_stays_away(tmp_path: Path) -> None:

@@ -1,0 +1,235 @@
+"""A running EMC renews its certificate: a new key, a request under the present certificate, then a connection anew.
+
+It begins when a third of the certificate's lifetime is left, or when the registrar asks for it. The present certificate
+stays in use until the new one is found in order and is on disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+import tempfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from emc_node import openssl
+from emc_node.enrolment import AnswerError, read_answer
+from emc_node.openssl import CertificateRefusedError, OpensslError
+from stackelgrid.node.mailbox import Mailbox
+from stackelgrid.node.progress import Progress
+from stackelgrid.node.protocol import RunNode
+from stackelgrid.text_file import replace_file
+from stackelgrid.transport.base import Action, Compute, Publish, Reconnect, receiver
+from stackelgrid.transport.tls import Certificate, Tls, read_certificate
+from stackelgrid.wire.enrolment import Answer, NodeRequest, node_topic
+from stackelgrid.wire.roles import Role
+
+_LOG = logging.getLogger("emc_node")
+
+LOOK_S = 3600.0
+"""The time between two looks at the clock: a machine may sleep, or get the time late."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 60.0, 6 * 3600.0
+"""The pause before a request is sent again: doubled each time."""
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
+
+Attempt = tuple[str, str] | str
+"""The ID of a new key and the signing request for it, or why there is none."""
+
+
+class RenewedFile:
+    """The file `tls.renewed` of the home `name`, and beside it the key whose certificate is asked for."""
+
+    def __init__(self, tls: Tls, name: str) -> None:
+        if tls.renewed is None:
+            raise ValueError("tls.renewed: missing; name the file for a renewed certificate")
+        self._tls, self._name, self._file = tls, name, tls.renewed
+        self._key = tls.renewed.with_suffix(".key")
+
+    def read(self) -> Certificate:
+        """Read the certificate in use. Raises `ValueError` where it is none."""
+        return read_certificate(self._tls.choose().certificate)
+
+    def prepare(self) -> Attempt:
+        """Make a key, unless one has been made and waits for its certificate, and the request for it."""
+        try:
+            if not self._key.exists():
+                openssl.make_key(self._key)
+            return openssl.identify(self._key), openssl.make_request(self._key, self._name)
+        except (OSError, OpensslError) as error:
+            return str(error)
+
+    def install(self, answer: Answer) -> Certificate | str:
+        """Put the certificate of an approval in use, with its key and authorities, on disk when this returns.
+
+        Gives why not where it cannot be.
+        """
+        try:
+            return self._install(answer)
+        except (OSError, ValueError, OpensslError) as error:
+            return str(error)
+
+    def _install(self, answer: Answer) -> Certificate:
+        trusted = _find_certificates(self._tls.choose().ca.read_text(encoding="utf-8"))
+        authorities = trusted if answer.ca is None else _find_certificates(answer.ca)
+        if not {*map(ssl.PEM_cert_to_DER_cert, trusted)} & {*map(ssl.PEM_cert_to_DER_cert, authorities)}:
+            raise CertificateRefusedError("its authorities are none that this home trusts")
+        with tempfile.TemporaryDirectory(dir=self._file.parent) as folder:
+            ca, draft = Path(folder) / "ca.crt", Path(folder) / "draft.pem"
+            ca.write_text("\n".join(authorities), encoding="ascii")
+            certificate = openssl.examine(answer.certificate or "", self._key, self._name, ca)
+            content = "\n".join(
+                [self._key.read_text(encoding="ascii").rstrip(), certificate.rstrip(), *authorities, ""]
+            )
+            replace_file(draft, content.encode(), mode=0o600)
+            Tls(ca=draft, certificate=draft, key=draft).context()  # as it will be used
+            found = read_certificate(draft)
+        if problem := found.find_out_of_date("its certificate", datetime.now(UTC)):
+            raise CertificateRefusedError(problem)
+        replace_file(self._file, content.encode(), durable=True, mode=0o600)
+        self._key.unlink()
+        return found
+
+
+def _find_certificates(text: str) -> list[str]:
+    return _CERTIFICATE.findall(text)
+
+
+class CertifiedNode:
+    """A home's node that renews its certificate besides. It passes on whatever is not the registrar's.
+
+    `read_clock` gives the time of day, by which certificates hold.
+    """
+
+    def __init__(self, node: RunNode, run: str, file: RenewedFile, read_clock: Callable[[], datetime]) -> None:
+        self.name = node.name
+        self._node, self._file, self._read_clock = node, file, read_clock
+        self._request_topic, self._answer_topic = (node_topic(run, node.name, way) for way in ("request", "answer"))
+        self._certificate = file.read()
+        self._look_at = 0.0
+        self._pause_s = FIRST_PAUSE_S
+        self._is_asked = False  # by the registrar, to renew before it is time
+        self._key: str | None = None  # the ID of the key whose certificate is asked for
+        self._remark: str | None = None
+
+    @property
+    def role(self) -> Role:
+        """The node's role."""
+        return self._node.role
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """Counts what the node, and the renewal, could not read or refused."""
+        return self._node.mailbox
+
+    @property
+    def progress(self) -> Progress:
+        """The node's progress; a renewal that does not succeed is a remark in it."""
+        return self._node.progress
+
+    @property
+    def subscriptions(self) -> Sequence[str]:
+        """The node's, and the registrar's answers."""
+        return [*self._node.subscriptions, self._answer_topic]
+
+    @property
+    def last_will(self) -> Publish | None:
+        """The node's."""
+        return self._node.last_will
+
+    def start(self, now: float) -> Sequence[Action]:
+        """Start the node; what is to be renewed is seen at the next tick."""
+        self._look_at = now if self._key is None else self._look_at
+        return self._node.start(now)
+
+    def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
+        """Take a message of the registrar, or pass it on."""
+        if topic == self._answer_topic:
+            return self._take_answer(payload, now)
+        return self._node.receive(topic, payload, now)
+
+    def receive_retained(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
+        """Do the same with what was retained before the subscription."""
+        if topic == self._answer_topic:
+            return self._take_answer(payload, now)
+        return receiver(self._node, retained=True)(topic, payload, now)
+
+    def next_deadline(self) -> float | None:
+        """Give the node's deadline, or the next look at the certificate if that is earlier."""
+        due = self._node.next_deadline()
+        return self._look_at if due is None else min(due, self._look_at)
+
+    def tick(self, now: float) -> Sequence[Action]:
+        """Have the node tick; look at the certificate."""
+        due = self._node.next_deadline()
+        actions = [] if due is None or now < due else list(self._node.tick(now))
+        return actions if now < self._look_at else [*actions, *self._look(now)]
+
+    # --- the renewal ---
+
+    def _look(self, now: float) -> Sequence[Action]:
+        """Ask for a new certificate if it is time."""
+        held, wall = self._certificate, self._read_clock()
+        self._look_at = now + LOOK_S
+        if not self._is_asked and wall < held.until - (held.until - held.since) / 3:
+            return []
+        if self._key is not None:
+            self._note(f"no answer from the registrar to {self._request_topic}")
+        self._look_at, self._pause_s = now + self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)
+        return [Compute(self._file.prepare, self._ask)]
+
+    def _ask(self, attempt: Attempt, now: float) -> Sequence[Action]:
+        if isinstance(attempt, str):
+            self._note(attempt)
+            return []
+        self._key, request = attempt
+        payload = NodeRequest(name=self.name, renew=request).write()
+        return [Publish(self._request_topic, payload, qos=1)]
+
+    def _take_answer(self, payload: bytes, now: float) -> Sequence[Action]:
+        if not payload:
+            return []  # it was withdrawn
+        try:
+            answer = read_answer(payload)
+        except AnswerError as error:
+            self.mailbox.reject("malformed", self._answer_topic, str(error))
+            return []
+        if answer.state == "renew":
+            self._is_asked = True
+            return [] if self._key is not None else self._look(now)
+        if self._key is None or answer.id != self._key:
+            return []  # to an earlier request
+        if answer.state == "denied":
+            self._note(f"the registrar denies it: {answer.reason or 'no reason is given'}")
+        if answer.state == "approved":
+            return [Compute(partial(self._file.install, answer), self._adopt)]
+        return []
+
+    def _adopt(self, found: Certificate | str, now: float) -> Sequence[Action]:
+        """Go on with the certificate that was installed, or say why there is none."""
+        if isinstance(found, str):
+            self.mailbox.reject("refused", self._answer_topic, found)
+            self._note(found)
+            return []
+        self._certificate, self._key, self._is_asked = found, None, False
+        self._look_at, self._pause_s = now + LOOK_S, FIRST_PAUSE_S
+        self._clear_remark()
+        _LOG.info("certificate renewed", extra={"data": {"until": f"{found.until:%Y-%m-%d %H:%M}"}})
+        return [Reconnect()]
+
+    def _note(self, cause: str) -> None:
+        """Log once why the certificate is not renewed, and remark it."""
+        remark = f"the certificate holds until {self._certificate.until:%Y-%m-%d} and is not renewed: {cause}"
+        if remark == self._remark:
+            return
+        self._clear_remark()
+        self._remark = remark
+        self.progress.remarks.append(remark)
+        _LOG.warning("certificate not renewed", extra={"data": {"cause": cause}})
+
+    def _clear_remark(self) -> None:
+        if self._remark in self.progress.remarks:
+            self.progress.remarks.remove(self._remark)
+        self._remark = None
