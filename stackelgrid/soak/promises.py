@@ -309,7 +309,7 @@ def find_moved_prices(evidence: Evidence) -> Iterator[str]:
 
     In drawn scenarios of one session, in games with a `settled_price`, by lies in its own name. With its load alone a
     home can be away, feed in what it draws, draw all or half of what its connection carries, answer a load that does
-    not bend with the price, or the one that it lies about.
+    not bend with the price, the one that it lies about, or now and then one and now and then the other, as in the case.
     """
     case, faults = evidence.case, evidence.case.plan.faults
     liars = {fault.node for fault in faults if isinstance(fault, Lie)}
@@ -329,6 +329,10 @@ def find_moved_prices(evidence: Evidence) -> Iterator[str]:
     moved = _measure_move(evidence.run_record, *drawn)
     loads = frozenset(fault.factor for fault in faults if isinstance(fault, Lie) and fault.how == "load")
     most = _MOST_MOVED * _measure_most(*drawn, liar, loads)
+    if moved > most + _RELATIVE:
+        of_load = [fault for fault in faults if isinstance(fault, Lie) and fault.how in ("load", "nan")]
+        run_record = in_memory.play(case.scenario, plan=case.plan.model_copy(update={"faults": of_load}))
+        most = max(most, _MOST_MOVED * _measure_move(run_record, *drawn))
     if moved > most + _RELATIVE:
         yield f"{liar} has moved a price by {moved:.3%}, with its load alone by {most / _MOST_MOVED:.3%}"
 
