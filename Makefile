@@ -74,7 +74,7 @@ sbom: $(UV_READY)  ## Write bills of materials (CycloneDX) into dist/: of everyt
 
 lock: $(UV_READY)  ## Update the lock files from pyproject.toml, keeping the versions that still fit
 	$(COMPILE) --all-extras --output-file requirements.lock pyproject.toml
-	$(COMPILE) --constraints requirements.lock --output-file requirements-emc.lock pyproject.toml
+	$(COMPILE) --extra metrics --constraints requirements.lock --output-file requirements-emc.lock pyproject.toml
 	echo uv==$(UV_VERSION) | $(COMPILE) --output-file requirements-uv.lock -
 	printf 'pip-audit\ncyclonedx-bom\n' | $(COMPILE) --output-file requirements-audit.lock -
 

@@ -12,6 +12,9 @@ from typing import Literal, TextIO
 
 from stackelgrid.node.progress import Progress
 
+LEVELS = ("info", "warning", "error")
+"""The least grave lines that a log may have."""
+
 
 class _JsonLines(logging.Formatter):
     def __init__(self, run: str, node: str, progress: Progress | None) -> None:
@@ -33,15 +36,23 @@ class _JsonLines(logging.Formatter):
         return json.dumps(entry, allow_nan=False, default=str)
 
 
+_PRIORITIES = {logging.INFO: "<6>", logging.WARNING: "<4>", logging.ERROR: "<3>"}
+"""Prefixes by which the journal knows how grave a line is (sd-daemon(3))."""
+
+
 class _Console(logging.Formatter):
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, *, for_journal: bool) -> None:
         super().__init__()
-        self._node = node
+        self._node, self._for_journal = node, for_journal
 
     def format(self, record: logging.LogRecord) -> str:
         details = " ".join(f"{key}={value}" for key, value in getattr(record, "data", {}).items())
         line = f"{record.levelname.lower():7} {self._node}: {record.getMessage()} {details}".rstrip()
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        text = f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if not self._for_journal:
+            return text
+        priority = _PRIORITIES.get(record.levelno, "")
+        return "\n".join(f"{priority}{line}" for line in text.splitlines())
 
 
 def set_up(
@@ -50,16 +61,18 @@ def set_up(
     node: str,
     progress: Progress | None = None,
     stream: TextIO | None = None,
+    level: str = LEVELS[0],
 ) -> None:
-    """Send this process's log to `stream` (stderr when None), each line with the node's round once there is one.
+    """Send this process's log from `level` on to `stream` (stderr when None), with the node's round once there is one.
 
-    Replaces an earlier set-up.
+    Replaces an earlier set-up. Lines for systemd's journal have their priority.
     """
+    console = _Console(node, for_journal="JOURNAL_STREAM" in os.environ)
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(_JsonLines(run, node, progress) if style == "json" else _Console(node))
+    handler.setFormatter(_JsonLines(run, node, progress) if style == "json" else console)
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.INFO)
+    root.setLevel(level.upper())
 
 
 def complain(message: str) -> None:

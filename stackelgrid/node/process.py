@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from stackelgrid.errors import ConfigError, ExitCode
 from stackelgrid.node.config import Config, NodeConfig, load
-from stackelgrid.node.log import complain, flush_log, set_up
+from stackelgrid.node.log import LEVELS, complain, flush_log, set_up
 from stackelgrid.node.protocol import ReportingNode, RunNode
 from stackelgrid.registry import Game
 from stackelgrid.text_file import set_up_console
@@ -73,6 +73,7 @@ def _parse(program: str, arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--broker", help="mqtt[s]://[USER@]HOST:PORT, instead of the one in the configuration")
     parser.add_argument("--log", choices=["json", "console"], default="console", help="form of the log on stderr")
+    parser.add_argument("--log-level", choices=LEVELS, default=LEVELS[0], help="the least grave lines that it has")
     parser.add_argument("--faults", metavar="FILE", help="a fault plan for this node, a JSON file")
     parser.add_argument(
         "--stay", action="store_true", help="when the run is over, stay until a signal stops the process"
@@ -101,13 +102,13 @@ def _run(
             _make_folders(config)
         if options.broker is not None:
             config = config.model_copy(update={"broker": options.broker})
-        set_up(options.log, config.run, config.name)
+        set_up(options.log, config.run, config.name, level=options.log_level)
         node = build(config)
         transport = _build_transport(config)
         out_of_date = None if config.tls is None else config.tls.find_out_of_date()
         if out_of_date is not None:  # it goes on: a machine without a clock of its own may soon get the time
             _LOG.warning("certificate out of date", extra={"data": {"cause": out_of_date}})
-        set_up(options.log, config.run, config.name, node.progress)  # from here on with its round
+        set_up(options.log, config.run, config.name, node.progress, level=options.log_level)  # now with its round
         heartbeat = _build_heartbeat(config, node, transport, options.status, options.metrics)
         served: ReportingNode = node if options.faults is None else inject(node, options.faults, transport.wake)
     except (ConfigError, ValueError) as error:

@@ -36,8 +36,10 @@ class NodeProgram:
     folder: str | None = None
     several: bool = False
 
-    def describe(self, config_file: Path, program: Path, user: str | None = None) -> Service:
-        """Describe the service that runs `program` with a configuration.
+    def describe(
+        self, config_file: Path, program: Path, user: str | None = None, metrics: int | None = None
+    ) -> Service:
+        """Describe the service that runs `program` with a configuration, and serves its `metrics` at a port.
 
         Raise `ConfigError` for a configuration that cannot be used, `ServiceError` for one that a service cannot use.
         """
@@ -53,7 +55,8 @@ class NodeProgram:
             name=name,
             description=self.title,
             command=[
-                program, f"--config=%d/{CONFIG}", f"--state=%S/{folder}", f"--status=%t/{folder}/status.json", "--stay"
+                program, f"--config=%d/{CONFIG}", f"--state=%S/{folder}", f"--status=%t/{folder}/status.json",
+                *([] if metrics is None else [f"--metrics={metrics}"]), "--stay"
             ],
             settings=[
                 "Type=notify",
@@ -86,9 +89,11 @@ def main(program: NodeProgram, arguments: list[str]) -> int:
     )
     parser.add_argument("--config", type=Path, default=FOLDER / CONFIG, help="default: %(default)s")
     parser.add_argument("--user", help="run as this user, not as one that exists only while the service runs")
+    parser.add_argument("--metrics", type=int, metavar="PORT", help="serve Prometheus metrics at 127.0.0.1:PORT")
 
     def describe(options: argparse.Namespace) -> Service:
-        return program.describe(options.config, service.find_program(program.command), options.user)
+        command = service.find_program(program.command)
+        return program.describe(options.config, command, options.user, options.metrics)
 
     return service.main(parser, describe, arguments)
 

@@ -106,6 +106,14 @@ def test_unit_has_a_low_exposure_level(tmp_path: Path, certs: Path, role: str) -
 
 
 @pytest.mark.parametrize("role", NODES)
+def test_unit_of_a_node_serves_metrics_where_they_are_wanted(certs: Path, role: str) -> None:
+    program, _, place = NODES[role]
+    assert "--metrics" not in describe(certs, role).unit(252)
+    watched = program.describe(certs / place / "config.json", OPT / program.command, metrics=9100)
+    assert "--metrics=9100" in settings(watched.unit(252))["ExecStart"][0].split()
+
+
+@pytest.mark.parametrize("role", NODES)
 def test_unit_of_a_node_runs_as_the_given_user(tmp_path: Path, certs: Path, role: str) -> None:
     described = describe(certs, role, "daemon")
     assert settings(described.unit(252))["User"] == ["daemon"]

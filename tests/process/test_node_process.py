@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import paho.mqtt.publish
 import pytest
@@ -647,22 +647,56 @@ def test_progress_times_work_that_fails() -> None:
     assert len(took) == 2
 
 
-def test_log_has_the_round_once_there_is_one(tmp_path: Path) -> None:
-    progress = Progress()
-    root = logging.getLogger()
+@pytest.fixture
+def logged(tmp_path: Path) -> Iterator[Callable[..., list[str]]]:
+    """Logs what it is told to in a set-up of the test's own; gives the lines."""
+    root, path = logging.getLogger(), tmp_path / "log"
     handlers, level = root.handlers[:], root.level
-    path = tmp_path / "log"
-    try:
+
+    def log(style: Literal["json", "console"], tell: Callable[[logging.Logger], None], **given: Any) -> list[str]:
         with path.open("w") as stream:
-            set_up("json", "run-1", "h1", progress, stream)
-            root.info("before")
-            progress.start_round(3)
-            root.info("during")
-            root.info("of its own", extra={"data": {"round": 2}})
-    finally:
-        root.handlers[:], root.level = handlers, level
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+            set_up(style, "run-1", "h1", stream=stream, **given)
+            tell(root)
+        return path.read_text().splitlines()
+
+    yield log
+    root.handlers[:], root.level = handlers, level
+
+
+def tell_of_each_level(root: logging.Logger) -> None:
+    root.info("connected")
+    root.warning("connection lost")
+    root.error("crashed\nat once")
+
+
+def test_log_has_the_round_once_there_is_one(logged: Callable[..., list[str]]) -> None:
+    progress = Progress()
+
+    def tell(root: logging.Logger) -> None:
+        root.info("before")
+        progress.start_round(3)
+        root.info("during")
+        root.info("of its own", extra={"data": {"round": 2}})
+
+    lines = [json.loads(line) for line in logged("json", tell, progress=progress)]
     assert [line.get("round") for line in lines] == [None, 3, 2]
+
+
+def test_log_leaves_out_lines_below_its_level(
+    logged: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    first = "warning h1: connection lost"
+    assert logged("console", tell_of_each_level, level="warning") == [first, "error   h1: crashed", "at once"]
+    assert logged("console", tell_of_each_level)[:2] == ["info    h1: connected", first]
+
+
+def test_log_tells_the_journal_how_grave_each_line_is(
+    logged: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1234")
+    lines = logged("console", tell_of_each_level)
+    assert [line[:3] for line in lines] == ["<6>", "<4>", "<3>", "<3>"], "each line of an error is one"
 
 
 # --- systemd ---
