@@ -12,7 +12,9 @@ from pydantic import Field
 
 from aggregator_node.node import AggregatorNode
 from stackelgrid.node.config import NodeConfig, Rounds, most_homes
+from stackelgrid.node.heartbeat import with_heartbeat
 from stackelgrid.node.ledger import SqliteLedger
+from stackelgrid.node.protocol import RunNode
 from stackelgrid.node.record import JsonLines, Recorder, discard, open_record, read_whole_lines
 from stackelgrid.registry import Game, find
 from stackelgrid.rounds.ledger import Ledger
@@ -68,7 +70,7 @@ def assemble(config: AggregatorConfig[Any], journal: Recorder, conclude: Recorde
     )
 
 
-def build(config: AggregatorConfig[Any]) -> AggregatorNode:
+def build(config: AggregatorConfig[Any]) -> RunNode:
     """Create the node of a configuration with the files that the configuration names; it logs its journal too.
 
     Raises `ConfigError` for a ledger of another game, `FileExistsError` for a journal that belongs to another ledger.
@@ -83,4 +85,4 @@ def build(config: AggregatorConfig[Any]) -> AggregatorNode:
         _LOG.info("round", extra={"data": dict(account)})
         journal(account)
 
-    return assemble(config, record, conclude, ledger)
+    return with_heartbeat(assemble(config, record, conclude, ledger), config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from stackelgrid.calendar import Session
@@ -101,6 +102,21 @@ class AggregatorNode:
     def subscriptions(self) -> Sequence[str]:
         """Give the topics of the leader's messages and of the homes'."""
         return [*self._member.subscriptions, *self._coordinator.subscriptions]
+
+    @property
+    def coordinator(self) -> str:
+        """Give the name of its leader."""
+        return self._up.coordinator
+
+    @property
+    def session(self) -> int:
+        """Give the number of the session that it is in."""
+        return self._session.number
+
+    @property
+    def plan_until(self) -> datetime | None:
+        """Give None: it carries nothing out itself."""
+        return None
 
     @property
     def last_will(self) -> Publish:

@@ -16,6 +16,7 @@ from emc_node.devices import HomeDevices, serve
 from emc_node.node import CreateStrategy, EmcNode
 from emc_node.strategy import DeviceHomeStrategy
 from stackelgrid.node.config import NodeConfig
+from stackelgrid.node.heartbeat import with_heartbeat
 from stackelgrid.node.protocol import RunNode
 from stackelgrid.node.record import Recorder, WholeFile, discard, open_record
 from stackelgrid.registry import Game, UnknownAlgorithmError, find, find_homes
@@ -103,7 +104,7 @@ def build(config: EmcConfig[Any]) -> RunNode:
     act = discard if config.schedule_file is None else open_record(config.schedule_file, len(config.sessions))
     remember, memory = _open_ledger(config)
     if config.devices is None:
-        return _certify(_node(config, homes, act, remember, memory), config)
+        return _complete(_node(config, homes, act, remember, memory), config)
     config.devices.check(config.homes, config.sessions, config.broker)  # --broker may name another
     (home,) = config.homes
     devices = HomeDevices(config.name, config.devices, home, config.plan_file)
@@ -116,16 +117,17 @@ def build(config: EmcConfig[Any]) -> RunNode:
     node = _node(config, create, act, remember, memory)
     node.progress.remarks = remarks
     serve(devices, config.devices)
-    return _certify(node, config)
+    return _complete(node, config)
 
 
-def _certify(node: EmcNode, config: EmcConfig[Any]) -> RunNode:
-    """Have a home that enrolled itself renew its certificate."""
+def _complete(node: EmcNode, config: EmcConfig[Any]) -> RunNode:
+    """Have a home of a grid publish its heartbeat, and one that enrolled itself renew its certificate."""
+    beating = with_heartbeat(node, config)
     if config.tls is None or config.tls.renewed is None:
-        return node
+        return beating
     from emc_node.renewal import CertifiedNode, RenewedFile  # with all that only these homes need
 
-    return CertifiedNode(node, config.run, RenewedFile(config.tls, config.name), lambda: datetime.now(UTC))
+    return CertifiedNode(beating, config.run, RenewedFile(config.tls, config.name), lambda: datetime.now(UTC))
 
 
 def _open_ledger(config: EmcConfig[Any]) -> tuple[Recorder, Mapping[str, Any] | None]:

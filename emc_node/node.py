@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -131,6 +132,21 @@ class EmcNode:
     def subscriptions(self) -> Sequence[str]:
         """Give the topics of the aggregator's signals and settlement."""
         return self._member.subscriptions
+
+    @property
+    def coordinator(self) -> str:
+        """Give the name of its aggregator."""
+        return self._link.coordinator
+
+    @property
+    def session(self) -> int:
+        """Give the number of the session that it is in."""
+        return self._session.number
+
+    @property
+    def plan_until(self) -> datetime | None:
+        """Give the end of the last settlement that the homes follow, None without one or without dates."""
+        return None if self._plan is None else self._sessions[self._plan.session - 1].end
 
     @property
     def last_will(self) -> Publish:

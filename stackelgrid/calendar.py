@@ -61,6 +61,13 @@ class Session:
         return slice(self.first, self.first + self.slots)
 
     @property
+    def end(self) -> datetime | None:
+        """The end of its last slot, in UTC; None without a date."""
+        return (
+            None if self.start is None else self.start.astimezone(UTC) + timedelta(hours=self.slots * self.slot_hours)
+        )
+
+    @property
     def times(self) -> list[datetime] | None:
         """The start of each slot, with the offset of the place; None without a date."""
         if self.start is None:

@@ -145,7 +145,7 @@ class Timetable:
             if opens > time:
                 return Opening(session.number, now + (opens - time).total_seconds() / self._speed, opens)
             following = self._sessions[session.number : session.number + 1]
-            if all(self._gates.open_at(later) > time for later in following) and _find_end(session) > time:
+            if all(self._gates.open_at(later) > time for later in following) and _end_binding(session) > time:
                 return Opening(session.number, now, opens)
         return None
 
@@ -157,7 +157,7 @@ class Timetable:
         return f"it was to open at {opens}, and could not before {time.isoformat(timespec='minutes')}"
 
 
-def _find_end(session: Session) -> datetime:
+def _end_binding(session: Session) -> datetime:
     """Give the time at which the binding slots of a session are over."""
     assert session.start is not None
     return session.start.astimezone(UTC) + timedelta(hours=session.binding * session.slot_hours)

@@ -7,7 +7,7 @@ and accounts are read on the desk. In the field there is none: then what was hea
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,10 @@ from typing import Any
 from stackelgrid import runner
 from stackelgrid.certify import CertificateError
 from stackelgrid.deploy.desk import Desk
+from stackelgrid.deploy.fleet import Fleet
 from stackelgrid.deploy.heard import HeardRounds
 from stackelgrid.errors import ConfigError, explain_os_error
+from stackelgrid.gates import Clock, read_wall_clock
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress, Verdict
@@ -34,7 +36,7 @@ from stackelgrid.transport.base import Action, Compute, Finish, Publish
 from stackelgrid.ui.events import Event, EventLog, read_end
 from stackelgrid.ui.observer import NodeObserver
 from stackelgrid.ui.words import describe_end, describe_inner_round, describe_round, describe_tree
-from stackelgrid.wire.codec import ROOT, Link
+from stackelgrid.wire.codec import ROOT, BadMessageError, HeartbeatLink, Link
 from stackelgrid.wire.messages import Message, Presence, Receipt, Settlement, Signal
 
 _LOG = logging.getLogger("stackelgrid.observer")
@@ -48,7 +50,8 @@ GRACE_S = 10.0
 class Observer:
     """A node that receives and never sends. It writes the run's folder, `out`, from the broker and the desk.
 
-    What it hears it writes there as events, which `stackelgrid ui` shows at once. It finishes when the leader has
+    What it hears it writes there as events, which `stackelgrid ui` shows at once, and of a grid the last heartbeat of
+    each member, as fleet.json. It finishes when the leader has
     concluded and every home has written its schedule, or had the time to; without a desk, when every aggregator has
     acknowledged the last settlement. Raises `ConfigError` when the nodes were
     configured for another scenario, or the result of another one is in `out`, or nothing can be written there.
@@ -56,7 +59,9 @@ class Observer:
 
     last_will: Publish | None = None
 
-    def __init__(self, scenario: Scenario, config: NodeConfig, desk: Path | None, out: Path) -> None:
+    def __init__(
+        self, scenario: Scenario, config: NodeConfig, desk: Path | None, out: Path, clock: Clock = read_wall_clock
+    ) -> None:
         if config.scenario not in (None, digest(scenario)):
             raise ConfigError(
                 f"SCENARIO: the nodes of run {config.run} were configured for another one; name the scenario.yaml "
@@ -74,7 +79,12 @@ class Observer:
         self.progress = Progress()
         self._online: dict[str, bool] = {}
         self.subscriptions = _observer_topics(config.run)
-        self._scenario, self._out = scenario, out
+        self._fleet = None
+        if config.gates is not None:
+            self.subscriptions += (HeartbeatLink(config.run).topics,)
+            self._fleet = Fleet(config.run, out / "fleet.json")
+        self._fleet_shown: Mapping[str, Any] = {}
+        self._scenario, self._out, self._read_clock = scenario, out, clock
         self._desk = None if desk is None else Desk(desk, config.run, scenario)
         self._heard = HeardRounds()
         self._unacknowledged = {*topology.aggregators}
@@ -118,6 +128,8 @@ class Observer:
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """Count a message, and log what it says of the run."""
+        if self._fleet is not None and topic.endswith("/heartbeat"):
+            return self._note_heartbeat(self._fleet, topic, payload)
         if not payload:
             return self._nodes.receive(topic, payload, now)  # a retained message was removed
         read = self.mailbox.read(topic, payload)
@@ -126,6 +138,13 @@ class Observer:
             self._received += 1
             self._bytes += len(payload)
             self._note(*read, now)
+        return []
+
+    def _note_heartbeat(self, fleet: Fleet, topic: str, payload: bytes) -> Sequence[Action]:
+        try:
+            fleet.receive(topic, payload)
+        except BadMessageError as error:
+            self.mailbox.reject(error.reason, topic, error.detail)
         return []
 
     def _note(self, link: Link, message: Message, now: float) -> None:
@@ -167,6 +186,8 @@ class Observer:
         self._look_at = now + LOOK_S
         if self._events is not None:
             self._events.flush()
+        if self._fleet is not None:
+            self._show_fleet(self._fleet, now)
         if self._desk is not None:
             self._read_desk(self._desk, now)
         if self._concluded_at is None:
@@ -181,6 +202,14 @@ class Observer:
             return self._finish(state, now)
         desk, elapsed = self._desk, 0.0 if self._first is None else self._concluded_at - self._first
         return [Compute(lambda: self._write(desk, elapsed), self._finish)]
+
+    def _show_fleet(self, fleet: Fleet, now: float) -> None:
+        """Log how the fleet is when that has changed."""
+        summary = fleet.summarise(self._read_clock(now))
+        if summary != self._fleet_shown:
+            self._fleet_shown = summary
+            _LOG.info("fleet", extra={"data": summary})
+        fleet.write(now)
 
     def _read_desk(self, desk: Desk, now: float) -> None:
         for coordinator, record in desk.read_rounds():

@@ -22,6 +22,7 @@ from stackelgrid.faults.in_memory import Build, FaultyMemory
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.gates import Clock, read_wall_clock
 from stackelgrid.interrupts import allow_interrupts
+from stackelgrid.node.heartbeat import with_heartbeat
 from stackelgrid.rounds.ledger import Entry, Ledger
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
@@ -96,7 +97,7 @@ class MemoryRun:
         self._counted = (0, 0)  # messages and bytes of before an interrupt, without those by which nodes came together
         self._gathering: tuple[int, int] | None = None  # messages and bytes by which they did
         configs = build_node_configs(scenario, run="memory")
-        self._clock = _run_clock(scenario)
+        self._clock = run_clock(scenario)
         self.transport.horizon_s += scenario.slots * scenario.slot_hours * 3600 if scenario.gates is not None else 0
         self.builds: dict[str, Build] = {configs.leader.name: partial(self._leader, configs.leader)}
         self.builds |= {config.name: partial(self._aggregator, config) for config in configs.aggregators}
@@ -135,7 +136,8 @@ class MemoryRun:
             self._keep("round", config.name, record)
 
         ledger = self._ledger(config.name, lose_state)
-        return self._register(aggregator_node.config.assemble(config, journal, conclude, ledger))
+        node = aggregator_node.config.assemble(config, journal, conclude, ledger)
+        return self._register(with_heartbeat(node, config, self._clock))
 
     def _home(self, config: EmcConfig[Any], lose_state: bool) -> Any:
         if lose_state:
@@ -150,7 +152,8 @@ class MemoryRun:
             self._keep("memory", config.name, memory)
 
         memory = self._memories.get(config.name)
-        return self._register(emc_node.config.assemble(config, act, remember, memory))
+        node = emc_node.config.assemble(config, act, remember, memory)
+        return self._register(with_heartbeat(node, config, self._clock))
 
     def _register(self, node: Any) -> Any:
         self._rejected.append(node.mailbox.rejected)
@@ -251,7 +254,7 @@ class _KeptLedger:
             keep(entry)
 
 
-def _run_clock(scenario: Scenario) -> Clock:
+def run_clock(scenario: Scenario) -> Clock:
     """Make the clock of a run under a virtual clock: it begins at the first gate."""
     if scenario.gates is None:
         return read_wall_clock  # which nobody reads

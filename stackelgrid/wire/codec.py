@@ -8,6 +8,7 @@
     stackelgrid/RUN/COORDINATOR/MEMBER/receipt       a member's confirmation of the settlement
     stackelgrid/RUN/COORDINATOR/MEMBER/refusal       the coordinator's refusal of what that member answered
     stackelgrid/RUN/COORDINATOR/MEMBER/presence      a member's state, online or offline; retained, last will
+    stackelgrid/RUN/COORDINATOR/MEMBER/heartbeat     a member's sign of life in a grid, for observers; retained
     stackelgrid/RUN/LEADER/AGGREGATOR/roster         the aggregator's members from a session on; retained
     stackelgrid/RUN/registrar/roster                 all aggregators with their members, for the leader; retained
     stackelgrid/RUN/registrar/HOME/place             a home's aggregator, for the home; retained
@@ -31,6 +32,7 @@ from stackelgrid.wire.messages import (
     AggregatorRoster,
     Answer,
     Body,
+    Heartbeat,
     Message,
     OfSession,
     Place,
@@ -294,6 +296,38 @@ class RegistrarLink:
         if (message.run, message.sender) != (self.run, REGISTRAR):
             raise BadMessageError("foreign", f"{topic} carries a message of {message.sender} in run {message.run}")
         return message
+
+
+@dataclass(frozen=True)
+class HeartbeatLink:
+    """The heartbeats of all members in a run."""
+
+    run: str
+
+    def topic(self, coordinator: str, member: str) -> str:
+        """Give the topic of a member's heartbeat."""
+        return f"{ROOT}/{self.run}/{coordinator}/{member}/heartbeat"
+
+    @property
+    def topics(self) -> str:
+        """Give the filter of all its topics."""
+        return self.topic("+", "+")
+
+    def write(self, heartbeat: Heartbeat) -> bytes:
+        """Write a heartbeat as compact JSON."""
+        return _write(heartbeat)
+
+    def read(self, topic: str, payload: bytes) -> Heartbeat:
+        """Read a payload that arrived on `topic`. Raises `BadMessageError` as `Link.read` does."""
+        match topic.split("/"):
+            case [_, self.run, _, member, "heartbeat"]:
+                _require_size(topic, payload, _KILOBYTE, _KEYS, _KEYS)
+                heartbeat = _parse(Heartbeat, topic, payload)
+            case _:
+                raise BadMessageError("foreign", f"topic {topic!r} is no heartbeat's in run {self.run}")
+        if (heartbeat.run, heartbeat.sender) != (self.run, member):
+            raise BadMessageError("foreign", f"{topic} carries a message of {heartbeat.sender} in run {heartbeat.run}")
+        return heartbeat
 
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)

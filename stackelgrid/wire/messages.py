@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, ClassVar, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, SerializeAsAny, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, FailFast, Field, SerializeAsAny, model_validator
 
 from stackelgrid.wire.fingerprint import Fingerprint
 from stackelgrid.wire.names import Name
@@ -150,6 +150,22 @@ class Presence(Message):
     purpose = "presence"
 
     state: Literal["online", "offline", "gathering"]
+
+
+class Heartbeat(Message):
+    """A member's sign of life between the sessions of a grid, for observers alone. It is retained.
+
+    `at` is when it was sent, `version` that of its software, `session` the one that it is in. What it carries out
+    reaches until `plan_until`.
+    """
+
+    purpose = "heartbeat"
+
+    at: AwareDatetime
+    version: Annotated[str, Field(max_length=64)]
+    session: Annotated[int, Field(ge=1, le=MAX_ROUND)]
+    state: Literal["waiting", "round", "settled", "over", "lost"]
+    plan_until: AwareDatetime | None = None
 
 
 # --- who takes part ---

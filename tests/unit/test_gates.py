@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 
+import aggregator_node.config
+import emc_node.config
 import leader_node.config
 from stackelgrid.calendar import Calendar
 from stackelgrid.gates import Gates, Timetable
+from stackelgrid.node.record import discard
 from stackelgrid.rounds.ledger import Entry
 from stackelgrid.scenarios import load
 from stackelgrid.scenarios.files import ScenarioError
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.node_configs import build_node_configs
+from stackelgrid.transport.memory import MemoryTransport
 
 
 def four_days(gates: dict[str, Any] | None = None, **calendar: Any) -> dict[str, Any]:
@@ -187,3 +191,33 @@ def test_grid_that_was_away_goes_on_with_the_session_that_is_due() -> None:
     assert [each["session"] for each in grid.conclusions] == [1, 2]
     assert all("skipped" in each and not each["settled"] for each in grid.conclusions)
     assert grid.ledger[-1]["session"] == 2
+
+
+class Renamed:
+    """A node of a grid, under a name of its own beside those of another."""
+
+    def __init__(self, grid: str, node: Any) -> None:
+        self.name, self._node = f"{grid}-{node.name}", node
+
+    def __getattr__(self, key: str) -> Any:
+        return getattr(self._node, key)
+
+
+def test_two_grids_on_one_broker_do_not_meet() -> None:
+    scenarios = {name: load(four_days(NOON | {"clock": "simulated"}, days=2)) for name in ("north", "south")}
+    scenarios["south"] = scenarios["south"].change(seed=7)  # another scenario, of nodes with the same names
+    rounds: dict[str, list[dict[str, Any]]] = {"north": [], "south": []}
+    nodes: list[Any] = []
+    for grid, scenario in scenarios.items():
+        configs = build_node_configs(scenario, grid)
+        journal = rounds[grid].append
+        clock = in_memory.run_clock(scenario)
+        nodes.append(leader_node.config.assemble(configs.leader, journal, lambda _: None, [], clock))  # type: ignore[arg-type]
+        nodes += [aggregator_node.config.assemble(each, discard, discard, []) for each in configs.aggregators]
+        nodes += [emc_node.config.assemble(each, discard) for each in configs.homes]
+    together = [Renamed("north" if node in nodes[: len(nodes) // 2] else "south", node) for node in nodes]
+    MemoryTransport().run(together)
+    assert {sum(node.mailbox.rejected.values()) for node in nodes} == {0}
+    alone = in_memory.play(scenarios["north"])
+    prices = [each["price"] for each in alone.rounds]
+    assert [each["price"] for each in rounds["north"]] == prices == [each["price"] for each in rounds["south"]]
