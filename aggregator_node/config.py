@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -20,7 +20,7 @@ from stackelgrid.registry import Game, find
 from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.wire.codec import Link
-from stackelgrid.wire.messages import MAX_NAMES, RegisteredMember
+from stackelgrid.wire.messages import MAX_NAMES, Message, RegisteredMember
 from stackelgrid.wire.names import Name
 
 _LOG = logging.getLogger("aggregator_node")
@@ -52,14 +52,25 @@ def config_model(game: Game) -> type[AggregatorConfig[Any]]:
     return AggregatorConfig[settings]
 
 
-def assemble(config: AggregatorConfig[Any], journal: Recorder, conclude: Recorder, ledger: Ledger) -> AggregatorNode:
-    """Create the node of a configuration with a journal, an account of the settlement and a ledger of the caller's."""
+def assemble(
+    config: AggregatorConfig[Any],
+    journal: Recorder,
+    conclude: Recorder,
+    ledger: Ledger,
+    listen: Callable[[Message], None] | None = None,
+) -> AggregatorNode:
+    """Create the node of a configuration with a journal, an account of the settlement and a ledger of the caller's.
+
+    `listen` hears its messages with the homes.
+    """
     game = find(config.game)
     homes, slots = {member.name: member.homes for member in config.members}, config.session_slots
     return AggregatorNode(
         config.name,
         Link(config.run, config.leader, game.bodies("upper"), slots, sum(homes.values()), config.fingerprint),
-        Link(config.run, config.name, game.bodies("lower"), slots, most_homes(config.members), config.fingerprint),
+        Link(
+            config.run, config.name, game.bodies("lower"), slots, most_homes(config.members), config.fingerprint, listen
+        ),
         config.members,
         config.rounds.policy(),
         config.settings,
@@ -85,4 +96,10 @@ def build(config: AggregatorConfig[Any]) -> RunNode:
         _LOG.info("round", extra={"data": dict(account)})
         journal(account)
 
-    return with_heartbeat(assemble(config, record, conclude, ledger), config)
+    if config.history_file is None:
+        return with_heartbeat(assemble(config, record, conclude, ledger), config)
+    from stackelgrid.history.recording import CoordinatorHistory, open_file
+
+    history = CoordinatorHistory(open_file(config, AggregatorNode.role), config.sessions)
+    recorders = (history.wrap_journal(record), conclude, history.wrap_ledger(ledger))
+    return with_heartbeat(assemble(config, *recorders, history.hear), config)

@@ -22,6 +22,7 @@ from stackelgrid.node.record import Recorder, WholeFile, discard, open_record
 from stackelgrid.registry import Game, UnknownAlgorithmError, find, find_homes
 from stackelgrid.rounds.settings import HomeModel, PrivacySettings
 from stackelgrid.wire.codec import Link
+from stackelgrid.wire.messages import Message
 from stackelgrid.wire.names import Name
 
 Home = TypeVar("Home", bound=HomeModel)
@@ -96,15 +97,21 @@ def build(config: EmcConfig[Any]) -> RunNode:
     Its devices, if it has any, are served from now on until the process ends. Raise `ValueError` for homes
     that have no feasible schedule and for files in folders that do not exist.
     """
-    for key in ("schedule_file", "ledger_file", "plan_file"):
+    for key in ("schedule_file", "ledger_file", "plan_file", "history_file"):
         file: Path | None = getattr(config, key)
         if file is not None and not file.parent.is_dir():
             raise ValueError(f"{key}: {file.parent} is no folder; make it, or name a file in another")
     homes = find_homes(config.game, config.algorithm)
-    act = discard if config.schedule_file is None else open_record(config.schedule_file, len(config.sessions))
+    act: Recorder = discard if config.schedule_file is None else open_record(config.schedule_file, len(config.sessions))
+    listen: Callable[[Message], None] | None = None
+    if config.history_file is not None:
+        from stackelgrid.history.recording import HomeHistory, open_file
+
+        history = HomeHistory(open_file(config, EmcNode.role), config.sessions, config.homes)
+        act, listen = history.wrap_act(act), history.hear
     remember, memory = _open_ledger(config)
     if config.devices is None:
-        return _complete(_node(config, homes, act, remember, memory), config)
+        return _complete(_node(config, homes, act, remember, memory, listen), config)
     config.devices.check(config.homes, config.sessions, config.broker)  # --broker may name another
     (home,) = config.homes
     devices = HomeDevices(config.name, config.devices, home, config.plan_file)
@@ -114,7 +121,7 @@ def build(config: EmcConfig[Any]) -> RunNode:
         (home_now,) = homes_now
         return DeviceHomeStrategy(home_now, homes, devices, config.run, config.scenario, remarks.append)
 
-    node = _node(config, create, act, remember, memory)
+    node = _node(config, create, act, remember, memory, listen)
     node.progress.remarks = remarks
     serve(devices, config.devices)
     return _complete(node, config)
@@ -149,7 +156,8 @@ def _node(
     act: Callable[[Mapping[str, Any]], None],
     remember: Recorder,
     memory: Mapping[str, Any] | None,
+    listen: Callable[[Message], None] | None = None,
 ) -> EmcNode:
-    bodies = find(config.game).bodies("lower")
-    link = Link(config.run, config.aggregator, bodies, config.session_slots, len(config.homes), config.fingerprint)
+    bodies, homes = find(config.game).bodies("lower"), len(config.homes)
+    link = Link(config.run, config.aggregator, bodies, config.session_slots, homes, config.fingerprint, listen)
     return EmcNode(config.name, link, config.homes, create, config.sessions, act, remember, memory, config.privacy)

@@ -165,6 +165,7 @@ def _complete(configuration: dict[str, Any], state: Path) -> dict[str, Any]:
     configuration["reconnect_s"] = None  # a meter at home waits for its broker as long as it takes
     configuration["schedule_file"] = str(state.absolute() / "schedule.json")
     configuration["ledger_file"] = str(state.absolute() / "ledger.json")
+    configuration["history_file"] = str(state.absolute() / "home.history.sqlite")
     if configuration.get("devices") is not None:
         configuration["plan_file"] = str(state.absolute() / "plan.json")
     return configuration

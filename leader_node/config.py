@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Generic, Self, TypeVar
@@ -18,7 +18,7 @@ from stackelgrid.registry import Game, find
 from stackelgrid.rounds.ledger import Entry, Ledger
 from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.wire.codec import Link
-from stackelgrid.wire.messages import MAX_NAMES, RegisteredMember
+from stackelgrid.wire.messages import MAX_NAMES, Message, RegisteredMember
 
 Settings = TypeVar("Settings", bound=LeaderSettings)
 
@@ -54,13 +54,21 @@ def config_model(game: Game) -> type[LeaderConfig[Any]]:
 
 
 def assemble(
-    config: LeaderConfig[Any], journal: Recorder, conclude: Recorder, ledger: Ledger, clock: Clock = read_wall_clock
+    config: LeaderConfig[Any],
+    journal: Recorder,
+    conclude: Recorder,
+    ledger: Ledger,
+    clock: Clock = read_wall_clock,
+    listen: Callable[[Message], None] | None = None,
 ) -> LeaderNode:
-    """Create the node of a configuration with a journal, a conclusion, a ledger and a clock of the caller's."""
-    bodies = find(config.game).bodies("upper")
+    """Create the node of a configuration with a journal, a conclusion, a ledger and a clock of the caller's.
+
+    `listen` hears its messages with the aggregators.
+    """
+    bodies, homes = find(config.game).bodies("upper"), most_homes(config.members)
     return LeaderNode(
         config.name,
-        Link(config.run, config.name, bodies, config.session_slots, most_homes(config.members), config.fingerprint),
+        Link(config.run, config.name, bodies, config.session_slots, homes, config.fingerprint, listen),
         config.members,
         config.rounds.policy(),
         config.utility,
@@ -78,15 +86,25 @@ def build(config: LeaderConfig[Any]) -> LeaderNode:
     Raises `ConfigError` for a ledger of another game, `FileExistsError` for a journal that belongs to another ledger.
     """
     ledger: Ledger = [] if config.ledger_file is None else SqliteLedger(config.ledger_file, config.terms())
-    if config.gates is not None:
-        return assemble(config, *_open_files_of_grid(config, list(ledger)), ledger)
+    journal, conclude = (_open_files if config.gates is None else _open_files_of_grid)(config, list(ledger))
+    if config.history_file is None:
+        return assemble(config, journal, conclude, ledger)
+    from stackelgrid.history.recording import CoordinatorHistory, open_file
+
+    history = CoordinatorHistory(open_file(config, LeaderNode.role), config.sessions)
+    recorders = (journal, history.wrap_conclude(conclude), history.wrap_ledger(ledger))
+    return assemble(config, *recorders, listen=history.hear)
+
+
+def _open_files(config: LeaderConfig[Any], ledger: Sequence[Entry]) -> tuple[Recorder, Recorder]:
+    """Open journal and conclusion, in which is what the ledger has."""
     journal: Recorder = discard
     if config.journal_file is not None:
         journal = JsonLines(config.journal_file, [entry["account"] for entry in ledger if "number" in entry])
     conclude: Recorder = discard if config.conclusion_file is None else WholeFile(config.conclusion_file)
     if len(config.sessions) > 1:
         conclude = _gather([entry["conclusion"] for entry in ledger if "conclusion" in entry], conclude)
-    return assemble(config, journal, conclude, ledger)
+    return journal, conclude
 
 
 def _gather(conclusions: list[Any], write: Recorder) -> Recorder:

@@ -396,7 +396,7 @@ class Run:
         Nothing else is built, and nothing is written. Raises `ConfigError` when there is no such table, and names those
         that there are.
         """
-        from stackelgrid.report.columns import build_frame
+        from stackelgrid.report.frame import build_frame
         from stackelgrid.report.run_tables import tabulate
 
         return build_frame(tabulate(self._read(), name, self._follow))

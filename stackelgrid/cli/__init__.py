@@ -15,6 +15,7 @@ from stackelgrid.cli import inputs, machines, results, studies
 from stackelgrid.cli.certs import certs
 from stackelgrid.cli.console import CommandError, open_stderr
 from stackelgrid.cli.help import GroupedCommands
+from stackelgrid.cli.history import history
 from stackelgrid.cli.play import run
 from stackelgrid.cli.runs import compare, runs
 from stackelgrid.errors import ConfigError, ExitCode, explain_os_error
@@ -24,7 +25,7 @@ COMMANDS: dict[str, list[Callable[..., Any] | typer.Typer]] = {
     "Runs": [run, inputs.check, results.certify, results.report, results.replay, runs, compare, ui],
     "Scenarios and data": [inputs.init, inputs.scenarios, inputs.schema, inputs.data],
     "Many runs": [studies.sweep, studies.compare_algorithms, studies.compare_planning],
-    "Machines": [machines.provision, machines.compose, machines.observe, certs],
+    "Machines": [machines.provision, machines.compose, machines.observe, history, certs],
 }
 """The commands in the order of `--help`, under the headings that they have there."""
 

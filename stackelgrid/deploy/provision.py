@@ -25,6 +25,7 @@ from broker.access import Node, Role
 from broker.authority import REGISTRAR, Authority, Grid
 from emc_node.config import EmcConfig
 from stackelgrid.errors import ConfigError
+from stackelgrid.history.tables import ENDING as HISTORY_ENDING
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.ledger import describe_differences, read_terms
 from stackelgrid.scenarios import Scenario
@@ -186,6 +187,7 @@ def _adapt_configs(configs: NodeConfigs, run: str, desk: Path | None) -> Iterato
         "journal_file": leaders / "rounds.jsonl",
         "conclusion_file": leaders / f"{leader.name}.conclusion.json",
         "ledger_file": own / f"{leader.name}.ledger",
+        "history_file": own / f"{leader.name}{HISTORY_ENDING}",
     }
     yield leader.model_copy(update={**common, **files})
     for aggregator in configs.aggregators:
@@ -193,6 +195,7 @@ def _adapt_configs(configs: NodeConfigs, run: str, desk: Path | None) -> Iterato
             "journal_file": aggregators / f"{aggregator.name}.rounds.jsonl",
             "account_file": aggregators / f"{aggregator.name}.account.json",
             "ledger_file": own / f"{aggregator.name}.ledger",
+            "history_file": own / f"{aggregator.name}{HISTORY_ENDING}",
         }
         yield aggregator.model_copy(update={**common, **files})
     limits = {member.name: member.max_kw for aggregator in configs.aggregators for member in aggregator.members}
@@ -200,6 +203,7 @@ def _adapt_configs(configs: NodeConfigs, run: str, desk: Path | None) -> Iterato
         files = {
             "schedule_file": homes / f"{home.name}.schedule.json",
             "ledger_file": homes / f"{home.name}.ledger.json",
+            "history_file": own / f"{home.name}{HISTORY_ENDING}",
         }
         yield home.model_copy(update={**common, **files, "max_kw": limits[home.name]})
     yield NodeConfig(

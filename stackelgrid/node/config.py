@@ -49,7 +49,8 @@ class NodeConfig(StrictModel):
     With `gates` the run is a grid, whose sessions open by the clock.
     `scenario` is a digest of what the run's nodes share; a node without it takes part in any game of its run. `tls` is
     the node's certificate for a broker at `mqtts://`. `reconnect_s` is the time within which a lost connection has to
-    be made again; null is without limit, for the first connection too.
+    be made again; null is without limit, for the first connection too. The node keeps what it may know of its sessions
+    in `history_file`, for `history_days` days.
     """
 
     run: Name
@@ -62,6 +63,8 @@ class NodeConfig(StrictModel):
     broker: str = "mqtt://127.0.0.1:1883"
     tls: Tls | None = None
     reconnect_s: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = 60.0
+    history_file: Path | None = None
+    history_days: Annotated[int, Field(ge=1, le=36_600)] = 400
 
     @model_validator(mode="after")
     def _check_calendar(self) -> Self:
@@ -97,10 +100,11 @@ class NodeConfig(StrictModel):
         """
         files = {key for key, value in self if isinstance(value, Path)}
         members = set() if self.gates is None else {"members"}
-        without = {"broker", "tls", "reconnect_s", "rounds", "devices", "max_kw", *members, *files}
-        return self.model_dump(mode="json", exclude=without)
+        return self.model_dump(mode="json", exclude={*_NOT_OF_GAME, *members, *files})
 
 
+_NOT_OF_GAME = ("broker", "tls", "reconnect_s", "history_file", "history_days", "rounds", "devices", "max_kw")
+"""The keys that the course of a game does not depend on."""
 _PROGRAMS = {"utility": "leader-node", "leader": "aggregator-node", "aggregator": "emc-node"}
 """The program whose configurations alone have a key."""
 

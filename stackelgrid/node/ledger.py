@@ -84,7 +84,7 @@ class SqliteLedger(Report):
                     file.execute("DELETE FROM entries")
                 file.executemany("INSERT INTO entries (entry) VALUES (?)", [(entry,) for entry in self._pending])
         except sqlite3.Error as error:
-            raise OSError(_ERRNO.get(error.sqlite_errorcode & 0xFF, errno.EINVAL), str(error)) from None
+            raise to_os_error(error) from None
         self._clearing = self._clearing and not self._pending
         self._pending.clear()
 
@@ -103,6 +103,11 @@ class SqliteLedger(Report):
             file.close()
             raise
         return file
+
+
+def to_os_error(error: sqlite3.Error) -> OSError:
+    """Say as an error of the system what kept SQLite from writing."""
+    return OSError(_ERRNO.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, errno.EINVAL), str(error))
 
 
 def read_terms(path: Path) -> dict[str, Any] | None:

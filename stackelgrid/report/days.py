@@ -13,9 +13,9 @@ from operator import gt, lt
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from stackelgrid.columns import Cell, spell_unit
 from stackelgrid.errors import SolverError
 from stackelgrid.report.clock import is_one_day, name_day, read_times
-from stackelgrid.report.columns import Cell, spell_unit
 from stackelgrid.report.parts import Highlight, Plot, Row, Section, Table, drop_rounding, highlight_change, spread
 from stackelgrid.report.words import (
     change,

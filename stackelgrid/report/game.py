@@ -41,9 +41,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from stackelgrid.columns import Cell, Columns
 from stackelgrid.registry import find
 from stackelgrid.report import plain
-from stackelgrid.report.columns import Cell, Columns
 from stackelgrid.report.days import Courses
 from stackelgrid.report.parts import (
     PLAIN_RULES,

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
+from stackelgrid.columns import Columns
 from stackelgrid.report.clock import name_day
-from stackelgrid.report.columns import Columns
 from stackelgrid.report.days import name_total
 from stackelgrid.report.words import number
 

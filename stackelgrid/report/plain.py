@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from stackelgrid.report.columns import Cell, Columns, stack
+from stackelgrid.columns import Cell, Columns, stack
 from stackelgrid.report.parts import Plot, Row, Section
 from stackelgrid.report.run_folder import RunFolder
 from stackelgrid.report.words import quantity, split_key

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from stackelgrid.columns import Cell, Column, Columns, encode_csv, encode_parquet, stack
 from stackelgrid.report import days
 from stackelgrid.report.clock import read_times
-from stackelgrid.report.columns import Cell, Column, Columns, encode_csv, encode_parquet, stack
 from stackelgrid.report.game import find_report
 from stackelgrid.report.run_folder import PlayedSession, ReportError, RoundRecord, RunFolder
 from stackelgrid.run_result import RoundTraffic

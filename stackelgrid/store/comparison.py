@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from stackelgrid.columns import Cell
 from stackelgrid.report import tables
-from stackelgrid.report.columns import Cell
 from stackelgrid.report.days import name_total
 from stackelgrid.report.game import find_report
 from stackelgrid.report.run_folder import RunFolder, read

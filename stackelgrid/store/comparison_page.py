@@ -11,8 +11,8 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+from stackelgrid.columns import encode_rows, spell_unit
 from stackelgrid.node.record import write_whole
-from stackelgrid.report.columns import encode_rows, spell_unit
 from stackelgrid.report.parts import Plot
 from stackelgrid.report.run_tables import list_tables
 from stackelgrid.store.comparison import ComparedRun, list_keys, spell_row, tabulate_figures

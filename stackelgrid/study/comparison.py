@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from stackelgrid import runner
+from stackelgrid.columns import encode_csv
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.record import write_whole
 from stackelgrid.registry import UnknownAlgorithmError, find, find_algorithm
-from stackelgrid.report.columns import encode_csv
 from stackelgrid.report.words import volume
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario, load

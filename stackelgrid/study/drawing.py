@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from stackelgrid.report.columns import Cell
+from stackelgrid.columns import Cell
 from stackelgrid.report.words import split_key
 from stackelgrid.study.grid import Grid
 from stackelgrid.study.table import Row, columns

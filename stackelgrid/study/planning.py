@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from stackelgrid import runner
+from stackelgrid.columns import encode_csv, stack
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.record import write_whole
-from stackelgrid.report.columns import encode_csv, stack
 from stackelgrid.report.plans import FILE, Plan, Planning
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario, load

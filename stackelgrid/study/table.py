@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stackelgrid.report.columns import Cell, encode_csv, encode_parquet
+from stackelgrid.columns import Cell, encode_csv, encode_parquet
 from stackelgrid.scenarios.yaml_file import parse
 from stackelgrid.study.grid import Grid
 from stackelgrid.text_file import replace_file

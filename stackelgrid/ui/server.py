@@ -19,10 +19,10 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from stackelgrid.columns import Cell
 from stackelgrid.errors import ConfigError
 from stackelgrid.model import list_mistakes
 from stackelgrid.registry import UnknownGameError, find
-from stackelgrid.report.columns import Cell
 from stackelgrid.scenarios.measured import with_data
 from stackelgrid.store.run_store import NoRunError, RunGoesOnError, RunStore
 from stackelgrid.store.summary import RunSummary

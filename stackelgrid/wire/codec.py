@@ -19,7 +19,8 @@ topics. A coordinator subscribes to its own members only, a member to its own co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Protocol, TypeVar
 
@@ -113,7 +114,7 @@ class Link:
 
     `slots` has one number for each session where there are several. `homes` is the largest number of homes behind one
     member. It bounds how long a payload may be. Where there is a `fingerprint`, the coordinator's messages must have
-    the same.
+    the same. `listen` hears each message that is written or read.
     """
 
     run: str
@@ -122,6 +123,7 @@ class Link:
     slots: int | tuple[int, ...]
     homes: int | None = None
     fingerprint: Fingerprint | None = None
+    listen: Callable[[Message], None] | None = field(default=None, compare=False)
 
     @cached_property
     def sessions(self) -> tuple[int, ...]:
@@ -197,6 +199,8 @@ class Link:
 
     def write(self, message: Message) -> bytes:
         """Write a message as compact JSON; floats keep all their digits."""
+        if self.listen is not None:
+            self.listen(message)
         return _write(message)
 
     def read(self, topic: str, payload: bytes) -> Message:
@@ -229,6 +233,8 @@ class Link:
             raise BadMessageError("foreign", f"{topic} carries a message of {message.sender} in run {message.run}")
         if isinstance(message, Signal | Settlement) and self.fingerprint is not None and message.fingerprint is None:
             raise BadMessageError("foreign", f"{topic}: the message has no fingerprint")
+        if self.listen is not None:
+            self.listen(message)
         return message
 
     def _check_session(self, topic: str, message: OfSession) -> None:

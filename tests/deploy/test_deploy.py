@@ -119,7 +119,7 @@ def test_provision_refuses_the_name_of_a_run_that_was_played(tmp_path: Path) -> 
         ("seed=2", r"leader's members\.0\.max_kw was"),
         ("population.homes=5", r"leader's members\.0\.homes was 2 and is 3"),
     ):
-        with pytest.raises(ConfigError, match=f"leader.ledger: another run r1 was played here, .*{difference}.*--run"):
+        with pytest.raises(ConfigError, match=f"/leader.*: another run r1 was played here, .*{difference}.*--run"):
             prepare("r1", change)
         assert leader.read_text() == before
     prepare("r2", "leader.wholesale_price=7")

@@ -426,7 +426,8 @@ import emc_node.__main__
 from stackelgrid.node import process
 process.serve = lambda *arguments, **more: 0
 emc_node.__main__.main(["--config", {str(folder / "config.json")!r}] + sys.argv[1:])
-wanted = ("prometheus_client", *(f"stackelgrid.node.{{name}}" for name in ("claim", "metrics", "status", "systemd")))
+wanted = ["prometheus_client", "sqlite3", "stackelgrid.history"]
+wanted += [f"stackelgrid.node.{{name}}" for name in ("claim", "metrics", "status", "systemd")]
 print([name for name in wanted if name in sys.modules])
 """
     unwatched = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}

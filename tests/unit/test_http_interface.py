@@ -14,7 +14,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import stackelgrid
-from stackelgrid.report.columns import encode_parquet
+from stackelgrid.columns import encode_parquet
 from stackelgrid.scenarios import load
 from stackelgrid.testbed.run_lock import RunLock
 from stackelgrid.ui import launcher

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import stackelgrid
+from stackelgrid.columns import encode_csv, name_apart, spell_unit, stack
 from stackelgrid.errors import ConfigError
 from stackelgrid.games.user_oriented.reference.device_programme import DeviceProgramme
 from stackelgrid.report import run_tables
-from stackelgrid.report.columns import build_frame, encode_csv, name_apart, spell_unit, stack
+from stackelgrid.report.frame import build_frame
 from stackelgrid.report.run_folder import read
 
 DOC = Path(__file__).parents[2] / "docs" / "tables.md"

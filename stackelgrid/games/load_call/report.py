@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import median
 
+from stackelgrid.columns import Cell, Columns, spell_unit, stack
 from stackelgrid.games.load_call.leader import UtilitySettings
 from stackelgrid.games.load_call.outcome import LoadCallOutcome
 from stackelgrid.games.load_call.scenario import LoadCallScenario
-from stackelgrid.report.columns import Cell, Columns, spell_unit, stack
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (
     BOOKS_WITHIN,

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from math import isnan, nan
 
+from stackelgrid.columns import Cell, Columns, spell_unit, stack
 from stackelgrid.games.prosumer.outcome import ProsumerOutcome
 from stackelgrid.games.prosumer.scenario import ProsumerScenario
 from stackelgrid.report.clock import name_slot
-from stackelgrid.report.columns import Cell, Columns, spell_unit, stack
 from stackelgrid.report.days import Course, Courses, join
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import nan
 from typing import Any
 
+from stackelgrid.columns import Cell, Columns, name_apart, spell_unit, stack
 from stackelgrid.games.storage_market.outcome import ByPeriod, HomeOutcome, StorageMarketOutcome
 from stackelgrid.games.storage_market.scenario import StorageMarketScenario
-from stackelgrid.report.columns import Cell, Columns, name_apart, spell_unit, stack
 from stackelgrid.report.days import Course, Courses, join
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stackelgrid.columns import Cell, Columns, name_apart, pad, spell_unit, stack
 from stackelgrid.games.user_oriented.leader import UtilitySettings
 from stackelgrid.games.user_oriented.outcome import (
     HomeOutcome,
@@ -20,7 +21,6 @@ from stackelgrid.games.user_oriented.outcome import (
 )
 from stackelgrid.games.user_oriented.scenario import UserOrientedScenario
 from stackelgrid.report.clock import name_slot
-from stackelgrid.report.columns import Cell, Columns, name_apart, pad, spell_unit, stack
 from stackelgrid.report.days import Course, Courses, tell_bills, tell_groups
 from stackelgrid.report.game import GameReport
 from stackelgrid.report.parts import (

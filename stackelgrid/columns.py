@@ -1,4 +1,4 @@
-"""Tables of data: columns by name, as CSV, as Parquet and in pandas."""
+"""Tables of data: columns by name, as CSV and as Parquet."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
-
-if TYPE_CHECKING:
-    import pandas as pd
+from typing import Any, Protocol, TypeVar
 
 Cell = bool | int | float | str | datetime | None
 Column = list[Any] | range
@@ -98,20 +95,13 @@ def encode_parquet(columns: Columns) -> bytes:
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     sink = pa.BufferOutputStream()
-    pq.write_table(_build_arrow(columns), sink)
+    pq.write_table(build_arrow(columns), sink)
     content: bytes = sink.getvalue().to_pybytes()
     return content
 
 
-def build_frame(columns: Columns) -> pd.DataFrame:
-    """Build the table of the same types in pandas; whole numbers stay whole beside empty cells."""
-    table = _build_arrow(columns)
-    frame: pd.DataFrame = table.to_pandas()
-    gaps = [name for name in table.column_names if table[name].null_count and str(table[name].type) == "int64"]
-    return frame.astype(dict.fromkeys(gaps, "Int64"))
-
-
-def _build_arrow(columns: Columns) -> Any:
+def build_arrow(columns: Columns) -> Any:
+    """Build the table in Arrow, each column of the narrowest type that holds all of it."""
     import pyarrow as pa
 
     arrays = {}

@@ -1,0 +1,198 @@
+"""The tables of a history: tidy, a row per observation, units in the names of columns.
+
+`docs/history.md` lists all columns. Energies and money are of the binding slots of a session, which are carried out.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+from zoneinfo import ZoneInfo
+
+from stackelgrid.columns import Cell, Columns, stack
+from stackelgrid.errors import ConfigError
+from stackelgrid.history.schema import LaterVersionError, is_current, migrate, read_version
+
+ENDING = ".history.sqlite"
+"""What the file of a history ends with, after the name of its node."""
+
+_SESSIONS = """
+WITH planned AS (
+    SELECT slots.* FROM slots JOIN sessions USING (run, session) WHERE slot < first + binding
+)
+SELECT runs.run, node, role, session, start, slots, binding, settled, complete, ended, homes,
+    (SELECT nullif(count(*), 0) FROM rounds WHERE (run, session) = (s.run, s.session)) AS rounds,
+    (SELECT sum(questions) FROM rounds WHERE (run, session) = (s.run, s.session)) AS questions,
+    (SELECT sum(messages) FROM rounds WHERE (run, session) = (s.run, s.session)) AS messages,
+    (SELECT sum(bytes) FROM rounds WHERE (run, session) = (s.run, s.session)) AS bytes,
+    (SELECT group_concat(DISTINCT member) FROM missing WHERE (run, session) = (s.run, s.session)) AS missing,
+    (SELECT avg(price) FROM planned WHERE (run, session) = (s.run, s.session)) AS mean_price,
+    (SELECT slot_hours * sum(load_kw) FROM planned WHERE (run, session) = (s.run, s.session)) AS energy_kwh,
+    (SELECT max(load_kw) FROM planned WHERE (run, session) = (s.run, s.session)) AS peak_kw,
+    (SELECT max(load_kw) / nullif(avg(load_kw), 0) FROM planned WHERE (run, session) = (s.run, s.session)) AS par,
+    (SELECT slot_hours * sum(price * load_kw) FROM planned WHERE (run, session) = (s.run, s.session)) AS revenue, at
+FROM sessions AS s JOIN runs ON runs.id = s.run WHERE {when} ORDER BY s.run, session
+"""
+_SLOTS = """
+SELECT runs.run, node, session, slot - first + 1 AS slot, slots.start AS time, slot < first + binding AS binding,
+    price, load_kw, energy_kwh AS metered_kwh
+FROM slots JOIN sessions AS s USING (run, session) JOIN runs ON runs.id = s.run
+    LEFT JOIN meter ON meter.start = slots.start
+WHERE {when} ORDER BY s.run, slots.slot
+"""
+_MEMBERS = """
+SELECT runs.run, node, session, slot - first + 1 AS slot, slots.start AS time, slot < first + binding AS binding,
+    member, members.load_kw
+FROM members JOIN slots USING (run, slot, session) JOIN sessions AS s USING (run, session) JOIN runs ON runs.id = s.run
+WHERE {when} ORDER BY s.run, slots.slot, member
+"""
+_BILLS = """
+SELECT runs.run, node, session, s.start, member, slot_hours * sum(members.load_kw) AS energy_kwh,
+    slot_hours * sum(price * members.load_kw) AS bill, sum(energy_kwh) AS metered_kwh,
+    sum(price * energy_kwh) AS metered_bill, count(energy_kwh) AS metered_slots
+FROM members JOIN slots USING (run, slot, session) JOIN sessions AS s USING (run, session) JOIN runs ON runs.id = s.run
+    LEFT JOIN meter ON meter.start = slots.start AND homes = 1 AND role = 'home'
+WHERE slot < first + binding AND {when} GROUP BY s.run, session, member ORDER BY s.run, session, member
+"""
+_ROUNDS = """
+SELECT runs.run, node, session, r.round, r.inner, r.at, answered, again, questions, messages, bytes, ms, residual
+FROM rounds AS r JOIN sessions AS s USING (run, session) JOIN runs ON runs.id = s.run
+WHERE {when} ORDER BY s.run, r.round, r.inner
+"""
+_MISSING = """
+SELECT runs.run, node, session, m.round, m.inner, member, action, why
+FROM missing AS m JOIN sessions AS s USING (run, session) JOIN runs ON runs.id = s.run
+WHERE {when} ORDER BY s.run, m.round, m.inner, member
+"""
+TABLES = {
+    "sessions": _SESSIONS,
+    "slots": _SLOTS,
+    "members": _MEMBERS,
+    "bills": _BILLS,
+    "rounds": _ROUNDS,
+    "missing": _MISSING,
+}
+"""The question to the file that gives each table; `{when}` stands for the sessions asked for."""
+
+_TIMES = {"start", "time", "at"}
+_TRUTHS = {("sessions", "settled"), ("sessions", "complete"), ("slots", "binding"), ("members", "binding")}
+
+
+@dataclass(frozen=True)
+class Period:
+    """The days asked for, both included; None is without limit. A session belongs to the day on which it begins."""
+
+    since: date | None = None
+    until: date | None = None
+
+
+class History:
+    """A history, open to be read while its node writes it. Raises `ConfigError` for a file that is none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = _open(path)
+        zones = {zone for (zone,) in self._file.execute("SELECT DISTINCT timezone FROM runs")}
+        self._zone: tzinfo | None = ZoneInfo(zones.pop()) if len(zones) == 1 and None not in zones else None
+        if self._zone is None and zones - {None}:
+            self._zone = UTC
+
+    @property
+    def roles(self) -> set[str]:
+        """The roles of the nodes that have written it: as a rule one."""
+        return {role for (role,) in self._file.execute("SELECT DISTINCT role FROM runs")}
+
+    def tabulate(self, name: str, period: Period) -> Columns:
+        """Build one of `TABLES`."""
+        when, bounds = self._limit(period)
+        found = self._file.execute(TABLES[name].replace("{when}", when), bounds)
+        titles = [column[0] for column in found.description]
+        cells = list(zip(*found.fetchall(), strict=True)) or [()] * len(titles)
+        return {
+            title: [self._read(cell, title in _TIMES, (name, title) in _TRUTHS) for cell in column]
+            for title, column in zip(titles, cells, strict=True)
+        }
+
+    def _limit(self, period: Period) -> tuple[str, list[float]]:
+        """Write the condition on `sessions` for a period, and the values in it."""
+        conditions, bounds = ["1"], []
+        for day, sign in ((period.since, ">="), (period.until and period.until + timedelta(days=1), "<")):
+            if day is not None:
+                conditions.append(f"coalesce(s.start, s.at) {sign} ?")
+                midnight = datetime.combine(day, time(), self._zone)
+                bounds.append(midnight.timestamp())
+        return " AND ".join(conditions), bounds
+
+    def _read(self, cell: Any, is_time: bool, is_truth: bool) -> Cell:
+        if cell is None:
+            return None
+        if is_time:
+            return datetime.fromtimestamp(cell, UTC).astimezone(self._zone)
+        found: Cell = bool(cell) if is_truth else cell
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+
+
+def find(place: Path) -> list[Path]:
+    """Find the histories at a place: a file, or all below a folder. Raises `ConfigError` where there is none."""
+    try:
+        found = sorted(place.rglob(f"*{ENDING}")) if place.is_dir() else [place]
+        if not found:
+            raise ConfigError(
+                f"{place}: no *{ENDING} is in this folder; name the history_file of a node, or its folder"
+            )
+        for path in found:
+            path.open("rb").close()
+    except OSError as error:
+        hint = "; try it with sudo" if isinstance(error, PermissionError) else "; name the history_file of a node"
+        raise ConfigError(f"{error.filename}: {error.strerror}{hint}") from None
+    return found
+
+
+def tabulate(histories: Iterable[History], name: str, period: Period) -> Columns:
+    """Build a table of several histories, one below the other."""
+    return stack([history.tabulate(name, period) for history in histories])
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        file = _connect(path)
+        if read_version(file) == 0:
+            raise ConfigError(f"{path}: is no history; name the history_file of a node")
+        if is_current(file):
+            return file
+        with closing(file):  # it belongs to its node, which brings it up to date when it next starts
+            copy = sqlite3.connect(":memory:", isolation_level=None)
+            file.backup(copy)
+            migrate(copy)
+            return copy
+    except LaterVersionError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except sqlite3.Error as error:
+        raise ConfigError(f"{path}: cannot be read as a history ({error}); name the history_file of a node") from None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open a file to be read; in a folder that cannot be written, as it is as long as nobody else writes to it."""
+    place = f"file:{quote(str(path.absolute()))}?mode=ro"
+    file = sqlite3.connect(place, uri=True, isolation_level=None)
+    try:
+        file.execute("SELECT 1 FROM sqlite_schema").fetchone()
+    except sqlite3.OperationalError:
+        file.close()
+        if path.with_name(f"{path.name}-wal").exists():
+            raise
+        file = sqlite3.connect(f"{place}&immutable=1", uri=True, isolation_level=None)
+    return file
