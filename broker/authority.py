@@ -414,7 +414,8 @@ def _publish(folder: Path, signer: Signer, register: Register) -> None:
     write(folder / "broker" / "crl.pem", revocations)
     rules = make_rules(entry.node for entry in register.in_force.values())
     write(folder / "broker" / "access.acl", rules.text().encode())
-    write(folder / "broker" / "mosquitto.conf", mosquitto.configuration_in_container().encode())
+    for name, text in mosquitto.files_in_container().items():
+        write(folder / "broker" / name, text.encode())
     key = (folder / "broker" / "node.key").read_bytes()
     write(folder / "broker" / "nats.conf", nats.configuration_in_container(rules, key).encode(), mode=0o600)
     write(register_path(folder), register.model_dump_json(by_alias=True, indent=1).encode())

@@ -74,10 +74,17 @@ def configuration_tls(port: int, host: str, folder: Path, *, persistent: bool) -
     return text + _AS_ROOT + _CLEARED
 
 
-def configuration_in_container() -> str:
-    """Write that of a broker in the official container image, with the authority's folder `broker` mounted."""
+def files_in_container() -> dict[str, str]:
+    """Write the files of a broker in the official container image, with the authority's folder `broker` mounted.
+
+    The configuration, the command that starts it, and the filter of its log.
+    """
     folders = {"files": MOUNTED, "folder": DATA}
-    return _fill("mosquitto-tls.conf", _KEPT + _IN_TIME, listener=8883, **folders, memory=MEMORY_IN_CONTAINER)
+    settings = _fill("mosquitto-tls.conf", _KEPT + _IN_TIME, listener=8883, **folders, memory=MEMORY_IN_CONTAINER)
+    return {"mosquitto.conf": settings} | {
+        name: Path(__file__).with_name(name).read_text(encoding="utf-8")
+        for name in ("start-in-container.sh", "without-packets.awk")
+    }
 
 
 def _fill(template: str, kept: str | None, **values: object) -> str:

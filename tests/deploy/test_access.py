@@ -12,6 +12,7 @@ import json
 import math
 import queue
 import re
+import shutil
 import signal
 import socket
 import ssl
@@ -42,9 +43,9 @@ import broker
 import emc_node.config
 import leader_node.config
 from broker.__main__ import TLS_PORT
-from broker.access import Node, Role
+from broker.access import Node, Role, Rules
 from broker.authority import Authority
-from broker.refusals import UNKNOWN
+from broker.refusals import UNKNOWN, Refusals
 from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.enrolment import list_nodes
@@ -778,25 +779,77 @@ def test_refusals_of_a_log_from_elsewhere_are_counted(site: Site, tmp_path: Path
     assert counting.returncode == 1 and "name the access.acl" in problems and "Traceback" not in problems
 
 
-def test_mosquitto_starts_with_the_configuration_for_a_container(site: Site, tmp_path: Path) -> None:
-    """The file the authority writes beside the rules, with the container's folders put where they are here."""
-    source, port = site.authority.folder / "broker", broker.free_port()
+AWK = shutil.which("busybox") or shutil.which("awk") or ""
+"""The one of the container's image, where this machine has it."""
+FILTER = Path(broker.__file__).with_name("without-packets.awk")
+
+
+def without_packets(log: bytes, rules: Path) -> bytes:
+    awk = [AWK, "awk"] if AWK.endswith("busybox") else [AWK]
+    command = [*awk, "-v", f"rules={rules}", "-f", str(FILTER)]
+    return subprocess.run(command, input=log, capture_output=True, check=True).stdout
+
+
+def count_refusals(log: bytes, rules: Path) -> dict[str, Counter[str]]:
+    refusals = Refusals(Rules.parse(rules.read_text()))
+    for line in log.splitlines():
+        refusals.read(line)
+    return refusals.counts
+
+
+@pytest.mark.skipif(not AWK, reason="there is no awk on this machine")
+def test_log_without_packets_has_every_refusal(site: Site, tmp_path: Path) -> None:
+    rules = site.authority.folder / "broker" / "access.acl"
+    asked = [f"h1 0 {topic_filter}" for topic_filter in ("stackelgrid/+/a1/signal", "stackelgrid/#", "$SYS/x", "+/b/#")]
+    asked += ["h1 1 $share/g/stackelgrid/+/a1/signal", "nobody 0 stackelgrid/+/a1/signal"]
+    log = "\n".join([LOG, *(f"03:29:00: {line}" for line in asked), ""]).encode()
+    kept = without_packets(log, rules)
+    assert count_refusals(kept, rules) == count_refusals(log, rules) != {}
+    assert b" Received " not in kept and b" Sending PUBLISH" not in kept and b" Sending SUBACK" not in kept
+    assert b"a1/signal\n" not in kept.replace(b"nobody 0 stackelgrid/+/a1/signal\n", b""), "what is allowed is no news"
+    assert b"version 2.0.11 running" in kept and b"Unable to load certificate revocation file" in kept
+    changed = tmp_path / "access.acl"
+    changed.write_text("user h1\ntopic read stackelgrid/#\n")
+    assert b"stackelgrid/#" not in without_packets(b"03:29:00: h1 0 stackelgrid/#\n", changed)
+
+
+@pytest.mark.skipif(not AWK, reason="there is no awk on this machine")
+def test_mosquitto_starts_as_in_a_container(site: Site, tmp_path: Path) -> None:
+    """With the files the authority writes beside the rules, the container's folders put where they are here."""
+    source, port, config = site.authority.folder / "broker", broker.free_port(), tmp_path / "config"
     text = (source / "mosquitto.conf").read_text()
     for name in ("ca.crt", "node.crt", "node.key", "crl.pem", "access.acl"):
         assert f" /mosquitto/config/{name}\n" in text
-    text = text.replace("/mosquitto/config", str(source)).replace("/mosquitto/data", str(tmp_path))
-    text = (
-        text.replace("listener 8883", f"listener {port} 127.0.0.1") + "user root\n"
-    )  # whom the key belongs to, if root
-    (tmp_path / "mosquitto.conf").write_text(text)
+    shutil.copytree(source, config, ignore=shutil.ignore_patterns("state"))
     program = broker.find_mosquitto()
     assert program is not None
-    with subprocess.Popen([program, "-c", tmp_path / "mosquitto.conf"], stderr=subprocess.DEVNULL) as started:
+    for name in ("mosquitto.conf", "start-in-container.sh"):
+        text = (config / name).read_text().replace("exec mosquitto", f"exec {program}")
+        text = text.replace("listener 8883", f"user root\nlistener {port} 127.0.0.1")  # whom the key belongs to
+        text = text.replace("/mosquitto/config", str(config)).replace("/mosquitto/data", str(tmp_path))
+        (config / name).write_text(text.replace("/mosquitto/log", str(tmp_path)))
+    h1, mole = site.tls("h1").context(), site.tls("mole").context()
+    with subprocess.Popen(["sh", config / "start-in-container.sh"], stderr=subprocess.PIPE) as started:
         assert broker.answers(port, certificates=source)
         with pytest.raises(RefusedError):
             knock(port, None)
+        with Visitor(port, h1) as allowed, Visitor(port, mole) as refused:
+            allowed.subscribe("stackelgrid/+/a1/signal")
+            refused.subscribe("stackelgrid/#")
+            for _ in range(100):
+                allowed.publish("stackelgrid/run/a1/h1/answer")
+            refused.publish("stackelgrid/run/a1/h1/answer")
+            refused.publish("stackelgrid/run/a1/h1/answer")
+        started.send_signal(signal.SIGHUP)  # to read the rules again; it is the first process
+        knock(port, h1)
         started.terminate()
-        assert started.wait(PATIENCE_S) == 0
+        logged = started.communicate(timeout=PATIENCE_S)[1]
+        assert started.returncode == 0
+    counts = count_refusals(logged, config / "access.acl")
+    assert counts["mole"] == {"subscribe": 1, "publish": 2} and "h1" not in counts
+    assert counts[UNKNOWN] == {"no tls": 1}
+    assert b"Reloading config." in logged
+    assert len(logged.splitlines()) < 50, "of a hundred answers no packet is in it"
 
 
 # A run, with all of them at work.
