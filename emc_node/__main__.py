@@ -10,6 +10,7 @@ COMMANDS = {
     "history": "emc_node.history",
     "init": "emc_node.init",
     "install-service": "emc_node.service",
+    "leave": "emc_node.leave",
     "status": "emc_node.status",
 }
 

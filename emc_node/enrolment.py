@@ -16,14 +16,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from emc_node import openssl
-from emc_node.openssl import CertificateRefusedError
+from emc_node.openssl import CertificateRefusedError, OpensslError
+from stackelgrid.text_file import replace_file
 from stackelgrid.transport.address import Address
 from stackelgrid.transport.base import Action, Compute, Finish, Publish
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.wire.enrolment import MAX_ANSWER, Answer, EnrolmentRequest, show_fingerprint, stranger_topic
 
 ASK_AGAIN_S = 60.0
-"""The time after which a request that nobody has answered is sent again: the registrar may not have run."""
+"""The time after which a request is sent again that nobody has decided on: answers are not retained."""
+KEY, REQUEST = "enrolment.key", "enrolment.json"
+"""The files with the home's private key and its request, from then on until the operator has decided."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class EnrolmentWish:
 
 
 class DeniedError(Exception):
-    """The operator denied the request; the message is the reason."""
+    """The request was denied, by the operator or, before that, by the registrar; the message says so and why."""
 
 
 class AnswerError(ValueError):
@@ -78,7 +81,7 @@ class Applicant:
 
     def start(self, now: float) -> Sequence[Action]:
         """Send the request."""
-        self._ask_at = None if self._waits else now + ASK_AGAIN_S
+        self._ask_at = now + ASK_AGAIN_S
         return [self._request]
 
     def tick(self, now: float) -> Sequence[Action]:
@@ -89,7 +92,7 @@ class Applicant:
         return [self._request]
 
     def next_deadline(self) -> float | None:
-        """Give the time at which it sends again; None once the registrar has it."""
+        """Give the time at which it sends again."""
         return self._ask_at
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
@@ -98,11 +101,10 @@ class Applicant:
             return []  # it was withdrawn
         try:
             answer = read_answer(payload)
-            if answer.id != self.name:
+            if answer.id != self.name and (answer.id is not None or answer.state != "denied"):
                 raise AnswerError("it is for another key")
         except AnswerError as error:
             return self._refuse(error)
-        self._ask_at = None
         match answer.state:
             case "waiting" if not self._waits:
                 self._waits = True
@@ -134,31 +136,54 @@ class Applicant:
 
 
 def enrol(
-    broker: str, ca: Path, key: Path, wish: EnrolmentWish, say: Callable[[str], None]
+    broker: str, ca: Path, folder: Path, wish: EnrolmentWish, say: Callable[[str], None]
 ) -> tuple[str, dict[str, Any]]:
-    """Ask for a certificate of the private key in `key`, made now where there is none; wait as long as it takes.
+    """Ask for a certificate, and wait as long as it takes; what is needed to go on with it later is in `folder`.
 
     Gives the certificate, PEM, and the operator's terms. Raises `DeniedError`, `ValueError` for an address or a file
     that cannot be used, `OpensslError`, and `BrokerUnreachableError` where there is no connection at first.
     """
     transport = _connect_to(broker, ca)
-    if not key.exists():
-        openssl.make_key(key)
-    identity = openssl.identify(key)
+    identity, request = _prepare(folder, wish)
     say(f"the fingerprint of this home is {show_fingerprint(identity)}")
     say("tell it to the operator, who compares and approves; Ctrl-C ends the wait, the same command goes on with it")
-    applicant = Applicant(
-        identity,
-        EnrolmentRequest(csr=openssl.make_request(key, wish.name), **asdict(wish)),
-        lambda answer: openssl.examine(answer.certificate or "", key, wish.name, ca),
-        say,
-    )
+
+    def examine(answer: Answer) -> str:
+        return openssl.examine(answer.certificate or "", folder / KEY, wish.name, ca)
+
+    applicant = Applicant(identity, request, examine, say)
     for crash in transport.run([applicant]).crashed.values():
         raise crash
     assert applicant.answer is not None  # else it had not finished
     if applicant.answer.state == "denied":
-        raise DeniedError(applicant.answer.reason or "no reason is given")
+        forget(folder)
+        who = "registrar" if applicant.answer.id is None else "operator"
+        raise DeniedError(f"the {who} denies it: {applicant.answer.reason or 'no reason is given'}")
     return applicant.certificate, applicant.answer.terms or {}
+
+
+def forget(folder: Path) -> None:
+    """Remove what is left of an enrolment that is over."""
+    for name in (REQUEST, KEY):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _prepare(folder: Path, wish: EnrolmentWish) -> tuple[str, EnrolmentRequest]:
+    """Give the ID of the key and the request for its certificate: those of before, or new ones for another wish.
+
+    A request stays as it was sent, also where the home's limit has changed since: the operator decides on one only.
+    """
+    key, file = folder / KEY, folder / REQUEST
+    try:
+        request = EnrolmentRequest.model_validate_json(file.read_bytes())
+        if (request.name, request.aggregator) == (wish.name, wish.aggregator):
+            return openssl.identify(key), request
+    except (FileNotFoundError, ValidationError, OpensslError):
+        pass  # there is none, or a power cut has left half of it: nothing was sent yet
+    openssl.make_key(key)
+    request = EnrolmentRequest(csr=openssl.make_request(key, wish.name), **asdict(wish))
+    replace_file(file, request.write(), durable=True, mode=0o600)
+    return openssl.identify(key), request
 
 
 def _connect_to(broker: str, ca: Path) -> MqttTransport:

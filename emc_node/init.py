@@ -21,7 +21,7 @@ from typing import Any
 
 from emc_node import openssl
 from emc_node.config import EmcConfig, assemble, config_model
-from emc_node.enrolment import DeniedError, EnrolmentWish, enrol
+from emc_node.enrolment import KEY, DeniedError, EnrolmentWish, enrol, forget
 from emc_node.openssl import OpensslError
 from stackelgrid.errors import ConfigError, ExitCode
 from stackelgrid.model import LARGEST
@@ -40,8 +40,6 @@ STATE = Path("/var/lib/stackelgrid")
 CONFIG = "config.json"
 TLS = {"ca": "ca.crt", "certificate": "node.crt", "key": "node.key"}
 """The names of the files for TLS, beside the configuration."""
-ENROLMENT_KEY = "enrolment.key"
-"""The private key beside them, from the request for its certificate until the operator has approved it."""
 _OWN = {"homes", "devices", "tls", "name", "reconnect_s"}
 """The keys of a configuration, besides those of files, that are the home's own and no operator's."""
 _QUESTIONS = {
@@ -74,7 +72,7 @@ def main(arguments: list[str]) -> int:
         configuration, files = _collect(options) if options.enrol is None else _enrol(options)
         _install(options.to, configuration, files, overwrite=options.force)
         if options.enrol is not None:
-            (options.to / ENROLMENT_KEY).unlink()
+            forget(options.to)
     except (InitError, OpensslError) as error:
         return _report(str(error))
     except BrokerUnreachableError as error:
@@ -187,19 +185,18 @@ def _enrol(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, bytes
     authority = _read_bytes(ca, "name the authority's certificate, which the operator gave you, with --ca")
     set_up("console", "", name)
     options.to.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key = options.to / ENROLMENT_KEY
     wish = EnrolmentWish(name, options.aggregator, _find_limit(described["homes"][0]))
     try:
         certificate, terms = enrol(
-            options.enrol, ca, key, wish, lambda line: print(f"emc-node init: {line}", flush=True)
+            options.enrol, ca, options.to, wish, lambda line: print(f"emc-node init: {line}", flush=True)
         )
     except DeniedError as error:
-        key.unlink()  # another request is another key's
-        raise InitError(f"the operator denied it: {error}; mend that and repeat the command, which asks anew") from None
+        raise InitError(f"{error}; mend that and repeat the command, which asks anew") from None
     except ValueError as error:
         raise InitError(str(error)) from None
     if foreign := sorted(key for key in terms if key in _OWN or key.endswith("_file")):
         raise InitError(f"the operator's terms have {foreign[0]}, which is the home's own; ask the operator")
+    key = options.to / KEY
     configuration = {
         **terms,
         "name": name,

@@ -199,7 +199,7 @@ class CertifiedNode:
         if answer.state == "renew":
             self._is_asked = True
             return [] if self._key is not None else self._look(now)
-        if self._key is None or answer.id != self._key:
+        if self._key is None or answer.id not in (None, self._key):
             return []  # to an earlier request
         if answer.state == "denied":
             self._note(f"the registrar denies it: {answer.reason or 'no reason is given'}")

@@ -12,9 +12,8 @@ import pytest
 from support.signing import SigningAuthority
 
 from emc_node import init as init_module
-from emc_node import openssl
 from emc_node.config import config_model
-from emc_node.enrolment import DeniedError, EnrolmentWish
+from emc_node.enrolment import DeniedError, EnrolmentWish, _prepare
 from emc_node.init import main as init
 from stackelgrid import scenarios
 from stackelgrid.deploy.provision import provision
@@ -30,6 +29,8 @@ TERMS: dict[str, Any] = {
     "aggregator": "a1",
     "max_kw": 11,
 }
+
+PENDING = {"enrolment.key", "enrolment.json"}
 
 Operator = Callable[[EnrolmentWish, str], tuple[str, dict[str, Any]]]
 """Decides on a wish and a signing request."""
@@ -47,11 +48,12 @@ class Flat:
         monkeypatch.setattr(init_module, "enrol", self._enrol)
         monkeypatch.setattr(init_module, "set_up", lambda *_: None)
 
-    def _enrol(self, broker: str, ca: Path, key: Path, wish: EnrolmentWish, say: object) -> tuple[str, dict[str, Any]]:
-        if not key.exists():
-            openssl.make_key(key)
+    def _enrol(
+        self, broker: str, ca: Path, folder: Path, wish: EnrolmentWish, say: object
+    ) -> tuple[str, dict[str, Any]]:
+        _, request = _prepare(folder, wish)
         self.wishes.append(wish)
-        return self.decide(wish, openssl.make_request(key, wish.name))
+        return self.decide(wish, request.csr)
 
     def init(self, *more: str) -> int:
         words = ["--enrol", "mqtts://grid:8884", "--ca", str(self.authority.ca), "--name", "h13"]
@@ -86,21 +88,32 @@ def test_interrupted_enrolment_goes_on_with_the_same_key(flat: Flat, capsys: pyt
     decide, flat.decide = flat.decide, leave
     assert flat.init() == 130
     assert "the same command goes on" in capsys.readouterr().err
-    assert flat.files() == {"enrolment.key"}
+    assert flat.files() == PENDING
     key = (flat.folder / "enrolment.key").read_bytes()
     flat.decide = decide
+    flat.described.write_text(json.dumps(HOME | {"connection": {"draw_kw": 9}}))
     assert flat.init() == 0
     assert (flat.folder / "node.key").read_bytes() == key
 
 
-def test_denied_enrolment_leaves_nothing_and_names_the_reason(flat: Flat, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_name_is_asked_for_with_another_key(flat: Flat) -> None:
+    folder = flat.described.parent
+    identity, request = _prepare(folder, EnrolmentWish("h13", None, 11.0))
+    assert _prepare(folder, EnrolmentWish("h13", None, 9.0)) == (identity, request)
+    other, asked = _prepare(folder, EnrolmentWish("h14", None, 9.0))
+    assert other != identity
+    assert (asked.name, asked.max_kw) == ("h14", 9.0)
+    (folder / "enrolment.json").write_text("{")
+    assert _prepare(folder, EnrolmentWish("h14", None, 9.0))[0] != other
+
+
+def test_denied_enrolment_names_the_reason(flat: Flat, capsys: pytest.CaptureFixture[str]) -> None:
     def deny(wish: EnrolmentWish, csr: str) -> tuple[str, dict[str, Any]]:
-        raise DeniedError("no house of that name")
+        raise DeniedError("the operator denies it: no house of that name")
 
     flat.decide = deny
     assert flat.init() == 2
-    assert "the operator denied it: no house of that name; mend" in capsys.readouterr().err
-    assert flat.files() == set()
+    assert "the operator denies it: no house of that name; mend" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -124,7 +137,7 @@ def test_home_is_held_against_its_connection(
     flat.described.write_text(json.dumps(HOME | home))
     assert flat.init() == (0 if message is None else 2)
     assert message is None or message in capsys.readouterr().err
-    assert flat.files() == ({"config.json", "ca.crt", "node.crt", "node.key"} if message is None else {"enrolment.key"})
+    assert flat.files() == ({"config.json", "ca.crt", "node.crt", "node.key"} if message is None else PENDING)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +157,7 @@ def test_terms_that_are_not_the_operators_are_refused(
     flat.decide = lambda wish, csr: (flat.authority.sign(csr), TERMS | terms)
     assert flat.init() == 2
     assert message in capsys.readouterr().err
-    assert flat.files() == {"enrolment.key"}
+    assert flat.files() == PENDING
 
 
 @pytest.mark.parametrize(("days", "age_days", "mend"), [(30, 40, "renew it"), (30, -2, "set the clock")])
@@ -154,7 +167,7 @@ def test_certificate_that_does_not_hold_now_is_not_installed(
     flat.decide = lambda wish, csr: (flat.authority.sign(csr, days=days, age_days=age_days), TERMS)
     assert flat.init() == 2
     assert mend in capsys.readouterr().err
-    assert flat.files() == {"enrolment.key"}
+    assert flat.files() == PENDING
 
 
 def test_enrolment_replaces_a_configuration_only_with_force(flat: Flat, capsys: pytest.CaptureFixture[str]) -> None:

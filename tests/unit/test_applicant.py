@@ -69,7 +69,7 @@ def test_fingerprint_is_in_groups_of_four(home: Home) -> None:
     assert [len(group) for group in groups] == [4] * 8
 
 
-def test_request_is_sent_again_until_the_registrar_has_it(home: Home) -> None:
+def test_request_is_sent_again_until_it_is_decided_on(home: Home) -> None:
     said: list[str] = []
     applicant = home.applicant(said)
     sent = applicant.start(0.0)
@@ -79,7 +79,7 @@ def test_request_is_sent_again_until_the_registrar_has_it(home: Home) -> None:
     assert applicant.tick(ASK_AGAIN_S) == sent
     assert deliver(applicant, answer(home, state="waiting")) == []
     assert deliver(applicant, answer(home, state="waiting")) == []
-    assert applicant.next_deadline() is None
+    assert applicant.tick(2 * ASK_AGAIN_S) == sent
     assert said == ["the operator has the request"]
     assert applicant.start(99.0) == sent, "after a lost connection it asks again"
 
@@ -96,6 +96,13 @@ def test_denial_ends_the_wait_with_the_reason(home: Home) -> None:
     applicant = home.applicant()
     assert deliver(applicant, answer(home, state="denied", reason="no such house")) == [Finish()]
     assert applicant.answer is not None and applicant.answer.reason == "no such house"
+
+
+def test_registrar_may_refuse_a_request_that_is_not_decided(home: Home) -> None:
+    refusal = json.dumps({"schema": 1, "state": "denied", "reason": "the name is taken"}).encode()
+    applicant = home.applicant()
+    assert deliver(applicant, refusal) == [Finish()]
+    assert applicant.answer is not None and applicant.answer.id is None
 
 
 def test_forged_answers_are_refused_counted_and_waited_through(home: Home, tmp_path: Path) -> None:
