@@ -82,7 +82,7 @@ class OurRound(BarePaho):
                 ledger=[],
             ),
             *(
-                EmcNode(name, down, [], lambda _, ready=ready: ready, scenario.sessions, lambda homes: None)
+                EmcNode(name, down, [], lambda *_, ready=ready: ready, scenario.sessions, lambda homes: None)
                 for name, ready in homes.items()
             ),
         ]

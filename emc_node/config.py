@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, Self, TypeVar
 
@@ -14,7 +14,9 @@ from pydantic import Field, model_validator
 from emc_node.device_settings import DeviceSettings
 from emc_node.devices import HomeDevices, serve
 from emc_node.node import CreateStrategy, EmcNode
+from emc_node.own_optimum import OwnOptimum
 from emc_node.strategy import DeviceHomeStrategy
+from stackelgrid.calendar import Session
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.heartbeat import with_heartbeat
 from stackelgrid.node.protocol import RunNode
@@ -88,7 +90,8 @@ def assemble(
 
     Raise `ValueError` for homes that have no feasible schedule.
     """
-    return _node(config, find_homes(config.game, config.algorithm), act, remember, memory)
+    homes = find_homes(config.game, config.algorithm)
+    return _node(config, lambda homes_now, _: homes(homes_now), act, remember, memory)
 
 
 def build(config: EmcConfig[Any]) -> RunNode:
@@ -111,18 +114,21 @@ def build(config: EmcConfig[Any]) -> RunNode:
         act, listen = history.wrap_act(act), history.hear
     remember, memory = _open_ledger(config)
     if config.devices is None:
-        return _complete(_node(config, homes, act, remember, memory, listen), config)
+        return _complete(_node(config, lambda homes_now, _: homes(homes_now), act, remember, memory, listen), config)
     config.devices.check(config.homes, config.sessions, config.broker)  # --broker may name another
     (home,) = config.homes
-    devices = HomeDevices(config.name, config.devices, home, config.plan_file)
+    devices = HomeDevices(config.name, config.devices, home, config.plan_file, sessions=config.sessions)
     remarks: list[str] = []
 
-    def create(homes_now: Sequence[HomeModel]) -> DeviceHomeStrategy:
+    def create(homes_now: Sequence[HomeModel], session: Session) -> DeviceHomeStrategy:
         (home_now,) = homes_now
-        return DeviceHomeStrategy(home_now, homes, devices, config.run, config.scenario, remarks.append)
+        return DeviceHomeStrategy(home_now, homes, devices, session, config.run, config.scenario, remarks.append)
 
     node = _node(config, create, act, remember, memory, listen)
     node.progress.remarks = remarks
+    devices.on_status = partial(setattr, node.progress, "home")
+    if config.devices.fail_safe.prices is not None:
+        devices.solve_alone = OwnOptimum(config, home, homes, node.find_states, config.devices.fail_safe.prices)
     serve(devices, config.devices)
     return _complete(node, config)
 

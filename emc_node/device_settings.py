@@ -1,20 +1,22 @@
-"""The settings of a home's devices: its own broker, the topics of its storage and its meter, Home Assistant."""
+"""The settings of a home's devices: its own broker, its storage and meter, Home Assistant, and what it does alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from stackelgrid.calendar import Session
+from stackelgrid.model import Finite, NonNegative, Positive
 from stackelgrid.rounds.settings import HomeModel, PrivateModel
 from stackelgrid.transport.address import Address
 
 OWN = "emc-node/"
 """The beginning of the topics that an EMC itself publishes on."""
 HOURS = 24
-"""Devices carry out a plan of one day: slot t is the hour t of the day."""
+"""The hours of a day, of which a run without dates plays one."""
 
 
 def _require_address(address: str) -> str:
@@ -50,6 +52,12 @@ class Power(_Channel):
     def per_kw(self) -> float:
         """The number on the topic for a kilowatt that charges or is drawn."""
         return (1000.0 if self.unit == "W" else 1.0) * (-1.0 if self.inverted else 1.0)
+
+
+class Setpoint(Power):
+    """The power of the storage. At `default_kw` it rests: also when the EMC has died, and nobody controls it."""
+
+    default_kw: Finite = 0.0
 
 
 class StateOfCharge(_Channel):
@@ -92,14 +100,73 @@ class Login(PrivateModel):
     password: Annotated[str, Field(repr=False)]
 
 
+HourlyNumbers = Annotated[list[Finite], Field(min_length=HOURS, max_length=HOURS)]
+"""A number for each hour of the clock, from midnight."""
+
+
+class FailSafe(PrivateModel):
+    """What a home does while the grid is silent.
+
+    The last settled plan holds until its last slot has ended, or `holds_h` hours after it began. Then the storage
+    follows `profile_kw`, a power per hour of the clock; or the home does what is best for it at `tariff`, a price per
+    hour of the clock, or at the one price `own_optimum`. Without any of them the storage rests.
+    """
+
+    holds_h: Positive | None = None
+    profile_kw: HourlyNumbers | None = None
+    tariff: HourlyNumbers | None = None
+    own_optimum: Finite | None = None
+
+    @property
+    def prices(self) -> list[float] | None:
+        """The price of each hour of the clock at which the home does what is best for it, None where it has none."""
+        return self.tariff if self.own_optimum is None else [self.own_optimum] * HOURS
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        given = [key for key in ("profile_kw", "tariff", "own_optimum") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]} say both what follows the plan; leave one out")
+        return self
+
+
+class OutsideLimit(PrivateModel):
+    """A limit from outside, on a `topic` of the home's own broker or in a `file`.
+
+    Its sender is heard at least every `heartbeat_s` seconds. When it is not, `draw_kw` and `feed_in_kw` limit the meter
+    for `fail_safe_h` hours; null is no limit.
+    """
+
+    topic: Topic | None = None
+    file: Path | None = None
+    heartbeat_s: Annotated[float, Field(ge=1, le=86_400)] = 120.0
+    draw_kw: NonNegative | None
+    feed_in_kw: NonNegative | None = None
+    fail_safe_h: Positive = 2.0
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        if (self.topic is None) == (self.file is None):
+            raise ValueError("give topic or file, where the limit comes from")
+        if self.file is not None and not self.file.is_absolute():
+            raise ValueError(f"file: {self.file} is not from the root; write the whole path")
+        return self
+
+
 class DeviceSettings(PrivateModel):
-    """A home's devices on its own `broker`; on `storage_setpoint` the storage gets its power of each hour."""
+    """A home's devices on its own `broker`; on `storage_setpoint` the storage gets its power of each slot.
+
+    With `trust_clock` the clock of this machine is right though nothing on it says so.
+    """
 
     broker: HomeBroker = "mqtt://localhost:1883"
     login: Login | None = None
-    storage_setpoint: Annotated[Power, BeforeValidator(_spell_out)] | None = None
+    storage_setpoint: Annotated[Setpoint, BeforeValidator(_spell_out)] | None = None
     meter: Meter = Meter()
     home_assistant: HomeAssistant | None = None
+    fail_safe: FailSafe = FailSafe()
+    limit: OutsideLimit | None = None
+    trust_clock: bool = False
 
     @model_validator(mode="after")
     def _check_topics(self) -> Self:
@@ -121,11 +188,11 @@ class DeviceSettings(PrivateModel):
         if len(homes) != 1:
             raise ValueError(f"devices: they belong to one home, this EMC has {len(homes)}; give each home its own EMC")
         for session in sessions:
-            if (session.slots, session.slot_hours) != (HOURS, 1.0):
-                slots = f"{session.slots} slots" + ("" if session.slot_hours == 1 else f" of {session.slot_hours:g} h")
-                raise ValueError(f"devices: they carry out a day of {HOURS} hours, the game has {slots}")
-            if session.start is not None and session.start.hour:
-                raise ValueError(f"devices: they carry out a day from midnight, the game's begins at {session.start}")
+            if session.start is None and (session.slots, session.slot_hours) != (HOURS, 1.0):
+                raise ValueError(
+                    f"devices: without a calendar they carry out a day of {HOURS} hours, the game has {session.slots} "
+                    "slots; give the run a calendar"
+                )
         if not _servers(self.broker).isdisjoint(_servers(grid)):
             raise ValueError(
                 f"devices.broker: {Address.parse(self.broker)} is the grid's broker, which must not receive a home's "

@@ -1,8 +1,8 @@
-"""The devices of a home, on its own broker: the storage follows the settled day, the meter gives the stored energy.
+"""The devices of a home, on its own broker: the storage follows the settled plan, the meter gives the stored energy.
 
-The grid's broker never receives any of this: only the home's answers leave the home. Slot t of a settlement is hour t
-of the local day, so only a game of 24 slots can be carried out; the day repeats until another one is settled. Powers
-kW, charging above zero; energies kWh; prices as the game has them.
+The grid's broker never receives any of this: only the home's answers leave the home. What the storage is to do is for
+`emc_node.failsafe` to say; here that is carried out, slot by slot, and the household is shown and heard. Powers kW,
+charging above zero; energies kWh; prices as the game has them.
 """
 
 from __future__ import annotations
@@ -12,20 +12,24 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from math import inf, isfinite
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 
-from emc_node.device_settings import HOURS, OWN, DeviceSettings, Power, StateOfCharge
-from stackelgrid.model import Finite
+from emc_node.clock import is_synchronised, read_local_time
+from emc_node.device_settings import OWN, DeviceSettings, Power, Setpoint
+from emc_node.failsafe import Memory, Orders, Override, StorageControl, StorageLimits
+from emc_node.limit import NO_BOUNDS, Limit
+from emc_node.plan import Plan
+from stackelgrid.calendar import Session
+from stackelgrid.model import StrictModel, list_mistakes
+from stackelgrid.node.home_status import HomeStatus
 from stackelgrid.node.record import WholeFile
-from stackelgrid.rounds.settings import DayPlan, HomeModel
-from stackelgrid.transport.base import Action, Compute, Publish
+from stackelgrid.rounds.settings import HomeModel
+from stackelgrid.transport.base import Action, Compute, Node, Publish
 from stackelgrid.transport.mqtt import MqttTransport
 
 _LOG = logging.getLogger("emc_node.devices")
@@ -35,8 +39,14 @@ READING_S = 5.0
 _CLOCK_CHECK_S = 60.0
 """Seconds between two readings of the clock, which may be set meanwhile, and of the load."""
 _SOON_S = 0.01
+_LARGEST_MESSAGE = 65_536
+"""The most bytes of a message or file from outside that are read."""
+_STEADY_S = 10.0
+"""Seconds after which the load that is measured has in it what the storage was last told."""
+_TRY_AGAIN_S = 900.0
+"""Seconds after which a home that found no schedule of its own tries again."""
 
-Day = Annotated[list[Finite], Field(min_length=HOURS, max_length=HOURS)]
+Content = TypeVar("Content", bound=StrictModel)
 
 
 class Level(NamedTuple):
@@ -46,36 +56,12 @@ class Level(NamedTuple):
     retained: bool
 
 
-class Plan(BaseModel):
-    """A day that a run settled, a number per hour, as it is kept in `plan_file` and published to the home.
-
-    `scenario` is the digest in the home's configuration, which tells two runs of one name apart. `load_kw` is what the
-    meter draws; `setpoint_kw` is the power of the storage, `level_kwh` what it holds at the end of the hour.
-    """
-
-    run: str
-    scenario: str | None = None
-    load_kw: Day
-    price: Day
-    setpoint_kw: Day | None = None
-    level_kwh: Day | None = None
-
-    @classmethod
-    def of(cls, run: str, price: list[float], day: DayPlan, scenario: str | None = None) -> Plan:
-        """Make a plan of the day that a run settled at a price."""
-        return cls(run=run, scenario=scenario, price=price, **asdict(day))
-
-
-def local_time() -> datetime:
-    """Read the clock, in the time zone of this machine."""
-    return datetime.now().astimezone()
-
-
 class HomeDevices:
-    """A node on the home's own broker: publishes what the plan has for this hour, receives what the home measures.
+    """A node on the home's own broker: publishes what is to be done in this slot, receives what the home measures.
 
     Every message is retained and published again after a reconnect, so nothing has to be queued while the broker is
-    away. `plan_file` keeps the plan over a power cut. `clock` gives the local time.
+    away. `plan_file` keeps the plans and what the household said over a power cut. `clock` gives the local time; until
+    it is `synchronised` nothing is sent to a device. `sessions` are those of the run.
     """
 
     def __init__(
@@ -84,36 +70,54 @@ class HomeDevices:
         settings: DeviceSettings,
         home: HomeModel,
         plan_file: Path | None = None,
-        clock: Callable[[], datetime] = local_time,
+        clock: Callable[[], datetime] = read_local_time,
+        synchronised: Callable[[], bool] = is_synchronised,
+        sessions: Sequence[Session] = (),
     ) -> None:
         self.name = name
-        self._settings, self._clock = settings, clock
+        self.clock = clock
+        self.solve_alone: Callable[[datetime], Plan] | None = None
+        """Gives the plan from a time on that is best for the home alone. Raises `ValueError` where there is none."""
+        self.wake: Callable[[], None] = lambda: None
+        self.on_status: Callable[[HomeStatus], None] = lambda status: None
+        self.will_stands = True
+        """False until the broker knows at what power the storage rests when this process dies."""
+        self._settings, self._synchronised, self._sessions = settings, synchronised, sessions
+        self._clock_is_right = settings.trust_clock
         self._save = None if plan_file is None else WholeFile(plan_file)
         self._topic = f"{OWN}{name}"
         self._capacity_kwh = home.storage_capacity_kwh()
-        self._plan = None if plan_file is None else _read_plan(plan_file)
-        self._new_plans: SimpleQueue[Plan] = SimpleQueue()
-        self._waits_for_plan = False
+        storage = None
+        if settings.storage_setpoint is not None:
+            storage = StorageLimits(*home.storage_power_kw(), settings.storage_setpoint.default_kw)
+        memory = None if plan_file is None else _read_memory(plan_file)
+        self._control = StorageControl(storage, settings.fail_safe, settings.limit, clock(), memory)
+        self._lock = threading.RLock()  # around the control, which another thread gives the settled plans
+        self._alone_at: float | None = None  # when it last began to look for what is best for it alone
         self._level: Level | None = None
         self._level_measured, self._started_at = threading.Event(), time.monotonic()
         self._load_kw: float | None = None
         self._measured: set[str] = set()  # topics of which more is known than what the broker had retained
         self._last_published: dict[str, bytes] = {}
-        self._unreadable: set[Power | StateOfCharge] = set()
+        self._setpoint: bytes | None = None
+        self._unreadable: set[str] = set()
+        self._problems: dict[str, str] = {}
         self._next_clock_check: float | None = None
 
     def carry_out(self, plan: Plan) -> None:
-        """Carry out a plan from now on.
+        """Carry out a settled plan from its first slot on.
 
         Called by the thread that settles, so that the plan is on disk before the settlement is acknowledged.
         """
-        if self._save is not None:
-            self._save(plan.model_dump(mode="json"))
-        self._new_plans.put(plan)
+        with self._lock:
+            self._control.settle(plan, self.clock())
+            self._remember()
+        self.wake()
 
-    def carries_out(self, run: str, scenario: str | None = None) -> bool:
-        """Say whether it carries out a plan of this run."""
-        return self._plan is not None and (self._plan.run, self._plan.scenario) == (run, scenario)
+    def has_plan(self, run: str, scenario: str | None = None, session: int = 1) -> bool:
+        """Tell whether it was given the plan of a session already."""
+        with self._lock:
+            return self._control.has_plan(run, scenario, session)
 
     @property
     def has_level_meter(self) -> bool:
@@ -133,10 +137,17 @@ class HomeDevices:
 
     @property
     def subscriptions(self) -> Sequence[str]:
-        """The meter's topics, and the node's own availability."""
-        meter = self._settings.meter
+        """The topics of the meter, of the household and of the limit, and the node's own availability."""
+        meter, limit = self._settings.meter, self._settings.limit
         topics = [channel.topic for channel in (meter.state_of_charge, meter.load) if channel is not None]
-        return list(dict.fromkeys([*topics, self.last_will.topic]))
+        if limit is not None and limit.topic is not None:
+            topics.append(limit.topic)
+        return list(dict.fromkeys([*topics, *self._commands, self.last_will.topic]))
+
+    @property
+    def _commands(self) -> dict[str, Callable[[bytes], None]]:
+        """The topics on which the household says what it wants, and what takes it."""
+        return {f"{self._topic}/override/set": self._override, f"{self._topic}/take_part/set": self._take_part}
 
     @property
     def last_will(self) -> Publish:
@@ -152,10 +163,7 @@ class HomeDevices:
 
             topic, message = discovery(self.name, self._topic, self._settings, storage=self._capacity_kwh is not None)
             actions.append(Publish(topic, json.dumps(message).encode(), retain=True))
-        if not self._waits_for_plan:
-            self._waits_for_plan = True
-            actions.append(self._wait_for_plan())
-        return [*actions, *self._publish_hour(now)]
+        return [*actions, *self._act(now)]
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """Take in a measurement; what is no number is ignored, and the first of its topic logged.
@@ -165,11 +173,13 @@ class HomeDevices:
         """
         if topic == self.last_will.topic:
             return [self._online()] if payload == self.last_will.payload else []
+        if self._is_said(topic, payload):
+            return self._act(now)
         return self._measure(topic, payload, retained=False)
 
     def receive_retained(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """Take in what the broker had retained, of any age: of a measurement, only until one arrives."""
-        if topic == self.last_will.topic:
+        if topic == self.last_will.topic or topic in self._commands or topic == self._limit_topic:
             return self.receive(topic, payload, now)
         return [] if topic in self._measured else self._measure(topic, payload, retained=True)
 
@@ -179,7 +189,7 @@ class HomeDevices:
                 continue
             value = _read_number(payload, channel.path)
             if value is None:
-                self._warn_unreadable(channel, payload)
+                self._warn_unreadable(topic, channel.path, payload)
                 continue
             if not retained:
                 self._measured.add(topic)
@@ -191,55 +201,226 @@ class HomeDevices:
                     self._level_measured.set()
         return []
 
-    def _warn_unreadable(self, channel: Power | StateOfCharge, payload: bytes) -> None:
-        if channel not in self._unreadable:
-            self._unreadable.add(channel)
-            found = {"topic": channel.topic, "path": channel.path, "found": payload[:80]}
+    def _warn_unreadable(self, topic: str, path: str | None, payload: bytes) -> None:
+        place = f"{topic} {path or ''}"
+        if place not in self._unreadable:
+            self._unreadable.add(place)
+            found = {"topic": topic, "path": path, "found": payload[:80]}
             _LOG.warning("a measurement is no number", extra={"data": found})
 
+    # --- what the household and the operator of the network say ---
+
+    @property
+    def _limit_topic(self) -> str | None:
+        return None if self._settings.limit is None else self._settings.limit.topic
+
+    def _is_said(self, topic: str, payload: bytes) -> bool:
+        """Take what somebody says on this topic; False where it is no topic for that."""
+        take = self._commands.get(topic, self._limit if topic == self._limit_topic else None)
+        if take is None:
+            return False
+        with self._lock:
+            try:
+                take(payload)
+            except ValueError as error:
+                self._note(f"topic {topic}", f"a message on {topic} is not understood: {_explain(error)}")
+            else:
+                self._note(f"topic {topic}", None)
+                self._remember()
+        return True
+
+    def _override(self, payload: bytes) -> None:
+        self._control.override(_read(Override, payload) if payload else None)
+
+    def _take_part(self, payload: bytes) -> None:
+        if payload not in (b"ON", b"OFF"):
+            raise ValueError(f"{payload[:20]!r}; send ON or OFF")
+        self._control.takes_part = payload == b"ON"
+
+    def _limit(self, payload: bytes) -> None:
+        self._control.limit(_read(Limit, payload), self.clock())
+
+    def _read_limit_file(self) -> None:
+        """Take the limit from its file, which is written anew as long as its sender lives."""
+        file = None if self._settings.limit is None else self._settings.limit.file
+        if file is None:
+            return
+        try:
+            written = file.stat().st_mtime
+            with file.open("rb") as opened:
+                content = opened.read(_LARGEST_MESSAGE + 1)
+            self._control.limit(_read(Limit, content), datetime.fromtimestamp(written).astimezone())
+        except (OSError, ValueError) as error:
+            self._note(str(file), f"{file}: {_explain(error)}")
+        else:
+            self._note(str(file), None)
+
+    def _note(self, what: str, problem: str | None) -> None:
+        """Note a problem, or that there is none any more; log what is new."""
+        if problem is None:
+            self._problems.pop(what, None)
+        elif self._problems.get(what) != problem:
+            self._problems[what] = problem
+            _LOG.warning("a problem of the home", extra={"data": {"problem": problem}})
+
+    def _remember(self) -> None:
+        if self._save is not None:
+            self._save(self._control.memory.model_dump(mode="json", exclude_none=True))
+
+    # --- what is to be done ---
+
     def next_deadline(self) -> float | None:
-        """Give the time of the next full hour, or a minute after the clock was last read."""
+        """Give the time at which something else is to be done, or a minute after the clock was last read."""
         return self._next_clock_check
 
     def tick(self, now: float) -> Sequence[Action]:
-        """Read the clock, which may show another hour."""
-        return self._publish_hour(now)
+        """Read the clock, which may show another slot."""
+        return self._act(now)
 
     def _online(self) -> Publish:
         return Publish(self.last_will.topic, b"online", retain=True)
 
-    def _wait_for_plan(self) -> Compute:
-        return Compute(self._new_plans.get, self._start_plan)
+    def _act(self, now: float) -> list[Action]:
+        """Publish what is to be done now, of each topic only what has changed."""
+        with self._lock:
+            local = self.clock()
+            self._clock_is_right = self._clock_is_right or self._synchronised()
+            self._read_limit_file()
+            change = self._control.next_change(local)
+            hour_ends = local.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+            seconds = (min(hour_ends, change or hour_ends) - local).total_seconds()
+            self._next_clock_check = now + min(_CLOCK_CHECK_S, max(seconds, _SOON_S))
+            orders = self._control.order(local, self._measure_other_load())
+            status = self._status(orders, local)
+        self.on_status(status)
+        published = self._publish(orders, status, local)
+        return [*published, *self._plan_alone(local, now)]
 
-    def _start_plan(self, plan: Plan, now: float) -> Sequence[Action]:
-        self._plan = plan
-        return [*self._publish_hour(now), self._wait_for_plan()]
-
-    def _publish_hour(self, now: float) -> list[Publish]:
-        """Publish what the plan has for this hour, of each topic only what has changed."""
-        local = self._clock()
-        into_hour = 60 * local.minute + local.second + local.microsecond / 1e6
-        self._next_clock_check = now + min(_CLOCK_CHECK_S, max(3600 - into_hour, _SOON_S))
-        if self._plan is None:
+    def _plan_alone(self, local: datetime, now: float) -> list[Action]:
+        """Look for what is best for the home alone, where that is to be done and is not known."""
+        if self.solve_alone is None or not self._clock_is_right or not self._control.needs_own_plan(local):
             return []
-        messages: dict[str, Any] = {f"{self._topic}/schedule": self._plan.model_dump(mode="json", exclude_none=True)}
-        messages[f"{self._topic}/state"] = self._state(self._plan, local.hour)
+        if self._alone_at is not None and now < self._alone_at + _TRY_AGAIN_S:
+            return []
+        self._alone_at = now
+
+        def solve() -> Plan | None:
+            assert self.solve_alone is not None
+            try:
+                return self.solve_alone(local)
+            except ValueError as error:
+                self._note("alone", f"no schedule of its own: {_explain(error)}")
+                return None
+
+        return [Compute(solve, self._follow_alone)]
+
+    def _follow_alone(self, plan: Plan | None, now: float) -> Sequence[Action]:
+        if plan is None:
+            return []
+        self._alone_at = None
+        with self._lock:
+            self._note("alone", None)
+            self._control.follow_alone(plan)
+        return self._act(now)
+
+    def _publish(self, orders: Orders, status: HomeStatus, local: datetime) -> list[Publish]:
+        messages: dict[str, Any] = {f"{self._topic}/state": status.record() | self._describe(orders, local)}
+        if self._clock_is_right and orders.plan is not None:
+            messages[f"{self._topic}/schedule"] = orders.plan.model_dump(mode="json", exclude_none=True)
         setpoint = self._settings.storage_setpoint
-        if setpoint is not None and self._plan.setpoint_kw is not None:
-            messages[setpoint.topic] = _write_power(setpoint, self._plan.setpoint_kw[local.hour])
         payloads = {topic: json.dumps(content).encode() for topic, content in messages.items()}
+        if self._clock_is_right and setpoint is not None and orders.setpoint_kw is not None:
+            self._setpoint = json.dumps(_write_power(setpoint, orders.setpoint_kw)).encode()
+            if self.will_stands:
+                payloads[setpoint.topic] = self._setpoint
         before, self._last_published = self._last_published, payloads
         return [Publish(topic, text, retain=True) for topic, text in payloads.items() if before.get(topic) != text]
 
-    def _state(self, plan: Plan, hour: int) -> dict[str, float]:
-        state = {"load_kw": plan.load_kw[hour], "price": plan.price[hour]}
-        if plan.setpoint_kw is not None and plan.level_kwh is not None and self._capacity_kwh is not None:
-            state |= {"setpoint_kw": plan.setpoint_kw[hour], "level_kwh": plan.level_kwh[hour]}
+    def repeat_setpoint(self) -> list[Publish]:
+        """Give the power of the storage once more, after the broker has replaced it by the one at which it rests."""
+        setpoint, payload = self._settings.storage_setpoint, self._setpoint
+        return [] if setpoint is None or payload is None else [Publish(setpoint.topic, payload, retain=True)]
+
+    def _status(self, orders: Orders, local: datetime) -> HomeStatus:
+        limit = None
+        if orders.bounds != NO_BOUNDS:
+            limit = orders.bounds.record() | {"source": orders.source}
+        silent = "nothing is heard of the limit from outside" if self._control.limit_is_silent(local) else None
+        self._note("limit", silent)
+        self._note(
+            "clock", None if self._clock_is_right else "the clock is not synchronised: no device is told anything"
+        )
+        starts = (session.start for session in self._sessions)
+        return HomeStatus(
+            orders.mode if self._clock_is_right else "clock",
+            next((start for start in starts if start is not None and start > local), None),
+            self._control.plan_until(local),
+            limit,
+            None if orders.override is None else orders.override.model_dump(mode="json"),
+            self._control.takes_part,
+            tuple(self._problems.values()),
+        )
+
+    def _describe(self, orders: Orders, local: datetime) -> dict[str, Any]:
+        """Give what is shown of the slot that is under way."""
+        state: dict[str, float | None] = {}
+        if orders.setpoint_kw is not None:
+            state["setpoint_kw"] = orders.setpoint_kw
+        plan, slot = orders.plan, orders.slot
+        if plan is None:
+            return {name: _round_to_watt(value) for name, value in state.items() if value is not None}
+        state |= {"load_kw": plan.load_kw[slot], "price": plan.price[slot]}
+        if plan.level_kwh is not None and self._capacity_kwh is not None:
+            state["level_kwh"] = plan.level_kwh[slot]
             full = self._capacity_kwh
-            state["state_of_charge"] = 100 * plan.level_kwh[hour] / full if full > 0 else 0.0
+            state["state_of_charge"] = 100 * plan.level_kwh[slot] / full if full > 0 else 0.0
         if self._load_kw is not None:
-            state["beyond_plan_kw"] = self._load_kw - plan.load_kw[hour]
-        return {"hour": hour} | {name: _round_to_watt(value) for name, value in state.items()}
+            state["beyond_plan_kw"] = self._load_kw - plan.load_kw[slot]
+        begin = plan.begin_of(slot).astimezone(local.tzinfo).isoformat(timespec="seconds")
+        return {"slot": begin} | {name: _round_to_watt(value) for name, value in state.items() if value is not None}
+
+    def _measure_other_load(self) -> float | None:
+        """Give what the home draws without its storage, None where that is not measured."""
+        return None
+
+
+class RestingSetpoint:
+    """A second connection to the home's broker, for its last will alone: the power at which the storage rests.
+
+    The broker publishes it when the EMC has died. When only this connection was lost, the EMC says again what holds.
+    """
+
+    def __init__(self, devices: HomeDevices, setpoint: Setpoint) -> None:
+        self.name = f"{devices.name}-setpoint"
+        self._devices, self._topic = devices, setpoint.topic
+        self._payload = json.dumps(_write_power(setpoint, setpoint.default_kw)).encode()
+
+    @property
+    def subscriptions(self) -> Sequence[str]:
+        """The setpoint: the broker may send the last will of an earlier connection late."""
+        return [self._topic]
+
+    @property
+    def last_will(self) -> Publish:
+        """The message by which the storage rests."""
+        return Publish(self._topic, self._payload, qos=1, retain=True)
+
+    def start(self, now: float) -> Sequence[Action]:
+        """Say what holds, after a connect: from now on the storage may be driven."""
+        self._devices.will_stands = True
+        return self._devices.repeat_setpoint()
+
+    def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
+        """Correct a last will that came though the EMC lives."""
+        return [again for again in self._devices.repeat_setpoint() if again.payload != payload == self._payload]
+
+    def next_deadline(self) -> float | None:
+        """Give no time."""
+        return None
+
+    def tick(self, now: float) -> Sequence[Action]:
+        """Do nothing."""
+        return []
 
 
 def serve(devices: HomeDevices, settings: DeviceSettings) -> MqttTransport:
@@ -249,24 +430,43 @@ def serve(devices: HomeDevices, settings: DeviceSettings) -> MqttTransport:
     """
     login = None if settings.login is None else (settings.login.user, settings.login.password)
     transport = MqttTransport(settings.broker, login=login, connect_timeout_s=inf, reconnect_s=inf)
+    devices.wake = transport.wake
+    nodes: list[Node] = [devices]
+    if settings.storage_setpoint is not None:
+        devices.will_stands = False
+        nodes.append(RestingSetpoint(devices, settings.storage_setpoint))
 
     def run() -> None:
-        for crash in transport.run([devices]).crashed.values():
+        for crash in transport.run(nodes).crashed.values():
             _LOG.error("the devices are no longer served", exc_info=crash)
 
     threading.Thread(target=run, name="stackelgrid-devices", daemon=True).start()
     return transport
 
 
-def _read_plan(plan_file: Path) -> Plan | None:
-    """Read the plan from before a restart, None where there is none that can be used."""
+def _read_memory(plan_file: Path) -> Memory | None:
+    """Read what was kept over a restart, None where there is nothing that can be used."""
     try:
-        return Plan.model_validate_json(plan_file.read_bytes())
+        return Memory.model_validate_json(plan_file.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
         _LOG.warning("the saved plan is not used", extra={"data": {"file": str(plan_file), "cause": str(error)}})
         return None
+
+
+def _read(model: type[Content], payload: bytes) -> Content:
+    """Read a message. Raises `ValueError`."""
+    if len(payload) > _LARGEST_MESSAGE:
+        raise ValueError(f"more than {_LARGEST_MESSAGE} bytes; send less")
+    return model.model_validate_json(payload)
+
+
+def _explain(error: Exception) -> str:
+    """Say in one line what is wrong."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(f"{key or 'it'}: {message}" for key, message in list_mistakes(error))
 
 
 def _read_number(payload: bytes, path: str | None) -> float | None:

@@ -26,7 +26,7 @@ _LOG = logging.getLogger("emc_node")
 LINGER_S = 60.0
 """Seconds that an EMC waits for the end of the run after it has acknowledged the last settlement."""
 
-CreateStrategy = Callable[[Sequence[Any]], HomeStrategy[Any, Any, Any]]
+CreateStrategy = Callable[[Sequence[Any], Session], HomeStrategy[Any, Any, Any]]
 """Creates the strategy of homes in a session. Raises `ValueError` for homes that have no feasible schedule."""
 
 
@@ -82,18 +82,18 @@ class EmcNode:
         """Begin a session with the homes as their plan has left them. Raises `ValueError` when they cannot be."""
         self._session = self._sessions[number - 1]
         self._answered = set[bytes]()
-        self._states = self._find_states()
+        self._states = self.find_states(self._session)
         foreseen = [home.foresee(self._session) for home in self._homes]
         homes = [home.in_session(self._session, self._states.get(home.id)) for home in foreseen]
-        self._strategy: HomeStrategy[Any, Any, Any] | None = self._create(homes)
+        self._strategy: HomeStrategy[Any, Any, Any] | None = self._create(homes, self._session)
 
-    def _find_states(self) -> Mapping[str, Any]:
-        """Find the states in which the homes go into the session; none of a run's beginning."""
+    def find_states(self, session: Session) -> Mapping[str, Any]:
+        """Find the states in which the homes go into a session by their plan; none of a run's beginning."""
         plan = self._plan
-        if plan is None or plan.session == self._session.number:
+        if plan is None or plan.session == session.number:
             return {} if plan is None else plan.states
         planned = self._sessions[plan.session - 1]
-        passed = planned.until(self._session)
+        passed = planned.until(session)
         states = {}
         for home in self._homes:
             state, account = plan.states.get(home.id), plan.accounts[home.id]

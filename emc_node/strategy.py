@@ -8,7 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from emc_node.devices import HomeDevices, Level, Plan
+from emc_node.devices import HomeDevices, Level
+from emc_node.plan import make_plan
+from stackelgrid.calendar import Session
 from stackelgrid.rounds.settings import HomeModel
 from stackelgrid.rounds.strategy import HomeStrategy, StatefulHomeStrategy
 from stackelgrid.wire.messages import Body
@@ -19,8 +21,8 @@ _LOG = logging.getLogger("emc_node.devices")
 class DeviceHomeStrategy:
     """A `HomeStrategy` that starts from what the home's `devices` measure and gives them the settled plan.
 
-    `create` makes the game's own strategy of a list of homes; `run` is the run's name, `scenario` its digest.
-    `on_remark` gets a line about the start of the day that the home's owner should see.
+    `create` makes the game's own strategy of a list of homes; `session` is the one that is played, of a `run` with the
+    digest `scenario`. `on_remark` gets a line about the start of the day that the home's owner should see.
     """
 
     def __init__(
@@ -28,11 +30,13 @@ class DeviceHomeStrategy:
         home: HomeModel,
         create: Callable[[Sequence[HomeModel]], HomeStrategy[Any, Any, Any]],
         devices: HomeDevices,
+        session: Session,
         run: str,
         scenario: str | None = None,
         on_remark: Callable[[str], None] = lambda remark: None,
     ) -> None:
-        self._home, self._create, self._devices, self._run, self._scenario = home, create, devices, run, scenario
+        self._home, self._create, self._devices = home, create, devices
+        self._session, self._run, self._scenario = session, run, scenario
         self._strategy = create([home])
         self._has_answered = False
         self._kwh: float | None = None  # the level that the day starts from, where it was measured
@@ -55,9 +59,10 @@ class DeviceHomeStrategy:
     def settle(self, settlement: Body) -> Mapping[str, Any]:
         """Give what the home will do, to its devices too, unless a restarted EMC receives the plan in force again."""
         accounts = self._strategy.settle(settlement)
-        if self._has_answered or not self._devices.carries_out(self._run, self._scenario):
-            price, day = list(getattr(settlement, "price", [])), self._home.day_plan(accounts[self._home.id])
-            self._devices.carry_out(Plan.of(self._run, price, day, self._scenario))
+        if self._has_answered or not self._devices.has_plan(self._run, self._scenario, self._session.number):
+            price, day = getattr(settlement, "price", []), self._home.day_plan(accounts[self._home.id])
+            now = self._devices.clock()
+            self._devices.carry_out(make_plan(self._run, self._scenario, self._session, price, day, now))
         return accounts
 
     def remember(self) -> Any:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar, TypeVarTuple, Unpack
 
+from stackelgrid.node.home_status import HomeStatus
+
 _LOG = logging.getLogger("stackelgrid.node")
 
 Account = Mapping[str, Any]
@@ -34,9 +36,10 @@ class Progress:
     finished (`answered`, `held`, `excluded`, `quarantined`, `why`, `again`, `ms`, …), `on_work` the seconds that each
     computation took. `refusal` is why the coordinator refuses the node's answers, None as long as it does not; when the
     node `is_ignored`, it refuses all that follow. `working_since` is when the computation that is under way began, on
-    the monotonic clock. `remarks` are lines that whoever looks after the node should see. `missing` is how many members
-    a coordinator missed in the last round that it finished, by what it did about them. `settled_at` is when it was
-    settled last, in seconds since 1970, None before. `certificate` is what an observer found out about that.
+    the monotonic clock. `remarks` are lines that whoever looks after the node should see. `home` is the state of a home
+    with devices, None in other nodes. `missing` is how many members a coordinator missed in the last round that it
+    finished, by what it did about them. `settled_at` is when it was settled last, in seconds since 1970, None before.
+    `certificate` is what an observer found out about that.
     """
 
     def __init__(self) -> None:
@@ -47,6 +50,7 @@ class Progress:
         self.missing: Mapping[str, int] = {}
         self.settled_at: float | None = None
         self.certificate: Verdict | None = None
+        self.home: HomeStatus | None = None
         self.refusal: str | None = None
         self.is_ignored = False
         self._refused_round = 0

@@ -149,6 +149,10 @@ class HomeModel(PrivateModel):
         """
         raise ValueError(f"devices: the game of a {type(self).__name__} schedules no storage; leave devices out")
 
+    def storage_power_kw(self) -> tuple[float, float]:
+        """Give the most that this storage discharges and charges, kW."""
+        raise NotImplementedError
+
     def with_stored_energy(self, kwh: float) -> Self:
         """Give the same home with `kwh` in that storage at the start. Raise `ValueError` where it cannot hold that."""
         raise NotImplementedError

@@ -29,11 +29,13 @@ import emc_node.__main__
 from emc_node import devices as module
 from emc_node.config import EmcConfig, build, config_model
 from emc_node.device_settings import DeviceSettings
-from emc_node.devices import HomeDevices, Plan
+from emc_node.devices import HomeDevices, RestingSetpoint
 from emc_node.home_assistant import discovery
+from emc_node.own_optimum import OwnOptimum
+from emc_node.plan import Plan, make_plan
 from emc_node.strategy import DeviceHomeStrategy
 from stackelgrid import scenarios
-from stackelgrid.calendar import Session
+from stackelgrid.calendar import Calendar, Session
 from stackelgrid.games.user_oriented import GAME
 from stackelgrid.games.user_oriented.home import Home, HomeProblem, UserOrientedHomes
 from stackelgrid.games.user_oriented.messages import Price
@@ -55,6 +57,7 @@ FLAT: dict[str, Any] = {
 HOME = Home.model_validate(FLAT)
 EV = BATTERY | {"final_kwh": 4.5, "available": {"first": 19, "last": 7}}
 DEVICES: dict[str, Any] = {
+    "trust_clock": True,
     "storage_setpoint": "battery/set",
     "meter": {"state_of_charge": "battery/soc", "load": "meter/kw"},
     "home_assistant": {"price_unit": "ct/kWh"},
@@ -62,8 +65,15 @@ DEVICES: dict[str, Any] = {
 STATE, SCHEDULE = "emc-node/h1/state", "emc-node/h1/schedule"
 
 
+MIDNIGHT = datetime(2026, 6, 1, tzinfo=ZoneInfo("Europe/Berlin"))
+DAY = Session(24)
+"""The session of a run without dates: the hours of any day."""
+
+
 def plan_for(home: Home, price: Price = PRICE, run: str = "demo") -> Plan:
-    return Plan.of(run, price.price, home.day_plan(UserOrientedHomes([home]).settle(price)[home.id]))
+    """Give the plan of the day that the clock of these tests shows."""
+    day = home.day_plan(UserOrientedHomes([home]).settle(price)[home.id])
+    return make_plan(run, None, DAY, price.price, day, MIDNIGHT)
 
 
 # --- settings ---
@@ -151,14 +161,11 @@ def published(actions: Any) -> dict[str, Any]:
 def start_devices(plan: Plan, clock: Clock, **changes: Any) -> tuple[HomeDevices, Callable[[Plan], list[Action]]]:
     """Give devices that carry out a plan, and a function that gives them another."""
     home_devices = HomeDevices("h1", DeviceSettings.model_validate(DEVICES | changes), HOME, clock=clock)
-    (waits,) = [action for action in home_devices.start(0.0) if isinstance(action, Compute)]
+    home_devices.start(0.0)
 
     def give(another: Plan) -> list[Action]:
-        nonlocal waits
         home_devices.carry_out(another)
-        actions = list(waits.then(waits.job(), 0.0))
-        (waits,) = [action for action in actions if isinstance(action, Compute)]
-        return actions
+        return list(home_devices.tick(0.0))
 
     give(plan)
     return home_devices, give
@@ -168,11 +175,11 @@ def test_devices_publish_no_setpoint_before_a_settlement() -> None:
     home_devices = HomeDevices("h1", DeviceSettings.model_validate(DEVICES), HOME, clock=Clock())
     actions = home_devices.start(0.0)
     topics = [action.topic for action in actions if isinstance(action, Publish)]
-    assert topics == ["emc-node/h1/availability", "homeassistant/device/emc-node-h1/config"]
+    assert topics == ["emc-node/h1/availability", "homeassistant/device/emc-node-h1/config", STATE]
     assert not home_devices.tick(60.0)
 
 
-def test_devices_publish_each_hours_setpoint_day_after_day() -> None:
+def test_devices_publish_each_hours_setpoint_until_the_plan_is_over() -> None:
     clock, plan = Clock(hour=0, minute=0), plan_for(HOME)
     home_devices, _ = start_devices(plan, clock)
     assert plan.setpoint_kw is not None
@@ -187,7 +194,7 @@ def test_devices_publish_each_hours_setpoint_day_after_day() -> None:
         actions = home_devices.tick(0.0)
         assert all(isinstance(action, Publish) and action.retain for action in actions)
         setpoint = published(actions).get("battery/set", setpoint)
-    np.testing.assert_allclose(setpoints, plan.setpoint_kw * 2, atol=0.0005)
+    np.testing.assert_allclose(setpoints, [*plan.setpoint_kw, *[0.0] * 24], atol=0.0005)
 
 
 def test_devices_read_the_clock_every_minute_and_at_the_full_hour() -> None:
@@ -205,7 +212,7 @@ def test_devices_follow_the_clock_when_it_is_set() -> None:
     clock, plan = Clock(hour=1, minute=59), plan_for(HOME)
     home_devices, _ = start_devices(plan, clock)
     clock.now = clock.now.replace(hour=17)
-    assert published(home_devices.tick(60.0))[STATE]["hour"] == 17
+    assert published(home_devices.tick(60.0))[STATE]["slot"] == "2026-06-01T17:00:00+02:00"
 
 
 def test_devices_publish_everything_again_after_a_reconnect() -> None:
@@ -213,7 +220,6 @@ def test_devices_publish_everything_again_after_a_reconnect() -> None:
     topics = {"emc-node/h1/availability", "homeassistant/device/emc-node-h1/config", STATE, SCHEDULE, "battery/set"}
     again = home_devices.start(100.0)
     assert {action.topic for action in again if isinstance(action, Publish)} == topics
-    assert not [action for action in again if isinstance(action, Compute)], "it waits for the next plan already"
 
 
 def test_devices_start_another_plan_at_once() -> None:
@@ -235,16 +241,16 @@ def test_setpoint_zero_has_no_sign() -> None:
 def test_plan_file_restores_the_plan_unless_it_is_broken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file, plan = tmp_path / "plan.json", plan_for(HOME)
     first = HomeDevices("h1", DeviceSettings.model_validate(DEVICES), HOME, file, Clock())
-    (waits,) = [action for action in first.start(0.0) if isinstance(action, Compute)]
+    first.start(0.0)
     first.carry_out(plan)
-    before = published(waits.then(waits.job(), 0.0))
+    before = published(first.tick(0.0))
     second = HomeDevices("h1", DeviceSettings.model_validate(DEVICES), HOME, file, Clock())
-    assert second.carries_out("demo")
+    assert second.has_plan("demo")
     after = published(second.start(0.0))
     assert {topic: after[topic] for topic in before} == before
     file.write_text(file.read_text()[:-20])
     third = HomeDevices("h1", DeviceSettings.model_validate(DEVICES), HOME, file, Clock())
-    assert not third.carries_out("demo")
+    assert not third.has_plan("demo")
     assert "the saved plan is not used" in caplog.messages
 
 
@@ -252,7 +258,7 @@ def test_plan_file_is_written_when_the_home_broker_is_away(tmp_path: Path) -> No
     file = tmp_path / "plan.json"
     HomeDevices("h1", DeviceSettings.model_validate(DEVICES), HOME, file, Clock()).carry_out(plan_for(HOME))
     after_a_power_cut = HomeDevices("h1", DeviceSettings.model_validate(DEVICES), HOME, file, Clock())
-    assert after_a_power_cut.carries_out("demo")
+    assert after_a_power_cut.has_plan("demo")
 
 
 def test_devices_correct_a_last_will_that_comes_late() -> None:
@@ -270,9 +276,8 @@ def test_devices_carry_out_the_plan_when_it_cannot_be_saved(tmp_path: Path) -> N
     home_devices = HomeDevices(
         "h1", DeviceSettings.model_validate(DEVICES), HOME, tmp_path / "gone" / "plan.json", Clock()
     )
-    (waits,) = [action for action in home_devices.start(0.0) if isinstance(action, Compute)]
     home_devices.carry_out(plan_for(HOME))
-    assert "battery/set" in published(waits.then(waits.job(), 0.0))
+    assert "battery/set" in published(home_devices.start(0.0))
 
 
 @pytest.mark.parametrize("payload", [b"", b"full", b"nan", b"1_0", b"-inf", b"\xff\xfe", b'{"kw": 1}', b"1" * 400])
@@ -351,6 +356,163 @@ def test_measurements_share_a_topic_when_their_paths_differ() -> None:
     assert state["beyond_plan_kw"] == pytest.approx(4.25 - plan.load_kw[17], abs=0.001)
 
 
+# --- what drives the storage besides a plan ---
+
+
+def test_no_device_is_told_anything_before_the_clock_is_synchronised(tmp_path: Path) -> None:
+    file, synchronised = tmp_path / "plan.json", [False]
+    settings = DeviceSettings.model_validate(DEVICES | {"trust_clock": False})
+    home_devices = HomeDevices("h1", settings, HOME, file, Clock(), lambda: synchronised[0])
+    home_devices.carry_out(plan_for(HOME))
+    messages = published(home_devices.start(0.0))
+    assert messages.keys() == {STATE, "homeassistant/device/emc-node-h1/config"}
+    assert messages[STATE]["mode"] == "clock"
+    assert messages[STATE]["problems"] == ["the clock is not synchronised: no device is told anything"]
+    synchronised[0] = True
+    messages = published(home_devices.tick(60.0))
+    assert messages[STATE]["mode"] == "plan"
+    assert "battery/set" in messages
+    synchronised[0] = False
+    assert published(home_devices.start(120.0))["battery/set"] == messages["battery/set"], "once right it stays so"
+
+
+def test_setpoint_is_said_again_when_the_last_will_has_replaced_it() -> None:
+    plan = plan_for(HOME)
+    home_devices, _ = start_devices(plan, Clock(hour=int(np.argmax(np.abs(plan.setpoint_kw or [])))))
+    setpoint = home_devices._settings.storage_setpoint
+    assert setpoint is not None
+    home_devices.will_stands = False
+    assert "battery/set" not in published(home_devices.start(0.0)), "nobody would stop it when the EMC dies"
+    resting = RestingSetpoint(home_devices, setpoint)
+    assert resting.last_will == Publish("battery/set", b"0.0", qos=1, retain=True)
+    (again,) = resting.start(0.0)
+    assert isinstance(again, Publish)
+    assert json.loads(again.payload) == published(home_devices.start(0.0))["battery/set"] != 0.0
+    assert list(resting.receive("battery/set", b"0.0", 0.0)) == [again]
+    assert not resting.receive("battery/set", again.payload, 0.0)
+    assert not resting.receive("battery/set", b"9.9", 0.0), "another's word is not contradicted"
+
+
+def test_householder_overrides_the_plan_and_opts_out() -> None:
+    clock, plan = Clock(hour=17), plan_for(HOME)
+    home_devices, _ = start_devices(plan, clock)
+    wish = {"setpoint_kw": -1.5, "until": (clock.now + timedelta(minutes=45)).isoformat()}
+    messages = published(home_devices.receive("emc-node/h1/override/set", json.dumps(wish).encode(), 0.0))
+    assert messages["battery/set"] == -1.5
+    assert messages[STATE]["override"]["setpoint_kw"] == -1.5
+    assert home_devices.next_deadline() == 60.0
+    clock.now += timedelta(minutes=45)
+    messages = published(home_devices.tick(2700.0))
+    assert plan.setpoint_kw is not None
+    assert messages["battery/set"] == pytest.approx(plan.setpoint_kw[18], abs=0.0005)
+    assert messages[STATE]["override"] is None
+    assert not published(home_devices.receive_retained("emc-node/h1/take_part/set", b"OFF", 0.0))[STATE]["takes_part"]
+    assert published(home_devices.receive("emc-node/h1/take_part/set", b"ON", 0.0))[STATE]["takes_part"]
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload", "why"),
+    [
+        ("override/set", b'{"setpoint_kw": 1}', "until: missing"),
+        ("override/set", b"[" * 70_000, "more than 65536 bytes"),
+        ("take_part/set", b"yes", "send ON or OFF"),
+        ("limit", b'{"draw_kw": "a"}', "draw_kw"),
+    ],
+)
+def test_message_that_is_not_understood_is_a_problem_until_one_is(topic: str, payload: bytes, why: str) -> None:
+    limit = {"topic": "limit", "draw_kw": 5.0}
+    home_devices, _ = start_devices(plan_for(HOME), Clock(), limit=limit)
+    whole = topic if topic == "limit" else f"emc-node/h1/{topic}"
+    (problem,) = published(home_devices.receive(whole, payload, 0.0))[STATE]["problems"]
+    assert why in problem
+    right = {"limit": b"{}", "override/set": b"", "take_part/set": b"ON"}[topic]
+    assert published(home_devices.receive(whole, right, 0.0))[STATE]["problems"] == []
+
+
+@pytest.mark.parametrize("place", ["topic", "file"])
+def test_limit_from_outside_caps_the_setpoint(place: str, tmp_path: Path) -> None:
+    clock, plan, file = Clock(hour=17), plan_for(HOME), tmp_path / "limit.json"
+    message = b'{"draw_kw": 0.0}'
+    where = {"topic": "limit"} if place == "topic" else {"file": str(file)}
+    home_devices, _ = start_devices(plan, clock, limit=where | {"draw_kw": 5.0})
+    assert plan.setpoint_kw is not None
+    other = plan.load_kw[17] - plan.setpoint_kw[17]
+    if place == "topic":
+        messages = published(home_devices.receive("limit", message, 0.0))
+    else:
+        file.write_bytes(message)
+        os.utime(file, (clock.now.timestamp(), clock.now.timestamp()))
+        messages = published(home_devices.tick(1.0))
+    assert messages["battery/set"] == pytest.approx(max(-other, -2.0), abs=0.0005)
+    assert messages[STATE]["limit"] == {"draw_kw": 0.0, "feed_in_kw": None, "source": "outside"}
+    assert messages[STATE]["problems"] == []
+    clock.now += timedelta(seconds=120)
+    messages = published(home_devices.tick(121.0))
+    assert messages[STATE]["limit"] == {"draw_kw": 5.0, "feed_in_kw": None, "source": "fail_safe"}
+    assert messages[STATE]["problems"] == ["nothing is heard of the limit from outside"]
+
+
+def alone(sessions: list[Session], prices: list[float], **home: Any) -> OwnOptimum:
+    described = {"run": "demo", "name": "h1", "game": "user_oriented", "slots": 24, "aggregator": "a1", "homes": [FLAT]}
+    config = config_model(find("user_oriented")).model_validate(described)
+    flat = Home.model_validate(FLAT | home)
+    states = {"flat": {"storage_kwh": [4.0]}}
+    calendar = Calendar(start=MIDNIGHT, timezone="Europe/Berlin", horizon="6h", days=1)
+    dated = config.model_copy(update={"calendar": calendar})
+    return OwnOptimum(dated if sessions else config, flat, UserOrientedHomes, lambda session: states, prices)
+
+
+def test_home_alone_does_what_is_best_for_it_at_the_price_of_each_hour() -> None:
+    prices = [float(hour) for hour in range(24)]
+    day = alone([], prices)(MIDNIGHT.replace(hour=17, minute=30))
+    assert day == plan_for(HOME, Price(price=prices)).model_copy(update={"session": 0})
+    rest = alone([DAY], prices)(MIDNIGHT.replace(hour=20, minute=30))
+    assert (rest.start, rest.price) == (MIDNIGHT.replace(hour=20), prices[20:])
+    assert rest.level_kwh is not None and rest.setpoint_kw is not None
+    assert rest.level_kwh[0] - rest.setpoint_kw[0] == pytest.approx(4.0), "from what the last plan has left"
+    with pytest.raises(ValueError, match="for the run alone"):
+        alone([DAY], prices)(MIDNIGHT + timedelta(days=1))
+
+
+def test_devices_carry_out_what_is_best_for_the_home_alone_when_the_plan_is_over() -> None:
+    clock = Clock(hour=23)
+    home_devices, _ = start_devices(plan_for(HOME), clock, fail_safe={"own_optimum": 9})
+    own = plan_for(HOME, Price(price=[9.0] * 24)).model_copy(update={"setpoint_kw": [0.5] * 24})
+    home_devices.solve_alone = lambda time: own.model_copy(update={"start": time - timedelta(hours=1)})
+    clock.now += timedelta(hours=1)
+    actions = home_devices.tick(3600.0)
+    assert published(actions)["battery/set"] == 0.0, "it rests until that is known"
+    (work,) = [action for action in actions if isinstance(action, Compute)]
+    messages = published(work.then(work.job(), 3601.0))
+    assert (messages["battery/set"], messages[STATE]["mode"]) == (0.5, "fail_safe")
+    assert not home_devices.tick(3660.0)
+
+
+def test_devices_try_again_later_when_the_home_alone_cannot_be_solved() -> None:
+    home_devices, _ = start_devices(plan_for(HOME), Clock(), fail_safe={"own_optimum": 9})
+
+    def fail(time: datetime) -> Plan:
+        raise ValueError("no way")
+
+    home_devices.solve_alone = fail
+    home_devices._control._plans.clear()
+    (work,) = [action for action in home_devices.tick(0.0) if isinstance(action, Compute)]
+    assert not work.then(work.job(), 1.0)
+    messages = home_devices.tick(60.0)
+    assert published(messages)[STATE]["problems"] == ["no schedule of its own: no way"]
+    assert not [action for action in messages if isinstance(action, Compute)]
+    assert [action for action in home_devices.tick(1000.0) if isinstance(action, Compute)]
+
+
+def test_own_optimum_is_refused_in_a_game_whose_settlement_is_no_price() -> None:
+    scenario = scenarios.load("storage_market")
+    described = {"run": "demo", "name": "h1", "game": "storage_market", "slots": 24, "aggregator": "a1"}
+    (home, *_) = [home for home in scenario.everyone if home.battery is not None]
+    config = config_model(find("storage_market")).model_validate(described | {"homes": [home.model_dump()]})
+    with pytest.raises(ValueError, match=r"devices\.fail_safe: in storage_market a home is not asked"):
+        OwnOptimum(config, home, UserOrientedHomes, lambda session: {}, [9.0] * 24)
+
+
 # --- the measured level ---
 
 
@@ -360,7 +522,7 @@ def strategy_with_reading(soc: bytes | None, unit: str = "%", described: dict[st
     home_devices = HomeDevices("h1", DeviceSettings.model_validate({"meter": meter}), home, clock=Clock())
     if soc is not None:
         home_devices.receive("battery/soc", soc, 0.0)
-    return DeviceHomeStrategy(home, UserOrientedHomes, home_devices, "demo")
+    return DeviceHomeStrategy(home, UserOrientedHomes, home_devices, DAY, "demo")
 
 
 @pytest.mark.parametrize(
@@ -454,19 +616,20 @@ def test_retained_measurement_does_not_replace_one_that_was_sent() -> None:
 def test_home_keeps_its_plan_when_a_settlement_is_received_again_after_a_restart(tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
 
-    def queued_after_restart(run: str, *, asked: bool, scenario: str | None = None) -> bool:
-        file.write_text(plan_for(HOME).model_dump_json())
+    def changed_after_restart(run: str, *, asked: bool, scenario: str | None = None) -> bool:
+        saved = json.dumps({"plans": [plan_for(HOME).model_dump(mode="json")]})
+        file.write_text(saved)
         home_devices = HomeDevices("h1", DeviceSettings.model_validate({}), HOME, file, Clock())
-        home = DeviceHomeStrategy(HOME, UserOrientedHomes, home_devices, run, scenario)
+        home = DeviceHomeStrategy(HOME, UserOrientedHomes, home_devices, DAY, run, scenario)
         if asked:
             home.answer(PRICE)
         home.settle(PRICE)
-        return not home_devices._new_plans.empty()
+        return json.loads(file.read_text()) != json.loads(saved)
 
-    assert not queued_after_restart("demo", asked=False)
-    assert queued_after_restart("demo", asked=True)
-    assert queued_after_restart("another", asked=False)
-    assert queued_after_restart("demo", asked=False, scenario="0" * 16), (
+    assert not changed_after_restart("demo", asked=False)
+    assert changed_after_restart("demo", asked=True)
+    assert changed_after_restart("another", asked=False)
+    assert changed_after_restart("demo", asked=False, scenario="0" * 16), (
         "another game, though the run has the same name"
     )
 
@@ -478,6 +641,9 @@ class Cistern(HomeModel):
 
     def storage_capacity_kwh(self) -> float:
         return 8.0
+
+    def storage_power_kw(self) -> tuple[float, float]:
+        return 8.0, 8.0
 
     def with_stored_energy(self, kwh: float) -> Self:
         return self.model_validate(self.model_dump() | {"held_kwh": kwh})
@@ -507,11 +673,21 @@ def test_devices_need_no_more_of_a_new_game_than_its_home_model(tmp_path: Path) 
     settings.check([home], [Session(24)], "mqtt://grid:1883")
     home_devices = HomeDevices("h1", settings, home, tmp_path / "plan.json", clock=Clock())
     home_devices.receive("battery/soc", b"75", 0.0)
-    strategy = DeviceHomeStrategy(home, CisternHomes, home_devices, "demo")
+    session = Session(24, 0.25, number=7, start=MIDNIGHT)
+    strategy = DeviceHomeStrategy(home, CisternHomes, home_devices, session, "demo")
     assert strategy.answer(PRICE) == Price(price=[6.0] * 24)
     strategy.settle(PRICE)
-    plan = Plan.model_validate_json((tmp_path / "plan.json").read_text())
-    assert plan == Plan(run="demo", load_kw=[6] * 24, price=PRICE.price, setpoint_kw=[6] * 24, level_kwh=[6] * 24)
+    (plan,) = json.loads((tmp_path / "plan.json").read_text())["plans"]
+    assert Plan.model_validate(plan) == Plan(
+        run="demo",
+        session=7,
+        start=MIDNIGHT,
+        slot_hours=0.25,
+        load_kw=[6] * 24,
+        price=PRICE.price,
+        setpoint_kw=[6] * 24,
+        level_kwh=[6] * 24,
+    )
 
 
 # --- Home Assistant ---
@@ -666,7 +842,9 @@ def test_settlement_reaches_the_storage_and_nothing_of_it_the_grids_broker(
 ) -> None:
     clock = Clock()
     clock.now = clock.now.replace(minute=59, second=56)
-    monkeypatch.setattr(HomeDevices.__init__, "__defaults__", (None, clock))
+    defaults = HomeDevices.__init__.__defaults__
+    assert defaults is not None
+    monkeypatch.setattr(HomeDevices.__init__, "__defaults__", (None, clock, *defaults[2:]))
     measured = Home.model_validate(FLAT | {"storage": [BATTERY | {"initial_kwh": 4.0}]})
     plan = plan_for(measured)
     assert plan.setpoint_kw is not None
@@ -684,7 +862,8 @@ def test_settlement_reaches_the_storage_and_nothing_of_it_the_grids_broker(
 
         def shows(hour: int) -> Callable[[dict[str, bytes]], bool]:
             def true(received: dict[str, bytes]) -> bool:
-                return "battery/set" in received and json.loads(received[STATE])["hour"] == hour
+                slot = json.loads(received.get(STATE, b"{}")).get("slot", "")
+                return "battery/set" in received and f"T{hour}:00" in slot
 
             return true
 
@@ -719,7 +898,7 @@ def test_settlement_reaches_the_storage_and_nothing_of_it_the_grids_broker(
 
 def test_emc_plays_and_stays_when_the_home_broker_is_away(mosquitto_url: str, tmp_path: Path) -> None:
     port = broker.free_port()
-    bound = {"broker": f"mqtt://127.0.0.1:{port}", "storage_setpoint": "battery/set"}
+    bound = {"broker": f"mqtt://127.0.0.1:{port}", "storage_setpoint": "battery/set", "trust_clock": True}
     config = emc_config("alone", mosquitto_url, devices=bound, plan_file="plan.json")
     (tmp_path / "config.json").write_text(config.model_dump_json(exclude_none=True))
     command = [sys.executable, "-m", "emc_node", "--config", str(tmp_path / "config.json"), "--stay", "--log", "json"]
@@ -735,15 +914,16 @@ def test_emc_plays_and_stays_when_the_home_broker_is_away(mosquitto_url: str, tm
                 home.wait("no plan", lambda received: {"battery/set", STATE} <= received.keys())
                 plan = plan_for(HOME, run="alone")
                 assert plan.setpoint_kw is not None
-                hour = json.loads(home.received[STATE])["hour"]
+                hour = datetime.fromisoformat(json.loads(home.received[STATE])["slot"]).hour
                 assert json.loads(home.received["battery/set"]) == pytest.approx(plan.setpoint_kw[hour], abs=0.001)
                 emc.send_signal(signal.SIGTERM)
                 assert emc.wait(60) == 0
                 home.wait("no last will", lambda received: received["emc-node/h1/availability"] == b"offline")
+                home.wait("the storage does not rest", lambda received: received["battery/set"] == b"0.0")
         finally:
             emc.kill()
             emc.wait()
-    kept = json.loads((tmp_path / "plan.json").read_text())
+    (kept,) = json.loads((tmp_path / "plan.json").read_text())["plans"]
     assert kept["run"] == "alone"
 
 

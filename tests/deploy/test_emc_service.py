@@ -27,7 +27,7 @@ from broker.access import Node, Role
 from broker.authority import Authority
 from emc_node import __main__, status
 from emc_node.config import EmcConfig, assemble, config_model
-from emc_node.device_settings import DeviceSettings, Power
+from emc_node.device_settings import DeviceSettings, Setpoint
 from emc_node.init import main as init
 from stackelgrid import scenarios
 from stackelgrid.faults.plan import Cut, FaultPlan
@@ -131,7 +131,7 @@ def test_init_takes_the_operators_folder_and_the_owners_home(
     config = configuration(to)
     assert config.homes[0].id == "flat"
     assert config.devices is not None
-    assert config.devices.storage_setpoint == Power(topic="battery/set")
+    assert config.devices.storage_setpoint == Setpoint(topic="battery/set")
     assert config.plan_file == Path("/var/lib/mine/plan.json")
     assert (to / "node.key").read_bytes() == (given / "node.key").read_bytes()
 

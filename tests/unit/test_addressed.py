@@ -220,7 +220,7 @@ def play(transport: MemoryTransport) -> dict[str, Any]:
                 ledger=[],
             ),
             *(
-                EmcNode(name, down, [], lambda _, name=name: Obliging(name), SESSIONS, found["homes"].update)
+                EmcNode(name, down, [], lambda *_, name=name: Obliging(name), SESSIONS, found["homes"].update)
                 for name in ("h1", "h2")
             ),
         ]

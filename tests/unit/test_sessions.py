@@ -384,7 +384,7 @@ class HomeByHand:
             "a",
             LINK,
             [Battery(id="a")],
-            Stubborn,
+            lambda homes, _: Stubborn(homes),
             sessions,
             self.acted.append,
             self.saved.append,

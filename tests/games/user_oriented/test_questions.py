@@ -140,7 +140,15 @@ def test_home_that_counts_with_an_earlier_load_does_so_at_all_prices() -> None:
 def test_home_refuses_more_questions_than_it_is_set_to_answer() -> None:
     link = Link("run", "a1", LOWER, SLOTS, 1)
     privacy = PrivacySettings(questions_per_session=5)
-    node = EmcNode("h1", link, HOMES[:1], UserOrientedHomes, (Session(SLOTS),), lambda homes: None, privacy=privacy)
+    node = EmcNode(
+        "h1",
+        link,
+        HOMES[:1],
+        lambda homes, _: UserOrientedHomes(homes),
+        (Session(SLOTS),),
+        lambda homes: None,
+        privacy=privacy,
+    )
     node.start(0.0)
 
     def receive(number: int, question: Price) -> list[Publish]:

@@ -156,6 +156,11 @@ class MarketHome(HomeModel):
         """Give the capacity of the battery, None without one."""
         return None if self.battery is None else self.battery.capacity_kwh
 
+    def storage_power_kw(self) -> tuple[float, float]:
+        """Give the most that the battery discharges and charges, kW."""
+        assert self.battery is not None
+        return self.battery.power_kw, self.battery.power_kw
+
     def with_stored_energy(self, kwh: float) -> Self:
         """Give the same home with `kwh` in its battery at the start. Raise `ValueError` where it cannot hold that."""
         assert self.battery is not None

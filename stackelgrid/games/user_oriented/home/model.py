@@ -408,6 +408,11 @@ class Home(HomeModel):
         """Give the capacity of the one storage, None where there is none or more than one."""
         return self.storage[0].capacity_kwh if len(self.storage) == 1 else None
 
+    def storage_power_kw(self) -> tuple[float, float]:
+        """Give the most that the one storage discharges and charges, kW."""
+        (storage,) = self.storage
+        return storage.discharge_kw, storage.charge_kw
+
     def with_stored_energy(self, kwh: float) -> Self:
         """Give the same home with `kwh` in its storage at the start. Raise `ValueError` where it cannot hold that."""
         (storage,) = self.storage
