@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from aggregator_node.node import AggregatorNode
 from stackelgrid.node.config import NodeConfig, Rounds, most_homes
@@ -31,6 +31,8 @@ Settings = TypeVar("Settings", bound=AggregatorSettings)
 class AggregatorConfig(NodeConfig, Generic[Settings]):
     """Its `leader`, its `members` (EMC processes and the number of homes of each) and the rules of its rounds.
 
+    In a grid members may come by a roster alone.
+
     The node writes a line per round with its homes to `journal_file`, as it does to the log, and its account of the
     settlement to `account_file`, where a run has several sessions a line for each. After a restart it goes on from
     `ledger_file`; without that file it begins anew.
@@ -38,11 +40,17 @@ class AggregatorConfig(NodeConfig, Generic[Settings]):
 
     leader: Name
     settings: Settings
-    members: Annotated[list[RegisteredMember], Field(min_length=1, max_length=MAX_NAMES)]
+    members: Annotated[list[RegisteredMember], Field(max_length=MAX_NAMES)]
     rounds: Rounds = Rounds()
     journal_file: Path | None = None
     account_file: Path | None = None
     ledger_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _check_members(self) -> Self:
+        if not self.members and self.registrar is None:
+            raise ValueError("members: nobody, and no roster comes in a run without gates; name its EMC processes")
+        return self
 
 
 @cache
@@ -67,7 +75,7 @@ def assemble(
     homes, slots = {member.name: member.homes for member in config.members}, config.session_slots
     return AggregatorNode(
         config.name,
-        Link(config.run, config.leader, game.bodies("upper"), slots, sum(homes.values()), config.fingerprint),
+        Link(config.run, config.leader, game.bodies("upper"), slots, sum(homes.values()) or 1, config.fingerprint),
         Link(
             config.run, config.name, game.bodies("lower"), slots, most_homes(config.members), config.fingerprint, listen
         ),
@@ -78,6 +86,7 @@ def assemble(
         journal=journal,
         conclude=conclude,
         ledger=ledger,
+        registrar=config.registrar,
     )
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from stackelgrid.calendar import Session
-from stackelgrid.node.limits import build_answer_check, build_receipt_check
+from stackelgrid.node.limits import MemberLimits
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.node.record import Recorder
@@ -24,12 +25,12 @@ from stackelgrid.rounds import (
     SettlementAcknowledged,
     SettlementReceived,
 )
-from stackelgrid.rounds.ledger import Ledger, dump_round, load_round
+from stackelgrid.rounds.ledger import Entry, Ledger, dump_round, load_round
 from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.rounds.strategy import Ask, Reply
 from stackelgrid.transport.base import Action, FetchRetained, Finish, Publish
-from stackelgrid.wire.codec import Link
-from stackelgrid.wire.messages import RegisteredMember
+from stackelgrid.wire.codec import Link, RegistrarLink
+from stackelgrid.wire.messages import AggregatorRoster, RegisteredMember
 from stackelgrid.wire.roles import Role
 
 _LOG = logging.getLogger("aggregator_node")
@@ -41,7 +42,8 @@ class AggregatorNode:
     `members` are the processes of its homes. `journal` stores one record for each finished round with them, `conclude`
     the strategy's account of each settlement. It is in the session of the leader's last message. Before its members
     have gathered, the node tells the leader so. Rounds that are in the `ledger` are not played again: the node goes on
-    after the last of them.
+    after the last of them. In a run with a `registrar` the leader may tell it other members, who take part from the
+    first signal on of the session that it names, or of a later one.
     """
 
     role = Role.AGGREGATOR
@@ -59,6 +61,7 @@ class AggregatorNode:
         journal: Recorder,
         conclude: Recorder,
         ledger: Ledger,
+        registrar: RegistrarLink | None = None,
     ) -> None:
         self.name = name
         self.mailbox = Mailbox(up, down)
@@ -66,14 +69,14 @@ class AggregatorNode:
         self._up, self._down, self._policy = up, down, policy
         self._settings, self._sessions = settings, sessions
         self._homes = {member.name: member.homes for member in members}
+        self._takes_rosters = registrar is not None
+        self._roster: AggregatorRoster | None = None  # in force
+        self._next_roster: AggregatorRoster | None = None
         self._journal, self._conclude, self._ledger = journal, conclude, ledger
         self._member = Member(name, up)
+        self._limits = MemberLimits(members, Role.HOME, self.mailbox)
         self._coordinator = Coordinator(
-            down,
-            [member.name for member in members],
-            policy,
-            build_answer_check(members, Role.HOME, self.mailbox),
-            build_receipt_check(members, Role.HOME, self.mailbox),
+            down, list(self._homes), policy, self._limits.check_answer, self._limits.check_receipt
         )
         self._has_gathered = False
         self._leader_round = 0  # the round of the leader's last signal
@@ -82,6 +85,7 @@ class AggregatorNode:
         self._next_question: Ask[Any] | None = None  # after a restart: to be asked once the homes have gathered
         self._leave_by: float | None = None
         self._left: dict[int, Mapping[str, Any]] = {}  # by session, the state that its settlement leaves
+        self._entered = 0  # the session of the leader's last message
         self._replay_ledger()
 
     def _begin_session(self, number: int) -> None:
@@ -92,16 +96,56 @@ class AggregatorNode:
         self._settings_now = self._settings.in_session(self._session, self._state)
         self._strategy = self._settings_now.strategy(self._session, self._homes)
 
-    def _go_on_to(self, number: int, now: float) -> None:
-        """Go on to the session of the leader's message, if it is another."""
-        if number > self._session.number:
-            self._coordinator.begin_session(number, now)
-            self._begin_session(number)
+    def _go_on_to(self, number: int, now: float) -> list[Action]:
+        """Go on to the session of the leader's message, if it is another, with the members that it told for it."""
+        if number <= self._entered:
+            return []
+        self._entered = number
+        roster = self._next_roster
+        if roster is not None and roster.session <= number:
+            return self._change_members(number, roster, now)
+        if number == self._session.number:
+            return []
+        steps = self._coordinator.begin_session(number, now)
+        self._begin_session(number)
+        return self._perform(steps, now)
+
+    # --- the roster ---
+
+    def _note_roster(self, roster: AggregatorRoster, now: float) -> list[Action]:
+        """Keep a newer roster for the first signal of its session; as long as nothing has begun, take it up at once."""
+        known = self._next_roster or self._roster
+        if known is not None and roster.number <= known.number:
+            return []
+        self._next_roster = roster
+        if self._entered or self._has_gathered:
+            return []
+        return self._change_members(self._session.number, roster, now)
+
+    def _change_members(self, number: int, roster: AggregatorRoster, now: float) -> list[Action]:
+        """Begin a session with the members of a roster."""
+        self._next_roster = None
+        self._ledger.append({"session": number, "roster": roster.model_dump(mode="json", by_alias=True)})
+        steps = self._adopt_roster(number, roster, now)
+        self._begin_session(number)
+        return self._perform(steps, now)
+
+    def _adopt_roster(self, number: int, roster: AggregatorRoster, now: float) -> Sequence[object]:
+        self._roster = roster
+        self._homes = {member.name: member.homes for member in roster.members}
+        self._limits.begin_session(roster.members)
+        up, down = self._up, self._down
+        self._up = self._member.link = replace(up, homes=max(up.homes or 1, sum(self._homes.values())))
+        self._down = self._coordinator.link = replace(down, homes=max([down.homes or 1, *self._homes.values()]))
+        self.mailbox.replace(up, self._up)
+        self.mailbox.replace(down, self._down)
+        return self._coordinator.begin_session(number, now, list(self._homes))
 
     @property
     def subscriptions(self) -> Sequence[str]:
         """Give the topics of the leader's messages and of the homes'."""
-        return [*self._member.subscriptions, *self._coordinator.subscriptions]
+        rosters = [self._up.topic_of_roster(self.name)] if self._takes_rosters else []
+        return [*self._member.subscriptions, *rosters, *self._coordinator.subscriptions]
 
     @property
     def coordinator(self) -> str:
@@ -140,6 +184,9 @@ class AggregatorNode:
             return self._perform(self._coordinator.note_unreadable(topic, self.mailbox.objection, now), now)
         link, message = read
         if link is self._up:
+            self._member.note_contact(now)
+            if isinstance(message, AggregatorRoster):
+                return self._note_roster(message, now)
             steps = self._member.receive(message)
             self._member.note_contact(now)
             return self._perform(steps, now)
@@ -183,11 +230,11 @@ class AggregatorNode:
         return actions
 
     def _begin(self, gathered: MembersGathered, now: float) -> list[Action]:
-        """Come online and, after a restart, ask the question that follows from the rounds in the ledger."""
-        self._has_gathered = True
+        """Come online and ask what is to be asked: after a restart what follows from the rounds in the ledger."""
         if gathered.absent:
             _LOG.warning(gathered.describe("homes' processes"), extra={"data": {"absent": gathered.absent}})
-        actions = self._perform(self._member.start(), now)
+        actions = [] if self._has_gathered else self._perform(self._member.start(), now)
+        self._has_gathered = True
         if self._next_question is not None:
             question, self._next_question = self._next_question, None
             actions += self._ask_or_reply(question, now)
@@ -196,7 +243,7 @@ class AggregatorNode:
     def _open(self, question: QuestionReceived, now: float) -> list[Action]:
         """Begin with the leader's signal. The homes' answers to the one before, if any are missing, are dropped."""
         self._coordinator.abandon(now)
-        self._go_on_to(question.session, now)
+        actions = self._go_on_to(question.session, now)
         if question.session > 1 and not self._coordinator.rounds:  # without its ledger: homes know the numbers before
             self._coordinator.skip_to(question.round - 1)
         self._drop_next_question()
@@ -206,7 +253,9 @@ class AggregatorNode:
             {**self._of_session(), "round": question.round, "signal": signal, "asked": self._coordinator.rounds}
         )
         self.progress.start_round(question.round)
-        return self._ask_or_reply(self.progress.work(self._strategy.open, question.body), now)
+        if not self._homes:
+            return actions  # the leader waits for no answer of an aggregator without homes
+        return [*actions, *self._ask_or_reply(self.progress.work(self._strategy.open, question.body), now)]
 
     def _continue(self, finished: Round) -> list[Action]:
         """Go on with the homes' answers."""
@@ -227,6 +276,9 @@ class AggregatorNode:
 
     def _ask_or_reply(self, next_step: Ask[Any] | Reply[Any], now: float) -> list[Action]:
         if isinstance(next_step, Ask):
+            if self._coordinator.is_gathering and self._has_gathered:
+                self._next_question = next_step  # asked once the new homes have come
+                return []
             self._inner_rounds += 1
             return self._perform(self._coordinator.ask(next_step.body, now), now)
         self._answered_round = self._leader_round
@@ -243,11 +295,11 @@ class AggregatorNode:
 
     def _settle(self, settlement: SettlementReceived, now: float) -> list[Action]:
         """Pass the leader's settlement on to the homes."""
-        self._go_on_to(settlement.session, now)
+        actions = self._go_on_to(settlement.session, now)
         self._drop_next_question()
         ending = self.progress.work(self._strategy.settle, settlement.body)
         states = {} if not self._state else {self.name: self._state}
-        record = {**self._of_session(), "states": states, "account": ending.account}
+        record = {**self._of_session(), "states": states, "account": ending.account, **self._of_roster()}
         self._conclude(record if self._of_session() else ending.account)
         if self._session.number < len(self._sessions) and self._session.number not in self._left:
             state = self._settings_now.advance(self._session, ending.account)
@@ -257,7 +309,13 @@ class AggregatorNode:
         # After a restart without a ledger the strategy does not know the answers that the settlement rests on.
         complete = settlement.complete and settlement.round == self._answered_round
         steps = self._coordinator.settle(ending.body, settled=settlement.settled, complete=complete, now=now)
-        return self._perform(steps, now)
+        return [*actions, *self._perform(steps, now)]
+
+    def _of_roster(self) -> dict[str, Any]:
+        """Give the roster in force for the record of a session; nothing as long as there is none."""
+        if self._roster is None:
+            return {}
+        return {"roster": {"number": self._roster.number, "members": list(self._homes)}}
 
     def _of_session(self) -> dict[str, int]:
         """Give the key by which records of several sessions are told apart."""
@@ -287,11 +345,16 @@ class AggregatorNode:
         for entry in entries:
             if "state" in entry:
                 self._left[entry["session"]] = entry["state"]
+            elif "roster" in entry:
+                self._recall_roster(entry)
             elif entry.get("session", 1) < last:
                 self._coordinator.recall(entry.get("number", entry.get("asked")), entry.get("quarantined", {}))
+        self._entered = last if entries else 0
         self._coordinator.begin_session(last, 0.0)
         self._begin_session(last)
-        for entry in (entry for entry in entries if "state" not in entry and entry.get("session", 1) == last):
+        for entry in entries:
+            if "state" in entry or "roster" in entry or entry.get("session", 1) < last:
+                continue
             if "signal" in entry:
                 self._leader_round, self._inner_rounds = entry["round"], 0
                 self._coordinator.skip_to(entry["asked"])
@@ -308,3 +371,6 @@ class AggregatorNode:
             case Reply(body):
                 self._answered_round = self._leader_round
                 self._member.resume(self._leader_round, body, session=last)
+
+    def _recall_roster(self, entry: Entry) -> None:
+        self._adopt_roster(entry["session"], AggregatorRoster.model_validate(entry["roster"]), 0.0)

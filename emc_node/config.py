@@ -166,4 +166,15 @@ def _node(
 ) -> EmcNode:
     bodies, homes = find(config.game).bodies("lower"), len(config.homes)
     link = Link(config.run, config.aggregator, bodies, config.session_slots, homes, config.fingerprint, listen)
-    return EmcNode(config.name, link, config.homes, create, config.sessions, act, remember, memory, config.privacy)
+    return EmcNode(
+        config.name,
+        link,
+        config.homes,
+        create,
+        config.sessions,
+        act,
+        remember,
+        memory,
+        config.privacy,
+        config.registrar,
+    )

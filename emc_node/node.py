@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -16,9 +16,9 @@ from stackelgrid.node.record import Recorder, discard
 from stackelgrid.rounds import Member, QuestionReceived, RefusalReceived, SettlementReceived
 from stackelgrid.rounds.settings import HomeModel, PrivacySettings
 from stackelgrid.rounds.strategy import HomeStrategy, StatefulHomeStrategy
-from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish
-from stackelgrid.wire.codec import Link
-from stackelgrid.wire.messages import Body
+from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish, Reconnect
+from stackelgrid.wire.codec import Link, RegistrarLink
+from stackelgrid.wire.messages import Body, Place
 from stackelgrid.wire.roles import Role
 
 _LOG = logging.getLogger("emc_node")
@@ -48,7 +48,8 @@ class EmcNode:
     `act` receives, once a session, what each home will do; this stays in the home (in a simulation: with the run's
     results). `privacy` bounds how many different questions of a session are answered, counted anew after a restart.
     `remember` gets what later answers depend on, where they do: after each answer, and the plan before its receipt;
-    `memory` is the last of it from before a restart.
+    `memory` is the last of it from before a restart. In a run with a `registrar` it goes to the aggregator that its
+    latest place names: between two sessions, or when its own has been silent for too long.
     """
 
     role = Role.HOME
@@ -64,16 +65,23 @@ class EmcNode:
         remember: Recorder = discard,
         memory: Mapping[str, Any] | None = None,
         privacy: PrivacySettings | None = None,
+        registrar: RegistrarLink | None = None,
     ) -> None:
         self.name = name
-        self.mailbox = Mailbox(link)
+        memory = memory or {}
+        self._place: Mapping[str, Any] = memory.get("place", {})  # the number and the aggregator of the one it is at
+        self._next_place: Place | None = None
+        link = replace(link, coordinator=self._place.get("aggregator", link.coordinator))
+        self.mailbox = Mailbox(link) if registrar is None else Mailbox(link, registrar)
         self.progress = Progress()
         self._link, self._carry_out, self._remember = link, act, remember
+        self._registrar = registrar
+        self._link_before: Link | None = None
+        self._in_session = False  # between the first question of a session and its settlement
         self._homes, self._create, self._sessions = homes, create, sessions
         self._member = Member(name, link, renumbered=True)  # an aggregator may come back without its disk
         self._leave_by: float | None = None
         self._privacy = privacy or PrivacySettings()
-        memory = memory or {}
         self._plan = _Plan(**memory["plan"]) if memory.get("plan") else None
         self._begin_session(memory.get("session", 1))
         self._resume(memory)
@@ -130,8 +138,9 @@ class EmcNode:
 
     @property
     def subscriptions(self) -> Sequence[str]:
-        """Give the topics of the aggregator's signals and settlement."""
-        return self._member.subscriptions
+        """Give the topics of the aggregator's signals and settlement, and of the home's place."""
+        places = () if self._registrar is None else (self._registrar.topic_of_place(self.name),)
+        return (*self._member.subscriptions, *places)
 
     @property
     def coordinator(self) -> str:
@@ -163,9 +172,13 @@ class EmcNode:
         if not payload:
             run_is_over = topic == self._link.topic_to_member("signal", self.name) and self._leave_by is not None
             return self._leave() if run_is_over else []
+        if self._link_before is not None and topic.startswith(f"{self._link_before.root}/"):
+            return []  # it was under way when the home went to another aggregator
         read = self.mailbox.read(topic, payload)
         if read is None:
             return []
+        if isinstance(read[1], Place):
+            return self._note_place(read[1])
         steps = self._member.receive(read[1])
         self._member.note_contact(now)
         return self._perform(steps)
@@ -177,7 +190,8 @@ class EmcNode:
     def tick(self, now: float) -> Sequence[Action]:
         """Act on the deadline."""
         if self._leave_by is None:
-            return self._perform(self._member.tick(now))
+            steps = self._member.tick(now)
+            return self._move() if steps and self._next_place is not None else self._perform(steps)
         return self._leave() if now >= self._leave_by else []
 
     def _perform(self, steps: Sequence[object]) -> list[Action]:
@@ -195,7 +209,34 @@ class EmcNode:
                     self.progress.note_refusal(round_number, reason, final=final)
         return actions
 
+    # --- its place ---
+
+    def _note_place(self, place: Place) -> list[Action]:
+        """Keep a place for the end of the session; between two sessions go there at once."""
+        if place.number < self._place.get("number", 0):
+            return []
+        self._next_place = None if place.aggregator == self._link.coordinator else place
+        return [] if self._in_session else self._move()
+
+    def _move(self) -> list[Action]:
+        """Go to another aggregator, if the registrar has named one: clear the presence here, and connect anew."""
+        place, self._next_place = self._next_place, None
+        if place is None or self._leave_by is not None:
+            return []
+        _LOG.info("moved", extra={"data": {"from": self._link.coordinator, "to": place.aggregator}})
+        farewell = self._perform(self._member.leave())
+        self._link_before, self._link = self._link, replace(self._link, coordinator=place.aggregator)
+        self.mailbox.replace(self._link_before, self._link)
+        self._member.move(self._link)
+        self._in_session = False
+        self._place = {"number": place.number, "aggregator": place.aggregator}
+        self._remember(self._of_session())
+        return [*farewell, Reconnect()]
+
+    # --- its part in a session ---
+
     def _answer(self, question: QuestionReceived) -> list[Action]:
+        self._in_session = True
         self._go_on_to(question.session)
         strategy, session = self._strategy, self._session
 
@@ -236,7 +277,8 @@ class EmcNode:
         """Give what of a run of several sessions is saved besides."""
         if len(self._sessions) == 1:
             return {}
-        return {"session": self._session.number, "plan": None if self._plan is None else asdict(self._plan)}
+        place = {"place": self._place} if self._place else {}
+        return {"session": self._session.number, "plan": None if self._plan is None else asdict(self._plan), **place}
 
     def _settle(self, settlement: SettlementReceived) -> list[Action]:
         self._go_on_to(settlement.session)
@@ -267,7 +309,8 @@ class EmcNode:
         self.progress.settle()
         if self._session.number == len(self._sessions):
             self._leave_by = now + LINGER_S
-        return self._perform(self._member.acknowledge([]))
+        self._in_session = False
+        return [*self._perform(self._member.acknowledge([])), *self._move()]
 
     def _leave(self) -> list[Action]:
         self._leave_by = None

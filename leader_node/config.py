@@ -77,6 +77,7 @@ def assemble(
         journal=journal,
         conclude=conclude,
         ledger=ledger,
+        registrar=config.registrar,
     )
 
 

@@ -8,9 +8,9 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from leader_node.membership import Membership
 from stackelgrid.calendar import Session
 from stackelgrid.gates import Opening, Timetable
-from stackelgrid.node.limits import build_answer_check, build_receipt_check
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.node.record import Recorder
@@ -19,8 +19,8 @@ from stackelgrid.rounds.ledger import Entry, Ledger, dump_round, load_round
 from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.rounds.strategy import Decision
 from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish
-from stackelgrid.wire.codec import Link
-from stackelgrid.wire.messages import RegisteredMember
+from stackelgrid.wire.codec import Link, RegistrarLink
+from stackelgrid.wire.messages import RegisteredMember, Roster
 from stackelgrid.wire.roles import Role
 
 _LOG = logging.getLogger("leader_node")
@@ -35,7 +35,8 @@ class LeaderNode:
 
     Sessions open by the `timetable`. `journal` stores one record for each finished round, `conclude` one at the end of
     each session. Rounds that are in the `ledger` are not played again: the node goes on after the last of them. In a
-    grid the ledger keeps of the sessions that are over the last one's end alone.
+    grid the ledger keeps of the sessions that are over the last one's end alone. `members` take part, and once the
+    `registrar`, if there is one, has sent a roster, those that it names.
     """
 
     role = Role.LEADER
@@ -53,19 +54,17 @@ class LeaderNode:
         journal: Recorder,
         conclude: Recorder,
         ledger: Ledger,
+        registrar: RegistrarLink | None = None,
     ) -> None:
         self.name = name
-        self.mailbox = Mailbox(link)
+        self.mailbox = Mailbox(link) if registrar is None else Mailbox(link, registrar)
         self.progress = Progress()
         self.last_will: Publish | None = None
-        names = [member.name for member in members]
+        self._registrar = registrar
+        self._membership = Membership(link, members, self.mailbox, settings.fixed_members)
+        limits = self._membership.limits
         self._coordinator = Coordinator(
-            link,
-            names,
-            policy,
-            build_answer_check(members, Role.AGGREGATOR, self.mailbox),
-            build_receipt_check(members, Role.AGGREGATOR, self.mailbox),
-            members_gather=True,
+            link, self._membership.names, policy, limits.check_answer, limits.check_receipt, members_gather=True
         )
         self._settings, self._sessions, self._timetable = settings, sessions, timetable
         self._opening: Opening | None = None  # the session that waits for its gate
@@ -73,6 +72,7 @@ class LeaderNode:
         self._journal = journal
         self._conclude = conclude
         self._ledger = ledger
+        self._has_begun = any(ledger)
         self._replay_ledger(list(ledger))
 
     def _begin_session(self, number: int, state: Mapping[str, Any] | None) -> None:
@@ -86,16 +86,18 @@ class LeaderNode:
         self._account: Mapping[str, Any] | None = None  # of the last round
         self._all_fresh = False  # in the last round
         self._confirmations = 0
+        self._is_open = False
         self._conclusion: dict[str, Any] = {}
 
     @property
     def subscriptions(self) -> Sequence[str]:
-        """Give the topics of the members' answers, receipts and presence."""
-        return self._coordinator.subscriptions
+        """Give the topics of the members' answers, receipts and presence, and of the roster."""
+        rosters = () if self._registrar is None else (self._registrar.topic_of_roster,)
+        return (*self._coordinator.subscriptions, *rosters)
 
     def start(self, now: float) -> Sequence[Action]:
         """Begin, or go on after a reconnect."""
-        return self._perform(self._coordinator.start(now), now)
+        return self._perform([*self._membership.announce(self._session.number), *self._coordinator.start(now)], now)
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """Take a payload from the broker."""
@@ -104,6 +106,8 @@ class LeaderNode:
         read = self.mailbox.read(topic, payload)
         if read is None:
             return self._perform(self._coordinator.note_unreadable(topic, self.mailbox.objection, now), now)
+        if isinstance(read[1], Roster):
+            return self._note_roster(read[1], now)
         return self._perform(self._coordinator.receive(read[1], now, len(payload)), now)
 
     def next_deadline(self) -> float | None:
@@ -135,10 +139,29 @@ class LeaderNode:
                     actions += self._end_session(step, now)
         return actions
 
+    def _note_roster(self, roster: Roster, now: float) -> Sequence[Action]:
+        """Keep a newer roster for the next session; as long as nothing has begun that is the first."""
+        if not self._membership.note(roster) or self._has_begun:
+            return []
+        return self._perform(self._change_members(now), now)
+
+    def _change_members(self, now: float) -> list[object]:
+        """Begin a session with the members of the newest roster, and tell each aggregator its own."""
+        number = self._session.number
+        if not self._membership.begin_session():
+            return [*self._coordinator.begin_session(number, now)]
+        self._ledger.append({"session": number, **self._membership.entry})
+        self._coordinator.link = self._membership.link
+        steps = self._coordinator.begin_session(number, now, self._membership.names)
+        return [*self._membership.announce(number), *steps]
+
     def _begin(self, gathered: MembersGathered, now: float) -> Sequence[Action]:
-        """Open the first session or, after a restart, go on in the one that was open, unless that is over."""
+        """Ask the first question of a session that opens; before the first, or after a restart, find which is on."""
+        self._has_begun = True
         if gathered.absent:
             _LOG.warning(gathered.describe("aggregators"), extra={"data": {"absent": gathered.absent}})
+        if self._is_open:
+            return [Compute(partial(self.progress.work, self._strategy.open), self._ask_first)]
         number = self._session.number
         next_opening = self._timetable.find_next(number, now)
         if self._decision is None or next_opening is None or next_opening.number != number:
@@ -184,16 +207,15 @@ class LeaderNode:
             self._keep_end(last.number, conclusion)
 
     def _open_session(self, number: int, now: float) -> Sequence[Action]:
-        """Ask the first question of a session. The coordinator's roster is that of the whole session."""
+        """Open a session. Who is a member now is one for the whole of it."""
         self._opening = self._look_at = None
         if number != self._session.number:
-            state = self._find_state(number)
-            self._coordinator.begin_session(number, now)
-            self._begin_session(number, state)
+            self._begin_session(number, self._find_state(number))
+        self._is_open = True
         opened = self._timetable.read(now)
         if opened is not None:
             self._conclusion["opened"] = opened.isoformat(timespec="seconds")
-        return [Compute(partial(self.progress.work, self._strategy.open), self._ask_first)]
+        return self._perform(self._change_members(now), now)
 
     def _find_state(self, number: int) -> Mapping[str, Any] | None:
         """Find the state that this session leaves to the later session `number`."""
@@ -209,7 +231,7 @@ class LeaderNode:
             return self._leave(now)
         number = self._session.number
         states = {} if not self._state else {"states": {self.name: self._state}}
-        conclusion = {"session": number, **self._conclusion, **states}
+        conclusion = {"session": number, **self._conclusion, **states, **self._membership.record}
         self._conclude(conclusion)
         if number < len(self._sessions):
             self._keep_end(number, conclusion)
@@ -224,6 +246,7 @@ class LeaderNode:
             end |= {
                 "quarantined": dict(self._coordinator.quarantined),
                 "anchor": None if anchor is None else anchor.isoformat(),
+                **self._membership.entry,
             }
             self._ledger.clear()
         self._ledger.append(end)
@@ -232,6 +255,9 @@ class LeaderNode:
 
     def _ask_first(self, decision: Decision[Any, Any], now: float) -> Sequence[Action]:
         self._decision = decision
+        if not self._coordinator.members:
+            self._conclusion["stopped"] = "no home is in the roster"
+            return self._settle(settled=False, complete=False, now=now)
         return self._ask(decision, now)
 
     def _ask(self, decision: Decision[Any, Any], now: float) -> Sequence[Action]:
@@ -302,7 +328,7 @@ class LeaderNode:
         return self._perform(steps, now)
 
     def _leave(self, now: float) -> Sequence[Action]:
-        return [*self._perform(self._coordinator.leave(), now), Finish()]
+        return [*self._perform([*self._coordinator.leave(), *self._membership.leave()], now), Finish()]
 
     def _replay_ledger(self, entries: Sequence[Entry]) -> None:
         """Take the rounds from before a restart, so that coordinator and strategy are where they were after the last.
@@ -315,15 +341,24 @@ class LeaderNode:
         ended = [number for number, entry in enumerate(entries) if "conclusion" in entry]
         open_from = ended[-1] + 1 if ended else 0
         for entry in entries[:open_from]:
+            self._recall_roster(entry)
             number = entry.get("number", entry.get("rounds", 0))
             self._coordinator.recall(number, entry.get("quarantined", {}))
         number, state = (entries[ended[-1]]["session"] + 1, entries[ended[-1]]["state"]) if ended else (1, None)
         self._coordinator.begin_session(number, 0.0)
         self._begin_session(number, state)
         for entry in entries[open_from:]:
+            self._recall_roster(entry)
             if "number" in entry:
                 self._replay(load_round(entry, self._coordinator.link.bodies))
                 self._account = entry["account"]
+
+    def _recall_roster(self, entry: Entry) -> None:
+        """Take up the roster in an entry of the ledger, if there is one."""
+        if "roster" in entry:
+            self._membership.adopt(Roster.model_validate(entry["roster"]))
+            self._coordinator.link = self._membership.link
+            self._coordinator.begin_session(self._coordinator.session, 0.0, self._membership.names)
 
     def _replay(self, finished: Round) -> None:
         if self._decision is None:

@@ -55,6 +55,7 @@ class RunRecord:
     - `aggregators`: the account of each aggregator after the settlement, `homes`: each home's settled schedule;
     - `sessions`: of a run of several, a record of each that was begun: what is above, and the `states` in which leader
       and homes went into it. Above are then all rounds, and how it went in all sessions;
+    - `rosters`: of a session, the number and members of the roster that each coordinator played by, where it had one;
     - `faults`: the faults of the plan that happened, `failures`: the nodes that died, and `broker`, each with the
       reason;
     - `late`: the EMC processes that had not come when the first round began, `last_errors`: the last warning or error
@@ -71,6 +72,7 @@ class RunRecord:
     aggregators: dict[str, dict[str, Any]] = field(default_factory=dict)
     homes: dict[str, dict[str, Any]] = field(default_factory=dict)
     states: dict[str, Any] = field(default_factory=dict)
+    rosters: dict[str, dict[str, Any]] = field(default_factory=dict)
     sessions: dict[int, RunRecord] = field(default_factory=dict)
     faults: list[FaultRecord] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
@@ -92,6 +94,8 @@ class RunRecord:
             record = self.of_session(account["session"])
             record.aggregators[aggregator] = dict(account["account"])
             record.states.update(account["states"])
+            if "roster" in account:
+                record.rosters[aggregator] = account["roster"]
         else:
             self.aggregators[aggregator] = dict(account)
 
@@ -112,6 +116,8 @@ class RunRecord:
         for each in ended:
             record = self.of_session(each.pop("session"))
             record.states.update(each.pop("states", {}))
+            if "roster" in each:
+                record.rosters["leader"] = each.pop("roster")
             record.conclusion = each
         for finished in self.rounds:
             self.of_session(finished["session"]).rounds.append(finished)

@@ -36,7 +36,7 @@ from stackelgrid.transport.base import Action, Compute, Finish, Publish
 from stackelgrid.ui.events import Event, EventLog, read_end
 from stackelgrid.ui.observer import NodeObserver
 from stackelgrid.ui.words import describe_end, describe_inner_round, describe_round, describe_tree
-from stackelgrid.wire.codec import ROOT, BadMessageError, HeartbeatLink, Link
+from stackelgrid.wire.codec import ROOT, BadMessageError, Channel, HeartbeatLink, Link
 from stackelgrid.wire.messages import Message, Presence, Receipt, Settlement, Signal
 
 _LOG = logging.getLogger("stackelgrid.observer")
@@ -147,7 +147,7 @@ class Observer:
             self.mailbox.reject(error.reason, topic, error.detail)
         return []
 
-    def _note(self, link: Link, message: Message, now: float) -> None:
+    def _note(self, link: Channel, message: Message, now: float) -> None:
         if self._desk is None and link.coordinator == LEADER:
             self._follow(message, now)
         match message:

@@ -87,7 +87,7 @@ class FaultyMemory(MemoryTransport):
 
     def outage(self, sender: str, publish: Publish, now: float) -> Outage | None:
         """Fail the broker before it takes in the leader's question of a round, or the first message after a time."""
-        if self._roles[sender] is Role.LEADER:
+        if self._roles.get(sender) is Role.LEADER:
             about = describe(publish.topic, publish.payload)
             if about.purpose == "signal" and about.round is not None:
                 self._round = about.round

@@ -96,6 +96,7 @@ class FaultInjectingNode:
         self._narrow: dict[str, list[_Pipe]] = {"in": [], "out": []}
         self._held: list[Publish] = []  # at QoS 1, while the connection is cut
         self._finished = False  # the node has finished while its connection was cut
+        self._has_moved = False  # it wanted another connection meanwhile
         self._added: deque[Fault] = deque()  # to the plan, by another thread
         self._moments = [
             (number, fault)
@@ -226,10 +227,10 @@ class FaultInjectingNode:
                     passed += self._publish(action, now)
                 case Compute():
                     passed.append(Compute(action.job, partial(self._continue, action)))
-                case FetchRetained() if self._cut_until is None:
+                case FetchRetained() | Reconnect() if self._cut_until is None:
                     passed.append(action)
                 case Reconnect():
-                    passed.append(action)
+                    self._has_moved = True
                 case Finish() if self._cut_until is not None:
                     self._finished = True
                     self._schedule(self._cut_until, lambda later: [Finish()])
@@ -310,6 +311,9 @@ class FaultInjectingNode:
         held, self._held = self._held, []
         if self._finished:
             return held
+        if self._has_moved:
+            self._has_moved = False
+            return [*held, Reconnect()]
         return [*held, *self.node.start(now), FetchRetained()]
 
     def _transmit(self, publish: Publish, now: float) -> list[Action]:

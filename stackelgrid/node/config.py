@@ -16,6 +16,7 @@ from stackelgrid.registry import Game, UnknownGameError, find
 from stackelgrid.rounds import Offence, RoundPolicy
 from stackelgrid.text_file import read_text
 from stackelgrid.transport.tls import Tls
+from stackelgrid.wire.codec import RegistrarLink
 from stackelgrid.wire.fingerprint import Digest, Fingerprint
 from stackelgrid.wire.messages import RegisteredMember
 from stackelgrid.wire.names import Name
@@ -80,6 +81,11 @@ class NodeConfig(StrictModel):
     def sessions(self) -> tuple[Session, ...]:
         """The sessions of the run."""
         return list_sessions(self.calendar, self.slots)
+
+    @property
+    def registrar(self) -> RegistrarLink | None:
+        """The registrar of the run, who may change its members between two sessions: in a grid, that stays."""
+        return None if self.gates is None else RegistrarLink(self.run)
 
     @property
     def session_slots(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
-from stackelgrid.wire.codec import AnotherGameError, BadMessageError, Link
+from stackelgrid.wire.codec import AnotherGameError, BadMessageError, Channel
 from stackelgrid.wire.messages import Message, Settlement, Signal
 
 _LOG = logging.getLogger("stackelgrid.mailbox")
@@ -19,14 +19,18 @@ class Mailbox:
     says what was wrong with the latest.
     """
 
-    def __init__(self, *links: Link) -> None:
-        self._links: Sequence[Link] = links
+    def __init__(self, *links: Channel) -> None:
+        self._links: Sequence[Channel] = links
         self._logged: set[tuple[str, str]] = set()
         self._same_game: set[str] = set()  # the links whose coordinator has asked for this game
         self.rejected: Counter[str] = Counter()
         self.objection = ""
 
-    def read(self, topic: str, payload: bytes) -> tuple[Link, Message] | None:
+    def replace(self, link: Channel, other: Channel) -> None:
+        """Read from another link in place of one of them."""
+        self._links = [other if each is link else each for each in self._links]
+
+    def read(self, topic: str, payload: bytes) -> tuple[Channel, Message] | None:
         """Give the message and the link that it came on, None where it is no message.
 
         Raises `AnotherGameError` where the first that comes of a coordinator is of another game. Once one was of this

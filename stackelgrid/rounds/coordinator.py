@@ -66,15 +66,21 @@ class RoundPolicy:
 
 @dataclass(frozen=True, slots=True)
 class MembersGathered:
-    """Event: the first round may be asked. Members in `absent` did not come in time, `came` others did."""
+    """Event: the first round may be asked. Members in `absent` did not come in time, `came` others did.
+
+    With `new_only` those who are new in a session were waited for, and nobody else.
+    """
 
     absent: tuple[str, ...]
     came: int = field(default=0, compare=False)
     after_s: float = field(default=0.0, compare=False)
+    new_only: bool = field(default=False, compare=False)
 
     def describe(self, members: str) -> str:
         """Say in a sentence what happened, and what helps."""
         everybody = self.came + len(self.absent)
+        if self.new_only:
+            return f"{self.came} of {everybody} new {members} had come after {self.after_s:.0f} s; the rest may still"
         return f"{self.came} of {everybody} {members} had come after {self.after_s:.0f} s; raise rounds.gather_s"
 
 
@@ -225,8 +231,10 @@ class Coordinator:
         self._members_gather = members_gather
         self._gathering: set[str] = set()  # members that gather members of their own
         self._came: set[str] = set()  # members that have ever been there
+        self._awaited = frozenset(members)  # those to be gathered
         self._gathering_since: float | None = None
         self._gathering_until = math.inf  # as long as nobody comes
+        self._gathering_at_most = math.inf
         self._has_gathered = False
         self._gathered_after = 0.0
         self._fetch_at = math.inf  # while gathering: a presence may have been lost on its way here
@@ -269,10 +277,12 @@ class Coordinator:
         """Use no round number up to `number`: members know these rounds, finished or not, from before a restart."""
         self._rounds = max(self._rounds, number)
 
-    def begin_session(self, number: int, now: float) -> None:
+    def begin_session(self, number: int, now: float, members: Sequence[str] | None = None) -> list[Step]:
         """Go on to a session: who is there, who is late and who is in quarantine stays, and no answer is held.
 
-        What is still open of the session before is dropped.
+        What is still open of the session before is dropped. With `members` others than before may take part: of those
+        who have left nothing stays, and the new ones are gathered, for a deadline at most. The first round may be asked
+        after the step `MembersGathered`, at once where there is nobody new.
         """
         self.abandon(now)
         self._close_settlement(now)
@@ -280,6 +290,7 @@ class Coordinator:
         self._latest.clear()
         self._latest_round.clear()
         self._questions.clear()
+        return self._replace_members(self.members if members is None else members, now)
 
     def start(self, now: float) -> list[Step]:
         """Begin to gather the members; after a reconnect, send again what is current."""
@@ -290,7 +301,9 @@ class Coordinator:
         if not self._has_gathered and self._gathering_since is None:
             self._gathering_since = now
             self._gathering_until = now + self.policy.gather_s
+            self._gathering_at_most = now + _MOST_GATHERING * self.policy.gather_s
             self._fetch_at = now + self.policy.deadline_s
+            return [] if self.members else self._end_gathering(now)
         return []
 
     def ask(self, body: Question, now: float) -> list[Step]:
@@ -391,6 +404,37 @@ class Coordinator:
 
     # --- gathering ---
 
+    @property
+    def is_gathering(self) -> bool:
+        """Tell whether members are waited for who have never been there."""
+        return self._gathering_since is not None
+
+    def _replace_members(self, members: Sequence[str], now: float) -> list[Step]:
+        """Go on with other members. Whose presence came before it was a member is asked for again."""
+        newcomers = frozenset(members) - frozenset(self.members)
+        for name in frozenset(self.members) - frozenset(members):
+            self._forget(name)
+        self.members = tuple(members)
+        if not self._has_gathered:
+            self._awaited = frozenset(members)
+            fetched = [FetchRetained()] if newcomers else []
+            return [*fetched, *self._end_gathering_if_complete(now)] if self.is_gathering else []
+        if not newcomers:
+            self._gathering_since = None
+            return [MembersGathered(())]
+        self._awaited, self._gathering_since = newcomers, now
+        self._gathering_until = self._gathering_at_most = now + min(self.policy.deadline_s, self.policy.gather_s)
+        self._fetch_at = math.inf
+        return [FetchRetained()]
+
+    def _forget(self, member: str) -> None:
+        for names in (self._online, self._gathering, self._came, self._silent):
+            names.discard(member)
+        for by_name in (self._left_at, self.quarantined, self._prompt_rounds, self._offences, self._objections):
+            by_name.pop(member, None)
+        self.refused.pop(member, None)
+        self._patience.forget(member)
+
     def _on_presence(self, presence: Presence, now: float) -> list[Step]:
         member, state = presence.sender, presence.state
         if state == "gathering" and not self._members_gather:
@@ -439,19 +483,22 @@ class Coordinator:
         """Give the time at which the first round is asked without those who have not come; inf when not gathering."""
         if self._gathering_since is None:
             return math.inf
-        latest = self._gathering_since + _MOST_GATHERING * self.policy.gather_s
-        return latest if self._gathering else min(self._gathering_until, latest)
+        most = self._gathering_at_most
+        return most if self._gathering & self._awaited else min(self._gathering_until, most)
 
     def _end_gathering_if_complete(self, now: float) -> list[Step]:
-        """End the gathering once every member has come, or has come and left; nobody waits for one in quarantine."""
+        """End the gathering once everybody has come, or has come and left; nobody waits for one in quarantine."""
         there = self._online | self._left_at.keys() | self.quarantined.keys()
-        return self._end_gathering(now) if len(there) == len(self.members) else []
+        return self._end_gathering(now) if self._awaited <= there else []
 
     def _end_gathering(self, now: float) -> list[Step]:
         assert self._gathering_since is not None
-        self._gathered_after, self._gathering_since, self._has_gathered = now - self._gathering_since, None, True
-        absent = tuple(name for name in self.members if name not in self._online and name not in self.quarantined)
-        return [MembersGathered(absent, len(self._online), self._gathered_after)]
+        new_only, self._has_gathered = self._has_gathered, True
+        self._gathered_after, self._gathering_since = now - self._gathering_since, None
+        awaited = [name for name in self.members if name in self._awaited]
+        absent = tuple(name for name in awaited if name not in self._online and name not in self.quarantined)
+        came = len(self._awaited & self._online)
+        return [MembersGathered(absent, came, self._gathered_after, new_only)]
 
     # --- a round ---
 

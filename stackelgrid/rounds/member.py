@@ -92,6 +92,11 @@ class Member:
         if body is not None:
             self.answer(round_number, body)
 
+    def move(self, link: Link) -> None:
+        """Go on as member of another coordinator, in the same session; one that is over for it stays so."""
+        self.link = link
+        self._round, self._question, self._answer, self._receipt = 0, None, None, None
+
     def note_contact(self, now: float) -> None:
         """Note a message of the coordinator or a new connection: the wait of `_SILENCE_S` begins anew."""
         over = self._settlement is not None and self._session == len(self.link.sessions)

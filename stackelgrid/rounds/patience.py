@@ -67,6 +67,10 @@ class Patience:
         """Tell whether a round goes on without `member`; one that confirms a result waits longer than others."""
         return self.spent_s[member] >= self.limit_s * (1.0 if confirming else _SEARCHING)
 
+    def forget(self, member: str) -> None:
+        """Forget a member that has left for good."""
+        self.spent_s.pop(member, None)
+
     def open(self, now: float, deadline_s: float, expected: Collection[str]) -> Wait:
         """Begin to wait for the answers to a question."""
         first = 2 * self._pace_s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
@@ -19,6 +19,9 @@ class LeaderSettings(StrictModel):
 
     The leader settles when the relative change is below `tolerance`; it gives up after `max_rounds`.
     """
+
+    fixed_members: ClassVar[str] = ""
+    """Why nobody may join or leave between two sessions of the game; empty where they may."""
 
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     max_rounds: Annotated[int, Field(ge=1, le=10_000)] = 40

@@ -16,6 +16,7 @@ import leader_node.config
 from aggregator_node.config import AggregatorConfig
 from emc_node.config import EmcConfig
 from leader_node.config import LeaderConfig
+from stackelgrid.node.limits import register_aggregator
 from stackelgrid.registry import find
 from stackelgrid.scenarios import Scenario
 from stackelgrid.scenarios.topology import LEADER
@@ -91,14 +92,7 @@ def build_node_configs(scenario: Scenario, run: str, broker: str = "", *, gather
         **common,
         name=LEADER,
         utility=scenario.leader_settings(),
-        members=[
-            RegisteredMember(
-                name=aggregator.name,
-                homes=sum(member.homes for member in aggregator.members),
-                max_kw=_add_limits(member.max_kw for member in aggregator.members),
-            )
-            for aggregator in aggregators
-        ],
+        members=[register_aggregator(aggregator.name, aggregator.members) for aggregator in aggregators],
         rounds=patient,
         journal_file=Path("../rounds.jsonl") if gather else None,
         conclusion_file=Path("leader.conclusion.json") if gather else None,

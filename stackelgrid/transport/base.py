@@ -47,9 +47,9 @@ class FetchRetained:
 
 @dataclass(frozen=True, slots=True)
 class Reconnect:
-    """Close the connection in good order and make it anew, with the certificate that the node has now.
+    """Close the connection in good order and make it anew, as the node is now.
 
-    What was sent before is acknowledged first. Where there is no connection, nothing happens.
+    That is its certificate, its subscriptions and its last will. What was sent before is acknowledged first.
     """
 
 
@@ -74,7 +74,7 @@ class Node(Protocol):
 
     @property
     def subscriptions(self) -> Sequence[str]:
-        """Give the topic filters (MQTT syntax, `+` and `#` included). They never change."""
+        """Give the topic filters (MQTT syntax, `+` and `#` included). They change with a `Reconnect` alone."""
 
     @property
     def last_will(self) -> Publish | None:

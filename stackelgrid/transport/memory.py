@@ -180,6 +180,12 @@ class _Run:
         self._schedule(now, client, client.node.start)
         self._fetch_retained(client, now)
 
+    def _reconnect(self, client: _Client, now: float) -> None:
+        client.last_will = client.node.last_will
+        self._index_subscriptions()
+        if not self.broker_down:  # else it connects with all others
+            self._connect(client, now)
+
     def _fetch_retained(self, client: _Client, now: float) -> None:
         if self.broker_down:
             return
@@ -204,7 +210,7 @@ class _Run:
                     case FetchRetained():
                         self._fetch_retained(client, now)
                     case Reconnect():
-                        pass
+                        self._reconnect(client, now)
                     case Finish():
                         client.ended = True
                         return

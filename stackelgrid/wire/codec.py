@@ -88,6 +88,10 @@ class Channel(Protocol):
     """Messages of a run below one `root`: what a node reads from."""
 
     @property
+    def coordinator(self) -> str:
+        """Whose they are."""
+
+    @property
     def root(self) -> str:
         """The beginning of its topics."""
 
@@ -268,11 +272,12 @@ class RegistrarLink:
     """What the registrar of a run publishes: the roster for the leader, for each home its place."""
 
     run: str
+    coordinator: str = REGISTRAR
 
     @property
     def root(self) -> str:
         """Give the beginning of its topics."""
-        return f"{ROOT}/{self.run}/{REGISTRAR}"
+        return f"{ROOT}/{self.run}/{self.coordinator}"
 
     @property
     def topic_of_roster(self) -> str:

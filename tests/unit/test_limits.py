@@ -11,7 +11,7 @@ from stackelgrid.games.load_call.messages import Call, Mission, MissionReport, S
 from stackelgrid.games.prosumer.messages import DrResponse, Offer, Provision
 from stackelgrid.games.storage_market.messages import Batteries, DraAnswer, HomesAnswer, MarketSignal, Tariff, Turn
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
-from stackelgrid.node.limits import build_answer_check
+from stackelgrid.node.limits import MemberLimits
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.wire.arrays import LARGEST, PackedArray
 from stackelgrid.wire.messages import Body, RegisteredMember
@@ -60,7 +60,8 @@ SHIFT = Shift(homes=1, shifted_kwh=[3.0])
 
 def objection(question: Body, answer: Body, max_kw: float | None = 10.0) -> str | None:
     role = Role.AGGREGATOR if isinstance(answer, (DraAnswer, Provision, MissionReport)) else Role.HOME
-    return build_answer_check([RegisteredMember(name="h1", max_kw=max_kw)], role, Mailbox())("h1", question, answer)
+    limits = MemberLimits([RegisteredMember(name="h1", max_kw=max_kw)], role, Mailbox())
+    return limits.check_answer("h1", question, answer)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +138,7 @@ def test_answer_may_exceed_the_connection_by_rounding_only() -> None:
 def test_homes_of_one_process_cannot_cancel_each_other_out() -> None:
     rows = PackedArray.of(np.array([[1e6, 1e6], [-1e6, -1e6]]))
     answer = LoadResponse(homes=2, load_kw=rows, slope=[0.0, 0.0])
-    check = build_answer_check([RegisteredMember(name="p1", homes=2, max_kw=20.0)], Role.HOME, Mailbox())
+    check = MemberLimits([RegisteredMember(name="p1", homes=2, max_kw=20.0)], Role.HOME, Mailbox()).check_answer
     found = check("p1", PRICE, answer)
     assert found is not None and "2e+06 kW" in found
 

@@ -63,6 +63,8 @@ class UtilitySettings(LeaderSettings):
     the tariff and `commission` kappa is what the aggregator earns, all three in money per kWh.
     """
 
+    fixed_members = "each consumer's baseline and history are in the aggregator's configuration"
+
     target_kwh: Target
     event: Event | None = None
     peak_price: Finite
