@@ -102,10 +102,12 @@ def test_installed_wheel_is_not_the_checkout(programs: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", sorted(list_shipped()))
 def test_shipped_scenario_is_played_in_memory(name: str, programs: Path, tmp_path: Path) -> None:
     part = ("--set", "calendar.days=1", "--set", "population.homes=6") if name == "street_week" else ()
-    played = call(programs / "stackelgrid", "run", name, "--transport", "memory", "--json", *part, folder=tmp_path)
+    rest = () if name == "load_call" else ("--no-certify",)  # certificates take the most time, and one is enough
+    words = ["run", name, "--transport", "memory", "--json", *part, *rest]
+    played = call(programs / "stackelgrid", *words, folder=tmp_path)
     assert played.returncode == 0, played.stderr
     result = json.loads(played.stdout)
-    assert result["settled"] and result["certificate"]["passed"]
+    assert result["settled"] and (rest or result["certificate"]["passed"])
     assert list(tmp_path.glob("runs/*/report.html"))
 
 
