@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from broker import mosquitto, nats
 from broker.access import Node, Role, make_rules
@@ -39,7 +39,7 @@ from broker.signer import (
     write_key,
     write_pem,
 )
-from stackelgrid.model import StrictModel
+from stackelgrid.model import SchemaVersion, StrictModel
 from stackelgrid.wire.codec import REGISTRAR as REGISTRAR_NAME
 from stackelgrid.wire.enrolment import EnrolmentRequest, Pem
 from stackelgrid.wire.names import RULE, Name, is_name
@@ -68,7 +68,7 @@ class Grid(StrictModel):
     `terms` is what a new home needs besides: keys and values of its configuration.
     """
 
-    schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
+    schema_version: SchemaVersion = 1
     run: Name
     broker: str
     terms: dict[str, Any]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
 from broker.access import Node, Role
 from broker.files import AuthorityError
-from stackelgrid.model import StrictModel
+from stackelgrid.model import RUN_NEWER, SchemaVersion, StrictModel
 from stackelgrid.wire.enrolment import KeyId
 from stackelgrid.wire.messages import MAX_NAMES, MAX_REASON
 from stackelgrid.wire.names import Name
@@ -56,7 +56,7 @@ class Register(StrictModel):
     `number` grows with each change.
     """
 
-    schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
+    schema_version: SchemaVersion = 1
     number: Annotated[int, Field(ge=0)] = 0
     hosts: tuple[str, ...]
     certified: tuple[CertificateEntry, ...]
@@ -128,4 +128,6 @@ def read_register(folder: Path) -> Register:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(map(str, first["loc"])) or "the file"
+        if key == "schema" and first["type"] == "value_error":
+            raise AuthorityError("a newer version of Stackelgrid wrote the register", str(path), RUN_NEWER) from None
         raise AuthorityError(f"the register is damaged, {key}: {first['msg']}", str(path), RESTORE) from None

@@ -17,10 +17,13 @@ from emc_node.node import CreateStrategy, EmcNode
 from emc_node.own_optimum import OwnOptimum
 from emc_node.strategy import DeviceHomeStrategy
 from stackelgrid.calendar import Session
+from stackelgrid.errors import ConfigError
+from stackelgrid.model import refuse_newer
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.heartbeat import with_heartbeat
 from stackelgrid.node.protocol import RunNode
 from stackelgrid.node.record import Recorder, WholeFile, discard, open_record
+from stackelgrid.node.terms import describe_differences
 from stackelgrid.registry import Game, UnknownAlgorithmError, find, find_homes
 from stackelgrid.rounds.settings import HomeModel, PrivacySettings
 from stackelgrid.wire.codec import Link
@@ -112,7 +115,7 @@ def build(config: EmcConfig[Any]) -> RunNode:
 
         history = HomeHistory(open_file(config, EmcNode.role), config.sessions, config.homes)
         act, listen = history.wrap_act(act), history.hear
-    remember, memory = _open_ledger(config)
+    remember, memory = open_ledger(config)
     if config.devices is None:
         return _complete(_node(config, lambda homes_now, _: homes(homes_now), act, remember, memory, listen), config)
     config.devices.check(config.homes, config.sessions, config.broker)  # --broker may name another
@@ -143,17 +146,25 @@ def _complete(node: EmcNode, config: EmcConfig[Any]) -> RunNode:
     return CertifiedNode(beating, config.run, RenewedFile(config.tls, config.name), lambda: datetime.now(UTC))
 
 
-def _open_ledger(config: EmcConfig[Any]) -> tuple[Recorder, Mapping[str, Any] | None]:
-    """Give the way to save what answers depend on, and what was saved last, None where that is of another game."""
+def open_ledger(config: EmcConfig[Any]) -> tuple[Recorder, Mapping[str, Any] | None]:
+    """Give the way to save what answers depend on, and what was saved last, None where that is of another game.
+
+    Raise `ConfigError` for what a later version has saved.
+    """
     if config.ledger_file is None:
         return discard, None
     write, terms = WholeFile(config.ledger_file), {**config.terms(), "devices": config.devices is not None}
     try:
         saved = json.loads(config.ledger_file.read_bytes())
-        memory = saved["memory"] if saved["terms"] == terms else None
-    except (OSError, ValueError, KeyError, TypeError):
-        memory = None
-    return (lambda memory: write({"terms": terms, "memory": memory})), memory
+        same = not describe_differences(saved["terms"], terms)
+        schema, memory = saved.get("schema", 1), saved["memory"] if same else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        schema, memory = 1, None
+    try:
+        refuse_newer(schema)
+    except ValueError as error:
+        raise ConfigError(f"{config.ledger_file}: schema: {error}") from None
+    return (lambda memory: write({"schema": 1, "terms": terms, "memory": memory})), memory
 
 
 def _node(

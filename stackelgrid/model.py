@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from stackelgrid.spelling import list_keys, suggest
@@ -28,6 +28,23 @@ PerSlot = Annotated[NonNegative | list[NonNegative], PER_SLOT]
 PositivePerSlot = Annotated[Positive | list[Positive], PER_SLOT]
 NumberPerSlot = Annotated[list[NonNegative], PER_SLOT]
 """One number per slot."""
+
+
+RUN_NEWER = "run that version, or restore a copy of before"
+"""The mend for a file that a later version of Stackelgrid has written."""
+
+
+def refuse_newer(schema: object) -> object:
+    """Raise `ValueError` for the schema version of a file that a later version of Stackelgrid has written."""
+    if isinstance(schema, int) and schema > 1:
+        raise ValueError(
+            f"{schema} is of a newer version of Stackelgrid; run that version, or restore a copy of before"
+        )
+    return schema
+
+
+SchemaVersion = Annotated[Literal[1], BeforeValidator(refuse_newer), Field(alias="schema")]
+"""The version of the form of a file that outlives an upgrade."""
 
 
 class StrictModel(BaseModel):

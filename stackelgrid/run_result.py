@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, RootModel, field_validator, model_validator
 
-from stackelgrid.model import Finite, StrictModel
+from stackelgrid.model import Finite, SchemaVersion, StrictModel
 from stackelgrid.registry import find
 from stackelgrid.run_record import Outcome
 
@@ -154,7 +154,7 @@ class RunResult(StrictModel, Generic[Found]):
     - `faults`: how often each kind of fault struck, `failures`: nodes that died, and why.
     """
 
-    schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
+    schema_version: SchemaVersion = 1
     game: str
     scenario: str
     seed: int

@@ -27,7 +27,8 @@ from emc_node.config import EmcConfig
 from stackelgrid.errors import ConfigError
 from stackelgrid.history.tables import ENDING as HISTORY_ENDING
 from stackelgrid.node.config import NodeConfig
-from stackelgrid.node.ledger import describe_differences, read_terms
+from stackelgrid.node.ledger import read_terms
+from stackelgrid.node.terms import describe_differences
 from stackelgrid.scenarios import Scenario
 from stackelgrid.testbed.enrolment import find_revoked, find_uncertified, list_nodes
 from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs

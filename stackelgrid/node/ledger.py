@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from stackelgrid.errors import ConfigError
+from stackelgrid.model import RUN_NEWER
 from stackelgrid.node.record import DISK_FAULTS, Report
+from stackelgrid.node.terms import describe_differences
 from stackelgrid.rounds.ledger import Entry
 
 _ERRNO = {
@@ -21,6 +23,10 @@ _ERRNO = {
     sqlite3.SQLITE_IOERR: errno.EIO,
     sqlite3.SQLITE_CANTOPEN: errno.EIO,
 }
+
+
+SCHEMA = 1
+"""The version of the tables, SQLite's user_version. Version 0.2.0 left it at 0; its tables are the same."""
 
 
 class SqliteLedger(Report):
@@ -92,14 +98,18 @@ class SqliteLedger(Report):
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         file = sqlite3.connect(self._path, check_same_thread=False)
         try:
+            (schema,) = file.execute("PRAGMA user_version").fetchone()
+            if schema > SCHEMA:
+                raise ConfigError(f"{self._path}: a newer version of Stackelgrid wrote this ledger; {RUN_NEWER}")
             file.execute("PRAGMA journal_mode = WAL")
             file.execute("PRAGMA synchronous = FULL")
             with file:
+                file.execute(f"PRAGMA user_version = {SCHEMA}")
                 file.execute("CREATE TABLE IF NOT EXISTS begun (terms TEXT NOT NULL)")
                 file.execute("CREATE TABLE IF NOT EXISTS entries (number INTEGER PRIMARY KEY, entry TEXT NOT NULL)")
                 if file.execute("SELECT 1 FROM begun UNION SELECT 1 FROM entries").fetchone() is None:
                     file.execute("INSERT INTO begun VALUES (?)", (self._terms,))
-        except sqlite3.Error:
+        except (sqlite3.Error, ConfigError):
             file.close()
             raise
         return file
@@ -120,34 +130,3 @@ def read_terms(path: Path) -> dict[str, Any] | None:
             return terms
     except (sqlite3.Error, TypeError):
         return None
-
-
-def describe_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Describe in what two configurations differ, empty where in nothing: a key with its values, and how many more.
-
-    The digest of the scenario alone says only that something is different at other nodes.
-    """
-    old, new = _flatten(before), _flatten(now)
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    if not keys:
-        return ""
-    if keys == ["scenario"]:
-        return "settings of other nodes have changed"
-    first, *more = [key for key in keys if key != "scenario"]
-    also = f", and {len(more)} more values have changed" if more else ""
-    return f"{first} was {_shorten(old.get(first))} and is {_shorten(new.get(first))}{also}"
-
-
-def _flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """List the values in a tree of JSON by their paths."""
-    if isinstance(value, Mapping) and value:
-        parts = {f"{path}.{key}" if path else key: part for key, part in value.items()}
-    elif isinstance(value, list) and value:
-        parts = {f"{path}.{number}": part for number, part in enumerate(value)}
-    else:
-        return {path: value}
-    return {key: found for name, part in parts.items() for key, found in _flatten(part, name).items()}
-
-
-def _shorten(value: Any) -> str:
-    return "not given" if value is None else json.dumps(value)[:40]
