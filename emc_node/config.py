@@ -30,6 +30,9 @@ from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Message
 from stackelgrid.wire.names import Name
 
+_MOST_REMARKS = 20
+"""The remarks that a home keeps, the latest: it may stay for months."""
+
 Home = TypeVar("Home", bound=HomeModel)
 
 
@@ -122,16 +125,20 @@ def build(config: EmcConfig[Any]) -> RunNode:
     (home,) = config.homes
     devices = HomeDevices(config.name, config.devices, home, config.plan_file, sessions=config.sessions)
     remarks: list[str] = []
+    prices = config.devices.fail_safe.prices
+
+    def remark(line: str) -> None:
+        remarks[:] = [*(one for one in remarks if one != line), line][-_MOST_REMARKS:]
 
     def create(homes_now: Sequence[HomeModel], session: Session) -> DeviceHomeStrategy:
         (home_now,) = homes_now
-        return DeviceHomeStrategy(home_now, homes, devices, session, config.run, config.scenario, remarks.append)
+        return DeviceHomeStrategy(home_now, homes, devices, session, config.run, config.scenario, prices, remark)
 
     node = _node(config, create, act, remember, memory, listen)
     node.progress.remarks = remarks
     devices.on_status = partial(setattr, node.progress, "home")
-    if config.devices.fail_safe.prices is not None:
-        devices.solve_alone = OwnOptimum(config, home, homes, node.find_states, config.devices.fail_safe.prices)
+    if prices is not None:
+        devices.solve_alone = OwnOptimum(config, home, homes, node.find_states, prices)
     serve(devices, config.devices)
     return _complete(node, config)
 

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -20,10 +20,10 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from emc_node.clock import is_synchronised, read_local_time
-from emc_node.device_settings import OWN, DeviceSettings, Power, Setpoint
+from emc_node.device_settings import HOURS, OWN, DeviceSettings, Power, Setpoint
 from emc_node.failsafe import Memory, Orders, Override, StorageControl, StorageLimits
-from emc_node.limit import NO_BOUNDS, Limit
-from emc_node.plan import Plan
+from emc_node.limit import NO_BOUNDS, Bounds, Limit
+from emc_node.plan import Plan, list_clock_hours
 from stackelgrid.calendar import Session
 from stackelgrid.model import StrictModel, list_mistakes
 from stackelgrid.node.home_status import HomeStatus
@@ -132,6 +132,27 @@ class HomeDevices:
         """
         self._level_measured.wait(max(self._started_at + READING_S - time.monotonic(), 0))
         return self._level
+
+    @property
+    def takes_part(self) -> bool:
+        """False when the householder has opted out of the sessions."""
+        return self._control.takes_part
+
+    def bound(self, session: Session) -> list[Bounds]:
+        """Give the limit from outside in each slot of a session, by what is known now.
+
+        Without dates, a slot is the hour of the clock in the 24 hours from this one on.
+        """
+        with self._lock:
+            now = self.clock()
+            begins = session.times
+            if begins is not None:
+                step = timedelta(hours=session.slot_hours)
+                return [self._control.bound(begin, begin + step, now)[0] for begin in begins]
+            this, hour = now.replace(minute=0, second=0, microsecond=0).astimezone(UTC), timedelta(hours=1)
+            bounds = [self._control.bound(this + n * hour, this + (n + 1) * hour, now)[0] for n in range(HOURS)]
+            of_hour = dict(zip(list_clock_hours(now, 1.0, HOURS), bounds, strict=True))
+            return [of_hour.get(slot, NO_BOUNDS) for slot in range(session.slots)]
 
     # --- called by the transport ---
 

@@ -250,6 +250,8 @@ class EmcNode:
             return actions
 
         self.progress.start_round(question.round)
+        if self._refuses_price("signal", question.body):
+            return []
         if objection := self._find_objection(question.body):
             self.mailbox.reject("over_budget", "signal", objection)
             return []
@@ -257,6 +259,15 @@ class EmcNode:
             return []
         solve = partial(self.progress.work, strategy.answer, question.body)
         return then(solve(), 0.0) if strategy.quick else [Compute(solve, then)]
+
+    def _refuses_price(self, kind: str, body: Body) -> bool:
+        """Refuse and count a message with a price that the contract of the homes does not allow."""
+        band, asked = self._privacy.price_band, body.price_range
+        if band is None or asked is None or band[0] <= asked[0] <= asked[1] <= band[1]:
+            return False
+        allowed = f"{band[0]:g} to {band[1]:g} are allowed (privacy.price_band)"
+        self.mailbox.reject("price", kind, f"prices from {asked[0]:g} to {asked[1]:g}, {allowed}")
+        return True
 
     def _find_objection(self, question: Body) -> str | None:
         """Count a question, and object to it when with it the homes would disclose more than they are set to."""
@@ -283,15 +294,16 @@ class EmcNode:
     def _settle(self, settlement: SettlementReceived) -> list[Action]:
         self._go_on_to(settlement.session)
         session = self._session
+        refused = self._refuses_price("settlement", settlement.body)
 
         def then(accounts: Any, now: float) -> Sequence[Action]:
             if self._session is not session:
                 return []  # it has gone on meanwhile, without this plan
-            if self._strategy is not None:
+            if accounts is not None:
                 self._carry_out(self._adopt(accounts) if len(self._sessions) > 1 else accounts)
             return self._acknowledge(now)
 
-        if self._strategy is None:  # the homes have no part in the session
+        if self._strategy is None or refused:  # the homes have no part in the session, or do not follow it
             return [Compute(lambda: None, then)]
         plan = self._plan
         if plan is not None and plan.session == session.number:  # it was restarted after it had saved that

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from emc_node.plan import HOURS, Plan, list_clock_hours
+from emc_node.device_settings import HOURS
+from emc_node.plan import Plan, list_clock_hours
 from stackelgrid.calendar import Session
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.registry import find

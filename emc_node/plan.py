@@ -9,12 +9,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from emc_node.device_settings import HOURS
 from stackelgrid.calendar import MOST_SLOTS, Session
 from stackelgrid.model import Finite
 from stackelgrid.rounds.settings import DayPlan
-
-HOURS = 24
-"""The hours of a day, of which a run without dates plays one."""
 
 Moment = Annotated[AwareDatetime, AfterValidator(lambda time: time.astimezone(UTC))]
 """A time, kept in UTC: Python compares two times of one place by their clocks, which are set twice a year."""

@@ -1,4 +1,4 @@
-"""The strategy of a home with devices: from the measured level to the answers, from the settlement to the plan."""
+"""The strategy of a home with devices: from what is measured and allowed to answers, from a settlement to the plan."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from emc_node.devices import HomeDevices, Level
-from emc_node.plan import make_plan
+from emc_node.limit import NO_BOUNDS, Bounds
+from emc_node.plan import list_clock_hours, make_plan
 from stackelgrid.calendar import Session
 from stackelgrid.rounds.settings import HomeModel
 from stackelgrid.rounds.strategy import HomeStrategy, StatefulHomeStrategy
@@ -17,27 +18,36 @@ from stackelgrid.wire.messages import Body
 
 _LOG = logging.getLogger("emc_node.devices")
 
+Create = Callable[[Sequence[HomeModel]], HomeStrategy[Any, Any, Any]]
+"""Makes a game's own strategy of a list of homes. Raises `ValueError` for homes that have no feasible schedule."""
+
 
 class DeviceHomeStrategy:
     """A `HomeStrategy` that starts from what the home's `devices` measure and gives them the settled plan.
 
-    `create` makes the game's own strategy of a list of homes; `session` is the one that is played, of a `run` with the
-    digest `scenario`. `on_remark` gets a line about the start of the day that the home's owner should see.
+    It answers within the limit from outside that is known at the time. When the householder has opted out, it answers
+    every price with what the home does alone: at `prices`, one per hour of the clock, or without them at the first
+    price that it is asked. `session` is the one that is played, of a `run` with the digest `scenario`. `on_remark` gets
+    a line about what the home's owner should see.
     """
 
     def __init__(
         self,
         home: HomeModel,
-        create: Callable[[Sequence[HomeModel]], HomeStrategy[Any, Any, Any]],
+        create: Create,
         devices: HomeDevices,
         session: Session,
         run: str,
         scenario: str | None = None,
+        prices: Sequence[float] | None = None,
         on_remark: Callable[[str], None] = lambda remark: None,
     ) -> None:
         self._home, self._create, self._devices = home, create, devices
-        self._session, self._run, self._scenario = session, run, scenario
+        self._session, self._run, self._scenario, self._prices = session, run, scenario, prices
         self._strategy = create([home])
+        self._bounds: list[Bounds] | None = None  # those that the strategy keeps
+        self._fixed: HomeStrategy[Any, Any, Any] | None = None  # what answers for a home that has opted out
+        self._alone: Body | None = None  # the price at which that home does what it does
         self._has_answered = False
         self._kwh: float | None = None  # the level that the day starts from, where it was measured
         self.on_remark = on_remark
@@ -53,11 +63,16 @@ class DeviceHomeStrategy:
             self._has_answered = True
             if self._devices.has_level_meter:
                 self._start_from(self._devices.wait_for_level())
-        answer: Body = self._strategy.answer(signal)
+        self._keep_limit()
+        self._opt_out(signal)
+        answer: Body = (self._fixed or self._strategy).answer(signal)
         return answer
 
     def settle(self, settlement: Body) -> Mapping[str, Any]:
         """Give what the home will do, to its devices too, unless a restarted EMC receives the plan in force again."""
+        if self._fixed is not None:
+            account = self._strategy.settle(self._alone)[self._home.id]
+            return {self._home.id: {**account, **self._fixed.settle(settlement)[self._home.id]}}
         accounts = self._strategy.settle(settlement)
         if self._has_answered or not self._devices.has_plan(self._run, self._scenario, self._session.number):
             price, day = getattr(settlement, "price", []), self._home.day_plan(accounts[self._home.id])
@@ -78,6 +93,48 @@ class DeviceHomeStrategy:
             self._strategy = self._create([self._home])
         assert isinstance(self._strategy, StatefulHomeStrategy)  # else it would not have remembered
         self._strategy.recall(memory["homes"])
+
+    # --- what the householder and the operator of the network want ---
+
+    def _keep_limit(self) -> None:
+        """Answer within the limit from outside from now on, as far as the home can keep it."""
+        bounds = self._devices.bound(self._session)
+        if bounds == self._bounds or (self._bounds is None and all(each == NO_BOUNDS for each in bounds)):
+            return
+        draw, feed_in = [each.draw_kw for each in bounds], [each.feed_in_kw for each in bounds]
+        memory = self._strategy.remember() if isinstance(self._strategy, StatefulHomeStrategy) else None
+        for above_inelastic in (False, True):
+            try:
+                self._strategy = self._create([self._home.within(draw, feed_in, above_inelastic=above_inelastic)])
+            except ValueError as error:
+                self._warn("the limit from outside cannot be kept", cause=str(error))
+            else:
+                break
+        else:
+            self._strategy = self._create([self._home])
+        if memory is not None and isinstance(self._strategy, StatefulHomeStrategy):
+            self._strategy.recall(memory)
+        self._bounds = bounds
+
+    def _opt_out(self, signal: Body) -> None:
+        """Have the home answer every price alike when it has opted out, and by its own will when it has not."""
+        if self._devices.takes_part:
+            self._fixed = self._alone = None
+        elif self._fixed is None:
+            self._alone = signal
+            if self._prices is not None:
+                session = self._session
+                hours = list(range(session.slots))  # without dates, slot t is hour t
+                if session.start is not None:
+                    hours = list_clock_hours(session.start, session.slot_hours, session.slots)
+                self._alone = type(signal).model_validate({"price": [self._prices[hour] for hour in hours]})
+            try:
+                load = self._strategy.settle(self._alone)[self._home.id]["load_kw"]
+                self._fixed = self._create([self._home.with_fixed_load(load)])
+            except ValueError as error:
+                self._warn("the home takes part though it has opted out", cause=str(error))
+
+    # --- the measured level ---
 
     def _start_from(self, level: Level | None) -> None:
         """Put the measured level in place of `initial_kwh`, if there is one that the home can start from."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from stackelgrid.calendar import Session, cut
-from stackelgrid.model import StrictModel
+from stackelgrid.model import Finite, StrictModel
 from stackelgrid.rounds.strategy import AggregatorStrategy, LeaderStrategy
 from stackelgrid.wire.names import Name
 
@@ -75,13 +75,23 @@ QUESTIONS_PER_SESSION = 100
 """So many different questions a home answers in a session unless it is set to another number."""
 
 
+def _check_band(band: tuple[float, float] | None) -> tuple[float, float] | None:
+    if band is not None and band[0] > band[1]:
+        raise ValueError(f"{list(band)}: the least price comes first; swap them")
+    return band
+
+
 class PrivacySettings(StrictModel):
     """What a home discloses of itself: the answers to at most `questions_per_session` different questions a session.
 
-    A question asked again counts once. A question is a price; each answer to one tells more of a home's demand.
+    A question asked again counts once. A question is a price; each answer to one tells more of a home's demand. Prices
+    outside the `price_band` of its contract, from the least to the largest, it neither answers nor follows.
     """
 
     questions_per_session: Annotated[int, Field(ge=1)] = QUESTIONS_PER_SESSION
+    price_band: Annotated[
+        tuple[Finite, Finite] | None, AfterValidator(_check_band), Field(exclude_if=lambda band: band is None)
+    ] = None
 
 
 class PrivateModel(StrictModel):
@@ -159,6 +169,18 @@ class HomeModel(PrivateModel):
     def with_stored_energy(self, kwh: float) -> Self:
         """Give the same home with `kwh` in that storage at the start. Raise `ValueError` where it cannot hold that."""
         raise NotImplementedError
+
+    def within(self, draw_kw: Sequence[float], feed_in_kw: Sequence[float], *, above_inelastic: bool = False) -> Self:
+        """Give the home whose meter draws and feeds in at most so much in each slot, kW, infinite where nothing limits.
+
+        With `above_inelastic` it may draw what no device of it can leave off. A game that knows no such limits gives
+        the home as it is.
+        """
+        return self
+
+    def with_fixed_load(self, load_kw: Sequence[float]) -> Self:
+        """Give a home of this name that draws `load_kw` whatever the price is. Raise `ValueError` where none can."""
+        raise ValueError("in this game no home can draw the same at every price")
 
     def day_plan(self, account: Mapping[str, Any]) -> DayPlan:
         """Give the settled day for the devices from the home's account of it, as `HomeStrategy.settle` gives it."""

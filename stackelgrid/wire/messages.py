@@ -37,6 +37,11 @@ class Body(BaseModel):
         return ()
 
     @property
+    def price_range(self) -> tuple[float, float] | None:
+        """Give the least and the largest price that it asks for or settles, or None if it has none."""
+        return None
+
+    @property
     def peak_kw(self) -> float | None:
         """Give the largest power that the homes draw or feed in, in any slot, in kW, or None if the body has none."""
         return None

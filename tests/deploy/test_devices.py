@@ -690,6 +690,94 @@ def test_devices_need_no_more_of_a_new_game_than_its_home_model(tmp_path: Path) 
     )
 
 
+# --- what the operator of the network and the householder want, in the answers ---
+
+
+def strategy_of(devices: dict[str, Any], session: Session = DAY, home: Home = HOME, **more: Any) -> DeviceHomeStrategy:
+    settings = DeviceSettings.model_validate({"trust_clock": True} | devices)
+    home_devices = HomeDevices("h1", settings, home, clock=Clock(hour=13))
+    return DeviceHomeStrategy(home, UserOrientedHomes, home_devices, session, "demo", **more)
+
+
+def say(strategy: DeviceHomeStrategy, topic: str, message: Any) -> None:
+    payload = message if isinstance(message, bytes) else json.dumps(message).encode()
+    strategy._devices.receive(topic, payload, 0.0)
+
+
+LIMITED = {"limit": {"topic": "limit", "draw_kw": None}}
+
+
+def test_limit_from_outside_goes_into_the_next_answer() -> None:
+    home = strategy_of(LIMITED)
+    free = np.array(home.answer(PRICE).load_kw)
+    assert free[13] > 2.0 and free[14] > 2.0
+    until = MIDNIGHT.replace(hour=14)
+    say(home, "limit", {"draw_kw": 1.2, "until": until.isoformat()})
+    limited = np.array(home.answer(PRICE).load_kw)
+    assert limited[13] == pytest.approx(1.2, abs=1e-6)
+    assert limited[14] > 2.0
+    assert np.array(home.settle(PRICE)["flat"]["load_kw"])[13] == pytest.approx(1.2, abs=1e-6)
+    say(home, "limit", {})
+    np.testing.assert_allclose(home.answer(PRICE).load_kw, free, atol=1e-6)
+
+
+def test_limit_from_outside_goes_into_the_slots_of_a_session_that_it_covers() -> None:
+    session = Session(24, 0.25, number=2, first=0, start=MIDNIGHT.replace(hour=14))
+    home = strategy_of(LIMITED, session, Home.model_validate(FLAT | {"slot_hours": 0.25}))
+    start = MIDNIGHT.replace(hour=17, minute=15)
+    say(home, "limit", {"draw_kw": [1.1, 9.0, 1.3], "start": start.isoformat()})
+    load = np.array(home.answer(PRICE).load_kw)
+    assert load[[13, 15]] == pytest.approx([1.1, 1.3], abs=1e-6)
+    assert load[14] > 2.0
+
+
+def test_limit_below_what_no_device_can_leave_off_is_kept_as_far_as_it_goes(caplog: pytest.LogCaptureFixture) -> None:
+    home = strategy_of(LIMITED, home=Home.model_validate(FLAT | {"storage": []}))
+    say(home, "limit", {"draw_kw": 0.2})
+    load = np.array(home.answer(PRICE).load_kw)
+    np.testing.assert_allclose(load, 0.5, atol=1e-6)
+    assert caplog.messages == ["the limit from outside cannot be kept"]
+
+
+@pytest.mark.parametrize("prices", [None, [9.0] * 24])
+def test_home_that_has_opted_out_answers_every_price_alike(prices: list[float] | None) -> None:
+    home = strategy_of({}, prices=prices)
+    say(home, "emc-node/h1/take_part/set", b"OFF")
+    alone = PRICE if prices is None else Price(price=prices)
+    expected = UserOrientedHomes([HOME]).answer(alone).load_kw
+    other = Price(price=PRICE.price[::-1])
+    for price in (PRICE, other):
+        answer = home.answer(price)
+        np.testing.assert_allclose(answer.load_kw, expected, atol=1e-9)
+        assert answer.slope == [0.0] * 24
+        assert answer.coupling is None
+    account = home.settle(other)["flat"]
+    np.testing.assert_allclose(account["load_kw"], expected, atol=1e-9)
+    assert account["bill"] == pytest.approx(float(np.array(other.price) @ np.array(expected)))
+    assert len(account["storage_kwh"]) == 24, "so that the next session knows where it begins"
+    assert not home._devices.has_plan("demo"), "the storage does what it does alone"
+    say(home, "emc-node/h1/take_part/set", b"ON")
+    assert home.answer(other) == UserOrientedHomes([HOME]).answer(other)
+
+
+def test_home_that_feeds_in_can_opt_out() -> None:
+    sunny = FLAT | {"inelastic": [], "pv": [{"available_kw": 3.0}], "elastic": [], "connection": {"feed_in_kw": 2.5}}
+    home = strategy_of({}, home=Home.model_validate(sunny))
+    say(home, "emc-node/h1/take_part/set", b"OFF")
+    first = home.answer(PRICE).load_kw
+    assert min(first) == pytest.approx(-2.5)
+    np.testing.assert_allclose(home.answer(Price(price=[1.0] * 24)).load_kw, first, atol=1e-9)
+
+
+def test_home_takes_part_where_its_game_knows_no_opting_out(caplog: pytest.LogCaptureFixture) -> None:
+    cistern = Cistern(id="c", held_kwh=3)
+    home_devices = HomeDevices("h1", DeviceSettings.model_validate({}), cistern, clock=Clock())
+    strategy = DeviceHomeStrategy(cistern, CisternHomes, home_devices, DAY, "demo")
+    home_devices.receive("emc-node/h1/take_part/set", b"OFF", 0.0)
+    assert strategy.answer(PRICE) == Price(price=[3.0] * 24)
+    assert caplog.messages[-1:] == ["the home takes part though it has opted out"]
+
+
 # --- Home Assistant ---
 
 UNITS = {"power": "kW", "energy_storage": "kWh", "battery": "%"}

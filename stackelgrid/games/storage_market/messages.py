@@ -177,6 +177,11 @@ class Tariff(Body):
     turn: Turn
 
     @property
+    def price_range(self) -> tuple[float, float]:
+        """The least and the largest price."""
+        return min(self.price), max(self.price)
+
+    @property
     def slots(self) -> int:
         """The horizon priced."""
         return len(self.price)
@@ -254,6 +259,11 @@ class FleetPlan(Body):
     price: Vector
     charge: Amounts
     sold: Amounts
+
+    @property
+    def price_range(self) -> tuple[float, float]:
+        """The least and the largest price."""
+        return min(self.price), max(self.price)
 
     @property
     def slots(self) -> int:

@@ -58,6 +58,11 @@ class Price(Body):
         return first if self.others is None else np.vstack([first, self.others.array()])
 
     @property
+    def price_range(self) -> tuple[float, float]:
+        """The least and the largest of all prices."""
+        return float(self.prices.min()), float(self.prices.max())
+
+    @property
     def questions(self) -> list[bytes]:
         """The prices, as what a home counts."""
         return [price.tobytes() for price in self.prices + 0.0]

@@ -104,6 +104,7 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
                 f"leader.questions_per_session: {wanted}, but homes answer {most} (privacy.questions_per_session); "
                 f"lower it to {most}"
             )
+        self._check_price_band()
         begins = {(session.start.hour, session.start.minute) for session in self.sessions if session.start}
         for number, home in enumerate(self.everyone):
             if len(begins) > 1 and any(store.available for store in home.storage):
@@ -141,6 +142,18 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
     def home_algorithm(self) -> str | None:
         """Name the leader's algorithm where it has a home's half."""
         return None if find_algorithm(self.game, self.leader.algorithm).home is None else self.leader.algorithm
+
+    def _check_price_band(self) -> None:
+        """Raise `ValueError` where the leader may ask for prices that homes refuse."""
+        band = self.privacy.price_band
+        if band is None:
+            return
+        least, most = float(np.min(self.leader.price_min)), float(np.max(self.leader.price_max))
+        if least < band[0] or most > band[1]:
+            raise ValueError(
+                f"privacy.price_band: {band[0]:g} to {band[1]:g}, but the leader may ask for {least:g} to {most:g} "
+                "(leader.price_min, leader.price_max); make the band as wide"
+            )
 
     def privacy_settings(self) -> PrivacySettings:
         """Give what homes disclose."""

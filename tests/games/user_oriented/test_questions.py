@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from emc_node.node import EmcNode
 from stackelgrid.calendar import Session
+from stackelgrid.errors import ConfigError
 from stackelgrid.games.user_oriented.aggregator import UserOrientedAggregator
 from stackelgrid.games.user_oriented.home import Home, UserOrientedHomes
 from stackelgrid.games.user_oriented.leader import UserOrientedLeader, sum_answers
@@ -19,10 +20,10 @@ from stackelgrid.games.user_oriented.messages import LOWER, LoadResponse, Price
 from stackelgrid.games.user_oriented.search import NextPrices, PricingProblem
 from stackelgrid.rounds.settings import PrivacySettings
 from stackelgrid.scenarios import load
-from stackelgrid.transport.base import Publish
+from stackelgrid.transport.base import Compute, Publish
 from stackelgrid.wire.arrays import PackedArray
 from stackelgrid.wire.codec import Link
-from stackelgrid.wire.messages import Signal
+from stackelgrid.wire.messages import Settlement, Signal
 
 SLOTS = 24
 HOMES: list[Home] = load("user_oriented", ["population.homes=6"]).everyone
@@ -162,6 +163,50 @@ def test_home_refuses_more_questions_than_it_is_set_to_answer() -> None:
     assert node.mailbox.rejected == {"over_budget": 1}
     assert "at most 5 are answered" in node.mailbox.objection
     assert receive(5, ask(PRICES[2:3]))  # one that it has answered
+
+
+def test_home_refuses_prices_outside_the_band_of_its_contract() -> None:
+    link = Link("run", "a1", LOWER, SLOTS, 1)
+    done: list[Any] = []
+    privacy = PrivacySettings(price_band=(0.0, 50.0))
+    node = EmcNode(
+        "h1",
+        link,
+        HOMES[:1],
+        lambda homes, _: UserOrientedHomes(homes),
+        (Session(SLOTS),),
+        done.append,
+        privacy=privacy,
+    )
+    node.start(0.0)
+
+    def receive(message: Signal[Price] | Settlement[Price]) -> list[str]:
+        actions = list(node.receive(link.topic(message), link.write(message), 0.0))
+        sent = []
+        while actions:
+            match actions.pop(0):
+                case Compute(job, then):
+                    actions += then(job(), 0.0)
+                case Publish(topic):
+                    sent.append(topic.rsplit("/", 1)[-1])
+        return sent
+
+    fair, unfair = Price(price=[50.0] * SLOTS), Price(price=[*[50.0] * (SLOTS - 1), 50.01])
+    assert receive(Signal[Price](run="run", sender="a1", round=1, body=unfair)) == []
+    assert node.mailbox.rejected == {"price": 1}
+    assert "prices from 50 to 50.01, 0 to 50 are allowed" in node.mailbox.objection
+    assert receive(Signal[Price](run="run", sender="a1", round=2, body=fair)) == ["answer"]
+    negative = ask(np.vstack([np.full(SLOTS, 10.0), np.full(SLOTS, -1.0)]))
+    assert receive(Signal[Price](run="run", sender="a1", round=3, body=negative)) == []
+    settlement = Settlement[Price](run="run", sender="a1", round=4, settled=True, complete=True, body=unfair)
+    assert receive(settlement) == ["receipt"], "the run is over for it, without a plan"
+    assert (done, node.mailbox.rejected) == ([], {"price": 3})
+
+
+def test_scenario_is_refused_when_its_leader_may_ask_for_prices_that_homes_refuse() -> None:
+    with pytest.raises(ConfigError, match=r"privacy\.price_band: 0 to 1, but the leader may ask for"):
+        load("user_oriented", ["privacy.price_band=[0, 1]"])
+    assert load("user_oriented", ["privacy.price_band=[-100, 1000]"]).privacy_settings().price_band == (-100.0, 1000.0)
 
 
 class Curious:

@@ -419,6 +419,26 @@ class Home(HomeModel):
         fuller = self.model_dump() | {"storage": [storage.model_dump() | {"initial_kwh": kwh}], "deferrable": []}
         return self.model_validate(fuller).model_copy(update={"deferrable": self.deferrable})
 
+    def within(self, draw_kw: Sequence[float], feed_in_kw: Sequence[float], *, above_inelastic: bool = False) -> Self:
+        """Give the home whose meter draws and feeds in at most so much in each slot, kW, infinite for no limit."""
+        least, most = self.meter_limits
+        draw = np.maximum(draw_kw, self.draw_inelastic()) if above_inelastic else np.array(draw_kw, float)
+        connection = Connection.model_construct(
+            draw_kw=np.minimum(most, draw).tolist(),
+            feed_in_kw=np.minimum(np.maximum(-least, 0.0), feed_in_kw).tolist(),
+        )
+        return self.model_copy(update={"connection": connection, "draw_limit": DrawLimit()})
+
+    def with_fixed_load(self, load_kw: Sequence[float]) -> Self:
+        """Give a home of this name that draws `load_kw` whatever the price is."""
+        load = np.array(load_kw)
+        drawn, fed = np.maximum(load, 0.0).tolist(), np.maximum(-load, 0.0).tolist()
+        parts: dict[str, Any] = {"inelastic": [Inelastic(load_kw=drawn)]}
+        if any(fed):
+            parts |= {"pv": [PV(available_kw=fed, curtailable=False)], "connection": Connection(feed_in_kw=max(fed))}
+        described = self.model_dump(include={"id", "aggregator", "slot_hours", "segment", "horizon", "feed_in_price"})
+        return type(self)(**described, **parts)
+
     def day_plan(self, account: Mapping[str, Any]) -> DayPlan:
         """Give the settled day for the devices: the level rises by what the storage charges."""
         if len(self.storage) != 1:
