@@ -27,8 +27,8 @@ HEAR_S = 2.0
 """The time after which the connection is made anew, to see whether the broker still admits the home."""
 PATIENCE_S = 60.0
 """The time in which the registrar has to act."""
-REACH_S = 20.0
-"""The time in which the broker has to be reached."""
+REACH_S, AGAIN_S = 20.0, 1.0
+"""The time in which the broker has to be reached, at first and then again."""
 LEFT = 0
 
 
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
     file: Path = parser.parse_args(arguments).config
     try:
         config = load(file, config_model)
-        transport = MqttTransport(config.broker, tls=config.tls, connect_timeout_s=REACH_S, reconnect_s=REACH_S)
+        _connect(config, REACH_S)  # it is checked before the service is stopped
     except (ConfigError, ValueError) as error:
         return _report(str(error), ExitCode.BAD_INPUT)
     if config.tls is None:
@@ -86,15 +86,19 @@ def main(arguments: list[str]) -> int:
     has_service = (UNITS / "emc-node.service").exists()
     if has_service:
         _control("stop")  # a certificate has one connection
-    code = _leave(config, transport)
+    code = _leave(config)
     if has_service:
         _control("disable" if code == LEFT else "start")
     return code
 
 
-def _leave(config: EmcConfig[Any], transport: MqttTransport) -> int:
+def _connect(config: EmcConfig[Any], seconds: float) -> MqttTransport:
+    return MqttTransport(config.broker, tls=config.tls, connect_timeout_s=seconds, reconnect_s=seconds)
+
+
+def _leave(config: EmcConfig[Any]) -> int:
     """Ask until the broker refuses the certificate, which is then revoked."""
-    give_up_at = time.monotonic() + PATIENCE_S
+    give_up_at, transport = time.monotonic() + PATIENCE_S, _connect(config, REACH_S)
     while time.monotonic() < give_up_at:
         leaver = Leaver(config.run, config.name)
         try:
@@ -106,6 +110,7 @@ def _leave(config: EmcConfig[Any], transport: MqttTransport) -> int:
             return _report(str(error), ExitCode.LOST)
         if leaver.denied is not None:
             return _report(f"the registrar denies it: {leaver.denied}; ask the operator", ExitCode.BAD_INPUT)
+        transport = _connect(config, AGAIN_S)
     return _report(
         f"the registrar has done nothing for {PATIENCE_S:.0f} seconds; ask the operator whether it runs", ExitCode.LOST
     )

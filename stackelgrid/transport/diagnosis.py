@@ -83,6 +83,7 @@ def _look(
     if not _speaks_tls(server):
         return _explain_answer(clear or _ask(server, _GET, None), address)
     try:
+        _ask(server, b"", context, strict=True)  # what is sent may have the connection reset before an alert is read
         answer = _ask(server, _CONNECT, context, strict=True)
         alert = ""
     except ssl.SSLError as error:

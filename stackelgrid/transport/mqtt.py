@@ -350,8 +350,9 @@ class _Connection:
         transport = self._transport
         if isinstance(error, _RefusedError):
             return Diagnosis(str(error), refused=True)
-        # The broker says what it has against a certificate after the handshake: to paho that is a closed connection.
-        of_certificates = isinstance(error, ssl.SSLError) or (transport.tls is not None and str(error) == _CLOSED)
+        # The broker says what it has against a certificate after the handshake: to paho it closes the connection.
+        closed = transport.tls is not None and isinstance(error, ConnectionResetError)
+        of_certificates = isinstance(error, ssl.SSLError) or closed
         if self._traffic.connections and not of_certificates:
             return Diagnosis(str(error))
         server = transport.address.servers[self._server]
