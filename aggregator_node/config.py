@@ -15,7 +15,7 @@ from stackelgrid.node.config import NodeConfig, Rounds, most_homes
 from stackelgrid.node.heartbeat import with_heartbeat
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.protocol import RunNode
-from stackelgrid.node.record import JsonLines, Recorder, discard, open_record, read_whole_lines
+from stackelgrid.node.record import JsonLines, Recorder, cut_lines, discard, open_record
 from stackelgrid.registry import Game, find
 from stackelgrid.rounds.ledger import Ledger
 from stackelgrid.rounds.settings import AggregatorSettings
@@ -87,6 +87,7 @@ def assemble(
         conclude=conclude,
         ledger=ledger,
         registrar=config.registrar,
+        of_grid=config.gates is not None,
     )
 
 
@@ -99,7 +100,10 @@ def build(config: AggregatorConfig[Any]) -> RunNode:
     conclude = discard if config.account_file is None else open_record(config.account_file, len(config.sessions))
     journal: Recorder = discard
     if config.journal_file is not None:
-        journal = JsonLines(config.journal_file, read_whole_lines(config.journal_file) if any(ledger) else ())
+        goes_on = config.gates is not None or any(ledger)
+        if goes_on:
+            cut_lines(config.journal_file, lambda account: True)
+        journal = JsonLines(config.journal_file, goes_on=goes_on)
 
     def record(account: Mapping[str, Any]) -> None:
         _LOG.info("round", extra={"data": dict(account)})

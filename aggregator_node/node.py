@@ -42,8 +42,9 @@ class AggregatorNode:
     `members` are the processes of its homes. `journal` stores one record for each finished round with them, `conclude`
     the strategy's account of each settlement. It is in the session of the leader's last message. Before its members
     have gathered, the node tells the leader so. Rounds that are in the `ledger` are not played again: the node goes on
-    after the last of them. In a run with a `registrar` the leader may tell it other members, who take part from the
-    first signal on of the session that it names, or of a later one.
+    after the last of them. That of a grid keeps of earlier sessions only what the last has left. In a run with a
+    `registrar` the leader may tell it other members, who take part from the first signal on of the session that it
+    names, or of a later one.
     """
 
     role = Role.AGGREGATOR
@@ -62,6 +63,7 @@ class AggregatorNode:
         conclude: Recorder,
         ledger: Ledger,
         registrar: RegistrarLink | None = None,
+        of_grid: bool = False,
     ) -> None:
         self.name = name
         self.mailbox = Mailbox(up, down)
@@ -72,7 +74,7 @@ class AggregatorNode:
         self._takes_rosters = registrar is not None
         self._roster: AggregatorRoster | None = None  # in force
         self._next_roster: AggregatorRoster | None = None
-        self._journal, self._conclude, self._ledger = journal, conclude, ledger
+        self._journal, self._conclude, self._ledger, self._of_grid = journal, conclude, ledger, of_grid
         self._member = Member(name, up)
         self._limits = MemberLimits(members, Role.HOME, self.mailbox)
         self._coordinator = Coordinator(
@@ -93,6 +95,7 @@ class AggregatorNode:
         self._session = self._sessions[number - 1]
         before = max((earlier for earlier in self._left if earlier < number), default=None)
         self._state = None if before is None else self._left[before]
+        self._left = {session: state for session, state in self._left.items() if session == before or session >= number}
         self._settings_now = self._settings.in_session(self._session, self._state)
         self._strategy = self._settings_now.strategy(self._session, self._homes)
 
@@ -101,6 +104,8 @@ class AggregatorNode:
         if number <= self._entered:
             return []
         self._entered = number
+        if self._of_grid:
+            self._drop_past()
         roster = self._next_roster
         if roster is not None and roster.session <= number:
             return self._change_members(number, roster, now)
@@ -109,6 +114,21 @@ class AggregatorNode:
         steps = self._coordinator.begin_session(number, now)
         self._begin_session(number)
         return self._perform(steps, now)
+
+    def _drop_past(self) -> None:
+        """Drop from the ledger what earlier sessions need no longer."""
+        last = max(self._left, default=self._session.number)
+        self._ledger.clear()
+        self._ledger.append(
+            {
+                "session": last,
+                "state": self._left.get(last),
+                "asked": self._coordinator.rounds,
+                "quarantined": dict(self._coordinator.quarantined),
+            }
+        )
+        if self._roster is not None:
+            self._keep_roster(last, self._roster)
 
     # --- the roster ---
 
@@ -125,10 +145,13 @@ class AggregatorNode:
     def _change_members(self, number: int, roster: AggregatorRoster, now: float) -> list[Action]:
         """Begin a session with the members of a roster."""
         self._next_roster = None
-        self._ledger.append({"session": number, "roster": roster.model_dump(mode="json", by_alias=True)})
+        self._keep_roster(number, roster)
         steps = self._adopt_roster(number, roster, now)
         self._begin_session(number)
         return self._perform(steps, now)
+
+    def _keep_roster(self, number: int, roster: AggregatorRoster) -> None:
+        self._ledger.append({"session": number, "roster": roster.model_dump(mode="json", by_alias=True)})
 
     def _adopt_roster(self, number: int, roster: AggregatorRoster, now: float) -> Sequence[object]:
         self._roster = roster
@@ -345,10 +368,10 @@ class AggregatorNode:
         for entry in entries:
             if "state" in entry:
                 self._left[entry["session"]] = entry["state"]
-            elif "roster" in entry:
+            if "state" in entry or ("roster" not in entry and entry.get("session", 1) < last):
+                self._coordinator.recall(entry.get("number", entry.get("asked", 0)), entry.get("quarantined", {}))
+            if "roster" in entry:
                 self._recall_roster(entry)
-            elif entry.get("session", 1) < last:
-                self._coordinator.recall(entry.get("number", entry.get("asked")), entry.get("quarantined", {}))
         self._entered = last if entries else 0
         self._coordinator.begin_session(last, 0.0)
         self._begin_session(last)

@@ -30,9 +30,6 @@ from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Message
 from stackelgrid.wire.names import Name
 
-_MOST_REMARKS = 20
-"""The remarks that a home keeps, the latest: it may stay for months."""
-
 Home = TypeVar("Home", bound=HomeModel)
 
 
@@ -124,18 +121,16 @@ def build(config: EmcConfig[Any]) -> RunNode:
     config.devices.check(config.homes, config.sessions, config.broker)  # --broker may name another
     (home,) = config.homes
     devices = HomeDevices(config.name, config.devices, home, config.plan_file, sessions=config.sessions)
-    remarks: list[str] = []
     prices = config.devices.fail_safe.prices
 
     def remark(line: str) -> None:
-        remarks[:] = [*(one for one in remarks if one != line), line][-_MOST_REMARKS:]
+        node.note_remark(line)
 
     def create(homes_now: Sequence[HomeModel], session: Session) -> DeviceHomeStrategy:
         (home_now,) = homes_now
         return DeviceHomeStrategy(home_now, homes, devices, session, config.run, config.scenario, prices, remark)
 
     node = _node(config, create, act, remember, memory, listen)
-    node.progress.remarks = remarks
     devices.on_status = partial(setattr, node.progress, "home")
     if prices is not None:
         devices.solve_alone = OwnOptimum(config, home, homes, node.find_states, prices)

@@ -81,6 +81,7 @@ class EmcNode:
         self._homes, self._create, self._sessions = homes, create, sessions
         self._member = Member(name, link, renumbered=True)  # an aggregator may come back without its disk
         self._leave_by: float | None = None
+        self._remarks: list[str] = []  # about this session
         self._privacy = privacy or PrivacySettings()
         self._plan = _Plan(**memory["plan"]) if memory.get("plan") else None
         self._begin_session(memory.get("session", 1))
@@ -115,12 +116,21 @@ class EmcNode:
         """Go on to the session of the aggregator's message, if it is another."""
         if number <= self._session.number:
             return
+        for remark in self._remarks:
+            self.progress.remarks.remove(remark)
+        self._remarks.clear()
         try:
             self._begin_session(number)
         except ValueError as error:
             self._strategy = None
             _LOG.error("no part in a session", extra={"data": {"session": number, "cause": str(error)}})
-            self.progress.remarks.append(f"no part in session {number}: {error}")
+            self.note_remark(f"no part in session {number}: {error}")
+
+    def note_remark(self, remark: str) -> None:
+        """Note for whoever looks after the home a line about the session that it is in."""
+        if remark not in self._remarks:
+            self._remarks.append(remark)
+            self.progress.remarks.append(remark)
 
     def _resume(self, memory: Mapping[str, Any]) -> None:
         """Take over what was saved before a restart."""

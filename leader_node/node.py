@@ -215,6 +215,7 @@ class LeaderNode:
         opened = self._timetable.read(now)
         if opened is not None:
             self._conclusion["opened"] = opened.isoformat(timespec="seconds")
+            self._ledger.append({"session": number, "opened": self._conclusion["opened"]})
         return self._perform(self._change_members(now), now)
 
     def _find_state(self, number: int) -> Mapping[str, Any] | None:
@@ -307,7 +308,7 @@ class LeaderNode:
         if self._decision.settle and confirmed:
             return self._settle(settled=True, complete=self._all_fresh, now=now)
         if self._decision.stop:
-            self._conclusion = {"stopped": self._decision.stop}
+            self._conclusion["stopped"] = self._decision.stop
         rounds = self._last_round.number - self._rounds_before
         if self._decision.stop or rounds >= self._settings_now.max_rounds:
             return self._settle(settled=False, complete=self._all_fresh, now=now)
@@ -316,7 +317,7 @@ class LeaderNode:
     def _give_up(self, lost: MembersLost, now: float) -> Sequence[Action]:
         """End the session without an agreement: a round could not go on."""
         _LOG.error("members lost", extra={"data": {"members": lost.members, "round": lost.round}})
-        self._conclusion = {"lost": list(lost.members)}
+        self._conclusion["lost"] = list(lost.members)
         return self._settle(settled=False, complete=False, now=now)
 
     def _settle(self, *, settled: bool, complete: bool, now: float) -> Sequence[Action]:
@@ -349,6 +350,8 @@ class LeaderNode:
         self._begin_session(number, state)
         for entry in entries[open_from:]:
             self._recall_roster(entry)
+            if entry.get("session") == self._session.number and "opened" in entry:
+                self._conclusion["opened"] = entry["opened"]
             if "number" in entry:
                 self._replay(load_round(entry, self._coordinator.link.bodies))
                 self._account = entry["account"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,13 @@ import aggregator_node.config
 import emc_node.config
 import leader_node.config
 from stackelgrid.calendar import Calendar
+from stackelgrid.faults.in_memory import FaultyMemory
+from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.gates import Gates, Timetable
-from stackelgrid.node.record import discard
+from stackelgrid.node.ledger import SqliteLedger
+from stackelgrid.node.record import discard, read_whole_lines
 from stackelgrid.rounds.ledger import Entry
+from stackelgrid.run_record import FaultRecord
 from stackelgrid.scenarios import load
 from stackelgrid.scenarios.files import ScenarioError
 from stackelgrid.testbed import in_memory
@@ -190,7 +195,53 @@ def test_grid_that_was_away_goes_on_with_the_session_that_is_due() -> None:
         node.tick(node.next_deadline() or 0.0)
     assert [each["session"] for each in grid.conclusions] == [1, 2]
     assert all("skipped" in each and not each["settled"] for each in grid.conclusions)
-    assert grid.ledger[-1]["session"] == 2
+    assert [each["session"] for each in grid.ledger] == [2, 3] and "opened" in grid.ledger[-1]
+
+
+@pytest.mark.parametrize("node", ["leader", "a1"])
+def test_coordinator_of_a_grid_forgets_past_sessions_and_goes_on_after_a_crash(node: str) -> None:
+    scenario = load(four_days({"intraday_minutes": 15, "clock": "simulated"}, days=1, horizon="6h"))
+    crash = {"kind": "crash", "node": node, "at": {"session": 3}, "restart_after_s": 1.0}
+    run = in_memory.MemoryRun(scenario)
+    plan = FaultPlan.model_validate({"seed": 1, "faults": [crash]})
+    faults: list[FaultRecord] = []
+    transport = FaultyMemory(plan, run.builds, faults.append, scenario.seed)
+    crashed = run.finish(transport.run(transport.nodes()))
+    undisturbed = in_memory.play(scenario)
+    assert faults and crashed.settled
+    assert [each["price"] for each in crashed.rounds] == [each["price"] for each in undisturbed.rounds]
+    assert crashed.homes == undisturbed.homes
+    assert {entry.get("session", entry.get("account", {}).get("session")) for entry in run.ledgers[node]} == {3, 4}
+
+
+def test_journal_and_conclusion_of_a_grid_have_each_session_once_after_a_restart(tmp_path: Path) -> None:
+    grid = Grid(NOON)
+    files = {"journal_file": tmp_path / "rounds.jsonl", "conclusion_file": tmp_path / "conclusion.json"}
+    config = build_node_configs(grid.scenario, "grid").leader.model_copy(
+        update={**files, "ledger_file": tmp_path / "leader.ledger"}
+    )
+    ledger = SqliteLedger(tmp_path / "leader.ledger", config.terms())
+    account = {"round": 3, "session": 2}
+    ledger.append({"session": 1, "rounds": 2, "conclusion": {"session": 1}, "state": None})
+    files["journal_file"].write_text('{"round": 1, "session": 1}\n{"round": 2, "session": 1}\n{"round": 3, "sess')
+    files["conclusion_file"].write_text('{"session": 1}\n{"session": 2}\n')  # the ledger was killed before the second
+    question = {"all": {"price": [1.0] * 24}}
+    ledger.append(
+        {"number": 3, "question": question, "answers": {}, "held": [], "excluded": ["a1"], "account": account}
+    )
+    leader_node.config.build(config)
+    assert read_whole_lines(files["journal_file"]) == [*({"round": each, "session": 1} for each in (1, 2)), account]
+    assert read_whole_lines(files["conclusion_file"]) == [{"session": 1}]
+
+
+def test_ledger_drops_what_was_before_with_the_next_entry(tmp_path: Path) -> None:
+    ledger = SqliteLedger(tmp_path / "ledger", {})
+    ledger.append({"number": 1})
+    ledger.clear()
+    assert list(SqliteLedger(tmp_path / "ledger", {})) == [{"number": 1}]  # as after a kill
+    ledger.append({"session": 1})
+    ledger.append({"number": 2})
+    assert list(SqliteLedger(tmp_path / "ledger", {})) == [{"session": 1}, {"number": 2}]
 
 
 class Renamed:

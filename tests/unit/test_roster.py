@@ -144,10 +144,18 @@ class Grid:
         }
 
 
+class Remembered(list[Any]):
+    """A ledger that keeps what a grid's would drop."""
+
+    def clear(self) -> None:
+        pass
+
+
 def play(scenario: Scenario, start: Tree, trees: Mapping[int, Tree], faults: Sequence[Mapping[str, Any]] = ()) -> Grid:
     """Play a run that begins with the members of `start`; `trees` are those of later sessions."""
     run = MemoryRun(scenario)
     configs = build_node_configs(scenario, run="memory")
+    run.ledgers = {aggregator.name: Remembered() for aggregator in configs.aggregators}
     above = {home: aggregator for aggregator, homes in start.items() for home in homes}
     for home in configs.homes:
         config = home.model_copy(update={"aggregator": above.get(home.name, "a1")})

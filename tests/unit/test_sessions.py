@@ -425,6 +425,7 @@ def test_home_that_cannot_keep_a_session_says_so_and_is_in_the_next() -> None:
     assert home.node.progress.remarks == ["no part in session 2: 7 kWh are missing at departure"]
     assert home.receive(settlement(2, 2, ONE)) == ["receipt"]
     assert home.receive(signal(3, 3, THREE)) == ["answer"]
+    assert home.node.progress.remarks == []
     home.receive(settlement(3, 3, THREE))
     assert [record["session"] for record in home.acted] == [1, 3]
     assert home.acted[-1]["states"] == {"a": {"level": 5.0}}
