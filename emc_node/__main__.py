@@ -7,6 +7,7 @@ from stackelgrid.faults import inject_faults
 from stackelgrid.node import process
 
 COMMANDS = {
+    "doctor": "emc_node.doctor",
     "history": "emc_node.history",
     "init": "emc_node.init",
     "install-service": "emc_node.service",

@@ -208,7 +208,7 @@ class HomeDevices:
         for channel in (self._settings.meter.state_of_charge, self._settings.meter.load):
             if channel is None or channel.topic != topic:
                 continue
-            value = _read_number(payload, channel.path)
+            value = read_number(payload, channel.path)
             if value is None:
                 self._warn_unreadable(topic, channel.path, payload)
                 continue
@@ -490,7 +490,7 @@ def _explain(error: Exception) -> str:
     return "; ".join(f"{key or 'it'}: {message}" for key, message in list_mistakes(error))
 
 
-def _read_number(payload: bytes, path: str | None) -> float | None:
+def read_number(payload: bytes, path: str | None) -> float | None:
     """Read a number, plain or at a path in JSON; None where there is none."""
     try:
         found: Any = payload

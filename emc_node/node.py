@@ -84,6 +84,7 @@ class EmcNode:
         self._remarks: list[str] = []  # about this session
         self._privacy = privacy or PrivacySettings()
         self._plan = _Plan(**memory["plan"]) if memory.get("plan") else None
+        self.progress.plan_until = self.plan_until
         self._begin_session(memory.get("session", 1))
         self._resume(memory)
 
@@ -323,6 +324,7 @@ class EmcNode:
     def _adopt(self, accounts: Mapping[str, Any]) -> dict[str, Any]:
         """Follow what was settled from now on, and save it; give the record of it."""
         self._plan = _Plan(self._session.number, self._states, accounts)
+        self.progress.plan_until = self.plan_until
         self._remember(self._of_session())
         return {"session": self._session.number, "states": self._states, "homes": accounts}
 

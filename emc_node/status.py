@@ -14,12 +14,14 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from emc_node.clock import is_synchronised
+from stackelgrid.transport.tls import Certificate
 
 FILE = Path("/run/stackelgrid/status.json")
 """The status file of the service that `emc-node install-service` sets up."""
 STALE = timedelta(seconds=30)
 """A running process writes its status every ten seconds; an older file is out of date."""
-EXPIRES_SOON = timedelta(days=14)
+UNHEARD_AFTER = timedelta(minutes=15)
+"""The time from the gate of a session to its first question, in which all members of a run gather."""
 
 
 class Condition(IntEnum):
@@ -37,10 +39,20 @@ class Condition(IntEnum):
     """The broker does not accept it: its certificate is revoked, expired or foreign."""
     CLOCK = 12
     """This machine's clock, by which it would carry out the plan, is not synchronised."""
+    UNHEARD = 13
+    """It is connected, and was asked nothing though a session should have begun."""
     IDLE = 15
-    """It has no connection, and no plan that holds."""
+    """It takes part in nothing, and no plan holds."""
     WARNING = 1
-    """It takes part, or its plan holds; but its certificate soon expires."""
+    """It takes part, or its plan holds; but its certificate soon expires, or something at home is to be mended."""
+
+
+class Home(BaseModel):
+    """The part of a home with devices, as `stackelgrid.node.home_status` writes it."""
+
+    mode: str
+    takes_part: bool
+    problems: list[str]
 
 
 class StatusFile(BaseModel):
@@ -56,7 +68,11 @@ class StatusFile(BaseModel):
     reconnects: int
     failure: str | None = None
     refused: bool = False
+    certificate_since: AwareDatetime | None = None
     certificate_until: AwareDatetime | None = None
+    plan_until: AwareDatetime | None = None
+    next_gate: AwareDatetime | None = None
+    home: Home | None = None
     rejected: dict[str, int]
     remarks: list[str] = []
     refusal: str | None = None
@@ -89,7 +105,7 @@ class StatusFile(BaseModel):
             yield Condition.IGNORED, f"Its answers are ignored and count nowhere: {self.refusal}; {mend}."
         elif self.refusal is not None:
             yield Condition.IGNORED, f"Its last answer was refused: {self.refusal}."
-        until = self.certificate_until
+        since, until = self.certificate_since, self.certificate_until
         has_expired = until is not None and until <= now
         if self.refused or has_expired:
             why = f"its certificate held until {until:%Y-%m-%d %H:%M} UTC" if has_expired else self.failure
@@ -97,19 +113,37 @@ class StatusFile(BaseModel):
         if not clock_is_right:
             mend = "let a time service set it, see timedatectl"
             yield Condition.CLOCK, f"This machine's clock is not synchronised; {mend}."
-        if not self.connected and not self.has_plan:
-            yield Condition.IDLE, "It takes part in nothing, and no plan holds."
-        if until is not None and now < until <= now + EXPIRES_SOON:
-            yield Condition.WARNING, f"Its certificate holds for {_duration(until - now)} more; ask for a new one."
+        if self.connected and self.next_gate is not None and now > self.next_gate + UNHEARD_AFTER:
+            late = _duration(now - self.next_gate)
+            mend = "ask the operator whether this home is still in the grid"
+            yield Condition.UNHEARD, f"A session was to open {late} ago, and nothing was asked of it; {mend}."
+        if not self.has_plan(now) and not (self.connected and self.takes_part):
+            why = "" if self.takes_part else ", as its household wants it"
+            yield Condition.IDLE, f"It takes part in nothing{why}, and no plan holds."
+        if since is not None and until is not None and until > now and Certificate("", since, until).expires_soon(now):
+            mend = "ask the operator for a new one, unless it gets one by itself"
+            yield Condition.WARNING, f"Its certificate holds for {_duration(until - now)} more; {mend}."
+        for problem in [] if self.home is None else self.home.problems:
+            yield Condition.WARNING, f"At home: {problem}."
 
     @property
-    def has_plan(self) -> bool:
-        """True when a plan that was settled is in force."""
-        return self.state in ("settled", "over")
+    def takes_part(self) -> bool:
+        """True unless the run is over or the household has opted out."""
+        return self.state != "over" and (self.home is None or self.home.takes_part)
+
+    def has_plan(self, now: datetime) -> bool:
+        """Tell whether a plan that was settled is in force."""
+        if self.home is not None:
+            return self.home.mode == "plan"
+        return self.state in ("settled", "over") if self.plan_until is None else now < self.plan_until
 
     def is_stale(self, now: datetime) -> bool:
         """Tell whether the file is no longer updated."""
         return now - self.updated > STALE
+
+    def _describe_plan(self, without_dates: str) -> str:
+        until = self.plan_until
+        return without_dates if until is None else f"; its plan reaches until {until.astimezone():%Y-%m-%d %H:%M}"
 
     def _describe_state(self, lasted: str) -> str:
         """Say what the EMC does, and for how long it has done so."""
@@ -119,8 +153,8 @@ class StatusFile(BaseModel):
             "connecting": f"looks for the broker of run {self.run} (for {lasted})",
             "waiting": f"takes part in run {self.run} and waits for its first question (for {lasted})",
             "round": f"takes part in run {self.run}, round {self.round} (for {lasted})",
-            "settled": f"run {self.run} was settled {lasted} ago, and its plan is in force",
-            "over": f"run {self.run} ended {lasted} ago; the plan it settled, if it did, stays in force",
+            "settled": f"run {self.run} was settled {lasted} ago{self._describe_plan(', and its plan is in force')}",
+            "over": f"run {self.run} ended {lasted} ago{self._describe_plan('; the plan it settled stays in force')}",
             "lost": f"run {self.run} was lost {lasted} ago",
         }[self.state]
 

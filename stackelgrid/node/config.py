@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -81,6 +83,14 @@ class NodeConfig(StrictModel):
     def sessions(self) -> tuple[Session, ...]:
         """The sessions of the run."""
         return list_sessions(self.calendar, self.slots)
+
+    def find_gate(self, since: datetime) -> datetime | None:
+        """Find when the first session after a time is to open, None where not this machine's clock says so."""
+        if self.gates is None or self.gates.clock != "real":
+            return None
+        sessions, open_at = self.sessions, self.gates.open_at
+        place = bisect_right(sessions, since, key=open_at)
+        return open_at(sessions[place]) if place < len(sessions) else None
 
     @property
     def registrar(self) -> RegistrarLink | None:

@@ -152,9 +152,9 @@ class _Current(Collector):
         """Give the times that are known, in seconds since 1970."""
         if (settled_at := self._status.progress.settled_at) is not None:
             yield self._metric("gauge", "settled_timestamp_seconds", "Time of the last settlement.", settled_at)
-        if (until := self._status.certificate_until) is not None:
+        if (certificate := self._status.certificate) is not None:
             name, words = "tls_certificate_expiry_timestamp_seconds", "End of the node's certificate for the broker."
-            yield self._metric("gauge", name, words, until.timestamp())
+            yield self._metric("gauge", name, words, certificate.until.timestamp())
 
     def _metric(self, kind: str, name: str, words: str, value: float | Mapping[str, float], by: str = "") -> Metric:
         """Build a metric of one value, or of one for each value of the label `by`."""

@@ -146,7 +146,7 @@ def _build_heartbeat(
         return None
     from stackelgrid.node.status import Heartbeat, Outlet, Status, StatusFile
 
-    status = Status(config.run, config.name, node.progress, node.mailbox, transport)
+    status = Status(config.run, config.name, node.progress, node.mailbox, transport, config.find_gate)
     outlets: list[Outlet] = []
     if metrics_at is not None:
         from stackelgrid.node.metrics import serve as serve_metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Literal, NamedTuple, TypeVar, TypeVarTuple, Unpack
 
 from stackelgrid.node.home_status import HomeStatus
@@ -39,6 +40,7 @@ class Progress:
     the monotonic clock. `remarks` are lines that whoever looks after the node should see. `home` is the state of a home
     with devices, None in other nodes. `missing` is how many members a coordinator missed in the last round that it
     finished, by what it did about them. `settled_at` is when it was settled last, in seconds since 1970, None before.
+    `plan_until` is the end of what was settled, None without one or without dates.
     `certificate` is what an observer found out about that.
     """
 
@@ -49,6 +51,7 @@ class Progress:
         self.remarks: list[str] = []
         self.missing: Mapping[str, int] = {}
         self.settled_at: float | None = None
+        self.plan_until: datetime | None = None
         self.certificate: Verdict | None = None
         self.home: HomeStatus | None = None
         self.refusal: str | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -23,7 +23,7 @@ from stackelgrid.node.progress import Progress
 from stackelgrid.node.record import DISK_FAULTS, write_whole
 from stackelgrid.transport.base import Traffic
 from stackelgrid.transport.mqtt import MqttTransport
-from stackelgrid.transport.tls import read_certificate
+from stackelgrid.transport.tls import Certificate, read_certificate
 
 _LOG = logging.getLogger("stackelgrid.node")
 
@@ -47,6 +47,8 @@ class Status:
     progress: Progress
     mailbox: Mailbox
     transport: MqttTransport
+    find_gate: Callable[[datetime], datetime | None] = lambda since: None
+    """Finds when the first session after a time is to open, None where no clock of this machine says so."""
 
     @property
     def state(self) -> State:
@@ -65,14 +67,14 @@ class Status:
         return max(0, self.traffic.connections - 1)
 
     @property
-    def certificate_until(self) -> datetime | None:
-        """The end of the node's certificate, None where it has none; a renewed one is seen."""
+    def certificate(self) -> Certificate | None:
+        """The node's certificate, None where it has none; a renewed one is seen."""
         tls = self.transport.certificates
         if tls is None:
             return None
         try:
             file = tls.choose().certificate
-            return _read_end(file, file.stat().st_mtime_ns)
+            return _read_certificate(file, file.stat().st_mtime_ns)
         except (OSError, ValueError):  # it is being replaced, or gone: the next connection will say so
             return None
 
@@ -84,7 +86,8 @@ class Status:
 
     def record(self) -> dict[str, Any]:
         """Give the same as JSON."""
-        until = self.certificate_until
+        certificate, home = self.certificate, self.progress.home
+        until = self.progress.plan_until if home is None else home.plan_until
         return {
             "node": self.node,
             "run": self.run,
@@ -95,7 +98,10 @@ class Status:
             "reconnects": self.reconnects,
             "failure": self.traffic.failure,
             "refused": self.traffic.refused,
-            "certificate_until": None if until is None else until.isoformat(),
+            "certificate_since": None if certificate is None else certificate.since.isoformat(),
+            "certificate_until": None if certificate is None else certificate.until.isoformat(),
+            "plan_until": None if until is None else until.isoformat(),
+            "home": None if home is None else home.record(),
             "rejected": dict(self.mailbox.rejected),
             "remarks": list(self.progress.remarks),
             "refusal": self.progress.refusal,
@@ -104,9 +110,9 @@ class Status:
 
 
 @lru_cache(maxsize=1)
-def _read_end(certificate: Path, changed: int) -> datetime:
-    """Read until when a certificate holds, once for each time that its file was `changed`."""
-    return read_certificate(certificate).until
+def _read_certificate(file: Path, changed: int) -> Certificate:
+    """Read a certificate, once for each time that its file was `changed`."""
+    return read_certificate(file)
 
 
 class Outlet(Protocol):
@@ -122,14 +128,14 @@ class Outlet(Protocol):
 class StatusFile:
     """The status as a JSON object in a file, which is whole at any time.
 
-    `since` is when the state, or the round, was first seen, `updated` when the file was written. Raises `ConfigError`
-    for a file that cannot be there, on whatever disk.
+    `since` is when the state, or the round, was first seen, `next_gate` when after that a session is to open, `updated`
+    when the file was written. Raises `ConfigError` for a file that cannot be there, on whatever disk.
     """
 
     def __init__(self, path: Path, status: Status) -> None:
         self._path = path
         self._record: dict[str, Any] = {}
-        self._since = ""
+        self._times: dict[str, str | None] = {}
         self._written_at = 0.0
         try:
             self.show(status)
@@ -142,18 +148,23 @@ class StatusFile:
 
     def show(self, status: Status) -> None:
         """Write the status when it has changed, or the file is as old as it may be."""
-        record, now = status.record(), datetime.now(UTC).isoformat(timespec="milliseconds")
+        record, now = status.record(), datetime.now(UTC)
         changed = record != self._record
         if not changed and time.monotonic() - self._written_at < REFRESH_S:
             return
         if any(record[key] != self._record.get(key) for key in ("state", "round")):
-            self._since = now
+            gate = status.find_gate(now)
+            self._times = {"since": _write_time(now), "next_gate": None if gate is None else gate.isoformat()}
         self._record = record
-        write_whole(self._path, {**record, "since": self._since, "updated": now})
+        write_whole(self._path, {**record, **self._times, "updated": _write_time(now)})
         self._written_at = time.monotonic()
 
     def close(self) -> None:
         """Leave the file, which says how it ended."""
+
+
+def _write_time(time: datetime) -> str:
+    return time.isoformat(timespec="milliseconds")
 
 
 class Heartbeat:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +21,10 @@ class Certificate:
     name: str
     since: datetime
     until: datetime
+
+    def expires_soon(self, now: datetime) -> bool:
+        """Tell whether it ends within 14 days or, of one that lives shorter, within a sixth of its lifetime."""
+        return self.until - now < min(timedelta(days=14), (self.until - self.since) / 6)
 
     def find_out_of_date(self, called: str, now: datetime) -> str | None:
         """Say that the certificate, called so, does not hold at a time that is this machine's; None when it does."""

@@ -302,6 +302,14 @@ def in_days(days: float) -> str:
     return (datetime.now(UTC) + timedelta(days=days)).isoformat()
 
 
+def held(since: float, until: float) -> dict[str, str]:
+    return {"certificate_since": in_days(since), "certificate_until": in_days(until)}
+
+
+def at_home(mode: str, **changes: Any) -> dict[str, Any]:
+    return {"mode": mode, "takes_part": True, "problems": []} | changes
+
+
 @pytest.fixture
 def _synchronised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "is_synchronised", lambda: True)
@@ -326,10 +334,22 @@ def _synchronised(monkeypatch: pytest.MonkeyPatch) -> None:
             11,
             ["certificate"],
         ),
-        ({"certificate_until": in_days(-1)}, 11, ["The broker does not accept it: its certificate held until "]),
-        ({"certificate_until": in_days(9.5)}, 1, ["Its certificate holds for 9 days more"]),
-        ({"certificate_until": in_days(9.5), "refusal": "too much"}, 10, ["too much", "holds for 9 days"]),
-        ({"certificate_until": in_days(20)}, 0, ["Connected"]),
+        (held(-300, -1), 11, ["The broker does not accept it: its certificate held until "]),
+        (held(-300, 9.5), 1, ["Its certificate holds for 9 days more"]),
+        (held(-2, 9.5), 0, ["Connected"]),  # one that lives for days is renewed in time
+        (held(-300, 9.5) | {"refusal": "too much"}, 10, ["too much", "holds for 9 days"]),
+        (held(-300, 20), 0, ["Connected"]),
+        ({"state": "settled", "connected": False, "plan_until": in_days(1)}, 0, ["its plan reaches until"]),
+        ({"state": "settled", "connected": False, "plan_until": in_days(-1)}, 15, ["and no plan holds"]),
+        ({"state": "over", "connected": False, "plan_until": in_days(-1)}, 15, ["and no plan holds"]),
+        ({"next_gate": in_days(-0.005)}, 0, ["Connected"]),
+        ({"next_gate": in_days(-0.5)}, 13, ["to open 12 hours ago, and nothing was asked", "ask the operator"]),
+        ({"next_gate": in_days(-0.5), "connected": False}, 15, ["No connection"]),
+        ({"home": at_home("plan")}, 0, ["takes part"]),
+        ({"home": at_home("plan", problems=["nothing is heard of the limit"])}, 1, ["At home: nothing is heard"]),
+        ({"home": at_home("fail_safe"), "connected": False}, 15, ["no plan holds"]),
+        ({"home": at_home("fail_safe", takes_part=False)}, 15, ["takes part in nothing, as its household wants it"]),
+        ({"home": at_home("plan", takes_part=False)}, 0, ["takes part"]),
         ({"state": "lost", "connected": False}, 4, ["was lost 93 seconds ago", "journalctl --unit emc-node"]),
         ({"age_s": 40}, 4, ["40 seconds old", "hangs or has ended"]),
         ({"age_s": 7300}, 4, ["2 hours old"]),
