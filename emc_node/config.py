@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,10 @@ from stackelgrid.rounds.settings import HomeModel, PrivacySettings
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Message
 from stackelgrid.wire.names import Name
+
+if TYPE_CHECKING:
+    from stackelgrid.history.recording import HomeHistory
+    from stackelgrid.node.home_status import HomeStatus
 
 Home = TypeVar("Home", bound=HomeModel)
 
@@ -110,6 +114,7 @@ def build(config: EmcConfig[Any]) -> RunNode:
     homes = find_homes(config.game, config.algorithm)
     act: Recorder = discard if config.schedule_file is None else open_record(config.schedule_file, len(config.sessions))
     listen: Callable[[Message], None] | None = None
+    history: HomeHistory | None = None
     if config.history_file is not None:
         from stackelgrid.history.recording import HomeHistory, open_file
 
@@ -132,10 +137,26 @@ def build(config: EmcConfig[Any]) -> RunNode:
 
     node = _node(config, create, act, remember, memory, listen)
     devices.on_status = partial(setattr, node.progress, "home")
+    if history is not None:
+        _record_devices(devices, history, 60 if config.calendar is None else config.calendar.slot_minutes)
     if prices is not None:
         devices.solve_alone = OwnOptimum(config, home, homes, node.find_states, prices)
     serve(devices, config.devices)
     return _complete(node, config)
+
+
+def _record_devices(devices: HomeDevices, history: HomeHistory, slot_minutes: int) -> None:
+    """Have the history record what drives the storage, and what the meter counts in each slot."""
+    from emc_node.metering import SlotMeter
+
+    meter, show = SlotMeter(slot_minutes, history.note_energy), devices.on_status
+
+    def note_status(status: HomeStatus) -> None:
+        show(status)
+        history.note_status(status)
+
+    devices.on_status = note_status
+    devices.on_load = lambda kw: meter.read(kw, devices.clock())
 
 
 def _complete(node: EmcNode, config: EmcConfig[Any]) -> RunNode:

@@ -80,6 +80,7 @@ class HomeDevices:
         """Gives the plan from a time on that is best for the home alone. Raises `ValueError` where there is none."""
         self.wake: Callable[[], None] = lambda: None
         self.on_status: Callable[[HomeStatus], None] = lambda status: None
+        self.on_load: Callable[[float], None] = lambda kw: None
         self.will_stands = True
         """False until the broker knows at what power the storage rests when this process dies."""
         self._settings, self._synchronised, self._sessions = settings, synchronised, sessions
@@ -216,6 +217,8 @@ class HomeDevices:
                 self._measured.add(topic)
             if isinstance(channel, Power):
                 self._load_kw = value / channel.per_kw
+                if not retained:
+                    self.on_load(self._load_kw)
             else:
                 self._level = Level(channel.to_kwh(value, self._capacity_kwh or 0.0), retained)
                 if not retained:

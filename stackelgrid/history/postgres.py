@@ -29,9 +29,11 @@ _KEYS = {
     "bills": ("run", "node", "session", "member"),
     "rounds": ("run", "node", "round", "inner"),
     "missing": ("run", "node", "round", "inner", "member", "action"),
+    "meter": ("run", "node", "time"),
+    "modes": ("run", "node", "at"),
 }
 """What tells the rows of a table apart."""
-_TEXTS = {"run", "node", "role", "ended", "member", "action", "why", "missing"}
+_TEXTS = {"run", "node", "role", "ended", "member", "action", "why", "missing", "mode"}
 _TIMES = {"start", "time", "at"}
 _COUNTS = {
     "session",
@@ -46,8 +48,8 @@ _COUNTS = {
     "inner",
     "answered",
 }
-_COUNTS |= {"again", "metered_slots"}
-_TRUTHS = {"settled", "complete"}
+_COUNTS |= {"again", "metered_slots", "roster", "minutes"}
+_TRUTHS = {"settled", "complete", "override", "limited", "takes_part"}
 
 
 def write(url: str, histories: Sequence[History], period: Period) -> dict[str, int]:

@@ -14,11 +14,12 @@ from stackelgrid.calendar import Session
 from stackelgrid.errors import ConfigError
 from stackelgrid.history.store import Change, HistoryFile, Run, upsert
 from stackelgrid.node.config import NodeConfig
+from stackelgrid.node.home_status import HomeStatus
 from stackelgrid.node.record import Recorder
 from stackelgrid.rounds.ledger import Entry, Ledger
 from stackelgrid.rounds.settings import HomeModel
 from stackelgrid.wire.arrays import PackedArray
-from stackelgrid.wire.messages import Message, Settlement
+from stackelgrid.wire.messages import AggregatorRoster, Message, Settlement
 from stackelgrid.wire.roles import Role
 
 Loads = Mapping[str, Sequence[float]]
@@ -46,7 +47,7 @@ class _History:
     def __init__(self, file: HistoryFile, sessions: Sequence[Session]) -> None:
         self._file, self._sessions = file, sessions
 
-    def _write_session(self, settlement: Settlement[Any], loads: Loads | None, homes: int | None) -> None:
+    def _write_session(self, settlement: Settlement[Any], loads: Loads | None, **more: int | None) -> None:
         """Write a session that was settled, and what it plans, over what earlier ones had planned for its slots.
 
         Where `loads` are not known, as when a coordinator has missed the round that was settled, those of before stay.
@@ -57,7 +58,7 @@ class _History:
             "round": settlement.round,
             "settled": settlement.settled,
             "complete": settlement.complete,
-            **({} if homes is None else {"homes": homes}),
+            **{key: value for key, value in more.items() if value is not None},
         }
         changes = [upsert("sessions", "session", " ".join(values), [(session.number, *values.values())])]
         if isinstance(price, list) and len(price) == session.slots:
@@ -108,6 +109,7 @@ class CoordinatorHistory(_History):
         super().__init__(file, sessions)
         self._last_round: Entry | None = None
         self._heard: tuple[int, int, bool] | None = None
+        self._roster: int | None = None
 
     def wrap_ledger(self, ledger: Ledger) -> Ledger:
         """Record the rounds that a ledger gets, and those of the open session that were in it before a restart."""
@@ -122,7 +124,9 @@ class CoordinatorHistory(_History):
         return _in_turn(conclude, self._note_conclusion)
 
     def hear(self, message: Message) -> None:
-        """Record a settlement that is sent to the members."""
+        """Record a settlement that is sent to the members, and note of which roster they are."""
+        if isinstance(message, AggregatorRoster):
+            self._roster = message.number
         if not isinstance(message, Settlement):
             return
         heard = (message.session, message.round, message.complete)
@@ -134,9 +138,12 @@ class CoordinatorHistory(_History):
         homes = None if answered is None else sum(body.get("homes", 0) for body in answered.values())
         asked = entry["question"].get("all", {}).get("price") if answered is not None and entry is not None else None
         same = asked is not None and asked == getattr(message.body, "price", None)
-        self._write_session(message, _read_loads(answered) if same and answered is not None else None, homes)
+        loads = _read_loads(answered) if same and answered is not None else None
+        self._write_session(message, loads, homes=homes, roster=self._roster)
 
     def _note_entry(self, entry: Entry) -> None:
+        if "roster" in entry:
+            self._roster = entry["roster"]["number"]
         if "number" in entry:
             self._last_round = entry
         if "account" in entry:
@@ -178,15 +185,17 @@ class CoordinatorHistory(_History):
 
 
 class HomeHistory(_History):
-    """The history of a home: what it settled, in its own numbers.
+    """The history of a home: what it settled, what its meter counted, what drove its storage.
 
-    `wrap_act` is for the node's recorder of schedules, `hear` for the link with its aggregator.
+    `wrap_act` is for the node's recorder of schedules, `hear` for the link with its aggregator, `note_status` and
+    `note_energy` for its devices, which may be in another thread.
     """
 
     def __init__(self, file: HistoryFile, sessions: Sequence[Session], homes: Sequence[HomeModel]) -> None:
         super().__init__(file, sessions)
         self._homes = homes
         self._settlement: Settlement[Any] | None = None
+        self._driven: tuple[str, bool, bool, bool] | None = None
 
     def hear(self, message: Message) -> None:
         """Remember the settlement that the next schedules follow from."""
@@ -202,7 +211,32 @@ class HomeHistory(_History):
         if settlement is None or settled.get("session", 1) != settlement.session:
             return
         accounts = settled["homes"] if len(self._sessions) > 1 else settled
-        self._write_session(settlement, _read_loads(accounts), len(self._homes))
+        self._write_session(settlement, _read_loads(accounts), homes=len(self._homes))
+        self._write_feed_in_prices(self._sessions[settlement.session - 1])
+
+    def _write_feed_in_prices(self, session: Session) -> None:
+        """Write what each home gets for what it feeds in, where that is not the price of the slot."""
+        rows = [
+            (session.first + slot, home.id, price)
+            for home in self._homes
+            for slot, price in enumerate((home.list_feed_in_prices() or [])[session.window], 1)
+        ]
+        if rows:
+            sql = "UPDATE members SET feed_in_price = ?4 WHERE run = ?1 AND slot = ?2 AND member = ?3"
+            self._file.write(Change(sql, rows))
+
+    def note_status(self, status: HomeStatus) -> None:
+        """Record what drives the storage, when that has changed."""
+        driven = (status.mode, status.override is not None, status.limit is not None, status.takes_part)
+        if driven != self._driven:
+            self._driven = driven
+            self._file.write(
+                Change("REPLACE INTO modes SELECT ?2, ?3, ?4, ?5, ?6 WHERE ?1", [(self._file.now(), *driven)])
+            )
+
+    def note_energy(self, start: datetime, minutes: int, kwh: float) -> None:
+        """Record what the meter has counted in a slot."""
+        self._file.write(Change("REPLACE INTO meter SELECT ?2, ?3, ?4 WHERE ?1", [(_to_seconds(start), minutes, kwh)]))
 
 
 class _HeardLedger:
@@ -215,7 +249,7 @@ class _HeardLedger:
         entries = list(self._ledger)
         open_session = max(map(_find_session, entries), default=1)
         for entry in entries:
-            if _find_session(entry) == open_session:
+            if _find_session(entry) == open_session or "roster" in entry:
                 self._hear(entry)
         return iter(entries)
 

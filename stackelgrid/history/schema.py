@@ -16,7 +16,7 @@ CREATE TABLE runs (
 CREATE TABLE sessions (
     run INTEGER, session INTEGER, at INTEGER NOT NULL, start INTEGER, first INTEGER NOT NULL, slots INTEGER NOT NULL,
     binding INTEGER NOT NULL, slot_hours REAL NOT NULL, round INTEGER, settled INTEGER, complete INTEGER, ended TEXT,
-    homes INTEGER, PRIMARY KEY (run, session)
+    homes INTEGER, roster INTEGER, PRIMARY KEY (run, session)
 ) WITHOUT ROWID;
 CREATE TABLE slots (
     run INTEGER, slot INTEGER, session INTEGER NOT NULL, start INTEGER, price REAL NOT NULL, load_kw REAL,
@@ -36,7 +36,10 @@ CREATE TABLE missing (
     PRIMARY KEY (run, round, inner, member, action)
 ) WITHOUT ROWID;
 CREATE TABLE meter (start INTEGER PRIMARY KEY, minutes INTEGER NOT NULL, energy_kwh REAL NOT NULL);
-CREATE TABLE modes (at INTEGER, mode TEXT, PRIMARY KEY (at, mode)) WITHOUT ROWID;
+CREATE TABLE modes (
+    at INTEGER PRIMARY KEY, mode TEXT NOT NULL, override INTEGER NOT NULL, limited INTEGER NOT NULL,
+    takes_part INTEGER NOT NULL
+);
 CREATE INDEX sessions_by_age ON sessions (at);
 """
 

@@ -27,7 +27,7 @@ _SESSIONS = """
 WITH planned AS (
     SELECT slots.* FROM slots JOIN sessions USING (run, session) WHERE slot < first + binding
 )
-SELECT runs.run, node, role, session, start, slots, binding, settled, complete, ended, homes,
+SELECT runs.run, node, role, session, start, slots, binding, settled, complete, ended, homes, roster,
     (SELECT nullif(count(*), 0) FROM rounds WHERE (run, session) = (s.run, s.session)) AS rounds,
     (SELECT sum(questions) FROM rounds WHERE (run, session) = (s.run, s.session)) AS questions,
     (SELECT sum(messages) FROM rounds WHERE (run, session) = (s.run, s.session)) AS messages,
@@ -44,7 +44,7 @@ _SLOTS = """
 SELECT runs.run, node, session, slot - first + 1 AS slot, slots.start AS time, slot < first + binding AS binding,
     price, load_kw, energy_kwh AS metered_kwh
 FROM slots JOIN sessions AS s USING (run, session) JOIN runs ON runs.id = s.run
-    LEFT JOIN meter ON meter.start = slots.start
+    LEFT JOIN meter ON meter.start = slots.start AND minutes = round(60 * slot_hours)
 WHERE {when} ORDER BY s.run, slots.slot
 """
 _MEMBERS = """
@@ -55,10 +55,11 @@ WHERE {when} ORDER BY s.run, slots.slot, member
 """
 _BILLS = """
 SELECT runs.run, node, session, s.start, member, slot_hours * sum(members.load_kw) AS energy_kwh,
-    slot_hours * sum(price * members.load_kw) AS bill, sum(energy_kwh) AS metered_kwh,
-    sum(price * energy_kwh) AS metered_bill, count(energy_kwh) AS metered_slots
+    slot_hours * sum(members.load_kw * iif(members.load_kw < 0, {fed_in}, price)) AS bill,
+    sum(energy_kwh) AS metered_kwh, sum(energy_kwh * iif(energy_kwh < 0, {fed_in}, price)) AS metered_bill,
+    count(energy_kwh) AS metered_slots
 FROM members JOIN slots USING (run, slot, session) JOIN sessions AS s USING (run, session) JOIN runs ON runs.id = s.run
-    LEFT JOIN meter ON meter.start = slots.start AND homes = 1 AND role = 'home'
+    LEFT JOIN meter ON meter.start = slots.start AND minutes = round(60 * slot_hours) AND homes = 1
 WHERE slot < first + binding AND {when} GROUP BY s.run, session, member ORDER BY s.run, session, member
 """
 _ROUNDS = """
@@ -71,18 +72,31 @@ SELECT runs.run, node, session, m.round, m.inner, member, action, why
 FROM missing AS m JOIN sessions AS s USING (run, session) JOIN runs ON runs.id = s.run
 WHERE {when} ORDER BY s.run, m.round, m.inner, member
 """
+_METER = """
+SELECT runs.run, node, s.start AS time, minutes, energy_kwh
+FROM meter AS s JOIN runs ON runs.id = (SELECT max(id) FROM runs) WHERE {when} ORDER BY s.start
+"""
+_MODES = """
+SELECT runs.run, node, s.at, mode, override, limited, takes_part
+FROM modes AS s JOIN runs ON runs.id = (SELECT max(id) FROM runs) WHERE {when} ORDER BY s.at
+"""
 TABLES = {
     "sessions": _SESSIONS,
     "slots": _SLOTS,
     "members": _MEMBERS,
-    "bills": _BILLS,
+    "bills": _BILLS.replace("{fed_in}", "min(price, coalesce(feed_in_price, price))"),
     "rounds": _ROUNDS,
     "missing": _MISSING,
+    "meter": _METER,
+    "modes": _MODES,
 }
 """The question to the file that gives each table; `{when}` stands for the sessions asked for."""
 
 _TIMES = {"start", "time", "at"}
 _TRUTHS = {("sessions", "settled"), ("sessions", "complete"), ("slots", "binding"), ("members", "binding")}
+_TRUTHS |= {("modes", "override"), ("modes", "limited"), ("modes", "takes_part")}
+_BEGINS = {"meter": "s.start", "modes": "s.at"}
+"""When a row of a table is; of a session, when it begins."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +125,7 @@ class History:
 
     def tabulate(self, name: str, period: Period) -> Columns:
         """Build one of `TABLES`."""
-        when, bounds = self._limit(period)
+        when, bounds = self._limit(period, _BEGINS.get(name, "coalesce(s.start, s.at)"))
         found = self._file.execute(TABLES[name].replace("{when}", when), bounds)
         titles = [column[0] for column in found.description]
         cells = list(zip(*found.fetchall(), strict=True)) or [()] * len(titles)
@@ -120,12 +134,12 @@ class History:
             for title, column in zip(titles, cells, strict=True)
         }
 
-    def _limit(self, period: Period) -> tuple[str, list[float]]:
-        """Write the condition on `sessions` for a period, and the values in it."""
+    def _limit(self, period: Period, begins: str) -> tuple[str, list[float]]:
+        """Write the condition for rows of a period, and the values in it."""
         conditions, bounds = ["1"], []
         for day, sign in ((period.since, ">="), (period.until and period.until + timedelta(days=1), "<")):
             if day is not None:
-                conditions.append(f"coalesce(s.start, s.at) {sign} ?")
+                conditions.append(f"{begins} {sign} ?")
                 midnight = datetime.combine(day, time(), self._zone)
                 bounds.append(midnight.timestamp())
         return " AND ".join(conditions), bounds

@@ -182,6 +182,10 @@ class HomeModel(PrivateModel):
         """Give a home of this name that draws `load_kw` whatever the price is. Raise `ValueError` where none can."""
         raise ValueError("in this game no home can draw the same at every price")
 
+    def list_feed_in_prices(self) -> list[float] | None:
+        """List the price of what the home feeds in, a number per slot; None where it is the price of the slot."""
+        return None
+
     def day_plan(self, account: Mapping[str, Any]) -> DayPlan:
         """Give the settled day for the devices from the home's account of it, as `HomeStrategy.settle` gives it."""
         raise NotImplementedError

@@ -6,7 +6,7 @@ CREATE TABLE runs (
 CREATE TABLE sessions (
     run INTEGER, session INTEGER, at INTEGER NOT NULL, start INTEGER, first INTEGER NOT NULL, slots INTEGER NOT NULL,
     binding INTEGER NOT NULL, slot_hours REAL NOT NULL, round INTEGER, settled INTEGER, complete INTEGER, ended TEXT,
-    homes INTEGER, PRIMARY KEY (run, session)
+    homes INTEGER, roster INTEGER, PRIMARY KEY (run, session)
 ) WITHOUT ROWID;
 CREATE TABLE slots (
     run INTEGER, slot INTEGER, session INTEGER NOT NULL, start INTEGER, price REAL NOT NULL, load_kw REAL,
@@ -26,10 +26,13 @@ CREATE TABLE missing (
     PRIMARY KEY (run, round, inner, member, action)
 ) WITHOUT ROWID;
 CREATE TABLE meter (start INTEGER PRIMARY KEY, minutes INTEGER NOT NULL, energy_kwh REAL NOT NULL);
-CREATE TABLE modes (at INTEGER, mode TEXT, PRIMARY KEY (at, mode)) WITHOUT ROWID;
+CREATE TABLE modes (
+    at INTEGER PRIMARY KEY, mode TEXT NOT NULL, override INTEGER NOT NULL, limited INTEGER NOT NULL,
+    takes_part INTEGER NOT NULL
+);
 CREATE INDEX sessions_by_age ON sessions (at);
 INSERT INTO runs VALUES (1, 'grid', '', 'h1', 'home', 'user_oriented', NULL);
-INSERT INTO sessions VALUES (1, 1, 1000000000, NULL, 1, 1, 1, 1.0, 3, 1, 1, NULL, 1);
+INSERT INTO sessions VALUES (1, 1, 1000000000, NULL, 1, 1, 1, 1.0, 3, 1, 1, NULL, 1, NULL);
 INSERT INTO slots VALUES (1, 1, 1, NULL, 0.25, 4.0);
 INSERT INTO members VALUES (1, 1, 'h1', 1, 4.0, NULL);
 PRAGMA user_version = 1;

@@ -9,29 +9,33 @@ import sqlite3
 import sys
 from collections import defaultdict
 from contextlib import closing
-from datetime import date
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from unit.test_run_tables import DATED
 from unit.test_sessions import two_days
 
 import aggregator_node.config
 import emc_node.config
 import leader_node.config
+import stackelgrid
 from emc_node import history as emc_history
+from emc_node.metering import SlotMeter
 from stackelgrid import cli
 from stackelgrid.calendar import Session, list_sessions
 from stackelgrid.errors import ConfigError
 from stackelgrid.games.user_oriented.messages import Price
 from stackelgrid.history import schema
 from stackelgrid.history.command import show
-from stackelgrid.history.recording import CoordinatorHistory
+from stackelgrid.history.recording import CoordinatorHistory, HomeHistory
 from stackelgrid.history.store import Change, HistoryFile, Run, upsert
 from stackelgrid.history.summary import to_rows
 from stackelgrid.history.tables import ENDING, TABLES, History, Period
 from stackelgrid.node import record
+from stackelgrid.node.home_status import HomeStatus
 from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.memory import MemoryTransport
@@ -149,6 +153,88 @@ def test_slot_has_the_plan_of_the_last_session_that_settled_it(tmp_path: Path) -
     assert len(rows(folder, "leader", "members")) == 2 * 24
 
 
+def test_bill_of_a_home_that_feeds_in_is_what_it_pays(tmp_path: Path) -> None:
+    calendar = {"start": "2026-06-01T00:00", "timezone": "Europe/Berlin", "slot_minutes": 30, "days": 2}
+    content = {"schema": 1, "game": "user_oriented", "calendar": calendar, **DATED["user_oriented"]}
+    scenario = load({**content, "forecast": {"load": "perfect"}, "aggregators": 1})
+    played = stackelgrid.run(scenario).result.sessions
+    play(scenario, tmp_path)
+    assert min(row["load_kw"] for row in rows(tmp_path, "full", "slots")) < 0
+    for name in ("full", "plain"):
+        paid = [session.outcome.homes[name].bill for session in played]
+        assert [row["bill"] for row in rows(tmp_path, name, "bills")] == pytest.approx(paid, rel=1e-9)
+
+
+# --- what a home with devices measures ---
+
+
+def test_meter_counts_slots_that_it_has_measured_whole() -> None:
+    counted: list[tuple[datetime, int, float]] = []
+    meter = SlotMeter(15, lambda *slot: counted.append(slot))
+    noon = datetime(2026, 6, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    for minute, kw in ((-2, 9.0), (1, 4.0), (5, 2.0), (9, 2.0), (13, 8.0), (17, -3.0)):
+        meter.read(kw, noon + timedelta(minutes=minute))
+    assert counted == [(noon, 15, pytest.approx((9 * 1 + 4 * 4 + 2 * 8 + 8 * 2) / 60))]
+    for minute in (21, 30, 33):  # nine minutes without a reading
+        meter.read(1.0, noon + timedelta(minutes=minute))
+    for minute in range(34, 47):
+        meter.read(1.0, noon + timedelta(minutes=minute))
+    assert len(counted) == 1, "the slots with the gap are left out"
+    for minute in range(47, 62):
+        meter.read(1.0, noon + timedelta(minutes=minute))
+    assert [start for start, *_ in counted[1:]] == [noon + timedelta(minutes=45)]
+    assert counted[1][2] == pytest.approx(0.25)
+
+
+def test_meter_begins_anew_when_the_clock_is_set_back() -> None:
+    counted: list[Any] = []
+    meter = SlotMeter(60, lambda *slot: counted.append(slot))
+    at = datetime(2026, 6, 1, 12, tzinfo=UTC)
+    for minute in [*range(0, 59), *range(30, 90), *range(90, 121)]:
+        meter.read(1.0, at + timedelta(minutes=minute))
+    assert [(start.hour, kwh) for start, _, kwh in counted] == [(13, pytest.approx(1.0))]
+
+
+def test_home_pays_what_its_meter_counted(tmp_path: Path) -> None:
+    path, start = tmp_path / f"h1{ENDING}", datetime(2026, 6, 1, tzinfo=UTC)
+    run = Run("grid", "", "h1", "home", "user_oriented", "UTC")
+    history = HomeHistory(HistoryFile(path, run, 36_000), [Session(3, 0.25, start=start)], [])
+    history.hear(
+        Settlement[Price](
+            run="grid", sender="a1", round=2, settled=True, complete=True, body=Price(price=[10.0, 20.0, 30.0])
+        )
+    )
+    history.wrap_act(lambda settled: None)({"h1": {"load_kw": [4.0, 0.0, 8.0]}})
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("UPDATE sessions SET homes = 1")
+    for slot, kwh in ((0, 1.5), (2, 1.0)):
+        history.note_energy(start + timedelta(minutes=15 * slot), 15, kwh)
+    (bill,) = rows(tmp_path, "h1", "bills")
+    assert (bill["energy_kwh"], bill["bill"]) == (3.0, 70.0)
+    assert (bill["metered_kwh"], bill["metered_bill"], bill["metered_slots"]) == (2.5, 45.0, 2)
+    assert [row["metered_kwh"] for row in rows(tmp_path, "h1", "slots")] == [1.5, None, 1.0]
+    assert [row["energy_kwh"] for row in rows(tmp_path, "h1", "meter")] == [1.5, 1.0]
+    with History(path) as found:
+        assert "metered kWh" in show([found], EACH)
+
+
+def test_mode_is_stored_when_it_changes(tmp_path: Path) -> None:
+    now = [1.0e9]
+    file = HistoryFile(tmp_path / f"h1{ENDING}", RUN, 400, lambda: now[0])
+    history = HomeHistory(file, [Session(1)], [])
+    for status in (
+        *(HomeStatus("clock"), HomeStatus("plan"), HomeStatus("plan", problems=("a",))),
+        *(HomeStatus("plan", limit={"draw_kw": 4}), HomeStatus("fail_safe", override={"setpoint_kw": 1})),
+    ):
+        now[0] += 60
+        history.note_status(status)
+    found = [(row["mode"], row["override"], row["limited"]) for row in rows(tmp_path, "h1", "modes")]
+    assert found == [
+        *(("clock", False, False), ("plan", False, False), ("plan", False, True)),
+        ("fail_safe", True, False),
+    ]
+
+
 # --- what a coordinator meets ---
 
 
@@ -170,11 +256,12 @@ def coordinator(folder: Path) -> CoordinatorHistory:
 
 
 def test_coordinator_that_was_killed_before_the_settlement_stores_its_loads(tmp_path: Path) -> None:
-    history = coordinator(tmp_path)
-    list(history.wrap_ledger([entry(1, 9.0, h1=5.0), entry(2, 3.0, h1=7.0, h2=1.0)]))
+    history, roster = coordinator(tmp_path), {"session": 1, "roster": {"number": 7}}
+    list(history.wrap_ledger([roster, entry(1, 9.0, h1=5.0), entry(2, 3.0, h1=7.0, h2=1.0)]))
     history.hear(settlement(3.0))
     assert [row["load_kw"] for row in rows(tmp_path, "a1", "members")] == [7.0, 1.0]
-    assert rows(tmp_path, "a1", "sessions")[0]["homes"] == 4
+    (session,) = rows(tmp_path, "a1", "sessions")
+    assert (session["homes"], session["roster"]) == (4, 7)
 
 
 def test_coordinator_that_missed_the_last_round_stores_the_price_alone(tmp_path: Path) -> None:
@@ -311,14 +398,14 @@ def test_older_history_is_brought_up_to_date_by_its_node_and_read_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     HistoryFile(tmp_path / f"h1{ENDING}", RUN, 30).close()
-    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, "ALTER TABLE sessions ADD COLUMN roster INTEGER;"))
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, "ALTER TABLE sessions ADD COLUMN weather TEXT;"))
     assert rows(tmp_path, "h1", "sessions") == []
     with closing(sqlite3.connect(tmp_path / f"h1{ENDING}")) as file:
         assert schema.read_version(file) == 1, "a reader changes nothing"
     HistoryFile(tmp_path / f"h1{ENDING}", RUN, 30).close()
     with closing(sqlite3.connect(tmp_path / f"h1{ENDING}")) as file:
         assert schema.read_version(file) == len(schema.MIGRATIONS)
-        assert file.execute("SELECT count(roster) FROM sessions").fetchone() == (0,)
+        assert file.execute("SELECT count(weather) FROM sessions").fetchone() == (0,)
 
 
 def test_history_of_a_later_version_is_neither_read_nor_written(

@@ -439,6 +439,12 @@ class Home(HomeModel):
         described = self.model_dump(include={"id", "aggregator", "slot_hours", "segment", "horizon", "feed_in_price"})
         return type(self)(**described, **parts)
 
+    def list_feed_in_prices(self) -> list[float] | None:
+        """List [UO-FI] over the slots of the home; never more than the price of the slot is paid."""
+        if self.feed_in_price is None:
+            return None
+        return [float(price) for price in np.broadcast_to(self.feed_in_price, (self.horizon,))]
+
     def day_plan(self, account: Mapping[str, Any]) -> DayPlan:
         """Give the settled day for the devices: the level rises by what the storage charges."""
         if len(self.storage) != 1:
