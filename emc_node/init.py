@@ -19,10 +19,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from emc_node import openssl
 from emc_node.config import EmcConfig, assemble, config_model
 from emc_node.enrolment import KEY, DeniedError, EnrolmentWish, enrol, forget
+from emc_node.home_file import fit_to_calendar
 from emc_node.openssl import OpensslError
+from stackelgrid.calendar import Calendar
 from stackelgrid.errors import ConfigError, ExitCode
 from stackelgrid.model import LARGEST
 from stackelgrid.node.config import load
@@ -151,7 +155,7 @@ def _collect(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, byt
         paths = _values_for(options, list(TLS), _TLS_QUESTIONS, ask)
         files = {TLS[key]: Path(path).expanduser() for key, path in paths.items()}
     if files:
-        configuration["tls"] = TLS
+        configuration["tls"] = TLS | configuration.get("tls", {})
     if isinstance(configuration["slots"], str) and configuration["slots"].isdigit():
         configuration["slots"] = int(configuration["slots"])
     contents = {name: _read_bytes(file, f"name the home's own {name}") for name, file in files.items()}
@@ -159,7 +163,8 @@ def _collect(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, byt
 
 
 def _complete(configuration: dict[str, Any], state: Path) -> dict[str, Any]:
-    """Add what every EMC at home has: patience, and files below `state`."""
+    """Add what every EMC at home has: the slots of the run, patience, and files below `state`."""
+    _fit_homes(configuration)
     configuration["reconnect_s"] = None  # a meter at home waits for its broker as long as it takes
     configuration["schedule_file"] = str(state.absolute() / "schedule.json")
     configuration["ledger_file"] = str(state.absolute() / "ledger.json")
@@ -273,8 +278,10 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
     configuration = _read_json(folder / CONFIG, "name the folder that the operator made for this home with --from")
     configuration.pop("devices", None)
     files = configuration.pop("tls", None) or {}
-    if not isinstance(files, dict) or not set(files) <= set(TLS):
+    if not isinstance(files, dict) or not set(files) <= {*TLS, "renewed"}:
         raise InitError(f"{folder / CONFIG}: tls: give ca, certificate and key")
+    if "renewed" in files:  # a home that enrolled itself is described anew
+        configuration["tls"] = {"renewed": files.pop("renewed")}
     return configuration, {TLS[key]: folder / str(path) for key, path in files.items()}
 
 
@@ -285,6 +292,16 @@ def _describe(configuration: dict[str, Any], file: Path) -> None:
     configuration["homes"] = [home]
     if devices is not None:
         configuration["devices"] = devices
+
+
+def _fit_homes(configuration: dict[str, Any]) -> None:
+    """Fit the homes to the run's calendar, if it has one; what is wrong with it is found later."""
+    try:
+        calendar = Calendar.model_validate(configuration.get("calendar"))
+        model = find(configuration["game"]).load("home")
+    except (ValidationError, ValueError):  # an unknown game among them
+        return
+    configuration["homes"] = [fit_to_calendar(home, model, calendar) for home in configuration["homes"]]
 
 
 def _read_json(file: Path, mend: str) -> dict[str, Any]:

@@ -140,6 +140,38 @@ def test_home_is_held_against_its_connection(
     assert flat.files() == ({"config.json", "ca.crt", "node.crt", "node.key"} if message is None else PENDING)
 
 
+def test_home_is_described_anew_without_another_certificate(flat: Flat) -> None:
+    assert flat.init() == 0
+    before = {path.name: path.read_bytes() for path in flat.folder.iterdir()}
+    flat.described.write_text(json.dumps(HOME | {"id": "house"}))
+    words = ["--from", str(flat.folder), "--home", str(flat.described), "--to", str(flat.folder)]
+    assert init(words) == 2
+    assert init([*words, "--force"]) == 0
+    after = {path.name: path.read_bytes() for path in flat.folder.iterdir()}
+    assert {name for name in before if after[name] != before[name]} == {"config.json"}
+    old, new = (json.loads(content["config.json"]) for content in (before, after))
+    assert new["homes"][0]["id"] == "house"
+    assert {key: value for key, value in new.items() if key != "homes"} == {
+        key: value for key, value in old.items() if key != "homes"
+    }
+
+
+def test_day_of_a_home_is_repeated_over_the_calendar(flat: Flat) -> None:
+    calendar = {"start": "2026-03-28T00:00", "timezone": "Europe/Brussels", "days": 3, "slot_minutes": 30}
+    flat.decide = lambda wish, csr: (flat.authority.sign(csr), TERMS | {"calendar": calendar, "slots": 142})
+    day = [hour / 10 for hour in range(24)]
+    appliances = {"elastic": [{"max_kw": [0.1, 0.2] + [0.3] * 22, "valuation": 10}], "inelastic": [{"load_kw": day}]}
+    flat.described.write_text(json.dumps(HOME | appliances))
+    assert flat.init() == 0
+    (home,) = load(flat.folder / "config.json", config_model).homes
+    assert (home.horizon, home.slot_hours) == (142, 0.5)
+    load_kw = home.inelastic[0].load_kw
+    assert load_kw[:5] == [0.0, 0.0, 0.1, 0.1, 0.2]
+    assert load_kw[48:54] == [0.0, 0.0, 0.1, 0.1, 0.3, 0.3], "the clock is put forward at two"
+    assert load_kw[-2:] == [2.3, 2.3]
+    assert home.elastic[0].max_kw[:3] == [0.1, 0.1, 0.2]
+
+
 @pytest.mark.parametrize(
     ("terms", "message"),
     [
