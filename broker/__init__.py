@@ -20,6 +20,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -98,9 +99,10 @@ class Place:
 class RunningBroker:
     """A broker that listens; a context manager that stops it.
 
-    Attributes: `kind` (`MOSQUITTO` or `EMBEDDED`), `port`, `url` (`mqtt://127.0.0.1:PORT`, with certificates
-    `mqtts://...`), `pid` of the broker itself, `log`, the file it writes to, `refusals`, the file in which one with
-    certificates counts what it refused to whom (None without), and `persistent`: what it retains outlives `kill`.
+    Attributes: `kind` (`MOSQUITTO` or `EMBEDDED`), `port` and `address`, by which this machine reaches it, `url`
+    (`mqtt://127.0.0.1:PORT`, with certificates `mqtts://...`), `pid` of the broker itself, `log`, the file it writes
+    to, `refusals`, the file in which one with certificates counts what it refused to whom (None without), and
+    `persistent`: what it retains outlives `kill`.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class RunningBroker:
     ) -> None:
         self.kind = kind
         self.port = place.port
+        self.address = place.address
         self.url = place.url
         self.pid = pid
         self.log = place.log
@@ -263,16 +266,33 @@ def free_port() -> int:
 
 
 def _launch(kind: BrokerKind, place: Place, persistent: bool, afresh: bool = True) -> RunningBroker | None:
-    """Start one broker and wait until it answers; None when the port is taken. Its log begins `afresh` or goes on."""
-    options = ["--port", str(place.port)]
+    """Start one broker and wait until it answers; None when the port is taken."""
+    options = []
     if kind == BrokerKind.MOSQUITTO:
-        options += ["--folder", str(place.folder), *(["--persistent"] if persistent else [])]
+        options = ["--folder", str(place.folder), *(["--persistent"] if persistent else [])]
+    return launch(kind, kind, place, options, persistent=persistent, afresh=afresh)
+
+
+def launch(
+    module: str,
+    kind: BrokerKind,
+    place: Place,
+    options: Sequence[str],
+    *,
+    persistent: bool = False,
+    afresh: bool = True,
+) -> RunningBroker | None:
+    """Start `python -m broker.MODULE` and wait until it answers; None when the port is taken.
+
+    Its log begins `afresh` or goes on.
+    """
+    words = ["--port", str(place.port), *options]
     if place.certificates is not None:
-        options += ["--certificates", str(place.certificates), "--host", place.host]
+        words += ["--certificates", str(place.certificates), "--host", place.host]
     with place.log.open("wb" if afresh else "ab") as errors:
         before = errors.tell()
         process = subprocess.Popen(
-            [sys.executable, "-m", f"broker.{kind}", *options],
+            [sys.executable, "-m", f"broker.{module}", *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -13,7 +13,7 @@ import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from broker import LOOPBACK, BrokerKind, BrokerStartError, RunningBroker, nats, start
+from broker import LOOPBACK, BrokerKind, BrokerStartError, RunningBroker, enrolment, nats, start
 from broker.service import describe
 from stackelgrid import service
 from stackelgrid.errors import ExitCode
@@ -35,24 +35,32 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(words)
     if given.kind == NATS and (given.port is not None or given.host != LOOPBACK):
         parser.error(f"a cluster of --kind {NATS} is on {LOOPBACK}, on free ports; leave out --port and --host")
+    if given.enrolment_port is not None and (given.certs is None or given.kind in (NATS, BrokerKind.EMBEDDED)):
+        parser.error("strangers are admitted beside a Mosquitto with certificates: give --certs, and no other --kind")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt), ExitStack() as stack:
+        asked = None
         try:
             if given.certs is None:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stackelgrid-broker-")))
                 running = _start(given, folder, None)
+                stack.enter_context(running)
             else:
                 certificates = _find_certificates(given.certs)
                 running = _start(given, certificates / "state", certificates)
+                stack.enter_context(running)
+                if given.enrolment_port is not None and isinstance(running, RunningBroker):
+                    asked = enrolment.start(running, certificates, given.enrolment_port or None, given.host)
+                    stack.enter_context(asked)
         except BrokerStartError as error:
             print(error, file=sys.stderr)
             return ExitCode.BAD_INPUT
-        with running:
-            process = f", process {running.pid}" if isinstance(running, RunningBroker) else ""
-            print(f"{running.kind} at {running.url}{process}; Ctrl-C ends it", flush=True)
-            running.wait()
-            print(running.find_end(), file=sys.stderr)
-            return ExitCode.LOST
+        process = f", process {running.pid}" if isinstance(running, RunningBroker) else ""
+        enrols = "" if asked is None else f", enrolment at {asked.url}"
+        print(f"{running.kind} at {running.url}{process}{enrols}; Ctrl-C ends it", flush=True)
+        running.wait()
+        print(running.find_end(), file=sys.stderr)
+        return ExitCode.LOST
     return ExitCode.SETTLED
 
 
@@ -70,6 +78,12 @@ def _parser(command: str, description: str) -> argparse.ArgumentParser:
         "log, refusals and what is retained go to broker/state",
     )
     parser.add_argument(
+        "--enrolment-port",
+        type=int,
+        metavar="PORT",
+        help="let homes without a certificate ask for one there; 0 is a free one, usual is 8884",
+    )
+    parser.add_argument(
         "--host", default=LOOPBACK, help=f"default: {LOOPBACK}; another, 0.0.0.0 for all, with --certs only"
     )
     return parser
@@ -79,7 +93,9 @@ def _describe(given: argparse.Namespace) -> service.Service:
     """Describe the service that runs the broker with the options `given`. Raises `ServiceError`."""
     if given.certs is None or given.kind in (NATS, BrokerKind.EMBEDDED):
         raise service.ServiceError("a service is a Mosquitto with certificates: give --certs, and no other --kind")
-    return describe(_find_certificates(given.certs), [f"--host={given.host}", f"--port={given.port or TLS_PORT}"])
+    words = [f"--host={given.host}", f"--port={given.port or TLS_PORT}"]
+    words += [f"--enrolment-port={given.enrolment_port}"] if given.enrolment_port else []
+    return describe(_find_certificates(given.certs), words)
 
 
 def _find_certificates(folder: Path) -> Path:

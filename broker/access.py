@@ -10,7 +10,11 @@ Where a node has no rule for a topic it may do nothing, so this table is complet
 | each of these, n | RUN/registrar/n/request | RUN/registrar/n/answer |
 | observer | nothing | every signal, settlement, receipt, presence and heartbeat; of the answers those to a leader |
 | registrar | RUN/registrar/roster; RUN/registrar/NODE/answer, place; enrolment/ID/answer | RUN/registrar/+/request; enrolment/+/request; every presence; its own answers and places |
+| enrolment | enrolment/ID/request | enrolment/ID/answer |
 | the broker itself | everything, to clear what a revoked node has retained | the same, and $SYS for health checks |
+
+A stranger has no certificate. What it writes and reads goes through the broker for enrolment (`broker.enrolment`): its own
+enrolment/ID/request and answer, where ID is its client id.
 
 What a coordinator reads below its own name needs no list of its members: nobody else may write there. A home that moves
 to another aggregator may do all this at both of them, until it has come to the other one.
@@ -41,6 +45,7 @@ class Role(StrEnum):
     home = "home"
     observer = "observer"
     registrar = "registrar"
+    enrolment = "enrolment"
     broker = "broker"
 
 
@@ -168,13 +173,8 @@ def _grant(node: Node, members: list[str], leaders: list[str]) -> _Topics:
             return _Topics(
                 (), of_all + tuple(topic for leader in leaders for topic in _below(f"+/{leader}/+", ["answer"]))
             )
-        case Role.registrar:
-            own = _below(f"+/{REGISTRAR}/+", ["answer", "place"]) + _below(f"{ENROLMENT}/+", ["answer"])
-            asked = _below(f"+/{REGISTRAR}/+", ["request"]) + _below(f"{ENROLMENT}/+", ["request"])
-            # What it has retained before a restart it reads, to clear what is no longer true.
-            return _Topics(_below(f"+/{REGISTRAR}", ["roster"]) + own, asked + _below("+/+/+", ["presence"]) + own)
-        case Role.broker:
-            return _Topics(("stackelgrid/#",), ("stackelgrid/#", "$SYS/#"))
+        case service:
+            return _SERVICES[service]
 
 
 def _join(*topics: _Topics) -> _Topics:
@@ -200,3 +200,18 @@ def _grant_requests(node: Node) -> _Topics:
 
 def _below(root: str, purposes: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"stackelgrid/{root}/{purpose}" for purpose in purposes)
+
+
+_ANSWERS = _below(f"+/{REGISTRAR}/+", ["answer", "place"])
+_SERVICES = {
+    Role.registrar: _Topics(
+        _below(f"+/{REGISTRAR}", ["roster"]) + _ANSWERS + _below(f"{ENROLMENT}/+", ["answer"]),
+        # What it has retained before a restart it reads, to clear what is no longer true.
+        _below(f"+/{REGISTRAR}/+", ["request"])
+        + _below(f"{ENROLMENT}/+", ["request"])
+        + _below("+/+/+", ["presence"])
+        + _ANSWERS,
+    ),
+    Role.enrolment: _Topics(_below(f"{ENROLMENT}/+", ["request"]), _below(f"{ENROLMENT}/+", ["answer"])),
+    Role.broker: _Topics(("stackelgrid/#",), ("stackelgrid/#", "$SYS/#")),
+}

@@ -4,6 +4,7 @@ It is a folder on the desk, the machine from which the testbed is run:
 
     authority/   ca.key, ca.crt, crl.pem, register.json, grid.json, requests/     stays where it is
     broker/      ca.crt, crl.pem, node.crt, node.key, access.acl, mosquitto.conf, nats.conf     for the broker's machine
+                 enrolment.acl, enrolment.conf, enrolment/     for `broker.enrolment` on the same
     leaders/NAME/, aggregators/NAME/, homes/NAME/, observers/NAME/     ca.crt, node.crt, node.key, for the node's
     registrars/registrar/                                              the same, for `stackelgrid certs serve`
 
@@ -24,7 +25,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import ValidationError
 
-from broker import mosquitto, nats
+from broker import enrolment, mosquitto, nats
 from broker.access import Node, Role, make_rules
 from broker.files import AuthorityError, lock, make_private, write
 from broker.register import CertificateEntry, Register, now, read_register, register_path
@@ -47,7 +48,9 @@ from stackelgrid.wire.names import RULE, Name, is_name
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 HOSTS = ("localhost", "127.0.0.1", "broker")
 """Names by which the broker is always reached: on its own machine, and among containers."""
-BROKER, REGISTRAR = Node("broker", Role.broker), Node(REGISTRAR_NAME, Role.registrar)
+BROKER = Node("broker", Role.broker)
+REGISTRAR = Node(REGISTRAR_NAME, Role.registrar)
+ENROLMENT = Node(enrolment.FOLDER, Role.enrolment)
 RENEWABLE = 2 / 3
 """A certificate may be renewed once less than this share of its lifetime is left: a node cannot fill the register."""
 
@@ -166,25 +169,24 @@ class Authority:
 
     # Who makes its key itself asks over the broker.
 
-    def keep(self, key: str, enrolment: EnrolmentRequest) -> None:
+    def keep(self, key: str, wish: EnrolmentRequest) -> None:
         """Keep a stranger's request, which came on the topic of the key with that ID, until the operator decides.
 
         The same request again changes nothing, signed anew or not. Raises `RefusedRequestError`.
         """
+        if _read_key(wish.csr, wish.name) != key:
+            raise RefusedRequestError("foreign", "csr is of another key than the topic")
         with lock(self.folder):
-            register = self.register
-            if _read_key(enrolment.csr, enrolment.name) != key:
-                raise RefusedRequestError("foreign", "csr is of another key than the topic")
-            before = next((each for each in self.requests if each.id == key), None)
+            requests = self.requests
+            before = next((each for each in requests if each.id == key), None)
             if before is not None and before.state != "denied":
-                if before.enrolment == enrolment.model_copy(update={"csr": before.csr}):
+                if before.repeats(wish):
                     return
                 raise RefusedRequestError("second", f"another request with this key is kept, and {before.state}")
-            self._check_enrolment(enrolment, register)
-            self._requests.forget_old()
-            if sum(each.state == "waiting" for each in self.requests) >= MOST_WAITING:
+            self._check_enrolment(wish, self.register)
+            if sum(each.state == "waiting" for each in requests) >= MOST_WAITING:
                 raise RefusedRequestError("too many", f"{MOST_WAITING} requests wait for the operator; try again later")
-            self._requests.save(KeptRequest(id=key, name=enrolment.name, received=now(), enrolment=enrolment))
+            self._requests.save(KeptRequest(id=key, name=wish.name, received=now(), enrolment=wish))
 
     def approve(self, which: str, by: str) -> CertificateEntry:
         """Give the home whose request waits a certificate, by its name or the beginning of its fingerprint."""
@@ -222,13 +224,14 @@ class Authority:
             key = _read_key(csr, name)
             entry = register.in_force.get(name)
             if entry is None:
-                raise RefusedRequestError("unknown", f"there is no {name!r}")
+                raise RefusedRequestError("unknown", f"there is no {name!r}", key)
             before = [each for each in self.requests if each.name == name and each.state == "approved"]
             if entry.key == key and any(each.id == key and each.enrolment is None for each in before):
                 return  # the answer has not reached the node
             left = (entry.expires - now()) / (entry.expires - entry.added)
             if left > RENEWABLE:
-                raise RefusedRequestError("early", f"the certificate holds until {entry.expires:%Y-%m-%d %H:%M} UTC")
+                until = f"{entry.expires:%Y-%m-%d %H:%M} UTC"
+                raise RefusedRequestError("early", f"the certificate holds until {until}", key)
             signer = self._load_signer()
             certificate = signer.certify(name, read_request(csr, name), NODE_LIFETIME)
             pem = write_pem(certificate).decode()
@@ -281,7 +284,7 @@ class Authority:
         """Give what changes when one of the files that a registrar reads does."""
         own = self.folder / "authority"
         paths = [own / "register.json", own / "grid.json", own / "ca.crt", *sorted((own / "requests").glob("*.json"))]
-        found = []
+        found: list[object] = [now().hour]  # what waits too long is forgotten within the hour
         for path in paths:
             with suppress(FileNotFoundError):
                 stat = path.stat()
@@ -289,8 +292,9 @@ class Authority:
         return found
 
     def read_directory(self) -> Directory:
-        """Read what a registrar makes public, as it is between two changes."""
+        """Read what a registrar makes public, as it is between two changes; forget requests that are too old."""
         with lock(self.folder):
+            self._requests.forget_old()
             ca = (self.folder / "authority" / "ca.crt").read_text(encoding="ascii")
             return Directory(self.register, self.requests, ca, self._read_grid())
 
@@ -305,15 +309,15 @@ class Authority:
             first = error.errors(include_url=False)[0]
             raise AuthorityError(f"the grid is damaged: {first['msg']}", str(path), "provision it again") from None
 
-    def _check_enrolment(self, enrolment: EnrolmentRequest, register: Register) -> Node:
+    def _check_enrolment(self, wish: EnrolmentRequest, register: Register) -> Node:
         """Give the node that a request asks to be, at the aggregator that it gets. Raises `RefusedRequestError`."""
         known = {name: entry.role for name, entry in register.in_force.items()}
-        if enrolment.name in known:
-            raise RefusedRequestError("taken", f"the name {enrolment.name!r} is taken; take another")
-        above = enrolment.aggregator or register.find_smallest()
+        if wish.name in known:
+            raise RefusedRequestError("taken", f"the name {wish.name!r} is taken; take another")
+        above = wish.aggregator or register.find_smallest()
         if above is None:
             raise RefusedRequestError("no aggregator", "the grid has no aggregator yet; try again later")
-        node = Node(enrolment.name, Role.home, above, enrolment.homes, enrolment.max_kw)
+        node = Node(wish.name, Role.home, above, wish.homes, wish.max_kw)
         try:
             _check(node, known, self.folder)
         except AuthorityError as error:
@@ -347,9 +351,10 @@ def _check(node: Node, known: dict[str, Role], folder: Path) -> None:
     if node.role is Role.broker or node.name == BROKER.name:
         mend = "take another name; the broker's own certificate is renewed by certs add broker --role broker"
         raise AuthorityError(f"{node.name!r} cannot be a {node.role}: there is one broker, named broker", where, mend)
-    if (node.role is Role.registrar) != (node.name == REGISTRAR.name):
-        mend = f"take another name, or make it so: {_ADD} {REGISTRAR.name} --role {REGISTRAR.role}"
-        raise AuthorityError(f"{node.name!r} cannot be a {node.role}: the registrar is named registrar", where, mend)
+    for only in (REGISTRAR, ENROLMENT):
+        if (node.role is only.role) != (node.name == only.name):
+            what = f"{node.name!r} cannot be a {node.role}: there is one {only.role}, named {only.name}"
+            raise AuthorityError(what, where, f"take another name, or {_ADD} {only.name} --role {only.role}")
     if node.name in known:
         mend = f"take another name, or revoke it first: stackelgrid certs revoke {node.name}"
         raise AuthorityError(f"{node.name!r} has a certificate already, as {known[node.name]}", where, mend)
@@ -374,7 +379,13 @@ def _check_hosts(*hosts: str) -> tuple[str, ...]:
 
 
 def _place(folder: Path, node: Node) -> Path:
-    return folder / "broker" if node.role is Role.broker else folder / _FOLDERS[node.role] / node.name
+    match node.role:
+        case Role.broker:
+            return folder / "broker"
+        case Role.enrolment:
+            return folder / "broker" / enrolment.FOLDER
+        case role:
+            return folder / _FOLDERS[role] / node.name
 
 
 def _certify(folder: Path, signer: Signer, node: Node, hosts: Sequence[str] = ()) -> CertificateEntry:
@@ -417,5 +428,7 @@ def _publish(folder: Path, signer: Signer, register: Register) -> None:
     for name, text in mosquitto.files_in_container().items():
         write(folder / "broker" / name, text.encode())
     key = (folder / "broker" / "node.key").read_bytes()
+    write(folder / "broker" / "enrolment.acl", enrolment.RULES.encode())
+    write(folder / "broker" / "enrolment.conf", enrolment.configuration_in_container(key).encode(), mode=0o600)
     write(folder / "broker" / "nats.conf", nats.configuration_in_container(rules, key).encode(), mode=0o600)
     write(register_path(folder), register.model_dump_json(by_alias=True, indent=1).encode())

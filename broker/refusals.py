@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from broker import REFUSALS
@@ -104,6 +105,70 @@ class Refusals:
             why = _decode(found[1])
             return None if why == _NOBODY else (UNKNOWN, _STRANGERS.get(why, "handshake"), why)
         return None
+
+
+_STRANGER_DENIED = re.compile(rb"^Denied PUBLISH from .* \(.*?, '(.*)', \.\.\. \(")
+_STRANGER_SUBSCRIBED = re.compile(rb"^(.*) [0-2] ([^ ]+)$")
+_STRANGER_TAKEN_OVER = re.compile(rb"^Client .* already connected, closing old connection\.$")
+_TOO_MANY = re.compile(rb"^Client connection from .* denied: max_connections exceeded\.$")
+_OWN = re.compile(rb"^(mosquitto version |Error|Warning|Config loaded)")
+"""Lines that no stranger can cause."""
+
+
+class StrangerRefusals:
+    """Counts of what the broker for strangers (`broker.enrolment`) refused, by kind; a stranger has no name.
+
+    `path` is the file that `write` writes them to. Kinds besides those of `UNKNOWN` above: `publish`, `subscribe`,
+    `taken over`, and `too many` connections. `runs` once Mosquitto listens.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.runs = False
+        self._path = path
+        self._counts: Counter[str] = Counter()
+        self._written: Counter[str] | None = None
+
+    def read(self, line: bytes) -> bytes | None:
+        """Count a line (without its end); returns what a log should keep of it: the first refusal of each kind."""
+        found = _LINE.match(line)
+        text = line if found is None else found[1]
+        refusal = self._find_refusal(text)
+        if refusal is not None:
+            kind, what = refusal
+            self._counts[kind] += 1
+            if self._counts[kind] > 1:
+                return None
+            return f"Refused to a stranger: {kind}, {what[:200]}; more of the kind in {REFUSALS} only".encode()
+        self.runs = self.runs or (text.startswith(b"mosquitto version ") and text.endswith(b" running"))
+        return line if _OWN.match(text) else None
+
+    def write(self) -> None:
+        """Write the counts if they have changed; when the disk is full, with the next ones."""
+        if self._counts == self._written:
+            return
+        draft = self._path.with_name(f".{self._path.name}.draft")
+        with suppress(OSError):
+            draft.write_text(json.dumps({UNKNOWN: self._counts}, indent=1), encoding="utf-8")
+            draft.replace(self._path)
+            self._written = self._counts.copy()
+
+    def _find_refusal(self, text: bytes) -> tuple[str, str] | None:
+        if found := _STRANGER_DENIED.match(text):
+            return "publish", _decode(found[1])
+        if found := _HANDSHAKE.match(text):
+            why = _decode(found[1])
+            return None if why == _NOBODY else (_STRANGERS.get(why, "handshake"), why)
+        if _STRANGER_TAKEN_OVER.match(text):
+            return "taken over", "a second connection"
+        if _TOO_MANY.match(text):
+            return "too many", "connections"
+        if (found := _STRANGER_SUBSCRIBED.match(text)) and not text.startswith((b"\t", *_VERBS)):
+            own = found[2] == f"stackelgrid/enrolment/{_decode(found[1])}/answer".encode()
+            return None if own else ("subscribe", _decode(found[2]))
+        return None
+
+
+_VERBS = (b"Received ", b"Sending ", b"New ", b"Client ", b"Bridge ", b"Connecting ", b"Opening ")
 
 
 def _decode(text: bytes) -> str:

@@ -27,12 +27,16 @@ WAIT = KEEP_DENIED = timedelta(days=7)
 
 
 class RefusedRequestError(Exception):
-    """A request that is not kept. `kind` is a word or two, for counters; `reason` is for who sent it."""
+    """A request that is not kept. `kind` is a word or two, for counters; `reason` is for who sent it.
 
-    def __init__(self, kind: str, reason: str) -> None:
+    `key` is the ID of its key, where it is one.
+    """
+
+    def __init__(self, kind: str, reason: str, key: str | None = None) -> None:
         super().__init__(f"{kind}: {reason}")
         self.kind = kind
         self.reason = reason
+        self.key = key
 
 
 class KeptRequest(StrictModel):
@@ -52,10 +56,10 @@ class KeptRequest(StrictModel):
     reason: Annotated[str | None, Field(max_length=MAX_REASON)] = None
     certificate: Pem | None = None
 
-    @property
-    def csr(self) -> str | None:
-        """The signing request of a stranger."""
-        return None if self.enrolment is None else self.enrolment.csr
+    def repeats(self, wish: EnrolmentRequest) -> bool:
+        """Tell whether `wish` is this request, signed anew or not."""
+        asked = self.enrolment
+        return asked is not None and asked == wish.model_copy(update={"csr": asked.csr})
 
     @property
     def fingerprint(self) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from broker.access import Node, Role
-from broker.authority import REGISTRAR, Authority, Grid
+from broker.authority import ENROLMENT, REGISTRAR, Authority, Grid
 from emc_node.config import EmcConfig
 from stackelgrid.errors import ConfigError
 from stackelgrid.history.tables import ENDING as HISTORY_ENDING
@@ -74,7 +74,7 @@ def provision(scenario: Scenario, folder: Path, broker: str, run: str, desk: Pat
         authority, renewed = _open_authority(folder, [host for host, _ in address.servers])
         revoked = find_revoked(authority)
         lacking = find_uncertified(scenario.topology, authority)
-        lacking += [node for node in (OBSERVER, REGISTRAR) if node.name not in authority.register.in_force]
+        lacking += [node for node in (OBSERVER, REGISTRAR, ENROLMENT) if node.name not in authority.register.in_force]
         added = [node for node in lacking if node.name not in revoked]
         if added:
             authority.add(*added)

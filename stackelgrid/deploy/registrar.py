@@ -1,11 +1,11 @@
 """The registrar: it takes requests for certificates over the broker, and makes public who belongs to the grid.
 
-What the operator decides is in the authority's folder, which is read once a second. Retained are
+What the operator decides is in the authority's folder, which is read once a second. It publishes
 
-    stackelgrid/RUN/registrar/roster          the homes of each aggregator, for the leader
-    stackelgrid/RUN/registrar/HOME/place      a home's aggregator, and the limit of its connection
-    stackelgrid/RUN/registrar/NODE/answer     a certificate that was renewed
-    stackelgrid/enrolment/ID/answer           what has become of a stranger's request
+    stackelgrid/RUN/registrar/roster          the homes of each aggregator, for the leader; retained
+    stackelgrid/RUN/registrar/HOME/place      a home's aggregator, and the limit of its connection; retained
+    stackelgrid/RUN/registrar/NODE/answer     a certificate that was renewed; retained
+    stackelgrid/enrolment/ID/answer           what has become of a stranger's request, now and when it asks again
 
 Requests come from strangers. One that is too long, is no request, or may not be, is refused and counted; of a flood
 only so many wait for the disk as `MOST_OPEN` says, and the others are counted.
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from broker.authority import Directory
 from broker.register import CertificateEntry
-from broker.requests import KeptRequest, RefusedRequestError
+from broker.requests import MOST_WAITING, KeptRequest, RefusedRequestError
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
@@ -32,6 +32,7 @@ from stackelgrid.wire.enrolment import (
     Answer,
     EnrolmentRequest,
     NodeRequest,
+    is_key_id,
     node_topic,
     stranger_topic,
 )
@@ -55,7 +56,7 @@ class Office(Protocol):
     def read_directory(self) -> Directory:
         """Read all that is made public."""
 
-    def keep(self, key: str, enrolment: EnrolmentRequest) -> None:
+    def keep(self, key: str, wish: EnrolmentRequest) -> None:
         """Keep a stranger's request."""
 
     def renew(self, name: str, csr: str) -> None:
@@ -85,7 +86,6 @@ class Registrar:
             node_topic(run, "+", "request"),
             f"{ROOT}/{run}/+/+/{Presence.purpose}",
             # What is retained there may be from before a restart, and no longer true.
-            stranger_topic("+", "answer"),
             node_topic(run, "+", "answer"),
             f"{ROOT}/{run}/{REGISTRAR}/+/place",
         )
@@ -105,7 +105,7 @@ class Registrar:
         return [self._look()]
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
-        """Take a request or a home's arrival, or clear what is retained and no longer true."""
+        """Take a request, or a home's arrival."""
         match topic.split("/")[1:]:
             case [run, _, purpose] if run == ENROLMENT and purpose == "request":
                 return self._take_enrolment(topic, payload)
@@ -113,9 +113,15 @@ class Registrar:
                 return self._take_request(topic, payload)
             case [run, _, _, purpose] if run == self._run and purpose == Presence.purpose:
                 return self._take_presence(topic, payload)
-        if payload and self._directory is None:
+        return []
+
+    def receive_retained(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
+        """Do the same; clear what is its own and no longer true."""
+        if not topic.startswith(f"{ROOT}/{self._run}/{REGISTRAR}/") or topic.endswith("/request"):
+            return self.receive(topic, payload, now)
+        if self._directory is None:
             self._stale.add(topic)  # until it is known what there is to publish
-        elif payload and topic not in self._published:
+        elif topic not in self._published:
             return [Publish(topic, b"", qos=1, retain=True)]
         return []
 
@@ -134,7 +140,17 @@ class Registrar:
         key, request = topic.split("/")[2], self._read(EnrolmentRequest, topic, payload)
         if request is None:
             return []
-        return self._hand_in(topic, stranger_topic(key, "answer"), lambda: self._office.keep(key, request))
+        if not is_key_id(key):
+            return self._refuse(topic, None, RefusedRequestError("foreign", f"{key!r} is no ID of a key"))
+        answer = stranger_topic(key, "answer")
+        before = [] if self._directory is None else self._directory.requests
+        known = any(each.id == key and each.state != "denied" and each.repeats(request) for each in before)
+        if known and answer in self._published:
+            return [Publish(answer, self._published[answer], qos=1)]
+        if sum(each.state == "waiting" for each in before) >= MOST_WAITING:
+            reason = f"{MOST_WAITING} requests wait for the operator; try again later"
+            return self._refuse(topic, answer, RefusedRequestError("too many", reason, key))
+        return self._hand_in(topic, answer, lambda: self._office.keep(key, request), key)
 
     def _take_request(self, topic: str, payload: bytes) -> Sequence[Action]:
         name, request = topic.split("/")[3], self._read(NodeRequest, topic, payload)
@@ -142,7 +158,8 @@ class Registrar:
             return []
         answer = node_topic(self._run, name, "answer")
         if request.name != name:
-            return self._refuse(topic, answer, "foreign", f"this is the topic of {name!r}, not of {request.name!r}")
+            reason = f"this is the topic of {name!r}, not of {request.name!r}"
+            return self._refuse(topic, answer, RefusedRequestError("foreign", reason))
         csr = request.renew
         if csr is None:
             return self._hand_in(topic, answer, lambda: self._office.revoke(name, name, "has left"))
@@ -172,8 +189,13 @@ class Registrar:
             self.mailbox.reject("malformed", topic, f"{where}: {first['msg']}")
             return None
 
-    def _hand_in(self, topic: str, answer: str | None, do: Callable[[], None]) -> Sequence[Action]:
-        """Have the office do what is asked, then look at what there is now; refuse what it refuses."""
+    def _hand_in(
+        self, topic: str, answer: str | None, do: Callable[[], None], key: str | None = None
+    ) -> Sequence[Action]:
+        """Have the office do what is asked, then look at what there is now; refuse what it refuses.
+
+        `key` is the ID of the key that the request is about, where it is known.
+        """
         if self._open >= MOST_OPEN:
             self.mailbox.reject("too many", topic, f"{MOST_OPEN} requests wait already")
             return []
@@ -192,16 +214,19 @@ class Registrar:
             self._open -= 1
             if refusal is None:
                 return [self._look()]
-            return self._refuse(topic, answer, refusal.kind, refusal.reason)
+            return self._refuse(topic, answer, refusal, key)
 
         return [Compute(attempt, end)]
 
-    def _refuse(self, topic: str, answer: str | None, kind: str, reason: str) -> Sequence[Action]:
+    def _refuse(
+        self, topic: str, answer: str | None, refusal: RefusedRequestError, key: str | None = None
+    ) -> Sequence[Action]:
         """Count a request, and tell its sender; nothing of it is retained."""
-        self.mailbox.reject(kind, topic, reason)
+        self.mailbox.reject(refusal.kind, topic, refusal.reason)
         if answer is None:
             return []
-        return [Publish(answer, Answer(state="denied", reason=reason[:MAX_REASON]).write(), qos=1)]
+        denied = Answer(id=refusal.key or key, state="denied", reason=refusal.reason[:MAX_REASON])
+        return [Publish(answer, denied.write(), qos=1)]
 
     # --- what goes out ---
 
@@ -225,15 +250,16 @@ class Registrar:
             raise ConfigError(f"the authority is for run {directory.grid.run} now; start the registrar again")
         public = dict(self._describe_grid(directory))
         for topic in (self._published.keys() | self._stale) - public.keys():
-            yield Publish(topic, b"", qos=1, retain=True)
+            if not _is_strangers(topic):
+                yield Publish(topic, b"", qos=1, retain=True)
         self._stale.clear()
         for topic, payload in public.items():
             if self._published.get(topic) != payload:
-                yield Publish(topic, payload, qos=1, retain=True)
+                yield Publish(topic, payload, qos=1, retain=not _is_strangers(topic))
         self._published = public
 
     def _describe_grid(self, directory: Directory) -> Iterator[tuple[str, bytes]]:
-        """Give all that is to be retained, by topic."""
+        """Give all that is made public, by topic."""
         link, members = RegistrarLink(self._run), directory.register.members
         roster = {name: [_describe_member(home) for home in homes] for name, homes in members.items()}
         if roster != self._roster:
@@ -252,6 +278,10 @@ class Registrar:
                 topic = stranger_topic(request.id, "answer")
             if request.state != "approved" or (request.id in granted and request.name in directory.register.in_force):
                 yield topic, _answer(request, directory).write()
+
+
+def _is_strangers(topic: str) -> bool:
+    return topic.startswith(f"{ROOT}/{ENROLMENT}/")
 
 
 def _describe_member(home: CertificateEntry) -> RegisteredMember:

@@ -1,9 +1,9 @@
 """The messages by which a node asks the registrar for a certificate, a renewal, or to be let go, and its answers.
 
-    stackelgrid/enrolment/ID/request             of a stranger, who has no certificate yet; not retained
-    stackelgrid/enrolment/ID/answer              to it; retained while the request is kept
-    stackelgrid/RUN/registrar/NODE/request       of a node with a certificate; not retained
-    stackelgrid/RUN/registrar/NODE/answer        to it; retained
+    stackelgrid/enrolment/ID/request             of a stranger, who has no certificate yet
+    stackelgrid/enrolment/ID/answer              to it, when something has come of it and when it asks again
+    stackelgrid/RUN/registrar/NODE/request       of a node with a certificate
+    stackelgrid/RUN/registrar/NODE/answer        to it; this one is retained
 
 ID is the beginning of the SHA-256 of the stranger's public key (`key_id`), and its MQTT client id. Whoever copies a
 request has another key, and so another topic.
@@ -12,6 +12,7 @@ request has another key, and so another topic.
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -25,7 +26,8 @@ MAX_REQUEST, MAX_ANSWER = 4096, 65536
 ENROLMENT = "enrolment"
 """The level of a stranger's topics that stands in the place of a run."""
 
-KeyId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+_KEY_ID = "[0-9a-f]{32}"
+KeyId = Annotated[str, Field(pattern=f"^{_KEY_ID}$")]
 Pem = Annotated[str, Field(max_length=16384)]
 """Certificates, or a request for one, as PEM."""
 
@@ -33,6 +35,11 @@ Pem = Annotated[str, Field(max_length=16384)]
 def key_id(public_key: bytes) -> str:
     """Give the ID of a public key, which is given as SubjectPublicKeyInfo in DER."""
     return hashlib.sha256(public_key).hexdigest()[:32]
+
+
+def is_key_id(text: str) -> bool:
+    """Say whether `text` may be the ID of a public key."""
+    return re.fullmatch(_KEY_ID, text) is not None
 
 
 def show_fingerprint(key: str) -> str:

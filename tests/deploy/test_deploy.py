@@ -44,7 +44,7 @@ PACKAGES = {"leaders": "leader_node", "aggregators": "aggregator_node", "homes":
 def test_provision_gives_each_node_a_private_folder(tmp_path: Path) -> None:
     scenario = load("user_oriented", SETTINGS)
     done = provision(scenario, tmp_path / "certs", "mqtts://grid.example.org:8883", "r1")
-    assert (done.nodes, len(done.added)) == (7, 9)  # and observer and registrar
+    assert (done.nodes, len(done.added)) == (7, 10)  # and observer, registrar, enrolment
     places = sorted(path.parent for path in (tmp_path / "certs").glob("*/*/config.json"))
     assert [place.name for place in places] == ["a1", "a2", "h1", "h2", "h3", "h4", "leader", "observer"]
     for place in places:

@@ -9,10 +9,10 @@ LEADER, A1, A2 = (
     Node("a1", Role.aggregator, "leader"),
     Node("a2", Role.aggregator, "leader"),
 )
-REGISTRAR = Node("registrar", Role.registrar)
+REGISTRAR, ENROLMENT = Node("registrar", Role.registrar), Node("enrolment", Role.enrolment)
 MOLE, ROGUE, DESK = Node("mole", Role.home, "a1"), Node("rogue", Role.aggregator, "leader"), Node("desk", Role.observer)
 HOMES = [Node(f"h{number}", Role.home, "a1" if number % 2 else "a2") for number in range(1, 7)]
-EVERYONE = [LEADER, A1, A2, ROGUE, *HOMES, MOLE, Node("stray", Role.home, "rogue"), DESK, REGISTRAR]
+EVERYONE = [LEADER, A1, A2, ROGUE, *HOMES, MOLE, Node("stray", Role.home, "rogue"), DESK, REGISTRAR, ENROLMENT]
 LOG = """03:28:11: mosquitto version 2.0.11 running
 03:28:13: New connection from 127.0.0.1:48821 on port 18990.
 03:28:13: New client connected from 127.0.0.1:48821 as mole (p2, c1, k60, u'mole').

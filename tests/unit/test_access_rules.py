@@ -10,7 +10,7 @@ import paho.mqtt.client as paho
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.access import A1, A2, DESK, EVERYONE, HOMES, LEADER, LOG, REGISTRAR
+from support.access import A1, A2, DESK, ENROLMENT, EVERYONE, HOMES, LEADER, LOG, REGISTRAR
 
 from broker.access import Role, Rules, covers, make_rules
 from broker.refusals import UNKNOWN, Refusals
@@ -152,9 +152,10 @@ def test_requests_and_heartbeats_reach_those_whom_they_are_for() -> None:
         assert who(granted.may_write, told) == {REGISTRAR.name}
         assert who(granted.may_read, told) == {node.name, REGISTRAR.name}
     stranger = "0" * 32
-    assert who(granted.may_read, stranger_topic(stranger, "request")) == {REGISTRAR.name}
-    assert who(granted.may_write, stranger_topic(stranger, "request")) == set()
-    assert who(granted.may_write, stranger_topic(stranger, "answer")) == {REGISTRAR.name}
+    asks, told = (stranger_topic(stranger, purpose) for purpose in ("request", "answer"))
+    assert who(granted.may_write, asks) == {ENROLMENT.name} and who(granted.may_read, asks) == {REGISTRAR.name}
+    assert who(granted.may_write, told) == {REGISTRAR.name} and who(granted.may_read, told) == {ENROLMENT.name}
+    assert not granted.may_write(ENROLMENT.name, node_topic("enrolment", "h1", "request"))
     for coordinator, member in ((LEADER, A1), (A1, h1)):
         beat = f"stackelgrid/run/{coordinator.name}/{member.name}/heartbeat"
         assert who(granted.may_write, beat) == {member.name} and who(granted.may_read, beat) == {DESK.name}

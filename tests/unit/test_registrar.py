@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -10,18 +11,19 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
+from support.applicant import Applicant
 
+from broker import authority as room
 from broker import requests as kept
 from broker.access import Node, Role, Rules
 from broker.authority import Authority, Grid
 from broker.files import AuthorityError
 from broker.register import now
-from broker.signer import find_id
+from stackelgrid.deploy import registrar
 from stackelgrid.deploy.registrar import MOST_OPEN, Registrar
 from stackelgrid.transport.base import Action, Compute, Publish
-from stackelgrid.wire.enrolment import Answer, EnrolmentRequest, NodeRequest, node_topic, stranger_topic
+from stackelgrid.wire.enrolment import Answer, NodeRequest, node_topic, stranger_topic
 
 NODES = [
     Node("leader", Role.leader),
@@ -32,37 +34,17 @@ NODES = [
 ]
 
 
-class Applicant:
-    """Somebody with a key of their own, who asks for a name."""
-
-    def __init__(self, name: str, key: Any = None) -> None:
-        self.name = name
-        self.key = key or ec.generate_private_key(ec.SECP256R1())
-
-    @property
-    def id(self) -> str:
-        return find_id(self.key.public_key())
-
-    def csr(self, name: str | None = None) -> str:
-        subject = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, name or self.name)])
-        signed = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(self.key, hashes.SHA256())
-        return signed.public_bytes(serialization.Encoding.PEM).decode()
-
-    def request(self, **values: Any) -> EnrolmentRequest:
-        return EnrolmentRequest(**{"name": self.name, "csr": self.csr(), "max_kw": 11.0, **values})
-
-
 class Desk:
-    """A registrar that does at once what it asks to be computed; `retained` is what a broker would have."""
+    """A registrar that does at once what it asks to be computed; `retained` is what a broker would have.
+
+    `told` is what it does not retain, `answers` the last of these to each stranger.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.authority = Authority.init(folder / "certs")
-        self.authority.add(*NODES)
-        self.authority.found_grid(
-            Grid(run="g", broker="mqtts://grid:8883", terms={"game": "user_oriented", "slots": 24})
-        )
+        self.authority = Authority(folder)
         self.registrar = Registrar(self.authority, "g")
         self.retained: dict[str, dict[str, Any]] = {}
+        self.answers: dict[str, dict[str, Any]] = {}
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.do(self.registrar.start(0.0))
 
@@ -71,6 +53,10 @@ class Desk:
             match action:
                 case Compute():
                     self.do(action.then(action.job(), 0.0))
+                case Publish() if "/enrolment/" in action.topic:
+                    assert not action.retain and action.qos == 1
+                    self.answers[action.topic] = json.loads(action.payload)
+                    self.told.append((action.topic, json.loads(action.payload)))
                 case Publish(retain=True):
                     assert action.qos == 1
                     self.retained.pop(action.topic, None)
@@ -89,7 +75,7 @@ class Desk:
         self.send(stranger_topic(applicant.id, "request"), applicant.request(**values).write())
 
     def answer(self, applicant: Applicant) -> Answer:
-        found = self.retained[stranger_topic(applicant.id, "answer")]
+        found = self.answers[stranger_topic(applicant.id, "answer")]
         return Answer.model_validate_json(json.dumps(found))
 
     def counts(self) -> dict[str, int]:
@@ -99,9 +85,18 @@ class Desk:
         return Rules.parse((self.authority.folder / "broker" / "access.acl").read_text())
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    authority = Authority.init(tmp_path_factory.mktemp("made") / "certs")
+    authority.add(*NODES)
+    terms = {"game": "user_oriented", "slots": 24}
+    authority.found_grid(Grid(run="g", broker="mqtts://grid:8883", terms=terms))
+    return authority.folder
+
+
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def desk(made: Path, tmp_path: Path) -> Desk:
+    return Desk(shutil.copytree(made, tmp_path / "certs"))
 
 
 # A stranger asks.
@@ -170,7 +165,14 @@ def test_fingerprint_tells_two_who_ask_for_one_name_apart(desk: Desk) -> None:
 def test_same_request_again_changes_nothing(desk: Desk) -> None:
     h9 = Applicant("h9")
     for _ in range(3):
+        desk.answers.clear()
         desk.ask(h9)  # each time signed anew
+        assert desk.answer(h9).state == "waiting"
+    desk.authority.approve("h9", "eva")
+    desk.look()
+    desk.answers.clear()
+    desk.ask(h9)
+    assert desk.answer(h9).state == "approved"
     assert len(desk.authority.requests) == 1 and desk.counts() == {}
 
 
@@ -198,7 +200,8 @@ def test_request_that_may_not_be_is_refused_counted_and_not_kept(desk: Desk, cas
     desk.ask(applicant, **values)
     assert desk.counts() == {kind: 1}
     ((topic, told),) = desk.told
-    assert topic == stranger_topic(applicant.id, "answer") and told["state"] == "denied" and told["reason"]
+    assert topic == stranger_topic(applicant.id, "answer")
+    assert (told["state"], told["id"]) == ("denied", applicant.id) and told["reason"]
     assert desk.authority.requests == [] and desk.retained == retained
 
 
@@ -234,16 +237,27 @@ def test_payload_that_is_no_request_is_counted_and_not_answered(
     assert desk.counts() == {kind: 1} and desk.told == [] and desk.retained == retained
 
 
+def test_request_on_a_topic_of_no_key_is_refused(desk: Desk) -> None:
+    desk.send(stranger_topic("h9", "request"), Applicant("h9").request().write())
+    assert desk.counts() == {"foreign": 1} and desk.told == [] and desk.authority.requests == []
+
+
 def test_requests_that_wait_are_limited_and_forgotten(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("broker.authority.MOST_WAITING", 2)
+    monkeypatch.setattr(room, "MOST_WAITING", 2)
     first, second, third = (Applicant(f"h{number}") for number in (11, 12, 13))
     for each in (first, second, third):
         desk.ask(each)
     assert desk.counts() == {"too many": 1} and len(desk.authority.requests) == 2
+    monkeypatch.setattr(registrar, "MOST_WAITING", 2)
+    desk.ask(third)
+    assert desk.counts() == {"too many": 2} and len(desk.authority.requests) == 2
     monkeypatch.setattr(kept, "WAIT", timedelta(seconds=-1))
+    monkeypatch.setattr(desk.authority, "stamp", lambda: "an hour later")
+    desk.look()
+    assert desk.authority.requests == []
+    monkeypatch.setattr(kept, "WAIT", timedelta(days=7))
     desk.ask(third)
     assert [each.id for each in desk.authority.requests] == [third.id]
-    assert [topic for topic in desk.retained if "enrolment" in topic] == [stranger_topic(third.id, "answer")]
 
 
 def test_flood_does_not_wait_for_the_disk(desk: Desk) -> None:
@@ -270,8 +284,7 @@ def test_interrupted_approval_is_repaired_by_repeating_it(desk: Desk, monkeypatc
         patch.setattr(Path, "replace", cut)
         desk.authority.approve("h9", "eva")
     desk.look()
-    found = desk.retained.get(stranger_topic(h9.id, "answer"))
-    assert found is None or found["state"] == "waiting"
+    assert desk.answer(h9).state == "waiting"
     desk.authority.approve("h9", "eva")
     desk.look()
     certificate = desk.answer(h9).certificate
@@ -302,7 +315,9 @@ def test_certificate_is_renewed_near_its_end_and_the_one_before_still_holds(desk
     h1 = Applicant("h1")
     ask = partial_send(desk, "h1", NodeRequest(name="h1", renew=h1.csr()))
     ask()
-    assert desk.counts() == {"early": 1} and "holds until" in desk.told[-1][1]["reason"]
+    topic, denied = desk.told[-1]
+    assert topic == node_topic("g", "h1", "answer") and (denied["state"], denied["id"]) == ("denied", h1.id)
+    assert desk.counts() == {"early": 1} and "holds until" in denied["reason"]
     age(desk.authority, "h1", 0.3)
     before = desk.authority.register.in_force["h1"]
     ask()
@@ -398,18 +413,17 @@ def test_move_that_cannot_be_is_refused(desk: Desk, home: str, aggregator: str, 
 
 
 def test_what_is_retained_from_before_a_restart_is_cleared(desk: Desk) -> None:
-    gone = stranger_topic("f" * 32, "answer")
+    gone, late = node_topic("g", "h7", "answer"), "stackelgrid/g/registrar/h8/place"
     again = Registrar(desk.authority, "g")
     actions = again.start(0.0)
-    assert again.receive(gone, b"{}", 0.0) == []  # not known yet
+    assert again.receive_retained(gone, b"{}", 0.0) == []  # not known yet
     (compute,) = actions
     assert isinstance(compute, Compute)
     published = [each for each in compute.then(compute.job(), 0.0) if isinstance(each, Publish)]
     assert Publish(gone, b"", 1, True) in published and len(published) == 1 + len(desk.retained)
-    (cleared,) = again.receive(stranger_topic("e" * 32, "answer"), b"{}", 0.0)
-    assert cleared == Publish(stranger_topic("e" * 32, "answer"), b"", 1, True)
-    kept_topic = "stackelgrid/g/registrar/roster"
-    assert kept_topic in desk.retained
+    assert again.receive_retained(late, b"{}", 0.0) == [Publish(late, b"", 1, True)]
+    assert again.receive_retained("stackelgrid/g/registrar/h1/place", b"{}", 0.0) == []
+    assert again.receive(late, b"{}", 0.0) == []  # its own denials come back
 
 
 def test_registrar_says_everything_again_when_its_broker_returns(desk: Desk) -> None:
