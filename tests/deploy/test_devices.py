@@ -782,6 +782,37 @@ def test_home_takes_part_where_its_game_knows_no_opting_out(caplog: pytest.LogCa
 
 UNITS = {"power": "kW", "energy_storage": "kWh", "battery": "%"}
 """A unit that Home Assistant takes for a device class (its sensor integration's table)."""
+DEVICE_KEYS = {"device", "origin", "components", "availability_topic", "state_topic"}
+"""Of the keys that a message of device discovery may have, those that are used here; others are refused."""
+ENTITY_KEYS = {"platform", "unique_id", "name", "device_class", "entity_category", "value_template"} | {
+    "json_attributes_topic", "json_attributes_template"
+}  # fmt: skip
+KEYS = {
+    "sensor": ENTITY_KEYS | {"state_class", "unit_of_measurement"},
+    "binary_sensor": ENTITY_KEYS,
+    "switch": ENTITY_KEYS | {"command_topic", "command_template"},
+}
+"""The keys that each platform knows, in Home Assistant 2024.11 and newer."""
+
+
+def render(template: str, **given: Any) -> str:
+    """Render a template with what Home Assistant has for it."""
+    midnight = datetime(2026, 6, 1, tzinfo=ZoneInfo("Europe/Berlin"))
+    helpers = {"today_at": lambda time: midnight, "timedelta": timedelta}
+    return jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(template).render(**helpers, **given)
+
+
+def test_discovery_has_the_keys_that_home_assistant_knows() -> None:
+    topic, announced = discovery("h1", "emc-node/h1", DeviceSettings.model_validate(DEVICES), storage=True)
+    assert topic == "homeassistant/device/emc-node-h1/config"
+    assert announced.keys() == DEVICE_KEYS
+    assert announced["origin"]["name"] and announced["device"]["identifiers"]
+    entities = announced["components"]
+    assert len({entity["unique_id"] for entity in entities.values()}) == len(entities)
+    for entity in entities.values():
+        assert entity.keys() <= KEYS[entity["platform"]]
+        assert {"platform", "unique_id", "value_template"} <= entity.keys()
+        assert ("command_topic" in entity) == (entity["platform"] == "switch")
 
 
 def test_discovery_describes_sensors_that_home_assistant_can_render() -> None:
@@ -790,36 +821,74 @@ def test_discovery_describes_sensors_that_home_assistant_can_render() -> None:
     payloads = published(home_devices.start(0.0))
     topic, announced = discovery("h1", "emc-node/h1", DeviceSettings.model_validate(DEVICES), storage=True)
     assert payloads[topic] == announced
-    assert topic == "homeassistant/device/emc-node-h1/config"
-    assert announced["origin"]["name"]
-    assert announced["device"]["identifiers"]
     assert announced["availability_topic"] == home_devices.last_will.topic
-    sensors = announced["components"]
-    assert len({sensor["unique_id"] for sensor in sensors.values()}) == len(sensors) == 6
-    templates = jinja2.Environment(undefined=jinja2.StrictUndefined)
+    state = payloads[announced["state_topic"]]
+    sensors = {key: found for key, found in announced["components"].items() if found["platform"] == "sensor"}
+    assert sensors.keys() - {"mode", "plan_until", "next_session"} == {
+        "load_kw", "price", "setpoint_kw", "level_kwh", "state_of_charge", "beyond_plan_kw"
+    }  # fmt: skip
     for key, sensor in sensors.items():
-        assert sensor["platform"] == "sensor"
-        if "device_class" in sensor:
+        shown = render(sensor["value_template"], value_json=state)
+        if sensor.get("device_class") == "timestamp":
+            assert shown == "None" or datetime.fromisoformat(shown).tzinfo is not None
+        elif key == "mode":
+            assert shown == "plan"
+        else:
+            assert math.isfinite(float(shown))
+        if "unit_of_measurement" in sensor and "device_class" in sensor:
             assert sensor["unit_of_measurement"] == UNITS[sensor["device_class"]]
-        shown = templates.from_string(sensor["value_template"]).render(value_json=payloads[announced["state_topic"]])
-        assert math.isfinite(float(shown))
-        unknown = templates.from_string(sensor["value_template"]).render(value_json={})
+        unknown = render(sensor["value_template"], value_json={})
         assert unknown == "None"  # which Home Assistant shows as unknown
         if "json_attributes_template" in sensor:
             day = payloads[sensor["json_attributes_topic"]]
-            attributes = templates.from_string(sensor["json_attributes_template"]).render(value_json=day)
-            assert json.loads(attributes) == {"hourly": day[key]}
+            assert json.loads(render(sensor["json_attributes_template"], value_json=day)) == {"hourly": day[key]}
             assert len(day[key]) == 24
     assert sensors["price"]["unit_of_measurement"] == "ct/kWh"
+    assert datetime.fromisoformat(render(sensors["plan_until"]["value_template"], value_json=state))
 
 
-def test_discovery_has_no_storage_sensors_without_a_storage() -> None:
+def test_switches_of_home_assistant_have_the_home_opt_out_and_its_storage_rest() -> None:
+    home_devices, _ = start_devices(plan_for(HOME), Clock())
+    first = published(home_devices.start(0.0))
+    entities = first["homeassistant/device/emc-node-h1/config"]["components"]
+
+    def shown(key: str, state: dict[str, Any]) -> str:
+        return render(entities[key]["value_template"], value_json=state)
+
+    def switch(key: str, to: str) -> dict[str, Any]:
+        """Switch it in Home Assistant; give what the EMC publishes then."""
+        sent = render(entities[key].get("command_template", "{{ value }}"), value=to)
+        return published(home_devices.receive(entities[key]["command_topic"], sent.encode(), 1.0))
+
+    state = first[STATE]
+    assert [shown(key, state) for key in ("take_part", "comfort", "problem")] == ["ON", "OFF", "OFF"]
+    assert shown("take_part", switch("take_part", "OFF")[STATE]) == "OFF"
+    assert shown("take_part", switch("take_part", "ON")[STATE]) == "ON"
+    planned = first["battery/set"]
+    assert planned != 0
+    resting = switch("comfort", "ON")
+    assert resting["battery/set"] == 0 and shown("comfort", resting[STATE]) == "ON"
+    again = switch("comfort", "OFF")
+    assert again["battery/set"] == planned and shown("comfort", again[STATE]) == "OFF"
+
+
+def test_problem_sensor_of_home_assistant_says_what_is_wrong() -> None:
+    home_devices, _ = start_devices(plan_for(HOME), Clock())
+    problem = published(home_devices.start(0.0))["homeassistant/device/emc-node-h1/config"]["components"]["problem"]
+    state = published(home_devices.receive("emc-node/h1/take_part/set", b"maybe", 1.0))[STATE]
+    assert render(problem["value_template"], value_json=state) == "ON"
+    (said,) = json.loads(render(problem["json_attributes_template"], value_json=state))["problems"]
+    assert "emc-node/h1/take_part/set is not understood" in said
+
+
+def test_discovery_has_no_storage_entities_without_a_storage() -> None:
     settings = DeviceSettings.model_validate({"home_assistant": {"discovery_prefix": "ha", "name": "Our flat"}})
     topic, announced = discovery("h1", "emc-node/h1", settings, storage=False)
     assert topic.startswith("ha/device/")
     assert announced["device"]["name"] == "Our flat"
-    assert announced["components"].keys() == {"load_kw", "price"}
-    assert "unit_of_measurement" not in announced["components"]["price"]
+    found = announced["components"]
+    assert found.keys() == {"load_kw", "price", "mode", "plan_until", "next_session", "problem", "take_part"}
+    assert "unit_of_measurement" not in found["price"]
 
 
 # --- on real brokers ---
