@@ -32,7 +32,8 @@ ENV PATH=/opt/stackelgrid/bin:$PATH \
     OPENBLAS_NUM_THREADS=1
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin stackelgrid \
     && install -d -o stackelgrid -g stackelgrid -m 0700 /certs /desk /runs /kept /run/stackelgrid \
-        /certs/authority /certs/broker /certs/leaders /certs/aggregators /certs/homes /certs/observers /certs/scenario \
+        /certs/authority /certs/broker /certs/leaders /certs/aggregators /certs/homes /certs/observers /certs/registrars \
+        /certs/scenario \
         /desk/leaders /desk/aggregators /desk/homes
 RUN --mount=type=bind,from=tools,source=/usr/local/bin/uv,target=/usr/local/bin/uv \
     --mount=type=bind,source=pyproject.toml,target=/source/pyproject.toml \

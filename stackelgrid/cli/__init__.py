@@ -25,7 +25,7 @@ COMMANDS: dict[str, list[Callable[..., Any] | typer.Typer]] = {
     "Runs": [run, inputs.check, results.certify, results.report, results.replay, runs, compare, ui],
     "Scenarios and data": [inputs.init, inputs.scenarios, inputs.schema, inputs.data],
     "Many runs": [studies.sweep, studies.compare_algorithms, studies.compare_planning],
-    "Machines": [machines.provision, machines.compose, machines.observe, history, certs],
+    "Machines": [machines.provision, machines.compose, machines.observe, machines.disturb, history, certs],
 }
 """The commands in the order of `--help`, under the headings that they have there."""
 

@@ -1,4 +1,4 @@
-"""`stackelgrid provision`, `compose`, `observe`: put a scenario on machines, and gather its run from them."""
+"""`stackelgrid provision`, `compose`, `observe`, `disturb`: a scenario on machines, its run there, and faults."""
 
 from __future__ import annotations
 
@@ -118,6 +118,32 @@ def observe(
     heartbeat = None if status is None else Heartbeat(health, [StatusFile(status, health)])
     with _serve_page(folder) if watched else nullcontext():
         sys.exit(serve(node, transport, heartbeat, stay=stay or watched))
+
+
+def disturb(
+    plan: Annotated[str, typer.Argument(metavar="PLAN", help="A YAML file or the name of a shipped fault plan.")],
+    project: Annotated[
+        str, typer.Option("--compose", metavar="PROJECT", help="The Compose project; docker compose ls lists them.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print each fault as a line of JSON.")] = False,
+) -> None:
+    """Play a fault plan on the containers of a deployed run.
+
+    It goes by the rounds that the observer there hears, and ends with the plan or the run. What is then still stopped
+    goes on.
+    """
+    import json
+
+    from stackelgrid.cli.progress import describe_fault
+    from stackelgrid.deploy.disturb import ComposeProject
+    from stackelgrid.deploy.disturb import disturb as play
+    from stackelgrid.run_record import FaultRecord
+    from stackelgrid.testbed import fault_plans
+
+    def show(record: FaultRecord) -> None:
+        print(json.dumps(record.content()) if as_json else describe_fault(record), flush=True)
+
+    play(fault_plans.load(plan), ComposeProject(project), show)
 
 
 def _serve_page(folder: Path) -> AbstractContextManager[None]:

@@ -95,14 +95,10 @@ class RunDisplay(ProgressDisplay):
 
     def show_fault(self, record: FaultRecord) -> None:
         """Print a fault that happened; one on messages once a round, with the first link that it struck."""
-        on_messages = record.to is not None
-        where = f"{record.from_} to {record.to}" if on_messages else record.node or ""
         if self._quiet or record.occasion in self._shown:
             return
         self._shown.add(record.occasion)
-        when = f"{record.seconds:7.2f} s" + (f", round {record.round}" if record.round is not None else "")
-        of_node = f" {where}" if record.kind != "broker" and where else ""
-        self._console.print(f"{when}: {record.kind}{f', first from {where}' if on_messages else of_node}", markup=False)
+        self._console.print(describe_fault(record), markup=False)
 
     def show_step(self, step: str) -> None:
         """Show what follows the rounds, and after a comma how far it is."""
@@ -114,3 +110,11 @@ class RunDisplay(ProgressDisplay):
 
     def _end_part(self) -> None:
         self.seconds[self._part] = time.monotonic() - self._began - sum(self.seconds.values())
+
+
+def describe_fault(record: FaultRecord) -> str:
+    """Describe a fault that happened in a line; one on messages by the first link that it struck."""
+    when = f"{record.seconds:7.2f} s" + (f", round {record.round}" if record.round is not None else "")
+    if record.to is not None:
+        return f"{when}: {record.kind}, first from {record.from_} to {record.to}"
+    return f"{when}: {record.kind}" + (f" {record.node}" if record.kind != "broker" and record.node else "")

@@ -46,6 +46,7 @@ def compose(source: str, sets: Sequence[str] = (), *, per_home: bool = True) -> 
         processes=processes,
         replicas=len(processes),
         per_home=per_home,
+        grid=scenario.gates is not None,
     )
 
 

@@ -154,7 +154,7 @@ class Observer:
             case Signal() if link.coordinator == LEADER and message.round > self.progress.round:
                 self._first = now if self._first is None else self._first
                 self.progress.start_round(message.round)
-                _log("round", link.coordinator)
+                _log("round", link.coordinator, session=message.session)
             case Presence():
                 before = self._online.get(message.sender)
                 self._online[message.sender] = message.state == "online"

@@ -44,7 +44,7 @@ def inject(node: RunNode, source: str, wake: Callable[[], None] = lambda: None) 
     """
     now = time.monotonic()
     if source != "-":
-        return FaultInjectingNode(node, _read(Path(source)), ProcessActuator(), _log, began=now)
+        return FaultInjectingNode(node, read_plan(Path(source)), ProcessActuator(), _log, began=now)
     controller = ControllerPipes()
     order = FaultOrder.model_validate_json(controller.read_line())
     began = now if order.began is None else order.began
@@ -63,7 +63,8 @@ def inject(node: RunNode, source: str, wake: Callable[[], None] = lambda: None) 
     return injected
 
 
-def _read(file: Path) -> FaultPlan:
+def read_plan(file: Path) -> FaultPlan:
+    """Read a plan from a JSON file. Raises `ConfigError`."""
     try:
         content = read_bytes(file, "name an existing file with --faults")
     except ValueError as error:

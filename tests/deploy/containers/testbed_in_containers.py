@@ -1,6 +1,6 @@
 """The testbed in real containers: it comes up and settles, and ends as the policy says when a container is harmed.
 
-Needs an engine and Compose 2, and for a crash the right to kill processes: `make test-containers` finds or starts them.
+Needs an engine and Compose 2: `make test-containers` finds or starts them.
 Plain `pytest` does not collect this file.
 """
 
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ class Project:
     """A Compose project, and what its containers say."""
 
     def __init__(self, name: str, *files: Path) -> None:
-        self.run = ""
+        self.run, self.name, self.folder = "", name, files[0].parent
         self._compose = ["compose", "-p", name]
         for file in files:
             self._compose += ["-f", str(file)]
@@ -61,13 +60,6 @@ class Project:
 
     def containers(self, service: str = "") -> list[str]:
         return self("ps", "--quiet", *([service] if service else [])).split()
-
-    def container_of(self, node: str, service: str) -> str:
-        """Which of a service's replicas has claimed a node."""
-        for container in self.containers(service):
-            if json.loads(docker("exec", container, "cat", "/run/stackelgrid/status.json"))["node"] == node:
-                return container
-        raise AssertionError(f"no container of {service} is {node}")
 
     def wait_for_round(self, number: int) -> None:
         """Until the observer has heard the leader ask this round."""
@@ -239,56 +231,60 @@ def test_new_home_takes_part_when_there_are_more_homes_than_before(tmp_path: Pat
         project("down", "--volumes", "--timeout", "2")
 
 
-def crash(container: str) -> None:
-    """As by a fault of its own, so that the restart policy has it back; `docker kill` would keep it down."""
-    pid = int(docker("inspect", "--format", "{{.State.Pid}}", container))
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except (PermissionError, ProcessLookupError):
-        pytest.skip("the engine's processes are not this user's to kill")
+AT_3 = {"at": {"round": 3}}
+HARMS = {
+    "crash": {"kind": "crash", "restart_after_s": 1, **AT_3},
+    "stall": {"kind": "stall", "seconds": 8, **AT_3},
+    "cut": {"kind": "cut", "seconds": 8, **AT_3},
+    "slow": {"kind": "slow", "seconds": 1, "during": {"rounds": [3, 4]}},
+}
 
 
-def pause(container: str) -> None:
-    docker("pause", container)
-    time.sleep(8)
-    docker("unpause", container)
+def disturb(project: Project, *faults: dict[str, Any]) -> list[dict[str, Any]]:
+    """Play a fault plan on the project's containers; the records of what struck."""
+    plan = project.folder / "plan.yaml"
+    plan.write_text(json.dumps({"faults": faults}))  # JSON is YAML
+    command = [sys.executable, "-m", "stackelgrid", "disturb", str(plan), "--compose", project.name, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def cut(container: str) -> None:
-    (network,) = json.loads(docker("inspect", container))[0]["NetworkSettings"]["Networks"]
-    docker("network", "disconnect", network, container)
-    time.sleep(8)
-    docker("network", "connect", network, container)
-
-
-@pytest.mark.parametrize("harm", [crash, pause, cut])
-@pytest.mark.parametrize(("service", "node"), [("aggregators", "a1"), ("home-h3", "h3")])
-def test_run_completes_when_a_container_comes_back(
-    small: Project, harm: Callable[[str], None], service: str, node: str
-) -> None:
-    small.run = f"{harm.__name__}-{node}"
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("node", ["a1", "h3"])
+def test_run_completes_when_a_container_comes_back(small: Project, harm: str, node: str) -> None:
+    small.run = f"{harm}-{node}"
     small("up", "--detach")
-    small.wait_for_round(3)
-    container = small.container_of(node, service)
-    harm(container)
+    small.wait_for_round(1)
+    struck = disturb(small, {"node": node, **HARMS[harm]})
     gathered = small.wait_for_the_end()
     told = {key: gathered[key] for key in ("settled", "complete", "rounds", "missing", "failures", "elapsed_s")}
     print(f"\n{small.run}: {told}")
+    rounds = [3, 4] if harm == "slow" else [3]
+    assert [(each["kind"], each["node"], each["round"]) for each in struck] == [(harm, node, each) for each in rounds]
     assert gathered["settled"] and gathered["failures"] == {}
-    restarts = int(docker("inspect", "--format", "{{.RestartCount}}", container))
-    assert restarts == (1 if harm is crash else 0)
     assert {entry["node"] for entry in gathered["missing"]} <= {node, "a1"}
     assert gathered["complete"] and gathered["certificate"]["passed"]
     alone = in_one_process("user_oriented", SMALL)
     assert gathered["outcome"]["price"] == pytest.approx(alone["outcome"]["price"], rel=1e-4)
 
 
-@pytest.mark.parametrize(("service", "node"), [("aggregators", "a2"), ("home-h4", "h4")])
-def test_member_is_held_when_its_container_stays_away(small: Project, service: str, node: str) -> None:
+def test_run_completes_when_the_broker_comes_back(small: Project) -> None:
+    small.run = "broker"
+    small("up", "--detach")
+    small.wait_for_round(1)
+    (record,) = disturb(small, {"kind": "broker", "seconds": 2, **AT_3})
+    assert (record["kind"], record["round"]) == ("broker", 3)
+    gathered = small.wait_for_the_end()
+    assert gathered["settled"] and gathered["complete"]
+
+
+@pytest.mark.parametrize("node", ["a2", "h4"])
+def test_member_is_held_when_its_container_stays_away(small: Project, node: str) -> None:
     small.run = f"killed-{node}"
     small("up", "--detach")
-    small.wait_for_round(3)
-    docker("kill", small.container_of(node, service))
+    small.wait_for_round(1)
+    disturb(small, {"kind": "crash", "node": node, **AT_3})
     gathered = small.wait_for_the_end()
     told = {key: gathered[key] for key in ("settled", "complete", "rounds", "missing", "failures", "elapsed_s")}
     print(f"\n{small.run}: {told}")
