@@ -330,7 +330,7 @@ class PopulatedScenario(Scenario, Generic[Population, Home]):
 
     def with_homes(self, homes: list[Any]) -> Self:
         """Give the same scenario with these homes listed in it."""
-        return self.model_copy(update={"population": None, "homes": homes})
+        return self.change(population=None, homes=homes)
 
     def draw(self, population: Population) -> list[Home]:
         """Draw the homes of a population."""

@@ -162,3 +162,12 @@ def test_case_that_was_changed_claims_no_fit() -> None:
     assert load("user_oriented", seed=fitted.seed).calibrated == fitted.calibrated
     assert load("user_oriented", ["population.homes=4"]).calibrated == {}
     assert load("user_oriented", seed=fitted.seed + 1).calibrated == {}
+
+
+def test_scenario_with_other_homes_has_their_places() -> None:
+    scenario = load("user_oriented", ["population.homes=4", "aggregators=2"])
+    first, *_ = scenario.everyone
+    assert len(scenario.topology.names) == 7
+    alone = scenario.with_homes([first])
+    assert alone.everyone == [first]
+    assert set(alone.topology.names) - {"leader", "a1", "a2"} == {first.id}
