@@ -23,7 +23,7 @@ from stackelgrid.transport.base import Action, BrokerUnreachableError, Finish, P
 from stackelgrid.transport.mqtt import MqttTransport
 from stackelgrid.wire.enrolment import NodeRequest, node_topic
 
-HEAR_S = 2.0
+HEAR_S = 1.0
 """The time after which the connection is made anew, to see whether the broker still admits the home."""
 PATIENCE_S = 60.0
 """The time in which the registrar has to act."""
