@@ -78,7 +78,7 @@ class AggregatorNode:
         self._member = Member(name, up)
         self._limits = MemberLimits(members, Role.HOME, self.mailbox)
         self._coordinator = Coordinator(
-            down, list(self._homes), policy, self._limits.check_answer, self._limits.check_receipt
+            down, list(self._homes), policy, self._limits.check_answer, self._limits.check_receipt, of_grid=of_grid
         )
         self._has_gathered = False
         self._leader_round = 0  # the round of the leader's last signal

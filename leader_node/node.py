@@ -64,7 +64,13 @@ class LeaderNode:
         self._membership = Membership(link, members, self.mailbox, settings.fixed_members)
         limits = self._membership.limits
         self._coordinator = Coordinator(
-            link, self._membership.names, policy, limits.check_answer, limits.check_receipt, members_gather=True
+            link,
+            self._membership.names,
+            policy,
+            limits.check_answer,
+            limits.check_receipt,
+            members_gather=True,
+            of_grid=timetable.has_gates,
         )
         self._settings, self._sessions, self._timetable = settings, sessions, timetable
         self._opening: Opening | None = None  # the session that waits for its gate

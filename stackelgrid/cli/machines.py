@@ -21,7 +21,10 @@ def provision(
     out: Annotated[Path, typer.Option(metavar="DIR", help="The authority's folder, made if it is not there.")] = Path(
         "certs"
     ),
-    run: Annotated[str | None, typer.Option(metavar="NAME", help="The run's name; the scenario's by default.")] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The run's name; the scenario's by default, once played a digest of it too."),
+    ] = None,
     desk: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where the nodes write what the observer gathers; else to their own folders."),
@@ -39,8 +42,12 @@ def provision(
     name = run or name_from(Path(scenario).stem)
     if not is_name(name):
         raise ConfigError(f"--run {name}: a run's name is {RULE}")
-    changes = provisioning.provision(load(scenario, sets), out, broker, name, None if desk is None else desk.resolve())
-    print(f"{out}: {changes.nodes} nodes of run {name} are configured; {len(changes.added)} certificates were given")
+    desk = None if desk is None else desk.resolve()
+    changes = provisioning.provision(load(scenario, sets), out, broker, name, desk, rename=run is None)
+    if changes.run != name:
+        print(f"another run {name} was played here: this one is {changes.run}")
+    certificates = f"{len(changes.added)} certificates were given"
+    print(f"{out}: {changes.nodes} nodes of run {changes.run} are configured; {certificates}")
     for node in changes.revoked:
         print(f"{node} stays revoked; stackelgrid certs add {node} gives it another certificate")
     if changes.withdrawn:

@@ -30,6 +30,8 @@ class Desk:
 
     def find_conclusion(self) -> dict[str, Any] | None:
         """Find how the run has ended, None as long as it has not."""
+        if self._is_grid and not has_last_record(self.conclusion_file, self._sessions):
+            return None
         conclusion = read_conclusion(self.conclusion_file, of_grid=self._is_grid)
         return conclusion if conclusion and len(conclusion.get("sessions", [{}])) == self._sessions else None
 

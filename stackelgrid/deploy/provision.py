@@ -31,7 +31,7 @@ from stackelgrid.node.ledger import read_terms
 from stackelgrid.node.terms import describe_differences
 from stackelgrid.scenarios import Scenario
 from stackelgrid.testbed.enrolment import find_revoked, find_uncertified, list_nodes
-from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs
+from stackelgrid.testbed.node_configs import NodeConfigs, build_node_configs, digest_everything
 from stackelgrid.testbed.run_folder import write_scenario
 from stackelgrid.transport.address import Address
 from stackelgrid.transport.tls import Tls
@@ -46,12 +46,13 @@ _TLS = Tls(ca=Path("ca.crt"), certificate=Path("node.crt"), key=Path("node.key")
 class ProvisionChanges:
     """The changes that `provision` made.
 
-    - `nodes`: the number of configurations written;
+    - `run`: the name of the run, `nodes`: the number of configurations written;
     - `added`: the nodes that were given a certificate, `revoked`: those whose certificate stays revoked;
     - `withdrawn`: the nodes of earlier runs whose configuration was removed;
     - `renewed`: true when the broker has a new certificate, which must be taken to it.
     """
 
+    run: str
     nodes: int
     added: Sequence[str]
     revoked: Sequence[str]
@@ -59,18 +60,25 @@ class ProvisionChanges:
     renewed: bool
 
 
-def provision(scenario: Scenario, folder: Path, broker: str, run: str, desk: Path | None = None) -> ProvisionChanges:
+def provision(
+    scenario: Scenario, folder: Path, broker: str, run: str, desk: Path | None = None, *, rename: bool = False
+) -> ProvisionChanges:
     """Make or complete the authority in `folder` and write the configuration of each node for `run` on `broker`.
 
     A node that has a certificate keeps it; one whose certificate was revoked gets no other. All configurations are
     written anew, and those of nodes that are not in the run are removed, so that no process claims them. Raises
     `ConfigError`, also when a node has a certificate for another role or another node above it, and when another game
-    has been played under the name `run`.
+    has been played under the name `run`; with `rename` this one is then named after its content, too.
     """
     address = _parse_broker(broker)
-    configs = build_node_configs(scenario, run, broker, gather=True)
     try:
-        _require_unplayed(folder, configs, run, desk)
+        configs = _configure(scenario, folder, broker, run, desk)
+    except _PlayedError:
+        if not rename:
+            raise
+        run = f"{run}-{digest_everything(scenario)[:8]}"
+        configs = _configure(scenario, folder, broker, run, desk)
+    try:
         authority, renewed = _open_authority(folder, [host for host, _ in address.servers])
         revoked = find_revoked(authority)
         lacking = find_uncertified(scenario.topology, authority)
@@ -89,25 +97,45 @@ def provision(scenario: Scenario, folder: Path, broker: str, run: str, desk: Pat
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}; name a folder you may write") from None
     stays_out = [node.name for node in lacking if node.name in revoked]
-    return ProvisionChanges(len(scenario.topology.names), [node.name for node in added], stays_out, withdrawn, renewed)
+    return ProvisionChanges(
+        run, len(scenario.topology.names), [node.name for node in added], stays_out, withdrawn, renewed
+    )
+
+
+class _PlayedError(ConfigError):
+    """Another game has been played under the name of a run."""
+
+
+def _configure(scenario: Scenario, folder: Path, broker: str, run: str, desk: Path | None) -> NodeConfigs:
+    """Build the configurations of a run. Raises `_PlayedError` for the name of another."""
+    configs = build_node_configs(scenario, run, broker, gather=True)
+    try:
+        _require_unplayed(folder, configs, run, desk)
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}; name a folder you may read") from None
+    return configs
 
 
 def _require_unplayed(folder: Path, configs: NodeConfigs, run: str, desk: Path | None) -> None:
     """Refuse the name of a run that left files, unless all nodes are configured for the same game as then.
 
-    Nodes would go on from these files, and from what the broker retains.
+    Nodes would go on from these files, and from what the broker retains. Homes of a grid come, change and go, and so
+    do its aggregators: there the leader counts, and each aggregator that was in it.
     """
     left = [path for role_folder in FOLDERS for path in sorted(folder.glob(f"{role_folder}/*/{run}/*"))]
     left += [path for role_folder in FOLDERS if desk for path in sorted((desk / role_folder / run).glob("*"))]
     if not left:
         return
-    groups: tuple[Sequence[NodeConfig], ...] = ([configs.leader], configs.aggregators, configs.homes)
+    is_grid = configs.leader.gates is not None
+    groups: tuple[Sequence[NodeConfig], ...] = ([configs.leader], configs.aggregators, [] if is_grid else configs.homes)
     for role_folder, group in zip(FOLDERS, groups, strict=True):
         for config in group:
+            if is_grid and not (folder / role_folder / config.name / "config.json").exists():
+                continue
             change = _describe_change(folder / role_folder / config.name, config)
             if change:
                 mend = "give this one another name with --run, or remove what the other has left"
-                raise ConfigError(f"{left[0]}: another run {run} was played here, {change}; {mend}")
+                raise _PlayedError(f"{left[0]}: another run {run} was played here, {change}; {mend}")
 
 
 def _describe_change(place: Path, config: NodeConfig) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -25,6 +26,9 @@ RETRY_S = 10.0
 """Seconds between two attempts to write what could not be written."""
 DISK_FAULTS = frozenset({errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.EFBIG})
 """The errors of a disk that is full, read-only or failing. Others, as of a missing folder, are mistakes."""
+
+_TAIL = 4096
+"""The bytes at the end of a file that are looked at first for its last line."""
 
 Recorder = Callable[[Mapping[str, Any]], None]
 """Stores one record, such as a line of a journal."""
@@ -157,7 +161,23 @@ def has_last_record(path: Path, sessions: int) -> bool:
     """Tell whether the record of the last of a run's `sessions` is in a file of `open_record`."""
     if sessions == 1:
         return path.exists()
-    return any(record["session"] == sessions for record in read_whole_lines(path)[-1:])
+    return any(record["session"] == sessions for record in _read_last_line(path))
+
+
+def _read_last_line(path: Path) -> list[Any]:
+    """Read the last whole line of a file of a line per session, which may have grown for years; none where is none."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        length, lines = _TAIL, list[bytes]()
+        while len(lines) < 3:  # the last whole line is between two ends of lines, or the only one
+            file.seek(max(end - length, 0))
+            lines = file.read().split(b"\n")
+            if length >= end:
+                break
+            length *= 2
+    return [json.loads(line) for line in lines[-2:-1]]
 
 
 def read_conclusion(path: Path, *, of_grid: bool) -> dict[str, Any]:

@@ -216,6 +216,7 @@ class Coordinator:
         check_receipt: ReceiptCheck = lambda receipt: None,
         *,
         members_gather: bool = False,
+        of_grid: bool = False,
     ) -> None:
         self.link = link
         self.members = tuple(members)
@@ -228,7 +229,7 @@ class Coordinator:
         self._check, self._check_receipt = check, check_receipt
         self._online: set[str] = set()
         self._left_at: dict[str, float] = {}  # when each first left, until it is really back
-        self._members_gather = members_gather
+        self._members_gather, self._of_grid = members_gather, of_grid
         self._gathering: set[str] = set()  # members that gather members of their own
         self._came: set[str] = set()  # members that have ever been there
         self._awaited = frozenset(members)  # those to be gathered
@@ -280,6 +281,7 @@ class Coordinator:
     def begin_session(self, number: int, now: float, members: Sequence[str] | None = None) -> list[Step]:
         """Go on to a session: who is there, who is late and who is in quarantine stays, and no answer is held.
 
+        In a grid patience and offences are those of a session: one that runs for years would use up anybody's.
         What is still open of the session before is dropped. With `members` others than before may take part: of those
         who have left nothing stays, and the new ones are gathered, for a deadline at most. The first round may be asked
         after the step `MembersGathered`, at once where there is nobody new.
@@ -290,6 +292,9 @@ class Coordinator:
         self._latest.clear()
         self._latest_round.clear()
         self._questions.clear()
+        if self._of_grid:
+            self._patience.renew()
+            self._offences.clear()
         return self._replace_members(self.members if members is None else members, now)
 
     def start(self, now: float) -> list[Step]:

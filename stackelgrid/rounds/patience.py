@@ -71,6 +71,10 @@ class Patience:
         """Forget a member that has left for good."""
         self.spent_s.pop(member, None)
 
+    def renew(self) -> None:
+        """Count anew for everybody."""
+        self.spent_s.clear()
+
     def open(self, now: float, deadline_s: float, expected: Collection[str]) -> Wait:
         """Begin to wait for the answers to a question."""
         first = 2 * self._pace_s

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -119,8 +119,17 @@ def digest(scenario: Scenario) -> str:
             aggregator: {process: [home.id for home in homes] for process, homes in members.items()}
             for aggregator, members in scenario.topology.members.items()
         }
+    return _digest(shared)
+
+
+def digest_everything(scenario: Scenario) -> str:
+    """Give a digest of all that is played, for the desk alone: what is private to homes is in it."""
+    return _digest(scenario.model_dump(exclude={"title", "calibrated", "rounds"}))
+
+
+def _digest(content: Mapping[str, Any]) -> str:
     text = json.dumps(
-        shared, sort_keys=True, default=lambda value: value.name if isinstance(value, Path) else str(value)
+        content, sort_keys=True, default=lambda value: value.name if isinstance(value, Path) else str(value)
     )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import stat
 import subprocess
@@ -130,6 +131,47 @@ def test_provision_refuses_the_name_of_a_run_that_was_played(tmp_path: Path) -> 
     for config in build_node_configs(load("user_oriented", SETTINGS), "r1").aggregators:
         SqliteLedger(tmp_path / f"aggregators/{config.name}/r1/{config.name}.ledger", config.terms())
     prepare("r1")
+
+
+def test_provision_names_a_changed_scenario_anew_where_it_may(tmp_path: Path) -> None:
+    def prepare(*changes: str) -> str:
+        changed = load("user_oriented", [*SETTINGS, *changes])
+        return provision(changed, tmp_path, "mqtts://127.0.0.1:8883", "r1", rename=True).run
+
+    assert prepare() == "r1"
+    leader = tmp_path / "leaders/leader/config.json"
+    leader_node.config.build(load_config(leader, leader_node.config.config_model))  # which makes its ledger
+    changed = prepare("leader.wholesale_price=7")
+    assert re.fullmatch("r1-[0-9a-f]{8}", changed)
+    assert json.loads(leader.read_text())["run"] == changed
+    leader_node.config.build(load_config(leader, leader_node.config.config_model))
+    assert prepare("leader.wholesale_price=7") == changed
+    assert prepare("leader.wholesale_price=8") not in ("r1", changed)
+
+
+def test_homes_of_a_grid_change_under_its_name_and_prices_do_not(tmp_path: Path) -> None:
+    grid: dict[str, Any] = {
+        "schema": 1,
+        "game": "user_oriented",
+        "calendar": {"start": "2026-03-28T00:00", "days": 2},
+        "gates": {"day_ahead": "12:00"},
+        "leader": {"wholesale_price": 48 * [3], "price_max": 30, "baseline_price": 9, "mu": 0.5},
+    }
+
+    def prepare(run: str, homes: int, kw: float = 1.0, **leader: Any) -> None:
+        content = grid | {
+            "leader": grid["leader"] | leader,
+            "homes": [{"id": f"h{number + 1}", "inelastic": [{"load_kw": 48 * [kw]}]} for number in range(homes)],
+        }
+        provision(load(content), tmp_path, "mqtts://127.0.0.1:8883", run)
+        leader_file = tmp_path / "leaders/leader/config.json"
+        leader_node.config.build(load_config(leader_file, leader_node.config.config_model))
+
+    prepare("grid", 2)
+    prepare("grid", 3)
+    prepare("grid", 2, kw=2.0)
+    with pytest.raises(ConfigError, match=r"another run grid was played here, leader's utility\.wholesale_price"):
+        prepare("grid", 2, wholesale_price=48 * [4])
 
 
 def test_provision_refuses_the_name_of_a_run_that_is_on_the_desk(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from stackelgrid.faults.in_memory import FaultyMemory
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.gates import Gates, Timetable
 from stackelgrid.node.ledger import SqliteLedger
-from stackelgrid.node.record import discard, read_whole_lines
+from stackelgrid.node.record import discard, has_last_record, open_record, read_whole_lines
 from stackelgrid.rounds.ledger import Entry
 from stackelgrid.run_record import FaultRecord
 from stackelgrid.scenarios import load
@@ -232,6 +232,19 @@ def test_journal_and_conclusion_of_a_grid_have_each_session_once_after_a_restart
     leader_node.config.build(config)
     assert read_whole_lines(files["journal_file"]) == [*({"round": each, "session": 1} for each in (1, 2)), account]
     assert read_whole_lines(files["conclusion_file"]) == [{"session": 1}]
+
+
+@pytest.mark.parametrize("length", [10, 4095, 4096, 30_000])
+def test_last_line_of_a_long_file_is_found_from_its_end(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "schedule.json"
+    record = open_record(path, 9)
+    for session in (7, 8):
+        record({"session": session, "states": "x" * length})
+    assert has_last_record(path, 8) and not has_last_record(path, 7)
+    with path.open("a") as file:
+        file.write('{"session": 9')  # not whole
+    assert has_last_record(path, 8) and not has_last_record(path, 9)
+    assert not has_last_record(tmp_path / "none", 9)
 
 
 def test_ledger_drops_what_was_before_with_the_next_entry(tmp_path: Path) -> None:

@@ -336,6 +336,18 @@ def test_policy_fail_fails_a_session_and_the_run_goes_on() -> None:
     assert not any(each.complete for each in sessions if not each.settled)
 
 
+@pytest.mark.parametrize("of_grid", [False, True])
+def test_offences_and_patience_of_a_grid_are_those_of_a_session(of_grid: bool) -> None:
+    link = Link("grid", "a1", Bodies(Number, Number, Number), (2, 2))
+    policy = RoundPolicy(quarantine_after=2, quarantine_for=["malformed"])
+    coordinator = Coordinator(link, ["h1"], policy, of_grid=of_grid)
+    for session in (1, 2):
+        coordinator.begin_session(session, 0.0)
+        coordinator.ask(Number(numbers=[1.0, 2.0]), 0.0)
+        coordinator.note_unreadable(f"{link.root}/h1/answer", "noise", 0.0)
+    assert (coordinator.quarantined == {}) is of_grid
+
+
 # --- a home's node alone ---
 
 
