@@ -88,6 +88,7 @@ class AggregatorNode:
         self._leave_by: float | None = None
         self._left: dict[int, Mapping[str, Any]] = {}  # by session, the state that its settlement leaves
         self._entered = 0  # the session of the leader's last message
+        self._opening: QuestionReceived | None = None  # of a session in which no round with the homes is finished
         self._replay_ledger()
 
     def _begin_session(self, number: int) -> None:
@@ -133,14 +134,20 @@ class AggregatorNode:
     # --- the roster ---
 
     def _note_roster(self, roster: AggregatorRoster, now: float) -> list[Action]:
-        """Keep a newer roster for the first signal of its session; as long as nothing has begun, take it up at once."""
+        """Keep a newer roster for the first signal of its session.
+
+        As long as nothing has begun it is taken up at once, and so is one that this signal has overtaken.
+        """
         known = self._next_roster or self._roster
         if known is not None and roster.number <= known.number:
             return []
         self._next_roster = roster
-        if self._entered or self._has_gathered:
+        if not self._entered and not self._has_gathered:
+            return self._change_members(self._session.number, roster, now)
+        if self._opening is None or roster.session > self._opening.session:
             return []
-        return self._change_members(self._session.number, roster, now)
+        self._entered = self._opening.session - 1
+        return self._open(self._opening, now)
 
     def _change_members(self, number: int, roster: AggregatorRoster, now: float) -> list[Action]:
         """Begin a session with the members of a roster."""
@@ -266,6 +273,8 @@ class AggregatorNode:
     def _open(self, question: QuestionReceived, now: float) -> list[Action]:
         """Begin with the leader's signal. The homes' answers to the one before, if any are missing, are dropped."""
         self._coordinator.abandon(now)
+        if question.session > self._entered:
+            self._opening = question
         actions = self._go_on_to(question.session, now)
         if question.session > 1 and not self._coordinator.rounds:  # without its ledger: homes know the numbers before
             self._coordinator.skip_to(question.round - 1)
@@ -282,6 +291,7 @@ class AggregatorNode:
 
     def _continue(self, finished: Round) -> list[Action]:
         """Go on with the homes' answers."""
+        self._opening = None
         answers = (finished.body, finished.answers, finished.held, finished.excluded)
         next_step = self.progress.work(self._strategy.on_answers, *answers)
         self._ledger.append({**self._of_session(), "round": self._leader_round, **dump_round(finished)})
@@ -318,6 +328,7 @@ class AggregatorNode:
 
     def _settle(self, settlement: SettlementReceived, now: float) -> list[Action]:
         """Pass the leader's settlement on to the homes."""
+        self._opening = None
         actions = self._go_on_to(settlement.session, now)
         self._drop_next_question()
         ending = self.progress.work(self._strategy.settle, settlement.body)
