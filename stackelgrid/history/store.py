@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from stackelgrid.history.schema import LaterVersionError, migrate
-from stackelgrid.node.ledger import to_os_error
 from stackelgrid.node.record import Report
+from stackelgrid.node.sqlite_error import to_os_error
 
 _LOG = logging.getLogger("stackelgrid.node")
 

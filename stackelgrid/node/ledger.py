@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sqlite3
@@ -14,16 +13,9 @@ from typing import Any
 from stackelgrid.errors import ConfigError
 from stackelgrid.model import RUN_NEWER
 from stackelgrid.node.record import DISK_FAULTS, Report
+from stackelgrid.node.sqlite_error import to_os_error
 from stackelgrid.node.terms import describe_differences
 from stackelgrid.rounds.ledger import Entry
-
-_ERRNO = {
-    sqlite3.SQLITE_FULL: errno.ENOSPC,
-    sqlite3.SQLITE_READONLY: errno.EROFS,
-    sqlite3.SQLITE_IOERR: errno.EIO,
-    sqlite3.SQLITE_CANTOPEN: errno.EIO,
-}
-
 
 SCHEMA = 1
 """The version of the tables, SQLite's user_version. Version 0.2.0 left it at 0; its tables are the same."""
@@ -113,11 +105,6 @@ class SqliteLedger(Report):
             file.close()
             raise
         return file
-
-
-def to_os_error(error: sqlite3.Error) -> OSError:
-    """Say as an error of the system what kept SQLite from writing."""
-    return OSError(_ERRNO.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, errno.EINVAL), str(error))
 
 
 def read_terms(path: Path) -> dict[str, Any] | None:

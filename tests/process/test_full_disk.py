@@ -7,11 +7,13 @@ import json
 import logging
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
 from stackelgrid.errors import ConfigError
+from stackelgrid.history.store import HistoryFile, Run, upsert
+from stackelgrid.history.tables import History, Period
 from stackelgrid.node import record
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import JsonLines, WholeFile
@@ -27,6 +31,7 @@ from stackelgrid.scenarios import load
 from stackelgrid.testbed.node_configs import build_node_configs
 
 HOMES = ["h1", "h2"]
+GRID = Run("grid", "", "h1", "home", "user_oriented", None)
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
@@ -231,3 +236,82 @@ def test_ledger_is_refused_on_a_read_only_disk_when_it_has_entries(
     assert not (small_disk / "a1.ledger").exists()
     subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
     assert [entry["number"] for entry in SqliteLedger(small_disk / "leader.ledger", terms)] == [1]
+
+
+def store_sessions(history: HistoryFile, *numbers: int) -> None:
+    """Store a session with a hundred slots for each number."""
+    for number in numbers:
+        slots = [(100 * number + slot, number, 0.3) for slot in range(100)]
+        row = (number, history.now(), 100 * number, 100, 100, 1.0)
+        history.write(
+            upsert("sessions", "session", "at first slots binding slot_hours", [row]),
+            upsert("slots", "slot", "session price", slots),
+        )
+
+
+def count_slots(path: Path) -> dict[int, int]:
+    """Count the slots of each session of a history, which must be sound; none as long as there is no file."""
+    with closing(sqlite3.connect(path)) as file:
+        if not file.execute("PRAGMA user_version").fetchone()[0]:
+            return {}
+        assert file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        return dict(file.execute("SELECT session, count(*) FROM slots GROUP BY session").fetchall())
+
+
+def test_history_has_every_session_after_a_full_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "RETRY_S", 0.01)
+    path = small_disk / "h1.history.sqlite"
+    filler = fill(small_disk)
+    history = HistoryFile(path, GRID, 400)
+    store_sessions(history, 1)
+    filler.unlink()
+    store_sessions(history, 2)
+    wait_for(lambda: count_slots(path) == {1: 100, 2: 100}, "two sessions")
+    filler = fill(small_disk)
+    store_sessions(history, *range(3, 8))
+    filler.unlink()
+    wait_for(lambda: count_slots(path) == dict.fromkeys(range(1, 8), 100), "the others")
+
+
+def test_history_goes_on_after_a_read_only_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "RETRY_S", 0.01)
+    path = small_disk / "h1.history.sqlite"
+    store_sessions(HistoryFile(path, GRID, 400), 1)
+    gc.collect()  # closes it
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    store_sessions(HistoryFile(path, GRID, 400), 2)
+    with History(path) as found:
+        assert found.tabulate("sessions", Period())["session"] == [1]
+    subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+    wait_for(lambda: count_slots(path) == {1: 100, 2: 100}, "the second session")
+
+
+KILLED = """
+import sys
+from itertools import count
+from pathlib import Path
+from stackelgrid.history.store import HistoryFile, Run, upsert
+history = HistoryFile(Path(sys.argv[1]), Run("grid", "", "h1", "home", "user_oriented", None), 400)
+for number in count(int(sys.argv[2]) + 1):
+    session = (number, history.now(), 100 * number, 100, 100, 1.0)
+    history.write(
+        upsert("sessions", "session", "at first slots binding slot_hours", [session]),
+        upsert("slots", "slot", "session price", [(100 * number + slot, number, 0.3) for slot in range(100)]),
+    )
+    print(number, flush=True)
+"""
+
+
+def test_history_is_sound_after_a_kill_at_any_moment(tmp_path: Path) -> None:
+    path, last = tmp_path / "h1.history.sqlite", 0
+    for told_before_kill in (1, 7, 30):
+        command = [sys.executable, "-c", KILLED, str(path), str(last)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as node:
+            assert node.stdout is not None
+            told = [int(node.stdout.readline()) for _ in range(told_before_kill)]
+            node.kill()
+            told += map(int, node.stdout)
+        found = count_slots(path)
+        last = max(found)
+        assert found == dict.fromkeys(range(1, last + 1), 100), "a session is stored whole or not at all"
+        assert last in (told[-1], told[-1] + 1), "what was stored stays"
