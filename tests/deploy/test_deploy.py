@@ -362,6 +362,19 @@ def test_compose_services_are_watched_and_contained(game: str, per_home: bool) -
         assert "healthcheck" in service, name
 
 
+def test_compose_of_a_grid_has_a_registrar_and_does_not_wait_for_its_end() -> None:
+    gates = "gates={intraday_minutes: 15, clock: {speed: 600}}"
+    described = parse(compose("street_week", ["population.homes=2", "aggregators=1", "calendar.days=1", gates]))
+    registrar, observer = (described["services"][name] for name in ("registrar", "observer"))
+    assert registrar["command"][:3] == ["stackelgrid", "certs", "serve"]
+    mounted = {volume.split(":")[0] for volume in registrar["volumes"]}
+    assert mounted == {"authority", "broker", "registrars"} <= described["volumes"].keys()
+    assert (
+        "fleet.json" in observer["healthcheck"]["test"][1] and "report.html" not in observer["healthcheck"]["test"][1]
+    )
+    assert "registrar" not in parse(compose("user_oriented", SETTINGS))["services"]
+
+
 def test_compose_gives_each_home_a_volume_of_its_own() -> None:
     """Its key and its preferences are on no volume that another node can see."""
     described = parse(compose("user_oriented", SETTINGS))

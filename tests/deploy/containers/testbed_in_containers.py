@@ -232,6 +232,35 @@ def test_new_home_takes_part_when_there_are_more_homes_than_before(tmp_path: Pat
 
 
 AT_3 = {"at": {"round": 3}}
+GRID = [
+    *("population.homes=6", "aggregators=2", "calendar.days=5", "calendar.slot_minutes=60"),
+    "gates={intraday_minutes: 15, clock: {speed: 2160}}",
+]
+"""Twenty sessions, of which one opens every ten seconds."""
+
+
+def test_grid_stays_while_a_home_leaves(tmp_path: Path) -> None:
+    write_compose("street_week", tmp_path / "grid.yaml", GRID)
+    project = Project("stackelgrid-test-grid", tmp_path / "grid.yaml")
+    project.run = "grid"
+    began = time.perf_counter()
+    try:
+        project("up", "--wait")
+        print(f"\nup in {time.perf_counter() - began:.0f} s")
+        first = project.containers()
+        for container in first:
+            assert_contained(json.loads(docker("inspect", container))[0])
+        project("exec", "-T", "registrar", "stackelgrid", "certs", "revoke", "h3", "--dir", "/certs")
+        gathered = project.wait_for_the_end()
+        assert project.containers() == first
+        assert not any(int(docker("inspect", "--format", "{{.RestartCount}}", container)) for container in first)
+    finally:
+        project("down", "--volumes", "--timeout", "2")
+    sessions = gathered["sessions"]
+    assert len(sessions) == 20
+    assert all(session["settled"] and session["complete"] for session in sessions)
+
+
 HARMS = {
     "crash": {"kind": "crash", "restart_after_s": 1, **AT_3},
     "stall": {"kind": "stall", "seconds": 8, **AT_3},
