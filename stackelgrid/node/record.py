@@ -86,16 +86,18 @@ class WholeFile(Report):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._content = b""
+        self._content = self._written = b""
 
     def __call__(self, content: Any) -> None:
-        """Write `content` in place of what is there."""
+        """Write `content` in place of what is there; the same once more is not written, so that no card wears out."""
         with self._lock:
             self._content = json.dumps(content, allow_nan=False).encode()
-            self.save()
+            if self._content != self._written:
+                self.save()
 
     def _write(self) -> None:
         replace_file(self._path, self._content, durable=True)
+        self._written = self._content
 
 
 class JsonLines(Report):

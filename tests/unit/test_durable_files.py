@@ -44,6 +44,14 @@ def test_whole_file_is_durable(tmp_path: Path, steps: list[str]) -> None:
     assert steps == [f"sync .plan.json.{os.getpid()}", "replace plan.json", f"sync {tmp_path.name}"]
 
 
+def test_whole_file_is_not_written_again_with_the_same_content(tmp_path: Path, steps: list[str]) -> None:
+    save = WholeFile(tmp_path / "plan.json")
+    for run in ("demo", "demo", "other"):
+        save({"run": run})
+    assert steps.count("replace plan.json") == 2
+    assert (tmp_path / "plan.json").read_text() == '{"run": "other"}'
+
+
 def test_record_of_a_session_is_on_disk_with_those_before_it(tmp_path: Path, steps: list[str]) -> None:
     path = tmp_path / "schedule.jsonl"
     open_record(path, 3)({"session": 1})
@@ -57,7 +65,7 @@ def test_record_of_a_session_is_on_disk_with_those_before_it(tmp_path: Path, ste
 def test_status_and_journal_spare_the_disk(tmp_path: Path, steps: list[str]) -> None:
     write_whole(tmp_path / "result.json", {})
     JsonLines(tmp_path / "rounds.jsonl")({"round": 1})
-    transport = SimpleNamespace(traffic={}, url="mqtt://127.0.0.1:1")
+    transport = SimpleNamespace(traffic={}, url="mqtt://127.0.0.1:1", certificates=None)
     mailbox = SimpleNamespace(rejected={})
     StatusFile(tmp_path / "status.json", Status("demo", "h1", Progress(), cast("Any", mailbox), cast("Any", transport)))
     assert [step for step in steps if step.startswith("sync")] == []
