@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -28,11 +29,17 @@ Topic = Annotated[str, Field(min_length=1, max_length=500, pattern=r"^[^+#\x00]+
 HomeBroker = Annotated[str, AfterValidator(_require_address)]
 
 
+def _check_range(plausible: tuple[float, float] | None) -> tuple[float, float] | None:
+    if plausible is not None and plausible[0] > plausible[1]:
+        raise ValueError(f"{list(plausible)}: the least comes first; swap them")
+    return plausible
+
+
 def _spell_out(channel: Any) -> Any:
     return {"topic": channel} if isinstance(channel, str) else channel
 
 
-class _Channel(PrivateModel):
+class Channel(PrivateModel):
     """A number on a `topic`: the whole payload, or in JSON what `path` leads to, keys and positions with dots between.
 
     A plain text is short for a topic.
@@ -42,7 +49,14 @@ class _Channel(PrivateModel):
     path: Annotated[str, Field(pattern=r"^[^.]+(\.[^.]+)*$")] | None = None
 
 
-class Power(_Channel):
+class Measured(Channel):
+    """A reading, which counts for `max_age_s` seconds. A number on the topic outside `plausible` does not count."""
+
+    max_age_s: Annotated[float, Field(ge=1, le=86_400)] = 900.0
+    plausible: Annotated[tuple[Finite, Finite] | None, AfterValidator(_check_range)] = None
+
+
+class Power(Channel):
     """A power in `unit`; with `inverted`, what charges the storage or is drawn from the grid is below zero."""
 
     unit: Literal["kW", "W"] = "kW"
@@ -60,7 +74,11 @@ class Setpoint(Power):
     default_kw: Finite = 0.0
 
 
-class StateOfCharge(_Channel):
+class Load(Power, Measured):
+    """The power that the home draws from the grid."""
+
+
+class StateOfCharge(Measured):
     """The energy in the storage, in `unit`."""
 
     unit: Literal["%", "kWh", "Wh"] = "%"
@@ -70,11 +88,24 @@ class StateOfCharge(_Channel):
         return value * {"%": capacity_kwh / 100, "kWh": 1.0, "Wh": 0.001}[self.unit]
 
 
+class Presence(Measured):
+    """A car that is plugged in at home, or not: true, on, home or 1, and false, off, not_home, away or 0."""
+
+
 class Meter(PrivateModel):
-    """The home's measurements. The `unit` of a `state_of_charge` that is a plain topic may stand beside it."""
+    """The home's measurements: of its one storage, at its meter, in its one heated room (°C) and of its one car.
+
+    The `unit` of a `state_of_charge` that is a plain topic may stand beside it."""
 
     state_of_charge: Annotated[StateOfCharge, BeforeValidator(_spell_out)] | None = None
-    load: Annotated[Power, BeforeValidator(_spell_out)] | None = None
+    load: Annotated[Load, BeforeValidator(_spell_out)] | None = None
+    room_temperature: Annotated[Measured, BeforeValidator(_spell_out)] | None = None
+    car_at_home: Annotated[Presence, BeforeValidator(_spell_out)] | None = None
+
+    @property
+    def channels(self) -> dict[str, Measured]:
+        """Those that there are, by key."""
+        return {key: channel for key, channel in self if channel is not None}
 
     @model_validator(mode="before")
     @classmethod
@@ -170,14 +201,15 @@ class DeviceSettings(PrivateModel):
 
     @model_validator(mode="after")
     def _check_topics(self) -> Self:
-        read = [channel for channel in (self.meter.state_of_charge, self.meter.load) if channel is not None]
+        read = list(self.meter.channels.values())
         if self.storage_setpoint is not None and self.storage_setpoint.topic in [channel.topic for channel in read]:
             raise ValueError(
                 f"{self.storage_setpoint.topic} is the topic of the setpoint and of a measurement; an EMC would read "
                 "what it has sent, so name the topic on which the device reports"
             )
         if len({(channel.topic, channel.path) for channel in read}) < len(read):
-            raise ValueError(f"meter: {read[0].topic} is given for two measurements; give each its own topic or path")
+            ((topic, _), _), *_ = Counter((channel.topic, channel.path) for channel in read).most_common()
+            raise ValueError(f"meter: {topic} is given for two measurements; give each its own topic or path")
         own = [channel.topic for channel in (*read, self.storage_setpoint) if channel and channel.topic.startswith(OWN)]
         if own:
             raise ValueError(f"{own[0]} is a topic of the EMC itself; name the device's")
@@ -202,6 +234,13 @@ class DeviceSettings(PrivateModel):
         channel = self.storage_setpoint or self.meter.state_of_charge
         if capacity_kwh is None and channel is not None:
             raise ValueError(f"devices: {channel.topic} belongs to a storage, of which the home must have exactly one")
+        of_devices: tuple[Literal["room_temperature", "car_at_home"], ...] = ("room_temperature", "car_at_home")
+        for key in of_devices:
+            try:
+                if key in self.meter.channels:
+                    homes[0].check_reading(key)
+            except ValueError as error:
+                raise ValueError(f"devices.meter.{key}: {error}") from None
 
 
 def _servers(broker: str) -> set[tuple[str, int]]:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,6 +24,7 @@ from emc_node.device_settings import HOURS, OWN, DeviceSettings, Power, Setpoint
 from emc_node.failsafe import Memory, Orders, Override, StorageControl, StorageLimits
 from emc_node.limit import NO_BOUNDS, Bounds, Limit
 from emc_node.plan import Plan, list_clock_hours
+from emc_node.readings import LARGEST_MESSAGE, Readings
 from stackelgrid.calendar import Session
 from stackelgrid.model import StrictModel, list_mistakes
 from stackelgrid.node.home_status import HomeStatus
@@ -37,10 +38,12 @@ _LOG = logging.getLogger("emc_node.devices")
 READING_S = 5.0
 """Seconds from the start that the first answer waits for a reading of the state of charge."""
 _CLOCK_CHECK_S = 60.0
-"""Seconds between two readings of the clock, which may be set meanwhile, and of the load."""
-_SOON_S = 0.01
-_LARGEST_MESSAGE = 65_536
-"""The most bytes of a message or file from outside that are read."""
+"""Seconds between two readings of the clock, which may be set meanwhile."""
+_LEAST_PAUSE_S = 0.01
+_SOON = timedelta(hours=1)
+"""A session that begins in more time than this does not begin with the temperature of now."""
+_TEMPERATURES = (-20.0, 100.0)
+"""Plausible temperatures of a room or tank, degrees C."""
 _STEADY_S = 10.0
 """Seconds after which the load that is measured has in it what the storage was last told."""
 _TRY_AGAIN_S = 900.0
@@ -50,10 +53,11 @@ Content = TypeVar("Content", bound=StrictModel)
 
 
 class Level(NamedTuple):
-    """A reading of what the storage holds, kWh; of one that the broker had `retained` the age is unknown."""
+    """What the storage holds, kWh, `measured` or by a plan; of a reading that was `retained` the age is unknown."""
 
     kwh: float
     retained: bool
+    measured: bool = True
 
 
 class HomeDevices:
@@ -95,13 +99,17 @@ class HomeDevices:
         self._control = StorageControl(storage, settings.fail_safe, settings.limit, clock(), memory)
         self._lock = threading.RLock()  # around the control, which another thread gives the settled plans
         self._alone_at: float | None = None  # when it last began to look for what is best for it alone
-        self._level: Level | None = None
+        full = {"%": 100.0, "kWh": self._capacity_kwh or 0.0, "Wh": 1000 * (self._capacity_kwh or 0.0)}
+        charge = settings.meter.state_of_charge
+        ranges = {"room_temperature": _TEMPERATURES}
+        if charge is not None:
+            ranges["state_of_charge"] = (0.0, full[charge.unit])
+        self._readings = Readings(settings.meter, ranges)
         self._level_measured, self._started_at = threading.Event(), time.monotonic()
-        self._load_kw: float | None = None
-        self._measured: set[str] = set()  # topics of which more is known than what the broker had retained
+        self._other_kw: float | None = None
         self._last_published: dict[str, bytes] = {}
         self._setpoint: bytes | None = None
-        self._unreadable: set[str] = set()
+        self._setpoint_kw, self._setpoint_since = 0.0, -inf
         self._problems: dict[str, str] = {}
         self._next_clock_check: float | None = None
 
@@ -125,14 +133,35 @@ class HomeDevices:
         """True when the home has a meter for what its storage holds."""
         return self._settings.meter.state_of_charge is not None
 
-    def wait_for_level(self) -> Level | None:
-        """Wait for the meter's reading of what the storage holds.
+    def find_level(self, session: Session) -> Level | None:
+        """Find what the storage holds when a session begins, kWh, by what it is measured to hold now and by its plan.
 
-        `READING_S` after the start take one that the broker had retained, else None. Call it in another thread than the
-        transport's.
+        Without a reading, give what it should hold by the plan of the home alone, None where the home follows none.
+        Within `READING_S` of the start wait for a reading that is sent; call it in another thread than the transport's.
         """
         self._level_measured.wait(max(self._started_at + READING_S - time.monotonic(), 0))
-        return self._level
+        with self._lock:
+            now = self.clock()
+            reading, channel = self._readings.find("state_of_charge", now), self._settings.meter.state_of_charge
+            if reading is not None and channel is not None:
+                level = Level(channel.to_kwh(reading.value, self._capacity_kwh or 0.0), reading.retained)
+                at = reading.at
+            elif (planned := self._control.find_own_level(now)) is not None:
+                level, at = Level(planned, retained=False, measured=False), now
+            else:
+                return None
+            if session.start is None:
+                return level
+            kwh = level.kwh + self._control.expect_change(at, session.start)
+            return level._replace(kwh=min(max(kwh, 0.0), self._capacity_kwh or 0.0))
+
+    def find_reading(self, key: str, session: Session) -> float | None:
+        """Find what another meter shows as a session begins; None where it begins at another time than about now."""
+        with self._lock:
+            now = self.clock()
+            reading = self._readings.find(key, now)
+            soon = session.start is not None and abs(session.start - now) <= _SOON
+            return reading.value if reading is not None and soon else None
 
     @property
     def takes_part(self) -> bool:
@@ -160,8 +189,7 @@ class HomeDevices:
     @property
     def subscriptions(self) -> Sequence[str]:
         """The topics of the meter, of the household and of the limit, and the node's own availability."""
-        meter, limit = self._settings.meter, self._settings.limit
-        topics = [channel.topic for channel in (meter.state_of_charge, meter.load) if channel is not None]
+        topics, limit = self._readings.topics, self._settings.limit
         if limit is not None and limit.topic is not None:
             topics.append(limit.topic)
         return list(dict.fromkeys([*topics, *self._commands, self.last_will.topic]))
@@ -197,40 +225,32 @@ class HomeDevices:
             return [self._online()] if payload == self.last_will.payload else []
         if self._is_said(topic, payload):
             return self._act(now)
-        return self._measure(topic, payload, retained=False)
+        return self._measure(topic, payload, now, retained=False)
 
     def receive_retained(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """Take in what the broker had retained, of any age: of a measurement, only until one arrives."""
         if topic == self.last_will.topic or topic in self._commands or topic == self._limit_topic:
             return self.receive(topic, payload, now)
-        return [] if topic in self._measured else self._measure(topic, payload, retained=True)
+        return self._measure(topic, payload, now, retained=True)
 
-    def _measure(self, topic: str, payload: bytes, *, retained: bool) -> Sequence[Action]:
-        for channel in (self._settings.meter.state_of_charge, self._settings.meter.load):
-            if channel is None or channel.topic != topic:
-                continue
-            value = read_number(payload, channel.path)
-            if value is None:
-                self._warn_unreadable(topic, channel.path, payload)
-                continue
-            if not retained:
-                self._measured.add(topic)
-            if isinstance(channel, Power):
-                self._load_kw = value / channel.per_kw
-                if not retained:
-                    self.on_load(self._load_kw)
-            else:
-                self._level = Level(channel.to_kwh(value, self._capacity_kwh or 0.0), retained)
-                if not retained:
-                    self._level_measured.set()
+    def _measure(self, topic: str, payload: bytes, now: float, *, retained: bool) -> Sequence[Action]:
+        local = self.clock()
+        with self._lock:
+            taken = self._readings.take(topic, payload, local, retained=retained)
+        if retained:
+            return []
+        if "state_of_charge" in taken:
+            self._level_measured.set()
+        if "load" in taken and (kw := self._measure_load(local)) is not None:
+            self.on_load(kw)
+            if now >= self._setpoint_since + _STEADY_S:
+                self._other_kw = kw - self._setpoint_kw
         return []
 
-    def _warn_unreadable(self, topic: str, path: str | None, payload: bytes) -> None:
-        place = f"{topic} {path or ''}"
-        if place not in self._unreadable:
-            self._unreadable.add(place)
-            found = {"topic": topic, "path": path, "found": payload[:80]}
-            _LOG.warning("a measurement is no number", extra={"data": found})
+    def _measure_load(self, local: datetime) -> float | None:
+        """Give what the meter draws, kW, None where that is not measured."""
+        reading, channel = self._readings.find("load", local), self._settings.meter.load
+        return None if reading is None or channel is None else reading.value / channel.per_kw
 
     # --- what the household and the operator of the network say ---
 
@@ -272,7 +292,7 @@ class HomeDevices:
         try:
             written = file.stat().st_mtime
             with file.open("rb") as opened:
-                content = opened.read(_LARGEST_MESSAGE + 1)
+                content = opened.read(LARGEST_MESSAGE + 1)
             self._control.limit(_read(Limit, content), datetime.fromtimestamp(written).astimezone())
         except (OSError, ValueError) as error:
             self._note(str(file), f"{file}: {_explain(error)}")
@@ -313,11 +333,12 @@ class HomeDevices:
             change = self._control.next_change(local)
             hour_ends = local.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
             seconds = (min(hour_ends, change or hour_ends) - local).total_seconds()
-            self._next_clock_check = now + min(_CLOCK_CHECK_S, max(seconds, _SOON_S))
-            orders = self._control.order(local, self._measure_other_load())
+            self._next_clock_check = now + min(_CLOCK_CHECK_S, max(seconds, _LEAST_PAUSE_S))
+            other_kw = None if self._measure_load(local) is None else self._other_kw
+            orders = self._control.order(local, other_kw)
             status = self._status(orders, local)
         self.on_status(status)
-        published = self._publish(orders, status, local)
+        published = self._publish(orders, status, local, now)
         return [*published, *self._plan_alone(local, now)]
 
     def _plan_alone(self, local: datetime, now: float) -> list[Action]:
@@ -347,13 +368,15 @@ class HomeDevices:
             self._control.follow_alone(plan)
         return self._act(now)
 
-    def _publish(self, orders: Orders, status: HomeStatus, local: datetime) -> list[Publish]:
+    def _publish(self, orders: Orders, status: HomeStatus, local: datetime, now: float) -> list[Publish]:
         messages: dict[str, Any] = {f"{self._topic}/state": status.record() | self._describe(orders, local)}
         if self._clock_is_right and orders.plan is not None:
             messages[f"{self._topic}/schedule"] = orders.plan.model_dump(mode="json", exclude_none=True)
         setpoint = self._settings.storage_setpoint
         payloads = {topic: json.dumps(content).encode() for topic, content in messages.items()}
         if self._clock_is_right and setpoint is not None and orders.setpoint_kw is not None:
+            if orders.setpoint_kw != self._setpoint_kw:
+                self._setpoint_kw, self._setpoint_since = orders.setpoint_kw, now
             self._setpoint = json.dumps(_write_power(setpoint, orders.setpoint_kw)).encode()
             if self.will_stands:
                 payloads[setpoint.topic] = self._setpoint
@@ -374,6 +397,9 @@ class HomeDevices:
         self._note(
             "clock", None if self._clock_is_right else "the clock is not synchronised: no device is told anything"
         )
+        problems = self._readings.list_problems(local)
+        for key in self._settings.meter.channels:
+            self._note(f"meter {key}", problems.get(key))
         starts = (session.start for session in self._sessions)
         return HomeStatus(
             orders.mode if self._clock_is_right else "clock",
@@ -398,14 +424,10 @@ class HomeDevices:
             state["level_kwh"] = plan.level_kwh[slot]
             full = self._capacity_kwh
             state["state_of_charge"] = 100 * plan.level_kwh[slot] / full if full > 0 else 0.0
-        if self._load_kw is not None:
-            state["beyond_plan_kw"] = self._load_kw - plan.load_kw[slot]
+        if (load_kw := self._measure_load(local)) is not None:
+            state["beyond_plan_kw"] = load_kw - plan.load_kw[slot]
         begin = plan.begin_of(slot).astimezone(local.tzinfo).isoformat(timespec="seconds")
         return {"slot": begin} | {name: _round_to_watt(value) for name, value in state.items() if value is not None}
-
-    def _measure_other_load(self) -> float | None:
-        """Give what the home draws without its storage, None where that is not measured."""
-        return None
 
 
 class RestingSetpoint:
@@ -481,8 +503,8 @@ def _read_memory(plan_file: Path) -> Memory | None:
 
 def _read(model: type[Content], payload: bytes) -> Content:
     """Read a message. Raises `ValueError`."""
-    if len(payload) > _LARGEST_MESSAGE:
-        raise ValueError(f"more than {_LARGEST_MESSAGE} bytes; send less")
+    if len(payload) > LARGEST_MESSAGE:
+        raise ValueError(f"more than {LARGEST_MESSAGE} bytes; send less")
     return model.model_validate_json(payload)
 
 
@@ -491,20 +513,6 @@ def _explain(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     return "; ".join(f"{key or 'it'}: {message}" for key, message in list_mistakes(error))
-
-
-def read_number(payload: bytes, path: str | None) -> float | None:
-    """Read a number, plain or at a path in JSON; None where there is none."""
-    try:
-        found: Any = payload
-        if path is not None:
-            found = json.loads(payload)
-            for step in path.split("."):
-                found = found[int(step)] if isinstance(found, list) else found[step]
-        number = float("nan" if isinstance(found, bool) or "_" in str(found) else found)  # 1_000 is one in Python only
-    except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
-        return None
-    return number if isfinite(number) else None
 
 
 def _write_power(channel: Power, kw: float) -> Any:

@@ -17,9 +17,9 @@ from emc_node import openssl
 from emc_node.clock import is_synchronised
 from emc_node.config import EmcConfig, assemble, config_model
 from emc_node.device_settings import DeviceSettings, Power, StateOfCharge
-from emc_node.devices import read_number
 from emc_node.init import CONFIG, FOLDER, STATE
 from emc_node.openssl import OpensslError
+from emc_node.readings import read_number
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.config import load
 from stackelgrid.node.record import discard

@@ -151,6 +151,24 @@ class StorageControl:
             until = self._ends(plan)
         return until
 
+    def find_own_level(self, now: datetime) -> float | None:
+        """Give what the storage should hold while the home follows a plan of its own, kWh; else None."""
+        own = self._find_own(now)
+        return None if own is None or self._find_settled(now) is not None else own.level_at(now)
+
+    def expect_change(self, begin: datetime, end: datetime) -> float:
+        """Give by how much the energy in the storage changes from one time to another by its plans, kWh."""
+        if end < begin:
+            return -self.expect_change(end, begin)
+        change, time = 0.0, begin
+        while time < end:
+            until = min(end, self.next_change(time) or end)
+            plan = self._find_settled(time) or self._find_own(time)
+            if plan is not None:
+                change += (plan.level_at(until) or 0.0) - (plan.level_at(time) or 0.0)
+            time = until
+        return change
+
     def next_change(self, now: datetime) -> datetime | None:
         """Give the next time at which something else may be to be done, but for a new hour of the clock."""
         changes = [change for plan in self._plans for change in (plan.start, self._ends(plan))]

@@ -15,7 +15,7 @@ from stackelgrid.node.progress import Progress
 from stackelgrid.node.record import Recorder, discard
 from stackelgrid.rounds import Member, QuestionReceived, RefusalReceived, SettlementReceived
 from stackelgrid.rounds.settings import HomeModel, PrivacySettings
-from stackelgrid.rounds.strategy import HomeStrategy, StatefulHomeStrategy
+from stackelgrid.rounds.strategy import HomeStrategy, MeasuringHomeStrategy, StatefulHomeStrategy
 from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish, Reconnect
 from stackelgrid.wire.codec import Link, RegistrarLink
 from stackelgrid.wire.messages import Body, Place
@@ -323,10 +323,14 @@ class EmcNode:
 
     def _adopt(self, accounts: Mapping[str, Any]) -> dict[str, Any]:
         """Follow what was settled from now on, and save it; give the record of it."""
-        self._plan = _Plan(self._session.number, self._states, accounts)
+        states = dict(self._states)
+        if isinstance(self._strategy, MeasuringHomeStrategy):
+            for name, measured in self._strategy.measured_states.items():
+                states[name] = {**states.get(name, {}), **measured}
+        self._plan = _Plan(self._session.number, states, accounts)
         self.progress.plan_until = self.plan_until
         self._remember(self._of_session())
-        return {"session": self._session.number, "states": self._states, "homes": accounts}
+        return {"session": self._session.number, "states": states, "homes": accounts}
 
     def _acknowledge(self, now: float) -> list[Action]:
         """Confirm the settlement; that of the last session ends the run."""

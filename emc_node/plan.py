@@ -55,13 +55,14 @@ class Plan(BaseModel):
 
     def level_at(self, time: datetime) -> float | None:
         """Give what the storage holds at a time within the plan, kWh, None where the plan does not tell."""
+        if time == self.end and self.level_kwh is not None:
+            return self.level_kwh[-1]
         slot = self.slot_at(time)
         if slot is None or self.level_kwh is None or self.setpoint_kw is None:
             return None
-        if slot == 0:
-            return self.level_kwh[0]
-        passed = (time - self.begin_of(slot)) / timedelta(hours=self.slot_hours)
-        return self.level_kwh[slot - 1] + passed * (self.level_kwh[slot] - self.level_kwh[slot - 1])
+        to_come = (self.begin_of(slot + 1) - time) / timedelta(hours=self.slot_hours)
+        rise = self.level_kwh[slot] - self.level_kwh[slot - 1] if slot else self.setpoint_kw[0] * self.slot_hours
+        return self.level_kwh[slot] - to_come * rise
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:

@@ -49,6 +49,7 @@ class DeviceHomeStrategy:
         self._fixed: HomeStrategy[Any, Any, Any] | None = None  # what answers for a home that has opted out
         self._alone: Body | None = None  # the price at which that home does what it does
         self._has_answered = False
+        self._is_measured = False
         self._kwh: float | None = None  # the level that the day starts from, where it was measured
         self.on_remark = on_remark
 
@@ -61,8 +62,7 @@ class DeviceHomeStrategy:
         """Answer the signal; before the first answer, take the level that the storage is measured to have."""
         if not self._has_answered:
             self._has_answered = True
-            if self._devices.has_level_meter:
-                self._start_from(self._devices.wait_for_level())
+            self._start_from_readings()
         self._keep_limit()
         self._opt_out(signal)
         answer: Body = (self._fixed or self._strategy).answer(signal)
@@ -134,25 +134,48 @@ class DeviceHomeStrategy:
             except ValueError as error:
                 self._warn("the home takes part though it has opted out", cause=str(error))
 
-    # --- the measured level ---
+    # --- what is measured ---
+
+    @property
+    def measured_states(self) -> Mapping[str, Any]:
+        """The state in which the home begins the session by what was measured, by its name; nothing without that."""
+        state = self._home.describe_state() if self._is_measured else {}
+        return {self._home.id: state} if state else {}
+
+    def _start_from_readings(self) -> None:
+        """Begin with what is measured, where that can be."""
+        if self._devices.has_level_meter:
+            self._start_from(self._devices.find_level(self._session))
+        if (celsius := self._devices.find_reading("room_temperature", self._session)) is not None:
+            self._change("room temperature", celsius, lambda home: home.with_room_temperature(celsius))
+        if (there := self._devices.find_reading("car_at_home", self._session)) is not None:
+            self._change("car at home", there, lambda home: home.with_car(at_home=bool(there)))
 
     def _start_from(self, level: Level | None) -> None:
-        """Put the measured level in place of `initial_kwh`, if there is one that the home can start from."""
+        """Begin with so much in the storage, if there is a reading that the home can start from."""
         if level is None:
             self._warn("no reading of the state of charge: initial_kwh stays")
-            return
-        kwh = level.kwh
+        elif self._change("level", level.kwh, lambda home: home.with_stored_energy(level.kwh)):
+            self._kwh = level.kwh
+            if not level.measured:
+                self._warn("no reading of the state of charge: the level of the plan counts", kwh=level.kwh)
+            elif level.retained:
+                self._warn(
+                    "the day starts from a retained reading of the state of charge, of unknown age", kwh=level.kwh
+                )
+
+    def _change(self, what: str, value: float, change: Callable[[HomeModel], HomeModel]) -> bool:
+        """Begin with a measured value, if the home can be solved with it."""
         try:
-            home = self._home.with_stored_energy(kwh)
-            self._home, self._strategy, self._kwh = home, self._create([home]), kwh
+            home = change(self._home)
+            self._home, self._strategy = home, self._create([home])
         except ValueError as error:  # pydantic's ValidationError and a game's InfeasibleHomeError among them
             cause = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
-            self._warn("measured level not used", kwh=kwh, cause=cause)
-            return
-        if level.retained:
-            self._warn("the day starts from a retained reading of the state of charge, of unknown age", kwh=kwh)
-        else:
-            _LOG.info("the day starts from the measured level", extra={"data": {"kwh": kwh}})
+            self._warn(f"measured {what} not used", value=value, cause=cause)
+            return False
+        self._is_measured = True
+        _LOG.info(f"the session starts from the measured {what}", extra={"data": {"value": value}})
+        return True
 
     def _warn(self, event: str, **details: object) -> None:
         """Log what the day starts from when that is not what the meter measures, and remark it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field
 
@@ -169,6 +169,22 @@ class HomeModel(PrivateModel):
     def with_stored_energy(self, kwh: float) -> Self:
         """Give the same home with `kwh` in that storage at the start. Raise `ValueError` where it cannot hold that."""
         raise NotImplementedError
+
+    def check_reading(self, key: Literal["room_temperature", "car_at_home"]) -> None:
+        """Raise `ValueError` where a reading of this kind says nothing of the home."""
+        raise ValueError("in this game no home has any use for it; leave it out")
+
+    def with_room_temperature(self, celsius: float) -> Self:
+        """Give the same home with its one room so warm at the start. Raise `ValueError` where that cannot be."""
+        raise NotImplementedError
+
+    def with_car(self, *, at_home: bool) -> Self:
+        """Give the same home whose one car is there at the start, or is not. Raise `ValueError` if it cannot be."""
+        raise NotImplementedError
+
+    def describe_state(self) -> dict[str, Any]:
+        """Give the state in which it begins, as `in_session` takes it; nothing where that is not all of it."""
+        return {}
 
     def within(self, draw_kw: Sequence[float], feed_in_kw: Sequence[float], *, above_inelastic: bool = False) -> Self:
         """Give the home whose meter draws and feeds in at most so much in each slot, kW, infinite where nothing limits.

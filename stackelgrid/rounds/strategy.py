@@ -145,6 +145,15 @@ class HomeStrategy(Protocol[UpSignal_contra, UpAnswer_co, UpSettlement_contra]):
 
 
 @runtime_checkable
+class MeasuringHomeStrategy(Protocol):
+    """The further part of a `HomeStrategy` whose homes begin a session as they are measured to be."""
+
+    @property
+    def measured_states(self) -> Mapping[str, Any]:
+        """The states in which homes begin by what was measured, by home, as `HomeModel.in_session` takes them."""
+
+
+@runtime_checkable
 class StatefulHomeStrategy(Protocol):
     """The further part of a `HomeStrategy` whose answers depend on those before, so that a restart loses nothing."""
 

@@ -281,12 +281,14 @@ def test_devices_carry_out_the_plan_when_it_cannot_be_saved(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("payload", [b"", b"full", b"nan", b"1_0", b"-inf", b"\xff\xfe", b'{"kw": 1}', b"1" * 400])
-def test_devices_ignore_a_measurement_that_is_no_number(payload: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_devices_ignore_a_measurement_that_is_no_number(payload: bytes) -> None:
     home_devices, _ = start_devices(plan_for(HOME), Clock())
     for topic in ("meter/kw", "meter/kw", "battery/soc"):
         assert not home_devices.receive(topic, payload, 0.0)
-    assert not home_devices.tick(60.0)
-    assert caplog.messages == ["a measurement is no number"] * 2
+    assert published(home_devices.tick(60.0)).keys() == {STATE}
+    problems = published(home_devices.start(120.0))[STATE]["problems"]
+    assert [problem.split(":")[0] for problem in problems] == ["state_of_charge", "load"]
+    assert all("nothing of use" in problem for problem in problems)
 
 
 def test_devices_publish_the_load_beyond_the_plan_when_it_is_measured() -> None:
@@ -349,7 +351,7 @@ def test_measurements_share_a_topic_when_their_paths_differ() -> None:
     home_devices, _ = start_devices(plan, Clock(hour=17), meter=meter)
     assert list(home_devices.subscriptions).count("ess") == 1
     home_devices.receive("ess", b'{"soc": 80, "grid": {"w": 4250}}', 0.0)
-    level = home_devices.wait_for_level()
+    level = home_devices.find_level(DAY)
     assert level is not None
     assert level.kwh == pytest.approx(4.0)
     state = published(home_devices.tick(60.0))[STATE]
@@ -539,9 +541,6 @@ def test_home_answers_from_the_measured_level(soc: bytes, unit: str, kwh: float)
 @pytest.mark.parametrize(
     ("soc", "unit", "described"),
     [
-        (b"101", "%", FLAT),
-        (b"-1", "%", FLAT),
-        (b"5.1", "kWh", FLAT),
         # Six hours at 0.2 kW reach 4.5 kWh from the configured 3.5, not from what is measured.
         (
             b"10",
@@ -599,6 +598,83 @@ def test_home_answers_from_a_retained_reading_when_no_other_comes(
     assert remarks == [f"{event}, kwh 4.0"]
 
 
+DATED = Session(96, 0.25, number=2, first=96, start=MIDNIGHT + timedelta(days=1))
+
+
+def dated_devices(clock: Clock, **plan: Any) -> HomeDevices:
+    """Devices with a plan for the day of the clock, which holds 2 kWh and charges 0.1 kW."""
+    settings = DeviceSettings.model_validate(DEVICES)
+    home_devices = HomeDevices("h1", settings, HOME, clock=clock, sessions=[DATED])
+    numbers = {"load_kw": [0.6] * 24, "price": [9.0] * 24, "setpoint_kw": [0.1] * 24}
+    levels = [2.0 + 0.1 * hour for hour in range(1, 25)]
+    home_devices.carry_out(Plan(run="demo", start=MIDNIGHT, level_kwh=levels, **numbers))
+    return home_devices
+
+
+@pytest.mark.parametrize(("hour", "kwh"), [(14, 3.0 + 1.0), (24, 3.0), (26, 3.0)])
+def test_session_starts_from_what_is_measured_now_and_planned_until_then(hour: int, kwh: float) -> None:
+    """At noon of the day before, or when the session has begun: no plan is known after midnight."""
+    clock = Clock()
+    clock.now = MIDNIGHT + timedelta(hours=hour)
+    home_devices = dated_devices(clock)
+    home_devices.receive("battery/soc", b"60", 0.0)
+    level = home_devices.find_level(DATED)
+    assert level is not None
+    assert level.kwh == pytest.approx(kwh)
+    home = Home.model_validate(FLAT | {"horizon": 96, "slot_hours": 0.25, "inelastic": [{"load_kw": [0.5] * 96}]})
+    strategy = DeviceHomeStrategy(home, UserOrientedHomes, home_devices, DATED, "demo")
+    price = Price(price=[9.0] * 96)
+    full = home.with_stored_energy(kwh)
+    np.testing.assert_allclose(strategy.answer(price).load_kw, UserOrientedHomes([full]).answer(price).load_kw)
+    assert strategy.measured_states == {"flat": {"storage_kwh": [pytest.approx(kwh)]}}
+
+
+def test_old_reading_of_the_level_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    home_devices = dated_devices(clock)
+    home_devices.receive("battery/soc", b"60", 0.0)
+    clock.now += timedelta(minutes=16)
+    (problem,) = published(home_devices.tick(960.0))[STATE]["problems"]
+    assert problem == "state_of_charge: the last reading on battery/soc is 16 min old, and not used"
+    assert home_devices.find_level(DATED) is None
+    assert home_devices.find_level(DAY) is None
+
+
+def test_level_of_the_home_alone_counts_without_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "READING_S", 0.0)
+    clock = Clock()
+    clock.now = MIDNIGHT + timedelta(days=1, hours=1)
+    home_devices = dated_devices(clock)
+    own = home_devices._control.memory.plans[0].model_copy(update={"start": clock.now, "session": 0})
+    home_devices._control.follow_alone(own)
+    level = home_devices.find_level(Session(96, 0.25, start=clock.now + timedelta(hours=2)))
+    assert level is not None
+    assert (level.kwh, level.measured) == (pytest.approx(2.2), False)
+
+
+def test_temperature_and_car_count_for_a_session_that_begins_now() -> None:
+    clock = Clock()
+    settings = DeviceSettings.model_validate({"meter": {"room_temperature": "room", "car_at_home": "car"}})
+    home_devices = HomeDevices("h1", settings, HOME, clock=clock)
+    home_devices.receive("room", b"19.5", 0.0)
+    home_devices.receive("car", b"home", 0.0)
+    soon, later = (Session(96, 0.25, start=clock.now + timedelta(minutes=minutes)) for minutes in (15, 90))
+    assert home_devices.find_reading("room_temperature", soon) == 19.5
+    assert home_devices.find_reading("car_at_home", soon) == 1.0
+    assert home_devices.find_reading("room_temperature", later) is None
+
+
+def test_limit_caps_by_the_load_that_is_measured_once_the_storage_is_steady() -> None:
+    home_devices, _ = start_devices(plan_for(HOME), Clock(hour=17), limit={"topic": "limit", "draw_kw": None})
+    setpoint = published(home_devices.start(100.0))["battery/set"]
+    home_devices.receive("meter/kw", str(2.0 + setpoint).encode(), 200.0)
+    assert published(home_devices.receive("limit", b'{"draw_kw": 1.5}', 201.0))["battery/set"] == pytest.approx(-0.5)
+    home_devices.receive("meter/kw", b"2.0", 205.0)  # the storage has not answered yet
+    assert "battery/set" not in published(home_devices.tick(206.0))
+    home_devices.receive("meter/kw", b"1.25", 215.0)
+    assert published(home_devices.tick(216.0))["battery/set"] == pytest.approx(-0.25)
+
+
 def test_retained_measurement_does_not_replace_one_that_was_sent() -> None:
     home_devices, _ = start_devices(plan_for(HOME), Clock(hour=17))
     home_devices.receive("battery/soc", b"80", 0.0)
@@ -608,7 +684,7 @@ def test_retained_measurement_does_not_replace_one_that_was_sent() -> None:
     home_devices.receive_retained("meter/kw", b"9.5", 0.0)
     assert STATE in before
     assert not published(home_devices.tick(120.0))
-    level = home_devices.wait_for_level()
+    level = home_devices.find_level(DAY)
     assert level is not None
     assert (level.kwh, level.retained) == (4.0, False)
 

@@ -76,7 +76,8 @@ def test_level_of_a_plan_lies_between_the_ends_of_its_slots() -> None:
     one = plan(setpoint=4.0)
     assert one.level_at(at(1.5)) == pytest.approx(2.0 + 4.0 * 1.5 / 96)
     assert one.level_at(at(-1)) is None
-    assert one.level_at(one.end) is None
+    assert one.level_at(one.end) == pytest.approx(6.0)
+    assert one.level_at(at(97)) is None
 
 
 def test_plan_with_lists_of_different_lengths_is_refused() -> None:

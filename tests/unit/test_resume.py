@@ -199,7 +199,7 @@ def test_home_saves_its_schedule_for_the_next_process(
     )
     settings = None if devices is None else DeviceSettings.model_validate(devices)
     config = known.model_copy(update={"ledger_file": tmp_path / "ledger.json", "devices": settings})
-    monkeypatch.setattr(HomeDevices, "wait_for_level", lambda self: Level(0.25, retained=False))
+    monkeypatch.setattr(HomeDevices, "find_level", lambda self, session: Level(0.25, retained=False))
     monkeypatch.setattr(emc_node.config, "serve", lambda devices, settings: None)
     link = Link("run-1", config.aggregator, find("storage_market").bodies("lower"), config.slots)
 

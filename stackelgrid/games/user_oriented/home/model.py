@@ -19,7 +19,7 @@ from stackelgrid.forecast import HomeForecast, foresee
 from stackelgrid.games.user_oriented.home.battery import Store
 from stackelgrid.games.user_oriented.home.connection import Connection, Inverter
 from stackelgrid.games.user_oriented.home.deferrable import Deferrable, StartChanges
-from stackelgrid.games.user_oriented.home.ev import EV
+from stackelgrid.games.user_oriented.home.ev import EV, Trip
 from stackelgrid.games.user_oriented.home.flows import Chain
 from stackelgrid.games.user_oriented.home.heat_pump import HeatPump
 from stackelgrid.games.user_oriented.home.metering import Surroundings, meter
@@ -418,6 +418,49 @@ class Home(HomeModel):
         (storage,) = self.storage
         fuller = self.model_dump() | {"storage": [storage.model_dump() | {"initial_kwh": kwh}], "deferrable": []}
         return self.model_validate(fuller).model_copy(update={"deferrable": self.deferrable})
+
+    def check_reading(self, key: Literal["room_temperature", "car_at_home"]) -> None:
+        """Raise `ValueError` where the home has not the one room or car that the reading is of."""
+        what, count = ("rooms", len(self.heat_pump)) if key == "room_temperature" else ("cars", len(self.ev))
+        if count != 1:
+            raise ValueError(f"the home has {count} {what}, and a reading is of one; leave it out")
+
+    def with_room_temperature(self, celsius: float) -> Self:
+        """Give the same home with its one room so warm at the start."""
+        (pump,) = self.heat_pump
+        warmer = self.model_copy(update={"heat_pump": [pump.model_copy(update={"initial_c": celsius})]})
+        if pump.comfort.price is None:
+            warmer._check_comfort(0, warmer.heat_pump[0])
+        return warmer
+
+    def with_car(self, *, at_home: bool) -> Self:
+        """Give the same home whose one car is there at the start, or is not.
+
+        One that left early is back when the trip is over that it was to make next or, without any, not in this session.
+        """
+        (car,) = self.ev
+        trips = sorted(car.trips, key=lambda trip: trip.leave)
+        if at_home != bool(trips and trips[0].leave == 1):
+            return self
+        if at_home:
+            trips = trips[1:]
+        elif trips:
+            uses = min(trips[0].uses_kwh, car.initial_kwh)
+            trips[0] = trips[0].model_copy(update={"leave": 1, "uses_kwh": uses, "need_kwh": None})
+        else:
+            trips = [Trip(leave=1, back=self.horizon + 1, uses_kwh=0.0)]
+        moved = self.model_copy(update={"ev": [car.model_copy(update={"trips": trips})]})._end_within_reach()
+        moved._check_needs(0, moved.ev[0])
+        return moved
+
+    def describe_state(self) -> dict[str, Any]:
+        """Give stored energy and temperatures at the start; what is left of runs that have begun is not in it."""
+        state = {
+            "storage_kwh": [store.initial_kwh for store in self.storage],
+            "ev_kwh": [car.initial_kwh for car in self.ev],
+            "temperature_c": [pump.initial_c for pump in self.heat_pump],
+        }
+        return {key: values for key, values in state.items() if values}
 
     def within(self, draw_kw: Sequence[float], feed_in_kw: Sequence[float], *, above_inelastic: bool = False) -> Self:
         """Give the home whose meter draws and feeds in at most so much in each slot, kW, infinite for no limit."""
