@@ -2,7 +2,8 @@
 
 It is a folder on the desk, the machine from which the testbed is run:
 
-    authority/   ca.key, ca.crt, crl.pem, register.json, grid.json, requests/     stays where it is
+    authority/   ca.key, ca.crt, crl.pem, register.json, grid.json, requests/     stays where it is;
+                 previous/ while the key is being replaced
     broker/      ca.crt, crl.pem, node.crt, node.key, access.acl, mosquitto.conf, nats.conf     for the broker's machine
                  enrolment.acl, enrolment.conf, enrolment/     for `broker.enrolment` on the same
     leaders/NAME/, aggregators/NAME/, homes/NAME/, observers/NAME/     ca.crt, node.crt, node.key, for the node's
@@ -15,9 +16,11 @@ here.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from pydantic import ValidationError
 from broker import enrolment, mosquitto, nats
 from broker.access import Node, Role, make_rules
 from broker.files import AuthorityError, lock, make_private, write
+from broker.passphrase import ask_new_passphrase, choose_passphrase, find_passphrase
 from broker.register import CertificateEntry, Register, now, read_register, register_path
 from broker.requests import MOST_WAITING, KeptRequest, RefusedRequestError, Requests
 from broker.signer import (
@@ -36,6 +40,7 @@ from broker.signer import (
     find_address,
     find_id,
     new_key,
+    read_ids,
     read_request,
     write_key,
     write_pem,
@@ -51,6 +56,8 @@ HOSTS = ("localhost", "127.0.0.1", "broker")
 BROKER = Node("broker", Role.broker)
 REGISTRAR = Node(REGISTRAR_NAME, Role.registrar)
 ENROLMENT = Node(enrolment.FOLDER, Role.enrolment)
+PREVIOUS = "previous"
+"""The folder in `authority` with the key that is being replaced."""
 RENEWABLE = 2 / 3
 """A certificate may be renewed once less than this share of its lifetime is left: a node cannot fill the register."""
 
@@ -79,23 +86,29 @@ class Grid(StrictModel):
 
 @dataclass(frozen=True)
 class Directory:
-    """All that a registrar makes public of an authority: register, requests, the certificates of its key, the grid."""
+    """All that a registrar makes public of an authority: register, requests, the certificates of its keys, the grid.
+
+    While the key is being replaced, `outdated` names the homes that have no certificate by the new one.
+    """
 
     register: Register
     requests: Sequence[KeptRequest]
     ca: Pem
     grid: Grid
+    outdated: frozenset[str] = frozenset()
 
 
 class Authority:
     """The authority in `folder`. Like each of its methods, raises `AuthorityError` for what cannot be done.
 
     A change is made whole or not at all, after one that another process is making. Its entry in the register is written
-    last: a change that a power cut interrupted is repaired by repeating it.
+    last: a change that a power cut interrupted is repaired by repeating it. Where the key has a passphrase, the first
+    change finds or asks for it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
+        self._passphrase: str | None = None
         try:
             there = register_path(self.folder).is_file()
         except OSError as error:
@@ -105,16 +118,20 @@ class Authority:
             raise AuthorityError("there is no authority", str(self.folder), "make one with stackelgrid certs init")
 
     @classmethod
-    def init(cls, folder: Path, *hosts: str) -> Authority:
-        """Make a new authority, whose broker is reached as `HOSTS` and by the names or addresses `hosts`."""
+    def init(cls, folder: Path, *hosts: str, home_lifetime: timedelta | None = None) -> Authority:
+        """Make a new authority, whose broker is reached as `HOSTS` and by the names or addresses `hosts`.
+
+        Homes' certificates hold for `home_lifetime`, or as long as the others.
+        """
         folder, checked = folder.resolve(), _check_hosts(*HOSTS, *hosts)
         with lock(folder):
             if register_path(folder).exists():
                 raise AuthorityError("there is one already", str(folder), f"go on with {_ADD}, or name another folder")
             write(folder / ".gitignore", b"*\n")  # private keys do not belong in a repository
-            signer = Signer.new(folder / "authority")
-            register = Register(hosts=checked, certified=())
-            _publish(folder, signer, register.enter(_certify(folder, signer, BROKER, checked)))
+            signers = [Signer.new()]
+            write_key(folder / "authority" / "ca.key", signers[0].key)
+            register = Register(hosts=checked, home_lifetime=home_lifetime, certified=())
+            _publish(folder, signers, register.enter(_certify(folder, signers, register, BROKER, checked)))
         return cls(folder)
 
     @property
@@ -137,18 +154,18 @@ class Authority:
         A home's aggregator, or an aggregator's leader, has one already or comes before it.
         """
         with lock(self.folder):
-            register, signer = self.register, self._load_signer()
+            register, signers = self.register, self._load_signers()
             known = {name: entry.role for name, entry in register.in_force.items()}
             for node in nodes:
                 _check(node, known, self.folder)
                 known[node.name] = node.role
-            given = [_certify(self.folder, signer, node) for node in nodes]
-            _publish(self.folder, signer, register.enter(*given))
+            given = [_certify(self.folder, signers, register, node) for node in nodes]
+            _publish(self.folder, signers, register.enter(*given))
 
     def revoke(self, name: str, by: str | None = None, reason: str | None = None) -> None:
         """Have the broker refuse this node's certificate; a connection that it has already may do nothing any more."""
         with lock(self.folder):
-            register, signer = self.register, self._load_signer()
+            register, signers = self.register, self._load_signers()
             if name == BROKER.name:
                 mend = f"give it another, which revokes this one: {_ADD} broker --role broker"
                 raise AuthorityError("the broker cannot be without a certificate", str(self.folder), mend)
@@ -157,15 +174,94 @@ class Authority:
                 what = f"{name!r} is revoked since {revoked[-1]:%Y-%m-%d %H:%M} UTC" if revoked else f"no {name!r} here"
                 raise AuthorityError(what, str(self.folder), "see stackelgrid certs list")
             self._requests.forget(*(each for each in self.requests if each.name == name and each.state == "approved"))
-            _publish(self.folder, signer, register.revoke(name, by, reason))
+            _publish(self.folder, signers, register.revoke(name, by, reason))
 
     def serve_as(self, *hosts: str) -> None:
         """Replace the broker's certificate by one that holds for the names or addresses `hosts` too."""
         with lock(self.folder):
-            register, signer = self.register, self._load_signer()
+            register, signers = self.register, self._load_signers()
             named = _check_hosts(*register.hosts, *hosts)
             revoked = register.revoke(BROKER.name).model_copy(update={"hosts": named})
-            _publish(self.folder, signer, revoked.enter(_certify(self.folder, signer, BROKER, named)))
+            _publish(self.folder, signers, revoked.enter(_certify(self.folder, signers, register, BROKER, named)))
+
+    def reissue(self, *names: str) -> None:
+        """Give nodes another key and certificate in their folders; those before still hold."""
+        with lock(self.folder):
+            register, signers = self.register, self._load_signers()
+            entries = [register.in_force.get(name) for name in names]
+            for name, entry in zip(names, entries, strict=True):
+                if entry is None:
+                    raise AuthorityError(f"no {name!r} here", str(self.folder), "see stackelgrid certs list")
+                if entry.role is Role.broker:
+                    mend = f"renew it with {_ADD} broker --role broker"
+                    raise AuthorityError("the broker has one certificate at a time", str(self.folder), mend)
+                if not (self.place(entry.node) / "node.key").exists():
+                    mend = "it asks for a renewal by itself"
+                    raise AuthorityError(f"the key of {name!r} is with {name!r} alone", str(self.folder), mend)
+            given = [_certify(self.folder, signers, register, entry.node) for entry in entries if entry is not None]
+            _publish(self.folder, signers, register.enter(*given))
+
+    # The authority's own key.
+
+    def unlock(self) -> None:
+        """Find out whether the key can be used; where it has a passphrase, find or ask for it."""
+        self._load_signers()
+
+    def protect(self) -> None:
+        """Give the key a passphrase, or another one."""
+        with lock(self.folder):
+            own = self.folder / "authority"
+            protected = b"ENCRYPTED" in (own / "ca.key").read_bytes()
+            signers = self._load_signers()
+            choose = ask_new_passphrase if protected else choose_passphrase
+            passphrase = choose(own / "ca.key")
+            for folder, signer in zip((own, own / PREVIOUS), signers, strict=False):
+                write_key(folder / "ca.key", signer.key, passphrase)
+            self._passphrase = passphrase
+
+    def rotate(self) -> None:
+        """Begin to replace the key: a new one signs from now on, and the broker admits who has a certificate by either.
+
+        The broker keeps its certificate, which everybody trusts, until `finish_rotation`.
+        """
+        with lock(self.folder):
+            own, register, signers = self.folder / "authority", self.register, self._load_signers()
+            if len(signers) > 1:
+                mend = "stackelgrid certs rotate --finish, once everybody has a certificate by the new one"
+                raise AuthorityError("the key is being replaced already", str(own), mend)
+            make_private(own / PREVIOUS)
+            write(own / PREVIOUS / "ca.key", (own / "ca.key").read_bytes(), 0o600)
+            write(own / PREVIOUS / "ca.crt", write_pem(signers[0].certificate))
+            signers.insert(0, Signer.new(number=signers[0].number + 1))
+            _write_trusted(own, signers)
+            write_key(own / "ca.key", signers[0].key, self._passphrase)  # from here on it is begun
+            _publish(self.folder, signers, register.renumber())
+
+    def finish_rotation(self) -> None:
+        """Trust the new key alone, and give the broker a certificate by it."""
+        with lock(self.folder):
+            own, register, signers = self.folder / "authority", self.register, self._load_signers()
+            if len(signers) == 1:
+                raise AuthorityError("no key is being replaced", str(own), "begin with stackelgrid certs rotate")
+            brokers = [entry for entry in register.in_force.values() if entry.node in (BROKER, ENROLMENT)]
+            late = [
+                each.name for each in register.in_force.values() if each.issuer != signers[0].id and each not in brokers
+            ]
+            if late:
+                names = ", ".join(late[:5]) + (", ..." if len(late) > 5 else "")
+                mend = (
+                    "a home that made its key renews its certificate while it is connected; for others "
+                    "stackelgrid certs renew NODE, and take the folder to its machine; or revoke it"
+                )
+                what = f"{len(late)} nodes have no certificate by the new key: {names}"
+                raise AuthorityError(what, str(own), mend)
+            signers = signers[:1]
+            given = [
+                _certify(self.folder, signers, register, each.node, register.hosts if each.node == BROKER else ())
+                for each in brokers
+            ]
+            _publish(self.folder, signers, register.enter(*given))
+            shutil.rmtree(own / PREVIOUS)
 
     # Who makes its key itself asks over the broker.
 
@@ -191,7 +287,7 @@ class Authority:
     def approve(self, which: str, by: str) -> CertificateEntry:
         """Give the home whose request waits a certificate, by its name or the beginning of its fingerprint."""
         with lock(self.folder):
-            register, signer = self.register, self._load_signer()
+            register, signers = self.register, self._load_signers()
             request = self._requests.find_waiting(which, {entry.key for entry in register.certified})
             assert request.enrolment is not None
             try:
@@ -199,11 +295,11 @@ class Authority:
             except RefusedRequestError as error:
                 raise AuthorityError(error.reason, str(self.folder), f"stackelgrid certs deny {which}") from None
             key = read_request(request.enrolment.csr, node.name)
-            certificate = signer.certify(node.name, key, NODE_LIFETIME)
-            entry = _enter(node, certificate)
+            certificate = signers[0].certify(node.name, key, _find_lifetime(register, node))
+            entry = _enter(node, certificate, signers[0])
             decided = {"state": "approved", "by": by, "decided": now(), "certificate": write_pem(certificate).decode()}
             self._requests.save(request.model_copy(update=decided))
-            _publish(self.folder, signer, register.enter(entry))
+            _publish(self.folder, signers, register.enter(entry))
             return entry
 
     def deny(self, which: str, by: str, reason: str | None = None) -> KeptRequest:
@@ -228,19 +324,20 @@ class Authority:
             before = [each for each in self.requests if each.name == name and each.state == "approved"]
             if entry.key == key and any(each.id == key and each.enrolment is None for each in before):
                 return  # the answer has not reached the node
+            signers = self._load_signers()
+            outdated = len(signers) > 1 and entry.issuer != signers[0].id
             left = (entry.expires - now()) / (entry.expires - entry.added)
-            if left > RENEWABLE:
+            if left > RENEWABLE and not outdated:
                 until = f"{entry.expires:%Y-%m-%d %H:%M} UTC"
                 raise RefusedRequestError("early", f"the certificate holds until {until}", key)
-            signer = self._load_signer()
-            certificate = signer.certify(name, read_request(csr, name), NODE_LIFETIME)
+            certificate = signers[0].certify(name, read_request(csr, name), _find_lifetime(register, entry.node))
             pem = write_pem(certificate).decode()
             self._requests.forget(*before)
             self._requests.save(
                 KeptRequest(id=key, name=name, received=now(), state="approved", decided=now(), certificate=pem)
             )
-            renewed = _enter(entry.node, certificate)
-            _publish(self.folder, signer, register.enter(renewed))
+            renewed = _enter(entry.node, certificate, signers[0])
+            _publish(self.folder, signers, register.enter(renewed))
 
     def move(self, name: str, aggregator: str) -> None:
         """Put a home below another aggregator; until it has come there, it may still talk to the one before."""
@@ -255,14 +352,14 @@ class Authority:
             if entry.above == aggregator:
                 raise AuthorityError(f"{name!r} is below {aggregator!r}", str(self.folder), "name another aggregator")
             moved = register.describe(name, above=aggregator, moved_from=entry.above)
-            _publish(self.folder, self._load_signer(), moved)
+            _publish(self.folder, self._load_signers(), moved)
 
     def note_arrival(self, name: str, aggregator: str) -> None:
         """Take from a home that has moved and has come to `aggregator` what it might do at the one before."""
         with lock(self.folder):
             entry = self.register.in_force.get(name)
             if entry is not None and entry.moved_from is not None and entry.above == aggregator:
-                _publish(self.folder, self._load_signer(), self.register.describe(name, moved_from=None))
+                _publish(self.folder, self._load_signers(), self.register.describe(name, moved_from=None))
 
     def describe(self, *nodes: Node) -> None:
         """Take up how many homes are behind each of these nodes, and the limit of their connections."""
@@ -273,7 +370,7 @@ class Authority:
                 if (entry.homes, entry.max_kw) != (node.homes, node.max_kw):
                     register = register.describe(node.name, homes=node.homes, max_kw=node.max_kw)
             if register.number != self.register.number:
-                _publish(self.folder, self._load_signer(), register)
+                _publish(self.folder, self._load_signers(), register)
 
     def found_grid(self, grid: Grid) -> None:
         """Write down which grid the authority is for."""
@@ -295,8 +392,13 @@ class Authority:
         """Read what a registrar makes public, as it is between two changes; forget requests that are too old."""
         with lock(self.folder):
             self._requests.forget_old()
-            ca = (self.folder / "authority" / "ca.crt").read_text(encoding="ascii")
-            return Directory(self.register, self.requests, ca, self._read_grid())
+            own, register, outdated = self.folder / "authority", self.register, frozenset[str]()
+            if (own / PREVIOUS).exists():
+                issuer = read_ids(own / "ca.crt")[0]
+                homes = (each for each in register.in_force.values() if each.role is Role.home)
+                outdated = frozenset(home.name for home in homes if home.issuer != issuer)
+            ca = (own / "ca.crt").read_text(encoding="ascii")
+            return Directory(register, self.requests, ca, self._read_grid(), outdated)
 
     def _read_grid(self) -> Grid:
         path = self.folder / "authority" / "grid.json"
@@ -328,8 +430,19 @@ class Authority:
     def _requests(self) -> Requests:
         return Requests(self.folder / "authority" / "requests")
 
-    def _load_signer(self) -> Signer:
-        return Signer.load(self.folder / "authority")
+    def _load_signers(self) -> list[Signer]:
+        """Load the signer, and after it the one before while that is being replaced."""
+        own = self.folder / "authority"
+        signers = [Signer.load(own, self._find_passphrase)]
+        if (own / PREVIOUS / "ca.crt").exists():
+            previous = Signer.load(own / PREVIOUS, self._find_passphrase)
+            signers += [previous] if previous.id != signers[0].id else []
+        return signers
+
+    def _find_passphrase(self, key: Path) -> str:
+        if self._passphrase is None:
+            self._passphrase = find_passphrase(key)
+        return self._passphrase
 
 
 def _read_key(csr: str, name: str) -> str:
@@ -388,19 +501,30 @@ def _place(folder: Path, node: Node) -> Path:
             return folder / _FOLDERS[role] / node.name
 
 
-def _certify(folder: Path, signer: Signer, node: Node, hosts: Sequence[str] = ()) -> CertificateEntry:
+def _certify(
+    folder: Path, signers: Sequence[Signer], register: Register, node: Node, hosts: Sequence[str] = ()
+) -> CertificateEntry:
     """Write a node's key and certificate into its folder; returns its entry for the register."""
     key = new_key()
-    certificate = signer.certify(node.name, key.public_key(), NODE_LIFETIME, hosts)
+    certificate = signers[0].certify(node.name, key.public_key(), _find_lifetime(register, node), hosts)
     place = _place(folder, node)
     make_private(place.parent, place)
     write_key(place / "node.key", key)
     write(place / "node.crt", write_pem(certificate))
-    write(place / "ca.crt", write_pem(signer.certificate))
-    return _enter(node, certificate)
+    _write_trusted(place, signers)
+    return _enter(node, certificate, signers[0])
 
 
-def _enter(node: Node, certificate: x509.Certificate) -> CertificateEntry:
+def _find_lifetime(register: Register, node: Node) -> timedelta:
+    return NODE_LIFETIME if node.role is not Role.home else register.home_lifetime or NODE_LIFETIME
+
+
+def _write_trusted(folder: Path, signers: Sequence[Signer]) -> None:
+    """Write the certificates of the keys that are trusted."""
+    write(folder / "ca.crt", b"".join(write_pem(signer.certificate) for signer in signers))
+
+
+def _enter(node: Node, certificate: x509.Certificate, signer: Signer) -> CertificateEntry:
     """Give the entry of a node's certificate for the register."""
     key = certificate.public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)
@@ -412,17 +536,19 @@ def _enter(node: Node, certificate: x509.Certificate) -> CertificateEntry:
         homes=node.homes,
         max_kw=node.max_kw,
         key=find_id(key),
+        issuer=signer.id,
         serial=f"{certificate.serial_number:x}",
         added=now(),
         expires=certificate.not_valid_after_utc,
     )
 
 
-def _publish(folder: Path, signer: Signer, register: Register) -> None:
+def _publish(folder: Path, signers: Sequence[Signer], register: Register) -> None:
     """Write what the broker reads, then the register."""
-    revocations = signer.revocations(register)
-    write(folder / "authority" / "crl.pem", revocations)
-    write(folder / "broker" / "crl.pem", revocations)
+    revocations = b"".join(signer.revocations(register) for signer in signers)
+    for place in (folder / "authority", folder / "broker"):
+        _write_trusted(place, signers)
+        write(place / "crl.pem", revocations)
     rules = make_rules(entry.node for entry in register.in_force.values())
     write(folder / "broker" / "access.acl", rules.text().encode())
     for name, text in mosquitto.files_in_container().items():

@@ -23,11 +23,14 @@ FORGET_AFTER = timedelta(days=90)
 """The time after which an expired certificate leaves the register, where its owner has had another since."""
 
 
+SHORTEST_LIFETIME = timedelta(hours=1)
+
+
 class CertificateEntry(StrictModel):
     """A certificate in the register: its owner, its serial number in hexadecimal, the times between which it holds.
 
-    `key` is the ID of its public key. `moved_from` is the aggregator of before a move, until the home has come to the
-    other one. Who revoked it is `revoked_by`, the `reason` says why.
+    `key` is the ID of its public key, `issuer` of the authority's by which it is signed. `moved_from` is the aggregator
+    of before a move, until the home has come to the other one. Who revoked it is `revoked_by`, the `reason` says why.
     """
 
     name: Name
@@ -37,6 +40,7 @@ class CertificateEntry(StrictModel):
     homes: Annotated[int, Field(ge=1, le=MAX_NAMES)] = 1
     max_kw: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     key: KeyId | None = None
+    issuer: KeyId | None = None
     serial: Annotated[str, Field(pattern="^[0-9a-f]{1,40}$")]
     added: datetime
     expires: datetime
@@ -53,12 +57,13 @@ class CertificateEntry(StrictModel):
 class Register(StrictModel):
     """Every certificate that the authority ever gave, and the names of the broker's machine.
 
-    `number` grows with each change.
+    `number` grows with each change. A home's certificate holds for `home_lifetime`, where there is one.
     """
 
     schema_version: SchemaVersion = 1
     number: Annotated[int, Field(ge=0)] = 0
     hosts: tuple[str, ...]
+    home_lifetime: Annotated[timedelta | None, Field(ge=SHORTEST_LIFETIME)] = None
     certified: tuple[CertificateEntry, ...]
 
     @property
@@ -96,6 +101,10 @@ class Register(StrictModel):
     def describe(self, name: str, **values: Any) -> Register:
         """Give the owner of a certificate in force other values of `above`, `moved_from`, `homes` or `max_kw`."""
         return self._change_entries(name, values)
+
+    def renumber(self) -> Register:
+        """Count a change of something else."""
+        return self._change()
 
     def _change_entries(self, name: str, values: dict[str, Any]) -> Register:
         changed = (

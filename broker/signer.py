@@ -6,7 +6,7 @@ Certificates are X.509, keys ECDSA on P-256, signatures with SHA-256.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,6 +21,7 @@ from broker.register import RESTORE, Register, now
 from stackelgrid.wire.enrolment import key_id
 
 CA_LIFETIME, NODE_LIFETIME = timedelta(days=365 * 20), timedelta(days=365 * 5)
+_NAME = "Stackelgrid authority"
 BACKDATED = timedelta(days=1)
 """Certificates hold from this long before they are made: a Raspberry Pi has no clock and starts with an old time."""
 
@@ -33,29 +34,48 @@ class Signer:
     certificate: x509.Certificate
 
     @classmethod
-    def new(cls, folder: Path) -> Signer:
-        """Make a key and its certificate in `folder`."""
+    def new(cls, number: int = 1) -> Signer:
+        """Make a key and its certificate; `number` tells those of one authority apart."""
         key = new_key()
-        name = _common_name("Stackelgrid authority")
+        name = _common_name(_NAME if number == 1 else f"{_NAME} {number}")
         builder = _certificate(name, name, key.public_key(), now() + CA_LIFETIME)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
-        signer = cls(key, builder.sign(key, hashes.SHA256()))
-        write_key(folder / "ca.key", key)
-        write(folder / "ca.crt", write_pem(signer.certificate))
-        return signer
+        return cls(key, builder.sign(key, hashes.SHA256()))
 
     @classmethod
-    def load(cls, folder: Path) -> Signer:
-        """Read key and certificate in `folder`. Raises `AuthorityError` for those that are damaged."""
+    def load(cls, folder: Path, find_passphrase: Callable[[Path], str]) -> Signer:
+        """Read the key in `folder`, and its certificate among those that are there.
+
+        Raises `AuthorityError` for what is damaged, and for a passphrase that is not the key's.
+        """
+        pem = (folder / "ca.key").read_bytes()
+        passphrase = find_passphrase(folder / "ca.key").encode() if b"ENCRYPTED" in pem else None
         try:
-            key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
-            certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+            key = serialization.load_pem_private_key(pem, passphrase)
         except (ValueError, TypeError) as error:
+            if passphrase is not None:
+                raise AuthorityError("the passphrase is not that of the key", str(folder), "try again") from None
             raise AuthorityError("the authority's key or certificate is damaged", str(folder), RESTORE) from error
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or certificate.public_key() != key.public_key():
+        try:
+            certificates = x509.load_pem_x509_certificates((folder / "ca.crt").read_bytes())
+        except ValueError as error:
+            raise AuthorityError("the authority's key or certificate is damaged", str(folder), RESTORE) from error
+        own = [each for each in certificates if each.public_key() == key.public_key()]
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not own:
             raise AuthorityError("ca.key is not the key of ca.crt", str(folder), RESTORE)
-        return cls(key, certificate)
+        return cls(key, own[0])
+
+    @property
+    def number(self) -> int:
+        """Its number among those of one authority."""
+        (name,) = self.certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        return int(str(name.value).removeprefix(_NAME) or 1)
+
+    @property
+    def id(self) -> str:
+        """The ID of its key."""
+        return find_id(self.key.public_key())
 
     def certify(
         self, name: str, key: ec.EllipticCurvePublicKey, lifetime: timedelta, hosts: Sequence[str] = ()
@@ -125,15 +145,23 @@ def find_id(key: ec.EllipticCurvePublicKey) -> str:
     return key_id(key.public_bytes(serialization.Encoding.DER, form))
 
 
+def read_ids(certificates: Path) -> list[str]:
+    """Give the IDs of the keys of an authority's certificates in a file."""
+    keys = [each.public_key() for each in x509.load_pem_x509_certificates(certificates.read_bytes())]
+    return [find_id(key) for key in keys if isinstance(key, ec.EllipticCurvePublicKey)]
+
+
 def write_pem(certificate: x509.Certificate) -> bytes:
     """Write a certificate as PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    """Write a private key to a file that its owner alone may read."""
-    plain = serialization.NoEncryption()
-    write(path, key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain), 0o600)
+def write_key(path: Path, key: ec.EllipticCurvePrivateKey, passphrase: str | None = None) -> None:
+    """Write a private key to a file that its owner alone may read, and only with the `passphrase` where it has one."""
+    protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase is not None:
+        protection = serialization.BestAvailableEncryption(passphrase.encode())
+    write(path, key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection), 0o600)
 
 
 def find_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

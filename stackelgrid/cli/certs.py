@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import sys
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from broker.access import Node, Role
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 certs = typer.Typer(
     name="certs",
@@ -31,12 +36,32 @@ Hosts = Annotated[
 CERTS = Path("certs")
 
 
+def _parse_lifetime(text: str) -> timedelta:
+    """Read a time such as 30d or 12h."""
+    found = re.fullmatch(r"(\d{1,5})([dh])", text)
+    time = timedelta(0) if found is None else timedelta(**{{"d": "days", "h": "hours"}[found[2]]: int(found[1])})
+    if not timedelta(hours=1) <= time <= timedelta(days=3650):
+        raise typer.BadParameter(f"{text!r}: give days or hours, such as 30d or 12h, from 1h to 3650d")
+    return time
+
+
 @certs.command()
-def init(folder: Folder = CERTS, host: Hosts = None) -> None:
+def init(
+    folder: Folder = CERTS,
+    host: Hosts = None,
+    lifetime: Annotated[
+        timedelta | None,
+        typer.Option(
+            parser=_parse_lifetime,
+            metavar="TIME",
+            help="The lifetime of homes' certificates, such as 30d or 12h, for homes that renew theirs; else 5 years.",
+        ),
+    ] = None,
+) -> None:
     """Make an authority, and the certificate of the broker."""
     from broker.authority import Authority
 
-    authority = Authority.init(folder, *(host or []))
+    authority = Authority.init(folder, *(host or []), home_lifetime=lifetime)
     print(f"{authority.folder}: an authority; the broker's folder is {authority.folder / 'broker'}")
 
 
@@ -86,6 +111,53 @@ def revoke(
 
 
 @certs.command()
+def renew(
+    names: Annotated[list[str], typer.Argument(metavar="NODE...", help="The nodes' names.")], folder: Folder = CERTS
+) -> None:
+    """Give nodes another key and certificate.
+
+    Those before still hold, so that nothing stops until the folders are on their machines.
+    """
+    from broker.authority import Authority
+
+    authority = Authority(folder)
+    authority.reissue(*names)
+    for name in names:
+        print(f"{authority.place(authority.register.in_force[name].node)}: take the folder to the machine of {name}")
+
+
+@certs.command()
+def passphrase(folder: Folder = CERTS) -> None:
+    """Give the authority's key a passphrase, or another one.
+
+    It is taken from STACKELGRID_CA_PASSPHRASE or the file STACKELGRID_CA_PASSPHRASE_FILE, or asked for.
+    """
+    from broker.authority import Authority
+
+    authority = Authority(folder)
+    authority.protect()
+    print(f"{authority.folder / 'authority' / 'ca.key'} has the new passphrase")
+
+
+@certs.command()
+def rotate(
+    finish: Annotated[bool, typer.Option("--finish", help="Trust the new key alone.")] = False,
+    folder: Folder = CERTS,
+) -> None:
+    """Replace the authority's key, in two steps: both are trusted in between."""
+    from broker.authority import Authority
+
+    authority = Authority(folder)
+    broker = authority.folder / "broker"
+    if finish:
+        authority.finish_rotation()
+        print(f"the new key alone is trusted; {broker} has new certificates")
+    else:
+        authority.rotate()
+        print(f"a new key signs from now on, and both are trusted; {broker} says so")
+
+
+@certs.command()
 def move(
     name: Annotated[str, typer.Argument(metavar="HOME", help="The home's name.")],
     aggregator: Annotated[str, typer.Argument(metavar="AGGREGATOR", help="The aggregator that it is to be below.")],
@@ -107,7 +179,6 @@ def requests(folder: Folder = CERTS) -> None:
 
     Approve one only if the home shows the same fingerprint.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from broker.authority import Authority
@@ -127,7 +198,7 @@ def requests(folder: Folder = CERTS) -> None:
             f"{each.received:%Y-%m-%d %H:%M}",
             state,
         )
-    Console(highlight=False, soft_wrap=True, markup=False).print(table)
+    _print_table(table)
 
 
 @certs.command()
@@ -177,6 +248,7 @@ def serve(
     from stackelgrid.transport.mqtt import MqttTransport
 
     authority = Authority(folder)
+    authority.unlock()
     grid = authority.read_directory().grid
     address = broker or grid.broker
     encrypted = Address.parse(address).encrypted
@@ -196,7 +268,6 @@ def serve(
 @certs.command(name="list")
 def list_(folder: Folder = CERTS) -> None:
     """List all certificates."""
-    from rich.console import Console
     from rich.table import Table
 
     from broker.authority import Authority
@@ -213,7 +284,14 @@ def list_(folder: Folder = CERTS) -> None:
         table.add_row(
             each.name, each.role, each.above or "", f"{each.added:%Y-%m-%d}", f"{each.expires:%Y-%m-%d}", state
         )
-    Console(highlight=False, soft_wrap=True, markup=False).print(table)
+    _print_table(table)
+
+
+def _print_table(table: Table) -> None:
+    """Print a table with a line for each row, however long."""
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=True, markup=False, width=1000).print(table)
 
 
 def _who() -> str:

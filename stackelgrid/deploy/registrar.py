@@ -4,7 +4,7 @@ What the operator decides is in the authority's folder, which is read once a sec
 
     stackelgrid/RUN/registrar/roster          the homes of each aggregator, for the leader; retained
     stackelgrid/RUN/registrar/HOME/place      a home's aggregator, and the limit of its connection; retained
-    stackelgrid/RUN/registrar/NODE/answer     a certificate that was renewed; retained
+    stackelgrid/RUN/registrar/NODE/answer     a certificate that was renewed, or a word that it should be; retained
     stackelgrid/enrolment/ID/answer           what has become of a stranger's request, now and when it asks again
 
 Requests come from strangers. One that is too long, is no request, or may not be, is refused and counted; of a flood
@@ -278,6 +278,8 @@ class Registrar:
                 topic = stranger_topic(request.id, "answer")
             if request.state != "approved" or (request.id in granted and request.name in directory.register.in_force):
                 yield topic, _answer(request, directory).write()
+        for name in directory.outdated:
+            yield node_topic(self._run, name, "answer"), Answer(state="renew").write()
 
 
 def _is_strangers(topic: str) -> bool:

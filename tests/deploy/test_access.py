@@ -945,3 +945,31 @@ def test_addressed_game_is_played_without_refusals(tmp_path: Path) -> None:
         play(site, scenario, tmp_path)
         assert_as_in_memory(scenario, tmp_path)
         assert site.counts() == Counter()
+
+
+def test_certificates_by_the_old_key_and_the_new_one_are_admitted_until_the_old_one_is_dropped(tmp_path: Path) -> None:
+    """Those with an old certificate trust the old key alone; no connection is lost."""
+    with opened(tmp_path, [LEADER, A1, *HOMES[::2]]) as site:
+        port, connected, old = site.running.port, site["a1"], site.tls("h1").context()
+        copied = site.tls("h3").context()
+        with site.reloaded():
+            site.authority.rotate()
+        knock(port, old)
+        with site.reloaded():
+            site.authority.reissue("leader", "h1")
+        new = site.tls("h1").context()
+        for context in (new, old, site.tls("leader").context()):
+            knock(port, context)
+        with site.reloaded():
+            site.authority.revoke("h3")  # its certificate is by the old key
+        with pytest.raises(RefusedError):
+            knock(port, copied)
+        with site.reloaded():
+            site.authority.reissue("a1", "h5")
+        with site.reloaded():
+            site.authority.finish_rotation()
+        knock(port, new)
+        with pytest.raises(RefusedError):
+            knock(port, old)
+        until(lambda: site.counts()["?", "certificate"] > 0)
+        assert not connected.gone.is_set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import ipaddress
 import json
 import multiprocessing
@@ -11,6 +12,7 @@ import ssl
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from broker import files as room
 from broker.access import Node, Role, Rules
 from broker.authority import BROKER, Authority
 from broker.files import AuthorityError
-from broker.register import Register
+from broker.register import Register, now
 from stackelgrid import cli
 
 LEADER, A1, H1 = Node("leader", Role.leader), Node("a1", Role.aggregator, "leader"), Node("h1", Role.home, "a1")
@@ -331,6 +333,196 @@ def test_authority_reports_a_folder_that_cannot_be_written(
     assert "h2" not in authority.register.in_force
 
 
+# The authority's own key.
+
+
+def test_key_with_passphrase_signs_only_for_who_knows_it(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key = authority.folder / "authority" / "ca.key"
+    monkeypatch.setenv("STACKELGRID_CA_PASSPHRASE", "five words are not many")
+    authority.protect()
+    assert b"ENCRYPTED" in key.read_bytes() and stat.S_IMODE(key.stat().st_mode) == 0o600
+    Authority(authority.folder).add(Node("h2", Role.home, "a1"))
+    monkeypatch.delenv("STACKELGRID_CA_PASSPHRASE")
+    before = everything(authority.folder)
+    with pytest.raises(AuthorityError, match="nobody can be asked"):
+        Authority(authority.folder).revoke("h2")
+    for name, passphrase in (("right", "five words are not many\n"), ("wrong", "another passphrase")):
+        (tmp_path / name).write_text(passphrase)
+    monkeypatch.setenv("STACKELGRID_CA_PASSPHRASE_FILE", str(tmp_path / "wrong"))
+    with pytest.raises(AuthorityError, match="not that of the key"):
+        Authority(authority.folder).revoke("h2")
+    monkeypatch.setenv("STACKELGRID_CA_PASSPHRASE_FILE", str(tmp_path / "missing"))
+    with pytest.raises(AuthorityError, match=r"missing cannot be read"):
+        Authority(authority.folder).revoke("h2")
+    assert everything(authority.folder) == before
+    monkeypatch.setenv("STACKELGRID_CA_PASSPHRASE_FILE", str(tmp_path / "right"))
+    Authority(authority.folder).revoke("h2")
+    assert authority.register.number > Register.model_validate_json(before["authority/register.json"]).number
+    secret = b"five words"
+    assert not [path for path, content in everything(authority.folder).items() if secret in content]
+
+
+def test_passphrase_is_asked_for_and_never_shown(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter(["a good passphrase", "a good passphrase"])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("getpass.getpass", lambda question: next(answers))
+    authority.protect()
+    answers = iter(["short"])
+    with pytest.raises(AuthorityError, match="5 characters"):
+        authority.protect()
+    answers = iter(["a better passphrase", "a bitter passphrase"])
+    with pytest.raises(AuthorityError, match="differ"):
+        authority.protect()
+    answers = iter(["a good passphrase", "a better passphrase", "a better passphrase"])
+    Authority(authority.folder).protect()
+    answers = iter(["a better passphrase"])  # once, however many changes there are
+    again = Authority(authority.folder)
+    again.add(Node("h2", Role.home, "a1"))
+    again.revoke("h2")
+    assert "passphrase" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_openssl_reads_a_key_with_passphrase(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STACKELGRID_CA_PASSPHRASE", "five words are not many")
+    authority.protect()
+    key = str(authority.folder / "authority" / "ca.key")
+    words = ["openssl", "pkey", "-in", key, "-noout", "-passin"]
+    assert subprocess.run([*words, "env:STACKELGRID_CA_PASSPHRASE"], check=False, capture_output=True).returncode == 0
+    assert subprocess.run([*words, "pass:another"], check=False, capture_output=True).returncode != 0
+
+
+def test_homes_have_the_lifetime_that_the_authority_gives_them(tmp_path: Path) -> None:
+    authority = Authority.init(tmp_path / "certs", home_lifetime=timedelta(hours=12))
+    authority.add(LEADER, A1, H1)
+    lifetimes = {name: each.expires - each.added for name, each in authority.register.in_force.items()}
+    assert abs(lifetimes["h1"] - timedelta(hours=12)) < timedelta(minutes=1)
+    assert all(lifetime > timedelta(days=1800) for name, lifetime in lifetimes.items() if name != "h1")
+
+
+def test_expired_certificates_leave_the_register_but_for_the_last_of_a_name(authority: Authority) -> None:
+    register = authority.register
+    old = now() - timedelta(days=100)
+    aged = [each.model_copy(update={"expires": old}) if each.name == "h1" else each for each in register.certified]
+    register = register.model_copy(update={"certified": tuple(aged)})
+    assert "h1" in {each.name for each in register.enter().certified}
+    (h1,) = (each for each in register.certified if each.name == "h1")
+    renewed = register.enter(h1.model_copy(update={"serial": "f" * 8, "expires": now()}))
+    assert [each.serial for each in renewed.certified if each.name == "h1"] == ["f" * 8]
+
+
+# Another key.
+
+
+def verify(path: Path, ca: Path) -> bool:
+    trusted = x509.load_pem_x509_certificates(ca.read_bytes())
+    issued = certificate(path)
+    for each in trusted:
+        try:
+            issued.verify_directly_issued_by(each)
+        except Exception:
+            continue
+        return True
+    return False
+
+
+def test_both_keys_are_trusted_until_everybody_has_a_certificate_by_the_new_one(authority: Authority) -> None:
+    ca, h1 = authority.folder / "broker" / "ca.crt", authority.place(H1)
+    with pytest.raises(AuthorityError, match="no key is being replaced"):
+        authority.finish_rotation()
+    first = ca.read_bytes()
+    authority.rotate()
+    assert len(x509.load_pem_x509_certificates(ca.read_bytes())) == 2 and ca.read_bytes().endswith(first)
+    assert verify(authority.folder / "broker" / "node.crt", h1 / "ca.crt")  # who has not heard of it trusts the broker
+    with pytest.raises(AuthorityError, match="being replaced already"):
+        authority.rotate()
+    with pytest.raises(AuthorityError, match="3 nodes have no certificate by the new key: leader, a1, h1"):
+        authority.finish_rotation()
+    before = authority.register.in_force["h1"]
+    authority.reissue("leader", "a1")
+    authority.revoke("h1")
+    authority.add(Node("h2", Role.home, "a1"))
+    crls = (authority.folder / "broker" / "crl.pem").read_bytes().split(b"-----END X509 CRL-----\n")[:-1]
+    lists = [x509.load_pem_x509_crl(crl + b"-----END X509 CRL-----\n") for crl in crls]
+    assert len(lists) == 2 and all(int(before.serial, 16) in {each.serial_number for each in crl} for crl in lists)
+    assert not verify(authority.place(A1) / "node.crt", h1 / "ca.crt") and verify(authority.place(A1) / "node.crt", ca)
+    authority.finish_rotation()
+    (only,) = x509.load_pem_x509_certificates(ca.read_bytes())
+    assert only.public_bytes(serialization.Encoding.PEM) != first
+    for path in (authority.folder / "broker" / "node.crt", authority.place(A1) / "node.crt"):
+        assert verify(path, ca)
+    assert verify(authority.folder / "broker" / "node.crt", authority.place(A1) / "ca.crt")
+    assert not (authority.folder / "authority" / "previous").exists()
+    authority.rotate()  # and again
+    names = {each.subject.rfc4514_string() for each in x509.load_pem_x509_certificates(ca.read_bytes())}
+    assert names == {"CN=Stackelgrid authority 2", "CN=Stackelgrid authority 3"}
+
+
+@pytest.mark.parametrize("at", ["ca.crt", "ca.key", "access.acl", "register.json"])
+@pytest.mark.parametrize("step", ["rotate", "finish_rotation"])
+def test_interrupted_rotation_is_repaired_by_repeating_it(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, at: str, step: str
+) -> None:
+    replace, cuts = Path.replace, iter([True])
+
+    def cut(self: Path, target: Path) -> Path:
+        if Path(target).name == at and Path(target).parent.name != "previous" and next(cuts, False):
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    if step == "finish_rotation":
+        authority.rotate()
+        authority.reissue("leader", "a1", "h1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", cut)
+        try:
+            getattr(authority, step)()
+        except KeyboardInterrupt:
+            Authority(authority.folder).add(Node("h2", Role.home, "a1"))  # between the two it works
+            with suppress(AuthorityError):  # it was begun
+                getattr(Authority(authority.folder), step)()
+    if step == "rotate":
+        assert len(x509.load_pem_x509_certificates((authority.folder / "broker" / "ca.crt").read_bytes())) == 2
+        authority.reissue(*(set(authority.register.in_force) - {"broker"}))
+        authority.finish_rotation()
+    ca = authority.folder / "broker" / "ca.crt"
+    assert len(x509.load_pem_x509_certificates(ca.read_bytes())) == 1
+    assert verify(authority.folder / "broker" / "node.crt", ca) and verify(authority.place(H1) / "node.crt", ca)
+
+
+def test_certificate_is_renewed_in_its_folder_and_the_one_before_still_holds(authority: Authority) -> None:
+    before, key = authority.register.in_force["a1"], (authority.place(A1) / "node.key").read_bytes()
+    authority.reissue("a1")
+    after = authority.register.in_force["a1"]
+    assert after.serial != before.serial and (authority.place(A1) / "node.key").read_bytes() != key
+    assert before in authority.register.certified and revoked(authority) == set()
+    shutil.rmtree(authority.place(H1))  # as of a home that made its key
+    for name, told in (("h9", "no 'h9' here"), ("broker", "one certificate at a time"), ("h1", "with 'h1' alone")):
+        with pytest.raises(AuthorityError, match=told):
+            authority.reissue(name)
+
+
+@pytest.mark.skipif(not shutil.which("flock") or not shutil.which("tar"), reason="flock or tar is not installed")
+def test_backup_of_the_folder_is_restored_elsewhere(authority: Authority, tmp_path: Path) -> None:
+    folder, backup, elsewhere = authority.folder, str(tmp_path / "backup.tar"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    lock = str(folder / "authority" / ".lock")
+    subprocess.run(["flock", lock, "tar", "-C", str(tmp_path), "-cf", backup, folder.name], check=True)
+    subprocess.run(["tar", "-C", str(elsewhere), "-xpf", backup], check=True)
+    before = everything(folder)
+    shutil.rmtree(folder)
+    restored = Authority(elsewhere / folder.name)
+    assert everything(restored.folder) == before
+    assert stat.S_IMODE((restored.folder / "authority" / "ca.key").stat().st_mode) == 0o600
+    restored.revoke("h1")
+    restored.add(H1)
+    assert verify(restored.place(H1) / "node.crt", restored.place(A1) / "ca.crt")
+
+
 # The command.
 
 
@@ -351,7 +543,7 @@ def test_certs_command_from_init_to_list(
         "add a1 --role aggregator --above leader",
         "add h1 --above a1",
         "add desk --role observer",
-        "revoke h1",
+        "revoke h1 --reason moved",
         "add h1 --above a1",
         "add broker --role broker --host 192.0.2.7",
     ):
@@ -363,7 +555,11 @@ def test_certs_command_from_init_to_list(
     rows = [line.split() for line in out.splitlines()[1:]]
     assert [row[0] for row in rows] == ["broker", "broker", "leader", "a1", "h1", "h1", "desk"]
     assert ["revoked" in row for row in rows] == [True, False, False, False, True, False, False]
+    assert f"by {getpass.getuser()}: moved" in out
     assert Authority(Path("certs")).register.hosts[-2:] == ("grid.example.org", "192.0.2.7")
+    for words in ("renew a1", "rotate", "renew leader a1 h1 desk", "rotate --finish"):
+        code, out, err = command(monkeypatch, capfd, *words.split())
+        assert code == 0 and out and not err and "PRIVATE" not in out
     for words, told in (
         ("init", "there is one already"),
         ("add h1 --above a1", "has a certificate already"),
@@ -371,6 +567,11 @@ def test_certs_command_from_init_to_list(
         ("add h2 --above a1 --host x", "to which no node connects"),
         ("revoke h7", "no 'h7' here"),
         ("list --dir elsewhere", "there is no authority"),
+        ("init --dir new --lifetime 3", "30d or 12h"),
+        ("init --dir new --lifetime 5d2", "30d or 12h"),
+        ("renew h7", "no 'h7' here"),
+        ("rotate --finish", "no key is being replaced"),
+        ("passphrase", "nobody can be asked"),
         ("add h2 --role king", "king"),
     ):
         code, out, err = command(monkeypatch, capfd, *words.split())

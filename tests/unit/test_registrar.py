@@ -336,6 +336,22 @@ def test_certificate_is_renewed_near_its_end_and_the_one_before_still_holds(desk
     assert {f"{each.serial_number:x}" for each in crl} == {before.serial, entry.serial}
 
 
+def test_home_is_asked_to_renew_while_the_authoritys_key_is_replaced(desk: Desk) -> None:
+    desk.authority.rotate()
+    desk.look()
+    asked = {topic: said["state"] for topic, said in desk.retained.items() if topic.endswith("/answer")}
+    assert asked == {node_topic("g", home, "answer"): "renew" for home in ("h1", "h2")}
+    h1 = Applicant("h1")
+    partial_send(desk, "h1", NodeRequest(name="h1", renew=h1.csr()))()
+    answer = desk.retained[node_topic("g", "h1", "answer")]
+    new, old = x509.load_pem_x509_certificates(answer["ca"].encode())
+    certificate = x509.load_pem_x509_certificate(answer["certificate"].encode())
+    certificate.verify_directly_issued_by(new)
+    assert new.public_key() != old.public_key() and desk.counts() == {}
+    partial_send(desk, "h1", NodeRequest(name="h1", renew=Applicant("h1").csr()))()
+    assert desk.counts() == {"early": 1}
+
+
 def partial_send(desk: Desk, name: str, request: NodeRequest) -> Any:
     return lambda: desk.send(node_topic("g", name, "request"), request.write())
 
