@@ -137,6 +137,7 @@ def build(config: EmcConfig[Any]) -> RunNode:
 
     node = _node(config, create, act, remember, memory, listen)
     devices.on_status = partial(setattr, node.progress, "home")
+    devices.list_grid_problems = node.progress.list_problems
     if history is not None:
         _record_devices(devices, history, 60 if config.calendar is None else config.calendar.slot_minutes)
     if prices is not None:

@@ -84,6 +84,8 @@ class HomeDevices:
         """Gives the plan from a time on that is best for the home alone. Raises `ValueError` where there is none."""
         self.wake: Callable[[], None] = lambda: None
         self.on_status: Callable[[HomeStatus], None] = lambda status: None
+        self.list_grid_problems: Callable[[], list[str]] = list
+        """Lists why the home has no part in the grid, which the household is to see too."""
         self.on_load: Callable[[float], None] = lambda kw: None
         self.will_stands = True
         """False until the broker knows at what power the storage rests when this process dies."""
@@ -369,7 +371,8 @@ class HomeDevices:
         return self._act(now)
 
     def _publish(self, orders: Orders, status: HomeStatus, local: datetime, now: float) -> list[Publish]:
-        messages: dict[str, Any] = {f"{self._topic}/state": status.record() | self._describe(orders, local)}
+        problems = {"problems": [*status.problems, *self.list_grid_problems()]}
+        messages: dict[str, Any] = {f"{self._topic}/state": status.record() | problems | self._describe(orders, local)}
         if self._clock_is_right and orders.plan is not None:
             messages[f"{self._topic}/schedule"] = orders.plan.model_dump(mode="json", exclude_none=True)
         setpoint = self._settings.storage_setpoint

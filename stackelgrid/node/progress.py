@@ -40,8 +40,8 @@ class Progress:
     the monotonic clock. `remarks` are lines that whoever looks after the node should see. `home` is the state of a home
     with devices, None in other nodes. `missing` is how many members a coordinator missed in the last round that it
     finished, by what it did about them. `settled_at` is when it was settled last, in seconds since 1970, None before.
-    `plan_until` is the end of what was settled, None without one or without dates.
-    `certificate` is what an observer found out about that.
+    `plan_until` is the end of what was settled, None without one or without dates. `certificate` is what an observer
+    found out about that. `shut_out` is why the broker does not accept the node, None as long as it does.
     """
 
     def __init__(self) -> None:
@@ -52,6 +52,7 @@ class Progress:
         self.missing: Mapping[str, int] = {}
         self.settled_at: float | None = None
         self.plan_until: datetime | None = None
+        self.shut_out: str | None = None
         self.certificate: Verdict | None = None
         self.home: HomeStatus | None = None
         self.refusal: str | None = None
@@ -61,6 +62,16 @@ class Progress:
         self.working_since: float | None = None
         self.on_round: Callable[[Account], None] = lambda account: None
         self.on_work: Callable[[float], None] = lambda seconds: None
+
+    def list_problems(self) -> list[str]:
+        """List why the node has no part in the grid, in words for whoever looks after it."""
+        problems = []
+        if self.refusal is not None:
+            what = "ignores all answers of this home" if self.is_ignored else "refused the last answer of this home"
+            problems.append(f"the grid {what}: {self.refusal}")
+        if self.shut_out is not None:
+            problems.append(f"the grid's broker does not accept this home: {self.shut_out}")
+        return problems
 
     def start_round(self, number: int) -> None:
         """Note that a round is on; an answer that was refused in an earlier one is forgotten once one was not."""

@@ -185,6 +185,8 @@ class Heartbeat:
 
     def show(self) -> None:
         """Show the status once."""
+        traffic = self._status.traffic
+        self._status.progress.shut_out = traffic.failure if traffic.refused else None
         for outlet in self._outlets:
             try:
                 outlet.show(self._status)

@@ -39,6 +39,7 @@ from stackelgrid.calendar import Calendar, Session
 from stackelgrid.games.user_oriented import GAME
 from stackelgrid.games.user_oriented.home import Home, HomeProblem, UserOrientedHomes
 from stackelgrid.games.user_oriented.messages import Price
+from stackelgrid.node.progress import Progress
 from stackelgrid.registry import find
 from stackelgrid.rounds.settings import DayPlan, HomeModel
 from stackelgrid.transport.base import Action, Compute, Publish
@@ -955,6 +956,19 @@ def test_problem_sensor_of_home_assistant_says_what_is_wrong() -> None:
     assert render(problem["value_template"], value_json=state) == "ON"
     (said,) = json.loads(render(problem["json_attributes_template"], value_json=state))["problems"]
     assert "emc-node/h1/take_part/set is not understood" in said
+
+
+def test_household_sees_that_the_home_has_no_part_in_the_grid() -> None:
+    home_devices, _ = start_devices(plan_for(HOME), Clock())
+    progress = Progress()
+    home_devices.list_grid_problems = progress.list_problems
+    home_devices.start(0.0)
+    progress.note_refusal(4, "too much", final=True)
+    progress.shut_out = "certificate revoked"
+    assert published(home_devices.tick(60.0))[STATE]["problems"] == [
+        "the grid ignores all answers of this home: too much",
+        "the grid's broker does not accept this home: certificate revoked",
+    ]
 
 
 def test_discovery_has_no_storage_entities_without_a_storage() -> None:

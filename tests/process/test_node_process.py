@@ -512,6 +512,16 @@ def a_status(traffic: Traffic | None, progress: Progress | None = None) -> Statu
     return Status("run-1", "h1", progress or Progress(), Mailbox(), transport)
 
 
+def test_heartbeat_notes_that_the_broker_does_not_accept_the_node() -> None:
+    traffic, progress = Traffic(failure="certificate revoked", refused=True), Progress()
+    heartbeat = Heartbeat(a_status(traffic, progress), [])
+    heartbeat.show()
+    assert progress.list_problems() == ["the grid's broker does not accept this home: certificate revoked"]
+    traffic.failure, traffic.refused = "Connection refused", False
+    heartbeat.show()
+    assert progress.list_problems() == []
+
+
 def test_status_is_connecting_then_the_nodes_state_then_its_end() -> None:
     traffic, progress = Traffic(), Progress()
     status = a_status(traffic, progress)
