@@ -76,7 +76,7 @@ class Gates(StrictModel):
         assert self.day_ahead is not None
         hour, minute = map(int, self.day_ahead.split(":"))
         there = session.start.replace(tzinfo=None) - timedelta(days=1)
-        return there.replace(hour=hour, minute=minute, tzinfo=zone).astimezone(UTC).astimezone(zone)
+        return there.replace(hour=hour, minute=minute, fold=0, tzinfo=zone).astimezone(UTC).astimezone(zone)
 
     def check(self, calendar: Calendar | None) -> None:
         """Raise `ValueError` where the sessions of a calendar cannot open by these gates."""
@@ -84,7 +84,8 @@ class Gates(StrictModel):
             what = "there is no calendar" if calendar is None else "the calendar has one session"
             raise ValueError(f"gates: {what}, and gates open one session after the other; give calendar.days")
         for before, session in pairwise(calendar.sessions):
-            if self.open_at(session) <= self.open_at(before):
+            # Python compares two times of one place by their clocks, which show an hour twice in autumn.
+            if self.open_at(session).astimezone(UTC) <= self.open_at(before).astimezone(UTC):
                 raise ValueError(
                     f"gates.day_ahead: sessions {before.number} and {session.number} both open at "
                     f"{self.open_at(session).isoformat()}; let each begin on a day of its own (calendar.every: 24h), "

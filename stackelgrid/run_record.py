@@ -143,8 +143,8 @@ class RunRecord:
 
     @property
     def stopped(self) -> str:
-        """Why the leader ended the run before the rounds ran out, though nothing was found; empty where it did not."""
-        return str(self.conclusion.get("stopped", ""))
+        """Why the leader ended the run before the rounds ran out, or skipped the session; empty where it did not."""
+        return str(self.conclusion.get("stopped") or self.conclusion.get("skipped", ""))
 
     @property
     def lost(self) -> bool:

@@ -143,7 +143,7 @@ class RunResult(StrictModel, Generic[Found]):
     numbers are sums, and `outcome` and `certificate` are those of each session alone.
 
     - `settled`: whether the leader's stopping rule was met, `complete`: on a round that everybody answered;
-    - `stopped`: why the leader ended it before the rounds ran out, empty where it did not;
+    - `stopped`: why the leader ended it before the rounds ran out, or skipped a session; empty where it did not;
     - `rounds`: of the leader, `inner_rounds`: of the aggregator that played most rounds with its homes, `questions`:
       that one home was asked;
     - `messages`, `bytes`: messages that the nodes sent and bytes of their payloads; `rejected`: messages ignored, by

@@ -19,7 +19,7 @@ from stackelgrid.gates import Gates, Timetable
 from stackelgrid.node.ledger import SqliteLedger
 from stackelgrid.node.record import discard, has_last_record, open_record, read_whole_lines
 from stackelgrid.rounds.ledger import Entry
-from stackelgrid.run_record import FaultRecord
+from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import load
 from stackelgrid.scenarios.files import ScenarioError
 from stackelgrid.testbed import in_memory
@@ -75,6 +75,19 @@ def test_gate_day_ahead_is_by_the_clock_of_the_place() -> None:
 
 def test_gate_intraday_is_so_many_minutes_before() -> None:
     assert make_gates(intraday_minutes=15).open_at(SESSIONS[0]).isoformat() == "2026-03-26T23:45:00+01:00"
+
+
+def test_gates_of_the_hour_that_is_there_twice_open_one_after_the_other() -> None:
+    autumn = {"start": "2026-10-25T00:00", "timezone": "Europe/Berlin", "horizon": "1h", "days": 1}
+    calendar = Calendar.model_validate(autumn)
+    gates = make_gates(intraday_minutes=60)
+    gates.check(calendar)
+    second, third = (gates.open_at(session).isoformat() for session in calendar.sessions[3:5])
+    assert (second, third) == ("2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00")
+    table = Timetable(calendar.sessions, gates, lambda now: datetime(2026, 10, 25, 0, 30, tzinfo=UTC))
+    due, following = table.find_next(4, 0.0), table.find_next(5, 0.0)
+    assert due is not None and (due.number, due.at) == (4, 0.0)
+    assert following is not None and (following.number, following.at) == (5, 1800.0)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +258,18 @@ def test_last_line_of_a_long_file_is_found_from_its_end(tmp_path: Path, length: 
         file.write('{"session": 9')  # not whole
     assert has_last_record(path, 8) and not has_last_record(path, 9)
     assert not has_last_record(tmp_path / "none", 9)
+
+
+def test_result_of_a_skipped_session_says_why() -> None:
+    ended = {"settled": True, "complete": True}
+    record = RunRecord("memory", "none", 1)
+    record.conclusion["sessions"] = [
+        {"session": 1, **ended},
+        {"session": 2, "settled": False, "complete": False, "skipped": "too late"},
+    ]
+    record.divide(2)
+    assert (record.sessions[1].stopped, record.sessions[2].stopped) == ("", "too late")
+    assert not record.settled
 
 
 def test_ledger_drops_what_was_before_with_the_next_entry(tmp_path: Path) -> None:
