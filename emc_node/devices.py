@@ -24,7 +24,7 @@ from emc_node.device_settings import HOURS, OWN, DeviceSettings, Power, Setpoint
 from emc_node.failsafe import Memory, Orders, Override, StorageControl, StorageLimits
 from emc_node.limit import NO_BOUNDS, Bounds, Limit
 from emc_node.plan import Plan, list_clock_hours
-from emc_node.readings import LARGEST_MESSAGE, Readings
+from emc_node.readings import LARGEST_MESSAGE, Readings, find_ranges
 from stackelgrid.calendar import Session
 from stackelgrid.model import StrictModel, list_mistakes
 from stackelgrid.node.home_status import HomeStatus
@@ -42,8 +42,6 @@ _CLOCK_CHECK_S = 60.0
 _LEAST_PAUSE_S = 0.01
 _SOON = timedelta(hours=1)
 """A session that begins in more time than this does not begin with the temperature of now."""
-_TEMPERATURES = (-20.0, 100.0)
-"""Plausible temperatures of a room or tank, degrees C."""
 _STEADY_S = 10.0
 """Seconds after which the load that is measured has in it what the storage was last told."""
 _TRY_AGAIN_S = 900.0
@@ -101,12 +99,7 @@ class HomeDevices:
         self._control = StorageControl(storage, settings.fail_safe, settings.limit, clock(), memory)
         self._lock = threading.RLock()  # around the control, which another thread gives the settled plans
         self._alone_at: float | None = None  # when it last began to look for what is best for it alone
-        full = {"%": 100.0, "kWh": self._capacity_kwh or 0.0, "Wh": 1000 * (self._capacity_kwh or 0.0)}
-        charge = settings.meter.state_of_charge
-        ranges = {"room_temperature": _TEMPERATURES}
-        if charge is not None:
-            ranges["state_of_charge"] = (0.0, full[charge.unit])
-        self._readings = Readings(settings.meter, ranges)
+        self._readings = Readings(settings.meter, find_ranges(settings.meter, self._capacity_kwh))
         self._level_measured, self._started_at = threading.Event(), time.monotonic()
         self._other_kw: float | None = None
         self._last_published: dict[str, bytes] = {}

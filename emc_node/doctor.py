@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 from emc_node import openssl
 from emc_node.clock import is_synchronised
 from emc_node.config import EmcConfig, assemble, config_model
-from emc_node.device_settings import DeviceSettings, Power, StateOfCharge
+from emc_node.device_settings import DeviceSettings
 from emc_node.init import CONFIG, FOLDER, STATE
 from emc_node.openssl import OpensslError
-from emc_node.readings import read_number
+from emc_node.readings import Readings, find_ranges
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.config import load
 from stackelgrid.node.record import discard
@@ -39,8 +39,6 @@ LISTEN_S = 10.0
 LEAST_FREE = 50 * 2**20
 """Bytes that should be free on a disk."""
 IN_ORDER, FAILS = 0, 1
-
-Channel = Power | StateOfCharge
 
 
 class Finding(NamedTuple):
@@ -187,19 +185,16 @@ def _examine_disk(config: EmcConfig[Any]) -> Iterator[Finding]:
             yield Finding("disk", True, f"{folder}: written and confirmed in {took}, {room}")
 
 
-class SensorReader:
-    """A node on the home's broker that takes one reading of each channel, and leaves after `LISTEN_S` seconds at most.
-
-    One that is sent now is better than one that the broker had retained.
-    """
+class Listener:
+    """A node on the home's broker that listens until each of its sensors has sent something, `LISTEN_S` at most."""
 
     name = "doctor"
     last_will: Publish | None = None
 
-    def __init__(self, channels: Sequence[Channel]) -> None:
-        self.subscriptions = list(dict.fromkeys(channel.topic for channel in channels))
-        self.received: dict[str, bytes] = {}
-        self.retained: dict[str, bytes] = {}
+    def __init__(self, readings: Readings) -> None:
+        self.readings = readings
+        self.subscriptions = list(dict.fromkeys(readings.topics))
+        self._heard: set[str] = set()
         self._leave_at: float | None = None
 
     def start(self, now: float) -> Sequence[Action]:
@@ -208,13 +203,14 @@ class SensorReader:
         return []
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
-        """Take a reading; leave with that of the last sensor."""
-        self.received[topic] = payload
-        return [Finish()] if self.received.keys() >= {*self.subscriptions} else []
+        """Take a message; leave with that of the last sensor."""
+        self.readings.take(topic, payload, datetime.now(UTC), retained=False)
+        self._heard.add(topic)
+        return [Finish()] if self._heard >= {*self.subscriptions} else []
 
     def receive_retained(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
-        """Take a reading of unknown age."""
-        self.retained[topic] = payload
+        """Take a message of unknown age."""
+        self.readings.take(topic, payload, datetime.now(UTC), retained=True)
         return []
 
     def tick(self, now: float) -> Sequence[Action]:
@@ -230,40 +226,28 @@ def _examine_sensors(config: EmcConfig[Any], devices: DeviceSettings) -> Iterato
     """Examine the home's own broker and what its sensors report."""
     login = None if devices.login is None else (devices.login.user, devices.login.password)
     transport = MqttTransport(devices.broker, login=login, connect_timeout_s=CONNECT_S)
-    channels = {f"meter.{name}": channel for name, channel in devices.meter if channel is not None}
-    reader = SensorReader(list(channels.values()))
-    if not channels:
-        yield _visit("devices.broker", transport)
-        return
+    meter = devices.meter
+    ranges = find_ranges(meter, config.homes[0].storage_capacity_kwh())
+    if meter.load is not None and config.max_kw is not None:
+        most = config.max_kw * abs(meter.load.per_kw)
+        ranges["load"] = (-most, most)
+    listener = Listener(Readings(meter, ranges))
     try:
-        transport.run([reader])
+        transport.run([listener if meter.channels else Visitor()])
     except BrokerUnreachableError as error:
         yield Finding("devices.broker", False, f"{transport.url}: {error.cause}")
         return
     yield Finding("devices.broker", True, f"{transport.url} accepts a connection")
-    for name, channel in channels.items():
-        yield _judge(name, channel, reader, config)
-
-
-def _judge(name: str, channel: Channel, reader: SensorReader, config: EmcConfig[Any]) -> Finding:
-    """Judge what a sensor reported: whether it is a number, and one that can be."""
-    topic = channel.topic
-    age = "now" if topic in reader.received else "retained, its age is unknown"
-    payload = reader.received.get(topic, reader.retained.get(topic))
-    if payload is None:
-        mend = "does the device run, and is this its topic?"
-        return Finding(name, False, f"{topic}: nothing within {LISTEN_S:.0f} s, and nothing is retained; {mend}")
-    value = read_number(payload, channel.path)
-    if value is None:
-        where = f" at path {channel.path}" if channel.path else ""
-        return Finding(name, False, f"{topic}: no number{where} in {payload[:60]!r}; give the path to it")
-    if isinstance(channel, Power):
-        measured, most, unit = value / channel.per_kw, config.max_kw, "kW"
-        possible = most is None or abs(measured) <= most
-    else:
-        most = config.homes[0].storage_capacity_kwh()
-        measured, unit = channel.to_kwh(value, most or 0.0), "kWh"
-        possible = most is None or 0 <= measured <= most
-    if not possible:
-        return Finding(name, False, f"{topic}: {measured:g} {unit}, and {most:g} is the most; give the sensor's unit")
-    return Finding(name, True, f"{topic}: {measured:g} {unit} ({age})")
+    now = datetime.now(UTC)
+    problems = listener.readings.list_problems(now)
+    for key, channel in meter.channels.items():
+        reading = listener.readings.find(key, now)
+        if key in problems:
+            fault = problems[key].removeprefix(f"{key}: ")
+            found = f"{fault}; give its unit, the path to the number, or what is plausible"
+        elif reading is None:
+            found = f"nothing on {channel.topic} within {LISTEN_S:.0f} s, and nothing is retained; does the device run?"
+        else:
+            age = "retained, its age is unknown" if reading.retained else "sent now"
+            found = f"{reading.value:g} {getattr(channel, 'unit', '')}".rstrip() + f" on {channel.topic} ({age})"
+        yield Finding(f"meter.{key}", reading is not None and key not in problems, found)

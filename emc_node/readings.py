@@ -14,6 +14,10 @@ LARGEST_MESSAGE = 65_536
 """The most bytes of a message to a home that are read."""
 
 
+_TEMPERATURES = (-20.0, 100.0)
+"""Plausible temperatures of a room or tank, degrees C."""
+
+
 class Reading(NamedTuple):
     """A number as it was on its topic, and when it came; of one that the broker had `retained` the age is unknown."""
 
@@ -91,6 +95,16 @@ class Readings:
 
 _PRESENCE = {"true": 1.0, "on": 1.0, "home": 1.0, "1": 1.0}
 _PRESENCE |= {"false": 0.0, "off": 0.0, "not_home": 0.0, "away": 0.0, "0": 0.0}
+
+
+def find_ranges(meter: Meter, capacity_kwh: float | None) -> dict[str, tuple[float, float]]:
+    """Find the ranges in which numbers on a topic are plausible, in a home whose storage holds so much."""
+    ranges = {"room_temperature": _TEMPERATURES}
+    if meter.state_of_charge is not None:
+        full = capacity_kwh or 0.0
+        most = {"%": 100.0, "kWh": full, "Wh": 1000 * full}
+        ranges["state_of_charge"] = (0.0, most[meter.state_of_charge.unit])
+    return ranges
 
 
 def _read_presence(payload: bytes, path: str | None) -> float | None:

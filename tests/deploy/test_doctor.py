@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import emc_node.__main__
 from broker.access import Node, Role
 from broker.authority import Authority
 from emc_node import doctor
+from emc_node.device_settings import Meter
+from emc_node.readings import Readings
 from stackelgrid.text_file import replace_file
 from stackelgrid.transport.base import Finish
 from stackelgrid.transport.mqtt import MqttTransport
@@ -126,8 +129,8 @@ def test_doctor_finds_everything_in_order(machine: Machine, capsys: pytest.Captu
         "meter.load",
     ]
     assert found["broker"][1] == f"localhost:{machine.grid.port} is the grid's and accepts the certificate"
-    assert found["meter.state_of_charge"][1] == "battery/soc: 2.75 kWh (retained, its age is unknown)"
-    assert found["meter.load"][1].startswith("meter: 0.4315 kW")
+    assert found["meter.state_of_charge"][1] == "55 % on battery/soc (retained, its age is unknown)"
+    assert found["meter.load"][1] == "431.5 W on meter (retained, its age is unknown)"
     assert list((machine.folder / "state").iterdir()) == [], "it leaves nothing on the disk"
 
 
@@ -136,7 +139,7 @@ def test_doctor_prints_a_line_for_each_thing(machine: Machine, capsys: pytest.Ca
     assert emc_node.__main__.main(["doctor", "--config", str(machine.configure())]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["ok"] * 6 + ["FAILS", "ok"]
-    assert lines[6].endswith("battery/soc: no number in b'full'; give the path to it")
+    assert "battery/soc has nothing of use: b'full'; give its unit, the path" in lines[6]
 
 
 def test_doctor_does_not_end_the_connection_of_the_running_emc(
@@ -249,10 +252,10 @@ def test_doctor_says_that_a_disk_cannot_be_written(
 @pytest.mark.parametrize(
     ("topic", "payload", "about", "message"),
     [
-        ("battery/soc", "", "meter.state_of_charge", "nothing within 0 s, and nothing is retained"),
-        ("battery/soc", "140", "meter.state_of_charge", "7 kWh, and 5 is the most; give the sensor's unit"),
-        ("meter", '{"em": []}', "meter.load", "no number at path em.0.power"),
-        ("meter", '{"em": [{"power": 431500}]}', "meter.load", "431.5 kW, and 11 is the most; give the sensor's unit"),
+        ("battery/soc", "", "meter.state_of_charge", "nothing on battery/soc within 0 s, and nothing is retained"),
+        ("battery/soc", "140", "meter.state_of_charge", "140 on battery/soc is not between 0 and 100; give its unit"),
+        ("meter", '{"em": []}', "meter.load", "meter has at em.0.power nothing of use"),
+        ("meter", '{"em": [{"power": 431500}]}', "meter.load", "431500 on meter is not between -11000 and 11000"),
     ],
 )
 def test_doctor_says_what_is_wrong_with_a_sensor(
@@ -264,11 +267,13 @@ def test_doctor_says_what_is_wrong_with_a_sensor(
     assert message in found[about]
 
 
-def test_sensor_reader_prefers_what_is_sent_now_and_waits_for_all() -> None:
-    reader = doctor.SensorReader([doctor.Power(topic="meter"), doctor.StateOfCharge(topic="soc")])
-    reader.start(0.0)
-    assert reader.receive_retained("meter", b"1", 0.0) == []
-    assert reader.receive("meter", b"2", 1.0) == []
-    assert reader.next_deadline() == doctor.LISTEN_S
-    assert reader.receive("soc", b"3", 2.0) == [Finish()]
-    assert reader.received == {"meter": b"2", "soc": b"3"}
+def test_listener_prefers_what_is_sent_now_and_waits_for_every_sensor() -> None:
+    meter = Meter.model_validate({"state_of_charge": "soc", "load": "meter"})
+    listener = doctor.Listener(Readings(meter, {}))
+    listener.start(0.0)
+    assert listener.receive_retained("meter", b"1", 0.0) == []
+    assert listener.receive("meter", b"2", 1.0) == []
+    assert listener.next_deadline() == doctor.LISTEN_S
+    assert listener.receive("soc", b"3", 2.0) == [Finish()]
+    found = listener.readings.find("load", datetime.now(UTC))
+    assert found is not None and (found.value, found.retained) == (2.0, False)
