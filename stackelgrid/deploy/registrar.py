@@ -265,11 +265,12 @@ class Registrar:
         if roster != self._roster:
             self._roster, self._number = roster, max(1, directory.register.number)
         common: Any = {"schema": 1, "run": self._run, "sender": self.name, "number": self._number}
-        yield link.topic_of_roster, link.write(Roster(**common, aggregators=roster))
         for name, homes in members.items():
             for home in homes:
                 place = Place(**common, aggregator=name, max_kw=home.max_kw)
                 yield link.topic_of_place(home.name), link.write(place)
+        # The leader is told last: a home that is still in a session then moves at its end, before the next one opens.
+        yield link.topic_of_roster, link.write(Roster(**common, aggregators=roster))
         granted = {entry.key for entry in directory.register.certified}
         for request in directory.requests:
             if request.enrolment is None:

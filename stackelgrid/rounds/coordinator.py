@@ -343,7 +343,10 @@ class Coordinator:
 
     def leave(self) -> list[Step]:
         """Clear the retained signals, which ends the conversation. The settlement stays for members that are away."""
-        topics = dict.fromkeys(self.link.topic_to_member("signal", member) for member in self.members)
+        return self._clear_signals(self.members if self.link.bodies.addressed else [""])
+
+    def _clear_signals(self, members: Iterable[str]) -> list[Step]:
+        topics = dict.fromkeys(self.link.topic_to_member("signal", member) for member in members)
         return [Publish(topic, b"", qos=1, retain=True) for topic in topics]
 
     def receive(self, message: Message, now: float, size: int = 0) -> list[Step]:
@@ -416,12 +419,17 @@ class Coordinator:
 
     def _replace_members(self, members: Sequence[str], now: float) -> list[Step]:
         """Go on with other members. Whose presence came before it was a member is asked for again."""
-        newcomers = frozenset(members) - frozenset(self.members)
-        for name in frozenset(self.members) - frozenset(members):
+        before, after = frozenset(self.members), frozenset(members)
+        gone = [name for name in self.members if name not in after]
+        for name in gone:
             self._forget(name)
         self.members = tuple(members)
+        cleared = self._clear_signals(gone) if self.link.bodies.addressed else []
+        return [*cleared, *self._gather_newcomers(after - before, now)]
+
+    def _gather_newcomers(self, newcomers: frozenset[str], now: float) -> list[Step]:
         if not self._has_gathered:
-            self._awaited = frozenset(members)
+            self._awaited = frozenset(self.members)
             fetched = [FetchRetained()] if newcomers else []
             return [*fetched, *self._end_gathering_if_complete(now)] if self.is_gathering else []
         if not newcomers:
