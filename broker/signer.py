@@ -18,12 +18,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from broker.files import AuthorityError, write
 from broker.register import RESTORE, Register, now
-from stackelgrid.wire.enrolment import key_id
+from stackelgrid.wire.enrolment import BACKDATED, key_id
 
 CA_LIFETIME, NODE_LIFETIME = timedelta(days=365 * 20), timedelta(days=365 * 5)
 _NAME = "Stackelgrid authority"
-BACKDATED = timedelta(days=1)
-"""Certificates hold from this long before they are made: a Raspberry Pi has no clock and starts with an old time."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from stackelgrid.node.protocol import RunNode
 from stackelgrid.text_file import replace_file
 from stackelgrid.transport.base import Action, Compute, Publish, Reconnect, receiver
 from stackelgrid.transport.tls import Certificate, Tls, read_certificate
-from stackelgrid.wire.enrolment import Answer, NodeRequest, node_topic
+from stackelgrid.wire.enrolment import BACKDATED, Answer, NodeRequest, node_topic
 from stackelgrid.wire.roles import Role
 
 _LOG = logging.getLogger("emc_node")
@@ -91,6 +91,14 @@ class RenewedFile:
         replace_file(self._file, content.encode(), durable=True, mode=0o600)
         self._key.unlink()
         return found
+
+
+def _find_due(certificate: Certificate) -> datetime:
+    """Find the time at which a third of a certificate's lifetime is left; that began when it was made."""
+    lifetime = certificate.until - certificate.since
+    if lifetime > BACKDATED:
+        lifetime -= BACKDATED
+    return certificate.until - lifetime / 3
 
 
 def _find_certificates(text: str) -> list[str]:
@@ -171,9 +179,8 @@ class CertifiedNode:
 
     def _look(self, now: float) -> Sequence[Action]:
         """Ask for a new certificate if it is time."""
-        held, wall = self._certificate, self._read_clock()
         self._look_at = now + LOOK_S
-        if not self._is_asked and wall < held.until - (held.until - held.since) / 3:
+        if not self._is_asked and self._read_clock() < _find_due(self._certificate):
             return []
         if self._key is not None:
             self._note(f"no answer from the registrar to {self._request_topic}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -27,6 +28,9 @@ ENROLMENT = "enrolment"
 """The level of a stranger's topics that stands in the place of a run."""
 
 _KEY_ID = "[0-9a-f]{32}"
+BACKDATED = timedelta(days=1)
+"""Certificates hold from this long before they are made: a Raspberry Pi has no clock and starts with an old time."""
+
 KeyId = Annotated[str, Field(pattern=f"^{_KEY_ID}$")]
 Pem = Annotated[str, Field(max_length=16384)]
 """Certificates, or a request for one, as PEM."""

@@ -28,7 +28,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from support.signing import SigningAuthority
 
 import broker
-from broker import authority as authority_module
 from broker import enrolment
 from broker.authority import Authority
 from broker.refusals import UNKNOWN
@@ -211,65 +210,6 @@ class Flat:
             yield process
 
 
-def traces_of(key: bytes) -> list[bytes]:
-    """Give what is found in any content that has a private key: the number itself, in hexadecimal or base64."""
-    private = load_pem_private_key(key, None)
-    assert isinstance(private, ec.EllipticCurvePrivateKey)
-    number = private.private_numbers().private_value.to_bytes(32, "big")
-    encoded = [base64.b64encode(bytes(skip) + number)[4:40] for skip in range(3)]
-    return [number, number.hex().encode(), number.hex().upper().encode(), *encoded]
-
-
-def has_trace(content: bytes, traces: list[bytes]) -> bool:
-    """Search a content for traces, also where it is broken into lines."""
-    in_one_line = re.sub(rb"\s|\\n|\\r", b"", content)
-    return any(trace in text for trace in traces for text in (content, in_one_line))
-
-
-def test_home_enrols_renews_and_leaves_and_its_keys_stay_at_home(
-    grid: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flat = Flat(grid, tmp_path, "h13")
-    monkeypatch.setattr(authority_module, "NODE_LIFETIME", timedelta(hours=8))  # nearly over: it began a day before
-    with flat.init():
-        first = flat.key
-    with flat.init() as process:  # interrupted, it goes on with its key
-        assert flat.key == first
-        flat.approve(process)
-    keys = [(flat.etc / "node.key").read_bytes()]
-    age_in_register(grid, "h13")
-    with flat.running():
-        await_truth(lambda: any(event["event"] == "certificate renewed" for event in flat.events()))
-        (renewed,) = flat.state.glob("*.pem")
-        keys.append(renewed.read_bytes())
-        await_truth(lambda: [event["event"] for event in flat.events()].count("connected") == 2)
-    leave = [sys.executable, "-m", "emc_node", "leave", "--config", str(flat.etc / "config.json")]
-    left = subprocess.run(leave, capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE_S, check=False)
-    assert (left.returncode, left.stderr) == (0, "")
-    entries = [entry for entry in grid.authority.register.certified if entry.name == "h13"]
-    assert [entry.revoked_by for entry in entries] == ["h13", "h13"]
-    assert all(entry.revoked is not None for entry in entries)
-    # Where are the keys?
-    assert any(topic == stranger_topic(first, "request") for topic, _ in grid.listener.heard)
-    traces = [trace for key in keys for trace in traces_of(key)]
-    assert all(has_trace(key, traces_of(key)) for key in keys), "the search finds what is there"
-    heard = [payload for _, payload in grid.listener.heard]
-    files = [path for path in (*grid.folder.rglob("*"), tmp_path / "init.log", flat.log) if path.is_file()]
-    contents = heard + [path.read_bytes() for path in files]
-    assert not any(has_trace(content, traces) for content in contents)
-    assert grid.broker.log in files and len(files) > 20
-
-
-def age_in_register(grid: Grid, name: str) -> None:
-    """Have a certificate appear a day old, so that the authority renews it."""
-    register = grid.certs / "authority" / "register.json"
-    content = json.loads(register.read_text())
-    for entry in content["certified"]:
-        if entry["name"] == name:
-            entry["added"] = "2026-01-01T00:00:00Z"
-    register.write_text(json.dumps(content))
-
-
 # Attacks.
 
 
@@ -356,7 +296,7 @@ def test_strangers_read_and_write_nothing_else(grid: Grid, tmp_path: Path) -> No
 
 def sign_expired(grid: Grid, csr: str) -> str:
     """Have the grid's own authority sign a certificate that held until an hour ago."""
-    signer = Signer.load(grid.certs / "authority")
+    signer = Signer.load(grid.certs / "authority", lambda file: "")
     return write_pem(signer.certify("h1", read_request(csr, "h1"), timedelta(hours=-1))).decode()
 
 
@@ -393,3 +333,53 @@ def test_member_renews_no_certificate_but_its_own(grid: Grid, tmp_path: Path) ->
     await_truth(lambda: grid.refused(grid.broker, "h1", "publish") > before[2])
     assert {"h1", "h2"} <= grid.authority.register.in_force.keys()
     assert len([entry for entry in grid.authority.register.certified if entry.name in ("h1", "h2")]) == 2
+
+
+# A home's life.
+
+
+def traces_of(key: bytes) -> list[bytes]:
+    """Give what is found in any content that has a private key: the number itself, in hexadecimal or base64."""
+    private = load_pem_private_key(key, None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    number = private.private_numbers().private_value.to_bytes(32, "big")
+    encoded = [base64.b64encode(bytes(skip) + number)[4:40] for skip in range(3)]
+    return [number, number.hex().encode(), number.hex().upper().encode(), *encoded]
+
+
+def has_trace(content: bytes, traces: list[bytes]) -> bool:
+    """Search a content for traces, also where it is broken into lines."""
+    in_one_line = re.sub(rb"\s|\\n|\\r", b"", content)
+    return any(trace in text for trace in traces for text in (content, in_one_line))
+
+
+def test_home_enrols_renews_and_leaves_and_its_keys_stay_at_home(grid: Grid, tmp_path: Path) -> None:
+    flat = Flat(grid, tmp_path, "h13")
+    with flat.init():
+        first = flat.key
+    with flat.init() as process:  # interrupted, it goes on with its key
+        assert flat.key == first
+        flat.approve(process)
+    keys = [(flat.etc / "node.key").read_bytes()]
+    with flat.running():
+        grid.authority.rotate()  # upon which the registrar asks for renewals
+        await_truth(lambda: any(event["event"] == "certificate renewed" for event in flat.events()))
+        (renewed,) = flat.state.glob("*.pem")
+        keys.append(renewed.read_bytes())
+        await_truth(lambda: [event["event"] for event in flat.events()].count("connected") == 2)
+        assert renewed.read_text().count("BEGIN CERTIFICATE") == 3, "its own, and those of the old key and the new one"
+    leave = [sys.executable, "-m", "emc_node", "leave", "--config", str(flat.etc / "config.json")]
+    left = subprocess.run(leave, capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE_S, check=False)
+    assert (left.returncode, left.stderr) == (0, "")
+    entries = [entry for entry in grid.authority.register.certified if entry.name == "h13"]
+    assert [entry.revoked_by for entry in entries] == ["h13", "h13"]
+    assert all(entry.revoked is not None for entry in entries)
+    # Where are the keys?
+    assert any(topic == stranger_topic(first, "request") for topic, _ in grid.listener.heard)
+    traces = [trace for key in keys for trace in traces_of(key)]
+    assert all(has_trace(key, traces_of(key)) for key in keys), "the search finds what is there"
+    heard = [payload for _, payload in grid.listener.heard]
+    files = [path for path in (*grid.folder.rglob("*"), tmp_path / "init.log", flat.log) if path.is_file()]
+    contents = heard + [path.read_bytes() for path in files]
+    assert not any(has_trace(content, traces) for content in contents)
+    assert grid.broker.log in files and len(files) > 20

@@ -138,8 +138,9 @@ def test_node_behaves_as_the_one_within(home: Home) -> None:
 
 def test_certificate_is_asked_for_when_a_third_of_its_lifetime_is_left(home: Home) -> None:
     home.node.start(0.0)
-    assert home.wait(19 * DAY - LOOK_S) == []
-    sent = home.wait(19 * DAY + 2 * LOOK_S)[0]
+    due = 29 * DAY * 2 / 3
+    assert home.wait(due - LOOK_S) == []
+    sent = home.wait(due + 2 * LOOK_S)[0]
     assert isinstance(sent, Publish) and (sent.topic, sent.qos, sent.retain) == (REQUEST, 1, False)
     content = json.loads(sent.payload)
     assert content.keys() == {"schema", "name", "renew"} and content["name"] == "h13"
