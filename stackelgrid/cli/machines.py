@@ -52,6 +52,7 @@ def provision(
         print(f"{node} stays revoked; stackelgrid certs add {node} gives it another certificate")
     if changes.withdrawn:
         print(f"not in this run, and without a configuration now: {', '.join(changes.withdrawn)}")
+        print("a grid's registrar counts them among its members until their certificates are revoked")
     if changes.renewed:
         print(f"the broker has more names and another certificate: take {out / 'broker'} to it again")
 

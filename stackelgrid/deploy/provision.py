@@ -66,9 +66,10 @@ def provision(
     """Make or complete the authority in `folder` and write the configuration of each node for `run` on `broker`.
 
     A node that has a certificate keeps it; one whose certificate was revoked gets no other. All configurations are
-    written anew, and those of nodes that are not in the run are removed, so that no process claims them. Raises
-    `ConfigError`, also when a node has a certificate for another role or another node above it, and when another game
-    has been played under the name `run`; with `rename` this one is then named after its content, too.
+    written anew, and those of nodes that are not in the run are removed, so that no process claims them. In a grid a
+    home stays below the aggregator that the register has for it. Raises `ConfigError`, also when a node has a
+    certificate for another role or another node above it, and when another game has been played under the name `run`;
+    with `rename` this one is then named after its content, too.
     """
     address = _parse_broker(broker)
     try:
@@ -81,7 +82,7 @@ def provision(
     try:
         authority, renewed = _open_authority(folder, [host for host, _ in address.servers])
         revoked = find_revoked(authority)
-        lacking = find_uncertified(scenario.topology, authority)
+        lacking = find_uncertified(scenario.topology, authority, homes_move=scenario.gates is not None)
         lacking += [node for node in (OBSERVER, REGISTRAR, ENROLMENT) if node.name not in authority.register.in_force]
         added = [node for node in lacking if node.name not in revoked]
         if added:
@@ -90,8 +91,11 @@ def provision(
         authority.found_grid(Grid(run=run, broker=broker, terms=_write_terms(configs)))
         participants = [*list_nodes(scenario.topology), OBSERVER]
         withdrawn = _withdraw(authority.folder, {authority.place(node) for node in participants})
+        in_force = authority.register.in_force
         for node, config in zip(participants, _adapt_configs(configs, run, desk), strict=True):
-            _write_config(authority.place(node), config)
+            known = in_force.get(node.name) if node.role is Role.home else None
+            above = {} if known is None else {"aggregator": known.above}
+            _write_config(authority.place(node), config.model_copy(update=above))
         (authority.folder / "scenario").mkdir(mode=0o700, exist_ok=True)
         write_scenario(authority.folder / "scenario", scenario)
     except OSError as error:
@@ -200,7 +204,7 @@ def _describe_members(configs: NodeConfigs, known: Collection[str]) -> Iterator[
 def _write_terms(configs: NodeConfigs) -> dict[str, Any]:
     """Write what the configuration of any home of the grid has in common with the others."""
     home = configs.homes[0]
-    own = {"run", "name", "broker", "tls", "reconnect_s", "aggregator", "homes", "devices"}
+    own = {"run", "name", "broker", "tls", "reconnect_s", "aggregator", "homes", "devices", "max_kw"}
     files = {key for key, value in home if isinstance(value, Path)}
     return home.model_dump(mode="json", exclude=own | files, exclude_none=True)
 

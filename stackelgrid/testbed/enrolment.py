@@ -23,12 +23,18 @@ def list_nodes(topology: RunTopology) -> list[Node]:
     return [Node(LEADER, Role.leader), *aggregators, *homes]
 
 
-def find_uncertified(topology: RunTopology, authority: Authority) -> list[Node]:
-    """Find the nodes without a certificate. Raises `AuthorityError` for one whose certificate has another role."""
+def find_uncertified(topology: RunTopology, authority: Authority, *, homes_move: bool = False) -> list[Node]:
+    """Find the nodes without a certificate.
+
+    Raises `AuthorityError` for one whose certificate has another role or is below another node, but where `homes_move`
+    for a home below another aggregator.
+    """
     in_force = authority.register.in_force
     nodes = list_nodes(topology)
     for node in nodes:
         known = in_force.get(node.name)
+        if known is not None and homes_move and known.role is node.role is Role.home:
+            continue
         if known is not None and known.node != node:
             of = f"{known.role} of {known.above}" if known.above else str(known.role)
             raise AuthorityError(

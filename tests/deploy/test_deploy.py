@@ -174,6 +174,23 @@ def test_homes_of_a_grid_change_under_its_name_and_prices_do_not(tmp_path: Path)
         prepare("grid", 2, wholesale_price=48 * [4])
 
 
+def test_home_of_a_grid_stays_where_the_register_has_it(tmp_path: Path) -> None:
+    grid = {
+        "schema": 1,
+        "game": "user_oriented",
+        "aggregators": 2,
+        "calendar": {"start": "2026-03-28T00:00", "days": 2},
+        "gates": {"day_ahead": "12:00"},
+        "leader": {"wholesale_price": 48 * [3], "price_max": 30, "baseline_price": 9, "mu": 0.5},
+        "homes": [{"id": f"h{number}", "inelastic": [{"load_kw": 48 * [1.0]}]} for number in (1, 2)],
+    }
+    provision(load(grid), tmp_path, "mqtts://127.0.0.1:8883", "grid")
+    Authority(tmp_path).move("h2", "a1")
+    provision(load(grid), tmp_path, "mqtts://127.0.0.1:8883", "grid")
+    assert json.loads((tmp_path / "homes/h2/config.json").read_text())["aggregator"] == "a1"
+    assert Authority(tmp_path).register.in_force["h2"].above == "a1"
+
+
 def test_provision_refuses_the_name_of_a_run_that_is_on_the_desk(tmp_path: Path) -> None:
     certs, desk = tmp_path / "certs", tmp_path / "desk"
     provision(load("user_oriented", SETTINGS), certs, "mqtts://127.0.0.1:8883", "r1", desk)

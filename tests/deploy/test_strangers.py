@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -219,6 +220,26 @@ def test_second_request_is_refused_and_the_first_one_stands(site: Site) -> None:
     assert hear(visitor)["state"] == "waiting"
     site.authority.deny("h9", "eva", "no contract")
     assert hear(visitor) == {"schema": 1, "id": h9.id, "state": "denied", "reason": "no contract"}
+
+
+def test_approval_reaches_a_stranger_over_the_connection_on_which_it_asked(site: Site) -> None:
+    h8 = Applicant("h8")
+    visitor = ask(site, h8)
+    assert hear(visitor)["state"] == "waiting"
+    site.authority.approve("h8", "eva")
+    answer = hear(visitor)
+    assert answer["state"] == "approved" and answer["terms"]["run"] == "g" and not visitor.gone.is_set()
+
+
+def test_broker_for_strangers_starts_again_with_another_certificate(site: Site) -> None:
+    visitor = site.stranger("b" * 32)
+    site.authority.serve_as("grid.example.org")
+    assert visitor.gone.wait(PATIENCE_S)
+    until(lambda: broker.answers(site.front.port, certificates=site.authority.folder / "broker"))
+    context = ssl.create_default_context(cafile=site.ca)
+    with socket.create_connection(("127.0.0.1", site.front.port), timeout=PATIENCE_S) as connection:
+        context.wrap_socket(connection, server_hostname="grid.example.org").close()
+    assert hear(ask(site, Applicant("h9"), aggregator="a9"))["state"] == "denied"
 
 
 def test_large_and_many_requests_cost_a_stranger_its_connection_or_are_counted(site: Site) -> None:
