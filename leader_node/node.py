@@ -184,10 +184,9 @@ class LeaderNode:
         opening = self._timetable.find_next(number, now)
         if self._timetable.anchor is not None and self._timetable.anchor != anchor:
             self._ledger.append({"anchor": self._timetable.anchor.isoformat()})
-        self._skip(range(number, len(self._sessions) + 1 if opening is None else opening.number), now)
         if opening is None:
-            self._opening = self._look_at = None
             return self._leave(now)
+        self._skip(range(number, opening.number), now)
         if opening.at <= now:
             return self._open_session(opening.number, now)
         if self._opening is None or self._opening.number != opening.number:
@@ -209,8 +208,7 @@ class LeaderNode:
             reason = self._timetable.explain(self._sessions[number - 1], now)
             conclusion = {"session": number, "settled": False, "complete": False, "skipped": reason}
             self._conclude(conclusion)
-        if last.number < len(self._sessions):
-            self._keep_end(last.number, conclusion)
+        self._keep_end(last.number, conclusion)
 
     def _open_session(self, number: int, now: float) -> Sequence[Action]:
         """Open a session. Who is a member now is one for the whole of it."""

@@ -136,7 +136,8 @@ class Timetable:
     def find_next(self, number: int, now: float) -> Opening | None:
         """Find the first session from `number` on that is not to be skipped; None where there is no other.
 
-        A session is skipped when the gate of a later one has passed too, or when what it binds is over.
+        A session is skipped when the gate of a later one has passed too. The last never is, so that all nodes
+        learn of the end.
         """
         time = self.read(now)
         if time is None or self._gates is None:
@@ -146,7 +147,7 @@ class Timetable:
             if opens > time:
                 return Opening(session.number, now + (opens - time).total_seconds() / self._speed, opens)
             following = self._sessions[session.number : session.number + 1]
-            if all(self._gates.open_at(later) > time for later in following) and _end_binding(session) > time:
+            if all(self._gates.open_at(later) > time for later in following):
                 return Opening(session.number, now, opens)
         return None
 
@@ -156,9 +157,3 @@ class Timetable:
         assert self._gates is not None and time is not None
         opens = self._gates.open_at(session).isoformat(timespec="minutes")
         return f"it was to open at {opens}, and could not before {time.isoformat(timespec='minutes')}"
-
-
-def _end_binding(session: Session) -> datetime:
-    """Give the time at which the binding slots of a session are over."""
-    assert session.start is not None
-    return session.start.astimezone(UTC) + timedelta(hours=session.binding * session.slot_hours)
