@@ -80,7 +80,10 @@ class Registrar:
     told: set[int] = field(default_factory=set)
     asked: set[int] = field(default_factory=set)
 
-    subscriptions = ("stackelgrid/memory/leader/signal", "stackelgrid/memory/leader/settlement")
+    subscriptions = tuple(
+        f"stackelgrid/memory/{topic}"
+        for topic in ("leader/signal", "leader/settlement", "leader/a1/signal", "leader/a1/settlement")
+    )
 
     def start(self, now: float) -> Sequence[Action]:
         return self._tell(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -65,6 +66,38 @@ def test_roster_survives_a_restart(node: str) -> None:
         assert played.record.of_session(session).conclusion["complete"]
 
 
+SIX_HOURS = [
+    "calendar={start: 2026-06-01T00:00, timezone: UTC, slot_minutes: 60, horizon: 6h, every: 6h, days: 1}",
+    "gates={intraday_minutes: 15, clock: simulated}",
+]
+
+
+def test_prosumers_join_and_leave_between_sessions() -> None:
+    """A game with an addressed link, in which a game of prosumers is played within each session."""
+    both, one = {"a1": ["bus23", "bus27"]}, {"a1": ["bus27"]}
+    scenario = load("prosumer", SIX_HOURS)
+    played = play(scenario, {"a1": ["bus23"]}, {2: both, 3: one, 4: both})
+    assert played.record.failures == {} and played.record.rejected == {}
+    for session, tree in {2: both, 3: one, 4: both}.items():
+        record, again = played.record.of_session(session), replay(scenario, played, session)
+        assert played.members(session) == played.answered(session) == tree
+        assert record.settled and record.conclusion["complete"]
+        assert record.homes.keys() == again.homes.keys() == set(tree["a1"])
+        for name, account in again.homes.items():
+            assert np.allclose(record.homes[name]["dr_kw"], account["dr_kw"], rtol=1e-9, atol=1e-9)
+
+
+def test_homes_of_the_storage_market_move_between_sessions() -> None:
+    scenario = load("storage_market", [SIX_HOURS[0].replace("6h", "12h"), SIX_HOURS[1]])
+    first, second = ([*homes] for homes in scenario.topology.members.values())
+    start = {"a1": first[:3], "a2": second[:3]}
+    moved = {"a1": first[1:3], "a2": [*second[:3], first[0]]}
+    played = play(scenario, start, {2: moved})
+    assert played.record.failures == {} and played.record.rejected == {}
+    assert [played.answered(session) for session in (1, 2)] == [start, moved]
+    assert all(played.record.of_session(session).conclusion["complete"] for session in (1, 2))
+
+
 def test_sessions_without_any_home_end_unsettled_and_the_grid_goes_on() -> None:
     played = play(grid(), START, {2: {"a1": [], "a2": []}})
     sessions = [played.record.of_session(number) for number in (1, 2, 3, 4)]
@@ -110,7 +143,7 @@ FAULT = st.one_of(
 )
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     TREE.filter(lambda tree: any(tree.values())), st.dictionaries(st.integers(2, 4), TREE), st.lists(FAULT, max_size=3)
 )
