@@ -51,7 +51,7 @@ from stackelgrid.wire.enrolment import EnrolmentRequest, Pem
 from stackelgrid.wire.names import RULE, Name, is_name
 
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
-HOSTS = ("localhost", "127.0.0.1", "broker")
+HOSTS = ("localhost", "127.0.0.1", "broker", "enrolment")
 """Names by which the broker is always reached: on its own machine, and among containers."""
 BROKER = Node("broker", Role.broker)
 REGISTRAR = Node(REGISTRAR_NAME, Role.registrar)

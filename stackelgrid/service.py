@@ -68,34 +68,35 @@ class Service:
 
 
 def main(
-    parser: argparse.ArgumentParser,
-    describe: Callable[[argparse.Namespace], Service],
-    arguments: list[str],
-    hint: str = "",
+    parser: argparse.ArgumentParser, describe: Callable[[argparse.Namespace], Service], arguments: list[str]
 ) -> int:
     """Install the service that `describe` makes of the options, or print its unit; return the exit code."""
     parser.add_argument("--print", action="store_true", help="show the unit and change nothing")
     options = parser.parse_args(arguments)
-    service = None
+    return install(parser.prog, lambda: describe(options), only_print=options.print)
+
+
+def install(command: str, describe: Callable[[], Service], *, only_print: bool) -> int:
+    """Install the service that `describe` gives, or print its unit; return the exit code of `command`."""
+    name = ""
     try:
-        service = describe(options)
-        version = systemd_version()
-        if options.print:
+        service = describe()
+        name, version = service.name, systemd_version()
+        if only_print:
             print(service.unit(version), end="")
             return ExitCode.SETTLED
         service.install(version)
     except (ServiceError, ConfigError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{command}: {error}", file=sys.stderr)
         return ExitCode.BAD_INPUT
     except OSError as error:
         mend = "; try it with sudo" if isinstance(error, PermissionError) else ""
-        print(f"{parser.prog}: {error.filename}: {error.strerror}{mend}", file=sys.stderr)
+        print(f"{command}: {error.filename}: {error.strerror}{mend}", file=sys.stderr)
         return ExitCode.BAD_INPUT
     except subprocess.CalledProcessError as error:
-        unit = "" if service is None else f"; see systemctl status {service.name}"
-        print(f"{parser.prog}: {' '.join(error.cmd)} failed{unit}", file=sys.stderr)
+        print(f"{command}: {' '.join(error.cmd)} failed; see systemctl status {name}", file=sys.stderr)
         return ExitCode.LOST
-    print(f"{service.name} runs. {hint}Its log: journalctl --unit {service.name}")
+    print(f"{name} runs. Its log: journalctl --unit {name}")
     return ExitCode.SETTLED
 
 

@@ -242,7 +242,8 @@ def serve(
     from stackelgrid.deploy.registrar import Registrar
     from stackelgrid.node.log import set_up
     from stackelgrid.node.process import serve as serve_node
-    from stackelgrid.node.status import Heartbeat, Status, StatusFile
+    from stackelgrid.node.status import Heartbeat, Outlet, Status, StatusFile
+    from stackelgrid.node.systemd import Systemd
     from stackelgrid.testbed.enrolment import certificate_in
     from stackelgrid.transport.address import Address
     from stackelgrid.transport.mqtt import MqttTransport
@@ -261,8 +262,30 @@ def serve(
     node = Registrar(authority, grid.run)
     set_up(log, grid.run, node.name)
     health = Status(grid.run, node.name, node.progress, node.mailbox, transport)
-    heartbeat = None if status is None else Heartbeat(health, [StatusFile(status, health)])
+    outlets: list[Outlet] = [] if status is None else [StatusFile(status, health)]
+    if "NOTIFY_SOCKET" in os.environ:
+        outlets.append(Systemd())
+    heartbeat = Heartbeat(health, outlets) if outlets else None
     sys.exit(serve_node(node, transport, heartbeat, stay=False))
+
+
+@certs.command(name="install-service")
+def install_service(
+    folder: Folder = CERTS,
+    passphrase: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file with the passphrase of the authority's key.")
+    ] = None,
+    only_print: Annotated[bool, typer.Option("--print", help="Show the unit and change nothing.")] = False,
+) -> None:
+    """Let systemd run the registrar, now and at every start of the machine.
+
+    It runs as the user who owns the authority's folder.
+    """
+    from stackelgrid import service
+    from stackelgrid.deploy.registrar_service import describe
+
+    command = "stackelgrid certs install-service"
+    sys.exit(service.install(command, lambda: describe(folder, passphrase), only_print=only_print))
 
 
 @certs.command(name="list")

@@ -23,6 +23,7 @@ import leader_node.__main__
 import leader_node.service
 from emc_node import status
 from stackelgrid import scenarios, service
+from stackelgrid.deploy import registrar_service
 from stackelgrid.deploy.provision import provision
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.service import NodeProgram
@@ -39,6 +40,7 @@ UNITS = {
     "aggregator": "aggregator-node-a1",
     "leader": "leader-node",
     "broker": "stackelgrid-broker",
+    "registrar": "stackelgrid-registrar",
 }
 
 
@@ -57,11 +59,14 @@ def somebody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "_HIDDEN", ())
     owner = type("Owner", (), {"pw_name": "daemon"})
     monkeypatch.setattr("pwd.getpwuid", lambda _: owner)
+    monkeypatch.setattr(service, "find_program", lambda _: Path("/bin/true"))
 
 
 def describe(certs: Path, role: str, user: str | None = None) -> Service:
     if role == "broker":
         return broker.service.describe(certs / "broker", ["--host=0.0.0.0", "--port=8883"])
+    if role == "registrar":
+        return registrar_service.describe(certs, Path("/etc/stackelgrid/passphrase"))
     program, _, place = NODES[role]
     return program.describe(certs / place / "config.json", Path("/bin/true"), user)
 
@@ -153,6 +158,14 @@ def test_unit_of_a_broker_runs_as_the_owner_of_its_folder_and_writes_there_only(
     found = settings(describe(certs, "broker").unit(252))
     assert (found["User"], found["ReadWritePaths"]) == (["daemon"], [str(certs / "broker")])
     assert "LoadCredential" not in found
+
+
+@pytest.mark.usefixtures("somebody")
+def test_unit_of_a_registrar_reads_the_passphrase_of_root(certs: Path) -> None:
+    found = settings(describe(certs, "registrar").unit(252))
+    assert (found["User"], found["ReadWritePaths"]) == (["daemon"], [str(certs)])
+    assert found["LoadCredential"] == ["passphrase:/etc/stackelgrid/passphrase"]
+    assert "STACKELGRID_CA_PASSPHRASE_FILE=%d/passphrase" in found["Environment"]
 
 
 def test_unit_lengthens_pauses_between_restarts_where_systemd_can(certs: Path) -> None:

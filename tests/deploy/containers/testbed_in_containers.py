@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -239,10 +239,19 @@ GRID = [
 """Twenty sessions, of which one opens every ten seconds."""
 
 
-def test_grid_stays_while_a_home_leaves(tmp_path: Path) -> None:
+HOME = {"id": "flat", "inelastic": [{"load_kw": [0.5] * 24}], "draw_limit": {"max_kw": 11}}
+
+
+def test_grid_stays_while_homes_come_and_go(tmp_path: Path) -> None:
+    """From one `up`: a home is revoked, one enrols with a key of its own, containers are harmed, none is made anew."""
     write_compose("street_week", tmp_path / "grid.yaml", GRID)
+    (tmp_path / "home.json").write_text(json.dumps(HOME))
     project = Project("stackelgrid-test-grid", tmp_path / "grid.yaml")
     project.run = "grid"
+
+    def certs(*words: str) -> str:
+        return project("exec", "-T", "registrar", "stackelgrid", "certs", *words, "--dir", "/certs")
+
     began = time.perf_counter()
     try:
         project("up", "--wait")
@@ -250,15 +259,39 @@ def test_grid_stays_while_a_home_leaves(tmp_path: Path) -> None:
         first = project.containers()
         for container in first:
             assert_contained(json.loads(docker("inspect", container))[0])
-        project("exec", "-T", "registrar", "stackelgrid", "certs", "revoke", "h3", "--dir", "/certs")
+        certs("revoke", "h3")
+        (tmp_path / "ca.crt").write_text(project("exec", "-T", "registrar", "cat", "/certs/authority/ca.crt"))
+        files = [f"--volume={tmp_path / name}:/{name}:ro" for name in ("home.json", "ca.crt")]
+        (newcomer,) = project("run", "--detach", "--env", "STACKELGRID_HOME=h99", *files, "newcomer").split()
+        wait_until(lambda: "h99" in certs("requests"))
+        certs("approve", "h99")
+        struck = disturb(
+            project,
+            {"kind": "crash", "node": "a2", "at": {"session": 12}, "restart_after_s": 2},
+            {"kind": "cut", "node": "h2", "at": {"session": 13}, "seconds": 3},
+            {"kind": "broker", "at": {"session": 14}, "seconds": 2},
+        )
+        assert [each["kind"] for each in struck] == ["crash", "cut", "broker"]
         gathered = project.wait_for_the_end()
-        assert project.containers() == first
-        assert not any(int(docker("inspect", "--format", "{{.RestartCount}}", container)) for container in first)
+        assert {*project.containers()} == {*first, newcomer}
+        rounds = docker("logs", newcomer)
+        aggregators = project("logs", "--no-log-prefix", "aggregators")
+        assert '"event": "connected"' in rounds
+        answered = [json.loads(line) for line in aggregators.splitlines() if '"event": "round"' in line]
     finally:
         project("down", "--volumes", "--timeout", "2")
     sessions = gathered["sessions"]
     assert len(sessions) == 20
     assert all(session["settled"] and session["complete"] for session in sessions)
+    of_a1 = {each["session"]: each["answered"] for each in answered if each["node"] == "a1"}
+    assert (min(of_a1.values()), of_a1[20]) == (2, 3)
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 120) -> None:
+    give_up = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < give_up
+        time.sleep(0.5)
 
 
 HARMS = {
