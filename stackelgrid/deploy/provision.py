@@ -236,7 +236,7 @@ def _adapt_configs(configs: NodeConfigs, run: str, desk: Path | None) -> Iterato
         files = {
             "schedule_file": homes / f"{home.name}.schedule.json",
             "ledger_file": homes / f"{home.name}.ledger.json",
-            "history_file": own / f"{home.name}{HISTORY_ENDING}",
+            "history_file": homes / f"{home.name}{HISTORY_ENDING}",
         }
         yield home.model_copy(update={**common, **files, "max_kw": limits[home.name]})
     yield NodeConfig(
