@@ -21,7 +21,8 @@ from stackelgrid.ui.events import read_end, read_tree
 from stackelgrid.ui.words import describe_tree
 
 _FILES = (
-    "report.html", "result.json", "scenario.yaml", "faults.yaml", "manifest.json", "rounds.jsonl", "events.jsonl"
+    "report.html", "result.json", "scenario.yaml", "faults.yaml", "manifest.json", "rounds.jsonl", "events.jsonl",
+    "fleet.json",
 )  # fmt: skip
 """The files of a run that are given out, with those in `_FOLDERS`. Configurations and logs are not."""
 _FOLDERS = ("figures", "tables")

@@ -44,6 +44,7 @@ def describe_tree(scenario: Scenario) -> Event:
         "times": None if run.times is None else [time.isoformat() for time in run.times],
         "sessions": sessions,
         "max_rounds": scenario.leader.max_rounds,
+        **({} if scenario.gates is None else {"grid": True}),
     }
 
 

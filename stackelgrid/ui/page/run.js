@@ -3,6 +3,7 @@
 import { follow, get, locate, locateFile, post } from "./api.js";
 import { make, showTime } from "./dom.js";
 import { Disturbance } from "./faults.js";
+import { showFleet } from "./fleet.js";
 import { Replay } from "./replay.js";
 import { showResults } from "./results.js";
 import { makeStateChip } from "./runs.js";
@@ -68,6 +69,7 @@ function watch(element, run, head) {
     scene.side.append(card);
     disturbance = new Disturbance(card, run.id);
   }
+  let closeFleet = null;
   let replay = null;
   const offerReplay = () => {
     bar.hidden = false;
@@ -82,6 +84,7 @@ function watch(element, run, head) {
     run.id,
     (event) => {
       events.push(event);
+      if (event.type === "tree" && event.grid) closeFleet ??= showFleet(element, run.id);
       if (event.type === "fault") {
         head.offerPlan();
         disturbance?.note(event.fault);
@@ -101,6 +104,7 @@ function watch(element, run, head) {
   );
   return () => {
     stop();
+    closeFleet?.();
     replay?.close();
     scene.close();
   };
