@@ -298,7 +298,7 @@ def _fit_homes(configuration: dict[str, Any]) -> None:
     """Fit the homes to the run's calendar, if it has one; what is wrong with it is found later."""
     try:
         calendar = Calendar.model_validate(configuration.get("calendar"))
-        model = find(configuration["game"]).load("home")
+        model = find(str(configuration.get("game"))).load("home")
     except (ValidationError, ValueError):  # an unknown game among them
         return
     configuration["homes"] = [fit_to_calendar(home, model, calendar) for home in configuration["homes"]]

@@ -61,7 +61,10 @@ def examine(certificate: str, key: Path, name: str, ca: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "node.crt"
         file.write_bytes(only)
-        owner = read_certificate(file).name
+        try:
+            owner = read_certificate(file).name
+        except ValueError:
+            raise CertificateRefusedError("its certificate cannot be read") from None
     if owner != name:
         raise CertificateRefusedError(f"its certificate is for the name {owner!r}, this home is {name!r}")
     try:  # the dates are another matter, and the authorities that this machine trusts besides have no say here

@@ -179,6 +179,8 @@ def test_day_of_a_home_is_repeated_over_the_calendar(flat: Flat) -> None:
         ({"schedule_file": "/etc/passwd"}, "the operator's terms have schedule_file"),
         ({"name": "h14"}, "the operator's terms have name"),
         ({"novelty": 1}, "novelty: unknown key"),
+        ({"calendar": {"start": "2026-03-28", "days": 2}, "game": None}, "game: give a text"),
+        ({"calendar": "tomorrow"}, "calendar: "),
         ({"broker": "mqtt://grid:1883"}, "is not encrypted"),
         ({"slots": 0}, "slots: "),
     ],

@@ -19,6 +19,7 @@ from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.transport.base import Action, Compute, FetchRetained, Publish, Reconnect
 from stackelgrid.transport.tls import Tls, read_certificate
+from stackelgrid.wire.enrolment import MAX_ANSWER
 from stackelgrid.wire.roles import Role
 
 REQUEST, ANSWER = (f"stackelgrid/street/registrar/h13/{purpose}" for purpose in ("request", "answer"))
@@ -206,8 +207,10 @@ def test_forged_renewals_are_refused_counted_and_remarked(home: Home, tmp_path: 
         assert home.answer(state="approved", **content) == []
         assert home.inner.mailbox.rejected["refused"] == number
     assert len(home.remarks) == 1
-    assert home.node.receive(ANSWER, b"{", home.now) == []
-    assert home.inner.mailbox.rejected["malformed"] == 1
+    hostile = [b"{", b"\xff\xfe", b"[" * 60_000, b'{"a":' * 10_000, b"null", b"0" * (MAX_ANSWER + 1)]
+    for number, payload in enumerate(hostile, 1):
+        assert home.node.receive(ANSWER, payload, home.now) == []
+        assert home.inner.mailbox.rejected["malformed"] == number
     assert home.tls.choose() == held
     other = json.dumps({"schema": 1, "id": "0" * 32, "state": "approved", "certificate": "x"}).encode()
     assert home.node.receive(ANSWER, other, home.now) == [], "to an earlier request"
