@@ -520,10 +520,8 @@ def _find_lifetime(register: Register, node: Node) -> timedelta:
 
 
 def _write_trusted(folder: Path, signers: Sequence[Signer]) -> None:
-    """Write the certificates of the keys that are trusted, where they are others than before."""
-    trusted, path = b"".join(write_pem(signer.certificate) for signer in signers), folder / "ca.crt"
-    if not path.exists() or path.read_bytes() != trusted:
-        write(path, trusted)
+    """Write the certificates of the keys that are trusted."""
+    write(folder / "ca.crt", b"".join(write_pem(signer.certificate) for signer in signers))
 
 
 def _enter(node: Node, certificate: x509.Certificate, signer: Signer) -> CertificateEntry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import ssl
@@ -20,6 +21,7 @@ from support.visitor import PATIENCE_S, RefusedError, Visitor, knock, until
 
 import broker
 from broker import enrolment
+from broker.__main__ import main as start_broker
 from broker.access import Node, Role
 from broker.authority import Authority, Grid
 from stackelgrid.testbed.enrolment import certificate_in
@@ -105,6 +107,14 @@ def ask(site: Site, applicant: Applicant, **values: Any) -> Visitor:
     visitor.subscribe(stranger_topic(applicant.id, "answer"))
     visitor.publish(stranger_topic(applicant.id, "request"), applicant.request(**values).write())
     return visitor
+
+
+def admits(port: int, context: ssl.SSLContext) -> bool:
+    try:
+        knock(port, context)
+    except RefusedError:
+        return False
+    return True
 
 
 def hear(visitor: Visitor) -> dict[str, Any]:
@@ -277,6 +287,47 @@ def test_home_that_leaves_is_shut_out(site: Site) -> None:
     h3 = site.visit("h3")
     h3.publish(node_topic("g", "h3", "request"), NodeRequest(name="h3", leave=True).write())
     until(lambda: "h3" not in site.authority.register.in_force)
-    until(lambda: "user h3" not in (site.grid.log.parent / "access.acl").read_text())
-    with pytest.raises(RefusedError):
-        knock(site.grid.port, certificate_in(place).context())
+    until(lambda: not admits(site.grid.port, certificate_in(place).context()))
+    assert not admits(site.grid.port, certificate_in(place).context())
+
+
+def test_broker_started_by_hand_has_a_place_for_strangers(site: Site, tmp_path: Path) -> None:
+    shutil.copytree(site.authority.folder / "broker", tmp_path / "broker")
+    words = [
+        sys.executable,
+        "-m",
+        "broker",
+        "--certs",
+        str(tmp_path / "broker"),
+        "--port",
+        "0",
+        "--enrolment-port",
+        "0",
+    ]
+    by_hand = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert by_hand.stdout is not None
+    with by_hand.stdout:
+        found = re.search(r"enrolment at mqtts://127\.0\.0\.1:(\d+)", by_hand.stdout.readline())
+    assert found is not None
+    assert admits(int(found[1]), ssl.create_default_context(cafile=site.ca))
+    by_hand.terminate()
+    assert by_hand.wait(PATIENCE_S) == 0
+    assert not admits(int(found[1]), ssl.create_default_context(cafile=site.ca))
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--kind", "nats", "--certs", "certs"], ["--kind", "embedded", "--certs", "certs"]]
+)
+def test_place_for_strangers_is_refused_where_there_is_none(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        start_broker(["--enrolment-port", "0", *words])
+    assert "beside a Mosquitto with certificates" in capsys.readouterr().err
+
+
+def test_place_for_strangers_needs_a_certificate_of_its_own(site: Site, tmp_path: Path) -> None:
+    folder = shutil.copytree(site.authority.folder / "broker", tmp_path / "broker")
+    shutil.rmtree(folder / "enrolment")
+    with pytest.raises(broker.BrokerStartError, match="certs add enrolment --role enrolment"):
+        enrolment.start(site.grid, folder, None, broker.LOOPBACK)
