@@ -43,7 +43,7 @@ def provision(
     if not is_name(name):
         raise ConfigError(f"--run {name}: a run's name is {RULE}")
     desk = None if desk is None else desk.resolve()
-    changes = provisioning.provision(load(scenario, sets), out, broker, name, desk, rename=run is None)
+    changes = provisioning.provision(load(scenario, sets), out, broker, name, desk, rename=not run)
     if changes.run != name:
         print(f"another run {name} was played here: this one is {changes.run}")
     certificates = f"{len(changes.added)} certificates were given"
@@ -125,7 +125,7 @@ def observe(
         serve_metrics(metrics, OBSERVER, health)
     heartbeat = None if status is None else Heartbeat(health, [StatusFile(status, health)])
     with _serve_page(folder) if watched else nullcontext():
-        sys.exit(serve(node, transport, heartbeat, stay=stay or watched))
+        sys.exit(serve(node, transport, heartbeat, stay=stay or watched, config_file=config))
 
 
 def disturb(

@@ -12,6 +12,7 @@ import jinja2
 from stackelgrid.scenarios import list_shipped, load
 from stackelgrid.scenarios.topology import RunTopology
 from stackelgrid.testbed.enrolment import list_nodes
+from stackelgrid.testbed.node_configs import digest_everything
 from stackelgrid.wire.names import name_from
 
 _MOUNTED = Path("/scenario")
@@ -47,6 +48,7 @@ def compose(source: str, sets: Sequence[str] = (), *, per_home: bool = True) -> 
         replicas=len(processes),
         per_home=per_home,
         grid=scenario.gates is not None,
+        content=digest_everything(scenario)[:16],
     )
 
 

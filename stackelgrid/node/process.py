@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from math import inf
 from pathlib import Path
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from stackelgrid.node.status import Heartbeat
 
 _LOG = logging.getLogger("stackelgrid.node")
+
+CONFIG_LOOK_S = 1.0
+"""The time between two looks at the configuration of a node that has finished and stays."""
 
 Inject = Callable[[RunNode, str, Callable[[], None]], ReportingNode]
 """Puts a node under a fault plan: its file, or `-` for a controller at standard input. The last has the node tick."""
@@ -76,7 +80,7 @@ def _parse(program: str, arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--log-level", choices=LEVELS, default=LEVELS[0], help="the least grave lines that it has")
     parser.add_argument("--faults", metavar="FILE", help="a fault plan for this node, a JSON file")
     parser.add_argument(
-        "--stay", action="store_true", help="when the run is over, stay until a signal stops the process"
+        "--stay", action="store_true", help="when the run is over, stay until stopped, or configured for another"
     )
     parser.add_argument(
         "--state", type=Path, metavar="FOLDER", help="write its files here, not beside the configuration"
@@ -118,7 +122,7 @@ def _run(
         complain(f"{program}: {error.filename}: {error.strerror}; move it away or change {file}")
         return ExitCode.BAD_INPUT
     _free_memory()
-    return serve(served, transport, heartbeat, stay=options.stay)
+    return serve(served, transport, heartbeat, stay=options.stay, config_file=file)
 
 
 def _make_folders(config: NodeConfig) -> None:
@@ -169,12 +173,21 @@ def _free_memory() -> None:
         trim(0)
 
 
-def serve(node: ReportingNode, transport: MqttTransport, heartbeat: Heartbeat | None, *, stay: bool) -> int:
+def serve(
+    node: ReportingNode,
+    transport: MqttTransport,
+    heartbeat: Heartbeat | None,
+    *,
+    stay: bool,
+    config_file: Path | None = None,
+) -> int:
     """Drive one node until it has finished, the broker is lost, or a signal stops it; returns the exit code.
 
-    With `stay` a node that has finished waits for the signal, its connection closed in good order.
+    With `stay` a node that has finished waits for the signal, its connection closed in good order, or until its
+    `config_file` is another one than now: whoever keeps it running then starts it for another run.
     """
     stopped = threading.Event()
+    config = None if config_file is None else config_file.read_bytes()
 
     def stop(number: int, frame: FrameType | None) -> None:
         stopped.set()
@@ -191,7 +204,7 @@ def serve(node: ReportingNode, transport: MqttTransport, heartbeat: Heartbeat | 
         if code is not ExitCode.STOPPED:
             node.progress.end(lost=code is not ExitCode.SETTLED)
         if stay and code is ExitCode.SETTLED:
-            await asyncio.to_thread(stopped.wait)
+            await asyncio.to_thread(await_end, stopped, config_file, config)
         if beating is not None:
             beating.cancel()
         return code
@@ -200,6 +213,15 @@ def serve(node: ReportingNode, transport: MqttTransport, heartbeat: Heartbeat | 
     if heartbeat is not None:
         heartbeat.close()
     return code
+
+
+def await_end(stopped: threading.Event, config_file: Path | None, config: bytes | None) -> None:
+    """Wait until a node is `stopped`, or its configuration is no longer `config`; one that is replaced is not there."""
+    while not stopped.wait(CONFIG_LOOK_S):
+        with suppress(OSError):
+            if config_file is not None and config_file.read_bytes() != config:
+                _LOG.info("another configuration", extra={"data": {"file": str(config_file)}})
+                return
 
 
 async def _carry(node: ReportingNode, transport: MqttTransport, stopped: threading.Event) -> ExitCode:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ import emc_node.__main__
 from broker import access
 from broker.authority import Authority
 from stackelgrid.errors import ConfigError
+from stackelgrid.node import process
 from stackelgrid.node import status as status_module
 from stackelgrid.node.claim import claim
 from stackelgrid.node.log import set_up
@@ -99,6 +101,27 @@ def samples(text: str) -> Samples:
             assert {"run", "node", "role"} <= sample.labels.keys()
             found[sample.name, "".join(own)] = sample.value
     return found
+
+
+def test_node_that_stays_ends_when_it_is_configured_for_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "CONFIG_LOOK_S", 0.01)
+    file, looks = tmp_path / "config.json", iter([b"as before", None, b"as before", b"another run"])
+
+    class Stopped(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            content = next(looks)
+            file.unlink(missing_ok=True)
+            if content is not None:
+                file.write_bytes(content)
+            return False
+
+    process.await_end(Stopped(), file, b"as before")
+    assert [*looks] == []
+    stopped = threading.Event()
+    stopped.set()
+    process.await_end(stopped, file, b"as before")
 
 
 # --- a run of three services ---
