@@ -165,13 +165,13 @@ class OutsideLimit(PrivateModel):
     """A limit from outside, on a `topic` of the home's own broker or in a `file`.
 
     Its sender is heard at least every `heartbeat_s` seconds. When it is not, `draw_kw` and `feed_in_kw` limit the meter
-    for `fail_safe_h` hours; null is no limit.
+    for `fail_safe_h` hours; without a `feed_in_kw` nothing limits what is fed in.
     """
 
     topic: Topic | None = None
     file: Path | None = None
     heartbeat_s: Annotated[float, Field(ge=1, le=86_400)] = 120.0
-    draw_kw: NonNegative | None
+    draw_kw: NonNegative
     feed_in_kw: NonNegative | None = None
     fail_safe_h: Positive = 2.0
 

@@ -666,7 +666,7 @@ def test_temperature_and_car_count_for_a_session_that_begins_now() -> None:
 
 
 def test_limit_caps_by_the_load_that_is_measured_once_the_storage_is_steady() -> None:
-    home_devices, _ = start_devices(plan_for(HOME), Clock(hour=17), limit={"topic": "limit", "draw_kw": None})
+    home_devices, _ = start_devices(plan_for(HOME), Clock(hour=17), limit={"topic": "limit", "draw_kw": 99})
     setpoint = published(home_devices.start(100.0))["battery/set"]
     home_devices.receive("meter/kw", str(2.0 + setpoint).encode(), 200.0)
     assert published(home_devices.receive("limit", b'{"draw_kw": 1.5}', 201.0))["battery/set"] == pytest.approx(-0.5)
@@ -781,7 +781,7 @@ def say(strategy: DeviceHomeStrategy, topic: str, message: Any) -> None:
     strategy._devices.receive(topic, payload, 0.0)
 
 
-LIMITED = {"limit": {"topic": "limit", "draw_kw": None}}
+LIMITED = {"limit": {"topic": "limit", "draw_kw": 99}}
 
 
 def test_limit_from_outside_goes_into_the_next_answer() -> None:

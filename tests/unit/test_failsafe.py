@@ -215,7 +215,7 @@ def test_limit_caps_what_the_householder_wants() -> None:
 
 
 def test_storage_takes_nothing_where_a_limit_is_and_nobody_knows_the_rest() -> None:
-    home = control({"profile_kw": [1.0] * 24}, {"draw_kw": None})
+    home = control({"profile_kw": [1.0] * 24}, {"draw_kw": 99.0})
     home.limit(Limit(draw_kw=5.0), START)
     assert home.order(START).setpoint_kw == 0.0
     home.limit(Limit(feed_in_kw=5.0), START)
