@@ -60,8 +60,8 @@ _TLS_QUESTIONS = {
     "certificate": "Certificate of this home (node.crt)",
     "key": "Its private key (node.key)",
 }
-_OPERATORS = ("folder", "broker", "run", "game", "slots", "scenario", "certificate", "key")
-"""The options for what the operator's terms have."""
+_OPERATORS = ("broker", "run", "game", "slots", "scenario", "certificate", "key")
+"""The options for what comes from the operator, or is made, when a home enrols."""
 DONE = 0
 
 
@@ -83,7 +83,8 @@ def main(arguments: list[str]) -> int:
         _report(str(error))
         return ExitCode.LOST
     except KeyboardInterrupt:
-        _report("interrupted; nothing is written but the key, the same command goes on")
+        kept = "nothing is changed" if options.enrol is None else "the same command goes on with the same key"
+        _report(f"interrupted; {kept}")
         return ExitCode.INTERRUPTED
     except OSError as error:
         hint = "; try it with sudo" if isinstance(error, PermissionError) else ""
@@ -177,8 +178,9 @@ def _complete(configuration: dict[str, Any], state: Path) -> dict[str, Any]:
 def _enrol(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Ask the operator for a certificate; give the same as `_collect`, of the answer."""
     given = [f"--{key}" for key in _OPERATORS if getattr(options, key) is not None]
+    given += [] if options.folder is None else ["--from"]
     if given:
-        raise InitError(f"{', '.join(given)}: comes from the operator with --enrol; leave it out")
+        raise InitError(f"{', '.join(given)}: --enrol gets or makes it; leave it out")
     _require_free(options.to, overwrite=options.force)
     questions = {key: (_QUESTIONS | _TLS_QUESTIONS)[key] for key in ("ca", "name", "home")}
     values = _values_for(options, list(questions), questions, _ask if sys.stdin.isatty() else None)

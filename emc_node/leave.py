@@ -78,11 +78,10 @@ def main(arguments: list[str]) -> int:
     file: Path = parser.parse_args(arguments).config
     try:
         config = load(file, config_model)
+        _require_certificate(file, config)
         _connect(config, REACH_S)  # it is checked before the service is stopped
     except (ConfigError, ValueError) as error:
         return _report(str(error), ExitCode.BAD_INPUT)
-    if config.tls is None:
-        return _report(f"{file}: tls: missing; a home without a certificate is in no register", ExitCode.BAD_INPUT)
     has_service = (UNITS / "emc-node.service").exists()
     if has_service:
         _control("stop")  # a certificate has one connection
@@ -90,6 +89,11 @@ def main(arguments: list[str]) -> int:
     if has_service:
         _control("disable" if code == LEFT else "start")
     return code
+
+
+def _require_certificate(file: Path, config: EmcConfig[Any]) -> None:
+    if config.tls is None:
+        raise ConfigError(f"{file}: tls: missing; a home without a certificate is in no register")
 
 
 def _connect(config: EmcConfig[Any], seconds: float) -> MqttTransport:

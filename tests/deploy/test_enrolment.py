@@ -217,7 +217,7 @@ def test_enrolment_replaces_a_configuration_only_with_force(flat: Flat, capsys: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--run", "other", "--slots", "24"], "--run, --slots: comes from the operator with --enrol; leave it out"),
+        (["--run", "other", "--from", "folder"], "--run, --from: --enrol gets or makes it; leave it out"),
         (["--name", "h/13"], "--name: 'h/13' is no name"),
         (["--ca", "/nowhere/ca.crt"], "/nowhere/ca.crt: cannot be read"),
         (["--home", "/nowhere/home.json"], "/nowhere/home.json: cannot be read"),

@@ -121,7 +121,7 @@ def test_forged_answers_are_refused_counted_and_waited_through(home: Home, tmp_p
     payloads = [answer(home, state="approved", certificate=each, ca=home.stranger.pem) for each in forged.values()]
     payloads += [
         b"{" * 100,
-        b"x" * (MAX_ANSWER + 1),
+        answer(home, state="denied") + b" " * MAX_ANSWER,
         answer(home, state="approved", surprise=1),
         json.dumps({"schema": 1, "id": "0" * 32, "state": "denied", "reason": "go away"}).encode(),
     ]

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from pathlib import Path
 
+import pytest
+
+from emc_node import leave
 from emc_node.leave import HEAR_S, Leaver
+from stackelgrid.scenarios import load
+from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.base import Finish, Publish
 
 ANSWER = "stackelgrid/street/registrar/h13/answer"
@@ -26,3 +33,35 @@ def test_leaver_takes_a_denial_of_its_own_request_alone() -> None:
         assert leaver.receive(ANSWER, payload, 0.0) == []
     assert leaver.receive(ANSWER, b'{"schema":1,"state":"denied","reason":"the disk is full"}', 0.0) == [Finish()]
     assert leaver.denied == "the disk is full"
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    """The configuration of a home whose machine has the service."""
+    (config, *_) = build_node_configs(
+        load("user_oriented", ["population.homes=2", "aggregators=1"]), "street", "mqtts://grid:1"
+    ).homes
+    file = tmp_path / "config.json"
+    file.write_text(config.model_dump_json())
+    return file
+
+
+@pytest.mark.parametrize(("code", "then"), [(0, "disable"), (2, "start"), (4, "start")])
+def test_service_is_stopped_first_and_started_again_unless_the_home_has_left(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, code: int, then: str
+) -> None:
+    (config_file.parent / "emc-node.service").touch()
+    commands: list[list[str]] = []
+    monkeypatch.setattr(leave, "UNITS", config_file.parent)
+    monkeypatch.setattr(leave, "_connect", lambda *_: None)
+    monkeypatch.setattr(leave, "_require_certificate", lambda *_: None)
+    monkeypatch.setattr(leave, "_leave", lambda _: code)
+    monkeypatch.setattr(subprocess, "run", lambda words, **_: commands.append(words))
+    assert leave.main(["--config", str(config_file)]) == code
+    assert commands == [["systemctl", command, "emc-node"] for command in ("stop", then)]
+
+
+def test_home_without_a_certificate_has_nothing_to_leave(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave.main(["--config", str(config_file)]) == 2
+    assert f"{config_file}: tls: missing; a home without a certificate is in no register" in capsys.readouterr().err
+    assert leave.main(["--config", str(config_file.with_name("none.json"))]) == 2

@@ -207,7 +207,14 @@ def test_forged_renewals_are_refused_counted_and_remarked(home: Home, tmp_path: 
         assert home.answer(state="approved", **content) == []
         assert home.inner.mailbox.rejected["refused"] == number
     assert len(home.remarks) == 1
-    hostile = [b"{", b"\xff\xfe", b"[" * 60_000, b'{"a":' * 10_000, b"null", b"0" * (MAX_ANSWER + 1)]
+    hostile = [
+        b"{",
+        b"\xff\xfe",
+        b"[" * 60_000,
+        b'{"a":' * 10_000,
+        b"null",
+        b'{"schema":1,"state":"renew"}' + b" " * MAX_ANSWER,
+    ]
     for number, payload in enumerate(hostile, 1):
         assert home.node.receive(ANSWER, payload, home.now) == []
         assert home.inner.mailbox.rejected["malformed"] == number
