@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-st
 
 AUDIT := $(UV) run --quiet --no-project --isolated --with-requirements requirements-audit.lock
 
-.PHONY: help run test test-arm64 test-containers check soak mutants wheel reproduction stored-outcomes \
+.PHONY: help run test test-arm64 test-grid test-containers check soak mutants wheel reproduction stored-outcomes \
 	screenshots bench docs audit sbom lock clean
 
 help:  ## List the commands (the default)
@@ -28,6 +28,10 @@ test: $(INSTALLED)  ## Run the tests, a worker a core
 test-arm64: $(INSTALLED)  ## Play a run in which one home is on an emulated arm64 machine, like a Raspberry Pi; needs root
 	scripts/arm64/make-root build/arm64
 	$(VENV)/bin/pytest tests/deploy/arm64/emulated_home.py
+
+test-grid: $(INSTALLED)  ## Play 200 sessions of a grid whose nodes are killed and whose homes come and go: a quarter of an hour
+	rm -rf build/grid
+	$(VENV)/bin/python tests/deploy/lasting_grid.py build/grid
 
 test-containers: $(INSTALLED)  ## Run the testbed in containers, under faults; starts a container engine if it may
 	scripts/containers/with-engine $(VENV)/bin/pytest -s tests/deploy/containers/testbed_in_containers.py
