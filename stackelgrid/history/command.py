@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stackelgrid.columns import Columns, encode_csv
 from stackelgrid.errors import ConfigError
-from stackelgrid.history.summary import describe, to_rows
+from stackelgrid.history.summary import describe, describe_mode, to_rows
 from stackelgrid.history.tables import TABLES, History, Period, find, tabulate
 from stackelgrid.text_file import replace_file
 
@@ -39,8 +39,10 @@ def show(histories: Sequence[History], period: Period) -> str:
     first, *others = histories
     width = shutil.get_terminal_size((100, 24)).columns
     lines = describe(first.tabulate("sessions", period), first.tabulate("bills", period), width)
-    if not lines:
+    modes = to_rows(first.tabulate("modes", period))
+    if not lines and not modes:
         lines = [f"{first.path}: no session is in it" + ("" if period == Period() else " for these days")]
+    lines += [describe_mode(row) for row in modes[-1:]]
     if others:
         lines += ["", f"{len(others)} more histories are here: name one of them, or export all with --csv"]
     return "\n".join(lines)

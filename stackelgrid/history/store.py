@@ -66,8 +66,8 @@ def upsert(table: str, keys: str, columns: str, rows: Iterable[tuple[Any, ...]])
 class HistoryFile(Report):
     """A history in a SQLite file, readable by its owner only; a reader may have it open at the same time.
 
-    What a full, read-only or damaged disk does not take is written later, in its order, and no node ends because of it.
-    A power cut may lose the last second, never more. Rows of sessions that were written more than `days` days ago go;
+    A change is on disk when `write` returns. What a full, read-only or damaged disk does not take is written later, in its
+    order, and no node ends because of it. Rows of sessions that were written more than `days` days ago go;
     the room that they had is used again.
     """
 
@@ -126,7 +126,7 @@ class HistoryFile(Report):
         file = sqlite3.connect(self._path, timeout=0.1, check_same_thread=False, isolation_level=None)
         try:
             file.execute("PRAGMA journal_mode = WAL")
-            file.execute("PRAGMA synchronous = NORMAL")
+            file.execute("PRAGMA synchronous = FULL")
             file.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
             migrate(file)
             file.execute(

@@ -45,6 +45,13 @@ def describe(sessions: Columns, bills: Columns, width: int) -> list[str]:
     return [line[:width] for line in [*lines, "", *_align(table)]]
 
 
+def describe_mode(row: Row) -> str:
+    """Describe what drives the storage of a home, in a line."""
+    also = {"override": ", overridden", "limited": ", limited from outside"}
+    words = "".join(word for key, word in also.items() if row[key])
+    return f"storage: {row['mode']}{words}, since {row['at']:%Y-%m-%d %H:%M}"
+
+
 def to_rows(columns: Columns) -> list[Row]:
     """Give the rows of a table."""
     return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]

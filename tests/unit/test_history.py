@@ -39,7 +39,7 @@ from stackelgrid.node.home_status import HomeStatus
 from stackelgrid.scenarios import Scenario, load
 from stackelgrid.testbed.node_configs import build_node_configs
 from stackelgrid.transport.memory import MemoryTransport
-from stackelgrid.wire.messages import Settlement
+from stackelgrid.wire.messages import AggregatorRoster, Settlement
 
 DOC = Path(__file__).parents[2] / "docs" / "history.md"
 VERSION_1 = Path(__file__).parent / "history_version_1.sql"
@@ -233,6 +233,8 @@ def test_mode_is_stored_when_it_changes(tmp_path: Path) -> None:
         *(("clock", False, False), ("plan", False, False), ("plan", False, True)),
         ("fail_safe", True, False),
     ]
+    with History(tmp_path / f"h1{ENDING}") as stored:
+        assert "storage: fail_safe, overridden, since 2001-09-09" in show([stored], EACH)
 
 
 # --- what a coordinator meets ---
@@ -262,6 +264,13 @@ def test_coordinator_that_was_killed_before_the_settlement_stores_its_loads(tmp_
     assert [row["load_kw"] for row in rows(tmp_path, "a1", "members")] == [7.0, 1.0]
     (session,) = rows(tmp_path, "a1", "sessions")
     assert (session["homes"], session["roster"]) == (4, 7)
+
+
+def test_leader_stores_the_roster_that_it_tells_its_aggregators(tmp_path: Path) -> None:
+    history = coordinator(tmp_path)
+    history.hear(AggregatorRoster(run="grid", sender="leader", session=1, number=3, members=[]))
+    history.hear(settlement(3.0))
+    assert [row["roster"] for row in rows(tmp_path, "a1", "sessions")] == [3]
 
 
 def test_coordinator_that_missed_the_last_round_stores_the_price_alone(tmp_path: Path) -> None:
