@@ -66,9 +66,9 @@ def upsert(table: str, keys: str, columns: str, rows: Iterable[tuple[Any, ...]])
 class HistoryFile(Report):
     """A history in a SQLite file, readable by its owner only; a reader may have it open at the same time.
 
-    A change is on disk when `write` returns. What a full, read-only or damaged disk does not take is written later, in its
-    order, and no node ends because of it. Rows of sessions that were written more than `days` days ago go;
-    the room that they had is used again.
+    A change is on disk when `write` returns. What a full, read-only or damaged disk does not take is written later, in
+    its order, and no node ends because of it. Rows of sessions that were written more than `days` days ago go; the room
+    that they had is used again.
     """
 
     def __init__(self, path: Path, run: Run, days: int, clock: Callable[[], float] = time.time) -> None:
