@@ -73,13 +73,14 @@ def main(arguments: list[str]) -> int:
 
 def examine(config_file: Path, state: Path) -> Iterator[Finding]:
     """Examine one thing after the other: without a configuration the clock alone."""
-    yield _examine_clock()
     try:
         config: EmcConfig[Any] = load(config_file, config_model, state)
         assemble(config, discard)
     except (ConfigError, ValueError) as error:
+        yield _examine_clock(trusted=False)
         yield Finding("configuration", False, str(error).replace("\n", "; "))
         return
+    yield _examine_clock(trusted=config.devices is not None and config.devices.trust_clock)
     yield Finding("configuration", True, f"{config_file}: {config.name} of run {config.run}")
     if config.tls is not None:
         yield _examine_certificate(config.tls, config.name)
@@ -89,9 +90,10 @@ def examine(config_file: Path, state: Path) -> Iterator[Finding]:
         yield from _examine_sensors(config, config.devices)
 
 
-def _examine_clock() -> Finding:
-    if is_synchronised():
-        return Finding("clock", True, f"synchronised, {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}")
+def _examine_clock(*, trusted: bool) -> Finding:
+    if trusted or is_synchronised():
+        how = "trusted (devices.trust_clock)" if trusted else "synchronised"
+        return Finding("clock", True, f"{how}, {datetime.now().astimezone():%Y-%m-%d %H:%M %Z}")
     return Finding("clock", False, "not synchronised: let a time service set it, sudo timedatectl set-ntp true")
 
 

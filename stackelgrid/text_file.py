@@ -5,6 +5,7 @@ A pipe, a device or binary content is refused, not waited for. An error of the o
 
 from __future__ import annotations
 
+import glob
 import io
 import json
 import math
@@ -77,6 +78,13 @@ def replace_file(path: Path, content: bytes, *, durable: bool = False, mode: int
                 draft.unlink()
             error.filename, error.filename2 = str(path), None  # that of a full disk names no file
             raise
+
+
+def remove_drafts(path: Path) -> None:
+    """Remove what processes that were killed while they wrote a file have left; nobody else may write it now."""
+    with suppress(OSError):
+        for draft in path.parent.glob(f".{glob.escape(path.name)}.*"):
+            draft.unlink()
 
 
 def sync_file(file: IO[bytes]) -> None:

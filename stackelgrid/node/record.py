@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stackelgrid.text_file import replace_file, sync_file, sync_folder
+from stackelgrid.text_file import remove_drafts, replace_file, sync_file, sync_folder
 
 _LOG = logging.getLogger("stackelgrid.node")
 
@@ -87,6 +87,7 @@ class WholeFile(Report):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._content = self._written = b""
+        remove_drafts(path)
 
     def __call__(self, content: Any) -> None:
         """Write `content` in place of what is there; the same once more is not written, so that no card wears out."""

@@ -180,6 +180,8 @@ def test_doctor_says_that_the_clock_is_not_synchronised(
     assert failures(machine.configure(), capsys) == {
         "clock": "not synchronised: let a time service set it, sudo timedatectl set-ntp true"
     }
+    devices = {"broker": f"mqtt://127.0.0.1:{machine.home.port}", "trust_clock": True}
+    assert failures(machine.configure(devices=devices), capsys) == {}
 
 
 @pytest.mark.parametrize(

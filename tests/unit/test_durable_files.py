@@ -52,6 +52,15 @@ def test_whole_file_is_not_written_again_with_the_same_content(tmp_path: Path, s
     assert (tmp_path / "plan.json").read_text() == '{"run": "other"}'
 
 
+def test_whole_file_removes_what_a_kill_has_left(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+    for left in (".plan.json.4711", ".plan.json.4712"):
+        (tmp_path / left).write_text('{"run"')
+    (tmp_path / ".other.json.4711").write_text("{}")
+    WholeFile(tmp_path / "plan.json")
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".other.json.4711", "plan.json"]
+
+
 def test_record_of_a_session_is_on_disk_with_those_before_it(tmp_path: Path, steps: list[str]) -> None:
     path = tmp_path / "schedule.jsonl"
     open_record(path, 3)({"session": 1})
