@@ -412,11 +412,16 @@ class Authority:
             raise AuthorityError(f"the grid is damaged: {first['msg']}", str(path), "provision it again") from None
 
     def _check_enrolment(self, wish: EnrolmentRequest, register: Register) -> Node:
-        """Give the node that a request asks to be, at the aggregator that it gets. Raises `RefusedRequestError`."""
-        known = {name: entry.role for name, entry in register.in_force.items()}
-        if wish.name in known:
+        """Give the node that a request asks to be, at the aggregator that it gets. Raises `RefusedRequestError`.
+
+        A home whose certificate has expired may ask again, and stays where it was.
+        """
+        known = {name: entry.role for name, entry in register.in_force.items() if name != wish.name}
+        before = register.in_force.get(wish.name)
+        if before is not None and (before.role is not Role.home or before.expires > now()):
             raise RefusedRequestError("taken", f"the name {wish.name!r} is taken; take another")
-        above = wish.aggregator or register.find_smallest()
+        kept = before.above if before is not None and before.above in known else None
+        above = wish.aggregator or kept or register.find_smallest()
         if above is None:
             raise RefusedRequestError("no aggregator", "the grid has no aggregator yet; try again later")
         node = Node(wish.name, Role.home, above, wish.homes, wish.max_kw)

@@ -106,8 +106,11 @@ def revoke(
     from broker.authority import Authority
 
     authority = Authority(folder)
+    stranded = [home.name for home in authority.register.members.get(name, [])]
     authority.revoke(name, _who(), reason)
     print(f"{name} is revoked; {authority.folder / 'broker'} says so")
+    if stranded:
+        print(f"its homes take no part until they are moved (stackelgrid certs move): {', '.join(stranded)}")
 
 
 @certs.command()
@@ -194,7 +197,7 @@ def requests(folder: Folder = CERTS) -> None:
             each.fingerprint,
             asked.aggregator or "",
             str(asked.homes),
-            "" if asked.max_kw is None else f"{asked.max_kw:g}",
+            _show_limit(asked.max_kw),
             f"{each.received:%Y-%m-%d %H:%M}",
             state,
         )
@@ -299,15 +302,26 @@ def list_(folder: Folder = CERTS) -> None:
     certificates = sorted(
         Authority(folder).register.certified, key=lambda each: (ranks[each.role], each.above or "", each.name)
     )
-    table = Table("name", "role", "above", "added", "valid until", "", box=None, pad_edge=False)
+    table = Table("name", "role", "above", "homes", "max kW", "added", "valid until", "", box=None, pad_edge=False)
     for each in certificates:
         state = "" if each.revoked is None else f"revoked {each.revoked:%Y-%m-%d}"
         state += f" by {each.revoked_by}" if each.revoked_by else ""
         state += f": {each.reason}" if each.reason else ""
         table.add_row(
-            each.name, each.role, each.above or "", f"{each.added:%Y-%m-%d}", f"{each.expires:%Y-%m-%d}", state
+            each.name,
+            each.role,
+            each.above or "",
+            str(each.homes) if each.role is Role.home else "",
+            _show_limit(each.max_kw),
+            f"{each.added:%Y-%m-%d}",
+            f"{each.expires:%Y-%m-%d}",
+            state,
         )
     _print_table(table)
+
+
+def _show_limit(kw: float | None) -> str:
+    return "" if kw is None else f"{kw:g}"
 
 
 def _print_table(table: Table) -> None:

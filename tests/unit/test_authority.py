@@ -162,7 +162,13 @@ def test_broker_certificate_is_replaced_when_it_gets_more_names(
     authority.serve_as("pi.local", "fd00::7")
     named = certificate(authority.folder / "broker" / "node.crt").extensions
     names = named.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == ["localhost", "broker", "grid.example.org", "pi.local"]
+    assert names.get_values_for_type(x509.DNSName) == [
+        "localhost",
+        "broker",
+        "enrolment",
+        "grid.example.org",
+        "pi.local",
+    ]
     assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == [
         "127.0.0.1",
         "192.0.2.7",
@@ -557,6 +563,12 @@ def test_certs_command_from_init_to_list(
     assert ["revoked" in row for row in rows] == [True, False, False, False, True, False, False]
     assert f"by {getpass.getuser()}: moved" in out
     assert Authority(Path("certs")).register.hosts[-2:] == ("grid.example.org", "192.0.2.7")
+    code, out, _ = command(monkeypatch, capfd, "add", "a2", "--role", "aggregator", "--above", "leader")
+    code, out, _ = command(monkeypatch, capfd, "move", "h1", "a2")
+    assert code == 0 and "h1 is below a2" in out
+    code, out, _ = command(monkeypatch, capfd, "revoke", "a2")
+    assert code == 0 and "until they are moved (stackelgrid certs move): h1" in out
+    command(monkeypatch, capfd, "move", "h1", "a1")
     for words in ("renew a1", "rotate", "renew leader a1 h1 desk", "rotate --finish"):
         code, out, err = command(monkeypatch, capfd, *words.split())
         assert code == 0 and out and not err and "PRIVATE" not in out

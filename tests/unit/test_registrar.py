@@ -19,7 +19,7 @@ from broker import requests as kept
 from broker.access import Node, Role, Rules
 from broker.authority import Authority, Grid
 from broker.files import AuthorityError
-from broker.register import now
+from broker.register import CertificateEntry, now
 from stackelgrid.deploy import registrar
 from stackelgrid.deploy.registrar import MOST_OPEN, Registrar
 from stackelgrid.transport.base import Action, Compute, Publish
@@ -354,6 +354,26 @@ def test_home_is_asked_to_renew_while_the_authoritys_key_is_replaced(desk: Desk)
 
 def partial_send(desk: Desk, name: str, request: NodeRequest) -> Any:
     return lambda: desk.send(node_topic("g", name, "request"), request.write())
+
+
+def test_home_whose_certificate_has_expired_asks_again_and_stays_where_it_was(desk: Desk) -> None:
+    again, fewer = Applicant("h1"), {name: sum(home.homes for home in homes) for name, homes in members(desk).items()}
+    assert min(fewer, key=fewer.__getitem__) == "a2"
+    desk.ask(again)
+    assert desk.counts() == {"taken": 1}
+    age(desk.authority, "h1", -0.1)
+    desk.ask(again)
+    assert desk.answer(again).state == "waiting" and desk.counts() == {"taken": 1}
+    entry = desk.authority.approve("h1", "eva")
+    assert entry.above == "a1" and desk.authority.register.in_force["h1"] == entry
+    assert [home.name for home in members(desk)["a1"]] == ["h1"]
+    age(desk.authority, "a1", -0.1)
+    desk.ask(Applicant("a1"))
+    assert desk.counts() == {"taken": 2}
+
+
+def members(desk: Desk) -> dict[str, list[CertificateEntry]]:
+    return desk.authority.register.members
 
 
 def test_request_on_the_topic_of_another_is_refused(desk: Desk) -> None:
