@@ -400,9 +400,9 @@ def count_stored(grid: Grid) -> dict[str, int]:
 def play(grid: Grid) -> None:
     """Play the grid to its end, with all that happens to it."""
     began = time.monotonic()
+    grid.start()
     events = sorted(plan_kills(grid) + plan_changes(grid), key=lambda event: event.session)
     waiting: list[threading.Thread] = []
-    grid.start()
     for session in grid.watch():
         while events and events[0].session <= session:
             event = events.pop(0)
