@@ -95,7 +95,7 @@ class HomeDevices:
         storage = None
         if settings.storage_setpoint is not None:
             storage = StorageLimits(*home.storage_power_kw(), settings.storage_setpoint.default_kw)
-        memory = None if plan_file is None else _read_memory(plan_file)
+        memory = None if plan_file is None else read_memory(plan_file)
         self._control = StorageControl(storage, settings.fail_safe, settings.limit, clock(), memory)
         self._lock = threading.RLock()  # around the control, which another thread gives the settled plans
         self._alone_at: float | None = None  # when it last began to look for what is best for it alone
@@ -304,7 +304,7 @@ class HomeDevices:
 
     def _remember(self) -> None:
         if self._save is not None:
-            self._save(self._control.memory.model_dump(mode="json", exclude_none=True))
+            self._save(self._control.memory.model_dump(mode="json", by_alias=True, exclude_none=True))
 
     # --- what is to be done ---
 
@@ -486,7 +486,7 @@ def serve(devices: HomeDevices, settings: DeviceSettings) -> MqttTransport:
     return transport
 
 
-def _read_memory(plan_file: Path) -> Memory | None:
+def read_memory(plan_file: Path) -> Memory | None:
     """Read what was kept over a restart, None where there is nothing that can be used."""
     try:
         return Memory.model_validate_json(plan_file.read_bytes())

@@ -14,7 +14,7 @@ from typing import Literal
 from emc_node.device_settings import FailSafe, OutsideLimit
 from emc_node.limit import NO_BOUNDS, Bounds, Limit, LimitControl, Source
 from emc_node.plan import Moment, Plan
-from stackelgrid.model import Finite, StrictModel
+from stackelgrid.model import Finite, SchemaVersion, StrictModel
 
 Mode = Literal["plan", "fail_safe"]
 _MOST_PLANS = 100
@@ -31,6 +31,7 @@ class Override(StrictModel):
 class Memory(StrictModel):
     """What a home must not lose with the power: its settled plans, and what it was told."""
 
+    schema_version: SchemaVersion = 1
     plans: list[Plan] = []
     override: Override | None = None
     takes_part: bool = True

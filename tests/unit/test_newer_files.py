@@ -12,6 +12,7 @@ import pytest
 
 from broker.authority import Authority, AuthorityError
 from emc_node.config import EmcConfig, open_ledger
+from emc_node.devices import read_memory
 from stackelgrid import scenarios
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.ledger import SqliteLedger
@@ -67,6 +68,19 @@ def test_file_of_a_newer_version_is_refused_with_the_mend(tmp_path: Path, use: C
     assert "newer version of Stackelgrid" in str(refused.value)
     assert "run that version, or restore a copy of before" in str(refused.value)
     assert str(tmp_path) in str(refused.value)
+
+
+def test_home_does_without_a_plan_that_a_newer_version_has_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its devices go on, by the fail-safe; the log says why."""
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"schema": 1, "takes_part": False}))
+    kept = read_memory(file)
+    assert kept is not None and not kept.takes_part
+    file.write_text(json.dumps({"schema": 2, "takes_part": False}))
+    assert read_memory(file) is None
+    assert "run that version, or restore a copy of before" in caplog.records[-1].__dict__["data"]["cause"]
 
 
 def test_home_goes_on_with_a_ledger_that_knows_fewer_keys(tmp_path: Path) -> None:
