@@ -141,7 +141,7 @@ def build(config: EmcConfig[Any]) -> RunNode:
     if history is not None:
         _record_devices(devices, history, 60 if config.calendar is None else config.calendar.slot_minutes)
     if prices is not None:
-        devices.solve_alone = OwnOptimum(config, home, homes, node.find_states, prices)
+        devices.solve_alone = OwnOptimum(config, home, homes, node.find_states, prices, devices)
     serve(devices, config.devices)
     return _complete(node, config)
 

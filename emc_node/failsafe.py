@@ -7,7 +7,7 @@ stands the householder's override, and above all a limit from outside. Powers kW
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from math import isfinite
 from typing import Literal
 
@@ -153,9 +153,11 @@ class StorageControl:
         return until
 
     def find_own_level(self, now: datetime) -> float | None:
-        """Give what the storage should hold while the home follows a plan of its own, kWh; else None."""
-        own = self._find_own(now)
-        return None if own is None or self._find_settled(now) is not None else own.level_at(now)
+        """Give what the storage should hold, kWh, where the last plan that the home followed was one of its own."""
+        own, begun = self._own_plan, [plan for plan in self._plans if plan.start <= now]
+        if own is None or (begun and own.start < self._ends(begun[-1])):
+            return None
+        return own.level_at(min(now.astimezone(UTC), own.end))
 
     def expect_change(self, begin: datetime, end: datetime) -> float:
         """Give by how much the energy in the storage changes from one time to another by its plans, kWh."""

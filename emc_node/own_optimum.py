@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
 
 from emc_node.device_settings import HOURS
+from emc_node.devices import HomeDevices
 from emc_node.plan import Plan, list_clock_hours
+from emc_node.strategy import Create, create_within
 from stackelgrid.calendar import Session
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.registry import find
 from stackelgrid.rounds.settings import HomeModel
-from stackelgrid.rounds.strategy import HomeStrategy
 from stackelgrid.wire.messages import Body
 
 
@@ -22,19 +24,22 @@ class OwnOptimum:
     """Plans a home from a time on as it would answer `prices`, one per hour of the clock.
 
     `create` makes the game's strategy of a list of homes; `find_states` gives the states in which what was settled
-    leaves them. Raises `ValueError` in a game whose settlement is no price.
+    leaves them, `devices` what is measured and what limits the meter. Raises `ValueError` in a game whose settlement is
+    no price.
     """
 
     def __init__(
         self,
         config: NodeConfig,
         home: HomeModel,
-        create: Callable[[Sequence[HomeModel]], HomeStrategy[Any, Any, Any]],
+        create: Create,
         find_states: Callable[[Session], Mapping[str, Any]],
         prices: Sequence[float],
+        devices: HomeDevices,
     ) -> None:
         self._run, self._scenario, self._sessions = config.run, config.scenario, config.sessions
         self._home, self._create, self._find_states, self._prices = home, create, find_states, prices
+        self._devices = devices
         self._settlement: type[Body] = find(config.game).bodies("lower").settlement
         try:
             self._settlement.model_validate({"price": list(prices)})
@@ -52,8 +57,11 @@ class OwnOptimum:
             home = self._home
         else:
             home = self._home.foresee(window).in_session(window, self._find_states(window).get(self._home.id))
-        account = self._create([home]).settle(self._settlement.model_validate({"price": prices}))[home.id]
-        day = home.day_plan(account)
+        if (level := self._find_level(window)) is not None:
+            with suppress(ValueError):  # it cannot be solved from there: then from what the last plan has left
+                home = home.with_stored_energy(level)
+        strategy = create_within(self._create, home, self._devices.bound(window))
+        day = home.day_plan(strategy.settle(self._settlement.model_validate({"price": prices}))[home.id])
         return Plan(
             run=self._run,
             scenario=self._scenario,
@@ -65,6 +73,13 @@ class OwnOptimum:
             setpoint_kw=day.setpoint_kw,
             level_kwh=day.level_kwh,
         )
+
+    def _find_level(self, window: Session) -> float | None:
+        """Find what the storage holds as the plan begins; nothing for a day without a date, which began at midnight."""
+        if self._sessions[0].start is None or self._home.storage_capacity_kwh() is None:
+            return None
+        level = self._devices.find_level(window)
+        return None if level is None else level.kwh
 
     def _find_window(self, time: datetime) -> Session:
         """Find the slots of the run from a time on, as many as those of a session; without dates, the day of the clock.

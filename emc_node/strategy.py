@@ -22,6 +22,25 @@ Create = Callable[[Sequence[HomeModel]], HomeStrategy[Any, Any, Any]]
 """Makes a game's own strategy of a list of homes. Raises `ValueError` for homes that have no feasible schedule."""
 
 
+def create_within(
+    create: Create, home: HomeModel, bounds: Sequence[Bounds], on_failure: Callable[[str], None] = lambda cause: None
+) -> HomeStrategy[Any, Any, Any]:
+    """Make the strategy of a home within a limit from outside, as far as the home can keep it.
+
+    Where it cannot, it draws what no device can leave off; where that does not help, nothing limits it. `on_failure` is
+    told why.
+    """
+    if all(each == NO_BOUNDS for each in bounds):
+        return create([home])
+    draw, feed_in = [each.draw_kw for each in bounds], [each.feed_in_kw for each in bounds]
+    for above_inelastic in (False, True):
+        try:
+            return create([home.within(draw, feed_in, above_inelastic=above_inelastic)])
+        except ValueError as error:
+            on_failure(str(error))
+    return create([home])
+
+
 class DeviceHomeStrategy:
     """A `HomeStrategy` that starts from what the home's `devices` measure and gives them the settled plan.
 
@@ -101,17 +120,13 @@ class DeviceHomeStrategy:
         bounds = self._devices.bound(self._session)
         if bounds == self._bounds or (self._bounds is None and all(each == NO_BOUNDS for each in bounds)):
             return
-        draw, feed_in = [each.draw_kw for each in bounds], [each.feed_in_kw for each in bounds]
         memory = self._strategy.remember() if isinstance(self._strategy, StatefulHomeStrategy) else None
-        for above_inelastic in (False, True):
-            try:
-                self._strategy = self._create([self._home.within(draw, feed_in, above_inelastic=above_inelastic)])
-            except ValueError as error:
-                self._warn("the limit from outside cannot be kept", cause=str(error))
-            else:
-                break
-        else:
-            self._strategy = self._create([self._home])
+        self._strategy = create_within(
+            self._create,
+            self._home,
+            bounds,
+            lambda cause: self._warn("the limit from outside cannot be kept", cause=cause),
+        )
         if memory is not None and isinstance(self._strategy, StatefulHomeStrategy):
             self._strategy.recall(memory)
         self._bounds = bounds

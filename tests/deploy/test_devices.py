@@ -455,14 +455,21 @@ def test_limit_from_outside_caps_the_setpoint(place: str, tmp_path: Path) -> Non
     assert messages[STATE]["problems"] == ["nothing is heard of the limit from outside"]
 
 
-def alone(sessions: list[Session], prices: list[float], **home: Any) -> OwnOptimum:
+def alone(sessions: list[Session], prices: list[float], kwh: float | None = None) -> OwnOptimum:
     described = {"run": "demo", "name": "h1", "game": "user_oriented", "slots": 24, "aggregator": "a1", "homes": [FLAT]}
     config = config_model(find("user_oriented")).model_validate(described)
-    flat = Home.model_validate(FLAT | home)
+    flat = HOME
     states = {"flat": {"storage_kwh": [4.0]}}
     calendar = Calendar(start=MIDNIGHT, timezone="Europe/Berlin", horizon="6h", days=1)
     dated = config.model_copy(update={"calendar": calendar})
-    return OwnOptimum(dated if sessions else config, flat, UserOrientedHomes, lambda session: states, prices)
+    clock = Clock(hour=20)
+    settings = DeviceSettings.model_validate(DEVICES | {"limit": {"topic": "limit", "draw_kw": 99}})
+    home_devices = HomeDevices("h1", settings, flat, clock=clock, sessions=sessions)
+    if kwh is not None:
+        home_devices.receive("battery/soc", str(20 * kwh).encode(), 0.0)
+        home_devices.receive("limit", b'{"draw_kw": 0.75}', 0.0)
+    chosen = dated if sessions else config
+    return OwnOptimum(chosen, flat, UserOrientedHomes, lambda session: states, prices, home_devices)
 
 
 def test_home_alone_does_what_is_best_for_it_at_the_price_of_each_hour() -> None:
@@ -473,6 +480,10 @@ def test_home_alone_does_what_is_best_for_it_at_the_price_of_each_hour() -> None
     assert (rest.start, rest.price) == (MIDNIGHT.replace(hour=20), prices[20:])
     assert rest.level_kwh is not None and rest.setpoint_kw is not None
     assert rest.level_kwh[0] - rest.setpoint_kw[0] == pytest.approx(4.0), "from what the last plan has left"
+    measured = alone([DAY], prices, kwh=1.5)(MIDNIGHT.replace(hour=20))
+    assert measured.level_kwh is not None and measured.setpoint_kw is not None
+    assert measured.level_kwh[0] - measured.setpoint_kw[0] == pytest.approx(1.5)
+    assert max(measured.load_kw) == pytest.approx(0.75, abs=1e-6), "within the limit from outside"
     with pytest.raises(ValueError, match="for the run alone"):
         alone([DAY], prices)(MIDNIGHT + timedelta(days=1))
 
@@ -513,7 +524,9 @@ def test_own_optimum_is_refused_in_a_game_whose_settlement_is_no_price() -> None
     (home, *_) = [home for home in scenario.everyone if home.battery is not None]
     config = config_model(find("storage_market")).model_validate(described | {"homes": [home.model_dump()]})
     with pytest.raises(ValueError, match=r"devices\.fail_safe: in storage_market a home is not asked"):
-        OwnOptimum(config, home, UserOrientedHomes, lambda session: {}, [9.0] * 24)
+        OwnOptimum(
+            config, home, UserOrientedHomes, lambda session: {}, [9.0] * 24, HomeDevices("h1", DeviceSettings(), home)
+        )
 
 
 # --- the measured level ---
