@@ -338,6 +338,19 @@ def test_member_renews_no_certificate_but_its_own(grid: Grid, tmp_path: Path) ->
 # A home's life.
 
 
+def test_denied_home_ends_with_the_reason_and_asks_anew_with_another_key(grid: Grid, tmp_path: Path) -> None:
+    flat = Flat(grid, tmp_path, "h26")
+    keys = set()
+    for _ in range(2):
+        with flat.init() as process:
+            keys.add(flat.key)
+            grid.authority.deny("h26", "operator", "no contract")
+            assert process.wait(PATIENCE_S) == 2
+        assert "the operator denies it: no contract; mend that" in (tmp_path / "init.log").read_text()
+        assert list(flat.etc.iterdir()) == []
+    assert len(keys) == 2
+
+
 def traces_of(key: bytes) -> list[bytes]:
     """Give what is found in any content that has a private key: the number itself, in hexadecimal or base64."""
     private = load_pem_private_key(key, None)
