@@ -128,6 +128,8 @@ def run(
         with defer_interrupts(), display:
             if transport is TransportName.mqtt:
                 display.show(f"starting {len(checked.topology.names)} processes")
+                if told := tell_first_gate(checked):
+                    display.show(told)
             ended, unwritten = _await_end(
                 lambda: runner.run(
                     checked,
@@ -201,6 +203,16 @@ def _watch(scenario: Scenario, faults: str | None, broker: str, display: RunDisp
     address = broker if BrokerKind.of(broker) is None else None
     recorder = Recorder(scenario, plan, address)
     return Watch(recorder, display, lambda line: open_stderr().print(line, markup=False))
+
+
+def tell_first_gate(scenario: Scenario) -> str:
+    """Say for when a grid waits, and how to play it without waiting; empty where it does not wait."""
+    if scenario.gates is None or scenario.gates.clock != "real":
+        return ""
+    opens = scenario.gates.open_at(scenario.sessions[0]).isoformat(timespec="minutes")
+    return (
+        f"the first session opens at {opens}, by the wall clock; --set gates.clock=simulated plays one after the other"
+    )
 
 
 def _check_broker(broker: str, certificates: Path | None) -> None:

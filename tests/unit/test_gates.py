@@ -13,6 +13,7 @@ import aggregator_node.config
 import emc_node.config
 import leader_node.config
 from stackelgrid.calendar import Calendar
+from stackelgrid.cli.play import tell_first_gate
 from stackelgrid.faults.in_memory import FaultyMemory
 from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.gates import Gates, Timetable
@@ -234,7 +235,9 @@ def test_journal_and_conclusion_of_a_grid_have_each_session_once_after_a_restart
     ledger = SqliteLedger(tmp_path / "leader.ledger", config.terms())
     account = {"round": 3, "session": 2}
     ledger.append({"session": 1, "rounds": 2, "conclusion": {"session": 1}, "state": None})
-    files["journal_file"].write_text('{"round": 1, "session": 1}\n{"round": 2, "session": 1}\n{"round": 3, "session": 2}\n{"rou')
+    files["journal_file"].write_text(
+        '{"round": 1, "session": 1}\n{"round": 2, "session": 1}\n{"round": 3, "session": 2}\n{"rou'
+    )
     files["conclusion_file"].write_text('{"session": 1}\n{"session": 2}\n')  # the ledger was killed before the second
     question = {"all": {"price": [1.0] * 24}}
     ledger.append(
@@ -256,6 +259,12 @@ def test_last_line_of_a_long_file_is_found_from_its_end(tmp_path: Path, length: 
         file.write('{"session": 9')  # not whole
     assert has_last_record(path, 8) and not has_last_record(path, 9)
     assert not has_last_record(tmp_path / "none", 9)
+
+
+def test_run_says_when_the_first_session_opens_where_it_waits_for_that() -> None:
+    assert "opens at 2026-03-26T12:00+01:00, by the wall clock" in tell_first_gate(load(four_days(NOON)))
+    for gates in (None, NOON | {"clock": "simulated"}, NOON | {"clock": {"speed": 10}}):
+        assert tell_first_gate(load(four_days(gates))) == ""
 
 
 def test_result_of_a_skipped_session_says_why() -> None:
