@@ -38,7 +38,8 @@ def show(histories: Sequence[History], period: Period) -> str:
     """Describe the node that is highest in the tree, and name the others."""
     first, *others = histories
     width = shutil.get_terminal_size((100, 24)).columns
-    lines = describe(first.tabulate("sessions", period), first.tabulate("bills", period), width)
+    bills = first.tabulate("bills", period) if first.roles == {"home"} else {}
+    lines = describe(first.tabulate("sessions", period), bills, width)
     modes = to_rows(first.tabulate("modes", period))
     if not lines and not modes:
         lines = [f"{first.path}: no session is in it" + ("" if period == Period() else " for these days")]

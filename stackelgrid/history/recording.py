@@ -53,28 +53,25 @@ class _History:
         Where `loads` are not known, as when a coordinator has missed the round that was settled, those of before stay.
         """
         session, price = self._sessions[settlement.session - 1], getattr(settlement.body, "price", None)
-        values = {
-            **self._describe(settlement.session),
-            "round": settlement.round,
-            "settled": settlement.settled,
-            "complete": settlement.complete,
-            **{key: value for key, value in more.items() if value is not None},
-        }
-        changes = [upsert("sessions", "session", " ".join(values), [(session.number, *values.values())])]
+        how = {"round": settlement.round, "settled": settlement.settled, "complete": settlement.complete}
+        known = {key: value for key, value in more.items() if value is not None}
+        changes = [self._describe(session, **how, **known)]
         if isinstance(price, list) and len(price) == session.slots:
             changes += self._plan(session, price, loads)
         self._file.write(*changes)
 
-    def _describe(self, number: int) -> dict[str, Any]:
-        session = self._sessions[number - 1]
-        return {
+    def _describe(self, session: Session, **more: Any) -> Change:
+        """Make the row of a session."""
+        values = {
             "at": self._file.now(),
             "start": None if session.start is None else _to_seconds(session.start),
             "first": session.first + 1,
             "slots": session.slots,
             "binding": session.binding,
             "slot_hours": session.slot_hours,
+            **more,
         }
+        return upsert("sessions", "session", " ".join(values), [(session.number, *values.values())])
 
     def _plan(self, session: Session, price: Sequence[float], loads: Loads | None) -> Iterator[Change]:
         slots = range(session.first + 1, session.first + session.slots + 1)
@@ -133,13 +130,17 @@ class CoordinatorHistory(_History):
         if heard == self._heard:  # once more, or to another member
             return
         self._heard = heard
-        entry = self._last_round
-        answered = None if entry is None or _find_session(entry) != message.session else entry["answers"]
-        homes = None if answered is None else sum(body.get("homes", 0) for body in answered.values())
-        asked = entry["question"].get("all", {}).get("price") if answered is not None and entry is not None else None
-        same = asked is not None and asked == getattr(message.body, "price", None)
-        loads = _read_loads(answered) if same and answered is not None else None
+        answers, price = self._recall_answers(message.session)
+        loads = _read_loads(answers) if price is not None and price == getattr(message.body, "price", None) else None
+        homes = sum(body.get("homes", 0) for body in answers.values()) or None
         self._write_session(message, loads, homes=homes, roster=self._roster)
+
+    def _recall_answers(self, session: int) -> tuple[Mapping[str, Any], Any]:
+        """Give the answers of the last round of a session, and the price that was asked; nothing where it has none."""
+        entry = self._last_round
+        if entry is None or _find_session(entry) != session:
+            return {}, None
+        return entry["answers"], entry["question"].get("all", {}).get("price")
 
     def _note_entry(self, entry: Entry) -> None:
         if "roster" in entry:
@@ -169,11 +170,12 @@ class CoordinatorHistory(_History):
             (name, action, number) for action in ("lost", "unacknowledged") for name in conclusion.get(action, ())
         ]
         if reason := conclusion.get("skipped"):
-            values = {**self._describe(number), "settled": False, "complete": False, "ended": f"skipped: {reason}"}
-            self._file.write(upsert("sessions", "session", " ".join(values), [(number, *values.values())]))
+            how = {"settled": False, "complete": False, "ended": f"skipped: {reason}"}
+            self._file.write(self._describe(self._sessions[number - 1], **how))
             return
-        how = "settled" if conclusion["settled"] else conclusion.get("stopped") or "the rounds ran out"
-        words = f"lost {', '.join(lost)}" if lost else how
+        words = "settled" if conclusion["settled"] else conclusion.get("stopped") or "the rounds ran out"
+        if lost:
+            words = f"lost {', '.join(lost)}"
         self._file.write(
             Change("UPDATE sessions SET ended = ?3 WHERE run = ?1 AND session = ?2", [(number, words)]),
             Change(

@@ -21,6 +21,8 @@ from stackelgrid.node.sqlite_error import to_os_error
 
 _LOG = logging.getLogger("stackelgrid.node")
 
+_REFUSALS = (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.DataError, OverflowError, ValueError)
+"""The errors of rows that SQLite cannot hold."""
 _DAY_S = 24 * 3600
 _MOST_PENDING = 50_000
 """The rows that wait for a disk; beyond that the oldest are dropped."""
@@ -142,9 +144,12 @@ class HistoryFile(Report):
         return file
 
     def _carry_out(self, file: sqlite3.Connection, changes: Sequence[Change]) -> None:
-        with _transaction(file):
-            for change in changes:
-                file.executemany(change.sql, [(self._number, *row) for row in change.rows])
+        try:
+            with _transaction(file):
+                for change in changes:
+                    file.executemany(change.sql, [(self._number, *row) for row in change.rows])
+        except _REFUSALS as error:  # which no later attempt would mend
+            _LOG.error("the history does not take some rows", extra={"data": {"cause": str(error)}})
 
     def _sweep(self, file: sqlite3.Connection) -> None:
         """Once a day, delete what is older than the history is to reach back."""
@@ -174,7 +179,7 @@ def _transaction(file: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
         file.execute("COMMIT")
-    except sqlite3.Error:
+    except BaseException:
         if file.in_transaction:
             file.execute("ROLLBACK")
         raise

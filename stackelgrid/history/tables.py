@@ -25,20 +25,20 @@ ENDING = ".history.sqlite"
 
 _SESSIONS = """
 WITH planned AS (
-    SELECT slots.* FROM slots JOIN sessions USING (run, session) WHERE slot < first + binding
+    SELECT run, session, avg(price) AS mean_price, slot_hours * sum(load_kw) AS energy_kwh, max(load_kw) AS peak_kw,
+        max(load_kw) / nullif(avg(load_kw), 0) AS par, slot_hours * sum(price * load_kw) AS revenue
+    FROM slots JOIN sessions USING (run, session) WHERE slot < first + binding GROUP BY run, session
+), taken AS (
+    SELECT run, session, count(*) AS rounds, sum(questions) AS questions, sum(messages) AS messages, sum(bytes) AS bytes
+    FROM rounds GROUP BY run, session
+), lacking AS (
+    SELECT run, session, group_concat(DISTINCT member) AS missing FROM missing GROUP BY run, session
 )
-SELECT runs.run, node, role, session, start, slots, binding, settled, complete, ended, homes, roster,
-    (SELECT nullif(count(*), 0) FROM rounds WHERE (run, session) = (s.run, s.session)) AS rounds,
-    (SELECT sum(questions) FROM rounds WHERE (run, session) = (s.run, s.session)) AS questions,
-    (SELECT sum(messages) FROM rounds WHERE (run, session) = (s.run, s.session)) AS messages,
-    (SELECT sum(bytes) FROM rounds WHERE (run, session) = (s.run, s.session)) AS bytes,
-    (SELECT group_concat(DISTINCT member) FROM missing WHERE (run, session) = (s.run, s.session)) AS missing,
-    (SELECT avg(price) FROM planned WHERE (run, session) = (s.run, s.session)) AS mean_price,
-    (SELECT slot_hours * sum(load_kw) FROM planned WHERE (run, session) = (s.run, s.session)) AS energy_kwh,
-    (SELECT max(load_kw) FROM planned WHERE (run, session) = (s.run, s.session)) AS peak_kw,
-    (SELECT max(load_kw) / nullif(avg(load_kw), 0) FROM planned WHERE (run, session) = (s.run, s.session)) AS par,
-    (SELECT slot_hours * sum(price * load_kw) FROM planned WHERE (run, session) = (s.run, s.session)) AS revenue, at
-FROM sessions AS s JOIN runs ON runs.id = s.run WHERE {when} ORDER BY s.run, session
+SELECT runs.run, node, role, session, start, slots, binding, settled, complete, ended, homes, roster, rounds, questions,
+    messages, bytes, missing, mean_price, energy_kwh, peak_kw, par, revenue, at
+FROM sessions AS s JOIN runs ON runs.id = s.run LEFT JOIN planned USING (run, session)
+    LEFT JOIN taken USING (run, session) LEFT JOIN lacking USING (run, session)
+WHERE {when} ORDER BY s.run, session
 """
 _SLOTS = """
 SELECT runs.run, node, session, slot - first + 1 AS slot, slots.start AS time, slot < first + binding AS binding,

@@ -378,6 +378,18 @@ def test_file_that_is_no_history_is_left_alone_and_the_node_goes_on(
     assert count(path, "sessions") == 2
 
 
+def test_rows_that_no_file_can_hold_are_dropped_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / f"h1{ENDING}"
+    file = HistoryFile(path, RUN, 30)
+    bad = upsert("slots", "slot", "session price", [(1, 1, 0.3), (2**70, 1, 0.3)])
+    lone = upsert("missing", "round inner member action", "session why", [(1, 0, "h\ud800", "held", 1, "")])
+    file.write(*session_changes(file, 1), bad)
+    file.write(lone)
+    file.write(*session_changes(file, 2))
+    assert count(path, "sessions") == 1, "a transaction is written whole or not at all"
+    assert caplog.messages == ["the history does not take some rows"] * 2
+
+
 def test_rows_that_wait_for_a_disk_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record, "RETRY_S", 3600.0)
     file = HistoryFile(tmp_path / "gone" / f"h1{ENDING}", RUN, 30)
