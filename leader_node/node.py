@@ -169,7 +169,7 @@ class LeaderNode:
         if self._is_open:
             return [Compute(partial(self.progress.work, self._strategy.open), self._ask_first)]
         number = self._session.number
-        next_opening = self._timetable.find_next(number, now)
+        next_opening = self._find_opening(number, now)
         if self._decision is None or next_opening is None or next_opening.number != number:
             self._account = None  # what was not settled leaves nothing
             return self._await_session(number, now)
@@ -180,10 +180,7 @@ class LeaderNode:
 
     def _await_session(self, number: int, now: float) -> Sequence[Action]:
         """Open session `number`, or the first after it that is not to be skipped, at its gate; leave after the last."""
-        anchor = self._timetable.anchor
-        opening = self._timetable.find_next(number, now)
-        if self._timetable.anchor is not None and self._timetable.anchor != anchor:
-            self._ledger.append({"anchor": self._timetable.anchor.isoformat()})
+        opening = self._find_opening(number, now)
         if opening is None:
             return self._leave(now)
         self._skip(range(number, opening.number), now)
@@ -194,6 +191,14 @@ class LeaderNode:
             _LOG.info("waiting for a gate", extra={"data": opens})
         self._opening, self._look_at = opening, min(opening.at, now + _LOOK_S)
         return []
+
+    def _find_opening(self, number: int, now: float) -> Opening | None:
+        """Find the next session to open; keep for a restart when an accelerated clock has begun."""
+        anchor = self._timetable.anchor
+        opening = self._timetable.find_next(number, now)
+        if self._timetable.anchor is not None and anchor is None:
+            self._ledger.append({"anchor": self._timetable.anchor.isoformat()})
+        return opening
 
     def _skip(self, numbers: range, now: float) -> None:
         """Conclude sessions that could not be opened in time."""

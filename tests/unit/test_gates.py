@@ -25,6 +25,7 @@ from stackelgrid.scenarios import load
 from stackelgrid.scenarios.files import ScenarioError
 from stackelgrid.testbed import in_memory
 from stackelgrid.testbed.node_configs import build_node_configs
+from stackelgrid.transport.base import Compute
 from stackelgrid.transport.memory import MemoryTransport
 
 
@@ -198,16 +199,31 @@ class Grid:
         )
 
 
+def gather(node: leader_node.config.LeaderNode) -> None:
+    """Start a leader to which nobody comes, until it has gathered."""
+    actions = list(node.start(0.0))
+    while not any(isinstance(action, Compute) for action in actions):
+        actions += node.tick(node.next_deadline() or 0.0)
+
+
 def test_grid_that_was_away_goes_on_with_the_session_that_is_due() -> None:
     grid = Grid(NOON)
     node = grid.start(FIRST_GATE + timedelta(days=2, minutes=1))  # the third gate has passed
-    node.start(0.0)
-    node.tick(node.next_deadline() or 0.0)
-    while not grid.conclusions:  # nobody comes; gathering ends
-        node.tick(node.next_deadline() or 0.0)
+    gather(node)
     assert [each["session"] for each in grid.conclusions] == [1, 2]
     assert all("skipped" in each and not each["settled"] for each in grid.conclusions)
     assert [each["session"] for each in grid.ledger] == [2, 3] and "opened" in grid.ledger[-1]
+
+
+def test_accelerated_clock_goes_on_where_the_leader_was_killed_in_its_first_session() -> None:
+    grid = Grid(NOON | {"clock": {"speed": 600}})
+    gather(grid.start(datetime(2030, 1, 1, tzinfo=UTC)))
+    opened = [entry["opened"] for entry in grid.ledger if "opened" in entry]
+    gather(grid.start(datetime(2030, 1, 1, 0, 5, tzinfo=UTC)))  # 300 s later, which are two days and two hours
+    assert opened == [FIRST_GATE.isoformat()]
+    assert [each["session"] for each in grid.conclusions] == [1, 2]
+    (anchor,) = {entry["anchor"] for entry in grid.ledger if entry.get("anchor")}
+    assert datetime.fromisoformat(anchor) < datetime(2030, 1, 1, 0, 2, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("node", ["leader", "a1"])
