@@ -237,7 +237,7 @@ class Coordinator:
         self._gathering_until = math.inf  # as long as nobody comes
         self._gathering_at_most = math.inf
         self._has_gathered = False
-        self._gathered_after = 0.0
+        self._gathered_after, self._gathered_new_only = 0.0, False
         self._fetch_at = math.inf  # while gathering: a presence may have been lost on its way here
         self._round: _OpenRound | None = None
         self._settlement: _OpenSettlement | None = None
@@ -506,7 +506,8 @@ class Coordinator:
 
     def _end_gathering(self, now: float) -> list[Step]:
         assert self._gathering_since is not None
-        new_only, self._has_gathered = self._has_gathered, True
+        self._gathered_new_only = new_only = self._has_gathered
+        self._has_gathered = True
         self._gathered_after, self._gathering_since = now - self._gathering_since, None
         awaited = [name for name in self.members if name in self._awaited]
         absent = tuple(name for name in awaited if name not in self._online and name not in self.quarantined)
@@ -652,6 +653,8 @@ class Coordinator:
             return f"was late before, and counts again after {_PROMPT_ROUNDS} prompt answers in a row"
         if member not in self._online:
             waited = f"had not come after {self._gathered_after:.0f} s; raise rounds.gather_s"
+            if self._gathered_new_only:
+                waited = "has not come yet"
             return "has left" if member in self._came else waited
         if member in current.late:
             return f"late: the run has waited {self._patience.spent_s[member]:.0f} s for it"

@@ -214,7 +214,7 @@ def test_newcomer_that_does_not_come_delays_the_others_by_a_deadline_once() -> N
     assert coordinator.tick(3.0) == [MembersGathered(("b",))]
     coordinator.ask(ASK, 3.0)
     (closed,) = coordinator.receive(says("a", 2, 1), 3.1)
-    assert isinstance(closed, Round) and closed.excluded == ("b",)
+    assert isinstance(closed, Round) and closed.why == {"b": "has not come yet"}
     assert coordinator.begin_session(3, 4.0, ["a", "b"]) == [MembersGathered(())]
     coordinator.receive(is_("b", "online"), 4.1)
     coordinator.ask(ASK, 4.2)
@@ -460,6 +460,22 @@ def test_aggregator_without_homes_asks_and_answers_nothing() -> None:
     aggregator.come("h1")
     aggregator.get_roster(2, 7)
     assert aggregator.get_question(2, 2) == []
+
+
+def test_leader_takes_up_the_newest_roster_and_none_of_before() -> None:
+    leader = build_node_configs(grid(), run="memory").leader
+    node = leader_node.config.assemble(leader, lambda record: None, lambda record: None, [])
+    node.start(0.0)
+
+    def get_roster(number: int) -> Sequence[Action]:
+        members = {"a1": [RegisteredMember(name=f"h{number}")], "a2": []}
+        roster = Roster(run="memory", sender="registrar", number=number, aggregators=members)
+        return node.receive(REGISTRAR.topic_of_roster, REGISTRAR.write(roster), 1.0)
+
+    told = ["leader/a1/roster", "leader/a2/roster", "leader/a3/roster"]  # a3 is in none any more
+    assert describe_topics(get_roster(5)) == told
+    assert get_roster(4) == [] == get_roster(5)
+    assert describe_topics(get_roster(6)) == told
 
 
 def test_game_whose_settings_name_its_members_refuses_a_roster() -> None:
