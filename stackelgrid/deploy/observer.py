@@ -234,6 +234,7 @@ class Observer:
     def _write(self, desk: Desk, elapsed_s: float) -> str:
         """Write the run's folder, unless an earlier observer has; give the state in which the run ended."""
         if (self._out / "result.json").exists():
+            self.progress.certificate = _find_verdict(runner.load(self._out).result)
             return summarise_files(self._out).state
         record = self._gather(desk)
         record.elapsed_s = elapsed_s

@@ -8,8 +8,10 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -274,6 +276,22 @@ def read_page(page: str) -> list[dict[str, Any]]:
     return [json.loads(line.removeprefix("data: ")) for line in told.splitlines() if line.startswith("data: ")]
 
 
+def read_verdict(observe: list[str], log: Path) -> dict[str, float]:
+    """Start the observer of a run that is over once more, to stay; read what its metrics say of the certificate."""
+    port, found = broker.free_port(), dict[str, float]()
+    with log.open("wb") as errors:
+        again = subprocess.Popen([*observe, "--stay", "--metrics", str(port)], stderr=errors)
+    give_up = time.monotonic() + 100
+    while not found and again.poll() is None and time.monotonic() < give_up:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+            told = re.findall(r"stackelgrid_certificate_(\w+)\{.*\} (\S+)", page.read().decode())
+            found = {name: float(value) for name, value in told}
+        time.sleep(0.05)
+    again.terminate()
+    assert again.wait(60) == 0, log.read_text()
+    return found
+
+
 def test_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
     if broker.find_mosquitto() is None:
         pytest.skip("Mosquitto is not installed")
@@ -292,12 +310,14 @@ def test_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
         observe += ["--config", str(certs / "observers/observer/config.json")]
         observe += ["--desk", str(desk), "--out", str(tmp_path / "run")]
         done = subprocess.run(observe, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stderr
         heard = read_page(page)
-    assert done.returncode == 0, done.stderr
+        verdict = read_verdict(observe, logs / "again")
     found: dict[str, Any] = json.loads((tmp_path / "run/result.json").read_text())
     run_record = in_memory.play(scenario)
     assert (found["settled"], found["complete"], found["failures"], found["rejected"]) == (True, True, {}, {})
     assert found["certificate"]["passed"]
+    assert verdict == {"passed": 1.0, "gap": found["certificate"]["gap"]}
     assert found["rounds"] == len(run_record.rounds)
     expected = scenario.outcome(run_record).content()
     for key in ("price", "load_kw", "leader_utility"):
