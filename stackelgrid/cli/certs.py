@@ -182,11 +182,12 @@ def requests(folder: Folder = CERTS) -> None:
 
     Approve one only if the home shows the same fingerprint.
     """
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from broker.authority import Authority
 
-    table = Table("name", "fingerprint", "aggregator", "homes", "max kW", "received", "", box=None, pad_edge=False)
+    fingerprint = Column("fingerprint", no_wrap=True)  # it is copied
+    table = Table("name", fingerprint, "aggregator", "homes", "max kW", "received", "", box=None, pad_edge=False)
     for each in Authority(folder).requests:
         asked = each.enrolment
         if asked is None:
