@@ -10,12 +10,12 @@ awk -v rules=/mosquitto/config/access.acl -f /mosquitto/config/without-packets.a
 # Mosquitto reads rules, revocations and its certificate again when an authority has changed them and is done.
 state() { cat /mosquitto/config/access.acl /mosquitto/config/crl.pem /mosquitto/config/node.crt | cksum; }
 read=$(state) before=$read
-while sleep 1; do
+while sleep 1 && kill -0 $$ 2> /dev/null; do
     now=$(state)
     if [ "$now" != "$read" ] && [ "$now" = "$before" ]; then
         kill -HUP $$
         read=$now
     fi
     before=$now
-done &
+done > /dev/null 2>&1 &
 exec mosquitto -c /mosquitto/config/mosquitto.conf 2> "$packets"

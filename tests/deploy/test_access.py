@@ -150,6 +150,8 @@ TOLD = {
     "h1": ("a1", "stackelgrid/run/a1/h1/settlement"),
     "a1": ("leader", "stackelgrid/run/leader/a1/settlement"),
     "a2": ("leader", "stackelgrid/run/leader/a2/settlement"),
+    "registrar": ("h1", "stackelgrid/run/registrar/h1/request"),
+    "enrolment": ("registrar", "stackelgrid/enrolment/id/answer"),
 }
 """For each who listens, somebody who may tell it something, and where."""
 
@@ -178,6 +180,20 @@ SPIES = {
     "an aggregator, everything": ("rogue", "#", "h1", "run/a1/h1/answer"),
     "the leader, the homes' answers": ("leader", "stackelgrid/+/a1/+/answer", "h1", "run/a1/h1/answer"),
     "the observer, the homes' answers": ("desk", "stackelgrid/+/a1/+/answer", "h1", "run/a1/h1/answer"),
+    "a home, its neighbour's place": (
+        "mole",
+        "stackelgrid/run/registrar/h1/place",
+        "registrar",
+        "run/registrar/h1/place",
+    ),
+    "a home, its neighbour's renewal": (
+        "mole",
+        "stackelgrid/run/registrar/+/answer",
+        "registrar",
+        "run/registrar/h1/answer",
+    ),
+    "an aggregator, the roster": ("rogue", "stackelgrid/run/registrar/roster", "registrar", "run/registrar/roster"),
+    "the leader, what strangers are told": ("leader", "stackelgrid/enrolment/#", "registrar", "enrolment/id/answer"),
     "the observer, everything": ("desk", "stackelgrid/#", "h1", "run/a1/h1/answer"),
 }
 
@@ -235,6 +251,13 @@ FORGERS = {
     "an aggregator, another's presence": ("rogue", "run/leader/a1/presence", "leader"),
     "the leader, an aggregator's signal": ("leader", "run/a1/signal", "h1"),
     "the leader, an aggregator's answer": ("leader", "run/leader/a1/answer", "desk"),
+    "a home, an approval of a stranger": ("mole", "enrolment/id/answer", "enrolment"),
+    "a home, a renewal of its neighbour": ("mole", "run/registrar/h1/answer", "h1"),
+    "a home, its neighbour's place": ("mole", "run/registrar/h1/place", "h1"),
+    "a home, that its neighbour leaves": ("mole", "run/registrar/h1/request", "registrar"),
+    "a home, its neighbour's heartbeat": ("mole", "run/a1/h1/heartbeat", "desk"),
+    "an aggregator, a roster": ("rogue", "run/registrar/roster", "leader"),
+    "the leader, a home's place": ("leader", "run/registrar/h1/place", "h1"),
     "the observer, an answer": ("desk", "run/a1/h1/answer", "a1"),
     "the observer, a presence of its own": ("desk", "run/leader/desk/presence", "leader"),
     "the observer, a signal": ("desk", "run/a1/signal", "h1"),
