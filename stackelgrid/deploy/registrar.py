@@ -116,8 +116,11 @@ class Registrar:
         return []
 
     def receive_retained(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
-        """Do the same; clear what is its own and no longer true."""
-        if not topic.startswith(f"{ROOT}/{self._run}/{REGISTRAR}/") or topic.endswith("/request"):
+        """Take a presence, clear what is its own and no longer true, and refuse a request of who knows when."""
+        if topic.endswith("/request"):
+            self.mailbox.reject("retained", topic, "a request that is retained may be of an earlier owner of the name")
+            return []
+        if not topic.startswith(f"{ROOT}/{self._run}/{REGISTRAR}/"):
             return self.receive(topic, payload, now)
         if self._directory is None:
             self._stale.add(topic)  # until it is known what there is to publish

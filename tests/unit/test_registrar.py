@@ -381,6 +381,13 @@ def test_request_on_the_topic_of_another_is_refused(desk: Desk) -> None:
     assert desk.counts() == {"foreign": 1} and "h2" in desk.authority.register.in_force
 
 
+def test_retained_request_is_refused(desk: Desk) -> None:
+    """It would have the next owner of the name leave."""
+    leave = NodeRequest(name="h2", leave=True).write()
+    assert desk.registrar.receive_retained(node_topic("g", "h2", "request"), leave, 0.0) == []
+    assert desk.counts() == {"retained": 1} and "h2" in desk.authority.register.in_force
+
+
 def test_home_that_leaves_is_revoked_and_its_place_is_cleared(desk: Desk) -> None:
     assert node_topic("g", "h2", "answer").replace("answer", "place") in desk.retained
     desk.send(node_topic("g", "h2", "request"), NodeRequest(name="h2", leave=True).write())
