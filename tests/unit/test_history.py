@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import sqlite3
+import subprocess
 import sys
 from collections import defaultdict
 from contextlib import closing
@@ -519,6 +520,19 @@ def test_commands_write_the_same_tables(
     capsys.readouterr()
     assert emc_history.main([one]) == 0
     assert capsys.readouterr().out.startswith("home h1 of grid: 2 sessions, all settled")
+
+
+def test_history_of_a_home_wants_nothing_of_the_desk(grid: Path, tmp_path: Path) -> None:
+    heavy = ("cvxpy", "matplotlib", "pandas", "pyarrow", "rich", "ruamel", "scipy", "sqlalchemy", "typer")
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({heavy}))
+from emc_node.__main__ import main
+sys.exit(main(["history", *sys.argv[1:]]))
+"""
+    words = [str(grid / f"h1{ENDING}"), "--csv", str(tmp_path)]
+    shown = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines()[0] == str(tmp_path / "sessions.csv")
 
 
 @pytest.mark.parametrize(
