@@ -19,9 +19,11 @@ from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.run_record import FaultRecord
 
 _LABEL = "com.docker.compose"
-_NODES = ("leader", "aggregators", "home")
+_NODES = ("leader", "aggregators", "home", "newcomer")
 """The services of nodes, or what their names begin with."""
 _STATUS = "/run/stackelgrid/status.json"
+_START_S = 120.0
+"""The time that a container which has just been started may take to say which node it is."""
 _ENDED = {"written", "ended"}
 """The events of an observer after which no round comes."""
 
@@ -143,11 +145,16 @@ def _name_node(container: Container) -> str:
     """Give the node that a container is: a replica has claimed one, which its status says."""
     if container.service == BROKER:
         return BROKER
-    status = _docker("exec", container.id, "cat", _STATUS)
-    try:
-        return str(json.loads(status)["node"])
-    except (ValueError, KeyError):
-        raise EngineError(f"{container.service}: its status cannot be read; wait until it is healthy") from None
+    give_up = time.monotonic() + _START_S
+    while True:
+        try:
+            return str(json.loads(_docker("exec", container.id, "cat", _STATUS))["node"])
+        except (EngineError, ValueError, KeyError) as error:
+            if time.monotonic() >= give_up:
+                raise EngineError(
+                    f"{container.service}: it does not say which node it is ({error}); look at its log"
+                ) from None
+        time.sleep(0.5)
 
 
 def _read_log(lines: Iterable[bytes], put: Callable[[dict[str, Any] | None], None]) -> None:

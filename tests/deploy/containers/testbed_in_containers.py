@@ -262,7 +262,7 @@ def test_grid_stays_while_homes_come_and_go(tmp_path: Path) -> None:
         certs("revoke", "h3")
         (tmp_path / "ca.crt").write_text(project("exec", "-T", "registrar", "cat", "/certs/authority/ca.crt"))
         files = [f"--volume={tmp_path / name}:/{name}:ro" for name in ("home.json", "ca.crt")]
-        (newcomer,) = project("run", "--detach", "--env", "STACKELGRID_HOME=h99", *files, "newcomer").split()
+        project("run", "--detach", "--env", "STACKELGRID_HOME=h99", *files, "newcomer")
         wait_until(lambda: "h99" in certs("requests"))
         certs("approve", "h99")
         struck = disturb(
@@ -273,13 +273,11 @@ def test_grid_stays_while_homes_come_and_go(tmp_path: Path) -> None:
         )
         assert [each["kind"] for each in struck] == ["crash", "cut", "broker"]
         gathered = project.wait_for_the_end()
-        assert {*project.containers()} == {*first, newcomer}
-        rounds = docker("logs", newcomer)
+        assert project.containers() == first
         aggregators = project("logs", "--no-log-prefix", "aggregators")
-        assert '"event": "connected"' in rounds
         answered = [json.loads(line) for line in aggregators.splitlines() if '"event": "round"' in line]
     finally:
-        project("down", "--volumes", "--timeout", "2")
+        project("down", "--volumes", "--remove-orphans", "--timeout", "2")
     sessions = gathered["sessions"]
     assert len(sessions) == 20
     assert all(session["settled"] and session["complete"] for session in sessions)
@@ -317,7 +315,6 @@ def disturb(project: Project, *faults: dict[str, Any]) -> list[dict[str, Any]]:
 def test_run_completes_when_a_container_comes_back(small: Project, harm: str, node: str) -> None:
     small.run = f"{harm}-{node}"
     small("up", "--detach")
-    small.wait_for_round(1)
     struck = disturb(small, {"node": node, **HARMS[harm]})
     gathered = small.wait_for_the_end()
     told = {key: gathered[key] for key in ("settled", "complete", "rounds", "missing", "failures", "elapsed_s")}
@@ -334,7 +331,6 @@ def test_run_completes_when_a_container_comes_back(small: Project, harm: str, no
 def test_run_completes_when_the_broker_comes_back(small: Project) -> None:
     small.run = "broker"
     small("up", "--detach")
-    small.wait_for_round(1)
     (record,) = disturb(small, {"kind": "broker", "seconds": 2, **AT_3})
     assert (record["kind"], record["round"]) == ("broker", 3)
     gathered = small.wait_for_the_end()
@@ -345,7 +341,6 @@ def test_run_completes_when_the_broker_comes_back(small: Project) -> None:
 def test_member_is_held_when_its_container_stays_away(small: Project, node: str) -> None:
     small.run = f"killed-{node}"
     small("up", "--detach")
-    small.wait_for_round(1)
     disturb(small, {"kind": "crash", "node": node, **AT_3})
     gathered = small.wait_for_the_end()
     told = {key: gathered[key] for key in ("settled", "complete", "rounds", "missing", "failures", "elapsed_s")}
