@@ -26,6 +26,8 @@ from stackelgrid.node.record import Recorder, WholeFile, discard, open_record
 from stackelgrid.node.terms import describe_differences
 from stackelgrid.registry import Game, UnknownAlgorithmError, find, find_homes
 from stackelgrid.rounds.settings import HomeModel, PrivacySettings
+from stackelgrid.transport.address import Address
+from stackelgrid.transport.diagnosis import find_objection
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import Message
 from stackelgrid.wire.names import Name
@@ -167,7 +169,8 @@ def _complete(node: EmcNode, config: EmcConfig[Any]) -> RunNode:
         return beating
     from emc_node.renewal import CertifiedNode, RenewedFile  # with all that only these homes need
 
-    return CertifiedNode(beating, config.run, RenewedFile(config.tls, config.name), lambda: datetime.now(UTC))
+    file = RenewedFile(config.tls, config.name, partial(find_objection, Address.parse(config.broker)))
+    return CertifiedNode(beating, config.run, file, lambda: datetime.now(UTC))
 
 
 def open_ledger(config: EmcConfig[Any]) -> tuple[Recorder, Mapping[str, Any] | None]:

@@ -22,7 +22,7 @@ from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.node.protocol import RunNode
 from stackelgrid.text_file import replace_file
-from stackelgrid.transport.base import Action, Compute, Publish, Reconnect, receiver
+from stackelgrid.transport.base import Action, Compute, FetchRetained, Publish, Reconnect, receiver
 from stackelgrid.transport.tls import Certificate, Tls, read_certificate
 from stackelgrid.wire.enrolment import BACKDATED, Answer, NodeRequest, node_topic
 from stackelgrid.wire.roles import Role
@@ -31,7 +31,7 @@ _LOG = logging.getLogger("emc_node")
 
 LOOK_S = 3600.0
 """The time between two looks at the clock: a machine may sleep, or get the time late."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 60.0, 6 * 3600.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 10.0, 6 * 3600.0
 """The pause before a request is sent again: doubled each time."""
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 
@@ -40,12 +40,16 @@ Attempt = tuple[str, str] | str
 
 
 class RenewedFile:
-    """The file `tls.renewed` of the home `name`, and beside it the key whose certificate is asked for."""
+    """The file `tls.renewed` of the home `name`, and beside it the key whose certificate is asked for.
 
-    def __init__(self, tls: Tls, name: str) -> None:
+    `find_objection` tries a new certificate at the broker: one elsewhere may not know a new authority yet.
+    """
+
+    def __init__(self, tls: Tls, name: str, find_objection: Callable[[Tls], str | None]) -> None:
         if tls.renewed is None:
             raise ValueError("tls.renewed: missing; name the file for a renewed certificate")
         self._tls, self._name, self._file = tls, name, tls.renewed
+        self._find_objection = find_objection
         self._key = tls.renewed.with_suffix(".key")
 
     def read(self) -> Certificate:
@@ -84,10 +88,12 @@ class RenewedFile:
                 [self._key.read_text(encoding="ascii").rstrip(), certificate.rstrip(), *authorities, ""]
             )
             replace_file(draft, content.encode(), mode=0o600)
-            Tls(ca=draft, certificate=draft, key=draft).context()  # as it will be used
             found = read_certificate(draft)
+            objection = self._find_objection(Tls(ca=draft, certificate=draft, key=draft))
         if problem := found.find_out_of_date("its certificate", datetime.now(UTC)):
             raise CertificateRefusedError(problem)
+        if objection is not None:
+            raise CertificateRefusedError(f"the broker does not accept the new certificate ({objection})")
         replace_file(self._file, content.encode(), durable=True, mode=0o600)
         self._key.unlink()
         return found
@@ -120,6 +126,7 @@ class CertifiedNode:
         self._pause_s = FIRST_PAUSE_S
         self._is_asked = False  # by the registrar, to renew before it is time
         self._key: str | None = None  # the ID of the key whose certificate is asked for
+        self._awaits_answer = False
         self._remark: str | None = None
 
     @property
@@ -192,8 +199,9 @@ class CertifiedNode:
             self._note(attempt)
             return []
         self._key, request = attempt
+        self._awaits_answer = True
         payload = NodeRequest(name=self.name, renew=request).write()
-        return [Publish(self._request_topic, payload, qos=1)]
+        return [Publish(self._request_topic, payload, qos=1), FetchRetained()]  # it may be answered already
 
     def _take_answer(self, payload: bytes, now: float) -> Sequence[Action]:
         if not payload:
@@ -206,11 +214,12 @@ class CertifiedNode:
         if answer.state == "renew":
             self._is_asked = True
             return [] if self._key is not None else self._look(now)
-        if self._key is None or answer.id not in (None, self._key):
-            return []  # to an earlier request
+        if not self._awaits_answer or answer.id not in (None, self._key):
+            return []  # to an earlier request, or one that could not be used
         if answer.state == "denied":
             self._note(f"the registrar denies it: {answer.reason or 'no reason is given'}")
         if answer.state == "approved":
+            self._awaits_answer = False
             return [Compute(partial(self._file.install, answer), self._adopt)]
         return []
 

@@ -52,6 +52,22 @@ def diagnose(
     return _look(server, address, context, tls) or Diagnosis(str(error))
 
 
+def find_objection(address: Address, tls: Tls) -> str | None:
+    """Find what the broker at `address` has against a node's certificate; None where that is nothing or not known.
+
+    No MQTT is spoken, so that a connection under the same name stays. Takes some seconds.
+    """
+    try:
+        _ask(address.servers[0], b"", tls.context(), strict=True)
+    except ssl.SSLError as error:
+        return _read_alert(error)
+    return None
+
+
+def _read_alert(error: ssl.SSLError) -> str:
+    return (error.reason or "").lower().replace("_", " ").split("alert ")[-1]
+
+
 def _explain_certificate(server: tuple[str, int], error: ssl.SSLCertVerificationError) -> str:
     """Explain why the broker's certificate is not accepted."""
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +103,7 @@ def _look(
         answer = _ask(server, _CONNECT, context, strict=True)
         alert = ""
     except ssl.SSLError as error:
-        answer, alert = b"", (error.reason or "").lower().replace("_", " ").split("alert ")[-1]
+        answer, alert = b"", _read_alert(error)
     found = _explain_answer(answer or _ask(server, _GET, context), address)
     return found or (None if answer else Diagnosis(_explain_end(alert, tls), refused=bool(alert)))
 

@@ -67,13 +67,18 @@ class Home:
         (folder / "state").mkdir()
         self.began = datetime.now(UTC)
         self.now = 0.0
+        self.objection: str | None = None  # of the broker
         self.inner = Inner()
         self.node = self.restart()
+
+    def find_objection(self, tls: Tls) -> str | None:
+        tls.context()  # raises where it is damaged
+        return self.objection
 
     def restart(self) -> CertifiedNode:
         """Begin with what is on disk."""
         self.inner = Inner()
-        file = RenewedFile(self.tls, "h13")
+        file = RenewedFile(self.tls, "h13", self.find_objection)
         self.node = CertifiedNode(self.inner, "street", file, lambda: self.began + timedelta(seconds=self.now))
         return self.node
 
@@ -98,7 +103,7 @@ class Home:
         while True:
             due = self.node.next_deadline()
             assert due is not None
-            for action in self.wait(due):
+            for action in self.wait(due)[:1]:
                 assert isinstance(action, Publish)
                 content: dict[str, Any] = json.loads(action.payload)
                 return content
@@ -165,10 +170,10 @@ def test_unanswered_request_is_sent_again_with_growing_pauses(home: Home) -> Non
     home.node.start(0.0)
     home.ask()
     pauses = []
-    for _ in range(12):
+    for _ in range(14):
         before, due = home.now, home.node.next_deadline()
         assert due is not None
-        assert [type(action) for action in home.wait(due)] == [Publish]
+        assert [type(action) for action in home.wait(due)] == [Publish, FetchRetained]
         pauses.append(due - before)
     assert pauses[-1] == LONGEST_PAUSE_S
     assert all(later == min(2 * earlier, LONGEST_PAUSE_S) for earlier, later in pairwise(pauses))
@@ -205,7 +210,9 @@ def test_forged_renewals_are_refused_counted_and_remarked(home: Home, tmp_path: 
     ]
     for number, content in enumerate(forged, 1):
         assert home.answer(state="approved", **content) == []
+        assert home.answer(state="approved", **content) == [], "until it asks again, nothing more is looked at"
         assert home.inner.mailbox.rejected["refused"] == number
+        home.ask()
     assert len(home.remarks) == 1
     hostile = [
         b"{",
@@ -235,7 +242,7 @@ def test_denied_renewal_is_remarked_and_asked_for_again(home: Home) -> None:
 def test_registrar_may_ask_for_a_renewal_and_bring_another_authority(home: Home, tmp_path: Path) -> None:
     home.node.start(0.0)
     home.wait(DAY)
-    (sent,) = home.carry_out(home.node.receive_retained(ANSWER, b'{"schema":1,"state":"renew"}', home.now))
+    sent, _ = home.carry_out(home.node.receive_retained(ANSWER, b'{"schema":1,"state":"renew"}', home.now))
     assert isinstance(sent, Publish)
     following = SigningAuthority(tmp_path, "following")
     both = home.authority.pem + following.pem
@@ -256,4 +263,17 @@ def test_full_disk_is_no_reason_to_lose_the_present_certificate(home: Home) -> N
     assert home.answer(state="approved", certificate=home.authority.sign(csr)) == []
     assert "is not renewed: " in home.remarks[0]
     home.tls.renewed.rmdir()
+    home.ask()
     assert home.answer(state="approved", certificate=home.authority.sign(csr)) == [Reconnect()]
+
+
+def test_certificate_that_the_broker_does_not_accept_yet_is_not_used(home: Home) -> None:
+    home.node.start(0.0)
+    certificate = home.authority.sign(home.ask()["renew"])
+    held, home.objection = home.tls.choose(), "unknown ca"
+    assert home.answer(state="approved", certificate=certificate) == []
+    assert home.remarks[0].endswith("is not renewed: the broker does not accept the new certificate (unknown ca)")
+    assert home.tls.choose() == held
+    home.objection = None
+    home.ask()
+    assert home.answer(state="approved", certificate=certificate) == [Reconnect()]
