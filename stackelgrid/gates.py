@@ -6,6 +6,7 @@ A *grid* is a run that stays: its sessions are opened by the clock, and its node
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -83,6 +84,8 @@ class Gates(StrictModel):
         if calendar is None or len(calendar.sessions) == 1:
             what = "there is no calendar" if calendar is None else "the calendar has one session"
             raise ValueError(f"gates: {what}, and gates open one session after the other; give calendar.days")
+        if self.day_ahead is None:
+            return
         for before, session in pairwise(calendar.sessions):
             # Python compares two times of one place by their clocks, which show an hour twice in autumn.
             if self.open_at(session).astimezone(UTC) <= self.open_at(before).astimezone(UTC):
@@ -142,14 +145,13 @@ class Timetable:
         time = self.read(now)
         if time is None or self._gates is None:
             return Opening(number, now) if number <= len(self._sessions) else None
-        for session in self._sessions[number - 1 :]:
-            opens = self._gates.open_at(session)
-            if opens > time:
-                return Opening(session.number, now + (opens - time).total_seconds() / self._speed, opens)
-            following = self._sessions[session.number : session.number + 1]
-            if all(self._gates.open_at(later) > time for later in following):
-                return Opening(session.number, now, opens)
-        return None
+        passed = bisect_right(self._sessions, time, lo=number - 1, key=self._gates.open_at)
+        if passed >= number:
+            return Opening(passed, now, self._gates.open_at(self._sessions[passed - 1]))
+        if passed == len(self._sessions):
+            return None
+        opens = self._gates.open_at(self._sessions[passed])
+        return Opening(passed + 1, now + (opens - time).total_seconds() / self._speed, opens)
 
     def explain(self, session: Session, now: float) -> str:
         """Say why a session is skipped."""
