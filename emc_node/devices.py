@@ -134,14 +134,15 @@ class HomeDevices:
         Without a reading, give what it should hold by the plan of the home alone, None where the home follows none.
         Within `READING_S` of the start wait for a reading that is sent; call it in another thread than the transport's.
         """
-        self._level_measured.wait(max(self._started_at + READING_S - time.monotonic(), 0))
+        if self.has_level_meter:
+            self._level_measured.wait(max(self._started_at + READING_S - time.monotonic(), 0))
         with self._lock:
             now = self.clock()
             reading, channel = self._readings.find("state_of_charge", now), self._settings.meter.state_of_charge
             if reading is not None and channel is not None:
                 level = Level(channel.to_kwh(reading.value, self._capacity_kwh or 0.0), reading.retained)
                 at = reading.at
-            elif (planned := self._control.find_own_level(now)) is not None:
+            elif session.start is not None and (planned := self._control.find_own_level(now)) is not None:
                 level, at = Level(planned, retained=False, measured=False), now
             else:
                 return None
@@ -349,7 +350,8 @@ class HomeDevices:
             try:
                 return self.solve_alone(local)
             except ValueError as error:
-                self._note("alone", f"no schedule of its own: {_explain(error)}")
+                with self._lock:
+                    self._note("alone", f"no schedule of its own: {_explain(error)}")
                 return None
 
         return [Compute(solve, self._follow_alone)]

@@ -202,7 +202,8 @@ class StorageControl:
             return None
         default = self._storage.default_kw
         if override is not None:
-            return default if override.setpoint_kw == "off" else override.setpoint_kw
+            wish = default if override.setpoint_kw == "off" else override.setpoint_kw
+            return min(max(wish, -self._storage.discharge_kw), self._storage.charge_kw)
         if plan is not None:
             return None if plan.setpoint_kw is None else plan.setpoint_kw[slot]
         if self._fail_safe.profile_kw is not None:

@@ -159,8 +159,7 @@ class DeviceHomeStrategy:
 
     def _start_from_readings(self) -> None:
         """Begin with what is measured, where that can be."""
-        if self._devices.has_level_meter:
-            self._start_from(self._devices.find_level(self._session))
+        self._start_from(self._devices.find_level(self._session))
         if (celsius := self._devices.find_reading("room_temperature", self._session)) is not None:
             self._change("room temperature", celsius, lambda home: home.with_room_temperature(celsius))
         if (there := self._devices.find_reading("car_at_home", self._session)) is not None:
@@ -169,10 +168,11 @@ class DeviceHomeStrategy:
     def _start_from(self, level: Level | None) -> None:
         """Begin with so much in the storage, if there is a reading that the home can start from."""
         if level is None:
-            self._warn("no reading of the state of charge: initial_kwh stays")
+            if self._devices.has_level_meter:
+                self._warn("no reading of the state of charge: initial_kwh stays")
         elif self._change("level", level.kwh, lambda home: home.with_stored_energy(level.kwh)):
             self._kwh = level.kwh
-            if not level.measured:
+            if not level.measured and self._devices.has_level_meter:
                 self._warn("no reading of the state of charge: the level of the plan counts", kwh=level.kwh)
             elif level.retained:
                 self._warn(

@@ -29,6 +29,7 @@ import broker
 from emc_node.failsafe import Memory
 from emc_node.plan import Plan
 from support.lasting_home import (
+    BASE,
     SCHEDULE,
     SETPOINT,
     STATE,
@@ -45,6 +46,8 @@ SPEED = 120.0
 """A slot takes seven seconds, a session half a minute."""
 LATE = timedelta(minutes=20)
 """A message may be heard so late (ten seconds) after the clock was read for it."""
+BEGIN = timedelta(hours=5, minutes=30)
+"""The clock begins half an hour before the plan is over that is settled at once."""
 ALONE_KW = -0.123
 RESTS_KW = 0.0
 SILENT = {4, 5, 6, 7}
@@ -58,7 +61,7 @@ class Home:
         self._random, self._disk = random.Random(seed), disk
         grids = resources.enter_context(broker.start("mosquitto", folder / "grid"))
         own = resources.enter_context(broker.start("mosquitto", folder / "own"))
-        self.clock = FastClock(SPEED)
+        self.clock = FastClock(SPEED, BASE + BEGIN)
         calendar = {"slot_minutes": 15, "horizon": "3h", "every": "1h", "days": 20}
         devices = {"broker": own.url, "fail_safe": {"profile_kw": [ALONE_KW] * 24}}
         files = {key: disk / name for key, name in (("plan_file", "plan.json"), ("ledger_file", "ledger.json"))}

@@ -146,7 +146,7 @@ def test_plan_that_is_over_is_known_and_not_carried_out_after_a_restart() -> Non
     home = control()
     home.settle(plan(), START)
     later = START + timedelta(days=2)
-    again = control(memory=Memory.model_validate_json(home.memory.model_dump_json()))
+    again = control(memory=Memory.model_validate_json(home.memory.model_dump_json(by_alias=True)))
     assert again.has_plan("g", None, 1)
     assert not again.has_plan("g", None, 2)
     assert again.order(later).mode == "fail_safe"
@@ -167,7 +167,7 @@ def test_fail_safe_has_one_way_to_follow() -> None:
 # --- the householder ---
 
 
-@pytest.mark.parametrize(("wish", "kw"), [(-1.25, -1.25), ("off", 0.0)])
+@pytest.mark.parametrize(("wish", "kw"), [(-1.25, -1.25), ("off", 0.0), (9.0, 2.0), (-9.0, -3.0)])
 def test_override_holds_until_its_end(wish: float | str, kw: float) -> None:
     home = control()
     home.settle(plan(), START)

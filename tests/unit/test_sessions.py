@@ -450,6 +450,20 @@ def test_home_without_a_part_in_the_last_session_waits_for_the_end_of_the_run() 
     assert home.node.next_deadline() == home.now + LINGER_S
 
 
+def test_record_of_a_session_has_the_state_that_was_measured_at_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    home = HomeByHand()
+    monkeypatch.setattr(Stubborn, "measured_states", {"a": {"level": 7.5}}, raising=False)
+    home.receive(signal(1, 1, TWO))
+    home.receive(settlement(1, 2, TWO))
+    monkeypatch.setattr(Stubborn, "measured_states", {}, raising=False)
+    home.receive(signal(3, 3, THREE))
+    home.receive(settlement(3, 4, THREE))
+    assert [(record["session"], record["states"]) for record in home.acted] == [
+        (1, {"a": {"level": 7.5}}),
+        (3, {"a": {"level": 0.0}}),
+    ]
+
+
 def test_home_counts_questions_anew_in_each_session() -> None:
     class Asked(Number):
         @property
