@@ -421,6 +421,23 @@ def test_expired_certificates_leave_the_register_but_for_the_last_of_a_name(auth
     assert [each.serial for each in renewed.certified if each.name == "h1"] == ["f" * 8]
 
 
+def test_register_of_version_0_2_is_read_and_its_nodes_go_on(authority: Authority) -> None:
+    path = authority.folder / "authority" / "register.json"
+    keys = {"name", "role", "above", "serial", "added", "expires", "revoked"}
+    told = json.loads(path.read_text())
+    entries = [{key: value for key, value in entry.items() if key in keys} for entry in told["certified"]]
+    path.write_text(json.dumps({"schema": 1, "hosts": told["hosts"], "certified": entries}))
+    assert [home.name for home in authority.register.members["a1"]] == ["h1"]
+    authority.add(Node("a2", Role.aggregator, "leader"))
+    authority.move("h1", "a2")
+    authority.rotate()
+    with pytest.raises(AuthorityError, match="4 nodes have no certificate by the new key"):
+        authority.finish_rotation()
+    authority.reissue("leader", "a1", "a2", "h1")
+    authority.finish_rotation()
+    assert authority.register.in_force["h1"].above == "a2"
+
+
 # Another key.
 
 
