@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -175,15 +175,21 @@ class Grid:
             for config in sorted((self.certs / role).glob("*/config.json")):
                 self.add_node(config.parent.name, package, config)
 
-    def read_places(self) -> dict[int, dict[str, str]]:
-        """Read the aggregator of each home in each session, as aggregators have recorded it."""
-        places: dict[int, dict[str, str]] = {}
+    def read_places(self, ended: Mapping[int, Mapping[str, Any]]) -> dict[int, dict[str, str]]:
+        """Read the aggregator of each home in each session: by the leader's roster, or else by its own record.
+
+        An aggregator that has missed its roster plays with its members of before.
+        """
+        rosters = {number: dict(record["roster"]["members"]) for number, record in ended.items() if "roster" in record}
         for path in self.certs.glob(f"aggregators/*/{RUN}/*.account.json"):
             for record in map(json.loads, path.read_text().splitlines()):
                 name = path.name.removesuffix(".account.json")
                 members = record["roster"]["members"] if "roster" in record else self._first[name]
-                places.setdefault(record["session"], {}).update(dict.fromkeys(members, name))
-        return places
+                rosters.setdefault(record["session"], {})[name] = members
+        return {
+            number: {home: name for name, members in roster.items() for home in members}
+            for number, roster in rosters.items()
+        }
 
     def enrol(self, name: str) -> None:
         """Have a home make its key, ask for a certificate and take part, as its owner and the operator do."""
@@ -277,7 +283,8 @@ class Played:
 def read_sessions(grid: Grid) -> list[Played]:
     """Read what the nodes of a grid recorded of each session that has ended."""
     prices = {json.loads(line)["session"]: json.loads(line)["price"] for line in grid.journal.read_text().splitlines()}
-    ended, places = read_conclusions(grid), grid.read_places()
+    ended = read_conclusions(grid)
+    places = grid.read_places(ended)
     states: dict[int, dict[str, Any]] = {}
     accounts: dict[int, dict[str, dict[str, Any]]] = {}
     for path in [*grid.certs.glob(f"homes/*/{RUN}/*.schedule.json"), *grid.folder.glob("homes/*/state/schedule.json")]:
