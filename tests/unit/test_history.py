@@ -210,11 +210,12 @@ def test_home_pays_what_its_meter_counted(tmp_path: Path) -> None:
         file.execute("UPDATE sessions SET homes = 1")
     for slot, kwh in ((0, 1.5), (2, 1.0)):
         history.note_energy(start + timedelta(minutes=15 * slot), 15, kwh)
+    history.note_energy(start + timedelta(minutes=15), 60, 9.0)  # when slots were of another length
     (bill,) = rows(tmp_path, "h1", "bills")
     assert (bill["energy_kwh"], bill["bill"]) == (3.0, 70.0)
     assert (bill["metered_kwh"], bill["metered_bill"], bill["metered_slots"]) == (2.5, 45.0, 2)
     assert [row["metered_kwh"] for row in rows(tmp_path, "h1", "slots")] == [1.5, None, 1.0]
-    assert [row["energy_kwh"] for row in rows(tmp_path, "h1", "meter")] == [1.5, 1.0]
+    assert [row["energy_kwh"] for row in rows(tmp_path, "h1", "meter")] == [1.5, 9.0, 1.0]
     with History(path) as found:
         assert "metered kWh" in show([found], EACH)
 
@@ -292,6 +293,16 @@ def test_settlement_that_is_sent_again_does_not_lose_what_is_known(tmp_path: Pat
     coordinator(tmp_path).hear(settlement(3.0))  # after a restart without its ledger
     assert [row["load_kw"] for row in rows(tmp_path, "a1", "slots")] == [5.0]
     assert [row["load_kw"] for row in rows(tmp_path, "a1", "members")] == [5.0]
+
+
+def test_row_that_is_written_again_keeps_the_time_of_the_first(tmp_path: Path) -> None:
+    now = [1.0e9]
+    file = HistoryFile(tmp_path / f"h1{ENDING}", RUN, 400, lambda: now[0])
+    file.write(*session_changes(file, 1))
+    first = rows(tmp_path, "h1", "sessions")
+    now[0] += DAY_S
+    file.write(*session_changes(file, 1))
+    assert rows(tmp_path, "h1", "sessions") == first
 
 
 def test_missing_members_are_stored_with_the_reason(tmp_path: Path) -> None:
