@@ -145,12 +145,19 @@ class JsonLines(Report):
 def open_record(path: Path, sessions: int) -> Recorder:
     """Open the durable file for the record of a settlement: the record itself, or a line for each of several sessions.
 
-    Lines from before a restart stay.
+    Lines from before a restart stay, and the last of them is not written again: a node that missed the end of a session
+    hears of its settlement once more.
     """
     if sessions == 1:
         return WholeFile(path)
     cut_lines(path, lambda record: True)
-    return JsonLines(path, goes_on=True, durable=True)
+    before, write = _read_last_line(path), JsonLines(path, goes_on=True, durable=True)
+
+    def append(record: Mapping[str, Any]) -> None:
+        if record not in before:
+            write(record)
+
+    return append
 
 
 def read_records(path: Path, sessions: int) -> list[Any]:

@@ -496,6 +496,15 @@ def test_record_of_several_sessions_is_a_line_for_each_and_survives_a_cut_line(t
     assert has_last_record(path, 3)
 
 
+def test_record_of_a_settlement_that_comes_again_after_a_restart_is_not_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "h1.schedule.json"
+    open_record(path, 3)({"session": 1, "homes": {"h1": {"load_kw": [0.1, 2.0]}}})
+    again = open_record(path, 3)
+    again({"session": 1, "homes": {"h1": {"load_kw": [0.1, 2.0]}}})
+    again({"session": 2, "homes": {"h1": {"load_kw": [0.1, 2.0]}}})
+    assert [each["session"] for each in read_records(path, 3)] == [1, 2]
+
+
 def test_record_of_one_session_is_the_file(tmp_path: Path) -> None:
     path = tmp_path / "h1.schedule.json"
     assert read_records(path, 1) == [] and not has_last_record(path, 1)
