@@ -72,6 +72,7 @@ class Home:
         self.heard = resources.enter_context(connect(own.url, self.clock))
         self._process = HomeProcess(config, folder, self.clock)
         resources.callback(self._process.kill)
+        self._saved: dict[int, Plan] = {}
         self._over = threading.Event()
         thread = threading.Thread(target=self._play)
         thread.start()
@@ -115,7 +116,9 @@ class Home:
 
     def judge(self) -> Counter[str]:
         """Hold all that the battery was told against the plans and the clock, and count it by its reason."""
-        plans: list[Plan] = []
+        plans = list(self._saved.values())  # one may be driven by, and the home killed, before it is published
+        for plan in plans:
+            self._require_settled(plan)
         reasons: Counter[str] = Counter()
         for at, topic, payload in self.heard.heard:
             if topic == SCHEDULE:
@@ -153,7 +156,9 @@ class Home:
         """Raise where a file that the home would read after a kill is none, or the history is damaged."""
         for name, read in (("plan.json", Memory.model_validate_json), ("ledger.json", json.loads)):
             if (self._disk / name).exists():
-                read((self._disk / name).read_bytes())
+                content = read((self._disk / name).read_bytes())
+                if isinstance(content, Memory):
+                    self._saved.update({plan.session: plan for plan in content.plans})
         history = self._disk / "history.sqlite"
         if history.exists() and history.stat().st_size:
             copy = Path(tempfile.mkdtemp())
