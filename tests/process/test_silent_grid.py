@@ -65,7 +65,7 @@ def play_next(grid: Client, sessions: tuple[Session, ...]) -> datetime:
 def test_home_lives_through_three_days_of_silence_and_keeps_a_limit_from_outside(tmp_path: Path) -> None:
     if broker.find_mosquitto() is None:
         pytest.skip("Mosquitto is not installed")
-    calendar = {"slot_minutes": 60, "horizon": "24h", "every": "24h", "days": 365}  # a quarter of an hour of slow machines
+    calendar = {"slot_minutes": 60, "horizon": "24h", "every": "24h", "days": 365}  # a quarter of an hour
     with broker.start("mosquitto", tmp_path / "grid") as grids, broker.start("mosquitto", tmp_path / "own") as own:
         devices = {
             "broker": own.url,
