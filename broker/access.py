@@ -26,8 +26,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from stackelgrid.wire.codec import REGISTRAR
-from stackelgrid.wire.enrolment import ENROLMENT
+from stackelgrid.wire.roles import ENROLMENT, REGISTRAR
 
 UP, DOWN = ("answer", "receipt", "presence"), ("signal", "settlement")
 """The purposes of what a member sends to its coordinator, and of what it receives from it: `docs/wire.md`."""

@@ -46,9 +46,9 @@ from broker.signer import (
     write_pem,
 )
 from stackelgrid.model import SchemaVersion, StrictModel
-from stackelgrid.wire.codec import REGISTRAR as REGISTRAR_NAME
 from stackelgrid.wire.enrolment import EnrolmentRequest, Pem
 from stackelgrid.wire.names import RULE, Name, is_name
+from stackelgrid.wire.roles import REGISTRAR as REGISTRAR_NAME
 
 HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 HOSTS = ("localhost", "127.0.0.1", "broker", "enrolment")

@@ -131,6 +131,7 @@ class SessionResult(StrictModel, Generic[Found]):
     messages: int
     bytes: int
     homes_settled: int
+    newcomers: list[str] = []
     states: dict[str, Any] = {}
     outcome: OutcomeOrEmpty[Found]
     certificate: Certificate | None
@@ -148,7 +149,8 @@ class RunResult(StrictModel, Generic[Found]):
       that one home was asked;
     - `messages`, `bytes`: messages that the nodes sent and bytes of their payloads; `rejected`: messages ignored, by
       reason; `traffic`: questions, messages and bytes by round;
-    - `homes`: how many there are, `homes_settled`: how many reported a schedule;
+    - `homes`: how many there are, `homes_settled`: how many reported a schedule, `newcomers`: those of
+      a grid among them that are not in the scenario;
     - `calibrated`: the scenario's keys that were fitted, each with the figures that it was fitted to;
     - `outcome`: None when not a single round was finished, `certificate`: None when none was made;
     - `faults`: how often each kind of fault struck, `failures`: nodes that died, and why.
@@ -172,6 +174,7 @@ class RunResult(StrictModel, Generic[Found]):
     rejected: dict[str, int] = {}
     homes: int
     homes_settled: int
+    newcomers: list[str] = []
     processes: int
     money: str
     calibrated: dict[str, str] = {}
@@ -193,13 +196,13 @@ class RunResult(StrictModel, Generic[Found]):
 
     @property
     def certifiable(self) -> bool:
-        """True when every home is in the outcome, that of one session at least.
+        """True when every home is in the outcome, that of one session at least, and nobody else was in the game.
 
         A reference without some of them would certify another game.
         """
         if self.sessions:
             return any(self.of_session(number + 1).certifiable for number in range(len(self.sessions)))
-        return self.complete and self.homes_settled == self.homes
+        return self.complete and self.homes_settled == self.homes and not self.newcomers
 
     def of_session(self, number: int) -> Self:
         """Give the result of one of several sessions as that of a run of its own."""

@@ -21,7 +21,7 @@ certs = typer.Typer(
     name="certs",
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Give nodes certificates, and revoke them; say who belongs to a grid.",
+    help="Give nodes certificates, and say who is in a grid.",
 )
 
 Which = Annotated[

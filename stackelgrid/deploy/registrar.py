@@ -25,9 +25,8 @@ from stackelgrid.errors import ConfigError
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.transport.base import Action, Compute, Publish
-from stackelgrid.wire.codec import REGISTRAR, ROOT, RegistrarLink
+from stackelgrid.wire.codec import ROOT, RegistrarLink
 from stackelgrid.wire.enrolment import (
-    ENROLMENT,
     MAX_REQUEST,
     Answer,
     EnrolmentRequest,
@@ -37,6 +36,7 @@ from stackelgrid.wire.enrolment import (
     stranger_topic,
 )
 from stackelgrid.wire.messages import MAX_REASON, Place, Presence, RegisteredMember, Roster
+from stackelgrid.wire.roles import ENROLMENT, REGISTRAR
 
 LOOK_S = 1.0
 """The time between two looks at the authority's folder."""

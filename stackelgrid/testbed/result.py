@@ -40,6 +40,7 @@ def build_result(scenario: Scenario, run_record: RunRecord) -> RunResult[Any]:
         "rejected": run_record.rejected,
         "homes": len(scenario.everyone),
         "homes_settled": len(run_record.homes),
+        **_find_newcomers(scenario, run_record),
         "processes": run_record.processes,
         "money": scenario.money,
         **({"calibrated": scenario.calibrated} if scenario.calibrated else {}),
@@ -63,6 +64,12 @@ def _build_outcome(scenario: Scenario, session: Session, record: RunRecord) -> A
     return scenario.meter(session, record.states, scenario.in_session(session, record.states).outcome(record))
 
 
+def _find_newcomers(scenario: Scenario, record: RunRecord) -> dict[str, list[str]]:
+    """Find the homes that have settled a schedule and are not in the scenario; nothing where there are none."""
+    found = sorted(record.homes.keys() - {home.id for home in scenario.everyone})
+    return {"newcomers": found} if found else {}
+
+
 def _build_sessions(scenario: Scenario, run_record: RunRecord) -> list[dict[str, Any]]:
     """Build the results of the sessions of a run that has several, one that was not begun included."""
     return [_build_session(scenario, session, run_record.of_session(session.number)) for session in scenario.sessions]
@@ -82,6 +89,7 @@ def _build_session(scenario: Scenario, session: Session, record: RunRecord) -> d
         "messages": record.messages,
         "bytes": record.bytes,
         "homes_settled": len(record.homes),
+        **_find_newcomers(scenario, record),
         "states": record.states,
         "outcome": _build_outcome(scenario, session, record),
         "certificate": None,

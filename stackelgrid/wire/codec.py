@@ -45,10 +45,9 @@ from stackelgrid.wire.messages import (
     Signal,
 )
 from stackelgrid.wire.names import MAX_NAME_LENGTH
+from stackelgrid.wire.roles import REGISTRAR
 
 ROOT = "stackelgrid"
-REGISTRAR = "registrar"
-"""The name of the registrar in every run; its topics have it where those of a conversation have the coordinator."""
 MAX_BYTES = 16 * 1024 * 1024
 """No payload is longer. Most links have a tighter bound, see `Link.max_bytes`."""
 _KILOBYTE = 1024

@@ -18,14 +18,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from stackelgrid.wire.codec import REGISTRAR, ROOT
+from stackelgrid.wire.codec import ROOT
 from stackelgrid.wire.messages import MAX_NAMES, MAX_REASON
 from stackelgrid.wire.names import Name
+from stackelgrid.wire.roles import ENROLMENT, REGISTRAR
 
 MAX_REQUEST, MAX_ANSWER = 4096, 65536
 """Bytes of a request, and of an answer; longer ones are refused without being parsed."""
-ENROLMENT = "enrolment"
-"""The level of a stranger's topics that stands in the place of a run."""
 
 _KEY_ID = "[0-9a-f]{32}"
 BACKDATED = timedelta(days=1)

@@ -11,3 +11,9 @@ class Role(StrEnum):
     LEADER = "leader"
     AGGREGATOR = "aggregator"
     HOME = "home"
+
+
+REGISTRAR = "registrar"
+"""The name of the registrar in every run; its topics have it where those of a conversation have the coordinator."""
+ENROLMENT = "enrolment"
+"""The level of a stranger's topics that stands in the place of a run."""

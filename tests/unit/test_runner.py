@@ -21,6 +21,8 @@ from stackelgrid.certify import CertificateError
 from stackelgrid.errors import ConfigError
 from stackelgrid.registry import list_games
 from stackelgrid.scenarios import load
+from stackelgrid.testbed import in_memory
+from stackelgrid.testbed.result import build_result
 from stackelgrid.testbed.run_folder import find_commit
 from stackelgrid.testing import build_plan
 
@@ -271,3 +273,12 @@ def test_folder_of_no_run_is_refused(folder: str, said: str, tmp_path: Path) -> 
     (tmp_path / "empty" / "result.json").write_text("{}")
     with pytest.raises(ConfigError, match=said):
         stackelgrid.load(tmp_path / folder)
+
+
+def test_session_with_a_home_that_is_not_in_the_scenario_is_not_certified() -> None:
+    scenario = load("user_oriented", ["population.homes=4"])
+    record = in_memory.play(scenario)
+    assert build_result(scenario, record).certifiable
+    record.homes["newcomer"] = record.homes.pop("h4")  # as many homes as before
+    result = build_result(scenario, record)
+    assert result.newcomers == ["newcomer"] and not result.certifiable
