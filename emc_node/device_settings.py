@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from stackelgrid.calendar import Session
-from stackelgrid.model import Finite, NonNegative, Positive
+from stackelgrid.model import LARGEST, SMALLEST, Finite, NonNegative
 from stackelgrid.rounds.settings import HomeModel, PrivateModel
 from stackelgrid.transport.address import Address
 
@@ -68,10 +68,16 @@ class Power(Channel):
         return (1000.0 if self.unit == "W" else 1.0) * (-1.0 if self.inverted else 1.0)
 
 
+SignedPower = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+"""A power of either sign."""
+Hours = Annotated[float, Field(ge=SMALLEST, le=366 * 24, allow_inf_nan=False)]
+"""A time of at most a year."""
+
+
 class Setpoint(Power):
     """The power of the storage. At `default_kw` it rests: also when the EMC has died, and nobody controls it."""
 
-    default_kw: Finite = 0.0
+    default_kw: SignedPower = 0.0
 
 
 class Load(Power, Measured):
@@ -143,8 +149,8 @@ class FailSafe(PrivateModel):
     hour of the clock, or at the one price `own_optimum`. Without any of them the storage rests.
     """
 
-    holds_h: Positive | None = None
-    profile_kw: HourlyNumbers | None = None
+    holds_h: Hours | None = None
+    profile_kw: Annotated[list[SignedPower], Field(min_length=HOURS, max_length=HOURS)] | None = None
     tariff: HourlyNumbers | None = None
     own_optimum: Finite | None = None
 
@@ -173,7 +179,7 @@ class OutsideLimit(PrivateModel):
     heartbeat_s: Annotated[float, Field(ge=1, le=86_400)] = 120.0
     draw_kw: NonNegative
     feed_in_kw: NonNegative | None = None
-    fail_safe_h: Positive = 2.0
+    fail_safe_h: Hours = 2.0
 
     @model_validator(mode="after")
     def _check_place(self) -> Self:

@@ -282,14 +282,16 @@ class HomeDevices:
 
     def _read_limit_file(self) -> None:
         """Take the limit from its file, which is written anew as long as its sender lives."""
-        file = None if self._settings.limit is None else self._settings.limit.file
-        if file is None:
+        if self._settings.limit is None or (file := self._settings.limit.file) is None:
             return
         try:
             written = file.stat().st_mtime
             with file.open("rb") as opened:
                 content = opened.read(LARGEST_MESSAGE + 1)
-            self._control.limit(_read(Limit, content), datetime.fromtimestamp(written).astimezone())
+            limit, heard = _read(Limit, content), datetime.fromtimestamp(written, UTC)
+            if heard > self.clock() + timedelta(seconds=self._settings.limit.heartbeat_s):
+                raise ValueError(f"written at {heard.isoformat(timespec='seconds')}, which is to come; mend the clock")
+            self._control.limit(limit, heard)
         except (OSError, ValueError) as error:
             self._note(str(file), f"{file}: {_explain(error)}")
         else:

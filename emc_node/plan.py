@@ -14,7 +14,15 @@ from stackelgrid.calendar import MOST_SLOTS, Session
 from stackelgrid.model import Finite
 from stackelgrid.rounds.settings import DayPlan
 
-Moment = Annotated[AwareDatetime, AfterValidator(lambda time: time.astimezone(UTC))]
+
+def _to_utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("in UTC it is outside the years 1 to 9999; write another time") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_to_utc)]
 """A time, kept in UTC: Python compares two times of one place by their clocks, which are set twice a year."""
 PerSlot = Annotated[list[Finite], Field(min_length=1, max_length=MOST_SLOTS)]
 
@@ -70,6 +78,10 @@ class Plan(BaseModel):
             numbers = getattr(self, key)
             if numbers is not None and len(numbers) != len(self.load_kw):
                 raise ValueError(f"{key} has {len(numbers)} numbers, load_kw {len(self.load_kw)}")
+        try:
+            _ = self.end
+        except OverflowError:
+            raise ValueError("start: the plan ends after the year 9999") from None
         return self
 
 

@@ -420,6 +420,8 @@ def test_householder_overrides_the_plan_and_opts_out() -> None:
         ("override/set", b"[" * 70_000, "more than 65536 bytes"),
         ("take_part/set", b"yes", "send ON or OFF"),
         ("limit", b'{"draw_kw": "a"}', "draw_kw"),
+        ("override/set", b'{"setpoint_kw": 1, "until": "9999-12-31T23:59:00-14:00"}', "until: in UTC it is outside"),
+        ("limit", b'{"draw_kw": [1], "start": "0001-01-01T00:00:00+14:00"}', "start: in UTC it is outside"),
     ],
 )
 def test_message_that_is_not_understood_is_a_problem_until_one_is(topic: str, payload: bytes, why: str) -> None:
@@ -453,6 +455,19 @@ def test_limit_from_outside_caps_the_setpoint(place: str, tmp_path: Path) -> Non
     messages = published(home_devices.tick(121.0))
     assert messages[STATE]["limit"] == {"draw_kw": 5.0, "feed_in_kw": None, "source": "fail_safe"}
     assert messages[STATE]["problems"] == ["nothing is heard of the limit from outside"]
+
+
+def test_file_of_a_limit_that_was_written_in_the_time_to_come_is_a_problem(tmp_path: Path) -> None:
+    clock, file = Clock(hour=17), tmp_path / "limit.json"
+    home_devices, _ = start_devices(plan_for(HOME), clock, limit={"file": str(file), "draw_kw": 5.0})
+    file.write_bytes(b'{"draw_kw": 0.0}')
+    os.utime(file, (4102444800, 4102444800))
+    clock.now += timedelta(seconds=120)
+    messages = published(home_devices.tick(120.0))
+    assert messages[STATE]["limit"] == {"draw_kw": 5.0, "feed_in_kw": None, "source": "fail_safe"}
+    assert (
+        f"{file}: written at 2100-01-01T00:00:00+00:00, which is to come; mend the clock" in messages[STATE]["problems"]
+    )
 
 
 def alone(sessions: list[Session], prices: list[float], kwh: float | None = None) -> OwnOptimum:

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from emc_node import clock
-from emc_node.device_settings import FailSafe, OutsideLimit
+from emc_node.device_settings import DeviceSettings, FailSafe, OutsideLimit
 from emc_node.failsafe import Memory, Override, StorageControl, StorageLimits
 from emc_node.limit import Bounds, Limit
 from emc_node.plan import Plan, list_clock_hours, make_plan
@@ -78,6 +78,25 @@ def test_level_of_a_plan_lies_between_the_ends_of_its_slots() -> None:
     assert one.level_at(at(-1)) is None
     assert one.level_at(one.end) == pytest.approx(6.0)
     assert one.level_at(at(97)) is None
+
+
+def test_plan_that_ends_after_all_years_is_refused() -> None:
+    with pytest.raises(ValidationError, match="the plan ends after the year 9999"):
+        Plan(run="r", start=datetime(9999, 12, 31, 23, tzinfo=UTC), load_kw=[1.0, 1.0], price=[1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fail_safe": {"holds_h": 1e8}},
+        {"fail_safe": {"profile_kw": [1e308] * 24}},
+        {"limit": {"topic": "limit", "draw_kw": 1, "fail_safe_h": 1e8}},
+        {"storage_setpoint": {"topic": "battery", "unit": "W", "default_kw": -1e308}},
+    ],
+)
+def test_settings_beyond_all_times_and_powers_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"(less|greater) than or equal"):
+        DeviceSettings.model_validate(settings)
 
 
 def test_plan_with_lists_of_different_lengths_is_refused() -> None:
