@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from emc_node.clock import is_synchronised
+from emc_node.plan import Moment
 from stackelgrid.transport.tls import Certificate
 
 FILE = Path("/run/stackelgrid/status.json")
@@ -70,8 +71,8 @@ class StatusFile(BaseModel):
     refused: bool = False
     certificate_since: AwareDatetime | None = None
     certificate_until: AwareDatetime | None = None
-    plan_until: AwareDatetime | None = None
-    next_gate: AwareDatetime | None = None
+    plan_until: Moment | None = None
+    next_gate: Moment | None = None
     home: Home | None = None
     rejected: dict[str, int]
     remarks: list[str] = []
@@ -96,8 +97,8 @@ class StatusFile(BaseModel):
     def find_problems(self, now: datetime, *, clock_is_right: bool) -> Iterator[tuple[Condition, str]]:
         """Find what is not in order, the worst first, each with a line that says how to mend it."""
         if self.is_stale(now):
-            age = _duration(now - self.updated)
-            yield Condition.LOST, f"This is {age} old: the process hangs or has ended; see journalctl --unit emc-node."
+            age = f"{_duration(now - self.updated)} old" if now > self.updated else "of a time to come"
+            yield Condition.LOST, f"This is {age}: the process hangs or has ended; see journalctl --unit emc-node."
         elif self.state == "lost":
             yield Condition.LOST, "It could not go on; see journalctl --unit emc-node."
         if self.ignored:
@@ -139,7 +140,7 @@ class StatusFile(BaseModel):
 
     def is_stale(self, now: datetime) -> bool:
         """Tell whether the file is no longer updated."""
-        return now - self.updated > STALE
+        return abs(now - self.updated) > STALE
 
     def _describe_plan(self, without_dates: str) -> str:
         until = self.plan_until

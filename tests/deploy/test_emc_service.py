@@ -352,6 +352,7 @@ def _synchronised(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"home": at_home("plan", takes_part=False)}, 0, ["takes part"]),
         ({"state": "lost", "connected": False}, 4, ["was lost 93 seconds ago", "journalctl --unit emc-node"]),
         ({"age_s": 40}, 4, ["40 seconds old", "hangs or has ended"]),
+        ({"age_s": -40}, 4, ["of a time to come", "hangs or has ended"]),
         ({"age_s": 7300}, 4, ["2 hours old"]),
     ],
 )
@@ -385,6 +386,9 @@ def test_status_gives_exit_code_2_without_a_status_file(tmp_path: Path, capsys: 
     assert __main__.main(["status", "--file", str(tmp_path / "status.json")]) == 2
     assert "is the service running" in capsys.readouterr().err
     (tmp_path / "status.json").write_text("{}")
+    assert __main__.main(["status", "--file", str(tmp_path / "status.json")]) == 2
+    assert "is no status file" in capsys.readouterr().err
+    status_file(tmp_path, plan_until="9999-12-31T23:59:00-14:00")
     assert __main__.main(["status", "--file", str(tmp_path / "status.json")]) == 2
     assert "is no status file" in capsys.readouterr().err
 
