@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from broker.access import Node, Role
 from broker.files import AuthorityError
@@ -42,9 +42,9 @@ class CertificateEntry(StrictModel):
     key: KeyId | None = None
     issuer: KeyId | None = None
     serial: Annotated[str, Field(pattern="^[0-9a-f]{1,40}$")]
-    added: datetime
-    expires: datetime
-    revoked: datetime | None = None
+    added: AwareDatetime
+    expires: AwareDatetime
+    revoked: AwareDatetime | None = None
     revoked_by: str | None = None
     reason: Annotated[str | None, Field(max_length=MAX_REASON)] = None
 

@@ -7,11 +7,11 @@ so that a node that missed the answer finds it.
 from __future__ import annotations
 
 from collections.abc import Container
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from broker.files import AuthorityError, make_private, write
 from broker.register import now
@@ -48,10 +48,10 @@ class KeptRequest(StrictModel):
     schema_version: Annotated[Literal[1], Field(alias="schema")] = 1
     id: KeyId
     name: Name
-    received: datetime
+    received: AwareDatetime
     enrolment: EnrolmentRequest | None = None
     state: Literal["waiting", "approved", "denied"] = "waiting"
-    decided: datetime | None = None
+    decided: AwareDatetime | None = None
     by: str | None = None
     reason: Annotated[str | None, Field(max_length=MAX_REASON)] = None
     certificate: Pem | None = None

@@ -25,7 +25,7 @@ from broker import files as room
 from broker.access import Node, Role, Rules
 from broker.authority import BROKER, Authority
 from broker.files import AuthorityError
-from broker.register import Register, now
+from broker.register import Register, now, register_path
 from stackelgrid import cli
 
 LEADER, A1, H1 = Node("leader", Role.leader), Node("a1", Role.aggregator, "leader"), Node("h1", Role.home, "a1")
@@ -241,6 +241,15 @@ def test_authority_is_made_once_and_found_in_its_folder(authority: Authority, tm
 
 
 # Damage.
+
+
+def test_register_with_a_time_of_no_zone_is_named(authority: Authority) -> None:
+    file = register_path(authority.folder)
+    register = json.loads(file.read_text())
+    register["certified"][0]["expires"] = "2031-01-01T00:00:00"
+    file.write_text(json.dumps(register))
+    with pytest.raises(AuthorityError, match=r"certified\.0\.expires: Input should have timezone info"):
+        authority.add(Node("a9", Role.aggregator, "leader"))
 
 
 @pytest.mark.parametrize(
