@@ -30,6 +30,8 @@ MOST_SLOTS = 1000
 MOST_SLOTS_OF_RUN = 100_000
 """The most slots of a run, in all its sessions."""
 _MOST_SESSIONS = 100_000
+_YEARS = range(1000, 9900)
+"""The years in which a run may begin: of four digits, and with room for gates before it and the days after it."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,14 @@ class Calendar(StrictModel):
             )
         if self.days is not None and self.days * _DAY < _count_minutes(self.every or self.horizon):
             raise ValueError(f"days: {self.days} end before the first {self.every or self.horizon}; raise days")
-        _ = self.sessions
+        if self.start.year not in _YEARS:
+            raise ValueError(
+                f"start: the year {self.start.year} is not from {_YEARS[0]} to {_YEARS[-1]}; correct the date"
+            )
+        try:
+            _ = self.sessions
+        except OverflowError:
+            raise ValueError(f"horizon: {self.horizon} reach beyond the year 9999; shorten it") from None
         return self
 
     def _list_sessions(self) -> Iterator[Session]:

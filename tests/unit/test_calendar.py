@@ -96,6 +96,9 @@ def test_binding_slots_of_the_sessions_are_the_run(
         ({"horizon": "soon"}, "write a length of time as 15min, 6h, 24h or 7d"),
         ({"horizon": "0h"}, "write a length of time"),
         ({"horizon": "7d", "slot_minutes": 5}, "at most 1000 can be played"),
+        ({"horizon": "9999999d"}, "horizon: 9999999d reach beyond the year 9999; shorten it"),
+        ({"start": "0001-01-01T00:00", "timezone": "UTC"}, "start: the year 1 is not from 1000 to 9899"),
+        ({"start": "9999-12-31T00:00"}, "start: the year 9999 is not from 1000 to 9899"),
     ],
 )
 def test_calendar_that_cannot_be_kept_is_refused_with_the_key(keys: dict[str, Any], words: str) -> None:
