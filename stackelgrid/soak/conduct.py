@@ -277,9 +277,18 @@ def find_uncounted_messages(evidence: Evidence) -> Iterator[str]:
 
 
 def find_false_messages(evidence: Evidence) -> Iterator[str]:
-    """A message that is none for the node is refused, and no other one, unless its sender is a liar."""
+    """A message that is none for the node is refused, and no other one, unless its sender is a liar.
+
+    One that took a corrupted question for a message answers what nobody has asked, and may be refused.
+    """
     intact = {message.payload for message in evidence.messages}
-    liars = list_liars(evidence)
+    misled = {
+        name
+        for name, events in evidence.events.items()
+        for event in events
+        if event.kind == "receive" and event.payload and event.payload not in intact and event.rejected is None
+    }
+    liars = list_liars(evidence) | misled
     for name, events in evidence.events.items():
         for event in events:
             if event.kind != "receive" or event.payload not in intact or not event.payload:
