@@ -66,7 +66,7 @@ def test_agent_harms_the_nodes_of_its_machine_at_the_rounds_it_hears(tmp_path: P
 @pytest.mark.parametrize(
     ("fault", "place", "message"),
     [
-        ({"kind": "crash", "restart_after_s": 1}, str(os.getpid()), "give the unit of h1"),
+        ({"kind": "crash", "restart_after_s": 1}, "{own}", "give the unit of h1"),
         ({"kind": "crash"}, "", "give its name and its process id or unit"),
         ({"kind": "crash"}, "4194304", "there is no such process"),
         ({"kind": "cut", "seconds": 1}, "emc-node", "nobody here can disconnect them"),
@@ -77,6 +77,7 @@ def test_agent_refuses_what_it_cannot_do(
 ) -> None:
     plan = {"faults": [{"node": "h1", "at": {"round": 1}, **fault}]}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    words = [str(tmp_path / "plan.json"), "--config", str(tmp_path / "none.json"), "--node", f"h1={place}"]
+    process = place.format(own=os.getpid())
+    words = [str(tmp_path / "plan.json"), "--config", str(tmp_path / "none.json"), "--node", f"h1={process}"]
     assert main(words) == 2
     assert message in capsys.readouterr().err
