@@ -361,6 +361,14 @@ class Authority:
             if entry is not None and entry.moved_from is not None and entry.above == aggregator:
                 _publish(self.folder, self._load_signers(), self.register.describe(name, moved_from=None))
 
+    def outgrow(self, number: int) -> None:
+        """Give the register a larger number than this one, where it was restored from a copy of before."""
+        with lock(self.folder):
+            register = self.register
+            if register.number <= number:
+                grown = register.model_copy(update={"number": number + 1})
+                write(register_path(self.folder), grown.model_dump_json(by_alias=True, indent=1).encode())
+
     def describe(self, *nodes: Node) -> None:
         """Take up how many homes are behind each of these nodes, and the limit of their connections."""
         with lock(self.folder):

@@ -42,6 +42,8 @@ LOOK_S = 1.0
 """The time between two looks at the authority's folder."""
 MOST_OPEN = 100
 """The requests that wait for the disk at a time."""
+_MOST_NUMBER = 2**52
+"""The largest number of a roster from which a register goes on; none comes near it."""
 
 
 Request = TypeVar("Request", bound=BaseModel)
@@ -67,6 +69,9 @@ class Office(Protocol):
 
     def note_arrival(self, name: str, aggregator: str) -> None:
         """Note that a home that moves is at its new aggregator."""
+
+    def outgrow(self, number: int) -> None:
+        """Give the register a larger number than this one, which was published before the register was restored."""
 
 
 class Registrar:
@@ -94,6 +99,7 @@ class Registrar:
         self._directory: Directory | None = None
         self._roster: dict[str, list[RegisteredMember]] | None = None
         self._number = 0
+        self._newest = 0  # the largest number of a roster that nodes may know
         self._published: dict[str, bytes] = {}
         self._stale: set[str] = set()
         self._open = 0
@@ -122,6 +128,8 @@ class Registrar:
             return []
         if not topic.startswith(f"{ROOT}/{self._run}/{REGISTRAR}/"):
             return self.receive(topic, payload, now)
+        if topic.endswith(f"/{Place.purpose}"):
+            self._note_number(payload)
         if self._directory is None:
             self._stale.add(topic)  # until it is known what there is to publish
         elif topic not in self._published:
@@ -178,6 +186,15 @@ class Registrar:
         except ValidationError:
             return []  # its aggregator counts it
         return self._hand_in(topic, None, lambda: self._office.note_arrival(name, coordinator)) if online else []
+
+    def _note_number(self, payload: bytes) -> None:
+        """Note the number of a place that was published before a restart; the next look is at everything then."""
+        try:
+            number = Place.model_validate_json(payload[:MAX_REQUEST]).number
+        except ValidationError:
+            return
+        if self._newest < number <= _MOST_NUMBER:
+            self._newest, self._seen = number, None
 
     def _read(self, model: type[Request], topic: str, payload: bytes) -> Request | None:
         """Read a request; count what is none."""
@@ -243,9 +260,27 @@ class Registrar:
             if found[1] is None:
                 return []
             self._seen, self._directory = found
+            if found[1].register.number < self._newest:
+                return [self._outgrow(self._newest)]
             return list(self._publish_changes(found[1]))
 
         return Compute(read, publish)
+
+    def _outgrow(self, number: int) -> Compute:
+        """Have the register go on from a number: nodes take no roster with a smaller one than they know."""
+
+        def attempt() -> bool:
+            try:
+                self._office.outgrow(number)
+            except ConfigError:  # a full disk: the next look tries again
+                return False
+            return True
+
+        def end(done: bool, now: float) -> Sequence[Action]:
+            self._seen = self._roster = None  # so that what there is gets the new number
+            return [self._look()] if done else []
+
+        return Compute(attempt, end)
 
     def _publish_changes(self, directory: Directory) -> Iterator[Publish]:
         """Give what differs from what was published last."""
@@ -267,6 +302,7 @@ class Registrar:
         roster = {name: [_describe_member(home) for home in homes] for name, homes in members.items()}
         if roster != self._roster:
             self._roster, self._number = roster, max(1, directory.register.number)
+            self._newest = max(self._newest, self._number)
         common: Any = {"schema": 1, "run": self._run, "sender": self.name, "number": self._number}
         for name, homes in members.items():
             for home in homes:

@@ -19,7 +19,7 @@ from broker import requests as kept
 from broker.access import Node, Role, Rules
 from broker.authority import Authority, Grid
 from broker.files import AuthorityError
-from broker.register import CertificateEntry, now
+from broker.register import CertificateEntry, now, register_path
 from stackelgrid.deploy import registrar
 from stackelgrid.deploy.registrar import MOST_OPEN, Registrar
 from stackelgrid.transport.base import Action, Compute, Publish
@@ -473,3 +473,40 @@ def test_registrar_says_everything_again_when_its_broker_returns(desk: Desk) -> 
     before, desk.retained = desk.retained, {}
     desk.do(desk.registrar.start(5.0))
     assert desk.retained == before != {}
+
+
+# A register from a copy.
+
+ROSTER = "stackelgrid/g/registrar/roster"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_roster_of_a_restored_register_is_newer_than_those_of_before(desk: Desk, *, restarted: bool) -> None:
+    file = register_path(desk.authority.folder)
+    copy = file.read_bytes()
+    for aggregator in ("a1", "a2", "a1"):
+        desk.authority.move("h2", aggregator)
+        desk.look()
+    known, place = desk.retained[ROSTER]["number"], desk.retained["stackelgrid/g/registrar/h2/place"]
+    file.unlink()  # as tar does, which writes another file
+    file.write_bytes(copy)
+    if restarted:
+        desk.registrar = Registrar(desk.authority, "g")
+        desk.do(desk.registrar.start(0.0))
+        desk.do(desk.registrar.receive_retained("stackelgrid/g/registrar/h2/place", json.dumps(place).encode(), 0.0))
+    desk.look()
+    restored = desk.retained[ROSTER]
+    assert restored["number"] > known
+    assert [home["name"] for home in restored["aggregators"]["a2"]] == ["h2"]
+    assert desk.retained["stackelgrid/g/registrar/h2/place"]["number"] == restored["number"]
+    desk.authority.move("h2", "a1")
+    desk.look()
+    assert desk.retained[ROSTER]["number"] > restored["number"]
+
+
+@pytest.mark.parametrize("place", [b"", b"{", b'{"schema":1,"run":"g","sender":"registrar","number":9007199254740992}'])
+def test_place_that_is_none_leaves_the_number_of_the_register(desk: Desk, place: bytes) -> None:
+    before = desk.authority.register
+    desk.do(desk.registrar.receive_retained("stackelgrid/g/registrar/h2/place", place, 0.0))
+    desk.look()
+    assert desk.authority.register == before
