@@ -5,7 +5,6 @@ It runs as the user who owns the authority's folder `broker`, which it follows, 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from stackelgrid import service
@@ -22,7 +21,7 @@ def describe(certificates: Path, words: list[str]) -> Service:
         writer="python -m broker install-service",
         name="stackelgrid-broker",
         description="Broker of Stackelgrid runs",
-        command=[Path(sys.executable).absolute(), "-m", "broker", f"--certs={folder}", *words],
+        command=[service.find_python(), "-m", "broker", f"--certs={folder}", *words],
         settings=[
             "# Its own child, Mosquitto, is ended by it.",
             "KillMode=mixed",

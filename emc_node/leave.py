@@ -102,7 +102,7 @@ def _connect(config: EmcConfig[Any], seconds: float) -> MqttTransport:
 
 def _leave(config: EmcConfig[Any]) -> int:
     """Ask until the broker refuses the certificate, which is then revoked."""
-    give_up_at, transport = time.monotonic() + PATIENCE_S, _connect(config, REACH_S)
+    give_up_at, transport, denied = time.monotonic() + PATIENCE_S, _connect(config, REACH_S), False
     while time.monotonic() < give_up_at:
         leaver = Leaver(config.run, config.name)
         try:
@@ -112,9 +112,11 @@ def _leave(config: EmcConfig[Any]) -> int:
                 print(f"{config.name} has left run {config.run}: the broker does not admit it any more.")
                 return LEFT
             return _report(str(error), ExitCode.LOST)
-        if leaver.denied is not None:
+        if denied and leaver.denied is not None:
             return _report(f"the registrar denies it: {leaver.denied}; ask the operator", ExitCode.BAD_INPUT)
-        transport = _connect(config, AGAIN_S)
+        if leaver.denied is not None:
+            time.sleep(HEAR_S)  # perhaps it asked twice, and has left already: the broker refuses it by then
+        denied, transport = leaver.denied is not None, _connect(config, AGAIN_S)
     return _report(
         f"the registrar has done nothing for {PATIENCE_S:.0f} seconds; ask the operator whether it runs", ExitCode.LOST
     )

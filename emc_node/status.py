@@ -144,7 +144,9 @@ class StatusFile(BaseModel):
 
     def _describe_plan(self, without_dates: str) -> str:
         until = self.plan_until
-        return without_dates if until is None else f"; its plan reaches until {until.astimezone():%Y-%m-%d %H:%M}"
+        if until is not None:
+            return f"; its plan reaches until {until.astimezone():%Y-%m-%d %H:%M %Z}"
+        return without_dates if self.home is None or self.home.mode == "plan" else "; no plan is in force"
 
     def _describe_state(self, lasted: str) -> str:
         """Say what the EMC does, and for how long it has done so."""

@@ -173,10 +173,11 @@ class DeviceHomeStrategy:
         elif self._change("level", level.kwh, lambda home: home.with_stored_energy(level.kwh)):
             self._kwh = level.kwh
             if not level.measured and self._devices.has_level_meter:
-                self._warn("no reading of the state of charge: the level of the plan counts", kwh=level.kwh)
+                self._warn("no reading of the state of charge: the level of the plan counts", kwh=round(level.kwh, 3))
             elif level.retained:
                 self._warn(
-                    "the day starts from a retained reading of the state of charge, of unknown age", kwh=level.kwh
+                    "the day starts from a retained reading of the state of charge, of unknown age",
+                    kwh=round(level.kwh, 3),
                 )
 
     def _change(self, what: str, value: float, change: Callable[[HomeModel], HomeModel]) -> bool:

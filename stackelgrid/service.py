@@ -120,7 +120,7 @@ def run_as_owner(folder: Path) -> list[str]:
 
 def find_program(name: str) -> Path:
     """Find the command `name` that belongs to this Python. Raise `ServiceError` where there is none."""
-    command = Path(sys.executable).absolute().with_name(name)
+    command = find_python().with_name(name)
     if not command.exists():
         raise ServiceError(
             f"{command} does not exist; install the package with pip, into the environment that runs this"
@@ -128,11 +128,25 @@ def find_program(name: str) -> Path:
     return command
 
 
+def find_python() -> Path:
+    """Find the Python of this environment. Raise `ServiceError` for one that a service cannot read."""
+    python = Path(sys.executable).absolute()
+    if hidden := _find_hidden(python.resolve()):
+        mend = "make the environment with the machine's own Python, as /usr/bin/python3 -m venv"
+        raise ServiceError(f"{python} is {python.resolve()}, below {hidden}, which the service cannot read; {mend}")
+    return python
+
+
 def require_readable(path: Path) -> None:
     """Raise `ServiceError` for a program or a folder that a service cannot read."""
-    if hidden := next((folder for folder in _HIDDEN if path.is_relative_to(folder)), None):
-        raise ServiceError(f"{path} is below {hidden}, which the service cannot read; install it in /opt/stackelgrid")
+    if hidden := _find_hidden(path):
+        mend = "install a program in /opt/stackelgrid, and keep data below /var/lib or /etc"
+        raise ServiceError(f"{path} is below {hidden}, which the service cannot read; {mend}")
     require_plain(path)
+
+
+def _find_hidden(path: Path) -> Path | None:
+    return next((folder for folder in _HIDDEN if path.is_relative_to(folder)), None)
 
 
 def require_plain(path: Path) -> None:

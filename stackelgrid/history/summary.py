@@ -79,7 +79,12 @@ def _group(rows: Sequence[Row]) -> tuple[list[Row], int]:
 def _sum(rows: Sequence[Row]) -> Row:
     """Sum sessions up in one row."""
     energy, peak = _add(row["energy_kwh"] for row in rows), max((row["peak_kw"] or 0.0 for row in rows), default=0.0)
-    hours = sum(row["energy_kwh"] / row["peak_kw"] * row["par"] for row in rows if row["par"] and row["peak_kw"])
+    drawn = [row for row in rows if row["par"] and row["peak_kw"]]  # the rest has no mean load to measure a peak by
+    hours = sum(row["energy_kwh"] / row["peak_kw"] * row["par"] for row in drawn)
+    if drawn:  # slots are of one length
+        hours *= sum(row["binding"] for row in rows if row["peak_kw"] is not None) / sum(
+            row["binding"] for row in drawn
+        )
     missing = dict.fromkeys(name for row in rows for name in (row["missing"] or "").split(",") if name)
     summed = {key: _add(row.get(key) for row in rows) for key in ("revenue", "bill", "metered_kwh", "metered_bill")}
     priced = [row for row in rows if row["mean_price"] is not None]
@@ -88,7 +93,7 @@ def _sum(rows: Sequence[Row]) -> Row:
         **summed,
         "energy_kwh": energy,
         "peak_kw": peak,
-        "par": peak * hours / energy if energy else None,
+        "par": peak * hours / energy if energy is not None and energy > 0 else None,
         "mean_price": prices / sum(row["binding"] for row in priced) if priced else None,
         "rounds": _add(row["rounds"] for row in rows),
         "bytes": _add(row["bytes"] for row in rows),

@@ -26,7 +26,7 @@ ENDING = ".history.sqlite"
 _SESSIONS = """
 WITH planned AS (
     SELECT run, session, avg(price) AS mean_price, slot_hours * sum(load_kw) AS energy_kwh, max(load_kw) AS peak_kw,
-        max(load_kw) / nullif(avg(load_kw), 0) AS par, slot_hours * sum(price * load_kw) AS revenue
+        iif(avg(load_kw) > 1e-9, max(load_kw) / avg(load_kw), NULL) AS par, slot_hours * sum(price * load_kw) AS revenue
     FROM slots JOIN sessions USING (run, session) WHERE slot < first + binding GROUP BY run, session
 ), taken AS (
     SELECT run, session, count(*) AS rounds, sum(questions) AS questions, sum(messages) AS messages, sum(bytes) AS bytes

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from stackelgrid import service
@@ -92,6 +93,8 @@ def main(program: NodeProgram, arguments: list[str]) -> int:
     parser.add_argument("--metrics", type=int, metavar="PORT", help="serve Prometheus metrics at 127.0.0.1:PORT")
 
     def describe(options: argparse.Namespace) -> Service:
+        if options.metrics is not None and find_spec("prometheus_client") is None:
+            raise ServiceError("--metrics: prometheus_client is not installed; pip install 'prometheus-client>=0.21'")
         command = service.find_program(program.command)
         return program.describe(options.config, command, options.user, options.metrics)
 

@@ -82,7 +82,7 @@ def _explain_certificate(server: tuple[str, int], error: ssl.SSLCertVerification
     why = error.verify_message.rstrip(".")
     if "mismatch" in why.lower():
         return f"{why}: give the name that its certificate has, or a certificate for this one to the broker"
-    return f"the broker's certificate is not trusted ({why}): name its authority's file, ?ca=FILE, or tls.ca"
+    return f"the broker's certificate is not trusted ({why}): name its authority's file, ?ca=FILE, tls.ca, or --ca"
 
 
 def _look(
@@ -128,6 +128,7 @@ def _explain_end(alert: str, tls: Tls | None) -> str:
     if tls is None:
         return (
             f"{said}; it may want a certificate of each client: give tls, with ca, certificate and key, or run --certs"
+            "; a home without one enrols at the port for enrolment, usually 8884"
         )
     return f"{said}; it may not accept {tls.certificate}: take one of the broker's own authority that is not revoked"
 

@@ -348,6 +348,8 @@ def _synchronised(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"home": at_home("plan")}, 0, ["takes part"]),
         ({"home": at_home("plan", problems=["nothing is heard of the limit"])}, 1, ["At home: nothing is heard"]),
         ({"home": at_home("fail_safe"), "connected": False}, 15, ["no plan holds"]),
+        ({"state": "settled", "home": at_home("plan")}, 0, ["and its plan is in force"]),
+        ({"state": "settled", "home": at_home("fail_safe")}, 0, ["was settled 93 seconds ago; no plan is in force."]),
         ({"home": at_home("fail_safe", takes_part=False)}, 15, ["takes part in nothing, as its household wants it"]),
         ({"home": at_home("plan", takes_part=False)}, 0, ["takes part"]),
         ({"state": "lost", "connected": False}, 4, ["was lost 93 seconds ago", "journalctl --unit emc-node"]),

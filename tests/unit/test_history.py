@@ -33,7 +33,7 @@ from stackelgrid.history import schema
 from stackelgrid.history.command import show
 from stackelgrid.history.recording import CoordinatorHistory, HomeHistory
 from stackelgrid.history.store import Change, HistoryFile, Run, upsert
-from stackelgrid.history.summary import to_rows
+from stackelgrid.history.summary import _sum, to_rows
 from stackelgrid.history.tables import ENDING, TABLES, History, Period
 from stackelgrid.node import record
 from stackelgrid.node.home_status import HomeStatus
@@ -588,3 +588,15 @@ def test_sessions_without_a_calendar_are_stored_too(tmp_path: Path) -> None:
     assert (session["start"], session["settled"]) == (None, True)
     assert rows(folder, "leader", "slots") == []
     assert len(rows(folder, "leader", "rounds")) == session["rounds"] > 0
+
+
+def test_session_without_a_mean_load_has_no_ratio_and_counts_in_that_of_all(tmp_path: Path) -> None:
+    file = HistoryFile(tmp_path / f"a1{ENDING}", RUN, 400)
+    fed_in = [(slot, 2, 0.3, -1.0 + 0.5 * (slot == 30)) for slot in range(25, 49)]
+    changes = [*session_changes(file, 1), *session_changes(file, 2)]
+    file.write(*changes, upsert("slots", "slot", "session price load_kw", fed_in))
+    with History(tmp_path / f"a1{ENDING}") as history:
+        sessions = to_rows(history.tabulate("sessions", EACH))
+    assert [row["par"] for row in sessions] == [1.0, None]
+    assert _sum(sessions)["par"] == pytest.approx(1.5 * 48 / (24 * 1.5 - 23 - 0.5))
+    assert _sum(sessions[1:])["par"] is None

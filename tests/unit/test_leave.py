@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -12,7 +15,7 @@ from emc_node import leave
 from emc_node.leave import HEAR_S, Leaver
 from stackelgrid.scenarios import load
 from stackelgrid.testbed.node_configs import build_node_configs
-from stackelgrid.transport.base import Finish, Publish
+from stackelgrid.transport.base import BrokerUnreachableError, Finish, Publish
 
 ANSWER = "stackelgrid/street/registrar/h13/answer"
 
@@ -59,6 +62,29 @@ def test_service_is_stopped_first_and_started_again_unless_the_home_has_left(
     monkeypatch.setattr(subprocess, "run", lambda words, **_: commands.append(words))
     assert leave.main(["--config", str(config_file)]) == code
     assert commands == [["systemctl", command, "emc-node"] for command in ("stop", then)]
+
+
+@pytest.mark.parametrize(("refused", "code"), [(True, 0), (False, 2)])
+def test_home_that_was_denied_has_left_if_the_broker_refuses_it(
+    config_file: Path, monkeypatch: pytest.MonkeyPatch, refused: bool, code: int
+) -> None:
+    connections: list[None] = []
+
+    class Transport:
+        traffic: ClassVar = defaultdict(lambda: SimpleNamespace(refused=refused))
+
+        def run(self, leavers: list[Leaver]) -> None:
+            connections.append(None)
+            if refused and len(connections) == 2:
+                raise BrokerUnreachableError("mqtts://grid:1", 1.0, "it ends the connection")
+            leavers[0].receive(ANSWER, b'{"schema":1,"state":"denied","reason":"it is revoked"}', 0.0)
+
+    monkeypatch.setattr(leave, "HEAR_S", 0.0)
+    monkeypatch.setattr(leave, "UNITS", config_file.parent)
+    monkeypatch.setattr(leave, "_connect", lambda *_: Transport())
+    monkeypatch.setattr(leave, "_require_certificate", lambda *_: None)
+    assert leave.main(["--config", str(config_file)]) == code
+    assert len(connections) == 2
 
 
 def test_home_without_a_certificate_has_nothing_to_leave(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
