@@ -47,6 +47,7 @@ from broker.signer import (
 )
 from stackelgrid.model import SchemaVersion, StrictModel
 from stackelgrid.wire.enrolment import EnrolmentRequest, Pem
+from stackelgrid.wire.messages import MAX_REASON
 from stackelgrid.wire.names import RULE, Name, is_name
 from stackelgrid.wire.roles import REGISTRAR as REGISTRAR_NAME
 
@@ -164,6 +165,7 @@ class Authority:
 
     def revoke(self, name: str, by: str | None = None, reason: str | None = None) -> None:
         """Have the broker refuse this node's certificate; a connection that it has already may do nothing any more."""
+        _check_reason(reason)
         with lock(self.folder):
             register, signers = self.register, self._load_signers()
             if name == BROKER.name:
@@ -304,6 +306,7 @@ class Authority:
 
     def deny(self, which: str, by: str, reason: str | None = None) -> KeptRequest:
         """Refuse the request that waits, by its name or the beginning of its fingerprint."""
+        _check_reason(reason)
         with lock(self.folder):
             request = self._requests.find_waiting(which)
             decided = {"state": "denied", "by": by, "decided": now(), "reason": reason}
@@ -491,6 +494,16 @@ def _check(node: Node, known: dict[str, Role], folder: Path) -> None:
     if above is not None and known.get(str(node.above)) is not above:
         mend = f"add it first, or correct --above: {_ADD} {node.above} --role {above}"
         raise AuthorityError(f"there is no {above} {node.above!r} for {node.name!r}", where, mend)
+
+
+def _check_reason(reason: str | None) -> None:
+    """Raise `AuthorityError` for a reason that cannot be kept, or would not be shown as it is."""
+    if reason is None:
+        return
+    if len(reason) > MAX_REASON:
+        raise AuthorityError(f"the reason has {len(reason)} characters", "--reason", f"give at most {MAX_REASON}")
+    if not reason.isprintable():
+        raise AuthorityError("the reason has characters that cannot be shown", "--reason", "write it in one line")
 
 
 def _check_hosts(*hosts: str) -> tuple[str, ...]:

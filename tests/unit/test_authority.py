@@ -243,6 +243,16 @@ def test_authority_is_made_once_and_found_in_its_folder(authority: Authority, tm
 # Damage.
 
 
+@pytest.mark.parametrize("reason", ["x" * 501, "moved\nout", "\x1b[31m", "\udcff"])
+def test_reason_that_cannot_be_kept_or_shown_changes_nothing(authority: Authority, reason: str) -> None:
+    before = everything(authority.folder)
+    for change in (lambda: authority.revoke("h1", "eva", reason), lambda: authority.deny("h9", "eva", reason)):
+        with pytest.raises(AuthorityError, match="the reason has ") as told:
+            change()
+        assert told.value.where == "--reason"
+    assert everything(authority.folder) == before
+
+
 def test_register_with_a_time_of_no_zone_is_named(authority: Authority) -> None:
     file = register_path(authority.folder)
     register = json.loads(file.read_text())
