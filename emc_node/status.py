@@ -119,7 +119,7 @@ class StatusFile(BaseModel):
             mend = "ask the operator whether this home is still in the grid"
             yield Condition.UNHEARD, f"A session was to open {late} ago, and nothing was asked of it; {mend}."
         if not self.has_plan(now) and not (self.connected and self.takes_part):
-            why = "" if self.takes_part else ", as its household wants it"
+            why = "" if self.home is None or self.home.takes_part else ", as its household wants it"
             yield Condition.IDLE, f"It takes part in nothing{why}, and no plan holds."
         if since is not None and until is not None and until > now and Certificate("", since, until).expires_soon(now):
             mend = "ask the operator for a new one, unless it gets one by itself"

@@ -341,7 +341,7 @@ def _synchronised(monkeypatch: pytest.MonkeyPatch) -> None:
         (held(-300, 20), 0, ["Connected"]),
         ({"state": "settled", "connected": False, "plan_until": in_days(1)}, 0, ["its plan reaches until"]),
         ({"state": "settled", "connected": False, "plan_until": in_days(-1)}, 15, ["and no plan holds"]),
-        ({"state": "over", "connected": False, "plan_until": in_days(-1)}, 15, ["and no plan holds"]),
+        ({"state": "over", "connected": False, "plan_until": in_days(-1)}, 15, ["takes part in nothing, and no plan"]),
         ({"next_gate": in_days(-0.005)}, 0, ["Connected"]),
         ({"next_gate": in_days(-0.5)}, 13, ["to open 12 hours ago, and nothing was asked", "ask the operator"]),
         ({"next_gate": in_days(-0.5), "connected": False}, 15, ["No connection"]),

@@ -125,7 +125,7 @@ class JointProblem:
         missed = np.abs(self.program.right - self.program.multiply(point.z)).max(axis=1)
         slot = int(np.argmax(missed))
         if not missed[slot] <= _FEASIBLE:
-            least, most = (limit[slot] for limit in self.home.meter_limits)
+            least, most = (limit[slot] + 0.0 for limit in self.home.meter_limits)  # no -0
             raise InfeasibleHomeError(
                 f"home {self.home.id}: its needs and its limits cannot be met together, by {missed[slot]:.2g} kW near "
                 f"slot {slot + 1}, where its meter draws {least:g}..{most:g} kW; widen connection or draw_limit, or "
