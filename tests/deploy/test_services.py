@@ -241,6 +241,32 @@ def test_install_service_writes_and_starts_the_unit_unless_it_is_to_print_it(
     assert f"see systemctl status {UNITS[role]}" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("systemctl")
+def test_install_service_refuses_metrics_without_the_package(
+    certs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stackelgrid.node.service.find_spec", lambda _: None)
+    _, main, place = NODES["leader"]
+    words = ["install-service", "--config", str(certs / place / "config.json"), "--print"]
+    assert main([*words, "--metrics", "9100"]) == 2
+    assert "--metrics: prometheus_client is not installed" in capsys.readouterr().err
+    assert main(words) == 0
+
+
+def test_python_that_a_service_cannot_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, python = tmp_path / "home" / "python3", tmp_path / "opt" / "python"
+    for folder in (hidden.parent, python.parent):
+        folder.mkdir()
+    hidden.touch()
+    python.symlink_to(hidden)
+    monkeypatch.setattr("sys.executable", str(python))
+    monkeypatch.setattr(service, "_HIDDEN", (hidden.parent,))
+    with pytest.raises(ServiceError, match=f"{python} is {hidden}, below {hidden.parent}.*/usr/bin/python3 -m venv"):
+        service.find_python()
+    monkeypatch.setattr(service, "_HIDDEN", ())
+    assert service.find_python() == python
+
+
 @pytest.mark.usefixtures("systemctl", "somebody")
 def test_install_service_of_a_broker_finds_its_folder_and_refuses_one_without_certificates(
     certs: Path, capsys: pytest.CaptureFixture[str]
