@@ -131,7 +131,9 @@ class RunRecord:
         self.conclusion = {key: all(each[key] for each in ended) for key in ("settled", "complete")}
         for key in ("lost", "unacknowledged"):
             self.conclusion[key] = list(dict.fromkeys(name for each in ended for name in each.get(key, ())))
-        self.conclusion["stopped"] = next((each["stopped"] for each in ended if "stopped" in each), "")
+        self.conclusion["stopped"] = next(
+            (why for each in ended if (why := each.get("stopped") or each.get("skipped"))), ""
+        )
         # A home has taken part where it has a schedule of every session.
         settled = [self.of_session(number + 1).homes for number in range(sessions)]
         self.homes = {name: each for name, each in settled[-1].items() if all(name in homes for homes in settled)}

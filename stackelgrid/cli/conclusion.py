@@ -51,11 +51,21 @@ def conclude(ended: Run, seconds: Mapping[str, float], *, quiet: bool, certified
         message = f"the run went on without {_list_some(ended.failures)}; what was found is in {folder}"
         raise CommandError(ExitCode.LOST, message)
     if not ended.settled:
-        why = ended.record.stopped or "raise leader.max_rounds"
-        message = f"not settled within {ended.result.rounds} rounds; {why}"
-        raise CommandError(ExitCode.NOT_SETTLED, message)
+        raise CommandError(ExitCode.NOT_SETTLED, explain_unsettled(ended))
     if required and not passes:
         raise typer.Exit(ExitCode.NOT_CERTIFIED)
+
+
+def explain_unsettled(ended: Run) -> str:
+    """Say why a run has not settled; of one that was not settled in all its sessions, the first that was not."""
+    result = ended.result
+    unsettled = [number for number, session in enumerate(result.sessions, 1) if not session.settled]
+    if len(result.sessions) < 2 or not unsettled:
+        why = "" if ended.record is None else ended.record.stopped
+        return f"not settled within {result.rounds} rounds; {why or 'raise leader.max_rounds'}"
+    first = unsettled[0]
+    why = result.sessions[first - 1].stopped or "raise leader.max_rounds"
+    return f"{len(unsettled)} of {len(result.sessions)} sessions not settled, the first of them session {first}: {why}"
 
 
 def judge(ended: Run, *, required: bool) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import aggregator_node.config
 import emc_node.config
 import leader_node.config
 from stackelgrid.calendar import Calendar
+from stackelgrid.cli.conclusion import explain_unsettled
 from stackelgrid.cli.play import tell_first_gate
 from stackelgrid.faults.in_memory import FaultyMemory
 from stackelgrid.faults.plan import FaultPlan
@@ -292,7 +294,16 @@ def test_result_of_a_skipped_session_says_why() -> None:
     ]
     record.divide(2)
     assert (record.sessions[1].stopped, record.sessions[2].stopped) == ("", "too late")
-    assert not record.settled
+    assert not record.settled and record.stopped == "too late"
+
+
+@pytest.mark.parametrize(
+    ("stopped", "words"), [("too late", "too late"), ("", "raise leader.max_rounds")], ids=["skipped", "played"]
+)
+def test_run_of_which_a_session_was_not_settled_ends_with_what_became_of_it(stopped: str, words: str) -> None:
+    sessions = [SimpleNamespace(settled=settled, stopped=stopped) for settled in (True, False, False)]
+    ended: Any = SimpleNamespace(result=SimpleNamespace(sessions=sessions, rounds=7))
+    assert explain_unsettled(ended) == f"2 of 3 sessions not settled, the first of them session 2: {words}"
 
 
 def test_ledger_drops_what_was_before_with_the_next_entry(tmp_path: Path) -> None:
