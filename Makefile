@@ -22,8 +22,8 @@ help:  ## List the commands (the default)
 run: $(INSTALLED)  ## Play a street of sixty homes over MQTT; the run's folder is under runs/
 	$(VENV)/bin/stackelgrid run street
 
-test: $(INSTALLED)  ## Run the tests, in one worker more than there are cores: many wait for processes
-	$(VENV)/bin/pytest --numprocesses $$(($$(nproc) + 1)) --dist worksteal
+test: $(INSTALLED)  ## Run the tests, a worker a core
+	$(VENV)/bin/pytest --numprocesses logical --dist worksteal
 
 test-arm64: $(INSTALLED)  ## Play a run in which one home is on an emulated arm64 machine, like a Raspberry Pi; needs root
 	scripts/arm64/make-root build/arm64
