@@ -426,7 +426,9 @@ def test_node_takes_a_fault_from_its_controller_while_it_waits() -> None:
         os.write(to_node, write_line(line).encode() + b"\n")
     assert added.get(timeout=10) == fault
     assert ProcessActuator(pipes).disturb(4, fault) is True
-    for end in (source, to_node, from_node, target):
+    os.close(to_node)
+    assert ProcessActuator(pipes).disturb(5, fault) is False  # from here on it reads no more
+    for end in (source, from_node, target):
         os.close(end)
 
 
