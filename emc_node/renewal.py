@@ -18,14 +18,12 @@ from pathlib import Path
 from emc_node import openssl
 from emc_node.enrolment import AnswerError, read_answer
 from emc_node.openssl import CertificateRefusedError, OpensslError
-from stackelgrid.node.mailbox import Mailbox
-from stackelgrid.node.progress import Progress
 from stackelgrid.node.protocol import RunNode
+from stackelgrid.node.wrapper import NodeWrapper
 from stackelgrid.text_file import replace_file
-from stackelgrid.transport.base import Action, Compute, FetchRetained, Publish, Reconnect, receiver
+from stackelgrid.transport.base import Action, Compute, FetchRetained, Publish, Reconnect
 from stackelgrid.transport.tls import Certificate, Tls, read_certificate
 from stackelgrid.wire.enrolment import BACKDATED, Answer, NodeRequest, node_topic
-from stackelgrid.wire.roles import Role
 
 _LOG = logging.getLogger("emc_node")
 
@@ -111,15 +109,16 @@ def _find_certificates(text: str) -> list[str]:
     return _CERTIFICATE.findall(text)
 
 
-class CertifiedNode:
+class CertifiedNode(NodeWrapper[RunNode]):
     """A home's node that renews its certificate besides. It passes on whatever is not the registrar's.
 
-    `read_clock` gives the time of day, by which certificates hold.
+    A renewal that does not succeed is a remark in the node's progress. `read_clock` gives the time of day, by which
+    certificates hold.
     """
 
     def __init__(self, node: RunNode, run: str, file: RenewedFile, read_clock: Callable[[], datetime]) -> None:
-        self.name = node.name
-        self._node, self._file, self._read_clock = node, file, read_clock
+        super().__init__(node)
+        self._file, self._read_clock = file, read_clock
         self._request_topic, self._answer_topic = (node_topic(run, node.name, way) for way in ("request", "answer"))
         self._certificate = file.read()
         self._look_at = 0.0
@@ -130,56 +129,35 @@ class CertifiedNode:
         self._remark: str | None = None
 
     @property
-    def role(self) -> Role:
-        """The node's role."""
-        return self._node.role
-
-    @property
-    def mailbox(self) -> Mailbox:
-        """Counts what the node, and the renewal, could not read or refused."""
-        return self._node.mailbox
-
-    @property
-    def progress(self) -> Progress:
-        """The node's progress; a renewal that does not succeed is a remark in it."""
-        return self._node.progress
-
-    @property
     def subscriptions(self) -> Sequence[str]:
-        """The node's, and the registrar's answers."""
-        return [*self._node.subscriptions, self._answer_topic]
-
-    @property
-    def last_will(self) -> Publish | None:
-        """The node's."""
-        return self._node.last_will
+        """The node's topic filters, and that of the registrar's answers."""
+        return [*super().subscriptions, self._answer_topic]
 
     def start(self, now: float) -> Sequence[Action]:
         """Start the node; what is to be renewed is seen at the next tick."""
         self._look_at = now if self._key is None else self._look_at
-        return self._node.start(now)
+        return super().start(now)
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """Take a message of the registrar, or pass it on."""
         if topic == self._answer_topic:
             return self._take_answer(payload, now)
-        return self._node.receive(topic, payload, now)
+        return super().receive(topic, payload, now)
 
     def receive_retained(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """Do the same with what was retained before the subscription."""
         if topic == self._answer_topic:
             return self._take_answer(payload, now)
-        return receiver(self._node, retained=True)(topic, payload, now)
+        return super().receive_retained(topic, payload, now)
 
     def next_deadline(self) -> float | None:
         """Give the node's deadline, or the next look at the certificate if that is earlier."""
-        due = self._node.next_deadline()
+        due = super().next_deadline()
         return self._look_at if due is None else min(due, self._look_at)
 
     def tick(self, now: float) -> Sequence[Action]:
         """Have the node tick; look at the certificate."""
-        due = self._node.next_deadline()
-        actions = [] if due is None or now < due else list(self._node.tick(now))
+        actions = super().tick(now)
         return actions if now < self._look_at else [*actions, *self._look(now)]
 
     # --- the renewal ---

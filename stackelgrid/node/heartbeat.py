@@ -9,14 +9,12 @@ from typing import Literal, Protocol
 
 from stackelgrid.gates import Clock, read_wall_clock
 from stackelgrid.node.config import NodeConfig
-from stackelgrid.node.mailbox import Mailbox
-from stackelgrid.node.progress import Progress
 from stackelgrid.node.protocol import RunNode
+from stackelgrid.node.wrapper import NodeWrapper
 from stackelgrid.transport.base import Action, Finish, Publish
 from stackelgrid.version import find_version
 from stackelgrid.wire.codec import HeartbeatLink
 from stackelgrid.wire.messages import Heartbeat
-from stackelgrid.wire.roles import Role
 
 State = Literal["waiting", "round", "settled", "over", "lost"]
 BEAT_S = 30.0
@@ -44,58 +42,33 @@ def with_heartbeat(node: GridMember, config: NodeConfig, clock: Clock = read_wal
     return node if config.gates is None else HeartbeatNode(node, config.run, find_version(), clock)
 
 
-class HeartbeatNode:
+class HeartbeatNode(NodeWrapper[GridMember]):
     """A member of a grid that publishes its heartbeat besides: every `BEAT_S`, and when its state has changed."""
 
     def __init__(self, node: GridMember, run: str, version: str, clock: Clock) -> None:
-        self._node, self._link = node, HeartbeatLink(run)
+        super().__init__(node)
+        self._link = HeartbeatLink(run)
         self._version, self._read_clock = version, clock
         self._sent: tuple[object, ...] | None = None  # the state that the last heartbeat told
         self._topic: str | None = None
         self._beat_at = inf  # before the first connection
 
-    @property
-    def name(self) -> str:
-        """Give the node's name."""
-        return self._node.name
-
-    @property
-    def role(self) -> Role:
-        """Give the node's role."""
-        return self._node.role
-
-    @property
-    def mailbox(self) -> Mailbox:
-        """Give the node's mailbox."""
-        return self._node.mailbox
-
-    @property
-    def progress(self) -> Progress:
-        """Give the node's progress."""
-        return self._node.progress
-
-    @property
-    def subscriptions(self) -> Sequence[str]:
-        """Give the node's topic filters."""
-        return self._node.subscriptions
-
-    @property
-    def last_will(self) -> Publish | None:
-        """Give the node's last will."""
-        return self._node.last_will
-
     def start(self, now: float) -> Sequence[Action]:
         """Start the node, and have its heartbeat follow."""
         self._beat_at = now
-        return self._end(self._node.start(now))
+        return self._end(super().start(now))
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """Give the node a message."""
-        return self._end(self._node.receive(topic, payload, now))
+        return self._end(super().receive(topic, payload, now))
+
+    def receive_retained(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
+        """Give the node a message that was retained before its subscription."""
+        return self._end(super().receive_retained(topic, payload, now))
 
     def next_deadline(self) -> float | None:
         """Give the time of the node's deadline or of the next heartbeat, at once where its state has changed."""
-        deadline = self._node.next_deadline()
+        deadline = super().next_deadline()
         if self._beat_at == inf:
             return deadline
         beat_at = self._beat_at if self._find_state() == self._sent else 0.0
@@ -103,7 +76,7 @@ class HeartbeatNode:
 
     def tick(self, now: float) -> Sequence[Action]:
         """Have the node act on its deadline, and publish its heartbeat when that is due."""
-        actions = self._end(self._node.tick(now))
+        actions = self._end(super().tick(now))
         if self._beat_at == inf or (now < self._beat_at and self._find_state() == self._sent):
             return actions
         return [*self._beat(now), *actions]
