@@ -6,6 +6,8 @@ something is published, on another server, or retained, misses it. Rounds live w
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from support.scripted_node import Scripted, answer, finish, heard
 from broker import BrokerStartError, answers, nats
 from broker.access import Node, Role
 from broker.authority import Authority
+from broker.signer import Signer, new_key, write_key, write_pem
 from stackelgrid.scenarios import load
 from stackelgrid.testbed import in_memory, processes
 from stackelgrid.testbed.enrolment import certificate_in
@@ -131,6 +134,21 @@ def test_client_is_refused_without_a_certificate_of_the_authority(
     ):
         with pytest.raises(BrokerUnreachableError):
             transport.run([Scripted("leader", start=finish)])
+
+
+def test_home_is_refused_once_its_short_lived_certificate_has_expired(
+    guarded: tuple[nats.RunningCluster, Authority], tmp_path: Path
+) -> None:
+    cluster, authority = guarded
+    signer, key = Signer.load(authority.folder / "authority", lambda file: ""), new_key()
+    write_key(tmp_path / "node.key", key)
+    (tmp_path / "ca.crt").write_bytes((authority.folder / "broker" / "ca.crt").read_bytes())
+    for left in (timedelta(hours=1), timedelta(hours=-1)):
+        certificate = signer.certify("h2", key.public_key(), left)
+        (tmp_path / "node.crt").write_bytes(write_pem(certificate))
+        home = MqttTransport(cluster.url, tls=certificate_in(tmp_path), connect_timeout_s=2, reconnect_s=2)
+        with nullcontext() if left > timedelta() else pytest.raises(BrokerUnreachableError):
+            home.run([Scripted("h2", start=finish)])
 
 
 def eventually(
