@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 from stackelgrid.calendar import Session
@@ -186,11 +185,6 @@ class AggregatorNode:
     def session(self) -> int:
         """Give the number of the session that it is in."""
         return self._session.number
-
-    @property
-    def plan_until(self) -> datetime | None:
-        """Give None: it carries nothing out itself."""
-        return None
 
     @property
     def last_will(self) -> Publish:

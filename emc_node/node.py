@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -83,8 +82,9 @@ class EmcNode:
         self._leave_by: float | None = None
         self._remarks: list[str] = []  # about this session
         self._privacy = privacy or PrivacySettings()
-        self._plan = _Plan(**memory["plan"]) if memory.get("plan") else None
-        self.progress.plan_until = self.plan_until
+        self._plan: _Plan | None = None
+        if memory.get("plan"):
+            self._follow(_Plan(**memory["plan"]))
         self._begin_session(memory.get("session", 1))
         self._resume(memory)
 
@@ -162,11 +162,6 @@ class EmcNode:
     def session(self) -> int:
         """Give the number of the session that it is in."""
         return self._session.number
-
-    @property
-    def plan_until(self) -> datetime | None:
-        """Give the end of the last settlement that the homes follow, None without one or without dates."""
-        return None if self._plan is None else self._sessions[self._plan.session - 1].end
 
     @property
     def last_will(self) -> Publish:
@@ -327,10 +322,13 @@ class EmcNode:
         if isinstance(self._strategy, MeasuringHomeStrategy):
             for name, measured in self._strategy.measured_states.items():
                 states[name] = {**states.get(name, {}), **measured}
-        self._plan = _Plan(self._session.number, states, accounts)
-        self.progress.plan_until = self.plan_until
+        self._follow(_Plan(self._session.number, states, accounts))
         self._remember(self._of_session())
         return {"session": self._session.number, "states": states, "homes": accounts}
+
+    def _follow(self, plan: _Plan) -> None:
+        self._plan = plan
+        self.progress.settled_until = self._sessions[plan.session - 1].end
 
     def _acknowledge(self, now: float) -> list[Action]:
         """Confirm the settlement; that of the last session ends the run."""

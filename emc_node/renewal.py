@@ -144,12 +144,6 @@ class CertifiedNode(NodeWrapper[RunNode]):
             return self._take_answer(payload, now)
         return super().receive(topic, payload, now)
 
-    def receive_retained(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
-        """Do the same with what was retained before the subscription."""
-        if topic == self._answer_topic:
-            return self._take_answer(payload, now)
-        return super().receive_retained(topic, payload, now)
-
     def next_deadline(self) -> float | None:
         """Give the node's deadline, or the next look at the certificate if that is earlier."""
         due = super().next_deadline()

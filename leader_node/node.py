@@ -78,8 +78,9 @@ class LeaderNode:
         self._journal = journal
         self._conclude = conclude
         self._ledger = ledger
-        self._has_begun = any(ledger)
-        self._replay_ledger(list(ledger))
+        entries = list(ledger)
+        self._has_begun = bool(entries)
+        self._replay_ledger(entries)
 
     def _begin_session(self, number: int, state: Mapping[str, Any] | None) -> None:
         """Begin a session with the state that the one before has left."""

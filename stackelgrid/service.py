@@ -1,7 +1,7 @@
 """systemd units of our programs. All are made from one template, `unit.service`, and so have the same hardening.
 
 Programs that only read their files get them as credentials (`stackelgrid.node.service`). Those that share a folder with
-the authority run as the user who owns it (`FolderService`).
+the authority run as the user who owns it (`run_as_owner`).
 """
 
 from __future__ import annotations

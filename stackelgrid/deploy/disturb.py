@@ -123,7 +123,19 @@ def disturb(plan: FaultPlan, project: ComposeProject, on_fault: Callable[[FaultR
                 if event.get("event") == "round":
                     round_number, session = event["round"], event["session"]
         finally:
-            carry_out(faults.release())
+            undo(faults.release(), project.act)
+
+
+def undo(steps: Iterable[Step], act: Callable[[Step], None]) -> None:
+    """Carry out every step; raise the first `EngineError` once all have been tried."""
+    errors = []
+    for step in steps:
+        try:
+            act(step)
+        except EngineError as error:  # a container that is gone
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def _docker(*words: str) -> str:

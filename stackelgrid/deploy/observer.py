@@ -51,10 +51,10 @@ class Observer:
     """A node that receives and never sends. It writes the run's folder, `out`, from the broker and the desk.
 
     What it hears it writes there as events, which `stackelgrid ui` shows at once, and of a grid the last heartbeat of
-    each member, as fleet.json. It finishes when the leader has
-    concluded and every home has written its schedule, or had the time to; without a desk, when every aggregator has
-    acknowledged the last settlement. Raises `ConfigError` when the nodes were
-    configured for another scenario, or the result of another one is in `out`, or nothing can be written there.
+    each member, as fleet.json. It finishes when the leader has concluded and every home has written its schedule, or
+    had the time to; without a desk, when every aggregator has acknowledged the last settlement. Raises `ConfigError`
+    when the nodes were configured for another scenario, or the result of another one is in `out`, or nothing can be
+    written there.
     """
 
     last_will: Publish | None = None

@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
         config: NodeConfig = load(options.config, lambda game: NodeConfig)
         transport = MqttTransport(config.broker, tls=config.tls, connect_timeout_s=float("inf"))
     except (ConfigError, ValueError) as error:
-        print(f"stackelgrid agent: {error}", file=sys.stderr)
+        print(f"stackelgrid.faults.agent: {error}", file=sys.stderr)
         return ExitCode.BAD_INPUT
     processes = Processes(places)
     node = Agent(config, faults, processes.act, options.leader)

@@ -32,10 +32,6 @@ class GridMember(RunNode, Protocol):
     def session(self) -> int:
         """The number of the session that it is in."""
 
-    @property
-    def plan_until(self) -> datetime | None:
-        """The end of what it carries out, None where that is nothing."""
-
 
 def with_heartbeat(node: GridMember, config: NodeConfig, clock: Clock = read_wall_clock) -> RunNode:
     """Give a node that publishes its heartbeat where its configuration is of a grid; else the node itself."""
@@ -61,10 +57,6 @@ class HeartbeatNode(NodeWrapper[GridMember]):
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """Give the node a message."""
         return self._end(super().receive(topic, payload, now))
-
-    def receive_retained(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
-        """Give the node a message that was retained before its subscription."""
-        return self._end(super().receive_retained(topic, payload, now))
 
     def next_deadline(self) -> float | None:
         """Give the time of the node's deadline or of the next heartbeat, at once where its state has changed."""
@@ -99,7 +91,7 @@ class HeartbeatNode(NodeWrapper[GridMember]):
 
     def _find_state(self) -> tuple[State, int, datetime | None, str]:
         node = self._node
-        return node.progress.state, node.session, node.plan_until, node.coordinator
+        return node.progress.state, node.session, node.progress.plan_until, node.coordinator
 
     def _end(self, actions: Sequence[Action]) -> Sequence[Action]:
         """Clear what is retained of the heartbeat before the node leaves."""

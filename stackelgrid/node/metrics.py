@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.progress import MISSING, Account
 from stackelgrid.node.status import STATES, Status
+from stackelgrid.version import find_version
 from stackelgrid.wire.roles import Role
 
 try:
@@ -141,7 +141,7 @@ class _Current(Collector):
         if self._role in (Role.LEADER, Role.AGGREGATOR):
             missing = {action: status.progress.missing.get(action, 0) for action in MISSING}
             yield self._metric("gauge", "members_missing", "Members missed in the last round.", missing, by="action")
-        yield self._metric("gauge", "build_info", "1, for the version.", {version("stackelgrid"): 1.0}, by="version")
+        yield self._metric("gauge", "build_info", "1, for the version.", {find_version(): 1.0}, by="version")
         yield from self._collect_times()
         if self._role == OBSERVER and (verdict := status.progress.certificate) is not None:
             yield self._metric("gauge", "certificate_passed", "1 if what was settled was confirmed.", verdict.passed)

@@ -40,7 +40,7 @@ class Progress:
     the monotonic clock. `remarks` are lines that whoever looks after the node should see. `home` is the state of a home
     with devices, None in other nodes. `missing` is how many members a coordinator missed in the last round that it
     finished, by what it did about them. `settled_at` is when it was settled last, in seconds since 1970, None before.
-    `plan_until` is the end of what was settled, None without one or without dates. `certificate` is what an observer
+    `settled_until` is the end of what was settled, None without one or without dates. `certificate` is what an observer
     found out about that. `shut_out` is why the broker does not accept the node, None as long as it does.
     """
 
@@ -51,7 +51,7 @@ class Progress:
         self.remarks: list[str] = []
         self.missing: Mapping[str, int] = {}
         self.settled_at: float | None = None
-        self.plan_until: datetime | None = None
+        self.settled_until: datetime | None = None
         self.shut_out: str | None = None
         self.certificate: Verdict | None = None
         self.home: HomeStatus | None = None
@@ -62,6 +62,11 @@ class Progress:
         self.working_since: float | None = None
         self.on_round: Callable[[Account], None] = lambda account: None
         self.on_work: Callable[[float], None] = lambda seconds: None
+
+    @property
+    def plan_until(self) -> datetime | None:
+        """The end of what the node carries out; a home with devices may have ended that earlier."""
+        return self.settled_until if self.home is None else self.home.plan_until
 
     def list_problems(self) -> list[str]:
         """List why the node has no part in the grid, in words for whoever looks after it."""

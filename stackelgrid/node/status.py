@@ -87,7 +87,7 @@ class Status:
     def record(self) -> dict[str, Any]:
         """Give the same as JSON."""
         certificate, home = self.certificate, self.progress.home
-        until = self.progress.plan_until if home is None else home.plan_until
+        until = self.progress.plan_until
         return {
             "node": self.node,
             "run": self.run,

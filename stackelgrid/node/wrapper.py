@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.node.protocol import RunNode
-from stackelgrid.transport.base import Action, Publish, receiver
+from stackelgrid.transport.base import Action, Publish
 from stackelgrid.wire.roles import Role
 
 Inner = TypeVar("Inner", bound=RunNode)
@@ -57,10 +57,6 @@ class NodeWrapper(Generic[Inner]):
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """Give the node a message."""
         return self._node.receive(topic, payload, now)
-
-    def receive_retained(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
-        """Give the node a message that was retained before its subscription."""
-        return receiver(self._node, retained=True)(topic, payload, now)
 
     def next_deadline(self) -> float | None:
         """Give the node's deadline."""

@@ -21,7 +21,8 @@ PATIENCE_S = 60.0
 
 def until(happened: Callable[[], bool]) -> None:
     give_up = time.monotonic() + PATIENCE_S
-    while not happened() and time.monotonic() < give_up:
+    while not happened():
+        assert time.monotonic() < give_up
         time.sleep(0.01)
 
 

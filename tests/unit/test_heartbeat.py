@@ -44,7 +44,6 @@ class Home:
     role: Role = Role.HOME
     coordinator: str = "a1"
     session: int = 1
-    plan_until: datetime | None = None
     progress: Progress = field(default_factory=Progress)
     mailbox: Mailbox = field(default_factory=Mailbox)
     subscriptions: Sequence[str] = ()
@@ -93,7 +92,7 @@ def test_heartbeat_tells_a_change_at_once() -> None:
     node = make_node(home)
     node.start(0.0)
     node.tick(0.0)
-    home.session, home.plan_until = 7, BEGAN
+    home.session, home.progress.settled_until = 7, BEGAN
     home.progress.settle()
     assert node.next_deadline() == 0.0
     told = read(node.tick(1.0))

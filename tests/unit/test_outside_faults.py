@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from stackelgrid.deploy.disturb import EngineError, undo
 from stackelgrid.errors import ConfigError
-from stackelgrid.faults.outside import Act, OutsideFaults
+from stackelgrid.faults.outside import Act, OutsideFaults, Step
 from stackelgrid.faults.plan import FaultPlan
 
 NAMES = ["leader", "a1", "h1", "h2", "broker"]
@@ -100,3 +101,16 @@ def test_plan_that_is_left_is_undone() -> None:
 def test_plan_that_cannot_be_played_from_outside_is_refused(fault: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         begin(fault, acts=[Act.KILL, Act.START, Act.PAUSE, Act.RESUME])
+
+
+def test_every_fault_is_undone_though_a_container_is_gone() -> None:
+    undone = []
+
+    def act(step: Step) -> None:
+        if step.node == "h1":
+            raise EngineError("docker unpause: no such container")
+        undone.append(step.node)
+
+    with pytest.raises(EngineError, match="no such container"):
+        undo([Step(Act.RESUME, name) for name in ("a1", "h1", "h2")], act)
+    assert undone == ["a1", "h2"]

@@ -133,7 +133,7 @@ def test_node_behaves_as_the_one_within(home: Home) -> None:
     assert home.node.last_will == Inner.last_will
     assert home.node.start(5.0) == [FetchRetained()]
     home.node.receive("stackelgrid/street/a1/signal", b"{}", 6.0)
-    home.node.receive_retained("stackelgrid/street/a1/settlement", b"{}", 6.0)
+    home.node.receive("stackelgrid/street/a1/settlement", b"{}", 6.0)
     assert home.inner.received == ["stackelgrid/street/a1/signal", "stackelgrid/street/a1/settlement"]
     home.inner.due = 7.0
     home.node.tick(5.0)
@@ -242,7 +242,7 @@ def test_denied_renewal_is_remarked_and_asked_for_again(home: Home) -> None:
 def test_registrar_may_ask_for_a_renewal_and_bring_another_authority(home: Home, tmp_path: Path) -> None:
     home.node.start(0.0)
     home.wait(DAY)
-    sent, _ = home.carry_out(home.node.receive_retained(ANSWER, b'{"schema":1,"state":"renew"}', home.now))
+    sent, _ = home.carry_out(home.node.receive(ANSWER, b'{"schema":1,"state":"renew"}', home.now))
     assert isinstance(sent, Publish)
     following = SigningAuthority(tmp_path, "following")
     both = home.authority.pem + following.pem
