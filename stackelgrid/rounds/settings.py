@@ -81,13 +81,25 @@ def _check_band(band: tuple[float, float] | None) -> tuple[float, float] | None:
     return band
 
 
+MINIMUM_GROUP = 20
+"""So many homes are added up at least where sums are masked, unless it is set to another number."""
+
+
 class PrivacySettings(StrictModel):
-    """What a home discloses of itself: the answers to at most `questions_per_session` different questions a session.
+    """What a home discloses of itself, in answers to at most `questions_per_session` different questions a session.
+
+    - `sums`: `off`, its aggregator reads each answer, or `committee`: the answers are masked, and the aggregator learns
+      the sums of groups of at least `minimum_group` homes;
+    - `sensitivity`: `full`, answers say how the load follows the price where the leader asks for it, or `none`: a
+      question that asks for it is not answered.
 
     A question asked again counts once. A question is a price; each answer to one tells more of a home's demand. Prices
     outside the `price_band` of its contract, from the least to the largest, it neither answers nor follows.
     """
 
+    sums: Annotated[Literal["off", "committee"], Field(exclude_if=lambda level: level == "off")] = "off"
+    sensitivity: Annotated[Literal["full", "none"], Field(exclude_if=lambda level: level == "full")] = "full"
+    minimum_group: Annotated[int, Field(ge=5, exclude_if=lambda homes: homes == MINIMUM_GROUP)] = MINIMUM_GROUP
     questions_per_session: Annotated[int, Field(ge=1)] = QUESTIONS_PER_SESSION
     price_band: Annotated[
         tuple[Finite, Finite] | None, AfterValidator(_check_band), Field(exclude_if=lambda band: band is None)
