@@ -13,6 +13,17 @@
     stackelgrid/RUN/registrar/roster                 all aggregators with their members, for the leader; retained
     stackelgrid/RUN/registrar/HOME/place             a home's aggregator, for the home; retained
 
+On a link with private sums there are besides:
+
+    stackelgrid/RUN/COORDINATOR/MEMBER/keys          a member's public keys; retained
+    stackelgrid/RUN/COORDINATOR/committee            the roster of masks, to all its members; retained
+    stackelgrid/RUN/COORDINATOR/MEMBER/shares        the secrets of a member's masks, sealed for the committee
+    stackelgrid/RUN/COORDINATOR/MEMBER/entrusted     those of all, to one of the committee; retained
+    stackelgrid/RUN/COORDINATOR/MEMBER/list          the answers that stand in a sum, to one of the committee
+    stackelgrid/RUN/COORDINATOR/MEMBER/signature     its signature of the list
+    stackelgrid/RUN/COORDINATOR/MEMBER/quorum        the others' signatures, to one of the committee
+    stackelgrid/RUN/COORDINATOR/MEMBER/masks         its sums of masks
+
 A topic names the run, the sender and the purpose, so that a broker's access rules can restrict each node to its own
 topics. A coordinator subscribes to its own members only, a member to its own coordinator only.
 """
@@ -20,14 +31,29 @@ topics. A coordinator subscribes to its own members only, a member to its own co
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from stackelgrid.errors import ConfigError
 from stackelgrid.wire.fingerprint import Fingerprint
+from stackelgrid.wire.masks import (
+    COMMITTEE,
+    MAX_GROUPS,
+    MAX_SHARE,
+    SUBSETS,
+    EntrustedShares,
+    ListSignature,
+    MaskedAnswer,
+    MaskKeys,
+    MaskList,
+    MaskRoster,
+    MaskShares,
+    MaskSums,
+    Quorum,
+)
 from stackelgrid.wire.messages import (
     MAX_NAMES,
     AggregatorRoster,
@@ -62,11 +88,23 @@ _ENTRY_BYTES = 3 * (MAX_NAME_LENGTH + 3)
 _ENTRY_KEYS = 8
 _KEYS = 1000
 """No message has more keys, objects and lists, without those that it may have for each vector and home."""
+_PRICES = 100
+"""No masked answer is to more prices. To each there is a load, a slope and the triangle of a matrix at most."""
+_WORD_BYTES = 11
+"""A word in base64 has fewer."""
 MAX_DEPTH = 16
 """No message has objects and lists in each other more deeply."""
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _DETAIL = 200
 """The characters of a reason that are kept; a sender chooses its own keys and topics."""
+
+
+class _Most(NamedTuple):
+    """What a payload may have so much of: bytes; keys, objects and lists; values."""
+
+    bytes: int
+    keys: int
+    values: int
 
 
 class BadMessageError(Exception):
@@ -117,7 +155,8 @@ class Link:
 
     `slots` has one number for each session where there are several. `homes` is the largest number of homes behind one
     member. It bounds how long a payload may be. Where there is a `fingerprint`, the coordinator's messages must have
-    the same. `listen` hears each message that is written or read.
+    the same. `listen` hears each message that is written or read. With `private_sums` members answer with masks on,
+    whatever `bodies` has for an answer.
     """
 
     run: str
@@ -127,6 +166,11 @@ class Link:
     homes: int | None = None
     fingerprint: Fingerprint | None = None
     listen: Callable[[Message], None] | None = field(default=None, compare=False)
+    private_sums: bool = False
+
+    def __post_init__(self) -> None:
+        if self.private_sums:
+            object.__setattr__(self, "bodies", replace(self.bodies, answer=MaskedAnswer))
 
     @cached_property
     def sessions(self) -> tuple[int, ...]:
@@ -146,7 +190,9 @@ class Link:
         """Give the topic that carries `message`. Only what a coordinator sends to one member needs `member`."""
         if isinstance(message, Signal | Settlement):
             return self.topic_to_member(message.purpose, member)
-        if isinstance(message, Refusal | AggregatorRoster):
+        if isinstance(message, MaskRoster):
+            return f"{self.root}/{message.purpose}"
+        if isinstance(message, Refusal | AggregatorRoster | EntrustedShares | MaskList | Quorum):
             return f"{self.root}/{member}/{message.purpose}"
         return f"{self.root}/{message.sender}/{message.purpose}"
 
@@ -157,7 +203,14 @@ class Link:
     def topics_from_coordinator(self, member: str) -> tuple[str, ...]:
         """Give the topics that `member` subscribes to."""
         asked = tuple(self.topic_to_member(purpose, member) for purpose in ("signal", "settlement"))
-        return (*asked, f"{self.root}/{member}/refusal")
+        topics = (*asked, f"{self.root}/{member}/refusal")
+        if not self.private_sums:
+            return topics
+        return (
+            *topics,
+            f"{self.root}/committee",
+            *(f"{self.root}/{member}/{p}" for p in ("entrusted", "list", "quorum")),
+        )
 
     def topic_of_roster(self, member: str) -> str:
         """Give the topic on which `member` receives its own members."""
@@ -165,18 +218,29 @@ class Link:
 
     def topics_from_members(self) -> tuple[str, ...]:
         """Give the topic filters that the coordinator subscribes to."""
-        return tuple(f"{self.root}/+/{p}" for p in ("answer", "receipt", "presence"))
+        of_masks = ("keys", "shares", "signature", "masks") if self.private_sums else ()
+        return tuple(f"{self.root}/+/{p}" for p in ("answer", "receipt", "presence", *of_masks))
 
     def max_bytes(self, purpose: str) -> int:
         """Give the length above which a payload is refused without being parsed.
 
         Whoever may publish could otherwise fill a node's memory: of 16 MiB of unknown keys a parser makes a gigabyte.
         """
-        if purpose == "roster":
-            return _LONGEST_ROSTER
+        return self._find_most(purpose).bytes
+
+    def _find_most(self, purpose: str) -> _Most:
+        """Find what a payload of that purpose may have so much of."""
+        if purpose in _MOST:
+            return _MOST[purpose]
+        if purpose == "answer" and self.private_sums:
+            slots = self._most_slots
+            words = _PRICES * (2 * slots + slots * (slots + 1) // 2)
+            return _Most(min(MAX_BYTES, 64 * _KILOBYTE + _WORD_BYTES * words), _KEYS, _KEYS)
         names, numbers = self._count_most(purpose)
         rest = _KILOBYTE if purpose in ("presence", "receipt") else 64 * _KILOBYTE
-        return min(MAX_BYTES, rest + (MAX_NAME_LENGTH + 3) * names + _NUMBER_BYTES * numbers)
+        keys = _KEYS + _VECTORS * (MAX_NAMES if self.homes is None else self.homes)
+        longest = rest + (MAX_NAME_LENGTH + 3) * names + _NUMBER_BYTES * numbers
+        return _Most(min(MAX_BYTES, longest), keys, _KEYS + names + numbers)
 
     def _count_most(self, purpose: str) -> tuple[int, int]:
         """Count the names and the numbers that a message may have."""
@@ -191,14 +255,6 @@ class Link:
                 return MAX_NAMES, numbers
             case _:
                 return homes, numbers
-
-    def _require_size(self, purpose: str, topic: str, payload: bytes) -> None:
-        """Raise `BadMessageError` for what no message has so much of."""
-        keys = _KEYS + _VECTORS * (MAX_NAMES if self.homes is None else self.homes)
-        values = _KEYS + sum(self._count_most(purpose))
-        if purpose == "roster":
-            keys = values = _MOST_IN_ROSTER
-        _require_size(topic, payload, self.max_bytes(purpose), keys, values)
 
     def write(self, message: Message) -> bytes:
         """Write a message as compact JSON; floats keep all their digits."""
@@ -217,10 +273,11 @@ class Link:
         parts = topic.split("/")
         if parts[:3] != [ROOT, self.run, self.coordinator] or len(parts) not in (4, 5):
             raise BadMessageError("foreign", f"topic {topic!r} is not of this link")
-        model = message_models(self.bodies).get((parts[-1], len(parts)))
+        kind = (parts[-1], len(parts))
+        model = message_models(self.bodies).get(kind) or (_MODELS_OF_MASKS.get(kind) if self.private_sums else None)
         if model is None:
             raise BadMessageError("foreign", f"topic {topic!r} has no known purpose")
-        self._require_size(parts[-1], topic, payload)
+        _require_size(topic, payload, self._find_most(parts[-1]))
         try:
             message = _parse(model, topic, payload)
         except BadMessageError:
@@ -229,7 +286,7 @@ class Link:
             raise
         if isinstance(message, Signal | Settlement):
             self._require_same_game(topic, message)
-        sender = parts[3] if isinstance(message, Answer | Receipt | Presence) else self.coordinator
+        sender = parts[3] if isinstance(message, _OF_MEMBER) else self.coordinator
         if isinstance(message, OfSession):
             self._check_session(topic, message)
         if message.run != self.run or message.sender != sender:
@@ -262,8 +319,36 @@ class Link:
         )
 
 
-_MOST_IN_ROSTER = _KEYS + _ENTRY_KEYS * MAX_NAMES
-_LONGEST_ROSTER = _KILOBYTE + _ENTRY_BYTES * MAX_NAMES
+_OF_MEMBER = (Answer, Receipt, Presence, MaskKeys, MaskShares, ListSignature, MaskSums)
+_MODELS_OF_MASKS: dict[tuple[str, int], type[Message]] = {
+    ("keys", 5): MaskKeys,
+    ("committee", 4): MaskRoster,
+    ("shares", 5): MaskShares,
+    ("entrusted", 5): EntrustedShares,
+    ("list", 5): MaskList,
+    ("signature", 5): ListSignature,
+    ("quorum", 5): Quorum,
+    ("masks", 5): MaskSums,
+}
+
+_SMALL = _Most(_KILOBYTE, _KEYS, _KEYS)
+_MOST_ENTRIES = _KEYS + _ENTRY_KEYS * MAX_NAMES
+_MOST_IN_ROSTER = _Most(_KILOBYTE + _ENTRY_BYTES * MAX_NAMES, _MOST_ENTRIES, _MOST_ENTRIES)
+_SHARE_BYTES = MAX_NAME_LENGTH + MAX_SHARE + 6
+_STANDING_BYTES = 192
+_MOST_SUMS = _KEYS + 4 * SUBSETS * MAX_GROUPS
+_MOST = {
+    "roster": _MOST_IN_ROSTER,
+    "keys": _SMALL._replace(bytes=8 * _KILOBYTE),
+    "committee": _Most(MAX_BYTES, _MOST_ENTRIES, _MOST_ENTRIES),
+    "shares": _SMALL._replace(bytes=_KILOBYTE + _SHARE_BYTES * COMMITTEE),
+    "entrusted": _Most(_KILOBYTE + _SHARE_BYTES * MAX_NAMES, _KEYS + MAX_NAMES, _KEYS + MAX_NAMES),
+    "list": _Most(16 * _KILOBYTE + _STANDING_BYTES * MAX_NAMES, _MOST_ENTRIES, _MOST_ENTRIES),
+    "signature": _SMALL,
+    "quorum": _SMALL._replace(bytes=2 * _KILOBYTE),
+    "masks": _Most(MAX_BYTES, _MOST_SUMS, _MOST_SUMS),
+}
+"""What a message may have so much of whatever the link is; a roster may have every process of a run."""
 
 
 @dataclass(frozen=True)
@@ -296,10 +381,10 @@ class RegistrarLink:
         parts = topic.removeprefix(f"{self.root}/").split("/")
         match parts:
             case ["roster"]:
-                _require_size(topic, payload, _LONGEST_ROSTER, _MOST_IN_ROSTER, _MOST_IN_ROSTER)
+                _require_size(topic, payload, _MOST_IN_ROSTER)
                 message: Roster | Place = _parse(Roster, topic, payload)
             case [_, "place"]:
-                _require_size(topic, payload, _KILOBYTE, _KEYS, _KEYS)
+                _require_size(topic, payload, _SMALL)
                 message = _parse(Place, topic, payload)
             case _:
                 raise BadMessageError("foreign", f"topic {topic!r} is not the registrar's")
@@ -331,7 +416,7 @@ class HeartbeatLink:
         """Read a payload that arrived on `topic`. Raises `BadMessageError` as `Link.read` does."""
         match topic.split("/"):
             case [_, self.run, _, member, "heartbeat"]:
-                _require_size(topic, payload, _KILOBYTE, _KEYS, _KEYS)
+                _require_size(topic, payload, _SMALL)
                 heartbeat = _parse(Heartbeat, topic, payload)
             case _:
                 raise BadMessageError("foreign", f"topic {topic!r} is no heartbeat's in run {self.run}")
@@ -359,19 +444,19 @@ def _parse(model: type[AnyMessage], topic: str, payload: bytes) -> AnyMessage:
         raise BadMessageError("malformed", f"{topic}: {where}: {first['msg']}") from None
 
 
-def _require_size(topic: str, payload: bytes, most_bytes: int, most_keys: int, most_values: int) -> None:
+def _require_size(topic: str, payload: bytes, most: _Most) -> None:
     """Raise `BadMessageError` for a payload with more than that, without parsing it.
 
     A parser makes a hundred times its length of a payload of empty objects, and notes a mistake for each of them.
     """
     keys, values = sum(map(payload.count, (b":", b"{", b"["))), payload.count(b",")
-    for count, most, what in (
-        (len(payload), most_bytes, "bytes"),
-        (keys, most_keys, "keys, objects and lists"),
-        (values, most_values, "values"),
+    for count, limit, what in (
+        (len(payload), most.bytes, "bytes"),
+        (keys, most.keys, "keys, objects and lists"),
+        (values, most.values, "values"),
     ):
-        if count > most:
-            raise BadMessageError("oversized", f"{topic}: {count} {what}, at most {most} are read")
+        if count > limit:
+            raise BadMessageError("oversized", f"{topic}: {count} {what}, at most {limit} are read")
 
 
 def _is_deep(payload: bytes) -> bool:
@@ -380,6 +465,9 @@ def _is_deep(payload: bytes) -> bool:
     for _ in range(MAX_DEPTH):
         brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
     return bool(brackets)
+
+
+_OF_COORDINATOR = ("signal", "settlement", "refusal", "roster", "place", "committee", "entrusted", "list", "quorum")
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,7 +483,7 @@ class Description:
     @property
     def of_coordinator(self) -> bool:
         """True for what a coordinator sends to its members, false for what a member sends."""
-        return self.purpose in ("signal", "settlement", "refusal", "roster", "place")
+        return self.purpose in _OF_COORDINATOR
 
     @property
     def sender(self) -> str:
