@@ -90,6 +90,8 @@ class Game(Extension):
       outcome. Only a game whose outcome depends on who missed a round has one: the soak then expects no more;
     - `precision`: how far apart the numbers of a settled outcome may be that was reached by other rounds, relative to
       the largest of a list;
+    - `masked`: how homes' answers become numbers that add up under masks, a `stackelgrid.masks.form.MaskedForm`; None
+      where each home is asked something of its own, so that sums say nothing;
     - `algorithms`: the `Algorithm` of each name that comes with the game; None where its leader plays one alone.
     """
 
@@ -111,6 +113,7 @@ class Game(Extension):
     settled_price: str | None = None
     disagreement: str | None = None
     precision: float = 1e-6
+    masked: str | None = None
     algorithms: str | None = None
 
     def bodies(self, level: str) -> Bodies:

@@ -19,5 +19,6 @@ GAME = Game(
     small_scenario="samples:small_scenario",
     settled_price="samples:settled_price",
     precision=1e-4,  # the leader ends where its utility gains less than 1e-9, which is flat at its top
+    masked="masked_form:FORM",
     algorithms="algorithms:ALGORITHMS",
 )
