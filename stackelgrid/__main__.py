@@ -11,7 +11,6 @@ OURS = {"leader_node", "aggregator_node", "emc_node", "broker", "stackelgrid"}
 DESK = {
     "amqtt",
     "clarabel",
-    "cryptography",
     "cvxpy",
     "jinja2",
     "matplotlib",

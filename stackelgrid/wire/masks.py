@@ -79,10 +79,11 @@ EncodedShape = Annotated[
 class MaskedAnswer(Body):
     """Up: the answer of `homes` homes in fixed point with their mask on it, `words`, to a question of that `shape`.
 
-    The mask is of `roster` and `epoch`, and of this `boot` of the process.
+    The mask is of `round`, `roster` and `epoch`, and of this `boot` of the process.
     """
 
     homes: Homes
+    round: Round
     roster: Digest
     epoch: Epoch
     boot: Boot
@@ -91,10 +92,25 @@ class MaskedAnswer(Body):
 
     @classmethod
     def of(
-        cls, homes: int, roster: str, epoch: int, boot: str, shape: Iterable[int], words: NDArray[np.uint64]
+        cls,
+        homes: int,
+        answer_round: int,
+        roster: str,
+        epoch: int,
+        boot: str,
+        shape: Iterable[int],
+        words: NDArray[np.uint64],
     ) -> Self:
         """Write `words`, (count,), modulo 2**64."""
-        return cls(homes=homes, roster=roster, epoch=epoch, boot=boot, shape=list(shape), words=encode_words(words))
+        return cls(
+            homes=homes,
+            round=answer_round,
+            roster=roster,
+            epoch=epoch,
+            boot=boot,
+            shape=list(shape),
+            words=encode_words(words),
+        )
 
     @property
     def slots(self) -> int:
@@ -204,6 +220,16 @@ class EntrustedShares(OfSession):
     shares: Annotated[dict[Name, SealedShare], Field(max_length=MAX_NAMES)]
 
 
+class ShareReceipt(OfSession):
+    """A member's word that it has got what was entrusted to it; of the homes in `missing` it could open nothing."""
+
+    purpose = "holding"
+
+    roster: Digest
+    epoch: Epoch
+    missing: Annotated[list[Name], FailFast(), Field(max_length=MAX_NAMES)] = []
+
+
 # --- what a committee agrees on in a round ---
 
 
@@ -239,6 +265,10 @@ class MaskList(OfSession):
         return _digest(
             "list", self.run, self.sender, self.session, self.roster, self.epoch, self.round, self.shapes, entries
         )
+
+    def signed_bytes(self) -> bytes:
+        """Give what a member signs."""
+        return _canonical("signed list", self.digest)
 
     @model_validator(mode="after")
     def _check_entries(self) -> Self:
@@ -304,6 +334,16 @@ class MaskSums(OfSession):
         if len({(each.subset, each.group) for each in self.sums}) < len(self.sums):
             raise ValueError("a subset has two sums for one group")
         return self
+
+
+def encode_share(box: bytes) -> str:
+    """Write a sealed share as base64."""
+    return base64.b64encode(box).decode()
+
+
+def read_share(share: str) -> bytes:
+    """Read what `encode_share` wrote."""
+    return base64.b64decode(share)
 
 
 def encode_words(words: NDArray[np.uint64]) -> str:

@@ -65,7 +65,7 @@ def standing(name: str, **changes: Any) -> StandingAnswer:
 @given(WORDS)
 def test_words_are_read_as_they_were_written(numbers: list[int]) -> None:
     words = np.array(numbers, np.uint64)
-    answer = MaskedAnswer.of(1, H, 0, BOOT, (24, 1), words)
+    answer = MaskedAnswer.of(1, 7, H, 0, BOOT, (24, 1), words)
     for again in (MaskedAnswer.model_validate_json(answer.model_dump_json()), MaskSum.of(9, 0, words)):
         assert again.words_array().dtype == np.uint64 and again.words_array().tolist() == numbers
     assert answer.slots == 24 and answer.peak_kw is None and answer.fresh

@@ -120,7 +120,7 @@ def test_images_are_small() -> None:
     added_mb = (size["stackelgrid-emc"] - size[BASE_IMAGE]) / 1e6
     print(f"emc: {added_mb:.0f} MB on top of {size[BASE_IMAGE] / 1e6:.0f} MB")
     assert added_mb < 150
-    modules = "cvxpy", "scipy", "matplotlib", "ruamel", "typer", "cryptography"
+    modules = "cvxpy", "scipy", "matplotlib", "ruamel", "typer"
     told = docker(
         "run",
         "--rm",

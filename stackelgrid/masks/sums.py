@@ -1,0 +1,533 @@
+"""The aggregator's part in private sums: bring a roster about, and have the masks of each round's answers summed.
+
+To set up, it collects public keys, sends the roster to all, collects what each home has sealed for the committee,
+passes that on, and waits until the members hold it. Of a finished round it sends the members the list of the answers
+that stand, collects signatures until a quorum has signed the same, sends these, and collects sums of masks. Where the
+committee does not answer, the next one by rule takes its place, and the question has to be asked again, since masks
+belong to a committee.
+
+No step waits longer than `tries` deadlines.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from stackelgrid.masks.committee import is_fresh_enough
+from stackelgrid.masks.fixed_point import read_numbers
+from stackelgrid.masks.form import MaskedForm, Words
+from stackelgrid.masks.keys import has_signed
+from stackelgrid.masks.party import Vouch
+from stackelgrid.masks.roster import MISSING, MOST_EPOCHS, QUORUM, SUBSETS, Roster
+from stackelgrid.transport.base import Publish
+from stackelgrid.wire.codec import Link
+from stackelgrid.wire.masks import (
+    EntrustedShares,
+    ListSignature,
+    MaskedAnswer,
+    MaskEntry,
+    MaskKeys,
+    MaskList,
+    MaskRoster,
+    MaskShares,
+    MaskSums,
+    Quorum,
+    ShareReceipt,
+    StandingAnswer,
+    decode_words,
+)
+from stackelgrid.wire.messages import Body, Message
+
+
+@dataclass(frozen=True)
+class SumSettings:
+    """The least group, the homes of each member, how long a step waits per try, and who vouches for keys."""
+
+    minimum_group: int
+    deadline_s: float
+    tries: int
+    vouch: Vouch = lambda run, aggregator, entry: None
+
+
+@dataclass(frozen=True, slots=True)
+class SetUp:
+    """Event: homes may be asked. `groups` are those of the roster, each with its number of homes."""
+
+    groups: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SetUpFailed:
+    """Event: there can be no private sums in this session, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitteeReplaced:
+    """Event: the committee did not answer. The next is set up; after `SetUp` the question is to be asked anew."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
+class GroupSums:
+    """Event: the sums of a round. `answers` are bodies by group, those in `held` of an earlier round.
+
+    Groups in `excluded` have none, for the reasons in `why`, as those that are held have.
+    """
+
+    answers: dict[str, Body]
+    held: tuple[str, ...]
+    excluded: tuple[str, ...]
+    why: Mapping[str, str]
+
+
+Step = Publish | SetUp | SetUpFailed | CommitteeReplaced | GroupSums
+GroupCheck = Callable[[Roster, str, Body, Body], str | None]
+"""From roster, group, question and the body of its sum to the reason why the sum is refused, or None."""
+
+
+@dataclass
+class _Wait:
+    """A step that waits for messages: until when, and how often it was asked for."""
+
+    until: float
+    tries: int = 1
+
+
+@dataclass
+class _Setting:
+    """The setting up of a roster: which step it is at, the shares and receipts so far."""
+
+    step: Literal["keys", "shares", "receipts"]
+    wait: _Wait
+    shares: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    receipts: dict[str, frozenset[str]] = field(default_factory=dict)
+
+
+@dataclass
+class _Summing:
+    """The summing of one round: the list, its signatures and sums of masks so far."""
+
+    question: Body
+    answers: Mapping[str, MaskedAnswer]
+    proposed: MaskList
+    fresh: tuple[str, ...]
+    why: dict[str, str]
+    wait: _Wait
+    signatures: dict[str, str] = field(default_factory=dict)
+    has_quorum: bool = False
+    sums: dict[str, dict[tuple[int, int], str]] = field(default_factory=dict)
+
+
+class SumCollector:
+    """The aggregator's part: `check` holds the sum of a group against what its connections carry.
+
+    It is told the session and who is there, then each finished round; messages and clock readings bring it on, as they
+    do a `Coordinator`. `memory` is what `remember` gave before a restart.
+    """
+
+    def __init__(self, link: Link, form: MaskedForm, settings: SumSettings, check: GroupCheck) -> None:
+        self.link = link
+        self._form, self._settings, self._check = form, settings, check
+        self._session = 0
+        self._keys: dict[str, MaskEntry] = {}  # of all members that have published theirs
+        self._there: tuple[str, ...] = ()
+        self._roster: Roster | None = None
+        self._message: MaskRoster | None = None
+        self._dropped: set[str] = set()  # those whose shares did not come, or were wrong, in this session
+        self._setting: _Setting | None = None
+        self._summing: _Summing | None = None
+        self._replaced = 0  # committees, in this session
+        self._latest: dict[str, Body] = {}
+        self.refused: Counter[str] = Counter()
+
+    # --- what a restart must not lose ---
+
+    @property
+    def roster(self) -> Roster | None:
+        """The roster in force, None before the first is set up."""
+        return self._roster if self._setting is None else None
+
+    @property
+    def is_set_up(self) -> bool:
+        """Tell whether homes may be asked in this session."""
+        return self._roster is not None and self._setting is None and self._session > 0
+
+    def remember(self) -> dict[str, Any]:
+        """Give the roster in force, as JSON, for a ledger."""
+        assert self._message is not None
+        return {"roster": self._message.model_dump(mode="json", by_alias=True), "session": self._session}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Take over what `remember` gave."""
+        self._message = MaskRoster.model_validate(memory["roster"])
+        self._roster, self._session = Roster.of(self._message), memory["session"]
+        self._latest.clear()
+
+    def recall_sums(self, sums: GroupSums) -> None:
+        """Take over the sums of a round that was finished before a restart."""
+        self._latest.update(sums.answers)
+
+    # --- setting up ---
+
+    def note_keys(self, message: MaskKeys) -> list[Step]:
+        """Take the public keys of a member, which come before it is asked for them, and after each of its starts."""
+        self._keys[message.sender] = message.entry
+        setting = self._setting
+        return self._send_roster_if_complete() if setting is not None and setting.step == "keys" else []
+
+    def set_up(self, session: int, there: Sequence[str], now: float) -> list[Step]:
+        """Begin a session with the members that are there; where these are those of the roster in force, it holds."""
+        self._session, self._there, self._dropped, self._replaced = session, tuple(there), set(), 0
+        self._summing = None
+        self._latest.clear()
+        if self._setting is None and self._roster is not None and self._holds(self._roster):
+            return [self._announce()]
+        self._setting = _Setting("keys", self._wait(now))
+        return self._send_roster_if_complete()
+
+    def _holds(self, roster: Roster) -> bool:
+        """Tell whether a roster is of those who are there, with the keys that they have now."""
+        return set(roster.parties) == set(self._there) and all(
+            self._keys.get(name, party) == party for name, party in roster.parties.items()
+        )
+
+    def _announce(self) -> SetUp:
+        assert self._roster is not None
+        self._setting = None
+        return SetUp({group: self._roster.count_homes(group) for group in self._roster.groups})
+
+    def _send_roster_if_complete(self) -> list[Step]:
+        missing = [name for name in self._there if name not in self._keys]
+        return [] if missing else self._send_new_roster()
+
+    def _send_new_roster(self) -> list[Step]:
+        """Send a roster of those whose keys have come and are believed."""
+        assert self._setting is not None
+        entries = [self._keys[name] for name in self._there if name in self._keys and name not in self._dropped]
+        believed = []
+        for entry in entries:
+            reason = self._settings.vouch(self.link.run, self.link.coordinator, entry)
+            self.refused["keys"] += reason is not None
+            believed += [entry] if reason is None else []
+        if not believed:
+            return self._fail("no member has sent keys that are believed")
+        message = MaskRoster(
+            run=self.link.run,
+            sender=self.link.coordinator,
+            session=self._session,
+            minimum_group=self._settings.minimum_group,
+            epoch=0,
+            homes=believed,
+        )
+        roster = Roster.of(message)
+        if reason := roster.find_objection():
+            return self._fail(reason)
+        self._roster, self._message = roster, message
+        return self._ask_for_shares(_Setting("shares", self._setting.wait))
+
+    def _ask_for_shares(self, setting: _Setting) -> list[Step]:
+        self._setting = setting
+        return [self._send_roster()]
+
+    def _send_roster(self) -> Publish:
+        assert self._message is not None
+        return Publish(self.link.topic(self._message), self.link.write(self._message), qos=1, retain=True)
+
+    def _fail(self, reason: str) -> list[Step]:
+        self._setting = self._roster = self._message = None
+        return [SetUpFailed(reason)]
+
+    def _on_shares(self, message: MaskShares, now: float) -> list[Step]:
+        setting, roster = self._setting, self._roster
+        if setting is None or roster is None or setting.step != "shares" or not self._is_current(message):
+            return []
+        if message.sender not in roster.parties or set(message.shares) != set(roster.committee(self._epoch)):
+            self.refused["shares"] += 1
+            return []
+        setting.shares[message.sender] = message.shares
+        return self._entrust(now) if setting.shares.keys() == roster.parties.keys() else []
+
+    def _entrust(self, now: float) -> list[Step]:
+        assert self._setting is not None
+        self._setting.step, self._setting.wait = "receipts", self._wait(now)
+        return [self._send_shares(member) for member in self._committee]
+
+    def _send_shares(self, member: str) -> Publish:
+        assert self._setting is not None and self._roster is not None
+        message = EntrustedShares(
+            run=self.link.run,
+            sender=self.link.coordinator,
+            session=self._session,
+            roster=self._roster.digest,
+            epoch=self._epoch,
+            shares={home: shares[member] for home, shares in self._setting.shares.items()},
+        )
+        return Publish(self.link.topic(message, member), self.link.write(message), qos=1, retain=True)
+
+    def _on_receipt(self, message: ShareReceipt, now: float) -> list[Step]:
+        setting = self._setting
+        if setting is None or setting.step != "receipts" or not self._is_current(message):
+            return []
+        if message.sender not in self._committee:
+            self.refused["holding"] += 1
+            return []
+        setting.receipts[message.sender] = frozenset(message.missing)
+        return self._finish_receipts(now) if len(setting.receipts) == len(self._committee) else []
+
+    def _finish_receipts(self, now: float) -> list[Step]:
+        """Go on with the members that hold the keys; without a home of whose keys too many members have got none."""
+        assert self._setting is not None and self._roster is not None
+        receipts = self._setting.receipts
+        complaints = Counter(home for missing in receipts.values() for home in missing)
+        deaf = {home for home, count in complaints.items() if count > MISSING and home in self._roster.parties}
+        if deaf:
+            self._dropped |= deaf
+            self._setting = _Setting("shares", self._wait(now))
+            return self._send_new_roster()
+        return self._replace_committee(now) if len(receipts) < QUORUM else [self._announce()]
+
+    def _on_setting_deadline(self, setting: _Setting, now: float) -> list[Step]:
+        last, setting.wait = setting.wait.tries >= self._settings.tries, self._wait(now, setting.wait.tries + 1)
+        assert self._roster is not None or setting.step == "keys"
+        match setting.step:
+            case "keys":
+                return self._send_new_roster() if last else []
+            case "shares" if last:
+                return self._go_on_without_shares(setting, now)
+            case "shares":
+                return [self._send_roster()]
+            case "receipts" if last:
+                return self._finish_receipts(now)
+            case "receipts":
+                return [self._send_shares(name) for name in self._committee if name not in setting.receipts]
+
+    def _go_on_without_shares(self, setting: _Setting, now: float) -> list[Step]:
+        """Go on without those whose shares have not come, as long as nobody has answered under the roster."""
+        assert self._roster is not None
+        silent = self._roster.parties.keys() - setting.shares.keys()
+        if self._replaced:
+            return self._fail(f"{min(silent)} does not go on with another committee")
+        self._dropped |= silent
+        setting.wait = self._wait(now)
+        return self._send_new_roster()
+
+    def _replace_committee(self, now: float) -> list[Step]:
+        """Set up the next committee of the same roster."""
+        assert self._message is not None
+        self._summing = None
+        self._replaced += 1
+        if self._replaced >= MOST_EPOCHS:
+            return self._fail(f"{MOST_EPOCHS} committees did not answer")
+        self._message = self._message.model_copy(update={"epoch": self._epoch + 1, "session": self._session})
+        return [CommitteeReplaced(self._epoch), *self._ask_for_shares(_Setting("shares", self._wait(now)))]
+
+    # --- the sums of a round ---
+
+    def open(self, number: int, question: Body, answers: Mapping[str, MaskedAnswer], now: float) -> list[Step]:
+        """Have the sums of a round made from the answers that stand after it."""
+        roster = self._roster
+        assert roster is not None and self.is_set_up
+        standing = {
+            name: answer
+            for name, answer in answers.items()
+            if (answer.roster, answer.epoch) == (roster.digest, self._epoch) and name in roster.parties
+        }
+        fresh, why = [], {}
+        for group, names in roster.groups.items():
+            missing = [name for name in names if name not in standing]
+            count = sum(standing[name].homes for name in names if name in standing and standing[name].round == number)
+            if missing:
+                why[group] = f"{len(missing)} of {len(names)} processes have not answered yet, {missing[0]} the first"
+            elif not is_fresh_enough(count, roster.count_homes(group)):
+                why[group] = f"{count} of {roster.count_homes(group)} homes answered, two thirds have to"
+            else:
+                fresh.append(group)
+        if not fresh:
+            return [self._conclude({}, why)]
+        listed = {name: standing[name] for group in fresh for name in roster.groups[group]}
+        shapes = list(dict.fromkeys([self._form.shape(question), *(tuple(a.shape) for a in listed.values())]))
+        proposed = MaskList(
+            run=self.link.run,
+            sender=self.link.coordinator,
+            session=self._session,
+            roster=roster.digest,
+            epoch=self._epoch,
+            round=number,
+            shapes=[list(shape) for shape in shapes],
+            entries=[
+                StandingAnswer(name=name, round=a.round, boot=a.boot, shape=shapes.index(tuple(a.shape)))
+                for name, a in listed.items()
+            ],
+        )
+        self._summing = _Summing(question, listed, proposed, tuple(fresh), why, self._wait(now))
+        return [self._send(proposed, member) for member in self._committee]
+
+    def abandon(self) -> None:
+        """Drop the round whose sums are under way: they are wanted no longer."""
+        self._summing = None
+
+    def receive(self, message: Message, now: float) -> list[Step]:
+        """Take a message of a member about masks."""
+        match message:
+            case MaskKeys():
+                return self.note_keys(message)
+            case MaskShares():
+                return self._on_shares(message, now)
+            case ShareReceipt():
+                return self._on_receipt(message, now)
+            case ListSignature():
+                return self._on_signature(message, now)
+            case MaskSums():
+                return self._on_sums(message, now)
+        return []
+
+    def next_deadline(self) -> float | None:
+        """Give the time at which to call `tick`, or None."""
+        under_way = self._setting or self._summing
+        return None if under_way is None else under_way.wait.until
+
+    def tick(self, now: float) -> list[Step]:
+        """Ask again, or go on without those who do not answer, once the deadline has passed."""
+        deadline = self.next_deadline()
+        if deadline is None or now < deadline:
+            return []
+        if self._setting is not None:
+            return self._on_setting_deadline(self._setting, now)
+        assert self._summing is not None
+        return self._on_summing_deadline(self._summing, now)
+
+    def _on_signature(self, message: ListSignature, now: float) -> list[Step]:
+        summing, roster = self._summing, self._roster
+        if summing is None or roster is None or message.round != summing.proposed.round:
+            return []
+        proposed, sender = summing.proposed, message.sender
+        if sender not in self._committee or message.digest != proposed.digest:
+            self.refused["signature"] += 1
+            return []
+        if not has_signed(roster.parties[sender].signing, proposed.signed_bytes(), message.signature):
+            self.refused["signature"] += 1
+            return []
+        summing.signatures[sender] = message.signature
+        if summing.has_quorum or len(summing.signatures) < QUORUM:
+            return [self._send_quorum(summing, sender)] if summing.has_quorum and sender not in summing.sums else []
+        summing.has_quorum, summing.wait = True, self._wait(now)
+        return [self._send_quorum(summing, member) for member in summing.signatures]
+
+    def _send_quorum(self, summing: _Summing, member: str) -> Publish:
+        quorum = Quorum(
+            run=self.link.run,
+            sender=self.link.coordinator,
+            session=self._session,
+            round=summing.proposed.round,
+            digest=summing.proposed.digest,
+            signatures=summing.signatures,
+        )
+        return self._send(quorum, member)
+
+    def _on_sums(self, message: MaskSums, now: float) -> list[Step]:
+        summing = self._summing
+        if summing is None or message.round != summing.proposed.round:
+            return []
+        if message.sender not in self._committee or message.digest != summing.proposed.digest:
+            self.refused["masks"] += 1
+            return []
+        count = self._form.count(self._form.shape(summing.question))
+        if any(len(each.words_array()) != count for each in message.sums):
+            self.refused["masks"] += 1
+            return []
+        summing.sums[message.sender] = {(each.subset, each.group): each.words for each in message.sums}
+        return self._finish_sums(summing, agreeing=2) or []
+
+    def _on_summing_deadline(self, summing: _Summing, now: float) -> list[Step]:
+        last, summing.wait = summing.wait.tries >= self._settings.tries, self._wait(now, summing.wait.tries + 1)
+        if summing.has_quorum and (found := self._finish_sums(summing, agreeing=1)):
+            return found
+        if last:
+            return self._replace_committee(now)
+        unsigned = [name for name in self._committee if name not in summing.signatures]
+        silent = [name for name in summing.signatures if name not in summing.sums]
+        asked: list[Step] = [self._send(summing.proposed, member) for member in unsigned]
+        if summing.has_quorum:  # a member that was restarted has to see the list again
+            asked += [self._send(summing.proposed, member) for member in silent]
+            asked += [self._send_quorum(summing, member) for member in silent]
+        return asked
+
+    def _finish_sums(self, summing: _Summing, agreeing: int) -> list[Step]:
+        """Take the masks off once so many sums of each subset agree, and more than of any others; else give nothing."""
+        assert self._roster is not None
+        groups = list(self._roster.groups)
+        masks: dict[str, Words] = {}
+        for group in summing.fresh:
+            total: Words | None = None
+            for subset in range(len(SUBSETS)):
+                key = subset, groups.index(group)
+                found = Counter(sums[key] for sums in summing.sums.values() if key in sums).most_common(2)
+                if not found or found[0][1] < agreeing or (len(found) > 1 and found[1][1] == found[0][1]):
+                    return []
+                words = decode_words(found[0][0])
+                total = words if total is None else total + words
+            assert total is not None
+            masks[group] = total
+        self._summing = None
+        bodies = {group: self._read(summing, group, masks[group]) for group in summing.fresh}
+        return [self._conclude(bodies, summing.why, summing.question)]
+
+    def _read(self, summing: _Summing, group: str, masks: Words) -> Body:
+        """Read the body of a group's sum."""
+        assert self._roster is not None
+        shape, held = self._form.shape(summing.question), 0
+        total = np.zeros(self._form.count(shape), np.uint64)
+        for name in self._roster.groups[group]:
+            answer = summing.answers[name]
+            before, words = tuple(answer.shape), answer.words_array()
+            total += words if before == shape else self._form.carry(words, before, shape)
+            held += 0 if answer.round == summing.proposed.round else answer.homes
+        return self._form.read(read_numbers(total - masks), shape, self._roster.count_homes(group), held)
+
+    def _conclude(self, bodies: Mapping[str, Body], why: dict[str, str], question: Body | None = None) -> GroupSums:
+        """Give the sums that are within what connections carry; for other groups an earlier one stands, if there is."""
+        assert self._roster is not None
+        good = {}
+        for group, body in bodies.items():
+            assert question is not None
+            reason = self._check(self._roster, group, question, body)
+            if reason is None:
+                good[group] = body
+            else:
+                self.refused["sum"] += 1
+                why[group] = f"{reason}; it is one of {', '.join(self._roster.groups[group])}"
+        self._latest.update(good)
+        answers = {group: self._latest[group] for group in self._roster.groups if group in self._latest}
+        held = tuple(group for group in answers if group not in good)
+        excluded = tuple(group for group in self._roster.groups if group not in answers)
+        return GroupSums(answers, held, excluded, why)
+
+    # --- both ---
+
+    @property
+    def _epoch(self) -> int:
+        assert self._message is not None
+        return self._message.epoch
+
+    @property
+    def _committee(self) -> tuple[str, ...]:
+        assert self._roster is not None
+        return self._roster.committee(self._epoch)
+
+    def _is_current(self, message: MaskShares | ShareReceipt) -> bool:
+        assert self._roster is not None
+        return (message.roster, message.epoch) == (self._roster.digest, self._epoch)
+
+    def _wait(self, now: float, tries: int = 1) -> _Wait:
+        return _Wait(now + self._settings.deadline_s, tries)
+
+    def _send(self, message: MaskList | Quorum, member: str) -> Publish:
+        return Publish(self.link.topic(message, member), self.link.write(message), qos=1)
