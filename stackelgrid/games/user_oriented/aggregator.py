@@ -12,6 +12,14 @@ answer before foretold has a kink, or lied. Homes have few kinks, so they may mi
 heat pumps have many, one for each slot and limit: a load with a coupling may bend more than it foretells as often as it
 does.
 
+Under masks a member is a group of homes, and its answer their sum. Of a sum these statements hold:
+
+- A load that rises along its price is no group's either.
+- A sum bends less than half as much as was foretold only where one of its homes does (derived). Groups may miss a few
+  times, too.
+- With kinks at many prices a sum may bend less than at both ends of a step, and more: neither is judged.
+- Of a sum in which an earlier answer of a home stands none of this is known: the price has moved without that home.
+
 Of a round that asks several prices the first is judged; what comes of it counts for all of them.
 """
 
@@ -43,11 +51,12 @@ class Foresight:
 
     `load_only` says that its sensitivity did not come true and does not count any more; `fixed` that a load which the
     price does not explain does not either: the last one counts on, so that the search for the price comes to its end.
-    Answers that are not `best_responses`, but follow from more than the price, are not judged.
+    Answers that are not `best_responses`, but follow from more than the price, are not judged. Of `several` homes less
+    can be said than of one.
     """
 
-    def __init__(self, *, best_responses: bool = True) -> None:
-        self._best_responses = best_responses
+    def __init__(self, *, best_responses: bool = True, several: bool = False) -> None:
+        self._best_responses, self._several = best_responses, several
         self._price: Array | None = None
         self._answer: LoadResponse
         self._misses = 0
@@ -65,7 +74,8 @@ class Foresight:
 
     def judge(self, price: Array, answer: LoadResponse) -> LoadResponse:
         """Judge a fresh answer, whose first price is `price` (T,), and give the one that counts."""
-        if self._best_responses and self._price is not None and not self.fixed:
+        judged = self._best_responses and not self.fixed and answer.fresh
+        if judged and self._price is not None and self._answer.fresh:
             self._compare(price - self._price, answer)
         if not self.fixed:
             self._price, self._answer = price, answer
@@ -84,11 +94,11 @@ class Foresight:
             return
         before, now = _foretell(self._answer, step), _foretell(answer, step)
         most = _MISSED * bent + rounding
-        coupled = self._answer.coupling is not None or answer.coupling is not None
-        more = bent > _MISSED * max(before.sum(), now.sum()) + rounding and not coupled
+        many_kinks = self._several or self._answer.coupling is not None or answer.coupling is not None
+        more = bent > _MISSED * max(before.sum(), now.sum()) + rounding and not many_kinks
         if bent >= -rounding and (before.sum() > most or more):
             self._misses += 1
-        self._overstates |= bool(np.minimum(before, now).sum() > most)
+        self._overstates |= bool(np.minimum(before, now).sum() > most) and not self._several
 
 
 def _foretell(answer: LoadResponse, step: Array) -> Array:
@@ -99,11 +109,16 @@ def _foretell(answer: LoadResponse, step: Array) -> Array:
 
 
 class UserOrientedAggregator:
-    """The strategy: pass the price on, and sum load and sensitivity over the homes in the order of the members."""
+    """The strategy: pass the price on, and sum load and sensitivity over the homes in the order of the members.
+
+    A member is a home's process or, under masks, a group of them; `homes` is the number of homes behind each.
+    """
 
     def __init__(self, homes: Mapping[str, int], *, best_responses: bool = True) -> None:
         self._homes = homes
-        self._foresight = {name: Foresight(best_responses=best_responses) for name in homes}
+        self._foresight = {
+            name: Foresight(best_responses=best_responses, several=count > 1) for name, count in homes.items()
+        }
         self._held: dict[str, LoadResponse] = {}
 
     def open(self, signal: Price) -> Ask[Price]:
@@ -147,7 +162,7 @@ class UserOrientedAggregator:
         ]
         body = LoadResponse(
             homes=sum(body.homes for body in answers.values()),
-            held=sum(answers[name].homes for name in held),
+            held=sum(body.homes if name in held else body.held for name, body in answers.items()),
             excluded=sum(self._homes[name] for name in excluded),
             load_only=sum(answers[name].homes for name in load_only),
             fixed=sum(answers[name].homes for name in fixed),

@@ -127,6 +127,61 @@ def test_held_answer_is_not_judged() -> None:
     assert total.load_only == 0
 
 
+# --- groups, of which the aggregator sees the sum alone ---
+
+
+def in_group(*rounds: tuple[Price, LoadResponse], held: tuple[int, ...] = ()) -> LoadResponse:
+    """The sum after some rounds with a group of 20, in those numbered `held` with three earlier answers in it."""
+    aggregator = UserOrientedAggregator({"group 1": 20})
+    for number, (asked, body) in enumerate(rounds):
+        group = body.model_copy(update={"homes": 20, "held": 3 * (number in held)})
+        total = aggregator.on_answers(asked, {"group 1": group}, (), ()).body
+    return total
+
+
+def test_held_homes_of_groups_and_held_groups_are_counted() -> None:
+    groups = {f"group {number}": answer(2.0, -1.0).model_copy(update={"homes": 20}) for number in (1, 2, 3)}
+    groups["group 1"] = groups["group 1"].model_copy(update={"held": 4})
+    groups["group 2"] = groups["group 2"].model_copy(update={"held": 7})
+    total = UserOrientedAggregator(dict.fromkeys(groups, 20)).on_answers(PRICE, groups, ("group 2",), ()).body
+    assert (total.homes, total.held, total.fresh) == (60, 24, False)
+    assert (total.load_kw, total.slope) == ([6.0, 6.0], [-2.0, -2.0])
+
+
+def test_group_may_bend_less_than_at_both_ends_of_a_step() -> None:
+    """One home bends by 20 kW from a price of 10.5 to 9.5 alone, another from 7.5 to 6.5: the sum not between them."""
+    rounds = [bends(10.0, 10.0, -20.0), bends(7.0, 30.0, -20.0)]
+    assert play(*rounds).load_only == 1
+    assert in_group(*rounds).load_only == 0
+
+
+def test_group_that_bends_less_than_foretold_again_and_again_counts_with_its_load_alone() -> None:
+    rounds = [bends(10.0 - number / 10, 5.0 + number / 10, -10.0) for number in range(6)]
+    assert in_group(*rounds[:5]).load_only == 0
+    assert (in_group(*rounds).load_only, in_group(*rounds).slope) == (20, [0.0, 0.0])
+
+
+def test_group_may_bend_more_than_it_foretells() -> None:
+    assert in_group(*[bends(10.0 - number, 5.0 + 5 * number, -0.1) for number in range(8)]).load_only == 0
+
+
+def test_group_whose_load_rises_along_its_price_counts_with_an_earlier_load() -> None:
+    rounds = [bends(10.0 + number, 5.0 + 2 * number, 0.0) for number in range(4)]
+    total = in_group(*rounds)
+    assert (total.load_only, total.fixed, total.load_kw) == (20, 20, [7.0, 7.0])
+
+
+def test_group_is_not_judged_where_earlier_answers_stand_in_it() -> None:
+    rounds = [bends(10.0 + number, 5.0 + 2 * number, 0.0) for number in range(4)]
+    for held in ((0, 2), (1, 3), (0, 1, 2, 3)):
+        assert in_group(*rounds, held=held).load_only == 0
+
+
+def test_sensitivity_of_groups_that_cannot_be_is_objected_to() -> None:
+    rising = LoadResponse(homes=20, load_kw=[5.0, 5.0], slope=[0.0, 0.0], coupling=PackedArray.of(np.eye(2)))
+    assert "semidefinite" in str(rising.find_objection(PRICE, 200.0))
+
+
 @pytest.mark.parametrize("form", ["log", "power", "quadratic"])
 @pytest.mark.parametrize("objective", ["stackelberg", "welfare"])
 def test_truthful_homes_of_the_shipped_case_all_count_with_their_sensitivity(objective: str, form: str) -> None:
