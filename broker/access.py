@@ -4,8 +4,8 @@ Where a node has no rule for a topic it may do nothing, so this table is complet
 
 | who | writes | reads |
 |---|---|---|
-| home h of aggregator a | RUN/a/h/answer, receipt, presence, heartbeat | RUN/a/signal, settlement; RUN/a/h/signal, settlement, refusal; RUN/registrar/h/place |
-| aggregator a of leader l | the same towards l; RUN/a/signal, settlement; RUN/a/HOME/signal, settlement, refusal of its homes | the same from l, but no place; RUN/l/a/roster; RUN/a/+/answer, receipt, presence |
+| home h of aggregator a | RUN/a/h/answer, receipt, presence, heartbeat, keys, shares, signature, masks | RUN/a/signal, settlement, committee; RUN/a/h/signal, settlement, refusal, entrusted, list, quorum; RUN/registrar/h/place |
+| aggregator a of leader l | RUN/l/a/answer, receipt, presence, heartbeat; RUN/a/signal, settlement, committee; RUN/a/HOME/signal, settlement, refusal, entrusted, list, quorum of its homes | RUN/l/signal, settlement; RUN/l/a/signal, settlement, refusal, roster; RUN/a/+/answer, receipt, presence, keys, shares, signature, masks |
 | leader l | RUN/l/signal, settlement; RUN/l/AGGREGATOR/signal, settlement, refusal, roster of its aggregators | RUN/l/+/answer, receipt, presence; RUN/registrar/roster |
 | each of these, n | RUN/registrar/n/request | RUN/registrar/n/answer |
 | observer | nothing | every signal, settlement, receipt, presence and heartbeat; of the answers those to a leader |
@@ -15,6 +15,9 @@ Where a node has no rule for a topic it may do nothing, so this table is complet
 
 A stranger has no certificate. What it writes and reads goes through the broker for enrolment (`broker.enrolment`): its own
 enrolment/ID/request and answer, where ID is its client id.
+
+What private sums need (keys to masks, committee to quorum) nobody reads but an aggregator and its homes: who has a home's
+masked answer and the secrets of its mask has the answer.
 
 What a coordinator reads below its own name needs no list of its members: nobody else may write there. A home that moves
 to another aggregator may do all this at both of them, until it has come to the other one.
@@ -34,6 +37,12 @@ HEARTBEAT = "heartbeat"
 """The purpose of what a member says of itself to observers."""
 TO_ONE = (*DOWN, "refusal")
 """The purposes of what a coordinator may send to one member alone."""
+MASKS_UP, MASKS_DOWN, MASKS_TO_ONE = (
+    ("keys", "shares", "signature", "masks"),
+    ("committee",),
+    ("entrusted", "list", "quorum"),
+)
+"""The purposes of what an aggregator and its homes need for private sums besides."""
 
 
 class Role(StrEnum):
@@ -153,13 +162,18 @@ class _Topics:
 def _grant(node: Node, members: list[str], leaders: list[str]) -> _Topics:
     match node.role:
         case Role.home:
-            before = () if node.moved_from is None else (_grant_member(node, node.moved_from),)
+            aggregators = [name for name in (node.above, node.moved_from) if name is not None]
+            there = [grant(node, name) for name in aggregators for grant in (_grant_member, _grant_masks_of_home)]
             place = _Topics((), _below(f"+/{REGISTRAR}/{node.name}", ["place"]))
-            return _join(_grant_member(node, node.above), *before, _grant_requests(node), place)
+            return _join(*there, _grant_requests(node), place)
         case Role.aggregator:
             roster = _Topics((), _below(f"+/{node.above}/{node.name}", ["roster"]))
             return _join(
-                _grant_member(node, node.above), roster, _grant_coordinator(node, members), _grant_requests(node)
+                _grant_member(node, node.above),
+                roster,
+                _grant_coordinator(node, members),
+                _grant_masks_of_aggregator(node, members),
+                _grant_requests(node),
             )
         case Role.leader:
             rosters = _Topics(
@@ -190,6 +204,16 @@ def _grant_member(node: Node, coordinator: str | None) -> _Topics:
 def _grant_coordinator(node: Node, members: list[str]) -> _Topics:
     addressed = tuple(topic for member in members for topic in _below(f"+/{node.name}/{member}", TO_ONE))
     return _Topics(_below(f"+/{node.name}", DOWN) + addressed, _below(f"+/{node.name}/+", UP))
+
+
+def _grant_masks_of_home(node: Node, aggregator: str) -> _Topics:
+    own = f"+/{aggregator}/{node.name}"
+    return _Topics(_below(own, MASKS_UP), _below(f"+/{aggregator}", MASKS_DOWN) + _below(own, MASKS_TO_ONE))
+
+
+def _grant_masks_of_aggregator(node: Node, members: list[str]) -> _Topics:
+    to_one = tuple(topic for member in members for topic in _below(f"+/{node.name}/{member}", MASKS_TO_ONE))
+    return _Topics(_below(f"+/{node.name}", MASKS_DOWN) + to_one, _below(f"+/{node.name}/+", MASKS_UP))
 
 
 def _grant_requests(node: Node) -> _Topics:

@@ -195,6 +195,17 @@ SPIES = {
     "an aggregator, the roster": ("rogue", "stackelgrid/run/registrar/roster", "registrar", "run/registrar/roster"),
     "the leader, what strangers are told": ("leader", "stackelgrid/enrolment/#", "registrar", "enrolment/id/answer"),
     "the observer, everything": ("desk", "stackelgrid/#", "h1", "run/a1/h1/answer"),
+    "a home, its neighbour's secrets": ("mole", "stackelgrid/run/a1/h1/shares", "h1", "run/a1/h1/shares"),
+    "a home, what is entrusted to its neighbour": (
+        "mole",
+        "stackelgrid/run/a1/h1/entrusted",
+        "a1",
+        "run/a1/h1/entrusted",
+    ),
+    "a home, its neighbour's sums of masks": ("mole", "stackelgrid/+/a1/+/masks", "h1", "run/a1/h1/masks"),
+    "the leader, an aggregator's sums of masks": ("leader", "stackelgrid/+/a1/+/masks", "h1", "run/a1/h1/masks"),
+    "the observer, sums of masks": ("desk", "stackelgrid/+/+/+/masks", "h1", "run/a1/h1/masks"),
+    "the observer, a roster of masks": ("desk", "stackelgrid/+/a1/committee", "a1", "run/a1/committee"),
 }
 
 
@@ -251,6 +262,13 @@ FORGERS = {
     "an aggregator, another's presence": ("rogue", "run/leader/a1/presence", "leader"),
     "the leader, an aggregator's signal": ("leader", "run/a1/signal", "h1"),
     "the leader, an aggregator's answer": ("leader", "run/leader/a1/answer", "desk"),
+    "a home, its neighbour's public keys": ("mole", "run/a1/h1/keys", "a1"),
+    "a home, its neighbour's signature of a list": ("mole", "run/a1/h1/signature", "a1"),
+    "a home, a roster of masks": ("mole", "run/a1/committee", "h1"),
+    "a home, a quorum for its neighbour": ("mole", "run/a1/h1/quorum", "h1"),
+    "an aggregator, public keys of its own home": ("rogue", "run/rogue/stray/keys", "rogue"),
+    "an aggregator, a list for another's home": ("rogue", "run/a1/h1/list", "h1"),
+    "the leader, a roster of masks": ("leader", "run/a1/committee", "h1"),
     "a home, an approval of a stranger": ("mole", "enrolment/id/answer", "enrolment"),
     "a home, a renewal of its neighbour": ("mole", "run/registrar/h1/answer", "h1"),
     "a home, its neighbour's place": ("mole", "run/registrar/h1/place", "h1"),
@@ -534,16 +552,19 @@ def test_what_a_revoked_node_retained_is_cleared(site: Site) -> None:
     with site.visit("former") as inside:
         inside.publish(presence, b"kept", retain=True)
         inside.publish("stackelgrid/made-up/a1/former/answer", b"kept", retain=True)
+        inside.publish("stackelgrid/run/a1/former/keys", b"kept", retain=True)
+    site["a1"].publish("stackelgrid/run/a1/former/entrusted", b"kept", retain=True)
+    site["a1"].publish("stackelgrid/run/a1/committee", b"of others too", retain=True)
     site["h1"].publish("stackelgrid/run/a1/h1/presence", b"of another", retain=True)
     before = site.log().count("Cleared what nobody may write")
     site.authority.revoke("former")
     until(lambda: site.log().count("Cleared what nobody may write") > before)
-    assert "Cleared what nobody may write any more: 2 retained messages" in site.log()
+    assert "Cleared what nobody may write any more: 4 retained messages" in site.log()
     with site.reloaded():
         site.authority.add(former)
     with site.visit("a1") as aggregator:
         site.forget("a1")
-        aggregator.subscribe("stackelgrid/+/a1/+/presence", "stackelgrid/+/a1/+/answer")
+        aggregator.subscribe(*(f"stackelgrid/+/a1/+/{purpose}" for purpose in ("presence", "answer", "keys")))
         last = site.mark()
         site["h1"].publish("stackelgrid/run/a1/h1/answer", last)
         heard = aggregator.heard_until(last)

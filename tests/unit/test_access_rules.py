@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import paho.mqtt.client as paho
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.access import A1, A2, DESK, ENROLMENT, EVERYONE, HOMES, LEADER, LOG, REGISTRAR
 
-from broker.access import Role, Rules, covers, make_rules
+from broker.access import Node, Role, Rules, covers, make_rules
 from broker.refusals import UNKNOWN, Refusals
 from stackelgrid.registry import find
 from stackelgrid.wire.codec import Link, RegistrarLink
@@ -106,6 +107,29 @@ def test_rosters_and_places_reach_those_whom_they_are_for() -> None:
     ):
         assert {node.name for node in EVERYONE if granted.may_write(node.name, topic)} == {writer.name}
         assert {node.name for node in EVERYONE if granted.may_read(node.name, topic)} == readers
+
+
+@pytest.mark.parametrize("home", [HOMES[0], Node("h1", Role.home, "a1", moved_from="a2")], ids=["staying", "moving"])
+def test_nobody_hears_of_masks_but_an_aggregator_and_its_homes(home: Node) -> None:
+    everyone = [*(node for node in EVERYONE if node.name != home.name), home]
+    granted = make_rules(everyone)
+    for aggregator in filter(None, (home.above, home.moved_from)):
+        link = Link("run", aggregator, find("user_oriented").bodies("lower"), 24, private_sums=True)
+        homes = {node.name for node in everyone if aggregator in (node.above, node.moved_from)}
+        plain = {*replace(link, private_sums=False).topics_from_coordinator(home.name)}
+        for topic in {*link.topics_from_coordinator(home.name)} - plain:
+            assert {node.name for node in everyone if granted.may_write(node.name, topic)} == {aggregator}
+            heard = homes if topic.endswith("/committee") else {home.name}
+            assert {node.name for node in everyone if granted.may_read(node.name, topic)} == heard
+        for purpose in ("keys", "shares", "signature", "masks"):
+            topic = f"{link.root}/{home.name}/{purpose}"
+            assert {node.name for node in everyone if granted.may_write(node.name, topic)} == {home.name}
+            assert {node.name for node in everyone if granted.may_read(node.name, topic)} == {aggregator}
+        assert all(granted.may_read(aggregator, asked) for asked in link.topics_from_members())
+    above = {
+        topic for name in ("a1", "a2") for topic in granted.write[name] if topic.startswith("stackelgrid/+/leader/")
+    }
+    assert not [topic for topic in above if topic.endswith(("keys", "shares", "signature", "masks"))]
 
 
 # Counting, from what Mosquitto logs.
