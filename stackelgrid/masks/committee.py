@@ -13,26 +13,19 @@ What it refuses keeps one home's answer from following from two sums:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from stackelgrid.masks.form import MaskedForm, Shape, Words
+from stackelgrid.masks.form import MaskedForm, Words
 from stackelgrid.masks.keys import KEY_BYTES, PartyKeys, draw_mask, has_signed
 from stackelgrid.masks.roster import QUORUM, Roster, list_subsets
+from stackelgrid.masks.standing import Standing, StandingAnswers
 from stackelgrid.wire.masks import EntrustedShares, MaskList, MaskSum, Quorum, StandingAnswer, read_share
 
 
 class ListRefusedError(ValueError):
     """A list, or a quorum for one, that a member does not follow; the message says why."""
-
-
-class _Standing(NamedTuple):
-    """The answer of a home that stood in the last list: its round, its boot, and what it answers."""
-
-    round: int
-    boot: str
-    shape: Shape
 
 
 class CommitteeMember:
@@ -54,12 +47,9 @@ class CommitteeMember:
         self._seats = roster.committee(epoch)
         self._subsets = list_subsets(self._seats.index(name))
         self._shared: dict[str, dict[int, bytes]] = {}  # home -> its key with each subset of this member
-        memory = memory or {"session": 0, "round": 0, "digest": "", "standing": {}, "replaced": {}}
+        memory = memory or {"session": 0, "round": 0, "digest": "", "standing": None}
         self._session, self._round, self._digest = memory["session"], memory["round"], memory["digest"]
-        self._standing = {
-            home: _Standing(number, boot, tuple(shape)) for home, (number, boot, shape) in memory["standing"].items()
-        }
-        self._replaced = {home: set(boots) for home, boots in memory["replaced"].items()}
+        self._standing = StandingAnswers(memory["standing"])
         self._list: MaskList | None = None  # the one that was signed, until a restart
 
     def remember(self) -> dict[str, Any]:
@@ -68,8 +58,7 @@ class CommitteeMember:
             "session": self._session,
             "round": self._round,
             "digest": self._digest,
-            "standing": {home: [of.round, of.boot, list(of.shape)] for home, of in self._standing.items()},
-            "replaced": {home: sorted(boots) for home, boots in self._replaced.items()},
+            "standing": self._standing.remember(),
         }
 
     def take_shares(self, entrusted: EntrustedShares) -> list[str]:
@@ -165,23 +154,16 @@ class CommitteeMember:
 
     def _accept(self, proposed: MaskList, session: int) -> None:
         """Take over which answers stand. Raises `ListRefusedError` for one that goes back, and takes over nothing."""
-        before = self._standing if session == self._session else {}
-        now = {
-            entry.name: _Standing(entry.round, entry.boot, tuple(proposed.shapes[entry.shape]))
-            for entry in proposed.entries
-        }
+        if session != self._session:
+            self._standing.begin_session()
+        shapes = [tuple(shape) for shape in proposed.shapes]
+        now = {entry.name: Standing(entry.round, entry.boot, shapes[entry.shape]) for entry in proposed.entries}
         for name, standing in now.items():
-            earlier = before.get(name)
-            if standing.boot in self._replaced.get(name, ()):
-                raise ListRefusedError(f"the answer of {name} is of a boot that was replaced")
-            if standing.round > proposed.round or (earlier is not None and standing.round < earlier.round):
-                raise ListRefusedError(f"the answer of {name} is of round {standing.round}, the wrong way")
-            if earlier is not None and standing.round == earlier.round and standing != earlier:
-                raise ListRefusedError(f"a second answer of {name} to round {standing.round}")
-        for name, standing in now.items():
-            if name in self._standing and self._standing[name].boot != standing.boot:
-                self._replaced.setdefault(name, set()).add(self._standing[name].boot)
-        self._standing = before | now
+            if reason := self._standing.find_objection(name, standing):
+                raise ListRefusedError(reason)
+            if standing.round > proposed.round:
+                raise ListRefusedError(f"the answer of {name} is of round {standing.round}, to come")
+        self._standing.replace(now)
         self._session, self._round, self._digest = session, proposed.round, proposed.digest
 
 

@@ -55,9 +55,10 @@ class PartySettings:
 
 
 class Party:
-    """A home's process as a party: `boot` is the random name of this start of it, 32 hexadecimal digits.
+    """A home's process as a party: `draw_boot` draws a random name for this start of it, 32 hexadecimal digits.
 
-    `memory` is what `remember` gave before a restart. `object_to` gets in words what it refuses, with a kind.
+    `memory` is what `remember` gave before a restart. `object_to` gets in words what it refuses, with a kind. Asked
+    another question in a round that it has answered, it draws another boot, so that no mask is used twice.
     """
 
     def __init__(
@@ -67,13 +68,15 @@ class Party:
         form: MaskedForm,
         settings: PartySettings,
         secret: bytes,
-        boot: str,
+        draw_boot: Callable[[], str],
         object_to: Callable[[str, str], None],
         memory: Mapping[str, Any] | None = None,
     ) -> None:
         self.name, self.link = name, link
-        self._form, self._settings, self._boot, self._object_to = form, settings, boot, object_to
+        self._form, self._settings, self._draw_boot, self._object_to = form, settings, draw_boot, object_to
         self._keys = PartyKeys(secret)
+        self._boot = draw_boot()
+        self._masked: dict[tuple[int, int], bytes] = {}  # by session and round: the numbers masked in this boot
         self._session = 1
         self._roster: Roster | None = None
         self._epoch = 0
@@ -155,6 +158,8 @@ class Party:
         assert roster is not None
         bounds = self._form.bounds(shape, self._settings.max_kw, question)
         words = write_words(self._form.flatten(answer, shape), bounds, len(roster.parties))
+        if self._masked.setdefault((self._session, answer_round), words.tobytes()) != words.tobytes():
+            self._boot, self._masked = self._draw_boot(), {(self._session, answer_round): words.tobytes()}
         context = roster.of_mask(self._epoch, self._session, answer_round, self._boot, self.name)
         for subset in range(len(SUBSETS)):
             words += draw_mask(self._subset_key(roster, subset), context, len(words))

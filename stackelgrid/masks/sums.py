@@ -24,6 +24,7 @@ from stackelgrid.masks.form import MaskedForm, Words
 from stackelgrid.masks.keys import has_signed
 from stackelgrid.masks.party import Vouch
 from stackelgrid.masks.roster import MISSING, MOST_EPOCHS, QUORUM, SUBSETS, Roster
+from stackelgrid.masks.standing import Standing, StandingAnswers
 from stackelgrid.transport.base import Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.masks import (
@@ -145,6 +146,7 @@ class SumCollector:
         self._setting: _Setting | None = None
         self._summing: _Summing | None = None
         self._replaced = 0  # committees, in this session
+        self._standing = StandingAnswers()
         self._latest: dict[str, Body] = {}
         self.refused: Counter[str] = Counter()
 
@@ -177,6 +179,22 @@ class SumCollector:
 
     # --- setting up ---
 
+    def start(self) -> list[Step]:
+        """Send the roster in force again, after each connection: homes may have lost it, or have got a later one."""
+        return [] if self._message is None else [self._send_roster()]
+
+    def find_objection(self, name: str, question: Body, answer: MaskedAnswer) -> str | None:
+        """Give the reason why the masked answer of a member has no place in a sum, or None."""
+        roster = self._roster
+        if roster is None or name not in roster.parties:
+            return f"{name} is not in the roster"
+        if (answer.roster, answer.epoch) != (roster.digest, self._epoch):
+            return "its mask is of another roster or committee"
+        shape = self._form.shape(question)
+        if tuple(answer.shape) != shape or len(answer.words_array()) != self._form.count(shape):
+            return f"{len(answer.words_array())} words of shape {answer.shape}, asked was {list(shape)}"
+        return self._standing.find_objection(name, Standing(answer.round, answer.boot, shape))
+
     def note_keys(self, message: MaskKeys) -> list[Step]:
         """Take the public keys of a member, which come before it is asked for them, and after each of its starts."""
         self._keys[message.sender] = message.entry
@@ -188,6 +206,7 @@ class SumCollector:
         self._session, self._there, self._dropped, self._replaced = session, tuple(there), set(), 0
         self._summing = None
         self._latest.clear()
+        self._standing.begin_session()
         if self._setting is None and self._roster is not None and self._holds(self._roster):
             return [self._announce()]
         self._setting = _Setting("keys", self._wait(now))
@@ -367,6 +386,7 @@ class SumCollector:
                 for name, a in listed.items()
             ],
         )
+        self._standing.replace({name: Standing(a.round, a.boot, tuple(a.shape)) for name, a in listed.items()})
         self._summing = _Summing(question, listed, proposed, tuple(fresh), why, self._wait(now))
         return [self._send(proposed, member) for member in self._committee]
 

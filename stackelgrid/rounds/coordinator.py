@@ -257,6 +257,11 @@ class Coordinator:
         return self.link.topics_from_members()
 
     @property
+    def present(self) -> tuple[str, ...]:
+        """Give the members that are there."""
+        return tuple(name for name in self.members if name in self._online)
+
+    @property
     def rounds(self) -> int:
         """Give the number of the round asked last, 0 before the first."""
         return self._rounds

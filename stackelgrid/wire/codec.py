@@ -19,6 +19,7 @@ On a link with private sums there are besides:
     stackelgrid/RUN/COORDINATOR/committee            the roster of masks, to all its members; retained
     stackelgrid/RUN/COORDINATOR/MEMBER/shares        the secrets of a member's masks, sealed for the committee
     stackelgrid/RUN/COORDINATOR/MEMBER/entrusted     those of all, to one of the committee; retained
+    stackelgrid/RUN/COORDINATOR/MEMBER/holding       its word that it has got them
     stackelgrid/RUN/COORDINATOR/MEMBER/list          the answers that stand in a sum, to one of the committee
     stackelgrid/RUN/COORDINATOR/MEMBER/signature     its signature of the list
     stackelgrid/RUN/COORDINATOR/MEMBER/quorum        the others' signatures, to one of the committee
@@ -53,6 +54,7 @@ from stackelgrid.wire.masks import (
     MaskShares,
     MaskSums,
     Quorum,
+    ShareReceipt,
 )
 from stackelgrid.wire.messages import (
     MAX_NAMES,
@@ -218,7 +220,7 @@ class Link:
 
     def topics_from_members(self) -> tuple[str, ...]:
         """Give the topic filters that the coordinator subscribes to."""
-        of_masks = ("keys", "shares", "signature", "masks") if self.private_sums else ()
+        of_masks = ("keys", "shares", "holding", "signature", "masks") if self.private_sums else ()
         return tuple(f"{self.root}/+/{p}" for p in ("answer", "receipt", "presence", *of_masks))
 
     def max_bytes(self, purpose: str) -> int:
@@ -291,6 +293,8 @@ class Link:
             self._check_session(topic, message)
         if message.run != self.run or message.sender != sender:
             raise BadMessageError("foreign", f"{topic} carries a message of {message.sender} in run {message.run}")
+        if isinstance(message, Answer) and getattr(message.body, "round", message.round) != message.round:
+            raise BadMessageError("malformed", f"{topic}: its mask is not of round {message.round}")
         if isinstance(message, Signal | Settlement) and self.fingerprint is not None and message.fingerprint is None:
             raise BadMessageError("foreign", f"{topic}: the message has no fingerprint")
         if self.listen is not None:
@@ -319,12 +323,13 @@ class Link:
         )
 
 
-_OF_MEMBER = (Answer, Receipt, Presence, MaskKeys, MaskShares, ListSignature, MaskSums)
+_OF_MEMBER = (Answer, Receipt, Presence, MaskKeys, MaskShares, ShareReceipt, ListSignature, MaskSums)
 _MODELS_OF_MASKS: dict[tuple[str, int], type[Message]] = {
     ("keys", 5): MaskKeys,
     ("committee", 4): MaskRoster,
     ("shares", 5): MaskShares,
     ("entrusted", 5): EntrustedShares,
+    ("holding", 5): ShareReceipt,
     ("list", 5): MaskList,
     ("signature", 5): ListSignature,
     ("quorum", 5): Quorum,
@@ -343,6 +348,7 @@ _MOST = {
     "committee": _Most(MAX_BYTES, _MOST_ENTRIES, _MOST_ENTRIES),
     "shares": _SMALL._replace(bytes=_KILOBYTE + _SHARE_BYTES * COMMITTEE),
     "entrusted": _Most(_KILOBYTE + _SHARE_BYTES * MAX_NAMES, _KEYS + MAX_NAMES, _KEYS + MAX_NAMES),
+    "holding": _Most(_KILOBYTE + (MAX_NAME_LENGTH + 3) * MAX_NAMES, _KEYS, _KEYS + MAX_NAMES),
     "list": _Most(16 * _KILOBYTE + _STANDING_BYTES * MAX_NAMES, _MOST_ENTRIES, _MOST_ENTRIES),
     "signature": _SMALL,
     "quorum": _SMALL._replace(bytes=2 * _KILOBYTE),
