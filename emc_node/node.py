@@ -258,6 +258,9 @@ class EmcNode:
         self.progress.start_round(question.round)
         if self._refuses_price("signal", question.body):
             return []
+        if self._privacy.sensitivity == "none" and question.body.asks_sensitivity:
+            self.mailbox.reject("sensitivity", "signal", "a sensitivity is asked (privacy.sensitivity: none)")
+            return []
         if objection := self._find_objection(question.body):
             self.mailbox.reject("over_budget", "signal", objection)
             return []

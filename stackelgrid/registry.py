@@ -127,7 +127,8 @@ class Algorithm(Extension):
     """An algorithm by which the leader of a `game` finds its price, its parts named like those of a `Game`.
 
     - `leader`: makes the leader's half of what it is to solve; the game says which types these are;
-    - `home`: makes the `HomeStrategy` of one EMC process from a list of homes; None where homes answer as in the game.
+    - `home`: makes the `HomeStrategy` of one EMC process from a list of homes; None where homes answer as in the game;
+    - `loads_alone`: whether it asks homes for no sensitivity, so that it plays with homes that keep theirs.
     """
 
     kind = "algorithm"
@@ -136,6 +137,7 @@ class Algorithm(Extension):
     game: str
     leader: str
     home: str | None = None
+    loads_alone: bool = False
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Generic, Self, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, RootModel, field_validator, model_validator
 
@@ -36,6 +36,21 @@ class RoundTraffic(StrictModel):
     questions: int
     messages: int
     bytes: int
+
+
+class PlayedPrivacy(StrictModel):
+    """What homes disclosed in a run, and to whom; see `stackelgrid.rounds.settings.PrivacySettings`.
+
+    `sensitivity` is `none` also in a game that asks for none; `questions_per_session` is None where homes count no
+    questions. Where sums were masked, `keys` says who vouches for the keys: `certificates`, or nobody (`unsigned`).
+    """
+
+    sums: Literal["off", "committee"]
+    sensitivity: Literal["full", "none"]
+    minimum_group: int
+    price_band: tuple[Finite, Finite] | None
+    questions_per_session: int | None
+    keys: Literal["certificates", "unsigned"] | None = None
 
 
 class FaultOccurrence(StrictModel):
@@ -151,6 +166,7 @@ class RunResult(StrictModel, Generic[Found]):
       reason; `traffic`: questions, messages and bytes by round;
     - `homes`: how many there are, `homes_settled`: how many reported a schedule, `newcomers`: those of
       a grid among them that are not in the scenario;
+    - `privacy`: what homes disclosed, None of a run of before there were levels;
     - `calibrated`: the scenario's keys that were fitted, each with the figures that it was fitted to;
     - `outcome`: None when not a single round was finished, `certificate`: None when none was made;
     - `faults`: how often each kind of fault struck, `failures`: nodes that died, and why.
@@ -177,6 +193,7 @@ class RunResult(StrictModel, Generic[Found]):
     newcomers: list[str] = []
     processes: int
     money: str
+    privacy: PlayedPrivacy | None = None
     calibrated: dict[str, str] = {}
     outcome: OutcomeOrEmpty[Found]
     certificate: Certificate | None

@@ -12,7 +12,7 @@ from stackelgrid.report import days
 from stackelgrid.report.game import find_report
 from stackelgrid.report.parts import EQUILIBRIUM_WITHIN, GAP, REGRET, Row, Rule
 from stackelgrid.report.words import number, plural, quantity, tiny, volume
-from stackelgrid.run_result import Certificate, RunResult
+from stackelgrid.run_result import Certificate, PlayedPrivacy, RunResult
 
 
 def summary(result: RunResult[Any], followed: days.Days | None = None) -> list[Row]:
@@ -113,7 +113,25 @@ def headline(result: RunResult[Any]) -> list[Row]:
         ("Players", f"{plural(result.homes, 'home')} in {plural(result.processes, 'process', 'processes')}"),
         ("Time", f"{number(result.elapsed_s)} s"),
         ("Transport", f"{carried}; {plural(result.messages, 'message')}, {volume(result.bytes)}"),
+        *([] if result.privacy is None else [("Privacy", _tell_privacy(result.privacy))]),
     ]
+
+
+_VOUCHED_BY = {"certificates": ", keys signed by certificates", "unsigned": ", keys not signed", None: ""}
+
+
+def _tell_privacy(levels: PlayedPrivacy) -> str:
+    """Say in a line what homes disclosed."""
+    heard = "aggregators read the answer of each home"
+    if levels.sums == "committee":
+        heard = f"aggregators read sums of {levels.minimum_group} homes or more{_VOUCHED_BY[levels.keys]}"
+    limits = []
+    if levels.questions_per_session is not None:
+        limits.append(f"at most {plural(levels.questions_per_session, 'question')} a session")
+    if levels.price_band is not None:
+        limits.append(f"prices from {levels.price_band[0]:g} to {levels.price_band[1]:g}")
+    sensitivity = "with" if levels.sensitivity == "full" else "without"
+    return "; ".join([heard, f"{sensitivity} sensitivities", *limits])
 
 
 def _end(result: RunResult[Any]) -> str:

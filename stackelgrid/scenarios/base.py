@@ -20,6 +20,7 @@ from stackelgrid.node.config import Rounds
 from stackelgrid.registry import find, find_homes
 from stackelgrid.rounds.settings import AggregatorSettings, HomeModel, LeaderSettings, PrivacySettings
 from stackelgrid.scenarios.doubts import doubt_homes
+from stackelgrid.scenarios.privacy import check_keys, check_masks
 from stackelgrid.scenarios.topology import LEADER, NODE_NAME, RunTopology
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Scenario(StrictModel):
     With `gates` the run is a grid: each session of the calendar opens by the clock.
     `aggregators` share the homes in turn; `homes_per_process` homes share a process and its connection, and answer in
     one message. `inner_rounds` is how many rounds an aggregator may play with its homes before it answers its leader.
+    `privacy` says what homes disclose, and to whom.
     `calibrated` names keys whose values were fitted, each with the figures that it was fitted to. A home with a power
     above `home_kw`, or a load outside `home_kwh_a_day`, is asked about.
     """
@@ -73,6 +75,9 @@ class Scenario(StrictModel):
     aggregators: Annotated[int, Field(ge=1, le=10_000)] = 1
     homes_per_process: Annotated[int, Field(ge=1, le=100_000)] = 1
     rounds: Rounds = Rounds()
+    privacy: Annotated[PrivacySettings, Field(exclude_if=lambda privacy: privacy == PrivacySettings())] = (
+        PrivacySettings()
+    )
     calibrated: dict[str, str] = {}
 
     @classmethod
@@ -182,6 +187,8 @@ class Scenario(StrictModel):
         if len(seen) < self.aggregators:
             raise ValueError(f"aggregators: {self.aggregators} for {len(seen)} homes; there must be a home for each")
         self._require_aggregators()
+        check_keys(self.privacy, find(self.game))
+        check_masks(self.privacy, self.rounds, self.households())
         total = sum(self.connection_kw(home) or 0 for home in self.everyone)
         if total > LARGEST:
             raise ValueError(
@@ -260,8 +267,8 @@ class Scenario(StrictModel):
         return None
 
     def privacy_settings(self) -> PrivacySettings:
-        """Give what homes disclose, in a game in which they count questions."""
-        return PrivacySettings()
+        """Give what homes disclose."""
+        return self.privacy
 
     def aggregator_settings(self, name: str, members: dict[str, list[Any]]) -> AggregatorSettings:
         """Make the settings of the aggregator `name`; `members` are the homes behind each of its EMC processes."""

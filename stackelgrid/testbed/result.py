@@ -8,11 +8,13 @@ from typing import Any
 
 from stackelgrid.calendar import Session
 from stackelgrid.certify import CertificateError
+from stackelgrid.registry import find
 from stackelgrid.report.tables import judge
 from stackelgrid.run_record import RunRecord
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario
 from stackelgrid.testbed.fault_log import count_repeated_requests, list_faults
+from stackelgrid.wire.messages import Body
 
 SAMPLES = 200
 """Deviations that a certificate tries at random, unless another number is given."""
@@ -43,6 +45,7 @@ def build_result(scenario: Scenario, run_record: RunRecord) -> RunResult[Any]:
         **_find_newcomers(scenario, run_record),
         "processes": run_record.processes,
         "money": scenario.money,
+        "privacy": _describe_privacy(scenario, run_record),
         **({"calibrated": scenario.calibrated} if scenario.calibrated else {}),
         "outcome": _build_outcome(scenario, scenario.session, run_record) if len(scenario.sessions) == 1 else None,
         "certificate": None,
@@ -55,6 +58,22 @@ def build_result(scenario: Scenario, run_record: RunRecord) -> RunResult[Any]:
         "failures": run_record.failures,
     }
     return RunResult[Any].model_validate(content)
+
+
+def _describe_privacy(scenario: Scenario, record: RunRecord) -> dict[str, Any]:
+    """Describe what homes disclosed, in terms that hold for the game."""
+    question = find(scenario.game).bodies("lower").signal
+    levels = scenario.privacy_settings()
+    sensitive = question.asks_sensitivity is not Body.asks_sensitivity
+    counted = question.questions is not Body.questions
+    return {
+        "sums": levels.sums,
+        "sensitivity": levels.sensitivity if sensitive else "none",
+        "minimum_group": levels.minimum_group,
+        "price_band": levels.price_band,
+        "questions_per_session": levels.questions_per_session if counted else None,
+        **({} if record.mask_keys is None else {"keys": record.mask_keys}),
+    }
 
 
 def _build_outcome(scenario: Scenario, session: Session, record: RunRecord) -> Any:

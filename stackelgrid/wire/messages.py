@@ -42,6 +42,11 @@ class Body(BaseModel):
         return None
 
     @property
+    def asks_sensitivity(self) -> bool:
+        """Tell whether a home that answers says how its load follows the price."""
+        return False
+
+    @property
     def peak_kw(self) -> float | None:
         """Give the largest power that the homes draw or feed in, in any slot, in kW, or None if the body has none."""
         return None

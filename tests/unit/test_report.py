@@ -683,6 +683,7 @@ def test_summary_has_the_rows_of_a_result(found: dict[str, Any]) -> None:
         ("Players", "6 homes in 1 process"),
         ("Time", "1.250 s"),
         ("Transport", "memory, no broker; 1,234 messages, 5.6 MB"),
+        ("Privacy", "aggregators read the answer of each home; with sensitivities; at most 100 questions a session"),
         ("Energy", "240.0 → 288.0 kWh (+20.0 %)"),
         ("Peak load", "40.00 → 30.00 kW (−25.0 %)"),
         ("Peak-to-average ratio", "1.250 → 1.500 (+20.0 %)"),

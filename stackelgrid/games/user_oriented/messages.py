@@ -67,6 +67,11 @@ class Price(Body):
         """The prices, as what a home counts."""
         return [price.tobytes() for price in self.prices + 0.0]
 
+    @property
+    def asks_sensitivity(self) -> bool:
+        """True when dL/dp is asked at any price."""
+        return self.sensitivities > 0
+
     @model_validator(mode="after")
     def _check_shapes(self) -> Self:
         count = 1

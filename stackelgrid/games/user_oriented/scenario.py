@@ -24,7 +24,7 @@ from stackelgrid.scenarios import PopulatedScenario
 class UserOrientedScenario(PopulatedScenario[Population, Home]):
     """A user-oriented pricing game, ready to run. Its homes are drawn from a `population` or listed as `homes`.
 
-    `privacy` bounds what they disclose. By `forecast` homes and leader foresee what the lists per slot hold.
+    By `forecast` homes and leader foresee what the lists per slot hold.
     """
 
     horizons: ClassVar[bool] = True
@@ -105,6 +105,7 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
                 f"lower it to {most}"
             )
         self._check_price_band()
+        self._check_sensitivity()
         begins = {(session.start.hour, session.start.minute) for session in self.sessions if session.start}
         for number, home in enumerate(self.everyone):
             if len(begins) > 1 and any(store.available for store in home.storage):
@@ -155,9 +156,13 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
                 "(leader.price_min, leader.price_max); make the band as wide"
             )
 
-    def privacy_settings(self) -> PrivacySettings:
-        """Give what homes disclose."""
-        return self.privacy
+    def _check_sensitivity(self) -> None:
+        """Raise `ValueError` where the leader would ask for what homes keep."""
+        if self.privacy.sensitivity == "none" and not find_algorithm(self.game, self.leader.algorithm).loads_alone:
+            raise ValueError(
+                f"leader.algorithm: {self.leader.algorithm} asks homes for sensitivities, which they keep "
+                "(privacy.sensitivity: none); use leader.algorithm: loads_only"
+            )
 
     @property
     def certified_at_any_size(self) -> bool:

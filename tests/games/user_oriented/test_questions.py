@@ -165,6 +165,29 @@ def test_home_refuses_more_questions_than_it_is_set_to_answer() -> None:
     assert receive(5, ask(PRICES[2:3]))  # one that it has answered
 
 
+def test_home_that_keeps_its_sensitivity_refuses_a_question_for_it() -> None:
+    link = Link("run", "a1", LOWER, SLOTS, 1)
+    node = EmcNode(
+        "h1",
+        link,
+        HOMES[:1],
+        lambda homes, _: UserOrientedHomes(homes),
+        (Session(SLOTS),),
+        lambda homes: None,
+        privacy=PrivacySettings(sensitivity="none"),
+    )
+    node.start(0.0)
+
+    def receive(number: int, question: Price) -> list[Publish]:
+        signal = Signal[Price](run="run", sender="a1", round=number, body=question)
+        return [step for step in node.receive(link.topic(signal), link.write(signal), 0.0) if isinstance(step, Publish)]
+
+    assert not receive(1, Price(price=[10.0] * SLOTS))
+    assert node.mailbox.rejected == {"sensitivity": 1}
+    assert receive(2, Price(price=[10.0] * SLOTS, sensitivities=0))
+    assert node.mailbox.rejected == {"sensitivity": 1}
+
+
 def test_home_refuses_prices_outside_the_band_of_its_contract() -> None:
     link = Link("run", "a1", LOWER, SLOTS, 1)
     done: list[Any] = []

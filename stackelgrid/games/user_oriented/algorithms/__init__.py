@@ -10,9 +10,15 @@ ALGORITHMS = {
     "newton": _algorithm(
         title="a local model of the response, from loads and sensitivities", leader="newton:choose_search"
     ),
-    "loads_only": _algorithm(title="the same model, learnt from loads alone", leader="loads_only:LoadsOnly"),
-    "paper_003": _algorithm(title="Algorithms 1 and 2 of the paper", leader="paper_003:PaperAlgorithm"),
+    "loads_only": _algorithm(
+        title="the same model, learnt from loads alone", leader="loads_only:LoadsOnly", loads_alone=True
+    ),
+    "paper_003": _algorithm(
+        title="Algorithms 1 and 2 of the paper", leader="paper_003:PaperAlgorithm", loads_alone=True
+    ),
     "dual_decomposition": _algorithm(
-        title="dual gradient steps towards marginal cost", leader="dual_decomposition:DualDecomposition"
+        title="dual gradient steps towards marginal cost",
+        leader="dual_decomposition:DualDecomposition",
+        loads_alone=True,
     ),
 }
