@@ -4,8 +4,8 @@ Where a node has no rule for a topic it may do nothing, so this table is complet
 
 | who | writes | reads |
 |---|---|---|
-| home h of aggregator a | RUN/a/h/answer, receipt, presence, heartbeat, keys, shares, signature, masks | RUN/a/signal, settlement, committee; RUN/a/h/signal, settlement, refusal, entrusted, list, quorum; RUN/registrar/h/place |
-| aggregator a of leader l | RUN/l/a/answer, receipt, presence, heartbeat; RUN/a/signal, settlement, committee; RUN/a/HOME/signal, settlement, refusal, entrusted, list, quorum of its homes | RUN/l/signal, settlement; RUN/l/a/signal, settlement, refusal, roster; RUN/a/+/answer, receipt, presence, keys, shares, signature, masks |
+| home h of aggregator a | RUN/a/h/answer, receipt, presence, heartbeat, keys, shares, holding, signature, masks | RUN/a/signal, settlement, committee; RUN/a/h/signal, settlement, refusal, entrusted, list, quorum; RUN/registrar/h/place |
+| aggregator a of leader l | RUN/l/a/answer, receipt, presence, heartbeat; RUN/a/signal, settlement, committee; RUN/a/HOME/signal, settlement, refusal, entrusted, list, quorum of its homes | RUN/l/signal, settlement; RUN/l/a/signal, settlement, refusal, roster; RUN/a/+/answer, receipt, presence, keys, shares, holding, signature, masks |
 | leader l | RUN/l/signal, settlement; RUN/l/AGGREGATOR/signal, settlement, refusal, roster of its aggregators | RUN/l/+/answer, receipt, presence; RUN/registrar/roster |
 | each of these, n | RUN/registrar/n/request | RUN/registrar/n/answer |
 | observer | nothing | every signal, settlement, receipt, presence and heartbeat; of the answers those to a leader |
@@ -38,7 +38,7 @@ HEARTBEAT = "heartbeat"
 TO_ONE = (*DOWN, "refusal")
 """The purposes of what a coordinator may send to one member alone."""
 MASKS_UP, MASKS_DOWN, MASKS_TO_ONE = (
-    ("keys", "shares", "signature", "masks"),
+    ("keys", "shares", "holding", "signature", "masks"),
     ("committee",),
     ("entrusted", "list", "quorum"),
 )

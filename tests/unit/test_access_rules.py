@@ -121,7 +121,7 @@ def test_nobody_hears_of_masks_but_an_aggregator_and_its_homes(home: Node) -> No
             assert {node.name for node in everyone if granted.may_write(node.name, topic)} == {aggregator}
             heard = homes if topic.endswith("/committee") else {home.name}
             assert {node.name for node in everyone if granted.may_read(node.name, topic)} == heard
-        for purpose in ("keys", "shares", "signature", "masks"):
+        for purpose in ("keys", "shares", "holding", "signature", "masks"):
             topic = f"{link.root}/{home.name}/{purpose}"
             assert {node.name for node in everyone if granted.may_write(node.name, topic)} == {home.name}
             assert {node.name for node in everyone if granted.may_read(node.name, topic)} == {aggregator}
@@ -129,7 +129,7 @@ def test_nobody_hears_of_masks_but_an_aggregator_and_its_homes(home: Node) -> No
     above = {
         topic for name in ("a1", "a2") for topic in granted.write[name] if topic.startswith("stackelgrid/+/leader/")
     }
-    assert not [topic for topic in above if topic.endswith(("keys", "shares", "signature", "masks"))]
+    assert not [topic for topic in above if topic.endswith(("keys", "shares", "holding", "signature", "masks"))]
 
 
 # Counting, from what Mosquitto logs.

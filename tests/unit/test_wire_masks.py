@@ -33,6 +33,7 @@ from stackelgrid.wire.masks import (
     MaskSum,
     MaskSums,
     Quorum,
+    ShareReceipt,
     StandingAnswer,
 )
 from stackelgrid.wire.messages import MAX_NAMES, Answer, Message
@@ -126,9 +127,10 @@ AGREED: dict[str, Any] = {"session": 2, "round": 7, "digest": H}
 OF_MEMBER: list[Message] = [
     KEYS,
     MaskShares(**UP, roster=H, epoch=0, shares={"h2": "AAAA"}),
+    ShareReceipt(**UP, roster=H, epoch=0, missing=["h2"]),
     ListSignature(**UP, **AGREED, signature="3c" * 64),
     MaskSums(**UP, **AGREED, sums=[MaskSum.of(0, 0, np.ones(3, np.uint64)), MaskSum.of(9, 1, np.ones(3, np.uint64))]),
-    Answer[MaskedAnswer](**UP, round=1, body=MaskedAnswer.of(2, H, 0, BOOT, (24, 1), np.ones(9, np.uint64))),
+    Answer[MaskedAnswer](**UP, round=1, body=MaskedAnswer.of(2, 1, H, 0, BOOT, (24, 1), np.ones(9, np.uint64))),
 ]
 TO_MEMBER: list[Message] = [
     roster(ENTRY),
@@ -178,7 +180,9 @@ def test_message_of_somebody_else_is_foreign() -> None:
 
 
 def test_answer_has_the_slots_of_its_session() -> None:
-    late = Answer[MaskedAnswer](**UP, session=2, round=1, body=MaskedAnswer.of(1, H, 0, BOOT, (24,), np.ones(1, "u8")))
+    late = Answer[MaskedAnswer](
+        **UP, session=2, round=1, body=MaskedAnswer.of(1, 1, H, 0, BOOT, (24,), np.ones(1, "u8"))
+    )
     with pytest.raises(BadMessageError, match="body is for 24 slots, session 2 has 2"):
         LINK.read(LINK.topic(late), LINK.write(late))
 
@@ -197,10 +201,13 @@ def test_largest_messages_are_read() -> None:
     words = np.full(100 * (2 * 96 + 96 * 97 // 2), 2**64 - 1, np.uint64)
     proven = {"homes": 10**6, "certificate": pem(1000), "signature": "0f" * 72}
     largest: list[Message] = [
-        Answer[MaskedAnswer](**UP, round=10**6, body=MaskedAnswer.of(10**6, H, 10**6, BOOT, (96, *[10**6] * 7), words)),
+        Answer[MaskedAnswer](
+            **UP, round=10**6, body=MaskedAnswer.of(10**6, 10**6, H, 10**6, BOOT, (96, *[10**6] * 7), words)
+        ),
         KEYS.model_copy(update=proof),
         MaskRoster(**DOWN, minimum_group=20, epoch=0, homes=[entry(name, **proven) for name in many]),
         MaskShares(**UP, roster=H, epoch=10**6, shares=dict.fromkeys(many[:COMMITTEE], share)),
+        ShareReceipt(**UP, roster=H, epoch=10**6, missing=many),
         EntrustedShares(**DOWN, roster=H, epoch=10**6, shares=dict.fromkeys(many, share)),
         mask_list(
             *(standing(name, round=10**6, shape=99) for name in many), session=1, shapes=[[96, *[10**6] * 7]] * 100
@@ -263,14 +270,14 @@ def test_wrong_value_anywhere_is_refused_or_means_what_it_says(message: Message)
 
 
 BAD: dict[str, tuple[Message, Callable[[dict[str, Any]], Any], str]] = {
-    "half a word": (OF_MEMBER[4], lambda m: m["body"].update(words="AAAA"), "no words of 8 bytes"),
-    "no words": (OF_MEMBER[4], lambda m: m["body"].update(words=""), "no words of 8 bytes"),
-    "words that are not base64": (OF_MEMBER[4], lambda m: m["body"].update(words="AAAAAAAAAA*="), "not base64"),
-    "no shape": (OF_MEMBER[4], lambda m: m["body"].update(shape=[]), "at least 1 item"),
-    "a shape without slots": (OF_MEMBER[4], lambda m: m["body"].update(shape=[0]), "1 to 1000"),
-    "a long shape": (OF_MEMBER[4], lambda m: m["body"].update(shape=[24] * 9), "at most 8 items"),
-    "a power in the clear": (OF_MEMBER[4], lambda m: m["body"].update(load_kw=[1.0]), "Extra inputs"),
-    "a short boot": (OF_MEMBER[4], lambda m: m["body"].update(boot="0a" * 15), "match pattern"),
+    "half a word": (OF_MEMBER[5], lambda m: m["body"].update(words="AAAA"), "no words of 8 bytes"),
+    "no words": (OF_MEMBER[5], lambda m: m["body"].update(words=""), "no words of 8 bytes"),
+    "words that are not base64": (OF_MEMBER[5], lambda m: m["body"].update(words="AAAAAAAAAA*="), "not base64"),
+    "no shape": (OF_MEMBER[5], lambda m: m["body"].update(shape=[]), "at least 1 item"),
+    "a shape without slots": (OF_MEMBER[5], lambda m: m["body"].update(shape=[0]), "1 to 1000"),
+    "a long shape": (OF_MEMBER[5], lambda m: m["body"].update(shape=[24] * 9), "at most 8 items"),
+    "a power in the clear": (OF_MEMBER[5], lambda m: m["body"].update(load_kw=[1.0]), "Extra inputs"),
+    "a short boot": (OF_MEMBER[5], lambda m: m["body"].update(boot="0a" * 15), "match pattern"),
     "a long key": (KEYS, lambda m: m.update(exchange="1e" * 33), "match pattern"),
     "a key in capitals": (KEYS, lambda m: m.update(signing="2D" * 32), "match pattern"),
     "a key and a line end": (KEYS, lambda m: m.update(signing="2d" * 32 + "\n"), "match pattern"),
@@ -285,8 +292,8 @@ BAD: dict[str, tuple[Message, Callable[[dict[str, Any]], Any], str]] = {
         "at most 5 items",
     ),
     "a shape that is not there": (TO_MEMBER[2], lambda m: m["entries"][0].update(shape=2), "has shape 2 of 2"),
-    "an eleventh subset": (OF_MEMBER[3], lambda m: m["sums"][0].update(subset=10), "less than 10"),
-    "two sums for one group": (OF_MEMBER[3], lambda m: m["sums"].append(m["sums"][0]), "two sums"),
+    "an eleventh subset": (OF_MEMBER[4], lambda m: m["sums"][0].update(subset=10), "less than 10"),
+    "two sums for one group": (OF_MEMBER[4], lambda m: m["sums"].append(m["sums"][0]), "two sums"),
     "another schema": (KEYS, lambda m: m.update(schema=2), "Input should be 1"),
 }
 
