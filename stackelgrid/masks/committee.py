@@ -5,6 +5,7 @@ What it refuses keeps one home's answer from following from two sums:
 - two lists for a round: it signs one, and remembers which before it sends the signature;
 - part of a group, or somebody else: a sum is of a whole group of the roster;
 - a group of which fewer than two thirds answered this very round: nearly all held, the rest would show;
+- an answer of this round to another question than the others: it would be the only one to change;
 - an answer that goes back: an older one than in the list before, another of the same round, or one of a boot that was
   replaced;
 - a list of another session or roster, or of a round that is over.
@@ -125,8 +126,9 @@ class CommitteeMember:
         shapes = [tuple(shape) for shape in signed.shapes]
         total = np.zeros(self._form.count(shapes[0]), np.uint64)
         for entry in entries:
-            context = self._roster.of_mask(self._epoch, signed.session, entry.round, entry.boot, entry.name)
-            shape = shapes[entry.shape]
+            shape, question = shapes[entry.shape], signed.questions[entry.shape]
+            of_answer = signed.session, entry.round, entry.boot, entry.name
+            context = self._roster.of_mask(self._epoch, *of_answer, question, shape)
             mask = draw_mask(self._shared[entry.name][subset], context, self._form.count(shape))
             total += mask if entry.shape == 0 else self._form.carry(mask, shape, shapes[0])
         return total
@@ -144,6 +146,8 @@ class CommitteeMember:
         parties = self._roster.parties
         if unknown := entries.keys() - parties.keys():
             raise ListRefusedError(f"{min(unknown)} is not in the roster")
+        if other := [entry.name for entry in proposed.entries if entry.round == proposed.round and entry.shape != 0]:
+            raise ListRefusedError(f"{other[0]} has answered another question in round {proposed.round}")
         for group, names in self._roster.groups.items():
             there = [entries[name] for name in names if name in entries]
             if there and len(there) < len(names):
@@ -156,8 +160,8 @@ class CommitteeMember:
         """Take over which answers stand. Raises `ListRefusedError` for one that goes back, and takes over nothing."""
         if session != self._session:
             self._standing.begin_session()
-        shapes = [tuple(shape) for shape in proposed.shapes]
-        now = {entry.name: Standing(entry.round, entry.boot, shapes[entry.shape]) for entry in proposed.entries}
+        asked = [(digest, tuple(shape)) for digest, shape in zip(proposed.questions, proposed.shapes, strict=True)]
+        now = {entry.name: Standing(entry.round, entry.boot, *asked[entry.shape]) for entry in proposed.entries}
         for name, standing in now.items():
             if reason := self._standing.find_objection(name, standing):
                 raise ListRefusedError(reason)

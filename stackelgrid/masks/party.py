@@ -32,6 +32,7 @@ from stackelgrid.wire.masks import (
     MaskSums,
     Quorum,
     ShareReceipt,
+    digest_question,
     encode_share,
 )
 from stackelgrid.wire.messages import Body, Message
@@ -160,14 +161,16 @@ class Party:
         words = write_words(self._form.flatten(answer, shape), bounds, len(roster.parties))
         if self._masked.setdefault((self._session, answer_round), words.tobytes()) != words.tobytes():
             self._boot, self._masked = self._draw_boot(), {(self._session, answer_round): words.tobytes()}
-        context = roster.of_mask(self._epoch, self._session, answer_round, self._boot, self.name)
+        asked = digest_question(question)
+        context = roster.of_mask(self._epoch, self._session, answer_round, self._boot, self.name, asked, shape)
         for subset in range(len(SUBSETS)):
             words += draw_mask(self._subset_key(roster, subset), context, len(words))
         if (self._session, roster.digest) != (self._bound_in, self._bound_to):
             self._bound_in, self._bound_to, self._epochs = self._session, roster.digest, []
         if self._epoch not in self._epochs:
             self._epochs = [*self._epochs, self._epoch]
-        return MaskedAnswer.of(self._settings.homes, answer_round, roster.digest, self._epoch, self._boot, shape, words)
+        of_answer = answer_round, roster.digest, self._epoch, self._boot
+        return MaskedAnswer.of(self._settings.homes, *of_answer, asked, shape, words)
 
     def _subset_key(self, roster: Roster, subset: int) -> bytes:
         return self._keys.make_subset_key(roster.of_subset(self._epoch, subset))

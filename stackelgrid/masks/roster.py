@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
+from stackelgrid.masks.form import Shape
 from stackelgrid.wire.masks import COMMITTEE, MaskEntry, MaskRoster
 
 MISSING = 2
@@ -95,9 +96,14 @@ class Roster:
         """Give the context of the box in which a home seals its keys for a member."""
         return self._context("box", epoch, home, member)
 
-    def of_mask(self, epoch: int, session: int, answer_round: int, boot: str, home: str) -> bytes:
-        """Give the context of the mask of one answer."""
-        return self._context("mask", epoch, session, answer_round, boot, home)
+    def of_mask(
+        self, epoch: int, session: int, answer_round: int, boot: str, home: str, question: str, shape: Shape
+    ) -> bytes:
+        """Give the context of the mask of one answer, to the question of a digest and a shape.
+
+        Masks of homes that were asked different things in one round do not come off together.
+        """
+        return self._context("mask", epoch, session, answer_round, boot, home, question, *shape)
 
     def _context(self, *words: object) -> bytes:
         return "\0".join(map(str, ("stackelgrid", self.run, self.aggregator, self.digest, *words))).encode()

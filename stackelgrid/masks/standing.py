@@ -9,10 +9,11 @@ from stackelgrid.masks.form import Shape
 
 
 class Standing(NamedTuple):
-    """The answer of a home that stands in a sum: its round, its boot, and what it answers."""
+    """The answer of a home that stands in a sum: its round, its boot, and the question by digest and shape."""
 
     round: int
     boot: str
+    question: str
     shape: Shape
 
 
@@ -22,14 +23,15 @@ class StandingAnswers:
     def __init__(self, memory: Mapping[str, Any] | None = None) -> None:
         memory = memory or {"standing": {}, "replaced": {}}
         self._standing = {
-            home: Standing(number, boot, tuple(shape)) for home, (number, boot, shape) in memory["standing"].items()
+            home: Standing(number, boot, question, tuple(shape))
+            for home, (number, boot, question, shape) in memory["standing"].items()
         }
         self._replaced = {home: set(boots) for home, boots in memory["replaced"].items()}
 
     def remember(self) -> dict[str, Any]:
         """Give what a restart must not lose, as JSON."""
         return {
-            "standing": {home: [of.round, of.boot, list(of.shape)] for home, of in self._standing.items()},
+            "standing": {home: [*of[:3], list(of.shape)] for home, of in self._standing.items()},
             "replaced": {home: sorted(boots) for home, boots in self._replaced.items()},
         }
 

@@ -41,6 +41,7 @@ from stackelgrid.wire.masks import (
     ShareReceipt,
     StandingAnswer,
     decode_words,
+    digest_question,
 )
 from stackelgrid.wire.messages import Body, Message
 
@@ -193,7 +194,9 @@ class SumCollector:
         shape = self._form.shape(question)
         if tuple(answer.shape) != shape or len(answer.words_array()) != self._form.count(shape):
             return f"{len(answer.words_array())} words of shape {answer.shape}, asked was {list(shape)}"
-        return self._standing.find_objection(name, Standing(answer.round, answer.boot, shape))
+        if answer.question != digest_question(question):
+            return "it answers another question of this round"
+        return self._standing.find_objection(name, Standing(answer.round, answer.boot, answer.question, shape))
 
     def note_keys(self, message: MaskKeys) -> list[Step]:
         """Take the public keys of a member, which come before it is asked for them, and after each of its starts."""
@@ -354,10 +357,13 @@ class SumCollector:
         """Have the sums of a round made from the answers that stand after it."""
         roster = self._roster
         assert roster is not None and self.is_set_up
+        this = digest_question(question), self._form.shape(question)
         standing = {
             name: answer
             for name, answer in answers.items()
-            if (answer.roster, answer.epoch) == (roster.digest, self._epoch) and name in roster.parties
+            if (answer.roster, answer.epoch) == (roster.digest, self._epoch)
+            and name in roster.parties
+            and (answer.round < number or (answer.question, tuple(answer.shape)) == this)
         }
         fresh, why = [], {}
         for group, names in roster.groups.items():
@@ -372,7 +378,7 @@ class SumCollector:
         if not fresh:
             return [self._conclude({}, why)]
         listed = {name: standing[name] for group in fresh for name in roster.groups[group]}
-        shapes = list(dict.fromkeys([self._form.shape(question), *(tuple(a.shape) for a in listed.values())]))
+        questions = list(dict.fromkeys([this, *((a.question, tuple(a.shape)) for a in listed.values())]))
         proposed = MaskList(
             run=self.link.run,
             sender=self.link.coordinator,
@@ -380,13 +386,18 @@ class SumCollector:
             roster=roster.digest,
             epoch=self._epoch,
             round=number,
-            shapes=[list(shape) for shape in shapes],
+            shapes=[list(shape) for _, shape in questions],
+            questions=[digest for digest, _ in questions],
             entries=[
-                StandingAnswer(name=name, round=a.round, boot=a.boot, shape=shapes.index(tuple(a.shape)))
+                StandingAnswer(
+                    name=name, round=a.round, boot=a.boot, shape=questions.index((a.question, tuple(a.shape)))
+                )
                 for name, a in listed.items()
             ],
         )
-        self._standing.replace({name: Standing(a.round, a.boot, tuple(a.shape)) for name, a in listed.items()})
+        self._standing.replace(
+            {name: Standing(a.round, a.boot, a.question, tuple(a.shape)) for name, a in listed.items()}
+        )
         self._summing = _Summing(question, listed, proposed, tuple(fresh), why, self._wait(now))
         return [self._send(proposed, member) for member in self._committee]
 

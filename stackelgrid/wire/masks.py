@@ -56,7 +56,7 @@ def _read_base64(text: str) -> bytes:
 
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-"""A SHA-256, of a roster or a list."""
+"""A SHA-256, of a roster, a question or a list."""
 PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A public key of X25519 or Ed25519."""
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
@@ -79,7 +79,7 @@ EncodedShape = Annotated[
 class MaskedAnswer(Body):
     """Up: the answer of `homes` homes in fixed point with their mask on it, `words`, to a question of that `shape`.
 
-    The mask is of `round`, `roster` and `epoch`, and of this `boot` of the process.
+    The mask is of `round`, `roster` and `epoch`, of this `boot` of the process, and of the question, by its digest.
     """
 
     homes: Homes
@@ -87,6 +87,7 @@ class MaskedAnswer(Body):
     roster: Digest
     epoch: Epoch
     boot: Boot
+    question: Digest
     shape: EncodedShape
     words: EncodedWords
 
@@ -98,6 +99,7 @@ class MaskedAnswer(Body):
         roster: str,
         epoch: int,
         boot: str,
+        question: str,
         shape: Iterable[int],
         words: NDArray[np.uint64],
     ) -> Self:
@@ -108,6 +110,7 @@ class MaskedAnswer(Body):
             roster=roster,
             epoch=epoch,
             boot=boot,
+            question=question,
             shape=list(shape),
             words=encode_words(words),
         )
@@ -234,7 +237,10 @@ class ShareReceipt(OfSession):
 
 
 class StandingAnswer(BaseModel):
-    """The answer of one process that stands in a sum: its round, its boot, and which of the list's shapes it has."""
+    """The answer of one process that stands in a sum: its round, its boot, and which of the list's questions it is to.
+
+    `shape` is the place of that question's shape, and of its digest.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -247,7 +253,8 @@ class StandingAnswer(BaseModel):
 class MaskList(OfSession):
     """An aggregator's list, to one member of the committee: which answer of each process stands in the sum of a round.
 
-    The first of `shapes` is that of the round's question.
+    It has the shape and the digest of each question that an answer is to, in `shapes` and `questions`; the first is the
+    one of the round.
     """
 
     purpose = "list"
@@ -256,15 +263,15 @@ class MaskList(OfSession):
     epoch: Epoch
     round: Round
     shapes: Annotated[list[EncodedShape], FailFast(), Field(min_length=1, max_length=MAX_SHAPES)]
+    questions: Annotated[list[Digest], FailFast(), Field(min_length=1, max_length=MAX_SHAPES)]
     entries: Annotated[list[StandingAnswer], FailFast(), Field(min_length=1, max_length=MAX_NAMES)]
 
     @cached_property
     def digest(self) -> str:
         """The digest that members sign: of the whole list, its entries in any order."""
         entries = [[each.name, each.round, each.boot, each.shape] for each in sorted(self.entries, key=_name_of)]
-        return _digest(
-            "list", self.run, self.sender, self.session, self.roster, self.epoch, self.round, self.shapes, entries
-        )
+        of_round = [self.session, self.roster, self.epoch, self.round]
+        return _digest("list", self.run, self.sender, *of_round, self.shapes, self.questions, entries)
 
     def signed_bytes(self) -> bytes:
         """Give what a member signs."""
@@ -274,6 +281,8 @@ class MaskList(OfSession):
     def _check_entries(self) -> Self:
         for shape in self.shapes:
             _require_slots(shape)
+        if len(self.shapes) != len(self.questions):
+            raise ValueError(f"{len(self.shapes)} shapes for {len(self.questions)} questions")
         _require_different(each.name for each in self.entries)
         for each in self.entries:
             if each.shape >= len(self.shapes):
@@ -334,6 +343,11 @@ class MaskSums(OfSession):
         if len({(each.subset, each.group) for each in self.sums}) < len(self.sums):
             raise ValueError("a subset has two sums for one group")
         return self
+
+
+def digest_question(body: Body) -> str:
+    """Give the digest of a question: of its body as it is written."""
+    return hashlib.sha256(body.model_dump_json(by_alias=True).encode()).hexdigest()
 
 
 def encode_share(box: bytes) -> str:

@@ -35,11 +35,12 @@ from stackelgrid.wire.masks import (
     Quorum,
     ShareReceipt,
     StandingAnswer,
+    digest_question,
 )
 from stackelgrid.wire.messages import MAX_NAMES, Answer, Message
 
 WORDS = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40)
-H, BOOT = "0f" * 32, "0a" * 16
+H, BOOT, ASKED = "0f" * 32, "0a" * 16, "5b" * 32
 LINK = Link("run", "a1", Bodies(Price, LoadResponse, Price), (24, 2), private_sums=True)
 PLAIN = Link("run", "a1", Bodies(Price, LoadResponse, Price), (24, 2))
 
@@ -56,7 +57,9 @@ def roster(*entries: MaskEntry, **changes: Any) -> MaskRoster:
 
 def mask_list(*entries: StandingAnswer, **changes: Any) -> MaskList:
     given: dict[str, Any] = {"run": "run", "sender": "a1", "session": 2, "roster": H, "epoch": 1, "round": 7}
-    return MaskList(**given | {"shapes": [[24, 1], [24, 3]], "entries": list(entries)} | changes)
+    return MaskList(
+        **given | {"shapes": [[24, 1], [24, 3]], "questions": [ASKED, H], "entries": list(entries)} | changes
+    )
 
 
 def standing(name: str, **changes: Any) -> StandingAnswer:
@@ -66,7 +69,7 @@ def standing(name: str, **changes: Any) -> StandingAnswer:
 @given(WORDS)
 def test_words_are_read_as_they_were_written(numbers: list[int]) -> None:
     words = np.array(numbers, np.uint64)
-    answer = MaskedAnswer.of(1, 7, H, 0, BOOT, (24, 1), words)
+    answer = MaskedAnswer.of(1, 7, H, 0, BOOT, ASKED, (24, 1), words)
     for again in (MaskedAnswer.model_validate_json(answer.model_dump_json()), MaskSum.of(9, 0, words)):
         assert again.words_array().dtype == np.uint64 and again.words_array().tolist() == numbers
     assert answer.slots == 24 and answer.peak_kw is None and answer.fresh
@@ -104,6 +107,7 @@ def test_digest_of_a_list_is_of_all_that_is_in_it_but_not_of_the_order_of_its_en
         {"epoch": 0},
         {"round": 8},
         {"shapes": [[24, 3], [24, 1]]},
+        {"questions": [H, ASKED]},
     ]
     others = [mask_list(*entries, **change) for change in changes]
     for change in ({"name": "x"}, {"round": 6}, {"boot": "f" * 32}, {"shape": 1}):
@@ -118,6 +122,14 @@ def test_name_is_in_a_roster_and_in_a_list_once() -> None:
         mask_list(standing("h1"), standing("h1", round=6))
 
 
+def test_question_has_a_digest_of_its_own_that_travel_does_not_change() -> None:
+    asked = Price(price=[0.1, 1 / 3, -0.0])
+    assert digest_question(Price.model_validate_json(asked.model_dump_json())) == digest_question(asked)
+    assert digest_question(Price(price=[0.1, 1 / 3, 1e-300])) != digest_question(asked)
+    with pytest.raises(ValidationError, match="2 shapes for 1 questions"):
+        mask_list(questions=[ASKED], entries=[standing("h1")])
+
+
 # --- the link ---
 
 UP, DOWN = {"run": "run", "sender": "h1"}, {"run": "run", "sender": "a1"}
@@ -130,7 +142,7 @@ OF_MEMBER: list[Message] = [
     ShareReceipt(**UP, roster=H, epoch=0, missing=["h2"]),
     ListSignature(**UP, **AGREED, signature="3c" * 64),
     MaskSums(**UP, **AGREED, sums=[MaskSum.of(0, 0, np.ones(3, np.uint64)), MaskSum.of(9, 1, np.ones(3, np.uint64))]),
-    Answer[MaskedAnswer](**UP, round=1, body=MaskedAnswer.of(2, 1, H, 0, BOOT, (24, 1), np.ones(9, np.uint64))),
+    Answer[MaskedAnswer](**UP, round=1, body=MaskedAnswer.of(2, 2, H, 0, BOOT, ASKED, (24, 1), np.ones(9, np.uint64))),
 ]
 TO_MEMBER: list[Message] = [
     roster(ENTRY),
@@ -181,7 +193,7 @@ def test_message_of_somebody_else_is_foreign() -> None:
 
 def test_answer_has_the_slots_of_its_session() -> None:
     late = Answer[MaskedAnswer](
-        **UP, session=2, round=1, body=MaskedAnswer.of(1, 1, H, 0, BOOT, (24,), np.ones(1, "u8"))
+        **UP, session=2, round=1, body=MaskedAnswer.of(1, 1, H, 0, BOOT, ASKED, (24,), np.ones(1, "u8"))
     )
     with pytest.raises(BadMessageError, match="body is for 24 slots, session 2 has 2"):
         LINK.read(LINK.topic(late), LINK.write(late))
@@ -202,7 +214,7 @@ def test_largest_messages_are_read() -> None:
     proven = {"homes": 10**6, "certificate": pem(1000), "signature": "0f" * 72}
     largest: list[Message] = [
         Answer[MaskedAnswer](
-            **UP, round=10**6, body=MaskedAnswer.of(10**6, 10**6, H, 10**6, BOOT, (96, *[10**6] * 7), words)
+            **UP, round=10**6, body=MaskedAnswer.of(10**6, 10**6, H, 10**6, BOOT, ASKED, (96, *[10**6] * 7), words)
         ),
         KEYS.model_copy(update=proof),
         MaskRoster(**DOWN, minimum_group=20, epoch=0, homes=[entry(name, **proven) for name in many]),
@@ -210,7 +222,10 @@ def test_largest_messages_are_read() -> None:
         ShareReceipt(**UP, roster=H, epoch=10**6, missing=many),
         EntrustedShares(**DOWN, roster=H, epoch=10**6, shares=dict.fromkeys(many, share)),
         mask_list(
-            *(standing(name, round=10**6, shape=99) for name in many), session=1, shapes=[[96, *[10**6] * 7]] * 100
+            *(standing(name, round=10**6, shape=99) for name in many),
+            session=1,
+            shapes=[[96, *[10**6] * 7]] * 100,
+            questions=[H] * 100,
         ),
         Quorum(**DOWN, round=10**6, digest=H, signatures=dict.fromkeys(many[:COMMITTEE], "0f" * 64)),
         MaskSums(**UP, round=1, digest=H, sums=[MaskSum.of(s, g, words[:348]) for s in range(6) for g in range(500)]),
