@@ -142,7 +142,7 @@ OF_MEMBER: list[Message] = [
     ShareReceipt(**UP, roster=H, epoch=0, missing=["h2"]),
     ListSignature(**UP, **AGREED, signature="3c" * 64),
     MaskSums(**UP, **AGREED, sums=[MaskSum.of(0, 0, np.ones(3, np.uint64)), MaskSum.of(9, 1, np.ones(3, np.uint64))]),
-    Answer[MaskedAnswer](**UP, round=1, body=MaskedAnswer.of(2, 2, H, 0, BOOT, ASKED, (24, 1), np.ones(9, np.uint64))),
+    Answer[MaskedAnswer](**UP, round=1, body=MaskedAnswer.of(2, 1, H, 0, BOOT, ASKED, (24, 1), np.ones(9, np.uint64))),
 ]
 TO_MEMBER: list[Message] = [
     roster(ENTRY),
