@@ -32,11 +32,5 @@ class MaskedForm(Protocol):
     def bounds(self, shape: Shape, max_kw: float | None, question: Body) -> Array:
         """Give the most that each number of one process can be in size, (count,); infinite where nothing is known."""
 
-    def carry(self, words: Words, before: Shape, now: Shape) -> Words:
-        """Give the words of an answer to a question of shape `before` as they stand in a sum for `now`.
-
-        It copies words, leaves them out or puts zeros, so that it is the same with masks on them.
-        """
-
     def read(self, total: Array, shape: Shape, homes: int, held: int) -> Body:
         """Read the sum of a group's answers, (count,), as the body of its `homes`, of `held` an earlier answer."""

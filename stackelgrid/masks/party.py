@@ -2,8 +2,8 @@
 
 What a home refuses: a roster that it is not in, or with keys that nobody vouches for; too few homes; a second roster in
 a session in which it has answered under another, since two sums would then differ by whoever is not in both; more
-committees in a session than `MOST_EPOCHS`. Masks belong to the boot of the process, so that after a restart none is
-used again.
+committees of a roster than `MOST_EPOCHS`. A mask belongs to one answer alone, by its nonce, so that none is used again,
+after a restart either.
 """
 
 from __future__ import annotations
@@ -56,10 +56,9 @@ class PartySettings:
 
 
 class Party:
-    """A home's process as a party: `draw_boot` draws a random name for this start of it, 32 hexadecimal digits.
+    """A home's process as a party: `draw_nonce` draws a random name for each answer, 32 hexadecimal digits.
 
-    `memory` is what `remember` gave before a restart. `object_to` gets in words what it refuses, with a kind. Asked
-    another question in a round that it has answered, it draws another boot, so that no mask is used twice.
+    `memory` is what `remember` gave before a restart. `object_to` gets in words what it refuses, with a kind.
     """
 
     def __init__(
@@ -69,25 +68,22 @@ class Party:
         form: MaskedForm,
         settings: PartySettings,
         secret: bytes,
-        draw_boot: Callable[[], str],
+        draw_nonce: Callable[[], str],
         object_to: Callable[[str, str], None],
         memory: Mapping[str, Any] | None = None,
     ) -> None:
         self.name, self.link = name, link
-        self._form, self._settings, self._draw_boot, self._object_to = form, settings, draw_boot, object_to
+        self._form, self._settings, self._draw_nonce, self._object_to = form, settings, draw_nonce, object_to
         self._keys = PartyKeys(secret)
-        self._boot = draw_boot()
-        self._masked: dict[tuple[int, int], bytes] = {}  # by session and round: the numbers masked in this boot
-        self._session = 1
         self._roster: Roster | None = None
         self._epoch = 0
         self._member: CommitteeMember | None = None
         self._entrusted: EntrustedShares | None = None  # of a roster that has not come yet
-        memory = memory or {"session": 0, "answered": "", "epochs": [], "committee": None}
+        memory = memory or {"session": 0, "answered": "", "signed": None}
         self._bound_in = memory["session"]  # the session in which it last answered
         self._bound_to: str = memory["answered"]  # the roster under which it did
-        self._epochs: list[int] = memory["epochs"]  # under which it has answered in that session
-        self._recalled: Mapping[str, Any] | None = memory["committee"]
+        self._signed: Mapping[str, Any] | None = memory["signed"]  # in whatever committee
+        self._session = max(1, self._bound_in)
 
     def may_answer(self, session: int) -> bool:
         """Tell whether a roster is in force under which it may answer in a session."""
@@ -103,14 +99,8 @@ class Party:
         return {
             "session": self._bound_in,
             "answered": self._bound_to,
-            "epochs": self._epochs,
-            "committee": self._remember_committee(),
+            "signed": self._signed,
         }
-
-    def _remember_committee(self) -> Mapping[str, Any] | None:
-        if self._member is None or self._roster is None:
-            return self._recalled
-        return {"roster": self._roster.digest, "epoch": self._epoch, "signed": self._member.remember()}
 
     def start(self) -> list[Publish]:
         """Publish the public keys, after each connection."""
@@ -159,21 +149,14 @@ class Party:
         assert roster is not None
         bounds = self._form.bounds(shape, self._settings.max_kw, question)
         words = write_words(self._form.flatten(answer, shape), bounds, len(roster.parties))
-        if self._masked.setdefault((self._session, answer_round), words.tobytes()) != words.tobytes():
-            self._boot, self._masked = self._draw_boot(), {(self._session, answer_round): words.tobytes()}
-        asked = digest_question(question)
-        context = roster.of_mask(self._epoch, self._session, answer_round, self._boot, self.name, asked, shape)
+        asked, nonce = digest_question(question), self._draw_nonce()
+        context = roster.of_mask(self._epoch, self._session, answer_round, asked, nonce, self.name)
         for subset in range(len(SUBSETS)):
-            words += draw_mask(self._subset_key(roster, subset), context, len(words))
-        if (self._session, roster.digest) != (self._bound_in, self._bound_to):
-            self._bound_in, self._bound_to, self._epochs = self._session, roster.digest, []
-        if self._epoch not in self._epochs:
-            self._epochs = [*self._epochs, self._epoch]
-        of_answer = answer_round, roster.digest, self._epoch, self._boot
+            key = self._keys.make_subset_key(roster.of_subset(self._epoch, subset))
+            words += draw_mask(key, context, len(words))
+        self._bound_in, self._bound_to = self._session, roster.digest
+        of_answer = answer_round, roster.digest, self._epoch, nonce
         return MaskedAnswer.of(self._settings.homes, *of_answer, asked, shape, words)
-
-    def _subset_key(self, roster: Roster, subset: int) -> bytes:
-        return self._keys.make_subset_key(roster.of_subset(self._epoch, subset))
 
     # --- the roster ---
 
@@ -189,10 +172,7 @@ class Party:
         self._roster, self._epoch, self._member = roster, message.epoch, None
         self.begin_session(message.session)
         if self.name in roster.committee(message.epoch):
-            memory, recalled = None, self._recalled
-            if recalled is not None and (recalled["roster"], recalled["epoch"]) == (roster.digest, message.epoch):
-                memory = recalled["signed"]
-            self._member = CommitteeMember(self.name, roster, message.epoch, self._keys, self._form, memory)
+            self._member = CommitteeMember(self.name, roster, message.epoch, self._keys, self._form, self._signed)
         steps = [self._share(roster, message.epoch)]
         if self._entrusted is not None:
             steps += self._on_shares(self._entrusted)
@@ -206,19 +186,15 @@ class Party:
         if roster.minimum_group < self._settings.minimum_group:
             least = self._settings.minimum_group
             return f"groups of {roster.minimum_group} homes, at least {least} are wanted (privacy.minimum_group)"
+        if message.epoch >= MOST_EPOCHS:
+            return f"committee {message.epoch} of a roster, {MOST_EPOCHS - 1} is the last"
         return roster.find_objection() or self._find_change(roster, message) or self._find_doubt(roster)
 
     def _find_change(self, roster: Roster, message: MaskRoster) -> str | None:
         """Give what must not change in a session in which this process has answered, and does with a roster."""
         session = max(self._session, message.session)
-        if self._bound_in != session:
-            return None
-        if self._bound_to != roster.digest:
+        if self._bound_in == session and self._bound_to != roster.digest:
             return f"a second roster in session {session}"
-        if message.epoch < max(self._epochs):
-            return f"committee {message.epoch} again, after {max(self._epochs)}"
-        if message.epoch not in self._epochs and len(self._epochs) >= MOST_EPOCHS:
-            return f"more than {MOST_EPOCHS} committees in session {session}"
         return None
 
     def _find_doubt(self, roster: Roster) -> str | None:
@@ -282,6 +258,7 @@ class Party:
         except ListRefusedError as error:
             self._object_to("list", str(error))
             return []
+        self._signed = self._member.remember()
         return [
             self._publish(
                 ListSignature(

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
-from stackelgrid.masks.form import Shape
 from stackelgrid.wire.masks import COMMITTEE, MaskEntry, MaskRoster
 
 MISSING = 2
@@ -26,7 +25,7 @@ SUBSETS = tuple(combinations(range(COMMITTEE), MISSING + 1))
 QUORUM = 4
 """So many members have to sign the same list: any two quorums share three, one more than may be hostile."""
 MOST_EPOCHS = 3
-"""A roster has so many committees in a session, so that nobody tries until one pleases."""
+"""A roster has so many committees, so that nobody tries until one pleases."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +95,9 @@ class Roster:
         """Give the context of the box in which a home seals its keys for a member."""
         return self._context("box", epoch, home, member)
 
-    def of_mask(
-        self, epoch: int, session: int, answer_round: int, boot: str, home: str, question: str, shape: Shape
-    ) -> bytes:
-        """Give the context of the mask of one answer, to the question of a digest and a shape.
-
-        Masks of homes that were asked different things in one round do not come off together.
-        """
-        return self._context("mask", epoch, session, answer_round, boot, home, question, *shape)
+    def of_mask(self, epoch: int, session: int, answer_round: int, question: str, nonce: str, home: str) -> bytes:
+        """Give the context of the mask of one answer to a question, which its digest names."""
+        return self._context("mask", epoch, session, answer_round, question, nonce, home)
 
     def _context(self, *words: object) -> bytes:
         return "\0".join(map(str, ("stackelgrid", self.run, self.aggregator, self.digest, *words))).encode()

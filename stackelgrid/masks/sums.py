@@ -2,9 +2,10 @@
 
 To set up, it collects public keys, sends the roster to all, collects what each home has sealed for the committee,
 passes that on, and waits until the members hold it. Of a finished round it sends the members the list of the answers
-that stand, collects signatures until a quorum has signed the same, sends these, and collects sums of masks. Where the
-committee does not answer, the next one by rule takes its place, and the question has to be asked again, since masks
-belong to a committee.
+to its question, of the groups of which all have answered, collects signatures until a quorum has signed the same, sends
+these, and collects sums of masks. A group of which somebody has not answered keeps its last sum: one that nearly all
+are in would tell of the others. Where the committee does not answer, the next one by rule takes its place, and the
+question has to be asked again, in another round, since masks belong to a committee.
 
 No step waits longer than `tries` deadlines.
 """
@@ -14,17 +15,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
 
-from stackelgrid.masks.committee import is_fresh_enough
 from stackelgrid.masks.fixed_point import read_numbers
 from stackelgrid.masks.form import MaskedForm, Words
 from stackelgrid.masks.keys import has_signed
 from stackelgrid.masks.party import Vouch
-from stackelgrid.masks.roster import MISSING, MOST_EPOCHS, QUORUM, SUBSETS, Roster
-from stackelgrid.masks.standing import Standing, StandingAnswers
+from stackelgrid.masks.roster import MISSING, MOST_EPOCHS, QUORUM, SUBSETS, Roster, list_subsets
 from stackelgrid.transport.base import Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.masks import (
@@ -39,7 +39,6 @@ from stackelgrid.wire.masks import (
     MaskSums,
     Quorum,
     ShareReceipt,
-    StandingAnswer,
     decode_words,
     digest_question,
 )
@@ -120,7 +119,7 @@ class _Summing:
     question: Body
     answers: Mapping[str, MaskedAnswer]
     proposed: MaskList
-    fresh: tuple[str, ...]
+    summed: tuple[str, ...]
     why: dict[str, str]
     wait: _Wait
     signatures: dict[str, str] = field(default_factory=dict)
@@ -146,8 +145,7 @@ class SumCollector:
         self._dropped: set[str] = set()  # those whose shares did not come, or were wrong, in this session
         self._setting: _Setting | None = None
         self._summing: _Summing | None = None
-        self._replaced = 0  # committees, in this session
-        self._standing = StandingAnswers()
+        self._keyless: frozenset[str] = frozenset()  # those of whose masks the committee has too few keys
         self._latest: dict[str, Body] = {}
         self.refused: Counter[str] = Counter()
 
@@ -184,20 +182,6 @@ class SumCollector:
         """Send the roster in force again, after each connection: homes may have lost it, or have got a later one."""
         return [] if self._message is None else [self._send_roster()]
 
-    def find_objection(self, name: str, question: Body, answer: MaskedAnswer) -> str | None:
-        """Give the reason why the masked answer of a member has no place in a sum, or None."""
-        roster = self._roster
-        if roster is None or name not in roster.parties:
-            return f"{name} is not in the roster"
-        if (answer.roster, answer.epoch) != (roster.digest, self._epoch):
-            return "its mask is of another roster or committee"
-        shape = self._form.shape(question)
-        if tuple(answer.shape) != shape or len(answer.words_array()) != self._form.count(shape):
-            return f"{len(answer.words_array())} words of shape {answer.shape}, asked was {list(shape)}"
-        if answer.question != digest_question(question):
-            return "it answers another question of this round"
-        return self._standing.find_objection(name, Standing(answer.round, answer.boot, answer.question, shape))
-
     def note_keys(self, message: MaskKeys) -> list[Step]:
         """Take the public keys of a member, which come before it is asked for them, and after each of its starts."""
         self._keys[message.sender] = message.entry
@@ -206,20 +190,18 @@ class SumCollector:
 
     def set_up(self, session: int, there: Sequence[str], now: float) -> list[Step]:
         """Begin a session with the members that are there; where these are those of the roster in force, it holds."""
-        self._session, self._there, self._dropped, self._replaced = session, tuple(there), set(), 0
+        self._session, self._there, self._dropped = session, tuple(there), set()
         self._summing = None
         self._latest.clear()
-        self._standing.begin_session()
         if self._setting is None and self._roster is not None and self._holds(self._roster):
             return [self._announce()]
         self._setting = _Setting("keys", self._wait(now))
         return self._send_roster_if_complete()
 
     def _holds(self, roster: Roster) -> bool:
-        """Tell whether a roster is of those who are there, with the keys that they have now."""
-        return set(roster.parties) == set(self._there) and all(
-            self._keys.get(name, party) == party for name, party in roster.parties.items()
-        )
+        """Tell whether a roster is of those who are there, with the keys they have now, and has its first committee."""
+        known = all(self._keys.get(name, party) == party for name, party in roster.parties.items())
+        return known and set(roster.parties) == set(self._there) and self._epoch == 0 and not self._keyless
 
     def _announce(self) -> SetUp:
         assert self._roster is not None
@@ -253,10 +235,7 @@ class SumCollector:
         if reason := roster.find_objection():
             return self._fail(reason)
         self._roster, self._message = roster, message
-        return self._ask_for_shares(_Setting("shares", self._setting.wait))
-
-    def _ask_for_shares(self, setting: _Setting) -> list[Step]:
-        self._setting = setting
+        self._setting = _Setting("shares", _Wait(self._setting.wait.until))
         return [self._send_roster()]
 
     def _send_roster(self) -> Publish:
@@ -309,11 +288,12 @@ class SumCollector:
         assert self._setting is not None and self._roster is not None
         receipts = self._setting.receipts
         complaints = Counter(home for missing in receipts.values() for home in missing)
-        deaf = {home for home, count in complaints.items() if count > MISSING and home in self._roster.parties}
-        if deaf:
-            self._dropped |= deaf
+        keyless = {home for home, count in complaints.items() if count > MISSING and home in self._roster.parties}
+        if keyless and self._epoch == 0:
+            self._dropped |= keyless
             self._setting = _Setting("shares", self._wait(now))
             return self._send_new_roster()
+        self._keyless = frozenset(keyless)
         return self._replace_committee(now) if len(receipts) < QUORUM else [self._announce()]
 
     def _on_setting_deadline(self, setting: _Setting, now: float) -> list[Step]:
@@ -332,12 +312,14 @@ class SumCollector:
                 return [self._send_shares(name) for name in self._committee if name not in setting.receipts]
 
     def _go_on_without_shares(self, setting: _Setting, now: float) -> list[Step]:
-        """Go on without those whose shares have not come, as long as nobody has answered under the roster."""
+        """Go on without those whose shares have not come.
+
+        Once homes may have answered under the roster it stays, and there are no sums of the groups of the silent ones.
+        """
         assert self._roster is not None
-        silent = self._roster.parties.keys() - setting.shares.keys()
-        if self._replaced:
-            return self._fail(f"{min(silent)} does not go on with another committee")
-        self._dropped |= silent
+        if self._epoch > 0:
+            return self._entrust(now)
+        self._dropped |= self._roster.parties.keys() - setting.shares.keys()
         setting.wait = self._wait(now)
         return self._send_new_roster()
 
@@ -345,40 +327,36 @@ class SumCollector:
         """Set up the next committee of the same roster."""
         assert self._message is not None
         self._summing = None
-        self._replaced += 1
-        if self._replaced >= MOST_EPOCHS:
+        if self._epoch + 1 >= MOST_EPOCHS:
             return self._fail(f"{MOST_EPOCHS} committees did not answer")
         self._message = self._message.model_copy(update={"epoch": self._epoch + 1, "session": self._session})
-        return [CommitteeReplaced(self._epoch), *self._ask_for_shares(_Setting("shares", self._wait(now)))]
+        self._setting = _Setting("shares", self._wait(now))
+        return [CommitteeReplaced(self._epoch), self._send_roster()]
 
     # --- the sums of a round ---
 
     def open(self, number: int, question: Body, answers: Mapping[str, MaskedAnswer], now: float) -> list[Step]:
-        """Have the sums of a round made from the answers that stand after it."""
+        """Have the sums of a round made from the answers to its question, of the groups of which all have answered."""
         roster = self._roster
         assert roster is not None and self.is_set_up
-        this = digest_question(question), self._form.shape(question)
-        standing = {
+        shape, digest = self._form.shape(question), digest_question(question)
+        counted = {
             name: answer
             for name, answer in answers.items()
-            if (answer.roster, answer.epoch) == (roster.digest, self._epoch)
-            and name in roster.parties
-            and (answer.round < number or (answer.question, tuple(answer.shape)) == this)
+            if answer.round == number and self.find_objection(name, question, answer) is None
         }
-        fresh, why = [], {}
+        why = {}
         for group, names in roster.groups.items():
-            missing = [name for name in names if name not in standing]
-            count = sum(standing[name].homes for name in names if name in standing and standing[name].round == number)
+            missing = [name for name in names if name not in counted]
+            keyless = [name for name in names if name in self._keyless]
             if missing:
-                why[group] = f"{len(missing)} of {len(names)} processes have not answered yet, {missing[0]} the first"
-            elif not is_fresh_enough(count, roster.count_homes(group)):
-                why[group] = f"{count} of {roster.count_homes(group)} homes answered, two thirds have to"
-            else:
-                fresh.append(group)
-        if not fresh:
+                why[group] = f"{len(missing)} of {len(names)} processes have not answered, {missing[0]} the first"
+            elif keyless:
+                why[group] = f"the committee has no keys of {', '.join(keyless)}"
+        summed = tuple(group for group in roster.groups if group not in why)
+        if not summed:
             return [self._conclude({}, why)]
-        listed = {name: standing[name] for group in fresh for name in roster.groups[group]}
-        questions = list(dict.fromkeys([this, *((a.question, tuple(a.shape)) for a in listed.values())]))
+        listed = {name: counted[name] for group in summed for name in roster.groups[group]}
         proposed = MaskList(
             run=self.link.run,
             sender=self.link.coordinator,
@@ -386,20 +364,25 @@ class SumCollector:
             roster=roster.digest,
             epoch=self._epoch,
             round=number,
-            shapes=[list(shape) for _, shape in questions],
-            questions=[digest for digest, _ in questions],
-            entries=[
-                StandingAnswer(
-                    name=name, round=a.round, boot=a.boot, shape=questions.index((a.question, tuple(a.shape)))
-                )
-                for name, a in listed.items()
-            ],
+            question=digest,
+            shape=list(shape),
+            nonces={name: answer.nonce for name, answer in listed.items()},
         )
-        self._standing.replace(
-            {name: Standing(a.round, a.boot, a.question, tuple(a.shape)) for name, a in listed.items()}
-        )
-        self._summing = _Summing(question, listed, proposed, tuple(fresh), why, self._wait(now))
+        self._summing = _Summing(question, listed, proposed, summed, why, self._wait(now))
         return [self._send(proposed, member) for member in self._committee]
+
+    def find_objection(self, name: str, question: Body, answer: MaskedAnswer) -> str | None:
+        """Give the reason why the masked answer of a member to a question has no place in a sum, or None."""
+        roster, shape = self._roster, self._form.shape(question)
+        if roster is None or name not in roster.parties:
+            return f"{name} is not in the roster"
+        if (answer.roster, answer.epoch) != (roster.digest, self._epoch):
+            return "its mask is of another roster or committee"
+        if answer.homes != roster.parties[name].homes:
+            return f"{name} answers for {answer.homes} homes, the roster has {roster.parties[name].homes}"
+        if tuple(answer.shape) != shape or len(answer.words_array()) != self._form.count(shape):
+            return f"{len(answer.words_array())} words of shape {answer.shape}, asked was {list(shape)}"
+        return None if answer.question == digest_question(question) else "it answers another question of this round"
 
     def abandon(self) -> None:
         """Drop the round whose sums are under way: they are wanted no longer."""
@@ -467,15 +450,20 @@ class SumCollector:
         summing = self._summing
         if summing is None or message.round != summing.proposed.round:
             return []
-        if message.sender not in self._committee or message.digest != summing.proposed.digest:
-            self.refused["masks"] += 1
-            return []
-        count = self._form.count(self._form.shape(summing.question))
-        if any(len(each.words_array()) != count for each in message.sums):
+        if message.digest != summing.proposed.digest or not self._may_give(message, summing):
             self.refused["masks"] += 1
             return []
         summing.sums[message.sender] = {(each.subset, each.group): each.words for each in message.sums}
-        return self._finish_sums(summing, agreeing=2) or []
+        all_there = summing.sums.keys() >= summing.signatures.keys()
+        return self._finish_sums(summing, agreeing=1 if all_there else 2) or []
+
+    def _may_give(self, message: MaskSums, summing: _Summing) -> bool:
+        """Tell whether the sums of masks are of subsets that the sender is in, and each of as many numbers as asked."""
+        if message.sender not in self._committee:
+            return False
+        own = list_subsets(self._committee.index(message.sender))
+        count = self._form.count(tuple(summing.proposed.shape))
+        return all(each.subset in own and len(each.words_array()) == count for each in message.sums)
 
     def _on_summing_deadline(self, summing: _Summing, now: float) -> list[Step]:
         last, summing.wait = summing.wait.tries >= self._settings.tries, self._wait(now, summing.wait.tries + 1)
@@ -495,33 +483,29 @@ class SumCollector:
         """Take the masks off once so many sums of each subset agree, and more than of any others; else give nothing."""
         assert self._roster is not None
         groups = list(self._roster.groups)
-        masks: dict[str, Words] = {}
-        for group in summing.fresh:
-            total: Words | None = None
-            for subset in range(len(SUBSETS)):
-                key = subset, groups.index(group)
-                found = Counter(sums[key] for sums in summing.sums.values() if key in sums).most_common(2)
-                if not found or found[0][1] < agreeing or (len(found) > 1 and found[1][1] == found[0][1]):
-                    return []
-                words = decode_words(found[0][0])
-                total = words if total is None else total + words
-            assert total is not None
-            masks[group] = total
+        chosen: dict[tuple[int, int], str] = {}
+        for key in product(range(len(SUBSETS)), map(groups.index, summing.summed)):
+            found = Counter(sums[key] for sums in summing.sums.values() if key in sums).most_common(2)
+            if not found or found[0][1] < agreeing or (len(found) > 1 and found[1][1] == found[0][1]):
+                return []
+            chosen[key] = found[0][0]
         self._summing = None
-        bodies = {group: self._read(summing, group, masks[group]) for group in summing.fresh}
+        self.refused["masks"] += sum(
+            any(chosen.get(key, words) != words for key, words in sums.items()) for sums in summing.sums.values()
+        )
+        bodies = {}
+        for group in summing.summed:
+            masks = [decode_words(chosen[subset, groups.index(group)]) for subset in range(len(SUBSETS))]
+            bodies[group] = self._read(summing, group, masks)
         return [self._conclude(bodies, summing.why, summing.question)]
 
-    def _read(self, summing: _Summing, group: str, masks: Words) -> Body:
-        """Read the body of a group's sum."""
+    def _read(self, summing: _Summing, group: str, masks: Sequence[Words]) -> Body:
+        """Read the body of a group's sum, from which the masks of each subset are taken."""
         assert self._roster is not None
-        shape, held = self._form.shape(summing.question), 0
-        total = np.zeros(self._form.count(shape), np.uint64)
-        for name in self._roster.groups[group]:
-            answer = summing.answers[name]
-            before, words = tuple(answer.shape), answer.words_array()
-            total += words if before == shape else self._form.carry(words, before, shape)
-            held += 0 if answer.round == summing.proposed.round else answer.homes
-        return self._form.read(read_numbers(total - masks), shape, self._roster.count_homes(group), held)
+        answers = [summing.answers[name].words_array() for name in self._roster.groups[group]]
+        total = np.sum(answers, axis=0) - np.sum(masks, axis=0)
+        shape = tuple(summing.proposed.shape)
+        return self._form.read(read_numbers(total), shape, self._roster.count_homes(group), 0)
 
     def _conclude(self, bodies: Mapping[str, Body], why: dict[str, str], question: Body | None = None) -> GroupSums:
         """Give the sums that are within what connections carry; for other groups an earlier one stands, if there is."""

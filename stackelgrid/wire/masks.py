@@ -1,6 +1,6 @@
 """The messages of private sums: masked answers, the keys and secrets of their masks, and what a committee agrees on.
 
-The bytes of digests, keys, boots and signatures are lower-case hexadecimal, those of words and sealed secrets base64.
+The bytes of digests, keys, nonces and signatures are lower-case hexadecimal, those of words and sealed secrets base64.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ MAX_WORDS = MAX_CELLS
 MAX_GROUPS = MAX_NAMES // COMMITTEE
 MAX_SHAPE = 8
 """No shape has more numbers."""
-MAX_SHAPES = 100
-"""No list has answers of more shapes."""
 MAX_CERTIFICATE, MAX_SIGNATURE, MAX_SHARE = 4096, 1024, 1024
 """Characters of a certificate, of a signature that its key makes, and of sealed secrets."""
 
@@ -56,13 +54,13 @@ def _read_base64(text: str) -> bytes:
 
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-"""A SHA-256, of a roster, a question or a list."""
+"""A SHA-256, of a question, a roster or a list."""
 PublicKey = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A public key of X25519 or Ed25519."""
 Signature = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 """A signature of Ed25519."""
-Boot = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-"""The random name of one start of a process."""
+Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+"""What one answer alone has, and its mask belongs to."""
 Epoch = Annotated[int, Field(ge=0, le=MAX_ROUND)]
 """The number of a committee under one roster, from 0."""
 Homes = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -79,14 +77,14 @@ EncodedShape = Annotated[
 class MaskedAnswer(Body):
     """Up: the answer of `homes` homes in fixed point with their mask on it, `words`, to a question of that `shape`.
 
-    The mask is of `round`, `roster` and `epoch`, of this `boot` of the process, and of the question, by its digest.
+    The mask is of `round`, `question`, `roster` and `epoch`, and of this answer alone by its `nonce`.
     """
 
     homes: Homes
     round: Round
     roster: Digest
     epoch: Epoch
-    boot: Boot
+    nonce: Nonce
     question: Digest
     shape: EncodedShape
     words: EncodedWords
@@ -98,7 +96,7 @@ class MaskedAnswer(Body):
         answer_round: int,
         roster: str,
         epoch: int,
-        boot: str,
+        nonce: str,
         question: str,
         shape: Iterable[int],
         words: NDArray[np.uint64],
@@ -109,7 +107,7 @@ class MaskedAnswer(Body):
             round=answer_round,
             roster=roster,
             epoch=epoch,
-            boot=boot,
+            nonce=nonce,
             question=question,
             shape=list(shape),
             words=encode_words(words),
@@ -236,25 +234,10 @@ class ShareReceipt(OfSession):
 # --- what a committee agrees on in a round ---
 
 
-class StandingAnswer(BaseModel):
-    """The answer of one process that stands in a sum: its round, its boot, and which of the list's questions it is to.
-
-    `shape` is the place of that question's shape, and of its digest.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    name: Name
-    round: Round
-    boot: Boot
-    shape: Annotated[int, Field(ge=0, lt=MAX_SHAPES)]
-
-
 class MaskList(OfSession):
-    """An aggregator's list, to one member of the committee: which answer of each process stands in the sum of a round.
+    """An aggregator's list, to one member of the committee: which answers to one question are to be in the sums.
 
-    It has the shape and the digest of each question that an answer is to, in `shapes` and `questions`; the first is the
-    one of the round.
+    It names each by the process and its nonce. `question` is a digest, `shape` what the question asks for.
     """
 
     purpose = "list"
@@ -262,32 +245,24 @@ class MaskList(OfSession):
     roster: Digest
     epoch: Epoch
     round: Round
-    shapes: Annotated[list[EncodedShape], FailFast(), Field(min_length=1, max_length=MAX_SHAPES)]
-    questions: Annotated[list[Digest], FailFast(), Field(min_length=1, max_length=MAX_SHAPES)]
-    entries: Annotated[list[StandingAnswer], FailFast(), Field(min_length=1, max_length=MAX_NAMES)]
+    question: Digest
+    shape: EncodedShape
+    nonces: Annotated[dict[Name, Nonce], Field(min_length=1, max_length=MAX_NAMES)]
 
     @cached_property
     def digest(self) -> str:
-        """The digest that members sign: of the whole list, its entries in any order."""
-        entries = [[each.name, each.round, each.boot, each.shape] for each in sorted(self.entries, key=_name_of)]
-        of_round = [self.session, self.roster, self.epoch, self.round]
-        return _digest("list", self.run, self.sender, *of_round, self.shapes, self.questions, entries)
+        """The digest that members sign: of the whole list, its answers in any order."""
+        about = self.run, self.sender, self.session, self.roster, self.epoch, self.round, self.question, self.shape
+        return _digest("list", *about, sorted(self.nonces.items()))
 
     def signed_bytes(self) -> bytes:
         """Give what a member signs."""
         return _canonical("signed list", self.digest)
 
-    @model_validator(mode="after")
-    def _check_entries(self) -> Self:
-        for shape in self.shapes:
-            _require_slots(shape)
-        if len(self.shapes) != len(self.questions):
-            raise ValueError(f"{len(self.shapes)} shapes for {len(self.questions)} questions")
-        _require_different(each.name for each in self.entries)
-        for each in self.entries:
-            if each.shape >= len(self.shapes):
-                raise ValueError(f"the answer of {each.name} has shape {each.shape} of {len(self.shapes)}")
-        return self
+    @field_validator("shape")
+    @classmethod
+    def _check_shape(cls, shape: list[int]) -> list[int]:
+        return _require_slots(shape)
 
 
 class ListSignature(OfSession):
@@ -345,9 +320,9 @@ class MaskSums(OfSession):
         return self
 
 
-def digest_question(body: Body) -> str:
-    """Give the digest of a question: of its body as it is written."""
-    return hashlib.sha256(body.model_dump_json(by_alias=True).encode()).hexdigest()
+def digest_question(question: Body) -> str:
+    """Give the digest by which masks and lists name a question: of its JSON, as a link writes it."""
+    return hashlib.sha256(question.model_dump_json(by_alias=True, exclude_none=True).encode()).hexdigest()
 
 
 def encode_share(box: bytes) -> str:
@@ -379,7 +354,7 @@ def _canonical(*content: object) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode("ascii")
 
 
-def _name_of(entry: MaskEntry | StandingAnswer) -> str:
+def _name_of(entry: MaskEntry) -> str:
     return entry.name
 
 

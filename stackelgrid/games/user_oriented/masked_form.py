@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stackelgrid.games.user_oriented.messages import MOST_CHANGES, STEEPEST, LoadResponse, Price, pack_coupling
-from stackelgrid.masks.form import Shape, Words
+from stackelgrid.masks.form import Shape
 from stackelgrid.wire.arrays import Array, PackedArray
 from stackelgrid.wire.messages import Body
 
@@ -82,21 +82,6 @@ class LoadForm:
             most[part.slope] = steepest
             most[part.coupling] = np.minimum(steepest[rows], steepest[columns])
         return most
-
-    def carry(self, words: Words, before: Shape, now: Shape) -> Words:
-        """Give an earlier answer as it stands in a sum for `now`: the one to its first price, at all prices.
-
-        Its sensitivity stands too where it was asked for. Left out, it would be told by the difference of two sums.
-        """
-        (first, *_), carried = _list_parts(before), np.zeros(self.count(now), np.uint64)
-        for part in _list_parts(now):
-            carried[part.load] = words[first.load]
-            if part.slope is not None and first.slope is not None:
-                carried[part.slope] = words[first.slope]
-            if part.coupling is not None and first.coupling is not None:
-                carried[part.coupling] = words[first.coupling]
-        carried[-1] = words[-1]
-        return carried
 
     def read(self, total: Array, shape: Shape, homes: int, held: int) -> LoadResponse:
         """Read the sum of a group's answers, (count,).

@@ -8,7 +8,6 @@ from stackelgrid.games.user_oriented.home import Home, UserOrientedHomes
 from stackelgrid.games.user_oriented.masked_form import FORM
 from stackelgrid.games.user_oriented.messages import MOST_CHANGES, LoadResponse, Price
 from stackelgrid.games.user_oriented.samples import SLOTS, small_scenario
-from stackelgrid.masks.form import Shape, Words
 from stackelgrid.wire.arrays import PackedArray
 
 QUESTIONS = [(1, 1), (1, 0), (4, 1), (3, 3), (3, 2)]
@@ -87,28 +86,6 @@ def test_numbers_of_honest_homes_are_within_the_bounds(
     largest = FORM.bounds(shape, 10.0, question)
     assert np.isfinite(largest).all()
     assert largest.max() * 200 < 2**31, "two hundred of them fit into a word"
-
-
-def random_words(random: np.random.Generator, shape: Shape) -> Words:
-    return random.integers(0, 2**64, FORM.count(shape), np.uint64)
-
-
-@pytest.mark.parametrize("now", QUESTIONS)
-@pytest.mark.parametrize("before", QUESTIONS)
-def test_carrying_is_linear_and_stands_for_the_first_price(before: tuple[int, int], now: tuple[int, int]) -> None:
-    random = np.random.default_rng(22)
-    old, new = (SLOTS, *before), (SLOTS, *now)
-    one, mask = random_words(random, old), random_words(random, old)
-    carried = FORM.carry(one + mask, old, new)
-    np.testing.assert_array_equal(carried - FORM.carry(mask, old, new), FORM.carry(one, old, new))
-    response = UserOrientedHomes(draw_homes(random, 1)).answer(draw_question(random, *before))
-    numbers = (FORM.flatten(response, old) * 2**32).round().astype(np.int64)
-    standing = FORM.read(FORM.carry(numbers.view(np.uint64), old, new).view(np.int64) / 2**32, new, 1, 1)
-    first = response.at_each_price()[0]
-    for at in standing.at_each_price():
-        np.testing.assert_allclose(at.loads, first.loads, atol=1e-9)
-        if at.slope is not None:
-            np.testing.assert_allclose(at.slope, np.zeros(SLOTS) if first.slope is None else first.slope, atol=1e-9)
 
 
 def test_home_without_storage_has_the_numbers_of_one_with_it() -> None:
