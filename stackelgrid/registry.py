@@ -128,7 +128,8 @@ class Algorithm(Extension):
 
     - `leader`: makes the leader's half of what it is to solve; the game says which types these are;
     - `home`: makes the `HomeStrategy` of one EMC process from a list of homes; None where homes answer as in the game;
-    - `loads_alone`: whether it asks homes for no sensitivity, so that it plays with homes that keep theirs.
+    - `loads_alone`: whether it asks homes for no sensitivity, so that it plays with homes that keep theirs;
+    - `beyond`: the part of the largest price by which it may ask beyond the leader's bounds.
     """
 
     kind = "algorithm"
@@ -138,6 +139,7 @@ class Algorithm(Extension):
     leader: str
     home: str | None = None
     loads_alone: bool = False
+    beyond: float = 0.0
 
 
 @cache

@@ -187,8 +187,7 @@ class Scenario(StrictModel):
         if len(seen) < self.aggregators:
             raise ValueError(f"aggregators: {self.aggregators} for {len(seen)} homes; there must be a home for each")
         self._require_aggregators()
-        check_keys(self.privacy, find(self.game))
-        check_masks(self.privacy, self.rounds, self.households())
+        self.check_privacy()
         total = sum(self.connection_kw(home) or 0 for home in self.everyone)
         if total > LARGEST:
             raise ValueError(
@@ -206,6 +205,18 @@ class Scenario(StrictModel):
                 )
         if empty := [name for name, mine in self.households().items() if not mine]:
             raise ValueError(f"aggregators: no home is left for {empty[0]}; let one name it, or lower aggregators")
+
+    def check_privacy(self) -> None:
+        """Raise `ValueError` where the scenario cannot keep the level of privacy that it chooses."""
+        check_keys(self.privacy, find(self.game))
+        check_masks(self.privacy, self.rounds, self.households())
+
+    def keep_sensitivities(self) -> tuple[Self, str]:
+        """Give the scenario in which homes keep their sensitivity to the price, and say in a few words what it is like.
+
+        Without a question that asks for a sensitivity it stays as it is.
+        """
+        return self, "aggregators read the answer of each home"
 
     def find_doubts(self) -> list[str]:
         """List what can be played and is probably meant otherwise, each with its key."""

@@ -104,8 +104,6 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
                 f"leader.questions_per_session: {wanted}, but homes answer {most} (privacy.questions_per_session); "
                 f"lower it to {most}"
             )
-        self._check_price_band()
-        self._check_sensitivity()
         begins = {(session.start.hour, session.start.minute) for session in self.sessions if session.start}
         for number, home in enumerate(self.everyone):
             if len(begins) > 1 and any(store.available for store in home.storage):
@@ -144,25 +142,34 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
         """Name the leader's algorithm where it has a home's half."""
         return None if find_algorithm(self.game, self.leader.algorithm).home is None else self.leader.algorithm
 
-    def _check_price_band(self) -> None:
-        """Raise `ValueError` where the leader may ask for prices that homes refuse."""
-        band = self.privacy.price_band
-        if band is None:
-            return
+    def check_privacy(self) -> None:
+        """Raise `ValueError` also where the leader may ask for prices or sensitivities that homes refuse."""
+        super().check_privacy()
+        band, algorithm = self.privacy.price_band, find_algorithm(self.game, self.leader.algorithm)
         least, most = float(np.min(self.leader.price_min)), float(np.max(self.leader.price_max))
-        if least < band[0] or most > band[1]:
+        beyond = algorithm.beyond * max(abs(least), abs(most))
+        least, most = least - beyond, most + beyond
+        if band is not None and (least < band[0] or most > band[1]):
             raise ValueError(
-                f"privacy.price_band: {band[0]:g} to {band[1]:g}, but the leader may ask for {least:g} to {most:g} "
-                "(leader.price_min, leader.price_max); make the band as wide"
+                f"privacy.price_band: {band[0]:g} to {band[1]:g}, but the leader may ask for {least:.8g} to {most:.8g} "
+                "(leader.price_min, leader.price_max, leader.algorithm); make the band as wide"
             )
-
-    def _check_sensitivity(self) -> None:
-        """Raise `ValueError` where the leader would ask for what homes keep."""
-        if self.privacy.sensitivity == "none" and not find_algorithm(self.game, self.leader.algorithm).loads_alone:
+        if self.privacy.sensitivity == "none" and not algorithm.loads_alone:
             raise ValueError(
                 f"leader.algorithm: {self.leader.algorithm} asks homes for sensitivities, which they keep "
                 "(privacy.sensitivity: none); use leader.algorithm: loads_only"
             )
+
+    def keep_sensitivities(self) -> tuple[Self, str]:
+        """Give the scenario in which homes answer with loads alone, to `loads_only` where no algorithm is chosen."""
+        leader = self.leader
+        if not find_algorithm(self.game, leader.algorithm).loads_alone:
+            if "algorithm" in leader.model_fields_set:
+                return self, f"homes answer with sensitivities, for which leader.algorithm {leader.algorithm} asks"
+            leader = leader.model_copy(update={"algorithm": "loads_only"})
+        privacy = self.privacy.model_copy(update={"sensitivity": "none"})
+        told = f"homes answer with loads alone (sensitivity none), to leader.algorithm {leader.algorithm}"
+        return self.change(privacy=privacy, leader=leader), told
 
     @property
     def certified_at_any_size(self) -> bool:

@@ -229,6 +229,10 @@ def test_home_refuses_prices_outside_the_band_of_its_contract() -> None:
 def test_scenario_is_refused_when_its_leader_may_ask_for_prices_that_homes_refuse() -> None:
     with pytest.raises(ConfigError, match=r"privacy\.price_band: 0 to 1, but the leader may ask for"):
         load("user_oriented", ["privacy.price_band=[0, 1]"])
+    exact = ["leader.price_min=1", "leader.price_max=30", "privacy.price_band=[1, 30]"]
+    assert load("user_oriented", exact).privacy_settings().price_band == (1.0, 30.0)
+    with pytest.raises(ConfigError, match=r"may ask for 0\.9997 to 30\.0003 .*make the band as wide"):
+        load("user_oriented", [*exact, "leader.algorithm=loads_only"])
     assert load("user_oriented", ["privacy.price_band=[-100, 1000]"]).privacy_settings().price_band == (-100.0, 1000.0)
 
 

@@ -11,7 +11,10 @@ ALGORITHMS = {
         title="a local model of the response, from loads and sensitivities", leader="newton:choose_search"
     ),
     "loads_only": _algorithm(
-        title="the same model, learnt from loads alone", leader="loads_only:LoadsOnly", loads_alone=True
+        title="the same model, learnt from loads alone",
+        leader="loads_only:LoadsOnly",
+        loads_alone=True,
+        beyond=1e-5,  # the neighbours of a price
     ),
     "paper_003": _algorithm(
         title="Algorithms 1 and 2 of the paper", leader="paper_003:PaperAlgorithm", loads_alone=True

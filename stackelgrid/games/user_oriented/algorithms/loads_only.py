@@ -35,7 +35,8 @@ from stackelgrid.games.user_oriented.utility_company import UtilityCompany
 from stackelgrid.games.user_oriented.welfare import WelfareSearch
 
 _DIFFERENCE = 1e-5
-"""The distance of the neighbours of a price, relative to the largest price. Loads are exact to some 1e-11."""
+"""The distance of the neighbours of a price, relative to the largest price (`Algorithm.beyond`). Loads are exact to
+some 1e-11."""
 _NEIGHBOURS = 3
 _PROBES = 8
 """Flat prices of the first round, between the bounds."""
