@@ -297,7 +297,7 @@ class Authority:
             except RefusedRequestError as error:
                 raise AuthorityError(error.reason, str(self.folder), f"stackelgrid certs deny {which}") from None
             key = read_request(request.enrolment.csr, node.name)
-            certificate = signers[0].certify(node.name, key, _find_lifetime(register, node))
+            certificate = signers[0].certify(node, key, _find_lifetime(register, node))
             entry = _enter(node, certificate, signers[0])
             decided = {"state": "approved", "by": by, "decided": now(), "certificate": write_pem(certificate).decode()}
             self._requests.save(request.model_copy(update=decided))
@@ -333,7 +333,7 @@ class Authority:
             if left > RENEWABLE and not outdated:
                 until = f"{entry.expires:%Y-%m-%d %H:%M} UTC"
                 raise RefusedRequestError("early", f"the certificate holds until {until}", key)
-            certificate = signers[0].certify(name, read_request(csr, name), _find_lifetime(register, entry.node))
+            certificate = signers[0].certify(entry.node, read_request(csr, name), _find_lifetime(register, entry.node))
             pem = write_pem(certificate).decode()
             self._requests.forget(*before)
             self._requests.save(
@@ -532,7 +532,7 @@ def _certify(
 ) -> CertificateEntry:
     """Write a node's key and certificate into its folder; returns its entry for the register."""
     key = new_key()
-    certificate = signers[0].certify(node.name, key.public_key(), _find_lifetime(register, node), hosts)
+    certificate = signers[0].certify(node, key.public_key(), _find_lifetime(register, node), hosts)
     place = _place(folder, node)
     make_private(place.parent, place)
     write_key(place / "node.key", key)

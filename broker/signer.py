@@ -16,9 +16,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from broker.access import Node
 from broker.files import AuthorityError, write
 from broker.register import RESTORE, Register, now
 from stackelgrid.wire.enrolment import BACKDATED, key_id
+from stackelgrid.wire.roles import role_uri
 
 CA_LIFETIME, NODE_LIFETIME = timedelta(days=365 * 20), timedelta(days=365 * 5)
 _NAME = "Stackelgrid authority"
@@ -76,18 +78,21 @@ class Signer:
         return find_id(self.key.public_key())
 
     def certify(
-        self, name: str, key: ec.EllipticCurvePublicKey, lifetime: timedelta, hosts: Sequence[str] = ()
+        self, node: Node, key: ec.EllipticCurvePublicKey, lifetime: timedelta, hosts: Sequence[str] = ()
     ) -> x509.Certificate:
-        """Make a certificate that a node connects with; with `hosts`, it also serves as one of those."""
+        """Make a certificate that a node connects with; with `hosts`, it also serves as one of those.
+
+        It is for the node's name and role. Not for whom it is below: a home may move.
+        """
         until = min(now() + lifetime, self.certificate.not_valid_after_utc)
-        builder = _certificate(_common_name(name), self.certificate.subject, key, until)
+        builder = _certificate(_common_name(node.name), self.certificate.subject, key, until)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
         builder = builder.add_extension(self._identifier(), critical=False)
         purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
         if hosts:
             purposes.append(ExtendedKeyUsageOID.SERVER_AUTH)
-            builder = builder.add_extension(_alternative_names(hosts), critical=False)
+        builder = builder.add_extension(_alternative_names(hosts, node.role), critical=False)
         builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         return builder.sign(self.key, hashes.SHA256())
 
@@ -203,8 +208,14 @@ def _common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 
-def _alternative_names(hosts: Sequence[str]) -> x509.SubjectAlternativeName:
+def _alternative_names(hosts: Sequence[str], role: str) -> x509.SubjectAlternativeName:
     addresses = {host: find_address(host) for host in hosts}
     return x509.SubjectAlternativeName(
-        [x509.DNSName(host) if address is None else x509.IPAddress(address) for host, address in addresses.items()]
+        [
+            *(
+                x509.DNSName(host) if address is None else x509.IPAddress(address)
+                for host, address in addresses.items()
+            ),
+            x509.UniformResourceIdentifier(role_uri(role)),
+        ]
     )

@@ -13,6 +13,11 @@ class Role(StrEnum):
     HOME = "home"
 
 
+def role_uri(role: str) -> str:
+    """Write a role as the URI that stands in the certificates of its owners, among the alternative names."""
+    return f"stackelgrid:role:{role}"
+
+
 REGISTRAR = "registrar"
 """The name of the registrar in every run; its topics have it where those of a conversation have the coordinator."""
 ENROLMENT = "enrolment"

@@ -29,6 +29,7 @@ from support.signing import SigningAuthority
 
 import broker
 from broker import enrolment
+from broker.access import Node, Role
 from broker.authority import Authority
 from broker.refusals import UNKNOWN
 from broker.signer import Signer, read_request, write_pem
@@ -297,7 +298,7 @@ def test_strangers_read_and_write_nothing_else(grid: Grid, tmp_path: Path) -> No
 def sign_expired(grid: Grid, csr: str) -> str:
     """Have the grid's own authority sign a certificate that held until an hour ago."""
     signer = Signer.load(grid.certs / "authority", lambda file: "")
-    return write_pem(signer.certify("h1", read_request(csr, "h1"), timedelta(hours=-1))).decode()
+    return write_pem(signer.certify(Node("h1", Role.home), read_request(csr, "h1"), timedelta(hours=-1))).decode()
 
 
 @pytest.mark.parametrize("kind", ["foreign", "expired"])

@@ -144,7 +144,7 @@ def test_home_is_refused_once_its_short_lived_certificate_has_expired(
     write_key(tmp_path / "node.key", key)
     (tmp_path / "ca.crt").write_bytes((authority.folder / "broker" / "ca.crt").read_bytes())
     for left in (timedelta(hours=1), timedelta(hours=-1)):
-        certificate = signer.certify("h2", key.public_key(), left)
+        certificate = signer.certify(Node("h2", Role.home, "a1"), key.public_key(), left)
         (tmp_path / "node.crt").write_bytes(write_pem(certificate))
         home = MqttTransport(cluster.url, tls=certificate_in(tmp_path), connect_timeout_s=2, reconnect_s=2)
         with nullcontext() if left > timedelta() else pytest.raises(BrokerUnreachableError):
