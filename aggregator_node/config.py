@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from aggregator_node.node import AggregatorNode
+from aggregator_node.node import AggregatorNode, Masks
+from stackelgrid.masks.sums import SumSettings
 from stackelgrid.node.config import NodeConfig, Rounds, most_homes
 from stackelgrid.node.heartbeat import with_heartbeat
 from stackelgrid.node.ledger import SqliteLedger
+from stackelgrid.node.private_sums import vouch_by
 from stackelgrid.node.protocol import RunNode
 from stackelgrid.node.record import JsonLines, Recorder, cut_lines, discard, open_record
 from stackelgrid.registry import Game, find
 from stackelgrid.rounds.ledger import Ledger
-from stackelgrid.rounds.settings import AggregatorSettings
+from stackelgrid.rounds.settings import AggregatorSettings, PrivacySettings
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.messages import MAX_NAMES, Message, RegisteredMember
 from stackelgrid.wire.names import Name
@@ -31,7 +34,8 @@ Settings = TypeVar("Settings", bound=AggregatorSettings)
 class AggregatorConfig(NodeConfig, Generic[Settings]):
     """Its `leader`, its `members` (EMC processes and the number of homes of each) and the rules of its rounds.
 
-    In a grid members may come by a roster alone.
+    In a grid members may come by a roster alone. Of `privacy` it has to know whether answers are masked, and in which
+    groups they are added.
 
     The node writes a line per round with its homes to `journal_file`, as it does to the log, and its account of the
     settlement to `account_file`, where a run has several sessions a line for each. After a restart it goes on from
@@ -42,6 +46,9 @@ class AggregatorConfig(NodeConfig, Generic[Settings]):
     settings: Settings
     members: Annotated[list[RegisteredMember], Field(max_length=MAX_NAMES)]
     rounds: Rounds = Rounds()
+    privacy: Annotated[PrivacySettings, Field(exclude_if=lambda privacy: privacy == PrivacySettings())] = (
+        PrivacySettings()
+    )
     journal_file: Path | None = None
     account_file: Path | None = None
     ledger_file: Path | None = None
@@ -73,14 +80,18 @@ def assemble(
     """
     game = find(config.game)
     homes, slots = {member.name: member.homes for member in config.members}, config.session_slots
+    masked, most, policy = config.privacy.sums == "committee", most_homes(config.members), config.rounds.policy()
+    if masked:  # a sum without a home that was in the one before would show what that home has answered
+        policy = replace(policy, quarantine_after=0)
+    sums = SumSettings(config.privacy.minimum_group, policy.deadline_s, policy.tries)
+    if masked and config.tls is not None:
+        sums = replace(sums, vouch=vouch_by(config.tls))
     return AggregatorNode(
         config.name,
         Link(config.run, config.leader, game.bodies("upper"), slots, sum(homes.values()) or 1, config.fingerprint),
-        Link(
-            config.run, config.name, game.bodies("lower"), slots, most_homes(config.members), config.fingerprint, listen
-        ),
+        Link(config.run, config.name, game.bodies("lower"), slots, most, config.fingerprint, listen, masked),
         config.members,
-        config.rounds.policy(),
+        policy,
         config.settings,
         config.sessions,
         journal=journal,
@@ -88,6 +99,7 @@ def assemble(
         ledger=ledger,
         registrar=config.registrar,
         of_grid=config.gates is not None,
+        masks=Masks(game.load("masked"), sums, game.bodies("lower").answer) if masked else None,
     )
 
 

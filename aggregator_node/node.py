@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stackelgrid.calendar import Session
+from stackelgrid.masks.form import MaskedForm
+from stackelgrid.masks.roster import Roster
+from stackelgrid.masks.sums import CommitteeReplaced, GroupSums, SetUp, SetUpFailed, SumCollector, SumSettings
 from stackelgrid.node.limits import MemberLimits
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
@@ -29,10 +32,23 @@ from stackelgrid.rounds.settings import AggregatorSettings
 from stackelgrid.rounds.strategy import Ask, Reply
 from stackelgrid.transport.base import Action, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link, RegistrarLink
-from stackelgrid.wire.messages import AggregatorRoster, RegisteredMember
+from stackelgrid.wire.masks import ListSignature, MaskedAnswer, MaskKeys, MaskShares, MaskSums, ShareReceipt
+from stackelgrid.wire.messages import AggregatorRoster, Body, RegisteredMember
 from stackelgrid.wire.roles import Role
 
 _LOG = logging.getLogger("aggregator_node")
+
+_OUTSIDE = "outside"
+"""The name under which a strategy finds the homes that are in no group."""
+
+
+@dataclass(frozen=True)
+class Masks:
+    """How the answers of the homes are masked: the game's form, the collector's settings, the body of a sum."""
+
+    form: MaskedForm
+    settings: SumSettings
+    body: type[Body]
 
 
 class AggregatorNode:
@@ -43,7 +59,8 @@ class AggregatorNode:
     have gathered, the node tells the leader so. Rounds that are in the `ledger` are not played again: the node goes on
     after the last of them. That of a grid keeps of earlier sessions only what the last has left. In a run with a
     `registrar` the leader may tell it other members, who take part from the first signal on of the session that it
-    names, or of a later one.
+    names, or of a later one. With `masks` its homes' answers are masked, and what its strategy gets are the sums of
+    groups: before the first question of a session it sets a roster up, and after each round it has masks summed.
     """
 
     role = Role.AGGREGATOR
@@ -63,6 +80,7 @@ class AggregatorNode:
         ledger: Ledger,
         registrar: RegistrarLink | None = None,
         of_grid: bool = False,
+        masks: Masks | None = None,
     ) -> None:
         self.name = name
         self.mailbox = Mailbox(up, down)
@@ -77,8 +95,14 @@ class AggregatorNode:
         self._member = Member(name, up)
         self._limits = MemberLimits(members, Role.HOME, self.mailbox)
         self._coordinator = Coordinator(
-            down, list(self._homes), policy, self._limits.check_answer, self._limits.check_receipt, of_grid=of_grid
+            down, list(self._homes), policy, self._check_answer, self._limits.check_receipt, of_grid=of_grid
         )
+        self._masks = masks
+        self._sums = None if masks is None else SumCollector(down, masks.form, masks.settings, self._check_sum)
+        self._signal: Body | None = None  # the leader's, as long as masks are being set up for it
+        self._asked: Ask[Any] | None = None  # of the homes last, until there is a reply
+        self._finished: Round | None = None  # the round whose masks are being summed
+        self._again = 0  # how often the question was asked again, since there was no sum
         self._has_gathered = False
         self._leader_round = 0  # the round of the leader's last signal
         self._inner_rounds = 0  # how many rounds with the homes that signal has led to
@@ -98,6 +122,14 @@ class AggregatorNode:
         self._left = {session: state for session, state in self._left.items() if session == before or session >= number}
         self._settings_now = self._settings.in_session(self._session, self._state)
         self._strategy = self._settings_now.strategy(self._session, self._homes)
+        self._has_groups = False  # with masks: whether it is for them
+
+    def _group(self, groups: Mapping[str, int]) -> None:
+        """Play the session with the sums of `groups`, each of so many homes; some homes may be in none."""
+        outside = sum(self._homes.values()) - sum(groups.values())
+        of_strategy = {**groups, **({_OUTSIDE: outside} if outside else {})}
+        self._strategy = self._settings_now.strategy(self._session, of_strategy)
+        self._has_groups, self._outside = True, [_OUTSIDE] if outside else []
 
     def _go_on_to(self, number: int, now: float) -> list[Action]:
         """Go on to the session of the leader's message, if it is another, with the members that it told for it."""
@@ -129,6 +161,8 @@ class AggregatorNode:
         )
         if self._roster is not None:
             self._keep_roster(last, self._roster)
+        if self._sums is not None and self._sums.roster is not None:
+            self._ledger.append({"session": last, "masks": self._sums.remember()})
 
     # --- the roster ---
 
@@ -195,7 +229,8 @@ class AggregatorNode:
         """Begin, or go on after a reconnect."""
         self._member.note_contact(now)
         presence = self._member.start(gathering=not self._has_gathered)
-        return self._perform([*presence, *self._coordinator.start(now)], now)
+        masks = [] if self._sums is None else self._sums.start()
+        return self._perform([*presence, *self._coordinator.start(now), *masks], now)
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """Take a payload from the broker."""
@@ -214,20 +249,24 @@ class AggregatorNode:
             steps = self._member.receive(message)
             self._member.note_contact(now)
             return self._perform(steps, now)
+        if self._sums is not None and isinstance(message, _OF_MASKS):
+            return self._perform(self._sums.receive(message, now) if message.sender in self._homes else [], now)
         return self._perform(self._coordinator.receive(message, now, len(payload)), now)
 
     def next_deadline(self) -> float | None:
         """Give the time at which to call `tick`, or None."""
         if self._leave_by is not None:
             return self._leave_by
-        deadlines = (self._coordinator.next_deadline(), self._member.next_deadline())
+        of_masks = None if self._sums is None else self._sums.next_deadline()
+        deadlines = (self._coordinator.next_deadline(), self._member.next_deadline(), of_masks)
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def tick(self, now: float) -> Sequence[Action]:
         """Act on the deadline."""
         if self._leave_by is not None:
             return self._leave() if now >= self._leave_by else []
-        return self._perform([*self._coordinator.tick(now), *self._member.tick(now)], now)
+        masks = [] if self._sums is None else self._sums.tick(now)
+        return self._perform([*self._coordinator.tick(now), *self._member.tick(now), *masks], now)
 
     def _perform(self, steps: Sequence[object], now: float) -> list[Action]:
         """Pass the actions of coordinator and member on and respond to their events."""
@@ -240,8 +279,10 @@ class AggregatorNode:
                     actions += self._begin(step, now)
                 case QuestionReceived():
                     actions += self._open(step, now)
+                case Round() if step.answers and self._sums is not None:
+                    actions += self._sum_up(self._sums, step, now)
                 case Round() if step.answers:
-                    actions += self._continue(step)
+                    actions += self._continue(step, step.answers, step.held, step.excluded, step.closed_at)
                 case Round() | MembersLost():
                     # Without any home's answer there is none to the leader; the leader's policy takes effect.
                     _LOG.error("homes lost", extra={"data": {"round": self._leader_round}})
@@ -251,6 +292,8 @@ class AggregatorNode:
                     self.progress.note_refusal(round_number, reason, final=final)
                 case SettlementAcknowledged():
                     actions += self._acknowledge(step, now)
+                case SetUp() | GroupSums() | CommitteeReplaced() | SetUpFailed():
+                    actions += self._on_masks(step, now)
         return actions
 
     def _begin(self, gathered: MembersGathered, now: float) -> list[Action]:
@@ -259,6 +302,10 @@ class AggregatorNode:
             _LOG.warning(gathered.describe("homes' processes"), extra={"data": {"absent": gathered.absent}})
         actions = [] if self._has_gathered else self._perform(self._member.start(), now)
         self._has_gathered = True
+        if self._signal is not None:
+            return [*actions, *self._set_masks_up(now)]
+        if self._finished is not None and self._sums is not None:
+            return [*actions, *self._sum_up(self._sums, self._finished, now)]
         if self._next_question is not None:
             question, self._next_question = self._next_question, None
             actions += self._ask_or_reply(question, now)
@@ -266,12 +313,12 @@ class AggregatorNode:
 
     def _open(self, question: QuestionReceived, now: float) -> list[Action]:
         """Begin with the leader's signal. The homes' answers to the one before, if any are missing, are dropped."""
-        self._coordinator.abandon(now)
+        self._abandon(now)
         if question.session > self._entered:
             self._opening = question
         actions = self._go_on_to(question.session, now)
-        if question.session > 1 and not self._coordinator.rounds:  # without its ledger: homes know the numbers before
-            self._coordinator.skip_to(question.round - 1)
+        if (question.session > 1 or self._sums is not None) and not self._coordinator.rounds:
+            self._coordinator.skip_to(question.round - 1)  # without its ledger: homes know the numbers before
         self._drop_next_question()
         self._leader_round, self._inner_rounds = question.round, 0
         signal = question.body.model_dump(mode="json")
@@ -281,25 +328,45 @@ class AggregatorNode:
         self.progress.start_round(question.round)
         if not self._homes:
             return actions  # the leader waits for no answer of an aggregator without homes
+        if self._sums is not None and not self._has_groups:
+            self._signal = question.body
+            return [*actions, *self._set_masks_up(now)]
         return [*actions, *self._ask_or_reply(self.progress.work(self._strategy.open, question.body), now)]
 
-    def _continue(self, finished: Round) -> list[Action]:
-        """Go on with the homes' answers."""
+    def _continue(
+        self,
+        finished: Round,
+        answers: Mapping[str, Body],
+        held: Sequence[str],
+        excluded: Sequence[str],
+        now: float,
+        of_groups: Mapping[str, Any] | None = None,
+    ) -> list[Action]:
+        """Go on with the homes' answers, or with the sums of groups of them."""
         self._opening = None
-        answers = (finished.body, finished.answers, finished.held, finished.excluded)
-        next_step = self.progress.work(self._strategy.on_answers, *answers)
-        self._ledger.append({**self._of_session(), "round": self._leader_round, **dump_round(finished)})
+        next_step = self.progress.work(self._strategy.on_answers, finished.body, answers, held, excluded)
+        if self._sums is None:
+            self._ledger.append({**self._of_session(), "round": self._leader_round, **dump_round(finished)})
         account = {
             "round": self._leader_round,
             **self._of_session(),
             "inner": self._inner_rounds,
             **next_step.account,
             **finished.account,
-            "ms": round(1000 * (finished.closed_at - finished.opened_at), 3),
+            **(of_groups or {}),
+            "ms": round(1000 * (now - finished.opened_at), 3),
         }
         self._journal(account)
         self.progress.finish_round(account)
-        return self._ask_or_reply(next_step, finished.closed_at)
+        return self._ask_or_reply(next_step, now)
+
+    def _abandon(self, now: float) -> None:
+        """Drop what is under way with the homes: the leader goes on."""
+        self._coordinator.abandon(now)
+        self._signal = self._finished = self._asked = None
+        self._again = 0
+        if self._sums is not None:
+            self._sums.abandon()
 
     def _ask_or_reply(self, next_step: Ask[Any] | Reply[Any], now: float) -> list[Action]:
         if isinstance(next_step, Ask):
@@ -307,7 +374,9 @@ class AggregatorNode:
                 self._next_question = next_step  # asked once the new homes have come
                 return []
             self._inner_rounds += 1
+            self._asked = next_step
             return self._perform(self._coordinator.ask(next_step.body, now), now)
+        self._asked = None
         self._answered_round = self._leader_round
         actions = self._perform(self._member.answer(self._leader_round, next_step.body), now)
         if actions:
@@ -323,6 +392,7 @@ class AggregatorNode:
     def _settle(self, settlement: SettlementReceived, now: float) -> list[Action]:
         """Pass the leader's settlement on to the homes."""
         self._opening = None
+        self._abandon(now)
         actions = self._go_on_to(settlement.session, now)
         self._drop_next_question()
         ending = self.progress.work(self._strategy.settle, settlement.body)
@@ -358,8 +428,79 @@ class AggregatorNode:
             self._leave_by = now + (self._policy.tries + 1) * self._policy.deadline_s
         return self._perform(self._member.acknowledge(list(acknowledged.missing)), now)
 
+    # --- private sums ---
+
+    def _on_masks(self, event: SetUp | GroupSums | CommitteeReplaced | SetUpFailed, now: float) -> list[Action]:
+        """Respond to an event of the collector of sums; after a failure the leader's policy takes effect."""
+        match event:
+            case SetUp():
+                return self._go_on_with_masks(event, now)
+            case GroupSums():
+                return self._on_sums(event, now)
+            case CommitteeReplaced(epoch):
+                _LOG.warning("committee replaced", extra={"data": {"round": self._leader_round, "epoch": epoch}})
+            case SetUpFailed(reason):
+                _LOG.error("no private sums", extra={"data": {"round": self._leader_round, "cause": reason}})
+        return []
+
+    def _set_masks_up(self, now: float) -> list[Action]:
+        """Set a roster up with the members that are there, once they have gathered."""
+        if self._sums is None or not self._has_gathered or self._coordinator.is_gathering:
+            return []
+        return self._perform(self._sums.set_up(self._session.number, self._coordinator.present, now), now)
+
+    def _go_on_with_masks(self, set_up: SetUp, now: float) -> list[Action]:
+        """Begin with the leader's signal, or ask again what another committee was asked about."""
+        assert self._sums is not None
+        self._ledger.append({**self._of_session(), "masks": self._sums.remember()})
+        if not self._has_groups:
+            self._group(set_up.groups)
+        if self._signal is not None:
+            signal, self._signal = self._signal, None
+            return self._ask_or_reply(self.progress.work(self._strategy.open, signal), now)
+        return [] if self._asked is None else self._ask_or_reply(self._asked, now)
+
+    def _sum_up(self, sums: SumCollector, finished: Round, now: float) -> list[Action]:
+        """Have the masks of a finished round summed; first write it down, unless it is from before a restart."""
+        if finished is not self._finished:
+            self._ledger.append({**self._of_session(), "round": self._leader_round, **dump_round(finished)})
+        self._finished = finished
+        answers = {name: body for name, body in finished.answers.items() if isinstance(body, MaskedAnswer)}
+        assert isinstance(finished.body, Body)
+        return self._perform(sums.open(finished.number, finished.body, answers, now), now) if sums.is_set_up else []
+
+    def _on_sums(self, sums: GroupSums, now: float) -> list[Action]:
+        """Go on with the sums of groups; without any, ask the homes again as often as a round has tries."""
+        finished, self._finished = self._finished, None
+        if finished is None:
+            return []
+        if not sums.answers:
+            self._again += 1
+            _LOG.warning("no sums", extra={"data": {"round": self._leader_round, "groups": dict(sums.why)}})
+            return [] if self._again >= self._policy.tries else self._ask_or_reply(Ask(finished.body), now)
+        self._again = 0
+        self._ledger.append({**self._of_session(), "sums": _dump_sums(sums)})
+        excluded = [*sums.excluded, *self._outside]
+        of_groups = {"groups": dict(sums.why)} if sums.why else {}
+        return self._continue(finished, sums.answers, sums.held, excluded, now, of_groups)
+
+    def _check_answer(self, name: str, question: Body, body: Body) -> str | None:
+        """Give the reason why an answer of a home is refused, or None."""
+        reason = self._limits.check_answer(name, question, body)
+        if reason is not None or self._sums is None or not isinstance(body, MaskedAnswer):
+            return reason
+        reason = self._sums.find_objection(name, question, body)
+        if reason is not None:
+            self.mailbox.reject("refused", f"{name}/answer", reason)
+        return reason
+
+    def _check_sum(self, roster: Roster, group: str, question: Body, body: Body) -> str | None:
+        """Give the reason why the sum of a group is refused, or None."""
+        return self._limits.check_sum(group, roster.groups[group], question, body)
+
     def _leave(self) -> list[Action]:
-        farewell = (*self._coordinator.leave(), *self._member.leave())
+        masks = [] if self._sums is None else self._sums.leave()
+        farewell = (*masks, *self._coordinator.leave(), *self._member.leave())
         return [*(step for step in farewell if isinstance(step, Publish)), Finish()]
 
     def _replay_ledger(self) -> None:
@@ -377,21 +518,16 @@ class AggregatorNode:
                 self._coordinator.recall(entry.get("number", entry.get("asked", 0)), entry.get("quarantined", {}))
             if "roster" in entry:
                 self._recall_roster(entry)
+            if "masks" in entry and self._sums is not None:
+                self._sums.recall(entry["masks"])
         self._entered = last if entries else 0
         self._coordinator.begin_session(last, 0.0)
         self._begin_session(last)
         for entry in entries:
-            if "state" in entry or "roster" in entry or entry.get("session", 1) < last:
-                continue
-            if "signal" in entry:
-                self._leader_round, self._inner_rounds = entry["round"], 0
-                self._coordinator.skip_to(entry["asked"])
-                next_step = self._strategy.open(self._up.bodies.signal.model_validate(entry["signal"]))
-            else:
-                finished = load_round(entry, self._down.bodies)
-                self._inner_rounds += 1
-                self._coordinator.resume(finished)
-                next_step = self._strategy.on_answers(finished.body, finished.answers, finished.held, finished.excluded)
+            if "state" not in entry and "roster" not in entry and entry.get("session", 1) == last:
+                next_step = self._replay_entry(entry, next_step)
+        if self._sums is not None and (self._finished is not None or self._signal is not None):
+            self._member.resume(self._leader_round, None, session=last)
         match next_step:
             case Ask():
                 self._next_question = next_step
@@ -400,5 +536,62 @@ class AggregatorNode:
                 self._answered_round = self._leader_round
                 self._member.resume(self._leader_round, body, session=last)
 
+    def _replay_entry(self, entry: Entry, next_step: Ask[Any] | Reply[Any] | None) -> Ask[Any] | Reply[Any] | None:
+        """Take over an entry of the session under way; give what comes next, None where that has to do with masks."""
+        if "masks" in entry:
+            return self._recall_masks(next_step)
+        if "sums" in entry:
+            return self._recall_sums(entry["sums"])
+        if "signal" in entry:
+            self._leader_round, self._inner_rounds = entry["round"], 0
+            self._coordinator.skip_to(entry["asked"])
+            signal = self._up.bodies.signal.model_validate(entry["signal"])
+            self._finished = None
+            if self._sums is None or self._has_groups:
+                return self._strategy.open(signal)
+            self._signal = signal
+            return None
+        finished = load_round(entry, self._down.bodies)
+        self._inner_rounds += 1
+        self._coordinator.resume(finished)
+        if self._sums is None:
+            return self._strategy.on_answers(finished.body, finished.answers, finished.held, finished.excluded)
+        self._finished = finished
+        return None
+
+    def _recall_masks(self, next_step: Ask[Any] | Reply[Any] | None) -> Ask[Any] | Reply[Any] | None:
+        """Take over that masks were set up: at the beginning of a session, or with another committee in a round."""
+        assert self._sums is not None and self._sums.roster is not None
+        roster = self._sums.roster
+        if not self._has_groups:
+            self._group({group: roster.count_homes(group) for group in roster.groups})
+        if self._signal is not None:
+            signal, self._signal = self._signal, None
+            return self._strategy.open(signal)
+        if self._finished is not None:
+            finished, self._finished = self._finished, None
+            return Ask(finished.body)
+        return next_step
+
+    def _recall_sums(self, entry: Entry) -> Ask[Any] | Reply[Any]:
+        assert self._sums is not None and self._masks is not None and self._finished is not None
+        finished, self._finished = self._finished, None
+        answers = {group: self._masks.body.model_validate(body) for group, body in entry["answers"].items()}
+        sums = GroupSums(answers, tuple(entry["held"]), tuple(entry["excluded"]), entry["why"])
+        self._sums.recall_sums(sums)
+        return self._strategy.on_answers(finished.body, answers, sums.held, [*sums.excluded, *self._outside])
+
     def _recall_roster(self, entry: Entry) -> None:
         self._adopt_roster(entry["session"], AggregatorRoster.model_validate(entry["roster"]), 0.0)
+
+
+_OF_MASKS = (MaskKeys, MaskShares, ShareReceipt, ListSignature, MaskSums)
+
+
+def _dump_sums(sums: GroupSums) -> Entry:
+    return {
+        "answers": {group: body.model_dump(mode="json") for group, body in sums.answers.items()},
+        "held": list(sums.held),
+        "excluded": list(sums.excluded),
+        "why": dict(sums.why),
+    }

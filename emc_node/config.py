@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -13,14 +14,16 @@ from pydantic import Field, model_validator
 
 from emc_node.device_settings import DeviceSettings
 from emc_node.devices import HomeDevices, serve
-from emc_node.node import CreateStrategy, EmcNode
+from emc_node.node import CreateParty, CreateStrategy, EmcNode
 from emc_node.own_optimum import OwnOptimum
 from emc_node.strategy import DeviceHomeStrategy
 from stackelgrid.calendar import Session
 from stackelgrid.errors import ConfigError
+from stackelgrid.masks.party import Party, PartySettings
 from stackelgrid.model import refuse_newer
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.heartbeat import with_heartbeat
+from stackelgrid.node.private_sums import Draw, draw_securely, prove_by, vouch_by
 from stackelgrid.node.protocol import RunNode
 from stackelgrid.node.record import Recorder, WholeFile, discard, open_record
 from stackelgrid.node.terms import describe_differences
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from stackelgrid.node.home_status import HomeStatus
 
 Home = TypeVar("Home", bound=HomeModel)
+
+_NONCE_BYTES = 16
 
 
 class EmcConfig(NodeConfig, Generic[Home]):
@@ -94,13 +99,14 @@ def assemble(
     act: Callable[[Mapping[str, Any]], None],
     remember: Recorder = discard,
     memory: Mapping[str, Any] | None = None,
+    draw: Draw = draw_securely,
 ) -> EmcNode:
     """Create the node of a configuration; `act` receives the settled schedules, the rest is as in `EmcNode`.
 
-    Raise `ValueError` for homes that have no feasible schedule.
+    Its secrets are drawn from `draw`. Raise `ValueError` for homes that have no feasible schedule.
     """
     homes = find_homes(config.game, config.algorithm)
-    return _node(config, lambda homes_now, _: homes(homes_now), act, remember, memory)
+    return _node(config, lambda homes_now, _: homes(homes_now), act, remember, memory, draw=draw)
 
 
 def build(config: EmcConfig[Any]) -> RunNode:
@@ -201,9 +207,11 @@ def _node(
     remember: Recorder,
     memory: Mapping[str, Any] | None,
     listen: Callable[[Message], None] | None = None,
+    draw: Draw = draw_securely,
 ) -> EmcNode:
     bodies, homes = find(config.game).bodies("lower"), len(config.homes)
-    link = Link(config.run, config.aggregator, bodies, config.session_slots, homes, config.fingerprint, listen)
+    masked = config.privacy.sums == "committee"
+    link = Link(config.run, config.aggregator, bodies, config.session_slots, homes, config.fingerprint, listen, masked)
     return EmcNode(
         config.name,
         link,
@@ -215,4 +223,26 @@ def _node(
         memory,
         config.privacy,
         config.registrar,
+        _make_party(config, draw) if masked else None,
+        bodies.answer,
     )
+
+
+def _make_party(config: EmcConfig[Any], draw: Draw) -> CreateParty:
+    """Make what creates the part in private sums of this process. Its secret is drawn once and saved."""
+    form = find(config.game).load("masked")
+    settings = PartySettings(len(config.homes), config.privacy.minimum_group, config.max_kw)
+    if config.tls is not None:
+        settings = replace(settings, prove=prove_by(config.tls), vouch=vouch_by(config.tls))
+
+    def create(
+        link: Link, object_to: Callable[[str, str], None], saved: Mapping[str, Any]
+    ) -> tuple[Party, Mapping[str, Any]]:
+        secret = bytes.fromhex(saved["secret"]) if saved else draw("secret")
+        party = Party(config.name, link, form, settings, secret, draw_nonce, object_to, saved.get("party"))
+        return party, {"secret": secret.hex()}
+
+    def draw_nonce() -> str:
+        return draw("nonce")[:_NONCE_BYTES].hex()
+
+    return create

@@ -9,6 +9,8 @@ from functools import partial
 from typing import Any
 
 from stackelgrid.calendar import Session
+from stackelgrid.masks.fixed_point import FixedPointRangeError
+from stackelgrid.masks.party import Party
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.node.record import Recorder, discard
@@ -17,6 +19,7 @@ from stackelgrid.rounds.settings import HomeModel, PrivacySettings
 from stackelgrid.rounds.strategy import HomeStrategy, MeasuringHomeStrategy, StatefulHomeStrategy
 from stackelgrid.transport.base import Action, Compute, FetchRetained, Finish, Publish, Reconnect
 from stackelgrid.wire.codec import Link, RegistrarLink
+from stackelgrid.wire.masks import EntrustedShares, MaskList, MaskRoster, Quorum
 from stackelgrid.wire.messages import Body, Place
 from stackelgrid.wire.roles import Role
 
@@ -27,6 +30,12 @@ LINGER_S = 60.0
 
 CreateStrategy = Callable[[Sequence[Any], Session], HomeStrategy[Any, Any, Any]]
 """Creates the strategy of homes in a session. Raises `ValueError` for homes that have no feasible schedule."""
+
+CreateParty = Callable[[Link, Callable[[str, str], None], Mapping[str, Any]], tuple[Party, Mapping[str, Any]]]
+"""Creates a process's part in private sums, from its link, what hears its refusals, and what was saved of it before.
+
+Gives besides what of it never changes and is to be saved with the rest.
+"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,8 @@ class EmcNode:
     results). `privacy` bounds how many different questions of a session are answered, counted anew after a restart.
     `remember` gets what later answers depend on, where they do: after each answer, and the plan before its receipt;
     `memory` is the last of it from before a restart. In a run with a `registrar` it goes to the aggregator that its
-    latest place names: between two sessions, or when its own has been silent for too long.
+    latest place names: between two sessions, or when its own has been silent for too long. With `create_party` its
+    answers are masked, and `plain` is the game's model of an answer before that.
     """
 
     role = Role.HOME
@@ -65,6 +75,8 @@ class EmcNode:
         memory: Mapping[str, Any] | None = None,
         privacy: PrivacySettings | None = None,
         registrar: RegistrarLink | None = None,
+        create_party: CreateParty | None = None,
+        plain: type[Body] | None = None,
     ) -> None:
         self.name = name
         memory = memory or {}
@@ -85,13 +97,24 @@ class EmcNode:
         self._plan: _Plan | None = None
         if memory.get("plan"):
             self._follow(_Plan(**memory["plan"]))
+        self._plain = plain or link.bodies.answer
+        self._kept: Mapping[str, Any] = {}  # of this session, what a restart would lose
+        self._waiting: QuestionReceived | None = None  # for the roster of masks
+        self._answer_before: tuple[int, Body, Body] | None = None  # a restart: its round, its question, itself
+        self._party: Party | None = None
+        if create_party is not None:
+            self._party, self._of_party = create_party(link, self._reject_mask, memory.get("masks", {}))
         self._begin_session(memory.get("session", 1))
         self._resume(memory)
+        if self._party is not None:
+            self._keep()
 
     def _begin_session(self, number: int) -> None:
         """Begin a session with the homes as their plan has left them. Raises `ValueError` when they cannot be."""
         self._session = self._sessions[number - 1]
         self._answered = set[bytes]()
+        if self._party is not None:
+            self._party.begin_session(number)
         self._states = self.find_states(self._session)
         foreseen = [home.foresee(self._session) for home in self._homes]
         homes = [home.in_session(self._session, self._states.get(home.id)) for home in foreseen]
@@ -140,12 +163,14 @@ class EmcNode:
             self._member.resume(0, None, session=number)
             return
         self._strategy.recall(memory["homes"])
-        bodies = self._link.bodies
-        answer, question = (
-            bodies.answer.model_validate(memory["answer"]),
-            bodies.signal.model_validate(memory["question"]),
-        )
-        self._member.resume(memory["round"], answer, question, session=number)
+        self._kept = {key: memory[key] for key in ("round", "question", "answer", "homes")}
+        answer = self._plain.model_validate(memory["answer"])
+        question = self._link.bodies.signal.model_validate(memory["question"])
+        if self._party is None:
+            self._member.resume(memory["round"], answer, question, session=number)
+        else:  # it has to be masked anew
+            self._answer_before = memory["round"], question, answer
+            self._member.resume(0, None, session=number)
 
     @property
     def subscriptions(self) -> Sequence[str]:
@@ -171,7 +196,8 @@ class EmcNode:
     def start(self, now: float) -> Sequence[Action]:
         """Come online after a connect."""
         self._member.note_contact(now)
-        return self._perform(self._member.start())
+        keys = [] if self._party is None else self._party.start()
+        return [*keys, *self._perform(self._member.start())]
 
     def receive(self, topic: str, payload: bytes, now: float) -> Sequence[Action]:
         """Take a message from the broker."""
@@ -185,6 +211,9 @@ class EmcNode:
             return []
         if isinstance(read[1], Place):
             return self._note_place(read[1])
+        if isinstance(read[1], MaskRoster | EntrustedShares | MaskList | Quorum):
+            self._member.note_contact(now)
+            return self._serve_masks(read[1])
         steps = self._member.receive(read[1])
         self._member.note_contact(now)
         return self._perform(steps)
@@ -234,9 +263,11 @@ class EmcNode:
         self._link_before, self._link = self._link, replace(self._link, coordinator=place.aggregator)
         self.mailbox.replace(self._link_before, self._link)
         self._member.move(self._link)
+        if self._party is not None:
+            farewell += self._party.move(self._link)
         self._in_session = False
         self._place = {"number": place.number, "aggregator": place.aggregator}
-        self._remember(self._of_session())
+        self._keep({})
         return [*farewell, Reconnect()]
 
     # --- its part in a session ---
@@ -249,25 +280,41 @@ class EmcNode:
         def then(body: Any, now: float) -> list[Action]:
             if self._session is not session:
                 return []  # it has gone on meanwhile
+            masked = body if self._party is None else self._mask(self._party, question, body)
             self._save(question, body)
-            actions = self._perform(self._member.answer(question.round, body))
+            if masked is None:
+                return []
+            actions = self._perform(self._member.answer(question.round, masked))
             if actions:
                 self.progress.count_answer()
             return actions
 
         self.progress.start_round(question.round)
-        if self._refuses_price("signal", question.body):
+        if self._refuses(question.body) or strategy is None:
             return []
-        if self._privacy.sensitivity == "none" and question.body.asks_sensitivity:
-            self.mailbox.reject("sensitivity", "signal", "a sensitivity is asked (privacy.sensitivity: none)")
+        if self._party is not None and not self._party.may_answer(question.session):
+            self._waiting = question
             return []
-        if objection := self._find_objection(question.body):
-            self.mailbox.reject("over_budget", "signal", objection)
-            return []
-        if strategy is None:
-            return []
+        known, self._answer_before = self._answer_before, None
+        if known is not None and known[:2] == (question.round, question.body):
+            return then(known[2], 0.0)
         solve = partial(self.progress.work, strategy.answer, question.body)
         return then(solve(), 0.0) if strategy.quick else [Compute(solve, then)]
+
+    def _refuses(self, question: Body) -> bool:
+        """Refuse and count a question with which the homes would disclose more than they are set to."""
+        if self._refuses_price("signal", question):
+            return True
+        if self._privacy.sensitivity == "none" and question.asks_sensitivity:
+            self.mailbox.reject("sensitivity", "signal", "a sensitivity is asked (privacy.sensitivity: none)")
+            return True
+        answered, most = self._answered.union(question.questions), self._privacy.questions_per_session
+        if len(answered) > most:
+            allowed = f"at most {most} are answered (privacy.questions_per_session)"
+            self.mailbox.reject("over_budget", "signal", f"{len(answered)} different questions, {allowed}")
+            return True
+        self._answered = answered
+        return False
 
     def _refuses_price(self, kind: str, body: Body) -> bool:
         """Refuse and count a message with a price that the contract of the homes does not allow."""
@@ -278,20 +325,20 @@ class EmcNode:
         self.mailbox.reject("price", kind, f"prices from {asked[0]:g} to {asked[1]:g}, {allowed}")
         return True
 
-    def _find_objection(self, question: Body) -> str | None:
-        """Count a question, and object to it when with it the homes would disclose more than they are set to."""
-        answered, most = self._answered.union(question.questions), self._privacy.questions_per_session
-        if len(answered) > most:
-            return f"{len(answered)} different questions, at most {most} are answered (privacy.questions_per_session)"
-        self._answered = answered
-        return None
-
     def _save(self, question: QuestionReceived, answer: Body) -> None:
         """Save what a restart would lose, before the answer is sent."""
         homes = self._strategy.remember() if isinstance(self._strategy, StatefulHomeStrategy) else None
         if homes is not None:
             bodies = {"question": question.body.model_dump(mode="json"), "answer": answer.model_dump(mode="json")}
-            self._remember({**self._of_session(), "round": question.round, **bodies, "homes": homes})
+            self._keep({"round": question.round, **bodies, "homes": homes})
+        elif self._party is not None:
+            self._keep()
+
+    def _keep(self, kept: Mapping[str, Any] | None = None) -> None:
+        """Save what a restart would lose; of this session `kept`, or what was kept before."""
+        self._kept = self._kept if kept is None else kept
+        masks = {} if self._party is None else {"masks": {**self._of_party, "party": self._party.remember()}}
+        self._remember({**self._of_session(), **self._kept, **masks})
 
     def _of_session(self) -> dict[str, Any]:
         """Give what of a run of several sessions is saved besides."""
@@ -326,7 +373,7 @@ class EmcNode:
             for name, measured in self._strategy.measured_states.items():
                 states[name] = {**states.get(name, {}), **measured}
         self._follow(_Plan(self._session.number, states, accounts))
-        self._remember(self._of_session())
+        self._keep({})
         return {"session": self._session.number, "states": states, "homes": accounts}
 
     def _follow(self, plan: _Plan) -> None:
@@ -343,4 +390,36 @@ class EmcNode:
 
     def _leave(self) -> list[Action]:
         self._leave_by = None
-        return [*self._perform(self._member.leave()), Finish()]
+        keys = [] if self._party is None else self._party.leave()
+        return [*keys, *self._perform(self._member.leave()), Finish()]
+
+    # --- its part in private sums ---
+
+    def _serve_masks(self, message: MaskRoster | EntrustedShares | MaskList | Quorum) -> list[Action]:
+        """Take a message about masks; save what it changes before anything is sent. Answer what has waited for it."""
+        party = self._party
+        assert party is not None
+        before = party.remember()
+        steps = party.receive(message)
+        if party.remember() != before:
+            self._keep()
+        waiting = self._waiting
+        if waiting is None or not party.may_answer(waiting.session):
+            return [*steps]
+        self._waiting = None
+        return [*steps, *self._answer(waiting)]
+
+    def _mask(self, party: Party, question: QuestionReceived, answer: Body) -> Body | None:
+        """Mask an answer; None where it cannot be, which whoever looks after the home is told."""
+        if not party.may_answer(question.session):
+            return None
+        try:
+            return party.mask(question.round, question.body, answer)
+        except FixedPointRangeError as error:
+            _LOG.error("no masked answer", extra={"data": {"round": question.round, "cause": str(error)}})
+            self.note_remark(f"round {question.round} is not answered: {error}")
+            return None
+
+    def _reject_mask(self, kind: str, detail: str) -> None:
+        """Count what the party refuses."""
+        self.mailbox.reject("masks", kind, detail)

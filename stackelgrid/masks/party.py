@@ -37,6 +37,8 @@ from stackelgrid.wire.masks import (
 )
 from stackelgrid.wire.messages import Body, Message
 
+Prove = Callable[[MaskEntry, str, str], MaskEntry]
+"""From an entry of a roster, run and aggregator to the same entry with what proves that its keys are its owner's."""
 Vouch = Callable[[str, str, MaskEntry], str | None]
 """From run, aggregator and a roster's entry to the reason why its keys are not believed, or None."""
 
@@ -51,7 +53,7 @@ class PartySettings:
     homes: int
     minimum_group: int
     max_kw: float | None = None
-    prove: Callable[[MaskEntry, str, str], MaskEntry] = lambda entry, run, aggregator: entry
+    prove: Prove = lambda entry, run, aggregator: entry
     vouch: Vouch = lambda run, aggregator, entry: None
 
 
@@ -163,7 +165,7 @@ class Party:
     def _on_roster(self, message: MaskRoster) -> list[Publish]:
         roster = Roster.of(message)
         if self._roster is not None and (roster.digest, message.epoch) == (self._roster.digest, self._epoch):
-            return [self._share(roster, message.epoch)]  # asked again
+            return self._share(message)  # asked again
         if reason := self._find_objection(roster, message):
             self._object_to("roster", reason)
             if self._roster is not None and self._bound_in != max(self._session, message.session):
@@ -173,7 +175,7 @@ class Party:
         self.begin_session(message.session)
         if self.name in roster.committee(message.epoch):
             self._member = CommitteeMember(self.name, roster, message.epoch, self._keys, self._form, self._signed)
-        steps = [self._share(roster, message.epoch)]
+        steps = self._share(message)
         if self._entrusted is not None:
             steps += self._on_shares(self._entrusted)
         return steps
@@ -204,8 +206,11 @@ class Party:
                 return f"the keys of {entry.name} are not believed: {reason}"
         return None
 
-    def _share(self, roster: Roster, epoch: int) -> Publish:
-        """Seal for each member of the committee the keys of the subsets that it is in."""
+    def _share(self, message: MaskRoster) -> list[Publish]:
+        """Seal for each member of the committee the keys of the subsets that it is in, where they are wanted."""
+        roster, epoch = self._roster, message.epoch
+        if roster is None or self.name not in message.wanted:
+            return []
         shares = {}
         for seat, member in enumerate(roster.committee(epoch)):
             content = b"".join(
@@ -214,16 +219,18 @@ class Party:
             box = self._keys.seal(content, roster.parties[member].exchange, roster.of_box(epoch, self.name, member))
             shares[member] = encode_share(box)
         assert len(shares) == COMMITTEE
-        return self._publish(
-            MaskShares(
-                run=self.link.run,
-                sender=self.name,
-                session=self._session,
-                roster=roster.digest,
-                epoch=epoch,
-                shares=shares,
+        return [
+            self._publish(
+                MaskShares(
+                    run=self.link.run,
+                    sender=self.name,
+                    session=self._session,
+                    roster=roster.digest,
+                    epoch=epoch,
+                    shares=shares,
+                )
             )
-        )
+        ]
 
     # --- the committee ---
 

@@ -73,7 +73,7 @@ class Roster:
         while len(parts) > 1 and (short := next((p for p in parts if self._count(p) < self.minimum_group), None)):
             parts.remove(short)
             min(parts, key=self._count).extend(short)
-        return {f"group {number}": tuple(part) for number, part in enumerate(parts, 1)}
+        return {f"group-{number}": tuple(part) for number, part in enumerate(parts, 1)}
 
     def count_homes(self, group: str) -> int:
         """Count the homes of a group."""

@@ -146,6 +146,7 @@ class SumCollector:
         self._setting: _Setting | None = None
         self._summing: _Summing | None = None
         self._keyless: frozenset[str] = frozenset()  # those of whose masks the committee has too few keys
+        self._entrusted: set[str] = set()  # the members that shares were retained for
         self._latest: dict[str, Body] = {}
         self.refused: Counter[str] = Counter()
 
@@ -182,6 +183,12 @@ class SumCollector:
         """Send the roster in force again, after each connection: homes may have lost it, or have got a later one."""
         return [] if self._message is None else [self._send_roster()]
 
+    def leave(self) -> list[Publish]:
+        """Clear what is retained for the members."""
+        cleared = [f"{self.link.root}/{MaskRoster.purpose}"] if self._message is not None else []
+        cleared += [f"{self.link.root}/{member}/{EntrustedShares.purpose}" for member in sorted(self._entrusted)]
+        return [Publish(topic, b"", qos=1, retain=True) for topic in cleared]
+
     def note_keys(self, message: MaskKeys) -> list[Step]:
         """Take the public keys of a member, which come before it is asked for them, and after each of its starts."""
         self._keys[message.sender] = message.entry
@@ -200,7 +207,7 @@ class SumCollector:
 
     def _holds(self, roster: Roster) -> bool:
         """Tell whether a roster is of those who are there, with the keys they have now, and has its first committee."""
-        known = all(self._keys.get(name, party) == party for name, party in roster.parties.items())
+        known = all(self._keys.get(name, party).public == party.public for name, party in roster.parties.items())
         return known and set(roster.parties) == set(self._there) and self._epoch == 0 and not self._keyless
 
     def _announce(self) -> SetUp:
@@ -239,8 +246,13 @@ class SumCollector:
         return [self._send_roster()]
 
     def _send_roster(self) -> Publish:
-        assert self._message is not None
-        return Publish(self.link.topic(self._message), self.link.write(self._message), qos=1, retain=True)
+        """Send the roster, and say whose shares are wanted."""
+        assert self._message is not None and self._roster is not None
+        setting, wanted = self._setting, []
+        if setting is not None and setting.step == "shares":
+            wanted = [name for name in self._roster.parties if name not in setting.shares]
+        message = self._message.model_copy(update={"wanted": wanted})
+        return Publish(self.link.topic(message), self.link.write(message), qos=1, retain=True)
 
     def _fail(self, reason: str) -> list[Step]:
         self._setting = self._roster = self._message = None
@@ -259,7 +271,8 @@ class SumCollector:
     def _entrust(self, now: float) -> list[Step]:
         assert self._setting is not None
         self._setting.step, self._setting.wait = "receipts", self._wait(now)
-        return [self._send_shares(member) for member in self._committee]
+        self._entrusted.update(self._committee)
+        return [self._send_roster(), *(self._send_shares(member) for member in self._committee)]
 
     def _send_shares(self, member: str) -> Publish:
         assert self._setting is not None and self._roster is not None

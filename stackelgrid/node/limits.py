@@ -49,20 +49,33 @@ class MemberLimits:
         self._mailbox.reject("refused", f"{name}/answer", str(found[0]))
         return found[0]
 
-    def _find_objection(self, member: RegisteredMember, question: Body, body: Body) -> str | None:
+    def _find_objection(
+        self, member: RegisteredMember, question: Body, body: Body, *, of_several: bool = False
+    ) -> str | None:
         name = member.name
         homes, held, excluded = getattr(body, "homes", member.homes), *_count_absent(body)
         if homes + excluded != member.homes:
             return f"{name} answers for {homes} homes, it has {member.homes}"
         if held > homes:
             return f"{name} holds the answers of {held} homes of {homes}"
-        if self._role is Role.HOME and (held or excluded):
+        if self._role is Role.HOME and (held or excluded) and not of_several:
             return f"{name} leaves {held + excluded} of its own {member.homes} homes out"
         power = body.peak_kw
         if power is not None and member.max_kw is not None and power > member.max_kw * _ROUNDING:
             return f"{name} answers with {power:g} kW, its connections carry {member.max_kw:g}"
         objection = body.find_objection(question, member.max_kw)
         return None if objection is None else f"{name}: {objection}"
+
+    def check_sum(self, group: str, names: Sequence[str], question: Body, body: Body) -> str | None:
+        """Give the reason why the sum of the answers of a group of members is refused, or None.
+
+        It is held against what their connections carry together.
+        """
+        all_of_them = register_aggregator(group, [member for name in names for member in self._registered[name]])
+        objection = self._find_objection(all_of_them, question, body, of_several=True)
+        if objection is not None:
+            self._mailbox.reject("refused", group, objection)
+        return objection
 
     def check_receipt(self, receipt: Receipt) -> str | None:
         """Give the reason why the names in a receipt are refused, or None.

@@ -23,6 +23,7 @@ from stackelgrid.faults.plan import FaultPlan
 from stackelgrid.gates import Clock, read_wall_clock
 from stackelgrid.interrupts import allow_interrupts
 from stackelgrid.node.heartbeat import with_heartbeat
+from stackelgrid.node.private_sums import Draw, draw_from_seed
 from stackelgrid.rounds.ledger import Entry, Ledger
 from stackelgrid.run_record import FaultRecord, RunRecord
 from stackelgrid.scenarios import Scenario
@@ -91,6 +92,8 @@ class MemoryRun:
         self._sessions = len(scenario.sessions)
         self.ledgers: dict[str, list[Entry]] = {}
         self._memories: dict[str, Mapping[str, Any]] = {}  # of homes
+        self._draws: dict[str, Draw] = {}
+        self._seed = scenario.seed
         self._on_round, self._log = on_round, log
         self._began = time.perf_counter()
         self._rejected: list[Counter[str]] = []  # of each node that was built
@@ -152,7 +155,8 @@ class MemoryRun:
             self._keep("memory", config.name, memory)
 
         memory = self._memories.get(config.name)
-        node = emc_node.config.assemble(config, act, remember, memory)
+        draw = self._draws.setdefault(config.name, draw_from_seed(self._seed, config.name))
+        node = emc_node.config.assemble(config, act, remember, memory, draw)
         return self._register(with_heartbeat(node, config, self._clock))
 
     def _register(self, node: Any) -> Any:

@@ -61,6 +61,7 @@ def build_node_configs(scenario: Scenario, run: str, broker: str = "", *, gather
                 for process, homes in members.items()
             ],
             rounds=scenario.rounds,
+            privacy=scenario.privacy_settings(),
             account_file=Path(f"{name}.account.json") if gather else None,
             ledger_file=Path(f"{name}.ledger") if gather else None,
         )

@@ -146,6 +146,11 @@ class _PublicKeys(BaseModel):
     certificate: Annotated[str | None, Field(max_length=MAX_CERTIFICATE)] = None
     signature: Annotated[str | None, Field(pattern="^([0-9a-f]{2})+$", max_length=MAX_SIGNATURE)] = None
 
+    @property
+    def public(self) -> tuple[int, str, str]:
+        """The homes and the keys, without what proves them, which is another each time."""
+        return self.homes, self.exchange, self.signing
+
     @model_validator(mode="after")
     def _check_proof(self) -> Self:
         if (self.certificate is None) != (self.signature is None):
@@ -177,7 +182,8 @@ class MaskKeys(_PublicKeys, Message):
 class MaskRoster(OfSession):
     """An aggregator's list of its homes' processes, whose answers are added in groups of at least `minimum_group`.
 
-    It goes to all of them and is retained. `epoch` says which committee of it holds.
+    It goes to all of them and is retained. `epoch` says which committee of it holds. From those in `wanted` the shares
+    are wanted that they seal for this committee.
     """
 
     purpose = "committee"
@@ -185,10 +191,11 @@ class MaskRoster(OfSession):
     minimum_group: Annotated[int, Field(ge=COMMITTEE, le=MAX_NAMES)]
     epoch: Epoch
     homes: Annotated[list[MaskEntry], FailFast(), Field(min_length=1, max_length=MAX_NAMES)]
+    wanted: Annotated[list[Name], FailFast(), Field(max_length=MAX_NAMES)] = []
 
     @cached_property
     def digest(self) -> str:
-        """The digest by which masks and messages name the roster: of all but session and epoch, in any order."""
+        """The digest by which masks and messages name the roster: of its homes, in any order, and the least group."""
         entries = [
             [each.name, each.homes, each.exchange, each.signing, each.certificate, each.signature]
             for each in sorted(self.homes, key=_name_of)
