@@ -32,5 +32,8 @@ class MaskedForm(Protocol):
     def bounds(self, shape: Shape, max_kw: float | None, question: Body) -> Array:
         """Give the most that each number of one process can be in size, (count,); infinite where nothing is known."""
 
-    def read(self, total: Array, shape: Shape, homes: int, held: int) -> Body:
-        """Read the sum of a group's answers, (count,), as the body of its `homes`, of `held` an earlier answer."""
+    def read(self, total: Array, shape: Shape, homes: int) -> Body:
+        """Read the sum of a group's answers, (count,), as the body of its `homes`.
+
+        What nobody can mean is read, too: the aggregator's check of the body finds it.
+        """

@@ -518,7 +518,7 @@ class SumCollector:
         answers = [summing.answers[name].words_array() for name in self._roster.groups[group]]
         total = np.sum(answers, axis=0) - np.sum(masks, axis=0)
         shape = tuple(summing.proposed.shape)
-        return self._form.read(read_numbers(total), shape, self._roster.count_homes(group), 0)
+        return self._form.read(read_numbers(total), shape, self._roster.count_homes(group))
 
     def _conclude(self, bodies: Mapping[str, Body], why: dict[str, str], question: Body | None = None) -> GroupSums:
         """Give the sums that are within what connections carry; for other groups an earlier one stands, if there is."""

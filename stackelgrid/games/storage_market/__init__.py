@@ -18,4 +18,5 @@ GAME = Game(
     published="published:PAPER",
     small_scenario="samples:small_scenario",
     disagreement="samples:find_disagreement",
+    masked="masked_form:FORM",
 )

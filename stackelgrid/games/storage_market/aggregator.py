@@ -3,6 +3,8 @@
 In rounds without bids it asks its homes. In rounds with bids they hold, and it answers alone with its bid [SM-9]. Its
 costs and its homes' batteries stay with it: the leader sees the bid, (q, u), the slope k of the supply function on
 which it lies [SM-11], and the rated power. MW.
+
+Its members are homes' processes. Under masks they are groups of homes, of which it sees sums and the weakest battery.
 """
 
 from __future__ import annotations
@@ -34,8 +36,10 @@ from stackelgrid.wire.arrays import LARGEST, Array
 
 _LOG = logging.getLogger("aggregator_node")
 _KW_PER_MW = 1000.0
-_MOST_BREACHES = 3
+_MOST_BREACHES, _MOST_BREACHES_OF_GROUP = 3, 10
 _ROUNDING = 1e-9
+_FIXED_POINT_KW = 2.0**-31
+"""By so much a home may seem to miss its offer in a sum under masks."""
 
 
 QuadraticCost = Annotated[float, Field(ge=SMALLEST, le=1e6, allow_inf_nan=False)]
@@ -77,10 +81,12 @@ class Conduct:
     """How one member keeps to the rules [SM-15]: it goes where it offered to go, and offers what costs less.
 
     After so many breaches that it cannot have restarted as often, the member counts with the load before them, `kept`,
-    and with no offer: the others would else find no schedule to rest at.
+    and with no offer: the others would else find no schedule to rest at. What each of `homes` keeps to holds of their
+    sum, too; but each of them may have restarted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, homes: int) -> None:
+        self._most_breaches = _MOST_BREACHES if homes == 1 else _MOST_BREACHES_OF_GROUP
         self._last: HomesAnswer | None = None
         self._breaches = 0
         self.kept: HomesAnswer | None = None
@@ -90,7 +96,7 @@ class Conduct:
         last, self._last = self._last, answer
         if last is not None and self.kept is None:
             self._breaches += _is_breach(asked, last, answer)
-            if self._breaches >= _MOST_BREACHES:
+            if self._breaches >= self._most_breaches:
                 still = {"offer_kw": last.load_kw, "starts_kw": last.load_kw, "wanted_kwh": 0.0, "regret": 0.0}
                 self.kept = last.model_copy(update=still)
         return self.kept or answer
@@ -105,19 +111,20 @@ def _is_breach(asked: Tariff, last: HomesAnswer, answer: HomesAnswer) -> bool:
     load, turn, price = np.array(answer.load_kw), asked.turn, np.array(asked.price)
     due = np.array(last.load_kw)
     due = due + turn.step * (np.array(last.offer_kw) - due) + turn.starts * (np.array(last.starts_kw) - due)
-    rounding = _ROUNDING * float(np.abs(load).max())
+    fixed_point = _FIXED_POINT_KW * answer.homes if answer.homes > 1 else 0.0
+    rounding = _ROUNDING * float(np.abs(load).max()) + fixed_point
     before = (answer.usual_kw, answer.moved_kw) == (last.usual_kw, last.moved_kw)
     elsewhere = float(np.abs(load - due).max()) > rounding or not before
     offers = (np.array(answer.offer_kw), np.array(answer.starts_kw))
     dearest = max(float(price @ (offer - load)) for offer in offers)
-    return elsewhere or dearest > _ROUNDING * float(np.abs(price) @ load)
+    return elsewhere or dearest > float(np.abs(price) @ (_ROUNDING * load + fixed_point))
 
 
 class StorageMarketDra:
     """The DRA's strategy, between the leader's terms, its homes and its best response.
 
-    `homes` is the number of homes behind each member. Batteries count from the first answer of their home on, with what
-    that answer disclosed; a home that is held or excluded goes on following the plan.
+    `homes` is the number of homes behind each member. Batteries count from the first answer of their member on, with
+    what that answer disclosed; a home that is held or excluded goes on following the plan.
     """
 
     def __init__(self, quadratic: float, wear: float, session: Session, homes: Mapping[str, int]) -> None:
@@ -129,7 +136,7 @@ class StorageMarketDra:
         self._signal: MarketSignal | None = None
         self._homes_state: HomesState | None = None
         self._asking = False
-        self._conducts = {name: Conduct() for name in homes}
+        self._conducts = {name: Conduct(count) for name, count in homes.items()}
 
     def open(self, signal: MarketSignal) -> Ask[Tariff] | Reply[DraAnswer]:
         """Answer alone where homes hold, once they have answered; else ask them."""

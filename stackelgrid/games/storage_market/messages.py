@@ -6,6 +6,7 @@ are dollars per MWh, one number per slot.
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -213,6 +214,8 @@ class HomesAnswer(Body):
     elsewhere if they had the turn. `regret` is the largest part of its costs that one of the homes could still save
     with its interruptible appliances. After other sessions, `moved_kw` is what those have moved out of these slots, or
     below zero into them: beside `usual_kw`, which is of what is left to run.
+
+    The sum of a group of homes has this form, too. Its `regret` is then the sum of theirs.
     """
 
     homes: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -238,9 +241,20 @@ class HomesAnswer(Body):
         return max(*self.load_kw, *self.usual_kw, *self.offer_kw, *self.starts_kw, *moved, battery)
 
     def find_objection(self, question: Body, max_kw: float | None) -> str | None:
-        """Object to batteries of more than they hold, or appliances whose energy changes or is less than they move."""
-        if self.batteries is not None and self.batteries.initial + self.batteries.headroom > 1 + _ROUNDING:
-            return "batteries with more stored energy and room than capacity"
+        """Object to batteries of more than they hold, or appliances whose energy changes or is less than they move.
+
+        In a sum, object also to what no model of the wire has seen: loads below zero, or batteries that nobody has.
+        """
+        least = min(*self.load_kw, *self.usual_kw, *self.offer_kw, *self.starts_kw, self.wanted_kwh, self.regret)
+        if least < 0:
+            return f"{least:g} where nothing is below zero"
+        if self.batteries is not None:
+            if not (
+                self.batteries.capacity > 0 and all(isfinite(each or 0.0) for each in vars(self.batteries).values())
+            ):
+                return "batteries whose levels are not those of its homes"
+            if self.batteries.initial + self.batteries.headroom > 1 + _ROUNDING:
+                return "batteries with more stored energy and room than capacity"
         assert isinstance(question, Tariff)
         return _find_energy_objection(
             question.turn, self.usual_kw, self.load_kw, self.offer_kw, self.starts_kw, self.wanted_kwh

@@ -18,7 +18,6 @@ Under masks a member is a group of homes, and its answer their sum. Of a sum the
 - A sum bends less than half as much as was foretold only where one of its homes does (derived). Groups may miss a few
   times, too.
 - With kinks at many prices a sum may bend less than at both ends of a step, and more: neither is judged.
-- Of a sum in which an earlier answer of a home stands none of this is known: the price has moved without that home.
 
 Of a round that asks several prices the first is judged; what comes of it counts for all of them.
 """
@@ -74,8 +73,7 @@ class Foresight:
 
     def judge(self, price: Array, answer: LoadResponse) -> LoadResponse:
         """Judge a fresh answer, whose first price is `price` (T,), and give the one that counts."""
-        judged = self._best_responses and not self.fixed and answer.fresh
-        if judged and self._price is not None and self._answer.fresh:
+        if self._best_responses and self._price is not None and not self.fixed:
             self._compare(price - self._price, answer)
         if not self.fixed:
             self._price, self._answer = price, answer
@@ -162,7 +160,7 @@ class UserOrientedAggregator:
         ]
         body = LoadResponse(
             homes=sum(body.homes for body in answers.values()),
-            held=sum(body.homes if name in held else body.held for name, body in answers.items()),
+            held=sum(answers[name].homes for name in held),
             excluded=sum(self._homes[name] for name in excluded),
             load_only=sum(answers[name].homes for name in load_only),
             fixed=sum(answers[name].homes for name in fixed),

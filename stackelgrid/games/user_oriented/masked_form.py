@@ -83,7 +83,7 @@ class LoadForm:
             most[part.coupling] = np.minimum(steepest[rows], steepest[columns])
         return most
 
-    def read(self, total: Array, shape: Shape, homes: int, held: int) -> LoadResponse:
+    def read(self, total: Array, shape: Shape, homes: int) -> LoadResponse:
         """Read the sum of a group's answers, (count,).
 
         A slope that rises is read as a coupling, where `find_objection` sees whether anybody can mean it.
@@ -100,7 +100,6 @@ class LoadForm:
         coupled = any(coupling.any() for coupling in couplings)
         return LoadResponse(
             homes=homes,
-            held=held,
             load_kw=total[parts[0].load].tolist(),
             slope=slopes[0].tolist() if slopes else None,
             coupling=pack_coupling(couplings[0]) if coupled else None,

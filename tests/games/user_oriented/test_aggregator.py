@@ -130,22 +130,12 @@ def test_held_answer_is_not_judged() -> None:
 # --- groups, of which the aggregator sees the sum alone ---
 
 
-def in_group(*rounds: tuple[Price, LoadResponse], held: tuple[int, ...] = ()) -> LoadResponse:
-    """The sum after some rounds with a group of 20, in those numbered `held` with three earlier answers in it."""
+def in_group(*rounds: tuple[Price, LoadResponse]) -> LoadResponse:
+    """The sum after some rounds with a group of 20."""
     aggregator = UserOrientedAggregator({"group 1": 20})
-    for number, (asked, body) in enumerate(rounds):
-        group = body.model_copy(update={"homes": 20, "held": 3 * (number in held)})
-        total = aggregator.on_answers(asked, {"group 1": group}, (), ()).body
+    for asked, body in rounds:
+        total = aggregator.on_answers(asked, {"group 1": body.model_copy(update={"homes": 20})}, (), ()).body
     return total
-
-
-def test_held_homes_of_groups_and_held_groups_are_counted() -> None:
-    groups = {f"group {number}": answer(2.0, -1.0).model_copy(update={"homes": 20}) for number in (1, 2, 3)}
-    groups["group 1"] = groups["group 1"].model_copy(update={"held": 4})
-    groups["group 2"] = groups["group 2"].model_copy(update={"held": 7})
-    total = UserOrientedAggregator(dict.fromkeys(groups, 20)).on_answers(PRICE, groups, ("group 2",), ()).body
-    assert (total.homes, total.held, total.fresh) == (60, 24, False)
-    assert (total.load_kw, total.slope) == ([6.0, 6.0], [-2.0, -2.0])
 
 
 def test_group_may_bend_less_than_at_both_ends_of_a_step() -> None:
@@ -169,12 +159,6 @@ def test_group_whose_load_rises_along_its_price_counts_with_an_earlier_load() ->
     rounds = [bends(10.0 + number, 5.0 + 2 * number, 0.0) for number in range(4)]
     total = in_group(*rounds)
     assert (total.load_only, total.fixed, total.load_kw) == (20, 20, [7.0, 7.0])
-
-
-def test_group_is_not_judged_where_earlier_answers_stand_in_it() -> None:
-    rounds = [bends(10.0 + number, 5.0 + 2 * number, 0.0) for number in range(4)]
-    for held in ((0, 2), (1, 3), (0, 1, 2, 3)):
-        assert in_group(*rounds, held=held).load_only == 0
 
 
 def test_sensitivity_of_groups_that_cannot_be_is_objected_to() -> None:

@@ -65,7 +65,7 @@ def test_sum_of_numbers_reads_as_the_sum_of_the_answers(
     numbers = [FORM.flatten(answer, shape) for answer in answers.values()]
     assert {each.shape for each in numbers} == {(FORM.count(shape),)}
     plain = UserOrientedAggregator({name: body.homes for name, body in answers.items()})
-    read = FORM.read(np.sum(numbers, axis=0), shape, len(homes), 0)
+    read = FORM.read(np.sum(numbers, axis=0), shape, len(homes))
     assert_same(read, plain.on_answers(question, answers, (), ()).body)
     # An aggregator that sees the group alone replies with the same, and nobody objects to it.
     assert read.find_objection(question, sum(home.connection_kw for home in homes)) is None
@@ -93,7 +93,7 @@ def test_home_without_storage_has_the_numbers_of_one_with_it() -> None:
     stored = bare.model_copy(update={"coupling": PackedArray.of(-np.eye(2)), "starts_changed": 3})
     shape = FORM.shape(Price(price=[1.0, 2.0]))
     assert FORM.flatten(bare, shape).shape == FORM.flatten(stored, shape).shape
-    assert FORM.read(FORM.flatten(bare, shape), shape, 1, 0).coupling is None
+    assert FORM.read(FORM.flatten(bare, shape), shape, 1).coupling is None
 
 
 def test_what_rises_in_a_sum_is_objected_to() -> None:
@@ -103,17 +103,17 @@ def test_what_rises_in_a_sum_is_objected_to() -> None:
     honest = FORM.flatten(LoadResponse(homes=1, load_kw=[1.0, 2.0], slope=[-1.0, -2.0]), shape)
     lie = honest.copy()
     lie[2] = 3.0
-    assert FORM.read(honest + honest, shape, 2, 0).find_objection(question, 20.0) is None
-    assert "semidefinite" in str(FORM.read(honest + lie, shape, 2, 0).find_objection(question, 20.0))
+    assert FORM.read(honest + honest, shape, 2).find_objection(question, 20.0) is None
+    assert "semidefinite" in str(FORM.read(honest + lie, shape, 2).find_objection(question, 20.0))
     rounded = honest.copy()
     rounded[2] = 1e-9
-    assert FORM.read(rounded, shape, 1, 0).slope == [0.0, -2.0]
+    assert FORM.read(rounded, shape, 1).slope == [0.0, -2.0]
 
 
 def test_starts_of_a_home_count_as_often_as_an_aggregator_counts_them() -> None:
     answer = LoadResponse(homes=1, load_kw=[1.0], slope=[0.0], starts_changed=MOST_CHANGES + 5)
     shape = FORM.shape(Price(price=[1.0]))
-    assert FORM.read(2 * FORM.flatten(answer, shape), shape, 2, 0).starts_changed == 2 * MOST_CHANGES
+    assert FORM.read(2 * FORM.flatten(answer, shape), shape, 2).starts_changed == 2 * MOST_CHANGES
 
 
 def test_answer_to_another_question_is_no_answer() -> None:
