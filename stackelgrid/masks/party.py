@@ -183,8 +183,9 @@ class Party:
     def _find_objection(self, roster: Roster, message: MaskRoster) -> str | None:
         """Give the reason why this process does not answer under a roster, or None."""
         own = roster.parties.get(self.name)
-        if own is None or (own.exchange, own.signing) != (self._keys.exchange, self._keys.signing):
-            return f"{self.name} is not in it with its keys"
+        of_own = self._settings.homes, self._keys.exchange, self._keys.signing
+        if own is None or (own.homes, own.exchange, own.signing) != of_own:
+            return f"{self.name} is not in it with its homes and keys"
         if roster.minimum_group < self._settings.minimum_group:
             least = self._settings.minimum_group
             return f"groups of {roster.minimum_group} homes, at least {least} are wanted (privacy.minimum_group)"
