@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import stackelgrid
+from stackelgrid.games.user_oriented.home import UserOrientedHomes
 from stackelgrid.registry import list_algorithms
 from stackelgrid.report.tables import headline
 from stackelgrid.rounds.settings import PrivacySettings
@@ -97,6 +98,18 @@ def test_homes_that_keep_sensitivities_play_with_algorithms_that_ask_none_alone(
     assert len(record.rounds) > 1
     assert record.rejected == {}
     assert record.missing == []
+
+
+@pytest.mark.parametrize("algorithm", ["loads_only", "dual_decomposition"])
+def test_question_that_confirms_a_price_asks_for_no_sensitivity_that_homes_may_keep(algorithm: str) -> None:
+    scenario = load("user_oriented", [*SMALL, f"leader.algorithm={algorithm}", "privacy.sensitivity=none"])
+    leader, homes = scenario.leader_settings().strategy(scenario.session), UserOrientedHomes(scenario.everyone)
+    decision = leader.open()
+    while not decision.settle:
+        assert not decision.ask.asks_sensitivity
+        decision = leader.decide(decision.ask, {"a1": homes.answer(decision.ask)}, ())
+    assert not decision.ask.asks_sensitivity
+    assert leader.decide(decision.ask, {"a1": homes.answer(decision.ask)}, ()).settle
 
 
 @pytest.mark.parametrize(

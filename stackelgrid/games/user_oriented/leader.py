@@ -90,6 +90,7 @@ class UserOrientedLeader:
         self._asked: set[bytes] = set()
         self._answers: list[Observation] = []
         self._next_price = self.open().ask
+        self._confirms_with = min(self._next_price.sensitivities, 1)  # homes may keep what no round has asked for
         self._partial_search: tuple[int, PriceSearch] | None = None
         self._baseline_is_estimated = False
         self._asks_baseline_again = False  # a price was found on an estimated one
@@ -150,7 +151,9 @@ class UserOrientedLeader:
         if isinstance(result, PriceFound):
             account |= result.findings
         # The price that was answered is the one to settle, even when the search still wants to change it a little.
-        next_price = self._make_question(result) if isinstance(result, NextPrices) else settlement
+        next_price = settlement.model_copy(update={"sensitivities": self._confirms_with})
+        if isinstance(result, NextPrices):
+            next_price = self._make_question(result)
         if len(self._asked.union(next_price.questions)) > self._problem.questions:
             _LOG.warning("no question left", extra={"data": {"asked": len(self._asked), "residual": residual}})
             why = f"all {self._problem.questions} questions are asked; raise leader.questions_per_session"
