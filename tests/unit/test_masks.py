@@ -364,7 +364,7 @@ def test_group_of_which_somebody_has_not_answered_keeps_its_last_sum() -> None:
     assert nobody.held == (first, second) and nobody.answers == held.answers and others[0] in nobody.why[second]
     named = {name for each in network.said(MaskList) if each.round == 2 for name in each.nonces}
     assert named == set(others), "no list names a part of a group"
-    assert not network.objections
+    assert not network.refusals("list")
 
 
 def test_group_that_never_answered_as_a_whole_has_no_sum() -> None:
@@ -514,7 +514,7 @@ def test_aggregator_that_was_restarted_goes_on_with_its_roster() -> None:
     assert network.collector.is_set_up
     assert len(network.sum_up(2, network.ask(2)).answers) == 2
     nobody = network.sum_up(3, {})
-    assert nobody.held == ("group 1", "group 2")
+    assert nobody.held == ("group-1", "group-2")
 
 
 # --- whatever happens ---
@@ -635,11 +635,11 @@ LISTS: dict[str, tuple[Callable[[Case], MaskList], str]] = {
     ),
     "one without a home": (
         lambda case: case.changed(nonces=without(case.proposed.nonces, "h03")),
-        r"\d of \d processes of group \d; a sum is of all of them",
+        r"\d of \d processes of group-\d; a sum is of all of them",
     ),
     "one of a home alone": (
         lambda case: case.changed(nonces={"h03": case.proposed.nonces["h03"]}),
-        r"1 of \d processes of group \d; a sum is of all of them",
+        r"1 of \d processes of group-\d; a sum is of all of them",
     ),
     "one of the next session": (lambda case: case.changed(session=2), "list is of session 2, this one is 1"),
     "one of another roster": (lambda case: case.changed(roster="0" * 64), "of another roster or committee"),
@@ -791,7 +791,7 @@ ROSTERS: dict[str, tuple[Callable[[MaskRoster], dict[str, Any]], str]] = {
 def test_home_refuses_a_roster(change: Callable[[MaskRoster], dict[str, Any]], why: str) -> None:
     vouch: Any = lambda run, aggregator, entry: "unheard of" if entry.name == "x" else None  # noqa: E731
     network = begun(minimum_group=7, vouch=vouch)
-    honest = network.said(MaskRoster)[-1]
+    honest = changed(network.said(MaskRoster)[-1], wanted=network.names)
     forged_one = changed(honest, **change(honest))
     assert network.tell("h00", forged_one) == []
     (objection,) = network.refusals("roster")
@@ -802,7 +802,7 @@ def test_home_refuses_a_roster(change: Callable[[MaskRoster], dict[str, Any]], w
 
 def test_home_answers_under_one_roster_a_session() -> None:
     network = begun()
-    honest = network.said(MaskRoster)[-1]
+    honest = changed(network.said(MaskRoster)[-1], wanted=network.names)
     smaller = changed(honest, homes=honest.homes[:-1])
     network.tell("h00", smaller)
     network.tell("h00", honest)
@@ -901,7 +901,7 @@ def test_answer_that_fits_in_no_sum_leaves_its_group_without_one(change: dict[st
 def test_sum_that_no_connection_carries_is_refused_and_the_last_one_stands() -> None:
     network = begun()
     before = network.sum_up(1, network.ask(1))
-    network.collector._check = lambda roster, group, question, body: "too much" if group == "group 1" else None
+    network.collector._check = lambda roster, group, question, body: "too much" if group == "group-1" else None
     sums = network.sum_up(2, network.ask(2))
-    assert sums.held == ("group 1",) and sums.answers["group 1"] == before.answers["group 1"]
-    assert "too much; it is one of h" in sums.why["group 1"] and network.collector.refused["sum"] == 1
+    assert sums.held == ("group-1",) and sums.answers["group-1"] == before.answers["group-1"]
+    assert "too much; it is one of h" in sums.why["group-1"] and network.collector.refused["sum"] == 1
