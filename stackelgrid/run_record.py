@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field
 
@@ -60,7 +60,7 @@ class RunRecord:
       reason;
     - `late`: the EMC processes that had not come when the first round began, `last_errors`: the last warning or error
       that each node logged;
-    - `mask_keys`: who vouches for the keys by which sums were masked, None where none were;
+    - `certified`: whether nodes knew each other by certificates;
     - `rejected`: the messages that nodes ignored, by reason; `messages`, `bytes`: those that nodes sent.
     """
 
@@ -79,7 +79,7 @@ class RunRecord:
     failures: dict[str, str] = field(default_factory=dict)
     late: list[str] = field(default_factory=list)
     last_errors: dict[str, str] = field(default_factory=dict)
-    mask_keys: Literal["certificates", "unsigned"] | None = None
+    certified: bool = False
     rejected: dict[str, int] = field(default_factory=dict)
     messages: int = 0
     bytes: int = 0

@@ -91,7 +91,7 @@ class Observer:
         self._unacknowledged = {*topology.aggregators}
         self._settled = False
         self._members, self._processes = len(topology.aggregators), len(topology.names)
-        self._broker = str(Address.parse(config.broker))
+        self._broker, self._certified = str(Address.parse(config.broker)), config.tls is not None
         self._received = self._bytes = 0
         self._began = datetime.now(UTC)
         self._first: float | None = None
@@ -254,6 +254,7 @@ class Observer:
     def _gather(self, desk: Desk) -> RunRecord:
         """Gather what the nodes wrote to the desk; a node that is gone and wrote nothing has failed."""
         run_record = RunRecord("mqtt", self._broker, self._processes, messages=self._received, bytes=self._bytes)
+        run_record.certified = self._certified
         reported = desk.gather(run_record)
         gone = {name for name, online in self._online.items() if not online}
         run_record.failures = dict.fromkeys(sorted(gone - reported), "was gone at the end, see its container's log")

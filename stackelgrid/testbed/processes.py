@@ -100,6 +100,7 @@ def play(
             from stackelgrid.testbed.enrolment import with_certificates
 
             configs = with_certificates(configs, scenario.topology, certificates)
+            run_record.certified = True
         if own is not None:
             run_record.broker = own.kind
         controller = None

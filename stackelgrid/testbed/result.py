@@ -72,7 +72,7 @@ def _describe_privacy(scenario: Scenario, record: RunRecord) -> dict[str, Any]:
         "minimum_group": levels.minimum_group,
         "price_band": levels.price_band,
         "questions_per_session": levels.questions_per_session if counted else None,
-        **({} if record.mask_keys is None else {"keys": record.mask_keys}),
+        **({} if levels.sums == "off" else {"keys": "certificates" if record.certified else "unsigned"}),
     }
 
 

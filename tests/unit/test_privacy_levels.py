@@ -128,6 +128,17 @@ def test_result_tells_the_level_that_was_played(game: str, sensitivity: str, que
     }
 
 
+@pytest.mark.parametrize(("certified", "keys"), [(False, "unsigned"), (True, "certificates")])
+def test_result_tells_who_vouches_for_the_keys_of_masks(certified: bool, keys: str) -> None:
+    changes = ["population.homes=10", "aggregators=2", "leader.max_rounds=1"]
+    scenario = load("user_oriented", [*changes, "privacy.sums=committee", "privacy.minimum_group=5"])
+    record = in_memory.play(scenario)
+    record.certified = certified
+    privacy = build_result(scenario, record).privacy
+    assert privacy is not None
+    assert (privacy.sums, privacy.minimum_group, privacy.keys) == ("committee", 5, keys)
+
+
 def test_report_tells_the_level_in_a_line() -> None:
     run = stackelgrid.run(
         "user_oriented",
