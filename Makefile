@@ -13,7 +13,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --fork-st
 
 AUDIT := $(UV) run --quiet --no-project --isolated --with-requirements requirements-audit.lock
 
-.PHONY: help run test test-arm64 test-grid test-containers check soak mutants wheel reproduction stored-outcomes \
+.PHONY: help run test test-arm64 test-grid test-containers check soak mutants wheel reproduction attacks stored-outcomes \
 	screenshots bench docs audit sbom lock clean
 
 help:  ## List the commands (the default)
@@ -59,6 +59,9 @@ screenshots: $(INSTALLED)  ## Take the screenshots of docs/control-room.md anew;
 
 reproduction: $(INSTALLED)  ## Write docs/reproduction.md: the papers' figures beside those of our runs
 	$(VENV)/bin/python -m stackelgrid.study.reproduction docs/reproduction.md
+
+attacks: $(INSTALLED)  ## Write the table of docs/privacy.md: what attacks on the homes of the shipped case recover
+	$(VENV)/bin/stackelgrid attack user_oriented --write docs/privacy.md
 
 docs: $(INSTALLED)  ## Build the documentation as a site: site/index.html. A broken link, anchor or tag of an equation is an error
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict  # with --quiet warnings would pass

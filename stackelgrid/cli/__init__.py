@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from stackelgrid.certify import CertificateError
-from stackelgrid.cli import inputs, machines, results, studies
+from stackelgrid.cli import inputs, machines, privacy, results, studies
 from stackelgrid.cli.certs import certs
 from stackelgrid.cli.console import CommandError, open_stderr
 from stackelgrid.cli.help import GroupedCommands
@@ -24,7 +24,7 @@ from stackelgrid.ui.command import ui
 COMMANDS: dict[str, list[Callable[..., Any] | typer.Typer]] = {
     "Runs": [run, inputs.check, results.certify, results.report, results.replay, runs, compare, ui],
     "Scenarios and data": [inputs.init, inputs.scenarios, inputs.schema, inputs.data],
-    "Many runs": [studies.sweep, studies.compare_algorithms, studies.compare_planning],
+    "Many runs": [studies.sweep, studies.compare_algorithms, studies.compare_planning, privacy.attack],
     "Machines": [machines.provision, machines.compose, machines.observe, machines.disturb, history, certs],
 }
 """The commands in the order of `--help`, under the headings that they have there."""
