@@ -21,6 +21,7 @@ BENCHMARKS = {
     "watched": "benchmarks.watched",
     "meter": "benchmarks.meter",
     "page": "benchmarks.page",
+    "masks": "benchmarks.private_sums",
 }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,10 +20,10 @@ from typing import Any
 import paho.mqtt.client as paho
 
 import broker
-from aggregator_node.node import AggregatorNode
+from aggregator_node.node import AggregatorNode, Masks
 from benchmarks.client_choice import BarePaho
 from benchmarks.figures import Figure
-from emc_node.node import EmcNode
+from emc_node.node import CreateParty, EmcNode
 from stackelgrid.games.user_oriented import GAME
 from stackelgrid.games.user_oriented.home import UserOrientedHomes
 from stackelgrid.games.user_oriented.messages import LoadResponse, Price
@@ -59,31 +59,57 @@ class ReadyHome:
 
 
 class OurRound(BarePaho):
-    """`AggregatorNode` and `EmcNode` on `MqttTransport`; the leader alone is a bare client, as in `BareRound`."""
+    """`AggregatorNode` and `EmcNode` on `MqttTransport`; the leader alone is a bare client, as in `BareRound`.
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url, f"stackelgrid/{OURS}", qos=0)
-        scenario = load("user_oriented", [f"population.homes={HOMES}"])
+    With `masks`, and `party_of` for the part of each home by its name, the homes' answers are masked. Homes that
+    `solve` have no answers ready.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        run: str = OURS,
+        homes: int = HOMES,
+        masks: Masks | None = None,
+        party_of: Callable[[str], CreateParty] | None = None,
+        *,
+        solve: bool = False,
+    ) -> None:
+        super().__init__(url, f"stackelgrid/{run}", qos=0)
+        scenario = load("user_oriented", [f"population.homes={homes}"])
         self.price = Price(price=[scenario.leader.baseline_price] * scenario.slots)
-        self.up = Link(OURS, "leader", GAME.bodies("upper"), scenario.slots)
-        down = Link(OURS, "a1", GAME.bodies("lower"), scenario.slots)
-        homes = {home.id: ReadyHome(UserOrientedHomes([home]).answer(self.price)) for home in scenario.everyone}
+        self.up = Link(run, "leader", GAME.bodies("upper"), scenario.slots)
+        down = Link(run, "a1", GAME.bodies("lower"), scenario.slots, private_sums=masks is not None)
+        solvers = {home.id: UserOrientedHomes([home]) for home in scenario.everyone}
+        ready: Mapping[str, Any] = solvers
+        if not solve:
+            ready = {name: ReadyHome(solver.answer(self.price)) for name, solver in solvers.items()}
         self.nodes: list[Node] = [
             AggregatorNode(
                 "a1",
                 self.up,
                 down,
-                [RegisteredMember(name=name) for name in homes],
+                [RegisteredMember(name=name) for name in ready],
                 RoundPolicy(),
-                scenario.aggregator_settings("a1", {name: [] for name in homes}),
+                scenario.aggregator_settings("a1", {name: [] for name in ready}),
                 scenario.sessions,
                 journal=lambda record: None,
                 conclude=lambda record: None,
                 ledger=[],
+                masks=masks,
             ),
             *(
-                EmcNode(name, down, [], lambda *_, ready=ready: ready, scenario.sessions, lambda homes: None)
-                for name, ready in homes.items()
+                EmcNode(
+                    name,
+                    down,
+                    [],
+                    lambda *_, home=home: home,
+                    scenario.sessions,
+                    lambda homes: None,
+                    create_party=None if party_of is None else party_of(name),
+                    plain=LoadResponse,
+                )
+                for name, home in ready.items()
             ),
         ]
         self.transport = MqttTransport(url)
@@ -99,7 +125,7 @@ class OurRound(BarePaho):
     async def round(self) -> float:
         """Ask a price in a round of the next number."""
         self.number += 1
-        signal = Signal[Price](run=OURS, sender="leader", round=self.number, body=self.price)
+        signal = Signal[Price](run=self.up.run, sender="leader", round=self.number, body=self.price)
         payload = self.up.write(signal)
         self.complete = asyncio.get_running_loop().create_future()
         began = time.perf_counter()
