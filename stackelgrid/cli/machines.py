@@ -36,6 +36,7 @@ def provision(
     Each node of the scenario gets a folder of its own, to be taken to its machine.
     """
     from stackelgrid.deploy import provision as provisioning
+    from stackelgrid.deploy.privacy import protect
     from stackelgrid.scenarios import load
     from stackelgrid.wire.names import RULE, is_name, name_from
 
@@ -43,11 +44,14 @@ def provision(
     if not is_name(name):
         raise ConfigError(f"--run {name}: a run's name is {RULE}")
     desk = None if desk is None else desk.resolve()
-    changes = provisioning.provision(load(scenario, sets), out, broker, name, desk, rename=not run)
+    protected, told = protect(load(scenario, sets))
+    changes = provisioning.provision(protected, out, broker, name, desk, rename=not run)
     if changes.run != name:
         print(f"another run {name} was played here: this one is {changes.run}")
     certificates = f"{len(changes.added)} certificates were given"
     print(f"{out}: {changes.nodes} nodes of run {changes.run} are configured; {certificates}")
+    for sentence in told:
+        print(f"privacy: {sentence}")
     for node in changes.revoked:
         print(f"{node} stays revoked; stackelgrid certs add {node} gives it another certificate")
     if changes.withdrawn:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jinja2
 
+from stackelgrid.deploy.privacy import protect
 from stackelgrid.scenarios import list_shipped, load
 from stackelgrid.scenarios.topology import RunTopology
 from stackelgrid.testbed.enrolment import list_nodes
@@ -23,9 +24,10 @@ def compose(source: str, sets: Sequence[str] = (), *, per_home: bool = True) -> 
     """Write a Compose file that brings up the scenario `source` with the overrides `sets`.
 
     Each home is a service with a volume of its own, or without `per_home` a replica, on a volume of all homes. A
-    shipped scenario comes with the image; the folder of any other is mounted. Raises `ScenarioError`.
+    shipped scenario comes with the image; the folder of any other is mounted. Where the scenario chooses no level of
+    privacy, `provision` does. Raises `ScenarioError`.
     """
-    scenario = load(source, list(sets))
+    scenario, _ = protect(load(source, list(sets)))
     processes = list(scenario.topology.aggregator_of)
     own = None if source in list_shipped() else Path(source).resolve()
     options = [*([] if per_home else ["--replicas"]), *(word for value in sets for word in ("--set", value))]

@@ -51,6 +51,7 @@ def describe_grid(sessions: int, homes: int = 12) -> dict[str, Any]:
             "price_max": 40,
         },
         "aggregators": 2,
+        "privacy": {"sums": "off", "sensitivity": "full"},
         "rounds": {"deadline_s": 2.0, "tries": 3, "return_s": 10.0, "gather_s": 60},
         "homes": [describe_home(number, sessions) for number in range(1, homes + 1)],
     }

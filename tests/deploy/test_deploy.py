@@ -376,8 +376,8 @@ def test_aggregator_journal_resumes_and_is_not_mixed(tmp_path: Path) -> None:
 
 
 def test_compose_file_of_the_repository_is_up_to_date() -> None:
-    assert (CLONE / "compose.yaml").read_text() == compose("user_oriented"), (
-        "stackelgrid compose user_oriented --out compose.yaml writes it anew"
+    assert (CLONE / "compose.yaml").read_text() == compose("user_oriented", ["aggregators=3"]), (
+        "stackelgrid compose user_oriented --set aggregators=3 --out compose.yaml writes it anew"
     )
 
 

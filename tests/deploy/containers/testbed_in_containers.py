@@ -23,8 +23,10 @@ from stackelgrid.testbed.result import build_result
 
 CLONE = Path(__file__).parents[3]
 OVERLAY = CLONE / "deploy/faults/compose.slow.yaml"
-SMALL = ["population.homes=8", "aggregators=2", "population.satisfaction=power"]
+SMALL = ["population.homes=8", "aggregators=2", "population.satisfaction=power", "privacy.sensitivity=full"]
 """Eight rounds of the leader, which the overlay makes last two seconds each."""
+SHIPPED = ["aggregators=3", "privacy.sums=committee"]
+"""The case of compose.yaml, as `provision` protects it."""
 IMPATIENT = ["rounds.deadline_s=3", "rounds.return_s=5"]
 BASE_IMAGE = os.environ.get("PYTHON_IMAGE", "python:3.12-slim-bookworm")
 
@@ -144,10 +146,12 @@ def test_shipped_case_settles_in_containers() -> None:
         gathered = json.loads(project("exec", "-T", "observer", "cat", "/runs/user_oriented/result.json"))
         assert (gathered["settled"], gathered["complete"], gathered["failures"]) == (True, True, {})
         assert gathered["certificate"]["passed"] is True
-        alone = in_one_process("user_oriented", [])
+        levels = {key: gathered["privacy"][key] for key in ("sums", "minimum_group", "keys")}
+        assert levels == {"sums": "committee", "minimum_group": 20, "keys": "certificates"}
+        alone = in_one_process("user_oriented", SHIPPED)
         assert gathered["outcome"]["price"] == pytest.approx(alone["outcome"]["price"], rel=1e-9)
         assert (gathered["rounds"], gathered["inner_rounds"]) == (alone["rounds"], alone["inner_rounds"])
-        assert len(project.containers()) == 60 + 4 + 3  # with the leader, the broker and the observer
+        assert len(project.containers()) == 60 + 3 + 3  # with the leader, the broker and the observer
         for container in project.containers():
             assert_contained(json.loads(docker("inspect", container))[0])
         certificate = project("run", "--rm", "testbed", "stackelgrid", "certify", "runs/user_oriented")
@@ -171,7 +175,7 @@ def test_shipped_case_settles_when_a_nats_server_is_killed() -> None:
     told = {key: gathered[key] for key in ("settled", "complete", "rounds", "missing", "failures", "elapsed_s")}
     print(f"\n{project.run}: {told}")
     assert gathered["settled"] and gathered["complete"] and gathered["certificate"]["passed"]
-    alone = in_one_process("user_oriented", [])
+    alone = in_one_process("user_oriented", SHIPPED)
     assert gathered["outcome"]["price"] == pytest.approx(alone["outcome"]["price"], rel=1e-6)
 
 
