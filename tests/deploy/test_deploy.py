@@ -26,6 +26,7 @@ from broker.access import Node, Role
 from broker.authority import Authority
 from stackelgrid import cli
 from stackelgrid.deploy.compose import compose
+from stackelgrid.deploy.privacy import protect
 from stackelgrid.deploy.provision import provision
 from stackelgrid.errors import ConfigError, ExitCode
 from stackelgrid.node.config import load as load_config
@@ -295,8 +296,8 @@ def read_verdict(observe: list[str], log: Path) -> dict[str, float]:
 def test_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
     if broker.find_mosquitto() is None:
         pytest.skip("Mosquitto is not installed")
-    scenario, certs, desk = load("user_oriented", SETTINGS), tmp_path / "certs", tmp_path / "desk"
-    port = broker.free_port()
+    scenario, _ = protect(load("user_oriented", ["population.homes=10", "aggregators=2", "privacy.minimum_group=5"]))
+    certs, desk, port = tmp_path / "certs", tmp_path / "desk", broker.free_port()
     provision(scenario, certs, f"mqtts://127.0.0.1:{port}", "deployed", desk)
     logs = tmp_path / "logs"
     logs.mkdir()
@@ -319,6 +320,8 @@ def test_observer_gathers_a_deployed_run(tmp_path: Path) -> None:
     assert found["certificate"]["passed"]
     assert verdict == {"passed": 1.0, "gap": found["certificate"]["gap"]}
     assert found["rounds"] == len(run_record.rounds)
+    levels = {key: found["privacy"][key] for key in ("sums", "minimum_group", "keys")}
+    assert levels == {"sums": "committee", "minimum_group": 5, "keys": "certificates"}
     expected = scenario.outcome(run_record).content()
     for key in ("price", "load_kw", "leader_utility"):
         assert found["outcome"][key] == pytest.approx(expected[key], rel=1e-9)
