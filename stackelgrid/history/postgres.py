@@ -5,7 +5,7 @@ Rows that are there already are written over, so that a repeated export changes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sql
@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from stackelgrid.errors import ConfigError
 from stackelgrid.history.summary import to_rows
-from stackelgrid.history.tables import TABLES, History, Period, tabulate
+from stackelgrid.history.tables import TABLES, History, Kind, Period, find_kind, tabulate
 
 SCHEMA = "stackelgrid"
 """The schema of the tables in the database, made where it is not there."""
@@ -33,23 +33,13 @@ _KEYS = {
     "modes": ("run", "node", "at"),
 }
 """What tells the rows of a table apart."""
-_TEXTS = {"run", "node", "role", "ended", "member", "action", "why", "missing", "mode"}
-_TIMES = {"start", "time", "at"}
-_COUNTS = {
-    "session",
-    "slots",
-    "slot",
-    "homes",
-    "rounds",
-    "questions",
-    "messages",
-    "bytes",
-    "round",
-    "inner",
-    "answered",
+_TYPES: Mapping[Kind, Any] = {
+    Kind.TEXT: sql.Text(),
+    Kind.TIME: sql.DateTime(timezone=True),
+    Kind.COUNT: sql.BigInteger(),
+    Kind.TRUTH: sql.Boolean(),
+    Kind.NUMBER: sql.Double(),
 }
-_COUNTS |= {"again", "metered_slots", "roster", "minutes"}
-_TRUTHS = {"settled", "complete", "override", "limited", "takes_part"}
 
 
 def write(url: str, histories: Sequence[History], period: Period) -> dict[str, int]:
@@ -89,7 +79,7 @@ def _open(database: Connection, histories: Sequence[History], where: str) -> dic
         tables[name] = sql.Table(
             name,
             described,
-            *(sql.Column(column, _find_type(name, column), primary_key=column in keys) for column in columns),
+            *(sql.Column(column, _TYPES[find_kind(name, column)], primary_key=column in keys) for column in columns),
         )
     database.execute(sql.schema.CreateSchema(SCHEMA, if_not_exists=True))
     described.create_all(database)
@@ -99,16 +89,6 @@ def _open(database: Connection, histories: Sequence[History], where: str) -> dic
     elif version != VERSION:
         raise ConfigError(f"{where}: its tables are of version {version}, this program writes {VERSION}")
     return tables
-
-
-def _find_type(table: str, column: str) -> Any:
-    if column in _TEXTS:
-        return sql.Text()
-    if column in _TIMES:
-        return sql.DateTime(timezone=True)
-    if column in _TRUTHS or (column == "binding" and table != "sessions"):
-        return sql.Boolean()
-    return sql.BigInteger() if column in _COUNTS or column == "binding" else sql.Double()
 
 
 def _write_table(database: Connection, table: sql.Table, histories: Sequence[History], period: Period) -> int:

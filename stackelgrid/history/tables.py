@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -92,11 +93,35 @@ TABLES = {
 }
 """The question to the file that gives each table; `{when}` stands for the sessions asked for."""
 
-_TIMES = {"start", "time", "at"}
-_TRUTHS = {("sessions", "settled"), ("sessions", "complete"), ("slots", "binding"), ("members", "binding")}
-_TRUTHS |= {("modes", "override"), ("modes", "limited"), ("modes", "takes_part")}
+
+class Kind(Enum):
+    """What the cells of a column are."""
+
+    TEXT = "text"
+    TIME = "time"
+    COUNT = "count"
+    TRUTH = "truth"
+    NUMBER = "number"
+
+
+_KINDS = {
+    **dict.fromkeys(("run", "node", "role", "ended", "member", "action", "why", "missing", "mode"), Kind.TEXT),
+    **dict.fromkeys(("start", "time", "at"), Kind.TIME),
+    **dict.fromkeys(("session", "slot", "slots", "homes", "roster", "rounds", "round", "inner"), Kind.COUNT),
+    **dict.fromkeys(("questions", "messages", "bytes", "answered", "again", "metered_slots", "minutes"), Kind.COUNT),
+    **dict.fromkeys(("settled", "complete", "override", "limited", "takes_part"), Kind.TRUTH),
+    **dict.fromkeys(("price", "mean_price", "load_kw", "peak_kw", "energy_kwh", "metered_kwh"), Kind.NUMBER),
+    **dict.fromkeys(("par", "revenue", "bill", "metered_bill", "ms", "residual"), Kind.NUMBER),
+}
 _BEGINS = {"meter": "s.start", "modes": "s.at"}
 """When a row of a table is; of a session, when it begins."""
+
+
+def find_kind(table: str, column: str) -> Kind:
+    """Find what the cells of a column of one of `TABLES` are."""
+    if column == "binding":  # of a session it counts the slots that bind, of a slot it says whether it does
+        return Kind.COUNT if table == "sessions" else Kind.TRUTH
+    return _KINDS[column]
 
 
 @dataclass(frozen=True)
@@ -130,7 +155,7 @@ class History:
         titles = [column[0] for column in found.description]
         cells = list(zip(*found.fetchall(), strict=True)) or [()] * len(titles)
         return {
-            title: [self._read(cell, title in _TIMES, (name, title) in _TRUTHS) for cell in column]
+            title: [self._read(cell, find_kind(name, title)) for cell in column]
             for title, column in zip(titles, cells, strict=True)
         }
 
@@ -144,12 +169,12 @@ class History:
                 bounds.append(midnight.timestamp())
         return " AND ".join(conditions), bounds
 
-    def _read(self, cell: Any, is_time: bool, is_truth: bool) -> Cell:
+    def _read(self, cell: Any, kind: Kind) -> Cell:
         if cell is None:
             return None
-        if is_time:
+        if kind is Kind.TIME:
             return datetime.fromtimestamp(cell, UTC).astimezone(self._zone)
-        found: Cell = bool(cell) if is_truth else cell
+        found: Cell = bool(cell) if kind is Kind.TRUTH else cell
         return found
 
     def __enter__(self) -> Self:
