@@ -1,0 +1,323 @@
+"""Whole runs with private sums: they end as with exact answers, and where a sum is missing the journal says so."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from support.grid import Tree, grid
+from support.grid import play as play_grid
+from support.scripted_node import Scripted, finish
+
+from stackelgrid.faults.in_memory import FaultyMemory
+from stackelgrid.faults.plan import FaultPlan
+from stackelgrid.masks.roster import Roster
+from stackelgrid.rounds.settings import PrivacySettings
+from stackelgrid.run_record import RunRecord
+from stackelgrid.scenarios import Scenario, load
+from stackelgrid.testbed import in_memory
+from stackelgrid.testbed.in_memory import MemoryRun
+from stackelgrid.transport.memory import DeadlockError
+from stackelgrid.wire.masks import MaskRoster
+
+PRIVATE = PrivacySettings(sums="committee", minimum_group=5)
+STORAGE = {"capacity_kwh": 8.0, "initial_kwh": 3.0, "charge_kw": 2.0, "discharge_kw": 2.0, "wear": {"fast": 0.5}}
+DAY = {"start": "2026-06-01T00:00", "timezone": "UTC", "days": 1}
+
+
+def street(homes: int = 12, *, slots: int = 3, storage: bool = True, leader: Any = None, **changes: Any) -> Scenario:
+    """A street under one aggregator, every other home with a storage, whose answers are masked."""
+    random = np.random.default_rng(3)
+    return load(
+        {
+            "schema": 1,
+            "game": "user_oriented",
+            "seed": 1,
+            "aggregators": 1,
+            "privacy": PRIVATE.model_dump(mode="json"),
+            "rounds": {"deadline_s": 1.0, "return_s": 2.0, "gather_s": 3.0},
+            "leader": {
+                "objective": "welfare",
+                "baseline_price": 9,
+                "wholesale_price": random.uniform(2, 5, slots).tolist(),
+                "mu": 0.5,
+                "price_max": 30,
+                "tolerance": 1e-9,
+                **(leader or {}),
+            },
+            "homes": [
+                {
+                    "id": f"h{number}",
+                    "inelastic": [{"load_kw": random.uniform(0.5, 2, slots).tolist()}],
+                    "elastic": [
+                        {
+                            "max_kw": random.uniform(3, 8),
+                            "valuation": random.uniform(10, 18),
+                            "satisfaction": {"form": "log", "alpha": random.uniform(2, 5)},
+                        }
+                    ],
+                    **({"storage": [STORAGE]} if storage and number % 2 else {}),
+                }
+                for number in range(1, homes + 1)
+            ],
+            **({} if "calendar" in changes else {"slots": slots}),
+            **changes,
+        }
+    )
+
+
+def without_masks(scenario: Scenario) -> RunRecord:
+    return in_memory.play(scenario.change(privacy=PrivacySettings()))
+
+
+def assert_same(private: RunRecord, exact: RunRecord) -> None:
+    """Rounds, prices and what each home does are the same, but for what fixed point rounds off."""
+    assert private.settled and private.failures == {}
+    assert [entry["round"] for entry in private.rounds] == [entry["round"] for entry in exact.rounds]
+    for entry, reference in zip(private.rounds, exact.rounds, strict=True):
+        assert np.allclose(entry["price"], reference["price"], rtol=0, atol=1e-9)
+        assert np.allclose(entry["load_kw"], reference["load_kw"], rtol=0, atol=1e-8)
+    for name, account in exact.homes.items():
+        assert np.allclose(private.homes[name]["load_kw"], account["load_kw"], rtol=0, atol=1e-8)
+
+
+# --- without faults ---
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"homes": 20, "aggregators": 2},
+        {"homes": 20, "homes_per_process": 2},
+        {"homes": 10, "storage": False, "leader": {"objective": "stackelberg"}},
+    ],
+    ids=["welfare", "two-groups-each", "two-homes-a-process", "several-prices-a-question"],
+)
+def test_prices_and_rounds_are_those_of_exact_answers(changes: dict[str, Any]) -> None:
+    scenario = street(**changes)
+    private, exact = in_memory.play(scenario), without_masks(scenario)
+    assert_same(private, exact)
+    assert private.conclusion["complete"] and private.rejected == {}
+    assert [entry["questions"] for entry in private.rounds] == [entry["questions"] for entry in exact.rounds]
+    if "leader" in changes:
+        assert max(entry["questions"] for entry in private.rounds) > 2
+
+
+def test_run_repeats_itself_byte_for_byte() -> None:
+    scenario = street()
+    first, again = in_memory.play(scenario), in_memory.play(scenario)
+    assert (first.rounds, first.aggregator_rounds, first.homes) == (again.rounds, again.aggregator_rounds, again.homes)
+    assert (first.messages, first.bytes) == (again.messages, again.bytes)
+
+
+def count_masks(scenario: Scenario) -> tuple[RunRecord, Counter[str]]:
+    """Play a run, and count the messages about masks by what they are for."""
+    run = MemoryRun(scenario)
+    purposes = ("signal", "shares", "entrusted", "holding", "list", "signature", "quorum", "masks")
+    below = "stackelgrid/memory/a1"
+
+    def receive(topic: str, payload: bytes, now: float) -> Any:
+        return finish() if topic == f"{below}/signal" and not payload else []
+
+    topics = [f"{below}/signal", f"{below}/committee", *(f"{below}/+/{purpose}" for purpose in purposes[1:])]
+    tap = Scripted("tap", topics, receive=receive)
+    record = run.finish(run.transport.run([tap, *(build(False) for build in run.builds.values())]))
+    return record, Counter(topic.rpartition("/")[2] for topic, payload in tap.received if payload)
+
+
+def test_sessions_of_the_same_homes_keep_the_roster() -> None:
+    scenario = street(slots=24, calendar=DAY | {"horizon": "6h", "every": "6h"})
+    assert len(scenario.sessions) == 4
+    record, said = count_masks(scenario)
+    assert_same(record, without_masks(scenario))
+    assert said["shares"] == 12 and said["entrusted"] == said["holding"] == 5
+    rounds = len(record.rounds)
+    assert said["list"] == said["signature"] == said["quorum"] == said["masks"] == 5 * rounds
+
+
+# --- members that come and go ---
+
+
+MEMBERS: Mapping[int, Tree] = {
+    1: {"a1": [f"h{number}" for number in range(1, 7)], "a2": [f"h{number}" for number in range(7, 13)]},
+    2: {"a1": [f"h{number}" for number in range(1, 8)], "a2": [f"h{number}" for number in range(8, 14)]},  # one moves
+    3: {"a1": [f"h{number}" for number in range(2, 8)], "a2": [f"h{number}" for number in range(8, 14)]},  # one leaves
+    4: {"a1": [f"h{number}" for number in range(2, 7)], "a2": ["h1", *(f"h{number}" for number in range(7, 14))]},
+}
+
+
+def test_homes_join_leave_and_move_between_sessions() -> None:
+    scenario = grid(homes=13, aggregators=2)
+    private, exact = (
+        play_grid(scenario.change(privacy=privacy), MEMBERS[1], dict(list(MEMBERS.items())[1:]))
+        for privacy in (PRIVATE, PrivacySettings())
+    )
+    assert private.record.failures == {}
+    for session, tree in MEMBERS.items():
+        of_private, of_exact = private.record.of_session(session), exact.record.of_session(session)
+        assert private.members(session) == private.answered(session) == tree
+        assert of_private.conclusion["complete"]
+        assert np.allclose(of_private.rounds[-1]["price"], of_exact.rounds[-1]["price"], rtol=0, atol=1e-9)
+
+
+# --- faults ---
+
+
+@dataclass
+class Played:
+    """What a run under faults has left, and the rosters by which each aggregator's homes masked, in their order."""
+
+    record: RunRecord
+    rosters: list[MaskRoster]
+    groups: Mapping[str, tuple[str, ...]]
+
+    @property
+    def roster(self) -> Roster:
+        return Roster.of(self.rosters[0])
+
+    @property
+    def committees(self) -> int:
+        return len({(each.digest, each.epoch) for each in self.rosters})
+
+    def names_of_groups(self) -> set[str]:
+        return {group for entry in self.record.aggregator_rounds for group in entry.get("groups", {})}
+
+
+def play(scenario: Scenario, *faults: Mapping[str, Any], seed: int = 1) -> Played:
+    run = MemoryRun(scenario)
+    plan = FaultPlan.model_validate({"seed": seed, "faults": list(faults)})
+    transport = FaultyMemory(plan, run.builds, run.run_record.faults.append)
+    try:
+        result = transport.run(transport.nodes())
+    except DeadlockError as deadlock:
+        result = deadlock.result
+        assert result.crashed
+    record = run.finish(result)
+    rosters = [MaskRoster.model_validate(each["masks"]["roster"]) for each in run.ledgers["a1"] if "masks" in each]
+    return Played(record, rosters, Roster.of(rosters[0]).groups if rosters else {})
+
+
+@functools.cache
+def calm() -> Played:
+    """A run without faults of two groups, and of a committee that has members in both and leaves some out of each."""
+    played = play(street())
+    assert len(played.groups) == 2
+    return played
+
+
+@functools.cache
+def exact() -> RunRecord:
+    return without_masks(street())
+
+
+def crash(node: str, *, lose: bool = False, **of_fault: Any) -> dict[str, Any]:
+    return {"kind": "crash", "node": node, "at": {"round": 2}, "restart_after_s": 0.01, "lose_state": lose, **of_fault}
+
+
+def outsider() -> str:
+    """A home that is not in the committee."""
+    committee = calm().roster.committee(0)
+    return next(name for name in calm().roster.parties if name not in committee)
+
+
+@pytest.mark.parametrize("member", [True, False])
+def test_home_that_is_restarted_goes_on_with_its_keys(member: bool) -> None:
+    name = calm().roster.committee(0)[0] if member else outsider()
+    played = play(street(), crash(name))
+    assert [fault.kind for fault in played.record.faults] == ["crash", "restart"]
+    assert_same(played.record, exact())
+    assert played.record.conclusion["complete"] and played.record.rejected == {}
+    assert played.committees == 1
+
+
+@pytest.mark.parametrize("member", [True, False])
+@pytest.mark.parametrize("lose", [True, False])
+def test_group_of_a_home_that_is_gone_stands_still_and_the_journal_says_why(member: bool, lose: bool) -> None:
+    """One that comes back without its keys is gone until the next session, as one that does not come back."""
+    name = calm().roster.committee(0)[0] if member else outsider()
+    played = play(street(), crash(name, lose=lose, restart_after_s=0.01 if lose else None))
+    (group,) = (group for group, names in played.groups.items() if name in names)
+    assert played.record.settled and not played.record.conclusion["complete"]
+    later = [entry for entry in played.record.aggregator_rounds if entry["round"] > 1]
+    assert later and all(entry["groups"].keys() == {group} and name in entry["groups"][group] for entry in later)
+    assert played.committees == 1  # one of five may be missing
+    if lose:
+        assert played.record.failures == {} and played.record.rejected.keys() == {"masks"}
+
+
+def test_committee_without_two_members_is_replaced() -> None:
+    """They are both of one group, so that the other has to be summed by others."""
+    committee = calm().roster.committee(0)
+    group, gone = next(
+        (group, seated[:2])
+        for group, names in calm().groups.items()
+        if len(seated := [name for name in committee if name in names]) > 1
+    )
+    played = play(street(), *(crash(name, restart_after_s=None) for name in gone))
+    assert played.record.settled
+    assert [(each.digest, each.epoch) for each in played.rosters] == [
+        (calm().roster.digest, 0),
+        (calm().roster.digest, 1),
+    ]
+    assert played.names_of_groups() == {group}
+
+
+MOMENTS = [0.002, 0.009, 0.013, 0.017, 0.021, 0.025]
+"""Seconds of a run of 0.05 s: gathering, while masks are set up, in rounds, while masks are summed, settling."""
+
+
+@pytest.mark.parametrize("lose", [True, False])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_aggregator_goes_on_after_a_kill_at_any_moment(moment: float, lose: bool) -> None:
+    played = play(street(), crash("a1", at={"seconds": moment}, lose=lose))
+    assert [fault.kind for fault in played.record.faults] == ["crash", "restart"]
+    assert_same(played.record, exact())
+    assert played.record.conclusion["complete"] and played.record.rejected == {}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        crash("leader"),
+        {"kind": "broker", "at": {"round": 2}, "seconds": 0.5, "keep_retained": True},
+        {"kind": "broker", "at": {"round": 2}, "seconds": 0.5, "keep_retained": False},
+        {"kind": "broker", "at": {"seconds": 0.009}, "seconds": 0.5, "keep_retained": False},
+        {"kind": "delay", "seconds": 0.3, "jitter_s": 0.2},
+        {"kind": "duplication", "probability": 0.5, "copies": 2},
+        {"kind": "reordering", "probability": 0.3, "seconds": 0.1},
+    ],
+    ids=["leader", "broker", "broker-forgets", "broker-at-set-up", "late", "twice", "reordered"],
+)
+def test_sums_stay_exact_whatever_happens_to_leader_broker_or_order(fault: dict[str, Any]) -> None:
+    played = play(street(), fault)
+    assert played.record.faults
+    assert_same(played.record, exact())
+    assert played.record.conclusion["complete"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_lost_messages_cost_tries_and_no_sum_is_wrong(seed: int) -> None:
+    played = play(street(), {"kind": "loss", "probability": 0.1}, seed=seed)
+    assert played.record.faults and played.record.settled and played.record.failures == {}
+    assert played.record.conclusion["complete"] is not any(
+        entry["held"] or entry["excluded"] or entry.get("groups") for entry in played.record.aggregator_rounds
+    )
+    if played.record.conclusion["complete"]:
+        assert_same(played.record, exact())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sum_that_a_bit_has_spoilt_is_refused_and_the_journal_names_its_homes(seed: int) -> None:
+    """The highest bits of a masked answer are far beyond what connections carry."""
+    played = play(street(), {"kind": "corruption", "probability": 0.03}, seed=seed)
+    assert played.record.faults and played.record.settled and played.record.failures == {}
+    for entry in played.record.aggregator_rounds:
+        for group, why in entry.get("groups", {}).items():
+            assert set(played.groups[group]) & set(re.findall(r"h\d+", why))
