@@ -25,7 +25,7 @@ from stackelgrid.masks.form import MaskedForm, Words
 from stackelgrid.masks.keys import has_signed
 from stackelgrid.masks.party import Vouch
 from stackelgrid.masks.roster import MISSING, MOST_EPOCHS, QUORUM, SUBSETS, Roster, list_subsets
-from stackelgrid.transport.base import Publish
+from stackelgrid.transport.base import FetchRetained, Publish
 from stackelgrid.wire.codec import Link
 from stackelgrid.wire.masks import (
     EntrustedShares,
@@ -89,7 +89,7 @@ class GroupSums:
     why: Mapping[str, str]
 
 
-Step = Publish | SetUp | SetUpFailed | CommitteeReplaced | GroupSums
+Step = Publish | FetchRetained | SetUp | SetUpFailed | CommitteeReplaced | GroupSums
 GroupCheck = Callable[[Roster, str, Body, Body], str | None]
 """From roster, group, question and the body of its sum to the reason why the sum is refused, or None."""
 
@@ -314,7 +314,7 @@ class SumCollector:
         assert self._roster is not None or setting.step == "keys"
         match setting.step:
             case "keys":
-                return self._send_new_roster() if last else []
+                return self._send_new_roster() if last else [FetchRetained()]
             case "shares" if last:
                 return self._go_on_without_shares(setting, now)
             case "shares":

@@ -256,10 +256,12 @@ class Coordinator:
         """Give the topic filters of a coordinator."""
         return self.link.topics_from_members()
 
-    @property
-    def present(self) -> tuple[str, ...]:
-        """Give the members that are there."""
-        return tuple(name for name in self.members if name in self._online)
+    def list_expected(self, now: float) -> tuple[str, ...]:
+        """List the members that are there, and those that have left so lately that a round would wait for them."""
+        since = now - self.policy.return_s
+        return tuple(
+            name for name in self.members if name in self._online or self._left_at.get(name, -math.inf) > since
+        )
 
     @property
     def rounds(self) -> int:

@@ -83,9 +83,10 @@ def build_node_configs(scenario: Scenario, run: str, broker: str = "", *, gather
     ]
     # An aggregator may use up all its tries, wait for one to return, and more in an inner game, before it answers.
     rounds = scenario.rounds
+    steps = 2 + (_STEPS_OF_MASKS if scenario.privacy_settings().sums == "committee" else 0)
     patient = rounds.model_copy(
         update={
-            "tries": 2 * rounds.tries + scenario.inner_rounds + ceil(rounds.return_s / rounds.deadline_s),
+            "tries": steps * rounds.tries + scenario.inner_rounds + ceil(rounds.return_s / rounds.deadline_s),
             "gather_s": rounds.gather_s + rounds.deadline_s,
         }
     )
@@ -102,6 +103,9 @@ def build_node_configs(scenario: Scenario, run: str, broker: str = "", *, gather
     return NodeConfigs(leader, aggregators, homes)
 
 
+_STEPS_OF_MASKS = 6
+"""To set masks up an aggregator waits for keys, shares and receipts; for a committee that it replaces, for signatures,
+shares and receipts."""
 _MEMBERSHIP = ("aggregators", "homes_per_process", "population")
 """Keys of a scenario that say who takes part."""
 
