@@ -7,9 +7,10 @@ nothing of the actual from the beginning of the session on, unless the rule is `
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import UTC, timedelta
 from functools import lru_cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,32 +64,64 @@ Forecast = Annotated[
 """A rule by which forecasts are made, or the forecast itself: a number for every slot of the run."""
 
 
-class HomeForecast(StrictModel):
-    """The rules by which a home foresees its inelastic `load`, its `pv` and the `temperature` outside.
+class ForecastRules(StrictModel):
+    """Base of the rules by which forecasts are made, one for each quantity that is foreseen.
 
-    A list has numbers per slot of the run: kW of all inelastic load, kW of all PV, degrees Celsius.
+    A game has a class of its own with its quantities as keys. A list has a number per slot of the run.
     """
 
-    load: Forecast = "perfect"
-    pv: Forecast = "perfect"
-    temperature: Forecast = "perfect"
+    without: ClassVar[Mapping[str, str]] = {}
+    """The keys of other games, each with why there is nothing to foresee in this one."""
 
     @property
     def perfect(self) -> bool:
-        """True when the home knows what comes."""
-        return self.load == self.pv == self.temperature == "perfect"
+        """True when all that comes is known."""
+        return all(rule == "perfect" for _, rule in self)
+
+    @property
+    def of_homes(self) -> ForecastRules | None:
+        """The rules for homes, in the key `forecast` of a scenario; None where homes foresee nothing."""
+        return self
 
     def seed(self, seed: int, name: str) -> Self:
         """Give the same with a seed of its own for each that is noisy and has none; `name` is that of the home."""
         rules = {key: seed_noise(rule, seed, f"{name}/{key}") for key, rule in self}
         return self.model_copy(update=rules)
 
+    def check_slots(self, slots: int) -> None:
+        """Raise `ValueError` for a list of another length than a run of so many slots."""
+        for key, rule in self:
+            if isinstance(rule, list) and len(rule) != slots:
+                raise ValueError(f"forecast.{key} has {len(rule)} numbers, the run has {slots} slots; give one each")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_others(cls, rules: Any) -> Any:
+        for key, why in cls.without.items():
+            if isinstance(rules, dict) and key in rules:
+                raise ValueError(f"{key}: {why}; leave it out")
+        return rules
+
     @model_validator(mode="after")
     def _check_signs(self) -> Self:
-        for key in ("load", "pv"):
-            if isinstance(rule := getattr(self, key), list) and min(rule, default=0.0) < 0:
+        for key, rule in self:
+            if key in _AT_LEAST_0 and isinstance(rule, list) and min(rule, default=0.0) < 0:
                 raise ValueError(f"{key} is {min(rule):g} in slot {rule.index(min(rule)) + 1}, below 0; correct it")
         return self
+
+
+_AT_LEAST_0 = ("load", "pv")
+
+
+class HomeForecast(ForecastRules):
+    """The rules by which a home foresees its inelastic `load`, its `pv` and the `temperature` outside.
+
+    A list has kW of all inelastic load, kW of all PV, degrees Celsius.
+    """
+
+    load: Forecast = "perfect"
+    pv: Forecast = "perfect"
+    temperature: Forecast = "perfect"
 
 
 class Forecasts(HomeForecast):

@@ -2,5 +2,16 @@
 
 from stackelgrid.scenarios.base import Between, PopulatedScenario, Scenario
 from stackelgrid.scenarios.files import ScenarioError, dump, list_shipped, load, read_template
+from stackelgrid.scenarios.foreseen import ForeseenScenario
 
-__all__ = ["Between", "PopulatedScenario", "Scenario", "ScenarioError", "dump", "list_shipped", "load", "read_template"]
+__all__ = [
+    "Between",
+    "ForeseenScenario",
+    "PopulatedScenario",
+    "Scenario",
+    "ScenarioError",
+    "dump",
+    "list_shipped",
+    "load",
+    "read_template",
+]

@@ -11,18 +11,24 @@ its "availability"). The cost [LC-2] is strictly convex, so the answer is its st
 
 alpha, beta and m never leave this process; y*(c) does. d is given, or is what the load draws in the slots of the event
 [LC-C]. Energies kWh, money as in the prices.
+
+With a forecast d is what consumer and aggregator foresee, and another d comes. The consumer then still shifts y, as far
+as it draws that much, and its meter counts [LC-MET]
+
+    metered = d - y',      y' = min(y, d),      where d' - y was settled, d' the baseline foreseen.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from stackelgrid.calendar import Event, Session
+from stackelgrid.forecast import Forecast, ForecastRules, foresee
 from stackelgrid.games.load_call.messages import Call, Shift, to_rows
 from stackelgrid.model import PER_SLOT, NonNegative, Positive
 from stackelgrid.rounds.settings import HomeModel
@@ -33,13 +39,26 @@ _FEW_HOMES = 1000
 """A process with more homes answers beside receiving messages, not in between."""
 
 
+class LoadForecast(ForecastRules):
+    """The rules by which the `load` of a consumer is foreseen, kW, and with it its baseline."""
+
+    without: ClassVar[Mapping[str, str]] = {
+        "pv": "a baseline is of what a consumer draws, which is one load",
+        "temperature": "no dissatisfaction depends on the weather",
+        "price": "the tariff is public, and there is no wholesale price",
+    }
+
+    load: Forecast = "perfect"
+
+
 class Consumer(HomeModel):
     """The data of a consumer.
 
     `baseline_kwh` is d, its on-peak consumption without a call; the aggregator meters it and so knows it too. In place
     of it `load_kw` is its load without a call, one number per slot; the scenario then says which slots are of the
     `event`. Dissatisfaction is `alpha` y^2 + `beta` y [LC-3], money per kWh^2 and per kWh. `most_kwh` is m, the most
-    that it can shift whatever that pays; when omitted, its baseline.
+    that it can shift whatever that pays; when omitted, its baseline. The load is what comes; a session knows what
+    `forecast` makes of it.
     """
 
     baseline_kwh: NonNegative = 0.0
@@ -48,6 +67,7 @@ class Consumer(HomeModel):
     alpha: Positive
     beta: NonNegative = 0.0
     most_kwh: NonNegative | None = None
+    forecast: Annotated[LoadForecast | None, Field(exclude_if=lambda forecast: forecast is None)] = None
 
     @model_validator(mode="after")
     def _check_baseline(self) -> Self:
@@ -60,9 +80,30 @@ class Consumer(HomeModel):
         return self
 
     def check_slots(self, slots: int) -> None:
-        """Raise `ValueError` when its load has another length."""
+        """Raise `ValueError` when its load has another length, or there is none to foresee."""
         if self.load_kw is not None and len(self.load_kw) != slots:
             raise ValueError(f"load_kw has {len(self.load_kw)} numbers, slots is {slots}; give one per slot")
+        if self.forecast is None:
+            return
+        if self.load_kw is None:
+            raise ValueError("forecast: baseline_kwh is one number, and nothing else comes; give load_kw in its place")
+        self.forecast.check_slots(slots)
+
+    def foresee(self, session: Session) -> Self:
+        """Give the consumer with the load that is foreseen for a session."""
+        if self.forecast is None:
+            return self
+        return self.model_copy(
+            update={"load_kw": foresee(self.forecast.load, self.load_kw or [], session), "forecast": None}
+        )
+
+    def meter(self, account: Mapping[str, Any], came: Self) -> dict[str, float]:
+        """Give what it shifts of what it settled, when its baseline is as it `came`, and what its meter counts, kWh.
+
+        The energies are `shifted_kwh` and `load_kwh`, on-peak [LC-MET].
+        """
+        shifted = min(account["shifted_kwh"], came.baseline_kwh)
+        return {"shifted_kwh": shifted, "load_kwh": came.baseline_kwh - shifted}
 
     def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
         """Give the consumer in one session, with its baseline [LC-C] in the event of that."""
@@ -71,7 +112,7 @@ class Consumer(HomeModel):
         event, load = self.event.in_session(session), self.load_kw[session.window]
         marked = np.zeros(session.slots, bool) if event is None else event.mark(session)
         baseline = session.slot_hours * float(np.sum(load, where=marked))
-        return self.model_copy(update={"baseline_kwh": baseline, "load_kw": None, "event": None})
+        return self.model_copy(update={"baseline_kwh": baseline, "load_kw": None, "event": None, "forecast": None})
 
     @property
     def limit_kwh(self) -> float:

@@ -60,7 +60,9 @@ class UtilitySettings(LeaderSettings):
 
     `target_kwh` is R, what is to be shifted out of the on-peak hours, in each session of a run. These are one slot, or
     with several slots the `event`, between clock times in a dated run. `peak_price` p_on and `off_peak_price` p_off are
-    the tariff and `commission` kappa is what the aggregator earns, all three in money per kWh.
+    the tariff and `commission` kappa is what the aggregator earns, all three in money per kWh. With forecasts
+    the utility pays `imbalance_price` for what meters count on-peak beyond what was settled, `peak_price` where none is
+    given.
     """
 
     fixed_members = "each consumer's baseline and history are in the aggregator's configuration"
@@ -70,6 +72,7 @@ class UtilitySettings(LeaderSettings):
     peak_price: Finite
     off_peak_price: Finite
     commission: Price = 1.0
+    imbalance_price: Annotated[Finite | None, Field(exclude_if=lambda price: price is None)] = None
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:

@@ -51,6 +51,14 @@ class LoadCallOutcome(Outcome):
     - `baseline_bills`: by consumer, the bill without a call, money.
     - `event`: of a dated run, when the event begins and ends, ISO 8601 with offset; and again, if it is interrupted.
     - `performance`: in a session after others, h by consumer [LC-D].
+
+    Where baselines were foreseen [LC-IMB], all energies on-peak:
+
+    - `settled_kwh`, `metered_kwh`: by consumer, what it was to draw after its shift, and what its meter counted.
+    - `metered_shifted_kwh`, `metered_rewards`, `metered_bills`: by consumer, what it shifted, and the money for that.
+    - `metered_commission`: what the utility pays the aggregator for these shifts, money.
+    - `imbalance_kwh`: metered less settled, of all consumers; `imbalance_price`, `imbalance_cost`: what the utility
+      pays for it, money per kWh and money; it is paid where that is below zero.
     """
 
     target_kwh: Finite
@@ -68,6 +76,47 @@ class LoadCallOutcome(Outcome):
     baseline_bills: dict[str, Finite]
     event: list[tuple[str, str]] | None = None
     performance: dict[str, Finite] | None = None
+    settled_kwh: dict[str, Finite] | None = None
+    metered_kwh: dict[str, Finite] | None = None
+    metered_shifted_kwh: dict[str, Finite] | None = None
+    metered_rewards: dict[str, Finite] | None = None
+    metered_bills: dict[str, Finite] | None = None
+    metered_commission: Finite | None = None
+    imbalance_kwh: Finite | None = None
+    imbalance_price: Finite | None = None
+    imbalance_cost: Finite | None = None
+
+    def meter(self, foreseen: LoadCallScenario, came: LoadCallScenario, binding: int) -> Self:
+        """Give the same with what the meters count on-peak, when loads are as they `came` [LC-IMB].
+
+        All slots of the session bind.
+        """
+        leader, reward = came.leader, came.aggregator.reward
+        settled, metered, shifted = {}, {}, {}
+        for before, after in zip(foreseen.everyone, came.everyone, strict=True):
+            if before.id in self.shifted_kwh:
+                planned = self.shifted_kwh[before.id]
+                done = before.meter({"shifted_kwh": planned}, after)
+                settled[before.id] = before.baseline_kwh - planned
+                metered[before.id], shifted[before.id] = done["load_kwh"], done["shifted_kwh"]
+        unforeseen = sum(metered[name] - settled[name] for name in metered)
+        price = leader.peak_price if leader.imbalance_price is None else leader.imbalance_price
+        return self.model_copy(
+            update={
+                "settled_kwh": settled,
+                "metered_kwh": metered,
+                "metered_shifted_kwh": shifted,
+                "metered_rewards": {name: reward * kwh for name, kwh in shifted.items()},
+                "metered_bills": {
+                    name: leader.peak_price * metered[name] + leader.off_peak_price * kwh
+                    for name, kwh in shifted.items()
+                },
+                "metered_commission": leader.commission * sum(shifted.values()),
+                "imbalance_kwh": unforeseen,
+                "imbalance_price": price,
+                "imbalance_cost": price * unforeseen,
+            }
+        )
 
     @model_validator(mode="after")
     def _same_consumers(self) -> Self:

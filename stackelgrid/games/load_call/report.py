@@ -21,6 +21,7 @@ from stackelgrid.report.parts import (
     Section,
     Table,
     Trace,
+    drop_rounding,
     highlight_change,
     spread,
 )
@@ -108,7 +109,19 @@ def key_figures(result: RunResult[LoadCallOutcome], outcome: LoadCallOutcome) ->
         ("Aggregator's utility", quantity(outcome.aggregator_utility, money)),
         ("Rewards", quantity(sum(outcome.rewards.values()), money)),
         ("Bills", change(sum(outcome.baseline_bills.values()), sum(outcome.bills.values()), money)),
+        *_list_metered(outcome, money),
     ]
+
+
+def _list_metered(outcome: LoadCallOutcome, money: str) -> Iterator[Row]:
+    """List what meters counted, and the imbalance, where baselines were foreseen."""
+    if outcome.metered_kwh is None or outcome.settled_kwh is None or outcome.imbalance_kwh is None:
+        return
+    settled, metered = sum(outcome.settled_kwh.values()), sum(outcome.metered_kwh.values())
+    imbalance = drop_rounding(outcome.imbalance_kwh, settled)
+    rate = quantity(outcome.imbalance_price or 0.0, f"{money}/kWh")
+    yield ("Metered on-peak", f"{quantity(metered, 'kWh')}, {quantity(settled, 'kWh')} were settled")
+    yield ("Imbalance", f"{quantity(imbalance, 'kWh')} at {rate}: metered less settled")
 
 
 def sections(run: RunFolder, outcome: LoadCallOutcome) -> Iterator[Section]:
@@ -209,6 +222,15 @@ def tabulate_homes(scenario: LoadCallScenario, outcome: LoadCallOutcome) -> Colu
     }
     if outcome.performance is not None:
         columns["performance"] = outcome.performance
+    for column, metered in (
+        ("settled_kwh", outcome.settled_kwh),
+        ("metered_kwh", outcome.metered_kwh),
+        ("metered_shifted_kwh", outcome.metered_shifted_kwh),
+        (f"metered_reward_{money}", outcome.metered_rewards),
+        (f"metered_bill_{money}", outcome.metered_bills),
+    ):
+        if metered is not None:
+            columns[column] = metered
     return {"home": names, **{column: [by_name[name] for name in names] for column, by_name in columns.items()}}
 
 
@@ -230,6 +252,14 @@ def tabulate_calls(scenario: LoadCallScenario, outcome: LoadCallOutcome) -> Colu
 def compute_totals(scenario: LoadCallScenario, outcome: LoadCallOutcome) -> dict[str, Cell]:
     """Give the energies and sums of money of a session."""
     money = spell_unit(scenario.money)
+    metered: dict[str, Cell] = {}
+    if outcome.metered_kwh is not None and outcome.settled_kwh is not None:
+        metered = {
+            "settled_kwh": sum(outcome.settled_kwh.values()),
+            "metered_kwh": sum(outcome.metered_kwh.values()),
+            "imbalance_kwh": outcome.imbalance_kwh,
+            f"imbalance_cost_{money}": outcome.imbalance_cost,
+        }
     return {
         "target_kwh": outcome.target_kwh,
         "shifted_kwh": outcome.achieved_kwh,
@@ -239,6 +269,7 @@ def compute_totals(scenario: LoadCallScenario, outcome: LoadCallOutcome) -> dict
         f"rewards_{money}": sum(outcome.rewards.values()),
         f"baseline_bills_{money}": sum(outcome.baseline_bills.values()),
         f"bills_{money}": sum(outcome.bills.values()),
+        **metered,
     }
 
 

@@ -12,10 +12,10 @@ from pydantic import Field
 
 from stackelgrid.calendar import MOST_SLOTS_OF_RUN, Session
 from stackelgrid.games.load_call.aggregator import AggregatorTerms, History, LoadCallSettings
-from stackelgrid.games.load_call.home import Consumer
+from stackelgrid.games.load_call.home import Consumer, LoadForecast
 from stackelgrid.games.load_call.leader import UtilitySettings
 from stackelgrid.model import Positive, StrictModel
-from stackelgrid.scenarios import Between, PopulatedScenario
+from stackelgrid.scenarios import Between, ForeseenScenario
 from stackelgrid.wire.arrays import Array
 
 
@@ -52,16 +52,21 @@ class ConsumerPopulation(StrictModel):
         return Consumer(id=name, baseline_kwh=baseline, alpha=alpha, beta=beta)
 
 
-class LoadCallScenario(PopulatedScenario[ConsumerPopulation, Consumer]):
-    """A load call game, ready to run. Either `population` or `homes` gives the consumers."""
+class LoadCallScenario(ForeseenScenario[ConsumerPopulation, Consumer]):
+    """A load call game, ready to run. Either `population` or `homes` gives the consumers.
+
+    By `forecast` consumers and aggregator foresee the load of each consumer, of which its baseline is made.
+    """
 
     # Three or four rounds of calls are usual, five the most seen of 10,000 consumers.
     inner_rounds: ClassVar[int] = 5
+    rules: ClassVar[type[LoadForecast]] = LoadForecast
 
     game: Literal["load_call"]
     slots: Annotated[int, Field(ge=1, le=MOST_SLOTS_OF_RUN)] = 1
     leader: UtilitySettings
     aggregator: AggregatorTerms
+    forecast: Annotated[LoadForecast | None, Field(exclude_if=lambda forecast: forecast is None)] = None
 
     @classmethod
     def prepare(cls, raw: dict[str, Any], folder: Path) -> None:
@@ -75,9 +80,12 @@ class LoadCallScenario(PopulatedScenario[ConsumerPopulation, Consumer]):
 
     @cached_property
     def everyone(self) -> list[Any]:
-        """All consumers, in a run of one session with their baselines in its event. Raises `ValueError`."""
+        """All consumers, in a run of one session without forecasts with their baselines in its event.
+
+        Raises `ValueError`.
+        """
         homes = super().everyone
-        if len(self.sessions) > 1:
+        if len(self.sessions) > 1 or self.has_forecasts:
             return homes
         for number, home in enumerate(homes):
             try:
@@ -115,9 +123,14 @@ class LoadCallScenario(PopulatedScenario[ConsumerPopulation, Consumer]):
             raise ValueError(
                 f"aggregators: {self.aggregators}; in this game one aggregator calls everybody, set it to 1"
             )
+        if self.has_forecasts and any(session.binding < session.slots for session in self.sessions):
+            raise ValueError(
+                "forecast: a call is for the whole event that a session looks at, so that with calendar.every below "
+                "the horizon hours are called for twice and metered once; leave every out"
+            )
         for session in self.sessions:
             try:
-                baseline = sum(home.in_session(session).baseline_kwh for home in self.everyone)
+                baseline = sum(_foresee_baseline(home, session) for home in self.everyone)
             except ValueError as error:
                 raise ValueError(f"leader.{error}") from None
             if self.leader.target_kwh > baseline:
@@ -128,7 +141,7 @@ class LoadCallScenario(PopulatedScenario[ConsumerPopulation, Consumer]):
                 )
 
     def aggregator_settings(self, name: str, members: dict[str, list[Consumer]]) -> LoadCallSettings:
-        """Give the aggregator its terms, and the baselines that it has metered."""
+        """Give the aggregator its terms, and the baselines that it has metered or foresees."""
         return LoadCallSettings(
             fairness=self.aggregator.fairness,
             reward=self.aggregator.reward,
@@ -138,5 +151,10 @@ class LoadCallScenario(PopulatedScenario[ConsumerPopulation, Consumer]):
 
     def _list_baselines(self, home: Consumer) -> float | list[float]:
         """Give a consumer's baseline, of several sessions that in each, kWh."""
-        each = [home.in_session(session).baseline_kwh for session in self.sessions]
+        each = [_foresee_baseline(home, session) for session in self.sessions]
         return each if len(each) > 1 else each[0]
+
+
+def _foresee_baseline(home: Consumer, session: Session) -> float:
+    """Give the baseline that is foreseen for a session, kWh: the one that comes where nobody plans by a forecast."""
+    return home.foresee(session).in_session(session).baseline_kwh

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from stackelgrid.games.user_oriented.home import DeviceRates, Home, HomeProblem, Schedule, pose_problem
 from stackelgrid.games.user_oriented.home.appliances import ElasticAppliances
 from stackelgrid.games.user_oriented.home.metering import read_rates
-from stackelgrid.games.user_oriented.leader import UtilitySettings, compute_par
+from stackelgrid.games.user_oriented.leader import compute_par
 from stackelgrid.model import Finite, StrictModel
 from stackelgrid.run_record import Outcome, RunRecord
 from stackelgrid.wire.arrays import Array, Vector
@@ -280,11 +280,12 @@ class UserOrientedOutcome(Outcome):
     metered_utility: Finite | None = None
     supply_cost: Finite | None = None
 
-    def meter(self, foreseen: Sequence[Home], came: Sequence[Home], leader: UtilitySettings, binding: int) -> Self:
-        """Give the same with what the meters count, when homes and `leader` are as they `came` [UO-IMB]."""
+    def meter(self, foreseen: UserOrientedScenario, came: UserOrientedScenario, binding: int) -> Self:
+        """Give the same with what the meters count, when homes and leader are as they `came` [UO-IMB]."""
+        leader = came.leader
         homes = {
             after.id: self.homes[after.id].meter(before, after, self.price, binding)
-            for before, after in zip(foreseen, came, strict=True)
+            for before, after in zip(foreseen.everyone, came.everyone, strict=True)
             if after.id in self.homes
         }
         settled, hours = np.array(self.load_kw[:binding]), self.slot_hours

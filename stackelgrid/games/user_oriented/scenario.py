@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from stackelgrid.calendar import Session
 from stackelgrid.forecast import Forecasts, seed_noise
 from stackelgrid.games.user_oriented.aggregator import UserOrientedSettings
 from stackelgrid.games.user_oriented.home import Home, HomeProblem
@@ -18,16 +16,17 @@ from stackelgrid.games.user_oriented.leader import DEFAULT_ALGORITHM, UtilitySet
 from stackelgrid.games.user_oriented.population import Population
 from stackelgrid.registry import find_algorithm
 from stackelgrid.rounds.settings import PrivacySettings
-from stackelgrid.scenarios import PopulatedScenario
+from stackelgrid.scenarios import ForeseenScenario
 
 
-class UserOrientedScenario(PopulatedScenario[Population, Home]):
+class UserOrientedScenario(ForeseenScenario[Population, Home]):
     """A user-oriented pricing game, ready to run. Its homes are drawn from a `population` or listed as `homes`.
 
     By `forecast` homes and leader foresee what the lists per slot hold.
     """
 
     horizons: ClassVar[bool] = True
+    rules: ClassVar[type[Forecasts]] = Forecasts
     home_kw: ClassVar[float] = 100.0
     home_kwh_a_day: ClassVar[tuple[float, float]] = (0.1, 100.0)
 
@@ -39,41 +38,13 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
     @cached_property
     def everyone(self) -> list[Home]:
         """All homes of the scenario, with their forecasts, and the public price for what they feed in."""
-        shared = None if self.forecast is None else self.forecast.of_homes
-        homes = []
-        for home in super().everyone:
-            known: dict[str, Any] = {}
-            if rules := home.forecast or shared:
-                known["forecast"] = rules.seed(self.seed, home.id)
-            if home.feeds_in and home.feed_in_price is None and self.leader.feed_in_price is not None:
-                known["feed_in_price"] = self.leader.feed_in_price
-            homes.append(home.model_copy(update=known) if known else home)
-        return homes
-
-    @property
-    def has_forecasts(self) -> bool:
-        """True when somebody plans by a forecast."""
-        return self.leader_settings().forecast is not None or any(home.forecast is not None for home in self.everyone)
-
-    def in_session(self, session: Session, states: Mapping[str, Mapping[str, Any]] | None = None) -> Self:
-        """Give a session as it is foreseen, a scenario of its own."""
-        alone = super().in_session(session, states)
-        return alone if alone is self else alone.model_copy(update={"forecast": None})
-
-    def with_foresight(self) -> Self:
-        """Give the scenario in which everybody knows what comes."""
-        known = {"forecast": None}
-        homes = self.homes and [home.model_copy(update=known) for home in self.homes]
-        return self.change(homes=homes, leader=self.leader.model_copy(update=known), forecast=Forecasts())
-
-    def meter(self, session: Session, states: Mapping[str, Mapping[str, Any]], outcome: Any) -> Any:
-        """Add what the meters count once the binding slots of a session have come."""
-        if not self.has_forecasts:
-            return outcome
-        foreseen = self.in_session(session, states).everyone
-        there = {home.id for home in foreseen}
-        came = [home.in_session(session, states.get(home.id)) for home in self.everyone if home.id in there]
-        return outcome.meter(foreseen, came, self.leader.in_session(session), session.binding)
+        paid = {"feed_in_price": self.leader.feed_in_price}
+        return [
+            home.model_copy(update=paid)
+            if home.feeds_in and home.feed_in_price is None and self.leader.feed_in_price is not None
+            else home
+            for home in super().everyone
+        ]
 
     @classmethod
     def prepare(cls, raw: dict[str, Any], folder: Path) -> None:
@@ -89,15 +60,8 @@ class UserOrientedScenario(PopulatedScenario[Population, Home]):
         return population.draw(self.seed, self.leader.baseline_price, self.slots, times)
 
     def verify(self) -> None:
-        """Raise `ValueError` also for forecasts, homes with nothing, and when nobody draws at the flat price."""
-        for key, rule in self.forecast or ():
-            if isinstance(rule, list) and len(rule) != self.slots:
-                raise ValueError(
-                    f"forecast.{key} has {len(rule)} numbers, the run has {self.slots} slots; give one each"
-                )
+        """Raise `ValueError` also for homes with nothing, and when nobody draws at the flat price."""
         super().verify()
-        if self.has_forecasts and self.calendar is None:
-            raise ValueError("forecast: a run without a calendar is not dated, so that nothing comes; add one")
         most, wanted = self.privacy.questions_per_session, self.leader.questions_per_session
         if wanted > most:
             raise ValueError(

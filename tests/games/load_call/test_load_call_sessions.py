@@ -197,3 +197,79 @@ def test_consumer_is_refused_when_its_baseline_is_not_clear(home: dict[str, Any]
     raw["homes"][0] |= home
     with pytest.raises(ScenarioError, match=message):
         load(raw)
+
+
+# --- forecasts ---
+
+
+def test_perfect_forecast_calls_as_without_one_and_meters_what_was_settled() -> None:
+    raw = dated({"start": "2026-03-28T00:00", "days": 2}, 47)
+    plain, known = stackelgrid.run(raw), stackelgrid.run({**raw, "forecast": {}})
+    for before, after in zip(plain.result.sessions, known.result.sessions, strict=True):
+        one, other = before.outcome.content(), after.outcome.content()
+        assert one == {key: other[key] for key in one}
+        assert not any(key.startswith(("metered", "settled", "imbalance")) for key in one)
+        assert other["metered_kwh"] == other["settled_kwh"] and other["metered_bills"] == other["bills"]
+        assert other["imbalance_kwh"] == other["imbalance_cost"] == 0
+
+
+@pytest.mark.parametrize("price", [None, 9.0])
+@pytest.mark.parametrize("rule", ["persistence", {"noisy": {"sigma": 0.8}}])
+def test_meters_count_the_load_that_comes_less_what_is_shifted_of_it(rule: Any, price: float | None) -> None:
+    leader = {} if price is None else {"imbalance_price": price}
+    raw = {**dated({"start": "2026-03-28T00:00", "days": 3}, 71, **leader), "forecast": {"load": rule}}
+    raw["homes"][0]["load_kw"][24:] = [0.0] * 47  # it has nothing to shift from the second day on
+    run, again = stackelgrid.run(raw), stackelgrid.run(raw)
+    assert [each.outcome for each in run.result.sessions] == [each.outcome for each in again.result.sessions]
+    hours = [20, 20 - 1, 20]  # of the event; clocks change on the second day
+    first, missed, short = 1, 0.0, 0
+    for number, session in enumerate(run.result.sessions):
+        outcome = session.outcome
+        assert sum(outcome.calls_kwh.values()) == pytest.approx(60)
+        for home in raw["homes"]:
+            name, drawn = home["id"], sum(home["load_kw"][first : first + hours[number]])
+            shifted = outcome.metered_shifted_kwh[name]
+            assert shifted == min(outcome.shifted_kwh[name], drawn) or shifted == pytest.approx(drawn)
+            assert outcome.metered_kwh[name] == pytest.approx(drawn - shifted, abs=1e-9)
+            bill = 5.8 * outcome.metered_kwh[name] + 2.6 * shifted
+            assert outcome.metered_bills[name] == pytest.approx(bill, abs=1e-9)
+            assert outcome.metered_rewards[name] == pytest.approx(shifted, abs=1e-9)
+            short += shifted < outcome.shifted_kwh[name] - 1e-9
+        settled, metered = (sum(kwh.values()) for kwh in (outcome.settled_kwh, outcome.metered_kwh))
+        assert metered == pytest.approx(settled + outcome.imbalance_kwh, abs=1e-9)
+        assert outcome.imbalance_cost == pytest.approx((price or 5.8) * outcome.imbalance_kwh, abs=1e-9)
+        assert outcome.metered_commission == pytest.approx(sum(outcome.metered_shifted_kwh.values()), abs=1e-9)
+        missed += abs(outcome.imbalance_kwh)
+        first += session.slots
+    assert missed > 1 and (short > 0 or rule != "persistence")
+    known = stackelgrid.run(run.scenario.with_foresight())
+    assert all(abs(session.outcome.imbalance_kwh) < 1e-9 for session in known.result.sessions)
+
+
+def test_aggregator_knows_the_baseline_that_consumers_foresee() -> None:
+    raw = {**dated({"start": "2026-06-01T00:00", "days": 3}, 72), "forecast": {"load": "persistence"}}
+    scenario = load(raw)
+    (settings,) = (
+        scenario.aggregator_settings(name, {process: list(homes) for process, homes in members.items()})
+        for name, members in scenario.topology.members.items()
+    )
+    listed = [baselines for homes in settings.baseline_kwh.values() for baselines in homes]
+    for home, baselines in zip(raw["homes"], listed, strict=True):
+        days = [sum(home["load_kw"][24 * day + 1 : 24 * day + 21]) for day in range(3)]
+        assert baselines == pytest.approx([days[0], days[0], days[1]])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"forecast": {"pv": "perfect"}}, "forecast: pv: a baseline is of what a consumer draws"),
+        ({"forecast": {"price": "perfect"}}, "forecast: price: the tariff is public"),
+        ({"forecast": {"load": [1.0]}}, "forecast.load has 1 numbers, the run has 48 slots"),
+        ({"homes": [{"id": "c", "baseline_kwh": 90, "alpha": 1}]}, r"homes\.0\.forecast: baseline_kwh is one number"),
+        ({"calendar": {"start": "2026-06-01T00:00", "days": 2, "every": "12h"}}, "hours are called for twice"),
+    ],
+)
+def test_forecast_is_refused_where_nothing_is_foreseen(change: dict[str, Any], message: str) -> None:
+    raw = {**dated({"start": "2026-06-01T00:00", "days": 2}, 48), "forecast": {"load": "persistence"}}
+    with pytest.raises(ScenarioError, match=message):
+        load({**raw, **change})

@@ -281,12 +281,11 @@ class Home(HomeModel):
             raise ValueError(f"horizon is {self.horizon}, slots is {slots}; make them equal")
         if self.forecast is None:
             return
+        self.forecast.check_slots(slots)
         for key, rule, count in (
             ("load", self.forecast.load, len(self.inelastic)),
             ("pv", self.forecast.pv, len(self.pv)),
-            ("temperature", self.forecast.temperature, 1),
         ):
-            _require_length(f"forecast.{key}", rule if isinstance(rule, list) else None, slots)
             if isinstance(rule, list) and count > 1:
                 raise ValueError(f"forecast.{key} is a list for one, the home has {count}; join them, or name a rule")
         if self.forecast.temperature != "perfect" and any(pump.comfort.price is None for pump in self.heat_pump):
