@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -19,11 +18,9 @@ from emc_node.own_optimum import OwnOptimum
 from emc_node.strategy import DeviceHomeStrategy
 from stackelgrid.calendar import Session
 from stackelgrid.errors import ConfigError
-from stackelgrid.masks.party import Party, PartySettings
 from stackelgrid.model import refuse_newer
 from stackelgrid.node.config import NodeConfig
 from stackelgrid.node.heartbeat import with_heartbeat
-from stackelgrid.node.private_sums import Draw, draw_securely, prove_by, vouch_by
 from stackelgrid.node.protocol import RunNode
 from stackelgrid.node.record import Recorder, WholeFile, discard, open_record
 from stackelgrid.node.terms import describe_differences
@@ -38,10 +35,9 @@ from stackelgrid.wire.names import Name
 if TYPE_CHECKING:
     from stackelgrid.history.recording import HomeHistory
     from stackelgrid.node.home_status import HomeStatus
+    from stackelgrid.node.private_sums import Draw
 
 Home = TypeVar("Home", bound=HomeModel)
-
-_NONCE_BYTES = 16
 
 
 class EmcConfig(NodeConfig, Generic[Home]):
@@ -99,11 +95,11 @@ def assemble(
     act: Callable[[Mapping[str, Any]], None],
     remember: Recorder = discard,
     memory: Mapping[str, Any] | None = None,
-    draw: Draw = draw_securely,
+    draw: Draw | None = None,
 ) -> EmcNode:
     """Create the node of a configuration; `act` receives the settled schedules, the rest is as in `EmcNode`.
 
-    Its secrets are drawn from `draw`. Raise `ValueError` for homes that have no feasible schedule.
+    Its secrets are drawn from `draw`, where that is given. Raise `ValueError` for homes that have no feasible schedule.
     """
     homes = find_homes(config.game, config.algorithm)
     return _node(config, lambda homes_now, _: homes(homes_now), act, remember, memory, draw=draw)
@@ -207,7 +203,7 @@ def _node(
     remember: Recorder,
     memory: Mapping[str, Any] | None,
     listen: Callable[[Message], None] | None = None,
-    draw: Draw = draw_securely,
+    draw: Draw | None = None,
 ) -> EmcNode:
     bodies, homes = find(config.game).bodies("lower"), len(config.homes)
     masked = config.privacy.sums == "committee"
@@ -228,21 +224,8 @@ def _node(
     )
 
 
-def _make_party(config: EmcConfig[Any], draw: Draw) -> CreateParty:
-    """Make what creates the part in private sums of this process. Its secret is drawn once and saved."""
-    form = find(config.game).load("masked")
-    settings = PartySettings(len(config.homes), config.privacy.minimum_group, config.max_kw)
-    if config.tls is not None:
-        settings = replace(settings, prove=prove_by(config.tls), vouch=vouch_by(config.tls))
+def _make_party(config: EmcConfig[Any], draw: Draw | None) -> CreateParty:
+    from emc_node.private_sums import make_party  # with all that only these homes need
 
-    def create(
-        link: Link, object_to: Callable[[str, str], None], saved: Mapping[str, Any]
-    ) -> tuple[Party, Mapping[str, Any]]:
-        secret = bytes.fromhex(saved["secret"]) if saved else draw("secret")
-        party = Party(config.name, link, form, settings, secret, draw_nonce, object_to, saved.get("party"))
-        return party, {"secret": secret.hex()}
-
-    def draw_nonce() -> str:
-        return draw("nonce")[:_NONCE_BYTES].hex()
-
-    return create
+    form, least = find(config.game).load("masked"), config.privacy.minimum_group
+    return make_party(config.name, len(config.homes), form, least, config.max_kw, config.tls, draw)

@@ -6,11 +6,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stackelgrid.calendar import Session
 from stackelgrid.masks.fixed_point import FixedPointRangeError
-from stackelgrid.masks.party import Party
 from stackelgrid.node.mailbox import Mailbox
 from stackelgrid.node.progress import Progress
 from stackelgrid.node.record import Recorder, discard
@@ -23,6 +22,9 @@ from stackelgrid.wire.masks import EntrustedShares, MaskList, MaskRoster, Quorum
 from stackelgrid.wire.messages import Body, Place
 from stackelgrid.wire.roles import Role
 
+if TYPE_CHECKING:
+    from stackelgrid.masks.party import Party
+
 _LOG = logging.getLogger("emc_node")
 
 LINGER_S = 60.0
@@ -31,7 +33,7 @@ LINGER_S = 60.0
 CreateStrategy = Callable[[Sequence[Any], Session], HomeStrategy[Any, Any, Any]]
 """Creates the strategy of homes in a session. Raises `ValueError` for homes that have no feasible schedule."""
 
-CreateParty = Callable[[Link, Callable[[str, str], None], Mapping[str, Any]], tuple[Party, Mapping[str, Any]]]
+CreateParty = Callable[[Link, Callable[[str, str], None], Mapping[str, Any]], "tuple[Party, Mapping[str, Any]]"]
 """Creates a process's part in private sums, from its link, what hears its refusals, and what was saved of it before.
 
 Gives besides what of it never changes and is to be saved with the rest.

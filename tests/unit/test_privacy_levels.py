@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 import stackelgrid
@@ -162,3 +165,9 @@ def test_report_tells_the_level_in_a_line() -> None:
     )
     del content["privacy"]
     assert "Privacy" not in dict(headline(parse(content)))
+
+
+def test_home_whose_sums_are_not_masked_imports_nothing_that_encrypts() -> None:
+    loaded = "import sys, emc_node.__main__, emc_node.config; print('cryptography' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"
