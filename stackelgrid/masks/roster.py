@@ -3,7 +3,9 @@
 Everybody derives groups and committees from the roster's digest H alone, so that nobody has to be believed:
 
 - the committee of epoch e: the five names with the least SHA-256(H, e, name);
-- the groups: all names by SHA-256(H, "group", name), cut into as many parts as have the minimum of homes.
+- the groups: all names by SHA-256(H, "group", name), cut into as many parts as have the minimum of homes. A process
+  says itself how many homes are behind it. So that none fills a group alone, it counts for a quarter of the minimum at
+  most.
 
 The ten subsets are those of three of the five members; each home shares a key with each of them. Two members may be
 missing: one of every three is still there. Two members who tell each other all they know miss one of the keys.
@@ -12,10 +14,11 @@ missing: one of every three is still there. Two members who tell each other all 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
+from math import ceil
 
 from stackelgrid.wire.masks import COMMITTEE, MaskEntry, MaskRoster
 
@@ -26,6 +29,10 @@ QUORUM = 4
 """So many members have to sign the same list: any two quorums share three, one more than may be hostile."""
 MOST_EPOCHS = 3
 """A roster has so many committees, so that nobody tries until one pleases."""
+
+
+_LARGEST_SHARE = 4
+"""A process counts for at most this part of the least group: it takes four of them to make one."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,10 @@ class Roster:
         """Give the reason why no sums can be private with this roster, or None."""
         if len(self.parties) < COMMITTEE:
             return f"{len(self.parties)} processes, a committee needs {COMMITTEE}"
-        if self.homes < self.minimum_group:
-            return f"{self.homes} homes, at least {self.minimum_group} are to be in a sum (privacy.minimum_group)"
+        if self._weigh(self.parties) < self.minimum_group:
+            shares = "" if self.homes < self.minimum_group else ", of which a process counts for a quarter at most"
+            least = f"at least {self.minimum_group} are to be in a sum (privacy.minimum_group)"
+            return f"{self.homes} homes, {least}{shares}"
         return None
 
     def committee(self, epoch: int) -> tuple[str, ...]:
@@ -64,23 +73,24 @@ class Roster:
     @cached_property
     def groups(self) -> Mapping[str, tuple[str, ...]]:
         """The names of each group, by the name of the group."""
-        wanted = max(self.homes // self.minimum_group, 1)
+        whole = self._weigh(self.parties)
+        wanted = max(whole // self.minimum_group, 1)
         parts: list[list[str]] = [[]]
         for name in sorted(self.parties, key=lambda name: self._hash("group", name)):
-            if self._count(parts[-1]) >= self.homes / wanted:
+            if self._weigh(parts[-1]) >= whole / wanted:
                 parts.append([])
             parts[-1].append(name)
-        while len(parts) > 1 and (short := next((p for p in parts if self._count(p) < self.minimum_group), None)):
+        while len(parts) > 1 and (short := next((p for p in parts if self._weigh(p) < self.minimum_group), None)):
             parts.remove(short)
-            min(parts, key=self._count).extend(short)
+            min(parts, key=self._weigh).extend(short)
         return {f"group-{number}": tuple(part) for number, part in enumerate(parts, 1)}
 
     def count_homes(self, group: str) -> int:
         """Count the homes of a group."""
-        return self._count(self.groups[group])
+        return sum(self.parties[name].homes for name in self.groups[group])
 
-    def _count(self, names: list[str] | tuple[str, ...]) -> int:
-        return sum(self.parties[name].homes for name in names)
+    def _weigh(self, names: Iterable[str]) -> int:
+        return weigh((self.parties[name].homes for name in names), self.minimum_group)
 
     def _hash(self, *words: str) -> bytes:
         return hashlib.sha256("\0".join((self.digest, *words)).encode()).digest()
@@ -101,6 +111,12 @@ class Roster:
 
     def _context(self, *words: object) -> bytes:
         return "\0".join(map(str, ("stackelgrid", self.run, self.aggregator, self.digest, *words))).encode()
+
+
+def weigh(homes: Iterable[int], minimum_group: int) -> int:
+    """Count the homes of processes that have so many each, of none more than a quarter of the least group."""
+    most = ceil(minimum_group / _LARGEST_SHARE)
+    return sum(min(number, most) for number in homes)
 
 
 def list_subsets(seat: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stackelgrid.masks.roster import weigh
 from stackelgrid.node.config import Rounds
 from stackelgrid.registry import Game
 from stackelgrid.rounds.settings import QUESTIONS_PER_SESSION, PrivacySettings
@@ -57,6 +58,11 @@ def check_masks(privacy: PrivacySettings, rounds: Rounds, households: Mapping[st
             raise ValueError(
                 f"homes_per_process: {name} has {len(processes)} processes, of which {LEAST_PROCESSES} know the masks; "
                 "lower it, or set privacy.sums to off"
+            )
+        if weigh(map(len, processes), privacy.minimum_group) < privacy.minimum_group:
+            raise ValueError(
+                f"homes_per_process: {name} has {homes} homes, but a process counts for a quarter of "
+                f"privacy.minimum_group {privacy.minimum_group} at most; lower it, or set privacy.sums to off"
             )
     if rounds.missing == "exclude":
         raise ValueError(

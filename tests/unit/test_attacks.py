@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stackelgrid import cli
 from stackelgrid.attacks import (
@@ -26,8 +28,10 @@ from stackelgrid.attacks.findings import LEVELS, Finding, Level
 from stackelgrid.attacks.targets import Population
 from stackelgrid.attacks.views import GroupSums
 from stackelgrid.errors import ConfigError
+from stackelgrid.masks.roster import Roster
 from stackelgrid.scenarios import load
 from stackelgrid.wire.arrays import Array
+from stackelgrid.wire.masks import MaskEntry, MaskRoster
 
 PAGE = Path(__file__).parents[2] / "docs" / "privacy.md"
 OFF, OFF_LOADS, COMMITTEE, COMMITTEE_LOADS = LEVELS
@@ -183,6 +187,37 @@ def test_masks_hide_a_home_from_two_members_and_two_lists_and_not_from_three(
         kept, broken = (each for each in found if each.attack == attack)
         assert not kept.succeeds and not kept.variant
         assert broken.error < ROUNDED and broken.variant.startswith("without")
+
+
+@given(st.integers(5, 40), st.lists(st.integers(1, 3), min_size=5, max_size=60), st.integers(0, 9))
+def test_process_that_says_it_has_many_homes_is_left_alone_with_nobody(least: int, homes: list[int], key: int) -> None:
+    def enter(name: str, count: int, number: int) -> MaskEntry:
+        return MaskEntry(name=name, homes=count, exchange=f"{number:064x}", signing=f"{number:064x}")
+
+    entries = [enter(f"h{number}", count, number) for number, count in enumerate(homes)]
+    entries.append(enter("liar", 10**6, 1000 + key))
+    roster = Roster.of(MaskRoster(run="run", sender="a1", minimum_group=least, epoch=0, homes=entries))
+    if roster.find_objection() is not None:
+        return
+    assert sorted(name for names in roster.groups.values() for name in names) == sorted(roster.parties)
+    for names in roster.groups.values():
+        assert sum(roster.parties[name].homes for name in names if name != "liar") >= 3 * least // 4
+
+
+def test_three_homes_that_collude_with_their_aggregator_get_into_the_committee_by_trying_keys() -> None:
+    """A limit of the protocol, said in docs/privacy.md: the committee is drawn from what they choose themselves."""
+
+    def enter(name: str, number: int) -> MaskEntry:
+        return MaskEntry(name=name, homes=1, exchange=f"{number:064x}", signing=f"{number:064x}")
+
+    honest, hostile = [enter(f"h{number}", number) for number in range(17)], ("x1", "x2", "x3")
+    for tries in range(1, 2000):
+        entries = [*honest, enter("x1", 100 + tries), enter("x2", 98), enter("x3", 99)]
+        roster = Roster.of(MaskRoster(run="run", sender="a1", minimum_group=20, epoch=0, homes=entries))
+        if set(hostile) <= set(roster.committee(0)):
+            break
+    assert tries < 1999
+    assert roster.find_objection() is None
 
 
 # --- what no protocol of exact sums hides ---
