@@ -33,7 +33,7 @@ from stackelgrid.rounds.strategy import Ask, Reply
 from stackelgrid.transport.base import Action, FetchRetained, Finish, Publish
 from stackelgrid.wire.codec import Link, RegistrarLink
 from stackelgrid.wire.masks import ListSignature, MaskedAnswer, MaskKeys, MaskShares, MaskSums, ShareReceipt
-from stackelgrid.wire.messages import AggregatorRoster, Body, RegisteredMember
+from stackelgrid.wire.messages import AggregatorRoster, Body, Message, RegisteredMember
 from stackelgrid.wire.roles import Role
 
 _LOG = logging.getLogger("aggregator_node")
@@ -98,7 +98,11 @@ class AggregatorNode:
             down, list(self._homes), policy, self._check_answer, self._limits.check_receipt, of_grid=of_grid
         )
         self._masks = masks
-        self._sums = None if masks is None else SumCollector(down, masks.form, masks.settings, self._check_sum)
+        self._sums = (
+            None
+            if masks is None
+            else SumCollector(down, masks.form, masks.settings, self._check_sum, self._reject_mask)
+        )
         self._signal: Body | None = None  # the leader's, as long as masks are being set up for it
         self._asked: Ask[Any] | None = None  # of the homes last, until there is a reply
         self._finished: Round | None = None  # the round whose masks are being summed
@@ -250,7 +254,7 @@ class AggregatorNode:
             self._member.note_contact(now)
             return self._perform(steps, now)
         if self._sums is not None and isinstance(message, _OF_MASKS):
-            return self._perform(self._sums.receive(message, now) if message.sender in self._homes else [], now)
+            return self._receive_masks(self._sums, message, now) if message.sender in self._homes else []
         return self._perform(self._coordinator.receive(message, now, len(payload)), now)
 
     def next_deadline(self) -> float | None:
@@ -443,6 +447,16 @@ class AggregatorNode:
                 _LOG.error("no private sums", extra={"data": {"round": self._leader_round, "cause": reason}})
         return []
 
+    def _receive_masks(self, sums: SumCollector, message: Message, now: float) -> list[Action]:
+        actions = self._perform(sums.receive(message, now), now)
+        if isinstance(message, MaskKeys):  # others than in the roster, perhaps
+            self._note_unable(sums)
+        return actions
+
+    def _note_unable(self, sums: SumCollector) -> None:
+        """Have rounds not wait for those who cannot answer in this session."""
+        self._coordinator.unable = sums.explain_missing(self._homes) if self._has_groups else {}
+
     def _set_masks_up(self, now: float) -> list[Action]:
         """Set a roster up with the members that are there, once they have gathered."""
         if self._sums is None or not self._has_gathered or self._coordinator.is_gathering:
@@ -455,6 +469,7 @@ class AggregatorNode:
         self._ledger.append({**self._of_session(), "masks": self._sums.remember()})
         if not self._has_groups:
             self._group(set_up.groups)
+        self._note_unable(self._sums)
         if self._signal is not None:
             signal, self._signal = self._signal, None
             return self._ask_or_reply(self.progress.work(self._strategy.open, signal), now)
@@ -493,6 +508,10 @@ class AggregatorNode:
         if reason is not None:
             self.mailbox.reject("refused", f"{name}/answer", reason)
         return reason
+
+    def _reject_mask(self, kind: str, detail: str) -> None:
+        """Count what the collector refuses."""
+        self.mailbox.reject("masks", kind, detail)
 
     def _check_sum(self, roster: Roster, group: str, question: Body, body: Body) -> str | None:
         """Give the reason why the sum of a group is refused, or None."""
@@ -565,6 +584,7 @@ class AggregatorNode:
         roster = self._sums.roster
         if not self._has_groups:
             self._group({group: roster.count_homes(group) for group in roster.groups})
+        self._note_unable(self._sums)
         if self._signal is not None:
             signal, self._signal = self._signal, None
             return self._strategy.open(signal)

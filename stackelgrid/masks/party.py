@@ -191,7 +191,9 @@ class Party:
             return f"groups of {roster.minimum_group} homes, at least {least} are wanted (privacy.minimum_group)"
         if message.epoch >= MOST_EPOCHS:
             return f"committee {message.epoch} of a roster, {MOST_EPOCHS - 1} is the last"
-        return roster.find_objection() or self._find_change(roster, message) or self._find_doubt(roster)
+        if reason := roster.find_objection() or self._find_change(roster, message):
+            return reason
+        return None if roster.digest == self._bound_to else self._find_doubt(roster)  # it was checked, and may expire
 
     def _find_change(self, roster: Roster, message: MaskRoster) -> str | None:
         """Give what must not change in a session in which this process has answered, and does with a roster."""

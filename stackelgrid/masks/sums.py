@@ -13,7 +13,7 @@ No step waits longer than `tries` deadlines.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Literal
@@ -131,18 +131,25 @@ class SumCollector:
     """The aggregator's part: `check` holds the sum of a group against what its connections carry.
 
     It is told the session and who is there, then each finished round; messages and clock readings bring it on, as they
-    do a `Coordinator`. `memory` is what `remember` gave before a restart.
+    do a `Coordinator`. What it refuses is counted in `refused` by kind, and said to `object_to` in words.
     """
 
-    def __init__(self, link: Link, form: MaskedForm, settings: SumSettings, check: GroupCheck) -> None:
+    def __init__(
+        self,
+        link: Link,
+        form: MaskedForm,
+        settings: SumSettings,
+        check: GroupCheck,
+        object_to: Callable[[str, str], None] = lambda kind, detail: None,
+    ) -> None:
         self.link = link
-        self._form, self._settings, self._check = form, settings, check
+        self._form, self._settings, self._check, self._object_to = form, settings, check, object_to
         self._session = 0
         self._keys: dict[str, MaskEntry] = {}  # of all members that have published theirs
         self._there: tuple[str, ...] = ()
         self._roster: Roster | None = None
         self._message: MaskRoster | None = None
-        self._dropped: set[str] = set()  # those whose shares did not come, or were wrong, in this session
+        self._dropped: dict[str, str] = {}  # those who are in no roster of this session, and why
         self._setting: _Setting | None = None
         self._summing: _Summing | None = None
         self._keyless: frozenset[str] = frozenset()  # those of whose masks the committee has too few keys
@@ -165,12 +172,14 @@ class SumCollector:
     def remember(self) -> dict[str, Any]:
         """Give the roster in force, as JSON, for a ledger."""
         assert self._message is not None
-        return {"roster": self._message.model_dump(mode="json", by_alias=True), "session": self._session}
+        roster = self._message.model_dump(mode="json", by_alias=True)
+        return {"roster": roster, "session": self._session, "dropped": dict(self._dropped)}
 
     def recall(self, memory: Mapping[str, Any]) -> None:
         """Take over what `remember` gave."""
         self._message = MaskRoster.model_validate(memory["roster"])
         self._roster, self._session = Roster.of(self._message), memory["session"]
+        self._dropped = dict(memory["dropped"])
         self._latest.clear()
 
     def recall_sums(self, sums: GroupSums) -> None:
@@ -197,7 +206,7 @@ class SumCollector:
 
     def set_up(self, session: int, there: Sequence[str], now: float) -> list[Step]:
         """Begin a session with the members that are there; where these are those of the roster in force, it holds."""
-        self._session, self._there, self._dropped = session, tuple(there), set()
+        self._session, self._there, self._dropped = session, tuple(there), {}
         self._summing = None
         self._latest.clear()
         if self._setting is None and self._roster is not None and self._holds(self._roster):
@@ -208,7 +217,25 @@ class SumCollector:
     def _holds(self, roster: Roster) -> bool:
         """Tell whether a roster is of those who are there, with the keys they have now, and has its first committee."""
         known = all(self._keys.get(name, party).public == party.public for name, party in roster.parties.items())
-        return known and set(roster.parties) == set(self._there) and self._epoch == 0 and not self._keyless
+        if not known or set(roster.parties) != set(self._there) or self._epoch > 0 or self._keyless:
+            return False
+        return all(self._vouch(party) is None for party in roster.parties.values())  # certificates expire
+
+    def explain_missing(self, members: Iterable[str]) -> dict[str, str]:
+        """Say of each of `members` that cannot answer under the roster in force why; it may in another session."""
+        assert self._roster is not None
+        why = {}
+        for name in members:
+            party = self._roster.parties.get(name)
+            if party is None:
+                why[name] = self._dropped.get(name, "was not there when masks were set up")
+            elif self._keys.get(name, party).public != party.public:
+                why[name] = "has come back with other keys than masks were set up with"
+        return why
+
+    def _vouch(self, entry: MaskEntry) -> str | None:
+        """Give the reason why the keys of a member are not believed, or None."""
+        return self._settings.vouch(self.link.run, self.link.coordinator, entry)
 
     def _announce(self) -> SetUp:
         assert self._roster is not None
@@ -222,12 +249,17 @@ class SumCollector:
     def _send_new_roster(self) -> list[Step]:
         """Send a roster of those whose keys have come and are believed."""
         assert self._setting is not None
-        entries = [self._keys[name] for name in self._there if name in self._keys and name not in self._dropped]
         believed = []
-        for entry in entries:
-            reason = self._settings.vouch(self.link.run, self.link.coordinator, entry)
-            self.refused["keys"] += reason is not None
-            believed += [entry] if reason is None else []
+        for name in self._there:
+            if name in self._dropped:
+                continue
+            if name not in self._keys:
+                self._dropped[name] = "has sent no keys for masks"
+            elif reason := self._vouch(self._keys[name]):
+                self._dropped[name] = f"its keys are not believed: {reason}"
+                self._refuse("keys", f"{name}: {reason}")
+            else:
+                believed.append(self._keys[name])
         if not believed:
             return self._fail("no member has sent keys that are believed")
         message = MaskRoster(
@@ -263,7 +295,7 @@ class SumCollector:
         if setting is None or roster is None or setting.step != "shares" or not self._is_current(message):
             return []
         if message.sender not in roster.parties or set(message.shares) != set(roster.committee(self._epoch)):
-            self.refused["shares"] += 1
+            self._refuse("shares", f"{message.sender} has sealed nothing for the committee of the roster")
             return []
         setting.shares[message.sender] = message.shares
         return self._entrust(now) if setting.shares.keys() == roster.parties.keys() else []
@@ -291,7 +323,7 @@ class SumCollector:
         if setting is None or setting.step != "receipts" or not self._is_current(message):
             return []
         if message.sender not in self._committee:
-            self.refused["holding"] += 1
+            self._refuse("holding", f"{message.sender} is not in the committee")
             return []
         setting.receipts[message.sender] = frozenset(message.missing)
         return self._finish_receipts(now) if len(setting.receipts) == len(self._committee) else []
@@ -303,7 +335,7 @@ class SumCollector:
         complaints = Counter(home for missing in receipts.values() for home in missing)
         keyless = {home for home, count in complaints.items() if count > MISSING and home in self._roster.parties}
         if keyless and self._epoch == 0:
-            self._dropped |= keyless
+            self._dropped |= dict.fromkeys(sorted(keyless), "the committee cannot open what it has sealed")
             self._setting = _Setting("shares", self._wait(now))
             return self._send_new_roster()
         self._keyless = frozenset(keyless)
@@ -332,7 +364,8 @@ class SumCollector:
         assert self._roster is not None
         if self._epoch > 0:
             return self._entrust(now)
-        self._dropped |= self._roster.parties.keys() - setting.shares.keys()
+        silent = sorted(self._roster.parties.keys() - setting.shares.keys())
+        self._dropped |= dict.fromkeys(silent, "has sealed nothing for the committee")
         setting.wait = self._wait(now)
         return self._send_new_roster()
 
@@ -437,10 +470,10 @@ class SumCollector:
             return []
         proposed, sender = summing.proposed, message.sender
         if sender not in self._committee or message.digest != proposed.digest:
-            self.refused["signature"] += 1
+            self._refuse("signature", f"that of {sender} is not of the list, or it is not in the committee")
             return []
         if not has_signed(roster.parties[sender].signing, proposed.signed_bytes(), message.signature):
-            self.refused["signature"] += 1
+            self._refuse("signature", f"that of {sender} is not by its key")
             return []
         summing.signatures[sender] = message.signature
         if summing.has_quorum or len(summing.signatures) < QUORUM:
@@ -464,7 +497,7 @@ class SumCollector:
         if summing is None or message.round != summing.proposed.round:
             return []
         if message.digest != summing.proposed.digest or not self._may_give(message, summing):
-            self.refused["masks"] += 1
+            self._refuse("masks", f"those of {message.sender} are not what it was asked for")
             return []
         summing.sums[message.sender] = {(each.subset, each.group): each.words for each in message.sums}
         all_there = summing.sums.keys() >= summing.signatures.keys()
@@ -503,9 +536,9 @@ class SumCollector:
                 return []
             chosen[key] = found[0][0]
         self._summing = None
-        self.refused["masks"] += sum(
-            any(chosen.get(key, words) != words for key, words in sums.items()) for sums in summing.sums.values()
-        )
+        for member, sums in summing.sums.items():
+            if any(chosen.get(key, words) != words for key, words in sums.items()):
+                self._refuse("masks", f"those of {member} are others than most members give")
         bodies = {}
         for group in summing.summed:
             masks = [decode_words(chosen[subset, groups.index(group)]) for subset in range(len(SUBSETS))]
@@ -530,7 +563,7 @@ class SumCollector:
             if reason is None:
                 good[group] = body
             else:
-                self.refused["sum"] += 1
+                self._refuse("sum", reason)
                 why[group] = f"{reason}; it is one of {', '.join(self._roster.groups[group])}"
         self._latest.update(good)
         answers = {group: self._latest[group] for group in self._roster.groups if group in self._latest}
@@ -539,6 +572,10 @@ class SumCollector:
         return GroupSums(answers, held, excluded, why)
 
     # --- both ---
+
+    def _refuse(self, kind: str, detail: str) -> None:
+        self.refused[kind] += 1
+        self._object_to(kind, detail)
 
     @property
     def _epoch(self) -> int:

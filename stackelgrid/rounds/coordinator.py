@@ -201,10 +201,10 @@ class Coordinator:
     rounds are numbered on from one session to the next. A message is keyed by round and sender: the first answer
     counts; later ones are counted in `repeated`, those to other rounds in `stale`, and both are ignored. A member that
     missed a whole round gets one try instead of all in the rounds after it, until it answers again; one whose
-    `Patience` is used up is late, and rounds do not wait for it. `check(member, question, answer)` may refuse an answer
-    by giving a reason; the answer is then ignored. `check_receipt(receipt)` may refuse the names in a receipt; it then
-    stands for its sender alone. With `members_gather` a member that gathers members of its own is waited for before the
-    first round.
+    `Patience` is used up is late, and rounds do not wait for it, nor for those that the node names in `unable`.
+    `check(member, question, answer)` may refuse an answer by giving a reason; the answer is then ignored.
+    `check_receipt(receipt)` may refuse the names in a receipt; it then stands for its sender alone. With
+    `members_gather` a member that gathers members of its own is waited for before the first round.
     """
 
     def __init__(
@@ -226,6 +226,7 @@ class Coordinator:
         self.repeated = 0
         self.refused: Counter[str] = Counter()
         self.quarantined: dict[str, str] = {}  # member -> reason
+        self.unable: Mapping[str, str] = {}  # members that cannot answer in this session -> reason
         self._check, self._check_receipt = check, check_receipt
         self._online: set[str] = set()
         self._left_at: dict[str, float] = {}  # when each first left, until it is really back
@@ -295,7 +296,7 @@ class Coordinator:
         """
         self.abandon(now)
         self._close_settlement(now)
-        self.session = number
+        self.session, self.unable = number, {}
         self._latest.clear()
         self._latest_round.clear()
         self._questions.clear()
@@ -327,7 +328,7 @@ class Coordinator:
         self._questions[self._rounds] = body
         self._questions.pop(self._rounds - _ROUNDS_KEPT, None)
         late = self._find_late(confirming=confirms)
-        wait = self._patience.open(now, self.policy.deadline_s, self._online - late - self._silent)
+        wait = self._patience.open(now, self.policy.deadline_s, self._online - late - self._silent - self.unable.keys())
         self._round = _OpenRound(self._rounds, body, wait, late, dict.fromkeys(self.members), confirms=confirms)
         return self._send_signal(self._round, again=[])
 
@@ -652,8 +653,8 @@ class Coordinator:
     def _explain(self, current: _OpenRound, member: str) -> str:
         """Say what is known of a member that did not answer in this round."""
         number, objection = self._objections.get(member, (0, ""))
-        if member in self.quarantined:
-            return self.quarantined[member]
+        if member in self.quarantined or member in self.unable:
+            return self.quarantined.get(member) or self.unable[member]
         if number == current.number:
             return objection
         if member in current.set_aside:
@@ -713,7 +714,9 @@ class Coordinator:
 
     def _awaited_until(self, current: _OpenRound, member: str) -> float:
         """Give the time until which the round waits for a missing member, as far as that does not hang on its tries."""
-        if member in current.set_aside or (member not in self._online and member not in self._left_at):
+        if member in current.set_aside or member in self.unable:
+            return -math.inf
+        if member not in self._online and member not in self._left_at:
             return -math.inf
         until = self._patience.awaited_until(current.wait, member, late=member in current.late)
         return until if member in self._online else min(until, self._left_at[member] + self.policy.return_s)

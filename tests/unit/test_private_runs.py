@@ -221,6 +221,9 @@ def crash(node: str, *, lose: bool = False, **of_fault: Any) -> dict[str, Any]:
     return {"kind": "crash", "node": node, "at": {"round": 2}, "restart_after_s": 0.01, "lose_state": lose, **of_fault}
 
 
+LOST_KEYS = "has come back with other keys than masks were set up with"
+
+
 def outsider() -> str:
     """A home that is not in the committee."""
     committee = calm().roster.committee(0)
@@ -250,6 +253,20 @@ def test_group_of_a_home_that_is_gone_stands_still_and_the_journal_says_why(memb
     assert played.committees == 1  # one of five may be missing
     if lose:
         assert played.record.failures == {} and played.record.rejected.keys() == {"masks"}
+        assert all(entry["why"] == {name: LOST_KEYS} and entry["ms"] < 100 for entry in later), "nobody waits for it"
+
+
+def test_home_that_is_away_while_masks_are_set_up_is_left_out_until_the_next_session() -> None:
+    scenario = street(13, slots=24, calendar=DAY | {"horizon": "12h"})
+    late = crash("h13", at={"seconds": 0.0}, restart_after_s=3.5)
+    record = play(scenario, late).record
+    first, second = (record.of_session(number) for number in (1, 2))
+    of_first = [entry for entry in record.aggregator_rounds if entry["session"] == 1]
+    assert all("h13" in entry["excluded"] for entry in of_first)
+    assert {entry["why"]["h13"] for entry in of_first} == {"has sealed nothing for the committee"}
+    assert max(entry["ms"] for entry in of_first) < 100, "nobody waits for it"
+    assert first.settled and not first.conclusion["complete"] and second.conclusion["complete"]
+    assert record.failures == {}
 
 
 def test_committee_without_two_members_is_replaced() -> None:
