@@ -19,6 +19,7 @@ from stackelgrid import runner
 from stackelgrid.columns import encode_csv, stack
 from stackelgrid.errors import ConfigError
 from stackelgrid.node.record import write_whole
+from stackelgrid.registry import find
 from stackelgrid.report.plans import FILE, Plan, Planning
 from stackelgrid.run_result import RunResult
 from stackelgrid.scenarios import Scenario, load
@@ -47,13 +48,17 @@ def compare(
 ) -> tuple[Planning, Path]:
     """Play a scenario by each plan and write the folder of the comparison, `out` or a new one under runs/.
 
-    `on_round` is called with the plan and each finished round. Raises `ConfigError` for a scenario without forecasts,
-    or that plans only once as it is, before anything is played.
+    `on_round` is called with the plan and each finished round. Raises `ConfigError` before anything is played for a
+    scenario without forecasts, that plans only once as it is, or of a game whose outcome does not measure plans.
     """
     scenario = load(source, list(overrides), seed)
     calendar = scenario.calendar
     if calendar is None or not scenario.has_forecasts:
         raise ConfigError(f"{source}: forecast: nobody plans by one, so that replanning changes nothing; give forecast")
+    if not set(_MEASURED) <= find(scenario.game).load("outcome").model_fields.keys():
+        raise ConfigError(
+            f"{source}: game: what homes gain by a plan is not known in {scenario.game}; compare the reports of runs"
+        )
     if calendar.every in (None, calendar.horizon):
         raise ConfigError(f"{source}: calendar.every: a session plans {calendar.horizon} once; give a shorter time")
     once = load(source, [*overrides, f"calendar.every={calendar.horizon}"], seed)

@@ -120,3 +120,17 @@ def test_nothing_is_compared_where_replanning_changes_nothing(
     with pytest.raises(ConfigError, match=words):
         compare(write(tmp_path, draw_days(**change)), [], None, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_plans_are_not_compared_in_a_game_that_does_not_say_what_homes_gain(tmp_path: Path) -> None:
+    content = {
+        "schema": 1,
+        "game": "load_call",
+        "calendar": {"start": "2026-06-01T00:00", "days": 2},
+        "leader": {"target_kwh": 1, "peak_price": 6, "off_peak_price": 3, "event": {"first": "08:00", "last": "12:00"}},
+        "aggregator": {"fairness": 0.01, "reward": 1},
+        "homes": [{"id": "c", "load_kw": [1.0] * 48, "alpha": 0.1}],
+        "forecast": {"load": "persistence"},
+    }
+    with pytest.raises(ConfigError, match="what homes gain by a plan is not known in load_call"):
+        compare(write(tmp_path, content), [], None, tmp_path / "new")

@@ -15,11 +15,12 @@ from pydantic import Field, model_validator
 
 from stackelgrid.calendar import Session
 from stackelgrid.errors import SolverError
+from stackelgrid.forecast import Forecast, foresee
 from stackelgrid.games.storage_market.dispatch import EconomicDispatch, GeneratingUnit
 from stackelgrid.games.storage_market.messages import Clearing, DraAnswer, MarketSignal, PriceCurve, Turn
 from stackelgrid.games.storage_market.phases import MOST_GROUPS, MarketPlay, MarketState, NextRound
 from stackelgrid.games.storage_market.price_line import PriceLine, find_price_line
-from stackelgrid.model import NonNegative, NumberPerSlot, Positive, StrictModel
+from stackelgrid.model import PER_SLOT, Finite, NonNegative, NumberPerSlot, Positive, StrictModel
 from stackelgrid.rounds.settings import LeaderSettings
 from stackelgrid.rounds.strategy import Decision
 from stackelgrid.wire.arrays import LARGEST, Array, PackedArray
@@ -44,6 +45,10 @@ class GeneratorSettings(StrictModel):
     ramp_mw: Positive
     output_mw: NonNegative | None = None
 
+    def cost_of(self, output: Array) -> Array:
+        """Compute what outputs in MW cost, dollars an hour."""
+        return np.asarray(self.quadratic * output**2 + self.linear * output + self.constant)
+
     def unit(self) -> GeneratingUnit:
         """Give the generator for the dispatch."""
         return GeneratingUnit(**self.model_dump())
@@ -56,7 +61,9 @@ class UtilitySettings(LeaderSettings):
     1. `lost_load_price` is that of energy not served, $/MWh, `price_cap` the most paid for a MWh that a DRA sells, no
     cap where it is None. `theta`, the share of demand that DRAs may sell, `groups` and `inertia` of the turns of runs
     are those to begin with; theta stays within `max_theta`. Bids have come to rest when they change by less than
-    `tolerance` of all DRAs' power.
+    `tolerance` of all DRAs' power. At the beginning of a session it plans with what `forecast` makes of the demand
+    expected (in a scenario `forecast.load`, a list in MW); for what is drawn beyond what was settled it pays
+    `imbalance_price`, $/MWh, the price settled where none is given.
     """
 
     generators: Annotated[list[GeneratorSettings], Field(min_length=1, max_length=100)]
@@ -70,6 +77,10 @@ class UtilitySettings(LeaderSettings):
     inertia: Annotated[float, Field(gt=0, le=1)] = 0.002
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 1e-7
     max_rounds: Annotated[int, Field(ge=1, le=10_000)] = 400
+    forecast: Annotated[Forecast | None, Field(exclude_if=lambda rule: rule is None)] = None
+    imbalance_price: Annotated[
+        Finite | list[Finite] | None, PER_SLOT, Field(exclude_if=lambda price: price is None)
+    ] = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -99,8 +110,13 @@ class UtilitySettings(LeaderSettings):
 
     def check_slots(self, slots: int) -> None:
         """Raise `ValueError` where the shape has another length, or generators are too small: in which slot."""
-        if len(self.shape) != slots:
-            raise ValueError(f"shape has {len(self.shape)} numbers, the horizon has {slots} slots; give one per slot")
+        for key, value in (
+            ("shape", self.shape),
+            ("forecast", self.forecast),
+            ("imbalance_price", self.imbalance_price),
+        ):
+            if isinstance(value, list) and len(value) != slots:
+                raise ValueError(f"{key} has {len(value)} numbers, the horizon has {slots} slots; give one per slot")
         capacity = sum(unit.max_mw for unit in self.generators)
         peak, slot = float(self.expected.max()), int(self.expected.argmax()) + 1
         if peak > capacity:
@@ -121,6 +137,14 @@ class UtilitySettings(LeaderSettings):
             if missing.max() > 1e-6:
                 slot = session.first + int(missing.argmax()) + 1
                 raise ValueError(f"generators: in slot {slot} ramps leave {missing.max():g} MW {kind}; raise ramp_mw")
+
+    def foresee(self, session: Session) -> Self:
+        """Give the settings with the demand that is foreseen for a session, never above the peak of the run."""
+        if self.forecast is None:
+            return self
+        rule = [mw / self.peak_mw for mw in self.forecast] if isinstance(self.forecast, list) else self.forecast
+        shape, peak = foresee(rule, self.shape, session), max(self.shape)
+        return self.model_copy(update={"shape": np.minimum(shape, peak).tolist(), "forecast": None})
 
     def in_session(self, session: Session, state: Mapping[str, Any] | None = None) -> Self:
         """Give the settings of one session, its generators at the outputs that the one before has left."""

@@ -81,6 +81,13 @@ class StorageMarketOutcome(Outcome):
     - `par`, `peak_mw`: peak over mean, and peak, of the net demand.
     - `energy_by_period`, `cost_by_period`: net demand and supply cost of the periods of the day.
     - `homes`: the settled day of each home.
+
+    Where demand was foreseen, of the slots that bind, (B,) [SM-IMB]:
+
+    - `metered_mw`: the net demand that came; `net_demand_mw` is what was settled.
+    - `imbalance_mwh`: metered less settled, MWh; `imbalance_price`: what the leader pays for it, or is paid
+      where it is below zero.
+    - `metered_supply_cost`: of the generators as they were dispatched, of lost load, and of the imbalance.
     """
 
     price: BySlot
@@ -126,6 +133,30 @@ class StorageMarketOutcome(Outcome):
     cost_by_period_without: ByPeriod
     baseline_cost_by_period: ByPeriod
     homes: dict[str, HomeOutcome]
+    metered_mw: BySlot | None = None
+    imbalance_mwh: BySlot | None = None
+    imbalance_price: BySlot | None = None
+    metered_supply_cost: Finite | None = None
+
+    def meter(self, foreseen: StorageMarketScenario, came: StorageMarketScenario, binding: int) -> Self:
+        """Give the same with what was drawn in the slots that bind, when demand is as it `came` [SM-IMB].
+
+        Homes, DRAs and generators carry out what they settled.
+        """
+        hours, leader = came.slot_hours, came.leader
+        unforeseen = (leader.expected - foreseen.leader.expected)[:binding]
+        given = self.price if leader.imbalance_price is None else leader.imbalance_price
+        price = np.broadcast_to(given, len(self.price))[:binding]
+        running = sum(unit.cost_of(np.array(self.dispatch_mw[unit.id]))[:binding].sum() for unit in leader.generators)
+        lost = leader.lost_load_price * sum(self.short_mw[:binding])
+        return self.model_copy(
+            update={
+                "metered_mw": (self.net_demand_mw[:binding] + unforeseen).tolist(),
+                "imbalance_mwh": (hours * unforeseen).tolist(),
+                "imbalance_price": price.tolist(),
+                "metered_supply_cost": hours * float(running + lost + price @ unforeseen),
+            }
+        )
 
     @classmethod
     def of(cls, scenario: StorageMarketScenario, run_record: RunRecord) -> Self:
@@ -197,9 +228,13 @@ class StorageMarketOutcome(Outcome):
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
         for path, numbers in _list_arrays("", self):
-            if len(numbers) != len(self.price):
+            if len(numbers) != len(self.price) and path not in _OF_BINDING:
                 raise ValueError(f"{path} has {len(numbers)} numbers, price has {len(self.price)}")
         return self
+
+
+_OF_BINDING = ("metered_mw", "imbalance_mwh", "imbalance_price")
+"""The arrays of the slots that bind."""
 
 
 def _list_arrays(path: str, value: Any) -> Iterator[tuple[str, list[float]]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import nan
 from typing import Any
 
-from stackelgrid.columns import Cell, Columns, name_apart, spell_unit, stack
+from stackelgrid.columns import Cell, Columns, name_apart, pad, spell_unit, stack
 from stackelgrid.games.storage_market.outcome import ByPeriod, HomeOutcome, StorageMarketOutcome
 from stackelgrid.games.storage_market.scenario import StorageMarketScenario
 from stackelgrid.report.days import Course, Courses, join
@@ -21,6 +21,7 @@ from stackelgrid.report.parts import (
     Section,
     Table,
     Trace,
+    drop_rounding,
     highlight_change,
 )
 from stackelgrid.report.run_folder import PlayedSession, RunFolder
@@ -96,7 +97,20 @@ def key_figures(result: RunResult[StorageMarketOutcome], outcome: StorageMarketO
         ("Sold by the DRAs", f"{number(sold)} MWh, after charging {number(charged)} MWh"),
         ("Share open to sales", percent(outcome.theta)),
         ("Payoff of the DRAs", quantity(sum(outcome.payoff.values()), money)),
+        *_list_metered(outcome, money),
     ]
+
+
+def _list_metered(outcome: StorageMarketOutcome, money: str) -> Iterator[Row]:
+    """List the imbalance and what supply costs with it, where demand was foreseen."""
+    if outcome.imbalance_mwh is None or outcome.metered_supply_cost is None:
+        return
+    scale = outcome.slot_hours * sum(outcome.net_demand_mw)
+    beyond, short = (
+        drop_rounding(sum(max(sign * mwh, 0.0) for mwh in outcome.imbalance_mwh), scale) for sign in (1, -1)
+    )
+    yield ("Imbalance", f"{quantity(beyond, 'MWh')} drawn beyond what was settled, {quantity(short, 'MWh')} less")
+    yield ("Supply cost with that", quantity(outcome.metered_supply_cost, money))
 
 
 def _three(baseline: float, without: float, value: float, unit: str = "") -> str:
@@ -313,12 +327,20 @@ def _label(sums: ByPeriod) -> dict[str, float]:
 
 def follow_session(scenario: StorageMarketScenario | None, outcome: StorageMarketOutcome, binding: int) -> Course:
     """Give net demand and price of the first slots of a session, those that bind."""
+    if outcome.metered_mw is not None:
+        return Course(outcome.metered_mw, outcome.price[:binding], settled=outcome.net_demand_mw[:binding])
     return Course(outcome.net_demand_mw[:binding], outcome.price[:binding])
 
 
 def follow_baseline(scenario: StorageMarketScenario, played: Sequence[PlayedSession]) -> Course:
-    """Give the load in the same slots before anybody moved anything."""
-    return join([Course(each.outcome.baseline_load_mw[: each.session.binding]) for each in played])
+    """Give the load in the same slots before anybody moved anything, with what came otherwise than foreseen."""
+    return join([_follow_before(each.outcome, each.session.binding) for each in played])
+
+
+def _follow_before(outcome: StorageMarketOutcome, binding: int) -> Course:
+    load = outcome.baseline_load_mw[:binding]
+    missed = [mwh / outcome.slot_hours for mwh in outcome.imbalance_mwh or [0.0] * binding]
+    return Course([mw + more for mw, more in zip(load, missed, strict=True)])
 
 
 # --- tables ---
@@ -340,7 +362,18 @@ def tabulate_slots(scenario: StorageMarketScenario, outcome: StorageMarketOutcom
         "net_demand_mw": outcome.net_demand_mw,
         "short_mw": outcome.short_mw,
         "spilt_mw": outcome.spilt_mw,
+        **_pad_metered(outcome, rate),
     }
+
+
+def _pad_metered(outcome: StorageMarketOutcome, rate: str) -> Columns:
+    """List what was drawn, MW, the imbalance and its price, in slots that bind; empty cells in others."""
+    found = {
+        "metered_mw": outcome.metered_mw,
+        "imbalance_mwh": outcome.imbalance_mwh,
+        f"imbalance_price_{rate}": outcome.imbalance_price,
+    }
+    return {key: pad(values, len(outcome.price)) for key, values in found.items() if values is not None}
 
 
 def tabulate_generators(scenario: StorageMarketScenario, outcome: StorageMarketOutcome) -> Columns:
@@ -438,6 +471,9 @@ def compute_totals(scenario: StorageMarketScenario, outcome: StorageMarketOutcom
         "charged_mwh": hours * sum(map(sum, outcome.charge_mw.values())),
         f"payoff_{money}": sum(outcome.payoff.values()),
         f"bills_{money}": sum(home.bill for home in outcome.homes.values()),
+        **(
+            {} if outcome.metered_supply_cost is None else {f"metered_supply_cost_{money}": outcome.metered_supply_cost}
+        ),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -9,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from stackelgrid.calendar import Session
+from stackelgrid.forecast import Forecast, ForecastRules, seed_noise
 from stackelgrid.games.storage_market.aggregator import DraCosts, QuadraticCost, WearCost
 from stackelgrid.games.storage_market.home import MarketHome
 from stackelgrid.games.storage_market.leader import UtilitySettings
 from stackelgrid.games.storage_market.population import Day, Population, Share
 from stackelgrid.model import StrictModel
-from stackelgrid.scenarios import PopulatedScenario
+from stackelgrid.scenarios import ForeseenScenario
 from stackelgrid.wire.arrays import Array
 
 _KW_PER_MW = 1000.0
@@ -53,16 +56,38 @@ class Periods(StrictModel):
         return {"valley": valley, "off_peak": ~valley & ~peak, "peak": peak}
 
 
-class StorageMarketScenario(PopulatedScenario[Population, MarketHome]):
-    """A storage market, ready to run: homes drawn from a `population` or listed as `homes`, and their `dras`."""
+class DemandForecast(ForecastRules):
+    """The rule by which the utility foresees the `load`, the demand before anybody reschedules. A list has MW."""
+
+    without: ClassVar[Mapping[str, str]] = {
+        "pv": "no home has PV here",
+        "temperature": "nothing depends on the weather",
+        "price": "the price is made in the market, of the load",
+    }
+
+    load: Forecast = "perfect"
+
+    @property
+    def of_homes(self) -> None:
+        """None: homes know their appliances and batteries, and have no list per slot."""
+        return None
+
+
+class StorageMarketScenario(ForeseenScenario[Population, MarketHome]):
+    """A storage market, ready to run: homes drawn from a `population` or listed as `homes`, and their `dras`.
+
+    By `forecast` the utility foresees the demand expected.
+    """
 
     horizons: ClassVar[bool] = True
+    rules: ClassVar[type[DemandForecast]] = DemandForecast
 
     game: Literal["storage_market"]
     money: str = "dollars"
     leader: UtilitySettings
     dras: Annotated[list[Dra], Field(min_length=1)]
     periods: Periods = Periods()
+    forecast: Annotated[DemandForecast | None, Field(exclude_if=lambda forecast: forecast is None)] = None
 
     @classmethod
     def prepare(cls, raw: dict[str, Any], folder: Path) -> None:
@@ -95,13 +120,36 @@ class StorageMarketScenario(PopulatedScenario[Population, MarketHome]):
         except ValueError as error:
             raise ValueError(f"leader.{error}") from None
         usual = sum((home.usual_load() for home in self.everyone), np.zeros(self.slots)) / _KW_PER_MW
-        above = usual - self.leader.expected
+        self._check_usual(usual, self.leader.expected, 0, "raise it or have less to schedule")
+        for session in self.sessions if self.has_forecasts else ():
+            self._verify_foreseen(session, usual[session.window])
+
+    def _verify_foreseen(self, session: Session, usual: Array) -> None:
+        """Raise `ValueError` where what is foreseen for a session could not be served, or is less than usual."""
+        foreseen = self.leader_settings().foresee(session).in_session(session)
+        whose = f"session {session.number} foresees that, so choose a forecast that is nearer"
+        try:
+            foreseen.check_ramps(session)
+        except ValueError as error:
+            raise ValueError(f"leader.{error}, or else {whose}") from None
+        self._check_usual(usual, foreseen.expected, session.first, whose)
+
+    def _check_usual(self, usual: Array, expected: Array, first: int, mend: str) -> None:
+        """Raise `ValueError` where appliances usually draw more than all demand expected, (T,) MW from a slot on."""
+        above = usual - expected
         if above.max() > 1e-9 * self.leader.peak_mw:
             slot = int(above.argmax())
             raise ValueError(
-                f"leader.peak_mw: in slot {slot + 1} appliances usually draw {usual[slot]:g} MW, demand expected is "
-                f"{self.leader.expected[slot]:g} MW with them; raise it or have less to schedule"
+                f"leader.peak_mw: in slot {first + slot + 1} appliances usually draw {usual[slot]:g} MW, demand "
+                f"expected is {expected[slot]:g} MW with them; {mend}"
             )
+
+    def leader_settings(self) -> UtilitySettings:
+        """Give the leader its forecast."""
+        if self.forecast is None:
+            return self.leader
+        rule = seed_noise(self.forecast.load, self.seed, "leader/load")
+        return self.leader.model_copy(update={"forecast": rule})
 
     def _require_aggregators(self) -> None:
         """Raise `ValueError` unless the DRAs share all homes, and no home says otherwise."""

@@ -15,7 +15,9 @@ from stackelgrid.calendar import Session
 from stackelgrid.games.storage_market.home import Battery, Interruptible, MarketHome, Uninterruptible
 from stackelgrid.games.storage_market.leader import GeneratorSettings, UtilitySettings
 from stackelgrid.games.storage_market.reference import SupplyCurve, best_dispatch
+from stackelgrid.games.storage_market.report import follow_baseline
 from stackelgrid.games.storage_market.scenario import StorageMarketScenario
+from stackelgrid.report.run_folder import PlayedSession
 from stackelgrid.runner import Run
 from stackelgrid.scenarios import ScenarioError, load
 from stackelgrid.testbed import in_memory
@@ -233,3 +235,90 @@ def test_appliance_draws_no_less_than_nothing_elsewhere(kwh: float, slots: int, 
     vehicles = Interruptible(blocks=3, block_kwh=kwh, first=1, last=48, per_hour=3, preferred=1)
     part = vehicles.in_session(Session(slots, number=2, first=48 - slots), 3 * kwh * drawn)
     assert part is None or part == Interruptible.model_validate(part.model_dump())
+
+
+# --- forecasts of the demand ---
+
+
+def half_days(**keys: Any) -> dict[str, Any]:
+    """The same two days in sessions of 12 hours, with one home; the second day has more to draw at noon."""
+    raw = two_days(horizon="12h", every="8h")
+    raw["leader"]["shape"][30:38] = np.add(raw["leader"]["shape"][30:38], [0.02, 0.05, 0.05, 0.03, 0, 0, 0, 0]).tolist()
+    raw["leader"]["shape"] = np.divide(raw["leader"]["shape"], max(raw["leader"]["shape"])).tolist()
+    return {**raw, "homes": raw["homes"][:1], "dras": raw["dras"][:1]} | keys
+
+
+@functools.cache
+def foreseen(price: float | None = None) -> Run:
+    raw = half_days(forecast={"load": "persistence"})
+    return stackelgrid.run({**raw, "leader": raw["leader"] | {"imbalance_price": price}})
+
+
+def test_perfect_forecast_clears_as_without_one_and_meters_what_was_settled() -> None:
+    plain, known = stackelgrid.run(half_days()), stackelgrid.run(half_days(forecast={}))
+    for before, after in zip(plain.result.sessions, known.result.sessions, strict=True):
+        one, other = before.outcome.content(), after.outcome.content()
+        assert one == {key: other[key] for key in one} and before.states == after.states
+        assert other["metered_mw"] == other["net_demand_mw"][: after.binding]
+        assert not np.any(other["imbalance_mwh"])
+        if after.binding == after.slots:
+            assert other["metered_supply_cost"] == pytest.approx(other["supply_cost"], rel=1e-9)
+        assert not any(key.startswith(("metered", "imbalance")) for key in one)
+
+
+@pytest.mark.parametrize("price", [None, 60.0])
+def test_meters_count_the_demand_that_comes_and_what_homes_and_batteries_settled(price: float | None) -> None:
+    run = foreseen(price)
+    assert run.settled and run.complete
+    demand, units = run.scenario.leader.expected, run.scenario.leader.generators
+    missed = 0.0
+    for session, result in zip(run.scenario.sessions, run.result.sessions, strict=True):
+        outcome, bound = result.outcome, slice(session.binding)
+        settled = np.array(outcome.net_demand_mw[bound])
+        changed = settled - np.array(outcome.baseline_load_mw[bound])  # by homes and DRAs, in this session
+        earlier = run.scenario.in_session(session, result.states)
+        moved = np.array(outcome.baseline_load_mw) - earlier.leader.expected
+        comes = demand[session.window][bound] + moved[bound]
+        np.testing.assert_allclose(outcome.metered_mw, comes + changed, atol=1e-9)
+        unforeseen = np.array(outcome.imbalance_mwh)
+        np.testing.assert_allclose(outcome.metered_mw, settled + unforeseen, atol=1e-9)
+        paid = np.array(outcome.price[bound]) if price is None else np.full(session.binding, price)
+        assert outcome.imbalance_price == paid.tolist()
+        generated = sum(
+            unit.quadratic * mw**2 + unit.linear * mw
+            for unit in units
+            for mw in outcome.dispatch_mw[unit.id][: session.binding]
+        )
+        assert outcome.metered_supply_cost == pytest.approx(generated + float(paid @ unforeseen), abs=1e-6)
+        missed += float(np.abs(unforeseen).sum())
+    assert missed > 1
+    played = [PlayedSession(session, None, run.result.of_session(session.number)) for session in run.scenario.sessions]
+    # There is a battery alone, so that before anybody moved anything is what came.
+    np.testing.assert_allclose(follow_baseline(run.scenario, played).load, demand, atol=1e-9)
+    first = run.result.sessions[0].outcome
+    assert not np.any(first.imbalance_mwh)  # there is no yesterday yet
+
+
+def test_market_with_foresight_misses_nothing_and_noise_repeats_itself() -> None:
+    run = stackelgrid.run(foreseen().scenario.with_foresight())
+    assert all(not np.any(session.outcome.imbalance_mwh) for session in run.result.sessions)
+    noisy = [load({**two_days(), "forecast": {"load": {"noisy": {"sigma": 0.01}}}}) for _ in range(2)]
+    for session in noisy[0].sessions:
+        one, other = (market.in_session(session).leader for market in noisy)
+        assert one == other and one.shape != noisy[0].leader.shape[session.window]
+        assert max(one.shape) <= 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"load": "perfect", "pv": "perfect"}, "forecast: pv: no home has PV here; leave it out"),
+        ({"price": "persistence"}, "forecast: price: the price is made in the market"),
+        ({"load": [30.0] * 3}, "forecast.load has 3 numbers, the run has 47 slots"),
+        ({"load": [30.0, 5.0] * 23 + [30.0]}, r"generators: in slot \d+ ramps leave .* session 1 foresees that"),
+        ({"load": [0.5] * 47}, r"peak_mw: in slot \d+ appliances usually draw .* session 1 foresees that"),
+    ],
+)
+def test_forecast_that_no_market_could_clear_is_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ScenarioError, match=message):
+        load({**two_days(), "forecast": change})
