@@ -65,8 +65,11 @@ class MaskedGroup:
         return self._parties[target.name].mask(number, question, plain)
 
     def find_sum(self, price: Array, answers: Mapping[int, MaskedAnswer]) -> Array | None:
-        """Find the sum of the loads (T,) of `answers`, by home; None where the committee refuses a list of them."""
-        (number,) = {answer.round for answer in answers.values()}
+        """Find the sum of the loads (T,) of `answers`, by home; None where the committee refuses a list of them.
+
+        It is of the latest round, and of `price` (T,). Other answers than those leave their masks in it.
+        """
+        number = max(answer.round for answer in answers.values())
         question = make_question([price], sensitivities=self._sensitivities)
         about = {"run": self._link.run, "sender": _AGGREGATOR, "session": _SESSION, "round": number}
         proposed = MaskList.model_validate(
